@@ -1,0 +1,50 @@
+# Everything runs in its own environment, .venv. `make help` lists the commands.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+IMAGE := examples/receipt.png
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+	@echo "  PYTHON=python3.12 make ...  uses another interpreter (3.10 or newer)"
+
+demo: $(VENV)/core.stamp ## ask the built-in model about a picture, then show what the model sees of it
+	$(BIN)/vl2 ask "What is in this picture?" -i $(IMAGE) --model nano --max-new-tokens 32
+	$(BIN)/vl2 inspect $(IMAGE) --model nano
+
+test: $(VENV)/dev.stamp ## run all tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp ## put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and all caches
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than pyproject.toml when what it lists is installed.
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "vl2 needs Python 3.10 or newer, and '$(PYTHON)' is older or missing: run make with PYTHON=python3.12, for example" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "cannot make $(VENV): on Debian and Ubuntu, install the package python3-venv first" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/core.stamp: pyproject.toml | $(VENV)/python.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml | $(VENV)/python.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,hf]'
+	@touch $@ $(VENV)/core.stamp

@@ -1,0 +1,63 @@
+"""DeepSeek-VL2, whole: read documents, charts and screens, and locate things in images.
+
+    import vl2
+    vlm = vl2.load("nano")
+    reply = vlm.chat("What is the total?", images=["receipt.png"])
+
+The names below are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vl2.errors import UserError
+
+if TYPE_CHECKING:
+    from vl2.batch import Batch
+    from vl2.config import ModelConfig
+    from vl2.infer.reply import Reply
+    from vl2.infer.sampling import GenerateOptions
+    from vl2.infer.vlm import VLM, Request, load
+    from vl2.process.collate import collate
+    from vl2.process.grounding import Box
+    from vl2.process.processor import Processor
+    from vl2.process.sample import Sample
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Batch": "vl2.batch",
+    "Box": "vl2.process.grounding",
+    "GenerateOptions": "vl2.infer.sampling",
+    "ModelConfig": "vl2.config",
+    "Processor": "vl2.process.processor",
+    "Reply": "vl2.infer.reply",
+    "Request": "vl2.infer.vlm",
+    "Sample": "vl2.process.sample",
+    "VLM": "vl2.infer.vlm",
+    "collate": "vl2.process.collate",
+    "load": "vl2.infer.vlm",
+}
+
+__all__ = [
+    "VLM",
+    "Batch",
+    "Box",
+    "GenerateOptions",
+    "ModelConfig",
+    "Processor",
+    "Reply",
+    "Request",
+    "Sample",
+    "UserError",
+    "collate",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vl2' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
