@@ -1,0 +1,38 @@
+"""The tensors that the model reads: rows of tokens, and all their tiles in one stack.
+
+B rows, S tokens in the longest row, I tiles of all rows together, P the side of a tile in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows of unequal length padded to one width, on the left or on the right."""
+
+    input_ids: Tensor  # int64 [B, S]; the pad id where padded
+    labels: Tensor  # int64 [B, S]; -100 where not trained
+    attention_mask: Tensor  # bool [B, S]; False where padded
+    image_mask: Tensor  # bool [B, S]; True where a visual token goes
+    tiles: Tensor  # float32 [I, 3, P, P]; row by row, image by image, global view first
+    grids: Tensor  # int64 [images, 2], on the CPU; (columns, rows), row by row
+    is_left_padded: bool = field(init=False)  # known here, so that the forward pass needs no host sync
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_left_padded", not bool(self.attention_mask[:, 0].all()))
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with its tensors on `device`; the grids stay on the CPU, where the layout is computed."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            labels=self.labels.to(device),
+            attention_mask=self.attention_mask.to(device),
+            image_mask=self.image_mask.to(device),
+            tiles=self.tiles.to(device),
+        )

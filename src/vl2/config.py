@@ -1,0 +1,351 @@
+"""The shape of a model: frozen dataclasses keyed like the released config.json, and the presets.
+
+No field has a default. Keys that a file leaves out are filled from `RELEASED_DEFAULTS`, the one
+table of what the released configuration classes assume; a value that this package does not
+implement is refused by `SUPPORTED_VALUES`, never ignored. Keys that change no arithmetic
+(`architectures`, `auto_map`, `transformers_version`, ...) are carried and written back as they came.
+
+Source: config.json of the three released checkpoints and the defaults of the released
+configuration classes. Golden: tests/golden/reference/checkpoints, tests/golden/configs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from vl2.errors import UserError
+
+Json = dict[str, Any]
+
+ScoringFunc = Literal["softmax", "sigmoid"]
+TopkMethod = Literal["greedy", "group_limited_greedy", "noaux_tc"]
+
+PRESETS = ("nano", "tiny", "small", "base")
+
+# What the released configuration classes assume where config.json says nothing.
+RELEASED_DEFAULTS: dict[str, Json] = {
+    "language_config": {
+        "vocab_size": 102400,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "moe_intermediate_size": 1407,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 32,
+        "num_key_value_heads": None,  # the number of attention heads
+        "n_shared_experts": None,
+        "n_routed_experts": None,
+        "num_experts_per_tok": None,
+        "routed_scaling_factor": 1.0,
+        "kv_lora_rank": 512,
+        "q_lora_rank": 1536,
+        "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 128,
+        "v_head_dim": 128,
+        "topk_method": "greedy",
+        "n_group": None,
+        "topk_group": None,
+        "moe_layer_freq": 1,
+        "first_k_dense_replace": 0,
+        "norm_topk_prob": False,
+        "scoring_func": "softmax",
+        "aux_loss_alpha": 0.001,
+        "seq_aux": True,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.02,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "attention_bias": False,
+        "bos_token_id": 100000,
+        "eos_token_id": 100001,
+        "use_mla": True,
+    },
+    "vision_config": {
+        "image_size": 384,
+        "patch_size": 16,
+        "width": 1024,
+        "layers": 24,
+        "heads": 16,
+        "mlp_ratio": 4.0,
+        "global_pool": "map",
+    },
+    "projector_config": {"input_dim": 1152, "n_embed": 2048, "downsample_ratio": 2},
+}
+
+# Keys whose other values would change the arithmetic in ways that no released size needs.
+SUPPORTED_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "": {"tile_tag": ("2D",), "global_view_pos": ("head",)},
+    "language_config": {
+        "hidden_act": ("silu",),
+        "rope_scaling": (None,),
+        "tie_word_embeddings": (False,),
+        "attention_dropout": (0, 0.0),
+        "ep_size": (1,),
+    },
+    "vision_config": {"class_token": (False,), "num_classes": (0,), "ignore_head": (True,)},
+    "projector_config": {
+        "projector_type": ("downsample_mlp_gelu",),
+        "depth": (2,),
+        "mlp_ratio": (1,),
+        "token_pooling": (False,),
+    },
+}
+
+
+def _require_positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise UserError(f"{name} must be a positive number, got {value!r}")
+
+
+def _require_one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """Sizes and rules of the DeepSeekMoE language model. Field names are the keys of config.json."""
+
+    vocab_size: int  # V
+    hidden_size: int  # D, channels per token
+    intermediate_size: int  # F of the dense layers
+    moe_intermediate_size: int  # F of one expert
+    num_hidden_layers: int
+    num_attention_heads: int  # H
+    num_key_value_heads: int | None  # heads of keys and values without latent attention; None: H
+    n_shared_experts: int | None
+    n_routed_experts: int | None  # E; None: every layer is dense
+    num_experts_per_tok: int | None  # K
+    routed_scaling_factor: float
+    kv_lora_rank: int | None  # R of keys and values
+    q_lora_rank: int | None  # rank of the queries; None: not compressed
+    qk_rope_head_dim: int
+    qk_nope_head_dim: int
+    v_head_dim: int
+    topk_method: TopkMethod
+    n_group: int | None
+    topk_group: int | None
+    moe_layer_freq: int
+    first_k_dense_replace: int
+    norm_topk_prob: bool
+    scoring_func: ScoringFunc
+    aux_loss_alpha: float  # weight of the balance loss, read by the trainer only
+    seq_aux: bool  # balance loss per sequence, else over the batch
+    max_position_embeddings: int
+    initializer_range: float
+    rms_norm_eps: float
+    rope_theta: float
+    attention_bias: bool
+    bos_token_id: int
+    eos_token_id: int
+    use_mla: bool
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "moe_layer_freq", "max_position_embeddings", "rms_norm_eps", "rope_theta",
+        )  # fmt: skip
+        _require_one_of("topk_method", self.topk_method, get_args(TopkMethod))
+        _require_one_of("scoring_func", self.scoring_func, get_args(ScoringFunc))
+        if self.use_mla:
+            _require_positive(self, "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+            if self.q_lora_rank is not None:
+                _require_positive(self, "q_lora_rank")
+            rotary_dim, whose = self.qk_rope_head_dim, "qk_rope_head_dim"
+        else:
+            if self.hidden_size % self.num_attention_heads:
+                raise UserError(
+                    f"hidden_size must be a multiple of num_attention_heads ({self.num_attention_heads}), "
+                    f"got {self.hidden_size}"
+                )
+            if self.num_attention_heads % self.num_kv_heads:
+                raise UserError(
+                    f"num_attention_heads must be a multiple of num_key_value_heads ({self.num_kv_heads}), "
+                    f"got {self.num_attention_heads}"
+                )
+            rotary_dim, whose = self.hidden_size // self.num_attention_heads, "hidden_size / num_attention_heads"
+        if rotary_dim % 2:
+            raise UserError(f"{whose} must be even (rotary pairs), got {rotary_dim}")
+        if self.n_routed_experts is not None:
+            self._check_experts(self.n_routed_experts)
+
+    def _check_experts(self, num_experts: int) -> None:
+        _require_positive(self, "n_routed_experts", "moe_intermediate_size", "num_experts_per_tok")
+        experts_per_token = self.num_experts_per_tok or 0
+        if experts_per_token > num_experts:
+            raise UserError(
+                f"num_experts_per_tok must be in 1..{num_experts} (n_routed_experts), got {experts_per_token}"
+            )
+        if self.topk_method != "greedy":
+            groups, kept = self.n_group or 1, self.topk_group or 1
+            if num_experts % groups:
+                raise UserError(f"n_routed_experts must be a multiple of n_group ({groups}), got {num_experts}")
+            if not 1 <= kept <= groups:
+                raise UserError(f"topk_group must be in 1..{groups} (n_group), got {kept}")
+            if self.topk_method == "noaux_tc" and num_experts // groups < 2:
+                raise UserError(
+                    f"noaux_tc scores a group by its two best experts: n_group must be at most {num_experts // 2}, "
+                    f"got {groups}"
+                )
+            if experts_per_token > kept * (num_experts // groups):
+                raise UserError(
+                    f"num_experts_per_tok must be at most {kept * (num_experts // groups)} "
+                    f"(experts in the {kept} groups kept), got {experts_per_token}"
+                )
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def has_expert_bias(self) -> bool:
+        return self.topk_method == "noaux_tc"
+
+    def is_moe_layer(self, index: int) -> bool:
+        return (
+            self.n_routed_experts is not None
+            and index >= self.first_k_dense_replace
+            and index % self.moe_layer_freq == 0
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """Sizes of the SigLIP vision transformer. Field names are the keys of config.json."""
+
+    image_size: int  # P, side of a tile in pixels
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_ratio: float
+    global_pool: str  # "map": the files also hold an attention pool, which nothing reads; "": they do not
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "image_size", "patch_size", "width", "layers", "heads", "mlp_ratio")
+        _require_one_of("global_pool", self.global_pool, ("map", ""))
+        if self.width % self.heads:
+            raise UserError(f"vision width must be a multiple of heads ({self.heads}), got {self.width}")
+        if self.image_size < self.patch_size:
+            raise UserError(f"image_size must be at least patch_size ({self.patch_size}), got {self.image_size}")
+
+    @property
+    def patches_per_side(self) -> int:
+        return self.image_size // self.patch_size
+
+    @property
+    def mlp_width(self) -> int:
+        return int(self.width * self.mlp_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectorConfig:
+    """Sizes of the adaptor between encoder and language model. Field names are the keys of config.json."""
+
+    input_dim: int
+    n_embed: int
+    downsample_ratio: int
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "input_dim", "n_embed", "downsample_ratio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """One whole model. `source` holds the file's own keys, so that saving writes back what was read."""
+
+    language_config: LanguageConfig
+    vision_config: VisionConfig
+    projector_config: ProjectorConfig
+    source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.projector_config.input_dim != self.vision_config.width:
+            raise UserError(
+                f"projector_config.input_dim must be the vision width ({self.vision_config.width}), "
+                f"got {self.projector_config.input_dim}"
+            )
+        if self.projector_config.n_embed != self.language_config.hidden_size:
+            raise UserError(
+                f"projector_config.n_embed must be the hidden size ({self.language_config.hidden_size}), "
+                f"got {self.projector_config.n_embed}"
+            )
+
+    @property
+    def tokens_per_side(self) -> int:
+        """Visual tokens along one side of a tile, after the pixel shuffle (14 for 384 px tiles)."""
+        ratio = self.projector_config.downsample_ratio
+        return -(-self.vision_config.patches_per_side // ratio)
+
+    @property
+    def torch_dtype(self) -> str:
+        return str(self.source.get("torch_dtype") or self.source.get("dtype") or "bfloat16")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Read the keys of a released config.json. UserError names the key that is missing or unsupported."""
+        for part in ("language_config", "vision_config", "projector_config"):
+            if not isinstance(values.get(part), Mapping):
+                raise UserError(f"config.json has no {part}: is this a DeepSeek-VL2 checkpoint?")
+        _refuse_unsupported(values)
+        return cls(
+            language_config=_fill(LanguageConfig, "language_config", values),
+            vision_config=_fill(VisionConfig, "vision_config", values),
+            projector_config=_fill(ProjectorConfig, "projector_config", values),
+            source=values,
+        )
+
+    @classmethod
+    def from_file(cls, path: Path) -> ModelConfig:
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"no config.json in {path.parent}") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path} must hold a JSON object, got {type(values).__name__}")
+        return cls.from_dict(values)
+
+    def to_dict(self) -> Json:
+        """Return the keys of config.json: those the source had, plus every value that the defaults do not give."""
+        out: Json = json.loads(json.dumps(dict(self.source)))
+        for part, defaults in RELEASED_DEFAULTS.items():
+            section = out.setdefault(part, {})
+            for key, value in dataclasses.asdict(getattr(self, part)).items():
+                if key in section or value != defaults[key]:
+                    section[key] = value
+        return out
+
+
+C = TypeVar("C", LanguageConfig, VisionConfig, ProjectorConfig)
+
+
+def _fill(kind: type[C], part: str, values: Mapping[str, Any]) -> C:
+    given, defaults = values[part], RELEASED_DEFAULTS[part]
+    names = [f.name for f in dataclasses.fields(kind)]
+    return kind(**{name: given.get(name, defaults[name]) for name in names})
+
+
+def _refuse_unsupported(values: Mapping[str, Any]) -> None:
+    for part, table in SUPPORTED_VALUES.items():
+        given = values.get(part, {}) if part else values
+        for key, allowed in table.items():
+            if key in given and given[key] not in allowed:
+                name = f"{part}.{key}" if part else key
+                raise UserError(f"{name} must be {allowed[0]!r}, the only value supported, got {given[key]!r}")
+
+
+def preset(name: str) -> ModelConfig:
+    """Return the configuration of a released size, or of the built-in "nano"."""
+    _require_one_of("preset", name, PRESETS)
+    folder = resources.files("vl2") / ("nano" if name == "nano" else "presets")
+    file = "config.json" if name == "nano" else f"{name}.config.json"
+    return ModelConfig.from_dict(json.loads((folder / file).read_text(encoding="utf-8")))
