@@ -1,0 +1,1 @@
+"""Images and messages to tensors, and the model's text back to boxes: everything before and after the network."""

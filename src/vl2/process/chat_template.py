@@ -1,0 +1,100 @@
+"""Turns to token ids, labels and the places of the visual tokens, by the released template.
+
+bos, the system text bare, then per exchange `<|User|>: TEXT\\n\\n<|Assistant|>:`, the answer directly
+after the colon, eos, and the next exchange directly after that.
+
+Golden: tests/golden/reference/processor/conversations_*.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from vl2.process.messages import ImageRef, Turn
+from vl2.process.sample import IGNORE_ID
+from vl2.process.tokenizer import Specials, Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRow:
+    """Three lists of one length: ids, labels (-100 where not trained), True where a visual token goes."""
+
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    image_mask: list[bool] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], *, is_trained: bool) -> None:
+        self.ids.extend(ids)
+        self.labels.extend(ids if is_trained else [IGNORE_ID] * len(ids))
+        self.image_mask.extend([False] * len(ids))
+
+    def add_image(self, image_id: int, num_tokens: int) -> None:
+        self.ids.extend([image_id] * num_tokens)
+        self.labels.extend([IGNORE_ID] * num_tokens)
+        self.image_mask.extend([True] * num_tokens)
+
+
+def tokenize_turns(
+    turns: Sequence[Turn], tokenizer: Tokenizer, image_tokens: Sequence[int], *, train: bool, mask_prompt: bool
+) -> TokenRow:
+    """Write a conversation. `image_tokens` is the number of visual tokens of each image, in order.
+
+    For training every answer ends with eos. For answering, a last user turn leaves the assistant's
+    turn open, and a last assistant turn is left open too, to be continued. With `mask_prompt` the
+    labels are the answers, their eos, and the bos, as in the released processor.
+    """
+    row = TokenRow()
+    row.add([tokenizer.bos_id], is_trained=True)
+    images = iter(image_tokens)
+    for index, turn in enumerate(turns):
+        if turn.role == "system":
+            row.add(tokenizer.encode(turn.text, turn.specials), is_trained=not mask_prompt)
+        elif turn.role == "user":
+            _write_user(row, turn, tokenizer, images, is_trained=not mask_prompt)
+        else:
+            row.add(tokenizer.encode(turn.text, turn.specials), is_trained=True)
+            if train or index < len(turns) - 1:
+                row.add([tokenizer.eos_id], is_trained=True)
+    assert next(images, None) is None, f"more image lengths than images: {len(image_tokens)}"
+    return row
+
+
+def tokenize_prompt(
+    pieces: Sequence[str | ImageRef], tokenizer: Tokenizer, image_tokens: Sequence[int], *, train: bool
+) -> TokenRow:
+    """Write a raw prompt without the template: bos, then the pieces as they are; eos at the end for training."""
+    row = TokenRow()
+    row.add([tokenizer.bos_id], is_trained=True)
+    _write_pieces(row, pieces, tokenizer, iter(image_tokens), "all", is_trained=True)
+    if train:
+        row.add([tokenizer.eos_id], is_trained=True)
+    return row
+
+
+def _write_user(row: TokenRow, turn: Turn, tokenizer: Tokenizer, images: Iterator[int], *, is_trained: bool) -> None:
+    # The space and the blank line are encoded together with the text that they touch: byte pairs
+    # merge across that border. The role tokens are ids, so no text can imitate them.
+    row.add([tokenizer.user_id], is_trained=is_trained)
+    _write_pieces(row, (": ", *turn.pieces, "\n\n"), tokenizer, images, turn.specials, is_trained=is_trained)
+    row.add([tokenizer.assistant_id, *tokenizer.encode(":", "none")], is_trained=is_trained)
+
+
+def _write_pieces(
+    row: TokenRow,
+    pieces: Sequence[str | ImageRef],
+    tokenizer: Tokenizer,
+    images: Iterator[int],
+    specials: Specials,
+    *,
+    is_trained: bool,
+) -> None:
+    text = ""
+    for piece in pieces:
+        if isinstance(piece, str):
+            text += piece
+            continue
+        row.add(tokenizer.encode(text, specials), is_trained=is_trained)
+        text = ""
+        row.add_image(tokenizer.image_id, next(images))
+    row.add(tokenizer.encode(text, specials), is_trained=is_trained)

@@ -1,0 +1,200 @@
+"""Fetch a picture over http(s), within limits of place, time and size. Standard library only.
+
+A URL comes from whoever writes the message, so it must not reach into the network that this program
+runs in. The address is checked on the socket's own list, after the name was resolved and for every
+redirect, so a name that changes its address between check and use gains nothing. Proxies of the
+environment are not used: the connection checked would be the proxy's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+from vl2.errors import UserError
+
+MAX_REDIRECTS = 3
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_CHUNK_BYTES = 1 << 16
+_HEADERS = {"User-Agent": "vl2", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "Connection": "close"}
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def fetch(url: str, *, max_bytes: int, timeout_s: float = 20.0, allow_private: bool = False) -> bytes:
+    """Return the body behind a URL, following at most three redirects. UserError for everything that goes wrong."""
+    deadline = time.monotonic() + timeout_s
+    at = url
+    for _ in range(MAX_REDIRECTS + 1):
+        try:
+            answer = _fetch_once(_split(at), deadline, max_bytes, allow_private)
+        except _Refused as refusal:
+            raise _error(at, str(refusal)) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if time.monotonic() >= deadline or isinstance(error, TimeoutError):
+                raise _error(at, f"no complete answer within {timeout_s:g} s") from None
+            raise _error(at, _describe(error)) from None
+        if isinstance(answer, bytes):
+            return answer
+        at = urljoin(at, answer)
+    raise _error(url, f"more than {MAX_REDIRECTS} redirects")
+
+
+class _Refused(Exception):
+    """A limit of ours was met; the message says which."""
+
+
+class _Guard:
+    """Cuts a connection off at the deadline, however slowly the other side sends."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._socket: socket.socket | None = None
+        self._timer: threading.Timer | None = None
+
+    def watch(self, connection: socket.socket) -> None:
+        # A duplicate: TLS detaches the socket that it wraps, the duplicate stays valid.
+        self._socket = connection.dup()
+        self._timer = threading.Timer(max(0.0, self._deadline - time.monotonic()), self._cut)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _cut(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._socket is not None:
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._socket is not None:
+            self._socket.close()
+
+
+def _fetch_once(parts: SplitResult, deadline: float, max_bytes: int, allow_private: bool) -> bytes | str:
+    """Return the body, or the place that a redirect names."""
+    guard = _Guard(deadline)
+    connection = _connection(parts, deadline, allow_private, guard)
+    try:
+        target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~") + (
+            f"?{quote(parts.query, safe='/%:@!$&()*+,;=~?')}" if parts.query else ""
+        )
+        connection.request("GET", target, headers=_HEADERS)
+        response = connection.getresponse()
+        if response.status in _REDIRECTS:
+            location = response.getheader("Location")
+            if not location:
+                raise _Refused(f"it answers {response.status} without saying where to go")
+            return location
+        if response.status != 200:
+            raise _Refused(f"it answers {response.status} {response.reason}".rstrip())
+        return _read_body(response, deadline, max_bytes)
+    finally:
+        guard.close()
+        connection.close()
+
+
+def _read_body(response: http.client.HTTPResponse, deadline: float, max_bytes: int) -> bytes:
+    if response.length is not None and response.length > max_bytes:
+        raise _Refused(f"it has {response.length} bytes, more than the limit of {max_bytes}")
+    expected = response.length
+    body = bytearray()
+    while chunk := response.read1(_CHUNK_BYTES):
+        body += chunk
+        if len(body) > max_bytes:
+            raise _Refused(f"it has more than the limit of {max_bytes} bytes")
+        if time.monotonic() >= deadline:
+            raise TimeoutError
+    if time.monotonic() >= deadline:
+        raise TimeoutError
+    if expected is not None and len(body) < expected:
+        raise _Refused(f"the connection was lost after {len(body)} of {expected} bytes")
+    return bytes(body)
+
+
+def _connection(parts: SplitResult, deadline: float, allow_private: bool, guard: _Guard) -> http.client.HTTPConnection:
+    host = parts.hostname or ""
+    timeout_s = max(0.001, deadline - time.monotonic())
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        connection = http.client.HTTPSConnection(host, parts.port, timeout=timeout_s, context=context)
+    else:
+        connection = http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
+
+    def connect(address: tuple[str, int], *_: object) -> socket.socket:
+        opened = _connect_checked(address, deadline, allow_private)
+        guard.watch(opened)
+        return opened
+
+    # The hook that http.client itself connects through; TLS is laid over what it returns.
+    setattr(connection, "_create_connection", connect)  # noqa: B010 (a plain assignment does not type-check)
+    return connection
+
+
+def _connect_checked(address: tuple[str, int], deadline: float, allow_private: bool) -> socket.socket:
+    host, port = address
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    if not allow_private:
+        for *_, place in found:
+            if not is_public(str(place[0])):
+                # One private address is enough: trying the others would tell the caller what exists.
+                raise _Refused(f"its address {place[0]} is not on the public internet")
+    failure: OSError | None = None
+    for family, kind, protocol, _, place in found:
+        connection = socket.socket(family, kind, protocol)
+        try:
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            connection.connect(place)
+            return connection
+        except OSError as error:
+            failure = error
+            connection.close()
+    raise failure or OSError("the name has no address")
+
+
+def is_public(address: str) -> bool:
+    """Tell whether an IP address is one of the public internet, looking into IPv4 wrapped in IPv6."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return is_public(str(ip.ipv4_mapped))
+        if ip in _NAT64:
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        if ip.sixtofour is not None or ip.teredo is not None:
+            return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def _split(url: str) -> SplitResult:
+    parts = urlsplit(url)  # ValueError if malformed
+    if parts.scheme not in ("http", "https"):
+        raise _Refused(f"only http and https are allowed, not {parts.scheme or 'no scheme'}")
+    if not parts.hostname:
+        raise _Refused("it names no host")
+    if parts.username is not None or parts.password is not None:
+        raise _Refused("names and passwords are not allowed in it")
+    _ = parts.port  # ValueError if it is no port
+    parts.hostname.encode("idna")  # UnicodeError, a ValueError, if it is no name
+    return parts
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, socket.gaierror):
+        return "its host is not known"
+    if isinstance(error, ssl.SSLError):
+        return f"no secure connection ({error.reason or 'TLS error'})"
+    if isinstance(error, OSError):
+        return error.strerror or "the connection failed"
+    return f"it is no usable URL or answer ({' '.join(str(error).split())[:100] or type(error).__name__})"
+
+
+def _error(url: str, why: str) -> UserError:
+    shown = "".join(c if c.isprintable() else "?" for c in url[:81])
+    return UserError(f"cannot fetch {shown if len(shown) <= 80 else shown[:77] + '...'}: {' '.join(why.split())}")

@@ -1,0 +1,152 @@
+"""Messages to a sample: open the images, choose their grids, cut their tiles, write the tokens.
+
+Golden: tests/golden/reference/processor/conversations_*.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vl2.errors import UserError
+from vl2.grid import Grid, num_visual_tokens
+from vl2.process.chat_template import TokenRow, tokenize_prompt, tokenize_turns
+from vl2.process.image import ImageOptions, ImageSource, open_image
+from vl2.process.messages import ImageRef, Turn, normalise, released_prompt
+from vl2.process.preprocess_config import PreprocessConfig
+from vl2.process.sample import Sample
+from vl2.process.tiles import make_tiles, pixel_values
+from vl2.process.tiling import Size, Tiling, candidate_canvases
+from vl2.process.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedImages:
+    """The images of one conversation, cut and counted."""
+
+    tiles: Tensor  # float32 [I, 3, P, P]
+    grids: list[Grid]
+    sizes: tuple[Size, ...]
+    tokens: list[int]  # visual tokens of each image
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Everything that stands between messages and the model: one value, no state."""
+
+    tokenizer: Tokenizer
+    config: PreprocessConfig
+    tiling: Tiling = field(default_factory=Tiling)
+    image_options: ImageOptions = field(default_factory=ImageOptions)
+    max_tiles: int | None = None  # canvases of up to so many tiles instead of the config's (InfoVQA: 18)
+
+    def __post_init__(self) -> None:
+        if self.max_tiles is not None and self.max_tiles < 1:
+            raise UserError(f"max_tiles must be at least 1, got {self.max_tiles}")
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path | str,
+        tiling: Tiling | None = None,
+        image_options: ImageOptions | None = None,
+        max_tiles: int | None = None,
+    ) -> Processor:
+        """Read tokenizer.json and processor_config.json of a checkpoint folder."""
+        folder = Path(folder)
+        config = PreprocessConfig.from_file(folder / "processor_config.json")
+        tokenizer = Tokenizer.from_file(folder / "tokenizer.json", config.pad_token)
+        return cls(tokenizer, config, tiling or Tiling(), image_options or ImageOptions(), max_tiles)
+
+    def with_tiling(self, tiling: Tiling | str, max_tiles: int | None = None) -> Processor:
+        """Return the same processor with another rule, and another number of tiles if one is given."""
+        tiling = Tiling.parse(tiling) if isinstance(tiling, str) else tiling
+        return replace(self, tiling=tiling, max_tiles=self.max_tiles if max_tiles is None else max_tiles)
+
+    def with_image_options(self, image_options: ImageOptions) -> Processor:
+        return replace(self, image_options=image_options)
+
+    @property
+    def canvases(self) -> tuple[Size, ...]:
+        if self.max_tiles is None:
+            return self.config.candidate_resolutions
+        return candidate_canvases(self.config.tile_px, self.max_tiles)
+
+    def encode(self, messages: object, *, train: bool = False, mask_prompt: bool = True, name: str = "") -> Sample:
+        """Return the sample of a conversation, in the OpenAI or the released form.
+
+        `train` ends every answer with eos; otherwise the last turn is left open. With `mask_prompt`
+        only answers (and bos) are labelled, else all text is.
+        """
+        return self.encode_turns(normalise(messages), train=train, mask_prompt=mask_prompt, name=name)
+
+    def encode_turns(
+        self, turns: Sequence[Turn], *, train: bool = False, mask_prompt: bool = True, name: str = ""
+    ) -> Sample:
+        """Return the sample of a conversation that is already in normal form."""
+        images = self.prepare_images([turn.images for turn in turns])
+        row = tokenize_turns(turns, self.tokenizer, images.tokens, train=train, mask_prompt=mask_prompt)
+        return self._sample(row, images, name)
+
+    def encode_prompt(
+        self,
+        text: str,
+        images: Sequence[ImageSource] = (),
+        *,
+        apply_template: bool = False,
+        train: bool = False,
+        name: str = "",
+    ) -> Sample:
+        """Return the sample of a raw prompt, each `<image>` in it standing for the next image; all text is labelled.
+
+        With `apply_template` the prompt is the one user turn of a conversation.
+        """
+        pieces = released_prompt(text, images)
+        if apply_template:
+            turns = normalise([{"role": "user", "content": text, "images": list(images)}])
+            return self.encode_turns(turns, train=train, mask_prompt=False, name=name)
+        sources = [piece.source for piece in pieces if isinstance(piece, ImageRef)]
+        prepared = self.prepare_images([sources])
+        return self._sample(tokenize_prompt(pieces, self.tokenizer, prepared.tokens, train=train), prepared, name)
+
+    def prepare_images(self, sources: Sequence[Sequence[ImageSource]]) -> PreparedImages:
+        """Open, tile and normalise the images of each message."""
+        opened = [[open_image(source, self.image_options) for source in message] for message in sources]
+        sizes = [[image.size for image in message] for message in opened]
+        side, tile_px = self.config.tokens_per_side, self.config.tile_px
+        grids = self.tiling.choose_grids(sizes, self.canvases, tile_px=tile_px, side=side)
+        flat = [image for message in opened for image in message]
+        return PreparedImages(
+            tiles=self._tiles(flat, grids),
+            grids=grids,
+            sizes=tuple(image.size for image in flat),
+            tokens=[num_visual_tokens(grid, side) for grid in grids],
+        )
+
+    def _tiles(self, images: Sequence[Image.Image], grids: Sequence[Grid]) -> Tensor:
+        config = self.config
+        tiles = [
+            tile
+            for image, grid in zip(images, grids, strict=True)
+            for tile in make_tiles(image, grid, config.tile_px, config.padding_colour)
+        ]
+        mean, std = (config.image_mean, config.image_std) if config.normalize else ((0.0,) * 3, (1.0,) * 3)
+        return pixel_values(tiles, mean, std, config.tile_px)
+
+    def _sample(self, row: TokenRow, images: PreparedImages, name: str) -> Sample:
+        return Sample(
+            input_ids=torch.tensor(row.ids, dtype=torch.int64),
+            labels=torch.tensor(row.labels, dtype=torch.int64),
+            image_mask=torch.tensor(row.image_mask, dtype=torch.bool),
+            tiles=images.tiles,
+            grids=torch.tensor(images.grids, dtype=torch.int64).view(-1, 2),
+            image_sizes=images.sizes,
+            tokens_per_side=self.config.tokens_per_side,
+            pad_id=self.tokenizer.pad_id,
+            name=name,
+        )

@@ -1,0 +1,80 @@
+"""One picture to the tiles that the vision encoder reads: resize, pad, cut, normalise.
+
+Sizes are (width, height) until `pixel_values`, which makes [I, 3, P, P] with P the tile side.
+
+Source: the released processor; arXiv 2412.10302, dynamic tiling. Golden:
+tests/golden/reference/processor/images.json, tiles/, pixel_values.safetensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vl2.grid import UNTILED, Grid
+from vl2.process.tiling import Size
+
+Colour = tuple[int, int, int]
+
+
+def fit_inside(size: Size, canvas: Size) -> tuple[Size, Size]:
+    """Return (resized, offset): how an image is scaled into a canvas, keeping its shape, and where it is pasted.
+
+    A very thin image can get a resized side of 0: then nothing of it is visible.
+    """
+    width, height = size
+    image_ratio, canvas_ratio = width / height, canvas[0] / canvas[1]
+    resized = canvas
+    # Python's round (half to even), in this order of float operations, as ImageOps.pad does.
+    if image_ratio > canvas_ratio:
+        resized = canvas[0], round(height / width * canvas[0])
+    elif image_ratio < canvas_ratio:
+        resized = round(width / height * canvas[1]), canvas[1]
+    offset = round((canvas[0] - resized[0]) * 0.5), round((canvas[1] - resized[1]) * 0.5)
+    return resized, offset
+
+
+def pad_to_canvas(image: Image.Image, canvas: Size, colour: Colour) -> Image.Image:
+    """Scale an RGB image into the canvas with bicubic resampling and fill the rest with `colour`."""
+    resized, offset = fit_inside(image.size, canvas)
+    padded = Image.new("RGB", canvas, colour)
+    if min(resized) > 0:
+        padded.paste(image.resize(resized, Image.Resampling.BICUBIC), offset)
+    return padded
+
+
+def cut_tiles(canvas: Image.Image, tile_px: int) -> list[Image.Image]:
+    """Cut a canvas into tiles, row by row."""
+    width, height = canvas.size
+    return [
+        canvas.crop((x, y, x + tile_px, y + tile_px))
+        for y in range(0, height, tile_px)
+        for x in range(0, width, tile_px)
+    ]
+
+
+def make_tiles(image: Image.Image, grid: Grid, tile_px: int, colour: Colour) -> list[Image.Image]:
+    """Return the global view, then the local tiles row by row.
+
+    A 1 x 1 grid's local tile would equal the global view, so that view stands alone.
+    """
+    tiles = [pad_to_canvas(image, (tile_px, tile_px), colour)]
+    if grid != UNTILED:
+        canvas = pad_to_canvas(image, (grid[0] * tile_px, grid[1] * tile_px), colour)
+        tiles += cut_tiles(canvas, tile_px)
+    return tiles
+
+
+def pixel_values(tiles: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float], tile_px: int) -> Tensor:
+    """Return float32 [I, 3, P, P] = (u8 / 255 - mean) / std, in that order of float32 operations."""
+    if not tiles:
+        return torch.zeros(0, 3, tile_px, tile_px)
+    # np.array, not asarray: torch wants memory that it may write to.
+    pixels = torch.from_numpy(np.stack([np.array(tile) for tile in tiles])).permute(0, 3, 1, 2)
+    values = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    shift, scale = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std))
+    return values.sub_(shift).div_(scale)

@@ -1,0 +1,185 @@
+"""Text to token ids and back, with the special tokens of the released processor.
+
+Which special tokens a text may contain depends on who wrote it: a template may contain all, a
+person's text only the grounding tags, so that a typed `<image>` or `<|User|>` stays text.
+
+Source: the released processor's set-up of its tokenizer. Golden: `special_token_ids` and `encodings`
+in tests/golden/reference/processor/conversations_*.json.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as RawTokenizer
+
+from vl2.errors import UserError
+
+Specials = Literal["all", "grounding", "none"]
+
+BOS = "<｜begin▁of▁sentence｜>"
+EOS = "<｜end▁of▁sentence｜>"
+PAD = "<｜▁pad▁｜>"
+IMAGE = "<image>"
+GROUNDING = ("<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|grounding|>")
+USER = "<|User|>"
+ASSISTANT = "<|Assistant|>"
+
+
+class Tokenizer:
+    """A byte-level BPE vocabulary. Ids are those that the released model was trained with."""
+
+    def __init__(self, raw: RawTokenizer, pad_token: str = PAD) -> None:
+        """Add the special tokens that `raw` lacks, in the order that fixes their ids. `raw` is changed."""
+        self._raw = raw
+        for token in (BOS, EOS):
+            if raw.token_to_id(token) is None:
+                raise UserError(f"the tokenizer has no {token}: is this a DeepSeek-VL2 tokenizer.json?")
+        for token in (pad_token, IMAGE, *GROUNDING, USER, ASSISTANT):
+            raw.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+        self.bos_id = self._id(BOS)
+        self.eos_id = self._id(EOS)
+        self.pad_id = self._id(pad_token)
+        self.image_id = self._id(IMAGE)
+        self.user_id = self._id(USER)
+        self.assistant_id = self._id(ASSISTANT)
+        self.special_ids = {
+            token: self._id(token) for token in (BOS, EOS, pad_token, IMAGE, *GROUNDING, USER, ASSISTANT)
+        }
+        added = raw.get_added_tokens_decoder()
+        self._dropped = frozenset((self.bos_id, self.eos_id, self.pad_id, self.image_id))
+        self._all_special = frozenset(i for i, token in added.items() if token.special)
+        others = [token.content for token in added.values() if token.content not in GROUNDING]
+        self._grounding_pattern = re.compile("|".join(map(re.escape, GROUNDING)))
+        self._other_pattern = re.compile("|".join(map(re.escape, others)))
+        self._bytes: dict[int, bytes] = {}
+
+    @classmethod
+    def from_file(cls, path: Path | str, pad_token: str = PAD) -> Tokenizer:
+        """Read a tokenizer.json. UserError if it is missing or broken."""
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"no tokenizer file at {path}")
+        try:
+            raw = RawTokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise UserError(f"{path} is not a tokenizer file: {' '.join(str(error).split())[:120]}") from None
+        return cls(raw, pad_token)
+
+    def __len__(self) -> int:
+        return self._raw.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, specials: Specials = "grounding") -> list[int]:
+        """Return the ids of a text, without bos or eos of its own.
+
+        "all": the text of any special token becomes that token, as in the released processor.
+        "grounding": only the ref, det and grounding tags do. "none": everything is ordinary text.
+        """
+        # A lone surrogate (half of an emoji cut in two) is no text that can be encoded.
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        if specials == "all":
+            return self._encode_raw(self._raw, text)
+        if specials == "none":
+            return self._encode_plain(text)
+        ids: list[int] = []
+        start = 0
+        for tag in self._grounding_pattern.finditer(text):
+            ids += self._encode_plain(text[start : tag.start()])
+            ids.append(self.special_ids[tag.group()])
+            start = tag.end()
+        return ids + self._encode_plain(text[start:])
+
+    def decode(self, ids: Iterable[int], skip_special: bool | None = None) -> str:
+        """Return the text of the ids; ids outside the vocabulary are skipped.
+
+        Bos, eos, pad and image tokens are dropped and grounding tags kept; with `skip_special=True`
+        every special token is dropped, with False none.
+        """
+        decoder = self.stream(skip_special)
+        return "".join(decoder.push(token) for token in ids) + decoder.flush()
+
+    def stream(self, skip_special: bool | None = None) -> TextStream:
+        """Return a decoder that takes one id at a time."""
+        return TextStream(self, skip_special)
+
+    def token_bytes(self, token: int, skip_special: bool | None = None) -> bytes:
+        """Return the bytes that one id stands for, b"" if it is dropped or unknown."""
+        dropped = {None: self._dropped, True: self._all_special, False: frozenset[int]()}[skip_special]
+        if token in dropped or not 0 <= token < 1 << 32:
+            return b""
+        known = self._bytes.get(token)
+        if known is None:
+            text = self._raw.id_to_token(token)
+            known = self._bytes[token] = b"" if text is None else _bytes_of(text)
+        return known
+
+    def _id(self, token: str) -> int:
+        found: int | None = self._raw.token_to_id(token)
+        assert found is not None, token
+        return found
+
+    def _encode_plain(self, text: str) -> list[int]:
+        if not text:
+            return []
+        # Without any special token's text both vocabularies agree, and the plain one need not be built.
+        has_special = self._other_pattern.search(text) or self._grounding_pattern.search(text)
+        return self._encode_raw(self._plain if has_special else self._raw, text)
+
+    @staticmethod
+    def _encode_raw(raw: RawTokenizer, text: str) -> list[int]:
+        ids: list[int] = raw.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def _plain(self) -> RawTokenizer:
+        """The same vocabulary without special tokens."""
+        state = json.loads(self._raw.to_str())
+        state["added_tokens"] = []
+        return RawTokenizer.from_str(json.dumps(state))
+
+
+class TextStream:
+    """Turns ids into text one by one. The pieces joined are exactly `Tokenizer.decode` of all ids.
+
+    A character whose bytes are spread over several tokens comes out with its last one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        """Return the text that this id completes, often more or less than one token's."""
+        return self._utf8.decode(self._tokenizer.token_bytes(token, self._skip_special))
+
+    def flush(self) -> str:
+        """Return what an unfinished character leaves: U+FFFD, or nothing."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Map the printable characters that byte-level BPE writes bytes as (GPT-2's table) back to the bytes."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    table.update({chr(0x100 + index): byte for index, byte in enumerate(others)})
+    return table
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+def _bytes_of(token: str) -> bytes:
+    """Undo the byte alphabet; a token with any other character (an added one) is its own text."""
+    try:
+        return bytes(_BYTE_OF[c] for c in token)
+    except KeyError:
+        return token.encode("utf-8")
