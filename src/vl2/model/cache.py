@@ -1,0 +1,79 @@
+"""The key-value cache: one preallocated row per request, every row filled from its own position 0.
+
+Rows never share padding: a request is prefilled alone into its row, and rows of different length are
+decoded together. So what runs beside a request cannot reach it. Multi-head attention caches rotated
+keys and values [B, H, L, C]; latent attention only [B, L, R + rope]: the normed latent and the rotated
+shared key. Golden: cache_L_* in tests/golden/reference/model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vl2.config import LanguageConfig
+
+
+class Cache:
+    """Tensors of all layers with their position axis second to last, and the length of every row."""
+
+    def __init__(self, layers: list[tuple[Tensor, ...]], lengths: list[int]) -> None:
+        self.layers = layers
+        self.lengths = lengths
+
+    @classmethod
+    def allocate(
+        cls, config: LanguageConfig, num_rows: int, capacity: int, *, dtype: torch.dtype, device: torch.device
+    ) -> Cache:
+        """Reserve `num_rows` rows of `capacity` positions for every layer."""
+        if config.use_mla:
+            assert config.kv_lora_rank is not None
+            shapes: list[tuple[int, ...]] = [(num_rows, capacity, config.kv_lora_rank + config.qk_rope_head_dim)]
+        else:
+            head_dim = config.hidden_size // config.num_attention_heads
+            shapes = [(num_rows, config.num_kv_heads, capacity, head_dim)] * 2
+        # Zeros, not uninitialised: a masked position still enters a product with weight 0, and 0 * NaN is NaN.
+        layers = [
+            tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes)
+            for _ in range(config.num_hidden_layers)
+        ]
+        return cls(layers, [0] * num_rows)
+
+    @property
+    def capacity(self) -> int:
+        return self.layers[0][0].shape[-2]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for layer in self.layers for t in layer)
+
+    def rows(self, start: int, stop: int) -> Cache:
+        """Return a view of the rows start..stop. Their tensors are shared; its lengths are its own."""
+        return Cache([tuple(t[start:stop] for t in layer) for layer in self.layers], self.lengths[start:stop])
+
+    def write(self, layer: int, new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Append S new positions to every row and return the filled part, as wide as the longest row.
+
+        The lengths do not move until `advance`, so that all layers of a pass write at the same place.
+        """
+        num_new = new[0].shape[-2]
+        end = max(self.lengths) + num_new
+        assert end <= self.capacity, f"the cache holds {self.capacity} positions, {end} are needed"
+        for stored, fresh in zip(self.layers[layer], new, strict=True):
+            if len(set(self.lengths)) == 1:
+                stored.narrow(-2, self.lengths[0], num_new).copy_(fresh)
+            else:
+                for row, length in enumerate(self.lengths):
+                    stored[row].narrow(-2, length, num_new).copy_(fresh[row])
+        return tuple(stored.narrow(-2, 0, end) for stored in self.layers[layer])
+
+    def advance(self, num_new: int) -> None:
+        self.lengths = [length + num_new for length in self.lengths]
+
+    def move_row(self, source: int, target: int) -> None:
+        """Copy row `source` over row `target`, to close the gap that a finished request leaves."""
+        length = self.lengths[source]
+        for layer in self.layers:
+            for t in layer:
+                t[target].narrow(-2, 0, length).copy_(t[source].narrow(-2, 0, length))
+        self.lengths[target] = length

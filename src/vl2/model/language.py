@@ -1,0 +1,114 @@
+"""The DeepSeekMoE language model: embeddings in, hidden states and logits out.
+
+Source: arXiv 2405.04434; released DeepseekV2ForCausalLM. Golden: hidden_* and logits in tests/golden/reference/model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vl2.config import LanguageConfig
+from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
+from vl2.model.cache import Cache
+from vl2.model.layers import GatedMLP, RMSNorm
+from vl2.model.moe import Balance, MoE, RoutingStats
+from vl2.model.rope import Angles, rotary_angles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """What the decoder returns: states after the final norm, and statistics where they were asked for."""
+
+    states_BSD: Tensor
+    stats: list[RoutingStats]  # one per MoE layer, empty unless a balance was asked for
+
+
+class DecoderLayer(nn.Module):
+    """Attention and MLP or MoE, each on a normed copy and added back."""
+
+    def __init__(self, config: LanguageConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.self_attn = LatentAttention(config) if config.use_mla else MultiHeadAttention(config)
+        is_moe = config.is_moe_layer(index)
+        self.mlp = MoE(config) if is_moe else GatedMLP(config.hidden_size, config.intermediate_size)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        angles: Angles,
+        reach: Reach,
+        cache: Cache | None,
+        token_mask_BS: Tensor | None,
+        balance: Balance | None,
+    ) -> tuple[Tensor, RoutingStats | None]:
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), angles, reach, cache, self.index)
+        normed_BSD = self.post_attention_layernorm(x_BSD)
+        if isinstance(self.mlp, MoE):
+            mixed_BSD, stats = self.mlp(normed_BSD, token_mask_BS, balance)
+            return x_BSD + mixed_BSD, stats
+        return x_BSD + self.mlp(normed_BSD), None
+
+
+class Decoder(nn.Module):
+    """Token table, layers and final norm."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_dim = (
+            config.qk_rope_head_dim if config.use_mla else config.hidden_size // config.num_attention_heads
+        )
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        positions_BS: Tensor,
+        reach: Reach,
+        cache: Cache | None = None,
+        token_mask_BS: Tensor | None = None,
+        balance: Balance | None = None,
+    ) -> Hidden:
+        angles = rotary_angles(positions_BS, self.rotary_dim, self.config.rope_theta)
+        collected = []
+        for layer in self.layers:
+            x_BSD, stats = layer(x_BSD, angles, reach, cache, token_mask_BS, balance)
+            if stats is not None:
+                collected.append(stats)
+        return Hidden(states_BSD=self.norm(x_BSD), stats=collected)
+
+
+class LanguageModel(nn.Module):
+    """Decoder and output head."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def embed(self, input_ids_BS: Tensor) -> Tensor:
+        return F.embedding(input_ids_BS, self.model.embed_tokens.weight)
+
+    def logits(self, states_BSD: Tensor) -> Tensor:
+        """Return float32 logits [..., V]. Select positions first: 4,096 x 129,280 of them are 2 GB."""
+        out: Tensor = self.lm_head(states_BSD)
+        return out.float()
+
+    def extend(self, embeds_BSD: Tensor, cache: Cache) -> Tensor:
+        """Append S positions to every row of the cache and return their states [B, S, D]."""
+        num_new, device = embeds_BSD.shape[1], embeds_BSD.device
+        starts_B1 = torch.tensor(cache.lengths, device=device).unsqueeze(1)
+        positions_BS = starts_B1 + torch.arange(num_new, device=device)
+        reach = Reach.of_cache(cache.lengths, num_new, device)
+        hidden: Hidden = self.model(embeds_BSD, positions_BS, reach, cache)
+        cache.advance(num_new)
+        return hidden.states_BSD

@@ -1,0 +1,105 @@
+"""The SigLIP vision transformer: tiles [I, 3, P, P] to patch features [I, patches, width].
+
+All patch tokens of the last block after the final norm; no class token and no pooling. Released files
+also hold an attention pool that nothing reads: it is carried, so that what was loaded can be saved whole.
+
+Source: SigLIP-SO400M/14-384 as released (GELU in its tanh form, LayerNorm eps 1e-6).
+Golden: vision_patch_embed, vision_block0 and vision_out in tests/golden/reference/model.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vl2.config import VisionConfig
+
+NORM_EPS = 1e-6
+
+
+class PatchEmbed(nn.Module):
+    """Cut a tile into patches and project each one. A rest of less than one patch at the right or bottom is unseen."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, config.width, kernel_size=config.patch_size, stride=config.patch_size)
+
+    def forward(self, tiles_I3PP: Tensor) -> Tensor:
+        patches: Tensor = self.proj(tiles_I3PP)
+        return patches.flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Bidirectional multi-head attention over the patches of one tile."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.num_heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        out: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return out
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU in its tanh form between."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.width, config.mlp_width)
+        self.fc2 = nn.Linear(config.mlp_width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class CarriedAttentionPool(nn.Module):
+    """The weights of SigLIP's pooling head: in every released file, read by nothing, so never trained."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.latent = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.q = nn.Linear(config.width, config.width)
+        self.kv = nn.Linear(config.width, 2 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.mlp = MLP(config)
+        self.requires_grad_(False)
+
+
+class VisionEncoder(nn.Module):
+    """Encode tiles independently of one another."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(config)
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.patches_per_side**2, config.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.attn_pool = CarriedAttentionPool(config) if config.global_pool == "map" else None
+
+    def forward(self, tiles_I3PP: Tensor) -> Tensor:
+        x = self.patch_embed(tiles_I3PP.to(self.pos_embed.dtype)) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.norm(x)
+        return out
