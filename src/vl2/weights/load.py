@@ -1,0 +1,135 @@
+"""Load a checkpoint folder: built on the meta device, then filled tensor by tensor. Strict, safetensors only.
+
+Golden: tests/golden/reference/checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vl2.config import ModelConfig
+from vl2.errors import UserError
+from vl2.model import VL2
+from vl2.weights.names import Place, places
+from vl2.weights.safetensors_file import StoredTensor, read_header, read_into
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+NAMES_SHOWN = 5
+# Two readers already saturate a disk; the time goes into page faults on the fresh memory.
+NUM_READERS = min(4, os.cpu_count() or 1)
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+def load_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> VL2:
+    """Return the model of a checkpoint folder in evaluation mode. `dtype` None keeps the configured one.
+
+    UserError names the tensors that are missing, not expected or of another shape.
+    """
+    config = ModelConfig.from_file(folder / "config.json")
+    with torch.device("meta"):
+        model = VL2(config)
+    stored = stored_tensors(folder)
+    wanted = list(places(model))
+    _check_names_and_shapes(model, wanted, stored, folder)
+    materialize(model, dtype or getattr(torch, config.torch_dtype), torch.device(device))
+    _fill(model, wanted, stored, progress)
+    return model.eval()
+
+
+def materialize(model: VL2, dtype: torch.dtype, device: torch.device) -> None:
+    """Give a model on the meta device uninitialised memory. In place; the expert bias stays float32."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            fresh = torch.empty(parameter.shape, dtype=dtype, device=device)
+            setattr(module, name, nn.Parameter(fresh, requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Return every tensor of a folder by its released name."""
+    tensors: dict[str, StoredTensor] = {}
+    for file in _weight_files(folder):
+        for name, tensor in read_header(file).items():
+            if name in tensors:
+                raise UserError(f"{name} is stored twice, in {tensors[name].path.name} and {file.name}")
+            tensors[name] = tensor
+    return tensors
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / INDEX).is_file():
+        try:
+            weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+            names = sorted({str(name) for name in weight_map.values()})
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{folder / INDEX} is not a valid index: {error!r}") from None
+        if any(Path(name).name != name for name in names):
+            raise UserError(f"{folder / INDEX} names files outside its folder")
+        absent = [name for name in names if not (folder / name).is_file()]
+        if absent:
+            raise UserError(f"{folder} lacks {len(absent)} of {len(names)} weight files: {_some(absent)}")
+        return [folder / name for name in names]
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    pickled = [p.name for p in sorted(folder.iterdir()) if p.suffix in PICKLED]
+    if pickled:
+        raise UserError(f"{folder} holds {_some(pickled)}, which can run code when read: only safetensors are loaded")
+    raise UserError(f"no {SINGLE} or {INDEX} in {folder}")
+
+
+def _check_names_and_shapes(model: VL2, wanted: list[Place], stored: dict[str, StoredTensor], folder: Path) -> None:
+    state = model.state_dict()
+    missing = [place.name for place in wanted if place.name not in stored]
+    if missing:
+        raise UserError(f"{folder} lacks {len(missing)} tensors: {_some(missing)}")
+    extra = sorted(stored.keys() - {place.name for place in wanted})
+    if extra:
+        raise UserError(f"{folder} holds {len(extra)} tensors that config.json does not describe: {_some(extra)}")
+    wrong = []
+    for place in wanted:
+        shape = tuple(place.view(state[place.parameter]).shape)
+        if shape != stored[place.name].shape:
+            wrong.append(f"{place.name} is {list(stored[place.name].shape)}, config.json says {list(shape)}")
+    if wrong:
+        raise UserError(f"{folder} holds {len(wrong)} tensors of another shape: {_some(wrong)}")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def _fill(model: VL2, wanted: list[Place], stored: dict[str, StoredTensor], progress: Progress | None) -> None:
+    state = model.state_dict()
+    # In the order of the files, so that the disk reads ahead.
+    wanted = sorted(wanted, key=lambda place: (stored[place.name].path, stored[place.name].offset))
+    total = sum(stored[place.name].nbytes for place in wanted)
+
+    def fill_one(place: Place) -> int:
+        tensor = stored[place.name]
+        read_into(place.view(state[place.parameter]), tensor)
+        return tensor.nbytes
+
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        done = 0
+        for nbytes in readers.map(fill_one, wanted):
+            done += nbytes
+            if progress is not None:
+                progress(done, total)

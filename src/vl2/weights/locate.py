@@ -1,0 +1,75 @@
+"""From what a user names to a checkpoint folder: the built-in model, a local folder, or a hub id."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+
+from vl2.errors import UserError
+
+BUILT_IN = "nano"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# Never *.bin, *.pt or *.py: nothing that could run is downloaded. Files in subfolders are not ours.
+WANTED, UNWANTED = ["*.json", "*.safetensors"], ["*/*"]
+
+
+def built_in_folder() -> Path:
+    return Path(str(resources.files("vl2") / "nano"))
+
+
+def locate_checkpoint(name: str | Path, *, revision: str | None = None, offline: bool = False) -> Path:
+    """Return the folder of a checkpoint, downloading it from the hub if the name is an id like "org/model".
+
+    Downloads go to the hub's own cache and resume where they stopped. `offline` takes only what is cached.
+    """
+    text = str(name)
+    folder = built_in_folder() if text == BUILT_IN else Path(text).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise UserError(f"a revision is for hub ids, and {text} is a local folder")
+        return folder
+    if folder.exists():
+        raise UserError(f"{text} is a file: give the folder that holds config.json")
+    if not HUB_ID.fullmatch(text):
+        raise UserError(f'no folder {text}: give "{BUILT_IN}", a checkpoint folder, or a hub id like org/model')
+    return _download(text, revision, offline)
+
+
+def _download(repo_id: str, revision: str | None, offline: bool) -> Path:
+    # Imported here: it costs a fifth of a second that a local folder should not pay.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    named = repo_id if revision is None else f"{repo_id} at revision {revision}"
+    try:
+        return Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=WANTED,
+                ignore_patterns=UNWANTED,
+                local_files_only=offline,
+            )
+        )
+    except GatedRepoError:
+        raise UserError(f"{repo_id} is gated: accept its licence on the hub and log in with `hf auth login`") from None
+    except RevisionNotFoundError:
+        raise UserError(f"{repo_id} has no revision {revision}") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"no folder and no model on the hub is called {repo_id} (private ones need a login)") from None
+    except LocalEntryNotFoundError:
+        where = (
+            "is not complete in the local cache"
+            if offline
+            else "is not in the local cache and the hub cannot be reached"
+        )
+        raise UserError(f"{named} {where}, and there is no such folder") from None
+    except Exception as error:  # the transport library, and so its exceptions, changes between hub versions
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"downloading {named} failed: {reason}; run it again to go on where it stopped") from error

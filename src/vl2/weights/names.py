@@ -1,0 +1,50 @@
+"""The one table between our parameters and the tensor names of released files.
+
+Names are equal but for two cases: the released name of the separator is misspelt, and the experts of a
+layer are stored one by one where we stack them, gate and up projection in one matrix.
+Golden: tests/golden/reference/checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vl2.model import VL2
+
+RENAMED = {"view_separator": "view_seperator"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a released tensor lives in the model: a parameter, or a contiguous part of a stacked one."""
+
+    name: str  # in the file
+    parameter: str  # in the model's state dict
+    expert: int | None = None
+    rows: tuple[int, int] | None = None  # of the expert's matrix
+
+    def view(self, parameter: Tensor) -> Tensor:
+        """Return the part of the parameter that this tensor fills. It shares the parameter's memory."""
+        if self.expert is None:
+            return parameter
+        matrix = parameter[self.expert]
+        return matrix if self.rows is None else matrix[slice(*self.rows)]
+
+
+def places(model: VL2) -> Iterator[Place]:
+    """Yield a Place for every tensor of the released file of this model, in the order of the model."""
+    for parameter, tensor in model.state_dict().items():
+        prefix, _, leaf = parameter.rpartition(".")
+        if not prefix.endswith(".experts"):
+            yield Place(name=RENAMED.get(parameter, parameter), parameter=parameter)
+            continue
+        for expert in range(tensor.shape[0]):
+            if leaf == "gate_up_proj":
+                hidden = tensor.shape[1] // 2
+                for name, rows in (("gate_proj", (0, hidden)), ("up_proj", (hidden, 2 * hidden))):
+                    yield Place(name=f"{prefix}.{expert}.{name}.weight", parameter=parameter, expert=expert, rows=rows)
+            else:
+                yield Place(name=f"{prefix}.{expert}.{leaf}.weight", parameter=parameter, expert=expert)
