@@ -1,0 +1,204 @@
+"""Generation for any number of requests: each prompt is prefilled alone, then all rows decode together.
+
+A request waits until one of the cache's rows is free, is prefilled into it (whole or in chunks), and then
+takes part in one joint decoding step per token until it stops. Nothing that runs beside a request, and
+no padding, enters its arithmetic. Logits are computed for the last position only.
+
+Golden: generate and incremental_prefilling in tests/golden/reference/model.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vl2.errors import UserError
+from vl2.infer.answer_stream import AnswerStream
+from vl2.infer.sampling import GenerateOptions, choose_token
+from vl2.model import VL2, Cache
+from vl2.process.sample import Sample
+from vl2.process.tokenizer import Tokenizer
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+# Tiles encoded at once: enough to keep the machine busy, few enough to bound the memory.
+TILES_PER_PASS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What bounds the memory of generation."""
+
+    max_rows: int = 8  # requests decoded together
+    prefill_chunk: int | None = None  # tokens per prefill pass; None: the whole prompt
+    max_context: int = 4096  # prompt and answer of one request
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_rows", self.max_rows), ("prefill_chunk", self.prefill_chunk)):
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One request got new text, or ended."""
+
+    request: int  # index into the requests
+    token_id: int | None  # None with the last event of a request that was cancelled
+    piece: str  # new text, possibly empty
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(kw_only=True)
+class Row:
+    """A request while it is decoded."""
+
+    request: int
+    options: GenerateOptions
+    text: AnswerStream
+    generator: torch.Generator
+    seen: set[int]
+    max_new_tokens: int
+    new_ids: list[int] = field(default_factory=list)
+
+    def choose(self, logits_V: Tensor) -> int:
+        token_id = choose_token(
+            logits_V, self.options, seen_ids=self.seen, new_ids=self.new_ids, generator=self.generator
+        )
+        self.new_ids.append(token_id)
+        self.seen.add(token_id)
+        return token_id
+
+
+def encode_images(model: VL2, sample: Sample) -> Tensor | None:
+    """Return the visual tokens of a sample in the order of its slots, [tokens, D], or None without images."""
+    if len(sample.grids) == 0:
+        return None
+    tiles = sample.tiles.to(model.device)
+    tokens_IQD = torch.cat([model.encode_tiles(part) for part in tiles.split(TILES_PER_PASS)])
+    return model.arrange(tokens_IQD, [(columns, rows) for columns, rows in sample.grids.tolist()])
+
+
+def prefill(model: VL2, sample: Sample, cache: Cache, chunk: int | None = None) -> Tensor:
+    """Write a prompt into an empty one-row cache and return the logits of its last position, [V]."""
+    device = model.device
+    embeds_1SD = model.embed(
+        sample.input_ids.to(device).unsqueeze(0),
+        sample.image_mask.to(device).unsqueeze(0),
+        encode_images(model, sample),
+    )
+    states_1SD = embeds_1SD
+    for part in embeds_1SD.split(chunk or embeds_1SD.shape[1], dim=1):
+        states_1SD = model.language.extend(part, cache)
+    return model.language.logits(states_1SD[0, -1])
+
+
+def decode(model: VL2, token_ids: Sequence[int], cache: Cache) -> Tensor:
+    """Append one token to every row and return the logits that follow, [B, V]."""
+    ids_B1 = torch.tensor(token_ids, device=model.device).unsqueeze(1)
+    states_B1D = model.language.extend(model.language.embed(ids_B1), cache)
+    return model.language.logits(states_B1D[:, -1])
+
+
+@torch.inference_mode()
+def generate(
+    model: VL2,
+    tokenizer: Tokenizer,
+    samples: Sequence[Sample],
+    options: Sequence[GenerateOptions],
+    *,
+    limits: Limits,
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Yield an Event per token of any request, in order within a request; each ends with a finish reason.
+
+    Closing the iterator stops the work. UserError, before anything runs, if a prompt exceeds the context.
+    """
+    budgets = [_answer_budget(s, o, limits) for s, o in zip(samples, options, strict=True)]
+    if not samples:
+        return
+    num_rows = min(limits.max_rows, len(samples))
+    capacity = max(len(s.input_ids) + budget for s, budget in zip(samples, budgets, strict=True))
+    cache = Cache.allocate(model.config.language_config, num_rows, capacity, dtype=model.dtype, device=model.device)
+    waiting = deque(range(len(samples)))
+    active: list[Row] = []
+    while waiting or active:
+        if is_cancelled():
+            for request in [row.request for row in active] + list(waiting):
+                yield Event(request=request, token_id=None, piece="", finish_reason="cancelled")
+            return
+        if waiting and len(active) < num_rows:
+            request = waiting.popleft()
+            place = cache.rows(len(active), len(active) + 1)
+            place.lengths = [0]
+            logits_V = prefill(model, samples[request], place, limits.prefill_chunk)
+            cache.lengths[len(active)] = place.lengths[0]
+            active.append(_start_row(request, samples[request], options[request], budgets[request], tokenizer))
+            stepped = [(active[-1], logits_V)]
+        else:
+            rows = cache.rows(0, len(active))
+            logits_BV = decode(model, [row.new_ids[-1] for row in active], rows)
+            cache.lengths[: len(active)] = rows.lengths
+            stepped = list(zip(active, logits_BV, strict=True))
+        for row, logits_V in stepped:
+            event = _step(row, logits_V, tokenizer.eos_id)
+            if event.finish_reason is not None:
+                _close_gap(active, row, cache)
+            yield event
+
+
+def _answer_budget(sample: Sample, options: GenerateOptions, limits: Limits) -> int:
+    room = limits.max_context - len(sample.input_ids)
+    if room < 1:
+        named = f" of {sample.name}" if sample.name else ""
+        num_visual = int(sample.image_mask.sum())
+        raise UserError(
+            f"the prompt{named} has {len(sample.input_ids)} tokens ({num_visual} visual), the context is "
+            f'{limits.max_context}: use fewer images, tiling="budget:N", or a larger context'
+        )
+    return min(options.max_new_tokens, room)
+
+
+def _start_row(request: int, sample: Sample, options: GenerateOptions, budget: int, tokenizer: Tokenizer) -> Row:
+    generator = torch.Generator()
+    if options.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(options.seed)
+    return Row(
+        request=request,
+        options=options,
+        text=AnswerStream(tokenizer, options.stop),
+        generator=generator,
+        seen=set(sample.input_ids.tolist()),
+        max_new_tokens=budget,
+    )
+
+
+def _step(row: Row, logits_V: Tensor, eos_id: int) -> Event:
+    token_id = row.choose(logits_V)
+    reason: FinishReason | None = None
+    if token_id == eos_id:
+        piece, reason = row.text.finish(), "stop"
+    else:
+        piece = row.text.push(token_id)
+        if row.text.is_stopped:
+            reason = "stop"
+        elif len(row.new_ids) >= row.max_new_tokens:
+            piece, reason = piece + row.text.finish(), "length"
+            reason = "stop" if row.text.is_stopped else reason
+    return Event(request=row.request, token_id=token_id, piece=piece, finish_reason=reason)
+
+
+def _close_gap(active: list[Row], finished: Row, cache: Cache) -> None:
+    """Drop a finished row and move the last active one into its place."""
+    index, last = active.index(finished), len(active) - 1
+    if index != last:
+        cache.move_row(last, index)
+        active[index] = active[last]
+    active.pop()

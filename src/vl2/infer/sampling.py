@@ -1,0 +1,114 @@
+"""From logits to the next token: pure functions on one request's float32 logits [V], on any device.
+
+Order: repetition penalty, n-gram guard, then with a temperature above 0: temperature, top-k, top-p, min-p,
+one draw from the request's own generator. So a request's draws never depend on what runs beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vl2.errors import UserError
+
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """How an answer is generated. The defaults are greedy."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0  # 0: greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0  # over the prompt's ids and the new ones
+    no_repeat_ngram_size: int = 0  # 0: off; over the new ids only, a guard against loops
+    stop: Sequence[str] = ()  # the answer ends before the first of these
+    seed: int | None = None  # None: a fresh one
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        _check(self.max_new_tokens >= 1, "max_new_tokens must be at least 1", self.max_new_tokens)
+        _check(self.temperature >= 0, "temperature must be at least 0 (0 is greedy)", self.temperature)
+        _check(0 < self.top_p <= 1, "top_p must be above 0 and at most 1", self.top_p)
+        _check(self.top_k >= 0, "top_k must be at least 0 (0 is off)", self.top_k)
+        _check(0 <= self.min_p <= 1, "min_p must be in 0..1", self.min_p)
+        _check(self.repetition_penalty > 0, "repetition_penalty must be above 0 (1 is off)", self.repetition_penalty)
+        _check(self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size must be at least 0 (0 is off)",
+               self.no_repeat_ngram_size)  # fmt: skip
+        _check(all(isinstance(s, str) and s for s in self.stop), "stop strings must not be empty", list(self.stop))
+
+
+def _check(holds: bool, rule: str, given: object) -> None:
+    if not holds:
+        raise UserError(f"{rule}, got {given}")
+
+
+def penalize_repetition(logits_V: Tensor, seen_ids: Collection[int], penalty: float) -> Tensor:
+    """Divide the positive logits of seen ids by the penalty and multiply the negative ones. Each id counts once."""
+    index = torch.tensor(sorted(set(seen_ids)), device=logits_V.device)
+    seen = logits_V[index]
+    return logits_V.index_copy(0, index, torch.where(seen < 0, seen * penalty, seen / penalty))
+
+
+def ban_repeated_ngrams(logits_V: Tensor, new_ids: Sequence[int], size: int) -> Tensor:
+    """Forbid every id that would complete an n-gram which already occurs in `new_ids`."""
+    if len(new_ids) < size:
+        return logits_V
+    prefix = tuple(new_ids[len(new_ids) - size + 1 :])
+    starts = range(len(new_ids) - size + 1)
+    banned = {new_ids[i + size - 1] for i in starts if tuple(new_ids[i : i + size - 1]) == prefix}
+    if not banned:
+        return logits_V
+    return logits_V.index_fill(0, torch.tensor(sorted(banned), device=logits_V.device), NEVER)
+
+
+def keep_top_k(logits_V: Tensor, k: int) -> Tensor:
+    """Keep the k largest logits, and those equal to the smallest of them."""
+    smallest = logits_V.topk(min(k, len(logits_V))).values[-1]
+    return logits_V.masked_fill(logits_V < smallest, NEVER)
+
+
+def keep_top_p(logits_V: Tensor, p: float) -> Tensor:
+    """Keep the fewest most likely ids whose probabilities sum to at least p."""
+    sorted_logits, order = logits_V.sort(descending=True, stable=True)
+    probability = sorted_logits.softmax(dim=-1)
+    is_dropped = probability.cumsum(dim=-1) - probability >= p  # the sum before this id already reaches p
+    return logits_V.masked_fill(is_dropped.scatter(0, order, is_dropped), NEVER)
+
+
+def keep_min_p(logits_V: Tensor, min_p: float) -> Tensor:
+    """Keep ids at least `min_p` times as likely as the likeliest."""
+    probability = logits_V.softmax(dim=-1)
+    return logits_V.masked_fill(probability < min_p * probability.max(), NEVER)
+
+
+def choose_token(
+    logits_V: Tensor,
+    options: GenerateOptions,
+    *,
+    seen_ids: Collection[int],
+    new_ids: Sequence[int],
+    generator: torch.Generator,
+) -> int:
+    """Return the next id. `seen_ids` are the ids of prompt and answer; the generator advances by one draw."""
+    if options.repetition_penalty != 1.0:
+        logits_V = penalize_repetition(logits_V, seen_ids, options.repetition_penalty)
+    if options.no_repeat_ngram_size:
+        logits_V = ban_repeated_ngrams(logits_V, new_ids, options.no_repeat_ngram_size)
+    if options.temperature == 0:
+        return int(logits_V.argmax())
+    # Drawn on the CPU: the same seed gives the same draw on every device.
+    logits_V = (logits_V - logits_V.max()).cpu() / options.temperature
+    if options.top_k:
+        logits_V = keep_top_k(logits_V, options.top_k)
+    if options.top_p < 1:
+        logits_V = keep_top_p(logits_V, options.top_p)
+    if options.min_p:
+        logits_V = keep_min_p(logits_V, options.min_p)
+    return int(torch.multinomial(logits_V.softmax(dim=-1), 1, generator=generator))

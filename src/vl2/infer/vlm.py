@@ -1,0 +1,278 @@
+"""The front door: a loaded model with its processor, asked in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import torch
+
+from vl2.config import preset
+from vl2.errors import UserError
+from vl2.infer.generate import Event, FinishReason, Limits, generate
+from vl2.infer.prompts import describe_prompt, locate_prompt
+from vl2.infer.reply import Reply, Usage
+from vl2.infer.sampling import GenerateOptions
+from vl2.infer.session import Session
+from vl2.model import VL2, init_weights
+from vl2.process.grounding import Box
+from vl2.process.image import ImageOptions
+from vl2.process.processor import Processor
+from vl2.process.sample import Sample
+from vl2.process.tiling import Tiling
+from vl2.weights import load_model, locate_checkpoint, save_model
+from vl2.weights.locate import BUILT_IN
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Message = Mapping[str, Any]
+Messages = Sequence[Message]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+UNTRAINED_SEED = 0
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+class OptionFields(TypedDict, total=False):
+    """The keyword arguments of every call that generates: the fields of GenerateOptions."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    stop: Sequence[str]
+    seed: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One item of a batch, with its own options."""
+
+    messages: Messages
+    options: GenerateOptions = field(default_factory=GenerateOptions)
+
+
+def user_message(text: str, images: Sequence[Any]) -> Message:
+    """Return an OpenAI-style message: the images, then the text."""
+    return {
+        "role": "user",
+        "content": [*({"type": "image", "image": i} for i in images), {"type": "text", "text": text}],
+    }
+
+
+def make_options(fields: Mapping[str, Any]) -> GenerateOptions:
+    """Check option names before values: a misspelt option is an error, never ignored."""
+    known = list(GenerateOptions.__dataclass_fields__)
+    unknown = [name for name in fields if name not in known]
+    if unknown:
+        raise UserError(f"unknown option {unknown[0]}: the options are {', '.join(known)}")
+    return GenerateOptions(**fields)
+
+
+class VLM:
+    """A model that reads images and answers."""
+
+    def __init__(
+        self,
+        model: VL2,
+        processor: Processor,
+        *,
+        folder: Path,
+        limits: Limits | None = None,
+        is_trained: bool = True,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.folder = folder  # the checkpoint's; its tokenizer files are copied on saving
+        self.limits = limits or Limits(max_context=model.config.language_config.max_position_embeddings)
+        self.is_trained = is_trained  # False for the built-in model without weights: its answers are noise
+
+    def chat(
+        self,
+        text: str,
+        images: Sequence[Any] = (),
+        *,
+        system: str | None = None,
+        **options: Unpack[OptionFields],
+    ) -> Reply:
+        """Answer one question. An image is a path, URL, data URL, bytes or PIL image."""
+        return self.generate(self._messages(text, images, system), **options)
+
+    def stream(
+        self,
+        text: str,
+        images: Sequence[Any] = (),
+        *,
+        system: str | None = None,
+        **options: Unpack[OptionFields],
+    ) -> Iterator[str]:
+        """Yield the answer's text piece by piece. Close the iterator to stop."""
+        for event in self.events(self._messages(text, images, system), **options):
+            if event.piece:
+                yield event.piece
+
+    def locate(self, query: str, image: Any, **options: Unpack[OptionFields]) -> list[Box]:
+        """Return the boxes of what `query` describes, in pixels of the image."""
+        return self.chat(locate_prompt(query), [image], **options).boxes
+
+    def describe(self, image: Any, *, grounded: bool = False, **options: Unpack[OptionFields]) -> Reply:
+        """Describe an image; `grounded` asks for boxes around what is named."""
+        return self.chat(describe_prompt(grounded=grounded), [image], **options)
+
+    def session(self, *, system: str | None = None) -> Session:
+        """Start a conversation that remembers its turns."""
+        return Session(self, system=system)
+
+    def generate(self, messages: Messages, **options: Unpack[OptionFields]) -> Reply:
+        """Answer a whole conversation in OpenAI's or the released message form."""
+        return self.batch([Request(messages=messages, options=make_options(options))])[0]
+
+    def events(
+        self, messages: Messages, *, is_cancelled: Callable[[], bool] = lambda: False, **options: Unpack[OptionFields]
+    ) -> Iterator[Event]:
+        """Yield an Event per generated token of a conversation."""
+        made = make_options(options)
+        return self.sample_events(self.processor.encode(messages), made, is_cancelled=is_cancelled)
+
+    def sample_events(
+        self, sample: Sample, options: GenerateOptions, *, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[Event]:
+        """Yield an Event per generated token of a conversation that is already encoded."""
+        tokenizer = self.processor.tokenizer
+        return generate(self.model, tokenizer, [sample], [options], limits=self.limits, is_cancelled=is_cancelled)
+
+    def batch(
+        self,
+        requests: Sequence[Request | Messages],
+        *,
+        is_cancelled: Callable[[], bool] = lambda: False,
+        **options: Unpack[OptionFields],
+    ) -> list[Reply]:
+        """Answer many conversations, decoded together. The answers are those of one by one."""
+        default = make_options(options)
+        items = [r if isinstance(r, Request) else Request(messages=r, options=default) for r in requests]
+        samples = [self.processor.encode(r.messages, name=f"request {i}") for i, r in enumerate(items)]
+        events = generate(
+            self.model,
+            self.processor.tokenizer,
+            samples,
+            [r.options for r in items],
+            limits=self.limits,
+            is_cancelled=is_cancelled,
+        )
+        collected = [ReplyBuilder(sample) for sample in samples]
+        for event in events:
+            collected[event.request].add(event)
+        return [builder.build() for builder in collected]
+
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint folder in the released layout. The folder must be new."""
+        save_model(
+            self.model,
+            Path(folder),
+            extra_files=[file for name in TOKENIZER_FILES if (file := self.folder / name).is_file()],
+            extra_json={"processor_config.json": self.processor.config.to_dict()},
+        )
+
+    def _messages(self, text: str, images: Sequence[Any], system: str | None) -> list[Message]:
+        turns = [user_message(text, images)]
+        return turns if system is None else [{"role": "system", "content": system}, *turns]
+
+
+class ReplyBuilder:
+    """Collects the events of one request."""
+
+    def __init__(self, sample: Sample) -> None:
+        self._sample = sample
+        self._pieces: list[str] = []
+        self._ids: list[int] = []
+        self._reason: FinishReason = "cancelled"
+
+    def add(self, event: Event) -> None:
+        self._pieces.append(event.piece)
+        if event.token_id is not None:
+            self._ids.append(event.token_id)
+        if event.finish_reason is not None:
+            self._reason = event.finish_reason
+
+    def build(self) -> Reply:
+        return Reply(
+            text="".join(self._pieces).strip(),
+            token_ids=tuple(self._ids),
+            finish_reason=self._reason,
+            usage=Usage(
+                prompt_tokens=len(self._sample.input_ids),
+                visual_tokens=int(self._sample.image_mask.sum()),
+                completion_tokens=len(self._ids),
+            ),
+            image_sizes=self._sample.image_sizes,
+        )
+
+
+def load(
+    name: str | Path = BUILT_IN,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    tiling: str | Tiling = "paper",
+    max_tiles: int | None = None,
+    image_options: ImageOptions | None = None,
+    limits: Limits | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> VLM:
+    """Load "nano" (built in), a checkpoint folder, or a hub id.
+
+    `device` auto takes CUDA, then MPS, then the CPU; `dtype` auto the checkpoint's own where the device has it.
+    `tiling` is "paper", "per-image" or "budget:N"; `max_tiles` allows finer grids than the released nine.
+    """
+    folder = locate_checkpoint(name, revision=revision, offline=offline)
+    on = choose_device(device)
+    processor = Processor.from_folder(
+        folder,
+        tiling=tiling if isinstance(tiling, Tiling) else Tiling.parse(tiling),
+        image_options=image_options or ImageOptions(),
+        max_tiles=max_tiles,
+    )
+    if name == BUILT_IN and not any(folder.glob("*.safetensors")):
+        model = VL2(preset(BUILT_IN))
+        init_weights(model, UNTRAINED_SEED)
+        return VLM(model.to(on).eval(), processor, folder=folder, limits=limits, is_trained=False)
+    model = load_model(folder, dtype=choose_dtype(dtype, on), device=on, progress=progress)
+    return VLM(model, processor, folder=folder, limits=limits)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name; UserError where this machine does not have it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name}") from None
+    is_there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not is_there.get(device.type, False):
+        present = [kind for kind in ("cpu", "cuda", "mps") if kind == "cpu" or getattr(torch, kind).is_available()]
+        raise UserError(f"device {name} is not available here: choose one of auto, {', '.join(present)}")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
+    """Return a dtype by name; None for the checkpoint's own. Automatic: float16 on CUDA cards without bfloat16."""
+    if name == "auto":
+        lacks_bfloat16 = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+        return torch.float16 if lacks_bfloat16 else None
+    if name not in DTYPES:
+        raise UserError(f"dtype must be auto, {', '.join(DTYPES)}, got {name}")
+    return DTYPES[name]
