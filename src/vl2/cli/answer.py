@@ -1,0 +1,81 @@
+"""What `ask` and `describe` share: load, stream the answer to stdout, and draw its boxes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vl2.cli.flags import GenerateFlags, ModelFlags, OutputFlags, print_json
+from vl2.cli.print_stream import print_stream
+from vl2.errors import UserError
+
+# What is written well everywhere; Pillow registers more, and some of those cannot be written.
+DRAWN_AS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+def answer(
+    model: ModelFlags,
+    generate: GenerateFlags,
+    output: OutputFlags,
+    question: str,
+    images: Sequence[Image.Image],
+    *,
+    system: str | None = None,
+    draw: str | None = None,
+) -> None:
+    """Answer one question on stdout: streamed as text, or as JSON at the end."""
+    from vl2.infer.vlm import ReplyBuilder, user_message
+
+    options = generate.options()
+    vlm = model.load(quiet=output.quiet)
+    messages = [user_message(question, images)]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    sample = vlm.processor.encode(messages)
+    builder = ReplyBuilder(sample)
+
+    def pieces() -> Iterator[str]:
+        for event in vlm.sample_events(sample, options):
+            builder.add(event)
+            yield event.piece
+
+    if output.json:
+        for _ in pieces():
+            pass
+    else:
+        print_stream(pieces())
+    reply = builder.build()
+    if output.json:
+        print_json(reply.to_dict())
+    if draw is not None:
+        save_drawing(reply.draw(images[-1]), draw, quiet=output.quiet)
+
+
+def check_drawable(draw: str | None, images: Sequence[object]) -> None:
+    """Refuse before the work what would fail after it."""
+    if draw is None:
+        return
+    if not images:
+        raise UserError("--draw needs an image (-i)")
+    path = Path(draw).absolute()
+    if path.suffix.lower() not in DRAWN_AS:
+        raise UserError(f"--draw must name a picture ({', '.join(DRAWN_AS)}), got {draw}")
+    if path.is_dir():
+        raise UserError(f"--draw must name a file, and {draw} is a folder")
+    if not path.parent.is_dir():
+        raise UserError(f"--draw: no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"--draw: {draw} cannot be written")
+
+
+def save_drawing(picture: Image.Image, path: str, *, quiet: bool) -> None:
+    try:
+        picture.save(path)
+    except (OSError, ValueError) as error:  # ValueError: more pixels than the format holds
+        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+    if not quiet:
+        print(f"vl2: drawn to {path}", file=sys.stderr)

@@ -1,0 +1,53 @@
+"""`vl2 ask`: one question, one answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from vl2.cli.flags import (
+    GenerateFlags,
+    Images,
+    ModelFlags,
+    OptionalFile,
+    OptionalText,
+    OutputFlags,
+    open_images,
+    read_text,
+)
+from vl2.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """Ask a question about images, or about nothing.
+
+    Examples:
+      vl2 ask "What is the total?" -i receipt.png
+      vl2 ask "What changed?" -i before.png -i after.png --model ./deepseek-vl2-tiny
+      cat page.png | vl2 ask "Transcribe this page." -i - --json
+    """
+
+    question: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="QUESTION")]
+    """what to ask; "-" reads it from stdin"""
+    images: Images = ()
+    """path, URL or "-" for stdin"""
+    system: OptionalText = None
+    """system prompt"""
+    draw: OptionalFile = None
+    """write the last image with the answer's boxes to this file"""
+    model: ModelFlags = field(default_factory=ModelFlags)
+    generate: GenerateFlags = field(default_factory=GenerateFlags)
+    output: OutputFlags = field(default_factory=OutputFlags)
+
+    def run(self) -> None:
+        from vl2.cli.answer import answer, check_drawable
+
+        check_drawable(self.draw, self.images)
+        images = open_images(self.images, is_stdin_taken=self.question == "-")
+        question = read_text(self.question)
+        if not question.strip():
+            raise UserError("the question is empty: say what to ask")
+        answer(self.model, self.generate, self.output, question, images, system=self.system, draw=self.draw)

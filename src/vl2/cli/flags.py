@@ -1,0 +1,207 @@
+"""The flags that several commands share, and what they make."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from vl2.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vl2.infer.sampling import GenerateOptions
+    from vl2.infer.vlm import VLM
+    from vl2.process.tiling import Tiling
+
+Images = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="image", aliases=["-i"], metavar="IMAGE"), tyro.conf.UseAppendAction
+]
+# A flag that is left out says so by its help; "(default: None)" would not help.
+OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+OptionalFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFlags:
+    """Which model, and how it reads images."""
+
+    model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "nano"
+    """"nano" (built in), a checkpoint folder, or a hub id such as deepseek-ai/deepseek-vl2-tiny"""
+    tiling: Annotated[str, tyro.conf.arg(metavar="RULE")] = "paper"
+    """paper (off above two images), per-image, or budget:N (at most N visual tokens)"""
+    max_tiles: OptionalInt = None
+    """allow finer grids than the released nine tiles, e.g. 18 for infographics"""
+    revision: OptionalText = None
+    """branch, tag or commit on the hub"""
+    offline: bool = False
+    """use only what is already downloaded"""
+
+    def locate(self, *, quiet: bool) -> Path:
+        """Return the checkpoint's folder, downloaded if need be."""
+        return locate(self.model, revision=self.revision, offline=self.offline, quiet=quiet)
+
+    def tiling_rule(self) -> Tiling:
+        from vl2.process.tiling import Tiling
+
+        if self.max_tiles is not None and self.max_tiles < 1:
+            raise UserError(f"max_tiles must be at least 1, got {self.max_tiles}")
+        return Tiling.parse(self.tiling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(CheckpointFlags):
+    """Which model, and how it runs."""
+
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"
+    """auto, float32, bfloat16 or float16"""
+    max_context: OptionalInt = None
+    """tokens of prompt and answer; the checkpoint's own by default"""
+    prefill_chunk: OptionalInt = None
+    """read long prompts in passes of this many tokens, to save memory"""
+
+    def check(self) -> None:
+        """Refuse wrong values before anything is downloaded or loaded."""
+        from vl2.infer.generate import Limits
+        from vl2.infer.vlm import choose_device, choose_dtype
+
+        self.tiling_rule()
+        if self.max_context is not None and self.max_context < 1:
+            raise UserError(f"max_context must be at least 1, got {self.max_context}")
+        Limits(prefill_chunk=self.prefill_chunk)
+        choose_dtype(self.dtype, choose_device(self.device))
+
+    def load(self, *, quiet: bool) -> VLM:
+        """Load the model with a progress bar on stderr."""
+        from vl2.infer.vlm import load
+        from vl2.weights.locate import BUILT_IN
+
+        self.check()
+        folder = self.locate(quiet=quiet)
+        with loading_bar(quiet) as progress:
+            vlm = load(
+                BUILT_IN if self.model == BUILT_IN else folder,
+                device=self.device,
+                dtype=self.dtype,
+                tiling=self.tiling_rule(),
+                max_tiles=self.max_tiles,
+                progress=progress,
+            )
+        vlm.limits = replace(
+            vlm.limits, max_context=self.max_context or vlm.limits.max_context, prefill_chunk=self.prefill_chunk
+        )
+        if not vlm.is_trained and not quiet:
+            print("vl2: the built-in model has no trained weights yet: its answers are noise", file=sys.stderr)
+        return vlm
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateFlags:
+    """How the answer is generated."""
+
+    max_new_tokens: int = 512
+    """end the answer after this many tokens"""
+    temperature: float = 0.0
+    """how freely tokens are drawn; 0 always takes the likeliest"""
+    top_p: float = 1.0
+    """draw from the likeliest tokens that sum to this probability; 1 is off"""
+    top_k: int = 0
+    """draw from this many of the likeliest tokens; 0 is off"""
+    min_p: float = 0.0
+    """draw from tokens at least this many times as likely as the likeliest; 0 is off"""
+    repetition_penalty: float = 1.0
+    """above 1 makes tokens that were already used less likely"""
+    no_repeat_ngram_size: int = 0
+    """forbid the answer to repeat n-grams of this size; 0 is off"""
+    stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT"), tyro.conf.UseAppendAction] = ()
+    """end the answer before this text"""
+    seed: OptionalInt = None
+    """repeats the draws of a temperature above 0"""
+
+    def options(self) -> GenerateOptions:
+        from vl2.infer.sampling import GenerateOptions
+
+        return GenerateOptions(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
+            stop=self.stop,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputFlags:
+    """What is printed."""
+
+    json: bool = False
+    """print one JSON object instead of text"""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """print nothing but the answer"""
+
+
+def locate(name: str, *, revision: str | None, offline: bool, quiet: bool) -> Path:
+    """Return the folder of a checkpoint; `quiet` silences what the hub's client prints while it downloads."""
+    if quiet:
+        # Its own switches, read when it is first imported: here at the latest.
+        os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="error")
+    from vl2.weights import locate_checkpoint
+
+    return locate_checkpoint(name, revision=revision, offline=offline)
+
+
+def read_text(text: str) -> str:
+    """Return a question as given, or from stdin for "-"."""
+    if text != "-":
+        return text
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise UserError("the question on stdin is not text (UTF-8)") from None
+
+
+def open_images(names: Sequence[str], *, is_stdin_taken: bool = False) -> list[Image.Image]:
+    """Open the images named on the command line, "-" being stdin, each once and before the model loads."""
+    from vl2.process.image import open_image
+
+    if list(names).count("-") + is_stdin_taken > 1:
+        raise UserError("only one thing can come from stdin (-)")
+    opened = [open_image(sys.stdin.buffer.read() if name == "-" else name) for name in names]
+    for image in opened:
+        # Already upright: with the orientation still beside it, the processor would turn it again.
+        image.info.clear()
+    return opened
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+@contextmanager
+def loading_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show bytes loaded on stderr where it is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,122 @@
+"""`vl2`: parse the arguments, run one command, turn what a person caused into one line.
+
+Only the answer goes to stdout. Exit code 0: done; 1: bad input; 2: bad usage; 130: stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol, Union
+
+import tyro
+
+from vl2.cli.ask import Ask
+from vl2.cli.chat import Chat
+from vl2.cli.describe import Describe
+from vl2.cli.inspect import Inspect
+from vl2.cli.locate import Locate
+from vl2.errors import UserError
+
+
+class Command(Protocol):
+    """What a command line becomes: a record of its arguments that can be run."""
+
+    def run(self) -> None: ...
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "ask": Ask,
+    "chat": Chat,
+    "describe": Describe,
+    "locate": Locate,
+    "inspect": Inspect,
+}
+
+DESCRIPTION = """DeepSeek-VL2: ask about images, documents and screens, and locate things in them.
+
+Examples:
+  vl2 ask "What is the total?" -i receipt.png
+  vl2 locate "the red mug" -i desk.jpg --draw boxes.png
+  vl2 chat --model deepseek-ai/deepseek-vl2-tiny
+  vl2 inspect photo.jpg
+
+`vl2 COMMAND --help` says more."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return the exit code."""
+    if list(arguments) in (["--version"], ["-V"]):
+        from vl2 import __version__
+
+        print(f"vl2 {__version__}")
+        return 0
+    try:
+        _parse(arguments).run()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"vl2: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our stdout went away (`vl2 ask ... | head`): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> Command:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return _cli(list(arguments) or ["--help"])
+    except SystemExit as stop:
+        if stop.code:
+            print(f"vl2: {usage_error(said.getvalue(), arguments)}", file=sys.stderr)
+        raise
+
+
+def _cli(arguments: list[str]) -> Command:
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
+    name = arguments[0]
+    if name in COMMANDS:
+        # With the whole docstring: by itself the parser drops the examples.
+        description = inspect.getdoc(COMMANDS[name])
+        return tyro.cli(COMMANDS[name], prog=f"vl2 {name}", description=description, args=arguments[1:], config=config)
+    every: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
+    chosen: Command = tyro.cli(every, prog="vl2", description=DESCRIPTION, args=arguments, config=config)
+    return chosen
+
+
+def usage_error(boxed: str, arguments: Sequence[str]) -> str:
+    """Return in one line what the argument parser prints as a box: the fault, and the nearest name if it knows one."""
+    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in boxed.splitlines()[1:]]
+    rule = next((i for i, line in enumerate(lines) if re.fullmatch(r"─+", line)), len(lines))
+    fault = " ".join(line for line in lines[:rule] if line) or "the arguments are not valid"
+    command = next((word for word in arguments[:1] if word in COMMANDS), None)
+    if fault.startswith("Missing from"):
+        fault = f"{lines[1]} is missing"
+    elif fault.startswith("Unrecognized options:"):
+        # The parser counts the value of an unknown option as another one.
+        unknown = fault.partition(":")[2].strip().split(", ")
+        name = next((word for word in unknown if word.startswith("-")), unknown[0])
+        known = [word for line in lines[rule:] if line.startswith("-") for word in re.findall(r"--[\w-]+", line)]
+        near = difflib.get_close_matches(name, known if name.startswith("-") else COMMANDS, n=1)
+        what = "option" if name.startswith("-") else "argument" if command else "command"
+        fault = f"unknown {what} {name}" + (f" (did you mean {near[0]}?)" if near else "")
+    fault = fault.replace(". Expected 1 values.", ": one is needed")
+    return f"{fault}; `{' '.join(filter(None, ('vl2', command)))} --help` shows what is allowed"

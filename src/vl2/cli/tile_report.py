@@ -1,0 +1,133 @@
+"""How one image is cut: canvas, grid, tiles and tokens, as text, as data and as a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from vl2.grid import UNTILED, Grid, num_tiles, num_visual_tokens
+from vl2.process.processor import Processor
+from vl2.process.tiles import fit_inside, pad_to_canvas
+from vl2.process.tiling import Size
+
+DIAGRAM_COLUMNS, DIAGRAM_ROWS = 6, 3  # characters of the diagram per tile
+LINE, PICTURE_EDGE = "#D55E00", "#0072B2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileReport:
+    """One image alone in a conversation. Sizes are (width, height) in pixels."""
+
+    size: Size
+    canvas: Size
+    tile_px: int
+    grid: Grid
+    resized: Size  # the picture on the canvas
+    offset: Size
+    tokens_per_side: int
+    padding_colour: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, image: Image.Image, processor: Processor) -> TileReport:
+        config = processor.config
+        grid = processor.prepare_images([[image]]).grids[0]
+        canvas = (grid[0] * config.tile_px, grid[1] * config.tile_px)
+        resized, offset = fit_inside(image.size, canvas)
+        return cls(
+            size=image.size,
+            canvas=canvas,
+            tile_px=config.tile_px,
+            grid=grid,
+            resized=resized,
+            offset=offset,
+            tokens_per_side=config.tokens_per_side,
+            padding_colour=config.padding_colour,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        side, (columns, rows) = self.tokens_per_side, self.grid
+        return {
+            "size": list(self.size),
+            "canvas": list(self.canvas),
+            "grid": list(self.grid),
+            "resized": list(self.resized),
+            "offset": list(self.offset),
+            "tiles_encoded": num_tiles(self.grid),
+            "visual_tokens": num_visual_tokens(self.grid, side),
+            "global_tokens": side * (side + 1),
+            "local_tokens": rows * side * (columns * side + 1),
+        }
+
+    def to_text(self) -> str:
+        values = self.to_dict()
+        columns, rows = self.grid
+        cut = (
+            f"{columns} x {rows} local tiles + 1 global view" if self.grid != UNTILED else "1 tile, seen as both views"
+        )
+        return "\n".join(
+            (
+                f"image   {self.size[0]} x {self.size[1]} px",
+                f"canvas  {self.canvas[0]} x {self.canvas[1]} px, the picture {self.resized[0]} x {self.resized[1]}"
+                f" at ({self.offset[0]}, {self.offset[1]})",
+                f"tiles   {values['tiles_encoded']} of {self.tile_px} px: {cut}",
+                f"tokens  {values['visual_tokens']}: {values['global_tokens']} global + 1 separator"
+                f" + {values['local_tokens']} local",
+                "",
+                *self.diagram(),
+            )
+        )
+
+    def diagram(self) -> list[str]:
+        """Draw the grid in characters: '#' where the picture lies, '.' where the canvas is padding."""
+        columns, rows = self.grid
+        width, height = columns * DIAGRAM_COLUMNS, rows * DIAGRAM_ROWS
+        (x0, y0), (w, h) = self.offset, self.resized
+
+        def cell(column: int, row: int) -> str:
+            x, y = (column + 0.5) / width * self.canvas[0], (row + 0.5) / height * self.canvas[1]
+            return "#" if x0 <= x < x0 + w and y0 <= y < y0 + h else "."
+
+        border = "+" + ("-" * DIAGRAM_COLUMNS + "+") * columns
+        lines = [border]
+        for row in range(height):
+            cells = [cell(column, row) for column in range(width)]
+            parts = ["".join(cells[i : i + DIAGRAM_COLUMNS]) for i in range(0, width, DIAGRAM_COLUMNS)]
+            lines.append("|" + "|".join(parts) + "|")
+            if row % DIAGRAM_ROWS == DIAGRAM_ROWS - 1:
+                lines.append(border)
+        return lines
+
+    def draw(self, image: Image.Image) -> Image.Image:
+        """Return the canvas as the model gets it, with the tiles outlined and numbered, under a line of figures."""
+        canvas = pad_to_canvas(image, self.canvas, self.padding_colour)
+        pen = ImageDraw.Draw(canvas)
+        font = ImageFont.load_default(size=max(12, self.tile_px // 16))
+        x0, y0 = self.offset
+        pen.rectangle((x0, y0, x0 + self.resized[0] - 1, y0 + self.resized[1] - 1), outline=PICTURE_EDGE, width=2)
+        for index in range(self.grid[0] * self.grid[1]):
+            x, y = index % self.grid[0] * self.tile_px, index // self.grid[0] * self.tile_px
+            pen.rectangle((x, y, x + self.tile_px - 1, y + self.tile_px - 1), outline=LINE, width=2)
+            number = str(index + 1)
+            left, top, right, bottom = pen.textbbox((x + 8, y + 6), number, font=font)
+            pen.rectangle((left - 4, top - 4, right + 4, bottom + 4), fill=LINE)
+            pen.text((x + 8, y + 6), number, fill="white", font=font)
+        return _with_caption(canvas, self._caption(), font)
+
+    def _caption(self) -> str:
+        values = self.to_dict()
+        return (
+            f"{self.size[0]} x {self.size[1]} on {self.canvas[0]} x {self.canvas[1]}, "
+            f"{values['tiles_encoded']} tiles, {values['visual_tokens']} tokens"
+        )
+
+
+def _with_caption(picture: Image.Image, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+    left, top, right, bottom = font.getbbox(text)
+    margin = 8
+    width = max(picture.width, round(right - left) + 2 * margin)
+    out = Image.new("RGB", (width, picture.height + round(bottom - top) + 2 * margin), "white")
+    out.paste(picture, (0, 0))
+    ImageDraw.Draw(out).text((margin - left, picture.height + margin - top), text, fill="black", font=font)
+    return out

@@ -1,0 +1,214 @@
+"""The shape of the project: who imports whom, what it depends on, what its data files hold."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vl2
+from vl2.config import preset
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "vl2"
+
+SHARED = {"config", "errors", "grid", "batch"}
+# What each package or module of vl2 may import from the others. A new one needs a line here.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "config": {"errors"},
+    "grid": {"errors"},
+    "batch": {"errors", "grid"},
+    "process": SHARED,
+    "model": SHARED,
+    "weights": SHARED | {"model"},
+    "infer": SHARED | {"model", "process", "weights"},
+    "hf": SHARED | {"model", "process", "weights", "infer"},
+    "cli": SHARED | {"process", "weights", "infer", "hf", "vl2"},  # "vl2": the public names
+    "__init__": SHARED | {"model", "process", "weights", "infer"},
+}
+
+# Trap R15: packages that the released code pins or builds, which made it impossible to install.
+NEVER_NEEDED = ("xformers", "flash-attn", "timm", "attrdict", "deepspeed", "megatron", "transformers", "torchvision")
+
+
+def owner(path: Path) -> str:
+    """Return the package or module of vl2 that a source file belongs to."""
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Yield every module or name that a file imports, dotted, wherever in the file the import stands."""
+    package = ("vl2", *path.relative_to(SOURCE).parts[:-1])
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            # An import by name: whatever the file could name, from its tables of modules.
+            named = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+            modules = [name for name in named if re.fullmatch(r"vl2(\.\w*)+", name)]
+            assert modules, f"{path} imports by a name that cannot be checked"
+            yield from modules
+
+
+def imported_owner(module: str) -> str | None:
+    """Return the part of vl2 that a dotted name belongs to; "vl2" for a public name; None if it is not ours."""
+    if module.split(".")[0] != "vl2":
+        return None
+    name = [*module.split("."), ""][1]
+    return name if (SOURCE / name).is_dir() or (SOURCE / f"{name}.py").is_file() else "vl2"
+
+
+SOURCE_FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def test_the_project_has_source_files() -> None:
+    assert len(SOURCE_FILES) > 20
+
+
+@pytest.mark.parametrize("path", SOURCE_FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_follow_the_directions(path: Path) -> None:
+    here = owner(path)
+    assert here in MAY_IMPORT, f"{here} is new: say in MAY_IMPORT whom it may import"
+    forbidden = {
+        module
+        for module in imported_modules(path)
+        if (there := imported_owner(module)) is not None and there != here and there not in MAY_IMPORT[here]
+    }
+    assert not forbidden, f"{here} may import {sorted(MAY_IMPORT[here])} only"
+
+
+@pytest.mark.parametrize("path", SOURCE_FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_transformers_stays_in_the_optional_integration_and_torch_distributed_is_nowhere(path: Path) -> None:
+    modules = list(imported_modules(path))
+    if owner(path) != "hf":
+        assert not [m for m in modules if m.split(".")[0] in ("transformers", "peft")]
+    assert not [m for m in modules if m.startswith("torch.distributed")]
+    assert not re.search(r"\btorch\.distributed\b", path.read_text(encoding="utf-8"))
+
+
+def test_every_public_name_loads_when_first_used() -> None:
+    for name in vl2.__all__:
+        assert getattr(vl2, name).__name__ == name
+    with pytest.raises(AttributeError, match="nothing_here"):
+        vl2.nothing_here  # noqa: B018
+
+
+def requirement_name(requirement: str) -> str:
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert match, requirement
+    return re.sub(r"[-_.]+", "-", match[0]).lower()
+
+
+def project_table() -> dict[str, object]:
+    table: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return table
+
+
+def test_r15_installing_needs_none_of_the_packages_that_made_the_released_code_uninstallable() -> None:
+    requirements = project_table()["dependencies"]
+    assert isinstance(requirements, list)
+    names = {requirement_name(r) for r in requirements}
+    assert names == {"torch", "numpy", "pillow", "safetensors", "tokenizers", "huggingface-hub", "rich", "tyro"}
+    assert not names & set(NEVER_NEEDED)
+
+
+def test_r15_no_requirement_has_an_upper_bound_so_that_newer_pythons_can_install_it() -> None:
+    table = project_table()
+    extras = table["optional-dependencies"]
+    assert isinstance(table["dependencies"], list)
+    assert isinstance(extras, dict)
+    for requirement in [*table["dependencies"], *(r for extra in extras.values() for r in extra)]:
+        assert not re.search(r"[<!~]|==", requirement.split(";")[0]), requirement
+    assert table["requires-python"] == ">=3.10"
+
+
+def test_r15_importing_loads_none_of_those_packages_and_prints_nothing() -> None:
+    program = (
+        "import sys, vl2, vl2.cli.main\n"
+        f"names = {[name.replace('-', '_') for name in NEVER_NEEDED]!r}\n"
+        "sys.exit(' '.join(name for name in names if name in sys.modules) or None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base", "nano"])
+def test_a_preset_writes_back_exactly_its_file(name: str) -> None:
+    path = SOURCE / "nano" / "config.json" if name == "nano" else SOURCE / "presets" / f"{name}.config.json"
+    assert preset(name).to_dict() == json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_processor_offers_the_grids_that_the_configuration_lists() -> None:
+    released = json.loads((SOURCE / "presets" / "processor_config.json").read_text(encoding="utf-8"))
+    for name in ("tiny", "small", "base"):
+        assert preset(name).to_dict()["candidate_resolutions"] == released["candidate_resolutions"]
+    nano = json.loads((SOURCE / "nano" / "processor_config.json").read_text(encoding="utf-8"))
+    assert preset("nano").to_dict()["candidate_resolutions"] == nano["candidate_resolutions"]
+    sides = [[side // 384 for side in pair] for pair in released["candidate_resolutions"]]
+    assert [[side // 168 for side in pair] for pair in nano["candidate_resolutions"]] == sides
+
+
+def tree_paths(block: str) -> list[str]:
+    """Return the paths that a drawn file tree names: one or more names a line, then two blanks and a remark."""
+    paths: list[str] = []
+    folders: list[tuple[int, str]] = []
+    for line in block.splitlines():
+        text = re.sub(r"[│├└─]", " ", line)
+        names = re.split(r"\s{2,}|#", text.strip())[0].split()
+        if not names:
+            continue
+        indent = len(text) - len(text.lstrip())
+        folders = [(depth, name) for depth, name in folders if depth < indent]
+        parent = "".join(name for _, name in folders)
+        paths += [parent + name for name in names]
+        if names[0].endswith("/"):
+            folders.append((indent, names[0]))
+    return paths
+
+
+def readme_tree() -> str | None:
+    blocks = re.findall(r"^```text\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    return next((block for block in blocks if block.startswith("src/vl2/")), None)
+
+
+def test_the_file_tree_in_the_readme_names_only_files_that_exist() -> None:
+    tree = readme_tree()
+    paths = tree_paths(tree) if tree is not None else []
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert tree is None or len(paths) > 1
+
+
+def test_a_drawn_tree_is_read_with_its_folders_and_remarks() -> None:
+    lines = ("src/vl2/", "  config.py    sizes", "  model/       layers", "    rope.py moe.py", "  cli/  # commands")
+    expected = ["src/vl2/", "config.py", "model/", "model/rope.py", "model/moe.py", "cli/"]
+    assert tree_paths("\n".join(lines)) == [expected[0], *(expected[0] + name for name in expected[1:])]
+
+
+def test_the_package_data_is_there() -> None:
+    for name in ("py.typed", "presets/processor_config.json", "nano/config.json", "nano/processor_config.json",
+                 "nano/tokenizer.json", "nano/tokenizer_config.json", "nano/README.md"):  # fmt: skip
+        assert (SOURCE / name).is_file(), name
+
+
+def test_links_in_the_documents_lead_to_files() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), SOURCE / "nano" / "README.md"]:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name} links to {target}"
