@@ -1,0 +1,108 @@
+"""The key-value cache that transformers' generate carries from step to step, around `vl2.model.Cache`.
+
+Transformers counts columns of a left-padded rectangle. Our rows have no padding: each prompt is prefilled
+alone into its row and starts at its own position 0, then all rows decode together. So an answer never
+depends on what was generated beside it. B rows, S new columns.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+import transformers
+from torch import Tensor
+
+from vl2.config import LanguageConfig
+from vl2.errors import UserError
+from vl2.model import Cache
+from vl2.model.language import LanguageModel
+
+FIRST_CAPACITY = 256  # positions reserved behind a prompt; doubled when they are full
+
+
+class VL2Cache(transformers.Cache):
+    """Rows of unequal length, and the number of columns that transformers has seen of them."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__(layers=[])
+        self.config = config
+        self.rows: Cache | None = None  # made with the first tokens, which say how many rows there are
+        self.num_columns = 0  # padding included
+
+    def extend(self, language: LanguageModel, embeds_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+        """Append the columns where the mask is True to their rows; return their states, 0 where it is False."""
+        rows = self._reserve(embeds_BSD)
+        self.num_columns += embeds_BSD.shape[1]
+        if embeds_BSD.shape[1] == 1 and bool(mask_BS.all()):
+            return language.extend(embeds_BSD, rows)
+        states_BSD = torch.zeros_like(embeds_BSD)
+        for index, mask_S in enumerate(mask_BS):
+            if mask_S.any():
+                row = rows.rows(index, index + 1)
+                states_BSD[index, mask_S] = language.extend(embeds_BSD[index, mask_S].unsqueeze(0), row)[0]
+                rows.lengths[index] = row.lengths[0]
+        return states_BSD
+
+    def _reserve(self, embeds_BSD: Tensor) -> Cache:
+        """Return the rows with room for S more positions, moved to larger ones if need be."""
+        num_rows, num_new = embeds_BSD.shape[:2]
+        old = self.rows
+        if old is not None and len(old.lengths) != num_rows:
+            raise UserError(f"the cache holds {len(old.lengths)} rows, {num_rows} were given")
+        needed = num_new + (max(old.lengths) if old else 0)
+        if old is None or needed > old.capacity:
+            capacity = needed + max(FIRST_CAPACITY, old.capacity if old else 0)
+            self.rows = Cache.allocate(
+                self.config, num_rows, capacity, dtype=embeds_BSD.dtype, device=embeds_BSD.device
+            )
+            if old is not None:
+                _copy_rows(old, self.rows)
+        assert self.rows is not None
+        return self.rows
+
+    def _select(self, index: Tensor) -> None:
+        if self.rows is not None:
+            layers = [tuple(t.index_select(0, index.to(t.device)) for t in layer) for layer in self.rows.layers]
+            self.rows = Cache(layers, [self.rows.lengths[i] for i in index.tolist()])
+
+    # What transformers calls, under its names.
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.num_columns
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self._select(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.rows is not None:
+            self._select(torch.arange(len(self.rows.lengths)).repeat_interleave(repeats))
+
+    def reset(self) -> None:
+        self.rows, self.num_columns = None, 0
+
+    def crop(self, *_: int) -> NoReturn:
+        raise UserError("the cache cannot be cut back: assisted and prompt-lookup generation are not supported")
+
+    @property
+    def is_croppable(self) -> bool:
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        return False
+
+    @property
+    def is_linear(self) -> list[bool]:
+        return [False] * self.config.num_hidden_layers
+
+
+def _copy_rows(source: Cache, target: Cache) -> None:
+    length = max(source.lengths)
+    for old_layer, new_layer in zip(source.layers, target.layers, strict=True):
+        for old, new in zip(old_layer, new_layer, strict=True):
+            new.narrow(-2, 0, length).copy_(old.narrow(-2, 0, length))
+    target.lengths = list(source.lengths)

@@ -1,0 +1,81 @@
+# mypy: allow-untyped-calls
+"""config.json as transformers wants it: an object with attributes that writes back the released keys.
+
+The three sections stay plain dicts, as in the file. What they mean, which values are allowed and what
+holds where the file says nothing is `vl2.config.ModelConfig`'s business alone.
+Golden: tests/golden/reference/checkpoints.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from vl2.config import RELEASED_DEFAULTS, ModelConfig
+
+# Keys that are no part of the file: transformers passes them to the constructor.
+_RUNTIME_KEYS = ("attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions")
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+
+
+def _language_value(name: str) -> Any:
+    """Return a property that reads and writes a key of the language section, where transformers expects it on top."""
+
+    def read(self: VL2Config) -> Any:
+        return self.language_config.get(name, RELEASED_DEFAULTS["language_config"][name])
+
+    def write(self: VL2Config, value: Any) -> None:
+        self.language_config[name] = value
+
+    return property(read, write)
+
+
+class VL2Config(PreTrainedConfig):
+    """The configuration of a whole model, keyed like config.json. UserError where a value is not supported."""
+
+    model_type = "deepseek_vl_v2"
+    has_no_defaults_at_init = True
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values", "balance_loss"]
+
+    if TYPE_CHECKING:  # transformers makes a dataclass of this class: an annotation would become a field
+        language_config: dict[str, Any]
+        vision_config: dict[str, Any]
+        projector_config: dict[str, Any]
+
+    vocab_size = _language_value("vocab_size")
+    hidden_size = _language_value("hidden_size")
+    num_hidden_layers = _language_value("num_hidden_layers")
+    num_attention_heads = _language_value("num_attention_heads")
+    max_position_embeddings = _language_value("max_position_embeddings")
+    initializer_range = _language_value("initializer_range")
+    bos_token_id = _language_value("bos_token_id")
+    eos_token_id = _language_value("eos_token_id")
+
+    def __init__(self, **values: Any) -> None:
+        values = copy.deepcopy(values)
+        ModelConfig.from_dict(values)  # refuse early what the model would refuse
+        super().__init__(**values)
+        self.pad_token_id: int | None = None  # the file has none; the tokenizer knows it
+        self.tie_word_embeddings = False
+        self._released = {k: v for k, v in values.items() if k not in _RUNTIME_KEYS and not k.startswith("_")}
+
+    def to_model_config(self) -> ModelConfig:
+        """Return the configuration that the model is built from."""
+        values = {
+            key: self._dtype_name() if key in _DTYPE_KEYS else getattr(self, key, value)
+            for key, value in self._released.items()
+        }
+        return ModelConfig.from_dict(copy.deepcopy(values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys that the file had, with their values of now."""
+        return {**self.to_model_config().to_dict(), "model_type": self.model_type}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Return what is written to config.json: all of `to_dict`, since a released file is complete."""
+        return self.to_dict()
+
+    def _dtype_name(self) -> str | None:
+        return None if self.dtype is None else str(self.dtype).removeprefix("torch.")

@@ -1,0 +1,79 @@
+"""Between the arguments of transformers' from_pretrained and save_pretrained and our checkpoint folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from vl2.errors import UserError
+from vl2.infer.vlm import DTYPES, choose_device
+
+# What transformers and its users pass by habit and what changes nothing here: only our own code ever runs,
+# only safetensors are read and written, and loading never holds two copies.
+_HABITS = frozenset(
+    ("trust_remote_code", "use_safetensors", "safe_serialization", "low_cpu_mem_usage", "weights_only", "_from_auto")
+)
+
+
+def refuse_unknown(call: str, options: Mapping[str, Any]) -> None:
+    """Raise UserError for an option that would be ignored. Options that are off (None, False) ask for nothing."""
+    unknown = [name for name, value in options.items() if value not in (None, False) and name not in _HABITS]
+    if unknown:
+        raise UserError(f"{call} does not take {', '.join(unknown)}")
+
+
+def device_of(device_map: Any) -> torch.device:
+    """Return the one device of a device map: a device, {"": device}, "auto", or None for the CPU."""
+    if isinstance(device_map, dict) and list(device_map) == [""]:
+        device_map = device_map[""]
+    if device_map is None:
+        return torch.device("cpu")
+    if isinstance(device_map, torch.device | str | int) and not isinstance(device_map, bool):
+        name = f"cuda:{device_map}" if isinstance(device_map, int) else str(device_map)
+        return choose_device(name)
+    raise UserError(f'device_map must be a device, {{"": device}} or "auto" (one device), got {device_map!r}')
+
+
+def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return a dtype by name; None for the checkpoint's own."""
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    name = dtype.removeprefix("torch.")
+    if name == "auto":
+        return None
+    if name not in DTYPES:
+        raise UserError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype}")
+    return DTYPES[name]
+
+
+def shard_bytes(size: int | str) -> int:
+    """Return a size like 5000000000 or "5GB" in bytes."""
+    if isinstance(size, int):
+        return size
+    found = re.fullmatch(r"(\d+)(KB|MB|GB)", size.strip().upper())
+    if found is None:
+        raise UserError(f"max_shard_size must be a number of bytes, or one of KB, MB or GB like '5GB', got {size!r}")
+    return int(found[1]) * {"KB": 10**3, "MB": 10**6, "GB": 10**9}[found[2]]
+
+
+def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new folder, then move its files into `folder` in place of the weights there.
+
+    Transformers saves into folders that hold other files already; ours are first written whole.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: give a folder to save to")
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
+        fresh = Path(scratch) / "checkpoint"
+        write(fresh)
+        for old in folder.glob("model*.safetensors*"):
+            old.unlink()  # a shard of the former save beside the new ones would be read as a part of them
+        for file in fresh.iterdir():
+            os.replace(file, folder / file.name)

@@ -1,0 +1,63 @@
+"""The model's inputs as transformers passes them: tensors by name, tiles and grids of all rows in one stack.
+
+B rows, S tokens in the longest row, I tiles of all rows together, P the side of a tile in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vl2.batch import Batch
+from vl2.errors import UserError
+from vl2.grid import num_tiles
+
+
+def model_inputs(batch: Batch) -> dict[str, Tensor]:
+    """Return the arguments of the model's forward, without labels; the attention mask as int64, as is usual there."""
+    return {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask.long(),
+        "image_mask": batch.image_mask,
+        "tiles": batch.tiles,
+        "grids": batch.grids,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInputs:
+    """The images of a batch."""
+
+    mask: Tensor  # bool [B, S]; True where a visual token goes
+    tiles: Tensor  # float32 [I, 3, P, P]; row by row, image by image, global view first
+    grids: Tensor  # int64 [images, 2], on the CPU; (columns, rows)
+
+    @classmethod
+    def of(cls, image_mask: Tensor | None, tiles: Tensor | None, grids: Tensor | None) -> ImageInputs | None:
+        """Return the images of forward's arguments, None for text alone. UserError unless they fit together."""
+        num_given = 0 if tiles is None else len(tiles)
+        num_needed = 0 if grids is None else sum(num_tiles((columns, rows)) for columns, rows in grids.tolist())
+        if num_given != num_needed:
+            raise UserError(f"tiles and grids go together: {num_given} tiles, the grids need {num_needed}")
+        if tiles is None or grids is None or num_given == 0:
+            if image_mask is not None and bool(image_mask.any()):
+                raise UserError("image_mask marks visual tokens, but there are no tiles")
+            return None
+        if image_mask is None:
+            raise UserError("tiles need an image_mask that says where their visual tokens go")
+        return cls(mask=image_mask.bool(), tiles=tiles, grids=grids.cpu())
+
+
+def checked_mask(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
+    """Return the mask as bool [B, S], all True if there is none. UserError for a row with gaps."""
+    if attention_mask is None:
+        return torch.ones_like(input_ids, dtype=torch.bool)
+    mask_BS = attention_mask.bool()
+    if mask_BS.shape != input_ids.shape:
+        raise UserError(f"attention_mask must be {list(input_ids.shape)}, got {list(mask_BS.shape)}")
+    num_runs_B = mask_BS[:, 0].long() + (mask_BS[:, 1:] & ~mask_BS[:, :-1]).sum(dim=1)
+    if bool((num_runs_B > 1).any()):
+        raise UserError("attention_mask must be one run of ones per row: padding stands before or behind the tokens")
+    return mask_BS

@@ -1,0 +1,139 @@
+"""Registration with the Auto classes, and the configuration they return."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.reference import CHECKPOINTS, SIZES
+from vl2.config import ModelConfig, preset
+from vl2.errors import UserError
+
+pytest.importorskip("transformers")
+
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+)
+
+from tests.hf.golden import hf_model
+from vl2.hf import VL2Config, VL2ForCausalLM, VL2Processor
+
+pytestmark = pytest.mark.hf
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_auto_classes_return_ours(size: str) -> None:
+    folder = CHECKPOINTS / size
+    assert type(AutoConfig.from_pretrained(folder)) is VL2Config
+    assert type(AutoModelForCausalLM.from_pretrained(folder)) is VL2ForCausalLM
+    assert type(AutoModelForImageTextToText.from_pretrained(folder)) is VL2ForCausalLM
+    assert type(AutoProcessor.from_pretrained(folder)) is VL2Processor
+
+
+def test_importing_registers_prints_nothing_and_vl2_alone_does_not_import_transformers() -> None:
+    program = (
+        "import sys, vl2, vl2.infer.vlm\n"
+        "assert 'transformers' not in sys.modules\n"
+        "import vl2.hf\n"
+        "from transformers import AutoConfig\n"
+        "assert type(AutoConfig.from_pretrained(sys.argv[1])).__module__ == 'vl2.hf.config'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(CHECKPOINTS / "tiny")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("size", [*SIZES, "released base"])
+def test_a_config_writes_back_exactly_its_file(size: str, tmp_path: Path) -> None:
+    if size == "released base":
+        original = preset("base").to_dict()
+        config = VL2Config(**original)
+    else:
+        original = json.loads((CHECKPOINTS / size / "config.json").read_text(encoding="utf-8"))
+        config = AutoConfig.from_pretrained(CHECKPOINTS / size)
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == original
+    assert config.to_model_config() == ModelConfig.from_dict(original)
+    assert VL2Config.from_pretrained(tmp_path).to_dict() == original
+
+
+def test_a_config_shows_what_transformers_asks_for_and_follows_changes() -> None:
+    config = VL2Config.from_pretrained(CHECKPOINTS / "base")
+    assert config.get_text_config(decoder=True) is config
+    assert (config.vocab_size, config.num_hidden_layers, config.hidden_size) == (2048, 4, 72)
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (0, 1, None)
+    config.language_config["aux_loss_alpha"] = 0.5
+    config.dtype = torch.bfloat16
+    assert config.to_model_config().language_config.aux_loss_alpha == 0.5
+    assert config.to_dict()["torch_dtype"] == "bfloat16"
+
+
+def test_a_config_that_the_model_does_not_support_is_refused() -> None:
+    values = preset("tiny").to_dict()
+    values["language_config"]["scoring_func"] = "tanh"
+    with pytest.raises(UserError, match="scoring_func must be one of"):
+        VL2Config(**values)
+    with pytest.raises(UserError, match="no language_config"):
+        VL2Config()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
+def test_dtype_and_device_are_honoured(dtype: str | torch.dtype) -> None:
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINTS / "base", dtype=dtype, device_map="cpu")
+    assert (model.dtype, model.config.dtype, model.device.type) == (torch.bfloat16, torch.bfloat16, "cpu")
+    assert not model.training
+    biases = [buffer for name, buffer in model.named_buffers() if name.endswith("e_score_correction_bias")]
+    assert biases
+    assert all(bias.dtype == torch.float32 for bias in biases)
+    assert hf_model("base").dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantization_config": {"load_in_4bit": True}}, "does not take quantization_config"),
+        ({"device_map": {"vision": 0, "language": 1}}, "device_map must be"),
+        ({"dtype": "float13"}, "dtype must be"),
+        ({"attn_implementation": "eager"}, "attn_implementation must be 'sdpa'"),
+        ({"nonsense": 1}, "does not take nonsense"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        VL2ForCausalLM.from_pretrained(CHECKPOINTS / "tiny", **options)
+
+
+def test_no_code_of_a_checkpoint_runs_even_where_it_is_trusted(tmp_path: Path) -> None:
+    for file in (CHECKPOINTS / "tiny").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for name, key, cls in (
+        ("config.json", "AutoConfig", "Evil"),
+        ("config.json", "AutoModelForCausalLM", "Evil"),
+        ("processor_config.json", "AutoProcessor", "Evil"),
+    ):
+        values = json.loads((tmp_path / name).read_text(encoding="utf-8"))
+        values.setdefault("auto_map", {})[key] = f"evil.{cls}"
+        (tmp_path / name).write_text(json.dumps(values), encoding="utf-8")
+    (tmp_path / "evil.py").write_text("raise SystemExit('remote code ran')\n", encoding="utf-8")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=True)
+    assert (type(model), type(processor)) == (VL2ForCausalLM, VL2Processor)
+
+
+def test_a_new_model_has_weights_drawn_from_the_seed() -> None:
+    config = VL2Config.from_pretrained(CHECKPOINTS / "tiny")
+
+    def new_weight(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config).network.language.lm_head.weight
+
+    assert torch.equal(new_weight(1), new_weight(1))
+    assert not torch.equal(new_weight(1), new_weight(2))
+    assert new_weight(1).std().item() == pytest.approx(config.initializer_range, rel=0.05)
