@@ -4,6 +4,23 @@ The command line prints its message as one line and exits with 1; a server answe
 Our own broken invariants are assertions, never this.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Say in one line what was wrong, what is allowed and what was given."""
+
+
+@contextmanager
+def memory_errors(wanted: str) -> Iterator[None]:
+    """Turn a failed allocation into a UserError that says what there was no memory for."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch raises OutOfMemoryError on CUDA and a bare RuntimeError on the CPU.
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise UserError(f"not enough memory for {wanted}: take a smaller size, type or context") from None

@@ -28,7 +28,8 @@ def answer(
     draw: str | None = None,
 ) -> None:
     """Answer one question on stdout: streamed as text, or as JSON at the end."""
-    from vl2.infer.vlm import ReplyBuilder, user_message
+    from vl2.infer.prompts import user_message
+    from vl2.infer.vlm import ReplyBuilder
 
     options = generate.options()
     vlm = model.load(quiet=output.quiet)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from vl2.cli.flags import GenerateFlags, Images, ModelFlags, OptionalText, OutputFlags, open_images
+from vl2.cli.flags import GenerateFlags, Images, ModelFlags, OptionalText, OutputFlags, open_images, print_json
 from vl2.cli.print_stream import print_stream
 from vl2.errors import UserError
 
@@ -146,7 +146,7 @@ class ChatLoop:
         try:
             if self._as_json:
                 reply = self._session.ask(question, self._attached, **self._fields())
-                print(json.dumps(reply.to_dict(), ensure_ascii=False), flush=True)
+                print_json(reply.to_dict(), indent=None)
             else:
                 self._print_answer(question)
         except KeyboardInterrupt:

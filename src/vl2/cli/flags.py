@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Images = Annotated[
     tuple[str, ...], tyro.conf.arg(name="image", aliases=["-i"], metavar="IMAGE"), tyro.conf.UseAppendAction
 ]
-# A flag that is left out says so by its help; "(default: None)" would not help.
+# Left out, they are off: a "(default: None)" in the help would say nothing more.
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 OptionalFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
@@ -77,9 +77,7 @@ class ModelFlags(CheckpointFlags):
         from vl2.infer.vlm import choose_device, choose_dtype
 
         self.tiling_rule()
-        if self.max_context is not None and self.max_context < 1:
-            raise UserError(f"max_context must be at least 1, got {self.max_context}")
-        Limits(prefill_chunk=self.prefill_chunk)
+        Limits(prefill_chunk=self.prefill_chunk, max_context=1 if self.max_context is None else self.max_context)
         choose_dtype(self.dtype, choose_device(self.device))
 
     def load(self, *, quiet: bool) -> VLM:
@@ -181,15 +179,13 @@ def open_images(names: Sequence[str], *, is_stdin_taken: bool = False) -> list[I
 
     if list(names).count("-") + is_stdin_taken > 1:
         raise UserError("only one thing can come from stdin (-)")
-    opened = [open_image(sys.stdin.buffer.read() if name == "-" else name) for name in names]
-    for image in opened:
-        # Already upright: with the orientation still beside it, the processor would turn it again.
-        image.info.clear()
-    return opened
+    return [open_image(sys.stdin.buffer.read() if name == "-" else name) for name in names]
 
 
-def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print readable JSON, escaped where stdout cannot hold every character."""
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(value, ensure_ascii=not is_unicode, indent=indent), flush=True)
 
 
 @contextmanager

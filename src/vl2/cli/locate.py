@@ -40,7 +40,8 @@ class Locate:
         check_drawable(self.draw, self.images)
         prompt = locate_prompt(self.query)
         images = open_images(self.images)
-        from vl2.infer.vlm import Request, user_message
+        from vl2.infer.prompts import user_message
+        from vl2.infer.vlm import Request
 
         options = self.generate.options()
         vlm = self.model.load(quiet=self.output.quiet)

@@ -52,6 +52,9 @@ Examples:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # An answer may hold characters that a terminal of another encoding lacks.
+        sys.stdout.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -104,17 +107,22 @@ def _cli(arguments: list[str]) -> Command:
 
 def usage_error(boxed: str, arguments: Sequence[str]) -> str:
     """Return in one line what the argument parser prints as a box: the fault, and the nearest name if it knows one."""
-    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in boxed.splitlines()[1:]]
-    rule = next((i for i, line in enumerate(lines) if re.fullmatch(r"─+", line)), len(lines))
-    fault = " ".join(line for line in lines[:rule] if line) or "the arguments are not valid"
+    # The box is drawn with lines, or in ASCII where the output has no more. Its first line is a title.
+    lines = [re.sub(r"^[│|]|[│|]$", "", line.strip()).strip() for line in boxed.splitlines()[1:]]
+    blocks = re.split(r"^[╰+]?[─-]{3,}[╯+]?$", "\n".join(lines), flags=re.MULTILINE)
+    first, *others = [block.strip().splitlines() for block in blocks if block.strip()] or [
+        ["the arguments are not valid"]
+    ]
+    fault = " ".join(first)
     command = next((word for word in arguments[:1] if word in COMMANDS), None)
     if fault.startswith("Missing from"):
-        fault = f"{lines[1]} is missing"
+        fault = f"{first[1]} is missing"
     elif fault.startswith("Unrecognized options:"):
         # The parser counts the value of an unknown option as another one.
         unknown = fault.partition(":")[2].strip().split(", ")
         name = next((word for word in unknown if word.startswith("-")), unknown[0])
-        known = [word for line in lines[rule:] if line.startswith("-") for word in re.findall(r"--[\w-]+", line)]
+        lines = [line.strip() for block in others for line in block]
+        known = [word for line in lines if line.startswith("-") for word in re.findall(r"--[\w-]+", line)]
         near = difflib.get_close_matches(name, known if name.startswith("-") else COMMANDS, n=1)
         what = "option" if name.startswith("-") else "argument" if command else "command"
         fault = f"unknown {what} {name}" + (f" (did you mean {near[0]}?)" if near else "")

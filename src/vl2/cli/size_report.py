@@ -47,7 +47,7 @@ def print_size(size: ModelSize, file: TextIO) -> None:
         cache = size.cache_values_per_token * value_bytes * language.max_position_embeddings
         memory.add_row(precision, _size(size.weight_bytes(precision)), _size(cache))
     console.print(memory)
-    print("GB = 10^9 bytes. int8: one scale a row; int4: a scale and an offset per 32 weights.", file=file)
+    print("GB = 10^9 bytes, MB = 10^6. int8: one scale a row; int4: a scale and an offset per 32 weights.", file=file)
 
 
 def _millions(count: int) -> str:

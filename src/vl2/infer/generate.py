@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vl2.errors import UserError
+from vl2.errors import UserError, memory_errors
 from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.sampling import GenerateOptions, choose_token
 from vl2.model import VL2, Cache
@@ -39,7 +39,8 @@ class Limits:
     max_context: int = 4096  # prompt and answer of one request
 
     def __post_init__(self) -> None:
-        for name, value in (("max_rows", self.max_rows), ("prefill_chunk", self.prefill_chunk)):
+        for name in ("max_rows", "prefill_chunk", "max_context"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
 
@@ -124,7 +125,8 @@ def generate(
         return
     num_rows = min(limits.max_rows, len(samples))
     capacity = max(len(s.input_ids) + budget for s, budget in zip(samples, budgets, strict=True))
-    cache = Cache.allocate(model.config.language_config, num_rows, capacity, dtype=model.dtype, device=model.device)
+    with memory_errors(f"a cache of {num_rows} rows of {capacity} tokens"):
+        cache = Cache.allocate(model.config.language_config, num_rows, capacity, dtype=model.dtype, device=model.device)
     waiting = deque(range(len(samples)))
     active: list[Row] = []
     while waiting or active:
@@ -159,7 +161,7 @@ def _answer_budget(sample: Sample, options: GenerateOptions, limits: Limits) -> 
         num_visual = int(sample.image_mask.sum())
         raise UserError(
             f"the prompt{named} has {len(sample.input_ids)} tokens ({num_visual} visual), the context is "
-            f'{limits.max_context}: use fewer images, tiling="budget:N", or a larger context'
+            f"{limits.max_context}: use fewer images or turns, the tiling budget:N, or a larger max_context"
         )
     return min(options.max_new_tokens, room)
 

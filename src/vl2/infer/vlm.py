@@ -12,7 +12,7 @@ import torch
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.infer.generate import Event, FinishReason, Limits, generate
-from vl2.infer.prompts import describe_prompt, locate_prompt
+from vl2.infer.prompts import Message, Messages, describe_prompt, locate_prompt, user_message
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.session import Session
@@ -27,9 +27,6 @@ from vl2.weights.locate import BUILT_IN
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-Message = Mapping[str, Any]
-Messages = Sequence[Message]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNTRAINED_SEED = 0
@@ -56,14 +53,6 @@ class Request:
 
     messages: Messages
     options: GenerateOptions = field(default_factory=GenerateOptions)
-
-
-def user_message(text: str, images: Sequence[Any]) -> Message:
-    """Return an OpenAI-style message: the images, then the text."""
-    return {
-        "role": "user",
-        "content": [*({"type": "image", "image": i} for i in images), {"type": "text", "text": text}],
-    }
 
 
 def make_options(fields: Mapping[str, Any]) -> GenerateOptions:
@@ -233,19 +222,19 @@ def load(
     `device` auto takes CUDA, then MPS, then the CPU; `dtype` auto the checkpoint's own where the device has it.
     `tiling` is "paper", "per-image" or "budget:N"; `max_tiles` allows finer grids than the released nine.
     """
-    folder = locate_checkpoint(name, revision=revision, offline=offline)
+    # What can be refused is refused before anything is downloaded.
     on = choose_device(device)
+    as_type = choose_dtype(dtype, on)
+    rule = tiling if isinstance(tiling, Tiling) else Tiling.parse(tiling)
+    folder = locate_checkpoint(name, revision=revision, offline=offline)
     processor = Processor.from_folder(
-        folder,
-        tiling=tiling if isinstance(tiling, Tiling) else Tiling.parse(tiling),
-        image_options=image_options or ImageOptions(),
-        max_tiles=max_tiles,
+        folder, tiling=rule, image_options=image_options or ImageOptions(), max_tiles=max_tiles
     )
     if name == BUILT_IN and not any(folder.glob("*.safetensors")):
         model = VL2(preset(BUILT_IN))
         init_weights(model, UNTRAINED_SEED)
-        return VLM(model.to(on).eval(), processor, folder=folder, limits=limits, is_trained=False)
-    model = load_model(folder, dtype=choose_dtype(dtype, on), device=on, progress=progress)
+        return VLM(model.to(device=on, dtype=as_type).eval(), processor, folder=folder, limits=limits, is_trained=False)
+    model = load_model(folder, dtype=as_type, device=on, progress=progress)
     return VLM(model, processor, folder=folder, limits=limits)
 
 

@@ -94,6 +94,8 @@ def to_rgb(image: Image.Image, name: str, options: ImageOptions) -> Image.Image:
         elif options.flatten_alpha and image.has_transparency_data:
             image = _lay_on_white(image)
         rgb = image.convert("RGB")
+        # Upright and opaque now: with its old EXIF or transparency beside it, it would be turned a second time.
+        rgb.info.clear()
     except Exception as error:  # a closed file, a damaged lazy image, a mode without conversion
         refuse(name, f"it cannot be converted to RGB ({_brief(error)})")
     return rgb

@@ -21,7 +21,8 @@ def built_in_folder() -> Path:
 def locate_checkpoint(name: str | Path, *, revision: str | None = None, offline: bool = False) -> Path:
     """Return the folder of a checkpoint, downloading it from the hub if the name is an id like "org/model".
 
-    Downloads go to the hub's own cache and resume where they stopped. `offline` takes only what is cached.
+    Downloads go to the hub's own cache. A dropped connection is resumed; a download that was stopped keeps its
+    finished files and begins the others anew. `offline` takes only what is cached.
     """
     text = str(name)
     folder = built_in_folder() if text == BUILT_IN else Path(text).expanduser()
@@ -41,6 +42,7 @@ def _download(repo_id: str, revision: str | None, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -70,6 +72,8 @@ def _download(repo_id: str, revision: str | None, offline: bool) -> Path:
             else "is not in the local cache and the hub cannot be reached"
         )
         raise UserError(f"{named} {where}, and there is no such folder") from None
+    except HFValidationError as error:
+        raise UserError(f"no folder {repo_id}, and it is no hub id: {' '.join(str(error).split())}") from None
     except Exception as error:  # the transport library, and so its exceptions, changes between hub versions
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"downloading {named} failed: {reason}; run it again to go on where it stopped") from error
+        raise UserError(f"downloading {named} failed: {reason}; run it again: finished files are kept") from error

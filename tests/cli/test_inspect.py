@@ -1,0 +1,118 @@
+"""`vl2 inspect`: tokens of an image, size of a checkpoint. No weight is loaded.
+
+Golden: tests/golden/reference/processor/resolutions.json, and the parameter totals of the released files.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from ..reference import CHECKPOINTS, IMAGES, REFERENCE
+
+TINY = CHECKPOINTS / "tiny"
+RESOLUTIONS = json.loads((REFERENCE / "processor" / "resolutions.json").read_text(encoding="utf-8"))
+# A flat picture costs nothing to make or decode up to here; the rule itself is tested on every case elsewhere.
+CASES = [case for case in RESOLUTIONS["cases"] if case["size"][0] * case["size"][1] < 4_000_000]
+
+
+def flat_picture(size: list[int]) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", size).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def test_the_figures_of_an_image_are_those_of_the_released_processor(vl2):
+    assert len(CASES) > 60
+    for case in CASES:
+        ran = vl2("inspect", "-", "-m", TINY, "--json", stdin=flat_picture(case["size"]))
+        assert (ran.code, ran.err) == (0, "")
+        report = json.loads(ran.out)
+        grid = case["spatial_crop"]
+        assert report["size"] == case["size"]
+        assert report["canvas"] == case["best"]
+        assert report["grid"] == grid
+        assert report["visual_tokens"] == case["image_tokens"]
+        # An image on one tile is encoded once; the released code encodes it twice.
+        assert report["tiles_encoded"] == (1 if grid == [1, 1] else case["tiles_with_global"])
+        assert report["resized"] == case["local_pad"]["resized"]
+        assert report["offset"] == case["local_pad"]["offset"]
+        assert report["global_tokens"] + 1 + report["local_tokens"] == report["visual_tokens"]
+
+
+def test_an_image_is_reported_in_words_and_as_a_diagram(vl2):
+    ran = vl2("inspect", IMAGES / "photo640x480.png", "-m", TINY)
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert lines[:4] == [
+        "image   640 x 480 px",
+        "canvas  768 x 768 px, the picture 768 x 576 at (0, 96)",
+        "tiles   5 of 384 px: 2 x 2 local tiles + 1 global view",
+        "tokens  1023: 210 global + 1 separator + 812 local",
+    ]
+    assert lines[5] == "+------+------+"
+    assert len({len(line) for line in lines[5:]}) == 1
+
+
+def test_the_tiling_flags_change_the_cut(vl2):
+    wide = IMAGES / "wide1500x400.png"
+    for flags, tokens in (
+        ((), 1807),
+        (("--tiling", "budget:421"), 421),
+        (("--tiling", "per-image"), 1807),
+        (("--max-tiles", "1"), 421),
+    ):
+        assert json.loads(vl2("inspect", wide, "-m", TINY, "--json", *flags).out)["visual_tokens"] == tokens
+
+
+def test_the_picture_shows_the_canvas_with_its_tiles(vl2, tmp_path):
+    path = tmp_path / "tiles.png"
+    ran = vl2("inspect", IMAGES / "photo640x480.png", "-m", TINY, "--draw", path)
+    assert (ran.code, ran.err) == (0, f"vl2: drawn to {path}\n")
+    with Image.open(path) as picture:
+        assert picture.width == 768
+        assert picture.height > 768  # the canvas and a line of figures
+
+
+def test_a_built_in_image_report_works_without_a_model_named(vl2):
+    ran = vl2("inspect", IMAGES / "dot1x1.png", "--json", "--quiet")
+    assert (ran.code, ran.err) == (0, "")
+    assert json.loads(ran.out)["grid"] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "language_active"),
+    [
+        ("tiny", 3_370_501_440, 0.574e9),
+        ("small", 16_148_349_504, 2.451e9),
+        ("base", 27_480_132_160 + 29 * 72, 4.124e9),  # with the expert biases
+    ],
+)
+def test_the_parameters_of_a_released_size_are_those_of_its_files(vl2, name, total, language_active):
+    ran = vl2("inspect", name, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    size = json.loads(ran.out)
+    assert size["parameters"] == total
+    assert size["language_active"] == pytest.approx(language_active, rel=1e-3)
+    assert size["parameters"] == size["vision"] + size["attention_pool"] + size["projector"] + size["language"]
+    assert size["weight_bytes"]["bfloat16"] == 2 * total
+
+
+def test_a_checkpoint_folder_is_measured_by_its_configuration_alone(vl2, tmp_path):
+    shutil.copy(TINY / "config.json", tmp_path / "config.json")
+    size = json.loads(vl2("inspect", tmp_path, "--json").out)
+    assert size["layers"] == 4
+    assert size["vocabulary"] == 2048
+
+
+@pytest.mark.parametrize("target", ["nano", "tiny", TINY])
+def test_a_size_is_printed_as_tables(vl2, target):
+    ran = vl2("inspect", target)
+    assert (ran.code, ran.err) == (0, "")
+    assert "language model" in ran.out
+    assert "bfloat16" in ran.out
+    assert max(map(len, ran.out.splitlines())) < 100
