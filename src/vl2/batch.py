@@ -24,6 +24,8 @@ class Batch:
     is_left_padded: bool = field(init=False)  # known here, so that the forward pass needs no host sync
 
     def __post_init__(self) -> None:
+        num_edges = (self.attention_mask[:, 1:] != self.attention_mask[:, :-1]).sum(dim=1)
+        assert not num_edges.numel() or int(num_edges.max()) <= 1, "padding may stand on one side of a row only"
         object.__setattr__(self, "is_left_padded", not bool(self.attention_mask[:, 0].all()))
 
     def to(self, device: torch.device | str) -> Batch:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.reference import CHECKPOINTS, SIZES
 
+from tests.reference import CHECKPOINTS, SIZES
 from vl2.config import ModelConfig
 from vl2.errors import UserError
 from vl2.infer.vlm import load
@@ -116,7 +116,9 @@ def test_a_file_that_was_cut_short_is_refused(copied: Path) -> None:
             load_model(copied)
 
 
-@pytest.mark.parametrize("noise", [b"\xff" * 64, b'{"a": 1}' * 20, (20).to_bytes(8, "little") + b"{not json at all}   "])
+@pytest.mark.parametrize(
+    "noise", [b"\xff" * 64, b'{"a": 1}' * 20, (20).to_bytes(8, "little") + b"{no json at all}    "]
+)
 def test_a_file_of_noise_is_refused(copied: Path, noise: bytes) -> None:
     (copied / "model.safetensors").write_bytes(noise)
     with pytest.raises(UserError):
@@ -138,7 +140,9 @@ def test_a_missing_shard_is_named(copied: Path, tmp_path: Path) -> None:
         load_model(tmp_path / "sharded")
 
 
-@pytest.mark.parametrize("index", ["[]", "{", '{"weight_map": {"a": "../secret.safetensors"}}', '{"weight_map": {"a": 3}}'])
+@pytest.mark.parametrize(
+    "index", ["[]", "{", '{"weight_map": {"a": "../secret.safetensors"}}', '{"weight_map": {"a": 3}}']
+)
 def test_a_damaged_index_is_refused(copied: Path, index: str) -> None:
     (copied / INDEX).write_text(index)
     with pytest.raises(UserError):

@@ -134,10 +134,14 @@ class LatentAttention(nn.Module):
         if cache is not None:
             (shared_BLC,) = cache.write(layer, (shared_BLC,))
 
-        is_absorbed = self.form == "absorbed" or (self.form == "auto" and x_BSD.shape[1] == 1 and cache is not None)
+        is_absorbed = self.form == "absorbed" or (self.form == "auto" and x_BSD.shape[1] == 1 and self._can_absorb())
         attention = self._absorbed if is_absorbed else self._naive
         out: Tensor = self.o_proj(attention(q_nope_BSHC, q_rope_BSHC, shared_BLC, reach).flatten(2))
         return out
+
+    def _can_absorb(self) -> bool:
+        # The absorbed form reads the matrix itself, past whatever an adapter or a quantised layer adds to it.
+        return type(self.kv_b_proj) is nn.Linear
 
     def _queries(self, x_BSD: Tensor) -> Tensor:
         if self.compresses_queries:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vl2.config import LanguageConfig
 from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
@@ -96,7 +95,8 @@ class LanguageModel(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def embed(self, input_ids_BS: Tensor) -> Tensor:
-        return F.embedding(input_ids_BS, self.model.embed_tokens.weight)
+        embeds_BSD: Tensor = self.model.embed_tokens(input_ids_BS)
+        return embeds_BSD
 
     def logits(self, states_BSD: Tensor) -> Tensor:
         """Return float32 logits [..., V]. Select positions first: 4,096 x 129,280 of them are 2 GB."""

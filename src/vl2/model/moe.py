@@ -43,7 +43,7 @@ class Router(nn.Module):
         self.config = config
         self.num_experts, self.experts_per_token = config.n_routed_experts, config.num_experts_per_tok
         self.weight = nn.Parameter(torch.zeros(self.num_experts, config.hidden_size))
-        bias = torch.zeros(self.num_experts) if config.has_expert_bias else None
+        bias = torch.zeros(self.num_experts, dtype=torch.float32) if config.has_expert_bias else None
         self.register_buffer("e_score_correction_bias", bias)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
@@ -123,7 +123,7 @@ def _looped_product(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tenso
     weights = weight_EFD.unbind(0) if torch.is_grad_enabled() else weight_EFD
     blocks = x_ND.split(counts)
     outputs = [F.linear(rows, weights[e]) for e, rows in enumerate(blocks) if len(rows)]
-    return torch.cat(outputs) if outputs else x_ND.new_zeros(0, weight_EFD.shape[1])
+    return torch.cat(outputs or [F.linear(x_ND, weights[0])])
 
 
 class MoE(nn.Module):

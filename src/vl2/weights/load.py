@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from vl2.config import ModelConfig
-from vl2.errors import UserError
+from vl2.errors import UserError, memory_errors
 from vl2.model import VL2
 from vl2.weights.names import Place, places
 from vl2.weights.safetensors_file import StoredTensor, read_header, read_into
@@ -47,7 +47,8 @@ def load_model(
     stored = stored_tensors(folder)
     wanted = list(places(model))
     _check_names_and_shapes(model, wanted, stored, folder)
-    materialize(model, dtype or getattr(torch, config.torch_dtype), torch.device(device))
+    with memory_errors(f"the weights of {folder}"):
+        materialize(model, dtype or getattr(torch, config.torch_dtype), torch.device(device))
     _fill(model, wanted, stored, progress)
     return model.eval()
 

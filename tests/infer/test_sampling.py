@@ -1,0 +1,119 @@
+"""Sampling rules on hand-made logits, against their definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vl2.errors import UserError
+from vl2.infer.sampling import (
+    GenerateOptions,
+    ban_repeated_ngrams,
+    choose_token,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalize_repetition,
+)
+
+LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, -3.0])
+
+
+def kept(logits: torch.Tensor) -> list[int]:
+    return logits.isfinite().nonzero().flatten().tolist()
+
+
+def draw(options: GenerateOptions, logits: torch.Tensor = LOGITS, count: int = 200) -> list[int]:
+    generator = torch.Generator().manual_seed(options.seed or 0)
+    return [choose_token(logits, options, seen_ids=set(), new_ids=[], generator=generator) for _ in range(count)]
+
+
+def test_temperature_zero_takes_the_largest() -> None:
+    assert set(draw(GenerateOptions())) == {0}
+
+
+def test_top_k_keeps_the_largest_and_their_equals() -> None:
+    assert kept(keep_top_k(LOGITS, 2)) == [0, 1]
+    assert kept(keep_top_k(torch.tensor([1.0, 3.0, 1.0, 0.0]), 2)) == [0, 1, 2]
+    assert kept(keep_top_k(LOGITS, 99)) == [0, 1, 2, 3, 4]
+
+
+def test_top_p_keeps_the_fewest_that_reach_the_sum() -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    for p, expected in ((0.4, [0]), (0.6, [0, 1]), (0.79, [0, 1]), (0.9, [0, 1, 2]), (0.999, [0, 1, 2, 3])):
+        assert kept(keep_top_p(probabilities.log(), p)) == expected
+    assert kept(keep_top_p(torch.tensor([0.0, 5.0, 0.0]), 1e-9)) == [1]
+
+
+def test_min_p_is_relative_to_the_likeliest() -> None:
+    probabilities = torch.tensor([0.6, 0.3, 0.06, 0.04])
+    assert kept(keep_min_p(probabilities.log(), 0.09)) == [0, 1, 2]
+    assert kept(keep_min_p(probabilities.log(), 1.0)) == [0]
+
+
+@given(values=st.lists(st.floats(-20, 20), min_size=1, max_size=30), p=st.floats(0.01, 1.0), k=st.integers(1, 40))
+@settings(deadline=None, derandomize=True)
+def test_no_filter_ever_removes_the_likeliest(values: list[float], p: float, k: int) -> None:
+    logits = torch.tensor(values)
+    for filtered in (keep_top_k(logits, k), keep_top_p(logits, p), keep_min_p(logits, p)):
+        assert filtered[logits.argmax()] == logits.max()
+
+
+def test_the_repetition_penalty_lowers_what_was_seen_and_nothing_else() -> None:
+    penalised = penalize_repetition(LOGITS, [0, 3, 0], 2.0)
+    assert penalised.tolist() == [1.0, 1.0, 0.5, -2.0, -3.0]
+    assert LOGITS.tolist() == [2.0, 1.0, 0.5, -1.0, -3.0]
+
+
+def test_a_repeated_ngram_is_forbidden() -> None:
+    logits = torch.zeros(6)
+    assert kept(ban_repeated_ngrams(logits, [1, 2, 3, 1, 2], 3)) == [0, 1, 2, 4, 5]
+    assert kept(ban_repeated_ngrams(logits, [1, 2, 3, 2], 3)) == [0, 1, 2, 3, 4, 5]
+    assert kept(ban_repeated_ngrams(logits, [4, 5], 1)) == [0, 1, 2, 3]
+    assert kept(ban_repeated_ngrams(logits, [1], 3)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_draws_follow_the_probabilities_and_the_seed() -> None:
+    options = GenerateOptions(temperature=1.0, seed=3)
+    first = draw(options, count=4000)
+    assert first == draw(options, count=4000)
+    assert first != draw(GenerateOptions(temperature=1.0, seed=4), count=4000)
+    shares = torch.bincount(torch.tensor(first), minlength=5) / 4000
+    torch.testing.assert_close(shares, LOGITS.softmax(0), atol=0.03, rtol=0)
+
+
+def test_a_low_temperature_sharpens() -> None:
+    warm = draw(GenerateOptions(temperature=1.0, seed=0), count=1000).count(0)
+    cold = draw(GenerateOptions(temperature=0.2, seed=0), count=1000).count(0)
+    assert cold > 970 > 800 > warm
+
+
+def test_filters_apply_together() -> None:
+    drawn = draw(GenerateOptions(temperature=5.0, top_k=3, min_p=0.1, top_p=0.95, seed=1), count=500)
+    assert set(drawn) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"no_repeat_ngram_size": -2}, "no_repeat_ngram_size"),
+        ({"stop": ("",)}, "stop"),
+    ],
+)
+def test_an_option_out_of_range_is_named_with_what_is_allowed(changes, named: str) -> None:
+    with pytest.raises(UserError, match=f"{named}.*got"):
+        GenerateOptions(**changes)
+
+
+def test_one_stop_string_may_come_alone() -> None:
+    assert GenerateOptions(stop="\n").stop == ("\n",)
