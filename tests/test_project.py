@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": SHARED | {"model"},
     "infer": SHARED | {"model", "process", "weights"},
     "hf": SHARED | {"model", "process", "weights", "infer"},
+    "eval": SHARED | {"process", "infer"},
     "cli": SHARED | {"process", "weights", "infer", "hf", "vl2"},  # "vl2": the public names
     "__init__": SHARED | {"model", "process", "weights", "infer"},
 }

@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks by their own rules. One file per benchmark in `tasks`."""

@@ -1,0 +1,1 @@
+"""One file per benchmark: its prompts under each protocol, and how an answer is read."""
