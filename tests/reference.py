@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import PIL
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,6 +24,11 @@ REFERENCE = Path(__file__).parent / "golden" / "reference"
 CHECKPOINTS = REFERENCE / "checkpoints"
 IMAGES = REFERENCE / "images"
 SIZES = ("tiny", "small", "base")
+
+# The goldens were recorded with Pillow 13, which scales a tall image down in height first. Older versions begin with
+# the width, which changes pixels at sharp edges by up to 8 of 255. Of the golden images this concerns one.
+SCALED_OTHERWISE_BEFORE_PILLOW_13 = "tall300x900"
+HAS_OLD_PILLOW = int(PIL.__version__.split(".")[0]) < 13
 
 
 @cache
@@ -49,9 +56,16 @@ def reference_vlm(size: str) -> VLM:
 
 def messages_of(size: str, case: str) -> list[dict[str, Any]]:
     messages = case_of(size, case)["messages"]
+    if has_other_pixels(image for m in messages for image in m.get("images", ())):
+        pytest.skip("Pillow 13 scaled the golden's tall image in another order")
     return [
         {**m, "images": [str(REFERENCE / image) for image in m["images"]]} if m.get("images") else m for m in messages
     ]
+
+
+def has_other_pixels(images: Iterable[str]) -> bool:
+    """Tell whether this Pillow scales one of the images otherwise than the goldens' did."""
+    return HAS_OLD_PILLOW and any(SCALED_OTHERWISE_BEFORE_PILLOW_13 in str(image) for image in images)
 
 
 def sample_of(size: str, case: str) -> Sample:

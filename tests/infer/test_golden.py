@@ -19,7 +19,7 @@ from tests.reference import (
     sample_of,
     tensors_of,
 )
-from vl2.infer.generate import decode, prefill
+from vl2.infer.generate import decode, embed_prompt, prefill
 from vl2.infer.vlm import VLM
 from vl2.model import Cache
 from vl2.process.collate import collate
@@ -55,7 +55,7 @@ def test_the_logits_of_every_greedy_step_are_the_released_ones(size: str, case: 
     model, sample, golden = reference_vlm(size).model, sample_of(size, case), tensors_of(size, case)["generate_logits"]
     cache = empty_cache(size, len(sample.input_ids) + len(golden))
     with torch.no_grad():
-        logits = prefill(model, sample, cache)
+        logits = prefill(model, embed_prompt(model, sample), cache)
         for step, expected in enumerate(golden):
             assert_near(logits, expected)
             if step + 1 < len(golden):
@@ -69,8 +69,8 @@ def test_chunked_prefill_answers_as_a_whole_one(size: str, case: str, chunk: int
     sample = sample_of(size, case)
     whole, parts = (empty_cache(size, len(sample.input_ids)) for _ in range(2))
     with torch.no_grad():
-        expected = prefill(vlm.model, sample, whole)
-        last = prefill(vlm.model, sample, parts, chunk)
+        expected = prefill(vlm.model, embed_prompt(vlm.model, sample), whole)
+        last = prefill(vlm.model, embed_prompt(vlm.model, sample), parts, chunk)
     assert_near(last, expected)
     for ours, theirs in zip(parts.layers, whole.layers, strict=True):
         for a, b in zip(ours, theirs, strict=True):

@@ -19,7 +19,7 @@ from tests.reference import (
     sample_of,
     tensors_of,
 )
-from vl2.infer.generate import encode_images, prefill
+from vl2.infer.generate import embed_prompt, encode_images, prefill
 from vl2.model import Cache
 from vl2.model.moe import MoE
 from vl2.process.collate import collate
@@ -118,7 +118,7 @@ def test_the_cache_holds_what_the_released_one_holds(size: str, case: str) -> No
     model, config, sample = vlm.model, vlm.model.config.language_config, sample_of(size, case)
     cache = Cache.allocate(config, 1, len(sample.input_ids), dtype=model.dtype, device=model.device)
     with torch.no_grad():
-        prefill(model, sample, cache)
+        prefill(model, embed_prompt(model, sample), cache)
     for layer, tensors in enumerate(cache.layers):
         if config.use_mla:
             latent, key = tensors[0][0].split((config.kv_lora_rank, config.qk_rope_head_dim), dim=-1)

@@ -85,14 +85,14 @@ def encode_images(model: VL2, sample: Sample) -> Tensor | None:
     return model.arrange(tokens_IQD, [(columns, rows) for columns, rows in sample.grids.tolist()])
 
 
-def prefill(model: VL2, sample: Sample, cache: Cache, chunk: int | None = None) -> Tensor:
-    """Write a prompt into an empty one-row cache and return the logits of its last position, [V]."""
-    device = model.device
-    embeds_1SD = model.embed(
-        sample.input_ids.to(device).unsqueeze(0),
-        sample.image_mask.to(device).unsqueeze(0),
-        encode_images(model, sample),
-    )
+def embed_prompt(model: VL2, sample: Sample) -> Tensor:
+    """Return the embedded prompt, visual tokens in their slots, [1, S, D]."""
+    ids, mask = (t.to(model.device).unsqueeze(0) for t in (sample.input_ids, sample.image_mask))
+    return model.embed(ids, mask, encode_images(model, sample))
+
+
+def prefill(model: VL2, embeds_1SD: Tensor, cache: Cache, chunk: int | None = None) -> Tensor:
+    """Write an embedded prompt into an empty one-row cache and return the logits of its last position, [V]."""
     states_1SD = embeds_1SD
     for part in embeds_1SD.split(chunk or embeds_1SD.shape[1], dim=1):
         states_1SD = model.language.extend(part, cache)
@@ -138,7 +138,7 @@ def generate(
             request = waiting.popleft()
             place = cache.rows(len(active), len(active) + 1)
             place.lengths = [0]
-            logits_V = prefill(model, samples[request], place, limits.prefill_chunk)
+            logits_V = prefill(model, embed_prompt(model, samples[request]), place, limits.prefill_chunk)
             cache.lengths[len(active)] = place.lengths[0]
             active.append(_start_row(request, samples[request], options[request], budgets[request], tokenizer))
             stepped = [(active[-1], logits_V)]
