@@ -132,6 +132,16 @@ def test_pickled_weights_are_never_read(copied: Path) -> None:
         load_model(copied)
 
 
+def test_shards_without_their_index_are_read(copied: Path, tmp_path: Path) -> None:
+    model = load_model(copied)
+    save_model(model, tmp_path / "sharded", max_shard_bytes=400_000)
+    (tmp_path / "sharded" / INDEX).unlink()
+    assert torch.equal(load_model(tmp_path / "sharded").language.lm_head.weight, model.language.lm_head.weight)
+    sorted((tmp_path / "sharded").glob("*.safetensors"))[0].unlink()
+    with pytest.raises(UserError, match="lacks .* tensors"):
+        load_model(tmp_path / "sharded")
+
+
 def test_a_missing_shard_is_named(copied: Path, tmp_path: Path) -> None:
     save_model(load_model(copied), tmp_path / "sharded", max_shard_bytes=400_000)
     victim = sorted((tmp_path / "sharded").glob("*.safetensors"))[1]

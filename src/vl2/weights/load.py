@@ -89,6 +89,9 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
+    shards = sorted(folder.glob("model-*-of-*.safetensors"))
+    if shards:  # without their index; a shard that is missing shows as missing tensors
+        return shards
     pickled = [p.name for p in sorted(folder.iterdir()) if p.suffix in PICKLED]
     if pickled:
         raise UserError(f"{folder} holds {_some(pickled)}, which can run code when read: only safetensors are loaded")
