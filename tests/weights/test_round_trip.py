@@ -138,7 +138,7 @@ def test_shards_without_their_index_are_read(copied: Path, tmp_path: Path) -> No
     (tmp_path / "sharded" / INDEX).unlink()
     assert torch.equal(load_model(tmp_path / "sharded").language.lm_head.weight, model.language.lm_head.weight)
     sorted((tmp_path / "sharded").glob("*.safetensors"))[0].unlink()
-    with pytest.raises(UserError, match="lacks .* tensors"):
+    with pytest.raises(UserError, match=r"lacks \d+ tensors"):
         load_model(tmp_path / "sharded")
 
 
