@@ -35,8 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": SHARED | {"model"},
     "infer": SHARED | {"model", "process", "weights"},
     "hf": SHARED | {"model", "process", "weights", "infer"},
+    "data": SHARED | {"process"},
     "eval": SHARED | {"process", "infer"},
-    "cli": SHARED | {"process", "weights", "infer", "hf", "vl2"},  # "vl2": the public names
+    "cli": SHARED | {"process", "weights", "infer", "data", "hf", "vl2"},  # "vl2": the public names
     "__init__": SHARED | {"model", "process", "weights", "infer"},
 }
 

@@ -1,0 +1,1 @@
+"""Training data: one record format, sources that make records, and the plan that packs them."""
