@@ -1,0 +1,239 @@
+"""What every record of a store costs, in tokens and tiles, known before anything is loaded.
+
+No pixel is read: the grids follow from the sizes that the record states, which are those of the image as shown
+(upright). A record that turns out otherwise when it is loaded is a problem of that record, see `loader.py`.
+
+N records. Counts are of whole samples, visual tokens included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vl2.data.record import CATEGORIES, Record
+from vl2.errors import UserError
+from vl2.grid import num_tiles, num_visual_tokens
+from vl2.process.chat_template import tokenize_turns
+from vl2.process.messages import normalise
+from vl2.process.processor import Processor
+from vl2.process.sample import IGNORE_ID
+
+Ints = NDArray[np.int64]
+
+_FORMAT = 1  # of the .npz file
+_ARRAYS = ("categories", "num_tokens", "num_trained", "num_tiles")
+# Its ids tell one vocabulary from another of the same size.
+_PROBE = "The quick brown fox, 12,345.67 <|ref|>图片<|/ref|> naïve"
+
+
+class RecordStore(Protocol):
+    """A store that gives any record, its images as bytes, to several threads at once; see `store.open_random`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one record is as a sample."""
+
+    num_tokens: int
+    num_trained: int  # labels that something predicts
+    num_tiles: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostRecord:
+    """A record that cannot be used, and why, in one line."""
+
+    source: str
+    record: int  # its place in the store
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceIndex:
+    """The records of one category in one store: what a mixture draws from."""
+
+    name: str  # of the store
+    category: str
+    records: Ints  # [N], places in the store
+    num_tokens: Ints  # [N]
+    num_trained: Ints  # [N]
+    num_tiles: Ints  # [N]
+
+    def __post_init__(self) -> None:
+        if self.category not in CATEGORIES:
+            raise UserError(f"category must be one of {', '.join(CATEGORIES)}, got {self.category!r}")
+        lengths = {len(self.records), len(self.num_tokens), len(self.num_trained), len(self.num_tiles)}
+        assert len(lengths) == 1, f"arrays of one source must have one length, got {sorted(lengths)}"
+        assert not len(self) or int(self.num_tokens.min()) > 0, "a record of no tokens cannot be weighed"
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}/{self.category}"
+
+    def is_fitting(self, seq_len: int) -> NDArray[np.bool_]:
+        """Tell of each record whether it fits a sequence; a sample is never cut."""
+        return self.num_tokens <= seq_len
+
+    def take(self, chosen: NDArray[np.bool_]) -> SourceIndex:
+        """Return the index of the chosen records alone."""
+        return SourceIndex(
+            name=self.name,
+            category=self.category,
+            records=self.records[chosen],
+            num_tokens=self.num_tokens[chosen],
+            num_trained=self.num_trained[chosen],
+            num_tiles=self.num_tiles[chosen],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoreIndex:
+    """The costs of a whole store, in its order. Unreadable records have 0 tokens and are listed in `problems`."""
+
+    name: str
+    settings: str  # checksum of all that the costs depend on beside the records
+    categories: Ints  # [N], positions in CATEGORIES
+    num_tokens: Ints  # [N]
+    num_trained: Ints  # [N]
+    num_tiles: Ints  # [N]
+    problems: tuple[LostRecord, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+    def sources(self) -> tuple[SourceIndex, ...]:
+        """Return one source for each category that the store holds, in the order of CATEGORIES."""
+        return tuple(self._sources())
+
+    def _sources(self) -> Iterator[SourceIndex]:
+        for number, category in enumerate(CATEGORIES):
+            places = np.flatnonzero((self.categories == number) & (self.num_tokens > 0))
+            if len(places):
+                yield SourceIndex(
+                    name=self.name,
+                    category=category,
+                    records=places,
+                    num_tokens=self.num_tokens[places],
+                    num_trained=self.num_trained[places],
+                    num_tiles=self.num_tiles[places],
+                )
+
+    def save(self, path: Path | str) -> None:
+        """Write one .npz file; it appears whole or not at all."""
+        path = Path(path)
+        problems = [[problem.record, problem.message] for problem in self.problems]
+        about = {"format": _FORMAT, "name": self.name, "settings": self.settings, "problems": problems}
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
+            partial.replace(path)
+        except OSError as error:
+            raise UserError(f"cannot write the index {path}: {error.strerror}") from None
+
+    @classmethod
+    def load(cls, path: Path | str, processor: Processor, num_records: int, *, mask_prompt: bool = True) -> StoreIndex:
+        """Read an index. UserError if it was made with other settings or for another number of records."""
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                about = json.loads(str(file["about"]))
+                arrays: dict[str, Any] = {name: file[name].astype(np.int64) for name in _ARRAYS}
+            name, settings, version = about["name"], about["settings"], about["format"]
+            problems = tuple(LostRecord(source=name, record=r, message=m) for r, m in about["problems"])
+        except FileNotFoundError:
+            raise UserError(f"no index at {path}") from None
+        except Exception as error:  # zip, numpy and JSON raise a dozen kinds on damaged data
+            raise UserError(f"{path} is not an index: {' '.join(str(error).split())[:120]}") from None
+        if version != _FORMAT or settings != settings_checksum(processor, mask_prompt=mask_prompt):
+            raise UserError(f"the index {path} was made with another tokenizer, tiling or tile size: build it again")
+        index = cls(name=name, settings=settings, problems=problems, **arrays)
+        if len(index) != num_records:
+            raise UserError(f"the index {path} is of {len(index)} records, the store has {num_records}: build it again")
+        return index
+
+
+def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
+    """Return a checksum of everything that turns a record into its cost."""
+    config, tokenizer = processor.config, processor.tokenizer
+    values = (
+        len(tokenizer),
+        tokenizer.encode(_PROBE),
+        str(processor.tiling),
+        processor.canvases,
+        config.tile_px,
+        config.tokens_per_side,
+        mask_prompt,
+    )
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def record_cost(record: Record, processor: Processor, *, mask_prompt: bool = True) -> Cost:
+    """Return what `Processor.encode(train=True)` will make of the record. UserError if it cannot be a sample."""
+    # The images are stood for by empty bytes, which nothing opens here.
+    turns = normalise(record.to_messages([b""] * len(record.images)))
+    left = iter((image.width, image.height) for image in record.images)
+    sizes = [[next(left) for _ in turn.images] for turn in turns]
+    side = processor.config.tokens_per_side
+    grids = processor.tiling.choose_grids(sizes, processor.canvases, tile_px=processor.config.tile_px, side=side)
+    visual = [num_visual_tokens(grid, side) for grid in grids]
+    row = tokenize_turns(turns, processor.tokenizer, visual, train=True, mask_prompt=mask_prompt)
+    return Cost(
+        num_tokens=len(row.ids),
+        num_trained=sum(label != IGNORE_ID for label in row.labels[1:]),  # nothing predicts the first token
+        num_tiles=sum(map(num_tiles, grids)),
+    )
+
+
+def build_index(name: str, records: RecordStore, processor: Processor, *, mask_prompt: bool = True) -> StoreIndex:
+    """Read every record of a store once and count. A record that fails is listed, and the others go on."""
+    rows = np.zeros((len(records), 4), dtype=np.int64)
+    problems: list[LostRecord] = []
+    for place in range(len(records)):
+        try:
+            record = records[place]
+            cost = record_cost(record, processor, mask_prompt=mask_prompt)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a damaged shard raises, it concerns this record only
+            problems.append(LostRecord(source=name, record=place, message=one_line(error)))
+            continue
+        rows[place] = (CATEGORIES.index(record.category), cost.num_tokens, cost.num_trained, cost.num_tiles)
+    return StoreIndex(
+        name=name,
+        settings=settings_checksum(processor, mask_prompt=mask_prompt),
+        problems=tuple(problems),
+        **dict(zip(_ARRAYS, np.ascontiguousarray(rows.T), strict=True)),
+    )
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error in one line; its kind too unless it is ours."""
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+def too_long(sources: Sequence[SourceIndex], seq_len: int) -> tuple[LostRecord, ...]:
+    """List the records that no sequence of `seq_len` tokens can hold."""
+    return tuple(
+        LostRecord(source=source.name, record=int(source.records[i]), message=f"{length} tokens > {seq_len}")
+        for source in sources
+        for i, length in enumerate(source.num_tokens.tolist())
+        if length > seq_len
+    )

@@ -1,0 +1,276 @@
+"""In which shares of tokens the sources are seen, and in which order each is gone through.
+
+A mixture divides tokens, not samples: all tokens of a sample count, visual ones too. The paper gives one number,
+about 70 : 30 of vision-language to text in pretraining, and no share of any category (arXiv 2412.10302,
+section 3). The shares inside `STAGE_MIXTURES` are therefore our choice, written down here and nowhere else.
+
+How the draw follows the shares: lay all sources on one axis of tokens. Where the whole run has seen T tokens,
+a source of share s has seen s * T, to within one sample. So any stretch of the axis can be drawn without knowing what
+came before it: an epoch of a source is the same number of tokens in any order, and division finds the place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vl2.data.index import Ints, SourceIndex
+from vl2.data.record import CATEGORIES
+from vl2.errors import UserError
+
+_SHARE_BITS = 40  # shares are whole multiples of 2**-40, so that places on the axis are exact integers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Categories that share one part of all tokens."""
+
+    share: float
+    categories: Mapping[str, float]  # relative weights inside the group
+
+    def __post_init__(self) -> None:
+        if not self.share > 0 or not self.categories or not all(w > 0 for w in self.categories.values()):
+            raise UserError("the share of a group and the weights of its categories must be positive")
+        for category in self.categories:
+            if category not in CATEGORIES:
+                raise UserError(f"category must be one of {', '.join(CATEGORIES)}, got {category!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Shares of tokens: groups first, categories inside them, sources inside those.
+
+    Sources of one category are weighed by their tokens to the power 1 / temperature: 1 goes through them evenly,
+    higher values favour the small ones. `sources` sets weights instead, by "name/category", for all sources of a
+    category or for none.
+    """
+
+    groups: tuple[Group, ...]
+    temperature: float = 1.0
+    sources: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            raise UserError("a mixture must have at least one group")
+        if not self.temperature > 0 or not all(weight > 0 for weight in self.sources.values()):
+            raise UserError("the temperature and the weights of a mixture must be positive")
+        named = [category for group in self.groups for category in group.categories]
+        if len(set(named)) != len(named):
+            raise UserError(f"a category may stand in one group only, got {', '.join(sorted(named))}")
+
+    @property
+    def categories(self) -> frozenset[str]:
+        return frozenset(category for group in self.groups for category in group.categories)
+
+    def only(self, categories: Iterable[str]) -> Mixture:
+        """Return the mixture of these categories alone; groups keep their shares, empty ones go."""
+        kept = set(categories)
+        inside = [(group, {c: w for c, w in group.categories.items() if c in kept}) for group in self.groups]
+        groups = tuple(replace(group, categories=weights) for group, weights in inside if weights)
+        if not groups:
+            raise UserError(f"the mixture has none of the categories {', '.join(sorted(kept))}")
+        return replace(self, groups=groups)
+
+    def shares(self, sources: Sequence[SourceIndex]) -> tuple[float, ...]:
+        """Return the share of all tokens of each source; they add up to 1.
+
+        UserError if a category has no source, or a source no place in the mixture: neither is dropped in silence.
+        """
+        self._check(sources)
+        total = sum(group.share for group in self.groups)
+        of_category = {
+            category: group.share / total * weight / sum(group.categories.values())
+            for group in self.groups
+            for category, weight in group.categories.items()
+        }
+        weights = [self._weight(source) for source in sources]
+        sums = dict.fromkeys(of_category, 0.0)
+        for source, weight in zip(sources, weights, strict=True):
+            sums[source.category] += weight
+        return tuple(
+            of_category[source.category] * weight / sums[source.category]
+            for source, weight in zip(sources, weights, strict=True)
+        )
+
+    def _weight(self, source: SourceIndex) -> float:
+        given = self.sources.get(source.key)
+        return float(source.num_tokens.sum()) ** (1 / self.temperature) if given is None else given
+
+    def _check(self, sources: Sequence[SourceIndex]) -> None:
+        keys = [source.key for source in sources]
+        if len(set(keys)) != len(keys):
+            raise UserError(f"sources must differ in name or category, got {', '.join(keys)}")
+        empty = [source.key for source in sources if not len(source)]
+        if empty:
+            raise UserError(f"a source must have at least one record that fits, {empty[0]} has none")
+        held = {source.category for source in sources}
+        if self.categories != held:
+            odd = sorted(self.categories ^ held)[0]
+            where = "no place in the mixture" if odd in held else "no source"
+            raise UserError(f"category {odd!r} has {where}; Mixture.only() leaves out what there is no data for")
+        unknown = self.sources.keys() - set(keys)
+        if unknown:
+            raise UserError(f"the mixture weighs {sorted(unknown)[0]!r}, the sources are {', '.join(keys)}")
+        for category in held:
+            weighed = {s.key in self.sources for s in sources if s.category == category}
+            if len(weighed) > 1:
+                raise UserError(f"the mixture must weigh all sources of category {category!r} or none")
+
+
+VISION_LANGUAGE_SHARE, TEXT_SHARE = 0.7, 0.3  # arXiv 2412.10302, pretraining; about, says the paper
+
+# Alignment is ShareGPT4V alone: captions, and conversations about images, which are of one category here.
+ALIGNMENT = Mixture(groups=(Group(share=1.0, categories={"caption": 1.0}),))
+
+# 70 : 30 is the paper's, the shares inside are ours: captions and documents of interleaved text carry the breadth.
+PRETRAINING = Mixture(
+    groups=(
+        Group(
+            share=VISION_LANGUAGE_SHARE,
+            categories={
+                "caption": 0.30,
+                "interleaved": 0.20,
+                "ocr": 0.15,
+                "vqa": 0.06,
+                "document": 0.04,
+                "table_chart": 0.06,
+                "web_to_code": 0.03,
+                "plot_to_code": 0.02,
+                "visual_prompt": 0.02,
+                "grounding": 0.08,
+                "grounded_conversation": 0.04,
+            },
+        ),
+        Group(share=TEXT_SHARE, categories={"text": 1.0}),
+    )
+)
+
+# The paper mixes in text-only dialogue and gives no ratio: 70 : 30 is kept. The shares inside are ours.
+FINE_TUNING = Mixture(
+    groups=(
+        Group(
+            share=VISION_LANGUAGE_SHARE,
+            categories={
+                "vqa": 0.26,
+                "ocr": 0.10,
+                "document": 0.12,
+                "table_chart": 0.10,
+                "reasoning": 0.10,
+                "academic": 0.04,
+                "web_to_code": 0.03,
+                "plot_to_code": 0.03,
+                "visual_prompt": 0.04,
+                "grounding": 0.08,
+                "grounded_conversation": 0.04,
+                "in_context_grounding": 0.03,
+                "gui": 0.03,
+            },
+        ),
+        Group(share=TEXT_SHARE, categories={"text": 1.0}),
+    )
+)
+
+STAGE_MIXTURES: Mapping[str, Mixture] = {
+    "alignment": ALIGNMENT,
+    "pretraining": PRETRAINING,
+    "fine-tuning": FINE_TUNING,
+}
+
+
+def epoch_order(seed: int, key: str, epoch: int, num_records: int) -> Ints:
+    """Return the order in which an epoch goes through a source, from these four values alone.
+
+    Records are sorted by a hash of their own (splitmix64), not by a library's generator, whose stream may change
+    with its version: ranks on unlike machines must agree.
+    """
+    text = f"{seed}\0{key}\0{epoch}".encode()
+    salt = int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
+    with np.errstate(over="ignore"):
+        mixed = np.arange(1, num_records + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(mixed ^ (mixed >> np.uint64(31)), kind="stable")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draw:
+    """Samples in the order in which the mixture asks for them."""
+
+    sources: Ints  # [n], which source
+    rows: Ints  # [n], which of its records
+    num_tokens: Ints  # [n]
+    num_tiles: Ints  # [n]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+class Drawer:
+    """Draws any stretch of the token axis, the same one every time. Keeps the last epoch's order of each source."""
+
+    def __init__(self, sources: Sequence[SourceIndex], shares: Sequence[float], seed: int) -> None:
+        self.sources = tuple(sources)
+        self._seed = seed
+        self._shares = [round(share * (1 << _SHARE_BITS)) for share in shares]
+        self._epoch_tokens = [int(source.num_tokens.sum()) for source in sources]
+        self._orders: dict[int, tuple[int, Ints, Ints]] = {}  # source -> epoch, order, tokens before each
+
+    def place(self, source: int, token: int) -> int:
+        """Return how many tokens of a source lie before a place on the axis."""
+        return token * self._shares[source] >> _SHARE_BITS
+
+    def epochs(self, token: int) -> dict[str, float]:
+        """Return how often each source has been gone through at a place on the axis."""
+        return {s.key: self.place(i, token) / self._epoch_tokens[i] for i, s in enumerate(self.sources)}
+
+    def draw(self, start: int, stop: int) -> Draw:
+        """Return the samples that begin in [start, stop) of the axis.
+
+        The one whose source is furthest behind its share comes first; ties go to the earlier source.
+        """
+        parts = [self._draw_source(number, start, stop) for number in range(len(self.sources))]
+        numbers = np.concatenate([np.full(len(rows), number) for number, (rows, _) in enumerate(parts)])
+        rows = np.concatenate([rows for rows, _ in parts])
+        due = np.concatenate([due for _, due in parts])
+        order = np.argsort(due, kind="stable")
+        numbers, rows = numbers[order], rows[order]
+        return Draw(
+            sources=numbers,
+            rows=rows,
+            num_tokens=self._gather("num_tokens", numbers, rows),
+            num_tiles=self._gather("num_tiles", numbers, rows),
+        )
+
+    def _draw_source(self, number: int, start: int, stop: int) -> tuple[Ints, NDArray[np.float64]]:
+        """Return the records of one source in the stretch, and where on the axis, from `start`, each is due."""
+        first, last = self.place(number, start), self.place(number, stop)
+        size = self._epoch_tokens[number]
+        rows: list[Ints] = [np.zeros(0, dtype=np.int64)]
+        begins: list[Ints] = [np.zeros(0, dtype=np.int64)]
+        for epoch in range(first // size, -(-last // size)):
+            order, before = self._epoch(number, epoch)
+            low, high = np.searchsorted(before, (first - epoch * size, last - epoch * size))
+            rows.append(order[low:high])
+            begins.append(before[low:high] + (epoch * size - first))
+        return np.concatenate(rows), np.concatenate(begins) / max(self._shares[number], 1)
+
+    def _epoch(self, number: int, epoch: int) -> tuple[Ints, Ints]:
+        """Return the order of an epoch, and the tokens before each of its samples."""
+        kept = self._orders.get(number)
+        if kept is None or kept[0] != epoch:
+            source = self.sources[number]
+            order = epoch_order(self._seed, source.key, epoch, len(source))
+            lengths = source.num_tokens[order]
+            kept = self._orders[number] = (epoch, order, np.cumsum(lengths) - lengths)
+        return kept[1], kept[2]
+
+    def _gather(self, name: str, numbers: Ints, rows: Ints) -> Ints:
+        out = np.zeros(len(rows), dtype=np.int64)
+        for number, source in enumerate(self.sources):
+            mine = numbers == number
+            out[mine] = getattr(source, name)[rows[mine]]
+        return out
