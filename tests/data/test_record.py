@@ -103,6 +103,8 @@ def test_a_box_comes_back_within_one_unit_at_any_image_size(size: tuple[int, int
         (changed("images", 0, "width", to=1.5), "image 0: width must be a whole number, got 1.5"),
         (changed("objects", 0, "image", to=2), "object 0 is in image 2, there are 1"),
         (changed("objects", 0, "label", to=" "), "an object must have a label"),
+        (changed("objects", 0, "label", to="a<|det|>"), "must not contain grounding tags"),
+        (changed("objects", 0, "boxes_px", 0, to=[1, 2, 10**400, 4]), "a box must be four finite numbers"),
         (changed("objects", 0, "boxes_px", to=[]), "names an object without boxes"),
         (changed("objects", 0, "boxes_px", 0, to=[1, 2, 3]), "a box must be four finite numbers"),
         (changed("objects", 0, "boxes_px", 0, to=[1, 2, float("nan"), 4]), "a box must be four finite numbers"),

@@ -12,13 +12,14 @@ import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Protocol, Union
 
 import tyro
 
 from vl2.cli.ask import Ask
 from vl2.cli.chat import Chat
+from vl2.cli.data import DATA_COMMANDS, Data
 from vl2.cli.describe import Describe
 from vl2.cli.inspect import Inspect
 from vl2.cli.locate import Locate
@@ -37,7 +38,10 @@ COMMANDS: dict[str, type[Command]] = {
     "describe": Describe,
     "locate": Locate,
     "inspect": Inspect,
+    "data": Data,
 }
+# The commands of a group, named by two words.
+GROUPS: dict[str, Mapping[str, type[Command]]] = {"data": DATA_COMMANDS}
 
 DESCRIPTION = """DeepSeek-VL2: ask about images, documents and screens, and locate things in them.
 
@@ -95,14 +99,23 @@ def _parse(arguments: Sequence[str]) -> Command:
 
 def _cli(arguments: list[str]) -> Command:
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
-    name = arguments[0]
-    if name in COMMANDS:
+    words, kind = _command(arguments)
+    if kind is not None:
         # With the whole docstring: by itself the parser drops the examples.
-        description = inspect.getdoc(COMMANDS[name])
-        return tyro.cli(COMMANDS[name], prog=f"vl2 {name}", description=description, args=arguments[1:], config=config)
+        prog, description = " ".join(("vl2", *words)), inspect.getdoc(kind)
+        rest = arguments[len(words) :] or (["--help"] if words[0] in GROUPS and len(words) == 1 else [])
+        return tyro.cli(kind, prog=prog, description=description, args=rest, config=config)
     every: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
     chosen: Command = tyro.cli(every, prog="vl2", description=DESCRIPTION, args=arguments, config=config)
     return chosen
+
+
+def _command(arguments: Sequence[str]) -> tuple[list[str], type[Command] | None]:
+    """Return the words that name the command, and the command; none for what is no command."""
+    first, second = [*arguments[:2], "", ""][:2]
+    if second in GROUPS.get(first, {}):
+        return [first, second], GROUPS[first][second]
+    return ([first], COMMANDS[first]) if first in COMMANDS else ([], None)
 
 
 def usage_error(boxed: str, arguments: Sequence[str]) -> str:
@@ -114,7 +127,9 @@ def usage_error(boxed: str, arguments: Sequence[str]) -> str:
         ["the arguments are not valid"]
     ]
     fault = " ".join(first)
-    command = next((word for word in arguments[:1] if word in COMMANDS), None)
+    words, _ = _command(arguments)
+    is_group = words in [[group] for group in GROUPS]
+    commands = GROUPS[words[0]] if is_group else COMMANDS
     if fault.startswith("Missing from"):
         fault = f"{first[1]} is missing"
     elif fault.startswith("Unrecognized options:"):
@@ -123,8 +138,8 @@ def usage_error(boxed: str, arguments: Sequence[str]) -> str:
         name = next((word for word in unknown if word.startswith("-")), unknown[0])
         lines = [line.strip() for block in others for line in block]
         known = [word for line in lines if line.startswith("-") for word in re.findall(r"--[\w-]+", line)]
-        near = difflib.get_close_matches(name, known if name.startswith("-") else COMMANDS, n=1)
-        what = "option" if name.startswith("-") else "argument" if command else "command"
+        near = difflib.get_close_matches(name, known if name.startswith("-") else commands, n=1)
+        what = "option" if name.startswith("-") else "argument" if words and not is_group else "command"
         fault = f"unknown {what} {name}" + (f" (did you mean {near[0]}?)" if near else "")
     fault = fault.replace(". Expected 1 values.", ": one is needed")
-    return f"{fault}; `{' '.join(filter(None, ('vl2', command)))} --help` shows what is allowed"
+    return f"{fault}; `{' '.join(('vl2', *words))} --help` shows what is allowed"

@@ -43,6 +43,7 @@ CATEGORIES = (
     "text",  # no image at all
 )
 
+TAG = re.compile(r"<\|/?(?:ref|det)\|>")
 PLACEHOLDER = re.compile(r"\{box:(\d+)\}")
 
 
@@ -99,6 +100,8 @@ class Labelled:
     def __post_init__(self) -> None:
         if not self.label.strip():
             raise UserError("an object must have a label")
+        if TAG.search(self.label):
+            raise UserError(f"a label must not contain grounding tags, got {self.label!r:.80}")
         for x0, y0, x1, y1 in self.boxes_px:
             if not (x0 <= x1 and y0 <= y1):
                 raise UserError(f"a box is (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, got {(x0, y0, x1, y1)}")
@@ -310,4 +313,5 @@ def _object(value: Any, index: int) -> Labelled:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    # The bound is far beyond any image, and keeps whole numbers that no float can hold out.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9

@@ -1,0 +1,48 @@
+"""`vl2 data`: the commands that make training records, and look at them before a model does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from vl2.cli.data_build import DataBuild
+from vl2.cli.data_convert import DataConvert
+from vl2.cli.data_preview import DataPreview
+from vl2.cli.data_stats import DataStats
+from vl2.cli.data_validate import DataValidate
+
+DATA_COMMANDS = {
+    "build": DataBuild,
+    "convert": DataConvert,
+    "validate": DataValidate,
+    "preview": DataPreview,
+    "stats": DataStats,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Make, check, see and count training records. Formats: Parquet, WebDataset tar and JSONL; docs/record.md.
+
+    Examples:
+      vl2 data build receipt receipts.parquet --count 1000
+      vl2 data convert llava ./llava llava.tar --shard-records 5000
+      vl2 data validate train.jsonl
+      vl2 data preview shards/ --count 40 --out look.html
+      vl2 data stats "s3://bucket/set-*.parquet" --plots plots/
+
+    `vl2 data COMMAND --help` says more.
+    """
+
+    command: (
+        Annotated[DataBuild, tyro.conf.subcommand("build")]
+        | Annotated[DataConvert, tyro.conf.subcommand("convert")]
+        | Annotated[DataValidate, tyro.conf.subcommand("validate")]
+        | Annotated[DataPreview, tyro.conf.subcommand("preview")]
+        | Annotated[DataStats, tyro.conf.subcommand("stats")]
+    )
+
+    def run(self) -> None:
+        self.command.run()

@@ -1,0 +1,80 @@
+"""`vl2 data convert`: read a public data set in its own layout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from vl2.cli.data_flags import Number, show_progress
+from vl2.cli.flags import OptionalInt, OptionalText, OutputFlags
+from vl2.errors import UserError
+
+if TYPE_CHECKING:
+    from vl2.data.convert import Problem
+    from vl2.data.record import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConvert:
+    """Read a public data set as records. Without arguments it lists the sets; docs/data.md says more.
+
+    A row that cannot be read is one line on stderr; the rest goes on.
+
+    Examples:
+      vl2 data convert coco-instances ./coco coco.tar --split val2017 --shard-records 5000
+      vl2 data convert refcoco ./refcoco refcoco.parquet --language zh
+    """
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET", help_behavior_hint="")] = ""
+    """which data set"""
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = ""
+    """where it is unpacked, as released"""
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT", help_behavior_hint="")] = ""
+    """where to write; .parquet, .tar or .jsonl"""
+    split: str = "train"
+    language: OptionalText = None
+    """the set's first language by default"""
+    negatives: Annotated[float | None, tyro.conf.arg(metavar="RATE", help_behavior_hint="")] = None
+    """queries for what is absent, for each of what is there; 0..1"""
+    seed: Number = 0
+    shard_records: OptionalInt = None
+    """so many records to a file, with numbers in the names"""
+    output: OutputFlags = field(default_factory=OutputFlags)
+
+    def run(self) -> None:
+        from vl2.data.convert import CATALOGUE, convert
+        from vl2.data.store import write_records
+        from vl2.data.store.write import check_writable
+
+        if not self.name:
+            for name, entry in CATALOGUE.items():
+                print(f"{name:22} {entry.category:22} {'/'.join(entry.languages):6} {entry.home}")
+            return
+        if not self.folder or not self.out:
+            raise UserError("say where the set is and where to write: FOLDER and OUT")
+        check_writable(self.out, shard_records=self.shard_records)
+        found = convert(
+            self.name,
+            self.folder,
+            split=self.split,
+            language=self.language,
+            seed=self.seed,
+            negatives=self.negatives,
+        )
+        good = self._good(show_progress(found, quiet=self.output.quiet))
+        files = write_records(good, self.out, shard_records=self.shard_records, image_folder=self.folder)
+        if not self.output.quiet:
+            print(f"vl2: written to {', '.join(files)}", file=sys.stderr)
+
+    def _good(self, found: Iterator[Record | Problem]) -> Iterator[Record]:
+        from vl2.data.record import Record
+
+        for item in found:
+            if isinstance(item, Record):
+                yield item
+            else:
+                print(f"vl2: {item}", file=sys.stderr)

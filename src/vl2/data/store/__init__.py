@@ -1,0 +1,10 @@
+"""Records on disk: JSONL with image paths, WebDataset tar shards and Parquet, in local folders and object stores.
+
+Specification: docs/record.md.
+"""
+
+from vl2.data.store.access import Records, open_random, read_records
+from vl2.data.store.place import Found, Located, Place, Problem
+from vl2.data.store.write import write_records
+
+__all__ = ["Found", "Located", "Place", "Problem", "Records", "open_random", "read_records", "write_records"]

@@ -1,0 +1,84 @@
+"""JSONL: one record a line, images in files whose paths are relative to the file. Images as base64 are read too."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import IO
+
+from vl2.data.record import Record, StoredImage
+from vl2.data.store.files import DataFile
+from vl2.data.store.parse import parse_json
+from vl2.data.store.place import Found, Place, Problem
+from vl2.errors import UserError
+
+SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "jpg"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\x00", "tif"),
+    (b"MM\x00*", "tif"),
+)
+
+
+def read_jsonl(file: DataFile) -> Iterator[Found]:
+    """Yield every line's record or problem; blank lines are passed over."""
+    row = 0
+    try:
+        with file.open() as lines:
+            for row, line in enumerate(lines):
+                if line.strip():
+                    yield parse_json(line, Place(file=file.name, row=row), file.read_image)
+    except (UserError, OSError) as error:
+        yield Problem(place=Place(file=file.name, row=row), id=None, kind="unreadable", why=str(error))
+
+
+class JsonlRecords:
+    """Random access by the offsets of the lines, found when it is opened."""
+
+    def __init__(self, file: DataFile) -> None:
+        self._file = file
+        self._starts = array("q")
+        self._ends = array("q")
+        self._rows = array("q")
+        position = 0
+        with file.open() as lines:
+            for row, line in enumerate(lines):
+                if line.strip():
+                    self._starts.append(position)
+                    self._ends.append(position + len(line))
+                    self._rows.append(row)
+                position += len(line)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def find(self, index: int) -> Found:
+        line = self._file.read(self._starts[index], self._ends[index])
+        return parse_json(line, Place(file=self._file.name, row=self._rows[index]), self._file.read_image)
+
+
+def write_jsonl(records: Iterable[Record], out: IO[bytes], file: DataFile) -> None:
+    """Write the lines to `out`, and the images into a folder named like the file."""
+    folder = posixpath.basename(file.path).rpartition(".")[0] + "-images"
+    for row, record in enumerate(records):
+        images = []
+        for index, image in enumerate(record.images):
+            assert image.data is not None, record.id
+            path = f"{folder}/{row:08d}-{index}.{image_ending(image.data)}"
+            with file.within_folder(path).create() as image_file:
+                image_file.write(image.data)
+            images.append(StoredImage(path=path, width=image.width, height=image.height))
+        values = replace(record, images=tuple(images)).to_dict()
+        out.write(json.dumps(values, ensure_ascii=False).encode("utf-8") + b"\n")
+
+
+def image_ending(data: bytes) -> str:
+    """Return the ending for an image's bytes, "bin" for what is not known."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return next((ending for start, ending in SIGNATURES if data.startswith(start)), "bin")

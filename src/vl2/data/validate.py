@@ -1,0 +1,113 @@
+"""Whether records can be trained on: what a record cannot check itself, because it needs pixels, tokens or the others.
+
+A bad record never stops the run: each gets its problems, and the next one is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from vl2.data.pixels import open_stored
+from vl2.data.record import Record
+from vl2.data.store.parse import check_text
+from vl2.data.store.place import Found, Kind, Located, Place, Problem
+from vl2.errors import UserError
+from vl2.process.processor import Processor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """One thing that was read, and all that is wrong with it."""
+
+    located: Located | None  # None: no record could be read
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def good(self) -> Record | None:
+        """The record, if it can be trained on; warnings do not prevent that."""
+        is_good = all(problem.is_warning for problem in self.problems)
+        return self.located.record if self.located is not None and is_good else None
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """Counts of a run so far."""
+
+    good: int = 0
+    bad: int = 0
+    by_kind: Counter[Kind] = field(default_factory=Counter)
+
+    def add(self, checked: Checked) -> None:
+        self.good += checked.good is not None
+        self.bad += checked.good is None
+        self.by_kind.update(problem.kind for problem in checked.problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"good": self.good, "bad": self.bad, "by_kind": dict(sorted(self.by_kind.items()))}
+
+
+def validate(
+    found: Iterable[Found], *, processor: Processor | None = None, max_tokens: int | None = None
+) -> Iterator[Checked]:
+    """Yield what was read, each with its problems; with a processor, every record is encoded too.
+
+    More than `max_tokens` tokens is a warning. Of records with one id all but the first are bad.
+    """
+    if max_tokens is not None and max_tokens < 1:
+        raise UserError(f"max_tokens must be at least 1, got {max_tokens}")
+    seen: dict[str, Place] = {}
+    for item in found:
+        if isinstance(item, Problem):
+            yield Checked(located=None, problems=(item,))
+            continue
+        faults = list(_faults(item.record, seen, processor, max_tokens))
+        seen.setdefault(item.record.id, item.place)
+        yield Checked(
+            located=item,
+            problems=tuple(Problem(place=item.place, id=item.record.id, kind=kind, why=why) for kind, why in faults),
+        )
+
+
+def _faults(
+    record: Record, seen: dict[str, Place], processor: Processor | None, max_tokens: int | None
+) -> Iterator[tuple[Kind, str]]:
+    if record.id in seen:
+        yield "duplicate", f"the id is that of {seen[record.id]}"
+    if record.category == "text" and record.images:
+        yield "category", f"category text is for records without images, it has {len(record.images)}"
+    try:
+        check_text(record)
+    except UserError as error:
+        yield "text", str(error)
+    images: list[Image.Image] = []
+    for index, stored in enumerate(record.images):
+        try:
+            image = open_stored(stored)
+        except UserError as error:
+            yield "image", f"image {index}: {error}"
+            continue
+        images.append(image)
+        if image.size != (stored.width, stored.height):
+            real = f"{image.width} x {image.height} px"
+            yield "size", f"image {index} is {real} upright, the record says {stored.width} x {stored.height}"
+    if processor is not None and len(images) == len(record.images):
+        yield from _encoding_faults(record, images, processor, max_tokens)
+
+
+def _encoding_faults(
+    record: Record, images: list[Image.Image], processor: Processor, max_tokens: int | None
+) -> Iterator[tuple[Kind, str]]:
+    try:
+        length = len(processor.encode(record.to_messages(images), train=True, name=record.id))
+    except UserError as error:
+        yield "encode", str(error)
+    except Exception as error:  # one record that meets a fault of ours must not end a run over millions
+        yield "encode", f"{type(error).__name__}: {error}"
+    else:
+        if max_tokens is not None and length > max_tokens:
+            yield "long", f"{length} tokens, the sequence length is {max_tokens}"
