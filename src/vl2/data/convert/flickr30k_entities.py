@@ -1,0 +1,79 @@
+"""Flickr30k Entities: captions whose phrases are tied to boxes.
+
+    train.txt                 image ids, one a line
+    Sentences/36979.txt       five lines: A [/EN#1/people group of friends] ... (EN#0 is not visual)
+    Annotations/36979.xml     size, and objects: names (entity ids), and a bndbox, or nobndbox, or scene
+    flickr30k-images/36979.jpg
+
+Every caption becomes a grounded caption, and the phrases that have boxes become queries. Boxes are not known for
+everything in an image, so nothing is said to be absent.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from vl2.data.convert.boxes import Query, check_size, clip_box, grounded_caption, locate_records
+from vl2.data.convert.layout import Converted, Job, each, find_file, image_file, read_text
+from vl2.data.record import BoxPx, Record, StoredImage
+from vl2.errors import UserError
+
+MAX_XML_BYTES = 1_000_000
+
+_PHRASE = re.compile(r"\[/EN#(\d+)/\S+ ([^\]]+)\]")
+
+
+def read(job: Job) -> Converted:
+    ids = read_text(find_file(job.folder, f"{job.split}.txt")).split()
+
+    def make(id: str) -> Iterator[Record]:
+        image = image_file(job.folder, f"flickr30k-images/{id}.jpg", f"flickr30k_images/{id}.jpg", f"images/{id}.jpg")
+        boxes = entity_boxes(job.folder / "Annotations" / f"{id}.xml", image)
+        sentences = read_text(job.folder / "Sentences" / f"{id}.txt").splitlines()
+        asked: dict[str, Query] = {}
+        for number, sentence in enumerate(filter(None, map(str.strip, sentences))):
+            pieces = sentence_pieces(sentence, boxes)
+            queries = [piece for piece in pieces if isinstance(piece, Query) and piece.boxes_px]
+            if queries:
+                yield grounded_caption(job, f"{id}-{number}", image, pieces)
+            asked.update((query.label.lower(), query) for query in queries)
+        yield from locate_records(job, f"{id}-phrases", image, list(asked.values()))
+
+    return each([(f"image {id}", id) for id in ids], make)
+
+
+def sentence_pieces(sentence: str, boxes: dict[str, list[BoxPx]]) -> list[str | Query]:
+    """Cut a sentence into text and phrases; a phrase without boxes is a query with none."""
+    pieces: list[str | Query] = []
+    end = 0
+    for match in _PHRASE.finditer(sentence):
+        pieces += [sentence[end : match.start()], Query(label=match[2], boxes_px=tuple(boxes.get(match[1], ())))]
+        end = match.end()
+    return [*pieces, sentence[end:]]
+
+
+def entity_boxes(path: Path, image: StoredImage) -> dict[str, list[BoxPx]]:
+    """Return the boxes of each entity id. UserError for a file that declares entities or a type of its own."""
+    if path.is_file() and path.stat().st_size > MAX_XML_BYTES:
+        raise UserError(f"{path.name} is over {MAX_XML_BYTES} bytes")
+    # As text, not bytes: then the file cannot choose an encoding that hides a declaration from the search.
+    text = read_text(path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise UserError(f"{path.name} declares entities, which are not read")
+    try:
+        root = ET.fromstring(text)
+    except ET.ParseError as error:
+        raise UserError(f"{path.name} is not valid XML: {error}") from None
+    check_size({side.tag: float(side.text or "nan") for side in root.findall("size/*") if side.tag != "depth"}, image)
+    boxes: dict[str, list[BoxPx]] = defaultdict(list)
+    for found in root.iter("object"):
+        corners = found.find("bndbox")
+        if corners is not None:
+            values = [float(corners.findtext(name, "nan")) for name in ("xmin", "ymin", "xmax", "ymax")]
+            for name in found.iter("name"):
+                boxes[(name.text or "").strip()].append(clip_box(values, (image.width, image.height)))
+    return boxes

@@ -1,0 +1,15 @@
+"""InfographicVQA: DocVQA's form, about infographics.
+
+infographicsVQA_train_v1.0.json   {data: [{questionId, question, image_local_name: "30000.jpeg", answers}]}
+infographicsvqa_images/30000.jpeg   (or images/)
+"""
+
+from __future__ import annotations
+
+from vl2.data.convert.docvqa import read_questions
+from vl2.data.convert.layout import Converted, Job, find_file
+
+
+def read(job: Job) -> Converted:
+    path = find_file(job.folder, f"info*VQA_{job.split}_v1.0*.json", f"info*vqa_{job.split}_v1.0*.json")
+    return read_questions(job, path, "image_local_name", ("infographicsvqa_images/", "images/", ""))

@@ -1,0 +1,137 @@
+"""OBELICS: web pages as text and images in turn, filtered by image and by text.
+
+    *.parquet   images: [url or null], texts: [text or null], aligned: one of the two at each place;
+                metadata: JSON list beside them; general_metadata: JSON with the page's url
+    images/00000/000000000.jpg and images/00000.parquet (url, key, status), as img2dataset fetches the urls
+
+An entry of `images` may be bytes as well. Images that are missing or filtered are left out of their page. What
+stands between two images is learned: images are the user's side of a record, the text after them the assistant's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vl2.data.convert.conversation import record
+from vl2.data.convert.layout import (
+    Converted,
+    Job,
+    Json,
+    each,
+    find_files,
+    image_bytes,
+    image_file,
+    numbered,
+    parquet_rows,
+)
+from vl2.data.record import Message, Part, Record, StoredImage
+from vl2.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which images stay in a page, and which pages stay. The sizes are those of the OBELICS paper, the rest ours."""
+
+    min_side_px: int = 150
+    max_side_px: int = 20_000
+    max_aspect: float = 2.0  # the longer side over the shorter
+    max_images: int = 30
+    min_words: int = 10  # in the page
+    max_words: int = 2_000
+    min_words_per_image: float = 5.0  # pages of little but pictures teach nothing about them
+    max_repetition: float = 0.3  # share of the 5-word runs that occur again
+
+
+FILTERS = Filters()
+
+
+def read(job: Job) -> Converted:
+    files = find_files(job.folder, f"{job.split}-*.parquet", f"data/{job.split}-*.parquet", "*.parquet")
+    fetched = _fetched(job)
+    rows = parquet_rows(files, ("images", "texts"))
+
+    def make(row: tuple[int, Json]) -> Iterator[Record]:
+        number, page = row
+        places = zip(page["images"], page["texts"], strict=True)
+        kept = [text or _image(job, image, fetched) for image, text in places if text or image]
+        yield interleaved(job, number, [place for place in kept if place is not None])
+
+    return each(numbered(rows), make)
+
+
+def _fetched(job: Job) -> dict[str, str]:
+    """Return the file of each url that img2dataset fetched."""
+    files = {}
+    for path in sorted((job.folder / "images").glob("*.parquet")):
+        for where, row in parquet_rows([path], ("url", "key", "status"), batch_rows=1024):
+            if isinstance(row, UserError):
+                raise UserError(f"{where}: {row}")
+            if row["status"] == "success":
+                files[row["url"]] = f"images/{path.stem}/{row['key']}.jpg"
+    return files
+
+
+def _image(job: Job, value: Any, fetched: dict[str, str]) -> StoredImage | None:
+    """Return an image that is there, can be read, and passes the filters."""
+    try:
+        if isinstance(value, str):
+            image = image_file(job.folder, fetched[value]) if value in fetched else None
+        else:
+            image = image_bytes(value, "of the page")
+    except UserError:
+        return None
+    return image if image is not None and fits(image, FILTERS) else None
+
+
+def fits(image: StoredImage, filters: Filters) -> bool:
+    short, long = sorted((image.width, image.height))
+    return filters.min_side_px <= short and long <= filters.max_side_px and long <= filters.max_aspect * short
+
+
+def repetition(words: Sequence[str], run: int = 5) -> float:
+    """Return the share of the runs of words that occur more than once."""
+    counts = Counter(tuple(words[i : i + run]) for i in range(len(words) - run + 1))
+    total = sum(counts.values())
+    return sum(n for n in counts.values() if n > 1) / total if total else 0.0
+
+
+def interleaved(job: Job, id: object, places: Sequence[str | StoredImage], filters: Filters = FILTERS) -> Record:
+    """Return the page as turns. UserError says which filter it fails."""
+    # Images at the end have no text to learn from them.
+    while places and isinstance(places[-1], StoredImage):
+        places = places[:-1]
+    images = [place for place in places if isinstance(place, StoredImage)]
+    words = " ".join(place for place in places if isinstance(place, str)).split()
+    if not 1 <= len(images) <= filters.max_images:
+        raise UserError(f"filtered: {len(images)} images, 1 to {filters.max_images} are allowed")
+    if not filters.min_words <= len(words) <= filters.max_words:
+        raise UserError(f"filtered: {len(words)} words, {filters.min_words} to {filters.max_words} are allowed")
+    if len(words) < filters.min_words_per_image * len(images):
+        raise UserError(f"filtered: {len(words)} words for {len(images)} images")
+    if (share := repetition(words)) > filters.max_repetition:
+        raise UserError(f"filtered: {share:.0%} of the text repeats itself")
+    return record(job, id, _turns(places), images)
+
+
+def _turns(places: Sequence[str | StoredImage]) -> list[Message]:
+    """Give images, and the text before the first of them, to the user, and other text to the assistant."""
+    messages: list[Message] = []
+    pending: list[Part] = []
+    num_images = 0
+    for place in places:
+        if isinstance(place, StoredImage):
+            if num_images and pending and pending[-1].text is not None:
+                messages.append(Message(role="assistant", parts=tuple(pending)))
+                pending = []
+            pending.append(Part(image=num_images))
+            num_images += 1
+            continue
+        if pending and pending[-1].image is not None:
+            messages.append(Message(role="user", parts=tuple(pending)))
+            pending = []
+        text = f"{pending.pop().text}\n\n{place}" if pending else place
+        pending.append(Part(text=text))
+    return [*messages, Message(role="assistant", parts=tuple(pending))]

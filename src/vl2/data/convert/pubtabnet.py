@@ -1,0 +1,37 @@
+"""PubTabNet: pictures of tables and their HTML.
+
+PubTabNet_2.0.0.jsonl   {filename, split, html: {structure: {tokens}, cells: [{tokens}]}}
+train/PMC1064074_007_00.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vl2.data.convert.conversation import TABLE_TO_HTML, converse
+from vl2.data.convert.layout import Converted, Job, Json, each, find_file, image_file, jsonl_rows
+from vl2.data.record import Record
+from vl2.errors import UserError
+
+
+def read(job: Job) -> Converted:
+    def make(row: Json) -> Iterator[Record]:
+        if row["split"] != job.split:
+            return
+        name = row["filename"]
+        image = image_file(job.folder, f"{job.split}/{name}")
+        cells = [cell["tokens"] for cell in row["html"]["cells"]]
+        html = table_html(row["html"]["structure"]["tokens"], cells)
+        yield converse(job, name.rsplit(".", 1)[0], [(job.random(name).choice(TABLE_TO_HTML), html)], [image])
+
+    return each(jsonl_rows(find_file(job.folder, "PubTabNet*.jsonl")), make)
+
+
+def table_html(structure: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """Put the cells between the structure's tags. UserError if their numbers differ."""
+    places = structure.count("</td>")
+    if places != len(cells):
+        raise UserError(f"the table has {places} places for {len(cells)} cells")
+    rest = iter(cells)
+    pieces = ["".join(next(rest)) + tag if tag == "</td>" else tag for tag in structure]
+    return f"<table>{''.join(pieces)}</table>"
