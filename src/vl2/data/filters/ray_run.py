@@ -1,0 +1,65 @@
+"""The same map on this machine or on a Ray cluster: one flag, the same results in the same order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, Literal, TypeVar, get_args
+
+from vl2.errors import UserError
+
+Where = Literal["local", "ray"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+WINDOW = 4096  # items handed to the cluster at once; more hide the start of a window better, and wait in memory
+
+
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], on: Where = "local", window: int = WINDOW
+) -> Iterator[Result]:
+    """Yield `function(item)` for every item, in order.
+
+    With "ray" the function and the items travel to the workers of the cluster that RAY_ADDRESS names, or of a cluster
+    of this machine's own. `function` must depend on its item alone. What it raises is raised here.
+    """
+    if on not in get_args(Where):
+        raise UserError(f"on must be one of {', '.join(get_args(Where))}, got {on!r}")
+    return map(function, items) if on == "local" else _ray_map(function, items, window)
+
+
+def _ray_map(function: Callable[[Item], Result], items: Iterable[Item], window: int) -> Iterator[Result]:
+    ray_data = _started_ray()
+    remaining = iter(items)
+    while batch := list(islice(remaining, window)):
+        rows = ray_data.from_items([{"item": pickle.dumps(item)} for item in batch])
+        yield from (pickle.loads(row["result"]) for row in rows.map(_Row(function)).iter_rows())
+
+
+class _Row:
+    """Apply a function to a row. Pickled on both sides, or Arrow would return tuples as lists and refuse objects."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+
+    def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+        return {"result": pickle.dumps(self._function(pickle.loads(row["item"])))}
+
+
+def _started_ray() -> Any:
+    try:
+        import ray  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        import ray.data  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    except ImportError:
+        raise UserError('running on Ray needs it installed: pip install "ray[data]"') from None
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        ray.init(address=address, include_dashboard=None if address else False, logging_level=logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray.data

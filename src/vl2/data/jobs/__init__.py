@@ -1,0 +1,1 @@
+"""Jobs that make or judge records by asking a model at an OpenAI-compatible endpoint."""
