@@ -49,15 +49,15 @@ def test_a_command_line_example_runs(code: str, capsys: pytest.CaptureFixture[st
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "vl2"
-        limit = [] if arguments[0] == "inspect" else ["--max-new-tokens", "8"]
+        limit = ["--max-new-tokens", "8"] if arguments[0] in ("ask", "describe", "locate", "chat") else []
         assert run([*arguments, *limit]) == 0, capsys.readouterr().err
-        # `locate` prints a line per box, and a model without trained weights finds none.
-        assert capsys.readouterr().out or arguments[0] == "locate"
+        captured = capsys.readouterr()
+        assert captured.out or captured.err
 
 
 def test_what_is_not_run_says_why() -> None:
     reasons = [m["why"] for page in PAGES for m in BLOCK.finditer(page.read_text(encoding="utf-8")) if m["why"]]
-    assert all("download" in reason for reason in reasons)
+    assert all(re.match(r"downloads |needs an? ", reason) for reason in reasons)
     assert len(examples("python")) >= 3
     assert len(examples("console")) >= 1
 

@@ -1,0 +1,124 @@
+"""Pages drawn by a headless Chromium, with the boxes of their links, buttons and fields.
+
+Two runs: one lays the page out and says where everything is, the next takes the picture at that height.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from vl2.data.record import BoxPx
+from vl2.errors import UserError
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+TIMEOUT_S = 60
+MAX_HEIGHT_PX = 2000
+MIN_WINDOW = (500, 400)  # a smaller window is drawn larger than asked for, or not at all
+# Written into a copy of the page: what can be operated, and how high the page is.
+_MEASURE = """<script>
+const found = [];
+for (const e of document.querySelectorAll("a, button, input, select, textarea, h1, h2")) {
+  const b = e.getBoundingClientRect();
+  found.push({tag: e.tagName.toLowerCase(), label: e.placeholder || e.innerText || e.name || "",
+              box: [b.left, b.top, b.right, b.bottom]});
+}
+const height = document.documentElement.getBoundingClientRect().height;
+document.documentElement.setAttribute("data-measured", JSON.stringify({height, found}));
+</script>"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Element:
+    """Something on a page."""
+
+    tag: str
+    label: str
+    box: BoxPx
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    image: Image.Image
+    elements: tuple[Element, ...]
+
+
+def find_browser() -> str | None:
+    """Return the path of a Chromium on this machine, or None."""
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+def render(page: str, width: int) -> Rendered:
+    """Draw a page of HTML at a width. It has no network. UserError without a browser, or when it fails."""
+    if width < MIN_WINDOW[0]:
+        raise UserError(f"the width of a page must be at least {MIN_WINDOW[0]} px, got {width}")
+    browser = find_browser()
+    if browser is None:
+        raise UserError("drawing web pages needs Chromium: install chromium")
+    with tempfile.TemporaryDirectory(prefix="vl2-browser-") as folder:
+        home = Path(folder)
+        measured = home / "measured.html"
+        measured.write_text(page.replace("</body>", f"{_MEASURE}</body>"), encoding="utf-8")
+        dom = _run(browser, home, measured, (width, 600), "--dump-dom")
+        height, elements = _read_measures(dom.decode(errors="replace"))
+        plain = home / "page.html"
+        plain.write_text(page, encoding="utf-8")
+        height = min(MAX_HEIGHT_PX, max(1, height))
+        window = (width, max(height, MIN_WINDOW[1]))
+        _run(browser, home, plain, window, f"--screenshot={home / 'page.png'}")
+        if not (home / "page.png").is_file():
+            raise UserError(f"{browser} made no picture of the page")
+        image = Image.open(io.BytesIO((home / "page.png").read_bytes())).convert("RGB").crop((0, 0, width, height))
+    inside = [
+        e for e in elements if 0 <= e.box[0] < e.box[2] <= image.width and 0 <= e.box[1] < e.box[3] <= image.height
+    ]
+    return Rendered(image=image, elements=tuple(inside))
+
+
+def _read_measures(dom: str) -> tuple[int, list[Element]]:
+    match = re.search(r'data-measured="([^"]*)"', dom)
+    if match is None:
+        raise UserError("the browser did not lay out the page")
+    measures = json.loads(html.unescape(match[1]))
+    elements = [
+        Element(
+            tag=e["tag"],
+            label=" ".join(str(e["label"]).split()),
+            box=(e["box"][0], e["box"][1], e["box"][2], e["box"][3]),
+        )
+        for e in measures["found"]
+    ]
+    return int(measures["height"] + 0.999), elements
+
+
+def _run(browser: str, home: Path, page: Path, size: tuple[int, int], action: str) -> bytes:
+    command = [
+        browser, "--headless", "--disable-gpu", "--hide-scrollbars", "--force-device-scale-factor=1", "--mute-audio",
+        "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND", "--no-first-run",
+        f"--user-data-dir={home / 'profile'}", f"--window-size={size[0]},{size[1]}", action, page.as_uri(),
+    ]  # fmt: skip
+    if os.name == "posix" and os.geteuid() == 0:
+        command.insert(1, "--no-sandbox")  # Chromium refuses its sandbox to root; the pages are our own
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        return process.communicate(timeout=TIMEOUT_S)[0]
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{browser} took more than {TIMEOUT_S} s for a page") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,111 @@
+"""What a camera or scanner does to a page: turns, slants, blurs, shades, pales it. Boxes move with the page."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from vl2.data.record import BoxPx
+
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+Point = tuple[float, float]
+
+DISTORTIONS = ("rotate", "perspective", "blur", "noise", "shadow", "low_contrast", "jpeg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distorted:
+    """A distorted page, and how its points moved."""
+
+    image: Image.Image
+    matrix: Matrix  # of page coordinates to image coordinates, homogeneous
+    jpeg_quality: int | None
+    names: tuple[str, ...]  # what was done
+
+    def move(self, box: BoxPx) -> BoxPx:
+        """Return the upright box around where the corners of a box of the page went."""
+        x0, y0, x1, y1 = box
+        xs, ys = zip(*(apply(self.matrix, p) for p in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))), strict=True)
+        width, height = self.image.size
+        return (max(0.0, min(xs)), max(0.0, min(ys)), min(float(width), max(xs)), min(float(height), max(ys)))
+
+
+def distort(image: Image.Image, rng: random.Random, amount: int) -> Distorted:
+    """Apply up to `amount` distortions, each so mild that the text stays readable."""
+    names = tuple(name for name in DISTORTIONS if name in rng.sample(DISTORTIONS, min(amount, len(DISTORTIONS))))
+    matrix = np.eye(3)
+    if "rotate" in names:
+        matrix = _rotation(image, rng)
+    if "perspective" in names:
+        matrix = _slant(image, rng) @ matrix
+    if "rotate" in names or "perspective" in names:
+        image, matrix = _warp(image, matrix, rng)
+    if "shadow" in names:
+        image = _shade(image, rng)
+    if "low_contrast" in names:
+        image = Image.blend(image, Image.new("RGB", image.size, _mean(image)), rng.uniform(0.2, 0.4))
+    if "blur" in names:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 0.9)))
+    if "noise" in names:
+        image = _grain(image, rng)
+    quality = rng.randint(35, 80) if "jpeg" in names else None
+    return Distorted(image=image, matrix=matrix, jpeg_quality=quality, names=names)
+
+
+def apply(matrix: Matrix, point: Point) -> Point:
+    x, y, scale = matrix @ np.array((point[0], point[1], 1.0))
+    return float(x / scale), float(y / scale)
+
+
+def _rotation(image: Image.Image, rng: random.Random) -> Matrix:
+    angle = math.radians(rng.uniform(1, 5) * rng.choice((-1, 1)))
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.array(((cos, -sin, 0.0), (sin, cos, 0.0), (0.0, 0.0, 1.0)))
+
+
+def _slant(image: Image.Image, rng: random.Random) -> Matrix:
+    """Return a mild perspective: the far side of the page looks up to a seventh smaller."""
+    reach = 0.07
+    a, b = rng.uniform(-reach, reach) / image.width, rng.uniform(-reach, reach) / image.height
+    return np.array(((1.0, rng.uniform(-0.04, 0.04), 0.0), (0.0, 1.0, 0.0), (a, b, 1.0)))
+
+
+def _warp(image: Image.Image, matrix: Matrix, rng: random.Random) -> tuple[Image.Image, Matrix]:
+    """Draw the page as the matrix moves it, on a desk just large enough for all of it."""
+    width, height = image.size
+    corners = [apply(matrix, p) for p in ((0, 0), (width, 0), (width, height), (0, height))]
+    left, top = min(x for x, _ in corners), min(y for _, y in corners)
+    size = (math.ceil(max(x for x, _ in corners) - left), math.ceil(max(y for _, y in corners) - top))
+    matrix = np.array(((1.0, 0.0, -left), (0.0, 1.0, -top), (0.0, 0.0, 1.0))) @ matrix
+    back = np.linalg.inv(matrix)
+    back = back / back[2, 2]
+    desk = tuple(rng.randint(60, 200) for _ in range(3))
+    coefficients = tuple(float(v) for v in back.flatten()[:8])
+    moved = image.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC, fillcolor=desk)
+    return moved, matrix
+
+
+def _shade(image: Image.Image, rng: random.Random) -> Image.Image:
+    width, height = image.size
+    angle = rng.uniform(0, 2 * math.pi)
+    across = np.linspace(-1, 1, width)[None, :] * math.cos(angle) + np.linspace(-1, 1, height)[:, None] * math.sin(
+        angle
+    )
+    shade = 1 - rng.uniform(0.2, 0.45) / (1 + np.exp(-(across - rng.uniform(-0.4, 0.4)) * rng.uniform(4, 14)))
+    pixels = np.asarray(image, dtype=np.float64) * shade[:, :, None]
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def _grain(image: Image.Image, rng: random.Random) -> Image.Image:
+    pixels = np.asarray(image, dtype=np.float32)
+    grain = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(3, 11), pixels.shape)
+    return Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8))
+
+
+def _mean(image: Image.Image) -> tuple[int, int, int]:
+    red, green, blue = np.asarray(image).reshape(-1, 3).mean(axis=0)
+    return int(red), int(green), int(blue)

@@ -1,0 +1,174 @@
+"""What every synthetic source is: a function of (index, seed) to a record, run in as many processes as there are.
+
+The order and the bytes of the records depend on the source, its settings and the seed alone, never on the number of
+processes. (Drawn text also depends on the fonts of the machine.)
+"""
+
+from __future__ import annotations
+
+import abc
+import multiprocessing
+import random
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from vl2.data.construct.draft import Draft
+from vl2.data.record import Record
+from vl2.errors import UserError
+
+CHUNK = 8  # records a process makes between two messages: enough to hide their cost
+Outcome = Record | str  # a record, or why it was dropped
+
+
+class Dropped(Exception):
+    """A record that cannot be made, such as a plot whose code fails. `generate` counts it and goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(abc.ABC):
+    """A source of drawn records. Subclasses add their settings and `draft`."""
+
+    name: ClassVar[str]
+    category: ClassVar[str]
+    tasks_known: ClassVar[tuple[str, ...]]
+
+    licence: str = "CC0-1.0"  # of the records; that of the texts, tables or sprites given, if it asks for it
+    tasks: tuple[str, ...] = ()  # which kinds of questions; all when empty
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            if task not in self.tasks_known:
+                raise UserError(f"tasks of {self.name} are {', '.join(self.tasks_known)}, got {task!r}")
+
+    @abc.abstractmethod
+    def draft(self, rng: random.Random) -> Draft:
+        """Draw one example from the generator alone. Raises Dropped when it cannot be made."""
+
+    def make(self, index: int, seed: int) -> Record:
+        """Return record `index`: the same for the same settings, index and seed."""
+        return self.finish(self.draft(rng_for(seed, self.name, index)), index, seed)
+
+    def finish(self, draft: Draft, index: int, seed: int) -> Record:
+        record_id = f"{self.name}-{seed}-{index:07d}"
+        return draft.record(id=record_id, source=self.name, category=self.category, licence=self.licence)
+
+    def pick_task(self, rng: random.Random) -> str:
+        return rng.choice(self.tasks or self.tasks_known)
+
+
+@dataclass
+class Tally:
+    """What `generate` did so far: filled while it runs."""
+
+    made: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> how many
+
+    def count(self, outcome: Outcome) -> None:
+        if isinstance(outcome, str):
+            self.dropped[outcome] = self.dropped.get(outcome, 0) + 1
+        else:
+            self.made += 1
+
+
+def rng_for(seed: int, name: str, index: int) -> random.Random:
+    """Return the generator of one record. Python seeds from a text by SHA-512: equal on every machine."""
+    return random.Random(f"{seed}/{name}/{index}")
+
+
+def generate(
+    source: Source,
+    count: int,
+    seed: int = 0,
+    processes: int = 1,
+    *,
+    start: int = 0,
+    tally: Tally | None = None,
+    progress: bool = False,
+) -> Iterator[Record]:
+    """Yield the records `start` to `start + count - 1` in order, without the dropped ones.
+
+    `start` resumes an interrupted run. `progress` shows a bar on standard error.
+    """
+    if count < 0 or processes < 1:
+        raise UserError(f"count must be at least 0 and processes at least 1, got {count} and {processes}")
+    tally = Tally() if tally is None else tally
+    chunks = [range(at, min(at + CHUNK, start + count)) for at in range(start, start + count, CHUNK)]
+    made = _in_processes(source, seed, chunks, processes) if processes > 1 else _here(source, seed, chunks)
+    with _bar(source.name, count, progress) as bar:
+        for outcome in made:
+            tally.count(outcome)
+            bar.step(sum(tally.dropped.values()))
+            if isinstance(outcome, Record):
+                yield outcome
+
+
+def _make_chunk(source: Source, seed: int, indices: range) -> list[Outcome]:
+    return [_attempt(source, seed, index) for index in indices]
+
+
+def _attempt(source: Source, seed: int, index: int) -> Outcome:
+    try:
+        return source.make(index, seed)
+    except Dropped as reason:
+        return str(reason)
+
+
+def _here(source: Source, seed: int, chunks: list[range]) -> Iterator[Outcome]:
+    for indices in chunks:
+        for index in indices:
+            yield _attempt(source, seed, index)
+
+
+def _in_processes(source: Source, seed: int, chunks: list[range], processes: int) -> Iterator[Outcome]:
+    # Spawned, not forked: forking a process whose libraries run threads can hang. A short queue, because a slow
+    # reader must not make the pictures of a whole run wait in memory.
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    waiting: deque[Future[list[Outcome]]] = deque()
+    try:
+        for indices in chunks:
+            waiting.append(pool.submit(_make_chunk, source, seed, indices))
+            if len(waiting) > 2 * processes:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"a process of {source.name} ended abruptly: too little memory, or a main program that cannot be imported"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Bar(AbstractContextManager["_Bar"]):
+    """A progress bar of rich, or nothing."""
+
+    def __init__(self, name: str, count: int, show: bool) -> None:
+        self._progress: Any = nullcontext()
+        self._name, self._shown = name, show
+        if show:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._progress = Progress(console=Console(stderr=True))
+            self._task = self._progress.add_task(name, total=count)
+
+    def __enter__(self) -> _Bar:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.__exit__(*exception)
+
+    def step(self, dropped: int) -> None:
+        if self._shown:
+            name = f"{self._name}, {dropped} dropped" if dropped else self._name
+            self._progress.update(self._task, advance=1, description=name)
+
+
+def _bar(name: str, count: int, show: bool) -> _Bar:
+    return _Bar(name, count, show)

@@ -1,0 +1,167 @@
+"""Scenes: boxes are the pixels, counts and answers are what lies there; sprites from files; marks and two images."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from vl2.data.construct.in_context import InContext
+from vl2.data.construct.scene import Scene
+from vl2.data.construct.scene_words import plural
+from vl2.data.construct.source import generate, rng_for
+from vl2.data.construct.sprites import Kind, draw_sprite, read_kinds
+from vl2.data.construct.visual_prompt import MARKS, Mark, VisualPrompt, draw_mark
+from vl2.errors import UserError
+
+
+def changed_pixels(before: Image.Image, after: Image.Image) -> np.ndarray:
+    return (np.asarray(before) != np.asarray(after)).any(axis=2)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_boxes_are_exactly_where_the_pixels_changed(seed: int) -> None:
+    composed = Scene().compose(random.Random(seed))
+    changed = changed_pixels(composed.backdrop, composed.image)
+    covered = np.zeros_like(changed)
+    assert composed.placed
+    for placed in composed.placed:
+        x0, y0, x1, y1 = (int(v) for v in placed.box)
+        inside = changed[y0:y1, x0:x1]
+        covered[y0:y1, x0:x1] = True
+        # Every edge of the box touches the thing: no smaller box would do.
+        assert inside[0].any()
+        assert inside[-1].any()
+        assert inside[:, 0].any()
+        assert inside[:, -1].any()
+    assert not (changed & ~covered).any()
+
+
+def test_every_answer_about_a_scene_holds() -> None:
+    source = Scene(tasks=("count", "presence", "ground", "negative", "detect"))
+    seen = set()
+    for index in range(120):
+        rng = rng_for(0, "scene", index)
+        language, task = rng.choice(source.languages), source.pick_task(rng)
+        composed = source.compose(rng)
+        record = source.make(index, 0)
+        question, answer = (m.parts[-1].text or "" for m in record.messages[:2])
+        names = {name for p in composed.placed for name in (p.kind.name(language), p.kind.full_name(language))}
+        if task == "count":
+            named = {plural(n) if language == "en" else n for n in names}
+            # The longest name in the question is the one asked for.
+            asked = max((n for n in named if n in question), key=len, default=None)
+            kinds = [p.kind for p in composed.placed]
+            spoken = [(k.name(language), k.full_name(language)) for k in kinds]
+            truth = sum(asked in (*pair, *(plural(name) for name in pair)) for pair in spoken)
+            assert int(answer) in (truth, 0), (question, answer)
+        elif task == "presence":
+            label = re.sub(r"^(Is there|Does the picture show|Can you see) an? | in the image|\?$", "", question)
+            label = re.sub(r"图中有|图片里有没有|画面上有|吗？|？", "", label)
+            assert (answer in ("Yes.", "有。")) == (label in names), (question, answer)
+        elif task == "negative" and not record.objects:
+            label = re.search(r"<\|ref\|>(.*)<\|/ref\|>", question)
+            assert label is not None
+            assert label[1] not in names
+        else:
+            for labelled in record.objects:
+                assert list(labelled.boxes_px) == composed.boxes(language, labelled.label)
+        seen.add((task, language))
+    assert len(seen) == 10
+
+
+def test_plurals() -> None:
+    pairs = {"car": "cars", "red box": "red boxes", "cherry": "cherries", "toy": "toys", "fish": "fish",
+             "slice of bread": "slices of bread", "woman": "women"}  # fmt: skip
+    assert {noun: plural(noun) for noun in pairs} == pairs
+
+
+def test_grounded_captions_count_and_box_the_same_things() -> None:
+    numbers = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4, "five": 5, "六": 6, "一": 1, "两": 2, "三": 3, "四": 4}
+    for record in generate(Scene(tasks=("grounded_caption",)), 40):
+        answer = record.messages[1].parts[0].text or ""
+        assert (record.messages[0].parts[-1].text or "").startswith("<|grounding|>")
+        for number, place in re.findall(
+            r"(\w)\w?\{box:(\d+)\}" if record.language == "zh" else r"(\w+) \{box:(\d+)\}", answer
+        ):
+            if number in numbers:
+                assert len(record.objects[int(place)].boxes_px) == numbers[number], answer
+
+
+def test_sprites_come_from_a_folder_with_names(tmp_path: Path) -> None:
+    names = {}
+    for number, colour in enumerate(("red", "green", "blue", "black")):
+        picture = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
+        ImageDraw.Draw(picture).ellipse((10, 20, 50, 40), fill=colour)
+        picture.save(tmp_path / f"s{number}.png")
+        names[f"s{number}"] = {"en": f"{colour} pill", "zh": f"药丸{number}"}
+    (tmp_path / "names.json").write_text(json.dumps(names), encoding="utf-8")
+    source = Scene(art=str(tmp_path), names=str(tmp_path / "names.json"), tasks=("detect",))
+    labels = {o.label for record in generate(source, 20) for o in record.objects}
+    assert labels == {text for pair in names.values() for text in pair.values()}
+    sprite = draw_sprite(Kind(en="red pill", zh="", art=str(tmp_path / "s0.png")), 80)
+    assert sprite.width == 80
+    assert 36 <= sprite.height <= 44
+
+
+def test_an_icon_set_is_named_by_cldr(tmp_path: Path) -> None:
+    pytest.importorskip("resvg_py")
+    circle = '<circle cx="8" cy="8" r="6" fill="{}"/>'
+    icons = {"red-apple": {"body": circle.format("red")}, "cow": {"body": circle.format("brown")},
+             "cat": {"body": circle.format("grey")}, "unnamed": {"body": circle.format("blue")}}  # fmt: skip
+    (tmp_path / "icons.json").write_text(json.dumps({"icons": icons, "width": 16, "height": 16}), encoding="utf-8")
+    for file, spoken in (("en", ("red apple", "cow", "cat")), ("zh", ("红苹果", "奶牛", "猫"))):
+        entries = {char: {"default": ["x"], "tts": [name]} for char, name in zip("🍎🐄🐈", spoken, strict=True)}
+        text = json.dumps({"annotations": {"annotations": entries}}, ensure_ascii=False)
+        (tmp_path / f"{file}.json").write_text(text, encoding="utf-8")
+    kinds = read_kinds(*(str(tmp_path / f"{name}.json") for name in ("icons", "en", "zh")))
+    assert [(kind.en, kind.zh) for kind in kinds] == [("cat", "猫"), ("cow", "奶牛"), ("red apple", "红苹果")]
+    assert draw_sprite(kinds[0], 48).size == (48, 48)
+    (tmp_path / "none.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="at least 3 are needed"):
+        read_kinds(str(tmp_path / "icons.json"), str(tmp_path / "none.json"), "")
+
+
+@pytest.mark.parametrize("shape", MARKS)
+def test_a_mark_is_drawn_at_its_object(shape: str) -> None:
+    blank = Image.new("RGB", (300, 200), (255, 255, 255))
+    marked = blank.copy()
+    draw_mark(marked, Mark(shape=shape, colour="red", label="x", box=(100, 60, 160, 110)), random.Random(0))
+    rows, columns = changed_pixels(blank, marked).nonzero()
+    assert len(rows) > 50
+    if shape == "arrow":
+        assert changed_pixels(blank, marked)[60:110, 100:160].any()
+    else:
+        assert abs(columns.mean() - 130) < 8
+        assert abs(rows.mean() - 85) < 8
+    if shape in ("box", "circle"):
+        assert not changed_pixels(blank, marked)[60:110, 100:160].any()
+
+
+def test_the_marked_object_is_the_answer() -> None:
+    for record in generate(VisualPrompt(), 20):
+        assert record.category == "visual_prompt"
+        assert len(record.images) == 1
+    # A source of real pictures can be marked in the same way.
+    base = Scene(tasks=("ground",), languages=("en",))
+    for record in generate(VisualPrompt(base=base, tasks=("box",)), 10):
+        assert (record.messages[1].parts[0].text or "").startswith(("A ", "An "))
+
+
+def test_in_context_asks_about_the_second_image_in_the_released_words() -> None:
+    questions = set()
+    for record in generate(InContext(), 30):
+        assert [o.image for o in record.objects] == [1]
+        assert [part.image for part in record.messages[0].parts[:2]] == [0, 1]
+        questions.add(record.messages[0].parts[2].text)
+        Image.open(io.BytesIO(record.images[1].data or b"")).load()
+    released = (
+        r"<\|grounding\|>In the first image, an object within the \w+ (rectangle|ellipse) is marked. Locate the object"
+    )
+    assert any(re.match(released, question or "") for question in questions)

@@ -1,0 +1,117 @@
+"""Every synthetic source: the same seed gives the same bytes, records are valid, and the processor reads them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import vl2
+from vl2.data.construct.browser import find_browser
+from vl2.data.construct.catalog import SOURCES, find_source
+from vl2.data.construct.diversity import diversity, measure
+from vl2.data.construct.plot_code import PlotCode
+from vl2.data.construct.source import Dropped, Source, Tally, generate
+from vl2.data.record import Record
+from vl2.errors import UserError
+from vl2.process.grounding import parse_strict
+from vl2.process.processor import Processor
+
+NANO = Path(vl2.__file__).parent / "nano"
+NAMES = sorted(SOURCES)
+
+
+def small(name: str) -> Source:
+    # A script takes half a second to run: only one kind of them where any will do.
+    return PlotCode(tasks=("bar",)) if name == "plot_code" else SOURCES[name]()
+
+
+def count_for(name: str) -> int:
+    return 2 if name in ("plot_code", "web_page") else 24
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_records_are_valid_repeatable_and_read_by_the_processor(name: str) -> None:
+    source, count = small(name), count_for(name)
+    if name in ("chart", "plot_code"):
+        pytest.importorskip("matplotlib")
+    if name == "web_page" and find_browser() is None:
+        pytest.skip("there is no Chromium here")
+    tally = Tally()
+    records = list(generate(source, count, seed=3, tally=tally))
+    assert tally.made == len(records) == count - sum(tally.dropped.values())
+    assert len(records) > 0.8 * count
+    assert len({record.id for record in records}) == len(records)
+    processor = Processor.from_folder(NANO)
+    for record in records:
+        assert Record.from_dict(record.to_dict()) == record
+        images = [Image.open(io.BytesIO(stored.data or b"")) for stored in record.images]
+        assert [image.size for image in images] == [(stored.width, stored.height) for stored in record.images]
+        messages = record.to_messages(images)
+        parse_strict("".join(p["text"] for m in messages if m["role"] == "assistant" for p in m["content"]))
+    sample = processor.encode(
+        records[0].to_messages([Image.open(io.BytesIO(i.data or b"")) for i in records[0].images]), train=True
+    )
+    assert (sample.labels >= 0).any()
+    again = source.make(int(records[0].id[-7:]), 3)
+    assert again == records[0]
+    assert source.make(int(records[0].id[-7:]), 4) != records[0]
+
+
+def test_the_number_of_processes_changes_nothing() -> None:
+    source = SOURCES["scene"]()
+    here = list(generate(source, 40, seed=5))
+    assert list(generate(source, 40, seed=5, processes=2)) == here
+    assert list(generate(source, 15, seed=5, start=25)) == here[25:]
+
+
+class Failing(Source):
+    """Drops every third record."""
+
+    name = "failing"
+    category = "text"
+    tasks_known = ("one",)
+
+    def draft(self, rng):  # type: ignore[no-untyped-def]
+        raise AssertionError("make is replaced")
+
+    def make(self, index: int, seed: int) -> Record:
+        if index % 3 == 0:
+            raise Dropped("divisible by three")
+        return SOURCES["arithmetic"](tasks=("angle",)).make(index, seed)
+
+
+def test_dropped_records_are_counted_by_reason_and_the_bar_goes_to_standard_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tally = Tally()
+    assert len(list(generate(Failing(), 7, tally=tally, progress=True))) == 4
+    assert (tally.made, tally.dropped) == (4, {"divisible by three": 3})
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "failing" in printed.err
+
+
+def test_mistakes_are_one_line() -> None:
+    with pytest.raises(UserError, match=r"tasks of scene are name, .* got 'nothing'"):
+        SOURCES["scene"](tasks=("nothing",))
+    with pytest.raises(UserError, match=r"a synthetic source is one of text_image, .* got 'pictures'"):
+        find_source("pictures")
+    with pytest.raises(UserError, match="processes at least 1"):
+        list(generate(SOURCES["scene"](), 1, processes=0))
+
+
+def test_diversity_is_measured() -> None:
+    source = SOURCES["scene"]()
+    records = list(generate(source, 30))
+    many, one = diversity(records), diversity(records[:1] * 30)
+    assert one.perceptual_spread == 0
+    assert 0.2 < many.perceptual_spread < 0.6
+    assert many.label_entropy_bits > one.label_entropy_bits
+    assert many.distinct_words > one.distinct_words
+    noted = measure(source, 30)
+    assert noted.traits["task"] > 5
+    assert "perceptual_spread" in noted.table()
+    assert diversity([]).perceptual_spread == 0
