@@ -11,7 +11,6 @@ from vl2.cli.main import run
 from vl2.data.construct.catalog import SOURCES
 from vl2.data.store import open_random
 
-
 # Each of these runs a program or draws slowly; tests/data/construct covers them.
 SLOW = ("plot_code", "chart", "web_page")
 

@@ -280,3 +280,19 @@ def test_the_built_in_model_answers_without_files_or_network() -> None:
     assert reply.usage.visual_tokens == 385
     assert len(reply.token_ids) <= 8
     assert nano.is_trained == any(nano.folder.glob("*.safetensors"))
+
+
+def test_a_long_list_is_encoded_a_window_at_a_time(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited(vlm, max_rows=1)
+    log: list[str] = []
+    original = type(vlm.processor).encode
+    monkeypatch.setattr(
+        type(vlm.processor), "encode", lambda self, *a, **k: log.append("encode") or original(self, *a, **k)
+    )
+    handle = vlm.model.language.lm_head.register_forward_hook(lambda *_: log.append("token"))
+    requests = [[{"role": "user", "content": f"Count to {n}"}] for n in range(11)]
+    replies = vlm.batch(requests, max_new_tokens=2)
+    handle.remove()
+    monkeypatch.undo()
+    assert log == ["encode"] * 8 + ["token"] * 16 + ["encode"] * 3 + ["token"] * 6
+    assert [r.token_ids for r in replies] == [vlm.generate(r, max_new_tokens=2).token_ids for r in requests]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNTRAINED_SEED = 0
+ENCODED_PER_ROW = 8  # requests encoded ahead for each row of the cache
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -146,7 +147,13 @@ class VLM:
         """Answer many conversations, decoded together. The answers are those of one by one."""
         default = make_options(options)
         items = [r if isinstance(r, Request) else Request(messages=r, options=default) for r in requests]
-        samples = [self.processor.encode(r.messages, name=f"request {i}") for i, r in enumerate(items)]
+        # A window at a time: the pixels of all images of a long list would not fit in memory.
+        size = ENCODED_PER_ROW * self.limits.max_rows
+        windows = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
+        return [reply for window in windows for reply in self._answer([items[i] for i in window], window, is_cancelled)]
+
+    def _answer(self, items: Sequence[Request], numbers: range, is_cancelled: Callable[[], bool]) -> list[Reply]:
+        samples = [self.processor.encode(r.messages, name=f"request {i}") for i, r in zip(numbers, items, strict=True)]
         events = generate(
             self.model,
             self.processor.tokenizer,
