@@ -35,7 +35,7 @@ def count_for(name: str) -> int:
 @pytest.mark.parametrize("name", NAMES)
 def test_records_are_valid_repeatable_and_read_by_the_processor(name: str) -> None:
     source, count = small(name), count_for(name)
-    if name in ("chart", "plot_code"):
+    if name in ("chart", "formula", "plot_code"):
         pytest.importorskip("matplotlib")
     if name == "web_page" and find_browser() is None:
         pytest.skip("there is no Chromium here")

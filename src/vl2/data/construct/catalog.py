@@ -6,6 +6,7 @@ from vl2.data.construct.arithmetic import Arithmetic
 from vl2.data.construct.chart import Chart
 from vl2.data.construct.document import Document
 from vl2.data.construct.form import Form
+from vl2.data.construct.formula import Formula
 from vl2.data.construct.in_context import InContext
 from vl2.data.construct.plot_code import PlotCode
 from vl2.data.construct.receipt import Receipt
@@ -18,8 +19,8 @@ from vl2.data.construct.web_page import WebPage
 from vl2.errors import UserError
 
 _ALL: tuple[type[Source], ...] = (
-    TextImage, Receipt, Form, Document, TableImage, Chart, PlotCode, Scene, VisualPrompt, InContext, Arithmetic,
-    WebPage,
+    TextImage, Formula, Receipt, Form, Document, TableImage, Chart, PlotCode, Scene, VisualPrompt, InContext,
+    Arithmetic, WebPage,
 )  # fmt: skip
 SOURCES: dict[str, type[Source]] = {source.name: source for source in _ALL}
 
