@@ -10,10 +10,10 @@ from PIL import Image
 
 from tests.data.sample_records import good_records, picture, text_only
 from vl2.data.count import Counts, count_tokens
-from vl2.data.pixels import open_stored
 from vl2.data.record import Record
 from vl2.data.stats import Stats, Tally, gather
 from vl2.data.store import Located, Place, Problem
+from vl2.data.stored_image import open_stored
 from vl2.errors import UserError
 from vl2.process.processor import Processor
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from PIL import Image
 
 from vl2.data.count import Counts
-from vl2.data.pixels import open_stored
 from vl2.data.record import Record
 from vl2.data.store.access import Records
 from vl2.data.store.place import Place, Problem
+from vl2.data.stored_image import open_stored
 from vl2.errors import UserError
 from vl2.grid import num_visual_tokens
 from vl2.process.processor import Processor

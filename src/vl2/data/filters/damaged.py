@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vl2.data.filters.stored import open_stored
 from vl2.data.filters.verdict import KEPT, Verdict, dropped
 from vl2.data.record import Record
+from vl2.data.stored_image import open_stored
 from vl2.errors import UserError
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from vl2.data.filters.evaluation_index import EvaluationIndex
-from vl2.data.filters.stored import content_hash, open_stored, read_stored
 from vl2.data.filters.verdict import KEPT, Verdict, dropped
 from vl2.data.filters.words import texts_of
 from vl2.data.record import Record
+from vl2.data.stored_image import content_hash, open_stored, read_stored
 from vl2.errors import UserError
 
 

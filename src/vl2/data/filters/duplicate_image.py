@@ -7,10 +7,10 @@ from pathlib import Path
 
 from vl2.data.filters.hamming_index import HammingIndex
 from vl2.data.filters.image_hash import distance, perceptual_hash
-from vl2.data.filters.stored import open_stored
 from vl2.data.filters.verdict import KEPT, OrderedFilter, Verdict, dropped
 from vl2.data.filters.words import stable_hash, texts_of, words_of
 from vl2.data.record import Record
+from vl2.data.stored_image import open_stored
 from vl2.errors import UserError
 
 NEAR_BITS = 24  # of 256: rescaled or recompressed copies differ in up to about 18, pages of one layout in 70 and more

@@ -15,8 +15,8 @@ from PIL import Image
 
 from vl2.data.filters.hamming_index import HammingIndex
 from vl2.data.filters.image_hash import FLAT, HASH_BITS, perceptual_hash
-from vl2.data.filters.stored import content_hash
 from vl2.data.filters.words import n_grams, stable_hash, words_of
+from vl2.data.stored_image import content_hash
 from vl2.errors import UserError
 from vl2.process.image import open_image
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vl2.data.filters.stored import open_stored
 from vl2.data.filters.verdict import KEPT, Verdict, dropped
 from vl2.data.filters.words import texts_of
 from vl2.data.record import Record
+from vl2.data.stored_image import open_stored
 from vl2.errors import UserError
 from vl2.process.processor import Processor
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from PIL import ExifTags, Image
 
-from vl2.data.filters.stored import content_hash
 from vl2.data.jobs.chat_request import SentImage
 from vl2.data.jobs.ocr import Line, hints
+from vl2.data.stored_image import content_hash
 from vl2.process.image import open_image
 
 MAX_SIDE_PX = 2048  # larger pictures are scaled down: endpoints refuse or shrink them anyway

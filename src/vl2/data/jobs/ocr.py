@@ -14,9 +14,9 @@ from typing import Any
 from PIL import Image
 
 from vl2.data.filters.ray_run import Where, map_in_order
-from vl2.data.filters.stored import content_hash
 from vl2.data.jobs.ledger import Ledger
 from vl2.data.record import BoxPx
+from vl2.data.stored_image import content_hash
 from vl2.errors import UserError
 from vl2.process.image import open_image
 

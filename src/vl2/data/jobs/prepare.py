@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 
 from vl2.data.filters.ray_run import Where
-from vl2.data.filters.stored import read_stored
 from vl2.data.jobs.camera import camera_data
 from vl2.data.jobs.material import Material, sent_image
 from vl2.data.jobs.ocr import OcrCache
 from vl2.data.jobs.task import Job
 from vl2.data.record import Record, StoredImage
+from vl2.data.stored_image import read_stored
 from vl2.errors import UserError
 
 _RAY_WINDOW = 1024  # records whose images go to the cluster at once

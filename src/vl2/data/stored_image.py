@@ -1,4 +1,4 @@
-"""Read the stored images of a record: their bytes, and the picture."""
+"""The stored images of a record: their bytes, and the picture."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from vl2.process.image import ImageOptions, open_image
 MAX_BYTES = ImageOptions().max_bytes
 
 
-def read_stored(image: StoredImage, root: Path) -> bytes:
-    """Return the bytes of the image file. `root` is the folder of the file that holds the record."""
+def read_stored(image: StoredImage, root: Path | None = None) -> bytes:
+    """Return the bytes of the image file. `root` is the folder of the file that holds the record.
+
+    Without it only bytes are taken: what a record says is no place to fetch pictures from.
+    """
     if image.data is not None:
         return image.data
+    if root is None:
+        raise UserError(f"image {image.path} is a path: read the record from its store, which puts the bytes in")
     path = root / (image.path or "")
     try:
         with path.open("rb") as file:
@@ -30,7 +35,7 @@ def read_stored(image: StoredImage, root: Path) -> bytes:
     return data
 
 
-def open_stored(image: StoredImage, root: Path) -> Image.Image:
+def open_stored(image: StoredImage, root: Path | None = None) -> Image.Image:
     """Return the picture, RGB and upright. UserError, one line, if it is missing or damaged."""
     return open_image(read_stored(image, root))
 
