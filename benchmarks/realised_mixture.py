@@ -80,9 +80,8 @@ def main() -> None:
     for category, share in asked.most_common():
         print(f"{category:24} {share:8.3%} {tokens[category] / tokens.total():9.3%}")
     worst = max(abs(tokens[category] / tokens.total() - share) for category, share in asked.items())
-    print(
-        f"{tokens.total():,} tokens, furthest off {100 * worst:.3f} percentage points, fill {tokens.total() / places:.4f}"
-    )
+    print(f"{tokens.total():,} tokens, furthest off {100 * worst:.3f} percentage points")
+    print(f"{tokens.total() / places:.4f} of the places of a sequence are full")
 
 
 if __name__ == "__main__":
