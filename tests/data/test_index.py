@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.data.loader_case import make_processor, make_record, make_stores
-from vl2.data.index import StoreIndex, build_index, record_cost
+from vl2.data.count import count_tokens
+from vl2.data.index import StoreIndex, build_index
 from vl2.data.record import Message, Part, Record
 from vl2.errors import UserError
 
@@ -35,10 +36,10 @@ def test_costs_are_those_of_the_encoded_sample(tiling: str, mask_prompt: bool) -
     for record in records:
         images = [image.data for image in record.images]
         sample = processor.encode(record.to_messages(images), train=True, mask_prompt=mask_prompt)
-        cost = record_cost(record, processor, mask_prompt=mask_prompt)
-        assert cost.num_tokens == len(sample)
-        assert cost.num_tiles == len(sample.tiles)
-        assert cost.num_trained == int((sample.labels[1:] != -100).sum())
+        cost = count_tokens(record, processor, mask_prompt=mask_prompt)
+        assert cost.total == len(sample)
+        assert cost.tiles == len(sample.tiles)
+        assert cost.trained == int((sample.labels[1:] != -100).sum())
 
 
 def two_turns(first: Record, second: Record) -> Record:
@@ -51,7 +52,7 @@ def two_turns(first: Record, second: Record) -> Record:
 def test_no_pixel_is_read() -> None:
     record = make_record("caption", 0)
     blank = replace(record, images=(replace(record.images[0], data=b"not a picture"),))
-    assert record_cost(blank, make_processor()) == record_cost(record, make_processor())
+    assert count_tokens(blank, make_processor()) == count_tokens(record, make_processor())
 
 
 def test_a_store_is_split_by_category() -> None:

@@ -35,14 +35,12 @@ class Locate:
         if len(self.images) != 1:
             raise UserError(f"locate takes one image (-i), got {len(self.images)}")
         from vl2.cli.answer import check_drawable, save_drawing
-        from vl2.infer.prompts import locate_prompt
+        from vl2.infer.prompts import locate_prompt, user_message
+        from vl2.infer.vlm import Request
 
         check_drawable(self.draw, self.images)
         prompt = locate_prompt(self.query)
         images = open_images(self.images)
-        from vl2.infer.prompts import user_message
-        from vl2.infer.vlm import Request
-
         options = self.generate.options()
         vlm = self.model.load(quiet=self.output.quiet)
         messages = [user_message(prompt, images)]

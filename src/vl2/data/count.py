@@ -45,8 +45,9 @@ class Counts:
         )
 
 
-def count_tokens(record: Record, processor: Processor) -> Counts:
-    """Count the tokens of the record as it is trained. UserError if it cannot be encoded."""
+def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = True) -> Counts:
+    """Count what `Processor.encode(train=True)` will make of the record. UserError if it cannot be a sample."""
+    # The images are stood for by empty bytes, which nothing opens here.
     turns = normalise(record.to_messages([b""] * len(record.images)))
     sizes = iter([(image.width, image.height) for image in record.images])
     per_turn = [[next(sizes) for _ in turn.images] for turn in turns]
@@ -54,7 +55,7 @@ def count_tokens(record: Record, processor: Processor) -> Counts:
     side = config.tokens_per_side
     grids = processor.tiling.choose_grids(per_turn, processor.canvases, tile_px=config.tile_px, side=side)
     visual = [num_visual_tokens(grid, side) for grid in grids]
-    row = tokenize_turns(turns, processor.tokenizer, visual, train=True, mask_prompt=True)
+    row = tokenize_turns(turns, processor.tokenizer, visual, train=True, mask_prompt=mask_prompt)
     return Counts(
         text=len(row.ids) - sum(visual),
         trained=sum(label != IGNORE_ID for label in row.labels[1:]),

@@ -18,13 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vl2.data.count import count_tokens
 from vl2.data.record import CATEGORIES, Record
 from vl2.errors import UserError
-from vl2.grid import num_tiles, num_visual_tokens
-from vl2.process.chat_template import tokenize_turns
-from vl2.process.messages import normalise
 from vl2.process.processor import Processor
-from vl2.process.sample import IGNORE_ID
 
 Ints = NDArray[np.int64]
 
@@ -40,15 +37,6 @@ class RecordStore(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Record: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What one record is as a sample."""
-
-    num_tokens: int
-    num_trained: int  # labels that something predicts
-    num_tiles: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,23 +172,6 @@ def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def record_cost(record: Record, processor: Processor, *, mask_prompt: bool = True) -> Cost:
-    """Return what `Processor.encode(train=True)` will make of the record. UserError if it cannot be a sample."""
-    # The images are stood for by empty bytes, which nothing opens here.
-    turns = normalise(record.to_messages([b""] * len(record.images)))
-    left = iter((image.width, image.height) for image in record.images)
-    sizes = [[next(left) for _ in turn.images] for turn in turns]
-    side = processor.config.tokens_per_side
-    grids = processor.tiling.choose_grids(sizes, processor.canvases, tile_px=processor.config.tile_px, side=side)
-    visual = [num_visual_tokens(grid, side) for grid in grids]
-    row = tokenize_turns(turns, processor.tokenizer, visual, train=True, mask_prompt=mask_prompt)
-    return Cost(
-        num_tokens=len(row.ids),
-        num_trained=sum(label != IGNORE_ID for label in row.labels[1:]),  # nothing predicts the first token
-        num_tiles=sum(map(num_tiles, grids)),
-    )
-
-
 def build_index(name: str, records: RecordStore, processor: Processor, *, mask_prompt: bool = True) -> StoreIndex:
     """Read every record of a store once and count. A record that fails is listed, and the others go on."""
     rows = np.zeros((len(records), 4), dtype=np.int64)
@@ -208,13 +179,13 @@ def build_index(name: str, records: RecordStore, processor: Processor, *, mask_p
     for place in range(len(records)):
         try:
             record = records[place]
-            cost = record_cost(record, processor, mask_prompt=mask_prompt)
+            counts = count_tokens(record, processor, mask_prompt=mask_prompt)
         except MemoryError:
             raise
         except Exception as error:  # whatever a damaged shard raises, it concerns this record only
             problems.append(LostRecord(source=name, record=place, message=one_line(error)))
             continue
-        rows[place] = (CATEGORIES.index(record.category), cost.num_tokens, cost.num_trained, cost.num_tiles)
+        rows[place] = (CATEGORIES.index(record.category), counts.total, counts.trained, counts.tiles)
     return StoreIndex(
         name=name,
         settings=settings_checksum(processor, mask_prompt=mask_prompt),
