@@ -65,5 +65,17 @@ def two_images(name: str) -> Record:
     return Record.from_dict({**values, "messages": messages, "images": images})
 
 
+def page(name: str) -> Record:
+    """A document: text and an image in turn, nobody asking."""
+    parts = [
+        {"type": "text", "text": "  Fold it. 折。\n\n"},
+        {"type": "image", "image": 0},
+        {"type": "text", "text": "\n\nDone."},
+    ]
+    values = {"id": name, "source": "made", "category": "interleaved", "language": "en", "licence": "CC0-1.0"}
+    images = [{"bytes": picture(40, 30), "width": 40, "height": 30}]
+    return Record.from_dict({**values, "messages": [{"role": "document", "content": parts}], "images": images})
+
+
 def good_records(count: int) -> list[Record]:
     return [text_only(f"r{i}") if i % 4 == 3 else grounded(f"r{i}", i) for i in range(count)]

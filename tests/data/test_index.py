@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.data.loader_case import make_processor, make_record, make_stores
+from tests.data.sample_records import page
 from vl2.data.count import count_tokens
 from vl2.data.index import StoreIndex, build_index
 from vl2.data.record import Message, Part, Record
@@ -32,7 +33,7 @@ class BrokenStore:
 def test_costs_are_those_of_the_encoded_sample(tiling: str, mask_prompt: bool) -> None:
     processor = make_processor().with_tiling(tiling)
     records = [record for store in make_stores().values() for record in store[:10]]
-    records.append(two_turns(records[0], records[1]))
+    records += [two_turns(records[0], records[1]), page("page")]
     for record in records:
         images = [image.data for image in record.images]
         sample = processor.encode(record.to_messages(images), train=True, mask_prompt=mask_prompt)

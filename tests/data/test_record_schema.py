@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.sample_records import good_records, two_images
+from tests.data.sample_records import good_records, page, two_images
 from tests.data.test_record import GOOD, changed
 from vl2.data.record import CATEGORIES, Record
 from vl2.errors import UserError
@@ -37,7 +37,7 @@ def without(key: str) -> dict[str, Any]:
 
 
 # Rules over several values, which the code checks and a schema cannot.
-SEEN_BY_CODE = "messages must use the images|the last message must be"
+SEEN_BY_CODE = "messages must use the images|the last message must be|a document must"
 
 TEXT_PART = {"type": "text", "text": "hi"}
 IMAGE_PART = {"type": "image", "image": 0}
@@ -45,11 +45,11 @@ SIZE = {"width": 720, "height": 1280}
 
 ALIKE: list[Any] = [
     GOOD,
-    *(record.to_dict() for record in [*good_records(4), two_images("x")]),
+    *(record.to_dict() for record in [*good_records(4), two_images("x"), page("y")]),
     *(changed("category", to=category) for category in (*CATEGORIES, "pets", "", None, 5)),
     *(without(key) for key in GOOD),
     *(changed(key, to=value) for key in GOOD for value in (None, "", " ", 5, [], {}, True)),
-    *(changed("messages", 1, "role", to=role) for role in ("system", "bot", None, 1)),
+    *(changed("messages", 1, "role", to=role) for role in ("system", "document", "bot", None, 1)),
     *(changed("messages", 1, "content", to=c) for c in ("hi", "", [], None, 3, {}, [TEXT_PART], [TEXT_PART] * 2)),
     *(changed("messages", 1, "content", to=[part]) for part in ({}, "x", {"type": "text"}, {"type": "audio"}, None)),
     changed("messages", 1, "content", to=[IMAGE_PART]),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.data.sample_records import good_records, picture, text_only
+from tests.data.sample_records import good_records, page, picture, text_only
 from vl2.data.count import Counts, count_tokens
 from vl2.data.record import Record
 from vl2.data.stats import Stats, Tally, gather
@@ -41,7 +41,7 @@ def located(*records: Record) -> list[Located]:
 @pytest.mark.parametrize("tiling", ["paper", "per-image", "budget:900"])
 def test_counting_without_pixels_is_counting_the_sample(tiling: str, processor: Processor) -> None:
     processor = processor.with_tiling(tiling)
-    for record in (*good_records(4), *(many_images(count) for count in (1, 2, 3, 4))):
+    for record in (*good_records(4), page("page"), *(many_images(count) for count in (1, 2, 3, 4))):
         images = [open_stored(image) for image in record.images]
         sample = processor.encode(record.to_messages(images), train=True)
         counts = count_tokens(record, processor)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.data.sample_records import good_records, grounded, picture, text_only, two_images
+from tests.data.sample_records import good_records, grounded, page, picture, text_only, two_images
 from vl2.data.record import CATEGORIES, Labelled, Message, Part, Record, StoredImage
 from vl2.data.store import Located, Problem, open_random, read_records, write_records
 from vl2.data.store.files import find_files
@@ -38,7 +38,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.mark.parametrize("ending", FORMATS)
 @pytest.mark.parametrize("shard_records", [None, 1, 4, 100])
 def test_records_come_back_from_every_format(ending: str, shard_records: int | None, root: str) -> None:
-    records = [*good_records(9), two_images("pair")]
+    records = [*good_records(8), two_images("pair"), page("page")]
     names = write_records(records, f"{root}/set.{ending}", shard_records=shard_records)
     assert len(names) == (1 if shard_records is None else -(-10 // shard_records))
     assert read_all(root) == records

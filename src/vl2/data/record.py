@@ -1,4 +1,4 @@
-"""One training example of any kind: messages with interleaved images, objects with pixel boxes, and where it is from.
+"""One training example of any kind: a conversation or a document with images, objects with pixel boxes, its origin.
 
 Boxes stay in pixels of their image here. A text refers to them as `{box:k}`, k an index into `objects`, and only
 when a sample is encoded that becomes `<|ref|>label<|/ref|><|det|>[[x0, y0, x1, y1], ...]<|/det|>` on the 0..999
@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from vl2.errors import UserError
 from vl2.process.grounding import box_to_999, format_boxes
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "document"]
 BoxPx = tuple[float, float, float, float]
 Json = dict[str, Any]
 
@@ -69,8 +69,8 @@ class Message:
             raise UserError(f"role must be one of {', '.join(get_args(Role))}, got {self.role!r}")
         if not self.parts:
             raise UserError(f"the {self.role} message must not be empty")
-        if self.role != "user" and any(part.image is not None for part in self.parts):
-            raise UserError(f"images belong to user messages, and a {self.role} message holds one")
+        if self.role not in ("user", "document") and any(part.image is not None for part in self.parts):
+            raise UserError(f"images belong to user messages and documents, and a {self.role} message holds one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +128,18 @@ class Record:
             raise UserError(f"category must be one of {', '.join(CATEGORIES)}, got {self.category!r}")
         if not self.messages:
             raise UserError("a record must have messages")
-        if self.messages[-1].role != "assistant":
+        if any(message.role == "document" for message in self.messages):
+            self._check_document()
+        elif self.messages[-1].role != "assistant":
             raise UserError("the last message must be the assistant's: there is nothing to learn otherwise")
         self._check_images()
         self._check_objects()
+
+    def _check_document(self) -> None:
+        if len(self.messages) > 1:
+            raise UserError(f"a document must be the only message, got {len(self.messages)} messages")
+        if not any(text.strip() for text in self._texts()):
+            raise UserError("a document must hold text: there is nothing to learn otherwise")
 
     def _check_images(self) -> None:
         used = [part.image for message in self.messages for part in message.parts if part.image is not None]

@@ -3,6 +3,8 @@
 bos, the system text bare, then per exchange `<|User|>: TEXT\\n\\n<|Assistant|>:`, the answer directly
 after the colon, eos, and the next exchange directly after that.
 
+A document has no template: bos, its texts and images as they are, eos.
+
 Golden: tests/golden/reference/processor/conversations_*.json.
 """
 
@@ -42,7 +44,8 @@ def tokenize_turns(
 
     For training every answer ends with eos. For answering, a last user turn leaves the assistant's
     turn open, and a last assistant turn is left open too, to be continued. With `mask_prompt` the
-    labels are the answers, their eos, and the bos, as in the released processor.
+    labels are the answers, their eos, and the bos, as in the released processor. All text of a document is labelled;
+    it is left open unless it is for training.
     """
     row = TokenRow()
     row.add([tokenizer.bos_id], is_trained=True)
@@ -52,6 +55,9 @@ def tokenize_turns(
             row.add(tokenizer.encode(turn.text, turn.specials), is_trained=not mask_prompt)
         elif turn.role == "user":
             _write_user(row, turn, tokenizer, images, is_trained=not mask_prompt)
+        elif turn.role == "document":
+            _write_pieces(row, turn.pieces, tokenizer, images, turn.specials, is_trained=True)
+            row.add([tokenizer.eos_id] if train else [], is_trained=True)
         else:
             row.add(tokenizer.encode(turn.text, turn.specials), is_trained=True)
             if train or index < len(turns) - 1:

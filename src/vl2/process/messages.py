@@ -1,7 +1,8 @@
 """Messages as people write them to turns as the template needs them. Everything malformed is refused here.
 
 Two forms are read. OpenAI's: role and content, content a string or a list of parts; a literal `<image>`
-in it is text. The released one, known by an `images` key or a role like `<|User|>`: each `<image>` in
+in it is text. A message of the role "document", alone, is no conversation: its parts are joined as they are, without
+a template. The released one, known by an `images` key or a role like `<|User|>`: each `<image>` in
 the content stands for the next of the message's images, and any special token's text is that token.
 
 Golden: `messages` in tests/golden/reference/processor/conversations_*.json.
@@ -17,12 +18,13 @@ from vl2.errors import UserError
 from vl2.process.image import ImageSource, is_image_source
 from vl2.process.tokenizer import ASSISTANT, IMAGE, USER, Specials
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "document"]
 
 _ROLES: dict[str, Role] = {
     "system": "system",
     "user": "user",
     "assistant": "assistant",
+    "document": "document",
     "<|System|>": "system",
     USER: "user",
     ASSISTANT: "assistant",
@@ -43,7 +45,7 @@ class ImageRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What one side says, in one go: text and images in order, images in user turns only."""
+    """What one side says, in one go: text and images in order, images in user turns and documents only."""
 
     role: Role
     pieces: tuple[str | ImageRef, ...]
@@ -71,6 +73,8 @@ def normalise(messages: object) -> list[Turn]:
     for index, message in enumerate(checked):
         role = _role(message, index)
         _refuse_misplaced(message, index)
+        if role == "document":
+            return [_document(checked)]
         pieces = _released_pieces(message, role, index) if is_released else _openai_pieces(message, role, index)
         turn = Turn(role=role, pieces=pieces, specials="all" if is_released else "grounding")
         previous = turns[-1] if turns else None
@@ -82,6 +86,16 @@ def normalise(messages: object) -> list[Turn]:
     if turns[-1].role == "system":
         raise UserError("a conversation needs at least one user message, got only a system message")
     return [replace(turn, pieces=_strip(turn.pieces)) for turn in turns]
+
+
+def _document(messages: Sequence[Mapping[str, Any]]) -> Turn:
+    """Return the one turn of a document, its texts unstripped. UserError unless it stands alone."""
+    if len(messages) > 1:
+        raise UserError(f"a document must be the only message, got {len(messages)} messages")
+    pieces = _merge(_parts(messages[0].get("content"), 0))
+    if not pieces:
+        raise UserError("message 0: the document is empty")
+    return Turn(role="document", pieces=pieces)
 
 
 def released_prompt(text: object, images: object = ()) -> tuple[str | ImageRef, ...]:
@@ -112,7 +126,8 @@ def _role(message: Mapping[str, Any], index: int) -> Role:
     if not isinstance(role, str) or role not in _ROLES:
         given = repr(role[:40]) if isinstance(role, str) else _kind(role)
         raise UserError(
-            f"message {index}: role must be user, assistant or system ({USER} and {ASSISTANT} too), got {given}"
+            f"message {index}: role must be user, assistant or system ({USER} and {ASSISTANT} too) or document, "
+            f"got {given}"
         )
     return _ROLES[role]
 
@@ -170,14 +185,20 @@ def _split_placeholders(text: str, sources: Sequence[ImageSource], where: str) -
 
 def _openai_pieces(message: Mapping[str, Any], role: Role, index: int) -> tuple[str | ImageRef, ...]:
     content = message.get("content")
+    parts = _parts(content, index)
     if isinstance(content, str):
-        return _merge([content])
-    if not isinstance(content, Sequence) or isinstance(content, bytes | bytearray | memoryview):
-        raise UserError(f"message {index}: content must be a string or a list of parts, got {_kind(content)}")
-    parts = [_part(part, f"message {index}, part {position}") for position, part in enumerate(content)]
+        return _merge(parts)
     if role != "user" and any(isinstance(part, ImageRef) for part in parts):
         raise _misplaced_image(role, index)
     return _lay_out([part for part in parts if part != ""])
+
+
+def _parts(content: object, index: int) -> list[str | ImageRef]:
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, Sequence) or isinstance(content, bytes | bytearray | memoryview):
+        raise UserError(f"message {index}: content must be a string or a list of parts, got {_kind(content)}")
+    return [_part(part, f"message {index}, part {position}") for position, part in enumerate(content)]
 
 
 def _misplaced_image(role: Role, index: int) -> UserError:

@@ -81,7 +81,7 @@ class Processor:
         """Return the sample of a conversation, in the OpenAI or the released form.
 
         `train` ends every answer with eos; otherwise the last turn is left open. With `mask_prompt`
-        only answers (and bos) are labelled, else all text is.
+        only answers (and bos) are labelled, else all text is. Of a document all text is labelled always.
         """
         return self.encode_turns(normalise(messages), train=train, mask_prompt=mask_prompt, name=name)
 

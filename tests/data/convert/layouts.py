@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from vl2.data.convert import Problem, convert
+from vl2.data.locate_phrases import ABSENT
 from vl2.data.record import Record
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -74,6 +75,11 @@ def queries(records: Iterable[Record]) -> dict[str, list[tuple[float, ...]] | No
     found: dict[str, list[tuple[float, ...]] | None] = {}
     for record in records:
         found.update((labelled.label, list(labelled.boxes_px) or None) for labelled in record.objects)
-        absent = [text for text in said(record) if text.startswith(("There is no ", "图中没有"))]
+        answers = {
+            wording.replace("{label}", labelled.label)
+            for labelled in record.objects
+            for wording in (*ABSENT["en"], *ABSENT["zh"])
+        }
+        absent = [text for text in said(record) if text in answers]
         assert len(absent) == sum(not labelled.boxes_px for labelled in record.objects)
     return found

@@ -204,8 +204,8 @@ def test_obelics_alternates_images_and_text_and_drops_images_that_do_not_fit(tmp
     obelics(tmp_path, urls, [None if place.startswith("u:") else place for place in page])
     fetched(tmp_path, {"u:good": (200, 160), "u:other": (300, 300), "u:narrow": (600, 200), "u:small": (90, 90)})
     records, problems = read("obelics", tmp_path)
-    assert said(records[0]) == ["Title<0>", f"{WORDS}\n\nMore text.", "<1><2>", "The end."]
-    assert [m.role for m in records[0].messages] == ["user", "assistant"] * 2
+    assert said(records[0]) == [f"Title\n\n<0>\n\n{WORDS}\n\nMore text.\n\n<1>\n\n<2>\n\nThe end."]
+    assert [m.role for m in records[0].messages] == ["document"]
     assert not problems
 
 
@@ -264,3 +264,17 @@ def test_text_only_sets(tmp_path: Path) -> None:
     assert chinese[0].language == "zh"
     with pytest.raises(UserError, match="can be had in"):
         read("gsm8k", tmp_path / "gsm8k", language="zh")
+
+
+def test_easy_vqa_asks_everything_about_a_picture_in_training_and_one_thing_in_its_test(tmp_path: Path) -> None:
+    images = ("train/images/0.png", "train/images/1.png", "test/images/0.png")
+    folder = layout(tmp_path, "easy_vqa", images)
+    records, problems = read("easy_vqa", folder)
+    assert [said(record) for record in records] == [
+        [f"<0>what is the blue shape?\n{SHORT_ANSWER}", "rectangle", "is there a triangle in the image?", "no"],
+        [f"<0>what color is the shape?\n{SHORT_ANSWER}", "red"],
+    ]
+    assert [problem.where for problem in problems] == ["image -1", "image 7"]
+    tested, _ = read("easy_vqa", folder, split="test")
+    assert [said(record)[1] for record in tested] == ["circle", "yes"]
+    assert {record.id for record in tested}.isdisjoint(record.id for record in records)

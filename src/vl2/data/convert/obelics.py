@@ -4,8 +4,8 @@
                 metadata: JSON list beside them; general_metadata: JSON with the page's url
     images/00000/000000000.jpg and images/00000.parquet (url, key, status), as img2dataset fetches the urls
 
-An entry of `images` may be bytes as well. Images that are missing or filtered are left out of their page. What
-stands between two images is learned: images are the user's side of a record, the text after them the assistant's.
+An entry of `images` may be bytes as well. Images that are missing or filtered are left out of their page. A page is a
+document: all its text is learned.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def repetition(words: Sequence[str], run: int = 5) -> float:
 
 
 def interleaved(job: Job, id: object, places: Sequence[str | StoredImage], filters: Filters = FILTERS) -> Record:
-    """Return the page as turns. UserError says which filter it fails."""
+    """Return the page as a document, a blank line between its parts. UserError says which filter it fails."""
     # Images at the end have no text to learn from them.
     while places and isinstance(places[-1], StoredImage):
         places = places[:-1]
@@ -113,25 +113,16 @@ def interleaved(job: Job, id: object, places: Sequence[str | StoredImage], filte
         raise UserError(f"filtered: {len(words)} words for {len(images)} images")
     if (share := repetition(words)) > filters.max_repetition:
         raise UserError(f"filtered: {share:.0%} of the text repeats itself")
-    return record(job, id, _turns(places), images)
+    return record(job, id, [Message(role="document", parts=tuple(_parts(places)))], images)
 
 
-def _turns(places: Sequence[str | StoredImage]) -> list[Message]:
-    """Give images, and the text before the first of them, to the user, and other text to the assistant."""
-    messages: list[Message] = []
-    pending: list[Part] = []
+def _parts(places: Sequence[str | StoredImage]) -> Iterator[Part]:
+    """Yield texts and images in turn. The blank lines are part of the texts: a document is encoded as it stands."""
     num_images = 0
-    for place in places:
-        if isinstance(place, StoredImage):
-            if num_images and pending and pending[-1].text is not None:
-                messages.append(Message(role="assistant", parts=tuple(pending)))
-                pending = []
-            pending.append(Part(image=num_images))
+    for number, place in enumerate(places):
+        if isinstance(place, str):
+            yield Part(text=place if number == len(places) - 1 else f"{place}\n\n")
+        else:
+            yield Part(image=num_images)
             num_images += 1
-            continue
-        if pending and pending[-1].image is not None:
-            messages.append(Message(role="user", parts=tuple(pending)))
-            pending = []
-        text = f"{pending.pop().text}\n\n{place}" if pending else place
-        pending.append(Part(text=text))
-    return [*messages, Message(role="assistant", parts=tuple(pending))]
+            yield Part(text="\n\n")

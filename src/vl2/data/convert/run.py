@@ -36,7 +36,7 @@ def convert(
         raise UserError(f"{folder} is not a folder")
     if draw is not None and not entry.draws:
         raise UserError(f"{name} has no tables to draw")
-    language = language or entry.languages[0]
+    language = language or (entry.languages[0] if entry.languages else "en")
     job = Job(
         folder=folder,
         split=split,
@@ -72,6 +72,8 @@ def _rate(name: str, entry: DataSet, negatives: float | None) -> float:
 
 def _names(name: str, entry: DataSet, language: str, folder: Path) -> dict[str, str]:
     """Return the labels' names in a language that the set itself does not speak."""
+    if not entry.languages:
+        return {}  # the rows say their language; the one given is for those that do not
     if language not in entry.languages:
         raise UserError(f"{name} can be had in {', '.join(entry.languages)}, got {language!r}")
     if language == entry.languages[0]:

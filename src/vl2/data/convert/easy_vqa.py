@@ -1,0 +1,47 @@
+"""easy-VQA: one coloured shape on a small picture, short questions; `vl2 data fetch easy_vqa` gets it.
+
+    train/questions.json   [[question, answer, image id], ...]
+    train/images/0.png
+
+The same in `test`, the official split. All questions about a picture are turns of one record in `train`; in `test`
+each is a record of its own, because an earlier question gives answers away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vl2.data.convert.conversation import Turn, converse, short_question
+from vl2.data.convert.layout import Converted, Job, Row, each, find_file, image_file, read_list
+from vl2.data.record import Record
+from vl2.errors import UserError
+
+
+def read(job: Job) -> Converted:
+    rows = read_list(find_file(job.folder, f"{job.split}/questions.json"))
+    return each(_single(rows) if job.split == "test" else _by_picture(rows), lambda row: _make(job, *row))
+
+
+def _single(rows: list[Row]) -> Iterator[Row]:
+    for number, (where, row) in enumerate(rows):
+        yield where, (number, [row])
+
+
+def _by_picture(rows: list[Row]) -> Iterator[Row]:
+    """Gather the questions of each picture, in the order in which pictures first occur."""
+    gathered: dict[int, list[object]] = {}
+    for _, row in rows:
+        picture = row[2] if isinstance(row, list) and len(row) == 3 else None
+        gathered.setdefault(picture if isinstance(picture, int) else -1, []).append(row)
+    for picture, questions in gathered.items():
+        yield f"image {picture}", (picture, questions)
+
+
+def _make(job: Job, id: int, questions: list[list[object]]) -> Iterator[Record]:
+    turns: list[Turn] = []
+    for question, answer, picture in questions:
+        if not isinstance(question, str) or not isinstance(answer, str) or not isinstance(picture, int):
+            raise UserError("a row must hold a question, an answer and the number of an image")
+        # The wish for a short answer is said once.
+        turns.append((question if turns else short_question(question), answer))
+    yield converse(job, f"{job.split}-{id}", turns, [image_file(job.folder, f"{job.split}/images/{picture}.png")])
