@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from vl2.data.construct.emoji import Emoji
 from vl2.data.construct.in_context import InContext
+from vl2.data.construct.nouns import article, plural
 from vl2.data.construct.scene import Scene
-from vl2.data.construct.scene_words import plural
+from vl2.data.construct.scene_words import named
 from vl2.data.construct.source import generate, rng_for
 from vl2.data.construct.sprites import Kind, draw_sprite, read_kinds
 from vl2.data.construct.visual_prompt import MARKS, Mark, VisualPrompt, draw_mark
@@ -94,38 +96,80 @@ def test_grounded_captions_count_and_box_the_same_things() -> None:
                 assert len(record.objects[int(place)].boxes_px) == numbers[number], answer
 
 
-def test_sprites_come_from_a_folder_with_names(tmp_path: Path) -> None:
-    names = {}
+def write_set(folder: Path, **changes: object) -> Path:
+    """Write a sprite set of four pills."""
+    entries = []
     for number, colour in enumerate(("red", "green", "blue", "black")):
         picture = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
         ImageDraw.Draw(picture).ellipse((10, 20, 50, 40), fill=colour)
-        picture.save(tmp_path / f"s{number}.png")
-        names[f"s{number}"] = {"en": f"{colour} pill", "zh": f"药丸{number}"}
-    (tmp_path / "names.json").write_text(json.dumps(names), encoding="utf-8")
-    source = Scene(art=str(tmp_path), names=str(tmp_path / "names.json"), tasks=("detect",))
-    labels = {o.label for record in generate(source, 20) for o in record.objects}
-    assert labels == {text for pair in names.values() for text in pair.values()}
-    sprite = draw_sprite(Kind(en="red pill", zh="", art=str(tmp_path / "s0.png")), 80)
+        picture.save(folder / f"s{number}.png")
+        entries.append({"file": f"s{number}.png", "en": f"{colour} pill", "zh": f"药丸{number}"})
+    content = {"name": "pills", "licence": "MIT", "sprites": entries, **changes}
+    (folder / "sprites.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_sprites_come_from_a_set_with_names(tmp_path: Path) -> None:
+    folder = write_set(tmp_path)
+    source = Scene(art=str(folder), tasks=("detect",))
+    records = list(generate(source, 20))
+    assert {o.label for record in records for o in record.objects} == {
+        name for kind in source.kinds() for name in (kind.en, kind.zh)
+    }
+    assert {record.licence for record in records} == {"MIT"}
+    sprite = draw_sprite(Kind(en="red pill", zh="", art=str(folder / "s0.png")), 80)
     assert sprite.width == 80
     assert 36 <= sprite.height <= 44
 
 
-def test_an_icon_set_is_named_by_cldr(tmp_path: Path) -> None:
-    pytest.importorskip("resvg_py")
-    circle = '<circle cx="8" cy="8" r="6" fill="{}"/>'
-    icons = {"red-apple": {"body": circle.format("red")}, "cow": {"body": circle.format("brown")},
-             "cat": {"body": circle.format("grey")}, "unnamed": {"body": circle.format("blue")}}  # fmt: skip
-    (tmp_path / "icons.json").write_text(json.dumps({"icons": icons, "width": 16, "height": 16}), encoding="utf-8")
-    for file, spoken in (("en", ("red apple", "cow", "cat")), ("zh", ("红苹果", "奶牛", "猫"))):
-        entries = {char: {"default": ["x"], "tts": [name]} for char, name in zip("🍎🐄🐈", spoken, strict=True)}
-        text = json.dumps({"annotations": {"annotations": entries}}, ensure_ascii=False)
-        (tmp_path / f"{file}.json").write_text(text, encoding="utf-8")
-    kinds = read_kinds(*(str(tmp_path / f"{name}.json") for name in ("icons", "en", "zh")))
-    assert [(kind.en, kind.zh) for kind in kinds] == [("cat", "猫"), ("cow", "奶牛"), ("red apple", "红苹果")]
-    assert draw_sprite(kinds[0], 48).size == (48, 48)
-    (tmp_path / "none.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="at least 3 are needed"):
-        read_kinds(str(tmp_path / "icons.json"), str(tmp_path / "none.json"), "")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sprites": [{"file": "s0.png", "en": "a", "zh": "b"}]}, "has 1 sprites, at least 3 are needed"),
+        (
+            {"sprites": [{"file": "../s0.png", "en": "a", "zh": "b"}]},
+            "sprite 0: file must be an SVG or PNG file in the",
+        ),
+        ({"sprites": [{"file": "s0.png", "en": "a"}]}, "sprite 0 must be {"),
+        ({"sprites": [{"file": "s0.png", "en": "a", "zh": " "}]}, "needs a name in English and in Chinese"),
+        (
+            {"sprites": [{"file": f"{n}.svg", "en": n, "zh": n} for n in "abc"]},
+            "3 pictures of .* are missing, such as c",
+        ),
+        ({"sprites": "s0.png"}, "must hold an object with name, licence and a list of sprites"),
+    ],
+)
+def test_a_damaged_sprite_set_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_kinds(str(write_set(tmp_path, **changes)))
+
+
+def test_emoji_are_named_in_order(tmp_path: Path) -> None:
+    source = Emoji(art=str(write_set(tmp_path)), languages=("en",))
+    kinds = {kind.en for kind in source.kinds()}
+    for record in generate(source, 40):
+        question, answer = (m.parts[-1].text or "" for m in record.messages)
+        asked = [name for name in kinds if name in question]
+        if record.category == "caption":
+            assert sum(name in answer for name in kinds) >= 1
+        elif answer == "Yes.":
+            assert len(asked) == 1
+        elif answer.startswith("No, it is a "):
+            assert answer[len("No, it is a ") : -1] in kinds - set(asked)
+        else:
+            assert answer in kinds
+            assert not asked or answer in asked
+    assert {record.licence for record in generate(source, 1)} == {"MIT"}
+    with pytest.raises(UserError, match="is not a sprite set"):
+        list(generate(Emoji(art=str(tmp_path / "none")), 1))
+
+
+def test_names_take_the_article_and_the_number_that_they_have() -> None:
+    names = ("umbrella", "unicorn", "hourglass", "UFO", "owl", "bus", "grapes", "flag of Peru")
+    said = "an umbrella, a unicorn, an hourglass, a UFO, an owl, a bus, grapes, the flag of Peru"
+    assert ", ".join(map(article, names)) == said
+    assert named("This is {a_name}.", "grapes") == "These are grapes."
+    assert named("It is {a_name}.", "octopus") == "It is an octopus."
 
 
 @pytest.mark.parametrize("shape", MARKS)

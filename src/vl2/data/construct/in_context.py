@@ -41,6 +41,9 @@ class InContext(Source):
 
     scene: Scene = field(default_factory=Scene)
 
+    def own_licence(self) -> str:
+        return self.scene.own_licence()
+
     def draft(self, rng: random.Random) -> Draft:
         language, shape = rng.choice(self.scene.languages), self.pick_task(rng)
         kind, first, second = self._two_scenes(rng)

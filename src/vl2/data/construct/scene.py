@@ -10,8 +10,9 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from vl2.data.construct import prompts
+from vl2.data import locate_phrases
 from vl2.data.construct.draft import Draft
+from vl2.data.construct.nouns import article, plural
 from vl2.data.construct.scene_words import (
     CAPTION,
     COUNT,
@@ -24,9 +25,10 @@ from vl2.data.construct.scene_words import (
     WHERE,
     amount,
     join,
-    plural,
+    named,
 )  # fmt: skip
 from vl2.data.construct.source import Source
+from vl2.data.construct.sprite_set import read_sprite_set
 from vl2.data.construct.sprites import Kind, built_in_kinds, draw_sprite, read_kinds, things
 from vl2.data.record import BoxPx
 from vl2.process.tiling import Size
@@ -115,14 +117,15 @@ class Scene(Source):
         "name", "caption", "count", "presence", "side", "ground", "negative", "detect", "grounded_caption",
     )  # fmt: skip
 
-    art: str = ""  # a folder of PNG or SVG files or an icon set; "": the built-in shapes
-    names: str = ""
-    names_zh: str = ""
+    art: str = ""  # the folder of a sprite set; "": the built-in shapes
     languages: tuple[str, ...] = ("en", "zh")
     max_objects: int = 9
 
     def kinds(self) -> tuple[Kind, ...]:
-        return read_kinds(self.art, self.names, self.names_zh) if self.art else built_in_kinds()
+        return read_kinds(self.art) if self.art else built_in_kinds()
+
+    def own_licence(self) -> str:
+        return read_sprite_set(self.art).licence if self.art else super().own_licence()
 
     def compose(self, rng: random.Random, *, alone: bool = False) -> Composed:
         """Make a scene of some kinds; `alone`: of one thing, large."""
@@ -150,7 +153,7 @@ class Scene(Source):
         composed = self.compose(rng, alone=task == "name")
         draft = Draft(language=language, traits={"task": task, "art": "file" if self.art else "shape"})
         draft.picture(composed.image)
-        _TASKS[task](draft, composed, things(self.kinds()), rng)
+        TASKS[task](draft, composed, things(self.kinds()), rng)
         return draft
 
 
@@ -175,7 +178,7 @@ def _absent(composed: Composed, pool: Sequence[Kind], language: str, rng: random
 def _name(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
     name = composed.placed[0].kind.full_name(draft.language)
     question, *answers = rng.choice(NAME_IT[draft.language])
-    draft.ask(question, rng.choice(answers).format(name=name, a_name=prompts.article(name)))
+    draft.ask(question, named(rng.choice(answers), name))
 
 
 def _caption(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
@@ -227,7 +230,7 @@ def _presence(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: rando
     label = missing.full_name(lang) if missing else _any_label(composed, lang, rng)
     is_there = bool(composed.boxes(lang, label))
     answer = ("有。" if is_there else "没有。") if lang == "zh" else ("Yes." if is_there else "No.")
-    draft.ask(rng.choice(PRESENCE[lang]).format(name=label, a_name=prompts.article(label)), answer)
+    draft.ask(rng.choice(PRESENCE[lang]).format(name=label, a_name=article(label)), answer)
 
 
 def _side(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
@@ -244,7 +247,7 @@ def _ground(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.
     draft.category = "grounding"
     label = _any_label(composed, draft.language, rng)
     boxes = draft.box(label, composed.boxes(draft.language, label))
-    draft.ask(prompts.locate(rng, draft.language, label), boxes)
+    draft.ask(locate_phrases.locate(rng, draft.language, label), boxes)
 
 
 def _negative(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
@@ -254,7 +257,7 @@ def _negative(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: rando
     if missing is None:
         return _ground(draft, composed, pool, rng)
     label = missing.full_name(lang)
-    return draft.ask(prompts.locate(rng, lang, label), prompts.absent(rng, lang, label))
+    return draft.ask(locate_phrases.locate(rng, lang, label), locate_phrases.absent(rng, lang, label))
 
 
 def _detect(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
@@ -282,7 +285,7 @@ def _grounded_caption(draft: Draft, composed: Composed, pool: Sequence[Kind], rn
         draft.category = category
 
 
-_TASKS: dict[str, Task] = {
+TASKS: dict[str, Task] = {
     "name": _name, "caption": _caption, "count": _count, "presence": _presence, "side": _side, "ground": _ground,
     "negative": _negative, "detect": _detect, "grounded_caption": _grounded_caption,
 }  # fmt: skip

@@ -1,10 +1,10 @@
-"""How scenes are spoken about, in English and Chinese: questions, captions, plurals, amounts."""
+"""How scenes are spoken about, in English and Chinese: questions, captions, amounts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vl2.data.construct.prompts import article
+from vl2.data.construct.nouns import article, is_plural, plural
 from vl2.data.construct.sprites import Kind
 
 NUMBERS_EN = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -69,28 +69,6 @@ SIDES = {
     },
 }  # fmt: skip
 
-_SAME_IN_PLURAL = ("fish", "sheep", "deer", "rice", "bread", "glasses", "scissors", "jeans", "shorts", "people")
-_IRREGULAR = {"man": "men", "woman": "women", "mouse": "mice", "child": "children", "leaf": "leaves", "knife": "knives",
-              "tooth": "teeth", "foot": "feet", "wolf": "wolves", "loaf": "loaves"}  # fmt: skip
-
-
-def plural(noun: str) -> str:
-    """Return the plural of an English noun phrase; of "slice of bread", that of "slice"."""
-    head, of, rest = noun.partition(" of ")
-    words = head.split(" ")
-    last = words[-1]
-    if last in _SAME_IN_PLURAL:
-        many = last
-    elif last in _IRREGULAR:
-        many = _IRREGULAR[last]
-    elif last.endswith(("s", "x", "sh", "ch")):
-        many = f"{last}es"
-    elif last.endswith("y") and last[-2:-1] not in "aeiou":
-        many = f"{last[:-1]}ies"
-    else:
-        many = f"{last}s"
-    return " ".join((*words[:-1], many)) + of + rest
-
 
 def amount(kind: Kind, count: int, language: str) -> str:
     """Return "a red car", "two red cars", "两辆红色的汽车"."""
@@ -104,3 +82,11 @@ def join(items: Sequence[str], language: str) -> str:
     """Return a list as a phrase."""
     glue, last = ("、", "和") if language == "zh" else (", ", " and ")
     return glue.join(items[:-1]) + last + items[-1] if len(items) > 1 else items[0]
+
+
+def named(answer: str, name: str) -> str:
+    """Fill a name into an answer such as "This is {a_name}."; an English plural takes "These are"."""
+    if "{a_name}" in answer and is_plural(name):
+        for one, many in (("This is", "These are"), ("It is", "They are"), ("it is", "they are")):
+            answer = answer.replace(one, many)
+    return answer.format(name=name, a_name=article(name))

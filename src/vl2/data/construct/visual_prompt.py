@@ -14,7 +14,7 @@ from typing import ClassVar
 from PIL import Image, ImageDraw
 
 from vl2.data.construct.draft import Draft
-from vl2.data.construct.prompts import article
+from vl2.data.construct.nouns import article
 from vl2.data.construct.scene import Scene
 from vl2.data.construct.source import Dropped, Source
 from vl2.data.record import BoxPx, Record
@@ -71,6 +71,9 @@ class VisualPrompt(Source):
     tasks_known: ClassVar[tuple[str, ...]] = MARKS
 
     base: Source = field(default_factory=lambda: Scene(tasks=("detect",)))
+
+    def own_licence(self) -> str:
+        return self.base.licence or self.base.own_licence()
 
     def draft(self, rng: random.Random) -> Draft:
         shape = self.pick_task(rng)
