@@ -1,14 +1,23 @@
-"""Every synthetic source by its name."""
+"""Every synthetic source by its name, made from settings that a person writes."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from vl2.data.construct.arithmetic import Arithmetic
 from vl2.data.construct.chart import Chart
 from vl2.data.construct.document import Document
+from vl2.data.construct.emoji import Emoji
 from vl2.data.construct.form import Form
 from vl2.data.construct.formula import Formula
 from vl2.data.construct.in_context import InContext
 from vl2.data.construct.plot_code import PlotCode
+from vl2.data.construct.primer.bars import PrimerBars
+from vl2.data.construct.primer.reading import PrimerReading
+from vl2.data.construct.primer.scene import PrimerScene
+from vl2.data.construct.primer.table import PrimerTable
 from vl2.data.construct.receipt import Receipt
 from vl2.data.construct.scene import Scene
 from vl2.data.construct.source import Source
@@ -16,11 +25,12 @@ from vl2.data.construct.table_image import TableImage
 from vl2.data.construct.text_image import TextImage
 from vl2.data.construct.visual_prompt import VisualPrompt
 from vl2.data.construct.web_page import WebPage
+from vl2.data.settings import Values, arguments, nearest, settings_of
 from vl2.errors import UserError
 
 _ALL: tuple[type[Source], ...] = (
-    TextImage, Formula, Receipt, Form, Document, TableImage, Chart, PlotCode, Scene, VisualPrompt, InContext,
-    Arithmetic, WebPage,
+    TextImage, Formula, Receipt, Form, Document, TableImage, Chart, PlotCode, Emoji, Scene, VisualPrompt, InContext,
+    Arithmetic, WebPage, PrimerReading, PrimerScene, PrimerBars, PrimerTable,
 )  # fmt: skip
 SOURCES: dict[str, type[Source]] = {source.name: source for source in _ALL}
 
@@ -30,3 +40,26 @@ def find_source(name: str) -> type[Source]:
     if name not in SOURCES:
         raise UserError(f"a synthetic source is one of {', '.join(SOURCES)}, got {name!r}")
     return SOURCES[name]
+
+
+def make_source(name: str, values: Values) -> Source:
+    """Return a source with its settings; {"base": {"art": ...}} or {"base.art": ...} is one of a source within."""
+    kind = find_source(name)
+    plain: dict[str, Any] = {}
+    within: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        head, _, rest = key.partition(".")
+        if rest or isinstance(value, Mapping):
+            within.setdefault(head, {}).update({rest: value} if rest else value)
+        else:
+            plain[key] = value
+    made = kind(**arguments(kind, plain, name))
+    changed: dict[str, Any] = {}
+    for head, settings in within.items():
+        if head not in settings_of(kind):
+            raise UserError(f"{name} has no setting {head}: {nearest(head, settings_of(kind))}")
+        inner = getattr(made, head)
+        if not isinstance(inner, Source):
+            raise UserError(f"{head} of {name} has no settings of its own")
+        changed[head] = dataclasses.replace(inner, **arguments(type(inner), settings, f"{head} of {name}"))
+    return dataclasses.replace(made, **changed)

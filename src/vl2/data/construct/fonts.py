@@ -15,6 +15,8 @@ from pathlib import Path
 
 from PIL import ImageFont
 
+from vl2.errors import UserError
+
 Font = ImageFont.FreeTypeFont
 
 _SUFFIXES = {".ttf", ".otf", ".ttc"}
@@ -59,6 +61,9 @@ def font_folders() -> list[Path]:
 def find_faces(folders: tuple[str, ...] | None = None) -> tuple[Face, ...]:
     """Return the faces that draw Latin text, the built-in one first, then by name; one for each name."""
     paths = font_folders() if folders is None else [Path(folder) for folder in folders]
+    missing = [path for path in paths if not path.is_dir()]
+    if missing:
+        raise UserError(f"there is no folder of fonts at {missing[0]}")
     files = sorted(f for folder in paths for f in folder.rglob("*") if f.suffix.lower() in _SUFFIXES)
     named: dict[str, Face] = {}
     for file in files:

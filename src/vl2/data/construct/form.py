@@ -7,7 +7,8 @@ import random
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from vl2.data.construct import fonts, prompts, words
+from vl2.data import locate_phrases
+from vl2.data.construct import fonts, words
 from vl2.data.construct.distort import distort
 from vl2.data.construct.draft import Draft
 from vl2.data.construct.page import Page, line_height, text_width
@@ -183,7 +184,7 @@ def _ask(draft: Draft, task: str, filled: Filled, boxes: dict[str, BoxPx], rng: 
         title = rng.choice(sorted(filled.values))
         draft.category = "grounding"
         draft.ask(
-            prompts.locate(rng, lang, filled.values[title]),
+            locate_phrases.locate(rng, lang, filled.values[title]),
             draft.box(filled.values[title], _same(filled, boxes, title)),
         )
     else:

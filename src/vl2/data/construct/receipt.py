@@ -10,7 +10,8 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vl2.data.construct import fonts, prompts, words
+from vl2.data import locate_phrases
+from vl2.data.construct import fonts, words
 from vl2.data.construct.distort import distort
 from vl2.data.construct.draft import Draft
 from vl2.data.construct.page import Page, line_height, text_width
@@ -258,4 +259,4 @@ def _ask(
         name = rng.choice(FIELDS)
         label = LABELS[draft.language][name]
         draft.category = "grounding"
-        draft.ask(prompts.locate(rng, draft.language, label), draft.box(label, [boxes[name]]))
+        draft.ask(locate_phrases.locate(rng, draft.language, label), draft.box(label, [boxes[name]]))

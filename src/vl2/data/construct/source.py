@@ -15,12 +15,15 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, ClassVar
 
 from vl2.data.construct.draft import Draft
+from vl2.data.filters.ray_run import Where, map_in_order
 from vl2.data.record import Record
 from vl2.errors import UserError
 
+RAY_CHUNKS = 256  # handed to a cluster at once
 CHUNK = 8  # records a process makes between two messages: enough to hide their cost
 Outcome = Record | str  # a record, or why it was dropped
 
@@ -37,7 +40,7 @@ class Source(abc.ABC):
     category: ClassVar[str]
     tasks_known: ClassVar[tuple[str, ...]]
 
-    licence: str = "CC0-1.0"  # of the records; that of the texts, tables or sprites given, if it asks for it
+    licence: str = ""  # of the records, where a text or table given asks for one; "": see own_licence
     tasks: tuple[str, ...] = ()  # which kinds of questions; all when empty
 
     def __post_init__(self) -> None:
@@ -54,8 +57,12 @@ class Source(abc.ABC):
         return self.finish(self.draft(rng_for(seed, self.name, index)), index, seed)
 
     def finish(self, draft: Draft, index: int, seed: int) -> Record:
-        record_id = f"{self.name}-{seed}-{index:07d}"
-        return draft.record(id=record_id, source=self.name, category=self.category, licence=self.licence)
+        record_id, licence = f"{self.name}-{seed}-{index:07d}", self.licence or self.own_licence()
+        return draft.record(id=record_id, source=self.name, category=self.category, licence=licence)
+
+    def own_licence(self) -> str:
+        """Return the licence of records that show nothing but what the source itself draws, or its sprites."""
+        return "CC0-1.0"
 
     def pick_task(self, rng: random.Random) -> str:
         return rng.choice(self.tasks or self.tasks_known)
@@ -89,22 +96,39 @@ def generate(
     start: int = 0,
     tally: Tally | None = None,
     progress: bool = False,
+    on: Where = "local",
 ) -> Iterator[Record]:
     """Yield the records `start` to `start + count - 1` in order, without the dropped ones.
 
-    `start` resumes an interrupted run. `progress` shows a bar on standard error.
+    `start` resumes an interrupted run. `progress` shows a bar on standard error. With on="ray" a cluster draws, and
+    the records are the same as far as its machines have the same fonts and files.
     """
     if count < 0 or processes < 1:
         raise UserError(f"count must be at least 0 and processes at least 1, got {count} and {processes}")
     tally = Tally() if tally is None else tally
     chunks = [range(at, min(at + CHUNK, start + count)) for at in range(start, start + count, CHUNK)]
-    made = _in_processes(source, seed, chunks, processes) if processes > 1 else _here(source, seed, chunks)
+    made: Iterator[Record | str]
+    if on == "ray":
+        made = chain.from_iterable(map_in_order(_MakeChunk(source, seed), chunks, on, RAY_CHUNKS))
+    else:
+        made = _in_processes(source, seed, chunks, processes) if processes > 1 else _here(source, seed, chunks)
     with _bar(source.name, count, progress) as bar:
         for outcome in made:
             tally.count(outcome)
             bar.step(sum(tally.dropped.values()))
             if isinstance(outcome, Record):
                 yield outcome
+
+
+@dataclass(frozen=True)
+class _MakeChunk:
+    """What travels to a cluster."""
+
+    source: Source
+    seed: int
+
+    def __call__(self, indices: range) -> list[Outcome]:
+        return _make_chunk(self.source, self.seed, indices)
 
 
 def _make_chunk(source: Source, seed: int, indices: range) -> list[Outcome]:

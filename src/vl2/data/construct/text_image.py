@@ -6,7 +6,8 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vl2.data.construct import fonts, prompts, words
+from vl2.data import locate_phrases
+from vl2.data.construct import fonts, words
 from vl2.data.construct.distort import Distorted, distort
 from vl2.data.construct.draft import Draft
 from vl2.data.construct.page import Page, line_height, text_width, wrap
@@ -151,7 +152,7 @@ def _ask_place(draft: Draft, drawn: DrawnText, rng: random.Random) -> None:
         same = [box for line, box in zip(drawn.lines, drawn.boxes, strict=True) if line == drawn.lines[at]]
         answer = draft.box(drawn.lines[at], same)
         draft.category = "grounding"
-        draft.ask(prompts.locate(rng, draft.language, drawn.lines[at]), answer)
+        draft.ask(locate_phrases.locate(rng, draft.language, drawn.lines[at]), answer)
     else:
         place = draft.box("文字" if draft.language == "zh" else "text", [drawn.boxes[at]])
         draft.ask(rng.choice(READ_BOX[draft.language]).format(box=place), drawn.lines[at])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import ClassVar
 
-from vl2.data.construct import fonts, prompts, words
+from vl2.data import locate_phrases
+from vl2.data.construct import fonts, words
 from vl2.data.construct.browser import Element, render
 from vl2.data.construct.draft import Draft
 from vl2.data.construct.source import Dropped, Source
@@ -71,7 +72,9 @@ def _ask_place(draft: Draft, elements: list[Element], chosen: Element, rng: rand
     draft.category = "gui"
     boxes = sorted(e.box for e in elements if e.label == chosen.label and e.tag not in ("h1", "h2"))
     language, label = draft.language, chosen.label
-    question = POINT[language].format(label=label) if rng.random() < 0.4 else prompts.locate(rng, language, label)
+    question = (
+        POINT[language].format(label=label) if rng.random() < 0.4 else locate_phrases.locate(rng, language, label)
+    )
     draft.ask(question, draft.box(label, boxes))
 
 

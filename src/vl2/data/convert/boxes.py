@@ -1,7 +1,6 @@
 """Boxes as questions: locate queries with their answers, queries for what is absent, and captions with boxes.
 
-Boxes are (x0, y0, x1, y1) in pixels. Prompts: `<|ref|>query<|/ref|>.` is the released one; the paper shows the second
-and says that more were drawn at random. What is absent is asked for in the same words as what is there.
+Boxes are (x0, y0, x1, y1) in pixels. The wordings are those of `data/locate_phrases.py`.
 """
 
 from __future__ import annotations
@@ -13,15 +12,11 @@ from dataclasses import dataclass
 
 from vl2.data.convert.conversation import Turn, converse
 from vl2.data.convert.layout import Job
+from vl2.data.locate_phrases import absent, locate
 from vl2.data.record import PLACEHOLDER, BoxPx, Labelled, Record, StoredImage
 from vl2.errors import UserError
 from vl2.process.tiling import Size
 
-LOCATE = {
-    "en": ("<|ref|>{}<|/ref|>.", "Locate <|ref|>{}<|/ref|> in the given image.", "Where is <|ref|>{}<|/ref|>?"),
-    "zh": ("<|ref|>{}<|/ref|>.", "请在图中找出<|ref|>{}<|/ref|>。", "<|ref|>{}<|/ref|>在哪里？"),
-}
-ABSENT = {"en": "There is no {} in the image.", "zh": "图中没有{}。"}
 GROUNDED = (
     "<|grounding|>Can you describe the content of the image?",
     "<|grounding|>Describe the image.",
@@ -90,14 +85,11 @@ def locate_records(job: Job, id: object, image: StoredImage, queries: Sequence[Q
         turns: list[Turn] = []
         objects: list[Labelled] = []
         for query in asked[start : start + MAX_TURNS]:
-            # Half of them in the released wording, which is the one that people use.
-            wordings = LOCATE[job.language]
-            wording = wordings[0] if rng.random() < 0.5 else rng.choice(wordings)
-            absent = ABSENT[job.language].format(query.label)
-            answer = f"{{box:{len(objects)}}}" if query.boxes_px else absent
+            question = locate(rng, job.language, query.label)
+            answer = f"{{box:{len(objects)}}}" if query.boxes_px else absent(rng, job.language, query.label)
             boxes = tuple(sorted(query.boxes_px, key=lambda box: (box[1], box[0])))
             objects.append(Labelled(image=0, label=query.label, boxes_px=boxes))
-            turns.append((wording.format(query.label), answer))
+            turns.append((question, answer))
         name = id if len(asked) <= MAX_TURNS else f"{id}-{start // MAX_TURNS}"
         yield converse(job, name, turns, [image], category=_kind(job), objects=objects)
 

@@ -25,7 +25,7 @@ class Decontaminate:
         self._max_overlap = max_overlap
 
     def __call__(self, record: Record) -> Verdict:
-        for text in texts_of(record, "user"):
+        for text in texts_of(record, "user", "document"):
             overlap = self._index.overlap(text)
             if overlap > self._max_overlap:
                 return dropped(f"{overlap:.0%} of a question's 8-grams are in the evaluation sets")

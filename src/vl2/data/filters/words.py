@@ -30,7 +30,9 @@ def stable_hash(words: tuple[str, ...]) -> int:
 
 
 def texts_of(record: Record, *roles: Role) -> list[str]:
-    """Return the text parts that these roles say, in order."""
+    """Return the text parts that these roles say, in order. A document is what is learned, as the assistant's are."""
+    if "assistant" in roles:
+        roles = (*roles, "document")
     return [
         part.text
         for message in record.messages

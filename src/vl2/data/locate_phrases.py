@@ -1,12 +1,18 @@
-"""Questions and answers that several sources share: where something is, and that it is not there."""
+"""How records ask where something is, and answer that it is not there: one pool for drawn and converted records.
+
+Half of the questions are in the released wording, `<|ref|>query<|/ref|>.`, which is the one that people use; the second
+is the report's, which says that more were drawn at random. What is absent is asked for in the same words.
+"""
 
 from __future__ import annotations
 
 import random
 
+RELEASED = "<|ref|>{label}<|/ref|>."
 LOCATE = {
     "en": (
         "Locate <|ref|>{label}<|/ref|> in the given image.",
+        "Where is <|ref|>{label}<|/ref|>?",
         "Where is <|ref|>{label}<|/ref|> in the image?",
         "Find <|ref|>{label}<|/ref|> and give its bounding boxes.",
         "Point out <|ref|>{label}<|/ref|>.",
@@ -15,17 +21,19 @@ LOCATE = {
     ),
     "zh": (
         "请在图中定位<|ref|>{label}<|/ref|>。",
+        "<|ref|>{label}<|/ref|>在哪里？",
         "<|ref|>{label}<|/ref|>在图片的什么位置？",
         "找出图中的<|ref|>{label}<|/ref|>，并给出边界框。",
         "框出所有的<|ref|>{label}<|/ref|>。",
         "检测图像里的<|ref|>{label}<|/ref|>。",
     ),
 }
+# No article: a label may be a phrase of any form.
 ABSENT = {
     "en": (
         "There is no {label} in the image.",
         "I cannot find any {label} in this image.",
-        "The image does not show a {label}.",
+        "No {label} can be seen in the image.",
     ),
     "zh": ("图中没有{label}。", "这张图片里找不到{label}。", "图像中不存在{label}。"),
 }
@@ -33,15 +41,10 @@ ABSENT = {
 
 def locate(rng: random.Random, language: str, label: str) -> str:
     """Return a question that asks where something is."""
-    return rng.choice(LOCATE[language]).format(label=label)
+    wording = RELEASED if rng.random() < 0.5 else rng.choice(LOCATE[language])
+    return wording.replace("{label}", label)
 
 
 def absent(rng: random.Random, language: str, label: str) -> str:
     """Return the answer that something is not there."""
-    text = rng.choice(ABSENT[language]).format(label=label)
-    return text.replace(" a " + label, f" {article(label)}") if language == "en" else text
-
-
-def article(noun: str) -> str:
-    """Return a noun with its indefinite article, by its first letter."""
-    return f"{'an' if noun[:1].lower() in 'aeio' else 'a'} {noun}"
+    return rng.choice(ABSENT[language]).replace("{label}", label)

@@ -1,0 +1,114 @@
+"""Reading for beginners: one line, or a few short ones, in English and Chinese."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vl2.data.construct import fonts
+from vl2.data.construct.distort import distort
+from vl2.data.construct.draft import Draft
+from vl2.data.construct.page import Page, line_height, text_width
+from vl2.data.construct.paper import choose_paper, ink_for, make_paper
+from vl2.data.construct.primer.writing import choose_face, choose_language, fit, phrase, token
+from vl2.data.construct.source import Dropped, Source
+from vl2.data.construct.text_image import READ, READ_LINES, READ_NTH
+from vl2.data.locate_phrases import locate
+from vl2.data.record import BoxPx
+
+TOKEN_SHARE = 0.15  # of texts without words
+TURNS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrimerReading(Source):
+    """Short texts at a readable size: tasks "line" (one line and nothing else) and "lines" (two to five)."""
+
+    name = "primer_reading"
+    category = "ocr"
+    tasks_known: ClassVar[tuple[str, ...]] = ("line", "lines")
+
+    texts_en: str | None = None  # a text file with one passage a line; None: the built-in ones
+    texts_zh: str | None = None
+    font_folders: tuple[str, ...] | None = None  # None: where the system keeps them
+    languages: tuple[str, ...] = ("en", "zh")
+    max_chars_en: int = 24  # of one line
+    max_chars_zh: int = 10
+    max_distortions: int = 1
+
+    def draft(self, rng: random.Random) -> Draft:
+        language = choose_language(rng, self.languages, self.font_folders)
+        task = self.pick_task(rng)
+        if task == "line":
+            return self._line(rng, language)
+        return self._lines(rng, language)
+
+    def _text(self, rng: random.Random, language: str, limit: int) -> str:
+        if rng.random() < TOKEN_SHARE:
+            return token(rng)
+        return phrase(rng, language, self.texts_zh if language == "zh" else self.texts_en, limit)
+
+    def _limit(self, language: str) -> int:
+        return self.max_chars_zh if language == "zh" else self.max_chars_en
+
+    def _line(self, rng: random.Random, language: str) -> Draft:
+        text = self._text(rng, language, self._limit(language))
+        face = choose_face(rng, text, self.font_folders)
+        margin = rng.randint(4, 24)
+        font = fit(face, text, rng.randint(20, 48), rng.choice((150, 320, 320)) - 2 * margin)
+        size = (text_width(font, text) + 2 * margin, line_height(font) + 2 * margin)
+        draft, boxes = self._draw(rng, language, [text], font, face, size, margin)
+        draft.ask(rng.choice(READ[language]), text)
+        if rng.random() < 0.2:
+            _ask_place(draft, text, boxes[0], rng)
+        return draft
+
+    def _lines(self, rng: random.Random, language: str) -> Draft:
+        width, height = rng.choice(((164, 164), (164, 164), (240, 164), (330, 164)))
+        count = rng.randint(2, 5)
+        texts = [self._text(rng, language, max(2, self._limit(language) * width // 330)) for _ in range(count)]
+        face = choose_face(rng, "".join(texts), self.font_folders)
+        margin = rng.randint(4, 14)
+        longest = max(texts, key=lambda text: fonts.load(face, 20).getlength(text))
+        font = fit(face, longest, rng.randint(16, 34), width - 2 * margin)
+        while line_height(font) * count > height - 2 * margin and count > 2:
+            count -= 1
+        texts = texts[:count]
+        if line_height(font) * count > height - 2 * margin:
+            raise Dropped("the lines are too high for their place")
+        draft, boxes = self._draw(rng, language, texts, font, face, (width, height), margin)
+        draft.ask(rng.choice(READ_LINES[language]), "\n".join(texts))
+        for at in rng.sample(range(count), min(count, rng.randint(0, TURNS - 1))):
+            if rng.random() < 0.5 and texts.count(texts[at]) == 1:
+                _ask_place(draft, texts[at], boxes[at], rng)
+            else:
+                draft.ask(rng.choice(READ_NTH[language]).format(n=at + 1), texts[at])
+        return draft
+
+    def _draw(
+        self,
+        rng: random.Random,
+        language: str,
+        texts: list[str],
+        font: fonts.Font,
+        face: fonts.Face,
+        size: tuple[int, int],
+        margin: int,
+    ) -> tuple[Draft, list[BoxPx]]:
+        """Return a draft with the picture, and the box of each line."""
+        kind = choose_paper(rng)
+        page, ink = Page(make_paper(kind, size, rng)), ink_for(kind, rng)
+        spare = size[1] - 2 * margin - line_height(font) * len(texts)
+        step = line_height(font) + rng.uniform(0, spare / len(texts))
+        places = [(margin, margin + n * step) for n in range(len(texts))]
+        written = [page.write(place, text, font, ink) for place, text in zip(places, texts, strict=True)]
+        picture = distort(page.image, rng, rng.randint(0, self.max_distortions))
+        traits = {"font": face.name, "paper": kind, "distortion": "+".join(picture.names), "lines": str(len(texts))}
+        draft = Draft(language=language, traits=traits)
+        draft.picture(picture.image, jpeg_quality=picture.jpeg_quality)
+        return draft, [picture.move(box) for box in written]
+
+
+def _ask_place(draft: Draft, text: str, box: BoxPx, rng: random.Random) -> None:
+    draft.ask(locate(rng, draft.language, text), draft.box(text, [box]))

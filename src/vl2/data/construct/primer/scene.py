@@ -1,0 +1,79 @@
+"""Small scenes with several questions about each: what is there, how many, where."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vl2.data.construct.draft import Draft
+from vl2.data.construct.scene import TASKS, Composed, compose
+from vl2.data.construct.source import Source
+from vl2.data.construct.sprite_set import read_sprite_set
+from vl2.data.construct.sprites import Kind, built_in_kinds, read_kinds, things
+
+OFTEN = ("ground", "count")  # asked about more, being harder to learn
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrimerScene(Source):
+    """Scenes of one tile (every sixth of up to four) with up to `turns` questions, no question twice."""
+
+    name = "primer_scene"
+    category = "vqa"
+    tasks_known: ClassVar[tuple[str, ...]] = ("ground", "count", "presence", "side", "negative", "detect", "caption")
+
+    art: str = ""  # the folder of a sprite set; "": the built-in shapes
+    languages: tuple[str, ...] = ("en", "zh")
+    max_objects: int = 6
+    turns: int = 4
+
+    def kinds(self) -> tuple[Kind, ...]:
+        return read_kinds(self.art) if self.art else built_in_kinds()
+
+    def own_licence(self) -> str:
+        return read_sprite_set(self.art).licence if self.art else super().own_licence()
+
+    def draft(self, rng: random.Random) -> Draft:
+        language, pool = rng.choice(self.languages), things(self.kinds())
+        composed = self._compose(pool, rng)
+        draft = Draft(language=language, traits={"objects": str(len(composed.placed))})
+        draft.picture(composed.image)
+        category, asked = None, set[str]()
+        for _ in range(rng.randint(1, self.turns)):
+            task = self.pick_task(rng) if rng.random() < 0.5 else rng.choice(self._often())
+            # Asked on a draft of its own: a question that was asked before is not asked again.
+            turn = Draft(language=language)
+            TASKS[task](turn, composed, pool, rng)
+            question = turn.messages[0].parts[-1].text
+            if question not in asked:
+                asked.add(question or "")
+                category = category or turn.category
+                _append(draft, turn)
+        draft.category = category
+        return draft
+
+    def _often(self) -> tuple[str, ...]:
+        wanted = self.tasks or self.tasks_known
+        return tuple(task for task in OFTEN if task in wanted) or wanted
+
+    def _compose(self, pool: tuple[Kind, ...], rng: random.Random) -> Composed:
+        large = rng.random() < 1 / 6
+        size = (rng.randrange(200, 337, 8), rng.randrange(120, 337, 8)) if large else (rng.randrange(120, 169, 8),) * 2
+        if not large and rng.random() < 0.5:
+            size = (size[0], rng.randrange(96, 169, 8))
+        chosen = rng.sample(pool, min(len(pool), rng.randint(1, 4)))
+        wanted = [kind for kind in chosen for _ in range(rng.choice((1, 1, 1, 2, 3, 4)))][: self.max_objects]
+        rng.shuffle(wanted)
+        return compose(wanted, size, rng)
+
+
+def _append(draft: Draft, turn: Draft) -> None:
+    """Add the only turn of another draft, its boxes behind those that are there."""
+    offset = len(draft.objects)
+    draft.objects += turn.objects
+    (question, answer) = (message.parts[-1].text or "" for message in turn.messages)
+    for number in reversed(range(len(turn.objects))):
+        question = question.replace(f"{{box:{number}}}", f"{{box:{number + offset}}}")
+        answer = answer.replace(f"{{box:{number}}}", f"{{box:{number + offset}}}")
+    draft.ask(question, answer)

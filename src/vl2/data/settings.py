@@ -1,0 +1,115 @@
+"""Settings that people write, in TOML or as NAME=VALUE, to the arguments of what is made of them.
+
+An unknown name is an error that names the nearest one, a value of another type is an error that says which is wanted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import sys
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from vl2.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Values = Mapping[str, Any]
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file. UserError if it is missing or damaged."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path} cannot be read as TOML: {error}") from None
+
+
+def split_setting(text: str) -> tuple[str, str]:
+    """Return the name and the value of NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set takes NAME=VALUE, got {text!r}")
+    return name, value
+
+
+def settings_of(maker: Callable[..., Any], *, without: Collection[str] = ()) -> list[str]:
+    """Return the names of the keyword arguments that a class or function takes."""
+    return [name for name in inspect.signature(maker).parameters if name not in without]
+
+
+def arguments(maker: Callable[..., Any], values: Values, what: str, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """Return values as the types that a class or function declares. `what` names it in errors.
+
+    A text is read as a number, a switch or a list (commas between) where one is wanted, so that NAME=VALUE will do.
+    """
+    known = settings_of(maker, without=without)
+    hints = get_type_hints(maker.__init__ if inspect.isclass(maker) and not _is_dataclass(maker) else maker)
+    checked = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{what} has no setting {name}: {nearest(name, known)}")
+        checked[name] = _as_type(value, hints.get(name, str), f"{name} of {what}")
+    missing = [
+        name
+        for name, parameter in inspect.signature(maker).parameters.items()
+        if name in known and parameter.default is inspect.Parameter.empty and name not in checked
+    ]
+    if missing:
+        raise UserError(f"{what} needs the setting {missing[0]}")
+    return checked
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return a hint for a name that is not known."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+
+
+def _is_dataclass(maker: Any) -> bool:
+    return hasattr(maker, "__dataclass_fields__")
+
+
+def _as_type(value: Any, wanted: Any, what: str) -> Any:
+    if get_origin(wanted) is tuple or wanted is tuple:
+        item = (get_args(wanted) or (str,))[0]
+        items = [part for part in value.split(",") if part] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            raise UserError(f"{what} must be a list, got {value!r}")
+        return tuple(_as_type(each, item, what) for each in items)
+    options = [each for each in get_args(wanted) if each is not type(None)]
+    if options and type(None) in get_args(wanted):
+        return None if value is None else _as_type(value, options[0], what)
+    if wanted is bool:
+        return _as_bool(value, what)
+    if wanted in (int, float):
+        return _as_number(value, wanted, what)
+    if wanted is Path and isinstance(value, str):
+        return Path(value)
+    if wanted is str and not isinstance(value, str):
+        raise UserError(f"{what} must be a text, got {value!r}")
+    return value
+
+
+def _as_bool(value: Any, what: str) -> bool:
+    if value in (True, "true", "yes", "1"):
+        return True
+    if value in (False, "false", "no", "0"):
+        return False
+    raise UserError(f"{what} must be true or false, got {value!r}")
+
+
+def _as_number(value: Any, kind: type[int] | type[float], what: str) -> int | float:
+    if isinstance(value, bool) or (kind is int and isinstance(value, float)):
+        raise UserError(f"{what} must be a {'whole ' * (kind is int)}number, got {value!r}")
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{what} must be a {'whole ' * (kind is int)}number, got {value!r}") from None

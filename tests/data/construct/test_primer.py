@@ -1,0 +1,105 @@
+"""The primer: small pictures, several questions about each, every answer what is drawn."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from vl2.data.construct.primer.bars import PrimerBars
+from vl2.data.construct.primer.reading import PrimerReading
+from vl2.data.construct.primer.scene import PrimerScene
+from vl2.data.construct.primer.table import PrimerTable
+from vl2.data.construct.primer.writing import LEAST_PX, choose_face, fit, phrase
+from vl2.data.construct.source import Dropped, Source, generate
+from vl2.data.record import Record
+
+SOURCES: list[Source] = [PrimerReading(languages=("en",)), PrimerScene(), PrimerBars(), PrimerTable()]
+
+
+def records(source: Source, count: int = 60) -> list[Record]:
+    return list(generate(source, count, seed=5))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_pictures_are_small_and_questions_differ(source: Source) -> None:
+    made = records(source)
+    assert len(made) >= 20
+    for record in made:
+        (image,) = record.images
+        # A distortion may turn a page and so widen it by a few pixels.
+        assert max(image.width, image.height) <= 400
+        questions = [m.parts[-1].text for m in record.messages if m.role == "user"]
+        assert len(set(questions)) == len(questions)
+        assert len(questions) == len(record.messages) // 2
+    assert max(len(record.messages) for record in made) > 2
+
+
+def test_a_line_is_asked_for_and_answered_whole() -> None:
+    for record in records(PrimerReading(tasks=("line",))):
+        answer = record.messages[1].parts[0].text or ""
+        assert answer
+        assert "\n" not in answer
+        assert record.images[0].height < record.images[0].width or len(answer) < 4
+
+
+def test_several_lines_are_read_in_order_and_by_number() -> None:
+    asked_by_number = 0
+    for record in records(PrimerReading(tasks=("lines",)), 120):
+        lines = (record.messages[1].parts[0].text or "").split("\n")
+        assert 2 <= len(lines) <= 5
+        for question, answer in zip(record.messages[2::2], record.messages[3::2], strict=True):
+            number = re.search(r"[Ll]ine (\d)|第(\d)行", question.parts[-1].text or "")
+            if number and "<|ref|>" not in (question.parts[-1].text or ""):
+                asked_by_number += 1
+                assert answer.parts[0].text == lines[int(number[1] or number[2]) - 1]
+    assert asked_by_number > 5
+
+
+def test_the_boxes_of_a_conversation_belong_to_their_questions() -> None:
+    located = 0
+    for record in records(PrimerScene(tasks=("ground", "detect")), 80):
+        for question, answer in zip(record.messages[::2], record.messages[1::2], strict=True):
+            label = re.search(r"<\|ref\|>(.*)<\|/ref\|>", question.parts[-1].text or "")
+            numbers = [int(n) for n in re.findall(r"\{box:(\d+)\}", answer.parts[0].text or "")]
+            assert numbers
+            if label:
+                located += 1
+                assert record.objects[numbers[0]].label == label[1]
+    assert located > 20
+
+
+def test_the_highest_bar_and_the_values_agree() -> None:
+    """The same chart is asked for its values and its extremes: the answers must fit each other."""
+    compared = 0
+    for record in records(PrimerBars(languages=("en",), turns=12), 150):
+        values, highest = {}, None
+        for question, answer in zip(record.messages[::2], record.messages[1::2], strict=True):
+            text, said = question.parts[-1].text or "", answer.parts[0].text or ""
+            name = re.search(r" for (.+)\?$", text)
+            if name:
+                values[name[1]] = float(said)
+            elif "highest" in text or "largest" in text:
+                highest = said
+        if highest in values:
+            compared += 1
+            assert values[highest] == max(values.values())
+    assert compared > 10
+
+
+def test_text_is_made_smaller_to_fit_and_dropped_where_it_would_not_be_readable() -> None:
+    rng = random.Random(0)
+    face = choose_face(rng, "abc", None)
+    assert fit(face, "a word", 40, 90).getlength("a word") <= 90
+    assert fit(face, "a word", 40, 90).size >= LEAST_PX
+    with pytest.raises(Dropped, match="too long"):
+        fit(face, "a very long line of text", 40, 60)
+
+
+def test_phrases_keep_to_their_limit() -> None:
+    rng = random.Random(1)
+    for language, limit in (("en", 12), ("zh", 5)):
+        for _ in range(200):
+            piece = phrase(rng, language, None, limit)
+            assert 1 <= len(piece) <= limit
