@@ -1,4 +1,4 @@
-"""The tensors that the model reads: rows of tokens, and all their tiles in one stack.
+"""The tensors that the model reads: rows of tokens, or documents end to end, and all their tiles in one stack.
 
 B rows, S tokens in the longest row, I tiles of all rows together, P the side of a tile in pixels.
 """
@@ -6,6 +6,7 @@ B rows, S tokens in the longest row, I tiles of all rows together, P the side of
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -38,3 +39,31 @@ class Batch:
             image_mask=self.image_mask.to(device),
             tiles=self.tiles.to(device),
         )
+
+
+class PackedTensors(Protocol):
+    """Documents end to end in one sequence, none of which sees another; `vl2.data.packed` makes them."""
+
+    @property
+    def input_ids(self) -> Tensor: ...  # int64 [S]
+
+    @property
+    def position_ids(self) -> Tensor: ...  # int64 [S]; 0, 1, ... within each document
+
+    @property
+    def cu_seqlens(self) -> Tensor: ...  # int32 [n + 1], from 0 to S; padding is a document of its own, the last
+
+    @property
+    def image_mask(self) -> Tensor: ...  # bool [S]
+
+    @property
+    def tiles(self) -> Tensor: ...  # float32 [I, 3, P, P]
+
+    @property
+    def grids(self) -> Tensor: ...  # int64 [images, 2], on the CPU
+
+    @property
+    def num_tokens(self) -> int: ...  # without padding
+
+    @property
+    def max_seqlen(self) -> int: ...  # the longest document

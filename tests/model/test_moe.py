@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import vl2.model.moe
 from tests.model.configs import small_config, small_model
 from tests.reference import REFERENCE
 from vl2.errors import UserError
-from vl2.model.moe import Experts, MoE, Router, _grouped_product, _looped_product, routing_stats, update_expert_bias
+from vl2.model.moe import (
+    Experts,
+    MoE,
+    Router,
+    _grouped_product,
+    _looped_product,
+    routing_stats,
+    sequences_of_documents,
+    sequences_of_rows,
+    sort_by_expert,
+    update_expert_bias,
+)
 
 GOLDEN = load_file(REFERENCE / "router" / "router.safetensors")
 VARIANTS = json.loads((REFERENCE / "router" / "router.json").read_text())["variants"]
@@ -87,7 +100,7 @@ def test_every_routing_rule_trains_the_same_in_both_modes(options) -> None:
     for is_training in (True, False):
         moe.train(is_training)
         moe.zero_grad()
-        y, stats = moe(x, None, "sequence")
+        y, stats = moe(x, sequences_of_rows(torch.ones(2, 40, dtype=torch.bool), "sequence"))
         (y.square().sum() + stats.balance_loss).backward()
         results.append((y.detach(), [p.grad.clone() for p in moe.parameters()]))
     assert torch.equal(results[0][0], results[1][0])
@@ -116,6 +129,38 @@ def test_grouped_and_looped_experts_agree(counts: list[int], dtype: torch.dtype)
     torch.testing.assert_close(outputs[0], outputs[1], **tolerance)
     for grouped, looped in zip(*gradients, strict=True):
         torch.testing.assert_close(grouped, looped, **tolerance)
+
+
+@pytest.mark.parametrize("block_rows", [1, 4, 64])
+def test_every_slot_has_a_row_of_its_own_in_the_block_of_its_expert(block_rows: int) -> None:
+    experts = torch.rand(23, 6, generator=torch.manual_seed(0)).topk(3).indices % 5  # expert 5 stays without tokens
+    blocks = sort_by_expert(experts, 6, block_rows)
+    counts, ends = blocks.counts_E, blocks.counts_E.cumsum(0)
+    filled = torch.bincount(experts.flatten(), minlength=6)
+    assert torch.equal(counts, -(-filled // block_rows) * block_rows)
+    assert len(blocks.token_M) == int(counts.sum())
+    assert len(set(blocks.place_TK.flatten().tolist())) == experts.numel()
+    for t in range(23):
+        for k in range(3):
+            row = int(blocks.place_TK[t, k])
+            assert int(blocks.token_M[row]) == t
+            assert int(ends[experts[t, k]] - counts[experts[t, k]]) <= row < int(ends[experts[t, k]])
+
+
+def test_blocks_rounded_up_change_neither_output_nor_gradients() -> None:
+    model = small_model()
+    moe = next(m for m in model.modules() if isinstance(m, MoE))
+    x = torch.randn(1, 30, model.config.language_config.hidden_size, generator=torch.manual_seed(0))
+    results = []
+    for block_rows in (1, 16):
+        with mock.patch.object(vl2.model.moe, "_block_rows", return_value=block_rows):
+            moe.zero_grad()
+            rows = x.clone().requires_grad_()
+            y, _ = moe(rows)
+            y.square().sum().backward()
+        results.append([y.detach(), rows.grad, *(p.grad.clone() for p in moe.parameters())])
+    for even, exact in zip(*results, strict=True):
+        torch.testing.assert_close(even, exact, atol=1e-3, rtol=1e-4)
 
 
 def test_experts_give_the_same_with_and_without_gradients() -> None:
@@ -162,8 +207,10 @@ def test_balance_losses_follow_their_formulas() -> None:
     mask[0, 6:] = False
     mask[2, :3] = False
     real = [(scores[b][mask[b]], experts[b][mask[b]]) for b in range(3)]
-    by_sequence = routing_stats(scores, experts, mask, "sequence")
-    by_batch = routing_stats(scores, experts, mask, "batch")
+    by_sequence, by_batch = (
+        routing_stats(scores.flatten(0, 1), experts.flatten(0, 1), sequences_of_rows(mask, balance))
+        for balance in ("sequence", "batch")
+    )
     assert by_sequence.balance_loss.item() == pytest.approx(sum(direct_loss(*r) for r in real) / 3, rel=1e-5)
     together = direct_loss(torch.cat([s for s, _ in real]), torch.cat([e for _, e in real]))
     assert by_batch.balance_loss.item() == pytest.approx(together, rel=1e-5)
@@ -173,12 +220,12 @@ def test_balance_losses_follow_their_formulas() -> None:
 
 
 def test_an_even_load_costs_one_and_a_collapsed_one_more() -> None:
-    even = torch.full((1, 8, 4), 0.25)
-    spread = torch.arange(8).remainder(4).view(1, 8, 1)
-    assert routing_stats(even, spread, None, "sequence").balance_loss.item() == pytest.approx(1.0)
-    peaked = torch.zeros(1, 8, 4)
-    peaked[..., 0] = 1
-    collapsed = routing_stats(peaked, torch.zeros(1, 8, 1, dtype=torch.long), None, "sequence")
+    even, everyone = torch.full((8, 4), 0.25), torch.ones(1, 8)
+    spread = torch.arange(8).remainder(4).view(8, 1)
+    assert routing_stats(even, spread, everyone).balance_loss.item() == pytest.approx(1.0)
+    peaked = torch.zeros(8, 4)
+    peaked[:, 0] = 1
+    collapsed = routing_stats(peaked, torch.zeros(8, 1, dtype=torch.long), everyone)
     assert collapsed.balance_loss.item() == pytest.approx(4.0)
 
 
@@ -189,10 +236,30 @@ def test_padding_counts_neither_in_load_nor_in_loss() -> None:
     padded = torch.cat((x, torch.full((1, 3, x.shape[-1]), 7.0)), dim=1)
     mask = torch.tensor([[True] * 5 + [False] * 3])
     for balance in ("sequence", "batch"):
-        _, alone = moe(x, None, balance)
-        _, beside = moe(padded, mask, balance)
+        _, alone = moe(x, sequences_of_rows(mask[:, :5], balance))
+        _, beside = moe(padded, sequences_of_rows(mask, balance))
         assert beside.balance_loss.item() == pytest.approx(alone.balance_loss.item(), rel=1e-5)
         assert torch.equal(beside.expert_load, alone.expert_load)
+
+
+def test_documents_end_to_end_are_balanced_like_rows() -> None:
+    scores = torch.rand(2, 5, 8, generator=torch.manual_seed(0))
+    experts = scores.topk(2).indices
+    lengths = (5, 3)
+    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
+    real = torch.cat([torch.arange(n) + 5 * row for row, n in enumerate(lengths)])
+    padding = torch.full((4,), 9)  # whatever is routed there must not matter
+    place = torch.cat((real, padding))
+    borders = torch.tensor([0, 5, 8, 12], dtype=torch.int32)
+    for balance in ("sequence", "batch"):
+        rows = routing_stats(scores.flatten(0, 1), experts.flatten(0, 1), sequences_of_rows(mask, balance))
+        packed = routing_stats(
+            scores.flatten(0, 1)[place],
+            experts.flatten(0, 1)[place],
+            sequences_of_documents(borders, 12, sum(lengths), balance),
+        )
+        assert packed.balance_loss.item() == pytest.approx(rows.balance_loss.item(), rel=1e-6)
+        assert torch.equal(packed.expert_load, rows.expert_load)
 
 
 def test_the_bias_moves_against_the_load_and_evens_it() -> None:

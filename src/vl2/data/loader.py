@@ -136,20 +136,22 @@ class Loader:
 
     def _make(self, pack: Pack) -> _Made:
         samples: list[Sample] = []
+        categories: list[str] = []
         problems: list[LostRecord] = []
         for entry in pack.entries:
             try:
-                samples.append(self._sample(entry))
+                record = self._stores[entry.source][entry.record]
+                samples.append(self._sample(record, entry))
+                categories.append(record.category)
             except MemoryError:
                 raise
             except Exception as error:  # whatever a damaged record raises, it concerns this record only
                 problems.append(LostRecord(source=entry.source, record=entry.record, message=one_line(error)))
         length = self.plan.options.packing.seq_len if self._options.is_padded else pack.num_tokens
-        return _Made(packed=pack_samples(samples, self._processor, length), problems=tuple(problems))
+        return _Made(packed=pack_samples(samples, self._processor, length, categories), problems=tuple(problems))
 
-    def _sample(self, entry: Entry) -> Sample:
-        """Read and encode one record. UserError if it is not what the plan was made for."""
-        record = self._stores[entry.source][entry.record]
+    def _sample(self, record: Record, entry: Entry) -> Sample:
+        """Encode one record. UserError if it is not what the plan was made for."""
         sample = self._encode(record)
         if (len(sample), len(sample.tiles)) != (entry.num_tokens, entry.num_tiles):
             raise UserError(

@@ -38,9 +38,11 @@ class Packed:
     num_tokens: int  # without padding
     max_seqlen: int  # the longest document, for kernels that ask; known here, so that no step waits for the device
     names: tuple[str, ...]  # of the samples, padding has none
+    categories: tuple[str, ...] = ()  # of the samples, what their records teach; "" where nothing is said
 
     def __post_init__(self) -> None:
         size, num_samples = len(self.input_ids), len(self.names)
+        assert len(self.categories) == num_samples, f"{len(self.categories)} categories for {num_samples} samples"
         for name in ("labels", "position_ids", "image_mask"):
             assert len(getattr(self, name)) == size, f"{name} has {len(getattr(self, name))} of {size} places"
         assert 0 <= self.num_tokens <= size, f"{self.num_tokens} tokens in {size} places"
@@ -61,16 +63,42 @@ class Packed:
         """True where a token is real, bool [S]."""
         return torch.arange(len(self), device=self.input_ids.device) < self.num_tokens
 
+    def with_length(self, size: int) -> Packed:
+        """Return the pack padded, or with its padding cut, to `size` places, which must hold all its tokens."""
+        assert self.num_tokens <= size, f"{self.num_tokens} tokens in {size} places"
+        if size == len(self):
+            return self
+        num_samples, added = len(self.names), size - self.num_tokens
+        borders = self.cu_seqlens[: num_samples + 1]
+        lengths = [*borders.diff().tolist(), added]
+        return replace(
+            self,
+            input_ids=self._resize(self.input_ids, added, 0),
+            labels=self._resize(self.labels, added, IGNORE_ID),
+            image_mask=self._resize(self.image_mask, added, False),
+            position_ids=torch.cat((self.position_ids[: self.num_tokens], torch.arange(added))),
+            cu_seqlens=torch.cat((borders, borders.new_full((min(added, 1),), size))),
+            max_seqlen=max(lengths),
+        )
+
+    def _resize(self, tensor: Tensor, added: int, value: int | bool) -> Tensor:
+        return torch.cat((tensor[: self.num_tokens], tensor.new_full((added,), value)))
+
     def to(self, device: torch.device | str) -> Packed:
         """Return the pack with its tensors on `device`; the grids stay on the CPU, where the layout is computed."""
         names = ("input_ids", "labels", "position_ids", "cu_seqlens", "image_mask", "tiles")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
-def pack_samples(samples: Sequence[Sample], processor: Processor, seq_len: int | None = None) -> Packed:
+def pack_samples(
+    samples: Sequence[Sample],
+    processor: Processor,
+    seq_len: int | None = None,
+    categories: Sequence[str] | None = None,
+) -> Packed:
     """Lay samples end to end and pad to `seq_len` if it is given. No samples make a sequence of padding alone.
 
-    UserError if the samples are longer than `seq_len`.
+    `categories` has one for each sample. UserError if the samples are longer than `seq_len`.
     """
     lengths = [len(sample) for sample in samples]
     num_tokens = sum(lengths)
@@ -93,6 +121,7 @@ def pack_samples(samples: Sequence[Sample], processor: Processor, seq_len: int |
         num_tokens=num_tokens,
         max_seqlen=max(documents, default=0),
         names=tuple(sample.name for sample in samples),
+        categories=("",) * len(samples) if categories is None else tuple(categories),
     )
 
 

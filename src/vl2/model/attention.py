@@ -4,6 +4,9 @@ Latent attention has two forms that give the same result. The naive one expands 
 and values of every head and is used where many queries share the expansion. The absorbed one moves the
 expansion to the query and the output, so that a single query reads only the latent. A test holds them equal.
 
+Packed documents are attended each by itself, never through a mask of the whole sequence, whose work grows with
+the square of its length: by the variable-length kernel on CUDA, one after another elsewhere.
+
 Source: arXiv 2405.04434 (latent attention); released DeepseekV2Attention. Golden: tests/golden/reference/model.
 """
 
@@ -15,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
 
 from vl2.config import LanguageConfig
 from vl2.model.cache import Cache
@@ -25,11 +29,27 @@ MLAForm = Literal["auto", "naive", "absorbed"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Documents:
+    """Where the documents of a packed sequence lie."""
+
+    cu_seqlens: Tensor  # int32 [n + 1]; document k is cu_seqlens[k] : cu_seqlens[k + 1]
+    max_seqlen: int  # the longest, known on the host
+    lengths: tuple[int, ...]  # without empty ones; left empty on a device, where nothing loops over them
+
+    def mask(self, S: int) -> Tensor:
+        """Return which of all places may see which, bool [S, S]; for what has no better way."""
+        borders = self.cu_seqlens
+        document_S = torch.bucketize(torch.arange(S, device=borders.device), borders[1:], right=True)
+        return (document_S[:, None] == document_S[None, :]).tril()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reach:
-    """Which keys each query may see: a mask, or one of the two cases that need none."""
+    """Which keys each query may see: a mask, or one of the cases that need none."""
 
     mask: Tensor | None  # bool [B, 1, S, L], True where visible
     is_causal: bool  # query i sees keys 0..i; only with S == L and no mask
+    documents: Documents | None = None  # query i sees keys 0..i of its own document; one row, S == L
 
     @classmethod
     def of_rows(cls, attention_mask_BS: Tensor | None) -> Reach:
@@ -41,6 +61,13 @@ class Reach:
         # A padded query sees itself: a row that sees nothing would be NaN, and NaN spreads.
         itself = torch.eye(S, dtype=torch.bool, device=causal.device)
         return cls(mask=(causal & attention_mask_BS[:, None, None, :]) | itself, is_causal=False)
+
+    @classmethod
+    def of_documents(cls, cu_seqlens: Tensor, max_seqlen: int) -> Reach:
+        """Causal reach inside each document of one packed row, which the borders cover from end to end."""
+        lengths = () if cu_seqlens.is_cuda else tuple(n for n in cu_seqlens.diff().tolist() if n)
+        documents = Documents(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, lengths=lengths)
+        return cls(mask=None, is_causal=False, documents=documents)
 
     @classmethod
     def of_cache(cls, lengths: list[int], num_new: int, device: torch.device) -> Reach:
@@ -55,6 +82,12 @@ class Reach:
         visible = key_L <= (last_B[:, None, None] + query_S[None, :, None])
         return cls(mask=visible.unsqueeze(1), is_causal=False)
 
+    def visible(self, S: int, L: int, device: torch.device) -> Tensor | None:
+        """Return the reach as a mask that broadcasts to [B, H, S, L]; None where every key is visible."""
+        if self.documents is not None:
+            return self.documents.mask(S)
+        return torch.ones(S, L, dtype=torch.bool, device=device).tril() if self.is_causal else self.mask
+
 
 def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: float) -> Tensor:
     """Return softmax(q k^T * scale) v, with keys and values of fewer heads shared between query heads."""
@@ -62,6 +95,8 @@ def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: 
     if width != wanted:
         # The fused kernels take one head width; without them the whole [H, S, L] matrix is built.
         v_BHLC = F.pad(v_BHLC, (0, wanted - width))
+    if reach.documents is not None:
+        return attend_documents(q_BHSC, k_BHLC, v_BHLC, reach.documents, scale)[..., :width]
     out = F.scaled_dot_product_attention(
         q_BHSC,
         k_BHLC,
@@ -72,6 +107,30 @@ def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: 
         enable_gqa=q_BHSC.shape[1] != k_BHLC.shape[1],
     )
     return out[..., :width]
+
+
+def attend_documents(q_1HSC: Tensor, k_1HSC: Tensor, v_1HSC: Tensor, documents: Documents, scale: float) -> Tensor:
+    """Attend within each document. A test holds every way equal to the mask of the whole sequence."""
+    num_shared = q_1HSC.shape[1] // k_1HSC.shape[1]
+    if documents.lengths:
+        # The CPU's kernel is two times slower in bfloat16, forward and backward together.
+        parts = (t.float().split(documents.lengths, dim=2) for t in (q_1HSC, k_1HSC, v_1HSC))
+        outputs = [
+            F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=num_shared > 1)
+            for q, k, v in zip(*parts, strict=True)
+        ]
+        return torch.cat(outputs, dim=2).to(q_1HSC.dtype)
+    if num_shared > 1:
+        k_1HSC, v_1HSC = k_1HSC.repeat_interleave(num_shared, 1), v_1HSC.repeat_interleave(num_shared, 1)
+    if not q_1HSC.is_cuda or q_1HSC.dtype == torch.float32:
+        return F.scaled_dot_product_attention(
+            q_1HSC, k_1HSC, v_1HSC, attn_mask=documents.mask(q_1HSC.shape[2]), scale=scale
+        )
+    q_SHC, k_SHC, v_SHC = (t[0].transpose(0, 1).contiguous() for t in (q_1HSC, k_1HSC, v_1HSC))
+    borders, longest = documents.cu_seqlens, documents.max_seqlen
+    out_SHC = varlen_attn(q_SHC, k_SHC, v_SHC, borders, borders, longest, longest, scale=scale, window_size=(-1, 0))
+    assert isinstance(out_SHC, Tensor)
+    return out_SHC.transpose(0, 1).unsqueeze(0)
 
 
 class MultiHeadAttention(nn.Module):
@@ -167,12 +226,9 @@ class LatentAttention(nn.Module):
         q_BHSC = torch.cat((q_latent_BHSR, q_rope_BSHC.transpose(1, 2)), dim=-1)
 
         scores_BHSL = (q_BHSC.flatten(1, 2) @ shared_BLC.mT).unflatten(1, q_BHSC.shape[1:3]).float() * self.scale
-        if reach.is_causal:
-            S, L = scores_BHSL.shape[-2:]
-            visible = torch.ones(S, L, dtype=torch.bool, device=scores_BHSL.device).tril()
+        visible = reach.visible(q_BHSC.shape[2], shared_BLC.shape[1], shared_BLC.device)
+        if visible is not None:
             scores_BHSL = scores_BHSL.masked_fill(~visible, float("-inf"))
-        elif reach.mask is not None:
-            scores_BHSL = scores_BHSL.masked_fill(~reach.mask, float("-inf"))
         p_BHSL = scores_BHSL.softmax(dim=-1).to(q_BHSC.dtype)
 
         latent_BLR = shared_BLC[..., : self.rank]

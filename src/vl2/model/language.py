@@ -14,7 +14,7 @@ from vl2.config import LanguageConfig
 from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
 from vl2.model.cache import Cache
 from vl2.model.layers import GatedMLP, RMSNorm
-from vl2.model.moe import Balance, MoE, RoutingStats
+from vl2.model.moe import MoE, RoutingStats
 from vl2.model.rope import Angles, rotary_angles
 
 
@@ -23,7 +23,21 @@ class Hidden:
     """What the decoder returns: states after the final norm, and statistics where they were asked for."""
 
     states_BSD: Tensor
-    stats: list[RoutingStats]  # one per MoE layer, empty unless a balance was asked for
+    stats: list[RoutingStats]  # one per MoE layer, empty unless it was said whose balance is kept
+
+    @property
+    def balance_loss(self) -> Tensor:
+        """The unweighted sum over the MoE layers, float32 scalar."""
+        if not self.stats:
+            return self.states_BSD.new_zeros((), dtype=torch.float32)
+        return torch.stack([stats.balance_loss for stats in self.stats]).sum()
+
+    @property
+    def expert_load(self) -> Tensor:
+        """Slots per expert, int64 [MoE layers, E]."""
+        if not self.stats:
+            return torch.zeros(0, 0, dtype=torch.int64, device=self.states_BSD.device)
+        return torch.stack([stats.expert_load for stats in self.stats])
 
 
 class DecoderLayer(nn.Module):
@@ -44,13 +58,12 @@ class DecoderLayer(nn.Module):
         angles: Angles,
         reach: Reach,
         cache: Cache | None,
-        token_mask_BS: Tensor | None,
-        balance: Balance | None,
+        sequences_GT: Tensor | None,
     ) -> tuple[Tensor, RoutingStats | None]:
         x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), angles, reach, cache, self.index)
         normed_BSD = self.post_attention_layernorm(x_BSD)
         if isinstance(self.mlp, MoE):
-            mixed_BSD, stats = self.mlp(normed_BSD, token_mask_BS, balance)
+            mixed_BSD, stats = self.mlp(normed_BSD, sequences_GT)
             return x_BSD + mixed_BSD, stats
         return x_BSD + self.mlp(normed_BSD), None
 
@@ -74,13 +87,12 @@ class Decoder(nn.Module):
         positions_BS: Tensor,
         reach: Reach,
         cache: Cache | None = None,
-        token_mask_BS: Tensor | None = None,
-        balance: Balance | None = None,
+        sequences_GT: Tensor | None = None,
     ) -> Hidden:
         angles = rotary_angles(positions_BS, self.rotary_dim, self.config.rope_theta)
         collected = []
         for layer in self.layers:
-            x_BSD, stats = layer(x_BSD, angles, reach, cache, token_mask_BS, balance)
+            x_BSD, stats = layer(x_BSD, angles, reach, cache, sequences_GT)
             if stats is not None:
                 collected.append(stats)
         return Hidden(states_BSD=self.norm(x_BSD), stats=collected)

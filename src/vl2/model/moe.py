@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -92,19 +92,30 @@ class Experts(nn.Module):
 
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         """Run rows sorted by expert, `counts_E` rows for each."""
-        run = _grouped_product if _has_grouped_product(x_ND, self.gate_up_proj, self.down_proj) else _looped_product
-        gate_NF, up_NF = run(x_ND, self.gate_up_proj, counts_E).chunk(2, dim=-1)
-        return run(F.silu(gate_NF) * up_NF, self.down_proj, counts_E)
+        gate_NF, up_NF = self.gate_up(x_ND, counts_E).chunk(2, dim=-1)
+        return self.down(F.silu(gate_NF) * up_NF, counts_E)
+
+    def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
+        return multiply_by_expert(x_ND, self.gate_up_proj, counts_E)
+
+    def down(self, h_NF: Tensor, counts_E: Tensor) -> Tensor:
+        return multiply_by_expert(h_NF, self.down_proj, counts_E)
 
 
-def _has_grouped_product(x_ND: Tensor, *weights: Tensor) -> bool:
+def multiply_by_expert(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
+    """Multiply rows sorted by expert, `counts_E` rows for each, by the matrix of their expert: [N, F]."""
+    run = _grouped_product if _has_grouped_product(x_ND, weight_EFD) else _looped_product
+    return run(x_ND, weight_EFD, counts_E)
+
+
+def _has_grouped_product(x_ND: Tensor, weight_EFD: Tensor) -> bool:
     """Whether PyTorch's grouped product takes these tensors and is the faster way.
 
     On a CPU it wins where gradients are needed and loses nothing to the loop elsewhere but memory traffic:
     with few tokens the loop touches only the experts in use. CUDA kernels take bfloat16 and rows of 16 bytes.
     """
-    is_aligned = all(w.shape[i] * w.element_size() % 16 == 0 for w in weights for i in (1, 2))
-    if x_ND.dtype != weights[0].dtype or not is_aligned:
+    is_aligned = all(side * weight_EFD.element_size() % 16 == 0 for side in weight_EFD.shape[1:])
+    if x_ND.dtype != weight_EFD.dtype or not is_aligned:
         return False
     if x_ND.is_cuda:
         return x_ND.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x_ND.device) >= (8, 0)
@@ -126,6 +137,74 @@ def _looped_product(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tenso
     return torch.cat(outputs or [F.linear(x_ND, weights[0])])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """The N slots sorted by expert, in M rows: some more than slots where blocks are rounded up."""
+
+    token_M: Tensor  # the token that a row is a copy of; any token where the row is padding
+    place_TK: Tensor  # the row of every slot
+    counts_E: Tensor  # rows of each expert's block, padding included
+
+
+def sort_by_expert(expert_TK: Tensor, num_experts: int, block_rows: int) -> Blocks:
+    """Give every expert a block of rows, in the order of its tokens, rounded up to a multiple of `block_rows`."""
+    (T, K), slots_N = expert_TK.shape, expert_TK.flatten()
+    order_N = slots_N.argsort(stable=True)
+    counts_E = torch.bincount(slots_N, minlength=num_experts)
+    place_N, num_rows = torch.arange(T * K, device=slots_N.device), T * K
+    if block_rows > 1:
+        filled_E, counts_E = counts_E, -(-counts_E // block_rows) * block_rows
+        added_E = (counts_E - filled_E).cumsum(0) - (counts_E - filled_E)  # padding before each block
+        place_N, num_rows = place_N + added_E[slots_N[order_N]], int(counts_E.sum())
+    token_M = torch.zeros(num_rows, dtype=torch.int64, device=slots_N.device).index_copy_(0, place_N, order_N // K)
+    place_TK = torch.empty_like(order_N).index_copy_(0, order_N, place_N).view(T, K)
+    return Blocks(token_M=token_M, place_TK=place_TK, counts_E=counts_E)
+
+
+def _block_rows(x_TD: Tensor) -> int:
+    """Return what blocks of experts are rounded up to.
+
+    On the CPU a bfloat16 product of a shape not met before costs some twenty times its time, to compile its kernel,
+    and the load of an expert is another one each time.
+    """
+    is_compiled = x_TD.device.type == "cpu" and x_TD.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    return 64 if is_compiled else 1
+
+
+class _Dispatch(torch.autograd.Function):
+    """Copy tokens to the rows of their experts. Backward every token sums its rows, in a fixed order.
+
+    The plain backward pass of indexing adds row by row, slowly on the CPU and in no fixed order on CUDA.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, token_M: Tensor, place_TK: Tensor) -> Tensor:
+        ctx.save_for_backward(place_TK)
+        return x_TD.index_select(0, token_M)
+
+    @staticmethod
+    def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor, None, None]:
+        (place_TK,) = ctx.saved_tensors
+        grad_TKD = grad_MD.index_select(0, place_TK.flatten()).view(*place_TK.shape, -1)
+        return grad_TKD.sum(dim=1), None, None
+
+
+class _Collect(torch.autograd.Function):
+    """Copy rows back to the slots of their tokens, [T, K, D]. No two slots share a row, so backward copies as well."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_MD: Tensor, place_TK: Tensor) -> Tensor:
+        ctx.save_for_backward(place_TK)
+        ctx.num_rows = len(rows_MD)
+        return rows_MD.index_select(0, place_TK.flatten()).view(*place_TK.shape, -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_TKD: Tensor) -> tuple[Tensor, None]:
+        (place_TK,) = ctx.saved_tensors
+        grad_MD = grad_TKD.new_zeros(ctx.num_rows, grad_TKD.shape[-1])
+        return grad_MD.index_copy_(0, place_TK.flatten(), grad_TKD.flatten(0, 1)), None
+
+
 class MoE(nn.Module):
     """Send each token to its K experts and add the shared experts."""
 
@@ -138,54 +217,56 @@ class MoE(nn.Module):
         shared = config.n_shared_experts
         self.shared_experts = GatedMLP(D, shared * F_) if shared else None
 
-    def forward(
-        self, x_BSD: Tensor, token_mask_BS: Tensor | None = None, balance: Balance | None = None
-    ) -> tuple[Tensor, RoutingStats | None]:
-        """Return the mixed output and, where `balance` says how, the layer's statistics over unmasked tokens."""
+    def forward(self, x_BSD: Tensor, sequences_GT: Tensor | None = None) -> tuple[Tensor, RoutingStats | None]:
+        """Return the mixed output and, where `sequences_GT` says whose, the layer's statistics."""
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
-        num_tokens, K = expert_TK.shape
-
-        # Sort the N slots by expert, so that each expert sees one contiguous block of rows.
-        order_N = expert_TK.flatten().argsort(stable=True)
-        counts_E = torch.bincount(expert_TK.flatten(), minlength=self.gate.num_experts)
-        grouped_ND = self.experts(x_TD[order_N // K], counts_E)
-
-        # Undo the sort, then sum over K in float32. A scatter_add would not be repeatable on CUDA.
-        slots_ND = torch.empty_like(grouped_ND).index_copy(0, order_N, grouped_ND)
-        routed_TD = (slots_ND.view(num_tokens, K, -1) * weight_TK.unsqueeze(-1)).sum(dim=1)
+        # Each expert sees one contiguous block of rows; then every token sums its K rows in float32.
+        blocks = sort_by_expert(expert_TK, self.gate.num_experts, _block_rows(x_TD))
+        rows_MD: Tensor = _Dispatch.apply(x_TD, blocks.token_M, blocks.place_TK)  # type: ignore[no-untyped-call]
+        out_MD = self.experts(rows_MD, blocks.counts_E)
+        slots_TKD: Tensor = _Collect.apply(out_MD, blocks.place_TK)  # type: ignore[no-untyped-call]
+        routed_TD = (slots_TKD * weight_TK.unsqueeze(-1)).sum(dim=1)
         y_BSD = routed_TD.to(x_BSD.dtype).view_as(x_BSD)
         if self.shared_experts is not None:
             y_BSD = y_BSD + self.shared_experts(x_BSD)
-        if balance is None:
-            return y_BSD, None
-        B = x_BSD.shape[0]
-        scores_BSE, expert_BSK = scores_TE.unflatten(0, (B, -1)), expert_TK.unflatten(0, (B, -1))
-        return y_BSD, routing_stats(scores_BSE, expert_BSK, token_mask_BS, balance)
+        return y_BSD, None if sequences_GT is None else routing_stats(scores_TE, expert_TK, sequences_GT)
 
 
-def routing_stats(
-    scores_BSE: Tensor, expert_BSK: Tensor, token_mask_BS: Tensor | None, balance: Balance
-) -> RoutingStats:
-    """Return the load of every expert and the balance loss sum_e f_e * P_e of the unmasked tokens.
+def routing_stats(scores_TE: Tensor, expert_TK: Tensor, sequences_GT: Tensor) -> RoutingStats:
+    """Return the load of every expert, and the balance loss sum_e f_e * P_e averaged over the sequences.
 
-    f_e is the share of slots that went to expert e times E, P_e the mean score of e, its scores normalised
-    to sum 1 over the experts. "sequence" takes both per row and averages the rows; "batch" takes all
-    tokens together. Only P carries a gradient.
+    `sequences_GT` is 1 where a token belongs to a sequence, float32; a token of none, padding, does not count, nor
+    does a sequence without tokens. f_e is the share of a sequence's slots that went to expert e times E, P_e the
+    mean score of e, its scores normalised to sum 1 over the experts. Only P carries a gradient.
     """
-    E, K = scores_BSE.shape[-1], expert_BSK.shape[-1]
-    if token_mask_BS is None:
-        token_mask_BS = torch.ones(scores_BSE.shape[:2], dtype=torch.bool, device=scores_BSE.device)
-    real_BS1 = token_mask_BS.unsqueeze(-1).to(scores_BSE.dtype)
-    chosen_BSE = torch.zeros_like(scores_BSE).scatter(2, expert_BSK, 1.0) * real_BS1
-    share_BSE = scores_BSE / (scores_BSE.sum(dim=-1, keepdim=True) + 1e-20) * real_BS1
-    count_BE, probability_BE, tokens_B1 = chosen_BSE.sum(1), share_BSE.sum(1), real_BS1.sum(1)
-    load_E = count_BE.sum(0).to(torch.int64)
+    E, K = scores_TE.shape[1], expert_TK.shape[1]
+    chosen_TE = torch.zeros_like(scores_TE).scatter(1, expert_TK, 1.0)
+    share_TE = scores_TE / (scores_TE.sum(dim=-1, keepdim=True) + 1e-20)
+    count_GE, probability_GE = sequences_GT @ chosen_TE, sequences_GT @ share_TE
+    num_tokens_G1 = sequences_GT.sum(1, keepdim=True)
+    loss_G = (count_GE * (E / K) / num_tokens_G1.clamp(min=1).square() * probability_GE).sum(-1)
+    loss = loss_G.sum() / (num_tokens_G1 > 0).sum().clamp(min=1)
+    return RoutingStats(balance_loss=loss, expert_load=count_GE.sum(0).to(torch.int64))
+
+
+def sequences_of_rows(token_mask_BS: Tensor, balance: Balance) -> Tensor:
+    """Return whose balance is kept in padded rows, [G, B * S]: each row's, or that of all together."""
+    B = len(token_mask_BS)
     if balance == "batch":
-        count_BE, probability_BE, tokens_B1 = (t.sum(0, keepdim=True) for t in (count_BE, probability_BE, tokens_B1))
-    tokens_B1 = tokens_B1.clamp(min=1)
-    loss_B = (count_BE * (E / K) / tokens_B1 * probability_BE / tokens_B1).sum(-1)
-    return RoutingStats(balance_loss=loss_B.mean(), expert_load=load_E)
+        return token_mask_BS.flatten().unsqueeze(0).float()
+    own_BBS = torch.eye(B, device=token_mask_BS.device).unsqueeze(-1) * token_mask_BS.float()
+    return own_BBS.flatten(1)
+
+
+def sequences_of_documents(cu_seqlens: Tensor, S: int, num_tokens: int, balance: Balance) -> Tensor:
+    """Return whose balance is kept in a packed sequence, [G, S]: each document's, or that of the first `num_tokens`."""
+    place_S = torch.arange(S, device=cu_seqlens.device)
+    is_real_S = place_S < num_tokens
+    if balance == "batch":
+        return is_real_S.unsqueeze(0).float()
+    first_G1, end_G1 = cu_seqlens[:-1, None], cu_seqlens[1:, None]
+    return ((place_S >= first_G1) & (place_S < end_G1) & is_real_S).float()
 
 
 @torch.no_grad()

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vl2.batch import Batch
+from vl2.batch import Batch, PackedTensors
 from vl2.config import ModelConfig
-from vl2.grid import Grid
+from vl2.grid import UNTILED, Grid
 from vl2.model.attention import Reach
-from vl2.model.language import LanguageModel
+from vl2.model.language import Hidden, LanguageModel
 from vl2.model.layout import arrange_tiles, place_visual
+from vl2.model.moe import Balance, sequences_of_documents, sequences_of_rows
 from vl2.model.projector import Projector
 from vl2.model.vision import VisionEncoder
 
@@ -66,23 +67,48 @@ class VL2(nn.Module):
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Run whole rows, padded on either side, with no cache."""
-        grids: list[Grid] = [(columns, rows) for columns, rows in batch.grids.tolist()]
-        visual_TD = self.arrange(self.encode_tiles(batch.tiles), grids) if grids else None
-        embeds_BSD = self.embed(batch.input_ids, batch.image_mask, visual_TD)
+        embeds_BSD = self.embed(batch.input_ids, batch.image_mask, self._encode(batch.tiles, batch.grids))
         # Padding behind the tokens is out of causal reach; only padding before them must be masked.
         reach = Reach.of_rows(batch.attention_mask if batch.is_left_padded else None)
         positions_BS = (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-        hidden = self.language.model(
-            embeds_BSD,
-            positions_BS,
-            reach,
-            token_mask_BS=batch.attention_mask,
-            balance="sequence" if self.config.language_config.seq_aux else "batch",
-        )
-        losses = [s.balance_loss for s in hidden.stats]
-        loads = [s.expert_load for s in hidden.stats]
+        sequences_GT = sequences_of_rows(batch.attention_mask, self._balance)
+        hidden: Hidden = self.language.model(embeds_BSD, positions_BS, reach, sequences_GT=sequences_GT)
         return ModelOutput(
             logits=self.language.logits(hidden.states_BSD),
-            balance_loss=torch.stack(losses).sum() if losses else embeds_BSD.new_zeros((), dtype=torch.float32),
-            expert_load=torch.stack(loads) if loads else torch.zeros(0, 0, dtype=torch.int64),
+            balance_loss=hidden.balance_loss,
+            expert_load=hidden.expert_load,
         )
+
+    def states(self, packed: PackedTensors, *, runs_blank_tile: bool = False) -> Hidden:
+        """Run the documents of a packed sequence, each as if it were alone; states [1, S, D] after the final norm.
+
+        With `runs_blank_tile` the encoder runs even where there is no image, to no effect: ranks that share the
+        weights in parts must run all of them together.
+        """
+        embeds_1SD = self.embed(
+            packed.input_ids.unsqueeze(0), packed.image_mask.unsqueeze(0), self._encode(packed.tiles, packed.grids)
+        )
+        if runs_blank_tile and not len(packed.grids):
+            side = self.config.vision_config.image_size
+            blank_IQD = self.encode_tiles(packed.tiles.new_zeros(1, 3, side, side))
+            embeds_1SD = embeds_1SD + 0.0 * self.arrange(blank_IQD, [UNTILED]).sum()
+        sequences_GT = sequences_of_documents(
+            packed.cu_seqlens, len(packed.input_ids), packed.num_tokens, self._balance
+        )
+        hidden: Hidden = self.language.model(
+            embeds_1SD,
+            packed.position_ids.unsqueeze(0),
+            Reach.of_documents(packed.cu_seqlens, packed.max_seqlen),
+            sequences_GT=sequences_GT,
+        )
+        return hidden
+
+    def _encode(self, tiles_I3PP: Tensor, grids: Tensor) -> Tensor | None:
+        """Return the visual tokens of all images in order, or None where there are none."""
+        if not len(grids):
+            return None
+        return self.arrange(self.encode_tiles(tiles_I3PP), [(columns, rows) for columns, rows in grids.tolist()])
+
+    @property
+    def _balance(self) -> Balance:
+        return "sequence" if self.config.language_config.seq_aux else "batch"

@@ -1,0 +1,130 @@
+"""Packed documents: each is computed as if it were alone, by every way of attention, and padding does nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.model.configs import small_model
+from tests.train.packs import random_pack, single_rows
+from vl2.data.packed import block_causal_mask
+from vl2.grid import UNTILED
+from vl2.model.attention import LatentAttention, Reach, attend
+
+DOCUMENTS = [(5, UNTILED), (9, None), (1, (2, 1)), (7, UNTILED)]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    num_kv_heads=st.sampled_from([1, 2, 4]),
+    value_width=st.sampled_from([4, 8]),
+    is_narrow=st.booleans(),
+)
+@settings(deadline=None, derandomize=True, max_examples=30)
+def test_attending_by_document_is_attending_under_the_mask_of_the_whole_sequence(
+    lengths: list[int], num_kv_heads: int, value_width: int, is_narrow: bool
+) -> None:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    dtype, S = torch.bfloat16 if is_narrow else torch.float32, sum(lengths)
+    shapes = [(1, 4, S, 8), (1, num_kv_heads, S, 8), (1, num_kv_heads, S, value_width)]
+    inputs = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+    borders = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    dense = Reach(mask=block_causal_mask(borders)[None, None], is_causal=False)
+    results = []
+    for reach in (Reach.of_documents(borders, max(lengths)), dense):
+        # The oracle computes in float32 on the same values: rounding inside may not make the difference.
+        given_ = inputs if reach.documents else [t.detach().float().requires_grad_() for t in inputs]
+        out = attend(given_[0], given_[1], given_[2], reach, 0.4)
+        gradients = torch.autograd.grad(out.float().square().sum(), given_)
+        results.append([out.detach().float(), *(g.float() for g in gradients)])
+    tolerance = {"atol": 0.05, "rtol": 0.02} if is_narrow else {"atol": 1e-5, "rtol": 1e-5}
+    for ours, oracle in zip(*results, strict=True):
+        torch.testing.assert_close(ours, oracle, **tolerance)
+
+
+def test_the_mask_of_documents_is_the_oracle() -> None:
+    borders = torch.tensor([0, 2, 5, 6, 9], dtype=torch.int32)
+    reach = Reach.of_documents(borders, 3)
+    visible = reach.visible(9, 9, borders.device)
+    assert visible is not None
+    assert torch.equal(visible, block_causal_mask(borders))
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+@pytest.mark.parametrize("num_padding", [0, 3])
+def test_a_packed_document_has_the_states_and_the_balance_of_the_document_alone(size: str, num_padding: int) -> None:
+    model = small_model(size)
+    pack = random_pack(model.config, DOCUMENTS, num_padding=num_padding)
+    with torch.no_grad():
+        hidden = model.states(pack)
+        logits = model.language.logits(hidden.states_BSD[0])
+        alone = [model(batch) for batch in single_rows(pack)]
+    expected = torch.cat([output.logits[0] for output in alone])
+    torch.testing.assert_close(logits[: pack.num_tokens], expected, atol=2e-4, rtol=2e-4)
+    mean = torch.stack([output.balance_loss for output in alone]).mean()
+    torch.testing.assert_close(hidden.balance_loss, mean, atol=1e-5, rtol=1e-5)
+    assert torch.equal(hidden.expert_load, sum(output.expert_load for output in alone))
+
+
+def test_the_absorbed_form_takes_packed_documents_too() -> None:
+    model = small_model("base")
+    pack = random_pack(model.config, DOCUMENTS)
+    states = []
+    for form in ("naive", "absorbed"):
+        for module in model.modules():
+            if isinstance(module, LatentAttention):
+                module.form = form
+        with torch.no_grad():
+            states.append(model.states(pack).states_BSD)
+    torch.testing.assert_close(states[0], states[1], atol=2e-4, rtol=2e-4)
+
+
+def test_nothing_of_a_document_reaches_another() -> None:
+    model = small_model("base")
+    pack = random_pack(model.config, DOCUMENTS)
+    border = int(pack.cu_seqlens[1])
+    changed = pack.input_ids.clone()
+    changed[border - 3 : border] = (changed[border - 3 : border] + 1) % model.config.language_config.vocab_size
+    with torch.no_grad():
+        before = model.states(pack).states_BSD[0]
+        after = model.states(replace(pack, input_ids=changed, tiles=pack.tiles.index_fill(0, torch.tensor([0]), 0.5)))
+    # Products of other shapes round otherwise on some processors; a token that is seen moves states by far more.
+    torch.testing.assert_close(before[border:], after.states_BSD[0, border:], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(before[border - 1], after.states_BSD[0, border - 1], atol=1e-2)
+
+
+def test_a_blank_tile_changes_nothing_and_leaves_gradients_of_zeros() -> None:
+    model = small_model("base")
+    pack = random_pack(model.config, [(5, None), (3, None)])
+    with_tile = model.states(pack, runs_blank_tile=True).states_BSD
+    assert torch.equal(with_tile, model.states(pack).states_BSD)
+    with_tile.square().sum().backward()
+    visual = {n: p for n, p in model.named_parameters() if not n.startswith("language") and "attn_pool" not in n}
+    assert all(p.grad is not None and not p.grad.any() for p in visual.values()), list(visual)
+
+
+@pytest.mark.parametrize("num_padding", [0, 6])
+def test_a_pack_of_another_length_has_the_same_documents(num_padding: int) -> None:
+    config = small_model("base").config
+    pack = random_pack(config, DOCUMENTS, num_padding=num_padding)
+    for other in (0, 3, 6):
+        ours = pack.with_length(pack.num_tokens + other)
+        expected = random_pack(config, DOCUMENTS, num_padding=other)
+        for name in ("input_ids", "labels", "position_ids", "cu_seqlens", "image_mask"):
+            assert torch.equal(getattr(ours, name), getattr(expected, name)), name
+        assert (ours.num_tokens, ours.max_seqlen) == (expected.num_tokens, expected.max_seqlen)
+
+
+def test_the_only_tile_of_an_image_read_once_gives_what_reading_it_twice_gives() -> None:
+    model = small_model("base")
+    side, tile = model.config.tokens_per_side, torch.randn(1, 3, 56, 56, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        once = model.arrange(model.encode_tiles(tile), [UNTILED])
+        both = model.encode_tiles(tile.expand(2, -1, -1, -1))
+    newline = model.image_newline.detach().expand(side, 1, -1)
+    views = [torch.cat((view.view(side, side, -1), newline), dim=1).flatten(0, 1) for view in both]
+    assert torch.equal(once, torch.cat((views[0], model.view_separator.detach()[None], views[1])))
