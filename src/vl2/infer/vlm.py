@@ -16,6 +16,8 @@ from vl2.infer.prompts import Message, Messages, describe_prompt, locate_prompt,
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.session import Session
+from vl2.lora.apply import merge_lora
+from vl2.lora.peft_files import load_adapter
 from vl2.model import VL2, init_weights
 from vl2.process.grounding import Box
 from vl2.process.image import ImageOptions
@@ -216,6 +218,7 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    adapter: str | Path | None = None,
     tiling: str | Tiling = "paper",
     max_tiles: int | None = None,
     image_options: ImageOptions | None = None,
@@ -227,6 +230,7 @@ def load(
     """Load "nano" (built in), a checkpoint folder, or a hub id.
 
     `device` auto takes CUDA, then MPS, then the CPU; `dtype` auto the checkpoint's own where the device has it.
+    `adapter` is a folder with a LoRA adapter in PEFT's format, which is added into the weights.
     `tiling` is "paper", "per-image" or "budget:N"; `max_tiles` allows finer grids than the released nine.
     """
     # What can be refused is refused before anything is downloaded.
@@ -240,9 +244,13 @@ def load(
     if name == BUILT_IN and not any(folder.glob("*.safetensors")):
         model = VL2(preset(BUILT_IN))
         init_weights(model, UNTRAINED_SEED)
-        return VLM(model.to(device=on, dtype=as_type).eval(), processor, folder=folder, limits=limits, is_trained=False)
-    model = load_model(folder, dtype=as_type, device=on, progress=progress)
-    return VLM(model, processor, folder=folder, limits=limits)
+        model, is_trained = model.to(device=on, dtype=as_type).eval(), False
+    else:
+        model, is_trained = load_model(folder, dtype=as_type, device=on, progress=progress), True
+    if adapter is not None:
+        load_adapter(model, Path(adapter).expanduser())
+        merge_lora(model)
+    return VLM(model, processor, folder=folder, limits=limits, is_trained=is_trained)
 
 
 def choose_device(name: str) -> torch.device:

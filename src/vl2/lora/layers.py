@@ -1,0 +1,90 @@
+"""The two layers of an adapter: around a linear layer, and around the stacked experts of a MoE layer.
+
+Each computes what its base computes, plus scale * B A x. B starts at zero, so a fresh adapter changes nothing. The
+product B A is never built in the forward pass: for experts it would be as large as the experts.
+
+r is the rank; N rows sorted by expert; E, D, F as in `vl2.model`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vl2.model.moe import Experts, multiply_by_expert
+
+Delta = dict[str, Tensor]  # name of a base parameter -> what the adapter adds to it, float32
+
+
+class LoRALinear(nn.Module):
+    """A linear layer with a low-rank addition."""
+
+    def __init__(self, base_layer: nn.Linear, rank: int, scale: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.base_layer = base_layer  # or what has been put in its place since: a quantised layer
+        self.scale, self.dropout = scale, dropout
+        self.lora_A = _zeros(base_layer.weight, rank, base_layer.in_features)
+        self.lora_B = _zeros(base_layer.weight, base_layer.out_features, rank)
+
+    @property
+    def rank(self) -> int:
+        return len(self.lora_A)
+
+    def forward(self, x: Tensor) -> Tensor:
+        base: Tensor = self.base_layer(x)
+        return base + F.linear(F.linear(_dropped(x, self), self.lora_A), self.lora_B) * self.scale
+
+    @torch.no_grad()
+    def deltas(self) -> Delta:
+        return {"weight": self.lora_B.float() @ self.lora_A.float() * self.scale}
+
+
+class LoRAExperts(nn.Module):
+    """Stacked experts with a low-rank addition to the two matrices of each: A is [E, r, in], B is [E, out, r]."""
+
+    def __init__(self, base_layer: Experts, rank: int, scale: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.scale, self.dropout = scale, dropout
+        E, two_F, D = base_layer.gate_up_proj.shape
+        self.gate_up_lora_A = _zeros(base_layer.gate_up_proj, E, rank, D)
+        self.gate_up_lora_B = _zeros(base_layer.gate_up_proj, E, two_F, rank)
+        self.down_lora_A = _zeros(base_layer.down_proj, E, rank, two_F // 2)
+        self.down_lora_B = _zeros(base_layer.down_proj, E, D, rank)
+
+    @property
+    def rank(self) -> int:
+        return self.down_lora_A.shape[1]
+
+    def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
+        """Run rows sorted by expert, `counts_E` rows for each."""
+        base = self.base_layer
+        gate_up_NF = base.gate_up(x_ND, counts_E)
+        gate_up_NF = gate_up_NF + self._low_rank(x_ND, self.gate_up_lora_A, self.gate_up_lora_B, counts_E)
+        gate_NF, up_NF = gate_up_NF.chunk(2, dim=-1)
+        h_NF = F.silu(gate_NF) * up_NF
+        return base.down(h_NF, counts_E) + self._low_rank(h_NF, self.down_lora_A, self.down_lora_B, counts_E)
+
+    def _low_rank(self, x: Tensor, a_ErC: Tensor, b_ECr: Tensor, counts_E: Tensor) -> Tensor:
+        inner_Nr = multiply_by_expert(_dropped(x, self), a_ErC, counts_E)
+        return multiply_by_expert(inner_Nr, b_ECr, counts_E) * self.scale
+
+    @torch.no_grad()
+    def deltas(self) -> Delta:
+        pairs = {
+            "gate_up_proj": (self.gate_up_lora_B, self.gate_up_lora_A),
+            "down_proj": (self.down_lora_B, self.down_lora_A),
+        }
+        return {name: b.float() @ a.float() * self.scale for name, (b, a) in pairs.items()}
+
+
+LoRALayer = LoRALinear | LoRAExperts
+
+
+def _zeros(like: Tensor, *shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(shape, dtype=like.dtype, device=like.device))
+
+
+def _dropped(x: Tensor, layer: LoRALayer) -> Tensor:
+    return F.dropout(x, layer.dropout, training=layer.training) if layer.dropout else x
