@@ -1,5 +1,8 @@
 """MMMU: college-level multiple choice over several images, with the prompts of two protocols.
 
+    validation-*.parquet or SUBJECT/validation-*.parquet (the release's)    id, question, options, image_1 ..., answer
+    MMMU_DEV_VAL.tsv (VLMEvalKit's)    index, image, question, A to I, answer, category, split
+
 The published figures (40.7, 48.0 and 51.1 on the validation split) are those of VLMEvalKit's adapter
 for this model. It rewrites the benchmark's prompt and doubles the sides of the first image, which
 gives that image a finer grid; with the plain prompt the small size loses about 12 points.
@@ -9,15 +12,25 @@ Source: VLMEvalKit, vlm/deepseek_vl2.py and the MMMU prompt of its multiple-choi
 
 from __future__ import annotations
 
+import ast
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from PIL import Image
 
+from vl2.data.convert.conversation import OPTION_LETTER, SHORT_ANSWER
 from vl2.errors import UserError
+from vl2.eval.asking import lettered, letters
+from vl2.eval.choice_ways import JUDGE
+from vl2.eval.rows import images_of, options_of, read_rows, texts
+from vl2.eval.score.multiple_choice import mmmu_letter, vlmevalkit_letter
+from vl2.eval.score.open_answer import is_open_answer_right
+from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.infer.prompts import Messages, user_message
+from vl2.process.image import open_image
 
 Protocol = Literal["vlmevalkit", "plain"]
 
@@ -54,10 +67,7 @@ def messages(question: Question, protocol: Protocol = PUBLISHED_PROTOCOL) -> lis
         raise UserError(f"MMMU's protocols are {', '.join(get_args(Protocol))}, got {protocol}")
     prompt, images = plain_prompt(question), list(question.images)
     if protocol == "vlmevalkit":
-        # All images stand first; the marks stay in the text as words.
-        prompt = prompt.replace(CHOOSE, CHOOSE_REWRITTEN).replace("Question:", "").replace("Options:\n", "")
-        content = "<image>" * len(images) + "\n" + prompt
-        images[:1] = [_doubled(image) for image in images[:1]]
+        content, images = rewrite_for_adapter(prompt, images)
     else:
         order = [int(number) - 1 for number in re.findall(r"<image (\d+)>", prompt)]
         if any(not 0 <= index < len(images) for index in order):
@@ -70,6 +80,14 @@ def messages(question: Question, protocol: Protocol = PUBLISHED_PROTOCOL) -> lis
     ]
 
 
+def rewrite_for_adapter(prompt: str, images: Sequence[Image.Image]) -> tuple[str, list[Image.Image]]:
+    """Return a prompt and its images as VLMEvalKit's adapter changes them for this benchmark."""
+    # All images stand first; the marks stay in the text as words.
+    prompt = prompt.replace(CHOOSE, CHOOSE_REWRITTEN).replace("Question:", "").replace("Options:\n", "")
+    changed = [_doubled(image) for image in images[:1]] + list(images[1:])
+    return "<image>" * len(changed) + "\n" + prompt, changed
+
+
 def read_answer(text: str) -> str:
     """Return the answer as the adapter hands it to the scorer: without trailing full stops."""
     return text.rstrip(".")
@@ -77,3 +95,99 @@ def read_answer(text: str) -> str:
 
 def _doubled(image: Image.Image) -> Image.Image:
     return image.resize((2 * image.width, 2 * image.height), Image.Resampling.BILINEAR)
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    folder, split = where.folder(task), where.split or "validation"
+    stems = (f"{split}*", f"data/{split}*", f"*/{split}*", "MMMU_DEV_VAL")
+    for row in read_rows(folder, stems, ("question", "answer")):
+        if "index" in row and row.get("split", split) != split:
+            continue
+        id = str(row.get("id", row.get("index")))
+        if "image_1" in row:
+            cells = [row[f"image_{k}"] for k in range(1, 8) if row.get(f"image_{k}") is not None]
+        else:
+            cells = [row["image"]]
+        yield Item(
+            id=id,
+            question=row["question"],
+            images=images_of(cells, folder, id),
+            gold=texts(row["answer"]),
+            options=_options(row),
+            part=str(row.get("category", re.sub(r"^\w+?_(.+)_\d+$", r"\1", id))),
+        )
+
+
+def _options(row: dict[str, Any]) -> tuple[str, ...]:
+    if "options" not in row:
+        return options_of(row)
+    found = row["options"]
+    if isinstance(found, str):
+        try:
+            found = ast.literal_eval(found)  # the release writes a list as Python text
+        except (ValueError, SyntaxError):
+            raise UserError(f"options must be a list, got {found!r:.60}") from None
+    return tuple(str(option) for option in found)
+
+
+def _question(item: Item) -> Question:
+    return Question(text=item.question, options=item.options, images=[open_image(image) for image in item.images])
+
+
+def ask_lmms(item: Item) -> Messages:
+    """Ask as lmms-eval: pictures first, their marks stay in the text as words."""
+    asked = (
+        f"{item.question}\n{lettered(item.options)}\n\n{OPTION_LETTER}"
+        if item.options
+        else f"{item.question}\n\n{SHORT_ANSWER}"
+    )
+    return [user_message(asked, item.images)]
+
+
+def mark_vlmevalkit(item: Item, answer: str) -> Mark:
+    """Read a letter; an open question has the gold answer as A, and everything else as B."""
+    choices = letters(item) or {"A": str(item.gold[0]), "B": "Other Answers"}
+    said = vlmevalkit_letter(read_answer(answer), choices)
+    gold = str(item.gold[0]) if item.options else "A"
+    return Mark(score=float(said == gold), read=said, is_undecided=not said)
+
+
+def mark_lmms(item: Item, answer: str) -> Mark:
+    if not item.options:
+        return Mark(score=float(is_open_answer_right(answer, item.gold)), read=answer)
+    said = mmmu_letter(answer, letters(item))
+    return Mark(score=float(said == str(item.gold[0])), read=said)
+
+
+TASK = Task(
+    name="mmmu",
+    title="MMMU (validation): college-level questions on pictures",
+    layout="reads validation-*.parquet, SUBJECT/validation-*.parquet or MMMU_DEV_VAL.tsv",
+    folders=("mmmu", "MMMU"),
+    read=read,
+    ways={
+        "vlmevalkit": Way(
+            messages=lambda item: messages(_question(item), "vlmevalkit"),
+            mark=mark_vlmevalkit,
+            says="The adapter doubles the sides of the first picture and rewrites the prompt; a letter is read off the "
+            "answer, and what is none goes to a judge and counts as wrong without one.",
+            max_new_tokens=MAX_NEW_TOKENS,
+            judge=JUDGE,
+        ),
+        "paper": Way(
+            messages=lambda item: messages(_question(item), "plain"),
+            mark=mark_lmms,
+            says="The benchmark's own prompt, pictures where they are named; read by MMMU's parser.",
+            max_new_tokens=128,
+        ),
+        "lmms-eval": Way(
+            messages=ask_lmms,
+            mark=mark_lmms,
+            says="MMMU's own parser; where it finds nothing it draws a letter at random, which counts as wrong here.",
+            max_new_tokens=128,
+        ),
+    },
+    published_by=PUBLISHED_PROTOCOL,
+    published="mmmu",
+    metric=mean_score,
+)

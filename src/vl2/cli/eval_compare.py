@@ -1,0 +1,72 @@
+"""`vl2 eval compare`: two runs side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vl2.cli.flags import print_json
+from vl2.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalCompare:
+    """Compare two runs of the same tasks item by item: B less A, with a 95 % interval and the p of chance alone.
+
+    Examples:
+      vl2 eval compare eval-before/ eval-after/
+      vl2 eval compare eval-a/nlvr eval-b/nlvr --json
+    """
+
+    a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
+    """a folder of runs, or one run"""
+    b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
+    """another, of the same tasks"""
+    json: bool = False
+    """print JSON instead of lines"""
+
+    def run(self) -> None:
+        from vl2.eval.catalogue import find_task
+        from vl2.eval.compare import compare
+        from vl2.eval.results import find_runs, read_results, read_run
+
+        runs = [{read_run(folder).task: folder for folder in find_runs(Path(name))} for name in (self.a, self.b)]
+        shared = [name for name in runs[0] if name in runs[1]]
+        if not shared:
+            raise UserError(f"{self.a} and {self.b} have no task in common")
+        found: list[dict[str, Any]] = []
+        for name in shared:
+            first, second = (read_results(run[name]) for run in runs)
+            made = compare(find_task(name).metric, first, second)
+            found.append(
+                {
+                    "task": name,
+                    "items": made.items,
+                    "a": made.figure_a,
+                    "b": made.figure_b,
+                    "difference": made.difference,
+                    "interval": list(made.interval),
+                    "p_bootstrap": made.p_bootstrap,
+                    "p_mcnemar": made.p_mcnemar,
+                    "better_in_b": list(made.better_in_b),
+                    "worse_in_b": list(made.worse_in_b),
+                }
+            )
+        if self.json:
+            print_json(found)
+        else:
+            print("\n".join(map(_line, found)))
+
+
+def _line(c: dict[str, Any]) -> str:
+    low, high = c["interval"]
+    tests = f"p {c['p_bootstrap']:.3g} (bootstrap)"
+    if c["p_mcnemar"] is not None:
+        tests += f", {c['p_mcnemar']:.3g} (McNemar)"
+    return (
+        f"{c['task']}: {c['a']:.1f} -> {c['b']:.1f}, {c['difference']:+.1f} [{low:+.1f}, {high:+.1f}], {tests}; "
+        f"{len(c['better_in_b'])} better, {len(c['worse_in_b'])} worse of {c['items']}"
+    )

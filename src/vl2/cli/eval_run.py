@@ -1,0 +1,94 @@
+"""`vl2 eval run`: run tasks and write their results and reports."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from vl2.cli.eval_flags import WhereFlags
+from vl2.cli.flags import ModelFlags, OptionalInt, OptionalText, print_json
+from vl2.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRun:
+    """Run tasks. Killed at any time, the same command goes on where it stopped.
+
+    Every task gets a folder in --out with results.jsonl (a line per item), report.md and report.html.
+    With torchrun the items are shared among the processes.
+
+    Examples:
+      vl2 eval run count_objects presence --out eval/
+      vl2 eval run nlvr sroie_fields --data data/ --limit 200 --out eval/
+      vl2 eval run mmmu --protocol vlmevalkit --data MMMU/ --model ./deepseek-vl2-small --out eval/
+    """
+
+    tasks: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TASK...")]
+    """tasks; `vl2 eval list` shows them"""
+    out: Annotated[str, tyro.conf.arg(metavar="DIR")]
+    """where results and reports are written"""
+    where: WhereFlags = field(default_factory=WhereFlags)
+    protocol: OptionalText = None
+    """paper, vlmevalkit or lmms-eval; by default the one that gives the published figure"""
+    limit: OptionalInt = None
+    """only so many items, the first ones"""
+    batch_size: int = 8
+    """items decoded together; it changes the time, never the answers"""
+    max_new_tokens: OptionalInt = None
+    """end an answer after this many tokens; the protocol's own by default"""
+    judge_url: OptionalText = None
+    """an OpenAI-compatible endpoint for answers that rules cannot read, such as http://localhost:8000/v1"""
+    judge_model: str = "gpt-4o-mini"
+    """the judge's name at that endpoint; its key is taken from OPENAI_API_KEY"""
+    model: ModelFlags = field(default_factory=ModelFlags)
+    json: bool = False
+    """print the figures as JSON"""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """print nothing but the figures"""
+
+    def run(self) -> None:
+        from vl2.eval.catalogue import find_task
+        from vl2.eval.judge import endpoint_judge
+        from vl2.eval.report import write_reports
+        from vl2.eval.run import Options, limited, ranks_of_environment, run_task
+
+        if not self.tasks:
+            raise UserError("say which tasks to run; `vl2 eval list` shows them")
+        tasks = [find_task(name) for name in self.tasks]
+        where = self.where.where()
+        rank, world_size = ranks_of_environment()
+        options = Options(
+            protocol=self.protocol,
+            limit=self.limit,
+            batch_size=self.batch_size,
+            max_new_tokens=self.max_new_tokens,
+            judge=endpoint_judge(self.judge_url, self.judge_model) if self.judge_url else None,
+            quiet=self.quiet,
+            rank=rank,
+            world_size=world_size,
+        )
+        for task in tasks:  # what cannot be asked is said before a model is loaded
+            task.way(self.protocol)
+            if next(limited(task, where, 1), None) is None:
+                raise UserError(f"{task.name} has no items in {where.data}")
+        vlm = self._flags(world_size).load(quiet=self.quiet)
+        for task in tasks:
+            run_task(vlm, task, where, Path(self.out) / task.name, options, model=self.model.model)
+        if rank == 0:
+            written = write_reports(Path(self.out), {task.name: task for task in tasks}, where)
+            if self.json:
+                print_json([report.to_dict() for report in written])
+            else:
+                print("\n".join(report.line() for report in written))
+
+    def _flags(self, world_size: int) -> ModelFlags:
+        """Return the model's flags; of several processes each takes its own card."""
+        import torch
+
+        if world_size > 1 and self.model.device in ("auto", "cuda") and torch.cuda.is_available():
+            return replace(self.model, device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        return self.model

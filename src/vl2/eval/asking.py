@@ -1,0 +1,41 @@
+"""The usual ways to ask: pictures first, then the question, with or without an instruction about the answer's form."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+
+from vl2.data.convert.conversation import OPTION_LETTER, SHORT_ANSWER
+from vl2.eval.task import Item
+from vl2.infer.prompts import Messages, user_message
+
+Ask = Callable[[Item], Messages]
+
+
+def ask(item: Item) -> Messages:
+    """Ask the bare question."""
+    return [user_message(item.question, item.images)]
+
+
+def ask_with(suffix: str) -> Ask:
+    """Return what asks the question with an instruction after it."""
+    return lambda item: [user_message(item.question.strip() + suffix, item.images)]
+
+
+ask_short = ask_with(f"\n{SHORT_ANSWER}")
+
+
+def lettered(options: Sequence[str]) -> str:
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False))
+
+
+def letters(item: Item) -> dict[str, str]:
+    """Return the options by their letters."""
+    return dict(zip(string.ascii_uppercase, item.options, strict=False))
+
+
+def ask_letter(item: Item) -> Messages:
+    """Ask for the letter of an option; a question without options for a short answer."""
+    if not item.options:
+        return ask_short(item)
+    return [user_message(f"{item.question.strip()}\n{lettered(item.options)}\n{OPTION_LETTER}", item.images)]

@@ -1,0 +1,131 @@
+"""Multiple choice as the paper's protocol and the two harnesses ask and read it, for the benchmarks that share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from vl2.data.convert.conversation import OPTION_LETTER
+from vl2.eval.asking import ask_letter, lettered, letters
+from vl2.eval.score.exact import exact_match
+from vl2.eval.score.multiple_choice import lmms_eval_letter, mmbench_letter, vlmevalkit_letter
+from vl2.eval.task import Item, JudgeRule, Mark, Result, Way
+from vl2.infer.prompts import Messages, user_message
+
+SELECT = "Please select the correct answer from the options above. \n"
+MAX_NEW_TOKENS = 512  # of VLMEvalKit's adapter for this model
+
+Read = Callable[[str, dict[str, str]], str]
+
+VLMEVALKIT_SAYS = (
+    "VLMEvalKit: the only letter among the words, near the end, else the only option that is named; what is neither "
+    "goes to a judge and counts as wrong without one."
+)
+
+
+def vlmevalkit_prompt(item: Item) -> str:
+    """Return the text that VLMEvalKit's multiple-choice sets ask with."""
+    hint = item.notes.get("hint")
+    lines = [f"Hint: {hint}"] if hint else []
+    lines.append(f"Question: {item.question}")
+    if item.options:
+        lines += ["Options:", lettered(item.options), SELECT]
+    return "\n".join(lines)
+
+
+def ask_vlmevalkit(item: Item) -> Messages:
+    return [user_message(vlmevalkit_prompt(item), item.images)]
+
+
+def ask_mmbench(item: Item, instruction: str = OPTION_LETTER) -> Messages:
+    """Ask as lmms-eval's MMBench: hint, question and options in one."""
+    hint = item.notes.get("hint")
+    text = f"{hint + ' ' if hint else ''}{item.question} There are several options:\n{lettered(item.options)}"
+    return [user_message(f"{text}\n{instruction}", item.images)]
+
+
+def ask_with_options(suffix: str) -> Callable[[Item], Messages]:
+    """Return what asks the question, its options if they are not part of it, and an instruction."""
+
+    def ask(item: Item) -> Messages:
+        options = f"\n{lettered(item.options)}" if item.options else ""
+        return [user_message(f"{item.question.strip()}{options}{suffix}", item.images)]
+
+    return ask
+
+
+def mark_letter(read: Read, *, asks_judge: bool = False) -> Callable[[Item, str], Mark]:
+    """Return what compares the letter that an extractor reads with the gold one."""
+
+    def mark(item: Item, answer: str) -> Mark:
+        if not item.options and len(str(item.gold)) != 1:
+            return Mark(score=exact_match(answer, [str(item.gold)]), read=answer)
+        said = read(answer.rstrip("."), letters(item) or {letter: letter for letter in "ABCD"})
+        return Mark(score=float(said == item.gold), read=said, is_undecided=asks_judge and not said)
+
+    return mark
+
+
+def _judge_prompt(item: Item, answer: str) -> str:
+    return (
+        "Which option does this answer mean? Reply with its letter alone, or Z if it means none of them.\n\n"
+        f"Question: {item.question}\n{lettered(item.options)}\n\nAnswer: {answer}"
+    )
+
+
+def _judge_mark(item: Item, reply: str) -> Mark:
+    said = vlmevalkit_letter(reply, {**letters(item), "Z": "none of them"})
+    gold = item.gold[0] if isinstance(item.gold, list) else item.gold
+    return Mark(score=float(said == gold), read=f"{said or 'Z'} (judge)")
+
+
+JUDGE = JudgeRule(prompt=_judge_prompt, mark=_judge_mark)
+
+VLMEVALKIT = Way(
+    messages=ask_vlmevalkit,
+    mark=mark_letter(vlmevalkit_letter, asks_judge=True),
+    says=VLMEVALKIT_SAYS,
+    max_new_tokens=MAX_NEW_TOKENS,
+    judge=JUDGE,
+)
+# The paper prints no prompt for these. This is the model's own short form, read by the same rule.
+PAPER = Way(
+    messages=ask_letter,
+    mark=mark_letter(vlmevalkit_letter),
+    says="The only letter among the words, near the end, else the only option that is named.",
+    max_new_tokens=64,
+)
+
+
+def lmms_eval_way(suffix: str, *, read: Read | None = None, max_new_tokens: int = 16) -> Way:
+    return Way(
+        messages=ask_with_options(suffix),
+        mark=mark_letter(read or (lambda answer, choices: lmms_eval_letter(answer, list(choices)[:4]))),
+        says="lmms-eval's shared extractor: the letter in the most trusted form.",
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def lmms_mmbench_way(instruction: str = OPTION_LETTER) -> Way:
+    return Way(
+        messages=lambda item: ask_mmbench(item, instruction),
+        mark=mark_letter(mmbench_letter),
+        says="lmms-eval's rule step: the only letter, bare or in a usual form, else the only option that is named.",
+        max_new_tokens=256,
+    )
+
+
+def circular_accuracy(results: Sequence[Result]) -> dict[str, float]:
+    """Return the accuracy over questions, right only if every rotation of the options is answered rightly."""
+    right: dict[str, bool] = {}
+    part: dict[str, str] = {}
+    for result in results:
+        question = result.cluster or result.id
+        right[question] = right.get(question, True) and result.score == 1
+        part[question] = result.part
+    figures = {"score": 100 * sum(right.values()) / len(right) if right else 0.0}
+    names = sorted(set(part.values()) - {""})
+    if len(names) > 1:
+        for name in names:
+            mine = [right[question] for question in right if part[question] == name]
+            figures[name] = 100 * sum(mine) / len(mine)
+    return figures

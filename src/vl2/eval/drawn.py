@@ -1,0 +1,58 @@
+"""Tests that are drawn on the spot: the same items on every machine with the same fonts, from a seed kept for tests.
+
+Every drawn item is a function of its number and `HELD_OUT_SEED`, so a limit takes the first ones of a fixed list.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Iterator
+from itertools import count
+
+from PIL import Image
+
+from vl2.data.construct.source import Dropped, rng_for
+from vl2.data.held_out import HELD_OUT_SEED
+from vl2.errors import UserError
+from vl2.eval.task import Item, Task, Where
+
+MAX_DROPPED = 500  # in a row: then nothing can be drawn at all
+
+Draw = Callable[[random.Random, str], Item]  # a generator and an id to an item; Dropped where it cannot be made
+
+
+def drawn(task: Task, draw: Draw) -> Iterator[Item]:
+    """Yield items without end."""
+    dropped = 0
+    for number in count():
+        try:
+            yield draw(rng_for(HELD_OUT_SEED, task.name, number), f"{task.name}-{number:05d}")
+            dropped = 0
+        except Dropped as reason:
+            dropped += 1
+            if dropped > MAX_DROPPED:
+                raise UserError(f"{task.name} cannot be drawn: {reason}") from None
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def font_folders(where: Where) -> tuple[str, ...] | None:
+    """Return the folder of --fonts, or None for the fonts of the system."""
+    if where.fonts is None:
+        return None
+    if not where.fonts.is_dir():
+        raise UserError(f"--fonts {where.fonts} is no folder")
+    return (str(where.fonts),)
+
+
+def sprite_folder(where: Where, *names: str) -> str:
+    """Return the first sprite set of these names within --data, "" for the built-in shapes."""
+    if where.data is None:
+        return ""
+    found = [path for path in (where.data, *(where.data / name for name in names)) if (path / "sprites.json").is_file()]
+    return str(found[0]) if found else ""

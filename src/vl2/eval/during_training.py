@@ -1,0 +1,57 @@
+"""A few tasks by generation while a model trains: the same few items each time, so that only the model changes.
+
+`TaskEvaluation` is an `Evaluation` of vl2.train: hand it to `train(recipe, evaluations=[...])`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vl2.errors import UserError
+from vl2.eval.catalogue import find_task
+from vl2.eval.interval import headline
+from vl2.eval.run import ask, limited
+from vl2.eval.task import Item, Result, Task, Way, Where
+from vl2.infer.vlm import VLM
+
+# What the built-in model can be watched by without any file.
+DRAWN = ("text_line_en", "count_objects", "presence", "locate_objects", "chart_values", "table_values")
+
+
+class TaskEvaluation:
+    """Runs some tasks on their first items and gives the headline figure of each."""
+
+    def __init__(
+        self,
+        names: Sequence[str] = DRAWN,
+        where: Where | None = None,
+        *,
+        limit: int = 32,
+        batch_size: int = 8,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        """Read the items once. UserError for a task that does not exist or has no items."""
+        self._batch_size = batch_size
+        self._tasks: list[tuple[Task, Way, list[Item]]] = []
+        for name in names:
+            task = find_task(name)
+            _, way = task.way()
+            if max_new_tokens is not None:
+                way = replace(way, max_new_tokens=max_new_tokens)
+            items = list(limited(task, where or Where(), limit))
+            if not items:
+                raise UserError(f"{name} has no items to watch a training by")
+            self._tasks.append((task, way, items))
+
+    def __call__(self, model: Any, processor: Any, step: int) -> Mapping[str, float]:
+        """Return `TASK/FIGURE` to its value. The model is a loaded VL2 in evaluation mode; nothing of it changes."""
+        vlm = VLM(model, processor, folder=Path())
+        figures = {}
+        for task, way, items in self._tasks:
+            results: list[Result] = [r for window in ask(vlm, way, items, batch_size=self._batch_size) for r in window]
+            name = next(iter(task.metric(results)))
+            figures[f"{task.name}/{name}"] = headline(task.metric, results)
+        return figures

@@ -1,0 +1,103 @@
+"""The model for lmms-eval 0.7: `--model vl2 --model_args pretrained=NAME`, by its entry point `lmms_eval.models`.
+
+`Simple` puts a task's pictures before its text, `Chat` where the task's messages have them; lmms-eval takes `Chat`
+unless `--force_simple` is given. All requests of a call are answered together, `batch_size` rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lmms_eval.api.model import lmms
+from lmms_eval.models.registry_v2 import ModelManifest
+
+from vl2.errors import UserError
+from vl2.eval.harness.answer import answer, load_model, options_of
+from vl2.infer.prompts import Messages, user_message
+
+DEFAULT_TOKENS = 512
+
+
+def manifest() -> ModelManifest:
+    """Return what lmms-eval registers; the entry point names this function."""
+    here = __name__
+    return ModelManifest(
+        model_id="vl2",
+        simple_class_path=f"{here}.Simple",
+        chat_class_path=f"{here}.Chat",
+        aliases=("deepseek_vl2",),
+    )
+
+
+class Simple(lmms):
+    """Answers (text, pictures) requests."""
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "nano",
+        device: str | None = None,
+        dtype: str = "auto",
+        batch_size: int | str = 8,
+        max_tiles: int | str | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        if unknown:
+            raise UserError(
+                f"unknown model argument {next(iter(unknown))}: "
+                "there are pretrained, device, dtype, batch_size, max_tiles"
+            )
+        self.batch_size = 8 if batch_size == "auto" else int(batch_size)
+        self.vlm = load_model(
+            pretrained,
+            device=device or "auto",
+            dtype=dtype,
+            batch_size=self.batch_size,
+            max_tiles=None if max_tiles is None else int(max_tiles),
+        )
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        arguments = [request.args for request in requests]
+        options = [options_of(self._settings(args), DEFAULT_TOKENS) for args in arguments]
+        return answer(self.vlm, [self._messages(args) for args in arguments], options)
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        raise UserError("vl2 answers by generation: a task that compares likelihoods cannot be run")
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+        raise UserError("vl2 has no task of several rounds in lmms-eval yet")
+
+    def _settings(self, args: Sequence[Any]) -> dict[str, Any]:
+        settings: dict[str, Any] = args[1]
+        return settings
+
+    def _messages(self, args: Sequence[Any]) -> Messages:
+        text, _, to_pictures, document, task, split = args
+        pictures = to_pictures(self.task_dict[task][split][document])
+        return [user_message(text, pictures or [])]
+
+
+class Chat(Simple):
+    """Answers requests that are conversations."""
+
+    is_simple = False
+
+    def _settings(self, args: Sequence[Any]) -> dict[str, Any]:
+        settings: dict[str, Any] = args[2]
+        return settings
+
+    def _messages(self, args: Sequence[Any]) -> Messages:
+        _, to_messages, _, document, task, split = args
+        turns = to_messages(self.task_dict[task][split][document])
+        return [{"role": turn["role"], "content": [_part(part) for part in turn["content"]]} for turn in turns]
+
+
+def _part(part: dict[str, Any]) -> dict[str, Any]:
+    if part["type"] == "text":
+        return {"type": "text", "text": part["text"]}
+    if part["type"] == "image":
+        return {"type": "image", "image": part["url"]}
+    raise UserError(f"vl2 reads text and images, and the task gives {part['type']}")

@@ -1,0 +1,68 @@
+"""The model for VLMEvalKit: a `BaseModel` with the prompts of that harness's adapter for DeepSeek-VL2.
+
+    from vlmeval.config import supported_VLM
+    from vl2.eval.harness.vlmevalkit import VL2ForVLMEvalKit
+    supported_VLM["vl2-tiny"] = partial(VL2ForVLMEvalKit, model_path="deepseek-ai/deepseek-vl2-tiny")
+
+Greedy, at most 512 tokens unless `max_new_tokens` says otherwise; a final full stop is dropped. On MMMU the first
+picture's sides are doubled and the prompt is rewritten, which the published figure needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlmeval.vlm.base import BaseModel
+
+from vl2.eval.harness.answer import answer, load_model, options_of
+from vl2.eval.tasks.mmmu import rewrite_for_adapter
+from vl2.infer.prompts import Message
+from vl2.process.image import open_image
+
+DEFAULT_TOKENS = 512
+MMMU = "MMMU_DEV_VAL"
+ROLES = {"user": "<|User|>", "assistant": "<|Assistant|>"}
+
+
+class VL2ForVLMEvalKit(BaseModel):
+    """Answers VLMEvalKit's lists of texts and pictures."""
+
+    INSTALL_REQ = False
+    INTERLEAVE = True
+
+    def __init__(
+        self,
+        model_path: str = "nano",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_tiles: int | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        self.vlm = load_model(model_path, device=device, dtype=dtype, batch_size=1, max_tiles=max_tiles)
+        self.options = options_of(settings, DEFAULT_TOKENS)
+
+    def generate_inner(self, message: list[dict[str, Any]], dataset: str | None = None) -> str:
+        return self._answer([{"role": "user", "content": message}], dataset)
+
+    def chat_inner(self, message: list[dict[str, Any]], dataset: str | None = None) -> str:
+        return self._answer(message, dataset)
+
+    def _answer(self, turns: list[dict[str, Any]], dataset: str | None) -> str:
+        conversation: list[Message] = [released_turn(turn, dataset) for turn in turns]
+        conversation.append({"role": ROLES["assistant"], "content": ""})
+        return answer(self.vlm, [conversation], [self.options])[0].rstrip(".")
+
+
+def released_turn(turn: dict[str, Any], dataset: str | None) -> Message:
+    """Return a turn in the released form, written as the adapter writes it."""
+    pictures = [part["value"] for part in turn["content"] if part["type"] == "image"]
+    if dataset == MMMU:
+        marks = (f"<image {number}>" for number in range(1, len(pictures) + 1))
+        text = "".join(next(marks) if part["type"] == "image" else part["value"] for part in turn["content"])
+        content, images = rewrite_for_adapter(text, [open_image(picture) for picture in pictures])
+    else:
+        parts = ("<image>\n" if part["type"] == "image" else part["value"] for part in turn["content"])
+        content, images = "".join(parts), pictures
+    return {"role": ROLES[turn["role"]], "content": content, "images": images}

@@ -1,0 +1,138 @@
+"""A run on disk: `run.json` says what it is, `results.jsonl` has one line per item, in order.
+
+A line is written whole and flushed, so a run that was killed goes on after its last whole line. Several processes
+write one file each (`results.0-of-2.jsonl`); the first of them joins the files when all are done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vl2.errors import UserError
+from vl2.eval.task import Result
+
+RESULTS = "results.jsonl"
+RUN = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunId:
+    """What a run is of. Two runs with the same id give the same results."""
+
+    task: str
+    protocol: str
+    model: str
+    weights: str  # a hash of them
+    data: str  # a hash of the items
+    limit: int | None
+    split: str | None
+    max_new_tokens: int
+    version: str
+
+
+def open_run(folder: Path, run: RunId) -> None:
+    """Make the folder, or check that it holds the same run. UserError for another one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RUN
+    wanted = asdict(run)
+    if not path.exists():
+        write_whole(path, json.dumps(wanted, ensure_ascii=False, indent=1) + "\n")
+        return
+    found = _read_json(path)
+    other = [name for name in wanted if found.get(name) != wanted[name]]
+    if other:
+        name = other[0]
+        raise UserError(
+            f"{folder} holds another run ({name} {found.get(name)!r}, now {wanted[name]!r}): choose another --out"
+        )
+
+
+def read_run(folder: Path) -> RunId:
+    """Read what a run is of. UserError for a folder without one."""
+    if not (folder / RUN).is_file():
+        raise UserError(f"{folder} holds no run: {RUN} is missing")
+    found = _read_json(folder / RUN)
+    try:
+        return RunId(**{field.name: found[field.name] for field in fields(RunId)})
+    except KeyError as missing:
+        raise UserError(f"{folder / RUN} has no {missing}") from None
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return the folders of the runs in a folder, which may be one itself."""
+    found = [folder] if (folder / RUN).is_file() else sorted(path.parent for path in folder.glob(f"*/{RUN}"))
+    if not found:
+        raise UserError(f"{folder} holds no run: make one with `vl2 eval run TASK --out {folder}`")
+    return found
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Return the finished results. UserError for a run that is not complete."""
+    path = folder / RESULTS
+    if not path.is_file():
+        raise UserError(f"the run in {folder} is not finished: start it again with the same --out")
+    return list(_lines(path))
+
+
+def read_parts(folder: Path) -> dict[str, Result]:
+    """Return what was done so far by its id, the lines of all processes, a torn last line left out."""
+    return {result.id: result for path in sorted(folder.glob("results*.jsonl")) for result in _lines(path)}
+
+
+def _lines(path: Path) -> Iterable[Result]:
+    names = [field.name for field in fields(Result)]
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            values = json.loads(line)
+            yield Result(**{name: values[name] for name in names})
+        except (ValueError, KeyError, TypeError):
+            continue  # empty, or cut short when the process was killed: it is done again
+
+
+class Writer:
+    """Appends results to a file, each a whole line that is on disk when `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        _drop_torn_line(path)
+        self._file = path.open("ab")
+
+    def write(self, results: Sequence[Result]) -> None:
+        self._file.write(b"".join(to_line(result) for result in results))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def to_line(result: Result) -> bytes:
+    return (json.dumps(asdict(result), ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _drop_torn_line(path: Path) -> None:
+    if path.exists():
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):
+            path.write_bytes(content[: content.rfind(b"\n") + 1])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"cannot read {path}: an object is needed")
+    return found

@@ -1,0 +1,4 @@
+"""How answers are scored: one file per rule, pure functions, each naming the harness that it follows.
+
+Golden: tests/golden/scorers, what two public harnesses gave for the same answers.
+"""

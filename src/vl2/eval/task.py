@@ -1,0 +1,142 @@
+"""What a benchmark is: items from local files, the ways to ask and to score them, and the figure they sum up to.
+
+A protocol is a name for one way: `paper`, `vlmevalkit`, `lmms-eval`, or `vl2` for this project's own tasks.
+Scores of an item are 0..1; a metric maps results to named figures, the headline first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vl2.errors import UserError
+from vl2.infer.prompts import Messages
+
+Json = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One question with its gold answers."""
+
+    id: str
+    question: str
+    images: tuple[Any, ...] = ()  # what the processor opens: bytes, a path or a picture
+    gold: Json  # what the scorer of the task compares with; plain JSON
+    options: tuple[str, ...] = ()  # of a multiple-choice question, A first
+    part: str = ""  # the category that it is also reported under
+    cluster: str = ""  # items with one picture or sentence are not independent: the bootstrap draws them together
+    notes: Mapping[str, Json] = field(default_factory=dict)  # what only this benchmark's prompt or scorer knows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What was read off an answer, and its score."""
+
+    score: float
+    read: str = ""
+    is_undecided: bool = False  # the harness would ask a judge; without one the score above stands
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One line of a run's results. It depends on the item and the model alone."""
+
+    id: str
+    part: str
+    cluster: str
+    prompt: str
+    answer: str
+    read: str
+    gold: Json
+    score: float
+    is_undecided: bool
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeRule:
+    """How a language model is asked about an answer that the rules cannot read."""
+
+    prompt: Callable[[Item, str], str]
+    mark: Callable[[Item, str], Mark]  # reads the judge's reply
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How one protocol asks an item and scores the answer."""
+
+    messages: Callable[[Item], Messages]
+    mark: Callable[[Item, str], Mark]
+    says: str  # how the answer is read and scored, in a sentence or two
+    max_new_tokens: int = 512
+    max_tiles: int | None = None  # local tiles allowed, where the benchmark allows more than the model's nine
+    judge: JudgeRule | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Where the data of a task lie, and which part of it is taken."""
+
+    data: Path | None = None
+    split: str | None = None
+    fonts: Path | None = None  # a folder of fonts for drawn texts
+
+    def folder(self, task: Task) -> Path:
+        """Return the folder of a task: one of its names within `data` if there is one, else `data` itself."""
+        if self.data is None:
+            raise UserError(f"{task.name} reads local files: say where with --data; {task.layout}")
+        if not self.data.exists():
+            raise UserError(f"--data {self.data} is not there")
+        return next((path for name in task.folders if (path := self.data / name).is_dir()), self.data)
+
+
+Metric = Callable[[Sequence[Result]], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """One benchmark. Each is one value, equal to itself only."""
+
+    name: str
+    title: str  # what it asks, in a sentence
+    layout: str  # what it reads, or how it is drawn
+    read: Callable[[Task, Where], Iterator[Item]]
+    ways: Mapping[str, Way]
+    published_by: str | None = None  # the protocol that gives the published figure
+    published: str | None = None  # its column in vl2.eval.published
+    metric: Metric
+    folders: tuple[str, ...] = ()  # names of its folder within a folder of several benchmarks
+    unit: str = "%"
+    count: int | None = None  # items drawn by default; None where files say it
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.count is not None
+
+    def way(self, protocol: str | None = None) -> tuple[str, Way]:
+        """Return a protocol's name and its way; the default gives the published figure where there is one."""
+        name = protocol or self.published_by or next(iter(self.ways))
+        if name not in self.ways:
+            raise UserError(f"protocols of {self.name} are {', '.join(self.ways)}, got {name}")
+        return name, self.ways[name]
+
+    def items(self, where: Where) -> Iterator[Item]:
+        return self.read(self, where)
+
+
+def mean_score(results: Sequence[Result]) -> dict[str, float]:
+    """Return the mean score in percent, and that of every part where there are several."""
+    figures = {"score": _mean(results)}
+    parts = sorted({r.part for r in results} - {""})
+    if len(parts) > 1:
+        figures |= {part: _mean([r for r in results if r.part == part]) for part in parts}
+    return figures
+
+
+def _mean(results: Sequence[Result]) -> float:
+    return 100 * sum(r.score for r in results) / len(results) if results else 0.0

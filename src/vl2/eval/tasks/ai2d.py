@@ -1,0 +1,57 @@
+"""AI2D: multiple choice about diagrams of school books.
+
+test-*.parquet (lmms-eval's)    question, options, answer (a number), image
+AI2D_TEST.tsv (VLMEvalKit's)    index, image, question, A to D, answer, category
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+
+from vl2.data.convert.conversation import OPTION_LETTER
+from vl2.eval.choice_ways import PAPER, VLMEVALKIT, ask_with_options
+from vl2.eval.rows import images_of, options_of, read_rows, texts
+from vl2.eval.score.multiple_choice import ai2d_text, is_ai2d_right
+from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    folder = where.folder(task)
+    rows = read_rows(folder, (f"{where.split or 'test'}*", "data/test*", "AI2D_TEST"), ("question", "answer"))
+    for number, row in enumerate(rows):
+        id = str(row.get("index", number))
+        answer = str(row["answer"]).strip()
+        yield Item(
+            id=id,
+            question=row["question"],
+            images=images_of(row["image"], folder, id),
+            gold=string.ascii_uppercase[int(answer)] if answer.isdigit() else answer.upper(),
+            options=tuple(texts(row["options"])) if "options" in row else options_of(row),
+        )
+
+
+def mark_lmms(item: Item, answer: str) -> Mark:
+    return Mark(score=float(is_ai2d_right(answer, item.gold)), read=ai2d_text(answer))
+
+
+TASK = Task(
+    name="ai2d",
+    title="AI2D: multiple choice about diagrams",
+    layout="reads test-*.parquet (question, options, answer, image) or AI2D_TEST.tsv",
+    folders=("ai2d", "AI2D"),
+    read=read,
+    ways={
+        "paper": PAPER,
+        "vlmevalkit": VLMEVALKIT,
+        "lmms-eval": Way(
+            messages=ask_with_options(f"\n{OPTION_LETTER}"),
+            mark=mark_lmms,
+            says="lmms-eval: the letter before a full stop at the beginning, else the whole answer, without case.",
+            max_new_tokens=16,
+        ),
+    },
+    published_by="vlmevalkit",
+    published="ai2d",
+    metric=mean_score,
+)

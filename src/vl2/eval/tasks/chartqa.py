@@ -1,0 +1,74 @@
+"""ChartQA: questions about charts, half of them written by people, scored by relaxed accuracy.
+
+test-*.parquet (lmms-eval's)    type, question, answer, image
+ChartQA_TEST.tsv (VLMEvalKit's)    index, image, question, answer, split
+test/test_human.json, test/test_augmented.json, test/png/ (the release)    imgname, query, label
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vl2.data.convert.layout import find_files, read_list
+from vl2.eval.asking import ask_short, ask_with
+from vl2.eval.rows import images_of, read_rows, texts
+from vl2.eval.score.relaxed import relaxed_accuracy
+from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    folder, split = where.folder(task), where.split or "test"
+    if any(folder.glob(f"{split}/{split}_*.json")):
+        yield from _released(folder, split)
+        return
+    rows = read_rows(folder, (f"{split}*", f"data/{split}*", f"ChartQA_{split.upper()}", "*"), ("question", "answer"))
+    for number, row in enumerate(rows):
+        id = str(row.get("index", number))
+        part = str(row.get("type", row.get("split", ""))).removeprefix("test_").removesuffix("_test")
+        yield Item(
+            id=id,
+            question=row["question"],
+            images=images_of(row["image"], folder, id),
+            gold=texts(row["answer"])[0],
+            part=part,
+        )
+
+
+def _released(folder: Path, split: str) -> Iterator[Item]:
+    for path in find_files(folder, f"{split}/{split}_*.json"):
+        part = path.stem.removeprefix(f"{split}_")
+        for number, (_, row) in enumerate(read_list(path)):
+            image = folder / split / "png" / str(row["imgname"])
+            yield Item(
+                id=f"{part}-{number}", question=row["query"], images=(image,), gold=str(row["label"]), part=part,
+                cluster=str(row["imgname"]),
+            )  # fmt: skip
+
+
+def mark(item: Item, answer: str) -> Mark:
+    said = answer.rstrip(".").strip()
+    return Mark(score=relaxed_accuracy(said, item.gold), read=said)
+
+
+def mark_lmms(item: Item, answer: str) -> Mark:
+    return Mark(score=relaxed_accuracy(answer, item.gold, is_stripped=False), read=answer)
+
+
+SAYS = "Relaxed accuracy: a number may be off by 5 %, a text must match without case"
+TASK = Task(
+    name="chartqa",
+    title="ChartQA: questions about charts",
+    layout="reads test-*.parquet (type, question, answer, image), ChartQA_TEST.tsv, or the release's test folder",
+    folders=("chartqa", "ChartQA", "ChartQA Dataset"),
+    read=read,
+    ways={
+        "paper": Way(messages=ask_short, mark=mark, says=f"{SAYS}; a final full stop is dropped.", max_new_tokens=128),
+        "vlmevalkit": Way(messages=ask_short, mark=mark, says=f"{SAYS}; the adapter drops a final full stop."),
+        "lmms-eval": Way(messages=ask_with("\nAnswer the question with a single word."), mark=mark_lmms,
+                         says=f"{SAYS}.", max_new_tokens=16),
+    },
+    published_by="paper",
+    published="chartqa",
+    metric=mean_score,
+)  # fmt: skip

@@ -1,0 +1,59 @@
+"""Detection on real photos: every box of one label, on upstream's test split of blood cells and playing cards.
+
+bccd.parquet, cards.parquet    id, image, width, height, objects: [{name, x0, y0, x1, y1}], upstream_split
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from vl2.data.convert.boxed_photos import LABELS
+from vl2.eval.asking import ask
+from vl2.eval.rows import find_rows, images_of, read_rows
+from vl2.eval.score.grounding import our_boxes
+from vl2.eval.score.iou import box_f1, match_boxes
+from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.infer.prompts import locate_prompt
+
+SPLIT = "test"
+COLUMNS = ("id", "image", "width", "height", "objects", "upstream_split")
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    folder = where.folder(task)
+    for path in find_rows(folder, ("*",)):
+        for row in read_rows(folder, (path.stem,), COLUMNS):
+            if row["upstream_split"] != (where.split or SPLIT):
+                continue
+            boxes: dict[str, list[list[float]]] = defaultdict(list)
+            for found in row["objects"]:
+                boxes[LABELS[found["name"]]].append([float(found[side]) for side in ("x0", "y0", "x1", "y1")])
+            for label, gold in sorted(boxes.items()):
+                yield Item(
+                    id=f"{row['id']}-{label}",
+                    question=locate_prompt(label),
+                    images=images_of(row["image"], folder, str(row["id"])),
+                    gold=gold,
+                    part=label,
+                    cluster=str(row["id"]),
+                    notes={"size": [row["width"], row["height"]]},
+                )
+
+
+def mark(item: Item, answer: str) -> Mark:
+    found = our_boxes(answer, tuple(item.notes["size"]))
+    hits = match_boxes(found, item.gold)
+    return Mark(score=box_f1(found, item.gold), read=f"{hits} of {len(item.gold)} found, {len(found)} said")
+
+
+TASK = Task(
+    name="detect_photos",
+    title="Every box of a label on photos of blood cells and playing cards",
+    layout="reads bccd.parquet and cards.parquet",
+    folders=("photos",),
+    read=read,
+    ways={"vl2": Way(messages=ask, mark=mark, says="F1 of boxes matched one to one at IoU 0.5, mean over queries.",
+                     max_new_tokens=768)},
+    metric=mean_score,
+)  # fmt: skip

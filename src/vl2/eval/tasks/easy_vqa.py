@@ -1,0 +1,50 @@
+"""easy-VQA: simple questions about one coloured shape on a plain ground, the official test split (9,673 questions).
+
+    test/questions.json    [[question, answer, image id], ...]
+    test/images/0.png
+
+Source: the PyPI package easy-vqa; `vl2 data fetch` lays it out like this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vl2.data.convert.layout import find_file, read_list
+from vl2.errors import UserError
+from vl2.eval.asking import ask_short
+from vl2.eval.marking import mark_exact
+from vl2.eval.task import Item, Task, Way, Where, mean_score
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    folder = where.folder(task)
+    file = find_file(folder, f"{where.split or 'test'}/questions.json", f"*/{where.split or 'test'}/questions.json")
+    for number, (place, row) in enumerate(read_list(file)):
+        if not isinstance(row, list) or len(row) != 3:
+            raise UserError(f"{place} must be [question, answer, image], got {row!r:.60}")
+        question, answer, image = row
+        path = file.parent / "images" / f"{int(image)}.png"
+        yield Item(
+            id=f"easy-vqa-{number}",
+            question=question,
+            images=(path,),
+            gold=[answer],
+            part=_part(answer),
+            cluster=str(image),
+        )
+
+
+def _part(answer: str) -> str:
+    return "yes or no" if answer in ("yes", "no") else "shape or colour"
+
+
+TASK = Task(
+    name="easy_vqa",
+    title="Questions about one coloured shape (official test split)",
+    layout="reads test/questions.json and test/images/N.png of the easy-vqa package",
+    folders=("easy_vqa", "easy-vqa"),
+    read=read,
+    ways={"vl2": Way(messages=ask_short, mark=mark_exact, says="Exact match without case.", max_new_tokens=16)},
+    metric=mean_score,
+)

@@ -1,0 +1,52 @@
+"""Name one emoji, in a style that training never sees, in English or Chinese."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+
+from vl2.data.construct.emoji import draw_alone
+from vl2.data.construct.scene_words import NAME_IT, named
+from vl2.data.construct.sprites import built_in_kinds, read_kinds
+from vl2.eval.asking import ask
+from vl2.eval.drawn import drawn, png, sprite_folder
+from vl2.eval.marking import mark_exact
+from vl2.eval.task import Item, Task, Way, Where, mean_score
+
+SIDE_PX = 224
+QUESTION = 2  # "Name the object in the image.", which is answered by the bare name
+
+
+def read_in(language: str) -> Callable[[Task, Where], Iterator[Item]]:
+    def read(task: Task, where: Where) -> Iterator[Item]:
+        art = sprite_folder(where, "openmoji")
+        kinds = read_kinds(art) if art else built_in_kinds()
+
+        def draw(rng: Random, id: str) -> Item:
+            kind = rng.choice(kinds)
+            image = draw_alone(kind, (SIDE_PX, SIDE_PX), rng)
+            name = kind.full_name(language)
+            golds = [named(answer, name) for _, *answers in NAME_IT[language] for answer in answers]
+            golds.sort(key=len)  # the bare name first
+            return Item(id=id, question=NAME_IT[language][QUESTION][0], images=(png(image),), gold=golds,
+                        part=kind.group)  # fmt: skip
+
+        return drawn(task, draw)
+
+    return read
+
+
+def _task(language: str, name: str) -> Task:
+    return Task(
+        name=f"emoji_names_{language}",
+        title=f"Name an emoji in {name}, in a style kept back from training",
+        layout="is drawn from the sprite set in --data (openmoji), else from the built-in shapes",
+        read=read_in(language),
+        ways={"vl2": Way(messages=ask, mark=mark_exact, says="The name, or a sentence that says just it, exactly.",
+                         max_new_tokens=32)},
+        metric=mean_score,
+        count=200,
+    )  # fmt: skip
+
+
+ENGLISH, CHINESE = _task("en", "English"), _task("zh", "Chinese")

@@ -1,0 +1,105 @@
+"""MathVista: mathematics on pictures, multiple choice and free answers. Most answers need a judge to be read.
+
+    testmini-*.parquet (the release's)    pid, query, decoded_image, choices, precision, answer, question_type, ...
+    MathVista_MINI.tsv (VLMEvalKit's)    index, image, question (the query), answer, question_type, answer_type, choices
+
+Without a judge an answer counts only where the rules can read it. The judge's prompt is this project's own; the
+harnesses show theirs worked examples, so figures of different judges differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vl2.eval.asking import ask
+from vl2.eval.rows import images_of, is_blank, read_rows, texts
+from vl2.eval.score.mathvista import Problem, is_right, lmms_eval_reading, normalise_reading, vlmevalkit_value
+from vl2.eval.task import Item, JudgeRule, Mark, Task, Way, Where, mean_score
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    folder, split = where.folder(task), where.split or "testmini"
+    stems = (f"{split}*", f"data/{split}*", "MathVista_MINI")
+    for row in read_rows(folder, stems, ("answer", "question_type", "answer_type")):
+        id = str(row.get("pid", row.get("index")))
+        precision = row.get("precision")
+        yield Item(
+            id=id,
+            question=row.get("query") or row["question"],
+            images=images_of(row.get("decoded_image") or row["image"], folder, id),
+            gold=str(row["answer"]),
+            part=str(row.get("task", "")),
+            notes={
+                "is_multiple_choice": row["question_type"] == "multi_choice",
+                "answer_type": row["answer_type"],
+                "choices": [] if is_blank(row.get("choices")) else texts(row["choices"]),
+                "precision": 0 if precision is None or is_blank(precision) else int(float(precision)),
+            },
+        )
+
+
+def problem_of(item: Item) -> Problem:
+    notes = item.notes
+    return Problem(
+        is_multiple_choice=bool(notes.get("is_multiple_choice")),
+        answer_type=str(notes.get("answer_type", "text")),
+        choices=tuple(notes.get("choices", ())),
+        precision=int(notes.get("precision", 0)),
+        answer=str(item.gold),
+    )
+
+
+def mark_vlmevalkit(item: Item, answer: str) -> Mark:
+    problem, said = problem_of(item), answer.rstrip(".")
+    value = vlmevalkit_value(problem, said)
+    if value is None:
+        return Mark(score=0.0, is_undecided=True)
+    reading = str(value)
+    if problem.is_multiple_choice:
+        return Mark(score=float(problem.letters().get(reading) == problem.answer), read=reading)
+    return Mark(score=1.0, read=reading)
+
+
+def mark_lmms(item: Item, answer: str) -> Mark:
+    problem = problem_of(item)
+    reading = lmms_eval_reading(problem, answer)
+    if reading is None:
+        return Mark(score=0.0, is_undecided=True)
+    return Mark(score=float(is_right(problem, reading)), read=normalise_reading(problem, reading) or "")
+
+
+def _judge_prompt(item: Item, answer: str) -> str:
+    return (
+        "Read the final answer off a reply to a question. Write nothing but that answer: the letter of the option for "
+        "a multiple-choice question, else the bare number, text or list, with the decimals that are asked for. "
+        f"If the reply gives no answer, write nothing.\n\nQuestion: {item.question}\n\nReply: {answer}\n\nFinal answer:"
+    )
+
+
+def _judge_mark(item: Item, reply: str) -> Mark:
+    problem = problem_of(item)
+    reading = reply.strip()
+    if not reading:
+        return Mark(score=0.0, read="nothing (judge)")
+    return Mark(score=float(is_right(problem, reading)), read=f"{normalise_reading(problem, reading)} (judge)")
+
+
+JUDGE = JudgeRule(prompt=_judge_prompt, mark=_judge_mark)
+TASK = Task(
+    name="mathvista",
+    title="MathVista (testmini): mathematics on pictures",
+    layout="reads testmini-*.parquet (pid, query, decoded_image, choices, answer, ...) or MathVista_MINI.tsv",
+    folders=("mathvista", "MathVista"),
+    read=read,
+    ways={
+        "paper": Way(messages=ask, mark=mark_lmms, judge=JUDGE, max_new_tokens=512,
+                     says="A bare number, an option's text or `The answer is \"...\".`; all else needs a judge."),
+        "vlmevalkit": Way(messages=ask, mark=mark_vlmevalkit, judge=JUDGE,
+                          says="A right number as it stands or a letter; all else needs a judge."),
+        "lmms-eval": Way(messages=ask, mark=mark_lmms, judge=JUDGE, max_new_tokens=1024,
+                         says="A bare number, an option's text or `The answer is \"...\".`; all else needs a judge."),
+    },
+    published_by="vlmevalkit",
+    published="mathvista",
+    metric=mean_score,
+)  # fmt: skip

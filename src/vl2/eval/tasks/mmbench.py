@@ -1,0 +1,70 @@
+"""MMBench in English, in Chinese and version 1.1: multiple choice, each question with its options rotated.
+
+    MMBench_DEV_EN.tsv, MMBench_DEV_CN.tsv, MMBench_DEV_EN_V11.tsv    index, image, question, hint, A to D, answer
+    en/dev-*.parquet, cn/dev-*.parquet (lmms-eval's)    the same columns
+
+A question counts as right only if all its rotations are answered rightly; rotations have the index of the question
+plus a multiple of 1,000,000. The published figures are of the test splits, whose answers only the server knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from vl2.eval.choice_ways import PAPER, VLMEVALKIT, circular_accuracy, lmms_mmbench_way
+from vl2.eval.rows import images_of, is_blank, options_of, read_rows
+from vl2.eval.task import Item, Task, Where
+
+ROTATION = 1_000_000
+CHINESE = "请直接使用所提供的选项字母作为答案回答。"
+
+
+def read_named(tsv: str, part: str) -> Callable[[Task, Where], Iterator[Item]]:
+    def read(task: Task, where: Where) -> Iterator[Item]:
+        folder, split = where.folder(task), where.split or "dev"
+        stems = (tsv.format(split=split.upper()), f"{part}/{split}*", f"{split}*", f"data/{split}*")
+        pictures: dict[int, tuple[object, ...]] = {}
+        for row in read_rows(folder, stems, ("index", "question", "answer")):
+            index = int(row["index"])
+            # VLMEvalKit's files give a rotation the number of the row that holds its picture.
+            image = row["image"]
+            if isinstance(image, str) and image.isdigit():
+                images = pictures[int(image)]
+            else:
+                images = images_of(image, folder, str(index))
+            pictures[index] = images
+            yield Item(
+                id=str(index),
+                question=row["question"],
+                images=images,
+                gold=str(row["answer"]).strip().upper(),
+                options=options_of(row),
+                part=str(row.get("category", "")),
+                cluster=str(index % ROTATION),
+                notes={} if is_blank(row.get("hint")) else {"hint": row["hint"]},
+            )
+
+    return read
+
+
+def _task(name: str, title: str, tsv: str, part: str, *, is_chinese: bool = False) -> Task:
+    return Task(
+        name=name,
+        title=title,
+        layout=f"reads {tsv.format(split='DEV')}.tsv or {part}/dev-*.parquet (index, image, question, A to D, answer)",
+        folders=("mmbench", "MMBench"),
+        read=read_named(tsv, part),
+        ways={
+            "paper": PAPER,
+            "vlmevalkit": VLMEVALKIT,
+            "lmms-eval": lmms_mmbench_way(CHINESE) if is_chinese else lmms_mmbench_way(),
+        },
+        published_by="vlmevalkit",
+        published=name,
+        metric=circular_accuracy,
+    )
+
+
+ENGLISH = _task("mmbench_en", "MMBench in English", "MMBench_{split}_EN", "en")
+CHINESE_TASK = _task("mmbench_cn", "MMBench in Chinese", "MMBench_{split}_CN", "cn", is_chinese=True)
+V11 = _task("mmbench_v11", "MMBench 1.1 in English", "MMBench_{split}_EN_V11", "en_v11")

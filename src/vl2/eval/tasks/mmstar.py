@@ -1,0 +1,44 @@
+"""MMStar: 1,500 multiple-choice questions that need the picture.
+
+val-*.parquet (the release's)    index, question, image, answer, category, l2_category; options stand in the question
+MMStar.tsv (VLMEvalKit's)    index, image, question, A to D, answer, category
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vl2.eval.choice_ways import PAPER, VLMEVALKIT, lmms_eval_way
+from vl2.eval.rows import images_of, options_of, read_rows
+from vl2.eval.task import Item, Task, Where, mean_score
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    folder = where.folder(task)
+    for row in read_rows(folder, (f"{where.split or 'val'}*", "MMStar", "data/val*"), ("question", "answer")):
+        id = str(row["index"])
+        yield Item(
+            id=id,
+            question=row["question"],
+            images=images_of(row["image"], folder, id),
+            gold=str(row["answer"]).strip().upper(),
+            options=options_of(row),
+            part=str(row.get("category", "")),
+        )
+
+
+TASK = Task(
+    name="mmstar",
+    title="MMStar: multiple choice that needs the picture",
+    layout="reads val-*.parquet (index, question, image, answer, category) or MMStar.tsv",
+    folders=("mmstar", "MMStar"),
+    read=read,
+    ways={
+        "paper": PAPER,
+        "vlmevalkit": VLMEVALKIT,
+        "lmms-eval": lmms_eval_way("\nAnswer with the option's letter from the given choices directly"),
+    },
+    published_by="vlmevalkit",
+    published="mmstar",
+    metric=mean_score,
+)

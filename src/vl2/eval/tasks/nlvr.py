@@ -1,0 +1,47 @@
+"""NLVR: is a sentence true of a drawn scene? Yes or no, on the groups that training never sees.
+
+    *.parquet    id, group, sentence_id, image, sentence, label
+
+The six images of a sentence show one scene in another order, so the bootstrap draws groups, not images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vl2.data.convert.nlvr import statement
+from vl2.data.held_out import is_held_out
+from vl2.eval.asking import ask
+from vl2.eval.marking import mark_yes_no
+from vl2.eval.rows import images_of, read_rows
+from vl2.eval.task import Item, Task, Way, Where, mean_score
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    folder = where.folder(task)
+    columns = ("id", "group", "image", "sentence", "label")
+    stems = (*((f"{where.split}*",) if where.split else ()), "dev*", "*")
+    for row in read_rows(folder, stems, columns):
+        if not is_held_out("nlvr", str(row["group"])):
+            continue
+        question, answer = statement(row["sentence"], bool(row["label"]))
+        yield Item(
+            id=str(row["id"]),
+            question=question,
+            images=images_of(row["image"], folder, str(row["id"])),
+            gold=answer.lower(),
+            cluster=str(row["group"]),
+        )
+
+
+TASK = Task(
+    name="nlvr",
+    title="Is a sentence true of a drawn scene (groups kept back from training)",
+    layout="reads Parquet with id, group, image, sentence and label",
+    folders=("nlvr",),
+    read=read,
+    ways={
+        "vl2": Way(messages=ask, mark=mark_yes_no, says="The first word must say yes or no rightly.", max_new_tokens=8)
+    },
+    metric=mean_score,
+)

@@ -1,0 +1,63 @@
+"""OCRBench: 1,000 questions on reading text, one point each for an answer that holds a gold text.
+
+test-*.parquet (the release's)    dataset, question, question_type, answer, image
+OCRBench.tsv (VLMEvalKit's)    index, image, question, answer, category
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vl2.eval.asking import ask
+from vl2.eval.rows import images_of, read_rows, texts
+from vl2.eval.score.ocrbench import FORMULAS, ocrbench_point
+from vl2.eval.task import Item, Mark, Result, Task, Way, Where, mean_score
+
+QUESTIONS = 1000
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    folder = where.folder(task)
+    rows = read_rows(folder, (f"{where.split or 'test'}*", "data/test*", "OCRBench"), ("question", "answer"))
+    for number, row in enumerate(rows):
+        id = str(row.get("index", number))
+        kind = str(row.get("question_type", row.get("category", "")))
+        yield Item(
+            id=id,
+            question=row["question"],
+            images=images_of(row["image"], folder, id),
+            gold=texts(row["answer"]),
+            part=FORMULAS if row.get("dataset") == "HME100k" else kind,
+        )
+
+
+def mark(item: Item, answer: str) -> Mark:
+    return Mark(score=ocrbench_point(answer.rstrip("."), item.gold, item.part), read=answer.rstrip("."))
+
+
+def mark_lmms(item: Item, answer: str) -> Mark:
+    return Mark(score=ocrbench_point(answer, item.gold, item.part, folds_width=True), read=answer)
+
+
+def points(results: Sequence[Result]) -> dict[str, float]:
+    """Return points of 1,000, also where fewer questions were asked."""
+    return {name: figure / 100 * QUESTIONS for name, figure in mean_score(results).items()}
+
+
+SAYS = "One point where the answer holds a gold text"
+TASK = Task(
+    name="ocrbench",
+    title="OCRBench: reading text of ten kinds",
+    layout="reads test-*.parquet (dataset, question, question_type, answer, image) or OCRBench.tsv",
+    folders=("ocrbench", "OCRBench"),
+    read=read,
+    ways={
+        "paper": Way(messages=ask, mark=mark, says=f"{SAYS}.", max_new_tokens=128),
+        "vlmevalkit": Way(messages=ask, mark=mark, says=f"{SAYS}."),
+        "lmms-eval": Way(messages=ask, mark=mark_lmms, says=f"{SAYS}; full-width ASCII is folded.", max_new_tokens=128),
+    },
+    published_by="paper",
+    published="ocrbench",
+    metric=points,
+    unit="of 1000",
+)

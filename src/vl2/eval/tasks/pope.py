@@ -1,0 +1,66 @@
+"""POPE: is a thing in a photo? Yes or no, for random, popular and adversarial things. Not in the paper's tables.
+
+test-*.parquet (lmms-eval's)    id, question, answer, image, image_source, category
+POPE.tsv (VLMEvalKit's)    index, category, question, answer, image
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vl2.eval.asking import ask, ask_short
+from vl2.eval.rows import images_of, read_rows
+from vl2.eval.score.pope import pope_scores
+from vl2.eval.score.yes_no import vlmevalkit_yes_no
+from vl2.eval.task import Item, Mark, Result, Task, Way, Where
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    folder = where.folder(task)
+    rows = read_rows(folder, (f"{where.split or 'test'}*", "data/test*", "*/test*", "POPE"), ("question", "answer"))
+    for number, row in enumerate(rows):
+        id = str(row.get("index", row.get("id", number)))
+        yield Item(
+            id=f"{row.get('category', '')}-{id}",
+            question=row["question"],
+            images=images_of(row["image"], folder, id),
+            gold=str(row["answer"]).strip().lower(),
+            part=str(row.get("category", "")),
+            cluster=str(row.get("image_source", "")),
+        )
+
+
+def mark(item: Item, answer: str) -> Mark:
+    said = vlmevalkit_yes_no(answer)
+    return Mark(score=float(said == item.gold), read=said)
+
+
+def mark_lmms(item: Item, answer: str) -> Mark:
+    said = answer.lower().strip()
+    return Mark(score=float(said == item.gold), read=said)
+
+
+def metric(results: Sequence[Result]) -> dict[str, float]:
+    """Return F1 first, as VLMEvalKit does, then the other figures and the F1 of each category."""
+    figures = pope_scores([(r.read, r.gold) for r in results])
+    parts = sorted({r.part for r in results} - {""})
+    for part in parts if len(parts) > 1 else []:
+        figures[part] = pope_scores([(r.read, r.gold) for r in results if r.part == part])["f1"]
+    return figures
+
+
+SAYS = "Exactly one of the words yes and no; F1, where an unclear answer counts as no"
+TASK = Task(
+    name="pope",
+    title="POPE: is a thing in a photo",
+    layout="reads test-*.parquet (id, question, answer, image, category) or POPE.tsv",
+    folders=("pope", "POPE"),
+    read=read,
+    ways={
+        "paper": Way(messages=ask_short, mark=mark, says=f"{SAYS}.", max_new_tokens=16),
+        "vlmevalkit": Way(messages=ask, mark=mark, says=f"{SAYS}."),
+        "lmms-eval": Way(messages=ask_short, mark=mark_lmms, says="The whole answer must be yes or no; F1.",
+                         max_new_tokens=128),
+    },
+    metric=metric,
+)  # fmt: skip

@@ -1,0 +1,51 @@
+"""RealWorldQA: 765 questions about photos, most of them taken from cars.
+
+test-*.parquet (the release's)    image, question (options and instruction in it), answer
+RealWorldQA.tsv (VLMEvalKit's)    index, image, question, A to D, answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vl2.eval.asking import ask
+from vl2.eval.choice_ways import PAPER, VLMEVALKIT
+from vl2.eval.rows import images_of, options_of, read_rows
+from vl2.eval.score.realworldqa import realworldqa_point
+from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    folder = where.folder(task)
+    rows = read_rows(folder, (f"{where.split or 'test'}*", "data/test*", "RealWorldQA"), ("question", "answer"))
+    for number, row in enumerate(rows):
+        id = str(row.get("index", number))
+        yield Item(
+            id=id,
+            question=row["question"],
+            images=images_of(row["image"], folder, id),
+            gold=str(row["answer"]).strip(),
+            options=options_of(row),
+        )
+
+
+def mark_lmms(item: Item, answer: str) -> Mark:
+    return Mark(score=realworldqa_point(answer, item.gold), read=answer.strip())
+
+
+TASK = Task(
+    name="realworldqa",
+    title="RealWorldQA: photos of the real world",
+    layout="reads test-*.parquet (image, question, answer) or RealWorldQA.tsv",
+    folders=("realworldqa", "RealWorldQA"),
+    read=read,
+    ways={
+        "paper": PAPER,
+        "vlmevalkit": VLMEVALKIT,
+        "lmms-eval": Way(messages=ask, mark=mark_lmms, max_new_tokens=16,
+                         says="lmms-eval: a letter by the shared extractor, anything else exactly, without case."),
+    },
+    published_by="vlmevalkit",
+    published="realworldqa",
+    metric=mean_score,
+)  # fmt: skip

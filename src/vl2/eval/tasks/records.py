@@ -1,0 +1,75 @@
+"""Any records of this project's own form: the last answer is the gold one. For a set of one's own.
+
+Boxes in an answer are scored by F1 at IoU 0.5, everything else by exact match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vl2.data.record import PLACEHOLDER, Record
+from vl2.data.store import Problem, read_records
+from vl2.errors import UserError
+from vl2.eval.marking import mark_exact
+from vl2.eval.score.grounding import our_boxes
+from vl2.eval.score.iou import box_f1
+from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.infer.prompts import Messages
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    if where.data is None:
+        raise UserError(f"{task.name} reads records: say where with --data; {task.layout}")
+    for found in read_records(str(where.data)):
+        if isinstance(found, Problem):
+            raise UserError(str(found))
+        yield item_of_record(found.record)
+
+
+def item_of_record(record: Record) -> Item:
+    """Ask the conversation up to the last answer."""
+    answer = "".join(part.text or "" for part in record.messages[-1].parts)
+    named = [record.objects[int(k)] for k in PLACEHOLDER.findall(answer)] if record.objects else []
+    boxes = [list(box) for labelled in named for box in labelled.boxes_px]
+    images = tuple(image.data for image in record.images)
+    turns = record.to_messages(list(range(len(images))))[:-1]
+    last = record.images[named[0].image] if named else None
+    return Item(
+        id=record.id,
+        question=str(turns[-1]["content"][-1].get("text", "")),
+        images=images,
+        gold=boxes or [record.with_boxes(answer)],
+        part=record.category,
+        notes={"turns": turns, **({"size": [last.width, last.height]} if last else {})},
+    )
+
+
+def ask(item: Item) -> Messages:
+    """Return the record's own turns, with its pictures where its messages have them."""
+    return [
+        {
+            **turn,
+            "content": [
+                part if part["type"] == "text" else {"type": "image", "image": item.images[part["image"]]}
+                for part in turn["content"]
+            ],
+        }
+        for turn in item.notes["turns"]
+    ]
+
+
+def mark(item: Item, answer: str) -> Mark:
+    if "size" not in item.notes:
+        return mark_exact(item, answer)
+    found = our_boxes(answer, tuple(item.notes["size"]))
+    return Mark(score=box_f1(found, item.gold), read=f"{len(found)} boxes")
+
+
+TASK = Task(
+    name="records",
+    title="Records of your own: the last answer is the gold one",
+    layout="reads records as Parquet, WebDataset tar or JSONL (docs/record.md)",
+    read=read,
+    ways={"vl2": Way(messages=ask, mark=mark, says="Exact match without case; boxes by F1 at IoU 0.5.")},
+    metric=mean_score,
+)

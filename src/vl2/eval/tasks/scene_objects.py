@@ -1,0 +1,108 @@
+"""Composed scenes, drawn from sprites or shapes: locate one thing, count things, say whether something is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+
+from vl2.data.construct.nouns import article, plural
+from vl2.data.construct.scene import Composed, Scene
+from vl2.data.construct.scene_words import COUNT, PRESENCE
+from vl2.data.construct.source import Dropped
+from vl2.data.construct.sprites import Kind, things
+from vl2.eval.asking import ask
+from vl2.eval.drawn import drawn, png, sprite_folder
+from vl2.eval.marking import mark_exact, mark_first_box, mark_yes_no
+from vl2.eval.score.pope import pope_scores
+from vl2.eval.task import Item, Result, Task, Way, Where, mean_score
+from vl2.infer.prompts import locate_prompt
+
+LANGUAGES = ("en", "zh")
+SETS = ("openmoji",)  # sprite sets kept for tests; without one the built-in shapes are drawn
+_LAYOUT = "is drawn from the sprite set in --data (openmoji), else from the built-in shapes"
+
+Asked = tuple[str, object]  # a question and its gold answer
+Compose = Callable[[Composed, Sequence[Kind], Random, str], Asked]
+
+
+def read_with(make: Compose) -> Callable[[Task, Where], Iterator[Item]]:
+    """Return what draws a scene and asks about it in one of the two languages."""
+
+    def read(task: Task, where: Where) -> Iterator[Item]:
+        source = Scene(art=sprite_folder(where, *SETS))
+        pool = things(source.kinds())
+
+        def draw(rng: Random, id: str) -> Item:
+            language = rng.choice(LANGUAGES)
+            composed = source.compose(rng)
+            question, gold = make(composed, pool, rng, language)
+            notes = {"size": list(composed.image.size)}
+            return Item(id=id, question=question, images=(png(composed.image),), gold=gold, part=language, notes=notes)
+
+        return drawn(task, draw)
+
+    return read
+
+
+def _locate(composed: Composed, pool: Sequence[Kind], rng: Random, language: str) -> Asked:
+    single = [kind for kind in composed.kinds() if len(composed.boxes(language, kind.full_name(language))) == 1]
+    if not single:
+        raise Dropped("nothing occurs once")
+    label = rng.choice(single).full_name(language)
+    return locate_prompt(label), [list(composed.boxes(language, label)[0])]
+
+
+def _count(composed: Composed, pool: Sequence[Kind], rng: Random, language: str) -> Asked:
+    kind = rng.choice(composed.kinds())
+    label = kind.full_name(language)
+    noun = label if language == "zh" else plural(label)
+    question = COUNT[language][0].format(noun=noun, measure=kind.measure_zh)
+    return question, [str(len(composed.boxes(language, label)))]
+
+
+def _presence(composed: Composed, pool: Sequence[Kind], rng: Random, language: str) -> Asked:
+    is_there = rng.random() < 0.5
+    shown = {kind.full_name(language) for kind in composed.kinds()}
+    missing = [kind for kind in pool if kind.full_name(language) not in shown]
+    kind = rng.choice(composed.kinds() if is_there or not missing else missing)
+    name = kind.full_name(language)
+    question = PRESENCE[language][0].format(name=name, a_name=article(name))
+    return question, "yes" if name in shown else "no"
+
+
+def presence_metric(results: Sequence[Result]) -> dict[str, float]:
+    scores = pope_scores([(r.read, r.gold) for r in results])
+    return {"accuracy": scores.pop("accuracy"), **scores}
+
+
+LOCATE = Task(
+    name="locate_objects",
+    title="Locate the one thing of a name in a composed scene",
+    layout=_LAYOUT,
+    read=read_with(_locate),
+    ways={
+        "vl2": Way(messages=ask, mark=mark_first_box, says="The first box must have IoU 0.5 with the thing's box.",
+                   max_new_tokens=96)
+    },
+    metric=mean_score,
+    count=200,
+)  # fmt: skip
+COUNT_TASK = Task(
+    name="count_objects",
+    title="Count the things of a name in a composed scene",
+    layout=_LAYOUT,
+    read=read_with(_count),
+    ways={"vl2": Way(messages=ask, mark=mark_exact, says="The number must be exact, in digits.", max_new_tokens=16)},
+    metric=mean_score,
+    count=200,
+)
+PRESENCE_TASK = Task(
+    name="presence",
+    title="Is a thing in a composed scene (as POPE asks)",
+    layout=_LAYOUT,
+    read=read_with(_presence),
+    ways={"vl2": Way(messages=ask, mark=mark_yes_no, says="The first word must say yes or no rightly.",
+                     max_new_tokens=16)},
+    metric=presence_metric,
+    count=200,
+)  # fmt: skip

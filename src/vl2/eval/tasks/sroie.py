@@ -1,0 +1,84 @@
+"""SROIE: scanned receipts of shops that training never sees. Two tasks: all text lines, and the four key fields.
+
+    train-*.parquet    id, image, lines: [{text, ...}], company, date, address, total
+
+Texts are upper case in the set whatever is printed, so case does not count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from vl2.data.convert.conversation import TRANSCRIBE
+from vl2.data.convert.sroie import FIELDS
+from vl2.data.held_out import is_held_out
+from vl2.eval.asking import ask
+from vl2.eval.marking import mark_exact
+from vl2.eval.rows import Row, images_of, read_rows
+from vl2.eval.score.exact import plain
+from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+
+_LAYOUT = "reads Parquet with id, image, lines, company, date, address and total"
+
+
+def held_out_rows(task: Task, where: Where) -> Iterator[Row]:
+    folder = where.folder(task)
+    for row in read_rows(folder, (f"{where.split or 'train'}*", "*"), ("id", "image", "lines", *FIELDS)):
+        if is_held_out("sroie", str(row["company"] or row["id"])):
+            yield {**row, "images": images_of(row["image"], folder, str(row["id"]))}
+
+
+def read_lines(task: Task, where: Where) -> Iterator[Item]:
+    for row in held_out_rows(task, where):
+        lines = [line["text"] for line in row["lines"]]
+        yield Item(id=str(row["id"]), question=TRANSCRIBE[2], images=row["images"], gold=lines, cluster=_shop(row))
+
+
+def read_fields(task: Task, where: Where) -> Iterator[Item]:
+    for row in held_out_rows(task, where):
+        for name, question in FIELDS.items():
+            if row[name]:
+                yield Item(
+                    id=f"{row['id']}-{name}",
+                    question=question,
+                    images=row["images"],
+                    gold=[row[name]],
+                    part=name,
+                    cluster=_shop(row),
+                )
+
+
+def _shop(row: Row) -> str:
+    return str(row["company"] or row["id"])
+
+
+def mark_lines(item: Item, answer: str) -> Mark:
+    """Score by the harmonic mean of precision and recall over whole lines, without case and order."""
+    said = Counter(plain(line) for line in answer.splitlines() if line.strip())
+    gold = Counter(plain(line) for line in item.gold)
+    shared = (said & gold).total()
+    score = 2 * shared / (said.total() + gold.total()) if shared else 0.0
+    return Mark(score=score, read=f"{shared} of {gold.total()} lines")
+
+
+LINES = Task(
+    name="sroie_lines",
+    title="All text lines of a scanned receipt (shops kept back from training)",
+    layout=_LAYOUT,
+    folders=("sroie",),
+    read=read_lines,
+    ways={
+        "vl2": Way(messages=ask, mark=mark_lines, says="F1 over whole lines, without case.", max_new_tokens=1536),
+    },
+    metric=mean_score,
+)
+FIELDS_TASK = Task(
+    name="sroie_fields",
+    title="Company, date, address and total of a scanned receipt (shops kept back from training)",
+    layout=_LAYOUT,
+    folders=("sroie",),
+    read=read_fields,
+    ways={"vl2": Way(messages=ask, mark=mark_exact, says="Exact match without case.", max_new_tokens=96)},
+    metric=mean_score,
+)

@@ -1,0 +1,75 @@
+"""One line of text, drawn in English or Chinese, to be read exactly; with --fonts in fonts that training never sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+
+from vl2.data.construct.fonts import BUILT_IN
+from vl2.data.construct.source import Dropped
+from vl2.data.construct.text_image import READ, TextImage
+from vl2.data.record import Record
+from vl2.eval.asking import ask
+from vl2.eval.drawn import drawn, font_folders
+from vl2.eval.marking import mark_exact
+from vl2.eval.score.edit_distance import edit_distance
+from vl2.eval.score.exact import plain
+from vl2.eval.task import Item, Result, Task, Way, Where, mean_score
+
+
+def read_in(language: str) -> object:
+    def read(task: Task, where: Where) -> Iterator[Item]:
+        source = TextImage(
+            tasks=("line",),
+            languages=(language,),
+            font_folders=font_folders(where),
+            texts_en=_texts(where, "en"),
+            texts_zh=_texts(where, "zh"),
+            max_distortions=1,
+        )
+
+        def draw(rng: Random, id: str) -> Item:
+            draft = source.draft(rng)
+            font = draft.traits["font"]
+            if where.fonts is not None and font == BUILT_IN.name:
+                raise Dropped("the font is not one of --fonts")
+            record: Record = source.finish(draft, 0, 0)
+            gold = record.messages[1].parts[0].text or ""
+            image = record.images[0].data
+            return Item(id=id, question=READ[language][0], images=(image,), gold=[gold], part=font)
+
+        return drawn(task, draw)
+
+    return read
+
+
+def _texts(where: Where, language: str) -> str | None:
+    """Return a file of passages to take lines from: text/en.txt within --data, or None for the built-in ones."""
+    path = Path(where.data or ".") / "text" / f"{language}.txt"
+    return str(path) if where.data is not None and path.is_file() else None
+
+
+def line_metric(results: Sequence[Result]) -> dict[str, float]:
+    """Return the share of lines that are read exactly, and the share of characters that are right."""
+    wrong = sum(min(edit_distance(plain(r.answer), plain(r.gold[0])), len(plain(r.gold[0]))) for r in results)
+    length = sum(len(plain(r.gold[0])) for r in results)
+    return {"lines": mean_score(results)["score"], "characters": 100 * (1 - wrong / length) if length else 0.0}
+
+
+def _task(language: str, name: str) -> Task:
+    return Task(
+        name=f"text_line_{language}",
+        title=f"One drawn line of {name} text, read exactly",
+        layout="is drawn; --fonts takes a folder of fonts, --data one with text/en.txt or text/zh.txt",
+        read=read_in(language),  # type: ignore[arg-type]
+        ways={
+            "vl2": Way(messages=ask, mark=mark_exact, says="Exact match without case; also per character.",
+                       max_new_tokens=96)
+        },
+        metric=line_metric,
+        count=200,
+    )  # fmt: skip
+
+
+ENGLISH, CHINESE = _task("en", "English"), _task("zh", "Chinese")

@@ -1,0 +1,92 @@
+"""WikiTableQuestions with the tables drawn: questions of the development fold that training never sees.
+
+    questions-*.parquet    id, table_id, question, answers, dev_folds
+    tables-*.parquet       table_id, csv
+
+Only small tables are drawn, as larger ones do not fit a picture that can be read. Every item of a list of answers must
+be said, in any order.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from vl2.data.construct import fonts
+from vl2.data.construct.source import rng_for
+from vl2.data.construct.table_image import STYLES, draw_table
+from vl2.data.construct.tables import Table
+from vl2.data.held_out import HELD_OUT_SEED, is_held_out_question
+from vl2.errors import UserError
+from vl2.eval.asking import ask_short
+from vl2.eval.drawn import font_folders, png
+from vl2.eval.rows import read_rows, texts
+from vl2.eval.score.exact import plain
+from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+
+MAX_ROWS, MAX_COLUMNS, MAX_CELL = 10, 6, 28
+FONT_PX = 16
+
+
+def read(task: Task, where: Where) -> Iterator[Item]:
+    folder = where.folder(task)
+    tables = {row["table_id"]: row["csv"] for row in read_rows(folder, ("tables*",), ("table_id", "csv"))}
+    pictures: dict[str, bytes] = {}
+    columns = ("id", "table_id", "question", "answers", "dev_folds")
+    for row in read_rows(folder, ("questions*",), columns):
+        key = row["table_id"]
+        if not is_held_out_question(row["dev_folds"]):
+            continue
+        table = small_table(tables.get(key, ""))
+        if table is None:
+            continue
+        if key not in pictures:
+            pictures[key] = draw(table, key, where)
+        yield Item(
+            id=str(row["id"]),
+            question=row["question"],
+            images=(pictures[key],),
+            gold=texts(row["answers"]),
+            cluster=key,
+        )
+
+
+def small_table(text: str) -> Table | None:
+    """Return a table that can be drawn, or None for one too large."""
+    rows = [[" ".join(cell.split()) for cell in row] for row in csv.reader(io.StringIO(text, newline=""))]
+    if len(rows) < 2 or len(rows) > MAX_ROWS + 1 or not 1 <= len(rows[0]) <= MAX_COLUMNS:
+        return None
+    if any(len(row) != len(rows[0]) or any(len(cell) > MAX_CELL for cell in row) for row in rows):
+        return None
+    return Table(title="", header=tuple(rows[0]), rows=tuple(tuple(row) for row in rows[1:]))
+
+
+def draw(table: Table, key: str, where: Where) -> bytes:
+    rng = rng_for(HELD_OUT_SEED, f"wikitables/{key}", 0)
+    # Some of Wikipedia's characters are in no font: the face that draws Latin text then shows its mark for them.
+    face = fonts.choose_face(rng, table.text, font_folders(where)) or fonts.choose_face(rng, "A", font_folders(where))
+    if face is None:
+        raise UserError("there is no font to draw tables with: give a folder of fonts with --fonts")
+    return png(draw_table(table, fonts.load(face, FONT_PX), rng.choice(STYLES), rng))
+
+
+def mark(item: Item, answer: str) -> Mark:
+    said = {plain(part) for part in answer.split(",")} | {plain(answer)}
+    golds = {plain(gold) for gold in item.gold}
+    whole = plain(", ".join(item.gold))
+    is_right = plain(answer) == whole or (golds <= said and len(answer.split(",")) <= len(golds))
+    return Mark(score=float(is_right), read=plain(answer))
+
+
+TASK = Task(
+    name="wikitables",
+    title="Questions about drawn tables of Wikipedia (development fold 1)",
+    layout="reads questions-*.parquet and tables-*.parquet, and draws the tables",
+    folders=("wikitables",),
+    read=read,
+    ways={
+        "vl2": Way(messages=ask_short, mark=mark, says="All answers, in any order, without case.", max_new_tokens=64)
+    },
+    metric=mean_score,
+)

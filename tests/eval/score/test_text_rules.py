@@ -1,0 +1,71 @@
+"""ANLS, relaxed accuracy, VQA accuracy and OCRBench give what the two harnesses give."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.eval.score.golden import cases, golden
+from vl2.eval.score.anls import anls
+from vl2.eval.score.edit_distance import edit_distance
+from vl2.eval.score.exact import exact_match
+from vl2.eval.score.ocrbench import ocrbench_point
+from vl2.eval.score.relaxed import relaxed_accuracy
+from vl2.eval.score.vqa import lmms_eval_form, vlmevalkit_form, vqa_accuracy
+
+CLOSE = 1e-6  # the goldens are rounded to 10 decimals
+
+
+def test_anls_is_that_of_both_harnesses() -> None:
+    scores = [anls(case["prediction"], case["answers"]) for case in cases("anls")]
+    for harness in ("lmms_eval", "vlmevalkit"):
+        assert scores == pytest.approx([case["expected"][harness] for case in cases("anls")], abs=CLOSE)
+        assert sum(scores) / len(scores) == pytest.approx(golden("anls")["aggregate"][harness], abs=CLOSE)
+
+
+@pytest.mark.parametrize(("harness", "is_stripped"), [("lmms_eval", False), ("vlmevalkit", True)])
+def test_relaxed_accuracy_is_that_of_the_harness(harness: str, is_stripped: bool) -> None:
+    for case in cases("relaxed_accuracy"):
+        score = relaxed_accuracy(case["prediction"], case["answer"], is_stripped=is_stripped)
+        assert score == case["expected"][harness], case
+
+
+@pytest.mark.parametrize(("harness", "form"), [("lmms_eval", lmms_eval_form), ("vlmevalkit", vlmevalkit_form)])
+def test_vqa_accuracy_and_its_normal_form_are_those_of_the_harness(harness: str, form: object) -> None:
+    assert callable(form)
+    for case in cases("vqa_accuracy"):
+        normal = case["normalised"][harness]
+        assert form(case["prediction"]) == normal["prediction"], case
+        assert form(case["answers"][0]) == normal["first_answer"], case
+        score = vqa_accuracy(case["prediction"], case["answers"], form)
+        assert score == pytest.approx(case["expected"][harness], abs=CLOSE), case
+
+
+def test_a_contraction_is_the_same_answer_without_its_apostrophes() -> None:
+    for said in ("couldnt've", "couldn'tve", "couldntve", "couldn't've"):
+        assert vlmevalkit_form(said) == "couldn't've"
+
+
+@pytest.mark.parametrize(("harness", "folds_width"), [("lmms_eval", True), ("vlmevalkit", False)])
+def test_ocrbench_points_are_those_of_the_harness(harness: str, folds_width: bool) -> None:
+    points = [
+        ocrbench_point(case["prediction"], case["answers"], case["question_type"], folds_width=folds_width)
+        for case in cases("ocrbench")
+    ]
+    assert points == [case["expected"][harness] for case in cases("ocrbench")]
+    assert sum(points) == golden("ocrbench")["aggregate"][harness]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "distance"),
+    [("", "", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("ab", "ba", 2), ("北京", "南京", 1)],
+)
+def test_the_edit_distance_counts_single_changes(a: str, b: str, distance: int) -> None:
+    assert edit_distance(a, b) == edit_distance(b, a) == distance
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "score"),
+    [("Red car.", "red  car", 1), ("１２", "12", 1), ("有。", "有", 1), ("red", "red car", 0), ("", "a", 0)],
+)
+def test_an_exact_match_ignores_case_blanks_width_and_the_final_stop(answer: str, gold: str, score: float) -> None:
+    assert exact_match(answer, [gold]) == score

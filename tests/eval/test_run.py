@@ -1,0 +1,160 @@
+"""A run gives the same lines whatever the batch size, the interruptions and the number of processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vl2.errors import UserError
+from vl2.eval.catalogue import find_task
+from vl2.eval.progress import Progress, duration
+from vl2.eval.results import RESULTS, read_parts, read_results
+from vl2.eval.run import Options, ask, limited, run_task, scan_items
+from vl2.eval.task import Item, JudgeRule, Mark, Result, Task, Way, Where, mean_score
+from vl2.infer.prompts import user_message
+from vl2.infer.vlm import VLM
+
+TASK = find_task("count_objects")
+ITEMS = 6
+OPTIONS = Options(limit=ITEMS, batch_size=2, max_new_tokens=3, quiet=True)
+
+
+def run(vlm: VLM, folder: Path, options: Options = OPTIONS, task: Task = TASK) -> list[Result]:
+    return run_task(vlm, task, Where(), folder, options, model="nano")
+
+
+@pytest.fixture(scope="module")
+def whole(nano: VLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(nano, folder)
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_the_batch_size_changes_no_byte_of_the_results(nano: VLM, tmp_path: Path, whole: Path, batch_size: int) -> None:
+    run(nano, tmp_path / "run", replace(OPTIONS, batch_size=batch_size))
+    assert (tmp_path / "run" / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_line(nano: VLM, tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lines = (whole / RESULTS).read_bytes().splitlines(keepends=True)
+    (folder / "run.json").write_bytes((whole / "run.json").read_bytes())
+    # Killed while the third line was written.
+    (folder / "results.0-of-1.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])
+    assert [result.id for result in read_parts(folder).values()] == [json.loads(line)["id"] for line in lines[:2]]
+    asked: list[str] = []
+    batch = nano.__class__.batch
+
+    def counting(self: VLM, requests: list[object]) -> object:
+        asked.extend(map(str, requests))
+        return batch(self, requests)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nano.__class__, "batch", counting)
+        run(nano, folder)
+    assert len(asked) == ITEMS - 2
+    assert (folder / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
+    assert not list(folder.glob("results.*-of-*"))
+
+
+def test_a_finished_run_is_read_and_nothing_is_asked(whole: Path, nano: VLM) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nano.__class__, "batch", lambda *_: pytest.fail("asked again"))
+        assert run(nano, whole) == read_results(whole)
+
+
+def test_two_processes_share_the_items_and_the_first_joins_the_lines(nano: VLM, tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    # The second one is done first; here it must not wait for the other.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vl2.eval.run._join", lambda *_: [])
+        run(nano, folder, replace(OPTIONS, rank=1, world_size=2))
+    assert len(read_parts(folder)) == ITEMS // 2
+    results = run(nano, folder, replace(OPTIONS, rank=0, world_size=2))
+    assert results == read_results(whole)
+    assert (folder / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
+
+
+def test_another_run_in_the_same_folder_is_refused(nano: VLM, whole: Path) -> None:
+    with pytest.raises(UserError, match=r"another run \(limit 6, now 5\)|another run \(data"):
+        run(nano, whole, replace(OPTIONS, limit=5))
+    with pytest.raises(UserError, match=r"another run \(task 'count_objects', now 'presence'\)"):
+        run(nano, whole, OPTIONS, find_task("presence"))
+
+
+def test_two_items_of_one_id_are_refused() -> None:
+    item = Item(id="a", question="?", gold=["x"])
+    with pytest.raises(UserError, match="two items have the id a"):
+        scan_items([item, item])
+
+
+def test_a_result_holds_the_prompt_the_answer_and_what_was_read(whole: Path) -> None:
+    first, item = read_results(whole)[0], next(limited(TASK, Where(), 1))
+    assert first.prompt == f"<image>\n{item.question}"
+    assert (first.id, first.gold, first.completion_tokens) == (item.id, item.gold, 3)
+    assert first.finish_reason == "length"
+
+
+@pytest.mark.parametrize("field", ["limit", "batch_size", "max_new_tokens"])
+def test_a_number_below_one_is_refused(field: str) -> None:
+    with pytest.raises(UserError, match=f"{field} must be at least 1, got 0"):
+        Options(**{field: 0})
+
+
+def undecided_task() -> Task:
+    def read(task: Task, where: Where) -> Iterator[Item]:
+        yield Item(id="one", question="What?", gold=["blue"])
+
+    judge = JudgeRule(
+        prompt=lambda item, answer: f"{item.question} {len(answer) > 0}",
+        mark=lambda item, reply: Mark(score=float(reply == item.gold[0]), read=f"{reply} (judge)"),
+    )
+    way = Way(
+        messages=lambda item: [user_message(item.question, [])],
+        mark=lambda item, answer: Mark(score=0.0, is_undecided=True),
+        says="",
+        max_new_tokens=2,
+        judge=judge,
+    )
+    return Task(name="undecided", title="", layout="", read=read, ways={"vl2": way}, metric=mean_score)
+
+
+def test_an_answer_that_the_rules_cannot_read_goes_to_the_judge_if_there_is_one(nano: VLM) -> None:
+    task = undecided_task()
+    (without,) = next(ask(nano, task.ways["vl2"], task.items(Where()), batch_size=1))
+    assert (without.score, without.is_undecided) == (0.0, True)
+    asked: list[str] = []
+
+    def judge(prompt: str) -> str:
+        asked.append(prompt)
+        return "blue"
+
+    (judged,) = next(ask(nano, task.ways["vl2"], task.items(Where()), batch_size=1, judge=judge))
+    assert asked == ["What? True"]
+    assert (judged.score, judged.is_undecided, judged.read) == (1.0, False, "blue (judge)")
+
+
+def test_a_task_with_more_tiles_cuts_finer_and_a_given_number_wins(nano: VLM) -> None:
+    from vl2.eval.run import prepared
+
+    way = replace(TASK.ways["vl2"], max_tiles=18)
+    assert len(prepared(nano, way, 4).processor.canvases) > len(nano.processor.canvases)
+    chosen = VLM(nano.model, nano.processor.with_tiling("paper", 4), folder=nano.folder)
+    assert prepared(chosen, way, 4).processor.max_tiles == 4
+    assert prepared(nano, way, 4).limits.max_rows == 4
+
+
+def test_progress_tells_the_time_left_from_the_items_of_this_call() -> None:
+    now = [0.0]
+    progress = Progress("task", total=30, done_before=10, quiet=True, clock=lambda: now[0])
+    now[0] = 20.0
+    progress.step([1.0] * 5 + [0.0] * 5)
+    assert progress.line(20.0) == "task: 20 of 30, score 50.0, 20 s left"
+    assert [duration(s) for s in (0.4, 60, 100, 7000)] == ["0 s", "60 s", "2 min", "1.9 h"]
