@@ -46,7 +46,7 @@ $(VENV)/core.stamp: pyproject.toml | $(VENV)/python.stamp
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/python.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,data,hf]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,data,hf,train]'
 	@touch $@ $(VENV)/core.stamp
 
 # The tokenizers of the released sizes. Where they cannot be had, the tests that compare with them are skipped.

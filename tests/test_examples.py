@@ -30,7 +30,7 @@ def examples(language: str) -> list[pytest.param]:
 @pytest.fixture(autouse=True)
 def in_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run where the repository's paths hold, but where nothing in it can be overwritten."""
-    for name in ("examples", "tests"):
+    for name in ("examples", "recipes", "tests"):
         os.symlink(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
 

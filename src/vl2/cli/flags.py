@@ -66,6 +66,8 @@ class ModelFlags(CheckpointFlags):
     """auto, cpu, cuda, cuda:N or mps"""
     dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"
     """auto, float32, bfloat16 or float16"""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """LoRA adapter in PEFT's format, as `vl2 finetune` writes it"""
     max_context: OptionalInt = None
     """tokens of prompt and answer; the checkpoint's own by default"""
     prefill_chunk: OptionalInt = None
@@ -92,6 +94,7 @@ class ModelFlags(CheckpointFlags):
                 BUILT_IN if self.model == BUILT_IN else folder,
                 device=self.device,
                 dtype=self.dtype,
+                adapter=self.adapter,
                 tiling=self.tiling_rule(),
                 max_tiles=self.max_tiles,
                 progress=progress,

@@ -12,7 +12,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol, Union
 
 import tyro
@@ -21,8 +21,11 @@ from vl2.cli.ask import Ask
 from vl2.cli.chat import Chat
 from vl2.cli.data import DATA_COMMANDS, Data
 from vl2.cli.describe import Describe
+from vl2.cli.eval import EVAL_COMMANDS, Eval
+from vl2.cli.finetune import Finetune
 from vl2.cli.inspect import Inspect
 from vl2.cli.locate import Locate
+from vl2.cli.train import TRAIN_COMMANDS, Train
 from vl2.errors import UserError
 
 
@@ -39,9 +42,18 @@ COMMANDS: dict[str, type[Command]] = {
     "locate": Locate,
     "inspect": Inspect,
     "data": Data,
+    "eval": Eval,
+    "train": Train,
+    "finetune": Finetune,
 }
 # The commands of a group, named by two words.
-GROUPS: dict[str, Mapping[str, type[Command]]] = {"data": DATA_COMMANDS}
+GROUPS: dict[str, Mapping[str, type[Command]]] = {
+    "data": DATA_COMMANDS,
+    "eval": EVAL_COMMANDS,
+    "train": TRAIN_COMMANDS,
+}
+# Commands whose options depend on a file that the line names, and which therefore read the line themselves.
+READERS: Mapping[str, Callable[[Sequence[str]], Command]] = {"train": Train.read}
 
 DESCRIPTION = """DeepSeek-VL2: ask about images, documents and screens, and locate things in them.
 
@@ -104,6 +116,8 @@ def _cli(arguments: list[str]) -> Command:
         # With the whole docstring: by itself the parser drops the examples.
         prog, description = " ".join(("vl2", *words)), inspect.getdoc(kind)
         rest = arguments[len(words) :] or (["--help"] if words[0] in GROUPS and len(words) == 1 else [])
+        if len(words) == 1 and words[0] in READERS:
+            return READERS[words[0]](rest)
         return tyro.cli(kind, prog=prog, description=description, args=rest, config=config)
     every: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
     chosen: Command = tyro.cli(every, prog="vl2", description=DESCRIPTION, args=arguments, config=config)
@@ -137,7 +151,7 @@ def usage_error(boxed: str, arguments: Sequence[str]) -> str:
         unknown = fault.partition(":")[2].strip().split(", ")
         name = next((word for word in unknown if word.startswith("-")), unknown[0])
         lines = [line.strip() for block in others for line in block]
-        known = [word for line in lines if line.startswith("-") for word in re.findall(r"--[\w-]+", line)]
+        known = [word for line in lines if line.startswith("-") for word in re.findall(r"--[\w.-]+", line)]
         near = difflib.get_close_matches(name, known if name.startswith("-") else commands, n=1)
         what = "option" if name.startswith("-") else "argument" if words and not is_group else "command"
         fault = f"unknown {what} {name}" + (f" (did you mean {near[0]}?)" if near else "")

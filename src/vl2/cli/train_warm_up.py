@@ -1,0 +1,42 @@
+"""`vl2 train warm-up`: give an encoder of random weights a start, by recognition of drawn tiles."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from vl2.cli.flags import OutputFlags, print_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWarmUp:
+    """Train an encoder to recognise letters, emoji and shapes, patch by patch, before a model is built on it.
+
+    Only for encoders that start from random weights: the released sizes start from SigLIP.
+
+    Examples:
+      vl2 train warm-up recipes/nano/warm-up.toml
+      torchrun --nproc-per-node 2 --no-python vl2 train warm-up recipes/nano/warm-up.toml --resume
+    """
+
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
+    """a TOML file"""
+    resume: bool = False
+    """go on from the newest checkpoint in the run folder"""
+    output: OutputFlags = field(default_factory=OutputFlags)
+
+    def run(self) -> None:
+        from vl2.train.warm_up.run import read_warm_up, warm_up
+
+        out = warm_up(
+            read_warm_up(self.file),
+            resume=self.resume,
+            say=(lambda _: None) if self.output.quiet else lambda text: print(text, file=sys.stderr, flush=True),
+        )
+        if self.output.json:
+            print_json({"export": str(out)})
+        elif not self.output.quiet:
+            print(f"vl2: the encoder is in {out}", file=sys.stderr)

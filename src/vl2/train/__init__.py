@@ -1,0 +1,1 @@
+"""Training: stages, one step, and the ranks that take it together."""

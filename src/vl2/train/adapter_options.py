@@ -1,0 +1,52 @@
+"""What a recipe says of an adapter. Importing this loads no PyTorch, see `recipe.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from vl2.errors import UserError
+from vl2.lora.spec import LoRASpec, Target
+
+Method = Literal["none", "lora", "qlora"]
+BaseKind = Literal["nf4", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterOptions:
+    """A low-rank adapter that is trained in place of the weights."""
+
+    method: Method = "none"
+    """none: the weights themselves are trained; qlora: the frozen weights are held in few bits"""
+    rank: int = 16
+    alpha: float = 32.0
+    """the adapter is scaled by alpha / rank"""
+    dropout: float = 0.0
+    rank_stabilised: bool = False
+    """scale by alpha / sqrt(rank)"""
+    targets: tuple[Target, ...] = ("attention", "mlp", "experts")
+    """attention, mlp, experts, projector, vision"""
+    base: BaseKind = "nf4"
+    """how qlora holds the weights"""
+    start: str = ""
+    """folder of an adapter to go on from; rank, alpha and targets are then its own"""
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise UserError(f"adapter.method must be one of {', '.join(get_args(Method))}, got {self.method!r}")
+        if self.base not in get_args(BaseKind):
+            raise UserError(f"adapter.base must be one of {', '.join(get_args(BaseKind))}, got {self.base!r}")
+        self.spec()
+
+    @property
+    def is_used(self) -> bool:
+        return self.method != "none"
+
+    def spec(self) -> LoRASpec:
+        return LoRASpec(
+            rank=self.rank,
+            alpha=self.alpha,
+            dropout=self.dropout,
+            is_rank_stabilised=self.rank_stabilised,
+            targets=self.targets,
+        )

@@ -1,0 +1,238 @@
+"""Checkpoints of a run: all that it needs to go on as if it had never stopped.
+
+A checkpoint is a folder `checkpoints/step-N`. It is written under another name by a thread, while training goes on with
+the copy made at the step, and gets its name when every file of every rank has reached the disk. So a folder of that
+name is whole, whatever was killed when. Ranks tell the first one by files that they are done, not by messages, which
+a thread must not send; they need a folder that all of them see.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vl2.errors import UserError
+from vl2.train.ranks import ONE, Ranks
+from vl2.train.tensor_files import (
+    BlockOf,
+    Snapshot,
+    TensorReader,
+    fill,
+    sync,
+    take_snapshot,
+    whole_block,
+    write_json,
+    write_tensors,
+)
+
+FOLDER, STATE, RECIPE = "checkpoints", "state.json", "recipe.toml"
+_FORMAT = 1
+_NAME = re.compile(r"step-(\d{8,})")
+_WAIT_S, _MOST_WAIT_S = 0.05, 1800.0  # of the first rank for the files of the others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Which checkpoints stay when a newer one is whole."""
+
+    newest: int = 3
+    every_steps: int | None = None  # those of multiples of this stay for ever
+
+    def removes(self, steps: list[int]) -> list[int]:
+        old = sorted(steps)[: -self.newest]
+        return [step for step in old if not (self.every_steps and step % self.every_steps == 0)]
+
+
+class Checkpoints:
+    """Writes the checkpoints of a run, and finds them."""
+
+    def __init__(
+        self, run_folder: Path, *, keep: Keep | None = None, ranks: Ranks = ONE, block_of: BlockOf = whole_block
+    ) -> None:
+        self.folder = run_folder / FOLDER
+        self._keep = keep or Keep()
+        self._ranks = ranks
+        self._block_of = block_of
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="vl2-checkpoint")
+        self._writing: Future[None] | None = None
+        self._step = 0
+
+    def save(self, step: int, state: Mapping[str, Any], recipe: str) -> None:
+        """Copy the state and start to write it. All ranks call it. Waits while the one before is still being written.
+
+        UserError if the one before could not be written; so say `check` and `wait`.
+        """
+        self.wait()
+        snapshot = take_snapshot({**state, "random": random_state()}, self._block_of, is_first=self._ranks.is_first)
+        self._step = step
+        partial = self.folder / f".step-{step:08d}.partial"
+        try:
+            if self._ranks.is_first:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+        except OSError as error:
+            raise self._failed(error) from None
+        self._ranks.barrier()
+        self._writing = self._writer.submit(self._write, step, snapshot, recipe, partial)
+
+    def check(self) -> None:
+        """UserError if the last write failed. Does not wait."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more."""
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        try:
+            writing.result()
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def close(self) -> None:
+        """End the writer; what is being written is finished first."""
+        self._writer.shutdown(wait=True)
+
+    def newest(self) -> Path | None:
+        """Return the newest whole checkpoint."""
+        return newest_checkpoint(self.folder.parent)
+
+    def load(self, folder: Path, into: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill the tensors of a state in place, from any number of ranks, and return it with its plain values.
+
+        The random state is set as well.
+        """
+        values = read_state(folder)["values"]
+        template = {**into, "random": random_state()}
+        reader = TensorReader(folder)
+        loaded: dict[str, Any] = fill(template, values, reader, self._block_of)
+        surplus = [path for path in reader.unread() if not path.startswith("random/")]
+        if surplus:
+            raise UserError(f"{folder} holds {surplus[0]}, which this run has no place for: is the recipe another one?")
+        set_random_state(loaded.pop("random"))
+        return loaded
+
+    def remove_partial(self) -> None:
+        """Remove what a killed run has left half-written."""
+        for path in self.folder.glob(".step-*.partial"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _write(self, step: int, snapshot: Snapshot, recipe: str, partial: Path) -> None:
+        try:
+            write_tensors(snapshot, partial, self._ranks.rank)
+            if not self._ranks.is_first:
+                return
+            tables = [partial / f"rank-{rank:05d}.json" for rank in range(self._ranks.size)]
+            _wait_for(lambda: all(table.exists() for table in tables))
+            (partial / RECIPE).write_text(recipe, encoding="utf-8")
+            sync(partial / RECIPE)
+            about = {"format": _FORMAT, "step": step, "num_ranks": self._ranks.size, "values": snapshot.values}
+            write_json(about, partial / STATE)
+            sync(partial)
+            final = self.folder / f"step-{step:08d}"
+            _remove(final)
+            partial.rename(final)
+            sync(self.folder)
+        except BaseException:
+            if self._ranks.is_first:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        for old in self._keep.removes(checkpoint_steps(self.folder.parent)):
+            _remove(self.folder / f"step-{old:08d}")
+
+    def _failed(self, error: OSError) -> UserError:
+        last = self.newest()
+        remains = f"the last whole one is {last}" if last is not None else "there is no whole one"
+        return UserError(
+            f"cannot write the checkpoint of step {self._step} in {self.folder}: {error.strerror or error}; {remains}"
+        )
+
+
+def checkpoint_steps(run_folder: Path) -> list[int]:
+    """Return the steps of the whole checkpoints of a run, in order."""
+    folder = run_folder / FOLDER
+    if not folder.is_dir():
+        return []
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted(int(match[1]) for match, path in found if match is not None and _is_whole(path))
+
+
+def newest_checkpoint(run_folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run."""
+    steps = checkpoint_steps(run_folder)
+    return run_folder / FOLDER / f"step-{steps[-1]:08d}" if steps else None
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that a path names: a checkpoint itself, or the newest of a run folder."""
+    if (path / STATE).is_file():
+        return path
+    newest = newest_checkpoint(path)
+    if newest is None:
+        raise UserError(f"there is no checkpoint in {path}")
+    return newest
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the plain values of a checkpoint: step, number of ranks and the values of its state."""
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        if state["format"] != _FORMAT:
+            raise UserError(f"{folder} has format {state['format']}, this program reads {_FORMAT}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is not a checkpoint: {error}") from None
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of Python's and PyTorch's generators."""
+    version, numbers, gauss = random.getstate()
+    state: dict[str, Any] = {"python": [version, list(numbers), gauss], "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all files are there in full; a disk that lost power may have kept a name without its content."""
+    try:
+        for rank in range(read_state(folder)["num_ranks"]):
+            table = json.loads((folder / f"rank-{rank:05d}.json").read_text(encoding="utf-8"))
+            if (folder / f"rank-{rank:05d}.safetensors").stat().st_size != table["bytes"]:
+                return False
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint so that what is left of it at any moment is not taken for one."""
+    (folder / STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(is_done: Callable[[], bool]) -> None:
+    until = time.monotonic() + _MOST_WAIT_S
+    while not is_done():
+        if time.monotonic() > until:
+            raise OSError(None, "the other ranks have not written their parts")
+        time.sleep(_WAIT_S)

@@ -1,0 +1,300 @@
+"""What a recipe would do, without doing it: what is trained, how long, in how much memory and time.
+
+Everything is counted on the meta device or by formula, so the largest size is planned on any machine. The data are read
+if they are there; where they are not, sequences are taken to be full, with the most tiles that a pack may have.
+
+Bytes of activations are those that one pack keeps for its backward pass; packs run one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO, get_args
+
+import torch
+
+from vl2.config import PRESETS, ModelConfig, preset
+from vl2.data.plan import Plan
+from vl2.errors import UserError
+from vl2.model import VL2
+from vl2.train.flops import ForwardCost, measure_rate, step_flops
+from vl2.train.loss import CHUNK
+from vl2.train.parts import freeze, part_of
+from vl2.train.prepare import find_model, make_plan, model_config, num_steps, open_stores, plan_options
+from vl2.train.progress import format_time
+from vl2.train.ranks import ONE
+from vl2.train.recipe import ModelOptions, Recipe
+from vl2.train.stage import Part, Stage
+
+ASSUMED_MFU = 0.4  # part of the rate of a plain matrix product that training reaches
+_SAMPLES = 16  # steps that the mean of tokens and tiles is taken over
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSize:
+    """Parameters of one part of the model."""
+
+    trained: int
+    frozen: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on one rank."""
+
+    weights: int
+    gradients: int
+    optimizer: int  # masters where they are not the weights themselves, and moments
+    activations: int
+    logits: int  # of a chunk, with their gradients
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """What a recipe comes to."""
+
+    stage: str
+    model: str
+    parts: dict[str, PartSize]
+    num_steps: int
+    batch_size: int
+    tokens_per_step: float
+    tiles_per_step: float
+    is_measured: bool  # on the recipe's data; else assumed
+    note: str  # why the data could not be read
+    memory: Memory
+    flops_per_step: float
+    rate: float  # operations per second of one device
+    seconds: float  # on one device
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
+
+
+def plan_run(recipe: Recipe, *, rate: float | None = None) -> PlannedRun:
+    """Plan a run. `rate` is that of one device, in operations per second; None measures this machine's."""
+    config = _shape(recipe.model)
+    with torch.device("meta"):
+        model = VL2(config)
+    freeze(model, recipe.stage)
+    plan, note = _try_plan(recipe)
+    tokens, tiles, lengths, trained = _step_contents(recipe, config, plan)
+    flops = step_flops(
+        ForwardCost.of(config), recipe.stage.frozen, lengths=lengths, num_trained=trained, num_tiles=round(tiles)
+    )
+    dtype = torch.float32 if recipe.engine.compute == "float32" else torch.bfloat16
+    rate = rate or measure_rate(_device(recipe), dtype)
+    steps = num_steps(recipe.stage, plan)
+    return PlannedRun(
+        stage=recipe.stage.name,
+        model=recipe.model.name,
+        parts=part_sizes(model),
+        num_steps=steps,
+        batch_size=recipe.stage.batch_size,
+        tokens_per_step=tokens,
+        tiles_per_step=tiles,
+        is_measured=plan is not None,
+        note=note,
+        memory=expected_memory(model, recipe, most_tiles=_most_tiles(recipe, config, plan)),
+        flops_per_step=flops,
+        rate=rate,
+        seconds=steps * flops / (rate * ASSUMED_MFU),
+    )
+
+
+def _is_here(options: ModelOptions) -> bool:
+    """Whether a model can be looked at without a download."""
+    return options.name in PRESETS or Path(options.name).is_dir()
+
+
+def _shape(options: ModelOptions) -> ModelConfig:
+    if _is_here(options):
+        return model_config(options)
+    if not options.preset:
+        raise UserError(f"the model {options.name} is not here: --model.preset says which size to plan for")
+    return preset(options.preset)
+
+
+def part_sizes(model: VL2) -> dict[str, PartSize]:
+    """Count the parameters of every part; `freeze` has been called."""
+    sizes = {part: [0, 0] for part in get_args(Part)}
+    for name, parameter in model.named_parameters():
+        sizes[part_of(name)][0 if parameter.requires_grad else 1] += parameter.numel()
+    return {part: PartSize(trained=trained, frozen=frozen) for part, (trained, frozen) in sizes.items()}
+
+
+def expected_memory(model: VL2, recipe: Recipe, *, most_tiles: int) -> Memory:
+    """Return the bytes that training takes on one rank that holds the whole model."""
+    stage, width = recipe.stage, _BYTES[recipe.engine.compute]
+    # Routers are float32 in any case, and too small to count.
+    weights = sum(p.numel() for p in model.parameters()) * width
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    kept = 2 if stage.is_bfloat16_optimizer else 4  # bytes of a master, and of each moment
+    masters = 0 if kept == width else kept * trained
+    config = model.config
+    return Memory(
+        weights=weights,
+        gradients=4 * trained,
+        optimizer=masters + 2 * kept * trained,
+        activations=activation_bytes(
+            config,
+            stage,
+            num_tokens=stage.seq_len,
+            num_tiles=most_tiles,
+            value_bytes=width,
+            is_checkpointed=recipe.engine.activation_checkpointing,
+        ),
+        logits=2 * 4 * min(CHUNK, stage.seq_len) * config.language_config.vocab_size,
+    )
+
+
+def activation_bytes(
+    config: ModelConfig, stage: Stage, *, num_tokens: int, num_tiles: int, value_bytes: int, is_checkpointed: bool
+) -> int:
+    """Return what one pack keeps for its backward pass. With checkpointing, inputs of all blocks and the inside of one.
+
+    An estimate: the inputs of every matrix product and of what stands between them, counted once.
+    """
+    language, vision, projector = config.language_config, config.vision_config, config.projector_config
+    width, heads = language.hidden_size, language.num_attention_heads
+    if language.use_mla:
+        query = heads * (language.qk_nope_head_dim + language.qk_rope_head_dim)
+        latent = (language.kv_lora_rank or 0) + language.qk_rope_head_dim
+        values = heads * language.v_head_dim
+        attention = 2 * query + 2 * latent + heads * language.qk_nope_head_dim + query + 3 * values
+    else:
+        attention = 6 * width
+    dense = 4 * language.intermediate_size
+    routed = (language.num_experts_per_tok or 0) * (3 * width + 4 * language.moe_intermediate_size)
+    shared = 4 * (language.n_shared_experts or 0) * language.moe_intermediate_size
+    layers = [
+        6 * width + attention + (routed + shared if language.is_moe_layer(i) else dense)
+        for i in range(language.num_hidden_layers)
+    ]
+    block = 12 * vision.width + 2 * vision.mlp_width
+    patches = num_tiles * vision.patches_per_side**2
+    runs_back_vision = "vision" not in stage.frozen
+    is_any_trained = runs_back_vision or "projector" not in stage.frozen or "language" not in stage.frozen
+    adaptor = (
+        num_tiles
+        * config.tokens_per_side**2
+        * (projector.input_dim * projector.downsample_ratio**2 + 3 * projector.n_embed)
+    )
+    if is_checkpointed:
+        encoder = patches * (vision.layers * vision.width + block)
+        decoder = num_tokens * (len(layers) * width + max(layers))
+    else:
+        encoder = patches * vision.layers * block
+        decoder = num_tokens * sum(layers)
+    values_kept = encoder * runs_back_vision + (adaptor + decoder) * is_any_trained
+    return value_bytes * values_kept
+
+
+def print_plan(planned: PlannedRun, file: TextIO) -> None:
+    """Print what a run would be as tables."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=file, highlight=False, width=None if file.isatty() else 100)
+    console.print(f"stage {planned.stage} of {planned.model}", markup=False)
+    parts = Table("part", "trained", "frozen", box=SIMPLE_HEAD)
+    for name, size in planned.parts.items():
+        parts.add_row(name, f"{size.trained:,}", f"{size.frozen:,}")
+    everything = planned.parts.values()
+    parts.add_row(
+        "all", f"{sum(s.trained for s in everything):,}", f"{sum(s.frozen for s in everything):,}", style="bold"
+    )
+    length = Table("length", "", box=SIMPLE_HEAD)
+    length.add_row("steps", f"{planned.num_steps:,}")
+    length.add_row("sequences per step", f"{planned.batch_size:,}")
+    length.add_row("tokens per step", f"{planned.tokens_per_step:,.0f}")
+    length.add_row("tiles per step", f"{planned.tiles_per_step:,.0f}")
+    length.add_row("tokens in all", _count(planned.tokens_per_step * planned.num_steps))
+    memory = Table("memory of one whole model", "", box=SIMPLE_HEAD)
+    for name, num_bytes in asdict(planned.memory).items():
+        memory.add_row(name, _bytes(num_bytes))
+    memory.add_row("all", _bytes(planned.memory.total), style="bold")
+    work = Table("time", "", box=SIMPLE_HEAD)
+    work.add_row("operations per step", _count(planned.flops_per_step))
+    work.add_row("rate of a device", f"{_count(planned.rate)} per second")
+    work.add_row(f"one device at {ASSUMED_MFU:.0%} of it", format_time(planned.seconds), style="bold")
+    for table in (parts, length, memory, work):
+        for column in table.columns[1:]:
+            column.justify = "right"
+        console.print(table)
+    if not planned.is_measured:
+        console.print(f"Tokens and tiles are the most there can be: {planned.note}.", markup=False)
+
+
+def _try_plan(recipe: Recipe) -> tuple[Plan | None, str]:
+    """Return the plan of the recipe's data, or why there is none here."""
+    if not _is_here(recipe.model):
+        return None, f"the tokenizer of {recipe.model.name} is not here"
+    try:
+        processor = find_model(recipe.model).processor()
+        stores = open_stores(recipe)
+        return make_plan(recipe, stores, processor, folder=None, ranks=ONE, say=lambda text: None), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _step_contents(recipe: Recipe, config: ModelConfig, plan: Plan | None) -> tuple[float, float, list[float], int]:
+    """Return the mean tokens and tiles of a step, the lengths of its documents, and its trained tokens."""
+    stage = recipe.stage
+    if plan is None:
+        most_tiles = stage.batch_size * _most_tiles(recipe, config, None)
+        visual = most_tiles * config.tokens_per_side**2
+        places = stage.batch_size * stage.seq_len
+        return float(places), float(most_tiles), [float(stage.seq_len)] * stage.batch_size, max(0, places - visual)
+    packs = [pack for _, step in zip(range(_SAMPLES), plan.steps(), strict=False) for pack in step.packs]
+    share = stage.batch_size / len(packs)
+    lengths = [float(entry.num_tokens) for pack in packs for entry in pack.entries]
+    tiles = sum(pack.num_tiles for pack in packs) * share
+    tokens = sum(lengths) * share
+    # A step's worth of documents, spread evenly over those that were looked at.
+    chosen = lengths[:: max(1, round(1 / share))]
+    trained = sum(
+        weight * float(source.num_trained.sum()) / float(source.num_tokens.sum())
+        for source, weight in zip(plan.sources, plan.shares, strict=True)
+    )
+    return tokens, tiles, _scaled(chosen, tokens), round(tokens * trained)
+
+
+def _scaled(lengths: Iterable[float], total: float) -> list[float]:
+    lengths = list(lengths)
+    factor = total / sum(lengths)
+    return [length * factor for length in lengths]
+
+
+def _most_tiles(recipe: Recipe, config: ModelConfig, plan: Plan | None) -> int:
+    """Return the most tiles of a pack: of those planned first, or of what a pack may hold."""
+    if plan is not None:
+        return max((pack.num_tiles for pack in plan.window(0)), default=0)
+    # A sequence has no room for more visual tokens than places.
+    return min(plan_options(recipe).packing.max_tiles, recipe.stage.seq_len // config.tokens_per_side**2)
+
+
+def _device(recipe: Recipe) -> torch.device:
+    name = recipe.engine.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _count(value: float) -> str:
+    for size, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:,.2f} {name}"
+    return f"{value:,.0f}"

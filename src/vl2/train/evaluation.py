@@ -1,0 +1,102 @@
+"""Evaluations during training: what one is, and the first one, held-out records answered greedily.
+
+Scores are exact match of the whole answer, and for answers with boxes the share of the wanted boxes that the model
+names with the same label and an intersection over union of at least 0.5. They watch a run; the benchmarks that are
+reported are those of `vl2.eval`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from vl2.data.index import RecordStore
+from vl2.data.record import Record
+from vl2.data.store import open_random
+from vl2.errors import UserError
+from vl2.infer.generate import Limits, generate
+from vl2.infer.sampling import GenerateOptions
+from vl2.model import VL2
+from vl2.process.grounding import Box999, LabelledBoxes, parse_tolerant
+from vl2.process.processor import Processor
+from vl2.train.recipe import EvaluationTask
+
+LEAST_OVERLAP = 0.5
+
+
+class Evaluation(Protocol):
+    """Called on the first rank with the model in evaluation mode; it must change neither weights nor random states."""
+
+    def __call__(self, model: VL2, processor: Processor, step: int) -> Mapping[str, float]: ...
+
+
+class HeldOut:
+    """Answers the last turn of records that training does not see."""
+
+    def __init__(self, name: str, records: Sequence[Record], *, max_new_tokens: int = 128) -> None:
+        self.name = name
+        self._records = records
+        self._max_new_tokens = max_new_tokens
+
+    @classmethod
+    def open(cls, task: EvaluationTask) -> HeldOut:
+        """Read the records of a task. UserError where there are none, or one cannot be read."""
+        store: RecordStore = open_random(task.path)
+        records = [store[i] for i in range(min(task.num_records, len(store)))]
+        if not records:
+            raise UserError(f"the evaluation {task.name} has no records in {task.path}")
+        return cls(task.name, records, max_new_tokens=task.max_new_tokens)
+
+    def __call__(self, model: VL2, processor: Processor, step: int) -> dict[str, float]:
+        wanted = [answer_of(record) for record in self._records]
+        given = self.answers(model, processor)
+        matched = [one.strip() == other.strip() for one, other in zip(wanted, given, strict=True)]
+        scores = {f"{self.name}/exact_match": sum(matched) / len(matched)}
+        boxes = [(parse_tolerant(one), parse_tolerant(other)) for one, other in zip(wanted, given, strict=True)]
+        num_wanted = sum(len(entry.boxes) for wanted_boxes, _ in boxes for entry in wanted_boxes)
+        if num_wanted:
+            scores[f"{self.name}/box_accuracy"] = sum(num_found(*pair) for pair in boxes) / num_wanted
+        return scores
+
+    def answers(self, model: VL2, processor: Processor) -> list[str]:
+        """Return the answers, a window of rows at a time so that few images are in memory together."""
+        limits = Limits(max_context=model.config.language_config.max_position_embeddings)
+        options = GenerateOptions(max_new_tokens=self._max_new_tokens)
+        answers: list[str] = []
+        for start in range(0, len(self._records), limits.max_rows):
+            samples = [
+                processor.encode(record.to_messages([image.data for image in record.images])[:-1], name=record.id)
+                for record in self._records[start : start + limits.max_rows]
+            ]
+            pieces: list[list[str]] = [[] for _ in samples]
+            for event in generate(model, processor.tokenizer, samples, [options] * len(samples), limits=limits):
+                pieces[event.request].append(event.piece)
+            answers += ["".join(piece) for piece in pieces]
+        return answers
+
+
+def answer_of(record: Record) -> str:
+    """Return the last message as the model was trained to write it."""
+    return "".join(record.with_boxes(part.text) for part in record.messages[-1].parts if part.text is not None)
+
+
+def num_found(wanted: Sequence[LabelledBoxes], given: Sequence[LabelledBoxes]) -> int:
+    """Count the wanted boxes that are named; a box that was given counts for one wanted box only."""
+    free = [(entry.label, box) for entry in given for box in entry.boxes]
+    count = 0
+    for entry in wanted:
+        for box in entry.boxes:
+            fitting = [one for one in free if one[0] == entry.label and overlap(box, one[1]) >= LEAST_OVERLAP]
+            if fitting:
+                free.remove(max(fitting, key=lambda one: overlap(box, one[1])))
+                count += 1
+    return count
+
+
+def overlap(one: Box999, other: Box999) -> float:
+    """Return intersection over union; 0 where neither box has an area."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(width, 0) * max(height, 0)
+    union = sum(max(b[2] - b[0], 0) * max(b[3] - b[1], 0) for b in (one, other)) - shared
+    return shared / union if union > 0 else 0.0

@@ -1,0 +1,128 @@
+"""What a person chooses of a fine-tuning, and the recipe that follows from it and from the data.
+
+A batch is counted in records, as people think of it. The run packs them: its sequences are as long as a batch is on
+average, or as the longest record, and a step takes as many as make up the batch. Importing this loads no PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vl2.errors import UserError
+from vl2.train.adapter_options import AdapterOptions
+from vl2.train.recipe import (
+    DataOptions,
+    EngineOptions,
+    GroupOptions,
+    ModelOptions,
+    Recipe,
+    RunOptions,
+    SourceOptions,
+)
+from vl2.train.stage import Part, Stage
+
+if TYPE_CHECKING:
+    from vl2.train.finetune.own_data import OwnData
+
+Compute = Literal["auto", "float32", "bfloat16"]
+
+# The paper fine-tunes all weights at 1.4e-5 to 3e-5. An adapter takes ten times that: it starts from nothing.
+FULL_RATE, ADAPTER_RATE = 2e-5, 2e-4
+VISION_RATE = 0.1  # of the encoder, as in the paper
+# Balance is the pretraining's work: an adapter does not move the router, and a small set of data is uneven by itself.
+FULL_BALANCE_WEIGHT = 0.001
+WARMUP_PART = 0.03
+DATA_NAME = "own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningOptions:
+    """What is trained on what, how long and how fast."""
+
+    model: str
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)  # its method "none" trains the weights themselves
+    frozen: tuple[Part, ...] = ()
+    rates: Mapping[Part, float] = field(default_factory=dict)  # multiples of the learning rate
+    learning_rate: float | None = None
+    epochs: float = 3.0
+    steps: int | None = None  # instead of epochs
+    batch_size: int = 16  # records per step, on average
+    seq_len: int | None = None
+    mask_prompt: bool = True
+    device: str = "auto"
+    compute: Compute = "auto"  # bfloat16 on a GPU, float32 elsewhere
+    activation_checkpointing: bool = False
+    save_every: int = 200
+    minutes: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0 or self.batch_size < 1 or (self.steps is not None and self.steps < 1):
+            raise UserError("epochs, steps and batch-size must be above 0")
+        if self.seq_len is not None and self.seq_len < 1:
+            raise UserError(f"seq-len must be at least 1, got {self.seq_len}")
+
+    def recipe(self, data: OwnData, run_folder: Path, data_path: Path, *, context: int, is_random: bool) -> Recipe:
+        """Return the run: one epoch goes through every record once, in tokens."""
+        records_per_step = min(self.batch_size, data.num_train)
+        step_tokens = records_per_step * data.mean_tokens
+        seq_len = self.seq_len or min(context, max(data.most_tokens, math.ceil(step_tokens)))
+        if seq_len < data.most_tokens or seq_len > context:
+            raise UserError(
+                f"seq-len must be in {data.most_tokens}..{context} (longest record, context), got {seq_len}"
+            )
+        num_steps = self.steps or max(1, math.ceil(self.epochs * data.num_train / records_per_step))
+        return Recipe(
+            model=ModelOptions(name=self.model, init="random" if is_random else "weights"),
+            stage=self._stage(seq_len, max(1, round(step_tokens / seq_len)), num_steps, data.most_tiles),
+            run=RunOptions(
+                folder=str(run_folder),
+                save_every_steps=self.save_every,
+                keep=1,
+                minutes=self.minutes,
+                log_every_steps=10,
+            ),
+            data=DataOptions(
+                sources=(SourceOptions(name=DATA_NAME, path=str(data_path)),),
+                groups=(GroupOptions(share=1.0, categories={name: float(n) for name, n in data.tokens.items()}),),
+                window_packs=max(1, math.ceil(sum(data.tokens.values()) / seq_len)),
+            ),
+            engine=EngineOptions(
+                device=self.device,
+                compute=self._compute(),
+                activation_checkpointing=self.activation_checkpointing,
+            ),
+            adapter=self.adapter,
+            seed=self.seed,
+        )
+
+    def _stage(self, seq_len: int, batch_size: int, num_steps: int, most_tiles: int) -> Stage:
+        is_adapter = self.adapter.is_used
+        return Stage(
+            name="own",
+            learning_rate=self.learning_rate or (ADAPTER_RATE if is_adapter else FULL_RATE),
+            rate_multipliers=self.rates,
+            frozen=self.frozen,
+            schedule="cosine",
+            warmup_steps=min(round(WARMUP_PART * num_steps) + 1, num_steps - 1),
+            weight_decay=0.0 if is_adapter else 0.1,
+            balance_loss_weight=0.0 if is_adapter or "language" in self.frozen else FULL_BALANCE_WEIGHT,
+            expert_bias_step=0.0,
+            num_steps=num_steps,
+            batch_size=batch_size,
+            seq_len=seq_len,
+            is_packed=True,
+            mask_prompt=self.mask_prompt,
+            max_tiles_per_pack=max(most_tiles, 16),
+        )
+
+    def _compute(self) -> Literal["float32", "bfloat16"]:
+        if self.compute != "auto":
+            return self.compute
+        from vl2.infer.vlm import choose_device
+
+        return "bfloat16" if choose_device(self.device).type == "cuda" else "float32"

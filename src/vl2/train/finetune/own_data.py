@@ -1,0 +1,167 @@
+"""A person's data made ready: every record checked, some held out, the rest written where the run reads them.
+
+The data is gone through once to look and once or twice to write, so that it need not fit in memory. The run has its
+own copy: what it trains on cannot change under it, and a resumed run finds the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vl2.data.count import count_tokens
+from vl2.data.own_data import read_own
+from vl2.data.record import Record
+from vl2.data.store import Problem, write_records
+from vl2.data.validate import Checked, validate
+from vl2.errors import UserError
+from vl2.process.grounding import DET, END_DET, END_REF, REF, parse_strict
+from vl2.process.processor import Processor
+
+FOLDER, TRAIN, HELD_OUT, ABOUT = "data", "train.tar", "held-out.tar", "about.json"
+HELD_OUT_PART, MOST_HELD_OUT = 0.1, 64
+# Four numbers in brackets in an answer without tags: boxes that the model will not read as boxes.
+_BARE_BOX = re.compile(r"[\[(]\s*\d+(?:\.\d+)?(?:\s*,\s*\d+(?:\.\d+)?){3}\s*[\])]")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnData:
+    """The data of a run, as it was written."""
+
+    num_train: int
+    num_held_out: int
+    num_bad: int
+    num_bare_boxes: int  # answers that hold numbers like a box, without the tags
+    most_tokens: int  # of one record
+    most_tiles: int
+    tokens: Mapping[str, int]  # of the records to train on, by category
+
+    @property
+    def mean_tokens(self) -> float:
+        return sum(self.tokens.values()) / self.num_train
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What is kept of a good record between the passes."""
+
+    group: bytes  # the same for records that show the same first image
+    category: str
+    num_tokens: int
+    num_tiles: int
+    has_bare_box: bool
+
+
+def prepare(
+    location: str, folder: Path, processor: Processor, *, max_tokens: int, num_held_out: int | None, seed: int, say: Say
+) -> OwnData:
+    """Check the data at a location, split it and write it into the run's folder; what is there already is used again.
+
+    `num_held_out` None is a tenth, at most 64. Records of one image are held out together. Every bad record is said in
+    one line. UserError if nothing is left to train on.
+    """
+    own = folder / FOLDER
+    if (own / ABOUT).is_file():
+        return OwnData(**json.loads((own / ABOUT).read_text(encoding="utf-8")))
+    bad: Counter[str] = Counter()
+    seen = [_look(record, processor) for record in _good(location, processor, max_tokens, bad, say)]
+    num_bad = sum(bad.values())
+    if not seen:
+        raise UserError(f"nothing in {location} can be trained on: {num_bad} records are bad")
+    held_out = _choose(seen, num_held_out, seed)
+    train = [one for number, one in enumerate(seen) if number not in held_out]
+    tokens: Counter[str] = Counter()
+    for one in train:
+        tokens[one.category] += one.num_tokens
+    data = OwnData(
+        num_train=len(train),
+        num_held_out=len(held_out),
+        num_bad=num_bad,
+        num_bare_boxes=sum(one.has_bare_box for one in seen),
+        most_tokens=max(one.num_tokens for one in seen),
+        most_tiles=max(one.num_tiles for one in seen),
+        tokens=dict(sorted(tokens.items())),
+    )
+    _write(location, own, processor, max_tokens, held_out, data)
+    return data
+
+
+def _write(location: str, own: Path, processor: Processor, max_tokens: int, held_out: set[int], data: OwnData) -> None:
+    def records(is_held_out: bool) -> Iterator[Record]:
+        again = _good(location, processor, max_tokens, Counter(), lambda text: None)
+        return (record for number, record in enumerate(again) if (number in held_out) == is_held_out)
+
+    try:
+        shutil.rmtree(own, ignore_errors=True)  # without the last file it is what a stopped run has left
+        own.mkdir(parents=True)
+        write_records(records(False), str(own / TRAIN))
+        if held_out:
+            write_records(records(True), str(own / HELD_OUT))
+        (own / ABOUT).write_text(json.dumps(asdict(data), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {own}: {error.strerror or error}") from None
+
+
+def _good(location: str, processor: Processor, max_tokens: int, bad: Counter[str], say: Say) -> Iterator[Record]:
+    """Yield the records that can be trained on, and say why of each that cannot."""
+    for checked in validate(read_own(location), processor=processor, max_tokens=max_tokens):
+        problems = list(_problems(checked))
+        if problems or checked.located is None:
+            bad[problems[0].kind] += 1
+            say(str(problems[0]))
+        else:
+            yield checked.located.record
+
+
+def _problems(checked: Checked) -> Iterator[Problem]:
+    """Yield what keeps a record out; one that is too long cannot be trained on, so here that is no warning."""
+    yield from checked.problems
+    if checked.located is None or checked.problems:
+        return
+    record = checked.located.record
+    for message in record.messages:
+        text = "".join(record.with_boxes(part.text or "") for part in message.parts)
+        if message.role == "assistant" and (DET in text or END_DET in text):
+            try:
+                parse_strict(text)
+            except UserError as error:
+                why = f"the boxes of an answer cannot be read: {error}"
+                yield Problem(place=checked.located.place, id=record.id, kind="encode", why=why)
+
+
+def _look(record: Record, processor: Processor) -> _Seen:
+    counts = count_tokens(record, processor)
+    first = record.images[0].data if record.images else record.id.encode()
+    answers = [part.text or "" for m in record.messages if m.role == "assistant" for part in m.parts]
+    return _Seen(
+        group=hashlib.sha256(first or b"").digest(),
+        category=record.category,
+        num_tokens=counts.total,
+        num_tiles=counts.tiles,
+        has_bare_box=any(_BARE_BOX.search(text) and REF not in text and END_REF not in text for text in answers),
+    )
+
+
+def _choose(seen: list[_Seen], wanted: int | None, seed: int) -> set[int]:
+    """Return the numbers of the held-out records: whole groups, in an order that depends on seed and image alone."""
+    if wanted is None:
+        wanted = min(MOST_HELD_OUT, int(len(seen) * HELD_OUT_PART))
+    groups: dict[bytes, list[int]] = {}
+    for number, one in enumerate(seen):
+        groups.setdefault(one.group, []).append(number)
+    order = sorted(groups, key=lambda group: hashlib.sha256(f"{seed}".encode() + group).digest())
+    chosen: set[int] = set()
+    for group in order:
+        if len(chosen) >= wanted:
+            break
+        if len(chosen) + len(groups[group]) < len(seen):  # something must be left to train on
+            chosen.update(groups[group])
+    return chosen

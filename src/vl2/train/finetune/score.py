@@ -1,0 +1,64 @@
+"""How well a model answers held-out records: the loss on their answers, exact match, and boxes found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from vl2.data.packed import pack_samples
+from vl2.data.record import Record
+from vl2.model import VL2
+from vl2.process.grounding import parse_tolerant
+from vl2.process.processor import Processor
+from vl2.train.evaluation import HeldOut, answer_of, num_found
+from vl2.train.loss import next_token_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """One model's scores on the held-out records, and its answers."""
+
+    loss: float  # mean over the tokens of the answers
+    exact_match: float
+    box_accuracy: float | None  # boxes found at an overlap of 0.5, over those wanted; None where none are wanted
+    answers: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Scores:
+        return cls(**{**values, "answers": tuple(values["answers"])})
+
+
+def score(model: VL2, processor: Processor, records: Sequence[Record], *, max_new_tokens: int) -> Scores:
+    """Answer the last turn of every record greedily, and compare."""
+    answers = HeldOut("held-out", records, max_new_tokens=max_new_tokens).answers(model, processor)
+    wanted = [answer_of(record) for record in records]
+    matched = [one.strip() == other.strip() for one, other in zip(wanted, answers, strict=True)]
+    boxes = [(parse_tolerant(one), parse_tolerant(other)) for one, other in zip(wanted, answers, strict=True)]
+    num_wanted = sum(len(entry.boxes) for entries, _ in boxes for entry in entries)
+    found = sum(num_found(*pair) for pair in boxes)
+    return Scores(
+        loss=answer_loss(model, processor, records),
+        exact_match=sum(matched) / len(matched),
+        box_accuracy=found / num_wanted if num_wanted else None,
+        answers=tuple(answer.strip() for answer in answers),
+    )
+
+
+@torch.no_grad()
+def answer_loss(model: VL2, processor: Processor, records: Sequence[Record]) -> float:
+    """Return the mean loss over the tokens that training would train, one record at a time."""
+    total, count = 0.0, 0
+    for record in records:
+        messages = record.to_messages([image.data for image in record.images])
+        sample = processor.encode(messages, train=True, name=record.id)
+        pack = pack_samples([sample], processor).to(model.device)
+        states_SD = model.states(pack).states_BSD[0]
+        summed, loss_n = next_token_loss(states_SD, pack.labels, model.language.lm_head.weight)
+        total, count = total + float(summed), count + len(loss_n)
+    return total / max(count, 1)

@@ -1,0 +1,81 @@
+"""What fine-tuning will train, and the memory of what stays: weights, and what the optimizer keeps of those trained.
+
+Activations come on top and depend on the sequence; with a long one they are the larger part unless they are computed
+again. Counted on the meta device: no weight is read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from vl2.config import ModelConfig
+from vl2.lora.apply import add_lora
+from vl2.model import VL2
+from vl2.model.moe import Experts
+from vl2.train.adapter_options import AdapterOptions, BaseKind
+from vl2.train.parts import freeze, part_of
+from vl2.train.quantised_base import BLOCK, SCALES_PER_BLOCK, WITHIN
+from vl2.train.stage import Stage
+
+# Float32 gradient, master and two moments; see `optimizer.py`. A float32 weight is its own master.
+OPTIMIZER_BYTES, MASTER_BYTES = 12, 4
+BITS_PER_WEIGHT: Mapping[BaseKind, float] = {"nf4": 4 + 8 / BLOCK + 32 / (BLOCK * SCALES_PER_BLOCK), "int8": 8.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedSize:
+    """Counts of parameters, and bytes."""
+
+    parameters: int
+    trained: Mapping[str, int]  # by part: vision, projector, language
+    weight_bytes: int
+    optimizer_bytes: int
+
+    @property
+    def num_trained(self) -> int:
+        return sum(self.trained.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def trained_size(config: ModelConfig, stage: Stage, adapter: AdapterOptions, dtype: torch.dtype) -> TrainedSize:
+    """Return what a run will hold."""
+    with torch.device("meta"):
+        model = VL2(config)
+        if adapter.is_used:
+            add_lora(model, adapter.spec())
+    freeze(model, stage)
+    trained: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            trained[part_of(name)] += parameter.numel()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    few_bits = _num_quantised(model) if adapter.method == "qlora" else 0
+    weight_bytes = (total - few_bits) * dtype.itemsize + few_bits * BITS_PER_WEIGHT[adapter.base] / 8
+    kept = OPTIMIZER_BYTES + (MASTER_BYTES if dtype != torch.float32 else 0)
+    if stage.is_bfloat16_optimizer:
+        kept = MASTER_BYTES + 3 * torch.bfloat16.itemsize
+    return TrainedSize(
+        parameters=total,
+        trained=dict(trained),
+        weight_bytes=round(weight_bytes),
+        optimizer_bytes=sum(trained.values()) * kept,
+    )
+
+
+def _num_quantised(model: VL2) -> int:
+    """Count the weights that `quantise_base` replaces."""
+    return sum(
+        parameter.numel()
+        for name, module in model.named_modules()
+        if name.startswith(WITHIN) and isinstance(module, nn.Linear | Experts)
+        for leaf, parameter in module.named_parameters(recurse=False)
+        if leaf != "bias"
+    )

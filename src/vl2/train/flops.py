@@ -1,0 +1,106 @@
+"""Arithmetic of a training step, counted by formula, and how fast this machine multiplies matrices.
+
+One multiply-add is two operations. Counted are the matrix products that the model asks for: of each token its active
+weights, of each document its causal half of the scores, of each tile its patches. Recomputed activations and padding
+count as nothing, so the share of the machine's rate that these numbers make up is what does useful work (MFU).
+A backward pass costs once more for the gradients of activations, and once more for those of trained weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from vl2.config import ModelConfig
+from vl2.train.stage import Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardCost:
+    """Operations of one forward pass, by what they grow with."""
+
+    per_token: float  # language model without attention scores and without logits
+    per_logit: float  # one trained position
+    per_pair: float  # one token looking at one before it, all layers
+    per_tile_vision: float
+    per_tile_projector: float
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> ForwardCost:
+        language, vision, projector = config.language_config, config.vision_config, config.projector_config
+        width, heads = language.hidden_size, language.num_attention_heads
+        if language.use_mla:
+            rank, rope, nope, value = (
+                language.kv_lora_rank or 0, language.qk_rope_head_dim, language.qk_nope_head_dim, language.v_head_dim,
+            )  # fmt: skip
+            query = width * heads * (nope + rope)
+            if language.q_lora_rank is not None:
+                query = width * language.q_lora_rank + language.q_lora_rank * heads * (nope + rope)
+            attention = query + width * (rank + rope) + rank * heads * (nope + value) + heads * value * width
+            pair = heads * (nope + rope + value)
+        else:
+            head = width // heads
+            attention = 2 * width * width + 2 * width * language.num_kv_heads * head
+            pair = 2 * width
+        weights = 0
+        for layer in range(language.num_hidden_layers):
+            weights += attention
+            if language.is_moe_layer(layer):
+                experts = (language.num_experts_per_tok or 0) + (language.n_shared_experts or 0)
+                weights += 3 * width * language.moe_intermediate_size * experts
+                weights += width * (language.n_routed_experts or 0)
+            else:
+                weights += 3 * width * language.intermediate_size
+        patches = vision.patches_per_side**2
+        block = 4 * vision.width**2 + 2 * vision.width * vision.mlp_width
+        encoder = vision.layers * (patches * block + patches * patches * 2 * vision.width)
+        encoder += patches * 3 * vision.patch_size**2 * vision.width
+        joined = projector.input_dim * projector.downsample_ratio**2
+        adaptor = config.tokens_per_side**2 * (joined * projector.n_embed + projector.n_embed**2)
+        return cls(
+            per_token=2.0 * weights,
+            per_logit=2.0 * width * language.vocab_size,
+            per_pair=2.0 * pair * language.num_hidden_layers,
+            per_tile_vision=2.0 * encoder,
+            per_tile_projector=2.0 * adaptor,
+        )
+
+
+def step_flops(
+    cost: ForwardCost, frozen: Iterable[Part], *, lengths: Iterable[float], num_trained: int, num_tiles: int
+) -> float:
+    """Return the operations of a training step over documents of these lengths, forward and backward."""
+    still = set(frozen)
+    lengths = list(lengths)
+    pairs = sum(length * (length + 1) / 2 for length in lengths)
+    language = cost.per_token * sum(lengths) + cost.per_logit * num_trained + cost.per_pair * pairs
+    # Gradients of activations flow through a frozen part only where something before it is trained.
+    to_vision = "vision" not in still
+    to_projector = to_vision or "projector" not in still
+    return (
+        language * (1 + (to_projector or "language" not in still) + ("language" not in still))
+        + cost.per_tile_projector * num_tiles * (1 + to_projector + ("projector" not in still))
+        + cost.per_tile_vision * num_tiles * (1 + 2 * to_vision)
+    )
+
+
+def measure_rate(device: torch.device, dtype: torch.dtype, size: int | None = None, repeats: int = 3) -> float:
+    """Return the operations per second of one large matrix product, the best of a few."""
+    size = size or (8192 if device.type == "cuda" else 1024)
+    a = torch.ones(size, size, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        _wait(device)
+        start = time.perf_counter()
+        _ = a @ a
+        _wait(device)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

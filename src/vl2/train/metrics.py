@@ -1,0 +1,147 @@
+"""What a step is measured by, and where the measurements go.
+
+`metrics.jsonl` in the run folder is always written: one line a step, and one for each evaluation. Where a run resumes,
+lines beyond the checkpoint are cut off, so the curve has every step once. Loads of experts are per MoE layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vl2.errors import UserError
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """One step, global over the ranks. A discarded step says why, and left the weights as they were."""
+
+    step: int  # counted from 1
+    loss: float
+    loss_by_category: Mapping[str, float]
+    balance_loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int  # without padding
+    trained_tokens: int
+    tiles: int
+    pack_fill: float  # part of the places that hold a token
+    expert_load: tuple[float, ...]  # of each layer, slots of the fullest expert over the mean
+    bias_range: tuple[float, ...]  # of each layer, largest less smallest expert bias
+    discarded: str = ""
+    num_discarded: int = 0  # so far
+    # What follows depends on the machine, and differs between two runs of one recipe.
+    step_s: float
+    data_wait_s: float
+    tokens_per_s: float
+    tiles_per_s: float
+    mfu: float | None  # part of the machine's measured rate of matrix products
+
+    def to_dict(self) -> dict[str, Any]:
+        return _without_nan(dataclasses.asdict(self))
+
+    def scalars(self) -> dict[str, float]:
+        """Return what a tracker draws, by names in groups."""
+        loads, ranges = self.expert_load, self.bias_range
+        values: dict[str, float | None] = {
+            "loss/all": self.loss,
+            **{f"loss/{name}": value for name, value in self.loss_by_category.items()},
+            "loss/balance": self.balance_loss,
+            "step/learning_rate": self.learning_rate,
+            "step/grad_norm": self.grad_norm,
+            "step/tokens": self.tokens,
+            "step/tiles": self.tiles,
+            "step/pack_fill": self.pack_fill,
+            "step/num_discarded": self.num_discarded,
+            **{f"expert_load/layer_{i}": value for i, value in enumerate(loads)},
+            **({"expert_load/max": max(loads)} if loads else {}),
+            **({"bias_range/max": max(ranges)} if ranges else {}),
+            "speed/tokens_per_s": self.tokens_per_s,
+            "speed/tiles_per_s": self.tiles_per_s,
+            "speed/data_wait_s": self.data_wait_s,
+            "speed/mfu": self.mfu,
+        }
+        return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
+
+
+# Fields of a line that two runs of one recipe need not share.
+OF_THE_MACHINE = ("step_s", "data_wait_s", "tokens_per_s", "tiles_per_s", "mfu")
+
+
+class MetricsFile:
+    """Appends lines. Each is in the file when `append` returns, so a kill loses none."""
+
+    def __init__(self, folder: Path, *, last_step: int = 0) -> None:
+        """Go on after `last_step`: what the file holds beyond it, and a line that was cut short, goes."""
+        self._path = folder / METRICS
+        try:
+            self._keep(last_step)
+            self._file = self._path.open("ab", buffering=0)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def append(self, values: Mapping[str, Any]) -> None:
+        line = json.dumps(_without_nan(values), ensure_ascii=False, allow_nan=False) + "\n"
+        data = line.encode()
+        try:
+            while data:
+                data = data[self._file.write(data) or 0 :]
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _keep(self, last_step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = [line for line in read_metrics(self._path) if line["step"] <= last_step]
+        partial = self._path.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._path)
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"cannot write {self._path}: {error.strerror or error}")
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a run's metrics, given the file or the run's folder; a last line cut short is left out."""
+    path = path if path.name == METRICS else path / METRICS
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"no {METRICS} in {path.parent}: is this a run folder?") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line)
+            step = values["step"]
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):
+                return
+            raise UserError(f"{path} is damaged at line {number}") from None
+        if line.endswith("\n") and isinstance(step, int):
+            yield values
+
+
+def _without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace what JSON cannot hold by null."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        if isinstance(value, Mapping):
+            return {name: clean(one) for name, one in value.items()}
+        return [clean(one) for one in value] if isinstance(value, list | tuple) else value
+
+    return {name: clean(value) for name, value in values.items()}

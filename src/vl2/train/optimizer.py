@@ -1,0 +1,233 @@
+"""AdamW on float32 masters of the weights, whatever type the model computes in.
+
+A bfloat16 weight cannot take a step of a thousandth of itself, and a bfloat16 sum of gradients loses the small ones. So
+a gradient is added to a float32 buffer and freed as soon as it has been made, AdamW moves float32 masters, and the
+model gets their rounded copies. A parameter that is float32 already is its own master.
+
+With `is_bfloat16` there are no masters: weights and moments are bfloat16, the arithmetic is float32, and weights are
+rounded at random, up or down by how near each is, or small steps would always be rounded away. The random bits come
+from the step and the parameter alone, so every rank and every repetition draws the same.
+
+Source: arXiv 1711.05101 (AdamW).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+from vl2.train.parts import ParameterGroup
+from vl2.train.ranks import ONE, Ranks
+from vl2.train.shard import local, sum_gradients_
+
+
+class MasterAdamW:
+    """Collects the gradients of its parameters and updates them. Works on this rank's part of sharded ones."""
+
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        *,
+        betas: tuple[float, float],
+        eps: float,
+        is_bfloat16: bool = False,
+        ranks: Ranks = ONE,
+    ) -> None:
+        self._betas, self._eps, self._is_bfloat16, self._ranks = betas, eps, is_bfloat16, ranks
+        self._groups = [_Group(group, torch.bfloat16 if is_bfloat16 else torch.float32) for group in groups]
+        self._num_steps = 0
+        self._hooks = [
+            weight.parameter.register_post_accumulate_grad_hook(weight.take_gradient) for weight in self._weights()
+        ]
+
+    @torch.no_grad()
+    def sum_over_ranks(self) -> None:
+        """Add up the gradients of all ranks; sharded ones are summed already. All ranks call it once per step."""
+        self._clear_empty()
+        sum_gradients_((weight.gradient for weight in self._weights() if not weight.is_sharded), self._ranks)
+
+    @torch.no_grad()
+    def grad_norm(self) -> float:
+        """Return the norm of all gradients of the whole model. All ranks call it together."""
+        self._clear_empty()
+        whole, parts = self._squares(is_sharded=False), self._squares(is_sharded=True)
+        return float((whole + self._ranks.sum_(parts)).sqrt())
+
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Multiply all gradients."""
+        self._clear_empty()
+        torch._foreach_mul_([weight.gradient for weight in self._weights()], factor)
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Update the weights by the gradients collected since `zero`. Decay and multipliers are the groups'."""
+        self._clear_empty()
+        self._num_steps += 1
+        for group in self._groups:
+            rate = learning_rate * group.rate_multiplier
+            if self._is_bfloat16:
+                self._step_rounded(group, rate)
+            else:
+                self._update(group, group.masters, group.gradients, group.first, group.second, rate)
+            group.copy_masters()
+
+    def zero(self) -> None:
+        """Forget the gradients."""
+        for weight in self._weights():
+            weight.is_empty = True
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the name of every trained weight with its gradient, float32, of which this rank's part is held here."""
+        self._clear_empty()
+        for group in self._groups:
+            yield from zip(group.names, group.gradients, strict=True)
+
+    def masters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the name of every trained weight with its master, sharded as the weight is."""
+        for group in self._groups:
+            for name, weight in zip(group.names, group.weights, strict=True):
+                yield name, weight.state["master"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return masters and moments by the parameters' names, sharing their memory, and the count of steps.
+
+        Those of a sharded parameter are sharded as it is.
+        """
+        state: dict[str, Any] = {"num_steps": self._num_steps}
+        for group in self._groups:
+            for name, weight in zip(group.names, group.weights, strict=True):
+                state[name] = dict(weight.state)
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of the same parameters. The model's weights are set from the masters."""
+        names = {name for group in self._groups for name in group.names}
+        strays = names.symmetric_difference(set(state) - {"num_steps"})
+        assert not strays, f"the state is of other parameters: {sorted(strays)[0]}"
+        self._num_steps = int(state["num_steps"])
+        for group in self._groups:
+            for name, weight in zip(group.names, group.weights, strict=True):
+                for key, tensor in weight.state.items():
+                    local(tensor).copy_(local(state[name][key]))
+            group.copy_masters()
+
+    def _clear_empty(self) -> None:
+        """Set the buffers of weights that got no gradient to zero, before they are read."""
+        for weight in self._weights():
+            if weight.is_empty:
+                weight.gradient.zero_()
+                weight.is_empty = False
+
+    def _weights(self) -> Iterator[_Weight]:
+        for group in self._groups:
+            yield from group.weights
+
+    def _squares(self, *, is_sharded: bool) -> Tensor:
+        gradients = [weight.gradient for weight in self._weights() if weight.is_sharded == is_sharded]
+        if not gradients:
+            return torch.zeros((), dtype=torch.float64, device=self._ranks.device)
+        return torch.stack(torch._foreach_norm(gradients)).double().square().sum()
+
+    def _update(
+        self,
+        group: _Group,
+        masters: list[Tensor],
+        gradients: list[Tensor],
+        first: list[Tensor],
+        second: list[Tensor],
+        rate: float,
+    ) -> None:
+        # The count is raised by the update itself, one tensor for each parameter.
+        counts = [torch.tensor(float(self._num_steps - 1), device=master.device) for master in masters]
+        adamw(
+            masters,
+            gradients,
+            first,
+            second,
+            [],
+            counts,
+            fused=True,
+            amsgrad=False,
+            beta1=self._betas[0],
+            beta2=self._betas[1],
+            lr=rate,
+            weight_decay=group.weight_decay,
+            eps=self._eps,
+            maximize=False,
+        )
+
+    def _step_rounded(self, group: _Group, rate: float) -> None:
+        """Update one parameter at a time, so that only one is ever held in float32."""
+        for name, weight in zip(group.names, group.weights, strict=True):
+            master, first, second = (t.float() for t in (weight.master, weight.first, weight.second))
+            self._update(group, [master], [weight.gradient], [first], [second], rate)
+            generator = torch.Generator(device=master.device).manual_seed(_seed(name, self._num_steps))
+            weight.master.copy_(round_at_random(master, generator))
+            weight.first.copy_(first)
+            weight.second.copy_(second)
+
+
+class _Weight:
+    """One parameter with what the optimizer keeps of it. Tensors in `state` are sharded as the parameter is."""
+
+    def __init__(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
+        self.parameter = parameter
+        self.is_sharded = local(parameter) is not parameter
+        values = parameter.detach()
+        # Its own master where the type is right, so that no memory is spent twice.
+        master = values if values.dtype == dtype else values.to(dtype)
+        first, second = torch.zeros_like(master), torch.zeros_like(master)
+        self.state = {"master": master, "first": first, "second": second}
+        self.master, self.first, self.second = local(master), local(first), local(second)
+        self.values = local(values)
+        self.gradient = torch.zeros_like(self.master, dtype=torch.float32)
+        self.is_empty = True  # what the buffer holds is old; the first gradient is copied instead of added
+
+    def take_gradient(self, parameter: Tensor) -> None:
+        """Add the gradient to the buffer and free it."""
+        assert parameter.grad is not None
+        if self.is_empty:
+            self.gradient.copy_(local(parameter.grad))
+        else:
+            self.gradient += local(parameter.grad)
+        self.is_empty = False
+        parameter.grad = None
+
+
+class _Group:
+    """A group's weights, and the lists of their tensors that the fused and foreach kernels take."""
+
+    def __init__(self, group: ParameterGroup, dtype: torch.dtype) -> None:
+        self.names = group.names
+        self.rate_multiplier, self.weight_decay = group.rate_multiplier, group.weight_decay
+        self.weights = [_Weight(parameter, dtype) for parameter in group.parameters]
+        self.masters = [weight.master for weight in self.weights]
+        self.gradients = [weight.gradient for weight in self.weights]
+        self.first = [weight.first for weight in self.weights]
+        self.second = [weight.second for weight in self.weights]
+        apart = [weight for weight in self.weights if weight.values.dtype != weight.master.dtype]
+        self._copies, self._copied = [w.values for w in apart], [w.master for w in apart]
+
+    def copy_masters(self) -> None:
+        """Give the model the masters, rounded to its type, where they are not its own weights."""
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._copied)
+
+
+def round_at_random(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Return float32 values as bfloat16, each rounded to one of its two neighbours, on average to itself."""
+    bits = values.contiguous().view(torch.int32)
+    noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    # bfloat16 is the upper half of float32: a carry out of the lower half rounds away from zero.
+    return ((bits + noise) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
+
+
+def _seed(name: str, step: int) -> int:
+    return zlib.crc32(name.encode()) + (step << 32)

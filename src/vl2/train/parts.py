@@ -1,0 +1,64 @@
+"""Which parameter belongs to which part of the model, what a stage trains of it, and how fast.
+
+The encoder's attention pool is in the released files and read by nothing. It is never trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from vl2.model import VL2
+from vl2.train.stage import Part, Stage
+
+_PARTS: dict[str, Part] = {
+    "vision": "vision",
+    "projector": "projector",
+    "image_newline": "projector",
+    "view_separator": "projector",
+    "language": "language",
+}
+_UNUSED = "vision.attn_pool."
+_NOT_DECAYED = "vision.pos_embed"  # a table of offsets by its use, though a matrix by its shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that are updated by the same rule."""
+
+    names: tuple[str, ...]
+    parameters: tuple[nn.Parameter, ...]
+    rate_multiplier: float
+    weight_decay: float
+
+
+def part_of(name: str) -> Part:
+    """Return the part of the model that a parameter belongs to, by its name in the model."""
+    return _PARTS[name.split(".")[0]]
+
+
+def freeze(model: VL2, stage: Stage) -> None:
+    """Let no part that the stage freezes require gradients. In place. What was frozen before stays frozen."""
+    for name, parameter in model.named_parameters():
+        if part_of(name) in stage.frozen or name.startswith(_UNUSED):
+            parameter.requires_grad_(False)
+
+
+def parameter_groups(model: VL2, stage: Stage) -> list[ParameterGroup]:
+    """Return what is trained, in the model's order within each group. Only matrices decay."""
+    found: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_decayed = parameter.ndim > 1 and name != _NOT_DECAYED
+            rule = stage.rate_multiplier(part_of(name)), stage.weight_decay if is_decayed else 0.0
+            found.setdefault(rule, []).append((name, parameter))
+    return [
+        ParameterGroup(
+            names=tuple(name for name, _ in members),
+            parameters=tuple(parameter for _, parameter in members),
+            rate_multiplier=multiplier,
+            weight_decay=decay,
+        )
+        for (multiplier, decay), members in found.items()
+    ]

@@ -1,0 +1,220 @@
+"""What a run needs before its first step: the model's shape and files, its weights, and the data as a loader."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vl2.config import PRESETS, ModelConfig, preset
+from vl2.data.index import RecordStore, StoreIndex, build_index
+from vl2.data.loader import Loader, LoaderOptions
+from vl2.data.pack import Packing
+from vl2.data.plan import Plan, PlanOptions
+from vl2.data.store import open_random
+from vl2.errors import UserError
+from vl2.model import VL2, init_weights
+from vl2.process.processor import Processor
+from vl2.train.ranks import Ranks
+from vl2.train.recipe import ModelOptions, Recipe
+from vl2.train.schedule import total_steps
+from vl2.train.stage import Stage
+from vl2.weights import load_model, locate_checkpoint
+from vl2.weights.load import materialize
+from vl2.weights.locate import BUILT_IN
+
+MODEL_FILES = "model"  # folder of a run: what an export needs beside the weights
+INDEXES = "indexes"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """Where a model comes from: its configuration, the folder of its processor, and that of its weights if any."""
+
+    config: ModelConfig
+    processor_folder: Path
+    weights_folder: Path | None
+
+    def processor(self) -> Processor:
+        """Return the processor. UserError if it makes other tiles or ids than the model takes."""
+        processor = Processor.from_folder(self.processor_folder)
+        made = processor.config.tile_px, processor.config.tokens_per_side
+        taken = self.config.vision_config.image_size, self.config.tokens_per_side
+        if made != taken:
+            raise UserError(
+                f"the processor in {self.processor_folder} makes tiles of {made[0]} px and {made[1]} tokens a side, "
+                f"the model takes {taken[0]} px and {taken[1]}"
+            )
+        if len(processor.tokenizer) > self.config.language_config.vocab_size:
+            raise UserError(
+                f"the tokenizer in {self.processor_folder} has {len(processor.tokenizer)} entries, "
+                f"the model has room for {self.config.language_config.vocab_size}"
+            )
+        return processor
+
+
+def model_config(options: ModelOptions) -> ModelConfig:
+    """Return the shape of a recipe's model."""
+    if options.name in PRESETS:
+        return preset(options.name)
+    return ModelConfig.from_file(locate_checkpoint(options.name) / "config.json")
+
+
+def find_model(options: ModelOptions, run_folder: Path | None = None) -> ModelFiles:
+    """Locate a recipe's model, downloading what a hub id names. A run that has begun has its own copy of the files."""
+    own = run_folder / MODEL_FILES if run_folder is not None else None
+    if own is not None and (own / "config.json").is_file():
+        return ModelFiles(config=ModelConfig.from_file(own / "config.json"), processor_folder=own, weights_folder=None)
+    named = options.name in PRESETS
+    folder = locate_checkpoint(options.name) if options.name == BUILT_IN or not named else None
+    if options.init == "weights" and (folder is None or not any(folder.glob("*.safetensors"))):
+        hint = 'name a checkpoint folder or hub id, or set model.init = "random"'
+        raise UserError(f"model {options.name} has no weights here: {hint}")
+    processor = locate_checkpoint(options.processor) if options.processor else folder
+    if processor is None:
+        raise UserError(f'"{options.name}" is a shape only: model.processor must name a folder with its tokenizer')
+    config = preset(options.name) if named else ModelConfig.from_file(_some(folder) / "config.json")
+    return ModelFiles(
+        config=config, processor_folder=processor, weights_folder=folder if options.init == "weights" else None
+    )
+
+
+def keep_model_files(files: ModelFiles, run_folder: Path) -> None:
+    """Copy what an export and a resumed run need, so that neither depends on where the model came from."""
+    folder = run_folder / MODEL_FILES
+    if files.processor_folder == folder:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("processor_config.json", *TOKENIZER_FILES):
+            if (files.processor_folder / name).is_file():
+                shutil.copyfile(files.processor_folder / name, folder / name)
+        # Last: a folder with a configuration is taken for whole.
+        text = json.dumps(files.config.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        partial = folder / "config.json.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(folder / "config.json")
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
+
+
+def make_model(files: ModelFiles, seed: int, *, is_first: bool, is_filled_later: bool) -> VL2:
+    """Return the model with its weights on the first rank, on the meta device elsewhere.
+
+    `is_filled_later` gives memory alone: a checkpoint follows.
+    """
+    if not is_first:
+        with torch.device("meta"):
+            return VL2(files.config)
+    if is_filled_later:
+        with torch.device("meta"):
+            model = VL2(files.config)
+        materialize(model, torch.float32, torch.device("cpu"))
+        return model
+    if files.weights_folder is not None:
+        return load_model(files.weights_folder)
+    model = VL2(files.config)
+    init_weights(model, seed)
+    return model
+
+
+def open_stores(recipe: Recipe) -> dict[str, RecordStore]:
+    if not recipe.data.sources:
+        raise UserError("data.sources is empty: name at least one store of records")
+    return {source.name: open_random(source.path) for source in recipe.data.sources}
+
+
+def make_plan(
+    recipe: Recipe, stores: dict[str, RecordStore], processor: Processor, *, folder: Path | None, ranks: Ranks, say: Say
+) -> Plan:
+    """Return the plan of a recipe. The first rank builds the indexes, and keeps them in the run's folder if given."""
+    indexes = [_index(name, store, processor, recipe.stage, folder, ranks, say) for name, store in stores.items()]
+    for index in indexes:
+        if index.problems:
+            first = index.problems[0]
+            count = len(index.problems)
+            say(f"{index.name}: {count} records cannot be used, the first is {first.record}: {first.message}")
+    sources = [source for index in indexes for source in index.sources()]
+    mixture = recipe.data.make_mixture(recipe.stage.name)
+    if recipe.data.only_present:
+        mixture = mixture.only(source.category for source in sources)
+    plan = Plan(sources, mixture, plan_options(recipe))
+    if plan.excluded:
+        say(f"{len(plan.excluded)} records are longer than {recipe.stage.seq_len} tokens and are left out")
+    return plan
+
+
+def plan_options(recipe: Recipe) -> PlanOptions:
+    stage = recipe.stage
+    packing = Packing(seq_len=stage.seq_len, is_packed=stage.is_packed)
+    if stage.max_tiles_per_pack is not None:
+        packing = Packing(seq_len=stage.seq_len, is_packed=stage.is_packed, max_tiles=stage.max_tiles_per_pack)
+    return PlanOptions(
+        packs_per_step=stage.batch_size, seed=recipe.seed, packing=packing, window_packs=recipe.data.window_packs
+    )
+
+
+def make_loader(
+    recipe: Recipe, plan: Plan, stores: dict[str, RecordStore], processor: Processor, ranks: Ranks
+) -> Loader:
+    options = LoaderOptions(
+        num_workers=recipe.data.workers,
+        read_ahead=recipe.data.read_ahead,
+        # Without packing a sequence is one sample, and padding it would be work for nothing.
+        is_padded=recipe.stage.is_packed,
+        mask_prompt=recipe.stage.mask_prompt,
+    )
+    return Loader(plan, stores, processor, ranks.rank, ranks.size, options)
+
+
+def num_steps(stage: Stage, plan: Plan | None) -> int:
+    """Return the length of a stage in steps.
+
+    Where a stage is as long as a number of tokens, packed sequences count as full, which is how the paper's numbers
+    make whole runs. Without packing a sequence is one sample, and counts for the mean of those that the plan draws.
+    """
+    if stage.is_packed or plan is None:
+        return total_steps(stage)
+    # Shares are of tokens: a source of share s and mean length m gives s / m samples per token.
+    samples_per_token = sum(
+        share * len(source) / float(source.num_tokens.sum())
+        for source, share in zip(plan.sources, plan.shares, strict=True)
+    )
+    return total_steps(stage, 1 / samples_per_token)
+
+
+def _index(
+    name: str, store: RecordStore, processor: Processor, stage: Stage, folder: Path | None, ranks: Ranks, say: Say
+) -> StoreIndex:
+    if folder is None:
+        return build_index(name, store, processor, mask_prompt=stage.mask_prompt)
+    path = folder / INDEXES / f"{name}.npz"
+    if ranks.is_first and not _is_usable(path, store, processor, stage):
+        say(f"counting the tokens of {len(store):,} records of {name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {path.parent}: {error.strerror or error}") from None
+        build_index(name, store, processor, mask_prompt=stage.mask_prompt).save(path)
+    ranks.barrier()
+    return StoreIndex.load(path, processor, len(store), mask_prompt=stage.mask_prompt)
+
+
+def _is_usable(path: Path, store: RecordStore, processor: Processor, stage: Stage) -> bool:
+    try:
+        StoreIndex.load(path, processor, len(store), mask_prompt=stage.mask_prompt)
+    except UserError:
+        return False
+    return True
+
+
+def _some(folder: Path | None) -> Path:
+    assert folder is not None
+    return folder

@@ -1,0 +1,225 @@
+"""The frozen weights under an adapter, held in 4 or 8 bits (QLoRA).
+
+Each layer makes its weights anew when it runs, once forward and once backward, so that of all layers only one is whole
+at a time. Arithmetic is that of the plain layer on the dequantised weights, to the bit: only where autograd keeps a
+weight for the backward pass, it keeps the quantised one instead. Gradients go through to what lies below; the weights
+themselves have none.
+
+NF4: blocks of 64 weights share a scale, and each weight is one of 16 values that are even quantiles of a normal
+distribution. Double quantisation: the scales are 8-bit numbers themselves, 256 of them sharing a scale. 4.13 bits a
+weight. INT8: a row shares a scale, 8 bits a weight. Source: arXiv 2305.14314.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vl2.errors import UserError
+from vl2.model.moe import Experts, multiply_by_expert
+from vl2.train.adapter_options import BaseKind
+
+# Appendix E of the paper.
+NF4_VALUES = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+BLOCK, SCALES_PER_BLOCK = 64, 256
+CHUNK = 1 << 22  # weights at a time: what is in between is float32 and must not be as large as a stack of experts
+# Vision, projector, token table, head and router stay as they are: small beside the rest, and sensitive.
+WITHIN = "language.model.layers."
+
+
+def quantise_base(model: nn.Module, kind: BaseKind, dtype: torch.dtype | None = None) -> int:
+    """Replace the linear layers and experts of the language model by quantised ones; return how many. In place.
+
+    An adapter must be on the model already: its layers keep their place, and the weights under them are replaced.
+    `dtype` is what the weights are made as when they are needed; None for the type that they have.
+    """
+    if kind not in get_args(BaseKind):
+        raise UserError(f"the base must be held as one of {', '.join(get_args(BaseKind))}, got {kind!r}")
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if name.startswith(WITHIN) and isinstance(module, nn.Linear | Experts)
+    }
+    for name, module in found.items():
+        parent, _, leaf = name.rpartition(".")
+        make = QuantisedExperts if isinstance(module, Experts) else QuantisedLinear
+        quantised = make(module, kind, dtype)  # type: ignore[arg-type]  # the kind of module was just asked for
+        setattr(model.get_submodule(parent), leaf, quantised.train(module.training))
+    return len(found)
+
+
+def base_bytes(model: nn.Module) -> int:
+    """Return how much memory the weights of a model take, quantised or not."""
+    held = [*model.parameters(), *model.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+class NF4Weight(nn.Module):
+    """A tensor as 4-bit codes with doubly quantised scales."""
+
+    codes: Tensor  # uint8 [half the padded size]; the first of two weights in the high bits
+    scale_codes: Tensor  # int8 [blocks]
+    scale_scales: Tensor  # float32 [blocks / 256, rounded up]
+    scale_mean: Tensor  # float32 scalar
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.shape, self.dtype = weight.shape, dtype or weight.dtype
+        flat = weight.detach().flatten()
+        absmax = torch.cat([_blocks(part, BLOCK).abs().amax(dim=1) for part in flat.split(CHUNK)])
+        mean = absmax.mean()
+        grouped = _blocks(absmax - mean, SCALES_PER_BLOCK)
+        steps = grouped.abs().amax(dim=1).clamp(min=1e-30) / 127
+        self.register_buffer("scale_codes", (grouped / steps[:, None]).round().to(torch.int8).flatten()[: len(absmax)])
+        self.register_buffer("scale_scales", steps)
+        self.register_buffer("scale_mean", mean)
+        values = torch.tensor(NF4_VALUES, device=weight.device)
+        borders = (values[1:] + values[:-1]) / 2
+        codes = []
+        for start in range(0, len(flat), CHUNK):
+            blocks = _blocks(flat[start : start + CHUNK], BLOCK)
+            # By the scales as they will be read, not as they were: so the error of the scales is made good in part.
+            scales = self._scales(start // BLOCK, start // BLOCK + len(blocks)).clamp(min=1e-30)
+            four_bits = torch.bucketize(blocks / scales[:, None], borders).to(torch.uint8).flatten()
+            codes.append(four_bits[::2] << 4 | four_bits[1::2])
+        self.register_buffer("codes", torch.cat(codes))
+
+    def dequantise(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return the weights from `start` to `stop` of the flat tensor, flat; `start` must be that of a block."""
+        assert start % BLOCK == 0, f"blocks of {BLOCK} weights, got a start at {start}"
+        stop = prod(self.shape) if stop is None else stop
+        out = torch.empty(-(-(stop - start) // BLOCK) * BLOCK, dtype=self.dtype, device=self.codes.device)
+        values = torch.tensor(NF4_VALUES, device=self.codes.device)
+        pairs = torch.stack((values.repeat_interleave(16), values.repeat(16)), dim=1)  # of every byte
+        for low in range(0, len(out), CHUNK):
+            high = min(low + CHUNK, len(out))
+            first, last = (start + low) // BLOCK, (start + high) // BLOCK
+            codes = self.codes[first * BLOCK // 2 : last * BLOCK // 2]
+            blocks = pairs[codes.int()].view(-1, BLOCK) * self._scales(first, last)[:, None]
+            out[low:high] = blocks.flatten()
+        return out[: stop - start]
+
+    def _scales(self, first: int, last: int) -> Tensor:
+        groups = torch.arange(first, last, device=self.scale_codes.device) // SCALES_PER_BLOCK
+        return self.scale_codes[first:last].float() * self.scale_scales[groups] + self.scale_mean
+
+
+class Int8Weight(nn.Module):
+    """A tensor as 8-bit codes with a scale per row."""
+
+    codes: Tensor  # int8, as the tensor
+    scales: Tensor  # float32 [rows]
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.shape, self.dtype = weight.shape, dtype or weight.dtype
+        rows = weight.detach().flatten(0, -2)
+        scales = rows.abs().amax(dim=1).float().clamp(min=1e-30) / 127
+        self.register_buffer("scales", scales)
+        self.register_buffer("codes", torch.empty(rows.shape, dtype=torch.int8, device=rows.device))
+        step = max(1, CHUNK // rows.shape[1])
+        for low in range(0, len(rows), step):
+            part = slice(low, low + step)
+            self.codes[part] = (rows[part].float() / scales[part, None]).round().to(torch.int8)
+
+    def dequantise(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return the weights from `start` to `stop` of the flat tensor, flat; both must be at the border of a row."""
+        width = self.codes.shape[1]
+        first, last = start // width, (prod(self.shape) if stop is None else stop) // width
+        out = torch.empty(last - first, width, dtype=self.dtype, device=self.codes.device)
+        step = max(1, CHUNK // width)
+        for low in range(first, last, step):
+            part = slice(low, min(low + step, last))
+            out[low - first : part.stop - first] = self.codes[part].float() * self.scales[part, None]
+        return out.flatten()
+
+
+QuantisedWeight = NF4Weight | Int8Weight
+KINDS: dict[BaseKind, type[NF4Weight] | type[Int8Weight]] = {"nf4": NF4Weight, "int8": Int8Weight}
+
+
+class QuantisedLinear(nn.Module):
+    """A linear layer whose frozen weight is quantised."""
+
+    def __init__(self, layer: nn.Linear, kind: BaseKind, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight: QuantisedWeight = KINDS[kind](layer.weight, dtype)
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with whole(self.weight) as weight:
+            return F.linear(x, weight, self.bias)
+
+
+class QuantisedExperts(nn.Module):
+    """Stacked experts whose frozen weights are quantised."""
+
+    def __init__(self, experts: Experts, kind: BaseKind, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.gate_up_proj: QuantisedWeight = KINDS[kind](experts.gate_up_proj, dtype)
+        self.down_proj: QuantisedWeight = KINDS[kind](experts.down_proj, dtype)
+
+    def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
+        """Run rows sorted by expert, `counts_E` rows for each."""
+        gate_NF, up_NF = self.gate_up(x_ND, counts_E).chunk(2, dim=-1)
+        return self.down(F.silu(gate_NF) * up_NF, counts_E)
+
+    def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
+        with whole(self.gate_up_proj) as weight:
+            return multiply_by_expert(x_ND, weight, counts_E)
+
+    def down(self, h_NF: Tensor, counts_E: Tensor) -> Tensor:
+        with whole(self.down_proj) as weight:
+            return multiply_by_expert(h_NF, weight, counts_E)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Again:
+    """A view of a weight that the backward pass will need, to be made again."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+@contextmanager
+def whole(quantised: QuantisedWeight) -> Iterator[Tensor]:
+    """Give the weight in full for the operations inside; for their backward pass only its quantised form is kept."""
+    weight = quantised.dequantise().view(quantised.shape)
+    storage = weight.untyped_storage().data_ptr()
+
+    def pack(saved: Tensor) -> Tensor | _Again:
+        if saved.untyped_storage().data_ptr() != storage:
+            return saved
+        return _Again(size=tuple(saved.shape), stride=saved.stride(), offset=int(saved.storage_offset()))
+
+    def unpack(kept: Tensor | _Again) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        # All that is saved here are whole matrices, or one expert's: a dense stretch of the flat tensor.
+        count = prod(kept.size)
+        start, stop = kept.offset, kept.offset + count
+        if start % BLOCK or stop % BLOCK:
+            start, stop = 0, prod(quantised.shape)
+        return quantised.dequantise(start, stop).as_strided(kept.size, kept.stride, kept.offset - start)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield weight
+
+
+def _blocks(flat: Tensor, size: int) -> Tensor:
+    """Return a flat tensor in rows of `size`, float32, filled up with zeros."""
+    return F.pad(flat.float(), (0, -len(flat) % size)).view(-1, size)

@@ -1,0 +1,145 @@
+"""Ranks: the processes that train together, and the few things that they tell one another.
+
+One process is `ONE` and needs no process group: all sums are then over itself. More are started by torchrun, whose
+environment `join` reads. Tensors on the CPU travel by gloo, tensors on CUDA devices by NCCL.
+Only this file and `shard` know that PyTorch has process groups.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vl2.errors import UserError
+
+T = TypeVar("T")
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_HINT = "start with: torchrun --nproc-per-node N --no-python vl2 train ..."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among all. Every method but the properties must be called by all ranks, in the same order."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.rank < self.size, f"rank {self.rank} of {self.size}"
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that prints and writes."""
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replace a contiguous tensor by its sum over the ranks, the same bits on each, and return it."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.SUM)
+        return tensor
+
+    def max_(self, tensor: Tensor) -> Tensor:
+        """Replace a contiguous tensor by its largest values over the ranks and return it."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor
+
+    def broadcast_(self, tensor: Tensor) -> Tensor:
+        """Replace a contiguous tensor by the first rank's and return it."""
+        if self.size > 1:
+            dist.broadcast(tensor, src=0)
+        return tensor
+
+    def broadcast_object(self, value: T) -> T:
+        """Return the first rank's value on all; it must be one that pickle takes. The others' values are ignored."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
+
+    def gather_objects(self, value: T) -> list[T]:
+        """Return the values of all ranks, in their order, on all."""
+        if self.size == 1:
+            return [value]
+        values: list[T | None] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return cast("list[T]", values)
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        if self.size > 1:
+            # Not dist.barrier: on CUDA it guesses a device before the first product has chosen one.
+            dist.all_reduce(torch.zeros(1))
+
+
+ONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
+
+
+def join(device: torch.device | str, timeout_s: float = 1800.0) -> Ranks:
+    """Join the ranks that torchrun has started, or be the only one where it has not.
+
+    "cuda" becomes this process's own device. A collective that waits longer than `timeout_s` for another rank fails.
+    UserError if the environment is incomplete or wrong, or if there is no such device.
+    """
+    kind = torch.device(device)
+    place = _read_environment(os.environ)
+    if place is None:
+        return Ranks(rank=0, size=1, device=_local_device(kind, 0))
+    rank, size, local_rank = place
+    local = _local_device(kind, local_rank)
+    if local.type == "cuda":
+        torch.cuda.set_device(local)
+    if size > 1 and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if local.type == "cuda" else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), rank=rank, world_size=size)
+        except (dist.DistError, ValueError) as error:
+            first_line = str(error).strip().split("\n")[0]
+            raise UserError(f"rank {rank} of {size} could not join the others: {first_line}") from None
+    return Ranks(rank=rank, size=size, device=local)
+
+
+def leave() -> None:
+    """End what `join` began. Harmless where it began nothing."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _read_environment(environment: Mapping[str, str]) -> tuple[int, int, int] | None:
+    """Return rank, number of ranks and rank on this machine; None where none of them is given."""
+    # MASTER_ADDR alone says nothing: clusters set it for every job.
+    if not any(name in environment for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")):
+        return None
+    missing = [name for name in _VARIABLES if not environment.get(name)]
+    if missing:
+        raise UserError(f"torchrun sets {', '.join(_VARIABLES)}; missing: {', '.join(missing)}; {_HINT}")
+    numbers = {name: environment[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+    for name, value in numbers.items():
+        if not value.isdecimal():
+            raise UserError(f"{name} must be a number that is not negative, got {value!r}; {_HINT}")
+    rank, size, local_rank = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if rank >= size:
+        raise UserError(f"RANK must be in 0..WORLD_SIZE - 1 ({size - 1}), got {rank}; {_HINT}")
+    return rank, size, local_rank
+
+
+def _local_device(kind: torch.device, local_rank: int) -> torch.device:
+    if kind.type == "cpu":
+        return kind
+    if kind.type != "cuda":
+        raise UserError(f"the device of training must be cpu or cuda, got {kind.type}")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = local_rank if kind.index is None else kind.index
+    if index >= count:
+        raise UserError(f"there is no device cuda:{index}, this machine has {count}: start fewer processes or use cpu")
+    return torch.device("cuda", index)

@@ -1,0 +1,208 @@
+"""Where the weights live: whole on every rank, or cut into parts of which each rank holds one.
+
+"replicated": every rank has the model in the compute type, runs its own packs alone, and the gradients are summed
+once per optimizer step, in a few flat pieces. Ranks need not run equally often.
+
+"sharded" (FSDP2): every rank holds its part of each weight. A vision block or decoder layer is gathered when it
+runs, in the compute type, and its gradients are summed in float32 and cut up again, in every backward pass. So all
+ranks must run equally often and through all blocks: a rank without images or packs runs blank ones, see
+`vl2.train.blank`. What is trained is held in float32, what was frozen before in the compute type.
+
+In both the router's weights and the expert bias stay float32, and the sums are sums, not means: the loss has been
+divided by the count of all ranks before. Sharded weights are DTensors, each cut along one axis; `local`, `origin`
+and `whole` are how the rest of the package touches them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from vl2.errors import UserError
+from vl2.model import VL2
+from vl2.model.moe import Router
+from vl2.train.ranks import Ranks
+
+Mode = Literal["replicated", "sharded"]
+
+BUCKET_ELEMENTS = 1 << 24  # 64 MiB of float32 are summed at a time
+
+
+def shard(model: VL2, mode: Mode, ranks: Ranks, compute_dtype: torch.dtype) -> VL2:
+    """Lay the model out on the ranks' devices and return it. In place; its parameters may be new objects.
+
+    All ranks get the first one's weights: the others may give a model on the meta device. What is to stay frozen
+    must be so already, and the optimizer is made afterwards. One rank alone is always "replicated".
+    """
+    if mode not in get_args(Mode):
+        raise UserError(f"the weights must be {' or '.join(get_args(Mode))}, got {mode!r}")
+    if mode == "replicated" or ranks.size == 1:
+        _replicate(model, ranks, compute_dtype)
+    else:
+        _cut(model, ranks, compute_dtype)
+    return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether all ranks must run this model together."""
+    return isinstance(model, FSDPModule)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a sharded tensor, sharing its memory; any other tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def origin(tensor: Tensor) -> tuple[int, ...]:
+    """Return where in the whole tensor this rank's part begins."""
+    place = [0] * tensor.ndim
+    if isinstance(tensor, DTensor):
+        (cut,) = tensor.placements
+        assert isinstance(cut, Shard), f"cut as {cut}"
+        mesh, size = tensor.device_mesh, tensor.shape[cut.dim]
+        share = -(-size // mesh.size())  # the last ranks may have less, or nothing
+        place[cut.dim] = min(mesh.get_local_rank() * share, size)
+    return tuple(place)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a sharded tensor; any other as it is. All ranks must ask together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every parameter and buffer, whole, one at a time, by name. All ranks must go through it together."""
+    for name, tensor in _tensors(model).items():
+        yield name, whole(tensor)
+
+
+@torch.no_grad()
+def sum_gradients_(gradients: Iterable[Tensor], ranks: Ranks) -> None:
+    """Add up the gradients of all ranks, in place. Sharded ones are sums already and are left alone."""
+    if ranks.size == 1:
+        return
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        if isinstance(gradient, DTensor):
+            continue
+        if bucket and sum(t.numel() for t in bucket) + gradient.numel() > BUCKET_ELEMENTS:
+            _sum_bucket_(bucket, ranks)
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        _sum_bucket_(bucket, ranks)
+
+
+def _sum_bucket_(bucket: list[Tensor], ranks: Ranks) -> None:
+    if len(bucket) == 1 and bucket[0].is_contiguous():
+        ranks.sum_(bucket[0])
+        return
+    flat = ranks.sum_(torch.cat([gradient.flatten() for gradient in bucket]))
+    for gradient, total in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
+        gradient.copy_(total.view_as(gradient))
+
+
+@torch.no_grad()
+def _replicate(model: VL2, ranks: Ranks, compute_dtype: torch.dtype) -> None:
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            dtype = torch.float32 if isinstance(module, Router) else _cast(parameter, compute_dtype)
+            copy = _first_copy(parameter.detach(), dtype, ranks)
+            if parameter.is_meta:
+                setattr(module, name, nn.Parameter(copy, requires_grad=parameter.requires_grad))
+            else:
+                parameter.data = copy
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, _first_copy(buffer, buffer.dtype, ranks))
+
+
+@torch.no_grad()
+def _cut(model: VL2, ranks: Ranks, compute_dtype: torch.dtype) -> None:
+    source: Mapping[str, Tensor] = {name: t.detach() for name, t in _tensors(model).items()} if ranks.is_first else {}
+    # From here on without memory, so that no rank but the first ever needs room for a whole model.
+    model.to("meta")
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            is_wide = isinstance(module, Router) or parameter.requires_grad
+            parameter.data = parameter.data.to(torch.float32 if is_wide else _cast(parameter, compute_dtype))
+
+    mesh = init_device_mesh(ranks.device.type, (ranks.size,))
+    for group in _groups(model):
+        dtype = torch.float32 if isinstance(group, Router) else compute_dtype
+        _fully_shard(group, mesh, dtype)
+    register_fsdp_forward_method(model, "states")
+
+    model.to_empty(device=ranks.device)
+    for name, tensor in _tensors(model).items():
+        _receive_(tensor, source.get(name), ranks)
+    for group in _groups(model):
+        # The first gathering of a weight whose rows the ranks cannot share evenly moves its part to padded memory.
+        # It must not come after an optimizer has taken hold of the parts.
+        assert isinstance(group, FSDPModule)
+        group.unshard()
+        group.reshard()
+
+
+def _groups(model: VL2) -> Iterator[nn.Module]:
+    """Yield the modules whose own weights are gathered together, inner ones first."""
+    if model.vision.attn_pool is not None:
+        yield model.vision.attn_pool  # never run, so never gathered
+    yield from model.vision.blocks
+    for layer in model.language.model.layers:
+        yield from (module for module in layer.modules() if isinstance(module, Router))
+        yield layer
+    # The rest goes with the root, which stays gathered from the forward to the end of the backward pass. The output
+    # head must be there: the loss uses its weight after the model has returned.
+    yield model
+
+
+def _fully_shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+    # Inputs are not cast: that would round the rotary angles, which are float32 arguments of every layer.
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    fully_shard(
+        module, mesh=mesh, mp_policy=policy, shard_placement_fn=lambda parameter: _placement(parameter, mesh.size())
+    )
+    assert isinstance(module, FSDPModule)
+    module.set_gradient_divide_factor(1.0)
+    module.set_force_sum_reduction_for_comms(True)  # gloo knows no sum with a factor
+
+
+def _placement(parameter: nn.Parameter, num_ranks: int) -> Shard:
+    """Cut along the first axis that gives every rank the same share: 72 experts on 16 ranks are cut inside."""
+    axes = [axis for axis, size in enumerate(parameter.shape) if size % num_ranks == 0]
+    return Shard(axes[0] if axes else 0)
+
+
+def _receive_(tensor: Tensor, source: Tensor | None, ranks: Ranks) -> None:
+    """Fill a tensor on all ranks from the first one's `source`."""
+    full = torch.empty(tensor.shape, dtype=tensor.dtype, device=ranks.device)
+    if source is not None:
+        full.copy_(source)
+    if isinstance(tensor, DTensor):
+        part = distribute_tensor(full, tensor.device_mesh, tensor.placements)
+        tensor.to_local().copy_(part.to_local())
+    else:
+        tensor.copy_(ranks.broadcast_(full))
+
+
+def _first_copy(tensor: Tensor, dtype: torch.dtype, ranks: Ranks) -> Tensor:
+    """Return the first rank's tensor on this rank's device."""
+    if tensor.is_meta:
+        assert not ranks.is_first, "the first rank must have the weights"
+        tensor = torch.empty(tensor.shape, dtype=dtype, device=ranks.device)
+    return ranks.broadcast_(tensor.to(device=ranks.device, dtype=dtype).contiguous())
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Return the type that a tensor gets: packed weights of a quantised layer keep theirs."""
+    return dtype if tensor.is_floating_point() else tensor.dtype

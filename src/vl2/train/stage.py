@@ -1,0 +1,174 @@
+"""Stages as values: what is trained, how fast, how long, on what; and the paper's three stages for its three sizes.
+
+Source: arXiv 2412.10302, table 2. It leaves three things open, which are our choice: the steps of warm-up, where the
+cosine ends (a tenth of the peak, which is also where its "step" schedule ends) and AdamW's epsilon (1e-8).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from vl2.errors import UserError
+
+Part = Literal["vision", "projector", "language"]  # the projector includes the newline and separator vectors
+Schedule = Literal["cosine", "step", "constant"]
+
+WARMUP_STEPS = 100  # of the alignment and the fine-tuning; the pretraining, 50 times as long, has more
+PRETRAINING_WARMUP_STEPS = 2000
+COSINE_FLOOR = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of training. One of `num_steps` and `num_tokens` gives its length."""
+
+    name: str
+    learning_rate: float  # the peak
+    rate_multipliers: Mapping[Part, float] = field(default_factory=dict)  # a part not named has 1
+    frozen: tuple[Part, ...] = ()
+    schedule: Schedule
+    warmup_steps: int
+    final_rate_ratio: float = (
+        COSINE_FLOOR  # where the cosine ends, over the peak; the other schedules have no use of it
+    )
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    clip_norm: float = 1.0
+    is_bfloat16_optimizer: bool = False  # weights and moments of the optimizer in bfloat16, without float32 masters
+    balance_loss_weight: float
+    expert_bias_step: float = 0.0  # per optimizer step; only sigmoid routing with a bias has one
+    num_steps: int | None = None
+    num_tokens: int | None = None  # without padding
+    batch_size: int  # sequences per optimizer step
+    seq_len: int = 4096
+    is_packed: bool
+    mask_prompt: bool  # train on answers only, else on all text
+    max_tiles_per_pack: int | None = None
+
+    def __post_init__(self) -> None:
+        for part in (*self.frozen, *self.rate_multipliers):
+            if part not in get_args(Part):
+                raise UserError(f"a part of the model must be one of {', '.join(get_args(Part))}, got {part!r}")
+        if self.schedule not in get_args(Schedule):
+            raise UserError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r}")
+        if set(self.frozen) == set(get_args(Part)):
+            raise UserError(f"stage {self.name}: all parts are frozen, nothing would be trained")
+        idle = sorted(set(self.frozen) & set(self.rate_multipliers))
+        if idle:
+            raise UserError(f"stage {self.name}: {idle[0]} is frozen, so it can have no rate multiplier")
+        if "language" in self.frozen and self.expert_bias_step:
+            raise UserError(f"stage {self.name}: language is frozen, so expert_bias_step must be 0")
+        if (self.num_steps is None) == (self.num_tokens is None):
+            raise UserError(f"stage {self.name}: give either num_steps or num_tokens")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        lengths = {
+            "batch_size": self.batch_size, "seq_len": self.seq_len, "num_steps": self.num_steps,
+            "num_tokens": self.num_tokens, "max_tiles_per_pack": self.max_tiles_per_pack,
+        }  # fmt: skip
+        for name, count in lengths.items():
+            if count is not None and count < 1:
+                raise UserError(f"stage {self.name}: {name} must be at least 1, got {count}")
+        positive = {"learning_rate": self.learning_rate, "eps": self.eps, "clip_norm": self.clip_norm}
+        multipliers = {f"rate_multipliers.{part}": value for part, value in self.rate_multipliers.items()}
+        for name, value in {**positive, **multipliers}.items():
+            if not (math.isfinite(value) and value > 0):
+                raise UserError(f"stage {self.name}: {name} must be a positive number, got {value}")
+        at_least_0 = {
+            "warmup_steps": self.warmup_steps, "weight_decay": self.weight_decay,
+            "balance_loss_weight": self.balance_loss_weight, "expert_bias_step": self.expert_bias_step,
+        }  # fmt: skip
+        for name, value in at_least_0.items():
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"stage {self.name}: {name} must be at least 0, got {value}")
+        if not 0 <= self.final_rate_ratio <= 1:
+            raise UserError(f"stage {self.name}: final_rate_ratio must be in 0..1, got {self.final_rate_ratio}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"stage {self.name}: betas must be in 0..1, below 1, got {self.betas}")
+
+    def rate_multiplier(self, part: Part) -> float:
+        return self.rate_multipliers.get(part, 1.0)
+
+
+def _paper_stages(
+    *,
+    rates: tuple[float, float, float],
+    balance_loss_weight: float,
+    tokens: tuple[int, int, int],
+    pretraining_batch: int,
+    pretraining_bias_step: float = 0.0,
+    is_bfloat16_optimizer: bool = False,
+) -> Mapping[str, Stage]:
+    vision: Mapping[Part, float] = {"vision": 0.1}
+    alignment = Stage(
+        name="alignment",
+        learning_rate=rates[0],
+        rate_multipliers=vision,
+        frozen=("language",),
+        schedule="cosine",
+        warmup_steps=WARMUP_STEPS,
+        balance_loss_weight=balance_loss_weight,
+        is_bfloat16_optimizer=is_bfloat16_optimizer,
+        num_tokens=tokens[0],
+        batch_size=256,
+        is_packed=False,
+        mask_prompt=False,
+    )
+    pretraining = Stage(
+        name="pretraining",
+        learning_rate=rates[1],
+        rate_multipliers=vision,
+        schedule="step",
+        warmup_steps=PRETRAINING_WARMUP_STEPS,
+        balance_loss_weight=balance_loss_weight,
+        expert_bias_step=pretraining_bias_step,
+        is_bfloat16_optimizer=is_bfloat16_optimizer,
+        num_tokens=tokens[1],
+        batch_size=pretraining_batch,
+        is_packed=True,
+        mask_prompt=False,
+    )
+    tuning = Stage(
+        name="fine-tuning",
+        learning_rate=rates[2],
+        rate_multipliers=vision,
+        schedule="constant",
+        warmup_steps=WARMUP_STEPS,
+        balance_loss_weight=balance_loss_weight,
+        is_bfloat16_optimizer=is_bfloat16_optimizer,
+        num_tokens=tokens[2],
+        batch_size=64,
+        is_packed=True,
+        mask_prompt=True,
+    )
+    return {stage.name: stage for stage in (alignment, pretraining, tuning)}
+
+
+# Size, then name of the stage.
+STAGES: Mapping[str, Mapping[str, Stage]] = {
+    "tiny": _paper_stages(
+        rates=(5.4e-4, 5.4e-4, 3.0e-5),
+        balance_loss_weight=0.001,
+        tokens=(2_000_000_000, 798_500_000_000, 19_500_000_000),
+        pretraining_batch=2304,
+    ),
+    "small": _paper_stages(
+        rates=(4.2e-4, 4.2e-4, 1.4e-5),
+        balance_loss_weight=0.001,
+        tokens=(2_000_000_000, 808_900_000_000, 20_000_000_000),
+        pretraining_batch=2304,
+    ),
+    "base": _paper_stages(
+        rates=(4.5e-4, 4.5e-4, 2.0e-5),
+        balance_loss_weight=0.0001,
+        tokens=(2_000_000_000, 796_500_000_000, 19_500_000_000),
+        pretraining_batch=3360,
+        pretraining_bias_step=0.001,
+        is_bfloat16_optimizer=True,
+    ),
+}

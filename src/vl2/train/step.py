@@ -1,0 +1,190 @@
+"""One optimizer step: this rank's packs forward and backward, gradients and counts summed over the ranks, one update.
+
+The loss is the mean over all trained tokens of the step. They are counted first, over all ranks, and every pack's sum
+is divided by that count before it goes backward. So packs one after another, in one, or on several ranks give the same
+gradients, however unequal their lengths. The balance loss is a mean over the documents in the same way; only where a
+model keeps its balance per batch (`seq_aux` false) is it a mean over packs, each a batch of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vl2.data.packed import Packed
+from vl2.data.record import CATEGORIES
+from vl2.model import VL2
+from vl2.model.language import Hidden
+from vl2.train.balance import check_balance, update_expert_biases
+from vl2.train.blank import blank_pack
+from vl2.train.loss import next_token_loss, trained_positions
+from vl2.train.memory import keep_freed_pages
+from vl2.train.optimizer import MasterAdamW
+from vl2.train.parts import freeze, parameter_groups
+from vl2.train.ranks import Ranks
+from vl2.train.shard import is_sharded
+from vl2.train.stage import Stage
+
+LENGTH_MULTIPLE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What a step has come to before it is applied, over all ranks."""
+
+    loss: float  # mean over the trained tokens; 0 without any
+    loss_by_category: Mapping[str, tuple[float, int]]  # sum and count of the categories that were there
+    num_trained_tokens: int
+    num_tokens: int  # without padding
+    num_tiles: int
+    balance_loss: float  # unweighted: the mean over the documents, summed over the layers
+    grad_norm: float  # before clipping
+    expert_load: Tensor  # int64 [MoE layers, E]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Counts:
+    """How much of everything a step has."""
+
+    trained_tokens: int
+    tokens: int
+    tiles: int
+    balanced: int  # what the balance loss is a mean over
+
+
+class _Tally:
+    """Sums over the packs of a step, kept on the device until all have run."""
+
+    def __init__(self, model: VL2, device: torch.device) -> None:
+        config = model.config.language_config
+        num_layers = sum(config.is_moe_layer(i) for i in range(config.num_hidden_layers))
+        self.loss_by_category = torch.zeros(len(CATEGORIES) + 1, 2, dtype=torch.float64, device=device)
+        self.balance_loss = torch.zeros(1, dtype=torch.float64, device=device)
+        self.expert_load = torch.zeros(
+            num_layers, config.n_routed_experts or 0 if num_layers else 0, dtype=torch.int64, device=device
+        )
+
+    def add(self, pack: Packed, loss_n: Tensor, hidden: Hidden, num_balanced: int) -> None:
+        self.balance_loss += hidden.balance_loss.detach() * num_balanced
+        self.expert_load += hidden.expert_load
+        place_n = trained_positions(pack.labels)
+        document_n = torch.bucketize(place_n, pack.cu_seqlens[1:], right=True)
+        known = [CATEGORIES.index(name) if name in CATEGORIES else len(CATEGORIES) for name in pack.categories]
+        # Padding is a document without a category, and nothing of it is trained.
+        category_n = torch.tensor([*known, len(CATEGORIES)], device=loss_n.device)[document_n]
+        pairs_n2 = torch.stack((loss_n.double(), torch.ones_like(loss_n, dtype=torch.float64)), dim=1)
+        self.loss_by_category.index_add_(0, category_n, pairs_n2)
+
+    def sum_over(self, ranks: Ranks) -> None:
+        for tensor in (self.loss_by_category, self.balance_loss, self.expert_load):
+            ranks.sum_(tensor)
+
+
+class TrainStep:
+    """Trains a model, laid out by `shard` before, by the rules of a stage."""
+
+    def __init__(self, model: VL2, stage: Stage, ranks: Ranks) -> None:
+        check_balance(model, stage)
+        if ranks.device.type == "cpu":
+            keep_freed_pages()
+        freeze(model, stage)
+        self.model, self.stage, self.ranks = model, stage, ranks
+        self.optimizer = MasterAdamW(
+            parameter_groups(model, stage),
+            betas=stage.betas,
+            eps=stage.eps,
+            is_bfloat16=stage.is_bfloat16_optimizer,
+            ranks=ranks,
+        )
+        self._is_sharded = is_sharded(model)
+        self._is_balanced_by_document = model.config.language_config.seq_aux
+
+    def accumulate(self, packs: Sequence[Packed]) -> StepReport:
+        """Run this rank's packs forward and backward, and return what the step has come to over all ranks.
+
+        All ranks call it together; one may have no packs. Without a trained token the gradients are those of the
+        balance loss alone.
+        """
+        own = [self._trim(pack).to(self.ranks.device) for pack in packs if pack.num_tokens]
+        counts = self._count(own)
+        tally = _Tally(self.model, self.ranks.device)
+        for pack in self._with_blanks(own):
+            self._run(pack, counts, tally)
+        self.optimizer.sum_over_ranks()
+        tally.sum_over(self.ranks)
+        return self._report(counts, tally)
+
+    def apply(self, report: StepReport, learning_rate: float) -> None:
+        """Update the weights, and the expert bias by the load of the step. The gradients are forgotten."""
+        limit = self.stage.clip_norm
+        if report.grad_norm > limit:
+            self.optimizer.scale(limit / report.grad_norm)
+        self.optimizer.step(learning_rate)
+        self.optimizer.zero()
+        update_expert_biases(self.model, report.expert_load, self.stage.expert_bias_step)
+
+    def discard(self) -> None:
+        """Forget the gradients and leave everything as it was before the step."""
+        self.optimizer.zero()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+
+    def _trim(self, pack: Packed) -> Packed:
+        """Cut padding, but to a multiple: the CPU compiles its bfloat16 kernels for each length that it meets."""
+        return pack.with_length(-(-pack.num_tokens // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
+
+    def _count(self, packs: Sequence[Packed]) -> _Counts:
+        own = [0, 0, 0, 0]
+        for pack in packs:
+            own[0] += int((pack.labels[1:] != -100).sum())
+            own[1] += pack.num_tokens
+            own[2] += len(pack.tiles)
+            own[3] += self._num_balanced(pack)
+        total = self.ranks.sum_(torch.tensor(own, device=self.ranks.device)).tolist()
+        return _Counts(trained_tokens=total[0], tokens=total[1], tiles=total[2], balanced=total[3])
+
+    def _num_balanced(self, pack: Packed) -> int:
+        return len(pack.names) if self._is_balanced_by_document else 1
+
+    def _with_blanks(self, packs: list[Packed]) -> list[Packed]:
+        """Return the packs, and as many blank ones as other ranks have more, where all must run together."""
+        if not self._is_sharded:
+            return packs
+        num_rounds = int(self.ranks.max_(torch.tensor(len(packs), device=self.ranks.device)))
+        blank = blank_pack(self.model.config).to(self.ranks.device)
+        return packs + [blank] * (num_rounds - len(packs))
+
+    def _run(self, pack: Packed, counts: _Counts, tally: _Tally) -> None:
+        hidden = self.model.states(pack, runs_blank_tile=self._is_sharded)
+        total, loss_n = next_token_loss(hidden.states_BSD[0], pack.labels, self.model.language.lm_head.weight)
+        num_balanced = self._num_balanced(pack) if pack.num_tokens else 0
+        loss = total / max(counts.trained_tokens, 1)
+        if self.stage.balance_loss_weight:
+            share = num_balanced / max(counts.balanced, 1)
+            loss = loss + hidden.balance_loss * (self.stage.balance_loss_weight * share)
+        # With the language model frozen, a pack without images has nothing to train.
+        if loss.requires_grad:
+            loss.backward()
+        tally.add(pack, loss_n, hidden, num_balanced)
+
+    def _report(self, counts: _Counts, tally: _Tally) -> StepReport:
+        sums = tally.loss_by_category.tolist()
+        named = zip(CATEGORIES, sums, strict=False)
+        return StepReport(
+            loss=sum(total for total, _ in sums) / max(counts.trained_tokens, 1),
+            loss_by_category={name: (total, int(count)) for name, (total, count) in named if count},
+            num_trained_tokens=counts.trained_tokens,
+            num_tokens=counts.tokens,
+            num_tiles=counts.tiles,
+            balance_loss=float(tally.balance_loss) / max(counts.balanced, 1),
+            grad_norm=self.optimizer.grad_norm(),
+            expert_load=tally.expert_load,
+        )

@@ -1,0 +1,211 @@
+"""Nested state as safetensors and JSON: every rank writes the parts it holds, and any number of ranks reads them back.
+
+State is what `state_dict` returns: mappings and lists of tensors and of plain values. A tensor is known by its path,
+as in `model/language.model.norm.weight`. Of a sharded tensor each rank stores its block of the whole, with the block's
+place and the shape of the whole, so another number of ranks finds what it needs.
+
+Safetensors and JSON run nothing when they are read. PyTorch's own sharded format keeps its table of contents as a
+pickle, which does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vl2.errors import UserError
+from vl2.weights.safetensors_file import StoredTensor, read_header, read_into
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """What one rank holds of a tensor: the part that begins at `origin` in a whole of `shape`."""
+
+    local: Tensor
+    origin: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        return tuple(self.local.shape) == self.shape
+
+
+BlockOf = Callable[[Tensor], Block]
+
+
+def whole_block(tensor: Tensor) -> Block:
+    """Return a tensor that is not sharded as its block."""
+    return Block(local=tensor, origin=(0,) * tensor.dim(), shape=tuple(tensor.shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A state as it was at one moment: its tensors on the CPU, its plain values as JSON."""
+
+    tensors: Mapping[str, Block]
+    values: Any
+
+
+def take_snapshot(state: Mapping[str, Any], block_of: BlockOf, *, is_first: bool) -> Snapshot:
+    """Copy a state. Of tensors that every rank holds whole, only the first rank keeps a copy.
+
+    Two names of one memory, as a float32 weight and its master are, share one copy.
+    """
+    tensors: dict[str, Block] = {}
+    copies: dict[tuple[object, ...], Tensor] = {}
+    for path, tensor in _tensors(state):
+        block = block_of(tensor)
+        if is_first or not block.is_whole:
+            local = block.local.detach()
+            key = (local.data_ptr(), local.shape, local.stride(), local.dtype, local.device)
+            if key not in copies or not local.numel():
+                copies[key] = torch.empty(local.shape, dtype=local.dtype, device="cpu").copy_(local)
+            tensors[path] = replace(block, local=copies[key])
+    return Snapshot(tensors=tensors, values=_values(state))
+
+
+def write_tensors(snapshot: Snapshot, folder: Path, rank: int) -> None:
+    """Write a rank's tensors, and then, as the sign that they are whole, their table. OSError where it fails."""
+    file = folder / f"rank-{rank:05d}.safetensors"
+    stored_as: dict[int, str] = {}  # by the copy
+    for path, block in snapshot.tensors.items():
+        stored_as.setdefault(id(block.local), path)
+    try:
+        save_file({path: snapshot.tensors[path].local for path in stored_as.values()}, file)
+    except SafetensorError as error:
+        raise OSError(None, str(error).removeprefix("Error while serializing: ")) from None
+    sync(file)
+    entries = {
+        path: {"stored_as": stored_as[id(block.local)], "origin": list(block.origin), "shape": list(block.shape)}
+        for path, block in snapshot.tensors.items()
+    }
+    write_json({"bytes": file.stat().st_size, "tensors": entries}, folder / f"rank-{rank:05d}.json")
+
+
+def write_json(values: Any, path: Path) -> None:
+    """Write a file that is whole when it is there."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(values), encoding="utf-8")
+    sync(partial)
+    partial.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredBlock:
+    origin: tuple[int, ...]
+    shape: tuple[int, ...]  # of the whole
+    stored: StoredTensor
+
+
+class TensorReader:
+    """The tensors of a folder, whichever ranks wrote them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._blocks: dict[str, list[_StoredBlock]] = {}
+        for file in sorted(folder.glob("rank-*.safetensors")):
+            table = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["tensors"]
+            stored = read_header(file)
+            for path, entry in table.items():
+                block = _StoredBlock(
+                    origin=tuple(entry["origin"]), shape=tuple(entry["shape"]), stored=stored[entry["stored_as"]]
+                )
+                self._blocks.setdefault(path, []).append(block)
+        self._unread = set(self._blocks)
+
+    def unread(self) -> list[str]:
+        """Return the tensors that nobody has asked for yet."""
+        return sorted(self._unread)
+
+    def read(self, path: str, wanted: Block) -> None:
+        """Fill the block that this rank holds. In place; UserError if the folder has another tensor of this name."""
+        blocks = self._find(path)
+        self._unread.discard(path)
+        if blocks[0].shape != wanted.shape:
+            raise UserError(f"{self._folder}: {path} is {list(blocks[0].shape)}, the model has {list(wanted.shape)}")
+        local = wanted.local.detach()
+        num_filled = sum(_copy_overlap(local, wanted.origin, block) for block in blocks)
+        if num_filled != local.numel():
+            raise UserError(f"{self._folder}: {num_filled} of {local.numel()} values of {path} are there")
+
+    def _find(self, path: str) -> list[_StoredBlock]:
+        if path not in self._blocks:
+            raise UserError(f"{self._folder} has no {path}: it was written by a run of another kind")
+        return self._blocks[path]
+
+
+def _copy_overlap(target: Tensor, origin: tuple[int, ...], block: _StoredBlock) -> int:
+    """Fill the part of `target`, which begins at `origin`, that a stored block covers; return how many values."""
+    stored = block.stored
+    if (origin, tuple(target.shape)) == (block.origin, stored.shape):
+        read_into(target, stored)
+        return target.numel()
+    low = [max(a, b) for a, b in zip(origin, block.origin, strict=True)]
+    ends = zip(origin, target.shape, block.origin, stored.shape, strict=True)
+    high = [min(a + size, b + stored_size) for a, size, b, stored_size in ends]
+    if any(h <= l for l, h in zip(low, high, strict=True)):
+        return 0
+    fresh = torch.empty(stored.shape, dtype=stored.dtype)
+    read_into(fresh, stored)
+    part = target[tuple(slice(l - a, h - a) for l, h, a in zip(low, high, origin, strict=True))]
+    part.copy_(fresh[tuple(slice(l - b, h - b) for l, h, b in zip(low, high, block.origin, strict=True))])
+    return part.numel()
+
+
+def fill(template: Any, values: Any, reader: TensorReader, block_of: BlockOf, path: str = "") -> Any:
+    """Return a state like `template`: its tensors filled in place from a folder, its plain values from `values`."""
+    if isinstance(template, Tensor):
+        reader.read(path, block_of(template))
+        return template
+    if isinstance(template, Mapping):
+        found = dict(values or {})
+        inner = {
+            name: fill(one, found.pop(str(name), None), reader, block_of, _join(path, name))
+            for name, one in template.items()
+        }
+        return {**inner, **{name: one for name, one in found.items() if one is not None}}
+    if isinstance(template, list | tuple) and any(isinstance(one, Tensor | Mapping | list | tuple) for one in template):
+        return [fill(one, values[i], reader, block_of, _join(path, i)) for i, one in enumerate(template)]
+    return values
+
+
+def _tensors(state: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(state, Tensor):
+        yield path, state
+    elif isinstance(state, Mapping):
+        for name, one in state.items():
+            yield from _tensors(one, _join(path, name))
+    elif isinstance(state, list | tuple):
+        for i, one in enumerate(state):
+            yield from _tensors(one, _join(path, i))
+
+
+def _values(state: Any) -> Any:
+    """Return the plain values of a state, null in the place of a tensor."""
+    if isinstance(state, Tensor):
+        return None
+    if isinstance(state, Mapping):
+        return {str(name): _values(one) for name, one in state.items()}
+    return [_values(one) for one in state] if isinstance(state, list | tuple) else state
+
+
+def _join(path: str, name: object) -> str:
+    return f"{path}/{name}" if path else str(name)

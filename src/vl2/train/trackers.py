@@ -1,0 +1,88 @@
+"""Other places for the metrics: TensorBoard, Weights & Biases and trackio, each behind the same two calls.
+
+None is imported before it is asked for. A run that resumes goes on in the same place; steps that are drawn twice, since
+the run went back to its checkpoint, are the later ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from vl2.errors import UserError
+
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+
+
+class Tracker(Protocol):
+    """Takes the numbers of a step."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Event files in the run folder."""
+
+    def __init__(self, folder: Path, name: str, config: Mapping[str, Any], first_step: int) -> None:
+        with _needs("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Hosted:
+    """wandb, or trackio, which has the same calls. The run is known by its folder's name."""
+
+    def __init__(self, module: Any, folder: Path, name: str, options: Mapping[str, Any]) -> None:
+        self._module = module
+        module.init(project="vl2", name=name, resume="allow", **options)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._module.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._module.finish()
+
+
+def _wandb(folder: Path, name: str, config: Mapping[str, Any], first_step: int) -> Tracker:
+    with _needs("wandb"):
+        import wandb
+    return Hosted(wandb, folder, name, {"id": name, "dir": str(folder), "config": dict(config)})
+
+
+def _trackio(folder: Path, name: str, config: Mapping[str, Any], first_step: int) -> Tracker:
+    with _needs("trackio"):
+        import trackio
+    return Hosted(trackio, folder, name, {"config": dict(config)})
+
+
+_OPENERS: dict[str, Callable[[Path, str, Mapping[str, Any], int], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": _wandb,
+    "trackio": _trackio,
+}
+
+
+def open_tracker(kind: TrackerName, folder: Path, config: Mapping[str, Any], first_step: int) -> Tracker:
+    """Start or go on in one place. UserError says what to install."""
+    name = "-".join(folder.absolute().parts[-2:]).strip("/")
+    return _OPENERS[kind](folder, name, config, first_step)
+
+
+@contextmanager
+def _needs(package: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError:
+        extra = '"vl2[train]"' if package == "tensorboard" else package
+        raise UserError(f"the tracker {package} is not installed: pip install {extra}") from None

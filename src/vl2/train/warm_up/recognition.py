@@ -1,0 +1,62 @@
+"""The encoder with two heads that are thrown away afterwards: which thing a patch shows, and where that thing ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vl2.model.vision import VisionEncoder
+from vl2.train.warm_up.classes import NOTHING
+
+BOX_SCALE = 4.0  # distances are parts of the tile; so they come to about 1
+BOX_WEIGHT = 2.0
+EMPTY_SHARE = 0.25  # of empty patches to shown ones in the loss: most patches are empty, and easy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognised:
+    """One batch's losses, and for each patch that was looked at the right class and whether it was found."""
+
+    class_loss: Tensor
+    box_loss: Tensor
+    wanted_n: Tensor  # int64
+    is_right_n: Tensor  # bool
+
+    @property
+    def loss(self) -> Tensor:
+        return self.class_loss + BOX_WEIGHT * self.box_loss
+
+
+class Recognition(nn.Module):
+    """Classes and boxes from the features of every patch."""
+
+    def __init__(self, encoder: VisionEncoder, width: int, num_classes: int, patches_per_side: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classify = nn.Linear(width, num_classes)
+        self.locate = nn.Linear(width, 4)
+        centre = (torch.arange(patches_per_side) + 0.5) / patches_per_side
+        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        self.register_buffer("centre_n4", torch.stack((x, y, x, y), dim=-1).flatten(0, 1), persistent=False)
+        self.centre_n4: Tensor
+
+    def forward(
+        self, tiles_I3PP: Tensor, classes_In: Tensor, boxes_In4: Tensor, generator: torch.Generator
+    ) -> Recognised:
+        """`generator` picks the empty patches that are looked at."""
+        features = self.encoder(tiles_I3PP).flatten(0, 1)
+        wanted = classes_In.flatten()
+        shown, empty = (wanted != NOTHING).nonzero().squeeze(1), (wanted == NOTHING).nonzero().squeeze(1)
+        some = empty[torch.randperm(len(empty), generator=generator)[: max(1, int(len(shown) * EMPTY_SHARE))]]
+        looked_at = torch.cat((shown, some))
+        logits, wanted_n = self.classify(features[looked_at]).float(), wanted[looked_at]
+        offsets = (boxes_In4 - self.centre_n4.float()).flatten(0, 1)[shown] * BOX_SCALE
+        return Recognised(
+            class_loss=F.cross_entropy(logits, wanted_n),
+            box_loss=F.smooth_l1_loss(self.locate(features[shown]).float(), offsets, beta=0.1),
+            wanted_n=wanted_n,
+            is_right_n=logits.detach().argmax(dim=-1) == wanted_n,
+        )

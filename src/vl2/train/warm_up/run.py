@@ -1,0 +1,342 @@
+"""The warm-up as a run: tiles drawn on the way, checkpoints and metrics as in any other run, an encoder at the end.
+
+Tile `t` of step `s` is drawn from (seed, s, t) at the difficulty that the run has come to, so any number of ranks sees
+the same tiles. The difficulty rises by itself while Latin letters are recognised well enough.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vl2.config import ModelConfig
+from vl2.data.construct.sprites import Kind, read_kinds
+from vl2.data.construct.words import read_passages
+from vl2.errors import UserError
+from vl2.model import VL2, init_weights
+from vl2.process.preprocess_config import PreprocessConfig
+from vl2.train.checkpoint import Checkpoints
+from vl2.train.optimizer import MasterAdamW
+from vl2.train.parts import ParameterGroup
+from vl2.train.prepare import MODEL_FILES, TOKENIZER_FILES, find_model, keep_model_files
+from vl2.train.ranks import Ranks, join, leave
+from vl2.train.recipe import Compute, ModelOptions
+from vl2.train.schedule import learning_rate
+from vl2.train.stage import Stage
+from vl2.train.toml_file import from_table, load_toml, to_toml
+from vl2.train.warm_up.classes import Classes, choose_characters
+from vl2.train.warm_up.recognition import Recognised, Recognition
+from vl2.train.warm_up.tiles import Tile, TileDrawer
+from vl2.weights import save_model
+
+METRICS = "metrics.jsonl"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_SMOOTHING = 0.97  # of the accuracy that decides on the difficulty
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileOptions:
+    """What is drawn."""
+
+    texts_en: str
+    """text file with one passage a line"""
+    texts_zh: str = ""
+    """none: no Chinese"""
+    num_chinese: int = 1500
+    """characters that are told apart, the most frequent of the texts"""
+    art: tuple[str, ...] = ()
+    """folders of sprite sets, one for each style"""
+    fonts: tuple[str, ...] = ()
+    """folders; the fonts of the system if there are none"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUpOptions:
+    """How long and how fast."""
+
+    num_steps: int
+    batch_size: int = 48
+    """tiles per step, over all ranks"""
+    learning_rate: float = 1e-3
+    warmup_steps: int = 150
+    weight_decay: float = 0.05
+    raise_at: float = 0.42
+    """share of Latin letters recognised from which the difficulty rises"""
+    raise_steps: int = 700
+    """steps from the easiest tiles to all of them"""
+    save_every_steps: int = 250
+    log_every_steps: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUpRecipe:
+    """One warm-up run. It ends with FOLDER/export: the whole model, of which the encoder is trained."""
+
+    folder: str
+    tiles: TileOptions
+    options: WarmUpOptions
+    model: ModelOptions = field(default_factory=lambda: ModelOptions(name="nano", init="random"))
+    compute: Compute = "bfloat16"
+    seed: int = 0
+
+    def to_toml(self) -> str:
+        return to_toml(self)
+
+
+def read_warm_up(path: Path | str) -> WarmUpRecipe:
+    """Read a recipe. UserError in one line for whatever is wrong with it."""
+    try:
+        return from_table(WarmUpRecipe, load_toml(path))
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if str(path) in text else f"{path}: {text}") from None
+
+
+def warm_up(recipe: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], None] = print) -> Path:
+    """Run a recipe to its end and return the folder of the exported model. Under torchrun every rank calls it."""
+    ranks = join(torch.device("cpu"))
+    try:
+        run = WarmUpRun(recipe, ranks)
+        newest = run.checkpoints.newest()
+        if newest is not None and not resume:
+            raise UserError(f"{recipe.folder} holds a run: go on with --resume, or give another folder")
+        if newest is not None:
+            run.load(newest)
+        run.loop(say if ranks.is_first else _silent)
+        return run.export()
+    finally:
+        leave()
+
+
+class WarmUpRun:
+    """One process's part in a warm-up."""
+
+    def __init__(self, recipe: WarmUpRecipe, ranks: Ranks) -> None:
+        self.recipe, self.ranks = recipe, ranks
+        self.folder = Path(recipe.folder)
+        if ranks.is_first:
+            make_folder(self.folder)
+        self.files = find_model(recipe.model)
+        config = self.files.config
+        self.drawer = make_drawer(recipe.tiles, config)
+        # The whole model is made, so that the export is one; only its encoder is trained.
+        self.model = VL2(config)
+        init_weights(self.model, recipe.seed)
+        torch.manual_seed(recipe.seed)
+        vision = config.vision_config
+        self.net = Recognition(self.model.vision, vision.width, len(self.drawer.classes), vision.patches_per_side).to(
+            _DTYPES[recipe.compute]
+        )
+        self.optimizer = MasterAdamW(_groups(self.net, recipe.options), betas=(0.9, 0.98), eps=1e-8, ranks=ranks)
+        self.checkpoints = Checkpoints(self.folder, ranks=ranks)
+        self.step, self.difficulty, self.accuracy = 0, 0.0, 0.0
+        self._tally = _Tally(self.drawer.classes)
+
+    def load(self, folder: Path) -> None:
+        state = self.checkpoints.load(folder, self._state())
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.difficulty, self.accuracy = int(state["step"]), state["difficulty"], state["accuracy"]
+
+    def loop(self, say: Callable[[str], None]) -> None:
+        options = self.recipe.options
+        stage = _stage(options)
+        since, done = time.perf_counter(), self.step
+        while self.step < options.num_steps:
+            found = self._one_step(learning_rate(stage, self.step, options.num_steps))
+            self.step += 1
+            self._tally.add(found)
+            if self.step % options.log_every_steps == 0 or self.step == options.num_steps:
+                rate = (self.step - done) * options.batch_size / (time.perf_counter() - since)
+                since, done = time.perf_counter(), self.step
+                line = self._tally.take(self.step, self.difficulty, rate)
+                if self.ranks.is_first:
+                    with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(line) + "\n")
+                say("  ".join(f"{name} {value:g}" for name, value in line.items()))
+            if self.step % options.save_every_steps == 0 or self.step == options.num_steps:
+                self.checkpoints.save(self.step, self._state(), self.recipe.to_toml())
+        self.checkpoints.wait()
+        self.checkpoints.close()
+
+    def export(self) -> Path:
+        """Write the model in the released layout: a fresh one but for its encoder."""
+        out = self.folder / "export"
+        if self.ranks.is_first:
+            keep_model_files(self.files, self.folder)
+            for name, master in self.optimizer.masters():
+                target = dict(self.model.vision.named_parameters()).get(name.removeprefix("encoder."))
+                if name.startswith("encoder.") and target is not None:
+                    target.data = master.clone()
+            folder = self.folder / MODEL_FILES
+            shutil.rmtree(out, ignore_errors=True)
+            save_model(
+                self.model,
+                out,
+                extra_files=[file for name in TOKENIZER_FILES if (file := folder / name).is_file()],
+                extra_json={
+                    "processor_config.json": PreprocessConfig.from_file(folder / "processor_config.json").to_dict()
+                },
+            )
+        self.ranks.barrier()
+        return out
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "difficulty": self.difficulty,
+            "accuracy": self.accuracy,
+        }
+
+    def _one_step(self, rate: float) -> Recognised:
+        tiles, classes, boxes = stack([self._tile(number) for number in self._own()])
+        generator = torch.Generator().manual_seed(self.step * self.ranks.size + self.ranks.rank)
+        dtype = _DTYPES[self.recipe.compute]
+        found: Recognised = self.net(tiles.to(dtype), classes, boxes, generator)
+        (found.loss / self.ranks.size).backward()
+        self.optimizer.sum_over_ranks()
+        norm = self.optimizer.grad_norm()
+        if norm > 1:
+            self.optimizer.scale(1 / norm)
+        self.optimizer.step(rate)
+        self.optimizer.zero()
+        self._adjust(found)
+        return found
+
+    def _own(self) -> range:
+        """Return the numbers of this rank's tiles."""
+        return range(self.ranks.rank, self.recipe.options.batch_size, self.ranks.size)
+
+    def _tile(self, number: int) -> Tile:
+        return self.drawer.draw(random.Random(f"{self.recipe.seed}/{self.step}/{number}"), self.difficulty)
+
+    def _adjust(self, found: Recognised) -> None:
+        """Make the tiles harder where the letters are read; all ranks come to the same difficulty."""
+        latin = self.drawer.classes.groups["latin"]
+        is_latin = (found.wanted_n >= latin.start) & (found.wanted_n < latin.stop)
+        counts = torch.stack((is_latin.sum(), (is_latin & found.is_right_n).sum())).double()
+        of, right = self.ranks.sum_(counts).tolist()
+        if of:
+            self.accuracy = _SMOOTHING * self.accuracy + (1 - _SMOOTHING) * right / of
+        if self.accuracy > self.recipe.options.raise_at:
+            self.difficulty = min(1.0, self.difficulty + 1 / self.recipe.options.raise_steps)
+
+
+class _Tally:
+    """Sums between two lines of the log."""
+
+    def __init__(self, classes: Classes) -> None:
+        self._groups = {"empty": range(1), **classes.groups}
+        self._clear()
+
+    def add(self, found: Recognised) -> None:
+        self._losses.append((found.class_loss.item(), found.box_loss.item()))
+        for name, numbers in self._groups.items():
+            mine = (found.wanted_n >= numbers.start) & (found.wanted_n < numbers.stop)
+            right, of = self._counts[name]
+            self._counts[name] = right + int((mine & found.is_right_n).sum()), of + int(mine.sum())
+
+    def take(self, step: int, difficulty: float, tiles_per_s: float) -> dict[str, float]:
+        """Return the line since the last one: losses, and the share of patches found by sort. Of this rank's tiles."""
+        losses = np.array(self._losses).mean(axis=0)
+        shares = {name: round(right / of, 4) for name, (right, of) in self._counts.items() if of}
+        self._clear()
+        return {
+            "step": step,
+            "difficulty": round(difficulty, 3),
+            "class_loss": round(float(losses[0]), 4),
+            "box_loss": round(float(losses[1]), 5),
+            **shares,
+            "tiles_per_s": round(tiles_per_s, 1),
+        }
+
+    def _clear(self) -> None:
+        self._losses: list[tuple[float, float]] = []
+        self._counts = dict.fromkeys(self._groups, (0, 0))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder. UserError if it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
+
+
+def make_drawer(options: TileOptions, config: ModelConfig) -> TileDrawer:
+    """Return the drawer. Kinds that not every style has are left out: a class needs more than one way to be drawn."""
+    texts_zh = read_passages(options.texts_zh) if options.texts_zh else ()
+    styles = [read_kinds(folder) for folder in options.art]
+    shared = set[str]()
+    if styles:
+        shared = set.intersection(*({kind.en for kind in style} for style in styles))
+    kept = [_one_of_each([kind for kind in style if kind.en in shared]) for style in styles]
+    classes = Classes(choose_characters(texts_zh, options.num_chinese), tuple(sorted(shared)))
+    vision = config.vision_config
+    return TileDrawer(
+        classes=classes,
+        texts_en=read_passages(options.texts_en),
+        texts_zh=texts_zh,
+        styles=kept,
+        font_folders=options.fonts or None,
+        side_px=vision.image_size,
+        patch_px=vision.patch_size,
+    )
+
+
+def stack(tiles: Sequence[Tile]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the tiles as the encoder takes them, with the classes and boxes of their patches."""
+    pixels = torch.from_numpy(np.stack([tile.pixels for tile in tiles]))
+    classes = torch.from_numpy(np.stack([tile.classes for tile in tiles]))
+    boxes = torch.from_numpy(np.stack([tile.boxes for tile in tiles]))
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, classes.flatten(1), boxes.flatten(1, 2)
+
+
+def _one_of_each(kinds: Sequence[Kind]) -> list[Kind]:
+    return list({kind.en: kind for kind in kinds}.values())
+
+
+def _groups(net: nn.Module, options: WarmUpOptions) -> list[ParameterGroup]:
+    named = [(name, parameter) for name, parameter in net.named_parameters() if "attn_pool" not in name]
+    groups = []
+    for decay, is_matrix in ((options.weight_decay, True), (0.0, False)):
+        members = [(name, parameter) for name, parameter in named if (parameter.ndim > 1) == is_matrix]
+        groups.append(
+            ParameterGroup(
+                names=tuple(name for name, _ in members),
+                parameters=tuple(parameter for _, parameter in members),
+                rate_multiplier=1.0,
+                weight_decay=decay,
+            )
+        )
+    return groups
+
+
+def _stage(options: WarmUpOptions) -> Stage:
+    """Return the schedule, as the stages have it: warm-up, then a cosine down to a twentieth."""
+    return Stage(
+        name="warm-up",
+        learning_rate=options.learning_rate,
+        schedule="cosine",
+        warmup_steps=options.warmup_steps,
+        final_rate_ratio=0.05,
+        balance_loss_weight=0.0,
+        num_steps=options.num_steps,
+        batch_size=options.batch_size,
+        is_packed=False,
+        mask_prompt=False,
+    )
+
+
+def _silent(_: str) -> None:
+    """Say nothing: for ranks but the first."""

@@ -1,0 +1,227 @@
+"""Tiles to recognise: texts in many fonts, sprites and shapes, with the class and the box of what each patch shows.
+
+A patch belongs to the thing whose box holds its centre. How hard the tiles are is a number from 0 (plain English in few
+fonts near one size, and large shapes) to 1 (everything): a random encoder learns nothing from the hard ones for very
+long, and the hard ones soon once it can read the easy ones.
+
+n patches along a side. Boxes are (x0, y0, x1, y1) as parts of the tile's side.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from vl2.data.construct import fonts
+from vl2.data.construct.primer.writing import token
+from vl2.data.construct.shapes import COLOURS, SHAPES, draw_shape
+from vl2.data.construct.sprites import Kind, draw_sprite
+from vl2.errors import UserError
+from vl2.train.warm_up.classes import NOTHING, Classes
+
+CHINESE_FROM, SPRITES_FROM = 0.25, 0.2  # difficulty from which on there are any
+EASY_FACES = 6
+LATIN_PX, CHINESE_PX = (12, 24, 56), (15, 28, 64)  # smallest, easiest and largest size of text
+ATTEMPTS = 12  # places tried for a thing
+
+Ink = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """A picture and what its patches show."""
+
+    pixels: NDArray[np.uint8]  # [P, P, 3]
+    classes: NDArray[np.int64]  # [n, n]
+    boxes: NDArray[np.float32]  # [n, n, 4], 0 where there is nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileDrawer:
+    """Draws tiles of `side_px` with patches of `patch_px`. Each list of kinds is one style of sprites."""
+
+    classes: Classes
+    texts_en: Sequence[str]
+    texts_zh: Sequence[str]
+    styles: Sequence[Sequence[Kind]] = ()
+    font_folders: tuple[str, ...] | None = None
+    side_px: int = 168
+    patch_px: int = 14
+    _covered: dict[fonts.Face, frozenset[str]] = field(default_factory=dict, repr=False)
+
+    def draw(self, rng: random.Random, difficulty: float) -> Tile:
+        """Draw one tile from the generator alone."""
+        scale = rng.choice((1.0, 1.0, 1.0, rng.uniform(0.6, 1.8))) if difficulty > 0.3 else 1.0
+        sheet = _Sheet(round(self.side_px * scale), self.side_px // self.patch_px, rng)
+        chinese = 0.44 * min(1.0, max(0.0, (difficulty - CHINESE_FROM) * 2)) if self.texts_zh else 0.0
+        things = 0.22 if difficulty > SPRITES_FROM else 0.15
+        chosen = rng.random()
+        if chosen < 1 - things:
+            self._write(sheet, rng, difficulty, "zh" if chosen < chinese else "en")
+        else:
+            self._scatter(sheet, rng, difficulty)
+        return sheet.finish(self.side_px, rng, difficulty)
+
+    def _write(self, sheet: _Sheet, rng: random.Random, difficulty: float, language: str) -> None:
+        """Fill the tile with lines of text, cut off where it ends, as a tile of a larger picture would be."""
+        least, easy, most = CHINESE_PX if language == "zh" else LATIN_PX
+        reach = 0.1 + 0.9 * difficulty
+        bounds = math.log(easy * (least / easy) ** reach), math.log(easy * (most / easy) ** reach)
+        face, ink = self._face(rng, difficulty, language), sheet.ink(rng)
+        scale, y = sheet.side / self.side_px, rng.uniform(-8, 30)
+        y *= scale
+        size_px = math.exp(rng.uniform(*bounds))
+        while y < sheet.side - 8:
+            if rng.random() < 0.4:
+                size_px = math.exp(rng.uniform(*bounds))
+            font = fonts.load(face, max(8, round(size_px * scale)))
+            self._write_line(sheet, rng, language, font, (rng.uniform(-10, 60) * scale, y), ink, self._covers(face))
+            y += sum(font.getmetrics()) * rng.uniform(0.95, 1.7)
+
+    def _write_line(
+        self,
+        sheet: _Sheet,
+        rng: random.Random,
+        language: str,
+        font: fonts.Font,
+        place: tuple[float, float],
+        ink: Ink,
+        covered: frozenset[str],
+    ) -> None:
+        x, y = place
+        ascent, descent = font.getmetrics()
+        draw = ImageDraw.Draw(sheet.image)
+        while x < sheet.side - 2 and rng.random() > 0.05:
+            for char in self._word(rng, language):
+                number = self.classes.character(char)
+                if number is None or char not in covered:
+                    continue
+                advance = font.getlength(char)
+                draw.text((x, y), char, ink, font)
+                sheet.mark(number, (x, y + 0.12 * ascent, x + advance, y + ascent + 0.6 * descent))
+                x += advance
+                if x >= sheet.side:
+                    return
+            x += font.getlength(" ") if language == "en" else rng.choice((0.0, 0.0, 0.0, float(font.size)))
+
+    def _word(self, rng: random.Random, language: str) -> str:
+        chosen = rng.random()
+        if language == "zh":
+            if chosen < 0.4:  # single characters, rare ones as often as frequent ones
+                chars = self.classes.characters[94:]
+                return "".join(rng.choice(chars) for _ in range(rng.randint(1, 4)))
+            passage = rng.choice(self.texts_zh)
+            start = rng.randrange(max(1, len(passage) - 4))
+            return passage[start : start + rng.randint(1, 6)]
+        if chosen < 0.18:
+            return "".join(rng.choice(self.classes.characters[:94]) for _ in range(rng.randint(1, 6)))
+        if chosen < 0.36:
+            return token(rng)
+        word = rng.choice(rng.choice(self.texts_en).split(" "))
+        return word.upper() if chosen < 0.5 else word.capitalize() if chosen < 0.62 else word
+
+    def _face(self, rng: random.Random, difficulty: float, language: str) -> fonts.Face:
+        faces = fonts.find_faces(self.font_folders)
+        if language == "zh":
+            faces = tuple(face for face in faces if len(self._covers(face)) > 94 + 200)
+            if not faces:
+                raise UserError("the warm-up has Chinese texts, but no font draws Chinese")
+            return rng.choice(faces)
+        return rng.choice(faces[: EASY_FACES + round(difficulty**2 * len(faces))])
+
+    def _covers(self, face: fonts.Face) -> frozenset[str]:
+        if face not in self._covered:
+            self._covered[face] = frozenset(c for c in self.classes.characters if fonts.covers(face, c))
+        return self._covered[face]
+
+    def _scatter(self, sheet: _Sheet, rng: random.Random, difficulty: float) -> None:
+        """Lay one to eight things without overlap, partly over the edge now and then."""
+        count = rng.choice((1, 1, 2, 3, 4, 5, 6, 8))
+        largest = max(28, round(150 / count**0.5))
+        style = rng.choice(self.styles) if self.styles else ()
+        shapes = 1.0 if difficulty <= SPRITES_FROM or not style else rng.choice((1.0, 0.5, 0.0, 0.0))
+        taken: list[tuple[int, int, int, int]] = []
+        for _ in range(count):
+            side = rng.randint(22, largest) * sheet.side // self.side_px
+            if rng.random() < shapes:
+                shape, colour = rng.choice(SHAPES), rng.choice(tuple(COLOURS))
+                picture, number = draw_shape(shape, COLOURS[colour][1], side), self.classes.shape(shape.en, colour)
+            else:
+                kind = rng.choice(style)
+                picture, number = draw_sprite(kind, side // 8 * 8), self.classes.sprite(kind.en)
+            box = _free_place(picture.size, sheet.side, taken, rng)
+            if box is not None:
+                taken.append(box)
+                sheet.image.paste(picture, box[:2], picture)
+                sheet.mark(number, box)
+
+
+class _Sheet:
+    """A tile while it is drawn, at any size."""
+
+    def __init__(self, side: int, num_patches: int, rng: random.Random) -> None:
+        self.side = side
+        self.image, self.is_dark = _background(side, rng)
+        self.classes = np.full((num_patches, num_patches), NOTHING, dtype=np.int64)
+        self.boxes = np.zeros((num_patches, num_patches, 4), dtype=np.float32)
+        self._centres = (np.arange(num_patches) + 0.5) / num_patches
+
+    def mark(self, number: int, box: tuple[float, float, float, float]) -> None:
+        x0, y0, x1, y1 = (value / self.side for value in box)
+        columns = np.flatnonzero((self._centres >= x0) & (self._centres < x1))
+        rows = np.flatnonzero((self._centres >= y0) & (self._centres < y1))
+        if len(columns) and len(rows):
+            self.classes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = number
+            self.boxes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = (x0, y0, x1, y1)
+
+    def ink(self, rng: random.Random) -> Ink:
+        low, high = (200, 255) if self.is_dark else (0, 60)
+        if rng.random() < 0.6:
+            level = rng.randint(low, high)
+            return (level, level, level)
+        low, high = (150, 255) if self.is_dark else (0, 140)
+        return (rng.randint(low, high), rng.randint(low, high), rng.randint(low, high))
+
+    def finish(self, side_px: int, rng: random.Random, difficulty: float) -> Tile:
+        image = self.image
+        if image.width != side_px:
+            image = image.resize((side_px, side_px), Image.Resampling.BICUBIC)
+        if rng.random() < 0.15 * difficulty:
+            image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9)))
+        pixels = np.asarray(image)
+        if rng.random() < 0.3 * difficulty:
+            grain = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 14), (side_px, side_px, 1))
+            pixels = (pixels + grain).clip(0, 255).astype(np.uint8)
+        return Tile(pixels=pixels, classes=self.classes, boxes=self.boxes)
+
+
+def _background(side: int, rng: random.Random) -> tuple[Image.Image, bool]:
+    """Return a plain or shaded ground, and whether it is dark."""
+    is_dark = rng.random() >= 0.75
+    low, high = (0, 90) if is_dark else (190, 255)
+    level = rng.randint(low, high)
+    colour = [rng.randint(low, high) if rng.random() < 0.5 else level for _ in range(3)]
+    pixels = np.empty((side, side, 3), dtype=np.float32)
+    pixels[:] = colour
+    if rng.random() < 0.25:
+        ramp = np.linspace(0, rng.uniform(-40, 40), side, dtype=np.float32)
+        pixels += ramp[:, None, None] if rng.random() < 0.5 else ramp[None, :, None]
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), is_dark
+
+
+def _free_place(
+    size: tuple[int, int], side: int, taken: list[tuple[int, int, int, int]], rng: random.Random
+) -> tuple[int, int, int, int] | None:
+    width, height = size
+    for _ in range(ATTEMPTS):
+        x = rng.randint(-(width // 6), max(1, side - width + width // 6))
+        y = rng.randint(-(height // 6), max(1, side - height + height // 6))
+        if all(x + width <= a or c <= x or y + height <= b or d <= y for a, b, c, d in taken):
+            return (x, y, x + width, y + height)
+    return None

@@ -1,0 +1,193 @@
+"""From a person's folder to a trained, scored and written model, on the three structures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.data.own_folder import SIDE, colour_rows, draw_images, write_csv, write_lines
+from tests.lora.adapted import base_model, tree_bytes
+from tests.reference import CHECKPOINTS, SIZES
+from vl2.errors import UserError
+from vl2.infer.vlm import load
+from vl2.lora.apply import is_adapted
+from vl2.train.adapter_options import AdapterOptions
+from vl2.train.finetune.options import TuningOptions
+from vl2.train.finetune.run import Planned, Tuned, finetune, plan
+from vl2.weights import load_model
+
+LORA = AdapterOptions(method="lora", rank=4, alpha=8.0)
+
+
+def options(size: str, **values: Any) -> TuningOptions:
+    given = {"adapter": LORA, "learning_rate": 5e-3, "steps": 4, "batch_size": 4, "device": "cpu", **values}
+    return TuningOptions(model=str(CHECKPOINTS / size), **given)
+
+
+def tune(
+    data: Path, out: Path, chosen: TuningOptions, *, said: list[str] | None = None, resume: bool = False, **rest: Any
+) -> tuple[Planned, Tuned]:
+    planned = plan(
+        str(data),
+        out,
+        chosen,
+        num_held_out=rest.pop("num_held_out", 2),
+        resume=resume,
+        say=(said if said is not None else []).append,
+    )
+    return planned, finetune(planned, resume=resume, max_new_tokens=4, quiet=True, **rest)
+
+
+def losses(run: Path) -> list[float]:
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry["loss"] for line in lines if "loss" in (entry := json.loads(line))]
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "questions.csv", colour_rows(tmp_path, 10))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_adapter_learns_is_scored_and_is_what_load_takes(size: str, colours: Path, tmp_path: Path) -> None:
+    _, tuned = tune(colours, tmp_path / "out", options(size), merge=True)
+    assert tuned.ended == "finished"
+    assert tuned.before is not None
+    assert tuned.after is not None
+    assert tuned.after.loss < tuned.before.loss
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+    adapted = load(CHECKPOINTS / size, adapter=tmp_path / "out" / "adapter", device="cpu").model
+    merged = load(tmp_path / "out" / "merged", device="cpu").model
+    assert not is_adapted(adapted)
+    theirs = merged.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in adapted.state_dict().items())
+    assert not torch.equal(adapted.language.model.layers[1].self_attn.o_proj.weight,
+                           base_model(size).language.model.layers[1].self_attn.o_proj.weight)  # fmt: skip
+    assert "wanted: " in (tmp_path / "out" / "answers.md").read_text(encoding="utf-8")
+    assert (
+        json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["after"]["loss"] < tuned.before.loss
+    )
+    assert tree_bytes(tmp_path / "out" / "checkpoints") < tree_bytes(CHECKPOINTS / size)
+
+
+def test_a_stopped_run_goes_on_to_the_same_adapter(colours: Path, tmp_path: Path) -> None:
+    chosen = options("base")
+    tune(colours, tmp_path / "whole", chosen)
+    _, stopped = tune(colours, tmp_path / "parts", dataclasses.replace(chosen, minutes=1e-9))
+    assert (stopped.ended, stopped.step) == ("out of time", 1)
+    assert not (tmp_path / "parts" / "adapter").exists()
+    colours.write_text("image,question,answer\n", encoding="utf-8")  # the run has its own copy
+    _, resumed = tune(colours, tmp_path / "parts", chosen, resume=True)
+    assert resumed.ended == "finished"
+    files = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_over_quantised_weights_the_adapter_learns_too(kind: Any, colours: Path, tmp_path: Path) -> None:
+    adapter = dataclasses.replace(LORA, method="qlora", base=kind)
+    planned, tuned = tune(colours, tmp_path / "out", options("small", adapter=adapter))
+    assert tuned.before is not None
+    assert tuned.after is not None
+    assert tuned.after.loss < tuned.before.loss
+    plain = plan(str(colours), tmp_path / "plain", options("small"), say=print)
+    assert planned.size.weight_bytes < plain.size.weight_bytes
+    assert planned.size.num_trained == plain.size.num_trained
+
+
+def test_all_weights_train_but_for_the_frozen_parts(colours: Path, tmp_path: Path) -> None:
+    chosen = options("tiny", adapter=AdapterOptions(), frozen=("vision",), rates={"projector": 0.5}, learning_rate=1e-3)
+    _, tuned = tune(colours, tmp_path / "out", chosen)
+    assert tuned.trained == tmp_path / "out" / "tuned"
+    before = load_model(CHECKPOINTS / "tiny").state_dict()
+    moved = {name for name, t in load_model(tuned.trained).state_dict().items() if not torch.equal(t, before[name])}
+    assert not [name for name in moved if name.startswith("vision.")]
+    assert {name.split(".")[0] for name in moved} >= {"projector", "language", "image_newline"}
+
+
+def test_several_images_and_boxes_are_trained_on_and_scored(tmp_path: Path) -> None:
+    drawn = draw_images(tmp_path, 6)
+    rows: list[dict[str, Any]] = [
+        {"image": name, "boxes": [{"label": f"{colour} square", "box": box}]} for name, colour, box in drawn
+    ]
+    rows += [
+        {
+            "images": [drawn[i][0], drawn[i + 1][0], drawn[i + 2][0]],
+            "question": "Where is the square of <image> in <image> and <image>?",
+            "answer": "There: {box:0}",
+            "boxes": [{"label": "square", "box": drawn[i + 1][2], "image": 1}],
+        }
+        for i in range(3)
+    ]
+    planned, tuned = tune(write_lines(tmp_path / "boxes.jsonl", rows), tmp_path / "out", options("base"))
+    assert planned.data.num_train + planned.data.num_held_out == 9
+    assert set(planned.data.tokens) == {"grounding", "grounded_conversation"}
+    assert tuned.before is not None
+    assert tuned.before.box_accuracy is not None
+
+
+def test_bad_records_are_named_and_left_out_and_nothing_starts_without_good_ones(colours: Path, tmp_path: Path) -> None:
+    text = colours.read_text(encoding="utf-8")
+    colours.write_text(text + "images/none.png,What?,x\nimages/1.png,What?,\n", encoding="utf-8")
+    said: list[str] = []
+    planned = plan(str(colours), tmp_path / "out", options("base"), say=said.append)
+    assert planned.data.num_bad == 2
+    assert any("line 12" in line and "none.png is not there" in line for line in said)
+    assert "2 left out" in planned.lines()[0]
+    bad = write_csv(tmp_path / "bad.csv", [{"image": "images/none.png", "question": "What?", "answer": "x"}])
+    with pytest.raises(UserError, match=r"nothing in .* can be trained on: 1 records are bad"):
+        plan(str(bad), tmp_path / "other", options("base"), say=said.append)
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_records_of_one_image_are_held_out_together(tmp_path: Path) -> None:
+    rows = colour_rows(tmp_path, 5)
+    rows = [{**row, "question": question} for row in rows for question in ("Colour?", "What colour?", "Which one?")]
+    planned = plan(
+        str(write_csv(tmp_path / "rows.csv", rows)), tmp_path / "out", options("base"), num_held_out=2, say=print
+    )
+    assert (planned.data.num_train, planned.data.num_held_out) == (12, 3)
+
+
+def test_numbers_that_look_like_boxes_are_warned_of(tmp_path: Path) -> None:
+    rows = colour_rows(tmp_path, 3)
+    rows[0]["answer"] = f"at [0, 0, {SIDE}, {SIDE}]"
+    planned = plan(str(write_csv(tmp_path / "rows.csv", rows)), tmp_path / "out", options("base"), say=print)
+    assert planned.data.num_bare_boxes == 1
+    assert "without <|ref|>" in planned.lines()[-1]
+
+
+def test_a_folder_in_use_another_setting_and_nothing_to_resume_are_refused(colours: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="nothing to resume"):
+        plan(str(colours), out, options("base"), resume=True, say=print)
+    plan(str(colours), out, options("base"), say=print)
+    with pytest.raises(UserError, match="go on with --resume"):
+        plan(str(colours), out, options("base"), say=print)
+    with pytest.raises(UserError, match="begun with another batch-size: 4"):
+        plan(str(colours), out, options("base", batch_size=5), resume=True, say=print)
+    plan(str(colours), out, options("base", device="auto", save_every=7), resume=True, say=print)
+    with pytest.raises(UserError, match="not an empty folder"):
+        plan(str(colours), tmp_path, options("base"), say=print)
+
+
+def test_an_adapter_can_be_gone_on_from(colours: Path, tmp_path: Path) -> None:
+    tune(colours, tmp_path / "first", options("small"))
+    start = dataclasses.replace(LORA, start=str(tmp_path / "first" / "adapter"))
+    _, second = tune(colours, tmp_path / "second", options("small", adapter=start))
+    first = json.loads((tmp_path / "first" / "report.json").read_text(encoding="utf-8"))
+    assert second.before is not None
+    assert second.before.loss == pytest.approx(first["after"]["loss"], rel=1e-4)
+    assert losses(tmp_path / "second")[0] < losses(tmp_path / "first")[0]
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0.0}, {"batch_size": 0}, {"steps": 0}, {"seq_len": 0}])
+def test_a_length_of_nothing_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        options("base", **wrong)

@@ -1,0 +1,145 @@
+"""AdamW on masters: torch's own in float32, close to it in bfloat16, and the same bits after a resumption."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vl2.train.optimizer import MasterAdamW, round_at_random
+from vl2.train.parts import ParameterGroup
+
+BETAS, EPS = (0.9, 0.95), 1e-8
+
+
+def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in ((6, 4), (4,), (3, 2, 5))]
+
+
+def groups(given: list[nn.Parameter]) -> list[ParameterGroup]:
+    return [
+        ParameterGroup(names=("a", "c"), parameters=(given[0], given[2]), rate_multiplier=1.0, weight_decay=0.1),
+        ParameterGroup(names=("b",), parameters=(given[1],), rate_multiplier=0.1, weight_decay=0.0),
+    ]
+
+
+def make(given: list[nn.Parameter], is_bfloat16: bool = False) -> MasterAdamW:
+    return MasterAdamW(groups(given), betas=BETAS, eps=EPS, is_bfloat16=is_bfloat16)
+
+
+def loss_of(given: list[nn.Parameter], step: int) -> Tensor:
+    return sum(((p.float() - 0.3 * step) * (i + 1)).square().sum() for i, p in enumerate(given))  # type: ignore[return-value]
+
+
+def train(given: list[nn.Parameter], optimizer: MasterAdamW, steps: range) -> None:
+    for step in steps:
+        loss_of(given, step).backward()
+        optimizer.step(0.01)
+        optimizer.zero()
+
+
+def test_in_float32_the_updates_are_those_of_torch() -> None:
+    ours, theirs = parameters(), parameters()
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [theirs[0], theirs[2]], "lr": 0.01, "weight_decay": 0.1},
+            {"params": [theirs[1]], "lr": 0.001, "weight_decay": 0.0},
+        ],
+        betas=BETAS,
+        eps=EPS,
+    )
+    optimizer = make(ours)
+    for step in range(20):
+        train(ours, optimizer, range(step, step + 1))
+        adamw.zero_grad()
+        loss_of(theirs, step).backward()
+        adamw.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+
+
+def test_gradients_add_up_in_float32_and_are_freed() -> None:
+    given = parameters(torch.bfloat16)
+    optimizer = make(given)
+    for _ in range(300):
+        (given[1] * torch.tensor(1.0, dtype=torch.bfloat16)).sum().backward()
+    assert all(p.grad is None for p in given)
+    # Beyond 256 a bfloat16 sum of ones stands still.
+    assert optimizer.grad_norm() == pytest.approx(300 * 4**0.5)
+    optimizer.scale(0.5)
+    assert optimizer.grad_norm() == pytest.approx(150 * 4**0.5)
+    optimizer.zero()
+    assert optimizer.grad_norm() == 0.0
+
+
+def test_a_bfloat16_model_follows_the_trajectory_of_float32() -> None:
+    narrow = parameters(torch.bfloat16)
+    wide = [nn.Parameter(p.detach().float()) for p in narrow]
+    for given in (narrow, wide):
+        train(given, make(given), range(100))
+    optimizer_free = [p.detach().float() for p in narrow]
+    for ours, theirs in zip(optimizer_free, wide, strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), atol=0.05, rtol=0.02)
+
+
+def test_small_updates_are_kept_by_masters_and_on_average_by_random_rounding() -> None:
+    for is_bfloat16 in (False, True):
+        weight = nn.Parameter(torch.ones(1000, dtype=torch.bfloat16))
+        group = ParameterGroup(names=("w",), parameters=(weight,), rate_multiplier=1.0, weight_decay=0.0)
+        optimizer = MasterAdamW([group], betas=BETAS, eps=EPS, is_bfloat16=is_bfloat16)
+        for _ in range(40):
+            weight.sum().backward()
+            optimizer.step(1e-4)  # each step is a fortieth of the distance between bfloat16 numbers below 1
+            optimizer.zero()
+        assert float(weight.float().mean()) == pytest.approx(1 - 40e-4, abs=8e-4)
+
+
+def test_the_bfloat16_optimizer_holds_nothing_wider() -> None:
+    given = parameters(torch.bfloat16)
+    optimizer = make(given, is_bfloat16=True)
+    train(given, optimizer, range(3))
+    state = optimizer.state_dict()
+    tensors = [t for name in ("a", "b", "c") for t in state[name].values()]
+    assert {t.dtype for t in tensors} == {torch.bfloat16}
+    assert state["a"]["master"].data_ptr() == given[0].data_ptr()
+
+
+@pytest.mark.parametrize("is_bfloat16", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_resumed_run_has_the_same_bits(dtype: torch.dtype, is_bfloat16: bool) -> None:
+    whole, first, second = (parameters(dtype) for _ in range(3))
+    train(whole, make(whole, is_bfloat16), range(8))
+    stopped = make(first, is_bfloat16)
+    train(first, stopped, range(5))
+    saved = stopped.state_dict()
+    copy = {k: {n: t.clone() for n, t in v.items()} if isinstance(v, dict) else v for k, v in saved.items()}
+    resumed = make(second, is_bfloat16)
+    resumed.load_state_dict(copy)
+    train(second, resumed, range(5, 8))
+    assert all(torch.equal(a, b) for a, b in zip(whole, second, strict=True))
+
+
+def test_a_state_of_other_parameters_is_refused() -> None:
+    optimizer = make(parameters())
+    state = optimizer.state_dict()
+    state["d"] = state.pop("a")
+    with pytest.raises(AssertionError, match="other parameters: a"):
+        optimizer.load_state_dict(state)
+
+
+def test_a_weight_without_gradient_decays_and_nothing_else() -> None:
+    given = parameters()
+    before = [p.detach().clone() for p in given]
+    make(given).step(0.01)
+    assert torch.equal(given[1], before[1])
+    torch.testing.assert_close(given[0].detach(), before[0] * (1 - 0.01 * 0.1))
+
+
+def test_random_rounding_keeps_what_bfloat16_holds_and_the_mean_of_what_it_does_not() -> None:
+    exact = torch.randn(100, generator=torch.manual_seed(0)).to(torch.bfloat16)
+    assert torch.equal(round_at_random(exact.float(), torch.Generator().manual_seed(1)), exact)
+    between = torch.full((20000,), 1.0 + 2**-9)  # a quarter of the way from 1 to the next, 1 + 2^-7
+    rounded = round_at_random(between, torch.Generator().manual_seed(1)).float()
+    assert set(rounded.tolist()) == {1.0, 1.0 + 2**-7}
+    assert float(rounded.mean()) == pytest.approx(1.0 + 2**-9, abs=1e-4)

@@ -1,0 +1,271 @@
+"""The life of a run: the same curve whatever kills it, an end for every signal, nothing lost when a disk is full."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import vl2
+from tests.train.toy import make_toy_data, make_toy_model, run_toy, text_record, toy_recipe, toy_stage
+from vl2.data.loader import LoadedStep, Loader
+from vl2.data.record import Record
+from vl2.data.store import write_records
+from vl2.errors import UserError
+from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
+from vl2.train.evaluation import HeldOut
+from vl2.train.guard import GuardOptions
+from vl2.train.metrics import OF_THE_MACHINE, read_metrics
+from vl2.train.recipe import EvaluationTask, Recipe, read_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("toy")
+    return make_toy_model(folder / "model"), make_toy_data(folder / "data")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def curve(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run without what the machine's speed says."""
+    return [{k: v for k, v in line.items() if k not in OF_THE_MACHINE} for line in read_metrics(folder)]
+
+
+class Life:
+    """A run in a process of its own."""
+
+    def __init__(self, recipe: Recipe, *arguments: str, preexec: Callable[[], None] | None = None) -> None:
+        self.folder = Path(recipe.run.folder)
+        path = self.folder.with_suffix(".toml")
+        path.write_text(recipe.to_toml(), encoding="utf-8")
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
+        }
+        # As `vl2 train` does it: UserErrors are one line, a stop by a signal has its exit code.
+        program = "import torch; torch.set_num_threads(1); from vl2.cli.main import main; main()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, "train", str(path), *arguments],
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+            preexec_fn=preexec,
+        )
+
+    def wait_for_steps(self, count: int) -> None:
+        """Wait until so many steps stand in the metrics, or the process has ended."""
+        path = self.folder / "metrics.jsonl"
+        while self.process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < count):
+            time.sleep(0.005)
+
+    def end(self, number: int | None = None) -> tuple[int, str]:
+        """Send a signal if one is given, wait for the end, and return the exit code and what was said."""
+        if number is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=300)
+        return self.process.returncode, said
+
+
+def test_a_run_that_is_killed_at_any_moment_goes_on_with_the_same_numbers_bit_for_bit(
+    toy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = toy_recipe(*toy, tmp_path / "whole", toy_stage(num_steps=9))
+    run_toy(recipe)
+    rng = random.Random(os.getpid())
+    killed = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, folder=str(tmp_path / "killed")))
+    num_kills, steps = 0, sorted(rng.sample(range(1, 9), 2))
+    for step in steps:
+        life = Life(killed, "--resume")
+        life.wait_for_steps(step)
+        time.sleep(rng.uniform(0, 0.1))
+        num_kills += life.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    code, said = Life(killed, "--resume").end()
+    assert code == 0, said
+    assert num_kills >= 1, f"killed after steps {steps}"
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole"), f"killed after steps {steps}"
+    weights = [(tmp_path / name / "export" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_ends_the_run_with_a_checkpoint_of_the_step_in_hand(
+    toy: tuple[Path, Path], tmp_path: Path, number: int, code: int, word: str
+) -> None:
+    life = Life(toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=5000), save_every_steps=4000))
+    life.wait_for_steps(2)
+    ended, said = life.end(number)
+    steps = [line["step"] for line in curve(tmp_path / "run")]
+    assert (ended, checkpoint_steps(tmp_path / "run")) == (code, [steps[-1]]), said
+    assert said.strip().splitlines()[-1].startswith(f"vl2: {word} at step {steps[-1]} of 5,000: saved ")
+
+
+def test_a_second_interrupt_ends_the_run_at_once(toy: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=5000, batch_size=64), save_every_steps=4000)
+    life = Life(recipe)
+    life.wait_for_steps(1)
+    life.process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    code, said = life.end(signal.SIGINT)
+    assert (code, checkpoint_steps(tmp_path / "run")) == (130, [])
+    assert said.strip().endswith("vl2: stopped at once; --resume goes on from the last checkpoint")
+
+
+def limit_file_size() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+
+
+def test_a_disk_that_is_full_ends_the_run_in_one_line_and_the_last_checkpoint_remains(
+    toy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=2), export=False)
+    run_toy(recipe)
+    longer = dataclasses.replace(recipe, stage=toy_stage(num_steps=8))
+    before = (newest_checkpoint(tmp_path / "run") or Path()).joinpath("rank-00000.safetensors").read_bytes()
+    code, said = Life(longer, "--resume", preexec=limit_file_size).end()
+    assert code == 1
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("vl2: cannot write the checkpoint of step 4 in ")
+    assert "File too large" in last
+    assert last.endswith(f"the last whole one is {tmp_path / 'run' / 'checkpoints' / 'step-00000002'}")
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000002"]
+    assert (tmp_path / "run/checkpoints/step-00000002/rank-00000.safetensors").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(toy: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^cannot write to the run folder .*: Not a directory$"):
+        run_toy(toy_recipe(*toy, tmp_path / "file" / "run"))
+
+
+def test_a_run_is_not_started_over_another(toy: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=1), export=False)
+    run_toy(recipe)
+    with pytest.raises(UserError, match=r"a run lives in .* already: go on with --resume"):
+        run_toy(recipe)
+    again = run_toy(recipe, resume=True)
+    assert (again.ended, again.step, len(curve(tmp_path / "run"))) == ("finished", 1, 1)
+
+
+def test_the_time_limit_ends_a_run_and_resuming_finishes_it(toy: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=3), minutes=1e-9, save_every_steps=100)
+    assert [run_toy(recipe, resume=True).step for _ in range(2)] == [1, 2]
+    last = run_toy(recipe, resume=True)
+    assert (last.ended, last.step, [line["step"] for line in curve(tmp_path / "run")]) == ("finished", 3, [1, 2, 3])
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, is_poisoned: Callable[[int], bool]) -> None:
+    """Make the pictures of some steps, counted from 1, be no numbers."""
+    original = Loader.__iter__
+
+    def poisoned(self: Loader) -> Iterator[LoadedStep]:
+        for step in original(self):
+            if is_poisoned(step.number + 1):
+                for pack in step.packs:
+                    pack.tiles.fill_(float("nan"))
+            yield step
+
+    monkeypatch.setattr(Loader, "__iter__", poisoned)
+
+
+def test_a_poisoned_step_is_discarded_and_leaves_no_trace_in_the_weights(
+    toy: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, lambda step: step == 3)
+    run_toy(toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=4)))
+    lines = curve(tmp_path / "run")
+    assert [line["discarded"] for line in lines] == ["", "", "loss is nan", ""]
+    assert [line["num_discarded"] for line in lines] == [0, 0, 1, 1]
+    assert [line["loss"] is None for line in lines] == [False, False, True, False]
+    model = vl2.load(tmp_path / "run" / "export").model
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+def test_a_run_that_only_discards_gives_up_and_names_the_last_checkpoint(
+    toy: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, lambda step: step > 2)
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=50), save_every_steps=2)
+    recipe = dataclasses.replace(recipe, guard=GuardOptions(most_discarded=3))
+    with pytest.raises(
+        UserError, match=r"stopped at step 5: 3 steps in a row .* loss is nan; the last checkpoint is .*step-00000004"
+    ):
+        run_toy(recipe)
+
+
+def test_three_stages_follow_each_other_and_the_last_export_answers(toy: tuple[Path, Path], tmp_path: Path) -> None:
+    model, data = toy
+    outcomes = []
+    for name, changes in (
+        ("alignment", {"frozen": ("language",), "is_packed": False, "expert_bias_step": 0.0, "batch_size": 3}),
+        ("pretraining", {"schedule": "step"}),
+        ("fine-tuning", {"schedule": "constant", "mask_prompt": True}),
+    ):
+        stage = toy_stage(name=name, num_steps=3, **changes)
+        recipe = toy_recipe(model, data, tmp_path / name, stage, minutes=1e-9)
+        outcomes += [run_toy(recipe, resume=True) for _ in range(3)]  # each life takes one step
+        model = tmp_path / name / "export"
+    assert [outcome.ended for outcome in outcomes] == ["out of time", "out of time", "finished"] * 3
+    before, after = (vl2.load(tmp_path / name / "export").model.state_dict() for name in ("alignment", "pretraining"))
+    assert not torch.equal(before["language.lm_head.weight"], after["language.lm_head.weight"])
+    start = vl2.load(tmp_path / "alignment" / "export")
+    assert start.model.dtype == torch.float32
+    reply = vl2.load(tmp_path / "fine-tuning" / "export").chat("What is it?", max_new_tokens=4)
+    assert reply.usage.completion_tokens >= 1
+    resolved = read_recipe((newest_checkpoint(tmp_path / "fine-tuning") or Path()) / "recipe.toml")
+    assert resolved == recipe
+
+
+def test_evaluations_are_made_when_due_and_written_beside_the_steps(toy: tuple[Path, Path], tmp_path: Path) -> None:
+    path = tmp_path / "held_out.jsonl"
+    records: list[Record] = [text_record(i) for i in range(3)]
+    write_records(iter(records), str(path))
+    task = EvaluationTask(name="held", path=str(path), num_records=2, max_new_tokens=2)
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=3), evaluate_every_steps=2, tasks=(task,))
+    run_toy(recipe)
+    found = [line for line in curve(tmp_path / "run") if "evaluation" in line]
+    assert found == [{"step": step, "evaluation": {"held/exact_match": 0.0}} for step in (2, 3)]
+    without = toy_recipe(*toy, tmp_path / "without", toy_stage(num_steps=3))
+    run_toy(without)
+    steps = [line for line in curve(tmp_path / "run") if "loss" in line]
+    assert steps == curve(tmp_path / "without"), "an evaluation must change nothing"
+    assert len(HeldOut.open(task)._records) == 2
+
+
+def test_a_record_that_cannot_be_read_is_left_out_and_the_run_goes_on(
+    tmp_path: Path, toy: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vl2.train.run import train
+
+    data = make_toy_data(tmp_path / "data", 8)
+    lines = (data / "text.jsonl").read_text().splitlines()
+    values = json.loads(lines[0])
+    values["messages"][0]["content"] = [{"type": "text", "text": ""}]
+    (data / "text.jsonl").write_text("\n".join(["{broken", *lines[1:]]) + "\n")
+    train(toy_recipe(toy[0], data, tmp_path / "run", toy_stage(num_steps=2), export=False))
+    assert "1 records cannot be used" in capsys.readouterr().err

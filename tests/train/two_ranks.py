@@ -1,0 +1,107 @@
+"""Two processes that train together over gloo, kept for many tests: starting one takes longer than most tests.
+
+A scenario is a function of a module that both can import. It gets this process's `Ranks` first and runs in both at
+the same time. One that fails or hangs takes both processes down; the next starts new ones.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from vl2.train.ranks import join, leave
+
+SIZE = 2
+# Only a hang waits so long: a collective that one rank never enters fails after the first, a process after the second.
+COLLECTIVE_S, SCENARIO_S = 60.0, 180.0
+_NO_ANSWER = (False, "no answer")
+
+
+class TwoRanks:
+    """Runs scenarios and returns what both processes made of them."""
+
+    def __init__(self, collective_s: float = COLLECTIVE_S) -> None:
+        self._collective_s = collective_s
+        self._processes: list[BaseProcess] = []
+        self._pipes: list[Connection] = []
+
+    def run(self, scenario: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Return the results of both ranks, which must be ones that pickle takes."""
+        if not self._processes:
+            self._start()
+        for pipe in self._pipes:
+            pipe.send_bytes(pickle.dumps((scenario, arguments)))
+        results: dict[int, Any] = {}
+        while len(results) < SIZE:
+            waiting = [pipe for rank, pipe in enumerate(self._pipes) if rank not in results]
+            # Whoever answers first: the other may be waiting for one that has failed.
+            ready = wait(waiting, SCENARIO_S)
+            rank = next((r for r, pipe in enumerate(self._pipes) if pipe in ready), 0)
+            is_well, value = _receive(self._pipes[rank]) if ready else _NO_ANSWER
+            if not is_well:
+                self.close()
+                raise AssertionError(f"rank {rank}: {value}")
+            results[rank] = value
+        return [results[rank] for rank in range(SIZE)]
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._processes, self._pipes = [], []
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for rank in range(SIZE):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(rank, port, theirs, self._collective_s), daemon=True)
+            process.start()
+            self._processes.append(process)
+            self._pipes.append(ours)
+
+
+def environment(rank: int, size: int, port: int) -> dict[str, str]:
+    """Return what torchrun would set."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def _receive(pipe: Connection) -> tuple[bool, Any]:
+    try:
+        answer: tuple[bool, Any] = pickle.loads(pipe.recv_bytes())
+    except EOFError:
+        return False, "the process ended"
+    return answer
+
+
+def _serve(rank: int, port: int, pipe: Connection, collective_s: float) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(environment(rank, SIZE, port))
+    ranks = join("cpu", timeout_s=collective_s)
+    try:
+        while True:
+            scenario, arguments = pickle.loads(pipe.recv_bytes())
+            try:
+                answer = (True, scenario(ranks, *arguments))
+            except Exception:  # whatever it is, the test shows it
+                answer = (False, traceback.format_exc())
+            pipe.send_bytes(pickle.dumps(answer))
+    except EOFError:
+        leave()

@@ -1,0 +1,77 @@
+"""Warm-up tiles: what is marked is what is drawn, and difficulty is what it says."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from vl2.data.construct.shapes import COLOURS, SHAPES
+from vl2.train.warm_up.classes import ASCII, NOTHING, Classes, choose_characters
+from vl2.train.warm_up.tiles import TileDrawer
+
+TEXTS = ("the quick brown fox jumps over the lazy dog", "Iron expands when it is heated")
+CLASSES = Classes(ASCII)
+
+
+def drawer() -> TileDrawer:
+    return TileDrawer(classes=CLASSES, texts_en=TEXTS, texts_zh=())
+
+
+def test_every_class_has_one_number() -> None:
+    classes = Classes((*ASCII, "中", "文"), ("apple", "dog"))
+    numbers = [classes.character(c) for c in classes.characters]
+    numbers += [classes.sprite(name) for name in classes.sprites]
+    numbers += [classes.shape(shape.en, colour) for shape in SHAPES for colour in COLOURS]
+    assert sorted(n for n in numbers if n is not None) == list(range(1, len(classes)))
+    assert [n for r in classes.groups.values() for n in r] == list(range(1, len(classes)))
+    assert classes.character("é") is None
+
+
+def test_the_most_frequent_characters_are_chosen() -> None:
+    assert choose_characters(["中中中国国人abc"], 2) == (*ASCII, "中", "国")
+
+
+@pytest.mark.parametrize("difficulty", [0.0, 0.5, 1.0])
+def test_a_tile_depends_on_its_generator_alone(difficulty: float) -> None:
+    one, two = (drawer().draw(random.Random(7), difficulty) for _ in range(2))
+    assert np.array_equal(one.pixels, two.pixels)
+    assert np.array_equal(one.classes, two.classes)
+    assert one.pixels.shape == (168, 168, 3)
+    assert one.classes.shape == (12, 12)
+
+
+def test_patches_lie_in_the_boxes_they_are_given_and_only_shown_ones_have_one() -> None:
+    centre = (np.arange(12) + 0.5) / 12
+    shown = 0
+    for seed in range(40):
+        tile = drawer().draw(random.Random(seed), 0.6)
+        for row, column in np.argwhere(tile.classes != NOTHING):
+            x0, y0, x1, y1 = tile.boxes[row, column]
+            assert x0 - 1e-6 <= centre[column] < x1 + 1e-6
+            assert y0 - 1e-6 <= centre[row] < y1 + 1e-6
+            shown += 1
+        assert not tile.boxes[tile.classes == NOTHING].any()
+    assert shown > 500
+
+
+def test_marked_letters_differ_from_the_ground() -> None:
+    """Where a letter is marked there is ink; where nothing is, the easiest tiles are even."""
+    for seed in range(30):
+        tile = drawer().draw(random.Random(seed), 0.0)
+        inked = []
+        for row, column in np.argwhere(tile.classes != NOTHING):
+            x0, y0, x1, y1 = (round(v * 168) for v in tile.boxes[row, column].clip(0, 1))
+            if x1 - x0 > 3 and y1 - y0 > 3:
+                inked.append(float(tile.pixels[y0:y1, x0:x1].std()))
+        assert not inked or np.median(inked) > 5
+
+
+def test_easy_tiles_hold_no_sprites_and_no_chinese() -> None:
+    classes = Classes((*ASCII, *"图书馆上午九点开门"))
+    easy = TileDrawer(classes=classes, texts_en=TEXTS, texts_zh=("图书馆上午九点开门",))
+    chinese = classes.groups["chinese"]
+    for seed in range(40):
+        found = easy.draw(random.Random(seed), 0.1).classes
+        assert not ((found >= chinese.start) & (found < chinese.stop)).any()

@@ -1,0 +1,95 @@
+"""A warm-up run: it learns, resumes exactly, and leaves an encoder that the next stage can load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vl2.errors import UserError
+from vl2.model import VL2
+from vl2.train.ranks import ONE
+from vl2.train.recipe import ModelOptions
+from vl2.train.warm_up.run import TileOptions, WarmUpOptions, WarmUpRecipe, WarmUpRun, read_warm_up, warm_up
+from vl2.weights import load_model
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "en.txt"
+    path.write_text("a b c\nb a\n", encoding="utf-8")
+    return path
+
+
+def recipe(texts: Path, folder: str, num_steps: int, save_every: int = 2) -> WarmUpRecipe:
+    return WarmUpRecipe(
+        folder=str(texts.parent / folder),
+        tiles=TileOptions(texts_en=str(texts)),
+        options=WarmUpOptions(num_steps=num_steps, batch_size=4, save_every_steps=save_every, log_every_steps=1),
+        model=ModelOptions(name="nano", init="random"),
+        compute="float32",
+        seed=3,
+    )
+
+
+def lines(folder: str) -> list[dict[str, float]]:
+    found = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "tiles_per_s"} for line in found]
+
+
+def test_resumed_is_as_if_never_stopped(texts: Path) -> None:
+    whole = recipe(texts, "whole", 4)
+    warm_up(whole, say=lambda _: None)
+    parts = recipe(texts, "parts", 2)
+    run = WarmUpRun(recipe(texts, "parts", 4), ONE)
+    run.recipe = recipe(texts, "parts", 4)
+    stopped = WarmUpRun(parts, ONE)
+    # Two steps of the run of four, and then it is killed.
+    stopped.recipe = run.recipe
+    for _ in range(2):
+        stopped._one_step(1e-3 * (stopped.step + 1) / 150)
+        stopped.step += 1
+    stopped.checkpoints.save(stopped.step, stopped._state(), stopped.recipe.to_toml())
+    stopped.checkpoints.wait()
+    out = warm_up(recipe(texts, "parts", 4), resume=True, say=lambda _: None)
+    assert lines(whole.folder)[2:] == lines(str(texts.parent / "parts"))
+    one, two = load_model(out), load_model(Path(whole.folder) / "export")
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_the_export_is_the_model_with_another_encoder(texts: Path) -> None:
+    out = warm_up(recipe(texts, "run", 2), say=lambda _: None)
+    trained = load_model(out)
+    assert isinstance(trained, VL2)
+    fresh = WarmUpRun(recipe(texts, "fresh", 2), ONE).model
+    moved = {name.split(".")[0] for (name, a), b in zip(trained.named_parameters(), fresh.parameters(), strict=True)
+             if not torch.equal(a, b)}  # fmt: skip
+    assert moved == {"vision"}
+    assert all(
+        not torch.equal(a, b) for a, b in zip(trained.vision.parameters(), fresh.vision.parameters(), strict=True)
+    )
+    assert (out / "tokenizer.json").is_file()
+
+
+def test_easy_tiles_are_learned(texts: Path) -> None:
+    run = WarmUpRun(recipe(texts, "learn", 12), ONE)
+    # The same tiles again and again: the loss must fall.
+    losses = []
+    for _ in range(12):
+        losses.append(run._one_step(1e-3).class_loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_folder_with_a_run_is_not_overwritten(texts: Path) -> None:
+    warm_up(recipe(texts, "run", 2), say=lambda _: None)
+    with pytest.raises(UserError, match="go on with --resume"):
+        warm_up(recipe(texts, "run", 2), say=lambda _: None)
+
+
+def test_a_recipe_is_read_strictly(tmp_path: Path) -> None:
+    path = tmp_path / "warm.toml"
+    path.write_text('folder = "x"\n[tiles]\ntexts_en = "t"\n[options]\nnum_step = 3\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"num_step.*did you mean num_steps"):
+        read_warm_up(path)
