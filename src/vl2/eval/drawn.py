@@ -12,7 +12,8 @@ from itertools import count
 
 from PIL import Image
 
-from vl2.data.construct.source import Dropped, rng_for
+from vl2.data.construct.draft import Draft
+from vl2.data.construct.source import Dropped, Source, rng_for
 from vl2.data.held_out import HELD_OUT_SEED
 from vl2.errors import UserError
 from vl2.eval.task import Item, Task, Where
@@ -33,6 +34,14 @@ def drawn(task: Task, draw: Draw) -> Iterator[Item]:
             dropped += 1
             if dropped > MAX_DROPPED:
                 raise UserError(f"{task.name} cannot be drawn: {reason}") from None
+
+
+def item_of(source: Source, draft: Draft, id: str, *, part: str | None = None) -> Item:
+    """Return the first question about a drawn picture, as training asks it; `part` is the language by default."""
+    record = source.finish(draft, 0, 0)
+    question, answer = (message.parts[-1].text or "" for message in record.messages[:2])
+    image = record.images[0].data
+    return Item(id=id, question=question, images=(image,), gold=[answer], part=part or record.language)
 
 
 def png(image: Image.Image) -> bytes:

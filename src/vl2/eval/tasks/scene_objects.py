@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from vl2.data.construct.nouns import article, plural
-from vl2.data.construct.scene import Composed, Scene
+from vl2.data.construct.primer.scene import PrimerScene
+from vl2.data.construct.scene import Composed
 from vl2.data.construct.scene_words import COUNT, PRESENCE
 from vl2.data.construct.source import Dropped
 from vl2.data.construct.sprites import Kind, things
@@ -29,7 +30,7 @@ def read_with(make: Compose) -> Callable[[Task, Where], Iterator[Item]]:
     """Return what draws a scene and asks about it in one of the two languages."""
 
     def read(task: Task, where: Where) -> Iterator[Item]:
-        source = Scene(art=sprite_folder(where, *SETS))
+        source = PrimerScene(art=sprite_folder(where, *SETS))
         pool = things(source.kinds())
 
         def draw(rng: Random, id: str) -> Item:

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
 from vl2.data.construct.fonts import BUILT_IN
+from vl2.data.construct.primer.reading import PrimerReading
 from vl2.data.construct.source import Dropped
-from vl2.data.construct.text_image import READ, TextImage
-from vl2.data.record import Record
 from vl2.eval.asking import ask
-from vl2.eval.drawn import drawn, font_folders
+from vl2.eval.drawn import drawn, font_folders, item_of
 from vl2.eval.marking import mark_exact
 from vl2.eval.score.edit_distance import edit_distance
 from vl2.eval.score.exact import plain
 from vl2.eval.task import Item, Result, Task, Way, Where, mean_score
 
 
-def read_in(language: str) -> object:
+def read_in(language: str) -> Callable[[Task, Where], Iterator[Item]]:
+    """Return what draws one line in a language and asks for it."""
+
     def read(task: Task, where: Where) -> Iterator[Item]:
-        source = TextImage(
+        source = PrimerReading(
             tasks=("line",),
             languages=(language,),
             font_folders=font_folders(where),
             texts_en=_texts(where, "en"),
             texts_zh=_texts(where, "zh"),
-            max_distortions=1,
         )
 
         def draw(rng: Random, id: str) -> Item:
             draft = source.draft(rng)
-            font = draft.traits["font"]
-            if where.fonts is not None and font == BUILT_IN.name:
+            if where.fonts is not None and draft.traits["font"] == BUILT_IN.name:
                 raise Dropped("the font is not one of --fonts")
-            record: Record = source.finish(draft, 0, 0)
-            gold = record.messages[1].parts[0].text or ""
-            image = record.images[0].data
-            return Item(id=id, question=READ[language][0], images=(image,), gold=[gold], part=font)
+            return item_of(source, draft, id, part=draft.traits["font"])
 
         return drawn(task, draw)
 
@@ -62,7 +58,7 @@ def _task(language: str, name: str) -> Task:
         name=f"text_line_{language}",
         title=f"One drawn line of {name} text, read exactly",
         layout="is drawn; --fonts takes a folder of fonts, --data one with text/en.txt or text/zh.txt",
-        read=read_in(language),  # type: ignore[arg-type]
+        read=read_in(language),
         ways={
             "vl2": Way(messages=ask, mark=mark_exact, says="Exact match without case; also per character.",
                        max_new_tokens=96)

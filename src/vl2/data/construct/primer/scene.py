@@ -36,7 +36,7 @@ class PrimerScene(Source):
 
     def draft(self, rng: random.Random) -> Draft:
         language, pool = rng.choice(self.languages), things(self.kinds())
-        composed = self._compose(pool, rng)
+        composed = self.compose(rng)
         draft = Draft(language=language, traits={"objects": str(len(composed.placed))})
         draft.picture(composed.image)
         category, asked = None, set[str]()
@@ -57,7 +57,9 @@ class PrimerScene(Source):
         wanted = self.tasks or self.tasks_known
         return tuple(task for task in OFTEN if task in wanted) or wanted
 
-    def _compose(self, pool: tuple[Kind, ...], rng: random.Random) -> Composed:
+    def compose(self, rng: random.Random) -> Composed:
+        """Make a scene of one to four kinds."""
+        pool = things(self.kinds())
         large = rng.random() < 1 / 6
         size = (rng.randrange(200, 337, 8), rng.randrange(120, 337, 8)) if large else (rng.randrange(120, 169, 8),) * 2
         if not large and rng.random() < 0.5:
