@@ -9,13 +9,14 @@ import pytest
 
 from vl2.data.construct.primer.bars import PrimerBars
 from vl2.data.construct.primer.reading import PrimerReading
+from vl2.data.construct.primer.receipt import PrimerReceipt
 from vl2.data.construct.primer.scene import PrimerScene
 from vl2.data.construct.primer.table import PrimerTable
 from vl2.data.construct.primer.writing import LEAST_PX, choose_face, fit, phrase
 from vl2.data.construct.source import Dropped, Source, generate
 from vl2.data.record import Record
 
-SOURCES: list[Source] = [PrimerReading(languages=("en",)), PrimerScene(), PrimerBars(), PrimerTable()]
+SOURCES: list[Source] = [PrimerReading(languages=("en",)), PrimerScene(), PrimerBars(), PrimerTable(), PrimerReceipt()]
 
 
 def records(source: Source, count: int = 60) -> list[Record]:
@@ -103,3 +104,11 @@ def test_phrases_keep_to_their_limit() -> None:
         for _ in range(200):
             piece = phrase(rng, language, None, limit)
             assert 1 <= len(piece) <= limit
+
+
+def test_the_total_of_a_receipt_is_the_sum_of_its_prices() -> None:
+    for record in records(PrimerReceipt(tasks=("read",), turns=1, languages=("en",))):
+        *goods, total = (record.messages[1].parts[0].text or "").split("\n")[2:]
+        cents = [int(line.rsplit(" ", 1)[1].replace(".", "")) for line in (*goods, total)]
+        assert 1 <= len(goods) <= 4
+        assert sum(cents[:-1]) == cents[-1]

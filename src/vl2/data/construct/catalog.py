@@ -16,6 +16,7 @@ from vl2.data.construct.in_context import InContext
 from vl2.data.construct.plot_code import PlotCode
 from vl2.data.construct.primer.bars import PrimerBars
 from vl2.data.construct.primer.reading import PrimerReading
+from vl2.data.construct.primer.receipt import PrimerReceipt
 from vl2.data.construct.primer.scene import PrimerScene
 from vl2.data.construct.primer.table import PrimerTable
 from vl2.data.construct.receipt import Receipt
@@ -30,7 +31,7 @@ from vl2.errors import UserError
 
 _ALL: tuple[type[Source], ...] = (
     TextImage, Formula, Receipt, Form, Document, TableImage, Chart, PlotCode, Emoji, Scene, VisualPrompt, InContext,
-    Arithmetic, WebPage, PrimerReading, PrimerScene, PrimerBars, PrimerTable,
+    Arithmetic, WebPage, PrimerReading, PrimerScene, PrimerBars, PrimerTable, PrimerReceipt,
 )  # fmt: skip
 SOURCES: dict[str, type[Source]] = {source.name: source for source in _ALL}
 
