@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-IMAGE := examples/receipt.png
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -13,9 +12,13 @@ help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 	@echo "  PYTHON=python3.12 make ...  uses another interpreter (3.10 or newer)"
 
-demo: $(VENV)/core.stamp ## ask the built-in model about a picture, then show what the model sees of it
-	$(BIN)/vl2 ask "What is in this picture?" -i $(IMAGE) --model nano --max-new-tokens 32
-	$(BIN)/vl2 inspect $(IMAGE) --model nano
+demo: $(VENV)/core.stamp ## ask the built-in model about the pictures in examples/
+	$(BIN)/vl2 ask "What is the total amount?" -i examples/bill.png
+	$(BIN)/vl2 ask "What value does the chart show for Oslo?" -i examples/bars.png
+	$(BIN)/vl2 ask "How many blue stars are there?" -i examples/scene.png
+	$(BIN)/vl2 ask "图片上写着什么？" -i examples/line.png
+	$(BIN)/vl2 locate "green house" -i examples/scene.png --draw demo.png
+	@echo "The scene with the box drawn is in demo.png"
 
 test: $(VENV)/dev.stamp $(VENV)/tokenizers.stamp ## run all tests
 	$(BIN)/python -m pytest

@@ -1,16 +1,24 @@
 """Draw the sample pictures in examples/. The same Pillow gives the same files.
 
-    python tools/draw_examples.py [FOLDER]
+    python tools/draw_examples.py [FOLDER] [--chinese-font FILE]
 
-Sizes are (width, height) in pixels. The only font is the one inside Pillow.
+Sizes are (width, height) in pixels. The font is the one inside Pillow, but for the line of Chinese, which is drawn only
+where a font for it is given: the one in examples/ is WenQuanYi Micro Hei. The four small pictures are for the built-in
+model, whose tiles have 168 px.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import random
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from vl2.data.construct.fonts import BUILT_IN
+from vl2.data.construct.primer.bars import Bars, draw_bars
+from vl2.data.construct.scene import compose
+from vl2.data.construct.sprites import built_in_kinds
 
 INK = (38, 38, 46)
 FAINT = (150, 148, 142)
@@ -99,10 +107,53 @@ def shapes() -> Image.Image:
     return image
 
 
+def bill() -> Image.Image:
+    """Draw a small receipt, 200 x 164."""
+    image = Image.new("RGB", (200, 164), (250, 249, 245))
+    draw = ImageDraw.Draw(image)
+    write(draw, (100, 8), "Harbour Coffee", 18, "ma")
+    write(draw, (100, 32), "14/03/2026", 18, "ma")
+    for n, (name, price) in enumerate((("Green Tea", "3.20"), ("Croissant", "2.90"), ("Yoghurt", "1.85"))):
+        write(draw, (12, 58 + 24 * n), name, 18)
+        write(draw, (188, 58 + 24 * n), price, 18, "ra")
+    draw.line((12, 131, 188, 131), fill=INK)
+    write(draw, (12, 134), "TOTAL", 18)
+    write(draw, (188, 134), "7.95", 18, "ra")
+    return image
+
+
+def bars() -> Image.Image:
+    """Draw a bar chart of four cities with printed values."""
+    chart = Bars(title="Visitors", names=("Lisbon", "Oslo", "Leeds", "Cairo"), values=("62", "35", "48", "81"))
+    return draw_bars(chart, BUILT_IN, random.Random(3))
+
+
+def scene() -> Image.Image:
+    """Lay three stars, two hearts and a house on a plain ground, 168 x 168."""
+    named = {kind.full_name("en"): kind for kind in built_in_kinds()}
+    wanted = ["red heart", "blue star", "blue star", "green house", "red heart", "blue star"]
+    return compose([named[name] for name in wanted], (168, 168), random.Random(8)).image
+
+
+def line(font: str) -> Image.Image:
+    """Draw one line of Chinese, 230 x 60."""
+    image = Image.new("RGB", (230, 60), (252, 250, 244))
+    face = ImageFont.truetype(font, 32, layout_engine=ImageFont.Layout.BASIC)
+    ImageDraw.Draw(image).text((115, 30), "今天天气很好", INK, face, "mm")
+    return image
+
+
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "examples"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parents[1] / "examples")
+    parser.add_argument("--chinese-font", default="")
+    args = parser.parse_args()
+    folder = args.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for name, image in (("receipt", receipt()), ("shapes", shapes())):
+    pictures = {"receipt": receipt(), "shapes": shapes(), "bill": bill(), "bars": bars(), "scene": scene()}
+    if args.chinese_font:
+        pictures["line"] = line(args.chinese_font)
+    for name, image in pictures.items():
         image.save(folder / f"{name}.png", optimize=True)
         print(f"wrote {folder / f'{name}.png'}")
 
