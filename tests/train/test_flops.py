@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,10 +12,12 @@ from tests.train.toy import toy_config, toy_stage
 from vl2.config import ModelConfig, preset
 from vl2.data.packed import Packed
 from vl2.errors import UserError
+from vl2.lora.apply import add_lora
+from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, init_weights
 from vl2.train.dry_run import activation_bytes, expected_memory, part_sizes, plan_run
 from vl2.train.flops import ForwardCost, measure_rate, step_flops
-from vl2.train.parts import freeze
+from vl2.train.parts import freeze, still_parts
 from vl2.train.ranks import ONE
 from vl2.train.recipe import ModelOptions, Recipe, RunOptions, paper_stage, recipe_from
 from vl2.train.stage import Part
@@ -68,6 +70,24 @@ def test_what_is_frozen_costs_no_gradients_of_weights(frozen: tuple[Part, ...], 
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("still", "passes"), [(("vision", "projector"), (2, 1, 1)), ((), (2, 2, 2)), (("vision",), (2, 2, 1))]
+)
+def test_an_adapter_needs_gradients_of_activations_but_of_no_weights(
+    still: tuple[Part, ...], passes: tuple[int, int, int]
+) -> None:
+    cost = ForwardCost(per_token=1.0, per_logit=0.0, per_pair=0.0, per_tile_vision=1e6, per_tile_projector=1e3)
+    found = step_flops(cost, still, lengths=[1], num_trained=0, num_tiles=1, trains_weights=False)
+    assert found == passes[0] + passes[1] * 1e3 + passes[2] * 1e6
+
+
+def test_a_part_without_anything_trained_stands_still() -> None:
+    model = VL2(ModelConfig.from_dict(toy_config()))
+    assert still_parts(model) == ()
+    add_lora(model, LoRASpec(targets=("attention",)))
+    assert still_parts(model) == ("vision", "projector")
+
+
 def test_the_rate_of_this_machine_is_positive() -> None:
     assert measure_rate(torch.device("cpu"), torch.float32, size=64) > 0
 
@@ -117,6 +137,28 @@ def test_every_size_is_planned_without_its_weights(name: str) -> None:
     assert planned.to_dict()["memory"]["total"] > 4 * size.parameters
 
 
+def test_an_adapter_is_planned_by_what_it_trains() -> None:
+    tables = {"model": {"name": "nano"}, "stage": {"like": "tiny/fine-tuning"}, "run": {"folder": "x"}}
+    whole = plan_run(recipe_from(tables), rate=1e12)
+    lora, qlora = (plan_run(recipe_from({**tables, "adapter": {"method": m}}), rate=1e12) for m in ("lora", "qlora"))
+    assert 0 < lora.parts["language"].trained < whole.parts["language"].trained
+    assert lora.parts["vision"].trained == 0
+    assert lora.memory.optimizer < whole.memory.optimizer
+    assert qlora.memory.weights < lora.memory.weights
+    assert lora.flops_per_step < whole.flops_per_step
+
+
+def test_what_is_computed_again_is_not_kept() -> None:
+    config = preset("tiny")
+
+    def kept(**options: Any) -> int:
+        return activation_bytes(config, (), num_tokens=4096, num_tiles=8, value_bytes=2, **options)
+
+    layers = kept(recomputes_layers=True)
+    assert kept() > layers > kept(recomputes_layers=True, encoder="blocks")
+    assert layers > kept(recomputes_layers=True, encoder="whole")
+
+
 def test_a_model_that_is_not_here_needs_a_size() -> None:
     recipe = Recipe(
         model=ModelOptions(name="not/here"), stage=paper_stage("tiny/alignment"), run=RunOptions(folder="out")
@@ -141,7 +183,7 @@ def test_kept_activations_are_estimated_within_a_third(name: str) -> None:
     values["language_config"] |= {"num_hidden_layers": 3, "vocab_size": 128}
     values["vision_config"] |= {"layers": 2}
     config = ModelConfig.from_dict(values)
-    stage, side = toy_stage(), config.vision_config.image_size
+    side = config.vision_config.image_size
     model = VL2(config)
     init_weights(model, 0)
     weight_places = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -175,8 +217,6 @@ def test_kept_activations_are_estimated_within_a_third(name: str) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
         hidden = model.states(pack)
-    expected = activation_bytes(
-        config, stage, num_tokens=len(ids), num_tiles=tiles, value_bytes=4, is_checkpointed=False
-    )
+    expected = activation_bytes(config, still_parts(model), num_tokens=len(ids), num_tiles=tiles, value_bytes=4)
     assert hidden.states_BSD.requires_grad
     assert expected == pytest.approx(sum(found.values()), rel=0.34)

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tests.train.toy import toy_recipe
 from vl2.errors import UserError
 from vl2.train.metrics import MetricsFile, StepMetrics, read_metrics
+from vl2.train.outputs import Outputs, tracker_names
 from vl2.train.plots import save_run_plots, smooth
 from vl2.train.progress import Progress, format_time
+from vl2.train.ranks import Ranks
 from vl2.train.trackers import open_tracker
 
 
@@ -93,6 +97,25 @@ def test_tensorboard_gets_the_numbers_of_every_step(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert {"loss/all", "loss/ocr", "expert_load/layer_1", "speed/mfu"} <= set(events.Tags()["scalars"])
     assert [(e.step, e.value) for e in events.Scalars("loss/all")] == [(1, 5.0), (2, 3.0)]
+
+
+def test_tensorboard_is_written_wherever_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = toy_recipe(tmp_path, tmp_path, tmp_path / "run", trackers=("wandb",))
+    for is_installed, expected in ((True, ("tensorboard", "wandb")), (False, ("wandb",))):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, found=is_installed: found or None)
+        assert tracker_names(recipe) == expected
+    asked = toy_recipe(tmp_path, tmp_path, tmp_path / "run", trackers=("tensorboard",))
+    assert tracker_names(asked) == ("tensorboard",)  # not installed: opening it says so
+
+
+def test_only_the_first_rank_writes(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, tmp_path, tmp_path)
+    for rank in (1, 0):
+        with Outputs(recipe, Ranks(rank=rank, size=2, device=torch.device("cpu")), 0) as outputs:
+            outputs.step(metrics(1))
+            outputs.evaluation(1, {"held/exact_match": 0.5})
+        assert (tmp_path / "metrics.jsonl").exists() == (rank == 0)
+    assert [line.get("evaluation") for line in read_metrics(tmp_path)] == [None, {"held/exact_match": 0.5}]
 
 
 @pytest.mark.parametrize("kind", ["wandb", "trackio"])

@@ -119,6 +119,27 @@ def test_what_is_wrong_with_a_recipe_is_said_in_one_line(tables: dict[str, Any],
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("engine", "encoder"),
+    [
+        ({}, "none"),
+        ({"activation_checkpointing": True}, "blocks"),
+        ({"activation_checkpointing": True, "encoder_recompute": "none"}, "none"),
+        ({"encoder_recompute": "whole"}, "whole"),
+    ],
+)
+def test_the_encoder_is_computed_again_as_the_layers_are_unless_it_is_said(engine: Any, encoder: str) -> None:
+    assert recipe_from(with_changes(engine=engine)).engine.recomputed_encoder == encoder
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_what_the_paper_leaves_open_is_marked_as_ours_and_nothing_else_is(name: str) -> None:
+    text = (RECIPES / f"{name}.toml").read_text(encoding="utf-8")
+    stage = text.split("[stage]")[1].split("[engine]")[0]
+    ours = {line.split(" = ")[0] for line in stage.splitlines() if "# ours" in line}
+    assert ours == {"warmup_steps", "final_rate_ratio", "eps"}
+
+
 def test_a_missing_table_is_named() -> None:
     with pytest.raises(UserError, match=r"^run is missing$"):
         recipe_from({name: table for name, table in TABLES.items() if name != "run"})

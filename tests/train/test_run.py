@@ -24,7 +24,7 @@ from vl2.data.record import Record
 from vl2.data.store import write_records
 from vl2.errors import UserError
 from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
-from vl2.train.evaluation import HeldOut
+from vl2.train.evaluation import Benchmark, HeldOut
 from vl2.train.guard import GuardOptions
 from vl2.train.metrics import OF_THE_MACHINE, read_metrics
 from vl2.train.recipe import EvaluationTask, Recipe, read_recipe
@@ -121,17 +121,6 @@ def test_a_signal_ends_the_run_with_a_checkpoint_of_the_step_in_hand(
     steps = [line["step"] for line in curve(tmp_path / "run")]
     assert (ended, checkpoint_steps(tmp_path / "run")) == (code, [steps[-1]]), said
     assert said.strip().splitlines()[-1].startswith(f"vl2: {word} at step {steps[-1]} of 5,000: saved ")
-
-
-def test_a_second_interrupt_ends_the_run_at_once(toy: tuple[Path, Path], tmp_path: Path) -> None:
-    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=5000, batch_size=64), save_every_steps=4000)
-    life = Life(recipe)
-    life.wait_for_steps(1)
-    life.process.send_signal(signal.SIGINT)
-    time.sleep(0.1)
-    code, said = life.end(signal.SIGINT)
-    assert (code, checkpoint_steps(tmp_path / "run")) == (130, [])
-    assert said.strip().endswith("vl2: stopped at once; --resume goes on from the last checkpoint")
 
 
 def limit_file_size() -> None:
@@ -255,6 +244,27 @@ def test_evaluations_are_made_when_due_and_written_beside_the_steps(toy: tuple[P
     steps = [line for line in curve(tmp_path / "run") if "loss" in line]
     assert steps == curve(tmp_path / "without"), "an evaluation must change nothing"
     assert len(HeldOut.open(task)._records) == 2
+
+
+def test_a_task_of_the_benchmarks_watches_a_run_as_parts_of_one(toy: tuple[Path, Path], tmp_path: Path) -> None:
+    task = EvaluationTask(name="presence", num_records=2, max_new_tokens=2)
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=2), evaluate_every_steps=2, tasks=(task,))
+    run_toy(recipe)
+    found = [line for line in curve(tmp_path / "run") if "evaluation" in line]
+    assert found == [{"step": 2, "evaluation": {"presence/accuracy": 0.0}}]
+    assert Benchmark(task)._scale == 0.01
+
+
+def test_a_task_that_does_not_exist_or_is_asked_for_twice_over_is_refused(
+    toy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = toy_recipe(*toy, tmp_path / "run", tasks=(EvaluationTask(name="count_object"),))
+    with pytest.raises(UserError, match=r"^there is no task count_object: did you mean count_objects\?$"):
+        run_toy(recipe)
+    with pytest.raises(UserError, match=r"run\.tasks x: give path for records, or data for a task of vl2 eval"):
+        EvaluationTask(name="x", path="a.jsonl", data="b")
+    with pytest.raises(UserError, match=r"run\.tasks x: num_records and max_new_tokens must be at least 1"):
+        EvaluationTask(name="x", path="a.jsonl", num_records=0)
 
 
 def test_a_record_that_cannot_be_read_is_left_out_and_the_run_goes_on(

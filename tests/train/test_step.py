@@ -16,7 +16,7 @@ from tests.train.test_stage import a_stage
 from vl2.grid import UNTILED
 from vl2.model import VL2
 from vl2.train.balance import load_over_mean, routers
-from vl2.train.memory import checkpoint_activations
+from vl2.train.memory import checkpoint_activations, compile_encoder
 from vl2.train.parts import part_of
 from vl2.train.ranks import ONE
 from vl2.train.shard import shard
@@ -202,6 +202,23 @@ def test_recomputed_activations_give_the_same_gradients_and_count_the_load_once(
     (plain, expected), (again, ours) = found
     assert torch.equal(plain.expert_load, again.expert_load)
     assert plain.loss == again.loss
+    assert_same_gradients(ours, expected)
+
+
+@pytest.mark.parametrize("is_recomputed", [False, True])
+def test_a_compiled_encoder_gives_the_same_gradients_for_any_number_of_tiles(is_recomputed: bool) -> None:
+    found = []
+    for is_compiled in (False, True):
+        model = small_model()
+        if is_compiled:
+            compile_encoder(model, backend="aot_eager")  # what is traced, without a C++ compiler
+        if is_recomputed:
+            checkpoint_activations(model)
+        step = TrainStep(shard(model, "replicated", ONE, torch.float32), a_stage(), ONE)
+        report = step.accumulate([random_pack(model.config, [(5, grid)]) for grid in (UNTILED, (2, 1), (2, 2))])
+        found.append((report.loss, gradients(step)))
+    (plain, expected), (compiled, ours) = found
+    assert compiled == pytest.approx(plain, rel=1e-6)
     assert_same_gradients(ours, expected)
 
 

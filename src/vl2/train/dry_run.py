@@ -8,7 +8,7 @@ Bytes of activations are those that one pack keeps for its backward pass; packs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO, get_args
@@ -18,19 +18,21 @@ import torch
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.plan import Plan
 from vl2.errors import UserError
+from vl2.lora.apply import add_lora
 from vl2.model import VL2
 from vl2.train.flops import ForwardCost, measure_rate, step_flops
 from vl2.train.loss import CHUNK
-from vl2.train.parts import freeze, part_of
+from vl2.train.parts import freeze, part_of, still_parts
 from vl2.train.prepare import find_model, make_plan, model_config, num_steps, open_stores, plan_options
 from vl2.train.progress import format_time
 from vl2.train.ranks import ONE
-from vl2.train.recipe import ModelOptions, Recipe
-from vl2.train.stage import Part, Stage
+from vl2.train.recipe import EncoderRecompute, ModelOptions, Recipe
+from vl2.train.size import GRADIENT_BYTES, size_of
+from vl2.train.stage import Part
 
 ASSUMED_MFU = 0.4  # part of the rate of a plain matrix product that training reaches
 _SAMPLES = 16  # steps that the mean of tokens and tiles is taken over
-_BYTES = {"float32": 4, "bfloat16": 2}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +85,20 @@ def plan_run(recipe: Recipe, *, rate: float | None = None) -> PlannedRun:
     config = _shape(recipe.model)
     with torch.device("meta"):
         model = VL2(config)
+        if recipe.adapter.is_used:
+            add_lora(model, recipe.adapter.spec())
     freeze(model, recipe.stage)
     plan, note = _try_plan(recipe)
     tokens, tiles, lengths, trained = _step_contents(recipe, config, plan)
     flops = step_flops(
-        ForwardCost.of(config), recipe.stage.frozen, lengths=lengths, num_trained=trained, num_tiles=round(tiles)
+        ForwardCost.of(config),
+        still_parts(model),
+        lengths=lengths,
+        num_trained=trained,
+        num_tiles=round(tiles),
+        trains_weights=not recipe.adapter.is_used,
     )
-    dtype = torch.float32 if recipe.engine.compute == "float32" else torch.bfloat16
-    rate = rate or measure_rate(_device(recipe), dtype)
+    rate = rate or measure_rate(_device(recipe), DTYPES[recipe.engine.compute])
     steps = num_steps(recipe.stage, plan)
     return PlannedRun(
         stage=recipe.stage.name,
@@ -132,35 +140,42 @@ def part_sizes(model: VL2) -> dict[str, PartSize]:
 
 def expected_memory(model: VL2, recipe: Recipe, *, most_tiles: int) -> Memory:
     """Return the bytes that training takes on one rank that holds the whole model."""
-    stage, width = recipe.stage, _BYTES[recipe.engine.compute]
+    stage, config, dtype = recipe.stage, model.config, DTYPES[recipe.engine.compute]
     # Routers are float32 in any case, and too small to count.
-    weights = sum(p.numel() for p in model.parameters()) * width
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    kept = 2 if stage.is_bfloat16_optimizer else 4  # bytes of a master, and of each moment
-    masters = 0 if kept == width else kept * trained
-    config = model.config
+    size = size_of(model, stage, recipe.adapter, dtype)
+    gradients = GRADIENT_BYTES * size.num_trained
     return Memory(
-        weights=weights,
-        gradients=4 * trained,
-        optimizer=masters + 2 * kept * trained,
+        weights=size.weight_bytes,
+        gradients=gradients,
+        optimizer=size.optimizer_bytes - gradients,
         activations=activation_bytes(
             config,
-            stage,
+            still_parts(model),
             num_tokens=stage.seq_len,
             num_tiles=most_tiles,
-            value_bytes=width,
-            is_checkpointed=recipe.engine.activation_checkpointing,
+            value_bytes=dtype.itemsize,
+            recomputes_layers=recipe.engine.activation_checkpointing,
+            encoder=recipe.engine.recomputed_encoder,
         ),
         logits=2 * 4 * min(CHUNK, stage.seq_len) * config.language_config.vocab_size,
     )
 
 
 def activation_bytes(
-    config: ModelConfig, stage: Stage, *, num_tokens: int, num_tiles: int, value_bytes: int, is_checkpointed: bool
+    config: ModelConfig,
+    still: Collection[Part],
+    *,
+    num_tokens: int,
+    num_tiles: int,
+    value_bytes: int,
+    recomputes_layers: bool = False,
+    encoder: EncoderRecompute = "none",
 ) -> int:
-    """Return what one pack keeps for its backward pass. With checkpointing, inputs of all blocks and the inside of one.
+    """Return what one pack keeps for its backward pass; nothing is trained in the parts that are `still`.
 
-    An estimate: the inputs of every matrix product and of what stands between them, counted once.
+    Where blocks are computed again it is the inputs of all and the inside of one; where the whole encoder is, its
+    inside comes when the rest has gone. An estimate: the inputs of every matrix product and of what stands between
+    them, counted once.
     """
     language, vision, projector = config.language_config, config.vision_config, config.projector_config
     width, heads = language.hidden_size, language.num_attention_heads
@@ -180,21 +195,18 @@ def activation_bytes(
     ]
     block = 12 * vision.width + 2 * vision.mlp_width
     patches = num_tiles * vision.patches_per_side**2
-    runs_back_vision = "vision" not in stage.frozen
-    is_any_trained = runs_back_vision or "projector" not in stage.frozen or "language" not in stage.frozen
+    runs_back_vision = "vision" not in still
+    runs_back_projector = runs_back_vision or "projector" not in still
     adaptor = (
         num_tiles
         * config.tokens_per_side**2
         * (projector.input_dim * projector.downsample_ratio**2 + 3 * projector.n_embed)
     )
-    if is_checkpointed:
-        encoder = patches * (vision.layers * vision.width + block)
-        decoder = num_tokens * (len(layers) * width + max(layers))
-    else:
-        encoder = patches * vision.layers * block
-        decoder = num_tokens * sum(layers)
-    values_kept = encoder * runs_back_vision + (adaptor + decoder) * is_any_trained
-    return value_bytes * values_kept
+    inside = patches * vision.layers * block * runs_back_vision
+    kept = patches * (vision.layers * vision.width + block) * runs_back_vision if encoder == "blocks" else inside
+    decoder = num_tokens * (len(layers) * width + max(layers) if recomputes_layers else sum(layers))
+    rest = adaptor * runs_back_projector + decoder
+    return value_bytes * (max(inside, rest) if encoder == "whole" else kept + rest)
 
 
 def print_plan(planned: PlannedRun, file: TextIO) -> None:

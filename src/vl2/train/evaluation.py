@@ -1,13 +1,14 @@
-"""Evaluations during training: what one is, and the first one, held-out records answered greedily.
+"""Evaluations during training: held-out records, or a task of `vl2.eval`, answered greedily.
 
-Scores are exact match of the whole answer, and for answers with boxes the share of the wanted boxes that the model
-names with the same label and an intersection over union of at least 0.5. They watch a run; the benchmarks that are
-reported are those of `vl2.eval`.
+Scores of records are exact match of the whole answer, and for answers with boxes the share of the wanted boxes that the
+model names with the same label and an intersection over union of at least 0.5. All this watches a run; what is
+reported of a model is a whole run of `vl2 eval`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from vl2.data.index import RecordStore
@@ -28,6 +29,32 @@ class Evaluation(Protocol):
     """Called on the first rank with the model in evaluation mode; it must change neither weights nor random states."""
 
     def __call__(self, model: VL2, processor: Processor, step: int) -> Mapping[str, float]: ...
+
+
+def open_evaluation(task: EvaluationTask) -> Evaluation:
+    """Return what a recipe asks for. UserError where there is nothing to ask, or no such task."""
+    return HeldOut.open(task) if task.path else Benchmark(task)
+
+
+class Benchmark:
+    """Asks the first items of a task of `vl2.eval`. A figure in percent is told as a part of 1, as all are here."""
+
+    def __init__(self, task: EvaluationTask) -> None:
+        # Here, not above: a run without benchmarks needs none of them.
+        from vl2.eval.catalogue import find_task
+        from vl2.eval.during_training import TaskEvaluation
+        from vl2.eval.task import Where
+
+        self._scale = 0.01 if find_task(task.name).unit == "%" else 1.0
+        self._ask = TaskEvaluation(
+            (task.name,),
+            Where(data=Path(task.data) if task.data else None),
+            limit=task.num_records,
+            max_new_tokens=task.max_new_tokens,
+        )
+
+    def __call__(self, model: VL2, processor: Processor, step: int) -> dict[str, float]:
+        return {name: value * self._scale for name, value in self._ask(model, processor, step).items()}
 
 
 class HeldOut:

@@ -70,9 +70,19 @@ class ForwardCost:
 
 
 def step_flops(
-    cost: ForwardCost, frozen: Iterable[Part], *, lengths: Iterable[float], num_trained: int, num_tiles: int
+    cost: ForwardCost,
+    frozen: Iterable[Part],
+    *,
+    lengths: Iterable[float],
+    num_trained: int,
+    num_tiles: int,
+    trains_weights: bool = True,
 ) -> float:
-    """Return the operations of a training step over documents of these lengths, forward and backward."""
+    """Return the operations of a training step over documents of these lengths, forward and backward.
+
+    `frozen` are the parts in which nothing is trained. Where an adapter is trained in the others, and not their
+    weights, no gradients of weights are made; the adapter's own products are left out.
+    """
     still = set(frozen)
     lengths = list(lengths)
     pairs = sum(length * (length + 1) / 2 for length in lengths)
@@ -81,9 +91,9 @@ def step_flops(
     to_vision = "vision" not in still
     to_projector = to_vision or "projector" not in still
     return (
-        language * (1 + (to_projector or "language" not in still) + ("language" not in still))
-        + cost.per_tile_projector * num_tiles * (1 + to_projector + ("projector" not in still))
-        + cost.per_tile_vision * num_tiles * (1 + 2 * to_vision)
+        language * (1 + (to_projector or "language" not in still) + (trains_weights and "language" not in still))
+        + cost.per_tile_projector * num_tiles * (1 + to_projector + (trains_weights and "projector" not in still))
+        + cost.per_tile_vision * num_tiles * (1 + to_vision + (trains_weights and to_vision))
     )
 
 

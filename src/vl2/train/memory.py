@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vl2.errors import UserError
 from vl2.model import VL2
+from vl2.train.recipe import EncoderRecompute
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-
-EncoderRecompute = Literal["none", "blocks", "whole"]
 
 
 def checkpoint_activations(model: VL2, *, encoder: EncoderRecompute = "blocks", layers: bool = True) -> None:
     """Keep only the inputs of each vision block and each decoder layer, or of the encoder as a whole. In place.
 
-    "whole" keeps the tiles alone, at the price that one tile's memory comes back for all blocks at once.
+    "whole" keeps the tiles alone, at the price that the inside of all blocks is there at once in the backward pass.
     """
     if encoder not in get_args(EncoderRecompute):
         raise UserError(f"the encoder's recomputation must be one of {', '.join(get_args(EncoderRecompute))}")
@@ -36,6 +36,16 @@ def checkpoint_activations(model: VL2, *, encoder: EncoderRecompute = "blocks", 
     if layers:
         for layer in model.language.model.layers:
             _run_again(layer)
+
+
+def compile_encoder(model: VL2, backend: str = "inductor") -> None:
+    """Compile the vision blocks, for any number of tiles. In place; before activations are checkpointed.
+
+    The blocks are one dense computation that always has the same shape but for the tiles, so they compile once. The
+    decoder is left as it is: its documents and the loads of its experts have other lengths in every step.
+    """
+    for block in model.vision.blocks:
+        block.forward = torch.compile(block.forward, dynamic=True, backend=backend)
 
 
 def keep_freed_pages() -> None:

@@ -6,6 +6,7 @@ The encoder's attention pool is in the released files and read by nothing. It is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import nn
 
@@ -43,6 +44,12 @@ def freeze(model: VL2, stage: Stage) -> None:
     for name, parameter in model.named_parameters():
         if part_of(name) in stage.frozen or name.startswith(_UNUSED):
             parameter.requires_grad_(False)
+
+
+def still_parts(model: VL2) -> tuple[Part, ...]:
+    """Return the parts in which nothing is trained, whether the stage has frozen them or an adapter leaves them out."""
+    moving = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return tuple(part for part in get_args(Part) if part not in moving)
 
 
 def parameter_groups(model: VL2, stage: Stage) -> list[ParameterGroup]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Compute = Literal["float32", "bfloat16"]
 Init = Literal["weights", "random"]
 Mode = Literal["replicated", "sharded"]
+EncoderRecompute = Literal["none", "blocks", "whole"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,20 +130,40 @@ class EngineOptions:
     compute: Compute = "bfloat16"
     """type of weights and activations; masters and sums stay float32"""
     activation_checkpointing: bool = False
-    """compute activations again in the backward pass instead of keeping them"""
+    """compute activations again in the backward pass instead of keeping them, block by block"""
+    encoder_recompute: Literal["auto", "none", "blocks", "whole"] = "auto"
+    """the encoder's: none, blocks, or whole, which keeps its tiles alone; auto goes by activation_checkpointing"""
+    compile: bool = False
+    """compile the encoder's blocks with torch.compile: for CUDA devices, on a CPU it costs more than it brings"""
     parallel: Mode = "replicated"
     """with several ranks: every rank the whole model, or its part of each weight"""
+
+    @property
+    def recomputed_encoder(self) -> EncoderRecompute:
+        if self.encoder_recompute == "auto":
+            return "blocks" if self.activation_checkpointing else "none"
+        return self.encoder_recompute
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTask:
-    """Held-out records that are answered greedily during training: exact match, and boxes at IoU 0.5."""
+    """What is answered greedily during training: held-out records, or a task of `vl2 eval`."""
 
     name: str
-    path: str
+    """of the figures; without a path, the task, such as count_objects"""
+    path: str = ""
+    """held-out records: scored by exact match, and boxes at IoU 0.5"""
+    data: str = ""
+    """where the files of a task lie; those that are drawn need none"""
     num_records: int = 64
     """the first so many"""
     max_new_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        if self.path and self.data:
+            raise UserError(f"run.tasks {self.name}: give path for records, or data for a task of vl2 eval, not both")
+        if self.num_records < 1 or self.max_new_tokens < 1:
+            raise UserError(f"run.tasks {self.name}: num_records and max_new_tokens must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

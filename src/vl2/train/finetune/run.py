@@ -34,9 +34,10 @@ from vl2.train.finetune import own_data
 from vl2.train.finetune.options import TuningOptions
 from vl2.train.finetune.own_data import OwnData, prepare
 from vl2.train.finetune.score import Scores, score
-from vl2.train.finetune.size import TrainedSize, trained_size
 from vl2.train.recipe import Recipe
-from vl2.train.run import Ended, train
+from vl2.train.run import train
+from vl2.train.size import TrainedSize, trained_size
+from vl2.train.stopping import Ended
 from vl2.weights import locate_checkpoint
 from vl2.weights.locate import BUILT_IN
 

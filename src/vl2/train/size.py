@@ -1,4 +1,4 @@
-"""What fine-tuning will train, and the memory of what stays: weights, and what the optimizer keeps of those trained.
+"""What a run will train, and the memory of what stays: weights, and what the optimizer keeps of those trained.
 
 Activations come on top and depend on the sequence; with a long one they are the larger part unless they are computed
 again. Counted on the meta device: no weight is read.
@@ -24,7 +24,7 @@ from vl2.train.quantised_base import BLOCK, SCALES_PER_BLOCK, WITHIN
 from vl2.train.stage import Stage
 
 # Float32 gradient, master and two moments; see `optimizer.py`. A float32 weight is its own master.
-OPTIMIZER_BYTES, MASTER_BYTES = 12, 4
+GRADIENT_BYTES, OPTIMIZER_BYTES, MASTER_BYTES = 4, 12, 4
 BITS_PER_WEIGHT: Mapping[BaseKind, float] = {"nf4": 4 + 8 / BLOCK + 32 / (BLOCK * SCALES_PER_BLOCK), "int8": 8.0}
 
 
@@ -35,7 +35,7 @@ class TrainedSize:
     parameters: int
     trained: Mapping[str, int]  # by part: vision, projector, language
     weight_bytes: int
-    optimizer_bytes: int
+    optimizer_bytes: int  # gradients too
 
     @property
     def num_trained(self) -> int:
@@ -52,6 +52,11 @@ def trained_size(config: ModelConfig, stage: Stage, adapter: AdapterOptions, dty
         if adapter.is_used:
             add_lora(model, adapter.spec())
     freeze(model, stage)
+    return size_of(model, stage, adapter, dtype)
+
+
+def size_of(model: VL2, stage: Stage, adapter: AdapterOptions, dtype: torch.dtype) -> TrainedSize:
+    """Return what a run of this model will hold; it has its adapter, and `freeze` has been called."""
     trained: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -61,7 +66,8 @@ def trained_size(config: ModelConfig, stage: Stage, adapter: AdapterOptions, dty
     weight_bytes = (total - few_bits) * dtype.itemsize + few_bits * BITS_PER_WEIGHT[adapter.base] / 8
     kept = OPTIMIZER_BYTES + (MASTER_BYTES if dtype != torch.float32 else 0)
     if stage.is_bfloat16_optimizer:
-        kept = MASTER_BYTES + 3 * torch.bfloat16.itemsize
+        kept = GRADIENT_BYTES + 2 * torch.bfloat16.itemsize  # the moments
+        kept += torch.bfloat16.itemsize if dtype != torch.bfloat16 else 0  # a bfloat16 weight is its own master
     return TrainedSize(
         parameters=total,
         trained=dict(trained),
