@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any, Literal, cast
 
@@ -19,6 +19,8 @@ ENDINGS: dict[str, Format] = {".parquet": "parquet", ".tar": "tar", ".jsonl": "j
 PART = ".part"  # ending of what is still being written
 
 _MAX_IMAGE_BYTES = ImageOptions().max_bytes
+# The packages behind fsspec's object stores; an unreachable endpoint, say, is no OSError of theirs.
+_CLIENTS = ("botocore", "aiobotocore", "s3fs", "aiohttp", "google", "gcsfs", "azure", "adlfs")
 
 
 @contextmanager
@@ -32,10 +34,22 @@ def needs_extra(what: str) -> Iterator[None]:
 
 
 @contextmanager
+def client_errors(name: str) -> Iterator[None]:
+    """Turn what the client of an object store raises, beside OSError, into a UserError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _CLIENTS:
+            raise
+        raise UserError(f"cannot reach {name}: {error}") from None
+
+
+@contextmanager
 def storage_errors(name: str) -> Iterator[None]:
     """Turn what a file system raises into a UserError that names the file."""
     try:
-        yield
+        with client_errors(name):
+            yield
     except FileNotFoundError:
         raise UserError(f"no file {name}") from None
     except FileExistsError:
@@ -69,9 +83,12 @@ class DataFile:
         with storage_errors(self.name):
             return cast(bytes, self.fs.cat_file(self.path, start=start, end=end))
 
-    def open(self) -> IO[bytes]:
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
         with storage_errors(self.name):
-            return cast("IO[bytes]", self.fs.open(self.path, "rb"))
+            file = self.fs.open(self.path, "rb")
+        with client_errors(self.name), file:
+            yield file
 
     def beside(self, ending: str) -> DataFile:
         """Return the file whose name is this one's with an ending more."""
@@ -95,19 +112,25 @@ class DataFile:
     @contextmanager
     def create(self) -> Iterator[IO[bytes]]:
         """Open for writing, with its folder made."""
-        with storage_errors(self.name):
-            with suppress(OSError):  # an object store has no folders
-                self.fs.makedirs(posixpath.dirname(self.path), exist_ok=True)
-            with self.fs.open(self.path, "wb") as out:
-                yield out
+        with storage_errors(self.name), self._open_new() as out:
+            yield out
+
+    def _open_new(self) -> AbstractContextManager[IO[bytes]]:
+        # Folders are made only where a file cannot do without: in an object store "making the folder" would make a
+        # bucket of a name that was mistyped.
+        with suppress(FileNotFoundError):
+            return cast("IO[bytes]", self.fs.open(self.path, "wb"))
+        self.fs.makedirs(posixpath.dirname(self.path), exist_ok=True)
+        return cast("IO[bytes]", self.fs.open(self.path, "wb"))
 
     def rename(self, to: DataFile) -> None:
         with storage_errors(to.name):
             self.fs.mv(self.path, to.path)
 
     def remove(self) -> None:
+        """Remove the file, or the folder with all that it holds; nothing if it is not there."""
         with suppress(OSError):
-            self.fs.rm(self.path)
+            self.fs.rm(self.path, recursive=True)
 
 
 def format_of(name: str) -> Format:

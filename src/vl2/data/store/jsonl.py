@@ -64,7 +64,7 @@ class JsonlRecords:
 
 def write_jsonl(records: Iterable[Record], out: IO[bytes], file: DataFile) -> None:
     """Write the lines to `out`, and the images into a folder named like the file."""
-    folder = posixpath.basename(file.path).rpartition(".")[0] + "-images"
+    folder = posixpath.basename(images_folder(file).path)
     for row, record in enumerate(records):
         images = []
         for index, image in enumerate(record.images):
@@ -75,6 +75,15 @@ def write_jsonl(records: Iterable[Record], out: IO[bytes], file: DataFile) -> No
             images.append(StoredImage(path=path, width=image.width, height=image.height))
         values = replace(record, images=tuple(images)).to_dict()
         out.write(json.dumps(values, ensure_ascii=False).encode("utf-8") + b"\n")
+
+
+def images_folder(file: DataFile) -> DataFile:
+    """Return the folder that the images of a file go into."""
+    return DataFile(fs=file.fs, path=_images(file.path), name=_images(file.name))
+
+
+def _images(path: str) -> str:
+    return f"{path.rpartition('.')[0]}-images"
 
 
 def image_ending(data: bytes) -> str:

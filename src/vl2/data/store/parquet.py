@@ -131,7 +131,7 @@ class ParquetRecords:
         group = bisect_right(self._starts, index) - 1
         try:
             table = self._group(group)
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except (UserError, OSError, ValueError, pa.ArrowException) as error:
             place = Place(file=self._file.name, row=index)
             return Problem(place=place, id=None, kind="unreadable", why=_first_line(error))
         return _read_row(self._file, table, index - self._starts[group], index)

@@ -7,7 +7,7 @@ from itertools import chain, islice
 
 from vl2.data.record import Record
 from vl2.data.store.files import PART, DataFile, data_file, format_of
-from vl2.data.store.jsonl import write_jsonl
+from vl2.data.store.jsonl import images_folder, write_jsonl
 from vl2.data.store.parquet import write_parquet
 from vl2.data.store.parse import check_text, load_images
 from vl2.data.store.tar import INDEX_ENDING, write_index, write_tar
@@ -27,9 +27,12 @@ def write_records(
     folder = data_file(f"{image_folder.rstrip('/')}/records")
     ready = (_ready(record, folder) for record in records)
     written: list[DataFile] = []
+    folders: list[DataFile] = []  # of images, made here
     try:
         for file, first, shard in _shards(ready, location, shard_records):
             written.append(file)
+            if file.format == "jsonl" and not images_folder(file).exists():
+                folders.append(images_folder(file))
             _write(file, first, shard)
         for file in written:
             file.beside(PART).rename(file)
@@ -38,6 +41,8 @@ def write_records(
             file.beside(PART).remove()
             if file.format == "tar" and not file.exists():
                 file.beside(INDEX_ENDING).remove()
+        for folder in folders:
+            folder.remove()
         raise
     return [file.name for file in written]
 
