@@ -58,6 +58,17 @@ class TileOptions:
     """folders of sprite sets, one for each style"""
     fonts: tuple[str, ...] = ()
     """folders; the fonts of the system if there are none"""
+    chinese_share: float = 0.44
+    """of all tiles, once they are as hard as they get"""
+    things_share: float = 0.22
+    """sprites and shapes; the rest is English"""
+
+    def __post_init__(self) -> None:
+        if min(self.chinese_share, self.things_share) < 0 or self.chinese_share + self.things_share > 1:
+            raise UserError(
+                "chinese_share and things_share must be at least 0 and together at most 1, "
+                f"got {self.chinese_share} and {self.things_share}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,6 +302,8 @@ def make_drawer(options: TileOptions, config: ModelConfig) -> TileDrawer:
         font_folders=options.fonts or None,
         side_px=vision.image_size,
         patch_px=vision.patch_size,
+        chinese_share=options.chinese_share,
+        things_share=options.things_share,
     )
 
 

@@ -53,14 +53,16 @@ class TileDrawer:
     font_folders: tuple[str, ...] | None = None
     side_px: int = 168
     patch_px: int = 14
+    chinese_share: float = 0.44  # of all tiles, at full difficulty
+    things_share: float = 0.22  # sprites and shapes
     _covered: dict[fonts.Face, frozenset[str]] = field(default_factory=dict, repr=False)
 
     def draw(self, rng: random.Random, difficulty: float) -> Tile:
         """Draw one tile from the generator alone."""
         scale = rng.choice((1.0, 1.0, 1.0, rng.uniform(0.6, 1.8))) if difficulty > 0.3 else 1.0
         sheet = _Sheet(round(self.side_px * scale), self.side_px // self.patch_px, rng)
-        chinese = 0.44 * min(1.0, max(0.0, (difficulty - CHINESE_FROM) * 2)) if self.texts_zh else 0.0
-        things = 0.22 if difficulty > SPRITES_FROM else 0.15
+        chinese = self.chinese_share * min(1.0, max(0.0, (difficulty - CHINESE_FROM) * 2)) if self.texts_zh else 0.0
+        things = self.things_share if difficulty > SPRITES_FROM else 0.15
         chosen = rng.random()
         if chosen < 1 - things:
             self._write(sheet, rng, difficulty, "zh" if chosen < chinese else "en")
