@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.eval.fixtures import picture_file
 from vl2.errors import UserError
+from vl2.eval.answering import answers, prepared
 from vl2.eval.catalogue import find_task
+from vl2.eval.judge import Judge
 from vl2.eval.progress import Progress, duration
-from vl2.eval.results import RESULTS, read_parts, read_results
-from vl2.eval.run import Options, ask, limited, run_task, scan_items
+from vl2.eval.results import RESULTS, read_parts, read_results, read_run
+from vl2.eval.run import Options, limited, run_task, scan_items
 from vl2.eval.task import Item, JudgeRule, Mark, Result, Task, Way, Where, mean_score
 from vl2.infer.prompts import user_message
 from vl2.infer.vlm import VLM
 
 TASK = find_task("count_objects")
-ITEMS = 6
+ITEMS = 18  # more than the largest batch
 OPTIONS = Options(limit=ITEMS, batch_size=2, max_new_tokens=3, quiet=True)
 
 
@@ -50,32 +53,30 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(nano: VLM, tmp_path: Pat
     (folder / "results.0-of-1.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])
     assert [result.id for result in read_parts(folder).values()] == [json.loads(line)["id"] for line in lines[:2]]
     asked: list[str] = []
-    batch = nano.__class__.batch
 
-    def counting(self: VLM, requests: list[object]) -> object:
-        asked.extend(map(str, requests))
-        return batch(self, requests)  # type: ignore[arg-type]
+    def counting(vlm: VLM, way: Way, items: Iterator[Item], *, batch_size: int) -> Iterator[Result]:
+        for result in answers(vlm, way, items, batch_size=batch_size):
+            asked.append(result.id)
+            yield result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nano.__class__, "batch", counting)
+        patch.setattr("vl2.eval.run.answers", counting)
         run(nano, folder)
-    assert len(asked) == ITEMS - 2
+    assert sorted(asked) == sorted(json.loads(line)["id"] for line in lines[2:])
     assert (folder / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
     assert not list(folder.glob("results.*-of-*"))
 
 
 def test_a_finished_run_is_read_and_nothing_is_asked(whole: Path, nano: VLM) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nano.__class__, "batch", lambda *_: pytest.fail("asked again"))
+        patch.setattr("vl2.eval.run.answers", lambda *_, **__: pytest.fail("asked again"))
         assert run(nano, whole) == read_results(whole)
 
 
 def test_two_processes_share_the_items_and_the_first_joins_the_lines(nano: VLM, tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
-    # The second one is done first; here it must not wait for the other.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vl2.eval.run._join", lambda *_: [])
-        run(nano, folder, replace(OPTIONS, rank=1, world_size=2))
+    # The second one is done first, and waits for nobody.
+    assert len(run(nano, folder, replace(OPTIONS, rank=1, world_size=2))) == ITEMS // 2
     assert len(read_parts(folder)) == ITEMS // 2
     results = run(nano, folder, replace(OPTIONS, rank=0, world_size=2))
     assert results == read_results(whole)
@@ -83,7 +84,7 @@ def test_two_processes_share_the_items_and_the_first_joins_the_lines(nano: VLM, 
 
 
 def test_another_run_in_the_same_folder_is_refused(nano: VLM, whole: Path) -> None:
-    with pytest.raises(UserError, match=r"another run \(limit 6, now 5\)|another run \(data"):
+    with pytest.raises(UserError, match=r"another run \(limit 18, now 5\)|another run \(data"):
         run(nano, whole, replace(OPTIONS, limit=5))
     with pytest.raises(UserError, match=r"another run \(task 'count_objects', now 'presence'\)"):
         run(nano, whole, OPTIONS, find_task("presence"))
@@ -108,9 +109,10 @@ def test_a_number_below_one_is_refused(field: str) -> None:
         Options(**{field: 0})
 
 
-def undecided_task() -> Task:
+def undecided_task(count: int = 1) -> Task:
     def read(task: Task, where: Where) -> Iterator[Item]:
-        yield Item(id="one", question="What?", gold=["blue"])
+        for number in range(count):
+            yield Item(id=f"item {number}", question="What?", gold=["blue"])
 
     judge = JudgeRule(
         prompt=lambda item, answer: f"{item.question} {len(answer) > 0}",
@@ -126,24 +128,73 @@ def undecided_task() -> Task:
     return Task(name="undecided", title="", layout="", read=read, ways={"vl2": way}, metric=mean_score)
 
 
-def test_an_answer_that_the_rules_cannot_read_goes_to_the_judge_if_there_is_one(nano: VLM) -> None:
-    task = undecided_task()
-    (without,) = next(ask(nano, task.ways["vl2"], task.items(Where()), batch_size=1))
+def test_a_judge_reads_what_the_rules_left_open_and_the_model_is_not_asked_again(nano: VLM, tmp_path: Path) -> None:
+    task, options = undecided_task(), Options(quiet=True)
+    (without,) = run(nano, tmp_path / "run", options, task)
     assert (without.score, without.is_undecided) == (0.0, True)
     asked: list[str] = []
 
-    def judge(prompt: str) -> str:
-        asked.append(prompt)
-        return "blue"
+    def reply(prompts: Sequence[str]) -> list[str]:
+        asked.extend(prompts)
+        return ["blue"] * len(prompts)
 
-    (judged,) = next(ask(nano, task.ways["vl2"], task.items(Where()), batch_size=1, judge=judge))
+    judge = Judge(name="a model", ask=reply)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vl2.eval.run.answers", lambda *_, **__: pytest.fail("asked again"))
+        (judged,) = run(nano, tmp_path / "run", replace(options, judge=judge), task)
     assert asked == ["What? True"]
     assert (judged.score, judged.is_undecided, judged.read) == (1.0, False, "blue (judge)")
+    assert read_run(tmp_path / "run").judge == "a model"
+    with pytest.raises(UserError, match=r"another run \(judge 'a model', now 'another'\)"):
+        run(nano, tmp_path / "run", replace(options, judge=replace(judge, name="another")), task)
+
+
+def test_what_a_judge_has_read_stays_when_it_fails_half_way(nano: VLM, tmp_path: Path) -> None:
+    calls = []
+
+    def failing(prompts: Sequence[str]) -> list[str]:
+        calls.append(len(prompts))
+        if len(calls) == 2:
+            raise UserError("the judge gives no answer")
+        return ["blue"] * len(prompts)
+
+    task, options = undecided_task(40), Options(quiet=True, judge=Judge(name="a model", ask=failing))
+    with pytest.raises(UserError, match="gives no answer"):
+        run(nano, tmp_path / "run", options, task)
+    assert sum(result.is_undecided for result in read_results(tmp_path / "run")) == 8
+    assert all(result.score == 1 for result in run(nano, tmp_path / "run", options, task))
+    assert calls == [32, 8, 8]
+
+
+def test_an_item_that_cannot_be_asked_counts_as_wrong_and_the_run_goes_on(nano: VLM) -> None:
+    way = replace(undecided_task().ways["vl2"], messages=lambda item: [user_message(item.question, item.images)])
+    items = [
+        Item(id="broken", question="?", images=(b"no picture",), gold=["x"]),
+        Item(id="long", question="word " * 5000, gold=["x"]),
+        Item(id="good", question="?", gold=["x"]),
+    ]
+    found = {result.id: result for result in answers(nano, way, items, batch_size=2)}
+    assert [found[id].finish_reason for id in ("broken", "long", "good")] == ["refused", "refused", "length"]
+    assert "cannot" in found["broken"].read
+    assert "the context is" in found["long"].read
+    assert found["broken"].score == 0
+
+
+def test_a_picture_that_is_not_there_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the picture of a is not there"):
+        scan_items([Item(id="a", question="?", images=(tmp_path / "x.png",), gold=["x"])])
+
+
+def test_the_same_pictures_in_another_folder_are_the_same_data(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("one", "two"):
+        picture_file(tmp_path / name / "1.png")
+        item = Item(id="a", question="?", images=(tmp_path / name / "1.png",), gold=["x"])
+        digests.add(scan_items([item])[1])
+    assert len(digests) == 1
 
 
 def test_a_task_with_more_tiles_cuts_finer_and_a_given_number_wins(nano: VLM) -> None:
-    from vl2.eval.run import prepared
-
     way = replace(TASK.ways["vl2"], max_tiles=18)
     assert len(prepared(nano, way, 4).processor.canvases) > len(nano.processor.canvases)
     chosen = VLM(nano.model, nano.processor.with_tiling("paper", 4), folder=nano.folder)

@@ -21,7 +21,7 @@ class WhereFlags:
     """Where the data lie."""
 
     data: Folder = None
-    """the benchmark's folder, or one that holds several of them by name"""
+    """the benchmark's folder, or one that holds several of them by name; `hub` downloads the public copy"""
     split: OptionalText = None
     """another part than the one that is usually reported, as the files name it"""
     fonts: Folder = None

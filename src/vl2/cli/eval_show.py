@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from vl2.cli.eval_flags import WhereFlags
+from vl2.cli.flags import OptionalText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +18,15 @@ class EvalShow:
     Examples:
       vl2 eval show count_objects
       vl2 eval show mmmu --protocol vlmevalkit --data benchmarks/
+      vl2 eval show chartqa --data benchmarks/ --answer "14 %"
     """
 
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     """a task; `vl2 eval list` shows them"""
     protocol: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """only this one: paper, vlmevalkit, lmms-eval"""
+    answer: OptionalText = None
+    """show how this answer to it is read and scored"""
     where: WhereFlags = field(default_factory=WhereFlags)
 
     def run(self) -> None:
@@ -32,4 +36,4 @@ class EvalShow:
         task = find_task(self.task)
         if self.protocol is not None:
             task.way(self.protocol)
-        print(describe(task, self.where.where(), only=self.protocol))
+        print(describe(task, self.where.where(), only=self.protocol, answer=self.answer))

@@ -17,12 +17,13 @@ def ask(item: Item) -> Messages:
     return [user_message(item.question, item.images)]
 
 
-def ask_with(suffix: str) -> Ask:
-    """Return what asks the question with an instruction after it."""
-    return lambda item: [user_message(item.question.strip() + suffix, item.images)]
+def ask_with(suffix: str, *, is_stripped: bool = True) -> Ask:
+    """Return what asks the question with an instruction after it; some harnesses keep blanks at its ends."""
+    return lambda item: [user_message((item.question.strip() if is_stripped else item.question) + suffix, item.images)]
 
 
 ask_short = ask_with(f"\n{SHORT_ANSWER}")
+ask_short_as_is = ask_with(f"\n{SHORT_ANSWER}", is_stripped=False)
 
 
 def lettered(options: Sequence[str]) -> str:

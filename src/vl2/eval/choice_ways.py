@@ -40,15 +40,16 @@ def ask_mmbench(item: Item, instruction: str = OPTION_LETTER) -> Messages:
     """Ask as lmms-eval's MMBench: hint, question and options in one."""
     hint = item.notes.get("hint")
     text = f"{hint + ' ' if hint else ''}{item.question} There are several options:\n{lettered(item.options)}"
-    return [user_message(f"{text}\n{instruction}", item.images)]
+    return [user_message(f"{text}\n\n{instruction}", item.images)]
 
 
-def ask_with_options(suffix: str) -> Callable[[Item], Messages]:
+def ask_with_options(suffix: str, *, is_stripped: bool = True) -> Callable[[Item], Messages]:
     """Return what asks the question, its options if they are not part of it, and an instruction."""
 
     def ask(item: Item) -> Messages:
         options = f"\n{lettered(item.options)}" if item.options else ""
-        return [user_message(f"{item.question.strip()}{options}{suffix}", item.images)]
+        question = item.question.strip() if is_stripped else item.question
+        return [user_message(f"{question}{options}{suffix}", item.images)]
 
     return ask
 
@@ -96,21 +97,24 @@ PAPER = Way(
 )
 
 
-def lmms_eval_way(suffix: str, *, read: Read | None = None, max_new_tokens: int = 16) -> Way:
+mark_lmms_letter = mark_letter(lambda answer, choices: lmms_eval_letter(answer, list(choices)[:4]))
+
+
+def lmms_eval_way(suffix: str, *, max_new_tokens: int = 16) -> Way:
     return Way(
         messages=ask_with_options(suffix),
-        mark=mark_letter(read or (lambda answer, choices: lmms_eval_letter(answer, list(choices)[:4]))),
+        mark=mark_lmms_letter,
         says="lmms-eval's shared extractor: the letter in the most trusted form.",
         max_new_tokens=max_new_tokens,
     )
 
 
-def lmms_mmbench_way(instruction: str = OPTION_LETTER) -> Way:
+def lmms_mmbench_way(instruction: str = OPTION_LETTER, *, max_new_tokens: int) -> Way:
     return Way(
         messages=lambda item: ask_mmbench(item, instruction),
         mark=mark_letter(mmbench_letter),
         says="lmms-eval's rule step: the only letter, bare or in a usual form, else the only option that is named.",
-        max_new_tokens=256,
+        max_new_tokens=max_new_tokens,
     )
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vl2.errors import UserError
+from vl2.eval.answering import answers
 from vl2.eval.catalogue import find_task
-from vl2.eval.interval import headline
-from vl2.eval.run import ask, limited
-from vl2.eval.task import Item, Result, Task, Way, Where
+from vl2.eval.run import limited
+from vl2.eval.task import Item, Task, Way, Where
 from vl2.infer.vlm import VLM
 
 # What the built-in model can be watched by without any file.
@@ -51,7 +51,7 @@ class TaskEvaluation:
         vlm = VLM(model, processor, folder=Path())
         figures = {}
         for task, way, items in self._tasks:
-            results: list[Result] = [r for window in ask(vlm, way, items, batch_size=self._batch_size) for r in window]
-            name = next(iter(task.metric(results)))
-            figures[f"{task.name}/{name}"] = headline(task.metric, results)
+            results = list(answers(vlm, way, items, batch_size=self._batch_size))
+            name, figure = next(iter(task.metric(results).items()))
+            figures[f"{task.name}/{name}"] = figure
         return figures

@@ -1,32 +1,60 @@
-"""A language model as judge, at any OpenAI-compatible endpoint, for answers that the rules cannot read."""
+"""A language model as judge, at any OpenAI-compatible endpoint, for answers that the rules cannot read.
+
+The model under test is never asked again for it: the judge reads the answers of a finished run.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from vl2.data.jobs.chat_request import ChatRequest
 from vl2.data.jobs.client import Client, Endpoint, RequestFailed
 from vl2.errors import UserError
-from vl2.eval.run import Judge
+from vl2.eval.task import Item, JudgeRule, Result
 
 MAX_TOKENS = 256
+AT_ONCE = 32  # answers judged before they are written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Who judges: a name for the report, and what gives the replies to prompts, in order."""
+
+    name: str
+    ask: Callable[[Sequence[str]], list[str]]
 
 
 def endpoint_judge(base_url: str, model: str) -> Judge:
-    """Return a judge that asks one question at a time, greedily. UserError when the endpoint gives no answer."""
-    endpoint = Endpoint(base_url=base_url, model=model, concurrency=1)
+    """Return the judge at an endpoint, asked greedily. UserError when it gives no answer."""
+    endpoint = Endpoint(base_url=base_url, model=model)
 
-    async def ask(prompt: str) -> str:
+    async def ask_all(prompts: Sequence[str]) -> list[str]:
         client = Client(endpoint=endpoint)
         try:
-            return (await client.ask(ChatRequest(text=prompt, max_tokens=MAX_TOKENS))).text
+            asked = (client.ask(ChatRequest(text=prompt, max_tokens=MAX_TOKENS)) for prompt in prompts)
+            return [answer.text for answer in await asyncio.gather(*asked)]
         finally:
             await client.close()
 
-    def judge(prompt: str) -> str:
+    def ask(prompts: Sequence[str]) -> list[str]:
         try:
-            return asyncio.run(ask(prompt))
+            return asyncio.run(ask_all(prompts))
         except RequestFailed as failure:
             raise UserError(f"the judge at {base_url} gives no answer: {failure}") from None
 
-    return judge
+    return Judge(name=f"{model} at {base_url}", ask=ask)
+
+
+def judged(rule: JudgeRule, items: Sequence[Item], results: Sequence[Result], judge: Judge) -> Iterator[list[Result]]:
+    """Yield the results of answers that were undecided with the judge's mark, some at a time."""
+    by_id = {item.id: item for item in items}
+    for start in range(0, len(results), AT_ONCE):
+        some = results[start : start + AT_ONCE]
+        replies = judge.ask([rule.prompt(by_id[result.id], result.answer) for result in some])
+        marks = [rule.mark(by_id[result.id], reply) for result, reply in zip(some, replies, strict=True)]
+        yield [
+            replace(result, score=mark.score, read=mark.read, is_undecided=False)
+            for result, mark in zip(some, marks, strict=True)
+        ]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-SIZES = {"tiny": 1.0, "small": 2.8, "base": 4.5}  # activated parameters in thousand millions, as the paper counts them
-TOTALS = {"tiny": 3.37, "small": 16.1, "base": 27.5}  # all parameters
+SIZES = {"tiny": 3.37, "small": 16.1, "base": 27.5}  # all parameters, in thousand millions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ def rows() -> tuple[Row, ...]:
 def nearest_size(num_parameters: int) -> str:
     """Return tiny, small or base by the number of all parameters, on a logarithmic scale."""
     billions = max(num_parameters, 1) / 1e9
-    return min(TOTALS, key=lambda size: abs(math.log(billions / TOTALS[size])))
+    return min(SIZES, key=lambda size: abs(math.log(billions / SIZES[size])))
 
 
 def published(column: str, model: str) -> float | None:
@@ -40,7 +39,6 @@ def published(column: str, model: str) -> float | None:
     return next((row.figures.get(column) for row in rows() if row.model == model), None)
 
 
-def column(name: str) -> dict[str, float]:
-    """Return every model's figure of a column, the best first."""
-    found = {row.model: row.figures[name] for row in rows() if name in row.figures}
-    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+def column(name: str) -> list[tuple[Row, float]]:
+    """Return every model's figure of a column."""
+    return [(row, row.figures[name]) for row in rows() if name in row.figures]

@@ -1,7 +1,7 @@
 """What a run says: figures with their uncertainty, the paper's beside them, and the samples to look at.
 
 `report.md` is short and `report.html` holds the samples, failures first. The folder of several runs gets both too, with
-one line for each.
+one line for each finished run in it, whichever call made it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vl2.errors import UserError
+from vl2.eval.answering import REFUSED
+from vl2.eval.catalogue import TASKS
 from vl2.eval.interval import Interval, bootstrap
-from vl2.eval.published import published
-from vl2.eval.report_page import Sample, index_page, run_page
-from vl2.eval.results import RunId, find_runs, read_results, read_run, write_whole
+from vl2.eval.published import SIZES, Row, column, nearest_size, published
+from vl2.eval.report_page import Line, Sample, index_page, run_page
+from vl2.eval.results import RESULTS, RunId, find_runs, read_results, read_run, write_whole
 from vl2.eval.run import limited
 from vl2.eval.task import Item, Result, Task, Where
 
@@ -33,6 +36,8 @@ class Report:
     items: int
     undecided: int  # answers that a judge would have read
     cut_off: int  # answers that reached the longest length
+    refused: int  # items that could not be asked
+    unanswered: int  # items whose gold answer is not in the data
 
     @property
     def headline(self) -> tuple[str, float]:
@@ -41,13 +46,25 @@ class Report:
     @property
     def comparable(self) -> bool:
         """Tell whether the figure may stand beside the paper's."""
-        is_whole = self.run.limit is None and self.run.split is None
-        return self.task.published is not None and is_whole and self.run.protocol == self.task.published_by
+        return bool(self.paper()) and not self.differences()
+
+    def differences(self) -> list[str]:
+        """Return why the figure is not of the published test, in words."""
+        task, run = self.task, self.run
+        found = []
+        if run.protocol != task.published_by:
+            found.append(f"by protocol {task.published_by}")
+        if run.split != task.published_split:
+            found.append(f"of split {task.published_split or 'by default'}")
+        if run.limit is not None:
+            found.append("of all items")
+        return found
 
     def paper(self) -> dict[str, float]:
-        """Return the figures of the three published sizes."""
-        name = self.task.published
-        found = {size: published(name, size) for size in ("tiny", "small", "base")} if name else {}
+        """Return the figures of the three published sizes, the nearest to the model first."""
+        name, nearest = self.task.published, nearest_size(self.run.parameters)
+        sizes = (nearest, *(size for size in SIZES if size != nearest))
+        found = {size: published(name, size) for size in sizes} if name else {}
         return {size: figure for size, figure in found.items() if figure is not None}
 
     def line(self) -> str:
@@ -56,8 +73,12 @@ class Report:
         text = (
             f"{self.task.name} ({self.run.protocol}): {name} {figure:.1f} [{low:.1f}, {high:.1f}], {self.items} items"
         )
+        if self.unanswered:
+            return f"{text}; the data have no gold answers for {self.unanswered} of them: the figure means nothing"
         if self.paper():
             text += "; paper " + ", ".join(f"{size} {value:g}" for size, value in self.paper().items())
+        if self.refused:
+            text += f"; {self.refused} could not be asked and count as wrong"
         return text + (f"; {self.undecided} answers need a judge and count as wrong" if self.undecided else "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,8 +90,11 @@ class Report:
             "figures": dict(self.figures),
             "interval": list(self.interval),
             "paper": self.paper(),
+            "comparable": self.comparable,
             "undecided": self.undecided,
             "cut_off": self.cut_off,
+            "refused": self.refused,
+            "unanswered": self.unanswered,
         }
 
 
@@ -83,15 +107,25 @@ def make_report(task: Task, run: RunId, results: Sequence[Result]) -> Report:
         items=len(results),
         undecided=sum(r.is_undecided for r in results),
         cut_off=sum(r.finish_reason == "length" for r in results),
+        refused=sum(r.finish_reason == REFUSED for r in results),
+        unanswered=sum(r.gold in ([], "", [""]) for r in results),
     )
 
 
 def write_reports(out: Path, tasks: Mapping[str, Task], where: Where) -> list[Report]:
-    """Write the reports of every run in a folder whose task is among `tasks`; without its data it has no pictures."""
-    written = []
-    for folder in find_runs(out):
+    """Write the reports of the finished runs in a folder whose task is among `tasks`, and return them.
+
+    The page of the folder has all its finished runs. Without its data a report has no pictures.
+    """
+    folders = [folder for folder in find_runs(out) if (folder / RESULTS).is_file()]
+    if not folders:
+        raise UserError(f"no run in {out} is finished: start it again with the same --out")
+    written, others = [], []
+    for folder in folders:
         run = read_run(folder)
         if run.task not in tasks:
+            if run.task in TASKS:
+                others.append(make_report(TASKS[run.task], run, read_results(folder)))
             continue
         task = tasks[run.task]
         results = read_results(folder)
@@ -100,14 +134,27 @@ def write_reports(out: Path, tasks: Mapping[str, Task], where: Where) -> list[Re
         items = pictured(task, where, run, {r.id for r in shown})
         samples = [Sample(result=result, item=items.get(result.id)) for result in shown]
         write_whole(folder / "report.md", markdown(report))
-        write_whole(folder / "report.html", run_page(facts(report), parts(report), samples, len(results)))
+        write_whole(folder / "report.html", run_page(facts(report), tables(report), samples, len(results)))
         written.append(report)
-    if out not in find_runs(out):
-        write_whole(out / "report.md", markdown_of_all(written))
-        write_whole(
-            out / "report.html", index_page([(r.task.name, facts(r), r.headline[1], r.interval) for r in written])
-        )
+    if out not in folders:
+        shown_all = sorted([*written, *others], key=lambda r: list(TASKS).index(r.task.name))
+        write_whole(out / "report.md", markdown_of_all(shown_all))
+        write_whole(out / "report.html", index_page([_line_of(r) for r in shown_all]))
     return written
+
+
+def _line_of(report: Report) -> Line:
+    return Line(
+        task=report.task.name,
+        title=report.task.title,
+        figure=report.headline[1],
+        interval=report.interval,
+        scale=float(report.task.unit.split()[-1]) if report.task.unit.startswith("of ") else 100.0,
+        items=report.items,
+        protocol=report.run.protocol,
+        paper=", ".join(f"{size} {value:g}" for size, value in report.paper().items()),
+        note="another test than the paper's" if report.paper() and not report.comparable else "",
+    )
 
 
 def chosen(results: Sequence[Result]) -> list[Result]:
@@ -138,16 +185,24 @@ def facts(report: Report) -> dict[str, str]:
     said = {
         "task": report.task.title,
         name: f"{figure:.2f}{unit(report)} (95 %: {low:.2f} to {high:.2f})",
-        "items": str(report.items),
-        "model": f"{run.model} (weights {run.weights})",
+        "items": f"{report.items}" + ("" if run.limit is None else ", the first ones"),
+        "model": f"{run.model}, {_millions(run.parameters)} parameters (weights {run.weights}, {run.arithmetic})",
         "protocol": run.protocol + _about_protocol(report),
     }
     if report.paper():
-        said["paper"] = ", ".join(f"{size} {value:g}" for size, value in report.paper().items())
-        if not report.comparable:
-            said["paper"] += " (not the same test: another protocol, or not all items)"
+        (nearest, figure), *rest = report.paper().items()
+        others = ", ".join(f"{size} {value:g}" for size, value in rest)
+        said["paper"] = f"{figure:g} by {nearest}, the nearest in size; {others}"
+        if report.differences():
+            said["paper"] += f". Not the same test: the published figures are {' and '.join(report.differences())}"
+    if report.unanswered:
+        said["gold"] = f"the data have no gold answers for {report.unanswered} items: the figure means nothing"
     if report.undecided:
-        said["judge"] = f"{report.undecided} answers need a judge and count as wrong: give --judge-url"
+        said["judge"] = f"none: {report.undecided} answers need one and count as wrong (give --judge-url)"
+    elif run.judge is not None:
+        said["judge"] = run.judge
+    if report.refused:
+        said["refused"] = f"{report.refused} items could not be asked and count as wrong"
     if report.cut_off:
         said["cut off"] = f"{report.cut_off} answers reached {run.max_new_tokens} tokens"
     return said
@@ -163,9 +218,27 @@ def unit(report: Report) -> str:
     return " %" if report.task.unit == "%" else f" {report.task.unit}"
 
 
+def _millions(count: int) -> str:
+    return f"{count / 1e9:.1f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
+
+
 def parts(report: Report) -> dict[str, float]:
     """Return the figures below the headline."""
     return dict(list(report.figures.items())[1:])
+
+
+def tables(report: Report) -> dict[str, dict[str, float]]:
+    """Return what can be unfolded: the other figures, and the paper's table with this run in its place."""
+    found = {"more figures": parts(report)}
+    if report.paper():
+        peers = {f"{row.model}{_activated(row)}": figure for row, figure in column(report.task.published or "")}
+        ours = {f"this run: {report.run.model}": report.headline[1]}
+        found["models in the paper's table"] = dict(sorted((peers | ours).items(), key=lambda pair: -pair[1]))
+    return {name: figures for name, figures in found.items() if figures}
+
+
+def _activated(row: Row) -> str:
+    return f" ({row.activated})" if row.activated not in ("", "-") else ""
 
 
 def markdown(report: Report) -> str:
@@ -178,10 +251,11 @@ def markdown(report: Report) -> str:
 
 
 def markdown_of_all(reports: Sequence[Report]) -> str:
-    lines = ["# Evaluation", "", "| task | protocol | figure | 95 % | items | paper: tiny, small, base |"]
+    lines = ["# Evaluation", "", "| task | protocol | figure | 95 % | items | paper |"]
     lines.append("|---|---|---|---|---|---|")
     for r in reports:
-        paper = ", ".join(f"{value:g}" for value in r.paper().values()) or "-"
+        paper = ", ".join(f"{size} {value:g}" for size, value in r.paper().items()) or "-"
+        paper += " (another test)" if r.paper() and not r.comparable else ""
         name, figure = r.headline
         interval = f"{r.interval[0]:.1f} to {r.interval[1]:.1f}"
         cells = (r.task.name, r.run.protocol, f"{name} {figure:.1f}", interval, str(r.items), paper)

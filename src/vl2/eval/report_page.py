@@ -1,7 +1,6 @@
 """The report as HTML that needs nothing else: pictures inside, every text escaped, a policy that loads nothing.
 
-Gold boxes are drawn green and solid, the
-answer's orange and dashed.
+Gold boxes are drawn green and solid, the answer's orange and dashed.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from vl2.errors import UserError
+from vl2.eval.answering import REFUSED
 from vl2.eval.interval import Interval
 from vl2.eval.rows import texts
 from vl2.eval.score.grounding import our_boxes
@@ -36,8 +36,25 @@ class Sample:
     item: Item | None
 
 
-def run_page(facts: Mapping[str, str], parts: Mapping[str, float], samples: Sequence[Sample], total: int) -> str:
-    """Return the page of one run."""
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One run in the page of several."""
+
+    task: str
+    title: str
+    figure: float
+    interval: Interval
+    scale: float  # the best figure there can be
+    items: int
+    protocol: str
+    paper: str
+    note: str
+
+
+def run_page(
+    facts: Mapping[str, str], tables: Mapping[str, Mapping[str, float]], samples: Sequence[Sample], total: int
+) -> str:
+    """Return the page of one run; `tables` can be unfolded."""
     counts = {kind: sum(_kind(s.result) == kind for s in samples) for kind in ("wrong", "partly", "right")}
     buttons = "".join(
         f'<button data-kind="{kind}" aria-pressed="false">{kind} <b>{count}</b></button>'
@@ -48,7 +65,7 @@ def run_page(facts: Mapping[str, str], parts: Mapping[str, float], samples: Sequ
     body = f"""<header>
 <h1>{_escape(facts["task"])}</h1>
 {_facts(facts)}
-{_parts(parts)}
+{"".join(_table(name, figures) for name, figures in tables.items())}
 </header>
 <nav><span>{shown}, the worst first</span>
 <button data-kind="" aria-pressed="true">all <b>{len(samples)}</b></button>{buttons}
@@ -60,9 +77,9 @@ def run_page(facts: Mapping[str, str], parts: Mapping[str, float], samples: Sequ
     return _page(facts["task"], body, script=True)
 
 
-def index_page(rows: Sequence[tuple[str, Mapping[str, str], float, Interval]]) -> str:
-    """Return the page of several runs: (task, facts, headline, interval) each."""
-    lines = "".join(_index_row(*row) for row in rows)
+def index_page(runs: Sequence[Line]) -> str:
+    """Return the page of several runs."""
+    lines = "".join(map(_index_row, runs))
     body = f"""<header><h1>Evaluation</h1></header>
 <table class="runs"><thead><tr><th>task</th><th>figure and 95 % interval</th><th></th><th>items</th><th>protocol</th>
 <th>paper</th></tr></thead>
@@ -70,19 +87,19 @@ def index_page(rows: Sequence[tuple[str, Mapping[str, str], float, Interval]]) -
     return _page("Evaluation", body, script=False)
 
 
-def _index_row(name: str, facts: Mapping[str, str], figure: float, interval: Interval) -> str:
-    low, high = interval
-    scale = 100 if max(figure, high) <= 100 else max(figure, high)
+def _index_row(run: Line) -> str:
+    (low, high), scale = run.interval, run.scale
     bar = (
         f'<span class="bar" role="img" aria-label="{low:.1f} to {high:.1f}">'
         f'<i style="left:{low / scale * 100:.2f}%;width:{max(0.6, (high - low) / scale * 100):.2f}%"></i>'
-        f'<b style="left:{figure / scale * 100:.2f}%"></b></span>'
+        f'<b style="left:{run.figure / scale * 100:.2f}%"></b></span>'
     )
     return (
-        f'<tr><td><a href="{_escape(name)}/report.html">{_escape(name)}</a><small>{_escape(facts["task"])}</small></td>'
-        f"<td>{figure:.1f} <small>{low:.1f} to {high:.1f}</small></td><td>{bar}</td>"
-        f"<td>{_escape(facts['items'])}</td><td>{_escape(facts['protocol'].split(' ')[0])}</td>"
-        f"<td>{_escape(facts.get('paper', '').split(' (')[0])}</td></tr>"
+        f'<tr><td><a href="{_escape(run.task)}/report.html">{_escape(run.task)}</a>'
+        f"<small>{_escape(run.title)}</small></td>"
+        f"<td>{run.figure:.1f} <small>{low:.1f} to {high:.1f}</small></td><td>{bar}</td>"
+        f'<td data-name="items">{run.items}</td><td data-name="protocol">{_escape(run.protocol)}</td>'
+        f'<td data-name="paper">{_escape(run.paper)}<small>{_escape(run.note)}</small></td></tr>'
     )
 
 
@@ -120,11 +137,9 @@ def _facts(facts: Mapping[str, str]) -> str:
     return f"<dl>{rows}</dl>"
 
 
-def _parts(parts: Mapping[str, float]) -> str:
-    if not parts:
-        return ""
-    rows = "".join(f"<tr><td>{_escape(name)}</td><td>{figure:.1f}</td></tr>" for name, figure in parts.items())
-    return f"<details><summary>{len(parts)} more figures</summary><table>{rows}</table></details>"
+def _table(name: str, figures: Mapping[str, float]) -> str:
+    rows = "".join(f"<tr><td>{_escape(key)}</td><td>{figure:.1f}</td></tr>" for key, figure in figures.items())
+    return f"<details><summary>{len(figures)} {_escape(name)}</summary><table>{rows}</table></details>"
 
 
 def _kind(result: Result) -> str:
@@ -138,6 +153,7 @@ def _card(sample: Sample) -> str:
     pictures = "".join(_picture(image, sample) for image in sample.item.images) if sample.item else ""
     small = f"{result.part} · " if result.part else ""
     cut = " · cut off" if result.finish_reason == "length" else ""
+    cut = " · could not be asked" if result.finish_reason == REFUSED else cut
     return f"""<article data-kind="{kind}">
 <h2><span class="score {kind}">{score}</span> {_escape(result.id)}</h2>
 <div class="pictures">{pictures}</div>

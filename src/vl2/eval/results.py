@@ -1,7 +1,8 @@
 """A run on disk: `run.json` says what it is, `results.jsonl` has one line per item, in order.
 
-A line is written whole and flushed, so a run that was killed goes on after its last whole line. Several processes
-write one file each (`results.0-of-2.jsonl`); the first of them joins the files when all are done.
+A line is on disk as soon as its answer is known, so a run that was killed goes on after its last whole line. Until all
+are done they stand in the order in which the answers ended, in a file of each process (`results.0-of-2.jsonl`); the
+first process joins them.
 """
 
 from __future__ import annotations
@@ -32,24 +33,38 @@ class RunId:
     limit: int | None
     split: str | None
     max_new_tokens: int
+    tiling: str  # the rule, and the tiles allowed
+    arithmetic: str  # type and device
+    parameters: int  # of the model
+    judge: str | None  # model and endpoint; None without one
     version: str
 
 
 def open_run(folder: Path, run: RunId) -> None:
-    """Make the folder, or check that it holds the same run. UserError for another one."""
+    """Make the folder, or check that it holds the same run. UserError for another one.
+
+    A judge may come later: it reads what the rules left open, and the answers stay.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RUN
     wanted = asdict(run)
     if not path.exists():
-        write_whole(path, json.dumps(wanted, ensure_ascii=False, indent=1) + "\n")
+        _write_run(path, wanted)
         return
     found = _read_json(path)
+    if found.get("judge") is None and run.judge is not None and {**found, "judge": run.judge} == wanted:
+        _write_run(path, wanted)
+        return
     other = [name for name in wanted if found.get(name) != wanted[name]]
     if other:
         name = other[0]
         raise UserError(
             f"{folder} holds another run ({name} {found.get(name)!r}, now {wanted[name]!r}): choose another --out"
         )
+
+
+def _write_run(path: Path, run: dict[str, Any]) -> None:
+    write_whole(path, json.dumps(run, ensure_ascii=False, indent=1) + "\n")
 
 
 def read_run(folder: Path) -> RunId:
@@ -86,7 +101,11 @@ def read_parts(folder: Path) -> dict[str, Result]:
 
 def _lines(path: Path) -> Iterable[Result]:
     names = [field.name for field in fields(Result)]
-    for line in path.read_bytes().split(b"\n"):
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return  # joined and removed by the first process just now
+    for line in content.split(b"\n"):
         try:
             values = json.loads(line)
             yield Result(**{name: values[name] for name in names})
@@ -108,6 +127,13 @@ class Writer:
 
     def close(self) -> None:
         self._file.close()
+
+
+def write_results(folder: Path, results: Iterable[Result]) -> None:
+    """Write all results at once, completely or not at all."""
+    part = folder / f"{RESULTS}.part"
+    part.write_bytes(b"".join(map(to_line, results)))
+    part.replace(folder / RESULTS)
 
 
 def to_line(result: Result) -> bytes:

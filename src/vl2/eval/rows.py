@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vl2.data.convert.layout import jsonl_rows, parquet_rows, read_list
+from vl2.data.convert.layout import find_file, jsonl_rows, parquet_rows, read_list
 from vl2.errors import UserError
 
 Row = dict[str, Any]
@@ -35,6 +35,12 @@ def read_rows(folder: Path, stems: Sequence[str], columns: Sequence[str] = ()) -
             yield row
 
 
+def stems_of(split: str, *, tsv: Mapping[str, str] | None = None, folders: Sequence[str] = ("", "data/")) -> list[str]:
+    """Return the stems under which the hub's files of a split lie, then the one of VLMEvalKit's file for that split."""
+    stems = [f"{folder}{split}{end}" for folder in folders for end in ("-*", "")]
+    return [*stems, *([tsv[split]] if tsv and split in tsv else [])]
+
+
 def find_rows(folder: Path, stems: Sequence[str]) -> list[Path]:
     """Return the files of a part of a benchmark, sorted."""
     for stem in stems:
@@ -43,6 +49,14 @@ def find_rows(folder: Path, stems: Sequence[str]) -> list[Path]:
             if found:
                 return found
     raise UserError(f"{folder} has no {' or '.join(stems)} as {', '.join(READABLE)}")
+
+
+def released_rows(folder: Path, pattern: str, *keys: str) -> Iterator[Row]:
+    """Yield the rows of a release's one JSON file of questions, a list under `keys`."""
+    for where, row in read_list(find_file(folder, pattern), *keys):
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: an object is needed, got {type(row).__name__}")
+        yield row
 
 
 def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:

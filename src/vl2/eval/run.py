@@ -1,4 +1,4 @@
-"""Run a task: ask every item greedily, in batches, and write each result as soon as it is known.
+"""Run a task: ask every item, write each result as soon as it is known, join and judge them at the end.
 
 The answers do not depend on the batch size: each request has its own cache row, and nothing beside it enters its
 arithmetic. A run that was killed goes on where it stopped. With several processes (torchrun sets RANK and WORLD_SIZE)
@@ -15,20 +15,19 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from vl2.errors import UserError
+from vl2.eval.answering import answers, prepared
+from vl2.eval.judge import Judge, judged
 from vl2.eval.progress import Progress
-from vl2.eval.results import RESULTS, RunId, Writer, open_run, read_parts, read_results, to_line
-from vl2.eval.task import Item, Mark, Result, Task, Way, Where
-from vl2.infer.sampling import GenerateOptions
-from vl2.infer.vlm import VLM, Request
-from vl2.process.messages import ImageRef, normalise
+from vl2.eval.results import RESULTS, RunId, Writer, open_run, read_parts, read_results, write_results
+from vl2.eval.task import Item, Result, Task, Way, Where
+from vl2.infer.vlm import VLM
 
-WINDOW = 4  # batches asked at once: rows that end early are refilled within it
+Items = Callable[[], Iterator[Item]]
+
 WAIT_S = 1.0  # between two looks for the results of another process
-
-Judge = Callable[[str], str]  # a prompt to a reply
+HASHED = 64  # numbers of each weight that make the hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,40 +56,23 @@ def ranks_of_environment() -> tuple[int, int]:
 
 
 def run_task(vlm: VLM, task: Task, where: Where, folder: Path, options: Options, *, model: str) -> list[Result]:
-    """Run a task into a folder and return all its results in order. `model` is the name that the report shows."""
+    """Run a task into a folder. `model` is the name that the report shows.
+
+    The first process returns all results in order, another one those that are known when its own are done.
+    """
     protocol, way = task.way(options.protocol)
     if options.max_new_tokens is not None:
         way = replace(way, max_new_tokens=options.max_new_tokens)
     ids, digest = scan_items(limited(task, where, options.limit))
     if not ids:
         raise UserError(f"{task.name} has no items in {where.data}")
-    run = RunId(
-        task=task.name,
-        protocol=protocol,
-        model=model,
-        weights=weights_hash(vlm),
-        data=digest,
-        limit=options.limit,
-        split=where.split,
-        max_new_tokens=way.max_new_tokens,
-        version=_version(),
-    )
-    open_run(folder, run)
-    if (folder / RESULTS).is_file():
-        return read_results(folder)
-    mine = set(ids[options.rank :: options.world_size])
-    done = read_parts(folder)
-    label = f"{task.name} ({protocol})"
-    progress = Progress(label, total=len(mine), done_before=len(mine & done.keys()), quiet=options.quiet)
-    writer = Writer(folder / f"results.{options.rank}-of-{options.world_size}.jsonl")
-    try:
-        todo = (item for item in limited(task, where, options.limit) if item.id in mine and item.id not in done)
-        for results in ask(vlm, way, todo, batch_size=options.batch_size, judge=options.judge):
-            writer.write(results)
-            progress.step([r.score for r in results])
-    finally:
-        writer.close()
-    return _join(folder, ids, options)
+    open_run(folder, _identify(vlm, task, way, where, options, protocol=protocol, data=digest, model=model))
+    if not (folder / RESULTS).is_file():
+        label = f"{task.name} ({protocol})"
+        _answer(vlm, way, lambda: limited(task, where, options.limit), ids, folder, options, label=label)
+    if options.rank == 0 and options.judge is not None and way.judge is not None:
+        _judge(way, limited(task, where, options.limit), folder, options.judge)
+    return read_results(folder) if options.rank == 0 else list(read_parts(folder).values())
 
 
 def limited(task: Task, where: Where, limit: int | None) -> Iterator[Item]:
@@ -105,64 +87,6 @@ def _drawn(task: Task, where: Where, count: int) -> tuple[Item, ...]:
     return tuple(islice(task.items(where), count))
 
 
-def ask(
-    vlm: VLM, way: Way, items: Iterable[Item], *, batch_size: int, judge: Judge | None = None
-) -> Iterator[list[Result]]:
-    """Ask items and yield their results, a window of them at a time, in order."""
-    asked = prepared(vlm, way, batch_size)
-    options = GenerateOptions(max_new_tokens=way.max_new_tokens)
-    waiting = iter(items)
-    while window := list(islice(waiting, WINDOW * batch_size)):
-        conversations = [way.messages(item) for item in window]
-        replies = asked.batch([Request(messages=messages, options=options) for messages in conversations])
-        results = []
-        for item, messages, reply in zip(window, conversations, replies, strict=True):
-            mark = judged(way, item, reply.text, judge)
-            results.append(
-                Result(
-                    id=item.id,
-                    part=item.part,
-                    cluster=item.cluster,
-                    prompt=prompt_text(messages),
-                    answer=reply.text,
-                    read=mark.read,
-                    gold=item.gold,
-                    score=mark.score,
-                    is_undecided=mark.is_undecided,
-                    finish_reason=reply.finish_reason,
-                    prompt_tokens=reply.usage.prompt_tokens,
-                    completion_tokens=reply.usage.completion_tokens,
-                )
-            )
-        yield results
-
-
-def prepared(vlm: VLM, way: Way, batch_size: int) -> VLM:
-    """Return the same model with the tiles and rows that the run wants."""
-    processor = vlm.processor
-    if way.max_tiles is not None and processor.max_tiles is None:
-        processor = processor.with_tiling(processor.tiling, way.max_tiles)
-    limits = replace(vlm.limits, max_rows=batch_size)
-    return VLM(vlm.model, processor, folder=vlm.folder, limits=limits, is_trained=vlm.is_trained)
-
-
-def judged(way: Way, item: Item, answer: str, judge: Judge | None) -> Mark:
-    """Score an answer by the rules, and by the judge where they cannot and there is one."""
-    mark = way.mark(item, answer)
-    if not mark.is_undecided or judge is None or way.judge is None:
-        return mark
-    return way.judge.mark(item, judge(way.judge.prompt(item, answer)))
-
-
-def prompt_text(messages: Any) -> str:
-    """Return a conversation as text, `<image>` where a picture stands."""
-    turns = normalise(messages)
-    said = ["".join("<image>" if isinstance(p, ImageRef) else p for p in turn.pieces) for turn in turns]
-    if len(turns) == 1:
-        return said[0]
-    return "\n\n".join(f"{turn.role}: {text}" for turn, text in zip(turns, said, strict=True) if text)
-
-
 def scan_items(items: Iterable[Item]) -> tuple[list[str], str]:
     """Return the ids of items, which must differ, and a hash of what they ask."""
     ids: list[str] = []
@@ -171,37 +95,93 @@ def scan_items(items: Iterable[Item]) -> tuple[list[str], str]:
         ids.append(item.id)
         digest.update(repr((item.id, item.question, item.options, item.gold)).encode("utf-8", "surrogatepass"))
         for image in item.images:
-            digest.update(hashlib.sha256(image).digest() if isinstance(image, bytes) else str(image).encode())
+            digest.update(hashlib.sha256(image).digest() if isinstance(image, bytes) else _named(image, item.id))
     if len(set(ids)) < len(ids):
         twice = next(id for id in ids if ids.count(id) > 1)
         raise UserError(f"two items have the id {twice}: the results could not be told apart")
     return ids, digest.hexdigest()[:16]
 
 
+def _named(image: object, id: str) -> bytes:
+    """Return name and size of a picture's file: the same data in another folder are the same data."""
+    path = Path(str(image))
+    if not path.is_file():
+        raise UserError(f"the picture of {id} is not there: {path}")
+    return f"{path.name} {path.stat().st_size}".encode("utf-8", "surrogateescape")
+
+
 def weights_hash(vlm: VLM) -> str:
-    """Return a hash of a part of every parameter: another checkpoint gives another one."""
+    """Return a hash of a part of every weight: another checkpoint gives another one."""
     digest = hashlib.sha256()
-    for name, parameter in vlm.model.named_parameters():
-        head = parameter.detach().flatten()[:64].float().cpu().numpy().tobytes()
-        digest.update(f"{name} {tuple(parameter.shape)}".encode() + head)
+    for name, weight in vlm.model.state_dict().items():
+        flat = weight.detach().flatten()
+        part = flat[:: max(1, len(flat) // HASHED)][:HASHED].double().cpu().numpy().tobytes()
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + part)
     return digest.hexdigest()[:16]
 
 
-def _join(folder: Path, ids: Sequence[str], options: Options) -> list[Result]:
-    """Wait for the other processes; the first writes all results in the order of the items."""
-    while True:
-        done = read_parts(folder)
-        if len(done.keys() & set(ids)) == len(ids):
-            break
-        time.sleep(WAIT_S)
-    results = [done[id] for id in ids]
+def _identify(
+    vlm: VLM, task: Task, way: Way, where: Where, options: Options, *, protocol: str, data: str, model: str
+) -> RunId:
+    processor = prepared(vlm, way, options.batch_size).processor
+    tiles = "" if processor.max_tiles is None else f", up to {processor.max_tiles} tiles"
+    judge = options.judge if way.judge is not None else None
+    return RunId(
+        task=task.name,
+        protocol=protocol,
+        model=model,
+        weights=weights_hash(vlm),
+        data=data,
+        limit=options.limit,
+        split=where.split,
+        max_new_tokens=way.max_new_tokens,
+        tiling=f"{processor.tiling}{tiles}",
+        arithmetic=f"{str(vlm.model.dtype).removeprefix('torch.')} on {vlm.model.device.type}",
+        parameters=sum(p.numel() for p in vlm.model.parameters()),
+        judge=judge.name if judge is not None else None,
+        version=_version(),
+    )
+
+
+def _answer(
+    vlm: VLM, way: Way, items: Items, ids: Sequence[str], folder: Path, options: Options, *, label: str
+) -> None:
+    """Ask what is not done yet; the first process then waits for the others and joins all results."""
+    mine = set(ids[options.rank :: options.world_size])
+    done = read_parts(folder).keys()
+    progress = Progress(label, total=len(mine), done_before=len(mine & done), quiet=options.quiet)
+    writer = Writer(folder / f"results.{options.rank}-of-{options.world_size}.jsonl")
+    try:
+        todo = (item for item in items() if item.id in mine and item.id not in done)
+        for result in answers(vlm, way, todo, batch_size=options.batch_size):
+            writer.write([result])
+            progress.step([result.score])
+    finally:
+        writer.close()
     if options.rank == 0:
-        part = folder / f"{RESULTS}.part"
-        part.write_bytes(b"".join(to_line(result) for result in results))
-        part.replace(folder / RESULTS)
-        for path in folder.glob("results.*-of-*.jsonl"):
-            path.unlink()
-    return results
+        _join(folder, ids)
+
+
+def _join(folder: Path, ids: Sequence[str]) -> None:
+    while len((done := read_parts(folder)).keys() & set(ids)) < len(ids):
+        time.sleep(WAIT_S)
+    write_results(folder, (done[id] for id in ids))
+    for path in folder.glob("results.*-of-*.jsonl"):
+        path.unlink()
+
+
+def _judge(way: Way, items: Iterable[Item], folder: Path, judge: Judge) -> None:
+    """Let the judge read the answers that the rules left open; what it has read is kept if it stops half-way."""
+    assert way.judge is not None
+    results = {result.id: result for result in read_results(folder)}
+    undecided = [result for result in results.values() if result.is_undecided]
+    if not undecided:
+        return
+    wanted = {result.id for result in undecided}
+    asked = [item for item in items if item.id in wanted]
+    for some in judged(way.judge, asked, undecided, judge):
+        results.update({result.id: result for result in some})
+        write_results(folder, results.values())
 
 
 def _version() -> str:

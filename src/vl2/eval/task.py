@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vl2.errors import UserError
+from vl2.eval.hub import HUB, Dataset, fetch
 from vl2.infer.prompts import Messages
 
 Json = Any
@@ -53,7 +54,7 @@ class Result:
     gold: Json
     score: float
     is_undecided: bool
-    finish_reason: str
+    finish_reason: str  # stop, length, or refused: it could not be asked, and `read` says why
     prompt_tokens: int
     completion_tokens: int
 
@@ -82,14 +83,18 @@ class Way:
 class Where:
     """Where the data of a task lie, and which part of it is taken."""
 
-    data: Path | None = None
+    data: Path | None = None  # a folder, or `hub` for the task's own public data set
     split: str | None = None
     fonts: Path | None = None  # a folder of fonts for drawn texts
 
     def folder(self, task: Task) -> Path:
         """Return the folder of a task: one of its names within `data` if there is one, else `data` itself."""
         if self.data is None:
-            raise UserError(f"{task.name} reads local files: say where with --data; {task.layout}")
+            raise UserError(f"{task.name} reads local files: say where with --data; it {task.layout}")
+        if str(self.data) == HUB:
+            if task.hub is None:
+                raise UserError(f"{task.name} has no data set on the hub: say where its files are with --data")
+            return fetch(task.hub)
         if not self.data.exists():
             raise UserError(f"--data {self.data} is not there")
         return next((path for name in task.folders if (path := self.data / name).is_dir()), self.data)
@@ -109,8 +114,10 @@ class Task:
     ways: Mapping[str, Way]
     published_by: str | None = None  # the protocol that gives the published figure
     published: str | None = None  # its column in vl2.eval.published
+    published_split: str | None = None  # the figure's, where it is not the one that is run by default
     metric: Metric
     folders: tuple[str, ...] = ()  # names of its folder within a folder of several benchmarks
+    hub: Dataset | None = None  # its public copy
     unit: str = "%"
     count: int | None = None  # items drawn by default; None where files say it
 

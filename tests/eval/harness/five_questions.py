@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,8 +31,14 @@ def write_parquet(folder: Path, golds: Sequence[str]) -> Path:
 
     images = [{"bytes": picture(n), "path": None} for n in range(5)]
     columns = {"type": ["human_test"] * 5, "question": list(QUESTIONS), "answer": list(golds), "image": images}
+    # What the hub writes into its files: without it, `datasets` hands out a struct in place of a picture.
+    texts = {name: {"dtype": "string", "_type": "Value"} for name in ("type", "question", "answer")}
+    described = {"info": {"features": {**texts, "image": {"_type": "Image"}}}}
+    picture_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    fields = [*((name, pa.string()) for name in texts), ("image", picture_type)]
+    table = pa.table(columns, pa.schema(fields, {"huggingface": json.dumps(described)}))
     path = folder / "test-00000-of-00001.parquet"
-    pq.write_table(pa.table(columns), path)
+    pq.write_table(table, path)
     return path
 
 

@@ -11,14 +11,16 @@ from collections.abc import Iterator
 
 from vl2.data.convert.conversation import OPTION_LETTER
 from vl2.eval.choice_ways import PAPER, VLMEVALKIT, ask_with_options
-from vl2.eval.rows import images_of, options_of, read_rows, texts
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import images_of, options_of, read_rows, stems_of, texts
 from vl2.eval.score.multiple_choice import ai2d_text, is_ai2d_right
 from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
 
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder = where.folder(task)
-    rows = read_rows(folder, (f"{where.split or 'test'}*", "data/test*", "AI2D_TEST"), ("question", "answer"))
+    stems = stems_of(where.split or "test", tsv={"test": "AI2D_TEST"})
+    rows = read_rows(folder, stems, ("question", "answer"))
     for number, row in enumerate(rows):
         id = str(row.get("index", number))
         answer = str(row["answer"]).strip()
@@ -45,7 +47,7 @@ TASK = Task(
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
         "lmms-eval": Way(
-            messages=ask_with_options(f"\n{OPTION_LETTER}"),
+            messages=ask_with_options(f"\n{OPTION_LETTER}", is_stripped=False),
             mark=mark_lmms,
             says="lmms-eval: the letter before a full stop at the beginning, else the whole answer, without case.",
             max_new_tokens=16,
@@ -53,5 +55,6 @@ TASK = Task(
     },
     published_by="vlmevalkit",
     published="ai2d",
+    hub=Dataset("lmms-lab/ai2d", ("data/test-*",)),
     metric=mean_score,
 )

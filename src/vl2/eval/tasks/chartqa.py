@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vl2.data.convert.layout import find_files, read_list
-from vl2.eval.asking import ask_short, ask_with
-from vl2.eval.rows import images_of, read_rows, texts
+from vl2.eval.asking import ask_short, ask_short_as_is, ask_with
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import images_of, read_rows, stems_of, texts
 from vl2.eval.score.relaxed import relaxed_accuracy
 from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
 
@@ -22,7 +23,7 @@ def read(task: Task, where: Where) -> Iterator[Item]:
     if any(folder.glob(f"{split}/{split}_*.json")):
         yield from _released(folder, split)
         return
-    rows = read_rows(folder, (f"{split}*", f"data/{split}*", f"ChartQA_{split.upper()}", "*"), ("question", "answer"))
+    rows = read_rows(folder, stems_of(split, tsv={split: f"ChartQA_{split.upper()}"}), ("question", "answer"))
     for number, row in enumerate(rows):
         id = str(row.get("index", number))
         part = str(row.get("type", row.get("split", ""))).removeprefix("test_").removesuffix("_test")
@@ -55,6 +56,7 @@ def mark_lmms(item: Item, answer: str) -> Mark:
     return Mark(score=relaxed_accuracy(answer, item.gold, is_stripped=False), read=answer)
 
 
+ask_one_word = ask_with("\nAnswer the question with a single word.", is_stripped=False)
 SAYS = "Relaxed accuracy: a number may be off by 5 %, a text must match without case"
 TASK = Task(
     name="chartqa",
@@ -64,11 +66,11 @@ TASK = Task(
     read=read,
     ways={
         "paper": Way(messages=ask_short, mark=mark, says=f"{SAYS}; a final full stop is dropped.", max_new_tokens=128),
-        "vlmevalkit": Way(messages=ask_short, mark=mark, says=f"{SAYS}; the adapter drops a final full stop."),
-        "lmms-eval": Way(messages=ask_with("\nAnswer the question with a single word."), mark=mark_lmms,
-                         says=f"{SAYS}.", max_new_tokens=16),
+        "vlmevalkit": Way(messages=ask_short_as_is, mark=mark, says=f"{SAYS}; the adapter drops a final full stop."),
+        "lmms-eval": Way(messages=ask_one_word, mark=mark_lmms, says=f"{SAYS}.", max_new_tokens=16),
     },
     published_by="paper",
     published="chartqa",
+    hub=Dataset("lmms-lab/ChartQA", ("data/test-*",)),
     metric=mean_score,
 )  # fmt: skip

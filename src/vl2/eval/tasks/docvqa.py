@@ -2,37 +2,56 @@
 
     *.parquet (lmms-eval's)    questionId, question, image, answers
     DocVQA_VAL.tsv, InfoVQA_VAL.tsv (VLMEvalKit's)    index, image, question, answer
+    val_v1.0*.json and documents/, infographicsVQA_val_v1.0*.json and infographicsvqa_images/ (the release's)
 
-The published figures are of the test splits, whose answers only the benchmark's server knows; what can be run here is
+The published figures are of the test splits, whose answers only the benchmark's server knows. What is scored here is
 the validation split. The report evaluated InfographicVQA with up to 18 local tiles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from vl2.eval.asking import ask_short
-from vl2.eval.rows import images_of, read_rows, texts
+from vl2.eval.asking import ask_short, ask_short_as_is
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import Row, images_of, is_blank, read_rows, released_rows, stems_of, texts
 from vl2.eval.score.anls import anls
 from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
 
+RELEASED = {"validation": "val", "test": "test"}  # split: its name in the release's files
 
-def read_named(tsv: str) -> Callable[[Task, Where], Iterator[Item]]:
+
+def read_named(tsv: str, hub_folder: str, released: str) -> Callable[[Task, Where], Iterator[Item]]:
     def read(task: Task, where: Where) -> Iterator[Item]:
         folder, split = where.folder(task), where.split or "validation"
-        stems = (f"{split}*", f"data/{split}*", f"*/{split}*", tsv)
-        for row in read_rows(folder, stems, ("question",)):
+        short = RELEASED.get(split, split)
+        pattern = released.format(split=short)
+        if any(folder.glob(pattern)):
+            rows = released_rows(folder, pattern, "data")
+        else:
+            stems = stems_of(split, tsv={split: f"{tsv}_{short.upper()}"}, folders=("", "data/", f"{hub_folder}/"))
+            rows = read_rows(folder, stems, ("question",))
+        for row in rows:
             id = str(row.get("questionId", row.get("index")))
             gold = row.get("answers", row.get("answer"))
             yield Item(
                 id=id,
                 question=row["question"],
-                images=images_of(row.get("image", row.get("image_path")), folder, id),
-                gold=texts(gold) if gold is not None else [],
-                cluster=str(row.get("docId", "")),
+                images=_images(row, folder, id),
+                gold=[] if gold is None or is_blank(gold) else texts(gold),
+                cluster=str(row.get("docId", row.get("image_local_name", ""))),
             )
 
     return read
+
+
+def _images(row: Row, folder: Path, id: str) -> tuple[object, ...]:
+    """Return the page; the release names a file, in one of its folders."""
+    name = row.get("image_local_name", row.get("image", row.get("image_path")))
+    if "image_local_name" in row:
+        return images_of(name, folder / "infographicsvqa_images", id)
+    return images_of(name, folder, id)
 
 
 def mark(item: Item, answer: str) -> Mark:
@@ -44,28 +63,35 @@ def mark_bare(item: Item, answer: str) -> Mark:
     return Mark(score=anls(answer, item.gold), read=answer)
 
 
-def _task(name: str, title: str, tsv: str, folders: tuple[str, ...], max_tiles: int | None) -> Task:
+def _task(
+    name: str, title: str, tsv: str, folders: tuple[str, ...], hub_folder: str, released: str, max_tiles: int | None
+) -> Task:
     says = "ANLS, the best of the gold answers"
     return Task(
         name=name,
         title=title,
-        layout=f"reads validation-*.parquet (questionId, question, image, answers) or {tsv}.tsv",
+        layout=f"reads validation-*.parquet (questionId, question, image, answers), {tsv}_VAL.tsv or the release",
         folders=folders,
-        read=read_named(tsv),
+        hub=Dataset("lmms-lab/DocVQA", (f"{hub_folder}/validation-*",)),
+        read=read_named(tsv, hub_folder, released),
         ways={
             "paper": Way(messages=ask_short, mark=mark, max_new_tokens=128, max_tiles=max_tiles,
                          says=f"{says}; a final full stop is dropped."),
-            "vlmevalkit": Way(messages=ask_short, mark=mark, says=f"{says}; the adapter drops a final full stop."),
-            "lmms-eval": Way(messages=ask_short, mark=mark_bare, says=f"{says}.", max_new_tokens=32),
+            "vlmevalkit": Way(messages=ask_short_as_is, mark=mark,
+                              says=f"{says}; the adapter drops a final full stop."),
+            "lmms-eval": Way(messages=ask_short_as_is, mark=mark_bare, says=f"{says}.", max_new_tokens=32),
         },
         published_by="paper",
         published=name,
+        published_split="test",
         metric=mean_score,
     )  # fmt: skip
 
 
-DOCVQA = _task("docvqa", "DocVQA: short answers about pages", "DocVQA_VAL", ("docvqa", "DocVQA"), None)
+DOCVQA = _task(
+    "docvqa", "DocVQA: short answers about pages", "DocVQA", ("docvqa", "DocVQA"), "DocVQA", "{split}_v1.0*.json", None
+)
 INFOVQA = _task(
-    "infovqa", "InfographicVQA: short answers about infographics", "InfoVQA_VAL",
-    ("infovqa", "InfographicVQA", "InfoVQA"), 18,
+    "infovqa", "InfographicVQA: short answers about infographics", "InfoVQA", ("infovqa", "InfographicVQA", "InfoVQA"),
+    "InfographicVQA", "info*_{split}_v1.0*.json", 18,
 )  # fmt: skip

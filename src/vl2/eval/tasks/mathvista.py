@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.eval.asking import ask
-from vl2.eval.rows import images_of, is_blank, read_rows, texts
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import images_of, is_blank, read_rows, stems_of, texts
 from vl2.eval.score.mathvista import Problem, is_right, lmms_eval_reading, normalise_reading, vlmevalkit_value
 from vl2.eval.task import Item, JudgeRule, Mark, Task, Way, Where, mean_score
 
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder, split = where.folder(task), where.split or "testmini"
-    stems = (f"{split}*", f"data/{split}*", "MathVista_MINI")
+    stems = stems_of(split, tsv={"testmini": "MathVista_MINI"})
     for row in read_rows(folder, stems, ("answer", "question_type", "answer_type")):
         id = str(row.get("pid", row.get("index")))
         precision = row.get("precision")
@@ -101,5 +102,6 @@ TASK = Task(
     },
     published_by="vlmevalkit",
     published="mathvista",
+    hub=Dataset("AI4Math/MathVista", ("data/testmini-*",)),
     metric=mean_score,
 )  # fmt: skip

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from vl2.eval.choice_ways import PAPER, VLMEVALKIT, circular_accuracy, lmms_mmbench_way
-from vl2.eval.rows import images_of, is_blank, options_of, read_rows
-from vl2.eval.task import Item, Task, Where
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import images_of, is_blank, options_of, read_rows, stems_of
+from vl2.eval.task import Item, Task, Way, Where
 
 ROTATION = 1_000_000
 CHINESE = "请直接使用所提供的选项字母作为答案回答。"
@@ -22,7 +23,8 @@ CHINESE = "请直接使用所提供的选项字母作为答案回答。"
 def read_named(tsv: str, part: str) -> Callable[[Task, Where], Iterator[Item]]:
     def read(task: Task, where: Where) -> Iterator[Item]:
         folder, split = where.folder(task), where.split or "dev"
-        stems = (tsv.format(split=split.upper()), f"{part}/{split}*", f"{split}*", f"data/{split}*")
+        # The hub's copy has a folder per language, so that bare names cannot be those of another one.
+        stems = [tsv.format(split=split.upper()), *stems_of(split, folders=(f"{part}/", "", "data/"))]
         pictures: dict[int, tuple[object, ...]] = {}
         for row in read_rows(folder, stems, ("index", "question", "answer")):
             index = int(row["index"])
@@ -47,7 +49,7 @@ def read_named(tsv: str, part: str) -> Callable[[Task, Where], Iterator[Item]]:
     return read
 
 
-def _task(name: str, title: str, tsv: str, part: str, *, is_chinese: bool = False) -> Task:
+def _task(name: str, title: str, tsv: str, part: str, *, lmms_eval: Way, hub: Dataset | None = None) -> Task:
     return Task(
         name=name,
         title=title,
@@ -57,14 +59,24 @@ def _task(name: str, title: str, tsv: str, part: str, *, is_chinese: bool = Fals
         ways={
             "paper": PAPER,
             "vlmevalkit": VLMEVALKIT,
-            "lmms-eval": lmms_mmbench_way(CHINESE) if is_chinese else lmms_mmbench_way(),
+            "lmms-eval": lmms_eval,
         },
         published_by="vlmevalkit",
         published=name,
+        published_split="test",
+        hub=hub,
         metric=circular_accuracy,
     )
 
 
-ENGLISH = _task("mmbench_en", "MMBench in English", "MMBench_{split}_EN", "en")
-CHINESE_TASK = _task("mmbench_cn", "MMBench in Chinese", "MMBench_{split}_CN", "cn", is_chinese=True)
-V11 = _task("mmbench_v11", "MMBench 1.1 in English", "MMBench_{split}_EN_V11", "en_v11")
+ENGLISH_WAY, CHINESE_WAY = lmms_mmbench_way(max_new_tokens=1024), lmms_mmbench_way(CHINESE, max_new_tokens=256)
+HUB = "lmms-lab/MMBench"
+ENGLISH = _task(
+    "mmbench_en", "MMBench in English", "MMBench_{split}_EN", "en", lmms_eval=ENGLISH_WAY,
+    hub=Dataset(HUB, ("en/dev-*",)),
+)  # fmt: skip
+CHINESE_TASK = _task(
+    "mmbench_cn", "MMBench in Chinese", "MMBench_{split}_CN", "cn", lmms_eval=CHINESE_WAY,
+    hub=Dataset(HUB, ("cn/dev-*",)),
+)  # fmt: skip
+V11 = _task("mmbench_v11", "MMBench 1.1 in English", "MMBench_{split}_EN_V11", "en_v11", lmms_eval=ENGLISH_WAY)

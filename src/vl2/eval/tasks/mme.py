@@ -2,15 +2,20 @@
 
 test-*.parquet (lmms-eval's)    question_id, image, question, answer, category
 MME.tsv (VLMEvalKit's)    index, category, image_path, question, answer, image
+CATEGORY/images/, CATEGORY/questions_answers_YN/*.txt, or both in CATEGORY/ (the release's)    question TAB answer
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from vl2.data.convert.conversation import SHORT_ANSWER
+from vl2.data.convert.layout import IMAGE_ENDINGS, read_text
+from vl2.errors import UserError
 from vl2.eval.asking import ask
-from vl2.eval.rows import images_of, read_rows
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import Row, images_of, read_rows, stems_of
 from vl2.eval.score.mme import mme_scores
 from vl2.eval.score.yes_no import lmms_eval_yes_no, vlmevalkit_yes_no
 from vl2.eval.task import Item, Mark, Result, Task, Way, Where
@@ -21,7 +26,11 @@ YES_OR_NO = " Please answer yes or no."
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder = where.folder(task)
-    rows = read_rows(folder, (f"{where.split or 'test'}*", "data/test*", "MME"), ("question", "answer", "category"))
+    split = where.split or "test"
+    if split == "test" and any(folder.glob("existence/**/*.txt")):
+        rows = _released(folder)
+    else:
+        rows = read_rows(folder, stems_of(split, tsv={"test": "MME"}), ("question", "answer", "category"))
     for number, row in enumerate(rows):
         picture = str(row.get("image_path", row.get("question_id")))
         yield Item(
@@ -32,6 +41,21 @@ def read(task: Task, where: Where) -> Iterator[Item]:
             part=row["category"],
             cluster=f"{row['category']}/{picture}",
         )
+
+
+def _released(folder: Path) -> Iterator[Row]:
+    """Read one file of questions per picture, two lines each."""
+    for path in sorted(folder.glob("*/*.txt")) + sorted(folder.glob("*/questions_answers_YN/*.txt")):
+        category = path.relative_to(folder).parts[0]
+        places = [folder / category / "images", path.parent]
+        pictures = [p for place in places for p in sorted(place.glob(f"{path.stem}.*")) if p.suffix in IMAGE_ENDINGS]
+        if not pictures:
+            raise UserError(f"{path} has no picture beside it or in {category}/images")
+        for line in read_text(path).splitlines():
+            question, tab, answer = line.strip().partition("\t")
+            if tab:
+                name = str(pictures[0].relative_to(folder))
+                yield {"category": category, "image_path": name, "image": name, "question": question, "answer": answer}
 
 
 def ask_lmms(item: Item) -> Messages:
@@ -56,7 +80,7 @@ SAYS = "Accuracy over questions plus accuracy over pictures with both right, sum
 TASK = Task(
     name="mme",
     title="MME: yes-or-no questions on perception and cognition",
-    layout="reads test-*.parquet (question_id, image, question, answer, category) or MME.tsv",
+    layout="reads test-*.parquet (question_id, image, question, answer, category), MME.tsv or the release",
     folders=("mme", "MME"),
     read=read,
     ways={
@@ -67,6 +91,7 @@ TASK = Task(
     },
     published_by="vlmevalkit",
     published="mme",
+    hub=Dataset("lmms-lab/MME", ("data/test-*",)),
     metric=metric,
     unit="of 2800",
 )  # fmt: skip

@@ -25,7 +25,8 @@ from vl2.data.convert.conversation import OPTION_LETTER, SHORT_ANSWER
 from vl2.errors import UserError
 from vl2.eval.asking import lettered, letters
 from vl2.eval.choice_ways import JUDGE
-from vl2.eval.rows import images_of, options_of, read_rows, texts
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import images_of, options_of, read_rows, stems_of, texts
 from vl2.eval.score.multiple_choice import mmmu_letter, vlmevalkit_letter
 from vl2.eval.score.open_answer import is_open_answer_right
 from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
@@ -99,7 +100,8 @@ def _doubled(image: Image.Image) -> Image.Image:
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder, split = where.folder(task), where.split or "validation"
-    stems = (f"{split}*", f"data/{split}*", f"*/{split}*", "MMMU_DEV_VAL")
+    tsv = dict.fromkeys(("dev", "validation"), "MMMU_DEV_VAL")
+    stems = stems_of(split, tsv=tsv, folders=("", "data/", "*/"))
     for row in read_rows(folder, stems, ("question", "answer")):
         if "index" in row and row.get("split", split) != split:
             continue
@@ -189,5 +191,6 @@ TASK = Task(
     },
     published_by=PUBLISHED_PROTOCOL,
     published="mmmu",
+    hub=Dataset("MMMU/MMMU", ("*/validation-*",)),
     metric=mean_score,
 )

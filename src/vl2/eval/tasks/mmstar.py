@@ -1,6 +1,6 @@
 """MMStar: 1,500 multiple-choice questions that need the picture.
 
-val-*.parquet (the release's)    index, question, image, answer, category, l2_category; options stand in the question
+mmstar.parquet (the release's), val-*.parquet    index, question (options in it), image, answer, category
 MMStar.tsv (VLMEvalKit's)    index, image, question, A to D, answer, category
 """
 
@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.eval.choice_ways import PAPER, VLMEVALKIT, lmms_eval_way
-from vl2.eval.rows import images_of, options_of, read_rows
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import images_of, options_of, read_rows, stems_of
 from vl2.eval.task import Item, Task, Where, mean_score
 
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder = where.folder(task)
-    for row in read_rows(folder, (f"{where.split or 'val'}*", "MMStar", "data/val*"), ("question", "answer")):
+    split = where.split or "val"
+    stems = [*stems_of(split, tsv={"val": "MMStar"}), *(("mmstar",) if split == "val" else ())]
+    for row in read_rows(folder, stems, ("index", "question", "answer")):
         id = str(row["index"])
         yield Item(
             id=id,
@@ -30,7 +33,7 @@ def read(task: Task, where: Where) -> Iterator[Item]:
 TASK = Task(
     name="mmstar",
     title="MMStar: multiple choice that needs the picture",
-    layout="reads val-*.parquet (index, question, image, answer, category) or MMStar.tsv",
+    layout="reads mmstar.parquet or val-*.parquet (index, question, image, answer, category) or MMStar.tsv",
     folders=("mmstar", "MMStar"),
     read=read,
     ways={
@@ -40,5 +43,6 @@ TASK = Task(
     },
     published_by="vlmevalkit",
     published="mmstar",
+    hub=Dataset("Lin-Chen/MMStar", ("mmstar.parquet",)),
     metric=mean_score,
 )

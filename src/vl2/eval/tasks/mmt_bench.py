@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vl2.eval.choice_ways import PAPER, VLMEVALKIT, lmms_eval_way
-from vl2.eval.rows import images_of, options_of, read_rows
-from vl2.eval.task import Item, Task, Where, mean_score
+from vl2.eval.asking import letters
+from vl2.eval.choice_ways import PAPER, VLMEVALKIT, mark_lmms_letter
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import images_of, options_of, read_rows, stems_of
+from vl2.eval.task import Item, Task, Way, Where, mean_score
+from vl2.infer.prompts import Messages, user_message
 
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder, split = where.folder(task), where.split or "val"
-    stems = (f"MMT-Bench_{split.upper()}", f"{split}*", f"data/{split}*")
+    stems = stems_of(split, tsv={split: f"MMT-Bench_{split.upper()}"})
     for row in read_rows(folder, stems, ("index", "question", "answer")):
         id = str(row["index"])
         yield Item(
@@ -28,6 +31,13 @@ def read(task: Task, where: Where) -> Iterator[Item]:
         )
 
 
+def ask_lmms(item: Item) -> Messages:
+    """Ask as lmms-eval, which writes `<image>` into the text although the pictures stand before it."""
+    options = "\n".join(f"{letter}: {text.strip()}" for letter, text in letters(item).items())
+    asked = f"Question: <image>\n{item.question.strip()}\n{options}"
+    return [user_message(f"{asked}\nAnswer the question using a single character from the given options.", item.images)]
+
+
 TASK = Task(
     name="mmt_bench",
     title="MMT-Bench: multiple choice over 162 tasks",
@@ -37,10 +47,11 @@ TASK = Task(
     ways={
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
-        "lmms-eval": lmms_eval_way("\nAnswer the question using a single character from the given options.",
-                                   max_new_tokens=8),
+        "lmms-eval": Way(messages=ask_lmms, mark=mark_lmms_letter, max_new_tokens=8,
+                         says="lmms-eval's shared extractor: the letter in the most trusted form."),
     },
     published_by="vlmevalkit",
     published="mmt_bench",
+    hub=Dataset("lmms-lab/MMT-Benchmark", ("data/val-*",)),
     metric=mean_score,
 )  # fmt: skip

@@ -2,14 +2,17 @@
 
 test-*.parquet (the release's)    dataset, question, question_type, answer, image
 OCRBench.tsv (VLMEvalKit's)    index, image, question, answer, category
+OCRBench.json, OCRBench_Images/ (the release's)    dataset_name, type, id, image_path, question, answers
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from vl2.eval.asking import ask
-from vl2.eval.rows import images_of, read_rows, texts
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import Row, images_of, read_rows, released_rows, stems_of, texts
 from vl2.eval.score.ocrbench import FORMULAS, ocrbench_point
 from vl2.eval.task import Item, Mark, Result, Task, Way, Where, mean_score
 
@@ -18,7 +21,11 @@ QUESTIONS = 1000
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder = where.folder(task)
-    rows = read_rows(folder, (f"{where.split or 'test'}*", "data/test*", "OCRBench"), ("question", "answer"))
+    split = where.split or "test"
+    if split == "test" and (folder / "OCRBench.json").is_file():
+        rows = _released(folder)
+    else:
+        rows = read_rows(folder, stems_of(split, tsv={"test": "OCRBench"}), ("question", "answer"))
     for number, row in enumerate(rows):
         id = str(row.get("index", number))
         kind = str(row.get("question_type", row.get("category", "")))
@@ -29,6 +36,17 @@ def read(task: Task, where: Where) -> Iterator[Item]:
             gold=texts(row["answer"]),
             part=FORMULAS if row.get("dataset") == "HME100k" else kind,
         )
+
+
+def _released(folder: Path) -> Iterator[Row]:
+    for row in released_rows(folder, "OCRBench.json"):
+        yield {
+            "dataset": row["dataset_name"],
+            "question_type": row["type"],
+            "question": row["question"],
+            "answer": row["answers"],
+            "image": f"OCRBench_Images/{row['image_path']}",
+        }
 
 
 def mark(item: Item, answer: str) -> Mark:
@@ -48,7 +66,7 @@ SAYS = "One point where the answer holds a gold text"
 TASK = Task(
     name="ocrbench",
     title="OCRBench: reading text of ten kinds",
-    layout="reads test-*.parquet (dataset, question, question_type, answer, image) or OCRBench.tsv",
+    layout="reads test-*.parquet (dataset, question, question_type, answer, image), OCRBench.tsv or the release",
     folders=("ocrbench", "OCRBench"),
     read=read,
     ways={
@@ -58,6 +76,7 @@ TASK = Task(
     },
     published_by="paper",
     published="ocrbench",
+    hub=Dataset("echo840/OCRBench", ("data/test-*",)),
     metric=points,
     unit="of 1000",
 )

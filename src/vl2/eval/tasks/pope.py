@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vl2.eval.asking import ask, ask_short
-from vl2.eval.rows import images_of, read_rows
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import images_of, read_rows, stems_of
 from vl2.eval.score.pope import pope_scores
 from vl2.eval.score.yes_no import vlmevalkit_yes_no
 from vl2.eval.task import Item, Mark, Result, Task, Way, Where
@@ -17,7 +18,8 @@ from vl2.eval.task import Item, Mark, Result, Task, Way, Where
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder = where.folder(task)
-    rows = read_rows(folder, (f"{where.split or 'test'}*", "data/test*", "*/test*", "POPE"), ("question", "answer"))
+    stems = stems_of(where.split or "test", tsv={"test": "POPE"})
+    rows = read_rows(folder, stems, ("question", "answer"))
     for number, row in enumerate(rows):
         id = str(row.get("index", row.get("id", number)))
         yield Item(
@@ -63,4 +65,5 @@ TASK = Task(
                          max_new_tokens=128),
     },
     metric=metric,
+    hub=Dataset("lmms-lab/POPE", ("data/test-*",)),
 )  # fmt: skip

@@ -10,14 +10,16 @@ from collections.abc import Iterator
 
 from vl2.eval.asking import ask
 from vl2.eval.choice_ways import PAPER, VLMEVALKIT
-from vl2.eval.rows import images_of, options_of, read_rows
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import images_of, options_of, read_rows, stems_of
 from vl2.eval.score.realworldqa import realworldqa_point
 from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
 
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder = where.folder(task)
-    rows = read_rows(folder, (f"{where.split or 'test'}*", "data/test*", "RealWorldQA"), ("question", "answer"))
+    stems = stems_of(where.split or "test", tsv={"test": "RealWorldQA"})
+    rows = read_rows(folder, stems, ("question", "answer"))
     for number, row in enumerate(rows):
         id = str(row.get("index", number))
         yield Item(
@@ -47,5 +49,6 @@ TASK = Task(
     },
     published_by="vlmevalkit",
     published="realworldqa",
+    hub=Dataset("xai-org/RealworldQA", ("data/test-*",)),
     metric=mean_score,
 )  # fmt: skip

@@ -2,18 +2,23 @@
 
     val-*.parquet, testA-*.parquet and so on (lmms-eval's)    question_id, image, answer: [phrases], bbox: [x, y, w, h]
     RefCOCO.tsv (VLMEvalKit's)    index, image, question, split, width, height, bbox_x1, bbox_y1, bbox_x2, bbox_y2
+    refcoco_val.jsonl, refcoco+_testA.jsonl and so on (Qwen-VL's)    image, sent, bbox: [x0, y0, x1, y1], width, height
 
-Every phrase of a row is a question. The report gives no prompt; the model's own is `<|ref|>phrase<|/ref|>.`
+The Parquet copy's `val` of RefCOCO and RefCOCOg has 5,000 rows more than the split that papers report; the other two
+layouts have exactly that split. Every phrase of a row is a question. The report gives no prompt; the model's own is
+`<|ref|>phrase<|/ref|>.`
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 
 from vl2.errors import UserError
 from vl2.eval.asking import ask
+from vl2.eval.hub import Dataset
 from vl2.eval.marking import mark_first_box
-from vl2.eval.rows import Row, images_of, read_rows, texts
+from vl2.eval.rows import Row, images_of, read_rows, stems_of, texts
 from vl2.eval.score.grounding import lmms_eval_box, vlmevalkit_box
 from vl2.eval.score.iou import HIT, Box, iou
 from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
@@ -26,14 +31,19 @@ SETS = {
     "refcocog": ("RefCOCOg", ("val", "test")),
 }
 
+HUBS = {"refcoco": "lmms-lab/RefCOCO", "refcoco_plus": "lmms-lab/RefCOCOplus", "refcocog": "lmms-lab/RefCOCOg"}
+
 
 def read_named(title: str, split: str) -> Callable[[Task, Where], Iterator[Item]]:
     def read(task: Task, where: Where) -> Iterator[Item]:
         folder = where.folder(task)
-        for number, row in enumerate(read_rows(folder, (f"{split}-*", f"data/{split}-*", split, "RefCOCO"))):
-            if "bbox_x1" in row:
-                if str(row.get("split", "")) == f"{title}_{split}":
-                    yield _of_tsv(row, folder_images=images_of(row["image"], folder, str(row["index"])))
+        stems = [f"{title.lower()}_{split}", *stems_of(split, tsv={split: "RefCOCO"})]
+        for number, row in enumerate(read_rows(folder, stems)):
+            if "sent" in row:
+                yield _of_jsonl(row, number, _photo(row, folder))
+            elif "bbox_x1" in row:
+                if str(row.get("split") or row.get("category")) == f"{title}_{split}":
+                    yield _of_tsv(row, images_of(row["image"], folder, str(row["index"])))
             else:
                 yield from _of_parquet(row, number, images_of(row["image"], folder, str(row.get("question_id"))))
 
@@ -45,7 +55,7 @@ def _of_parquet(row: Row, number: int, images: tuple[object, ...]) -> Iterator[I
     size = list(open_image(images[0]).size)  # type: ignore[arg-type]
     for index, phrase in enumerate(texts(row["answer"])):
         yield Item(
-            id=f"{row.get('question_id', number)}-{index}",
+            id=f"{number}-{index}",
             question=phrase,
             images=images,
             gold=[[x, y, x + width, y + height]],
@@ -54,13 +64,32 @@ def _of_parquet(row: Row, number: int, images: tuple[object, ...]) -> Iterator[I
         )
 
 
-def _of_tsv(row: Row, folder_images: tuple[object, ...]) -> Item:
+def _photo(row: Row, folder: Path) -> tuple[object, ...]:
+    """Return the photo of a JSONL row, whose path begins where its makers had the photos."""
+    name = PurePosixPath(row["image"]).name
+    places = (str(row["image"]), f"train2014/{name}", name)
+    found = next((place for place in places if (folder / place).is_file()), places[1])
+    return images_of(found, folder, name)
+
+
+def _of_jsonl(row: Row, number: int, images: tuple[object, ...]) -> Item:
+    return Item(
+        id=str(number),
+        question=row["sent"],
+        images=images,
+        gold=[[float(v) for v in row["bbox"]]],
+        cluster=str(row["image"]),
+        notes={"size": [int(row["width"]), int(row["height"])]},
+    )
+
+
+def _of_tsv(row: Row, images: tuple[object, ...]) -> Item:
     try:
         box = [float(row[f"bbox_{side}"]) for side in ("x1", "y1", "x2", "y2")]
         size = [int(float(row["width"])), int(float(row["height"]))]
     except (KeyError, ValueError):
         raise UserError(f"row {row.get('index')} has no box or size") from None
-    return Item(id=str(row["index"]), question=row["question"], images=folder_images, gold=[box], notes={"size": size})
+    return Item(id=str(row["index"]), question=row["question"], images=images, gold=[box], notes={"size": size})
 
 
 def ask_ours(item: Item) -> Messages:
@@ -90,8 +119,9 @@ def _task(name: str, split: str) -> Task:
     return Task(
         name=f"{name}_{split}",
         title=f"{title} {split}: the one thing that a phrase describes",
-        layout=f"reads {split}-*.parquet (question_id, image, answer, bbox) or RefCOCO.tsv",
+        layout=f"reads {title.lower()}_{split}.jsonl, RefCOCO.tsv or {split}-*.parquet (image, answer, bbox)",
         folders=(name, title),
+        hub=Dataset(HUBS[name], (f"data/{split}-*",)),
         read=read_named(title, split),
         ways={
             "paper": Way(messages=ask_ours, mark=mark_first_box, max_new_tokens=128,

@@ -2,21 +2,32 @@
 
 validation-*.parquet (lmms-eval's)    question_id, question, answers, image
 TextVQA_VAL.tsv (VLMEvalKit's)    index, image, question, answer
+TextVQA_0.5.1_val.json, train_images/IMAGE_ID.jpg (the release's)    question_id, image_id, question, answers
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vl2.eval.asking import ask_short
-from vl2.eval.rows import images_of, read_rows, texts
+from vl2.data.convert.conversation import SHORT_ANSWER
+from vl2.eval.asking import ask_short, ask_short_as_is
+from vl2.eval.hub import Dataset
+from vl2.eval.rows import Row, images_of, read_rows, released_rows, stems_of, texts
 from vl2.eval.score.vqa import Normalise, lmms_eval_form, vlmevalkit_form, vqa_accuracy
 from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.infer.prompts import Messages, user_message
 
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder, split = where.folder(task), where.split or "validation"
-    for row in read_rows(folder, (f"{split}*", f"data/{split}*", "TextVQA_VAL"), ("question",)):
+    pattern = f"TextVQA_[0-9]*_{'val' if split == 'validation' else split}.json"
+    if any(folder.glob(pattern)):
+        # The validation split's pictures are among the training split's.
+        named = released_rows(folder, pattern, "data")
+        rows: Iterator[Row] = ({**row, "image": f"train_images/{row['image_id']}.jpg"} for row in named)
+    else:
+        rows = read_rows(folder, stems_of(split, tsv={"validation": "TextVQA_VAL"}), ("question",))
+    for row in rows:
         id = str(row.get("question_id", row.get("index")))
         yield Item(
             id=id,
@@ -25,6 +36,11 @@ def read(task: Task, where: Where) -> Iterator[Item]:
             gold=texts(row.get("answers", row.get("answer"))),
             cluster=str(row.get("image_id", "")),
         )
+
+
+def ask_lmms(item: Item) -> Messages:
+    """Ask as lmms-eval, which writes the question in small letters after the first."""
+    return [user_message(f"{item.question.capitalize()}\n{SHORT_ANSWER}", item.images)]
 
 
 def mark_by(normalise: Normalise) -> Callable[[Item, str], Mark]:
@@ -39,17 +55,16 @@ SAYS = "VQA accuracy over ten answers, each left out in turn; normalised as by"
 TASK = Task(
     name="textvqa",
     title="TextVQA: questions about text in photos",
-    layout="reads validation-*.parquet (question_id, question, answers, image) or TextVQA_VAL.tsv",
+    layout="reads validation-*.parquet (question_id, question, answers, image), TextVQA_VAL.tsv or the release",
     folders=("textvqa", "TextVQA"),
     read=read,
     ways={
         "paper": Way(messages=ask_short, mark=mark_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit.", max_new_tokens=64),
-        "vlmevalkit": Way(messages=ask_short, mark=mark_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit."),
-        "lmms-eval": Way(
-            messages=ask_short, mark=mark_by(lmms_eval_form), says=f"{SAYS} lmms-eval.", max_new_tokens=32
-        ),
+        "vlmevalkit": Way(messages=ask_short_as_is, mark=mark_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit."),
+        "lmms-eval": Way(messages=ask_lmms, mark=mark_by(lmms_eval_form), says=f"{SAYS} lmms-eval."),
     },
     published_by="paper",
     published="textvqa",
+    hub=Dataset("lmms-lab/textvqa", ("data/validation-*",)),
     metric=mean_score,
 )
