@@ -152,7 +152,7 @@ class Plain:
         count = sum(int((pack.labels[1:] >= 0).sum()) for pack in packs)
         total = 0.0
         for pack in packs:
-            loss = self.model(pack.without_padding()) / count
+            loss = self.model(pack.with_length(pack.num_tokens)) / count
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), STAGE.clip_norm)

@@ -1,7 +1,8 @@
 """Other places for the metrics: TensorBoard, Weights & Biases and trackio, each behind the same two calls.
 
-None is imported before it is asked for. A run that resumes goes on in the same place; steps that are drawn twice, since
-the run went back to its checkpoint, are the later ones.
+None is imported before it is asked for. A run that resumes goes on in the same place. Steps that are measured twice,
+since the run went back to its checkpoint, are the later ones in TensorBoard and the earlier ones in the others; they
+have the same numbers but for the machine's speed.
 """
 
 from __future__ import annotations

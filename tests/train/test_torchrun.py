@@ -1,0 +1,122 @@
+"""`vl2 train` under torchrun: two gloo processes have the curve of one, and survive a kill and a stop as one does."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.train.test_run import curve
+from tests.train.toy import make_toy_data, make_toy_model, toy_recipe, toy_stage
+from vl2.train.checkpoint import checkpoint_steps
+from vl2.train.recipe import Mode, Recipe
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+NUM_STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("toy")
+    return make_toy_model(folder / "model"), make_toy_data(folder / "data")
+
+
+def start(recipe: Recipe, num_ranks: int, *arguments: str) -> subprocess.Popen[str]:
+    """Start `vl2 train` on some ranks, in a session of its own, so that all its processes can be killed together."""
+    path = Path(recipe.run.folder).with_suffix(".toml")
+    path.write_text(recipe.to_toml(), encoding="utf-8")
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks), "--standalone", "--no-python"]
+    program = "from vl2.cli.main import main; main()"
+    return subprocess.Popen(
+        [sys.executable, *launch, sys.executable, "-c", program, "train", str(path), *arguments],
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")},
+        start_new_session=True,
+    )
+
+
+def train(recipe: Recipe, num_ranks: int, *arguments: str) -> None:
+    process = start(recipe, num_ranks, *arguments)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+
+
+def wait_for_steps(recipe: Recipe, process: subprocess.Popen[str], count: int) -> None:
+    path = Path(recipe.run.folder) / "metrics.jsonl"
+    while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < count):
+        time.sleep(0.005)
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """Kill torchrun and its ranks, which have sessions of their own, without a word."""
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in (process.pid, *map(int, ranks)):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def in_mode(recipe: Recipe, mode: Mode) -> Recipe:
+    return replace(recipe, engine=replace(recipe.engine, parallel=mode))
+
+
+@pytest.mark.parametrize("mode", ["replicated", "sharded"])
+def test_two_processes_have_the_curve_and_the_export_of_one(toy: tuple[Path, Path], tmp_path: Path, mode: Mode) -> None:
+    stage = toy_stage(num_steps=NUM_STEPS, learning_rate=1e-3)
+    for folder, num_ranks in (("one", 1), ("two", 2)):
+        train(in_mode(toy_recipe(*toy, tmp_path / folder, stage), mode), num_ranks)
+    alone, together = curve(tmp_path / "one"), curve(tmp_path / "two")
+    assert len(alone) == NUM_STEPS
+    for one, two in zip(alone, together, strict=True):
+        for name in ("tokens", "trained_tokens", "tiles", "pack_fill", "learning_rate", "step"):
+            assert one[name] == two[name]
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+        assert two["expert_load"] == pytest.approx(one["expert_load"], rel=0.02)
+    one_export, two_export = (load_file(tmp_path / name / "export" / "model.safetensors") for name in ("one", "two"))
+    for name, weight in one_export.items():
+        assert float((weight - two_export[name]).norm()) <= 1e-3 * float(weight.norm()), name
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for the ranks in /proc")
+@pytest.mark.parametrize("mode", ["replicated", "sharded"])
+def test_two_killed_processes_go_on_with_the_same_numbers_bit_for_bit(
+    toy: tuple[Path, Path], tmp_path: Path, mode: Mode
+) -> None:
+    whole, killed = (
+        in_mode(toy_recipe(*toy, tmp_path / name, toy_stage(num_steps=NUM_STEPS)), mode) for name in ("whole", "killed")
+    )
+    train(whole, 2)
+    process, rng = start(killed, 2, "--resume"), random.Random(os.getpid())
+    step = rng.randrange(1, NUM_STEPS)
+    wait_for_steps(killed, process, step)
+    time.sleep(rng.uniform(0, 0.1))
+    kill_all(process)
+    train(killed, 2, "--resume")
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole"), f"killed after step {step}"
+    weights = [(tmp_path / name / "export" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_torchrun_leaves_a_checkpoint_of_the_step_in_hand(
+    toy: tuple[Path, Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=5000), save_every_steps=4000)
+    process = start(recipe, 2)
+    wait_for_steps(recipe, process, 2)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    steps = [line["step"] for line in curve(tmp_path / "run")]
+    assert checkpoint_steps(tmp_path / "run") == [steps[-1]], said
