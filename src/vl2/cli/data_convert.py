@@ -27,6 +27,7 @@ class DataConvert:
     Examples:
       vl2 data convert coco-instances ./coco coco.tar --split val2017 --shard-records 5000
       vl2 data convert refcoco ./refcoco refcoco.parquet --language zh
+      vl2 data convert wikitables ./WikiTableQuestions tables.parquet --draw-tables
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET", help_behavior_hint="")] = ""
@@ -40,12 +41,15 @@ class DataConvert:
     """the set's first language by default"""
     negatives: Annotated[float | None, tyro.conf.arg(metavar="RATE", help_behavior_hint="")] = None
     """queries for what is absent, for each of what is there; 0..1"""
+    draw_tables: bool = False
+    """of sets whose tables are text (wikitables, tabfact): draw them, instead of writing them into the question"""
     seed: Number = 0
     shard_records: OptionalInt = None
     """so many records to a file, with numbers in the names"""
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
+        from vl2.data.construct.cell_table import draw_cells
         from vl2.data.convert import CATALOGUE, convert
         from vl2.data.store import write_records
         from vl2.data.store.write import check_writable
@@ -64,6 +68,7 @@ class DataConvert:
             language=self.language,
             seed=self.seed,
             negatives=self.negatives,
+            draw=draw_cells if self.draw_tables else None,
         )
         good = self._good(show_progress(found, quiet=self.output.quiet))
         files = write_records(good, self.out, shard_records=self.shard_records, image_folder=self.folder)

@@ -13,8 +13,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vl2.data.construct.arithmetic import PROBLEMS, Arithmetic
+from vl2.data.construct.cell_table import draw_cells
 from vl2.data.construct.chart import Chart
 from vl2.data.construct.plot_code import PlotCode
 from vl2.data.construct.plot_scripts import KINDS, write_script
@@ -89,6 +91,37 @@ def test_tables_come_from_a_folder(tmp_path: Path) -> None:
     assert "Bel" in answers
     with pytest.raises(UserError, match=r"holds no \.csv file"):
         read_tables(str(tmp_path / "nothing"))
+
+
+def test_tables_come_from_parquet_beside_files_of_another_kind(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"title": "Some towns", "csv": "Town,People\nAda,3\nBo,4\n"}, {"title": None, "csv": "A,B\n1,2\n"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "tables.parquet")
+    pq.write_table(pa.Table.from_pylist([{"question": "?"}]), tmp_path / "questions.parquet")
+    assert [table.title for table in read_tables(str(tmp_path))] == ["Some towns", "tables"]
+
+
+@pytest.mark.parametrize("kind", [TableImage, Chart])
+def test_the_licence_of_tables_that_are_given_is_not_made_up(kind: type[TableImage | Chart], tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("Town,People\nAda,3\nBo,14\nCy,29\n", encoding="utf-8")
+    given = kind(tables=str(tmp_path))
+    assert [source.own_licence() for source in (kind(), given)] == ["CC0-1.0", "check"]
+    assert {record.licence for record in generate(kind(tables=str(tmp_path), licence="MIT"), 3)} == {"MIT"}
+
+
+def test_a_table_of_long_cells_is_drawn_whole_or_refused() -> None:
+    cells = [["Year", "What happened"], ["1990", "A very long story of things that were done in that year. " * 3]]
+    data = draw_cells(cells)
+    assert data == draw_cells(cells)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.width < 340
+        assert image.height > 8 * 15  # the story takes several lines
+    assert draw_cells([["A", "B"], ["1"]])
+    for too_large in ([["a"] * 200], [["a"]] * 200):
+        with pytest.raises(UserError, match="too large to draw"):
+            draw_cells(too_large)
+    with pytest.raises(UserError, match="the table is empty"):
+        draw_cells([["", " "]])
 
 
 def test_made_up_tables_have_named_rows() -> None:

@@ -13,6 +13,7 @@ from tests.data.sample_records import good_records
 from vl2.cli.main import run
 from vl2.data.stage.recipe import read_recipe
 from vl2.data.store import open_random, write_records
+from vl2.errors import UserError
 
 RECIPE = """
 seed = 3
@@ -113,6 +114,31 @@ def test_ray_builds_what_this_machine_builds(here: Path, monkeypatch: pytest.Mon
     assert tree(here / "on-ray") == tree(here / "local")
 
 
+TABLES = """
+[[source]]
+name = "tables"
+convert = "wikitables"
+from = "wikitables"
+settings = {draw_tables = true}
+"""
+
+
+def test_the_tables_of_a_set_are_drawn_where_a_recipe_says_so(here: Path) -> None:
+    layout(here, "wikitables")
+    (here / "stage.toml").write_text(TABLES, encoding="utf-8")
+    assert build("drawn", "-q") == 0
+    assert all(len(each.images) == 1 for each in open_random("drawn/table_chart"))
+    (here / "stage.toml").write_text(TABLES.replace("true", "false"), encoding="utf-8")
+    assert build("written", "-q") == 0
+    assert not any(each.images for each in open_random("written/text"))
+    (here / "stage.toml").write_text(TABLES.replace("true", "1"), encoding="utf-8")
+    with pytest.raises(UserError, match="draw_tables of tables must be true or false, got 1"):
+        read_recipe("stage.toml")
+    out = ["data", "convert", "wikitables", "wikitables", "out.tar", "--draw-tables", "-q"]
+    assert run(out) == 0
+    assert [each.images for each in open_random("out.tar")] == [each.images for each in open_random("drawn")]
+
+
 @pytest.mark.parametrize(
     ("changed", "to", "message"),
     [
@@ -122,6 +148,11 @@ def test_ray_builds_what_this_machine_builds(here: Path, monkeypatch: pytest.Mon
         ("count = 9", "", "source shapes is drawn: it needs a count"),
         ("count = 9", 'count = "many"', "count of source shapes must be a whole number, got 'many'"),
         ('convert = "easy_vqa"', 'convert = "easyvqa"', "no data set is called 'easyvqa': did you mean easy_vqa?"),
+        (
+            'from = "easy_vqa"',
+            'from = "easy_vqa"\nsettings = {draw_tables = true}',
+            "source drawn-shapes is not drawn: it takes no settings",
+        ),
         ('from = "easy_vqa"', "", "source drawn-shapes is converted: it needs from"),
         ('records = "own.jsonl"', "", "source own must have one of draw, convert, records, it has 0"),
         ('"own"', '"names"', "two sources are called names"),

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vl2.data.construct import fonts
 from vl2.data.construct.draft import Draft
-from vl2.data.construct.source import Dropped, Source
+from vl2.data.construct.source import UNKNOWN_LICENCE, Dropped, Source
 from vl2.data.construct.table_questions import Asked, ask_number
 from vl2.data.construct.tables import Table, choose_table, made_up, read_tables, write_number
 from vl2.errors import UserError
@@ -60,8 +60,11 @@ class Chart(Source):
         "value", "max", "min", "compare", "difference", "sum", "count", "table", "kind",
     )  # fmt: skip
 
-    tables: str | None = None  # a folder of CSV files; None: the built-in tables
+    tables: str | None = None  # a folder of tables, see `read_tables`; None: the built-in ones
     font_folders: tuple[str, ...] | None = None
+
+    def own_licence(self) -> str:
+        return UNKNOWN_LICENCE if self.tables else super().own_licence()
 
     def draft(self, rng: random.Random) -> Draft:
         task, kind = self.pick_task(rng), rng.choice(KINDS)
@@ -184,9 +187,11 @@ def _plot(axes: Axes, table: Table, kind: str, rng: random.Random, *, printed: b
     else:
         style = {"marker": rng.choice("os^D"), "color": colours[0], "linestyle": "-" if kind == "line" else "none"}
         axes.plot(places, values, markersize=rng.uniform(5, 9), **style)  # type: ignore[arg-type]
-        for place, value, cell in zip(places, values, cells, strict=True):
-            if printed:
-                axes.annotate(cell, (place, value), (0, 7), textcoords="offset points", ha="center")
+        for at in range(len(places)) if printed else ():
+            # In a valley of a line below it, where the line does not cross the number.
+            is_valley = kind == "line" and values[at] <= min(values[max(0, at - 1) : at + 2])
+            offset, side = ((0, -8), "top") if is_valley else ((0, 7), "bottom")
+            axes.annotate(cells[at], (places[at], values[at]), offset, textcoords="offset points", ha="center", va=side)
     if kind == "barh":
         axes.set_yticks(places, names)
         axes.margins(x=0.14)

@@ -26,6 +26,8 @@ from vl2.errors import UserError
 RAY_CHUNKS = 256  # handed to a cluster at once
 CHUNK = 8  # records a process makes between two messages: enough to hide their cost
 Outcome = Record | str  # a record, or why it was dropped
+# As in the catalogue of public sets: texts and tables that were given have terms that only their giver knows.
+UNKNOWN_LICENCE = "check"
 
 
 class Dropped(Exception):
@@ -61,7 +63,7 @@ class Source(abc.ABC):
         return draft.record(id=record_id, source=self.name, category=self.category, licence=licence)
 
     def own_licence(self) -> str:
-        """Return the licence of records that show nothing but what the source itself draws, or its sprites."""
+        """Return the licence of records: CC0 where all that is shown is made up here, else that of what was given."""
         return "CC0-1.0"
 
     def pick_task(self, rng: random.Random) -> str:

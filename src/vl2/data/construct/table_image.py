@@ -13,7 +13,7 @@ from vl2.data.construct.distort import distort
 from vl2.data.construct.draft import Draft
 from vl2.data.construct.page import Page, line_height, text_width
 from vl2.data.construct.paper import Colour
-from vl2.data.construct.source import Dropped, Source
+from vl2.data.construct.source import UNKNOWN_LICENCE, Dropped, Source
 from vl2.data.construct.table_questions import Asked, ask_lookup, ask_number, ask_rows
 from vl2.data.construct.tables import Table, choose_table, made_up, read_tables
 
@@ -44,11 +44,14 @@ class TableImage(Source):
         "markdown", "html", "csv", "lookup", "max", "min", "compare", "difference", "count", "sum", "rows",
     )  # fmt: skip
 
-    tables: str | None = None  # a folder of CSV files; None: the built-in tables
+    tables: str | None = None  # a folder of tables, see `read_tables`; None: the built-in ones
     font_folders: tuple[str, ...] | None = None
     max_rows: int = 12
     max_columns: int = 5
     max_distortions: int = 2
+
+    def own_licence(self) -> str:
+        return UNKNOWN_LICENCE if self.tables else super().own_licence()
 
     def draft(self, rng: random.Random) -> Draft:
         task = self.pick_task(rng)

@@ -9,13 +9,14 @@ import csv
 import io
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 
 from vl2.data.construct import words
+from vl2.data.convert.layout import parquet_rows
 from vl2.errors import UserError
 
 MAX_CELL = 28  # characters; longer cells do not fit into a drawn table
@@ -138,21 +139,36 @@ def parse_table(title: str, text: str) -> Table:
 
 @lru_cache(maxsize=4)
 def read_tables(folder: str | None) -> tuple[Table, ...]:
-    """Read every CSV file of a folder, by name; its name is the title. None: the built-in tables."""
+    """Read the tables of a folder, to its depths. None: the built-in ones.
+
+    A table is a CSV file, its name the title; or a row of a Parquet file with a column `csv` and perhaps `title`.
+    """
     if folder is None:
         return tuple(parse_table(title, text) for title, text in BUILT_IN)
-    files = sorted(Path(folder).rglob("*.csv"))
-    if not files:
-        raise UserError(f"{folder} holds no .csv file")
+    written = list(_written_tables(Path(folder)))
+    if not written:
+        raise UserError(f"{folder} holds no .csv file, and no .parquet file with a column csv")
     found = []
-    for file in files:
+    for title, text in written:
         try:
-            found.append(parse_table(file.stem.replace("_", " "), file.read_text(encoding="utf-8-sig")))
-        except (UserError, UnicodeDecodeError, csv.Error):
-            continue  # one bad file must not end a run over thousands
+            found.append(parse_table(title, text))
+        except (UserError, csv.Error):
+            continue  # one bad table must not end a run over thousands
     if not found:
-        raise UserError(f"none of the {len(files)} .csv files of {folder} could be read as a table")
+        raise UserError(f"none of the {len(written)} tables of {folder} could be read")
     return tuple(found)
+
+
+def _written_tables(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the title and the CSV text of every table."""
+    for file in sorted(folder.rglob("*.csv")):
+        # A file in another encoding is a table all the same: the cells with such letters are not drawn as they were.
+        yield file.stem.replace("_", " ").replace("-", " "), file.read_text(encoding="utf-8-sig", errors="replace")
+    for file in sorted(folder.rglob("*.parquet")):
+        for _, row in parquet_rows([file], ("csv",), batch_rows=256):
+            if isinstance(row, UserError):
+                break  # another kind of Parquet file, such as the questions beside the tables
+            yield str(row.get("title") or file.stem), row["csv"]
 
 
 def made_up(rng: random.Random, language: str) -> Table:

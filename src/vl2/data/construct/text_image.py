@@ -12,7 +12,7 @@ from vl2.data.construct.distort import Distorted, distort
 from vl2.data.construct.draft import Draft
 from vl2.data.construct.page import Page, line_height, text_width, wrap
 from vl2.data.construct.paper import choose_paper, ink_for, make_paper
-from vl2.data.construct.source import Dropped, Source
+from vl2.data.construct.source import UNKNOWN_LICENCE, Dropped, Source
 from vl2.data.record import BoxPx
 
 READ = {
@@ -68,6 +68,9 @@ class TextImage(Source):
     font_folders: tuple[str, ...] | None = None  # None: where the system keeps them
     languages: tuple[str, ...] = ("en", "zh")
     max_distortions: int = 3
+
+    def own_licence(self) -> str:
+        return UNKNOWN_LICENCE if self.texts_en or self.texts_zh else super().own_licence()
 
     def draft(self, rng: random.Random) -> Draft:
         possible = [lang for lang in self.languages if lang in fonts.languages(self.font_folders)]

@@ -40,6 +40,9 @@ class Problem:
     where: str
     why: str
 
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
+
 
 Converted = Iterator[Record | Problem]
 

@@ -25,10 +25,11 @@ def convert(
     """Yield the set's records, and a `Problem` for each row that has none, in the order of its files.
 
     `folder` is as the set's release unpacks: each converter's docstring shows it. Images of sets that keep them as
-    files are paths relative to `folder`: `write_records(..., image_folder=folder)` stores them. `negatives` is the
-    rate of queries for what is absent, for each query of what is there. `language="zh"` asks in Chinese for labels
-    that `names_zh.json` in the folder ({"dog": "狗"}) names, and leaves out the others. UserError, before the first
-    record, for a name, a folder or a setting that does not fit.
+    files are paths relative to `folder`: `write_records(..., image_folder=folder)` stores them. `draw` makes a picture
+    of each table where tables are text: `vl2.data.construct.cell_table.draw_cells`. `negatives` is the rate of queries
+    for what is absent, for each query of what is there. `language="zh"` asks in Chinese for labels that
+    `names_zh.json` in the folder ({"dog": "狗"}) names, and leaves out the others. UserError, before the first record,
+    for a name, a folder or a setting that does not fit.
     """
     entry = _entry(name)
     folder = Path(folder)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vl2.data.construct.catalog import make_source
+from vl2.data.construct.cell_table import draw_cells
 from vl2.data.construct.source import Tally, generate
 from vl2.data.convert import convert
 from vl2.data.filters.catalogue import LoadProcessor, make_filters
@@ -146,6 +147,7 @@ def _read(recipe: StageRecipe, entry: Entry, report: Report) -> Iterator[Record]
         return
     seed = recipe.seed if entry.seed is None else entry.seed
     options: dict[str, Any] = {"split": entry.split, "language": entry.language, "negatives": entry.negatives}
+    options["draw"] = draw_cells if entry.draws_tables else None
     folder = data_file(f"{entry.folder.rstrip('/')}/records")
     for converted in convert(entry.convert, entry.folder, seed=seed, **options):
         try:

@@ -16,6 +16,7 @@
     convert = "coco"
     from = "sets/coco"
     split = "train2017"
+    settings = {draw_tables = true}    # of wikitables and tabfact: their tables as pictures
     filter = [{name = "tiny", min_side_px = 64}]
 
     [[source]]                         # records that are there already
@@ -54,7 +55,7 @@ class Entry:
     records: str = ""
     count: int | None = None  # so many are drawn, or read at most
     seed: int | None = None  # the recipe's by default
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of a drawn source
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of a drawn source; of a set of tables: draw_tables
     repeat: Mapping[str, Any] = field(default_factory=dict)  # a setting and its values: one run for each
     folder: str = ""  # "from" in the file: where a public set is unpacked
     split: str = "train"
@@ -74,13 +75,22 @@ class Entry:
             raise UserError(f"count of {self.name} must be at least 0, got {self.count}")
         if self.convert:
             self._check_set()
-        if not self.draw and (self.settings or self.repeat):
+        if not self.draw and (self.repeat or set(self.settings) - self._of_set()):
             raise UserError(f"source {self.name} is not drawn: it takes no settings")
+        if not self.draw and not isinstance(self.settings.get("draw_tables", False), bool):
+            raise UserError(f"draw_tables of {self.name} must be true or false, got {self.settings['draw_tables']!r}")
         if len(self.repeat) > 1 or any(not isinstance(v, list) or not v for v in self.repeat.values()):
             raise UserError(f"repeat of {self.name} is one setting and a list of its values")
         _check_filters(self.filters)
         for settings in self.runs() if self.draw else ():
             make_source(self.draw, settings)
+
+    def _of_set(self) -> set[str]:
+        return {"draw_tables"} if self.convert and CATALOGUE[self.convert].draws else set()
+
+    @property
+    def draws_tables(self) -> bool:
+        return bool(self.settings.get("draw_tables", False))
 
     def _check_set(self) -> None:
         if self.convert not in CATALOGUE:
