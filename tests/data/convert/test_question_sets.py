@@ -105,6 +105,22 @@ def test_wikitables_drawn(tmp_path: Path) -> None:
     assert said(records[0]) == [short("what was the last year?"), "2004"]
 
 
+def test_docvqa_as_it_is_released_now(tmp_path: Path) -> None:
+    folder = layout(tmp_path, "docvqa", ["spdocvqa_images/xnbl0037_1.png"])
+    (folder / "spdocvqa_qas").mkdir()
+    (folder / "train_v1.0.json").rename(folder / "spdocvqa_qas" / "train_v1.0_withQT.json")
+    records, _ = read("docvqa", folder)
+    assert [r.images[0].path for r in records] == ["spdocvqa_images/xnbl0037_1.png"]
+
+
+def test_infovqa_as_it_is_released_now(tmp_path: Path) -> None:
+    folder = layout(tmp_path, "infovqa", ["infographicsvqa_images/20471.jpeg"])
+    (folder / "infographicsvqa_qas").mkdir()
+    name = "infographicsVQA_train_v1.0.json"
+    (folder / name).rename(folder / "infographicsvqa_qas" / name)
+    assert len(read("infovqa", folder)[0]) == 1
+
+
 def test_wikitables_as_parquet(tmp_path: Path) -> None:
     write_parquet(tmp_path / "tables-00000-of-00001.parquet", [{"table_id": "1-1", "csv": 'a,b\n"x,y",z\n'}])
     row = {"id": "nt-1", "table_id": "1-1", "question": "which?", "answers": ["x,y", "z"]}

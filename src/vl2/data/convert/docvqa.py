@@ -1,9 +1,10 @@
 """DocVQA: questions about pages of scanned documents.
 
-    train_v1.0.json (or train_v1.0_withQT.json)   {data: [{questionId, question, image: "documents/x.png", answers}]}
-    documents/xnbl0037_1.png   (or under train/)
+    spdocvqa_qas/train_v1.0_withQT.json   {data: [{questionId, question, image: "documents/xnbl0037_1.png", answers}]}
+    spdocvqa_images/xnbl0037_1.png
 
-Several answers are spellings of one; the first is learned.
+The older release had train_v1.0.json and documents/ instead, both at the top or under train/: it is read too. Several
+answers are spellings of one; the first is learned.
 """
 
 from __future__ import annotations
@@ -17,15 +18,22 @@ from vl2.data.record import Record
 
 
 def read(job: Job) -> Converted:
-    path = find_file(job.folder, f"{job.split}_v1.0.json", f"{job.split}_v1.0_withQT.json", f"*{job.split}_v1.0*.json")
-    return read_questions(job, path, "image", ("", f"{job.split}/"))
+    folders = ("spdocvqa_qas/", "", f"{job.split}/")
+    names = (f"{folder}{job.split}_v1.0{form}.json" for folder in folders for form in ("_withQT", ""))
+    path = find_file(job.folder, *names)
+    return read_questions(job, path, "image", ("", f"{job.split}/"), ("spdocvqa_images/",))
 
 
-def read_questions(job: Job, path: Path, image_key: str, folders: tuple[str, ...]) -> Converted:
-    """Read the form that DocVQA and InfographicVQA share."""
+def read_questions(
+    job: Job, path: Path, image_key: str, folders: tuple[str, ...], flat_folders: tuple[str, ...] = ()
+) -> Converted:
+    """Read the form that DocVQA and InfographicVQA share. In `flat_folders` a picture lies without its own folder."""
 
     def make(row: Json) -> Iterator[Record]:
-        image = image_file(job.folder, *(f"{folder}{row[image_key]}" for folder in folders))
+        name: str = row[image_key]
+        flat = name.rpartition("/")[2]
+        places = (*(f"{folder}{name}" for folder in folders), *(f"{folder}{flat}" for folder in flat_folders))
+        image = image_file(job.folder, *places)
         yield converse(job, row["questionId"], [(short_question(row["question"]), row["answers"][0])], [image])
 
     return each(read_list(path, "data"), make)

@@ -1,6 +1,7 @@
 """InfographicVQA: DocVQA's form, about infographics.
 
-infographicsVQA_train_v1.0.json   {data: [{questionId, question, image_local_name: "30000.jpeg", answers}]}
+infographicsvqa_qas/infographicsVQA_train_v1.0.json (or infographicVQA_..., also at the top)
+    {data: [{questionId, question, image_local_name: "30000.jpeg", answers}]}
 infographicsvqa_images/30000.jpeg   (or images/)
 """
 
@@ -11,5 +12,6 @@ from vl2.data.convert.layout import Converted, Job, find_file
 
 
 def read(job: Job) -> Converted:
-    path = find_file(job.folder, f"info*VQA_{job.split}_v1.0*.json", f"info*vqa_{job.split}_v1.0*.json")
+    names = (f"info*VQA_{job.split}_v1.0*.json", f"info*vqa_{job.split}_v1.0*.json")
+    path = find_file(job.folder, *(f"{folder}{name}" for folder in ("infographicsvqa_qas/", "") for name in names))
     return read_questions(job, path, "image_local_name", ("infographicsvqa_images/", "images/", ""))

@@ -33,7 +33,11 @@ from vl2.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Which images stay in a page, and which pages stay. The sizes are those of the OBELICS paper, the rest ours."""
+    """Which images stay in a page, and which pages stay.
+
+    The values are those that OBELICS itself was filtered with (obelisc/configs/config_filter_web_documents.yaml of
+    huggingface/OBELICS): a page may fail them again once images are gone. `min_words_per_image` is ours.
+    """
 
     min_side_px: int = 150
     max_side_px: int = 20_000
@@ -42,7 +46,7 @@ class Filters:
     min_words: int = 10  # in the page
     max_words: int = 2_000
     min_words_per_image: float = 5.0  # pages of little but pictures teach nothing about them
-    max_repetition: float = 0.3  # share of the 5-word runs that occur again
+    max_repetition: float = 0.2  # share of the 5-word runs that occur again
 
 
 FILTERS = Filters()

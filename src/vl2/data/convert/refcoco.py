@@ -3,8 +3,9 @@
 The original release keeps them in a pickle, `refs(unc).p`, which can run code when it is opened and is never read
 here. Two layouts without it are:
 
-1. Parquet as re-distributed on the hub: `image`, `answer` (list of expressions), `bbox` (left, top, width, height),
-   `question_id`. Without categories nothing can be said to be absent.
+1. Parquet as re-distributed on the hub by lmms-lab: `image`, `answer` (list of expressions), `bbox` (left, top, width,
+   height), `question_id`. It holds the parts to test on alone: val, test, testA, testB. Without categories nothing can
+   be said to be absent.
 2. The pickle's list written as JSON, beside its COCO file:
    refs(unc).json   [{ref_id, ann_id, image_id, category_id, split, sentences: [{sent}]}]
    instances.json   and train2014/COCO_train2014_000000000009.jpg
