@@ -18,7 +18,7 @@ from vl2.data.construct.nouns import article, plural
 from vl2.data.construct.scene import Scene
 from vl2.data.construct.scene_words import named
 from vl2.data.construct.source import generate, rng_for
-from vl2.data.construct.sprites import Kind, draw_sprite, read_kinds
+from vl2.data.construct.sprites import Kind, draw_sprite, read_kinds, things
 from vl2.data.construct.visual_prompt import MARKS, Mark, VisualPrompt, draw_mark
 from vl2.errors import UserError
 
@@ -80,8 +80,17 @@ def test_every_answer_about_a_scene_holds() -> None:
 
 def test_plurals() -> None:
     pairs = {"car": "cars", "red box": "red boxes", "cherry": "cherries", "toy": "toys", "fish": "fish",
-             "slice of bread": "slices of bread", "woman": "women"}  # fmt: skip
+             "slice of bread": "slices of bread", "woman": "women", "bridge at night": "bridges at night",
+             "nut and bolt": "nuts and bolts", "nest with eggs": "nests with eggs", "water buffalo": "water buffaloes",
+             "clinking glasses": "clinking glasses", "cooked rice": "cooked rice"}  # fmt: skip
     assert {noun: plural(noun) for noun in pairs} == pairs
+
+
+def test_what_is_not_counted_takes_no_article_and_is_no_thing_of_a_scene() -> None:
+    nouns = ("spaghetti", "bowl with spoon", "jeans")
+    assert [article(noun) for noun in nouns] == ["spaghetti", "a bowl with spoon", "jeans"]
+    kinds = tuple(Kind(en=name, zh="-") for name in ("cup", "spoon", "fork", "spaghetti", "badminton", "locked"))
+    assert [kind.en for kind in things(kinds)] == ["cup", "spoon", "fork"]
 
 
 def test_grounded_captions_count_and_box_the_same_things() -> None:

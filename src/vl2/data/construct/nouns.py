@@ -7,17 +7,27 @@ import re
 # Where the first letter does not tell the sound: "an hourglass", "a unicorn".
 _AN = ("hour", "honest", "x-ray")
 _A = ("uni", "use", "usb", "uk", "ufo", "utensil", "one", "once", "eu", "ewe")
-_SINGULAR_IN_S = re.compile(r"(?:ss|us|is|lens|gas)$", re.IGNORECASE)
-_SAME_IN_PLURAL = ("fish", "sheep", "deer", "rice", "bread", "people")
-_IRREGULAR = {"man": "men", "woman": "women", "mouse": "mice", "child": "children", "leaf": "leaves", "knife": "knives",
-              "tooth": "teeth", "foot": "feet", "wolf": "wolves", "loaf": "loaves"}  # fmt: skip
+_SINGULAR_IN_S = re.compile(r"(?:ss|us|is|lens|gas|rhinoceros)$", re.IGNORECASE)
+# Behind these stands what the thing is with or where it is, not what is counted.
+_BEHIND = re.compile(r" (?:of|with|without|at|on|in|over|behind|showing|tilted|fluttering) ")
+_SAME_IN_PLURAL = ("fish", "jellyfish", "blowfish", "sheep", "deer", "moose", "bison", "shrimp", "squid", "people")
+# Without an article and without a plural.
+_MASS = (
+    "rice", "bread", "spaghetti", "bacon", "broccoli", "garlic", "sushi", "sake", "butter", "salt", "soap", "luggage",
+    "yarn", "thread", "wood", "ice", "fog", "coral", "popcorn", "meat",
+)  # fmt: skip
+_IRREGULAR = {"man": "men", "woman": "women", "snowman": "snowmen", "mouse": "mice", "goose": "geese", "ox": "oxen",
+              "child": "children", "leaf": "leaves", "sheaf": "sheaves", "scarf": "scarves", "knife": "knives",
+              "tooth": "teeth", "foot": "feet", "wolf": "wolves", "loaf": "loaves", "die": "dice", "potato": "potatoes",
+              "tomato": "tomatoes", "volcano": "volcanoes", "mosquito": "mosquitoes", "tornado": "tornadoes",
+              "buffalo": "buffaloes"}  # fmt: skip
 
 
 def article(noun: str) -> str:
     """Return a noun with its indefinite article; a plural stays as it is."""
     if noun.startswith("flag of "):
         return f"the {noun}"
-    if is_plural(noun):
+    if is_plural(noun) or is_mass(noun):
         return noun
     lower = noun.lower()
     takes_an = lower.startswith(_AN) or (lower[:1] in tuple("aeiou") and not lower.startswith(_A))
@@ -26,18 +36,28 @@ def article(noun: str) -> str:
 
 def is_plural(noun: str) -> bool:
     """Say whether an English noun phrase looks like a plural: "grapes" does, "pair of skis" does not."""
-    head = re.split(r" (?:of|with|in|on|at) ", noun)[0].rstrip("!?")
+    head = _BEHIND.split(noun)[0].rstrip("!?")
     return head.endswith("s") and not head.endswith("'s") and not _SINGULAR_IN_S.search(head)
 
 
+def is_mass(noun: str) -> bool:
+    """Say whether an English noun phrase names a stuff, which is not counted: "curry rice"."""
+    return _BEHIND.split(noun)[0].split(" ")[-1] in _MASS
+
+
 def plural(noun: str) -> str:
-    """Return the plural of an English noun phrase; of "slice of bread", that of "slice"."""
+    """Return the plural of an English noun phrase; of "slice of bread", that of "slice"; of "nut and bolt", of both."""
     if is_plural(noun):
         return noun
-    head, of, rest = noun.partition(" of ")
-    words = head.split(" ")
+    behind = _BEHIND.search(noun)
+    head, rest = (noun[: behind.start()], noun[behind.start() :]) if behind else (noun, "")
+    return " and ".join(map(_plural_of_last, head.split(" and "))) + rest
+
+
+def _plural_of_last(phrase: str) -> str:
+    words = phrase.split(" ")
     last = words[-1]
-    if last in _SAME_IN_PLURAL:
+    if last in _SAME_IN_PLURAL or is_mass(last) or is_plural(last):
         many = last
     elif last in _IRREGULAR:
         many = _IRREGULAR[last]
@@ -47,4 +67,4 @@ def plural(noun: str) -> str:
         many = f"{last[:-1]}ies"
     else:
         many = f"{last}s"
-    return " ".join((*words[:-1], many)) + of + rest
+    return " ".join((*words[:-1], many))

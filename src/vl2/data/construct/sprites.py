@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vl2.data.construct.nouns import is_mass
 from vl2.data.construct.shapes import COLOURS, SHAPES, draw_shape
 from vl2.data.construct.sprite_set import read_sprite_set
 from vl2.errors import UserError
@@ -26,7 +27,10 @@ _NO_THING = re.compile(
     r"button|flag|:|symbol|sign|arrow|skin tone|o’clock|thirty|keycap|square|suit|hand|face|person"
     r"|mark$|cross$|heart$|^input|wireless|mode$|aries|taurus|gemini|cancer|^leo$|virgo|libra|scorpio|sagittarius|capricorn"
     r"|aquarius|pisces|ophiuchus|peace|yin yang|wheel of|recycling|restroom|circle$|dot$|phone off|asterisk|information"
-    r"|closet|gesture|vertically|horizontally|^(?:wo)?man .*ing$|yen$|letters$|numbers$",
+    r"|closet|gesture|vertically|horizontally|^(?:wo)?man .*ing$|yen$|letters$|numbers$"
+    # What is done, or how something is: nobody counts badmintons.
+    r"|locked\b|^foggy|^fog$|creasing$|^page facing|badminton|lacrosse|^tennis$|ping pong|hockey$|^bowling|^camping"
+    r"|^cooking|construction$|^performing|voltage$|^hourglass (?:not )?done",
     re.IGNORECASE,
 )
 _NO_NOUN = re.compile(
@@ -76,8 +80,12 @@ def read_kinds(folder: str) -> tuple[Kind, ...]:
 
 
 def things(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
-    """Return the kinds that stand for a thing: not a sign, a gesture or a face."""
-    kept = tuple(kind for kind in kinds if not _NO_THING.search(kind.en) and not _NO_GROUP.search(kind.group))
+    """Return the kinds that stand for a thing that is counted: not a sign, a gesture, a face or a stuff."""
+    kept = tuple(
+        kind
+        for kind in kinds
+        if not _NO_THING.search(kind.en) and not _NO_GROUP.search(kind.group) and not is_mass(kind.en)
+    )
     return kept if len(kept) >= 3 else kinds
 
 
