@@ -24,6 +24,7 @@ from vl2.data.construct.scene import Scene
 from vl2.data.construct.source import Source
 from vl2.data.construct.table_image import TableImage
 from vl2.data.construct.text_image import TextImage
+from vl2.data.construct.textbook import Textbook
 from vl2.data.construct.visual_prompt import VisualPrompt
 from vl2.data.construct.web_page import WebPage
 from vl2.data.settings import Values, arguments, nearest, settings_of
@@ -31,7 +32,7 @@ from vl2.errors import UserError
 
 _ALL: tuple[type[Source], ...] = (
     TextImage, Formula, Receipt, Form, Document, TableImage, Chart, PlotCode, Emoji, Scene, VisualPrompt, InContext,
-    Arithmetic, WebPage, PrimerReading, PrimerScene, PrimerBars, PrimerTable, PrimerReceipt,
+    Arithmetic, Textbook, WebPage, PrimerReading, PrimerScene, PrimerBars, PrimerTable, PrimerReceipt,
 )  # fmt: skip
 SOURCES: dict[str, type[Source]] = {source.name: source for source in _ALL}
 
