@@ -131,8 +131,8 @@ def _draw_load(figure: Figure, lines: Lines) -> None:
     lower.axhline(1, color="black", linewidth=0.8, linestyle=":", label="even")
     lower.set_ylim(bottom=0.9)
     _finish(lower)
-    # Inside: beside the axes it would part the heat map from its scale.
-    lower.legend(frameon=False, loc="upper right", ncols=3, fontsize="small")
+    # Above, between the two: beside the axes it would part the heat map from its scale, inside it would hide lines.
+    lower.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize="small")
 
 
 def _draw_evaluations(axes: Axes, lines: Lines) -> None:

@@ -71,11 +71,12 @@ class Planned:
         )
         rates = "".join(f", {part} x {rate:g}" for part, rate in stage.rate_multipliers.items())
         lines = [
-            f"data     {data.num_train} records to train on, {data.num_held_out} held out{bad}",
+            f"data     {_counted(data.num_train, 'record')} to train on, {data.num_held_out} held out{bad}",
             f"trained  {what}: {size.num_trained:,} of {size.parameters:,} parameters ({parts})",
             f"memory   weights {_size(size.weight_bytes)}, optimizer {_size(size.optimizer_bytes)}, and activations",
             f"steps    {self.num_steps} of about {stage.batch_size * stage.seq_len / data.mean_tokens:.0f} records "
-            f"({stage.batch_size} sequences of {stage.seq_len} tokens), rate {stage.learning_rate:g}{rates}",
+            f"({_counted(stage.batch_size, 'sequence')} of {stage.seq_len} tokens), "
+            f"rate {stage.learning_rate:g}{rates}",
         ]
         if data.num_bare_boxes:
             lines.append(
@@ -271,6 +272,10 @@ def _write_json(path: Path, values: Any) -> None:
 
 def _plain(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;") or "(nothing)"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _size(num_bytes: int) -> str:
