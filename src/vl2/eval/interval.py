@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,8 +33,10 @@ def bootstrap(metric: Metric, results: Sequence[Result]) -> Interval:
     """Return the 95 % interval of the first figure of a metric. The same results give the same interval."""
     groups = clusters(results)
     rng = np.random.default_rng(SEED)
-    if len({r.score for r in results}) == 1 and headline(metric, results) == 100 * results[0].score in (0.0, 100.0):
-        return _all_alike(results[0].score, len(groups))
+    if (score := results[0].score) in (0.0, 1.0) and all(r.score == score for r in results):
+        best = headline(metric, [replace(r, score=1.0) for r in results])
+        if headline(metric, results) == best * score and best > 0:
+            return _all_alike(score, len(groups), best)
     if metric is mean_score:
         sums = np.array([sum(r.score for r in group) for group in groups])
         sizes = np.array([len(group) for group in groups])
@@ -46,7 +49,7 @@ def bootstrap(metric: Metric, results: Sequence[Result]) -> Interval:
     return float(low), float(high)
 
 
-def _all_alike(score: float, count: int) -> Interval:
-    """Return the exact interval where the bootstrap knows of no other outcome."""
-    unseen = 100 * (1 - ((1 - LEVEL) / 2) ** (1 / count))
-    return (0.0, unseen) if score == 0 else (100 - unseen, 100.0)
+def _all_alike(score: float, count: int, best: float) -> Interval:
+    """Return the exact interval of a share, up to `best`, where the bootstrap knows of no other outcome."""
+    unseen = best * (1 - ((1 - LEVEL) / 2) ** (1 / count))
+    return (0.0, unseen) if score == 0 else (best - unseen, best)

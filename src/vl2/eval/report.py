@@ -134,7 +134,9 @@ def write_reports(out: Path, tasks: Mapping[str, Task], where: Where) -> list[Re
         items = pictured(task, where, run, {r.id for r in shown})
         samples = [Sample(result=result, item=items.get(result.id)) for result in shown]
         write_whole(folder / "report.md", markdown(report))
-        write_whole(folder / "report.html", run_page(facts(report), tables(report), samples, len(results)))
+        index = "../report.html" if out not in folders else None
+        page = run_page(run.task, facts(report), tables(report), samples, total=len(results), index=index)
+        write_whole(folder / "report.html", page)
         written.append(report)
     if out not in folders:
         shown_all = sorted([*written, *others], key=lambda r: list(TASKS).index(r.task.name))
@@ -184,7 +186,7 @@ def facts(report: Report) -> dict[str, str]:
     run, (name, figure), (low, high) = report.run, report.headline, report.interval
     said = {
         "task": report.task.title,
-        name: f"{figure:.2f}{unit(report)} (95 %: {low:.2f} to {high:.2f})",
+        name: f"{figure:.1f}{unit(report)}, 95 % interval {low:.1f} to {high:.1f}",
         "items": f"{report.items}" + ("" if run.limit is None else ", the first ones"),
         "model": f"{run.model}, {_millions(run.parameters)} parameters (weights {run.weights}, {run.arithmetic})",
         "protocol": run.protocol + _about_protocol(report),
@@ -246,7 +248,7 @@ def markdown(report: Report) -> str:
     lines += [f"- {name}: {text}" for name, text in facts(report).items()]
     if parts(report):
         lines += ["", "| part | figure |", "|---|---|"]
-        lines += [f"| {name} | {figure:.2f} |" for name, figure in parts(report).items()]
+        lines += [f"| {name} | {figure:.1f} |" for name, figure in parts(report).items()]
     return "\n".join(lines) + "\n"
 
 

@@ -52,9 +52,15 @@ class Line:
 
 
 def run_page(
-    facts: Mapping[str, str], tables: Mapping[str, Mapping[str, float]], samples: Sequence[Sample], total: int
+    name: str,
+    facts: Mapping[str, str],
+    tables: Mapping[str, Mapping[str, float]],
+    samples: Sequence[Sample],
+    *,
+    total: int,
+    index: str | None,
 ) -> str:
-    """Return the page of one run; `tables` can be unfolded."""
+    """Return the page of one run of `total` items; `tables` can be unfolded, `index` leads to the other runs."""
     counts = {kind: sum(_kind(s.result) == kind for s in samples) for kind in ("wrong", "partly", "right")}
     buttons = "".join(
         f'<button data-kind="{kind}" aria-pressed="false">{kind} <b>{count}</b></button>'
@@ -62,14 +68,19 @@ def run_page(
         if count
     )
     shown = f"{len(samples)} of {total} samples" if len(samples) < total else f"all {total} samples"
+    back = f'<a href="{_escape(index)}">all tasks</a>' if index is not None else ""
+    has_boxes = any(_has_boxes(sample) for sample in samples)
+    legend = '<span class="legend"><i class="gold"></i>gold <i class="found"></i>answer</span>' if has_boxes else ""
     body = f"""<header>
+<p class="task"><code>{_escape(name)}</code>{back}</p>
 <h1>{_escape(facts["task"])}</h1>
 {_facts(facts)}
 {"".join(_table(name, figures) for name, figures in tables.items())}
 </header>
 <nav><span>{shown}, the worst first</span>
 <button data-kind="" aria-pressed="true">all <b>{len(samples)}</b></button>{buttons}
-<input type="search" placeholder="find in questions and answers" aria-label="find in questions and answers"></nav>
+<input type="search" placeholder="find in questions and answers" aria-label="find in questions and answers">
+{legend}</nav>
 <main>
 {chr(10).join(_card(sample) for sample in samples)}
 </main>
@@ -89,6 +100,7 @@ def index_page(runs: Sequence[Line]) -> str:
 
 def _index_row(run: Line) -> str:
     (low, high), scale = run.interval, run.scale
+    note = f"<small>{_escape(run.note)}</small>" if run.note else ""
     bar = (
         f'<span class="bar" role="img" aria-label="{low:.1f} to {high:.1f}">'
         f'<i style="left:{low / scale * 100:.2f}%;width:{max(0.6, (high - low) / scale * 100):.2f}%"></i>'
@@ -99,7 +111,7 @@ def _index_row(run: Line) -> str:
         f"<small>{_escape(run.title)}</small></td>"
         f"<td>{run.figure:.1f} <small>{low:.1f} to {high:.1f}</small></td><td>{bar}</td>"
         f'<td data-name="items">{run.items}</td><td data-name="protocol">{_escape(run.protocol)}</td>'
-        f'<td data-name="paper">{_escape(run.paper)}<small>{_escape(run.note)}</small></td></tr>'
+        f'<td data-name="paper">{_escape(run.paper)}{note}</td></tr>'
     )
 
 
@@ -172,7 +184,7 @@ def _gold(gold: Any) -> str:
     if isinstance(gold, list) and gold and isinstance(gold[0], list):
         boxes = ["(" + ", ".join(f"{v:.0f}" for v in box) + ")" for box in gold]
         more = f" and {len(boxes) - SHOWN_GOLDS} more boxes" if len(boxes) > SHOWN_GOLDS else ""
-        return " ".join(boxes[:SHOWN_GOLDS]) + more
+        return " ".join(boxes[:SHOWN_GOLDS]) + more + " in pixels"
     if isinstance(gold, dict):
         return ", ".join(f"{name} {value}" for name, value in gold.items())
     shown = list(dict.fromkeys(texts(gold)))
@@ -193,11 +205,16 @@ def _picture(image: Any, sample: Sample) -> str:
     )
 
 
-def _boxes(sample: Sample, size: tuple[int, int]) -> str:
+def _has_boxes(sample: Sample) -> bool:
     gold = sample.result.gold
     is_box = isinstance(gold, list) and bool(gold) and isinstance(gold[0], list)
-    if not is_box or sample.item is None or len(sample.item.images) != 1:
+    return is_box and sample.item is not None and len(sample.item.images) == 1
+
+
+def _boxes(sample: Sample, size: tuple[int, int]) -> str:
+    if not _has_boxes(sample):
         return ""
+    gold = sample.result.gold
     found = our_boxes(sample.result.answer, size)
     return "".join(_box(box, size, "gold") for box in gold) + "".join(_box(box, size, "found") for box in found)
 

@@ -23,6 +23,8 @@ def describe(task: Task, where: Where, *, only: str | None = None, answer: str |
         if where.data is not None:
             raise
         item = None
+    if item is None and answer is not None:
+        raise UserError("an answer is scored against a gold answer: give the task's --data")
     example = item or made_up()
     lines = [f"{task.name}: {task.title}", f"data: {task.layout}"]
     if task.hub is not None:

@@ -100,22 +100,24 @@ def test_lmms_eval_gives_our_scores(tmp_path: Path, golds: list[str], expected: 
 def test_vlmevalkit_gives_our_scores(tmp_path: Path, golds: list[str], expected: list[float]) -> None:
     write_tsv(tmp_path / "ChartQA_TEST.tsv", golds)
     program = (
-        "import json, sys\n"
+        "import json\n"
+        "from functools import partial\n"
+        "from vlmeval.config import supported_VLM\n"
         "from vlmeval.dataset.image_vqa import ImageVQADataset\n"
+        "from vlmeval.dataset.utils.vqa_eval import hit_calculate, process_line\n"
+        "from vlmeval.inference import infer_data_job\n"
+        "from vlmeval.smp import load\n"
         "from vl2.eval.harness.vlmevalkit import VL2ForVLMEvalKit\n"
         "ImageVQADataset.DATASET_MD5 = {}\n"
+        f"supported_VLM['vl2-nano'] = partial(VL2ForVLMEvalKit, 'nano', max_new_tokens={TOKENS})\n"
         "data = ImageVQADataset('ChartQA_TEST')\n"
-        f"model = VL2ForVLMEvalKit('nano', max_new_tokens={TOKENS})\n"
-        "model.set_dump_image(data.dump_image)\n"
-        "rows = data.data\n"
-        "rows['prediction'] = [model.generate(data.build_prompt(i), 'ChartQA_TEST') for i in range(len(rows))]\n"
-        "rows.drop(columns='image').to_csv('said.tsv', sep='\\t', index=False)\n"
-        "from vlmeval.dataset.utils.vqa_eval import hit_calculate, process_line\n"
-        "lines = [process_line(row, method='relaxed_accuracy') for _, row in rows.iterrows()]\n"
+        "infer_data_job('vl2-nano', work_dir='.', model_name='vl2-nano', dataset=data)\n"
+        "file = 'vl2-nano_ChartQA_TEST.tsv'\n"
+        "lines = [process_line(row, method='relaxed_accuracy') for _, row in load(file).iterrows()]\n"
         "print('SCORES', json.dumps([float(hit) for hit in hit_calculate(lines, 'ChartQA_TEST')]))\n"
-        "print('OVERALL', float(data.evaluate('said.tsv')['Overall'].iloc[0]))\n"
+        "print('OVERALL', float(data.evaluate(file)['Overall'].iloc[0]))\n"
     )
-    environment = {"PYTHONPATH": str(ROOT / "src"), "LMUData": str(tmp_path)}
+    environment = {"PYTHONPATH": str(ROOT / "src"), "LMUData": str(tmp_path), "PRED_FORMAT": "tsv"}
     out = run_offline([sys.executable, "-c", program], environment, folder=tmp_path)
     said = dict(line.split(" ", 1) for line in out.splitlines() if line.startswith(("SCORES", "OVERALL")))
     assert json.loads(said["SCORES"]) == expected

@@ -1,6 +1,6 @@
 """MathVista: mathematics on pictures, multiple choice and free answers. Most answers need a judge to be read.
 
-    testmini-*.parquet (the release's)    pid, query, decoded_image, choices, precision, answer, question_type, ...
+    testmini-*.parquet (the release's)    pid, question, query, decoded_image, choices, unit, answer, ...
     MathVista_MINI.tsv (VLMEvalKit's)    index, image, question (the query), answer, question_type, answer_type, choices
 
 Without a judge an answer counts only where the rules can read it. The judge's prompt is this project's own; the
@@ -11,11 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vl2.data.convert.conversation import OPTION_LETTER
 from vl2.eval.asking import ask
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, is_blank, read_rows, stems_of, texts
 from vl2.eval.score.mathvista import Problem, is_right, lmms_eval_reading, normalise_reading, vlmevalkit_value
 from vl2.eval.task import Item, JudgeRule, Mark, Task, Way, Where, mean_score
+from vl2.infer.prompts import Messages, user_message
+
+_NUMBER = "Answer the question using a single"
+FORMS = {  # by type of answer and decimals
+    ("integer", 0): f"{_NUMBER} integer number.",
+    ("float", 1): f"{_NUMBER} floating-point number with one decimal place.",
+    ("float", 2): f"{_NUMBER} floating-point number with two decimal places.",
+    ("list", 0): "Answer the question using a Python list.",
+}
 
 
 def read(task: Task, where: Where) -> Iterator[Item]:
@@ -34,6 +44,8 @@ def read(task: Task, where: Where) -> Iterator[Item]:
                 "is_multiple_choice": row["question_type"] == "multi_choice",
                 "answer_type": row["answer_type"],
                 "choices": [] if is_blank(row.get("choices")) else texts(row["choices"]),
+                "question": row["question"],
+                "unit": "" if is_blank(row.get("unit")) else row["unit"],
                 "precision": 0 if precision is None or is_blank(precision) else int(float(precision)),
             },
         )
@@ -48,6 +60,15 @@ def problem_of(item: Item) -> Problem:
         precision=int(notes.get("precision", 0)),
         answer=str(item.gold),
     )
+
+
+def ask_lmms(item: Item) -> Messages:
+    """Ask as lmms-eval's `mathvista_testmini_format`, which writes its own question and says what form is wanted."""
+    problem, unit = problem_of(item), item.notes.get("unit")
+    lines = [str(item.notes.get("question", item.question)) + (f" (Unit: {unit})" if unit else "")]
+    lines += [f"{letter}. {choice}" for letter, choice in problem.letters().items()]
+    form = OPTION_LETTER if problem.is_multiple_choice else FORMS.get((problem.answer_type, problem.precision))
+    return [user_message("\n".join([*lines, *([form] if form else [])]).strip(), item.images)]
 
 
 def mark_vlmevalkit(item: Item, answer: str) -> Mark:
@@ -97,7 +118,7 @@ TASK = Task(
                      says="A bare number, an option's text or `The answer is \"...\".`; all else needs a judge."),
         "vlmevalkit": Way(messages=ask, mark=mark_vlmevalkit, judge=JUDGE,
                           says="A right number as it stands or a letter; all else needs a judge."),
-        "lmms-eval": Way(messages=ask, mark=mark_lmms, judge=JUDGE, max_new_tokens=1024,
+        "lmms-eval": Way(messages=ask_lmms, mark=mark_lmms, judge=JUDGE, max_new_tokens=16384,
                          says="A bare number, an option's text or `The answer is \"...\".`; all else needs a judge."),
     },
     published_by="vlmevalkit",

@@ -1,0 +1,105 @@
+"""`vl2 eval` as a user meets it: one line for every mistake, the figures on stdout, the rest in files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.eval.fixtures import cell, parquet
+from vl2.cli.main import run
+
+SMALL = ["--limit", "3", "--max-new-tokens", "3", "--quiet"]
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = run(["eval", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_run_prints_its_figures_and_two_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys, "run", "count_objects", "presence", "--out", str(tmp_path / "a"), *SMALL)
+    assert (code, err) == (0, "")
+    assert [line.split(":")[0] for line in out.splitlines()] == ["count_objects (vl2)", "presence (vl2)"]
+    assert all("3 items" in line for line in out.splitlines())
+    for name in ("results.jsonl", "run.json", "report.md", "report.html"):
+        assert (tmp_path / "a" / "presence" / name).is_file()
+    code, out, _ = said(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "a"), "--json")
+    compared = json.loads(out)
+    assert [c["task"] for c in compared] == ["count_objects", "presence"]
+    assert all(c["difference"] == 0 and c["p_bootstrap"] == 1 for c in compared)
+    code, out, _ = said(capsys, "report", str(tmp_path / "a"), "--json")
+    assert [report["items"] for report in json.loads(out)] == [3, 3]
+
+
+def test_every_task_is_shown_without_any_data(capsys: pytest.CaptureFixture[str]) -> None:
+    from vl2.eval.catalogue import TASKS
+
+    for name, task in TASKS.items():
+        if task.is_drawn:
+            continue  # draws its first item, for which this machine may lack the fonts
+        code, out, err = said(capsys, "show", name)
+        assert (code, err) == (0, ""), name
+        assert all(f"== {protocol}:" in out for protocol in task.ways), name
+        assert "   | " in out, name
+
+
+def test_a_task_shows_its_prompt_on_real_data_and_how_an_answer_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"type": "human_test", "question": "How high?", "answer": "14", "image": cell()}
+    parquet(tmp_path / "test-00000-of-00001.parquet", [row])
+    _, out, _ = said(capsys, "show", "chartqa", "--data", str(tmp_path), "--protocol", "paper", "--answer", "14.5.")
+    assert "   | How high?\n   | Answer the question using a single word or phrase.\n" in out
+    assert "'14.5.' is read as '14.5', score 1" in out
+    assert "gold: 14" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "docvq", "--out", "x"], "there is no task docvq: did you mean docvqa?"),
+        (["run", "docvqa", "--out", "x"], "docvqa reads local files: say where with --data"),
+        (["run", "presence", "--out", "x", "--protocol", "paper"], "protocols of presence are vl2, got paper"),
+        (["run", "presence", "--out", "x", "--limit", "0"], "limit must be at least 1, got 0"),
+        (["run", "nlvr", "--out", "x", "--data", "nowhere"], "--data nowhere is not there"),
+        (["run", "nlvr", "--out", "x", "--data", "hub"], "nlvr has no data set on the hub"),
+        (["run", "presence", "--out", "x", "--judge-url", "localhost"], "base_url must be like http://"),
+        (["show", "chartqa", "--protocol", "vl2"], "protocols of chartqa are paper, vlmevalkit, lmms-eval, got vl2"),
+        (["show", "chartqa", "--answer", "14"], "an answer is scored against a gold answer: give the task's --data"),
+        (["compare", "nowhere", "nowhere"], "nowhere holds no run"),
+        (["report", "nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = said(capsys, *arguments)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_the_hubs_copy_is_taken_by_its_name_and_only_the_files_that_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[str, str, list[str]]] = []
+
+    def snapshot_download(name: str, *, repo_type: str, allow_patterns: list[str]) -> str:
+        asked.append((name, repo_type, allow_patterns))
+        row = {"question": "Where?", "options": ["left"], "answer": "0", "image": cell()}
+        parquet(tmp_path / "data/test-00000-of-00001.parquet", [row])
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    code, out, _ = said(capsys, "show", "ai2d", "--data", "hub")
+    assert code == 0
+    assert "A. left" in out
+    assert asked == [("lmms-lab/ai2d", "dataset", ["data/test-*"])]

@@ -1,0 +1,161 @@
+"""A report says what was measured, how sure it is, what it may be compared with, and shows the samples."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.eval.fixtures import cell, parquet
+from vl2.errors import UserError
+from vl2.eval.catalogue import TASKS, find_task
+from vl2.eval.published import nearest_size, published, rows
+from vl2.eval.report import WORST, chosen, make_report, write_reports
+from vl2.eval.results import RunId, open_run, write_results
+from vl2.eval.run import limited
+from vl2.eval.task import Item, Result, Where
+
+
+def result(item: Item, answer: str, score: float, **changes: object) -> Result:
+    fields = {"read": answer, "is_undecided": False, "finish_reason": "stop", "prompt": item.question} | changes
+    return Result(
+        id=item.id, part=item.part, cluster=item.cluster, answer=answer, gold=item.gold, score=score,
+        prompt_tokens=1, completion_tokens=1, **fields,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def run_id(task: str, **changes: object) -> RunId:
+    fields = {
+        "protocol": find_task(task).way()[0], "limit": None, "split": None, "parameters": 3_370_000_000, "judge": None,
+    } | changes  # fmt: skip
+    return RunId(
+        task=task, model="m", weights="w", data="d", max_new_tokens=8, tiling="paper", arithmetic="float32 on cpu",
+        version="0", **fields,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def written(folder: Path, task: str, results: list[Result], where: Where, **changes: object) -> Path:
+    open_run(folder / task, run_id(task, **changes))
+    write_results(folder / task, results)
+    write_reports(folder, {task: find_task(task)}, where)
+    return folder / task
+
+
+def charts(folder: Path, count: int = 3) -> Where:
+    row = {"type": "human_test", "question": "How <b>high</b>?", "answer": "14", "image": cell()}
+    parquet(folder / "test-00000-of-00001.parquet", [row] * count)
+    return Where(data=folder)
+
+
+@pytest.fixture
+def chart_run(tmp_path: Path) -> Path:
+    where = charts(tmp_path / "data")
+    items = list(limited(find_task("chartqa"), where, None))
+    results = [result(items[0], "14", 1.0), result(items[1], "<script>", 0.0), result(items[2], "14.1", 1.0)]
+    return written(tmp_path / "out", "chartqa", results, where)
+
+
+def test_the_paper_stands_beside_the_figure_the_nearest_size_first(chart_run: Path) -> None:
+    text = (chart_run / "report.md").read_text(encoding="utf-8")
+    assert "score: 66.7 %, 95 % interval" in text
+    assert "paper: 81 by tiny, the nearest in size; small 84.5, base 86\n" in text
+    assert "Not the same test" not in text
+
+
+def test_samples_are_shown_with_their_pictures_failures_first_and_every_text_escaped(chart_run: Path) -> None:
+    page = (chart_run / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r'<article data-kind="(\w+)">', page) == ["wrong", "right", "right"]
+    assert page.count("data:image/jpeg;base64,") == 3
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page.partition("<main>")[2].partition("</main>")[0]
+    assert "default-src 'none'" in page
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+
+
+def test_the_page_of_the_folder_keeps_the_runs_of_earlier_calls(tmp_path: Path) -> None:
+    task = find_task("count_objects")
+    items = list(limited(task, Where(), 2))
+    written(tmp_path, "count_objects", [result(item, "3", 0.0) for item in items], Where(), limit=2)
+    pictures = charts(tmp_path / "data", 1)
+    (item,) = limited(find_task("chartqa"), pictures, None)
+    written(tmp_path, "chartqa", [result(item, "14", 1.0)], pictures)
+    (tmp_path / "presence").mkdir()
+    open_run(tmp_path / "presence", run_id("presence"))  # begun, not finished
+    reports = write_reports(tmp_path, TASKS, Where())
+    assert [report.task.name for report in reports] == ["chartqa", "count_objects"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.index('href="chartqa/report.html"') < page.index('href="count_objects/report.html"')
+
+
+def test_a_folder_without_a_finished_run_says_so(tmp_path: Path) -> None:
+    open_run(tmp_path / "presence", run_id("presence"))
+    with pytest.raises(UserError, match=r"no run in .* is finished"):
+        write_reports(tmp_path, TASKS, Where())
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "why"),
+    [
+        ("chartqa", {}, ""),
+        ("chartqa", {"limit": 5}, "of all items"),
+        ("chartqa", {"protocol": "lmms-eval"}, "by protocol paper"),
+        ("docvqa", {}, "of split test"),
+        ("docvqa", {"split": "test"}, ""),
+        ("textvqa", {"split": "train"}, "of split by default"),
+    ],
+)
+def test_a_figure_of_another_test_is_not_put_beside_the_papers_as_if_it_were_the_same(
+    task: str, changes: dict[str, object], why: str
+) -> None:
+    item = Item(id="1", question="?", gold=["x"])
+    report = make_report(find_task(task), run_id(task, **changes), [result(item, "x", 1.0)])
+    assert " and ".join(report.differences()) == why
+    assert report.comparable == (not why)
+
+
+def test_missing_judges_gold_answers_and_refused_items_are_told() -> None:
+    items = [Item(id=str(n), question="?", gold=["x"]) for n in range(3)]
+    undecided = result(items[0], "x", 0.0, is_undecided=True)
+    refused = result(items[1], "", 0.0, finish_reason="refused")
+    line = make_report(find_task("mathvista"), run_id("mathvista"), [undecided, refused]).line()
+    assert "1 answers need a judge and count as wrong" in line
+    assert "1 could not be asked and count as wrong" in line
+    nothing = result(Item(id="4", question="?", gold=[]), "x", 0.0)
+    assert "no gold answers" in make_report(find_task("docvqa"), run_id("docvqa"), [nothing]).line()
+
+
+def test_the_worst_are_shown_first_and_some_of_the_best_after_them() -> None:
+    item = Item(id="1", question="?", gold=["x"])
+    shown = chosen([result(item, "x", float(n % 2)) for n in range(1000)])
+    assert len(shown) == 200
+    assert [r.score for r in shown[:WORST]] == [0.0] * WORST
+    assert {r.score for r in shown[WORST:]} == {1.0}
+
+
+def test_the_nearest_size_is_the_one_with_the_nearest_number_of_parameters() -> None:
+    assert [nearest_size(int(n * 1e9)) for n in (0.04, 3.4, 9, 16, 27.5)] == ["tiny", "tiny", "small", "small", "base"]
+
+
+def test_every_column_of_the_paper_has_a_task_and_all_three_sizes() -> None:
+    columns = {task.published for task in TASKS.values() if task.published}
+    assert columns == {column for row in rows()[:3] for column in row.figures}
+    assert [row.model for row in rows()[:3]] == ["tiny", "small", "base"]
+    assert all(published(column, size) is not None for column in columns for size in ("tiny", "small", "base"))
+
+
+def test_the_guide_lists_every_task_with_the_papers_figures() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name, task in TASKS.items():
+        (line,) = (line for line in guide.splitlines() if line.startswith(f"| `{name}` |"))
+        if task.published:
+            figures = ", ".join(f"{published(task.published, size):g}" for size in ("tiny", "small", "base"))
+            assert f"| {task.published_by} | {figures} | {task.published_split or 'the same'} |" in line
+
+
+def test_a_run_is_described_in_json_for_programs(chart_run: Path) -> None:
+    (report,) = write_reports(chart_run, TASKS, Where())
+    found = json.loads(json.dumps(report.to_dict()))
+    assert (found["task"], found["items"], found["comparable"]) == ("chartqa", 3, True)
+    assert found["paper"] == {"tiny": 81.0, "small": 84.5, "base": 86.0}
