@@ -1,22 +1,25 @@
 """How fast the data loader plans and loads, per core, and how often over it feeds a trainer.
 
     python benchmarks/loader.py
+    python benchmarks/loader.py --small --seq-len 1024 --training training.json
     python benchmarks/loader.py --trainer-samples-per-s 40 --trainer-tiles-per-s 60
 
 The records are made here: JPEG pictures of common sizes with a short answer, and text alone, 70 : 30 by tokens.
 Planning is measured on an index of a million records that stand for pretraining. Per core means per second of
-processor time, all threads together. What a trainer takes are guesses for the built-in model on one core: give yours.
+processor time, all threads together. "Times the trainer" is the rate over what a trainer takes: give yours, or the file
+that benchmarks/training.py has measured; left out, it is a guess for the built-in model on one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import random
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -151,8 +154,10 @@ def measure_loading(loader: Loader, num_steps: int) -> Speed:
     return Speed(samples=samples, tiles=tiles, tokens=tokens, wall_s=wall, core_s=core)
 
 
-def measure_all(args: argparse.Namespace, processor: Processor, mixture: Mixture) -> tuple[float, Table]:
-    """Return records indexed per second, and the table of loading speeds by number of workers."""
+def measure_all(
+    args: argparse.Namespace, processor: Processor, mixture: Mixture
+) -> tuple[float, list[dict[str, float]], Table]:
+    """Return records indexed per second, the loading speeds by number of workers, and their table."""
     stores = {name: [make_record(name, i) for i in range(args.records)] for name in sorted(mixture.categories)}
     start = time.perf_counter()
     sources = [s for name, store in stores.items() for s in build_index(name, store, processor).sources()]
@@ -161,6 +166,7 @@ def measure_all(args: argparse.Namespace, processor: Processor, mixture: Mixture
     table = Table(
         "workers", "samples/s", "tiles/s", "tokens/s", "samples/s per core", "tiles/s per core", "times the trainer"
     )
+    found = []
     for workers in args.workers:
         loader = Loader(plan, stores, processor, options=LoaderOptions(num_workers=workers))
         speed = measure_loading(loader, args.steps)
@@ -168,8 +174,9 @@ def measure_all(args: argparse.Namespace, processor: Processor, mixture: Mixture
         rates = [speed.samples / speed.wall_s, speed.tiles / speed.wall_s, speed.tokens / speed.wall_s]
         per_core = [speed.samples / speed.core_s, speed.tiles / speed.core_s]
         ratio = min(rates[0] / args.trainer_samples_per_s, rates[1] / args.trainer_tiles_per_s)
+        found.append(asdict(speed) | {"workers": workers, "times_the_trainer": ratio})
         table.add_row(str(workers), *(f"{rate:,.0f}" for rate in (*rates, *per_core)), f"{ratio:.1f}")
-    return indexed, table
+    return indexed, found, table
 
 
 def main() -> None:
@@ -182,18 +189,28 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--index-records", type=int, default=1_000_000)
     parser.add_argument("--windows", type=int, default=10, help="windows to plan")
+    parser.add_argument("--training", type=Path, help="file of benchmarks/training.py: what its trainer takes")
     parser.add_argument("--trainer-samples-per-s", type=float, default=40.0, help="what the trainer takes")
     parser.add_argument("--trainer-tiles-per-s", type=float, default=60.0, help="what its vision encoder takes")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
+    if args.training:
+        measured = json.loads(args.training.read_text(encoding="utf-8"))["loader"]
+        args.trainer_samples_per_s = measured["trainer_samples_per_s"]
+        args.trainer_tiles_per_s = measured["trainer_tiles_per_s"]
     torch.set_num_threads(1)
     console = Console(width=120)
     processor = make_processor(args.folder, args.small)
-    for name, value in measure_planning(args.index_records, args.windows).items():
+    planning = measure_planning(args.index_records, args.windows)
+    for name, value in planning.items():
         console.print(f"{name}: {value}", highlight=False)
-    indexed, table = measure_all(args, processor, MIXTURE)
+    indexed, loading, table = measure_all(args, processor, MIXTURE)
     console.print(f"indexed records per second: {indexed:,.0f}", highlight=False)
     table.title = f"tiles of {processor.config.tile_px} px, sequences of {args.seq_len}"
     console.print(table)
+    if args.out:
+        found = {"planning": planning, "indexed_records_per_s": indexed, "loading": loading}
+        args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

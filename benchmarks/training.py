@@ -9,9 +9,9 @@ what a training script is without this package: SigLIP and DeepSeek-V3 layers of
 its own handling of packed documents, logits of all places, AdamW of PyTorch. In bfloat16 the plain loop holds
 weights and moments in bfloat16, which is less work than our float32 masters.
 
-The share of the limit (MFU) is the arithmetic that a step needs, by formula, over what one large matrix product of the
-same type does in that time. The loader is timed alone and in front of the trainer. Figures of different runs or
-machines do not compare; the ratios of one run do.
+The limit is what one large matrix product of the same type reaches on this machine, and the share of it (MFU) the
+arithmetic that a step needs, by formula, over what the limit does in that time. The loader is timed alone and in front
+of the trainer. Figures of different runs or machines do not compare; the ratios of one run do.
 """
 
 from __future__ import annotations
@@ -259,13 +259,14 @@ def feed(make_loader: Callable[[int], Loader], num_steps: int, workers: int, dty
 def show(console: Console, comparisons: list[Comparison], feeding: Feeding) -> None:
     table = Table(
         "model", "type", "tokens/s", "tiles/s", "plain tokens/s", "plain tiles/s", "times plain",
-        "of the limit", "plain of the limit", title="training",
+        "limit, GFLOP/s", "of the limit", "plain of the limit", title="training",
     )  # fmt: skip
     for row in comparisons:
         table.add_row(
             row.model, row.dtype, *(f"{x:,.1f}" for x in (
                 row.ours.tokens_per_s, row.ours.tiles_per_s, row.plain.tokens_per_s, row.plain.tiles_per_s,
-            )), f"{row.ratio:.2f}", f"{row.ours.share_of_limit:.0%}", f"{row.plain.share_of_limit:.0%}",
+            )), f"{row.ratio:.2f}", f"{row.limit_flops_per_s / 1e9:,.0f}",
+            f"{row.ours.share_of_limit:.0%}", f"{row.plain.share_of_limit:.0%}",
         )  # fmt: skip
     console.print(table)
     ratios = (
