@@ -34,6 +34,14 @@ def test_a_run_prints_its_figures_and_two_runs_are_compared(tmp_path: Path, caps
     assert [report["items"] for report in json.loads(out)] == [3, 3]
 
 
+def test_a_cpu_computes_in_float32_unless_told_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for dtype, flags in (("float32", []), ("bfloat16", ["--dtype", "bfloat16"])):
+        out = tmp_path / dtype
+        code, _, err = said(capsys, "run", "presence", "--device", "cpu", "--out", str(out), *SMALL, *flags)
+        assert (code, err) == (0, "")
+        assert json.loads((out / "presence" / "run.json").read_text())["arithmetic"] == f"{dtype} on cpu"
+
+
 def test_every_task_is_shown_without_any_data(capsys: pytest.CaptureFixture[str]) -> None:
     from vl2.eval.catalogue import TASKS
 

@@ -19,8 +19,9 @@ from vl2.eval.results import RESULTS, read_parts, read_results, read_run
 from vl2.eval.run import Options, limited, run_task, scan_items
 from vl2.eval.task import Item, JudgeRule, Mark, Result, Task, Way, Where, mean_score
 from vl2.infer.prompts import user_message
-from vl2.infer.vlm import VLM
+from vl2.infer.vlm import VLM, load
 
+CHECKPOINTS = Path(__file__).parents[1] / "golden" / "reference" / "checkpoints"
 TASK = find_task("count_objects")
 ITEMS = 18  # more than the largest batch
 OPTIONS = Options(limit=ITEMS, batch_size=2, max_new_tokens=3, quiet=True)
@@ -42,6 +43,16 @@ def whole(nano: VLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_batch_size_changes_no_byte_of_the_results(nano: VLM, tmp_path: Path, whole: Path, batch_size: int) -> None:
     run(nano, tmp_path / "run", replace(OPTIONS, batch_size=batch_size))
     assert (tmp_path / "run" / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_the_batch_size_changes_no_answer_of_the_released_architectures(size: str, tmp_path: Path) -> None:
+    vlm = load(CHECKPOINTS / size, device="cpu", dtype="float32")
+    for batch_size in (1, 16):
+        run(vlm, tmp_path / str(batch_size), replace(OPTIONS, batch_size=batch_size, max_new_tokens=4))
+    one, many = (read_results(tmp_path / name) for name in ("1", "16"))
+    assert one == many
+    assert len({result.answer for result in one}) > 1
 
 
 def test_a_killed_run_goes_on_after_its_last_whole_line(nano: VLM, tmp_path: Path, whole: Path) -> None:

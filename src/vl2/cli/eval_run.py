@@ -19,6 +19,7 @@ class EvalRun:
     """Run tasks. Killed at any time, the same command goes on where it stopped.
 
     Every task gets a folder in --out with results.jsonl (a line per item), report.md and report.html.
+    On a CPU it computes in float32 unless --dtype says otherwise.
     With torchrun the items are shared among the processes.
 
     Examples:
@@ -37,7 +38,7 @@ class EvalRun:
     limit: OptionalInt = None
     """only so many items, the first ones"""
     batch_size: int = 8
-    """items decoded together; it changes the time, never the answers"""
+    """items decoded together; in float32 it changes the time, never the answers"""
     max_new_tokens: OptionalInt = None
     """end an answer after this many tokens; the protocol's own by default"""
     judge_url: OptionalText = None
@@ -86,9 +87,18 @@ class EvalRun:
                 print("\n".join(report.line() for report in written))
 
     def _flags(self, world_size: int) -> ModelFlags:
-        """Return the model's flags; of several processes each takes its own card."""
+        """Return the model's flags. Of several processes each takes its own card; a CPU computes in float32.
+
+        In bfloat16 a product of many rows is rounded otherwise than one of few, and a near tie between two tokens can
+        fall the other way: an answer would depend on what is decoded beside it.
+        """
         import torch
 
-        if world_size > 1 and self.model.device in ("auto", "cuda") and torch.cuda.is_available():
-            return replace(self.model, device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-        return self.model
+        from vl2.infer.vlm import choose_device
+
+        flags = self.model
+        if world_size > 1 and flags.device in ("auto", "cuda") and torch.cuda.is_available():
+            flags = replace(flags, device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        if flags.dtype == "auto" and choose_device(flags.device).type == "cpu":
+            flags = replace(flags, dtype="float32")
+        return flags

@@ -1,8 +1,10 @@
 """Run a task: ask every item, write each result as soon as it is known, join and judge them at the end.
 
-The answers do not depend on the batch size: each request has its own cache row, and nothing beside it enters its
-arithmetic. A run that was killed goes on where it stopped. With several processes (torchrun sets RANK and WORLD_SIZE)
-each takes every n-th item; they meet on disk only.
+In float32 the answers do not depend on the batch size: each request has its own cache row, and nothing beside it enters
+its arithmetic. In bfloat16 the rounding of a product depends on its rows, and a near tie can fall the other way.
+
+A run that was killed goes on where it stopped. With several processes (torchrun sets RANK and WORLD_SIZE) each takes
+every n-th item; they meet on disk only.
 """
 
 from __future__ import annotations
