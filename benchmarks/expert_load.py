@@ -1,6 +1,7 @@
 """Expert load with and without the moving bias: two runs of one recipe that differ in `expert_bias_step` alone.
 
-    python benchmarks/expert_load.py --out docs/img/expert_load.svg
+    python benchmarks/expert_load.py --out docs/img/expert_load.png
+    python benchmarks/expert_load.py --runs kept --out load.svg
 
 A small model of the built-in model's kind (sigmoid routing, latent attention, 16 experts of which a token visits 4,
 three MoE layers) learns from random weights on text, which is this package's own source, and on drawn scenes with
@@ -104,7 +105,10 @@ def source_text() -> Iterator[Record]:
     for path in sorted(Path(vl2.__file__).parent.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         for start in range(0, len(text), DOCUMENT):
-            message = Message(role="document", parts=(Part(text=text[start : start + DOCUMENT]),))
+            piece = text[start : start + DOCUMENT]
+            if not piece.strip():
+                continue
+            message = Message(role="document", parts=(Part(text=piece),))
             yield Record(
                 id=f"{path.stem}-{start}", source="vl2", category="text", language="en", licence="Apache-2.0",
                 messages=(message,),
@@ -151,7 +155,7 @@ def draw(loads: dict[str, Load], out: Path, args: argparse.Namespace) -> None:
         axes.set_ylabel("fullest expert / mean")
         axes.set_title("Expert load: the worst of three MoE layers, and the range of all", loc="left")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.95))
+        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.82))
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
 
@@ -159,23 +163,32 @@ def draw(loads: dict[str, Load], out: Path, args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="picture to write, SVG or PNG")
+    parser.add_argument("--runs", type=Path, help="folder where both runs stay, to be drawn again")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--bias-step", type=float, default=0.01)
     parser.add_argument("--settled", type=int, default=100, help="steps that are left out of the printed figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    loads: dict[str, Load] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        model, data = write_model(folder / "model"), write_data(folder / "data")
-        for name, bias_step in (("with", args.bias_step), ("without", 0.0)):
-            outcome = train(recipe(model, data, folder / name, args, bias_step))
-            if outcome.ended != "finished":
-                raise SystemExit(f"{outcome.ended} at step {outcome.step}: there is nothing to compare")
-            loads[name] = Load.read(folder / name)
+        loads = compare(args.runs or Path(scratch), args)
     show(loads, args.settled)
     if args.out:
         draw(loads, args.out, args)
+
+
+def compare(folder: Path, args: argparse.Namespace) -> dict[str, Load]:
+    """Train both runs in a folder, or read those that are there."""
+    if not (folder / "data").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_model(folder / "model")
+        write_data(folder / "data")
+    loads: dict[str, Load] = {}
+    for name, bias_step in (("with", args.bias_step), ("without", 0.0)):
+        outcome = train(recipe(folder / "model", folder / "data", folder / name, args, bias_step), resume=True)
+        if outcome.ended != "finished":
+            raise SystemExit(f"{outcome.ended} at step {outcome.step}: there is nothing to compare")
+        loads[name] = Load.read(folder / name)
+    return loads
 
 
 def show(loads: dict[str, Load], settled: int) -> None:
