@@ -115,3 +115,15 @@ def test_diversity_is_measured() -> None:
     assert noted.traits["task"] > 5
     assert "perceptual_spread" in noted.table()
     assert diversity([]).perceptual_spread == 0
+
+
+def test_the_passages_of_an_album_name_their_pictures(tmp_path: Path) -> None:
+    texts = "Nothing here.\nA triangle has three corners.\nTriangular it is.\n"
+    (tmp_path / "en.txt").write_text(texts, encoding="utf-8")
+    source = SOURCES["album"](texts_en=str(tmp_path / "en.txt"))
+    said = [p.text or "" for r in generate(source, 30) if r.language == "en" for p in r.messages[0].parts]
+    assert any("A triangle has three corners." in text for text in said)
+    assert not any("Nothing here." in text or "Triangular" in text for text in said)
+    assert {(r.category, r.messages[0].role, r.licence) for r in generate(source, 5)} == {
+        ("interleaved", "document", "check")
+    }

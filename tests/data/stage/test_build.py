@@ -11,6 +11,11 @@ import pytest
 from tests.data.convert.layouts import layout
 from tests.data.sample_records import good_records
 from vl2.cli.main import run
+from vl2.data.construct.browser import find_browser
+from vl2.data.construct.catalog import make_source
+from vl2.data.construct.source import generate
+from vl2.data.convert import CATALOGUE
+from vl2.data.mixture import STAGE_MIXTURES
 from vl2.data.stage.recipe import read_recipe
 from vl2.data.store import open_random, write_records
 from vl2.errors import UserError
@@ -200,6 +205,25 @@ def test_a_setting_of_a_source_within_a_source_is_reached(here: Path) -> None:
     assert {each.language for each in open_random("marks.jsonl")} == {"en"}
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "recipes" / "data").glob("*.toml")), ids=str)
-def test_the_recipes_of_the_repository_can_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read_recipe(str(path)).sources
+RECIPES = Path(__file__).parents[3] / "recipes" / "data"
+GIVEN = ("art", "texts_en", "texts_zh", "tables")  # what a recipe takes from outside: built-in things do here
+
+
+def with_built_in(settings: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in settings.items() if key not in GIVEN}
+    return {key: with_built_in(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+@pytest.mark.parametrize("stage", sorted(STAGE_MIXTURES))
+def test_the_recipe_of_a_stage_makes_every_category_of_its_mixture(stage: str) -> None:
+    pytest.importorskip("matplotlib")
+    made: set[str] = set()
+    for entry in read_recipe(str(RECIPES / f"{stage}.toml")).sources:
+        if entry.convert:
+            made.add(CATALOGUE[entry.convert].category)
+        elif entry.draw == "web_page" and find_browser() is None:
+            made |= {{"code": "web_to_code", "locate": "gui"}[task] for task in entry.settings["tasks"]}
+        else:
+            count = 1 if entry.draw in ("plot_code", "web_page") else 24
+            made |= {each.category for each in generate(make_source(entry.draw, with_built_in(entry.runs()[0])), count)}
+    assert STAGE_MIXTURES[stage].categories <= made

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from vl2.data.construct.album import Album
 from vl2.data.construct.arithmetic import Arithmetic
 from vl2.data.construct.chart import Chart
 from vl2.data.construct.document import Document
@@ -32,7 +33,7 @@ from vl2.errors import UserError
 
 _ALL: tuple[type[Source], ...] = (
     TextImage, Formula, Receipt, Form, Document, TableImage, Chart, PlotCode, Emoji, Scene, VisualPrompt, InContext,
-    Arithmetic, Textbook, WebPage, PrimerReading, PrimerScene, PrimerBars, PrimerTable, PrimerReceipt,
+    Album, Arithmetic, Textbook, WebPage, PrimerReading, PrimerScene, PrimerBars, PrimerTable, PrimerReceipt,
 )  # fmt: skip
 SOURCES: dict[str, type[Source]] = {source.name: source for source in _ALL}
 

@@ -131,16 +131,18 @@ class Scene(Source):
         """Make a scene of some kinds; `alone`: of one thing, large."""
         size = (rng.randrange(224, 640, 8), rng.randrange(224, 480, 8))
         if alone:
-            return self._portrait(rng)
+            return self.portrait(rng)
         pool = things(self.kinds())
         chosen = rng.sample(pool, min(len(pool), rng.randint(2, 4)))
         wanted = [kind for kind in chosen for _ in range(rng.choice((1, 1, 2, 3, 4)))][: self.max_objects]
         rng.shuffle(wanted)
         return compose(wanted, size, rng)
 
-    def _portrait(self, rng: random.Random) -> Composed:
+    def portrait(self, rng: random.Random, kind: Kind | None = None) -> Composed:
+        """Make a picture of one thing, large; any one if `kind` is not given."""
         side = rng.randrange(160, 400, 8)
-        backdrop, kind = make_backdrop((side, side), rng), rng.choice(self.kinds())
+        backdrop = make_backdrop((side, side), rng)
+        kind = kind or rng.choice(self.kinds())
         sprite = draw_sprite(kind, round(side * rng.uniform(0.55, 0.9) / 8) * 8)
         x, y = rng.randint(0, side - sprite.width), rng.randint(0, side - sprite.height)
         image = backdrop.copy()
