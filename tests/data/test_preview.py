@@ -122,6 +122,17 @@ def test_the_page_shows_boxes_in_percent_and_all_counts(tmp_path: Path, processo
     assert "Two." in html.unescape("".join(trained))
 
 
+def test_many_labels_stand_below_the_picture(tmp_path: Path, processor: Processor) -> None:
+    values = grounded("one").to_dict()
+    values["objects"][0]["boxes_px"] = [[n, n, n + 5, n + 5] for n in range(6)]
+    (item,) = shown(tmp_path, processor, Record.from_dict(values))
+    content = page("set", [item])
+    label = values["objects"][0]["label"]
+    assert 'class="picture many"' in content
+    assert re.findall(r'<p class="key"><b style="[^"]+">(.*?)</b></p>', content) == [label]
+    assert 'class="key"' not in page("set", shown(tmp_path / "few", processor, grounded("one")))
+
+
 def test_the_same_seed_chooses_the_same_records_and_bad_ones_are_shown_as_such(
     tmp_path: Path, processor: Processor
 ) -> None:

@@ -18,6 +18,7 @@ from vl2.data.record import Labelled
 from vl2.data.store.place import Problem
 
 MAX_SIDE_PX = 900  # of a picture in the page
+MAX_LABELS = 4  # in a picture
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -84,18 +85,34 @@ def _figure(item: Shown, index: int) -> str:
     image, (columns, rows) = item.images[index], item.counts.grids[index]
     labels = list(dict.fromkeys(labelled.label for labelled in item.record.objects))
     boxes = "".join(
-        _boxes(labelled, image.size, labels.index(labelled.label) % len(COLORS))
+        _boxes(labelled, image.size, _colors(labels.index(labelled.label)))
         for labelled in item.record.objects
         if labelled.image == index
     )
+    # Many labels in a small picture would hide what they name: they stand below it instead.
+    num_boxes = sum(len(labelled.boxes_px) for labelled in item.record.objects if labelled.image == index)
+    many = " many" if num_boxes > MAX_LABELS else ""
+    key = _key(item, index, labels) if many else ""
     caption = f"image {index} · {image.width} × {image.height} px · {columns} × {rows} tiles"
     return (
-        f'<figure><div class="picture"><img alt="image {index}" src="{_data_url(image)}">{boxes}</div>'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure><div class="picture{many}"><img alt="image {index}" src="{_data_url(image)}">{boxes}</div>'
+        f"<figcaption>{caption}</figcaption>{key}</figure>"
     )
 
 
-def _boxes(labelled: Labelled, size: tuple[int, int], color: int) -> str:
+def _key(item: Shown, index: int, labels: Sequence[str]) -> str:
+    """Return the labels of a picture in the colours of their boxes."""
+    shown = {labelled.label for labelled in item.record.objects if labelled.image == index and labelled.boxes_px}
+    marks = (f'<b style="{_colors(labels.index(label))}">{_escape(label)}</b>' for label in labels if label in shown)
+    return f'<p class="key">{" ".join(marks)}</p>'
+
+
+def _colors(number: int) -> str:
+    color = number % len(COLORS)
+    return f"--box:{COLORS[color]};--ink:{INK_ON_COLORS[color]}"
+
+
+def _boxes(labelled: Labelled, size: tuple[int, int], colors: str) -> str:
     """Return one element per box, placed in percent of the picture."""
     out = []
     for x0, y0, x1, y1 in labelled.boxes_px:
@@ -105,7 +122,6 @@ def _boxes(labelled: Labelled, size: tuple[int, int], color: int) -> str:
         # Near the top edge the label goes inside its box, near the right edge it ends with the box.
         place = " inside" * (top < 6) + " right" * (left > 70)
         label = f'<b class="{place.strip()}">{_escape(labelled.label)}</b>'
-        colors = f"--box:{COLORS[color]};--ink:{INK_ON_COLORS[color]}"
         out.append(f'<span class="box" title="{_escape(labelled.label)}" style="{style};{colors}">{label}</span>')
     return "".join(out)
 
