@@ -93,6 +93,11 @@ def test_tables_come_from_a_folder(tmp_path: Path) -> None:
         read_tables(str(tmp_path / "nothing"))
 
 
+def test_a_quote_is_escaped_by_a_quote_or_a_backslash() -> None:
+    for text in ('A,B\n"the ""x"" team",1\n', 'A,B\n"the \\"x\\" team","1"\n'):
+        assert parse_table("t", text).rows == (('the "x" team', "1"),)
+
+
 def test_tables_come_from_parquet_beside_files_of_another_kind(tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = [{"title": "Some towns", "csv": "Town,People\nAda,3\nBo,4\n"}, {"title": None, "csv": "A,B\n1,2\n"}]

@@ -20,7 +20,7 @@ LETTERS = {
             "Your order {number}",
             (
                 "Dear {receiver},",
-                "thank you for your order {number}. We sent {count} boxes of {thing} to {city} today. They should "
+                "Thank you for your order {number}. We sent {count} boxes of {thing} to {city} today. They should "
                 "reach you by {deadline}.",
                 "The amount of {amount} is due within {days} days.",
                 "Kind regards,",
@@ -39,8 +39,8 @@ LETTERS = {
             "Invitation to a meeting",
             (
                 "Dear {receiver},",
-                "we invite you to our yearly meeting on {deadline} in {city}. It begins at {time} in room {room}.",
-                "Please tell us within {days} days whether you will come. Lunch costs {amount}.",
+                "We invite you to our yearly meeting on {deadline} in {city}. It begins at {time} in room {room}.",
+                "Please tell us within {days} days whether you will come. Lunch costs {lunch}.",
                 "Sincerely,",
                 "{sender}",
             ),
@@ -49,14 +49,14 @@ LETTERS = {
                 "In which city is the meeting?": "{city}",
                 "At what time does it begin?": "{time}",
                 "In which room is it?": "{room}",
-                "How much is lunch?": "{amount}",
+                "How much is lunch?": "{lunch}",
             },
         ),
         (
             "Notice of building work",
             (
                 "To all tenants,",
-                "from {deadline} on, the windows of floor {floor} will be replaced. The work takes about {days} days "
+                "From {deadline} on, the windows of floor {floor} will be replaced. The work takes about {days} days "
                 "and begins at {time} each morning.",
                 "For questions call {receiver} at {phone}.",
                 "{sender}, House Management",
@@ -94,7 +94,7 @@ LETTERS = {
             (
                 "{receiver}您好：",
                 "兹定于{deadline}在{city}召开年度会议，{time}开始，地点为{room}会议室。",
-                "请在{days}天内回复是否参加。午餐费用为{amount}元。",
+                "请在{days}天内回复是否参加。午餐费用为{lunch}元。",
                 "{sender}",
             ),
             {
@@ -102,7 +102,7 @@ LETTERS = {
                 "会议在哪个城市？": "{city}",
                 "会议几点开始？": "{time}",
                 "在哪个会议室？": "{room}",
-                "午餐费用是多少元？": "{amount}",
+                "午餐费用是多少元？": "{lunch}",
             },
         ),
     ),
@@ -136,6 +136,7 @@ def write_letter(rng: random.Random, language: str) -> Letter:
         "thing": rng.choice(words.GOODS[language]), "amount": f"{rng.randint(5, 900)}.{rng.randint(0, 99):02d}",
         "days": str(rng.choice((5, 7, 10, 14, 21, 30))), "time": f"{rng.randint(7, 19)}:{rng.choice((15, 30, 45))}",
         "room": f"{rng.choice('ABC')}{rng.randint(1, 40)}", "floor": str(rng.randint(1, 24)), "phone": words.phone(rng),
+        "lunch": f"{rng.randint(6, 24)}.{rng.choice((0, 50)):02d}",
     }  # fmt: skip
     subject, paragraphs, questions = rng.choice(LETTERS[language])
     facts["subject"] = subject.format(**facts)

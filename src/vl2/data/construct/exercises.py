@@ -139,7 +139,7 @@ def _signed(value: int) -> str:
 
 
 def _derivative(rng: random.Random, language: str) -> Exercise:
-    a, b, c, k = rng.randint(2, 6), rng.randint(2, 9), rng.randint(1, 9), rng.randint(1, 4)
+    a, b, c, k = rng.randint(2, 6), rng.randint(2, 9), rng.randint(2, 9), rng.randint(1, 4)
     value = 3 * a * k**2 + 2 * b * k + c
     f = f"f(x) = {a}x³ + {b}x² + {c}x"
     question = f"Let {f}. What is f′({k})?" if language == "en" else f"设{f}，求f′({k})。"

@@ -128,7 +128,10 @@ def write_number(value: Decimal) -> str:
 
 def parse_table(title: str, text: str) -> Table:
     """Read CSV text whose first row is the header. Short rows are filled up; UserError if there is no table."""
-    rows = [[" ".join(cell.split()) for cell in row] for row in csv.reader(io.StringIO(text, newline=""))]
+    lines = io.StringIO(text, newline="")
+    # WikiTableQuestions escapes a quote by a backslash, all others by another quote.
+    reader = csv.reader(lines, escapechar="\\", doublequote=False) if '\\"' in text else csv.reader(lines)
+    rows = [[" ".join(cell.split()) for cell in row] for row in reader]
     rows = [row for row in rows if any(row)]
     if len(rows) < 2:
         raise UserError(f"table {title!r}: a header and at least one row are needed")
