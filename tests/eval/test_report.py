@@ -71,6 +71,8 @@ def test_samples_are_shown_with_their_pictures_failures_first_and_every_text_esc
     assert "&lt;script&gt;" in page
     assert "<script>" not in page.partition("<main>")[2].partition("</main>")[0]
     assert "default-src 'none'" in page
+    assert "<td>DeepSeek-VL2 base (4.5B)</td><td>86.0</td>" in page
+    assert "<td>this run: m</td><td>66.7</td>" in page
     assert not re.search(r'(src|href)="(https?:)?//', page)
 
 

@@ -233,14 +233,15 @@ def tables(report: Report) -> dict[str, dict[str, float]]:
     """Return what can be unfolded: the other figures, and the paper's table with this run in its place."""
     found = {"more figures": parts(report)}
     if report.paper():
-        peers = {f"{row.model}{_activated(row)}": figure for row, figure in column(report.task.published or "")}
+        peers = {_named(row): figure for row, figure in column(report.task.published or "")}
         ours = {f"this run: {report.run.model}": report.headline[1]}
         found["models in the paper's table"] = dict(sorted((peers | ours).items(), key=lambda pair: -pair[1]))
     return {name: figures for name, figures in found.items() if figures}
 
 
-def _activated(row: Row) -> str:
-    return f" ({row.activated})" if row.activated not in ("", "-") else ""
+def _named(row: Row) -> str:
+    name = f"DeepSeek-VL2 {row.model}" if row.model in SIZES else row.model
+    return name if row.activated in ("", "-") else f"{name} ({row.activated})"
 
 
 def markdown(report: Report) -> str:
