@@ -1,4 +1,4 @@
-"""The stores on a real S3 API: runs where `moto[server]` and `s3fs` are installed, which no extra asks for."""
+"""The stores on a real S3 API: served on loopback by moto."""
 
 from __future__ import annotations
 
