@@ -18,7 +18,7 @@ from vl2.data.construct.nouns import article, plural
 from vl2.data.construct.scene import Scene
 from vl2.data.construct.scene_words import named
 from vl2.data.construct.source import generate, rng_for
-from vl2.data.construct.sprites import Kind, draw_sprite, read_kinds, things
+from vl2.data.construct.sprites import Kind, built_in_kinds, draw_sprite, read_kinds, things
 from vl2.data.construct.visual_prompt import MARKS, Mark, VisualPrompt, draw_mark
 from vl2.errors import UserError
 
@@ -89,8 +89,13 @@ def test_plurals() -> None:
 def test_what_is_not_counted_takes_no_article_and_is_no_thing_of_a_scene() -> None:
     nouns = ("spaghetti", "bowl with spoon", "jeans")
     assert [article(noun) for noun in nouns] == ["spaghetti", "a bowl with spoon", "jeans"]
-    kinds = tuple(Kind(en=name, zh="-") for name in ("cup", "spoon", "fork", "spaghetti", "badminton", "locked"))
+    names = ("cup", "spoon", "fork", "spaghetti", "badminton", "locked")
+    kinds = tuple(Kind(en=name, zh="-", art=f"{name}.svg") for name in names)
     assert [kind.en for kind in things(kinds)] == ["cup", "spoon", "fork"]
+
+
+def test_every_built_in_shape_is_a_thing_of_a_scene() -> None:
+    assert things(built_in_kinds()) == built_in_kinds()
 
 
 def test_grounded_captions_count_and_box_the_same_things() -> None:

@@ -80,11 +80,14 @@ def read_kinds(folder: str) -> tuple[Kind, ...]:
 
 
 def things(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
-    """Return the kinds that stand for a thing that is counted: not a sign, a gesture, a face or a stuff."""
+    """Return the kinds that stand for a thing that is counted: not a sign, a gesture, a face or a stuff.
+
+    A built-in shape is one: as an emoji, a red circle is a sign.
+    """
     kept = tuple(
         kind
         for kind in kinds
-        if not _NO_THING.search(kind.en) and not _NO_GROUP.search(kind.group) and not is_mass(kind.en)
+        if not kind.art or not (_NO_THING.search(kind.en) or _NO_GROUP.search(kind.group) or is_mass(kind.en))
     )
     return kept if len(kept) >= 3 else kinds
 
