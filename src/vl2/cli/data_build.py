@@ -31,7 +31,7 @@ class DataBuild:
       vl2 data build receipt receipts.parquet --count 1000
       vl2 data build text_image ocr.tar --count 50000 --shard-records 5000 --set texts_zh=passages.txt
       vl2 data build recipes/data/pretraining.toml --to stage
-      vl2 data build scene scenes.jsonl --count 200 --seed 7 --set tasks=locate,count
+      vl2 data build scene scenes.jsonl --count 200 --seed 7 --set tasks=ground,count
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")] = ""
