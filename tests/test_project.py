@@ -210,7 +210,8 @@ def test_a_drawn_tree_is_read_with_its_folders_and_remarks() -> None:
 
 def test_the_package_data_is_there() -> None:
     for name in ("py.typed", "presets/processor_config.json", "nano/config.json", "nano/processor_config.json",
-                 "nano/tokenizer.json", "nano/tokenizer_config.json", "nano/README.md"):  # fmt: skip
+                 "nano/tokenizer.json", "nano/tokenizer_config.json", "nano/README.md",
+                 "nano/model.safetensors"):  # fmt: skip
         assert (SOURCE / name).is_file(), name
 
 

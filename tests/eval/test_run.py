@@ -110,8 +110,9 @@ def test_two_items_of_one_id_are_refused() -> None:
 def test_a_result_holds_the_prompt_the_answer_and_what_was_read(whole: Path) -> None:
     first, item = read_results(whole)[0], next(limited(TASK, Where(), 1))
     assert first.prompt == f"<image>\n{item.question}"
-    assert (first.id, first.gold, first.completion_tokens) == (item.id, item.gold, 3)
-    assert first.finish_reason == "length"
+    assert (first.id, first.gold) == (item.id, item.gold)
+    assert 1 <= first.completion_tokens <= 3
+    assert first.finish_reason in ("stop", "length")
 
 
 @pytest.mark.parametrize("field", ["limit", "batch_size", "max_new_tokens"])

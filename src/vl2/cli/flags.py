@@ -102,8 +102,6 @@ class ModelFlags(CheckpointFlags):
         vlm.limits = replace(
             vlm.limits, max_context=self.max_context or vlm.limits.max_context, prefill_chunk=self.prefill_chunk
         )
-        if not vlm.is_trained and not quiet:
-            print("vl2: the built-in model has no trained weights yet: its answers are noise", file=sys.stderr)
         return vlm
 
 

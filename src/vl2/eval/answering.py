@@ -59,7 +59,7 @@ def prepared(vlm: VLM, way: Way, batch_size: int) -> VLM:
     if way.max_tiles is not None and processor.max_tiles is None:
         processor = processor.with_tiling(processor.tiling, way.max_tiles)
     limits = replace(vlm.limits, max_rows=batch_size)
-    return VLM(vlm.model, processor, folder=vlm.folder, limits=limits, is_trained=vlm.is_trained)
+    return VLM(vlm.model, processor, folder=vlm.folder, limits=limits)
 
 
 def scored(way: Way, item: Item, reply: Reply) -> Result:

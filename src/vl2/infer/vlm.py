@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
-from vl2.config import preset
 from vl2.errors import UserError
 from vl2.infer.generate import Event, FinishReason, Limits, generate
 from vl2.infer.prompts import Message, Messages, describe_prompt, locate_prompt, user_message
@@ -18,7 +17,7 @@ from vl2.infer.sampling import GenerateOptions
 from vl2.infer.session import Session
 from vl2.lora.apply import merge_lora
 from vl2.lora.peft_files import load_adapter
-from vl2.model import VL2, init_weights
+from vl2.model import VL2
 from vl2.process.grounding import Box
 from vl2.process.image import ImageOptions
 from vl2.process.processor import Processor
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-UNTRAINED_SEED = 0
 ENCODED_PER_ROW = 8  # requests encoded ahead for each row of the cache
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -77,13 +75,11 @@ class VLM:
         *,
         folder: Path,
         limits: Limits | None = None,
-        is_trained: bool = True,
     ) -> None:
         self.model = model
         self.processor = processor
         self.folder = folder  # the checkpoint's; its tokenizer files are copied on saving
         self.limits = limits or Limits(max_context=model.config.language_config.max_position_embeddings)
-        self.is_trained = is_trained  # False for the built-in model without weights: its answers are noise
 
     def chat(
         self,
@@ -146,7 +142,10 @@ class VLM:
         is_cancelled: Callable[[], bool] = lambda: False,
         **options: Unpack[OptionFields],
     ) -> list[Reply]:
-        """Answer many conversations, decoded together. The answers are those of one by one."""
+        """Answer many conversations, decoded together.
+
+        The answers are those of one by one; in bfloat16 a near tie may be rounded otherwise.
+        """
         default = make_options(options)
         items = [r if isinstance(r, Request) else Request(messages=r, options=default) for r in requests]
         # A window at a time: the pixels of all images of a long list would not fit in memory.
@@ -241,16 +240,11 @@ def load(
     processor = Processor.from_folder(
         folder, tiling=rule, image_options=image_options or ImageOptions(), max_tiles=max_tiles
     )
-    if name == BUILT_IN and not any(folder.glob("*.safetensors")):
-        model = VL2(preset(BUILT_IN))
-        init_weights(model, UNTRAINED_SEED)
-        model, is_trained = model.to(device=on, dtype=as_type).eval(), False
-    else:
-        model, is_trained = load_model(folder, dtype=as_type, device=on, progress=progress), True
+    model = load_model(folder, dtype=as_type, device=on, progress=progress)
     if adapter is not None:
         load_adapter(model, Path(adapter).expanduser())
         merge_lora(model)
-    return VLM(model, processor, folder=folder, limits=limits, is_trained=is_trained)
+    return VLM(model, processor, folder=folder, limits=limits)
 
 
 def choose_device(name: str) -> torch.device:
