@@ -1,4 +1,7 @@
-"""The stores on a real S3 API: served on loopback by moto."""
+"""The stores on a real S3 API, served on loopback: runs where `moto[server]` and `s3fs` are installed.
+
+No extra asks for them: both pin botocore, and pip takes minutes to find versions that agree.
+"""
 
 from __future__ import annotations
 
