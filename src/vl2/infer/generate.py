@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vl2.errors import UserError, memory_errors
 from vl2.infer.answer_stream import AnswerStream
+from vl2.infer.constraint import ConstraintState
 from vl2.infer.sampling import GenerateOptions, choose_token
 from vl2.model import VL2, Cache
 from vl2.process.sample import Sample
@@ -65,12 +66,25 @@ class Row:
     generator: torch.Generator
     seen: set[int]
     max_new_tokens: int
+    eos_id: int
+    constraint: ConstraintState | None = None
     new_ids: list[int] = field(default_factory=list)
 
     def choose(self, logits_V: Tensor) -> int:
+        """Draw the next id. UserError if a constraint cannot be followed further."""
+        allowed_V = None
+        if self.constraint is not None:
+            allowed_V = self.constraint.allowed(self.max_new_tokens - len(self.new_ids))
         token_id = choose_token(
-            logits_V, self.options, seen_ids=self.seen, new_ids=self.new_ids, generator=self.generator
+            logits_V,
+            self.options,
+            seen_ids=self.seen,
+            new_ids=self.new_ids,
+            generator=self.generator,
+            allowed_V=allowed_V,
         )
+        if self.constraint is not None and token_id != self.eos_id:
+            self.constraint.advance(token_id)
         self.new_ids.append(token_id)
         self.seen.add(token_id)
         return token_id
@@ -179,6 +193,8 @@ def _start_row(request: int, sample: Sample, options: GenerateOptions, budget: i
         generator=generator,
         seen=set(sample.input_ids.tolist()),
         max_new_tokens=budget,
+        eos_id=tokenizer.eos_id,
+        constraint=None if options.constraint is None else options.constraint.start(tokenizer, budget),
     )
 
 

@@ -1,6 +1,6 @@
 """From logits to the next token: pure functions on one request's float32 logits [V], on any device.
 
-Order: repetition penalty, n-gram guard, then with a temperature above 0: temperature, top-k, top-p, min-p,
+Order: repetition penalty, constraint, n-gram guard, then with a temperature above 0: temperature, top-k, top-p, min-p,
 one draw from the request's own generator. So a request's draws never depend on what runs beside it.
 """
 
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from vl2.errors import UserError
-
-NEVER = float("-inf")
+from vl2.infer.constraint import NEVER, Constraint, keep_allowed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +29,7 @@ class GenerateOptions:
     no_repeat_ngram_size: int = 0  # 0: off; over the new ids only, a guard against loops
     stop: Sequence[str] = ()  # the answer ends before the first of these
     seed: int | None = None  # None: a fresh one
+    constraint: Constraint | None = None  # what the answer must look like: JsonSchema(...), WellFormedBoxes()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
@@ -95,12 +95,19 @@ def choose_token(
     seen_ids: Collection[int],
     new_ids: Sequence[int],
     generator: torch.Generator,
+    allowed_V: Tensor | None = None,
 ) -> int:
-    """Return the next id. `seen_ids` are the ids of prompt and answer; the generator advances by one draw."""
+    """Return the next id. `seen_ids` are the ids of prompt and answer; the generator advances by one draw.
+
+    `allowed_V` is the mask of a constraint; where it leaves only what the n-gram guard bans, the guard yields.
+    """
     if options.repetition_penalty != 1.0:
         logits_V = penalize_repetition(logits_V, seen_ids, options.repetition_penalty)
+    if allowed_V is not None:
+        logits_V = keep_allowed(logits_V, allowed_V)
     if options.no_repeat_ngram_size:
-        logits_V = ban_repeated_ngrams(logits_V, new_ids, options.no_repeat_ngram_size)
+        guarded_V = ban_repeated_ngrams(logits_V, new_ids, options.no_repeat_ngram_size)
+        logits_V = guarded_V if allowed_V is None or bool((guarded_V > NEVER).any()) else logits_V
     if options.temperature == 0:
         return int(logits_V.argmax())
     # Drawn on the CPU: the same seed gives the same draw on every device.

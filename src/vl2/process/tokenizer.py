@@ -76,6 +76,16 @@ class Tokenizer:
     def __len__(self) -> int:
         return self._raw.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def num_ids(self) -> int:
+        """One more than the largest id; ids may have gaps."""
+        return max(self._raw.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def to_json(self) -> str:
+        """Return what tokenizer.json says, with the special tokens that were added."""
+        text: str = self._raw.to_str()
+        return text
+
     def encode(self, text: str, specials: Specials = "grounding") -> list[int]:
         """Return the ids of a text, without bos or eos of its own.
 

@@ -1,0 +1,142 @@
+"""Answers whose boxes are never malformed: every `<|ref|>` is followed by a label and a proper list of boxes.
+
+What such an answer says is always read by the strict parser, with x0 <= x1 and y0 <= y1, also when it ends because
+its tokens are spent: a label or a box is only begun where there is room to finish it. No library: the grammar is
+small, and its order of corners is beyond what grammars of the libraries can say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vl2.errors import UserError
+from vl2.infer.box_list import ALPHABET, SHORTEST, BoxListState
+from vl2.process.grounding import DET, END_DET, END_REF, REF
+from vl2.process.tokenizer import Tokenizer
+
+TAGS = (REF, END_REF, DET, END_DET)
+MAX_LABEL_BYTES = 400
+# Tokens that are always enough, one for each byte: <|/ref|> <|det|> list <|/det|>, and with <|ref|> and a label.
+AFTER_LABEL = 1 + 1 + SHORTEST + 1
+ONE_GROUP = 1 + 1 + AFTER_LABEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class WellFormedBoxes:
+    """Text in which every label has its boxes and every box is four numbers; `only_boxes`: labels and boxes alone.
+
+    With `only_boxes` at least one box is named, also of what is not in the image.
+    """
+
+    only_boxes: bool = False
+
+    def start(self, tokenizer: Tokenizer, max_new_tokens: int) -> WellFormedBoxesState:
+        if self.only_boxes and max_new_tokens < ONE_GROUP:
+            raise UserError(f"max_new_tokens must be at least {ONE_GROUP} for a box, got {max_new_tokens}")
+        return WellFormedBoxesState(_vocabulary(tokenizer), only_boxes=self.only_boxes)
+
+
+class Vocabulary:
+    """The ids of a tokenizer by what they may be part of."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.size = tokenizer.num_ids
+        self.eos_id = tokenizer.eos_id
+        self.tag_ids = {tag: tokenizer.special_ids[tag] for tag in TAGS}
+        self.bytes = [tokenizer.token_bytes(i, skip_special=True) for i in range(self.size)]
+        # Text that spells a tag out would be read as one.
+        spelled = tuple(tag.encode() for tag in TAGS)
+        self.text_mask = torch.tensor([bool(b) and not any(tag in b for tag in spelled) for b in self.bytes])
+        self.blank_ids = torch.tensor([i for i, b in enumerate(self.bytes) if b and not b.strip()], dtype=torch.int64)
+        self.closing = [(i, b) for i, b in enumerate(self.bytes) if b">" in b]
+        self.list_texts = [
+            (i, b.decode()) for i, b in enumerate(self.bytes) if b and b.isascii() and ALPHABET.issuperset(b.decode())
+        ]
+
+    def mask(self, ids: list[int]) -> Tensor:
+        """Return bool [V], True for these ids alone."""
+        mask = torch.zeros(self.size, dtype=torch.bool)
+        mask[ids] = True
+        return mask
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - lives as long as the vocabulary, which is kept anyway
+    def continuing(self, state: BoxListState) -> list[tuple[int, int]]:
+        """Return (id, characters that then suffice) of every id that continues a list."""
+        after = ((i, state.push(text)) for i, text in self.list_texts)
+        return [(i, then.num_chars_left) for i, then in after if then is not None]
+
+
+@lru_cache(maxsize=4)
+def _vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+    return Vocabulary(tokenizer)
+
+
+class WellFormedBoxesState:
+    """Where one answer stands: in free text, in a label, between label and boxes, or in the boxes."""
+
+    def __init__(self, vocabulary: Vocabulary, *, only_boxes: bool) -> None:
+        self._vocabulary = vocabulary
+        self._only_boxes = only_boxes
+        self._place: Literal["text", "label", "after label", "boxes"] = "text"
+        self._text = b""  # since the last tag
+        self._boxes = BoxListState()
+        self._has_group = False
+
+    def allowed(self, num_left: int) -> Tensor:
+        tag_ids, mask = self._vocabulary.tag_ids, self._vocabulary.mask
+        if self._place == "text":
+            return self._allowed_in_text(num_left)
+        if self._place == "label":
+            return self._allowed_in_label(num_left)
+        if self._place == "after label":
+            return mask([tag_ids[DET]])
+        if self._boxes.is_end:
+            return mask([tag_ids[END_DET]])
+        # After this id: the rest of the list and the closing tag.
+        return mask([i for i, rest in self._vocabulary.continuing(self._boxes) if rest + 1 <= num_left - 1])
+
+    def advance(self, token_id: int) -> None:
+        tag = next((tag for tag, i in self._vocabulary.tag_ids.items() if i == token_id), None)
+        if tag is None and self._place == "boxes":
+            boxes = self._boxes.push(self._vocabulary.bytes[token_id].decode())
+            assert boxes is not None, (token_id, self._boxes)
+            self._boxes = boxes
+        elif tag is None:
+            self._text += self._vocabulary.bytes[token_id]
+        else:
+            self._place = {REF: "label", END_REF: "after label", DET: "boxes", END_DET: "text"}[tag]  # type: ignore[assignment]
+            self._text, self._boxes = b"", BoxListState()
+            self._has_group = self._has_group or tag == END_DET
+
+    def _allowed_in_text(self, num_left: int) -> Tensor:
+        vocabulary = self._vocabulary
+        mask = vocabulary.mask([]) if self._only_boxes else self._text_mask()
+        mask[vocabulary.eos_id] = self._has_group or not self._only_boxes
+        mask[vocabulary.tag_ids[REF]] = num_left >= ONE_GROUP
+        return mask
+
+    def _allowed_in_label(self, num_left: int) -> Tensor:
+        vocabulary = self._vocabulary
+        is_named = bool(self._text.strip())
+        must_end = len(self._text) >= MAX_LABEL_BYTES or num_left <= AFTER_LABEL
+        if is_named and must_end:
+            return vocabulary.mask([vocabulary.tag_ids[END_REF]])
+        mask = self._text_mask()
+        if not is_named:
+            mask[vocabulary.blank_ids] = False
+        mask[vocabulary.tag_ids[END_REF]] = is_named
+        return mask
+
+    def _text_mask(self) -> Tensor:
+        """Return the ids of text, without those that complete a spelled-out tag."""
+        mask = self._vocabulary.text_mask.clone()
+        tail = self._text[1 - max(map(len, TAGS)) :]
+        if b"<" in tail:
+            spelled = [i for i, b in self._vocabulary.closing if any(tag.encode() in tail + b for tag in TAGS)]
+            mask[spelled] = False
+        return mask
