@@ -1,0 +1,83 @@
+"""Putting quantised layers into a model: empty ones to be filled from files, or made from the weights at hand.
+
+Loading a plain checkpoint: build the model on the meta device, `reserve` the quantised layers, materialise, and `store`
+tensor by tensor; so the plain weights are never held together. Loading quantised files: the same, with the tensors of
+the state dict filled or mapped directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vl2.model import VL2
+from vl2.model.moe import Experts
+from vl2.quant.modules import QuantisedExperts, QuantisedLinear, QuantisedModule
+from vl2.quant.scheme import Scheme, quantised_modules
+from vl2.weights.names import Place
+
+
+def reserve(model: VL2, scheme: Scheme) -> list[str]:
+    """Put empty quantised layers in the place of those that the scheme names; return the names. In place.
+
+    They lie on the device of what they replace, so a model on the meta device stays there.
+    """
+    kinds = quantised_modules(model, scheme)
+    for name, kind in kinds.items():
+        module = model.get_submodule(name)
+        _put(model, name, _empty(module, kind))
+    return list(kinds)
+
+
+@torch.no_grad()
+def quantise_model(model: VL2, scheme: Scheme, progress: Callable[[int, int], None] | None = None) -> list[str]:
+    """Quantise a loaded model, layer by layer; return the names of the layers. In place."""
+    kinds = quantised_modules(model, scheme)
+    for done, (name, kind) in enumerate(kinds.items(), 1):
+        module = model.get_submodule(name)
+        quantised = _empty(module, kind)
+        if isinstance(module, Experts) and isinstance(quantised, QuantisedExperts):
+            for expert in range(quantised.num_experts):
+                quantised.store("gate_up", expert, module.gate_up_proj[expert])
+                quantised.store("down", expert, module.down_proj[expert])
+        elif isinstance(module, nn.Linear) and isinstance(quantised, QuantisedLinear):
+            quantised.store(module.weight)
+        _put(model, name, quantised)
+        if progress is not None:
+            progress(done, len(kinds))
+    return list(kinds)
+
+
+def store(model: VL2, place: Place, weight: Tensor) -> bool:
+    """Quantise a tensor of a plain checkpoint into its layer; False where its layer is not quantised. In place.
+
+    The place is that of the tensor in the plain model.
+    """
+    name, _, leaf = place.parameter.rpartition(".")
+    module = model.get_submodule(name)
+    if isinstance(module, QuantisedLinear) and leaf == "weight":
+        module.store(weight)
+        return True
+    if not isinstance(module, QuantisedExperts):
+        return False
+    assert place.expert is not None, f"{place.name} is not one expert's"
+    part = None if place.rows is None else int(place.rows[0] > 0)
+    module.store("gate_up" if leaf == "gate_up_proj" else "down", place.expert, weight, part)
+    return True
+
+
+def is_quantised(model: nn.Module) -> bool:
+    return any(isinstance(module, QuantisedLinear | QuantisedExperts) for module in model.modules())
+
+
+def _empty(module: nn.Module, kind: str) -> QuantisedModule:
+    make = QuantisedExperts.like if isinstance(module, Experts) else QuantisedLinear.like
+    quantised: QuantisedModule = make(module, kind)  # type: ignore[arg-type]  # asked for by quantised_modules
+    return quantised.train(module.training)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)

@@ -1,0 +1,162 @@
+"""The two quantised forms of a weight [..., N, K] (N outputs, K inputs), and how they lie in memory.
+
+int8: codes int8 [..., N, K], scales float32 [..., N]; w = code * scale of its row. Codes run from -127 to 127.
+8.03 bits a weight.
+
+int4: every 32 weights of a row (a group) share a float16 scale; w = (code - 8) * scale, codes 0 to 15. The codes
+lie in blocks of 16 rows by one group, 256 bytes, so that a processor's 512-bit register takes 16 rows at once:
+
+    codes  uint8   [..., ceil(N / 16), ceil(K / 32), 256]
+    scales float16 [..., ceil(N / 16), ceil(K / 32), 16]
+
+Byte b of a block belongs to 16-bit word b // 2; of the word's four codes, code j (bits 4j to 4j + 3) is the weight of
+row word % 32 // 2 and input 2 * (4 * (word // 32) + j) + word % 2. So shifting 32 words by 4j brings two neighbouring
+inputs of 16 rows to their low bits. Rows and inputs that fill up the last block have scale 0 or code 8: weight 0.
+4.5 bits a weight.
+
+Both are symmetric: of the weights of a trained model an offset per group saves little error and costs a sum over the
+inputs in every product. Everything here is plain PyTorch and takes one tensor at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Kind = Literal["int8", "int4"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+GROUP = 32  # inputs that share a scale
+PANEL = 16  # rows of a block
+BLOCK_BYTES = PANEL * GROUP // 2
+CHUNK = 1 << 20  # weights quantised at a time: what is in between is float32, and stays in the processor's cache
+# The scale is tried at these shares of the one that just reaches a group's largest weight. Cutting off the largest a
+# little serves the other 31; more shares than these save less than a thousandth of the error.
+SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
+INT4_BIAS = 8
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A weight in one of the two forms."""
+
+    kind: Kind
+    codes: Tensor
+    scales: Tensor
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Shape and type of one of the tensors that hold a weight."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def storage(kind: Kind, shape: tuple[int, ...]) -> tuple[Leaf, Leaf]:
+    """Return what holds a weight of a shape [..., N, K]: its codes and its scales."""
+    *stack, N, K = shape
+    if kind == "int8":
+        return Leaf((*stack, N, K), torch.int8), Leaf((*stack, N), torch.float32)
+    grid = (*stack, -(-N // PANEL), -(-K // GROUP))
+    return Leaf((*grid, BLOCK_BYTES), torch.uint8), Leaf((*grid, PANEL), torch.float16)
+
+
+def weight_bytes(kind: Kind, shape: tuple[int, ...]) -> int:
+    """Return how many bytes a weight of a shape takes."""
+    return sum(torch.Size(leaf.shape).numel() * leaf.dtype.itemsize for leaf in storage(kind, shape))
+
+
+def quantise(weight: Tensor, kind: Kind) -> Quantised:
+    """Round a weight [..., N, K] to the nearest codes."""
+    *stack, N, K = weight.shape
+    flat = weight.detach().reshape(-1, N, K)
+    parts = [_int8(matrix) if kind == "int8" else _int4(matrix) for matrix in flat]
+    codes, scales = (torch.stack(tensors).unflatten(0, tuple(stack) or (1,)) for tensors in zip(*parts, strict=True))
+    return Quantised(kind, codes, scales) if stack else Quantised(kind, codes[0], scales[0])
+
+
+def dequantise(quantised: Quantised, N: int, K: int, dtype: torch.dtype) -> Tensor:
+    """Return the weights [..., N, K], computed in float32 and rounded once."""
+    codes, scales = quantised.codes, quantised.scales
+    if quantised.kind == "int8":
+        return (codes * scales.unsqueeze(-1)).to(dtype)
+    values = (unpack(codes).float() - INT4_BIAS).unflatten(-1, (-1, GROUP))  # [..., P * 16, G, 32]
+    by_row = scales.transpose(-1, -2).flatten(-3, -2).float()  # [..., P * 16, G]
+    return (values * by_row.unsqueeze(-1)).flatten(-2)[..., :N, :K].to(dtype)
+
+
+def pack(codes: Tensor) -> Tensor:
+    """Lay out codes 0..15, uint8 [..., P * 16, G * 32], in blocks: uint8 [..., P, G, 256]."""
+    # Input of a group = 8 * load + 2 * j + half, see above.
+    axes = codes.unflatten(-1, (-1, 4, 4, 2)).unflatten(-5, (-1, PANEL))  # [..., P, row, G, load, j, half]
+    words = axes.movedim(-5, -3).transpose(-1, -2)  # [..., P, G, load, row, half, j]
+    low, high = words[..., 0::2], words[..., 1::2]  # two codes a byte, the first in the low bits
+    return (low | high << 4).flatten(-4).contiguous()
+
+
+def unpack(blocks: Tensor) -> Tensor:
+    """Undo `pack`."""
+    pairs = torch.stack((blocks & 15, blocks >> 4), dim=-1)  # [..., P, G, 256, 2]
+    axes = pairs.unflatten(-2, (4, PANEL, 2, 2)).flatten(-2)  # [..., P, G, load, row, half, j]
+    ordered = axes.transpose(-1, -2).movedim(-3, -5)  # [..., P, row, G, load, j, half]
+    return ordered.flatten(-4).flatten(-3, -2)
+
+
+def _int8(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
+    codes = torch.empty(weight_NK.shape, dtype=torch.int8, device=weight_NK.device)
+    scales = torch.empty(len(weight_NK), dtype=torch.float32, device=weight_NK.device)
+    step = max(1, CHUNK // weight_NK.shape[1])
+    for start in range(0, len(weight_NK), step):
+        part = weight_NK[start : start + step].float()
+        scales[start : start + step] = part.abs().amax(dim=1) / 127
+        inverse = 1 / scales[start : start + step].clamp(min=1e-30)
+        codes[start : start + step] = (part * inverse[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+    return codes, scales
+
+
+def _int4(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
+    codes_leaf, scales_leaf = storage("int4", tuple(weight_NK.shape))
+    codes = torch.empty(codes_leaf.shape, dtype=torch.uint8, device=weight_NK.device)
+    scales = torch.empty(scales_leaf.shape, dtype=torch.float16, device=weight_NK.device)
+    K = weight_NK.shape[1]
+    panels = max(1, CHUNK // (PANEL * K))
+    for start in range(0, len(codes), panels):
+        rows = weight_NK[start * PANEL : (start + panels) * PANEL].float()
+        padded = F.pad(rows, (0, -K % GROUP, 0, -len(rows) % PANEL))
+        groups = padded.unflatten(1, (-1, GROUP))
+        chosen = _choose_scales(groups)
+        four_bits = _rounded(groups, chosen.float()).add_(INT4_BIAS).to(torch.uint8).flatten(1)
+        codes[start : start + panels] = pack(four_bits)
+        scales[start : start + panels] = chosen.unflatten(0, (-1, PANEL)).transpose(1, 2)
+    return codes, scales
+
+
+def _choose_scales(groups: Tensor) -> Tensor:
+    """Return the scale of every group [rows, G, 32] whose squared error is the least of those tried, float16."""
+    high, low = groups.amax(dim=-1), groups.amin(dim=-1)
+    # Codes reach one further below zero than above: the larger side is put there, by the sign of the scale.
+    furthest = torch.where(high > -low, high, low) / -INT4_BIAS
+    best = furthest.to(torch.float16)
+    least = _squared_error(groups, best)
+    for share in SHARES[1:]:
+        scales = (furthest * share).to(torch.float16)
+        error = _squared_error(groups, scales)
+        best = torch.where(error < least, scales, best)
+        least = torch.minimum(error, least)
+    return best
+
+
+def _squared_error(groups: Tensor, scales: Tensor) -> Tensor:
+    wide = scales.float()
+    error = _rounded(groups, wide).mul_(wide.unsqueeze(-1)).sub_(groups)
+    return torch.linalg.vector_norm(error, dim=-1).square_()
+
+
+def _rounded(groups: Tensor, scales: Tensor) -> Tensor:
+    inverse = torch.where(scales == 0, 0, 1 / scales)
+    return (groups * inverse.unsqueeze(-1)).round_().clamp_(-INT4_BIAS, INT4_BIAS - 1)

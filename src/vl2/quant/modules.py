@@ -1,0 +1,134 @@
+"""The layers that hold quantised weights: a linear layer and the stacked experts, for inference only.
+
+They hold what `vl2.quant.formats` describes as buffers, so that a state dict has codes and scales under the names of
+the layer: `codes` and `scales`, or `gate_up_codes`, `gate_up_scales`, `down_codes` and `down_scales`. Products with a
+few rows read the codes themselves; with many rows one matrix at a time is made whole, or is multiplied in 8 bits.
+
+N rows sorted by expert; E, D, F as in `vl2.model`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vl2.quant.formats import Kind, Quantised, dequantise, quantise, storage
+
+ExpertLeaf = Literal["gate_up", "down"]
+
+
+class QuantisedLinear(nn.Module):
+    """A linear layer whose weight is quantised; the bias is not."""
+
+    codes: Tensor
+    scales: Tensor
+
+    def __init__(
+        self, kind: Kind, in_features: int, out_features: int, *, bias: nn.Parameter | None, device: torch.device
+    ) -> None:
+        """Reserve uninitialised memory. The bias is taken as it is."""
+        super().__init__()
+        self.kind, self.in_features, self.out_features = kind, in_features, out_features
+        _reserve(self, "", kind, (out_features, in_features), device)
+        self.bias = bias
+
+    @classmethod
+    def like(cls, layer: nn.Linear, kind: Kind) -> QuantisedLinear:
+        """Reserve memory in the place of a plain layer, on its device."""
+        return cls(kind, layer.in_features, layer.out_features, bias=layer.bias, device=layer.weight.device)
+
+    @torch.no_grad()
+    def store(self, weight_NK: Tensor) -> None:
+        """Quantise a weight into this layer. In place."""
+        quantised = quantise(weight_NK.to(self.codes.device), self.kind)
+        self.codes.copy_(quantised.codes)
+        self.scales.copy_(quantised.scales)
+
+    @property
+    def quantised(self) -> Quantised:
+        return Quantised(self.kind, self.codes, self.scales)
+
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight [N, K]."""
+        return dequantise(self.quantised, self.out_features, self.in_features, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.whole(x.dtype), self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}, in_features={self.in_features}, out_features={self.out_features}"
+
+
+class QuantisedExperts(nn.Module):
+    """E gated MLPs with quantised, stacked weights; gate and up projection are one stack [E, 2, ...]."""
+
+    gate_up_codes: Tensor
+    gate_up_scales: Tensor
+    down_codes: Tensor
+    down_scales: Tensor
+
+    def __init__(self, kind: Kind, num_experts: int, width: int, hidden: int, *, device: torch.device) -> None:
+        """Reserve uninitialised memory."""
+        super().__init__()
+        self.kind, self.num_experts, self.width, self.hidden = kind, num_experts, width, hidden
+        _reserve(self, "gate_up_", kind, (num_experts, 2, hidden, width), device)
+        _reserve(self, "down_", kind, (num_experts, width, hidden), device)
+
+    @classmethod
+    def like(cls, experts: nn.Module, kind: Kind) -> QuantisedExperts:
+        """Reserve memory in the place of plain experts, on their device."""
+        E, D, F_ = experts.get_parameter("down_proj").shape
+        return cls(kind, E, D, F_, device=experts.get_parameter("down_proj").device)
+
+    @torch.no_grad()
+    def store(self, leaf: ExpertLeaf, expert: int, weight: Tensor, part: int | None = None) -> None:
+        """Quantise the matrix of one expert into its place. In place.
+
+        `part` 0 is the gate projection and 1 the up projection; None takes both, one above the other [2 F, D], or the
+        down projection [D, F].
+        """
+        if leaf == "gate_up" and part is None:
+            weight = weight.unflatten(0, (2, self.hidden))
+        codes, scales = (t[expert] if part is None else t[expert, part] for t in self._stack(leaf))
+        quantised = quantise(weight.to(codes.device), self.kind)
+        codes.copy_(quantised.codes)
+        scales.copy_(quantised.scales)
+
+    def quantised(self, leaf: ExpertLeaf, expert: int) -> Quantised:
+        codes, scales = self._stack(leaf)
+        return Quantised(self.kind, codes[expert], scales[expert])
+
+    def whole(self, leaf: ExpertLeaf, expert: int, dtype: torch.dtype) -> Tensor:
+        """Return one expert's matrix: [2 F, D] or [D, F]."""
+        shape = (self.hidden, self.width) if leaf == "gate_up" else (self.width, self.hidden)
+        weight = dequantise(self.quantised(leaf, expert), *shape, dtype)
+        return weight.flatten(0, 1) if leaf == "gate_up" else weight
+
+    def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
+        """Run rows sorted by expert, `counts_E` rows for each."""
+        counts = counts_E.tolist()
+        outputs = [self._run(e, rows) for e, rows in enumerate(x_ND.split(counts)) if len(rows)]
+        return torch.cat(outputs) if outputs else x_ND.new_empty(0, self.width)
+
+    def _run(self, expert: int, x_ND: Tensor) -> Tensor:
+        gate_NF, up_NF = F.linear(x_ND, self.whole("gate_up", expert, x_ND.dtype)).chunk(2, dim=-1)
+        return F.linear(F.silu(gate_NF) * up_NF, self.whole("down", expert, x_ND.dtype))
+
+    def _stack(self, leaf: ExpertLeaf) -> tuple[Tensor, Tensor]:
+        if leaf == "gate_up":
+            return self.gate_up_codes, self.gate_up_scales
+        return self.down_codes, self.down_scales
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}, num_experts={self.num_experts}, width={self.width}, hidden={self.hidden}"
+
+
+QuantisedModule = QuantisedLinear | QuantisedExperts
+
+
+def _reserve(module: nn.Module, prefix: str, kind: Kind, shape: tuple[int, ...], device: torch.device) -> None:
+    for name, leaf in zip(("codes", "scales"), storage(kind, shape), strict=True):
+        module.register_buffer(prefix + name, torch.empty(leaf.shape, dtype=leaf.dtype, device=device))

@@ -1,0 +1,60 @@
+"""A model with quantised layers: what is replaced, and that all ways to fill them agree."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from tests.model.configs import small_config, small_model
+from vl2.errors import UserError
+from vl2.model import VL2
+from vl2.model.moe import Router
+from vl2.quant.apply import is_quantised, quantise_model, reserve, store
+from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+from vl2.quant.scheme import SCHEMES, SchemeName, quantised_modules, scheme_named
+from vl2.weights.load import materialize
+from vl2.weights.names import places
+
+
+@pytest.mark.parametrize("size", ["tiny", "base"])
+def test_what_decides_much_or_costs_nothing_stays_as_it_is(size: str) -> None:
+    model = small_model(size)
+    quantise_model(model, SCHEMES["int4"])
+    assert isinstance(model.language.lm_head, QuantisedLinear)
+    assert isinstance(model.language.model.embed_tokens, torch.nn.Embedding)
+    kept = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert all("kv_b_proj" in name or "attn_pool" in name for name in kept), kept
+    assert any(isinstance(module, Router) for module in model.modules())
+    assert any(isinstance(module, QuantisedExperts) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("size", ["tiny", "base"])
+def test_tensor_by_tensor_gives_the_same_model_as_all_at_once(size: str, name: SchemeName) -> None:
+    plain = small_model(size)
+    whole = copy.deepcopy(plain)
+    replaced = quantise_model(whole, SCHEMES[name])
+
+    with torch.device("meta"):
+        streamed = VL2(small_config(size))
+    wanted = list(places(streamed))
+    assert reserve(streamed, SCHEMES[name]) == replaced == list(quantised_modules(plain, SCHEMES[name]))
+    materialize(streamed, torch.float32, torch.device("cpu"))
+    source, state = plain.state_dict(), streamed.state_dict()
+    for place in wanted:
+        tensor = place.view(source[place.parameter])
+        if not store(streamed, place, tensor):
+            place.view(state[place.parameter]).copy_(tensor)
+    assert is_quantised(streamed)
+    assert not is_quantised(plain)
+    expected = whole.state_dict()
+    assert list(state) == list(expected)
+    for key, tensor in expected.items():
+        assert torch.equal(state[key], tensor), key
+
+
+def test_an_unknown_scheme_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="weights must be one of int8, int4, got 'int3'"):
+        scheme_named("int3")

@@ -1,0 +1,73 @@
+"""The quantised forms: their layout, their error, and the layers that hold them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vl2.quant.formats import GROUP, KINDS, PANEL, Kind, dequantise, pack, quantise, storage, unpack, weight_bytes
+
+SHAPES = [(16, 32), (33, 70), (64, 128), (3, 24, 48), (2, 2, 20, 36)]
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_weight_comes_back_close_and_takes_the_memory_that_is_said(kind: Kind, shape: tuple[int, ...]) -> None:
+    weight = normal(*shape)
+    quantised = quantise(weight, kind)
+    codes, scales = storage(kind, shape)
+    assert (tuple(quantised.codes.shape), quantised.codes.dtype) == (codes.shape, codes.dtype)
+    assert (tuple(quantised.scales.shape), quantised.scales.dtype) == (scales.shape, scales.dtype)
+    assert weight_bytes(kind, shape) == quantised.codes.nbytes + quantised.scales.nbytes
+    back = dequantise(quantised, shape[-2], shape[-1], torch.float32)
+    assert back.shape == weight.shape
+    assert (back - weight).norm() < {"int8": 0.01, "int4": 0.095}[kind] * weight.norm()
+
+
+def test_codes_lie_where_the_layout_says() -> None:
+    codes = torch.randint(0, 16, (3 * PANEL, 2 * GROUP), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    blocks = pack(codes)
+    assert blocks.shape == (3, 2, PANEL * GROUP // 2)
+    words = blocks.numpy().view("<u2")
+    for panel, group, word, j in ((0, 0, 0, 0), (1, 1, 1, 3), (2, 0, 77, 2), (2, 1, 127, 1)):
+        row, place = word % 32 // 2, 2 * (4 * (word // 32) + j) + word % 2
+        assert words[panel, group, word] >> 4 * j & 15 == codes[panel * PANEL + row, group * GROUP + place]
+    assert torch.equal(unpack(blocks), codes)
+
+
+def test_int4_cuts_off_the_largest_weight_where_that_serves_the_others() -> None:
+    weight = normal(64, 256)
+    plain = weight.unflatten(1, (-1, GROUP))
+    scale = plain.abs().amax(-1, keepdim=True) / 7
+    rounded = ((plain / scale).round() * scale).flatten(1)
+    chosen = dequantise(quantise(weight, "int4"), 64, 256, torch.float32)
+    assert (chosen - weight).norm() < 0.95 * (rounded - weight).norm()
+
+
+def test_int8_reaches_the_largest_weight_of_a_row_exactly() -> None:
+    weight = normal(8, 40)
+    back = dequantise(quantise(weight, "int8"), 8, 40, torch.float32)
+    largest = weight.abs().argmax(dim=1, keepdim=True)
+    torch.testing.assert_close(back.gather(1, largest), weight.gather(1, largest), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_zeros_stay_zeros(kind: Kind) -> None:
+    weight = normal(32, 64)
+    weight[3] = 0
+    back = dequantise(quantise(weight, kind), 32, 64, torch.float32)
+    assert torch.equal(back[3], torch.zeros(64))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stack_is_quantised_matrix_by_matrix(kind: Kind) -> None:
+    weight = normal(3, 20, 40)
+    stacked = quantise(weight, kind)
+    for index, matrix in enumerate(weight):
+        alone = quantise(matrix, kind)
+        assert torch.equal(stacked.codes[index], alone.codes)
+        assert torch.equal(stacked.scales[index], alone.scales)
