@@ -1,5 +1,9 @@
 """Initial weights for training from scratch: the released initialisers, and fan-in scaling in the encoder.
 
+The encoder's positions start as waves along both sides, as large as the patches that they place. From small random
+ones it takes thousands of steps until a patch finds its neighbours, and until then nothing that lies over two patches
+is recognised. Source: arXiv 2205.01580, section 3.
+
 The language model draws from a normal distribution with the configured `initializer_range`, the newline
 and separator vectors with deviation 1 / sqrt(D), as released. The paper starts the encoder from SigLIP's
 weights and says nothing of random ones, so there the choice is ours.
@@ -39,9 +43,23 @@ def init_weights(model: VL2, seed: int) -> None:
             if isinstance(module, nn.LayerNorm):
                 module.bias.zero_()
         elif isinstance(module, VisionEncoder):
-            draw(module.pos_embed, std)
+            side = model.config.vision_config.patches_per_side
+            module.pos_embed.copy_(wave_positions(side, module.pos_embed.shape[-1]).unsqueeze(0))
             if module.attn_pool is not None:
                 draw(module.attn_pool.latent, std)
     width = model.config.projector_config.n_embed
     draw(model.image_newline, width**-0.5)
     draw(model.view_separator, width**-0.5)
+
+
+def wave_positions(side: int, width: int) -> torch.Tensor:
+    """Return the positions of `side` x `side` patches, row by row, [side^2, width]: sines and cosines of the column in
+    the first half, of the row in the second. Wavelengths go from one patch times 2 pi to 10,000 times that."""
+    half = width // 2
+    frequencies = 10_000.0 ** -(torch.arange(half // 2) / (half // 2))
+    angles = torch.arange(side).float()[:, None] * frequencies
+    waves = torch.zeros(side, half)
+    waves[:, : half // 2], waves[:, half // 2 : 2 * (half // 2)] = angles.sin(), angles.cos()
+    positions = torch.zeros(side, side, width)
+    positions[..., :half], positions[..., half : 2 * half] = waves[None], waves[:, None]
+    return positions.flatten(0, 1)

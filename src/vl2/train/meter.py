@@ -60,6 +60,8 @@ class Meter:
             tokens=report.num_tokens,
             trained_tokens=report.num_trained_tokens,
             tiles=report.num_tiles,
+            tile_imbalance=report.tile_imbalance,
+            tile_imbalance_balanced=report.tile_imbalance_balanced,
             pack_fill=report.num_tokens / places,
             expert_load=tuple(load_over_mean(report.expert_load)),
             bias_range=bias_range(self._model),

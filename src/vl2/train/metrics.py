@@ -33,6 +33,8 @@ class StepMetrics:
     tokens: int  # without padding
     trained_tokens: int
     tiles: int
+    tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, as the packs were dealt to the ranks
+    tile_imbalance_balanced: float = 1.0  # as they were encoded
     pack_fill: float  # part of the places that hold a token
     expert_load: tuple[float, ...]  # of each layer, slots of the fullest expert over the mean
     bias_range: tuple[float, ...]  # of each layer, largest less smallest expert bias
@@ -59,6 +61,8 @@ class StepMetrics:
             "step/grad_norm": self.grad_norm,
             "step/tokens": self.tokens,
             "step/tiles": self.tiles,
+            "step/tile_imbalance": self.tile_imbalance,
+            "step/tile_imbalance_balanced": self.tile_imbalance_balanced,
             "step/pack_fill": self.pack_fill,
             "step/num_discarded": self.num_discarded,
             **{f"expert_load/layer_{i}": value for i, value in enumerate(loads)},

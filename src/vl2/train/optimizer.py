@@ -8,6 +8,8 @@ With `is_bfloat16` there are no masters: weights and moments are bfloat16, the a
 rounded at random, up or down by how near each is, or small steps would always be rounded away. The random bits come
 from the step and the parameter alone, so every rank and every repetition draws the same.
 
+A group may ask for Muon instead of AdamW; see `muon.py`. It works on whole matrices, so on no sharded ones.
+
 Source: arXiv 1711.05101 (AdamW).
 """
 
@@ -21,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from vl2.errors import UserError
+from vl2.train.muon import muon_
 from vl2.train.parts import ParameterGroup
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.shard import local, sum_gradients_
@@ -71,7 +75,9 @@ class MasterAdamW:
         self._num_steps += 1
         for group in self._groups:
             rate = learning_rate * group.rate_multiplier
-            if self._is_bfloat16:
+            if group.is_orthogonal:
+                muon_(group.masters, group.gradients, group.first, learning_rate=rate, weight_decay=group.weight_decay)
+            elif self._is_bfloat16:
                 self._step_rounded(group, rate)
             else:
                 self._update(group, group.masters, group.gradients, group.first, group.second, rate)
@@ -177,13 +183,14 @@ class MasterAdamW:
 class _Weight:
     """One parameter with what the optimizer keeps of it. Tensors in `state` are sharded as the parameter is."""
 
-    def __init__(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
+    def __init__(self, parameter: nn.Parameter, dtype: torch.dtype, *, has_second: bool) -> None:
         self.parameter = parameter
         self.is_sharded = local(parameter) is not parameter
         values = parameter.detach()
         # Its own master where the type is right, so that no memory is spent twice.
         master = values if values.dtype == dtype else values.to(dtype)
-        first, second = torch.zeros_like(master), torch.zeros_like(master)
+        first = torch.zeros_like(master)
+        second = torch.zeros_like(master) if has_second else master.new_zeros(0)
         self.state = {"master": master, "first": first, "second": second}
         self.master, self.first, self.second = local(master), local(first), local(second)
         self.values = local(values)
@@ -207,7 +214,10 @@ class _Group:
     def __init__(self, group: ParameterGroup, dtype: torch.dtype) -> None:
         self.names = group.names
         self.rate_multiplier, self.weight_decay = group.rate_multiplier, group.weight_decay
-        self.weights = [_Weight(parameter, dtype) for parameter in group.parameters]
+        self.is_orthogonal = group.is_orthogonal
+        self.weights = [_Weight(parameter, dtype, has_second=not group.is_orthogonal) for parameter in group.parameters]
+        if self.is_orthogonal and any(weight.is_sharded for weight in self.weights):
+            raise UserError("Muon works on whole matrices: use AdamW where weights are sharded")
         self.masters = [weight.master for weight in self.weights]
         self.gradients = [weight.gradient for weight in self.weights]
         self.first = [weight.first for weight in self.weights]

@@ -32,6 +32,12 @@ class ParameterGroup:
     parameters: tuple[nn.Parameter, ...]
     rate_multiplier: float
     weight_decay: float
+    is_orthogonal: bool = False  # Muon instead of AdamW
+
+
+def is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a matrix, or a stack of them, inside a block: what Muon is for. A router is none."""
+    return parameter.ndim > 1 and (".blocks." in name or ".layers." in name) and not name.endswith("gate.weight")
 
 
 def part_of(name: str) -> Part:
@@ -54,11 +60,15 @@ def still_parts(model: VL2) -> tuple[Part, ...]:
 
 def parameter_groups(model: VL2, stage: Stage) -> list[ParameterGroup]:
     """Return what is trained, in the model's order within each group. Only matrices decay."""
-    found: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
+    found: dict[tuple[float, float, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_decayed = parameter.ndim > 1 and name != _NOT_DECAYED
-            rule = stage.rate_multiplier(part_of(name)), stage.weight_decay if is_decayed else 0.0
+            rule = (
+                stage.rate_multiplier(part_of(name)),
+                stage.weight_decay if is_decayed else 0.0,
+                stage.optimizer == "muon" and is_block_matrix(name, parameter),
+            )
             found.setdefault(rule, []).append((name, parameter))
     return [
         ParameterGroup(
@@ -66,6 +76,7 @@ def parameter_groups(model: VL2, stage: Stage) -> list[ParameterGroup]:
             parameters=tuple(parameter for _, parameter in members),
             rate_multiplier=multiplier,
             weight_decay=decay,
+            is_orthogonal=is_orthogonal,
         )
-        for (multiplier, decay), members in found.items()
+        for (multiplier, decay, is_orthogonal), members in found.items()
     ]

@@ -2,16 +2,16 @@
 
 One process is `ONE` and needs no process group: all sums are then over itself. More are started by torchrun, whose
 environment `join` reads. Tensors on the CPU travel by gloo, tensors on CUDA devices by NCCL.
-Only this file and `shard` know that PyTorch has process groups.
+Only this file, `shard` and `layout` and `pipeline` of `parallel` know that PyTorch has process groups.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ class Ranks:
     rank: int
     size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None  # None: all that were started; else some of them, and `rank` is among these
 
     def __post_init__(self) -> None:
         assert 0 <= self.rank < self.size, f"rank {self.rank} of {self.size}"
@@ -44,19 +45,19 @@ class Ranks:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace a contiguous tensor by its sum over the ranks, the same bits on each, and return it."""
         if self.size > 1:
-            dist.all_reduce(tensor, dist.ReduceOp.SUM)
+            dist.all_reduce(tensor, dist.ReduceOp.SUM, group=self.group)
         return tensor
 
     def max_(self, tensor: Tensor) -> Tensor:
         """Replace a contiguous tensor by its largest values over the ranks and return it."""
         if self.size > 1:
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
         return tensor
 
     def broadcast_(self, tensor: Tensor) -> Tensor:
         """Replace a contiguous tensor by the first rank's and return it."""
         if self.size > 1:
-            dist.broadcast(tensor, src=0)
+            dist.broadcast(tensor, group=self.group, group_src=0)
         return tensor
 
     def broadcast_object(self, value: T) -> T:
@@ -64,7 +65,7 @@ class Ranks:
         if self.size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(values, group=self.group, group_src=0, device=torch.device("cpu"))
         return values[0]
 
     def gather_objects(self, value: T) -> list[T]:
@@ -72,14 +73,64 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[T | None] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return cast("list[T]", values)
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         if self.size > 1:
             # Not dist.barrier: on CUDA it guesses a device before the first product has chosen one.
-            dist.all_reduce(torch.zeros(1))
+            dist.all_reduce(torch.zeros(1), group=self.group)
+
+    def exchange(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """Send `sent[r]` rows to rank r, in this order, and return the `received[r]` rows of each rank, in theirs.
+
+        Gradients travel the other way. So where any rank's rows require gradients, those of all must, empty ones too.
+        """
+        exchanged: Tensor = _Exchange.apply(rows, list(sent), list(received), self.group)  # type: ignore[no-untyped-call]
+        return exchanged
+
+    def start_exchange(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Arriving:
+        """Begin an exchange without gradients, to be waited for where the rows are needed."""
+        arrived, work = _exchange(rows, list(sent), list(received), self.group, is_async=True)
+        return Arriving(rows=arrived, work=work, sent=rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arriving:
+    """Rows on their way."""
+
+    rows: Tensor
+    work: dist.Work
+    sent: Tensor  # kept until they have left
+
+    def wait(self) -> Tensor:
+        self.work.wait()
+        return self.rows
+
+
+class _Exchange(torch.autograd.Function):
+    """An all-to-all of rows; backward it is the same one with the counts exchanged."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup | None
+    ) -> Tensor:
+        ctx.sent, ctx.received, ctx.group = sent, received, group
+        return _exchange(rows, sent, received, group, is_async=False)[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _exchange(grad, ctx.received, ctx.sent, ctx.group, is_async=False)[0], None, None, None
+
+
+def _exchange(
+    rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup | None, *, is_async: bool
+) -> tuple[Tensor, Any]:
+    assert sum(sent) == len(rows), f"{sum(sent)} rows to send, {len(rows)} given"
+    arrived = rows.new_empty(sum(received), *rows.shape[1:])
+    work = dist.all_to_all_single(arrived, rows.contiguous(), received, sent, group=group, async_op=is_async)
+    return arrived, work
 
 
 ONE = Ranks(rank=0, size=1, device=torch.device("cpu"))

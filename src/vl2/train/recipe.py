@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Compute = Literal["float32", "bfloat16"]
 Init = Literal["weights", "random"]
 Mode = Literal["replicated", "sharded"]
+CutKind = Literal["looped", "contiguous", "encoder_first"]
 EncoderRecompute = Literal["none", "blocks", "whole"]
 
 
@@ -137,6 +138,29 @@ class EngineOptions:
     """compile the encoder's blocks with torch.compile: for CUDA devices, on a CPU it costs more than it brings"""
     parallel: Mode = "replicated"
     """with several ranks: every rank the whole model, or its part of each weight"""
+    balance_tiles: int = 0
+    """packs of each rank whose tiles are encoded by all ranks alike; 0: every rank encodes its own"""
+    expert_parallel: int = 1
+    """ranks that share one set of experts, each holding some of them whole; needs parallel = "sharded" """
+
+    pipeline: int = 1
+    """ranks that the layers are divided among; needs parallel = "sharded" """
+    pipeline_cut: CutKind = "looped"
+    """looped: every rank a part of the encoder and of the language model; contiguous; encoder_first, to compare"""
+    pipeline_costs: str = ""
+    """file of measured costs that say where to cut; by formula where empty"""
+
+    def __post_init__(self) -> None:
+        if self.pipeline < 1:
+            raise UserError(f"engine.pipeline must be at least 1, got {self.pipeline}")
+        if self.pipeline > 1 and self.parallel != "sharded":
+            raise UserError('engine.pipeline needs engine.parallel = "sharded"')
+        if self.balance_tiles < 0:
+            raise UserError(f"engine.balance_tiles must not be negative, got {self.balance_tiles}")
+        if self.expert_parallel < 1:
+            raise UserError(f"engine.expert_parallel must be at least 1, got {self.expert_parallel}")
+        if self.expert_parallel > 1 and self.parallel != "sharded":
+            raise UserError('engine.expert_parallel needs engine.parallel = "sharded"')
 
     @property
     def recomputed_encoder(self) -> EncoderRecompute:

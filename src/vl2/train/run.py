@@ -29,6 +29,7 @@ from vl2.train.memory import checkpoint_activations, compile_encoder
 from vl2.train.meter import Meter
 from vl2.train.metrics import METRICS, StepMetrics
 from vl2.train.outputs import Outputs
+from vl2.train.parallel.tile_balance import TileBalancer
 from vl2.train.parts import freeze
 from vl2.train.prepare import (
     find_model,
@@ -102,7 +103,7 @@ class Run:
         self.total = total
         self.folder = Path(recipe.run.folder)
         self.step = 0  # done
-        self.train_step = TrainStep(model, recipe.stage, ranks)
+        self.train_step = TrainStep(model, recipe.stage, ranks, _balancer(recipe, model, ranks))
         self.guard = Guard(recipe.guard)
         self.checkpoints = _checkpoints(recipe, ranks)
         self.is_quiet = quiet or not ranks.is_first
@@ -153,7 +154,13 @@ class Run:
         checkpoint_activations(
             model, encoder=recipe.engine.recomputed_encoder, layers=recipe.engine.activation_checkpointing
         )
-        shard(model, recipe.engine.parallel, ranks, DTYPES[recipe.engine.compute])
+        shard(
+            model,
+            recipe.engine.parallel,
+            ranks,
+            DTYPES[recipe.engine.compute],
+            expert_parallel=recipe.engine.expert_parallel,
+        )
         if ranks.is_first:
             keep_model_files(files, folder)
         run = cls(
@@ -323,6 +330,14 @@ def _open_folder(folder: Path, *, resume: bool) -> None:
 def _checkpoints(recipe: Recipe, ranks: Ranks) -> Checkpoints:
     keep = Keep(newest=recipe.run.keep, every_steps=recipe.run.keep_every_steps)
     return Checkpoints(Path(recipe.run.folder), keep=keep, ranks=ranks, block_of=_block_of)
+
+
+def _balancer(recipe: Recipe, model: VL2, ranks: Ranks) -> TileBalancer | None:
+    if not recipe.engine.balance_tiles or ranks.size == 1:
+        return None
+    return TileBalancer(
+        model, ranks, packs_together=recipe.engine.balance_tiles, tile_dtype=DTYPES[recipe.engine.compute]
+    )
 
 
 def _changes(checkpoint: Path, recipe: Recipe) -> list[str]:

@@ -20,13 +20,17 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from vl2.errors import UserError
 from vl2.model import VL2
-from vl2.model.moe import Router
+from vl2.model.language import DecoderLayer
+from vl2.model.moe import Experts, Router
+from vl2.model.vision import Block, CarriedAttentionPool
+from vl2.train.parallel.experts import run_over_ranks
+from vl2.train.parallel.layout import Layout, make_layout
 from vl2.train.ranks import Ranks
 
 Mode = Literal["replicated", "sharded"]
@@ -34,18 +38,22 @@ Mode = Literal["replicated", "sharded"]
 BUCKET_ELEMENTS = 1 << 24  # 64 MiB of float32 are summed at a time
 
 
-def shard(model: VL2, mode: Mode, ranks: Ranks, compute_dtype: torch.dtype) -> VL2:
+def shard(model: VL2, mode: Mode, ranks: Ranks, compute_dtype: torch.dtype, *, expert_parallel: int = 1) -> VL2:
     """Lay the model out on the ranks' devices and return it. In place; its parameters may be new objects.
+
+    With `expert_parallel` above 1, which only "sharded" takes, that many ranks share each set of experts.
 
     All ranks get the first one's weights: the others may give a model on the meta device. What is to stay frozen
     must be so already, and the optimizer is made afterwards. One rank alone is always "replicated".
     """
     if mode not in get_args(Mode):
         raise UserError(f"the weights must be {' or '.join(get_args(Mode))}, got {mode!r}")
+    if mode == "replicated" and expert_parallel > 1:
+        raise UserError("experts are divided among ranks only where the weights are sharded")
     if mode == "replicated" or ranks.size == 1:
         _replicate(model, ranks, compute_dtype)
     else:
-        _cut(model, ranks, compute_dtype)
+        _cut(model, make_layout(ranks, expert_parallel=expert_parallel), compute_dtype)
     return model
 
 
@@ -63,11 +71,13 @@ def origin(tensor: Tensor) -> tuple[int, ...]:
     """Return where in the whole tensor this rank's part begins."""
     place = [0] * tensor.ndim
     if isinstance(tensor, DTensor):
-        (cut,) = tensor.placements
-        assert isinstance(cut, Shard), f"cut as {cut}"
-        mesh, size = tensor.device_mesh, tensor.shape[cut.dim]
-        share = -(-size // mesh.size())  # the last ranks may have less, or nothing
-        place[cut.dim] = min(mesh.get_local_rank() * share, size)
+        mesh = tensor.device_mesh
+        for axis, cut in enumerate(tensor.placements):
+            assert isinstance(cut, Shard), f"cut as {cut}"
+            assert not place[cut.dim], "cut twice along one axis"
+            size = tensor.shape[cut.dim]
+            share = -(-size // mesh.size(axis))  # the last ranks may have less, or nothing
+            place[cut.dim] = min(mesh.get_local_rank(axis) * share, size)
     return tuple(place)
 
 
@@ -123,40 +133,78 @@ def _replicate(model: VL2, ranks: Ranks, compute_dtype: torch.dtype) -> None:
 
 
 @torch.no_grad()
-def _cut(model: VL2, ranks: Ranks, compute_dtype: torch.dtype) -> None:
+def _cut(model: VL2, layout: Layout, compute_dtype: torch.dtype) -> None:
+    ranks = layout.world
     source: Mapping[str, Tensor] = {name: t.detach() for name, t in _tensors(model).items()} if ranks.is_first else {}
     # From here on without memory, so that no rank but the first ever needs room for a whole model.
     model.to("meta")
+    widen(model, compute_dtype)
+    cut_module(model, layout, compute_dtype)
+    for method in ("states", "encode_tiles"):
+        register_fsdp_forward_method(model, method)
+    model.to_empty(device=ranks.device)
+    for name, tensor in _tensors(model).items():
+        fill_from_first(name, tensor, source, ranks)
+    settle(model)
+
+
+@torch.no_grad()
+def widen(model: nn.Module, compute_dtype: torch.dtype) -> None:
+    """Give every weight the type in which its parts are kept: float32 where it is trained."""
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             is_wide = isinstance(module, Router) or parameter.requires_grad
             parameter.data = parameter.data.to(torch.float32 if is_wide else _cast(parameter, compute_dtype))
 
-    mesh = init_device_mesh(ranks.device.type, (ranks.size,))
-    for group in _groups(model):
+
+def cut_module(model: nn.Module, layout: Layout, compute_dtype: torch.dtype) -> None:
+    """Cut the weights of a model, or of some of its layers, on the meta device."""
+    has_own_experts = layout.expert_mesh is not None
+    if layout.expert_mesh is not None:
+        for module in model.modules():
+            if isinstance(module, Experts):
+                _divide_experts(module, layout.expert_mesh)
+                run_over_ranks(module, layout.experts, local)
+    for group in _groups(model, has_own_experts=has_own_experts):
         dtype = torch.float32 if isinstance(group, Router) else compute_dtype
-        _fully_shard(group, mesh, dtype)
-    register_fsdp_forward_method(model, "states")
-
-    model.to_empty(device=ranks.device)
-    for name, tensor in _tensors(model).items():
-        _receive_(tensor, source.get(name), ranks)
-    for group in _groups(model):
-        # The first gathering of a weight whose rows the ranks cannot share evenly moves its part to padded memory.
-        # It must not come after an optimizer has taken hold of the parts.
-        assert isinstance(group, FSDPModule)
-        group.unshard()
-        group.reshard()
+        _fully_shard(group, layout.replica_mesh if isinstance(group, Experts) else layout.data_mesh, dtype)
 
 
-def _groups(model: VL2) -> Iterator[nn.Module]:
+def settle(model: nn.Module) -> None:
+    """Gather every weight once.
+
+    The first gathering of a weight whose rows the ranks cannot share evenly moves its part to padded memory. It must
+    not come after an optimizer has taken hold of the parts.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.unshard()
+            module.reshard()
+
+
+def _divide_experts(experts: Experts, mesh: DeviceMesh) -> None:
+    """Give each rank of the mesh some of the experts. The weights are on the meta device."""
+    for name, parameter in list(experts.named_parameters(recurse=False)):
+        num_experts = len(parameter)
+        if num_experts % mesh.size():
+            raise UserError(
+                f"engine.expert_parallel must divide the number of experts: {mesh.size()} does not divide {num_experts}"
+            )
+        part = torch.empty(num_experts // mesh.size(), *parameter.shape[1:], dtype=parameter.dtype, device="meta")
+        divided = DTensor.from_local(part, mesh, [Shard(0)], run_check=False)
+        setattr(experts, name, nn.Parameter(divided, requires_grad=parameter.requires_grad))
+
+
+def _groups(model: nn.Module, *, has_own_experts: bool) -> Iterator[nn.Module]:
     """Yield the modules whose own weights are gathered together, inner ones first."""
-    if model.vision.attn_pool is not None:
-        yield model.vision.attn_pool  # never run, so never gathered
-    yield from model.vision.blocks
-    for layer in model.language.model.layers:
-        yield from (module for module in layer.modules() if isinstance(module, Router))
-        yield layer
+    for module in list(model.modules()):
+        if isinstance(module, CarriedAttentionPool | Block):  # the pool is never run, so never gathered
+            yield module
+        elif isinstance(module, DecoderLayer):
+            yield from (inner for inner in module.modules() if isinstance(inner, Router))
+            if has_own_experts:
+                yield from (inner for inner in module.modules() if isinstance(inner, Experts))
+            yield module
     # The rest goes with the root, which stays gathered from the forward to the end of the backward pass. The output
     # head must be there: the loss uses its weight after the model has returned.
     yield model
@@ -174,21 +222,37 @@ def _fully_shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype) -> Non
 
 
 def _placement(parameter: nn.Parameter, num_ranks: int) -> Shard:
-    """Cut along the first axis that gives every rank the same share: 72 experts on 16 ranks are cut inside."""
+    """Cut along the first axis that gives every rank the same share: 72 experts on 16 ranks are cut inside.
+
+    Experts that have been divided already are always cut inside.
+    """
+    if isinstance(parameter, DTensor):
+        inner = [axis for axis, size in enumerate(parameter.shape) if axis and size % num_ranks == 0]
+        if not inner:
+            raise UserError(
+                f"an expert's matrices of {' x '.join(map(str, parameter.shape[1:]))} cannot be cut into {num_ranks}: "
+                "choose a larger engine.expert_parallel"
+            )
+        return Shard(inner[0])
     axes = [axis for axis, size in enumerate(parameter.shape) if size % num_ranks == 0]
     return Shard(axes[0] if axes else 0)
 
 
-def _receive_(tensor: Tensor, source: Tensor | None, ranks: Ranks) -> None:
-    """Fill a tensor on all ranks from the first one's `source`."""
+def fill_from_first(name: str, tensor: Tensor, source: Mapping[str, Tensor], ranks: Ranks) -> None:
+    """Fill a tensor on all ranks from the first one's `source`, in which it is whole."""
     full = torch.empty(tensor.shape, dtype=tensor.dtype, device=ranks.device)
-    if source is not None:
-        full.copy_(source)
+    if name in source:
+        full.copy_(source[name])
+    copy_part_(tensor, ranks.broadcast_(full))
+
+
+def copy_part_(tensor: Tensor, full: Tensor) -> None:
+    """Fill this rank's part of a tensor from the whole, which every rank has."""
     if isinstance(tensor, DTensor):
-        part = distribute_tensor(full, tensor.device_mesh, tensor.placements)
+        part = distribute_tensor(full, tensor.device_mesh, tensor.placements, src_data_rank=None)
         tensor.to_local().copy_(part.to_local())
     else:
-        tensor.copy_(ranks.broadcast_(full))
+        tensor.copy_(full)
 
 
 def _first_copy(tensor: Tensor, dtype: torch.dtype, ranks: Ranks) -> Tensor:

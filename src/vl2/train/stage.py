@@ -15,6 +15,7 @@ from vl2.errors import UserError
 
 Part = Literal["vision", "projector", "language"]  # the projector includes the newline and separator vectors
 Schedule = Literal["cosine", "step", "constant"]
+Optimizer = Literal["adamw", "muon"]  # Muon is for the matrices of the blocks; what is not one stays with AdamW
 
 WARMUP_STEPS = 100  # of the alignment and the fine-tuning; the pretraining, 50 times as long, has more
 PRETRAINING_WARMUP_STEPS = 2000
@@ -34,6 +35,7 @@ class Stage:
     final_rate_ratio: float = (
         COSINE_FLOOR  # where the cosine ends, over the peak; the other schedules have no use of it
     )
+    optimizer: Optimizer = "adamw"
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -55,6 +57,10 @@ class Stage:
                 raise UserError(f"a part of the model must be one of {', '.join(get_args(Part))}, got {part!r}")
         if self.schedule not in get_args(Schedule):
             raise UserError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r}")
+        if self.optimizer not in get_args(Optimizer):
+            raise UserError(f"optimizer must be one of {', '.join(get_args(Optimizer))}, got {self.optimizer!r}")
+        if self.optimizer == "muon" and self.is_bfloat16_optimizer:
+            raise UserError(f"stage {self.name}: a bfloat16 optimizer is AdamW, so optimizer must be adamw")
         if set(self.frozen) == set(get_args(Part)):
             raise UserError(f"stage {self.name}: all parts are frozen, nothing would be trained")
         idle = sorted(set(self.frozen) & set(self.rate_multipliers))

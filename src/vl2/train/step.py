@@ -24,6 +24,8 @@ from vl2.train.blank import blank_pack
 from vl2.train.loss import next_token_loss, trained_positions
 from vl2.train.memory import keep_freed_pages
 from vl2.train.optimizer import MasterAdamW
+from vl2.train.parallel.tile_balance import TileBalancer
+from vl2.train.parallel.tile_moves import imbalance, plan_moves
 from vl2.train.parts import freeze, parameter_groups
 from vl2.train.ranks import Ranks
 from vl2.train.shard import is_sharded
@@ -44,6 +46,8 @@ class StepReport:
     balance_loss: float  # unweighted: the mean over the documents, summed over the layers
     grad_norm: float  # before clipping
     expert_load: Tensor  # int64 [MoE layers, E]
+    tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, as the packs were dealt
+    tile_imbalance_balanced: float = 1.0  # as they were encoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,7 @@ class _Counts:
     tokens: int
     tiles: int
     balanced: int  # what the balance loss is a mean over
+    tiles_by_rank: tuple[tuple[int, ...], ...]  # for each group of packs that are encoded at a time
 
 
 class _Tally:
@@ -87,7 +92,8 @@ class _Tally:
 class TrainStep:
     """Trains a model, laid out by `shard` before, by the rules of a stage."""
 
-    def __init__(self, model: VL2, stage: Stage, ranks: Ranks) -> None:
+    def __init__(self, model: VL2, stage: Stage, ranks: Ranks, balancer: TileBalancer | None = None) -> None:
+        """`balancer` None lets every rank encode its own tiles."""
         check_balance(model, stage)
         if ranks.device.type == "cpu":
             keep_freed_pages()
@@ -101,7 +107,13 @@ class TrainStep:
             ranks=ranks,
         )
         self._is_sharded = is_sharded(model)
+        self._balancer = balancer
         self._is_balanced_by_document = model.config.language_config.seq_aux
+
+    @property
+    def data_ranks(self) -> Ranks:
+        """The ranks that have different packs."""
+        return self.ranks
 
     def accumulate(self, packs: Sequence[Packed]) -> StepReport:
         """Run this rank's packs forward and backward, and return what the step has come to over all ranks.
@@ -112,8 +124,7 @@ class TrainStep:
         own = [self._trim(pack).to(self.ranks.device) for pack in packs if pack.num_tokens]
         counts = self._count(own)
         tally = _Tally(self.model, self.ranks.device)
-        for pack in self._with_blanks(own):
-            self._run(pack, counts, tally)
+        self._run_all(own, counts, tally)
         self.optimizer.sum_over_ranks()
         tally.sum_over(self.ranks)
         return self._report(counts, tally)
@@ -149,7 +160,31 @@ class TrainStep:
             own[2] += len(pack.tiles)
             own[3] += self._num_balanced(pack)
         total = self.ranks.sum_(torch.tensor(own, device=self.ranks.device)).tolist()
-        return _Counts(trained_tokens=total[0], tokens=total[1], tiles=total[2], balanced=total[3])
+        return _Counts(
+            trained_tokens=total[0],
+            tokens=total[1],
+            tiles=total[2],
+            balanced=total[3],
+            tiles_by_rank=self._count_tiles(packs),
+        )
+
+    def _count_tiles(self, packs: Sequence[Packed]) -> tuple[tuple[int, ...], ...]:
+        """Return the tiles of every rank, for each group of packs that the ranks encode at the same time."""
+        together = self._packs_together
+        own = [len(pack.tiles) for pack in packs]
+        size = together or max(len(own), 1)
+        groups = [sum(own[first : first + size]) for first in range(0, len(own), size)]
+        most = int(self.ranks.max_(torch.tensor(len(groups), device=self.ranks.device)))
+        held = torch.zeros(most, self.ranks.size, dtype=torch.int64, device=self.ranks.device)
+        held[: len(groups), self.ranks.rank] = torch.tensor(groups, dtype=torch.int64, device=self.ranks.device)
+        return tuple(map(tuple, self.ranks.sum_(held).tolist()))
+
+    @property
+    def _packs_together(self) -> int:
+        """The packs of a rank whose tiles are encoded while no other rank may go ahead; 0: those of a whole step."""
+        if self._balancer is not None:
+            return self._balancer.packs_together
+        return 1 if self._is_sharded else 0
 
     def _num_balanced(self, pack: Packed) -> int:
         return len(pack.names) if self._is_balanced_by_document else 1
@@ -162,8 +197,22 @@ class TrainStep:
         blank = blank_pack(self.model.config).to(self.ranks.device)
         return packs + [blank] * (num_rounds - len(packs))
 
-    def _run(self, pack: Packed, counts: _Counts, tally: _Tally) -> None:
-        hidden = self.model.states(pack, runs_blank_tile=self._is_sharded)
+    def _run_all(self, own: list[Packed], counts: _Counts, tally: _Tally) -> None:
+        """Run this rank's packs forward and backward."""
+        own = self._with_blanks(own)
+        if self._balancer is None:
+            for pack in own:
+                self._run(pack, counts, tally)
+            return
+        for group in self._balancer.groups(own, counts.tiles_by_rank):
+            for pack, tokens_IQD in zip(group.packs, group.tokens, strict=True):
+                self._run(pack, counts, tally, tokens_IQD)
+            group.backward()
+
+    def _run(self, pack: Packed, counts: _Counts, tally: _Tally, tokens_IQD: Tensor | None = None) -> None:
+        hidden = self.model.states(
+            pack, tokens_IQD=tokens_IQD, runs_blank_tile=self._is_sharded and self._balancer is None
+        )
         total, loss_n = next_token_loss(hidden.states_BSD[0], pack.labels, self.model.language.lm_head.weight)
         num_balanced = self._num_balanced(pack) if pack.num_tokens else 0
         loss = total / max(counts.trained_tokens, 1)
@@ -187,4 +236,11 @@ class TrainStep:
             balance_loss=float(tally.balance_loss) / max(counts.balanced, 1),
             grad_norm=self.optimizer.grad_norm(),
             expert_load=tally.expert_load,
+            tile_imbalance=imbalance(counts.tiles_by_rank),
+            tile_imbalance_balanced=self._balanced(counts),
         )
+
+    def _balanced(self, counts: _Counts) -> float:
+        if self._balancer is None:
+            return imbalance(counts.tiles_by_rank)
+        return imbalance([plan_moves(held).encoded for held in counts.tiles_by_rank])

@@ -49,7 +49,7 @@ def test_resumed_is_as_if_never_stopped(texts: Path) -> None:
     # Two steps of the run of four, and then it is killed.
     stopped.recipe = run.recipe
     for _ in range(2):
-        stopped._one_step(1e-3 * (stopped.step + 1) / 150)
+        stopped._one_step(whole.options.learning_rate * (stopped.step + 1) / whole.options.warmup_steps)
         stopped.step += 1
     stopped.checkpoints.save(stopped.step, stopped._state(), stopped.recipe.to_toml())
     stopped.checkpoints.wait()

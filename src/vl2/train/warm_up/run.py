@@ -27,17 +27,17 @@ from vl2.model import VL2, init_weights
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.train.checkpoint import Checkpoints
 from vl2.train.optimizer import MasterAdamW
-from vl2.train.parts import ParameterGroup
+from vl2.train.parts import ParameterGroup, is_block_matrix
 from vl2.train.prepare import MODEL_FILES, TOKENIZER_FILES, find_model, keep_model_files
 from vl2.train.ranks import Ranks, join, leave
 from vl2.train.recipe import Compute, ModelOptions
 from vl2.train.schedule import learning_rate
-from vl2.train.stage import Stage
+from vl2.train.stage import Optimizer, Stage
 from vl2.train.toml_file import from_table, load_toml, to_toml
 from vl2.train.warm_up.classes import Classes, choose_characters
 from vl2.train.warm_up.recognition import Recognised, Recognition
 from vl2.train.warm_up.tiles import Tile, TileDrawer
-from vl2.weights import save_model
+from vl2.weights import load_model, save_model
 
 METRICS = "metrics.jsonl"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -78,9 +78,14 @@ class WarmUpOptions:
     num_steps: int
     batch_size: int = 48
     """tiles per step, over all ranks"""
-    learning_rate: float = 1e-3
+    optimizer: Optimizer = "muon"
+    learning_rate: float = 2e-3
+    final_rate_ratio: float = 0.05
+    """where the cosine ends, over the peak"""
     warmup_steps: int = 150
     weight_decay: float = 0.05
+    difficulty: float = 0.0
+    """of the first tiles, from 0 to 1"""
     raise_at: float = 0.42
     """share of Latin letters recognised from which the difficulty rises"""
     raise_steps: int = 700
@@ -141,8 +146,11 @@ class WarmUpRun:
         config = self.files.config
         self.drawer = make_drawer(recipe.tiles, config)
         # The whole model is made, so that the export is one; only its encoder is trained.
-        self.model = VL2(config)
-        init_weights(self.model, recipe.seed)
+        if self.files.weights_folder is not None:
+            self.model = load_model(self.files.weights_folder, dtype=torch.float32).train()
+        else:
+            self.model = VL2(config)
+            init_weights(self.model, recipe.seed)
         torch.manual_seed(recipe.seed)
         vision = config.vision_config
         self.net = Recognition(self.model.vision, vision.width, len(self.drawer.classes), vision.patches_per_side).to(
@@ -150,7 +158,7 @@ class WarmUpRun:
         )
         self.optimizer = MasterAdamW(_groups(self.net, recipe.options), betas=(0.9, 0.98), eps=1e-8, ranks=ranks)
         self.checkpoints = Checkpoints(self.folder, ranks=ranks)
-        self.step, self.difficulty, self.accuracy = 0, 0.0, 0.0
+        self.step, self.difficulty, self.accuracy = 0, recipe.options.difficulty, 0.0
         self._tally = _Tally(self.drawer.classes)
 
     def load(self, folder: Path) -> None:
@@ -321,18 +329,21 @@ def _one_of_each(kinds: Sequence[Kind]) -> list[Kind]:
 
 def _groups(net: nn.Module, options: WarmUpOptions) -> list[ParameterGroup]:
     named = [(name, parameter) for name, parameter in net.named_parameters() if "attn_pool" not in name]
-    groups = []
-    for decay, is_matrix in ((options.weight_decay, True), (0.0, False)):
-        members = [(name, parameter) for name, parameter in named if (parameter.ndim > 1) == is_matrix]
-        groups.append(
-            ParameterGroup(
-                names=tuple(name for name, _ in members),
-                parameters=tuple(parameter for _, parameter in members),
-                rate_multiplier=1.0,
-                weight_decay=decay,
-            )
+    found: dict[tuple[float, bool], list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in named:
+        is_orthogonal = options.optimizer == "muon" and is_block_matrix(name, parameter)
+        rule = options.weight_decay if parameter.ndim > 1 else 0.0, is_orthogonal
+        found.setdefault(rule, []).append((name, parameter))
+    return [
+        ParameterGroup(
+            names=tuple(name for name, _ in members),
+            parameters=tuple(parameter for _, parameter in members),
+            rate_multiplier=1.0,
+            weight_decay=decay,
+            is_orthogonal=is_orthogonal,
         )
-    return groups
+        for (decay, is_orthogonal), members in found.items()
+    ]
 
 
 def _stage(options: WarmUpOptions) -> Stage:
@@ -342,7 +353,7 @@ def _stage(options: WarmUpOptions) -> Stage:
         learning_rate=options.learning_rate,
         schedule="cosine",
         warmup_steps=options.warmup_steps,
-        final_rate_ratio=0.05,
+        final_rate_ratio=options.final_rate_ratio,
         balance_loss_weight=0.0,
         num_steps=options.num_steps,
         batch_size=options.batch_size,

@@ -25,7 +25,7 @@ from vl2.data.construct.sprites import Kind, draw_sprite
 from vl2.errors import UserError
 from vl2.train.warm_up.classes import NOTHING, Classes
 
-CHINESE_FROM, SPRITES_FROM = 0.25, 0.2  # difficulty from which on there are any
+CHINESE_FROM, SPRITES_FROM = 0.25, 0.5  # difficulty from which on there are any
 EASY_FACES = 6
 LATIN_PX, CHINESE_PX = (12, 24, 56), (15, 28, 64)  # smallest, easiest and largest size of text
 ATTEMPTS = 12  # places tried for a thing
@@ -62,9 +62,8 @@ class TileDrawer:
         scale = rng.choice((1.0, 1.0, 1.0, rng.uniform(0.6, 1.8))) if difficulty > 0.3 else 1.0
         sheet = _Sheet(round(self.side_px * scale), self.side_px // self.patch_px, rng)
         chinese = self.chinese_share * min(1.0, max(0.0, (difficulty - CHINESE_FROM) * 2)) if self.texts_zh else 0.0
-        things = self.things_share if difficulty > SPRITES_FROM else 0.15
         chosen = rng.random()
-        if chosen < 1 - things:
+        if chosen < 1 - self.things_share:
             self._write(sheet, rng, difficulty, "zh" if chosen < chinese else "en")
         else:
             self._scatter(sheet, rng, difficulty)
