@@ -87,7 +87,8 @@ def dequantise(quantised: Quantised, N: int, K: int, dtype: torch.dtype) -> Tens
         return (codes * scales.unsqueeze(-1)).to(dtype)
     values = (unpack(codes).float() - INT4_BIAS).unflatten(-1, (-1, GROUP))  # [..., P * 16, G, 32]
     by_row = scales.transpose(-1, -2).flatten(-3, -2).float()  # [..., P * 16, G]
-    return (values * by_row.unsqueeze(-1)).flatten(-2)[..., :N, :K].to(dtype)
+    whole: Tensor = (values * by_row.unsqueeze(-1)).flatten(-2)[..., :N, :K].to(dtype)
+    return whole
 
 
 def pack(codes: Tensor) -> Tensor:
@@ -96,7 +97,8 @@ def pack(codes: Tensor) -> Tensor:
     axes = codes.unflatten(-1, (-1, 4, 4, 2)).unflatten(-5, (-1, PANEL))  # [..., P, row, G, load, j, half]
     words = axes.movedim(-5, -3).transpose(-1, -2)  # [..., P, G, load, row, half, j]
     low, high = words[..., 0::2], words[..., 1::2]  # two codes a byte, the first in the low bits
-    return (low | high << 4).flatten(-4).contiguous()
+    blocks: Tensor = (low | high << 4).flatten(-4).contiguous()
+    return blocks
 
 
 def unpack(blocks: Tensor) -> Tensor:
@@ -104,7 +106,8 @@ def unpack(blocks: Tensor) -> Tensor:
     pairs = torch.stack((blocks & 15, blocks >> 4), dim=-1)  # [..., P, G, 256, 2]
     axes = pairs.unflatten(-2, (4, PANEL, 2, 2)).flatten(-2)  # [..., P, G, load, row, half, j]
     ordered = axes.transpose(-1, -2).movedim(-3, -5)  # [..., P, row, G, load, j, half]
-    return ordered.flatten(-4).flatten(-3, -2)
+    codes: Tensor = ordered.flatten(-4).flatten(-3, -2)
+    return codes
 
 
 def _int8(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,9 +157,11 @@ def _choose_scales(groups: Tensor) -> Tensor:
 def _squared_error(groups: Tensor, scales: Tensor) -> Tensor:
     wide = scales.float()
     error = _rounded(groups, wide).mul_(wide.unsqueeze(-1)).sub_(groups)
-    return torch.linalg.vector_norm(error, dim=-1).square_()
+    norm: Tensor = torch.linalg.vector_norm(error, dim=-1)
+    return norm.square_()
 
 
 def _rounded(groups: Tensor, scales: Tensor) -> Tensor:
     inverse = torch.where(scales == 0, 0, 1 / scales)
-    return (groups * inverse.unsqueeze(-1)).round_().clamp_(-INT4_BIAS, INT4_BIAS - 1)
+    rounded: Tensor = (groups * inverse.unsqueeze(-1)).round_().clamp_(-INT4_BIAS, INT4_BIAS - 1)
+    return rounded
