@@ -5,8 +5,8 @@ width, H heads, C channels per head, R latent rank, E experts, K experts per tok
 F hidden width, V vocabulary, I tiles, P tile side in pixels, Q visual tokens per tile.
 """
 
-from vl2.model.cache import Cache
+from vl2.model.cache import Cache, CacheRows
 from vl2.model.init import init_weights
 from vl2.model.vl2 import VL2, ModelOutput
 
-__all__ = ["VL2", "Cache", "ModelOutput", "init_weights"]
+__all__ = ["VL2", "Cache", "CacheRows", "ModelOutput", "init_weights"]

@@ -21,11 +21,12 @@ from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 
 from vl2.config import LanguageConfig
-from vl2.model.cache import Cache
+from vl2.model.cache import Cache, CacheRows
 from vl2.model.layers import RMSNorm
 from vl2.model.rope import Angles, rotate_halves, rotate_pairs
 
 MLAForm = Literal["auto", "naive", "absorbed"]
+AnyCache = Cache | CacheRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +147,20 @@ class MultiHeadAttention(nn.Module):
         self.v_proj = nn.Linear(D, self.num_kv_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(self.num_heads * self.head_dim, D, bias=bias)
 
-    def forward(self, x_BSD: Tensor, angles: Angles, reach: Reach, cache: Cache | None, layer: int) -> Tensor:
+    def forward(self, x_BSD: Tensor, angles: Angles, reach: Reach, cache: AnyCache | None, layer: int) -> Tensor:
         q_BSHC = rotate_halves(self.q_proj(x_BSD).unflatten(-1, (self.num_heads, -1)), angles)
         k_BSHC = rotate_halves(self.k_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1)), angles)
         v_BSHC = self.v_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1))
-        k_BHLC, v_BHLC = k_BSHC.transpose(1, 2), v_BSHC.transpose(1, 2)
-        if cache is not None:
-            k_BHLC, v_BHLC = cache.write(layer, (k_BHLC, v_BHLC))
-        out_BHSC = attend(q_BSHC.transpose(1, 2), k_BHLC, v_BHLC, reach, self.head_dim**-0.5)
+        q_BHSC, k_BHLC, v_BHLC = (t.transpose(1, 2) for t in (q_BSHC, k_BSHC, v_BSHC))
+        scale = self.head_dim**-0.5
+        if isinstance(cache, CacheRows):
+            out_BHSC = cache.attend_each(
+                layer, (k_BHLC, v_BHLC), lambda i, held: attend(q_BHSC[i : i + 1], held[0], held[1], reach, scale)
+            )
+        else:
+            if cache is not None:
+                k_BHLC, v_BHLC = cache.write(layer, (k_BHLC, v_BHLC))
+            out_BHSC = attend(q_BHSC, k_BHLC, v_BHLC, reach, scale)
         out: Tensor = self.o_proj(out_BHSC.transpose(1, 2).flatten(2))
         return out
 
@@ -182,7 +189,7 @@ class LatentAttention(nn.Module):
         self.kv_b_proj = nn.Linear(self.rank, H * (self.nope_dim + self.v_dim), bias=False)
         self.o_proj = nn.Linear(H * self.v_dim, D, bias=bias)
 
-    def forward(self, x_BSD: Tensor, angles: Angles, reach: Reach, cache: Cache | None, layer: int) -> Tensor:
+    def forward(self, x_BSD: Tensor, angles: Angles, reach: Reach, cache: AnyCache | None, layer: int) -> Tensor:
         q_BSHC = self._queries(x_BSD).unflatten(-1, (self.num_heads, -1))
         q_nope_BSHC, q_rope_BSHC = q_BSHC.split((self.nope_dim, self.rope_dim), dim=-1)
         q_rope_BSHC = rotate_pairs(q_rope_BSHC, angles)
@@ -190,13 +197,39 @@ class LatentAttention(nn.Module):
         latent_BSR, k_rope_BSC = self.kv_a_proj_with_mqa(x_BSD).split((self.rank, self.rope_dim), dim=-1)
         k_rope_BSC = rotate_pairs(k_rope_BSC.unsqueeze(2), angles).squeeze(2)
         shared_BLC = torch.cat((self.kv_a_layernorm(latent_BSR), k_rope_BSC), dim=-1)
-        if cache is not None:
-            (shared_BLC,) = cache.write(layer, (shared_BLC,))
-
         is_absorbed = self.form == "absorbed" or (self.form == "auto" and x_BSD.shape[1] == 1 and self._can_absorb())
-        attention = self._absorbed if is_absorbed else self._naive
-        out: Tensor = self.o_proj(attention(q_nope_BSHC, q_rope_BSHC, shared_BLC, reach).flatten(2))
+        if isinstance(cache, CacheRows):
+            out_BSHC = self._each_row(q_nope_BSHC, q_rope_BSHC, shared_BLC, reach, cache, layer, is_absorbed)
+        else:
+            if cache is not None:
+                (shared_BLC,) = cache.write(layer, (shared_BLC,))
+            attention = self._absorbed if is_absorbed else self._naive
+            out_BSHC = attention(q_nope_BSHC, q_rope_BSHC, shared_BLC, reach)
+        out: Tensor = self.o_proj(out_BSHC.flatten(2))
         return out
+
+    def _each_row(
+        self,
+        q_nope_BSHC: Tensor,
+        q_rope_BSHC: Tensor,
+        shared_BSC: Tensor,
+        reach: Reach,
+        cache: CacheRows,
+        layer: int,
+        is_absorbed: bool,
+    ) -> Tensor:
+        if not is_absorbed:
+            return cache.attend_each(
+                layer,
+                (shared_BSC,),
+                lambda i, held: self._naive(q_nope_BSHC[i : i + 1], q_rope_BSHC[i : i + 1], held[0], reach),
+            )
+        # What does not depend on the length of a row is done for all rows at once.
+        q_BHSC = self._absorb(q_nope_BSHC, q_rope_BSHC)
+        out_BHSR = cache.attend_each(
+            layer, (shared_BSC,), lambda i, held: self._attend_latent(q_BHSC[i : i + 1], held[0], reach)
+        )
+        return self._expand(out_BHSR)
 
     def _can_absorb(self) -> bool:
         # The absorbed form reads the matrix itself, past whatever an adapter or a quantised layer adds to it.
@@ -220,17 +253,27 @@ class LatentAttention(nn.Module):
         return attend(q_BHSC, k_BHLC, v_BLHC.transpose(1, 2), reach, self.scale).transpose(1, 2)
 
     def _absorbed(self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor, shared_BLC: Tensor, reach: Reach) -> Tensor:
+        return self._expand(self._attend_latent(self._absorb(q_nope_BSHC, q_rope_BSHC), shared_BLC, reach))
+
+    @property
+    def _expansion(self) -> tuple[Tensor, Tensor]:
+        """The matrices from the latent to keys and to values, [H, C, R]."""
         expand_HCR = self.kv_b_proj.weight.unflatten(0, (self.num_heads, -1))
         key_HCR, value_HCR = expand_HCR.split((self.nope_dim, self.v_dim), dim=1)
-        q_latent_BHSR = torch.einsum("bshc,hcr->bhsr", q_nope_BSHC, key_HCR)
-        q_BHSC = torch.cat((q_latent_BHSR, q_rope_BSHC.transpose(1, 2)), dim=-1)
+        return key_HCR, value_HCR
 
+    def _absorb(self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor) -> Tensor:
+        q_latent_BHSR = torch.einsum("bshc,hcr->bhsr", q_nope_BSHC, self._expansion[0])
+        return torch.cat((q_latent_BHSR, q_rope_BSHC.transpose(1, 2)), dim=-1)
+
+    def _attend_latent(self, q_BHSC: Tensor, shared_BLC: Tensor, reach: Reach) -> Tensor:
         scores_BHSL = (q_BHSC.flatten(1, 2) @ shared_BLC.mT).unflatten(1, q_BHSC.shape[1:3]).float() * self.scale
         visible = reach.visible(q_BHSC.shape[2], shared_BLC.shape[1], shared_BLC.device)
         if visible is not None:
             scores_BHSL = scores_BHSL.masked_fill(~visible, float("-inf"))
         p_BHSL = scores_BHSL.softmax(dim=-1).to(q_BHSC.dtype)
-
         latent_BLR = shared_BLC[..., : self.rank]
-        out_BHSR = (p_BHSL.flatten(1, 2) @ latent_BLR).unflatten(1, q_BHSC.shape[1:3])
-        return torch.einsum("bhsr,hcr->bshc", out_BHSR, value_HCR)
+        return (p_BHSL.flatten(1, 2) @ latent_BLR).unflatten(1, q_BHSC.shape[1:3])
+
+    def _expand(self, out_BHSR: Tensor) -> Tensor:
+        return torch.einsum("bhsr,hcr->bshc", out_BHSR, self._expansion[1])

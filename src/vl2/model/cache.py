@@ -8,6 +8,8 @@ shared key. Golden: cache_L_* in tests/golden/reference/model.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -77,3 +79,35 @@ class Cache:
             for t in layer:
                 t[target].narrow(-2, 0, length).copy_(t[source].narrow(-2, 0, length))
         self.lengths[target] = length
+
+
+class CacheRows:
+    """Rows of several caches that take one position in one pass, each attended by itself.
+
+    A pass of always the same number of rows rounds always alike: rows that are missing repeat the first one, at no
+    cost in attention, and write nothing.
+    """
+
+    def __init__(self, caches: Sequence[Cache], num_rows: int) -> None:
+        assert 1 <= len(caches) <= num_rows, f"{len(caches)} caches do not fit into {num_rows} rows"
+        assert all(len(cache.lengths) == 1 for cache in caches), "each cache must have one row"
+        self._caches = caches
+        self.num_rows = num_rows
+
+    @property
+    def lengths(self) -> list[int]:
+        lengths = [cache.lengths[0] for cache in self._caches]
+        return lengths + lengths[:1] * (self.num_rows - len(lengths))
+
+    def advance(self, num_new: int) -> None:
+        for cache in self._caches:
+            cache.advance(num_new)
+
+    def attend_each(
+        self, layer: int, new: tuple[Tensor, ...], attend: Callable[[int, tuple[Tensor, ...]], Tensor]
+    ) -> Tensor:
+        """Write the new position of every row and attend to the row alone: attend(i, what row i holds), [1, ...]."""
+        attended = [
+            attend(i, cache.write(layer, tuple(t[i : i + 1] for t in new))) for i, cache in enumerate(self._caches)
+        ]
+        return torch.cat(attended + attended[:1] * (self.num_rows - len(attended)))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vl2.config import LanguageConfig
-from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
-from vl2.model.cache import Cache
+from vl2.model.attention import AnyCache, LatentAttention, MultiHeadAttention, Reach
+from vl2.model.cache import CacheRows
 from vl2.model.layers import GatedMLP, RMSNorm
 from vl2.model.moe import MoE, RoutingStats
 from vl2.model.rope import Angles, rotary_angles
@@ -57,7 +57,7 @@ class DecoderLayer(nn.Module):
         x_BSD: Tensor,
         angles: Angles,
         reach: Reach,
-        cache: Cache | None,
+        cache: AnyCache | None,
         sequences_GT: Tensor | None,
     ) -> tuple[Tensor, RoutingStats | None]:
         x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), angles, reach, cache, self.index)
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
         x_BSD: Tensor,
         positions_BS: Tensor,
         reach: Reach,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         sequences_GT: Tensor | None = None,
     ) -> Hidden:
         angles = rotary_angles(positions_BS, self.rotary_dim, self.config.rope_theta)
@@ -115,12 +115,16 @@ class LanguageModel(nn.Module):
         out: Tensor = self.lm_head(states_BSD)
         return out.float()
 
-    def extend(self, embeds_BSD: Tensor, cache: Cache) -> Tensor:
+    def extend(self, embeds_BSD: Tensor, cache: AnyCache) -> Tensor:
         """Append S positions to every row of the cache and return their states [B, S, D]."""
         num_new, device = embeds_BSD.shape[1], embeds_BSD.device
         starts_B1 = torch.tensor(cache.lengths, device=device).unsqueeze(1)
         positions_BS = starts_B1 + torch.arange(num_new, device=device)
-        reach = Reach.of_cache(cache.lengths, num_new, device)
+        if isinstance(cache, CacheRows):
+            assert num_new == 1, f"rows of several caches take one position at a time, not {num_new}"
+            reach = Reach(mask=None, is_causal=False)
+        else:
+            reach = Reach.of_cache(cache.lengths, num_new, device)
         hidden: Hidden = self.model(embeds_BSD, positions_BS, reach, cache)
         cache.advance(num_new)
         return hidden.states_BSD

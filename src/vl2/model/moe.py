@@ -161,14 +161,22 @@ def sort_by_expert(expert_TK: Tensor, num_experts: int, block_rows: int) -> Bloc
     return Blocks(token_M=token_M, place_TK=place_TK, counts_E=counts_E)
 
 
+# Up to so many tokens, one of each request, a pass on a CPU gives every expert in use the same number of rows.
+MAX_DECODED_ROWS = 64
+
+
 def _block_rows(x_TD: Tensor) -> int:
     """Return what blocks of experts are rounded up to.
 
-    On the CPU a bfloat16 product of a shape not met before costs some twenty times its time, to compile its kernel,
-    and the load of an expert is another one each time.
+    A step of decoding: all of them to one shape, because a product of another shape may round otherwise, and how many
+    tokens an expert gets depends on what other requests say. In training a bfloat16 product of a shape not met before
+    costs some twenty times its time, to compile its kernel, and the load of an expert is another one each time.
     """
-    is_compiled = x_TD.device.type == "cpu" and x_TD.dtype == torch.bfloat16 and torch.is_grad_enabled()
-    return 64 if is_compiled else 1
+    if x_TD.device.type != "cpu":
+        return 1
+    if torch.is_grad_enabled():
+        return 64 if x_TD.dtype == torch.bfloat16 else 1
+    return len(x_TD) if len(x_TD) <= MAX_DECODED_ROWS else 1
 
 
 class _Dispatch(torch.autograd.Function):
