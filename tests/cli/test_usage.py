@@ -54,7 +54,6 @@ def test_help_answers_at_once_because_it_imports_nothing_heavy(arguments):
         (["xyz"], "unknown command xyz; `vl2 --help` shows what is allowed"),
         (["--modle", "x"], "unknown option --modle (did you mean --model?)"),
         (["ask"], "QUESTION is missing; `vl2 ask --help` shows what is allowed"),
-        (["locate"], "QUERY is missing; `vl2 locate --help` shows what is allowed"),
         (["inspect"], "TARGET is missing; `vl2 inspect --help` shows what is allowed"),
         (["ask", "hi", "there"], "unknown argument there"),
         (["ask", "hi", "--json", "yes"], "unknown argument yes"),

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from vl2.cli.flags import GenerateFlags, ModelFlags, OutputFlags, print_json
 from vl2.cli.print_stream import print_stream
 from vl2.errors import UserError
+
+if TYPE_CHECKING:
+    from vl2.infer.constraint import Constraint
 
 # What is written well everywhere; Pillow registers more, and some of those cannot be written.
 DRAWN_AS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -26,12 +31,13 @@ def answer(
     *,
     system: str | None = None,
     draw: str | None = None,
+    constraint: Constraint | None = None,
 ) -> None:
     """Answer one question on stdout: streamed as text, or as JSON at the end."""
     from vl2.infer.prompts import user_message
     from vl2.infer.vlm import ReplyBuilder
 
-    options = generate.options()
+    options = replace(generate.options(), constraint=constraint)
     vlm = model.load(quiet=output.quiet)
     messages = [user_message(question, images)]
     if system is not None:

@@ -15,6 +15,7 @@ from vl2.cli.flags import (
     OptionalText,
     OutputFlags,
     open_images,
+    read_schema,
     read_text,
 )
 from vl2.errors import UserError
@@ -28,6 +29,7 @@ class Ask:
       vl2 ask "What is the total?" -i receipt.png
       vl2 ask "What changed?" -i before.png -i after.png --model ./deepseek-vl2-tiny
       cat page.png | vl2 ask "Transcribe this page." -i - --json
+      vl2 ask "Read the receipt." -i receipt.png --json-schema receipt.schema.json
     """
 
     question: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="QUESTION")]
@@ -38,6 +40,8 @@ class Ask:
     """system prompt"""
     draw: OptionalFile = None
     """write the last image with the answer's boxes to this file"""
+    json_schema: OptionalFile = None
+    """make the answer JSON that fits the schema in this file"""
     model: ModelFlags = field(default_factory=ModelFlags)
     generate: GenerateFlags = field(default_factory=GenerateFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
@@ -50,4 +54,14 @@ class Ask:
         question = read_text(self.question)
         if not question.strip():
             raise UserError("the question is empty: say what to ask")
-        answer(self.model, self.generate, self.output, question, images, system=self.system, draw=self.draw)
+        constraint = None if self.json_schema is None else read_schema(self.json_schema)
+        answer(
+            self.model,
+            self.generate,
+            self.output,
+            question,
+            images,
+            system=self.system,
+            draw=self.draw,
+            constraint=constraint,
+        )

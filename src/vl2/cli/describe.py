@@ -21,6 +21,8 @@ class Describe:
     """path, URL or "-" for stdin"""
     grounded: bool = False
     """ask for a box around everything that is named"""
+    constrained: bool = False
+    """make malformed boxes impossible"""
     draw: OptionalFile = None
     """write the image with the boxes to this file"""
     model: ModelFlags = field(default_factory=ModelFlags)
@@ -31,8 +33,11 @@ class Describe:
         if len(self.images) != 1:
             raise UserError(f"describe takes one image (-i), got {len(self.images)}")
         from vl2.cli.answer import answer, check_drawable
+        from vl2.infer.constraint_boxes import WellFormedBoxes
         from vl2.infer.prompts import describe_prompt
 
         check_drawable(self.draw, self.images)
         images = open_images(self.images)
-        answer(self.model, self.generate, self.output, describe_prompt(grounded=self.grounded), images, draw=self.draw)
+        question = describe_prompt(grounded=self.grounded)
+        constraint = WellFormedBoxes() if self.constrained else None
+        answer(self.model, self.generate, self.output, question, images, draw=self.draw, constraint=constraint)

@@ -18,6 +18,7 @@ from vl2.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vl2.infer.constraint_json import JsonSchema
     from vl2.infer.sampling import GenerateOptions
     from vl2.infer.vlm import VLM
     from vl2.process.tiling import Tiling
@@ -172,6 +173,18 @@ def read_text(text: str) -> str:
         return sys.stdin.read()
     except UnicodeDecodeError:
         raise UserError("the question on stdin is not text (UTF-8)") from None
+
+
+def read_schema(path: str) -> JsonSchema:
+    """Return the JSON schema in a file."""
+    from vl2.infer.constraint_json import JsonSchema
+
+    try:
+        return JsonSchema(json.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
 
 
 def open_images(names: Sequence[str], *, is_stdin_taken: bool = False) -> list[Image.Image]:

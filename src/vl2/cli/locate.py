@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vl2.cli.flags import GenerateFlags, Images, ModelFlags, OptionalFile, OutputFlags, open_images, print_json
 from vl2.errors import UserError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 @dataclass(frozen=True, kw_only=True)
 class Locate:
     """Print the boxes of what you describe: x0 y0 x1 y1 in pixels, then the label, one box a line.
 
+    Instead of a description, an object in another image can say what to find: --like and --box.
+
     Examples:
       vl2 locate "the red mug" -i desk.jpg
       vl2 locate "the submit button" -i screen.png --json --draw boxes.png
+      vl2 locate -i shelf.jpg --like mug.jpg --box 40,25,180,210
     """
 
-    query: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="QUERY")]
+    query: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="QUERY", help_behavior_hint="")] = ""
     """what to find"""
     images: Images = ()
     """path, URL or "-" for stdin"""
     draw: OptionalFile = None
     """write the image with the boxes to this file"""
+    like: OptionalFile = None
+    """find what is of the same kind as the object that --box marks in this image"""
+    box: Annotated[str | None, tyro.conf.arg(metavar="X0,Y0,X1,Y1", help_behavior_hint="")] = None
+    """the object in the --like image, in pixels"""
+    constrained: bool = False
+    """make malformed boxes impossible"""
     model: ModelFlags = field(default_factory=ModelFlags)
     generate: GenerateFlags = field(default_factory=GenerateFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
@@ -35,13 +47,16 @@ class Locate:
         if len(self.images) != 1:
             raise UserError(f"locate takes one image (-i), got {len(self.images)}")
         from vl2.cli.answer import check_drawable, save_drawing
-        from vl2.infer.prompts import locate_prompt, user_message
+        from vl2.infer.constraint_boxes import WellFormedBoxes
+        from vl2.infer.prompts import user_message
         from vl2.infer.vlm import Request
 
         check_drawable(self.draw, self.images)
-        prompt = locate_prompt(self.query)
-        images = open_images(self.images)
+        prompt, references = self._prompt()
+        images = [*references, *open_images(self.images)]
         options = self.generate.options()
+        if self.constrained:
+            options = replace(options, constraint=WellFormedBoxes())
         vlm = self.model.load(quiet=self.output.quiet)
         messages = [user_message(prompt, images)]
         reply = vlm.batch([Request(messages=messages, options=options)])[0]
@@ -54,4 +69,20 @@ class Locate:
             said = " ".join(reply.text.split())
             print(f"vl2: nothing located; the model said: {said[:200]}", file=sys.stderr)
         if self.draw is not None:
-            save_drawing(reply.draw(images[0]), self.draw, quiet=self.output.quiet)
+            save_drawing(reply.draw(images[-1]), self.draw, quiet=self.output.quiet)
+
+    def _prompt(self) -> tuple[str, list[Image.Image]]:
+        """Return what to ask, and the image before the one that is searched, if any."""
+        from vl2.infer.prompts import locate_like_prompt, locate_prompt, mark_object
+
+        if (self.like is None) != (self.box is None):
+            raise UserError("--like and --box belong together: an image, and the object in it")
+        if self.like is None or self.box is None:
+            return locate_prompt(self.query), []
+        if self.query:
+            raise UserError("locate takes either a description or --like with --box, got both")
+        try:
+            corners = [float(part) for part in self.box.split(",")]
+        except ValueError:
+            raise UserError(f"--box must be four numbers x0,y0,x1,y1 in pixels, got {self.box}") from None
+        return locate_like_prompt(), [mark_object(self.like, corners)]

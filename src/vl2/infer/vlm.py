@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from vl2.errors import UserError
+from vl2.infer.constraint import Constraint
+from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.generate import Event, FinishReason, Limits, generate
-from vl2.infer.prompts import Message, Messages, describe_prompt, locate_prompt, user_message
+from vl2.infer.prompts import (
+    Message,
+    Messages,
+    describe_prompt,
+    locate_like_prompt,
+    locate_prompt,
+    mark_object,
+    user_message,
+)
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.session import Session
@@ -46,6 +56,7 @@ class OptionFields(TypedDict, total=False):
     no_repeat_ngram_size: int
     stop: Sequence[str]
     seed: int | None
+    constraint: Constraint | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +74,10 @@ def make_options(fields: Mapping[str, Any]) -> GenerateOptions:
     if unknown:
         raise UserError(f"unknown option {unknown[0]}: the options are {', '.join(known)}")
     return GenerateOptions(**fields)
+
+
+def _with_boxes(options: OptionFields, constrained: bool) -> OptionFields:
+    return {**options, "constraint": options.get("constraint") or WellFormedBoxes()} if constrained else options
 
 
 class VLM:
@@ -105,13 +120,33 @@ class VLM:
             if event.piece:
                 yield event.piece
 
-    def locate(self, query: str, image: Any, **options: Unpack[OptionFields]) -> list[Box]:
-        """Return the boxes of what `query` describes, in pixels of the image."""
-        return self.chat(locate_prompt(query), [image], **options).boxes
+    def locate(
+        self, query: str, image: Any, *, constrained: bool = False, **options: Unpack[OptionFields]
+    ) -> list[Box]:
+        """Return the boxes of what `query` describes, in pixels of the image.
 
-    def describe(self, image: Any, *, grounded: bool = False, **options: Unpack[OptionFields]) -> Reply:
-        """Describe an image; `grounded` asks for boxes around what is named."""
-        return self.chat(describe_prompt(grounded=grounded), [image], **options)
+        `constrained` makes malformed boxes impossible; an object may still be said to be absent.
+        """
+        return self.chat(locate_prompt(query), [image], **_with_boxes(options, constrained)).boxes
+
+    def locate_like(
+        self,
+        reference: Any,
+        box_px: Sequence[float],
+        image: Any,
+        *,
+        constrained: bool = False,
+        **options: Unpack[OptionFields],
+    ) -> list[Box]:
+        """Return the boxes, in pixels of `image`, of objects of the kind that a box marks in a reference image."""
+        marked = mark_object(reference, box_px, self.processor.image_options)
+        return self.chat(locate_like_prompt(), [marked, image], **_with_boxes(options, constrained)).boxes
+
+    def describe(
+        self, image: Any, *, grounded: bool = False, constrained: bool = False, **options: Unpack[OptionFields]
+    ) -> Reply:
+        """Describe an image; `grounded` asks for boxes around what is named, `constrained` makes them well-formed."""
+        return self.chat(describe_prompt(grounded=grounded), [image], **_with_boxes(options, constrained))
 
     def session(self, *, system: str | None = None) -> Session:
         """Start a conversation that remembers its turns."""
