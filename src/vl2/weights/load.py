@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vl2.config import ModelConfig
 from vl2.errors import UserError, memory_errors
@@ -24,6 +24,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 NAMES_SHOWN = 5
+QUANTISED = "quantization_config"  # the key of config.json that says how weights are quantised
 # Two readers already saturate a disk; the time goes into page faults on the fresh memory.
 NUM_READERS = min(4, os.cpu_count() or 1)
 
@@ -42,15 +43,30 @@ def load_model(
     UserError names the tensors that are missing, not expected or of another shape.
     """
     config = ModelConfig.from_file(folder / "config.json")
-    with torch.device("meta"):
-        model = VL2(config)
+    if QUANTISED in config.source:
+        raise UserError(f"{folder} holds quantised weights, which can only answer: vl2.load and the commands take it")
+    model = build_empty(config)
     stored = stored_tensors(folder)
     wanted = list(places(model))
-    _check_names_and_shapes(model, wanted, stored, folder)
+    check_tensors({place.name: shape_of(model, place) for place in wanted}, stored, folder)
     with memory_errors(f"the weights of {folder}"):
         materialize(model, dtype or getattr(torch, config.torch_dtype), torch.device(device))
-    _fill(model, wanted, stored, progress)
+    state = model.state_dict()
+    fill(wanted, stored, lambda place, tensor: read_into(place.view(state[place.parameter]), tensor), progress)
     return model.eval()
+
+
+def build_empty(config: ModelConfig) -> VL2:
+    """Return a model on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        return VL2(config)
+
+
+def shape_of(model: VL2, place: Place) -> tuple[int, ...]:
+    """Return the shape that a released tensor of this model has."""
+    owner, _, leaf = place.parameter.rpartition(".")
+    tensor: Tensor = getattr(model.get_submodule(owner), leaf)
+    return tuple(place.view(tensor).shape)
 
 
 def materialize(model: VL2, dtype: torch.dtype, device: torch.device) -> None:
@@ -98,19 +114,19 @@ def _weight_files(folder: Path) -> list[Path]:
     raise UserError(f"no {SINGLE} or {INDEX} in {folder}")
 
 
-def _check_names_and_shapes(model: VL2, wanted: list[Place], stored: dict[str, StoredTensor], folder: Path) -> None:
-    state = model.state_dict()
-    missing = [place.name for place in wanted if place.name not in stored]
+def check_tensors(expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredTensor], folder: Path) -> None:
+    """Raise UserError unless a folder holds exactly the tensors expected, by name and shape."""
+    missing = [name for name in expected if name not in stored]
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} tensors: {_some(missing)}")
-    extra = sorted(stored.keys() - {place.name for place in wanted})
+    extra = sorted(stored.keys() - expected.keys())
     if extra:
         raise UserError(f"{folder} holds {len(extra)} tensors that config.json does not describe: {_some(extra)}")
-    wrong = []
-    for place in wanted:
-        shape = tuple(place.view(state[place.parameter]).shape)
-        if shape != stored[place.name].shape:
-            wrong.append(f"{place.name} is {list(stored[place.name].shape)}, config.json says {list(shape)}")
+    wrong = [
+        f"{name} is {list(stored[name].shape)}, config.json says {list(shape)}"
+        for name, shape in expected.items()
+        if stored[name].shape != shape
+    ]
     if wrong:
         raise UserError(f"{folder} holds {len(wrong)} tensors of another shape: {_some(wrong)}")
 
@@ -120,20 +136,24 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + more
 
 
-def _fill(model: VL2, wanted: list[Place], stored: dict[str, StoredTensor], progress: Progress | None) -> None:
-    state = model.state_dict()
+def fill(
+    wanted: Sequence[Place],
+    stored: Mapping[str, StoredTensor],
+    put: Callable[[Place, StoredTensor], None],
+    progress: Progress | None,
+) -> None:
+    """Put every released tensor where it belongs, several at a time."""
     # In the order of the files, so that the disk reads ahead.
     wanted = sorted(wanted, key=lambda place: (stored[place.name].path, stored[place.name].offset))
     total = sum(stored[place.name].nbytes for place in wanted)
 
-    def fill_one(place: Place) -> int:
-        tensor = stored[place.name]
-        read_into(place.view(state[place.parameter]), tensor)
-        return tensor.nbytes
+    def put_one(place: Place) -> int:
+        put(place, stored[place.name])
+        return stored[place.name].nbytes
 
     with ThreadPoolExecutor(NUM_READERS) as readers:
         done = 0
-        for nbytes in readers.map(fill_one, wanted):
+        for nbytes in readers.map(put_one, wanted):
             done += nbytes
             if progress is not None:
                 progress(done, total)

@@ -86,9 +86,14 @@ def read_into(target: Tensor, stored: StoredTensor) -> None:
     if target.device.type == "cpu" and target.dtype == stored.dtype and target.is_contiguous():
         _read_bytes(target, stored)
         return
+    target.copy_(read_tensor(stored))
+
+
+def read_tensor(stored: StoredTensor) -> Tensor:
+    """Return a copy in memory, in the type of the file."""
     fresh = torch.empty(stored.shape, dtype=stored.dtype)
     _read_bytes(fresh, stored)
-    target.copy_(fresh)
+    return fresh
 
 
 def _read_bytes(target: Tensor, stored: StoredTensor) -> None:

@@ -1,12 +1,10 @@
 """Save a model in the released layout: config.json and sharded safetensors under the released names.
 
-The folder appears whole or not at all: it is written beside its final place and then renamed.
+The folder appears whole or not at all.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vl2.config import Json
-from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.weights.load import INDEX, SINGLE
 from vl2.weights.names import places
+from vl2.weights.new_folder import new_folder, write_json
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -35,30 +33,16 @@ def save_model(
 
     UserError if the folder exists and is not empty: nothing is overwritten.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists: choose a new folder to save to")
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(folder) as partial:
         _write_weights(model, partial, max_shard_bytes)
         dtype = str(model.dtype).removeprefix("torch.")
         config = model.config.to_dict()
         if config.get("torch_dtype", dtype) != dtype:
             config["torch_dtype"] = dtype
         for name, content in {"config.json": config, **(extra_json or {})}.items():
-            _write_json(partial / name, content)
+            write_json(partial / name, content)
         for file in extra_files:
             shutil.copyfile(file, partial / file.name)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _write_json(path: Path, content: Json) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_weights(model: VL2, folder: Path, max_shard_bytes: int) -> None:
@@ -72,7 +56,7 @@ def _write_weights(model: VL2, folder: Path, max_shard_bytes: int) -> None:
         weight_map.update((name, file) for name, _ in shard)
         total += sum(_nbytes(t) for _, t in shard)
     if len(shards) > 1:
-        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def _shards(model: VL2, max_shard_bytes: int) -> Iterator[list[tuple[str, Tensor]]]:

@@ -1,0 +1,69 @@
+"""Tensors that view a file in place: nothing is copied, processes share the pages, and the system may take them back.
+
+A page is read when it is first touched, unless it was asked for before. What is written to such a tensor stays in this
+process and never reaches the file. The file must not be cut short while it is mapped: the system would end the process.
+
+Offsets and sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vl2.errors import UserError
+from vl2.weights.safetensors_file import StoredTensor
+
+# Linux's number for "read these pages now, with one call"; Python has no name for it. Refused before kernel 5.14.
+MADV_POPULATE_READ = 22
+
+
+class MappedFile:
+    """One file in the address space of this process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                # Copy on write: changing a layer in place (merging an adapter) must neither fail nor alter the file.
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be mapped into memory: {error}") from None
+
+    @property
+    def nbytes(self) -> int:
+        return len(self._map)
+
+    def tensor(self, stored: StoredTensor) -> Tensor:
+        """Return a tensor that views the file, or a copy of one that is not aligned for its type."""
+        flat = torch.frombuffer(self._map, dtype=torch.uint8, count=stored.nbytes, offset=stored.offset)
+        if stored.offset % stored.dtype.itemsize:
+            flat = flat.clone()
+        return flat.view(stored.dtype).view(stored.shape)
+
+    def read(self, offset: int, nbytes: int) -> None:
+        """Bring a part into memory now, where the system can be told to; elsewhere it comes when it is touched."""
+        try:
+            self._advise(MADV_POPULATE_READ, offset, nbytes)
+        except (OSError, ValueError):
+            self.ask_for(offset, nbytes)
+
+    def ask_for(self, offset: int, nbytes: int) -> None:
+        """Start reading a part, without waiting for it."""
+        if hasattr(mmap, "MADV_WILLNEED"):
+            self._advise(mmap.MADV_WILLNEED, offset, nbytes)
+
+    def let_go(self, offset: int, nbytes: int) -> None:
+        """Take the whole pages of a part out of this process; they come back from the file. Changes are lost."""
+        first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        stop = (offset + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if hasattr(mmap, "MADV_DONTNEED") and stop > first:
+            self._advise(mmap.MADV_DONTNEED, first, stop - first)
+
+    def _advise(self, advice: int, offset: int, nbytes: int) -> None:
+        if hasattr(self._map, "madvise"):
+            first = offset // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(advice, first, offset + nbytes - first)
