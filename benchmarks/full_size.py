@@ -22,7 +22,8 @@ import torch
 from PIL import Image
 
 from vl2.config import ModelConfig
-from vl2.infer.generate import embed_prompt, encode_images, prefill
+from vl2.infer.image_tokens import embed_prompt, encode_images
+from vl2.infer.prefill import prefill
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM, load
 from vl2.model import Cache

@@ -19,7 +19,9 @@ from tests.reference import (
     sample_of,
     tensors_of,
 )
-from vl2.infer.generate import decode, embed_prompt, prefill
+from vl2.infer.generate import decode
+from vl2.infer.image_tokens import embed_prompt
+from vl2.infer.prefill import prefill
 from vl2.infer.vlm import VLM
 from vl2.model import Cache
 from vl2.process.collate import collate

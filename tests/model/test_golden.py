@@ -19,7 +19,8 @@ from tests.reference import (
     sample_of,
     tensors_of,
 )
-from vl2.infer.generate import embed_prompt, encode_images, prefill
+from vl2.infer.image_tokens import embed_prompt, encode_images
+from vl2.infer.prefill import prefill
 from vl2.model import Cache
 from vl2.model.moe import MoE
 from vl2.process.collate import collate

@@ -31,7 +31,7 @@ from vl2.hf.cache import VL2Cache
 from vl2.hf.config import VL2Config
 from vl2.hf.files import device_of, dtype_of, refuse_unknown, shard_bytes, write_checkpoint
 from vl2.hf.inputs import ImageInputs, checked_mask
-from vl2.infer.generate import TILES_PER_PASS
+from vl2.infer.image_tokens import TILES_PER_PASS
 from vl2.model import VL2, init_weights
 from vl2.process.sample import IGNORE_ID
 from vl2.weights import load_model, locate_checkpoint, save_model

@@ -1,10 +1,10 @@
 """Generation for any number of requests: each prompt is prefilled alone, then all rows decode together.
 
-A request waits until one of the cache's rows is free, is prefilled into it (whole or in chunks), and then
+A request waits until one of the cache's rows is free, is prefilled into it (pass by pass), and then
 takes part in one joint decoding step per token until it stops. Nothing that runs beside a request, and
 no padding, enters its arithmetic. Logits are computed for the last position only.
 
-Golden: generate and incremental_prefilling in tests/golden/reference/model.
+Golden: generate in tests/golden/reference/model.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from vl2.errors import UserError, memory_errors
 from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint import ConstraintState
+from vl2.infer.prefill import Prefill, Reuse
 from vl2.infer.sampling import GenerateOptions, choose_token
 from vl2.model import VL2, Cache
 from vl2.process.sample import Sample
@@ -27,16 +28,13 @@ from vl2.process.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
-# Tiles encoded at once: enough to keep the machine busy, few enough to bound the memory.
-TILES_PER_PASS = 16
-
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What bounds the memory of generation."""
 
     max_rows: int = 8  # requests decoded together
-    prefill_chunk: int | None = None  # tokens per prefill pass; None: the whole prompt
+    prefill_chunk: int | None = None  # at most so many tokens per prefill pass; None: no bound
     max_context: int = 4096  # prompt and answer of one request
 
     def __post_init__(self) -> None:
@@ -90,29 +88,6 @@ class Row:
         return token_id
 
 
-def encode_images(model: VL2, sample: Sample) -> Tensor | None:
-    """Return the visual tokens of a sample in the order of its slots, [tokens, D], or None without images."""
-    if len(sample.grids) == 0:
-        return None
-    tiles = sample.tiles.to(model.device)
-    tokens_IQD = torch.cat([model.encode_tiles(part) for part in tiles.split(TILES_PER_PASS)])
-    return model.arrange(tokens_IQD, [(columns, rows) for columns, rows in sample.grids.tolist()])
-
-
-def embed_prompt(model: VL2, sample: Sample) -> Tensor:
-    """Return the embedded prompt, visual tokens in their slots, [1, S, D]."""
-    ids, mask = (t.to(model.device).unsqueeze(0) for t in (sample.input_ids, sample.image_mask))
-    return model.embed(ids, mask, encode_images(model, sample))
-
-
-def prefill(model: VL2, embeds_1SD: Tensor, cache: Cache, chunk: int | None = None) -> Tensor:
-    """Write an embedded prompt into an empty one-row cache and return the logits of its last position, [V]."""
-    states_1SD = embeds_1SD
-    for part in embeds_1SD.split(chunk or embeds_1SD.shape[1], dim=1):
-        states_1SD = model.language.extend(part, cache)
-    return model.language.logits(states_1SD[0, -1])
-
-
 def decode(model: VL2, token_ids: Sequence[int], cache: Cache) -> Tensor:
     """Append one token to every row and return the logits that follow, [B, V]."""
     ids_B1 = torch.tensor(token_ids, device=model.device).unsqueeze(1)
@@ -128,13 +103,15 @@ def generate(
     options: Sequence[GenerateOptions],
     *,
     limits: Limits,
+    reuse: Reuse | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Yield an Event per token of any request, in order within a request; each ends with a finish reason.
 
-    Closing the iterator stops the work. UserError, before anything runs, if a prompt exceeds the context.
+    `reuse` is what earlier calls left. Closing the iterator stops the work. UserError, before anything runs, if a
+    prompt exceeds the context.
     """
-    budgets = [_answer_budget(s, o, limits) for s, o in zip(samples, options, strict=True)]
+    budgets = [answer_budget(s, o, limits) for s, o in zip(samples, options, strict=True)]
     if not samples:
         return
     num_rows = min(limits.max_rows, len(samples))
@@ -152,23 +129,36 @@ def generate(
             request = waiting.popleft()
             place = cache.rows(len(active), len(active) + 1)
             place.lengths = [0]
-            logits_V = prefill(model, embed_prompt(model, samples[request]), place, limits.prefill_chunk)
+            prompt = Prefill(
+                model,
+                samples[request],
+                place,
+                assistant_id=tokenizer.assistant_id,
+                longest_pass=limits.prefill_chunk,
+                reuse=reuse,
+            )
+            first_V = prompt.step()
+            while first_V is None and not is_cancelled():
+                first_V = prompt.step()
+            if first_V is None:
+                waiting.appendleft(request)
+                continue
             cache.lengths[len(active)] = place.lengths[0]
-            active.append(_start_row(request, samples[request], options[request], budgets[request], tokenizer))
-            stepped = [(active[-1], logits_V)]
+            active.append(start_row(request, samples[request], options[request], budgets[request], tokenizer))
+            stepped = [(active[-1], first_V)]
         else:
             rows = cache.rows(0, len(active))
             logits_BV = decode(model, [row.new_ids[-1] for row in active], rows)
             cache.lengths[: len(active)] = rows.lengths
             stepped = list(zip(active, logits_BV, strict=True))
         for row, logits_V in stepped:
-            event = _step(row, logits_V, tokenizer.eos_id)
+            event = step_row(row, logits_V, tokenizer.eos_id)
             if event.finish_reason is not None:
                 _close_gap(active, row, cache)
             yield event
 
 
-def _answer_budget(sample: Sample, options: GenerateOptions, limits: Limits) -> int:
+def answer_budget(sample: Sample, options: GenerateOptions, limits: Limits) -> int:
     room = limits.max_context - len(sample.input_ids)
     if room < 1:
         named = f" of {sample.name}" if sample.name else ""
@@ -180,7 +170,7 @@ def _answer_budget(sample: Sample, options: GenerateOptions, limits: Limits) -> 
     return min(options.max_new_tokens, room)
 
 
-def _start_row(request: int, sample: Sample, options: GenerateOptions, budget: int, tokenizer: Tokenizer) -> Row:
+def start_row(request: int, sample: Sample, options: GenerateOptions, budget: int, tokenizer: Tokenizer) -> Row:
     generator = torch.Generator()
     if options.seed is None:
         generator.seed()
@@ -198,7 +188,7 @@ def _start_row(request: int, sample: Sample, options: GenerateOptions, budget: i
     )
 
 
-def _step(row: Row, logits_V: Tensor, eos_id: int) -> Event:
+def step_row(row: Row, logits_V: Tensor, eos_id: int) -> Event:
     token_id = row.choose(logits_V)
     reason: FinishReason | None = None
     if token_id == eos_id:

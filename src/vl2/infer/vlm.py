@@ -13,6 +13,7 @@ from vl2.errors import UserError
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.generate import Event, FinishReason, Limits, generate
+from vl2.infer.prefill import Reuse
 from vl2.infer.prompts import (
     Message,
     Messages,
@@ -90,11 +91,13 @@ class VLM:
         *,
         folder: Path,
         limits: Limits | None = None,
+        reuse: Reuse | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
         self.folder = folder  # the checkpoint's; its tokenizer files are copied on saving
         self.limits = limits or Limits(max_context=model.config.language_config.max_position_embeddings)
+        self.reuse = reuse or Reuse()
 
     def chat(
         self,
@@ -168,7 +171,15 @@ class VLM:
     ) -> Iterator[Event]:
         """Yield an Event per generated token of a conversation that is already encoded."""
         tokenizer = self.processor.tokenizer
-        return generate(self.model, tokenizer, [sample], [options], limits=self.limits, is_cancelled=is_cancelled)
+        return generate(
+            self.model,
+            tokenizer,
+            [sample],
+            [options],
+            limits=self.limits,
+            reuse=self.reuse,
+            is_cancelled=is_cancelled,
+        )
 
     def batch(
         self,
@@ -196,6 +207,7 @@ class VLM:
             samples,
             [r.options for r in items],
             limits=self.limits,
+            reuse=self.reuse,
             is_cancelled=is_cancelled,
         )
         collected = [ReplyBuilder(sample) for sample in samples]
@@ -257,6 +269,7 @@ def load(
     max_tiles: int | None = None,
     image_options: ImageOptions | None = None,
     limits: Limits | None = None,
+    reuse: Reuse | None = None,
     revision: str | None = None,
     offline: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -266,6 +279,7 @@ def load(
     `device` auto takes CUDA, then MPS, then the CPU; `dtype` auto the checkpoint's own where the device has it.
     `adapter` is a folder with a LoRA adapter in PEFT's format, which is added into the weights.
     `tiling` is "paper", "per-image" or "budget:N"; `max_tiles` allows finer grids than the released nine.
+    `reuse` bounds the memory of encoded images and of prompts that were read, 64 and 256 MiB unless said otherwise.
     """
     # What can be refused is refused before anything is downloaded.
     on = choose_device(device)
@@ -279,7 +293,7 @@ def load(
     if adapter is not None:
         load_adapter(model, Path(adapter).expanduser())
         merge_lora(model)
-    return VLM(model, processor, folder=folder, limits=limits)
+    return VLM(model, processor, folder=folder, limits=limits, reuse=reuse)
 
 
 def choose_device(name: str) -> torch.device:

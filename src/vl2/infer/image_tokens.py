@@ -1,0 +1,100 @@
+"""Images to the visual tokens of the prompt, each image by itself, and a cache of them by content.
+
+An image is encoded alone, so its tokens do not depend on what else a request holds, to the last bit: tokens out of
+the cache are those that would be computed. Its key is a hash of its tiles and its grid, never its name or address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from vl2.grid import Grid, num_tiles, num_visual_tokens
+from vl2.infer.byte_lru import ByteLRU
+from vl2.model import VL2
+from vl2.process.sample import Sample
+
+# Tiles encoded at once: enough to keep the machine busy, few enough to bound the memory.
+TILES_PER_PASS = 16
+DEFAULT_ENCODER_BYTES = 64 << 20  # 130 tiles of the tiny size, 64 of the base size
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiledImage:
+    """One image of a sample: its pixels and where its visual tokens stand among those of all images."""
+
+    tiles: Tensor  # float32 [n, 3, P, P]
+    grid: Grid
+    first: int  # its visual tokens are first : stop of the sample's
+    stop: int
+
+    def key(self) -> bytes:
+        """Return the hash of what the encoder reads."""
+        content = blake2b(repr((self.grid, tuple(self.tiles.shape))).encode(), digest_size=16)
+        content.update(self.tiles.contiguous().numpy().data)
+        return content.digest()
+
+
+def images_of(sample: Sample) -> list[TiledImage]:
+    """Return the images of a sample in order."""
+    images, first_tile, first_token = [], 0, 0
+    for grid in sample.grid_list:
+        tiles = sample.tiles[first_tile : first_tile + num_tiles(grid)]
+        stop = first_token + num_visual_tokens(grid, sample.tokens_per_side)
+        images.append(TiledImage(tiles=tiles, grid=grid, first=first_token, stop=stop))
+        first_tile, first_token = first_tile + len(tiles), stop
+    return images
+
+
+class EncoderCache:
+    """Visual tokens of images that were encoded before, by the hash of their content."""
+
+    def __init__(self, max_bytes: int = DEFAULT_ENCODER_BYTES) -> None:
+        self._store: ByteLRU[Tensor] = ByteLRU(max_bytes)
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self._store.nbytes
+
+    def get(self, key: bytes) -> Tensor | None:
+        """Return the arranged visual tokens [tokens, D] of an image, or None. Counts a hit or a miss."""
+        tokens_TD = self._store.get(key)
+        if tokens_TD is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+        return tokens_TD
+
+    def put(self, key: bytes, tokens_TD: Tensor) -> None:
+        self._store.put(key, tokens_TD, tokens_TD.numel() * tokens_TD.element_size())
+
+    def clear(self) -> None:
+        self._store.clear()
+
+
+def encode_image(model: VL2, image: TiledImage) -> Iterator[Tensor | None]:
+    """Yield None after each pass of the encoder but the last, then the image's arranged visual tokens [tokens, D]."""
+    parts = []
+    for tiles in image.tiles.split(TILES_PER_PASS):
+        if parts:
+            yield None
+        parts.append(model.encode_tiles(tiles.to(model.device)))
+    yield model.arrange(torch.cat(parts), [image.grid])
+
+
+def encode_images(model: VL2, sample: Sample) -> Tensor | None:
+    """Return the visual tokens of a sample in the order of its slots, [tokens, D], or None without images."""
+    encoded = [step for image in images_of(sample) for step in encode_image(model, image) if step is not None]
+    return torch.cat(encoded) if encoded else None
+
+
+def embed_prompt(model: VL2, sample: Sample) -> Tensor:
+    """Return the embedded prompt, visual tokens in their slots, [1, S, D]."""
+    ids, mask = (t.to(model.device).unsqueeze(0) for t in (sample.input_ids, sample.image_mask))
+    return model.embed(ids, mask, encode_images(model, sample))

@@ -1,0 +1,151 @@
+"""A prompt on its way into a row of the cache: what is known is copied, the rest is encoded and read in passes.
+
+Golden: incremental_prefilling in tests/golden/reference/model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from vl2.infer.image_tokens import DEFAULT_ENCODER_BYTES, EncoderCache, TiledImage, encode_image, images_of
+from vl2.infer.prefix_cache import DEFAULT_PREFIX_BYTES, Pass, PrefixCache, plan_passes
+from vl2.model import VL2, Cache
+from vl2.process.sample import Sample
+
+
+class Reuse:
+    """What a loaded model keeps between requests. It changes how fast an answer comes, never the answer."""
+
+    def __init__(self, *, encoder_bytes: int = DEFAULT_ENCODER_BYTES, prefix_bytes: int = DEFAULT_PREFIX_BYTES) -> None:
+        """Keep encoded images and read prompts up to these sizes; 0 keeps none."""
+        self.encoder = EncoderCache(encoder_bytes)
+        self.prefix = PrefixCache(prefix_bytes)
+
+    def clear(self) -> None:
+        self.encoder.clear()
+        self.prefix.clear()
+
+
+def weights_key(model: VL2) -> bytes:
+    """Return a key that changes when weights are changed in place, replaced or moved: what they made is then stale."""
+    content = blake2b(digest_size=16)
+    for tensors in (model.parameters(), model.buffers()):
+        for t in tensors:
+            version = 0 if t.is_inference() else t._version
+            where = t.data_ptr() if t.layout == torch.strided else 0
+            content.update(repr((id(t), version, where, t.dtype)).encode())
+    return content.digest()
+
+
+class Prefill:
+    """Reads one prompt into an empty one-row cache, step by step, so that others can be decoded in between."""
+
+    def __init__(
+        self,
+        model: VL2,
+        sample: Sample,
+        row: Cache,
+        *,
+        assistant_id: int,
+        longest_pass: int | None = None,
+        reuse: Reuse | None = None,
+    ) -> None:
+        """Copy into the row what `reuse` knows. `assistant_id` is the token that opens an answer."""
+        assert row.lengths == [0], f"a prompt is read into an empty row, this one holds {row.lengths}"
+        self._model, self._sample, self._row, self._reuse = model, sample, row, reuse
+        self._images = images_of(sample)
+        weights = weights_key(model) if reuse is not None else b""
+        hashes = [image.key() if reuse is not None else b"" for image in self._images]
+        self._image_keys = [blake2b(weights + key, digest_size=16).digest() for key in hashes]
+        self._passes = plan_passes(
+            sample,
+            [image.stop for image in self._images],
+            self._image_keys,
+            assistant_id=assistant_id,
+            longest=longest_pass,
+            namespace=weights + str(longest_pass).encode(),
+        )
+        self._num_known, self._state_D = reuse.prefix.restore(self._passes, row) if reuse else (0, None)
+        self._steps = self._run()
+
+    @property
+    def num_reused(self) -> int:
+        """Tokens of the prompt that were known."""
+        return self._passes[self._num_known - 1].stop if self._num_known else 0
+
+    def step(self) -> Tensor | None:
+        """Do the next piece of work, one pass of the encoder or of the language model.
+
+        Returns the float32 logits [V] after the prompt when it is read, before that None. Call it in inference mode.
+        """
+        return next(self._steps)
+
+    def finish(self) -> Tensor:
+        """Do all the work that is left and return the logits [V]."""
+        while (logits_V := self.step()) is None:
+            pass
+        return logits_V
+
+    def _run(self) -> Iterator[Tensor | None]:
+        encoded: dict[int, Tensor] = {}
+        for part in self._passes[self._num_known :]:
+            wanted = self._images_in(part)
+            for index in wanted:
+                if index not in encoded:
+                    for tokens_TD in self._encode(index):
+                        if tokens_TD is not None:
+                            encoded[index] = tokens_TD
+                        yield None
+            embeds_1SD = self._embed(part, [(self._images[i], encoded[i]) for i in wanted])
+            self._state_D = self._model.language.extend(embeds_1SD, self._row)[0, -1]
+            if self._reuse is not None:
+                self._reuse.prefix.store(part, self._row, self._state_D)
+            if part is not self._passes[-1]:
+                yield None
+        assert self._state_D is not None, "a prompt has at least one token"
+        yield self._model.language.logits(self._state_D)
+
+    def _images_in(self, part: Pass) -> list[int]:
+        """Return the images of which a visual token stands in the pass."""
+        first, stop = self._visual_range(part)
+        return [i for i, image in enumerate(self._images) if image.first < stop and first < image.stop]
+
+    def _visual_range(self, part: Pass) -> tuple[int, int]:
+        mask = self._sample.image_mask
+        first = int(mask[: part.start].sum())
+        return first, first + int(mask[part.start : part.stop].sum())
+
+    def _encode(self, index: int) -> Iterator[Tensor | None]:
+        known = self._reuse.encoder.get(self._image_keys[index]) if self._reuse is not None else None
+        if known is not None:
+            yield known
+            return
+        for tokens_TD in encode_image(self._model, self._images[index]):
+            if tokens_TD is not None and self._reuse is not None:
+                self._reuse.encoder.put(self._image_keys[index], tokens_TD)
+            yield tokens_TD
+
+    def _embed(self, part: Pass, images: list[tuple[TiledImage, Tensor]]) -> Tensor:
+        device, span = self._model.device, slice(part.start, part.stop)
+        ids_1S, mask_1S = (t[span].to(device).unsqueeze(0) for t in (self._sample.input_ids, self._sample.image_mask))
+        if not images:
+            return self._model.embed(ids_1S, mask_1S, None)
+        first, stop = self._visual_range(part)
+        offset = images[0][0].first
+        visual_TD = torch.cat([tokens_TD for _, tokens_TD in images])[first - offset : stop - offset]
+        return self._model.embed(ids_1S, mask_1S, visual_TD)
+
+
+def prefill(model: VL2, embeds_1SD: Tensor, cache: Cache, chunk: int | None = None) -> Tensor:
+    """Write an embedded prompt into an empty one-row cache and return the logits of its last position, [V].
+
+    The plain way, which reuses nothing: a test holds `Prefill` equal to it.
+    """
+    states_1SD = embeds_1SD
+    for part in embeds_1SD.split(chunk or embeds_1SD.shape[1], dim=1):
+        states_1SD = model.language.extend(part, cache)
+    return model.language.logits(states_1SD[0, -1])
