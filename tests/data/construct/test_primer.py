@@ -7,11 +7,13 @@ import re
 
 import pytest
 
+from vl2.data.construct.nouns import plural
 from vl2.data.construct.primer.bars import PrimerBars
 from vl2.data.construct.primer.reading import PrimerReading
 from vl2.data.construct.primer.receipt import PrimerReceipt
 from vl2.data.construct.primer.scene import PrimerScene
 from vl2.data.construct.primer.table import PrimerTable
+from vl2.data.construct.primer.told import PrimerTold
 from vl2.data.construct.primer.writing import LEAST_PX, choose_face, fit, phrase
 from vl2.data.construct.source import Dropped, Source, generate
 from vl2.data.record import Record
@@ -112,3 +114,31 @@ def test_the_total_of_a_receipt_is_the_sum_of_its_prices() -> None:
         cents = [int(line.rsplit(" ", 1)[1].replace(".", "")) for line in (*goods, total)]
         assert 1 <= len(goods) <= 4
         assert sum(cents[:-1]) == cents[-1]
+
+
+def test_what_is_told_holds_its_answers() -> None:
+    found = dict.fromkeys(("lookup", "repeat", "count", "presence"), 0)
+    for record in records(PrimerTold(), 200):
+        assert not record.images
+        assert record.category == "text"
+        texts = [message.parts[-1].text or "" for message in record.messages]
+        told = texts[0]
+        for question, answer in zip(texts[::2], texts[1::2], strict=True):
+            last = question.split("\n")[-1]
+            if match := re.search(r"How many (.+) are there|Count the (.+) in|number of (.+)\?", last):
+                found["count"] += 1
+                shown = told.split("\n")[0].split(", ")
+                noun = next(name for name in match.groups() if name)
+                words = {plural(name.split(" ", 1)[1]): shown.count(name) for name in shown}
+                assert answer == str(words[noun])
+            elif match := re.search(r"(?:Is there|show|see) (an? .+?)(?: in the image)?\?", last):
+                if answer in ("Yes.", "No."):
+                    found["presence"] += 1
+                    assert (match[1] in told.split("\n")[0].split(", ")) == (answer == "Yes.")
+            elif match := re.search(r"Repeat: (.+)|Say this again: (.+)", last):
+                found["repeat"] += 1
+                assert answer in match.groups()
+            elif match := re.search(r"What value does the chart show for (.+)\?", last):
+                found["lookup"] += 1
+                assert f"{match[1]}: {answer}" in told.split("\n")
+    assert min(found.values()) > 5

@@ -20,6 +20,7 @@ from vl2.data.construct.primer.reading import PrimerReading
 from vl2.data.construct.primer.receipt import PrimerReceipt
 from vl2.data.construct.primer.scene import PrimerScene
 from vl2.data.construct.primer.table import PrimerTable
+from vl2.data.construct.primer.told import PrimerTold
 from vl2.data.construct.receipt import Receipt
 from vl2.data.construct.scene import Scene
 from vl2.data.construct.source import Source
@@ -34,6 +35,7 @@ from vl2.errors import UserError
 _ALL: tuple[type[Source], ...] = (
     TextImage, Formula, Receipt, Form, Document, TableImage, Chart, PlotCode, Emoji, Scene, VisualPrompt, InContext,
     Album, Arithmetic, Textbook, WebPage, PrimerReading, PrimerScene, PrimerBars, PrimerTable, PrimerReceipt,
+    PrimerTold,
 )  # fmt: skip
 SOURCES: dict[str, type[Source]] = {source.name: source for source in _ALL}
 

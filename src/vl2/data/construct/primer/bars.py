@@ -76,7 +76,7 @@ class PrimerBars(Source):
 
     def draft(self, rng: random.Random) -> Draft:
         language = choose_language(rng, self.languages, self.font_folders)
-        bars = _make_bars(rng, language)
+        bars = make_bars(rng, language)
         face = choose_face(rng, bars.title + "".join(bars.names) + "0123456789.", self.font_folders)
         picture = distort(draw_bars(bars, face, rng), rng, rng.randint(0, self.max_distortions))
         draft = Draft(language=language, traits={"font": face.name, "bars": str(len(bars.names))})
@@ -95,7 +95,8 @@ class PrimerBars(Source):
         return draft
 
 
-def _make_bars(rng: random.Random, language: str) -> Bars:
+def make_bars(rng: random.Random, language: str) -> Bars:
+    """Make up what a small chart shows."""
     pool = rng.choice((MONTHS[language], FRUIT[language], words.CITIES[language], YEARS, words.COMMON[language]))
     short = [name for name in pool if len(name) <= 9]
     names = rng.sample(short, rng.randint(3, 5))

@@ -39,7 +39,7 @@ class PrimerTable(Source):
 
     def draft(self, rng: random.Random) -> Draft:
         language = choose_language(rng, self.languages, self.font_folders)
-        table = _make_table(rng, language)
+        table = make_table(rng, language)
         face = choose_face(rng, table.text + "0123456789", self.font_folders)
         style = rng.choice(STYLES)
         image = _draw(table, face, style, rng)
@@ -71,7 +71,8 @@ def _draw(table: Table, face: fonts.Face, style: str, rng: random.Random) -> Ima
     raise Dropped("the table is too large")
 
 
-def _make_table(rng: random.Random, language: str) -> Table:
+def make_table(rng: random.Random, language: str) -> Table:
+    """Make up a table of two to four rows."""
     names = rng.choice((words.CITIES[language], FRUIT[language], MONTHS[language], words.COMMON[language]))
     picked = rng.sample([name for name in names if len(name) <= 9], rng.randint(2, 4))
     header = (rng.choice(KEYS[language]), *rng.sample(HEADERS[language], rng.randint(1, 3)))
