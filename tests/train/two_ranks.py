@@ -1,7 +1,7 @@
-"""Two processes that train together over gloo, kept for many tests: starting one takes longer than most tests.
+"""Processes that train together over gloo, kept for many tests: starting one takes longer than most tests.
 
-A scenario is a function of a module that both can import. It gets this process's `Ranks` first and runs in both at
-the same time. One that fails or hangs takes both processes down; the next starts new ones.
+A scenario is a function of a module that all can import. It gets this process's `Ranks` first and runs in all at
+the same time. One that fails or hangs takes all processes down; the next starts new ones.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _NO_ANSWER = (False, "no answer")
 
 
 class TwoRanks:
-    """Runs scenarios and returns what both processes made of them."""
+    """Runs scenarios and returns what the processes made of them."""
 
-    def __init__(self, collective_s: float = COLLECTIVE_S) -> None:
-        self._collective_s = collective_s
+    def __init__(self, collective_s: float = COLLECTIVE_S, size: int = SIZE) -> None:
+        self._collective_s, self._size = collective_s, size
         self._processes: list[BaseProcess] = []
         self._pipes: list[Connection] = []
 
     def run(self, scenario: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Return the results of both ranks, which must be ones that pickle takes."""
+        """Return the results of all ranks, which must be ones that pickle takes."""
         if not self._processes:
             self._start()
         for pipe in self._pipes:
             pipe.send_bytes(pickle.dumps((scenario, arguments)))
         results: dict[int, Any] = {}
-        while len(results) < SIZE:
+        while len(results) < self._size:
             waiting = [pipe for rank, pipe in enumerate(self._pipes) if rank not in results]
             # Whoever answers first: the other may be waiting for one that has failed.
             ready = wait(waiting, SCENARIO_S)
@@ -51,7 +51,7 @@ class TwoRanks:
                 self.close()
                 raise AssertionError(f"rank {rank}: {value}")
             results[rank] = value
-        return [results[rank] for rank in range(SIZE)]
+        return [results[rank] for rank in range(self._size)]
 
     def close(self) -> None:
         for process in self._processes:
@@ -64,9 +64,11 @@ class TwoRanks:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        for rank in range(SIZE):
+        for rank in range(self._size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, port, theirs, self._collective_s), daemon=True)
+            process = context.Process(
+                target=_serve, args=(rank, self._size, port, theirs, self._collective_s), daemon=True
+            )
             process.start()
             self._processes.append(process)
             self._pipes.append(ours)
@@ -91,9 +93,9 @@ def _receive(pipe: Connection) -> tuple[bool, Any]:
     return answer
 
 
-def _serve(rank: int, port: int, pipe: Connection, collective_s: float) -> None:
+def _serve(rank: int, size: int, port: int, pipe: Connection, collective_s: float) -> None:
     torch.set_num_threads(1)
-    os.environ.update(environment(rank, SIZE, port))
+    os.environ.update(environment(rank, size, port))
     ranks = join("cpu", timeout_s=collective_s)
     try:
         while True:

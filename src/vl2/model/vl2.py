@@ -53,6 +53,10 @@ class VL2(nn.Module):
 
     def encode_tiles(self, tiles_I3PP: Tensor) -> Tensor:
         """Return the visual tokens of each tile, [I, Q, D]."""
+        return self._encode_tiles(tiles_I3PP)
+
+    def _encode_tiles(self, tiles_I3PP: Tensor) -> Tensor:
+        # Apart from the public method, which may be wrapped as an entry of its own: entries must not be nested.
         tokens: Tensor = self.projector(self.vision(tiles_I3PP))
         return tokens
 
@@ -79,19 +83,25 @@ class VL2(nn.Module):
             expert_load=hidden.expert_load,
         )
 
-    def states(self, packed: PackedTensors, *, runs_blank_tile: bool = False) -> Hidden:
+    def states(
+        self, packed: PackedTensors, *, tokens_IQD: Tensor | None = None, runs_blank_tile: bool = False
+    ) -> Hidden:
         """Run the documents of a packed sequence, each as if it were alone; states [1, S, D] after the final norm.
 
-        With `runs_blank_tile` the encoder runs even where there is no image, to no effect: ranks that share the
-        weights in parts must run all of them together.
+        `tokens_IQD` are the visual tokens of its tiles where they have been encoded already. With `runs_blank_tile`
+        the encoder runs even where there is no image, to no effect: ranks that share the weights in parts must run
+        all of them together. Of a pack without images, given tokens are those of one blank tile.
         """
-        embeds_1SD = self.embed(
-            packed.input_ids.unsqueeze(0), packed.image_mask.unsqueeze(0), self._encode(packed.tiles, packed.grids)
-        )
-        if runs_blank_tile and not len(packed.grids):
+        grids = [(columns, rows) for columns, rows in packed.grids.tolist()]
+        if tokens_IQD is None and grids:
+            tokens_IQD = self._encode_tiles(packed.tiles)
+        elif tokens_IQD is None and runs_blank_tile:
             side = self.config.vision_config.image_size
-            blank_IQD = self.encode_tiles(packed.tiles.new_zeros(1, 3, side, side))
-            embeds_1SD = embeds_1SD + 0.0 * self.arrange(blank_IQD, [UNTILED]).sum()
+            tokens_IQD = self._encode_tiles(packed.tiles.new_zeros(1, 3, side, side))
+        visual_TD = self.arrange(tokens_IQD, grids) if grids and tokens_IQD is not None else None
+        embeds_1SD = self.embed(packed.input_ids.unsqueeze(0), packed.image_mask.unsqueeze(0), visual_TD)
+        if not grids and tokens_IQD is not None:
+            embeds_1SD = embeds_1SD + 0.0 * self.arrange(tokens_IQD, [UNTILED]).sum()
         sequences_GT = sequences_of_documents(
             packed.cu_seqlens, len(packed.input_ids), packed.num_tokens, self._balance
         )
@@ -107,7 +117,7 @@ class VL2(nn.Module):
         """Return the visual tokens of all images in order, or None where there are none."""
         if not len(grids):
             return None
-        return self.arrange(self.encode_tiles(tiles_I3PP), [(columns, rows) for columns, rows in grids.tolist()])
+        return self.arrange(self._encode_tiles(tiles_I3PP), [(columns, rows) for columns, rows in grids.tolist()])
 
     @property
     def _balance(self) -> Balance:

@@ -9,20 +9,20 @@ Source: arXiv 2412.10302, section on the language model; 2408.15664 (bias), 2405
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vl2.errors import UserError
-from vl2.model import VL2
-from vl2.model.moe import MoE, Router, update_expert_bias
+from vl2.model.moe import Router, update_expert_bias
+from vl2.train.parts import Configured
 from vl2.train.stage import Stage
 
 
-def routers(model: VL2) -> list[Router]:
-    """Return the routers of the MoE layers in order, as the rows of an expert load are."""
-    return [layer.mlp.gate for layer in model.language.model.layers if isinstance(layer.mlp, MoE)]
+def routers(model: nn.Module) -> list[Router]:
+    """Return the routers of the MoE layers in order, as the rows of an expert load are; of a part, those held."""
+    return [module for module in model.modules() if isinstance(module, Router)]
 
 
-def check_balance(model: VL2, stage: Stage) -> None:
+def check_balance(model: Configured, stage: Stage) -> None:
     """UserError if the stage moves a bias that the model does not have."""
     if stage.expert_bias_step and not model.config.language_config.has_expert_bias:
         raise UserError(
@@ -30,7 +30,7 @@ def check_balance(model: VL2, stage: Stage) -> None:
         )
 
 
-def update_expert_biases(model: VL2, expert_load_LE: Tensor, step: float) -> None:
+def update_expert_biases(model: nn.Module, expert_load_LE: Tensor, step: float) -> None:
     """Move the bias of every layer against its load. In place; the same load gives the same bits on every rank."""
     if step:
         for router, load_E in zip(routers(model), expert_load_LE, strict=True):

@@ -57,12 +57,23 @@ class Checkpoints:
     """Writes the checkpoints of a run, and finds them."""
 
     def __init__(
-        self, run_folder: Path, *, keep: Keep | None = None, ranks: Ranks = ONE, block_of: BlockOf = whole_block
+        self,
+        run_folder: Path,
+        *,
+        keep: Keep | None = None,
+        ranks: Ranks = ONE,
+        block_of: BlockOf = whole_block,
+        writes_whole: bool | None = None,
     ) -> None:
+        """`writes_whole` says whether this rank writes what it and others hold whole; None: the first rank does.
+
+        Where ranks hold different layers, the first of those that hold the same ones must.
+        """
         self.folder = run_folder / FOLDER
         self._keep = keep or Keep()
         self._ranks = ranks
         self._block_of = block_of
+        self._writes_whole = ranks.is_first if writes_whole is None else writes_whole
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vl2-checkpoint")
         self._writing: Future[None] | None = None
         self._step = 0
@@ -73,7 +84,11 @@ class Checkpoints:
         UserError if the one before could not be written; so say `check` and `wait`.
         """
         self.wait()
-        snapshot = take_snapshot({**state, "random": random_state()}, self._block_of, is_first=self._ranks.is_first)
+        snapshot = take_snapshot(state, self._block_of, writes_whole=self._writes_whole)
+        generators = take_snapshot({"random": random_state()}, self._block_of, writes_whole=self._ranks.is_first)
+        snapshot = Snapshot(
+            tensors={**snapshot.tensors, **generators.tensors}, values={**snapshot.values, **generators.values}
+        )
         self._step = step
         partial = self.folder / f".step-{step:08d}.partial"
         try:
@@ -117,7 +132,9 @@ class Checkpoints:
         template = {**into, "random": random_state()}
         reader = TensorReader(folder)
         loaded: dict[str, Any] = fill(template, values, reader, self._block_of)
-        surplus = [path for path in reader.unread() if not path.startswith("random/")]
+        # What another rank has read is of layers that are not here.
+        unread = set.intersection(*map(set, self._ranks.gather_objects(reader.unread())))
+        surplus = sorted(path for path in unread if not path.startswith("random/"))
         if surplus:
             raise UserError(f"{folder} holds {surplus[0]}, which this run has no place for: is the recipe another one?")
         set_random_state(loaded.pop("random"))

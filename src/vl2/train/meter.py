@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from vl2.data.loader import LoadedStep
 from vl2.data.packed import Packed
@@ -11,6 +12,7 @@ from vl2.train.balance import load_over_mean, routers
 from vl2.train.flops import ForwardCost, measure_rate, step_flops
 from vl2.train.loss import trained_positions
 from vl2.train.metrics import StepMetrics
+from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parts import still_parts
 from vl2.train.ranks import Ranks
 from vl2.train.stage import Stage
@@ -21,11 +23,19 @@ class Meter:
     """Measures the steps of one run. The rate of the ranks' matrix products is taken when it is made."""
 
     def __init__(
-        self, model: VL2, stage: Stage, ranks: Ranks, dtype: torch.dtype, *, trains_weights: bool = True
+        self,
+        model: VL2 | PipelineModel,
+        stage: Stage,
+        ranks: Ranks,
+        dtype: torch.dtype,
+        *,
+        data_ranks: Ranks | None = None,
+        trains_weights: bool = True,
     ) -> None:
-        """`trains_weights` is false where an adapter is trained in their place."""
-        self._model, self._stage, self._ranks = model, stage, ranks
-        self._still, self._trains_weights = still_parts(model), trains_weights
+        """`data_ranks` are those with different packs; None: all. `trains_weights` is false where an adapter is."""
+        self._model, self._stage, self._ranks = model, stage, data_ranks or ranks
+        self._still = model.still_parts if isinstance(model, PipelineModel) else still_parts(model)
+        self._trains_weights = trains_weights
         self._cost = ForwardCost.of(model.config)
         self._rate = measure_rate(ranks.device, dtype) * ranks.size
 
@@ -85,7 +95,7 @@ class Meter:
         )
 
 
-def bias_range(model: VL2) -> tuple[float, ...]:
-    """Return largest less smallest expert bias of each layer that has one."""
+def bias_range(model: nn.Module) -> tuple[float, ...]:
+    """Return largest less smallest expert bias of each layer that has one and is held here."""
     biases = [bias for router in routers(model) if (bias := router.e_score_correction_bias) is not None]
     return tuple(torch.stack([bias.max() - bias.min() for bias in biases]).tolist()) if biases else ()

@@ -6,11 +6,11 @@ The encoder's attention pool is in the released files and read by nothing. It is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Protocol, get_args
 
 from torch import nn
 
-from vl2.model import VL2
+from vl2.config import ModelConfig
 from vl2.train.stage import Part, Stage
 
 _PARTS: dict[str, Part] = {
@@ -22,6 +22,12 @@ _PARTS: dict[str, Part] = {
 }
 _UNUSED = "vision.attn_pool."
 _NOT_DECAYED = "vision.pos_embed"  # a table of offsets by its use, though a matrix by its shape
+
+
+class Configured(Protocol):
+    """A model, or the part of one that a rank holds."""
+
+    config: ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +51,20 @@ def part_of(name: str) -> Part:
     return _PARTS[name.split(".")[0]]
 
 
-def freeze(model: VL2, stage: Stage) -> None:
+def freeze(model: nn.Module, stage: Stage) -> None:
     """Let no part that the stage freezes require gradients. In place. What was frozen before stays frozen."""
     for name, parameter in model.named_parameters():
         if part_of(name) in stage.frozen or name.startswith(_UNUSED):
             parameter.requires_grad_(False)
 
 
-def still_parts(model: VL2) -> tuple[Part, ...]:
+def still_parts(model: nn.Module) -> tuple[Part, ...]:
     """Return the parts in which nothing is trained, whether the stage has frozen them or an adapter leaves them out."""
     moving = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
     return tuple(part for part in get_args(Part) if part not in moving)
 
 
-def parameter_groups(model: VL2, stage: Stage) -> list[ParameterGroup]:
+def parameter_groups(model: nn.Module, stage: Stage) -> list[ParameterGroup]:
     """Return what is trained, in the model's order within each group. Only matrices decay."""
     found: dict[tuple[float, float, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():

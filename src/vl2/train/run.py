@@ -29,6 +29,9 @@ from vl2.train.memory import checkpoint_activations, compile_encoder
 from vl2.train.meter import Meter
 from vl2.train.metrics import METRICS, StepMetrics
 from vl2.train.outputs import Outputs
+from vl2.train.parallel.lay_out import lay_out
+from vl2.train.parallel.pipeline_model import PipelineModel
+from vl2.train.parallel.pipeline_step import PipelineStep
 from vl2.train.parallel.tile_balance import TileBalancer
 from vl2.train.parts import freeze
 from vl2.train.prepare import (
@@ -44,7 +47,7 @@ from vl2.train.progress import Progress
 from vl2.train.ranks import Ranks, join, leave
 from vl2.train.recipe import Recipe, changes, read_recipe
 from vl2.train.schedule import learning_rate
-from vl2.train.shard import is_sharded, local, origin, shard
+from vl2.train.shard import is_sharded, local, origin
 from vl2.train.step import TrainStep
 from vl2.train.stopping import Ended, Stop
 from vl2.train.tensor_files import Block
@@ -88,7 +91,7 @@ class Run:
         recipe: Recipe,
         ranks: Ranks,
         *,
-        model: VL2,
+        model: VL2 | PipelineModel,
         processor: Processor,
         loader: Loader,
         total: int,
@@ -103,9 +106,9 @@ class Run:
         self.total = total
         self.folder = Path(recipe.run.folder)
         self.step = 0  # done
-        self.train_step = TrainStep(model, recipe.stage, ranks, _balancer(recipe, model, ranks))
+        self.train_step = _train_step(recipe, model, ranks)
         self.guard = Guard(recipe.guard)
-        self.checkpoints = _checkpoints(recipe, ranks)
+        self.checkpoints = _checkpoints(recipe, ranks, writes_whole=self.train_step.data_ranks.is_first)
         self.is_quiet = quiet or not ranks.is_first
         self._evaluations = evaluations
         self._meter = Meter(
@@ -113,6 +116,7 @@ class Run:
             recipe.stage,
             ranks,
             DTYPES[recipe.engine.compute],
+            data_ranks=self.train_step.data_ranks,
             trains_weights=not recipe.adapter.is_used,
         )
         self._num_lost = 0
@@ -154,21 +158,15 @@ class Run:
         checkpoint_activations(
             model, encoder=recipe.engine.recomputed_encoder, layers=recipe.engine.activation_checkpointing
         )
-        shard(
-            model,
-            recipe.engine.parallel,
-            ranks,
-            DTYPES[recipe.engine.compute],
-            expert_parallel=recipe.engine.expert_parallel,
-        )
+        laid_out, data_ranks = lay_out(model, recipe, plan, ranks)
         if ranks.is_first:
             keep_model_files(files, folder)
         run = cls(
             recipe,
             ranks,
-            model=model,
+            model=laid_out,
             processor=processor,
-            loader=make_loader(recipe, plan, stores, processor, ranks),
+            loader=make_loader(recipe, plan, stores, processor, data_ranks),
             total=num_steps(recipe.stage, plan),
             evaluations=evaluations,
             quiet=quiet,
@@ -250,6 +248,7 @@ class Run:
             say(f"{ended} at step {self.step:,} of {self.total:,}: saved {checkpoint}; go on with --resume")
             return outcome
         if self.recipe.adapter.is_used:
+            assert isinstance(self.model, VL2), "an adapter is trained on whole models"
             outcome = replace(outcome, export=write_adapter(self.model, self.folder, self.recipe.model.name))
         elif self.recipe.run.export:
             from vl2.train.export import export
@@ -286,6 +285,7 @@ class Run:
 
     def _evaluate(self, outputs: Outputs, progress: Progress) -> None:
         if self._evaluations and self.ranks.is_first:
+            assert isinstance(self.model, VL2), "no rank of a pipeline answers"
             was_training = self.model.training
             self.model.eval()
             scores: dict[str, float] = {}
@@ -327,17 +327,20 @@ def _open_folder(folder: Path, *, resume: bool) -> None:
         raise UserError(f"cannot write to the run folder {folder}: {error.strerror or error}") from None
 
 
-def _checkpoints(recipe: Recipe, ranks: Ranks) -> Checkpoints:
+def _checkpoints(recipe: Recipe, ranks: Ranks, *, writes_whole: bool | None = None) -> Checkpoints:
     keep = Keep(newest=recipe.run.keep, every_steps=recipe.run.keep_every_steps)
-    return Checkpoints(Path(recipe.run.folder), keep=keep, ranks=ranks, block_of=_block_of)
+    return Checkpoints(Path(recipe.run.folder), keep=keep, ranks=ranks, block_of=_block_of, writes_whole=writes_whole)
 
 
-def _balancer(recipe: Recipe, model: VL2, ranks: Ranks) -> TileBalancer | None:
-    if not recipe.engine.balance_tiles or ranks.size == 1:
-        return None
-    return TileBalancer(
-        model, ranks, packs_together=recipe.engine.balance_tiles, tile_dtype=DTYPES[recipe.engine.compute]
-    )
+def _train_step(recipe: Recipe, model: VL2 | PipelineModel, ranks: Ranks) -> TrainStep:
+    packs_together = recipe.engine.balance_tiles
+    if isinstance(model, PipelineModel):
+        return PipelineStep(model, recipe.stage, balances_tiles=packs_together > 0)
+    balancer = None
+    if packs_together and ranks.size > 1:
+        dtype = DTYPES[recipe.engine.compute]
+        balancer = TileBalancer(model, ranks, packs_together=packs_together, tile_dtype=dtype)
+    return TrainStep(model, recipe.stage, ranks, balancer)
 
 
 def _changes(checkpoint: Path, recipe: Recipe) -> list[str]:

@@ -59,7 +59,7 @@ def shard(model: VL2, mode: Mode, ranks: Ranks, compute_dtype: torch.dtype, *, e
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether all ranks must run this model together."""
-    return isinstance(model, FSDPModule)
+    return any(isinstance(module, FSDPModule) for module in (model, *model.children()))
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -167,7 +167,9 @@ def cut_module(model: nn.Module, layout: Layout, compute_dtype: torch.dtype) -> 
                 run_over_ranks(module, layout.experts, local)
     for group in _groups(model, has_own_experts=has_own_experts):
         dtype = torch.float32 if isinstance(group, Router) else compute_dtype
-        _fully_shard(group, layout.replica_mesh if isinstance(group, Experts) else layout.data_mesh, dtype)
+        mesh = layout.replica_mesh if isinstance(group, Experts) else layout.data_mesh
+        # In a pipeline a layer runs once for every micro-batch: gathering it each time would cost more than the room.
+        _fully_shard(group, mesh, dtype, stays_gathered=layout.stage.size > 1)
 
 
 def settle(model: nn.Module) -> None:
@@ -210,11 +212,15 @@ def _groups(model: nn.Module, *, has_own_experts: bool) -> Iterator[nn.Module]:
     yield model
 
 
-def _fully_shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+def _fully_shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, *, stays_gathered: bool) -> None:
     # Inputs are not cast: that would round the rotary angles, which are float32 arguments of every layer.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     fully_shard(
-        module, mesh=mesh, mp_policy=policy, shard_placement_fn=lambda parameter: _placement(parameter, mesh.size())
+        module,
+        mesh=mesh,
+        mp_policy=policy,
+        reshard_after_forward=False if stays_gathered else None,
+        shard_placement_fn=lambda parameter: _placement(parameter, mesh.size()),
     )
     assert isinstance(module, FSDPModule)
     module.set_gradient_divide_factor(1.0)

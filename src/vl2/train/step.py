@@ -24,9 +24,10 @@ from vl2.train.blank import blank_pack
 from vl2.train.loss import next_token_loss, trained_positions
 from vl2.train.memory import keep_freed_pages
 from vl2.train.optimizer import MasterAdamW
+from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.tile_balance import TileBalancer
 from vl2.train.parallel.tile_moves import imbalance, plan_moves
-from vl2.train.parts import freeze, parameter_groups
+from vl2.train.parts import Configured, freeze, parameter_groups
 from vl2.train.ranks import Ranks
 from vl2.train.shard import is_sharded
 from vl2.train.stage import Stage
@@ -51,7 +52,7 @@ class StepReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Counts:
+class Counts:
     """How much of everything a step has."""
 
     trained_tokens: int
@@ -61,10 +62,10 @@ class _Counts:
     tiles_by_rank: tuple[tuple[int, ...], ...]  # for each group of packs that are encoded at a time
 
 
-class _Tally:
+class Tally:
     """Sums over the packs of a step, kept on the device until all have run."""
 
-    def __init__(self, model: VL2, device: torch.device) -> None:
+    def __init__(self, model: Configured, device: torch.device) -> None:
         config = model.config.language_config
         num_layers = sum(config.is_moe_layer(i) for i in range(config.num_hidden_layers))
         self.loss_by_category = torch.zeros(len(CATEGORIES) + 1, 2, dtype=torch.float64, device=device)
@@ -74,8 +75,11 @@ class _Tally:
         )
 
     def add(self, pack: Packed, loss_n: Tensor, hidden: Hidden, num_balanced: int) -> None:
-        self.balance_loss += hidden.balance_loss.detach() * num_balanced
         self.expert_load += hidden.expert_load
+        self.add_loss(pack, loss_n, hidden.balance_loss.detach(), num_balanced)
+
+    def add_loss(self, pack: Packed, loss_n: Tensor, balance_loss: Tensor, num_balanced: int) -> None:
+        self.balance_loss += balance_loss * num_balanced
         place_n = trained_positions(pack.labels)
         document_n = torch.bucketize(place_n, pack.cu_seqlens[1:], right=True)
         known = [CATEGORIES.index(name) if name in CATEGORIES else len(CATEGORIES) for name in pack.categories]
@@ -92,7 +96,9 @@ class _Tally:
 class TrainStep:
     """Trains a model, laid out by `shard` before, by the rules of a stage."""
 
-    def __init__(self, model: VL2, stage: Stage, ranks: Ranks, balancer: TileBalancer | None = None) -> None:
+    def __init__(
+        self, model: VL2 | PipelineModel, stage: Stage, ranks: Ranks, balancer: TileBalancer | None = None
+    ) -> None:
         """`balancer` None lets every rank encode its own tiles."""
         check_balance(model, stage)
         if ranks.device.type == "cpu":
@@ -123,7 +129,7 @@ class TrainStep:
         """
         own = [self._trim(pack).to(self.ranks.device) for pack in packs if pack.num_tokens]
         counts = self._count(own)
-        tally = _Tally(self.model, self.ranks.device)
+        tally = Tally(self.model, self.ranks.device)
         self._run_all(own, counts, tally)
         self.optimizer.sum_over_ranks()
         tally.sum_over(self.ranks)
@@ -131,12 +137,15 @@ class TrainStep:
 
     def apply(self, report: StepReport, learning_rate: float) -> None:
         """Update the weights, and the expert bias by the load of the step. The gradients are forgotten."""
+        self._apply_gradients(report, learning_rate)
+        update_expert_biases(self.model, report.expert_load, self.stage.expert_bias_step)
+
+    def _apply_gradients(self, report: StepReport, learning_rate: float) -> None:
         limit = self.stage.clip_norm
         if report.grad_norm > limit:
             self.optimizer.scale(limit / report.grad_norm)
         self.optimizer.step(learning_rate)
         self.optimizer.zero()
-        update_expert_biases(self.model, report.expert_load, self.stage.expert_bias_step)
 
     def discard(self) -> None:
         """Forget the gradients and leave everything as it was before the step."""
@@ -152,15 +161,15 @@ class TrainStep:
         """Cut padding, but to a multiple: the CPU compiles its bfloat16 kernels for each length that it meets."""
         return pack.with_length(-(-pack.num_tokens // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
 
-    def _count(self, packs: Sequence[Packed]) -> _Counts:
+    def _count(self, packs: Sequence[Packed]) -> Counts:
         own = [0, 0, 0, 0]
         for pack in packs:
             own[0] += int((pack.labels[1:] != -100).sum())
             own[1] += pack.num_tokens
             own[2] += len(pack.tiles)
             own[3] += self._num_balanced(pack)
-        total = self.ranks.sum_(torch.tensor(own, device=self.ranks.device)).tolist()
-        return _Counts(
+        total = self.data_ranks.sum_(torch.tensor(own, device=self.ranks.device)).tolist()
+        return Counts(
             trained_tokens=total[0],
             tokens=total[1],
             tiles=total[2],
@@ -174,10 +183,11 @@ class TrainStep:
         own = [len(pack.tiles) for pack in packs]
         size = together or max(len(own), 1)
         groups = [sum(own[first : first + size]) for first in range(0, len(own), size)]
-        most = int(self.ranks.max_(torch.tensor(len(groups), device=self.ranks.device)))
-        held = torch.zeros(most, self.ranks.size, dtype=torch.int64, device=self.ranks.device)
-        held[: len(groups), self.ranks.rank] = torch.tensor(groups, dtype=torch.int64, device=self.ranks.device)
-        return tuple(map(tuple, self.ranks.sum_(held).tolist()))
+        ranks = self.data_ranks
+        most = int(ranks.max_(torch.tensor(len(groups), device=self.ranks.device)))
+        held = torch.zeros(most, ranks.size, dtype=torch.int64, device=self.ranks.device)
+        held[: len(groups), ranks.rank] = torch.tensor(groups, dtype=torch.int64, device=self.ranks.device)
+        return tuple(map(tuple, ranks.sum_(held).tolist()))
 
     @property
     def _packs_together(self) -> int:
@@ -197,7 +207,7 @@ class TrainStep:
         blank = blank_pack(self.model.config).to(self.ranks.device)
         return packs + [blank] * (num_rounds - len(packs))
 
-    def _run_all(self, own: list[Packed], counts: _Counts, tally: _Tally) -> None:
+    def _run_all(self, own: list[Packed], counts: Counts, tally: Tally) -> None:
         """Run this rank's packs forward and backward."""
         own = self._with_blanks(own)
         if self._balancer is None:
@@ -209,7 +219,8 @@ class TrainStep:
                 self._run(pack, counts, tally, tokens_IQD)
             group.backward()
 
-    def _run(self, pack: Packed, counts: _Counts, tally: _Tally, tokens_IQD: Tensor | None = None) -> None:
+    def _run(self, pack: Packed, counts: Counts, tally: Tally, tokens_IQD: Tensor | None = None) -> None:
+        assert isinstance(self.model, VL2), "a pipeline runs otherwise"
         hidden = self.model.states(
             pack, tokens_IQD=tokens_IQD, runs_blank_tile=self._is_sharded and self._balancer is None
         )
@@ -224,7 +235,7 @@ class TrainStep:
             loss.backward()
         tally.add(pack, loss_n, hidden, num_balanced)
 
-    def _report(self, counts: _Counts, tally: _Tally) -> StepReport:
+    def _report(self, counts: Counts, tally: Tally) -> StepReport:
         sums = tally.loss_by_category.tolist()
         named = zip(CATEGORIES, sums, strict=False)
         return StepReport(
@@ -240,7 +251,7 @@ class TrainStep:
             tile_imbalance_balanced=self._balanced(counts),
         )
 
-    def _balanced(self, counts: _Counts) -> float:
+    def _balanced(self, counts: Counts) -> float:
         if self._balancer is None:
             return imbalance(counts.tiles_by_rank)
         return imbalance([plan_moves(held).encoded for held in counts.tiles_by_rank])

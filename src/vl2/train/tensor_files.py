@@ -55,8 +55,8 @@ class Snapshot:
     values: Any
 
 
-def take_snapshot(state: Mapping[str, Any], block_of: BlockOf, *, is_first: bool) -> Snapshot:
-    """Copy a state. Of tensors that every rank holds whole, only the first rank keeps a copy.
+def take_snapshot(state: Mapping[str, Any], block_of: BlockOf, *, writes_whole: bool) -> Snapshot:
+    """Copy a state. Of tensors that several ranks hold whole, only one keeps a copy: the one that `writes_whole`.
 
     Two names of one memory, as a float32 weight and its master are, share one copy.
     """
@@ -64,7 +64,7 @@ def take_snapshot(state: Mapping[str, Any], block_of: BlockOf, *, is_first: bool
     copies: dict[tuple[object, ...], Tensor] = {}
     for path, tensor in _tensors(state):
         block = block_of(tensor)
-        if is_first or not block.is_whole:
+        if writes_whole or not block.is_whole:
             local = block.local.detach()
             key = (local.data_ptr(), local.shape, local.stride(), local.dtype, local.device)
             if key not in copies or not local.numel():

@@ -1,0 +1,151 @@
+"""Where a pipeline cuts the model: through the encoder's blocks as well as the language model's layers.
+
+The model is a row of units that run one after another: vision blocks, the adaptor, the join of visual tokens with the
+embedded text, decoder layers, and the head with the loss. A segment is a run of units; segments go to the ranks of the
+pipeline in turn, so with as many segments as ranks each has one, and with twice as many each has two.
+
+- "looped": the encoder is cut into one segment for each rank, and the language model into as many. Each rank then
+  holds a part of both. Batches with images go twice round the ranks, text goes round once, through the language
+  segments alone; both ways every rank has its even share of the work, and no weight moves when the way is switched.
+- "contiguous": one segment for each rank, cut where the costs say, inside the encoder or not.
+- "encoder_first": the whole encoder on the first rank, the language model even over the others: what pipelines do
+  that know the encoder as one stage. Here to compare with.
+
+Source: arXiv 2412.10302, section on training infrastructure (fine-grained division of the encoder, two strategies).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from vl2.config import ModelConfig
+from vl2.errors import UserError
+from vl2.train.recipe import CutKind
+
+UnitKind = Literal["block", "projector", "join", "layer", "head"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A part of the model that is never cut."""
+
+    kind: UnitKind
+    index: int = 0  # of the vision block or decoder layer
+
+    @property
+    def is_visual(self) -> bool:
+        return self.kind in ("block", "projector")
+
+
+Segment = tuple[Unit, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """The segments of a pipeline in the order in which a batch goes through them; segment i is on rank i % ranks."""
+
+    num_ranks: int
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.segments) % self.num_ranks == 0, f"{len(self.segments)} segments on {self.num_ranks} ranks"
+        assert all(self.segments), "a segment is empty"
+
+    @property
+    def loops(self) -> int:
+        """The segments of each rank."""
+        return len(self.segments) // self.num_ranks
+
+    @property
+    def is_looped(self) -> bool:
+        return self.loops > 1
+
+    @property
+    def text_segments(self) -> tuple[int, ...]:
+        """The segments that a batch without images goes through.
+
+        With one segment on each rank it is all of them: those of the encoder then run a blank tile.
+        """
+        if not self.is_looped:
+            return tuple(range(len(self.segments)))
+        return tuple(i for i, segment in enumerate(self.segments) if not segment[0].is_visual)
+
+    def of_rank(self, rank: int) -> tuple[int, ...]:
+        return tuple(range(rank, len(self.segments), self.num_ranks))
+
+
+def units(config: ModelConfig) -> tuple[Unit, ...]:
+    """Return the model as a row of units."""
+    return (
+        *(Unit(kind="block", index=i) for i in range(config.vision_config.layers)),
+        Unit(kind="projector"),
+        Unit(kind="join"),
+        *(Unit(kind="layer", index=i) for i in range(config.language_config.num_hidden_layers)),
+        Unit(kind="head"),
+    )
+
+
+def make_cut(kind: CutKind, row: Sequence[Unit], costs: Sequence[float], num_ranks: int) -> Cut:
+    """Cut a model for a pipeline so that its busiest rank has least to do.
+
+    `costs` are of the units, in one unit of time, for the mean batch with images. UserError if there is less to cut
+    than there are ranks.
+    """
+    if kind not in get_args(CutKind):
+        raise UserError(f"engine.pipeline_cut must be one of {', '.join(get_args(CutKind))}, got {kind!r}")
+    assert len(row) == len(costs), f"{len(costs)} costs of {len(row)} units"
+    num_visual = sum(unit.is_visual for unit in row)
+    least = min(num_visual, len(row) - num_visual) if kind == "looped" else len(row) - (kind != "contiguous")
+    if num_ranks > least:
+        raise UserError(f"engine.pipeline must be at most {least} for this model cut {kind}, got {num_ranks}")
+    if kind == "contiguous":
+        return Cut(num_ranks=num_ranks, segments=_segments(row, divide(costs, num_ranks)))
+    visual, text = row[:num_visual], row[num_visual:]
+    if kind == "encoder_first":
+        if num_ranks == 1:
+            return Cut(num_ranks=1, segments=(tuple(row),))
+        rest = divide(costs[num_visual:], num_ranks - 1)
+        return Cut(num_ranks=num_ranks, segments=(tuple(visual), *_segments(text, rest)))
+    text_ends = divide(costs[num_visual:], num_ranks)
+    loads = _loads(costs[num_visual:], text_ends)
+    visual_ends = divide(costs[:num_visual], num_ranks, loads)
+    return Cut(num_ranks=num_ranks, segments=(*_segments(visual, visual_ends), *_segments(text, text_ends)))
+
+
+def divide(costs: Sequence[float], num_parts: int, loads: Sequence[float] | None = None) -> list[int]:
+    """Cut a row into parts so that the largest sum of a part and its `loads` is least; return where each part ends.
+
+    No part is empty. Ties are cut as early as can be.
+    """
+    assert len(costs) >= num_parts, f"{len(costs)} units for {num_parts} parts"
+    loads = loads or [0.0] * num_parts
+    before = [0.0]
+    for cost in costs:
+        before.append(before[-1] + cost)
+    # best[end]: the least maximum of the parts so far over the first `end` units
+    best = [float("inf")] * (len(costs) + 1)
+    best[0] = 0.0
+    choices: list[list[int]] = []
+    for part in range(num_parts):
+        following, choice = [float("inf")] * (len(costs) + 1), [0] * (len(costs) + 1)
+        for end in range(part + 1, len(costs) - (num_parts - part - 1) + 1):
+            for start in range(part, end):
+                most = max(best[start], before[end] - before[start] + loads[part])
+                if most < following[end]:
+                    following[end], choice[end] = most, start
+        choices.append(choice)
+        best = following
+    ends = [len(costs)]
+    for choice in reversed(choices[1:]):
+        ends.append(choice[ends[-1]])
+    return ends[::-1]
+
+
+def _segments(row: Sequence[Unit], ends: Sequence[int]) -> tuple[Segment, ...]:
+    return tuple(tuple(row[start:end]) for start, end in zip([0, *ends], ends, strict=False))
+
+
+def _loads(costs: Sequence[float], ends: Sequence[int]) -> list[float]:
+    return [sum(costs[start:end]) for start, end in zip([0, *ends], ends, strict=False)]

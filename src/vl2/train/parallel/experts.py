@@ -1,0 +1,64 @@
+"""Expert parallelism: each rank of a group holds some of the experts whole, and tokens travel to them and back.
+
+A rank sorts its rows by expert, as it would alone. Those of each rank's experts are one contiguous piece, so one
+all-to-all brings every piece to its rank, which sorts what has come by expert again, runs its experts, and sends the
+results back the same way. The number of rows is told first: no row is dropped, and none is padded to a capacity.
+Backward, autograd runs the exchanges the other way round, so each expert's gradient is that of the whole group's rows.
+
+M rows of a rank, E experts, n ranks, D width, F hidden width.
+
+Source: arXiv 2006.16668 (expert parallelism); 2412.10302, section on training infrastructure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vl2.model.moe import Experts, multiply_by_expert
+from vl2.train.ranks import Ranks
+
+
+def run_over_ranks(experts: Experts, ranks: Ranks, own: Callable[[Tensor], Tensor]) -> None:
+    """Let a layer's experts run on the ranks that hold them. In place; `own` gives this rank's part of a weight."""
+
+    def forward(x_MD: Tensor, counts_E: Tensor) -> Tensor:
+        counts_nE = counts_E.view(ranks.size, -1)
+        one_each = [1] * ranks.size
+        received_nE = ranks.exchange(counts_nE, one_each, one_each)
+        sent, received = counts_nE.sum(1).tolist(), received_nE.sum(1).tolist()
+        rows_MD = ranks.exchange(x_MD, sent, received)
+        # By sender and then expert, as they came; by expert and then sender, as they are multiplied.
+        expert_nE = torch.arange(counts_nE.shape[1], device=x_MD.device).expand_as(received_nE)
+        order_M = expert_nE.flatten().repeat_interleave(received_nE.flatten()).argsort(stable=True)
+        place_M = torch.empty_like(order_M).index_copy_(0, order_M, torch.arange(len(order_M), device=order_M.device))
+        sorted_MD = _reorder(rows_MD, order_M, place_M)
+        own_counts_E = received_nE.sum(0)
+        gate_MF, up_MF = multiply_by_expert(sorted_MD, own(experts.gate_up_proj), own_counts_E).chunk(2, dim=-1)
+        out_MD = multiply_by_expert(F.silu(gate_MF) * up_MF, own(experts.down_proj), own_counts_E)
+        return ranks.exchange(_reorder(out_MD, place_M, order_M), received, sent)
+
+    experts.forward = forward  # type: ignore[method-assign]
+
+
+def _reorder(rows_MD: Tensor, order_M: Tensor, place_M: Tensor) -> Tensor:
+    reordered: Tensor = _Reorder.apply(rows_MD, order_M, place_M)  # type: ignore[no-untyped-call]
+    return reordered
+
+
+class _Reorder(torch.autograd.Function):
+    """Put rows into another order. Backward it is the order the other way round, where plain indexing would add up."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_MD: Tensor, order_M: Tensor, place_M: Tensor) -> Tensor:
+        ctx.save_for_backward(place_M)
+        return rows_MD.index_select(0, order_M)
+
+    @staticmethod
+    def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor, None, None]:
+        (place_M,) = ctx.saved_tensors
+        return grad_MD.index_select(0, place_M), None, None

@@ -1,0 +1,61 @@
+"""From a recipe's engine to a model on its ranks: whole, in parts, or in segments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vl2.data.plan import Plan, Position
+from vl2.errors import UserError
+from vl2.model import VL2
+from vl2.train.parallel.cut import Cut, make_cut, units
+from vl2.train.parallel.layout import make_layout
+from vl2.train.parallel.pipeline_model import PipelineModel
+from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.ranks import Ranks
+from vl2.train.recipe import Recipe
+from vl2.train.shard import shard
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def lay_out(model: VL2, recipe: Recipe, plan: Plan, ranks: Ranks) -> tuple[VL2 | PipelineModel, Ranks]:
+    """Lay a model out on the ranks; return what this one holds, and the ranks that shall have different packs.
+
+    What is to stay frozen must be so already. UserError if the ranks cannot be divided as the recipe says.
+    """
+    engine, dtype = recipe.engine, DTYPES[recipe.engine.compute]
+    if engine.pipeline == 1:
+        shard(model, engine.parallel, ranks, dtype, expert_parallel=engine.expert_parallel)
+        return model, ranks
+    layout = make_layout(ranks, pipeline=engine.pipeline, expert_parallel=engine.expert_parallel)
+    return PipelineModel(model, cut_for(model, recipe, plan), layout, dtype), layout.data
+
+
+def cut_for(model: VL2, recipe: Recipe, plan: Plan) -> Cut:
+    """Cut a model by what its layers cost on the packs of the first step; the same on every rank."""
+    engine, config = recipe.engine, model.config
+    packs = plan.step(Position()).packs
+    entries = [entry for pack in packs for entry in pack.entries]
+    tokens = sum(pack.num_tokens for pack in packs) / len(packs)
+    if engine.pipeline_costs:
+        costs = UnitCosts.read(Path(engine.pipeline_costs))
+    else:
+        length = sum(entry.num_tokens**2 for entry in entries) / max(sum(e.num_tokens for e in entries), 1)
+        costs = UnitCosts.by_formula(config, length)
+    visual = [pack.num_tiles for pack in packs if pack.num_tiles]
+    tiles = sum(visual) / max(len(visual), 1)
+    row = units(config)
+    return make_cut(engine.pipeline_cut, row, costs.forward(row, config, tiles=tiles, tokens=tokens), engine.pipeline)
+
+
+def check_ranks(recipe: Recipe, num_ranks: int) -> None:
+    """UserError before anything is loaded if a recipe asks for another number of ranks than there are."""
+    engine = recipe.engine
+    needed = engine.pipeline * engine.expert_parallel
+    if num_ranks % needed:
+        raise UserError(
+            f"engine.pipeline {engine.pipeline} and engine.expert_parallel {engine.expert_parallel} need a multiple of "
+            f"{needed} ranks, there are {num_ranks}"
+        )

@@ -1,0 +1,107 @@
+"""One rank's segments of a model as one thing: its weights under the names that they have in the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vl2.model import VL2
+from vl2.model.moe import MoE, Router
+from vl2.train.parallel.cut import Cut, Unit
+from vl2.train.parallel.layout import Layout
+from vl2.train.parallel.schedules import Pipelines
+from vl2.train.parallel.segment import SegmentModel
+from vl2.train.parts import part_of, still_parts
+from vl2.train.shard import copy_part_, cut_module, settle, widen
+
+
+class PipelineModel(nn.Module):
+    """The segments that this rank holds. No rank holds the whole model, and none can answer with it."""
+
+    def __init__(self, model: VL2, cut: Cut, layout: Layout, compute_dtype: torch.dtype) -> None:
+        """Take the rank's layers out of a model, of which the first rank has the weights, and cut those as well.
+
+        What is to stay frozen must be so already. All ranks call it together; `model` is of no use afterwards.
+        """
+        super().__init__()
+        self.config, self.cut, self.layout = model.config, cut, layout
+        source = {name: tensor.detach() for name, tensor in _tensors(model).items()} if layout.world.is_first else {}
+        model.to("meta")
+        widen(model, compute_dtype)
+        whole = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in _tensors(model).items()}
+        self.still_parts = still_parts(model)
+        trained = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.carries_gradient = _carries_gradient(cut, trained, is_text=False)
+        self.carries_text_gradient = _carries_gradient(cut, trained, is_text=True)
+        self.segments = {
+            number: SegmentModel(model, cut.segments[number], layout.data) for number in cut.of_rank(layout.stage.rank)
+        }
+        for number, segment in self.segments.items():
+            cut_module(segment, layout, compute_dtype)
+            segment.to_empty(device=layout.world.device)
+            self.add_module(f"segment_{number}", segment)
+        own = {name: tensor for segment in self.segments.values() for name, tensor in _tensors(segment).items()}
+        with torch.no_grad():
+            for name, (shape, dtype) in whole.items():
+                full = torch.empty(shape, dtype=dtype, device=layout.world.device)
+                if name in source:
+                    full.copy_(source[name])
+                layout.world.broadcast_(full)
+                if name in own:
+                    copy_part_(own[name], full)
+            settle(self)
+        self.pipelines = Pipelines(cut, self.segments, layout.stage, compute_dtype)
+        config = model.config.language_config
+        self.moe_layers = [i for i in range(config.num_hidden_layers) if config.is_moe_layer(i)]
+
+    def named_parameters(  # type: ignore[override]
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the weights held here by their names in the whole model."""
+        for segment in self.segments.values():
+            yield from segment.named_parameters(prefix, recurse, remove_duplicate)
+
+    def named_buffers(  # type: ignore[override]
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        for segment in self.segments.values():
+            yield from segment.named_buffers(prefix, recurse, remove_duplicate)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {name: tensor for segment in self.segments.values() for name, tensor in segment.state_dict().items()}
+
+    def held_routers(self) -> dict[int, Router]:
+        """Return the routers held here by their row in an expert load."""
+        found: dict[int, Router] = {}
+        for segment in self.segments.values():
+            for index, layer in segment.layers():
+                if isinstance(layer.mlp, MoE):
+                    found[self.moe_layers.index(index)] = layer.mlp.gate
+        return found
+
+
+def _carries_gradient(cut: Cut, trained: set[str], *, is_text: bool) -> list[bool]:
+    """Return for every segment whether what it sends on depends on anything that is trained."""
+    chosen = cut.text_segments if is_text and cut.is_looped else range(len(cut.segments))
+    carries, so_far = [False] * len(cut.segments), False
+    for number in chosen:
+        so_far = so_far or any(_is_trained(unit, trained, is_text) for unit in cut.segments[number])
+        carries[number] = so_far
+    return carries
+
+
+def _is_trained(unit: Unit, trained: set[str], is_text: bool) -> bool:
+    if unit.kind == "block":
+        return "vision" in trained and not is_text
+    if unit.kind == "projector":
+        return bool(trained & {"vision", "projector"}) and not is_text
+    if unit.kind == "join":
+        return "language" in trained or ("projector" in trained and not is_text)
+    return "language" in trained
+
+
+def _tensors(model: nn.Module) -> Mapping[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

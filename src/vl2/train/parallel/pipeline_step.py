@@ -1,0 +1,121 @@
+"""One optimizer step over a pipeline: the packs of a step as micro-batches, once with images and once without.
+
+Packs with images and packs of text alone go through separately, for each kind the way that the cut has for it: images
+through all segments, text through those of the language model. Ranks with other packs run as many micro-batches,
+blank ones where they have fewer, because they share weights and experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from vl2.data.packed import Packed
+from vl2.data.plan import tile_bucket
+from vl2.model.moe import update_expert_bias
+from vl2.train.blank import blank_pack
+from vl2.train.parallel.pipeline_model import PipelineModel
+from vl2.train.parallel.schedules import Shape
+from vl2.train.parallel.segment import MicroBatch
+from vl2.train.parallel.tile_moves import TileMoves, plan_moves
+from vl2.train.ranks import Ranks
+from vl2.train.stage import Stage
+from vl2.train.step import Counts, StepReport, Tally, TrainStep
+
+
+class PipelineStep(TrainStep):
+    """Trains the segments that this rank holds, together with the ranks that hold the others."""
+
+    def __init__(self, model: PipelineModel, stage: Stage, *, balances_tiles: bool) -> None:
+        """With `balances_tiles` the ranks that hold the encoder's first layers encode as many tiles each."""
+        self.pipeline = model
+        self._balances_tiles = balances_tiles
+        super().__init__(model, stage, model.layout.world)
+
+    @property
+    def data_ranks(self) -> Ranks:
+        return self.pipeline.layout.data
+
+    def apply(self, report: StepReport, learning_rate: float) -> None:
+        self._apply_gradients(report, learning_rate)
+        if self.stage.expert_bias_step:
+            for row, router in self.pipeline.held_routers().items():
+                update_expert_bias(router, report.expert_load[row], self.stage.expert_bias_step)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that may name weights of other ranks as well."""
+        own = {name for name, _ in self.optimizer.masters()} | {"num_steps"}
+        super().load_state_dict({name: values for name, values in state.items() if name in own})
+
+    def _run_all(self, own: list[Packed], counts: Counts, tally: Tally) -> None:
+        with_images = [pack for pack in own if len(pack.tiles)]
+        text = [pack for pack in own if not len(pack.tiles)]
+        for packs, is_text in ((with_images, False), (text, True)):
+            self._run_kind(packs, counts, tally, is_text=is_text)
+
+    def _run_kind(self, packs: list[Packed], counts: Counts, tally: Tally, *, is_text: bool) -> None:
+        model = self.pipeline
+        size, longest = self._agree(len(packs), max((len(pack) for pack in packs), default=0))
+        if not size:
+            return
+        # As many as there are stages, or a multiple: what PyTorch's schedules take.
+        size = -(-size // model.cut.num_ranks) * model.cut.num_ranks
+        blank = blank_pack(model.config).to(self.ranks.device)
+        packs = [pack.with_length(longest) for pack in packs]
+        packs += [blank.with_length(longest)] * (size - len(packs))
+        moves = self._moves(packs, is_text=is_text)
+        most = max(self._most_tiles(packs, moves), 1)
+        num_tiles = 0 if is_text and model.cut.is_looped else 1 if is_text else tile_bucket(most)
+        batches = [self._micro_batch(pack, move, num_tiles, counts) for pack, move in zip(packs, moves, strict=True)]
+        for segment in model.segments.values():
+            segment.begin(batches)
+        carries = model.carries_text_gradient if is_text else model.carries_gradient
+        is_trained = any(carries)
+        shape = Shape(num_batches=size, num_tiles=num_tiles, num_tokens=longest, is_trained=is_trained)
+        model.pipelines.run(shape, carries)
+        self._collect(tally)
+
+    def _agree(self, count: int, length: int) -> tuple[int, int]:
+        """Return the most of both over the ranks with other packs."""
+        most = torch.tensor([count, length], device=self.ranks.device)
+        count, length = self.data_ranks.max_(most).tolist()
+        return count, length
+
+    def _moves(self, packs: Sequence[Packed], *, is_text: bool) -> list[TileMoves | None]:
+        """Return for each micro-batch which tiles move between the ranks that encode at the same time."""
+        data = self.data_ranks
+        if not self._balances_tiles or is_text or data.size == 1:
+            return [None] * len(packs)
+        held = torch.zeros(len(packs), data.size, dtype=torch.int64, device=self.ranks.device)
+        held[:, data.rank] = torch.tensor([len(pack.tiles) for pack in packs], device=self.ranks.device)
+        return [plan_moves(row) for row in data.sum_(held).tolist()]
+
+    def _most_tiles(self, packs: Sequence[Packed], moves: Sequence[TileMoves | None]) -> int:
+        rank = self.data_ranks.rank
+        return max(
+            len(pack.tiles) if move is None else max(len(pack.tiles), move.encoded[rank])
+            for pack, move in zip(packs, moves, strict=True)
+        )
+
+    def _micro_batch(self, pack: Packed, moves: TileMoves | None, num_tiles: int, counts: Counts) -> MicroBatch:
+        num_balanced = self._num_balanced(pack) if pack.num_tokens else 0
+        return MicroBatch(
+            pack=pack,
+            moves=moves,
+            num_tiles=num_tiles,
+            loss_scale=1 / max(counts.trained_tokens, 1),
+            balance_scale=self.stage.balance_loss_weight * num_balanced / max(counts.balanced, 1),
+        )
+
+    def _collect(self, tally: Tally) -> None:
+        """Move what the segments have found to the tally, each on the rank where it was found."""
+        model = self.pipeline
+        for segment in model.segments.values():
+            for scored in segment.scored:
+                num_balanced = self._num_balanced(scored.pack) if scored.pack.num_tokens else 0
+                tally.add_loss(scored.pack, scored.loss_n, scored.balance_loss, num_balanced)
+            for index, load_E in segment.loads.items():
+                tally.expert_load[model.moe_layers.index(index)] += load_E
+            segment.forget()

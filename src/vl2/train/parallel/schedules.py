@@ -1,0 +1,106 @@
+"""Running segments as a pipeline: PyTorch's schedules, one for each shape that a step may have.
+
+PyTorch wants to know what travels before anything runs, and every micro-batch of a step must have the same shapes. So
+there is a pipeline for each (tiles, tokens) that a run meets, around the same layers; they hold no memory of their own
+between steps. Shapes are given, not found by a first pass, which would count the experts' load once more.
+
+This is the only file that knows `torch.distributed.pipelining`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
+
+from vl2.train.parallel.cut import Cut
+from vl2.train.parallel.segment import SegmentModel
+from vl2.train.ranks import Ranks
+
+_KEPT = 32  # pipelines of shapes met lately
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What all micro-batches of a step have in common."""
+
+    num_batches: int
+    num_tiles: int  # 0: text alone, which does not enter the encoder where the cut lets it
+    num_tokens: int
+    is_trained: bool
+
+
+class Pipelines:
+    """The pipelines of one rank's segments."""
+
+    def __init__(self, cut: Cut, segments: dict[int, SegmentModel], stage: Ranks, dtype: torch.dtype) -> None:
+        """`segments` are this rank's, by their number in the cut; activations travel in `dtype`."""
+        self._cut, self._segments, self._stage, self._dtype = cut, segments, stage, dtype
+        self._built: OrderedDict[Shape, Schedule1F1B | ScheduleInterleaved1F1B] = OrderedDict()
+
+    def run(self, shape: Shape, carries_gradient: Sequence[bool]) -> None:
+        """Run the micro-batches that the segments have been given, forward and backward. All ranks call it together.
+
+        `carries_gradient` says of every segment whether what it sends on requires a gradient.
+        """
+        schedule = self._built.get(shape)
+        if schedule is None:
+            schedule = self._built[shape] = self._build(shape, carries_gradient)
+            if len(self._built) > _KEPT:
+                self._built.popitem(last=False)
+        self._built.move_to_end(shape)
+        numbers = torch.arange(shape.num_batches)
+        run = schedule.step if shape.is_trained else schedule.eval
+        # Segments keep what is of interest of their outputs.
+        run(number=numbers, target=numbers)
+
+    def _build(self, shape: Shape, carries_gradient: Sequence[bool]) -> Schedule1F1B | ScheduleInterleaved1F1B:
+        chosen = self._chosen(shape)
+        stages = []
+        for place, number in enumerate(chosen):
+            if number in self._segments:
+                before = self._sent(chosen[place - 1], shape, carries_gradient) if place else ()
+                after = self._sent(number, shape, carries_gradient)
+                stages.append(
+                    PipelineStage(
+                        self._segments[number],
+                        place,
+                        len(chosen),
+                        self._stage.device,
+                        input_args=before,
+                        output_args=after,
+                        group=self._stage.group,
+                    )
+                )
+        if len(chosen) == self._cut.num_ranks:
+            return Schedule1F1B(stages[0], shape.num_batches, loss_fn=_as_it_is, scale_grads=False)
+        return ScheduleInterleaved1F1B(stages, shape.num_batches, loss_fn=_as_it_is, scale_grads=False)
+
+    def _chosen(self, shape: Shape) -> tuple[int, ...]:
+        return tuple(range(len(self._cut.segments))) if shape.num_tiles else self._cut.text_segments
+
+    def _sent(self, number: int, shape: Shape, carries_gradient: Sequence[bool]) -> tuple[Tensor, ...]:
+        """Return what a segment sends on, without its values."""
+        config, last = next(iter(self._segments.values())).config, self._cut.segments[number][-1].kind
+        width = config.language_config.hidden_size
+        shapes: list[tuple[tuple[int, ...], torch.dtype]]
+        if last == "block":
+            vision = config.vision_config
+            shapes = [((shape.num_tiles, vision.patches_per_side**2, vision.width), self._dtype)]
+        elif last == "projector":
+            shapes = [((shape.num_tiles, config.tokens_per_side**2, config.projector_config.n_embed), self._dtype)]
+        elif last == "head":
+            shapes = [((1,), torch.float32)]
+        else:
+            shapes = [((1, shape.num_tokens, width), self._dtype), ((1,), torch.float32)]
+        needs = carries_gradient[number] and shape.is_trained
+        return tuple(torch.empty(size, dtype=dtype, device="meta", requires_grad=needs) for size, dtype in shapes)
+
+
+def _as_it_is(loss: Tensor, _target: Tensor) -> Tensor:
+    """The last segment makes the loss itself; the schedule wants a number without axes."""
+    return loss.squeeze()

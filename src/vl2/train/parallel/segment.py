@@ -1,0 +1,187 @@
+"""The layers of one segment of a pipeline, taken out of a model under the names that they have there.
+
+What goes in and comes out depends on where the model is cut: patches [I, p, C] inside the encoder, visual tokens
+[I, Q, D] behind the adaptor, and from the join on the sequence [1, S, D] with the balance loss so far [1], which
+travels along so that its gradient finds every layer. Nothing else travels: each rank has the packs themselves.
+
+I is the number of tiles that all micro-batches of a step are padded to, since what travels must have one shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vl2.data.packed import Packed
+from vl2.grid import UNTILED
+from vl2.model import VL2
+from vl2.model.attention import Reach
+from vl2.model.language import DecoderLayer
+from vl2.model.layout import arrange_tiles, place_visual
+from vl2.model.moe import sequences_of_documents
+from vl2.model.rope import rotary_angles
+from vl2.train.loss import next_token_loss
+from vl2.train.parallel import cut
+from vl2.train.parallel.tile_moves import TileMoves
+from vl2.train.ranks import Ranks
+
+Boundary = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """One pack on its way through a pipeline."""
+
+    pack: Packed
+    moves: TileMoves | None  # where its tiles are encoded by all ranks that hold these layers; None: by its own
+    num_tiles: int  # tiles to pad to; 0 where the batch has none and does not enter the encoder
+    loss_scale: float  # what its summed loss is multiplied by
+    balance_scale: float  # the same of its balance loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What the last segment has made of a pack."""
+
+    pack: Packed
+    loss_n: Tensor
+    balance_loss: Tensor
+
+
+class SegmentModel(nn.Module):
+    """Runs one segment on the micro-batches that `begin` has been given."""
+
+    def __init__(self, model: VL2, segment: cut.Segment, data: Ranks) -> None:
+        """Take the segment's layers out of a model; `data` are the ranks that hold them, for other packs."""
+        super().__init__()
+        self.config, self._data = model.config, data
+        kinds = {unit.kind for unit in segment}
+        blocks = [unit.index for unit in segment if unit.kind == "block"]
+        layers = [unit.index for unit in segment if unit.kind == "layer"]
+        self.has_patches, self.has_projector = 0 in blocks, "projector" in kinds
+        self.has_join, self.has_head = "join" in kinds, "head" in kinds
+        self.vision = nn.Module()
+        if self.has_patches:
+            self.vision.patch_embed = model.vision.patch_embed
+            self.vision.pos_embed = model.vision.pos_embed
+        if blocks:
+            self.vision.blocks = nn.ModuleDict({str(i): model.vision.blocks[i] for i in blocks})
+        if self.has_projector:
+            self.vision.norm = model.vision.norm
+            self.vision.attn_pool = model.vision.attn_pool
+            self.projector = model.projector
+        self.language = nn.Module()
+        decoder = nn.Module()
+        self.language.model = decoder
+        if self.has_join:
+            self.image_newline, self.view_separator = model.image_newline, model.view_separator
+            decoder.embed_tokens = model.language.model.embed_tokens
+        if layers:
+            decoder.layers = nn.ModuleDict({str(i): model.language.model.layers[i] for i in layers})
+        if self.has_head:
+            decoder.norm = model.language.model.norm
+            self.language.lm_head = model.language.lm_head
+        self._blocks = [model.vision.blocks[i] for i in blocks]
+        self._layers: list[tuple[int, DecoderLayer]] = [(i, model.language.model.layers[i]) for i in layers]
+        self._rotary_dim = model.language.model.rotary_dim
+        self._batches: Sequence[MicroBatch] = ()
+        self.scored: list[Scored] = []
+        self.loads: dict[int, Tensor] = {}  # by decoder layer, slots per expert
+
+    def layers(self) -> list[tuple[int, DecoderLayer]]:
+        """Return the decoder layers held here, with their numbers."""
+        return self._layers
+
+    def begin(self, batches: Sequence[MicroBatch]) -> None:
+        """Take the micro-batches of a step. What was found of earlier ones stays until `forget`."""
+        self._batches = batches
+
+    def forget(self) -> None:
+        self._batches, self.scored, self.loads = (), [], {}
+
+    def forward(self, *inputs: Tensor, number: Tensor) -> Tensor | Boundary:
+        """Run micro-batch `number`, [1], on what the segment before has made of it; the last returns its loss, [1]."""
+        batch = self._batches[int(number)]
+        x, balance = (*inputs, None)[:2] if inputs else (None, None)
+        if self.has_patches:
+            x = self._patches(batch)
+        for block in self._blocks:
+            x = block(x)
+        if self.has_projector:
+            assert x is not None
+            x = self.projector(self.vision.norm(x))
+        if self.has_join:
+            x, balance = self._join(batch, x)
+        assert x is not None
+        if not self._layers and not self.has_head:
+            # What is sent must lie in one piece.
+            return x.contiguous() if balance is None else (x.contiguous(), balance)
+        assert balance is not None
+        x, balance = self._run_layers(batch.pack, x, balance)
+        return self._loss(batch, x, balance) if self.has_head else (x.contiguous(), balance)
+
+    def _patches(self, batch: MicroBatch) -> Tensor:
+        """Return the embedded patches of the tiles that this rank encodes, and of as many blank ones as are missing."""
+        tiles_I3PP = batch.pack.tiles.to(self.vision.pos_embed.dtype)
+        if batch.moves is not None and batch.moves.num_moved:
+            sent = batch.moves.moved[self._data.rank]
+            kept = len(tiles_I3PP) - sum(sent)
+            received = [row[self._data.rank] for row in batch.moves.moved]
+            arrived_I3PP = self._data.exchange(tiles_I3PP[kept:], sent, received)
+            tiles_I3PP = torch.cat((tiles_I3PP[:kept], arrived_I3PP))
+        missing = batch.num_tiles - len(tiles_I3PP)
+        assert missing >= 0, f"{len(tiles_I3PP)} tiles in a batch of {batch.num_tiles}"
+        tiles_I3PP = torch.cat((tiles_I3PP, tiles_I3PP.new_zeros(missing, *tiles_I3PP.shape[1:])))
+        patches: Tensor = self.vision.patch_embed(tiles_I3PP) + self.vision.pos_embed
+        return patches
+
+    def _join(self, batch: MicroBatch, tokens_IQD: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the embedded sequence with the visual tokens in their places, and a balance loss of nothing."""
+        pack = batch.pack
+        embeds_1SD = self.language.model.embed_tokens(pack.input_ids.unsqueeze(0))
+        if tokens_IQD is not None:
+            embeds_1SD = self._place(batch, tokens_IQD, embeds_1SD)
+        # Of the graph where the sequence is, so that all packs' gradients travel alike.
+        return embeds_1SD, 0.0 * embeds_1SD.flatten()[:1].float()
+
+    def _place(self, batch: MicroBatch, tokens_IQD: Tensor, embeds_1SD: Tensor) -> Tensor:
+        pack, own_IQD = batch.pack, tokens_IQD[: len(batch.pack.tiles)]
+        if batch.moves is not None and batch.moves.num_moved:
+            sent = batch.moves.moved[self._data.rank]
+            kept = len(pack.tiles) - sum(sent)
+            received = [row[self._data.rank] for row in batch.moves.moved]
+            foreign_IQD = tokens_IQD[kept : kept + sum(received)]
+            own_IQD = torch.cat((tokens_IQD[:kept], self._data.exchange(foreign_IQD, received, sent)))
+        grids = [(columns, rows) for columns, rows in pack.grids.tolist()]
+        if grids:
+            visual_TD = arrange_tiles(own_IQD, grids, self.image_newline, self.view_separator)
+            embeds_1SD = place_visual(embeds_1SD, pack.image_mask.unsqueeze(0), visual_TD)
+        # Tiles that nobody needs, to no effect: every rank's encoder and every exchange must run backward.
+        blank_TD = arrange_tiles(tokens_IQD[:1], [UNTILED], self.image_newline, self.view_separator)
+        idle = blank_TD.sum() + own_IQD.sum()
+        return embeds_1SD if grids else embeds_1SD + 0.0 * idle
+
+    def _run_layers(self, pack: Packed, x_1SD: Tensor, balance: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.config.language_config
+        angles = rotary_angles(pack.position_ids.unsqueeze(0), self._rotary_dim, config.rope_theta)
+        reach = Reach.of_documents(pack.cu_seqlens, pack.max_seqlen)
+        kind = "sequence" if config.seq_aux else "batch"
+        sequences_GT = sequences_of_documents(pack.cu_seqlens, len(pack), pack.num_tokens, kind)
+        # A copy even where no layer adds to it: what came in must not go out as it is.
+        balance = balance * 1.0
+        for index, layer in self._layers:
+            x_1SD, stats = layer(x_1SD, angles, reach, None, sequences_GT)
+            if stats is not None:
+                balance = balance + stats.balance_loss
+                load_E = stats.expert_load
+                self.loads[index] = load_E + self.loads[index] if index in self.loads else load_E
+        return x_1SD, balance
+
+    def _loss(self, batch: MicroBatch, x_1SD: Tensor, balance: Tensor) -> Tensor:
+        states_1SD = self.language.model.norm(x_1SD)
+        total, loss_n = next_token_loss(states_1SD[0], batch.pack.labels, self.language.lm_head.weight)
+        self.scored.append(Scored(pack=batch.pack, loss_n=loss_n, balance_loss=balance.detach().squeeze(0)))
+        return (total * batch.loss_scale + balance * batch.balance_scale).view(1)

@@ -1,0 +1,151 @@
+"""Tile balancing: loaded ranks let idle ones encode some of their tiles, and get the visual tokens back.
+
+The tiles of a few packs of every rank are encoded together, as many on each rank. Tiles travel as pixels, before the
+encoder, and come back as visual tokens, behind the adaptor; in the backward pass the gradients of the tokens go to
+the rank that has encoded the tile. So the gradients are those of the unbalanced run, up to the order of sums.
+
+The pixels of the next packs travel while the language model runs on those in hand, its text embedding first.
+
+I tiles, P side of a tile, Q visual tokens per tile, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vl2.data.packed import Packed
+from vl2.model import VL2
+from vl2.train.parallel.tile_moves import TileMoves, plan_moves
+from vl2.train.ranks import Arriving, Ranks
+from vl2.train.shard import is_sharded
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPacks:
+    """Packs with the visual tokens of each, cut off from the encoder until `backward`."""
+
+    packs: Sequence[Packed]
+    tokens: Sequence[Tensor | None]  # by pack, [I, Q, D]; None where there are none and none are needed
+    encoded_IQD: Tensor  # of all packs, with its graph; behind them a blank tile's where one had to be run
+
+    def backward(self) -> None:
+        """Send the gradients of the packs' tokens through the encoder, here and where the tiles were encoded."""
+        if not self.encoded_IQD.requires_grad:
+            return
+        gradient_IQD = torch.zeros_like(self.encoded_IQD)
+        first = 0
+        for pack, tokens_IQD in zip(self.packs, self.tokens, strict=True):
+            if tokens_IQD is not None and len(pack.tiles):
+                last = first + len(pack.tiles)
+                if tokens_IQD.grad is not None:
+                    gradient_IQD[first:last] = tokens_IQD.grad
+                first = last
+        self.encoded_IQD.backward(gradient_IQD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sent:
+    """Tiles on their way to the ranks that encode them."""
+
+    packs: Sequence[Packed]
+    moves: TileMoves
+    kept_I3PP: Tensor
+    arriving: Arriving | None  # None where no rank moves a tile
+
+
+class TileBalancer:
+    """Encodes the tiles of packs, as many on each rank. All ranks use it together."""
+
+    def __init__(self, model: VL2, ranks: Ranks, *, packs_together: int, tile_dtype: torch.dtype) -> None:
+        """`packs_together` of each rank are balanced at a time: more are more even and need more memory.
+
+        Tiles travel in `tile_dtype`; the encoder's own type loses nothing, for it rounds them to that anyhow.
+        """
+        assert packs_together >= 1, f"{packs_together} packs together"
+        self.packs_together = packs_together
+        self._model, self._ranks, self._tile_dtype = model, ranks, tile_dtype
+        self._is_sharded = is_sharded(model)
+        self._is_trained = any(
+            parameter.requires_grad for module in (model.vision, model.projector) for parameter in module.parameters()
+        )
+
+    def groups(self, packs: Sequence[Packed], held: Sequence[Sequence[int]]) -> Iterator[EncodedPacks]:
+        """Yield this rank's packs a few at a time, encoded. `held` has the tiles of each rank for every such group.
+
+        Each group must have gone `backward` before the next is asked for.
+        """
+        # What is on its way for the next group fills the time of the language model on this one.
+        sent = self._send(packs, 0, held[0]) if held else None
+        for number in range(len(held)):
+            assert sent is not None
+            encoded = self._encode(sent)
+            sent = self._send(packs, number + 1, held[number + 1]) if number + 1 < len(held) else None
+            yield encoded
+
+    def _send(self, packs: Sequence[Packed], number: int, held: Sequence[int]) -> _Sent:
+        mine = packs[number * self.packs_together : (number + 1) * self.packs_together]
+        tiles = [pack.tiles.to(self._tile_dtype) for pack in mine]
+        side = self._model.config.vision_config.image_size
+        tiles_I3PP = torch.cat(tiles) if tiles else self._no_tiles(side)
+        moves, rank = plan_moves(held), self._ranks.rank
+        assert len(tiles_I3PP) == held[rank], f"{len(tiles_I3PP)} tiles here, {held[rank]} were counted"
+        sent = moves.moved[rank]
+        kept = len(tiles_I3PP) - sum(sent)
+        arriving = None
+        if moves.num_moved:
+            received = [row[rank] for row in moves.moved]
+            arriving = self._ranks.start_exchange(tiles_I3PP[kept:], sent, received)
+        return _Sent(packs=mine, moves=moves, kept_I3PP=tiles_I3PP[:kept], arriving=arriving)
+
+    def _encode(self, sent: _Sent) -> EncodedPacks:
+        moves, rank = sent.moves, self._ranks.rank
+        num_tiles = moves.encoded[rank]
+        tiles_I3PP = sent.kept_I3PP
+        if sent.arriving is not None:
+            tiles_I3PP = torch.cat((tiles_I3PP, sent.arriving.wait()))
+        tokens_IQD = self._run_encoder(tiles_I3PP)
+        own_IQD = tokens_IQD[:num_tiles]
+        if moves.num_moved:
+            kept_IQD, foreign_IQD = own_IQD.split([len(sent.kept_I3PP), num_tiles - len(sent.kept_I3PP)])
+            received = [row[rank] for row in moves.moved]
+            own_IQD = torch.cat((kept_IQD, self._ranks.exchange(foreign_IQD, received, moves.moved[rank])))
+        # Where all must run the encoder together, what is its output only for that reason is kept in the graph.
+        whole_IQD = torch.cat((own_IQD, tokens_IQD[num_tiles:]))
+        return EncodedPacks(packs=sent.packs, tokens=self._divide(sent.packs, own_IQD), encoded_IQD=whole_IQD)
+
+    def _run_encoder(self, tiles_I3PP: Tensor) -> Tensor:
+        """Return the visual tokens of the tiles, and of a blank one where there are none and all must run."""
+        if not len(tiles_I3PP) and self._is_sharded:
+            tiles_I3PP = tiles_I3PP.new_zeros(1, *tiles_I3PP.shape[1:])
+        if len(tiles_I3PP):
+            return self._model.encode_tiles(tiles_I3PP)
+        return self._no_tokens().requires_grad_(self._is_trained)
+
+    def _divide(self, packs: Sequence[Packed], own_IQD: Tensor) -> list[Tensor | None]:
+        """Return each pack's tokens as leaves of the language model's graph.
+
+        A pack without a tile gets those of a blank one where ranks run together, so that all of them go backward.
+        """
+        leaves: list[Tensor | None] = []
+        for tokens_IQD in own_IQD.split([len(pack.tiles) for pack in packs]):
+            if len(tokens_IQD):
+                leaves.append(tokens_IQD.detach().requires_grad_(own_IQD.requires_grad))
+            elif self._is_sharded:
+                leaves.append(own_IQD.new_zeros(1, *own_IQD.shape[1:]).requires_grad_(own_IQD.requires_grad))
+            else:
+                leaves.append(None)
+        return leaves
+
+    def _no_tiles(self, side: int) -> Tensor:
+        return torch.zeros(0, 3, side, side, dtype=self._tile_dtype, device=self._ranks.device)
+
+    def _no_tokens(self) -> Tensor:
+        config = self._model.config
+        dtype = self._model.dtype
+        return torch.zeros(
+            0, config.tokens_per_side**2, config.projector_config.n_embed, dtype=dtype, device=self._ranks.device
+        )

@@ -1,0 +1,160 @@
+"""Scenarios of training over several processes in any layout, and the same training in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tests.model.configs import small_config, small_model
+from tests.train.packs import Document, random_pack
+from vl2.data.packed import Packed
+from vl2.grid import Grid
+from vl2.model import VL2
+from vl2.train.parallel.cut import make_cut, units
+from vl2.train.parallel.layout import make_layout
+from vl2.train.parallel.pipeline_model import PipelineModel
+from vl2.train.parallel.pipeline_step import PipelineStep
+from vl2.train.parallel.tile_balance import TileBalancer
+from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.parts import freeze
+from vl2.train.ranks import Ranks
+from vl2.train.recipe import CutKind, Mode
+from vl2.train.shard import local, shard, whole
+from vl2.train.stage import Part, Stage
+from vl2.train.step import StepReport, TrainStep
+
+VOCABULARY = 257  # odd: its rows cannot be shared evenly
+RATE = 0.01
+
+# The packs of each of four data ranks: ragged images, then text and one image, then an empty rank and text alone.
+DIVISION = tuple[tuple[int, ...], ...]
+IMAGES: DIVISION = ((1, 5, 2), (3,), (9, 7), (11, 4))
+ONE_IMAGE: DIVISION = ((2, 4), (6,), (1, 8), (10,))
+TEXT: DIVISION = ((2,), (), (4, 6), ())
+STEPS: tuple[DIVISION, ...] = (IMAGES, ONE_IMAGE, TEXT, ((), (), (13,), ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is trained how."""
+
+    mode: Mode = "replicated"
+    balance_tiles: int = 0
+    expert_parallel: int = 1
+    pipeline: int = 1
+    pipeline_cut: CutKind = "looped"
+    frozen: tuple[Part, ...] = ()
+    size: str = "base"
+    steps: tuple[DIVISION, ...] = field(default=STEPS, repr=False)
+
+    @property
+    def stage(self) -> Stage:
+        return Stage(
+            name="test",
+            learning_rate=RATE,
+            rate_multipliers={"vision": 0.1},
+            frozen=self.frozen,
+            schedule="constant",
+            warmup_steps=0,
+            balance_loss_weight=0.01,
+            expert_bias_step=0.0 if "language" in self.frozen or self.size != "base" else 0.01,
+            eps=1e-3,  # gradients that are zero but for rounding must not become steps of full size
+            clip_norm=0.5,
+            num_steps=len(self.steps),
+            batch_size=4,
+            is_packed=True,
+            mask_prompt=False,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training has come to; weights and gradients are whole ones, of those that this process holds."""
+
+    reports: list[StepReport]
+    gradients: dict[str, Tensor]  # of the first step, before clipping
+    weights: dict[str, Tensor]
+
+
+def make_pack(number: int, size: str = "base") -> Packed:
+    config = small_config(size, vocab_size=VOCABULARY)
+    if number % 2 == 0:
+        return random_pack(config, [(14 + number, None), (9, None)], seed=number, num_padding=number, category="text")
+    grids: list[Grid] = [(1, 1), (2, 1)] if number % 4 == 1 else [(1, 2)]
+    documents: list[Document] = [(8 + number, grid) for grid in grids]
+    return random_pack(config, [*documents, (9, None)], seed=number, num_padding=3, category="caption")
+
+
+def make_model(case: Case, *, is_first: bool) -> VL2:
+    if is_first:
+        model = small_model(case.size, vocab_size=VOCABULARY)
+    else:
+        with torch.device("meta"):
+            model = VL2(small_config(case.size, vocab_size=VOCABULARY))
+    freeze(model, case.stage)
+    return model
+
+
+def start(ranks: Ranks, case: Case) -> TrainStep:
+    """Lay out a model that only the first rank has."""
+    model = make_model(case, is_first=ranks.is_first)
+    if case.pipeline > 1 and ranks.size > 1:
+        return start_pipeline(ranks, case, model)
+    shard(model, case.mode, ranks, torch.float32, expert_parallel=case.expert_parallel if ranks.size > 1 else 1)
+    balancer = None
+    if case.balance_tiles and ranks.size > 1:
+        balancer = TileBalancer(model, ranks, packs_together=case.balance_tiles, tile_dtype=torch.float32)
+    return TrainStep(model, case.stage, ranks, balancer)
+
+
+def take(step: TrainStep, steps: Sequence[DIVISION], case: Case, *, keeps_gradients: bool = False) -> Trained:
+    """Take some steps: on one rank with the packs of all."""
+    reports: list[StepReport] = []
+    gradients: dict[str, Tensor] = {}
+    for number, by_rank in enumerate(steps):
+        packs = _own(step, by_rank)
+        reports.append(step.accumulate([make_pack(pack, case.size) for pack in packs]))
+        if keeps_gradients and number == 0:
+            gradients = whole_gradients(step)
+        step.apply(reports[-1], RATE)
+    named = {**dict(step.model.named_parameters()), **dict(step.model.named_buffers())}
+    weights = {name: whole(tensor).detach().clone() for name, tensor in named.items()}
+    return Trained(reports=reports, gradients=gradients, weights=weights)
+
+
+def whole_gradients(step: TrainStep) -> dict[str, Tensor]:
+    """Return the gradients that the optimizer has collected, each whole."""
+    parameters = dict(step.model.named_parameters())
+    found = {}
+    for name, gradient in step.optimizer.gradients():
+        parameter = parameters[name].detach()
+        if local(parameter) is parameter:
+            found[name] = gradient.clone()
+        else:
+            shaped = torch.empty_like(parameter)
+            local(shaped).copy_(gradient)
+            found[name] = whole(shaped).clone()
+    return found
+
+
+def train(ranks: Ranks, case: Case) -> Trained:
+    return take(start(ranks, case), case.steps, case, keeps_gradients=True)
+
+
+def _own(step: TrainStep, by_rank: DIVISION) -> list[int]:
+    """Return this process's packs: those of all four dealt out over as many data ranks as there are."""
+    rank, size = step.data_ranks.rank, step.data_ranks.size
+    return [pack for number, packs in enumerate(by_rank) for pack in packs if number % size == rank]
+
+
+def start_pipeline(ranks: Ranks, case: Case, model: VL2) -> TrainStep:
+    layout = make_layout(ranks, pipeline=case.pipeline, expert_parallel=case.expert_parallel)
+    row = units(model.config)
+    costs = UnitCosts.by_formula(model.config, 20.0).forward(row, model.config, tiles=2.0, tokens=60.0)
+    cut = make_cut(case.pipeline_cut, row, costs, case.pipeline)
+    return PipelineStep(
+        PipelineModel(model, cut, layout, torch.float32), case.stage, balances_tiles=bool(case.balance_tiles)
+    )

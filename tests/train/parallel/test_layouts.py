@@ -1,0 +1,93 @@
+"""Experts, layers and tiles on several processes train as one process does: losses, gradients, weights, loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.train.parallel.layouts import RATE, Case, Trained, train
+from tests.train.two_ranks import TwoRanks
+from vl2.train.ranks import ONE
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[TwoRanks]:
+    ranks = TwoRanks()
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="module")
+def four() -> Iterator[TwoRanks]:
+    ranks = TwoRanks(size=4)
+    yield ranks
+    ranks.close()
+
+
+def assert_same(parts: list[Trained], alone: Trained) -> None:
+    for part in parts:
+        for mine, theirs in zip(part.reports, alone.reports, strict=True):
+            assert mine.loss == pytest.approx(theirs.loss, rel=1e-5)
+            assert mine.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
+            assert mine.balance_loss == pytest.approx(theirs.balance_loss, rel=1e-5)
+            assert mine.loss_by_category.keys() == theirs.loss_by_category.keys()
+            for name in ("num_trained_tokens", "num_tokens", "num_tiles"):
+                assert getattr(mine, name) == getattr(theirs, name)
+            assert mine.expert_load.tolist() == theirs.expert_load.tolist()
+    for what in ("gradients", "weights"):
+        found = {name: tensor for part in parts for name, tensor in getattr(part, what).items()}
+        expected = getattr(alone, what)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            limit = 1e-5 * max(1.0, float(tensor.abs().max())) if what == "gradients" else RATE / 200
+            furthest = float((tensor - found[name]).abs().max())
+            assert furthest <= limit, f"{what} of {name} are off by {furthest}"
+
+
+BALANCED = [
+    Case(balance_tiles=1),
+    Case(balance_tiles=2, frozen=("language",)),
+    Case(mode="sharded", balance_tiles=1),
+    Case(mode="sharded", balance_tiles=3, frozen=("language",)),
+]
+EXPERTS = [
+    Case(mode="sharded", expert_parallel=2),
+    Case(mode="sharded", expert_parallel=2, frozen=("language",), balance_tiles=1),
+]
+
+
+PIPELINES = [
+    Case(pipeline=2),
+    Case(pipeline=2, frozen=("language",)),
+    Case(pipeline=2, frozen=("vision", "projector")),
+    Case(pipeline=2, pipeline_cut="contiguous"),
+    Case(pipeline=2, pipeline_cut="encoder_first", size="tiny"),
+]
+MIXED = [
+    Case(pipeline=2, balance_tiles=1),
+    Case(pipeline=2, expert_parallel=2),
+    Case(pipeline=2, expert_parallel=2, balance_tiles=1, frozen=("language",)),
+    Case(pipeline=2, pipeline_cut="contiguous", balance_tiles=1),
+]
+
+
+@pytest.mark.parametrize("case", [*BALANCED, *EXPERTS, *PIPELINES], ids=str)
+def test_two_processes_train_as_one(pair: TwoRanks, case: Case) -> None:
+    assert_same(pair.run(train, case), train(ONE, case))
+
+
+@pytest.mark.parametrize(
+    "case", [BALANCED[0], BALANCED[3], *EXPERTS, Case(mode="sharded", expert_parallel=4), *MIXED], ids=str
+)
+def test_four_processes_train_as_one(four: TwoRanks, case: Case) -> None:
+    assert_same(four.run(train, case), train(ONE, case))
