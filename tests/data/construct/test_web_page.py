@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from vl2.data.construct.browser import find_browser, render
+from vl2.data.construct.browser import find_browser, fonts_conf, render
 from vl2.data.construct.web_page import write_page
 from vl2.errors import UserError
 
@@ -58,3 +59,9 @@ def test_an_error_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         render("<html></html>", 300)
     with pytest.raises(UserError, match="needs Chromium"):
         render("<html></html>", 500)
+
+
+def test_more_folders_of_fonts_come_beside_the_systems() -> None:
+    tree = ElementTree.fromstring(fonts_conf(["/fonts/a & b", "/more"]))
+    assert [element.text for element in tree.findall("dir")] == ["/fonts/a & b", "/more"]
+    assert tree.findtext("include") == "/etc/fonts/fonts.conf"

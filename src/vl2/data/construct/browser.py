@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from vl2.errors import UserError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 TIMEOUT_S = 60
+FONTS_CONF = "fonts.conf"
 MAX_HEIGHT_PX = 2000
 MIN_WINDOW = (500, 400)  # a smaller window is drawn larger than asked for, or not at all
 # Written into a copy of the page: what can be operated, and how high the page is.
@@ -60,8 +62,11 @@ def find_browser() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
-def render(page: str, width: int) -> Rendered:
-    """Draw a page of HTML at a width. It has no network. UserError without a browser, or when it fails."""
+def render(page: str, width: int, font_folders: Sequence[str] = ()) -> Rendered:
+    """Draw a page of HTML at a width. It has no network. UserError without a browser, or when it fails.
+
+    Fonts in `font_folders` are there beside those of the system.
+    """
     if width < MIN_WINDOW[0]:
         raise UserError(f"the width of a page must be at least {MIN_WINDOW[0]} px, got {width}")
     browser = find_browser()
@@ -69,6 +74,8 @@ def render(page: str, width: int) -> Rendered:
         raise UserError("drawing web pages needs Chromium: install chromium")
     with tempfile.TemporaryDirectory(prefix="vl2-browser-") as folder:
         home = Path(folder)
+        if font_folders:
+            (home / FONTS_CONF).write_text(fonts_conf(font_folders), encoding="utf-8")
         measured = home / "measured.html"
         measured.write_text(page.replace("</body>", f"{_MEASURE}</body>"), encoding="utf-8")
         dom = _run(browser, home, measured, (width, 600), "--dump-dom")
@@ -85,6 +92,15 @@ def render(page: str, width: int) -> Rendered:
         e for e in elements if 0 <= e.box[0] < e.box[2] <= image.width and 0 <= e.box[1] < e.box[3] <= image.height
     ]
     return Rendered(image=image, elements=tuple(inside))
+
+
+def fonts_conf(folders: Sequence[str]) -> str:
+    """Return a configuration of fontconfig: the system's with more folders. Other systems than Linux ignore it."""
+    dirs = "".join(f"<dir>{html.escape(str(Path(folder).resolve()))}</dir>" for folder in folders)
+    return (
+        '<?xml version="1.0"?>\n<!DOCTYPE fontconfig SYSTEM "fonts.dtd">\n<fontconfig>'
+        f'<include ignore_missing="yes">/etc/fonts/fonts.conf</include>{dirs}</fontconfig>\n'
+    )
 
 
 def _read_measures(dom: str) -> tuple[int, list[Element]]:
@@ -111,8 +127,14 @@ def _run(browser: str, home: Path, page: Path, size: tuple[int, int], action: st
     ]  # fmt: skip
     if os.name == "posix" and os.geteuid() == 0:
         command.insert(1, "--no-sandbox")  # Chromium refuses its sandbox to root; the pages are our own
+    own_fonts = {"FONTCONFIG_FILE": str(home / FONTS_CONF)} if (home / FONTS_CONF).is_file() else {}
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, **own_fonts},
     )
     try:
         return process.communicate(timeout=TIMEOUT_S)[0]

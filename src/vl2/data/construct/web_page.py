@@ -51,11 +51,12 @@ class WebPage(Source):
     tasks_known: ClassVar[tuple[str, ...]] = ("code", "locate")
 
     languages: tuple[str, ...] = ("en", "zh")
+    font_folders: tuple[str, ...] | None = None  # beside the fonts of the system
 
     def draft(self, rng: random.Random) -> Draft:
-        language = rng.choice([lang for lang in self.languages if lang in fonts.languages()] or ["en"])
+        language = rng.choice([lang for lang in self.languages if lang in self._drawable()] or ["en"])
         task, page, width = self.pick_task(rng), write_page(rng, language), rng.randrange(520, 1000, 20)
-        drawn = render(page, width)
+        drawn = render(page, width, self.font_folders or ())
         draft = Draft(language=language, traits={"task": task, "width": str(width)})
         draft.picture(drawn.image)
         if task == "code":
@@ -66,6 +67,11 @@ class WebPage(Source):
             raise Dropped("nothing to point at")
         _ask_place(draft, list(drawn.elements), rng.choice(usable), rng)
         return draft
+
+    def _drawable(self) -> tuple[str, ...]:
+        """Return the languages that the browser can write."""
+        own = fonts.languages(self.font_folders) if self.font_folders else ()
+        return max(fonts.languages(), own, key=len)
 
 
 def _ask_place(draft: Draft, elements: list[Element], chosen: Element, rng: random.Random) -> None:

@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -25,6 +25,8 @@ from vl2.process.tiling import Size
 Json = dict[str, Any]
 Row = tuple[str, Any]  # where it is, and what it holds: a row, or the UserError that reading it gave
 Table = Sequence[Sequence[str]]  # rows of cells, the header first
+
+T = TypeVar("T")
 
 MAX_MEMBER_BYTES = 2**28  # of a file in a tar; a larger one is read as empty, and so as no image
 _ORIENTATION = 0x0112  # of EXIF
@@ -74,17 +76,26 @@ class Job:
 def each(rows: Iterable[Row], make: Callable[[Any], Iterable[Record | Problem]]) -> Converted:
     """Convert row by row, all of a row or nothing of it."""
     for where, row in rows:
-        try:
-            if isinstance(row, UserError):
-                raise row
-            made = list(make(row))
-        except UserError as error:
-            yield Problem(where=where, why=_one_line(str(error)))
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError, csv.Error) as error:
-            # What indexing into JSON of another shape gives, or opening a file that is not there.
-            yield Problem(where=where, why=_one_line(f"not in the layout: {type(error).__name__}: {error}")[:200])
-        else:
-            yield from made
+        for made in parsed(where, row, lambda row: list(make(row))):
+            if isinstance(made, Problem):
+                yield made
+            else:
+                yield from made
+
+
+def parsed(where: str, row: object, parse: Callable[[Any], T]) -> Iterator[T | Problem]:
+    """Yield what a row is read as, or what is wrong with it."""
+    try:
+        if isinstance(row, UserError):
+            raise row
+        found = parse(row)
+    except UserError as error:
+        yield Problem(where=where, why=_one_line(str(error)))
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError, csv.Error) as error:
+        # What indexing into JSON of another shape gives, or opening a file that is not there.
+        yield Problem(where=where, why=_one_line(f"not in the layout: {type(error).__name__}: {error}")[:200])
+    else:
+        yield found
 
 
 def _one_line(text: str) -> str:

@@ -4,7 +4,8 @@
    quote. In the TSV, `|` separates answers and `\\p`, `\\n`, `\\\\` stand for a bar, a line break and a backslash.
 2. Parquet: questions-*.parquet (id, table_id, question, answers) and tables-*.parquet (table_id, csv as RFC 4180).
 
-The tables are text. With `draw` each becomes a picture; without it the table is written into the question.
+The tables are text. With `draw` each becomes a picture with all its questions as turns, so that no picture is stored
+twice; without it the table is written into each question.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vl2.data.convert.conversation import Turn, converse, short_question
 from vl2.data.convert.layout import (
     Converted,
     Job,
     Json,
+    Problem,
     Row,
     Table,
     each,
@@ -27,6 +31,7 @@ from vl2.data.convert.layout import (
     find_files,
     image_bytes,
     parquet_rows,
+    parsed,
     read_text,
 )
 from vl2.data.record import Record
@@ -37,6 +42,13 @@ MAX_TEXT = 6000  # characters of a table written out: up to 4,000 tokens, as cel
 _ESCAPES = {"n": "\n", "p": "|", "\\": "\\"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    id: str
+    table: str  # its name
+    turn: Turn
+
+
 def read(job: Job) -> Converted:
     if any(job.folder.glob("questions*.parquet")):
         return _read_parquet(job)
@@ -45,15 +57,15 @@ def read(job: Job) -> Converted:
     lines = read_text(path).split("\n")
     rows: list[Row] = [(f"{path.name} line {i}", line) for i, line in enumerate(lines[1:], start=2) if line]
 
-    def make(line: str) -> Iterator[Record]:
+    def parse(line: str) -> _Question:
         cells = line.split("\t")
         if len(cells) != 4:
             raise UserError(f"a line must have 4 cells, got {len(cells)}")
         id, question, context, target = cells
         answers = [unescape(answer) for answer in target.split("|")]
-        yield _record(job, id, unescape(question), answers, _read_table(job.folder, context))
+        return _Question(id=id, table=context, turn=_turn(unescape(question), answers))
 
-    return each(rows, make)
+    return _ask(job, rows, parse, lambda name: _read_table(job.folder, name))
 
 
 def _read_parquet(job: Job) -> Converted:
@@ -65,15 +77,39 @@ def _read_parquet(job: Job) -> Converted:
     columns = ("id", "table_id", "question", "answers")
     questions = parquet_rows(find_files(job.folder, "questions*.parquet"), columns)
 
-    def make(row: Json) -> Iterator[Record]:
-        table = list(csv.reader(io.StringIO(tables[row["table_id"]], newline="")))
-        yield _record(job, row["id"], row["question"], row["answers"], table)
+    def parse(row: Json) -> _Question:
+        return _Question(id=row["id"], table=row["table_id"], turn=_turn(row["question"], row["answers"]))
 
-    return each(questions, make)
+    return _ask(job, questions, parse, lambda name: list(csv.reader(io.StringIO(tables[name], newline=""))))
 
 
-def _record(job: Job, id: str, question: str, answers: list[str], table: Table) -> Record:
-    return ask_table(job, id, table, [(short_question(question), ", ".join(answers))])
+def _turn(question: str, answers: list[str]) -> Turn:
+    return short_question(question), ", ".join(answers)
+
+
+def _ask(
+    job: Job, rows: Iterable[Row], parse: Callable[[Any], _Question], find_table: Callable[[str], Table]
+) -> Converted:
+    """Make a record of each question, or of all about a table where the table is drawn."""
+
+    def make(row: Any) -> Iterator[Record]:
+        asked = parse(row)
+        yield ask_table(job, asked.id, find_table(asked.table), [asked.turn])
+
+    def make_together(asked: list[_Question]) -> Iterator[Record]:
+        yield ask_table(job, asked[0].id, find_table(asked[0].table), [question.turn for question in asked])
+
+    if job.draw is None:
+        yield from each(rows, make)
+        return
+    groups: dict[str, tuple[str, list[_Question]]] = {}
+    for where, row in rows:
+        for found in parsed(where, row, parse):
+            if isinstance(found, Problem):
+                yield found
+            else:
+                groups.setdefault(found.table, (where, []))[1].append(found)
+    yield from each(groups.values(), make_together)
 
 
 def ask_table(job: Job, id: str, table: Table, turns: Sequence[Turn], *, title: str = "") -> Record:
