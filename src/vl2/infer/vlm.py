@@ -13,6 +13,7 @@ from vl2.errors import UserError
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.generate import Event, FinishReason, Limits, generate
+from vl2.infer.open_model import Opening, check_weights, memory_bytes, open_model
 from vl2.infer.prefill import Reuse
 from vl2.infer.prompts import (
     Message,
@@ -26,15 +27,14 @@ from vl2.infer.prompts import (
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.session import Session
-from vl2.lora.apply import merge_lora
-from vl2.lora.peft_files import load_adapter
 from vl2.model import VL2
 from vl2.process.grounding import Box
 from vl2.process.image import ImageOptions
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tiling import Tiling
-from vl2.weights import load_model, locate_checkpoint, save_model
+from vl2.quant.apply import is_quantised
+from vl2.weights import locate_checkpoint, save_model
 from vl2.weights.locate import BUILT_IN
 
 if TYPE_CHECKING:
@@ -217,6 +217,8 @@ class VLM:
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder in the released layout. The folder must be new."""
+        if is_quantised(self.model):
+            raise UserError("a quantised model is not saved: `vl2 quantize` writes one from the plain checkpoint")
         save_model(
             self.model,
             Path(folder),
@@ -264,6 +266,8 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    weights: str = "auto",
+    memory: str | int | None = None,
     adapter: str | Path | None = None,
     tiling: str | Tiling = "paper",
     max_tiles: int | None = None,
@@ -277,6 +281,8 @@ def load(
     """Load "nano" (built in), a checkpoint folder, or a hub id.
 
     `device` auto takes CUDA, then MPS, then the CPU; `dtype` auto the checkpoint's own where the device has it.
+    `weights` "int8" or "int4" quantises a plain checkpoint while it is read; "auto" takes it as it is. `memory`, such
+    as "8GB", bounds what everything takes together: experts of a quantised folder beyond it are paged in and out.
     `adapter` is a folder with a LoRA adapter in PEFT's format, which is added into the weights.
     `tiling` is "paper", "per-image" or "budget:N"; `max_tiles` allows finer grids than the released nine.
     `reuse` bounds the memory of encoded images and of prompts that were read, 64 and 256 MiB unless said otherwise.
@@ -284,15 +290,22 @@ def load(
     # What can be refused is refused before anything is downloaded.
     on = choose_device(device)
     as_type = choose_dtype(dtype, on)
+    check_weights(weights)
+    bound = memory_bytes(memory, on)
     rule = tiling if isinstance(tiling, Tiling) else Tiling.parse(tiling)
     folder = locate_checkpoint(name, revision=revision, offline=offline)
     processor = Processor.from_folder(
         folder, tiling=rule, image_options=image_options or ImageOptions(), max_tiles=max_tiles
     )
-    model = load_model(folder, dtype=as_type, device=on, progress=progress)
-    if adapter is not None:
-        load_adapter(model, Path(adapter).expanduser())
-        merge_lora(model)
+    opening = Opening(
+        device=on,
+        dtype=as_type,
+        weights=weights,
+        memory=bound,
+        adapter=None if adapter is None else Path(adapter).expanduser(),
+        context=None if limits is None else limits.max_context,
+    )
+    model = open_model(folder, opening, progress)
     return VLM(model, processor, folder=folder, limits=limits, reuse=reuse)
 
 

@@ -1,0 +1,128 @@
+"""From a checkpoint folder to a model ready to answer: plain or quantised, adapted, paged where memory is short.
+
+What is refused is refused before a weight is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vl2.config import ModelConfig
+from vl2.errors import UserError
+from vl2.infer.memory_plan import MemoryPlan
+from vl2.lora.apply import merge_lora
+from vl2.lora.peft_files import load_adapter
+from vl2.model import VL2
+from vl2.quant.apply import quantise_model
+from vl2.quant.paging import ExpertPager
+from vl2.quant.read import load_quantising, map_quantised, read_quantised
+from vl2.quant.record import Record
+from vl2.quant.scheme import SCHEME_NAMES, scheme_named
+from vl2.weights import load_model
+from vl2.weights.load import Progress
+from vl2.weights.machine_memory import MachineMemory, parse_bytes
+
+AS_STORED = "auto"
+# Of what the machine could give now, what a model may take without being told: the rest is left for others.
+SHARE_OF_AVAILABLE = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How a model is to be held."""
+
+    device: torch.device
+    dtype: torch.dtype | None = None  # of what is not quantised; None for the checkpoint's own
+    weights: str = AS_STORED  # or one of the quantised formats
+    memory: int | None = None  # bytes for everything together; None for what the machine has
+    adapter: Path | None = None
+    context: int | None = None  # tokens that the cache is planned for; None for the checkpoint's own
+
+
+def check_weights(weights: str) -> None:
+    """Raise UserError unless weights can be held in this form."""
+    if weights != AS_STORED and weights not in SCHEME_NAMES:
+        raise UserError(f"weights must be {AS_STORED}, {' or '.join(SCHEME_NAMES)}, got {weights}")
+
+
+def memory_bytes(memory: str | int | None, device: torch.device) -> int | None:
+    """Return a bound of memory in bytes; UserError where it is no size, or is not for this device."""
+    if memory is not None and device.type != "cpu":
+        raise UserError(f"memory is bounded on the CPU only, and the model is to run on {device}")
+    return parse_bytes(memory) if isinstance(memory, str) else memory
+
+
+def open_model(folder: Path, opening: Opening, progress: Progress | None = None) -> VL2:
+    """Return the model of a folder in evaluation mode."""
+    check_weights(opening.weights)
+    config = ModelConfig.from_file(folder / "config.json")
+    record = Record.of(config, folder)
+    if record is None:
+        return _open_plain(folder, config, opening, progress)
+    if opening.weights not in (AS_STORED, record.weights):
+        raise UserError(f"{folder} is quantised to {record.weights}: {opening.weights} is made of the plain checkpoint")
+    if opening.adapter is not None:
+        raise UserError(f"{folder} is quantised, and an adapter is added into plain weights: take the plain checkpoint")
+    if opening.device.type != "cpu":
+        return read_quantised(folder, config, record, dtype=opening.dtype, device=opening.device, progress=progress)
+    return _open_mapped(folder, config, record, opening, progress)
+
+
+def _open_plain(folder: Path, config: ModelConfig, opening: Opening, progress: Progress | None) -> VL2:
+    is_quantised = opening.weights != AS_STORED
+    if opening.device.type == "cpu":
+        kind = opening.weights if is_quantised else str(opening.dtype or config.torch_dtype).removeprefix("torch.")
+        _check_fits(folder, config, MemoryPlan.of(config, kind, _context(config, opening)), opening)
+    if is_quantised and opening.adapter is None:
+        scheme = scheme_named(opening.weights)
+        return load_quantising(folder, scheme, dtype=opening.dtype, device=opening.device, progress=progress)
+    model = load_model(folder, dtype=opening.dtype, device=opening.device, progress=progress)
+    if opening.adapter is not None:
+        load_adapter(model, opening.adapter)
+        merge_lora(model)
+    if is_quantised:
+        # An adapter is added into plain weights, so these are all there before they are quantised.
+        quantise_model(model, scheme_named(opening.weights))
+    return model
+
+
+def _open_mapped(folder: Path, config: ModelConfig, record: Record, opening: Opening, progress: Progress | None) -> VL2:
+    mapped = map_quantised(folder, config, record, dtype=opening.dtype)
+    plan = MemoryPlan.of(config, record.scheme, _context(config, opening))
+    memory = opening.memory or round(SHARE_OF_AVAILABLE * MachineMemory.now().available)
+    if plan.total <= memory:
+        mapped.read(progress)
+        return mapped.model
+    if plan.least > memory:
+        raise UserError(
+            f"{folder} needs at least {_gb(plan.least)} with its experts paged, and {_gb(memory)} are "
+            f"{'allowed' if opening.memory else 'free'}"
+        )
+    pager = ExpertPager(mapped, plan.experts_within(memory))
+    pager.attach()
+    pager.read_the_rest(progress)
+    return mapped.model
+
+
+def _check_fits(folder: Path, config: ModelConfig, plan: MemoryPlan, opening: Opening) -> None:
+    limit = opening.memory or MachineMemory.now().total
+    if plan.total <= limit:
+        return
+    smallest = MemoryPlan.of(config, "int4", _context(config, opening))
+    where = "are allowed" if opening.memory else "is what this machine has"
+    raise UserError(
+        f"{folder} needs {_gb(plan.total)} in {plan.weights}, and {_gb(limit)} {where}: in int4 it needs "
+        f"{_gb(smallest.total)}, or {_gb(smallest.least)} and more with its experts paged from files that "
+        "`vl2 quantize` writes"
+    )
+
+
+def _context(config: ModelConfig, opening: Opening) -> int:
+    return opening.context or config.language_config.max_position_embeddings
+
+
+def _gb(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.1f} GB"

@@ -1,0 +1,119 @@
+"""Running a model whose experts do not all fit in memory: those in use are kept, the least recently used let go.
+
+The policy. What every token needs (attention, dense and shared layers, head, encoder) is read at the start and stays.
+Routed experts are read when a token first visits them; all of a layer's experts that a pass needs are asked for at
+once, so that the disk serves them together. When they exceed the budget, the one that was used longest ago is let go:
+taken out of this process, while the system keeps its pages as long as nobody else wants the memory. Coming back it
+costs a remapping then, and a read of the disk otherwise. The budget holds for the process; nothing is written anywhere.
+
+Answers do not depend on the budget.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from threading import Lock
+from typing import Any
+
+from torch import Tensor, nn
+
+from vl2.model.moe import MoE
+from vl2.quant.read import MappedModel
+from vl2.weights.load import Progress
+from vl2.weights.mapped_file import MappedFile
+
+EXPERTS = ".experts."  # in the names of the state dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """Unbroken bytes of a file."""
+
+    file: MappedFile
+    offset: int
+    nbytes: int
+
+
+Key = tuple[str, int]  # a MoE layer by name, an expert of it
+
+
+class ExpertPager:
+    """Watches the routers of a mapped model, and keeps the bytes of its experts within a budget."""
+
+    def __init__(self, mapped: MappedModel, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self.held_bytes = 0
+        self.hits = 0  # experts of a layer's pass that were in memory, and that were not
+        self.misses = 0
+        self._mapped = mapped
+        self._stretches = _stretches(mapped)
+        self._held: OrderedDict[Key, int] = OrderedDict()  # the least recently used first
+        self._lock = Lock()
+
+    def attach(self) -> None:
+        """Follow what the model's routers choose from now on."""
+        for name, module in self._mapped.model.named_modules():
+            if isinstance(module, MoE):
+                module.gate.register_forward_hook(partial(self._chosen, name))
+
+    def read_the_rest(self, progress: Progress | None = None) -> None:
+        """Bring into memory what every token needs: all but the experts."""
+        rest = [stored for name, stored in self._mapped.stored.items() if EXPERTS not in name]
+        done, total = 0, sum(stored.nbytes for stored in rest)
+        for stored in rest:
+            self._mapped.files[stored.path].read(stored.offset, stored.nbytes)
+            done += stored.nbytes
+            if progress is not None:
+                progress(done, total)
+
+    def use(self, layer: str, experts: Iterable[int]) -> None:
+        """Have the experts of a layer in memory, and let go of others beyond the budget."""
+        with self._lock:
+            needed = [(layer, expert) for expert in experts]
+            missing = [key for key in needed if key not in self._held]
+            self.hits += len(needed) - len(missing)
+            self.misses += len(missing)
+            for key in missing:
+                for part in self._stretches[key]:
+                    part.file.ask_for(part.offset, part.nbytes)
+            for key in missing:
+                for part in self._stretches[key]:
+                    part.file.read(part.offset, part.nbytes)
+                self._held[key] = sum(part.nbytes for part in self._stretches[key])
+                self.held_bytes += self._held[key]
+            for key in needed:
+                self._held.move_to_end(key)
+            self._let_go(keep=len(needed))
+
+    def _let_go(self, keep: int) -> None:
+        while self.held_bytes > self.budget_bytes and len(self._held) > keep:
+            key, nbytes = self._held.popitem(last=False)
+            self.held_bytes -= nbytes
+            for part in self._stretches[key]:
+                part.file.let_go(part.offset, part.nbytes)
+
+    def _chosen(self, layer: str, gate: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
+        _, _, expert_TK = outputs
+        self.use(layer, expert_TK.unique().tolist())
+
+
+def expert_bytes(mapped: MappedModel) -> int:
+    """Return the bytes of all routed experts."""
+    return sum(stored.nbytes for name, stored in mapped.stored.items() if EXPERTS in name)
+
+
+def _stretches(mapped: MappedModel) -> dict[Key, list[Stretch]]:
+    found: dict[Key, list[Stretch]] = {}
+    for name, stored in mapped.stored.items():
+        layer, is_expert, _ = name.partition(EXPERTS)
+        if not is_expert:
+            continue
+        num_experts = stored.shape[0]
+        each = stored.nbytes // num_experts
+        for expert in range(num_experts):
+            stretch = Stretch(file=mapped.files[stored.path], offset=stored.offset + expert * each, nbytes=each)
+            found.setdefault((layer, expert), []).append(stretch)
+    return found

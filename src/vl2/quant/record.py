@@ -1,0 +1,79 @@
+"""How a folder says that its weights are quantised: `quantization_config` in its config.json.
+
+    {"quant_method": "vl2", "version": 1, "weights": "int4", "group_size": 32,
+     "parts": {"layers": "int4", "head": "int4", "vision": "int8", "projector": "int8"}}
+
+The parts, not the name, say what is in the files: a name may come to mean another choice of parts one day. What the
+formats look like in memory and so in the files is in `vl2.quant.formats`; a change of them is another version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vl2.config import Json, ModelConfig
+from vl2.errors import UserError
+from vl2.quant.formats import GROUP, KINDS
+from vl2.quant.scheme import SCHEMES, Scheme, scheme_named
+from vl2.weights.load import QUANTISED
+
+METHOD, VERSION = "vl2", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a folder's files hold."""
+
+    weights: str  # the name of the scheme
+    scheme: Scheme
+
+    @classmethod
+    def named(cls, weights: str) -> Record:
+        """Return the record of a scheme; UserError where there is none of this name."""
+        return cls(weights=weights, scheme=scheme_named(weights))
+
+    @classmethod
+    def of(cls, config: ModelConfig, folder: Path) -> Record | None:
+        """Return what config.json records, None for plain weights. UserError for what this package cannot read."""
+        values = config.source.get(QUANTISED)
+        if values is None:
+            return None
+        if not isinstance(values, Mapping) or values.get("quant_method") != METHOD:
+            method = values.get("quant_method") if isinstance(values, Mapping) else values
+            raise UserError(f"{folder} is quantised by {method!r}, which is not read here: take the plain checkpoint")
+        if values.get("version") != VERSION or values.get("group_size") != GROUP:
+            raise UserError(
+                f"{folder} is quantised in version {values.get('version')} with groups of {values.get('group_size')}, "
+                f"and this program reads version {VERSION} with groups of {GROUP}: quantise the plain checkpoint anew"
+            )
+        return cls(weights=str(values.get("weights")), scheme=_scheme(values.get("parts"), folder))
+
+    def to_dict(self) -> Json:
+        parts = dataclasses.asdict(self.scheme)
+        return {
+            "quant_method": METHOD,
+            "version": VERSION,
+            "weights": self.weights,
+            "group_size": GROUP,
+            "parts": parts,
+        }
+
+
+def _scheme(parts: Any, folder: Path) -> Scheme:
+    names = [field.name for field in dataclasses.fields(Scheme)]
+    if not isinstance(parts, Mapping) or sorted(parts) != sorted(names):
+        raise UserError(f"{folder}: config.json must say for each of {', '.join(names)} how it is quantised")
+    wrong = {name: kind for name, kind in parts.items() if kind is not None and kind not in KINDS}
+    if wrong:
+        name, kind = next(iter(wrong.items()))
+        raise UserError(f"{folder}: config.json must hold {', '.join(KINDS)} or null for {name}, got {kind!r}")
+    return Scheme(**parts)
+
+
+def is_choice(weights: str) -> bool:
+    """Whether a name is one of the schemes."""
+    return weights in SCHEMES

@@ -1,0 +1,92 @@
+"""How much memory this machine has and could give to a model now, in bytes. Standard library only."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from vl2.errors import UserError
+
+MEMINFO = Path("/proc/meminfo")
+# What a container may use, what it uses, and what of that is cached files: control groups of both versions.
+GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
+)
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineMemory:
+    """Of the main memory, not a card's."""
+
+    total: int
+    available: int  # without pushing other programs out; where the system does not say, half of it
+
+    @classmethod
+    def now(cls) -> MachineMemory:
+        total, available = _of_the_system()
+        for folder, limit_name, usage_name, cached in GROUPS:
+            limit = _number(folder / limit_name)
+            if limit is not None and limit < total:
+                used = (_number(folder / usage_name) or 0) - _statistic(folder / "memory.stat", cached)
+                total, available = limit, min(available, max(0, limit - used))
+        return cls(total=total, available=available)
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes of a size such as "8GB", "800 MB" or "7.5GiB"."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        raise UserError(f"a size is a number with a unit, such as 8GB or 800MB, got {text!r}")
+    return round(float(match[1]) * UNITS[match[2].upper()])
+
+
+def _of_the_system() -> tuple[int, int]:
+    if MEMINFO.is_file():
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        return _kilobytes(lines["MemTotal"]), _kilobytes(lines["MemAvailable"])
+    if sys.platform == "win32":
+        return _of_windows()
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return total, total // 2
+
+
+def _kilobytes(text: str) -> int:
+    return int(text.split()[0]) * 1024
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+
+
+def _statistic(file: Path, name: str) -> int:
+    try:
+        return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(f"{name} "))
+    except (OSError, StopIteration):
+        return 0
+
+
+class _WindowsStatus(ctypes.Structure):
+    """MEMORYSTATUSEX."""
+
+    _fields_ = [
+        ("length", ctypes.c_ulong), ("load", ctypes.c_ulong),
+        ("total", ctypes.c_ulonglong), ("available", ctypes.c_ulonglong),
+        ("total_paged", ctypes.c_ulonglong), ("available_paged", ctypes.c_ulonglong),
+        ("total_virtual", ctypes.c_ulonglong), ("available_virtual", ctypes.c_ulonglong),
+        ("extended", ctypes.c_ulonglong),
+    ]  # fmt: skip
+
+
+def _of_windows() -> tuple[int, int]:
+    status = _WindowsStatus(length=ctypes.sizeof(_WindowsStatus))
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined]
+    return status.total, status.available
