@@ -124,6 +124,8 @@ class GenerateFlags:
     """above 1 makes tokens that were already used less likely"""
     no_repeat_ngram_size: int = 0
     """forbid the answer to repeat n-grams of this size; 0 is off"""
+    max_repeats: int = 0
+    """end an answer that says something so many times in a row; 0 is off"""
     stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT"), tyro.conf.UseAppendAction] = ()
     """end the answer before this text"""
     seed: OptionalInt = None
@@ -142,6 +144,7 @@ class GenerateFlags:
             no_repeat_ngram_size=self.no_repeat_ngram_size,
             stop=self.stop,
             seed=self.seed,
+            max_repeats=self.max_repeats,
         )
 
 

@@ -21,12 +21,13 @@ from vl2.errors import UserError, memory_errors
 from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint import ConstraintState
 from vl2.infer.prefill import Prefill, Reuse
+from vl2.infer.repetition import ends_in_loop
 from vl2.infer.sampling import GenerateOptions, choose_token
 from vl2.model import VL2, Cache
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import Tokenizer
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "repetition", "cancelled"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,10 @@ class Row:
     eos_id: int
     constraint: ConstraintState | None = None
     new_ids: list[int] = field(default_factory=list)
+
+    @property
+    def is_looping(self) -> bool:
+        return self.options.max_repeats > 0 and ends_in_loop(self.new_ids, self.options.max_repeats)
 
     def choose(self, logits_V: Tensor) -> int:
         """Draw the next id. UserError if a constraint cannot be followed further."""
@@ -197,8 +202,8 @@ def step_row(row: Row, logits_V: Tensor, eos_id: int) -> Event:
         piece = row.text.push(token_id)
         if row.text.is_stopped:
             reason = "stop"
-        elif len(row.new_ids) >= row.max_new_tokens:
-            piece, reason = piece + row.text.finish(), "length"
+        elif row.is_looping or len(row.new_ids) >= row.max_new_tokens:
+            piece, reason = piece + row.text.finish(), "repetition" if row.is_looping else "length"
             reason = "stop" if row.text.is_stopped else reason
     return Event(request=row.request, token_id=token_id, piece=piece, finish_reason=reason)
 

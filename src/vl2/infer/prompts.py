@@ -53,6 +53,11 @@ def mark_object(image: ImageSource, box_px: Sequence[float], options: ImageOptio
     return marked
 
 
+def read_prompt() -> str:
+    """Ask for the text of a page."""
+    return "Transcribe the whole page."
+
+
 def describe_prompt(*, grounded: bool) -> str:
     """Ask for a description; grounded, with a box behind everything named."""
     return ("<|grounding|>" if grounded else "") + "Can you describe this image in detail?"

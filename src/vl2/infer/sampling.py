@@ -30,6 +30,7 @@ class GenerateOptions:
     stop: Sequence[str] = ()  # the answer ends before the first of these
     seed: int | None = None  # None: a fresh one
     constraint: Constraint | None = None  # what the answer must look like: JsonSchema(...), WellFormedBoxes()
+    max_repeats: int = 0  # 0: off; end an answer that says some passage so many times in a row
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
@@ -41,6 +42,8 @@ class GenerateOptions:
         _check(self.repetition_penalty > 0, "repetition_penalty must be above 0 (1 is off)", self.repetition_penalty)
         _check(self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size must be at least 0 (0 is off)",
                self.no_repeat_ngram_size)  # fmt: skip
+        _check(self.max_repeats == 0 or self.max_repeats >= 2, "max_repeats must be at least 2 (0 is off)",
+               self.max_repeats)  # fmt: skip
         _check(all(isinstance(s, str) and s for s in self.stop), "stop strings must not be empty", list(self.stop))
 
 

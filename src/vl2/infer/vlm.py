@@ -58,6 +58,7 @@ class OptionFields(TypedDict, total=False):
     stop: Sequence[str]
     seed: int | None
     constraint: Constraint | None
+    max_repeats: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,21 @@
+"""A guard against loops: has an answer begun to say the same over and over?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MAX_PERIOD = 128  # tokens; longer passages that come again are rare, and cost little until the answer's own end
+MIN_LOOP = 32  # tokens of a loop in all: a rule in a table or a row of dots is none
+
+
+def ends_in_loop(ids: Sequence[int], repeats: int) -> bool:
+    """Tell whether the ids end with some passage `repeats` times in a row, of at least MIN_LOOP tokens in all."""
+    for period in range(1, min(MAX_PERIOD, len(ids) - 1) + 1):
+        length = max(period * repeats, MIN_LOOP + (-MIN_LOOP) % period)
+        if (
+            ids[-1] == ids[-1 - period]
+            and length <= len(ids)
+            and ids[len(ids) - length : -period] == ids[len(ids) - length + period :]
+        ):
+            return True
+    return False
