@@ -56,7 +56,7 @@ class Inspect:
         check_drawable(self.draw, [self.target])
         tiling = self.model.tiling_rule()
         (image,) = open_images([self.target])
-        from vl2.cli.tile_report import TileReport
+        from vl2.process.tile_report import TileReport
         from vl2.process.processor import Processor
 
         folder = self.model.locate(quiet=self.output.quiet)

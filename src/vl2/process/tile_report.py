@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from vl2.errors import UserError
 from vl2.grid import UNTILED, Grid, num_tiles, num_visual_tokens
+from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.processor import Processor
 from vl2.process.tiles import fit_inside, pad_to_canvas
 from vl2.process.tiling import Size
@@ -18,7 +21,7 @@ LINE, PICTURE_EDGE = "#D55E00", "#0072B2"
 
 @dataclass(frozen=True, kw_only=True)
 class TileReport:
-    """One image alone in a conversation. Sizes are (width, height) in pixels."""
+    """One image of a conversation. Sizes are (width, height) in pixels."""
 
     size: Size
     canvas: Size
@@ -31,12 +34,31 @@ class TileReport:
 
     @classmethod
     def of(cls, image: Image.Image, processor: Processor) -> TileReport:
+        """Report on an image alone in a conversation."""
+        return cls.plan([[image.size]], processor)[0]
+
+    @classmethod
+    def plan(cls, sizes: Sequence[Sequence[Size]], processor: Processor) -> list[TileReport]:
+        """Report on the images of a whole conversation, given the sizes of those in each message.
+
+        UserError for a picture without pixels, or if a tiling budget cannot hold them.
+        """
         config = processor.config
-        grid = processor.prepare_images([[image]]).grids[0]
+        for width, height in (size for message in sizes for size in message):
+            if width < 1 or height < 1:
+                raise UserError(f"the sides of an image must be at least 1 px, got {width} x {height}")
+        grids = processor.tiling.choose_grids(
+            sizes, processor.canvases, tile_px=config.tile_px, side=config.tokens_per_side
+        )
+        flat = [size for message in sizes for size in message]
+        return [cls._of_grid(size, grid, config) for size, grid in zip(flat, grids, strict=True)]
+
+    @classmethod
+    def _of_grid(cls, size: Size, grid: Grid, config: PreprocessConfig) -> TileReport:
         canvas = (grid[0] * config.tile_px, grid[1] * config.tile_px)
-        resized, offset = fit_inside(image.size, canvas)
+        resized, offset = fit_inside(size, canvas)
         return cls(
-            size=image.size,
+            size=size,
             canvas=canvas,
             tile_px=config.tile_px,
             grid=grid,
