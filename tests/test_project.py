@@ -37,12 +37,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": SHARED,
     "quant": SHARED | {"model", "weights", "kernels"},
     "infer": SHARED | {"model", "process", "weights", "lora", "quant", "kernels"},
+    "serve": SHARED | {"process", "infer", "lora", "vl2"},
     "hf": SHARED | {"model", "process", "weights", "infer"},
     "data": SHARED | {"process"},
     "eval": SHARED | {"process", "infer", "data"},
     "train": SHARED | {"model", "process", "weights", "data", "infer", "eval", "lora"},
     # "vl2": the public names
-    "cli": SHARED | {"process", "weights", "infer", "data", "hf", "vl2", "eval", "train", "lora", "quant", "kernels"},
+    "cli": SHARED | {"process", "weights", "infer", "data", "hf", "vl2", "eval", "train", "lora", "serve", "quant", "kernels"},
     "__init__": SHARED | {"model", "process", "weights", "infer"},
 }
 

@@ -1,0 +1,158 @@
+"""`vl2 serve`: the model behind OpenAI's API."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from vl2.cli.flags import ModelFlags, OptionalInt, OptionalText, OutputFlags
+from vl2.errors import UserError
+
+if TYPE_CHECKING:
+    from vl2.serve.backend import Backend
+    from vl2.serve.settings import ServerSettings
+
+Several = tyro.conf.UseAppendAction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Serve the model to OpenAI clients, with boxes beside the text: /v1/chat/completions, /v1/responses and more.
+
+    It listens on 127.0.0.1 unless told otherwise. The key is read from VL2_API_KEY, or given by --api-key, where other
+    users of this machine can see it. SIGTERM or Ctrl-C lets accepted requests finish. docs/serving.md says the rest.
+
+    Examples:
+      vl2 serve
+      vl2 serve --model deepseek-ai/deepseek-vl2-tiny --port 9000 --allow-files ~/scans
+      VL2_API_KEY=secret vl2 serve --host 0.0.0.0 --lora receipts=tuned/adapter
+    """
+
+    model: ModelFlags = field(default_factory=ModelFlags)
+    name: OptionalText = None
+    """what clients call the model; the name that --model gives by default"""
+    engine: Literal["vl2", "vllm"] = "vl2"
+    """what computes: this package, or vLLM where it is installed"""
+    host: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "127.0.0.1"
+    port: int = 8000
+    """0 takes a free one, which the log names"""
+    api_key: OptionalText = None
+    """what clients must send; VL2_API_KEY by default, and none if that is not set"""
+    lora: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER"), Several] = ()
+    """serve an adapter beside the model, under a name of its own"""
+    allow_files: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER"), Several] = ()
+    """let requests name pictures in this folder"""
+    no_urls: bool = False
+    """fetch no pictures from the web"""
+    allow_private_urls: bool = False
+    """fetch pictures from private addresses too: only where every client may see everything that this machine can"""
+    allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), Several] = ()
+    """answer under this host name too, where no key is set"""
+    cors_origin: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORIGIN"), Several] = ()
+    """let pages of this origin ask, e.g. https://example.org"""
+    max_rows: int = 16
+    """requests read and answered together"""
+    cache_tokens: OptionalInt = None
+    """tokens of all requests under way, prompts and answers; a quarter of max_rows full contexts by default"""
+    max_waiting: int = 256
+    """requests that may wait; more get a 429"""
+    max_images: int = 16
+    """of one conversation"""
+    max_body_mb: int = 64
+    """of one request"""
+    default_max_tokens: int = 1024
+    """of an answer, where a request says nothing"""
+    drain_s: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 30.0
+    """how long accepted requests may go on after SIGTERM"""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    output: OutputFlags = field(default_factory=OutputFlags)
+
+    def run(self) -> None:
+        try:
+            import fastapi  # noqa: F401
+            import prometheus_client  # noqa: F401
+            import uvicorn  # noqa: F401
+        except ImportError as missing:
+            raise UserError(f'vl2 serve needs {missing.name}: pip install "vl2[serve]"') from None
+        from vl2.serve.app import make_app
+        from vl2.serve.logs import set_up_logs
+        from vl2.serve.server import bind, run_server
+
+        self.model.check()
+        settings = self._settings()
+        listener = bind(self.host, self.port)
+        set_up_logs(self.log_level)
+        backend = self._vllm(settings) if self.engine == "vllm" else self._own(settings)
+        run_server(make_app(backend, settings), listener)
+
+    def _settings(self) -> ServerSettings:
+        from vl2.serve.settings import RequestLimits, ServerSettings
+
+        return ServerSettings(
+            name=self.name or self._model_name(),
+            host=self.host,
+            port=self.port,
+            api_key=self.api_key if self.api_key is not None else os.environ.get("VL2_API_KEY") or None,
+            allowed_folders=tuple(Path(folder).expanduser() for folder in self.allow_files),
+            allow_urls=not self.no_urls,
+            allow_private_urls=self.allow_private_urls,
+            cors_origins=self.cors_origin,
+            allowed_hosts=self.allow_host,
+            adapters=dict(map(_named_folder, self.lora)),
+            drain_s=self.drain_s,
+            max_prepared=max(4 * self.max_rows, 16),
+            limits=RequestLimits(
+                max_body_bytes=self.max_body_mb << 20,
+                max_images=self.max_images,
+                default_max_tokens=self.default_max_tokens,
+            ),
+        )
+
+    def _model_name(self) -> str:
+        path = Path(self.model.model).expanduser()
+        return path.resolve().name if path.is_dir() else self.model.model
+
+    def _own(self, settings: ServerSettings) -> Backend:
+        from vl2.infer.engine.scheduler import EngineLimits
+        from vl2.serve.engine_backend import EngineBackend
+
+        vlm = self.model.load(quiet=self.output.quiet)
+        context = vlm.limits.max_context
+        limits = EngineLimits(
+            max_rows=self.max_rows,
+            max_context=context,
+            cache_tokens=self.cache_tokens or max(context, self.max_rows * context // 4),
+            prefill_chunk=self.model.prefill_chunk or EngineLimits.prefill_chunk,
+            max_waiting=self.max_waiting,
+        )
+        return EngineBackend(vlm, limits, settings.adapters)
+
+    def _vllm(self, settings: ServerSettings) -> Backend:
+        from vl2.config import ModelConfig
+        from vl2.process.processor import Processor
+        from vl2.serve.vllm_backend import VllmBackend
+
+        if self.model.adapter is not None:
+            raise UserError("--adapter is merged by this package alone: with vLLM serve it with --lora NAME=FOLDER")
+        folder = self.model.locate(quiet=self.output.quiet)
+        processor = Processor.from_folder(folder, tiling=self.model.tiling_rule(), max_tiles=self.model.max_tiles)
+        config = ModelConfig.from_file(folder / "config.json")
+        return VllmBackend(
+            folder,
+            processor,
+            max_context=self.model.max_context or config.language_config.max_position_embeddings,
+            max_images=self.max_images,
+            dtype=self.model.dtype,
+            adapters=settings.adapters,
+        )
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not equals or not name or not folder:
+        raise UserError(f"--lora must be NAME=FOLDER, got {text!r}")
+    return name, Path(folder).expanduser()

@@ -1,0 +1,286 @@
+"""What the model does next: a little reading for one new request, then one token for every request being answered.
+
+A request waits until a place is free and the positions that it may need fit into the budget. Its prompt is read in
+passes, one pass between two decoding steps, so that a long one does not hold up the others. Every request has a cache
+row of its own. All rows that are decoded with the same adapter take one step together, in a pass of always the same
+shape, so that nothing beside a request enters its arithmetic, to the last bit. A test holds this.
+
+Not safe to share between threads: `Engine` is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vl2.errors import UserError, memory_errors
+from vl2.infer.engine.fair_queue import FairQueue
+from vl2.infer.engine.task import Job, Logprobs, Output, Task
+from vl2.infer.generate import Limits, answer_budget, start_row, step_row
+from vl2.infer.prefill import Prefill, Reuse
+from vl2.lora.switch import AdapterSwitch
+from vl2.model import VL2, Cache, CacheRows
+from vl2.model.moe import MAX_DECODED_ROWS
+from vl2.process.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLimits(Limits):
+    """What bounds the engine's memory."""
+
+    max_rows: int = 16  # requests read or decoded at once
+    prefill_chunk: int | None = 512
+    cache_tokens: int = 65_536  # positions of all requests at work together
+    max_waiting: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cache_tokens < self.max_context:
+            raise UserError(
+                f"cache_tokens must hold one request of the whole context, {self.max_context}, got {self.cache_tokens}"
+            )
+        if self.max_rows > MAX_DECODED_ROWS:
+            raise UserError(f"max_rows must be at most {MAX_DECODED_ROWS}, got {self.max_rows}")
+        if self.max_waiting < 1:
+            raise UserError(f"max_waiting must be at least 1, got {self.max_waiting}")
+
+
+@dataclass(kw_only=True)
+class Totals:
+    """What the scheduler has done since it was made."""
+
+    steps: int = 0  # joint decoding steps
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    visual_tokens: int = 0
+    tiles: int = 0
+    busy_s: float = field(default=0.0)
+
+
+class Scheduler:
+    """Decides and does one step at a time."""
+
+    def __init__(
+        self,
+        model: VL2,
+        tokenizer: Tokenizer,
+        limits: EngineLimits,
+        *,
+        adapters: AdapterSwitch | None = None,
+        reuse: Reuse | None = None,
+    ) -> None:
+        self.limits = limits
+        self.reuse = reuse or Reuse()
+        self.totals = Totals()
+        self._model, self._tokenizer = model, tokenizer
+        self._adapters = adapters
+        self._waiting: FairQueue[Task] = FairQueue()
+        self._reading: list[Task] = []  # in the order of their start
+        self._decoding: list[Task] = []
+        self._is_turn_of_shortest = False
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._reading) + len(self._decoding)
+
+    @property
+    def num_reserved(self) -> int:
+        """Positions of the cache that are given away."""
+        return sum(task.num_reserved for task in (*self._reading, *self._decoding))
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._reading or self._decoding or len(self._waiting))
+
+    def make_task(self, job: Job) -> Task:
+        """Return the task of a job. UserError if its prompt exceeds the context or its adapter is not known."""
+        if job.adapter is not None and (self._adapters is None or job.adapter not in self._adapters.names):
+            raise UserError(f"there is no adapter {job.adapter!r}")
+        budget = answer_budget(job.sample, job.options, self.limits)
+        if job.options.constraint is not None:
+            job.options.constraint.start(self._tokenizer, budget)  # what cannot be held to is refused before it waits
+        return Task(job=job, num_reserved=len(job.sample) + budget)
+
+    def add(self, task: Task) -> None:
+        self._waiting.add(task.job.client, task)
+
+    def cancel(self, task: Task) -> bool:
+        """Drop a task wherever it is; False if it has ended already."""
+        if self._waiting.remove(task.job.client, task):
+            return True
+        for tasks in (self._reading, self._decoding):
+            if task in tasks:
+                tasks.remove(task)
+                _free(task)
+                return True
+        return False
+
+    def drop_all(self) -> list[Task]:
+        """Drop every task and return them."""
+        tasks = [*self._waiting, *self._reading, *self._decoding]
+        for task in tasks:
+            self.cancel(task)
+        return tasks
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Task, Output]]:
+        """Read one pass of one prompt, then decode one token of every answer."""
+        began = time.monotonic()
+        outputs = self._admit()
+        if self._reading:
+            outputs += self._read(self._next_to_read())
+        by_adapter: dict[str | None, list[Task]] = {}
+        for task in self._decoding:
+            by_adapter.setdefault(task.job.adapter, []).append(task)
+        for adapter, tasks in by_adapter.items():
+            outputs += self._decode(adapter, tasks)
+        self.totals.busy_s += time.monotonic() - began
+        return outputs
+
+    def _admit(self) -> list[tuple[Task, Output]]:
+        failed = []
+        while self.num_running < self.limits.max_rows and (task := self._waiting.peek()) is not None:
+            if self.num_reserved + task.num_reserved > self.limits.cache_tokens:
+                break
+            self._waiting.pop()
+            task.started_at = time.monotonic()
+            failure = _attempt(lambda task=task: self._start(task))  # type: ignore[misc]
+            if failure is None:
+                self._reading.append(task)
+            else:
+                _free(task)
+                failed.append((task, Output(error=failure)))
+        return failed
+
+    def _start(self, task: Task) -> None:
+        sample, model = task.job.sample, self._model
+        self._use(task.job.adapter)
+        with memory_errors(f"a cache of {task.num_reserved} tokens"):
+            task.cache = Cache.allocate(
+                model.config.language_config, 1, task.num_reserved, dtype=model.dtype, device=model.device
+            )
+        task.prefill = Prefill(
+            model,
+            sample,
+            task.cache,
+            assistant_id=self._tokenizer.assistant_id,
+            longest_pass=self.limits.prefill_chunk,
+            reuse=self.reuse,
+        )
+        task.num_reused = task.prefill.num_reused
+        self.totals.prompt_tokens += len(sample)
+        self.totals.visual_tokens += int(sample.image_mask.sum())
+        self.totals.tiles += len(sample.tiles)
+
+    def _next_to_read(self) -> Task:
+        """Take turns between the oldest prompt and the one with the least left to read.
+
+        The first alone would let a short question wait behind a page of text, the second alone would let that page
+        wait for ever.
+        """
+        self._is_turn_of_shortest = not self._is_turn_of_shortest
+        if self._is_turn_of_shortest:
+            return min(self._reading, key=lambda task: task.num_unread)
+        return self._reading[0]
+
+    def _read(self, task: Task) -> list[tuple[Task, Output]]:
+        outputs: list[tuple[Task, Output]] = []
+
+        def read() -> None:
+            assert task.prefill is not None
+            self._use(task.job.adapter)
+            logits_V = task.prefill.step()
+            if logits_V is None:
+                return
+            budget = task.num_reserved - len(task.job.sample)
+            task.prefill = None
+            task.row = start_row(0, task.job.sample, task.job.options, budget, self._tokenizer)
+            self._reading.remove(task)
+            self._decoding.append(task)
+            outputs.append((task, self._choose(task, logits_V)))
+
+        if (failure := _attempt(read)) is not None:
+            self._end(task)
+            return [(task, Output(error=failure))]
+        return outputs
+
+    def _decode(self, adapter: str | None, tasks: list[Task]) -> list[tuple[Task, Output]]:
+        rows = [task.row for task in tasks if task.row is not None]
+        caches = [task.cache for task in tasks if task.cache is not None]
+        logits: list[Tensor] = []
+
+        def decode() -> None:
+            self._use(adapter)
+            # Always as many rows as there can be: a product of another shape may round otherwise.
+            joint = CacheRows(caches, num_rows=self.limits.max_rows)
+            ids = [row.new_ids[-1] for row in rows]
+            ids_B1 = torch.tensor(ids + ids[:1] * (joint.num_rows - len(ids)), device=self._model.device).unsqueeze(1)
+            states_B1D = self._model.language.extend(self._model.language.embed(ids_B1), joint)
+            logits.extend(self._model.language.logits(states_B1D[:, -1]))
+
+        if (failure := _attempt(decode)) is not None:
+            for task in tasks:
+                self._end(task)
+            return [(task, Output(error=failure)) for task in tasks]
+        self.totals.steps += 1
+        outputs = []
+        for task, logits_V in zip(tasks, logits, strict=False):
+            try:
+                outputs.append((task, self._choose(task, logits_V)))
+            except Exception as error:
+                self._end(task)
+                outputs.append((task, Output(error=error)))
+        return outputs
+
+    def _choose(self, task: Task, logits_V: Tensor) -> Output:
+        assert task.row is not None
+        event = step_row(task.row, logits_V, self._tokenizer.eos_id)
+        assert event.token_id is not None
+        self.totals.generated_tokens += 1
+        if task.first_token_at is None:
+            task.first_token_at = time.monotonic()
+        if event.finish_reason is not None:
+            self._end(task)
+        return Output(
+            token_id=event.token_id,
+            piece=event.piece,
+            finish_reason=event.finish_reason,
+            logprobs=_logprobs(logits_V, event.token_id, task.job.num_logprobs),
+        )
+
+    def _end(self, task: Task) -> None:
+        task.ended_at = time.monotonic()
+        self.cancel(task)
+
+    def _use(self, adapter: str | None) -> None:
+        if self._adapters is not None:
+            self._adapters.use(adapter)
+
+
+def _attempt(work: Callable[[], None]) -> Exception | None:
+    """Do the work of some requests; what goes wrong ends these and no others."""
+    try:
+        work()
+    except Exception as error:
+        return error
+    return None
+
+
+def _free(task: Task) -> None:
+    task.cache = task.prefill = task.row = None
+
+
+def _logprobs(logits_V: Tensor, token_id: int, num_likeliest: int | None) -> Logprobs | None:
+    if num_likeliest is None:
+        return None
+    log_p_V = logits_V.log_softmax(dim=-1)
+    values, ids = log_p_V.topk(min(num_likeliest, len(log_p_V)))
+    return Logprobs(chosen=float(log_p_V[token_id]), likeliest=dict(zip(ids.tolist(), values.tolist(), strict=True)))

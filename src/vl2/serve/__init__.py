@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server: requests checked and bounded, answered by the engine here or by vLLM."""

@@ -1,0 +1,110 @@
+"""`/v1/chat/completions`."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vl2.serve.answer_text import AnswerText, usage_of
+from vl2.serve.exchange import Conversation, Event, EventStream, frame_data
+from vl2.serve.json_body import JsonRoute
+from vl2.serve.openapi import ERRORS
+from vl2.serve.schema.answer_format import constraint_of
+from vl2.serve.schema.chat import ChatRequest
+from vl2.serve.service import Service
+
+router = APIRouter(route_class=JsonRoute, tags=["chat"])
+
+
+@router.post("/v1/chat/completions", responses=ERRORS)
+async def chat_completions(body: ChatRequest, request: Request) -> Response:
+    """Answer a conversation with images. Beside OpenAI's fields, the message has `boxes`."""
+    service: Service = request.app.state.service
+    adapter = service.adapter_of(body.model)
+    request.state.log = {"model": body.model}
+    num_choices = body.n or 1
+    service.check_choices(num_choices)
+    constraint = constraint_of(body.response_format, well_formed_boxes=bool(body.well_formed_boxes))
+    max_tokens = service.max_tokens(body.max_completion_tokens, body.max_tokens)
+    options = [
+        body.options(max_tokens=max_tokens, stop=body.stop, constraint=constraint, choice=i) for i in range(num_choices)
+    ]
+    client = client_of(request, body.user)
+    async with contextlib.AsyncExitStack() as resources:
+        await resources.enter_async_context(service.slot(client))
+        prompt = await service.prepare_chat([message.to_turn() for message in body.messages])
+        answers = await service.open(
+            [prompt] * num_choices,
+            options,
+            adapter=adapter,
+            num_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+            client=client,
+        )
+        resources.callback(answers.close)
+        tokenizer = service.backend.processor.tokenizer
+        texts = [AnswerText(sample=prompt.sample, tokenizer=tokenizer) for _ in range(num_choices)]
+        conversation = Conversation(service, request, answers, texts)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
+        if body.stream:
+            has_usage = bool(body.stream_options and body.stream_options.include_usage)
+            events = _chunks(conversation, head, has_usage=has_usage, has_logprobs=bool(body.logprobs))
+            return EventStream(events, frame=frame_data, frame_error=frame_data, resources=resources.pop_all())
+        await conversation.collect()
+        return JSONResponse(_completion(conversation, head, has_logprobs=bool(body.logprobs)))
+    raise AssertionError("not reached")
+
+
+def client_of(request: Request, user: str | None) -> str:
+    """Return who is asking, as far as the order of requests is concerned."""
+    return f"{request.client.host if request.client else ''} {user or ''}"
+
+
+def _completion(conversation: Conversation, head: Event, *, has_logprobs: bool) -> Event:
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": text.text, "refusal": None, "boxes": text.boxes()},
+            "logprobs": {"content": text.logprobs, "refusal": None} if has_logprobs else None,
+            "finish_reason": text.finish_reason,
+        }
+        for index, text in enumerate(conversation.texts)
+    ]
+    usage = usage_of(conversation.texts, 1, conversation.num_reused)
+    return {**head, "object": "chat.completion", "choices": choices, "usage": usage}
+
+
+async def _chunks(
+    conversation: Conversation, head: Event, *, has_usage: bool, has_logprobs: bool
+) -> AsyncIterator[Event | str]:
+    frame = {**head, "object": "chat.completion.chunk"}
+    if has_usage:
+        frame["usage"] = None
+
+    def chunk(index: int, delta: Event, logprobs: list[Any], finish_reason: str | None) -> Event:
+        told = {"content": logprobs, "refusal": None} if has_logprobs and logprobs else None
+        choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": finish_reason}
+        return {**frame, "choices": [choice]}
+
+    for index in range(len(conversation.texts)):
+        yield chunk(index, {"role": "assistant", "content": ""}, [], None)
+    num_told = [0] * len(conversation.texts)
+    async with contextlib.aclosing(conversation.pieces()) as pieces:  # type: ignore[type-var]
+        async for index, piece in pieces:
+            text = conversation.texts[index]
+            logprobs = text.logprobs[num_told[index] :]
+            if piece or (has_logprobs and logprobs):
+                num_told[index] = len(text.logprobs)
+                yield chunk(index, {"content": piece}, logprobs, None)
+            if text.finish_reason is not None:
+                yield chunk(index, {"boxes": text.boxes()}, [], text.finish_reason)
+    if has_usage:
+        usage = usage_of(conversation.texts, 1, conversation.num_reused)
+        yield {**frame, "choices": [], "usage": usage}
+    yield "[DONE]"

@@ -1,0 +1,113 @@
+"""`/v1/completions`: raw prompts to text."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vl2.serve.answer_text import AnswerText, usage_of
+from vl2.serve.chat import client_of
+from vl2.serve.exchange import Conversation, Event, EventStream, frame_data
+from vl2.serve.json_body import JsonRoute
+from vl2.serve.openapi import ERRORS
+from vl2.serve.schema.completion import CompletionRequest
+from vl2.serve.service import Service
+
+router = APIRouter(route_class=JsonRoute, tags=["completions"])
+
+
+@router.post("/v1/completions", responses=ERRORS)
+async def completions(body: CompletionRequest, request: Request) -> Response:
+    """Continue raw prompts, without the chat template. Each `<image>` stands for the next of `images`."""
+    service: Service = request.app.state.service
+    adapter = service.adapter_of(body.model)
+    request.state.log = {"model": body.model}
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    num_choices = body.n or 1
+    service.check_choices(num_choices * len(prompts))
+    made = [
+        body.options(max_tokens=service.max_tokens(body.max_tokens), stop=body.stop, choice=i)
+        for i in range(num_choices)
+    ]
+    client = client_of(request, body.user)
+    async with contextlib.AsyncExitStack() as resources:
+        await resources.enter_async_context(service.slot(client))
+        prepared = [await service.prepare_text(prompt, body.images or ()) for prompt in prompts]
+        answers = await service.open(
+            [prompt for prompt in prepared for _ in made],
+            made * len(prepared),
+            adapter=adapter,
+            num_logprobs=body.logprobs,
+            client=client,
+        )
+        resources.callback(answers.close)
+        tokenizer = service.backend.processor.tokenizer
+        texts = [AnswerText(sample=prompt.sample, tokenizer=tokenizer) for prompt in prepared for _ in made]
+        conversation = Conversation(service, request, answers, texts)
+        head: Event = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": body.model,
+        }
+        has_logprobs = body.logprobs is not None
+        if body.stream:
+            has_usage = bool(body.stream_options and body.stream_options.include_usage)
+            events = _chunks(conversation, head, len(prompts), has_usage=has_usage, has_logprobs=has_logprobs)
+            return EventStream(events, frame=frame_data, frame_error=frame_data, resources=resources.pop_all())
+        await conversation.collect()
+        choices = [
+            {
+                "index": index,
+                "text": text.text,
+                "logprobs": _logprobs(text.logprobs) if has_logprobs else None,
+                "finish_reason": text.finish_reason,
+                "boxes": text.boxes(),
+            }
+            for index, text in enumerate(texts)
+        ]
+        usage = usage_of(texts, len(prompts), conversation.num_reused)
+        return JSONResponse({**head, "choices": choices, "usage": usage})
+    raise AssertionError("not reached")
+
+
+async def _chunks(
+    conversation: Conversation, head: Event, num_prompts: int, *, has_usage: bool, has_logprobs: bool
+) -> AsyncIterator[Event | str]:
+    frame = {**head, "usage": None} if has_usage else head
+    num_told = [0] * len(conversation.texts)
+    async with contextlib.aclosing(conversation.pieces()) as pieces:  # type: ignore[type-var]
+        async for index, piece in pieces:
+            text = conversation.texts[index]
+            if not piece and text.finish_reason is None:
+                continue
+            told = _logprobs(text.logprobs[num_told[index] :]) if has_logprobs else None
+            num_told[index] = len(text.logprobs)
+            choice = {"index": index, "text": piece, "logprobs": told, "finish_reason": text.finish_reason}
+            if text.finish_reason is not None:
+                choice["boxes"] = text.boxes()
+            yield {**frame, "choices": [choice]}
+    if has_usage:
+        yield {**frame, "choices": [], "usage": usage_of(conversation.texts, num_prompts, conversation.num_reused)}
+    yield "[DONE]"
+
+
+def _logprobs(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the older form: lists beside each other."""
+    offsets, place = [], 0
+    for entry in entries:
+        offsets.append(place)
+        place += len(entry["token"])
+    return {
+        "tokens": [entry["token"] for entry in entries],
+        "token_logprobs": [entry["logprob"] for entry in entries],
+        "top_logprobs": [{top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in entries],
+        "text_offset": offsets,
+    }

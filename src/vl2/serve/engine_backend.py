@@ -1,0 +1,163 @@
+"""The engine of this package as a backend: its thread on one side, the server's event loop on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+from vl2.infer.engine.engine import Engine
+from vl2.infer.engine.scheduler import EngineLimits, Scheduler
+from vl2.infer.engine.task import Job, Output, Task
+from vl2.infer.vlm import VLM
+from vl2.lora.switch import AdapterSwitch
+from vl2.process.processor import Processor
+from vl2.serve.backend import Ask, Timing
+from vl2.serve.metrics import Numbers
+
+RATE_WINDOW_S = 10.0
+
+
+class EngineBackend:
+    """Runs the engine on a loaded model."""
+
+    def __init__(self, vlm: VLM, limits: EngineLimits, adapters: Mapping[str, Path]) -> None:
+        switch = AdapterSwitch(vlm.model, adapters) if adapters else None
+        self.scheduler = Scheduler(vlm.model, vlm.processor.tokenizer, limits, adapters=switch, reuse=vlm.reuse)
+        self.processor: Processor = vlm.processor
+        self.max_context = limits.max_context
+        self._engine = Engine(self.scheduler, self._deliver)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open: dict[int, _Answers] = {}  # by the identity of the job
+        self._rates: deque[tuple[float, int]] = deque(maxlen=64)
+
+    @property
+    def is_ready(self) -> bool:
+        return self._engine.is_alive
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._engine.start()
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self._engine.stop)
+
+    async def open(self, asks: Sequence[Ask]) -> _Answers:
+        jobs = [
+            Job(
+                sample=ask.sample,
+                options=ask.options,
+                client=ask.client,
+                adapter=ask.adapter,
+                num_logprobs=ask.num_logprobs,
+            )
+            for ask in asks
+        ]
+        answers = _Answers(self, jobs)
+        for job in jobs:
+            self._open[id(job)] = answers
+        try:
+            # In a thread: the grammar of a schema takes a while to build.
+            await asyncio.to_thread(self._submit, answers)
+        except BaseException:
+            answers.close()
+            raise
+        return answers
+
+    def _submit(self, answers: _Answers) -> None:
+        for job in answers.jobs:
+            task = answers.tasks[id(job)] = self._engine.submit(job)
+            if answers.is_closed:  # the client went while this thread was at work
+                self._engine.cancel(task)
+
+    def cancel(self, job: Job, task: Task | None) -> None:
+        if self._open.pop(id(job), None) is not None and task is not None:
+            self._engine.cancel(task)
+
+    def _deliver(self, outputs: Sequence[tuple[Task, Output]]) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._dispatch, outputs)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            return
+
+    def _dispatch(self, outputs: Sequence[tuple[Task, Output]]) -> None:
+        for task, output in outputs:
+            answers = self._open.get(id(task.job))
+            if answers is None:
+                continue
+            if output.is_last:
+                del self._open[id(task.job)]
+            answers.put(task.job, task, output)
+
+    def numbers(self) -> Numbers:
+        scheduler, totals, reuse = self.scheduler, self.scheduler.totals, self.scheduler.reuse
+        return {
+            "vl2_queue_length": self._engine.num_waiting,
+            "vl2_running": scheduler.num_running,
+            "vl2_cache_tokens_reserved": scheduler.num_reserved,
+            "vl2_cache_tokens_limit": scheduler.limits.cache_tokens,
+            "vl2_tokens_per_second": self._rate(totals.generated_tokens),
+            "vl2_generated_tokens": totals.generated_tokens,
+            "vl2_prompt_tokens": totals.prompt_tokens,
+            "vl2_visual_tokens": totals.visual_tokens,
+            "vl2_tiles": totals.tiles,
+            "vl2_decode_steps": totals.steps,
+            "vl2_busy_seconds": totals.busy_s,
+            "vl2_encoder_cache_hits": reuse.encoder.hits,
+            "vl2_encoder_cache_misses": reuse.encoder.misses,
+            "vl2_encoder_cache_bytes": reuse.encoder.nbytes,
+            "vl2_prefix_cache_reused_tokens": reuse.prefix.reused_tokens,
+            "vl2_prefix_cache_read_tokens": reuse.prefix.read_tokens,
+            "vl2_prefix_cache_bytes": reuse.prefix.nbytes,
+        }
+
+    def _rate(self, num_tokens: int) -> float:
+        """Return tokens per second since the oldest reading that is not older than the window, or the last one."""
+        now = time.monotonic()
+        while len(self._rates) > 1 and now - self._rates[0][0] > RATE_WINDOW_S:
+            self._rates.popleft()
+        then, before = self._rates[0] if self._rates else (now, num_tokens)
+        self._rates.append((now, num_tokens))
+        return (num_tokens - before) / (now - then) if now > then else 0.0
+
+
+class _Answers:
+    """Jobs under way together, and what came of them."""
+
+    def __init__(self, backend: EngineBackend, jobs: Sequence[Job]) -> None:
+        self._backend = backend
+        self.jobs = list(jobs)
+        self.tasks: dict[int, Task] = {}
+        self._index = {id(job): i for i, job in enumerate(jobs)}
+        self._outputs: asyncio.Queue[tuple[int, Output] | None] = asyncio.Queue()
+        self._num_left = len(jobs)
+        self.is_closed = False
+
+    def put(self, job: Job, task: Task, output: Output) -> None:
+        self.tasks[id(job)] = task
+        self._outputs.put_nowait((self._index[id(job)], output))
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Output]]:
+        while self._num_left and (item := await self._outputs.get()) is not None:
+            self._num_left -= item[1].is_last
+            yield item
+
+    def close(self) -> None:
+        self.is_closed = True
+        for job in self.jobs:
+            self._backend.cancel(job, self.tasks.get(id(job)))
+        self._outputs.put_nowait(None)
+
+    def timing(self, index: int) -> Timing:
+        task = self.tasks.get(id(self.jobs[index]))
+        if task is None:
+            return Timing(started_s=None, first_token_s=None)
+        return Timing(
+            started_s=task.started_at - task.added_at if task.started_at else None,
+            first_token_s=task.first_token_at - task.added_at if task.first_token_at else None,
+            whole_s=task.ended_at - task.added_at if task.ended_at else None,
+            num_reused=task.num_reused,
+        )

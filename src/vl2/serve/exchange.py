@@ -1,0 +1,131 @@
+"""From answers under way to an HTTP response, whole or as server-sent events. A client that goes ends its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from vl2.serve.answer_text import AnswerText
+from vl2.serve.backend import Answers
+from vl2.serve.errors import to_api_error
+from vl2.serve.guard import ClientGone
+from vl2.serve.service import Service
+
+Event = dict[str, Any]
+
+
+class Conversation:
+    """The answers of one request, and what is noted of them when they end."""
+
+    def __init__(self, service: Service, request: Request, answers: Answers, texts: Sequence[AnswerText]) -> None:
+        self._service, self._request, self._answers = service, request, answers
+        self.texts = list(texts)
+
+    async def pieces(self) -> AsyncIterator[tuple[int, str]]:
+        """Yield (index, new text); the text is empty with some tokens. Ends with the last answer, or with the client.
+
+        Raises ClientGone when the client closes the connection, and what an answer failed with.
+        """
+        watcher = asyncio.create_task(self._watch())
+        try:
+            async for index, output in self._answers:
+                yield index, self.texts[index].add(output)
+            if any(text.finish_reason is None for text in self.texts):
+                raise ClientGone
+        finally:
+            watcher.cancel()
+            self._answers.close()
+            self._note()
+
+    async def collect(self) -> None:
+        async for _ in self.pieces():
+            pass
+
+    @property
+    def num_reused(self) -> int:
+        return self._answers.timing(0).num_reused if self.texts else 0
+
+    async def _watch(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        self._answers.close()
+
+    def _note(self) -> None:
+        metrics = self._service.metrics
+        noted: dict[str, Any] = {}
+        for index, text in enumerate(self.texts):
+            timing = self._answers.timing(index)
+            if timing.started_s is not None:
+                metrics.queue_s.observe(timing.started_s)
+                noted.setdefault("queue_s", round(timing.started_s, 3))
+            if timing.first_token_s is not None:
+                metrics.first_token_s.observe(timing.first_token_s)
+                noted.setdefault("first_token_s", round(timing.first_token_s, 3))
+            if timing.whole_s is not None and text.finish_reason is not None:
+                metrics.whole_s.observe(timing.whole_s)
+                if timing.first_token_s is not None and len(text.token_ids) > 1:
+                    metrics.token_s.observe((timing.whole_s - timing.first_token_s) / (len(text.token_ids) - 1))
+        if self.texts:
+            noted |= {
+                "prompt_tokens": len(self.texts[0].sample),
+                "visual_tokens": int(self.texts[0].sample.image_mask.sum()),
+                "completion_tokens": sum(len(text.token_ids) for text in self.texts),
+                "finish": ",".join(text.finish_reason or "cancelled" for text in self.texts),
+            }
+        self._request.state.log = {**getattr(self._request.state, "log", {}), **noted}
+
+
+class EventStream(Response):
+    """Server-sent events. What fails in the middle is told as one last event, for the status is out already."""
+
+    def __init__(
+        self,
+        events: AsyncIterator[Event | str],
+        *,
+        frame: Callable[[Event | str], str],
+        frame_error: Callable[[Event], str],
+        resources: contextlib.AsyncExitStack,
+    ) -> None:
+        super().__init__(
+            media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        del self.headers["content-length"]
+        self._events, self._frame, self._frame_error, self._resources = events, frame, frame_error, resources
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def write(text: str) -> None:
+            await send({"type": "http.response.body", "body": text.encode("utf-8", "replace"), "more_body": True})
+
+        async with self._resources, contextlib.aclosing(self._events) as events:  # type: ignore[type-var]
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            try:
+                async for event in events:
+                    await write(self._frame(event))
+            except ClientGone:
+                raise
+            except Exception as error:
+                scope["state"]["error"] = error
+                await write(self._frame_error(to_api_error(error).body()))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def frame_data(event: Event | str) -> str:
+    """Write an event of chat completions: data alone."""
+    return f"data: {event if isinstance(event, str) else to_json(event)}\n\n"
+
+
+def frame_named(event: Event | str) -> str:
+    """Write an event of responses: its type as the name."""
+    assert isinstance(event, dict)
+    return f"event: {event['type']}\ndata: {to_json(event)}\n\n"
+
+
+def to_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

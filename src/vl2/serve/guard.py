@@ -1,0 +1,226 @@
+"""What every request passes before any endpoint: who may ask, how much may be sent, how long it may take.
+
+Pure ASGI, so that a stream is passed on piece by piece. Every refusal is an error in OpenAI's form.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vl2.serve.errors import ApiError, error_response, to_api_error
+from vl2.serve.logs import log
+from vl2.serve.service import Service
+
+_REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+# Asked by probes and scrapers, which have no key, and of no use to anybody else.
+_OPEN_PATHS = ("/health", "/ready", "/metrics")
+
+
+class ClientGone(Exception):
+    """The client closed the connection, or reads nothing any more."""
+
+
+class Guard:
+    """Wraps the application."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service, self._settings, self._gate = app, service, service.settings, service.gate
+        key = self._settings.api_key
+        self._key = key.encode() if key is not None else None
+        self._bytes_in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        began = time.monotonic()
+        exchange = _Exchange(receive, send, request_id, self._settings.limits.write_timeout_s)
+        is_work = scope["method"] == "POST"
+        if is_work and not self._gate.is_draining:
+            self._gate.enter()
+            state["is_counted"] = True
+        try:
+            await self._pass_on(scope, headers, exchange, is_work)
+        except ClientGone:
+            exchange.status = exchange.status or 499
+            if exchange.has_stalled:
+                self._service.abort_connection(scope.get("client"))
+        except Exception as error:
+            log("failed", level=40, error=error, request_id=request_id)
+            if exchange.status is None:
+                await self._refuse(scope, exchange, error)
+        finally:
+            if state.pop("is_counted", False):
+                self._gate.leave()
+            self._report(scope, exchange, time.monotonic() - began)
+
+    async def _pass_on(self, scope: Scope, headers: Headers, exchange: _Exchange, is_work: bool) -> None:
+        try:
+            self._check_host(headers)
+            self._check_key(scope, headers)
+            if is_work and not scope["state"].get("is_counted"):
+                raise ApiError(503, "the server is stopping and takes no new requests", code="stopping", retry_s=5)
+            body = await self._read_body(headers, exchange) if is_work else b""
+        except ApiError as error:
+            await self._refuse(scope, exchange, error)
+            return
+        try:
+            await self._app(scope, _Replay(body, exchange.receive), exchange.send)
+        finally:
+            self._bytes_in_flight -= len(body)
+
+    def _check_host(self, headers: Headers) -> None:
+        """Without a key, on the loopback, answer its own names only: not a page whose name was pointed here."""
+        if self._key is not None or not self._settings.is_loopback:
+            return
+        host = headers.get("host", "")
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        if name.lower() not in (*_LOOPBACK_NAMES, *self._settings.allowed_hosts):
+            raise ApiError(403, "this host name is not served here; --allow-host adds one", code="unknown_host")
+
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
+        # A browser asks for permission without the key.
+        if self._key is None or scope["method"] == "OPTIONS" or not scope["path"].startswith("/v1"):
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        key = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if not hmac.compare_digest(key.encode("utf-8", "replace"), self._key):
+            what = "is wrong" if key else "is missing: send it as `Authorization: Bearer KEY`"
+            raise ApiError(401, f"the API key {what}", code="invalid_api_key")
+
+    async def _read_body(self, headers: Headers, exchange: _Exchange) -> bytes:
+        limits = self._settings.limits
+        most = limits.max_body_bytes
+        declared = headers.get("content-length")
+        if declared is not None and (not declared.isdigit() or len(declared) > 18):
+            raise ApiError(400, "the Content-Length is no number", code="invalid_request")
+        if declared is not None and int(declared) > most:
+            raise _too_large(most)
+        deadline = time.monotonic() + limits.body_timeout_s
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                try:
+                    message = await asyncio.wait_for(exchange.receive(), max(0.0, deadline - time.monotonic()))
+                except (TimeoutError, asyncio.TimeoutError):
+                    raise ApiError(
+                        408, f"the body did not arrive within {limits.body_timeout_s:g} s", code="timeout"
+                    ) from None
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                part = message.get("body", b"")
+                size += len(part)
+                self._bytes_in_flight += len(part)
+                if size > most:
+                    raise _too_large(most)
+                if self._bytes_in_flight > self._settings.max_in_flight_bytes:
+                    raise ApiError(429, "the server holds too many large requests", code="overloaded", retry_s=5)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+        except BaseException:
+            self._bytes_in_flight -= size
+            raise
+
+    async def _refuse(self, scope: Scope, exchange: _Exchange, error: Exception) -> None:
+        scope["state"]["error"] = error
+        response = error_response(error)
+        # Of a body that was not read to its end the rest would be taken for the next request.
+        response.headers["connection"] = "close"
+        with contextlib.suppress(ClientGone):
+            await response(scope, exchange.receive, exchange.send)
+
+    def _report(self, scope: Scope, exchange: _Exchange, took_s: float) -> None:
+        state: dict[str, Any] = scope["state"]
+        route = scope.get("route")
+        path = getattr(route, "path", None) or (scope["path"] if scope["path"] in _OPEN_PATHS else "other")
+        status = exchange.status or 500
+        self._service.metrics.requests.labels(path, str(status)).inc()
+        if path in _OPEN_PATHS:
+            return
+        error = state.get("error")
+        code = to_api_error(error).code if isinstance(error, Exception) else None
+        if status >= 500 and isinstance(error, Exception) and not isinstance(error, ApiError):
+            log("failed", level=40, error=error, request_id=state["request_id"])
+        fields = {"error": code} if code else {}
+        log(
+            "request",
+            request_id=state["request_id"],
+            method=scope["method"],
+            path=path,
+            status=status,
+            took_s=round(took_s, 3),
+            **fields,
+            **state.get("log", {}),
+        )
+
+
+class _Exchange:
+    """Both directions of a request, with its id in the answer and a limit on a client that reads nothing."""
+
+    def __init__(self, receive: Receive, send: Send, request_id: str, timeout_s: float) -> None:
+        self.receive = receive
+        self._send = send
+        self._request_id = request_id
+        self._timeout_s = timeout_s
+        self.status: int | None = None
+        self.has_stalled = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self._request_id
+            headers.setdefault("x-content-type-options", "nosniff")
+        task = asyncio.current_task()
+        assert task is not None
+        # Cheaper than a timeout, which makes a task of every piece of a stream.
+        alarm = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, task)
+        try:
+            await self._send(message)
+        except OSError:
+            raise ClientGone from None
+        except asyncio.CancelledError:
+            if self.has_stalled:
+                raise ClientGone from None
+            raise
+        finally:
+            alarm.cancel()
+
+    def _give_up(self, task: asyncio.Task[Any]) -> None:
+        self.has_stalled = True
+        task.cancel()
+
+
+class _Replay:
+    """Hands a body out that was read already, then what the connection says."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"the body is larger than the limit of {most} bytes", code="body_too_large")

@@ -1,0 +1,99 @@
+"""The pictures of a request: from data URLs, the web, or allowed folders, within the limits of a request."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from PIL import Image
+
+from vl2.errors import UserError
+from vl2.process.decode import ImageOptions, decode_image, refuse
+from vl2.process.image import describe_source, open_image
+from vl2.serve.settings import ServerSettings
+
+
+class ImageLoader:
+    """Opens what clients name. Runs in worker threads: it waits for networks and disks."""
+
+    def __init__(self, settings: ServerSettings, options: ImageOptions) -> None:
+        """`options` say how pictures become RGB; what may be opened is the server's to say."""
+        self._limits = settings.limits
+        self._folders = tuple(folder.resolve() for folder in settings.allowed_folders)
+        self._options = replace(
+            options,
+            allow_paths=False,
+            allow_urls=settings.allow_urls,
+            allow_private_urls=settings.allow_private_urls,
+            max_bytes=settings.limits.max_image_bytes,
+        )
+
+    def open_all(self, sources: Sequence[str]) -> list[Image.Image]:
+        """Return the pictures in RGB. UserError names the first that is refused, and why."""
+        limits = self._limits
+        if len(sources) > limits.max_images:
+            raise UserError(f"a request may have at most {limits.max_images} images, got {len(sources)}")
+        deadline = time.monotonic() + limits.fetch_timeout_s
+        images: list[Image.Image] = []
+        pixels_left = limits.max_request_pixels
+        for source in sources:
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0:
+                raise UserError(f"the images of the request were not there within {limits.fetch_timeout_s:g} s")
+            if pixels_left < 1:
+                raise UserError(f"the images of the request have more than {limits.max_request_pixels} pixels")
+            options = replace(
+                self._options, max_pixels=min(limits.max_image_pixels, pixels_left), url_timeout_s=seconds_left
+            )
+            image = self._open(source, options)
+            pixels_left -= image.width * image.height
+            images.append(image)
+        return images
+
+    def _open(self, source: str, options: ImageOptions) -> Image.Image:
+        scheme = source[:8].lower()
+        if scheme.startswith(("data:", "http://", "https://")):
+            return open_image(source, options)
+        name = describe_source(source)
+        if not self._folders:
+            refuse(name, "files are not served here; send a data URL or an http(s) URL")
+        return decode_image(self._read_file(source, name, options.max_bytes), name, options)
+
+    def _read_file(self, source: str, name: str, max_bytes: int) -> bytes:
+        path = self._allowed_path(source, name)
+        try:
+            # Not through a link put there since, and without waiting for the writer of a pipe.
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        except OSError as error:
+            refuse(name, error.strerror or "it cannot be opened")
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                refuse(name, "it is no regular file")
+            return file.read(max_bytes + 1)
+
+    def _allowed_path(self, source: str, name: str) -> Path:
+        """Return where the file really is, which must be inside an allowed folder. Elsewhere nothing is looked at."""
+        text = source
+        if source[:5].lower() == "file:":
+            try:
+                parts = urlsplit(source)
+            except ValueError:
+                refuse(name, "it is no usable URL")
+            if parts.netloc not in ("", "localhost"):
+                refuse(name, "a file: URL must name a file of this machine")
+            text = unquote(parts.path)
+        elif "://" in source[:32]:
+            refuse(name, "only data, http, https and file URLs are allowed")
+        for folder in self._folders:
+            try:
+                path = (folder / text).resolve()
+            except (OSError, ValueError, RuntimeError):  # a NUL in the name, a circle of links
+                continue
+            if path.is_relative_to(folder):
+                return path
+        refuse(name, "it is not inside an allowed folder")

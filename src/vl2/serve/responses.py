@@ -1,0 +1,140 @@
+"""`/v1/responses`. Nothing is kept between requests: a conversation is sent whole."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vl2.serve.answer_text import AnswerText, usage_of
+from vl2.serve.chat import client_of
+from vl2.serve.exchange import Conversation, Event, EventStream, frame_named
+from vl2.serve.json_body import JsonRoute
+from vl2.serve.openapi import ERRORS
+from vl2.serve.schema.answer_format import constraint_of
+from vl2.serve.schema.responses import ResponsesRequest
+from vl2.serve.service import Service
+
+router = APIRouter(route_class=JsonRoute, tags=["responses"])
+
+
+@router.post("/v1/responses", responses=ERRORS)
+async def create_response(body: ResponsesRequest, request: Request) -> Response:
+    """Answer a conversation in the form of OpenAI's Responses. Beside its fields, the output text has `boxes`."""
+    service: Service = request.app.state.service
+    adapter = service.adapter_of(body.model)
+    request.state.log = {"model": body.model}
+    form = body.text.format if body.text else None
+    options = body.options(
+        max_tokens=service.max_tokens(body.max_output_tokens),
+        constraint=constraint_of(form, well_formed_boxes=bool(body.well_formed_boxes)),
+    )
+    client = client_of(request, body.user)
+    async with contextlib.AsyncExitStack() as resources:
+        await resources.enter_async_context(service.slot(client))
+        prompt = await service.prepare_chat(body.turns())
+        answers = await service.open([prompt], [options], adapter=adapter, num_logprobs=None, client=client)
+        resources.callback(answers.close)
+        text = AnswerText(sample=prompt.sample, tokenizer=service.backend.processor.tokenizer)
+        conversation = Conversation(service, request, answers, [text])
+        head = _head(body, options.max_new_tokens)
+        if body.stream:
+            return EventStream(
+                _events(conversation, head),
+                frame=frame_named,
+                frame_error=lambda error: frame_named({"type": "error", **error["error"]}),
+                resources=resources.pop_all(),
+            )
+        await conversation.collect()
+        return JSONResponse(_whole(conversation, head, f"msg_{uuid.uuid4().hex}"))
+    raise AssertionError("not reached")
+
+
+def _head(body: ResponsesRequest, max_tokens: int) -> Event:
+    form = body.text.format if body.text else None
+    return {
+        "id": f"resp_{uuid.uuid4().hex}",
+        "object": "response",
+        "created_at": int(time.time()),
+        "status": "in_progress",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.instructions,
+        "max_output_tokens": max_tokens,
+        "metadata": body.metadata or {},
+        "model": body.model,
+        "output": [],
+        "parallel_tool_calls": False,
+        "previous_response_id": None,
+        "reasoning": {"effort": None, "summary": None},
+        "store": False,
+        "temperature": body.temperature or 0.0,
+        "text": {"format": form.model_dump(by_alias=True) if form else {"type": "text"}},
+        "tool_choice": "none",
+        "tools": [],
+        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "truncation": "disabled",
+        "usage": None,
+        "user": body.user,
+    }
+
+
+def _part(text: str, boxes: list[dict[str, Any]]) -> Event:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": [], "boxes": boxes}
+
+
+def _item(item_id: str, status: str, parts: list[Event]) -> Event:
+    return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": parts}
+
+
+def _whole(conversation: Conversation, head: Event, item_id: str) -> Event:
+    (text,) = conversation.texts
+    is_complete = text.finish_reason == "stop"
+    status = "completed" if is_complete else "incomplete"
+    usage = usage_of([text], 1, conversation.num_reused)
+    return {
+        **head,
+        "status": status,
+        "incomplete_details": None if is_complete else {"reason": "max_output_tokens"},
+        "output": [_item(item_id, status, [_part(text.text, text.boxes())])],
+        "usage": {
+            "input_tokens": usage["prompt_tokens"],
+            "input_tokens_details": usage["prompt_tokens_details"],
+            "output_tokens": usage["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": usage["total_tokens"],
+        },
+    }
+
+
+async def _events(conversation: Conversation, head: Event) -> AsyncIterator[Event | str]:
+    item_id = f"msg_{uuid.uuid4().hex}"
+    number = 0
+
+    def event(kind: str, **fields: Any) -> Event:
+        nonlocal number
+        number += 1
+        return {"type": f"response.{kind}", "sequence_number": number - 1, **fields}
+
+    place: Event = {"item_id": item_id, "output_index": 0, "content_index": 0}
+    (text,) = conversation.texts
+    yield event("created", response=head)
+    yield event("in_progress", response=head)
+    yield event("output_item.added", output_index=0, item=_item(item_id, "in_progress", []))
+    yield event("content_part.added", **place, part=_part("", []))
+    async with contextlib.aclosing(conversation.pieces()) as pieces:  # type: ignore[type-var]
+        async for _, piece in pieces:
+            if piece:
+                yield event("output_text.delta", **place, delta=piece, logprobs=[])
+    whole = _whole(conversation, head, item_id)
+    (item,) = whole["output"]
+    yield event("output_text.done", **place, text=text.text, logprobs=[])
+    yield event("content_part.done", **place, part=item["content"][0])
+    yield event("output_item.done", output_index=0, item=item)
+    yield event(whole["status"], response=whole)

@@ -1,0 +1,1 @@
+"""What clients may send, as pydantic models: the API's own description is made from them."""

@@ -1,0 +1,131 @@
+"""The process: uvicorn with a graceful stop and connections that cannot be held open for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from vl2.errors import UserError
+from vl2.serve.logs import log
+from vl2.serve.service import Service
+
+HEAD_TIMEOUT_S = 15.0  # for the request line and the headers
+MAX_HEAD_BYTES = 64 << 10
+MAX_CONNECTIONS = 2048
+LAST_WORDS_S = 5  # for answers that were cut short to reach their clients
+
+
+class BoundedProtocol(H11Protocol):
+    """Cuts a connection off when the head of a request does not arrive in time."""
+
+    _alarm: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._alarm = self.loop.call_later(HEAD_TIMEOUT_S, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._silence()
+        elif self._alarm is None:
+            self._alarm = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._silence()
+        super().connection_lost(exc)
+
+    def _silence(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+
+class GracefulServer(uvicorn.Server):
+    """On the first SIGTERM or Ctrl-C accepted requests go on for a while, new ones get a 503; on the second all end."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+        service.abort_connection = self._abort
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        log("ready", model=self._service.settings.name, url=f"http://{_shown(sockets)}")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is None or self._draining is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._loop.call_soon_threadsafe(self._start_draining, signal.Signals(sig).name)
+
+    def _start_draining(self, name: str) -> None:
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain(name))
+
+    async def _drain(self, name: str) -> None:
+        gate, settings = self._service.gate, self._service.settings
+        log("draining", signal=name, under_way=gate.num_inside, at_most_s=settings.drain_s)
+        if not await gate.drain(settings.drain_s):
+            # What is still under way ends with a 503, or with an error at the end of its stream.
+            log("cutting_short", under_way=gate.num_inside)
+            await self._service.backend.stop()
+        self.should_exit = True
+
+    def _abort(self, client: tuple[str, int] | None) -> None:
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, H11Protocol) and connection.client == client:
+                connection.transport.abort()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the address, before the model is loaded. UserError if it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot listen on {host}:{port}: {why}") from None
+    return listener
+
+
+def run_server(app: FastAPI, listener: socket.socket) -> None:
+    """Serve until a signal ends it."""
+    config = uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=LAST_WORDS_S,
+        limit_concurrency=MAX_CONNECTIONS,
+        backlog=512,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+    )
+    GracefulServer(config, app.state.service).run(sockets=[listener])
+
+
+def _shown(sockets: list[socket.socket] | None) -> str:
+    host, port = sockets[0].getsockname()[:2] if sockets else ("", 0)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,77 @@
+"""`/v1/models`, `/health`, `/ready`, `/metrics`: what is served, and how the server is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vl2.serve.errors import ApiError
+from vl2.serve.openapi import ERRORS
+from vl2.serve.service import Service
+
+router = APIRouter(tags=["state"])
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """List the base model and its adapters."""
+    service: Service = request.app.state.service
+    return {"object": "list", "data": [_card(service, name) for name in service.model_names]}
+
+
+@router.get("/v1/models/{name:path}", responses={404: ERRORS[404]})
+async def show_model(name: str, request: Request) -> dict[str, Any]:
+    """Show one model."""
+    service: Service = request.app.state.service
+    service.adapter_of(name)
+    return _card(service, name)
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """Tell that the process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/ready", responses={503: ERRORS[503]})
+async def ready(request: Request) -> Response:
+    """Tell whether new requests are taken."""
+    service: Service = request.app.state.service
+    if service.gate.is_draining or not service.backend.is_ready:
+        raise ApiError(503, "the server is stopping", code="stopping", retry_s=5)
+    return JSONResponse({"status": "ready"})
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Report metrics in Prometheus' text format."""
+    service: Service = request.app.state.service
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _card(service: Service, name: str) -> dict[str, Any]:
+    limits, processor = service.settings.limits, service.backend.processor
+    base = service.settings.name
+    context = service.backend.max_context
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.started_at,
+        "owned_by": "vl2",
+        "root": base,
+        "parent": None if name == base else base,
+        "max_model_len": context,
+        "context_length": context,
+        "modalities": {"input": ["text", "image"], "output": ["text", "boxes"]},
+        "image_limits": {
+            "max_images": limits.max_images,
+            "max_bytes": limits.max_image_bytes,
+            "max_pixels": limits.max_image_pixels,
+            "max_tiles": max(width * height for width, height in processor.canvases) // processor.config.tile_px**2 + 1,
+            "tile_px": processor.config.tile_px,
+        },
+    }

@@ -1,0 +1,252 @@
+"""vLLM as a backend: the same checkpoint, the same API, for machines and loads that need it.
+
+Prompts are written here, token by token, and answers are read here from token ids, so that template, tags and boxes
+are those of this package. vLLM cuts and encodes the pictures itself, by the paper's rule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from vl2.errors import UserError
+from vl2.grid import num_visual_tokens
+from vl2.infer.answer_stream import AnswerStream
+from vl2.infer.constraint_json import JsonSchema
+from vl2.infer.engine.engine import EngineFull, EngineStopped
+from vl2.infer.engine.task import Logprobs, Output
+from vl2.infer.generate import FinishReason
+from vl2.infer.repetition import ends_in_loop
+from vl2.infer.sampling import GenerateOptions
+from vl2.process.processor import Processor
+from vl2.process.sample import Sample
+from vl2.serve.backend import Ask, Timing
+from vl2.serve.metrics import Numbers
+
+ARCHITECTURE = "DeepseekVLV2ForCausalLM"
+MAX_UNDER_WAY = 1024
+
+
+class VllmBackend:
+    """Runs vLLM's asynchronous engine in this process."""
+
+    def __init__(
+        self,
+        folder: Path,
+        processor: Processor,
+        *,
+        max_context: int,
+        max_images: int,
+        dtype: str = "auto",
+        adapters: Mapping[str, Path] | None = None,
+    ) -> None:
+        """UserError where vLLM is not installed, or where it would read pictures by another rule than is asked for."""
+        if processor.tiling.rule != "paper" or processor.max_tiles is not None:
+            raise UserError("vLLM cuts pictures by the paper's rule alone: leave --tiling and --max-tiles out")
+        self._vllm = _library()
+        self.processor, self.max_context = processor, max_context
+        self._adapters = dict(adapters or {})
+        self._arguments: dict[str, Any] = {
+            "model": str(folder),
+            "dtype": dtype,
+            "max_model_len": max_context,
+            "hf_overrides": {"architectures": [ARCHITECTURE]},
+            "limit_mm_per_prompt": {"image": max_images},
+            **({"enable_lora": True, "max_loras": len(self._adapters), "max_lora_rank": 64} if self._adapters else {}),
+        }
+        self._engine: Any = None
+        self._num_under_way = 0
+        self._num_generated = 0
+        self._is_stopping = False
+
+    @property
+    def is_ready(self) -> bool:
+        return self._engine is not None and not self._is_stopping and not getattr(self._engine, "errored", False)
+
+    async def start(self) -> None:
+        arguments = self._vllm.AsyncEngineArgs(**self._arguments)
+        self._engine = import_module("vllm.v1.engine.async_llm").AsyncLLM.from_engine_args(arguments)
+
+    async def stop(self) -> None:
+        self._is_stopping = True
+        if self._engine is not None:
+            self._engine.shutdown()
+
+    async def open(self, asks: Sequence[Ask]) -> _Answers:
+        if self._is_stopping:
+            raise EngineStopped("the server is stopping")
+        if self._num_under_way + len(asks) > MAX_UNDER_WAY:
+            raise EngineFull(f"{self._num_under_way} requests are under way already: try again later")
+        for ask in asks:
+            if len(ask.sample) >= self.max_context:
+                raise UserError(f"the prompt has {len(ask.sample)} tokens, the context is {self.max_context}")
+        return _Answers(self, asks, [self._sampling(ask) for ask in asks])
+
+    def numbers(self) -> Numbers:
+        # The rest is in vLLM's own metrics.
+        return {"vl2_running": self._num_under_way, "vl2_generated_tokens": self._num_generated}
+
+    def _sampling(self, ask: Ask) -> Any:
+        options = ask.options
+        if options.no_repeat_ngram_size:
+            raise UserError("no_repeat_ngram_size is not supported with vLLM; leave it out")
+        if options.constraint is not None and not isinstance(options.constraint, JsonSchema):
+            raise UserError("well-formed boxes cannot be forced with vLLM; leave well_formed_boxes out")
+        given: dict[str, Any] = {}
+        if isinstance(options.constraint, JsonSchema):
+            params = import_module("vllm.sampling_params").StructuredOutputsParams
+            given["structured_outputs"] = params(json=options.constraint.text)
+        return self._vllm.SamplingParams(
+            max_tokens=min(options.max_new_tokens, self.max_context - len(ask.sample)),
+            temperature=options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k or -1,
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
+            seed=options.seed,
+            logprobs=ask.num_logprobs,
+            stop_token_ids=[self.processor.tokenizer.eos_id],
+            output_kind=import_module("vllm.sampling_params").RequestOutputKind.DELTA,
+            **given,
+        )
+
+    def _lora(self, adapter: str | None) -> Any:
+        if adapter is None:
+            return None
+        request = import_module("vllm.lora.request").LoRARequest
+        return request(adapter, list(self._adapters).index(adapter) + 1, str(self._adapters[adapter]))
+
+    async def generate(self, ask: Ask, sampling: Any) -> AsyncIterator[Output]:
+        """Yield an output per token of one ask."""
+        request_id = uuid.uuid4().hex
+        prompt: dict[str, Any] = {"prompt_token_ids": prompt_ids(ask.sample, self.processor.tokenizer.image_id)}
+        if ask.images:
+            prompt["multi_modal_data"] = {"image": list(ask.images)}
+        reader = _Reader(ask.options, self.processor)
+        is_over = False
+        self._num_under_way += 1
+        try:
+            stream = self._engine.generate(prompt, sampling, request_id, lora_request=self._lora(ask.adapter))
+            async for output in stream:
+                (part,) = output.outputs
+                logprobs = part.logprobs or [None] * len(part.token_ids)
+                for place, (token_id, known) in enumerate(zip(part.token_ids, logprobs, strict=True)):
+                    is_last = place == len(part.token_ids) - 1
+                    made = reader.read(token_id, known, part.finish_reason if is_last else None)
+                    self._num_generated += 1
+                    is_over = made.is_last
+                    yield made
+                    if is_over:
+                        return
+                if part.finish_reason is not None and not part.token_ids:
+                    is_over = True
+                    yield Output(finish_reason="length" if part.finish_reason == "length" else "stop")
+                    return
+        finally:
+            self._num_under_way -= 1
+            if not is_over or reader.stopped_early:
+                await self._engine.abort(request_id)
+
+
+class _Reader:
+    """Token ids of one answer to outputs."""
+
+    def __init__(self, options: GenerateOptions, processor: Processor) -> None:
+        self._options, self._tokenizer = options, processor.tokenizer
+        self._text = AnswerStream(processor.tokenizer, options.stop)
+        self._ids: list[int] = []
+        self.stopped_early = False  # by us, and vLLM does not know
+
+    def read(self, token_id: int, known: Any, finish_reason: str | None) -> Output:
+        self._ids.append(token_id)
+        reason: FinishReason | None = None
+        if token_id == self._tokenizer.eos_id:
+            piece, reason = self._text.finish(), "stop"
+        else:
+            piece = self._text.push(token_id)
+            repeats = self._options.max_repeats
+            if self._text.is_stopped:
+                reason, self.stopped_early = "stop", finish_reason is None
+            elif repeats and ends_in_loop(self._ids, repeats):
+                piece, reason, self.stopped_early = piece + self._text.finish(), "repetition", finish_reason is None
+            elif finish_reason is not None:
+                piece, reason = piece + self._text.finish(), "length" if finish_reason == "length" else "stop"
+        return Output(token_id=token_id, piece=piece, finish_reason=reason, logprobs=_logprobs(token_id, known))
+
+
+def _logprobs(token_id: int, known: Any) -> Logprobs | None:
+    if known is None:
+        return None
+    ranked = sorted(known.items(), key=lambda entry: -entry[1].logprob)
+    return Logprobs(chosen=known[token_id].logprob, likeliest={i: entry.logprob for i, entry in ranked})
+
+
+def prompt_ids(sample: Sample, image_id: int) -> list[int]:
+    """Return the prompt with one `<image>` for each picture, which vLLM widens itself."""
+    ids, place = [], 0
+    lengths = iter(num_visual_tokens(grid, sample.tokens_per_side) for grid in sample.grid_list)
+    mask = sample.image_mask.tolist()
+    given = sample.input_ids.tolist()
+    while place < len(given):
+        ids.append(image_id if mask[place] else given[place])
+        place += next(lengths) if mask[place] else 1
+    return ids
+
+
+class _Answers:
+    """Asks under way together."""
+
+    def __init__(self, backend: VllmBackend, asks: Sequence[Ask], samplings: Sequence[Any]) -> None:
+        self._outputs: asyncio.Queue[tuple[int, Output] | None] = asyncio.Queue()
+        self._began = monotonic()
+        self._first: dict[int, float] = {}
+        self._last: dict[int, float] = {}
+        self._num_left = len(asks)
+        self._tasks = [
+            asyncio.create_task(self._run(backend, index, ask, sampling))
+            for index, (ask, sampling) in enumerate(zip(asks, samplings, strict=True))
+        ]
+
+    async def _run(self, backend: VllmBackend, index: int, ask: Ask, sampling: Any) -> None:
+        last: Output | None = None
+        try:
+            async for last in backend.generate(ask, sampling):
+                self._first.setdefault(index, monotonic())
+                self._last[index] = monotonic()
+                self._outputs.put_nowait((index, last))
+        except Exception as error:
+            self._outputs.put_nowait((index, Output(error=error)))
+        else:
+            if last is None or not last.is_last:
+                stopped = EngineStopped("the server stopped before the answer was complete")
+                self._outputs.put_nowait((index, Output(error=stopped)))
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Output]]:
+        while self._num_left and (item := await self._outputs.get()) is not None:
+            self._num_left -= item[1].is_last
+            yield item
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._outputs.put_nowait(None)
+
+    def timing(self, index: int) -> Timing:
+        first, last = self._first.get(index), self._last.get(index)
+        return Timing(
+            started_s=None,  # vLLM's own metrics have it
+            first_token_s=first - self._began if first else None,
+            whole_s=last - self._began if last else None,
+        )
+
+
+def _library() -> Any:
+    try:
+        return import_module("vllm")
+    except ImportError:
+        raise UserError("--engine vllm needs vLLM: pip install vllm, in an environment that suits its torch") from None
