@@ -55,7 +55,7 @@ class Case:
         return Stage(
             name="test",
             learning_rate=RATE,
-            rate_multipliers={"vision": 0.1},
+            rate_multipliers={} if "vision" in self.frozen else {"vision": 0.1},
             frozen=self.frozen,
             schedule="constant",
             warmup_steps=0,

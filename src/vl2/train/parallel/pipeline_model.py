@@ -85,7 +85,8 @@ class PipelineModel(nn.Module):
 
 def _carries_gradient(cut: Cut, trained: set[str], *, is_text: bool) -> list[bool]:
     """Return for every segment whether what it sends on depends on anything that is trained."""
-    chosen = cut.text_segments if is_text and cut.is_looped else range(len(cut.segments))
+    is_text = is_text and cut.is_looped  # else it goes with a blank tile through the encoder
+    chosen = cut.text_segments if is_text else range(len(cut.segments))
     carries, so_far = [False] * len(cut.segments), False
     for number in chosen:
         so_far = so_far or any(_is_trained(unit, trained, is_text) for unit in cut.segments[number])

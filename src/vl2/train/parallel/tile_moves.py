@@ -36,11 +36,7 @@ def plan_moves(held: Sequence[int]) -> TileMoves:
 
     Where the mean is not whole, the ranks with most tiles keep one more; ties go to the earlier rank.
     """
-    mean, rest = divmod(sum(held), len(held))
-    fullest = sorted(range(len(held)), key=lambda rank: (-held[rank], rank))[:rest]
-    target = [mean] * len(held)
-    for rank in fullest:
-        target[rank] += 1
+    target = even_counts(held)
     moved = [[0] * len(held) for _ in held]
     wanting = [(rank, target[rank] - held[rank]) for rank in range(len(held)) if held[rank] < target[rank]]
     wanting.reverse()
@@ -54,6 +50,15 @@ def plan_moves(held: Sequence[int]) -> TileMoves:
             if taken < room:
                 wanting.append((taker, room - taken))
     return TileMoves(held=tuple(held), moved=tuple(map(tuple, moved)))
+
+
+def even_counts(held: Sequence[int]) -> list[int]:
+    """Return how many tiles each rank encodes once they are even: the mean, rounded down or up."""
+    mean, rest = divmod(sum(held), len(held))
+    target = [mean] * len(held)
+    for rank in sorted(range(len(held)), key=lambda rank: (-held[rank], rank))[:rest]:
+        target[rank] += 1
+    return target
 
 
 def imbalance(rounds: Sequence[Sequence[int]]) -> float:

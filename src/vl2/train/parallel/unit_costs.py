@@ -30,8 +30,19 @@ class UnitCosts:
     backward_ratio: float = 2.0
 
     @classmethod
-    def by_formula(cls, config: ModelConfig, document_length: float) -> UnitCosts:
-        """Count operations; documents of this mean length make the scores, and half of all tokens are trained."""
+    def by_formula(
+        cls,
+        config: ModelConfig,
+        document_length: float,
+        *,
+        dense_rate: float = 1.0,
+        expert_rate: float = 1.0,
+        trained_share: float = 0.5,
+    ) -> UnitCosts:
+        """Count operations, and divide them by rates where these are given: then the costs are seconds.
+
+        Documents of this mean length make the scores; `trained_share` of the tokens pass the head.
+        """
         cost = ForwardCost.of(config)
         language, blocks = config.language_config, config.vision_config.layers
         width, layers = language.hidden_size, language.num_hidden_layers
@@ -42,12 +53,12 @@ class UnitCosts:
         scores = cost.per_pair * document_length / 2 / layers
         attention = (cost.per_token - dense * dense_mlp - (layers - dense) * moe_mlp) / layers + scores
         return cls(
-            block=(cost.per_tile_vision / blocks, 0.0),
-            projector=(cost.per_tile_projector, 0.0),
+            block=(cost.per_tile_vision / blocks / dense_rate, 0.0),
+            projector=(cost.per_tile_projector / dense_rate, 0.0),
             join=(0.0, 0.0),
-            dense_layer=(0.0, attention + dense_mlp),
-            layer=(0.0, attention + moe_mlp),
-            head=(0.0, cost.per_logit * 0.5),
+            dense_layer=(0.0, (attention + dense_mlp) / dense_rate),
+            layer=(0.0, attention / dense_rate + moe_mlp / expert_rate),
+            head=(0.0, cost.per_logit * trained_share / dense_rate),
         )
 
     @classmethod
