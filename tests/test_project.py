@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": SHARED | {"model", "process", "weights", "data", "infer", "eval", "lora"},
     # "vl2": the public names
     "cli": SHARED | {"process", "weights", "infer", "data", "hf", "vl2", "eval", "train", "lora", "serve", "quant", "kernels"},
-    "__init__": SHARED | {"model", "process", "weights", "infer"},
+    "__init__": SHARED | {"model", "process", "weights", "infer", "quant"},
 }
 
 WITH_PROCESS_GROUPS = (

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vl2.process.grounding import Box
     from vl2.process.processor import Processor
     from vl2.process.sample import Sample
+    from vl2.quant.write import quantise_checkpoint
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ _HOMES = {
     "VLM": "vl2.infer.vlm",
     "collate": "vl2.process.collate",
     "load": "vl2.infer.vlm",
+    "quantise_checkpoint": "vl2.quant.write",
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "UserError",
     "collate",
     "load",
+    "quantise_checkpoint",
 ]
 
 

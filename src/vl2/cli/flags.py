@@ -67,6 +67,10 @@ class ModelFlags(CheckpointFlags):
     """auto, cpu, cuda, cuda:N or mps"""
     dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"
     """auto, float32, bfloat16 or float16"""
+    weights: Annotated[str, tyro.conf.arg(metavar="FORM")] = "auto"
+    """int8 or int4 quantises while loading; auto takes the checkpoint as it is"""
+    memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="")] = None
+    """keep within e.g. 8GB; experts of a quantised folder are paged in and out for it"""
     adapter: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """LoRA adapter in PEFT's format, as `vl2 finetune` writes it"""
     max_context: OptionalInt = None
@@ -77,14 +81,19 @@ class ModelFlags(CheckpointFlags):
     def check(self) -> None:
         """Refuse wrong values before anything is downloaded or loaded."""
         from vl2.infer.generate import Limits
+        from vl2.infer.open_model import check_weights, memory_bytes
         from vl2.infer.vlm import choose_device, choose_dtype
 
         self.tiling_rule()
         Limits(prefill_chunk=self.prefill_chunk, max_context=1 if self.max_context is None else self.max_context)
-        choose_dtype(self.dtype, choose_device(self.device))
+        device = choose_device(self.device)
+        choose_dtype(self.dtype, device)
+        check_weights(self.weights)
+        memory_bytes(self.memory, device)
 
     def load(self, *, quiet: bool) -> VLM:
         """Load the model with a progress bar on stderr."""
+        from vl2.infer.generate import Limits
         from vl2.infer.vlm import load
         from vl2.weights.locate import BUILT_IN
 
@@ -95,6 +104,9 @@ class ModelFlags(CheckpointFlags):
                 BUILT_IN if self.model == BUILT_IN else folder,
                 device=self.device,
                 dtype=self.dtype,
+                weights=self.weights,
+                memory=self.memory,
+                limits=None if self.max_context is None else Limits(max_context=self.max_context),
                 adapter=self.adapter,
                 tiling=self.tiling_rule(),
                 max_tiles=self.max_tiles,
@@ -206,7 +218,7 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
 
 
 @contextmanager
-def loading_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+def loading_bar(quiet: bool, doing: str = "loading") -> Iterator[Callable[[int, int], None] | None]:
     """Show bytes loaded on stderr where it is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
@@ -214,7 +226,7 @@ def loading_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn(doing), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("loading", total=None)
+        task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -25,6 +25,7 @@ from vl2.cli.eval import EVAL_COMMANDS, Eval
 from vl2.cli.finetune import Finetune
 from vl2.cli.inspect import Inspect
 from vl2.cli.locate import Locate
+from vl2.cli.quantize import Quantize
 from vl2.cli.serve import Serve
 from vl2.cli.train import TRAIN_COMMANDS, Train
 from vl2.errors import UserError
@@ -43,6 +44,7 @@ COMMANDS: dict[str, type[Command]] = {
     "locate": Locate,
     "serve": Serve,
     "inspect": Inspect,
+    "quantize": Quantize,
     "data": Data,
     "eval": Eval,
     "train": Train,

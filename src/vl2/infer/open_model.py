@@ -111,12 +111,12 @@ def _check_fits(folder: Path, config: ModelConfig, plan: MemoryPlan, opening: Op
     limit = opening.memory or MachineMemory.now().total
     if plan.total <= limit:
         return
-    smallest = MemoryPlan.of(config, "int4", _context(config, opening))
     where = "are allowed" if opening.memory else "is what this machine has"
+    smallest = MemoryPlan.of(config, "int4", _context(config, opening))
+    in_int4 = "" if plan.weights == smallest.weights else f"in int4 it needs {_gb(smallest.total)}, "
     raise UserError(
-        f"{folder} needs {_gb(plan.total)} in {plan.weights}, and {_gb(limit)} {where}: in int4 it needs "
-        f"{_gb(smallest.total)}, or {_gb(smallest.least)} and more with its experts paged from files that "
-        "`vl2 quantize` writes"
+        f"{folder} needs {_gb(plan.total)} in {plan.weights}, and {_gb(limit)} {where}: {in_int4}"
+        f"from files that `vl2 quantize` writes in int4 {_gb(smallest.least)} and more, its experts paged"
     )
 
 
@@ -125,4 +125,4 @@ def _context(config: ModelConfig, opening: Opening) -> int:
 
 
 def _gb(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.1f} GB"
+    return f"{nbytes / 1e9:.2f} GB"

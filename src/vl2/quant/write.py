@@ -38,6 +38,7 @@ from vl2.weights.load import (
     shape_of,
     stored_tensors,
 )
+from vl2.weights.locate import locate_checkpoint
 from vl2.weights.names import RENAMED, Place, places
 from vl2.weights.new_folder import new_folder, refuse_existing, write_json
 from vl2.weights.safetensors_file import StoredTensor, read_into, read_tensor
@@ -49,19 +50,21 @@ HEADERS_BYTES = 1 << 20  # a generous bound of what the files hold besides tenso
 
 
 def quantise_checkpoint(
-    folder: Path,
-    out: Path,
+    name: str | Path,
+    out: str | Path,
     *,
     weights: str = "int4",
     progress: Progress | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write a quantised copy of a plain checkpoint to a new folder, which `vl2.load` takes like any other.
+    """Write a quantised copy of a plain checkpoint (a folder or hub id) to a new folder, for `vl2.load` like any other.
 
     UserError if the folder exists, the checkpoint is quantised already, or the disk has no room.
     """
     record = Record.named(weights)
+    out = Path(out).expanduser()
     refuse_existing(out)
+    folder = locate_checkpoint(name)
     config = ModelConfig.from_file(folder / "config.json")
     already = Record.of(config, folder)
     if already is not None:

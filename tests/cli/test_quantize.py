@@ -1,0 +1,63 @@
+"""`vl2 quantize`, and the commands that use what it writes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ..reference import CHECKPOINTS
+
+TINY = CHECKPOINTS / "tiny"
+ASK = ("ask", "Hello", "--max-new-tokens", "6", "--device", "cpu", "--json")
+
+
+def test_a_quantised_folder_answers_like_quantising_while_loading(vl2, tmp_path):
+    out = tmp_path / "int4"
+    ran = vl2("quantize", TINY, out)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith(f"{out}: 0.00 GB in int4, of ")
+    from_files = vl2(*ASK, "-m", out)
+    while_loading = vl2(*ASK, "-m", TINY, "--weights", "int4")
+    assert (from_files.code, from_files.err) == (0, "")
+    assert json.loads(from_files.out)["text"] == json.loads(while_loading.out)["text"]
+
+
+def test_what_was_written_is_told_as_json(vl2, tmp_path):
+    ran = vl2("quantize", TINY, tmp_path / "out", "--weights", "int8", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    told = json.loads(ran.out)
+    files = list((tmp_path / "out").glob("*.safetensors"))
+    assert told["bytes"] == sum(file.stat().st_size for file in files)
+    assert told["weights"] == "int8"
+    assert told["bytes"] < told["source_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("quantize", "no/such/folder", "OUT"), 1, "no folder no/such/folder"),
+        (("quantize", TINY, "OUT", "--weights", "int3"), 2, "invalid choice 'int3'"),
+        (("quantize", TINY), 2, "OUT is missing"),
+        (("ask", "hi", "-m", TINY, "--weights", "int3"), 1, "weights must be auto, int8 or int4, got int3"),
+        (
+            ("ask", "hi", "-m", TINY, "--memory", "8"),
+            1,
+            "a size is a number with a unit, such as 8GB or 800MB, got '8'",
+        ),
+        (("ask", "hi", "-m", TINY, "--memory", "1MB"), 1, "and 0.00 GB are allowed"),
+    ],
+)
+def test_faults_are_one_line(vl2, tmp_path, arguments, code, says):
+    ran = vl2(*(tmp_path / "out" if a == "OUT" else a for a in arguments))
+    assert ran.code == code
+    assert says in ran.err
+    assert ran.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_refused_before_the_checkpoint_is_looked_up(vl2, tmp_path, nothing_loads):
+    (tmp_path / "mine").write_text("mine")
+    ran = vl2("quantize", "org/model", tmp_path)
+    assert ran.code == 1
+    assert ran.err == f"vl2: {tmp_path} exists: choose a new folder to save to\n"

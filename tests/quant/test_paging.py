@@ -1,0 +1,134 @@
+"""Paging experts: the budget is kept, the least recently used leave first, and no answer changes."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.reference import CHECKPOINTS, IMAGES
+from vl2.config import ModelConfig
+from vl2.errors import UserError
+from vl2.infer.memory_plan import MemoryPlan
+from vl2.infer.vlm import VLM, load
+from vl2.process.processor import Processor
+from vl2.quant.paging import ExpertPager, expert_bytes
+from vl2.quant.read import MappedModel, map_quantised
+from vl2.quant.record import Record
+from vl2.quant.write import quantise_checkpoint
+from vl2.weights.mapped_file import MappedFile
+
+LAYER = "language.model.layers.1.mlp"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("paged") / "base4"
+    quantise_checkpoint(CHECKPOINTS / "base", out)
+    return out
+
+
+def open_mapped(folder: Path) -> MappedModel:
+    config = ModelConfig.from_file(folder / "config.json")
+    record = Record.of(config, folder)
+    assert record is not None
+    return map_quantised(folder, config, record)
+
+
+def each(mapped: MappedModel) -> int:
+    """Return the bytes of one expert."""
+    language = mapped.model.config.language_config
+    layers = sum(language.is_moe_layer(i) for i in range(language.num_hidden_layers))
+    assert language.n_routed_experts is not None
+    return expert_bytes(mapped) // (layers * language.n_routed_experts)
+
+
+class Watched(ExpertPager):
+    """Remembers which experts were let go."""
+
+    def __init__(self, mapped: MappedModel, budget_bytes: int) -> None:
+        super().__init__(mapped, budget_bytes)
+        self.gone: list[int] = []
+        starts = {id(part.file) + part.offset: key[1] for key, parts in self._stretches.items() for part in parts[:1]}
+        for file in mapped.files.values():
+            self._watch(file, starts)
+
+    def _watch(self, file: MappedFile, starts: dict[int, int]) -> None:
+        let_go = file.let_go
+
+        def watched(offset: int, nbytes: int) -> None:
+            if id(file) + offset in starts:
+                self.gone.append(starts[id(file) + offset])
+            let_go(offset, nbytes)
+
+        file.let_go = watched  # type: ignore[method-assign]
+
+
+def test_the_least_recently_used_expert_leaves_first(folder: Path) -> None:
+    mapped = open_mapped(folder)
+    pager = Watched(mapped, 3 * each(mapped))
+    pager.use(LAYER, [0, 1, 2])
+    assert (pager.gone, pager.misses, pager.hits) == ([], 3, 0)
+    pager.use(LAYER, [0])
+    pager.use(LAYER, [3])
+    assert pager.gone == [1]
+    pager.use(LAYER, [1])
+    assert pager.gone == [1, 2]
+    assert pager.held_bytes == 3 * each(mapped)
+    assert (pager.misses, pager.hits) == (5, 1)
+
+
+def test_experts_of_one_pass_stay_even_above_the_budget(folder: Path) -> None:
+    mapped = open_mapped(folder)
+    pager = Watched(mapped, each(mapped))
+    pager.use(LAYER, [0, 1, 2, 3])
+    assert pager.gone == []
+    pager.use(LAYER, [4])
+    assert pager.gone == [0, 1, 2, 3]
+    assert pager.held_bytes == each(mapped)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_answers_do_not_depend_on_the_budget(folder: Path, share: float) -> None:
+    mapped = open_mapped(folder)
+    pager = Watched(mapped, round(share * expert_bytes(mapped)))
+    pager.attach()
+    paged = VLM(mapped.model, Processor.from_folder(folder), folder=folder)
+    question = ("What is this?", [IMAGES / "photo640x480.png"])
+    answer = paged.chat(*question, max_new_tokens=6)
+    assert pager.gone  # it did page
+    assert answer.token_ids == load(folder, device="cpu").chat(*question, max_new_tokens=6).token_ids
+
+
+def test_a_bound_of_memory_pages_and_is_refused_where_it_is_too_small(folder: Path) -> None:
+    config = ModelConfig.from_file(folder / "config.json")
+    plan = MemoryPlan.of(config, "int4", config.language_config.max_position_embeddings)
+    whole, bound = load(folder, device="cpu"), load(folder, device="cpu", memory=(plan.least + plan.total) // 2)
+    hooks = [len(vlm.model.get_submodule(LAYER).gate._forward_hooks) for vlm in (whole, bound)]
+    assert hooks == [0, 1]
+    assert bound.chat("Hi", max_new_tokens=4).token_ids == whole.chat("Hi", max_new_tokens=4).token_ids
+    with pytest.raises(UserError, match=r"needs at least .* GB with its experts paged, and .* GB are allowed"):
+        load(folder, device="cpu", memory=plan.least - 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
+def test_what_is_let_go_leaves_this_process_and_comes_back_from_the_file(tmp_path: Path) -> None:
+    pages = 64
+    path = tmp_path / "bytes"
+    path.write_bytes(bytes(range(256)) * (mmap.PAGESIZE * pages // 256))
+    file = MappedFile(path)
+    values = torch.frombuffer(file._map, dtype=torch.uint8)
+
+    def resident() -> int:
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        start = next(i for i, line in enumerate(lines) if line.endswith(str(path)))
+        return next(int(line.split()[1]) for line in lines[start:] if line.startswith("Rss:")) * 1024
+
+    file.read(0, file.nbytes)
+    total = int(values.sum(dtype=torch.int64))
+    assert resident() == file.nbytes
+    file.let_go(100, 32 * mmap.PAGESIZE)  # 31 whole pages
+    assert resident() == file.nbytes - 31 * mmap.PAGESIZE
+    assert int(values.sum(dtype=torch.int64)) == total
