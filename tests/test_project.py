@@ -42,8 +42,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": SHARED | {"process"},
     "eval": SHARED | {"process", "infer", "data"},
     "train": SHARED | {"model", "process", "weights", "data", "infer", "eval", "lora"},
+    "plan": SHARED | {"model", "data", "train"},
     # "vl2": the public names
-    "cli": SHARED | {"process", "weights", "infer", "data", "hf", "vl2", "eval", "train", "lora", "serve", "quant", "kernels"},
+    "cli": SHARED
+    | {
+        "process",
+        "weights",
+        "infer",
+        "data",
+        "hf",
+        "vl2",
+        "eval",
+        "train",
+        "lora",
+        "serve",
+        "plan",
+        "quant",
+        "kernels",
+    },
     "__init__": SHARED | {"model", "process", "weights", "infer", "quant"},
 }
 

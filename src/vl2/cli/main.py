@@ -25,6 +25,7 @@ from vl2.cli.eval import EVAL_COMMANDS, Eval
 from vl2.cli.finetune import Finetune
 from vl2.cli.inspect import Inspect
 from vl2.cli.locate import Locate
+from vl2.cli.plan import Plan
 from vl2.cli.quantize import Quantize
 from vl2.cli.serve import Serve
 from vl2.cli.train import TRAIN_COMMANDS, Train
@@ -49,6 +50,7 @@ COMMANDS: dict[str, type[Command]] = {
     "eval": Eval,
     "train": Train,
     "finetune": Finetune,
+    "plan": Plan,
 }
 # The commands of a group, named by two words.
 GROUPS: dict[str, Mapping[str, type[Command]]] = {

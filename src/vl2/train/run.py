@@ -180,8 +180,12 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on."""
+        model = self.model
+        weights = model.state_dict()
+        if self.recipe.adapter.is_used and isinstance(model, VL2):
+            weights = trained_state(model)
         return {
-            "model": trained_state(self.model) if self.recipe.adapter.is_used else self.model.state_dict(),
+            "model": weights,
             "train_step": self.train_step.state_dict(),
             "loader": self.loader.state_dict(),
             "guard": self.guard.state_dict(),

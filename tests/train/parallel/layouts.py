@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from tests.train.packs import Document, random_pack
 from vl2.data.packed import Packed
 from vl2.grid import Grid
 from vl2.model import VL2
+from vl2.train.checkpoint import Checkpoints, find_checkpoint
 from vl2.train.parallel.cut import make_cut, units
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
@@ -22,9 +25,10 @@ from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.parts import freeze
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import CutKind, Mode
-from vl2.train.shard import local, shard, whole
+from vl2.train.shard import local, origin, shard, whole
 from vl2.train.stage import Part, Stage
 from vl2.train.step import StepReport, TrainStep
+from vl2.train.tensor_files import Block
 
 VOCABULARY = 257  # odd: its rows cannot be shared evenly
 RATE = 0.01
@@ -158,3 +162,34 @@ def start_pipeline(ranks: Ranks, case: Case, model: VL2) -> TrainStep:
     return PipelineStep(
         PipelineModel(model, cut, layout, torch.float32), case.stage, balances_tiles=bool(case.balance_tiles)
     )
+
+
+def save_half_way(ranks: Ranks, case: Case, folder: Path) -> None:
+    """Take the first half of the steps and leave a checkpoint."""
+    step = start(ranks, case)
+    half = len(case.steps) // 2
+    take(step, case.steps[:half], case)
+    checkpoints = checkpoints_of(step, folder)
+    checkpoints.save(half, _state(step), "")
+    checkpoints.wait()
+    checkpoints.close()
+    ranks.barrier()
+
+
+def go_on(ranks: Ranks, case: Case, folder: Path) -> Trained:
+    """Take the second half of the steps from a checkpoint."""
+    step = start(ranks, case)
+    loaded = checkpoints_of(step, folder).load(find_checkpoint(folder), _state(step))
+    step.load_state_dict(loaded["train_step"])
+    return take(step, case.steps[len(case.steps) // 2 :], case)
+
+
+def checkpoints_of(step: TrainStep, folder: Path) -> Checkpoints:
+    def block_of(tensor: Tensor) -> Block:
+        return Block(local=local(tensor), origin=origin(tensor), shape=tuple(tensor.shape))
+
+    return Checkpoints(folder, ranks=step.ranks, block_of=block_of, writes_whole=step.data_ranks.is_first)
+
+
+def _state(step: TrainStep) -> dict[str, Any]:
+    return {"model": step.model.state_dict(), "train_step": step.state_dict()}

@@ -42,7 +42,7 @@ def run_over_ranks(experts: Experts, ranks: Ranks, own: Callable[[Tensor], Tenso
         out_MD = multiply_by_expert(F.silu(gate_MF) * up_MF, own(experts.down_proj), own_counts_E)
         return ranks.exchange(_reorder(out_MD, place_M, order_M), received, sent)
 
-    experts.forward = forward  # type: ignore[method-assign]
+    experts.forward = forward  # type: ignore[method-assign, assignment]
 
 
 def _reorder(rows_MD: Tensor, order_M: Tensor, place_M: Tensor) -> Tensor:

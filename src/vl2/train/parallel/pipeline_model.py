@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ class PipelineModel(nn.Module):
         for segment in self.segments.values():
             yield from segment.named_buffers(prefix, recurse, remove_duplicate)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         return {name: tensor for segment in self.segments.values() for name, tensor in segment.state_dict().items()}
 
     def held_routers(self) -> dict[int, Router]:
@@ -83,7 +83,7 @@ class PipelineModel(nn.Module):
         return found
 
 
-def _carries_gradient(cut: Cut, trained: set[str], *, is_text: bool) -> list[bool]:
+def _carries_gradient(cut: Cut, trained: Set[str], *, is_text: bool) -> list[bool]:
     """Return for every segment whether what it sends on depends on anything that is trained."""
     is_text = is_text and cut.is_looped  # else it goes with a blank tile through the encoder
     chosen = cut.text_segments if is_text else range(len(cut.segments))
@@ -94,7 +94,7 @@ def _carries_gradient(cut: Cut, trained: set[str], *, is_text: bool) -> list[boo
     return carries
 
 
-def _is_trained(unit: Unit, trained: set[str], is_text: bool) -> bool:
+def _is_trained(unit: Unit, trained: Set[str], is_text: bool) -> bool:
     if unit.kind == "block":
         return "vision" in trained and not is_text
     if unit.kind == "projector":

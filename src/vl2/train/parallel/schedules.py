@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
+from torch.distributed.pipelining.stage import _PipelineStageBase
 
 from vl2.train.parallel.cut import Cut
 from vl2.train.parallel.segment import SegmentModel
@@ -60,7 +61,7 @@ class Pipelines:
 
     def _build(self, shape: Shape, carries_gradient: Sequence[bool]) -> Schedule1F1B | ScheduleInterleaved1F1B:
         chosen = self._chosen(shape)
-        stages = []
+        stages: list[_PipelineStageBase] = []
         for place, number in enumerate(chosen):
             if number in self._segments:
                 before = self._sent(chosen[place - 1], shape, carries_gradient) if place else ()

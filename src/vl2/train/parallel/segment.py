@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,11 @@ from vl2.grid import UNTILED
 from vl2.model import VL2
 from vl2.model.attention import Reach
 from vl2.model.language import DecoderLayer
+from vl2.model.layers import RMSNorm
 from vl2.model.layout import arrange_tiles, place_visual
-from vl2.model.moe import sequences_of_documents
+from vl2.model.moe import Balance, sequences_of_documents
 from vl2.model.rope import rotary_angles
+from vl2.model.vision import CarriedAttentionPool, PatchEmbed
 from vl2.train.loss import next_token_loss
 from vl2.train.parallel import cut
 from vl2.train.parallel.tile_moves import TileMoves
@@ -51,6 +54,31 @@ class Scored:
     balance_loss: Tensor
 
 
+class _Vision(nn.Module):
+    """The part of the encoder that is held; what is not is no attribute."""
+
+    patch_embed: PatchEmbed
+    pos_embed: nn.Parameter
+    blocks: nn.ModuleDict
+    norm: nn.LayerNorm
+    attn_pool: CarriedAttentionPool | None
+
+
+class _Decoder(nn.Module):
+    """The same of the decoder."""
+
+    embed_tokens: nn.Embedding
+    layers: nn.ModuleDict
+    norm: RMSNorm
+
+
+class _Language(nn.Module):
+    """The same of the language model."""
+
+    model: _Decoder
+    lm_head: nn.Linear
+
+
 class SegmentModel(nn.Module):
     """Runs one segment on the micro-batches that `begin` has been given."""
 
@@ -63,7 +91,7 @@ class SegmentModel(nn.Module):
         layers = [unit.index for unit in segment if unit.kind == "layer"]
         self.has_patches, self.has_projector = 0 in blocks, "projector" in kinds
         self.has_join, self.has_head = "join" in kinds, "head" in kinds
-        self.vision = nn.Module()
+        self.vision = _Vision()
         if self.has_patches:
             self.vision.patch_embed = model.vision.patch_embed
             self.vision.pos_embed = model.vision.pos_embed
@@ -73,9 +101,8 @@ class SegmentModel(nn.Module):
             self.vision.norm = model.vision.norm
             self.vision.attn_pool = model.vision.attn_pool
             self.projector = model.projector
-        self.language = nn.Module()
-        decoder = nn.Module()
-        self.language.model = decoder
+        self.language = _Language()
+        decoder = self.language.model = _Decoder()
         if self.has_join:
             self.image_newline, self.view_separator = model.image_newline, model.view_separator
             decoder.embed_tokens = model.language.model.embed_tokens
@@ -85,7 +112,9 @@ class SegmentModel(nn.Module):
             decoder.norm = model.language.model.norm
             self.language.lm_head = model.language.lm_head
         self._blocks = [model.vision.blocks[i] for i in blocks]
-        self._layers: list[tuple[int, DecoderLayer]] = [(i, model.language.model.layers[i]) for i in layers]
+        self._layers: list[tuple[int, DecoderLayer]] = [
+            (i, cast("DecoderLayer", model.language.model.layers[i])) for i in layers
+        ]
         self._rotary_dim = model.language.model.rotary_dim
         self._batches: Sequence[MicroBatch] = ()
         self.scored: list[Scored] = []
@@ -168,7 +197,7 @@ class SegmentModel(nn.Module):
         config = self.config.language_config
         angles = rotary_angles(pack.position_ids.unsqueeze(0), self._rotary_dim, config.rope_theta)
         reach = Reach.of_documents(pack.cu_seqlens, pack.max_seqlen)
-        kind = "sequence" if config.seq_aux else "batch"
+        kind: Balance = "sequence" if config.seq_aux else "batch"
         sequences_GT = sequences_of_documents(pack.cu_seqlens, len(pack), pack.num_tokens, kind)
         # A copy even where no layer adds to it: what came in must not go out as it is.
         balance = balance * 1.0

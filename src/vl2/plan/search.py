@@ -1,0 +1,220 @@
+"""The best layout of a stage on a cluster, and how long the stage takes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from vl2.config import ModelConfig
+from vl2.data.pack import Packing
+from vl2.errors import UserError
+from vl2.plan.cluster import Cluster
+from vl2.plan.layout import LayoutChoice, StepTime, Work, step_time
+from vl2.plan.profile import DataProfile
+from vl2.train.flops import ForwardCost, step_flops
+from vl2.train.parallel.cut import units
+from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.recipe import CutKind
+from vl2.train.schedule import total_steps
+from vl2.train.stage import Stage
+
+_MOST_STAGES, _MOST_EXPERT_RANKS = 16, 16
+USABLE = 0.9  # of the memory: fragments and the libraries' own take the rest
+# Float32 weights that are their own masters, two moments and a gradient; with a bfloat16 optimizer the weights, their
+# bfloat16 masters and moments, and the gradient.
+KEPT_BYTES, KEPT_BYTES_BFLOAT16 = 16.0, 14.0
+_DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """What of a layout is given; None is chosen."""
+
+    pipeline: int | None = None
+    expert_parallel: int | None = None
+    cut: CutKind | None = None
+    balances_tiles: bool = True
+    recomputes: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    """What a stage comes to."""
+
+    stage: str
+    choice: LayoutChoice
+    num_data: int
+    step: StepTime
+    tokens_per_step: float
+    tiles_per_step: float
+    num_steps: int
+    flops_per_step: float
+    cluster: Cluster
+
+    @property
+    def seconds(self) -> float:
+        return self.num_steps * self.step.total_s
+
+    @property
+    def days(self) -> float:
+        return self.seconds / _DAY_S
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.seconds / 3600 * self.cluster.num_gpus
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens_per_step / self.step.total_s
+
+    @property
+    def mfu(self) -> float:
+        """The part of the peak rate that does useful work, without recomputation and padding."""
+        return self.flops_per_step / self.step.total_s / (self.cluster.peak_flops * self.cluster.num_gpus)
+
+    def to_dict(self) -> dict[str, Any]:
+        step = {name: value for name, value in self.step.__dict__.items() if name != "timelines"}
+        return {
+            "stage": self.stage,
+            "layout": asdict(self.choice) | {"data": self.num_data},
+            "step": {**step, "total_s": self.step.total_s},
+            "tokens_per_step": self.tokens_per_step,
+            "tiles_per_step": self.tiles_per_step,
+            "num_steps": self.num_steps,
+            "tokens_per_s": self.tokens_per_s,
+            "mfu": self.mfu,
+            "days": self.days,
+            "gpu_hours": self.gpu_hours,
+        }
+
+
+def plan_stage(
+    config: ModelConfig,
+    stage: Stage,
+    cluster: Cluster,
+    profile: DataProfile,
+    fixed: Fixed | None = None,
+    costs: UnitCosts | None = None,
+    *,
+    seed: int = 0,
+) -> PlannedStage:
+    """Return the fastest layout that fits. `costs` are measured seconds; None takes the cluster's rates.
+
+    UserError if none fits.
+    """
+    fixed = fixed or Fixed()
+    packing = Packing(seq_len=stage.seq_len, is_packed=stage.is_packed)
+    tokens, tiles = profile.draw_packs(config, packing, stage.batch_size, seed)
+    work = Work(tokens=tokens, tiles=tiles)
+    if costs is None:
+        costs = UnitCosts.by_formula(
+            config,
+            profile.document_length(config),
+            dense_rate=cluster.peak_flops * cluster.dense_efficiency,
+            expert_rate=cluster.peak_flops * cluster.expert_efficiency,
+            trained_share=0.5,
+        )
+    kept = KEPT_BYTES_BFLOAT16 if stage.is_bfloat16_optimizer else KEPT_BYTES
+    if "language" in stage.frozen:
+        kept = 2.0 + (KEPT_BYTES - 2.0) * _trained_share(config)
+    best: tuple[LayoutChoice, StepTime] | None = None
+    least_memory: tuple[float, LayoutChoice] | None = None
+    for choice in choices(config, cluster, fixed):
+        if cluster.num_gpus // choice.pipeline > len(tokens):
+            continue  # ranks without a pack
+        step = step_time(config, cluster, choice, costs, work, kept_bytes=kept)
+        if least_memory is None or step.memory_bytes < least_memory[0]:
+            least_memory = step.memory_bytes, choice
+        if step.memory_bytes > USABLE * cluster.memory_bytes:
+            continue
+        if best is None or step.total_s < best[1].total_s:
+            best = choice, step
+    if best is None:
+        raise UserError(_why_not(cluster, least_memory, len(tokens)))
+    choice, step = best
+    mean = float(tokens.mean())
+    return PlannedStage(
+        stage=stage.name,
+        choice=choice,
+        num_data=cluster.num_gpus // choice.pipeline,
+        step=step,
+        tokens_per_step=float(tokens.sum()),
+        tiles_per_step=float(tiles.sum()),
+        num_steps=total_steps(stage) if stage.is_packed else total_steps(stage, mean),
+        flops_per_step=_flops(config, stage, profile, tokens, tiles),
+        cluster=cluster,
+    )
+
+
+def choices(config: ModelConfig, cluster: Cluster, fixed: Fixed) -> Iterator[LayoutChoice]:
+    """Yield the layouts that the model and the cluster allow."""
+    experts = config.language_config.n_routed_experts or 1
+    row = units(config)
+    num_visual = sum(unit.is_visual for unit in row)
+    most = min(_MOST_STAGES, num_visual, len(row) - num_visual)
+    for pipeline in [fixed.pipeline] if fixed.pipeline else range(1, most + 1):
+        if cluster.num_gpus % pipeline:
+            continue
+        num_data = cluster.num_gpus // pipeline
+        for own in [fixed.expert_parallel] if fixed.expert_parallel else range(1, _MOST_EXPERT_RANKS + 1):
+            if num_data % own or experts % own:
+                continue
+            cuts: list[CutKind] = [fixed.cut] if fixed.cut else ["looped", "contiguous"]
+            recomputes = [False, True] if fixed.recomputes is None else [fixed.recomputes]
+            for cut, recomputed in product(cuts if pipeline > 1 else cuts[:1], recomputes):
+                yield LayoutChoice(
+                    pipeline=pipeline,
+                    expert_parallel=own,
+                    cut=cut if pipeline > 1 else "contiguous",
+                    balances_tiles=fixed.balances_tiles,
+                    recomputes=recomputed,
+                )
+
+
+def _why_not(cluster: Cluster, least: tuple[float, LayoutChoice] | None, num_packs: int) -> str:
+    if least is None:
+        return (
+            f"no layout divides {cluster.num_gpus} GPUs and gives each data rank one of {num_packs} sequences: "
+            "take another number of GPUs"
+        )
+    needed, choice = least
+    return (
+        f"nothing fits: the smallest layout (pipeline {choice.pipeline}, expert parallel {choice.expert_parallel}) "
+        f"needs {needed / 1e9:.0f} GB on a GPU, {USABLE * cluster.memory_bytes / 1e9:.0f} of "
+        f"{cluster.memory_bytes / 1e9:.0f} GB may be used"
+    )
+
+
+def _trained_share(config: ModelConfig) -> float:
+    """Return about what part of the parameters is outside the language model."""
+    from vl2.plan.parameters import segment_size
+
+    row = units(config)
+    visual, whole = segment_size(config, row[: config.vision_config.layers + 1]), segment_size(config, row)
+    return (visual.dense + visual.experts) / (whole.dense + whole.experts)
+
+
+def _flops(
+    config: ModelConfig,
+    stage: Stage,
+    profile: DataProfile,
+    tokens: np.ndarray[Any, Any],
+    tiles: np.ndarray[Any, Any],
+) -> float:
+    length = profile.document_length(config)
+    total = float(tokens.sum())
+    return step_flops(
+        ForwardCost.of(config),
+        stage.frozen,
+        lengths=[length] * max(round(total / length), 1),
+        num_trained=round(0.5 * total),
+        num_tiles=int(tiles.sum()),
+    )
+
+
+PAPER: Mapping[str, tuple[int, int]] = {"tiny": (128, 7), "small": (264, 10), "base": (336, 14)}
+"""GPUs and days of all stages, by size. Source: arXiv 2412.10302, section on training infrastructure."""

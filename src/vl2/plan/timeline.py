@@ -1,0 +1,150 @@
+"""A discrete-event simulation of one pipeline: who runs what when, and how long everybody waits.
+
+Each rank has a list of actions in the order of its schedule. An action begins when its rank is free and what it needs
+has arrived; it ends after its duration. Times are seconds from the start of the step.
+
+Source: arXiv 2104.04473 (1F1B and its interleaved form).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["forward", "backward"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """One micro-batch through one segment, one way."""
+
+    segment: int
+    batch: int
+    direction: Direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """An action with its time."""
+
+    rank: int
+    action: Action
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """All actions of a step of one pipeline."""
+
+    num_ranks: int
+    events: tuple[Event, ...]
+
+    @property
+    def length_s(self) -> float:
+        return max((event.end_s for event in self.events), default=0.0)
+
+    @property
+    def busy_s(self) -> tuple[float, ...]:
+        """The seconds in which each rank computes."""
+        busy = [0.0] * self.num_ranks
+        for event in self.events:
+            busy[event.rank] += event.end_s - event.start_s
+        return tuple(busy)
+
+    @property
+    def bubble(self) -> float:
+        """The part of all ranks' time in which they wait."""
+        return 1 - sum(self.busy_s) / (self.num_ranks * self.length_s) if self.length_s else 0.0
+
+    def most_in_flight(self, rank: int) -> int:
+        """Return the most micro-batches that a rank has gone forward with and not yet backward, over its segments."""
+        changes = [
+            (event.end_s, -1) if event.action.direction == "backward" else (event.start_s, 1)
+            for event in self.events
+            if event.rank == rank
+        ]
+        most = now = 0
+        for _, change in sorted(changes):
+            now += change
+            most = max(most, now)
+        return most
+
+
+def order(num_ranks: int, num_segments: int, num_batches: int, rank: int) -> list[Action]:
+    """Return what a rank does in turn: 1F1B with one segment each, interleaved 1F1B with several.
+
+    Segment i is on rank i % ranks. With several, micro-batches go in rounds of as many as there are ranks; a last
+    round may have fewer.
+    """
+    assert num_segments % num_ranks == 0, f"{num_segments} segments on {num_ranks} ranks"
+    loops = num_segments // num_ranks
+    forward = _by_rounds(num_ranks, loops, num_batches, rank, "forward")
+    backward = _by_rounds(num_ranks, loops, num_batches, rank, "backward")
+    warm_up = num_ranks - rank - 1 if loops == 1 else (loops - 1) * num_ranks + 2 * (num_ranks - rank - 1)
+    warm_up = min(warm_up, len(forward))
+    actions = forward[:warm_up]
+    for ahead, behind in zip(forward[warm_up:], backward, strict=False):
+        actions += [ahead, behind]
+    return actions + backward[len(forward) - warm_up :]
+
+
+def _by_rounds(num_ranks: int, loops: int, num_batches: int, rank: int, direction: Direction) -> list[Action]:
+    actions = []
+    for first in range(0, num_batches, num_ranks):
+        for loop in range(loops):
+            segment = (loop if direction == "forward" else loops - 1 - loop) * num_ranks + rank
+            actions += [
+                Action(segment=segment, batch=batch, direction=direction)
+                for batch in range(first, min(first + num_ranks, num_batches))
+            ]
+    return actions
+
+
+def simulate(
+    num_ranks: int,
+    num_segments: int,
+    num_batches: int,
+    *,
+    duration_s: Callable[[Action], float],
+    transfer_s: Callable[[Action], float],
+) -> Timeline:
+    """Run a step. `transfer_s` is how long what an action makes is on its way to the next segment's rank."""
+    orders = [order(num_ranks, num_segments, num_batches, rank) for rank in range(num_ranks)]
+    free, place = [0.0] * num_ranks, [0] * num_ranks
+    ended: dict[Action, float] = {}
+    events: list[Event] = []
+    while any(place[rank] < len(orders[rank]) for rank in range(num_ranks)):
+        is_stuck = True
+        for rank in range(num_ranks):
+            while place[rank] < len(orders[rank]):
+                action = orders[rank][place[rank]]
+                needs = _needs(action, num_segments)
+                if any(need not in ended for need in needs):
+                    break
+                arrived = [ended[need] + _way(need, action, num_ranks, transfer_s) for need in needs]
+                start = max([free[rank], *arrived])
+                end = start + duration_s(action)
+                events.append(Event(rank=rank, action=action, start_s=start, end_s=end))
+                ended[action], free[rank] = end, end
+                place[rank] += 1
+                is_stuck = False
+        assert not is_stuck, f"the schedule of {num_ranks} ranks and {num_segments} segments waits for itself"
+    return Timeline(num_ranks=num_ranks, events=tuple(events))
+
+
+def _needs(action: Action, num_segments: int) -> Sequence[Action]:
+    """Return what must have ended before an action begins."""
+    step = -1 if action.direction == "forward" else 1
+    other = action.segment + step
+    needs = []
+    if 0 <= other < num_segments:
+        needs.append(Action(segment=other, batch=action.batch, direction=action.direction))
+    if action.direction == "backward":
+        needs.append(Action(segment=action.segment, batch=action.batch, direction="forward"))
+    return needs
+
+
+def _way(need: Action, action: Action, num_ranks: int, transfer_s: Callable[[Action], float]) -> float:
+    return 0.0 if need.segment % num_ranks == action.segment % num_ranks else transfer_s(need)

@@ -1,0 +1,114 @@
+"""Plans: what fits, what is refused, and what follows from better hardware or more even data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vl2.config import preset
+from vl2.errors import UserError
+from vl2.plan.cluster import DEVICES, Cluster
+from vl2.plan.profile import DataProfile
+from vl2.plan.search import Fixed, PlannedStage, choices, plan_stage
+from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.stage import STAGES
+
+A100 = DEVICES["a100"]
+STAGE = replace(STAGES["tiny"]["pretraining"], batch_size=64)
+
+
+def cluster(num_gpus: int = 8, **changes: float) -> Cluster:
+    values = {
+        name: getattr(A100, name) for name in ("memory_bytes", "peak_flops", "node_bandwidth", "network_bandwidth")
+    }
+    return Cluster(num_gpus=num_gpus, **{**values, **changes})
+
+
+def plan(num_gpus: int = 8, fixed: Fixed | None = None, **changes: float) -> PlannedStage:
+    return plan_stage(preset("tiny"), STAGE, cluster(num_gpus, **changes), DataProfile.common(), fixed)
+
+
+def test_every_layout_divides_the_ranks_and_the_experts() -> None:
+    for choice in choices(preset("base"), cluster(48), Fixed()):
+        assert 48 % choice.pipeline == 0
+        assert (48 // choice.pipeline) % choice.expert_parallel == 0
+        assert 72 % choice.expert_parallel == 0
+
+
+def test_the_plan_fits_and_is_no_slower_than_a_layout_that_is_given() -> None:
+    best = plan()
+    assert best.step.memory_bytes <= 0.9 * A100.memory_bytes
+    assert best.step.total_s <= plan(fixed=Fixed(pipeline=4, cut="encoder_first")).step.total_s
+
+
+def test_twice_the_rate_takes_less_time_and_no_less_than_half() -> None:
+    fixed = Fixed(pipeline=2, expert_parallel=2, cut="looped")
+    slow, fast = plan(fixed=fixed), plan(fixed=fixed, peak_flops=2 * A100.peak_flops)
+    assert slow.step.total_s / 2 <= fast.step.total_s < slow.step.total_s
+
+
+def test_useful_work_is_never_more_than_the_kernels_reach() -> None:
+    planned = plan()
+    assert 0 < planned.mfu < planned.cluster.dense_efficiency
+    assert planned.gpu_hours == pytest.approx(planned.days * 24 * 8)
+
+
+def test_cutting_through_the_encoder_loses_less_than_one_stage_for_it() -> None:
+    one_stage, by_layers = (plan(fixed=Fixed(pipeline=4, cut=cut)).step for cut in ("encoder_first", "contiguous"))
+    assert by_layers.bubble < one_stage.bubble
+    assert plan(fixed=Fixed(pipeline=4, cut="looped")).step.bubble < one_stage.bubble
+
+
+def test_balanced_tiles_are_even() -> None:
+    step = plan(fixed=Fixed(pipeline=1)).step
+    assert step.imbalance_after <= 1.02 < step.imbalance_before or step.imbalance_after <= step.imbalance_before
+    assert plan(fixed=Fixed(pipeline=1, balances_tiles=False)).step.tiles_s == 0
+
+
+def test_too_little_memory_is_one_line_that_says_how_much_is_needed() -> None:
+    with pytest.raises(UserError, match=r"nothing fits: the smallest layout .* needs \d+ GB on a GPU"):
+        plan(memory_bytes=4e9)
+
+
+def test_more_ranks_than_sequences_are_refused() -> None:
+    with pytest.raises(UserError, match="no layout divides 1024 GPUs"):
+        plan(1024, fixed=Fixed(pipeline=1))
+
+
+def test_a_profile_is_read_from_what_stats_prints(tmp_path: Path) -> None:
+    path = tmp_path / "stats.json"
+    stats = {
+        "total": {"images": 10, "text_tokens": 3000, "tokens": 10_000},
+        "by_category": {"text": {"records": 4, "tokens": 2000}},
+        "tiles_per_image": {"1": 5, "5": 5},
+    }
+    path.write_text(json.dumps(stats), encoding="utf-8")
+    profile = DataProfile.read(path)
+    assert profile == DataProfile(tiles_per_image={1: 5, 5: 5}, text_of_image=100, text_document=500, text_share=0.2)
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="is not what `vl2 data stats --json` prints"):
+        DataProfile.read(path)
+
+
+def test_measured_costs_are_written_and_read_back(tmp_path: Path) -> None:
+    costs = UnitCosts.by_formula(preset("tiny"), 500.0)
+    costs.write(tmp_path / "costs.json")
+    assert UnitCosts.read(tmp_path / "costs.json") == costs
+    (tmp_path / "other.json").write_text('{"block": [1]}', encoding="utf-8")
+    with pytest.raises(UserError, match="per tile, per token"):
+        UnitCosts.read(tmp_path / "other.json")
+
+
+def test_the_formula_for_units_adds_up_to_that_of_the_model() -> None:
+    from vl2.train.flops import ForwardCost
+    from vl2.train.parallel.cut import units
+
+    for size in ("tiny", "small", "base"):
+        config = preset(size)
+        cost = ForwardCost.of(config)
+        by_unit = UnitCosts.by_formula(config, 600.0).forward(units(config), config, tiles=7, tokens=1000)
+        whole = 7 * (cost.per_tile_vision + cost.per_tile_projector) + 1000 * (cost.per_token + cost.per_pair * 300)
+        assert sum(by_unit) == pytest.approx(whole + 500 * cost.per_logit)
