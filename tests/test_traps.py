@@ -20,13 +20,13 @@ from tests.reference import IMAGES, assert_near, messages_of, model_goldens, ref
 from tests.test_project import NEVER_NEEDED, requirement_name
 from vl2.eval.tasks import mmmu
 from vl2.infer.image_tokens import encode_images
+from vl2.infer.memory_plan import MemoryPlan
 from vl2.infer.vlm import VLM
 from vl2.model.attention import MultiHeadAttention
 from vl2.model.moe import MoE, Router, update_expert_bias
 from vl2.model.rope import rotary_angles
 from vl2.process.collate import collate
 from vl2.process.grounding import box_to_999, format_boxes, parse_strict, parse_tolerant
-from vl2.weights.size import ModelSize
 
 SQUARE = str(IMAGES / "square384.png")
 
@@ -264,9 +264,9 @@ def test_r15_nothing_from_the_stack_of_2023_is_needed() -> None:
 
 
 def test_r16_memory_is_known_before_loading_and_logits_are_not_kept() -> None:
-    size = ModelSize.of(vl2.config.preset("small"))
-    assert size.weight_bytes("bfloat16") == pytest.approx(32.3e9, rel=0.01)
-    assert size.weight_bytes("int4") < 12e9
+    config = vl2.config.preset("small")
+    assert MemoryPlan.of(config, "bfloat16", 4096).weight_bytes == pytest.approx(32.3e9, rel=0.01)
+    assert MemoryPlan.of(config, "int4", 4096).total < 12e9
     vlm = reference_vlm("small")
     rows = []
     handle = vlm.model.language.lm_head.register_forward_hook(lambda _m, _x, out: rows.append(out.shape))

@@ -12,6 +12,9 @@ import shutil
 import pytest
 from PIL import Image
 
+from vl2.quant.write import quantise_checkpoint
+from vl2.weights.safetensors_file import read_header
+
 from ..reference import CHECKPOINTS, IMAGES, REFERENCE
 
 TINY = CHECKPOINTS / "tiny"
@@ -99,7 +102,12 @@ def test_the_parameters_of_a_released_size_are_those_of_its_files(vl2, name, tot
     assert size["parameters"] == total
     assert size["language_active"] == pytest.approx(language_active, rel=1e-3)
     assert size["parameters"] == size["vision"] + size["attention_pool"] + size["projector"] + size["language"]
-    assert size["weight_bytes"]["bfloat16"] == 2 * total
+    plans = {plan["weights"]: plan for plan in size["plans"]}
+    biases = 29 * 72 if name == "base" else 0  # kept in float32
+    assert plans["bfloat16"]["weight_bytes"] == 2 * total + 2 * biases
+    assert sum(part["parameters"] for part in size["parts"].values()) == total
+    for form, plan in plans.items():
+        assert plan["weight_bytes"] == sum(part["bytes"][form] for part in size["parts"].values())
 
 
 def test_a_checkpoint_folder_is_measured_by_its_configuration_alone(vl2, tmp_path):
@@ -116,3 +124,55 @@ def test_a_size_is_printed_as_tables(vl2, target):
     assert "language model" in ran.out
     assert "bfloat16" in ran.out
     assert max(map(len, ran.out.splitlines())) < 100
+
+
+def test_the_plan_of_a_quantised_folder_is_its_files_to_the_byte(vl2, tmp_path):
+    out = tmp_path / "int4"
+    quantise_checkpoint(TINY, out)
+    told = json.loads(vl2("inspect", out, "--json").out)
+    (plan,) = told["plans"]
+    tensors = [tensor for file in out.glob("*.safetensors") for tensor in read_header(file).values()]
+    assert plan["weights"] == told["advised"] == "int4"
+    assert plan["weight_bytes"] == sum(tensor.nbytes for tensor in tensors)
+    assert told["advice"] == f"`vl2 ask ... --model {out}`: all of it fits"
+
+
+@pytest.mark.parametrize(
+    ("bound", "verdicts", "advice"),
+    [
+        ("200GB", ["fits"] * 4, "`vl2 ask ... --model base`: all of it fits"),
+        ("60GB", ["too large", "fits", "fits", "fits"], "`vl2 ask ... --model base`"),
+        ("30GB", ["too large", "too large", "fits", "fits"], "`vl2 quantize base OUT --weights int8`"),
+        ("24GB", ["too large", "too large", "paged", "fits"], "`vl2 quantize base OUT --weights int4`"),
+        ("8GB", ["too large", "too large", "paged", "paged"], "--model OUT --memory 8.0GB`: 31% of the experts"),
+        ("3GB", ["too large"] * 4, "too large for 3.0 GB: it needs 4.9 GB at least"),
+    ],
+)
+def test_a_bound_of_memory_decides_the_advice(vl2, bound, verdicts, advice):
+    told = json.loads(vl2("inspect", "base", "--memory", bound, "--json").out)
+    assert [plan["verdict"] for plan in told["plans"]] == verdicts
+    assert advice in told["advice"]
+
+
+def test_the_context_decides_the_cache(vl2):
+    short, long = (
+        json.loads(vl2("inspect", "small", "--context", context, "--json").out)["plans"][1] for context in ("1", "1000")
+    )
+    assert short["cache"] == 27 * (512 + 64) * 2
+    assert long["cache"] == 1000 * short["cache"]
+    assert long["activations"] >= short["activations"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("tiny", "--context", "0"), "--context must be at least 1 token, got 0"),
+        (("tiny", "--memory", "lots"), "a size is a number with a unit"),
+        ((IMAGES / "dot1x1.png", "--memory", "8GB"), "--context and --memory are for checkpoints"),
+    ],
+)
+def test_wrong_plans_are_refused(vl2, arguments, says):
+    ran = vl2("inspect", *arguments)
+    assert ran.code == 1
+    assert says in ran.err
+    assert ran.err.count("\n") == 1

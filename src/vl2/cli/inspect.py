@@ -1,4 +1,4 @@
-"""`vl2 inspect`: what an image costs in tokens, or what a checkpoint costs in memory. Loads no weights."""
+"""`vl2 inspect`: what an image costs in tokens, or what a checkpoint costs in memory here. Loads no weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from vl2.cli.flags import CheckpointFlags, OptionalFile, OutputFlags, locate, open_images, print_json
+from vl2.cli.flags import CheckpointFlags, OptionalFile, OptionalInt, OutputFlags, locate, open_images, print_json
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.errors import UserError
 
@@ -23,13 +23,18 @@ class Inspect:
     Examples:
       vl2 inspect photo.jpg --draw tiles.png
       vl2 inspect ./deepseek-vl2-tiny
-      vl2 inspect small --json
+      vl2 inspect small --memory 12GB --context 2048
+      vl2 inspect base --json
     """
 
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """an image (path, URL or "-"), a checkpoint folder, a hub id, or a size: nano, tiny, small, base"""
     draw: OptionalFile = None
     """for an image: write the canvas with its tiles to this file"""
+    context: OptionalInt = None
+    """for a checkpoint: tokens that the cache is planned for; all that the model can read by default"""
+    memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="")] = None
+    """for a checkpoint: plan for this much, e.g. 8GB, instead of what is free now"""
     model: CheckpointFlags = field(default_factory=CheckpointFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
 
@@ -53,11 +58,13 @@ class Inspect:
     def _inspect_image(self) -> None:
         from vl2.cli.answer import check_drawable, save_drawing
 
+        if (self.context, self.memory) != (None, None):
+            raise UserError("--context and --memory are for checkpoints, and this is an image")
         check_drawable(self.draw, [self.target])
         tiling = self.model.tiling_rule()
         (image,) = open_images([self.target])
-        from vl2.process.tile_report import TileReport
         from vl2.process.processor import Processor
+        from vl2.process.tile_report import TileReport
 
         folder = self.model.locate(quiet=self.output.quiet)
         report = TileReport.of(image, Processor.from_folder(folder, tiling=tiling, max_tiles=self.model.max_tiles))
@@ -69,23 +76,32 @@ class Inspect:
             save_drawing(report.draw(image), self.draw, quiet=self.output.quiet)
 
     def _inspect_checkpoint(self) -> None:
+        from vl2.cli.memory_report import MemoryReport
+        from vl2.cli.size_report import print_size
+        from vl2.quant.record import Record
+        from vl2.weights.machine_memory import parse_bytes
+        from vl2.weights.size import ModelSize
+
         if self.draw is not None:
             raise UserError("--draw is for images, and this is a checkpoint")
+        if self.context is not None and self.context < 1:
+            raise UserError(f"--context must be at least 1 token, got {self.context}")
+        bound = None if self.memory is None else parse_bytes(self.memory)
         source = self.model
         if replace(source, revision=None, offline=False) != CheckpointFlags():
             raise UserError("--model, --tiling and --max-tiles are for images, and this is a checkpoint")
         if self.target in PRESETS:
             if source.revision is not None:
                 raise UserError(f"--revision is for hub ids, and {self.target} is built in")
-            config = preset(self.target)
+            config, record = preset(self.target), None
         else:
             folder = locate(self.target, revision=source.revision, offline=source.offline, quiet=self.output.quiet)
             config = ModelConfig.from_file(folder / "config.json")
-        from vl2.cli.size_report import print_size
-        from vl2.weights.size import ModelSize
-
+            record = Record.of(config, folder)
         size = ModelSize.of(config)
+        report = MemoryReport.of(self.target, config, record, context=self.context, bound=bound)
         if self.output.json:
-            print_json(size.to_dict())
+            print_json({**size.to_dict(), **report.to_dict()})
         else:
             print_size(size, sys.stdout)
+            report.print(sys.stdout)

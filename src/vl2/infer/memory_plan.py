@@ -8,24 +8,28 @@ less). All in bytes.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from vl2.config import ModelConfig
 from vl2.infer.image_tokens import TILES_PER_PASS
 from vl2.model import Cache
-from vl2.quant.scheme import SCHEME_NAMES, Scheme, scheme_named
+from vl2.quant.scheme import SCHEME_NAMES, SCHEMES, Scheme, scheme_named
 from vl2.quant.write import empty_quantised
 from vl2.weights.load import build_empty, materialize
+from vl2.weights.machine_memory import MachineMemory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FORMATS = ("float32", "bfloat16", *SCHEME_NAMES)
+# "crowded": only where other programs give up memory; "paged": from quantised files, with some experts absent.
+Verdict = Literal["fits", "paged", "crowded", "too large"]
 PROGRAM_BYTES = 400_000_000  # Python, PyTorch and its thread pools, measured on Linux
 # Parts of the names in the state dict, the first that fits.
 PARTS = {
-    "attention pool (carried, unused)": ("vision.attn_pool.",),
+    "attention pool (unused)": ("vision.attn_pool.",),
     "vision encoder": ("vision.",),
     "projector": ("projector.", "image_newline", "view_separator"),
     "token table": (".embed_tokens.",),
@@ -37,6 +41,8 @@ PARTS = {
     "head": (".lm_head.",),
 }
 EXPERTS = "routed experts"
+UNREAD = ("token table", "attention pool (unused)")  # of the table one row, of the pool nothing
+READ_ALWAYS = ("shared experts", "attention", "routers and norms", "dense layers", "head")
 
 
 def weight_bytes(config: ModelConfig, weights: str | Scheme) -> dict[str, int]:
@@ -55,6 +61,14 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     return _by_part({name: tensor.numel() for name, tensor in build_empty(config).state_dict().items()})
 
 
+def share_at_work(config: ModelConfig, part: str) -> float:
+    """Return how much of a part works for one token of an image and its text."""
+    language = config.language_config
+    if part == EXPERTS:
+        return (language.num_experts_per_tok or 0) / (language.n_routed_experts or 1)
+    return 0.0 if part in UNREAD else 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
     """Bytes that a model takes while it answers."""
@@ -64,6 +78,7 @@ class MemoryPlan:
     other_weights: int
     expert: int  # one of them
     experts_per_token: int  # over all layers
+    read_per_token: int  # of the language model, for one token by itself
     cache: int
     activations: int
     program: int = PROGRAM_BYTES
@@ -73,17 +88,21 @@ class MemoryPlan:
         """Plan one conversation that fills the context."""
         parts = weight_bytes(config, weights)
         language = config.language_config
-        name = weights if isinstance(weights, str) else "quantised"
+        name = weights if isinstance(weights, str) else name_of(weights)
         dtype = DTYPES.get(name, getattr(torch, config.torch_dtype))
         layers = sum(language.is_moe_layer(i) for i in range(language.num_hidden_layers))
         experts = parts.get(EXPERTS, 0)
         cache = Cache.allocate(language, 1, context, dtype=dtype, device=torch.device("meta"))
+        expert = experts // max(1, layers * (language.n_routed_experts or 0))
+        experts_per_token = layers * (language.num_experts_per_tok or 0)
+        always = sum(count for part, count in parts.items() if part in READ_ALWAYS)
         return cls(
             weights=name,
             experts=experts,
             other_weights=sum(parts.values()) - experts,
-            expert=experts // max(1, layers * (language.n_routed_experts or 0)),
-            experts_per_token=layers * (language.num_experts_per_tok or 0),
+            expert=expert,
+            experts_per_token=experts_per_token,
+            read_per_token=always + expert * experts_per_token,
             cache=cache.nbytes,
             activations=max(encoder_bytes(config, dtype.itemsize), prefill_bytes(config, context, dtype.itemsize)),
         )
@@ -105,13 +124,36 @@ class MemoryPlan:
         """Return how many bytes of experts can be held when everything together keeps within `memory`."""
         return min(self.experts, memory - (self.total - self.experts))
 
-    def read_per_token(self, memory: int) -> int:
+    def paged_per_token(self, memory: int) -> int:
         """Return the bytes of experts that a token finds absent, if all experts are chosen equally often."""
         absent = 1 - self.experts_within(memory) / max(1, self.experts)
         return round(absent * self.expert * self.experts_per_token)
 
+    def verdict(self, memory: MachineMemory) -> Verdict:
+        """Say whether this machine can hold it."""
+        if self.total <= memory.available:
+            return "fits"
+        if self.weights not in DTYPES and self.least <= memory.available:
+            return "paged"
+        return "crowded" if self.total <= memory.total else "too large"
+
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "weight_bytes": self.weight_bytes, "total": self.total, "least": self.least}
+
+
+def name_of(scheme: Scheme) -> str:
+    return next((name for name, known in SCHEMES.items() if known == scheme), "quantised")
+
+
+def recommend(plans: Sequence[MemoryPlan], memory: MachineMemory) -> MemoryPlan | None:
+    """Return the most exact form that this machine holds whole, else the smallest that it can page, else none.
+
+    `plans` go from the most exact to the smallest; float32 is more than any checkpoint holds, and is never advised.
+    """
+    offered = [plan for plan in plans if plan.weights != "float32"]
+    whole = [plan for plan in offered if plan.verdict(memory) == "fits"]
+    paged = [plan for plan in offered if plan.verdict(memory) == "paged"]
+    return next(iter(whole), None) or next(reversed(paged), None)
 
 
 def encoder_bytes(config: ModelConfig, itemsize: int) -> int:

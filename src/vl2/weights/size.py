@@ -1,4 +1,4 @@
-"""How large a model is: parameters in all and per token, memory per precision, cache per token.
+"""How large a model is: parameters in all and per token, cache per token. Bytes are in `vl2.infer.memory_plan`.
 
 Counted from the configuration on the meta device; no weight is read. Golden: the parameter totals of
 the released files, in tests/weights/test_size.py.
@@ -13,9 +13,6 @@ import torch
 
 from vl2.config import ModelConfig
 from vl2.model import VL2, Cache
-
-# Bytes per weight. int8 adds one float16 scale per row, int4 one scale and offset per group of 32.
-PRECISIONS = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5 + 4 / 32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +61,6 @@ class ModelSize:
         """Parameters at work for one token of an image and its text: encoder, projector and active language model."""
         return self.vision + self.projector + self.language_active
 
-    def weight_bytes(self, precision: str) -> int:
-        return round(self.parameters * PRECISIONS[precision])
-
     def to_dict(self) -> dict[str, Any]:
         language = self.config.language_config
         return {
@@ -85,7 +79,6 @@ class ModelSize:
             "vocabulary": language.vocab_size,
             "context": language.max_position_embeddings,
             "tile_px": self.config.vision_config.image_size,
-            "weight_bytes": {precision: self.weight_bytes(precision) for precision in PRECISIONS},
             "cache_bytes_per_token": {
                 "float32": self.cache_values_per_token * 4,
                 "bfloat16": self.cache_values_per_token * 2,

@@ -1,0 +1,145 @@
+"""Where a model's memory goes, part by part and form by form, and what this machine can do with it."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from vl2.config import ModelConfig
+from vl2.infer.memory_plan import FORMATS, MemoryPlan, parameters, recommend, weight_bytes
+from vl2.infer.open_model import SHARE_OF_AVAILABLE
+from vl2.quant.record import Record
+from vl2.quant.scheme import Scheme
+from vl2.weights.machine_memory import MachineMemory
+
+WIDTH = 99  # of the tables
+SHOWN = ("bfloat16", "int8", "int4")  # of each part
+SAID = {"fits": "fits", "paged": "paging experts", "crowded": "if others make room", "too large": "too large"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryReport:
+    """The plans of a model in every form that can be made of it."""
+
+    target: str  # as it was named
+    config: ModelConfig
+    record: Record | None  # where the files are quantised already
+    context: int
+    memory: MachineMemory  # what the model may take
+    is_bounded: bool  # by the user, not by the machine
+    forms: tuple[str | Scheme, ...]
+    plans: tuple[MemoryPlan, ...]  # one for each form, from the most exact to the smallest
+
+    @classmethod
+    def of(
+        cls, target: str, config: ModelConfig, record: Record | None, *, context: int | None, bound: int | None
+    ) -> MemoryReport:
+        """Plan for this machine as it is now, or for `bound` bytes."""
+        context = context or config.language_config.max_position_embeddings
+        machine = MachineMemory.now()
+        free = MachineMemory(total=machine.total, available=round(SHARE_OF_AVAILABLE * machine.available))
+        forms: tuple[str | Scheme, ...] = FORMATS if record is None else (record.scheme,)
+        return cls(
+            target=target,
+            config=config,
+            record=record,
+            context=context,
+            memory=free if bound is None else MachineMemory(total=bound, available=bound),
+            is_bounded=bound is not None,
+            forms=forms,
+            plans=tuple(MemoryPlan.of(config, form, context) for form in forms),
+        )
+
+    @property
+    def advised(self) -> MemoryPlan | None:
+        return recommend(self.plans, self.memory)
+
+    def advice(self) -> str:
+        """Say what to run, in a sentence or two with the commands."""
+        plan = self.advised
+        if plan is None:
+            least = min(plan.least for plan in self.plans)
+            return f"too large for {gigabytes(self.memory.available)}: it needs {gigabytes(least)} at least"
+        target = shlex.quote(self.target)
+        bound = f" --memory {self.memory.available / 1e9:.1f}GB" if self.is_bounded else ""
+        if plan.verdict(self.memory) == "paged":
+            made = "" if self.record else f"`vl2 quantize {target} OUT --weights {plan.weights}`, then "
+            folder = target if self.record else "OUT"
+            paged = plan.paged_per_token(self.memory.available)
+            held = plan.experts_within(self.memory.available) / plan.experts
+            says = (
+                f"{made}`vl2 ask ... --model {folder}{bound}`: {held:.0%} of the experts stay in memory, and about "
+                f"{size_text(paged)} a token come from the file"
+            )
+            if not self.is_bounded and plan.total <= self.memory.total:
+                says += f". With {gigabytes(plan.total)} free, all of it would fit"
+            return says
+        if self.record is not None or plan.weights == "bfloat16":
+            says = f"`vl2 ask ... --model {target}`: all of it fits"
+        else:
+            says = f"`vl2 quantize {target} OUT --weights {plan.weights}`, then `vl2 ask ... --model OUT`"
+        smallest = self.plans[-1]
+        if plan is not smallest:
+            says += f". In {smallest.weights} a token reads {smallest.read_per_token / plan.read_per_token:.2f} of it"
+        return says
+
+    def to_dict(self) -> dict[str, Any]:
+        available = self.memory.available
+        sizes = [weight_bytes(self.config, form) for form in self.forms]
+        return {
+            "context": self.context,
+            "memory": {"total": self.memory.total, "usable": available, "is_bounded": self.is_bounded},
+            "parts": {
+                part: {
+                    "parameters": count,
+                    "bytes": {plan.weights: held[part] for plan, held in zip(self.plans, sizes, strict=True)},
+                }
+                for part, count in parameters(self.config).items()
+            },
+            "plans": [
+                {
+                    **plan.to_dict(),
+                    "verdict": plan.verdict(self.memory),
+                    "paged_per_token": plan.paged_per_token(available) if plan.verdict(self.memory) == "paged" else 0,
+                }
+                for plan in self.plans
+            ],
+            "advised": None if self.advised is None else self.advised.weights,
+            "advice": self.advice(),
+        }
+
+    def print(self, file: TextIO) -> None:
+        """Print the plans, what this machine has, and the advice."""
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console(file=file, highlight=False, width=WIDTH)
+        cache = f"cache, {self.context:,}"
+        names = ("weights in", "weights", "a token reads", cache, "activations", "all", "here")
+        table = Table(*names, box=SIMPLE_HEAD)
+        for column in table.columns[1:-1]:
+            column.justify = "right"
+        for plan in self.plans:
+            sizes = (plan.weight_bytes, plan.read_per_token, plan.cache, plan.activations, plan.total)
+            table.add_row(plan.weights, *(size_text(size) for size in sizes), SAID[plan.verdict(self.memory)])
+        console.print(table)
+        machine = MachineMemory.now()
+        allowed = f", {gigabytes(self.memory.available)} allowed" if self.is_bounded else ""
+        print(
+            f"memory    {gigabytes(machine.total)}, {gigabytes(machine.available)} of it free now{allowed}", file=file
+        )
+        print(
+            textwrap.fill(f"advice    {self.advice()}", WIDTH, subsequent_indent=" " * 10, break_long_words=False),
+            file=file,
+        )
+
+
+def gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB"
+
+
+def size_text(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
