@@ -37,10 +37,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": SHARED,
     "quant": SHARED | {"model", "weights", "kernels"},
     "infer": SHARED | {"model", "process", "weights", "lora", "quant", "kernels"},
+    "batch_job": SHARED | {"process", "infer"},
     "serve": SHARED | {"process", "infer", "lora", "vl2"},
     "hf": SHARED | {"model", "process", "weights", "infer"},
     "data": SHARED | {"process"},
     "eval": SHARED | {"process", "infer", "data"},
+    "bench": SHARED | {"model", "infer", "train"},
     "train": SHARED | {"model", "process", "weights", "data", "infer", "eval", "lora"},
     "plan": SHARED | {"model", "data", "train"},
     # "vl2": the public names
@@ -59,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "plan",
         "quant",
         "kernels",
+        "batch_job",
     },
     "__init__": SHARED | {"model", "process", "weights", "infer", "quant"},
 }

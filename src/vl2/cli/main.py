@@ -18,6 +18,8 @@ from typing import Annotated, Any, Protocol, Union
 import tyro
 
 from vl2.cli.ask import Ask
+from vl2.cli.bench import Bench
+from vl2.cli.batch import Batch
 from vl2.cli.chat import Chat
 from vl2.cli.data import DATA_COMMANDS, Data
 from vl2.cli.describe import Describe
@@ -27,6 +29,7 @@ from vl2.cli.inspect import Inspect
 from vl2.cli.locate import Locate
 from vl2.cli.plan import Plan
 from vl2.cli.quantize import Quantize
+from vl2.cli.read import Read
 from vl2.cli.serve import Serve
 from vl2.cli.train import TRAIN_COMMANDS, Train
 from vl2.errors import UserError
@@ -43,8 +46,11 @@ COMMANDS: dict[str, type[Command]] = {
     "chat": Chat,
     "describe": Describe,
     "locate": Locate,
+    "read": Read,
+    "batch": Batch,
     "serve": Serve,
     "inspect": Inspect,
+    "bench": Bench,
     "quantize": Quantize,
     "data": Data,
     "eval": Eval,

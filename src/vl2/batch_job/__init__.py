@@ -1,0 +1,1 @@
+"""Long jobs: files, pages or requests in, one line each out, in order; stopped at any time, the same call goes on."""

@@ -1,0 +1,84 @@
+"""Images and PDF files, also in folders, to items: one per image and one per page, in the order of their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from vl2.batch_job.item import Asked, Item
+from vl2.batch_job.pdf import count_pages, draw_page
+from vl2.errors import UserError
+from vl2.infer.prompts import user_message
+from vl2.infer.sampling import GenerateOptions
+from vl2.process.image import ImageSource
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+KNOWN = (*PICTURES, ".pdf")
+DEFAULT_DPI = 144  # an A4 page of 1,190 x 1,684 px: sharp at the finest of the released grids
+
+
+def file_items(inputs: Sequence[str], question: str, options: GenerateOptions, *, dpi: int = DEFAULT_DPI) -> list[Item]:
+    """Return the items of files and folders, the same question for each.
+
+    A PDF file that cannot be opened is one item with an error. UserError for a path that is not there, or none found.
+    """
+    if not 18 <= dpi <= 600:
+        raise UserError(f"dpi must be in 18..600, got {dpi}")
+    items = [
+        item
+        for name, path in _files(inputs)
+        for item in (_pages(name, path, question, options, dpi) if path.suffix.lower() == ".pdf"
+                     else [_picture(name, path, question, options)])
+    ]  # fmt: skip
+    if not items:
+        raise UserError(f"nothing to read in {', '.join(inputs)}: known are {', '.join(KNOWN)}")
+    return items
+
+
+def _files(inputs: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Yield (name, path): files of a folder by their path within it."""
+    for text in inputs:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            found = [p for p in path.rglob("*") if p.suffix.lower() in KNOWN and p.is_file()]
+            prefix = f"{path.as_posix()}/" if len(inputs) > 1 else ""
+            yield from sorted(((prefix + p.relative_to(path).as_posix(), p) for p in found), key=_natural)
+        elif not path.exists():
+            raise UserError(f"no file or folder {text}")
+        elif path.suffix.lower() not in KNOWN:
+            raise UserError(f"{text} is not of a known kind: {', '.join(KNOWN)}, or a .jsonl of requests alone")
+        else:
+            yield path.as_posix(), path
+
+
+def _natural(file: tuple[str, Path]) -> list[tuple[int, str]]:
+    """Order page2 before page10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d{1,9})", file[0])]
+
+
+def _picture(name: str, path: Path, question: str, options: GenerateOptions) -> Item:
+    return Item(id=name, read=_asker(lambda: str(path), question, options), about={"file": name})
+
+
+def _pages(name: str, path: Path, question: str, options: GenerateOptions, dpi: int) -> Iterator[Item]:
+    try:
+        num_pages = count_pages(path)
+    except UserError as error:
+        reason = error
+
+        def fail() -> Asked:
+            raise reason
+
+        yield Item(id=name, read=fail, about={"file": name})
+        return
+    for number in range(1, num_pages + 1):
+        yield Item(
+            id=f"{name}#{number}",
+            read=_asker(lambda number=number: draw_page(path, number, dpi), question, options),  # type: ignore[misc]
+            about={"file": name, "page": number},
+        )
+
+
+def _asker(picture: Callable[[], ImageSource], question: str, options: GenerateOptions) -> Callable[[], Asked]:
+    return lambda: Asked(messages=[user_message(question, [picture()])], options=options)

@@ -1,0 +1,44 @@
+"""One unit of a job: what it is called, how its messages are made, and what is said about it beside the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vl2.errors import UserError
+from vl2.infer.prompts import Messages
+from vl2.infer.sampling import GenerateOptions
+from vl2.process.image import ImageSource
+from vl2.process.messages import normalise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the model is asked, read when its turn comes."""
+
+    messages: Messages
+    options: GenerateOptions
+
+    @property
+    def images(self) -> list[ImageSource]:
+        return [source for turn in normalise(self.messages) for source in turn.images]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One line of the output. `read` may raise UserError, which becomes the item's error."""
+
+    id: str  # unique within the job
+    read: Callable[[], Asked]
+    about: Mapping[str, Any] = field(default_factory=dict)  # goes into the line: file, page
+    form: Literal["plain", "openai"] = "plain"
+
+
+def check_unique(items: Sequence[Item]) -> None:
+    """Refuse two items of one name: of the second nobody could say whether it is done."""
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise UserError(f"two items are called {item.id!r}: names must be unique")
+        seen.add(item.id)

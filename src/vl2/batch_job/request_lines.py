@@ -1,0 +1,153 @@
+"""A JSONL file of requests to items: OpenAI's batch lines, or short ones.
+
+OpenAI: `{"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [...], ...}}`.
+Short: `{"id": ..., "question": ..., "images": [...]}`, with `messages` or `locate` in the place of the question.
+Both may set generation options. A path of an image is relative to the file's folder. A line that is wrong becomes an
+item with an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from vl2.batch_job.item import Asked, Item
+from vl2.errors import UserError
+from vl2.infer.constraint import Constraint
+from vl2.infer.constraint_boxes import WellFormedBoxes
+from vl2.infer.constraint_json import JsonSchema
+from vl2.infer.prompts import locate_prompt, user_message
+from vl2.infer.sampling import GenerateOptions
+
+CHAT_URL = "/v1/chat/completions"
+SHORT_KEYS = ("id", "question", "messages", "locate", "image", "images", "system")
+# Keys of OpenAI's that change nothing here.
+WITHOUT_EFFECT = ("model", "user", "metadata", "store", "stream", "n", "safety_identifier")
+OPTION_NAMES = {field.name for field in fields(GenerateOptions)} - {"constraint"}
+RENAMED = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
+EXTRA_OPTIONS = ("response_format", "constrained")
+
+
+def request_items(path: Path, options: GenerateOptions) -> list[Item]:
+    """Return one item per line that is not empty. UserError if the file cannot be read or has none."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8") from None
+    items = [_item(line, number, path.parent, options) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not items:
+        raise UserError(f"{path} holds no requests")
+    return items
+
+
+def _item(line: str, number: int, folder: Path, options: GenerateOptions) -> Item:
+    try:
+        request = json.loads(line)
+        problem = None if isinstance(request, dict) else f"a {type(request).__name__}, not an object"
+    except (ValueError, RecursionError) as error:
+        request, problem = {}, f"not JSON: {error}"
+    if problem is not None:
+        return Item(id=f"line {number}", read=_failing(f"line {number} is {problem}"))
+    if "custom_id" in request or "body" in request:
+        name = request.get("custom_id", f"line {number}")
+        return Item(
+            id=name if isinstance(name, str) else f"line {number}",
+            read=lambda: _ask_openai(request, folder, options),
+            form="openai",
+        )
+    name = request.get("id", f"line {number}")
+    return Item(id=str(name), read=lambda: _ask_short(request, folder, options))
+
+
+def _failing(message: str) -> Callable[[], Asked]:
+    def fail() -> Asked:
+        raise UserError(message)
+
+    return fail
+
+
+def _ask_openai(request: Mapping[str, Any], folder: Path, options: GenerateOptions) -> Asked:
+    body = request.get("body")
+    if not isinstance(request.get("custom_id"), str) or not isinstance(body, Mapping):
+        raise UserError("a request needs custom_id, a string, and body, an object")
+    if request.get("url", CHAT_URL) != CHAT_URL or request.get("method", "POST") != "POST":
+        raise UserError(f"a request must be a POST to {CHAT_URL}, got {request.get('method')} {request.get('url')}")
+    if body.get("stream") or body.get("n") not in (None, 1):
+        raise UserError("a batch has one answer per request, not streamed: n must be 1 and stream false")
+    return Asked(
+        messages=_with_paths(body.get("messages"), folder),
+        options=_options(body, ("messages", *WITHOUT_EFFECT), options),
+    )
+
+
+def _ask_short(request: Mapping[str, Any], folder: Path, options: GenerateOptions) -> Asked:
+    given = [key for key in ("question", "messages", "locate") if request.get(key) is not None]
+    if len(given) != 1:
+        raise UserError(f"a request needs one of question, messages or locate, got {', '.join(given) or 'none'}")
+    made = _options(request, SHORT_KEYS, options)
+    if given == ["messages"]:
+        return Asked(messages=_with_paths(request["messages"], folder), options=made)
+    images = request.get("images") or ([request["image"]] if request.get("image") else [])
+    text = request[given[0]]
+    if not isinstance(text, str) or not isinstance(images, list) or not all(isinstance(i, str) for i in images):
+        raise UserError(f"{given[0]} must be a string and images a list of paths or URLs")
+    question = locate_prompt(text) if given == ["locate"] else text
+    messages = [user_message(question, [_path(image, folder) for image in images])]
+    system = [{"role": "system", "content": request["system"]}] if request.get("system") else []
+    return Asked(messages=[*system, *messages], options=made)
+
+
+def _options(request: Mapping[str, Any], others: tuple[str, ...], options: GenerateOptions) -> GenerateOptions:
+    values = {RENAMED.get(k, k): v for k, v in request.items() if k not in others and v is not None}
+    asked_constraint = _constraint(values.pop("response_format", None), values.pop("constrained", False))
+    unknown = sorted(values.keys() - OPTION_NAMES)
+    if unknown:
+        known = ", ".join(sorted({*OPTION_NAMES, *RENAMED, *EXTRA_OPTIONS}))
+        raise UserError(f"unknown option {unknown[0]}: the options are {known}")
+    try:
+        return replace(options, constraint=asked_constraint or options.constraint, **values)
+    except TypeError:
+        raise UserError(f"an option has the wrong type: {values}"[:200]) from None
+
+
+def _constraint(response_format: object, constrained: object) -> Constraint | None:
+    if response_format is None:
+        return WellFormedBoxes() if constrained is True else None
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    if isinstance(response_format, Mapping) and kind == "json_schema":
+        named = response_format.get("json_schema")
+        return JsonSchema(named.get("schema") if isinstance(named, Mapping) else None)  # type: ignore[arg-type]
+    if kind == "json_object":
+        return JsonSchema({"type": "object"})
+    if kind == "text":
+        return None
+    raise UserError("response_format must have the type text, json_object or json_schema")
+
+
+def _with_paths(messages: Any, folder: Path) -> Any:
+    """Return the messages with paths of images beneath the folder. What is malformed is left for the processor."""
+    if isinstance(messages, list):
+        return [_with_paths(message, folder) for message in messages]
+    if not isinstance(messages, Mapping):
+        return messages
+    return {key: _resolved(key, value, folder) for key, value in messages.items()}
+
+
+def _resolved(key: str, value: Any, folder: Path) -> Any:
+    if key == "content":
+        return _with_paths(value, folder)
+    if key in ("image", "image_url", "url") and isinstance(value, str):
+        return _path(value, folder)
+    if key == "images" and isinstance(value, list):
+        return [_path(image, folder) if isinstance(image, str) else image for image in value]
+    return _with_paths(value, folder) if key == "image_url" else value
+
+
+def _path(source: str, folder: Path) -> str:
+    is_path = not source[:8].lower().startswith(("data:", "http://", "https://"))
+    return str(folder / source.removeprefix("file://")) if is_path else source

@@ -1,0 +1,179 @@
+"""Run a job: every item answered once, its line written in the order of the items, and what fails recorded.
+
+The next run of the same job goes on after the lines that are there, also after `kill -9`. Answers are decoded
+together; a line waits until those before it are written.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vl2.batch_job.answer_line import answer_line, error_line
+from vl2.batch_job.drawing import draw_answer
+from vl2.batch_job.item import Item, check_unique
+from vl2.batch_job.line_file import LineFile
+from vl2.errors import UserError
+from vl2.infer.engine.scheduler import EngineLimits, Scheduler
+from vl2.infer.engine.task import Job, Task
+from vl2.infer.generate import Event
+from vl2.infer.vlm import VLM, ReplyBuilder
+from vl2.process.image import open_image
+
+READ_AHEAD = 2  # items in memory for each that can be decoded: pictures are large
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a job is."""
+
+    total: int
+    done_before: int  # by earlier runs
+    done: int = 0  # by this one, failures included
+    failed: int = 0
+    repeating: int = 0  # ended because they began to repeat themselves
+    new_tokens: int = 0
+
+    @property
+    def num_left(self) -> int:
+        return self.total - self.done_before - self.done
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(kw_only=True)
+class _Work:
+    """An item between its reading and its line."""
+
+    item: Item
+    line: dict[str, Any] | None = None  # when it is answered
+    builder: ReplyBuilder | None = None
+    last_image: Image.Image | None = None  # kept only for drawing
+    finish_reason: str | None = None
+    new_tokens: int = 0
+
+
+@dataclass(kw_only=True)
+class _Job:
+    """One run over the items that are left."""
+
+    vlm: VLM
+    file: LineFile
+    draw: Path | None
+    report: Report
+    model: str
+    progress: Progress
+    pending: deque[_Work] = field(default_factory=deque)  # in the order of the items
+
+    def run(self, items: Sequence[Item]) -> None:
+        limits = EngineLimits(
+            max_rows=self.vlm.limits.max_rows,
+            prefill_chunk=self.vlm.limits.prefill_chunk,
+            max_context=self.vlm.limits.max_context,
+            cache_tokens=self.vlm.limits.max_rows * self.vlm.limits.max_context,
+        )
+        scheduler = Scheduler(self.vlm.model, self.vlm.processor.tokenizer, limits, reuse=self.vlm.reuse)
+        working: dict[Task, _Work] = {}
+        waiting = deque(items)
+        while waiting or self.pending:
+            while waiting and len(self.pending) < READ_AHEAD * limits.max_rows:
+                self._begin(waiting.popleft(), scheduler, working)
+            for task, output in scheduler.step() if scheduler.has_work else ():
+                work = working[task]
+                if output.error is not None:
+                    self._fail(work, output.error)
+                elif work.builder is not None:
+                    work.new_tokens += 1
+                    work.finish_reason = output.finish_reason
+                    work.builder.add(Event(request=0, token_id=output.token_id, piece=output.piece,
+                                           finish_reason=output.finish_reason))  # fmt: skip
+                    if output.finish_reason is not None:
+                        reply = work.builder.build()
+                        work.line = answer_line(work.item, reply, self.model)
+                        if self.draw is not None and work.last_image is not None:
+                            draw_answer(self.draw, work.item.id, reply, work.last_image)
+                if output.is_last:
+                    del working[task]
+            self._write_finished()
+
+    def _begin(self, item: Item, scheduler: Scheduler, working: dict[Task, _Work]) -> None:
+        work = _Work(item=item)
+        self.pending.append(work)
+        try:
+            asked = item.read()
+            images = asked.images
+            if self.draw is not None and images:
+                work.last_image = open_image(images[-1], self.vlm.processor.image_options)
+            sample = self.vlm.processor.encode(asked.messages, name=item.id)
+            task = scheduler.make_task(Job(sample=sample, options=asked.options))
+        except UserError as error:
+            self._fail(work, error)
+            return
+        work.builder = ReplyBuilder(sample)
+        working[task] = work
+        scheduler.add(task)
+
+    def _fail(self, work: _Work, error: Exception) -> None:
+        if not isinstance(error, UserError):
+            raise error  # a fault of ours, which every item might meet
+        work.line = error_line(work.item, error)
+
+    def _write_finished(self) -> None:
+        while self.pending and self.pending[0].line is not None:
+            work = self.pending[0]
+            assert work.line is not None
+            self.file.append(work.line)
+            self.pending.popleft()
+            before = self.progress
+            self.progress = Progress(
+                total=before.total,
+                done_before=before.done_before,
+                done=before.done + 1,
+                failed=before.failed + (work.finish_reason is None),
+                repeating=before.repeating + (work.finish_reason == "repetition"),
+                new_tokens=before.new_tokens + work.new_tokens,
+            )
+            self.report(self.progress)
+
+
+def run_batch(
+    vlm: VLM,
+    items: Sequence[Item],
+    out: Path,
+    *,
+    draw: Path | None = None,
+    model: str = "vl2",
+    report: Report = lambda progress: None,
+) -> Progress:
+    """Answer the items that `out` lacks, one JSON line each. `draw`: a folder for pictures with the boxes.
+
+    UserError if the output cannot be written, for instance on a full disk: what is there stays, and the same call
+    goes on. UserError too if `out` holds lines of another job.
+    """
+    check_unique(items)
+    with LineFile(out) as file:
+        foreign = file.ids - {item.id for item in items}
+        if foreign:
+            raise UserError(f"{out} is of another job: it answers {sorted(foreign)[0]!r}, which is not asked here")
+        left = [item for item in items if item.id not in file.ids]
+        progress = Progress(total=len(items), done_before=len(items) - len(left))
+        report(progress)
+        job = _Job(vlm=vlm, file=file, draw=draw, report=report, model=model, progress=progress)
+        try:
+            if draw is not None:
+                draw.mkdir(parents=True, exist_ok=True)
+            job.run(left)
+            file.sync()
+        except OSError as error:
+            done = job.progress.done_before + job.progress.done
+            raise UserError(
+                f"cannot write {error.filename or out}: {error.strerror}; {done} of {len(items)} are done, and the "
+                "same command goes on from there"
+            ) from None
+        return job.progress

@@ -1,0 +1,166 @@
+"""`vl2 batch`: folders, PDF files or a file of requests to JSONL or Markdown, however long it takes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from vl2.cli.flags import GenerateFlags, ModelFlags, OptionalFile, OptionalText
+from vl2.errors import UserError
+
+if TYPE_CHECKING:
+    from vl2.batch_job.item import Item
+    from vl2.infer.sampling import GenerateOptions
+
+LOOP_REPEATS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchFlags(GenerateFlags):
+    """How the answers are generated."""
+
+    max_new_tokens: int = 2048
+    """end an answer after this many tokens"""
+    max_repeats: int = LOOP_REPEATS
+    """end an answer that says something so many times in a row; 0 is off"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Answer for every image of a folder, every page of PDF files, or every line of a JSONL file of requests.
+
+    The output has one JSON line per item, in their order; one that fails has an "error" instead of a "text". Stopped by
+    Ctrl-C, a crash or a full disk, the same command goes on where it was. An -o that ends in .md, or is a folder, gets
+    Markdown, and the lines lie beside it.
+
+    Examples:
+      vl2 batch scans/ -o scans.jsonl --read
+      vl2 batch report.pdf annex.pdf -o report.md --read
+      vl2 batch photos/ -o mugs.jsonl --locate "the red mug" --draw drawn/ --coco mugs.json
+      vl2 batch requests.jsonl -o answers.jsonl --model ./deepseek-vl2-tiny
+    """
+
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
+    """images, PDF files, folders of them, or one .jsonl of requests (OpenAI's batch lines, or id, question, images)"""
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
+    """file.jsonl, file.md, or a folder for one Markdown file per document"""
+    read: bool = False
+    """ask for the text of each page"""
+    describe: bool = False
+    """ask for a description"""
+    grounded: bool = False
+    """with --describe: a box around everything that is named"""
+    ask: OptionalText = None
+    """ask this"""
+    locate: OptionalText = None
+    """ask for the boxes of this"""
+    constrained: bool = False
+    """make malformed boxes impossible"""
+    draw: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """write each image with its boxes into this folder"""
+    coco: OptionalFile = None
+    """write all boxes to this file as COCO JSON at the end"""
+    dpi: int = 144
+    """how finely pages of PDF files are drawn"""
+    fresh: bool = False
+    """begin again, and remove what an earlier run left"""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """show no progress"""
+    model: ModelFlags = field(default_factory=ModelFlags)
+    generate: BatchFlags = field(default_factory=BatchFlags)
+
+    def run(self) -> None:
+        from vl2.batch_job.coco import write_coco
+        from vl2.batch_job.line_file import read_lines
+        from vl2.batch_job.markdown import write_markdown
+        from vl2.batch_job.run import run_batch
+        from vl2.batch_job.settings import forget, hold_settings
+        from vl2.cli.batch_progress import batch_progress, summary
+
+        lines_path, is_markdown = self._lines_path()
+        items = self._items(self._options())
+        if (self.coco is not None or is_markdown) and any(item.form == "openai" for item in items):
+            raise UserError("--coco and Markdown are for files and short requests, not for OpenAI's batch lines")
+        if self.fresh:
+            forget(lines_path)
+        hold_settings(lines_path, self._settings())
+        vlm = self.model.load(quiet=self.quiet)
+        draw = Path(self.draw) if self.draw is not None else None
+        try:
+            with batch_progress(quiet=self.quiet) as report:
+                done = run_batch(vlm, items, lines_path, draw=draw, model=self.model.model, report=report)
+        except KeyboardInterrupt:
+            self._say("stopped; the same command goes on from there")
+            raise
+        if self.coco is not None:
+            write_coco(read_lines(lines_path), Path(self.coco))
+        if is_markdown:
+            write_markdown(read_lines(lines_path), Path(self.out))
+        self._say(summary(done, lines_path))
+
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            print(f"vl2: {text}", file=sys.stderr)
+
+    def _lines_path(self) -> tuple[Path, bool]:
+        """Return where the lines go, and whether Markdown is made of them."""
+        out = Path(self.out)
+        suffix = out.suffix.lower()
+        if suffix == ".jsonl":
+            return out, False
+        if suffix == ".md":
+            return out.with_suffix(".jsonl"), True
+        if suffix:
+            raise UserError(f"-o must be a .jsonl file, a .md file or a folder, got {self.out}")
+        return out / "answers.jsonl", True
+
+    def _options(self) -> GenerateOptions:
+        from vl2.infer.constraint_boxes import WellFormedBoxes
+
+        options = self.generate.options()
+        return replace(options, constraint=WellFormedBoxes()) if self.constrained else options
+
+    def _items(self, options: GenerateOptions) -> list[Item]:
+        from vl2.batch_job.files import file_items
+        from vl2.batch_job.request_lines import request_items
+
+        question = self._question()
+        is_requests = [Path(text).suffix.lower() == ".jsonl" for text in self.inputs]
+        if is_requests == [True]:
+            if question is not None:
+                raise UserError("a file of requests says itself what is asked: leave --read, --ask and the like away")
+            return request_items(Path(self.inputs[0]), options)
+        if any(is_requests):
+            raise UserError("a file of requests must be the only input")
+        if question is None:
+            raise UserError("say what to ask: --read, --describe, --ask TEXT or --locate TEXT")
+        return file_items(self.inputs, question, options, dpi=self.dpi)
+
+    def _question(self) -> str | None:
+        from vl2.infer.prompts import describe_prompt, locate_prompt, read_prompt
+
+        if self.grounded and not self.describe:
+            raise UserError("--grounded belongs to --describe")
+        asked = [
+            *([read_prompt()] if self.read else []),
+            *([describe_prompt(grounded=self.grounded)] if self.describe else []),
+            *([self.ask] if self.ask is not None else []),
+            *([locate_prompt(self.locate)] if self.locate is not None else []),
+        ]
+        if len(asked) > 1:
+            raise UserError("only one of --read, --describe, --ask and --locate can be asked")
+        if asked and not asked[0].strip():
+            raise UserError("the question is empty: say what to ask")
+        return asked[0] if asked else None
+
+    def _settings(self) -> dict[str, str]:
+        """Return what changes the answers."""
+        asked = self._question()
+        model = {name: getattr(self.model, name) for name in ("model", "adapter", "tiling", "max_tiles", "revision")}
+        generate = {name: getattr(self.generate, name) for name in self.generate.__dataclass_fields__}
+        rest = {"question": asked, "dpi": self.dpi, "constrained": self.constrained}
+        return {name: str(value) for name, value in {**model, **generate, **rest}.items()}

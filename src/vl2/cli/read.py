@@ -1,0 +1,77 @@
+"""`vl2 read`: the text of a document, page by page."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from vl2.cli.batch import BatchFlags
+from vl2.cli.flags import ModelFlags, OutputFlags, print_json
+from vl2.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """Print the text of images and PDF files, page by page.
+
+    Examples:
+      vl2 read letter.png
+      vl2 read report.pdf --pages 2-5 > report.txt
+      vl2 read scan1.png scan2.png --json
+    """
+
+    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """images, PDF files, or folders of them"""
+    pages: Annotated[str | None, tyro.conf.arg(metavar="FROM-TO", help_behavior_hint="")] = None
+    """of a PDF file, only these pages: 3, 2-5 or 2-"""
+    dpi: int = 144
+    """how finely pages of PDF files are drawn"""
+    model: ModelFlags = field(default_factory=ModelFlags)
+    generate: BatchFlags = field(default_factory=BatchFlags)
+    output: OutputFlags = field(default_factory=OutputFlags)
+
+    def run(self) -> None:
+        from vl2.batch_job.files import file_items
+        from vl2.batch_job.markdown import plain_text
+        from vl2.cli.print_stream import print_stream
+        from vl2.infer.prompts import read_prompt
+        from vl2.infer.vlm import Request
+
+        first, last = page_range(self.pages)
+        options = self.generate.options()
+        items = file_items(self.files, read_prompt(), options, dpi=self.dpi)
+        items = [item for item in items if first <= item.about.get("page", first) <= last]
+        if not items:
+            raise UserError(f"there is no page {self.pages} in {', '.join(self.files)}")
+        items[0].read()  # a file that cannot be read is told before the model loads
+        vlm = self.model.load(quiet=self.output.quiet)
+        for number, item in enumerate(items):
+            asked = item.read()
+            if self.output.json:
+                reply = vlm.batch([Request(messages=asked.messages, options=asked.options)])[0]
+                print_json({"id": item.id, **item.about, "text": plain_text(reply.text),
+                            "finish_reason": reply.finish_reason}, indent=None)  # fmt: skip
+                continue
+            if number:
+                print()
+            if len(items) > 1 and not self.output.quiet:
+                print(f"vl2: {item.id}", file=sys.stderr)
+            sample = vlm.processor.encode(asked.messages, name=item.id)
+            print_stream(event.piece for event in vlm.sample_events(sample, asked.options))
+
+
+def page_range(text: str | None) -> tuple[int, int]:
+    """Return the first and the last page that "3", "2-5" or "2-" means; all for None."""
+    if text is None:
+        return 1, sys.maxsize
+    first, dash, last = text.partition("-")
+    try:
+        pages = int(first), int(last) if last else (sys.maxsize if dash else int(first))
+    except ValueError:
+        pages = 0, 0
+    if not 1 <= pages[0] <= pages[1]:
+        raise UserError(f"--pages must be like 3, 2-5 or 2-, got {text}")
+    return pages

@@ -1,0 +1,120 @@
+"""COCO JSON, Markdown, OpenAI's lines and settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vl2.batch_job.answer_line import answer_line, error_line
+from vl2.batch_job.coco import to_coco, write_coco
+from vl2.batch_job.drawing import file_stem
+from vl2.batch_job.item import Asked, Item
+from vl2.batch_job.markdown import plain_text, to_markdown, write_markdown
+from vl2.batch_job.settings import forget, hold_settings
+from vl2.errors import UserError
+from vl2.infer.reply import Reply, Usage
+from vl2.infer.sampling import GenerateOptions
+
+TEXT = (
+    "See <|ref|>cup<|/ref|><|det|>[[0, 0, 500, 999], [1, 1, 2, 2]]<|/det|> and <|ref|>dog<|/ref|><|det|>[[9, 9, 9, 9]]"
+)
+
+
+def item(name: str, form: Any = "plain", **about: Any) -> Item:
+    return Item(id=name, read=lambda: Asked(messages=[], options=GenerateOptions()), about=about, form=form)
+
+
+def reply(text: str = TEXT) -> Reply:
+    usage = Usage(prompt_tokens=9, visual_tokens=4, completion_tokens=3)
+    return Reply(text=text, token_ids=(1, 2, 3), finish_reason="repetition", usage=usage, image_sizes=((999, 999),))
+
+
+def test_coco_lists_images_boxes_and_categories() -> None:
+    lines = [
+        answer_line(item("a.png", file="a.png"), reply(), "m"),
+        error_line(item("b.png", file="b.png"), UserError("bad")),
+        answer_line(item("c.png", file="c.png"), reply("nothing"), "m"),
+        answer_line(item("d.pdf#2", file="d.pdf", page=2), reply(), "m"),
+    ]
+    coco = to_coco(lines)
+    assert [image["file_name"] for image in coco["images"]] == ["a.png", "c.png", "d.pdf#2"]
+    assert coco["images"][0] == {"id": 1, "file_name": "a.png", "width": 999, "height": 999}
+    assert coco["categories"] == [{"id": 1, "name": "cup"}, {"id": 2, "name": "dog"}]
+    assert coco["annotations"][0] == {
+        "id": 1, "image_id": 1, "category_id": 1, "bbox": [0.0, 0.0, 500.0, 999.0], "area": 499500.0, "iscrowd": 0
+    }  # fmt: skip
+    assert [(a["image_id"], a["category_id"]) for a in coco["annotations"]] == [(1, 1), (1, 1), (1, 2), (3, 1), (3, 1),
+                                                                               (3, 2)]  # fmt: skip
+
+
+def test_markdown_has_a_heading_per_file_and_no_tags(tmp_path: Path) -> None:
+    lines = [
+        answer_line(item("d.pdf#1", file="d.pdf", page=1), reply(), "m"),
+        answer_line(item("d.pdf#2", file="d.pdf", page=2), reply("two"), "m"),
+        error_line(item("e.png", file="e.png"), UserError("bad")),
+    ]
+    text = to_markdown(lines)
+    assert text == (
+        "# d.pdf\n\n<!-- page 1 -->\n\nSee cup and dog\n\n<!-- page 2 -->\n\ntwo\n\n# e.png\n\n*not read: bad*\n"
+    )
+    write_markdown(lines, tmp_path / "all.md")
+    assert (tmp_path / "all.md").read_text() == text
+    write_markdown(lines, tmp_path / "each")
+    assert sorted(p.name for p in (tmp_path / "each").iterdir()) == ["d.pdf.md", "e.png.md"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "plain"), [("a <|grounding|>b", "a b"), ("<|ref|>x<|/ref|><|det|>[[1,", "x"), ("plain", "plain")]
+)
+def test_tags_go_and_labels_stay(answer: str, plain: str) -> None:
+    assert plain_text(answer) == plain
+
+
+def test_openai_lines_have_openai_shapes() -> None:
+    line = answer_line(item("r1", "openai"), reply(), "vl2")
+    assert (line["custom_id"], line["error"], line["response"]["status_code"]) == ("r1", None, 200)
+    body = line["response"]["body"]
+    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["choices"][0]["message"]["content"] == TEXT
+    assert body["choices"][0]["message"]["boxes"][0]["label"] == "cup"
+    assert body["usage"]["total_tokens"] == 12
+    failed = error_line(item("r2", "openai"), UserError("a\nb"))
+    assert (failed["response"]["status_code"], failed["response"]["body"]["error"]["message"]) == (400, "a b")
+
+
+def test_names_of_files_are_safe_and_different() -> None:
+    assert file_stem("page-1.png") == "page-1.png"
+    odd = ["a/b.png", "a_b.png", "../../etc/passwd", "ä", "x" * 300, "", "报告.pdf"]
+    stems = [file_stem(name) for name in odd]
+    assert len(set(stems)) == len(odd)
+    assert all(len(stem) < 100 and "/" not in stem and not stem.startswith(".") for stem in stems)
+
+
+def test_other_settings_are_refused_and_forgotten_ones_are_not(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    hold_settings(out, {"dpi": "144"})
+    hold_settings(out, {"dpi": "144"})
+    with pytest.raises(UserError, match="begun with dpi 144, now it is 72"):
+        hold_settings(out, {"dpi": "72"})
+    forget(out)
+    hold_settings(out, {"dpi": "72"})
+
+
+def test_a_file_that_is_no_job_is_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("mine\n")
+    with pytest.raises(UserError, match="exists and is not of a job"):
+        hold_settings(out, {})
+    assert out.read_text() == "mine\n"
+
+
+def test_a_file_that_cannot_be_written_is_told_and_leaves_the_old_one(tmp_path: Path) -> None:
+    write_coco([], tmp_path / "coco.json")
+    old = json.loads((tmp_path / "coco.json").read_text())
+    assert old["images"] == []
+    with pytest.raises(UserError, match="cannot write"):
+        write_coco([], tmp_path / "coco.json" / "below")
+    assert not list(tmp_path.glob("*.part"))
