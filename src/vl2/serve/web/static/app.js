@@ -1,0 +1,118 @@
+// The page: a conversation, what is asked next, and the server between them.
+
+import { listModels, streamChat } from "./api.js";
+import { Composer } from "./composer.js";
+import { Conversation } from "./conversation.js";
+import { byId, toast } from "./dom.js";
+import { exampleButtons } from "./examples.js";
+import { currentLanguage, initialLanguage, setLanguage } from "./i18n.js";
+import { connectSettings, offerModels, settings } from "./settings.js";
+import { connectTheme } from "./theme.js";
+import { TurnView } from "./turn_view.js";
+
+let conversation = new Conversation();
+let running = null; // the AbortController of the answer that is coming
+
+connectTheme();
+setLanguage(initialLanguage());
+
+const composer = new Composer({
+  send: (question) => answer(conversation.begin(question)),
+  stop: () => running?.abort(),
+  sizes: (pictures) => conversation.sizes(pictures),
+  hasPicture: () => conversation.answered().some(({ pictures }) => pictures.length),
+});
+
+/** Ask for the answer of the last turn and show it as it comes. */
+async function answer(turn) {
+  const asked = conversation;
+  const view = new TurnView(turn, asked, () => again(turn, view));
+  byId("welcome").hidden = true;
+  byId("log").append(view.question, view.answer);
+  view.question.scrollIntoView({ block: "start" });
+  running = new AbortController();
+  composer.setBusy(true);
+  const show = oncePerFrame(() => {
+    const isAtEnd = byId("main").scrollHeight - byId("main").scrollTop - byId("main").clientHeight < 80;
+    view.update();
+    if (isAtEnd) byId("main").scrollTop = byId("main").scrollHeight;
+  });
+  try {
+    if (!settings.model) await loadModels();
+    for await (const piece of streamChat(await asked.messages(), running.signal)) {
+      turn.answer.text += piece.text ?? "";
+      turn.answer.boxes = piece.boxes ?? turn.answer.boxes;
+      turn.answer.finish = piece.finish ?? turn.answer.finish;
+      turn.answer.usage = piece.usage ?? turn.answer.usage;
+      show();
+    }
+  } catch (error) {
+    if (error.name === "AbortError") turn.answer.isStopped = true;
+    else turn.answer.error = error.message;
+  } finally {
+    turn.answer.isDone = true;
+    running = null;
+    composer.setBusy(false);
+    show();
+    composer.updatePlan(); // what is pending may be cut otherwise now
+  }
+}
+
+/** Ask the same once more, and forget what came after it. */
+function again(turn, view) {
+  if (running) return;
+  conversation.turns.splice(conversation.turns.indexOf(turn));
+  while (view.answer.nextSibling) view.answer.nextSibling.remove();
+  view.question.remove();
+  view.answer.remove();
+  answer(conversation.begin(turn));
+  byId("question").focus();
+}
+
+function oncePerFrame(run) {
+  let isWaiting = false;
+  return () => {
+    if (isWaiting) return;
+    isWaiting = true;
+    requestAnimationFrame(() => {
+      isWaiting = false;
+      run();
+    });
+  };
+}
+
+function showExamples() {
+  const use = (file, task, question) => composer.fill(file, task, question);
+  byId("examples").replaceChildren(...exampleButtons(currentLanguage(), use));
+}
+
+async function loadModels() {
+  const models = await listModels();
+  offerModels(models);
+  composer.limits = models[0].image_limits;
+}
+
+function showLanguage() {
+  byId("language").textContent = currentLanguage() === "zh" ? "English" : "中文";
+  byId("language").lang = currentLanguage() === "zh" ? "en" : "zh";
+  composer.showTasks();
+  showExamples();
+}
+
+byId("language").addEventListener("click", () => {
+  setLanguage(currentLanguage() === "zh" ? "en" : "zh");
+  showLanguage();
+});
+byId("new-chat").addEventListener("click", () => {
+  running?.abort();
+  conversation = new Conversation();
+  byId("log").replaceChildren();
+  byId("welcome").hidden = false;
+  composer.clear();
+  byId("question").focus();
+});
+const tellModels = () => loadModels().catch((error) => toast(error.message));
+connectSettings(tellModels);
+showLanguage();
+tellModels();
+byId("question").focus();

@@ -1,0 +1,120 @@
+// Boxes over a picture, tied to the words that name them, and the same as a PNG.
+
+import { make } from "./dom.js";
+import { SCALE, toPixels } from "./grounding.js";
+import { say } from "./i18n.js";
+
+// As in vl2.infer.draw: hues that stay apart for most colour-blind people.
+const COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"];
+const DARK_INK = new Set(["#E69F00", "#56B4E9", "#F0E442"]);
+
+/** Return a colour for each label, the first of them the first colour. */
+export function coloursOf(mentions) {
+  const labels = [...new Set(mentions.map(({ label }) => label))];
+  return new Map(labels.map((label, index) => [label, COLOURS[index % COLOURS.length]]));
+}
+
+const inkOn = (colour) => (DARK_INK.has(colour) ? "#000" : "#fff");
+
+/** Return a figure of the picture with its boxes. `picture`: {url, name, width, height}. */
+export function annotated(picture, mentions) {
+  const colours = coloursOf(mentions);
+  const count = mentions.reduce((sum, { boxes }) => sum + boxes.length, 0);
+  const image = make("img", { src: picture.url, alt: picture.name, width: picture.width, height: picture.height });
+  const frame = make("div", { className: "frame" }, image);
+  frame.style.aspectRatio = `${picture.width} / ${picture.height}`;
+  frame.style.setProperty("--ratio", picture.width / picture.height);
+  mentions.forEach(({ label, boxes }, index) => {
+    for (const box of boxes) frame.append(boxElement(box, label, index, colours.get(label), picture));
+  });
+  const caption = count === 1 ? say("pictureOne") : say("picture", count);
+  return make("figure", { className: "annotated", attributes: { "aria-label": caption } }, frame);
+}
+
+function boxElement([x0, y0, x1, y1], label, index, colour, picture) {
+  const [left, top, right, bottom] = toPixels([x0, y0, x1, y1], picture).map(Math.round);
+  const element = make(
+    "div",
+    {
+      className: "box",
+      title: label,
+      dataset: { mention: index },
+      attributes: { role: "img", "aria-label": say("boxAt", label || say("unnamed"), left, top, right, bottom) },
+    },
+  );
+  if (label) element.append(make("span", { className: "box-label", textContent: label, attributes: { "aria-hidden": "true" } }));
+  const percent = (value) => `${(value / SCALE) * 100}%`;
+  Object.assign(element.style, {
+    left: percent(x0),
+    top: percent(y0),
+    width: percent(Math.max(0, x1 - x0)),
+    height: percent(Math.max(0, y1 - y0)),
+  });
+  element.style.setProperty("--colour", colour);
+  element.style.setProperty("--ink", inkOn(colour));
+  if (y0 < 60) element.classList.add("inside");
+  return element;
+}
+
+/** Return a button for the words that name boxes. */
+export function mentionElement(mention, index, colour) {
+  const element = make("button", {
+    type: "button",
+    className: "mention",
+    textContent: mention.label || `□ ${index + 1}`,
+    dataset: { mention: index },
+  });
+  element.style.setProperty("--colour", colour);
+  return element;
+}
+
+/** Let words and boxes of one answer light each other up, by pointer and by focus. */
+export function linkMentions(scope) {
+  const light = (target) => {
+    const index = target?.closest?.("[data-mention]")?.dataset.mention;
+    scope.classList.toggle("is-linked", index !== undefined);
+    for (const element of scope.querySelectorAll("[data-mention]")) {
+      element.classList.toggle("is-lit", element.dataset.mention === index);
+    }
+  };
+  scope.addEventListener("pointerover", (event) => light(event.target));
+  scope.addEventListener("pointerleave", () => light(null));
+  scope.addEventListener("focusin", (event) => light(event.target));
+  scope.addEventListener("focusout", () => light(null));
+}
+
+/** Return a PNG of the picture, in its own pixels, with boxes and labels. */
+export async function drawPng(picture, mentions) {
+  const bitmap = await createImageBitmap(picture.blob);
+  const canvas = make("canvas", { width: picture.width, height: picture.height });
+  const pen = canvas.getContext("2d");
+  pen.drawImage(bitmap, 0, 0, picture.width, picture.height);
+  const colours = coloursOf(mentions);
+  const unit = Math.max(2, Math.round(Math.min(picture.width, picture.height) / 200));
+  const size = Math.max(12, 6 * unit);
+  pen.font = `600 ${size}px system-ui, sans-serif`;
+  pen.textBaseline = "top";
+  for (const { label, boxes } of mentions) {
+    const colour = colours.get(label);
+    for (const box of boxes) {
+      const [x0, y0, x1, y1] = toPixels(box, picture);
+      pen.strokeStyle = colour;
+      pen.lineWidth = unit;
+      pen.strokeRect(x0 + unit / 2, y0 + unit / 2, Math.max(0, x1 - x0 - unit), Math.max(0, y1 - y0 - unit));
+      if (label) drawLabel(pen, label, x0, y0, size, colour, picture);
+    }
+  }
+  bitmap.close();
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}
+
+function drawLabel(pen, label, x, y, size, colour, picture) {
+  const width = pen.measureText(label).width + size / 2;
+  const height = size * 1.4;
+  const left = Math.max(0, Math.min(x, picture.width - width));
+  const top = y >= height ? y - height : y;
+  pen.fillStyle = colour;
+  pen.fillRect(left, top, width, height);
+  pen.fillStyle = inkOn(colour);
+  pen.fillText(label, left + size / 4, top + size * 0.2);
+}

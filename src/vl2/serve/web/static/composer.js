@@ -1,0 +1,244 @@
+// Where a question is made: its words, its task and its pictures, with what these will cost.
+
+import { planTiles } from "./api.js";
+import { byId, make, toast } from "./dom.js";
+import { say } from "./i18n.js";
+import { filesOf, openPicture } from "./pictures.js";
+import { needsQuestion, promptOf, TASKS } from "./prompts.js";
+import { connectViewer, openViewer } from "./viewer.js";
+
+export class Composer {
+  /** `send({shown, prompt, pictures})` runs when a question is complete; `sizes(pictures)` as in Conversation. */
+  constructor({ send, stop, sizes, hasPicture }) {
+    Object.assign(this, { send, stop, sizes, hasPicture });
+    this.pictures = [];
+    this.limits = { max_images: 16, max_bytes: 20 * 2 ** 20 };
+    this.plan = null;
+    this.planning = null;
+    this.isBusy = false;
+    this.field = byId("question");
+    this.connect();
+    connectViewer();
+    this.showTasks();
+  }
+
+  get task() {
+    return byId("tasks").querySelector("input:checked").value;
+  }
+
+  connect() {
+    byId("composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.submit();
+    });
+    byId("stop").addEventListener("click", () => this.stop());
+    this.field.addEventListener("keydown", (event) => {
+      // While an input method composes, Enter chooses characters.
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        this.submit();
+      }
+    });
+    this.field.addEventListener("input", () => this.fit());
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && this.isBusy && !document.querySelector("dialog[open]")) this.stop();
+    });
+    byId("attach").addEventListener("click", () => byId("file").click());
+    byId("file").addEventListener("change", async (event) => {
+      const files = [...event.target.files];
+      event.target.value = ""; // the same file may be chosen again
+      await this.add(files);
+    });
+    document.addEventListener("paste", (event) => {
+      const files = filesOf(event.clipboardData);
+      if (!files.length) return;
+      event.preventDefault();
+      this.add(files);
+    });
+    this.connectDrop();
+    byId("tasks").addEventListener("change", () => this.showPlaceholder());
+  }
+
+  connectDrop() {
+    const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+    let depth = 0;
+    const show = (isOver) => (byId("drop").hidden = !isOver);
+    window.addEventListener("dragenter", (event) => {
+      if (!hasFiles(event)) return;
+      depth += 1;
+      show(true);
+    });
+    window.addEventListener("dragleave", (event) => {
+      if (!hasFiles(event)) return;
+      depth -= 1;
+      show(depth > 0);
+    });
+    window.addEventListener("dragover", (event) => {
+      if (hasFiles(event)) event.preventDefault();
+    });
+    window.addEventListener("drop", (event) => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      depth = 0;
+      show(false);
+      this.add(filesOf(event.dataTransfer));
+    });
+  }
+
+  /** Take pictures in; each that cannot be taken is told. */
+  async add(files) {
+    for (const file of files) {
+      if (this.sizes(this.pictures).flat().length >= this.limits.max_images) {
+        toast(say("tooMany", this.limits.max_images));
+        break;
+      }
+      try {
+        this.pictures.push(await openPicture(file, this.limits.max_bytes));
+      } catch (error) {
+        toast(error.message);
+      }
+    }
+    this.showPictures();
+    this.field.focus();
+  }
+
+  /** Make ready for what an example asks. */
+  async fill(file, task, question) {
+    this.clear();
+    byId("tasks").querySelector(`[value=${task}]`).checked = true;
+    this.field.value = question;
+    this.showPlaceholder();
+    this.fit();
+    await this.add([file]);
+  }
+
+  clear() {
+    this.pictures = [];
+    this.field.value = "";
+    if (!needsQuestion(this.task)) byId("tasks").querySelector("[value=ask]").checked = true;
+    this.showPictures();
+    this.showPlaceholder();
+    this.fit();
+  }
+
+  setBusy(isBusy) {
+    this.isBusy = isBusy;
+    const hadFocus = document.activeElement === byId(isBusy ? "send" : "stop");
+    byId("send").hidden = isBusy;
+    byId("stop").hidden = !isBusy;
+    if (hadFocus) byId(isBusy ? "stop" : "send").focus();
+  }
+
+  submit() {
+    if (this.isBusy) return;
+    const question = this.field.value.trim();
+    const missing = this.missing(question);
+    if (missing) {
+      toast(say(missing));
+      this.field.focus();
+      return;
+    }
+    const task = this.task;
+    const shown = task === "ask" ? question : say(`said${task[0].toUpperCase()}${task.slice(1)}`, question);
+    const pictures = this.pictures;
+    this.clear();
+    this.send({ shown, prompt: promptOf(task, question), pictures });
+  }
+
+  missing(question) {
+    const { task } = this;
+    if (needsQuestion(task) && !question) return "needQuestion";
+    if (task === "like" && this.pictures.length !== 2) return "needTwo";
+    if (task === "like" && !this.pictures[0].mark) return "needMark";
+    if (task !== "ask" && !this.pictures.length && !this.hasPicture()) return "needImage";
+    return null;
+  }
+
+  fit() {
+    this.field.style.height = "auto";
+    this.field.style.height = `${Math.min(this.field.scrollHeight, 200)}px`;
+  }
+
+  /** Show tasks and placeholder in the language of the page. */
+  showTasks() {
+    const chosen = byId("tasks").querySelector("input:checked")?.value ?? "ask";
+    const legend = byId("tasks").querySelector("legend");
+    byId("tasks").replaceChildren(
+      legend,
+      ...TASKS.map((task) =>
+        make(
+          "label",
+          { className: "task" },
+          make("input", { type: "radio", name: "task", value: task, checked: task === chosen }),
+          make("span", { textContent: say(`task${task[0].toUpperCase()}${task.slice(1)}`) }),
+        ),
+      ),
+    );
+    this.showPlaceholder();
+    this.showPictures();
+  }
+
+  showPlaceholder() {
+    const { task } = this;
+    this.field.placeholder = say(`place${task[0].toUpperCase()}${task.slice(1)}`);
+    this.field.classList.toggle("is-idle", !needsQuestion(task));
+  }
+
+  showPictures() {
+    const place = byId("attachments");
+    place.hidden = this.pictures.length === 0;
+    place.replaceChildren(...this.pictures.map((picture, index) => this.pictureElement(picture, index)));
+    this.updatePlan();
+  }
+
+  pictureElement(picture, index) {
+    const open = make(
+      "button",
+      { type: "button", className: "attachment-open", title: say("open", picture.name), attributes: { "aria-label": say("open", picture.name) } },
+      make("img", { src: picture.url, alt: "" }),
+      make("span", { className: "cost", dataset: { cost: index } }),
+    );
+    if (picture.mark) open.append(make("span", { className: "flag", textContent: say("marked") }));
+    open.addEventListener("click", () => openViewer(picture, this.reportOf(index), () => this.showPictures()));
+    const remove = make("button", {
+      type: "button",
+      className: "remove",
+      textContent: "×",
+      title: say("remove", picture.name),
+      attributes: { "aria-label": say("remove", picture.name) },
+    });
+    remove.addEventListener("click", () => {
+      this.pictures.splice(index, 1);
+      this.showPictures();
+      this.field.focus();
+    });
+    return make("li", { className: "attachment" }, open, remove);
+  }
+
+  /** The server's report on one of the pictures. */
+  reportOf(index) {
+    return this.plan?.data.at(index - this.pictures.length) ?? null;
+  }
+
+  async updatePlan() {
+    this.planning?.abort();
+    this.plan = null;
+    const line = byId("plan");
+    line.hidden = this.pictures.length === 0;
+    line.classList.remove("is-over");
+    if (!this.pictures.length) return;
+    this.planning = new AbortController();
+    try {
+      this.plan = await planTiles(this.sizes(this.pictures), this.planning.signal);
+    } catch (error) {
+      if (error.name !== "AbortError") line.textContent = say("planNone", error.message);
+      return;
+    }
+    const { visual_tokens: tokens, tiles_encoded: tiles, context_length: most } = this.plan;
+    line.classList.toggle("is-over", tokens >= most);
+    line.textContent = tokens >= most ? say("planOver", tokens, most) : say("planAll", tokens, tiles, most);
+    for (const element of byId("attachments").querySelectorAll("[data-cost]")) {
+      element.textContent = say("tokens", this.reportOf(Number(element.dataset.cost)).visual_tokens);
+    }
+  }
+}

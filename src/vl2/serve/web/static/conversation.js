@@ -1,0 +1,72 @@
+// What was said so far, as data: turns of a question with pictures and an answer with boxes.
+
+import { readAnswer } from "./grounding.js";
+import { dataUrl } from "./pictures.js";
+import { settings } from "./settings.js";
+
+export class Conversation {
+  constructor() {
+    this.turns = [];
+  }
+
+  /** Add a turn. `shown` is what a person sees of the question, `prompt` what the model gets. */
+  begin({ shown, prompt, pictures }) {
+    const answer = { text: "", boxes: [], finish: null, usage: null, error: null, isDone: false, isStopped: false };
+    const turn = { shown, prompt, pictures, answer };
+    this.turns.push(turn);
+    return turn;
+  }
+
+  /** The turns that the model sees: those that have an answer, and the last. */
+  kept(turns = this.turns) {
+    return turns.filter((turn, index) => turn.answer.text || index === turns.length - 1);
+  }
+
+  answered() {
+    return this.turns.filter((turn) => turn.answer.text);
+  }
+
+  /** The picture that the boxes of a turn's answer are about: the last one so far. */
+  pictureOf(turn) {
+    const upTo = this.kept(this.turns.slice(0, this.turns.indexOf(turn) + 1));
+    return upTo.flatMap(({ pictures }) => pictures).at(-1) ?? null;
+  }
+
+  /** The messages of a request whose last question is the last turn's. */
+  async messages() {
+    const turns = this.kept();
+    const messages = settings.system ? [{ role: "system", content: settings.system }] : [];
+    for (const [index, turn] of turns.entries()) {
+      const urls = await Promise.all(turn.pictures.map(dataUrl));
+      const parts = urls.map((url) => ({ type: "image_url", image_url: { url } }));
+      messages.push({ role: "user", content: [...parts, { type: "text", text: turn.prompt }] });
+      if (index < turns.length - 1) messages.push({ role: "assistant", content: turn.answer.text });
+    }
+    return messages;
+  }
+
+  /** The sizes of the pictures of each message, with those that are about to be sent. */
+  sizes(pending) {
+    return [...this.answered().map(({ pictures }) => pictures), pending].map((pictures) =>
+      pictures.map(({ width, height }) => ({ width, height })),
+    );
+  }
+
+  /** One answer as a file. */
+  toJson(turn) {
+    const picture = this.pictureOf(turn);
+    const { text, boxes, finish, usage } = turn.answer;
+    return {
+      model: settings.model,
+      question: turn.prompt,
+      text,
+      boxes,
+      image: picture && { name: picture.name, width: picture.width, height: picture.height },
+      finish_reason: finish,
+      usage,
+    };
+  }
+}
+
+/** The mentions of an answer: [{label, boxes}]. */
+export const mentionsOf = (answer) => readAnswer(answer.text, answer.isDone).mentions;

@@ -1,0 +1,41 @@
+// Making elements. Text is only ever set as text: nothing that a model or a person writes becomes markup.
+
+/** Return an element with properties, attributes (in `attributes`), data (in `dataset`) and children. */
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  const { attributes = {}, dataset = {}, ...others } = properties;
+  Object.assign(element, others);
+  Object.assign(element.dataset, dataset);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+export function byId(id) {
+  const element = document.getElementById(id);
+  if (element === null) throw new Error(`no element ${id}`);
+  return element;
+}
+
+/** Offer a blob as a download. */
+export function save(blob, name) {
+  const link = make("a", { href: URL.createObjectURL(blob), download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+let toastTimer = 0;
+
+/** Say something for a few seconds. */
+export function toast(text) {
+  const place = byId("toast");
+  place.textContent = text;
+  place.classList.add("shown");
+  clearTimeout(toastTimer);
+  toastTimer = setTimeout(() => {
+    place.classList.remove("shown");
+    place.textContent = "";
+  }, 4000);
+}

@@ -1,0 +1,211 @@
+// The words of the page in English and Chinese. Elements say by data-i18n what they show.
+
+const WORDS = {
+  en: {
+    skip: "Skip to the question",
+    newChat: "New chat",
+    theme: "Dark or light",
+    settings: "Settings",
+    welcomeTitle: "Ask about images, documents and screens",
+    welcomeText: "Add pictures, paste or drop them, then ask, read, or find things in them.",
+    conversation: "Conversation",
+    composer: "New message",
+    images: "Pictures of the message",
+    question: "Question",
+    addImages: "Add pictures",
+    task: "Task",
+    send: "Send",
+    stop: "Stop",
+    hint: "Enter sends, Shift+Enter makes a new line. Answers may be wrong: check them.",
+    drop: "Drop the pictures here",
+    model: "Model",
+    system: "System prompt",
+    maxTokens: "Longest answer, in tokens",
+    temperature: "Temperature (0 always takes the likeliest)",
+    wellFormed: "Make malformed boxes impossible",
+    apiKey: "API key, if the server asks for one",
+    done: "Done",
+    markTitle: "Mark an object, to find its like in another picture",
+    markHelp: "Draw around it with the pointer, or type its corners in pixels.",
+    clearMark: "Clear",
+    taskAsk: "Ask",
+    taskLocate: "Locate",
+    taskDescribe: "Describe with boxes",
+    taskRead: "Read",
+    taskLike: "Find alike",
+    placeAsk: "Ask anything",
+    placeLocate: "What to find, for example: the red mug",
+    placeDescribe: "Nothing to type: press Send",
+    placeRead: "Nothing to type: press Send",
+    placeLike: "Nothing to type: press Send",
+    saidLocate: "Locate: {0}",
+    saidDescribe: "Describe the picture, with boxes",
+    saidRead: "Read the text",
+    saidLike: "Find what is like the marked object",
+    needImage: "Add a picture first.",
+    needQuestion: "Type a question first.",
+    needTwo: "Add two pictures: one with the marked object, then the one to search.",
+    needMark: "Open the first picture and mark an object in it.",
+    you: "You",
+    answer: "Answer",
+    waiting: "Reading",
+    remove: "Remove {0}",
+    open: "Open {0}: tiles and tokens",
+    tokens: "{0} tokens",
+    planAll: "{0} tokens for {1} tiles, of {2} that fit",
+    planNone: "The server did not say what the pictures cost: {0}",
+    planOver: "{0} tokens are more than the {1} that fit: remove a picture or begin a new chat",
+    figures: "{0} × {1} px on a canvas of {2} × {3}; {4} tiles in {5} × {6}; {7} tokens: {8} for the whole, {9} for the details",
+    figuresWhole: "{0} × {1} px on a canvas of {2} × {3}, seen whole in one tile; {4} tokens",
+    marked: "marked",
+    copy: "Copy text",
+    copied: "Copied",
+    copyFailed: "The browser did not allow copying",
+    again: "Try again",
+    savePng: "PNG with boxes",
+    saveJson: "JSON",
+    usage: "{0} tokens read, {1} of them pictures; {2} written",
+    cut: "The answer was cut off at the longest allowed length.",
+    stopped: "Stopped.",
+    picture: "Picture with {0} boxes",
+    pictureOne: "Picture with one box",
+    boxAt: "{0}, from {1}, {2} to {3}, {4} pixels",
+    unnamed: "unnamed",
+    notPicture: "{0} is not a picture that this browser can show. Use PNG, JPEG, WebP or GIF.",
+    tooLarge: "{0} has {1} MB; the server takes {2} MB at most.",
+    tooMany: "At most {0} pictures fit into a conversation.",
+    offline: "The server cannot be reached. Is it still running?",
+    keyNeeded: "The server asks for an API key: enter it in the settings.",
+    broken: "The answer ended early: the connection was lost.",
+    failed: "The server answered {0}.",
+    examples: "Examples",
+    exampleShapes: "Find the red circle",
+    exampleReceipt: "What is the total?",
+    exampleChart: "Which bar is the tallest?",
+    exampleDescribe: "Describe with boxes",
+    themeAuto: "Theme: as the system",
+    themeLight: "Theme: light",
+    themeDark: "Theme: dark",
+  },
+  zh: {
+    skip: "跳到输入框",
+    newChat: "新对话",
+    theme: "深色或浅色",
+    settings: "设置",
+    welcomeTitle: "向图片、文档和屏幕截图提问",
+    welcomeText: "添加、粘贴或拖入图片，然后提问、识读文字或定位物体。",
+    conversation: "对话",
+    composer: "新消息",
+    images: "消息中的图片",
+    question: "问题",
+    addImages: "添加图片",
+    task: "任务",
+    send: "发送",
+    stop: "停止",
+    hint: "回车发送，Shift+回车换行。回答可能有误，请核对。",
+    drop: "把图片放到这里",
+    model: "模型",
+    system: "系统提示词",
+    maxTokens: "回答的最大长度（词元）",
+    temperature: "温度（0 表示总取最可能的）",
+    wellFormed: "保证检测框格式正确",
+    apiKey: "API 密钥（服务器要求时填写）",
+    done: "完成",
+    markTitle: "标出一个物体，在另一张图片中寻找同类",
+    markHelp: "用指针框选，或直接输入角点的像素坐标。",
+    clearMark: "清除",
+    taskAsk: "提问",
+    taskLocate: "定位",
+    taskDescribe: "带框描述",
+    taskRead: "识读",
+    taskLike: "找同类",
+    placeAsk: "请输入问题",
+    placeLocate: "要找什么，例如：红色的杯子",
+    placeDescribe: "无需输入，直接发送",
+    placeRead: "无需输入，直接发送",
+    placeLike: "无需输入，直接发送",
+    saidLocate: "定位：{0}",
+    saidDescribe: "描述图片并标出检测框",
+    saidRead: "识读文字",
+    saidLike: "寻找与所标物体同类的物体",
+    needImage: "请先添加图片。",
+    needQuestion: "请先输入问题。",
+    needTwo: "请添加两张图片：先是标出物体的，再是要搜索的。",
+    needMark: "请打开第一张图片，在其中标出一个物体。",
+    you: "你",
+    answer: "回答",
+    waiting: "正在阅读",
+    remove: "移除 {0}",
+    open: "打开 {0}：查看切块与词元",
+    tokens: "{0} 个词元",
+    planAll: "{1} 个切块，共 {0} 个词元，上限 {2}",
+    planNone: "服务器未给出图片的开销：{0}",
+    planOver: "{0} 个词元超过上限 {1}：请移除图片或开始新对话",
+    figures: "{0} × {1} 像素，画布 {2} × {3}；{4} 个切块，排成 {5} × {6}；{7} 个词元：全图 {8}，细节 {9}",
+    figuresWhole: "{0} × {1} 像素，画布 {2} × {3}，整图一个切块；{4} 个词元",
+    marked: "已标记",
+    copy: "复制文字",
+    copied: "已复制",
+    copyFailed: "浏览器不允许复制",
+    again: "重试",
+    savePng: "带框 PNG",
+    saveJson: "JSON",
+    usage: "读入 {0} 个词元，其中图片 {1} 个；写出 {2} 个",
+    cut: "回答达到最大长度，已截断。",
+    stopped: "已停止。",
+    picture: "带 {0} 个检测框的图片",
+    pictureOne: "带一个检测框的图片",
+    boxAt: "{0}，像素 {1}, {2} 至 {3}, {4}",
+    unnamed: "未命名",
+    notPicture: "{0} 不是本浏览器能显示的图片，请使用 PNG、JPEG、WebP 或 GIF。",
+    tooLarge: "{0} 有 {1} MB，服务器最多接受 {2} MB。",
+    tooMany: "一次对话最多 {0} 张图片。",
+    offline: "无法连接服务器，它还在运行吗？",
+    keyNeeded: "服务器要求 API 密钥，请在设置中填写。",
+    broken: "连接中断，回答未完成。",
+    failed: "服务器返回 {0}。",
+    examples: "示例",
+    exampleShapes: "找出红色的圆",
+    exampleReceipt: "总金额是多少？",
+    exampleChart: "哪根柱子最高？",
+    exampleDescribe: "带框描述",
+    themeAuto: "主题：跟随系统",
+    themeLight: "主题：浅色",
+    themeDark: "主题：深色",
+  },
+};
+
+let language = "en";
+
+/** Choose a language: the stored one, else the browser's. */
+export function initialLanguage() {
+  const stored = localStorage.getItem("vl2.language");
+  if (stored in WORDS) return stored;
+  return navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
+}
+
+export function currentLanguage() {
+  return language;
+}
+
+/** Return the words of a key, with {0}, {1}, ... filled in. */
+export function say(key, ...values) {
+  const text = WORDS[language][key] ?? WORDS.en[key];
+  if (text === undefined) throw new Error(`no words for ${key}`);
+  return text.replace(/\{(\d)\}/g, (_, index) => values[index]);
+}
+
+/** Show the page in a language. */
+export function setLanguage(name) {
+  language = name;
+  localStorage.setItem("vl2.language", name);
+  document.documentElement.lang = name === "zh" ? "zh-CN" : "en";
+  for (const element of document.querySelectorAll("[data-i18n]")) element.textContent = say(element.dataset.i18n);
+  for (const element of document.querySelectorAll("[data-i18n-title]")) {
+    element.title = say(element.dataset.i18nTitle);
+    element.setAttribute("aria-label", element.title);
+  }
+  for (const element of document.querySelectorAll("[data-i18n-label]")) {
+    element.setAttribute("aria-label", say(element.dataset.i18nLabel));
+  }
+}

@@ -1,0 +1,54 @@
+// What a person has set. Kept in the browser; the API key only for as long as the tab is open.
+
+import { byId, make } from "./dom.js";
+
+const NAME = "vl2.settings";
+const DEFAULTS = { model: "", system: "", maxTokens: 1024, temperature: 0, wellFormed: false };
+
+export const settings = { ...DEFAULTS, ...stored(), apiKey: sessionStorage.getItem("vl2.key") ?? "" };
+
+function stored() {
+  try {
+    return JSON.parse(localStorage.getItem(NAME)) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+const numberIn = (id, least, most, otherwise) => {
+  const value = Number.parseFloat(byId(id).value);
+  return Number.isFinite(value) ? Math.min(most, Math.max(least, value)) : otherwise;
+};
+
+/** Show the dialog's values, and take them over when it closes. `onChange` runs after that. */
+export function connectSettings(onChange) {
+  const dialog = byId("settings");
+  byId("open-settings").addEventListener("click", () => {
+    byId("model").value = settings.model;
+    byId("system").value = settings.system;
+    byId("max-tokens").value = settings.maxTokens;
+    byId("temperature").value = settings.temperature;
+    byId("well-formed").checked = settings.wellFormed;
+    byId("api-key").value = settings.apiKey;
+    dialog.showModal();
+  });
+  dialog.addEventListener("close", () => {
+    settings.model = byId("model").value || settings.model;
+    settings.system = byId("system").value.trim();
+    settings.maxTokens = Math.round(numberIn("max-tokens", 1, 100_000, DEFAULTS.maxTokens));
+    settings.temperature = numberIn("temperature", 0, 2, DEFAULTS.temperature);
+    settings.wellFormed = byId("well-formed").checked;
+    settings.apiKey = byId("api-key").value.trim();
+    const { apiKey, ...kept } = settings;
+    localStorage.setItem(NAME, JSON.stringify(kept));
+    sessionStorage.setItem("vl2.key", apiKey);
+    onChange();
+  });
+}
+
+/** Offer the served models; a stored one that is gone gives way to the first. */
+export function offerModels(models) {
+  byId("model").replaceChildren(...models.map(({ id }) => make("option", { value: id, textContent: id })));
+  if (!models.some(({ id }) => id === settings.model)) settings.model = models[0].id;
+  byId("model-name").textContent = settings.model;
+}
