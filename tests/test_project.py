@@ -62,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "quant",
         "kernels",
         "batch_job",
+        "bench",
     },
     "__init__": SHARED | {"model", "process", "weights", "infer", "quant"},
 }

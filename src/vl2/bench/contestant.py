@@ -1,0 +1,125 @@
+"""A process that does benchmark tasks, seen from the side that gives them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from vl2.bench.speak import Answer, Task
+from vl2.errors import UserError
+
+ADAPTERS = Path(__file__).parents[3] / "benchmarks" / "peers"
+OWN = (sys.executable, "-m", "vl2.bench.own")
+LINES_SHOWN = 3
+QUIT_TIMEOUT_S = 20.0
+
+
+def adapters() -> dict[str, Path]:
+    """Return the adapters of a checkout by name; without a checkout there are none."""
+    return {path.stem.replace("_", "-"): path for path in sorted(ADAPTERS.glob("*.py"))}
+
+
+def peer_command(text: str) -> list[str]:
+    """Return the command of a peer: a name of `benchmarks/peers`, or a command line as it is."""
+    known = adapters()
+    if text in known:
+        return [sys.executable, str(known[text])]
+    words = shlex.split(text)
+    if len(words) < 2:
+        named = ", ".join(known) or "none, outside of a checkout"
+        raise UserError(f"no peer {text!r}: give a command line or one of the adapters ({named})")
+    return words
+
+
+class Contestant:
+    """One running process. Use it as a context: it is told to quit, and ended if it does not."""
+
+    def __init__(self, command: Sequence[str], *, threads: int | None) -> None:
+        """Start the command. UserError if it cannot be started."""
+        self.command = list(command)
+        self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115, closed with the process
+        environment = dict(os.environ)
+        if threads is not None:
+            environment["OMP_NUM_THREADS"] = str(threads)
+        try:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=environment,
+                text=True,
+                encoding="utf-8",
+            )
+        except OSError as error:
+            self._log.close()
+            raise UserError(f"{self.command[0]} cannot be started: {error.strerror}") from None
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def __enter__(self) -> Contestant:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self, task: Task, *, timeout_s: float) -> Answer:
+        """Give a task and return the answer. UserError where the process dies, says an error or takes too long."""
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(dict(task)) + "\n")
+            self._process.stdin.flush()
+            line = self._lines.get(timeout=timeout_s)
+        except (BrokenPipeError, Empty) as error:
+            if isinstance(error, Empty):
+                raise UserError(f"{self._named} did not answer {task['do']} within {timeout_s:.0f} s") from None
+            line = None
+        if line is None:
+            code = self._process.wait()
+            raise UserError(f"{self._named} ended with code {code} at {task['do']}: {self._last_lines()}")
+        try:
+            answer: Any = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise UserError(f"{self._named} answered {task['do']} with no JSON object: {line[:100]!r}")
+        if "error" in answer:
+            raise UserError(f"{self._named} failed at {task['do']}: {answer['error']}")
+        return answer
+
+    def close(self) -> None:
+        """Let the process quit, end it if it does not, and forget its messages."""
+        if self._process.poll() is None:
+            assert self._process.stdin is not None
+            try:
+                self._process.stdin.write('{"do": "quit"}\n')
+                self._process.stdin.close()
+                self._process.wait(QUIT_TIMEOUT_S)
+            except (OSError, subprocess.TimeoutExpired):
+                self._process.kill()
+                self._process.wait()
+        self._log.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    @property
+    def _named(self) -> str:
+        return f"`{shlex.join(self.command)}`"
+
+    def _last_lines(self) -> str:
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        return " / ".join(lines[-LINES_SHOWN:]) or "it said nothing"

@@ -1,0 +1,139 @@
+"""This project's side of a benchmark, in a process of its own: `python -m vl2.bench.own`."""
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.perf_counter()
+
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import torch  # noqa: E402
+
+from vl2 import __version__  # noqa: E402
+from vl2.bench.speak import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
+from vl2.bench.work import Bytes  # noqa: E402
+from vl2.infer.generate import decode  # noqa: E402
+from vl2.infer.image_tokens import TILES_PER_PASS  # noqa: E402
+from vl2.infer.prefill import prefill  # noqa: E402
+from vl2.infer.sampling import GenerateOptions, choose_token  # noqa: E402
+from vl2.infer.vlm import VLM, load  # noqa: E402
+from vl2.model import Cache  # noqa: E402
+
+IMPORT_S = time.perf_counter() - STARTED
+
+
+class Own:
+    """One loaded model, doing tasks."""
+
+    vlm: VLM
+
+    def load(self, task: Task) -> Answer:
+        if task["threads"] is not None:
+            torch.set_num_threads(task["threads"])
+        options: dict[str, Any] = {"device": task["device"], "dtype": task["dtype"]}
+        start = time.perf_counter()
+        self.vlm = load(Path(task["model"]), **options)
+        seconds = time.perf_counter() - start
+        model = self.vlm.model
+        return {
+            "seconds": seconds,
+            "import_seconds": IMPORT_S,
+            "name": f"vl2 {__version__}",
+            "versions": {"torch": torch.__version__},
+            "threads": torch.get_num_threads(),
+            "device": str(model.device),
+            "compute": str(model.dtype).removeprefix("torch."),
+            "bytes": Bytes.of(model).to_dict(),
+        }
+
+    @torch.inference_mode()
+    def encode(self, task: Task) -> Answer:
+        side = self.vlm.model.config.vision_config.image_size
+        generator = torch.Generator().manual_seed(task["seed"])
+        tiles = torch.randn(task["tiles"], 3, side, side, generator=generator)
+
+        def run() -> None:
+            for part in tiles.split(TILES_PER_PASS):
+                self.vlm.model.encode_tiles(part.to(self.vlm.model.device))
+            self._wait()
+
+        return timed(run)
+
+    @torch.inference_mode()
+    def prefill(self, task: Task) -> Answer:
+        cache = self._cache(1, task["tokens"])
+        return timed(lambda: (self._read(task["tokens"], task["seed"], cache), self._wait()))
+
+    @torch.inference_mode()
+    def decode(self, task: Task) -> Answer:
+        """Time joint steps after a prompt; the ids are drawn, so that rows visit experts of their own."""
+        batch, context, steps = task["batch"], task["context"], task["steps"]
+        cache = self._cache(batch, context + steps)
+        row = cache.rows(0, 1)
+        self._read(context, task["seed"], row)
+        for layer in cache.layers:
+            for t in layer:
+                t[1:] = t[:1]
+        cache.lengths = [context] * batch
+        ids = random_ids(batch * steps, self._vocabulary, task["seed"] + 1)
+        options, generator = GenerateOptions(), torch.Generator()
+        self._wait()
+
+        def run() -> None:
+            for step in range(steps):
+                logits_BV = decode(self.vlm.model, ids[step * batch : (step + 1) * batch], cache)
+                for logits_V in logits_BV:
+                    choose_token(logits_V, options, seen_ids=(), new_ids=(), generator=generator)
+
+        return timed(run)
+
+    def first_token(self, task: Task) -> Answer:
+        return self._ask(task, QUESTIONS[0])
+
+    def second_question(self, task: Task) -> Answer:
+        return self._ask(task, QUESTIONS[1])
+
+    def _ask(self, task: Task, question: str) -> Answer:
+        """Time from the picture and the words to the first token."""
+        image = make_image(task["side"], task["seed"])
+        content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+        events = self.vlm.events([{"role": "user", "content": content}], max_new_tokens=2)
+        answer = timed(lambda: next(events))
+        events.close()  # type: ignore[attr-defined]
+        return answer
+
+    def _read(self, num_tokens: int, seed: int, row: Cache) -> None:
+        ids_1S = torch.tensor([random_ids(num_tokens, self._vocabulary, seed)], device=self.vlm.model.device)
+        prefill(self.vlm.model, self.vlm.model.language.embed(ids_1S), row)
+
+    def _cache(self, rows: int, capacity: int) -> Cache:
+        model = self.vlm.model
+        return Cache.allocate(model.config.language_config, rows, capacity, dtype=model.dtype, device=model.device)
+
+    @property
+    def _vocabulary(self) -> int:
+        return self.vlm.model.config.language_config.vocab_size
+
+    def _wait(self) -> None:
+        if self.vlm.model.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def main() -> None:
+    own = Own()
+    serve(
+        {
+            "load": own.load,
+            "encode": own.encode,
+            "prefill": own.prefill,
+            "decode": own.decode,
+            "first_token": own.first_token,
+            "second_question": own.second_question,
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

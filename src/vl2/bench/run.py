@@ -1,0 +1,129 @@
+"""Measure contestants stage by stage, in turns, with the machine's limits before and after."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+
+from vl2.bench.contestant import Contestant
+from vl2.bench.machine import MachineLimits, measure_machine
+from vl2.bench.speak import Answer
+from vl2.bench.stages import Sizes, Stage, load_stage
+from vl2.bench.work import Bytes
+from vl2.config import ModelConfig
+
+LOAD_TIMEOUT_S = 3600.0
+STAGE_TIMEOUT_S = 1800.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(kw_only=True)
+class Runs:
+    """What one contestant reached."""
+
+    name: str
+    versions: dict[str, str]
+    command: list[str]
+    loaded: Answer
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # by stage, one a round; bytes for memory
+    unsupported: dict[str, str] = field(default_factory=dict)  # stage -> why
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """All that was measured. The first contestant is ours."""
+
+    stages: list[Stage]
+    runs: list[Runs]
+    machine: MachineLimits
+
+    def share(self, stage: Stage) -> float | None:
+        """Return our share of what the machine allows, from the median run; None where no limit is known."""
+        ours = self.runs[0]
+        if stage.work is None or stage.name not in ours.seconds:
+            return None
+        held = Bytes(**ours.loaded["bytes"])
+        return stage.work(held).least_seconds(self.machine, ours.loaded["compute"]) / median(ours.seconds[stage.name])
+
+    def ratios(self, stage: Stage, peer: Runs) -> list[float]:
+        """Return how many times the peer's time (or memory) is ours, round by round."""
+        ours = self.runs[0].seconds.get(stage.name, [])
+        return [theirs / own for own, theirs in zip(ours, peer.seconds.get(stage.name, []), strict=False)]
+
+
+def compete(
+    config: ModelConfig,
+    commands: Sequence[Sequence[str]],
+    stages: Sequence[Stage],
+    load_task: dict[str, Any],
+    sizes: Sizes,
+    *,
+    device: torch.device,
+    say: Say,
+) -> Contest:
+    """Run every stage of every contestant once a round, the order of contestants turned from round to round."""
+    threads = load_task["threads"]
+    with _threads(threads), contextlib.ExitStack() as stack:
+        contestants = [stack.enter_context(Contestant(command, threads=threads)) for command in commands]
+        say("the machine's limits")
+        machine = measure_machine(config, device)
+        loading = load_stage(load_task)
+        runs = []
+        for contestant in contestants:
+            say(f"load: {contestant.command[-1]}")
+            loaded = contestant.ask(load_task, timeout_s=LOAD_TIMEOUT_S)
+            made = Runs(
+                name=loaded["name"],
+                versions=loaded.get("versions", {}),
+                command=contestant.command,
+                loaded=loaded,
+                seconds={loading.name: [loaded["seconds"]]},
+            )
+            runs.append(made)
+        for contestant, made in zip(contestants, runs, strict=True):
+            _warm_up(contestant, stages, say=lambda text, made=made: say(f"warm up: {made.name}, {text}"))
+        for number in range(1, sizes.rounds + 1):
+            for stage in stages:
+                turn = list(zip(contestants, runs, strict=True))
+                for contestant, made in turn if number % 2 else reversed(turn):
+                    say(f"round {number} of {sizes.rounds}: {stage.name}, {made.name}")
+                    _measure(contestant, made, stage, seed=number)
+            machine = machine.best_with(measure_machine(config, device))
+    return Contest(stages=[loading, *stages], runs=runs, machine=machine)
+
+
+@contextlib.contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let PyTorch measure the limits with as many threads as the contestants have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if number is None else number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure(contestant: Contestant, made: Runs, stage: Stage, seed: int) -> None:
+    if stage.name in made.unsupported:
+        return
+    answer = contestant.ask({**stage.task, "seed": seed}, timeout_s=STAGE_TIMEOUT_S)
+    if "unsupported" in answer:
+        made.unsupported[stage.name] = answer["unsupported"]
+        return
+    made.seconds.setdefault(stage.name, []).append(answer["bytes"] if stage.unit == "GB" else answer["seconds"])
+
+
+def _warm_up(contestant: Contestant, stages: Sequence[Stage], say: Say) -> None:
+    """Let each kind of work run once with little, so that no round pays for kernels that are made when first used."""
+    little = {"encode": {"tiles": 1}, "prefill": {"tokens": 64}, "decode": {"steps": 1}}
+    for stage in stages:
+        kind = stage.task["do"]
+        if kind in little:
+            say(stage.name)
+            contestant.ask({**stage.task, **little[kind], "seed": 0}, timeout_s=STAGE_TIMEOUT_S)

@@ -1,0 +1,121 @@
+"""`vl2 bench`: speed and memory of a model, beside what the machine allows and what a peer reaches."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from vl2.cli.flags import OptionalFile, OptionalInt, OutputFlags, locate, print_json
+from vl2.config import PRESETS, ModelConfig
+from vl2.errors import UserError
+
+RANDOM = "random:"
+Words = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT"), tyro.conf.UseAppendAction]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure loading, encoding, reading a prompt, decoding and memory, as shares of this machine's own limits.
+
+    With --against a peer takes turns with this model: a name of benchmarks/peers, or the command of any program that
+    speaks the same few lines of JSON (docs/benchmarks.md).
+
+    Examples:
+      vl2 bench --quick
+      vl2 bench --model ./deepseek-vl2-tiny --out bench.json
+      vl2 bench --model random:tiny --against "vllm-venv/bin/python benchmarks/peers/vllm_cpu.py"
+    """
+
+    model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "nano"
+    """"nano", a checkpoint folder, a hub id, or random:SIZE (random weights of nano, tiny, small or base)"""
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"
+    """auto, float32, bfloat16 or float16"""
+    threads: OptionalInt = None
+    """threads of this model, of peers and of the limits; by default PyTorch's own number"""
+    quick: bool = False
+    """one round of little: whether it runs, not how fast"""
+    rounds: OptionalInt = None
+    """how often everything is measured; 3 by default, 1 with --quick"""
+    only: Words = ()
+    """measure these alone: encode, prefill, decode, first-token, memory"""
+    against: Words = ()
+    """a peer: a name of benchmarks/peers, or a command"""
+    folder: OptionalFile = None
+    """with random:SIZE, keep the weights in this folder, or take them from it; else they are deleted at the end"""
+    out: OptionalFile = None
+    """write everything that was measured to this file, as JSON"""
+    output: OutputFlags = field(default_factory=OutputFlags)
+
+    def run(self) -> None:
+        from vl2.bench.contestant import OWN, peer_command
+        from vl2.bench.report import print_report, to_dict
+        from vl2.bench.run import compete
+        from vl2.bench.stages import Sizes, make_stages
+        from vl2.infer.vlm import choose_device, choose_dtype
+
+        for name in ("threads", "rounds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+        device = choose_device(self.device)
+        choose_dtype(self.dtype, device)
+        sizes = Sizes.quick() if self.quick else Sizes()
+        sizes = replace(sizes, rounds=self.rounds or sizes.rounds)
+        commands = [list(OWN), *(peer_command(text) for text in self.against)]
+        if self.out is not None and not Path(self.out).absolute().parent.is_dir():
+            raise UserError(f"cannot write {self.out}: there is no folder {Path(self.out).parent}")
+        with self._checkpoint() as checkpoint, _saying(self.output.quiet) as say:
+            config = ModelConfig.from_file(checkpoint / "config.json")
+            stages = make_stages(config, sizes, self.only)
+            load_task = {
+                "do": "load",
+                "model": str(checkpoint),
+                "dtype": self.dtype,
+                "device": str(device),
+                "threads": self.threads,
+            }
+            contest = compete(config, commands, stages, load_task, sizes, device=device, say=say)
+        result = to_dict(contest, self.model)
+        if self.out is not None:
+            Path(self.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        if self.output.json:
+            print_json(result)
+        else:
+            print_report(contest, sys.stdout)
+
+    @contextlib.contextmanager
+    def _checkpoint(self) -> Iterator[Path]:
+        """Give the checkpoint's folder; one of random weights is made, and deleted unless it was to be kept."""
+        if not self.model.startswith(RANDOM):
+            if self.folder is not None:
+                raise UserError("--folder is for random:SIZE")
+            yield locate(self.model, revision=None, offline=False, quiet=self.output.quiet).absolute()
+            return
+        size = self.model.removeprefix(RANDOM)
+        if size not in PRESETS:
+            raise UserError(f"{RANDOM}SIZE must have one of the sizes {', '.join(PRESETS)}, got {size}")
+        from vl2.weights.random_checkpoint import random_checkpoint
+
+        with random_checkpoint(size, None if self.folder is None else Path(self.folder)) as folder:
+            yield folder.absolute()
+
+
+@contextlib.contextmanager
+def _saying(quiet: bool) -> Iterator[object]:
+    """Show on stderr what is being measured, where it is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield status.update

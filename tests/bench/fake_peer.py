@@ -1,0 +1,36 @@
+"""A peer that says fixed times, and fails in the way that its argument names."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
+
+from vl2.bench.speak import Answer, Task, Unsupported, serve
+
+HOW = sys.argv[1] if len(sys.argv) > 1 else "well"
+
+
+def load(task: Task) -> Answer:
+    print("a library says hello")  # must not reach the protocol
+    if HOW == "dies":
+        sys.exit("the model is too large for me")
+    if HOW == "fails":
+        raise ValueError("no such model")
+    return {"seconds": 2.0, "name": "fake 1.0", "versions": {"fake": "1.0"}}
+
+
+def prefill(task: Task) -> Answer:
+    return {"seconds": 0.5 * task["tokens"]}
+
+
+def encode(task: Task) -> Answer:
+    raise Unsupported("it sees nothing")
+
+
+if HOW == "babbles":
+    print("not JSON", flush=True)
+    sys.stdin.readline()
+    sys.exit()
+serve({"load": load, "prefill": prefill, "encode": encode})

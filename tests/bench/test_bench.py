@@ -1,0 +1,219 @@
+"""`vl2 bench`: contestants take turns, shares and ratios follow from the runs, failures are one line."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.model.configs import small_config, small_model
+from vl2.bench.contestant import Contestant, peer_command
+from vl2.bench.machine import MachineLimits, measure_machine, model_products
+from vl2.bench.report import print_report, to_dict
+from vl2.bench.run import Contest, Runs
+from vl2.bench.speak import make_image, random_ids
+from vl2.bench.stages import Sizes, load_stage, make_stages
+from vl2.bench.work import Bytes, decode_work, encode_work, prefill_work, visited_share
+from vl2.cli.main import run
+from vl2.config import preset
+from vl2.errors import UserError
+from vl2.infer.vlm import load
+from vl2.weights.random_checkpoint import random_checkpoint, write_random_checkpoint
+
+FAKE = [sys.executable, str(Path(__file__).parent / "fake_peer.py")]
+LOAD = {"do": "load", "model": "none", "dtype": "auto", "device": "cpu", "threads": 1}
+
+
+def machine(read: float = 1e9, rate: float = 1e12) -> MachineLimits:
+    return MachineLimits(
+        device="cpu", threads=1, read_bytes_per_s=read, products={"float32": {"a": rate / 4, "b": rate}}
+    )
+
+
+def test_the_command_measures_itself_and_a_peer_and_writes_all_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bench.json"
+    flags = ["--quick", "--threads", "1", "--rounds", "2", "--only", "prefill", "--only", "encode", "--only", "memory"]
+    assert run(["bench", *flags, "--out", str(out), "--against", shlex.join(FAKE)]) == 0
+    table = capsys.readouterr().out
+    assert "fake 1.0" in table
+    assert "GB/s" in table
+    result = json.loads(out.read_text())
+    assert [c["name"] for c in result["contestants"]][1] == "fake 1.0"
+    stages = {stage["name"]: stage for stage in result["stages"]}
+    assert set(stages) == {"load", "encode, 1 tiles", "prefill, 256 tokens", "peak memory"}
+    prefill = stages["prefill, 256 tokens"]
+    ours, theirs = prefill["figures"].values()
+    assert theirs == [128.0, 128.0]
+    assert len(ours) == 2
+    assert prefill["peer_over_ours"]["fake 1.0"]["rounds"] == pytest.approx([128 / run for run in ours])
+    assert 0 < prefill["share_of_limit"] < 1.5
+    assert stages["encode, 1 tiles"]["unsupported"] == {"fake 1.0": "it sees nothing"}
+    assert stages["peak memory"]["figures"]["fake 1.0"][0] < next(iter(stages["peak memory"]["figures"].values()))[0]
+    assert result["machine"]["products_gop_per_s"]["int8"]
+
+
+def test_every_stage_runs_on_the_built_in_model() -> None:
+    from vl2.bench.contestant import OWN
+    from vl2.bench.run import compete
+    from vl2.weights.locate import built_in_folder
+
+    sizes = Sizes(tiles=1, prompt=20, short=4, long=30, steps=2, rounds=1)
+    task = {**LOAD, "model": str(built_in_folder())}
+    config, said = preset("nano"), []
+    contest = compete(
+        config, [OWN], make_stages(config, sizes), task, sizes, device=torch.device("cpu"), say=said.append
+    )
+    assert all(len(contest.runs[0].seconds[stage.name]) == 1 for stage in contest.stages)
+    assert not contest.runs[0].unsupported
+    first, again = (contest.runs[0].seconds[name][0] for name in list(contest.runs[0].seconds)[-3:-1])
+    assert min(first, again) > 0
+    assert "the machine's limits" in said
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("dies", "ended with code 1 at load: .*the model is too large for me"),
+        ("fails", "failed at load: ValueError: no such model"),
+        ("babbles", "answered load with no JSON object: 'not JSON"),
+    ],
+)
+def test_a_peer_that_fails_is_one_line(how: str, message: str) -> None:
+    with Contestant([*FAKE, how], threads=None) as peer, pytest.raises(UserError, match=message):
+        peer.ask(LOAD, timeout_s=60)
+
+
+def test_a_peer_that_hangs_is_ended() -> None:
+    hangs = [sys.executable, "-c", "input(); input()"]
+    with Contestant(hangs, threads=None) as peer, pytest.raises(UserError, match=r"not answer load within 0 s"):
+        peer.ask(LOAD, timeout_s=0.2)
+    with pytest.raises(UserError, match="cannot be started"):
+        Contestant(["/no/such/program", "x"], threads=None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "speed"], "there is no stage speed: the stages are encode, prefill, decode, first-token, memory"),
+        (["--rounds", "0"], "rounds must be at least 1, got 0"),
+        (["--threads", "0"], "threads must be at least 1, got 0"),
+        (["--model", "random:huge"], "random:SIZE must have one of the sizes nano, tiny, small, base, got huge"),
+        (["--model", "/no/such"], "no folder /no/such"),
+        (["--folder", "x"], "--folder is for random:SIZE"),
+        (["--against", "nothing"], "no peer 'nothing': give a command line or one of the adapters"),
+        (["--out", "/no/such/folder/x.json"], "cannot write /no/such/folder/x.json"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_the_named_peers_are_the_adapters_of_the_checkout() -> None:
+    command = peer_command("llama-cpp")
+    assert command[0] == sys.executable
+    assert Path(command[1]).is_file()
+
+
+def test_a_share_is_the_least_time_over_ours_and_a_ratio_the_peers_time_over_ours() -> None:
+    config = small_config("tiny")
+    stage = next(s for s in make_stages(config, Sizes.quick()) if s.name.startswith("decode, batch 4"))
+    held = Bytes(total=0, encoder=0, dense=1_000_000, experts=0, cache_per_token=0)
+    loaded = {"bytes": held.to_dict(), "compute": "float32"}
+    ours, peer = (
+        Runs(name=name, versions={}, command=[], loaded=loaded, seconds={stage.name: seconds})
+        for name, seconds in (("ours", [0.02, 0.01, 0.04]), ("peer", [0.04, 0.03]))
+    )
+    contest = Contest(stages=[stage], runs=[ours, peer], machine=machine(read=1e9, rate=1e15))
+    # Four steps read a million bytes each at 1 GB/s: 4 ms, and the median run took 20 ms.
+    assert contest.share(stage) == pytest.approx(0.2)
+    assert contest.ratios(stage, peer) == pytest.approx([2, 3])
+    told = to_dict(contest, "x")["stages"][0]
+    assert told["figures"]["ours"] == pytest.approx([16 / 0.02, 16 / 0.01, 16 / 0.04])  # tokens per second
+    assert told["peer_over_ours"]["peer"]["median"] == pytest.approx(2.5)
+
+
+def test_load_has_no_limit_and_memory_is_told_in_gb(capsys: pytest.CaptureFixture[str]) -> None:
+    stages = [load_stage(LOAD), *(s for s in make_stages(small_config("tiny"), Sizes.quick(), ["memory"]))]
+    runs = Runs(
+        name="ours", versions={}, command=[], loaded={}, seconds={"load": [1.25], "peak memory": [2_500_000_000.0]}
+    )
+    print_report(Contest(stages=stages, runs=[runs], machine=machine()), sys.stdout)
+    said = capsys.readouterr().out
+    assert "1.25" in said
+    assert "2.5" in said
+
+
+def test_the_bytes_of_a_model_are_those_of_its_tensors() -> None:
+    model = small_model("base")
+    held = Bytes.of(model)
+    assert held.total == sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+    experts = sum(p.numel() * 4 for n, p in model.named_parameters() if ".mlp.experts." in n)
+    table = model.language.model.embed_tokens.weight.numel() * 4
+    language = sum(t.numel() * 4 for t in [*model.language.parameters(), *model.language.buffers()])
+    assert (held.experts, held.dense) == (experts, language - table - experts)
+
+
+def test_the_work_of_the_full_sizes_is_what_is_known_of_them() -> None:
+    config = preset("tiny")
+    held = Bytes(total=0, encoder=826_000_000, dense=692_000_000, experts=4_844_000_000, cache_per_token=61_440)
+    assert encode_work(config, held, 5).operations / 5 == pytest.approx(669e9, rel=0.03)
+    assert prefill_work(config, held, 1000).operations == pytest.approx(849e9, rel=0.03)
+    one = decode_work(config, held, batch=1, context=0, steps=1)
+    assert one.read_bytes == pytest.approx(1148e6, rel=0.02)
+    assert visited_share(config, 1) == pytest.approx(6 / 64)
+    assert visited_share(config, 1000) == pytest.approx(1)
+    many = decode_work(config, held, batch=16, context=100, steps=2)
+    assert many.read_bytes == pytest.approx(
+        2 * (held.dense + held.experts * visited_share(config, 16) + 16 * 101 * 61_440)
+    )
+
+
+def test_the_limits_of_the_machine_are_measured_at_the_models_shapes() -> None:
+    config = small_config("tiny")
+    limits = measure_machine(config, torch.device("cpu"), repeats=1)
+    assert limits.read_bytes_per_s > 1e8
+    for kind in ("float32", "bfloat16", "int8"):
+        assert set(limits.products[kind]) == {product.what for product in model_products(config)}
+        assert limits.operations_per_s(kind) == max(limits.products[kind].values())
+    slower = replace(limits, read_bytes_per_s=limits.read_bytes_per_s / 2)
+    assert slower.best_with(limits) == limits.best_with(slower) == limits
+
+
+def test_ids_and_images_are_the_same_for_a_seed_everywhere() -> None:
+    assert random_ids(5, 1000, 3) == random_ids(5, 1000, 3) != random_ids(5, 1000, 4)
+    assert all(125 <= i < 500 for i in random_ids(200, 1000, 0))
+    assert make_image(64, 1).tobytes() == make_image(64, 1).tobytes() != make_image(64, 2).tobytes()
+    program = (
+        "from vl2.bench.speak import random_ids; import sys; print(random_ids(3, 1000, 3), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{random_ids(3, 1000, 3)} False"
+
+
+def test_a_random_checkpoint_loads_and_is_deleted_unless_it_is_kept(tmp_path: Path) -> None:
+    with random_checkpoint("nano", None) as folder:
+        model: Any = load(folder, device="cpu").model
+        weight = model.language.lm_head.weight.float()
+        assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert torch.all(model.language.model.norm.weight == 1)
+    assert not folder.exists()
+    with random_checkpoint("nano", tmp_path / "kept") as kept:
+        written = (kept / "config.json").stat().st_mtime_ns
+    with random_checkpoint("nano", tmp_path / "kept") as again:
+        assert (again / "config.json").stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="exists and is not empty"):
+        write_random_checkpoint("nano", kept)
