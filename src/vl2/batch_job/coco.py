@@ -13,7 +13,8 @@ from vl2.errors import UserError
 
 def to_coco(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return COCO's object for plain lines. An image without boxes is listed, one with an error is not."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     categories: dict[str, int] = {}
     for line in lines:
         if "error" in line or "image_size" not in line:
