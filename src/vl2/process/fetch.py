@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ipaddress
+import queue
 import socket
 import ssl
 import threading
 import time
+from typing import Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from vl2.errors import UserError
@@ -140,7 +142,7 @@ def _connection(parts: SplitResult, deadline: float, allow_private: bool, guard:
 
 def _connect_checked(address: tuple[str, int], deadline: float, allow_private: bool) -> socket.socket:
     host, port = address
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = _resolve(host, port, deadline)
     if not allow_private:
         for *_, place in found:
             if not is_public(str(place[0])):
@@ -157,6 +159,26 @@ def _connect_checked(address: tuple[str, int], deadline: float, allow_private: b
             failure = error
             connection.close()
     raise failure or OSError("the name has no address")
+
+
+def _resolve(host: str, port: int, deadline: float) -> list[tuple[Any, ...]]:
+    """Return the addresses of a name. In a thread of its own: the system's resolver has no deadline but its own."""
+    answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:  # handed to who asked
+            answers.put(error)
+
+    threading.Thread(target=ask, name="vl2-resolve", daemon=True).start()
+    try:
+        answer = answers.get(timeout=max(0.001, deadline - time.monotonic()))
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def is_public(address: str) -> bool:
