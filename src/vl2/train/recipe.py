@@ -149,8 +149,12 @@ class EngineOptions:
     """looped: every rank a part of the encoder and of the language model; contiguous; encoder_first, to compare"""
     pipeline_costs: str = ""
     """file of measured costs that say where to cut; by formula where empty"""
+    timeout_s: float = 1800.0
+    """how long a rank waits for another before it gives up"""
 
     def __post_init__(self) -> None:
+        if not self.timeout_s > 0:
+            raise UserError(f"engine.timeout_s must be positive, got {self.timeout_s:g}")
         if self.pipeline < 1:
             raise UserError(f"engine.pipeline must be at least 1, got {self.pipeline}")
         if self.pipeline > 1 and self.parallel != "sharded":

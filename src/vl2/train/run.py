@@ -22,14 +22,14 @@ from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter
-from vl2.train.checkpoint import RECIPE, Checkpoints, Keep
+from vl2.train.checkpoint import RECIPE, Checkpoints, Keep, newest_checkpoint
 from vl2.train.evaluation import Evaluation, open_evaluation
 from vl2.train.guard import Guard
 from vl2.train.memory import checkpoint_activations, compile_encoder
 from vl2.train.meter import Meter
 from vl2.train.metrics import METRICS, StepMetrics
 from vl2.train.outputs import Outputs
-from vl2.train.parallel.lay_out import lay_out
+from vl2.train.parallel.lay_out import check_ranks, lay_out
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_step import PipelineStep
 from vl2.train.parallel.tile_balance import TileBalancer
@@ -44,7 +44,7 @@ from vl2.train.prepare import (
     open_stores,
 )
 from vl2.train.progress import Progress
-from vl2.train.ranks import Ranks, join, leave
+from vl2.train.ranks import Ranks, join, leave, why_lost
 from vl2.train.recipe import Recipe, changes, read_recipe
 from vl2.train.schedule import learning_rate
 from vl2.train.shard import is_sharded, local, origin
@@ -75,10 +75,16 @@ def train(
 
     `evaluations` None makes those of the recipe. UserError in one line for whatever a person can mend.
     """
-    ranks = join(_device(recipe.engine.device))
+    ranks = join(_device(recipe.engine.device), recipe.engine.timeout_s)
     try:
+        check_ranks(recipe, ranks.size)
         run = Run.prepare(recipe, ranks, resume=resume, quiet=quiet, evaluations=evaluations)
         return run.finish(run.loop())
+    except (RuntimeError, OSError) as error:
+        why = why_lost(error)
+        if why is None:
+            raise
+        raise UserError(f"rank {ranks.rank} of {ranks.size}: {why}; {_how_to_go_on(recipe)}") from error
     finally:
         leave()
 
@@ -334,6 +340,13 @@ def _open_folder(folder: Path, *, resume: bool) -> None:
 def _checkpoints(recipe: Recipe, ranks: Ranks, *, writes_whole: bool | None = None) -> Checkpoints:
     keep = Keep(newest=recipe.run.keep, every_steps=recipe.run.keep_every_steps)
     return Checkpoints(Path(recipe.run.folder), keep=keep, ranks=ranks, block_of=_block_of, writes_whole=writes_whole)
+
+
+def _how_to_go_on(recipe: Recipe) -> str:
+    newest = newest_checkpoint(Path(recipe.run.folder))
+    if newest is None:
+        return "there is no checkpoint yet, so start again from the beginning"
+    return f"the last checkpoint is {newest}: go on with --resume, on as many ranks or on others"
 
 
 def _train_step(recipe: Recipe, model: VL2 | PipelineModel, ranks: Ranks) -> TrainStep:

@@ -1,0 +1,148 @@
+"""What a run of several processes does when one of them dies, hangs, or cannot write, and how another goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.train.test_run import curve, limit_file_size
+from tests.train.toy import make_toy_data, make_toy_model, run_toy, toy_recipe, toy_stage
+from tests.train.two_ranks import environment
+from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
+from vl2.train.recipe import Recipe
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="stops processes as Linux does"),
+]
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("toy")
+    return make_toy_model(folder / "model"), make_toy_data(folder / "data")
+
+
+class Together:
+    """Some processes that train one recipe, without torchrun, which would end them all."""
+
+    def __init__(
+        self, recipe: Recipe, size: int, *arguments: str, preexec: Callable[[int], None] | None = None
+    ) -> None:
+        self.folder = Path(recipe.run.folder)
+        path = self.folder.with_suffix(".toml")
+        path.write_text(recipe.to_toml(), encoding="utf-8")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        program = "import torch; torch.set_num_threads(1); from vl2.cli.main import main; main()"
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, "train", str(path), *arguments],
+                stderr=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                env={
+                    **os.environ,
+                    **environment(rank, size, port),
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": str(ROOT / "src"),
+                },
+                preexec_fn=(lambda rank=rank: preexec(rank)) if preexec is not None else None,
+            )
+            for rank in range(size)
+        ]
+
+    def wait_for_steps(self, count: int) -> None:
+        path = self.folder / "metrics.jsonl"
+        while all(p.poll() is None for p in self.processes) and (
+            not path.exists() or path.read_bytes().count(b"\n") < count
+        ):
+            time.sleep(0.005)
+
+    def end(self, rank: int) -> tuple[int, str]:
+        """Return the exit code of a rank and the last line that it said."""
+        _, said = self.processes[rank].communicate(timeout=240)
+        return self.processes[rank].returncode, said.strip().splitlines()[-1]
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate(timeout=60)
+
+
+def make_recipe(toy: tuple[Path, Path], folder: Path, num_steps: int, **engine: Any) -> Recipe:
+    recipe = toy_recipe(*toy, folder, toy_stage(num_steps=num_steps, learning_rate=1e-3, batch_size=4), export=False)
+    return replace(recipe, engine=replace(recipe.engine, **engine))
+
+
+def test_a_killed_rank_is_reported_and_another_layout_on_fewer_ranks_goes_on(
+    toy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    whole = make_recipe(toy, tmp_path / "whole", 8)
+    run_toy(whole)
+    broken = make_recipe(toy, tmp_path / "broken", 8, parallel="sharded", pipeline=2, balance_tiles=1)
+    ranks = Together(broken, 2)
+    try:
+        ranks.wait_for_steps(5)
+        ranks.processes[1].send_signal(signal.SIGKILL)
+        code, last = ranks.end(0)
+    finally:
+        ranks.kill()
+    assert code == 1
+    steps = checkpoint_steps(tmp_path / "broken")
+    newest = newest_checkpoint(tmp_path / "broken")
+    assert steps
+    assert last == (
+        f"vl2: rank 0 of 2: the connection to another rank has broken: it has died, or its machine has; "
+        f"the last checkpoint is {newest}: go on with --resume, on as many ranks or on others"
+    )
+    run_toy(replace(whole, run=broken.run), resume=True)
+    for mine, theirs in zip(curve(tmp_path / "broken"), curve(tmp_path / "whole"), strict=True):
+        assert (mine["step"], mine["tokens"], mine["tiles"]) == (theirs["step"], theirs["tokens"], theirs["tiles"])
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+def test_a_rank_that_hangs_is_reported_after_the_time_that_the_recipe_gives(
+    toy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = make_recipe(toy, tmp_path / "run", 5000, parallel="sharded", expert_parallel=2, timeout_s=3.0)
+    ranks = Together(recipe, 2)
+    try:
+        ranks.wait_for_steps(3)
+        ranks.processes[1].send_signal(signal.SIGSTOP)
+        code, last = ranks.end(0)
+    finally:
+        ranks.kill()
+    assert code == 1
+    assert last.startswith("vl2: rank 0 of 2: another rank has not answered in time: it hangs, or its machine does; ")
+    assert last.endswith("go on with --resume, on as many ranks or on others")
+
+
+def test_a_full_disk_of_one_rank_ends_the_run_and_the_last_checkpoint_remains(
+    toy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = make_recipe(toy, tmp_path / "run", 2, parallel="sharded", expert_parallel=2)
+    Together(recipe, 2).processes[0].wait(timeout=240)
+    assert checkpoint_steps(tmp_path / "run") == [2]
+    longer = make_recipe(toy, tmp_path / "run", 5000, parallel="sharded", expert_parallel=2, timeout_s=20.0)
+    ranks = Together(longer, 2, "--resume", preexec=lambda rank: limit_file_size() if rank else None)
+    try:
+        code, last = ranks.end(1)
+    finally:
+        ranks.kill()
+    assert code == 1
+    assert last.startswith("vl2: cannot write the checkpoint of step 4 in ")
+    assert last.endswith(f"the last whole one is {tmp_path / 'run' / 'checkpoints' / 'step-00000002'}")
+    assert checkpoint_steps(tmp_path / "run") == [2]
