@@ -28,7 +28,7 @@ from vl2.infer.vlm import load
 from vl2.weights.random_checkpoint import random_checkpoint, write_random_checkpoint
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_peer.py")]
-LOAD = {"do": "load", "model": "none", "dtype": "auto", "device": "cpu", "threads": 1}
+LOAD = {"do": "load", "model": "none", "dtype": "auto", "weights": "auto", "device": "cpu", "threads": 1}
 
 
 def machine(read: float = 1e9, rate: float = 1e12) -> MachineLimits:
@@ -108,6 +108,7 @@ def test_a_peer_that_hangs_is_ended() -> None:
         (["--threads", "0"], "threads must be at least 1, got 0"),
         (["--model", "random:huge"], "random:SIZE must have one of the sizes nano, tiny, small, base, got huge"),
         (["--model", "/no/such"], "no folder /no/such"),
+        (["--weights", "int3"], "weights must be"),
         (["--folder", "x"], "--folder is for random:SIZE"),
         (["--against", "nothing"], "no peer 'nothing': give a command line or one of the adapters"),
         (["--out", "/no/such/folder/x.json"], "cannot write /no/such/folder/x.json"),

@@ -7,7 +7,6 @@ import time
 STARTED = time.perf_counter()
 
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
 
@@ -32,9 +31,8 @@ class Own:
     def load(self, task: Task) -> Answer:
         if task["threads"] is not None:
             torch.set_num_threads(task["threads"])
-        options: dict[str, Any] = {"device": task["device"], "dtype": task["dtype"]}
         start = time.perf_counter()
-        self.vlm = load(Path(task["model"]), **options)
+        self.vlm = load(Path(task["model"]), device=task["device"], dtype=task["dtype"], weights=task["weights"])
         seconds = time.perf_counter() - start
         model = self.vlm.model
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -16,6 +17,7 @@ from vl2.bench.speak import Answer
 from vl2.bench.stages import Sizes, Stage, load_stage
 from vl2.bench.work import Bytes
 from vl2.config import ModelConfig
+from vl2.errors import UserError
 
 LOAD_TIMEOUT_S = 3600.0
 STAGE_TIMEOUT_S = 1800.0
@@ -77,14 +79,21 @@ def compete(
         runs = []
         for contestant in contestants:
             say(f"load: {contestant.command[-1]}")
-            loaded = contestant.ask(load_task, timeout_s=LOAD_TIMEOUT_S)
+            # Ours alone is quantised; a peer says in its name what it holds.
+            task = load_task if not runs else {**load_task, "weights": "auto"}
+            loaded = contestant.ask(task, timeout_s=LOAD_TIMEOUT_S)
+            if "unsupported" in loaded:
+                raise UserError(f"`{shlex.join(contestant.command)}` cannot run this: {loaded['unsupported']}")
             made = Runs(
                 name=loaded["name"],
                 versions=loaded.get("versions", {}),
                 command=contestant.command,
                 loaded=loaded,
-                seconds={loading.name: [loaded["seconds"]]},
             )
+            if "seconds" in loaded:
+                made.seconds[loading.name] = [loaded["seconds"]]
+            else:
+                made.unsupported[loading.name] = loaded["not_loaded"]
             runs.append(made)
         for contestant, made in zip(contestants, runs, strict=True):
             _warm_up(contestant, stages, say=lambda text, made=made: say(f"warm up: {made.name}, {text}"))

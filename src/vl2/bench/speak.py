@@ -1,8 +1,9 @@
 """The answering side of a benchmark: a process that does one task a line, so that two can take turns.
 
 A task is a JSON object with the key "do"; the answer is one as well: "seconds" and whatever else the task is about, or
-"unsupported" or "error" with a sentence. Only answers go to stdout. Standard library only: a peer's adapter imports
-this file in an environment that has nothing else of ours.
+"unsupported" or "error" with a sentence. The answer to "load" also says a "name" and "versions"; one that makes its
+weights up, instead of loading them, says why in "not_loaded" in place of the seconds. Only answers go to stdout.
+Standard library only: a peer's adapter imports this file in an environment that has nothing else of ours.
 
     {"do": "load", "model": FOLDER, "dtype": "bfloat16", "weights": "auto", "device": "cpu", "threads": 2}
     {"do": "encode", "tiles": 5, "seed": 1}

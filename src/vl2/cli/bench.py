@@ -39,6 +39,8 @@ class Bench:
     """auto, cpu, cuda, cuda:N or mps"""
     dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"
     """auto, float32, bfloat16 or float16"""
+    weights: Annotated[str, tyro.conf.arg(metavar="FORM")] = "auto"
+    """auto, int8 or int4: quantise a plain checkpoint while it is read; peers get the plain one"""
     threads: OptionalInt = None
     """threads of this model, of peers and of the limits; by default PyTorch's own number"""
     quick: bool = False
@@ -60,6 +62,7 @@ class Bench:
         from vl2.bench.report import print_report, to_dict
         from vl2.bench.run import compete
         from vl2.bench.stages import Sizes, make_stages
+        from vl2.infer.open_model import check_weights
         from vl2.infer.vlm import choose_device, choose_dtype
 
         for name in ("threads", "rounds"):
@@ -68,6 +71,7 @@ class Bench:
                 raise UserError(f"{name} must be at least 1, got {value}")
         device = choose_device(self.device)
         choose_dtype(self.dtype, device)
+        check_weights(self.weights)
         sizes = Sizes.quick() if self.quick else Sizes()
         sizes = replace(sizes, rounds=self.rounds or sizes.rounds)
         commands = [list(OWN), *(peer_command(text) for text in self.against)]
@@ -80,6 +84,7 @@ class Bench:
                 "do": "load",
                 "model": str(checkpoint),
                 "dtype": self.dtype,
+                "weights": self.weights,
                 "device": str(device),
                 "threads": self.threads,
             }
