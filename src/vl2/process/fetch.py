@@ -16,6 +16,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -126,9 +127,10 @@ def _connection(parts: SplitResult, deadline: float, allow_private: bool, guard:
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(host, parts.port, timeout=timeout_s, context=context)
+        connection = http.client.HTTPSConnection(host, parts.port or 443, timeout=timeout_s, context=context)
     else:
-        connection = http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
+        # With the port always said: without one, the end of an IPv6 address would be taken for it.
+        connection = http.client.HTTPConnection(host, parts.port or 80, timeout=timeout_s)
 
     def connect(address: tuple[str, int], *_: object) -> socket.socket:
         opened = _connect_checked(address, deadline, allow_private)
@@ -142,12 +144,11 @@ def _connection(parts: SplitResult, deadline: float, allow_private: bool, guard:
 
 def _connect_checked(address: tuple[str, int], deadline: float, allow_private: bool) -> socket.socket:
     host, port = address
+    if not allow_private:
+        _check_public([host] if _is_address(host) else [])  # also where this machine has no IPv6 to resolve it with
     found = _resolve(host, port, deadline)
     if not allow_private:
-        for *_, place in found:
-            if not is_public(str(place[0])):
-                # One private address is enough: trying the others would tell the caller what exists.
-                raise _Refused(f"its address {place[0]} is not on the public internet")
+        _check_public([str(place[0]) for *_, place in found])
     failure: OSError | None = None
     for family, kind, protocol, _, place in found:
         connection = socket.socket(family, kind, protocol)
@@ -159,6 +160,21 @@ def _connect_checked(address: tuple[str, int], deadline: float, allow_private: b
             failure = error
             connection.close()
     raise failure or OSError("the name has no address")
+
+
+def _check_public(addresses: Sequence[str]) -> None:
+    for address in addresses:
+        if not is_public(address):
+            # One private address is enough: trying the others would tell the caller what exists.
+            raise _Refused(f"its address {address} is not on the public internet")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _resolve(host: str, port: int, deadline: float) -> list[tuple[Any, ...]]:

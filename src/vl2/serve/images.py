@@ -71,9 +71,10 @@ class ImageLoader:
             handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         except OSError as error:
             refuse(name, error.strerror or "it cannot be opened")
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            refuse(name, "it is no regular file")
         with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                refuse(name, "it is no regular file")
             return file.read(max_bytes + 1)
 
     def _allowed_path(self, source: str, name: str) -> Path:
