@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="nano")
+    parser.add_argument("--weights", default="auto", help="int8 or int4: what quantising costs")
     parser.add_argument("--limit", help="so many items of each task; all by default")
     parser.add_argument("--nlvr", type=Path)
     parser.add_argument("--sroie", type=Path)
@@ -44,7 +45,7 @@ def main() -> int:
     worst = 0
     for name, tasks, where in runs:
         print(f"# {name}", flush=True)
-        options = ["--model", args.model, "--batch-size", "16", *limit]
+        options = ["--model", args.model, "--weights", args.weights, "--batch-size", "16", *limit]
         worst = max(worst, run(["eval", "run", *tasks, "--out", str(args.out / name), *where, *options]))
     return worst
 

@@ -278,3 +278,9 @@ def test_an_adapter_is_not_added_into_quantised_weights(base4: Path, tmp_path: P
 def test_a_quantised_model_is_not_saved(base4: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="vl2 quantize"):
         load(base4, device="cpu").save(tmp_path / "out")
+
+
+def test_a_model_says_how_its_weights_are_held(base4: Path) -> None:
+    assert load(base4, device="cpu").weights == "int4"
+    assert load(CHECKPOINTS / "base", device="cpu", weights="int8").weights == "int8"
+    assert load(CHECKPOINTS / "base", device="cpu").weights == "float32"

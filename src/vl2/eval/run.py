@@ -24,6 +24,7 @@ from vl2.eval.judge import Judge, judged
 from vl2.eval.progress import Progress
 from vl2.eval.results import RESULTS, RunId, Writer, open_run, read_parts, read_results, write_results
 from vl2.eval.task import Item, Result, Task, Way, Where
+from vl2.infer.memory_plan import count_parameters
 from vl2.infer.vlm import VLM
 
 Items = Callable[[], Iterator[Item]]
@@ -138,11 +139,17 @@ def _identify(
         split=where.split,
         max_new_tokens=way.max_new_tokens,
         tiling=f"{processor.tiling}{tiles}",
-        arithmetic=f"{str(vlm.model.dtype).removeprefix('torch.')} on {vlm.model.device.type}",
-        parameters=sum(p.numel() for p in vlm.model.parameters()),
+        arithmetic=_arithmetic(vlm),
+        parameters=count_parameters(vlm.model.config),
         judge=judge.name if judge is not None else None,
         version=_version(),
     )
+
+
+def _arithmetic(vlm: VLM) -> str:
+    dtype = str(vlm.model.dtype).removeprefix("torch.")
+    held = "" if vlm.weights == dtype else f", weights in {vlm.weights}"
+    return f"{dtype} on {vlm.model.device.type}{held}"
 
 
 def _answer(

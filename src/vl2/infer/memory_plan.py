@@ -61,6 +61,11 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     return _by_part({name: tensor.numel() for name, tensor in build_empty(config).state_dict().items()})
 
 
+def count_parameters(config: ModelConfig) -> int:
+    """Return the number of parameters, however they are held."""
+    return sum(parameter.numel() for parameter in build_empty(config).parameters())
+
+
 def share_at_work(config: ModelConfig, part: str) -> float:
     """Return how much of a part works for one token of an image and its text."""
     language = config.language_config

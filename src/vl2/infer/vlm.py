@@ -33,7 +33,7 @@ from vl2.process.image import ImageOptions
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tiling import Tiling
-from vl2.quant.apply import is_quantised
+from vl2.quant.record import form_of
 from vl2.weights import locate_checkpoint, save_model
 from vl2.weights.locate import BUILT_IN
 
@@ -99,6 +99,11 @@ class VLM:
         self.folder = folder  # the checkpoint's; its tokenizer files are copied on saving
         self.limits = limits or Limits(max_context=model.config.language_config.max_position_embeddings)
         self.reuse = reuse or Reuse()
+
+    @property
+    def weights(self) -> str:
+        """How the weights are held: "int8", "int4", or their type."""
+        return form_of(self.model) or str(self.model.dtype).removeprefix("torch.")
 
     def chat(
         self,
@@ -218,7 +223,7 @@ class VLM:
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder in the released layout. The folder must be new."""
-        if is_quantised(self.model):
+        if form_of(self.model) is not None:
             raise UserError("a quantised model is not saved: `vl2 quantize` writes one from the plain checkpoint")
         save_model(
             self.model,

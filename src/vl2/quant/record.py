@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from vl2.config import Json, ModelConfig
 from vl2.errors import UserError
 from vl2.quant.formats import GROUP, KINDS
-from vl2.quant.scheme import SCHEMES, Scheme, scheme_named
+from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+from vl2.quant.scheme import Scheme, scheme_named
 from vl2.weights.load import QUANTISED
 
 METHOD, VERSION = "vl2", 1
@@ -74,6 +77,7 @@ def _scheme(parts: Any, folder: Path) -> Scheme:
     return Scheme(**parts)
 
 
-def is_choice(weights: str) -> bool:
-    """Whether a name is one of the schemes."""
-    return weights in SCHEMES
+def form_of(model: nn.Module) -> str | None:
+    """Return the smallest form that a model's weights are held in; None for a plain model."""
+    kinds = {module.kind for module in model.modules() if isinstance(module, QuantisedLinear | QuantisedExperts)}
+    return next((kind for kind in reversed(KINDS) if kind in kinds), None)

@@ -1,0 +1,164 @@
+"""What quantised weights cost: how far logits move, how many tokens stay the same, what perplexity becomes.
+
+    python benchmarks/quantisation_quality.py nano --dtype float32 --text data/nano/test/text/en.txt
+    python benchmarks/random_checkpoint.py tiny /data/tiny-random
+    python benchmarks/quantisation_quality.py /data/tiny-random --out tiny.json
+
+Each form is made of the same plain weights and compared with them, on the same tokens: windows of a text, or drawn at
+random where none is given, and one answer to a picture, token by token. Random weights are a hard case: their logits
+are nearly even, so that the least change puts another token first. The table goes into docs/quantisation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from vl2.errors import UserError
+from vl2.infer.vlm import VLM, load
+from vl2.model.attention import Reach
+from vl2.quant.scheme import SCHEME_NAMES
+
+QUESTION = "Describe this picture in detail."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """One form against the plain weights. Divergences in nats."""
+
+    form: str
+    mean_divergence: float  # KL of the plain distribution from this one, over all places
+    worst_divergence: float  # 99 of 100 places are below it
+    largest_change: float  # of a logit, in standard deviations of the plain logits
+    same_first: float  # share of places whose likeliest token is the same
+    perplexity: float  # of the text
+    same_answer: int  # tokens of the answer until the first that differs
+    answer: int  # tokens of the plain answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a form says."""
+
+    logits_SV: Tensor
+    answer: tuple[int, ...]
+
+
+def windows(vlm: VLM, texts: Sequence[Path], count: int, length: int) -> Tensor:
+    """Return token ids [count, length] that begin with the first token of every prompt."""
+    vocabulary, first = vlm.model.config.language_config.vocab_size, vlm.processor.tokenizer.bos_id
+    needed = count * (length - 1)
+    if not texts:
+        ids = torch.randint(vocabulary, (needed,), generator=torch.Generator().manual_seed(0))
+    else:
+        read = [vlm.processor.tokenizer.encode(path.read_text(encoding="utf-8")[: 16 * needed]) for path in texts]
+        each = -(-needed // len(texts))
+        short = [path for path, found in zip(texts, read, strict=True) if len(found) < each]
+        if short:
+            raise UserError(f"{short[0]} has too few tokens for {count} windows of {length}")
+        ids = torch.tensor([token for found in read for token in found[:each]][:needed])
+    return F.pad(ids.view(count, length - 1), (1, 0), value=first)
+
+
+@torch.inference_mode()
+def look(vlm: VLM, ids_WS: Tensor, num_answer: int, side: int) -> Seen:
+    """Read the windows, each by itself, and answer a question about a picture."""
+    language = vlm.model.language
+    positions_1S = torch.arange(ids_WS.shape[1]).unsqueeze(0)
+    logits = []
+    for ids_S in ids_WS:
+        hidden = language.model(language.embed(ids_S.unsqueeze(0)), positions_1S, Reach.of_rows(None))
+        logits.append(language.logits(hidden.states_BSD)[0, :-1])
+    picture = Image.radial_gradient("L").resize((side, side)).convert("RGB")
+    reply = vlm.chat(QUESTION, [picture], max_new_tokens=num_answer)
+    return Seen(logits_SV=torch.cat(logits), answer=reply.token_ids)
+
+
+def compare(form: str, plain: Seen, other: Seen, targets_S: Tensor) -> Cost:
+    divergences, largest = [], 0.0
+    scale = plain.logits_SV.std().item()
+    for ours, theirs in zip(plain.logits_SV.split(64), other.logits_SV.split(64), strict=True):
+        log_p, log_q = ours.log_softmax(-1), theirs.log_softmax(-1)
+        divergences.append((log_p.exp() * (log_p - log_q)).sum(-1))
+        largest = max(largest, (ours - theirs).abs().max().item() / scale)
+    divergence_S = torch.cat(divergences)
+    equal = [a == b for a, b in zip(plain.answer, other.answer, strict=False)]
+    return Cost(
+        form=form,
+        mean_divergence=divergence_S.mean().item(),
+        worst_divergence=divergence_S.quantile(0.99).item(),
+        largest_change=largest,
+        same_first=(plain.logits_SV.argmax(-1) == other.logits_SV.argmax(-1)).float().mean().item(),
+        perplexity=F.cross_entropy(other.logits_SV, targets_S).exp().item(),
+        same_answer=[*equal, False].index(False),
+        answer=len(plain.answer),
+    )
+
+
+def measure(
+    model: str, *, dtype: str, texts: Sequence[Path], count: int, length: int, num_answer: int, side: int
+) -> list[Cost]:
+    """Load every form in turn; the first, plain one is what the others are compared with."""
+    vlm = load(model, device="cpu", dtype=dtype)
+    ids_WS = windows(vlm, texts, count, length)
+    targets_S = ids_WS[:, 1:].flatten()
+    plain = look(vlm, ids_WS, num_answer, side)
+    own = str(vlm.model.dtype).removeprefix("torch.")
+    costs = [compare(own, plain, plain, targets_S)]
+    # Rounding to bfloat16 alone moves logits too: the other costs are to be seen beside it.
+    forms = [("bfloat16", "auto")] if own == "float32" else []
+    for as_type, weights in [*forms, *((own, name) for name in SCHEME_NAMES)]:
+        del vlm  # two models at once need not fit
+        vlm = load(model, device="cpu", dtype=as_type, weights=weights)
+        form = as_type if weights == "auto" else weights
+        costs.append(compare(form, plain, look(vlm, ids_WS, num_answer, side), targets_S))
+    return costs
+
+
+def table(costs: Sequence[Cost], has_text: bool) -> str:
+    """Return the costs in Markdown."""
+    head = ["weights", "mean divergence", "99th percentile", "largest change of a logit", "same likeliest token"]
+    lines = []
+    for cost in costs:
+        row = [cost.form, f"{cost.mean_divergence:.2g}", f"{cost.worst_divergence:.2g}"]
+        row += [f"{cost.largest_change:.2f} sd", f"{cost.same_first:.1%}"]
+        if has_text:
+            row.append(f"{cost.perplexity:.2f}")
+        lines.append([*row, f"{cost.same_answer} of {cost.answer}"])
+    head += ["perplexity"] if has_text else []
+    rows = [[*head, "answer equal for"], ["---"] * (len(head) + 1), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help='"nano", a checkpoint folder or a hub id, with plain weights')
+    parser.add_argument("--dtype", default="auto", help="of the plain weights")
+    parser.add_argument("--text", type=Path, nargs="+", default=[], help="files whose beginnings are read")
+    parser.add_argument("--windows", type=int, default=4)
+    parser.add_argument("--window", type=int, default=128, help="tokens of each")
+    parser.add_argument("--answer", type=int, default=32, help="tokens of the answer")
+    parser.add_argument("--side", type=int, default=384, help="of the picture, in pixels")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    args = parser.parse_args()
+    costs = measure(
+        args.model, dtype=args.dtype, texts=args.text, count=args.windows, length=args.window,
+        num_answer=args.answer, side=args.side,
+    )  # fmt: skip
+    print(table(costs, bool(args.text)))
+    if args.out is not None:
+        args.out.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
