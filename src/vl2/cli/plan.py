@@ -62,6 +62,8 @@ class Plan:
     """JSON of `vl2 data stats`; a common mixture by default"""
     costs: OptionalText = None
     """JSON of measured seconds per tile and token of each kind of layer, in place of rates"""
+    measure: OptionalText = None
+    """write those seconds, measured on this machine with one layer of each kind, into this file; plan nothing"""
     pipeline: OptionalInt = None
     """stages; the best number by default"""
     expert_parallel: OptionalInt = None
@@ -81,6 +83,9 @@ class Plan:
     def run(self) -> None:
         from vl2.plan.report import print_paper, print_stages
 
+        if self.measure is not None:
+            self._measure(Path(self.measure))
+            return
         if self.paper:
             rows = self._paper()
             if self.output.json:
@@ -146,6 +151,18 @@ class Plan:
         from vl2.train.parallel.unit_costs import UnitCosts
 
         return None if self.costs is None else UnitCosts.read(Path(self.costs))
+
+    def _measure(self, path: Path) -> None:
+        from vl2.config import preset
+        from vl2.plan.measure import measure_here
+
+        costs = measure_here(preset(self.size), self._profile())
+        try:
+            costs.write(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+        if not self.output.quiet:
+            print(f"vl2: the costs of {self.size} are in {path}", file=sys.stderr)
 
     def _draw(self, stage: PlannedStage, path: Path) -> None:
         from vl2.plan.draw import draw_timelines

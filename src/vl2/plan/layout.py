@@ -54,6 +54,7 @@ class StepTime:
     experts_s: float
     weights_s: float
     tiles_s: float
+    update_s: float
     bubble: float  # of the pipeline's time
     imbalance_before: float  # tiles, busiest rank over the mean, as packs are dealt
     imbalance_after: float
@@ -62,7 +63,7 @@ class StepTime:
 
     @property
     def total_s(self) -> float:
-        return self.compute_s + self.waiting_s + self.experts_s + self.weights_s + self.tiles_s
+        return self.compute_s + self.waiting_s + self.experts_s + self.weights_s + self.tiles_s + self.update_s
 
 
 def step_time(
@@ -122,6 +123,7 @@ class _Planned:
             experts_s=experts,
             weights_s=max(self._weights_s(self._rank_size(rank), 1, 1) for rank in range(self.cut.num_ranks)),
             tiles_s=self._tiles_s(held),
+            update_s=self._update_s(),
             bubble=1 - busy / (self.cut.num_ranks * length),
             imbalance_before=imbalance(held),
             imbalance_after=imbalance(encoded),
@@ -200,6 +202,7 @@ class _Planned:
             experts_s=experts,
             weights_s=self._weights_s(size, 2 * num_rounds, num_rounds),
             tiles_s=self._tiles_s(held),
+            update_s=self._update_s(),
             bubble=0.0,
             imbalance_before=imbalance(held),
             imbalance_after=imbalance(encoded),
@@ -251,6 +254,10 @@ class _Planned:
         for counts in held:
             busiest += max(abs(after - before) for before, after in zip(counts, even_counts(counts), strict=True))
         return busiest * (pixels + 2 * tokens) / self.cluster.bandwidth(self.num_data)
+
+    def _update_s(self) -> float:
+        sizes = [self._rank_size(rank) for rank in range(self.cut.num_ranks)]
+        return max(size.dense + size.experts for size in sizes) / self.num_data * self.costs.update
 
     def _boundary_s(self, number: int, tiles: int, tokens: int) -> float:
         last = self.cut.segments[number][-1].kind

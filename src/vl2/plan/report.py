@@ -113,6 +113,7 @@ def _rows(stages: Sequence[PlannedStage]) -> list[tuple[str, list[str]]]:
         ("  tokens to experts and back", cells(lambda s: f"{s.step.experts_s:.2f} s")),
         ("  weights and gradients", cells(lambda s: f"{s.step.weights_s:.2f} s")),
         ("  tiles to other ranks", cells(lambda s: f"{s.step.tiles_s:.2f} s")),
+        ("  updating the weights", cells(lambda s: f"{s.step.update_s:.2f} s")),
         ("bubble", cells(lambda s: f"{s.step.bubble:.1%}")),
         ("tiles, busiest rank over mean", cells(lambda s: f"{s.step.imbalance_before:.2f}")),
         ("  balanced", cells(lambda s: f"{s.step.imbalance_after:.2f}")),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.train.test_run import curve, limit_file_size
+from tests.train.test_run import curve
 from tests.train.toy import make_toy_data, make_toy_model, run_toy, toy_recipe, toy_stage
 from tests.train.two_ranks import environment
 from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
@@ -32,6 +32,12 @@ ROOT = Path(__file__).parents[3]
 def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("toy")
     return make_toy_model(folder / "model"), make_toy_data(folder / "data")
+
+
+def limit_file_size() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
 
 class Together:

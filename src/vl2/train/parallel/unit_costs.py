@@ -28,6 +28,7 @@ class UnitCosts:
     layer: tuple[float, float]
     head: tuple[float, float]
     backward_ratio: float = 2.0
+    update: float = 0.0  # seconds of the optimizer for one parameter
 
     @classmethod
     def by_formula(
@@ -65,9 +66,9 @@ class UnitCosts:
     def read(cls, path: Path) -> UnitCosts:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            ratio = float(values.pop("backward_ratio", 2.0))
+            ratio, update = float(values.pop("backward_ratio", 2.0)), float(values.pop("update", 0.0))
             pairs = {name: (float(pair[0]), float(pair[1])) for name, pair in values.items()}
-            return cls(**pairs, backward_ratio=ratio)
+            return cls(**pairs, backward_ratio=ratio, update=update)
         except (OSError, ValueError, TypeError, IndexError, AttributeError) as error:
             names = "block, projector, join, dense_layer, layer, head"
             raise UserError(f"{path} must have [per tile, per token] of {names}: {error}") from None
