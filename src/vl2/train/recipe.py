@@ -159,6 +159,8 @@ class EngineOptions:
             raise UserError(f"engine.pipeline must be at least 1, got {self.pipeline}")
         if self.pipeline > 1 and self.parallel != "sharded":
             raise UserError('engine.pipeline needs engine.parallel = "sharded"')
+        if self.pipeline > 1 and self.recomputed_encoder == "whole":
+            raise UserError('engine.pipeline cuts through the encoder: encoder_recompute must be "blocks" or "none"')
         if self.balance_tiles < 0:
             raise UserError(f"engine.balance_tiles must not be negative, got {self.balance_tiles}")
         if self.expert_parallel < 1:

@@ -26,7 +26,7 @@ from vl2.train.memory import keep_freed_pages
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.tile_balance import TileBalancer
-from vl2.train.parallel.tile_moves import imbalance, plan_moves
+from vl2.train.parallel.tile_moves import even_counts, imbalance
 from vl2.train.parts import Configured, freeze, parameter_groups
 from vl2.train.ranks import Ranks
 from vl2.train.shard import is_sharded
@@ -254,4 +254,4 @@ class TrainStep:
     def _balanced(self, counts: Counts) -> float:
         if self._balancer is None:
             return imbalance(counts.tiles_by_rank)
-        return imbalance([plan_moves(held).encoded for held in counts.tiles_by_rank])
+        return imbalance([even_counts(held) for held in counts.tiles_by_rank])

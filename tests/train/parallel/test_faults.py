@@ -120,6 +120,38 @@ def test_a_killed_rank_is_reported_and_another_layout_on_fewer_ranks_goes_on(
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
 
 
+def test_the_launch_file_starts_all_again_after_a_rank_has_died(toy: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = make_recipe(toy, tmp_path / "run", 12, parallel="sharded", balance_tiles=2)
+    path = tmp_path / "run.toml"
+    path.write_text(recipe.to_toml(), encoding="utf-8")
+    folders = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))
+    process = subprocess.Popen(
+        ["bash", str(ROOT / "launch" / "torchrun.sh"), str(path)],
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env={
+            **os.environ,
+            "PATH": os.pathsep.join(folders),
+            "GPUS": "2",
+            "RESTARTS": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT / "src"),
+        },
+        start_new_session=True,
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < 3):
+        time.sleep(0.005)
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "the connection to another rank has broken" in said or "SIGKILL" in said
+    assert "vl2: resumed from step" in said
+    assert [line["step"] for line in curve(tmp_path / "run")] == list(range(1, 13))
+
+
 def test_a_rank_that_hangs_is_reported_after_the_time_that_the_recipe_gives(
     toy: tuple[Path, Path], tmp_path: Path
 ) -> None:

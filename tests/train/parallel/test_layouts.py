@@ -34,6 +34,14 @@ def four() -> Iterator[TwoRanks]:
     ranks.close()
 
 
+def assert_even(parts: list[Trained], case: Case) -> None:
+    """Tiles are as even as the case asks for, and the reports say so."""
+    for report in parts[0].reports:
+        assert 1 <= report.tile_imbalance_balanced <= report.tile_imbalance
+    images = parts[0].reports[0]
+    assert (images.tile_imbalance_balanced < images.tile_imbalance) == (case.balance_tiles > 0)
+
+
 def assert_same(parts: list[Trained], alone: Trained) -> None:
     for part in parts:
         for mine, theirs in zip(part.reports, alone.reports, strict=True):
@@ -83,7 +91,10 @@ MIXED = [
 
 @pytest.mark.parametrize("case", [*BALANCED, *EXPERTS, *PIPELINES], ids=str)
 def test_two_processes_train_as_one(pair: TwoRanks, case: Case) -> None:
-    assert_same(pair.run(train, case), train(ONE, case))
+    parts = pair.run(train, case)
+    assert_same(parts, train(ONE, case))
+    if case.pipeline == 1:
+        assert_even(parts, case)
 
 
 @pytest.mark.parametrize(

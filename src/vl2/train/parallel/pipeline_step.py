@@ -19,7 +19,7 @@ from vl2.train.blank import blank_pack
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.schedules import Shape
 from vl2.train.parallel.segment import MicroBatch
-from vl2.train.parallel.tile_moves import TileMoves, plan_moves
+from vl2.train.parallel.tile_moves import TileMoves, even_counts, imbalance, plan_moves
 from vl2.train.ranks import Ranks
 from vl2.train.stage import Stage
 from vl2.train.step import Counts, StepReport, Tally, TrainStep
@@ -76,6 +76,14 @@ class PipelineStep(TrainStep):
         shape = Shape(num_batches=size, num_tiles=num_tiles, num_tokens=longest, is_trained=is_trained)
         model.pipelines.run(shape, carries)
         self._collect(tally)
+
+    def _count_tiles(self, packs: Sequence[Packed]) -> tuple[tuple[int, ...], ...]:
+        return super()._count_tiles([pack for pack in packs if len(pack.tiles)])
+
+    def _balanced(self, counts: Counts) -> float:
+        if not self._balances_tiles:
+            return imbalance(counts.tiles_by_rank)
+        return imbalance([even_counts(held) for held in counts.tiles_by_rank])
 
     def _agree(self, count: int, length: int) -> tuple[int, int]:
         """Return the most of both over the ranks with other packs."""
