@@ -51,6 +51,7 @@ class Reach:
     mask: Tensor | None  # bool [B, 1, S, L], True where visible
     is_causal: bool  # query i sees keys 0..i; only with S == L and no mask
     documents: Documents | None = None  # query i sees keys 0..i of its own document; one row, S == L
+    num_before: int | None = None  # where it is known that query i sees keys 0..num_before + i in every row
 
     @classmethod
     def of_rows(cls, attention_mask_BS: Tensor | None) -> Reach:
@@ -73,15 +74,16 @@ class Reach:
     @classmethod
     def of_cache(cls, lengths: list[int], num_new: int, device: torch.device) -> Reach:
         """Reach of S new queries over rows that already hold `lengths` positions."""
-        if max(lengths) == 0:
-            return cls(mask=None, is_causal=True)
-        if num_new == 1 and len(set(lengths)) == 1:
-            return cls(mask=None, is_causal=False)
+        num_before = lengths[0] if len(set(lengths)) == 1 else None
+        if num_before == 0:
+            return cls(mask=None, is_causal=True, num_before=0)
+        if num_before is not None and num_new == 1:
+            return cls(mask=None, is_causal=False, num_before=num_before)
         last_B = torch.tensor(lengths, device=device)
         key_L = torch.arange(max(lengths) + num_new, device=device)
         query_S = torch.arange(num_new, device=device)
         visible = key_L <= (last_B[:, None, None] + query_S[None, :, None])
-        return cls(mask=visible.unsqueeze(1), is_causal=False)
+        return cls(mask=visible.unsqueeze(1), is_causal=False, num_before=num_before)
 
     def visible(self, S: int, L: int, device: torch.device) -> Tensor | None:
         """Return the reach as a mask that broadcasts to [B, H, S, L]; None where every key is visible."""
@@ -146,6 +148,7 @@ class MultiHeadAttention(nn.Module):
         self.k_proj = nn.Linear(D, self.num_kv_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(D, self.num_kv_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(self.num_heads * self.head_dim, D, bias=bias)
+        self.attend = attend  # a kernel may take its place
 
     def forward(self, x_BSD: Tensor, angles: Angles, reach: Reach, cache: AnyCache | None, layer: int) -> Tensor:
         q_BSHC = rotate_halves(self.q_proj(x_BSD).unflatten(-1, (self.num_heads, -1)), angles)
@@ -160,7 +163,7 @@ class MultiHeadAttention(nn.Module):
         else:
             if cache is not None:
                 k_BHLC, v_BHLC = cache.write(layer, (k_BHLC, v_BHLC))
-            out_BHSC = attend(q_BHSC, k_BHLC, v_BHLC, reach, scale)
+            out_BHSC = self.attend(q_BHSC, k_BHLC, v_BHLC, reach, scale)
         out: Tensor = self.o_proj(out_BHSC.transpose(1, 2).flatten(2))
         return out
 
@@ -188,6 +191,7 @@ class LatentAttention(nn.Module):
         self.kv_a_layernorm = RMSNorm(self.rank, eps=1e-6)
         self.kv_b_proj = nn.Linear(self.rank, H * (self.nope_dim + self.v_dim), bias=False)
         self.o_proj = nn.Linear(H * self.v_dim, D, bias=bias)
+        self.attend = attend  # a kernel may take its place
 
     def forward(self, x_BSD: Tensor, angles: Angles, reach: Reach, cache: AnyCache | None, layer: int) -> Tensor:
         q_BSHC = self._queries(x_BSD).unflatten(-1, (self.num_heads, -1))
@@ -250,7 +254,7 @@ class LatentAttention(nn.Module):
         k_rope_BLHC = k_rope_BLC.unsqueeze(2).expand(-1, -1, self.num_heads, -1)
         q_BHSC = torch.cat((q_nope_BSHC, q_rope_BSHC), dim=-1).transpose(1, 2)
         k_BHLC = torch.cat((k_nope_BLHC, k_rope_BLHC), dim=-1).transpose(1, 2)
-        return attend(q_BHSC, k_BHLC, v_BLHC.transpose(1, 2), reach, self.scale).transpose(1, 2)
+        return self.attend(q_BHSC, k_BHLC, v_BLHC.transpose(1, 2), reach, self.scale).transpose(1, 2)
 
     def _absorbed(self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor, shared_BLC: Tensor, reach: Reach) -> Tensor:
         return self._expand(self._attend_latent(self._absorb(q_nope_BSHC, q_rope_BSHC), shared_BLC, reach))

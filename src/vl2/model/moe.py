@@ -89,17 +89,23 @@ class Experts(nn.Module):
         super().__init__()
         self.gate_up_proj = nn.Parameter(torch.zeros(num_experts, 2 * hidden, width))
         self.down_proj = nn.Parameter(torch.zeros(num_experts, width, hidden))
+        self.gated = gated  # a kernel may take its place
 
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         """Run rows sorted by expert, `counts_E` rows for each."""
-        gate_NF, up_NF = self.gate_up(x_ND, counts_E).chunk(2, dim=-1)
-        return self.down(F.silu(gate_NF) * up_NF, counts_E)
+        return self.down(self.gated(self.gate_up(x_ND, counts_E)), counts_E)
 
     def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         return multiply_by_expert(x_ND, self.gate_up_proj, counts_E)
 
     def down(self, h_NF: Tensor, counts_E: Tensor) -> Tensor:
         return multiply_by_expert(h_NF, self.down_proj, counts_E)
+
+
+def gated(gate_up_NF: Tensor) -> Tensor:
+    """Return silu(gate) * up of rows [gate | up]."""
+    gate_NF, up_NF = gate_up_NF.chunk(2, dim=-1)
+    return F.silu(gate_NF) * up_NF
 
 
 def multiply_by_expert(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
@@ -133,8 +139,14 @@ def _looped_product(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tenso
     # builds a zero gradient of the whole stack.
     weights = weight_EFD.unbind(0) if torch.is_grad_enabled() else weight_EFD
     blocks = x_ND.split(counts)
-    outputs = [F.linear(rows, weights[e]) for e, rows in enumerate(blocks) if len(rows)]
-    return torch.cat(outputs or [F.linear(x_ND, weights[0])])
+    if torch.is_grad_enabled():
+        outputs = [F.linear(rows, weights[e]) for e, rows in enumerate(blocks) if len(rows)]
+        return torch.cat(outputs or [F.linear(x_ND, weights[0])])
+    out_NF = x_ND.new_empty(len(x_ND), weight_EFD.shape[1])
+    for e, (rows, out) in enumerate(zip(blocks, out_NF.split(counts), strict=True)):
+        if len(rows):
+            torch.mm(rows, weights[e].mT, out=out)
+    return out_NF
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +225,12 @@ class _Collect(torch.autograd.Function):
         return grad_MD.index_copy_(0, place_TK.flatten(), grad_TKD.flatten(0, 1)), None
 
 
+def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> Tensor:
+    """Return the weighted sum of every token's K rows, in float32, as rows of the type that came in, [T, D]."""
+    slots_TKD: Tensor = _Collect.apply(rows_MD, place_TK)  # type: ignore[no-untyped-call]
+    return (slots_TKD * weight_TK.unsqueeze(-1)).sum(dim=1).to(rows_MD.dtype)
+
+
 class MoE(nn.Module):
     """Send each token to its K experts and add the shared experts."""
 
@@ -224,6 +242,7 @@ class MoE(nn.Module):
         self.experts = Experts(config.n_routed_experts, D, F_)
         shared = config.n_shared_experts
         self.shared_experts = GatedMLP(D, shared * F_) if shared else None
+        self.sum_slots = sum_slots  # a kernel may take its place
 
     def forward(self, x_BSD: Tensor, sequences_GT: Tensor | None = None) -> tuple[Tensor, RoutingStats | None]:
         """Return the mixed output and, where `sequences_GT` says whose, the layer's statistics."""
@@ -233,9 +252,7 @@ class MoE(nn.Module):
         blocks = sort_by_expert(expert_TK, self.gate.num_experts, _block_rows(x_TD))
         rows_MD: Tensor = _Dispatch.apply(x_TD, blocks.token_M, blocks.place_TK)  # type: ignore[no-untyped-call]
         out_MD = self.experts(rows_MD, blocks.counts_E)
-        slots_TKD: Tensor = _Collect.apply(out_MD, blocks.place_TK)  # type: ignore[no-untyped-call]
-        routed_TD = (slots_TKD * weight_TK.unsqueeze(-1)).sum(dim=1)
-        y_BSD = routed_TD.to(x_BSD.dtype).view_as(x_BSD)
+        y_BSD = self.sum_slots(out_MD, blocks.place_TK, weight_TK).view_as(x_BSD)
         if self.shared_experts is not None:
             y_BSD = y_BSD + self.shared_experts(x_BSD)
         return y_BSD, None if sequences_GT is None else routing_stats(scores_TE, expert_TK, sequences_GT)

@@ -25,7 +25,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, tiles_I3PP: Tensor) -> Tensor:
         patches: Tensor = self.proj(tiles_I3PP)
-        return patches.flatten(2).transpose(1, 2)
+        # In the order of the patches: every norm that follows would copy it otherwise.
+        return patches.flatten(2).transpose(1, 2).contiguous()
 
 
 class Attention(nn.Module):
@@ -36,15 +37,21 @@ class Attention(nn.Module):
         self.num_heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
+        self.attend = attend  # a kernel may take its place
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        if x.device.type == "cpu" and torch.is_grad_enabled():
-            # The CPU's kernel is two times slower in bfloat16, forward and backward together.
-            q, k, v = q.float(), k.float(), v.float()
-        attended = F.scaled_dot_product_attention(q, k, v).to(x.dtype)
-        out: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        out: Tensor = self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
         return out
+
+
+def attend(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
+    """Return softmax(q k^T / sqrt(C)) v over all patches of a tile."""
+    dtype = q_IHpC.dtype
+    if q_IHpC.device.type == "cpu" and torch.is_grad_enabled():
+        # The CPU's kernel is two times slower in bfloat16, forward and backward together.
+        q_IHpC, k_IHpC, v_IHpC = q_IHpC.float(), k_IHpC.float(), v_IHpC.float()
+    return F.scaled_dot_product_attention(q_IHpC, k_IHpC, v_IHpC).to(dtype)
 
 
 class MLP(nn.Module):
@@ -54,10 +61,16 @@ class MLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(config.width, config.mlp_width)
         self.fc2 = nn.Linear(config.mlp_width, config.width)
+        self.widen = widen  # a kernel may take its place
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        out: Tensor = self.fc2(self.widen(self.fc1, x))
         return out
+
+
+def widen(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return gelu(layer(x))."""
+    return F.gelu(layer(x), approximate="tanh")
 
 
 class Block(nn.Module):
