@@ -1,6 +1,7 @@
 """Write a full-size checkpoint with random weights, file by file: for speed and memory, not for answers.
 
-python benchmarks/random_checkpoint.py tiny /data/tiny-random      # 6.7 GB; small 32.3 GB, base 55.0 GB
+    python benchmarks/random_checkpoint.py tiny /data/tiny-random      # 6.7 GB; small 32.3 GB, base 55.0 GB
+    python benchmarks/random_checkpoint.py base /data/base4 --weights int4   # 16.3 GB
 """
 
 from __future__ import annotations
@@ -9,12 +10,18 @@ import argparse
 from pathlib import Path
 
 from vl2.config import PRESETS
+from vl2.quant.random_checkpoint import write_random_quantised
+from vl2.quant.scheme import SCHEME_NAMES
 from vl2.weights.random_checkpoint import write_random_checkpoint
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", choices=PRESETS)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights", choices=["bfloat16", *SCHEME_NAMES], default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    write_random_checkpoint(arguments.size, arguments.folder, arguments.seed, say=print)
+    if arguments.weights == "bfloat16":
+        write_random_checkpoint(arguments.size, arguments.folder, arguments.seed, say=print)
+    else:
+        write_random_quantised(arguments.size, arguments.folder, weights=arguments.weights, seed=arguments.seed)

@@ -5,7 +5,7 @@ Peak memory is that of the result. From files on the CPU not even that is alloca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,12 @@ class MappedModel:
 
 
 def map_quantised(
-    folder: Path, config: ModelConfig, record: Record, *, dtype: torch.dtype | None = None
+    folder: Path,
+    config: ModelConfig,
+    record: Record,
+    *,
+    dtype: torch.dtype | None = None,
+    file_kind: Callable[[Path], MappedFile] = MappedFile,
 ) -> MappedModel:
     """Return the model of a folder with quantised weights on the CPU, in evaluation mode. Nothing is read yet.
 
@@ -79,7 +84,7 @@ def map_quantised(
     model = empty_quantised(config, record.scheme, dtype or getattr(torch, config.torch_dtype))
     state = model.state_dict()
     stored = _checked(state, folder)
-    files = {path: MappedFile(path) for path in dict.fromkeys(tensor.path for tensor in stored.values())}
+    files = {path: file_kind(path) for path in dict.fromkeys(tensor.path for tensor in stored.values())}
     for name, wanted in state.items():
         tensor = files[stored[name].path].tensor(stored[name])
         _assign(model, name, tensor.to(wanted.dtype))
