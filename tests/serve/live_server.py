@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -52,11 +53,23 @@ def wait_for(condition: Any, seconds: float = 30.0) -> None:
 
 
 @contextmanager
-def serving(backend: Backend, settings: ServerSettings) -> Iterator[LiveServer]:
+def serving(
+    backend: Backend, settings: ServerSettings, *, send_buffer_bytes: int | None = None
+) -> Iterator[LiveServer]:
     listener = bind("127.0.0.1", 0)
+    if send_buffer_bytes is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     port = listener.getsockname()[1]
     app = make_app(backend, settings)
-    config = uvicorn.Config(app, http=BoundedProtocol, ws="none", log_config=None, access_log=False, lifespan="on")
+    config = uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=5,
+    )
     server = GracefulServer(config, app.state.service)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -64,7 +77,7 @@ def serving(backend: Backend, settings: ServerSettings) -> Iterator[LiveServer]:
     try:
         yield LiveServer(url=f"http://127.0.0.1:{port}", port=port, service=app.state.service)
     finally:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         thread.join(20)
 
 

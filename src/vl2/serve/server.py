@@ -20,6 +20,7 @@ from vl2.serve.service import Service
 HEAD_TIMEOUT_S = 15.0  # for the request line and the headers
 MAX_HEAD_BYTES = 64 << 10
 MAX_CONNECTIONS = 2048
+LAST_LISTENING_S = 0.5
 LAST_WORDS_S = 5  # for answers that were cut short to reach their clients
 
 
@@ -81,6 +82,10 @@ class GracefulServer(uvicorn.Server):
             # What is still under way ends with a 503, or with an error at the end of its stream.
             log("cutting_short", under_way=gate.num_inside)
             await self._service.backend.stop()
+        # Connections that were taken a moment ago have not said yet what they want: they get their 503 too.
+        for listening in self.servers:
+            listening.close()
+        await asyncio.sleep(LAST_LISTENING_S)
         self.should_exit = True
 
     def _abort(self, client: tuple[str, int] | None) -> None:
