@@ -42,13 +42,13 @@ def write_random_quantised(
 
 def _fill(model: VL2, name: str, generator: torch.Generator) -> None:
     module = model.get_submodule(name)
-    quantised = isinstance(module, QuantisedLinear | QuantisedExperts)
+    kind = module.kind if isinstance(module, QuantisedLinear | QuantisedExperts) else None
     for leaf, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         values = tensor.detach()
-        if quantised and leaf.endswith("codes"):
+        if kind is not None and leaf.endswith("codes"):
             _draw_bytes(values, generator)
-        elif quantised and leaf.endswith("scales"):
-            values.fill_(DEVIATION / CODE_DEVIATION[module.kind])
+        elif kind is not None and leaf.endswith("scales"):
+            values.fill_(DEVIATION / CODE_DEVIATION[kind])
         elif leaf == "weight" and values.dim() == 1:  # of a norm
             values.fill_(1)
         else:

@@ -8,6 +8,7 @@ Offsets and sizes in bytes.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from pathlib import Path
 
@@ -43,6 +44,12 @@ class MappedFile:
         if stored.offset % stored.dtype.itemsize:
             flat = flat.clone()
         return flat.view(stored.dtype).view(stored.shape)
+
+    def prefer_large_pages(self) -> None:
+        """Ask for 2 MiB pages, which a processor reads through faster; for a file that is wanted as a whole."""
+        with contextlib.suppress(OSError):  # where the system has none for files
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                self._map.madvise(mmap.MADV_HUGEPAGE)
 
     def read(self, offset: int, nbytes: int) -> None:
         """Bring a part into memory now, where the system can be told to; elsewhere it comes when it is touched."""
