@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vl2.config import ModelConfig
 from vl2.errors import UserError, memory_errors
 from vl2.model import VL2
+from vl2.weights.huge_pages import prefer_huge_pages
 from vl2.weights.names import Place, places
 from vl2.weights.safetensors_file import StoredTensor, read_header, read_into
 
@@ -24,6 +25,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 NAMES_SHOWN = 5
+LARGE_BYTES = 128 << 20
 QUANTISED = "quantization_config"  # the key of config.json that says how weights are quantised
 # Two readers already saturate a disk; the time goes into page faults on the fresh memory.
 NUM_READERS = min(4, os.cpu_count() or 1)
@@ -74,9 +76,12 @@ def materialize(model: VL2, dtype: torch.dtype, device: torch.device) -> None:
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             fresh = torch.empty(parameter.shape, dtype=dtype, device=device)
+            prefer_huge_pages(fresh)
             setattr(module, name, nn.Parameter(fresh, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
+            held = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+            prefer_huge_pages(held)
+            setattr(module, name, held)
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -143,8 +148,14 @@ def fill(
     progress: Progress | None,
 ) -> None:
     """Put every released tensor where it belongs, several at a time."""
-    # In the order of the files, so that the disk reads ahead.
-    wanted = sorted(wanted, key=lambda place: (stored[place.name].path, stored[place.name].offset))
+
+    # In the order of the files, so that the disk reads ahead. The largest before all others: to be cast or quantised
+    # they are held twice for a moment, and little else is in memory then.
+    def rank(place: Place) -> tuple[bool, Path, int]:
+        tensor = stored[place.name]
+        return tensor.nbytes < LARGE_BYTES, tensor.path, tensor.offset
+
+    wanted = sorted(wanted, key=rank)
     total = sum(stored[place.name].nbytes for place in wanted)
 
     def put_one(place: Place) -> int:
