@@ -58,3 +58,15 @@ def test_tensor_by_tensor_gives_the_same_model_as_all_at_once(size: str, name: S
 def test_an_unknown_scheme_is_refused_in_one_line() -> None:
     with pytest.raises(UserError, match="weights must be one of int8, int4, got 'int3'"):
         scheme_named("int3")
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_no_cast_of_the_model_touches_codes_or_scales(name: SchemeName) -> None:
+    model = small_model("tiny")
+    quantise_model(model, SCHEMES[name])
+    held = [module for module in model.modules() if isinstance(module, QuantisedLinear | QuantisedExperts)]
+    before = [{key: tensor.clone() for key, tensor in module.named_buffers()} for module in held]
+    model.to(torch.bfloat16).to(torch.float32)
+    for module, tensors in zip(held, before, strict=True):
+        assert all(torch.equal(tensor, tensors[key]) for key, tensor in module.named_buffers())
+        assert all(tensor.dtype == tensors[key].dtype for key, tensor in module.named_buffers())

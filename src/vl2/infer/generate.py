@@ -20,6 +20,7 @@ from torch import Tensor
 from vl2.errors import UserError, memory_errors
 from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint import ConstraintState
+from vl2.infer.decode_plan import decode_plan
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.infer.repetition import ends_in_loop
 from vl2.infer.sampling import GenerateOptions, choose_token
@@ -94,7 +95,13 @@ class Row:
 
 
 def decode(model: VL2, token_ids: Sequence[int], cache: Cache) -> Tensor:
-    """Append one token to every row and return the logits that follow, [B, V]."""
+    """Append one token to every row and return the logits that follow, float32 [B, V]."""
+    plan = decode_plan(model)
+    return decode_plainly(model, token_ids, cache) if plan is None else plan.run(token_ids, cache)
+
+
+def decode_plainly(model: VL2, token_ids: Sequence[int], cache: Cache) -> Tensor:
+    """Do what `decode` does, layer by layer in PyTorch."""
     ids_B1 = torch.tensor(token_ids, device=model.device).unsqueeze(1)
     states_B1D = model.language.extend(model.language.embed(ids_B1), cache)
     return model.language.logits(states_B1D[:, -1])

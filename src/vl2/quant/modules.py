@@ -1,14 +1,14 @@
 """The layers that hold quantised weights: a linear layer and the stacked experts, for inference only.
 
 They hold what `vl2.quant.formats` describes as buffers, so that a state dict has codes and scales under the names of
-the layer: `codes` and `scales`, or `gate_up_codes`, `gate_up_scales`, `down_codes` and `down_scales`. Products with a
-few rows read the codes themselves; with many rows one matrix at a time is made whole, or is multiplied in 8 bits.
+the layer: `codes` and `scales`, or `gate_up_codes`, `gate_up_scales`, `down_codes` and `down_scales`.
 
 N rows sorted by expert; E, D, F as in `vl2.model`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,11 +16,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.quant.formats import Kind, Quantised, dequantise, quantise, storage
+from vl2.quant.products import linear
 
 ExpertLeaf = Literal["gate_up", "down"]
 
 
-class QuantisedLinear(nn.Module):
+class HoldsCodes(nn.Module):
+    """A module whose codes and scales keep their types under any cast of the model: other types are other numbers."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HoldsCodes:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, held in before.items():
+            moved = self._buffers[name]
+            if held is not None and moved is not None and moved.dtype != held.dtype:
+                self._buffers[name] = held.to(device=moved.device)
+        return self
+
+
+class QuantisedLinear(HoldsCodes):
     """A linear layer whose weight is quantised; the bias is not."""
 
     codes: Tensor
@@ -56,13 +70,13 @@ class QuantisedLinear(nn.Module):
         return dequantise(self.quantised, self.out_features, self.in_features, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.whole(x.dtype), self.bias)
+        return linear(x, self.quantised, self.out_features, self.in_features, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.kind}, in_features={self.in_features}, out_features={self.out_features}"
 
 
-class QuantisedExperts(nn.Module):
+class QuantisedExperts(HoldsCodes):
     """E gated MLPs with quantised, stacked weights; gate and up projection are one stack [E, 2, ...]."""
 
     gate_up_codes: Tensor
@@ -114,8 +128,10 @@ class QuantisedExperts(nn.Module):
         return torch.cat(outputs) if outputs else x_ND.new_empty(0, self.width)
 
     def _run(self, expert: int, x_ND: Tensor) -> Tensor:
-        gate_NF, up_NF = F.linear(x_ND, self.whole("gate_up", expert, x_ND.dtype)).chunk(2, dim=-1)
-        return F.linear(F.silu(gate_NF) * up_NF, self.whole("down", expert, x_ND.dtype))
+        both = self.quantised("gate_up", expert)
+        gate, up = (Quantised(both.kind, both.codes[part], both.scales[part]) for part in (0, 1))
+        gate_NF, up_NF = (linear(x_ND, part, self.hidden, self.width) for part in (gate, up))
+        return linear(F.silu(gate_NF) * up_NF, self.quantised("down", expert), self.width, self.hidden)
 
     def _stack(self, leaf: ExpertLeaf) -> tuple[Tensor, Tensor]:
         if leaf == "gate_up":

@@ -48,7 +48,8 @@ def _fill(model: VL2, name: str, generator: torch.Generator) -> None:
         if kind is not None and leaf.endswith("codes"):
             _draw_bytes(values, generator)
         elif kind is not None and leaf.endswith("scales"):
-            values.fill_(DEVIATION / CODE_DEVIATION[kind])
+            # Either sign: codes have a mean of -1/2, and weights of one sign would send all tokens to the same experts.
+            values.random_(0, 2, generator=generator).mul_(2).sub_(1).mul_(DEVIATION / CODE_DEVIATION[kind])
         elif leaf == "weight" and values.dim() == 1:  # of a norm
             values.fill_(1)
         else:

@@ -1,0 +1,254 @@
+"""One decoding step in one call of the kernels: where a model's weights lie, written down once.
+
+The plain way, layer by layer in PyTorch, is `decode_plainly` in `vl2.infer.generate`; a test holds both equal within
+what bfloat16 rounds. In the kernels every row is computed alike whatever is beside it, so a batch gives the bits that
+each request gives alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from vl2.config import LanguageConfig
+from vl2.kernels import Library, load_kernels
+from vl2.kernels.structures import BF16, INT4, INT8, LayerC, MatrixC, ModelC, StackC, StepC
+from vl2.model import VL2, Cache
+from vl2.model.attention import LatentAttention, MultiHeadAttention
+from vl2.model.language import DecoderLayer
+from vl2.model.layers import GatedMLP
+from vl2.model.moe import Experts, MoE
+from vl2.model.rope import rotary_angles
+from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+
+LATENT_EPS = 1e-6
+
+
+class Unsupported(Exception):
+    """The kernels do not run this model."""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A tensor whose address the plan knows, and where it hangs in the model."""
+
+    owner: dict[str, Tensor | None]
+    name: str
+    tensor: Tensor
+    address: int
+
+
+class DecodePlan:
+    """The addresses of all weights of a language model in the form that the kernels read."""
+
+    def __init__(self, model: VL2, kernels: Library) -> None:
+        """Raise Unsupported where a layer is not one that the kernels know."""
+        self._kernels, self._config = kernels, model.config.language_config
+        self._held: list[_Held] = []
+        self._modules: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
+        _check_config(self._config)
+        for parent in model.language.modules():
+            self._modules += [(parent._modules, name, child) for name, child in parent._modules.items() if child]
+        decoder = model.language.model
+        layers = [self._layer(layer) for layer in decoder.layers if isinstance(layer, DecoderLayer)]
+        self._layers = (LayerC * len(layers))(*layers)
+        self._model = self._described(decoder.norm.weight, decoder.norm, model.language.lm_head)
+        self._embeddings = decoder.embed_tokens
+        self._rotary_dim, self._angles = decoder.rotary_dim, rotary_angles(torch.zeros(1, 0), 2, 1.0)
+
+    def is_current(self) -> bool:
+        """Whether all weights are where the plan knows them."""
+        return all(
+            held.owner.get(held.name) is held.tensor and held.tensor.data_ptr() == held.address for held in self._held
+        ) and all(owner.get(name) is module for owner, name, module in self._modules)
+
+    def run(self, token_ids: Sequence[int], cache: Cache) -> Tensor:
+        """Append one token to every row and return the float32 logits that follow, [B, V]."""
+        return self.run_rows(token_ids, [cache.rows(row, row + 1) for row in range(len(token_ids))], advances=cache)
+
+    def run_rows(self, token_ids: Sequence[int], caches: Sequence[Cache], *, advances: Cache | None = None) -> Tensor:
+        """Append one token to each of several caches of one row, and return the logits, [B, V].
+
+        The lengths of the caches move on, or in their place those of the cache that they are rows of.
+        """
+        rows, lengths = len(token_ids), [cache.lengths[0] for cache in caches]
+        for cache, length in zip(caches, lengths, strict=True):
+            assert length < cache.capacity, f"the cache holds {cache.capacity} positions, {length + 1} are needed"
+        inputs_BD = self._embeddings(torch.tensor(token_ids)).contiguous()
+        cosines_BC, sines_BC = (angles[lengths].contiguous() for angles in self._table(max(lengths) + 1))
+        logits_BV = torch.empty(rows, self._model.head.outputs, dtype=torch.float32)
+        places = [
+            place for layers in zip(*(c.layers for c in caches), strict=True) for t in layers for place in _place(t)
+        ]
+        step = StepC(
+            rows=rows,
+            threads=torch.get_num_threads(),
+            inputs=inputs_BD.data_ptr(),
+            lengths=(ctypes.c_int64 * rows)(*lengths),
+            cache=(ctypes.c_int64 * len(places))(*places),
+            cosines=cosines_BC.data_ptr(),
+            sines=sines_BC.data_ptr(),
+            logits=logits_BV.data_ptr(),
+        )
+        self._kernels.decode(ctypes.byref(self._model), ctypes.byref(step))
+        for cache in caches if advances is None else [advances]:
+            cache.advance(1)
+        return logits_BV
+
+    def _table(self, positions: int) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines of at least so many positions, [positions, C / 2]."""
+        if len(self._angles[0]) < positions:
+            count = max(positions, self._config.max_position_embeddings)
+            cosines, sines = rotary_angles(torch.arange(count).unsqueeze(0), self._rotary_dim, self._config.rope_theta)
+            self._angles = cosines[0], sines[0]
+        return self._angles
+
+    def _described(self, final_norm: Tensor, norm: nn.Module, head: nn.Module) -> ModelC:
+        config, latent = self._config, self._config.use_mla
+        return ModelC(
+            num_layers=config.num_hidden_layers,
+            width=config.hidden_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_attention_heads if latent else config.num_kv_heads,
+            head_dim=0 if latent else config.hidden_size // config.num_attention_heads,
+            rank=config.kv_lora_rank if latent else 0,
+            nope_dim=config.qk_nope_head_dim if latent else 0,
+            rope_dim=config.qk_rope_head_dim if latent else 0,
+            value_dim=config.v_head_dim if latent else 0,
+            experts=config.n_routed_experts or 0,
+            experts_per_token=config.num_experts_per_tok or 0,
+            is_sigmoid=config.scoring_func == "sigmoid",
+            is_normalised=config.norm_topk_prob,
+            routed_scale=config.routed_scaling_factor,
+            norm_eps=config.rms_norm_eps,
+            latent_eps=LATENT_EPS,
+            layers=self._layers,
+            final_norm=self._hold(norm, "weight", final_norm),
+            head=self._matrix(head),
+        )
+
+    def _layer(self, layer: DecoderLayer) -> LayerC:
+        attention, out = layer.self_attn, LayerC()
+        out.input_norm = self._hold(layer.input_layernorm, "weight", layer.input_layernorm.weight)
+        out.post_norm = self._hold(layer.post_attention_layernorm, "weight", layer.post_attention_layernorm.weight)
+        out.query, out.output = self._matrix(attention.q_proj), self._matrix(attention.o_proj)
+        if isinstance(attention, LatentAttention):
+            out.key, out.value = self._matrix(attention.kv_a_proj_with_mqa), self._matrix(attention.kv_b_proj)
+            if out.value.kind != BF16:
+                raise Unsupported("the expansion of the latent is quantised")
+            norm = attention.kv_a_layernorm
+            out.latent_norm = self._hold(norm, "weight", norm.weight)
+        elif isinstance(attention, MultiHeadAttention):
+            out.key, out.value = self._matrix(attention.k_proj), self._matrix(attention.v_proj)
+        if isinstance(layer.mlp, GatedMLP):
+            self._gated(out, layer.mlp)
+        elif isinstance(layer.mlp, MoE):
+            self._mixture(out, layer.mlp)
+        return out
+
+    def _gated(self, out: LayerC, mlp: GatedMLP) -> None:
+        out.gate, out.up = self._matrix(mlp.gate_proj), self._matrix(mlp.up_proj)
+        out.down = self._matrix(mlp.down_proj)
+
+    def _mixture(self, out: LayerC, moe: MoE) -> None:
+        if moe.gate._forward_hooks:
+            raise Unsupported("somebody follows which experts are chosen")  # to bring them into memory, for example
+        out.router = self._hold(moe.gate, "weight", moe.gate.weight)
+        bias = moe.gate.e_score_correction_bias
+        if bias is not None:
+            out.expert_bias = self._hold(moe.gate, "e_score_correction_bias", bias, torch.float32)
+        if moe.shared_experts is not None:
+            self._gated(out, moe.shared_experts)
+        experts: nn.Module = moe.experts
+        if isinstance(experts, Experts):
+            D, F = experts.down_proj.shape[1:]
+            first = self._hold(experts, "gate_up_proj", experts.gate_up_proj)
+            half = F * D * 2  # bytes of one matrix
+            out.expert_gate = StackC(MatrixC(BF16, F, D, first, None), 2 * half, 0)
+            out.expert_up = StackC(MatrixC(BF16, F, D, first + half, None), 2 * half, 0)
+            down = self._hold(experts, "down_proj", experts.down_proj)
+            out.expert_down = StackC(MatrixC(BF16, D, F, down, None), half, 0)
+        elif isinstance(experts, QuantisedExperts):
+            kind = INT8 if experts.kind == "int8" else INT4
+            codes, scales = (self._hold(experts, f"gate_up_{leaf}", None) for leaf in ("codes", "scales"))
+            steps = [t[0, 0].nbytes for t in (experts.gate_up_codes, experts.gate_up_scales)]
+            D, F = experts.width, experts.hidden
+            out.expert_gate = StackC(MatrixC(kind, F, D, codes, scales), 2 * steps[0], 2 * steps[1])
+            out.expert_up = StackC(MatrixC(kind, F, D, codes + steps[0], scales + steps[1]), 2 * steps[0], 2 * steps[1])
+            codes, scales = (self._hold(experts, f"down_{leaf}", None) for leaf in ("codes", "scales"))
+            out.expert_down = StackC(
+                MatrixC(kind, D, F, codes, scales), experts.down_codes[0].nbytes, experts.down_scales[0].nbytes
+            )
+        else:
+            raise Unsupported(f"experts of type {type(experts).__name__}")
+
+    def _matrix(self, layer: nn.Module) -> MatrixC:
+        if getattr(layer, "bias", None) is not None:
+            raise Unsupported("a projection with a bias")
+        if type(layer) is nn.Linear:
+            return MatrixC(BF16, layer.out_features, layer.in_features, self._hold(layer, "weight", layer.weight), None)
+        if isinstance(layer, QuantisedLinear):
+            kind = INT8 if layer.kind == "int8" else INT4
+            codes, scales = (self._hold(layer, leaf, None) for leaf in ("codes", "scales"))
+            return MatrixC(kind, layer.out_features, layer.in_features, codes, scales)
+        raise Unsupported(f"a layer of type {type(layer).__name__}")
+
+    def _hold(
+        self, module: nn.Module, name: str, tensor: Tensor | None, dtype: torch.dtype | None = torch.bfloat16
+    ) -> int:
+        """Return the address of a parameter, or of a quantised buffer where no tensor is given."""
+        if tensor is None:
+            tensor, dtype = module.get_buffer(name), None
+        if tensor.device.type != "cpu" or not tensor.is_contiguous() or (dtype is not None and tensor.dtype != dtype):
+            raise Unsupported(f"a weight of type {tensor.dtype} on {tensor.device}")
+        owner = module._parameters if name in module._parameters else module._buffers
+        self._held.append(_Held(owner, name, tensor, tensor.data_ptr()))  # type: ignore[arg-type]
+        return tensor.data_ptr()
+
+
+def _place(layer: tuple[Tensor, ...]) -> tuple[int, int, int, int]:
+    """Return where a layer of a one-row cache lies: keys, values, and its strides over heads and positions."""
+    *_, head_stride, position_stride, channel_stride = layer[0].stride()
+    assert channel_stride == 1, "the channels of the cache lie together"
+    return layer[0].data_ptr(), layer[-1].data_ptr(), head_stride, position_stride
+
+
+def _check_config(config: LanguageConfig) -> None:
+    if config.q_lora_rank is not None:
+        raise Unsupported("compressed queries")
+    if (config.n_group or 1) > 1 and config.topk_method != "greedy":
+        raise Unsupported("experts in groups")
+    widths = [config.kv_lora_rank or 0] if config.use_mla else [config.hidden_size // config.num_attention_heads]
+    if config.use_mla:
+        widths += [config.kv_lora_rank or 0, config.qk_rope_head_dim, config.v_head_dim]
+    if any(width % 16 for width in widths):
+        raise Unsupported("heads that are not a multiple of 16 wide")
+
+
+_PLANS: WeakKeyDictionary[VL2, DecodePlan | None] = WeakKeyDictionary()
+
+
+def decode_plan(model: VL2) -> DecodePlan | None:
+    """Return the plan of a model in inference, or None where the plain way must do: other devices, types or layers.
+
+    It is made anew when a weight has been moved or replaced. What is written into a weight in place it reads as it is.
+    """
+    if model.dtype != torch.bfloat16 or model.device.type != "cpu" or torch.is_grad_enabled():
+        return None
+    plan = _PLANS.get(model)
+    if plan is not None and plan.is_current():
+        return plan
+    kernels = load_kernels()
+    if kernels is None:
+        return None
+    try:
+        plan = DecodePlan(model, kernels)
+    except Unsupported:
+        plan = None
+    _PLANS[model] = plan
+    return plan

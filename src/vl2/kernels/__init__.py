@@ -1,0 +1,9 @@
+"""Kernels of our own for the CPU, in C++ without PyTorch's headers, and everything else without them.
+
+`load_kernels()` gives the loaded library or None; what uses it has a plain PyTorch way beside it, and tests hold both
+equal.
+"""
+
+from vl2.kernels.library import Library, load_kernels
+
+__all__ = ["Library", "load_kernels"]

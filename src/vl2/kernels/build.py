@@ -1,0 +1,99 @@
+"""Compiling the kernels: one small library per level of instructions, a few seconds each.
+
+Imported by the build hook of the package as well, so it needs the standard library alone. A library's name holds a hash
+of its sources, so that one of other sources is never taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "csrc"
+MAIN = "kernels.cpp"
+COMPILERS = ("c++", "g++", "clang++")
+COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
+TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class Level:
+    """A set of instructions: what the compiler may use, and what the processor must name among its flags."""
+
+    name: str
+    flags: tuple[str, ...]
+    needs: frozenset[str]
+
+
+_AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi2")
+X86_LEVELS = (
+    Level(
+        "avx512",
+        (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mavx512vnni"),
+        frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx512_vnni"}),
+    ),
+    Level("avx2", _AVX2, frozenset({"avx2", "fma", "f16c", "bmi2"})),
+)
+PORTABLE = Level("portable", (), frozenset())
+
+
+def levels() -> tuple[Level, ...]:
+    """Return the levels of this kind of processor, best first."""
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return (*X86_LEVELS, PORTABLE) if is_x86 else (PORTABLE,)
+
+
+def supported_levels() -> tuple[Level, ...]:
+    """Return the levels that this processor runs, best first."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return (PORTABLE,)
+    flags = next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+    return tuple(level for level in levels() if level.needs <= flags)
+
+
+def source_hash() -> str:
+    content = hashlib.sha256()
+    for path in sorted(SOURCES.iterdir()):
+        content.update(path.name.encode() + b"\0" + path.read_bytes())
+    content.update(repr((COMMON_FLAGS, [level.flags for level in levels()])).encode())
+    return content.hexdigest()[:16]
+
+
+def file_name(level: Level) -> str:
+    return f"libvl2-{level.name}-{source_hash()}.so"
+
+
+def find_compiler() -> str | None:
+    """Return the C++ compiler: that of the environment variable CXX, or the first of the usual names."""
+    named = os.environ.get("CXX")
+    candidates = (named, *COMPILERS) if named else COMPILERS
+    return next((found for name in candidates if (found := shutil.which(name))), None)
+
+
+def build(level: Level, folder: Path, compiler: str) -> Path:
+    """Compile one level into a folder and return the library. RuntimeError with the compiler's words where it fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / file_name(level)
+    # Into a file of its own, then renamed: two processes may build at once, and none may see half a library.
+    handle, scratch = tempfile.mkstemp(suffix=".so", dir=folder)
+    os.close(handle)
+    try:
+        command = [compiler, *COMMON_FLAGS, *level.flags, "-o", scratch, str(SOURCES / MAIN), "-ldl"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
+        if done.returncode != 0:
+            raise RuntimeError(f"{compiler} could not build the kernels: {done.stderr.strip()[-2000:]}")
+        Path(scratch).chmod(0o755)
+        os.replace(scratch, target)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{compiler} took more than {TIMEOUT_S} s to build the kernels") from None
+    finally:
+        Path(scratch).unlink(missing_ok=True)
+    return target

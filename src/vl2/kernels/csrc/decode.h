@@ -1,0 +1,98 @@
+// One token for every row, through all layers: embeddings in, float32 logits out, keys and values into the cache.
+#pragma once
+#include "attention.h"
+#include "experts.h"
+#include "model.h"
+#include "threads.h"
+#include "workspace.h"
+
+namespace vl2 {
+
+// out = round(w * in) for all rows, in parts of the outputs.
+inline void project(const Matrix& w, int64_t first, int64_t last, Rows& in, Rows& out, int64_t rows) {
+    static thread_local Results results;
+    results.inputs().clear();
+    for (int64_t row = 0; row < rows; row++) results.inputs().push_back(in[row]);
+    results.run(w, first, last);
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t n = first; n < last; n++) out[row][n] = to_bf16(results[row][n - first]);
+}
+
+inline void decode(const Model& model, const Step& step) {
+    const int64_t rows = step.rows, D = model.width;
+    const bool is_latent = model.rank > 0;
+    Rows x, normed, query, key, value, mixed, added;
+    x.resize(rows, D);
+    normed.resize(rows, D);
+    query.resize(rows, model.layers[0].query.outputs);
+    key.resize(rows, model.layers[0].key.outputs);
+    value.resize(rows, is_latent ? 0 : model.layers[0].value.outputs);
+    mixed.resize(rows, model.layers[0].output.inputs);
+    added.resize(rows, D);
+    for (int64_t row = 0; row < rows; row++) std::copy_n(step.inputs + row * D, D, x[row]);
+    Cuts qkv, out, head;
+    qkv.add(0, model.layers[0].query.outputs, model.layers[0].query.bytes_per_output());
+    qkv.add(1, model.layers[0].key.outputs, model.layers[0].key.bytes_per_output());
+    if (!is_latent) qkv.add(2, model.layers[0].value.outputs, model.layers[0].value.bytes_per_output());
+    out.add(0, D, model.layers[0].output.bytes_per_output());
+    head.add(0, model.head.outputs, model.head.bytes_per_output());
+    for (Cuts* cuts : {&qkv, &out, &head}) cuts->cut(step.threads);
+    MLPState mlp;
+
+    run_team(static_cast<int>(step.threads), [&](Team& team, int) {
+        int phase = 0;
+        team.each(rows, phase, [&](int64_t row) {
+            normalise(x[row], model.layers[0].input_norm, D, model.norm_eps, normed[row]);
+        });
+        for (int64_t index = 0; index < model.num_layers; index++) {
+            const Layer& layer = model.layers[index];
+            team.each(qkv.size(), phase, [&](int64_t task) {
+                const Cuts::Cut& cut = qkv[task];
+                const Matrix& w = cut.matrix == 0 ? layer.query : cut.matrix == 1 ? layer.key : layer.value;
+                project(w, cut.first, cut.last, normed, cut.matrix == 0 ? query : cut.matrix == 1 ? key : value, rows);
+            });
+            if (is_latent) {
+                team.each(rows, phase, [&](int64_t row) { write_latent(model, step, index, row, key[row]); });
+                team.each(rows * model.heads, phase, [&](int64_t task) {
+                    const int64_t row = task / model.heads;
+                    attend_latent(model, step, index, row, task % model.heads, query[row], mixed[row]);
+                });
+            } else {
+                team.each(rows * model.kv_heads, phase, [&](int64_t task) {
+                    const int64_t row = task / model.kv_heads;
+                    attend_head(model, step, index, row, task % model.kv_heads, query[row], key[row], value[row],
+                                mixed[row]);
+                });
+            }
+            team.each(out.size(), phase, [&](int64_t task) {
+                project(layer.output, out[task].first, out[task].last, mixed, added, rows);
+            });
+            team.each(rows, phase, [&](int64_t row) {
+                for (int64_t d = 0; d < D; d++) x[row][d] = to_bf16(to_float(x[row][d]) + to_float(added[row][d]));
+                normalise(x[row], layer.post_norm, D, model.norm_eps, normed[row]);
+            });
+            team.each(1, phase, [&](int64_t) { plan_mlp(model, layer, step.threads, mlp, normed, rows); });
+            team.each(mlp.up.size(), phase, [&](int64_t task) { run_up(model, layer, mlp.up[task], mlp, normed, rows); });
+            team.each(mlp.down.size(), phase, [&](int64_t task) { run_down(model, layer, mlp.down[task], mlp, rows); });
+            const bool is_last = index + 1 == model.num_layers;
+            team.each(rows, phase, [&](int64_t row) {
+                combine(model, layer, mlp, row, x[row]);
+                const bf16* weight = is_last ? model.final_norm : model.layers[index + 1].input_norm;
+                normalise(x[row], weight, D, model.norm_eps, normed[row]);
+            });
+        }
+        team.each(head.size(), phase, [&](int64_t task) {
+            static thread_local Results results;
+            const Cuts::Cut& cut = head[task];
+            results.inputs().clear();
+            for (int64_t row = 0; row < rows; row++) results.inputs().push_back(normed[row]);
+            results.run(model.head, cut.first, cut.last);
+            // Rounded to bfloat16 as the plain model's are, so that both break ties alike.
+            for (int64_t row = 0; row < rows; row++)
+                for (int64_t n = cut.first; n < cut.last; n++)
+                    step.logits[row * model.head.outputs + n] = rounded(results[row][n - cut.first]);
+        });
+    });
+}
+
+}  // namespace vl2

@@ -1,0 +1,61 @@
+// The C interface. Every pointer is the caller's; nothing is kept after a call.
+#include "decode.h"
+#include "prefill.h"
+
+using namespace vl2;
+
+extern "C" {
+
+// Whether this machine has the instructions that this library was built for.
+int vl2_is_supported() {
+#if defined(__AVX512BF16__)
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#elif defined(__AVX2__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return 1;
+#endif
+}
+
+// Take the threads of an OpenMP runtime that is loaded already; 0 where that cannot be had.
+int vl2_use_openmp(const char* path) { return openmp.open(path); }
+
+// 1 when done, 0 where the kernel does not do this shape.
+int64_t vl2_attend(const Attention* attention, int64_t threads) {
+    return attend_many(*attention, static_cast<int>(threads));
+}
+
+void vl2_gate(const bf16* rows, int64_t count, int64_t width, bf16* out, int64_t threads) {
+    gate_rows(rows, count, width, out, static_cast<int>(threads));
+}
+
+void vl2_sum_slots(const bf16* rows, const int64_t* place, const float* weight, int64_t tokens, int64_t slots,
+                   int64_t width, bf16* out, int64_t threads) {
+    sum_slots(rows, place, weight, tokens, slots, width, out, static_cast<int>(threads));
+}
+
+void vl2_decode(const Model* model, const Step* step) { decode(*model, *step); }
+
+// out [rows, outputs] = x [rows, stride] times w; rows of x are bfloat16 with zeros up to a multiple of 32 inputs.
+void vl2_multiply(const Matrix* w, int64_t rows, const bf16* x, int64_t stride, float* out, int64_t threads) {
+    Cuts cuts;
+    cuts.add(0, w->outputs, w->bytes_per_output());
+    cuts.cut(threads);
+    run_team(static_cast<int>(threads), [&](Team& team, int) {
+        int phase = 0;
+        team.each(cuts.size(), phase, [&](int64_t task) {
+            static thread_local std::vector<const bf16*> inputs;
+            static thread_local std::vector<float*> outputs;
+            inputs.resize(rows);
+            outputs.resize(rows);
+            for (int64_t m = 0; m < rows; m++) {
+                inputs[m] = x + m * stride;
+                outputs[m] = out + m * w->outputs + cuts[task].first;
+            }
+            multiply(*w, cuts[task].first, cuts[task].last, static_cast<int>(rows), inputs.data(),
+                     outputs.data());
+        });
+    });
+}
+}

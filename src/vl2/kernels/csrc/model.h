@@ -1,0 +1,50 @@
+// What the decode step reads: the model as plain structures. Python holds the same as ctypes structures
+// (vl2/kernels/structures.py): fields, order and sizes must agree. All numbers are 64 bits wide.
+#pragma once
+#include "products.h"
+
+namespace vl2 {
+
+struct Layer {
+    const bf16 *input_norm, *post_norm;
+    Matrix query;
+    Matrix key;    // of latent attention: latent and shared rotary key
+    Matrix value;  // of latent attention: the expansion of the latent, bfloat16
+    Matrix output;
+    const bf16* latent_norm;
+    Matrix gate, up, down;  // the dense layer or the shared experts; no outputs where there are none
+    const bf16* router;     // null in a dense layer
+    const float* expert_bias;
+    Stack expert_gate, expert_up, expert_down;
+};
+
+struct Model {
+    int64_t num_layers, width, heads, kv_heads, head_dim;
+    int64_t rank, nope_dim, rope_dim, value_dim;  // of latent attention; rank 0 without
+    int64_t experts, experts_per_token, is_sigmoid, is_normalised;
+    double routed_scale, norm_eps, latent_eps;
+    const Layer* layers;
+    const bf16* final_norm;
+    Matrix head;
+};
+
+// One layer of the cache of one row: [heads, positions, channels], or [positions, channels] with latent attention,
+// where keys and values are the same. Strides are in elements.
+struct CacheRow {
+    bf16 *keys, *values;
+    int64_t head_stride, position_stride;
+};
+
+// One call: a token for each row.
+struct Step {
+    int64_t rows, threads;
+    const bf16* inputs;             // [rows, width]
+    const int64_t* lengths;         // positions that each row holds already
+    const CacheRow* cache;          // [layers, rows]
+    const float *cosines, *sines;   // [rows, rotary channels / 2], of the new position of each row
+    float* logits;                  // [rows, vocabulary]
+
+    const CacheRow& cache_row(int64_t layer, int64_t row) const { return cache[layer * rows + row]; }
+};
+
+}  // namespace vl2

@@ -1,0 +1,48 @@
+// Rows of activations times a weight that is held in bfloat16, int8 or int4, as vl2/quant/formats.py lays them out.
+//
+// Every result is summed in one fixed order, whatever number of rows is computed beside it.
+#pragma once
+#include "simd.h"
+
+namespace vl2 {
+
+enum Kind : int32_t { BF16 = 0, INT8 = 1, INT4 = 2 };
+constexpr int64_t PANEL = 16, GROUP = 32, BLOCK_BYTES = PANEL * GROUP / 2;
+
+// A weight [outputs, inputs]. Held the same in Python, as a ctypes structure.
+struct Matrix {
+    int64_t kind, outputs, inputs;
+    const uint8_t* codes;
+    const uint8_t* scales;
+
+    int64_t groups() const { return (inputs + GROUP - 1) / GROUP; }
+    int64_t bytes_per_output() const {
+        return kind == BF16 ? 2 * inputs : kind == INT8 ? inputs : groups() * (GROUP / 2 + 2);
+    }
+};
+
+// Matrices of one shape behind one another; the strides are in bytes.
+struct Stack {
+    Matrix first;
+    int64_t code_stride, scale_stride;
+
+    Matrix at(int64_t index) const {
+        Matrix matrix = first;
+        matrix.codes += index * code_stride;
+        matrix.scales += index * scale_stride;
+        return matrix;
+    }
+};
+
+inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
+// Activations are held in rows of a multiple of 32, filled up with zeros.
+inline int64_t padded(int64_t inputs) { return round_up(inputs, GROUP); }
+
+}  // namespace vl2
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#include "products_avx512.h"
+#else
+#include "products_portable.h"
+#endif

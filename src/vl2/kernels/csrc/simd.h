@@ -1,0 +1,120 @@
+// Sixteen floats at a time, and the two 16-bit formats. GCC and Clang lower these vectors to what the machine has,
+// so everything but the products is written once.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace vl2 {
+
+constexpr int LANES = 16;
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+using bf16 = uint16_t;  // the upper half of a float
+
+template <class To, class From>
+inline To bits(From value) {
+    static_assert(sizeof(To) == sizeof(From));
+    To out;
+    std::memcpy(&out, &value, sizeof out);
+    return out;
+}
+
+inline float to_float(bf16 value) { return bits<float>(static_cast<uint32_t>(value) << 16); }
+
+// Round to nearest, ties to even; NaN stays NaN.
+inline bf16 to_bf16(float value) {
+    const uint32_t word = bits<uint32_t>(value);
+    if ((word & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
+    return static_cast<bf16>((word + 0x7fff + (word >> 16 & 1)) >> 16);
+}
+
+inline float rounded(float value) { return to_float(to_bf16(value)); }
+
+inline Floats splat(float value) { return Floats{} + value; }
+
+inline Floats load(const float* from) {
+    Floats out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+}
+
+inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
+
+inline Floats load(const bf16* from) {
+    Halves halves;
+    std::memcpy(&halves, from, sizeof halves);
+    return bits<Floats>(__builtin_convertvector(halves, Words) << 16);
+}
+
+// Only finite values come here: activations.
+inline void store(bf16* to, Floats value) {
+    const Words words = bits<Words>(value);
+    const Halves halves = __builtin_convertvector((words + 0x7fff + (words >> 16 & 1)) >> 16, Halves);
+    std::memcpy(to, &halves, sizeof halves);
+}
+
+inline Floats rounded(Floats value) {
+    const Words words = bits<Words>(value);
+    return bits<Floats>((words + 0x7fff + (words >> 16 & 1)) & 0xffff0000u);
+}
+
+// Always in this order, so that a result never depends on what was computed beside it.
+inline float sum(Floats value) {
+    float lanes[LANES];
+    store(lanes, value);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+    return lanes[0];
+}
+
+// e^x by splitting off the power of two; relative error below 2e-7. Below -87 it is 0.
+inline Floats exponential(Floats x) {
+    const Words tiny = bits<Words>(x < splat(-87.0f));
+    x = x > splat(88.0f) ? splat(88.0f) : x;
+    x = x < splat(-87.0f) ? splat(-87.0f) : x;
+    const Floats shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
+    const Floats power = shifted - 12582912.0f;
+    const Floats rest = x - power * 0.693359375f + power * 2.12194440e-4f;
+    Floats p = splat(1.9875691500e-4f);
+    p = p * rest + 1.3981999507e-3f;
+    p = p * rest + 8.3334519073e-3f;
+    p = p * rest + 4.1665795894e-2f;
+    p = p * rest + 1.6666665459e-1f;
+    p = p * rest + 5.0000001201e-1f;
+    p = p * rest * rest + rest + 1.0f;
+    const Ints exponent = __builtin_convertvector(power, Ints);
+    return bits<Floats>((bits<Words>(p) + (bits<Words>(exponent) << 23)) & ~tiny);
+}
+
+inline Floats silu(Floats x) { return x / (1.0f + exponential(-x)); }
+
+// The product of two bf16 vectors; `n` is a multiple of 16.
+inline float dot(const bf16* a, const bf16* b, int64_t n) {
+#if defined(__AVX512BF16__)
+    __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64) {
+        even = _mm512_dpbf16_ps(even, (__m512bh)_mm512_loadu_si512(a + i), (__m512bh)_mm512_loadu_si512(b + i));
+        odd = _mm512_dpbf16_ps(odd, (__m512bh)_mm512_loadu_si512(a + i + 32), (__m512bh)_mm512_loadu_si512(b + i + 32));
+    }
+    for (; i < n; i += 16) {
+        const __m512i left = _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i*)(a + i)));
+        const __m512i right = _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i*)(b + i)));
+        even = _mm512_dpbf16_ps(even, (__m512bh)left, (__m512bh)right);
+    }
+    return _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
+#else
+    Floats total = {};
+    for (int64_t i = 0; i < n; i += LANES) total += load(a + i) * load(b + i);
+    return sum(total);
+#endif
+}
+
+}  // namespace vl2

@@ -1,0 +1,113 @@
+// A team of threads that walks through the phases of one call together: dynamic tasks, then a barrier.
+//
+// The threads are those of the OpenMP runtime that PyTorch has loaded, so that two pools never spin against each other;
+// where there is none, each call starts its own.
+#pragma once
+#include <dlfcn.h>
+#include <sched.h>
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+namespace vl2 {
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+class Team {
+   public:
+    explicit Team(int size) : size(size) {}
+    const int size;
+
+    // Give out the tasks of this phase one after another, and return when all threads have done theirs.
+    template <class Work>
+    void each(int64_t tasks, int& phase, const Work& work) {
+        std::atomic<int64_t>& next = counters_[phase & 1].value;
+        for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(task);
+        barrier(phase);
+    }
+
+   private:
+    struct alignas(64) Counter {
+        std::atomic<int64_t> value{0};
+    };
+
+    void barrier(int& phase) {
+        const int64_t round = round_.value.load(std::memory_order_relaxed);
+        if (arrived_.value.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
+            arrived_.value.store(0, std::memory_order_relaxed);
+            counters_[(phase + 1) & 1].value.store(0, std::memory_order_relaxed);
+            round_.value.store(round + 1, std::memory_order_release);
+        } else {
+            // Spin as long as a phase may last on an idle machine; then give the core to whoever else wants it.
+            for (int spins = 0; round_.value.load(std::memory_order_acquire) == round; spins++) {
+                if (spins < 20000) pause_cpu();
+                else sched_yield();
+            }
+        }
+        phase++;
+    }
+
+    Counter counters_[2], arrived_, round_;
+};
+
+struct OpenMP {
+    void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
+    int (*thread_num)() = nullptr;
+    int (*num_threads)() = nullptr;
+
+    bool open(const char* path) {
+        void* handle = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+        if (!handle) return false;
+        parallel = reinterpret_cast<decltype(parallel)>(dlsym(handle, "GOMP_parallel"));
+        thread_num = reinterpret_cast<decltype(thread_num)>(dlsym(handle, "omp_get_thread_num"));
+        num_threads = reinterpret_cast<decltype(num_threads)>(dlsym(handle, "omp_get_num_threads"));
+        if (!thread_num || !num_threads) parallel = nullptr;
+        return parallel != nullptr;
+    }
+};
+
+inline OpenMP openmp;
+
+// Run `body(team, id)` on a team of at most `threads` threads, the caller among them.
+template <class Body>
+void run_team(int threads, const Body& body) {
+    if (threads <= 1) {
+        Team team(1);
+        body(team, 0);
+        return;
+    }
+    if (openmp.parallel) {
+        struct Call {
+            const Body* body;
+            std::atomic<Team*> team{nullptr};
+            std::atomic<int> left{0};
+        } call{&body};
+        // The runtime may give fewer threads than asked for: the first of them makes the team.
+        auto enter = [](void* data) {
+            Call& call = *static_cast<Call*>(data);
+            const int id = openmp.thread_num();
+            if (id == 0) {
+                call.team.store(new Team(openmp.num_threads()), std::memory_order_release);
+            }
+            Team* team;
+            while (!(team = call.team.load(std::memory_order_acquire))) pause_cpu();
+            (*call.body)(*team, id);
+        };
+        openmp.parallel(enter, &call, static_cast<unsigned>(threads), 0);
+        delete call.team.load();
+        return;
+    }
+    Team team(threads);
+    std::vector<std::thread> others;
+    for (int id = 1; id < threads; id++) others.emplace_back([&team, &body, id] { body(team, id); });
+    body(team, 0);
+    for (std::thread& other : others) other.join();
+}
+
+}  // namespace vl2

@@ -1,0 +1,88 @@
+// Buffers of one call. Activations are bfloat16 rows, rounded wherever the plain model rounds.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "products.h"
+
+namespace vl2 {
+
+// Rows of bfloat16 whose length is filled up to a multiple of 32 with zeros.
+class Rows {
+   public:
+    void resize(int64_t rows, int64_t width) {
+        width_ = padded(width);
+        values_.assign(rows * width_, 0);
+    }
+    bf16* operator[](int64_t row) { return values_.data() + row * width_; }
+
+   private:
+    int64_t width_ = 0;
+    std::vector<bf16> values_;
+};
+
+// The outputs of a product as floats, and the pointers that `multiply` takes.
+class Results {
+   public:
+    // Multiply outputs first to last for the rows at `inputs()`, which must be set before.
+    void run(const Matrix& w, int64_t first, int64_t last) {
+        const int64_t rows = static_cast<int64_t>(inputs_.size()), count = last - first;
+        values_.resize(std::max<int64_t>(values_.size(), rows * count));
+        outputs_.resize(rows);
+        for (int64_t m = 0; m < rows; m++) outputs_[m] = values_.data() + m * count;
+        multiply(w, first, last, static_cast<int>(rows), inputs_.data(), outputs_.data());
+    }
+    std::vector<const bf16*>& inputs() { return inputs_; }
+    const float* operator[](int64_t row) const { return outputs_[row]; }
+
+   private:
+    std::vector<const bf16*> inputs_;
+    std::vector<float*> outputs_;
+    std::vector<float> values_;
+};
+
+// Cuts the outputs of the matrices of one phase into tasks.
+//
+// What a task reads should be one long stream: the processor takes some hundred kilobytes to reach its full speed. So
+// the first tasks are large, and they get smaller towards the end, for all threads to be done at the same time.
+class Cuts {
+   public:
+    struct Cut {
+        int64_t matrix, first, last;
+    };
+
+    void clear() {
+        cuts_.clear();
+        waiting_.clear();
+        left_ = 0;
+    }
+    // `bytes` is what one output reads.
+    void add(int64_t matrix, int64_t outputs, int64_t bytes) {
+        waiting_.push_back({matrix, outputs, bytes});
+        left_ += outputs * bytes;
+    }
+    void cut(int64_t threads) {
+        for (const Waiting& w : waiting_) {
+            for (int64_t n = 0; n < w.outputs;) {
+                const int64_t share = std::min(LARGEST, left_ / (2 * threads)) / std::max<int64_t>(w.bytes, 1);
+                const int64_t last = std::min(w.outputs, n + std::max(PANEL, share / PANEL * PANEL));
+                cuts_.push_back({w.matrix, n, last});
+                left_ -= (last - n) * w.bytes;
+                n = last;
+            }
+        }
+    }
+    const Cut& operator[](int64_t task) const { return cuts_[task]; }
+    int64_t size() const { return static_cast<int64_t>(cuts_.size()); }
+
+   private:
+    static constexpr int64_t LARGEST = 1 << 20;
+    struct Waiting {
+        int64_t matrix, outputs, bytes;
+    };
+    std::vector<Waiting> waiting_;
+    std::vector<Cut> cuts_;
+    int64_t left_ = 0;
+};
+
+}  // namespace vl2

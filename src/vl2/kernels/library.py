@@ -1,0 +1,115 @@
+"""Finding, building and loading the kernels.
+
+Looked for in the package (built when it was installed), then in the user's cache; built into that cache when there is
+a C++ compiler and neither has it. `VL2_KERNELS=off` does without them, and `VL2_KERNELS=avx512`, `avx2` or `portable`
+takes that level.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from vl2.errors import UserError
+from vl2.kernels.build import Level, build, file_name, find_compiler, supported_levels
+from vl2.kernels.structures import MatrixC, ModelC, StepC
+
+VARIABLE = "VL2_KERNELS"
+BUILT = Path(__file__).parent / "lib"
+
+
+class Library:
+    """The loaded kernels of one level."""
+
+    def __init__(self, path: Path, level: str) -> None:
+        self.path, self.level = path, level
+        loaded = ctypes.CDLL(str(path))
+        if not loaded.vl2_is_supported():
+            raise OSError(f"{path.name} needs instructions that this processor lacks")
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        self.decode = _function(loaded, "vl2_decode", ctypes.POINTER(ModelC), ctypes.POINTER(StepC))
+        self.multiply = _function(
+            loaded, "vl2_multiply", ctypes.POINTER(MatrixC), number, pointer, number, pointer, number
+        )
+        self.attend = _function(loaded, "vl2_attend", pointer, number)
+        self.attend.restype = number
+        self.gate = _function(loaded, "vl2_gate", pointer, number, number, pointer, number)
+        self.sum_slots = _function(
+            loaded, "vl2_sum_slots", pointer, pointer, pointer, number, number, number, pointer, number
+        )
+        # Two pools of threads on the same cores wait for each other: ours are PyTorch's.
+        runtime = _openmp_runtime()
+        self.shares_threads = runtime is not None and bool(loaded.vl2_use_openmp(str(runtime).encode()))
+
+
+def load_kernels() -> Library | None:
+    """Return the kernels for this machine, or None. The first call may compile them, which takes some seconds."""
+    return kernels_of_level(os.environ.get(VARIABLE, ""))
+
+
+@cache
+def kernels_of_level(wanted: str) -> Library | None:
+    """Return the kernels of a level by its name, or the best that can be had for ""; UserError for an unknown one."""
+    if wanted == "off":
+        return None
+    supported = supported_levels()
+    chosen = [level for level in supported if wanted in ("", level.name)]
+    if not chosen:
+        allowed = ", ".join(["off", *(level.name for level in supported)])
+        raise UserError(f"{VARIABLE} must be one of {allowed} on this machine, got {wanted}")
+    for level in chosen:
+        found = _load(level)
+        if found is not None:
+            return found
+    return None
+
+
+def _load(level: Level) -> Library | None:
+    for folder in (BUILT, cache_folder()):
+        path = folder / file_name(level)
+        if path.is_file():
+            return _opened(path, level)
+    compiler = find_compiler()
+    if compiler is None:
+        return None
+    try:
+        return _opened(build(level, cache_folder(), compiler), level)
+    except (OSError, RuntimeError):
+        return None  # the plain way gives the same answers
+
+
+def _opened(path: Path, level: Level) -> Library | None:
+    try:
+        return Library(path, level.name)
+    except OSError:
+        return None
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "vl2" / "kernels"
+
+
+def _function(loaded: ctypes.CDLL, name: str, *arguments: type) -> ctypes._NamedFuncPointer:
+    function: ctypes._NamedFuncPointer = getattr(loaded, name)
+    function.argtypes, function.restype = list(arguments), None
+    return function
+
+
+def _openmp_runtime() -> Path | None:
+    """Return the OpenMP runtime that PyTorch has loaded into this process."""
+    torch.get_num_threads()
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    paths = {
+        Path(line.split(maxsplit=5)[5]) for line in maps.splitlines() if re.search(r"lib[gi]?omp[-.\w]*\.so", line)
+    }
+    ours = [path for path in sorted(paths) if "torch" in path.parts]
+    return next(iter(ours or sorted(paths)), None)

@@ -1,0 +1,84 @@
+"""What a prefill and the encoder do between their products, by csrc/prefill.h: on bfloat16 tensors of a CPU.
+
+Each function has the signature of the plain one that it stands in for, and hands over to it where the kernel does not
+apply. Tests hold both equal.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from vl2.kernels.library import load_kernels
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+
+
+class RowsC(ctypes.Structure):
+    """Rows of channels that lie together; strides in elements."""
+
+    _fields_ = [("data", _POINTER), ("batch", _INT), ("head", _INT), ("row", _INT)]
+
+    @classmethod
+    def of(cls, x_BHSC: Tensor) -> RowsC:
+        return cls(x_BHSC.data_ptr(), *x_BHSC.stride()[:3])
+
+
+class AttentionC(ctypes.Structure):
+    _fields_ = [
+        *((name, RowsC) for name in ("query", "key", "value", "out")),
+        *((name, _INT) for name in ("batches", "heads", "shared", "queries", "keys", "channels", "value_channels")),
+        ("before", _INT),
+        ("scale", ctypes.c_double),
+    ]
+
+
+def applies(*tensors: Tensor) -> bool:
+    """Whether the kernels take these tensors."""
+    return (
+        all(t.device.type == "cpu" and t.dtype == torch.bfloat16 and t.stride(-1) == 1 for t in tensors)
+        and not torch.is_grad_enabled()
+        and load_kernels() is not None
+    )
+
+
+def attend_seen(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, num_before: int | None, scale: float) -> Tensor | None:
+    """Return the attention in which query i sees keys 0..num_before + i, with None every key, as a [B, H, S, C].
+
+    Returns None where the kernel does not do this shape.
+    """
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    (B, H, S, C), (_, num_kv_heads, L, value_C) = q_BHSC.shape, v_BHLC.shape
+    out_BHSC = torch.empty(B, S, H, value_C, dtype=q_BHSC.dtype).transpose(1, 2)
+    attention = AttentionC(
+        *(RowsC.of(t) for t in (q_BHSC, k_BHLC, v_BHLC, out_BHSC)),
+        *(B, H, H // num_kv_heads, S, L, C, value_C),
+        -1 if num_before is None else num_before,
+        scale,
+    )
+    is_done = kernels.attend(ctypes.byref(attention), torch.get_num_threads())
+    return out_BHSC if is_done else None
+
+
+def gate_rows(gate_up_NF: Tensor) -> Tensor:
+    """Return silu(gate) * up of contiguous rows [gate | up]."""
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    N, width = gate_up_NF.shape[0], gate_up_NF.shape[1] // 2
+    out_NF = gate_up_NF.new_empty(N, width)
+    kernels.gate(gate_up_NF.data_ptr(), N, width, out_NF.data_ptr(), torch.get_num_threads())
+    return out_NF
+
+
+def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> Tensor:
+    """Return the float32 sum of every token's K rows, weighted, rounded once, [T, D]. All are contiguous."""
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    (T, K), D = place_TK.shape, rows_MD.shape[1]
+    out_TD = rows_MD.new_empty(T, D)
+    pointers = rows_MD.data_ptr(), place_TK.data_ptr(), weight_TK.data_ptr()
+    kernels.sum_slots(*pointers, T, K, D, out_TD.data_ptr(), torch.get_num_threads())
+    return out_TD

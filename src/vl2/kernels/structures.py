@@ -1,0 +1,60 @@
+"""The structures of csrc/model.h and csrc/products.h as ctypes ones: fields, order and sizes must agree."""
+
+from __future__ import annotations
+
+import ctypes
+
+_POINTER = ctypes.c_void_p
+_INT = ctypes.c_int64
+
+BF16, INT8, INT4 = 0, 1, 2  # the kinds of a matrix
+
+
+class MatrixC(ctypes.Structure):
+    """A weight [outputs, inputs]."""
+
+    _fields_ = [("kind", _INT), ("outputs", _INT), ("inputs", _INT), ("codes", _POINTER), ("scales", _POINTER)]
+
+
+class StackC(ctypes.Structure):
+    """Matrices of one shape behind one another; strides in bytes."""
+
+    _fields_ = [("first", MatrixC), ("code_stride", _INT), ("scale_stride", _INT)]
+
+
+class LayerC(ctypes.Structure):
+    _fields_ = [
+        ("input_norm", _POINTER),
+        ("post_norm", _POINTER),
+        *((name, MatrixC) for name in ("query", "key", "value", "output")),
+        ("latent_norm", _POINTER),
+        *((name, MatrixC) for name in ("gate", "up", "down")),
+        ("router", _POINTER),
+        ("expert_bias", _POINTER),
+        *((name, StackC) for name in ("expert_gate", "expert_up", "expert_down")),
+    ]
+
+
+class ModelC(ctypes.Structure):
+    _fields_ = [
+        *((name, _INT) for name in ("num_layers", "width", "heads", "kv_heads", "head_dim")),
+        *((name, _INT) for name in ("rank", "nope_dim", "rope_dim", "value_dim")),
+        *((name, _INT) for name in ("experts", "experts_per_token", "is_sigmoid", "is_normalised")),
+        *((name, ctypes.c_double) for name in ("routed_scale", "norm_eps", "latent_eps")),
+        ("layers", ctypes.POINTER(LayerC)),
+        ("final_norm", _POINTER),
+        ("head", MatrixC),
+    ]
+
+
+class StepC(ctypes.Structure):
+    """One call. `cache` is [layers, rows, 4]: keys, values, head stride, position stride."""
+
+    _fields_ = [
+        ("rows", _INT),
+        ("threads", _INT),
+        ("inputs", _POINTER),
+        ("lengths", ctypes.POINTER(_INT)),
+        ("cache", ctypes.POINTER(_INT)),
+        *((name, _POINTER) for name in ("cosines", "sines", "logits")),
+    ]

@@ -1,0 +1,47 @@
+"""Products with a quantised weight, each by the way that suits the number of rows and the machine.
+
+On the CPU the kernels read the codes: int4 for any number of rows, int8 for a few. Many rows with int8 are rounded to
+8 bits themselves, each by its own largest number, and multiplied in whole numbers: twice as fast as in bfloat16.
+Elsewhere, and without kernels, the weight is made whole for the product.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vl2.kernels import load_kernels
+from vl2.kernels.products import multiply
+from vl2.kernels.structures import INT4, INT8, MatrixC
+from vl2.quant.formats import Quantised, dequantise
+
+# Up to so many rows the weight's bytes decide, and the rows keep their 16 bits: all that are decoded together.
+FEW_ROWS = 32
+
+
+def linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None = None) -> Tensor:
+    """Return x times the weight's transpose, plus the bias, [..., N], in the type of x."""
+    x_MK = x.reshape(-1, K)
+    if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float32) or not len(x_MK):
+        return F.linear(x, dequantise(weight, N, K, x.dtype), bias)
+    if weight.kind == "int8" and len(x_MK) > FEW_ROWS:
+        out_MN = multiply_in_8_bits(x_MK, weight)
+    else:
+        kernels = load_kernels()
+        if kernels is None:
+            return F.linear(x, dequantise(weight, N, K, x.dtype), bias)
+        kind = INT8 if weight.kind == "int8" else INT4
+        held = MatrixC(kind, N, K, weight.codes.data_ptr(), weight.scales.data_ptr())
+        out_MN = multiply(kernels, held, x_MK)
+    if bias is not None:
+        out_MN = out_MN.add_(bias)
+    return out_MN.to(x.dtype).view(*x.shape[:-1], N)
+
+
+def multiply_in_8_bits(x_MK: Tensor, weight: Quantised) -> Tensor:
+    """Return x times an int8 weight's transpose, float32 [M, N], with x rounded to 8 bits row by row."""
+    largest_M1 = x_MK.abs().amax(dim=1, keepdim=True).float().clamp_(min=1e-30)
+    codes_MK = (x_MK.float() * (127 / largest_M1)).round_().to(torch.int8)
+    sums_MN = torch._int_mm(codes_MK, weight.codes.T)
+    return sums_MN.float().mul_(largest_M1 / 127).mul_(weight.scales)

@@ -1,0 +1,92 @@
+"""The products of every level of instructions that this machine has, against PyTorch's on the dequantised weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vl2.errors import UserError
+from vl2.kernels.build import supported_levels
+from vl2.kernels.library import Library, kernels_of_level
+from vl2.kernels.products import multiply
+from vl2.kernels.structures import BF16, INT4, INT8, MatrixC
+from vl2.quant.formats import KINDS, Kind, dequantise, quantise
+
+# 70 inputs end inside a group, 33 outputs inside a panel; 20 rows are more than any tile.
+SHAPES = [(64, 128), (33, 70), (130, 4)]
+ROWS = (1, 2, 3, 4, 5, 9, 20)
+
+
+@pytest.fixture(scope="module", params=[level.name for level in supported_levels()])
+def kernels(request: pytest.FixtureRequest) -> Library:
+    found = kernels_of_level(request.param)
+    if found is None:
+        pytest.skip("no compiler here, and no kernels were built before")
+    return found
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
+
+
+def held(weight: torch.Tensor, kind: Kind | None) -> tuple[MatrixC, torch.Tensor, list[torch.Tensor]]:
+    """Return a weight as the kernels take it, the float32 weight that it stands for, and what must be kept alive."""
+    N, K = weight.shape
+    if kind is None:
+        return MatrixC(BF16, N, K, weight.data_ptr(), None), weight.float(), [weight]
+    quantised = quantise(weight, kind)
+    matrix = MatrixC(INT8 if kind == "int8" else INT4, N, K, quantised.codes.data_ptr(), quantised.scales.data_ptr())
+    return matrix, dequantise(quantised, N, K, torch.float32), [quantised.codes, quantised.scales]
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_product_is_that_of_the_weights_it_stands_for(
+    kernels: Library, shape: tuple[int, int], kind: Kind | None
+) -> None:
+    matrix, weight, _kept = held(normal(*shape), kind)
+    for rows in ROWS:
+        x = normal(rows, shape[1], seed=1)
+        # Products of bfloat16 numbers are exact in float32; only the order of the sum differs.
+        torch.testing.assert_close(multiply(kernels, matrix, x), x.float() @ weight.T, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(
+    kernels: Library, shape: tuple[int, int], kind: Kind | None
+) -> None:
+    matrix, _, _kept = held(normal(*shape), kind)
+    x = normal(20, shape[1], seed=1)
+    whole = multiply(kernels, matrix, x)
+    for rows in ROWS:
+        for first in (0, 20 - rows):
+            assert torch.equal(multiply(kernels, matrix, x[first : first + rows]), whole[first : first + rows])
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_float32_inputs_keep_sixteen_bits(kernels: Library, kind: Kind | None) -> None:
+    matrix, weight, _kept = held(normal(64, 128), kind)
+    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(multiply(kernels, matrix, x), x @ weight.T, rtol=1e-4, atol=2e-3)
+
+
+def test_more_threads_give_the_same_bits(kernels: Library) -> None:
+    matrix, _, _kept = held(normal(640, 128), "int4")
+    x, before = normal(3, 128, seed=1), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = multiply(kernels, matrix, x)
+        torch.set_num_threads(3)
+        assert torch.equal(multiply(kernels, matrix, x), alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_level_that_is_none_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"VL2_KERNELS must be one of off, .*portable on this machine, got avx3"):
+        kernels_of_level("avx3")
+
+
+def test_without_kernels_there_are_none() -> None:
+    assert kernels_of_level("off") is None

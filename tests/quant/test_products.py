@@ -1,0 +1,85 @@
+"""Products with quantised weights: every way gives that of the weights they stand for, within what it rounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tests.model.configs import small_model
+from vl2.kernels.library import VARIABLE
+from vl2.model.attention import Reach
+from vl2.model.moe import Experts
+from vl2.quant.apply import quantise_model
+from vl2.quant.formats import KINDS, Kind
+from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+from vl2.quant.products import FEW_ROWS
+from vl2.quant.scheme import SCHEMES, SchemeName
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=["with kernels", "without kernels"])
+def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "without kernels":
+        monkeypatch.setenv(VARIABLE, "off")
+
+
+@pytest.mark.usefixtures("_kernels")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [1, 7, FEW_ROWS + 8])
+def test_a_layer_gives_the_product_of_the_weights_it_stands_for(kind: Kind, rows: int, dtype: torch.dtype) -> None:
+    plain = nn.Linear(72, 48).requires_grad_(False)
+    plain.weight.copy_(normal(48, 72))
+    layer = QuantisedLinear.like(plain, kind)
+    layer.store(plain.weight)
+    layer.to(dtype)  # the scales stay as they are
+    x = normal(2, rows, 72, seed=1).to(dtype)
+    got, expected = layer(x), F.linear(x.float(), layer.whole(torch.float32), plain.bias.float())
+    assert got.dtype == dtype
+    assert got.shape == (2, rows, 48)
+    # Many rows are rounded to 8 bits with int8 weights, elsewhere to bfloat16 at most.
+    assert (got.float() - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.usefixtures("_kernels")
+@pytest.mark.parametrize("kind", KINDS)
+def test_experts_give_what_their_whole_weights_give(kind: Kind) -> None:
+    plain = Experts(4, 64, 48).requires_grad_(False)
+    plain.gate_up_proj.copy_(normal(4, 96, 64))
+    plain.down_proj.copy_(normal(4, 64, 48, seed=1))
+    experts = QuantisedExperts.like(plain, kind)
+    for expert in range(4):
+        experts.store("gate_up", expert, plain.gate_up_proj[expert])
+        experts.store("down", expert, plain.down_proj[expert])
+        plain.gate_up_proj[expert] = experts.whole("gate_up", expert, torch.float32)
+        plain.down_proj[expert] = experts.whole("down", expert, torch.float32)
+    counts = torch.tensor([3, 0, FEW_ROWS + 3, 1])
+    x = normal(int(counts.sum()), 64, seed=2)
+    with torch.no_grad():
+        got, expected = experts(x, counts), plain(x, counts)
+    assert (got - expected).norm() < 0.02 * expected.norm()
+    assert experts(x[:0], torch.zeros(4, dtype=torch.int64)).shape == (0, 64)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_quantised_model_answers_nearly_as_the_plain_one(name: SchemeName) -> None:
+    model = small_model("tiny")
+    ids = torch.randint(5, 100, (1, 60), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(60).unsqueeze(0)
+
+    def logits() -> torch.Tensor:
+        with torch.inference_mode():
+            hidden = model.language.model(model.language.embed(ids), positions, Reach.of_rows(None))
+            return model.language.logits(hidden.states_BSD)
+
+    plain = logits()
+    quantise_model(model, SCHEMES[name])
+    # Random weights do not forgive what trained ones do: an expert chosen otherwise changes all that follows.
+    assert (logits() - plain).norm() < {"int8": 0.2, "int4": 0.6}[name] * plain.norm()
