@@ -6,7 +6,7 @@ import { say } from "./i18n.js";
 
 // As in vl2.infer.draw: hues that stay apart for most colour-blind people.
 const COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"];
-const DARK_INK = new Set(["#E69F00", "#56B4E9", "#F0E442"]);
+const WHITE_ON = new Set(["#0072B2", "#000000"]); // black is read better on all the others
 
 /** Return a colour for each label, the first of them the first colour. */
 export function coloursOf(mentions) {
@@ -14,7 +14,7 @@ export function coloursOf(mentions) {
   return new Map(labels.map((label, index) => [label, COLOURS[index % COLOURS.length]]));
 }
 
-const inkOn = (colour) => (DARK_INK.has(colour) ? "#000" : "#fff");
+const inkOn = (colour) => (WHITE_ON.has(colour) ? "#fff" : "#000");
 
 /** Return a figure of the picture with its boxes. `picture`: {url, name, width, height}. */
 export function annotated(picture, mentions) {

@@ -68,10 +68,10 @@ function connectPointer(inner, picture) {
     event.preventDefault();
   });
   inner.addEventListener("pointermove", (event) => {
-    if (start) setMark(ordered(start, at(event)));
+    if (start) drawMark(ordered(start, at(event)));
   });
   inner.addEventListener("pointerup", (event) => {
-    if (start) setMark(ordered(start, at(event)));
+    if (start) drawMark(ordered(start, at(event)));
     start = null;
   });
   inner.addEventListener("pointercancel", () => (start = null));
@@ -79,10 +79,15 @@ function connectPointer(inner, picture) {
 
 const ordered = ([ax, ay], [bx, by]) => [Math.min(ax, bx), Math.min(ay, by), Math.max(ax, bx), Math.max(ay, by)];
 
+function drawMark(box) {
+  setMark(box);
+  showCorners();
+}
+
 function setMark(box) {
   const isArea = box !== null && box[2] - box[0] >= 2 && box[3] - box[1] >= 2;
   shown.picture.mark = isArea ? box : null;
-  showCorners();
+  showMark();
   shown.onMark();
 }
 
@@ -90,8 +95,13 @@ function showCorners() {
   const { picture } = shown;
   for (const input of corners()) {
     input.max = Number(input.dataset.corner) % 2 ? picture.height : picture.width;
-    if (document.activeElement !== input) input.value = picture.mark ? picture.mark[input.dataset.corner] : "";
+    input.value = picture.mark ? picture.mark[input.dataset.corner] : "";
   }
+  showMark();
+}
+
+function showMark() {
+  const { picture } = shown;
   const place = byId("mark-box");
   place.hidden = picture.mark === null;
   if (!picture.mark) return;
@@ -109,14 +119,13 @@ const corners = () => [...byId("mark").querySelectorAll("[data-corner]")];
 /** Connect what stays in the page. */
 export function connectViewer() {
   byId("clear-mark").addEventListener("click", () => {
-    setMark(null);
-    for (const input of corners()) input.value = "";
+    drawMark(null);
   });
   byId("mark").addEventListener("input", () => {
     const values = corners().map((input) => Number.parseInt(input.value, 10));
-    if (values.some(Number.isNaN)) return;
     const { width, height } = shown.picture;
     const inside = values.map((value, index) => Math.min(index % 2 ? height : width, Math.max(0, value)));
-    setMark(ordered(inside.slice(0, 2), inside.slice(2)));
+    // The fields stay as they are typed: half a number is not yet a corner.
+    setMark(values.some(Number.isNaN) ? null : inside);
   });
 }

@@ -1,0 +1,69 @@
+"""A backend that says what it is told, token by token, and waits where it is told: for tests of what a client shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from vl2.infer.engine.task import Output
+from vl2.process.processor import Processor
+from vl2.serve.backend import Ask, Timing
+
+
+class ScriptedBackend:
+    """Answers every ask with `text`. With `pause_after`, that many tokens come, and the rest after `go_on`."""
+
+    def __init__(self, processor: Processor) -> None:
+        self.processor = processor
+        self.max_context = 4096
+        self.is_ready = True
+        self.reset()
+
+    def reset(self) -> None:
+        self.text = "Nothing was told."
+        self.pause_after: int | None = None
+        self.error: Exception | None = None
+        self.asks: list[Ask] = []
+        self.num_closed = 0
+        self.may_go_on = False
+
+    def go_on(self) -> None:
+        self.may_go_on = True
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def open(self, asks: Sequence[Ask]) -> ScriptedAnswers:
+        if self.error is not None:
+            raise self.error
+        self.asks += asks
+        return ScriptedAnswers(self)
+
+    def numbers(self) -> dict[str, float]:
+        return {}
+
+
+class ScriptedAnswers:
+    def __init__(self, backend: ScriptedBackend) -> None:
+        self._backend = backend
+        self._is_closed = False
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Output]]:
+        backend = self._backend
+        tokenizer = backend.processor.tokenizer
+        stream = tokenizer.stream()
+        for count, token_id in enumerate(tokenizer.encode(backend.text)):
+            while count == backend.pause_after and not backend.may_go_on:
+                if self._is_closed:
+                    return
+                await asyncio.sleep(0.005)
+            yield 0, Output(token_id=token_id, piece=stream.push(token_id))
+        yield 0, Output(token_id=tokenizer.eos_id, piece=stream.flush(), finish_reason="stop")
+
+    def close(self) -> None:
+        self._backend.num_closed += not self._is_closed
+        self._is_closed = True
+
+    def timing(self, index: int) -> Timing:
+        return Timing(started_s=0.0, first_token_s=0.0)

@@ -1,0 +1,294 @@
+"""Answers on the page: they stream, stop, fail in a sentence, and their boxes lie where they belong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.serve.live_server import engine_backend, serving, wait_for
+from tests.web.scripted_backend import ScriptedBackend
+from tests.web.talk import DONE, add, answer_text, ask, choose, rect, send, wait_until
+from vl2.errors import UserError
+from vl2.infer.prompts import user_message
+from vl2.serve.settings import ServerSettings
+
+BOXES = {"sky": [(100, 200, 500, 480)], "grass": [(0, 500, 999, 999), (700, 600, 800, 640)]}
+GROUNDED = (
+    "The <|ref|>sky<|/ref|><|det|>[[100, 200, 500, 480]]<|/det|> is above the "
+    "<|ref|>grass<|/ref|><|det|>[[0, 500, 999, 999], [700, 600, 800, 640]]<|/det|>."
+)
+
+
+def test_an_answer_comes_piece_by_piece(page: Any, backend: ScriptedBackend):
+    backend.text = "One two three four five six seven eight nine ten."
+    backend.pause_after = 6
+    send(page, "Count.")
+    wait_until(page, "() => document.querySelector('.answer-text')?.innerText.includes('One')")
+    part = answer_text(page)
+    assert backend.text.startswith(part)
+    assert len(part) < len(backend.text)
+    assert page.locator(".answer").get_attribute("aria-busy") == "true"
+    assert page.locator("#stop").is_visible()
+    assert not page.locator("#send").is_visible()
+    backend.go_on()
+    page.wait_for_selector(DONE)
+    assert answer_text(page) == backend.text
+    assert page.locator("#send").is_visible()
+
+
+@pytest.mark.parametrize("how", ["button", "escape"])
+def test_stopping_ends_the_work_and_keeps_what_came(page: Any, backend: ScriptedBackend, how: str):
+    backend.text = "One two three four five six seven eight nine ten."
+    backend.pause_after = 6
+    send(page, "Count.")
+    wait_until(page, "() => document.querySelector('.answer-text')?.innerText.includes('One')")
+    if how == "button":
+        page.click("#stop")
+    else:
+        page.keyboard.press("Escape")
+    page.wait_for_selector(DONE)
+    assert page.locator(".note").inner_text() == "Stopped."
+    assert answer_text(page).startswith("One")
+    wait_for(lambda: backend.num_closed == 1)
+    backend.reset()
+    backend.text = "Yes."
+    ask(page, "And now?")
+    assert answer_text(page) == "Yes."
+    told = backend.processor.tokenizer.decode(backend.asks[-1].sample.input_ids.tolist(), skip_special=False)
+    assert "Count." in told
+    assert "One" in told
+
+
+def test_boxes_lie_at_the_right_pixels_of_the_picture(page: Any, backend: ScriptedBackend, picture: Path):
+    backend.text = GROUNDED
+    add(page, picture)
+    choose(page, "describe")
+    ask(page)
+    assert answer_text(page) == "The sky is above the grass."
+    left, top, right, bottom = rect(page.locator(".frame img"))
+    assert abs((right - left) / (bottom - top) - 400 / 300) < 0.01
+    expected = [box for boxes in BOXES.values() for box in boxes]
+    found = [rect(box) for box in page.locator(".box").all()]
+    assert len(found) == len(expected)
+    for (x0, y0, x1, y1), place in zip(expected, found, strict=True):
+        width, height = right - left, bottom - top
+        at = (left + x0 / 999 * width, top + y0 / 999 * height, left + x1 / 999 * width, top + y1 / 999 * height)
+        assert np.allclose(place, at, atol=1)
+    assert page.locator(".box-label").all_inner_texts() == ["sky", "grass", "grass"]
+
+
+def test_words_and_boxes_light_each_other_up(page: Any, backend: ScriptedBackend, picture: Path):
+    backend.text = GROUNDED
+    add(page, picture)
+    ask(page, "Describe.")
+    lit = "[...document.querySelectorAll('.is-lit')].map(e => e.className.split(' ')[0] + e.dataset.mention).sort()"
+    page.hover(".mention >> nth=1")
+    assert page.evaluate(lit) == ["box1", "box1", "mention1"]
+    page.hover(".box >> nth=0")
+    assert page.evaluate(lit) == ["box0", "mention0"]
+    page.mouse.move(5, 5)
+    assert page.evaluate(lit) == []
+    page.focus(".mention >> nth=1")
+    assert page.evaluate(lit) == ["box1", "box1", "mention1"]
+
+
+def test_boxes_come_while_the_answer_does_and_half_a_tag_is_never_shown(page: Any, backend: ScriptedBackend, picture):
+    backend.text = GROUNDED
+    add(page, picture)
+    tokens = len(backend.processor.tokenizer.encode(GROUNDED))
+    page.evaluate(
+        """() => { window.seen = []; new MutationObserver(() => {
+          const text = document.querySelector(".answer-text");
+          if (text) window.seen.push(text.innerText);
+        }).observe(document.body, {subtree: true, childList: true, characterData: true}) }"""
+    )
+    backend.pause_after = tokens // 2
+    send(page, "Describe.")
+    page.wait_for_selector(".box")
+    assert page.locator(DONE).count() == 0
+    backend.go_on()
+    page.wait_for_selector(DONE)
+    assert not [text for text in page.evaluate("window.seen") if "<" in text or "[[" in text]
+
+
+def test_the_png_has_the_boxes_in_the_pixels_of_the_picture(page: Any, backend: ScriptedBackend, picture, tmp_path):
+    backend.text = GROUNDED
+    add(page, picture)
+    ask(page, "Describe.")
+    with page.expect_download() as download:
+        page.click("text=PNG with boxes")
+    download.value.save_as(tmp_path / "boxes.png")
+    assert download.value.suggested_filename == "halves-boxes.png"
+    image = Image.open(tmp_path / "boxes.png").convert("RGB")
+    assert image.size == (400, 300)
+    assert image.getpixel((41, 100)) == (0xD5, 0x5E, 0x00)  # the left edge of the first box, at 100/999 of 400
+    assert image.getpixel((120, 100)) == (40, 80, 220)
+    assert image.getpixel((1, 200)) == (0x00, 0x72, 0xB2)
+
+
+def test_the_json_says_what_the_api_said(page: Any, backend: ScriptedBackend, picture: Path, tmp_path: Path):
+    backend.text = GROUNDED
+    add(page, picture)
+    ask(page, "Describe.")
+    with page.expect_download() as download:
+        page.locator(".answer-tools").get_by_text("JSON", exact=True).click()
+    download.value.save_as(tmp_path / "answer.json")
+    told = json.loads((tmp_path / "answer.json").read_text())
+    assert (told["text"], told["question"], told["image"]["width"]) == (GROUNDED, "Describe.", 400)
+    assert [(b["label"], tuple(b["xyxy_999"])) for b in told["boxes"]] == [
+        (label, box) for label, boxes in BOXES.items() for box in boxes
+    ]
+
+
+def test_the_text_is_copied_without_tags(page: Any, backend: ScriptedBackend, picture: Path):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    backend.text = GROUNDED
+    add(page, picture)
+    ask(page, "Describe.")
+    page.click("text=Copy text")
+    page.wait_for_selector("#toast.shown")
+    assert page.evaluate("navigator.clipboard.readText()") == "The sky is above the grass."
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["<|det|>", "<|ref|>x", "<|ref|>x<|/ref|><|det|>[[1, 2", "<|det|>[[1, 2, 3, 4000]]<|/det|>", "a <|/ref|> b <"],
+)
+def test_malformed_boxes_are_left_out_and_the_rest_is_shown(page: Any, backend: ScriptedBackend, picture, broken: str):
+    backend.text = f"Before {broken}"
+    add(page, picture)
+    ask(page, "What?")
+    assert answer_text(page).startswith("Before")
+    assert "|" not in answer_text(page)
+    assert page.locator(".box").count() == 0
+
+
+def test_markdown_is_shown_as_such(page: Any, backend: ScriptedBackend):
+    backend.text = (
+        "# Title\n\nSome **bold** and *slanted* `code`.\n\n- one\n- two\n  - deep\n\n1. first\n2. second\n\n"
+        "| a | b |\n|---|---|\n| 1 | 2 |\n\n```\nx < y\n```\n\n> said\n\n[site](https://example.org/)"
+    )
+    ask(page, "Show.")
+    counts = {tag: page.locator(f".answer-text {tag}").count() for tag in
+              ("h3", "strong", "em", "ul", "ol", "li", "table", "td", "pre", "blockquote", "a")}  # fmt: skip
+    assert counts == {"h3": 1, "strong": 1, "em": 1, "ul": 2, "ol": 1, "li": 5, "table": 1, "td": 2, "pre": 1,
+                      "blockquote": 1, "a": 1}  # fmt: skip
+    assert page.locator(".answer-text pre").inner_text() == "x < y"
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "<img src=x onerror='window.hurt=1'>",
+        "<script>window.hurt=1</script>",
+        "[click](javascript:window.hurt=1)",
+        "[click](data:text/html,<script>window.hurt=1</script>)",
+        "**<svg onload=window.hurt=1>**",
+        "| <iframe src=//example.org> |\n|---|\n| <b>x</b> |",
+        "<|ref|><img src=x onerror='window.hurt=1'><|/ref|><|det|>[[1, 2, 30, 40]]<|/det|>",
+        "\ue0005\ue001 \ue000",
+        "`" * 3 + "\n<img src=x onerror=window.hurt=1>",
+    ],
+)
+def test_an_answer_cannot_inject_anything(page: Any, backend: ScriptedBackend, picture: Path, attack: str):
+    backend.text = f"Look: {attack}"
+    add(page, picture)
+    ask(page, attack)
+    page.wait_for_timeout(50)
+    assert page.evaluate("window.hurt") is None
+    inside = "img, script, iframe, svg, b, a[href^='javascript'], a[href^='data']"
+    assert page.locator(f".answer-text :is({inside})").count() == 0
+
+
+def test_later_questions_carry_what_was_said(page: Any, backend: ScriptedBackend, picture: Path):
+    backend.text = "A field."
+    add(page, picture)
+    ask(page, "What is it?")
+    backend.text = "Green."
+    ask(page, "Its colour?")
+    sample = backend.processor.encode(
+        [
+            user_message("What is it?", [str(picture)]),
+            {"role": "assistant", "content": "A field."},
+            {"role": "user", "content": "Its colour?"},
+        ]
+    )  # fmt: skip
+    assert backend.asks[-1].sample.input_ids.tolist() == sample.input_ids.tolist()
+
+
+def test_a_refusal_is_shown_as_a_sentence_and_can_be_tried_again(open_page: Callable[..., Any], scripted_server):
+    backend, server = scripted_server
+    backend.reset()
+    page = open_page(server.url, expects_errors=True)
+    backend.error = UserError("the prompt has 9000 tokens, the context is 4096: use fewer images")
+    ask(page, "Too long?")
+    alert = page.locator(".error[role=alert]")
+    assert alert.inner_text() == "the prompt has 9000 tokens, the context is 4096: use fewer images"
+    backend.reset()
+    backend.text = "Now it works."
+    page.click("text=Try again")
+    wait_until(page, "() => document.querySelector('.answer-text')?.innerText.includes('Now it works.')")
+    assert page.locator(".turn").count() == 2
+
+
+def test_a_server_that_is_gone_is_told(open_page: Callable[..., Any], nano_processor: Any):
+    with serving(ScriptedBackend(nano_processor), ServerSettings(name="nano")) as server:
+        page = open_page(server.url, expects_errors=True)
+    ask(page, "Anybody?")
+    assert page.locator(".error").inner_text() == "The server cannot be reached. Is it still running?"
+
+
+def test_a_key_is_asked_for_and_then_sent(open_page: Callable[..., Any], nano_processor: Any):
+    backend = ScriptedBackend(nano_processor)
+    backend.text = "Welcome."
+    with serving(backend, ServerSettings(name="nano", api_key="open sesame")) as server:
+        page = open_page(server.url, expects_errors=True, waits=False)  # without the key the model has no name
+        page.wait_for_selector("#toast.shown")
+        assert "enter it in the settings" in page.locator("#toast").inner_text()
+        page.click("#open-settings")
+        page.fill("#api-key", "open sesame")
+        page.click("#settings >> text=Done")
+        wait_until(page, "() => document.getElementById('model-name').textContent === 'nano'")
+        ask(page, "Hello?")
+        assert answer_text(page) == "Welcome."
+        assert "open sesame" not in page.evaluate("JSON.stringify(localStorage)")
+
+
+def test_what_is_set_is_what_is_asked(page: Any, backend: ScriptedBackend):
+    page.click("#open-settings")
+    page.fill("#system", "Be brief.")
+    page.fill("#max-tokens", "77")
+    page.fill("#temperature", "0.5")
+    page.check("#well-formed")
+    page.click("#settings >> text=Done")
+    ask(page, "Hello?")
+    options = backend.asks[-1].options
+    assert (options.max_new_tokens, options.temperature) == (77, 0.5)
+    assert options.constraint is not None
+    told = backend.processor.tokenizer.decode(backend.asks[-1].sample.input_ids.tolist())
+    assert "Be brief." in told
+
+
+def test_the_page_shows_what_the_python_api_answers(open_page: Callable[..., Any], picture: Path):
+    import vl2
+
+    vlm = vl2.load("nano")
+    with serving(engine_backend(vlm), ServerSettings(name="nano")) as server:
+        page = open_page(server.url)
+        add(page, picture)
+        choose(page, "locate")
+        ask(page, "green field")
+        boxes = vlm.locate("green field", str(picture), max_new_tokens=1024, max_repeats=8)
+        assert page.locator(".box").count() == len(boxes)
+        left, top, right, bottom = rect(page.locator(".frame img")) if boxes else (0, 0, 1, 1)
+        for box, found in zip(boxes, page.locator(".box").all(), strict=True):
+            x, y = (right - left) / 400, (bottom - top) / 300
+            x0, y0, x1, y1 = box.xyxy_px
+            at = (left + x0 * x, top + y0 * y, left + max(x0, x1) * x, top + max(y0, y1) * y)
+            assert np.allclose(rect(found), at, atol=2)

@@ -1,0 +1,193 @@
+"""The page as a whole: keyboard alone, phone width, dark, Chinese, accessible, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.web.scripted_backend import ScriptedBackend
+from tests.web.talk import DONE, add, answer_text, ask, choose, wait_until
+from vl2.serve.web.page import STATIC, page_files
+
+GROUNDED = "A <|ref|>field<|/ref|><|det|>[[0, 500, 999, 999]]<|/det|> below."
+PHONE = {"viewport": {"width": 390, "height": 760}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+
+
+def test_a_conversation_by_keyboard_alone(page: Any, backend: ScriptedBackend):
+    backend.text = "Yes."
+    page.evaluate("document.body.tabIndex = -1; document.body.focus()")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "question"
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    assert page.input_value("#question") == "one\ntwo"
+    page.keyboard.press("Enter")
+    page.wait_for_selector(DONE)
+    assert page.locator(".question-text").inner_text() == "one\ntwo"
+    assert page.evaluate("document.activeElement.id") == "question"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.name") == "task"
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.querySelector('#tasks :checked').value") == "locate"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "send"
+
+
+def test_the_order_of_the_keyboard_is_the_order_of_the_page(page: Any, picture: Path):
+    add(page, picture)
+    page.evaluate("document.body.tabIndex = -1; document.body.focus()")
+    order = []
+    for _ in range(17):
+        page.keyboard.press("Tab")
+        order.append(page.evaluate("(e => e.id || e.className || e.name)(document.activeElement)"))
+    wanted = ["skip", "new-chat", "language", "theme", "open-settings", *["example"] * 4, "attachment-open", "remove",
+              "question", "attach", "task", "send"]  # fmt: skip
+    assert order[: len(wanted)] == wanted
+
+
+def test_an_example_fills_in_picture_task_and_question(page: Any, backend: ScriptedBackend):
+    backend.text = GROUNDED
+    page.click(".example >> nth=0")
+    wait_until(page, "() => document.querySelector('.cost')?.textContent")
+    assert page.input_value("#question") == "red circle"
+    page.click("#send")
+    page.wait_for_selector(DONE)
+    assert backend.asks[-1].images[0].size == (440, 360)
+    page.click("#new-chat")
+    assert page.locator(".turn").count() == 0
+    assert page.locator("#welcome").is_visible()
+
+
+def test_on_a_phone_everything_fits_and_can_be_reached(
+    open_page: Callable[..., Any], scripted_server, backend, picture: Path
+):
+    backend.text = GROUNDED + " " + "word " * 60
+    page = open_page(scripted_server[1].url, **PHONE)
+
+    def overflow() -> int:
+        return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+
+    assert overflow() <= 0
+    add(page, picture)
+    assert overflow() <= 0
+    choose(page, "describe")
+    page.tap("#send")
+    page.wait_for_selector(DONE)
+    assert overflow() <= 0
+    frame = page.locator(".frame").bounding_box()
+    assert frame["x"] >= 0
+    assert frame["x"] + frame["width"] <= 390
+    for control in ("#send", "#attach", "#question", "#open-settings", "#new-chat"):
+        place = page.locator(control).bounding_box()
+        assert place["x"] >= 0
+        assert place["x"] + place["width"] <= 390
+        assert place["y"] + place["height"] <= 760
+        assert place["height"] >= 30
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_follows_the_system_until_a_person_chooses(open_page, scripted_server, backend, scheme: str):
+    page = open_page(scripted_server[1].url, color_scheme=scheme)
+
+    def brightness() -> float:
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3
+
+    assert (brightness() > 128) == (scheme == "light")
+    page.click("#theme")
+    assert brightness() > 128
+    page.click("#theme")
+    assert brightness() < 128
+    page.reload()
+    assert brightness() < 128
+
+
+def test_a_browser_in_chinese_gets_a_page_in_chinese(open_page, scripted_server, backend, picture: Path):
+    page = open_page(scripted_server[1].url, locale="zh-CN")
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    assert page.locator("#welcome-title").inner_text() == "向图片、文档和屏幕截图提问"
+    backend.text = "一片田野。"
+    add_in_chinese = "() => document.querySelector('.cost')?.textContent.endsWith('个词元')"
+    page.set_input_files("#file", str(picture))
+    wait_until(page, add_in_chinese)
+    ask(page, "这是什么？")
+    assert answer_text(page) == "一片田野。"
+    page.click("#language")
+    assert page.locator("#send").inner_text() == "Send"
+    assert page.evaluate("document.documentElement.lang") == "en"
+
+
+def test_both_languages_say_the_same_things(page: Any):
+    keys = page.evaluate(
+        "import('/web/i18n.js').then(async m => {"
+        " const text = await (await fetch('/web/i18n.js')).text();"
+        " return ['en', 'zh'].map(name => [...text.split(`  ${name}: {`)[1].split('\\n  },')[0]"
+        ".matchAll(/^ {4}(\\w+): (.*),$/gm)].map(m => [m[1], [...m[2].matchAll(/\\{\\d\\}/g)].map(String).sort()])) })"
+    )
+    english, chinese = keys
+    assert len(english) > 60
+    assert sorted(english) == sorted(chinese)
+
+
+def test_every_word_that_is_said_is_in_the_table():
+    table = (STATIC / "i18n.js").read_text(encoding="utf-8")
+    known = set(re.findall(r"^ {4}(\w+): ", table, re.M))
+    said = set(re.findall(r'data-i18n(?:-title|-label)?="(\w+)"', (STATIC / "index.html").read_text(encoding="utf-8")))
+    for path in STATIC.glob("*.js"):
+        said |= set(re.findall(r'\b(?:say|tool)\("(\w+)"', path.read_text(encoding="utf-8")))
+    assert said <= known
+
+
+def test_an_accessibility_checker_finds_nothing(open_page, scripted_server, backend, picture: Path):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="the `browser` extra is not installed"
+    ).Axe()
+    for scheme in ("light", "dark"):
+        backend.text = GROUNDED + "\n\n| a | b |\n|---|---|\n| 1 | 2 |"
+        page = open_page(scripted_server[1].url, color_scheme=scheme, reduced_motion="reduce")
+        found = [axe.run(page)]
+        add(page, picture)
+        ask(page, "What?")
+        add(page, picture)
+        found.append(axe.run(page))
+        page.click(".attachment-open")
+        found.append(axe.run(page))
+        page.keyboard.press("Escape")
+        page.click("#open-settings")
+        found.append(axe.run(page))
+        violations = [(v["id"], [n["target"] for n in v["nodes"]]) for r in found for v in r.response["violations"]]
+        assert violations == []
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_but_its_files(scripted_server):
+    url = scripted_server[1].url
+    answer = httpx.get(url)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    for name, file in page_files().items():
+        text = file.body.decode("utf-8")
+        assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//|@import|url\(|innerHTML|eval\(""", text), name
+        assert httpx.get(f"{url}/web/{name}").content == file.body
+    for name in ("../app.py", "..%2fpage.py", "page.py", "nothing.js", "%2e%2e/page.py"):
+        assert httpx.get(f"{url}/web/{name}").status_code == 404
+    tag = httpx.get(f"{url}/web/app.js").headers["etag"]
+    assert httpx.get(f"{url}/web/app.js", headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_tiles_of_sizes_that_are_none_are_refused(scripted_server):
+    for messages in ([], [[{"width": 0, "height": 5}]], [[{"width": 5}]], [[{"width": 1.5, "height": 2}]], "x"):
+        answer = httpx.post(f"{scripted_server[1].url}/v1/images/tiles", json={"messages": messages})
+        assert answer.status_code in (400, 422)
+        assert json.loads(answer.text)["error"]["message"]
