@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from vl2.serve.backend import Backend
     from vl2.serve.settings import ServerSettings
 
-Several = tyro.conf.UseAppendAction
-
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
@@ -42,17 +40,17 @@ class Serve:
     """0 takes a free one, which the log names"""
     api_key: OptionalText = None
     """what clients must send; VL2_API_KEY by default, and none if that is not set"""
-    lora: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER"), Several] = ()
+    lora: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER"), tyro.conf.UseAppendAction] = ()
     """serve an adapter beside the model, under a name of its own"""
-    allow_files: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER"), Several] = ()
+    allow_files: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER"), tyro.conf.UseAppendAction] = ()
     """let requests name pictures in this folder"""
     no_urls: bool = False
     """fetch no pictures from the web"""
     allow_private_urls: bool = False
     """fetch pictures from private addresses too: only where every client may see everything that this machine can"""
-    allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), Several] = ()
+    allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), tyro.conf.UseAppendAction] = ()
     """answer under this host name too, where no key is set"""
-    cors_origin: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORIGIN"), Several] = ()
+    cors_origin: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORIGIN"), tyro.conf.UseAppendAction] = ()
     """let pages of this origin ask, e.g. https://example.org"""
     max_rows: int = 16
     """requests read and answered together"""

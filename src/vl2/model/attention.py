@@ -277,7 +277,8 @@ class LatentAttention(nn.Module):
             scores_BHSL = scores_BHSL.masked_fill(~visible, float("-inf"))
         p_BHSL = scores_BHSL.softmax(dim=-1).to(q_BHSC.dtype)
         latent_BLR = shared_BLC[..., : self.rank]
-        return (p_BHSL.flatten(1, 2) @ latent_BLR).unflatten(1, q_BHSC.shape[1:3])
+        out_BHSR: Tensor = (p_BHSL.flatten(1, 2) @ latent_BLR).unflatten(1, q_BHSC.shape[1:3])
+        return out_BHSR
 
     def _expand(self, out_BHSR: Tensor) -> Tensor:
         return torch.einsum("bhsr,hcr->bshc", out_BHSR, self._expansion[1])

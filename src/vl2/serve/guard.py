@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import logging
 import re
 import time
 import uuid
@@ -61,7 +62,7 @@ class Guard:
             if exchange.has_stalled:
                 self._service.abort_connection(scope.get("client"))
         except Exception as error:
-            log("failed", level=40, error=error, request_id=request_id)
+            log("failed", {"request_id": request_id}, level=logging.ERROR, error=error)
             if exchange.status is None:
                 await self._refuse(scope, exchange, error)
         finally:
@@ -157,17 +158,19 @@ class Guard:
         error = state.get("error")
         code = to_api_error(error).code if isinstance(error, Exception) else None
         if status >= 500 and isinstance(error, Exception) and not isinstance(error, ApiError):
-            log("failed", level=40, error=error, request_id=state["request_id"])
-        fields = {"error": code} if code else {}
+            log("failed", {"request_id": state["request_id"]}, level=logging.ERROR, error=error)
+        fields: dict[str, Any] = {"error": code} if code else {}
         log(
             "request",
-            request_id=state["request_id"],
-            method=scope["method"],
-            path=path,
-            status=status,
-            took_s=round(took_s, 3),
-            **fields,
-            **state.get("log", {}),
+            {
+                "request_id": state["request_id"],
+                "method": scope["method"],
+                "path": path,
+                "status": status,
+                "took_s": round(took_s, 3),
+                **fields,
+                **state.get("log", {}),
+            },
         )
 
 

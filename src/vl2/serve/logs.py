@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 LOGGER = logging.getLogger("vl2.serve")
@@ -41,5 +42,11 @@ def set_up_logs(level: str) -> None:
         logger.setLevel(least.upper())
 
 
-def log(event: str, *, level: int = logging.INFO, error: BaseException | None = None, **fields: object) -> None:
-    LOGGER.log(level, event, extra={"fields": fields}, exc_info=error)
+def log(
+    event: str,
+    fields: Mapping[str, object] | None = None,
+    *,
+    level: int = logging.INFO,
+    error: BaseException | None = None,
+) -> None:
+    LOGGER.log(level, event, extra={"fields": fields or {}}, exc_info=error)

@@ -63,7 +63,7 @@ class GracefulServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        log("ready", model=self._service.settings.name, url=f"http://{_shown(sockets)}")
+        log("ready", {"model": self._service.settings.name, "url": f"http://{_shown(sockets)}"})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._loop is None or self._draining is not None:
@@ -77,10 +77,10 @@ class GracefulServer(uvicorn.Server):
 
     async def _drain(self, name: str) -> None:
         gate, settings = self._service.gate, self._service.settings
-        log("draining", signal=name, under_way=gate.num_inside, at_most_s=settings.drain_s)
+        log("draining", {"signal": name, "under_way": gate.num_inside, "at_most_s": settings.drain_s})
         if not await gate.drain(settings.drain_s):
             # What is still under way ends with a 503, or with an error at the end of its stream.
-            log("cutting_short", under_way=gate.num_inside)
+            log("cutting_short", {"under_way": gate.num_inside})
             await self._service.backend.stop()
         # Connections that were taken a moment ago have not said yet what they want: they get their 503 too.
         for listening in self.servers:

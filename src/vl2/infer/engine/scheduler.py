@@ -1,9 +1,10 @@
 """What the model does next: a little reading for one new request, then one token for every request being answered.
 
 A request waits until a place is free and the positions that it may need fit into the budget. Its prompt is read in
-passes, one pass between two decoding steps, so that a long one does not hold up the others. Every request has a cache
-row of its own. All rows that are decoded with the same adapter take one step together, in a pass of always the same
-shape, so that nothing beside a request enters its arithmetic, to the last bit. A test holds this.
+passes, one or a few between two decoding steps, so that a long one does not hold up the others. Every request has a
+cache row of its own. All rows that are decoded with the same adapter take one step together: by the kernels, or in a
+pass of always the same shape, so that nothing beside a request enters its arithmetic, to the last bit. A test holds
+this.
 
 Not safe to share between threads: `Engine` is.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vl2.errors import UserError, memory_errors
+from vl2.infer.decode_plan import decode_plan
 from vl2.infer.engine.fair_queue import FairQueue
 from vl2.infer.engine.task import Job, Logprobs, Output, Task
 from vl2.infer.generate import Limits, answer_budget, start_row, step_row
@@ -26,6 +28,8 @@ from vl2.lora.switch import AdapterSwitch
 from vl2.model import VL2, Cache, CacheRows
 from vl2.model.moe import MAX_DECODED_ROWS
 from vl2.process.tokenizer import Tokenizer
+
+LONGEST_PAUSE_S = 0.2  # between two tokens of an answer, for reading prompts, beyond one pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +136,17 @@ class Scheduler:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Task, Output]]:
-        """Read one pass of one prompt, then decode one token of every answer."""
+        """Read a little of the prompts, then decode one token of every answer."""
         began = time.monotonic()
         outputs = self._admit()
-        if self._reading:
+        is_first = True
+        # A decoding step costs nearly the same for one answer as for many: while more prompts are read than answers
+        # are under way it pays to read on, as long as nobody notices the pause.
+        while self._reading and (
+            is_first or (len(self._reading) > len(self._decoding) and time.monotonic() - began < LONGEST_PAUSE_S)
+        ):
             outputs += self._read(self._next_to_read())
+            is_first = False
         by_adapter: dict[str | None, list[Task]] = {}
         for task in self._decoding:
             by_adapter.setdefault(task.job.adapter, []).append(task)
@@ -219,6 +229,10 @@ class Scheduler:
 
         def decode() -> None:
             self._use(adapter)
+            plan = decode_plan(self._model)
+            if plan is not None:
+                logits.extend(plan.run_rows([row.new_ids[-1] for row in rows], caches))
+                return
             # Always as many rows as there can be: a product of another shape may round otherwise.
             joint = CacheRows(caches, num_rows=self.limits.max_rows)
             ids = [row.new_ids[-1] for row in rows]
