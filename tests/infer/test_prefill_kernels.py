@@ -1,0 +1,147 @@
+"""The kernels between the products give what the plain functions give; skipped where they cannot be built."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.model.configs import small_model
+from vl2.infer import prefill_kernels
+from vl2.infer.prefill import prefill
+from vl2.infer.prefill_kernels import use_prefill_kernels
+from vl2.kernels import load_kernels
+from vl2.kernels import prefill as kernels
+from vl2.model import VL2, Cache, attention, moe, vision
+from vl2.model.attention import Reach
+
+kernels_here = load_kernels()
+needs_kernels = pytest.mark.skipif(kernels_here is None, reason="no kernels: neither built nor a compiler")
+needs_attention = pytest.mark.skipif(
+    kernels_here is None or kernels_here.level != "avx512", reason="the attention kernel is for AVX-512 with bfloat16"
+)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
+
+
+def assert_as_near_as_bfloat16(ours: Tensor, plain: Tensor, exact: Tensor) -> None:
+    """No farther from the float32 result than the plain way, but for one rounding."""
+    allowed = (plain.float() - exact).abs().max() + exact.abs().max() * 2**-8
+    assert (ours.float() - exact).abs().max() <= allowed
+
+
+# batch, query heads, key heads, queries, keys, channels, channels of values
+SHAPES = [
+    (1, 16, 16, 729, 729, 72, 72),
+    (2, 3, 3, 50, 50, 72, 72),
+    (1, 10, 10, 200, 200, 128, 128),
+    (1, 4, 2, 13, 77, 192, 128),
+    (1, 2, 2, 1, 5, 64, 64),
+    (1, 3, 1, 61, 61, 48, 16),
+    (1, 2, 2, 130, 131, 112, 112),
+    (1, 2, 2, 7, 7, 2, 1),
+    (1, 2, 2, 9, 9, 96, 96),
+]
+
+
+@needs_attention
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.no_grad()
+def test_attention_is_that_of_pytorch(shape: tuple[int, ...], is_causal: bool) -> None:
+    B, H, num_kv, S, L, C, value_C = shape
+    q, k, v = draw(B, S, H, C), draw(B, L, num_kv, C, seed=1), draw(B, L, num_kv, value_C, seed=2)
+    q, k, v = (t.transpose(1, 2) for t in (q * 2, k, v))
+    mask = torch.arange(L)[None, :] <= torch.arange(S)[:, None] + (L - S if is_causal else L)
+    reach = Reach(mask=mask, is_causal=False)
+    ours = kernels.attend_seen(q, k, v, L - S if is_causal else None, C**-0.5)
+    assert ours is not None
+    if value_C > C:
+        pytest.skip("PyTorch pads values up to the keys' channels only")
+    exact = attention.attend(q.float(), k.float(), v.float(), reach, C**-0.5)
+    assert_as_near_as_bfloat16(ours, attention.attend(q, k, v, reach, C**-0.5), exact)
+
+
+@needs_attention
+@torch.no_grad()
+def test_a_query_gets_the_same_bits_whatever_is_beside_it() -> None:
+    q, k, v = (draw(1, 2, 100, 64, seed=seed) for seed in range(3))
+    whole = kernels.attend_seen(q, k, v, 0, 0.125)
+    assert whole is not None
+    for start, stop in ((0, 1), (3, 40), (37, 100)):
+        part = kernels.attend_seen(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], start, 0.125)
+        assert part is not None
+        assert torch.equal(part, whole[:, :, start:stop])
+
+
+@needs_attention
+@torch.no_grad()
+def test_large_scores_and_shapes_beyond_the_kernel() -> None:
+    q, k, v = (draw(1, 1, 20, 64, seed=seed) for seed in range(3))
+    reach = Reach(mask=None, is_causal=True, num_before=0)
+    ours = prefill_kernels.attend(q * 200, k * 200, v, reach, 1.0)
+    exact = attention.attend(q.float() * 200, k.float() * 200, v.float(), reach, 1.0)
+    torch.testing.assert_close(ours.float(), exact, atol=0.05, rtol=0.02)
+    wide = draw(1, 1, 4, 300)
+    assert kernels.attend_seen(wide, wide, wide, 0, 0.1) is None
+    plain = attention.attend(wide, wide, wide, reach, 0.1)
+    assert torch.equal(prefill_kernels.attend(wide, wide, wide, reach, 0.1), plain)
+
+
+@needs_kernels
+@pytest.mark.parametrize("width", [8, 16, 100, 896])
+@torch.no_grad()
+def test_gated_rows_and_summed_slots_are_those_of_pytorch(width: int) -> None:
+    gate_up = draw(37, 2 * width) * 4
+    torch.testing.assert_close(prefill_kernels.gated(gate_up), moe.gated(gate_up), atol=0, rtol=2**-7)
+    rows, weights = draw(60, width), torch.rand(20, 3, generator=torch.Generator().manual_seed(3))
+    places = torch.randperm(60, generator=torch.Generator().manual_seed(4)).view(20, 3)
+    ours, plain = (way(rows, places, weights) for way in (prefill_kernels.sum_slots, moe.sum_slots))
+    torch.testing.assert_close(ours, plain, atol=2**-9, rtol=2**-7)
+
+
+@torch.no_grad()
+def test_the_activation_inside_the_product_is_that_behind_it() -> None:
+    layer = nn.Linear(48, 96).to(torch.bfloat16)
+    x = draw(2, 30, 48)
+    exact = vision.widen(copy.deepcopy(layer).float(), x.float())
+    assert_as_near_as_bfloat16(prefill_kernels.widen(layer, x), vision.widen(layer, x), exact)
+
+
+def answers(model: VL2) -> tuple[Tensor, Tensor]:
+    """Return the visual tokens of two tiles and the logits after a prompt that is read in two passes."""
+    side, config = model.config.vision_config.image_size, model.config.language_config
+    generator = torch.Generator().manual_seed(5)
+    tiles = torch.randn(2, 3, side, side, generator=generator)
+    ids = torch.randint(0, config.vocab_size, (1, 90), generator=generator)
+    cache = Cache.allocate(config, 1, 90, dtype=model.dtype, device=model.device)
+    with torch.inference_mode():
+        return model.encode_tiles(tiles), prefill(model, model.language.embed(ids), cache, 70)
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_a_model_with_kernels_answers_like_one_without(size: str) -> None:
+    plain = small_model(size)
+    exact = answers(plain)
+    plain.to(torch.bfloat16)
+    fast = copy.deepcopy(plain)
+    use_prefill_kernels(fast)
+    for ours, theirs, true in zip(answers(fast), answers(plain), exact, strict=True):
+        assert (ours.float() - true).abs().max() <= 1.5 * (theirs.float() - true).abs().max()
+
+
+def test_float32_and_gradients_take_the_plain_way() -> None:
+    plain = small_model("tiny")
+    fast = copy.deepcopy(plain)
+    use_prefill_kernels(fast)
+    for ours, theirs in zip(answers(fast), answers(plain), strict=True):
+        assert torch.equal(ours, theirs)
+    fast.to(torch.bfloat16)
+    fast.encode_tiles(
+        torch.zeros(1, 3, 1, 1).expand(1, 3, *[fast.config.vision_config.image_size] * 2)
+    ).sum().backward()
+    assert fast.vision.blocks[0].attn.qkv.weight.grad is not None
