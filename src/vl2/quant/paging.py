@@ -55,6 +55,8 @@ class ExpertPager:
 
     def attach(self) -> None:
         """Follow what the model's routers choose from now on."""
+        for file in self._mapped.files.values():
+            file.prefer_large_pages(False)
         for name, module in self._mapped.model.named_modules():
             if isinstance(module, MoE):
                 module.gate.register_forward_hook(partial(self._chosen, name))
@@ -70,26 +72,31 @@ class ExpertPager:
                 progress(done, total)
 
     def use(self, layer: str, experts: Iterable[int]) -> None:
-        """Have the experts of a layer in memory, and let go of others beyond the budget."""
+        """Have the experts of a layer in memory, having let go of others beyond the budget."""
         with self._lock:
             needed = [(layer, expert) for expert in experts]
             missing = [key for key in needed if key not in self._held]
             self.hits += len(needed) - len(missing)
             self.misses += len(missing)
+            for key in needed:
+                if key in self._held:
+                    self._held.move_to_end(key)
+            self._let_go(coming=sum(map(self._nbytes, missing)), keep=len(needed) - len(missing))
             for key in missing:
                 for part in self._stretches[key]:
                     part.file.ask_for(part.offset, part.nbytes)
             for key in missing:
                 for part in self._stretches[key]:
                     part.file.read(part.offset, part.nbytes)
-                self._held[key] = sum(part.nbytes for part in self._stretches[key])
+                self._held[key] = self._nbytes(key)
                 self.held_bytes += self._held[key]
-            for key in needed:
-                self._held.move_to_end(key)
-            self._let_go(keep=len(needed))
 
-    def _let_go(self, keep: int) -> None:
-        while self.held_bytes > self.budget_bytes and len(self._held) > keep:
+    def _nbytes(self, key: Key) -> int:
+        return sum(part.nbytes for part in self._stretches[key])
+
+    def _let_go(self, coming: int, keep: int) -> None:
+        """Make room for bytes to come; the last `keep` experts are in use."""
+        while self.held_bytes + coming > self.budget_bytes and len(self._held) > keep:
             key, nbytes = self._held.popitem(last=False)
             self.held_bytes -= nbytes
             for part in self._stretches[key]:

@@ -61,7 +61,7 @@ class MappedModel:
         total = sum(file.nbytes for file in self.files.values())
         done = 0
         for file in self.files.values():
-            file.prefer_large_pages()
+            file.prefer_large_pages(True)
             for start in range(0, file.nbytes, READ_AT_ONCE):
                 nbytes = min(READ_AT_ONCE, file.nbytes - start)
                 file.read(start, nbytes)

@@ -45,11 +45,14 @@ class MappedFile:
             flat = flat.clone()
         return flat.view(stored.dtype).view(stored.shape)
 
-    def prefer_large_pages(self) -> None:
-        """Ask for 2 MiB pages, which a processor reads through faster; for a file that is wanted as a whole."""
+    def prefer_large_pages(self, prefer: bool) -> None:
+        """Ask for 2 MiB pages, which a processor reads through faster, or refuse them.
+
+        They suit a file that is wanted as a whole. Of a part they bring in the neighbourhood too, uncounted.
+        """
         with contextlib.suppress(OSError):  # where the system has none for files
             if hasattr(mmap, "MADV_HUGEPAGE"):
-                self._map.madvise(mmap.MADV_HUGEPAGE)
+                self._map.madvise(mmap.MADV_HUGEPAGE if prefer else mmap.MADV_NOHUGEPAGE)
 
     def read(self, offset: int, nbytes: int) -> None:
         """Bring a part into memory now, where the system can be told to; elsewhere it comes when it is touched."""
