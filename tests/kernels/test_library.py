@@ -1,0 +1,60 @@
+"""Where the kernels come from, and that nothing but speed is lost where they cannot be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vl2.kernels import library
+from vl2.kernels.build import PORTABLE, build, file_name, find_compiler, source_hash, supported_levels
+
+
+@pytest.fixture
+def _nothing_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(library, "BUILT", tmp_path / "package")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("_nothing_built")
+def test_without_a_compiler_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_compiler() is None
+    assert library._load(PORTABLE) is None
+
+
+@pytest.mark.usefixtures("_nothing_built")
+def test_a_compiler_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho 'no such flag' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    with pytest.raises(RuntimeError, match="no such flag"):
+        build(PORTABLE, tmp_path / "out", str(broken))
+    assert list((tmp_path / "out").iterdir()) == []
+    assert library._load(PORTABLE) is None
+
+
+@pytest.mark.usefixtures("_nothing_built")
+def test_a_damaged_library_is_not_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / file_name(PORTABLE)).write_bytes(b"not a library")
+    assert library._load(PORTABLE) is None
+
+
+def test_a_library_is_of_the_sources_that_are_here() -> None:
+    assert source_hash() in file_name(PORTABLE)
+    assert supported_levels()[-1] == PORTABLE
+    found = library.load_kernels()
+    assert found is None or source_hash() in found.path.name
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="only Linux says which libraries are loaded")
+def test_threads_are_those_of_torch() -> None:
+    found = library.load_kernels()
+    if found is None:
+        pytest.skip("no compiler here, and no kernels were built before")
+    assert found.shares_threads == torch.backends.openmp.is_available()
