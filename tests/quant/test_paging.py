@@ -14,7 +14,7 @@ from vl2.errors import UserError
 from vl2.infer.memory_plan import MemoryPlan
 from vl2.infer.vlm import VLM, load
 from vl2.process.processor import Processor
-from vl2.quant.paging import ExpertPager, expert_bytes
+from vl2.quant.paging import EXPERTS, ExpertPager
 from vl2.quant.read import MappedModel, map_quantised
 from vl2.quant.record import Record
 from vl2.quant.write import quantise_checkpoint
@@ -35,6 +35,11 @@ def open_mapped(folder: Path) -> MappedModel:
     record = Record.of(config, folder)
     assert record is not None
     return map_quantised(folder, config, record)
+
+
+def expert_bytes(mapped: MappedModel) -> int:
+    """Return the bytes of all routed experts."""
+    return sum(stored.nbytes for name, stored in mapped.stored.items() if EXPERTS in name)
 
 
 def each(mapped: MappedModel) -> int:

@@ -107,11 +107,6 @@ class ExpertPager:
         self.use(layer, expert_TK.unique().tolist())
 
 
-def expert_bytes(mapped: MappedModel) -> int:
-    """Return the bytes of all routed experts."""
-    return sum(stored.nbytes for name, stored in mapped.stored.items() if EXPERTS in name)
-
-
 def _stretches(mapped: MappedModel) -> dict[Key, list[Stretch]]:
     found: dict[Key, list[Stretch]] = {}
     for name, stored in mapped.stored.items():
