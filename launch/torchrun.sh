@@ -25,6 +25,9 @@ else
   rendezvous=(--rdzv-backend c10d --rdzv-endpoint "${HEAD:?HEAD=HOST:PORT of the first machine}" --rdzv-id "${JOB:-vl2}")
 fi
 
+# A store of its own for every start: in the one that torchrun keeps, ranks would find the addresses of dead ones.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
 # --resume begins at the first step where there is no checkpoint yet, so the same line starts and restarts.
 exec torchrun --nnodes "$NODES" --nproc-per-node "$GPUS" --max-restarts "$RESTARTS" "${rendezvous[@]}" \
   --no-python vl2 train "$RECIPE" --resume "$@"

@@ -74,7 +74,17 @@ def print_paper(rows: Sequence[PaperRow], file: TextIO) -> None:
     from rich.table import Table
 
     console = Console(file=file, highlight=False, width=None if file.isatty() else 120)
-    names = ("size", "GPUs", "planned days", "paper's days", "paper / planned", "planned MFU", "paper's MFU", "layout")
+    names = (
+        "size",
+        "GPUs",
+        "planned days",
+        "by stage",
+        "paper's days",
+        "paper / planned",
+        "planned MFU",
+        "paper's MFU",
+        "layout",
+    )
     table = Table(*names, box=SIMPLE_HEAD)
     for column in table.columns[1:-1]:
         column.justify = "right"
@@ -84,6 +94,7 @@ def print_paper(rows: Sequence[PaperRow], file: TextIO) -> None:
             row.size,
             str(main.cluster.num_gpus),
             f"{row.days:.1f}",
+            " + ".join(f"{stage.days:.1f}" for stage in row.stages),
             f"{row.paper_days:g}",
             f"{row.factor:.2f}",
             f"{main.mfu:.1%}",
