@@ -22,7 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 from vl2.bench.speak import QUESTIONS, Answer, Task, Unsupported, make_image, random_ids, serve, timed
 
 SPECIAL = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>")
-ADDED = (*SPECIAL, "<image>", "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|grounding|>", "<|User|>", "<|Assistant|>")
+ADDED = (
+    *(*SPECIAL, "<image>", "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|grounding|>"),
+    *("<|User|>", "<|Assistant|>"),
+)
 
 
 def beside(model: Path, folder: Path) -> Path:
