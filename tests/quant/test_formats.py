@@ -5,7 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vl2.quant.formats import GROUP, KINDS, PANEL, Kind, dequantise, pack, quantise, storage, unpack, weight_bytes
+from vl2.quant.formats import (
+    GROUP,
+    KINDS,
+    PANEL,
+    Kind,
+    dequantise,
+    int4_plainly,
+    pack,
+    quantise,
+    storage,
+    unpack,
+    weight_bytes,
+)
 
 SHAPES = [(16, 32), (33, 70), (64, 128), (3, 24, 48), (2, 2, 20, 36)]
 
@@ -71,3 +83,13 @@ def test_a_stack_is_quantised_matrix_by_matrix(kind: Kind) -> None:
         alone = quantise(matrix, kind)
         assert torch.equal(stacked.codes[index], alone.codes)
         assert torch.equal(stacked.scales[index], alone.scales)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [1.0, 1e-6, 1e4])
+def test_kernels_round_as_pytorch_does(size: float, dtype: torch.dtype) -> None:
+    weight = (normal(40, 100) * size).to(dtype)
+    quantised, (codes, scales) = quantise(weight, "int4"), int4_plainly(weight)
+    # Where two scales are equally good to the last bit, either may be taken.
+    assert (quantised.scales == scales).float().mean() > 0.99
+    assert (quantised.codes == codes).float().mean() > 0.99

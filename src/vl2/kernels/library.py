@@ -42,6 +42,9 @@ class Library:
         self.sum_slots = _function(
             loaded, "vl2_sum_slots", pointer, pointer, pointer, number, number, number, pointer, number
         )
+        self.to_int4 = _function(
+            loaded, "vl2_to_int4", pointer, number, number, number, pointer, number, pointer, pointer
+        )
         # Two pools of threads on the same cores wait for each other: ours are PyTorch's.
         runtime = _openmp_runtime()
         self.shares_threads = runtime is not None and bool(loaded.vl2_use_openmp(str(runtime).encode()))

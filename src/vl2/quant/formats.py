@@ -15,7 +15,8 @@ inputs of 16 rows to their low bits. Rows and inputs that fill up the last block
 4.5 bits a weight.
 
 Both are symmetric: of the weights of a trained model an offset per group saves little error and costs a sum over the
-inputs in every product. Everything here is plain PyTorch and takes one tensor at a time.
+inputs in every product. Everything here takes one tensor at a time, in plain PyTorch, but that the kernels round to
+int4 where they can be had; a test holds both ways equal.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from vl2.kernels import load_kernels
 
 Kind = Literal["int8", "int4"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -123,6 +126,20 @@ def _int8(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _int4(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
+    kernels = load_kernels() if weight_NK.device.type == "cpu" else None
+    if kernels is None or weight_NK.dtype not in (torch.bfloat16, torch.float32):
+        return int4_plainly(weight_NK)
+    codes, scales = (torch.empty(leaf.shape, dtype=leaf.dtype) for leaf in storage("int4", tuple(weight_NK.shape)))
+    weight_NK, shares = weight_NK.contiguous(), torch.tensor(SHARES)
+    kernels.to_int4(
+        weight_NK.data_ptr(), weight_NK.dtype == torch.float32, *weight_NK.shape, shares.data_ptr(), len(shares),
+        codes.data_ptr(), scales.data_ptr(),
+    )  # fmt: skip
+    return codes, scales
+
+
+def int4_plainly(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the int4 codes and scales of a matrix, computed in PyTorch."""
     codes_leaf, scales_leaf = storage("int4", tuple(weight_NK.shape))
     codes = torch.empty(codes_leaf.shape, dtype=torch.uint8, device=weight_NK.device)
     scales = torch.empty(scales_leaf.shape, dtype=torch.float16, device=weight_NK.device)

@@ -1,5 +1,6 @@
 // The C interface. Every pointer is the caller's; nothing is kept after a call.
 #include "decode.h"
+#include "quantise.h"
 #include "prefill.h"
 
 using namespace vl2;
@@ -57,5 +58,12 @@ void vl2_multiply(const Matrix* w, int64_t rows, const bf16* x, int64_t stride, 
                      outputs.data());
         });
     });
+}
+
+// A weight [outputs, inputs], bfloat16 or float32, as int4; each group's scale is the best of the `shares` tried.
+void vl2_to_int4(const void* weight, int64_t is_float32, int64_t outputs, int64_t inputs, const float* shares,
+                 int64_t num_shares, uint8_t* codes, uint16_t* scales) {
+    if (is_float32) to_int4(static_cast<const float*>(weight), outputs, inputs, shares, num_shares, codes, scales);
+    else to_int4(static_cast<const bf16*>(weight), outputs, inputs, shares, num_shares, codes, scales);
 }
 }

@@ -5,12 +5,6 @@
 
 namespace vl2 {
 
-inline float half_to_float(uint16_t half) {
-    const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, rest = half & 0x7fff;
-    // Shifted, the exponent is 112 too small; the product puts that right and makes subnormals whole.
-    return bits<float>(bits<uint32_t>(bits<float>(rest << 13) * bits<float>(0x77800000u)) | sign);
-}
-
 inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
     const int64_t width = padded(w.inputs);
     const float* scales = reinterpret_cast<const float*>(w.scales);
@@ -54,7 +48,7 @@ inline void multiply_panels(const Matrix& w, int64_t first, int64_t last, int M,
             for (int row = 0; row < PANEL; row++) {
                 uint16_t half;
                 std::memcpy(&half, w.scales + (block * PANEL + row) * 2, 2);
-                scale[row] = half_to_float(half);
+                scale[row] = from_half(half);
             }
             for (int m = 0; m < M; m++) {
                 Floats acc = {};

@@ -35,6 +35,12 @@ inline bf16 to_bf16(float value) {
     return static_cast<bf16>((word + 0x7fff + (word >> 16 & 1)) >> 16);
 }
 
+inline float from_half(uint16_t half) {
+    const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, rest = half & 0x7fff;
+    // Shifted, the exponent is 112 too small; the product puts that right and makes subnormals whole.
+    return bits<float>(bits<uint32_t>(bits<float>(rest << 13) * bits<float>(0x77800000u)) | sign);
+}
+
 inline float rounded(float value) { return to_float(to_bf16(value)); }
 
 inline Floats splat(float value) { return Floats{} + value; }

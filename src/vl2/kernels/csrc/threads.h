@@ -46,7 +46,7 @@ class Team {
         } else {
             // Spin as long as a phase may last on an idle machine; then give the core to whoever else wants it.
             for (int spins = 0; round_.value.load(std::memory_order_acquire) == round; spins++) {
-                if (spins < 20000) pause_cpu();
+                if (spins < 2000) pause_cpu();
                 else sched_yield();
             }
         }
