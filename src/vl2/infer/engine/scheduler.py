@@ -229,13 +229,14 @@ class Scheduler:
 
         def decode() -> None:
             self._use(adapter)
-            plan = decode_plan(self._model)
+            ids = [row.new_ids[-1] for row in rows]
+            # The kernels compute every row alike. They run no adapter, and a plan of them would not outlast a switch.
+            plan = decode_plan(self._model) if adapter is None else None
             if plan is not None:
-                logits.extend(plan.run_rows([row.new_ids[-1] for row in rows], caches))
+                logits.extend(plan.run_rows(ids, caches))
                 return
             # Always as many rows as there can be: a product of another shape may round otherwise.
             joint = CacheRows(caches, num_rows=self.limits.max_rows)
-            ids = [row.new_ids[-1] for row in rows]
             ids_B1 = torch.tensor(ids + ids[:1] * (joint.num_rows - len(ids)), device=self._model.device).unsqueeze(1)
             states_B1D = self._model.language.extend(self._model.language.embed(ids_B1), joint)
             logits.extend(self._model.language.logits(states_B1D[:, -1]))
