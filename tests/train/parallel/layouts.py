@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vl2.train.parallel.pipeline_step import PipelineStep
 from vl2.train.parallel.tile_balance import TileBalancer
 from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.parts import freeze
-from vl2.train.ranks import Ranks
+from vl2.train.ranks import ONE, Ranks
 from vl2.train.recipe import CutKind, Mode
 from vl2.train.shard import local, origin, shard, whole
 from vl2.train.stage import Part, Stage
@@ -52,6 +53,7 @@ class Case:
     pipeline_cut: CutKind = "looped"
     frozen: tuple[Part, ...] = ()
     size: str = "base"
+    dtype: torch.dtype = torch.float32
     steps: tuple[DIVISION, ...] = field(default=STEPS, repr=False)
 
     @property
@@ -94,7 +96,7 @@ def make_pack(number: int, size: str = "base") -> Packed:
 
 def make_model(case: Case, *, is_first: bool) -> VL2:
     if is_first:
-        model = small_model(case.size, vocab_size=VOCABULARY)
+        model = small_model(case.size, vocab_size=VOCABULARY).to(case.dtype)
     else:
         with torch.device("meta"):
             model = VL2(small_config(case.size, vocab_size=VOCABULARY))
@@ -107,10 +109,10 @@ def start(ranks: Ranks, case: Case) -> TrainStep:
     model = make_model(case, is_first=ranks.is_first)
     if case.pipeline > 1 and ranks.size > 1:
         return start_pipeline(ranks, case, model)
-    shard(model, case.mode, ranks, torch.float32, expert_parallel=case.expert_parallel if ranks.size > 1 else 1)
+    shard(model, case.mode, ranks, case.dtype, expert_parallel=case.expert_parallel if ranks.size > 1 else 1)
     balancer = None
     if case.balance_tiles and ranks.size > 1:
-        balancer = TileBalancer(model, ranks, packs_together=case.balance_tiles, tile_dtype=torch.float32)
+        balancer = TileBalancer(model, ranks, packs_together=case.balance_tiles, tile_dtype=case.dtype)
     return TrainStep(model, case.stage, ranks, balancer)
 
 
@@ -148,6 +150,16 @@ def train(ranks: Ranks, case: Case) -> Trained:
     return take(start(ranks, case), case.steps, case, keeps_gradients=True)
 
 
+def train_alone(case: Case) -> Trained:
+    """Return what one process makes of a case's packs."""
+    return _train_alone(Case(frozen=case.frozen, size=case.size, dtype=case.dtype, steps=case.steps))
+
+
+@cache
+def _train_alone(case: Case) -> Trained:
+    return train(ONE, case)
+
+
 def _own(step: TrainStep, by_rank: DIVISION) -> list[int]:
     """Return this process's packs: those of all four dealt out over as many data ranks as there are."""
     rank, size = step.data_ranks.rank, step.data_ranks.size
@@ -160,7 +172,7 @@ def start_pipeline(ranks: Ranks, case: Case, model: VL2) -> TrainStep:
     costs = UnitCosts.by_formula(model.config, 20.0).forward(row, model.config, tiles=2.0, tokens=60.0)
     cut = make_cut(case.pipeline_cut, row, costs, case.pipeline)
     return PipelineStep(
-        PipelineModel(model, cut, layout, torch.float32), case.stage, balances_tiles=bool(case.balance_tiles)
+        PipelineModel(model, cut, layout, case.dtype), case.stage, balances_tiles=bool(case.balance_tiles)
     )
 
 

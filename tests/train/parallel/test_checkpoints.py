@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from tests.model.configs import small_config
-from tests.train.parallel.layouts import VOCABULARY, Case, go_on, save_half_way, train
+from tests.train.parallel.layouts import VOCABULARY, Case, go_on, save_half_way, train_alone
 from tests.train.parallel.test_layouts import assert_same
 from tests.train.two_ranks import TwoRanks
 from vl2.train.checkpoint import find_checkpoint
@@ -23,21 +22,6 @@ CONTIGUOUS = Case(pipeline=4, pipeline_cut="contiguous")
 ALONE = Case()
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def four() -> Iterator[TwoRanks]:
-    ranks = TwoRanks(size=4)
-    yield ranks
-    ranks.close()
-
-
 @pytest.mark.parametrize(
     ("before", "after"), [(PIPELINE, EXPERTS), (EXPERTS, CONTIGUOUS), (ALONE, PIPELINE), (CONTIGUOUS, ALONE)]
 )
@@ -47,14 +31,14 @@ def test_another_layout_goes_on(four: TwoRanks, tmp_path: Path, before: Case, af
     else:
         four.run(save_half_way, before, tmp_path)
     parts = [go_on(ONE, after, tmp_path)] if after is ALONE else four.run(go_on, after, tmp_path)
-    alone = train(ONE, ALONE)
+    alone = train_alone(ALONE)
     assert_same(parts, replace(alone, reports=alone.reports[len(ALONE.steps) // 2 :], gradients={}))
 
 
 def test_a_checkpoint_of_a_pipeline_is_read_as_one_model(four: TwoRanks, tmp_path: Path) -> None:
     four.run(save_half_way, PIPELINE, tmp_path)
     half = replace(ALONE, steps=ALONE.steps[: len(ALONE.steps) // 2])
-    expected = train(ONE, half).weights
+    expected = train_alone(half).weights
     model = read_model(find_checkpoint(tmp_path), small_config(vocab_size=VOCABULARY), torch.float32)
     found = model.state_dict()
     assert found.keys() == expected.keys()

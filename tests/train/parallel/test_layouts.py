@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tests.train.parallel.layouts import RATE, Case, Trained, train
+from tests.train.parallel.layouts import RATE, STEPS, Case, Trained, train, train_alone
 from tests.train.two_ranks import TwoRanks
-from vl2.train.ranks import ONE
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[TwoRanks]:
-    ranks = TwoRanks()
-    yield ranks
-    ranks.close()
-
-
-@pytest.fixture(scope="module")
-def four() -> Iterator[TwoRanks]:
-    ranks = TwoRanks(size=4)
-    yield ranks
-    ranks.close()
 
 
 def assert_even(parts: list[Trained], case: Case) -> None:
@@ -92,13 +69,21 @@ MIXED = [
 @pytest.mark.parametrize("case", [*BALANCED, *EXPERTS, *PIPELINES], ids=str)
 def test_two_processes_train_as_one(pair: TwoRanks, case: Case) -> None:
     parts = pair.run(train, case)
-    assert_same(parts, train(ONE, case))
+    assert_same(parts, train_alone(case))
     if case.pipeline == 1:
         assert_even(parts, case)
 
 
-@pytest.mark.parametrize(
-    "case", [BALANCED[0], BALANCED[3], *EXPERTS, Case(mode="sharded", expert_parallel=4), *MIXED], ids=str
-)
+@pytest.mark.parametrize("case", [BALANCED[2], EXPERTS[0], MIXED[0]], ids=str)
+def test_in_bfloat16_the_first_loss_is_near(pair: TwoRanks, case: Case) -> None:
+    """Rounding may send a token to another expert, so no more than that can be held equal."""
+    case = replace(case, dtype=torch.bfloat16, steps=STEPS[:1])
+    alone = train_alone(case).reports[0]
+    for part in pair.run(train, case):
+        assert part.reports[0].loss == pytest.approx(alone.loss, rel=0.02)
+        assert part.reports[0].grad_norm == pytest.approx(alone.grad_norm, rel=0.2)
+
+
+@pytest.mark.parametrize("case", [BALANCED[3], EXPERTS[1], Case(mode="sharded", expert_parallel=4), *MIXED], ids=str)
 def test_four_processes_train_as_one(four: TwoRanks, case: Case) -> None:
-    assert_same(four.run(train, case), train(ONE, case))
+    assert_same(four.run(train, case), train_alone(case))

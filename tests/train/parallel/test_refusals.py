@@ -1,0 +1,60 @@
+"""Layouts that cannot be are refused in one line, before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.model.configs import small_model
+from tests.train.toy import toy_recipe
+from vl2.errors import UserError
+from vl2.train.parallel.lay_out import check_ranks
+from vl2.train.parallel.layout import make_layout
+from vl2.train.ranks import ONE, why_lost
+from vl2.train.recipe import EngineOptions
+from vl2.train.shard import shard
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"pipeline": 2}, 'engine.pipeline needs engine.parallel = "sharded"'),
+        ({"expert_parallel": 2}, 'engine.expert_parallel needs engine.parallel = "sharded"'),
+        ({"pipeline": 0}, "engine.pipeline must be at least 1, got 0"),
+        ({"balance_tiles": -1}, "engine.balance_tiles must not be negative, got -1"),
+        ({"timeout_s": 0.0}, "engine.timeout_s must be positive, got 0"),
+        ({"parallel": "sharded", "pipeline": 2, "encoder_recompute": "whole"}, "engine.pipeline cuts through the"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(engine: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        EngineOptions(**engine)
+    assert str(refused.value).startswith(message)
+
+
+def test_a_number_of_ranks_that_the_layout_does_not_divide_is_refused(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, tmp_path, tmp_path / "run")
+    recipe = replace(recipe, engine=EngineOptions(parallel="sharded", pipeline=4, expert_parallel=8))
+    check_ranks(recipe, 64)
+    with pytest.raises(UserError, match="need a multiple of 32 ranks, there are 24"):
+        check_ranks(recipe, 24)
+    with pytest.raises(UserError, match=r"engine\.pipeline must divide the number of ranks: 2 does not divide 1"):
+        make_layout(ONE, pipeline=2)
+
+
+def test_experts_are_divided_only_where_weights_are_cut() -> None:
+    with pytest.raises(UserError, match="only where the weights are sharded"):
+        shard(small_model(), "replicated", ONE, small_model().dtype, expert_parallel=2)
+
+
+def test_what_an_error_says_of_other_ranks_is_found_below_others() -> None:
+    closed = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242")
+    late = RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 3000ms for recv operation")
+    outer = RuntimeError("stage 1 failed to run forward")
+    outer.__cause__ = late
+    assert (why_lost(closed) or "").startswith("the connection to another rank has broken")
+    assert (why_lost(outer) or "").startswith("another rank has not answered in time")
+    assert why_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
