@@ -22,7 +22,6 @@ from vl2.infer.engine.engine import EngineFull, EngineStopped
 from vl2.infer.engine.task import Logprobs, Output
 from vl2.infer.generate import FinishReason
 from vl2.infer.repetition import ends_in_loop
-from vl2.infer.sampling import GenerateOptions
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.serve.backend import Ask, Timing
@@ -127,7 +126,7 @@ class VllmBackend:
         prompt: dict[str, Any] = {"prompt_token_ids": prompt_ids(ask.sample, self.processor.tokenizer.image_id)}
         if ask.images:
             prompt["multi_modal_data"] = {"image": list(ask.images)}
-        reader = _Reader(ask.options, self.processor)
+        reader = _Reader(ask, self.processor)
         is_over = False
         self._num_under_way += 1
         try:
@@ -156,9 +155,10 @@ class VllmBackend:
 class _Reader:
     """Token ids of one answer to outputs."""
 
-    def __init__(self, options: GenerateOptions, processor: Processor) -> None:
-        self._options, self._tokenizer = options, processor.tokenizer
-        self._text = AnswerStream(processor.tokenizer, options.stop)
+    def __init__(self, ask: Ask, processor: Processor) -> None:
+        self._options, self._num_logprobs = ask.options, ask.num_logprobs
+        self._tokenizer = processor.tokenizer
+        self._text = AnswerStream(processor.tokenizer, ask.options.stop)
         self._ids: list[int] = []
         self.stopped_early = False  # by us, and vLLM does not know
 
@@ -176,14 +176,14 @@ class _Reader:
                 piece, reason, self.stopped_early = piece + self._text.finish(), "repetition", finish_reason is None
             elif finish_reason is not None:
                 piece, reason = piece + self._text.finish(), "length" if finish_reason == "length" else "stop"
-        return Output(token_id=token_id, piece=piece, finish_reason=reason, logprobs=_logprobs(token_id, known))
+        return Output(token_id=token_id, piece=piece, finish_reason=reason, logprobs=self._logprobs(token_id, known))
 
-
-def _logprobs(token_id: int, known: Any) -> Logprobs | None:
-    if known is None:
-        return None
-    ranked = sorted(known.items(), key=lambda entry: -entry[1].logprob)
-    return Logprobs(chosen=known[token_id].logprob, likeliest={i: entry.logprob for i, entry in ranked})
+    def _logprobs(self, token_id: int, known: Any) -> Logprobs | None:
+        if known is None or self._num_logprobs is None:
+            return None
+        # vLLM adds the token that was drawn to the likeliest, if it is none of them.
+        ranked = sorted(known.items(), key=lambda entry: -entry[1].logprob)[: self._num_logprobs]
+        return Logprobs(chosen=known[token_id].logprob, likeliest={i: entry.logprob for i, entry in ranked})
 
 
 def prompt_ids(sample: Sample, image_id: int) -> list[int]:
