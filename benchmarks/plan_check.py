@@ -151,7 +151,7 @@ def time_steps(ranks: Ranks, args: Any, choice: LayoutChoice, costs: UnitCosts) 
         step.apply(step.accumulate(own), 1e-5)
         ranks.barrier()
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return statistics.median(times[1:] or times)
 
 
 def run_rank(rank: int, size: int, port: int, args: Any, job: Any, times: Any) -> None:
@@ -229,6 +229,7 @@ def main() -> None:
             network_bandwidth=rate * size,
             latency_s=2e-4,
             overlap=0.0,
+            value_bytes=4,
         )
         unhidden = LayoutChoice(**(asdict(choice) | {"recomputes": False}))
         simulated = step_time(config, cluster, unhidden, costs, work, kept_bytes=16).total_s

@@ -23,6 +23,7 @@ class Cluster:
     node_bandwidth: float  # between devices of one machine, of one device
     network_bandwidth: float  # between machines, of one machine
     latency_s: float = 10e-6  # of one message
+    value_bytes: int = 2  # of a weight that is gathered and of an activation: bfloat16
     dense_efficiency: float = 0.45  # encoder, adaptor, attention, head
     expert_efficiency: float = 0.35  # grouped products of small matrices
     overlap: float = 0.5  # part of the weights' communication that computing hides

@@ -23,7 +23,7 @@ from vl2.train.parallel.tile_moves import even_counts, imbalance
 from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.recipe import CutKind
 
-WIDE, NARROW = 4, 2  # bytes of float32 and bfloat16
+WIDE = 4  # bytes of float32, in which gradients are summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +230,7 @@ class _Planned:
         if ranks == 1:
             return 0.0
         slots = tokens * (language.num_experts_per_tok or 0) * (ranks - 1) / ranks
-        num_bytes = 2 * slots * language.hidden_size * NARROW
+        num_bytes = 2 * slots * language.hidden_size * self.cluster.value_bytes
         return num_bytes / self.cluster.bandwidth(ranks) + 3 * self.cluster.latency_s
 
     def _weights_s(self, size: SegmentSize, gathers: int, sums: int) -> float:
@@ -241,15 +241,15 @@ class _Planned:
             if ranks > 1:
                 share = parameters * (ranks - 1) / ranks
                 bandwidth = self.cluster.bandwidth(self.num_data)
-                seconds += share * (gathers * NARROW + sums * WIDE) / bandwidth
+                seconds += share * (gathers * self.cluster.value_bytes + sums * WIDE) / bandwidth
         return seconds * (1 - self.cluster.overlap)
 
     def _tiles_s(self, held: Sequence[tuple[int, ...]]) -> float:
         """Return what the tiles that move add: pixels there, tokens back, and the gradients of these."""
         if not self.choice.balances_tiles:
             return 0.0
-        pixels = 3 * self.config.vision_config.image_size**2 * NARROW
-        tokens = self.config.tokens_per_side**2 * self.config.projector_config.n_embed * NARROW
+        pixels = 3 * self.config.vision_config.image_size**2 * self.cluster.value_bytes
+        tokens = self.config.tokens_per_side**2 * self.config.projector_config.n_embed * self.cluster.value_bytes
         busiest = 0
         for counts in held:
             busiest += max(abs(after - before) for before, after in zip(counts, even_counts(counts), strict=True))
@@ -268,7 +268,9 @@ class _Planned:
             values = tiles * self.config.tokens_per_side**2 * self.config.projector_config.n_embed
         else:
             values = tokens * width
-        return values * NARROW / self.cluster.bandwidth(self.cluster.num_gpus) + self.cluster.latency_s
+        return (
+            values * self.cluster.value_bytes / self.cluster.bandwidth(self.cluster.num_gpus) + self.cluster.latency_s
+        )
 
     def _memory(self, rank: int, in_flight: int, *, tokens: int, tiles: int) -> float:
         """Return the bytes of one rank: its parts, what it has gathered, and the activations kept."""
@@ -280,10 +282,14 @@ class _Planned:
         is_whole = self.choice.pipeline > 1
         largest = max((size.dense + own_experts) / max(size.num_layers + size.num_blocks, 1), 1)
         root = 2 * language.vocab_size * language.hidden_size
-        gathered = (size.dense + own_experts) * (NARROW + WIDE) if is_whole else (2 * largest + root) * (NARROW + WIDE)
+        gathered = (
+            (size.dense + own_experts) * (self.cluster.value_bytes + WIDE)
+            if is_whole
+            else (2 * largest + root) * (self.cluster.value_bytes + WIDE)
+        )
         of_layer, of_block = (
-            tokens * language.hidden_size * NARROW,
-            (tiles * vision.patches_per_side**2 * vision.width * NARROW),
+            tokens * language.hidden_size * self.cluster.value_bytes,
+            (tiles * vision.patches_per_side**2 * vision.width * self.cluster.value_bytes),
         )
         inside = 30.0  # activations of a layer that is computed again, over its input
         kept = in_flight * (size.num_layers * of_layer + size.num_blocks * of_block) / max(self.cut.loops, 1)
