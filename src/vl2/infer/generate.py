@@ -20,6 +20,7 @@ from torch import Tensor
 from vl2.errors import UserError, memory_errors
 from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint import ConstraintState
+from vl2.infer.decode_graph import DecodeGraphs
 from vl2.infer.decode_plan import decode_plan
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.infer.repetition import ends_in_loop
@@ -130,6 +131,7 @@ def generate(
     capacity = max(len(s.input_ids) + budget for s, budget in zip(samples, budgets, strict=True))
     with memory_errors(f"a cache of {num_rows} rows of {capacity} tokens"):
         cache = Cache.allocate(model.config.language_config, num_rows, capacity, dtype=model.dtype, device=model.device)
+    graphs = DecodeGraphs(model, cache) if DecodeGraphs.applies(model) else None
     waiting = deque(range(len(samples)))
     active: list[Row] = []
     while waiting or active:
@@ -160,7 +162,8 @@ def generate(
             stepped = [(active[-1], first_V)]
         else:
             rows = cache.rows(0, len(active))
-            logits_BV = decode(model, [row.new_ids[-1] for row in active], rows)
+            last_ids = [row.new_ids[-1] for row in active]
+            logits_BV = decode(model, last_ids, rows) if graphs is None else graphs.decode(last_ids, rows)
             cache.lengths[: len(active)] = rows.lengths
             stepped = list(zip(active, logits_BV, strict=True))
         for row, logits_V in stepped:

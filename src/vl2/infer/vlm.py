@@ -340,10 +340,17 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
-    """Return a dtype by name; None for the checkpoint's own. Automatic: float16 on CUDA cards without bfloat16."""
+    """Return a dtype by name; None for the checkpoint's own. Automatic: float16 on GPUs without bfloat16."""
     if name == "auto":
-        lacks_bfloat16 = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
-        return torch.float16 if lacks_bfloat16 else None
+        return None if _has_bfloat16(device) else torch.float16
     if name not in DTYPES:
         raise UserError(f"dtype must be auto, {', '.join(DTYPES)}, got {name}")
     return DTYPES[name]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "mps":
+        return torch.backends.mps.is_macos_or_newer(14, 0)
+    return True

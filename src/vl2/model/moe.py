@@ -162,7 +162,9 @@ def sort_by_expert(expert_TK: Tensor, num_experts: int, block_rows: int) -> Bloc
     """Give every expert a block of rows, in the order of its tokens, rounded up to a multiple of `block_rows`."""
     (T, K), slots_N = expert_TK.shape, expert_TK.flatten()
     order_N = slots_N.argsort(stable=True)
-    counts_E = torch.bincount(slots_N, minlength=num_experts)
+    # Not by counting, which would wait for the device: where the sorted slots of an expert end says how many it has.
+    ends_E = torch.searchsorted(slots_N[order_N], torch.arange(num_experts, device=slots_N.device), right=True)
+    counts_E = ends_E.diff(prepend=ends_E.new_zeros(1))
     place_N, num_rows = torch.arange(T * K, device=slots_N.device), T * K
     if block_rows > 1:
         filled_E, counts_E = counts_E, -(-counts_E // block_rows) * block_rows
