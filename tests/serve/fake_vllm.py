@@ -22,10 +22,8 @@ class FakeVllm:
     arguments: dict[str, Any] = field(default_factory=dict)
     is_down: bool = False
 
-    async def generate(
-        self, prompt: Any, sampling: Any, request_id: str, lora_request: Any = None
-    ) -> AsyncIterator[Any]:
-        self.asked.append(SimpleNamespace(prompt=prompt, sampling=sampling, lora=lora_request, id=request_id))
+    async def generate(self, prompt: Any, sampling: Any, request_id: str) -> AsyncIterator[Any]:
+        self.asked.append(SimpleNamespace(prompt=prompt, sampling=sampling, id=request_id))
         for index, token_id in enumerate(self.token_ids):
             is_last = index == len(self.token_ids) - 1
             logprobs = None
@@ -51,18 +49,12 @@ def install(monkeypatch: pytest.MonkeyPatch, fake: FakeVllm) -> None:
         fake.arguments = vars(arguments)
         return fake
 
-    class LoRARequest:
-        def __init__(self, name: str, number: int, path: str) -> None:
-            self.name, self.number, self.path = name, number, path
-
     modules = {
         "vllm": {"AsyncEngineArgs": Keywords, "SamplingParams": Keywords},
         "vllm.sampling_params": {
             "RequestOutputKind": SimpleNamespace(DELTA="delta"),
             "StructuredOutputsParams": Keywords,
         },
-        "vllm.lora": {},
-        "vllm.lora.request": {"LoRARequest": LoRARequest},
         "vllm.v1": {},
         "vllm.v1.engine": {},
         "vllm.v1.engine.async_llm": {"AsyncLLM": SimpleNamespace(from_engine_args=make_engine)},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -30,9 +29,9 @@ def fake(nano: VLM, monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
 
 
 @pytest.fixture
-def live(nano: VLM, fake: FakeVllm, tmp_path: Path) -> Iterator[LiveServer]:
-    backend = VllmBackend(nano.folder, nano.processor, max_context=4096, max_images=16, adapters={"tuned": tmp_path})
-    with serving(backend, ServerSettings(name="nano", adapters={"tuned": tmp_path})) as server:
+def live(nano: VLM, fake: FakeVllm) -> Iterator[LiveServer]:
+    backend = VllmBackend(nano.folder, nano.processor, max_context=4096, max_images=16)
+    with serving(backend, ServerSettings(name="nano")) as server:
         yield server
 
 
@@ -64,12 +63,12 @@ def test_vllm_gets_our_prompt_with_one_token_for_each_picture(live: LiveServer, 
     assert fake.arguments["hf_overrides"] == {"architectures": ["DeepseekVLV2ForCausalLM"]}
 
 
-def test_options_schemas_and_adapters_reach_vllm(live: LiveServer, fake: FakeVllm) -> None:
+def test_options_and_schemas_reach_vllm(live: LiveServer, fake: FakeVllm) -> None:
     schema = {"type": "object", "properties": {}}
     live.post(
         CHAT,
         {
-            "model": "tuned",
+            "model": "nano",
             "messages": [user("Hello")],
             "temperature": 0.5,
             "top_p": 0.9,
@@ -82,7 +81,6 @@ def test_options_schemas_and_adapters_reach_vllm(live: LiveServer, fake: FakeVll
     sampling = asked.sampling
     assert (sampling.temperature, sampling.top_p, sampling.seed, sampling.max_tokens) == (0.5, 0.9, 3, 7)
     assert sampling.structured_outputs.json == '{"type": "object", "properties": {}}'
-    assert (asked.lora.name, asked.lora.number) == ("tuned", 1)
 
 
 def test_a_stop_text_ends_the_work_of_vllm_too(live: LiveServer, fake: FakeVllm) -> None:

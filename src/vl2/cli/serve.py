@@ -134,8 +134,8 @@ class Serve:
         from vl2.process.processor import Processor
         from vl2.serve.vllm_backend import VllmBackend
 
-        if self.model.adapter is not None:
-            raise UserError("--adapter is merged by this package alone: with vLLM serve it with --lora NAME=FOLDER")
+        if self.model.adapter is not None or settings.adapters:
+            raise UserError("vLLM runs no adapters of this model: merge the adapter into a checkpoint and serve that")
         folder = self.model.locate(quiet=self.output.quiet)
         processor = Processor.from_folder(folder, tiling=self.model.tiling_rule(), max_tiles=self.model.max_tiles)
         config = ModelConfig.from_file(folder / "config.json")
@@ -145,7 +145,6 @@ class Serve:
             max_context=self.model.max_context or config.language_config.max_position_embeddings,
             max_images=self.max_images,
             dtype=self.model.dtype,
-            adapters=settings.adapters,
         )
 
 

@@ -20,7 +20,7 @@ class Ask:
     """One answer that is wanted."""
 
     sample: Sample
-    images: tuple[Image.Image, ...]  # those of the sample, for a backend that cuts them itself
+    images: tuple[Image.Image, ...]  # those of the sample, where the backend needs them
     options: GenerateOptions
     adapter: str | None
     num_logprobs: int | None
@@ -54,6 +54,10 @@ class Backend(Protocol):
 
     @property
     def processor(self) -> Processor: ...
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it cuts pictures itself, and so must have them whole."""
 
     @property
     def max_context(self) -> int: ...

@@ -23,6 +23,8 @@ RATE_WINDOW_S = 10.0
 class EngineBackend:
     """Runs the engine on a loaded model."""
 
+    needs_images = False
+
     def __init__(self, vlm: VLM, limits: EngineLimits, adapters: Mapping[str, Path]) -> None:
         switch = AdapterSwitch(vlm.model, adapters) if adapters else None
         self.scheduler = Scheduler(vlm.model, vlm.processor.tokenizer, limits, adapters=switch, reuse=vlm.reuse)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -14,8 +15,19 @@ from PIL import Image
 
 from vl2.errors import UserError
 from vl2.process.decode import ImageOptions, decode_image, refuse
+from vl2.process.fetch import fetch
 from vl2.process.image import describe_source, open_image
 from vl2.serve.settings import ServerSettings
+
+MAX_DECODING = 4  # requests whose pictures are decoded and cut at once: what bounds the memory of pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A picture as it came: its bytes, or a data URL that holds them."""
+
+    name: str  # for messages
+    data: bytes | str
 
 
 class ImageLoader:
@@ -24,6 +36,7 @@ class ImageLoader:
     def __init__(self, settings: ServerSettings, options: ImageOptions) -> None:
         """`options` say how pictures become RGB; what may be opened is the server's to say."""
         self._limits = settings.limits
+        self.room = threading.BoundedSemaphore(MAX_DECODING)
         self._folders = tuple(folder.resolve() for folder in settings.allowed_folders)
         self._options = replace(
             options,
@@ -33,36 +46,55 @@ class ImageLoader:
             max_bytes=settings.limits.max_image_bytes,
         )
 
-    def open_all(self, sources: Sequence[str]) -> list[Image.Image]:
-        """Return the pictures in RGB. UserError names the first that is refused, and why."""
+    def read_all(self, sources: Sequence[str]) -> list[Source]:
+        """Return what the sources hold, undecoded. UserError names the first that cannot be had, and why."""
         limits = self._limits
         if len(sources) > limits.max_images:
             raise UserError(f"a request may have at most {limits.max_images} images, got {len(sources)}")
         deadline = time.monotonic() + limits.fetch_timeout_s
+        bytes_left = limits.max_body_bytes
+        found = []
+        for source in sources:
+            data = self._read(source, deadline, min(limits.max_image_bytes, bytes_left))
+            bytes_left -= len(data) if isinstance(data, bytes) else 0
+            if bytes_left < 1:
+                raise UserError(f"the images of the request have more than {limits.max_body_bytes} bytes")
+            found.append(Source(name=describe_source(source), data=data))
+        return found
+
+    def decode_all(self, sources: Sequence[Source]) -> list[Image.Image]:
+        """Return the pictures in RGB. UserError names the first that is none, or too large. Call it with `room`."""
+        limits = self._limits
         images: list[Image.Image] = []
         pixels_left = limits.max_request_pixels
         for source in sources:
-            seconds_left = deadline - time.monotonic()
-            if seconds_left <= 0:
-                raise UserError(f"the images of the request were not there within {limits.fetch_timeout_s:g} s")
             if pixels_left < 1:
                 raise UserError(f"the images of the request have more than {limits.max_request_pixels} pixels")
-            options = replace(
-                self._options, max_pixels=min(limits.max_image_pixels, pixels_left), url_timeout_s=seconds_left
-            )
-            image = self._open(source, options)
+            options = replace(self._options, max_pixels=min(limits.max_image_pixels, pixels_left))
+            if isinstance(source.data, bytes):
+                image = decode_image(source.data, source.name, options)
+            else:
+                image = open_image(source.data, options)
             pixels_left -= image.width * image.height
             images.append(image)
         return images
 
-    def _open(self, source: str, options: ImageOptions) -> Image.Image:
-        scheme = source[:8].lower()
-        if scheme.startswith(("data:", "http://", "https://")):
-            return open_image(source, options)
-        name = describe_source(source)
+    def _read(self, source: str, deadline: float, max_bytes: int) -> bytes | str:
+        """Return the bytes of a URL or file; a data URL stays as it is, its bytes are here already."""
+        scheme, name = source[:8].lower(), describe_source(source)
+        if scheme.startswith("data:"):
+            return source
+        if scheme.startswith(("http://", "https://")):
+            if not self._options.allow_urls:
+                refuse(name, "URLs are not fetched here; send a data URL")
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0:
+                raise UserError(f"the images of the request were not there within {self._limits.fetch_timeout_s:g} s")
+            allow_private = self._options.allow_private_urls
+            return fetch(source, max_bytes=max_bytes, timeout_s=seconds_left, allow_private=allow_private)
         if not self._folders:
             refuse(name, "files are not served here; send a data URL or an http(s) URL")
-        return decode_image(self._read_file(source, name, options.max_bytes), name, options)
+        return self._read_file(source, name, max_bytes)
 
     def _read_file(self, source: str, name: str, max_bytes: int) -> bytes:
         path = self._allowed_path(source, name)

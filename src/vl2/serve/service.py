@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ from vl2.serve.settings import ServerSettings
 from vl2.serve.slots import FairSlots
 
 Turns = Sequence[Mapping[str, Any]]
+
+MAX_PREPARING = 16  # requests whose pictures are read or decoded at once; most of them wait for networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,7 @@ class Service:
         # What cuts a connection off whose client reads nothing; the server that owns the connections puts it here.
         self.abort_connection: Callable[[tuple[str, int] | None], None] = lambda client: None
         self._slots = FairSlots(settings.max_prepared, max_waiting=4 * settings.max_prepared)
+        self._workers = ThreadPoolExecutor(MAX_PREPARING, thread_name_prefix="vl2-prepare")
         self._loader = ImageLoader(settings, backend.processor.image_options)
 
     def _numbers(self) -> Numbers:
@@ -85,22 +89,32 @@ class Service:
         sources = [part["image"] for part in _image_parts(turns)]
 
         def prepare() -> Prompt:
-            images = self._loader.open_all(sources)
-            # Kept apart from what clients write: no text of theirs can name a picture that was not opened here.
-            opened = iter(images)
-            placed = [_with_images(turn, lambda: next(opened)) for turn in turns]
-            return Prompt(sample=self.backend.processor.encode(placed), images=tuple(images))
+            read = self._loader.read_all(sources)
+            with self._loader.room:
+                images = self._loader.decode_all(read)
+                # Kept apart from what clients write: no text of theirs can name a picture that was not opened here.
+                opened = iter(images)
+                placed = [_with_images(turn, lambda: next(opened)) for turn in turns]
+                return self._prompt(self.backend.processor.encode(placed), images)
 
-        return await asyncio.to_thread(prepare)
+        return await self._in_thread(prepare)
 
     async def prepare_text(self, text: str, sources: Sequence[str]) -> Prompt:
         """Open the pictures of a raw prompt, one for each `<image>` in it, and write its tokens."""
 
         def prepare() -> Prompt:
-            images = self._loader.open_all(sources)
-            return Prompt(sample=self.backend.processor.encode_prompt(text, images), images=tuple(images))
+            read = self._loader.read_all(sources)
+            with self._loader.room:
+                images = self._loader.decode_all(read)
+                return self._prompt(self.backend.processor.encode_prompt(text, images), images)
 
-        return await asyncio.to_thread(prepare)
+        return await self._in_thread(prepare)
+
+    def _prompt(self, sample: Sample, images: Sequence[Image.Image]) -> Prompt:
+        return Prompt(sample=sample, images=tuple(images) if self.backend.needs_images else ())
+
+    async def _in_thread(self, prepare: Callable[[], Prompt]) -> Prompt:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, prepare)
 
     async def open(
         self,

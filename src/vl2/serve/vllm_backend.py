@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from time import monotonic
@@ -34,6 +34,8 @@ MAX_UNDER_WAY = 1024
 class VllmBackend:
     """Runs vLLM's asynchronous engine in this process."""
 
+    needs_images = True
+
     def __init__(
         self,
         folder: Path,
@@ -42,21 +44,18 @@ class VllmBackend:
         max_context: int,
         max_images: int,
         dtype: str = "auto",
-        adapters: Mapping[str, Path] | None = None,
     ) -> None:
         """UserError where vLLM is not installed, or where it would read pictures by another rule than is asked for."""
         if processor.tiling.rule != "paper" or processor.max_tiles is not None:
             raise UserError("vLLM cuts pictures by the paper's rule alone: leave --tiling and --max-tiles out")
         self._vllm = _library()
         self.processor, self.max_context = processor, max_context
-        self._adapters = dict(adapters or {})
         self._arguments: dict[str, Any] = {
             "model": str(folder),
             "dtype": dtype,
             "max_model_len": max_context,
             "hf_overrides": {"architectures": [ARCHITECTURE]},
             "limit_mm_per_prompt": {"image": max_images},
-            **({"enable_lora": True, "max_loras": len(self._adapters), "max_lora_rank": 64} if self._adapters else {}),
         }
         self._engine: Any = None
         self._num_under_way = 0
@@ -114,12 +113,6 @@ class VllmBackend:
             **given,
         )
 
-    def _lora(self, adapter: str | None) -> Any:
-        if adapter is None:
-            return None
-        request = import_module("vllm.lora.request").LoRARequest
-        return request(adapter, list(self._adapters).index(adapter) + 1, str(self._adapters[adapter]))
-
     async def generate(self, ask: Ask, sampling: Any) -> AsyncIterator[Output]:
         """Yield an output per token of one ask."""
         request_id = uuid.uuid4().hex
@@ -130,7 +123,7 @@ class VllmBackend:
         is_over = False
         self._num_under_way += 1
         try:
-            stream = self._engine.generate(prompt, sampling, request_id, lora_request=self._lora(ask.adapter))
+            stream = self._engine.generate(prompt, sampling, request_id)
             async for output in stream:
                 (part,) = output.outputs
                 logprobs = part.logprobs or [None] * len(part.token_ids)
