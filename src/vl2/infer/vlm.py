@@ -198,7 +198,7 @@ class VLM:
     ) -> list[Reply]:
         """Answer many conversations, decoded together.
 
-        The answers are those of one by one; in bfloat16 a near tie may be rounded otherwise.
+        The answers are those of one by one; in bfloat16 without the kernels a near tie may be rounded otherwise.
         """
         default = make_options(options)
         items = [r if isinstance(r, Request) else Request(messages=r, options=default) for r in requests]

@@ -1,0 +1,102 @@
+"""How fast products with a few rows read their weights: the kernels beside PyTorch's own, as shares of the read limit.
+
+    python benchmarks/products.py                      # all threads, wall time; run it on a quiet machine
+    OMP_NUM_THREADS=1 python benchmarks/products.py    # one thread, its own time: fair on a busy machine too
+
+Every weight is one of many of its shape, 256 MB together in large pages, so that none stays in a cache. The limit is a
+plain sum over the same memory in the same run. About a minute.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vl2.kernels import Library, load_kernels
+from vl2.kernels.products import multiply
+from vl2.kernels.structures import BF16, INT4, INT8, MatrixC
+from vl2.quant.formats import Kind, quantise, weight_bytes
+from vl2.weights.huge_pages import prefer_huge_pages
+
+BYTES = 256 << 20
+SHAPES = {"a quarter of the head": (32320, 1280), "expert, gate": (896, 1280), "expert, down": (1280, 896)}
+ROWS = (1, 2, 4, 8, 16)
+Clock = Callable[[], float]
+
+
+def best_rate(run: Callable[[], None], nbytes: int, clock: Clock, repeats: int = 5) -> float:
+    """Return GB/s of the fastest run."""
+    times = []
+    for _ in range(repeats):
+        start = clock()
+        run()
+        times.append(clock() - start)
+    return nbytes / min(times) / 1e9
+
+
+def copies(tensor: Tensor, count: int) -> Tensor:
+    out = torch.empty(count, *tensor.shape, dtype=tensor.dtype)
+    prefer_huge_pages(out)
+    return out.copy_(tensor.expand_as(out))
+
+
+def kernel_rate(kernels: Library, shape: tuple[int, int], kind: Kind | None, rows: int, clock: Clock) -> float:
+    N, K = shape
+    weight = torch.randn(N, K).to(torch.bfloat16)
+    each = 2 * N * K if kind is None else weight_bytes(kind, shape)
+    count = max(1, BYTES // each)
+    held = [weight] if kind is None else [(q := quantise(weight, kind)).codes, q.scales]
+    stacks = [copies(tensor, count) for tensor in held]
+    number = BF16 if kind is None else INT8 if kind == "int8" else INT4
+    matrices = [
+        MatrixC(number, N, K, stacks[0][i].data_ptr(), stacks[-1][i].data_ptr() if kind else None) for i in range(count)
+    ]
+    x = torch.randn(rows, K).to(torch.bfloat16)
+
+    def run() -> None:
+        for matrix in matrices:
+            multiply(kernels, matrix, x)
+
+    return best_rate(run, each * count, clock)
+
+
+def torch_rate(shape: tuple[int, int], rows: int, clock: Clock) -> float:
+    N, K = shape
+    count = max(1, BYTES // (2 * N * K))
+    stack, x = copies(torch.randn(N, K).to(torch.bfloat16), count), torch.randn(rows, K).to(torch.bfloat16)
+
+    def run() -> None:
+        for weight in stack:
+            F.linear(x, weight)
+
+    return best_rate(run, stack.nbytes, clock)
+
+
+@torch.inference_mode()
+def main() -> None:
+    kernels = load_kernels()
+    if kernels is None:
+        raise SystemExit("there are no kernels here: install a C++ compiler, and do not set VL2_KERNELS=off")
+    threads = torch.get_num_threads()
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    memory = copies(torch.ones(BYTES // 8, dtype=torch.int64), 1)
+    limit = best_rate(lambda: memory.sum() and None, BYTES, clock)
+    print(f"{threads} threads, {kernels.level} kernels; reading alone: {limit:.1f} GB/s\n")
+    print(f"GB/s of weights {'':24} " + " ".join(f"{rows:>3} rows" for rows in ROWS))
+    for name, shape in SHAPES.items():
+        figures = {"PyTorch linear, bfloat16": [torch_rate(shape, rows, clock) for rows in ROWS]}
+        for kind in (None, "int8", "int4"):
+            figures[f"kernels, {kind or 'bfloat16'}"] = [
+                kernel_rate(kernels, shape, kind, rows, clock) for rows in ROWS
+            ]
+        print(f"{name}, {shape[0]} x {shape[1]}")
+        for way, rates in figures.items():
+            print(f"  {way:38} " + " ".join(f"{rate:8.1f}" for rate in rates))
+
+
+if __name__ == "__main__":
+    main()
