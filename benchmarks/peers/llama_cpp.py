@@ -13,7 +13,6 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +161,7 @@ class Peer:
         return {
             **loaded,
             "name": f"llama.cpp {self._kind}",
-            "versions": {"llama-cpp-python": version("llama-cpp-python")},
+            "versions": {"llama-cpp-python": lib.__version__},
         }
 
     def _open(self, path: Path, threads: int) -> None:

@@ -76,7 +76,7 @@ def compete(
         say("the machine's limits")
         machine = measure_machine(config, device)
         loading = load_stage(load_task)
-        runs = []
+        runs: list[Runs] = []
         for contestant in contestants:
             say(f"load: {contestant.command[-1]}")
             # Ours alone is quantised; a peer says in its name what it holds.
@@ -96,7 +96,8 @@ def compete(
                 made.unsupported[loading.name] = loaded["not_loaded"]
             runs.append(made)
         for contestant, made in zip(contestants, runs, strict=True):
-            _warm_up(contestant, stages, say=lambda text, made=made: say(f"warm up: {made.name}, {text}"))
+            say(f"warm up: {made.name}")
+            _warm_up(contestant, stages)
         for number in range(1, sizes.rounds + 1):
             for stage in stages:
                 turn = list(zip(contestants, runs, strict=True))
@@ -128,11 +129,10 @@ def _measure(contestant: Contestant, made: Runs, stage: Stage, seed: int) -> Non
     made.seconds.setdefault(stage.name, []).append(answer["bytes"] if stage.unit == "GB" else answer["seconds"])
 
 
-def _warm_up(contestant: Contestant, stages: Sequence[Stage], say: Say) -> None:
+def _warm_up(contestant: Contestant, stages: Sequence[Stage]) -> None:
     """Let each kind of work run once with little, so that no round pays for kernels that are made when first used."""
     little = {"encode": {"tiles": 1}, "prefill": {"tokens": 64}, "decode": {"steps": 1}}
     for stage in stages:
         kind = stage.task["do"]
         if kind in little:
-            say(stage.name)
             contestant.ask({**stage.task, **little[kind], "seed": 0}, timeout_s=STAGE_TIMEOUT_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -115,7 +115,7 @@ class Bench:
 
 
 @contextlib.contextmanager
-def _saying(quiet: bool) -> Iterator[object]:
+def _saying(quiet: bool) -> Iterator[Callable[[str], None]]:
     """Show on stderr what is being measured, where it is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda text: None

@@ -18,8 +18,10 @@ from vl2.infer.byte_lru import ByteLRU
 from vl2.model import VL2
 from vl2.process.sample import Sample
 
-# Tiles encoded at once: enough to keep the machine busy, few enough to bound the memory.
+# Tiles encoded at once: enough to keep the machine busy, few enough to bound the memory. A CPU is busy with one large
+# tile, and whoever waits for the next token of another answer waits for the pass.
 TILES_PER_PASS = 16
+PATCHES_PER_PASS_ON_CPU = 1024
 DEFAULT_ENCODER_BYTES = 64 << 20  # 130 tiles of the tiny size, 64 of the base size
 
 
@@ -80,7 +82,7 @@ class EncoderCache:
 
 def encode_image(model: VL2, image: TiledImage) -> Iterator[Tensor | None]:
     """Yield None after each pass of the encoder but the last, then the image's arranged visual tokens [tokens, D]."""
-    parts = []
+    parts: list[Tensor] = []
     for tiles in image.tiles.split(TILES_PER_PASS):
         if parts:
             yield None
