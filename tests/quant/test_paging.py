@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -56,19 +57,11 @@ class Watched(ExpertPager):
     def __init__(self, mapped: MappedModel, budget_bytes: int) -> None:
         super().__init__(mapped, budget_bytes)
         self.gone: list[int] = []
-        starts = {id(part.file) + part.offset: key[1] for key, parts in self._stretches.items() for part in parts[:1]}
-        for file in mapped.files.values():
-            self._watch(file, starts)
 
-    def _watch(self, file: MappedFile, starts: dict[int, int]) -> None:
-        let_go = file.let_go
-
-        def watched(offset: int, nbytes: int) -> None:
-            if id(file) + offset in starts:
-                self.gone.append(starts[id(file) + offset])
-            let_go(offset, nbytes)
-
-        file.let_go = watched  # type: ignore[method-assign]
+    def use(self, layer: str, experts: Iterable[int]) -> None:
+        before = list(self._held)
+        super().use(layer, experts)
+        self.gone += [expert for layer_name, expert in before if (layer_name, expert) not in self._held]
 
 
 def test_the_least_recently_used_expert_leaves_first(folder: Path) -> None:

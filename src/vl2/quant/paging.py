@@ -25,6 +25,7 @@ from vl2.quant.read import MappedModel
 from vl2.weights.load import Progress
 from vl2.weights.mapped_file import MappedFile
 
+WINDOW = 1 << 16  # with a page that is touched, Linux maps those around it that are in its cache, up to so many bytes
 EXPERTS = ".experts."  # in the names of the state dict
 
 
@@ -35,6 +36,12 @@ class Stretch:
     file: MappedFile
     offset: int
     nbytes: int
+
+    def surroundings(self) -> tuple[int, int]:
+        """Return offset and size with what the system brought in beside it."""
+        first = self.offset // WINDOW * WINDOW
+        stop = min(self.file.nbytes, -(-(self.offset + self.nbytes) // WINDOW) * WINDOW)
+        return first, stop - first
 
 
 Key = tuple[str, int]  # a MoE layer by name, an expert of it
@@ -100,7 +107,8 @@ class ExpertPager:
             key, nbytes = self._held.popitem(last=False)
             self.held_bytes -= nbytes
             for part in self._stretches[key]:
-                part.file.let_go(part.offset, part.nbytes)
+                # An expert beside it that is in use loses a few pages, which come back when they are touched.
+                part.file.let_go(*part.surroundings())
 
     def _chosen(self, layer: str, gate: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
         _, _, expert_TK = outputs
