@@ -1,6 +1,6 @@
 """What a pipeline loses to waiting, with the encoder cut by layers and as one stage: measured, and simulated.
 
-    python benchmarks/pipeline_bubble.py --out bubble.json          # four processes, about three minutes
+    python benchmarks/pipeline_bubble.py --out bubble.json          # four processes, about eight minutes
     python benchmarks/pipeline_bubble.py --simulate-only            # the paper's scale alone, under a minute
 
 Measured: four processes run the trainer's own pipeline over gloo, segments, schedules, exchange and all, around a
@@ -217,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["tiny", "base"], choices=("tiny", "small", "base"))
     parser.add_argument("--batches", type=int, default=8)
-    parser.add_argument("--batch-s", type=float, default=0.6, help="forward seconds of a micro-batch, all ranks")
+    parser.add_argument("--batch-s", type=float, default=2.0, help="forward seconds of a micro-batch, all ranks")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--stages", type=int, default=8, help="at the paper's scale")
     parser.add_argument("--simulate-only", action="store_true")

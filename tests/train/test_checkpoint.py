@@ -74,7 +74,7 @@ def test_what_changes_after_the_save_is_not_written(tmp_path: Path) -> None:
 
 
 def test_two_names_of_one_memory_are_stored_once(tmp_path: Path) -> None:
-    write_tensors(take_snapshot(some_state(), whole_block, is_first=True), tmp_path, 0)
+    write_tensors(take_snapshot(some_state(), whole_block, writes_whole=True), tmp_path, 0)
     table = json.loads((tmp_path / "rank-00000.json").read_text())["tensors"]
     assert table["optimizer/a.weight/master"]["stored_as"] == table["model/a.weight"]["stored_as"] == "model/a.weight"
 
@@ -148,7 +148,7 @@ def test_any_number_of_ranks_reads_what_any_number_wrote(
 ) -> None:
     whole = torch.arange(4 * 7 * 6, dtype=torch.float32).reshape(4, 7, 6)
     for rank in range(writers):
-        snapshot = take_snapshot({"w": whole}, lambda t, r=rank: cut(t, r, writers, axes[0]), is_first=rank == 0)
+        snapshot = take_snapshot({"w": whole}, lambda t, r=rank: cut(t, r, writers, axes[0]), writes_whole=rank == 0)
         write_tensors(snapshot, tmp_path, rank)
     for rank in range(readers):
         wanted = cut(whole, rank, readers, axes[1])
@@ -159,7 +159,7 @@ def test_any_number_of_ranks_reads_what_any_number_wrote(
 
 
 def test_another_model_is_refused_by_the_name_of_its_tensor(tmp_path: Path) -> None:
-    write_tensors(take_snapshot({"w": torch.ones(2, 3)}, whole_block, is_first=True), tmp_path, 0)
+    write_tensors(take_snapshot({"w": torch.ones(2, 3)}, whole_block, writes_whole=True), tmp_path, 0)
     reader = TensorReader(tmp_path)
     with pytest.raises(UserError, match=r"w is \[2, 3\], the model has \[3, 3\]"):
         fill({"w": torch.ones(3, 3)}, {}, reader, whole_block)
