@@ -138,3 +138,13 @@ def test_who_follows_the_router_is_not_passed_by() -> None:
     assert decode_plan(model) is None
     handle.remove()
     assert decode_plan(model) is not None
+
+
+@pytest.mark.parametrize("size", MODELS)
+@torch.inference_mode()
+def test_an_answer_may_begin_with_nothing_before_it(size: str) -> None:
+    model = model_of(size)
+    config = model.config.language_config
+    caches = [Cache.allocate(config, 1, 4, dtype=model.dtype, device=model.device) for _ in range(2)]
+    expected, got = decode_plainly(model, [7], caches[0]), plan_of(model).run([7], caches[1])
+    assert (got - expected).norm() < 0.05 * expected.norm()

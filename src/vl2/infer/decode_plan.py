@@ -59,7 +59,7 @@ class DecodePlan:
         self._layers = (LayerC * len(layers))(*layers)
         self._model = self._described(decoder.norm.weight, decoder.norm, model.language.lm_head)
         self._embeddings = decoder.embed_tokens
-        self._rotary_dim, self._angles = decoder.rotary_dim, rotary_angles(torch.zeros(1, 0), 2, 1.0)
+        self._rotary_dim, self._angles = decoder.rotary_dim, (torch.empty(0, 0), torch.empty(0, 0))
 
     def is_current(self) -> bool:
         """Whether all weights are where the plan knows them."""

@@ -54,22 +54,29 @@ inline float soften(float* scores, int64_t count) {
     return sum(total) + rest;
 }
 
-// sum over positions of weight * value, `channels` a multiple of 16 and at most 16 * LANES at a time.
-inline void mix(const float* weights, float scale, const bf16* values, int64_t stride, int64_t count, int64_t channels,
-                bf16* out) {
-    constexpr int AT_ONCE = 8;
-    for (int64_t c = 0; c < channels; c += AT_ONCE * LANES) {
-        const int vectors = static_cast<int>(std::min<int64_t>(AT_ONCE, (channels - c) / LANES));
-        Floats acc[AT_ONCE] = {};
-        if (vectors == AT_ONCE) {
-            for (int64_t i = 0; i < count; i++)
-                for (int v = 0; v < AT_ONCE; v++) acc[v] += weights[i] * load(values + i * stride + c + v * LANES);
-        } else {
-            for (int64_t i = 0; i < count; i++)
-                for (int v = 0; v < vectors; v++) acc[v] += weights[i] * load(values + i * stride + c + v * LANES);
-        }
-        for (int v = 0; v < vectors; v++) store(out + c + v * LANES, acc[v] * scale);
+// `V` vectors of the sum over rows of weight * row, into `out`.
+template <int V, class T>
+inline void mix_vectors(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count, bf16* out) {
+    Floats acc[V] = {};
+    for (int64_t i = 0; i < count; i++) {
+        float weight;
+        if constexpr (sizeof(T) == 2) weight = to_float(weights[i]);
+        else weight = weights[i];
+        for (int v = 0; v < V; v++) acc[v] += weight * load(rows + i * stride + v * LANES);
     }
+    for (int v = 0; v < V; v++) store(out + v * LANES, acc[v] * scale);
+}
+
+// The sum over rows of weight * row, times `scale`; `channels` is a multiple of 16. Each channel is added up alike,
+// however many are added up together.
+template <class T>
+inline void mix(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count, int64_t channels,
+                bf16* out) {
+    int64_t c = 0;
+    for (; c + 16 * LANES <= channels; c += 16 * LANES)
+        mix_vectors<16>(weights, scale, rows + c, stride, count, out + c);
+    for (; c + 8 * LANES <= channels; c += 8 * LANES) mix_vectors<8>(weights, scale, rows + c, stride, count, out + c);
+    for (; c < channels; c += LANES) mix_vectors<1>(weights, scale, rows + c, stride, count, out + c);
 }
 
 // Plain attention of one row and one head of keys, with all the query heads that share it.
@@ -116,15 +123,10 @@ inline void attend_latent(const Model& model, const Step& step, int64_t layer, i
     const int64_t R = model.rank, nope = model.nope_dim, rope = model.rope_dim, V = model.value_dim, half = rope / 2;
     const bf16* q = query + head * (nope + rope);
     const bf16* expand = reinterpret_cast<const bf16*>(model.layers[layer].value.codes) + head * (nope + V) * R;
-    static thread_local std::vector<float> scores, wide, unrotated;
+    static thread_local std::vector<float> scores, unrotated;
     static thread_local std::vector<bf16> absorbed, mixed;
-    wide.assign(R, 0.0f);
-    for (int64_t c = 0; c < nope; c++) {
-        const float weight = to_float(q[c]);
-        for (int64_t r = 0; r < R; r += LANES) store(&wide[r], load(&wide[r]) + weight * load(expand + c * R + r));
-    }
     absorbed.resize(R + rope);
-    for (int64_t r = 0; r < R; r++) absorbed[r] = to_bf16(wide[r]);
+    mix(q, 1.0f, expand, R, nope, R, absorbed.data());
     unrotated.resize(rope);
     for (int64_t c = 0; c < rope; c++) unrotated[c] = to_float(q[nope + c]);
     rotate_pairs(unrotated.data(), step.cosines + row * half, step.sines + row * half, half, &absorbed[R]);
