@@ -124,7 +124,7 @@ def test_wrong_arguments_are_refused_in_one_line(
 
 
 def test_the_named_peers_are_the_adapters_of_the_checkout() -> None:
-    command = peer_command("llama-cpp")
+    command = peer_command("llama-text")
     assert command[0] == sys.executable
     assert Path(command[1]).is_file()
 

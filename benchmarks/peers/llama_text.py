@@ -1,4 +1,4 @@
-"""llama.cpp's text model: for `vl2 bench --against "VENV/bin/python benchmarks/peers/llama_cpp.py [bf16|Q8_0|Q4_0]"`.
+"""llama.cpp's text model: for `vl2 bench --against "VENV/bin/python benchmarks/peers/llama_text.py [bf16|Q8_0|Q4_0]"`.
 
 Its environment: `pip install llama-cpp-python gguf`, which compiles llama.cpp. That does not know DeepSeek-VL2, but
 the language model of the tiny size is a DeepSeek-MoE, which it does: multi-head attention, softmax routing, shared
