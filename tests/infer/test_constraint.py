@@ -201,6 +201,16 @@ def test_more_logits_than_ids_are_forbidden_and_the_guard_yields_to_the_constrai
     assert choose_token(logits, options, seen_ids={0}, new_ids=[0], generator=generator, allowed_V=only_zero) == 0
 
 
+@given(st.lists(st.integers(0, 999), max_size=3), st.sampled_from(["", "0", "1", "12", "999"]))
+def test_what_was_written_before_the_open_number_changes_nothing_but_its_least_value(numbers, digits) -> None:
+    state = BoxListState("number", tuple(numbers), digits)
+    forgetful = state.without_past()
+    for text in (*map(str, range(0, 1000, 7)), ",", "]", "]]", "],", ", ", "x"):
+        after, same = state.push(text), forgetful.push(text)
+        assert (after is None) == (same is None)
+        assert after is None or same is None or after.num_chars_left == same.num_chars_left
+
+
 def test_a_box_list_shrinks_with_every_digit() -> None:
     states = [BoxListState().push("[[" + digits) for digits in ("", "1", "12", "123")]
     assert all(a and b and a.num_chars_left > b.num_chars_left for a, b in pairwise(states))

@@ -6,8 +6,7 @@ one blank after each comma. Every state can be finished; `num_chars_left` says w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from vl2.process.grounding import SCALE
 
@@ -16,11 +15,18 @@ SHORTEST = len("[[999, 999, 999, 999]]")  # characters that are always enough fo
 ALPHABET = frozenset("[]0123456789, ")
 
 Phase = Literal["list", "box", "number", "in box", "between boxes", "after box", "end"]
+FOLLOWING: dict[tuple[Phase, str], Phase] = {
+    ("list", "["): "box",
+    ("box", "["): "number",
+    ("in box", " "): "number",
+    ("after box", ","): "between boxes",
+    ("after box", "]"): "end",
+    ("between boxes", " "): "box",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class BoxListState:
-    """What of a list has been written."""
+class BoxListState(NamedTuple):
+    """What of a list has been written. A tuple: thousands are made for each token of a large vocabulary."""
 
     phase: Phase = "list"  # what is expected next; "in box" and "between boxes": the blank after a comma
     numbers: tuple[int, ...] = ()  # finished numbers of the open box
@@ -33,49 +39,50 @@ class BoxListState:
     @property
     def num_chars_left(self) -> int:
         """Return how many characters are always enough to finish from here."""
-        numbers_after = 3 - len(self.numbers)
-        rest = numbers_after * len(", 999") + len("]]")
-        return {
-            "list": SHORTEST,
-            "box": SHORTEST - 1,
-            "number": MAX_DIGITS - len(self.digits) + rest,
-            "in box": 1 + MAX_DIGITS + rest,
-            "between boxes": 1 + SHORTEST - 1,
-            "after box": 1,
-            "end": 0,
-        }[self.phase]
+        rest = (3 - len(self.numbers)) * len(", 999") + len("]]")
+        if self.phase == "number":
+            return MAX_DIGITS - len(self.digits) + rest
+        if self.phase == "in box":
+            return 1 + MAX_DIGITS + rest
+        return {"list": SHORTEST, "box": SHORTEST - 1, "between boxes": SHORTEST, "after box": 1, "end": 0}[self.phase]
+
+    @property
+    def lowest(self) -> int:
+        """Return the least value of the next number: x1 is not below x0, nor y1 below y0."""
+        return self.numbers[len(self.numbers) - 2] if len(self.numbers) >= 2 else 0
+
+    def without_past(self) -> BoxListState:
+        """Return a state that takes the same characters up to the end of the open number."""
+        known = len(self.numbers)
+        numbers = [0] * known
+        if known >= 2:
+            numbers[known - 2] = self.lowest
+        return BoxListState(self.phase, tuple(numbers), self.digits)
 
     def push(self, text: str) -> BoxListState | None:
         """Return the state after these characters, or None where no list continues so."""
         state: BoxListState | None = self
         for char in text:
-            state = state and state._push(char)
+            state = None if state is None else state.push_char(char)
         return state
 
-    def _push(self, char: str) -> BoxListState | None:
+    def push_char(self, char: str) -> BoxListState | None:
+        """Return the state after one character, or None."""
         if self.phase == "number":
             return self._push_in_number(char)
-        following: dict[tuple[Phase, str], BoxListState] = {
-            ("list", "["): BoxListState(phase="box"),
-            ("box", "["): BoxListState(phase="number"),
-            ("in box", " "): replace(self, phase="number"),
-            ("after box", ","): BoxListState(phase="between boxes"),
-            ("after box", "]"): BoxListState(phase="end"),
-            ("between boxes", " "): BoxListState(phase="box"),
-        }
-        return following.get((self.phase, char))
+        following = FOLLOWING.get((self.phase, char))
+        return None if following is None else BoxListState(following, self.numbers)
 
     def _push_in_number(self, char: str) -> BoxListState | None:
-        # The third number is not below the first, nor the fourth below the second.
-        lowest = self.numbers[len(self.numbers) - 2] if len(self.numbers) >= 2 else 0
+        lowest = self.lowest
         if char.isascii() and char.isdigit():
             digits = self.digits + char
             highest = 0 if digits[0] == "0" else int(digits.ljust(MAX_DIGITS, "9"))
             fits = len(digits) <= MAX_DIGITS and not (len(digits) > 1 and digits[0] == "0")
-            return replace(self, digits=digits) if fits and highest >= lowest else None
+            return BoxListState("number", self.numbers, digits) if fits and highest >= lowest else None
         is_last = len(self.numbers) == 3
         if char != ("]" if is_last else ",") or not self.digits or int(self.digits) < lowest:
             return None
         if is_last:
-            return BoxListState(phase="after box")
-        return BoxListState(phase="in box", numbers=(*self.numbers, int(self.digits)))
+            return BoxListState("after box")
+        return BoxListState("in box", (*self.numbers, int(self.digits)))

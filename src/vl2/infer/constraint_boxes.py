@@ -7,6 +7,7 @@ small, and its order of corners is beyond what grammars of the libraries can say
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -41,6 +42,20 @@ class WellFormedBoxes:
         return WellFormedBoxesState(_vocabulary(tokenizer), only_boxes=self.only_boxes)
 
 
+class Trie:
+    """Texts by their characters, so that what begins wrongly is left aside at once."""
+
+    def __init__(self) -> None:
+        self.below: dict[str, Trie] = {}
+        self.ids: list[int] = []  # of the text that ends here
+
+    def add(self, text: str, token_id: int) -> None:
+        node = self
+        for char in text:
+            node = node.below.setdefault(char, Trie())
+        node.ids.append(token_id)
+
+
 class Vocabulary:
     """The ids of a tokenizer by what they may be part of."""
 
@@ -51,24 +66,38 @@ class Vocabulary:
         self.bytes = [tokenizer.token_bytes(i, skip_special=True) for i in range(self.size)]
         # Text that spells a tag out would be read as one.
         spelled = tuple(tag.encode() for tag in TAGS)
-        self.text_mask = torch.tensor([bool(b) and not any(tag in b for tag in spelled) for b in self.bytes])
+        self.text_mask = torch.tensor(
+            [bool(b) and not (b"|>" in b and any(tag in b for tag in spelled)) for b in self.bytes]
+        )
         self.blank_ids = torch.tensor([i for i, b in enumerate(self.bytes) if b and not b.strip()], dtype=torch.int64)
         self.closing = [(i, b) for i, b in enumerate(self.bytes) if b">" in b]
-        self.list_texts = [
-            (i, b.decode()) for i, b in enumerate(self.bytes) if b and b.isascii() and ALPHABET.issuperset(b.decode())
-        ]
+        self.list_texts = Trie()
+        self.can_span_numbers = False
+        for i, b in enumerate(self.bytes):
+            if b and b.isascii() and ALPHABET.issuperset(text := b.decode()):
+                self.list_texts.add(text, i)
+                self.can_span_numbers |= re.search("[, ].*[0-9]", text) is not None
 
-    def mask(self, ids: list[int]) -> Tensor:
+    def mask(self, ids: list[int] | Tensor) -> Tensor:
         """Return bool [V], True for these ids alone."""
         mask = torch.zeros(self.size, dtype=torch.bool)
         mask[ids] = True
         return mask
 
+    def continuing(self, state: BoxListState) -> tuple[Tensor, Tensor]:
+        """Return every id that continues a list, and how many characters then suffice to finish it."""
+        # Where no token reaches into the number after the next, what was written before changes nothing.
+        return self._continuing(state if self.can_span_numbers else state.without_past())
+
     @lru_cache(maxsize=4096)  # noqa: B019 - lives as long as the vocabulary, which is kept anyway
-    def continuing(self, state: BoxListState) -> list[tuple[int, int]]:
-        """Return (id, characters that then suffice) of every id that continues a list."""
-        after = ((i, state.push(text)) for i, text in self.list_texts)
-        return [(i, then.num_chars_left) for i, then in after if then is not None]
+    def _continuing(self, state: BoxListState) -> tuple[Tensor, Tensor]:
+        found: list[tuple[int, int]] = []
+        level = [(self.list_texts, state)]
+        while level:
+            node, at = level.pop()
+            found += [(i, at.num_chars_left) for i in node.ids]
+            level += [(below, then) for char, below in node.below.items() if (then := at.push_char(char)) is not None]
+        return torch.tensor([i for i, _ in found]), torch.tensor([rest for _, rest in found], dtype=torch.int16)
 
 
 @lru_cache(maxsize=4)
@@ -98,7 +127,8 @@ class WellFormedBoxesState:
         if self._boxes.is_end:
             return mask([tag_ids[END_DET]])
         # After this id: the rest of the list and the closing tag.
-        return mask([i for i, rest in self._vocabulary.continuing(self._boxes) if rest + 1 <= num_left - 1])
+        ids, rest = self._vocabulary.continuing(self._boxes)
+        return mask(ids[rest + 1 <= num_left - 1])
 
     def advance(self, token_id: int) -> None:
         tag = next((tag for tag, i in self._vocabulary.tag_ids.items() if i == token_id), None)
