@@ -156,17 +156,20 @@ def test_the_text_is_copied_without_tags(page: Any, backend: ScriptedBackend, pi
     assert page.evaluate("navigator.clipboard.readText()") == "The sky is above the grass."
 
 
-@pytest.mark.parametrize(
-    "broken",
-    ["<|det|>", "<|ref|>x", "<|ref|>x<|/ref|><|det|>[[1, 2", "<|det|>[[1, 2, 3, 4000]]<|/det|>", "a <|/ref|> b <"],
-)
-def test_malformed_boxes_are_left_out_and_the_rest_is_shown(page: Any, backend: ScriptedBackend, picture, broken: str):
-    backend.text = f"Before {broken}"
+def test_malformed_boxes_are_left_out_and_the_rest_is_shown(page: Any, backend: ScriptedBackend, picture: Path):
     add(page, picture)
-    ask(page, "What?")
-    assert answer_text(page).startswith("Before")
-    assert "|" not in answer_text(page)
-    assert page.locator(".box").count() == 0
+    for broken in (
+        "<|det|>",
+        "<|ref|>x",
+        "<|ref|>x<|/ref|><|det|>[[1, 2",
+        "<|det|>[[1, 2, 3, 4000]]<|/det|>",
+        "a <|/ref|> b <",
+    ):
+        backend.text = f"Before {broken}"
+        ask(page, "What?")
+        assert answer_text(page).startswith("Before")
+        assert "|" not in answer_text(page)
+        assert page.locator(".box").count() == 0
 
 
 def test_markdown_is_shown_as_such(page: Any, backend: ScriptedBackend):
@@ -182,28 +185,30 @@ def test_markdown_is_shown_as_such(page: Any, backend: ScriptedBackend):
     assert page.locator(".answer-text pre").inner_text() == "x < y"
 
 
-@pytest.mark.parametrize(
-    "attack",
-    [
-        "<img src=x onerror='window.hurt=1'>",
-        "<script>window.hurt=1</script>",
-        "[click](javascript:window.hurt=1)",
-        "[click](data:text/html,<script>window.hurt=1</script>)",
-        "**<svg onload=window.hurt=1>**",
-        "| <iframe src=//example.org> |\n|---|\n| <b>x</b> |",
-        "<|ref|><img src=x onerror='window.hurt=1'><|/ref|><|det|>[[1, 2, 30, 40]]<|/det|>",
-        "\ue0005\ue001 \ue000",
-        "`" * 3 + "\n<img src=x onerror=window.hurt=1>",
-    ],
+ATTACKS = (
+    "<img src=x onerror='window.hurt=1'>",
+    "<script>window.hurt=1</script>",
+    "[click](javascript:window.hurt=1)",
+    "[click](data:text/html,<script>window.hurt=1</script>)",
+    "**<svg onload=window.hurt=1>**",
+    "| <iframe src=//example.org> |\n|---|\n| <b>x</b> |",
+    "<|ref|><img src=x onerror='window.hurt=1'><|/ref|><|det|>[[1, 2, 30, 40]]<|/det|>",
+    "\ue0005\ue001 \ue000",
+    "```\n<img src=x onerror=window.hurt=1>",
 )
-def test_an_answer_cannot_inject_anything(page: Any, backend: ScriptedBackend, picture: Path, attack: str):
-    backend.text = f"Look: {attack}"
+
+
+def test_an_answer_cannot_inject_anything(page: Any, backend: ScriptedBackend, picture: Path):
     add(page, picture)
-    ask(page, attack)
-    page.wait_for_timeout(50)
+    for attack in ATTACKS:
+        backend.text = f"Look: {attack}"
+        ask(page, attack)
+    page.wait_for_timeout(100)
+    assert page.locator(".answer").count() == len(ATTACKS)
     assert page.evaluate("window.hurt") is None
     inside = "img, script, iframe, svg, b, a[href^='javascript'], a[href^='data']"
-    assert page.locator(f".answer-text :is({inside})").count() == 0
+    assert page.locator(f":is(.answer-text, .question-text) :is({inside})").count() == 0
+    assert page.locator(".box").count() == 1
 
 
 def test_later_questions_carry_what_was_said(page: Any, backend: ScriptedBackend, picture: Path):
