@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -68,7 +67,9 @@ class VllmBackend:
 
     async def start(self) -> None:
         arguments = self._vllm.AsyncEngineArgs(**self._arguments)
-        self._engine = import_module("vllm.v1.engine.async_llm").AsyncLLM.from_engine_args(arguments)
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._engine = AsyncLLM.from_engine_args(arguments)
 
     async def stop(self) -> None:
         self._is_stopping = True
@@ -90,6 +91,8 @@ class VllmBackend:
         return {"vl2_running": self._num_under_way, "vl2_generated_tokens": self._num_generated}
 
     def _sampling(self, ask: Ask) -> Any:
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
         options = ask.options
         if options.no_repeat_ngram_size:
             raise UserError("no_repeat_ngram_size is not supported with vLLM; leave it out")
@@ -97,8 +100,7 @@ class VllmBackend:
             raise UserError("well-formed boxes cannot be forced with vLLM; leave well_formed_boxes out")
         given: dict[str, Any] = {}
         if isinstance(options.constraint, JsonSchema):
-            params = import_module("vllm.sampling_params").StructuredOutputsParams
-            given["structured_outputs"] = params(json=options.constraint.text)
+            given["structured_outputs"] = StructuredOutputsParams(json=options.constraint.text)
         return self._vllm.SamplingParams(
             max_tokens=min(options.max_new_tokens, self.max_context - len(ask.sample)),
             temperature=options.temperature,
@@ -109,7 +111,7 @@ class VllmBackend:
             seed=options.seed,
             logprobs=ask.num_logprobs,
             stop_token_ids=[self.processor.tokenizer.eos_id],
-            output_kind=import_module("vllm.sampling_params").RequestOutputKind.DELTA,
+            output_kind=RequestOutputKind.DELTA,
             **given,
         )
 
@@ -240,6 +242,7 @@ class _Answers:
 
 def _library() -> Any:
     try:
-        return import_module("vllm")
+        import vllm
     except ImportError:
         raise UserError("--engine vllm needs vLLM: pip install vllm, in an environment that suits its torch") from None
+    return vllm
