@@ -35,8 +35,8 @@ _AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi2")
 X86_LEVELS = (
     Level(
         "avx512",
-        (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mavx512vnni"),
-        frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx512_vnni"}),
+        (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mavx512vbmi"),
+        frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx512vbmi"}),
     ),
     Level("avx2", _AVX2, frozenset({"avx2", "fma", "f16c", "bmi2"})),
 )

@@ -35,8 +35,35 @@ struct LoadBF16 {
     }
 };
 
+// Each magnitude as bfloat16, its low and its high byte: there is no instruction from int8, so it is looked up.
+struct Int8Table {
+    alignas(64) uint8_t low[128], high[128];
+    Int8Table() {
+        for (int i = 0; i < 128; i++) {
+            const bf16 value = to_bf16(static_cast<float>(i));
+            low[i] = static_cast<uint8_t>(value);
+            high[i] = static_cast<uint8_t>(value >> 8);
+        }
+    }
+};
+inline const Int8Table int8_table;
+
 struct LoadInt8 {
     static constexpr int64_t bytes = 1;
+    // 64 codes at once take half the work of twice 32.
+    static void both(const uint8_t* from, __m512bh* out) {
+        const __m512i apart = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+        const __m512i codes = _mm512_permutexvar_epi64(apart, _mm512_loadu_si512(from));
+        const __m512i size = _mm512_abs_epi8(codes);
+        const auto look_up = [&](const uint8_t* table) {
+            return _mm512_permutex2var_epi8(_mm512_load_si512(table), size, _mm512_load_si512(table + 64));
+        };
+        const __m512i low = look_up(int8_table.low);
+        // high | (codes & 0x80): the sign
+        const __m512i high = _mm512_ternarylogic_epi32(look_up(int8_table.high), codes, _mm512_set1_epi8(-128), 0xf8);
+        out[0] = (__m512bh)_mm512_unpacklo_epi8(low, high);
+        out[1] = (__m512bh)_mm512_unpackhi_epi8(low, high);
+    }
     static __m512bh whole(const uint8_t* from) { return widen(_mm256_loadu_si256((const __m256i*)from)); }
     static __m512bh part(const uint8_t* from, int64_t count) {
         return widen(_mm256_maskz_loadu_epi8(static_cast<__mmask32>((1u << count) - 1), from));
@@ -66,6 +93,17 @@ inline void dots(const uint8_t* weight, int64_t stride, int64_t inputs, const bf
     for (int m = 0; m < M; m++)
         for (int r = 0; r < R; r++) acc[m][r] = _mm512_setzero_ps();
     int64_t k = 0;
+    if constexpr (Load::bytes == 1 && R == 1) {
+        for (; k + 64 <= inputs; k += 64) {
+            __m512bh w[2];
+            Load::both(weight + k, w);
+            ahead.step();
+            for (int m = 0; m < M; m++) {
+                acc[m][0] = _mm512_dpbf16_ps(acc[m][0], (__m512bh)_mm512_loadu_si512(x[m] + k), w[0]);
+                acc[m][0] = _mm512_dpbf16_ps(acc[m][0], (__m512bh)_mm512_loadu_si512(x[m] + k + 32), w[1]);
+            }
+        }
+    }
     for (; k + 32 <= inputs; k += 32) {
         __m512bh w[R];
         for (int r = 0; r < R; r++) w[r] = Load::whole(weight + r * stride + k * Load::bytes);
@@ -100,10 +138,14 @@ inline void dots(int M, const uint8_t* weight, int64_t stride, int64_t inputs, c
 // The int8 codes of a row as bfloat16.
 inline void widen_row(const uint8_t* codes, int64_t inputs, bf16* to, Ahead& ahead) {
     int64_t k = 0;
-    for (; k + 32 <= inputs; k += 32) {
-        _mm512_store_si512(to + k, (__m512i)LoadInt8::whole(codes + k));
-        if (k % 64 == 0) ahead.step();
+    for (; k + 64 <= inputs; k += 64) {
+        __m512bh wide[2];
+        LoadInt8::both(codes + k, wide);
+        _mm512_store_si512(to + k, (__m512i)wide[0]);
+        _mm512_store_si512(to + k + 32, (__m512i)wide[1]);
+        ahead.step();
     }
+    for (; k + 32 <= inputs; k += 32) _mm512_store_si512(to + k, (__m512i)LoadInt8::whole(codes + k));
     if (k < inputs) _mm512_store_si512(to + k, (__m512i)LoadInt8::part(codes + k, inputs - k));
 }
 
@@ -120,7 +162,7 @@ inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, c
         const int64_t rows = w.outputs - n < ROWS ? w.outputs - n : ROWS;
         const uint8_t* weight = w.codes + n * stride;
         // Each tile that passes over four rows asks for its share of four that come later.
-        Ahead ahead{weight + (num_tiles > 1 ? 2 * AHEAD : AHEAD), tiles ? (TILE + num_tiles - 1) / num_tiles : 0};
+        Ahead ahead{weight + (num_tiles > 1 ? 2 * AHEAD : AHEAD), tiles ? (TILE + num_tiles - 1) / num_tiles : is_int8 ? 1 : 0};
         if (widens) {
             ahead.lines = 1;
             for (int64_t r = 0; r < rows; r++) widen_row(weight + r * stride, w.inputs, wide + r * width, ahead);
