@@ -26,7 +26,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     Newton-Schulz iteration: matrix products alone. Zero stays zero.
     """
     is_tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if is_tall else matrices
+    x: Tensor = matrices.mT if is_tall else matrices
     x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(torch.bfloat16)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
