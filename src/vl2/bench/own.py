@@ -14,7 +14,7 @@ from vl2 import __version__  # noqa: E402
 from vl2.bench.speak import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
 from vl2.bench.work import Bytes  # noqa: E402
 from vl2.infer.generate import decode  # noqa: E402
-from vl2.infer.image_tokens import TILES_PER_PASS  # noqa: E402
+from vl2.infer.image_tokens import tiles_per_pass  # noqa: E402
 from vl2.infer.prefill import prefill  # noqa: E402
 from vl2.infer.sampling import GenerateOptions, choose_token  # noqa: E402
 from vl2.infer.vlm import VLM, load  # noqa: E402
@@ -53,7 +53,7 @@ class Own:
         tiles = torch.randn(task["tiles"], 3, side, side, generator=generator)
 
         def run() -> None:
-            for part in tiles.split(TILES_PER_PASS):
+            for part in tiles.split(tiles_per_pass(self.vlm.model)):
                 self.vlm.model.encode_tiles(part.to(self.vlm.model.device))
             self._wait()
 
