@@ -1,7 +1,7 @@
 """Write a full-size checkpoint with random weights, file by file: for speed and memory, not for answers.
 
-    python benchmarks/random_checkpoint.py tiny /data/tiny-random      # 6.7 GB; small 32.3 GB, base 55.0 GB
-    python benchmarks/random_checkpoint.py base /data/base4 --weights int4   # 16.3 GB
+python benchmarks/random_checkpoint.py tiny /data/tiny-random      # 6.7 GB; small 32.3 GB, base 55.0 GB
+python benchmarks/random_checkpoint.py base /data/base4 --weights int4   # 16.3 GB
 """
 
 from __future__ import annotations

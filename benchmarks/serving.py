@@ -175,7 +175,19 @@ async def load(url: str, num_clients: int, seconds: float, max_tokens: int, serv
 
 def start(arguments: list[str]) -> tuple[subprocess.Popen[str], str]:
     program = "import sys; from vl2.cli.main import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", program, "serve", "--port", "0", "--log-level", "warning", "--max-rows", "32", *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "serve",
+        "--port",
+        "0",
+        "--log-level",
+        "warning",
+        "--max-rows",
+        "32",
+        *arguments,
+    ]
     log = Path(os.environ.get("TMPDIR", "/tmp")) / f"vl2-serving-{os.getpid()}.log"
     with open(log, "w") as file:
         running = subprocess.Popen(command, stderr=file, text=True)

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Protocol, Union
 import tyro
 
 from vl2.cli.ask import Ask
-from vl2.cli.bench import Bench
 from vl2.cli.batch import Batch
+from vl2.cli.bench import Bench
 from vl2.cli.chat import Chat
 from vl2.cli.data import DATA_COMMANDS, Data
 from vl2.cli.describe import Describe
