@@ -49,7 +49,7 @@ $(VENV)/core.stamp: pyproject.toml | $(VENV)/python.stamp
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/python.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,data,hf,train,serve]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,data,hf,train,serve,pdf]'
 	@touch $@ $(VENV)/core.stamp
 
 # The tokenizers of the released sizes. Where they cannot be had, the tests that compare with them are skipped.
