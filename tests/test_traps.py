@@ -96,7 +96,7 @@ def test_r4_experts_run_as_sorted_blocks_and_prefill_never_builds_the_attention_
     moe = next(m for m in model.modules() if isinstance(m, MoE))
     calls = []
     handle = moe.experts.register_forward_hook(lambda _m, args, _out: calls.append(args))
-    x = torch.randn(2, 30, model.config.language_config.hidden_size, generator=torch.manual_seed(0))
+    x = torch.randn(3, 30, model.config.language_config.hidden_size, generator=torch.manual_seed(0))
     with torch.no_grad():
         moe(x)
         experts = moe.gate(x.flatten(0, 1))[2]

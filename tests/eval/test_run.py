@@ -186,7 +186,8 @@ def test_an_item_that_cannot_be_asked_counts_as_wrong_and_the_run_goes_on(nano: 
         Item(id="good", question="?", gold=["x"]),
     ]
     found = {result.id: result for result in answers(nano, way, items, batch_size=2)}
-    assert [found[id].finish_reason for id in ("broken", "long", "good")] == ["refused", "refused", "length"]
+    assert found["broken"].finish_reason == found["long"].finish_reason == "refused"
+    assert found["good"].finish_reason in ("stop", "length")
     assert "cannot" in found["broken"].read
     assert "the context is" in found["long"].read
     assert found["broken"].score == 0

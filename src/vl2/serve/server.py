@@ -20,7 +20,8 @@ from vl2.serve.service import Service
 HEAD_TIMEOUT_S = 15.0  # for the request line and the headers
 MAX_HEAD_BYTES = 64 << 10
 MAX_CONNECTIONS = 2048
-LAST_LISTENING_S = 0.5
+LAST_ACCEPTING_S = 0.1
+LAST_READING_S = 0.5
 LAST_WORDS_S = 5  # for answers that were cut short to reach their clients
 
 
@@ -58,10 +59,11 @@ class GracefulServer(uvicorn.Server):
         self._service = service
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._listeners: list[socket.socket] = []
         service.abort_connection = self._abort
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._listeners = asyncio.get_running_loop(), sockets or []
         await super().startup(sockets)
         log("ready", {"model": self._service.settings.name, "url": f"http://{_shown(sockets)}"})
 
@@ -82,10 +84,14 @@ class GracefulServer(uvicorn.Server):
             # What is still under way ends with a 503, or with an error at the end of its stream.
             log("cutting_short", {"under_way": gate.num_inside})
             await self._service.backend.stop()
-        # Connections that were taken a moment ago have not said yet what they want: they get their 503 too.
+        # Closing resets the connections that the system holds ready. So first no more are held, and those are taken.
+        for listener in self._listeners:
+            listener.listen(0)
+        await asyncio.sleep(LAST_ACCEPTING_S)
         for listening in self.servers:
             listening.close()
-        await asyncio.sleep(LAST_LISTENING_S)
+        # Connections that were taken a moment ago have not said yet what they want: they get their 503 too.
+        await asyncio.sleep(LAST_READING_S)
         self.should_exit = True
 
     def _abort(self, client: tuple[str, int] | None) -> None:

@@ -184,6 +184,16 @@ def settle(model: nn.Module) -> None:
             module.reshard()
 
 
+def cut_again(model: nn.Module) -> None:
+    """Let go of gathered weights, so that the next pass gathers what the optimizer has made of their parts.
+
+    FSDP does so after a backward pass that reaches all weights of a group. Of a segment of a pipeline some are frozen.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def _divide_experts(experts: Experts, mesh: DeviceMesh) -> None:
     """Give each rank of the mesh some of the experts. The weights are on the meta device."""
     for name, parameter in list(experts.named_parameters(recurse=False)):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-import vl2
+from tests.infer.talkative import load_talkative
 from vl2.infer.engine.engine import Engine, EngineFull, EngineStopped
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
 from vl2.infer.engine.task import Job, Output, Task
@@ -18,7 +18,7 @@ from vl2.infer.vlm import VLM
 
 @pytest.fixture(scope="module")
 def nano() -> VLM:
-    return vl2.load("nano")
+    return load_talkative()
 
 
 class Collected:

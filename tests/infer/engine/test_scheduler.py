@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import vl2
+from tests.infer.talkative import load_talkative
 from vl2.errors import UserError
 from vl2.infer.constraint_json import JsonSchema
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
@@ -33,12 +34,12 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def vlm(request: pytest.FixtureRequest) -> VLM:
-    return vl2.load("nano", dtype=request.param)
+    return load_talkative(request.param)
 
 
 @pytest.fixture(scope="module")
 def nano() -> VLM:
-    return vl2.load("nano")
+    return load_talkative()
 
 
 def encode(vlm: VLM, question: str, images: Sequence[str] = ()) -> Sample:
@@ -123,7 +124,8 @@ def test_a_long_prompt_does_not_hold_up_an_answer_under_way(nano: VLM) -> None:
     assert between >= 8  # a token for every pass over the long prompt
 
 
-def test_a_short_prompt_does_not_wait_for_all_of_a_long_one(nano: VLM) -> None:
+def test_a_short_prompt_does_not_wait_for_all_of_a_long_one(nano: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vl2.infer.engine.scheduler.LONGEST_PAUSE_S", 0.0)  # a pass over a prompt at a time
     engine = scheduler(nano)
     long = engine.make_task(job(encode(nano, "word " * 900), max_new_tokens=4))
     short = engine.make_task(job(encode(nano, "Hi"), max_new_tokens=4))

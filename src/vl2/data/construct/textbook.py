@@ -48,15 +48,18 @@ class Textbook(Source):
             raise UserError(f"form of {self.name} is one of {', '.join(FORMS)}, got {self.form!r}")
 
     def draft(self, rng: random.Random) -> Draft:
-        language = rng.choice([lang for lang in self.languages if lang in fonts.languages(self.font_folders)] or ["en"])
+        asked = rng.choice([lang for lang in self.languages if lang in fonts.languages(self.font_folders)] or ["en"])
         task = self.pick_task(rng)
-        exercise = EXERCISES[task](rng, language)
-        options = _options(exercise, rng)
-        head = rng.choice(HEADS[language]).format(n=f"{rng.randint(1, 14)}.{rng.randint(1, 40)}")
-        lettered = [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=True)]
-        text = head + exercise.question + "".join(lettered) + exercise.figure_text
-        face = fonts.choose_face(rng, text, self.font_folders)
-        if face is None:
+        for language in dict.fromkeys((asked, "en")):  # few Chinese fonts have every sign of physics
+            exercise = EXERCISES[task](rng, language)
+            options = _options(exercise, rng)
+            head = rng.choice(HEADS[language]).format(n=f"{rng.randint(1, 14)}.{rng.randint(1, 40)}")
+            lettered = [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=True)]
+            text = head + exercise.question + "".join(lettered) + exercise.figure_text
+            face = fonts.choose_face(rng, text, self.font_folders)
+            if face is not None:
+                break
+        else:
             raise Dropped("no font covers the exercise")
         page = _draw(head, exercise, lettered, language, face, rng)
         picture = distort(page, rng, rng.randint(0, self.max_distortions))

@@ -29,6 +29,7 @@ from vl2.model import VL2, Cache, CacheRows
 from vl2.model.moe import MAX_DECODED_ROWS
 from vl2.process.tokenizer import Tokenizer
 
+ROWS_TOGETHER = 16
 LONGEST_PAUSE_S = 0.2  # between two tokens of an answer, for reading prompts, beyond one pass
 
 
@@ -86,6 +87,9 @@ class Scheduler:
         self._reading: list[Task] = []  # in the order of their start
         self._decoding: list[Task] = []
         self._is_turn_of_shortest = False
+        # Always as many rows as there can be: a product of another shape may round otherwise. And a multiple of the
+        # rows that matrix libraries take together, or the last ones go another way than the first.
+        self._num_joint_rows = -(-limits.max_rows // ROWS_TOGETHER) * ROWS_TOGETHER
 
     @property
     def num_waiting(self) -> int:
@@ -235,8 +239,7 @@ class Scheduler:
             if plan is not None:
                 logits.extend(plan.run_rows(ids, caches))
                 return
-            # Always as many rows as there can be: a product of another shape may round otherwise.
-            joint = CacheRows(caches, num_rows=self.limits.max_rows)
+            joint = CacheRows(caches, num_rows=self._num_joint_rows)
             ids_B1 = torch.tensor(ids + ids[:1] * (joint.num_rows - len(ids)), device=self._model.device).unsqueeze(1)
             states_B1D = self._model.language.extend(self._model.language.embed(ids_B1), joint)
             logits.extend(self._model.language.logits(states_B1D[:, -1]))
