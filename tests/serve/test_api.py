@@ -11,6 +11,7 @@ import httpx
 import torch
 
 import vl2
+from vl2.infer import constraint_boxes, constraint_json
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.engine.scheduler import EngineLimits
 from vl2.infer.vlm import VLM
@@ -43,6 +44,14 @@ def test_a_key_is_asked_for_where_one_is_set(nano: VLM) -> None:
         assert (wrong["type"], wrong["code"]) == ("authentication_error", "invalid_api_key")
         for path in ("/health", "/ready", "/metrics"):
             assert httpx.get(live.url + path).status_code == 200
+
+
+def test_what_constraints_need_of_the_vocabulary_is_built_before_the_first_request(nano: VLM) -> None:
+    constraint_json._tokenizer.cache_clear()
+    constraint_boxes._vocabulary.cache_clear()
+    with serving(engine_backend(nano), ServerSettings(name="nano")):
+        assert constraint_json._tokenizer.cache_info().currsize == 1
+        assert constraint_boxes._vocabulary.cache_info().currsize == 1
 
 
 def test_only_named_origins_may_ask_from_a_page(nano: VLM) -> None:

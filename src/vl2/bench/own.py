@@ -53,7 +53,7 @@ class Own:
         tiles = torch.randn(task["tiles"], 3, side, side, generator=generator)
 
         def run() -> None:
-            for part in tiles.split(tiles_per_pass(self.vlm.model)):
+            for part in tiles.split(tiles_per_pass(self.vlm.model.config.vision_config, self.vlm.model.device)):
                 self.vlm.model.encode_tiles(part.to(self.vlm.model.device))
             self._wait()
 

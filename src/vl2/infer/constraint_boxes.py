@@ -100,6 +100,11 @@ class Vocabulary:
         return torch.tensor([i for i, _ in found]), torch.tensor([rest for _, rest in found], dtype=torch.int16)
 
 
+def prepare_boxes(tokenizer: Tokenizer) -> None:
+    """Build now what the first constraint on boxes would build."""
+    _vocabulary(tokenizer)
+
+
 @lru_cache(maxsize=4)
 def _vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     return Vocabulary(tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -103,6 +104,12 @@ def _depth(value: object) -> int:
         ]
         depth += 1
     return depth
+
+
+def prepare_json(tokenizer: Tokenizer) -> None:
+    """Build now what the first schema would build. Nothing without the library."""
+    if importlib.util.find_spec("llguidance") is not None:
+        _tokenizer(tokenizer)
 
 
 @lru_cache(maxsize=4)

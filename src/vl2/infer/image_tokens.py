@@ -13,6 +13,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
+from vl2.config import VisionConfig
 from vl2.grid import Grid, num_tiles, num_visual_tokens
 from vl2.infer.byte_lru import ByteLRU
 from vl2.model import VL2
@@ -80,17 +81,17 @@ class EncoderCache:
         self._store.clear()
 
 
-def tiles_per_pass(model: VL2) -> int:
-    """Return how many tiles are encoded at once; it depends on the model and its device alone."""
-    if model.device.type != "cpu":
+def tiles_per_pass(vision: VisionConfig, device: torch.device) -> int:
+    """Return how many tiles are encoded at once; it depends on the encoder and its device alone."""
+    if device.type != "cpu":
         return TILES_PER_PASS
-    return min(TILES_PER_PASS, max(1, PATCHES_PER_PASS_ON_CPU // model.config.vision_config.patches_per_side**2))
+    return min(TILES_PER_PASS, max(1, PATCHES_PER_PASS_ON_CPU // vision.patches_per_side**2))
 
 
 def encode_image(model: VL2, image: TiledImage) -> Iterator[Tensor | None]:
     """Yield None after each pass of the encoder but the last, then the image's arranged visual tokens [tokens, D]."""
     parts: list[Tensor] = []
-    for tiles in image.tiles.split(tiles_per_pass(model)):
+    for tiles in image.tiles.split(tiles_per_pass(model.config.vision_config, model.device)):
         if parts:
             yield None
         parts.append(model.encode_tiles(tiles.to(model.device)))

@@ -1,8 +1,8 @@
 """What a model will need in memory before any of it is loaded: weights to the byte, cache, activations.
 
 Weights and cache are counted on the meta device and exact. Activations are those of the most demanding pass, estimated
-by formula: the encoder on a full pass of tiles, or a prompt that fills the context, read at once (in chunks it needs
-less). All in bytes.
+by formula: the encoder on a pass of tiles on a CPU, or a prompt that fills the context, read at once (in chunks it
+needs less). All in bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from vl2.config import ModelConfig
-from vl2.infer.image_tokens import TILES_PER_PASS
+from vl2.infer.image_tokens import tiles_per_pass
 from vl2.model import Cache
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES, Scheme, scheme_named
 from vl2.quant.write import empty_quantised
@@ -162,11 +162,11 @@ def recommend(plans: Sequence[MemoryPlan], memory: MachineMemory) -> MemoryPlan 
 
 
 def encoder_bytes(config: ModelConfig, itemsize: int) -> int:
-    """Return the activations of a full pass of tiles: the MLP of a block, with its input, and the pixels."""
+    """Return the activations of a pass of tiles on a CPU: the MLP of a block, with its input, and the pixels."""
     vision = config.vision_config
     per_patch = (2 * vision.width + 2 * vision.mlp_width) * itemsize
     pixels = 3 * vision.image_size**2 * (4 + itemsize)
-    return TILES_PER_PASS * (vision.patches_per_side**2 * per_patch + pixels)
+    return tiles_per_pass(vision, torch.device("cpu")) * (vision.patches_per_side**2 * per_patch + pixels)
 
 
 def prefill_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+from vl2.infer.constraint_boxes import prepare_boxes
+from vl2.infer.constraint_json import prepare_json
 from vl2.infer.engine.engine import Engine
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
 from vl2.infer.engine.task import Job, Output, Task
@@ -41,6 +43,9 @@ class EngineBackend:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
+        # A second each for a large vocabulary, which would hold up all others when the first request needs it.
+        for prepare in (prepare_boxes, prepare_json):
+            await asyncio.to_thread(prepare, self.processor.tokenizer)
         self._engine.start()
 
     async def stop(self) -> None:
