@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +64,20 @@ def test_vllm_gets_our_prompt_with_one_token_for_each_picture(live: LiveServer, 
     assert tokenizer.decode(i for i in ids if i != tokenizer.image_id).endswith("Compare.\n\n<|Assistant|>:")
     assert [picture.mode for picture in asked.prompt["multi_modal_data"]["image"]] == ["RGB", "RGB"]
     assert fake.arguments["hf_overrides"] == {"architectures": ["DeepseekVLV2ForCausalLM"]}
+
+
+def test_vllm_finds_all_special_tokens_in_its_tokenizer_file(nano: VLM, fake: FakeVllm) -> None:
+    backend = VllmBackend(nano.folder, nano.processor, max_context=64, max_images=1, more={"enforce_eager": True})
+    arguments = vars(backend._arguments)
+    assert arguments["enforce_eager"] is True
+    folder = Path(arguments["model"])
+    assert (folder / "model.safetensors").samefile(nano.folder / "model.safetensors")
+    added = {
+        entry["content"]: entry["id"] for entry in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    }
+    assert added.items() >= nano.processor.tokenizer.special_ids.items()
+    asyncio.run(backend.stop())
+    assert not folder.exists()
 
 
 def test_options_and_schemas_reach_vllm(live: LiveServer, fake: FakeVllm) -> None:

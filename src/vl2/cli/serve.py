@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -42,6 +43,8 @@ class Serve:
     """what clients must send; VL2_API_KEY by default, and none if that is not set"""
     lora: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER"), tyro.conf.UseAppendAction] = ()
     """serve an adapter beside the model, under a name of its own"""
+    vllm_arg: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE"), tyro.conf.UseAppendAction] = ()
+    """an argument of vLLM's engine, such as gpu_memory_utilization=0.5; with --engine vllm"""
     allow_files: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER"), tyro.conf.UseAppendAction] = ()
     """let requests name pictures in this folder"""
     no_urls: bool = False
@@ -81,6 +84,8 @@ class Serve:
         from vl2.serve.server import bind, run_server
 
         self.model.check()
+        if self.vllm_arg and self.engine != "vllm":
+            raise UserError("--vllm-arg is for --engine vllm")
         settings = self._settings()
         listener = bind(self.host, self.port)
         set_up_logs(self.log_level)
@@ -145,6 +150,7 @@ class Serve:
             max_context=self.model.max_context or config.language_config.max_position_embeddings,
             max_images=self.max_images,
             dtype=self.model.dtype,
+            more=dict(map(_named_value, self.vllm_arg)),
         )
 
 
@@ -153,3 +159,13 @@ def _named_folder(text: str) -> tuple[str, Path]:
     if not equals or not name or not folder:
         raise UserError(f"--lora must be NAME=FOLDER, got {text!r}")
     return name, Path(folder).expanduser()
+
+
+def _named_value(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise UserError(f"--vllm-arg must be NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -7,8 +7,10 @@ are those of this package. vLLM cuts and encodes the pictures itself, by the pap
 from __future__ import annotations
 
 import asyncio
+import json
+import tempfile
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,6 +25,7 @@ from vl2.infer.generate import FinishReason
 from vl2.infer.repetition import ends_in_loop
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
+from vl2.process.tokenizer import BOS, EOS, PAD, Tokenizer
 from vl2.serve.backend import Ask, Timing
 from vl2.serve.metrics import Numbers
 
@@ -43,19 +46,30 @@ class VllmBackend:
         max_context: int,
         max_images: int,
         dtype: str = "auto",
+        more: Mapping[str, Any] | None = None,
     ) -> None:
-        """UserError where vLLM is not installed, or where it would read pictures by another rule than is asked for."""
+        """Write what vLLM needs; `start` loads it. `more` are arguments of its engine.
+
+        UserError where vLLM is not installed or takes no such argument, or where it would read pictures by another rule
+        than is asked for.
+        """
         if processor.tiling.rule != "paper" or processor.max_tiles is not None:
             raise UserError("vLLM cuts pictures by the paper's rule alone: leave --tiling and --max-tiles out")
         self._vllm = _library()
         self.processor, self.max_context = processor, max_context
-        self._arguments: dict[str, Any] = {
-            "model": str(folder),
+        self._folder = tempfile.TemporaryDirectory(prefix="vl2-vllm-")
+        arguments: dict[str, Any] = {
+            "model": str(_with_tokens(folder, processor.tokenizer, Path(self._folder.name))),
             "dtype": dtype,
             "max_model_len": max_context,
             "hf_overrides": {"architectures": [ARCHITECTURE]},
             "limit_mm_per_prompt": {"image": max_images},
+            **(more or {}),
         }
+        try:
+            self._arguments = self._vllm.AsyncEngineArgs(**arguments)
+        except TypeError as error:  # it names the argument that there is not
+            raise UserError(f"vLLM's engine does not take this: {error}") from None
         self._engine: Any = None
         self._num_under_way = 0
         self._num_generated = 0
@@ -66,15 +80,16 @@ class VllmBackend:
         return self._engine is not None and not self._is_stopping and not getattr(self._engine, "errored", False)
 
     async def start(self) -> None:
-        arguments = self._vllm.AsyncEngineArgs(**self._arguments)
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._engine = AsyncLLM.from_engine_args(arguments)
+        self._engine = AsyncLLM.from_engine_args(self._arguments)
 
     async def stop(self) -> None:
         self._is_stopping = True
         if self._engine is not None:
             self._engine.shutdown()
+        self._engine = None  # it shuts down once more when it is freed, which must not wait for the end of Python
+        self._folder.cleanup()
 
     async def open(self, asks: Sequence[Ask]) -> _Answers:
         if self._is_stopping:
@@ -121,11 +136,11 @@ class VllmBackend:
         prompt: dict[str, Any] = {"prompt_token_ids": prompt_ids(ask.sample, self.processor.tokenizer.image_id)}
         if ask.images:
             prompt["multi_modal_data"] = {"image": list(ask.images)}
-        reader = _Reader(ask, self.processor)
+        engine, reader = self._engine, _Reader(ask, self.processor)
         is_over = False
         self._num_under_way += 1
         try:
-            stream = self._engine.generate(prompt, sampling, request_id)
+            stream = engine.generate(prompt, sampling, request_id)
             async for output in stream:
                 (part,) = output.outputs
                 logprobs = part.logprobs or [None] * len(part.token_ids)
@@ -144,7 +159,7 @@ class VllmBackend:
         finally:
             self._num_under_way -= 1
             if not is_over or reader.stopped_early:
-                await self._engine.abort(request_id)
+                await engine.abort(request_id)
 
 
 class _Reader:
@@ -238,6 +253,17 @@ class _Answers:
             first_token_s=first - self._began if first else None,
             whole_s=last - self._began if last else None,
         )
+
+
+def _with_tokens(folder: Path, tokenizer: Tokenizer, to: Path) -> Path:
+    """Link a checkpoint into `to`, with a tokenizer file that holds all special tokens: vLLM adds none."""
+    for file in folder.iterdir():
+        if file.name not in ("tokenizer.json", "tokenizer_config.json"):
+            (to / file.name).symlink_to(file.absolute())
+    (to / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+    (to / "tokenizer_config.json").write_text(json.dumps(named), encoding="utf-8")
+    return to
 
 
 def _library() -> Any:
