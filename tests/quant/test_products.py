@@ -49,8 +49,9 @@ def test_a_layer_gives_the_product_of_the_weights_it_stands_for(kind: Kind, rows
 
 
 @pytest.mark.usefixtures("_kernels")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_experts_give_what_their_whole_weights_give(kind: Kind) -> None:
+def test_experts_give_what_their_whole_weights_give(kind: Kind, dtype: torch.dtype) -> None:
     plain = Experts(4, 64, 48).requires_grad_(False)
     plain.gate_up_proj.copy_(normal(4, 96, 64))
     plain.down_proj.copy_(normal(4, 64, 48, seed=1))
@@ -61,10 +62,11 @@ def test_experts_give_what_their_whole_weights_give(kind: Kind) -> None:
         plain.gate_up_proj[expert] = experts.whole("gate_up", expert, torch.float32)
         plain.down_proj[expert] = experts.whole("down", expert, torch.float32)
     counts = torch.tensor([3, 0, FEW_ROWS + 3, 1])
-    x = normal(int(counts.sum()), 64, seed=2)
+    x = normal(int(counts.sum()), 64, seed=2).to(dtype)
     with torch.no_grad():
-        got, expected = experts(x, counts), plain(x, counts)
-    assert (got - expected).norm() < 0.02 * expected.norm()
+        got, expected = experts(x, counts), plain(x.float(), counts)
+    assert got.dtype == dtype
+    assert (got.float() - expected).norm() < 0.02 * expected.norm()
     assert experts(x[:0], torch.zeros(4, dtype=torch.int64)).shape == (0, 64)
 
 

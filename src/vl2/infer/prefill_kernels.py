@@ -14,6 +14,8 @@ from vl2.kernels import prefill as kernels
 from vl2.model import VL2, attention, moe, vision
 from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
 from vl2.model.moe import Experts, MoE
+from vl2.quant.modules import QuantisedLinear
+from vl2.quant.products import linear
 
 
 def use_prefill_kernels(model: VL2) -> None:
@@ -44,6 +46,8 @@ def widen(layer: nn.Module, x: Tensor) -> Tensor:
     if type(layer) is nn.Linear and kernels.applies(x, layer.weight) and torch.backends.mkldnn.is_available():
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], "tanh")
         return out
+    if isinstance(layer, QuantisedLinear):
+        return linear(x, layer.quantised, layer.out_features, layer.in_features, layer.bias, gelu=True)
     return vision.widen(layer, x)
 
 

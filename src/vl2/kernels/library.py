@@ -42,6 +42,10 @@ class Library:
         self.sum_slots = _function(
             loaded, "vl2_sum_slots", pointer, pointer, pointer, number, number, number, pointer, number
         )
+        self.to_int8_rows = _function(loaded, "vl2_to_int8_rows", pointer, number, number, pointer, pointer, number)
+        self.from_int32_sums = _function(
+            loaded, "vl2_from_int32_sums", pointer, number, number, *(pointer,) * 3, number, pointer, number
+        )
         self.to_int4 = _function(
             loaded, "vl2_to_int4", pointer, number, number, number, pointer, number, pointer, pointer
         )

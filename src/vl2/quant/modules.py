@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vl2.kernels.eight_bits import multiply_rounded, round_rows
+from vl2.kernels.library import Library
+from vl2.kernels.prefill import gate_rows
 from vl2.quant.formats import Kind, Quantised, dequantise, quantise, storage
-from vl2.quant.products import linear
+from vl2.quant.products import FEW_ROWS, few_rows, kernels_in_8_bits, linear
 
 ExpertLeaf = Literal["gate_up", "down"]
 
@@ -124,6 +127,9 @@ class QuantisedExperts(HoldsCodes):
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         """Run rows sorted by expert, `counts_E` rows for each."""
         counts = counts_E.tolist()
+        kernels = kernels_in_8_bits(x_ND, min(self.width, self.hidden)) if self.kind == "int8" else None
+        if kernels is not None and max(counts, default=0) > FEW_ROWS:
+            return self._run_in_8_bits(kernels, x_ND, counts)
         outputs = [self._run(e, rows) for e, rows in enumerate(x_ND.split(counts)) if len(rows)]
         return torch.cat(outputs) if outputs else x_ND.new_empty(0, self.width)
 
@@ -132,6 +138,26 @@ class QuantisedExperts(HoldsCodes):
         gate, up = (Quantised(both.kind, both.codes[part], both.scales[part]) for part in (0, 1))
         gate_NF, up_NF = (linear(x_ND, part, self.hidden, self.width) for part in (gate, up))
         return linear(F.silu(gate_NF) * up_NF, self.quantised("down", expert), self.width, self.hidden)
+
+    def _run_in_8_bits(self, kernels: Library, x_ND: Tensor, counts: list[int]) -> Tensor:
+        """Run all experts with rows rounded once for all of them; those of few rows keep their 16 bits."""
+        gate_up_EFD, down_EDF = self.gate_up_codes.flatten(1, 2), self.down_codes
+        gate_up_N2F = self._multiply_each(kernels, x_ND, counts, gate_up_EFD, self.gate_up_scales.flatten(1, 2))
+        return self._multiply_each(kernels, gate_rows(gate_up_N2F), counts, down_EDF, self.down_scales)
+
+    def _multiply_each(
+        self, kernels: Library, x_ND: Tensor, counts: list[int], codes_EFD: Tensor, scales_EF: Tensor
+    ) -> Tensor:
+        rounded, out_NF = round_rows(kernels, x_ND), x_ND.new_empty(len(x_ND), codes_EFD.shape[1])
+        first = 0
+        for expert, count in enumerate(counts):
+            rows = slice(first, first + count)
+            if count > FEW_ROWS:
+                multiply_rounded(kernels, rounded[rows], codes_EFD[expert], scales_EF[expert], out_MN=out_NF[rows])
+            elif count:
+                out_NF[rows] = few_rows(kernels, x_ND[rows], codes_EFD[expert], scales_EF[expert])
+            first += count
+        return out_NF
 
     def _stack(self, leaf: ExpertLeaf) -> tuple[Tensor, Tensor]:
         if leaf == "gate_up":

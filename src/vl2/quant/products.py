@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
+from vl2.kernels.eight_bits import LANES, multiply_rounded, round_rows
+from vl2.kernels.library import Library
 from vl2.kernels.products import multiply
 from vl2.kernels.structures import INT4, INT8, MatrixC
 from vl2.quant.formats import Quantised, dequantise
@@ -20,8 +22,18 @@ from vl2.quant.formats import Quantised, dequantise
 FEW_ROWS = 32
 
 
-def linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None = None) -> Tensor:
-    """Return x times the weight's transpose, plus the bias, [..., N], in the type of x."""
+def linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """Return x times the weight's transpose, plus the bias, or the tanh GELU of that, [..., N], in the type of x."""
+    kernels = kernels_in_8_bits(x, N, bias) if weight.kind == "int8" and x.numel() > FEW_ROWS * K else None
+    if kernels is not None:
+        rounded = round_rows(kernels, x.reshape(-1, K))
+        out_MN = multiply_rounded(kernels, rounded, weight.codes, weight.scales, bias_N=bias, gelu=gelu)
+        return out_MN.view(*x.shape[:-1], N)
+    out = _linear(x, weight, N, K, bias)
+    return F.gelu(out, approximate="tanh") if gelu else out
+
+
+def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -> Tensor:
     x_MK = x.reshape(-1, K)
     if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float32) or not len(x_MK):
         return F.linear(x, dequantise(weight, N, K, x.dtype), bias)
@@ -37,6 +49,20 @@ def linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None = N
     if bias is not None:
         out_MN = out_MN.add_(bias)
     return out_MN.to(x.dtype).view(*x.shape[:-1], N)
+
+
+def few_rows(kernels: Library, x_MK: Tensor, codes_NK: Tensor, scales_N: Tensor) -> Tensor:
+    """Return x times an int8 weight's transpose, float32 [M, N], with the 16 bits of x."""
+    return multiply(kernels, MatrixC(INT8, *codes_NK.shape, codes_NK.data_ptr(), scales_N.data_ptr()), x_MK)
+
+
+def kernels_in_8_bits(x: Tensor, N: int, bias: Tensor | None = None) -> Library | None:
+    """Return the kernels if they round these activations and what comes of them, N numbers a row."""
+    types = {x.dtype} if bias is None else {x.dtype, bias.dtype}
+    is_inference = not (torch.is_grad_enabled() and x.requires_grad)
+    return (
+        load_kernels() if x.device.type == "cpu" and types == {torch.bfloat16} and N >= LANES and is_inference else None
+    )
 
 
 def multiply_in_8_bits(x_MK: Tensor, weight: Quantised) -> Tensor:

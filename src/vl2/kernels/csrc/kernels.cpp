@@ -1,5 +1,6 @@
 // The C interface. Every pointer is the caller's; nothing is kept after a call.
 #include "decode.h"
+#include "eight_bits.h"
 #include "quantise.h"
 #include "prefill.h"
 
@@ -35,6 +36,16 @@ void vl2_gate(const bf16* rows, int64_t count, int64_t width, bf16* out, int64_t
 void vl2_sum_slots(const bf16* rows, const int64_t* place, const float* weight, int64_t tokens, int64_t slots,
                    int64_t width, bf16* out, int64_t threads) {
     sum_slots(rows, place, weight, tokens, slots, width, out, static_cast<int>(threads));
+}
+
+void vl2_to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* codes, float* scales, int64_t threads) {
+    to_int8_rows(x, rows, width, codes, scales, static_cast<int>(threads));
+}
+
+// `width` is at least 16; `bias` may be null.
+void vl2_from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
+                         const float* column_scales, const bf16* bias, int64_t gelu, bf16* out, int64_t threads) {
+    from_int32_sums(sums, rows, width, row_scales, column_scales, bias, gelu != 0, out, static_cast<int>(threads));
 }
 
 void vl2_decode(const Model* model, const Step* step) { decode(*model, *step); }

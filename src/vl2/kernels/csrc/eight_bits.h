@@ -1,0 +1,66 @@
+// What stands around a product in whole numbers: rows rounded to 8 bits, and the sums made floating-point again.
+#pragma once
+#include <algorithm>
+
+#include "simd.h"
+#include "threads.h"
+
+namespace vl2 {
+
+typedef int8_t Bytes __attribute__((vector_size(16)));
+
+constexpr int64_t ROWS_AT_ONCE = 8;
+
+// Each row by its own largest number: codes -127 to 127, and scales such that x is about code * scale.
+inline void to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* codes, float* scales, int threads) {
+    run_team(threads, [&](Team& team, int) {
+        int phase = 0;
+        team.each((rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE, phase, [&](int64_t task) {
+            for (int64_t r = task * ROWS_AT_ONCE; r < std::min(rows, (task + 1) * ROWS_AT_ONCE); r++) {
+                const bf16* from = x + r * width;
+                int8_t* to = codes + r * width;
+                // Without its sign a number is the larger the larger its bits are.
+                uint16_t most = 0;
+                for (int64_t n = 0; n < width; n++) most = std::max(most, static_cast<uint16_t>(from[n] & 0x7fff));
+                const float largest = std::max(to_float(most), 1e-30f), factor = 127 / largest;
+                scales[r] = largest / 127;
+                // Added to 1.5 * 2^23, a number is rounded to a whole one, whose lowest byte is that of the sum.
+                constexpr float TO_WHOLE = 12582912.0f;
+                int64_t n = 0;
+                for (; n + LANES <= width; n += LANES) {
+                    const Ints sums = bits<Ints>(load(from + n) * factor + TO_WHOLE);
+                    const Bytes bytes = __builtin_convertvector(sums, Bytes);
+                    std::memcpy(to + n, &bytes, sizeof bytes);
+                }
+                for (; n < width; n++)
+                    to[n] = static_cast<int8_t>(bits<int32_t>(to_float(from[n]) * factor + TO_WHOLE));
+            }
+        });
+    });
+}
+
+inline Floats gelu_tanh(Floats x) { return x / (1.0f + exponential(-1.5957691216f * (x + 0.044715f * x * x * x))); }
+
+// out = sums * the row's scale * the column's + bias, and gelu of that, rounded, where it is asked for.
+inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
+                            const float* column_scales, const bf16* bias, bool gelu, bf16* out, int threads) {
+    run_team(threads, [&](Team& team, int) {
+        int phase = 0;
+        team.each((rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE, phase, [&](int64_t task) {
+            for (int64_t r = task * ROWS_AT_ONCE; r < std::min(rows, (task + 1) * ROWS_AT_ONCE); r++) {
+                for (int64_t first = 0; first < width; first += LANES) {
+                    // The last lanes of a row begin earlier, over some that are done: the same numbers once more.
+                    const int64_t n = std::min(first, width - LANES);
+                    Ints whole;
+                    std::memcpy(&whole, sums + r * width + n, sizeof whole);
+                    Floats value = __builtin_convertvector(whole, Floats) * row_scales[r] * load(column_scales + n);
+                    if (bias) value += load(bias + n);
+                    if (gelu) value = gelu_tanh(rounded(value));
+                    store(out + r * width + n, value);
+                }
+            }
+        });
+    });
+}
+
+}  // namespace vl2

@@ -1,0 +1,65 @@
+"""Products in whole numbers, by csrc/eight_bits.h around PyTorch's: bfloat16 rows rounded to 8 bits, int8 weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vl2.kernels.library import Library
+
+LANES = 16  # the kernel takes no narrower result
+
+
+@dataclass(frozen=True)
+class RowsIn8Bits:
+    """Rows, each rounded by its own largest number: x is about codes * scales."""
+
+    codes_MK: Tensor  # int8
+    scales_M: Tensor  # float32
+
+    def __getitem__(self, rows: slice) -> RowsIn8Bits:
+        return RowsIn8Bits(self.codes_MK[rows], self.scales_M[rows])
+
+
+def round_rows(kernels: Library, x_MK: Tensor) -> RowsIn8Bits:
+    """Round bfloat16 rows."""
+    assert x_MK.dtype == torch.bfloat16, f"the kernels round bfloat16, got {x_MK.dtype}"
+    (M, K), x_MK = x_MK.shape, x_MK.contiguous()
+    rounded = RowsIn8Bits(torch.empty(M, K, dtype=torch.int8), torch.empty(M))
+    kernels.to_int8_rows(
+        x_MK.data_ptr(), M, K, rounded.codes_MK.data_ptr(), rounded.scales_M.data_ptr(), torch.get_num_threads()
+    )
+    return rounded
+
+
+def multiply_rounded(
+    kernels: Library,
+    x: RowsIn8Bits,
+    codes_NK: Tensor,
+    scales_N: Tensor,
+    *,
+    bias_N: Tensor | None = None,
+    gelu: bool = False,
+    out_MN: Tensor | None = None,
+) -> Tensor:
+    """Return x times an int8 weight's transpose plus a bfloat16 bias, or the tanh GELU of that, bfloat16 [M, N].
+
+    It is written to `out_MN` where that is given.
+    """
+    M, N = len(x.scales_M), len(codes_NK)
+    sums_MN = torch._int_mm(x.codes_MK, codes_NK.T)
+    out_MN = torch.empty(M, N, dtype=torch.bfloat16) if out_MN is None else out_MN
+    kernels.from_int32_sums(
+        sums_MN.data_ptr(),
+        M,
+        N,
+        x.scales_M.data_ptr(),
+        scales_N.data_ptr(),
+        None if bias_N is None else bias_N.data_ptr(),
+        gelu,
+        out_MN.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out_MN
