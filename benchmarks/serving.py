@@ -204,14 +204,13 @@ def start(arguments: list[str]) -> tuple[subprocess.Popen[str], str]:
     raise SystemExit(f"the server did not start; its log is {log}")
 
 
-def flatness(memory_mb: list[float]) -> dict[str, float]:
-    """Return memory after a fifth of the time, when caches are full, and at the end: the medians of some readings."""
+def flatness(memory_mb: list[float]) -> dict[str, Any]:
+    """Return the memory of each tenth of the time, medians of some readings: the caches fill in the first of them."""
     part = max(1, len(memory_mb) // 10)
-    early, late = memory_mb[2 * part : 3 * part] or memory_mb, memory_mb[-part:]
+    tenths = [memory_mb[first : first + part] for first in range(0, part * 10, part)]
     return {
         "first_mb": round(memory_mb[0]),
-        "after_a_fifth_mb": round(statistics.median(early)),
-        "end_mb": round(statistics.median(late)),
+        "by_tenth_mb": [round(statistics.median(tenth)) for tenth in tenths if tenth],
         "peak_mb": round(max(memory_mb)),
     }
 

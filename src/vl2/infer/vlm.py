@@ -293,7 +293,7 @@ def load(
     as "8GB", bounds what everything takes together: experts of a quantised folder beyond it are paged in and out.
     `adapter` is a folder with a LoRA adapter in PEFT's format, which is added into the weights.
     `tiling` is "paper", "per-image" or "budget:N"; `max_tiles` allows finer grids than the released nine.
-    `reuse` bounds the memory of encoded images and of prompts that were read, 64 and 256 MiB unless said otherwise.
+    `reuse` bounds the memory of encoded images and of prompts that were read, 64 and 128 MiB unless said otherwise.
     """
     # What can be refused is refused before anything is downloaded.
     on = choose_device(device)
