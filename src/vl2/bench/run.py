@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -21,6 +22,8 @@ from vl2.errors import UserError
 
 LOAD_TIMEOUT_S = 3600.0
 STAGE_TIMEOUT_S = 1800.0
+# Threads that wait for more work keep a core busy: those of OpenMP for 0.2 s, and the next to be measured needs it.
+SETTLE_S = 0.3
 
 Say = Callable[[str], None]
 
@@ -104,6 +107,7 @@ def compete(
                 for contestant, made in turn if number % 2 else reversed(turn):
                     say(f"round {number} of {sizes.rounds}: {stage.name}, {made.name}")
                     _measure(contestant, made, stage, seed=number)
+            time.sleep(SETTLE_S)
             machine = machine.best_with(measure_machine(config, device))
     return Contest(stages=[loading, *stages], runs=runs, machine=machine)
 
@@ -122,6 +126,7 @@ def _threads(number: int | None) -> Iterator[None]:
 def _measure(contestant: Contestant, made: Runs, stage: Stage, seed: int) -> None:
     if stage.name in made.unsupported:
         return
+    time.sleep(SETTLE_S)
     answer = contestant.ask({**stage.task, "seed": seed}, timeout_s=STAGE_TIMEOUT_S)
     if "unsupported" in answer:
         made.unsupported[stage.name] = answer["unsupported"]
