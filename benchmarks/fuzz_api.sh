@@ -2,7 +2,7 @@
 # Ask `vl2 serve` whatever its own OpenAPI description allows, and what it forbids, with schemathesis (extra `fuzz`):
 # no answer may be a 5xx, and every answer must be one that the description names.
 #
-#   benchmarks/fuzz_api.sh            # about ten minutes on two cores
+#   benchmarks/fuzz_api.sh            # about a minute and a half on two cores
 #   MAX_EXAMPLES=20 benchmarks/fuzz_api.sh
 #
 # PYTHON and SCHEMATHESIS name the interpreter with vl2 and the program, where they are not in .venv.
