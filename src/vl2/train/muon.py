@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vl2.train.products import product_dtype
+
 MOMENTUM = 0.95
 RMS = 0.2  # of AdamW's usual update
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -21,13 +23,13 @@ _ITERATIONS = 5
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Return bfloat16 matrices [..., M, N] with the same singular vectors, and singular values within 0.7 to 1.2.
+    """Return matrices [..., M, N] with the same singular vectors, and singular values within 0.7 to 1.2.
 
-    Newton-Schulz iteration: matrix products alone. Zero stays zero.
+    Newton-Schulz iteration: matrix products alone, in bfloat16 where the device has products of it. Zero stays zero.
     """
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x: Tensor = matrices.mT if is_tall else matrices
-    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(torch.bfloat16)
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(product_dtype(x.device))
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
