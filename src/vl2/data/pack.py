@@ -1,8 +1,10 @@
 """Samples into packs: sequences that are full of tokens and hold about as many tiles as each other.
 
-Best fit, largest sample first, over the samples of one window, with two budgets. The budget of tokens is hard and a
-sample is never cut. The budget of tiles makes packs cost the vision encoder alike; a sample with more tiles than
-that on its own is no reason to lose it, so it gets a pack which only samples without images may share.
+Best fit over the samples of one window, large ones first by size, then the small ones as they were drawn: sorted too,
+they would share packs with their like, and a step of few packs would hold one kind of sample alone. There are two
+budgets. That of tokens is hard and a sample is never cut. That of tiles makes packs cost the vision encoder alike; a
+sample with more tiles than that on its own is no reason to lose it, so it gets a pack which only samples without images
+may share.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from vl2.data.index import Ints
 from vl2.errors import UserError
 
+LARGE = 1 / 8  # of a pack; smaller samples fill what is left in any order
 _SCALE = 16
 _TAKEN = 2**62  # more than any distance
 
@@ -79,7 +82,7 @@ def make_packs(num_tokens: Ints, num_tiles: Ints, packing: Packing) -> list[Chos
     packs: list[Chosen] = []
     shelf = _Shelf(packing.max_tiles)
     tokens, tiles = num_tokens.tolist(), num_tiles.tolist()
-    for number in np.argsort(-size, kind="stable").tolist():
+    for number in np.argsort(-np.where(size > LARGE, size, 0), kind="stable").tolist():
         wanted = min(tiles[number], packing.max_tiles)  # more than the cap fills a pack as much as the cap does
         found = shelf.take(tokens[number], wanted)
         if found is None:
