@@ -11,7 +11,7 @@ import pytest
 from tests.data.loader_case import make_processor, make_record, make_stores
 from tests.data.sample_records import page
 from vl2.data.count import count_tokens
-from vl2.data.index import StoreIndex, build_index
+from vl2.data.index import StoreIndex, build_index, settings_checksum
 from vl2.data.record import Message, Part, Record
 from vl2.errors import UserError
 
@@ -30,17 +30,32 @@ class BrokenStore:
 
 @pytest.mark.parametrize("mask_prompt", [True, False])
 @pytest.mark.parametrize("tiling", ["paper", "budget:400"])
-def test_costs_are_those_of_the_encoded_sample(tiling: str, mask_prompt: bool) -> None:
-    processor = make_processor().with_tiling(tiling)
+@pytest.mark.parametrize("spelled", [(), ("caption",)])
+def test_costs_are_those_of_the_encoded_sample(tiling: str, mask_prompt: bool, spelled: tuple[str, ...]) -> None:
+    processor = replace(make_processor().with_tiling(tiling), spelled=frozenset(spelled))
     records = [record for store in make_stores().values() for record in store[:10]]
     records += [two_turns(records[0], records[1]), page("page")]
     for record in records:
         images = [image.data for image in record.images]
-        sample = processor.encode(record.to_messages(images), train=True, mask_prompt=mask_prompt)
+        sample = processor.encode(
+            record.to_messages(images),
+            train=True,
+            mask_prompt=mask_prompt,
+            spells_answers=record.category in spelled,
+        )
         cost = count_tokens(record, processor, mask_prompt=mask_prompt)
         assert cost.total == len(sample)
         assert cost.tiles == len(sample.tiles)
         assert cost.trained == int((sample.labels[1:] != -100).sum())
+
+
+def test_spelled_answers_make_another_index() -> None:
+    plain = make_processor()
+    spelled = replace(plain, spelled=frozenset(["caption"]))
+    assert settings_checksum(plain) != settings_checksum(spelled)
+    record = make_record("caption", 0)
+    assert count_tokens(record, spelled).trained > count_tokens(record, plain).trained
+    assert count_tokens(make_record("text", 0), spelled) == count_tokens(make_record("text", 0), plain)
 
 
 def two_turns(first: Record, second: Record) -> Record:

@@ -46,6 +46,19 @@ def test_encodings_are_the_released_ones(tag):
         assert tokenizer.decode(case["ids"], skip_special=True) == case["decoded_skip_special"]
 
 
+@given(TEXTS)
+def test_a_spelled_text_is_its_characters_encoded_one_by_one(tokenizer, text):
+    ids = tokenizer.encode(text, "none", spelled=True)
+    assert ids == [i for char in text for i in tokenizer.encode(char, "none")]
+    assert tokenizer.decode(ids, skip_special=False) == text
+
+
+def test_grounding_tags_stay_whole_in_a_spelled_text(tokenizer):
+    ids = tokenizer.encode("<|ref|>tea<|/ref|>", spelled=True)
+    letters = [i for char in "tea" for i in tokenizer.encode(char)]
+    assert ids == [tokenizer.special_ids["<|ref|>"], *letters, tokenizer.special_ids["<|/ref|>"]]
+
+
 def test_a_person_cannot_type_special_tokens(tokenizer):
     text = "a<image>b<|User|>c<｜end▁of▁sentence｜><|ref|>d<|/ref|>"
     ids = tokenizer.encode(text, "grounding")

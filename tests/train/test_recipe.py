@@ -107,6 +107,7 @@ def test_a_stage_can_be_taken_from_the_table_with_changes() -> None:
         ({"data": {"sources": [{"name": "../a", "path": "x"}]}}, "the name of a source must be letters, digits,"),
         ({"data": {"sources": [{"name": "a", "path": "x"}] * 2}}, "data.sources must have different names, got a, a"),
         ({"data": {"mixture": "alignment", "groups": [{"share": 1, "categories": {}}]}}, "data: give either mixture"),
+        ({"data": {"spelled": ["ocr", "letters"]}}, "data.spelled must be of "),
         ({"run": {"minutes": 0.0}}, "run.minutes must be positive, got 0"),
         ({"run": {"trackers": ["mlflow"]}}, "run.trackers[0] must be one of tensorboard, wandb, trackio, got 'mlflow'"),
         ({"guard": {"window": 4}}, "guard: spike_factor must not be negative"),

@@ -55,7 +55,14 @@ def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = Tr
     side = config.tokens_per_side
     grids = processor.tiling.choose_grids(per_turn, processor.canvases, tile_px=config.tile_px, side=side)
     visual = [num_visual_tokens(grid, side) for grid in grids]
-    row = tokenize_turns(turns, processor.tokenizer, visual, train=True, mask_prompt=mask_prompt)
+    row = tokenize_turns(
+        turns,
+        processor.tokenizer,
+        visual,
+        train=True,
+        mask_prompt=mask_prompt,
+        spells_answers=record.category in processor.spelled,
+    )
     return Counts(
         text=len(row.ids) - sum(visual),
         trained=sum(label != IGNORE_ID for label in row.labels[1:]),

@@ -160,7 +160,7 @@ class StoreIndex:
 def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
     """Return a checksum of everything that turns a record into its cost."""
     config, tokenizer = processor.config, processor.tokenizer
-    values = (
+    values: tuple[object, ...] = (
         len(tokenizer),
         tokenizer.encode(_PROBE),
         str(processor.tiling),
@@ -169,6 +169,8 @@ def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
         config.tokens_per_side,
         mask_prompt,
     )
+    if processor.spelled:
+        values += (sorted(processor.spelled),)
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 

@@ -165,7 +165,13 @@ class Loader:
         if None in images:
             raise UserError(f"record {record.id} names image files: a store must give the bytes of images")
         messages = record.to_messages(images)
-        return self._processor.encode(messages, train=True, mask_prompt=self._options.mask_prompt, name=record.id)
+        return self._processor.encode(
+            messages,
+            train=True,
+            mask_prompt=self._options.mask_prompt,
+            spells_answers=record.category in self._processor.spelled,
+            name=record.id,
+        )
 
 
 def _num_ahead(started: deque[_Started]) -> int:

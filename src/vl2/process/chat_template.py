@@ -38,14 +38,20 @@ class TokenRow:
 
 
 def tokenize_turns(
-    turns: Sequence[Turn], tokenizer: Tokenizer, image_tokens: Sequence[int], *, train: bool, mask_prompt: bool
+    turns: Sequence[Turn],
+    tokenizer: Tokenizer,
+    image_tokens: Sequence[int],
+    *,
+    train: bool,
+    mask_prompt: bool,
+    spells_answers: bool = False,
 ) -> TokenRow:
     """Write a conversation. `image_tokens` is the number of visual tokens of each image, in order.
 
     For training every answer ends with eos. For answering, a last user turn leaves the assistant's
     turn open, and a last assistant turn is left open too, to be continued. With `mask_prompt` the
     labels are the answers, their eos, and the bos, as in the released processor. All text of a document is labelled;
-    it is left open unless it is for training.
+    it is left open unless it is for training. With `spells_answers` they are encoded character by character.
     """
     row = TokenRow()
     row.add([tokenizer.bos_id], is_trained=True)
@@ -59,7 +65,7 @@ def tokenize_turns(
             _write_pieces(row, turn.pieces, tokenizer, images, turn.specials, is_trained=True)
             row.add([tokenizer.eos_id] if train else [], is_trained=True)
         else:
-            row.add(tokenizer.encode(turn.text, turn.specials), is_trained=True)
+            row.add(tokenizer.encode(turn.text, turn.specials, spelled=spells_answers), is_trained=True)
             if train or index < len(turns) - 1:
                 row.add([tokenizer.eos_id], is_trained=True)
     assert next(images, None) is None, f"more image lengths than images: {len(image_tokens)}"

@@ -44,6 +44,7 @@ class Processor:
     tiling: Tiling = field(default_factory=Tiling)
     image_options: ImageOptions = field(default_factory=ImageOptions)
     max_tiles: int | None = None  # canvases of up to so many tiles instead of the config's (InfoVQA: 18)
+    spelled: frozenset[str] = frozenset()  # categories of records whose answers training writes by the character
 
     def __post_init__(self) -> None:
         if self.max_tiles is not None and self.max_tiles < 1:
@@ -77,20 +78,44 @@ class Processor:
             return self.config.candidate_resolutions
         return candidate_canvases(self.config.tile_px, self.max_tiles)
 
-    def encode(self, messages: object, *, train: bool = False, mask_prompt: bool = True, name: str = "") -> Sample:
+    def encode(
+        self,
+        messages: object,
+        *,
+        train: bool = False,
+        mask_prompt: bool = True,
+        spells_answers: bool = False,
+        name: str = "",
+    ) -> Sample:
         """Return the sample of a conversation, in the OpenAI or the released form.
 
         `train` ends every answer with eos; otherwise the last turn is left open. With `mask_prompt`
         only answers (and bos) are labelled, else all text is. Of a document all text is labelled always.
+        With `spells_answers` they are encoded character by character.
         """
-        return self.encode_turns(normalise(messages), train=train, mask_prompt=mask_prompt, name=name)
+        return self.encode_turns(
+            normalise(messages), train=train, mask_prompt=mask_prompt, spells_answers=spells_answers, name=name
+        )
 
     def encode_turns(
-        self, turns: Sequence[Turn], *, train: bool = False, mask_prompt: bool = True, name: str = ""
+        self,
+        turns: Sequence[Turn],
+        *,
+        train: bool = False,
+        mask_prompt: bool = True,
+        spells_answers: bool = False,
+        name: str = "",
     ) -> Sample:
         """Return the sample of a conversation that is already in normal form."""
         images = self.prepare_images([turn.images for turn in turns])
-        row = tokenize_turns(turns, self.tokenizer, images.tokens, train=train, mask_prompt=mask_prompt)
+        row = tokenize_turns(
+            turns,
+            self.tokenizer,
+            images.tokens,
+            train=train,
+            mask_prompt=mask_prompt,
+            spells_answers=spells_answers,
+        )
         return self._sample(row, images, name)
 
     def encode_prompt(

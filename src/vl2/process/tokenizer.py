@@ -60,6 +60,7 @@ class Tokenizer:
         self._grounding_pattern = re.compile("|".join(map(re.escape, GROUNDING)))
         self._other_pattern = re.compile("|".join(map(re.escape, others)))
         self._bytes: dict[int, bytes] = {}
+        self._spelled: dict[str, list[int]] = {}
 
     @classmethod
     def from_file(cls, path: Path | str, pad_token: str = PAD) -> Tokenizer:
@@ -86,25 +87,30 @@ class Tokenizer:
         text: str = self._raw.to_str()
         return text
 
-    def encode(self, text: str, specials: Specials = "grounding") -> list[int]:
+    def encode(self, text: str, specials: Specials = "grounding", *, spelled: bool = False) -> list[int]:
         """Return the ids of a text, without bos or eos of its own.
 
         "all": the text of any special token becomes that token, as in the released processor.
         "grounding": only the ref, det and grounding tags do. "none": everything is ordinary text.
+
+        `spelled` encodes every character by itself, as BPE-dropout of 1 (arXiv 1910.13267) does up to the character:
+        longer, with the same text when decoded.
         """
         # A lone surrogate (half of an emoji cut in two) is no text that can be encoded.
         text = text.encode("utf-8", "replace").decode("utf-8")
         if specials == "all":
+            assert not spelled, "what has every special token is a template, which is not spelled"
             return self._encode_raw(self._raw, text)
+        encode = self._spell if spelled else self._encode_plain
         if specials == "none":
-            return self._encode_plain(text)
+            return encode(text)
         ids: list[int] = []
         start = 0
         for tag in self._grounding_pattern.finditer(text):
-            ids += self._encode_plain(text[start : tag.start()])
+            ids += encode(text[start : tag.start()])
             ids.append(self.special_ids[tag.group()])
             start = tag.end()
-        return ids + self._encode_plain(text[start:])
+        return ids + encode(text[start:])
 
     def decode(self, ids: Iterable[int], skip_special: bool | None = None) -> str:
         """Return the text of the ids; ids outside the vocabulary are skipped.
@@ -141,6 +147,15 @@ class Tokenizer:
         # Without any special token's text both vocabularies agree, and the plain one need not be built.
         has_special = self._other_pattern.search(text) or self._grounding_pattern.search(text)
         return self._encode_raw(self._plain if has_special else self._raw, text)
+
+    def _spell(self, text: str) -> list[int]:
+        return [id for char in text for id in self._ids_of_character(char)]
+
+    def _ids_of_character(self, char: str) -> list[int]:
+        known = self._spelled.get(char)
+        if known is None:
+            known = self._spelled[char] = self._encode_plain(char)
+        return known
 
     @staticmethod
     def _encode_raw(raw: RawTokenizer, text: str) -> list[int]:

@@ -93,6 +93,8 @@ class DataOptions:
     """1 goes through all sources of a category evenly, more favours small ones"""
     weights: Mapping[str, float] = field(default_factory=dict)
     """weights of sources inside their category, by "name/category" """
+    spelled: tuple[str, ...] = ()
+    """categories whose answers are written character by character: so a small model learns to read"""
     window_packs: int = 512
     """packs planned at a time"""
     workers: int = 2
@@ -106,6 +108,15 @@ class DataOptions:
             raise UserError(f"data.sources must have different names, got {', '.join(names)}")
         if self.mixture and self.groups:
             raise UserError("data: give either mixture or groups")
+        if self.spelled:
+            self._check_spelled()
+
+    def _check_spelled(self) -> None:
+        from vl2.data.record import CATEGORIES
+
+        unknown = [category for category in self.spelled if category not in CATEGORIES]
+        if unknown:
+            raise UserError(f"data.spelled must be of {', '.join(CATEGORIES)}, got {unknown[0]!r}")
 
     def make_mixture(self, stage: str) -> Mixture:
         """Return the mixture that is named or given; a stage of one's own must give it."""

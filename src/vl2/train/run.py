@@ -152,7 +152,7 @@ class Run:
         # The weights under an adapter are in no checkpoint: they come again from where they came from at first.
         is_filled_later = found is not None and not recipe.adapter.is_used
         files = find_model(recipe.model, folder if is_filled_later else None)
-        processor = files.processor()
+        processor = replace(files.processor(), spelled=frozenset(recipe.data.spelled))
         stores = open_stores(recipe)
         plan = make_plan(recipe, stores, processor, folder=folder, ranks=ranks, say=say)
         model = make_model(files, recipe.seed, is_first=ranks.is_first, is_filled_later=is_filled_later)
