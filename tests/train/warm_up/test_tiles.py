@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,3 +76,33 @@ def test_easy_tiles_hold_no_sprites_and_no_chinese() -> None:
     for seed in range(40):
         found = easy.draw(random.Random(seed), 0.1).classes
         assert not ((found >= chinese.start) & (found < chinese.stop)).any()
+
+
+def test_a_line_on_its_own_is_read_token_by_token() -> None:
+    """What the tokens of a line hold, row by row, is a text of the words drawn, with its spaces."""
+    name = {CLASSES.character(c): c for c in CLASSES.characters} | {CLASSES.space: " "}
+    words = {word for text in TEXTS for word in text.split()}
+    whole = 0
+    lines = replace(drawer(), things_share=0.0, lines_share=1.0)
+    for seed in range(60):
+        tile = lines.draw(random.Random(seed), 0.0)
+        assert tile.things.shape == (6, 6, 5)
+        rows = [r for r in range(6) if (tile.things[r] != NOTHING).any()]
+        assert len(rows) <= 1, "a line stands in one row of tokens"
+        read = "".join(name[n] for n in tile.things[rows].flatten() if n != NOTHING)
+        whole += any(word.lower() in words for word in read.split())
+    assert whole > 15
+
+
+def test_a_thing_is_held_by_the_token_in_which_its_middle_lies() -> None:
+    held = 0
+    scenes = replace(drawer(), things_share=1.0)
+    for seed in range(40):
+        tile = scenes.draw(random.Random(seed), 0.0)
+        for row, column in np.argwhere(tile.things[:, :, 0] != NOTHING):
+            x0, y0, x1, y1 = tile.first_boxes[row, column]
+            assert column / 6 - 1e-6 <= (x0 + x1) / 2 < (column + 1) / 6 + 1e-6
+            assert row / 6 - 1e-6 <= (y0 + y1) / 2 < (row + 1) / 6 + 1e-6
+            held += 1
+        assert not tile.first_boxes[tile.things[:, :, 0] == NOTHING].any()
+    assert held > 40

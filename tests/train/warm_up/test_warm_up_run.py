@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,17 @@ def test_the_export_is_the_model_with_another_encoder(texts: Path) -> None:
         not torch.equal(a, b) for a, b in zip(trained.vision.parameters(), fresh.vision.parameters(), strict=True)
     )
     assert (out / "tokenizer.json").is_file()
+
+
+def test_where_tokens_are_read_the_projector_learns_too(texts: Path) -> None:
+    plan = recipe(texts, "reads", 2)
+    plan = replace(plan, options=replace(plan.options, reads=True), tiles=replace(plan.tiles, lines_share=0.5))
+    trained = load_model(warm_up(plan, say=lambda _: None))
+    fresh = WarmUpRun(recipe(texts, "fresh", 2), ONE).model
+    moved = {name.split(".")[0] for (name, a), b in zip(trained.named_parameters(), fresh.parameters(), strict=True)
+             if not torch.equal(a, b)}  # fmt: skip
+    assert moved == {"vision", "projector"}
+    assert all("read_empty" in line for line in lines(plan.folder))
 
 
 def test_easy_tiles_are_learned(texts: Path) -> None:

@@ -42,6 +42,11 @@ class Classes:
         pairs = [(shape.en, colour) for shape in SHAPES for colour in COLOURS]
         return {pair: first + number for number, pair in enumerate(pairs)}
 
+    @property
+    def space(self) -> int:
+        """The number behind all others: a space is no thing that a patch shows, but it is read."""
+        return len(self)
+
     def character(self, char: str) -> int | None:
         return self._character.get(char)
 

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from vl2.model.vision import VisionEncoder
 from vl2.train.warm_up.classes import NOTHING
+from vl2.train.warm_up.reading import Read, Reading
+from vl2.train.warm_up.tiles import TileBatch
 
 BOX_SCALE = 4.0  # distances are parts of the tile; so they come to about 1
 BOX_WEIGHT = 2.0
@@ -24,18 +26,29 @@ class Recognised:
     box_loss: Tensor
     wanted_n: Tensor  # int64
     is_right_n: Tensor  # bool
+    read: Read | None = None  # the same for the visual tokens, where the projector learns too
 
     @property
     def loss(self) -> Tensor:
-        return self.class_loss + BOX_WEIGHT * self.box_loss
+        seen = self.class_loss + BOX_WEIGHT * self.box_loss
+        return seen if self.read is None else seen + self.read.loss
 
 
 class Recognition(nn.Module):
     """Classes and boxes from the features of every patch."""
 
-    def __init__(self, encoder: VisionEncoder, width: int, num_classes: int, patches_per_side: int) -> None:
+    def __init__(
+        self,
+        encoder: VisionEncoder,
+        width: int,
+        num_classes: int,
+        patches_per_side: int,
+        reading: Reading | None = None,
+    ) -> None:
+        """`reading` trains the projector too."""
         super().__init__()
         self.encoder = encoder
+        self.reading = reading
         self.classify = nn.Linear(width, num_classes)
         self.locate = nn.Linear(width, 4)
         centre = (torch.arange(patches_per_side) + 0.5) / patches_per_side
@@ -43,20 +56,23 @@ class Recognition(nn.Module):
         self.register_buffer("centre_n4", torch.stack((x, y, x, y), dim=-1).flatten(0, 1), persistent=False)
         self.centre_n4: Tensor
 
-    def forward(
-        self, tiles_I3PP: Tensor, classes_In: Tensor, boxes_In4: Tensor, generator: torch.Generator
-    ) -> Recognised:
+    def forward(self, batch: TileBatch, generator: torch.Generator) -> Recognised:
         """`generator` picks the empty patches that are looked at."""
-        features = self.encoder(tiles_I3PP).flatten(0, 1)
-        wanted = classes_In.flatten()
+        patches_IpC = self.encoder(batch.tiles_I3PP.to(self.classify.weight.dtype))
+        features = patches_IpC.flatten(0, 1)
+        wanted = batch.classes_Ip.flatten()
         shown, empty = (wanted != NOTHING).nonzero().squeeze(1), (wanted == NOTHING).nonzero().squeeze(1)
         some = empty[torch.randperm(len(empty), generator=generator)[: max(1, int(len(shown) * EMPTY_SHARE))]]
         looked_at = torch.cat((shown, some))
         logits, wanted_n = self.classify(features[looked_at]).float(), wanted[looked_at]
-        offsets = (boxes_In4 - self.centre_n4.float()).flatten(0, 1)[shown] * BOX_SCALE
+        offsets = (batch.boxes_Ip4 - self.centre_n4.float()).flatten(0, 1)[shown] * BOX_SCALE
+        read = None
+        if self.reading is not None:
+            read = self.reading(patches_IpC, batch.things_IQK, batch.first_boxes_IQ4, generator)
         return Recognised(
             class_loss=F.cross_entropy(logits, wanted_n),
             box_loss=F.smooth_l1_loss(self.locate(features[shown]).float(), offsets, beta=0.1),
             wanted_n=wanted_n,
             is_right_n=logits.detach().argmax(dim=-1) == wanted_n,
+            read=read,
         )

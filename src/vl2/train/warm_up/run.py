@@ -35,12 +35,14 @@ from vl2.train.schedule import learning_rate
 from vl2.train.stage import Optimizer, Stage
 from vl2.train.toml_file import from_table, load_toml, to_toml
 from vl2.train.warm_up.classes import Classes, choose_characters
+from vl2.train.warm_up.reading import Reading
 from vl2.train.warm_up.recognition import Recognised, Recognition
-from vl2.train.warm_up.tiles import Tile, TileDrawer
+from vl2.train.warm_up.tiles import Tile, TileBatch, TileDrawer
 from vl2.weights import load_model, save_model
 
 METRICS = "metrics.jsonl"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+READ = "read_"  # what the log calls the shares of the visual tokens
 _SMOOTHING = 0.97  # of the accuracy that decides on the difficulty
 
 
@@ -62,6 +64,8 @@ class TileOptions:
     """of all tiles, once they are as hard as they get"""
     things_share: float = 0.22
     """sprites and shapes; the rest is English"""
+    lines_share: float = 0.0
+    """of the tiles of text: one line on a picture of its own, padded as the processor pads"""
 
     def __post_init__(self) -> None:
         if min(self.chinese_share, self.things_share) < 0 or self.chinese_share + self.things_share > 1:
@@ -84,6 +88,8 @@ class WarmUpOptions:
     """where the cosine ends, over the peak"""
     warmup_steps: int = 150
     weight_decay: float = 0.05
+    reads: bool = False
+    """train the projector too: which things each visual token holds, in reading order"""
     difficulty: float = 0.0
     """of the first tiles, from 0 to 1"""
     raise_at: float = 0.42
@@ -153,9 +159,16 @@ class WarmUpRun:
             init_weights(self.model, recipe.seed)
         torch.manual_seed(recipe.seed)
         vision = config.vision_config
-        self.net = Recognition(self.model.vision, vision.width, len(self.drawer.classes), vision.patches_per_side).to(
-            _DTYPES[recipe.compute]
-        )
+        num_classes, patches = len(self.drawer.classes), vision.patches_per_side
+        reading = None
+        if recipe.options.reads:
+            # One more class than patches have: the space.
+            width = config.projector_config.n_embed
+            reading = Reading(
+                self.model.projector, width, num_classes + 1, self.files.processor().config.tokens_per_side
+            )
+        self.net = Recognition(self.model.vision, vision.width, num_classes, patches, reading)
+        self.net.to(_DTYPES[recipe.compute])
         self.optimizer = MasterAdamW(_groups(self.net, recipe.options), betas=(0.9, 0.98), eps=1e-8, ranks=ranks)
         self.checkpoints = Checkpoints(self.folder, ranks=ranks)
         self.step, self.difficulty, self.accuracy = 0, recipe.options.difficulty, 0.0
@@ -192,10 +205,13 @@ class WarmUpRun:
         out = self.folder / "export"
         if self.ranks.is_first:
             keep_model_files(self.files, self.folder)
+            targets = {f"encoder.{name}": parameter for name, parameter in self.model.vision.named_parameters()}
+            if self.recipe.options.reads:
+                named = self.model.projector.named_parameters()
+                targets |= {f"reading.projector.{name}": parameter for name, parameter in named}
             for name, master in self.optimizer.masters():
-                target = dict(self.model.vision.named_parameters()).get(name.removeprefix("encoder."))
-                if name.startswith("encoder.") and target is not None:
-                    target.data = master.clone()
+                if name in targets:
+                    targets[name].data = master.clone()
             folder = self.folder / MODEL_FILES
             shutil.rmtree(out, ignore_errors=True)
             save_model(
@@ -218,10 +234,9 @@ class WarmUpRun:
         }
 
     def _one_step(self, rate: float) -> Recognised:
-        tiles, classes, boxes = stack([self._tile(number) for number in self._own()])
+        batch = TileBatch.of([self._tile(number) for number in self._own()])
         generator = torch.Generator().manual_seed(self.step * self.ranks.size + self.ranks.rank)
-        dtype = _DTYPES[self.recipe.compute]
-        found: Recognised = self.net(tiles.to(dtype), classes, boxes, generator)
+        found: Recognised = self.net(batch, generator)
         (found.loss / self.ranks.size).backward()
         self.optimizer.sum_over_ranks()
         norm = self.optimizer.grad_norm()
@@ -255,15 +270,20 @@ class _Tally:
     """Sums between two lines of the log."""
 
     def __init__(self, classes: Classes) -> None:
-        self._groups = {"empty": range(1), **classes.groups}
+        self._groups = {"empty": range(1), **classes.groups, "space": range(classes.space, classes.space + 1)}
         self._clear()
 
     def add(self, found: Recognised) -> None:
         self._losses.append((found.class_loss.item(), found.box_loss.item()))
+        self._count("", found.wanted_n, found.is_right_n)
+        if found.read is not None:
+            self._count(READ, found.read.wanted_n, found.read.is_right_n)
+
+    def _count(self, prefix: str, wanted_n: Tensor, is_right_n: Tensor) -> None:
         for name, numbers in self._groups.items():
-            mine = (found.wanted_n >= numbers.start) & (found.wanted_n < numbers.stop)
-            right, of = self._counts[name]
-            self._counts[name] = right + int((mine & found.is_right_n).sum()), of + int(mine.sum())
+            mine = (wanted_n >= numbers.start) & (wanted_n < numbers.stop)
+            right, of = self._counts[prefix + name]
+            self._counts[prefix + name] = right + int((mine & is_right_n).sum()), of + int(mine.sum())
 
     def take(self, step: int, difficulty: float, tiles_per_s: float) -> dict[str, float]:
         """Return the line since the last one: losses, and the share of patches found by sort. Of this rank's tiles."""
@@ -281,7 +301,7 @@ class _Tally:
 
     def _clear(self) -> None:
         self._losses: list[tuple[float, float]] = []
-        self._counts = dict.fromkeys(self._groups, (0, 0))
+        self._counts = {prefix + name: (0, 0) for prefix in ("", READ) for name in self._groups}
 
 
 def make_folder(folder: Path) -> None:
@@ -312,15 +332,9 @@ def make_drawer(options: TileOptions, config: ModelConfig) -> TileDrawer:
         patch_px=vision.patch_size,
         chinese_share=options.chinese_share,
         things_share=options.things_share,
+        lines_share=options.lines_share,
+        patches_per_token=config.projector_config.downsample_ratio,
     )
-
-
-def stack(tiles: Sequence[Tile]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the tiles as the encoder takes them, with the classes and boxes of their patches."""
-    pixels = torch.from_numpy(np.stack([tile.pixels for tile in tiles]))
-    classes = torch.from_numpy(np.stack([tile.classes for tile in tiles]))
-    boxes = torch.from_numpy(np.stack([tile.boxes for tile in tiles]))
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, classes.flatten(1), boxes.flatten(1, 2)
 
 
 def _one_of_each(kinds: Sequence[Kind]) -> list[Kind]:

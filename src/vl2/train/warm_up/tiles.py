@@ -4,7 +4,8 @@ A patch belongs to the thing whose box holds its centre. How hard the tiles are 
 fonts near one size, and large shapes) to 1 (everything): a random encoder learns nothing from the hard ones for very
 long, and the hard ones soon once it can read the easy ones.
 
-n patches along a side. Boxes are (x0, y0, x1, y1) as parts of the tile's side.
+n patches along a side, m visual tokens, K things of a visual token that are told apart (`reading.py`). Boxes are
+(x0, y0, x1, y1) as parts of the tile's side.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+from torch import Tensor
 
 from vl2.data.construct import fonts
 from vl2.data.construct.primer.writing import token
@@ -24,6 +27,7 @@ from vl2.data.construct.shapes import COLOURS, SHAPES, draw_shape
 from vl2.data.construct.sprites import Kind, draw_sprite
 from vl2.errors import UserError
 from vl2.train.warm_up.classes import NOTHING, Classes
+from vl2.train.warm_up.reading import THINGS
 
 CHINESE_FROM, SPRITES_FROM = 0.25, 0.5  # difficulty from which on there are any
 EASY_FACES = 6
@@ -31,6 +35,8 @@ LATIN_PX, CHINESE_PX = (12, 24, 56), (15, 28, 64)  # smallest, easiest and large
 ATTEMPTS = 12  # places tried for a thing
 
 Ink = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+PADDING = (127, 127, 127)  # of every released processor and of nano's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,30 @@ class Tile:
     pixels: NDArray[np.uint8]  # [P, P, 3]
     classes: NDArray[np.int64]  # [n, n]
     boxes: NDArray[np.float32]  # [n, n, 4], 0 where there is nothing
+    things: NDArray[np.int64]  # [m, m, K], of a visual token in reading order, 0 behind the last
+    first_boxes: NDArray[np.float32]  # [m, m, 4], of the first of them, 0 where there is none
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileBatch:
+    """I tiles as the encoder takes them, p patches and Q visual tokens to a tile."""
+
+    tiles_I3PP: Tensor  # float32, from -1 to 1
+    classes_Ip: Tensor
+    boxes_Ip4: Tensor
+    things_IQK: Tensor
+    first_boxes_IQ4: Tensor
+
+    @classmethod
+    def of(cls, tiles: Sequence[Tile]) -> TileBatch:
+        pixels = torch.from_numpy(np.stack([tile.pixels for tile in tiles]))
+        return cls(
+            tiles_I3PP=pixels.permute(0, 3, 1, 2).float() / 127.5 - 1,
+            classes_Ip=torch.from_numpy(np.stack([tile.classes for tile in tiles])).flatten(1),
+            boxes_Ip4=torch.from_numpy(np.stack([tile.boxes for tile in tiles])).flatten(1, 2),
+            things_IQK=torch.from_numpy(np.stack([tile.things for tile in tiles])).flatten(1, 2),
+            first_boxes_IQ4=torch.from_numpy(np.stack([tile.first_boxes for tile in tiles])).flatten(1, 2),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +85,72 @@ class TileDrawer:
     patch_px: int = 14
     chinese_share: float = 0.44  # of all tiles, at full difficulty
     things_share: float = 0.22  # sprites and shapes
+    lines_share: float = 0.0  # of the tiles of text: one line, on a picture of its own that is fitted into the tile
+    patches_per_token: int = 2  # along a side
     _covered: dict[fonts.Face, frozenset[str]] = field(default_factory=dict, repr=False)
 
     def draw(self, rng: random.Random, difficulty: float) -> Tile:
         """Draw one tile from the generator alone."""
         scale = rng.choice((1.0, 1.0, 1.0, rng.uniform(0.6, 1.8))) if difficulty > 0.3 else 1.0
-        sheet = _Sheet(round(self.side_px * scale), self.side_px // self.patch_px, rng)
         chinese = self.chinese_share * min(1.0, max(0.0, (difficulty - CHINESE_FROM) * 2)) if self.texts_zh else 0.0
         chosen = rng.random()
-        if chosen < 1 - self.things_share:
-            self._write(sheet, rng, difficulty, "zh" if chosen < chinese else "en")
+        language = "zh" if chosen < chinese else "en"
+        if self.lines_share and chosen < 1 - self.things_share and rng.random() < self.lines_share:
+            sheet = self._one_line(rng, difficulty, language)
         else:
-            self._scatter(sheet, rng, difficulty)
+            sheet = self._sheet(round(self.side_px * scale), rng)
+            if chosen < 1 - self.things_share:
+                self._write(sheet, rng, difficulty, language)
+            else:
+                self._scatter(sheet, rng, difficulty)
         return sheet.finish(self.side_px, rng, difficulty)
+
+    def _sheet(self, side: int, rng: random.Random) -> _Sheet:
+        return _Sheet(side, self.side_px // self.patch_px, self.patches_per_token, rng)
+
+    def _one_line(self, rng: random.Random, difficulty: float, language: str) -> _Sheet:
+        """Return a line on a strip as long as the line, padded to a square: whole, or one of two tiles of it."""
+        face = self._face(rng, difficulty, language)
+        covered = self._covers(face)
+        font = fonts.load(face, rng.randint(18, 48))
+        margin, most = rng.randint(4, 24), rng.choice((150, 150, 320))
+        text = ""
+        for _ in range(rng.randint(1, 5)):
+            word = self._known(self._word(rng, language), covered)
+            longer = f"{text} {word}" if text and language == "en" else text + word
+            if text and font.getlength(longer) > most - 2 * margin:
+                break
+            text = longer
+        length = max(font.getlength(text), 8.0)
+        if length > most - 2 * margin:
+            font = font.font_variant(size=max(10, int(font.size * (most - 2 * margin) / length)))
+        width, height = round(font.getlength(text)) + 2 * margin, sum(font.getmetrics()) + 2 * margin
+        is_halved = width > 1.4 * self.side_px and rng.random() < 0.6
+        side = max(width // 2 if is_halved else width, height)
+        sheet = self._sheet(side, rng)
+        top = (side - height) / 2
+        sheet.pad(round(top), round(top) + height)
+        x = margin - (width - side if is_halved and rng.random() < 0.5 else 0)
+        self._write_text(sheet, text, font, (x, top + margin), sheet.ink(rng))
+        return sheet
+
+    def _write_text(self, sheet: _Sheet, text: str, font: fonts.Font, place: tuple[float, float], ink: Ink) -> float:
+        """Write a text and mark its characters; return where it ends. Spaces and unknown ones are not marked."""
+        x, y = place
+        ascent, descent = font.getmetrics()
+        draw = ImageDraw.Draw(sheet.image)
+        for char in text:
+            number, advance = self.classes.character(char), font.getlength(char)
+            draw.text((x, y), char, ink, font)
+            box = (x, y + 0.12 * ascent, x + advance, y + ascent + 0.6 * descent)
+            if number is not None:
+                sheet.mark(number, box)
+            elif char == " ":
+                sheet.mark(self.classes.space, box, is_seen=False)
+            x += advance
+            if x >= sheet.side:
+                break
+        return x
 
     def _write(self, sheet: _Sheet, rng: random.Random, difficulty: float, language: str) -> None:
         """Fill the tile with lines of text, cut off where it ends, as a tile of a larger picture would be."""
@@ -96,20 +179,15 @@ class TileDrawer:
         covered: frozenset[str],
     ) -> None:
         x, y = place
-        ascent, descent = font.getmetrics()
-        draw = ImageDraw.Draw(sheet.image)
         while x < sheet.side - 2 and rng.random() > 0.05:
-            for char in self._word(rng, language):
-                number = self.classes.character(char)
-                if number is None or char not in covered:
-                    continue
-                advance = font.getlength(char)
-                draw.text((x, y), char, ink, font)
-                sheet.mark(number, (x, y + 0.12 * ascent, x + advance, y + ascent + 0.6 * descent))
-                x += advance
-                if x >= sheet.side:
-                    return
-            x += font.getlength(" ") if language == "en" else rng.choice((0.0, 0.0, 0.0, float(font.size)))
+            word = self._known(self._word(rng, language), covered)
+            x = self._write_text(sheet, word, font, (x, y), ink)
+            if x >= sheet.side:
+                return
+            if language == "en":
+                x = self._write_text(sheet, " ", font, (x, y), ink)
+            else:
+                x += rng.choice((0.0, 0.0, 0.0, float(font.size)))
 
     def _word(self, rng: random.Random, language: str) -> str:
         chosen = rng.random()
@@ -126,6 +204,10 @@ class TileDrawer:
             return token(rng)
         word = rng.choice(rng.choice(self.texts_en).split(" "))
         return word.upper() if chosen < 0.5 else word.capitalize() if chosen < 0.62 else word
+
+    def _known(self, word: str, covered: frozenset[str]) -> str:
+        """Return the characters that have a class and a glyph."""
+        return "".join(c for c in word if c in covered and self.classes.character(c) is not None)
 
     def _face(self, rng: random.Random, difficulty: float, language: str) -> fonts.Face:
         faces = fonts.find_faces(self.font_folders)
@@ -166,15 +248,28 @@ class TileDrawer:
 class _Sheet:
     """A tile while it is drawn, at any size."""
 
-    def __init__(self, side: int, num_patches: int, rng: random.Random) -> None:
+    def __init__(self, side: int, num_patches: int, patches_per_token: int, rng: random.Random) -> None:
         self.side = side
+        self._tokens = -(-num_patches // patches_per_token)  # along a side; the last may reach beyond the tile
+        self._token_share = patches_per_token / num_patches  # of the side
+        self._marked: list[tuple[int, Box]] = []
         self.image, self.is_dark = _background(side, rng)
         self.classes = np.full((num_patches, num_patches), NOTHING, dtype=np.int64)
         self.boxes = np.zeros((num_patches, num_patches, 4), dtype=np.float32)
         self._centres = (np.arange(num_patches) + 0.5) / num_patches
 
-    def mark(self, number: int, box: tuple[float, float, float, float]) -> None:
+    def pad(self, top: int, bottom: int) -> None:
+        """Paint everything above and below a strip in the colour that the processor pads with."""
+        for y0, y1 in ((0, top), (bottom, self.side)):
+            if y1 > y0:
+                self.image.paste(PADDING, (0, y0, self.side, y1))
+
+    def mark(self, number: int, box: Box, *, is_seen: bool = True) -> None:
+        """Say that a thing lies there, in reading order. A space, which is not seen, is no patch's."""
         x0, y0, x1, y1 = (value / self.side for value in box)
+        self._marked.append((number, (x0, y0, x1, y1)))
+        if not is_seen:
+            return
         columns = np.flatnonzero((self._centres >= x0) & (self._centres < x1))
         rows = np.flatnonzero((self._centres >= y0) & (self._centres < y1))
         if len(columns) and len(rows):
@@ -199,7 +294,24 @@ class _Sheet:
         if rng.random() < 0.3 * difficulty:
             grain = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 14), (side_px, side_px, 1))
             pixels = (pixels + grain).clip(0, 255).astype(np.uint8)
-        return Tile(pixels=pixels, classes=self.classes, boxes=self.boxes)
+        things, first_boxes = self._by_token()
+        return Tile(pixels=pixels, classes=self.classes, boxes=self.boxes, things=things, first_boxes=first_boxes)
+
+    def _by_token(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return what the visual tokens hold. A thing is held where its middle lies; those beyond THINGS are not."""
+        things = np.full((self._tokens, self._tokens, THINGS), NOTHING, dtype=np.int64)
+        boxes = np.zeros((self._tokens, self._tokens, 4), dtype=np.float32)
+        for number, box in self._marked:
+            x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+            if not (0 <= x < 1 and 0 <= y < 1):
+                continue
+            row, column = int(y / self._token_share), int(x / self._token_share)
+            held = np.flatnonzero(things[row, column] == NOTHING)
+            if len(held) == THINGS:
+                boxes[row, column] = box
+            if len(held):
+                things[row, column, held[0]] = number
+        return things, boxes
 
 
 def _background(side: int, rng: random.Random) -> tuple[Image.Image, bool]:

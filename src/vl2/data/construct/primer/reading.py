@@ -35,6 +35,7 @@ class PrimerReading(Source):
     languages: tuple[str, ...] = ("en", "zh")
     max_chars_en: int = 24  # of one line
     max_chars_zh: int = 10
+    line_widths: tuple[int, ...] = (150, 320, 320)  # px, of a picture of one line: one is chosen
     max_distortions: int = 1
 
     def draft(self, rng: random.Random) -> Draft:
@@ -56,7 +57,7 @@ class PrimerReading(Source):
         text = self._text(rng, language, self._limit(language))
         face = choose_face(rng, text, self.font_folders)
         margin = rng.randint(4, 24)
-        font = fit(face, text, rng.randint(20, 48), rng.choice((150, 320, 320)) - 2 * margin)
+        font = fit(face, text, rng.randint(20, 48), rng.choice(self.line_widths) - 2 * margin)
         size = (text_width(font, text) + 2 * margin, line_height(font) + 2 * margin)
         draft, boxes = self._draw(rng, language, [text], font, face, size, margin)
         draft.ask(rng.choice(READ[language]), text)

@@ -1,0 +1,77 @@
+"""What each visual token holds, in reading order: the projector's part of the warm-up.
+
+A visual token stands for a square of patches. The things whose middle lies in the square are its things, in the order
+in which they are read, and one small head for each place in that order names them; another tells the box of the first.
+So a letter is named once, by one token, however many patches it covers, and a language model that reads token after
+token meets the letters as they stand in the line. The heads are thrown away afterwards.
+
+I tiles, Q visual tokens of a tile, K things of a token that are told apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vl2.model.projector import Projector
+from vl2.train.warm_up.classes import NOTHING
+
+THINGS = 5  # K: letters of 13 px make four or five to a token of 28 px
+BOX_SCALE = 4.0  # distances are parts of the tile; so they come to about 1
+BOX_WEIGHT = 2.0
+EMPTY_SHARE = 0.3  # of empty places to filled ones in the loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """One batch's loss, and for each place that was looked at the right class and whether it was named."""
+
+    loss: Tensor
+    wanted_n: Tensor  # int64
+    is_right_n: Tensor  # bool
+
+
+class Reading(nn.Module):
+    """Names and boxes from visual tokens."""
+
+    def __init__(self, projector: Projector, width: int, num_classes: int, tokens_per_side: int) -> None:
+        """`width` is that of a visual token."""
+        super().__init__()
+        self.projector = projector
+        self.places = nn.ModuleList(nn.Linear(width, width) for _ in range(THINGS))
+        self.classify = nn.Linear(width, num_classes)
+        self.locate = nn.Linear(width, 4)
+        centre = (torch.arange(tokens_per_side) + 0.5) / tokens_per_side
+        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        self.register_buffer("centre_Q4", torch.stack((x, y, x, y), dim=-1).flatten(0, 1), persistent=False)
+        self.centre_Q4: Tensor
+
+    def forward(self, patches_IpC: Tensor, things_IQK: Tensor, boxes_IQ4: Tensor, generator: torch.Generator) -> Read:
+        """`generator` picks the empty places that are looked at."""
+        tokens = self.projector(patches_IpC).flatten(0, 1)
+        things = things_IQK.flatten(0, 1)
+        wanted, named = list[Tensor](), list[Tensor]()
+        for place, head in enumerate(self.places):
+            # Behind the last thing of a token one place says that there is no more; the others are not asked.
+            is_asked = (
+                torch.ones_like(things[:, 0], dtype=torch.bool) if place == 0 else things[:, place - 1] != NOTHING
+            )
+            filled = (is_asked & (things[:, place] != NOTHING)).nonzero().squeeze(1)
+            empty = (is_asked & (things[:, place] == NOTHING)).nonzero().squeeze(1)
+            some = empty[torch.randperm(len(empty), generator=generator)[: max(1, int(len(filled) * EMPTY_SHARE))]]
+            asked = torch.cat((filled, some))
+            wanted.append(things[asked, place])
+            named.append(head(tokens[asked]))
+        wanted_n = torch.cat(wanted)
+        logits = self.classify(torch.cat(named)).float()
+        first = things[:, 0] != NOTHING
+        offsets = (boxes_IQ4 - self.centre_Q4.float()).flatten(0, 1)[first] * BOX_SCALE
+        box_loss = F.smooth_l1_loss(self.locate(tokens[first]).float(), offsets, beta=0.1)
+        return Read(
+            loss=F.cross_entropy(logits, wanted_n) + BOX_WEIGHT * box_loss,
+            wanted_n=wanted_n,
+            is_right_n=logits.detach().argmax(dim=-1) == wanted_n,
+        )
