@@ -3,9 +3,10 @@
     python benchmarks/plan_check.py --out plan.json      # two quiet cores, about five minutes
 
 First what one block, layer, head and update cost is measured in one process, and how fast two processes exchange
-tensors; that is all that the simulation gets. Then the trainer runs steps of the same packs: alone, with sharded
-weights, with experts divided, and as a pipeline, each on two processes but the first. The simulated step shall be
-within 15 % of the measured one. Each process has one thread, so the machine needs as many free cores as processes.
+tensors, gather weights and sum gradients; that is all that the simulation gets. Then the trainer runs steps of the same
+packs: alone, with sharded weights, with experts divided, and as a pipeline, each on two processes but the first. The
+simulated step shall be within 15 % of the measured one. Each process has one thread, so the machine needs as many free
+cores as processes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import os
 import socket
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 from training import model_config
@@ -32,7 +35,7 @@ from vl2.data.packed import Packed
 from vl2.grid import num_tiles, num_visual_tokens
 from vl2.model import VL2, init_weights
 from vl2.plan.cluster import Cluster
-from vl2.plan.layout import LayoutChoice, Work, step_time
+from vl2.plan.layout import WIDE, LayoutChoice, Work, step_time
 from vl2.plan.measure import Load, measure_costs
 from vl2.train.parallel.cut import make_cut, units
 from vl2.train.parallel.layout import make_layout
@@ -162,7 +165,7 @@ def run_rank(rank: int, size: int, port: int, args: Any, job: Any, times: Any) -
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     ranks = join("cpu", timeout_s=600)
-    times.put(exchange_rate(ranks) if job is None else time_steps(ranks, args, *job))
+    times.put(time_steps(ranks, args, *job) if isinstance(job, tuple) else RATES[job](ranks))
     leave()
 
 
@@ -179,6 +182,32 @@ def exchange_rate(ranks: Ranks) -> float:
     return half * 4 * (ranks.size - 1) / best
 
 
+def weights_rate(ranks: Ranks) -> float:
+    """Return the bytes per second of a layer's weights that are gathered twice and its gradients that are summed once.
+
+    With the copies that sharding makes: gathered shards to whole weights, whole gradients to shards.
+    """
+    rows = [torch.ones(1 << 10, 1 << 10) for _ in range(8)]
+    count = sum(map(torch.numel, rows))
+    shard, whole = torch.ones(count // ranks.size), torch.empty(count)
+    best = float("inf")
+    for _ in range(5):
+        ranks.barrier()
+        start = time.perf_counter()
+        for _ in range(2):
+            dist.all_gather_into_tensor(whole, shard)
+            parts = whole.view(ranks.size, -1).split_with_sizes([r.numel() // ranks.size for r in rows], dim=1)
+            for row, part in zip(rows, parts, strict=True):
+                row.view(ranks.size, -1).copy_(part)
+        torch._chunk_cat(rows, dim=0, num_chunks=ranks.size, out=whole.view(ranks.size, -1))
+        dist.reduce_scatter_tensor(shard, whole)
+        best = min(best, time.perf_counter() - start)
+    return (2 * 4 + WIDE) * (count - count // ranks.size) / best
+
+
+RATES: dict[str, Callable[[Ranks], float]] = {"exchange": exchange_rate, "weights": weights_rate}
+
+
 def on_processes(size: int, args: argparse.Namespace, job: Any) -> float:
     context = multiprocessing.get_context("spawn")
     times = context.Queue()
@@ -191,7 +220,7 @@ def on_processes(size: int, args: argparse.Namespace, job: Any) -> float:
     values = [times.get(timeout=1800) for _ in processes]
     for process in processes:
         process.join()
-    return min(values) if job is None else max(values)
+    return max(values) if isinstance(job, tuple) else min(values)
 
 
 def main() -> None:
@@ -216,7 +245,7 @@ def main() -> None:
         trained_share=trained,
     )
     costs = measure_costs(config, load, device=torch.device("cpu"), dtype=torch.float32)
-    rate = on_processes(2, args, None)
+    rate, weights = (on_processes(2, args, name) for name in RATES)
     rows = []
     for name in args.only:
         size, choice = LAYOUTS[name]
@@ -228,6 +257,7 @@ def main() -> None:
             node_bandwidth=rate,
             network_bandwidth=rate * size,
             latency_s=2e-4,
+            weights_efficiency=weights / rate,
             overlap=0.0,
             value_bytes=4,
         )
@@ -241,7 +271,9 @@ def main() -> None:
             row.name, str(row.processes), f"{row.measured_s:.2f} s", f"{row.simulated_s:.2f} s", f"{row.error:+.1%}"
         )
     Console(width=100).print(table)
-    print(f"two processes exchange {rate / 1e9:.2f} GB/s each; costs of a forward pass: {costs}")
+    print(
+        f"two processes exchange {rate / 1e9:.2f} GB/s each, and gather and sum {weights / 1e9:.2f} GB/s; costs of a forward pass: {costs}"
+    )
     if args.out:
         args.out.write_text(json.dumps([asdict(row) | {"error": row.error} for row in rows], indent=2) + "\n")
 

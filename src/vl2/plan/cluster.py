@@ -26,6 +26,7 @@ class Cluster:
     value_bytes: int = 2  # of a weight that is gathered and of an activation: bfloat16
     dense_efficiency: float = 0.45  # encoder, adaptor, attention, head
     expert_efficiency: float = 0.35  # grouped products of small matrices
+    weights_efficiency: float = 1.0  # of the bandwidth, gathering weights and summing gradients, with their copies
     overlap: float = 0.5  # part of the weights' communication that computing hides
 
     def __post_init__(self) -> None:
@@ -33,7 +34,7 @@ class Cluster:
             raise UserError(
                 f"a cluster needs at least one GPU, got {self.num_gpus} in machines of {self.gpus_per_node}"
             )
-        for name in ("memory_bytes", "peak_flops", "node_bandwidth", "network_bandwidth"):
+        for name in ("memory_bytes", "peak_flops", "node_bandwidth", "network_bandwidth", "weights_efficiency"):
             if getattr(self, name) <= 0:
                 raise UserError(
                     f"{name.replace('_', ' ')} of the cluster must be positive, got {getattr(self, name):g}"

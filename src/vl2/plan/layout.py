@@ -240,7 +240,7 @@ class _Planned:
         for parameters, ranks in ((size.dense, self.num_data), (size.experts / self.choice.expert_parallel, replicas)):
             if ranks > 1:
                 share = parameters * (ranks - 1) / ranks
-                bandwidth = self.cluster.bandwidth(self.num_data)
+                bandwidth = self.cluster.bandwidth(self.num_data) * self.cluster.weights_efficiency
                 seconds += share * (gathers * self.cluster.value_bytes + sums * WIDE) / bandwidth
         return seconds * (1 - self.cluster.overlap)
 
