@@ -20,6 +20,7 @@ from vl2.kernels import Library, load_kernels
 from vl2.kernels.structures import BF16, INT4, INT8, LayerC, MatrixC, ModelC, StackC, StepC
 from vl2.model import VL2, Cache
 from vl2.model.attention import LatentAttention, MultiHeadAttention
+from vl2.model.float_linear import is_plain_linear
 from vl2.model.language import DecoderLayer
 from vl2.model.layers import GatedMLP
 from vl2.model.moe import Experts, MoE
@@ -190,7 +191,7 @@ class DecodePlan:
     def _matrix(self, layer: nn.Module) -> MatrixC:
         if getattr(layer, "bias", None) is not None:
             raise Unsupported("a projection with a bias")
-        if type(layer) is nn.Linear:
+        if is_plain_linear(layer):
             return MatrixC(BF16, layer.out_features, layer.in_features, self._hold(layer, "weight", layer.weight), None)
         if isinstance(layer, QuantisedLinear):
             kind = INT8 if layer.kind == "int8" else INT4

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vl2.kernels import prefill as kernels
 from vl2.model import VL2, attention, moe, vision
 from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
+from vl2.model.float_linear import has_bfloat16_products, use_float_linear
 from vl2.model.moe import Experts, MoE
 from vl2.quant.modules import QuantisedLinear
 from vl2.quant.products import linear
@@ -20,6 +21,8 @@ from vl2.quant.products import linear
 
 def use_prefill_kernels(model: VL2) -> None:
     """Put the kernels where they may apply. In place; nothing that the model holds changes."""
+    if not has_bfloat16_products():
+        use_float_linear(model)
     for module in model.modules():
         if isinstance(module, vision.Attention):
             module.attend = attend_patches

@@ -22,6 +22,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from vl2.config import LanguageConfig
 from vl2.model.cache import Cache, CacheRows
+from vl2.model.float_linear import is_plain_linear
 from vl2.model.layers import RMSNorm
 from vl2.model.rope import Angles, rotate_halves, rotate_pairs
 
@@ -237,7 +238,7 @@ class LatentAttention(nn.Module):
 
     def _can_absorb(self) -> bool:
         # The absorbed form reads the matrix itself, past whatever an adapter or a quantised layer adds to it.
-        return type(self.kv_b_proj) is nn.Linear
+        return is_plain_linear(self.kv_b_proj)
 
     def _queries(self, x_BSD: Tensor) -> Tensor:
         if self.compresses_queries:

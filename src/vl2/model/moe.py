@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.config import LanguageConfig
+from vl2.model.float_linear import is_better_in_float32, linear_in_float32
 from vl2.model.layers import GatedMLP
 
 Balance = Literal["sequence", "batch"]
@@ -144,7 +145,9 @@ def _looped_product(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tenso
         return torch.cat(outputs or [F.linear(x_ND, weights[0])])
     out_NF = x_ND.new_empty(len(x_ND), weight_EFD.shape[1])
     for e, (rows, out) in enumerate(zip(blocks, out_NF.split(counts), strict=True)):
-        if len(rows):
+        if is_better_in_float32(rows, weights[e]):
+            out.copy_(linear_in_float32(rows, weights[e]))
+        elif len(rows):
             torch.mm(rows, weights[e].mT, out=out)
     return out_NF
 
