@@ -9,7 +9,7 @@ from torch import nn
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.model import VL2
-from vl2.train.muon import muon_, orthogonalise
+from vl2.train.muon import each, muon_, orthogonalise
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parts import ParameterGroup, parameter_groups
 from vl2.train.stage import STAGES, Stage
@@ -21,7 +21,7 @@ def test_singular_values_come_near_one() -> None:
         values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)).float())
         assert values.min() > 0.5
         assert values.max() < 1.3
-    assert torch.equal(orthogonalise(torch.zeros(4, 6)), torch.zeros(4, 6, dtype=torch.bfloat16))
+    assert torch.equal(orthogonalise(torch.zeros(4, 6)).float(), torch.zeros(4, 6))
 
 
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
@@ -45,6 +45,33 @@ def test_a_stack_moves_as_its_matrices() -> None:
     for matrix, own in zip(alone, gradient, strict=True):
         muon_([matrix], [own], [torch.zeros_like(own)], learning_rate=0.1, weight_decay=0.0)
     torch.testing.assert_close(stack, torch.stack(alone), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "parts"),
+    [
+        ("mlp.experts.gate_up_proj", (4, 12, 6), 2),
+        ("blocks.0.attn.qkv.weight", (18, 6), 3),
+        ("o_proj.weight", (6, 6), 1),
+    ],
+)
+def test_joined_matrices_move_each_by_itself(name: str, shape: tuple[int, ...], parts: int) -> None:
+    torch.manual_seed(3)
+    parameter = nn.Parameter(torch.randn(shape))
+    alone = parameter.detach().clone()
+    group = ParameterGroup(
+        names=(name,), parameters=(parameter,), rate_multiplier=1.0, weight_decay=0.1, is_orthogonal=True
+    )
+    optimizer = MasterAdamW([group], betas=(0.9, 0.95), eps=1e-8)
+    gradient = torch.randn(shape)
+    (parameter * gradient).sum().backward()
+    optimizer.step(0.1)
+    assert each(name, alone).shape[-2:] == (shape[-2] // parts, shape[-1])
+    for part, own in zip(alone.chunk(parts, dim=-2), gradient.chunk(parts, dim=-2), strict=True):
+        moved, momentum = part.clone(), torch.zeros_like(part)
+        muon_([moved], [own.contiguous()], [momentum], learning_rate=0.1, weight_decay=0.1)
+        part.copy_(moved)
+    torch.testing.assert_close(parameter.detach(), alone, atol=1e-4, rtol=0)
 
 
 def stage(**values: object) -> Stage:

@@ -2,7 +2,8 @@
 
 A small model that starts from random weights learns from far fewer steps by it than by AdamW. It is for the matrices
 inside the blocks; tables, heads, routers and vectors stay with AdamW. The update is scaled to the size that AdamW's
-usually has, so that both take one learning rate and one decay.
+usually has, so that both take one learning rate and one decay. Matrices that are stored as one, gate and up, or query,
+key and value, are made orthogonal each by itself: so they were before they were joined, and it is half the work.
 
 Source: Jordan et al. 2024 (Muon, the iteration and its coefficients); arXiv 2502.16982 (the scale, the decay).
 """
@@ -20,6 +21,15 @@ MOMENTUM = 0.95
 RMS = 0.2  # of AdamW's usual update
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+
+
+_JOINED = {"gate_up_proj": 2, "qkv.weight": 3}
+
+
+def each(name: str, tensor: Tensor) -> Tensor:
+    """Return a view of a parameter [..., n * M, N] in which the n matrices that it joins are a stack [..., n, M, N]."""
+    number = next((number for end, number in _JOINED.items() if name.endswith(end)), 1)
+    return tensor.unflatten(-2, (number, -1)) if number > 1 else tensor
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

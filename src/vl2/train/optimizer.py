@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from vl2.errors import UserError
-from vl2.train.muon import muon_
+from vl2.train.muon import each, muon_
 from vl2.train.parts import ParameterGroup
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.shard import local, sum_gradients_
@@ -221,6 +221,9 @@ class _Group:
         self.masters = [weight.master for weight in self.weights]
         self.gradients = [weight.gradient for weight in self.weights]
         self.first = [weight.first for weight in self.weights]
+        if self.is_orthogonal:
+            for tensors in (self.masters, self.gradients, self.first):
+                tensors[:] = [each(name, tensor) for name, tensor in zip(self.names, tensors, strict=True)]
         self.second = [weight.second for weight in self.weights]
         apart = [weight for weight in self.weights if weight.values.dtype != weight.master.dtype]
         self._copies, self._copied = [w.values for w in apart], [w.master for w in apart]
