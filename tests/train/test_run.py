@@ -276,3 +276,20 @@ def test_a_record_that_cannot_be_read_is_left_out_and_the_run_goes_on(
     (data / "text.jsonl").write_text("\n".join(["{broken", *lines[1:]]) + "\n")
     train(toy_recipe(toy[0], data, tmp_path / "run", toy_stage(num_steps=2), export=False))
     assert "1 records cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_a_cpu_without_bfloat16_is_told_of_the_faster_type(
+    tmp_path: Path,
+    toy: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    has_bfloat16: bool,
+) -> None:
+    from vl2.train import products
+    from vl2.train.run import train
+
+    monkeypatch.setattr(products, "has_bfloat16_products", lambda: has_bfloat16)
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=1), export=False)
+    train(dataclasses.replace(recipe, engine=dataclasses.replace(recipe.engine, compute="bfloat16")))
+    assert ("no instructions for bfloat16" in capsys.readouterr().err) is not has_bfloat16

@@ -43,6 +43,7 @@ from vl2.train.prepare import (
     num_steps,
     open_stores,
 )
+from vl2.train.products import product_dtype
 from vl2.train.progress import Progress
 from vl2.train.ranks import Ranks, join, leave, why_lost
 from vl2.train.recipe import Recipe, changes, read_recipe
@@ -147,6 +148,8 @@ class Run:
             _open_folder(folder, resume=resume)
         if resume and found is None:
             say(f"there is no checkpoint in {folder} yet: starting at the first step")
+        if recipe.engine.compute == "bfloat16" and product_dtype(ranks.device) != torch.bfloat16:
+            say('this CPU has no instructions for bfloat16: compute = "float32" is several times faster here')
         if evaluations is None:
             evaluations = [open_evaluation(task) for task in recipe.run.tasks]
         # The weights under an adapter are in no checkpoint: they come again from where they came from at first.
