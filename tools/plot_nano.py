@@ -2,7 +2,8 @@
 
     python tools/plot_nano.py runs/nano
 
-Reads metrics.jsonl of the warm-up and of each stage that is there. Losses are means over 20 steps.
+Reads metrics.jsonl of the warm-ups and of each stage that is there; of the others the numbers stay as they were. Losses
+are means over 20 steps.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+WARM_UPS = ("warm-up", "reading")
 STAGES = ("language", "alignment", "pretraining", "fine-tuning")
-FOUND = ("latin", "chinese", "sprite", "shape")  # shares of patches that the warm-up recognises
+DRAWN = ("alignment", "pretraining", "fine-tuning")
+# Shares of patches, and of things that visual tokens hold, which the warm-ups recognise.
+FOUND = ("latin", "chinese", "sprite", "shape", "read_latin", "read_chinese", "read_sprite", "read_shape", "read_space")
 CATEGORIES = ("ocr", "vqa", "grounding", "table_chart", "caption", "text")
 WINDOW = 20
 DOCS = Path(__file__).parents[1] / "docs"
@@ -46,33 +50,52 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
     args = parser.parse_args()
-    warm_up = lines(args.runs / "warm-up")
+    warm_ups = {name: lines(args.runs / name) for name in WARM_UPS}
     stages = {name: lines(args.runs / name) for name in STAGES}
+    draw(warm_ups["reading"], stages)
+    path = DOCS / "nano-metrics.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        known = list(csv.reader(file))[1:] if path.is_file() else []
+    rows: list[tuple[str, int, str, float]] = []
+    for name, steps in warm_ups.items():
+        rows += [(name, line["step"], what, line[what]) for line in steps for what in FOUND if what in line]
+    for name, steps in stages.items():
+        for category in CATEGORIES:
+            rows += [(name, int(step), f"loss {category}", round(loss, 4)) for step, loss in means(steps, category)]
+    fresh = {row[0] for row in rows}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("stage", "step", "what", "value"))
+        for name in (*WARM_UPS, *STAGES):
+            table.writerows([row for row in (rows if name in fresh else known) if row[0] == name])
+
+
+def draw(reading: list[dict[str, Any]], stages: dict[str, list[dict[str, Any]]]) -> None:
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in FOUND:
-        points = [(line["step"], 100 * line[name]) for line in warm_up if name in line]
-        left.plot(*zip(*points, strict=True), label=name)
-    left.set(title="Warm-up: patches recognised", xlabel="step", ylabel="%")
-    for category in CATEGORIES:
-        if points := means(stages["pretraining"], category):
-            right.plot(*zip(*points, strict=True), label=category)
-    right.set(title="Pretraining: loss by category", xlabel="step", ylabel="nats per token", ylim=(0, 6))
+    for what in FOUND:
+        points = [(line["step"], 100 * line[what]) for line in reading if what in line]
+        if points:
+            colour = f"C{('latin', 'chinese', 'sprite', 'shape', 'space').index(what.removeprefix('read_'))}"
+            left.plot(*zip(*points, strict=True), label=what.replace("_", " "), color=colour,
+                      linestyle="-" if what.startswith("read_") else ":")  # fmt: skip
+    left.set(title="Reading: patches, and things of tokens, found", xlabel="step", ylabel="%")
+    start = 0
+    for name in DRAWN:
+        for number, category in enumerate(CATEGORIES):
+            if points := means(stages[name], category):
+                steps, losses = zip(*points, strict=True)
+                label = category if name == "pretraining" else None
+                right.plot([start + step for step in steps], losses, label=label, color=f"C{number}")
+        start += stages[name][-1]["step"] if stages[name] else 0
+        right.axvline(start, color="grey", linewidth=0.8)
+        right.text(start, 4.9, f"{name} ", ha="right", va="top", rotation=90, fontsize=8, color="grey")
+    right.set(title="Stages: loss by category", xlabel="step", ylabel="nats per token", ylim=(0, 5))
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(DOCS / "img/nano.png", dpi=120)
-    with (DOCS / "nano-metrics.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("stage", "step", "what", "value"))
-        for line in warm_up:
-            table.writerows(("warm-up", line["step"], name, line[name]) for name in FOUND if name in line)
-        for name, steps in stages.items():
-            for category in CATEGORIES:
-                table.writerows(
-                    (name, int(step), f"loss {category}", round(loss, 4)) for step, loss in means(steps, category)
-                )
 
 
 if __name__ == "__main__":
