@@ -11,6 +11,7 @@ from vl2.quant.formats import (
     PANEL,
     Kind,
     dequantise,
+    dequantise_int4_plainly,
     int4_plainly,
     pack,
     quantise,
@@ -38,6 +39,17 @@ def test_a_weight_comes_back_close_and_takes_the_memory_that_is_said(kind: Kind,
     back = dequantise(quantised, shape[-2], shape[-1], torch.float32)
     assert back.shape == weight.shape
     assert (back - weight).norm() < {"int8": 0.01, "int4": 0.095}[kind] * weight.norm()
+
+
+@pytest.mark.parametrize("shape", [(16, 32), (33, 70), (48, 96)], ids=str)
+def test_kernels_and_pytorch_make_int4_whole_alike(shape: tuple[int, int]) -> None:
+    quantised = quantise(normal(*shape), "int4")
+    plain = dequantise_int4_plainly(quantised, *shape)
+    assert torch.equal(dequantise(quantised, *shape, torch.float32), plain)
+    for first, last in ((0, 16), (16, shape[0])):
+        if first < last:
+            part = dequantise(quantised.rows(first, last), last - first, shape[1], torch.float32)
+            assert torch.equal(part, plain[first:last])
 
 
 def test_codes_lie_where_the_layout_says() -> None:

@@ -11,10 +11,11 @@ from tests.model.configs import small_model
 from vl2.kernels.library import VARIABLE
 from vl2.model.attention import Reach
 from vl2.model.moe import Experts
+from vl2.quant import products
 from vl2.quant.apply import quantise_model
 from vl2.quant.formats import KINDS, Kind
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.products import FEW_ROWS
+from vl2.quant.products import FEW_ROWS, PANEL_ROWS
 from vl2.quant.scheme import SCHEMES, SchemeName
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -46,6 +47,26 @@ def test_a_layer_gives_the_product_of_the_weights_it_stands_for(kind: Kind, rows
     assert got.shape == (2, rows, 48)
     # Many rows are rounded to 8 bits with int8 weights, elsewhere to bfloat16 at most.
     assert (got.float() - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize("panel_bytes", [1, 4 * 72 * 20, 4 << 20])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_instructions_panels_give_the_product_unrounded(
+    kind: Kind, dtype: torch.dtype, panel_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As little of the weight at a time as can be, one panel and a part of the next, and all of it."""
+    monkeypatch.setattr(products, "has_int8_products", lambda: False)
+    monkeypatch.setattr(products, "_has_instructions", lambda kernels, kind: False)
+    monkeypatch.setattr(products, "PANEL_BYTES", panel_bytes)
+    plain = nn.Linear(72, 41).requires_grad_(False)
+    layer = QuantisedLinear.like(plain, kind)
+    layer.store(plain.weight)
+    layer.to(dtype)
+    x = normal(2, PANEL_ROWS, 72, seed=1).to(dtype)
+    got, expected = layer(x), F.linear(x.float(), layer.whole(torch.float32), plain.bias.to(dtype).float())
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("_kernels")

@@ -16,7 +16,7 @@ inputs of 16 rows to their low bits. Rows and inputs that fill up the last block
 
 Both are symmetric: of the weights of a trained model an offset per group saves little error and costs a sum over the
 inputs in every product. Everything here takes one tensor at a time, in plain PyTorch, but that the kernels round to
-int4 where they can be had; a test holds both ways equal.
+int4 and make int4 whole where they can be had; tests hold both ways equal.
 """
 
 from __future__ import annotations
@@ -50,6 +50,12 @@ class Quantised:
     kind: Kind
     codes: Tensor
     scales: Tensor
+
+    def rows(self, first: int, last: int) -> Quantised:
+        """Return some outputs of a matrix; of int4 both borders are multiples of a panel, or the end."""
+        if self.kind == "int4":
+            first, last = first // PANEL, -(-last // PANEL)
+        return Quantised(self.kind, self.codes[first:last], self.scales[first:last])
 
 
 @dataclass(frozen=True)
@@ -87,10 +93,22 @@ def dequantise(quantised: Quantised, N: int, K: int, dtype: torch.dtype) -> Tens
     """Return the weights [..., N, K], computed in float32 and rounded once."""
     codes, scales = quantised.codes, quantised.scales
     if quantised.kind == "int8":
-        return (codes * scales.unsqueeze(-1)).to(dtype)
+        return codes.float().mul_(scales.unsqueeze(-1)).to(dtype)
+    kernels = load_kernels() if codes.device.type == "cpu" else None
+    if kernels is None or codes.ndim != 3:
+        return dequantise_int4_plainly(quantised, N, K).to(dtype)
+    codes, scales = codes.contiguous(), scales.contiguous()
+    out = torch.empty(N, K)
+    kernels.from_int4(codes.data_ptr(), scales.data_ptr(), N, K, out.data_ptr(), torch.get_num_threads())
+    return out.to(dtype)
+
+
+def dequantise_int4_plainly(quantised: Quantised, N: int, K: int) -> Tensor:
+    """Return int4 weights [..., N, K], float32, computed in PyTorch."""
+    codes, scales = quantised.codes, quantised.scales
     values = (unpack(codes).float() - INT4_BIAS).unflatten(-1, (-1, GROUP))  # [..., P * 16, G, 32]
     by_row = scales.transpose(-1, -2).flatten(-3, -2).float()  # [..., P * 16, G]
-    whole: Tensor = (values * by_row.unsqueeze(-1)).flatten(-2)[..., :N, :K].to(dtype)
+    whole: Tensor = (values * by_row.unsqueeze(-1)).flatten(-2)[..., :N, :K]
     return whole
 
 

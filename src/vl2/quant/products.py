@@ -1,11 +1,15 @@
 """Products with a quantised weight, each by the way that suits the number of rows and the machine.
 
-On the CPU the kernels read the codes: int4 for any number of rows, int8 for a few. Many rows with int8 are rounded to
-8 bits themselves, each by its own largest number, and multiplied in whole numbers: twice as fast as in bfloat16.
+On the CPU the kernels read the codes of a few rows. Of many, int8 is multiplied in whole numbers where the processor
+has instructions for that, the rows rounded to 8 bits themselves, each by its own largest number: twice as fast as
+bfloat16. int4 is read by the kernels for any number of rows where they have bfloat16 instructions. A processor without
+these makes a panel of the weight float32 at a time and multiplies that, which is ten times what it can do with codes.
 Elsewhere, and without kernels, the weight is made whole for the product.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,10 +20,12 @@ from vl2.kernels.eight_bits import LANES, multiply_rounded, round_rows
 from vl2.kernels.library import Library
 from vl2.kernels.products import multiply
 from vl2.kernels.structures import INT4, INT8, MatrixC
-from vl2.quant.formats import Quantised, dequantise
+from vl2.model.float_linear import PANEL_BYTES
+from vl2.quant.formats import PANEL, Kind, Quantised, dequantise
 
 # Up to so many rows the weight's bytes decide, and the rows keep their 16 bits: all that are decoded together.
 FEW_ROWS = 32
+PANEL_ROWS = 12  # on a processor without the instructions panels pay from here on
 
 
 def linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
@@ -37,18 +43,42 @@ def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -
     x_MK = x.reshape(-1, K)
     if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float32) or not len(x_MK):
         return F.linear(x, dequantise(weight, N, K, x.dtype), bias)
-    if weight.kind == "int8" and len(x_MK) > FEW_ROWS:
+    if weight.kind == "int8" and len(x_MK) > FEW_ROWS and has_int8_products():
         out_MN = multiply_in_8_bits(x_MK, weight)
     else:
         kernels = load_kernels()
         if kernels is None:
             return F.linear(x, dequantise(weight, N, K, x.dtype), bias)
+        if len(x_MK) >= PANEL_ROWS and not _has_instructions(kernels, weight.kind):
+            return multiply_in_float32(x, weight, N, K, bias)
         kind = INT8 if weight.kind == "int8" else INT4
         held = MatrixC(kind, N, K, weight.codes.data_ptr(), weight.scales.data_ptr())
         out_MN = multiply(kernels, held, x_MK)
     if bias is not None:
         out_MN = out_MN.add_(bias)
     return out_MN.to(x.dtype).view(*x.shape[:-1], N)
+
+
+def multiply_in_float32(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -> Tensor:
+    """Return x times the weight's transpose, plus the bias, in the type of x; a panel of the weight at a time."""
+    x_MK = x.reshape(-1, K).float()
+    out_MN = x.new_empty(len(x_MK), N)
+    step = max(1, PANEL_BYTES // (4 * K) // PANEL) * PANEL
+    for first in range(0, N, step):
+        last = min(first + step, N)
+        made = x_MK @ dequantise(weight.rows(first, last), last - first, K, torch.float32).mT
+        out_MN[:, first:last] = made if bias is None else made.add_(bias[first:last])
+    return out_MN.view(*x.shape[:-1], N)
+
+
+@cache
+def has_int8_products() -> bool:
+    """Whether this CPU has the instructions by which PyTorch multiplies 8-bit numbers; else it loops over them."""
+    return bool(torch.cpu._is_vnni_supported())
+
+
+def _has_instructions(kernels: Library, kind: Kind) -> bool:
+    return has_int8_products() if kind == "int8" else kernels.level == "avx512"
 
 
 def few_rows(kernels: Library, x_MK: Tensor, codes_NK: Tensor, scales_N: Tensor) -> Tensor:
@@ -60,9 +90,8 @@ def kernels_in_8_bits(x: Tensor, N: int, bias: Tensor | None = None) -> Library 
     """Return the kernels if they round these activations and what comes of them, N numbers a row."""
     types = {x.dtype} if bias is None else {x.dtype, bias.dtype}
     is_inference = not (torch.is_grad_enabled() and x.requires_grad)
-    return (
-        load_kernels() if x.device.type == "cpu" and types == {torch.bfloat16} and N >= LANES and is_inference else None
-    )
+    applies = x.device.type == "cpu" and types == {torch.bfloat16} and N >= LANES and is_inference
+    return load_kernels() if applies and has_int8_products() else None
 
 
 def multiply_in_8_bits(x_MK: Tensor, weight: Quantised) -> Tensor:

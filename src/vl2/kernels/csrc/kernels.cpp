@@ -78,4 +78,17 @@ void vl2_to_int4(const void* weight, int64_t is_float32, int64_t outputs, int64_
     if (is_float32) to_int4(static_cast<const float*>(weight), outputs, inputs, shares, num_shares, codes, scales);
     else to_int4(static_cast<const bf16*>(weight), outputs, inputs, shares, num_shares, codes, scales);
 }
+
+// The whole weight [outputs, inputs] of int4 codes and scales.
+void vl2_from_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs, int64_t inputs, float* out,
+                   int64_t threads) {
+    const int64_t panels = (outputs + PANEL - 1) / PANEL;
+    run_team(static_cast<int>(threads), [&](Team& team, int) {
+        int phase = 0;
+        team.each(panels, phase, [&](int64_t panel) {
+            const int64_t first = panel * PANEL, last = std::min(first + PANEL, outputs);
+            from_int4(codes, scales, first, last, inputs, out + first * inputs);
+        });
+    });
+}
 }

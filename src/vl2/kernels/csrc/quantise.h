@@ -1,4 +1,4 @@
-// Rounding weights to int8 and int4: what vl2/quant/formats.py does in PyTorch, some ten times faster.
+// Rounding weights to int4, and making them whole again: what vl2/quant/formats.py does in PyTorch, ten times faster.
 #pragma once
 #include <algorithm>
 
@@ -82,6 +82,27 @@ inline void to_int4(const T* weight, int64_t outputs, int64_t inputs, const floa
     for (int64_t n = 0; n < outputs; n += PANEL)
         panel_to_int4(weight + n * inputs, std::min(PANEL, outputs - n), inputs, shares, num_shares,
                       codes + n / PANEL * groups * BLOCK_BYTES, scales + n / PANEL * groups * PANEL);
+}
+
+// Rows from one that begins a panel to `last`, as floats [rows, inputs].
+inline void from_int4(const uint8_t* codes, const uint16_t* scales, int64_t first, int64_t last, int64_t inputs,
+                      float* out) {
+    const int64_t groups = padded(inputs) / GROUP;
+    for (int64_t row = first; row < last; row++, out += inputs) {
+        const int64_t panel = row / PANEL * groups, lane = row % PANEL;
+        for (int64_t g = 0; g < groups; g++) {
+            uint16_t words[GROUP / 4];
+            for (int64_t i = 0; i < GROUP / 4; i++)
+                std::memcpy(words + i, codes + (panel + g) * BLOCK_BYTES + 2 * (32 * (i / 2) + 2 * lane + i % 2), 2);
+            float values[GROUP];
+            for (int64_t k = 0; k < GROUP; k++)
+                values[k] = static_cast<float>((words[k / 8 * 2 + k % 2] >> 4 * (k / 2 % 4) & 15) - 8);
+            const Floats scale = splat(from_half(scales[(panel + g) * PANEL + lane]));
+            store(values, load(values) * scale);
+            store(values + LANES, load(values + LANES) * scale);
+            std::memcpy(out + g * GROUP, values, std::min(GROUP, inputs - g * GROUP) * sizeof(float));
+        }
+    }
 }
 
 }  // namespace vl2
