@@ -4,13 +4,15 @@
     OMP_NUM_THREADS=1 python benchmarks/products.py    # one thread, its own time: fair on a busy machine too
 
 Every weight is one of many of its shape, 256 MB together in large pages, so that none stays in a cache. The limit is a
-plain sum over the same memory in the same run. About a minute.
+plain sum over the same memory in the same run. About a minute. Then products with many rows, as a prefill and the
+encoder make them, in billions of operations a second, beside a large float32 product.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,16 +21,19 @@ from torch.nn import functional as F
 from vl2.kernels import Library, load_kernels
 from vl2.kernels.products import multiply
 from vl2.kernels.structures import BF16, INT4, INT8, MatrixC
-from vl2.quant.formats import Kind, quantise, weight_bytes
+from vl2.model.float_linear import linear_in_float32
+from vl2.quant.formats import KINDS, Kind, Quantised, quantise, weight_bytes
+from vl2.quant.products import linear
 from vl2.weights.huge_pages import prefer_huge_pages
 
 BYTES = 256 << 20
 SHAPES = {"a quarter of the head": (32320, 1280), "expert, gate": (896, 1280), "expert, down": (1280, 896)}
 ROWS = (1, 2, 4, 8, 16)
+MANY_ROWS = (16, 64, 256, 1024)
 Clock = Callable[[], float]
 
 
-def best_rate(run: Callable[[], None], nbytes: int, clock: Clock, repeats: int = 5) -> float:
+def best_rate(run: Callable[[], object], nbytes: int, clock: Clock, repeats: int = 5) -> float:
     """Return GB/s of the fastest run."""
     times = []
     for _ in range(repeats):
@@ -76,6 +81,26 @@ def torch_rate(shape: tuple[int, int], rows: int, clock: Clock) -> float:
     return best_rate(run, stack.nbytes, clock)
 
 
+def many_rows(shape: tuple[int, int], clock: Clock) -> dict[str, list[float]]:
+    """Return the billions of operations a second of each way, for each of MANY_ROWS."""
+    N, K = shape
+    weight = torch.randn(N, K).to(torch.bfloat16)
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "PyTorch linear, bfloat16": lambda x: F.linear(x, weight),
+        "float32 panels of bfloat16": lambda x: linear_in_float32(x, weight),
+    }
+    for kind in KINDS:
+        ways[f"{kind}, as chosen for this processor"] = partial(_multiply, quantise(weight, kind), N, K)
+    inputs = [torch.randn(rows, K).to(torch.bfloat16) for rows in MANY_ROWS]
+    return {
+        name: [2 * best_rate(partial(way, x), len(x) * N * K, clock, 3) for x in inputs] for name, way in ways.items()
+    }
+
+
+def _multiply(quantised: Quantised, N: int, K: int, x: Tensor) -> Tensor:
+    return linear(x, quantised, N, K)
+
+
 @torch.inference_mode()
 def main() -> None:
     kernels = load_kernels()
@@ -84,7 +109,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     clock = time.thread_time if threads == 1 else time.perf_counter
     memory = copies(torch.ones(BYTES // 8, dtype=torch.int64), 1)
-    limit = best_rate(lambda: memory.sum() and None, BYTES, clock)
+    limit = best_rate(memory.sum, BYTES, clock)
     print(f"{threads} threads, {kernels.level} kernels; reading alone: {limit:.1f} GB/s\n")
     print(f"GB/s of weights {'':24} " + " ".join(f"{rows:>3} rows" for rows in ROWS))
     for name, shape in SHAPES.items():
@@ -96,6 +121,13 @@ def main() -> None:
         print(f"{name}, {shape[0]} x {shape[1]}")
         for way, rates in figures.items():
             print(f"  {way:38} " + " ".join(f"{rate:8.1f}" for rate in rates))
+    square = torch.randn(2048, 2048)
+    limit = best_rate(lambda: square @ square, 2 * 2048**3, clock)
+    shape = SHAPES["expert, gate"]
+    print(f"\nGFLOP/s, {shape[0]} x {shape[1]}; a large float32 product: {limit:.0f}")
+    print(f"{'':40} " + " ".join(f"{rows:>3} rows" for rows in MANY_ROWS))
+    for way, rates in many_rows(shape, clock).items():
+        print(f"  {way:38} " + " ".join(f"{rate:8.1f}" for rate in rates))
 
 
 if __name__ == "__main__":
