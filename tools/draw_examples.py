@@ -135,6 +135,13 @@ def scene() -> Image.Image:
     return compose([named[name] for name in wanted], (168, 168), random.Random(8)).image
 
 
+def word() -> Image.Image:
+    """Write one English word on a strip, 150 x 56."""
+    image = Image.new("RGB", (150, 56), (252, 250, 244))
+    write(ImageDraw.Draw(image), (75, 28), "Library", 30, "mm")
+    return image
+
+
 def line(font: str) -> Image.Image:
     """Draw one line of Chinese, 230 x 60."""
     image = Image.new("RGB", (230, 60), (252, 250, 244))
@@ -150,7 +157,14 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.folder
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {"receipt": receipt(), "shapes": shapes(), "bill": bill(), "bars": bars(), "scene": scene()}
+    pictures = {
+        "receipt": receipt(),
+        "shapes": shapes(),
+        "bill": bill(),
+        "bars": bars(),
+        "scene": scene(),
+        "word": word(),
+    }
     if args.chinese_font:
         pictures["line"] = line(args.chinese_font)
     for name, image in pictures.items():
