@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def draw(reading: list[dict[str, Any]], stages: dict[str, list[dict[str, Any]]]) -> None:
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for what in FOUND:
         points = [(line["step"], 100 * line[what]) for line in reading if what in line]
@@ -89,11 +89,11 @@ def draw(reading: list[dict[str, Any]], stages: dict[str, list[dict[str, Any]]])
                 right.plot([start + step for step in steps], losses, label=label, color=f"C{number}")
         start += stages[name][-1]["step"] if stages[name] else 0
         right.axvline(start, color="grey", linewidth=0.8)
-        right.text(start, 4.9, f"{name} ", ha="right", va="top", rotation=90, fontsize=8, color="grey")
-    right.set(title="Stages: loss by category", xlabel="step", ylabel="nats per token", ylim=(0, 5))
+        right.text(start - 8, 3.95, name, ha="right", va="top", rotation=90, fontsize=8, color="grey")
+    right.set(title="Stages: loss by category", xlabel="step", ylabel="nats per token", ylim=(0, 4))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(DOCS / "img/nano.png", dpi=120)
 
