@@ -13,6 +13,7 @@ help: ## list the commands
 	@echo "  PYTHON=python3.12 make ...  uses another interpreter (3.10 or newer)"
 
 demo: $(VENV)/core.stamp ## ask the built-in model about the pictures in examples/
+	$(BIN)/vl2 ask "What does the image say?" -i examples/word.png
 	$(BIN)/vl2 ask "What is the total amount?" -i examples/bill.png
 	$(BIN)/vl2 ask "What value does the chart show for Oslo?" -i examples/bars.png
 	$(BIN)/vl2 ask "How many blue stars are there?" -i examples/scene.png

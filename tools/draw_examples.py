@@ -3,7 +3,7 @@
     python tools/draw_examples.py [FOLDER] [--chinese-font FILE]
 
 Sizes are (width, height) in pixels. The font is the one inside Pillow, but for the line of Chinese, which is drawn only
-where a font for it is given: the one in examples/ is WenQuanYi Micro Hei. The four small pictures are for the built-in
+where a font for it is given: the one in examples/ is WenQuanYi Micro Hei. The five small pictures are for the built-in
 model, whose tiles have 168 px.
 """
 
@@ -138,7 +138,7 @@ def scene() -> Image.Image:
 def word() -> Image.Image:
     """Write one English word on a strip, 150 x 56."""
     image = Image.new("RGB", (150, 56), (252, 250, 244))
-    write(ImageDraw.Draw(image), (75, 28), "Library", 30, "mm")
+    write(ImageDraw.Draw(image), (75, 28), "Station", 30, "mm")
     return image
 
 
