@@ -46,7 +46,8 @@ def attend_patches(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
 
 def widen(layer: nn.Module, x: Tensor) -> Tensor:
     """The activation inside the product: the wide result is written once, not written, read and written again."""
-    if type(layer) is nn.Linear and kernels.applies(x, layer.weight) and torch.backends.mkldnn.is_available():
+    # PyTorch's product has no form for a CPU without bfloat16 instructions, and raises.
+    if type(layer) is nn.Linear and kernels.applies(x, layer.weight) and has_bfloat16_products():
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], "tanh")
         return out
     if isinstance(layer, QuantisedLinear):

@@ -1,70 +1,131 @@
-// Products in plain vectors, for machines without AVX-512: a row of weights, or a group of a panel, is widened to floats
-// once and multiplied with every row of activations.
+// Products in plain vectors, for machines without AVX-512: weights are widened to floats in registers and multiplied with
+// one, two or four rows of activations. A row's sum is made in the same order whatever rows are beside it.
 #pragma once
+#include <algorithm>
 #include <vector>
 
 namespace vl2 {
 
+// Rows of activations as floats, one behind another.
+inline const float* widened(const bf16* const* x, int M, int64_t width) {
+    static thread_local std::vector<float> wide;
+    wide.resize(M * width);
+    for (int m = 0; m < M; m++)
+        for (int64_t k = 0; k < width; k += LANES) store(&wide[m * width + k], load(x[m] + k));
+    return wide.data();
+}
+
+inline Floats weights(const bf16* from) { return load(from); }
+
+inline Floats weights(const int8_t* from) {
+#if defined(__AVX2__)
+    // Compilers take the conversion of a vector of bytes apart, lane by lane.
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    const __m256 halves[2] = {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                              _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+    return bits<Floats>(halves);
+#else
+    float values[LANES];
+    for (int i = 0; i < LANES; i++) values[i] = from[i];
+    return load(values);
+#endif
+}
+
+// One row of weights with R rows of activations; two sums each, that one need not wait for the other.
+template <int R, class T>
+inline void multiply_row(const T* row, int64_t inputs, const float* x, int64_t width, float* totals) {
+    Floats even[R] = {}, odd[R] = {};
+    const auto step = [&](const T* from, int64_t k) {
+        const Floats a = weights(from), b = weights(from + LANES);
+        for (int r = 0; r < R; r++) {
+            even[r] += load(x + r * width + k) * a;
+            odd[r] += load(x + r * width + k + LANES) * b;
+        }
+    };
+    const int64_t whole = inputs - inputs % GROUP;
+    for (int64_t k = 0; k < whole; k += GROUP) step(row + k, k);
+    if (whole < inputs) {
+        T rest[GROUP] = {};
+        std::copy(row + whole, row + inputs, rest);
+        step(rest, whole);
+    }
+    for (int r = 0; r < R; r++) totals[r] = sum(even[r] + odd[r]);
+}
+
+template <class T>
 inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
     const int64_t width = padded(w.inputs);
-    const float* scales = reinterpret_cast<const float*>(w.scales);
-    static thread_local std::vector<float> wide;
-    wide.assign(width, 0.0f);
+    const float* wide = widened(x, M, width);
+    const float* scales = sizeof(T) == 1 ? reinterpret_cast<const float*>(w.scales) : nullptr;
     for (int64_t n = first; n < last; n++) {
-        if (w.kind == INT8) {
-            const int8_t* row = reinterpret_cast<const int8_t*>(w.codes) + n * w.inputs;
-            for (int64_t k = 0; k < w.inputs; k++) wide[k] = row[k];
-        } else {
-            const bf16* row = reinterpret_cast<const bf16*>(w.codes) + n * w.inputs;
-            for (int64_t k = 0; k < w.inputs; k++) wide[k] = to_float(row[k]);
+        const T* row = reinterpret_cast<const T*>(w.codes) + n * w.inputs;
+        for (int m = 0; m < M; m += 2) {
+            float totals[2];
+            if (m + 1 < M) multiply_row<2>(row, w.inputs, wide + m * width, width, totals);
+            else multiply_row<1>(row, w.inputs, wide + m * width, width, totals);
+            for (int r = 0; r < 2 && m + r < M; r++)
+                out[m + r][n - first] = scales ? totals[r] * scales[n] : totals[r];
         }
-        for (int m = 0; m < M; m++) {
-            Floats even = {}, odd = {};
-            for (int64_t k = 0; k < width; k += 2 * LANES) {
-                even += load(x[m] + k) * load(&wide[k]);
-                odd += load(x[m] + k + LANES) * load(&wide[k + LANES]);
+    }
+}
+
+inline Floats halves_to_floats(const uint8_t* from) {
+    Halves halves;
+    std::memcpy(&halves, from, sizeof halves);
+    const Words words = __builtin_convertvector(halves, Words);
+    const Floats value = bits<Floats>((words & 0x7fff) << 13) * bits<float>(0x77800000u);
+    return bits<Floats>(bits<Words>(value) | (words & 0x8000) << 16);
+}
+
+// A panel of 16 outputs with R rows of activations.
+template <int R>
+inline void multiply_panel(const uint8_t* codes, const uint8_t* scales, int64_t groups, const float* x, int64_t width,
+                           Floats* totals) {
+    for (int64_t g = 0; g < groups; g++, codes += BLOCK_BYTES, scales += 2 * PANEL) {
+        Floats acc[R] = {};
+        for (int part = 0; part < 4; part++) {
+            // A lane is an output; its low and its high half hold four even and four odd inputs.
+            Words words;
+            std::memcpy(&words, codes + part * sizeof words, sizeof words);
+            for (int j = 0; j < 4; j++) {
+                const float* inputs = x + g * GROUP + 8 * part + 2 * j;
+                const Floats a = __builtin_convertvector(bits<Ints>(words >> 4 * j & 15), Floats) - 8.0f;
+                const Floats b = __builtin_convertvector(bits<Ints>(words >> (4 * j + 16) & 15), Floats) - 8.0f;
+                for (int r = 0; r < R; r++) acc[r] += a * inputs[r * width];
+                for (int r = 0; r < R; r++) acc[r] += b * inputs[r * width + 1];
             }
-            const float total = sum(even + odd);
-            out[m][n - first] = w.kind == INT8 ? total * scales[n] : total;
         }
+        const Floats scale = halves_to_floats(scales);
+        for (int r = 0; r < R; r++) totals[r] += acc[r] * scale;
     }
 }
 
 inline void multiply_panels(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x,
                             float* const* out) {
-    const int64_t groups = w.groups();
-    static thread_local std::vector<float> totals;
+    const int64_t groups = w.groups(), width = padded(w.inputs);
+    const float* wide = widened(x, M, width);
     for (int64_t n = first; n < last; n += PANEL) {
-        totals.assign(M * PANEL, 0.0f);
-        for (int64_t g = 0; g < groups; g++) {
-            const int64_t block = n / PANEL * groups + g;
-            const uint8_t* codes = w.codes + block * BLOCK_BYTES;
-            float values[GROUP * PANEL], scale[PANEL];
-            for (int word = 0; word < 128; word++) {
-                const int both = codes[2 * word] | codes[2 * word + 1] << 8;
-                const int row = word % 32 / 2, input = 8 * (word / 32) + word % 2;
-                for (int j = 0; j < 4; j++) values[(input + 2 * j) * PANEL + row] = (both >> 4 * j & 15) - 8;
-            }
-            for (int row = 0; row < PANEL; row++) {
-                uint16_t half;
-                std::memcpy(&half, w.scales + (block * PANEL + row) * 2, 2);
-                scale[row] = from_half(half);
-            }
-            for (int m = 0; m < M; m++) {
-                Floats acc = {};
-                for (int k = 0; k < GROUP; k++) acc += load(values + k * PANEL) * to_float(x[m][g * GROUP + k]);
-                store(&totals[m * PANEL], load(&totals[m * PANEL]) + acc * load(scale));
+        const int64_t block = n / PANEL * groups;
+        const uint8_t *codes = w.codes + block * BLOCK_BYTES, *scales = w.scales + block * PANEL * 2;
+        for (int m = 0, count; m < M; m += count) {
+            count = M - m >= 4 ? 4 : 1;
+            Floats totals[4] = {};
+            if (count == 4) multiply_panel<4>(codes, scales, groups, wide + m * width, width, totals);
+            else multiply_panel<1>(codes, scales, groups, wide + m * width, width, totals);
+            for (int r = 0; r < count; r++) {
+                float lanes[LANES];
+                store(lanes, totals[r]);
+                std::copy_n(lanes, std::min(PANEL, last - n), out[m + r] + n - first);
             }
         }
-        for (int m = 0; m < M; m++)
-            for (int64_t row = n; row < n + PANEL && row < last; row++)
-                out[m][row - first] = totals[m * PANEL + row - n];
     }
 }
 
 // Outputs first to last of M rows; `first` is a multiple of 16, and so is `last` unless it is the last of all.
 inline void multiply(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
-    (w.kind == INT4 ? multiply_panels : multiply_rows)(w, first, last, M, x, out);
+    if (w.kind == INT4) multiply_panels(w, first, last, M, x, out);
+    else if (w.kind == INT8) multiply_rows<int8_t>(w, first, last, M, x, out);
+    else multiply_rows<bf16>(w, first, last, M, x, out);
 }
 
 }  // namespace vl2
