@@ -117,7 +117,8 @@ def test_several_choices_are_drawn_from_seeds_of_their_own(client: OpenAI) -> No
 def test_a_stop_text_ends_the_answer(client: OpenAI) -> None:
     asked = {"model": "nano", "messages": [user("Hello")], "max_tokens": 16}
     whole = client.chat.completions.create(**asked).choices[0].message.content or ""
-    stop = whole[5:8]
+    stop = whole[1:4]  # of whatever these weights answer
+    assert stop
     made = client.chat.completions.create(**asked, stop=[stop]).choices[0]
     assert made.finish_reason == "stop"
     assert made.message.content == whole[: whole.index(stop)].strip()
