@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from tests.model.configs import small_model
 from vl2.kernels.library import VARIABLE
+from vl2.model import float_linear
 from vl2.model.attention import Reach
 from vl2.model.moe import Experts
 from vl2.quant import products
@@ -58,7 +59,7 @@ def test_without_instructions_panels_give_the_product_unrounded(
     """As little of the weight at a time as can be, one panel and a part of the next, and all of it."""
     monkeypatch.setattr(products, "has_int8_products", lambda: False)
     monkeypatch.setattr(products, "_has_instructions", lambda kernels, kind: False)
-    monkeypatch.setattr(products, "PANEL_BYTES", panel_bytes)
+    monkeypatch.setattr(float_linear, "PANEL_BYTES", panel_bytes)
     plain = nn.Linear(72, 41).requires_grad_(False)
     layer = QuantisedLinear.like(plain, kind)
     layer.store(plain.weight)

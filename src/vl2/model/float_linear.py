@@ -9,6 +9,7 @@ M rows, K inputs, N outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import TypeGuard
 
@@ -60,11 +61,21 @@ def is_better_in_float32(x: Tensor, weight: Tensor) -> bool:
 def linear_in_float32(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """Return x times the weight's transpose, plus the bias, [..., N], in the type of x."""
     N, K = weight_NK.shape
+    return multiply_panels(x, N, K, lambda first, last: weight_NK[first:last].float(), bias_N)
+
+
+def multiply_panels(
+    x: Tensor, N: int, K: int, panel: Callable[[int, int], Tensor], bias_N: Tensor | None, multiple: int = 1
+) -> Tensor:
+    """Return x times the transpose of a weight [N, K], plus the bias, [..., N], in the type of x.
+
+    `panel` gives outputs first to last of the weight as float32; first is a multiple of `multiple`.
+    """
     x_MK = x.reshape(-1, K).float()
     out_MN = x.new_empty(len(x_MK), N)
-    step = max(1, PANEL_BYTES // (4 * K))
+    step = max(1, PANEL_BYTES // (4 * K) // multiple) * multiple
     for first in range(0, N, step):
-        panel_KN = weight_NK[first : first + step].float().mT
-        made = x_MK @ panel_KN if bias_N is None else torch.addmm(bias_N[first : first + step].float(), x_MK, panel_KN)
-        out_MN[:, first : first + step] = made
+        last = min(first + step, N)
+        made = x_MK @ panel(first, last).mT
+        out_MN[:, first:last] = made if bias_N is None else made.add_(bias_N[first:last])
     return out_MN.view(*x.shape[:-1], N)

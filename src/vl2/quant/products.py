@@ -20,7 +20,7 @@ from vl2.kernels.eight_bits import LANES, multiply_rounded, round_rows
 from vl2.kernels.library import Library
 from vl2.kernels.products import multiply
 from vl2.kernels.structures import INT4, INT8, MatrixC
-from vl2.model.float_linear import PANEL_BYTES
+from vl2.model.float_linear import multiply_panels
 from vl2.quant.formats import PANEL, Kind, Quantised, dequantise
 
 # Up to so many rows the weight's bytes decide, and the rows keep their 16 bits: all that are decoded together.
@@ -61,14 +61,9 @@ def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -
 
 def multiply_in_float32(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -> Tensor:
     """Return x times the weight's transpose, plus the bias, in the type of x; a panel of the weight at a time."""
-    x_MK = x.reshape(-1, K).float()
-    out_MN = x.new_empty(len(x_MK), N)
-    step = max(1, PANEL_BYTES // (4 * K) // PANEL) * PANEL
-    for first in range(0, N, step):
-        last = min(first + step, N)
-        made = x_MK @ dequantise(weight.rows(first, last), last - first, K, torch.float32).mT
-        out_MN[:, first:last] = made if bias is None else made.add_(bias[first:last])
-    return out_MN.view(*x.shape[:-1], N)
+    return multiply_panels(
+        x, N, K, lambda first, last: dequantise(weight.rows(first, last), last - first, K, torch.float32), bias, PANEL
+    )
 
 
 @cache

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.model.projector import Projector
+from vl2.train.warm_up.boxes import BOX_WEIGHT, box_loss, square_centres
 from vl2.train.warm_up.classes import NOTHING
 
 THINGS = 5  # K: letters of 13 px make four or five to a token of 28 px
-BOX_SCALE = 4.0  # distances are parts of the tile; so they come to about 1
-BOX_WEIGHT = 2.0
 EMPTY_SHARE = 0.3  # of empty places to filled ones in the loss
 
 
@@ -44,9 +43,7 @@ class Reading(nn.Module):
         self.places = nn.ModuleList(nn.Linear(width, width) for _ in range(THINGS))
         self.classify = nn.Linear(width, num_classes)
         self.locate = nn.Linear(width, 4)
-        centre = (torch.arange(tokens_per_side) + 0.5) / tokens_per_side
-        y, x = torch.meshgrid(centre, centre, indexing="ij")
-        self.register_buffer("centre_Q4", torch.stack((x, y, x, y), dim=-1).flatten(0, 1), persistent=False)
+        self.register_buffer("centre_Q4", square_centres(tokens_per_side), persistent=False)
         self.centre_Q4: Tensor
 
     def forward(self, patches_IpC: Tensor, things_IQK: Tensor, boxes_IQ4: Tensor, generator: torch.Generator) -> Read:
@@ -68,10 +65,10 @@ class Reading(nn.Module):
         wanted_n = torch.cat(wanted)
         logits = self.classify(torch.cat(named)).float()
         first = things[:, 0] != NOTHING
-        offsets = (boxes_IQ4 - self.centre_Q4.float()).flatten(0, 1)[first] * BOX_SCALE
-        box_loss = F.smooth_l1_loss(self.locate(tokens[first]).float(), offsets, beta=0.1)
+        centres = self.centre_Q4.expand_as(boxes_IQ4).flatten(0, 1)[first]
+        places = box_loss(self.locate(tokens[first]), boxes_IQ4.flatten(0, 1)[first], centres)
         return Read(
-            loss=F.cross_entropy(logits, wanted_n) + BOX_WEIGHT * box_loss,
+            loss=F.cross_entropy(logits, wanted_n) + BOX_WEIGHT * places,
             wanted_n=wanted_n,
             is_right_n=logits.detach().argmax(dim=-1) == wanted_n,
         )

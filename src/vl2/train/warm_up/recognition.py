@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.model.vision import VisionEncoder
+from vl2.train.warm_up.boxes import BOX_WEIGHT, box_loss, square_centres
 from vl2.train.warm_up.classes import NOTHING
 from vl2.train.warm_up.reading import Read, Reading
 from vl2.train.warm_up.tiles import TileBatch
 
-BOX_SCALE = 4.0  # distances are parts of the tile; so they come to about 1
-BOX_WEIGHT = 2.0
 EMPTY_SHARE = 0.25  # of empty patches to shown ones in the loss: most patches are empty, and easy
 
 
@@ -51,9 +50,7 @@ class Recognition(nn.Module):
         self.reading = reading
         self.classify = nn.Linear(width, num_classes)
         self.locate = nn.Linear(width, 4)
-        centre = (torch.arange(patches_per_side) + 0.5) / patches_per_side
-        y, x = torch.meshgrid(centre, centre, indexing="ij")
-        self.register_buffer("centre_n4", torch.stack((x, y, x, y), dim=-1).flatten(0, 1), persistent=False)
+        self.register_buffer("centre_n4", square_centres(patches_per_side), persistent=False)
         self.centre_n4: Tensor
 
     def forward(self, batch: TileBatch, generator: torch.Generator) -> Recognised:
@@ -65,13 +62,13 @@ class Recognition(nn.Module):
         some = empty[torch.randperm(len(empty), generator=generator)[: max(1, int(len(shown) * EMPTY_SHARE))]]
         looked_at = torch.cat((shown, some))
         logits, wanted_n = self.classify(features[looked_at]).float(), wanted[looked_at]
-        offsets = (batch.boxes_Ip4 - self.centre_n4.float()).flatten(0, 1)[shown] * BOX_SCALE
+        centres = self.centre_n4.expand_as(batch.boxes_Ip4).flatten(0, 1)[shown]
         read = None
         if self.reading is not None:
             read = self.reading(patches_IpC, batch.things_IQK, batch.first_boxes_IQ4, generator)
         return Recognised(
             class_loss=F.cross_entropy(logits, wanted_n),
-            box_loss=F.smooth_l1_loss(self.locate(features[shown]).float(), offsets, beta=0.1),
+            box_loss=box_loss(self.locate(features[shown]), batch.boxes_Ip4.flatten(0, 1)[shown], centres),
             wanted_n=wanted_n,
             is_right_n=logits.detach().argmax(dim=-1) == wanted_n,
             read=read,

@@ -135,7 +135,7 @@ class TileDrawer:
         return sheet
 
     def _write_text(self, sheet: _Sheet, text: str, font: fonts.Font, place: tuple[float, float], ink: Ink) -> float:
-        """Write a text and mark its characters; return where it ends. Spaces and unknown ones are not marked."""
+        """Write a text and mark its characters; return where it ends. A space is read, not seen."""
         x, y = place
         ascent, descent = font.getmetrics()
         draw = ImageDraw.Draw(sheet.image)
