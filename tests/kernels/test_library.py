@@ -8,13 +8,23 @@ import pytest
 import torch
 
 from vl2.kernels import library
-from vl2.kernels.build import PORTABLE, build, file_name, find_compiler, source_hash, supported_levels
+from vl2.kernels.build import PORTABLE, Level, build, file_name, find_compiler, levels, source_hash, supported_levels
 
 
 @pytest.fixture
 def _nothing_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(library, "BUILT", tmp_path / "package")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", levels(), ids=lambda level: level.name)
+def test_every_level_compiles(level: Level, tmp_path: Path) -> None:
+    """Also those that this processor lacks: a level that does not compile is left out without a word."""
+    compiler = find_compiler()
+    if compiler is None:
+        pytest.skip("no compiler here")
+    assert build(level, tmp_path, compiler).is_file()
 
 
 @pytest.mark.usefixtures("_nothing_built")

@@ -7,7 +7,7 @@
 
 namespace vl2 {
 
-typedef int8_t Bytes __attribute__((vector_size(16)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 constexpr int64_t ROWS_AT_ONCE = 8;
 

@@ -43,6 +43,8 @@ inline int64_t padded(int64_t inputs) { return round_up(inputs, GROUP); }
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 #include "products_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "products_avx2.h"
 #else
 #include "products_portable.h"
 #endif

@@ -1,4 +1,4 @@
-// Products in plain vectors, for machines without AVX-512: weights are widened to floats in registers and multiplied with
+// Products in plain vectors, for machines with neither AVX-512 nor AVX2: weights are widened to floats in registers and multiplied with
 // one, two or four rows of activations. A row's sum is made in the same order whatever rows are beside it.
 #pragma once
 #include <algorithm>
@@ -18,17 +18,9 @@ inline const float* widened(const bf16* const* x, int M, int64_t width) {
 inline Floats weights(const bf16* from) { return load(from); }
 
 inline Floats weights(const int8_t* from) {
-#if defined(__AVX2__)
-    // Compilers take the conversion of a vector of bytes apart, lane by lane.
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-    const __m256 halves[2] = {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
-                              _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
-    return bits<Floats>(halves);
-#else
     float values[LANES];
     for (int i = 0; i < LANES; i++) values[i] = from[i];
     return load(values);
-#endif
 }
 
 // One row of weights with R rows of activations; two sums each, that one need not wait for the other.
@@ -78,6 +70,7 @@ inline Floats halves_to_floats(const uint8_t* from) {
 }
 
 // A panel of 16 outputs with R rows of activations.
+static_assert(LANES == PANEL);
 template <int R>
 inline void multiply_panel(const uint8_t* codes, const uint8_t* scales, int64_t groups, const float* x, int64_t width,
                            Floats* totals) {

@@ -24,10 +24,15 @@ inline Floats clamp(Floats x, float low, float high) {
 // w / scale as integers from -8 to 7.
 inline Floats four_bits(Floats w, float inverse) { return clamp(w * inverse + TO_INTEGER - TO_INTEGER, -8.0f, 7.0f); }
 
-inline float squared_error(Floats a, Floats b, float scale) {
+// Of one group.
+inline float squared_error(const float* values, float scale) {
     const float inverse = scale == 0 ? 0 : 1 / scale;
-    const Floats ea = four_bits(a, inverse) * scale - a, eb = four_bits(b, inverse) * scale - b;
-    return sum(ea * ea + eb * eb);
+    Floats total = {};
+    for (int64_t k = 0; k < GROUP; k += LANES) {
+        const Floats error = four_bits(load(values + k), inverse) * scale - load(values + k);
+        total += error * error;
+    }
+    return sum(total);
 }
 
 // One panel of 16 rows; those from `rows` on are empty.
@@ -46,7 +51,6 @@ inline void panel_to_int4(const T* weight, int64_t rows, int64_t inputs, const f
                     else values[k] = weight[row * inputs + g * GROUP + k];
                 }
             }
-            const Floats a = load(values), b = load(values + LANES);
             const float high = *std::max_element(values, values + GROUP), low = *std::min_element(values, values + GROUP);
             // Codes reach one further below zero than above: the larger side is put there, by the sign of the scale.
             const float furthest = (high > -low ? high : low) / -8.0f;
@@ -54,7 +58,7 @@ inline void panel_to_int4(const T* weight, int64_t rows, int64_t inputs, const f
             float least = INFINITY;
             for (int64_t i = 0; i < num_shares; i++) {
                 const uint16_t half = to_half(furthest * shares[i]);
-                const float error = squared_error(a, b, from_half(half));
+                const float error = squared_error(values, from_half(half));
                 if (error < least) {
                     least = error;
                     best = half;
@@ -63,8 +67,7 @@ inline void panel_to_int4(const T* weight, int64_t rows, int64_t inputs, const f
             scales[g * PANEL + row] = best;
             const float scale = from_half(best), inverse = scale == 0 ? 0 : 1 / scale;
             float fours[GROUP];
-            store(fours, four_bits(a, inverse));
-            store(fours + LANES, four_bits(b, inverse));
+            for (int64_t k = 0; k < GROUP; k += LANES) store(fours + k, four_bits(load(values + k), inverse));
             for (int64_t k = 0; k < GROUP; k++) {
                 // Input 2 * (4 * load + j) + half of a group lies in word 32 * load + 2 * row + half, bits 4j to 4j + 3.
                 const int64_t word = 32 * (k / 8) + 2 * row + k % 2, j = k / 2 % 4;
@@ -98,8 +101,7 @@ inline void from_int4(const uint8_t* codes, const uint16_t* scales, int64_t firs
             for (int64_t k = 0; k < GROUP; k++)
                 values[k] = static_cast<float>((words[k / 8 * 2 + k % 2] >> 4 * (k / 2 % 4) & 15) - 8);
             const Floats scale = splat(from_half(scales[(panel + g) * PANEL + lane]));
-            store(values, load(values) * scale);
-            store(values + LANES, load(values + LANES) * scale);
+            for (int64_t k = 0; k < GROUP; k += LANES) store(values + k, load(values + k) * scale);
             std::memcpy(out + g * GROUP, values, std::min(GROUP, inputs - g * GROUP) * sizeof(float));
         }
     }

@@ -1,5 +1,5 @@
-// Sixteen floats at a time, and the two 16-bit formats. GCC and Clang lower these vectors to what the machine has,
-// so everything but the products is written once.
+// Vectors of floats, and the two 16-bit formats. GCC and Clang lower these vectors to what the machine has, so everything
+// but the products is written once.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -10,11 +10,16 @@
 
 namespace vl2 {
 
+// Vectors twice as wide as a register go through memory at every step, so with AVX2 alone they are half as wide.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int LANES = 8;
+#else
 constexpr int LANES = 16;
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+#endif
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 
 using bf16 = uint16_t;  // the upper half of a float
 
@@ -73,11 +78,17 @@ inline Floats rounded(Floats value) {
 
 // Always in this order, so that a result never depends on what was computed beside it.
 inline float sum(Floats value) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(value), _mm256_extractf128_ps(value, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+#else
     float lanes[LANES];
     store(lanes, value);
     for (int width = LANES / 2; width; width /= 2)
         for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
     return lanes[0];
+#endif
 }
 
 // e^x by splitting off the power of two; relative error below 2e-7. Below -87 it is 0.
