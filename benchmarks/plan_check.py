@@ -265,6 +265,9 @@ def main() -> None:
         simulated = step_time(config, cluster, unhidden, costs, work, kept_bytes=16).total_s
         measured = time_steps(ONE, args, choice, costs) if size == 1 else on_processes(size, args, (choice, costs))
         rows.append(Row(name=name, processes=size, measured_s=measured, simulated_s=simulated))
+        print(f"{name}: measured {measured:.2f} s, simulated {simulated:.2f} s", flush=True)
+        if args.out:  # after each, so that what is measured stays if a later one is stopped
+            args.out.write_text(json.dumps([asdict(row) | {"error": row.error} for row in rows], indent=2) + "\n")
     table = Table("layout", "processes", "measured", "simulated", "error")
     for row in rows:
         table.add_row(
@@ -273,8 +276,6 @@ def main() -> None:
     Console(width=100).print(table)
     print(f"two processes exchange {rate / 1e9:.2f} GB/s each, and gather and sum {weights / 1e9:.2f} GB/s")
     print(f"costs of a forward pass: {costs}")
-    if args.out:
-        args.out.write_text(json.dumps([asdict(row) | {"error": row.error} for row in rows], indent=2) + "\n")
 
 
 if __name__ == "__main__":
