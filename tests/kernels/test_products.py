@@ -47,8 +47,8 @@ def test_a_product_is_that_of_the_weights_it_stands_for(
     matrix, weight, _kept = held(normal(*shape), kind)
     for rows in ROWS:
         x = normal(rows, shape[1], seed=1)
-        # Products of bfloat16 numbers are exact in float32; only the order of the sum differs. With int4 and AVX2 alone,
-        # activations become 16-bit integers, the largest of a group 32767: rounded by half of one at most.
+        # Products of bfloat16 numbers are exact in float32; only the order of the sum differs. With int4 and AVX2
+        # alone, activations become 16-bit integers, the largest of a group 32767: rounded by half of one at most.
         rounding = x.float().abs().max() / 65534 if kind == "int4" and kernels.level == "avx2" else 0
         atol = 1e-4 + 4 * float(rounding * weight.norm(dim=1).max())
         torch.testing.assert_close(multiply(kernels, matrix, x), x.float() @ weight.T, rtol=1e-5, atol=atol)

@@ -73,6 +73,26 @@ def test_the_boxes_of_a_conversation_belong_to_their_questions() -> None:
     assert located > 20
 
 
+def test_of_every_kind_in_a_scene_the_place_and_the_number_are_asked_once() -> None:
+    absent = 0
+    for record in records(PrimerScene(languages=("en",), of_every_kind=True), 60):
+        pairs = [
+            (question.parts[-1].text or "", answer.parts[0].text or "")
+            for question, answer in zip(record.messages[::2], record.messages[1::2], strict=True)
+        ]
+        asked = [label[1] for question, _ in pairs if (label := re.search(r"<\|ref\|>(.*)<\|/ref\|>", question))]
+        places = {item.label: len(item.boxes_px) for item in record.objects}
+        counted = [int(answer) for _, answer in pairs if answer.isdigit()]
+        assert sorted(asked) == sorted(places)
+        # One of the kinds that are counted is not there.
+        assert sorted(counted) in (sorted(places.values()), sorted([0, *places.values()]))
+        absent += 0 in counted
+        # A number or a place must not be answered by a question before it.
+        kinds = ["yes_no" if a in ("Yes.", "No.") else "count" if a.isdigit() else "place" for _, a in pairs]
+        assert kinds == sorted(kinds, key=["yes_no", "count", "place"].index)
+    assert absent > 40
+
+
 def test_the_highest_bar_and_the_values_agree() -> None:
     """The same chart is asked for its values and its extremes: the answers must fit each other."""
     compared = 0

@@ -76,13 +76,17 @@ def test_the_export_is_the_model_with_another_encoder(texts: Path) -> None:
 
 def test_where_tokens_are_read_the_projector_learns_too(texts: Path) -> None:
     plan = recipe(texts, "reads", 2)
-    plan = replace(plan, options=replace(plan.options, reads=True), tiles=replace(plan.tiles, lines_share=0.5))
+    plan = replace(
+        plan,
+        options=replace(plan.options, reads=True, names=True),
+        tiles=replace(plan.tiles, lines_share=0.5, things_share=0.5),
+    )
     trained = load_model(warm_up(plan, say=lambda _: None))
     fresh = WarmUpRun(recipe(texts, "fresh", 2), ONE).model
     moved = {name.split(".")[0] for (name, a), b in zip(trained.named_parameters(), fresh.parameters(), strict=True)
              if not torch.equal(a, b)}  # fmt: skip
     assert moved == {"vision", "projector"}
-    assert all("read_empty" in line for line in lines(plan.folder))
+    assert all("read_empty" in line and "named" in line for line in lines(plan.folder))
 
 
 def test_easy_tiles_are_learned(texts: Path) -> None:

@@ -168,7 +168,7 @@ def _any_label(composed: Composed, language: str, rng: random.Random) -> str:
     return rng.choice((kind.name(language), kind.full_name(language)))
 
 
-def _absent(composed: Composed, pool: Sequence[Kind], language: str, rng: random.Random) -> Kind | None:
+def absent_kind(composed: Composed, pool: Sequence[Kind], language: str, rng: random.Random) -> Kind | None:
     """Return a kind that is not in the scene; as likely one that differs from what is there in its colour only."""
     missing = [kind for kind in pool if not composed.boxes(language, kind.full_name(language))]
     near = [kind for kind in missing if composed.boxes(language, kind.name(language))]
@@ -214,22 +214,32 @@ def _pair(composed: Composed, rng: random.Random) -> tuple[Kind, Kind, str] | No
 
 
 def _count(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
+    label = _any_label(composed, draft.language, rng)
+    kind = next(k for k in composed.kinds() if label in (k.name(draft.language), k.full_name(draft.language)))
+    if rng.random() < 0.1:
+        kind = absent_kind(composed, pool, draft.language, rng) or kind
+        label = kind.full_name(draft.language)
+    ask_count(draft, composed, label, kind.measure_zh, rng)
+
+
+def ask_count(draft: Draft, composed: Composed, label: str, measure_zh: str, rng: random.Random) -> None:
+    """Ask how many things of a name there are."""
     lang = draft.language
     draft.category = "vqa"
-    label = _any_label(composed, lang, rng)
-    kind = next(k for k in composed.kinds() if label in (k.name(lang), k.full_name(lang)))
-    if rng.random() < 0.1:
-        kind = _absent(composed, pool, lang, rng) or kind
-        label = kind.full_name(lang)
     noun = label if lang == "zh" else plural(label)
-    draft.ask(rng.choice(COUNT[lang]).format(noun=noun, measure=kind.measure_zh), str(len(composed.boxes(lang, label))))
+    draft.ask(rng.choice(COUNT[lang]).format(noun=noun, measure=measure_zh), str(len(composed.boxes(lang, label))))
 
 
 def _presence(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
+    missing = absent_kind(composed, pool, draft.language, rng) if rng.random() < 0.5 else None
+    label = missing.full_name(draft.language) if missing else _any_label(composed, draft.language, rng)
+    ask_presence(draft, composed, label, rng)
+
+
+def ask_presence(draft: Draft, composed: Composed, label: str, rng: random.Random) -> None:
+    """Ask whether anything of a name is there."""
     lang = draft.language
     draft.category = "vqa"
-    missing = _absent(composed, pool, lang, rng) if rng.random() < 0.5 else None
-    label = missing.full_name(lang) if missing else _any_label(composed, lang, rng)
     is_there = bool(composed.boxes(lang, label))
     answer = ("有。" if is_there else "没有。") if lang == "zh" else ("Yes." if is_there else "No.")
     draft.ask(rng.choice(PRESENCE[lang]).format(name=label, a_name=article(label)), answer)
@@ -246,8 +256,12 @@ def _side(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Ra
 
 
 def _ground(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
+    ask_place(draft, composed, _any_label(composed, draft.language, rng), rng)
+
+
+def ask_place(draft: Draft, composed: Composed, label: str, rng: random.Random) -> None:
+    """Ask where the things of a name are."""
     draft.category = "grounding"
-    label = _any_label(composed, draft.language, rng)
     boxes = draft.box(label, composed.boxes(draft.language, label))
     draft.ask(locate_phrases.locate(rng, draft.language, label), boxes)
 
@@ -255,7 +269,7 @@ def _ground(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.
 def _negative(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
     draft.category = "grounding"
     lang = draft.language
-    missing = _absent(composed, pool, lang, rng)
+    missing = absent_kind(composed, pool, lang, rng)
     if missing is None:
         return _ground(draft, composed, pool, rng)
     label = missing.full_name(lang)

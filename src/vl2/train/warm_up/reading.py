@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from vl2.model.projector import Projector
 from vl2.train.warm_up.boxes import BOX_WEIGHT, box_loss, square_centres
 from vl2.train.warm_up.classes import NOTHING
+from vl2.train.warm_up.naming import Naming
 
 THINGS = 5  # K: letters of 13 px make four or five to a token of 28 px
 EMPTY_SHARE = 0.3  # of empty places to filled ones in the loss
@@ -31,15 +32,19 @@ class Read:
     loss: Tensor
     wanted_n: Tensor  # int64
     is_right_n: Tensor  # bool
+    is_named_n: Tensor | None = None  # bool, of the words for what is shown: among the likeliest
 
 
 class Reading(nn.Module):
     """Names and boxes from visual tokens."""
 
-    def __init__(self, projector: Projector, width: int, num_classes: int, tokens_per_side: int) -> None:
+    def __init__(
+        self, projector: Projector, width: int, num_classes: int, tokens_per_side: int, naming: Naming | None = None
+    ) -> None:
         """`width` is that of a visual token."""
         super().__init__()
         self.projector = projector
+        self.naming = naming
         self.places = nn.ModuleList(nn.Linear(width, width) for _ in range(THINGS))
         self.classify = nn.Linear(width, num_classes)
         self.locate = nn.Linear(width, 4)
@@ -67,8 +72,13 @@ class Reading(nn.Module):
         first = things[:, 0] != NOTHING
         centres = self.centre_Q4.expand_as(boxes_IQ4).flatten(0, 1)[first]
         places = box_loss(self.locate(tokens[first]), boxes_IQ4.flatten(0, 1)[first], centres)
+        loss, is_named = F.cross_entropy(logits, wanted_n) + BOX_WEIGHT * places, None
+        if self.naming is not None:
+            naming_loss, is_named = self.naming(tokens, things)
+            loss = loss + naming_loss
         return Read(
-            loss=F.cross_entropy(logits, wanted_n) + BOX_WEIGHT * places,
+            loss=loss,
             wanted_n=wanted_n,
             is_right_n=logits.detach().argmax(dim=-1) == wanted_n,
+            is_named_n=is_named,
         )

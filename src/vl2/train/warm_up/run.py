@@ -35,6 +35,7 @@ from vl2.train.schedule import learning_rate
 from vl2.train.stage import Optimizer, Stage
 from vl2.train.toml_file import from_table, load_toml, to_toml
 from vl2.train.warm_up.classes import Classes, choose_characters
+from vl2.train.warm_up.naming import Naming, ids_of_names
 from vl2.train.warm_up.reading import Reading
 from vl2.train.warm_up.recognition import Recognised, Recognition
 from vl2.train.warm_up.tiles import Tile, TileBatch, TileDrawer
@@ -43,6 +44,7 @@ from vl2.weights import load_model, save_model
 METRICS = "metrics.jsonl"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 READ = "read_"  # what the log calls the shares of the visual tokens
+NAMED = "named"  # and of the words for what they show, the share that is among the likeliest
 _SMOOTHING = 0.97  # of the accuracy that decides on the difficulty
 
 
@@ -90,6 +92,8 @@ class WarmUpOptions:
     weight_decay: float = 0.05
     reads: bool = False
     """train the projector too: which things each visual token holds, in reading order"""
+    names: bool = False
+    """pull the visual tokens of things towards the token embeddings of their names; needs `reads`"""
     difficulty: float = 0.0
     """of the first tiles, from 0 to 1"""
     raise_at: float = 0.42
@@ -98,6 +102,10 @@ class WarmUpOptions:
     """steps from the easiest tiles to all of them"""
     save_every_steps: int = 250
     log_every_steps: int = 50
+
+    def __post_init__(self) -> None:
+        if self.names and not self.reads:
+            raise UserError("names = true needs reads = true: it is the projector's output that is named")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,19 +168,23 @@ class WarmUpRun:
         torch.manual_seed(recipe.seed)
         vision = config.vision_config
         num_classes, patches = len(self.drawer.classes), vision.patches_per_side
-        reading = None
-        if recipe.options.reads:
-            # One more class than patches have: the space.
-            width = config.projector_config.n_embed
-            reading = Reading(
-                self.model.projector, width, num_classes + 1, self.files.processor().config.tokens_per_side
-            )
+        reading = self._reading() if recipe.options.reads else None
         self.net = Recognition(self.model.vision, vision.width, num_classes, patches, reading)
         self.net.to(_DTYPES[recipe.compute])
         self.optimizer = MasterAdamW(_groups(self.net, recipe.options), betas=(0.9, 0.98), eps=1e-8, ranks=ranks)
         self.checkpoints = Checkpoints(self.folder, ranks=ranks)
         self.step, self.difficulty, self.accuracy = 0, recipe.options.difficulty, 0.0
         self._tally = _Tally(self.drawer.classes)
+
+    def _reading(self) -> Reading:
+        classes, processor = self.drawer.classes, self.files.processor()
+        naming = None
+        if self.recipe.options.names:
+            ids = ids_of_names(classes, self.drawer.styles, processor.tokenizer.encode)
+            naming = Naming(self.model.language.model.embed_tokens.weight, ids)
+        # One more class than patches have: the space.
+        width = self.files.config.projector_config.n_embed
+        return Reading(self.model.projector, width, len(classes) + 1, processor.config.tokens_per_side, naming)
 
     def load(self, folder: Path) -> None:
         state = self.checkpoints.load(folder, self._state())
@@ -278,12 +290,17 @@ class _Tally:
         self._count("", found.wanted_n, found.is_right_n)
         if found.read is not None:
             self._count(READ, found.read.wanted_n, found.read.is_right_n)
+            if found.read.is_named_n is not None:
+                self._count_all(NAMED, found.read.is_named_n)
 
     def _count(self, prefix: str, wanted_n: Tensor, is_right_n: Tensor) -> None:
         for name, numbers in self._groups.items():
             mine = (wanted_n >= numbers.start) & (wanted_n < numbers.stop)
-            right, of = self._counts[prefix + name]
-            self._counts[prefix + name] = right + int((mine & is_right_n).sum()), of + int(mine.sum())
+            self._count_all(prefix + name, is_right_n[mine])
+
+    def _count_all(self, name: str, is_right_n: Tensor) -> None:
+        right, of = self._counts[name]
+        self._counts[name] = right + int(is_right_n.sum()), of + len(is_right_n)
 
     def take(self, step: int, difficulty: float, tiles_per_s: float) -> dict[str, float]:
         """Return the line since the last one: losses, and the share of patches found by sort. Of this rank's tiles."""
@@ -301,7 +318,7 @@ class _Tally:
 
     def _clear(self) -> None:
         self._losses: list[tuple[float, float]] = []
-        self._counts = {prefix + name: (0, 0) for prefix in ("", READ) for name in self._groups}
+        self._counts = {prefix + name: (0, 0) for prefix in ("", READ) for name in self._groups} | {NAMED: (0, 0)}
 
 
 def make_folder(folder: Path) -> None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from vl2.data.construct.draft import Draft
-from vl2.data.construct.scene import TASKS, Composed, compose
+from vl2.data.construct.scene import (
+    TASKS,
+    Composed,
+    absent_kind,
+    ask_count,
+    ask_place,
+    ask_presence,
+    compose,
+)  # fmt: skip
 from vl2.data.construct.source import Source
 from vl2.data.construct.sprite_set import read_sprite_set
 from vl2.data.construct.sprites import Kind, built_in_kinds, read_kinds, things
@@ -27,6 +36,7 @@ class PrimerScene(Source):
     languages: tuple[str, ...] = ("en", "zh")
     max_objects: int = 6
     turns: int = 4
+    of_every_kind: bool = False  # in place of `turns`: where and how many, of every kind, and of something not there
 
     def kinds(self) -> tuple[Kind, ...]:
         return read_kinds(self.art) if self.art else built_in_kinds()
@@ -40,18 +50,25 @@ class PrimerScene(Source):
         draft = Draft(language=language, traits={"objects": str(len(composed.placed))})
         draft.picture(composed.image)
         category, asked = None, set[str]()
-        for _ in range(rng.randint(1, self.turns)):
-            task = self.pick_task(rng) if rng.random() < 0.5 else rng.choice(self._often())
-            # Asked on a draft of its own: a question that was asked before is not asked again.
-            turn = Draft(language=language)
-            TASKS[task](turn, composed, pool, rng)
+        for turn in self._asked(composed, pool, language, rng):
             question = turn.messages[0].parts[-1].text
-            if question not in asked:
+            if question not in asked:  # nothing is asked twice
                 asked.add(question or "")
                 category = category or turn.category
                 _append(draft, turn)
         draft.category = category
         return draft
+
+    def _asked(self, composed: Composed, pool: Sequence[Kind], language: str, rng: random.Random) -> Iterator[Draft]:
+        """Yield questions with their answers, each on a draft of its own."""
+        if self.of_every_kind:
+            yield from about_every_kind(composed, pool, language, rng)
+            return
+        for _ in range(rng.randint(1, self.turns)):
+            task = self.pick_task(rng) if rng.random() < 0.5 else rng.choice(self._often())
+            turn = Draft(language=language)
+            TASKS[task](turn, composed, pool, rng)
+            yield turn
 
     def _often(self) -> tuple[str, ...]:
         wanted = self.tasks or self.tasks_known
@@ -68,6 +85,24 @@ class PrimerScene(Source):
         wanted = [kind for kind in chosen for _ in range(rng.choice((1, 1, 1, 2, 3, 4)))][: self.max_objects]
         rng.shuffle(wanted)
         return compose(wanted, size, rng)
+
+
+def about_every_kind(composed: Composed, pool: Sequence[Kind], language: str, rng: random.Random) -> Iterator[Draft]:
+    """Ask whether things are there, how many of every kind, and where: in this order none gives the next away."""
+    present = composed.kinds()
+    missing = [kind for _ in range(2) if (kind := absent_kind(composed, pool, language, rng)) is not None]
+    for kind in rng.sample(present + missing, min(4, len(present + missing))):
+        turn = Draft(language=language)
+        ask_presence(turn, composed, kind.full_name(language), rng)
+        yield turn
+    for kind in rng.sample(present + missing[:1], len(present + missing[:1])):
+        turn = Draft(language=language)
+        ask_count(turn, composed, kind.full_name(language), kind.measure_zh, rng)
+        yield turn
+    for kind in rng.sample(present, len(present)):
+        turn = Draft(language=language)
+        ask_place(turn, composed, kind.full_name(language), rng)
+        yield turn
 
 
 def _append(draft: Draft, turn: Draft) -> None:
