@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from vl2.data.construct.draft import Draft
 from vl2.data.construct.emoji import Emoji
 from vl2.data.construct.in_context import InContext
 from vl2.data.construct.nouns import article, plural
-from vl2.data.construct.scene import Scene
+from vl2.data.construct.primer.scene import PrimerScene
+from vl2.data.construct.scene import TASKS, Scene
 from vl2.data.construct.scene_words import named
 from vl2.data.construct.source import generate, rng_for
 from vl2.data.construct.sprites import Kind, built_in_kinds, draw_sprite, read_kinds, things
@@ -223,3 +225,23 @@ def test_in_context_asks_about_the_second_image_in_the_released_words() -> None:
         r"<\|grounding\|>In the first image, an object within the \w+ (rectangle|ellipse) is marked. Locate the object"
     )
     assert any(re.match(released, question or "") for question in questions)
+
+
+def test_only_one_thing_fits_a_question_about_an_attribute() -> None:
+    asked = {"colour": 0, "name": 0}
+    for number in range(120):
+        rng = random.Random(number)
+        source = PrimerScene(languages=("en",), tasks=("attribute",))
+        composed = source.compose(rng)
+        draft = Draft(language="en")
+        TASKS["attribute"](draft, composed, things(source.kinds()), rng)
+        question, answer = (message.parts[-1].text or "" for message in draft.messages)
+        if (
+            about := re.match(r"(?:What colour is the|Which colour does the) (\w+?)(?: have)?\?", question)
+        ) is not None:
+            asked["colour"] += 1
+            assert [kind.colour for kind in composed.kinds() if kind.en == about[1]] == [answer]
+        elif (about := re.match(r"(?:What|Which thing) is (\w+)\?", question)) is not None:
+            asked["name"] += 1
+            assert [kind.en for kind in composed.kinds() if kind.colour == about[1]] == [answer]
+    assert min(asked.values()) > 20

@@ -15,11 +15,13 @@ from vl2.data.construct.draft import Draft
 from vl2.data.construct.nouns import article, plural
 from vl2.data.construct.scene_words import (
     CAPTION,
+    COLOUR_OF,
     COUNT,
     DESCRIBE,
     DETECT,
     GROUNDED,
     NAME_IT,
+    OF_COLOUR,
     PRESENCE,
     SIDES,
     WHERE,
@@ -245,6 +247,22 @@ def ask_presence(draft: Draft, composed: Composed, label: str, rng: random.Rando
     draft.ask(rng.choice(PRESENCE[lang]).format(name=label, a_name=article(label)), answer)
 
 
+def _attribute(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
+    """Ask for the colour of what has a name, or for the name of what has a colour, where one thing alone fits."""
+    lang, kinds = draft.language, composed.kinds()
+    of_name = [kind for kind in kinds if kind.colour and sum(kind.en == other.en for other in kinds) == 1]
+    of_colour = [kind for kind in kinds if kind.colour and sum(kind.colour == other.colour for other in kinds) == 1]
+    asks_colour = rng.random() < 0.5 if of_name and of_colour else bool(of_name)
+    if not (of_name or of_colour):
+        return _count(draft, composed, pool, rng)
+    draft.category = "vqa"
+    kind = rng.choice(of_name if asks_colour else of_colour)
+    question = rng.choice((COLOUR_OF if asks_colour else OF_COLOUR)[lang])
+    colour = kind.colour_name(lang)
+    answer = colour if asks_colour else kind.name(lang)
+    return draft.ask(question.format(name=kind.name(lang), colour=colour), answer)
+
+
 def _side(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
     lang, pair = draft.language, _pair(composed, rng)
     if pair is None:
@@ -303,5 +321,5 @@ def _grounded_caption(draft: Draft, composed: Composed, pool: Sequence[Kind], rn
 
 TASKS: dict[str, Task] = {
     "name": _name, "caption": _caption, "count": _count, "presence": _presence, "side": _side, "ground": _ground,
-    "negative": _negative, "detect": _detect, "grounded_caption": _grounded_caption,
+    "attribute": _attribute, "negative": _negative, "detect": _detect, "grounded_caption": _grounded_caption,
 }  # fmt: skip

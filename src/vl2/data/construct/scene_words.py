@@ -48,6 +48,14 @@ PRESENCE = {
     "en": ("Is there {a_name} in the image?", "Does the picture show {a_name}?", "Can you see {a_name}?"),
     "zh": ("图中有{name}吗？", "图片里有没有{name}？", "画面上有{name}吗？"),
 }
+COLOUR_OF = {
+    "en": ("What colour is the {name}?", "Which colour does the {name} have?"),
+    "zh": ("{name}是什么颜色的？", "图中的{name}是什么颜色？"),
+}
+OF_COLOUR = {
+    "en": ("What is {colour}?", "Which thing is {colour}?"),
+    "zh": ("什么是{colour}的？", "{colour}的是什么？"),
+}
 DETECT = {
     "en": ("Detect all objects in the image.", "Locate every object.", "Find all the things and give their boxes."),
     "zh": ("检测图中的所有物体。", "请定位每一个物体。", "找出所有的东西，并给出边界框。"),

@@ -53,11 +53,16 @@ class Kind:
         """Return the bare name, for every colour of the thing."""
         return self.zh if language == "zh" else self.en
 
+    def colour_name(self, language: str) -> str:
+        """Return the colour of a built-in shape."""
+        return COLOURS[self.colour][0] if language == "zh" else self.colour
+
     def full_name(self, language: str) -> str:
         """Return the name with its colour, if it has one."""
         if not self.colour:
             return self.name(language)
-        return f"{COLOURS[self.colour][0]}的{self.zh}" if language == "zh" else f"{self.colour} {self.en}"
+        joined = "的" if language == "zh" else " "
+        return f"{self.colour_name(language)}{joined}{self.name(language)}"
 
 
 def built_in_kinds() -> tuple[Kind, ...]:

@@ -1,9 +1,11 @@
 """What each visual token holds, in reading order: the projector's part of the warm-up.
 
 A visual token stands for a square of patches. The things whose middle lies in the square are its things, in the order
-in which they are read, and one small head for each place in that order names them; another tells the box of the first.
-So a letter is named once, by one token, however many patches it covers, and a language model that reads token after
-token meets the letters as they stand in the line. The heads are thrown away afterwards.
+in which they are read, and one small head for each place in that order names them. So a letter is named once, by one
+token, however many patches it covers, and a language model that reads token after token meets the letters as they stand
+in the line. Others tell the box of the first thing: from the middle of the square, and as the first digits that an
+answer would write, for where a thing stands must be in its token: attention does not say whence it took what it brings.
+The heads are thrown away afterwards.
 
 I tiles, Q visual tokens of a tile, K things of a token that are told apart.
 """
@@ -22,6 +24,7 @@ from vl2.train.warm_up.classes import NOTHING
 from vl2.train.warm_up.naming import Naming
 
 THINGS = 5  # K: letters of 13 px make four or five to a token of 28 px
+DIGITS = 10
 EMPTY_SHARE = 0.3  # of empty places to filled ones in the loss
 
 
@@ -48,6 +51,7 @@ class Reading(nn.Module):
         self.places = nn.ModuleList(nn.Linear(width, width) for _ in range(THINGS))
         self.classify = nn.Linear(width, num_classes)
         self.locate = nn.Linear(width, 4)
+        self.first_digits = nn.Linear(width, 4 * DIGITS)
         self.register_buffer("centre_Q4", square_centres(tokens_per_side), persistent=False)
         self.centre_Q4: Tensor
 
@@ -71,8 +75,13 @@ class Reading(nn.Module):
         logits = self.classify(torch.cat(named)).float()
         first = things[:, 0] != NOTHING
         centres = self.centre_Q4.expand_as(boxes_IQ4).flatten(0, 1)[first]
-        places = box_loss(self.locate(tokens[first]), boxes_IQ4.flatten(0, 1)[first], centres)
-        loss, is_named = F.cross_entropy(logits, wanted_n) + BOX_WEIGHT * places, None
+        boxes = boxes_IQ4.flatten(0, 1)[first]
+        places = box_loss(self.locate(tokens[first]), boxes, centres)
+        digits = F.cross_entropy(
+            self.first_digits(tokens[first]).float().view(-1, DIGITS),
+            (boxes.flatten() * DIGITS).long().clamp(0, DIGITS - 1),
+        )
+        loss, is_named = F.cross_entropy(logits, wanted_n) + BOX_WEIGHT * places + digits, None
         if self.naming is not None:
             naming_loss, is_named = self.naming(tokens, things)
             loss = loss + naming_loss

@@ -30,7 +30,9 @@ class PrimerScene(Source):
 
     name = "primer_scene"
     category = "vqa"
-    tasks_known: ClassVar[tuple[str, ...]] = ("ground", "count", "presence", "side", "negative", "detect", "caption")
+    tasks_known: ClassVar[tuple[str, ...]] = (
+        "ground", "count", "presence", "side", "negative", "detect", "caption", "attribute",
+    )  # fmt: skip
 
     art: str = ""  # the folder of a sprite set; "": the built-in shapes
     languages: tuple[str, ...] = ("en", "zh")
