@@ -21,8 +21,8 @@ demo: $(VENV)/core.stamp ## ask the built-in model about the pictures in example
 	$(BIN)/vl2 locate "green house" -i examples/scene.png --draw demo.png
 	@echo "The scene with the box drawn is in demo.png"
 
-test: $(VENV)/dev.stamp $(VENV)/tokenizers.stamp ## run all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/dev.stamp $(VENV)/tokenizers.stamp ## run all tests, a process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/dev.stamp ## check style, format and types
 	$(BIN)/ruff check .
