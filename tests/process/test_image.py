@@ -228,8 +228,9 @@ def test_bytes_are_limited():
             open_image(source, limit)
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path):
-    text = tmp_path / "notes.txt"
+def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)  # a long path is cut in the message
+    text = Path("notes.txt")
     text.write_text("hello")
     empty = tmp_path / "empty.png"
     empty.touch()

@@ -179,7 +179,10 @@ def test_completions_continue_a_raw_prompt(client: OpenAI, server: LiveServer) -
     made = client.completions.create(model="nano", prompt=["The sky is", "Two and two"], max_tokens=5, logprobs=2)
     assert [choice.index for choice in made.choices] == [0, 1]
     assert made.usage is not None
-    assert made.usage.completion_tokens == 10
+    # Five each, or fewer where the model stops by itself.
+    assert 2 <= made.usage.completion_tokens <= 10
+    assert all(choice.finish_reason in ("length", "stop") for choice in made.choices)
+    assert made.usage.total_tokens == made.usage.prompt_tokens + made.usage.completion_tokens
     first = made.choices[0]
     assert first.logprobs is not None
     assert "".join(first.logprobs.tokens or []).strip() == first.text
