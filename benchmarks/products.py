@@ -2,6 +2,7 @@
 
     python benchmarks/products.py                      # all threads, wall time; run it on a quiet machine
     OMP_NUM_THREADS=1 python benchmarks/products.py    # one thread, its own time: fair on a busy machine too
+    python benchmarks/products.py --kernels            # the kernels alone: PyTorch's own take minutes with AVX2 alone
 
 Every weight is one of many of its shape, 256 MB together in large pages, so that none stays in a cache. The limit is a
 plain sum over the same memory in the same run. About a minute. Then products with many rows, as a prefill and the
@@ -10,6 +11,7 @@ encoder make them, in billions of operations a second, beside a large float32 pr
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -103,6 +105,9 @@ def _multiply(quantised: Quantised, N: int, K: int, x: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernels", action="store_true", help="measure the kernels alone, with few rows")
+    args = parser.parse_args()
     kernels = load_kernels()
     if kernels is None:
         raise SystemExit("there are no kernels here: install a C++ compiler, and do not set VL2_KERNELS=off")
@@ -113,7 +118,9 @@ def main() -> None:
     print(f"{threads} threads, {kernels.level} kernels; reading alone: {limit:.1f} GB/s\n")
     print(f"GB/s of weights {'':24} " + " ".join(f"{rows:>3} rows" for rows in ROWS))
     for name, shape in SHAPES.items():
-        figures = {"PyTorch linear, bfloat16": [torch_rate(shape, rows, clock) for rows in ROWS]}
+        figures: dict[str, list[float]] = {}
+        if not args.kernels:
+            figures["PyTorch linear, bfloat16"] = [torch_rate(shape, rows, clock) for rows in ROWS]
         for kind in (None, "int8", "int4"):
             figures[f"kernels, {kind or 'bfloat16'}"] = [
                 kernel_rate(kernels, shape, kind, rows, clock) for rows in ROWS
@@ -121,6 +128,8 @@ def main() -> None:
         print(f"{name}, {shape[0]} x {shape[1]}")
         for way, rates in figures.items():
             print(f"  {way:38} " + " ".join(f"{rate:8.1f}" for rate in rates))
+    if args.kernels:
+        return
     square = torch.randn(2048, 2048)
     limit = best_rate(lambda: square @ square, 2 * 2048**3, clock)
     shape = SHAPES["expert, gate"]
