@@ -2,6 +2,8 @@
 //
 // Every result is summed in one fixed order, whatever number of rows is computed beside it.
 #pragma once
+#include <algorithm>
+
 #include "simd.h"
 
 namespace vl2 {
@@ -39,12 +41,37 @@ inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / t
 // Activations are held in rows of a multiple of 32, filled up with zeros.
 inline int64_t padded(int64_t inputs) { return round_up(inputs, GROUP); }
 
+// Take the weights of a row by groups, the last filled up with zeros.
+template <class T, class Step>
+inline void each_group(const T* row, int64_t inputs, const Step& step) {
+    const int64_t whole = inputs - inputs % GROUP;
+    for (int64_t k = 0; k < whole; k += GROUP) step(row + k, k);
+    if (whole < inputs) {
+        T rest[GROUP] = {};
+        std::copy(row + whole, row + inputs, rest);
+        step(rest, whole);
+    }
+}
+
 }  // namespace vl2
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 #include "products_avx512.h"
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#else
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "products_avx2.h"
 #else
 #include "products_portable.h"
+#endif
+
+namespace vl2 {
+
+// Outputs first to last of M rows; `first` is a multiple of 16, and so is `last` unless it is the last of all.
+inline void multiply(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
+    if (w.kind == INT4) multiply_panels(w, first, last, M, x, out);
+    else if (w.kind == INT8) multiply_rows<int8_t>(w, first, last, M, x, out);
+    else multiply_rows<bf16>(w, first, last, M, x, out);
+}
+
+}  // namespace vl2
 #endif

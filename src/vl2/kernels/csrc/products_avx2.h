@@ -37,20 +37,13 @@ inline void multiply_row(const T* row, int64_t inputs, const float* x, int64_t w
     __m256 acc[R][4];
     for (int r = 0; r < R; r++)
         for (int j = 0; j < 4; j++) acc[r][j] = _mm256_setzero_ps();
-    const auto step = [&](const T* from, int64_t k) {
+    each_group(row, inputs, [&](const T* from, int64_t k) {
         for (int j = 0; j < 4; j++) {
             const __m256 weights = eight(from + 8 * j);
             for (int r = 0; r < R; r++)
                 acc[r][j] = _mm256_fmadd_ps(weights, _mm256_loadu_ps(x + r * width + k + 8 * j), acc[r][j]);
         }
-    };
-    const int64_t whole = inputs - inputs % GROUP;
-    for (int64_t k = 0; k < whole; k += GROUP) step(row + k, k);
-    if (whole < inputs) {
-        T rest[GROUP] = {};
-        std::copy(row + whole, row + inputs, rest);
-        step(rest, whole);
-    }
+    });
     for (int r = 0; r < R; r++)
         totals[r] = sum(_mm256_add_ps(_mm256_add_ps(acc[r][0], acc[r][1]), _mm256_add_ps(acc[r][2], acc[r][3])));
 }
@@ -168,13 +161,6 @@ inline void multiply_panels(const Matrix& w, int64_t first, int64_t last, int M,
                 std::copy_n(results[r], std::min(PANEL, last - n), out[m + r] + n - first);
         }
     }
-}
-
-// Outputs first to last of M rows; `first` is a multiple of 16, and so is `last` unless it is the last of all.
-inline void multiply(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
-    if (w.kind == INT4) multiply_panels(w, first, last, M, x, out);
-    else if (w.kind == INT8) multiply_rows<int8_t>(w, first, last, M, x, out);
-    else multiply_rows<bf16>(w, first, last, M, x, out);
 }
 
 }  // namespace vl2

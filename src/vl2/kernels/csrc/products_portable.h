@@ -27,20 +27,13 @@ inline Floats weights(const int8_t* from) {
 template <int R, class T>
 inline void multiply_row(const T* row, int64_t inputs, const float* x, int64_t width, float* totals) {
     Floats even[R] = {}, odd[R] = {};
-    const auto step = [&](const T* from, int64_t k) {
+    each_group(row, inputs, [&](const T* from, int64_t k) {
         const Floats a = weights(from), b = weights(from + LANES);
         for (int r = 0; r < R; r++) {
             even[r] += load(x + r * width + k) * a;
             odd[r] += load(x + r * width + k + LANES) * b;
         }
-    };
-    const int64_t whole = inputs - inputs % GROUP;
-    for (int64_t k = 0; k < whole; k += GROUP) step(row + k, k);
-    if (whole < inputs) {
-        T rest[GROUP] = {};
-        std::copy(row + whole, row + inputs, rest);
-        step(rest, whole);
-    }
+    });
     for (int r = 0; r < R; r++) totals[r] = sum(even[r] + odd[r]);
 }
 
@@ -112,13 +105,6 @@ inline void multiply_panels(const Matrix& w, int64_t first, int64_t last, int M,
             }
         }
     }
-}
-
-// Outputs first to last of M rows; `first` is a multiple of 16, and so is `last` unless it is the last of all.
-inline void multiply(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
-    if (w.kind == INT4) multiply_panels(w, first, last, M, x, out);
-    else if (w.kind == INT8) multiply_rows<int8_t>(w, first, last, M, x, out);
-    else multiply_rows<bf16>(w, first, last, M, x, out);
 }
 
 }  // namespace vl2

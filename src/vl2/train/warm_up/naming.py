@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.data.construct.nouns import plural
-from vl2.data.construct.shapes import COLOURS, SHAPES
-from vl2.data.construct.sprites import Kind
+from vl2.data.construct.sprites import Kind, built_in_kinds
 from vl2.train.warm_up.classes import Classes
 
 FIRST_SCALE = 10.0  # of the cosines, learned from there
@@ -65,10 +64,9 @@ def ids_of_names(
 ) -> list[list[int]]:
     """Return the token ids of the names of every class, one more than there are for the space; characters have none."""
     names: list[list[str]] = [[] for _ in range(len(classes) + 1)]
-    for shape in SHAPES:
-        for colour, (colour_zh, _) in COLOURS.items():
-            english = f"{colour} {shape.en}"
-            names[classes.shape(shape.en, colour)] = [english, plural(english), f"{colour_zh}的{shape.zh}"]
+    for kind in built_in_kinds():
+        english = kind.full_name("en")
+        names[classes.shape(kind.en, kind.colour)] = [english, plural(english), kind.full_name("zh")]
     for kind in (kind for style in styles for kind in style):
         names[classes.sprite(kind.en)] += [kind.en, plural(kind.en), kind.zh]
     # Within a sentence a name follows a space, and is made of other tokens then.

@@ -8,15 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vl2.data.construct.draft import Draft
-from vl2.data.construct.scene import (
-    TASKS,
-    Composed,
-    absent_kind,
-    ask_count,
-    ask_place,
-    ask_presence,
-    compose,
-)  # fmt: skip
+from vl2.data.construct.scene import TASKS, Composed, absent_kind, ask_count, ask_place, ask_presence, compose
 from vl2.data.construct.source import Source
 from vl2.data.construct.sprite_set import read_sprite_set
 from vl2.data.construct.sprites import Kind, built_in_kinds, read_kinds, things
