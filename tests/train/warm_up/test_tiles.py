@@ -10,7 +10,7 @@ import pytest
 
 from vl2.data.construct.shapes import COLOURS, SHAPES
 from vl2.train.warm_up.classes import ASCII, NOTHING, Classes, choose_characters
-from vl2.train.warm_up.tiles import TileDrawer
+from vl2.train.warm_up.tiles import PADDING, TileDrawer
 
 TEXTS = ("the quick brown fox jumps over the lazy dog", "Iron expands when it is heated")
 CLASSES = Classes(ASCII)
@@ -106,3 +106,25 @@ def test_a_thing_is_held_by_the_token_in_which_its_middle_lies() -> None:
             held += 1
         assert not tile.first_boxes[tile.things[:, :, 0] == NOTHING].any()
     assert held > 40
+
+
+def test_where_a_thing_stands_is_told_as_a_part_of_the_picture_without_its_padding() -> None:
+    padded = 0
+    scenes = replace(drawer(), things_share=1.0)
+    for seed in range(40):
+        tile = scenes.draw(random.Random(seed), 0.0)
+        is_padding = (tile.pixels == PADDING).all(axis=2)
+        rows, columns = np.flatnonzero(~is_padding.all(axis=1)), np.flatnonzero(~is_padding.all(axis=0))
+        left, right, top, bottom = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+        padded += (right - left, bottom - top) != (168, 168)
+        for row, column in np.argwhere(tile.things[:, :, 0] != NOTHING):
+            x0, y0, x1, y1 = tile.first_places[row, column]
+            in_tile = (left + x0 * (right - left), top + y0 * (bottom - top),
+                       left + x1 * (right - left), top + y1 * (bottom - top))  # fmt: skip
+            assert np.allclose(np.array(in_tile) / 168, tile.first_boxes[row, column], atol=0.01)
+        centre = (np.arange(12) + 0.5) * 14
+        outside = (centre < top) | (centre >= bottom), (centre < left) | (centre >= right)
+        assert not tile.classes[outside[0]].any(), "padding shows nothing"
+        assert not tile.classes[:, outside[1]].any(), "padding shows nothing"
+        assert not tile.first_places[tile.things[:, :, 0] == NOTHING].any()
+    assert 8 < padded < 32

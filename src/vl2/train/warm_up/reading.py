@@ -3,8 +3,9 @@
 A visual token stands for a square of patches. The things whose middle lies in the square are its things, in the order
 in which they are read, and one small head for each place in that order names them. So a letter is named once, by one
 token, however many patches it covers, and a language model that reads token after token meets the letters as they stand
-in the line. Others tell the box of the first thing: from the middle of the square, and as the first digits that an
-answer would write, for where a thing stands must be in its token: attention does not say whence it took what it brings.
+in the line. Others tell the box of the first thing: from the middle of the square, and which tenth and which fiftieth
+of the picture without its padding each edge falls in, as an answer would write. Where a thing stands must be in its
+token, for attention does not say whence it took what it brings.
 The heads are thrown away afterwards.
 
 I tiles, Q visual tokens of a tile, K things of a token that are told apart.
@@ -24,7 +25,7 @@ from vl2.train.warm_up.classes import NOTHING
 from vl2.train.warm_up.naming import Naming
 
 THINGS = 5  # K: letters of 13 px make four or five to a token of 28 px
-DIGITS = 10
+PARTS = (10, 50)  # of a side of the picture, that the edges of a box are told to
 EMPTY_SHARE = 0.3  # of empty places to filled ones in the loss
 
 
@@ -51,12 +52,14 @@ class Reading(nn.Module):
         self.places = nn.ModuleList(nn.Linear(width, width) for _ in range(THINGS))
         self.classify = nn.Linear(width, num_classes)
         self.locate = nn.Linear(width, 4)
-        self.first_digits = nn.Linear(width, 4 * DIGITS)
+        self.edges = nn.ModuleList(nn.Linear(width, 4 * parts) for parts in PARTS)
         self.register_buffer("centre_Q4", square_centres(tokens_per_side), persistent=False)
         self.centre_Q4: Tensor
 
-    def forward(self, patches_IpC: Tensor, things_IQK: Tensor, boxes_IQ4: Tensor, generator: torch.Generator) -> Read:
-        """`generator` picks the empty places that are looked at."""
+    def forward(
+        self, patches_IpC: Tensor, things_IQK: Tensor, boxes_IQ4: Tensor, places_IQ4: Tensor, generator: torch.Generator
+    ) -> Read:
+        """Boxes are parts of the tile, places of the picture. `generator` picks the empty places that are looked at."""
         tokens = self.projector(patches_IpC).flatten(0, 1)
         things = things_IQK.flatten(0, 1)
         wanted, named = list[Tensor](), list[Tensor]()
@@ -75,13 +78,9 @@ class Reading(nn.Module):
         logits = self.classify(torch.cat(named)).float()
         first = things[:, 0] != NOTHING
         centres = self.centre_Q4.expand_as(boxes_IQ4).flatten(0, 1)[first]
-        boxes = boxes_IQ4.flatten(0, 1)[first]
-        places = box_loss(self.locate(tokens[first]), boxes, centres)
-        digits = F.cross_entropy(
-            self.first_digits(tokens[first]).float().view(-1, DIGITS),
-            (boxes.flatten() * DIGITS).long().clamp(0, DIGITS - 1),
-        )
-        loss, is_named = F.cross_entropy(logits, wanted_n) + BOX_WEIGHT * places + digits, None
+        places = box_loss(self.locate(tokens[first]), boxes_IQ4.flatten(0, 1)[first], centres)
+        edges = self._edge_loss(tokens[first], places_IQ4.flatten(0, 1)[first])
+        loss, is_named = F.cross_entropy(logits, wanted_n) + BOX_WEIGHT * places + edges, None
         if self.naming is not None:
             naming_loss, is_named = self.naming(tokens, things)
             loss = loss + naming_loss
@@ -91,3 +90,11 @@ class Reading(nn.Module):
             is_right_n=logits.detach().argmax(dim=-1) == wanted_n,
             is_named_n=is_named,
         )
+
+    def _edge_loss(self, tokens_nD: Tensor, places_n4: Tensor) -> Tensor:
+        """Return the mean loss of the parts that the edges fall in."""
+        loss = tokens_nD.new_zeros((), dtype=torch.float32)
+        for parts, head in zip(PARTS, self.edges, strict=True):
+            wanted = (places_n4.flatten() * parts).long().clamp(0, parts - 1)
+            loss = loss + F.cross_entropy(head(tokens_nD).float().view(-1, parts), wanted) / len(PARTS)
+        return loss

@@ -65,7 +65,7 @@ class Recognition(nn.Module):
         centres = self.centre_n4.expand_as(batch.boxes_Ip4).flatten(0, 1)[shown]
         read = None
         if self.reading is not None:
-            read = self.reading(patches_IpC, batch.things_IQK, batch.first_boxes_IQ4, generator)
+            read = self.reading(patches_IpC, batch.things_IQK, batch.first_boxes_IQ4, batch.first_places_IQ4, generator)
         return Recognised(
             class_loss=F.cross_entropy(logits, wanted_n),
             box_loss=box_loss(self.locate(features[shown]), batch.boxes_Ip4.flatten(0, 1)[shown], centres),

@@ -48,6 +48,7 @@ class Tile:
     boxes: NDArray[np.float32]  # [n, n, 4], 0 where there is nothing
     things: NDArray[np.int64]  # [m, m, K], of a visual token in reading order, 0 behind the last
     first_boxes: NDArray[np.float32]  # [m, m, 4], of the first of them, 0 where there is none
+    first_places: NDArray[np.float32]  # the same as parts of the picture without its padding, as answers count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ class TileBatch:
     boxes_Ip4: Tensor
     things_IQK: Tensor
     first_boxes_IQ4: Tensor
+    first_places_IQ4: Tensor
 
     @classmethod
     def of(cls, tiles: Sequence[Tile]) -> TileBatch:
@@ -69,6 +71,7 @@ class TileBatch:
             boxes_Ip4=torch.from_numpy(np.stack([tile.boxes for tile in tiles])).flatten(1, 2),
             things_IQK=torch.from_numpy(np.stack([tile.things for tile in tiles])).flatten(1, 2),
             first_boxes_IQ4=torch.from_numpy(np.stack([tile.first_boxes for tile in tiles])).flatten(1, 2),
+            first_places_IQ4=torch.from_numpy(np.stack([tile.first_places for tile in tiles])).flatten(1, 2),
         )
 
 
@@ -129,7 +132,7 @@ class TileDrawer:
         side = max(width // 2 if is_halved else width, height)
         sheet = self._sheet(side, rng)
         top = (side - height) / 2
-        sheet.pad(round(top), round(top) + height)
+        sheet.pad((0, round(top), side, round(top) + height))
         x = margin - (width - side if is_halved and rng.random() < 0.5 else 0)
         self._write_text(sheet, text, font, (x, top + margin), sheet.ink(rng))
         return sheet
@@ -224,25 +227,27 @@ class TileDrawer:
         return self._covered[face]
 
     def _scatter(self, sheet: _Sheet, rng: random.Random, difficulty: float) -> None:
-        """Lay one to eight things without overlap, partly over the edge now and then."""
+        """Lay one to eight things without overlap, partly over the edge now and then; half are padded to a square."""
+        frame = _frame(sheet.side, rng)
         count = rng.choice((1, 1, 2, 3, 4, 5, 6, 8))
         largest = max(28, round(150 / count**0.5))
         style = rng.choice(self.styles) if self.styles else ()
         shapes = 1.0 if difficulty <= SPRITES_FROM or not style else rng.choice((1.0, 0.5, 0.0, 0.0))
         taken: list[tuple[int, int, int, int]] = []
         for _ in range(count):
-            side = rng.randint(22, largest) * sheet.side // self.side_px
+            side = rng.randint(22, largest) * min(frame[2] - frame[0], frame[3] - frame[1]) // self.side_px
             if rng.random() < shapes:
                 shape, colour = rng.choice(SHAPES), rng.choice(tuple(COLOURS))
                 picture, number = draw_shape(shape, COLOURS[colour][1], side), self.classes.shape(shape.en, colour)
             else:
                 kind = rng.choice(style)
                 picture, number = draw_sprite(kind, side // 8 * 8), self.classes.sprite(kind.en)
-            box = _free_place(picture.size, sheet.side, taken, rng)
+            box = _free_place(picture.size, frame, taken, rng)
             if box is not None:
                 taken.append(box)
                 sheet.image.paste(picture, box[:2], picture)
                 sheet.mark(number, box)
+        sheet.pad(frame)
 
 
 class _Sheet:
@@ -253,16 +258,23 @@ class _Sheet:
         self._tokens = -(-num_patches // patches_per_token)  # along a side; the last may reach beyond the tile
         self._token_share = patches_per_token / num_patches  # of the side
         self._marked: list[tuple[int, Box]] = []
+        self._frame: Box = (0, 0, 1, 1)
         self.image, self.is_dark = _background(side, rng)
         self.classes = np.full((num_patches, num_patches), NOTHING, dtype=np.int64)
         self.boxes = np.zeros((num_patches, num_patches, 4), dtype=np.float32)
         self._centres = (np.arange(num_patches) + 0.5) / num_patches
 
-    def pad(self, top: int, bottom: int) -> None:
-        """Paint everything above and below a strip in the colour that the processor pads with."""
-        for y0, y1 in ((0, top), (bottom, self.side)):
-            if y1 > y0:
-                self.image.paste(PADDING, (0, y0, self.side, y1))
+    def pad(self, frame: tuple[int, int, int, int]) -> None:
+        """Paint everything around the picture in the colour that the processor pads with. One frame per sheet."""
+        x0, y0, x1, y1 = frame
+        for outside in ((0, 0, self.side, y0), (0, y1, self.side, self.side), (0, 0, x0, self.side),
+                        (x1, 0, self.side, self.side)):  # fmt: skip
+            if outside[0] < outside[2] and outside[1] < outside[3]:
+                self.image.paste(PADDING, outside)
+        self._frame = left, top, right, bottom = (x0 / self.side, y0 / self.side, x1 / self.side, y1 / self.side)
+        is_in_x, is_in_y = ((self._centres >= a) & (self._centres < b) for a, b in ((left, right), (top, bottom)))
+        is_outside = ~(is_in_y[:, None] & is_in_x[None, :])
+        self.classes[is_outside], self.boxes[is_outside] = NOTHING, 0
 
     def mark(self, number: int, box: Box, *, is_seen: bool = True) -> None:
         """Say that a thing lies there, in reading order. A space, which is not seen, is no patch's."""
@@ -295,7 +307,16 @@ class _Sheet:
             grain = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 14), (side_px, side_px, 1))
             pixels = (pixels + grain).clip(0, 255).astype(np.uint8)
         things, first_boxes = self._by_token()
-        return Tile(pixels=pixels, classes=self.classes, boxes=self.boxes, things=things, first_boxes=first_boxes)
+        left, top, right, bottom = self._frame
+        places = (first_boxes - np.float32([left, top] * 2)) / np.float32([right - left, bottom - top] * 2)
+        return Tile(
+            pixels=pixels,
+            classes=self.classes,
+            boxes=self.boxes,
+            things=things,
+            first_boxes=first_boxes,
+            first_places=np.where(things[:, :, :1] == NOTHING, np.float32(0), places),
+        )
 
     def _by_token(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return what the visual tokens hold. A thing is held where its middle lies; those beyond THINGS are not."""
@@ -328,13 +349,23 @@ def _background(side: int, rng: random.Random) -> tuple[Image.Image, bool]:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), is_dark
 
 
+def _frame(side: int, rng: random.Random) -> tuple[int, int, int, int]:
+    """Return where the picture lies that a square is the padded form of: the whole of every other one."""
+    if rng.random() < 0.5:
+        return (0, 0, side, side)
+    short = round(side * rng.uniform(0.55, 1))
+    first = (side - short) // 2
+    return (0, first, side, first + short) if rng.random() < 0.7 else (first, 0, first + short, side)
+
+
 def _free_place(
-    size: tuple[int, int], side: int, taken: list[tuple[int, int, int, int]], rng: random.Random
+    size: tuple[int, int], frame: tuple[int, int, int, int], taken: list[tuple[int, int, int, int]], rng: random.Random
 ) -> tuple[int, int, int, int] | None:
     width, height = size
+    x0, y0, x1, y1 = frame
     for _ in range(ATTEMPTS):
-        x = rng.randint(-(width // 6), max(1, side - width + width // 6))
-        y = rng.randint(-(height // 6), max(1, side - height + height // 6))
+        x = rng.randint(x0 - width // 6, max(x0 + 1, x1 - width + width // 6))
+        y = rng.randint(y0 - height // 6, max(y0 + 1, y1 - height + height // 6))
         if all(x + width <= a or c <= x or y + height <= b or d <= y for a, b, c, d in taken):
             return (x, y, x + width, y + height)
     return None
