@@ -146,11 +146,10 @@ class SegmentModel(nn.Module):
             x, balance = self._join(batch, x)
         assert x is not None
         if not self._layers and not self.has_head:
-            # What is sent must lie in one piece.
-            return x.contiguous() if balance is None else (x.contiguous(), balance)
+            return _sendable(x) if balance is None else (_sendable(x), balance)
         assert balance is not None
         x, balance = self._run_layers(batch.pack, x, balance)
-        return self._loss(batch, x, balance) if self.has_head else (x.contiguous(), balance)
+        return self._loss(batch, x, balance) if self.has_head else (_sendable(x), balance)
 
     def _patches(self, batch: MicroBatch) -> Tensor:
         """Return the embedded patches of the tiles that this rank encodes, and of as many blank ones as are missing."""
@@ -213,4 +212,9 @@ class SegmentModel(nn.Module):
         states_1SD = self.language.model.norm(x_1SD)
         total, loss_n = next_token_loss(states_1SD[0], batch.pack.labels, self.language.lm_head.weight)
         self.scored.append(Scored(pack=batch.pack, loss_n=loss_n, balance_loss=balance.detach().squeeze(0)))
-        return (total * batch.loss_scale + balance * batch.balance_scale).view(1)
+        return total * batch.loss_scale + balance * batch.balance_scale  # [1], as the balance loss is
+
+
+def _sendable(x: Tensor) -> Tensor:
+    """Return a copy in one piece, for what is sent must be so; no view, for FSDP2 hooks onto what a module returns."""
+    return x.clone(memory_format=torch.contiguous_format)
