@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.train.two_ranks import TwoRanks
+
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
@@ -13,3 +15,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[TwoRanks]:
+    """Two gloo processes, for the tests of one module."""
+    two = TwoRanks()
+    yield two
+    two.close()

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from tests.train.two_ranks import TwoRanks
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.train.muon import each, muon_, orthogonalise
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parts import ParameterGroup, parameter_groups
+from vl2.train.ranks import Ranks
 from vl2.train.stage import STAGES, Stage
 
 
@@ -45,6 +47,28 @@ def test_a_stack_moves_as_its_matrices() -> None:
     for matrix, own in zip(alone, gradient, strict=True):
         muon_([matrix], [own], [torch.zeros_like(own)], learning_rate=0.1, weight_decay=0.0)
     torch.testing.assert_close(stack, torch.stack(alone), atol=1e-3, rtol=0)
+
+
+SHAPES = ((5, 8, 12), (12, 8), (6, 6), (6, 6))  # an odd number of one shape, one alone, which one rank has none of
+
+
+def move(ranks: Ranks) -> list[torch.Tensor]:
+    """Return what matrices become in three steps."""
+    torch.manual_seed(5)
+    masters = [torch.randn(shape) for shape in SHAPES]
+    momenta = [torch.zeros(shape) for shape in SHAPES]
+    for _ in range(3):
+        gradients = [torch.randn(shape) for shape in SHAPES]
+        muon_(masters, gradients, momenta, learning_rate=0.1, weight_decay=0.1, ranks=ranks)
+    return masters
+
+
+def test_two_ranks_share_the_work_and_come_to_the_same(pair: TwoRanks) -> None:
+    alone = move(Ranks(rank=0, size=1, device=torch.device("cpu")))
+    first, second = pair.run(move)
+    for matrix, a, b in zip(alone, first, second, strict=True):
+        assert torch.equal(a, b), "ranks must not drift apart"
+        torch.testing.assert_close(a, matrix, atol=1e-3, rtol=0)  # the iteration is in bfloat16
 
 
 @pytest.mark.parametrize(

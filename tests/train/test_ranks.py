@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,13 +12,6 @@ from vl2.errors import UserError
 from vl2.train.ranks import ONE, Ranks, join
 
 TORCHRUN = tuple(environment(0, 1, 29500))
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[TwoRanks]:
-    two = TwoRanks()
-    yield two
-    two.close()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -154,13 +154,6 @@ def train(ranks: Ranks, case: Case) -> Trained:
 @pytest.fixture(autouse=True)
 def _one_thread(one_thread: None) -> None:
     """For every test here."""
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[TwoRanks]:
-    two = TwoRanks()
-    yield two
-    two.close()
 
 
 def assert_same(one: Trained, other: Trained, *, is_exact: bool = False) -> None:

@@ -76,7 +76,14 @@ class MasterAdamW:
         for group in self._groups:
             rate = learning_rate * group.rate_multiplier
             if group.is_orthogonal:
-                muon_(group.masters, group.gradients, group.first, learning_rate=rate, weight_decay=group.weight_decay)
+                muon_(
+                    group.masters,
+                    group.gradients,
+                    group.first,
+                    learning_rate=rate,
+                    weight_decay=group.weight_decay,
+                    ranks=self._ranks,
+                )
             elif self._is_bfloat16:
                 self._step_rounded(group, rate)
             else:
