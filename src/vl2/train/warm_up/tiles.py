@@ -308,14 +308,15 @@ class _Sheet:
             pixels = (pixels + grain).clip(0, 255).astype(np.uint8)
         things, first_boxes = self._by_token()
         left, top, right, bottom = self._frame
-        places = (first_boxes - np.float32([left, top] * 2)) / np.float32([right - left, bottom - top] * 2)
+        corner = np.array([left, top] * 2, dtype=np.float32)
+        size = np.array([right - left, bottom - top] * 2, dtype=np.float32)
         return Tile(
             pixels=pixels,
             classes=self.classes,
             boxes=self.boxes,
             things=things,
             first_boxes=first_boxes,
-            first_places=np.where(things[:, :, :1] == NOTHING, np.float32(0), places),
+            first_places=np.where(things[:, :, :1] == NOTHING, np.float32(0), (first_boxes - corner) / size),
         )
 
     def _by_token(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
