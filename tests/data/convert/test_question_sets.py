@@ -295,11 +295,16 @@ def test_text_only_sets(tmp_path: Path) -> None:
 def test_easy_vqa_asks_everything_about_a_picture_in_training_and_one_thing_in_its_test(tmp_path: Path) -> None:
     images = ("train/images/0.png", "train/images/1.png", "test/images/0.png")
     folder = layout(tmp_path, "easy_vqa", images)
-    records, problems = read("easy_vqa", folder)
-    assert [said(record) for record in records] == [
-        [f"<0>what is the blue shape?\n{SHORT_ANSWER}", "rectangle", "is there a triangle in the image?", "no"],
-        [f"<0>what color is the shape?\n{SHORT_ANSWER}", "red"],
-    ]
+    shape, absent = ("what is the blue shape?", "rectangle"), ("is there a triangle in the image?", "no")
+    orders = set()
+    for seed in range(8):
+        records, problems = read("easy_vqa", folder, seed=seed)
+        both, alone = map(said, records)
+        first, second = (shape, absent) if both[1] == "rectangle" else (absent, shape)
+        assert both == [f"<0>{first[0]}\n{SHORT_ANSWER}", first[1], *second]
+        assert alone == [f"<0>what color is the shape?\n{SHORT_ANSWER}", "red"]
+        orders.add(first[1])
+    assert orders == {"rectangle", "no"}, "either question comes first"
     assert [problem.where for problem in problems] == ["image -1", "image 7"]
     tested, _ = read("easy_vqa", folder, split="test")
     assert [said(record)[1] for record in tested] == ["circle", "yes"]

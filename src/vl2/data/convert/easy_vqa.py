@@ -3,8 +3,9 @@
     train/questions.json   [[question, answer, image id], ...]
     train/images/0.png
 
-The same in `test`, the official split. All questions about a picture are turns of one record in `train`; in `test`
-each is a record of its own, because an earlier question gives answers away.
+The same in `test`, the official split. All questions about a picture are turns of one record in `train`, in an order
+that is drawn: the file has those for shape and colour before all yes-or-no questions, none of which would ever come
+first. In `test` each is a record of its own, because an earlier question gives answers away.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _by_picture(rows: list[Row]) -> Iterator[Row]:
 
 def _make(job: Job, id: int, questions: list[list[object]]) -> Iterator[Record]:
     turns: list[Turn] = []
-    for question, answer, picture in questions:
+    for question, answer, picture in job.random("order", id).sample(questions, len(questions)):
         if not isinstance(question, str) or not isinstance(answer, str) or not isinstance(picture, int):
             raise UserError("a row must hold a question, an answer and the number of an image")
         # The wish for a short answer is said once.

@@ -30,7 +30,7 @@ class PrimerScene(Source):
     languages: tuple[str, ...] = ("en", "zh")
     max_objects: int = 6
     turns: int = 4
-    of_every_kind: bool = False  # in place of `turns`: where and how many, of every kind, and of something not there
+    of_every_kind: bool = False  # in place of `turns`: what is there, how many of every kind, and where
 
     def kinds(self) -> tuple[Kind, ...]:
         return read_kinds(self.art) if self.art else built_in_kinds()
@@ -82,19 +82,25 @@ class PrimerScene(Source):
 
 
 def about_every_kind(composed: Composed, pool: Sequence[Kind], language: str, rng: random.Random) -> Iterator[Draft]:
-    """Ask whether things are there, how many of every kind, and where: in this order none gives the next away."""
+    """Ask whether things are there, how many of every kind, and where: in this order none gives the next away.
+
+    It begins with either of the three: what never comes first is not learned as a question of its own.
+    """
     present = composed.kinds()
     missing = [kind for _ in range(2) if (kind := absent_kind(composed, pool, language, rng)) is not None]
-    for kind in rng.sample(present + missing, min(4, len(present + missing))):
-        turn = Draft(language=language)
-        ask_presence(turn, composed, kind.full_name(language), rng)
-        yield turn
-    # Seldom of something that is not there: its count is easy to tell, and a model soon says it of everything.
-    counted = present + missing[: rng.random() < 0.3]
-    for kind in rng.sample(counted, len(counted)):
-        turn = Draft(language=language)
-        ask_count(turn, composed, kind.full_name(language), kind.measure_zh, rng)
-        yield turn
+    begins_with = rng.choice(("presence", "count", "place"))
+    if begins_with == "presence":
+        for kind in rng.sample(present + missing, min(4, len(present + missing))):
+            turn = Draft(language=language)
+            ask_presence(turn, composed, kind.full_name(language), rng)
+            yield turn
+    if begins_with != "place":
+        # Seldom of something that is not there: its count is easy to tell, and a model soon says it of everything.
+        counted = present + missing[: rng.random() < 0.3]
+        for kind in rng.sample(counted, len(counted)):
+            turn = Draft(language=language)
+            ask_count(turn, composed, kind.full_name(language), kind.measure_zh, rng)
+            yield turn
     for kind in rng.sample(present, len(present)):
         turn = Draft(language=language)
         ask_place(turn, composed, kind.full_name(language), rng)
