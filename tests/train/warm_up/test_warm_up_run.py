@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,18 @@ def test_where_tokens_are_read_the_projector_learns_too(texts: Path) -> None:
              if not torch.equal(a, b)}  # fmt: skip
     assert moved == {"vision", "projector"}
     assert all("read_empty" in line and "named" in line for line in lines(plan.folder))
+
+
+def test_a_head_that_looks_up_is_set_at_the_end_and_nothing_else_of_the_language_model(texts: Path) -> None:
+    plan = recipe(texts, "looks", 2)
+    plan = replace(plan, options=replace(plan.options, reads=True, names=True, looks_up=True))
+    said: list[str] = []
+    trained = load_model(warm_up(plan, say=said.append))
+    fresh = WarmUpRun(recipe(texts, "fresh", 2), ONE).model
+    moved = {name for (name, a), b in zip(trained.language.named_parameters(), fresh.language.parameters(), strict=True)
+             if not torch.equal(a, b)}  # fmt: skip
+    assert moved == {f"model.layers.0.self_attn.{name}.weight" for name in ("q_proj", "kv_b_proj")}
+    assert re.match(r"one head looks up \d+ words: score -?[\d.]+ where named, else -?[\d.]+", said[-1])
 
 
 def test_easy_tiles_are_learned(texts: Path) -> None:

@@ -35,6 +35,7 @@ from vl2.train.schedule import learning_rate
 from vl2.train.stage import Optimizer, Stage
 from vl2.train.toml_file import from_table, load_toml, to_toml
 from vl2.train.warm_up.classes import Classes, choose_characters
+from vl2.train.warm_up.lookup import look_at_shapes, seed_lookup
 from vl2.train.warm_up.naming import Naming, ids_of_names
 from vl2.train.warm_up.reading import Reading
 from vl2.train.warm_up.recognition import Recognised, Recognition
@@ -94,6 +95,8 @@ class WarmUpOptions:
     """train the projector too: which things each visual token holds, in reading order"""
     names: bool = False
     """pull the visual tokens of things towards the token embeddings of their names; needs `reads`"""
+    looks_up: bool = False
+    """in the end, set one head of the language model to find the words for shapes among visual tokens; needs `names`"""
     difficulty: float = 0.0
     """of the first tiles, from 0 to 1"""
     raise_at: float = 0.42
@@ -106,6 +109,8 @@ class WarmUpOptions:
     def __post_init__(self) -> None:
         if self.names and not self.reads:
             raise UserError("names = true needs reads = true: it is the projector's output that is named")
+        if self.looks_up and not self.names:
+            raise UserError("looks_up = true needs names = true: else no visual token lies near the words for it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +137,10 @@ def read_warm_up(path: Path | str) -> WarmUpRecipe:
         raise UserError(text if str(path) in text else f"{path}: {text}") from None
 
 
+def _silent(_: str) -> None:
+    """Say nothing: for ranks but the first."""
+
+
 def warm_up(recipe: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], None] = print) -> Path:
     """Run a recipe to its end and return the folder of the exported model. Under torchrun every rank calls it."""
     ranks = join(torch.device("cpu"))
@@ -142,8 +151,9 @@ def warm_up(recipe: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], 
             raise UserError(f"{recipe.folder} holds a run: go on with --resume, or give another folder")
         if newest is not None:
             run.load(newest)
-        run.loop(say if ranks.is_first else _silent)
-        return run.export()
+        say = say if ranks.is_first else _silent
+        run.loop(say)
+        return run.export(say)
     finally:
         leave()
 
@@ -180,11 +190,13 @@ class WarmUpRun:
         classes, processor = self.drawer.classes, self.files.processor()
         naming = None
         if self.recipe.options.names:
-            ids = ids_of_names(classes, self.drawer.styles, processor.tokenizer.encode)
-            naming = Naming(self.model.language.model.embed_tokens.weight, ids)
+            naming = Naming(self.model.language.model.embed_tokens.weight, self._ids_of_names())
         # One more class than patches have: the space.
         width = self.files.config.projector_config.n_embed
         return Reading(self.model.projector, width, len(classes) + 1, processor.config.tokens_per_side, naming)
+
+    def _ids_of_names(self) -> list[list[int]]:
+        return ids_of_names(self.drawer.classes, self.drawer.styles, self.files.processor().tokenizer.encode)
 
     def load(self, folder: Path) -> None:
         state = self.checkpoints.load(folder, self._state())
@@ -212,7 +224,7 @@ class WarmUpRun:
         self.checkpoints.wait()
         self.checkpoints.close()
 
-    def export(self) -> Path:
+    def export(self, say: Callable[[str], None] = _silent) -> Path:
         """Write the model in the released layout: a fresh one but for its encoder."""
         out = self.folder / "export"
         if self.ranks.is_first:
@@ -224,6 +236,10 @@ class WarmUpRun:
             for name, master in self.optimizer.masters():
                 if name in targets:
                     targets[name].data = master.clone()
+            if self.recipe.options.looks_up:
+                words, shown = look_at_shapes(self.model.float(), self.drawer, self._ids_of_names(), self.recipe.seed)
+                fit = seed_lookup(self.model, words, shown)
+                say(f"one head looks up {len(words)} words: score {fit.named:.1f} where named, else {fit.others:.1f}")
             folder = self.folder / MODEL_FILES
             shutil.rmtree(out, ignore_errors=True)
             save_model(
@@ -391,7 +407,3 @@ def _stage(options: WarmUpOptions) -> Stage:
         is_packed=False,
         mask_prompt=False,
     )
-
-
-def _silent(_: str) -> None:
-    """Say nothing: for ranks but the first."""

@@ -29,6 +29,7 @@ class PrimerScene(Source):
     art: str = ""  # the folder of a sprite set; "": the built-in shapes
     languages: tuple[str, ...] = ("en", "zh")
     max_objects: int = 6
+    max_of_kind: int = 4  # 1: a question can only be answered by telling things apart
     turns: int = 4
     of_every_kind: bool = False  # in place of `turns`: what is there, how many of every kind, and where
 
@@ -76,7 +77,8 @@ class PrimerScene(Source):
         if not large and rng.random() < 0.5:
             size = (size[0], rng.randrange(96, 169, 8))
         chosen = rng.sample(pool, min(len(pool), rng.randint(1, 4)))
-        wanted = [kind for kind in chosen for _ in range(rng.choice((1, 1, 1, 2, 3, 4)))][: self.max_objects]
+        wanted = [kind for kind in chosen for _ in range(min(self.max_of_kind, rng.choice((1, 1, 1, 2, 3, 4))))]
+        wanted = wanted[: self.max_objects]
         rng.shuffle(wanted)
         return compose(wanted, size, rng)
 
