@@ -102,6 +102,20 @@ def test_a_head_that_looks_up_is_set_at_the_end_and_nothing_else_of_the_language
     assert re.match(r"one head looks up \d+ words: score -?[\d.]+ where named, else -?[\d.]+", said[-1])
 
 
+def test_a_model_in_which_no_head_can_be_set_is_refused_before_it_is_trained(
+    texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: VL2) -> None:
+        raise UserError("looks_up = true needs latent attention")
+
+    monkeypatch.setattr("vl2.train.warm_up.run.lookup_attention", refuse)
+    plan = recipe(texts, "refused", 2)
+    plan = replace(plan, options=replace(plan.options, reads=True, names=True, looks_up=True))
+    with pytest.raises(UserError, match="needs latent attention"):
+        warm_up(plan, say=lambda _: None)
+    assert not (Path(plan.folder) / "metrics.jsonl").exists()
+
+
 def test_easy_tiles_are_learned(texts: Path) -> None:
     run = WarmUpRun(recipe(texts, "learn", 12), ONE)
     # The same tiles again and again: the loss must fall.

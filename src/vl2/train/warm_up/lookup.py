@@ -1,9 +1,9 @@
 """A head of the first decoder layer that looks up words among visual tokens, set before the language model learns.
 
 To find what a question names, attention must compare the words with what the visual tokens show. From random weights
-every token attends to some hundred others alike, the few that matter among them, and thousands of steps on boxes
-taught nothing of the comparison. But once visual tokens lie near the words for what they show (`naming.py`), it is
-linear, and the weights of one head follow from least squares:
+every token attends to some hundred others alike, the few that matter among them, and over a thousand steps of
+answers taught nothing of the comparison. But once visual tokens lie near the words for what they show (`naming.py`),
+it is linear, and the weights of one head follow from least squares:
 
 - keys are the directions of the latent in which visual tokens of different words differ most;
 - the query of a word scores high with the visual tokens that it names, low with the others, lower with text;
@@ -91,7 +91,8 @@ def look_at_shapes(
 @torch.no_grad()
 def seed_lookup(model: VL2, words: Tensor, shown: Shown) -> Fit:
     """Set one head of a model to look up `words`, token ids [V]. In place. UserError without latent attention."""
-    attention, normed_ED = _first_layer(model)
+    attention = lookup_attention(model)
+    normed_ED = _norm(model, model.language.model.embed_tokens.weight)
     words = words[shown.is_word_nV.sum(dim=0) >= FEW]
     is_word_nV = shown.is_word_nV[:, shown.is_word_nV.sum(dim=0) >= FEW]
     if not len(words):
@@ -113,14 +114,14 @@ def seed_lookup(model: VL2, words: Tensor, shown: Shown) -> Fit:
     return Fit(named=float(score_nV[is_word_nV].mean()), others=float(score_nV[~is_word_nV].mean()))
 
 
-def _first_layer(model: VL2) -> tuple[LatentAttention, Tensor]:
-    """Return the attention of the first layer, and all embeddings as they come to it."""
+def lookup_attention(model: VL2) -> LatentAttention:
+    """Return the attention that has the head. UserError for a kind whose head cannot be set."""
     attention = cast("DecoderLayer", model.language.model.layers[LAYER]).self_attn
     if not isinstance(attention, LatentAttention) or attention.compresses_queries:
         raise UserError(
             "looks_up = true needs latent attention with plain queries, as nano and the sizes small and base have"
         )
-    return attention, _norm(model, model.language.model.embed_tokens.weight)
+    return attention
 
 
 def _norm(model: VL2, tokens_nD: Tensor) -> Tensor:

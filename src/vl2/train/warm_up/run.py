@@ -35,7 +35,7 @@ from vl2.train.schedule import learning_rate
 from vl2.train.stage import Optimizer, Stage
 from vl2.train.toml_file import from_table, load_toml, to_toml
 from vl2.train.warm_up.classes import Classes, choose_characters
-from vl2.train.warm_up.lookup import look_at_shapes, seed_lookup
+from vl2.train.warm_up.lookup import look_at_shapes, lookup_attention, seed_lookup
 from vl2.train.warm_up.naming import Naming, ids_of_names
 from vl2.train.warm_up.reading import Reading
 from vl2.train.warm_up.recognition import Recognised, Recognition
@@ -175,6 +175,8 @@ class WarmUpRun:
         else:
             self.model = VL2(config)
             init_weights(self.model, recipe.seed)
+        if recipe.options.looks_up:
+            lookup_attention(self.model)  # or an hour's training would end in an error
         torch.manual_seed(recipe.seed)
         vision = config.vision_config
         num_classes, patches = len(self.drawer.classes), vision.patches_per_side

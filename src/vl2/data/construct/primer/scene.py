@@ -14,6 +14,7 @@ from vl2.data.construct.sprite_set import read_sprite_set
 from vl2.data.construct.sprites import Kind, built_in_kinds, read_kinds, things
 
 OFTEN = ("ground", "count")  # asked about more, being harder to learn
+COUNTS_ABSENT = 0.3  # share of scenes in which something is counted that is not there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ class PrimerScene(Source):
 def about_every_kind(composed: Composed, pool: Sequence[Kind], language: str, rng: random.Random) -> Iterator[Draft]:
     """Ask whether things are there, how many of every kind, and where: in this order none gives the next away.
 
-    It begins with either of the three: what never comes first is not learned as a question of its own.
+    It begins with any of the three: what never comes first is not learned as a question of its own.
     """
     present = composed.kinds()
     missing = [kind for _ in range(2) if (kind := absent_kind(composed, pool, language, rng)) is not None]
@@ -98,7 +99,7 @@ def about_every_kind(composed: Composed, pool: Sequence[Kind], language: str, rn
             yield turn
     if begins_with != "place":
         # Seldom of something that is not there: its count is easy to tell, and a model soon says it of everything.
-        counted = present + missing[: rng.random() < 0.3]
+        counted = present + missing[: rng.random() < COUNTS_ABSENT]
         for kind in rng.sample(counted, len(counted)):
             turn = Draft(language=language)
             ask_count(turn, composed, kind.full_name(language), kind.measure_zh, rng)
