@@ -21,7 +21,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX sig
 
 SMALL = str(CHECKPOINTS / "small")
 PHOTO = IMAGES / "small50x37.png"
-PROGRAM = [sys.executable, "-c", "from vl2.cli.main import main; main()"]
+# As started by a person: what a shell starts in the background has Ctrl-C ignored, and so have its children.
+HEEDS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+PROGRAM = [sys.executable, "-c", f"{HEEDS_CTRL_C}from vl2.cli.main import main; main()"]
 # Makes the terminal on stdin the controlling one, so that Ctrl-C typed there becomes a signal.
 IN_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 LONG = ["-m", SMALL, "--device", "cpu", "--max-new-tokens", "4000"]
