@@ -67,6 +67,7 @@ ALIKE: list[Any] = [
     *(changed("objects", 0, "boxes_px", to=value) for value in (None, "x", [5], [[]], [[1, 2, 3]], [[1, 2, 3, "4"]])),
     changed("objects", 0, "boxes_px", 0, to=[-1, 2, 3, 4]),
     changed("objects", 0, "boxes_px", 0, to=[1, 2, 3, None]),
+    *(changed("messages", 1, "evidence", to=value) for value in ([], [0], None, "0", [-1], ["0"], [0.5], [True], {})),
     {**GOOD, "extra": 1},
     None, [], "x", 5,
 ]  # fmt: skip
@@ -74,6 +75,8 @@ ALIKE: list[Any] = [
 # What a schema cannot say (docs/record.md lists it): valid by the schema, and no record.
 ONLY_THE_CODE: list[Any] = [
     changed("messages", 1, "role", to="user"),
+    changed("messages", 1, "evidence", to=[1]),
+    changed("messages", 0, "evidence", to=[0]),
     changed("images", to=[]),
     changed("messages", 0, "content", 0, "image", to=1),
     changed("objects", 0, "image", to=2),

@@ -63,6 +63,7 @@ class Part:
 class Message:
     role: Role
     parts: tuple[Part, ...]
+    evidence: tuple[int, ...] = ()  # objects on which an answer rests, beside those whose boxes it gives
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
@@ -71,6 +72,8 @@ class Message:
             raise UserError(f"the {self.role} message must not be empty")
         if self.role not in ("user", "document") and any(part.image is not None for part in self.parts):
             raise UserError(f"images belong to user messages and documents, and a {self.role} message holds one")
+        if self.evidence and self.role != "assistant":
+            raise UserError(f"evidence belongs to the assistant's messages, and a {self.role} message has some")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +158,9 @@ class Record:
             for box in labelled.boxes_px:
                 if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
                     raise UserError(f"object {number}: box {box} leaves its image of {width} x {height} px")
+        for index in (index for message in self.messages for index in message.evidence):
+            if not (0 <= index < len(self.objects) and self.objects[index].boxes_px):
+                raise UserError(f"evidence {index} names no object with boxes, there are {len(self.objects)} objects")
         if self.objects:
             for text in self._texts():
                 for found in PLACEHOLDER.findall(text):
@@ -214,6 +220,7 @@ class Record:
                         {"type": "text", "text": p.text} if p.text is not None else {"type": "image", "image": p.image}
                         for p in message.parts
                     ],
+                    **({"evidence": list(message.evidence)} if message.evidence else {}),
                 }
                 for message in self.messages
             ],
@@ -290,7 +297,9 @@ def _message(value: Any, index: int) -> Message:
             parts.append(Part(image=_whole(piece.get("image"), f"message {index}: the image of a part")))
         else:
             raise UserError(f"message {index}: a part must be a text or an image with an index, got {piece!r:.80}")
-    return Message(role=table.get("role"), parts=tuple(parts))  # type: ignore[arg-type]  # the record checks it
+    evidence = [_whole(k, f"message {index}: evidence") for k in _list(table, "evidence", optional=True)]
+    # The record checks the role.
+    return Message(role=table.get("role"), parts=tuple(parts), evidence=tuple(evidence))  # type: ignore[arg-type]
 
 
 def _image(value: Any, index: int) -> StoredImage:

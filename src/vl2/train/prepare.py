@@ -170,6 +170,7 @@ def make_loader(
         # Without packing a sequence is one sample, and padding it would be work for nothing.
         is_padded=recipe.stage.is_packed,
         mask_prompt=recipe.stage.mask_prompt,
+        finds_evidence=recipe.stage.attention_loss_weight > 0,
     )
     return Loader(plan, stores, processor, ranks.rank, ranks.size, options)
 

@@ -19,6 +19,7 @@ from vl2.data.packed import Packed
 from vl2.data.record import CATEGORIES
 from vl2.model import VL2
 from vl2.model.language import Hidden
+from vl2.train.attention_loss import AttentionLoss
 from vl2.train.balance import check_balance, update_expert_biases
 from vl2.train.blank import blank_pack
 from vl2.train.loss import next_token_loss, trained_positions
@@ -45,6 +46,7 @@ class StepReport:
     num_tokens: int  # without padding
     num_tiles: int
     balance_loss: float  # unweighted: the mean over the documents, summed over the layers
+    attention_loss: float  # unweighted: the mean over the tokens with evidence, and over the layers
     grad_norm: float  # before clipping
     expert_load: Tensor  # int64 [MoE layers, E]
     tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, as the packs were dealt
@@ -59,6 +61,7 @@ class Counts:
     tokens: int
     tiles: int
     balanced: int  # what the balance loss is a mean over
+    evident: int  # tokens with evidence
     tiles_by_rank: tuple[tuple[int, ...], ...]  # for each group of packs that are encoded at a time
 
 
@@ -70,6 +73,7 @@ class Tally:
         num_layers = sum(config.is_moe_layer(i) for i in range(config.num_hidden_layers))
         self.loss_by_category = torch.zeros(len(CATEGORIES) + 1, 2, dtype=torch.float64, device=device)
         self.balance_loss = torch.zeros(1, dtype=torch.float64, device=device)
+        self.attention_loss = torch.zeros(1, dtype=torch.float64, device=device)
         self.expert_load = torch.zeros(
             num_layers, config.n_routed_experts or 0 if num_layers else 0, dtype=torch.int64, device=device
         )
@@ -89,7 +93,7 @@ class Tally:
         self.loss_by_category.index_add_(0, category_n, pairs_n2)
 
     def sum_over(self, ranks: Ranks) -> None:
-        for tensor in (self.loss_by_category, self.balance_loss, self.expert_load):
+        for tensor in (self.loss_by_category, self.balance_loss, self.attention_loss, self.expert_load):
             ranks.sum_(tensor)
 
 
@@ -114,6 +118,8 @@ class TrainStep:
         )
         self._is_sharded = is_sharded(model)
         self._balancer = balancer
+        layers = stage.attention_loss_layers
+        self._attention_loss = AttentionLoss(model, layers) if layers else None
         self._is_balanced_by_document = model.config.language_config.seq_aux
 
     @property
@@ -162,18 +168,20 @@ class TrainStep:
         return pack.with_length(-(-pack.num_tokens // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
 
     def _count(self, packs: Sequence[Packed]) -> Counts:
-        own = [0, 0, 0, 0]
+        own = [0, 0, 0, 0, 0]
         for pack in packs:
             own[0] += int((pack.labels[1:] != -100).sum())
             own[1] += pack.num_tokens
             own[2] += len(pack.tiles)
             own[3] += self._num_balanced(pack)
+            own[4] += len(pack.evidence)
         total = self.data_ranks.sum_(torch.tensor(own, device=self.ranks.device)).tolist()
         return Counts(
             trained_tokens=total[0],
             tokens=total[1],
             tiles=total[2],
             balanced=total[3],
+            evident=total[4],
             tiles_by_rank=self._count_tiles(packs),
         )
 
@@ -230,6 +238,10 @@ class TrainStep:
         if self.stage.balance_loss_weight:
             share = num_balanced / max(counts.balanced, 1)
             loss = loss + hidden.balance_loss * (self.stage.balance_loss_weight * share)
+        if self._attention_loss is not None:
+            attention_loss = self._attention_loss.take(pack)
+            tally.attention_loss += attention_loss.detach()
+            loss = loss + attention_loss * (self.stage.attention_loss_weight / max(counts.evident, 1))
         # With the language model frozen, a pack without images has nothing to train.
         if loss.requires_grad:
             loss.backward()
@@ -245,6 +257,7 @@ class TrainStep:
             num_tokens=counts.tokens,
             num_tiles=counts.tiles,
             balance_loss=float(tally.balance_loss) / max(counts.balanced, 1),
+            attention_loss=float(tally.attention_loss) / max(counts.evident, 1),
             grad_norm=self.optimizer.grad_norm(),
             expert_load=tally.expert_load,
             tile_imbalance=imbalance(counts.tiles_by_rank),

@@ -17,7 +17,7 @@ from vl2.data.construct.primer.table import PrimerTable
 from vl2.data.construct.primer.told import PrimerTold
 from vl2.data.construct.primer.writing import LEAST_PX, choose_face, fit, phrase
 from vl2.data.construct.source import Dropped, Source, generate
-from vl2.data.record import Record
+from vl2.data.record import PLACEHOLDER, Record
 
 SOURCES: list[Source] = [PrimerReading(languages=("en",)), PrimerScene(), PrimerBars(), PrimerTable(), PrimerReceipt()]
 
@@ -82,7 +82,8 @@ def test_of_every_kind_in_a_scene_the_place_and_the_number_are_asked_once() -> N
             for question, answer in zip(record.messages[::2], record.messages[1::2], strict=True)
         ]
         asked = [label[1] for question, _ in pairs if (label := re.search(r"<\|ref\|>(.*)<\|/ref\|>", question))]
-        places = {item.label: len(item.boxes_px) for item in record.objects}
+        placed = [record.objects[int(k)] for _, answer in pairs for k in PLACEHOLDER.findall(answer)]
+        places = {item.label: len(item.boxes_px) for item in placed}
         counted = [int(answer) for _, answer in pairs if answer.isdigit()]
         assert sorted(asked) == sorted(places)
         # One of the kinds that are counted may not be there.

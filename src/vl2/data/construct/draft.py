@@ -32,15 +32,22 @@ class Draft:
 
     def box(self, label: str, boxes_px: Sequence[BoxPx], image: int = 0) -> str:
         """Add an object and return the placeholder that stands for it in a text."""
-        self.objects.append(Labelled(image=image, label=label, boxes_px=tuple(boxes_px)))
-        return f"{{box:{len(self.objects) - 1}}}"
+        return f"{{box:{self.show(label, boxes_px, image)}}}"
 
-    def ask(self, question: str, answer: str) -> None:
-        """Add a turn. Pictures that no turn has shown yet stand before the question."""
+    def show(self, label: str, boxes_px: Sequence[BoxPx], image: int = 0) -> int:
+        """Add an object and return its number, under which an answer may name it as evidence."""
+        self.objects.append(Labelled(image=image, label=label, boxes_px=tuple(boxes_px)))
+        return len(self.objects) - 1
+
+    def ask(self, question: str, answer: str, evidence: Sequence[int] = ()) -> None:
+        """Add a turn. Pictures that no turn has shown yet stand before the question.
+
+        `evidence` are the objects on which the answer rests, beside those that it gives boxes of.
+        """
         shown = sum(part.image is not None for message in self.messages for part in message.parts)
         pictures = tuple(Part(image=index) for index in range(shown, len(self.images)))
         self.messages.append(Message(role="user", parts=(*pictures, Part(text=question))))
-        self.messages.append(Message(role="assistant", parts=(Part(text=answer),)))
+        self.messages.append(Message(role="assistant", parts=(Part(text=answer),), evidence=tuple(evidence)))
 
     def record(self, *, id: str, source: str, category: str, licence: str) -> Record:
         return Record(

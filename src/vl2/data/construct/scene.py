@@ -229,7 +229,8 @@ def ask_count(draft: Draft, composed: Composed, label: str, measure_zh: str, rng
     lang = draft.language
     draft.category = "vqa"
     noun = label if lang == "zh" else plural(label)
-    draft.ask(rng.choice(COUNT[lang]).format(noun=noun, measure=measure_zh), str(len(composed.boxes(lang, label))))
+    question = rng.choice(COUNT[lang]).format(noun=noun, measure=measure_zh)
+    draft.ask(question, str(len(composed.boxes(lang, label))), _shown(draft, composed, label, said=noun))
 
 
 def _presence(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
@@ -244,7 +245,14 @@ def ask_presence(draft: Draft, composed: Composed, label: str, rng: random.Rando
     draft.category = "vqa"
     is_there = bool(composed.boxes(lang, label))
     answer = ("有。" if is_there else "没有。") if lang == "zh" else ("Yes." if is_there else "No.")
-    draft.ask(rng.choice(PRESENCE[lang]).format(name=label, a_name=article(label)), answer)
+    question = rng.choice(PRESENCE[lang]).format(name=label, a_name=article(label))
+    draft.ask(question, answer, _shown(draft, composed, label))
+
+
+def _shown(draft: Draft, composed: Composed, label: str, said: str = "") -> list[int]:
+    """Return as evidence the things of a name, which the question has as `said`; nothing if there are none."""
+    boxes = composed.boxes(draft.language, label)
+    return [draft.show(said or label, boxes)] if boxes else []
 
 
 def _attribute(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
@@ -260,7 +268,9 @@ def _attribute(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: rand
     question = rng.choice((COLOUR_OF if asks_colour else OF_COLOUR)[lang])
     colour = kind.colour_name(lang)
     answer = colour if asks_colour else kind.name(lang)
-    return draft.ask(question.format(name=kind.name(lang), colour=colour), answer)
+    said = kind.name(lang) if asks_colour else colour
+    evidence = _shown(draft, composed, kind.full_name(lang), said=said)
+    return draft.ask(question.format(name=kind.name(lang), colour=colour), answer, evidence)
 
 
 def _side(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:

@@ -16,6 +16,7 @@ from vl2.data.construct.paper import Colour
 from vl2.data.construct.source import UNKNOWN_LICENCE, Dropped, Source
 from vl2.data.construct.table_questions import Asked, ask_lookup, ask_number, ask_rows
 from vl2.data.construct.tables import Table, choose_table, made_up, read_tables
+from vl2.data.record import BoxPx
 
 STYLES = ("grid", "zebra", "header", "rules", "open")
 CONVERT = {
@@ -65,7 +66,7 @@ class TableImage(Source):
         else:
             raise Dropped("no table fits the task")
         style = rng.choice(STYLES)
-        image = draw_table(table, fonts.load(face, rng.randint(13, 20)), style, rng)
+        image, _ = draw_table(table, fonts.load(face, rng.randint(13, 20)), style, rng)
         picture = distort(image, rng, rng.randint(0, self.max_distortions))
         draft = Draft(language=table.language, traits={"task": task, "style": style, "font": face.name})
         draft.picture(picture.image, jpeg_quality=picture.jpeg_quality)
@@ -89,8 +90,11 @@ def _ask(table: Table, task: str, rng: random.Random) -> Asked | None:
     return ask_rows(table, rng) if task == "rows" else ask_number(table, rng, task)
 
 
-def draw_table(table: Table, font: fonts.Font, style: str, rng: random.Random) -> Image.Image:
-    """Draw a table; columns as wide as their longest cell, numbers to the right."""
+Cells = list[list[BoxPx]]  # by row, the header first, then by column
+
+
+def draw_table(table: Table, font: fonts.Font, style: str, rng: random.Random) -> tuple[Image.Image, Cells]:
+    """Draw a table, columns as wide as their longest cell, numbers to the right; and return where its texts stand."""
     pad, margin = rng.randint(6, 14), rng.randint(8, 30)
     row_px = round(line_height(font) * rng.uniform(1.25, 1.7))
     columns = [[table.header[c], *table.column(c)] for c in range(len(table.header))]
@@ -107,14 +111,15 @@ def draw_table(table: Table, font: fonts.Font, style: str, rng: random.Random) -
     _shade(page, (margin, top, sum(widths), row_px), len(table.rows), style, head)
     _rule(page, (margin, top, row_px), widths, len(table.rows), style)
     x = margin
+    places: Cells = [[] for _ in range(len(table.rows) + 1)]
     for index, (cells, column_px) in enumerate(zip(columns, widths, strict=True)):
         right = index in table.numeric_columns
         for row, cell in enumerate(cells):
             colour: Colour = (255, 255, 255) if row == 0 and style in ("header", "zebra") else ink
             at = (x + column_px - pad if right else x + pad, top + row * row_px + row_px / 2)
-            page.write(at, cell, font, colour, "rm" if right else "lm")
+            places[row].append(page.write(at, cell, font, colour, "rm" if right else "lm"))
         x += column_px
-    return page.image
+    return page.image, places
 
 
 def _shade(page: Page, place: tuple[int, int, int, int], rows: int, style: str, head: Colour) -> None:

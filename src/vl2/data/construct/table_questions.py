@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from vl2.data.construct.tables import Table, write_number
+
+Cell = tuple[int, int]  # row, 0 the header, and column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +18,7 @@ class Asked:
     kind: str
     question: str
     answer: str
+    cells: tuple[tuple[str, tuple[Cell, ...]], ...] = ()  # by a name in the question, the cells that it leads to
 
 
 TEXTS = {
@@ -51,7 +54,9 @@ def ask_lookup(table: Table, rng: random.Random) -> Asked | None:
     if not filled:
         return None
     r, c = rng.choice(filled)
-    return _asked("lookup", table, rng, table.rows[r][c], column=table.header[c], row=table.rows[r][0])
+    row, column = table.rows[r][0], table.header[c]
+    asked = _asked("lookup", table, rng, table.rows[r][c], column=column, row=row)
+    return replace(asked, cells=((row, ((r + 1, 0), (r + 1, c))), (column, ((0, c), (r + 1, c)))))
 
 
 def ask_rows(table: Table, rng: random.Random) -> Asked:
@@ -70,7 +75,9 @@ def ask_number(table: Table, rng: random.Random, kind: str, column: int | None =
         best = max(values) if kind == "max" else min(values)
         if values.count(best) > 1:
             return None
-        return _asked(kind, table, rng, names[values.index(best)], column=title, key=_key(table))
+        best_row = values.index(best)
+        asked = _asked(kind, table, rng, names[best_row], column=title, key=_key(table))
+        return replace(asked, cells=((title, ((best_row + 1, 0), (best_row + 1, at))),))
     if kind in ("compare", "difference"):
         return _ask_pair(kind, table, rng, values, title)
     if kind == "count":

@@ -31,7 +31,7 @@ def schema() -> pa.Schema:
         import pyarrow as pa
 
     part = pa.struct({"type": pa.string(), "text": pa.string(), "image": pa.int64()})
-    message = pa.struct({"role": pa.string(), "content": pa.list_(part)})
+    message = pa.struct({"role": pa.string(), "content": pa.list_(part), "evidence": pa.list_(pa.int64())})
     image = pa.struct({"bytes": pa.binary(), "path": pa.string(), "width": pa.int64(), "height": pa.int64()})
     labelled = pa.struct(
         {"image": pa.int64(), "label": pa.string(), "boxes_px": pa.list_(pa.list_(pa.float64()))},

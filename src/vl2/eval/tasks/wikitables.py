@@ -68,7 +68,7 @@ def draw(table: Table, key: str, where: Where) -> bytes:
     face = fonts.choose_face(rng, table.text, font_folders(where)) or fonts.choose_face(rng, "A", font_folders(where))
     if face is None:
         raise UserError("there is no font to draw tables with: give a folder of fonts with --fonts")
-    return png(draw_table(table, fonts.load(face, FONT_PX), rng.choice(STYLES), rng))
+    return png(draw_table(table, fonts.load(face, FONT_PX), rng.choice(STYLES), rng)[0])
 
 
 def mark(item: Item, answer: str) -> Mark:

@@ -14,6 +14,7 @@ from vl2.data.construct.distort import distort
 from vl2.data.construct.draft import Draft
 from vl2.data.construct.primer.writing import choose_face, choose_language
 from vl2.data.construct.source import Dropped, Source
+from vl2.data.record import BoxPx
 
 MONTHS = {
     "en": ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
@@ -78,7 +79,8 @@ class PrimerBars(Source):
         language = choose_language(rng, self.languages, self.font_folders)
         bars = make_bars(rng, language)
         face = choose_face(rng, bars.title + "".join(bars.names) + "0123456789.", self.font_folders)
-        picture = distort(draw_bars(bars, face, rng), rng, rng.randint(0, self.max_distortions))
+        image, places = draw_bars(bars, face, rng)
+        picture = distort(image, rng, rng.randint(0, self.max_distortions))
         draft = Draft(language=language, traits={"font": face.name, "bars": str(len(bars.names))})
         draft.picture(picture.image, jpeg_quality=picture.jpeg_quality)
         values = list(range(len(bars.names)))
@@ -91,7 +93,9 @@ class PrimerBars(Source):
             asked.add(task)
             if task == "value" and not values:
                 break
-            draft.ask(*_ask(bars, task, language, values, rng))
+            question, answer, at = _ask(bars, task, language, values, rng)
+            shown = [] if at is None else [draft.show(bars.names[at], [picture.move(box) for box in places[at]])]
+            draft.ask(question, answer, shown)
         return draft
 
 
@@ -109,20 +113,24 @@ def make_bars(rng: random.Random, language: str) -> Bars:
     return Bars(title=rng.choice(TITLES[language]), names=tuple(names), values=printed)
 
 
-def _ask(bars: Bars, task: str, language: str, values: list[int], rng: random.Random) -> tuple[str, str]:
+def _ask(bars: Bars, task: str, language: str, values: list[int], rng: random.Random) -> tuple[str, str, int | None]:
+    """Return a question, its answer, and the bar from which that is read."""
     if task == "value":
         at = values.pop()
-        return rng.choice(VALUE[language]).format(column=bars.title, row=bars.names[at]), bars.values[at]
+        return rng.choice(VALUE[language]).format(column=bars.title, row=bars.names[at]), bars.values[at], at
     if task == "number":
-        return rng.choice(NUMBER[language]), str(len(bars.names))
+        return rng.choice(NUMBER[language]), str(len(bars.names)), None
     if task == "title":
-        return rng.choice(TITLE[language]), bars.title
-    wanted = max(bars.numbers) if task == "highest" else min(bars.numbers)
-    return rng.choice((HIGHEST if task == "highest" else LOWEST)[language]), bars.names[bars.numbers.index(wanted)]
+        return rng.choice(TITLE[language]), bars.title, None
+    at = bars.numbers.index(max(bars.numbers) if task == "highest" else min(bars.numbers))
+    return rng.choice((HIGHEST if task == "highest" else LOWEST)[language]), bars.names[at], at
 
 
-def draw_bars(bars: Bars, face: fonts.Face, rng: random.Random) -> Image.Image:
-    """Draw a chart of at most 336 x 168 px."""
+Places = list[list[BoxPx]]  # of each bar: its name's, its value's
+
+
+def draw_bars(bars: Bars, face: fonts.Face, rng: random.Random) -> tuple[Image.Image, Places]:
+    """Draw a chart of at most 336 x 168 px, and return where names and values stand."""
     level = rng.randint(240, 255)
     size = (rng.randrange(240, 337, 8), rng.randrange(150, 169))
     image = Image.new("RGB", size, (level, level, level))
@@ -133,13 +141,21 @@ def draw_bars(bars: Bars, face: fonts.Face, rng: random.Random) -> Image.Image:
     draw = ImageDraw.Draw(image)
     draw.text((size[0] / 2, 2), bars.title, (20, 20, 20), font, "ma")
     paint = _upright if rng.random() < 0.6 else _lying
-    paint(draw, bars, font, colours, size)
-    return image
+    return image, paint(draw, bars, font, colours, size)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, font: fonts.Font, anchor: str, size: tuple[int, int]
+) -> BoxPx:
+    """Write a text and return its box, which stays in the picture."""
+    draw.text(at, text, (20, 20, 20), font, anchor)
+    x0, y0, x1, y1 = draw.textbbox(at, text, font, anchor)
+    return (max(0, x0), max(0, y0), min(size[0], x1), min(size[1], y1))
 
 
 def _upright(
     draw: ImageDraw.ImageDraw, bars: Bars, font: fonts.Font, colours: list[Colour], size: tuple[int, int]
-) -> None:
+) -> Places:
     line = sum(font.getmetrics())
     left, right, top, bottom = 10, size[0] - 10, 2 * line + 4, size[1] - line - 6
     room = (right - left) / len(bars.names)
@@ -147,18 +163,20 @@ def _upright(
         font = font.font_variant(size=max(11, int(font.size * 0.8)))
         if max(font.getlength(name) for name in (*bars.names, *bars.values)) > room:
             raise Dropped("the names are too long for the chart")
+    places: Places = []
     for n, (name, value, number) in enumerate(zip(bars.names, bars.values, bars.numbers, strict=True)):
         x0, x1 = left + (n + GAP / 2) * room, left + (n + 1 - GAP / 2) * room
         y = bottom - (bottom - top) * number / max(bars.numbers)
         draw.rectangle((x0, y, x1, bottom), fill=colours[n])
-        draw.text(((x0 + x1) / 2, y - 1), value, (20, 20, 20), font, "md")
-        draw.text(((x0 + x1) / 2, bottom + 2), name, (20, 20, 20), font, "ma")
+        value_box = _write(draw, ((x0 + x1) / 2, y - 1), value, font, "md", size)
+        places.append([_write(draw, ((x0 + x1) / 2, bottom + 2), name, font, "ma", size), value_box])
     draw.line((left, bottom, right, bottom), fill=(90, 90, 90))
+    return places
 
 
 def _lying(
     draw: ImageDraw.ImageDraw, bars: Bars, font: fonts.Font, colours: list[Colour], size: tuple[int, int]
-) -> None:
+) -> Places:
     line = sum(font.getmetrics())
     top, bottom = line + 4, size[1] - 6
     room = (bottom - top) / len(bars.names)
@@ -168,13 +186,15 @@ def _lying(
     right = size[0] - 10 - max(font.getlength(value) for value in bars.values)
     if right - left < 50:
         raise Dropped("the names are too long for the chart")
+    places: Places = []
     for n, (name, value, number) in enumerate(zip(bars.names, bars.values, bars.numbers, strict=True)):
         y0, y1 = top + (n + GAP / 2) * room, top + (n + 1 - GAP / 2) * room
         x = left + (right - left) * number / max(bars.numbers)
         draw.rectangle((left, y0, x, y1), fill=colours[n])
-        draw.text((x + 4, (y0 + y1) / 2), value, (20, 20, 20), font, "lm")
-        draw.text((left - 4, (y0 + y1) / 2), name, (20, 20, 20), font, "rm")
+        value_box = _write(draw, (x + 4, (y0 + y1) / 2), value, font, "lm", size)
+        places.append([_write(draw, (left - 4, (y0 + y1) / 2), name, font, "rm", size), value_box])
     draw.line((left, top, left, bottom), fill=(90, 90, 90))
+    return places
 
 
 def _rgb(code: str) -> Colour:

@@ -118,4 +118,5 @@ def _append(draft: Draft, turn: Draft) -> None:
     for number in reversed(range(len(turn.objects))):
         question = question.replace(f"{{box:{number}}}", f"{{box:{number + offset}}}")
         answer = answer.replace(f"{{box:{number}}}", f"{{box:{number + offset}}}")
-    draft.ask(question, answer)
+    evidence = [number + offset for number in turn.messages[1].evidence]
+    draft.ask(question, answer, evidence)

@@ -13,7 +13,7 @@ from vl2.data.construct.draft import Draft
 from vl2.data.construct.primer.bars import FRUIT, MONTHS
 from vl2.data.construct.primer.writing import LEAST_PX, choose_face, choose_language
 from vl2.data.construct.source import Dropped, Source
-from vl2.data.construct.table_image import STYLES, draw_table
+from vl2.data.construct.table_image import STYLES, Cells, draw_table
 from vl2.data.construct.table_questions import ask_lookup, ask_number, ask_rows
 from vl2.data.construct.tables import Table
 
@@ -42,7 +42,7 @@ class PrimerTable(Source):
         table = make_table(rng, language)
         face = choose_face(rng, table.text + "0123456789", self.font_folders)
         style = rng.choice(STYLES)
-        image = _draw(table, face, style, rng)
+        image, places = _draw(table, face, style, rng)
         draft = Draft(language=language, traits={"font": face.name, "style": style})
         draft.picture(image)
         asked = set[str]()
@@ -56,18 +56,19 @@ class PrimerTable(Source):
             )
             if made and made.question not in asked:
                 asked.add(made.question)
-                draft.ask(made.question, made.answer)
+                shown = [draft.show(name, [places[r][c] for r, c in cells]) for name, cells in made.cells]
+                draft.ask(made.question, made.answer, shown)
         if not asked:
             raise Dropped("no question has one answer")
         return draft
 
 
-def _draw(table: Table, face: fonts.Face, style: str, rng: random.Random) -> Image.Image:
+def _draw(table: Table, face: fonts.Face, style: str, rng: random.Random) -> tuple[Image.Image, Cells]:
     """Draw a table at a size at which it fits, as large as was wished for if it can be."""
     for size_px in range(rng.randint(15, 20), LEAST_PX - 1, -2):
-        image = draw_table(table, fonts.load(face, size_px), style, rng)
+        image, places = draw_table(table, fonts.load(face, size_px), style, rng)
         if image.width <= LARGEST[0] and image.height <= LARGEST[1]:
-            return image
+            return image, places
     raise Dropped("the table is too large")
 
 

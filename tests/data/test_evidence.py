@@ -1,0 +1,152 @@
+"""Evidence: the visual tokens on which a question's and an answer's tokens rest, found in drawn records."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+import vl2
+from vl2.data.construct.draft import Draft
+from vl2.data.construct.primer.bars import PrimerBars
+from vl2.data.construct.primer.scene import PrimerScene
+from vl2.data.construct.primer.table import PrimerTable
+from vl2.data.construct.scene import Composed, ask_count, ask_place, compose
+from vl2.data.construct.source import Source, generate
+from vl2.data.construct.sprites import Kind, built_in_kinds
+from vl2.data.evidence import Evidence, find_evidence, join, shown_squares
+from vl2.data.record import Record
+from vl2.grid import UNTILED, Grid, num_visual_tokens
+from vl2.process.processor import Processor
+from vl2.process.sample import Sample
+
+PROCESSOR = Processor.from_folder(Path(vl2.__file__).parent / "nano")
+TOKENIZER, SIDE, TILE_PX = PROCESSOR.tokenizer, PROCESSOR.config.tokens_per_side, PROCESSOR.config.tile_px
+
+
+def scene(names: tuple[str, ...], seed: int = 3) -> Composed:
+    kinds: dict[str, Kind] = {kind.full_name("en"): kind for kind in built_in_kinds()}
+    return compose([kinds[name] for name in names], (168, 128), random.Random(seed))
+
+
+def closed(draft: Draft) -> Record:
+    return draft.record(id="a", source="test", category="vqa", licence="CC0-1.0")
+
+
+def sampled(record: Record) -> tuple[Sample, Evidence]:
+    sample = PROCESSOR.encode(record.to_messages([image.data for image in record.images]), train=True)
+    return sample, find_evidence(record, sample, TOKENIZER, TILE_PX)
+
+
+def by_token(evidence: Evidence) -> dict[int, set[int]]:
+    rows, places = evidence.pairs_m2.unbind(1)
+    return {int(token): set(places[rows == row].tolist()) for row, token in enumerate(evidence.token_n)}
+
+
+def written(sample: Sample, tokens: list[int]) -> str:
+    return TOKENIZER.decode(sample.input_ids[tokens].tolist(), skip_special=False)
+
+
+@pytest.mark.parametrize(("size", "grid"), [((100, 60), (1, 1)), ((400, 160), (2, 1)), ((90, 300), (1, 2))])
+def test_the_squares_of_a_view_cover_the_image_once(size: tuple[int, int], grid: Grid) -> None:
+    squares = shown_squares(size, grid, SIDE, TILE_PX)
+    assert squares.shape == (num_visual_tokens(grid, SIDE), 4)
+    area = (squares[:, 2:] - squares[:, :2]).prod(dim=1)
+    in_global = SIDE * (SIDE + 1)
+    for view in (area[:in_global], area[in_global + 1 :]):
+        assert float(view.sum()) == pytest.approx(size[0] * size[1], rel=1e-3)
+    assert float(area[in_global]) == 0, "the separator shows nothing"
+    assert not area[:in_global].view(SIDE, SIDE + 1)[:, -1].any(), "a newline shows nothing"
+    # Row by row from the left, whatever tile a token is of.
+    local = squares[in_global + 1 :].view(grid[1] * SIDE, grid[0] * SIDE + 1, 4)[:, :-1]
+    assert bool((local[:, 1:, 0] >= local[:, :-1, 0]).all())
+    assert bool((local[1:, :, 1] >= local[:-1, :, 1]).all())
+
+
+def test_from_where_a_thing_is_named_all_rests_on_it_and_each_box_on_its_own() -> None:
+    composed = scene(("green house", "red star", "red star"))
+    draft = Draft(language="en")
+    draft.picture(composed.image)
+    ask_place(draft, composed, "red star", random.Random(1))
+    record = closed(draft)
+    sample, evidence = sampled(record)
+    found = by_token(evidence)
+    squares = shown_squares(sample.image_sizes[0], UNTILED, SIDE, TILE_PX)
+    slots = sample.image_mask.nonzero().squeeze(1).tolist()
+    first, second = composed.boxes("en", "red star")
+
+    def centre_shown(places: set[int], box: tuple[float, float, float, float]) -> bool:
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        shown = [squares[slots.index(place)].tolist() for place in places]
+        return any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in shown)
+
+    assert set().union(*found.values()) <= set(slots)
+    ids = sample.input_ids.tolist()
+    assistant = ids.index(TOKENIZER.assistant_id)
+    asked = [token for token in found if token < assistant]
+    assert asked == list(range(asked[0], assistant)), "from the name to the end of the question"
+    assert TOKENIZER.decode(ids[asked[0] - 3 : asked[0] + 1]).endswith("red star")
+    told = [token for token in found if token > assistant]
+    opened = [token for token in told if "[" in written(sample, [token])]
+    assert len(opened) == 2
+    for token in told:
+        in_first = centre_shown(found[token], first)
+        in_second = centre_shown(found[token], second)
+        if token < opened[0]:
+            assert (in_first, in_second) == (True, True), written(sample, [token])
+        else:
+            assert (in_first, in_second) == (token < opened[1], token >= opened[1]), written(sample, [token])
+    (green,) = composed.boxes("en", "green house")
+    assert not any(centre_shown(places, green) for places in found.values())
+
+
+def test_a_count_rests_on_all_that_it_counts_and_none_on_nothing() -> None:
+    composed = scene(("blue tree", "blue tree", "grey circle"))
+    draft = Draft(language="en")
+    draft.picture(composed.image)
+    ask_count(draft, composed, "blue tree", "", random.Random(0))
+    ask_count(draft, composed, "pink square", "", random.Random(0))
+    record = closed(draft)
+    assert record.messages[1].evidence
+    assert not record.messages[3].evidence
+    sample, evidence = sampled(record)
+    second = [place for place, id in enumerate(sample.input_ids.tolist()) if id == TOKENIZER.user_id][1]
+    found = by_token(evidence)
+    assert found
+    assert max(found) < second
+    colon = sample.input_ids.tolist().index(TOKENIZER.assistant_id) + 1
+    assert colon in found, "the token that is trained to predict the number"
+
+
+@pytest.mark.parametrize("source", [PrimerScene(of_every_kind=True), PrimerBars(), PrimerTable()], ids=lambda s: s.name)
+def test_drawn_records_have_evidence_that_lies_in_their_images(source: Source) -> None:
+    with_evidence = 0
+    for record in generate(source, 30, seed=2):
+        assert Record.from_dict(record.to_dict()) == record
+        sample, evidence = sampled(record)
+        with_evidence += len(evidence) > 0
+        rows, places = evidence.pairs_m2.unbind(1)
+        assert set(rows.tolist()) == set(range(len(evidence))), "no token without a visual one"
+        assert bool(sample.image_mask[places].all())
+        assert not sample.image_mask[evidence.token_n].any()
+        assert bool((places < evidence.token_n[rows]).all()), "attention looks back"
+    assert with_evidence >= 15
+
+
+def test_a_value_in_a_chart_rests_on_its_bars_name_and_number() -> None:
+    for record in generate(PrimerBars(tasks=("value",), turns=1), 20, seed=4):
+        question, answer = record.messages[0].parts[-1].text or "", record.messages[1]
+        (index,) = answer.evidence
+        labelled = record.objects[index]
+        assert labelled.label in question
+        assert len(labelled.boxes_px) == 2
+
+
+def test_evidence_of_packed_samples_keeps_its_tokens() -> None:
+    one = Evidence.of([(5, [2, 3]), (7, [2])])
+    other = Evidence.of([(9, [1])])
+    joined = join([(0, one), (10, Evidence.of([])), (20, other)])
+    assert by_token(joined) == {5: {2, 3}, 7: {2}, 29: {21}}
+    assert torch.equal(joined.token_n, torch.tensor([5, 7, 29]))
