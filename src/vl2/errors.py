@@ -14,6 +14,10 @@ class UserError(Exception):
     """Say in one line what was wrong, what is allowed and what was given."""
 
 
+class RankLost(UserError):
+    """Say that another process of this run has died or hangs. Threads of this one may wait for it for ever."""
+
+
 @contextmanager
 def memory_errors(wanted: str) -> Iterator[None]:
     """Turn a failed allocation into a UserError that says what there was no memory for."""

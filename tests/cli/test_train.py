@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,33 @@ def test_a_run_is_trained_drawn_and_exported(vl2, tmp_path):
     assert written.code == 0, written.err
     assert json.loads((tmp_path / "half" / "config.json").read_text())["torch_dtype"] == "bfloat16"
     assert vl2("train", "export", tmp_path / "run", tmp_path / "half").code == 1
+
+
+# A run that loses a rank, in an interpreter that would never come to its end.
+LOSES_A_RANK = """
+import atexit, threading
+from vl2.cli.main import main
+from vl2.train.run import Run
+
+def lose(*_, **__):
+    print("said before")
+    raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242")
+
+Run.prepare = lose
+for_ever = threading.Event().wait
+threading.Thread(target=for_ever).start()
+atexit.register(for_ever)
+main()
+"""
+
+
+def test_a_lost_rank_ends_the_process_whatever_waits_in_it(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(toy_recipe(tmp_path, tmp_path, tmp_path / "run").to_toml(), encoding="utf-8")
+    command = [sys.executable, "-c", LOSES_A_RANK, "train", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "said before\n")
+    assert done.stderr == (
+        "vl2: rank 0 of 1: the connection to another rank has broken: it has died, or its machine has; "
+        "there is no checkpoint yet, so start again from the beginning\n"
+    )

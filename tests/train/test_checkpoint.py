@@ -22,6 +22,7 @@ from vl2.train.checkpoint import (
     read_state,
     set_random_state,
 )
+from vl2.train.ranks import Ranks
 from vl2.train.tensor_files import Block, TensorReader, fill, take_snapshot, whole_block, write_tensors
 
 
@@ -130,6 +131,33 @@ def test_a_write_that_fails_is_one_line_and_leaves_the_last_whole_one(tmp_path: 
     with pytest.raises(UserError, match=r"^cannot write the checkpoint of step 3 in .*; there is no whole one$"):
         checkpoints.save(3, {"x": torch.ones(1)}, "")
     assert checkpoint_steps(tmp_path) == []
+
+
+class OfTwo(Ranks):
+    """One of two ranks that meet nowhere."""
+
+    def barrier(self) -> None:
+        pass
+
+
+def checkpoints_of_two(folder: Path) -> list[Checkpoints]:
+    return [Checkpoints(folder, ranks=OfTwo(rank=rank, size=2, device=torch.device("cpu"))) for rank in range(2)]
+
+
+def test_a_checkpoint_is_given_up_when_the_part_of_a_lost_rank_never_comes(tmp_path: Path) -> None:
+    first, _ = checkpoints_of_two(tmp_path)
+    first.save(1, {"x": torch.ones(1)}, "")
+    first.give_up(0.1)
+    first.close()  # returns: the writer waits no more
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_checkpoint_becomes_whole_though_a_rank_is_lost_that_has_written_its_part(tmp_path: Path) -> None:
+    first, second = checkpoints_of_two(tmp_path)
+    first.save(1, {"x": torch.ones(1)}, "")
+    second.save(1, {"x": torch.ones(1)}, "")
+    first.give_up(60.0)
+    assert checkpoint_steps(tmp_path) == [1]
 
 
 def cut(whole: Tensor, rank: int, size: int, axis: int) -> Block:

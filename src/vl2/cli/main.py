@@ -32,7 +32,7 @@ from vl2.cli.quantize import Quantize
 from vl2.cli.read import Read
 from vl2.cli.serve import Serve
 from vl2.cli.train import TRAIN_COMMANDS, Train
-from vl2.errors import UserError
+from vl2.errors import RankLost, UserError
 
 
 class Command(Protocol):
@@ -83,11 +83,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # An answer may hold characters that a terminal of another encoding lacks.
         sys.stdout.reconfigure(errors="replace")
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    try:
+        sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    except RankLost as error:
+        with contextlib.suppress(OSError):  # nobody may be left to tell
+            _print_error(error)
+            sys.stdout.flush()
+        # Without the interpreter's own end: it waits for every thread, and one may wait for the lost rank for ever.
+        os._exit(1)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return the exit code."""
+    """Run one command and return the exit code. RankLost is left to `main`, which alone may end the process."""
     if list(arguments) in (["--version"], ["-V"]):
         from vl2 import __version__
 
@@ -96,8 +103,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         _parse(arguments).run()
         sys.stdout.flush()
+    except RankLost:
+        raise
     except UserError as error:
-        print(f"vl2: {' '.join(str(error).split())}", file=sys.stderr)
+        _print_error(error)
         return 1
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
@@ -108,6 +117,10 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0
+
+
+def _print_error(error: UserError) -> None:
+    print(f"vl2: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
 def _parse(arguments: Sequence[str]) -> Command:

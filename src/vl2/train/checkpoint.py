@@ -12,9 +12,11 @@ import json
 import random
 import re
 import shutil
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,7 @@ class Checkpoints:
         self._writes_whole = ranks.is_first if writes_whole is None else writes_whole
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vl2-checkpoint")
         self._writing: Future[None] | None = None
+        self._is_given_up = threading.Event()
         self._step = 0
 
     def save(self, step: int, state: Mapping[str, Any], recipe: str) -> None:
@@ -115,6 +118,17 @@ class Checkpoints:
         except OSError as error:
             raise self._failed(error) from None
 
+    def give_up(self, after_s: float) -> None:
+        """Wait so long for what is being written, then for no other rank's part: one is lost, and may have left none.
+
+        Else the writer would wait on for that part, and the interpreter, at its end, for the writer.
+        """
+        try:
+            if self._writing is not None:
+                wait_for_futures([self._writing], after_s)
+        finally:
+            self._is_given_up.set()
+
     def close(self) -> None:
         """End the writer; what is being written is finished first."""
         self._writer.shutdown(wait=True)
@@ -151,7 +165,7 @@ class Checkpoints:
             if not self._ranks.is_first:
                 return
             tables = [partial / f"rank-{rank:05d}.json" for rank in range(self._ranks.size)]
-            _wait_for(lambda: all(table.exists() for table in tables))
+            self._wait_for(tables)
             (partial / RECIPE).write_text(recipe, encoding="utf-8")
             sync(partial / RECIPE)
             about = {"format": _FORMAT, "step": step, "num_ranks": self._ranks.size, "values": snapshot.values}
@@ -167,6 +181,12 @@ class Checkpoints:
             raise
         for old in self._keep.removes(checkpoint_steps(self.folder.parent)):
             _remove(self.folder / f"step-{old:08d}")
+
+    def _wait_for(self, paths: Sequence[Path]) -> None:
+        until = time.monotonic() + _MOST_WAIT_S
+        while not all(path.exists() for path in paths):
+            if self._is_given_up.wait(_WAIT_S) or time.monotonic() > until:
+                raise OSError(None, "the other ranks have not written their parts")
 
     def _failed(self, error: OSError) -> UserError:
         last = self.newest()
@@ -245,11 +265,3 @@ def _remove(folder: Path) -> None:
     """Remove a checkpoint so that what is left of it at any moment is not taken for one."""
     (folder / STATE).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_for(is_done: Callable[[], bool]) -> None:
-    until = time.monotonic() + _MOST_WAIT_S
-    while not is_done():
-        if time.monotonic() > until:
-            raise OSError(None, "the other ranks have not written their parts")
-        time.sleep(_WAIT_S)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vl2.data.loader import LoadedStep, Loader
-from vl2.errors import UserError
+from vl2.errors import RankLost, UserError
 from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter
@@ -54,6 +54,7 @@ from vl2.train.stopping import Ended, Stop
 from vl2.train.tensor_files import Block
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_LAST_WRITE_S = 10.0  # for a checkpoint that is being written when a rank is lost; torchrun kills after 30
 _LOST_SHOWN = 5  # records that cannot be read are reported so often, then counted
 
 Say = Callable[[str], None]
@@ -74,9 +75,12 @@ def train(
 ) -> Outcome:
     """Run a recipe to its end, or until it is stopped. Under torchrun, every rank calls it.
 
-    `evaluations` None makes those of the recipe. UserError in one line for whatever a person can mend.
+    `evaluations` None makes those of the recipe. UserError in one line for whatever a person can mend. It is
+    RankLost where another rank has died or hangs. Threads of PyTorch may then wait for that one when the interpreter
+    ends; the command line ends without.
     """
     ranks = join(_device(recipe.engine.device), recipe.engine.timeout_s)
+    run: Run | None = None
     try:
         check_ranks(recipe, ranks.size)
         run = Run.prepare(recipe, ranks, resume=resume, quiet=quiet, evaluations=evaluations)
@@ -85,7 +89,9 @@ def train(
         why = why_lost(error)
         if why is None:
             raise
-        raise UserError(f"rank {ranks.rank} of {ranks.size}: {why}; {_how_to_go_on(recipe)}") from error
+        if run is not None:
+            run.checkpoints.give_up(_LAST_WRITE_S)
+        raise RankLost(f"rank {ranks.rank} of {ranks.size}: {why}; {_how_to_go_on(recipe)}") from error
     finally:
         leave()
 

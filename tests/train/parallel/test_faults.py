@@ -44,15 +44,21 @@ class Together:
     """Some processes that train one recipe, without torchrun, which would end them all."""
 
     def __init__(
-        self, recipe: Recipe, size: int, *arguments: str, preexec: Callable[[int], None] | None = None
+        self,
+        recipe: Recipe,
+        size: int,
+        *arguments: str,
+        preexec: Callable[[int], None] | None = None,
+        before: str = "",
     ) -> None:
+        """`preexec` and the program `before` come first in every process."""
         self.folder = Path(recipe.run.folder)
         path = self.folder.with_suffix(".toml")
         path.write_text(recipe.to_toml(), encoding="utf-8")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        program = "import torch; torch.set_num_threads(1); from vl2.cli.main import main; main()"
+        program = f"import torch; torch.set_num_threads(1)\n{before}\nfrom vl2.cli.main import main; main()"
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-c", program, "train", str(path), *arguments],
@@ -118,6 +124,44 @@ def test_a_killed_rank_is_reported_and_another_layout_on_fewer_ranks_goes_on(
     for mine, theirs in zip(curve(tmp_path / "broken"), curve(tmp_path / "whole"), strict=True):
         assert (mine["step"], mine["tokens"], mine["tiles"]) == (theirs["step"], theirs["tokens"], theirs["tiles"])
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+# The second rank dies with its part of the second checkpoint unwritten, or written before the first rank's.
+DIES_WRITING = """
+import os, signal, time
+import vl2.train.checkpoint, vl2.train.run
+
+write = vl2.train.checkpoint.write_tensors
+vl2.train.run._LAST_WRITE_S = 60.0 if has_written else 0.5
+
+def write_or_die(snapshot, folder, rank):
+    is_second = "step-00000004" in folder.name
+    if is_second and rank == 0 and has_written:
+        time.sleep(3)
+    if not is_second or rank == 0 or has_written:
+        write(snapshot, folder, rank)
+    if is_second and rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+vl2.train.checkpoint.write_tensors = write_or_die
+"""
+
+
+@pytest.mark.parametrize(("has_written", "steps"), [(False, [2]), (True, [2, 4])])
+def test_a_checkpoint_in_the_making_is_whole_or_given_up_when_a_rank_is_killed(
+    toy: tuple[Path, Path], tmp_path: Path, has_written: bool, steps: list[int]
+) -> None:
+    recipe = make_recipe(toy, tmp_path / "run", 5000, parallel="sharded", expert_parallel=2)
+    ranks = Together(recipe, 2, before=f"has_written = {has_written}\n{DIES_WRITING}")
+    try:
+        code, last = ranks.end(0)
+    finally:
+        ranks.kill()
+    assert code == 1
+    assert last.startswith("vl2: rank 0 of 2: the connection to another rank has broken: ")
+    newest = tmp_path / "run" / "checkpoints" / f"step-{steps[-1]:08d}"
+    assert f"the last checkpoint is {newest}: go on with --resume" in last
+    assert checkpoint_steps(tmp_path / "run") == steps
 
 
 def test_the_launch_file_starts_all_again_after_a_rank_has_died(toy: tuple[Path, Path], tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import pytest
 
 from tests.model.configs import small_model
 from tests.train.toy import toy_recipe
-from vl2.errors import UserError
+from vl2.errors import RankLost, UserError
 from vl2.train.parallel.lay_out import check_ranks
 from vl2.train.parallel.layout import make_layout
 from vl2.train.ranks import ONE, why_lost
 from vl2.train.recipe import EngineOptions
+from vl2.train.run import Run, train
 from vl2.train.shard import shard
 
 
@@ -58,3 +59,12 @@ def test_what_an_error_says_of_other_ranks_is_found_below_others() -> None:
     assert (why_lost(closed) or "").startswith("the connection to another rank has broken")
     assert (why_lost(outer) or "").startswith("another rank has not answered in time")
     assert why_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+def test_a_lost_rank_is_an_error_to_a_program_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(*_: Any, **__: Any) -> Run:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242")
+
+    monkeypatch.setattr(Run, "prepare", lose)
+    with pytest.raises(RankLost, match=r"^rank 0 of 1: the connection to another rank has broken: .*; there is no che"):
+        train(toy_recipe(tmp_path, tmp_path, tmp_path / "run"))
