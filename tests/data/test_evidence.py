@@ -40,9 +40,17 @@ def sampled(record: Record) -> tuple[Sample, Evidence]:
     return sample, find_evidence(record, sample, TOKENIZER, TILE_PX)
 
 
+def groups_by_token(evidence: Evidence) -> dict[int, list[set[int]]]:
+    group, place = evidence.pairs_m2.unbind(1)
+    tokens = evidence.token_n.tolist()
+    return {
+        token: [set(place[group == g].tolist()) for g in (evidence.row_g == row).nonzero().flatten()]
+        for row, token in enumerate(tokens)
+    }
+
+
 def by_token(evidence: Evidence) -> dict[int, set[int]]:
-    rows, places = evidence.pairs_m2.unbind(1)
-    return {int(token): set(places[rows == row].tolist()) for row, token in enumerate(evidence.token_n)}
+    return {token: set().union(*groups) for token, groups in groups_by_token(evidence).items()}
 
 
 def written(sample: Sample, tokens: list[int]) -> str:
@@ -102,22 +110,25 @@ def test_from_where_a_thing_is_named_all_rests_on_it_and_each_box_on_its_own() -
     assert not any(centre_shown(places, green) for places in found.values())
 
 
-def test_a_count_rests_on_all_that_it_counts_and_none_on_nothing() -> None:
+def test_a_count_rests_on_each_that_it_counts_and_on_the_first_token() -> None:
     composed = scene(("blue tree", "blue tree", "grey circle"))
     draft = Draft(language="en")
     draft.picture(composed.image)
     ask_count(draft, composed, "blue tree", "", random.Random(0))
     ask_count(draft, composed, "pink square", "", random.Random(0))
-    record = closed(draft)
-    assert record.messages[1].evidence
-    assert not record.messages[3].evidence
-    sample, evidence = sampled(record)
-    second = [place for place, id in enumerate(sample.input_ids.tolist()) if id == TOKENIZER.user_id][1]
-    found = by_token(evidence)
-    assert found
-    assert max(found) < second
-    colon = sample.input_ids.tolist().index(TOKENIZER.assistant_id) + 1
-    assert colon in found, "the token that is trained to predict the number"
+    sample, evidence = sampled(closed(draft))
+    found, slots = (
+        groups_by_token(evidence),
+        set(sample.input_ids.new_tensor(range(len(sample)))[sample.image_mask].tolist()),
+    )
+    ids = sample.input_ids.tolist()
+    there, absent = (place + 1 for place, id in enumerate(ids) if id == TOKENIZER.assistant_id)
+    # The colon is the token that is trained to predict the number.
+    *trees, first = found[there]
+    assert first == {0}
+    assert len(trees) == 2
+    assert all(tree and tree <= slots for tree in trees)
+    assert found[absent] == [{0}], "what is not there rests on the first token alone"
 
 
 @pytest.mark.parametrize("source", [PrimerScene(of_every_kind=True), PrimerBars(), PrimerTable()], ids=lambda s: s.name)
@@ -127,11 +138,12 @@ def test_drawn_records_have_evidence_that_lies_in_their_images(source: Source) -
         assert Record.from_dict(record.to_dict()) == record
         sample, evidence = sampled(record)
         with_evidence += len(evidence) > 0
-        rows, places = evidence.pairs_m2.unbind(1)
-        assert set(rows.tolist()) == set(range(len(evidence))), "no token without a visual one"
-        assert bool(sample.image_mask[places].all())
+        groups, places = evidence.pairs_m2.unbind(1)
+        assert set(evidence.row_g.tolist()) == set(range(len(evidence))), "no token without a group"
+        assert set(groups.tolist()) == set(range(len(evidence.row_g))), "no group without a place"
+        assert bool((sample.image_mask[places] | (places == 0)).all())
         assert not sample.image_mask[evidence.token_n].any()
-        assert bool((places < evidence.token_n[rows]).all()), "attention looks back"
+        assert bool((places < evidence.token_n[evidence.row_g[groups]]).all()), "attention looks back"
     assert with_evidence >= 15
 
 
@@ -145,8 +157,8 @@ def test_a_value_in_a_chart_rests_on_its_bars_name_and_number() -> None:
 
 
 def test_evidence_of_packed_samples_keeps_its_tokens() -> None:
-    one = Evidence.of([(5, [2, 3]), (7, [2])])
-    other = Evidence.of([(9, [1])])
+    one = Evidence.of([(5, [[2, 3], [0]]), (7, [[2]])])
+    other = Evidence.of([(9, [[1]])])
     joined = join([(0, one), (10, Evidence.of([])), (20, other)])
-    assert by_token(joined) == {5: {2, 3}, 7: {2}, 29: {21}}
+    assert groups_by_token(joined) == {5: [{2, 3}, {0}], 7: [{2}], 29: [{21}]}
     assert torch.equal(joined.token_n, torch.tensor([5, 7, 29]))

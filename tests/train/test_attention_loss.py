@@ -31,13 +31,13 @@ def make(size: str = "base", **stage: Any) -> TrainStep:
     return TrainStep(model, a_stage(attention_loss_weight=1.0, attention_loss_layers=LAYERS, **stage), ONE)
 
 
-def with_evidence(pack: Packed, shift: int = 0) -> Packed:
-    """Let the last four tokens of every document with an image rest on three of its visual tokens."""
+def with_evidence(pack: Packed) -> Packed:
+    """Let the last four tokens of every document with an image rest on two groups of its visual tokens."""
     rests = []
     for start, end in zip(pack.cu_seqlens.tolist(), pack.cu_seqlens.tolist()[1:], strict=False):
         slots = [place for place in range(start, end) if pack.image_mask[place]]
         if slots:
-            rests += [(token, slots[1 + shift : 4 + shift]) for token in range(end - 4, end)]
+            rests += [(token, [slots[1:4], slots[6:7]]) for token in range(end - 4, end)]
     return replace(pack, evidence=Evidence.of(rests))
 
 
@@ -46,25 +46,26 @@ def a_pack(step: TrainStep, seed: int = 0) -> Packed:
 
 
 @pytest.mark.parametrize("size", ["tiny", "base"])
-def test_it_is_the_share_of_attention_that_falls_on_the_evidence(size: str) -> None:
+def test_it_is_the_divergence_of_attention_from_even_shares(size: str) -> None:
     step = make(size)
     pack, attention = a_pack(step), step.model.language.model.layers[LAYERS[0]].self_attn
     watched = AttentionLoss(step.model, [LAYERS[0]])
-    seen: list[torch.Tensor] = []
+    shares: list[torch.Tensor] = []
     attend = attention.attend
 
     def with_values_that_tell(q: Any, k: Any, v: Any, reach: Any, scale: float) -> Any:
-        # Values that are 1 for evidence make of the head's output the share of attention on it.
-        for row, token in enumerate(pack.evidence.token_n.tolist()):
+        # Values that are 1 for a group make of the head's output the share of attention on it.
+        for group, row in enumerate(pack.evidence.row_g.tolist()):
             told = torch.zeros_like(v)
-            told[:, :, pack.evidence.pairs_m2[pack.evidence.pairs_m2[:, 0] == row, 1]] = 1.0
-            seen.append(attend(q, k, told, reach, scale)[0, HEAD, token, 0])
+            told[:, :, pack.evidence.pairs_m2[pack.evidence.pairs_m2[:, 0] == group, 1]] = 1.0
+            shares.append(attend(q, k, told, reach, scale)[0, HEAD, pack.evidence.token_n[row], 0])
         return attend(q, k, v, reach, scale)
 
     attention.attend = with_values_that_tell
     step.model.states(pack)
     loss = watched.take(pack)
-    torch.testing.assert_close(loss, -torch.stack(seen).log().sum(), rtol=1e-4, atol=1e-5)
+    expected = (0.5 * (0.5 / torch.stack(shares)).log()).sum()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_attention_learns_where_to_look() -> None:

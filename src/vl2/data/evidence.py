@@ -1,10 +1,15 @@
-"""Where in its images an answer is to be seen: which tokens of a sample rest on which of its visual tokens.
+"""Where in its images an answer is to be seen: what each token of a sample should attend to.
 
 A record says it: an answer gives the boxes of objects (`{box:k}`), or names objects as its evidence. From there on
 in the question where the object is named, and all along the answer, tokens rest on the visual tokens that lie in the
 object's boxes; between the brackets of one box, on those in that box alone.
 
-S tokens of a sample, n of them with evidence, T visual tokens of an image with newlines and the separator.
+Every box weighs alike, whatever its size. Where evidence is named and no boxes are given, the first token of the
+sample weighs as much as one box: the more there is, the less falls on it, so that attention tells how many there are;
+of what is not there at all, everything.
+
+S tokens of a sample, n of them with evidence, g boxes (and first tokens) on which they rest, T visual tokens of an
+image with newlines and the separator.
 """
 
 from __future__ import annotations
@@ -17,8 +22,7 @@ import torch
 from torch import Tensor
 
 from vl2.data.record import PLACEHOLDER, BoxPx, Labelled, Message, Record
-from vl2.grid import Grid, num_visual_tokens
-from vl2.model.layout import image_order
+from vl2.grid import UNTILED, Grid, num_visual_tokens
 from vl2.process.sample import Sample
 from vl2.process.tiles import fit_inside
 from vl2.process.tiling import Size
@@ -26,22 +30,25 @@ from vl2.process.tokenizer import Tokenizer
 
 LEAST_COVERED = 0.3  # of a visual token's square or of the box, whichever is smaller, for the token to show the box
 
-Rests = tuple[int, list[int]]  # a token, and the visual tokens on which it rests
+Rests = tuple[int, list[list[int]]]  # a token, and for each box the places that show it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Pairs of a token and a visual token on which it rests, by their places in the sequence."""
+    """Tokens, for each of them groups of places that weigh alike, and the places in each group."""
 
-    token_n: Tensor  # int64 [n], ascending, none twice
-    pairs_m2: Tensor  # int64 [m, 2]: a row of `token_n`, and the place of a visual token
+    token_n: Tensor  # int64 [n], places in the sequence, ascending, none twice
+    row_g: Tensor  # int64 [g], the row of `token_n` that a group is of
+    pairs_m2: Tensor  # int64 [m, 2]: a group, and a place in the sequence
 
     @classmethod
     def of(cls, rests: Sequence[Rests]) -> Evidence:
         rows = sorted(rests)
-        pairs = [(row, place) for row, (_, places) in enumerate(rows) for place in places]
+        groups = [(row, places) for row, (_, groups) in enumerate(rows) for places in groups]
+        pairs = [(group, place) for group, (_, places) in enumerate(groups) for place in places]
         return cls(
             token_n=torch.tensor([token for token, _ in rows], dtype=torch.int64),
+            row_g=torch.tensor([row for row, _ in groups], dtype=torch.int64),
             pairs_m2=torch.tensor(pairs, dtype=torch.int64).view(-1, 2),
         )
 
@@ -49,17 +56,19 @@ class Evidence:
         return len(self.token_n)
 
     def to(self, device: torch.device | str) -> Evidence:
-        return Evidence(token_n=self.token_n.to(device), pairs_m2=self.pairs_m2.to(device))
+        return Evidence(token_n=self.token_n.to(device), row_g=self.row_g.to(device), pairs_m2=self.pairs_m2.to(device))
 
 
 def join(parts: Sequence[tuple[int, Evidence]]) -> Evidence:
     """Lay the evidence of samples end to end; each comes with the place of its sample's first token."""
-    tokens, pairs, row = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, 2, dtype=torch.int64)], 0
+    joined = Evidence.of([])
     for first, evidence in parts:
-        tokens.append(evidence.token_n + first)
-        pairs.append(evidence.pairs_m2 + torch.tensor([row, first]))
-        row += len(evidence)
-    return Evidence(token_n=torch.cat(tokens), pairs_m2=torch.cat(pairs))
+        joined = Evidence(
+            token_n=torch.cat((joined.token_n, evidence.token_n + first)),
+            row_g=torch.cat((joined.row_g, evidence.row_g + len(joined))),
+            pairs_m2=torch.cat((joined.pairs_m2, evidence.pairs_m2 + torch.tensor([len(joined.row_g), first]))),
+        )
+    return joined
 
 
 @lru_cache(maxsize=1024)
@@ -68,31 +77,28 @@ def shown_squares(size: Size, grid: Grid, side: int, tile_px: int) -> Tensor:
 
     Newlines and the separator show nothing and have squares without area; so do tokens of padding.
     """
-    views = [_view(size, (1, 1), side, tile_px)]
-    if grid != (1, 1):
-        views.append(_view(size, grid, side, tile_px))
-    squares = torch.cat((*views, torch.zeros(2, 4)))
-    order = image_order(grid, side)
-    # The order speaks of tiles one after another, a view is one picture: both number the tile's tokens row by row.
-    shown: Tensor = squares[torch.where(order >= 0, order, len(squares) - 1)]
-    return shown
+    views = _view(size, UNTILED, side, tile_px), torch.zeros(1, 4), _view(size, grid, side, tile_px)
+    squares = torch.cat(views)
+    assert len(squares) == num_visual_tokens(grid, side)
+    return squares
 
 
 def _view(size: Size, grid: Grid, side: int, tile_px: int) -> Tensor:
-    """Return the squares of a view in the order of its tiles, [columns * rows * side * side, 4]."""
+    """Return the squares of a view row by row, each row with its newline."""
     columns, rows = grid
     resized, offset = fit_inside(size, (columns * tile_px, rows * tile_px))
-    if min(resized) == 0:
-        return torch.zeros(columns * rows * side * side, 4)
-    edges = [torch.arange(count * side + 1) * (tile_px / side) for count in grid]
-    # From the canvas to the image's own pixels, cut at its borders.
-    x, y = (
-        ((edge - offset[axis]) * (size[axis] / resized[axis])).clamp(0, size[axis]) for axis, edge in enumerate(edges)
-    )
-    top, left = torch.meshgrid(y[:-1], x[:-1], indexing="ij")
-    bottom, right = torch.meshgrid(y[1:], x[1:], indexing="ij")
-    squares = torch.stack((left, top, right, bottom), dim=-1)
-    return squares.view(rows, side, columns, side, 4).transpose(1, 2).reshape(-1, 4)
+    squares = torch.zeros(rows * side, columns * side + 1, 4)
+    if min(resized) > 0:
+        edges = [torch.arange(count * side + 1) * (tile_px / side) for count in grid]
+        # From the canvas to the image's own pixels, cut at its borders.
+        x, y = (
+            ((edge - offset[axis]) * (size[axis] / resized[axis])).clamp(0, size[axis])
+            for axis, edge in enumerate(edges)
+        )
+        top, left = torch.meshgrid(y[:-1], x[:-1], indexing="ij")
+        bottom, right = torch.meshgrid(y[1:], x[1:], indexing="ij")
+        squares[:, :-1] = torch.stack((left, top, right, bottom), dim=-1)
+    return squares.flatten(0, 1)
 
 
 def find_evidence(record: Record, sample: Sample, tokenizer: Tokenizer, tile_px: int) -> Evidence:
@@ -102,10 +108,11 @@ def find_evidence(record: Record, sample: Sample, tokenizer: Tokenizer, tile_px:
     if not record.objects or len(spans) != len(answers):
         return Evidence.of([])
     finder = _Finder(record, sample, tokenizer, tile_px)
-    found: dict[int, list[int]] = {}
+    found: dict[int, list[list[int]]] = {}
     for message, (question, answer) in zip(answers, spans, strict=True):
         found.update(finder.of_turn(message, question, answer))
-    return Evidence.of([(token, places) for token, places in found.items() if places])
+    seen = ((token, [group for group in groups if group]) for token, groups in found.items())
+    return Evidence.of([(token, groups) for token, groups in seen if groups])
 
 
 def _spans(sample: Sample, tokenizer: Tokenizer) -> Iterator[tuple[range, range]]:
@@ -131,22 +138,25 @@ class _Finder:
             for size, grid in zip(sample.image_sizes, sample.grid_list, strict=True)
         ]
 
-    def of_turn(self, message: Message, question: range, answer: range) -> dict[int, list[int]]:
+    def of_turn(self, message: Message, question: range, answer: range) -> dict[int, list[list[int]]]:
         text = "".join(part.text or "" for part in message.parts)
         given = [self._record.objects[int(k)] for k in PLACEHOLDER.findall(text)]
         evidence = [self._record.objects[k] for k in message.evidence]
-        found = {token: places for labelled in (*given, *evidence) for token, places in self._asked(labelled, question)}
+        found: dict[int, list[list[int]]] = {}
+        for labelled in given:
+            found.update(self._asked(labelled, question, self._shown(labelled)))
+        for labelled in evidence:
+            found.update(self._asked(labelled, question, [*self._shown(labelled), [0]]))
         if evidence:
-            places = sorted({place for labelled in evidence for place in self._places(labelled, labelled.boxes_px)})
-            found.update((token, places) for token in answer[:-1])
+            groups = [group for labelled in evidence for group in self._shown(labelled)]
+            found.update((token, [*groups, [0]]) for token in answer[:-1])
         return found | dict(self._told(given, answer))
 
-    def _asked(self, labelled: Labelled, question: range) -> Iterator[Rests]:
+    def _asked(self, labelled: Labelled, question: range, groups: list[list[int]]) -> Iterator[Rests]:
         """Yield the tokens of a question from where an object has been named."""
         named = self._end_of(labelled.label, question)
         if named is not None:
-            places = self._places(labelled, labelled.boxes_px)
-            yield from ((token, places) for token in range(named, question.stop))
+            yield from ((token, groups) for token in range(named, question.stop))
 
     def _told(self, given: Sequence[Labelled], answer: range) -> Iterator[Rests]:
         """Yield the tokens of the boxes that an answer gives, from the last of the name before them."""
@@ -166,15 +176,15 @@ class _Finder:
                 continue
             if id == close_ref:
                 is_box, depth = True, 0
-                yield token - 1, self._places(labelled, labelled.boxes_px)
+                yield token - 1, self._shown(labelled)
             if not is_box:
                 continue
             written = self._tokenizer.token_bytes(id, skip_special=True).decode("ascii", "ignore")
             for mark in written:
                 depth += (mark == "[") - (mark == "]")
                 number += mark == "[" and depth == 2
-            boxes = labelled.boxes_px[number : number + 1] if number >= 0 else labelled.boxes_px
-            yield token, self._places(labelled, boxes)
+            groups = self._shown(labelled)
+            yield token, groups[number : number + 1] if number >= 0 else groups
 
     def _end_of(self, label: str, question: range) -> int | None:
         """Return the token of a question with which a name ends, the last time that it is there."""
@@ -190,16 +200,16 @@ class _Finder:
         end = at + len(label.encode())
         return next(token for token, reached in zip(question, ends, strict=True) if reached >= end)
 
-    def _places(self, labelled: Labelled, boxes_px: Sequence[BoxPx]) -> list[int]:
-        """Return the places of the visual tokens that show any of the boxes."""
-        squares_T4 = self._squares[labelled.image]
-        shows_T = torch.zeros(len(squares_T4), dtype=torch.bool)
-        for box in boxes_px:
+    def _shown(self, labelled: Labelled) -> list[list[int]]:
+        """Return for each box of an object the places of the visual tokens that show it."""
+        squares_T4, slots_T = self._squares[labelled.image], self._slots[labelled.image]
+        groups = []
+        for box in labelled.boxes_px:
             covered_T = _covered(squares_T4, box)
             # A small box may lie on the corner of four squares: then the one that has most of it shows it.
-            shows_T |= covered_T >= min(LEAST_COVERED, max(float(covered_T.max()), 1e-6))
-        places: list[int] = self._slots[labelled.image][shows_T].tolist()
-        return places
+            shows_T = covered_T >= min(LEAST_COVERED, max(float(covered_T.max()), 1e-6))
+            groups.append(slots_T[shows_T].tolist())
+        return groups
 
 
 def _covered(squares_T4: Tensor, box: BoxPx) -> Tensor:

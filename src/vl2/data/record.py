@@ -159,8 +159,8 @@ class Record:
                 if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
                     raise UserError(f"object {number}: box {box} leaves its image of {width} x {height} px")
         for index in (index for message in self.messages for index in message.evidence):
-            if not (0 <= index < len(self.objects) and self.objects[index].boxes_px):
-                raise UserError(f"evidence {index} names no object with boxes, there are {len(self.objects)} objects")
+            if not 0 <= index < len(self.objects):
+                raise UserError(f"evidence {index} names no object, there are {len(self.objects)}")
         if self.objects:
             for text in self._texts():
                 for found in PLACEHOLDER.findall(text):

@@ -2,13 +2,13 @@
 
 Next-token loss alone does not begin to compare what a question names with what visual tokens show: at first no head
 does it at all, and no single weight that changes makes an answer better. But where a record says on which parts of its
-image an answer rests (`vl2.data.evidence`), the first head of chosen decoder layers can be told directly: of what each
-such token attends to, as much as possible shall be visual tokens that show the evidence. What is read there, and what
-is made of it, next-token loss learns as before. At inference nothing is different.
+image an answer rests (`vl2.data.evidence`), the first head of chosen decoder layers can be told directly: the same part
+of what such a token attends to shall fall on each thing that it rests on, and nothing on anything else. What is read
+there, and what is made of it, next-token loss learns as before. At inference nothing is different.
 
 Source: that attention can be supervised, arXiv 1609.04186 (alignments in translation); where and how, ours.
 
-S places, n of them with evidence, C width of a head.
+S places, n of them with evidence, g things on which they rest, C width of a head.
 """
 
 from __future__ import annotations
@@ -47,13 +47,17 @@ class AttentionLoss:
         if not len(evidence):
             return torch.zeros((), device=pack.input_ids.device)
         visible_nS = block_causal_mask(pack.cu_seqlens)[evidence.token_n]
-        shows_nS = torch.zeros_like(visible_nS)
-        shows_nS[evidence.pairs_m2[:, 0], evidence.pairs_m2[:, 1]] = True
+        row_g, (group_m, place_m) = evidence.row_g, evidence.pairs_m2.unbind(1)
+        shows_gS = torch.zeros(len(row_g), len(pack), dtype=torch.bool, device=row_g.device)
+        shows_gS[group_m, place_m] = True
+        share_g = 1 / row_g.bincount(minlength=len(evidence))[row_g]
         losses = []
         for q_SC, k_SC, scale in seen:
             score_nS = (q_SC[evidence.token_n] @ k_SC.mT).float() * scale
             total_n = score_nS.masked_fill(~visible_nS, float("-inf")).logsumexp(dim=1)
-            losses.append((total_n - score_nS.masked_fill(~shows_nS, float("-inf")).logsumexp(dim=1)).sum())
+            on_g = score_nS[row_g].masked_fill(~shows_gS, float("-inf")).logsumexp(dim=1)
+            # The divergence of attention from the shares: 0 where every group has its own.
+            losses.append((share_g * (total_n[row_g] - on_g + share_g.log())).sum())
         return torch.stack(losses).mean()
 
 

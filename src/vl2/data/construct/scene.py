@@ -250,9 +250,8 @@ def ask_presence(draft: Draft, composed: Composed, label: str, rng: random.Rando
 
 
 def _shown(draft: Draft, composed: Composed, label: str, said: str = "") -> list[int]:
-    """Return as evidence the things of a name, which the question has as `said`; nothing if there are none."""
-    boxes = composed.boxes(draft.language, label)
-    return [draft.show(said or label, boxes)] if boxes else []
+    """Return as evidence the things of a name, which the question has as `said`; none may be there."""
+    return [draft.show(said or label, composed.boxes(draft.language, label))]
 
 
 def _attribute(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
