@@ -140,8 +140,9 @@ class OfTwo(Ranks):
         pass
 
 
-def checkpoints_of_two(folder: Path) -> list[Checkpoints]:
-    return [Checkpoints(folder, ranks=OfTwo(rank=rank, size=2, device=torch.device("cpu"))) for rank in range(2)]
+def checkpoints_of_two(folder: Path, **options: Any) -> list[Checkpoints]:
+    ranks = [OfTwo(rank=rank, size=2, device=torch.device("cpu")) for rank in range(2)]
+    return [Checkpoints(folder, ranks=of, **options) for of in ranks]
 
 
 def test_a_checkpoint_is_given_up_when_the_part_of_a_lost_rank_never_comes(tmp_path: Path) -> None:
@@ -150,6 +151,14 @@ def test_a_checkpoint_is_given_up_when_the_part_of_a_lost_rank_never_comes(tmp_p
     first.give_up(0.1)
     first.close()  # returns: the writer waits no more
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_checkpoint_fails_when_the_part_of_another_rank_is_too_late(tmp_path: Path) -> None:
+    first, _ = checkpoints_of_two(tmp_path, most_wait_s=0.1)
+    first.save(1, {"x": torch.ones(1)}, "")
+    with pytest.raises(UserError, match="the other ranks have not written their parts"):
+        first.wait()
+    assert checkpoint_steps(tmp_path) == []
 
 
 def test_a_checkpoint_becomes_whole_though_a_rank_is_lost_that_has_written_its_part(tmp_path: Path) -> None:

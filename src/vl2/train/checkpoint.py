@@ -40,7 +40,7 @@ from vl2.train.tensor_files import (
 FOLDER, STATE, RECIPE = "checkpoints", "state.json", "recipe.toml"
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
-_WAIT_S, _MOST_WAIT_S = 0.05, 1800.0  # of the first rank for the files of the others
+_WAIT_S = 0.05  # of the first rank for the files of the others, between two looks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,11 @@ class Checkpoints:
         ranks: Ranks = ONE,
         block_of: BlockOf = whole_block,
         writes_whole: bool | None = None,
+        most_wait_s: float = 1800.0,
     ) -> None:
-        """`writes_whole` says whether this rank writes what it and others hold whole; None: the first rank does.
+        """The first rank waits `most_wait_s` for the other ranks' parts, then the checkpoint has failed.
+
+        `writes_whole` says whether this rank writes what it and others hold whole; None: the first rank does.
 
         Where ranks hold different layers, the first of those that hold the same ones must.
         """
@@ -79,6 +82,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vl2-checkpoint")
         self._writing: Future[None] | None = None
         self._is_given_up = threading.Event()
+        self._most_wait_s = most_wait_s
         self._step = 0
 
     def save(self, step: int, state: Mapping[str, Any], recipe: str) -> None:
@@ -183,7 +187,7 @@ class Checkpoints:
             _remove(self.folder / f"step-{old:08d}")
 
     def _wait_for(self, paths: Sequence[Path]) -> None:
-        until = time.monotonic() + _MOST_WAIT_S
+        until = time.monotonic() + self._most_wait_s
         while not all(path.exists() for path in paths):
             if self._is_given_up.wait(_WAIT_S) or time.monotonic() > until:
                 raise OSError(None, "the other ranks have not written their parts")

@@ -348,7 +348,14 @@ def _open_folder(folder: Path, *, resume: bool) -> None:
 
 def _checkpoints(recipe: Recipe, ranks: Ranks, *, writes_whole: bool | None = None) -> Checkpoints:
     keep = Keep(newest=recipe.run.keep, every_steps=recipe.run.keep_every_steps)
-    return Checkpoints(Path(recipe.run.folder), keep=keep, ranks=ranks, block_of=_block_of, writes_whole=writes_whole)
+    return Checkpoints(
+        Path(recipe.run.folder),
+        keep=keep,
+        ranks=ranks,
+        block_of=_block_of,
+        writes_whole=writes_whole,
+        most_wait_s=recipe.engine.timeout_s,
+    )
 
 
 def _how_to_go_on(recipe: Recipe) -> str:
