@@ -163,6 +163,22 @@ def test_blocks_rounded_up_change_neither_output_nor_gradients() -> None:
         torch.testing.assert_close(even, exact, atol=1e-3, rtol=1e-4)
 
 
+def test_prompts_in_bfloat16_meet_few_shapes() -> None:
+    model = small_model().bfloat16()
+    moe = next(m for m in model.modules() if isinstance(m, MoE))
+    seen: list[torch.Tensor] = []
+    moe.experts.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    width = model.config.language_config.hidden_size
+    x = torch.randn(1, 300, width, generator=torch.manual_seed(0)).bfloat16()
+    with torch.no_grad():
+        y, _ = moe(x)
+        with mock.patch.object(vl2.model.moe, "_block_rows", return_value=1):
+            exact, _ = moe(x)
+    assert not (seen[0] % 16).any()
+    assert (seen[1] % 16).any()
+    torch.testing.assert_close(y, exact, atol=2e-2, rtol=2e-2)
+
+
 def test_experts_give_the_same_with_and_without_gradients() -> None:
     experts = Experts(4, 16, 8)
     for parameter in experts.parameters():

@@ -33,6 +33,7 @@ from vl2.hf.files import device_of, dtype_of, refuse_unknown, shard_bytes, write
 from vl2.hf.inputs import ImageInputs, checked_mask
 from vl2.infer.image_tokens import TILES_PER_PASS
 from vl2.model import VL2, init_weights
+from vl2.model.empty import shapes_only
 from vl2.process.sample import IGNORE_ID
 from vl2.weights import load_model, locate_checkpoint, save_model
 
@@ -150,7 +151,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _plain_network(self, state: dict[str, Tensor]) -> VL2:
         """Return a network of these tensors, shared; UserError if they are not exactly its parameters."""
-        with torch.device("meta"):
+        with shapes_only():
             network = VL2(self.config.to_model_config())
         try:
             network.load_state_dict(state, assign=True)

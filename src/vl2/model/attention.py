@@ -18,7 +18,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.varlen import varlen_attn
 
 from vl2.config import LanguageConfig
 from vl2.model.cache import Cache, CacheRows
@@ -130,6 +129,9 @@ def attend_documents(q_1HSC: Tensor, k_1HSC: Tensor, v_1HSC: Tensor, documents: 
         return F.scaled_dot_product_attention(
             q_1HSC, k_1HSC, v_1HSC, attn_mask=documents.mask(q_1HSC.shape[2]), scale=scale
         )
+    # Imported where it is used: it brings PyTorch's compiler, 70 MB and some seconds that a CPU has no use for.
+    from torch.nn.attention.varlen import varlen_attn
+
     q_SHC, k_SHC, v_SHC = (t[0].transpose(0, 1).contiguous() for t in (q_1HSC, k_1HSC, v_1HSC))
     borders, longest = documents.cu_seqlens, documents.max_seqlen
     out_SHC = varlen_attn(q_SHC, k_SHC, v_SHC, borders, borders, longest, longest, scale=scale, window_size=(-1, 0))

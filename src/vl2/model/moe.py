@@ -182,18 +182,22 @@ def sort_by_expert(expert_TK: Tensor, num_experts: int, block_rows: int) -> Bloc
 MAX_DECODED_ROWS = 64
 
 
-def _block_rows(x_TD: Tensor) -> int:
+def _block_rows(x_TD: Tensor, experts: nn.Module) -> int:
     """Return what blocks of experts are rounded up to.
 
     A step of decoding: all of them to one shape, because a product of another shape may round otherwise, and how many
     tokens an expert gets depends on what other requests say. In training a bfloat16 product of a shape not met before
-    costs some twenty times its time, to compile its kernel, and the load of an expert is another one each time.
+    costs some twenty times its time, to compile its kernel, and the load of an expert is another one each time. So it
+    does where a prompt is read, and the kernels of a hundred shapes hold some hundred MB.
     """
     if x_TD.device.type != "cpu":
         return 1
+    if not torch.is_grad_enabled() and len(x_TD) <= MAX_DECODED_ROWS:
+        return len(x_TD)
     if torch.is_grad_enabled():
         return 64 if x_TD.dtype == torch.bfloat16 else 1
-    return len(x_TD) if len(x_TD) <= MAX_DECODED_ROWS else 1
+    # Quantised experts have kernels of their own, which know no shapes.
+    return 16 if x_TD.dtype == torch.bfloat16 and isinstance(experts, Experts) else 1
 
 
 class _Dispatch(torch.autograd.Function):
@@ -254,7 +258,7 @@ class MoE(nn.Module):
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
         # Each expert sees one contiguous block of rows; then every token sums its K rows in float32.
-        blocks = sort_by_expert(expert_TK, self.gate.num_experts, _block_rows(x_TD))
+        blocks = sort_by_expert(expert_TK, self.gate.num_experts, _block_rows(x_TD, self.experts))
         rows_MD: Tensor = _Dispatch.apply(x_TD, blocks.token_M, blocks.place_TK)  # type: ignore[no-untyped-call]
         out_MD = self.experts(rows_MD, blocks.counts_E)
         y_BSD = self.sum_slots(out_MD, blocks.place_TK, weight_TK).view_as(x_BSD)

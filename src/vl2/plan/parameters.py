@@ -9,6 +9,7 @@ import torch
 
 from vl2.config import ModelConfig
 from vl2.model import VL2
+from vl2.model.empty import shapes_only
 from vl2.model.moe import MoE
 from vl2.train.parallel.cut import Segment, Unit
 
@@ -55,7 +56,7 @@ def _unit_size(config: ModelConfig, unit: Unit) -> tuple[int, int]:
 
 @lru_cache(maxsize=4)
 def _shape(config: ModelConfig) -> VL2:
-    with torch.device("meta"):
+    with shapes_only():
         return VL2(config)
 
 

@@ -130,8 +130,11 @@ class QuantisedExperts(HoldsCodes):
         kernels = kernels_in_8_bits(x_ND, min(self.width, self.hidden)) if self.kind == "int8" else None
         if kernels is not None and max(counts, default=0) > FEW_ROWS:
             return self._run_in_8_bits(kernels, x_ND, counts)
-        outputs = [self._run(e, rows) for e, rows in enumerate(x_ND.split(counts)) if len(rows)]
-        return torch.cat(outputs) if outputs else x_ND.new_empty(0, self.width)
+        out_ND = torch.empty_like(x_ND)
+        for e, (rows, out) in enumerate(zip(x_ND.split(counts), out_ND.split(counts), strict=True)):
+            if len(rows):
+                out.copy_(self._run(e, rows))
+        return out_ND
 
     def _run(self, expert: int, x_ND: Tensor) -> Tensor:
         both = self.quantised("gate_up", expert)

@@ -20,6 +20,7 @@ from vl2.data.plan import Plan
 from vl2.errors import UserError
 from vl2.lora.apply import add_lora
 from vl2.model import VL2
+from vl2.model.empty import shapes_only
 from vl2.train.flops import ForwardCost, measure_rate, step_flops
 from vl2.train.loss import CHUNK
 from vl2.train.parts import freeze, part_of, still_parts
@@ -83,7 +84,7 @@ class PlannedRun:
 def plan_run(recipe: Recipe, *, rate: float | None = None) -> PlannedRun:
     """Plan a run. `rate` is that of one device, in operations per second; None measures this machine's."""
     config = _shape(recipe.model)
-    with torch.device("meta"):
+    with shapes_only():
         model = VL2(config)
         if recipe.adapter.is_used:
             add_lora(model, recipe.adapter.spec())

@@ -11,6 +11,7 @@ import torch
 from vl2.config import ModelConfig
 from vl2.errors import UserError
 from vl2.model import VL2
+from vl2.model.empty import shapes_only
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.train.checkpoint import FOLDER, RECIPE, find_checkpoint
 from vl2.train.prepare import MODEL_FILES, TOKENIZER_FILES
@@ -55,7 +56,7 @@ def export(run_or_checkpoint: Path, out: Path, *, dtype: str | None = None, repl
 def read_model(checkpoint: Path, config: ModelConfig, dtype: torch.dtype) -> VL2:
     """Return the model of a checkpoint, whichever ranks wrote it."""
     reader = TensorReader(checkpoint)
-    with torch.device("meta"):
+    with shapes_only():
         model = VL2(config)
     materialize(model, dtype, torch.device("cpu"))
     for name, tensor in model.state_dict().items():

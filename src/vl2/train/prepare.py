@@ -18,6 +18,7 @@ from vl2.data.plan import Plan, PlanOptions
 from vl2.data.store import open_random
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
+from vl2.model.empty import shapes_only
 from vl2.process.processor import Processor
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import ModelOptions, Recipe
@@ -111,10 +112,10 @@ def make_model(files: ModelFiles, seed: int, *, is_first: bool, is_filled_later:
     `is_filled_later` gives memory alone: a checkpoint follows.
     """
     if not is_first:
-        with torch.device("meta"):
+        with shapes_only():
             return VL2(files.config)
     if is_filled_later:
-        with torch.device("meta"):
+        with shapes_only():
             model = VL2(files.config)
         materialize(model, torch.float32, torch.device("cpu"))
         return model

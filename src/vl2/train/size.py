@@ -17,6 +17,7 @@ from torch import nn
 from vl2.config import ModelConfig
 from vl2.lora.apply import add_lora
 from vl2.model import VL2
+from vl2.model.empty import shapes_only
 from vl2.model.moe import Experts
 from vl2.train.adapter_options import AdapterOptions, BaseKind
 from vl2.train.parts import freeze, part_of
@@ -47,7 +48,7 @@ class TrainedSize:
 
 def trained_size(config: ModelConfig, stage: Stage, adapter: AdapterOptions, dtype: torch.dtype) -> TrainedSize:
     """Return what a run will hold."""
-    with torch.device("meta"):
+    with shapes_only():
         model = VL2(config)
         if adapter.is_used:
             add_lora(model, adapter.spec())

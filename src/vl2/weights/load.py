@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vl2.config import ModelConfig
 from vl2.errors import UserError, memory_errors
 from vl2.model import VL2
+from vl2.model.empty import shapes_only
 from vl2.weights.huge_pages import prefer_huge_pages
 from vl2.weights.names import Place, places
 from vl2.weights.safetensors_file import StoredTensor, read_header, read_into
@@ -60,7 +61,7 @@ def load_model(
 
 def build_empty(config: ModelConfig) -> VL2:
     """Return a model on the meta device: shapes without memory."""
-    with torch.device("meta"):
+    with shapes_only():
         return VL2(config)
 
 

@@ -18,6 +18,7 @@ import torch
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.model import VL2
+from vl2.model.empty import shapes_only
 from vl2.weights.load import INDEX
 from vl2.weights.locate import built_in_folder
 from vl2.weights.names import places
@@ -29,7 +30,7 @@ Shapes = dict[str, torch.Size]
 
 def shards(size: str) -> list[Shapes]:
     """Return the names and shapes of one file after another."""
-    with torch.device("meta"):
+    with shapes_only():
         model = VL2(preset(size))
     state = model.state_dict()
     files: list[Shapes] = [{}]

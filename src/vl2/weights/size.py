@@ -13,6 +13,7 @@ import torch
 
 from vl2.config import ModelConfig
 from vl2.model import VL2, Cache
+from vl2.model.empty import shapes_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class ModelSize:
 
     @classmethod
     def of(cls, config: ModelConfig) -> ModelSize:
-        with torch.device("meta"):
+        with shapes_only():
             model = VL2(config)
         language = config.language_config
         counts = {name: tensor.numel() for name, tensor in model.state_dict().items()}
