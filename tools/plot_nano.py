@@ -24,6 +24,7 @@ FOUND = ("latin", "chinese", "sprite", "shape", "read_latin", "read_chinese", "r
 CATEGORIES = ("ocr", "vqa", "grounding", "table_chart", "caption", "text")
 LOSSES = (*CATEGORIES, "attention")  # the last is no category: where attention falls
 WINDOW = 20
+RARE, RARE_WINDOW = ("caption", "text"), 100  # in the picture
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -36,11 +37,11 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [line for _, line in sorted({line["step"]: line for line in found if "evaluation" not in line}.items())]
 
 
-def means(steps: list[dict[str, Any]], loss: str) -> list[tuple[float, float]]:
+def means(steps: list[dict[str, Any]], loss: str, width: int = WINDOW) -> list[tuple[float, float]]:
     """Return (last step, mean) of every window in which a category occurs, or "attention"."""
     points = []
-    for start in range(0, len(steps), WINDOW):
-        window = steps[start : start + WINDOW]
+    for start in range(0, len(steps), width):
+        window = steps[start : start + width]
         values = [{"attention": line.get("attention_loss"), **line["loss_by_category"]}.get(loss) for line in window]
         found = [value for value in values if value is not None]
         if found:
@@ -88,7 +89,7 @@ def draw(reading: list[tuple[str, int, float]], stages: dict[str, list[dict[str,
         if not stages[name]:
             continue
         for number, what in enumerate(LOSSES):
-            if points := means(stages[name], what):
+            if points := means(stages[name], what, RARE_WINDOW if what in RARE else WINDOW):
                 steps, losses = zip(*points, strict=True)
                 label, style = what.replace("_", " and "), "--" if what == "attention" else "-"
                 known = [line.get_label() for line in right.lines]
@@ -96,8 +97,8 @@ def draw(reading: list[tuple[str, int, float]], stages: dict[str, list[dict[str,
                            color=f"C{number}", linestyle=style)  # fmt: skip
         start += stages[name][-1]["step"]
         right.axvline(start, color="grey", linewidth=0.8)
-        right.text(start - 8, 3.95, name, ha="right", va="top", rotation=90, fontsize=8, color="grey")
-    right.set(title="Stages: loss by category, and of attention", xlabel="step", ylabel="nats per token", ylim=(0, 4))
+        right.text(start - 8, 2.96, name, ha="right", va="top", rotation=90, fontsize=8, color="grey")
+    right.set(title="Stages: loss by category, and of attention", xlabel="step", ylabel="nats per token", ylim=(0, 3))
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
