@@ -97,8 +97,8 @@ def draw(reading: list[tuple[str, int, float]], stages: dict[str, list[dict[str,
                            color=f"C{number}", linestyle=style)  # fmt: skip
         start += stages[name][-1]["step"]
         right.axvline(start, color="grey", linewidth=0.8)
-        right.text(start - 8, 2.96, name, ha="right", va="top", rotation=90, fontsize=8, color="grey")
-    right.set(title="Stages: loss by category, and of attention", xlabel="step", ylabel="nats per token", ylim=(0, 3))
+        right.text(start - 8, 4.94, name, ha="right", va="top", rotation=90, fontsize=8, color="grey")
+    right.set(title="Stages: loss by category, and of attention", xlabel="step", ylabel="nats per token", ylim=(0, 5))
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
