@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -223,6 +225,24 @@ def test_a_long_prompt_can_be_stopped_between_its_passes() -> None:
     assert (reply.finish_reason, reply.token_ids) == ("cancelled", ())
 
 
+@pytest.mark.parametrize("passes", [1, None], ids=["given up", "finished"])
+def test_a_row_of_the_cache_goes_with_its_prompt(passes: int | None) -> None:
+    vlm = fresh()
+    sample = vlm.processor.encode(turns(with_images("What is it?", picture())))
+    model = vlm.model
+    row = Cache.allocate(model.config.language_config, 1, len(sample), dtype=model.dtype, device=model.device)
+    gone = weakref.ref(row)
+    gc.disable()  # nothing may wait for the garbage collector: a row of the released sizes is 60 KB a token and more
+    try:
+        with torch.inference_mode():
+            prompt = Prefill(model, sample, row, assistant_id=vlm.processor.tokenizer.assistant_id, reuse=vlm.reuse)
+            _ = prompt.finish() if passes is None else prompt.step()
+        del prompt, row
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 def bare_sample(ids: list[int], mask: list[bool]) -> Any:
     class Bare:
         input_ids, image_mask = torch.tensor(ids), torch.tensor(mask)
@@ -276,6 +296,17 @@ def test_the_store_drops_what_was_not_used_for_longest() -> None:
     assert store.get(b"e") is None
     store.put(b"a", "A", 1)
     assert (store.get(b"a"), store.nbytes, len(store)) == ("A", 8, 3)
+
+
+def test_room_is_made_before_a_value_is() -> None:
+    store: ByteLRU[str] = ByteLRU(10)
+    for name in ("a", "b", "c"):
+        store.put(name.encode(), name, 3)
+    assert not store.make_room(11), "it never fits"
+    assert store.nbytes == 9
+    assert store.make_room(4)
+    assert [name for name in "abc" if name.encode() in store] == ["b", "c"]
+    assert store.nbytes == 6
 
 
 def test_a_cache_of_images_is_shared_between_threads() -> None:

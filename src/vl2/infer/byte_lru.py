@@ -42,6 +42,14 @@ class ByteLRU(Generic[V]):
             self._entries.move_to_end(key)
             return entry[0]
 
+    def make_room(self, nbytes: int) -> bool:
+        """Drop others until a value of so many bytes fits, before it is made. False, and no change, if none does."""
+        if nbytes > self.max_bytes:
+            return False
+        with self._lock:
+            self._drop_to(self.max_bytes - nbytes)
+        return True
+
     def put(self, key: bytes, value: V, nbytes: int) -> None:
         """Keep a value of so many bytes in place of what the key had, and drop others until all fit."""
         if nbytes > self.max_bytes:
@@ -50,9 +58,12 @@ class ByteLRU(Generic[V]):
             replaced = self._entries.pop(key, None)
             self._nbytes += nbytes - (replaced[1] if replaced else 0)
             self._entries[key] = (value, nbytes)
-            while self._nbytes > self.max_bytes:
-                _, (_, freed) = self._entries.popitem(last=False)
-                self._nbytes -= freed
+            self._drop_to(self.max_bytes)
+
+    def _drop_to(self, nbytes: int) -> None:
+        while self._nbytes > nbytes:
+            _, (_, freed) = self._entries.popitem(last=False)
+            self._nbytes -= freed
 
     def clear(self) -> None:
         with self._lock:

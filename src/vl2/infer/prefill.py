@@ -5,6 +5,7 @@ Golden: incremental_prefilling in tests/golden/reference/model.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from hashlib import blake2b
 
@@ -70,7 +71,8 @@ class Prefill:
             namespace=weights + str(longest_pass).encode(),
         )
         self._num_known, self._state_D = reuse.prefix.restore(self._passes, row) if reuse else (0, None)
-        self._steps = self._run()
+        # Not of `self`: a cycle would keep the row, 60 KB a token and more, until the garbage collector comes by.
+        self._steps = type(self)._run(weakref.proxy(self))
 
     @property
     def num_reused(self) -> int:
@@ -96,7 +98,7 @@ class Prefill:
             wanted = self._images_in(part)
             for index in wanted:
                 if index not in encoded:
-                    for tokens_TD in self._encode(index):
+                    for tokens_TD in _encode(self._model, self._images[index], self._image_keys[index], self._reuse):
                         if tokens_TD is not None:
                             encoded[index] = tokens_TD
                         yield None
@@ -119,16 +121,6 @@ class Prefill:
         first = int(mask[: part.start].sum())
         return first, first + int(mask[part.start : part.stop].sum())
 
-    def _encode(self, index: int) -> Iterator[Tensor | None]:
-        known = self._reuse.encoder.get(self._image_keys[index]) if self._reuse is not None else None
-        if known is not None:
-            yield known
-            return
-        for tokens_TD in encode_image(self._model, self._images[index]):
-            if tokens_TD is not None and self._reuse is not None:
-                self._reuse.encoder.put(self._image_keys[index], tokens_TD)
-            yield tokens_TD
-
     def _embed(self, part: Pass, images: list[tuple[TiledImage, Tensor]]) -> Tensor:
         device, span = self._model.device, slice(part.start, part.stop)
         ids_1S, mask_1S = (t[span].to(device).unsqueeze(0) for t in (self._sample.input_ids, self._sample.image_mask))
@@ -138,6 +130,18 @@ class Prefill:
         offset = images[0][0].first
         visual_TD = torch.cat([tokens_TD for _, tokens_TD in images])[first - offset : stop - offset]
         return self._model.embed(ids_1S, mask_1S, visual_TD)
+
+
+def _encode(model: VL2, image: TiledImage, key: bytes, reuse: Reuse | None) -> Iterator[Tensor | None]:
+    """Yield None after each pass of the encoder but the last, then the image's visual tokens, which may be known."""
+    known = reuse.encoder.get(key) if reuse is not None else None
+    if known is not None:
+        yield known
+        return
+    for tokens_TD in encode_image(model, image):
+        if tokens_TD is not None and reuse is not None:
+            reuse.encoder.put(key, tokens_TD)
+        yield tokens_TD
 
 
 def prefill(model: VL2, embeds_1SD: Tensor, cache: Cache, chunk: int | None = None) -> Tensor:

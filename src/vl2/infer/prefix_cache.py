@@ -130,9 +130,12 @@ class PrefixCache:
         self.read_tokens += part.stop - part.start
         if self._store.max_bytes == 0 or part.key in self._store:
             return
-        layers = tuple(
-            tuple(t[0].narrow(-2, part.start, part.stop - part.start).clone() for t in layer) for layer in row.layers
-        )
+        views = [[t[0].narrow(-2, part.start, part.stop - part.start) for t in layer] for layer in row.layers]
+        # Room first: beside what is dropped the copy would be the most memory that a process ever has.
+        needed = StoredPass(layers=tuple(map(tuple, views)), state_D=state_D).nbytes
+        if not self._store.make_room(needed):
+            return
+        layers = tuple(tuple(view.clone() for view in layer) for layer in views)
         stored = StoredPass(layers=layers, state_D=state_D.clone())
         self._store.put(part.key, stored, stored.nbytes)
 

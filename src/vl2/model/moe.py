@@ -197,7 +197,7 @@ def _block_rows(x_TD: Tensor, experts: nn.Module) -> int:
     if torch.is_grad_enabled():
         return 64 if x_TD.dtype == torch.bfloat16 else 1
     # Quantised experts have kernels of their own, which know no shapes.
-    return 16 if x_TD.dtype == torch.bfloat16 and isinstance(experts, Experts) else 1
+    return 8 if x_TD.dtype == torch.bfloat16 and isinstance(experts, Experts) else 1
 
 
 class _Dispatch(torch.autograd.Function):
