@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Protocol, Union
+from typing import Annotated, Any, NoReturn, Protocol, Union
 
 import tyro
 
@@ -84,13 +84,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # An answer may hold characters that a terminal of another encoding lacks.
         sys.stdout.reconfigure(errors="replace")
     try:
-        sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+        code = run(sys.argv[1:] if arguments is None else arguments)
     except RankLost as error:
         with contextlib.suppress(OSError):  # nobody may be left to tell
             _print_error(error)
-            sys.stdout.flush()
-        # Without the interpreter's own end: it waits for every thread, and one may wait for the lost rank for ever.
-        os._exit(1)
+        # One of the threads may wait for the lost rank for ever.
+        _end_at_once(1)
+    if code == 0 and os.environ.get("WORLD_SIZE", "1") != "1":
+        # PyTorch's caches of sharded weights keep the process group, and with it threads that now and then abort the
+        # process when they want the interpreter at its end: a rank that has done all its work would be called failed.
+        _end_at_once(code)
+    sys.exit(code)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End the process without the interpreter's own end, which waits for every thread."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
