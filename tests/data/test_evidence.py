@@ -11,6 +11,8 @@ import torch
 import vl2
 from vl2.data.construct.draft import Draft
 from vl2.data.construct.primer.bars import PrimerBars
+from vl2.data.construct.primer.reading import PrimerReading
+from vl2.data.construct.primer.receipt import PrimerReceipt
 from vl2.data.construct.primer.scene import PrimerScene
 from vl2.data.construct.primer.table import PrimerTable
 from vl2.data.construct.scene import Composed, ask_count, ask_place, compose
@@ -35,8 +37,9 @@ def closed(draft: Draft) -> Record:
     return draft.record(id="a", source="test", category="vqa", licence="CC0-1.0")
 
 
-def sampled(record: Record) -> tuple[Sample, Evidence]:
-    sample = PROCESSOR.encode(record.to_messages([image.data for image in record.images]), train=True)
+def sampled(record: Record, *, spells_answers: bool = False) -> tuple[Sample, Evidence]:
+    messages = record.to_messages([image.data for image in record.images])
+    sample = PROCESSOR.encode(messages, train=True, spells_answers=spells_answers)
     return sample, find_evidence(record, sample, TOKENIZER, TILE_PX)
 
 
@@ -131,7 +134,11 @@ def test_a_count_rests_on_each_that_it_counts_and_on_the_first_token() -> None:
     assert found[absent] == [{0}], "what is not there rests on the first token alone"
 
 
-@pytest.mark.parametrize("source", [PrimerScene(of_every_kind=True), PrimerBars(), PrimerTable()], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "source",
+    [PrimerScene(of_every_kind=True), PrimerBars(), PrimerTable(), PrimerReading(), PrimerReceipt()],
+    ids=lambda source: source.name,
+)
 def test_drawn_records_have_evidence_that_lies_in_their_images(source: Source) -> None:
     with_evidence = 0
     for record in generate(source, 30, seed=2):
@@ -147,13 +154,56 @@ def test_drawn_records_have_evidence_that_lies_in_their_images(source: Source) -
     assert with_evidence >= 15
 
 
-def test_a_value_in_a_chart_rests_on_its_bars_name_and_number() -> None:
-    for record in generate(PrimerBars(tasks=("value",), turns=1), 20, seed=4):
-        question, answer = record.messages[0].parts[-1].text or "", record.messages[1]
-        (index,) = answer.evidence
-        labelled = record.objects[index]
-        assert labelled.label in question
-        assert len(labelled.boxes_px) == 2
+@pytest.mark.parametrize(
+    "source", [PrimerBars(tasks=("value",), turns=1), PrimerTable(tasks=("lookup",), turns=1)], ids=lambda s: s.name
+)
+def test_a_value_is_found_by_its_names_and_read_digit_by_digit(source: Source) -> None:
+    for record in generate(source, 20, seed=4):
+        question, answer = (message.parts[-1].text or "" for message in record.messages)
+        *named, value = (record.objects[index] for index in record.messages[1].evidence)
+        assert named
+        assert all(labelled.label in question for labelled in named)
+        assert value.label == answer
+        sample, evidence = sampled(record, spells_answers=True)
+        found, ids = groups_by_token(evidence), sample.input_ids.tolist()
+        colon = ids.index(TOKENIZER.assistant_id) + 1
+        read = {token: groups for token, groups in found.items() if token >= colon}
+        assert written(sample, [token + 1 for token in read]) == answer, "the token that tells a digit rests on it"
+        assert list(read) == list(range(colon, colon + len(answer)))
+        asked = [groups for token, groups in found.items() if token < colon]
+        by_value = {len(labelled.label) for labelled in named}
+        assert {len(groups) for groups in asked} <= by_value, (
+            "in the question each letter of the last name weighs alike"
+        )
+        assert not any({0} in groups for groups in found.values()), "what is read does not rest on the first token"
+
+
+@pytest.mark.parametrize(
+    ("source", "spells"), [(PrimerReading(max_distortions=0), False), (PrimerReading(), True), (PrimerReceipt(), True)]
+)
+def test_a_text_is_read_letter_by_letter_from_left_to_right(source: Source, spells: bool) -> None:
+    num_read = 0
+    for record in generate(source, 25, seed=6):
+        sample, evidence = sampled(record, spells_answers=spells)
+        found, ids = groups_by_token(evidence), sample.input_ids.tolist()
+        colon = ids.index(TOKENIZER.assistant_id) + 1
+        first = record.messages[1]
+        if not first.evidence:
+            continue
+        num_read += 1
+        lines = [record.objects[index] for index in first.evidence]
+        text = first.parts[-1].text or ""
+        told = next(line for line in lines if text.startswith(line.label))
+        assert len(told.boxes_px) == len(told.label)
+        left = [box[0] for box in told.boxes_px]
+        assert left == sorted(left)
+        end = ids.index(TOKENIZER.eos_id, colon) if TOKENIZER.eos_id in ids[colon:] else len(ids)
+        reads = [token for token in found if colon <= token < end]
+        assert reads[0] == colon, "the colon tells the first letter"
+        if spells:
+            between = len(text) - sum(len(line.label) for line in lines if line.label in text)
+            assert len(reads) == len(text) - between
+    assert num_read >= 15
 
 
 def test_evidence_of_packed_samples_keeps_its_tokens() -> None:

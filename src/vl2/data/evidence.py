@@ -1,12 +1,15 @@
 """Where in its images an answer is to be seen: what each token of a sample should attend to.
 
 A record says it: an answer gives the boxes of objects (`{box:k}`), or names objects as its evidence. From there on
-in the question where the object is named, and all along the answer, tokens rest on the visual tokens that lie in the
-object's boxes; between the brackets of one box, on those in that box alone.
+in the question where an object is named, until the next one is, and all along the answer, tokens rest on the visual
+tokens that lie in the object's boxes; between the brackets of one box, on those in that box alone.
 
-Every box weighs alike, whatever its size. Where evidence is named and no boxes are given, the first token of the
-sample weighs as much as one box: the more there is, the less falls on it, so that attention tells how many there are;
-of what is not there at all, everything.
+Evidence that the answer repeats, with a box for each of its characters, is read: the token that tells the next
+character rests on that one's box. The rest of the answer then rests on nothing.
+
+Every box weighs alike, whatever its size. Where evidence is named, none of it is read and no boxes are given, the
+first token of the sample weighs as much as one box: the more there is, the less falls on it, so that attention tells
+how many there are; of what is not there at all, everything.
 
 S tokens of a sample, n of them with evidence, g boxes (and first tokens) on which they rest, T visual tokens of an
 image with newlines and the separator.
@@ -17,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -142,21 +146,39 @@ class _Finder:
         text = "".join(part.text or "" for part in message.parts)
         given = [self._record.objects[int(k)] for k in PLACEHOLDER.findall(text)]
         evidence = [self._record.objects[k] for k in message.evidence]
-        found: dict[int, list[list[int]]] = {}
-        for labelled in given:
-            found.update(self._asked(labelled, question, self._shown(labelled)))
-        for labelled in evidence:
-            found.update(self._asked(labelled, question, [*self._shown(labelled), [0]]))
-        if evidence:
-            groups = [group for labelled in evidence for group in self._shown(labelled)]
+        read = [labelled for labelled in evidence if _is_read(labelled, text)]
+        pointed = [labelled for labelled in evidence if labelled not in read]
+        is_counted = bool(pointed) and not read
+        found = dict(self._asked([*given, *pointed], question, may_be_none=is_counted))
+        if is_counted:
+            groups = [group for labelled in pointed for group in self._shown(labelled)]
             found.update((token, [*groups, [0]]) for token in answer[:-1])
-        return found | dict(self._told(given, answer))
+        return found | dict(self._read(read, answer, text)) | dict(self._told(given, answer))
 
-    def _asked(self, labelled: Labelled, question: range, groups: list[list[int]]) -> Iterator[Rests]:
-        """Yield the tokens of a question from where an object has been named."""
-        named = self._end_of(labelled.label, question)
-        if named is not None:
-            yield from ((token, groups) for token in range(named, question.stop))
+    def _asked(self, objects: Sequence[Labelled], question: range, *, may_be_none: bool) -> Iterator[Rests]:
+        """Yield the tokens of a question from where an object is named to where the next one is."""
+        ends = [(self._end_of(labelled.label, question), labelled) for labelled in objects]
+        named = sorted(((end, labelled) for end, labelled in ends if end is not None), key=lambda pair: pair[0])
+        for (end, labelled), (until, _) in pairwise([*named, (question.stop, None)]):
+            groups = [*self._shown(labelled), *([[0]] if may_be_none else [])]
+            yield from ((token, groups) for token in range(end, until))
+
+    def _read(self, read: Sequence[Labelled], answer: range, text: str) -> Iterator[Rests]:
+        """Yield the tokens that tell the next character of an answer, where that stands in the image."""
+        letters: dict[int, list[int]] = {}  # by the place of a character in the answer
+        after = 0
+        for labelled in read:
+            at = max(text.find(labelled.label, after), 0)
+            after = at + len(labelled.label)
+            letters.update(enumerate(self._shown(labelled), start=at))
+        num_read, written = 0, b""
+        for token in answer[1:]:
+            written += self._tokenizer.token_bytes(self._ids[token], skip_special=True)
+            reached = len(written.decode("utf-8", "ignore"))
+            groups = [letters[place] for place in range(num_read, reached) if place in letters]
+            num_read = reached
+            if groups:
+                yield token - 1, groups
 
     def _told(self, given: Sequence[Labelled], answer: range) -> Iterator[Rests]:
         """Yield the tokens of the boxes that an answer gives, from the last of the name before them."""
@@ -210,6 +232,11 @@ class _Finder:
             shows_T = covered_T >= min(LEAST_COVERED, max(float(covered_T.max()), 1e-6))
             groups.append(slots_T[shows_T].tolist())
         return groups
+
+
+def _is_read(labelled: Labelled, answer: str) -> bool:
+    """Tell whether an object is a text that the answer repeats, with a box for each of its characters."""
+    return len(labelled.boxes_px) == len(labelled.label) and labelled.label in answer
 
 
 def _covered(squares_T4: Tensor, box: BoxPx) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from PIL import Image, ImageDraw
 
@@ -34,6 +35,14 @@ class Page:
         x0, y0, x1, y1 = mask.getbbox() or (0, 0, *mask.size)
         width, height = self.image.size
         return (max(0, x + dx + x0), max(0, y + dy + y0), min(width, x + dx + x1), min(height, y + dy + y1))
+
+
+def letter_boxes(font: Font, text: str, box: BoxPx) -> list[BoxPx]:
+    """Return for each character of a line its part of the line's box."""
+    x0, y0, x1, y1 = box
+    whole = font.getlength(text) or 1.0
+    edges = [x0 + (x1 - x0) * min(1.0, font.getlength(text[:n]) / whole) for n in range(len(text) + 1)]
+    return [(left, y0, right, y1) for left, right in pairwise(edges)]
 
 
 def text_width(font: Font, text: str) -> int:

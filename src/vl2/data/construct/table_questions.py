@@ -18,7 +18,7 @@ class Asked:
     kind: str
     question: str
     answer: str
-    cells: tuple[tuple[str, tuple[Cell, ...]], ...] = ()  # by a name in the question, the cells that it leads to
+    cells: tuple[tuple[str, Cell], ...] = ()  # by a text in the question or the answer, where it stands
 
 
 TEXTS = {
@@ -56,7 +56,7 @@ def ask_lookup(table: Table, rng: random.Random) -> Asked | None:
     r, c = rng.choice(filled)
     row, column = table.rows[r][0], table.header[c]
     asked = _asked("lookup", table, rng, table.rows[r][c], column=column, row=row)
-    return replace(asked, cells=((row, ((r + 1, 0), (r + 1, c))), (column, ((0, c), (r + 1, c)))))
+    return replace(asked, cells=((row, (r + 1, 0)), (column, (0, c)), (table.rows[r][c], (r + 1, c))))
 
 
 def ask_rows(table: Table, rng: random.Random) -> Asked:
@@ -77,7 +77,7 @@ def ask_number(table: Table, rng: random.Random, kind: str, column: int | None =
             return None
         best_row = values.index(best)
         asked = _asked(kind, table, rng, names[best_row], column=title, key=_key(table))
-        return replace(asked, cells=((title, ((best_row + 1, 0), (best_row + 1, at))),))
+        return replace(asked, cells=((title, (0, at)), (names[best_row], (best_row + 1, 0))))
     if kind in ("compare", "difference"):
         return _ask_pair(kind, table, rng, values, title)
     if kind == "count":

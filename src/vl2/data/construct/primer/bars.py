@@ -12,6 +12,7 @@ from vl2.data.construct import fonts, words
 from vl2.data.construct.chart import PALETTES, VALUE
 from vl2.data.construct.distort import distort
 from vl2.data.construct.draft import Draft
+from vl2.data.construct.page import letter_boxes
 from vl2.data.construct.primer.writing import choose_face, choose_language
 from vl2.data.construct.source import Dropped, Source
 from vl2.data.record import BoxPx
@@ -93,8 +94,8 @@ class PrimerBars(Source):
             asked.add(task)
             if task == "value" and not values:
                 break
-            question, answer, at = _ask(bars, task, language, values, rng)
-            shown = [] if at is None else [draft.show(bars.names[at], [picture.move(box) for box in places[at]])]
+            question, answer, seen = _ask(bars, task, language, values, rng)
+            shown = [draft.show(text, [picture.move(box) for box in places[text]]) for text in seen]
             draft.ask(question, answer, shown)
         return draft
 
@@ -113,24 +114,28 @@ def make_bars(rng: random.Random, language: str) -> Bars:
     return Bars(title=rng.choice(TITLES[language]), names=tuple(names), values=printed)
 
 
-def _ask(bars: Bars, task: str, language: str, values: list[int], rng: random.Random) -> tuple[str, str, int | None]:
-    """Return a question, its answer, and the bar from which that is read."""
+def _ask(bars: Bars, task: str, language: str, values: list[int], rng: random.Random) -> tuple[str, str, list[str]]:
+    """Return a question, its answer, and the texts of the chart on which they rest."""
     if task == "value":
         at = values.pop()
-        return rng.choice(VALUE[language]).format(column=bars.title, row=bars.names[at]), bars.values[at], at
+        return (
+            rng.choice(VALUE[language]).format(column=bars.title, row=bars.names[at]),
+            bars.values[at],
+            [bars.names[at], bars.values[at]],
+        )
     if task == "number":
-        return rng.choice(NUMBER[language]), str(len(bars.names)), None
+        return rng.choice(NUMBER[language]), str(len(bars.names)), []
     if task == "title":
-        return rng.choice(TITLE[language]), bars.title, None
+        return rng.choice(TITLE[language]), bars.title, [bars.title]
     at = bars.numbers.index(max(bars.numbers) if task == "highest" else min(bars.numbers))
-    return rng.choice((HIGHEST if task == "highest" else LOWEST)[language]), bars.names[at], at
+    return rng.choice((HIGHEST if task == "highest" else LOWEST)[language]), bars.names[at], [bars.names[at]]
 
 
-Places = list[list[BoxPx]]  # of each bar: its name's, its value's
+Places = dict[str, list[BoxPx]]  # of each text in the chart, letter by letter
 
 
 def draw_bars(bars: Bars, face: fonts.Face, rng: random.Random) -> tuple[Image.Image, Places]:
-    """Draw a chart of at most 336 x 168 px, and return where names and values stand."""
+    """Draw a chart of at most 336 x 168 px, and return where its texts stand."""
     level = rng.randint(240, 255)
     size = (rng.randrange(240, 337, 8), rng.randrange(150, 169))
     image = Image.new("RGB", size, (level, level, level))
@@ -139,18 +144,18 @@ def draw_bars(bars: Bars, face: fonts.Face, rng: random.Random) -> tuple[Image.I
     colours = palette[: len(bars.names)] if rng.random() < 0.4 else palette[:1] * len(bars.names)
     font = fonts.load(face, rng.randint(14, 19))
     draw = ImageDraw.Draw(image)
-    draw.text((size[0] / 2, 2), bars.title, (20, 20, 20), font, "ma")
+    title = _write(draw, (size[0] / 2, 2), bars.title, font, "ma", size)
     paint = _upright if rng.random() < 0.6 else _lying
-    return image, paint(draw, bars, font, colours, size)
+    return image, paint(draw, bars, font, colours, size) | {bars.title: title}
 
 
 def _write(
     draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, font: fonts.Font, anchor: str, size: tuple[int, int]
-) -> BoxPx:
-    """Write a text and return its box, which stays in the picture."""
+) -> list[BoxPx]:
+    """Write a text and return the boxes of its letters, which stay in the picture."""
     draw.text(at, text, (20, 20, 20), font, anchor)
     x0, y0, x1, y1 = draw.textbbox(at, text, font, anchor)
-    return (max(0, x0), max(0, y0), min(size[0], x1), min(size[1], y1))
+    return letter_boxes(font, text, (max(0, x0), max(0, y0), min(size[0], x1), min(size[1], y1)))
 
 
 def _upright(
@@ -163,13 +168,13 @@ def _upright(
         font = font.font_variant(size=max(11, int(font.size * 0.8)))
         if max(font.getlength(name) for name in (*bars.names, *bars.values)) > room:
             raise Dropped("the names are too long for the chart")
-    places: Places = []
+    places: Places = {}
     for n, (name, value, number) in enumerate(zip(bars.names, bars.values, bars.numbers, strict=True)):
         x0, x1 = left + (n + GAP / 2) * room, left + (n + 1 - GAP / 2) * room
         y = bottom - (bottom - top) * number / max(bars.numbers)
         draw.rectangle((x0, y, x1, bottom), fill=colours[n])
-        value_box = _write(draw, ((x0 + x1) / 2, y - 1), value, font, "md", size)
-        places.append([_write(draw, ((x0 + x1) / 2, bottom + 2), name, font, "ma", size), value_box])
+        places[value] = _write(draw, ((x0 + x1) / 2, y - 1), value, font, "md", size)
+        places[name] = _write(draw, ((x0 + x1) / 2, bottom + 2), name, font, "ma", size)
     draw.line((left, bottom, right, bottom), fill=(90, 90, 90))
     return places
 
@@ -186,13 +191,13 @@ def _lying(
     right = size[0] - 10 - max(font.getlength(value) for value in bars.values)
     if right - left < 50:
         raise Dropped("the names are too long for the chart")
-    places: Places = []
+    places: Places = {}
     for n, (name, value, number) in enumerate(zip(bars.names, bars.values, bars.numbers, strict=True)):
         y0, y1 = top + (n + GAP / 2) * room, top + (n + 1 - GAP / 2) * room
         x = left + (right - left) * number / max(bars.numbers)
         draw.rectangle((left, y0, x, y1), fill=colours[n])
-        value_box = _write(draw, (x + 4, (y0 + y1) / 2), value, font, "lm", size)
-        places.append([_write(draw, (left - 4, (y0 + y1) / 2), name, font, "rm", size), value_box])
+        places[value] = _write(draw, (x + 4, (y0 + y1) / 2), value, font, "lm", size)
+        places[name] = _write(draw, (left - 4, (y0 + y1) / 2), name, font, "rm", size)
     draw.line((left, top, left, bottom), fill=(90, 90, 90))
     return places
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from vl2.data.construct import fonts
 from vl2.data.construct.distort import distort
 from vl2.data.construct.draft import Draft
-from vl2.data.construct.page import Page, line_height, text_width
+from vl2.data.construct.page import Page, letter_boxes, line_height, text_width
 from vl2.data.construct.paper import choose_paper, ink_for, make_paper
 from vl2.data.construct.primer.writing import choose_face, choose_language, fit, phrase, token
 from vl2.data.construct.source import Dropped, Source
@@ -59,10 +59,10 @@ class PrimerReading(Source):
         margin = rng.randint(4, 24)
         font = fit(face, text, rng.randint(20, 48), rng.choice(self.line_widths) - 2 * margin)
         size = (text_width(font, text) + 2 * margin, line_height(font) + 2 * margin)
-        draft, boxes = self._draw(rng, language, [text], font, face, size, margin)
-        draft.ask(rng.choice(READ[language]), text)
+        draft, (line,) = self._draw(rng, language, [text], font, face, size, margin)
+        draft.ask(rng.choice(READ[language]), text, [draft.show(text, line.letters)])
         if rng.random() < 0.2:
-            _ask_place(draft, text, boxes[0], rng)
+            _ask_place(draft, text, line.box, rng)
         return draft
 
     def _lines(self, rng: random.Random, language: str) -> Draft:
@@ -78,13 +78,14 @@ class PrimerReading(Source):
         texts = texts[:count]
         if line_height(font) * count > height - 2 * margin:
             raise Dropped("the lines are too high for their place")
-        draft, boxes = self._draw(rng, language, texts, font, face, (width, height), margin)
-        draft.ask(rng.choice(READ_LINES[language]), "\n".join(texts))
+        draft, lines = self._draw(rng, language, texts, font, face, (width, height), margin)
+        shown = [draft.show(text, line.letters) for text, line in zip(texts, lines, strict=True)]
+        draft.ask(rng.choice(READ_LINES[language]), "\n".join(texts), shown)
         for at in rng.sample(range(count), min(count, rng.randint(0, TURNS - 1))):
             if rng.random() < 0.5 and texts.count(texts[at]) == 1:
-                _ask_place(draft, texts[at], boxes[at], rng)
+                _ask_place(draft, texts[at], lines[at].box, rng)
             else:
-                draft.ask(rng.choice(READ_NTH[language]).format(n=at + 1), texts[at])
+                draft.ask(rng.choice(READ_NTH[language]).format(n=at + 1), texts[at], [shown[at]])
         return draft
 
     def _draw(
@@ -96,8 +97,8 @@ class PrimerReading(Source):
         face: fonts.Face,
         size: tuple[int, int],
         margin: int,
-    ) -> tuple[Draft, list[BoxPx]]:
-        """Return a draft with the picture, and the box of each line."""
+    ) -> tuple[Draft, list[_Line]]:
+        """Return a draft with the picture, and where each line stands."""
         kind = choose_paper(rng)
         page, ink = Page(make_paper(kind, size, rng)), ink_for(kind, rng)
         spare = size[1] - 2 * margin - line_height(font) * len(texts)
@@ -108,7 +109,18 @@ class PrimerReading(Source):
         traits = {"font": face.name, "paper": kind, "distortion": "+".join(picture.names), "lines": str(len(texts))}
         draft = Draft(language=language, traits=traits)
         draft.picture(picture.image, jpeg_quality=picture.jpeg_quality)
-        return draft, [picture.move(box) for box in written]
+        return draft, [
+            _Line(box=picture.move(box), letters=[picture.move(letter) for letter in letter_boxes(font, text, box)])
+            for text, box in zip(texts, written, strict=True)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """Where a line stands in the picture, whole and letter by letter."""
+
+    box: BoxPx
+    letters: list[BoxPx]
 
 
 def _ask_place(draft: Draft, text: str, box: BoxPx, rng: random.Random) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from vl2.data.construct import fonts, words
 from vl2.data.construct.draft import Draft
+from vl2.data.construct.page import letter_boxes
 from vl2.data.construct.primer.bars import FRUIT, MONTHS
 from vl2.data.construct.primer.writing import LEAST_PX, choose_face, choose_language
 from vl2.data.construct.source import Dropped, Source
@@ -42,7 +43,7 @@ class PrimerTable(Source):
         table = make_table(rng, language)
         face = choose_face(rng, table.text + "0123456789", self.font_folders)
         style = rng.choice(STYLES)
-        image, places = _draw(table, face, style, rng)
+        image, places, font = _draw(table, face, style, rng)
         draft = Draft(language=language, traits={"font": face.name, "style": style})
         draft.picture(image)
         asked = set[str]()
@@ -56,19 +57,20 @@ class PrimerTable(Source):
             )
             if made and made.question not in asked:
                 asked.add(made.question)
-                shown = [draft.show(name, [places[r][c] for r, c in cells]) for name, cells in made.cells]
+                shown = [draft.show(text, letter_boxes(font, text, places[r][c])) for text, (r, c) in made.cells]
                 draft.ask(made.question, made.answer, shown)
         if not asked:
             raise Dropped("no question has one answer")
         return draft
 
 
-def _draw(table: Table, face: fonts.Face, style: str, rng: random.Random) -> tuple[Image.Image, Cells]:
+def _draw(table: Table, face: fonts.Face, style: str, rng: random.Random) -> tuple[Image.Image, Cells, fonts.Font]:
     """Draw a table at a size at which it fits, as large as was wished for if it can be."""
     for size_px in range(rng.randint(15, 20), LEAST_PX - 1, -2):
-        image, places = draw_table(table, fonts.load(face, size_px), style, rng)
+        font = fonts.load(face, size_px)
+        image, places = draw_table(table, font, style, rng)
         if image.width <= LARGEST[0] and image.height <= LARGEST[1]:
-            return image, places
+            return image, places, font
     raise Dropped("the table is too large")
 
 
