@@ -14,7 +14,7 @@ from vl2.infer.prefill import prefill
 from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.kernels import load_kernels
 from vl2.kernels import prefill as kernels
-from vl2.model import VL2, Cache, attention, moe, vision
+from vl2.model import VL2, Cache, attention, layers, moe, rope, vision
 from vl2.model.attention import Reach
 
 kernels_here = load_kernels()
@@ -145,3 +145,65 @@ def test_float32_and_gradients_take_the_plain_way() -> None:
         torch.zeros(1, 3, 1, 1).expand(1, 3, *[fast.config.vision_config.image_size] * 2)
     ).sum().backward()
     assert fast.vision.blocks[0].attn.qkv.weight.grad is not None
+
+
+@needs_attention
+@pytest.mark.parametrize(("width", "hidden"), [(32, 32), (64, 96), (160, 64)])
+@torch.no_grad()
+def test_experts_are_those_of_pytorch_and_a_token_gets_the_same_bits_whatever_is_beside_it(
+    width: int, hidden: int
+) -> None:
+    torch.manual_seed(0)
+    experts, num_experts = moe.Experts(7, width, hidden), 7
+    for parameter in experts.parameters():
+        parameter.copy_(torch.randn_like(parameter) * 0.2)
+    exact_experts = copy.deepcopy(experts)
+    experts.to(torch.bfloat16)
+    x, generator = draw(500, width, seed=1), torch.Generator().manual_seed(2)
+    # Some experts get hundreds of tokens, more than one task takes, and some a few or none.
+    chosen = (
+        (torch.rand(500, num_experts, generator=generator) * torch.tensor([9, 3, 1, 1, 0.6, 0.5, 0])).topk(2).indices
+    )
+    assert chosen.flatten().bincount(minlength=num_experts).max() > 192
+    exact_experts.to(torch.bfloat16).float()
+    exact, places = moe.run_experts(exact_experts, x.float(), chosen, num_experts)
+    plain, plain_places = moe.run_experts(experts, x, chosen, num_experts)
+    ours, our_places = prefill_kernels.run_experts(experts, x, chosen, num_experts)
+    assert_as_near_as_bfloat16(ours[our_places], plain[plain_places], exact[places])
+    for part in (slice(0, 1), slice(3, 40), slice(170, 500)):
+        alone, alone_places = prefill_kernels.run_experts(experts, x[part], chosen[part], num_experts)
+        assert torch.equal(alone[alone_places], ours[our_places[part]])
+
+
+@needs_kernels
+@torch.no_grad()
+def test_experts_of_a_shape_beyond_the_kernel_take_the_plain_way() -> None:
+    experts = moe.Experts(3, 24, 40).to(torch.bfloat16)
+    for parameter in experts.parameters():
+        parameter.normal_()
+    x, chosen = draw(20, 24), torch.tensor([[0, 2]]).expand(20, 2)
+    ours, plain = (way(experts, x, chosen, 3) for way in (prefill_kernels.run_experts, moe.run_experts))
+    assert torch.equal(ours[0], plain[0])
+    assert torch.equal(ours[1], plain[1])
+
+
+@needs_kernels
+@pytest.mark.parametrize("width", [8, 64, 100, 1280])
+@torch.no_grad()
+def test_normed_and_rotated_rows_are_those_of_pytorch(width: int) -> None:
+    x, weight = draw(2, 37, width) * 3, draw(width, seed=1)
+    torch.testing.assert_close(
+        prefill_kernels.normalise(x, weight, 1e-6), layers.normalise(x, weight, 1e-6), atol=2**-9, rtol=2**-7
+    )
+    heads, angles = x.view(2, 37, 2, width // 2), rope.rotary_angles(torch.arange(74).view(2, 37), width // 2, 1e4)
+    ours, plain = (rotate(heads, angles) for rotate in (prefill_kernels.rotate_halves, rope.rotate_halves))
+    torch.testing.assert_close(ours, plain, atol=2**-9, rtol=2**-7)
+
+
+@needs_attention
+@torch.no_grad()
+def test_a_gated_mlp_is_that_of_pytorch() -> None:
+    mlp = layers.GatedMLP(96, 160).to(torch.bfloat16)
+    x = draw(2, 130, 96)
+    exact = layers.run_gated(copy.deepcopy(mlp).float(), x.float())
+    assert_as_near_as_bfloat16(prefill_kernels.run_gated(mlp, x), layers.run_gated(mlp, x), exact)

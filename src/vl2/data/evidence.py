@@ -159,7 +159,8 @@ class _Finder:
         """Yield the tokens of a question from where an object is named to where the next one is."""
         ends = [(self._end_of(labelled.label, question), labelled) for labelled in objects]
         named = sorted(((end, labelled) for end, labelled in ends if end is not None), key=lambda pair: pair[0])
-        for (end, labelled), (until, _) in pairwise([*named, (question.stop, None)]):
+        ends_at = [*(end for end, _ in named), question.stop]
+        for (_, labelled), (end, until) in zip(named, pairwise(ends_at), strict=True):
             groups = [*self._shown(labelled), *([[0]] if may_be_none else [])]
             yield from ((token, groups) for token in range(end, until))
 

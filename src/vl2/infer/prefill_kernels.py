@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from vl2.kernels import prefill as kernels
-from vl2.model import VL2, attention, moe, vision
+from vl2.model import VL2, attention, layers, moe, rope, vision
 from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
 from vl2.model.float_linear import has_bfloat16_products, use_float_linear
-from vl2.model.moe import Experts, MoE
+from vl2.model.layers import GatedMLP, RMSNorm
+from vl2.model.moe import MAX_DECODED_ROWS, Experts, MoE, sort_by_expert
+from vl2.model.rope import Angles
 from vl2.quant.modules import QuantisedLinear
 from vl2.quant.products import linear
 
@@ -28,12 +30,18 @@ def use_prefill_kernels(model: VL2) -> None:
             module.attend = attend_patches
         elif isinstance(module, vision.MLP):
             module.widen = widen
-        elif isinstance(module, MultiHeadAttention | LatentAttention):
+        elif isinstance(module, MultiHeadAttention):
+            module.rotate, module.attend = rotate_halves, attend
+        elif isinstance(module, LatentAttention):
             module.attend = attend
+        elif isinstance(module, RMSNorm):
+            module.normalise = normalise
+        elif isinstance(module, GatedMLP):
+            module.run = run_gated
         elif isinstance(module, Experts):
             module.gated = gated
         elif isinstance(module, MoE):
-            module.sum_slots = sum_slots
+            module.run_experts, module.sum_slots = run_experts, sum_slots
 
 
 def attend_patches(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
@@ -61,6 +69,45 @@ def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: 
         if out_BHSC is not None:
             return out_BHSC
     return attention.attend(q_BHSC, k_BHLC, v_BHLC, reach, scale)
+
+
+def run_experts(experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    # A step of decoding is as the plain way does it, or as the decode plan: see `moe.MAX_DECODED_ROWS`.
+    if type(experts) is Experts and len(x_TD) > MAX_DECODED_ROWS and x_TD.is_contiguous():
+        gate_up_EFD, down_EDF = experts.gate_up_proj, experts.down_proj
+        if kernels.applies(x_TD, gate_up_EFD, down_EDF) and down_EDF.is_contiguous():
+            blocks = sort_by_expert(expert_TK, num_experts, 1)
+            gate_EFD, up_EFD = gate_up_EFD.chunk(2, dim=1)
+            weights = gate_EFD, up_EFD, down_EDF
+            out_MD = kernels.run_experts(x_TD, blocks.token_M, blocks.counts_E, weights)
+            if out_MD is not None:
+                return out_MD, blocks.place_TK
+    return moe.run_experts(experts, x_TD, expert_TK, num_experts)
+
+
+def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
+    linears = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+    rows = x.numel() // x.shape[-1]
+    if rows > MAX_DECODED_ROWS and all(type(layer) is nn.Linear for layer in linears) and x.is_contiguous():
+        weights = tuple(layer.weight for layer in linears)
+        if kernels.applies(x, *weights) and all(weight.is_contiguous() for weight in weights):
+            gate, up, down = (weight.unsqueeze(0) for weight in weights)
+            out_TD = kernels.run_experts(x.flatten(0, -2), None, torch.tensor([rows]), (gate, up, down))
+            if out_TD is not None:
+                return out_TD.view(x.shape)
+    return layers.run_gated(mlp, x)
+
+
+def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    if kernels.applies(x, weight) and x.is_contiguous():
+        return kernels.normalise(x, weight, eps)
+    return layers.normalise(x, weight, eps)
+
+
+def rotate_halves(x_BSHC: Tensor, angles: Angles) -> Tensor:
+    if kernels.applies(x_BSHC) and all(t.is_contiguous() for t in (x_BSHC, *angles)):
+        return kernels.rotate_halves(x_BSHC, *angles)
+    return rope.rotate_halves(x_BSHC, angles)
 
 
 def gated(gate_up_NF: Tensor) -> Tensor:

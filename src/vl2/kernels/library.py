@@ -38,6 +38,12 @@ class Library:
         )
         self.attend = _function(loaded, "vl2_attend", pointer, number)
         self.attend.restype = number
+        self.experts = _function(loaded, "vl2_experts", pointer, number)
+        self.experts.restype = number
+        self.normalise = _function(
+            loaded, "vl2_normalise", pointer, pointer, number, number, ctypes.c_double, pointer, number
+        )
+        self.rotate = _function(loaded, "vl2_rotate", *(pointer,) * 3, number, number, number, pointer, number)
         self.gate = _function(loaded, "vl2_gate", pointer, number, number, pointer, number)
         self.sum_slots = _function(
             loaded, "vl2_sum_slots", pointer, pointer, pointer, number, number, number, pointer, number

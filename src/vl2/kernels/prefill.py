@@ -35,6 +35,16 @@ class AttentionC(ctypes.Structure):
     ]
 
 
+class ExpertRowsC(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in ("x", "token", "counts")),
+        *((name, _INT) for name in ("experts", "width", "hidden")),
+        *((name, _POINTER) for name in ("gate", "up", "down")),
+        *((name, _INT) for name in ("wide_stride", "down_stride")),
+        ("out", _POINTER),
+    ]
+
+
 def applies(*tensors: Tensor) -> bool:
     """Whether the kernels take these tensors."""
     return (
@@ -61,6 +71,51 @@ def attend_seen(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, num_before: int 
     )
     is_done = kernels.attend(ctypes.byref(attention), torch.get_num_threads())
     return out_BHSC if is_done else None
+
+
+def run_experts(
+    x_TD: Tensor, token_M: Tensor | None, counts_E: Tensor, weights: tuple[Tensor, Tensor, Tensor]
+) -> Tensor | None:
+    """Return rows sorted by expert, `counts_E` copies of tokens for each, through their gated MLPs, [M, D].
+
+    `weights` are gate and up [E, F, D] and down [E, D, F]; gate and up may be halves of one tensor. Without `token_M`
+    the rows are the tokens. Returns None where the kernel does not do this shape. All but gate and up are contiguous.
+    """
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    gate_EFD, up_EFD, down_EDF = weights
+    E, D, hidden = down_EDF.shape
+    out_MD = x_TD.new_empty(len(x_TD if token_M is None else token_M), D)
+    rows = ExpertRowsC(
+        *(x_TD.data_ptr(), None if token_M is None else token_M.data_ptr(), counts_E.data_ptr()),
+        *(E, D, hidden),
+        *(t.data_ptr() for t in weights),
+        *(gate_EFD.stride(0), down_EDF.stride(0)),
+        out_MD.data_ptr(),
+    )
+    assert up_EFD.stride() == gate_EFD.stride(), "gate and up lie alike"
+    return out_MD if kernels.experts(ctypes.byref(rows), torch.get_num_threads()) else None
+
+
+def normalise(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """Return weight * x / rms(x); both are contiguous."""
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    out, D = torch.empty_like(x), x.shape[-1]
+    kernels.normalise(
+        x.data_ptr(), weight_D.data_ptr(), x.numel() // D, D, eps, out.data_ptr(), torch.get_num_threads()
+    )
+    return out
+
+
+def rotate_halves(x_BSHC: Tensor, cosines_BSC: Tensor, sines_BSC: Tensor) -> Tensor:
+    """Rotate channel i of every head together with channel i + C/2. All are contiguous, the angles float32."""
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    (B, S, H, C), out_BSHC = x_BSHC.shape, torch.empty_like(x_BSHC)
+    angles = cosines_BSC.data_ptr(), sines_BSC.data_ptr()
+    kernels.rotate(x_BSHC.data_ptr(), *angles, B * S, H, C // 2, out_BSHC.data_ptr(), torch.get_num_threads())
+    return out_BSHC
 
 
 def gate_rows(gate_up_NF: Tensor) -> Tensor:

@@ -151,11 +151,11 @@ class MultiHeadAttention(nn.Module):
         self.k_proj = nn.Linear(D, self.num_kv_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(D, self.num_kv_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(self.num_heads * self.head_dim, D, bias=bias)
-        self.attend = attend  # a kernel may take its place
+        self.rotate, self.attend = rotate_halves, attend  # kernels may take their places
 
     def forward(self, x_BSD: Tensor, angles: Angles, reach: Reach, cache: AnyCache | None, layer: int) -> Tensor:
-        q_BSHC = rotate_halves(self.q_proj(x_BSD).unflatten(-1, (self.num_heads, -1)), angles)
-        k_BSHC = rotate_halves(self.k_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1)), angles)
+        q_BSHC = self.rotate(self.q_proj(x_BSD).unflatten(-1, (self.num_heads, -1)), angles)
+        k_BSHC = self.rotate(self.k_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1)), angles)
         v_BSHC = self.v_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1))
         q_BHSC, k_BHLC, v_BHLC = (t.transpose(1, 2) for t in (q_BSHC, k_BSHC, v_BSHC))
         scale = self.head_dim**-0.5

@@ -240,6 +240,13 @@ def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> Tensor:
     return (slots_TKD * weight_TK.unsqueeze(-1)).sum(dim=1).to(rows_MD.dtype)
 
 
+def run_experts(experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    """Return a row for each slot of every token, sorted by expert, [M, D], and the row of every slot, [T, K]."""
+    blocks = sort_by_expert(expert_TK, num_experts, _block_rows(x_TD, experts))
+    rows_MD: Tensor = _Dispatch.apply(x_TD, blocks.token_M, blocks.place_TK)  # type: ignore[no-untyped-call]
+    return experts(rows_MD, blocks.counts_E), blocks.place_TK
+
+
 class MoE(nn.Module):
     """Send each token to its K experts and add the shared experts."""
 
@@ -251,17 +258,15 @@ class MoE(nn.Module):
         self.experts = Experts(config.n_routed_experts, D, F_)
         shared = config.n_shared_experts
         self.shared_experts = GatedMLP(D, shared * F_) if shared else None
-        self.sum_slots = sum_slots  # a kernel may take its place
+        self.run_experts, self.sum_slots = run_experts, sum_slots  # kernels may take their places
 
     def forward(self, x_BSD: Tensor, sequences_GT: Tensor | None = None) -> tuple[Tensor, RoutingStats | None]:
         """Return the mixed output and, where `sequences_GT` says whose, the layer's statistics."""
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
         # Each expert sees one contiguous block of rows; then every token sums its K rows in float32.
-        blocks = sort_by_expert(expert_TK, self.gate.num_experts, _block_rows(x_TD, self.experts))
-        rows_MD: Tensor = _Dispatch.apply(x_TD, blocks.token_M, blocks.place_TK)  # type: ignore[no-untyped-call]
-        out_MD = self.experts(rows_MD, blocks.counts_E)
-        y_BSD = self.sum_slots(out_MD, blocks.place_TK, weight_TK).view_as(x_BSD)
+        out_MD, place_TK = self.run_experts(self.experts, x_TD, expert_TK, self.gate.num_experts)
+        y_BSD = self.sum_slots(out_MD, place_TK, weight_TK).view_as(x_BSD)
         if self.shared_experts is not None:
             y_BSD = y_BSD + self.shared_experts(x_BSD)
         return y_BSD, None if sequences_GT is None else routing_stats(scores_TE, expert_TK, sequences_GT)

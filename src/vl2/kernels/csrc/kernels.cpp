@@ -1,6 +1,7 @@
 // The C interface. Every pointer is the caller's; nothing is kept after a call.
 #include "decode.h"
 #include "eight_bits.h"
+#include "expert_rows.h"
 #include "quantise.h"
 #include "prefill.h"
 
@@ -27,6 +28,21 @@ int vl2_use_openmp(const char* path) { return openmp.open(path); }
 // 1 when done, 0 where the kernel does not do this shape.
 int64_t vl2_attend(const Attention* attention, int64_t threads) {
     return attend_many(*attention, static_cast<int>(threads));
+}
+
+// 1 when done, 0 where the kernel does not do this shape.
+int64_t vl2_experts(const ExpertRows* experts, int64_t threads) {
+    return run_experts(*experts, static_cast<int>(threads));
+}
+
+void vl2_normalise(const bf16* x, const bf16* weight, int64_t rows, int64_t width, double eps, bf16* out,
+                   int64_t threads) {
+    normalise_rows(x, weight, rows, width, eps, out, static_cast<int>(threads));
+}
+
+void vl2_rotate(const bf16* x, const float* cosines, const float* sines, int64_t rows, int64_t heads, int64_t half,
+                bf16* out, int64_t threads) {
+    rotate_rows(x, cosines, sines, rows, heads, half, out, static_cast<int>(threads));
 }
 
 void vl2_gate(const bf16* rows, int64_t count, int64_t width, bf16* out, int64_t threads) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "attention.h"
 #include "products.h"
 #include "threads.h"
 
@@ -208,6 +209,46 @@ inline bool attend_many(const Attention& a, int threads) {
 inline bool attend_many(const Attention&, int) { return false; }
 
 #endif
+
+// Rows by their root mean squares, times the weight.
+inline void normalise_rows(const bf16* x, const bf16* weight, int64_t rows, int64_t width, double eps, bf16* out,
+                           int threads) {
+    run_team(threads, [&](Team& team, int) {
+        int phase = 0;
+        team.each((rows + 15) / 16, phase, [&](int64_t task) {
+            for (int64_t r = task * 16; r < std::min(rows, task * 16 + 16); r++)
+                normalise(x + r * width, weight, width, eps, out + r * width);
+        });
+    });
+}
+
+// Channel i of every head with channel i + half; cosines and sines are [rows, half].
+inline void rotate_rows(const bf16* x, const float* cosines, const float* sines, int64_t rows, int64_t heads,
+                        int64_t half, bf16* out, int threads) {
+    run_team(threads, [&](Team& team, int) {
+        int phase = 0;
+        team.each((rows + 15) / 16, phase, [&](int64_t task) {
+            for (int64_t r = task * 16; r < std::min(rows, task * 16 + 16); r++) {
+                const float *cosine = cosines + r * half, *sine = sines + r * half;
+                for (int64_t h = r * heads; h < (r + 1) * heads; h++) {
+                    const bf16 *first = x + 2 * h * half, *second = first + half;
+                    bf16* to = out + 2 * h * half;
+                    int64_t i = 0;
+                    for (; i + LANES <= half; i += LANES) {
+                        const Floats a = load(first + i), b = load(second + i);
+                        store(to + i, a * load(cosine + i) - b * load(sine + i));
+                        store(to + half + i, b * load(cosine + i) + a * load(sine + i));
+                    }
+                    for (; i < half; i++) {
+                        const float a = to_float(first[i]), b = to_float(second[i]);
+                        to[i] = to_bf16(a * cosine[i] - b * sine[i]);
+                        to[half + i] = to_bf16(b * cosine[i] + a * sine[i]);
+                    }
+                }
+            }
+        });
+    });
+}
 
 // silu(gate) * up of rows [gate | up], rounded where the plain model rounds; `width` is that of the result.
 inline void gate_rows(const bf16* rows, int64_t count, int64_t width, bf16* out, int threads) {

@@ -1,0 +1,231 @@
+// The gated MLPs of a prefill: rows of tokens through the experts that they visit, or through one MLP for all.
+//
+// Sixteen rows lie beside one another in pairs of channels, as the bfloat16 dot product takes them, and each pair of a
+// weight is spread over them as it comes from memory. So weights are never packed, each is read once for up to 192 rows,
+// and what leaves the gate already lies as the second product wants it. A row's result depends on that row alone.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "prefill.h"
+
+namespace vl2 {
+
+// Held the same in Python, as a ctypes structure.
+struct ExpertRows {
+    const bf16* x;         // [tokens, width]
+    const int64_t* token;   // [rows], sorted by expert: the token of each; null: the tokens in their order
+    const int64_t* counts;  // [experts], rows of each
+    int64_t experts, width, hidden;
+    const bf16 *gate, *up, *down;  // [hidden, width] twice and [width, hidden], of the first expert
+    int64_t wide_stride, down_stride;  // from one expert's gate to the next one's, and up; down
+    bf16* out;                         // [rows, width]
+
+    const bf16* token_at(int64_t row) const { return x + (token ? token[row] : row) * width; }
+};
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+
+constexpr int64_t MOST_VECTORS = 12;  // of sixteen rows each, at once
+constexpr int64_t CHANNELS_AT_ONCE = 16;  // of the hidden ones: their weights stay near while all rows pass
+
+// Word n of vector m becomes word m of vector n.
+inline void transpose(__m512i (&rows)[16]) {
+    __m512i other[16];
+    for (int i = 0; i < 16; i += 2) {
+        other[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        other[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        rows[i] = _mm512_unpacklo_epi64(other[i], other[i + 2]);
+        rows[i + 1] = _mm512_unpackhi_epi64(other[i], other[i + 2]);
+        rows[i + 2] = _mm512_unpacklo_epi64(other[i + 1], other[i + 3]);
+        rows[i + 3] = _mm512_unpackhi_epi64(other[i + 1], other[i + 3]);
+    }
+    for (int i = 0; i < 16; i += 8) {
+        for (int j = 0; j < 4; j++) {
+            other[i + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + 4 + j], 0x88);
+            other[i + 4 + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + 4 + j], 0xdd);
+        }
+    }
+    for (int j = 0; j < 8; j++) {
+        rows[j] = _mm512_shuffle_i32x4(other[j], other[8 + j], 0x88);
+        rows[8 + j] = _mm512_shuffle_i32x4(other[j], other[8 + j], 0xdd);
+    }
+}
+
+// Rows of one expert, in tiles of up to six vectors: [tile][pair of channels][16 * vectors of the tile].
+struct Tiles {
+    std::vector<int64_t> first;  // vector of each tile, and the end
+    std::vector<uint32_t> words;
+    int64_t pairs = 0;
+
+    void resize(int64_t rows, int64_t channels) {
+        const int64_t vectors = (rows + LANES - 1) / LANES, tiles = (vectors + 5) / 6;
+        first.resize(tiles + 1);
+        for (int64_t t = 0; t <= tiles; t++) first[t] = (t * vectors + tiles - 1) / tiles;
+        pairs = channels / 2;
+        if (static_cast<int64_t>(words.size()) < vectors * LANES * pairs) words.resize(vectors * LANES * pairs);
+    }
+    int64_t size() const { return static_cast<int64_t>(first.size()) - 1; }
+    int64_t vectors(int64_t tile) const { return first[tile + 1] - first[tile]; }
+    uint32_t* at(int64_t tile) { return words.data() + first[tile] * LANES * pairs; }
+};
+
+inline void pack_rows(const ExpertRows& e, int64_t first, int64_t rows, Tiles& tiles) {
+    tiles.resize(rows, e.width);
+    for (int64_t tile = 0; tile < tiles.size(); tile++) {
+        const int64_t stride = tiles.vectors(tile) * LANES;
+        for (int64_t v = 0; v < tiles.vectors(tile); v++) {
+            const int64_t row = (tiles.first[tile] + v) * LANES;
+            uint32_t* to = tiles.at(tile) + v * LANES;
+            for (int64_t pair = 0; pair < tiles.pairs; pair += 16) {
+                __m512i block[16];
+                for (int m = 0; m < 16; m++)
+                    block[m] = row + m < rows ? _mm512_loadu_si512(e.token_at(first + row + m) + 2 * pair)
+                                              : _mm512_setzero_si512();
+                transpose(block);
+                for (int c = 0; c < 16; c++) _mm512_storeu_si512(to + (pair + c) * stride, block[c]);
+            }
+        }
+    }
+}
+
+// Outputs of N rows of a weight for the 16 * V rows of a tile: sums [N][16 * V]. Not inlined: beside other code the
+// compiler would not keep the sums in registers.
+template <int V, int N>
+__attribute__((noinline)) void multiply_tile(const uint32_t* x, int64_t pairs, const bf16* const* weight, float* sums) {
+    __m512 acc[N][V];
+    for (int n = 0; n < N; n++)
+        for (int v = 0; v < V; v++) acc[n][v] = _mm512_setzero_ps();
+    for (int64_t pair = 0; pair < pairs; pair++, x += V * LANES) {
+        __m512bh rows[V];
+        for (int v = 0; v < V; v++) rows[v] = (__m512bh)_mm512_loadu_si512(x + v * LANES);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) {
+            const __m512bh spread = pair_of(weight[n] + 2 * pair);
+            for (int v = 0; v < V; v++) acc[n][v] = _mm512_dpbf16_ps(acc[n][v], rows[v], spread);
+        }
+    }
+    for (int n = 0; n < N; n++)
+        for (int v = 0; v < V; v++) _mm512_storeu_ps(sums + (n * V + v) * LANES, acc[n][v]);
+}
+
+// Hidden channels first to last of a tile: silu(gate) * up, rounded where the plain model rounds.
+template <int V>
+void gate_tile(const uint32_t* x, int64_t pairs, const bf16* gate, const bf16* up, int64_t first, int64_t last,
+               uint32_t* hidden) {
+    constexpr int N = V > 3 ? 4 : 8, HALF = N / 2;
+    for (int64_t f = first; f < last; f += HALF) {
+        const bf16* weight[N];
+        for (int n = 0; n < HALF; n++) {
+            weight[n] = gate + (f + n) * 2 * pairs;
+            weight[HALF + n] = up + (f + n) * 2 * pairs;
+        }
+        float sums[N * V * LANES];
+        multiply_tile<V, N>(x, pairs, weight, sums);
+        for (int n = 0; n < HALF; n += 2) {
+            for (int v = 0; v < V; v++) {
+                Words word[2];
+                for (int i = 0; i < 2; i++) {
+                    const float* opens = sums + ((n + i) * V + v) * LANES;
+                    const Floats opened = rounded(silu(rounded(load(opens))));
+                    word[i] = bits<Words>(rounded(opened * rounded(load(opens + HALF * V * LANES))));
+                }
+                const Words pair = word[1] | word[0] >> 16;
+                std::memcpy(hidden + ((f + n) / 2 * V + v) * LANES, &pair, sizeof pair);
+            }
+        }
+    }
+}
+
+// Outputs first to first + 16 of a tile, as bfloat16 rows.
+template <int V>
+void down_tile(const uint32_t* hidden, int64_t pairs, const bf16* down, int64_t width, int64_t first, int64_t rows,
+               bf16* out) {
+    constexpr int N = V > 3 ? 4 : 8;
+    float sums[16 * V * LANES];
+    for (int at = 0; at < 16; at += N) {
+        const bf16* weight[N];
+        for (int n = 0; n < N; n++) weight[n] = down + (first + at + n) * 2 * pairs;
+        multiply_tile<V, N>(hidden, pairs, weight, sums + at * V * LANES);
+    }
+    for (int v = 0; v < V; v++) {
+        __m512i block[16];
+        for (int n = 0; n < 16; n++) block[n] = _mm512_loadu_si512(sums + (n * V + v) * LANES);
+        transpose(block);
+        for (int64_t m = 0; m < std::min<int64_t>(LANES, rows - v * LANES); m++)
+            store(out + (v * LANES + m) * width + first, (Floats)_mm512_castsi512_ps(block[m]));
+    }
+}
+
+template <class Run>
+inline void with_vectors(int64_t vectors, const Run& run) {
+    switch (vectors) {
+        case 1: run(std::integral_constant<int, 1>()); break;
+        case 2: run(std::integral_constant<int, 2>()); break;
+        case 3: run(std::integral_constant<int, 3>()); break;
+        case 4: run(std::integral_constant<int, 4>()); break;
+        case 5: run(std::integral_constant<int, 5>()); break;
+        default: run(std::integral_constant<int, 6>()); break;
+    }
+}
+
+// Rows of one expert, from a first one on.
+inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64_t rows) {
+    static thread_local Tiles tiles, hidden;
+    pack_rows(e, first, rows, tiles);
+    hidden.resize(rows, e.hidden);
+    const bf16 *gate = e.gate + expert * e.wide_stride, *up = e.up + expert * e.wide_stride;
+    const bf16* down = e.down + expert * e.down_stride;
+    for (int64_t f = 0; f < e.hidden; f += CHANNELS_AT_ONCE)
+        for (int64_t t = 0; t < tiles.size(); t++)
+            with_vectors(tiles.vectors(t), [&](auto vectors) {
+                gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, f, f + CHANNELS_AT_ONCE, hidden.at(t));
+            });
+    for (int64_t n = 0; n < e.width; n += 16)
+        for (int64_t t = 0; t < tiles.size(); t++) {
+            const int64_t row = tiles.first[t] * LANES;
+            with_vectors(tiles.vectors(t), [&](auto vectors) {
+                down_tile<vectors.value>(hidden.at(t), hidden.pairs, down, e.width, n, rows - row,
+                                         e.out + (first + row) * e.width);
+            });
+        }
+}
+
+// Whether the shape was within what the kernel does; nothing is written where it was not.
+inline bool run_experts(const ExpertRows& e, int threads) {
+    if (e.width % 32 || e.hidden % 32) return false;
+    struct Task {
+        int64_t expert, first, rows;
+    };
+    std::vector<Task> tasks;
+    for (int64_t expert = 0, first = 0; expert < e.experts; first += e.counts[expert++]) {
+        const int64_t vectors = (e.counts[expert] + LANES - 1) / LANES;
+        int64_t parts = (vectors + MOST_VECTORS - 1) / MOST_VECTORS;
+        // One MLP for all rows gives every thread the same.
+        if (e.experts == 1) parts = std::min(vectors, round_up(parts, threads));
+        for (int64_t part = 0; part < parts; part++) {
+            const int64_t row = part * vectors / parts * LANES, end = (part + 1) * vectors / parts * LANES;
+            tasks.push_back({expert, first + row, std::min(end, e.counts[expert]) - row});
+        }
+    }
+    // The long ones first, for all threads to be done at the same time.
+    std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) { return a.rows > b.rows; });
+    run_team(threads, [&](Team& team, int) {
+        int phase = 0;
+        team.each(static_cast<int64_t>(tasks.size()), phase, [&](int64_t task) {
+            const Task& t = tasks[task];
+            run_expert(e, t.expert, t.first, t.rows);
+        });
+    });
+    return true;
+}
+
+#else
+
+inline bool run_experts(const ExpertRows&, int) { return false; }
+
+#endif
+
+}  // namespace vl2
