@@ -2,7 +2,8 @@
 
 A record says it: an answer gives the boxes of objects (`{box:k}`), or names objects as its evidence. From there on
 in the question where an object is named, until the next one is, and all along the answer, tokens rest on the visual
-tokens that lie in the object's boxes; between the brackets of one box, on those in that box alone.
+tokens that lie in the object's boxes; between the brackets of one box, on those in that box alone. Where a text is
+named that has a box for each of its characters, the tokens of its name rest on their own ones, and the last on all.
 
 Evidence that the answer repeats, with a box for each of its characters, is read: the token that tells the next
 character rests on that one's box. The rest of the answer then rests on nothing.
@@ -156,12 +157,18 @@ class _Finder:
         return found | dict(self._read(read, answer, text)) | dict(self._told(given, answer))
 
     def _asked(self, objects: Sequence[Labelled], question: range, *, may_be_none: bool) -> Iterator[Rests]:
-        """Yield the tokens of a question from where an object is named to where the next one is."""
-        ends = [(self._end_of(labelled.label, question), labelled) for labelled in objects]
-        named = sorted(((end, labelled) for end, labelled in ends if end is not None), key=lambda pair: pair[0])
-        ends_at = [*(end for end, _ in named), question.stop]
-        for (_, labelled), (end, until) in zip(named, pairwise(ends_at), strict=True):
-            groups = [*self._shown(labelled), *([[0]] if may_be_none else [])]
+        """Yield the tokens of a question from where an object is named to where the next one is.
+
+        While the name of a text is being spelled, each token rests on the characters that it adds.
+        """
+        spans = [(self._name_in(labelled.label, question), labelled) for labelled in objects]
+        named = sorted(((tokens, labelled) for tokens, labelled in spans if tokens), key=lambda pair: pair[0][-1])
+        ends_at = [*(tokens[-1][0] for tokens, _ in named), question.stop]
+        for (tokens, labelled), (end, until) in zip(named, pairwise(ends_at), strict=True):
+            shown = self._shown(labelled)
+            if _is_spelled(labelled):
+                yield from ((token, shown[first:last]) for token, first, last in tokens[:-1] if first < last)
+            groups = [*shown, *([[0]] if may_be_none else [])]
             yield from ((token, groups) for token in range(end, until))
 
     def _read(self, read: Sequence[Labelled], answer: range, text: str) -> Iterator[Rests]:
@@ -209,19 +216,24 @@ class _Finder:
             groups = self._shown(labelled)
             yield token, groups[number : number + 1] if number >= 0 else groups
 
-    def _end_of(self, label: str, question: range) -> int | None:
-        """Return the token of a question with which a name ends, the last time that it is there."""
+    def _name_in(self, label: str, question: range) -> list[tuple[int, int, int]]:
+        """Return the tokens of a question that write a name, the last time that it is there.
+
+        With each come the characters of the name before it and up to its end.
+        """
         written = b""
-        ends = []
+        reached = [0]
         for token in question:
             is_visual = self._ids[token] == self._tokenizer.image_id
             written += b"" if is_visual else self._tokenizer.token_bytes(self._ids[token], skip_special=True)
-            ends.append(len(written))
-        at = written.rfind(label.encode())
+            reached.append(len(written))
+        name = label.encode()
+        at = written.rfind(name)
         if at < 0:
-            return None
-        end = at + len(label.encode())
-        return next(token for token, reached in zip(question, ends, strict=True) if reached >= end)
+            return []
+        chars = [len(name[: max(0, end - at)].decode("utf-8", "ignore")) for end in reached]
+        writes = zip(question, pairwise(reached), pairwise(chars), strict=True)
+        return [(token, *of) for token, (start, end), of in writes if start < at + len(name) and end > at]
 
     def _shown(self, labelled: Labelled) -> list[list[int]]:
         """Return for each box of an object the places of the visual tokens that show it."""
@@ -233,6 +245,12 @@ class _Finder:
             shows_T = covered_T >= min(LEAST_COVERED, max(float(covered_T.max()), 1e-6))
             groups.append(slots_T[shows_T].tolist())
         return groups
+
+
+def _is_spelled(labelled: Labelled) -> bool:
+    """Tell whether an object is a line of text: a box for each character of its label, one beside the other."""
+    boxes = labelled.boxes_px
+    return len(boxes) == len(labelled.label) and all(left[2] == right[0] for left, right in pairwise(boxes))
 
 
 def _is_read(labelled: Labelled, answer: str) -> bool:
