@@ -1,4 +1,4 @@
-"""Small bar charts with printed values: read one, find the highest, count, name the title."""
+"""Small bar charts with printed values: read one or all, find the highest, count, name the title."""
 
 from __future__ import annotations
 
@@ -46,6 +46,10 @@ TITLE = {
     "en": ("What is the title of the chart?", "What does the chart show?"),
     "zh": ("图表的标题是什么？", "这张图表示什么？"),
 }
+READ_ALL = {
+    "en": ("List all bars with their values.", "Write down every bar and its value."),
+    "zh": ("列出所有柱子及其数值。", "写出每一项和它的数值。"),
+}
 GAP = 0.3  # of the room of a bar
 Colour = tuple[int, int, int]
 
@@ -69,7 +73,7 @@ class PrimerBars(Source):
 
     name = "primer_bars"
     category = "table_chart"
-    tasks_known: ClassVar[tuple[str, ...]] = ("value", "highest", "lowest", "number", "title")
+    tasks_known: ClassVar[tuple[str, ...]] = ("value", "highest", "lowest", "number", "title", "read")
 
     font_folders: tuple[str, ...] | None = None
     languages: tuple[str, ...] = ("en", "zh")
@@ -127,6 +131,13 @@ def _ask(bars: Bars, task: str, language: str, values: list[int], rng: random.Ra
         return rng.choice(NUMBER[language]), str(len(bars.names)), []
     if task == "title":
         return rng.choice(TITLE[language]), bars.title, [bars.title]
+    if task == "read":
+        pairs = list(zip(bars.names, bars.values, strict=True))
+        return (
+            rng.choice(READ_ALL[language]),
+            "\n".join(map(" ".join, pairs)),
+            [text for pair in pairs for text in pair],
+        )
     at = bars.numbers.index(max(bars.numbers) if task == "highest" else min(bars.numbers))
     return rng.choice((HIGHEST if task == "highest" else LOWEST)[language]), bars.names[at], [bars.names[at]]
 

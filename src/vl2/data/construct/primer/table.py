@@ -1,4 +1,4 @@
-"""Small tables with several questions about each: look up, most and least, count the rows."""
+"""Small tables with several questions about each: look up, read all, most and least, count the rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from vl2.data.construct.primer.bars import FRUIT, MONTHS
 from vl2.data.construct.primer.writing import LEAST_PX, choose_face, choose_language
 from vl2.data.construct.source import Dropped, Source
 from vl2.data.construct.table_image import STYLES, Cells, draw_table
-from vl2.data.construct.table_questions import ask_lookup, ask_number, ask_rows
+from vl2.data.construct.table_questions import Asked, ask_lookup, ask_number, ask_rows
 from vl2.data.construct.tables import Table
 
 LARGEST = (336, 168)  # px
 HEADERS = {
     "en": ("Price", "Sold", "Age", "Score", "Total", "Size", "Code", "Day", "Room", "Year", "Tax", "Rank"),
     "zh": ("价格", "数量", "年龄", "得分", "合计", "大小", "编号", "日期", "房间", "年份"),
+}
+READ_ALL = {
+    "en": ("Read the table row by row.", "Write down the whole table."),
+    "zh": ("逐行读出表格。", "写出整个表格的内容。"),
 }
 KEYS = {"en": ("Name", "Item", "City"), "zh": ("名称", "项目", "城市")}
 
@@ -32,7 +36,7 @@ class PrimerTable(Source):
 
     name = "primer_table"
     category = "table_chart"
-    tasks_known: ClassVar[tuple[str, ...]] = ("lookup", "max", "min", "rows")
+    tasks_known: ClassVar[tuple[str, ...]] = ("lookup", "max", "min", "rows", "read")
 
     font_folders: tuple[str, ...] | None = None
     languages: tuple[str, ...] = ("en", "zh")
@@ -48,13 +52,10 @@ class PrimerTable(Source):
         draft.picture(image)
         asked = set[str]()
         for _ in range(rng.randint(1, self.turns)):
-            task = self.pick_task(rng) if rng.random() < 0.5 else "lookup"
-            made = ask_lookup(table, rng) if task == "lookup" else None
-            made = (
-                ask_rows(table, rng)
-                if task == "rows"
-                else made or ask_number(table, rng, task if task != "lookup" else "max")
-            )
+            task = self.pick_task(rng)
+            if rng.random() < 0.5 and "lookup" in (self.tasks or self.tasks_known):
+                task = "lookup"
+            made = _ask(table, task, language, rng)
             if made and made.question not in asked:
                 asked.add(made.question)
                 shown = [draft.show(text, letter_boxes(font, text, places[r][c])) for text, (r, c) in made.cells]
@@ -62,6 +63,20 @@ class PrimerTable(Source):
         if not asked:
             raise Dropped("no question has one answer")
         return draft
+
+
+def _ask(table: Table, task: str, language: str, rng: random.Random) -> Asked | None:
+    """Return a question of a kind; None if it has no single answer."""
+    if task == "lookup":
+        return ask_lookup(table, rng) or ask_number(table, rng, "max")
+    if task == "rows":
+        return ask_rows(table, rng)
+    if task == "read":
+        rows = (table.header, *table.rows)
+        cells = tuple((text, (r, c)) for r, row in enumerate(rows) for c, text in enumerate(row))
+        answer = "\n".join(map(" ".join, rows))
+        return Asked(kind="read", question=rng.choice(READ_ALL[language]), answer=answer, cells=cells)
+    return ask_number(table, rng, task)
 
 
 def _draw(table: Table, face: fonts.Face, style: str, rng: random.Random) -> tuple[Image.Image, Cells, fonts.Font]:
