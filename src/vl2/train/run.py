@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from vl2.data.loader import LoadedStep, Loader
-from vl2.errors import RankLost, UserError
+from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter
-from vl2.train.checkpoint import RECIPE, Checkpoints, Keep, newest_checkpoint
+from vl2.train.checkpoint import RECIPE, Checkpoints, Keep
 from vl2.train.evaluation import Evaluation, open_evaluation
 from vl2.train.guard import Guard
+from vl2.train.lost import rank_lost
 from vl2.train.memory import checkpoint_activations, compile_encoder
 from vl2.train.meter import Meter
 from vl2.train.metrics import METRICS, StepMetrics
@@ -45,7 +46,7 @@ from vl2.train.prepare import (
 )
 from vl2.train.products import product_dtype
 from vl2.train.progress import Progress
-from vl2.train.ranks import Ranks, join, leave, why_lost
+from vl2.train.ranks import Ranks, join, leave
 from vl2.train.recipe import Recipe, changes, read_recipe
 from vl2.train.schedule import learning_rate
 from vl2.train.shard import is_sharded, local, origin
@@ -54,7 +55,6 @@ from vl2.train.stopping import Ended, Stop
 from vl2.train.tensor_files import Block
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_LAST_WRITE_S = 10.0  # for a checkpoint that is being written when a rank is lost; torchrun kills after 30
 _LOST_SHOWN = 5  # records that cannot be read are reported so often, then counted
 
 Say = Callable[[str], None]
@@ -86,12 +86,10 @@ def train(
         run = Run.prepare(recipe, ranks, resume=resume, quiet=quiet, evaluations=evaluations)
         return run.finish(run.loop())
     except (RuntimeError, OSError) as error:
-        why = why_lost(error)
-        if why is None:
+        lost = rank_lost(error, ranks, Path(recipe.run.folder), None if run is None else run.checkpoints)
+        if lost is None:
             raise
-        if run is not None:
-            run.checkpoints.give_up(_LAST_WRITE_S)
-        raise RankLost(f"rank {ranks.rank} of {ranks.size}: {why}; {_how_to_go_on(recipe)}") from error
+        raise lost from error
     finally:
         leave()
 
@@ -356,13 +354,6 @@ def _checkpoints(recipe: Recipe, ranks: Ranks, *, writes_whole: bool | None = No
         writes_whole=writes_whole,
         most_wait_s=recipe.engine.timeout_s,
     )
-
-
-def _how_to_go_on(recipe: Recipe) -> str:
-    newest = newest_checkpoint(Path(recipe.run.folder))
-    if newest is None:
-        return "there is no checkpoint yet, so start again from the beginning"
-    return f"the last checkpoint is {newest}: go on with --resume, on as many ranks or on others"
 
 
 def _train_step(recipe: Recipe, model: VL2 | PipelineModel, ranks: Ranks) -> TrainStep:

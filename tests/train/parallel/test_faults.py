@@ -129,10 +129,10 @@ def test_a_killed_rank_is_reported_and_another_layout_on_fewer_ranks_goes_on(
 # The second rank dies with its part of the second checkpoint unwritten, or written before the first rank's.
 DIES_WRITING = """
 import os, signal, time
-import vl2.train.checkpoint, vl2.train.run
+import vl2.train.checkpoint, vl2.train.lost
 
 write = vl2.train.checkpoint.write_tensors
-vl2.train.run._LAST_WRITE_S = 60.0 if has_written else 0.5
+vl2.train.lost.LAST_WRITE_S = 60.0 if has_written else 0.5
 
 def write_or_die(snapshot, folder, rank):
     is_second = "step-00000004" in folder.name

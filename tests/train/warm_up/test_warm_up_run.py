@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from vl2.errors import UserError
+from vl2.errors import RankLost, UserError
 from vl2.model import VL2
 from vl2.train.ranks import ONE
 from vl2.train.recipe import ModelOptions
+from vl2.train.warm_up.recognition import Recognised
 from vl2.train.warm_up.run import TileOptions, WarmUpOptions, WarmUpRecipe, WarmUpRun, read_warm_up, warm_up
 from vl2.weights import load_model
 
@@ -39,6 +40,19 @@ def recipe(texts: Path, folder: str, num_steps: int, save_every: int = 2) -> War
 def lines(folder: str) -> list[dict[str, float]]:
     found = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "tiles_per_s"} for line in found]
+
+
+def test_a_lost_rank_is_told_with_how_to_go_on(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = WarmUpRun._one_step
+
+    def lose(run: WarmUpRun, rate: float) -> Recognised:
+        if run.step == 3:
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242")
+        return step(run, rate)
+
+    monkeypatch.setattr(WarmUpRun, "_one_step", lose)
+    with pytest.raises(RankLost, match=r"rank 0 of 1: the connection .* has broken: .* is .*step-00000002: go on with"):
+        warm_up(recipe(texts, "lost", 4), say=lambda _: None)
 
 
 def test_resumed_is_as_if_never_stopped(texts: Path) -> None:

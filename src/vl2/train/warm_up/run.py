@@ -26,6 +26,7 @@ from vl2.errors import UserError
 from vl2.model import VL2, init_weights
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.train.checkpoint import Checkpoints
+from vl2.train.lost import rank_lost
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parts import ParameterGroup, is_block_matrix
 from vl2.train.prepare import MODEL_FILES, TOKENIZER_FILES, find_model, keep_model_files
@@ -142,8 +143,12 @@ def _silent(_: str) -> None:
 
 
 def warm_up(recipe: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], None] = print) -> Path:
-    """Run a recipe to its end and return the folder of the exported model. Under torchrun every rank calls it."""
+    """Run a recipe to its end and return the folder of the exported model. Under torchrun every rank calls it.
+
+    RankLost where another rank has died or hangs.
+    """
     ranks = join(torch.device("cpu"))
+    run: WarmUpRun | None = None
     try:
         run = WarmUpRun(recipe, ranks)
         newest = run.checkpoints.newest()
@@ -154,6 +159,11 @@ def warm_up(recipe: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], 
         say = say if ranks.is_first else _silent
         run.loop(say)
         return run.export(say)
+    except (RuntimeError, OSError) as error:
+        lost = rank_lost(error, ranks, Path(recipe.folder), None if run is None else run.checkpoints)
+        if lost is None:
+            raise
+        raise lost from error
     finally:
         leave()
 
