@@ -1,8 +1,9 @@
-"""A loaded model's encoder and prefill on a CPU in bfloat16: kernels in the place of what lies between the products.
+"""A loaded model's encoder and prefill on a CPU in bfloat16: kernels for the gated MLPs and between other products.
 
-Attention, the activations and the sum over experts take a third of PyTorch's time there, and a tenth with these. Where
-a kernel does not apply, in another type, on another device, with gradients, the plain function does the work. What is
-put into the model are functions of this module, so that a model can be copied as before.
+Attention, activations, norms and the sum over experts take a third of PyTorch's time there, and a tenth with these; the
+products of experts, with few rows each, are a seventh faster than the product library's. Where a kernel does not apply,
+in another type, on another device, with gradients, the plain function does the work. What is put into the model are
+functions of this module, so that a model can be copied as before.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a prefill and the encoder do between their products, by csrc/prefill.h: on bfloat16 tensors of a CPU.
+"""What a prefill and the encoder do between their products (csrc/prefill.h), and gated MLPs (csrc/expert_rows.h).
 
-Each function has the signature of the plain one that it stands in for, and hands over to it where the kernel does not
-apply. Tests hold both equal.
+On bfloat16 tensors of a CPU. `vl2.infer.prefill_kernels` puts them into a model, and lets the plain function do what a
+kernel does not. Tests hold both equal.
 """
 
 from __future__ import annotations
