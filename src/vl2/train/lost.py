@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch.distributed as dist
-
 from vl2.errors import RankLost
 from vl2.train.checkpoint import Checkpoints, newest_checkpoint
-from vl2.train.ranks import Ranks
+from vl2.train.ranks import Ranks, why_lost
 
 LAST_WRITE_S = 10.0  # for a checkpoint that is being written then; torchrun kills after 30
 
@@ -28,16 +26,3 @@ def rank_lost(error: BaseException, ranks: Ranks, folder: Path, checkpoints: Che
     if newest is not None:
         how = f"the last checkpoint is {newest}: go on with --resume, on as many ranks or on others"
     return RankLost(f"rank {ranks.rank} of {ranks.size}: {why}; {how}")
-
-
-def why_lost(error: BaseException) -> str | None:
-    """Return in a sentence what an error says of other ranks: that one has gone, or does not answer; else None."""
-    seen: BaseException | None = error
-    while seen is not None:
-        text = str(seen)
-        if isinstance(seen, dist.DistError) or "gloo/transport" in text or "NCCL" in text:
-            if any(word in text.lower() for word in ("timed out", "timeout")):
-                return "another rank has not answered in time: it hangs, or its machine does"
-            return "the connection to another rank has broken: it has died, or its machine has"
-        seen = seen.__cause__ or seen.__context__
-    return None

@@ -160,6 +160,19 @@ def join(device: torch.device | str, timeout_s: float = 1800.0) -> Ranks:
     return Ranks(rank=rank, size=size, device=local)
 
 
+def why_lost(error: BaseException) -> str | None:
+    """Return in a sentence what an error says of other ranks: that one has gone, or does not answer; else None."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        if isinstance(seen, dist.DistError) or "gloo/transport" in text or "NCCL" in text:
+            if any(word in text.lower() for word in ("timed out", "timeout")):
+                return "another rank has not answered in time: it hangs, or its machine does"
+            return "the connection to another rank has broken: it has died, or its machine has"
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
 def leave() -> None:
     """End what `join` began. Harmless where it began nothing."""
     if dist.is_available() and dist.is_initialized():

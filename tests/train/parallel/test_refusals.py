@@ -11,10 +11,9 @@ import pytest
 from tests.model.configs import small_model
 from tests.train.toy import toy_recipe
 from vl2.errors import RankLost, UserError
-from vl2.train.lost import why_lost
 from vl2.train.parallel.lay_out import check_ranks
 from vl2.train.parallel.layout import make_layout
-from vl2.train.ranks import ONE
+from vl2.train.ranks import ONE, why_lost
 from vl2.train.recipe import EngineOptions
 from vl2.train.run import Run, train
 from vl2.train.shard import shard
