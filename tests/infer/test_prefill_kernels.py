@@ -14,14 +14,17 @@ from vl2.infer.prefill import prefill
 from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.kernels import load_kernels
 from vl2.kernels import prefill as kernels
+from vl2.kernels.build import supported_levels
+from vl2.kernels.library import kernels_of_level
 from vl2.model import VL2, Cache, attention, layers, moe, rope, vision
 from vl2.model.attention import Reach
 
 kernels_here = load_kernels()
 needs_kernels = pytest.mark.skipif(kernels_here is None, reason="no kernels: neither built nor a compiler")
 needs_attention = pytest.mark.skipif(
-    kernels_here is None or kernels_here.level != "avx512", reason="the attention kernel is for AVX-512 with bfloat16"
+    kernels_here is None or not kernels_here.has_bfloat16_products, reason="the kernel is for AVX-512 with bfloat16"
 )
+ROW_LEVELS = [level.name for level in supported_levels() if level.has_bfloat16_products]
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -148,11 +151,13 @@ def test_float32_and_gradients_take_the_plain_way() -> None:
 
 
 @needs_attention
+@pytest.mark.parametrize("level", ROW_LEVELS)
 @pytest.mark.parametrize(("width", "hidden"), [(32, 32), (64, 96), (160, 64)])
 @torch.no_grad()
 def test_experts_are_those_of_pytorch_and_a_token_gets_the_same_bits_whatever_is_beside_it(
-    width: int, hidden: int
+    width: int, hidden: int, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     torch.manual_seed(0)
     experts, num_experts = moe.Experts(7, width, hidden), 7
     for parameter in experts.parameters():
@@ -170,9 +175,18 @@ def test_experts_are_those_of_pytorch_and_a_token_gets_the_same_bits_whatever_is
     plain, plain_places = moe.run_experts(experts, x, chosen, num_experts)
     ours, our_places = prefill_kernels.run_experts(experts, x, chosen, num_experts)
     assert_as_near_as_bfloat16(ours[our_places], plain[plain_places], exact[places])
-    for part in (slice(0, 1), slice(3, 40), slice(170, 500)):
+    for part in (slice(0, 65), slice(3, 140), slice(170, 500)):  # as few as are decoded at once take the plain way
         alone, alone_places = prefill_kernels.run_experts(experts, x[part], chosen[part], num_experts)
         assert torch.equal(alone[alone_places], ours[our_places[part]])
+
+
+@pytest.mark.parametrize("level", ROW_LEVELS)
+def test_attention_is_pytorchs_where_there_are_tile_registers(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
+    model = small_model("tiny")
+    use_prefill_kernels(model)
+    block = model.vision.blocks[0].attn
+    assert block.attend is (vision.attend if level == "amx" else prefill_kernels.attend_patches)
 
 
 @needs_kernels

@@ -1,8 +1,8 @@
 """Finding, building and loading the kernels.
 
 Looked for in the package (built when it was installed), then in the user's cache; built into that cache when there is
-a C++ compiler and neither has it. `VL2_KERNELS=off` does without them, and `VL2_KERNELS=avx512`, `avx2` or `portable`
-takes that level.
+a C++ compiler and neither has it. `VL2_KERNELS=off` does without them, and `VL2_KERNELS=amx`, `avx512`, `avx2` or
+`portable` takes that level.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ BUILT = Path(__file__).parent / "lib"
 class Library:
     """The loaded kernels of one level."""
 
-    def __init__(self, path: Path, level: str) -> None:
-        self.path, self.level = path, level
+    def __init__(self, path: Path, level: Level) -> None:
+        self.path, self.level, self.has_bfloat16_products = path, level.name, level.has_bfloat16_products
         loaded = ctypes.CDLL(str(path))
         if not loaded.vl2_is_supported():
             raise OSError(f"{path.name} needs instructions that this processor lacks")
@@ -99,7 +99,7 @@ def _load(level: Level) -> Library | None:
 
 def _opened(path: Path, level: Level) -> Library | None:
     try:
-        return Library(path, level.name)
+        return Library(path, level)
     except OSError:
         return None
 

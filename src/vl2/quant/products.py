@@ -73,7 +73,7 @@ def has_int8_products() -> bool:
 
 
 def _has_instructions(kernels: Library, kind: Kind) -> bool:
-    return has_int8_products() if kind == "int8" else kernels.level == "avx512"
+    return has_int8_products() if kind == "int8" else kernels.has_bfloat16_products
 
 
 def few_rows(kernels: Library, x_MK: Tensor, codes_NK: Tensor, scales_N: Tensor) -> Tensor:

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "amx.h"
 #include "prefill.h"
 
 namespace vl2 {
@@ -28,6 +29,7 @@ struct ExpertRows {
 
 constexpr int64_t MOST_VECTORS = 12;  // of sixteen rows each, at once
 constexpr int64_t CHANNELS_AT_ONCE = 16;  // of the hidden ones: their weights stay near while all rows pass
+constexpr int64_t OUTPUTS_AT_ONCE = 32;
 
 // Word n of vector m becomes word m of vector n.
 inline void transpose(__m512i (&rows)[16]) {
@@ -54,10 +56,15 @@ inline void transpose(__m512i (&rows)[16]) {
     }
 }
 
+// A vector that lies within one line of the cache.
+struct alignas(64) Line {
+    uint32_t words[LANES];
+};
+
 // Rows of one expert, in tiles of up to six vectors: [tile][pair of channels][16 * vectors of the tile].
 struct Tiles {
     std::vector<int64_t> first;  // vector of each tile, and the end
-    std::vector<uint32_t> words;
+    std::vector<Line> lines;
     int64_t pairs = 0;
 
     void resize(int64_t rows, int64_t channels) {
@@ -65,11 +72,11 @@ struct Tiles {
         first.resize(tiles + 1);
         for (int64_t t = 0; t <= tiles; t++) first[t] = (t * vectors + tiles - 1) / tiles;
         pairs = channels / 2;
-        if (static_cast<int64_t>(words.size()) < vectors * LANES * pairs) words.resize(vectors * LANES * pairs);
+        if (static_cast<int64_t>(lines.size()) < vectors * pairs) lines.resize(vectors * pairs);
     }
     int64_t size() const { return static_cast<int64_t>(first.size()) - 1; }
     int64_t vectors(int64_t tile) const { return first[tile + 1] - first[tile]; }
-    uint32_t* at(int64_t tile) { return words.data() + first[tile] * LANES * pairs; }
+    uint32_t* at(int64_t tile) { return lines[first[tile] * pairs].words; }
 };
 
 inline void pack_rows(const ExpertRows& e, int64_t first, int64_t rows, Tiles& tiles) {
@@ -111,52 +118,61 @@ __attribute__((noinline)) void multiply_tile(const uint32_t* x, int64_t pairs, c
         for (int v = 0; v < V; v++) _mm512_storeu_ps(sums + (n * V + v) * LANES, acc[n][v]);
 }
 
-// Hidden channels first to last of a tile: silu(gate) * up, rounded where the plain model rounds.
+// Sixteen outputs each of two weights for the 16 * V rows of a tile: sums [16][16 * V] of each.
 template <int V>
-void gate_tile(const uint32_t* x, int64_t pairs, const bf16* gate, const bf16* up, int64_t first, int64_t last,
-               uint32_t* hidden) {
+void multiply_two(const uint32_t* x, int64_t pairs, const bf16* one, const bf16* two, float* sums_one,
+                  float* sums_two) {
+#if defined(__AMX_BF16__)
+    multiply_all_blocks<V>(x, one, two, 2 * pairs, sums_one, sums_two);
+#else
     constexpr int N = V > 3 ? 4 : 8, HALF = N / 2;
-    for (int64_t f = first; f < last; f += HALF) {
+    for (int first = 0; first < 16; first += HALF) {
         const bf16* weight[N];
         for (int n = 0; n < HALF; n++) {
-            weight[n] = gate + (f + n) * 2 * pairs;
-            weight[HALF + n] = up + (f + n) * 2 * pairs;
+            weight[n] = one + (first + n) * 2 * pairs;
+            weight[HALF + n] = two + (first + n) * 2 * pairs;
         }
         float sums[N * V * LANES];
         multiply_tile<V, N>(x, pairs, weight, sums);
-        for (int n = 0; n < HALF; n += 2) {
-            for (int v = 0; v < V; v++) {
-                Words word[2];
-                for (int i = 0; i < 2; i++) {
-                    const float* opens = sums + ((n + i) * V + v) * LANES;
-                    const Floats opened = rounded(silu(rounded(load(opens))));
-                    word[i] = bits<Words>(rounded(opened * rounded(load(opens + HALF * V * LANES))));
-                }
-                const Words pair = word[1] | word[0] >> 16;
-                std::memcpy(hidden + ((f + n) / 2 * V + v) * LANES, &pair, sizeof pair);
+        std::memcpy(sums_one + first * V * LANES, sums, sizeof sums / 2);
+        std::memcpy(sums_two + first * V * LANES, sums + HALF * V * LANES, sizeof sums / 2);
+    }
+#endif
+}
+
+// Sixteen hidden channels of a tile, from a first one on: silu(gate) * up, rounded where the plain model rounds.
+template <int V>
+void gate_tile(const uint32_t* x, int64_t pairs, const bf16* gate, const bf16* up, int64_t first, uint32_t* hidden) {
+    float opens[16 * V * LANES], sums[16 * V * LANES];
+    multiply_two<V>(x, pairs, gate + first * 2 * pairs, up + first * 2 * pairs, opens, sums);
+    for (int n = 0; n < 16; n += 2) {
+        for (int v = 0; v < V; v++) {
+            Words word[2];
+            for (int i = 0; i < 2; i++) {
+                const int at = ((n + i) * V + v) * LANES;
+                const Floats opened = rounded(silu(rounded(load(opens + at))));
+                word[i] = bits<Words>(rounded(opened * rounded(load(sums + at))));
             }
+            const Words pair = word[1] | word[0] >> 16;
+            std::memcpy(hidden + ((first + n) / 2 * V + v) * LANES, &pair, sizeof pair);
         }
     }
 }
 
-// Outputs first to first + 16 of a tile, as bfloat16 rows.
+// Outputs first to first + 32 of a tile, as bfloat16 rows.
 template <int V>
 void down_tile(const uint32_t* hidden, int64_t pairs, const bf16* down, int64_t width, int64_t first, int64_t rows,
                bf16* out) {
-    constexpr int N = V > 3 ? 4 : 8;
-    float sums[16 * V * LANES];
-    for (int at = 0; at < 16; at += N) {
-        const bf16* weight[N];
-        for (int n = 0; n < N; n++) weight[n] = down + (first + at + n) * 2 * pairs;
-        multiply_tile<V, N>(hidden, pairs, weight, sums + at * V * LANES);
-    }
-    for (int v = 0; v < V; v++) {
-        __m512i block[16];
-        for (int n = 0; n < 16; n++) block[n] = _mm512_loadu_si512(sums + (n * V + v) * LANES);
-        transpose(block);
-        for (int64_t m = 0; m < std::min<int64_t>(LANES, rows - v * LANES); m++)
-            store(out + (v * LANES + m) * width + first, (Floats)_mm512_castsi512_ps(block[m]));
-    }
+    float sums[2][16 * V * LANES];
+    multiply_two<V>(hidden, pairs, down + first * 2 * pairs, down + (first + 16) * 2 * pairs, sums[0], sums[1]);
+    for (int half = 0; half < 2; half++)
+        for (int v = 0; v < V; v++) {
+            __m512i block[16];
+            for (int n = 0; n < 16; n++) block[n] = _mm512_loadu_si512(sums[half] + (n * V + v) * LANES);
+            transpose(block);
+            for (int64_t m = 0; m < std::min<int64_t>(LANES, rows - v * LANES); m++)
+                store(out + (v * LANES + m) * width + first + 16 * half, (Floats)_mm512_castsi512_ps(block[m]));
+        }
 }
 
 template <class Run>
@@ -174,6 +190,9 @@ inline void with_vectors(int64_t vectors, const Run& run) {
 // Rows of one expert, from a first one on.
 inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64_t rows) {
     static thread_local Tiles tiles, hidden;
+#if defined(__AMX_BF16__)
+    const TileRegisters registers;
+#endif
     pack_rows(e, first, rows, tiles);
     hidden.resize(rows, e.hidden);
     const bf16 *gate = e.gate + expert * e.wide_stride, *up = e.up + expert * e.wide_stride;
@@ -181,9 +200,9 @@ inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64
     for (int64_t f = 0; f < e.hidden; f += CHANNELS_AT_ONCE)
         for (int64_t t = 0; t < tiles.size(); t++)
             with_vectors(tiles.vectors(t), [&](auto vectors) {
-                gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, f, f + CHANNELS_AT_ONCE, hidden.at(t));
+                gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, f, hidden.at(t));
             });
-    for (int64_t n = 0; n < e.width; n += 16)
+    for (int64_t n = 0; n < e.width; n += OUTPUTS_AT_ONCE)
         for (int64_t t = 0; t < tiles.size(); t++) {
             const int64_t row = tiles.first[t] * LANES;
             with_vectors(tiles.vectors(t), [&](auto vectors) {

@@ -11,6 +11,9 @@ extern "C" {
 
 // Whether this machine has the instructions that this library was built for.
 int vl2_is_supported() {
+#if defined(__AMX_BF16__)
+    if (!vl2::may_use_tiles()) return 0;
+#endif
 #if defined(__AVX512BF16__)
     return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&

@@ -1,0 +1,86 @@
+// Products in tile registers, of which the processors with AMX have eight, each of sixteen rows of 64 bytes.
+//
+// A tile of a weight is sixteen of its rows as they lie in memory; a tile of activations is sixteen rows beside one
+// another in pairs of channels, as the bfloat16 dot product of AVX-512 takes them. So both need the same packing, and
+// weights none.
+#pragma once
+#if defined(__AMX_BF16__)
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "simd.h"
+
+namespace vl2 {
+
+// Linux gives the registers to a process that asks for them, and to all its threads from then on.
+inline bool may_use_tiles() {
+    constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // of arch_prctl: ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    static const bool is_granted = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+    return is_granted;
+}
+
+// While it lives, the thread's tile registers are all of sixteen rows of 64 bytes.
+struct TileRegisters {
+    struct alignas(64) Shape {
+        uint8_t palette = 1, start_row = 0, reserved[14] = {};
+        uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+        uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    };
+    TileRegisters() {
+        const Shape shape;
+        _tile_loadconfig(&shape);
+    }
+    ~TileRegisters() { _tile_release(); }
+    TileRegisters(const TileRegisters&) = delete;
+    TileRegisters& operator=(const TileRegisters&) = delete;
+};
+
+// Two blocks of sixteen outputs for V vectors of sixteen rows, 1 or 2: sums [16][stride] of each block. `x` holds pairs of
+// channels, `stride` words from one to the next; rows of a weight are `width` long, a multiple of 32.
+template <int V>
+void multiply_blocks(const uint32_t* x, int64_t stride, const bf16* one, const bf16* two, int64_t width,
+                     float* sums_one, float* sums_two) {
+    static_assert(V == 1 || V == 2);
+    const int64_t step = 4 * stride, row = 2 * width;
+    _tile_zero(0);
+    _tile_zero(1);
+    if constexpr (V == 2) {
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t channel = 0; channel < width; channel += 32, x += 16 * stride) {
+        _tile_loadd(4, one + channel, row);
+        _tile_loadd(6, x, step);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, two + channel, row);
+        _tile_dpbf16ps(1, 5, 6);
+        if constexpr (V == 2) {
+            _tile_loadd(7, x + LANES, step);
+            _tile_dpbf16ps(2, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, sums_one, step);
+    _tile_stored(1, sums_two, step);
+    if constexpr (V == 2) {
+        _tile_stored(2, sums_one + LANES, step);
+        _tile_stored(3, sums_two + LANES, step);
+    }
+}
+
+// The same for any number of vectors, which then are `stride` / 16.
+template <int V>
+void multiply_all_blocks(const uint32_t* x, const bf16* one, const bf16* two, int64_t width, float* sums_one,
+                         float* sums_two) {
+    constexpr int64_t STRIDE = V * LANES;
+    for (int v = 0; v + 2 <= V; v += 2)
+        multiply_blocks<2>(x + v * LANES, STRIDE, one, two, width, sums_one + v * LANES, sums_two + v * LANES);
+    if constexpr (V % 2 != 0) {
+        constexpr int64_t LAST = (V - 1) * LANES;
+        multiply_blocks<1>(x + LAST, STRIDE, one, two, width, sums_one + LAST, sums_two + LAST);
+    }
+}
+
+}  // namespace vl2
+#endif
