@@ -70,10 +70,15 @@ class MasterAdamW:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Update the weights by the gradients collected since `zero`. Decay and multipliers are the groups'."""
+        """Update the weights by the gradients collected since `zero`. Decay and multipliers are the groups'.
+
+        A group none of whose parameters requires a gradient stands still for this step.
+        """
         self._clear_empty()
         self._num_steps += 1
         for group in self._groups:
+            if not any(weight.parameter.requires_grad for weight in group.weights):
+                continue
             rate = learning_rate * group.rate_multiplier
             if group.is_orthogonal:
                 muon_(

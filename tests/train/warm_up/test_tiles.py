@@ -10,7 +10,8 @@ import pytest
 
 from vl2.data.construct.shapes import COLOURS, SHAPES
 from vl2.train.warm_up.classes import ASCII, NOTHING, Classes, choose_characters
-from vl2.train.warm_up.tiles import PADDING, TileDrawer
+from vl2.train.warm_up.sheet import PADDING
+from vl2.train.warm_up.tiles import TileDrawer
 
 TEXTS = ("the quick brown fox jumps over the lazy dog", "Iron expands when it is heated")
 CLASSES = Classes(ASCII)

@@ -104,6 +104,29 @@ def test_where_tokens_are_read_the_projector_learns_too(texts: Path) -> None:
     assert all("read_empty" in line and "named" in line for line in lines(plan.folder))
 
 
+@pytest.mark.parametrize(("num_steps", "moved"), [(2, set()), (3, {"vision", "projector"})])
+def test_heads_learn_alone_at_first(texts: Path, num_steps: int, moved: set[str]) -> None:
+    plan = recipe(texts, "heads", num_steps)
+    plan = replace(
+        plan,
+        options=replace(plan.options, reads=True, heads_steps=2),
+        tiles=replace(plan.tiles, pages_share=0.5),
+    )
+    fresh = WarmUpRun(recipe(texts, "fresh", 2), ONE).model
+    run = WarmUpRun(plan, ONE)
+    head = run.net.classify.weight.detach().clone()
+    run.loop(lambda _: None)
+    assert not torch.equal(run.net.classify.weight, head)
+    found = {name.split(".")[0] for (name, a), b in zip(run.model.named_parameters(), fresh.parameters(), strict=True)
+             if not torch.equal(a, b)}  # fmt: skip
+    assert found == moved
+
+
+def test_a_share_of_pages_is_a_share(texts: Path) -> None:
+    with pytest.raises(UserError, match=r"pages_share must be from 0 to 1, got 1\.5"):
+        TileOptions(texts_en=str(texts), pages_share=1.5)
+
+
 def test_a_head_that_looks_up_is_set_at_the_end_and_nothing_else_of_the_language_model(texts: Path) -> None:
     plan = recipe(texts, "looks", 2)
     plan = replace(plan, options=replace(plan.options, reads=True, names=True, looks_up=True))

@@ -25,6 +25,7 @@ from vl2.data.construct.words import read_passages
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
 from vl2.process.preprocess_config import PreprocessConfig
+from vl2.process.tiling import Size
 from vl2.train.checkpoint import Checkpoints
 from vl2.train.lost import rank_lost
 from vl2.train.optimizer import MasterAdamW
@@ -38,15 +39,18 @@ from vl2.train.toml_file import from_table, load_toml, to_toml
 from vl2.train.warm_up.classes import Classes, choose_characters
 from vl2.train.warm_up.lookup import look_at_shapes, lookup_attention, seed_lookup
 from vl2.train.warm_up.naming import Naming, ids_of_names
+from vl2.train.warm_up.pages import PageCutter
 from vl2.train.warm_up.reading import Reading
 from vl2.train.warm_up.recognition import Recognised, Recognition
-from vl2.train.warm_up.tiles import Tile, TileBatch, TileDrawer
+from vl2.train.warm_up.sheet import Tile
+from vl2.train.warm_up.tiles import TileBatch, TileDrawer
 from vl2.weights import load_model, save_model
 
 METRICS = "metrics.jsonl"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 READ = "read_"  # what the log calls the shares of the visual tokens
 NAMED = "named"  # and of the words for what they show, the share that is among the likeliest
+KEPT = ("encoder.", "reading.projector.")  # weights of the model; all others are heads, and thrown away
 _SMOOTHING = 0.97  # of the accuracy that decides on the difficulty
 
 
@@ -70,8 +74,12 @@ class TileOptions:
     """sprites and shapes; the rest is English"""
     lines_share: float = 0.0
     """of the tiles of text: one line on a picture of its own, padded as the processor pads"""
+    pages_share: float = 0.0
+    """of all tiles: cut from small charts, tables, receipts and lines, as the processor cuts them"""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.pages_share <= 1:
+            raise UserError(f"pages_share must be from 0 to 1, got {self.pages_share}")
         if min(self.chinese_share, self.things_share) < 0 or self.chinese_share + self.things_share > 1:
             raise UserError(
                 "chinese_share and things_share must be at least 0 and together at most 1, "
@@ -92,6 +100,8 @@ class WarmUpOptions:
     """where the cosine ends, over the peak"""
     warmup_steps: int = 150
     weight_decay: float = 0.05
+    heads_steps: int = 0
+    """first steps, in which only the heads learn: they are new, and would spoil an encoder that has learned already"""
     reads: bool = False
     """train the projector too: which things each visual token holds, in reading order"""
     names: bool = False
@@ -178,7 +188,7 @@ class WarmUpRun:
             make_folder(self.folder)
         self.files = find_model(recipe.model)
         config = self.files.config
-        self.drawer = make_drawer(recipe.tiles, config)
+        self.drawer = make_drawer(recipe.tiles, config, self.files.processor().config.candidate_resolutions)
         # The whole model is made, so that the export is one; only its encoder is trained.
         if self.files.weights_folder is not None:
             self.model = load_model(self.files.weights_folder, dtype=torch.float32).train()
@@ -274,6 +284,10 @@ class WarmUpRun:
         }
 
     def _one_step(self, rate: float) -> Recognised:
+        learns = self.step >= self.recipe.options.heads_steps
+        for name, parameter in self.net.named_parameters():
+            if name.startswith(KEPT):
+                parameter.requires_grad_(learns)
         batch = TileBatch.of([self._tile(number) for number in self._own()])
         generator = torch.Generator().manual_seed(self.step * self.ranks.size + self.ranks.rank)
         found: Recognised = self.net(batch, generator)
@@ -357,8 +371,11 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
 
 
-def make_drawer(options: TileOptions, config: ModelConfig) -> TileDrawer:
-    """Return the drawer. Kinds that not every style has are left out: a class needs more than one way to be drawn."""
+def make_drawer(options: TileOptions, config: ModelConfig, canvases: Sequence[Size]) -> TileDrawer:
+    """Return the drawer. Kinds that not every style has are left out: a class needs more than one way to be drawn.
+
+    `canvases` are those of the processor.
+    """
     texts_zh = read_passages(options.texts_zh) if options.texts_zh else ()
     styles = [read_kinds(folder) for folder in options.art]
     shared = set[str]()
@@ -367,6 +384,9 @@ def make_drawer(options: TileOptions, config: ModelConfig) -> TileDrawer:
     kept = [_one_of_each([kind for kind in style if kind.en in shared]) for style in styles]
     classes = Classes(choose_characters(texts_zh, options.num_chinese), tuple(sorted(shared)))
     vision = config.vision_config
+    pages = None
+    if options.pages_share:
+        pages = PageCutter.of_primer(canvases, options.texts_en, options.texts_zh, options.fonts or None)
     return TileDrawer(
         classes=classes,
         texts_en=read_passages(options.texts_en),
@@ -378,6 +398,8 @@ def make_drawer(options: TileOptions, config: ModelConfig) -> TileDrawer:
         chinese_share=options.chinese_share,
         things_share=options.things_share,
         lines_share=options.lines_share,
+        pages=pages,
+        pages_share=options.pages_share,
         patches_per_token=config.projector_config.downsample_ratio,
     )
 
@@ -388,10 +410,10 @@ def _one_of_each(kinds: Sequence[Kind]) -> list[Kind]:
 
 def _groups(net: nn.Module, options: WarmUpOptions) -> list[ParameterGroup]:
     named = [(name, parameter) for name, parameter in net.named_parameters() if "attn_pool" not in name]
-    found: dict[tuple[float, bool], list[tuple[str, nn.Parameter]]] = {}
+    found: dict[tuple[float, bool, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in named:
         is_orthogonal = options.optimizer == "muon" and is_block_matrix(name, parameter)
-        rule = options.weight_decay if parameter.ndim > 1 else 0.0, is_orthogonal
+        rule = options.weight_decay if parameter.ndim > 1 else 0.0, is_orthogonal, name.startswith(KEPT)
         found.setdefault(rule, []).append((name, parameter))
     return [
         ParameterGroup(
@@ -401,7 +423,7 @@ def _groups(net: nn.Module, options: WarmUpOptions) -> list[ParameterGroup]:
             weight_decay=decay,
             is_orthogonal=is_orthogonal,
         )
-        for (decay, is_orthogonal), members in found.items()
+        for (decay, is_orthogonal, _), members in found.items()
     ]
 
 

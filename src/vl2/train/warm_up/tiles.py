@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import ImageDraw
 from torch import Tensor
 
 from vl2.data.construct import fonts
@@ -26,29 +25,14 @@ from vl2.data.construct.primer.writing import token
 from vl2.data.construct.shapes import COLOURS, SHAPES, draw_shape
 from vl2.data.construct.sprites import Kind, draw_sprite
 from vl2.errors import UserError
-from vl2.train.warm_up.classes import NOTHING, Classes
-from vl2.train.warm_up.reading import THINGS
+from vl2.train.warm_up.classes import Classes
+from vl2.train.warm_up.pages import PageCutter
+from vl2.train.warm_up.sheet import Box, Ink, Sheet, Tile
 
 CHINESE_FROM, SPRITES_FROM = 0.25, 0.5  # difficulty from which on there are any
 EASY_FACES = 6
 LATIN_PX, CHINESE_PX = (12, 24, 56), (15, 28, 64)  # smallest, easiest and largest size of text
 ATTEMPTS = 12  # places tried for a thing
-
-Ink = tuple[int, int, int]
-Box = tuple[float, float, float, float]
-PADDING = (127, 127, 127)  # of every released processor and of nano's
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """A picture and what its patches show."""
-
-    pixels: NDArray[np.uint8]  # [P, P, 3]
-    classes: NDArray[np.int64]  # [n, n]
-    boxes: NDArray[np.float32]  # [n, n, 4], 0 where there is nothing
-    things: NDArray[np.int64]  # [m, m, K], of a visual token in reading order, 0 behind the last
-    first_boxes: NDArray[np.float32]  # [m, m, 4], of the first of them, 0 where there is none
-    first_places: NDArray[np.float32]  # the same as parts of the picture without its padding, as answers count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +73,15 @@ class TileDrawer:
     chinese_share: float = 0.44  # of all tiles, at full difficulty
     things_share: float = 0.22  # sprites and shapes
     lines_share: float = 0.0  # of the tiles of text: one line, on a picture of its own that is fitted into the tile
+    pages: PageCutter | None = None
+    pages_share: float = 0.0  # of all tiles: cut from its pictures
     patches_per_token: int = 2  # along a side
     _covered: dict[fonts.Face, frozenset[str]] = field(default_factory=dict, repr=False)
 
     def draw(self, rng: random.Random, difficulty: float) -> Tile:
         """Draw one tile from the generator alone."""
+        if self.pages is not None and rng.random() < self.pages_share:
+            return self._page(self.pages, rng).finish(self.side_px, rng, difficulty)
         scale = rng.choice((1.0, 1.0, 1.0, rng.uniform(0.6, 1.8))) if difficulty > 0.3 else 1.0
         chinese = self.chinese_share * min(1.0, max(0.0, (difficulty - CHINESE_FROM) * 2)) if self.texts_zh else 0.0
         chosen = rng.random()
@@ -108,10 +96,27 @@ class TileDrawer:
                 self._scatter(sheet, rng, difficulty)
         return sheet.finish(self.side_px, rng, difficulty)
 
-    def _sheet(self, side: int, rng: random.Random) -> _Sheet:
-        return _Sheet(side, self.side_px // self.patch_px, self.patches_per_token, rng)
+    def _sheet(self, side: int, rng: random.Random) -> Sheet:
+        return Sheet(side, self.side_px // self.patch_px, self.patches_per_token, rng)
 
-    def _one_line(self, rng: random.Random, difficulty: float, language: str) -> _Sheet:
+    def _page(self, pages: PageCutter, rng: random.Random) -> Sheet:
+        """Return a tile of a picture that holds text and other things, which are nothing here."""
+        cut = pages.draw(rng)
+        sheet = self._sheet(self.side_px, rng)
+        sheet.image.paste(cut.image)
+        sheet.pad(cut.frame)
+        for char, box in cut.letters:
+            self._mark_letter(sheet, char, box)
+        return sheet
+
+    def _mark_letter(self, sheet: Sheet, char: str, box: Box) -> None:
+        number = self.classes.character(char)
+        if number is not None:
+            sheet.mark(number, box)
+        elif char == " ":
+            sheet.mark(self.classes.space, box, is_seen=False)
+
+    def _one_line(self, rng: random.Random, difficulty: float, language: str) -> Sheet:
         """Return a line on a strip as long as the line, padded to a square: whole, or one of two tiles of it."""
         face = self._face(rng, difficulty, language)
         covered = self._covers(face)
@@ -137,25 +142,21 @@ class TileDrawer:
         self._write_text(sheet, text, font, (x, top + margin), sheet.ink(rng))
         return sheet
 
-    def _write_text(self, sheet: _Sheet, text: str, font: fonts.Font, place: tuple[float, float], ink: Ink) -> float:
+    def _write_text(self, sheet: Sheet, text: str, font: fonts.Font, place: tuple[float, float], ink: Ink) -> float:
         """Write a text and mark its characters; return where it ends. A space is read, not seen."""
         x, y = place
         ascent, descent = font.getmetrics()
         draw = ImageDraw.Draw(sheet.image)
         for char in text:
-            number, advance = self.classes.character(char), font.getlength(char)
+            advance = font.getlength(char)
             draw.text((x, y), char, ink, font)
-            box = (x, y + 0.12 * ascent, x + advance, y + ascent + 0.6 * descent)
-            if number is not None:
-                sheet.mark(number, box)
-            elif char == " ":
-                sheet.mark(self.classes.space, box, is_seen=False)
+            self._mark_letter(sheet, char, (x, y + 0.12 * ascent, x + advance, y + ascent + 0.6 * descent))
             x += advance
             if x >= sheet.side:
                 break
         return x
 
-    def _write(self, sheet: _Sheet, rng: random.Random, difficulty: float, language: str) -> None:
+    def _write(self, sheet: Sheet, rng: random.Random, difficulty: float, language: str) -> None:
         """Fill the tile with lines of text, cut off where it ends, as a tile of a larger picture would be."""
         least, easy, most = CHINESE_PX if language == "zh" else LATIN_PX
         reach = 0.1 + 0.9 * difficulty
@@ -173,7 +174,7 @@ class TileDrawer:
 
     def _write_line(
         self,
-        sheet: _Sheet,
+        sheet: Sheet,
         rng: random.Random,
         language: str,
         font: fonts.Font,
@@ -226,7 +227,7 @@ class TileDrawer:
             self._covered[face] = frozenset(c for c in self.classes.characters if fonts.covers(face, c))
         return self._covered[face]
 
-    def _scatter(self, sheet: _Sheet, rng: random.Random, difficulty: float) -> None:
+    def _scatter(self, sheet: Sheet, rng: random.Random, difficulty: float) -> None:
         """Lay one to eight things without overlap, partly over the edge now and then; half are padded to a square."""
         frame = _frame(sheet.side, rng)
         count = rng.choice((1, 1, 2, 3, 4, 5, 6, 8))
@@ -248,106 +249,6 @@ class TileDrawer:
                 sheet.image.paste(picture, box[:2], picture)
                 sheet.mark(number, box)
         sheet.pad(frame)
-
-
-class _Sheet:
-    """A tile while it is drawn, at any size."""
-
-    def __init__(self, side: int, num_patches: int, patches_per_token: int, rng: random.Random) -> None:
-        self.side = side
-        self._tokens = -(-num_patches // patches_per_token)  # along a side; the last may reach beyond the tile
-        self._token_share = patches_per_token / num_patches  # of the side
-        self._marked: list[tuple[int, Box]] = []
-        self._frame: Box = (0, 0, 1, 1)
-        self.image, self.is_dark = _background(side, rng)
-        self.classes = np.full((num_patches, num_patches), NOTHING, dtype=np.int64)
-        self.boxes = np.zeros((num_patches, num_patches, 4), dtype=np.float32)
-        self._centres = (np.arange(num_patches) + 0.5) / num_patches
-
-    def pad(self, frame: tuple[int, int, int, int]) -> None:
-        """Paint everything around the picture in the colour that the processor pads with. One frame per sheet."""
-        x0, y0, x1, y1 = frame
-        for outside in ((0, 0, self.side, y0), (0, y1, self.side, self.side), (0, 0, x0, self.side),
-                        (x1, 0, self.side, self.side)):  # fmt: skip
-            if outside[0] < outside[2] and outside[1] < outside[3]:
-                self.image.paste(PADDING, outside)
-        self._frame = left, top, right, bottom = (x0 / self.side, y0 / self.side, x1 / self.side, y1 / self.side)
-        is_in_x, is_in_y = ((self._centres >= a) & (self._centres < b) for a, b in ((left, right), (top, bottom)))
-        is_outside = ~(is_in_y[:, None] & is_in_x[None, :])
-        self.classes[is_outside], self.boxes[is_outside] = NOTHING, 0
-
-    def mark(self, number: int, box: Box, *, is_seen: bool = True) -> None:
-        """Say that a thing lies there, in reading order. A space, which is not seen, is no patch's."""
-        x0, y0, x1, y1 = (value / self.side for value in box)
-        self._marked.append((number, (x0, y0, x1, y1)))
-        if not is_seen:
-            return
-        columns = np.flatnonzero((self._centres >= x0) & (self._centres < x1))
-        rows = np.flatnonzero((self._centres >= y0) & (self._centres < y1))
-        if len(columns) and len(rows):
-            self.classes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = number
-            self.boxes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = (x0, y0, x1, y1)
-
-    def ink(self, rng: random.Random) -> Ink:
-        low, high = (200, 255) if self.is_dark else (0, 60)
-        if rng.random() < 0.6:
-            level = rng.randint(low, high)
-            return (level, level, level)
-        low, high = (150, 255) if self.is_dark else (0, 140)
-        return (rng.randint(low, high), rng.randint(low, high), rng.randint(low, high))
-
-    def finish(self, side_px: int, rng: random.Random, difficulty: float) -> Tile:
-        image = self.image
-        if image.width != side_px:
-            image = image.resize((side_px, side_px), Image.Resampling.BICUBIC)
-        if rng.random() < 0.15 * difficulty:
-            image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9)))
-        pixels = np.asarray(image)
-        if rng.random() < 0.3 * difficulty:
-            grain = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 14), (side_px, side_px, 1))
-            pixels = (pixels + grain).clip(0, 255).astype(np.uint8)
-        things, first_boxes = self._by_token()
-        left, top, right, bottom = self._frame
-        corner = np.array([left, top] * 2, dtype=np.float32)
-        size = np.array([right - left, bottom - top] * 2, dtype=np.float32)
-        return Tile(
-            pixels=pixels,
-            classes=self.classes,
-            boxes=self.boxes,
-            things=things,
-            first_boxes=first_boxes,
-            first_places=np.where(things[:, :, :1] == NOTHING, np.float32(0), (first_boxes - corner) / size),
-        )
-
-    def _by_token(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return what the visual tokens hold. A thing is held where its middle lies; those beyond THINGS are not."""
-        things = np.full((self._tokens, self._tokens, THINGS), NOTHING, dtype=np.int64)
-        boxes = np.zeros((self._tokens, self._tokens, 4), dtype=np.float32)
-        for number, box in self._marked:
-            x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-            if not (0 <= x < 1 and 0 <= y < 1):
-                continue
-            row, column = int(y / self._token_share), int(x / self._token_share)
-            held = np.flatnonzero(things[row, column] == NOTHING)
-            if len(held) == THINGS:
-                boxes[row, column] = box
-            if len(held):
-                things[row, column, held[0]] = number
-        return things, boxes
-
-
-def _background(side: int, rng: random.Random) -> tuple[Image.Image, bool]:
-    """Return a plain or shaded ground, and whether it is dark."""
-    is_dark = rng.random() >= 0.75
-    low, high = (0, 90) if is_dark else (190, 255)
-    level = rng.randint(low, high)
-    colour = [rng.randint(low, high) if rng.random() < 0.5 else level for _ in range(3)]
-    pixels = np.empty((side, side, 3), dtype=np.float32)
-    pixels[:] = colour
-    if rng.random() < 0.25:
-        ramp = np.linspace(0, rng.uniform(-40, 40), side, dtype=np.float32)
-        pixels += ramp[:, None, None] if rng.random() < 0.5 else ramp[None, :, None]
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), is_dark
 
 
 def _frame(side: int, rng: random.Random) -> tuple[int, int, int, int]:

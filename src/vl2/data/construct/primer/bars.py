@@ -100,6 +100,8 @@ class PrimerBars(Source):
                 break
             question, answer, seen = _ask(bars, task, language, values, rng)
             shown = [draft.show(text, [picture.move(box) for box in places[text]]) for text in seen]
+            if task == "read":  # the title stands there too, for who learns where letters are
+                draft.show(bars.title, [picture.move(box) for box in places[bars.title]])
             draft.ask(question, answer, shown)
         return draft
 
