@@ -46,6 +46,7 @@ def test_kernels_and_pytorch_make_int4_whole_alike(shape: tuple[int, int]) -> No
     quantised = quantise(normal(*shape), "int4")
     plain = dequantise_int4_plainly(quantised, *shape)
     assert torch.equal(dequantise(quantised, *shape, torch.float32), plain)
+    assert torch.equal(dequantise(quantised, *shape, torch.bfloat16), plain.to(torch.bfloat16))
     for first, last in ((0, 16), (16, shape[0])):
         if first < last:
             part = dequantise(quantised.rows(first, last), last - first, shape[1], torch.float32)

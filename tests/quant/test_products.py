@@ -11,7 +11,7 @@ from tests.model.configs import small_model
 from vl2.kernels.library import VARIABLE
 from vl2.model import float_linear
 from vl2.model.attention import Reach
-from vl2.model.moe import Experts
+from vl2.model.moe import MAX_DECODED_ROWS, Experts
 from vl2.quant import products
 from vl2.quant.apply import quantise_model
 from vl2.quant.formats import KINDS, Kind
@@ -35,7 +35,7 @@ def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("_kernels")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rows", [1, 7, FEW_ROWS + 8])
+@pytest.mark.parametrize("rows", [1, 7, FEW_ROWS + 8, MAX_DECODED_ROWS])
 def test_a_layer_gives_the_product_of_the_weights_it_stands_for(kind: Kind, rows: int, dtype: torch.dtype) -> None:
     plain = nn.Linear(72, 48).requires_grad_(False)
     plain.weight.copy_(normal(48, 72))

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from vl2.kernels import prefill as kernels
+from vl2.kernels.prefill import ExpertWeightsC, Weights
 from vl2.model import VL2, attention, layers, moe, rope, vision
 from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
 from vl2.model.float_linear import has_bfloat16_products, use_float_linear
 from vl2.model.layers import GatedMLP, RMSNorm
 from vl2.model.moe import MAX_DECODED_ROWS, Experts, MoE, sort_by_expert
 from vl2.model.rope import Angles
-from vl2.quant.modules import QuantisedLinear
+from vl2.quant.modules import QuantisedExperts, QuantisedLinear
 from vl2.quant.products import linear
+
+FEW_FOR_CODES = 8  # rows of an expert up to which int4 is multiplied code by code: to unpack it would take longer
 
 
 def use_prefill_kernels(model: VL2) -> None:
@@ -76,29 +79,50 @@ def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: 
 
 def run_experts(experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     # A step of decoding is as the plain way does it, or as the decode plan: see `moe.MAX_DECODED_ROWS`.
-    if type(experts) is Experts and len(x_TD) > MAX_DECODED_ROWS and x_TD.is_contiguous():
-        gate_up_EFD, down_EDF = experts.gate_up_proj, experts.down_proj
-        if kernels.applies(x_TD, gate_up_EFD, down_EDF) and down_EDF.is_contiguous():
+    if len(x_TD) > MAX_DECODED_ROWS and x_TD.is_contiguous() and kernels.applies(x_TD):
+        read = _stacks(experts, expert_TK.numel() / num_experts)
+        if read is not None:
             blocks = sort_by_expert(expert_TK, num_experts, 1)
-            gate_EFD, up_EFD = gate_up_EFD.chunk(2, dim=1)
-            weights = gate_EFD, up_EFD, down_EDF
-            out_MD = kernels.run_experts(x_TD, blocks.token_M, blocks.counts_E, weights)
+            out_MD = kernels.run_experts(x_TD, blocks.token_M, blocks.counts_E, *read)
             if out_MD is not None:
                 return out_MD, blocks.place_TK
     return moe.run_experts(experts, x_TD, expert_TK, num_experts)
 
 
+def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
+    """Return the weights of experts that get so many rows each, and the hidden width; None where it is not for them."""
+    if type(experts) is Experts:
+        gate_up_EFD, down_EDF = experts.gate_up_proj, experts.down_proj
+        if kernels.applies(gate_up_EFD, down_EDF) and down_EDF.is_contiguous():
+            gate, up = (ExpertWeightsC.of(part) for part in gate_up_EFD.chunk(2, dim=1))
+            return (gate, up, ExpertWeightsC.of(down_EDF)), down_EDF.shape[2]
+    if isinstance(experts, QuantisedExperts) and experts.kind == "int4" and rows_each > FEW_FOR_CODES:
+        codes, scales = experts.gate_up_codes, experts.gate_up_scales
+        gate, up = (ExpertWeightsC.of(codes[:, part], scales[:, part]) for part in (0, 1))
+        return (gate, up, ExpertWeightsC.of(experts.down_codes, experts.down_scales)), experts.hidden
+    return None
+
+
 def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
-    linears = mlp.gate_proj, mlp.up_proj, mlp.down_proj
     rows = x.numel() // x.shape[-1]
-    if rows > MAX_DECODED_ROWS and all(type(layer) is nn.Linear for layer in linears) and x.is_contiguous():
-        weights = tuple(layer.weight for layer in linears)
-        if kernels.applies(x, *weights) and all(weight.is_contiguous() for weight in weights):
-            gate, up, down = (weight.unsqueeze(0) for weight in weights)
-            out_TD = kernels.run_experts(x.flatten(0, -2), None, torch.tensor([rows]), (gate, up, down))
+    if rows > MAX_DECODED_ROWS and x.is_contiguous() and kernels.applies(x):
+        weights = [_one_matrix(layer) for layer in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
+        gate, up, down = weights
+        if gate is not None and up is not None and down is not None:
+            hidden = mlp.gate_proj.out_features
+            out_TD = kernels.run_experts(x.flatten(0, -2), None, torch.tensor([rows]), (gate, up, down), hidden)
             if out_TD is not None:
                 return out_TD.view(x.shape)
     return layers.run_gated(mlp, x)
+
+
+def _one_matrix(layer: nn.Module) -> ExpertWeightsC | None:
+    """Return a layer's weight as that of one expert; None where the kernel does not read it."""
+    if type(layer) is nn.Linear and kernels.applies(layer.weight) and layer.weight.is_contiguous():
+        return ExpertWeightsC.of(layer.weight.unsqueeze(0))
+    if isinstance(layer, QuantisedLinear) and layer.kind == "int4" and layer.bias is None:
+        return ExpertWeightsC.of(layer.codes.unsqueeze(0), layer.scales.unsqueeze(0))
+    return None
 
 
 def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:

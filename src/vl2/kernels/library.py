@@ -56,6 +56,8 @@ class Library:
             loaded, "vl2_to_int4", pointer, number, number, number, pointer, number, pointer, pointer
         )
         self.from_int4 = _function(loaded, "vl2_from_int4", pointer, pointer, number, number, pointer, number)
+        self.unpack_int4 = _function(loaded, "vl2_unpack_int4", pointer, pointer, number, number, pointer, number)
+        self.unpack_int4.restype = number
         # Two pools of threads on the same cores wait for each other: ours are PyTorch's.
         runtime = _openmp_runtime()
         self.shares_threads = runtime is not None and bool(loaded.vl2_use_openmp(str(runtime).encode()))

@@ -35,12 +35,27 @@ class AttentionC(ctypes.Structure):
     ]
 
 
+class ExpertWeightsC(ctypes.Structure):
+    """Experts' matrices [E, N, K]: bfloat16, or the codes and scales of int4. Memory is not kept."""
+
+    _fields_ = [("data", _POINTER), ("scales", _POINTER), ("stride", _INT), ("scale_stride", _INT)]
+
+    @classmethod
+    def of(cls, matrices: Tensor, scales: Tensor | None = None) -> ExpertWeightsC:
+        stride = matrices.stride(0) * matrices.element_size()
+        if scales is None:
+            return cls(matrices.data_ptr(), None, stride, 0)
+        return cls(matrices.data_ptr(), scales.data_ptr(), stride, scales.stride(0))
+
+
+Weights = tuple[ExpertWeightsC, ExpertWeightsC, ExpertWeightsC]  # gate, up, down
+
+
 class ExpertRowsC(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in ("x", "token", "counts")),
         *((name, _INT) for name in ("experts", "width", "hidden")),
-        *((name, _POINTER) for name in ("gate", "up", "down")),
-        *((name, _INT) for name in ("wide_stride", "down_stride")),
+        *((name, ExpertWeightsC) for name in ("gate", "up", "down")),
         ("out", _POINTER),
     ]
 
@@ -80,26 +95,26 @@ def attend_seen(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, num_before: int 
 
 
 def run_experts(
-    x_TD: Tensor, token_M: Tensor | None, counts_E: Tensor, weights: tuple[Tensor, Tensor, Tensor]
+    x_TD: Tensor,
+    token_M: Tensor | None,
+    counts_E: Tensor,
+    weights: Weights,
+    hidden: int,
 ) -> Tensor | None:
     """Return rows sorted by expert, `counts_E` copies of tokens for each, through their gated MLPs, [M, D].
 
-    `weights` are gate and up [E, F, D] and down [E, D, F]; gate and up may be halves of one tensor. Without `token_M`
-    the rows are the tokens. Returns None where the kernel does not do this shape. All but gate and up are contiguous.
+    `weights` are gate and up [E, `hidden`, D] and down [E, D, `hidden`], each matrix contiguous. Without `token_M` the
+    rows are the tokens. Returns None where the kernel does not do this shape.
     """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
-    gate_EFD, up_EFD, down_EDF = weights
-    E, D, hidden = down_EDF.shape
-    out_MD = x_TD.new_empty(len(x_TD if token_M is None else token_M), D)
+    out_MD = torch.empty_like(x_TD) if token_M is None else x_TD.new_empty(len(token_M), x_TD.shape[1])
     rows = ExpertRowsC(
         *(x_TD.data_ptr(), None if token_M is None else token_M.data_ptr(), counts_E.data_ptr()),
-        *(E, D, hidden),
-        *(t.data_ptr() for t in weights),
-        *(gate_EFD.stride(0), down_EDF.stride(0)),
+        *(len(counts_E), x_TD.shape[1], hidden),
+        *weights,
         out_MD.data_ptr(),
     )
-    assert up_EFD.stride() == gate_EFD.stride(), "gate and up lie alike"
     return out_MD if kernels.experts(ctypes.byref(rows), torch.get_num_threads()) else None
 
 

@@ -98,6 +98,10 @@ def dequantise(quantised: Quantised, N: int, K: int, dtype: torch.dtype) -> Tens
     if kernels is None or codes.ndim != 3:
         return dequantise_int4_plainly(quantised, N, K).to(dtype)
     codes, scales = codes.contiguous(), scales.contiguous()
+    if dtype == torch.bfloat16:
+        rounded, threads = torch.empty(N, K, dtype=dtype), torch.get_num_threads()
+        if kernels.unpack_int4(codes.data_ptr(), scales.data_ptr(), N, K, rounded.data_ptr(), threads):
+            return rounded
     out = torch.empty(N, K)
     kernels.from_int4(codes.data_ptr(), scales.data_ptr(), N, K, out.data_ptr(), torch.get_num_threads())
     return out.to(dtype)

@@ -2,9 +2,9 @@
 
 On the CPU the kernels read the codes of a few rows. Of many, int8 is multiplied in whole numbers where the processor
 has instructions for that, the rows rounded to 8 bits themselves, each by its own largest number: twice as fast as
-bfloat16. int4 is read by the kernels for any number of rows where they have bfloat16 instructions. A processor without
-these makes a panel of the weight float32 at a time and multiplies that, which is ten times what it can do with codes.
-Elsewhere, and without kernels, the weight is made whole for the product.
+bfloat16. int4 is made bfloat16 for many rows. A processor without instructions for either makes a panel of the weight
+float32 at a time and multiplies that, which is ten times what it can do with codes. Elsewhere, and without kernels, the
+weight is made whole for the product.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vl2.kernels.library import Library
 from vl2.kernels.products import multiply
 from vl2.kernels.structures import INT4, INT8, MatrixC
 from vl2.model.float_linear import multiply_panels
+from vl2.model.moe import MAX_DECODED_ROWS
 from vl2.quant.formats import PANEL, Kind, Quantised, dequantise
 
 # Up to so many rows the weight's bytes decide, and the rows keep their 16 bits: all that are decoded together.
@@ -47,7 +48,8 @@ def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -
         out_MN = multiply_in_8_bits(x_MK, weight)
     else:
         kernels = load_kernels()
-        if kernels is None:
+        is_unpacked = weight.kind == "int4" and x.dtype == torch.bfloat16 and len(x_MK) > MAX_DECODED_ROWS
+        if kernels is None or (is_unpacked and kernels.has_bfloat16_products):
             return F.linear(x, dequantise(weight, N, K, x.dtype), bias)
         if len(x_MK) >= PANEL_ROWS and not _has_instructions(kernels, weight.kind):
             return multiply_in_float32(x, weight, N, K, bias)

@@ -1,26 +1,34 @@
 // The gated MLPs of a prefill: rows of tokens through the experts that they visit, or through one MLP for all.
 //
 // Sixteen rows lie beside one another in pairs of channels, as the bfloat16 dot product takes them, and each pair of a
-// weight is spread over them as it comes from memory. So weights are never packed, each is read once for up to 192 rows,
-// and what leaves the gate already lies as the second product wants it. A row's result depends on that row alone.
+// weight is spread over them as it comes from memory. So weights are never packed, each is read once for up to 192 rows
+// (and made bfloat16 once, if it is int4), and what leaves the gate already lies as the second product wants it. A row's
+// result depends on that row alone.
 #pragma once
 #include <algorithm>
 #include <vector>
 
 #include "amx.h"
+#include "blocks.h"
 #include "prefill.h"
 
 namespace vl2 {
 
-// Held the same in Python, as a ctypes structure.
+// Experts' matrices of one shape behind one another: bfloat16 where there are no scales, else int4.
+struct ExpertWeights {
+    const uint8_t* data;
+    const uint16_t* scales;
+    int64_t stride, scale_stride;  // from one expert to the next, in bytes and in scales
+};
+
+// Held the same in Python, as ctypes structures.
 struct ExpertRows {
     const bf16* x;         // [tokens, width]
     const int64_t* token;   // [rows], sorted by expert: the token of each; null: the tokens in their order
     const int64_t* counts;  // [experts], rows of each
     int64_t experts, width, hidden;
-    const bf16 *gate, *up, *down;  // [hidden, width] twice and [width, hidden], of the first expert
-    int64_t wide_stride, down_stride;  // from one expert's gate to the next one's, and up; down
-    bf16* out;                         // [rows, width]
+    ExpertWeights gate, up, down;  // [hidden, width] twice and [width, hidden]
+    bf16* out;                     // [rows, width]
 
     const bf16* token_at(int64_t row) const { return x + (token ? token[row] : row) * width; }
 };
@@ -28,33 +36,6 @@ struct ExpertRows {
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 
 constexpr int64_t MOST_VECTORS = 12;  // of sixteen rows each, at once
-constexpr int64_t CHANNELS_AT_ONCE = 16;  // of the hidden ones: their weights stay near while all rows pass
-constexpr int64_t OUTPUTS_AT_ONCE = 32;
-
-// Word n of vector m becomes word m of vector n.
-inline void transpose(__m512i (&rows)[16]) {
-    __m512i other[16];
-    for (int i = 0; i < 16; i += 2) {
-        other[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        other[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        rows[i] = _mm512_unpacklo_epi64(other[i], other[i + 2]);
-        rows[i + 1] = _mm512_unpackhi_epi64(other[i], other[i + 2]);
-        rows[i + 2] = _mm512_unpacklo_epi64(other[i + 1], other[i + 3]);
-        rows[i + 3] = _mm512_unpackhi_epi64(other[i + 1], other[i + 3]);
-    }
-    for (int i = 0; i < 16; i += 8) {
-        for (int j = 0; j < 4; j++) {
-            other[i + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + 4 + j], 0x88);
-            other[i + 4 + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + 4 + j], 0xdd);
-        }
-    }
-    for (int j = 0; j < 8; j++) {
-        rows[j] = _mm512_shuffle_i32x4(other[j], other[8 + j], 0x88);
-        rows[8 + j] = _mm512_shuffle_i32x4(other[j], other[8 + j], 0xdd);
-    }
-}
 
 // A vector that lies within one line of the cache.
 struct alignas(64) Line {
@@ -140,11 +121,12 @@ void multiply_two(const uint32_t* x, int64_t pairs, const bf16* one, const bf16*
 #endif
 }
 
-// Sixteen hidden channels of a tile, from a first one on: silu(gate) * up, rounded where the plain model rounds.
+// Sixteen hidden channels of a tile, of which `gate` and `up` are the rows: silu(gate) * up, rounded where the plain model
+// rounds.
 template <int V>
-void gate_tile(const uint32_t* x, int64_t pairs, const bf16* gate, const bf16* up, int64_t first, uint32_t* hidden) {
+void gate_tile(const uint32_t* x, int64_t pairs, const bf16* gate, const bf16* up, uint32_t* hidden) {
     float opens[16 * V * LANES], sums[16 * V * LANES];
-    multiply_two<V>(x, pairs, gate + first * 2 * pairs, up + first * 2 * pairs, opens, sums);
+    multiply_two<V>(x, pairs, gate, up, opens, sums);
     for (int n = 0; n < 16; n += 2) {
         for (int v = 0; v < V; v++) {
             Words word[2];
@@ -154,24 +136,24 @@ void gate_tile(const uint32_t* x, int64_t pairs, const bf16* gate, const bf16* u
                 word[i] = bits<Words>(rounded(opened * rounded(load(sums + at))));
             }
             const Words pair = word[1] | word[0] >> 16;
-            std::memcpy(hidden + ((first + n) / 2 * V + v) * LANES, &pair, sizeof pair);
+            std::memcpy(hidden + (n / 2 * V + v) * LANES, &pair, sizeof pair);
         }
     }
 }
 
-// Outputs first to first + 32 of a tile, as bfloat16 rows.
+// Thirty-two outputs of a tile, of which `one` and `two` are the rows, as bfloat16.
 template <int V>
-void down_tile(const uint32_t* hidden, int64_t pairs, const bf16* down, int64_t width, int64_t first, int64_t rows,
+void down_tile(const uint32_t* hidden, int64_t pairs, const bf16* one, const bf16* two, int64_t width, int64_t rows,
                bf16* out) {
     float sums[2][16 * V * LANES];
-    multiply_two<V>(hidden, pairs, down + first * 2 * pairs, down + (first + 16) * 2 * pairs, sums[0], sums[1]);
+    multiply_two<V>(hidden, pairs, one, two, sums[0], sums[1]);
     for (int half = 0; half < 2; half++)
         for (int v = 0; v < V; v++) {
             __m512i block[16];
             for (int n = 0; n < 16; n++) block[n] = _mm512_loadu_si512(sums[half] + (n * V + v) * LANES);
             transpose(block);
             for (int64_t m = 0; m < std::min<int64_t>(LANES, rows - v * LANES); m++)
-                store(out + (v * LANES + m) * width + first + 16 * half, (Floats)_mm512_castsi512_ps(block[m]));
+                store(out + (v * LANES + m) * width + 16 * half, (Floats)_mm512_castsi512_ps(block[m]));
         }
 }
 
@@ -187,29 +169,47 @@ inline void with_vectors(int64_t vectors, const Run& run) {
     }
 }
 
+// Sixteen rows of an expert's weight, from a multiple of sixteen on: where they lie, or unpacked into `room`.
+inline const bf16* sixteen_rows(const ExpertWeights& w, int64_t expert, int64_t first, int64_t inputs,
+                                std::vector<Line>& room) {
+    const uint8_t* data = w.data + expert * w.stride;
+    if (!w.scales) return reinterpret_cast<const bf16*>(data) + first * inputs;
+    const int64_t groups = inputs / GROUP, before = first / PANEL * groups;
+    room.resize(std::max<size_t>(room.size(), PANEL * groups));
+    bf16* rows = reinterpret_cast<bf16*>(room.data());
+    unpack_panel(data + before * BLOCK_BYTES, w.scales + expert * w.scale_stride + before * PANEL, groups, rows);
+    return rows;
+}
+
 // Rows of one expert, from a first one on.
 inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64_t rows) {
     static thread_local Tiles tiles, hidden;
+    static thread_local std::vector<Line> room[2];
 #if defined(__AMX_BF16__)
     const TileRegisters registers;
 #endif
     pack_rows(e, first, rows, tiles);
     hidden.resize(rows, e.hidden);
-    const bf16 *gate = e.gate + expert * e.wide_stride, *up = e.up + expert * e.wide_stride;
-    const bf16* down = e.down + expert * e.down_stride;
-    for (int64_t f = 0; f < e.hidden; f += CHANNELS_AT_ONCE)
+    for (int64_t f = 0; f < e.hidden; f += 16) {
+        const bf16* gate = sixteen_rows(e.gate, expert, f, e.width, room[0]);
+        const bf16* up = sixteen_rows(e.up, expert, f, e.width, room[1]);
         for (int64_t t = 0; t < tiles.size(); t++)
             with_vectors(tiles.vectors(t), [&](auto vectors) {
-                gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, f, hidden.at(t));
+                uint32_t* to = hidden.at(t) + f / 2 * vectors.value * LANES;
+                gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, to);
             });
-    for (int64_t n = 0; n < e.width; n += OUTPUTS_AT_ONCE)
+    }
+    for (int64_t n = 0; n < e.width; n += 32) {
+        const bf16* one = sixteen_rows(e.down, expert, n, e.hidden, room[0]);
+        const bf16* two = sixteen_rows(e.down, expert, n + 16, e.hidden, room[1]);
         for (int64_t t = 0; t < tiles.size(); t++) {
             const int64_t row = tiles.first[t] * LANES;
             with_vectors(tiles.vectors(t), [&](auto vectors) {
-                down_tile<vectors.value>(hidden.at(t), hidden.pairs, down, e.width, n, rows - row,
-                                         e.out + (first + row) * e.width);
+                bf16* to = e.out + (first + row) * e.width + n;
+                down_tile<vectors.value>(hidden.at(t), hidden.pairs, one, two, e.width, rows - row, to);
             });
         }
+    }
 }
 
 // Whether the shape was within what the kernel does; nothing is written where it was not.

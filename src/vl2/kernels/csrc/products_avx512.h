@@ -192,15 +192,17 @@ inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, c
     }
 }
 
+// What a code of four bits stands for, as bfloat16. The index is the low five bits of a word: the fifth belongs to the next
+// code, so the table is there twice.
+alignas(64) inline const bf16 four_bit_values[32] = {
+    0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0,
+    0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0,
+    0x40c0, 0x40e0};
+
 template <int M>
 inline void panel(const uint8_t* codes, const uint8_t* scales, int64_t groups, const bf16* const* x, __m512* out,
                   Ahead& ahead) {
-    // The index is the low five bits of a word: the fifth belongs to the next code, so the table is there twice.
-    alignas(64) static const bf16 values[32] = {
-        0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080,
-        0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80,
-        0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
-    const __m512i table = _mm512_load_si512(values);
+    const __m512i table = _mm512_load_si512(four_bit_values);
     for (int m = 0; m < M; m++) out[m] = _mm512_setzero_ps();
     for (int64_t g = 0; g < groups; g++) {
         const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(scales + g * PANEL * 2)));

@@ -1,0 +1,60 @@
+// Sixteen rows of a weight at once: int4 made bfloat16, so that many rows of activations are multiplied by it at the speed
+// of bfloat16. A few are multiplied by the codes themselves, see products_avx512.h.
+#pragma once
+#include "products.h"
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+
+namespace vl2 {
+
+// Word n of vector m becomes word m of vector n.
+inline void transpose(__m512i (&rows)[16]) {
+    __m512i other[16];
+    for (int i = 0; i < 16; i += 2) {
+        other[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        other[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        rows[i] = _mm512_unpacklo_epi64(other[i], other[i + 2]);
+        rows[i + 1] = _mm512_unpackhi_epi64(other[i], other[i + 2]);
+        rows[i + 2] = _mm512_unpacklo_epi64(other[i + 1], other[i + 3]);
+        rows[i + 3] = _mm512_unpackhi_epi64(other[i + 1], other[i + 3]);
+    }
+    for (int i = 0; i < 16; i += 8) {
+        for (int j = 0; j < 4; j++) {
+            other[i + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + 4 + j], 0x88);
+            other[i + 4 + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + 4 + j], 0xdd);
+        }
+    }
+    for (int j = 0; j < 8; j++) {
+        rows[j] = _mm512_shuffle_i32x4(other[j], other[8 + j], 0x88);
+        rows[8 + j] = _mm512_shuffle_i32x4(other[j], other[8 + j], 0xdd);
+    }
+}
+
+// A panel of sixteen rows, of `groups` groups of inputs, as rows of bfloat16: code * scale, rounded once.
+inline void unpack_panel(const uint8_t* codes, const uint16_t* scales, int64_t groups, bf16* out) {
+    const __m512i table = _mm512_load_si512(four_bit_values);
+    alignas(64) static const uint16_t in_pairs[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i interleave = _mm512_load_si512(in_pairs), upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+    for (int64_t g = 0; g < groups; g++) {
+        const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(scales + g * PANEL)));
+        __m512i pairs[16];  // of inputs, of each row: one after the other in the codes
+        for (int v = 0; v < 4; v++) {
+            const __m512i words = _mm512_loadu_si512(codes + g * BLOCK_BYTES + v * 64);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                const __m512i two = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4 * j), table);
+                const __m512 even = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(two, 16)), scale);
+                const __m512 odd = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_and_si512(two, upper)), scale);
+                pairs[4 * v + j] = _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+            }
+        }
+        transpose(pairs);
+        for (int64_t row = 0; row < PANEL; row++) _mm512_storeu_si512(out + (row * groups + g) * GROUP, pairs[row]);
+    }
+}
+
+}  // namespace vl2
+#endif
