@@ -127,7 +127,7 @@ def undecided_task(count: int = 1) -> Task:
             yield Item(id=f"item {number}", question="What?", gold=["blue"])
 
     judge = JudgeRule(
-        prompt=lambda item, answer: f"{item.question} {len(answer) > 0}",
+        prompt=lambda item, answer: f"{item.question} {answer!r}",
         mark=lambda item, reply: Mark(score=float(reply == item.gold[0]), read=f"{reply} (judge)"),
     )
     way = Way(
@@ -154,7 +154,7 @@ def test_a_judge_reads_what_the_rules_left_open_and_the_model_is_not_asked_again
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vl2.eval.run.answers", lambda *_, **__: pytest.fail("asked again"))
         (judged,) = run(nano, tmp_path / "run", replace(options, judge=judge), task)
-    assert asked == ["What? True"]
+    assert asked == [f"What? {without.answer!r}"]
     assert (judged.score, judged.is_undecided, judged.read) == (1.0, False, "blue (judge)")
     assert read_run(tmp_path / "run").judge == "a model"
     with pytest.raises(UserError, match=r"another run \(judge 'a model', now 'another'\)"):
