@@ -29,7 +29,8 @@ class TrainWarmUp:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.train.warm_up.run import read_warm_up, warm_up
+        from vl2.train.warm_up.recipe import read_warm_up
+        from vl2.train.warm_up.run import warm_up
 
         out = warm_up(
             read_warm_up(self.file),

@@ -120,7 +120,7 @@ def _one_matrix(layer: nn.Module) -> ExpertWeightsC | None:
     """Return a layer's weight as that of one expert; None where the kernel does not read it."""
     if type(layer) is nn.Linear and kernels.applies(layer.weight) and layer.weight.is_contiguous():
         return ExpertWeightsC.of(layer.weight.unsqueeze(0))
-    if isinstance(layer, QuantisedLinear) and layer.kind == "int4" and layer.bias is None:
+    if isinstance(layer, QuantisedLinear) and layer.kind == "int4":
         return ExpertWeightsC.of(layer.codes.unsqueeze(0), layer.scales.unsqueeze(0))
     return None
 

@@ -10,7 +10,7 @@ from vl2.errors import UserError
 from vl2.process.tokenizer import Tokenizer
 from vl2.train.warm_up.classes import NOTHING, Classes
 from vl2.train.warm_up.naming import Naming, ids_of_names
-from vl2.train.warm_up.run import WarmUpOptions
+from vl2.train.warm_up.recipe import WarmUpOptions
 from vl2.weights.locate import built_in_folder
 
 

@@ -14,8 +14,11 @@ from vl2.errors import RankLost, UserError
 from vl2.model import VL2
 from vl2.train.ranks import ONE
 from vl2.train.recipe import ModelOptions
+from vl2.train.warm_up import lookup
+from vl2.train.warm_up.pages import PageCutter
+from vl2.train.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe, read_warm_up
 from vl2.train.warm_up.recognition import Recognised
-from vl2.train.warm_up.run import TileOptions, WarmUpOptions, WarmUpRecipe, WarmUpRun, read_warm_up, warm_up
+from vl2.train.warm_up.run import WarmUpRun, warm_up
 from vl2.weights import load_model
 
 
@@ -137,6 +140,20 @@ def test_a_head_that_looks_up_is_set_at_the_end_and_nothing_else_of_the_language
              if not torch.equal(a, b)}  # fmt: skip
     assert moved == {f"model.layers.0.self_attn.{name}.weight" for name in ("q_proj", "kv_b_proj")}
     assert re.match(r"one head looks up \d+ words: score -?[\d.]+ where named, else -?[\d.]+", said[-1])
+
+
+def test_the_head_is_set_by_shapes_alone_whatever_the_tiles_were_cut_from(
+    texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = recipe(texts, "shapes", 2)
+    plan = replace(plan, options=replace(plan.options, reads=True, names=True, looks_up=True),
+                   tiles=replace(plan.tiles, pages_share=1.0))  # fmt: skip
+    run = WarmUpRun(plan, ONE)
+    monkeypatch.setattr(lookup, "NUM_TILES", 50)
+    monkeypatch.setattr(PageCutter, "draw", lambda *_: pytest.fail("a page was drawn"))
+    words, shown = lookup.look_at_shapes(run.model, run.drawer, run._ids_of_names(), seed=0)
+    assert shown.is_word_nV.shape == (len(shown.tokens_nD), len(words))
+    assert shown.is_word_nV.any(dim=1).all()
 
 
 def test_a_model_in_which_no_head_can_be_set_is_refused_before_it_is_trained(

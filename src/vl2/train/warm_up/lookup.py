@@ -70,7 +70,7 @@ def look_at_shapes(
     named = [set(ids_of_classes[number]) for number in shapes]
     words = [id for id in sorted(set.union(*named)) if sum(id in ids for ids in named) < _COMMON * len(named)]
     is_word_cV = torch.tensor([[id in ids for id in words] for ids in ids_of_classes])
-    drawer = replace(drawer, styles=(), things_share=1.0, lines_share=0.0)
+    drawer = replace(drawer, styles=(), things_share=1.0, lines_share=0.0, pages_share=0.0)
     seen: list[tuple[Tensor, ...]] = []
     for first in range(0, NUM_TILES, AT_A_TIME):
         rngs = [random.Random(f"{seed}/lookup/{number}") for number in range(first, first + AT_A_TIME)]

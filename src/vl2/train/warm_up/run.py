@@ -11,7 +11,6 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,14 @@ from vl2.train.optimizer import MasterAdamW
 from vl2.train.parts import ParameterGroup, is_block_matrix
 from vl2.train.prepare import MODEL_FILES, TOKENIZER_FILES, find_model, keep_model_files
 from vl2.train.ranks import Ranks, join, leave
-from vl2.train.recipe import Compute, ModelOptions
 from vl2.train.schedule import learning_rate
-from vl2.train.stage import Optimizer, Stage
-from vl2.train.toml_file import from_table, load_toml, to_toml
+from vl2.train.stage import Stage
 from vl2.train.warm_up.classes import Classes, choose_characters
 from vl2.train.warm_up.lookup import look_at_shapes, lookup_attention, seed_lookup
 from vl2.train.warm_up.naming import Naming, ids_of_names
 from vl2.train.warm_up.pages import PageCutter
 from vl2.train.warm_up.reading import Reading
+from vl2.train.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe
 from vl2.train.warm_up.recognition import Recognised, Recognition
 from vl2.train.warm_up.sheet import Tile
 from vl2.train.warm_up.tiles import TileBatch, TileDrawer
@@ -52,100 +50,6 @@ READ = "read_"  # what the log calls the shares of the visual tokens
 NAMED = "named"  # and of the words for what they show, the share that is among the likeliest
 KEPT = ("encoder.", "reading.projector.")  # weights of the model; all others are heads, and thrown away
 _SMOOTHING = 0.97  # of the accuracy that decides on the difficulty
-
-
-@dataclass(frozen=True, kw_only=True)
-class TileOptions:
-    """What is drawn."""
-
-    texts_en: str
-    """text file with one passage a line"""
-    texts_zh: str = ""
-    """none: no Chinese"""
-    num_chinese: int = 1500
-    """characters that are told apart, the most frequent of the texts"""
-    art: tuple[str, ...] = ()
-    """folders of sprite sets, one for each style"""
-    fonts: tuple[str, ...] = ()
-    """folders; the fonts of the system if there are none"""
-    chinese_share: float = 0.44
-    """of all tiles, once they are as hard as they get"""
-    things_share: float = 0.22
-    """sprites and shapes; the rest is English"""
-    lines_share: float = 0.0
-    """of the tiles of text: one line on a picture of its own, padded as the processor pads"""
-    pages_share: float = 0.0
-    """of all tiles: cut from small charts, tables, receipts and lines, as the processor cuts them"""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.pages_share <= 1:
-            raise UserError(f"pages_share must be from 0 to 1, got {self.pages_share}")
-        if min(self.chinese_share, self.things_share) < 0 or self.chinese_share + self.things_share > 1:
-            raise UserError(
-                "chinese_share and things_share must be at least 0 and together at most 1, "
-                f"got {self.chinese_share} and {self.things_share}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarmUpOptions:
-    """How long and how fast."""
-
-    num_steps: int
-    batch_size: int = 48
-    """tiles per step, over all ranks"""
-    optimizer: Optimizer = "muon"
-    learning_rate: float = 2e-3
-    final_rate_ratio: float = 0.05
-    """where the cosine ends, over the peak"""
-    warmup_steps: int = 150
-    weight_decay: float = 0.05
-    heads_steps: int = 0
-    """first steps, in which only the heads learn: they are new, and would spoil an encoder that has learned already"""
-    reads: bool = False
-    """train the projector too: which things each visual token holds, in reading order"""
-    names: bool = False
-    """pull the visual tokens of things towards the token embeddings of their names; needs `reads`"""
-    looks_up: bool = False
-    """in the end, set one head of the language model to find the words for shapes among visual tokens; needs `names`"""
-    difficulty: float = 0.0
-    """of the first tiles, from 0 to 1"""
-    raise_at: float = 0.42
-    """share of Latin letters recognised from which the difficulty rises"""
-    raise_steps: int = 700
-    """steps from the easiest tiles to all of them"""
-    save_every_steps: int = 250
-    log_every_steps: int = 50
-
-    def __post_init__(self) -> None:
-        if self.names and not self.reads:
-            raise UserError("names = true needs reads = true: it is the projector's output that is named")
-        if self.looks_up and not self.names:
-            raise UserError("looks_up = true needs names = true: else no visual token lies near the words for it")
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarmUpRecipe:
-    """One warm-up run. It ends with FOLDER/export: the whole model, of which the encoder is trained."""
-
-    folder: str
-    tiles: TileOptions
-    options: WarmUpOptions
-    model: ModelOptions = field(default_factory=lambda: ModelOptions(name="nano", init="random"))
-    compute: Compute = "bfloat16"
-    seed: int = 0
-
-    def to_toml(self) -> str:
-        return to_toml(self)
-
-
-def read_warm_up(path: Path | str) -> WarmUpRecipe:
-    """Read a recipe. UserError in one line for whatever is wrong with it."""
-    try:
-        return from_table(WarmUpRecipe, load_toml(path))
-    except UserError as error:
-        text = str(error)
-        raise UserError(text if str(path) in text else f"{path}: {text}") from None
 
 
 def _silent(_: str) -> None:

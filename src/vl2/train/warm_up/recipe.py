@@ -1,0 +1,105 @@
+"""The recipe of a warm-up, as a TOML file has it: what is drawn, how long and how fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vl2.errors import UserError
+from vl2.train.recipe import Compute, ModelOptions
+from vl2.train.stage import Optimizer
+from vl2.train.toml_file import from_table, load_toml, to_toml
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileOptions:
+    """What is drawn."""
+
+    texts_en: str
+    """text file with one passage a line"""
+    texts_zh: str = ""
+    """none: no Chinese"""
+    num_chinese: int = 1500
+    """characters that are told apart, the most frequent of the texts"""
+    art: tuple[str, ...] = ()
+    """folders of sprite sets, one for each style"""
+    fonts: tuple[str, ...] = ()
+    """folders; the fonts of the system if there are none"""
+    chinese_share: float = 0.44
+    """of all tiles, once they are as hard as they get"""
+    things_share: float = 0.22
+    """sprites and shapes; the rest is English"""
+    lines_share: float = 0.0
+    """of the tiles of text: one line on a picture of its own, padded as the processor pads"""
+    pages_share: float = 0.0
+    """of all tiles: cut from small charts, tables, receipts and lines, as the processor cuts them"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pages_share <= 1:
+            raise UserError(f"pages_share must be from 0 to 1, got {self.pages_share}")
+        if min(self.chinese_share, self.things_share) < 0 or self.chinese_share + self.things_share > 1:
+            raise UserError(
+                "chinese_share and things_share must be at least 0 and together at most 1, "
+                f"got {self.chinese_share} and {self.things_share}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUpOptions:
+    """How long and how fast."""
+
+    num_steps: int
+    batch_size: int = 48
+    """tiles per step, over all ranks"""
+    optimizer: Optimizer = "muon"
+    learning_rate: float = 2e-3
+    final_rate_ratio: float = 0.05
+    """where the cosine ends, over the peak"""
+    warmup_steps: int = 150
+    weight_decay: float = 0.05
+    heads_steps: int = 0
+    """first steps, in which only the heads learn: they are new, and would spoil an encoder that has learned already"""
+    reads: bool = False
+    """train the projector too: which things each visual token holds, in reading order"""
+    names: bool = False
+    """pull the visual tokens of things towards the token embeddings of their names; needs `reads`"""
+    looks_up: bool = False
+    """in the end, set one head of the language model to find the words for shapes among visual tokens; needs `names`"""
+    difficulty: float = 0.0
+    """of the first tiles, from 0 to 1"""
+    raise_at: float = 0.42
+    """share of Latin letters recognised from which the difficulty rises"""
+    raise_steps: int = 700
+    """steps from the easiest tiles to all of them"""
+    save_every_steps: int = 250
+    log_every_steps: int = 50
+
+    def __post_init__(self) -> None:
+        if self.names and not self.reads:
+            raise UserError("names = true needs reads = true: it is the projector's output that is named")
+        if self.looks_up and not self.names:
+            raise UserError("looks_up = true needs names = true: else no visual token lies near the words for it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUpRecipe:
+    """One warm-up run. It ends with FOLDER/export: the whole model, of which the encoder is trained."""
+
+    folder: str
+    tiles: TileOptions
+    options: WarmUpOptions
+    model: ModelOptions = field(default_factory=lambda: ModelOptions(name="nano", init="random"))
+    compute: Compute = "bfloat16"
+    seed: int = 0
+
+    def to_toml(self) -> str:
+        return to_toml(self)
+
+
+def read_warm_up(path: Path | str) -> WarmUpRecipe:
+    """Read a recipe. UserError in one line for whatever is wrong with it."""
+    try:
+        return from_table(WarmUpRecipe, load_toml(path))
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if str(path) in text else f"{path}: {text}") from None
