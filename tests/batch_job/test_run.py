@@ -191,7 +191,7 @@ def test_a_job_that_is_killed_again_and_again_loses_nothing_and_does_nothing_twi
                "-m", str(CHECKPOINTS / "base"), "--device", "cpu", "--max-new-tokens", "24", "-q"]  # fmt: skip
     kills = 0
     kept = b""
-    for wanted in (5, 18):
+    for wanted in (5, 12):
         process = subprocess.Popen(command, stderr=subprocess.PIPE)
         while process.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < wanted):
             time.sleep(0.005)

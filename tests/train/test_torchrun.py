@@ -59,7 +59,9 @@ def wait_for_steps(recipe: Recipe, process: subprocess.Popen[str], count: int) -
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
-    """Kill torchrun and its ranks, which have sessions of their own, without a word."""
+    """Kill torchrun and its ranks, which have sessions of their own, without a word; or find that it has ended."""
+    if process.poll() is not None:
+        return
     ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for pid in (process.pid, *map(int, ranks)):
         os.kill(pid, signal.SIGKILL)

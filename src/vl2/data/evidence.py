@@ -43,8 +43,8 @@ class Evidence:
     """Tokens, for each of them groups of places that weigh alike, and the places in each group."""
 
     token_n: Tensor  # int64 [n], places in the sequence, ascending, none twice
-    row_g: Tensor  # int64 [g], the row of `token_n` that a group is of
-    pairs_m2: Tensor  # int64 [m, 2]: a group, and a place in the sequence
+    row_g: Tensor  # int64 [g], the row of `token_n` that a group is of, ascending
+    pairs_m2: Tensor  # int64 [m, 2]: a group, ascending, and a place in the sequence, of the same document
 
     @classmethod
     def of(cls, rests: Sequence[Rests]) -> Evidence:

@@ -8,18 +8,20 @@ there, and what is made of it, next-token loss learns as before. At inference no
 
 Source: that attention can be supervised, arXiv 1609.04186 (alignments in translation); where and how, ours.
 
-S places, n of them with evidence, g things on which they rest, C width of a head.
+S places, D of a document, n of them with evidence, g things on which they rest, H layers, C width of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from vl2.data.packed import Packed, block_causal_mask
+from vl2.data.evidence import Evidence
+from vl2.data.packed import Packed
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
@@ -46,19 +48,45 @@ class AttentionLoss:
         evidence = pack.evidence
         if not len(evidence):
             return torch.zeros((), device=pack.input_ids.device)
-        visible_nS = block_causal_mask(pack.cu_seqlens)[evidence.token_n]
-        row_g, (group_m, place_m) = evidence.row_g, evidence.pairs_m2.unbind(1)
-        shows_gS = torch.zeros(len(row_g), len(pack), dtype=torch.bool, device=row_g.device)
-        shows_gS[group_m, place_m] = True
-        share_g = 1 / row_g.bincount(minlength=len(evidence))[row_g]
-        losses = []
-        for q_SC, k_SC, scale in seen:
-            score_nS = (q_SC[evidence.token_n] @ k_SC.mT).float() * scale
-            total_n = score_nS.masked_fill(~visible_nS, float("-inf")).logsumexp(dim=1)
-            on_g = score_nS[row_g].masked_fill(~shows_gS, float("-inf")).logsumexp(dim=1)
-            # The divergence of attention from the shares: 0 where every group has its own.
-            losses.append((share_g * (total_n[row_g] - on_g + share_g.log())).sum())
-        return torch.stack(losses).mean()
+        share_g = 1 / evidence.row_g.bincount(minlength=len(evidence))[evidence.row_g]
+        q_HSC, k_HSC = (torch.stack([layer[part] for layer in seen]) for part in (0, 1))
+        found = [
+            _divergence(part, share_g[groups], q_HSC[:, places], k_HSC[:, places], seen[0][2])
+            for part, groups, places in _by_document(evidence, pack.cu_seqlens)
+        ]
+        return torch.stack(found).sum() / len(seen)
+
+
+def _by_document(evidence: Evidence, cu_seqlens: Tensor) -> Iterator[tuple[Evidence, slice, slice]]:
+    """Yield the evidence of each document that has any, counted within it; and where its groups and its places lie.
+
+    Nothing is seen beyond a document, and a pack of many has ten times the pairs of places.
+    """
+    row_edges = torch.searchsorted(evidence.token_n, cu_seqlens)
+    group_edges = torch.searchsorted(evidence.row_g, row_edges)
+    pair_edges = torch.searchsorted(evidence.pairs_m2[:, 0].contiguous(), group_edges)
+    edges = torch.stack((cu_seqlens, row_edges, group_edges, pair_edges), dim=1).tolist()
+    for (place, row, group, pair), (place_end, row_end, group_end, pair_end) in pairwise(edges):
+        if row < row_end:
+            first = torch.tensor([group, place], device=cu_seqlens.device)
+            part = Evidence(
+                token_n=evidence.token_n[row:row_end] - place,
+                row_g=evidence.row_g[group:group_end] - row,
+                pairs_m2=evidence.pairs_m2[pair:pair_end] - first,
+            )
+            yield part, slice(group, group_end), slice(place, place_end)
+
+
+def _divergence(evidence: Evidence, share_g: Tensor, q_HDC: Tensor, k_HDC: Tensor, scale: float) -> Tensor:
+    """Return how far attention is from the shares, summed over tokens and heads; 0 where every group has its own."""
+    row_g, (group_m, place_m) = evidence.row_g, evidence.pairs_m2.unbind(1)
+    score_HnD = (q_HDC[:, evidence.token_n] @ k_HDC.mT).float() * scale
+    later_nD = torch.arange(k_HDC.shape[1], device=row_g.device) > evidence.token_n[:, None]
+    hidden_gD = torch.ones(len(row_g), k_HDC.shape[1], dtype=torch.bool, device=row_g.device)
+    hidden_gD[group_m, place_m] = False
+    total_Hn = score_HnD.masked_fill(later_nD, float("-inf")).logsumexp(dim=2)
+    on_Hg = score_HnD[:, row_g].masked_fill(hidden_gD, float("-inf")).logsumexp(dim=2)
+    return (share_g * (total_Hn[:, row_g] - on_Hg + share_g.log())).sum()
 
 
 class _Watch:
