@@ -49,7 +49,7 @@ class AttentionLoss:
         if not len(evidence):
             return torch.zeros((), device=pack.input_ids.device)
         share_g = 1 / evidence.row_g.bincount(minlength=len(evidence))[evidence.row_g]
-        q_HSC, k_HSC = (torch.stack([layer[part] for layer in seen]) for part in (0, 1))
+        q_HSC, k_HSC = (torch.stack(parts) for parts in zip(*((q_SC, k_SC) for q_SC, k_SC, _ in seen), strict=True))
         found = [
             _divergence(part, share_g[groups], q_HSC[:, places], k_HSC[:, places], seen[0][2])
             for part, groups, places in _by_document(evidence, pack.cu_seqlens)
