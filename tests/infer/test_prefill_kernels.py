@@ -53,10 +53,14 @@ SHAPES = [
 
 
 @needs_attention
+@pytest.mark.parametrize("level", ROW_LEVELS)
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
-def test_attention_is_that_of_pytorch(shape: tuple[int, ...], is_causal: bool) -> None:
+def test_attention_is_that_of_pytorch(
+    shape: tuple[int, ...], is_causal: bool, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     B, H, num_kv, S, L, C, value_C = shape
     q, k, v = draw(B, S, H, C), draw(B, L, num_kv, C, seed=1), draw(B, L, num_kv, value_C, seed=2)
     q, k, v = (t.transpose(1, 2) for t in (q * 2, k, v))
@@ -71,8 +75,10 @@ def test_attention_is_that_of_pytorch(shape: tuple[int, ...], is_causal: bool) -
 
 
 @needs_attention
+@pytest.mark.parametrize("level", ROW_LEVELS)
 @torch.no_grad()
-def test_a_query_gets_the_same_bits_whatever_is_beside_it() -> None:
+def test_a_query_gets_the_same_bits_whatever_is_beside_it(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     q, k, v = (draw(1, 2, 100, 64, seed=seed) for seed in range(3))
     whole = kernels.attend_seen(q, k, v, 0, 0.125)
     assert whole is not None
@@ -83,8 +89,10 @@ def test_a_query_gets_the_same_bits_whatever_is_beside_it() -> None:
 
 
 @needs_attention
+@pytest.mark.parametrize("level", ROW_LEVELS)
 @torch.no_grad()
-def test_large_scores_and_shapes_beyond_the_kernel() -> None:
+def test_large_scores_and_shapes_beyond_the_kernel(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     q, k, v = (draw(1, 1, 20, 64, seed=seed) for seed in range(3))
     reach = Reach(mask=None, is_causal=True, num_before=0)
     ours = prefill_kernels.attend(q * 200, k * 200, v, reach, 1.0)
@@ -229,15 +237,6 @@ def test_an_int4_mlp_of_many_rows_is_that_it_stands_for(level: str, monkeypatch:
     assert weight is not None
     assert weight.scales is not None
     assert (prefill_kernels.run_gated(quantised, x) - wanted).norm() < 0.01 * wanted.norm()
-
-
-@pytest.mark.parametrize("level", ROW_LEVELS)
-def test_attention_is_pytorchs_where_there_are_tile_registers(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
-    model = small_model("tiny")
-    use_prefill_kernels(model)
-    block = model.vision.blocks[0].attn
-    assert block.attend is (vision.attend if level == "amx" else prefill_kernels.attend_patches)
 
 
 @needs_kernels

@@ -29,16 +29,15 @@ def use_prefill_kernels(model: VL2) -> None:
     """Put the kernels where they may apply. In place; nothing that the model holds changes."""
     if not has_bfloat16_products():
         use_float_linear(model)
-    attends = kernels.attends_fast()
     for module in model.modules():
-        if isinstance(module, vision.Attention) and attends:
+        if isinstance(module, vision.Attention):
             module.attend = attend_patches
         elif isinstance(module, vision.MLP):
             module.widen = widen
         elif isinstance(module, MultiHeadAttention):
             module.rotate = rotate_halves
-            module.attend = attend if attends else module.attend
-        elif isinstance(module, LatentAttention) and attends:
+            module.attend = attend
+        elif isinstance(module, LatentAttention):
             module.attend = attend
         elif isinstance(module, RMSNorm):
             module.normalise = normalise

@@ -69,12 +69,6 @@ def applies(*tensors: Tensor) -> bool:
     )
 
 
-def attends_fast() -> bool:
-    """Whether `attend_seen` is faster than PyTorch's attention, which uses tile registers where there are some."""
-    kernels = load_kernels()
-    return kernels is not None and kernels.level != "amx"
-
-
 def attend_seen(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, num_before: int | None, scale: float) -> Tensor | None:
     """Return the attention in which query i sees keys 0..num_before + i, with None every key, as a [B, H, S, C].
 

@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "simd.h"
+#include "products.h"
 
 namespace vl2 {
 
@@ -36,13 +36,21 @@ struct TileRegisters {
     TileRegisters& operator=(const TileRegisters&) = delete;
 };
 
+// Two blocks of sixteen rows of a weight, `row` elements apart.
+struct Blocks {
+    const bf16 *one, *two;
+    int64_t row;
+};
+
 // Two blocks of sixteen outputs for V vectors of sixteen rows, 1 or 2: sums [16][stride] of each block. `x` holds pairs of
-// channels, `stride` words from one to the next; rows of a weight are `width` long, a multiple of 32.
+// channels, `stride` words from one to the next; `width` channels are added up, a multiple of 32. A tile reads sixteen
+// places far apart, which no processor foresees: so memory is asked for what comes next, `ahead` of each pair of tiles.
 template <int V>
-void multiply_blocks(const uint32_t* x, int64_t stride, const bf16* one, const bf16* two, int64_t width,
-                     float* sums_one, float* sums_two) {
+void multiply_blocks(const uint32_t* x, int64_t stride, const Blocks& weight, int64_t width, float* sums_one,
+                     float* sums_two, Ahead& ahead_one, Ahead& ahead_two) {
     static_assert(V == 1 || V == 2);
-    const int64_t step = 4 * stride, row = 2 * width;
+    const int64_t step = 4 * stride, row = 2 * weight.row;
+    const bf16 *one = weight.one, *two = weight.two;
     _tile_zero(0);
     _tile_zero(1);
     if constexpr (V == 2) {
@@ -50,6 +58,8 @@ void multiply_blocks(const uint32_t* x, int64_t stride, const bf16* one, const b
         _tile_zero(3);
     }
     for (int64_t channel = 0; channel < width; channel += 32, x += 16 * stride) {
+        ahead_one.step();
+        ahead_two.step();
         _tile_loadd(4, one + channel, row);
         _tile_loadd(6, x, step);
         _tile_dpbf16ps(0, 4, 6);
@@ -72,13 +82,15 @@ void multiply_blocks(const uint32_t* x, int64_t stride, const bf16* one, const b
 // The same for any number of vectors, which then are `stride` / 16.
 template <int V>
 void multiply_all_blocks(const uint32_t* x, const bf16* one, const bf16* two, int64_t width, float* sums_one,
-                         float* sums_two) {
+                         float* sums_two, Ahead& ahead_one, Ahead& ahead_two) {
     constexpr int64_t STRIDE = V * LANES;
+    const Blocks weight{one, two, width};
     for (int v = 0; v + 2 <= V; v += 2)
-        multiply_blocks<2>(x + v * LANES, STRIDE, one, two, width, sums_one + v * LANES, sums_two + v * LANES);
+        multiply_blocks<2>(x + v * LANES, STRIDE, weight, width, sums_one + v * LANES, sums_two + v * LANES, ahead_one,
+                           ahead_two);
     if constexpr (V % 2 != 0) {
         constexpr int64_t LAST = (V - 1) * LANES;
-        multiply_blocks<1>(x + LAST, STRIDE, one, two, width, sums_one + LAST, sums_two + LAST);
+        multiply_blocks<1>(x + LAST, STRIDE, weight, width, sums_one + LAST, sums_two + LAST, ahead_one, ahead_two);
     }
 }
 

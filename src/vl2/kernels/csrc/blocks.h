@@ -7,6 +7,11 @@
 
 namespace vl2 {
 
+// A vector that lies within one line of the cache.
+struct alignas(64) Line {
+    uint32_t words[LANES];
+};
+
 // Word n of vector m becomes word m of vector n.
 inline void transpose(__m512i (&rows)[16]) {
     __m512i other[16];
@@ -32,12 +37,17 @@ inline void transpose(__m512i (&rows)[16]) {
     }
 }
 
+// Two vectors as bfloat16, an element of the first, one of the second, and so on.
+inline __m512i in_pairs(__m512 first, __m512 second) {
+    alignas(64) static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                   8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    return _mm512_permutexvar_epi16(_mm512_load_si512(order), (__m512i)_mm512_cvtne2ps_pbh(second, first));
+}
+
 // A panel of sixteen rows, of `groups` groups of inputs, as rows of bfloat16: code * scale, rounded once.
 inline void unpack_panel(const uint8_t* codes, const uint16_t* scales, int64_t groups, bf16* out) {
     const __m512i table = _mm512_load_si512(four_bit_values);
-    alignas(64) static const uint16_t in_pairs[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    const __m512i interleave = _mm512_load_si512(in_pairs), upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
     for (int64_t g = 0; g < groups; g++) {
         const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(scales + g * PANEL)));
         __m512i pairs[16];  // of inputs, of each row: one after the other in the codes
@@ -48,7 +58,7 @@ inline void unpack_panel(const uint8_t* codes, const uint16_t* scales, int64_t g
                 const __m512i two = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4 * j), table);
                 const __m512 even = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(two, 16)), scale);
                 const __m512 odd = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_and_si512(two, upper)), scale);
-                pairs[4 * v + j] = _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+                pairs[4 * v + j] = in_pairs(even, odd);
             }
         }
         transpose(pairs);

@@ -37,11 +37,6 @@ struct ExpertRows {
 
 constexpr int64_t MOST_VECTORS = 12;  // of sixteen rows each, at once
 
-// A vector that lies within one line of the cache.
-struct alignas(64) Line {
-    uint32_t words[LANES];
-};
-
 // Rows of one expert, in tiles of up to six vectors: [tile][pair of channels][16 * vectors of the tile].
 struct Tiles {
     std::vector<int64_t> first;  // vector of each tile, and the end
@@ -102,9 +97,9 @@ __attribute__((noinline)) void multiply_tile(const uint32_t* x, int64_t pairs, c
 // Sixteen outputs each of two weights for the 16 * V rows of a tile: sums [16][16 * V] of each.
 template <int V>
 void multiply_two(const uint32_t* x, int64_t pairs, const bf16* one, const bf16* two, float* sums_one,
-                  float* sums_two) {
+                  float* sums_two, Ahead& ahead_one, Ahead& ahead_two) {
 #if defined(__AMX_BF16__)
-    multiply_all_blocks<V>(x, one, two, 2 * pairs, sums_one, sums_two);
+    multiply_all_blocks<V>(x, one, two, 2 * pairs, sums_one, sums_two, ahead_one, ahead_two);
 #else
     constexpr int N = V > 3 ? 4 : 8, HALF = N / 2;
     for (int first = 0; first < 16; first += HALF) {
@@ -124,9 +119,10 @@ void multiply_two(const uint32_t* x, int64_t pairs, const bf16* one, const bf16*
 // Sixteen hidden channels of a tile, of which `gate` and `up` are the rows: silu(gate) * up, rounded where the plain model
 // rounds.
 template <int V>
-void gate_tile(const uint32_t* x, int64_t pairs, const bf16* gate, const bf16* up, uint32_t* hidden) {
+void gate_tile(const uint32_t* x, int64_t pairs, const bf16* gate, const bf16* up, uint32_t* hidden, Ahead& ahead_gate,
+               Ahead& ahead_up) {
     float opens[16 * V * LANES], sums[16 * V * LANES];
-    multiply_two<V>(x, pairs, gate, up, opens, sums);
+    multiply_two<V>(x, pairs, gate, up, opens, sums, ahead_gate, ahead_up);
     for (int n = 0; n < 16; n += 2) {
         for (int v = 0; v < V; v++) {
             Words word[2];
@@ -144,9 +140,9 @@ void gate_tile(const uint32_t* x, int64_t pairs, const bf16* gate, const bf16* u
 // Thirty-two outputs of a tile, of which `one` and `two` are the rows, as bfloat16.
 template <int V>
 void down_tile(const uint32_t* hidden, int64_t pairs, const bf16* one, const bf16* two, int64_t width, int64_t rows,
-               bf16* out) {
+               bf16* out, Ahead& ahead_one, Ahead& ahead_two) {
     float sums[2][16 * V * LANES];
-    multiply_two<V>(hidden, pairs, one, two, sums[0], sums[1]);
+    multiply_two<V>(hidden, pairs, one, two, sums[0], sums[1], ahead_one, ahead_two);
     for (int half = 0; half < 2; half++)
         for (int v = 0; v < V; v++) {
             __m512i block[16];
@@ -181,6 +177,19 @@ inline const bf16* sixteen_rows(const ExpertWeights& w, int64_t expert, int64_t 
     return rows;
 }
 
+// Pairs of vectors that go over each pair of channels' tiles.
+inline int64_t steps_of(const Tiles& tiles) {
+    int64_t steps = 0;
+    for (int64_t t = 0; t < tiles.size(); t++) steps += (tiles.vectors(t) + 1) / 2;
+    return steps;
+}
+
+// The sixteen rows behind these in memory, asked for evenly. Those of int4 are unpacked, and that reads them as a stream.
+inline Ahead behind(const ExpertWeights& w, const bf16* rows, int64_t inputs, int64_t steps) {
+    if (w.scales) return {nullptr, 0};
+    return {reinterpret_cast<const uint8_t*>(rows + 16 * inputs), static_cast<int>((16 + steps - 1) / steps)};
+}
+
 // Rows of one expert, from a first one on.
 inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64_t rows) {
     static thread_local Tiles tiles, hidden;
@@ -190,23 +199,26 @@ inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64
 #endif
     pack_rows(e, first, rows, tiles);
     hidden.resize(rows, e.hidden);
+    const int64_t steps = steps_of(tiles);
     for (int64_t f = 0; f < e.hidden; f += 16) {
         const bf16* gate = sixteen_rows(e.gate, expert, f, e.width, room[0]);
         const bf16* up = sixteen_rows(e.up, expert, f, e.width, room[1]);
+        Ahead ahead_gate = behind(e.gate, gate, e.width, steps), ahead_up = behind(e.up, up, e.width, steps);
         for (int64_t t = 0; t < tiles.size(); t++)
             with_vectors(tiles.vectors(t), [&](auto vectors) {
                 uint32_t* to = hidden.at(t) + f / 2 * vectors.value * LANES;
-                gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, to);
+                gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, to, ahead_gate, ahead_up);
             });
     }
     for (int64_t n = 0; n < e.width; n += 32) {
         const bf16* one = sixteen_rows(e.down, expert, n, e.hidden, room[0]);
         const bf16* two = sixteen_rows(e.down, expert, n + 16, e.hidden, room[1]);
+        Ahead ahead_one = behind(e.down, two, e.hidden, steps), ahead_two = behind(e.down, two + 16 * e.hidden, e.hidden, steps);
         for (int64_t t = 0; t < tiles.size(); t++) {
             const int64_t row = tiles.first[t] * LANES;
             with_vectors(tiles.vectors(t), [&](auto vectors) {
                 bf16* to = e.out + (first + row) * e.width + n;
-                down_tile<vectors.value>(hidden.at(t), hidden.pairs, one, two, e.width, rows - row, to);
+                down_tile<vectors.value>(hidden.at(t), hidden.pairs, one, two, e.width, rows - row, to, ahead_one, ahead_two);
             });
         }
     }

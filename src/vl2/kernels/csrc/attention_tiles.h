@@ -1,0 +1,162 @@
+// Attention of many queries in tile registers, two vectors of sixteen queries at a time.
+//
+// Lanes are queries all along: keys are the rows of the first product, and of its scores each lane finds its own largest
+// and its own sum; what comes out lies in pairs of keys as the second product takes it, whose rows are the channels of the
+// values, turned once for each head. A query's result depends on nothing but itself and the keys that it sees: where others
+// beside it see more, its weights are exact zeros.
+#pragma once
+#if defined(__AMX_BF16__)
+#include "amx.h"
+#include "attention_many.h"
+#include "blocks.h"
+
+namespace vl2 {
+
+constexpr int64_t TILE_QUERIES = 2 * LANES, TILE_KEYS = 2 * LANES;  // at a time
+
+// The first `count` of 32 elements, zeros behind them.
+inline __m512i load_part(const bf16* from, int64_t count) {
+    if (count >= 32) return _mm512_loadu_si512(from);
+    return _mm512_maskz_loadu_epi16(count <= 0 ? 0 : static_cast<__mmask32>((1u << count) - 1), from);
+}
+
+// Keys as rows of whole tiles, values turned: rows of channels. Zeros fill both up.
+struct HeadInTiles {
+    std::vector<bf16> keys, values;  // [keys][channels]; [value channels][keys]
+    int64_t channels, num_keys;
+
+    void pack(const Attention& a, int64_t b, int64_t h) {
+        channels = round_up(a.channels, 32);
+        num_keys = round_up(a.keys, TILE_KEYS);
+        keys.resize(num_keys * channels);
+        values.resize(round_up(a.value_channels, 32) * num_keys);
+        for (int64_t k = 0; k < num_keys; k++)
+            for (int64_t c = 0; c < channels; c += 32)
+                _mm512_storeu_si512(&keys[k * channels + c],
+                                    k < a.keys ? load_part(a.key.at(b, h, k) + c, a.channels - c) : _mm512_setzero_si512());
+        for (int64_t k = 0; k < num_keys; k += LANES)
+            for (int64_t c = 0; c < round_up(a.value_channels, 32); c += 32) {
+                __m512i block[16];  // of a key each, then of a pair of channels each
+                for (int64_t i = 0; i < LANES; i++)
+                    block[i] = k + i < a.keys ? load_part(a.value.at(b, h, k + i) + c, a.value_channels - c)
+                                              : _mm512_setzero_si512();
+                transpose(block);
+                for (int64_t i = 0; i < LANES; i++) {
+                    bf16* to = &values[(c + 2 * i) * num_keys + k];
+                    _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16(block[i]));
+                    _mm256_storeu_si256((__m256i*)(to + num_keys), _mm512_cvtepi32_epi16(_mm512_srli_epi32(block[i], 16)));
+                }
+            }
+    }
+};
+
+// Up to 32 queries from a first one on, the last repeated: [pair of channels][32].
+inline void pack_queries(const Attention& a, int64_t b, int64_t h, int64_t first, int64_t count, int64_t channels,
+                         uint32_t* to) {
+    for (int64_t v = 0; v < TILE_QUERIES; v += LANES)
+        for (int64_t c = 0; c < channels; c += 32) {
+            __m512i block[16];
+            for (int64_t i = 0; i < LANES; i++)
+                block[i] = load_part(a.query.at(b, h, first + std::min(v + i, count - 1)) + c, a.channels - c);
+            transpose(block);
+            for (int64_t i = 0; i < LANES; i++) _mm512_storeu_si512(to + (c / 2 + i) * TILE_QUERIES + v, block[i]);
+        }
+}
+
+// 2^x for x up to 0; relative error below 3e-7. Zero where the lane is not kept, and below -126 what 2^-126 is.
+inline __m512 power_of_two(__m512 x, __mmask16 kept) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), rest = _mm512_sub_ps(x, whole);
+    __m512 p = _mm512_set1_ps(1.5403530e-4f);  // ln(2)^k / k!
+    for (const float factor : {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f})
+        p = _mm512_fmadd_ps(p, rest, _mm512_set1_ps(factor));
+    return _mm512_maskz_scalef_ps(kept, p, whole);
+}
+
+// e^(scale * (score - largest)) of sixteen queries, in pairs of keys as bfloat16: [pair of keys][32] of scores [keys][32].
+// Query i sees `seen[i]` keys, all of them `all_see`; its weights are zeros up to `width`, an even number. Returns their
+// sums before rounding. `scale` is positive.
+inline Floats soften_lanes(const float* scores, Ints seen, int64_t all_see, int64_t width, float scale, uint32_t* weights) {
+    const auto keeps = [&](int64_t key) {
+        return _mm512_cmpgt_epi32_mask(bits<__m512i>(seen), _mm512_set1_epi32(static_cast<int32_t>(key)));
+    };
+    const auto score = [&](int64_t key) { return _mm512_loadu_ps(scores + key * TILE_QUERIES); };
+    __m512 largest = score(0), total = _mm512_setzero_ps();
+    for (int64_t k = 1; k < all_see; k++) largest = _mm512_max_ps(largest, score(k));
+    for (int64_t k = all_see; k < width; k++) largest = _mm512_mask_max_ps(largest, keeps(k), largest, score(k));
+    const __m512 in_powers = _mm512_set1_ps(scale * 1.44269504f), down = _mm512_mul_ps(largest, in_powers);
+    const auto pair = [&](int64_t k, __mmask16 keeps_one, __mmask16 keeps_two) {
+        const __m512 one = power_of_two(_mm512_fmsub_ps(score(k), in_powers, down), keeps_one);
+        const __m512 two = power_of_two(_mm512_fmsub_ps(score(k + 1), in_powers, down), keeps_two);
+        total = _mm512_add_ps(total, _mm512_add_ps(one, two));
+        _mm512_storeu_si512(weights + k / 2 * TILE_QUERIES, in_pairs(one, two));
+    };
+    int64_t k = 0;
+    for (; k + 2 <= all_see; k += 2) pair(k, 0xffff, 0xffff);
+    for (; k < width; k += 2) pair(k, keeps(k), keeps(k + 1));
+    return bits<Floats>(total);
+}
+
+// Thirty-two channels of up to 32 queries, of which `sums` hold [32][32], divided by the totals.
+inline void store_means(const float* sums, const Floats* totals, const Attention& a, int64_t b, int64_t h, int64_t first,
+                        int64_t count, int64_t channel) {
+    for (int64_t half = 0; half < 2; half++) {
+        const int64_t left = a.value_channels - channel - half * LANES;
+        if (left <= 0) return;
+        const __mmask16 kept = left < LANES ? static_cast<__mmask16>((1u << left) - 1) : 0xffff;
+        for (int64_t v = 0; v < TILE_QUERIES / LANES; v++) {
+            __m512i block[16];
+            for (int64_t c = 0; c < LANES; c++) {
+                const Floats mean = load(sums + (half * LANES + c) * TILE_QUERIES + v * LANES) / totals[v];
+                block[c] = bits<__m512i>(mean);
+            }
+            transpose(block);
+            for (int64_t m = 0; m < std::min<int64_t>(LANES, count - v * LANES); m++)
+                _mm256_mask_storeu_epi16(a.out.at(b, h, first + v * LANES + m) + channel + half * LANES, kept,
+                                         (__m256i)_mm512_cvtneps_pbh((__m512)block[m]));
+        }
+    }
+}
+
+// All queries of one head.
+inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
+    static thread_local HeadInTiles head;
+    static thread_local std::vector<Line> query, weights;
+    static thread_local std::vector<float> scores;
+    const TileRegisters registers;
+    Ahead none{nullptr, 0};
+    head.pack(a, b, h / a.shared);
+    query.resize(head.channels);
+    weights.resize(head.num_keys);
+    scores.resize(head.num_keys * TILE_QUERIES);
+    uint32_t *queries = query.data()->words, *pairs = weights.data()->words;
+    for (int64_t first = 0; first < a.queries; first += TILE_QUERIES) {
+        const int64_t count = std::min(TILE_QUERIES, a.queries - first);
+        const int64_t width = round_up(a.seen(first + count - 1), TILE_KEYS);
+        pack_queries(a, b, h, first, count, head.channels, queries);
+        for (int64_t k = 0; k < width; k += TILE_KEYS) {
+            const bf16* one = &head.keys[k * head.channels];
+            float* to = &scores[k * TILE_QUERIES];
+            multiply_blocks<2>(queries, TILE_QUERIES, {one, one + LANES * head.channels, head.channels}, head.channels, to,
+                               to + LANES * TILE_QUERIES, none, none);
+        }
+        Floats totals[2];
+        for (int64_t v = 0; v < 2; v++) {
+            Ints seen;
+            for (int64_t i = 0; i < LANES; i++)
+                seen[i] = static_cast<int32_t>(a.seen(first + std::min(v * LANES + i, count - 1)));
+            totals[v] = soften_lanes(&scores[v * LANES], seen, seen[0], width, static_cast<float>(a.scale),
+                                     pairs + v * LANES);
+        }
+        for (int64_t c = 0; c < a.value_channels; c += 32) {
+            const bf16* one = &head.values[c * head.num_keys];
+            float sums[32 * TILE_QUERIES];
+            multiply_blocks<2>(pairs, TILE_QUERIES, {one, one + LANES * head.num_keys, head.num_keys}, width, sums,
+                               sums + LANES * TILE_QUERIES, none, none);
+            store_means(sums, totals, a, b, h, first, count, c);
+        }
+    }
+}
+
+}  // namespace vl2
+#endif
