@@ -18,6 +18,7 @@ from vl2.kernels.build import supported_levels
 from vl2.kernels.library import kernels_of_level
 from vl2.model import VL2, Cache, attention, layers, moe, rope, vision
 from vl2.model.attention import Reach
+from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
 
 kernels_here = load_kernels()
@@ -26,6 +27,7 @@ needs_attention = pytest.mark.skipif(
     kernels_here is None or not kernels_here.has_bfloat16_products, reason="the kernel is for AVX-512 with bfloat16"
 )
 ROW_LEVELS = [level.name for level in supported_levels() if level.has_bfloat16_products]
+UNPACKED = [(kind, level) for level in ROW_LEVELS for kind in ("int4", "int8") if (kind, level) != ("int8", "avx512")]
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -190,18 +192,20 @@ def test_experts_are_those_of_pytorch_and_a_token_gets_the_same_bits_whatever_is
 
 
 @needs_attention
-@pytest.mark.parametrize("level", ROW_LEVELS)
+@pytest.mark.parametrize(("kind", "level"), UNPACKED)
 @torch.no_grad()
-def test_int4_experts_of_many_rows_are_those_they_stand_for(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantised_experts_of_many_rows_are_those_they_stand_for(
+    kind: Kind, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     num_experts, width, hidden = 5, 160, 64
     plain = moe.Experts(num_experts, width, hidden)
-    int4 = QuantisedExperts.like(plain, "int4")
+    quantised = QuantisedExperts.like(plain, kind)
     for expert in range(num_experts):
-        int4.store("gate_up", expert, draw(2 * hidden, width, seed=expert) * 0.2)
-        int4.store("down", expert, draw(width, hidden, seed=10 + expert) * 0.2)
-        plain.gate_up_proj[expert] = int4.whole("gate_up", expert, torch.float32)
-        plain.down_proj[expert] = int4.whole("down", expert, torch.float32)
+        quantised.store("gate_up", expert, draw(2 * hidden, width, seed=expert) * 0.2)
+        quantised.store("down", expert, draw(width, hidden, seed=10 + expert) * 0.2)
+        plain.gate_up_proj[expert] = quantised.whole("gate_up", expert, torch.float32)
+        plain.down_proj[expert] = quantised.whole("down", expert, torch.float32)
     # One expert gets nearly all, more than one task takes, and one none.
     x, shares = draw(300, width, seed=1), torch.tensor([9, 1, 1, 0.8, 0])
     chosen = (torch.rand(300, num_experts, generator=torch.Generator().manual_seed(2)) * shares).topk(2).indices
@@ -209,25 +213,27 @@ def test_int4_experts_of_many_rows_are_those_they_stand_for(level: str, monkeypa
     by_kernel: list[Tensor | None] = []
     run = kernels.run_experts
     monkeypatch.setattr(kernels, "run_experts", lambda *given: by_kernel.append(run(*given)) or by_kernel[-1])
-    ours, our_places = prefill_kernels.run_experts(int4, x, chosen, num_experts)
+    ours, our_places = prefill_kernels.run_experts(quantised, x, chosen, num_experts)
     assert by_kernel[0] is ours
     wanted = exact[places]
     assert (ours[our_places] - wanted).norm() < 0.01 * wanted.norm()
     monkeypatch.setattr(prefill_kernels, "FEW_FOR_CODES", 29)
-    prefill_kernels.run_experts(int4, x[:70], chosen[:70], num_experts)
+    prefill_kernels.run_experts(quantised, x[:70], chosen[:70], num_experts)
     assert len(by_kernel) == 1, "28 rows an expert are few: they are multiplied by the codes"
 
 
 @needs_attention
-@pytest.mark.parametrize("level", ROW_LEVELS)
+@pytest.mark.parametrize(("kind", "level"), UNPACKED)
 @torch.no_grad()
-def test_an_int4_mlp_of_many_rows_is_that_it_stands_for(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quantised_mlp_of_many_rows_is_that_it_stands_for(
+    kind: Kind, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     mlp = layers.GatedMLP(96, 160)
     quantised = copy.deepcopy(mlp)
     for name, plain in mlp.named_children():
         assert isinstance(plain, nn.Linear)
-        layer = QuantisedLinear.like(plain, "int4")
+        layer = QuantisedLinear.like(plain, kind)
         layer.store(plain.weight)
         plain.weight.copy_(layer.whole(torch.float32))
         setattr(quantised, name, layer)
@@ -235,7 +241,7 @@ def test_an_int4_mlp_of_many_rows_is_that_it_stands_for(level: str, monkeypatch:
     wanted = mlp(x.float())
     weight = prefill_kernels._one_matrix(quantised.gate_proj)
     assert weight is not None
-    assert weight.scales is not None
+    assert weight.first.scales is not None
     assert (prefill_kernels.run_gated(quantised, x) - wanted).norm() < 0.01 * wanted.norm()
 
 

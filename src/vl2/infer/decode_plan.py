@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vl2.config import LanguageConfig
 from vl2.kernels import Library, load_kernels
-from vl2.kernels.structures import BF16, INT4, INT8, LayerC, MatrixC, ModelC, StackC, StepC
+from vl2.kernels.structures import BF16, QUANTISED, LayerC, MatrixC, ModelC, StackC, StepC
 from vl2.model import VL2, Cache
 from vl2.model.attention import LatentAttention, MultiHeadAttention
 from vl2.model.float_linear import is_plain_linear
@@ -175,7 +175,7 @@ class DecodePlan:
             down = self._hold(experts, "down_proj", experts.down_proj)
             out.expert_down = StackC(MatrixC(BF16, D, F, down, None), half, 0)
         elif isinstance(experts, QuantisedExperts):
-            kind = INT8 if experts.kind == "int8" else INT4
+            kind = QUANTISED[experts.kind]
             codes, scales = (self._hold(experts, f"gate_up_{leaf}", None) for leaf in ("codes", "scales"))
             steps = [t[0, 0].nbytes for t in (experts.gate_up_codes, experts.gate_up_scales)]
             D, F = experts.width, experts.hidden
@@ -194,7 +194,7 @@ class DecodePlan:
         if is_plain_linear(layer):
             return MatrixC(BF16, layer.out_features, layer.in_features, self._hold(layer, "weight", layer.weight), None)
         if isinstance(layer, QuantisedLinear):
-            kind = INT8 if layer.kind == "int8" else INT4
+            kind = QUANTISED[layer.kind]
             codes, scales = (self._hold(layer, leaf, None) for leaf in ("codes", "scales"))
             return MatrixC(kind, layer.out_features, layer.in_features, codes, scales)
         raise Unsupported(f"a layer of type {type(layer).__name__}")

@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from vl2.kernels import prefill as kernels
-from vl2.kernels.prefill import ExpertWeightsC, Weights
+from vl2.kernels.prefill import Weights
+from vl2.kernels.structures import BF16, QUANTISED, StackC
 from vl2.model import VL2, attention, layers, moe, rope, vision
 from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
 from vl2.model.float_linear import has_bfloat16_products, use_float_linear
 from vl2.model.layers import GatedMLP, RMSNorm
 from vl2.model.moe import MAX_DECODED_ROWS, Experts, MoE, sort_by_expert
 from vl2.model.rope import Angles
+from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
 from vl2.quant.products import linear
 
-FEW_FOR_CODES = 8  # rows of an expert up to which int4 is multiplied code by code: to unpack it would take longer
+FEW_FOR_CODES = 8  # rows of an expert up to which codes are multiplied one by one: to unpack them would take longer
 
 
 def use_prefill_kernels(model: VL2) -> None:
@@ -93,13 +95,20 @@ def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
     if type(experts) is Experts:
         gate_up_EFD, down_EDF = experts.gate_up_proj, experts.down_proj
         if kernels.applies(gate_up_EFD, down_EDF) and down_EDF.is_contiguous():
-            gate, up = (ExpertWeightsC.of(part) for part in gate_up_EFD.chunk(2, dim=1))
-            return (gate, up, ExpertWeightsC.of(down_EDF)), down_EDF.shape[2]
-    if isinstance(experts, QuantisedExperts) and experts.kind == "int4" and rows_each > FEW_FOR_CODES:
+            D, F = down_EDF.shape[1:]
+            gate, up = (StackC.of(BF16, F, D, part) for part in gate_up_EFD.chunk(2, dim=1))
+            return (gate, up, StackC.of(BF16, D, F, down_EDF)), F
+    if isinstance(experts, QuantisedExperts) and rows_each > FEW_FOR_CODES and unpacks(experts.kind):
+        kind, D, F = QUANTISED[experts.kind], experts.width, experts.hidden
         codes, scales = experts.gate_up_codes, experts.gate_up_scales
-        gate, up = (ExpertWeightsC.of(codes[:, part], scales[:, part]) for part in (0, 1))
-        return (gate, up, ExpertWeightsC.of(experts.down_codes, experts.down_scales)), experts.hidden
+        gate, up = (StackC.of(kind, F, D, codes[:, part], scales[:, part]) for part in (0, 1))
+        return (gate, up, StackC.of(kind, D, F, experts.down_codes, experts.down_scales)), F
     return None
+
+
+def unpacks(kind: Kind) -> bool:
+    """Whether codes are made bfloat16 for many rows: int4 always, int8 where tiles multiply bfloat16 as fast."""
+    return kind == "int4" or kernels.has_tiles()
 
 
 def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
@@ -115,12 +124,13 @@ def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
     return layers.run_gated(mlp, x)
 
 
-def _one_matrix(layer: nn.Module) -> ExpertWeightsC | None:
+def _one_matrix(layer: nn.Module) -> StackC | None:
     """Return a layer's weight as that of one expert; None where the kernel does not read it."""
     if type(layer) is nn.Linear and kernels.applies(layer.weight) and layer.weight.is_contiguous():
-        return ExpertWeightsC.of(layer.weight.unsqueeze(0))
-    if isinstance(layer, QuantisedLinear) and layer.kind == "int4":
-        return ExpertWeightsC.of(layer.codes.unsqueeze(0), layer.scales.unsqueeze(0))
+        return StackC.of(BF16, layer.out_features, layer.in_features, layer.weight.unsqueeze(0))
+    if isinstance(layer, QuantisedLinear) and unpacks(layer.kind):
+        held = layer.codes.unsqueeze(0), layer.scales.unsqueeze(0)
+        return StackC.of(QUANTISED[layer.kind], layer.out_features, layer.in_features, *held)
     return None
 
 

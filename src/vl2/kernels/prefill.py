@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vl2.kernels.library import load_kernels
+from vl2.kernels.structures import StackC
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -35,27 +36,14 @@ class AttentionC(ctypes.Structure):
     ]
 
 
-class ExpertWeightsC(ctypes.Structure):
-    """Experts' matrices [E, N, K]: bfloat16, or the codes and scales of int4. Memory is not kept."""
-
-    _fields_ = [("data", _POINTER), ("scales", _POINTER), ("stride", _INT), ("scale_stride", _INT)]
-
-    @classmethod
-    def of(cls, matrices: Tensor, scales: Tensor | None = None) -> ExpertWeightsC:
-        stride = matrices.stride(0) * matrices.element_size()
-        if scales is None:
-            return cls(matrices.data_ptr(), None, stride, 0)
-        return cls(matrices.data_ptr(), scales.data_ptr(), stride, scales.stride(0))
-
-
-Weights = tuple[ExpertWeightsC, ExpertWeightsC, ExpertWeightsC]  # gate, up, down
+Weights = tuple[StackC, StackC, StackC]  # gate, up, down of experts
 
 
 class ExpertRowsC(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in ("x", "token", "counts")),
         *((name, _INT) for name in ("experts", "width", "hidden")),
-        *((name, ExpertWeightsC) for name in ("gate", "up", "down")),
+        *((name, StackC) for name in ("gate", "up", "down")),
         ("out", _POINTER),
     ]
 
@@ -67,6 +55,12 @@ def applies(*tensors: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and load_kernels() is not None
     )
+
+
+def has_tiles() -> bool:
+    """Whether the kernels multiply in tile registers."""
+    kernels = load_kernels()
+    return kernels is not None and kernels.level == "amx"
 
 
 def attend_seen(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, num_before: int | None, scale: float) -> Tensor | None:

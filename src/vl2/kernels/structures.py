@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 
+from torch import Tensor
+
 _POINTER = ctypes.c_void_p
 _INT = ctypes.c_int64
 
 BF16, INT8, INT4 = 0, 1, 2  # the kinds of a matrix
+QUANTISED = {"int8": INT8, "int4": INT4}  # by the names of vl2.quant.formats
 
 
 class MatrixC(ctypes.Structure):
@@ -20,6 +23,13 @@ class StackC(ctypes.Structure):
     """Matrices of one shape behind one another; strides in bytes."""
 
     _fields_ = [("first", MatrixC), ("code_stride", _INT), ("scale_stride", _INT)]
+
+    @classmethod
+    def of(cls, kind: int, outputs: int, inputs: int, codes: Tensor, scales: Tensor | None = None) -> StackC:
+        """Take the first matrix of each tensor and its step along the first dimension. Memory is not kept."""
+        held = [(None, 0) if t is None else (t.data_ptr(), t.stride(0) * t.element_size()) for t in (codes, scales)]
+        (code_at, code_stride), (scale_at, scale_stride) = held
+        return cls(MatrixC(kind, outputs, inputs, code_at, scale_at), code_stride, scale_stride)
 
 
 class LayerC(ctypes.Structure):

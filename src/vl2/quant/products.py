@@ -19,7 +19,7 @@ from vl2.kernels import load_kernels
 from vl2.kernels.eight_bits import LANES, multiply_rounded, round_rows
 from vl2.kernels.library import Library
 from vl2.kernels.products import multiply
-from vl2.kernels.structures import INT4, INT8, MatrixC
+from vl2.kernels.structures import INT8, QUANTISED, MatrixC
 from vl2.model.float_linear import multiply_panels
 from vl2.model.moe import MAX_DECODED_ROWS
 from vl2.quant.formats import PANEL, Kind, Quantised, dequantise
@@ -53,8 +53,7 @@ def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -
             return F.linear(x, dequantise(weight, N, K, x.dtype), bias)
         if len(x_MK) >= PANEL_ROWS and not _has_instructions(kernels, weight.kind):
             return multiply_in_float32(x, weight, N, K, bias)
-        kind = INT8 if weight.kind == "int8" else INT4
-        held = MatrixC(kind, N, K, weight.codes.data_ptr(), weight.scales.data_ptr())
+        held = MatrixC(QUANTISED[weight.kind], N, K, weight.codes.data_ptr(), weight.scales.data_ptr())
         out_MN = multiply(kernels, held, x_MK)
     if bias is not None:
         out_MN = out_MN.add_(bias)

@@ -2,7 +2,7 @@
 //
 // Sixteen rows lie beside one another in pairs of channels, as the bfloat16 dot product takes them, and each pair of a
 // weight is spread over them as it comes from memory. So weights are never packed, each is read once for up to 192 rows
-// (and made bfloat16 once, if it is int4), and what leaves the gate already lies as the second product wants it. A row's
+// (and its codes made bfloat16 once), and what leaves the gate already lies as the second product wants it. A row's
 // result depends on that row alone.
 #pragma once
 #include <algorithm>
@@ -14,20 +14,13 @@
 
 namespace vl2 {
 
-// Experts' matrices of one shape behind one another: bfloat16 where there are no scales, else int4.
-struct ExpertWeights {
-    const uint8_t* data;
-    const uint16_t* scales;
-    int64_t stride, scale_stride;  // from one expert to the next, in bytes and in scales
-};
-
-// Held the same in Python, as ctypes structures.
+// Held the same in Python, as a ctypes structure.
 struct ExpertRows {
     const bf16* x;         // [tokens, width]
     const int64_t* token;   // [rows], sorted by expert: the token of each; null: the tokens in their order
     const int64_t* counts;  // [experts], rows of each
     int64_t experts, width, hidden;
-    ExpertWeights gate, up, down;  // [hidden, width] twice and [width, hidden]
+    Stack gate, up, down;  // [hidden, width] twice and [width, hidden]
     bf16* out;                     // [rows, width]
 
     const bf16* token_at(int64_t row) const { return x + (token ? token[row] : row) * width; }
@@ -94,19 +87,64 @@ __attribute__((noinline)) void multiply_tile(const uint32_t* x, int64_t pairs, c
         for (int v = 0; v < V; v++) _mm512_storeu_ps(sums + (n * V + v) * LANES, acc[n][v]);
 }
 
+// Sixteen rows of an expert's weight.
+struct Sixteen {
+    const bf16* rows;
+    const float* scales;  // of each row; null: none
+    Ahead ahead;
+
+    // Times the scales, for V vectors of outputs.
+    template <int V>
+    void scale(float* sums) const {
+        if (!scales) return;
+        for (int n = 0; n < 16; n++)
+            for (int v = 0; v < V; v++) store(sums + (n * V + v) * LANES, load(sums + (n * V + v) * LANES) * scales[n]);
+    }
+};
+
+// Pairs of vectors that go over each pair of channels' tiles.
+inline int64_t steps_of(const Tiles& tiles) {
+    int64_t steps = 0;
+    for (int64_t t = 0; t < tiles.size(); t++) steps += (tiles.vectors(t) + 1) / 2;
+    return steps;
+}
+
+// Sixteen rows from a multiple of sixteen on: where they lie, or made bfloat16 in `room`, int8 codes exactly. Of those that
+// lie in memory, the ones `distance` rows further are asked for, evenly over the steps.
+inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, int64_t distance, int64_t steps,
+                            std::vector<Line>& room) {
+    const Matrix w = stack.at(expert);
+    const int64_t inputs = w.inputs;
+    if (w.kind == BF16) {
+        const uint8_t* rows = w.codes + 2 * first * inputs;
+        const int lines = static_cast<int>((16 + steps - 1) / steps);
+        return {reinterpret_cast<const bf16*>(rows), nullptr, {rows + 2 * distance * inputs, lines}};
+    }
+    room.resize(std::max<size_t>(room.size(), 16 * inputs / GROUP));
+    bf16* rows = reinterpret_cast<bf16*>(room.data());
+    if (w.kind == INT8) {
+        const uint8_t* codes = w.codes + first * inputs;
+        Ahead ahead{codes + AHEAD, 1};
+        for (int64_t n = 0; n < 16; n++) widen_row(codes + n * inputs, inputs, rows + n * inputs, ahead);
+        return {rows, reinterpret_cast<const float*>(w.scales) + first, {nullptr, 0}};
+    }
+    const int64_t groups = inputs / GROUP, before = first / PANEL * groups;
+    unpack_panel(w.codes + before * BLOCK_BYTES, reinterpret_cast<const uint16_t*>(w.scales) + before * PANEL, groups, rows);
+    return {rows, nullptr, {nullptr, 0}};
+}
+
 // Sixteen outputs each of two weights for the 16 * V rows of a tile: sums [16][16 * V] of each.
 template <int V>
-void multiply_two(const uint32_t* x, int64_t pairs, const bf16* one, const bf16* two, float* sums_one,
-                  float* sums_two, Ahead& ahead_one, Ahead& ahead_two) {
+void multiply_two(const uint32_t* x, int64_t pairs, Sixteen& one, Sixteen& two, float* sums_one, float* sums_two) {
 #if defined(__AMX_BF16__)
-    multiply_all_blocks<V>(x, one, two, 2 * pairs, sums_one, sums_two, ahead_one, ahead_two);
+    multiply_all_blocks<V>(x, one.rows, two.rows, 2 * pairs, sums_one, sums_two, one.ahead, two.ahead);
 #else
     constexpr int N = V > 3 ? 4 : 8, HALF = N / 2;
     for (int first = 0; first < 16; first += HALF) {
         const bf16* weight[N];
         for (int n = 0; n < HALF; n++) {
-            weight[n] = one + (first + n) * 2 * pairs;
-            weight[HALF + n] = two + (first + n) * 2 * pairs;
+            weight[n] = one.rows + (first + n) * 2 * pairs;
+            weight[HALF + n] = two.rows + (first + n) * 2 * pairs;
         }
         float sums[N * V * LANES];
         multiply_tile<V, N>(x, pairs, weight, sums);
@@ -114,15 +152,16 @@ void multiply_two(const uint32_t* x, int64_t pairs, const bf16* one, const bf16*
         std::memcpy(sums_two + first * V * LANES, sums + HALF * V * LANES, sizeof sums / 2);
     }
 #endif
+    one.scale<V>(sums_one);
+    two.scale<V>(sums_two);
 }
 
 // Sixteen hidden channels of a tile, of which `gate` and `up` are the rows: silu(gate) * up, rounded where the plain model
 // rounds.
 template <int V>
-void gate_tile(const uint32_t* x, int64_t pairs, const bf16* gate, const bf16* up, uint32_t* hidden, Ahead& ahead_gate,
-               Ahead& ahead_up) {
+void gate_tile(const uint32_t* x, int64_t pairs, Sixteen& gate, Sixteen& up, uint32_t* hidden) {
     float opens[16 * V * LANES], sums[16 * V * LANES];
-    multiply_two<V>(x, pairs, gate, up, opens, sums, ahead_gate, ahead_up);
+    multiply_two<V>(x, pairs, gate, up, opens, sums);
     for (int n = 0; n < 16; n += 2) {
         for (int v = 0; v < V; v++) {
             Words word[2];
@@ -139,10 +178,9 @@ void gate_tile(const uint32_t* x, int64_t pairs, const bf16* gate, const bf16* u
 
 // Thirty-two outputs of a tile, of which `one` and `two` are the rows, as bfloat16.
 template <int V>
-void down_tile(const uint32_t* hidden, int64_t pairs, const bf16* one, const bf16* two, int64_t width, int64_t rows,
-               bf16* out, Ahead& ahead_one, Ahead& ahead_two) {
+void down_tile(const uint32_t* hidden, int64_t pairs, Sixteen& one, Sixteen& two, int64_t width, int64_t rows, bf16* out) {
     float sums[2][16 * V * LANES];
-    multiply_two<V>(hidden, pairs, one, two, sums[0], sums[1], ahead_one, ahead_two);
+    multiply_two<V>(hidden, pairs, one, two, sums[0], sums[1]);
     for (int half = 0; half < 2; half++)
         for (int v = 0; v < V; v++) {
             __m512i block[16];
@@ -165,31 +203,6 @@ inline void with_vectors(int64_t vectors, const Run& run) {
     }
 }
 
-// Sixteen rows of an expert's weight, from a multiple of sixteen on: where they lie, or unpacked into `room`.
-inline const bf16* sixteen_rows(const ExpertWeights& w, int64_t expert, int64_t first, int64_t inputs,
-                                std::vector<Line>& room) {
-    const uint8_t* data = w.data + expert * w.stride;
-    if (!w.scales) return reinterpret_cast<const bf16*>(data) + first * inputs;
-    const int64_t groups = inputs / GROUP, before = first / PANEL * groups;
-    room.resize(std::max<size_t>(room.size(), PANEL * groups));
-    bf16* rows = reinterpret_cast<bf16*>(room.data());
-    unpack_panel(data + before * BLOCK_BYTES, w.scales + expert * w.scale_stride + before * PANEL, groups, rows);
-    return rows;
-}
-
-// Pairs of vectors that go over each pair of channels' tiles.
-inline int64_t steps_of(const Tiles& tiles) {
-    int64_t steps = 0;
-    for (int64_t t = 0; t < tiles.size(); t++) steps += (tiles.vectors(t) + 1) / 2;
-    return steps;
-}
-
-// The sixteen rows behind these in memory, asked for evenly. Those of int4 are unpacked, and that reads them as a stream.
-inline Ahead behind(const ExpertWeights& w, const bf16* rows, int64_t inputs, int64_t steps) {
-    if (w.scales) return {nullptr, 0};
-    return {reinterpret_cast<const uint8_t*>(rows + 16 * inputs), static_cast<int>((16 + steps - 1) / steps)};
-}
-
 // Rows of one expert, from a first one on.
 inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64_t rows) {
     static thread_local Tiles tiles, hidden;
@@ -201,24 +214,22 @@ inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64
     hidden.resize(rows, e.hidden);
     const int64_t steps = steps_of(tiles);
     for (int64_t f = 0; f < e.hidden; f += 16) {
-        const bf16* gate = sixteen_rows(e.gate, expert, f, e.width, room[0]);
-        const bf16* up = sixteen_rows(e.up, expert, f, e.width, room[1]);
-        Ahead ahead_gate = behind(e.gate, gate, e.width, steps), ahead_up = behind(e.up, up, e.width, steps);
+        Sixteen gate = sixteen_rows(e.gate, expert, f, 16, steps, room[0]);
+        Sixteen up = sixteen_rows(e.up, expert, f, 16, steps, room[1]);
         for (int64_t t = 0; t < tiles.size(); t++)
             with_vectors(tiles.vectors(t), [&](auto vectors) {
                 uint32_t* to = hidden.at(t) + f / 2 * vectors.value * LANES;
-                gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, to, ahead_gate, ahead_up);
+                gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, to);
             });
     }
     for (int64_t n = 0; n < e.width; n += 32) {
-        const bf16* one = sixteen_rows(e.down, expert, n, e.hidden, room[0]);
-        const bf16* two = sixteen_rows(e.down, expert, n + 16, e.hidden, room[1]);
-        Ahead ahead_one = behind(e.down, two, e.hidden, steps), ahead_two = behind(e.down, two + 16 * e.hidden, e.hidden, steps);
+        Sixteen one = sixteen_rows(e.down, expert, n, 32, steps, room[0]);
+        Sixteen two = sixteen_rows(e.down, expert, n + 16, 32, steps, room[1]);
         for (int64_t t = 0; t < tiles.size(); t++) {
             const int64_t row = tiles.first[t] * LANES;
             with_vectors(tiles.vectors(t), [&](auto vectors) {
                 bf16* to = e.out + (first + row) * e.width + n;
-                down_tile<vectors.value>(hidden.at(t), hidden.pairs, one, two, e.width, rows - row, to, ahead_one, ahead_two);
+                down_tile<vectors.value>(hidden.at(t), hidden.pairs, one, two, e.width, rows - row, to);
             });
         }
     }
