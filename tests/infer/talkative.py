@@ -12,6 +12,7 @@ from vl2.infer.vlm import VLM
 def load_talkative(dtype: str = "float32") -> VLM:
     """Load `nano` with a head that never chooses the end of an answer."""
     vlm = vl2.load("nano", dtype=dtype)
-    # The end gets logit 0, and the likeliest of thousands of tokens always more.
-    vlm.model.language.lm_head.weight[vlm.processor.tokenizer.eos_id] = 0
+    # The end gets the logit of the begin, which training has pushed down wherever something was to be said.
+    weight = vlm.model.language.lm_head.weight
+    weight[vlm.processor.tokenizer.eos_id] = weight[vlm.processor.tokenizer.bos_id]
     return vlm
