@@ -21,7 +21,7 @@ struct ExpertRows {
     const int64_t* counts;  // [experts], rows of each
     int64_t experts, width, hidden;
     Stack gate, up, down;  // [hidden, width] twice and [width, hidden]
-    bf16* out;                     // [rows, width]
+    bf16* out;             // [rows, width]
 
     const bf16* token_at(int64_t row) const { return x + (token ? token[row] : row) * width; }
 };
