@@ -12,13 +12,14 @@ import torch
 
 from vl2.errors import RankLost, UserError
 from vl2.model import VL2
+from vl2.train.checkpoint import newest_checkpoint
 from vl2.train.ranks import ONE
 from vl2.train.recipe import ModelOptions
 from vl2.train.warm_up import lookup
 from vl2.train.warm_up.pages import PageCutter
 from vl2.train.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe, read_warm_up
 from vl2.train.warm_up.recognition import Recognised
-from vl2.train.warm_up.run import WarmUpRun, warm_up
+from vl2.train.warm_up.run import KEPT, WarmUpRun, warm_up
 from vl2.weights import load_model
 
 
@@ -123,6 +124,33 @@ def test_heads_learn_alone_at_first(texts: Path, num_steps: int, moved: set[str]
     found = {name.split(".")[0] for (name, a), b in zip(run.model.named_parameters(), fresh.parameters(), strict=True)
              if not torch.equal(a, b)}  # fmt: skip
     assert found == moved
+
+
+def test_heads_of_an_earlier_run_go_on_with_the_encoder_of_this_one(texts: Path) -> None:
+    plan = recipe(texts, "before", 2)
+    plan = replace(plan, options=replace(plan.options, reads=True))
+    warm_up(plan, say=lambda _: None)
+    before = WarmUpRun(plan, ONE)
+    before.load(newest_checkpoint(Path(plan.folder)) or Path())
+    after = replace(plan, folder=str(texts.parent / "after"), seed=plan.seed + 1)
+    fresh, run = WarmUpRun(after, ONE), WarmUpRun(after, ONE)
+    run.take_heads(Path(plan.folder))
+    assert run.step == 0
+    taken, old, new = (dict(one.net.named_parameters()) for one in (run, before, fresh))
+    for name in taken:
+        assert torch.equal(taken[name], (new if name.startswith(KEPT) else old)[name]), name
+        assert not torch.equal(new[name], old[name]) or name.endswith(("bias", "norm.weight")), name
+
+
+def test_heads_of_other_classes_are_refused_in_a_line(texts: Path) -> None:
+    plan = recipe(texts, "before", 1)
+    warm_up(plan, say=lambda _: None)
+    texts_zh = texts.with_name("zh.txt")
+    texts_zh.write_text("天地人\n", encoding="utf-8")
+    after = replace(plan, folder=str(texts.parent / "after"), tiles=replace(plan.tiles, texts_zh=str(texts_zh)))
+    after = replace(after, options=replace(after.options, heads=plan.folder))
+    with pytest.raises(UserError, match=r"classify"):
+        warm_up(after, say=lambda _: None)
 
 
 def test_a_share_of_pages_is_a_share(texts: Path) -> None:

@@ -57,8 +57,10 @@ class WarmUpOptions:
     """where the cosine ends, over the peak"""
     warmup_steps: int = 150
     weight_decay: float = 0.05
+    heads: str = ""
+    """a warm-up's run folder, of the same classes, whose heads this one begins with; none: random ones"""
     heads_steps: int = 0
-    """first steps, in which only the heads learn: they are new, and would spoil an encoder that has learned already"""
+    """first steps, in which only the heads learn: new ones would spoil an encoder that has learned already"""
     reads: bool = False
     """train the projector too: which things each visual token holds, in reading order"""
     names: bool = False

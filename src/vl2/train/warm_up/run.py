@@ -25,7 +25,7 @@ from vl2.errors import UserError
 from vl2.model import VL2, init_weights
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.tiling import Size
-from vl2.train.checkpoint import Checkpoints
+from vl2.train.checkpoint import Checkpoints, find_checkpoint
 from vl2.train.lost import rank_lost
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parts import ParameterGroup, is_block_matrix
@@ -70,6 +70,8 @@ def warm_up(recipe: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], 
             raise UserError(f"{recipe.folder} holds a run: go on with --resume, or give another folder")
         if newest is not None:
             run.load(newest)
+        elif recipe.options.heads:
+            run.take_heads(Path(recipe.options.heads))
         say = say if ranks.is_first else _silent
         run.loop(say)
         return run.export(say)
@@ -128,6 +130,17 @@ class WarmUpRun:
         state = self.checkpoints.load(folder, self._state())
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.difficulty, self.accuracy = int(state["step"]), state["difficulty"], state["accuracy"]
+
+    def take_heads(self, run_folder: Path) -> None:
+        """Begin with the heads of another warm-up, and with what its optimizer has gathered. Encoder and projector stay.
+
+        UserError if it told other classes apart or trained other parts.
+        """
+        kept = {name: master.clone() for name, master in self.optimizer.masters() if name.startswith(KEPT)}
+        state = self.checkpoints.load(find_checkpoint(run_folder), self._state())["optimizer"]
+        for name, master in kept.items():
+            state[name]["master"].copy_(master)
+        self.optimizer.load_state_dict(state)
 
     def loop(self, say: Callable[[str], None]) -> None:
         options = self.recipe.options
