@@ -39,7 +39,11 @@ _AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi2")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mavx512vbmi")
 _NEEDS_AVX512 = frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx512vbmi"})
 X86_LEVELS = (
-    Level("amx", (*_AVX512, "-mamx-tile", "-mamx-bf16"), _NEEDS_AVX512 | {"amx_tile", "amx_bf16"}),
+    Level(
+        "amx",
+        (*_AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
+        _NEEDS_AVX512 | {"amx_tile", "amx_bf16", "amx_int8"},
+    ),
     Level("avx512", _AVX512, _NEEDS_AVX512),
     Level("avx2", _AVX2, frozenset({"avx2", "fma", "f16c", "bmi2"})),
 )

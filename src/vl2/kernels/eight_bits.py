@@ -1,7 +1,11 @@
-"""Products in whole numbers, by csrc/eight_bits.h around PyTorch's: bfloat16 rows rounded to 8 bits, int8 weights."""
+"""Products in whole numbers: bfloat16 rows rounded to 8 bits, int8 weights.
+
+With tile registers by csrc/eight_bits_tiles.h, else by csrc/eight_bits.h around PyTorch's; the results have the same bits.
+"""
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +14,19 @@ from torch import Tensor
 from vl2.kernels.library import Library
 
 LANES = 16  # the kernel takes no narrower result
+
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+
+
+class EightBitsC(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in ("x", "row_scales")),
+        *((name, _INT) for name in ("rows", "inputs")),
+        *((name, _POINTER) for name in ("weight", "column_scales", "bias")),
+        *((name, _INT) for name in ("outputs", "gelu")),
+        ("out", _POINTER),
+    ]
 
 
 @dataclass(frozen=True)
@@ -48,18 +65,17 @@ def multiply_rounded(
 
     It is written to `out_MN` where that is given.
     """
-    M, N = len(x.scales_M), len(codes_NK)
-    sums_MN = torch._int_mm(x.codes_MK, codes_NK.T)
+    (M, K), N, threads = x.codes_MK.shape, len(codes_NK), torch.get_num_threads()
+    bias_at = None if bias_N is None else bias_N.data_ptr()
     out_MN = torch.empty(M, N, dtype=torch.bfloat16) if out_MN is None else out_MN
-    kernels.from_int32_sums(
-        sums_MN.data_ptr(),
-        M,
-        N,
-        x.scales_M.data_ptr(),
-        scales_N.data_ptr(),
-        None if bias_N is None else bias_N.data_ptr(),
-        gelu,
-        out_MN.data_ptr(),
-        torch.get_num_threads(),
+    product = EightBitsC(
+        *(x.codes_MK.data_ptr(), x.scales_M.data_ptr(), M, K),
+        *(codes_NK.data_ptr(), scales_N.data_ptr(), bias_at, N, gelu, out_MN.data_ptr()),
     )
+    if not kernels.multiply_eight_bits(ctypes.byref(product), threads):
+        sums_MN = torch._int_mm(x.codes_MK, codes_NK.T)
+        kernels.from_int32_sums(
+            *(sums_MN.data_ptr(), M, N, x.scales_M.data_ptr(), scales_N.data_ptr(), bias_at, gelu),
+            *(out_MN.data_ptr(), threads),
+        )
     return out_MN

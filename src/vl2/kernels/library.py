@@ -52,6 +52,8 @@ class Library:
         self.from_int32_sums = _function(
             loaded, "vl2_from_int32_sums", pointer, number, number, *(pointer,) * 3, number, pointer, number
         )
+        self.multiply_eight_bits = _function(loaded, "vl2_multiply_eight_bits", pointer, number)
+        self.multiply_eight_bits.restype = number
         self.to_int4 = _function(
             loaded, "vl2_to_int4", pointer, number, number, number, pointer, number, pointer, pointer
         )

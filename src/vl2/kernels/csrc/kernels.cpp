@@ -1,6 +1,7 @@
 // The C interface. Every pointer is the caller's; nothing is kept after a call.
 #include "decode.h"
 #include "eight_bits.h"
+#include "eight_bits_tiles.h"
 #include "expert_rows.h"
 #include "quantise.h"
 #include "prefill.h"
@@ -65,6 +66,11 @@ void vl2_to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* codes,
 void vl2_from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
                          const float* column_scales, const bf16* bias, int64_t gelu, bf16* out, int64_t threads) {
     from_int32_sums(sums, rows, width, row_scales, column_scales, bias, gelu != 0, out, static_cast<int>(threads));
+}
+
+// 1 when done, 0 where the kernel does not do this shape.
+int64_t vl2_multiply_eight_bits(const EightBits* product, int64_t threads) {
+    return multiply_eight_bits(*product, static_cast<int>(threads));
 }
 
 void vl2_decode(const Model* model, const Step* step) { decode(*model, *step); }
