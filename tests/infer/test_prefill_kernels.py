@@ -111,7 +111,8 @@ def test_large_scores_and_shapes_beyond_the_kernel(level: str, monkeypatch: pyte
 @torch.no_grad()
 def test_gated_rows_and_summed_slots_are_those_of_pytorch(width: int) -> None:
     gate_up = draw(37, 2 * width) * 4
-    torch.testing.assert_close(prefill_kernels.gated(gate_up), moe.gated(gate_up), atol=0, rtol=2**-7)
+    # Rounded twice: what opens may fall on the other side of a half, and its product too.
+    torch.testing.assert_close(prefill_kernels.gated(gate_up), moe.gated(gate_up), atol=0, rtol=2**-7 + 2**-8)
     rows, weights = draw(60, width), torch.rand(20, 3, generator=torch.Generator().manual_seed(3))
     places = torch.randperm(60, generator=torch.Generator().manual_seed(4)).view(20, 3)
     ours, plain = (way(rows, places, weights) for way in (prefill_kernels.sum_slots, moe.sum_slots))

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from vl2.kernels import load_kernels
 from vl2.kernels.eight_bits import multiply_rounded, round_rows
 from vl2.kernels.library import Library
+from vl2.kernels.prefill import has_tiles
 from vl2.quant.formats import quantise
 from vl2.quant.products import multiply_in_8_bits
 
@@ -50,6 +51,42 @@ def test_products_are_those_of_the_plain_way(kernels: Library, M: int, N: int, K
         plain = F.gelu(plain.to(torch.bfloat16), approximate="tanh").float()
     # A code in a thousand falls on the other side of a half, and bfloat16 rounds the result.
     assert (got.float() - plain).norm() < 4e-3 * plain.norm()
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize(
+    ("M", "N", "K"),
+    [
+        (729, 1152, 1152),
+        (40, 48, 72),  # sixteen outputs and eight channels too many for whole tiles
+        (1, 16, 8),
+        (33, 176, 4304),  # the encoder's widest rows
+        (700, 64, 4304),  # more rows than are packed at a time
+        (97, 4304, 64),  # a last block of sixteen
+    ],
+)
+def test_with_and_without_tile_registers_the_bits_are_the_same(
+    kernels: Library, monkeypatch: pytest.MonkeyPatch, M: int, N: int, K: int, gelu: bool
+) -> None:
+    if not has_tiles():
+        pytest.skip("this processor has no tile registers")
+    x_MK, bias_N = draw(M, K), draw(N, seed=2)
+    weight = quantise(draw(N, K, seed=1) * 0.03, "int8")
+    rounded = round_rows(kernels, x_MK)
+    for bias in (bias_N, None):
+        in_tiles = multiply_rounded(kernels, rounded, weight.codes, weight.scales, bias_N=bias, gelu=gelu)
+        with monkeypatch.context() as without:
+            without.setattr(kernels, "multiply_eight_bits", lambda *_: 0)
+            plain = multiply_rounded(kernels, rounded, weight.codes, weight.scales, bias_N=bias, gelu=gelu)
+        assert torch.equal(in_tiles, plain)
+
+
+def test_gelu_of_numbers_far_from_zero(kernels: Library) -> None:
+    wanted = torch.tensor([-3e4, -300.0, -20.0, -9.0, -4.0, -1.0, 0.0, 1.0, 4.0, 9.0, 300.0, 3e4])
+    weight = quantise(torch.eye(16).to(torch.bfloat16), "int8")
+    rows = round_rows(kernels, (wanted[:, None] * torch.eye(16)[0]).to(torch.bfloat16))
+    got = multiply_rounded(kernels, rows, weight.codes, weight.scales, gelu=True)[:, 0].float()
+    torch.testing.assert_close(got, F.gelu(wanted, approximate="tanh"), rtol=2**-7, atol=1e-6)
 
 
 def test_each_row_has_the_same_bits_whatever_is_beside_it(kernels: Library) -> None:

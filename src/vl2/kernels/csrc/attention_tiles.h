@@ -63,16 +63,6 @@ inline void pack_queries(const Attention& a, int64_t b, int64_t h, int64_t first
         }
 }
 
-// 2^x for x up to 0; relative error below 3e-7. Zero where the lane is not kept, and below -126 what 2^-126 is.
-inline __m512 power_of_two(__m512 x, __mmask16 kept) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
-    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), rest = _mm512_sub_ps(x, whole);
-    __m512 p = _mm512_set1_ps(1.5403530e-4f);  // ln(2)^k / k!
-    for (const float factor : {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f})
-        p = _mm512_fmadd_ps(p, rest, _mm512_set1_ps(factor));
-    return _mm512_maskz_scalef_ps(kept, p, whole);
-}
-
 // e^(scale * (score - largest)) of sixteen queries, in pairs of keys as bfloat16: [pair of keys][32] of scores [keys][32].
 // Query i sees `seen[i]` keys, all of them `all_see`; its weights are zeros up to `width`, an even number. Returns their
 // sums before rounding. `scale` is positive.

@@ -60,21 +60,7 @@ inline void to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* cod
     });
 }
 
-// 1 / x for x from 1 to e^60, relative error below 2e-7; a division takes twice as long as all else in GELU.
-inline Floats inverse(Floats x) {
-#if defined(__AVX512F__)
-    const Floats near = (Floats)_mm512_rcp14_ps((__m512)x);
-    return near * (2.0f - x * near);
-#else
-    return 1.0f / x;
-#endif
-}
-
-// Below -8 or so it is x * e^-60, which nothing tells from zero.
-inline Floats gelu_tanh(Floats x) {
-    const Floats power = -1.5957691216f * (x + 0.044715f * x * x * x);
-    return x * inverse(1.0f + exponential(power > splat(60.0f) ? splat(60.0f) : power));
-}
+inline Floats gelu_tanh(Floats x) { return x * logistic(1.5957691216f * (x + 0.044715f * x * x * x)); }
 
 // out = sums * the row's scale * the column's + bias, and gelu of that, rounded, where it is asked for.
 inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
