@@ -1,6 +1,6 @@
 """Products in whole numbers: bfloat16 rows rounded to 8 bits, int8 weights.
 
-With tile registers by csrc/eight_bits_tiles.h, else by csrc/eight_bits.h around PyTorch's; the results have the same bits.
+With tile registers by csrc/eight_bits_tiles.h, else by csrc/eight_bits.h around PyTorch's; both give the same bits.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class WarmUpRun:
         self.step, self.difficulty, self.accuracy = int(state["step"]), state["difficulty"], state["accuracy"]
 
     def take_heads(self, run_folder: Path) -> None:
-        """Begin with the heads of another warm-up, and with what its optimizer has gathered. Encoder and projector stay.
+        """Begin with the heads of another warm-up, and with what its optimizer has gathered; the encoder stays.
 
         UserError if it told other classes apart or trained other parts.
         """
