@@ -17,7 +17,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-READINGS = ("reading", "reading-again")
+READINGS = ("reading", "reading-again", "reading-on")
 WARM_UPS = ("warm-up", *READINGS)
 STAGES = ("language", "alignment", "pretraining", "fine-tuning")
 DRAWN = ("alignment", "pretraining", "fine-tuning")
