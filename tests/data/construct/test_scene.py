@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import random
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from tests.data.construct.pill_set import write_set
 from vl2.data.construct.draft import Draft
 from vl2.data.construct.emoji import Emoji
 from vl2.data.construct.in_context import InContext
@@ -110,19 +110,6 @@ def test_grounded_captions_count_and_box_the_same_things() -> None:
         ):
             if number in numbers:
                 assert len(record.objects[int(place)].boxes_px) == numbers[number], answer
-
-
-def write_set(folder: Path, **changes: object) -> Path:
-    """Write a sprite set of four pills."""
-    entries = []
-    for number, colour in enumerate(("red", "green", "blue", "black")):
-        picture = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
-        ImageDraw.Draw(picture).ellipse((10, 20, 50, 40), fill=colour)
-        picture.save(folder / f"s{number}.png")
-        entries.append({"file": f"s{number}.png", "en": f"{colour} pill", "zh": f"药丸{number}"})
-    content = {"name": "pills", "licence": "MIT", "sprites": entries, **changes}
-    (folder / "sprites.json").write_text(json.dumps(content), encoding="utf-8")
-    return folder
 
 
 def test_sprites_come_from_a_set_with_names(tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.data.construct.pill_set import write_set
 from vl2.data.construct.shapes import COLOURS, SHAPES
+from vl2.data.construct.sprites import read_kinds
 from vl2.train.warm_up.classes import ASCII, NOTHING, Classes, choose_characters
 from vl2.train.warm_up.sheet import PADDING
 from vl2.train.warm_up.tiles import TileDrawer
@@ -129,3 +132,19 @@ def test_where_a_thing_stands_is_told_as_a_part_of_the_picture_without_its_paddi
         assert not tile.classes[:, outside[1]].any(), "padding shows nothing"
         assert not tile.first_places[tile.things[:, :, 0] == NOTHING].any()
     assert 8 < padded < 32
+
+
+def test_restyled_sprites_are_marked_where_they_are_drawn(tmp_path: Path) -> None:
+    folder = write_set(tmp_path)
+    kinds = read_kinds(str(folder))
+    classes = Classes(ASCII, tuple(sorted({kind.en for kind in kinds})))
+    plain = TileDrawer(classes=classes, texts_en=TEXTS, texts_zh=(), styles=[kinds], things_share=1.0)
+    other = replace(plain, restyled_share=1.0)
+    changed = marked = 0
+    for seed in range(30):
+        one, two = (drawer.draw(random.Random(seed), 1.0) for drawer in (plain, other))
+        changed += not np.array_equal(one.pixels, two.pixels)
+        sprites = np.isin(two.classes, list(classes.groups["sprite"]))
+        marked += int(sprites.sum())
+    assert changed > 15
+    assert marked > 100

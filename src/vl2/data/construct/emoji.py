@@ -14,6 +14,7 @@ from PIL import Image
 
 from vl2.data.construct.draft import Draft
 from vl2.data.construct.nouns import article
+from vl2.data.construct.restyle import restyle
 from vl2.data.construct.scene import make_backdrop
 from vl2.data.construct.scene_words import NAME_IT, named
 from vl2.data.construct.source import Source
@@ -59,6 +60,7 @@ class Emoji(Source):
     min_side_px: int = 96  # of the picture of one thing
     max_side_px: int = 400
     max_pictures: int = 8
+    restyled_share: float = 0.0  # of the pictures of one thing: drawn as another hand would
 
     def kinds(self) -> tuple[Kind, ...]:
         return read_kinds(self.art) if self.art else built_in_kinds()
@@ -78,15 +80,17 @@ class Emoji(Source):
             if not is_noun(shown[0]) and task != "name":
                 task = "choose"
             side = rng.randint(self.min_side_px, self.max_side_px)
-            draft.picture(draw_alone(shown[0], (side, side), rng))
+            draft.picture(draw_alone(shown[0], (side, side), rng, self.restyled_share))
         _TASKS[task](draft, shown, pool, rng)
         return draft
 
 
-def draw_alone(kind: Kind, size: Size, rng: random.Random) -> Image.Image:
+def draw_alone(kind: Kind, size: Size, rng: random.Random, restyled_share: float = 0.0) -> Image.Image:
     """Draw one thing large, somewhere on a pale ground."""
     image = make_backdrop(size, rng)
     sprite = draw_sprite(kind, max(8, round(min(size) * rng.uniform(0.6, 0.95) / 8) * 8))
+    if restyled_share and rng.random() < restyled_share:
+        sprite = restyle(sprite, rng)
     x, y = rng.randint(0, size[0] - sprite.width), rng.randint(0, size[1] - sprite.height)
     image.paste(sprite, (x, y), sprite)
     return image

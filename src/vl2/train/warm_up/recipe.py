@@ -29,14 +29,17 @@ class TileOptions:
     """of all tiles, once they are as hard as they get"""
     things_share: float = 0.22
     """sprites and shapes; the rest is English"""
+    restyled_share: float = 0.0
+    """of the sprites: drawn as another hand would, so that a set's manner is not taken for the thing"""
     lines_share: float = 0.0
     """of the tiles of text: one line on a picture of its own, padded as the processor pads"""
     pages_share: float = 0.0
     """of all tiles: cut from small charts, tables, receipts and lines, as the processor cuts them"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.pages_share <= 1:
-            raise UserError(f"pages_share must be from 0 to 1, got {self.pages_share}")
+        for name in ("restyled_share", "pages_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         if min(self.chinese_share, self.things_share) < 0 or self.chinese_share + self.things_share > 1:
             raise UserError(
                 "chinese_share and things_share must be at least 0 and together at most 1, "

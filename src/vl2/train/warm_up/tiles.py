@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vl2.data.construct import fonts
 from vl2.data.construct.primer.writing import token
+from vl2.data.construct.restyle import restyle
 from vl2.data.construct.shapes import COLOURS, SHAPES, draw_shape
 from vl2.data.construct.sprites import Kind, draw_sprite
 from vl2.errors import UserError
@@ -72,6 +73,7 @@ class TileDrawer:
     patch_px: int = 14
     chinese_share: float = 0.44  # of all tiles, at full difficulty
     things_share: float = 0.22  # sprites and shapes
+    restyled_share: float = 0.0  # of the sprites
     lines_share: float = 0.0  # of the tiles of text: one line, on a picture of its own that is fitted into the tile
     pages: PageCutter | None = None
     pages_share: float = 0.0  # of all tiles: cut from its pictures
@@ -243,6 +245,8 @@ class TileDrawer:
             else:
                 kind = rng.choice(style)
                 picture, number = draw_sprite(kind, side // 8 * 8), self.classes.sprite(kind.en)
+                if self.restyled_share and rng.random() < self.restyled_share:
+                    picture = restyle(picture, rng)
             box = _free_place(picture.size, frame, taken, rng)
             if box is not None:
                 taken.append(box)

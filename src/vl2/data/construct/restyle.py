@@ -1,0 +1,79 @@
+"""A sprite as another hand would draw it: in few flat colours, with dark lines, a little leaning, other shades.
+
+What a picture shows is told by its shapes and roughly by its colours; how it is drawn is its set's own. With three sets
+to learn from, a model takes the manner for the thing.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+WHITE = (255, 255, 255)
+MOST_HUE = 8  # of 256, either way: a red heart stays red
+NOTHING = 255  # the label of what is transparent
+
+
+def restyle(sprite: Image.Image, rng: random.Random) -> Image.Image:
+    """Return an RGBA picture of the same thing, of about the same size."""
+    alpha = sprite.getchannel("A")
+    colours = Image.new("RGB", sprite.size, WHITE)
+    colours.paste(sprite, mask=alpha)
+    if rng.random() < 0.8:
+        colours = _in_other_shades(colours, rng)
+    if rng.random() < 0.7:
+        # Shades that run into one another would become stripes.
+        flat = colours.filter(ImageFilter.MedianFilter(5)).quantize(rng.randint(3, 9), dither=Image.Dither.NONE)
+        colours = flat.convert("RGB")
+        if rng.random() < 0.75:
+            labels = np.where(np.asarray(alpha) > 127, np.asarray(flat), NOTHING).astype(np.uint8)
+            colours, alpha = _with_lines(colours, alpha, labels, rng)
+    drawn = colours.convert("RGBA")
+    drawn.putalpha(alpha)
+    return _leaning(drawn, rng) if rng.random() < 0.6 else drawn
+
+
+def _in_other_shades(colours: Image.Image, rng: random.Random) -> Image.Image:
+    hue, saturation, value = colours.convert("HSV").split()
+    turn = rng.randint(-MOST_HUE, MOST_HUE)
+    turned = Image.merge("HSV", (hue.point(lambda h: (h + turn) % 256), saturation, value)).convert("RGB")
+    for change, low, high in (
+        (ImageEnhance.Color, 0.5, 1.5),
+        (ImageEnhance.Brightness, 0.75, 1.2),
+        (ImageEnhance.Contrast, 0.75, 1.3),
+    ):
+        turned = change(turned).enhance(rng.uniform(low, high))
+    return turned
+
+
+def _with_lines(
+    colours: Image.Image, alpha: Image.Image, labels: np.ndarray, rng: random.Random
+) -> tuple[Image.Image, Image.Image]:
+    """Draw a dark line where one colour meets another, and around the whole; now and then lines on white alone."""
+    meets = np.zeros(labels.shape, dtype=bool)
+    meets[:-1] |= labels[:-1] != labels[1:]
+    meets[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    for edge, line in ((labels[0], meets[0]), (labels[-1], meets[-1]), (labels[:, 0], meets[:, 0]),
+                       (labels[:, -1], meets[:, -1])):  # fmt: skip
+        line |= edge != NOTHING
+    lines = Image.fromarray(meets.astype(np.uint8) * 255)
+    if max(colours.size) > 40:
+        lines = lines.filter(ImageFilter.MaxFilter(rng.choice((3, 3, 5) if max(colours.size) > 90 else (3,))))
+    lines = lines.filter(ImageFilter.GaussianBlur(0.6))
+    drawn = Image.new("RGB", colours.size, WHITE) if rng.random() < 0.15 else colours.copy()
+    shade = rng.randint(0, 60)
+    drawn.paste((shade, shade, shade), mask=lines)
+    return drawn, Image.fromarray(np.maximum(np.asarray(alpha), np.asarray(lines)))
+
+
+def _leaning(drawn: Image.Image, rng: random.Random) -> Image.Image:
+    """Turn a picture by up to 12 degrees and stretch it by up to a sixth."""
+    turned = drawn.rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR, expand=True)
+    box = turned.getchannel("A").getbbox()
+    turned = turned.crop(box) if box is not None else turned
+    longest = max(drawn.size)
+    scale = longest / max(turned.size)
+    size = [max(1, round(length * scale * rng.uniform(0.86, 1))) for length in turned.size]
+    return turned.resize((size[0], size[1]), Image.Resampling.BILINEAR)
