@@ -1,6 +1,6 @@
 // What tile registers (AMX) give when nothing but products is asked of them, second after second: the limit that no
-// product can pass, and whether the processor holds it. Some are slowed to a quarter for seconds, when the machine around
-// them is busy; other instructions are not.
+// product can pass, and whether the processor holds it. Some give a quarter for seconds or hours, presumably when
+// others are busy on the same machine, while other instructions take as long as ever.
 //
 //   c++ -O2 -march=sapphirerapids -pthread benchmarks/tile_rate.cpp -o tile_rate && ./tile_rate 2 20
 //

@@ -62,6 +62,13 @@ inline void to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* cod
 
 inline Floats gelu_tanh(Floats x) { return x * logistic(1.5957691216f * (x + 0.044715f * x * x * x)); }
 
+// A sum times the row's scale and the column's, plus the bias, zero where there is none, and the GELU of that. One expression:
+// the compiler then makes the last product and the sum one instruction everywhere, and all that use it have the same bits.
+inline Floats scaled_sum(Ints sum, Floats row_scale, Floats column_scale, Floats bias, bool gelu) {
+    const Floats value = __builtin_convertvector(sum, Floats) * row_scale * column_scale + bias;
+    return gelu ? gelu_tanh(rounded(value)) : value;
+}
+
 // out = sums * the row's scale * the column's + bias, and gelu of that, rounded, where it is asked for.
 inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
                             const float* column_scales, const bf16* bias, bool gelu, bf16* out, int threads) {
@@ -74,9 +81,8 @@ inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, co
                     const int64_t n = std::min(first, width - LANES);
                     Ints whole;
                     std::memcpy(&whole, sums + r * width + n, sizeof whole);
-                    Floats value = __builtin_convertvector(whole, Floats) * row_scales[r] * load(column_scales + n);
-                    if (bias) value += load(bias + n);
-                    if (gelu) value = gelu_tanh(rounded(value));
+                    const Floats added = bias ? load(bias + n) : Floats{};
+                    const Floats value = scaled_sum(whole, splat(row_scales[r]), load(column_scales + n), added, gelu);
                     store(out + r * width + n, value);
                 }
             }

@@ -134,9 +134,8 @@ class EightBitsInTiles {
                     const int64_t output = first + half * other + n + i;
                     Ints whole;
                     std::memcpy(&whole, sums[half] + (n + i) * LANES, sizeof whole);
-                    value[i] = __builtin_convertvector(whole, Floats) * row_scales * p_.column_scales[output];
-                    if (p_.bias) value[i] += to_float(p_.bias[output]);
-                    if (p_.gelu) value[i] = gelu_tanh(rounded(value[i]));
+                    const Floats added = splat(p_.bias ? to_float(p_.bias[output]) : 0);
+                    value[i] = scaled_sum(whole, row_scales, splat(p_.column_scales[output]), added, p_.gelu);
                 }
                 block[half * LANES / 2 + n / 2] = in_pairs((__m512)value[0], (__m512)value[1]);
             }
