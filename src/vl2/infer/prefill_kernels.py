@@ -98,7 +98,7 @@ def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
             D, F = down_EDF.shape[1:]
             gate, up = (StackC.of(BF16, F, D, part) for part in gate_up_EFD.chunk(2, dim=1))
             return (gate, up, StackC.of(BF16, D, F, down_EDF)), F
-    if isinstance(experts, QuantisedExperts) and rows_each > FEW_FOR_CODES and unpacks(experts.kind):
+    if isinstance(experts, QuantisedExperts) and rows_each > FEW_FOR_CODES and takes(experts.kind):
         kind, D, F = QUANTISED[experts.kind], experts.width, experts.hidden
         codes, scales = experts.gate_up_codes, experts.gate_up_scales
         gate, up = (StackC.of(kind, F, D, codes[:, part], scales[:, part]) for part in (0, 1))
@@ -106,8 +106,8 @@ def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
     return None
 
 
-def unpacks(kind: Kind) -> bool:
-    """Whether codes are made bfloat16 for many rows: int4 always, int8 where tiles multiply bfloat16 as fast."""
+def takes(kind: Kind) -> bool:
+    """Whether many rows of a gated MLP are for the kernel: int4 is made bfloat16, int8 is for tile registers alone."""
     return kind == "int4" or kernels.has_tiles()
 
 
@@ -128,7 +128,7 @@ def _one_matrix(layer: nn.Module) -> StackC | None:
     """Return a layer's weight as that of one expert; None where the kernel does not read it."""
     if type(layer) is nn.Linear and kernels.applies(layer.weight) and layer.weight.is_contiguous():
         return StackC.of(BF16, layer.out_features, layer.in_features, layer.weight.unsqueeze(0))
-    if isinstance(layer, QuantisedLinear) and unpacks(layer.kind):
+    if isinstance(layer, QuantisedLinear) and takes(layer.kind):
         held = layer.codes.unsqueeze(0), layer.scales.unsqueeze(0)
         return StackC.of(QUANTISED[layer.kind], layer.out_features, layer.in_features, *held)
     return None

@@ -41,7 +41,9 @@ Weights = tuple[StackC, StackC, StackC]  # gate, up, down of experts
 
 class ExpertRowsC(ctypes.Structure):
     _fields_ = [
-        *((name, _POINTER) for name in ("x", "token", "counts")),
+        ("x", _POINTER),
+        ("tokens", _INT),
+        *((name, _POINTER) for name in ("token", "counts")),
         *((name, _INT) for name in ("experts", "width", "hidden")),
         *((name, StackC) for name in ("gate", "up", "down")),
         ("out", _POINTER),
@@ -98,7 +100,8 @@ def run_experts(
     assert kernels is not None, "asked for only where `applies` says so"
     out_MD = torch.empty_like(x_TD) if token_M is None else x_TD.new_empty(len(token_M), x_TD.shape[1])
     rows = ExpertRowsC(
-        *(x_TD.data_ptr(), None if token_M is None else token_M.data_ptr(), counts_E.data_ptr()),
+        *(x_TD.data_ptr(), len(x_TD)),
+        *(None if token_M is None else token_M.data_ptr(), counts_E.data_ptr()),
         *(len(counts_E), x_TD.shape[1], hidden),
         *weights,
         out_MD.data_ptr(),

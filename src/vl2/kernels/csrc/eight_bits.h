@@ -35,27 +35,26 @@ inline uint16_t largest_bits(const bf16* x, int64_t width) {
     return largest;
 }
 
-// Each row by its own largest number: codes -127 to 127, and scales such that x is about code * scale.
+// A row by its own largest number: codes -127 to 127, and the scale returned is such that x is about code * scale.
+inline float to_int8_row(const bf16* x, int64_t width, int8_t* codes) {
+    const float largest = std::max(to_float(largest_bits(x, width)), 1e-30f), factor = 127 / largest;
+    // Added to 1.5 * 2^23, a number is rounded to a whole one, whose lowest byte is that of the sum.
+    constexpr float TO_WHOLE = 12582912.0f;
+    int64_t n = 0;
+    for (; n + LANES <= width; n += LANES) {
+        const Bytes bytes = lowest_bytes(bits<Ints>(load(x + n) * factor + TO_WHOLE));
+        std::memcpy(codes + n, &bytes, sizeof bytes);
+    }
+    for (; n < width; n++) codes[n] = static_cast<int8_t>(bits<int32_t>(to_float(x[n]) * factor + TO_WHOLE));
+    return largest / 127;
+}
+
 inline void to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* codes, float* scales, int threads) {
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
         team.each((rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE, phase, [&](int64_t task) {
-            for (int64_t r = task * ROWS_AT_ONCE; r < std::min(rows, (task + 1) * ROWS_AT_ONCE); r++) {
-                const bf16* from = x + r * width;
-                int8_t* to = codes + r * width;
-                const float largest = std::max(to_float(largest_bits(from, width)), 1e-30f), factor = 127 / largest;
-                scales[r] = largest / 127;
-                // Added to 1.5 * 2^23, a number is rounded to a whole one, whose lowest byte is that of the sum.
-                constexpr float TO_WHOLE = 12582912.0f;
-                int64_t n = 0;
-                for (; n + LANES <= width; n += LANES) {
-                    const Ints sums = bits<Ints>(load(from + n) * factor + TO_WHOLE);
-                    const Bytes bytes = lowest_bytes(sums);
-                    std::memcpy(to + n, &bytes, sizeof bytes);
-                }
-                for (; n < width; n++)
-                    to[n] = static_cast<int8_t>(bits<int32_t>(to_float(from[n]) * factor + TO_WHOLE));
-            }
+            for (int64_t r = task * ROWS_AT_ONCE; r < std::min(rows, (task + 1) * ROWS_AT_ONCE); r++)
+                scales[r] = to_int8_row(x + r * width, width, codes + r * width);
         });
     });
 }

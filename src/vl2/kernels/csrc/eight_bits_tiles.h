@@ -39,90 +39,113 @@ inline Line* kept_lines(int64_t count) {
     return lines.data();
 }
 
-class EightBitsInTiles {
-   public:
-    explicit EightBitsInTiles(const EightBits& p)
-        : steps((p.inputs + STEP - 1) / STEP), vectors(round_up(p.rows, BLOCK) / LANES), p_(p),
-          whole_steps_(p.inputs / STEP), packed_(kept_lines(vectors * steps * LANES)) {}
+// Rows of 8-bit numbers, sixteen beside one another in fours of channels: [vector][step][16 fours], a Line of each.
+struct RowsInFours {
+    RowsInFours(int64_t rows, int64_t inputs)
+        : rows(rows), inputs(inputs), steps((inputs + STEP - 1) / STEP), whole_steps(inputs / STEP),
+          vectors((rows + LANES - 1) / LANES), lines_(kept_lines(vectors * steps * LANES)) {}
 
-    const int64_t steps, vectors;  // of channels; of sixteen rows
+    const int64_t rows, inputs, steps, whole_steps, vectors;  // steps of channels; vectors of sixteen rows
 
-    // Channels behind the last are zeros, and so are the rows behind the last.
-    void pack(int64_t v) {
+    char* vector(int64_t v) const { return reinterpret_cast<char*>(lines_) + v * steps * TILE_BYTES; }
+    __mmask64 tail() const { return (uint64_t(1) << (inputs - whole_steps * STEP)) - 1; }
+
+    // A vector, of rows that lie where `row_at` says. Channels behind the last are zeros, and so are the rows behind the last.
+    template <class RowAt>
+    void pack(int64_t v, const RowAt& row_at) const {
         char* to = vector(v);
         for (int64_t step = 0; step < steps; step++, to += TILE_BYTES) {
-            const __mmask64 kept = step < whole_steps_ ? ~__mmask64(0) : tail();
+            const __mmask64 kept = step < whole_steps ? ~__mmask64(0) : tail();
             __m512i block[16];
             for (int64_t m = 0; m < LANES; m++) {
                 const int64_t row = v * LANES + m;
-                block[m] = row < p_.rows ? _mm512_maskz_loadu_epi8(kept, p_.x + row * p_.inputs + step * STEP)
-                                         : _mm512_setzero_si512();
+                block[m] = row < rows ? _mm512_maskz_loadu_epi8(kept, row_at(row) + step * STEP) : _mm512_setzero_si512();
             }
             transpose(block);
             for (int64_t i = 0; i < LANES; i++) _mm512_storeu_si512(to + i * 64, block[i]);
         }
     }
 
+   private:
+    Line* const lines_;
+};
+
+// A product of rows that are packed; of `p` its rows are not read.
+class ProductInTiles {
+   public:
+    ProductInTiles(const EightBits& p, const RowsInFours& x) : p_(p), x_(x) {}
+
     // 32 outputs from a multiple of 32 on, for two vectors of rows after another. Meanwhile, evenly over the steps, memory is
     // asked for the outputs `distance` further, which this thread probably takes next.
     void multiply(int64_t first, int64_t first_vector, int64_t last_vector, int64_t distance) {
         // Of a single block of sixteen the second pair of tiles is the first once more, and is thrown away.
         const int64_t other = first + LANES < p_.outputs ? LANES : 0, inputs = p_.inputs;
-        const int8_t *one = p_.weight + first * inputs, *two = one + other * inputs;
-        alignas(64) int8_t tails[2][LANES][STEP];
-        if (steps > whole_steps_)
+        Weight weight{p_.weight + first * inputs, p_.weight + (first + other) * inputs};
+        if (x_.steps > x_.whole_steps)
             for (int64_t n = 0; n < LANES; n++)
                 for (int half = 0; half < 2; half++) {
-                    const int8_t* from = (half ? two : one) + n * inputs + whole_steps_ * STEP;
-                    _mm512_store_si512(tails[half][n], _mm512_maskz_loadu_epi8(tail(), from));
+                    const int8_t* from = (half ? weight.two : weight.one) + n * inputs + x_.whole_steps * STEP;
+                    _mm512_store_si512(weight.tails[half][n], _mm512_maskz_loadu_epi8(x_.tail(), from));
                 }
-        const int64_t lines = (BLOCK * inputs + 63) / 64, turns = (last_vector - first_vector) / 2 * whole_steps_;
+        const int64_t lines = (BLOCK * inputs + 63) / 64, turns = (last_vector - first_vector + 1) / 2 * x_.whole_steps;
         const bool is_there = first + distance + BLOCK <= p_.outputs && turns > 0;
-        Ahead ahead{reinterpret_cast<const uint8_t*>(one + distance * inputs),
+        Ahead ahead{reinterpret_cast<const uint8_t*>(weight.one + distance * inputs),
                     is_there ? static_cast<int>((lines + turns - 1) / turns) : 0};
-        alignas(64) int32_t sums[2][2][SUMS];  // [vector][sixteen outputs][output, row]
-        for (int64_t v = first_vector; v < last_vector; v += 2) {
-            const char *left = vector(v), *right = vector(v + 1);
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
-            for (int64_t step = 0; step < steps; step++) {
-                if (step < whole_steps_) {
-                    ahead.step();
-                    _tile_loadd(4, one + step * STEP, inputs);
-                    _tile_loadd(5, two + step * STEP, inputs);
-                } else {
-                    _tile_loadd(4, tails[0], STEP);
-                    _tile_loadd(5, tails[1], STEP);
-                }
-                _tile_loadd(6, left + step * TILE_BYTES, 64);
-                _tile_dpbssd(0, 4, 6);
-                _tile_dpbssd(1, 5, 6);
-                _tile_loadd(7, right + step * TILE_BYTES, 64);
-                _tile_dpbssd(2, 4, 7);
-                _tile_dpbssd(3, 5, 7);
-            }
-            _tile_stored(0, sums[0][0], 64);
-            _tile_stored(1, sums[0][1], 64);
-            _tile_stored(2, sums[1][0], 64);
-            _tile_stored(3, sums[1][1], 64);
-            for (int64_t side = 0; side < 2; side++) finish(sums[side], v + side, first, other);
-        }
+        int64_t v = first_vector;
+        for (; v + 2 <= last_vector; v += 2) multiply_vectors<2>(weight, v, first, other, ahead);
+        if (v < last_vector) multiply_vectors<1>(weight, v, first, other, ahead);
     }
 
    private:
     const EightBits& p_;
-    const int64_t whole_steps_;
-    Line* const packed_;  // [vectors][steps][16 fours of channels], a Line of sixteen rows each
+    const RowsInFours& x_;
 
-    char* vector(int64_t v) { return reinterpret_cast<char*>(packed_) + v * steps * TILE_BYTES; }
-    __mmask64 tail() const { return (uint64_t(1) << (p_.inputs - whole_steps_ * STEP)) - 1; }
+    // Two blocks of sixteen rows of it, and what of them lies in the last step where that is not a whole one.
+    struct Weight {
+        const int8_t *one, *two;
+        alignas(64) int8_t tails[2][LANES][STEP];
+    };
+
+    template <int V>
+    void multiply_vectors(const Weight& weight, int64_t v, int64_t first, int64_t other, Ahead& ahead) {
+        const char *left = x_.vector(v), *right = x_.vector(v + V - 1);
+        _tile_zero(0);
+        _tile_zero(1);
+        if constexpr (V == 2) {
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+        for (int64_t step = 0; step < x_.steps; step++) {
+            if (step < x_.whole_steps) {
+                ahead.step();
+                _tile_loadd(4, weight.one + step * STEP, p_.inputs);
+                _tile_loadd(5, weight.two + step * STEP, p_.inputs);
+            } else {
+                _tile_loadd(4, weight.tails[0], STEP);
+                _tile_loadd(5, weight.tails[1], STEP);
+            }
+            _tile_loadd(6, left + step * TILE_BYTES, 64);
+            _tile_dpbssd(0, 4, 6);
+            _tile_dpbssd(1, 5, 6);
+            if constexpr (V == 2) {
+                _tile_loadd(7, right + step * TILE_BYTES, 64);
+                _tile_dpbssd(2, 4, 7);
+                _tile_dpbssd(3, 5, 7);
+            }
+        }
+        alignas(64) int32_t sums[V][2][SUMS];  // [vector][sixteen outputs][output, row]
+        _tile_stored(0, sums[0][0], 64);
+        _tile_stored(1, sums[0][1], 64);
+        if constexpr (V == 2) {
+            _tile_stored(2, sums[1][0], 64);
+            _tile_stored(3, sums[1][1], 64);
+        }
+        for (int64_t side = 0; side < V; side++) finish(sums[side], v + side, first, other);
+    }
 
     // Sums [output, row] of 32 outputs, or of 16 twice, and 16 rows, as from_int32_sums makes them.
     void finish(const int32_t (*sums)[SUMS], int64_t v, int64_t first, int64_t other) {
         const int64_t row = v * LANES, count = std::min<int64_t>(LANES, p_.rows - row);
-        if (count <= 0) return;
         float scales[LANES] = {};
         std::copy(p_.row_scales + row, p_.row_scales + row + count, scales);
         const Floats row_scales = load(scales);
@@ -149,17 +172,19 @@ class EightBitsInTiles {
 // Whether the shape was within what the kernel does; nothing is written where it was not.
 inline bool multiply_eight_bits(const EightBits& p, int threads) {
     if (p.outputs % LANES || p.rows < 1) return false;
-    EightBitsInTiles tiles(p);
-    const int64_t most = std::max<int64_t>(2, CHUNK_BYTES / (tiles.steps * TILE_BYTES));  // vectors of a chunk
-    const int64_t chunks = (tiles.vectors + most - 1) / most, pairs = tiles.vectors / 2;
+    const RowsInFours x(p.rows, p.inputs);
+    ProductInTiles product(p, x);
+    const int64_t most = std::max<int64_t>(2, CHUNK_BYTES / (x.steps * TILE_BYTES));  // vectors of a chunk
+    const int64_t chunks = (x.vectors + most - 1) / most, pairs = (x.vectors + 1) / 2;
     const int64_t blocks = (p.outputs + BLOCK - 1) / BLOCK;
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
-        team.each(tiles.vectors, phase, [&](int64_t v) { tiles.pack(v); });
+        team.each(x.vectors, phase, [&](int64_t v) { x.pack(v, [&](int64_t row) { return p.x + row * p.inputs; }); });
         const TileRegisters registers;
         team.each(chunks * blocks, phase, [&](int64_t task) {
             const int64_t chunk = task / blocks, first = task % blocks * BLOCK;
-            tiles.multiply(first, chunk * pairs / chunks * 2, (chunk + 1) * pairs / chunks * 2, team.size * BLOCK);
+            const int64_t last_vector = std::min(x.vectors, (chunk + 1) * pairs / chunks * 2);
+            product.multiply(first, chunk * pairs / chunks * 2, last_vector, team.size * BLOCK);
         });
     });
     return true;

@@ -10,20 +10,23 @@
 
 #include "amx.h"
 #include "blocks.h"
+#include "experts_eight_bits.h"
 #include "prefill.h"
 
 namespace vl2 {
 
 // Held the same in Python, as a ctypes structure.
 struct ExpertRows {
-    const bf16* x;         // [tokens, width]
+    const bf16* x;          // [tokens, width]
+    int64_t tokens;
     const int64_t* token;   // [rows], sorted by expert: the token of each; null: the tokens in their order
     const int64_t* counts;  // [experts], rows of each
     int64_t experts, width, hidden;
     Stack gate, up, down;  // [hidden, width] twice and [width, hidden]
-    bf16* out;             // [rows, width]
+    bf16* out;              // [rows, width]
 
-    const bf16* token_at(int64_t row) const { return x + (token ? token[row] : row) * width; }
+    int64_t token_of(int64_t row) const { return token ? token[row] : row; }
+    const bf16* token_at(int64_t row) const { return x + token_of(row) * width; }
 };
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
@@ -90,16 +93,7 @@ __attribute__((noinline)) void multiply_tile(const uint32_t* x, int64_t pairs, c
 // Sixteen rows of an expert's weight.
 struct Sixteen {
     const bf16* rows;
-    const float* scales;  // of each row; null: none
     Ahead ahead;
-
-    // Times the scales, for V vectors of outputs.
-    template <int V>
-    void scale(float* sums) const {
-        if (!scales) return;
-        for (int n = 0; n < 16; n++)
-            for (int v = 0; v < V; v++) store(sums + (n * V + v) * LANES, load(sums + (n * V + v) * LANES) * scales[n]);
-    }
 };
 
 // Pairs of vectors that go over each pair of channels' tiles.
@@ -109,8 +103,8 @@ inline int64_t steps_of(const Tiles& tiles) {
     return steps;
 }
 
-// Sixteen rows from a multiple of sixteen on: where they lie, or made bfloat16 in `room`, int8 codes exactly. Of those that
-// lie in memory, the ones `distance` rows further are asked for, evenly over the steps.
+// Sixteen rows from a multiple of sixteen on: where they lie, or int4 made bfloat16 in `room`. Of those that lie in memory,
+// the ones `distance` rows further are asked for, evenly over the steps.
 inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, int64_t distance, int64_t steps,
                             std::vector<Line>& room) {
     const Matrix w = stack.at(expert);
@@ -118,19 +112,13 @@ inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, i
     if (w.kind == BF16) {
         const uint8_t* rows = w.codes + 2 * first * inputs;
         const int lines = static_cast<int>((16 + steps - 1) / steps);
-        return {reinterpret_cast<const bf16*>(rows), nullptr, {rows + 2 * distance * inputs, lines}};
+        return {reinterpret_cast<const bf16*>(rows), {rows + 2 * distance * inputs, lines}};
     }
     room.resize(std::max<size_t>(room.size(), 16 * inputs / GROUP));
     bf16* rows = reinterpret_cast<bf16*>(room.data());
-    if (w.kind == INT8) {
-        const uint8_t* codes = w.codes + first * inputs;
-        Ahead ahead{codes + AHEAD, 1};
-        for (int64_t n = 0; n < 16; n++) widen_row(codes + n * inputs, inputs, rows + n * inputs, ahead);
-        return {rows, reinterpret_cast<const float*>(w.scales) + first, {nullptr, 0}};
-    }
     const int64_t groups = inputs / GROUP, before = first / PANEL * groups;
     unpack_panel(w.codes + before * BLOCK_BYTES, reinterpret_cast<const uint16_t*>(w.scales) + before * PANEL, groups, rows);
-    return {rows, nullptr, {nullptr, 0}};
+    return {rows, {nullptr, 0}};
 }
 
 // Sixteen outputs each of two weights for the 16 * V rows of a tile: sums [16][16 * V] of each.
@@ -152,8 +140,6 @@ void multiply_two(const uint32_t* x, int64_t pairs, Sixteen& one, Sixteen& two, 
         std::memcpy(sums_two + first * V * LANES, sums + HALF * V * LANES, sizeof sums / 2);
     }
 #endif
-    one.scale<V>(sums_one);
-    two.scale<V>(sums_two);
 }
 
 // Sixteen hidden channels of a tile, of which `gate` and `up` are the rows: silu(gate) * up, rounded where the plain model
@@ -254,13 +240,24 @@ inline bool run_experts(const ExpertRows& e, int threads) {
     }
     // The long ones first, for all threads to be done at the same time.
     std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) { return a.rows > b.rows; });
-    run_team(threads, [&](Team& team, int) {
-        int phase = 0;
-        team.each(static_cast<int64_t>(tasks.size()), phase, [&](int64_t task) {
-            const Task& t = tasks[task];
-            run_expert(e, t.expert, t.first, t.rows);
+    const auto run_all = [&](const auto& run) {
+        run_team(threads, [&](Team& team, int) {
+            int phase = 0;
+            team.each(static_cast<int64_t>(tasks.size()), phase, [&](int64_t task) { run(tasks[task]); });
         });
-    });
+    };
+#if defined(__AMX_INT8__)
+    if (e.gate.first.kind == INT8) {
+        const TokensInEightBits tokens(e.x, e.tokens, e.width, threads);
+        run_all([&](const Task& t) {
+            const ExpertInEightBits expert{e.gate.at(t.expert), e.up.at(t.expert), e.down.at(t.expert)};
+            expert.run(tokens, t.rows, [&](int64_t row) { return e.token_of(t.first + row); }, e.out + t.first * e.width);
+        });
+        return true;
+    }
+#endif
+    if (e.gate.first.kind == INT8) return false;
+    run_all([&](const Task& t) { run_expert(e, t.expert, t.first, t.rows); });
     return true;
 }
 

@@ -75,23 +75,24 @@ inline void rotate_rows(const bf16* x, const float* cosines, const float* sines,
     });
 }
 
-// silu(gate) * up of rows [gate | up], rounded where the plain model rounds; `width` is that of the result.
+// silu(gate) * up of a row, rounded where the plain model rounds. It may be written over the gate.
+inline void gate_row(const bf16* gate, const bf16* up, int64_t width, bf16* out) {
+    int64_t n = 0;
+    for (; n + LANES <= width; n += LANES) store(out + n, rounded(silu(load(gate + n))) * load(up + n));
+    for (; n < width; n++) {
+        const float x = to_float(gate[n]);
+        out[n] = to_bf16(rounded(x / (1.0f + std::exp(-x))) * to_float(up[n]));
+    }
+}
+
+// The same of rows [gate | up]; `width` is that of the result.
 inline void gate_rows(const bf16* rows, int64_t count, int64_t width, bf16* out, int threads) {
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
         team.each((count + 15) / 16, phase, [&](int64_t task) {
             for (int64_t r = task * 16; r < std::min(count, task * 16 + 16); r++) {
-                const bf16 *gate = rows + 2 * r * width, *up = gate + width;
-                bf16* to = out + r * width;
-                int64_t n = 0;
-                for (; n + LANES <= width; n += LANES) {
-                    store(to + n, silu(load(gate + n)));
-                    store(to + n, load(to + n) * load(up + n));
-                }
-                for (; n < width; n++) {
-                    const float x = to_float(gate[n]);
-                    to[n] = to_bf16(rounded(x / (1.0f + std::exp(-x))) * to_float(up[n]));
-                }
+                const bf16* gate = rows + 2 * r * width;
+                gate_row(gate, gate + width, width, out + r * width);
             }
         });
     });

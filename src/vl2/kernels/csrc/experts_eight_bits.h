@@ -1,0 +1,75 @@
+// The int8 experts of a prefill in whole numbers: what enters each of the two products is rounded to 8 bits, row by row.
+//
+// Twice as many numbers fit a tile as of bfloat16, and no code is made one. A row's result depends on that row alone.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "eight_bits_tiles.h"
+#include "prefill.h"
+
+namespace vl2 {
+
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+
+// Tokens, each rounded once for all the experts that it visits, in memory that the calling thread keeps.
+struct TokensInEightBits {
+    TokensInEightBits(const bf16* x, int64_t tokens, int64_t width, int threads) : width(width) {
+        static thread_local std::vector<int8_t> kept_codes;
+        static thread_local std::vector<float> kept_scales;
+        kept_codes.resize(std::max<size_t>(kept_codes.size(), tokens * width));
+        kept_scales.resize(std::max<size_t>(kept_scales.size(), tokens));
+        to_int8_rows(x, tokens, width, kept_codes.data(), kept_scales.data(), threads);
+        codes = kept_codes.data();
+        scales = kept_scales.data();
+    }
+    const int64_t width;
+    const int8_t* codes;
+    const float* scales;
+};
+
+// A gated MLP of int8 matrices.
+struct ExpertInEightBits {
+    Matrix gate, up, down;
+
+    // Rows of tokens, each the one that `token_of` says.
+    template <class TokenOf>
+    void run(const TokensInEightBits& tokens, int64_t rows, const TokenOf& token_of, bf16* out) const {
+        static thread_local std::vector<bf16> opened, raised;
+        static thread_local std::vector<int8_t> codes;
+        static thread_local std::vector<float> scales;
+        const int64_t hidden = gate.outputs;
+        const size_t size = std::max<size_t>(opened.size(), rows * hidden);
+        opened.resize(size);
+        raised.resize(size);
+        codes.resize(size);
+        scales.resize(rows);
+        const TileRegisters registers;
+        const RowsInFours x(rows, gate.inputs);
+        for (int64_t v = 0; v < x.vectors; v++)
+            x.pack(v, [&](int64_t row) { return tokens.codes + token_of(row) * tokens.width; });
+        for (int64_t r = 0; r < rows; r++) scales[r] = tokens.scales[token_of(r)];
+        multiply(x, gate, scales.data(), opened.data());
+        multiply(x, up, scales.data(), raised.data());
+        for (int64_t r = 0; r < rows; r++) {
+            bf16* row = opened.data() + r * hidden;
+            gate_row(row, raised.data() + r * hidden, hidden, row);
+            scales[r] = to_int8_row(row, hidden, codes.data() + r * hidden);
+        }
+        const RowsInFours h(rows, hidden);  // in the place of x, which is not needed any more
+        for (int64_t v = 0; v < h.vectors; v++) h.pack(v, [&](int64_t row) { return codes.data() + row * hidden; });
+        multiply(h, down, scales.data(), out);
+    }
+
+   private:
+    static void multiply(const RowsInFours& x, const Matrix& w, const float* row_scales, bf16* out) {
+        const EightBits p{nullptr, row_scales, x.rows, x.inputs, reinterpret_cast<const int8_t*>(w.codes),
+                          reinterpret_cast<const float*>(w.scales), nullptr, w.outputs, 0, out};
+        ProductInTiles product(p, x);
+        for (int64_t first = 0; first < w.outputs; first += BLOCK) product.multiply(first, 0, x.vectors, BLOCK);
+    }
+};
+
+#endif
+
+}  // namespace vl2
