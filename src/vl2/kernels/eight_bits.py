@@ -21,7 +21,7 @@ _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 class EightBitsC(ctypes.Structure):
     _fields_ = [
-        *((name, _POINTER) for name in ("x", "row_scales")),
+        ("x", _POINTER),
         *((name, _INT) for name in ("rows", "inputs")),
         *((name, _POINTER) for name in ("weight", "column_scales", "bias")),
         *((name, _INT) for name in ("outputs", "gelu")),
@@ -51,6 +51,32 @@ def round_rows(kernels: Library, x_MK: Tensor) -> RowsIn8Bits:
     return rounded
 
 
+def multiply_rows(
+    kernels: Library,
+    x_MK: Tensor,
+    codes_NK: Tensor,
+    scales_N: Tensor,
+    *,
+    bias_N: Tensor | None = None,
+    gelu: bool = False,
+) -> Tensor:
+    """Return x, its rows rounded to 8 bits, times an int8 weight's transpose plus a bias, or the tanh GELU of that.
+
+    All but the codes and their scales is bfloat16; the result is [M, N].
+    """
+    assert x_MK.dtype == torch.bfloat16, f"the kernels round bfloat16, got {x_MK.dtype}"
+    (M, K), N, x_MK = x_MK.shape, len(codes_NK), x_MK.contiguous()
+    out_MN = torch.empty(M, N, dtype=torch.bfloat16)
+    bias_at = None if bias_N is None else bias_N.data_ptr()
+    product = EightBitsC(
+        *(x_MK.data_ptr(), M, K, codes_NK.data_ptr(), scales_N.data_ptr(), bias_at, N, gelu, out_MN.data_ptr())
+    )
+    if kernels.multiply_eight_bits(ctypes.byref(product), torch.get_num_threads()):
+        return out_MN
+    rounded = round_rows(kernels, x_MK)
+    return multiply_rounded(kernels, rounded, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, out_MN=out_MN)
+
+
 def multiply_rounded(
     kernels: Library,
     x: RowsIn8Bits,
@@ -59,23 +85,13 @@ def multiply_rounded(
     *,
     bias_N: Tensor | None = None,
     gelu: bool = False,
-    out_MN: Tensor | None = None,
+    out_MN: Tensor,
 ) -> Tensor:
-    """Return x times an int8 weight's transpose plus a bfloat16 bias, or the tanh GELU of that, bfloat16 [M, N].
-
-    It is written to `out_MN` where that is given.
-    """
-    (M, K), N, threads = x.codes_MK.shape, len(codes_NK), torch.get_num_threads()
-    bias_at = None if bias_N is None else bias_N.data_ptr()
-    out_MN = torch.empty(M, N, dtype=torch.bfloat16) if out_MN is None else out_MN
-    product = EightBitsC(
-        *(x.codes_MK.data_ptr(), x.scales_M.data_ptr(), M, K),
-        *(codes_NK.data_ptr(), scales_N.data_ptr(), bias_at, N, gelu, out_MN.data_ptr()),
+    """Write the same of rows that are rounded already, by PyTorch's product, and return it."""
+    (M, _), N, threads = x.codes_MK.shape, len(codes_NK), torch.get_num_threads()
+    sums_MN = torch._int_mm(x.codes_MK, codes_NK.T)
+    kernels.from_int32_sums(
+        *(sums_MN.data_ptr(), M, N, x.scales_M.data_ptr(), scales_N.data_ptr()),
+        *(None if bias_N is None else bias_N.data_ptr(), gelu, out_MN.data_ptr(), threads),
     )
-    if not kernels.multiply_eight_bits(ctypes.byref(product), threads):
-        sums_MN = torch._int_mm(x.codes_MK, codes_NK.T)
-        kernels.from_int32_sums(
-            *(sums_MN.data_ptr(), M, N, x.scales_M.data_ptr(), scales_N.data_ptr(), bias_at, gelu),
-            *(out_MN.data_ptr(), threads),
-        )
     return out_MN

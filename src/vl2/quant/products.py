@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
-from vl2.kernels.eight_bits import LANES, multiply_rounded, round_rows
+from vl2.kernels.eight_bits import LANES, multiply_rows
 from vl2.kernels.library import Library
 from vl2.kernels.products import multiply
 from vl2.kernels.structures import INT8, QUANTISED, MatrixC
@@ -33,8 +33,7 @@ def linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None = N
     """Return x times the weight's transpose, plus the bias, or the tanh GELU of that, [..., N], in the type of x."""
     kernels = kernels_in_8_bits(x, N, bias) if weight.kind == "int8" and x.numel() > FEW_ROWS * K else None
     if kernels is not None:
-        rounded = round_rows(kernels, x.reshape(-1, K))
-        out_MN = multiply_rounded(kernels, rounded, weight.codes, weight.scales, bias_N=bias, gelu=gelu)
+        out_MN = multiply_rows(kernels, x.reshape(-1, K), weight.codes, weight.scales, bias_N=bias, gelu=gelu)
         return out_MN.view(*x.shape[:-1], N)
     out = _linear(x, weight, N, K, bias)
     return F.gelu(out, approximate="tanh") if gelu else out

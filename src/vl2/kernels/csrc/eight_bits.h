@@ -19,8 +19,11 @@ inline Bytes lowest_bytes(Ints words) {
 #endif
 }
 
-// Of the largest magnitude: without its sign a number is the larger the larger its bits are.
-inline uint16_t largest_bits(const bf16* x, int64_t width) {
+// Words whose lowest bytes are the codes: added to 1.5 * 2^23, a number is rounded to a whole one.
+inline Ints with_code(Floats x, float factor) { return bits<Ints>(x * factor + 12582912.0f); }
+
+// Without its sign a number is the larger the larger its bits are. Of a row of zeros it is a tiny number.
+inline float largest_magnitude(const bf16* x, int64_t width) {
     Halves most = {};
     int64_t n = 0;
     for (; n + LANES <= width; n += LANES) {
@@ -32,20 +35,18 @@ inline uint16_t largest_bits(const bf16* x, int64_t width) {
     uint16_t largest = 0;
     for (int i = 0; i < LANES; i++) largest = std::max(largest, static_cast<uint16_t>(most[i]));
     for (; n < width; n++) largest = std::max(largest, static_cast<uint16_t>(x[n] & 0x7fff));
-    return largest;
+    return std::max(to_float(largest), 1e-30f);
 }
 
 // A row by its own largest number: codes -127 to 127, and the scale returned is such that x is about code * scale.
 inline float to_int8_row(const bf16* x, int64_t width, int8_t* codes) {
-    const float largest = std::max(to_float(largest_bits(x, width)), 1e-30f), factor = 127 / largest;
-    // Added to 1.5 * 2^23, a number is rounded to a whole one, whose lowest byte is that of the sum.
-    constexpr float TO_WHOLE = 12582912.0f;
+    const float largest = largest_magnitude(x, width), factor = 127 / largest;
     int64_t n = 0;
     for (; n + LANES <= width; n += LANES) {
-        const Bytes bytes = lowest_bytes(bits<Ints>(load(x + n) * factor + TO_WHOLE));
+        const Bytes bytes = lowest_bytes(with_code(load(x + n), factor));
         std::memcpy(codes + n, &bytes, sizeof bytes);
     }
-    for (; n < width; n++) codes[n] = static_cast<int8_t>(bits<int32_t>(to_float(x[n]) * factor + TO_WHOLE));
+    for (; n < width; n++) codes[n] = static_cast<int8_t>(with_code(splat(to_float(x[n])), factor)[0]);
     return largest / 127;
 }
 

@@ -1,4 +1,5 @@
-// A whole product of 8-bit rows and an int8 weight in tile registers, from the codes to what leaves the layer.
+// A whole product in whole numbers in tile registers: from rows of bfloat16, which are rounded to 8 bits as they are packed,
+// and an int8 weight to what leaves the layer.
 //
 // As in amx.h a tile of the weight is sixteen of its rows as they lie in memory, here of 64 channels, and the rows that it
 // meets lie beside one another in fours of channels, packed once for all outputs. Sums are whole numbers and thus exact;
@@ -15,8 +16,7 @@ namespace vl2 {
 
 // Held the same in Python, as a ctypes structure.
 struct EightBits {
-    const int8_t* x;          // [rows, inputs]
-    const float* row_scales;  // [rows]
+    const bf16* x;  // [rows, inputs]
     int64_t rows, inputs;
     const int8_t* weight;        // [outputs, inputs]
     const float* column_scales;  // [outputs]
@@ -66,14 +66,48 @@ struct RowsInFours {
         }
     }
 
+    // The same of bfloat16 rows [rows, inputs], rounded as to_int8_row does it. Their scales are [rows].
+    void round(int64_t v, const bf16* from, float* scales) const {
+        const int64_t count = std::min<int64_t>(LANES, rows - v * LANES);
+        float factors[LANES];
+        for (int64_t m = 0; m < count; m++) {
+            const float largest = largest_magnitude(from + (v * LANES + m) * inputs, inputs);
+            factors[m] = 127 / largest;
+            scales[v * LANES + m] = largest / 127;
+        }
+        char* to = vector(v);
+        for (int64_t step = 0; step < steps; step++, to += TILE_BYTES) {
+            const __mmask64 kept = step < whole_steps ? ~__mmask64(0) : tail();
+            __m512i block[16];
+            for (int64_t m = 0; m < LANES; m++)
+                block[m] = m < count ? codes_of(from + (v * LANES + m) * inputs + step * STEP, kept, factors[m])
+                                     : _mm512_setzero_si512();
+            transpose(block);
+            for (int64_t i = 0; i < LANES; i++) _mm512_storeu_si512(to + i * 64, block[i]);
+        }
+    }
+
    private:
     Line* const lines_;
+
+    // Of 64 channels, zeros of those that are not kept.
+    static __m512i codes_of(const bf16* x, __mmask64 kept, float factor) {
+        const auto quarter = [&](int part) {
+            const __mmask16 mask = static_cast<__mmask16>(kept >> 16 * part);
+            const __m512i words = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + 16 * part));
+            return (__m128i)lowest_bytes(with_code((Floats)_mm512_slli_epi32(words, 16), factor));
+        };
+        const __m256i lower = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter(0)), quarter(1), 1);
+        const __m256i upper = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter(2)), quarter(3), 1);
+        return _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
+    }
 };
 
-// A product of rows that are packed; of `p` its rows are not read.
+// A product of rows that are packed, with their scales; of `p` its rows are not read.
 class ProductInTiles {
    public:
-    ProductInTiles(const EightBits& p, const RowsInFours& x) : p_(p), x_(x) {}
+    ProductInTiles(const EightBits& p, const RowsInFours& x, const float* row_scales)
+        : p_(p), x_(x), row_scales_(row_scales) {}
 
     // 32 outputs from a multiple of 32 on, for two vectors of rows after another. Meanwhile, evenly over the steps, memory is
     // asked for the outputs `distance` further, which this thread probably takes next.
@@ -99,6 +133,7 @@ class ProductInTiles {
    private:
     const EightBits& p_;
     const RowsInFours& x_;
+    const float* const row_scales_;
 
     // Two blocks of sixteen rows of it, and what of them lies in the last step where that is not a whole one.
     struct Weight {
@@ -147,7 +182,7 @@ class ProductInTiles {
     void finish(const int32_t (*sums)[SUMS], int64_t v, int64_t first, int64_t other) {
         const int64_t row = v * LANES, count = std::min<int64_t>(LANES, p_.rows - row);
         float scales[LANES] = {};
-        std::copy(p_.row_scales + row, p_.row_scales + row + count, scales);
+        std::copy(row_scales_ + row, row_scales_ + row + count, scales);
         const Floats row_scales = load(scales);
         __m512i block[16];  // of a pair of outputs each, then of a row each
         for (int64_t half = 0; half < 2; half++)
@@ -173,13 +208,14 @@ class ProductInTiles {
 inline bool multiply_eight_bits(const EightBits& p, int threads) {
     if (p.outputs % LANES || p.rows < 1) return false;
     const RowsInFours x(p.rows, p.inputs);
-    ProductInTiles product(p, x);
+    std::vector<float> scales(p.rows);
+    ProductInTiles product(p, x, scales.data());
     const int64_t most = std::max<int64_t>(2, CHUNK_BYTES / (x.steps * TILE_BYTES));  // vectors of a chunk
     const int64_t chunks = (x.vectors + most - 1) / most, pairs = (x.vectors + 1) / 2;
     const int64_t blocks = (p.outputs + BLOCK - 1) / BLOCK;
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
-        team.each(x.vectors, phase, [&](int64_t v) { x.pack(v, [&](int64_t row) { return p.x + row * p.inputs; }); });
+        team.each(x.vectors, phase, [&](int64_t v) { x.round(v, p.x, scales.data()); });
         const TileRegisters registers;
         team.each(chunks * blocks, phase, [&](int64_t task) {
             const int64_t chunk = task / blocks, first = task % blocks * BLOCK;

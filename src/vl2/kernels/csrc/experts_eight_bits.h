@@ -36,13 +36,11 @@ struct ExpertInEightBits {
     template <class TokenOf>
     void run(const TokensInEightBits& tokens, int64_t rows, const TokenOf& token_of, bf16* out) const {
         static thread_local std::vector<bf16> opened, raised;
-        static thread_local std::vector<int8_t> codes;
         static thread_local std::vector<float> scales;
         const int64_t hidden = gate.outputs;
         const size_t size = std::max<size_t>(opened.size(), rows * hidden);
         opened.resize(size);
         raised.resize(size);
-        codes.resize(size);
         scales.resize(rows);
         const TileRegisters registers;
         const RowsInFours x(rows, gate.inputs);
@@ -54,18 +52,17 @@ struct ExpertInEightBits {
         for (int64_t r = 0; r < rows; r++) {
             bf16* row = opened.data() + r * hidden;
             gate_row(row, raised.data() + r * hidden, hidden, row);
-            scales[r] = to_int8_row(row, hidden, codes.data() + r * hidden);
         }
         const RowsInFours h(rows, hidden);  // in the place of x, which is not needed any more
-        for (int64_t v = 0; v < h.vectors; v++) h.pack(v, [&](int64_t row) { return codes.data() + row * hidden; });
+        for (int64_t v = 0; v < h.vectors; v++) h.round(v, opened.data(), scales.data());
         multiply(h, down, scales.data(), out);
     }
 
    private:
     static void multiply(const RowsInFours& x, const Matrix& w, const float* row_scales, bf16* out) {
-        const EightBits p{nullptr, row_scales, x.rows, x.inputs, reinterpret_cast<const int8_t*>(w.codes),
+        const EightBits p{nullptr, x.rows, x.inputs, reinterpret_cast<const int8_t*>(w.codes),
                           reinterpret_cast<const float*>(w.scales), nullptr, w.outputs, 0, out};
-        ProductInTiles product(p, x);
+        ProductInTiles product(p, x, row_scales);
         for (int64_t first = 0; first < w.outputs; first += BLOCK) product.multiply(first, 0, x.vectors, BLOCK);
     }
 };
