@@ -42,20 +42,21 @@ struct Blocks {
     int64_t row;
 };
 
-// Two blocks of sixteen outputs for V vectors of sixteen rows, 1 or 2: sums [16][stride] of each block. `x` holds pairs of
-// channels, `stride` words from one to the next; `width` channels are added up, a multiple of 32. A tile reads sixteen
-// places far apart, which no processor foresees: so memory is asked for what comes next, `ahead` of each pair of tiles.
-template <int V>
+// Two blocks of sixteen outputs, or with B = 1 the first, for V vectors of sixteen rows, 1 or 2: sums [16][stride] of each
+// block. `x` holds pairs of channels, `stride` words from one to the next; `width` channels are added up, a multiple of 32. A
+// tile reads sixteen places far apart, which no processor foresees: so memory is asked for what comes next, `ahead` of each
+// pair of tiles.
+template <int V, int B = 2>
 void multiply_blocks(const uint32_t* x, int64_t stride, const Blocks& weight, int64_t width, float* sums_one,
                      float* sums_two, Ahead& ahead_one, Ahead& ahead_two) {
-    static_assert(V == 1 || V == 2);
+    static_assert((V == 1 || V == 2) && (B == 1 || B == 2));
     const int64_t step = 4 * stride, row = 2 * weight.row;
     const bf16 *one = weight.one, *two = weight.two;
     _tile_zero(0);
-    _tile_zero(1);
+    if constexpr (B == 2) _tile_zero(1);
     if constexpr (V == 2) {
         _tile_zero(2);
-        _tile_zero(3);
+        if constexpr (B == 2) _tile_zero(3);
     }
     for (int64_t channel = 0; channel < width; channel += 32, x += 16 * stride) {
         ahead_one.step();
@@ -63,19 +64,21 @@ void multiply_blocks(const uint32_t* x, int64_t stride, const Blocks& weight, in
         _tile_loadd(4, one + channel, row);
         _tile_loadd(6, x, step);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, two + channel, row);
-        _tile_dpbf16ps(1, 5, 6);
+        if constexpr (B == 2) {
+            _tile_loadd(5, two + channel, row);
+            _tile_dpbf16ps(1, 5, 6);
+        }
         if constexpr (V == 2) {
             _tile_loadd(7, x + LANES, step);
             _tile_dpbf16ps(2, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
+            if constexpr (B == 2) _tile_dpbf16ps(3, 5, 7);
         }
     }
     _tile_stored(0, sums_one, step);
-    _tile_stored(1, sums_two, step);
+    if constexpr (B == 2) _tile_stored(1, sums_two, step);
     if constexpr (V == 2) {
         _tile_stored(2, sums_one + LANES, step);
-        _tile_stored(3, sums_two + LANES, step);
+        if constexpr (B == 2) _tile_stored(3, sums_two + LANES, step);
     }
 }
 

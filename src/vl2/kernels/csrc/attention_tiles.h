@@ -63,29 +63,46 @@ inline void pack_queries(const Attention& a, int64_t b, int64_t h, int64_t first
         }
 }
 
-// e^(scale * (score - largest)) of sixteen queries, in pairs of keys as bfloat16: [pair of keys][32] of scores [keys][32].
-// Query i sees `seen[i]` keys, all of them `all_see`; its weights are zeros up to `width`, an even number. Returns their
-// sums before rounding. `scale` is positive.
-inline Floats soften_lanes(const float* scores, Ints seen, int64_t all_see, int64_t width, float scale, uint32_t* weights) {
-    const auto keeps = [&](int64_t key) {
+// Sixteen queries, of whose scores [keys][32] query i sees `seen[i]`, and all of them see `all_see`.
+struct Lanes {
+    const float* scores;
+    Ints seen;
+    int64_t all_see;
+    __m512 largest = _mm512_set1_ps(-INFINITY);
+
+    __mmask16 keeps(int64_t key) const {
         return _mm512_cmpgt_epi32_mask(bits<__m512i>(seen), _mm512_set1_epi32(static_cast<int32_t>(key)));
-    };
-    const auto score = [&](int64_t key) { return _mm512_loadu_ps(scores + key * TILE_QUERIES); };
-    __m512 largest = score(0), total = _mm512_setzero_ps();
-    for (int64_t k = 1; k < all_see; k++) largest = _mm512_max_ps(largest, score(k));
-    for (int64_t k = all_see; k < width; k++) largest = _mm512_mask_max_ps(largest, keeps(k), largest, score(k));
-    const __m512 in_powers = _mm512_set1_ps(scale * 1.44269504f), down = _mm512_mul_ps(largest, in_powers);
-    const auto pair = [&](int64_t k, __mmask16 keeps_one, __mmask16 keeps_two) {
-        const __m512 one = power_of_two(_mm512_fmsub_ps(score(k), in_powers, down), keeps_one);
-        const __m512 two = power_of_two(_mm512_fmsub_ps(score(k + 1), in_powers, down), keeps_two);
-        total = _mm512_add_ps(total, _mm512_add_ps(one, two));
-        _mm512_storeu_si512(weights + k / 2 * TILE_QUERIES, in_pairs(one, two));
-    };
-    int64_t k = 0;
-    for (; k + 2 <= all_see; k += 2) pair(k, 0xffff, 0xffff);
-    for (; k < width; k += 2) pair(k, keeps(k), keeps(k + 1));
-    return bits<Floats>(total);
-}
+    }
+    __m512 score(int64_t key) const { return _mm512_loadu_ps(scores + key * TILE_QUERIES); }
+
+    // Keys first to last are there, while the first cache still holds them.
+    void find_largest(int64_t first, int64_t last) {
+        __m512 most = largest;  // as a member it would be written at each step
+        int64_t k = first;
+        for (const int64_t end = std::min(last, all_see); k < end; k++) most = _mm512_max_ps(most, score(k));
+        for (; k < last; k++) most = _mm512_mask_max_ps(most, keeps(k), most, score(k));
+        largest = most;
+    }
+
+    // e^(scale * (score - largest)) in pairs of keys as bfloat16, [pair of keys][32], zeros of what is not seen up to `width`,
+    // an even number. Returns their sums before rounding. `scale` is positive.
+    Floats soften(int64_t width, float scale, uint32_t* weights) const {
+        const __m512 in_powers = _mm512_set1_ps(scale * 1.44269504f), down = _mm512_mul_ps(largest, in_powers);
+        __m512 total = _mm512_setzero_ps();
+        const auto weight = [&](int64_t key) {
+            return near_power_of_two(_mm512_fmsub_ps(score(key), in_powers, down));
+        };
+        const auto take = [&](int64_t k, __m512 one, __m512 two) {
+            total = _mm512_add_ps(total, _mm512_add_ps(one, two));
+            _mm512_storeu_si512(weights + k / 2 * TILE_QUERIES, in_pairs(one, two));
+        };
+        int64_t k = 0;
+        for (; k + 2 <= all_see; k += 2) take(k, weight(k), weight(k + 1));
+        for (; k < width; k += 2)
+            take(k, _mm512_maskz_mov_ps(keeps(k), weight(k)), _mm512_maskz_mov_ps(keeps(k + 1), weight(k + 1)));
+        return bits<Floats>(total);
+    }
+};
 
 // Thirty-two channels of up to 32 queries, of which `sums` hold [32][32], divided by the totals.
 inline void store_means(const float* sums, const Floats* totals, const Attention& a, int64_t b, int64_t h, int64_t first,
@@ -124,25 +141,28 @@ inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
         const int64_t count = std::min(TILE_QUERIES, a.queries - first);
         const int64_t width = round_up(a.seen(first + count - 1), TILE_KEYS);
         pack_queries(a, b, h, first, count, head.channels, queries);
+        Lanes lanes[2];
+        for (int64_t v = 0; v < 2; v++) {
+            lanes[v].scores = &scores[v * LANES];
+            for (int64_t i = 0; i < LANES; i++)
+                lanes[v].seen[i] = static_cast<int32_t>(a.seen(first + std::min(v * LANES + i, count - 1)));
+            lanes[v].all_see = lanes[v].seen[0];
+        }
         for (int64_t k = 0; k < width; k += TILE_KEYS) {
             const bf16* one = &head.keys[k * head.channels];
             float* to = &scores[k * TILE_QUERIES];
             multiply_blocks<2>(queries, TILE_QUERIES, {one, one + LANES * head.channels, head.channels}, head.channels, to,
                                to + LANES * TILE_QUERIES, none, none);
+            for (Lanes& some : lanes) some.find_largest(k, k + TILE_KEYS);
         }
         Floats totals[2];
-        for (int64_t v = 0; v < 2; v++) {
-            Ints seen;
-            for (int64_t i = 0; i < LANES; i++)
-                seen[i] = static_cast<int32_t>(a.seen(first + std::min(v * LANES + i, count - 1)));
-            totals[v] = soften_lanes(&scores[v * LANES], seen, seen[0], width, static_cast<float>(a.scale),
-                                     pairs + v * LANES);
-        }
+        for (int64_t v = 0; v < 2; v++) totals[v] = lanes[v].soften(width, static_cast<float>(a.scale), pairs + v * LANES);
         for (int64_t c = 0; c < a.value_channels; c += 32) {
             const bf16* one = &head.values[c * head.num_keys];
             float sums[32 * TILE_QUERIES];
-            multiply_blocks<2>(pairs, TILE_QUERIES, {one, one + LANES * head.num_keys, head.num_keys}, width, sums,
-                               sums + LANES * TILE_QUERIES, none, none);
+            const Blocks values{one, one + LANES * head.num_keys, head.num_keys};
+            const auto multiply = a.value_channels - c > LANES ? multiply_blocks<2> : multiply_blocks<2, 1>;
+            multiply(pairs, TILE_QUERIES, values, width, sums, sums + LANES * TILE_QUERIES, none, none);
             store_means(sums, totals, a, b, h, first, count, c);
         }
     }
