@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from tests.model.configs import small_model
 from vl2.kernels.library import VARIABLE
+from vl2.kernels.prefill import has_tiles
 from vl2.model import float_linear
 from vl2.model.attention import Reach
 from vl2.model.moe import MAX_DECODED_ROWS, Experts
@@ -16,7 +17,7 @@ from vl2.quant import products
 from vl2.quant.apply import quantise_model
 from vl2.quant.formats import KINDS, Kind
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.products import FEW_ROWS, PANEL_ROWS
+from vl2.quant.products import FEW_OF_A_PASS, FEW_ROWS, PANEL_ROWS
 from vl2.quant.scheme import SCHEMES, SchemeName
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -48,6 +49,28 @@ def test_a_layer_gives_the_product_of_the_weights_it_stands_for(kind: Kind, rows
     assert got.shape == (2, rows, 48)
     # Many rows are rounded to 8 bits with int8 weights, elsewhere to bfloat16 at most.
     assert (got.float() - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_requests_that_are_decoded_together_have_the_bits_of_each_alone(kind: Kind) -> None:
+    layer = QuantisedLinear.like(nn.Linear(72, 48).requires_grad_(False), kind)
+    layer.store(normal(48, 72))
+    layer.to(torch.bfloat16)
+    x_B1K = normal(FEW_ROWS, 1, 72, seed=1).to(torch.bfloat16)
+    together, alone = layer(x_B1K), torch.cat([layer(row) for row in x_B1K.split(1)])
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.skipif(not has_tiles(), reason="no tile registers")
+@pytest.mark.parametrize(("rows", "is_rounded"), [(FEW_OF_A_PASS, False), (FEW_OF_A_PASS + 1, True)])
+def test_with_tile_registers_more_than_a_few_rows_of_one_prompt_are_rounded(rows: int, is_rounded: bool) -> None:
+    layer = QuantisedLinear.like(nn.Linear(72, 48, bias=False).requires_grad_(False), "int8")
+    layer.store(normal(48, 72))
+    layer.to(torch.bfloat16)
+    x_1SK = normal(1, rows, 72, seed=1).to(torch.bfloat16)
+    one_by_one = layer(x_1SK.transpose(0, 1)).transpose(0, 1)
+    assert torch.equal(layer(x_1SK), one_by_one) != is_rounded
+    assert (layer(x_1SK).float() - one_by_one.float()).norm() < 0.02 * one_by_one.float().norm()
 
 
 @pytest.mark.parametrize("panel_bytes", [1, 4 * 72 * 20, 4 << 20])

@@ -22,9 +22,9 @@ from vl2.model.moe import MAX_DECODED_ROWS, Experts, MoE, sort_by_expert
 from vl2.model.rope import Angles
 from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.products import linear
+from vl2.quant.products import FEW_OF_A_PASS, linear
 
-FEW_FOR_CODES = 8  # rows of an expert up to which codes are multiplied one by one: to unpack them would take longer
+FEW_FOR_CODES = 8  # rows of an expert up to which int4 is multiplied code by code: to unpack it would take longer
 
 
 def use_prefill_kernels(model: VL2) -> None:
@@ -78,16 +78,22 @@ def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: 
     return attention.attend(q_BHSC, k_BHLC, v_BHLC, reach, scale)
 
 
-def run_experts(experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
-    # A step of decoding is as the plain way does it, or as the decode plan: see `moe.MAX_DECODED_ROWS`.
-    if len(x_TD) > MAX_DECODED_ROWS and x_TD.is_contiguous() and kernels.applies(x_TD):
+def run_experts(
+    experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, is_step: bool = False
+) -> tuple[Tensor, Tensor]:
+    if _is_for_kernels(len(x_TD), is_step) and x_TD.is_contiguous() and kernels.applies(x_TD):
         read = _stacks(experts, expert_TK.numel() / num_experts)
         if read is not None:
             blocks = sort_by_expert(expert_TK, num_experts, 1)
             out_MD = kernels.run_experts(x_TD, blocks.token_M, blocks.counts_E, *read)
             if out_MD is not None:
                 return out_MD, blocks.place_TK
-    return moe.run_experts(experts, x_TD, expert_TK, num_experts)
+    return moe.run_experts(experts, x_TD, expert_TK, num_experts, is_step=is_step)
+
+
+def _is_for_kernels(rows: int, is_step: bool) -> bool:
+    """Whether so many rows are. A step of decoding is as the plain way does it, or as the decode plan."""
+    return rows > (MAX_DECODED_ROWS if is_step else FEW_OF_A_PASS)
 
 
 def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
@@ -98,7 +104,7 @@ def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
             D, F = down_EDF.shape[1:]
             gate, up = (StackC.of(BF16, F, D, part) for part in gate_up_EFD.chunk(2, dim=1))
             return (gate, up, StackC.of(BF16, D, F, down_EDF)), F
-    if isinstance(experts, QuantisedExperts) and rows_each > FEW_FOR_CODES and takes(experts.kind):
+    if isinstance(experts, QuantisedExperts) and takes(experts.kind, rows_each):
         kind, D, F = QUANTISED[experts.kind], experts.width, experts.hidden
         codes, scales = experts.gate_up_codes, experts.gate_up_scales
         gate, up = (StackC.of(kind, F, D, codes[:, part], scales[:, part]) for part in (0, 1))
@@ -106,15 +112,16 @@ def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
     return None
 
 
-def takes(kind: Kind) -> bool:
-    """Whether many rows of a gated MLP are for the kernel: int4 is made bfloat16, int8 is for tile registers alone."""
-    return kind == "int4" or kernels.has_tiles()
+def takes(kind: Kind, rows_each: float) -> bool:
+    """Whether so many rows of a gated MLP are for the kernel, where int4 is made bfloat16 and int8 needs tiles."""
+    return rows_each > FEW_FOR_CODES if kind == "int4" else kernels.has_tiles()
 
 
 def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
     rows = x.numel() // x.shape[-1]
-    if rows > MAX_DECODED_ROWS and x.is_contiguous() and kernels.applies(x):
-        weights = [_one_matrix(layer) for layer in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
+    is_step = x.dim() == 3 and x.shape[1] == 1
+    if _is_for_kernels(rows, is_step) and x.is_contiguous() and kernels.applies(x):
+        weights = [_one_matrix(layer, rows) for layer in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
         gate, up, down = weights
         if gate is not None and up is not None and down is not None:
             hidden = mlp.gate_proj.out_features
@@ -124,11 +131,11 @@ def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
     return layers.run_gated(mlp, x)
 
 
-def _one_matrix(layer: nn.Module) -> StackC | None:
+def _one_matrix(layer: nn.Module, rows: int) -> StackC | None:
     """Return a layer's weight as that of one expert; None where the kernel does not read it."""
     if type(layer) is nn.Linear and kernels.applies(layer.weight) and layer.weight.is_contiguous():
         return StackC.of(BF16, layer.out_features, layer.in_features, layer.weight.unsqueeze(0))
-    if isinstance(layer, QuantisedLinear) and takes(layer.kind):
+    if isinstance(layer, QuantisedLinear) and takes(layer.kind, rows):
         held = layer.codes.unsqueeze(0), layer.scales.unsqueeze(0)
         return StackC.of(QUANTISED[layer.kind], layer.out_features, layer.in_features, *held)
     return None

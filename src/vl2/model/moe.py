@@ -178,21 +178,21 @@ def sort_by_expert(expert_TK: Tensor, num_experts: int, block_rows: int) -> Bloc
     return Blocks(token_M=token_M, place_TK=place_TK, counts_E=counts_E)
 
 
-# Up to so many tokens, one of each request, a pass on a CPU gives every expert in use the same number of rows.
+# Up to so many tokens, one of each request, a step on a CPU gives every expert in use the same number of rows.
 MAX_DECODED_ROWS = 64
 
 
-def _block_rows(x_TD: Tensor, experts: nn.Module) -> int:
+def _block_rows(x_TD: Tensor, experts: nn.Module, is_step: bool) -> int:
     """Return what blocks of experts are rounded up to.
 
-    A step of decoding: all of them to one shape, because a product of another shape may round otherwise, and how many
-    tokens an expert gets depends on what other requests say. In training a bfloat16 product of a shape not met before
+    In a step of decoding: all to one shape, because a product of another shape may round otherwise, and how many tokens
+    an expert gets depends on what other requests say. In training a bfloat16 product of a shape not met before
     costs some twenty times its time, to compile its kernel, and the load of an expert is another one each time. So it
     does where a prompt is read, and the kernels of a hundred shapes hold some hundred MB.
     """
     if x_TD.device.type != "cpu":
         return 1
-    if not torch.is_grad_enabled() and len(x_TD) <= MAX_DECODED_ROWS:
+    if not torch.is_grad_enabled() and is_step and len(x_TD) <= MAX_DECODED_ROWS:
         return len(x_TD)
     if torch.is_grad_enabled():
         return 64 if x_TD.dtype == torch.bfloat16 else 1
@@ -240,9 +240,14 @@ def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> Tensor:
     return (slots_TKD * weight_TK.unsqueeze(-1)).sum(dim=1).to(rows_MD.dtype)
 
 
-def run_experts(experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
-    """Return a row for each slot of every token, sorted by expert, [M, D], and the row of every slot, [T, K]."""
-    blocks = sort_by_expert(expert_TK, num_experts, _block_rows(x_TD, experts))
+def run_experts(
+    experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, is_step: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return a row for each slot of every token, sorted by expert, [M, D], and the row of every slot, [T, K].
+
+    In a step of decoding every token is another request's.
+    """
+    blocks = sort_by_expert(expert_TK, num_experts, _block_rows(x_TD, experts, is_step))
     rows_MD: Tensor = _Dispatch.apply(x_TD, blocks.token_M, blocks.place_TK)  # type: ignore[no-untyped-call]
     return experts(rows_MD, blocks.counts_E), blocks.place_TK
 
@@ -265,7 +270,8 @@ class MoE(nn.Module):
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
         # Each expert sees one contiguous block of rows; then every token sums its K rows in float32.
-        out_MD, place_TK = self.run_experts(self.experts, x_TD, expert_TK, self.gate.num_experts)
+        is_step = x_BSD.shape[1] == 1
+        out_MD, place_TK = self.run_experts(self.experts, x_TD, expert_TK, self.gate.num_experts, is_step=is_step)
         y_BSD = self.sum_slots(out_MD, place_TK, weight_TK).view_as(x_BSD)
         if self.shared_experts is not None:
             y_BSD = y_BSD + self.shared_experts(x_BSD)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from vl2.kernels import load_kernels
 from vl2.kernels.eight_bits import LANES, multiply_rows
 from vl2.kernels.library import Library
+from vl2.kernels.prefill import has_tiles
 from vl2.kernels.products import multiply
 from vl2.kernels.structures import INT8, QUANTISED, MatrixC
 from vl2.model.float_linear import multiply_panels
@@ -26,17 +27,24 @@ from vl2.quant.formats import PANEL, Kind, Quantised, dequantise
 
 # Up to so many rows the weight's bytes decide, and the rows keep their 16 bits: all that are decoded together.
 FEW_ROWS = 32
+# Of a prompt, whose rows are of one request, with tile registers, to which sixteen rows are as few as one.
+FEW_OF_A_PASS = 8
 PANEL_ROWS = 12  # on a processor without the instructions panels pay from here on
 
 
 def linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
     """Return x times the weight's transpose, plus the bias, or the tanh GELU of that, [..., N], in the type of x."""
-    kernels = kernels_in_8_bits(x, N, bias) if weight.kind == "int8" and x.numel() > FEW_ROWS * K else None
+    kernels = kernels_in_8_bits(x, N, bias) if weight.kind == "int8" and x.numel() > _few_rows(x) * K else None
     if kernels is not None:
         out_MN = multiply_rows(kernels, x.reshape(-1, K), weight.codes, weight.scales, bias_N=bias, gelu=gelu)
         return out_MN.view(*x.shape[:-1], N)
     out = _linear(x, weight, N, K, bias)
     return F.gelu(out, approximate="tanh") if gelu else out
+
+
+def _few_rows(x: Tensor) -> int:
+    is_step = x.dim() < 3 or x.shape[-2] == 1
+    return FEW_ROWS if is_step or not has_tiles() else FEW_OF_A_PASS
 
 
 def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -> Tensor:
