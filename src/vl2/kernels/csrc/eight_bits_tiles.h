@@ -53,44 +53,43 @@ struct RowsInFours {
     // A vector, of rows that lie where `row_at` says. Channels behind the last are zeros, and so are the rows behind the last.
     template <class RowAt>
     void pack(int64_t v, const RowAt& row_at) const {
+        fill(v, [&](int64_t row, int64_t channel, __mmask64 kept) {
+            return _mm512_maskz_loadu_epi8(kept, row_at(row) + channel);
+        });
+    }
+
+    // The same of bfloat16 rows [rows, inputs], rounded as to_int8_row does it. Their scales are [rows].
+    void round(int64_t v, const bf16* from, float* scales) const {
+        float factors[LANES];
+        for (int64_t row = v * LANES; row < std::min(rows, (v + 1) * LANES); row++) {
+            const float largest = largest_magnitude(from + row * inputs, inputs);
+            factors[row % LANES] = 127 / largest;
+            scales[row] = largest / 127;
+        }
+        fill(v, [&](int64_t row, int64_t channel, __mmask64 kept) {
+            return codes_of(from + row * inputs + channel, kept, factors[row % LANES]);
+        });
+    }
+
+   private:
+    Line* const lines_;
+
+    // `codes` gives 64 of a row from a channel on, zeros of those that are not kept.
+    template <class Codes>
+    void fill(int64_t v, const Codes& codes) const {
         char* to = vector(v);
         for (int64_t step = 0; step < steps; step++, to += TILE_BYTES) {
             const __mmask64 kept = step < whole_steps ? ~__mmask64(0) : tail();
             __m512i block[16];
             for (int64_t m = 0; m < LANES; m++) {
                 const int64_t row = v * LANES + m;
-                block[m] = row < rows ? _mm512_maskz_loadu_epi8(kept, row_at(row) + step * STEP) : _mm512_setzero_si512();
+                block[m] = row < rows ? codes(row, step * STEP, kept) : _mm512_setzero_si512();
             }
             transpose(block);
             for (int64_t i = 0; i < LANES; i++) _mm512_storeu_si512(to + i * 64, block[i]);
         }
     }
 
-    // The same of bfloat16 rows [rows, inputs], rounded as to_int8_row does it. Their scales are [rows].
-    void round(int64_t v, const bf16* from, float* scales) const {
-        const int64_t count = std::min<int64_t>(LANES, rows - v * LANES);
-        float factors[LANES];
-        for (int64_t m = 0; m < count; m++) {
-            const float largest = largest_magnitude(from + (v * LANES + m) * inputs, inputs);
-            factors[m] = 127 / largest;
-            scales[v * LANES + m] = largest / 127;
-        }
-        char* to = vector(v);
-        for (int64_t step = 0; step < steps; step++, to += TILE_BYTES) {
-            const __mmask64 kept = step < whole_steps ? ~__mmask64(0) : tail();
-            __m512i block[16];
-            for (int64_t m = 0; m < LANES; m++)
-                block[m] = m < count ? codes_of(from + (v * LANES + m) * inputs + step * STEP, kept, factors[m])
-                                     : _mm512_setzero_si512();
-            transpose(block);
-            for (int64_t i = 0; i < LANES; i++) _mm512_storeu_si512(to + i * 64, block[i]);
-        }
-    }
-
-   private:
-    Line* const lines_;
-
-    // Of 64 channels, zeros of those that are not kept.
     static __m512i codes_of(const bf16* x, __mmask64 kept, float factor) {
         const auto quarter = [&](int part) {
             const __mmask16 mask = static_cast<__mmask16>(kept >> 16 * part);
