@@ -119,8 +119,7 @@ def takes(kind: Kind, rows_each: float) -> bool:
 
 def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
     rows = x.numel() // x.shape[-1]
-    is_step = x.dim() == 3 and x.shape[1] == 1
-    if _is_for_kernels(rows, is_step) and x.is_contiguous() and kernels.applies(x):
+    if _is_for_kernels(rows, moe.is_step(x)) and x.is_contiguous() and kernels.applies(x):
         weights = [_one_matrix(layer, rows) for layer in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
         gate, up, down = weights
         if gate is not None and up is not None and down is not None:

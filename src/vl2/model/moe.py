@@ -182,6 +182,14 @@ def sort_by_expert(expert_TK: Tensor, num_experts: int, block_rows: int) -> Bloc
 MAX_DECODED_ROWS = 64
 
 
+def is_step(x: Tensor) -> bool:
+    """Whether these are a step of decoding, a token of each request [B, 1, ...], and no pass over a prompt [1, S, ...].
+
+    Rows alone, [N, ...], may be one, and are taken for one.
+    """
+    return x.dim() < 3 or x.shape[-2] == 1
+
+
 def _block_rows(x_TD: Tensor, experts: nn.Module, is_step: bool) -> int:
     """Return what blocks of experts are rounded up to.
 
@@ -270,8 +278,8 @@ class MoE(nn.Module):
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
         # Each expert sees one contiguous block of rows; then every token sums its K rows in float32.
-        is_step = x_BSD.shape[1] == 1
-        out_MD, place_TK = self.run_experts(self.experts, x_TD, expert_TK, self.gate.num_experts, is_step=is_step)
+        num_experts, of_step = self.gate.num_experts, is_step(x_BSD)
+        out_MD, place_TK = self.run_experts(self.experts, x_TD, expert_TK, num_experts, is_step=of_step)
         y_BSD = self.sum_slots(out_MD, place_TK, weight_TK).view_as(x_BSD)
         if self.shared_experts is not None:
             y_BSD = y_BSD + self.shared_experts(x_BSD)

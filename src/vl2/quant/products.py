@@ -22,7 +22,7 @@ from vl2.kernels.prefill import has_tiles
 from vl2.kernels.products import multiply
 from vl2.kernels.structures import INT8, QUANTISED, MatrixC
 from vl2.model.float_linear import multiply_panels
-from vl2.model.moe import MAX_DECODED_ROWS
+from vl2.model.moe import MAX_DECODED_ROWS, is_step
 from vl2.quant.formats import PANEL, Kind, Quantised, dequantise
 
 # Up to so many rows the weight's bytes decide, and the rows keep their 16 bits: all that are decoded together.
@@ -43,8 +43,7 @@ def linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None = N
 
 
 def _few_rows(x: Tensor) -> int:
-    is_step = x.dim() < 3 or x.shape[-2] == 1
-    return FEW_ROWS if is_step or not has_tiles() else FEW_OF_A_PASS
+    return FEW_ROWS if is_step(x) or not has_tiles() else FEW_OF_A_PASS
 
 
 def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -> Tensor:

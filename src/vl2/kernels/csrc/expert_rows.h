@@ -255,8 +255,9 @@ inline bool run_experts(const ExpertRows& e, int threads) {
         });
         return true;
     }
-#endif
+#else
     if (e.gate.first.kind == INT8) return false;
+#endif
     run_all([&](const Task& t) { run_expert(e, t.expert, t.first, t.rows); });
     return true;
 }
