@@ -2,6 +2,7 @@
 // of bfloat16. A few are multiplied by the codes themselves, see products_avx512.h.
 #pragma once
 #include "products.h"
+#include "transpose.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 
@@ -11,31 +12,6 @@ namespace vl2 {
 struct alignas(64) Line {
     uint32_t words[LANES];
 };
-
-// Word n of vector m becomes word m of vector n.
-inline void transpose(__m512i (&rows)[16]) {
-    __m512i other[16];
-    for (int i = 0; i < 16; i += 2) {
-        other[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        other[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        rows[i] = _mm512_unpacklo_epi64(other[i], other[i + 2]);
-        rows[i + 1] = _mm512_unpackhi_epi64(other[i], other[i + 2]);
-        rows[i + 2] = _mm512_unpacklo_epi64(other[i + 1], other[i + 3]);
-        rows[i + 3] = _mm512_unpackhi_epi64(other[i + 1], other[i + 3]);
-    }
-    for (int i = 0; i < 16; i += 8) {
-        for (int j = 0; j < 4; j++) {
-            other[i + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + 4 + j], 0x88);
-            other[i + 4 + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + 4 + j], 0xdd);
-        }
-    }
-    for (int j = 0; j < 8; j++) {
-        rows[j] = _mm512_shuffle_i32x4(other[j], other[8 + j], 0x88);
-        rows[8 + j] = _mm512_shuffle_i32x4(other[j], other[8 + j], 0xdd);
-    }
-}
 
 // Two vectors as bfloat16, an element of the first, one of the second, and so on.
 inline __m512i in_pairs(__m512 first, __m512 second) {

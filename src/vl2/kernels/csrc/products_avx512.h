@@ -1,13 +1,14 @@
 // Products with AVX-512: bfloat16 dot products, two inputs of 16 lanes an instruction.
 //
-// bfloat16 and int8 lie row by row: lanes are inputs, and are added up at the end of a row. An int8 code is a bfloat16
-// number exactly. int4 lies in panels: lanes are outputs, inputs are broadcast, and a table turns four bits into
-// bfloat16; the scale of a group is applied to the sum of its 32 products.
+// bfloat16 lies row by row: lanes are inputs, and are added up at the end of a row. So does int8, which is multiplied in whole
+// numbers, see products_int8_avx512.h. int4 lies in panels: lanes are outputs, inputs are broadcast, and a table turns four
+// bits into bfloat16; the scale of a group is applied to the sum of its 32 products.
 //
 // What is read once from memory must come as one stream. Four rows of weights at a time, which spare loads of the
 // inputs, halve the bandwidth of one core; so one or two rows of inputs go over one row of weights after another, and
 // more of them over four rows which have been asked for ahead of time, evenly between the products.
 #pragma once
+#include <algorithm>
 #include <vector>
 
 namespace vl2 {
@@ -30,55 +31,11 @@ struct Ahead {
     int lines;
 
     void step() {
-        for (int i = 0; i < lines; i++, next += 64) _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+        for (int i = 0; i < lines; i++) line();
     }
-};
-
-struct LoadBF16 {
-    static constexpr int64_t bytes = 2;
-    static __m512bh whole(const uint8_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
-    static __m512bh part(const uint8_t* from, int64_t count) {
-        return (__m512bh)_mm512_maskz_loadu_epi16(static_cast<__mmask32>((1u << count) - 1), from);
-    }
-};
-
-// Each magnitude as bfloat16, its low and its high byte: there is no instruction from int8, so it is looked up.
-struct Int8Table {
-    alignas(64) uint8_t low[128], high[128];
-    Int8Table() {
-        for (int i = 0; i < 128; i++) {
-            const bf16 value = to_bf16(static_cast<float>(i));
-            low[i] = static_cast<uint8_t>(value);
-            high[i] = static_cast<uint8_t>(value >> 8);
-        }
-    }
-};
-inline const Int8Table int8_table;
-
-struct LoadInt8 {
-    static constexpr int64_t bytes = 1;
-    // 64 codes at once take half the work of twice 32.
-    static void both(const uint8_t* from, __m512bh* out) {
-        const __m512i apart = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-        const __m512i codes = _mm512_permutexvar_epi64(apart, _mm512_loadu_si512(from));
-        const __m512i size = _mm512_abs_epi8(codes);
-        const auto look_up = [&](const uint8_t* table) {
-            return _mm512_permutex2var_epi8(_mm512_load_si512(table), size, _mm512_load_si512(table + 64));
-        };
-        const __m512i low = look_up(int8_table.low);
-        // high | (codes & 0x80): the sign
-        const __m512i high = _mm512_ternarylogic_epi32(look_up(int8_table.high), codes, _mm512_set1_epi8(-128), 0xf8);
-        out[0] = (__m512bh)_mm512_unpacklo_epi8(low, high);
-        out[1] = (__m512bh)_mm512_unpackhi_epi8(low, high);
-    }
-    static __m512bh whole(const uint8_t* from) { return widen(_mm256_loadu_si256((const __m256i*)from)); }
-    static __m512bh part(const uint8_t* from, int64_t count) {
-        return widen(_mm256_maskz_loadu_epi8(static_cast<__mmask32>((1u << count) - 1), from));
-    }
-    static __m512bh widen(__m256i codes) {
-        const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));
-        const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(codes, 1)));
-        return _mm512_cvtne2ps_pbh(high, low);
+    void line() {
+        _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+        next += 64;
     }
 };
 
@@ -93,27 +50,16 @@ inline __m128 sums(__m512 a, __m512 b, __m512 c, __m512 d) {
 }
 
 // M rows of inputs with R rows of weights, into column `q` and those behind it. One sum a pair, in the order of inputs.
-template <class Load, int M, int R>
+template <int M, int R>
 inline void dots(const uint8_t* weight, int64_t stride, int64_t inputs, const bf16* const* x, __m512 (*out)[ROWS], int q,
                  Ahead& ahead) {
     __m512 acc[M][R];
     for (int m = 0; m < M; m++)
         for (int r = 0; r < R; r++) acc[m][r] = _mm512_setzero_ps();
     int64_t k = 0;
-    if constexpr (Load::bytes == 1 && R == 1) {
-        for (; k + 64 <= inputs; k += 64) {
-            __m512bh w[2];
-            Load::both(weight + k, w);
-            ahead.step();
-            for (int m = 0; m < M; m++) {
-                acc[m][0] = _mm512_dpbf16_ps(acc[m][0], (__m512bh)_mm512_loadu_si512(x[m] + k), w[0]);
-                acc[m][0] = _mm512_dpbf16_ps(acc[m][0], (__m512bh)_mm512_loadu_si512(x[m] + k + 32), w[1]);
-            }
-        }
-    }
     for (; k + 32 <= inputs; k += 32) {
         __m512bh w[R];
-        for (int r = 0; r < R; r++) w[r] = Load::whole(weight + r * stride + k * Load::bytes);
+        for (int r = 0; r < R; r++) w[r] = (__m512bh)_mm512_loadu_si512(weight + r * stride + 2 * k);
         ahead.step();
         for (int m = 0; m < M; m++) {
             const __m512bh input = (__m512bh)_mm512_loadu_si512(x[m] + k);
@@ -121,8 +67,9 @@ inline void dots(const uint8_t* weight, int64_t stride, int64_t inputs, const bf
         }
     }
     if (k < inputs) {
+        const __mmask32 kept = (1u << (inputs - k)) - 1;
         for (int r = 0; r < R; r++) {
-            const __m512bh w = Load::part(weight + r * stride + k * Load::bytes, inputs - k);
+            const __m512bh w = (__m512bh)_mm512_maskz_loadu_epi16(kept, weight + r * stride + 2 * k);
             for (int m = 0; m < M; m++)
                 acc[m][r] = _mm512_dpbf16_ps(acc[m][r], (__m512bh)_mm512_loadu_si512(x[m] + k), w);
         }
@@ -131,70 +78,37 @@ inline void dots(const uint8_t* weight, int64_t stride, int64_t inputs, const bf
         for (int r = 0; r < R; r++) out[m][q + r] = acc[m][r];
 }
 
-template <class Load, int R>
+template <int R>
 inline void dots(int M, const uint8_t* weight, int64_t stride, int64_t inputs, const bf16* const* x,
                  __m512 (*out)[ROWS], int q, Ahead& ahead) {
     switch (M) {
-        case 1: return dots<Load, 1, R>(weight, stride, inputs, x, out, q, ahead);
-        case 2: return dots<Load, 2, R>(weight, stride, inputs, x, out, q, ahead);
-        case 3: return dots<Load, 3, R>(weight, stride, inputs, x, out, q, ahead);
-        default: return dots<Load, 4, R>(weight, stride, inputs, x, out, q, ahead);
+        case 1: return dots<1, R>(weight, stride, inputs, x, out, q, ahead);
+        case 2: return dots<2, R>(weight, stride, inputs, x, out, q, ahead);
+        case 3: return dots<3, R>(weight, stride, inputs, x, out, q, ahead);
+        default: return dots<4, R>(weight, stride, inputs, x, out, q, ahead);
     }
 }
 
-// The int8 codes of a row as bfloat16.
-inline void widen_row(const uint8_t* codes, int64_t inputs, bf16* to, Ahead& ahead) {
-    int64_t k = 0;
-    for (; k + 64 <= inputs; k += 64) {
-        __m512bh wide[2];
-        LoadInt8::both(codes + k, wide);
-        _mm512_store_si512(to + k, (__m512i)wide[0]);
-        _mm512_store_si512(to + k + 32, (__m512i)wide[1]);
-        ahead.step();
-    }
-    for (; k + 32 <= inputs; k += 32) _mm512_store_si512(to + k, (__m512i)LoadInt8::whole(codes + k));
-    if (k < inputs) _mm512_store_si512(to + k, (__m512i)LoadInt8::part(codes + k, inputs - k));
-}
-
-template <class Load>
 inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
-    const int64_t stride = w.inputs * Load::bytes, width = padded(w.inputs);
-    const bool is_int8 = Load::bytes == 1, widens = is_int8 && M >= TILE, tiles = !is_int8 && M > 2;
-    const float* scales = reinterpret_cast<const float*>(w.scales);
-    static thread_local std::vector<bf16> wide_rows;
-    if (widens) wide_rows.resize(ROWS * width + 32);
-    bf16* const wide = reinterpret_cast<bf16*>(round_up(reinterpret_cast<int64_t>(wide_rows.data()), 64));
+    const int64_t stride = 2 * w.inputs;
+    const bool is_stream = M <= 2;
     const int num_tiles = (M + TILE - 1) / TILE;
     for (int64_t n = first; n < last; n += ROWS) {
-        const int64_t rows = w.outputs - n < ROWS ? w.outputs - n : ROWS;
+        const int rows = static_cast<int>(std::min<int64_t>(ROWS, w.outputs - n));
         const uint8_t* weight = w.codes + n * stride;
         // Each tile that passes over four rows asks for its share of four that come later.
-        Ahead ahead{weight + (num_tiles > 1 ? 2 * AHEAD : AHEAD),
-                    tiles ? (TILE + num_tiles - 1) / num_tiles : is_int8 ? 1 : STREAM_LINES};
-        if (widens) {
-            ahead.lines = 1;
-            for (int64_t r = 0; r < rows; r++) widen_row(weight + r * stride, w.inputs, wide + r * width, ahead);
-            ahead.lines = 0;
-        }
+        Ahead ahead{weight + (num_tiles > 1 ? 2 * AHEAD : AHEAD), is_stream ? STREAM_LINES : (TILE + num_tiles - 1) / num_tiles};
         for (int m = 0; m < M; m += TILE) {
-            const int count = M - m < TILE ? M - m : TILE;
+            const int count = std::min(TILE, M - m);
             __m512 lanes[TILE][ROWS];
-            if (rows == ROWS && widens)
-                dots<LoadBF16, ROWS>(count, (const uint8_t*)wide, width * 2, w.inputs, x + m, lanes, 0, ahead);
-            else if (rows == ROWS && tiles) dots<Load, ROWS>(count, weight, stride, w.inputs, x + m, lanes, 0, ahead);
+            if (rows == ROWS && !is_stream) dots<ROWS>(count, weight, stride, w.inputs, x + m, lanes, 0, ahead);
             else
-                for (int64_t r = 0; r < ROWS; r++) {
-                    const int64_t row = r < rows ? r : rows - 1;
-                    if (widens) dots<LoadBF16, 1>(count, (const uint8_t*)(wide + row * width), 0, w.inputs, x + m,
-                                                  lanes, static_cast<int>(r), ahead);
-                    else dots<Load, 1>(count, weight + row * stride, stride, w.inputs, x + m, lanes,
-                                       static_cast<int>(r), ahead);
-                }
+                for (int r = 0; r < ROWS; r++)
+                    dots<1>(count, weight + std::min(r, rows - 1) * stride, stride, w.inputs, x + m, lanes, r, ahead);
             for (int i = 0; i < count; i++) {
                 float four[ROWS];
                 _mm_storeu_ps(four, sums(lanes[i][0], lanes[i][1], lanes[i][2], lanes[i][3]));
-                for (int r = 0; r < ROWS && n + r < last; r++)
-                    out[m + i][n + r - first] = is_int8 ? four[r] * scales[n + r] : four[r];
+                std::copy_n(four, std::min<int64_t>(rows, last - n), out[m + i] + n - first);
             }
         }
     }
@@ -260,11 +174,17 @@ inline void multiply_panels(const Matrix& w, int64_t first, int64_t last, int M,
     }
 }
 
+}  // namespace vl2
+
+#include "products_int8_avx512.h"
+
+namespace vl2 {
+
 // Outputs first to last of M rows; `first` is a multiple of 16, and so is `last` unless it is the last of all.
 inline void multiply(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
     if (w.kind == INT4) multiply_panels(w, first, last, M, x, out);
-    else if (w.kind == INT8) multiply_rows<LoadInt8>(w, first, last, M, x, out);
-    else multiply_rows<LoadBF16>(w, first, last, M, x, out);
+    else if (w.kind == INT8) multiply_int8(w, first, last, M, x, out);
+    else multiply_rows(w, first, last, M, x, out);
 }
 
 }  // namespace vl2

@@ -1,0 +1,260 @@
+// Products of a few rows with an int8 weight, in whole numbers, with AVX-512 and, for more rows, tile registers.
+//
+// A row becomes whole numbers of 16 bits, by a power of two that fits its largest: what is bfloat16 loses nothing down to a
+// hundredth of that, and below no more than 2^-15 of it. Each is held as two of 8 bits, 256 * high + low, for which there
+// are instructions, so no code is made a number. Sums are whole numbers: they have the same bits in every order, so both
+// ways give the same result, whatever rows are computed beside it.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "tile_registers.h"
+#include "transpose.h"
+
+namespace vl2 {
+
+constexpr int64_t BYTES_AT_ONCE = 64;  // of a row: one vector
+
+// Rows as whole numbers, filled up with zeros to a multiple of 64.
+class WholeRows {
+   public:
+    // Rows of bfloat16 with zeros up to a multiple of 32 behind their `inputs`.
+    void take(const bf16* const* x, int rows, int64_t inputs) {
+        width_ = round_up(inputs, BYTES_AT_ONCE);
+        bytes_.resize(std::max<size_t>(bytes_.size(), 2 * rows * width_));
+        scales.resize(rows);
+        sums.resize(rows);
+        for (int row = 0; row < rows; row++) take_row(x[row], row, padded(inputs));
+    }
+
+    const int8_t* high(int row) const { return bytes_.data() + 2 * row * width_; }
+    const int8_t* low(int row) const { return high(row) + width_; }
+    int64_t width() const { return width_; }
+
+    std::vector<float> scales;  // of one, in each row: a power of two; NaN where the row holds what is not finite
+    std::vector<int64_t> sums;  // of each row
+
+   private:
+    int64_t width_ = 0;
+    std::vector<int8_t> bytes_;
+
+    void take_row(const bf16* x, int row, int64_t width) {
+        __m512i most = _mm512_setzero_si512();
+        for (int64_t k = 0; k < width; k += 32)
+            most = _mm512_max_epu16(most, _mm512_and_si512(_mm512_loadu_si512(x + k), _mm512_set1_epi16(0x7fff)));
+        alignas(64) uint16_t each[32];
+        _mm512_store_si512(each, most);
+        const uint32_t largest = *std::max_element(each, each + 32);
+        // The largest becomes at most 32512, of which the high byte is 127: a mantissa of all ones would be one more, and
+        // counts as the next power.
+        const int32_t power = std::max(static_cast<int32_t>((largest + 1) >> 7) - 127, -112);
+        const __m512 factor = _mm512_set1_ps(bits<float>((127 + 14 - power) << 23));
+        scales[row] = largest < 0x7f80 ? bits<float>((127 - 14 + power) << 23) : NAN;
+
+        int8_t *high = bytes_.data() + 2 * row * width_, *low = high + width_;
+        __m512i sum = _mm512_setzero_si512();
+        for (int64_t k = 0; k < width; k += 16) {
+            const __m512 value = (__m512)load(x + k);
+            const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(value, factor));
+            const __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(128)), 8);
+            _mm_storeu_si128((__m128i*)(high + k), _mm512_cvtepi32_epi8(upper));
+            _mm_storeu_si128((__m128i*)(low + k), _mm512_cvtepi32_epi8(whole));
+            sum = _mm512_add_epi32(sum, whole);
+        }
+        sums[row] = _mm512_reduce_add_epi32(sum);
+        std::fill(high + width, high + width_, 0);
+        std::fill(low + width, low + width_, 0);
+    }
+};
+
+// 256 * high + low of eight sums.
+inline __m512i joined(__m256i high, __m256i low) {
+    return _mm512_add_epi64(_mm512_slli_epi64(_mm512_cvtepi32_epi64(high), 8), _mm512_cvtepi32_epi64(low));
+}
+
+// The same of sixteen, as floats, each rounded once.
+inline __m512 joined(__m512i high, __m512i low) {
+    const __m256 first = _mm512_cvtepi64_ps(joined(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low)));
+    const __m256 second =
+        _mm512_cvtepi64_ps(joined(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1)));
+    return _mm512_insertf32x8(_mm512_castps256_ps512(first), second, 1);
+}
+
+// The sums of four vectors.
+inline __m128i whole_sums(const __m512i* lanes) {
+    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(lanes[0], lanes[1]), _mm512_unpackhi_epi32(lanes[0], lanes[1]));
+    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(lanes[2], lanes[3]), _mm512_unpackhi_epi32(lanes[2], lanes[3]));
+    const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+// M rows of inputs, which lie as in WholeRows, with R rows of weights: sums of the high and the low bytes, in column `q` and
+// those behind it. The instruction takes one of its sides without sign, so codes are 128 more, which is taken off the sums later.
+template <int M, int R>
+inline void whole_dots(const uint8_t* weight, int64_t stride, int64_t inputs, const int8_t* x, int64_t width,
+                       __m512i (*high)[ROWS], __m512i (*low)[ROWS], int q, Ahead& ahead) {
+    __m512i acc[2][M][R];
+    for (int m = 0; m < M; m++)
+        for (int r = 0; r < R; r++) acc[0][m][r] = acc[1][m][r] = _mm512_setzero_si512();
+    const auto step = [&](int64_t k, __mmask64 kept) {
+        __m512i w[R];
+        for (int r = 0; r < R; r++)
+            w[r] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(kept, weight + r * stride + k), _mm512_set1_epi8(-128));
+        if constexpr (R == 1) ahead.line();
+        else ahead.step();
+        for (int m = 0; m < M; m++) {
+            const int8_t* row = x + 2 * m * width + k;
+            const __m512i upper = _mm512_loadu_si512(row), lower = _mm512_loadu_si512(row + width);
+            for (int r = 0; r < R; r++) {
+                acc[0][m][r] = _mm512_dpbusd_epi32(acc[0][m][r], w[r], upper);
+                acc[1][m][r] = _mm512_dpbusd_epi32(acc[1][m][r], w[r], lower);
+            }
+        }
+    };
+    int64_t k = 0;
+    for (; k + BYTES_AT_ONCE <= inputs; k += BYTES_AT_ONCE) step(k, ~__mmask64(0));
+    if (k < inputs) step(k, (uint64_t(1) << (inputs - k)) - 1);
+    for (int m = 0; m < M; m++)
+        for (int r = 0; r < R; r++) {
+            high[m][q + r] = acc[0][m][r];
+            low[m][q + r] = acc[1][m][r];
+        }
+}
+
+constexpr int WHOLE_TILE = 3;    // rows of inputs at a time: with four of weights, 24 registers of sums
+constexpr int MOST_OF_STREAM = 4;  // rows of inputs at once over one row of weights after another
+
+template <int R>
+inline void whole_dots(int M, const uint8_t* weight, int64_t stride, int64_t inputs, const int8_t* x, int64_t width,
+                       __m512i (*high)[ROWS], __m512i (*low)[ROWS], int q, Ahead& ahead) {
+    switch (M) {
+        case 1: return whole_dots<1, R>(weight, stride, inputs, x, width, high, low, q, ahead);
+        case 2: return whole_dots<2, R>(weight, stride, inputs, x, width, high, low, q, ahead);
+        case 3: return whole_dots<3, R>(weight, stride, inputs, x, width, high, low, q, ahead);
+    }
+    if constexpr (R == 1) whole_dots<4, R>(weight, stride, inputs, x, width, high, low, q, ahead);
+}
+
+inline void multiply_whole(const Matrix& w, int64_t start, int64_t first, int64_t last, int M, const WholeRows& x,
+                           float* const* out) {
+    const float* scales = reinterpret_cast<const float*>(w.scales);
+    const bool is_stream = M <= MOST_OF_STREAM;
+    const int tile = is_stream ? M : WHOLE_TILE, num_tiles = (M + tile - 1) / tile;
+    for (int64_t n = first; n < last; n += ROWS) {
+        const int rows = static_cast<int>(std::min<int64_t>(ROWS, last - n));
+        const uint8_t* weight = w.codes + n * w.inputs;
+        Ahead ahead{weight + AHEAD, is_stream ? 1 : (ROWS + num_tiles - 1) / num_tiles};
+        for (int m = 0; m < M; m += tile) {
+            const int count = std::min(tile, M - m);
+            __m512i high[MOST_OF_STREAM][ROWS], low[MOST_OF_STREAM][ROWS];
+            const int8_t* bytes = x.high(m);
+            if (rows == ROWS && !is_stream)
+                whole_dots<ROWS>(count, weight, w.inputs, w.inputs, bytes, x.width(), high, low, 0, ahead);
+            else
+                for (int r = 0; r < ROWS; r++)
+                    whole_dots<1>(count, weight + std::min(r, rows - 1) * w.inputs, w.inputs, w.inputs, bytes, x.width(), high,
+                                  low, r, ahead);
+            for (int i = 0; i < count; i++) {
+                const __m512i sums = joined(_mm256_castsi128_si256(whole_sums(high[i])), _mm256_castsi128_si256(whole_sums(low[i])));
+                const __m512i added = _mm512_set1_epi64(128 * x.sums[m + i]);
+                float four[8];
+                _mm256_storeu_ps(four, _mm512_cvtepi64_ps(_mm512_sub_epi64(sums, added)));
+                for (int r = 0; r < rows; r++) out[m + i][n + r - start] = four[r] * scales[n + r] * x.scales[m + i];
+            }
+        }
+    }
+}
+
+#if defined(__AMX_INT8__)
+
+constexpr int FEWEST_FOR_TILES = 5;
+
+// Thirty-two outputs each time, for up to sixteen rows at a time: returns the first output that was not computed. `inputs`
+// is a multiple of 64.
+inline int64_t multiply_whole_in_tiles(const Matrix& w, int64_t start, int64_t first, int64_t last, int M, const WholeRows& x,
+                                       float* const* out) {
+    const int64_t steps = w.inputs / BYTES_AT_ONCE, vectors = (M + 15) / 16;
+    constexpr int64_t TILE_WORDS = 256;
+    static thread_local std::vector<uint32_t> packed;  // [vector][high, low][step][16 fours of channels][16 rows]
+    packed.resize(std::max<size_t>(packed.size(), vectors * 2 * steps * TILE_WORDS));
+    uint32_t* to = packed.data();
+    for (int64_t v = 0; v < vectors; v++)
+        for (int half = 0; half < 2; half++)
+            for (int64_t step = 0; step < steps; step++, to += TILE_WORDS) {
+                __m512i block[16];
+                for (int i = 0; i < 16; i++) {
+                    const int row = static_cast<int>(v * 16 + i);
+                    const int8_t* from = row >= M ? nullptr : half ? x.low(row) : x.high(row);
+                    block[i] = from ? _mm512_loadu_si512(from + step * BYTES_AT_ONCE) : _mm512_setzero_si512();
+                }
+                transpose(block);
+                for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + i * 16, block[i]);
+            }
+
+    const TileRegisters registers;
+    const float* scales = reinterpret_cast<const float*>(w.scales);
+    int64_t n = first;
+    for (; n + 32 <= last; n += 32) {
+        const int8_t* one = reinterpret_cast<const int8_t*>(w.codes) + n * w.inputs;
+        const int8_t* two = one + 16 * w.inputs;
+        // Evenly over the steps, memory is asked for the next 32 rows.
+        Ahead ahead{reinterpret_cast<const uint8_t*>(one) + 32 * w.inputs, 8};
+        for (int64_t v = 0; v < vectors; v++) {
+            const uint32_t *high = packed.data() + 2 * v * steps * TILE_WORDS, *low = high + steps * TILE_WORDS;
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+            for (int64_t step = 0; step < steps; step++) {
+                ahead.step();
+                _tile_loadd(4, one + step * BYTES_AT_ONCE, w.inputs);
+                _tile_loadd(6, high + step * TILE_WORDS, 64);
+                _tile_dpbssd(0, 4, 6); ahead.step();
+                _tile_loadd(5, two + step * BYTES_AT_ONCE, w.inputs);
+                _tile_dpbssd(1, 5, 6); ahead.step();
+                _tile_loadd(7, low + step * TILE_WORDS, 64);
+                _tile_dpbssd(2, 4, 7); ahead.step();
+                _tile_dpbssd(3, 5, 7);
+            }
+            ahead.lines = 0;
+            alignas(64) int32_t sums[2][2][TILE_WORDS];  // [high, low][sixteen outputs][output, row]
+            _tile_stored(0, sums[0][0], 64);
+            _tile_stored(1, sums[0][1], 64);
+            _tile_stored(2, sums[1][0], 64);
+            _tile_stored(3, sums[1][1], 64);
+            const int count = static_cast<int>(std::min<int64_t>(16, M - v * 16));
+            float row_scales[16] = {};
+            std::copy_n(x.scales.data() + v * 16, count, row_scales);
+            const __m512 by_row = _mm512_loadu_ps(row_scales);
+            for (int half = 0; half < 2; half++) {
+                __m512i block[16];
+                for (int i = 0; i < 16; i++) {
+                    const __m512 sum = joined(_mm512_load_si512(sums[0][half] + 16 * i), _mm512_load_si512(sums[1][half] + 16 * i));
+                    const __m512 by_output = _mm512_set1_ps(scales[n + 16 * half + i]);
+                    block[i] = (__m512i)_mm512_mul_ps(_mm512_mul_ps(sum, by_output), by_row);
+                }
+                transpose(block);
+                for (int m = 0; m < count; m++)
+                    _mm512_storeu_si512(out[v * 16 + m] + n + 16 * half - start, block[m]);
+            }
+        }
+    }
+    return n;
+}
+
+#endif
+
+// Outputs first to last of M rows.
+inline void multiply_int8(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
+    static thread_local WholeRows rows;
+    rows.take(x, M, w.inputs);
+    int64_t next = first;
+#if defined(__AMX_INT8__)
+    if (M >= FEWEST_FOR_TILES && w.inputs % BYTES_AT_ONCE == 0)
+        next = multiply_whole_in_tiles(w, first, first, last, M, rows, out);
+#endif
+    multiply_whole(w, first, next, last, M, rows, out);
+}
+
+}  // namespace vl2
