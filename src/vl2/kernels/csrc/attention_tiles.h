@@ -162,7 +162,7 @@ inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
             float sums[32 * TILE_QUERIES];
             const Blocks values{one, one + LANES * head.num_keys, head.num_keys};
             const auto multiply = a.value_channels - c > LANES ? multiply_blocks<2> : multiply_blocks<2, 1>;
-            multiply(pairs, TILE_QUERIES, values, width, sums, sums + LANES * TILE_QUERIES, none, none);
+            multiply(pairs, TILE_QUERIES, values, width, sums, sums + LANES * TILE_QUERIES, none, none, false);
             store_means(sums, totals, a, b, h, first, count, c);
         }
     }

@@ -31,6 +31,7 @@ constexpr int64_t TILE_BYTES = 1024, STEP = 64;  // a tile, and the channels tha
 constexpr int64_t CHUNK_BYTES = 1 << 20;         // of packed rows, which the second cache holds beside all else
 constexpr int64_t BLOCK = 2 * LANES;             // outputs, and rows, of four tiles of sums
 constexpr int64_t SUMS = LANES * LANES;          // of a tile
+constexpr int64_t STEPS_AT_ONCE = 8, VECTORS_AT_ONCE = 6;  // 16 KB of a weight, and of two vectors each time
 
 // Memory that a thread keeps for its next call: new pages would be cleared first, each time.
 inline Line* kept_lines(int64_t count) {
@@ -124,9 +125,8 @@ class ProductInTiles {
         const bool is_there = first + distance + BLOCK <= p_.outputs && turns > 0;
         Ahead ahead{reinterpret_cast<const uint8_t*>(weight.one + distance * inputs),
                     is_there ? static_cast<int>((lines + turns - 1) / turns) : 0};
-        int64_t v = first_vector;
-        for (; v + 2 <= last_vector; v += 2) multiply_vectors<2>(weight, v, first, other, ahead);
-        if (v < last_vector) multiply_vectors<1>(weight, v, first, other, ahead);
+        for (int64_t v = first_vector; v < last_vector; v += VECTORS_AT_ONCE)
+            multiply_vectors(weight, v, std::min(VECTORS_AT_ONCE, last_vector - v), first, other, ahead);
     }
 
    private:
@@ -140,16 +140,41 @@ class ProductInTiles {
         alignas(64) int8_t tails[2][LANES][STEP];
     };
 
-    template <int V>
-    void multiply_vectors(const Weight& weight, int64_t v, int64_t first, int64_t other, Ahead& ahead) {
-        const char *left = x_.vector(v), *right = x_.vector(v + V - 1);
-        _tile_zero(0);
-        _tile_zero(1);
-        if constexpr (V == 2) {
-            _tile_zero(2);
-            _tile_zero(3);
+    // Up to six vectors. Some channels of the weight go over all of them before the next do: the first cache holds their
+    // tiles meanwhile, and the second, which fills tiles at half the rate at which they multiply, gives them only once.
+    void multiply_vectors(const Weight& weight, int64_t v, int64_t count, int64_t first, int64_t other, Ahead& ahead) {
+        alignas(64) int32_t sums[VECTORS_AT_ONCE][2][SUMS];  // [vector][sixteen outputs][output, row]
+        const int64_t at_once = count > 2 ? STEPS_AT_ONCE : x_.steps;
+        for (int64_t step = 0; step < x_.steps; step += at_once) {
+            const int64_t last_step = std::min(x_.steps, step + at_once);
+            int64_t i = 0;
+            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, ahead);
+            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, ahead);
         }
-        for (int64_t step = 0; step < x_.steps; step++) {
+        for (int64_t i = 0; i < count; i++) finish(sums[i], v + i, first, other);
+    }
+
+    // Some steps of V vectors, 1 or 2; from the second step on they are added to what `sums` hold.
+    template <int V>
+    void add_up(const Weight& weight, int64_t v, int64_t first_step, int64_t last_step, int32_t (*sums)[2][SUMS],
+                Ahead& ahead) {
+        const char *left = x_.vector(v), *right = x_.vector(v + V - 1);
+        if (first_step) {
+            _tile_loadd(0, sums[0][0], 64);
+            _tile_loadd(1, sums[0][1], 64);
+            if constexpr (V == 2) {
+                _tile_loadd(2, sums[1][0], 64);
+                _tile_loadd(3, sums[1][1], 64);
+            }
+        } else {
+            _tile_zero(0);
+            _tile_zero(1);
+            if constexpr (V == 2) {
+                _tile_zero(2);
+                _tile_zero(3);
+            }
+        }
+        for (int64_t step = first_step; step < last_step; step++) {
             if (step < x_.whole_steps) {
                 ahead.step();
                 _tile_loadd(4, weight.one + step * STEP, p_.inputs);
@@ -167,14 +192,12 @@ class ProductInTiles {
                 _tile_dpbssd(3, 5, 7);
             }
         }
-        alignas(64) int32_t sums[V][2][SUMS];  // [vector][sixteen outputs][output, row]
         _tile_stored(0, sums[0][0], 64);
         _tile_stored(1, sums[0][1], 64);
         if constexpr (V == 2) {
             _tile_stored(2, sums[1][0], 64);
             _tile_stored(3, sums[1][1], 64);
         }
-        for (int64_t side = 0; side < V; side++) finish(sums[side], v + side, first, other);
     }
 
     // Sums [output, row] of 32 outputs, or of 16 twice, and 16 rows, as from_int32_sums makes them.
