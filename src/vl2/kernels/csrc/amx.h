@@ -83,8 +83,8 @@ void multiply_all_blocks(const uint32_t* x, const bf16* one, const bf16* two, in
         const Blocks weight{one + first, two + first, width};
         const int64_t channels = std::min(at_once, width - first);
         for (int v = 0; v + 2 <= V; v += 2)
-            multiply_blocks<2>(x + v * LANES, STRIDE, weight, channels, sums_one + v * LANES, sums_two + v * LANES, ahead_one,
-                               ahead_two, first > 0);
+            multiply_blocks<2>(x + v * LANES, STRIDE, weight, channels, sums_one + v * LANES, sums_two + v * LANES,
+                               ahead_one, ahead_two, first > 0);
         if constexpr (V % 2 != 0) {
             constexpr int64_t LAST = (V - 1) * LANES;
             multiply_blocks<1>(x + LAST, STRIDE, weight, channels, sums_one + LAST, sums_two + LAST, ahead_one, ahead_two,

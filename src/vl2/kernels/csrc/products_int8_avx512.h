@@ -82,17 +82,19 @@ inline __m512 joined(__m512i high, __m512i low) {
 
 // The sums of four vectors.
 inline __m128i whole_sums(const __m512i* lanes) {
-    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(lanes[0], lanes[1]), _mm512_unpackhi_epi32(lanes[0], lanes[1]));
-    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(lanes[2], lanes[3]), _mm512_unpackhi_epi32(lanes[2], lanes[3]));
+    const auto pairs = [](__m512i a, __m512i b) {
+        return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    };
+    const __m512i ab = pairs(lanes[0], lanes[1]), cd = pairs(lanes[2], lanes[3]);
     const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
     const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
 // M rows of inputs, which lie as in WholeRows, with R rows of weights: sums of the high and the low bytes, in column `q` and
-// those behind it. The instruction takes one of its sides without sign, so codes are 128 more, which is taken off the sums later.
+// those behind it. The instruction takes one of its sides without sign, so codes are 128 more, which the sums are rid of later.
 template <int M, int R>
-inline void whole_dots(const uint8_t* weight, int64_t stride, int64_t inputs, const int8_t* x, int64_t width,
+inline void whole_dots(const uint8_t* weight, int64_t inputs, const int8_t* x, int64_t width,
                        __m512i (*high)[ROWS], __m512i (*low)[ROWS], int q, Ahead& ahead) {
     __m512i acc[2][M][R];
     for (int m = 0; m < M; m++)
@@ -100,7 +102,7 @@ inline void whole_dots(const uint8_t* weight, int64_t stride, int64_t inputs, co
     const auto step = [&](int64_t k, __mmask64 kept) {
         __m512i w[R];
         for (int r = 0; r < R; r++)
-            w[r] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(kept, weight + r * stride + k), _mm512_set1_epi8(-128));
+            w[r] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(kept, weight + r * inputs + k), _mm512_set1_epi8(-128));
         if constexpr (R == 1) ahead.line();
         else ahead.step();
         for (int m = 0; m < M; m++) {
@@ -122,20 +124,21 @@ inline void whole_dots(const uint8_t* weight, int64_t stride, int64_t inputs, co
         }
 }
 
-constexpr int WHOLE_TILE = 3;    // rows of inputs at a time: with four of weights, 24 registers of sums
+constexpr int WHOLE_TILE = 3;      // rows of inputs at a time: with four of weights, 24 registers of sums
 constexpr int MOST_OF_STREAM = 4;  // rows of inputs at once over one row of weights after another
 
 template <int R>
-inline void whole_dots(int M, const uint8_t* weight, int64_t stride, int64_t inputs, const int8_t* x, int64_t width,
+inline void whole_dots(int M, const uint8_t* weight, int64_t inputs, const int8_t* x, int64_t width,
                        __m512i (*high)[ROWS], __m512i (*low)[ROWS], int q, Ahead& ahead) {
     switch (M) {
-        case 1: return whole_dots<1, R>(weight, stride, inputs, x, width, high, low, q, ahead);
-        case 2: return whole_dots<2, R>(weight, stride, inputs, x, width, high, low, q, ahead);
-        case 3: return whole_dots<3, R>(weight, stride, inputs, x, width, high, low, q, ahead);
+        case 1: return whole_dots<1, R>(weight, inputs, x, width, high, low, q, ahead);
+        case 2: return whole_dots<2, R>(weight, inputs, x, width, high, low, q, ahead);
+        case 3: return whole_dots<3, R>(weight, inputs, x, width, high, low, q, ahead);
     }
-    if constexpr (R == 1) whole_dots<4, R>(weight, stride, inputs, x, width, high, low, q, ahead);
+    if constexpr (R == 1) whole_dots<4, R>(weight, inputs, x, width, high, low, q, ahead);
 }
 
+// Outputs first to last of M rows; `start` is the one that `out` begins with.
 inline void multiply_whole(const Matrix& w, int64_t start, int64_t first, int64_t last, int M, const WholeRows& x,
                            float* const* out) {
     const float* scales = reinterpret_cast<const float*>(w.scales);
@@ -144,22 +147,24 @@ inline void multiply_whole(const Matrix& w, int64_t start, int64_t first, int64_
     for (int64_t n = first; n < last; n += ROWS) {
         const int rows = static_cast<int>(std::min<int64_t>(ROWS, last - n));
         const uint8_t* weight = w.codes + n * w.inputs;
-        Ahead ahead{weight + AHEAD, is_stream ? 1 : (ROWS + num_tiles - 1) / num_tiles};
+        Ahead ahead{weight + AHEAD, (ROWS + num_tiles - 1) / num_tiles};
         for (int m = 0; m < M; m += tile) {
             const int count = std::min(tile, M - m);
-            __m512i high[MOST_OF_STREAM][ROWS], low[MOST_OF_STREAM][ROWS];
             const int8_t* bytes = x.high(m);
+            __m512i high[MOST_OF_STREAM][ROWS], low[MOST_OF_STREAM][ROWS];
             if (rows == ROWS && !is_stream)
-                whole_dots<ROWS>(count, weight, w.inputs, w.inputs, bytes, x.width(), high, low, 0, ahead);
+                whole_dots<ROWS>(count, weight, w.inputs, bytes, x.width(), high, low, 0, ahead);
             else
-                for (int r = 0; r < ROWS; r++)
-                    whole_dots<1>(count, weight + std::min(r, rows - 1) * w.inputs, w.inputs, w.inputs, bytes, x.width(), high,
-                                  low, r, ahead);
+                for (int r = 0; r < ROWS; r++) {
+                    const uint8_t* row = weight + std::min(r, rows - 1) * w.inputs;
+                    whole_dots<1>(count, row, w.inputs, bytes, x.width(), high, low, r, ahead);
+                }
             for (int i = 0; i < count; i++) {
-                const __m512i sums = joined(_mm256_castsi128_si256(whole_sums(high[i])), _mm256_castsi128_si256(whole_sums(low[i])));
-                const __m512i added = _mm512_set1_epi64(128 * x.sums[m + i]);
+                const __m256i upper = _mm256_castsi128_si256(whole_sums(high[i]));
+                const __m256i lower = _mm256_castsi128_si256(whole_sums(low[i]));
+                const __m512i total = _mm512_sub_epi64(joined(upper, lower), _mm512_set1_epi64(128 * x.sums[m + i]));
                 float four[8];
-                _mm256_storeu_ps(four, _mm512_cvtepi64_ps(_mm512_sub_epi64(sums, added)));
+                _mm256_storeu_ps(four, _mm512_cvtepi64_ps(total));
                 for (int r = 0; r < rows; r++) out[m + i][n + r - start] = four[r] * scales[n + r] * x.scales[m + i];
             }
         }
@@ -169,74 +174,86 @@ inline void multiply_whole(const Matrix& w, int64_t start, int64_t first, int64_
 #if defined(__AMX_INT8__)
 
 constexpr int FEWEST_FOR_TILES = 5;
+constexpr int64_t TILE_WORDS = 256;
 
-// Thirty-two outputs each time, for up to sixteen rows at a time: returns the first output that was not computed. `inputs`
-// is a multiple of 64.
-inline int64_t multiply_whole_in_tiles(const Matrix& w, int64_t start, int64_t first, int64_t last, int M, const WholeRows& x,
-                                       float* const* out) {
-    const int64_t steps = w.inputs / BYTES_AT_ONCE, vectors = (M + 15) / 16;
-    constexpr int64_t TILE_WORDS = 256;
-    static thread_local std::vector<uint32_t> packed;  // [vector][high, low][step][16 fours of channels][16 rows]
-    packed.resize(std::max<size_t>(packed.size(), vectors * 2 * steps * TILE_WORDS));
-    uint32_t* to = packed.data();
-    for (int64_t v = 0; v < vectors; v++)
+// Rows for tiles: [vector of sixteen rows][high, low][step of 64 channels][16 fours of channels][16 rows].
+inline const uint32_t* in_tiles(const WholeRows& x, int M) {
+    static thread_local std::vector<uint32_t> tiles;
+    const int64_t steps = x.width() / BYTES_AT_ONCE, vectors = (M + 15) / 16;
+    tiles.resize(std::max<size_t>(tiles.size(), vectors * 2 * steps * TILE_WORDS));
+    uint32_t* to = tiles.data();
+    for (int first = 0; first < M; first += 16)
         for (int half = 0; half < 2; half++)
             for (int64_t step = 0; step < steps; step++, to += TILE_WORDS) {
                 __m512i block[16];
                 for (int i = 0; i < 16; i++) {
-                    const int row = static_cast<int>(v * 16 + i);
-                    const int8_t* from = row >= M ? nullptr : half ? x.low(row) : x.high(row);
-                    block[i] = from ? _mm512_loadu_si512(from + step * BYTES_AT_ONCE) : _mm512_setzero_si512();
+                    const int row = std::min(first + i, M - 1);  // rows behind the last are thrown away later
+                    block[i] = _mm512_loadu_si512((half ? x.low(row) : x.high(row)) + step * BYTES_AT_ONCE);
                 }
                 transpose(block);
                 for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + i * 16, block[i]);
             }
+    return tiles.data();
+}
 
-    const TileRegisters registers;
+// Sums of the high and of the low bytes of two blocks of sixteen outputs with one vector of rows: [high, low][block][output,
+// row]. Meanwhile memory is asked for what comes next, evenly between the tiles, or the places where lines wait would all be
+// taken at once.
+inline void add_up(const int8_t* weight, int64_t inputs, const uint32_t* x, int32_t (*sums)[2][TILE_WORDS], Ahead& ahead) {
+    const int8_t* other = weight + 16 * inputs;
+    const int64_t steps = inputs / BYTES_AT_ONCE;
+    const uint32_t *high = x, *low = x + steps * TILE_WORDS;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t step = 0; step < steps; step++) {
+        ahead.step();
+        _tile_loadd(4, weight + step * BYTES_AT_ONCE, inputs);
+        _tile_loadd(6, high + step * TILE_WORDS, 64);
+        _tile_dpbssd(0, 4, 6);
+        ahead.step();
+        _tile_loadd(5, other + step * BYTES_AT_ONCE, inputs);
+        _tile_dpbssd(1, 5, 6);
+        ahead.step();
+        _tile_loadd(7, low + step * TILE_WORDS, 64);
+        _tile_dpbssd(2, 4, 7);
+        ahead.step();
+        _tile_dpbssd(3, 5, 7);
+    }
+    _tile_stored(0, sums[0][0], 64);
+    _tile_stored(1, sums[0][1], 64);
+    _tile_stored(2, sums[1][0], 64);
+    _tile_stored(3, sums[1][1], 64);
+}
+
+// Thirty-two outputs each time, for up to sixteen rows at a time. `inputs` is a multiple of 64. Returns the first output that
+// was not computed.
+inline int64_t multiply_in_tiles(const Matrix& w, int64_t first, int64_t last, int M, const WholeRows& x, float* const* out) {
+    const uint32_t* tiles = in_tiles(x, M);
     const float* scales = reinterpret_cast<const float*>(w.scales);
+    const TileRegisters registers;
     int64_t n = first;
     for (; n + 32 <= last; n += 32) {
-        const int8_t* one = reinterpret_cast<const int8_t*>(w.codes) + n * w.inputs;
-        const int8_t* two = one + 16 * w.inputs;
-        // Evenly over the steps, memory is asked for the next 32 rows.
-        Ahead ahead{reinterpret_cast<const uint8_t*>(one) + 32 * w.inputs, 8};
-        for (int64_t v = 0; v < vectors; v++) {
-            const uint32_t *high = packed.data() + 2 * v * steps * TILE_WORDS, *low = high + steps * TILE_WORDS;
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
-            for (int64_t step = 0; step < steps; step++) {
-                ahead.step();
-                _tile_loadd(4, one + step * BYTES_AT_ONCE, w.inputs);
-                _tile_loadd(6, high + step * TILE_WORDS, 64);
-                _tile_dpbssd(0, 4, 6); ahead.step();
-                _tile_loadd(5, two + step * BYTES_AT_ONCE, w.inputs);
-                _tile_dpbssd(1, 5, 6); ahead.step();
-                _tile_loadd(7, low + step * TILE_WORDS, 64);
-                _tile_dpbssd(2, 4, 7); ahead.step();
-                _tile_dpbssd(3, 5, 7);
-            }
+        const uint8_t* weight = w.codes + n * w.inputs;
+        Ahead ahead{weight + 32 * w.inputs, 8};
+        for (int row = 0; row < M; row += 16) {
+            alignas(64) int32_t sums[2][2][TILE_WORDS];
+            add_up(reinterpret_cast<const int8_t*>(weight), w.inputs, tiles + row * w.inputs / 2, sums, ahead);
             ahead.lines = 0;
-            alignas(64) int32_t sums[2][2][TILE_WORDS];  // [high, low][sixteen outputs][output, row]
-            _tile_stored(0, sums[0][0], 64);
-            _tile_stored(1, sums[0][1], 64);
-            _tile_stored(2, sums[1][0], 64);
-            _tile_stored(3, sums[1][1], 64);
-            const int count = static_cast<int>(std::min<int64_t>(16, M - v * 16));
-            float row_scales[16] = {};
-            std::copy_n(x.scales.data() + v * 16, count, row_scales);
-            const __m512 by_row = _mm512_loadu_ps(row_scales);
-            for (int half = 0; half < 2; half++) {
-                __m512i block[16];
+            const int count = std::min(16, M - row);
+            const __m512 row_scales = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), &x.scales[row]);
+            for (int block = 0; block < 2; block++) {
+                __m512i results[16];  // of an output each, then of a row each
                 for (int i = 0; i < 16; i++) {
-                    const __m512 sum = joined(_mm512_load_si512(sums[0][half] + 16 * i), _mm512_load_si512(sums[1][half] + 16 * i));
-                    const __m512 by_output = _mm512_set1_ps(scales[n + 16 * half + i]);
-                    block[i] = (__m512i)_mm512_mul_ps(_mm512_mul_ps(sum, by_output), by_row);
+                    const __m512i high = _mm512_load_si512(sums[0][block] + 16 * i);
+                    const __m512i low = _mm512_load_si512(sums[1][block] + 16 * i);
+                    const __m512 scaled = _mm512_mul_ps(joined(high, low), _mm512_set1_ps(scales[n + 16 * block + i]));
+                    results[i] = _mm512_castps_si512(_mm512_mul_ps(scaled, row_scales));
                 }
-                transpose(block);
+                transpose(results);
                 for (int m = 0; m < count; m++)
-                    _mm512_storeu_si512(out[v * 16 + m] + n + 16 * half - start, block[m]);
+                    _mm512_storeu_si512(out[row + m] + n + 16 * block - first, results[m]);
             }
         }
     }
@@ -252,7 +269,7 @@ inline void multiply_int8(const Matrix& w, int64_t first, int64_t last, int M, c
     int64_t next = first;
 #if defined(__AMX_INT8__)
     if (M >= FEWEST_FOR_TILES && w.inputs % BYTES_AT_ONCE == 0)
-        next = multiply_whole_in_tiles(w, first, first, last, M, rows, out);
+        next = multiply_in_tiles(w, first, last, M, rows, out);
 #endif
     multiply_whole(w, first, next, last, M, rows, out);
 }
