@@ -19,8 +19,8 @@ from vl2.infer.byte_lru import ByteLRU
 from vl2.model import VL2
 from vl2.process.sample import Sample
 
-# Tiles encoded at once: enough to keep the machine busy, few enough to bound the memory. On a CPU a pass reads and packs
-# the weights, and whoever waits for the next token of another answer waits for the pass: five large tiles.
+# Tiles encoded at once: enough to keep the machine busy, few enough to bound the memory. On a CPU a pass reads and
+# packs the weights, and whoever waits for the next token of another answer waits for the pass: five large tiles.
 TILES_PER_PASS = 16
 PATCHES_PER_PASS_ON_CPU = 4096
 DEFAULT_ENCODER_BYTES = 64 << 20  # 130 tiles of the tiny size, 64 of the base size
