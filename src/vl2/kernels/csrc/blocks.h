@@ -8,11 +8,6 @@
 
 namespace vl2 {
 
-// A vector that lies within one line of the cache.
-struct alignas(64) Line {
-    uint32_t words[LANES];
-};
-
 // Two vectors as bfloat16, an element of the first, one of the second, and so on.
 inline __m512i in_pairs(__m512 first, __m512 second) {
     alignas(64) static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,

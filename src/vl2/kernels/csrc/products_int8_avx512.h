@@ -8,8 +8,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "eight_bits.h"
+#include "rows_in_fours.h"
 #include "tile_registers.h"
-#include "transpose.h"
 
 namespace vl2 {
 
@@ -39,15 +40,10 @@ class WholeRows {
     std::vector<int8_t> bytes_;
 
     void take_row(const bf16* x, int row, int64_t width) {
-        __m512i most = _mm512_setzero_si512();
-        for (int64_t k = 0; k < width; k += 32)
-            most = _mm512_max_epu16(most, _mm512_and_si512(_mm512_loadu_si512(x + k), _mm512_set1_epi16(0x7fff)));
-        alignas(64) uint16_t each[32];
-        _mm512_store_si512(each, most);
-        const uint32_t largest = *std::max_element(each, each + 32);
+        const uint32_t largest = bits<uint32_t>(largest_magnitude(x, width)) >> 16;
         // The largest becomes at most 32512, of which the high byte is 127: a mantissa of all ones would be one more, and
         // counts as the next power.
-        const int32_t power = std::max(static_cast<int32_t>((largest + 1) >> 7) - 127, -112);
+        const int32_t power = static_cast<int32_t>((largest + 1) >> 7) - 127;
         const __m512 factor = _mm512_set1_ps(bits<float>((127 + 14 - power) << 23));
         scales[row] = largest < 0x7f80 ? bits<float>((127 - 14 + power) << 23) : NAN;
 
@@ -174,49 +170,38 @@ inline void multiply_whole(const Matrix& w, int64_t start, int64_t first, int64_
 #if defined(__AMX_INT8__)
 
 constexpr int FEWEST_FOR_TILES = 5;
-constexpr int64_t TILE_WORDS = 256;
 
-// Rows for tiles: [vector of sixteen rows][high, low][step of 64 channels][16 fours of channels][16 rows].
-inline const uint32_t* in_tiles(const WholeRows& x, int M) {
-    static thread_local std::vector<uint32_t> tiles;
-    const int64_t steps = x.width() / BYTES_AT_ONCE, vectors = (M + 15) / 16;
-    tiles.resize(std::max<size_t>(tiles.size(), vectors * 2 * steps * TILE_WORDS));
-    uint32_t* to = tiles.data();
-    for (int first = 0; first < M; first += 16)
-        for (int half = 0; half < 2; half++)
-            for (int64_t step = 0; step < steps; step++, to += TILE_WORDS) {
-                __m512i block[16];
-                for (int i = 0; i < 16; i++) {
-                    const int row = std::min(first + i, M - 1);  // rows behind the last are thrown away later
-                    block[i] = _mm512_loadu_si512((half ? x.low(row) : x.high(row)) + step * BYTES_AT_ONCE);
-                }
-                transpose(block);
-                for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + i * 16, block[i]);
-            }
-    return tiles.data();
+// Sixteen rows' high bytes as one vector, their low bytes as the next, and so on.
+inline RowsInFours in_fours(const WholeRows& x, int M) {
+    const RowsInFours tiles((M + 15) / 16 * 32, x.width());
+    for (int64_t v = 0; v < tiles.vectors; v++)
+        tiles.pack(v, [&](int64_t packed) {
+            const int row = std::min(static_cast<int>(packed / 32 * 16 + packed % 16), M - 1);  // behind the last: thrown away later
+            return v % 2 ? x.low(row) : x.high(row);
+        });
+    return tiles;
 }
 
 // Sums of the high and of the low bytes of two blocks of sixteen outputs with one vector of rows: [high, low][block][output,
 // row]. Meanwhile memory is asked for what comes next, evenly between the tiles, or the places where lines wait would all be
 // taken at once.
-inline void add_up(const int8_t* weight, int64_t inputs, const uint32_t* x, int32_t (*sums)[2][TILE_WORDS], Ahead& ahead) {
+inline void add_up(const int8_t* weight, int64_t inputs, const char* high, const char* low,
+                   int32_t (*sums)[2][SUMS], Ahead& ahead) {
     const int8_t* other = weight + 16 * inputs;
-    const int64_t steps = inputs / BYTES_AT_ONCE;
-    const uint32_t *high = x, *low = x + steps * TILE_WORDS;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t step = 0; step < steps; step++) {
+    for (int64_t channel = 0; channel < inputs; channel += STEP, high += TILE_BYTES, low += TILE_BYTES) {
         ahead.step();
-        _tile_loadd(4, weight + step * BYTES_AT_ONCE, inputs);
-        _tile_loadd(6, high + step * TILE_WORDS, 64);
+        _tile_loadd(4, weight + channel, inputs);
+        _tile_loadd(6, high, 64);
         _tile_dpbssd(0, 4, 6);
         ahead.step();
-        _tile_loadd(5, other + step * BYTES_AT_ONCE, inputs);
+        _tile_loadd(5, other + channel, inputs);
         _tile_dpbssd(1, 5, 6);
         ahead.step();
-        _tile_loadd(7, low + step * TILE_WORDS, 64);
+        _tile_loadd(7, low, 64);
         _tile_dpbssd(2, 4, 7);
         ahead.step();
         _tile_dpbssd(3, 5, 7);
@@ -227,10 +212,10 @@ inline void add_up(const int8_t* weight, int64_t inputs, const uint32_t* x, int3
     _tile_stored(3, sums[1][1], 64);
 }
 
-// Thirty-two outputs each time, for up to sixteen rows at a time. `inputs` is a multiple of 64. Returns the first output that
+// Thirty-two outputs each time, for up to sixteen rows at a time. The inputs are a multiple of 64. Returns the first output that
 // was not computed.
 inline int64_t multiply_in_tiles(const Matrix& w, int64_t first, int64_t last, int M, const WholeRows& x, float* const* out) {
-    const uint32_t* tiles = in_tiles(x, M);
+    const RowsInFours tiles = in_fours(x, M);
     const float* scales = reinterpret_cast<const float*>(w.scales);
     const TileRegisters registers;
     int64_t n = first;
@@ -238,8 +223,9 @@ inline int64_t multiply_in_tiles(const Matrix& w, int64_t first, int64_t last, i
         const uint8_t* weight = w.codes + n * w.inputs;
         Ahead ahead{weight + 32 * w.inputs, 8};
         for (int row = 0; row < M; row += 16) {
-            alignas(64) int32_t sums[2][2][TILE_WORDS];
-            add_up(reinterpret_cast<const int8_t*>(weight), w.inputs, tiles + row * w.inputs / 2, sums, ahead);
+            alignas(64) int32_t sums[2][2][SUMS];
+            const char *high = tiles.vector(row / 8), *low = tiles.vector(row / 8 + 1);
+            add_up(reinterpret_cast<const int8_t*>(weight), w.inputs, high, low, sums, ahead);
             ahead.lines = 0;
             const int count = std::min(16, M - row);
             const __m512 row_scales = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), &x.scales[row]);

@@ -1,9 +1,16 @@
-// Sixteen vectors of sixteen words, rows made columns.
+// Vectors of sixteen words in memory, and sixteen of them with rows made columns.
 #pragma once
 #if defined(__AVX512F__)
 #include <immintrin.h>
 
+#include <cstdint>
+
 namespace vl2 {
+
+// A vector that lies within one line of the cache.
+struct alignas(64) Line {
+    uint32_t words[16];
+};
 
 // Word n of vector m becomes word m of vector n.
 inline void transpose(__m512i (&rows)[16]) {
