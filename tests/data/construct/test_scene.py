@@ -151,7 +151,7 @@ def test_emoji_are_named_in_order(tmp_path: Path) -> None:
     source = Emoji(art=str(write_set(tmp_path)), languages=("en",))
     kinds = {kind.en for kind in source.kinds()}
     for record in generate(source, 40):
-        question, answer = (m.parts[-1].text or "" for m in record.messages)
+        question, answer, *_ = (m.parts[-1].text or "" for m in record.messages)
         asked = [name for name in kinds if name in question]
         if record.category == "caption":
             assert sum(name in answer for name in kinds) >= 1
@@ -165,6 +165,21 @@ def test_emoji_are_named_in_order(tmp_path: Path) -> None:
     assert {record.licence for record in generate(source, 1)} == {"MIT"}
     with pytest.raises(UserError, match="is not a sprite set"):
         list(generate(Emoji(art=str(tmp_path / "none")), 1))
+
+
+def test_one_picture_is_named_in_both_languages(tmp_path: Path) -> None:
+    source = Emoji(art=str(write_set(tmp_path)), tasks=("name_each",))
+    chinese = {kind.full_name("en"): kind.full_name("zh") for kind in source.kinds()}
+    firsts = set()
+    for record in generate(source, 12):
+        said = [message.parts[-1].text or "" for message in record.messages]
+        pictures = [part for message in record.messages for part in message.parts if part.image is not None]
+        assert record.category == "caption"
+        assert len(record.images) == len(pictures) == 1
+        english, other = (said[1], said[3]) if record.language == "en" else (said[3], said[1])
+        assert any(en in english and zh in other for en, zh in chinese.items())
+        firsts.add(record.language)
+    assert firsts == {"en", "zh"}
 
 
 def test_names_take_the_article_and_the_number_that_they_have() -> None:

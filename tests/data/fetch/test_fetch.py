@@ -68,6 +68,11 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "metadata.json": json.dumps({"categories": {names[3]: [names[0]] for names in EMOJI.values()}}),
     }
     npm_archive(shelf / "noto@1.2.9", noto)
+    # An older set does not say what its icons draw: "flag-for-bahamas" and a name that is no longer in use.
+    older = dict.fromkeys(
+        ("redapple", "house", "flag-for-bahamas", "waving-hand-light-skin-tone", "cow-face"), icons["cow"]
+    )
+    npm_archive(shelf / "noto-v1@1.2.5", {**noto, "icons.json": json.dumps({"icons": older}), "chars.json": "{}"})
     (bin_ / "npm").write_text(
         f"#!{sys.executable}\n"
         "import shutil, sys\n"
@@ -106,6 +111,12 @@ def test_a_sprite_set_is_fetched_and_drawn_with_its_names_and_its_licence(regist
     labels = {labelled.label for record in records for labelled in record.objects}
     assert labels <= {"red apple", "cow", "house", "红苹果", "奶牛", "房子"}
     assert {record.licence for record in generate(find_source("in_context")(), 1)} == {"CC0-1.0"}
+
+
+def test_icons_that_say_no_character_are_known_by_their_names(registry: Path) -> None:
+    assert run(["data", "fetch", "noto_v1", "--to", str(registry / "assets"), "-q"]) == 0
+    sprites = {sprite.en: sprite.zh for sprite in read_sprite_set(str(registry / "assets" / "noto_v1")).sprites}
+    assert sprites == {"red apple": "红苹果", "house": "房子", "flag of the Bahamas": "巴哈马的旗帜"}
 
 
 def test_what_is_there_is_not_fetched_again(registry: Path, capsys) -> None:

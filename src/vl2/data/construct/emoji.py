@@ -53,7 +53,7 @@ class Emoji(Source):
 
     name = "emoji"
     category = "caption"
-    tasks_known: ClassVar[tuple[str, ...]] = ("name", "list", "nth", "is_it", "choose")
+    tasks_known: ClassVar[tuple[str, ...]] = ("name", "name_each", "list", "nth", "is_it", "choose")
 
     art: str = ""  # the folder of a sprite set; "": the built-in shapes
     languages: tuple[str, ...] = ("en", "zh")
@@ -77,7 +77,7 @@ class Emoji(Source):
             draft.picture(draw_grid(shown, rng))
         else:
             shown = [rng.choice(pool)]
-            if not is_noun(shown[0]) and task != "name":
+            if not is_noun(shown[0]) and task not in ("name", "name_each"):
                 task = "choose"
             side = rng.randint(self.min_side_px, self.max_side_px)
             draft.picture(draw_alone(shown[0], (side, side), rng, self.restyled_share))
@@ -115,6 +115,14 @@ Task = Callable[[Draft, Sequence[Kind], Sequence[Kind], random.Random], None]
 def _name(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
     question, *answers = rng.choice(NAME_IT[draft.language] if is_noun(shown[0]) else NAME_IT[draft.language][2:3])
     draft.ask(question, named(rng.choice(answers), shown[0].full_name(draft.language)))
+
+
+def _name_each(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
+    """Ask for the name in the draft's language and then in the other: two answers for one picture."""
+    _name(draft, shown, pool, rng)
+    draft.language, first = "zh" if draft.language == "en" else "en", draft.language
+    _name(draft, shown, pool, rng)
+    draft.language = first
 
 
 def _list(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
@@ -157,4 +165,11 @@ def _other(name: str, pool: Sequence[Kind], language: str, rng: random.Random) -
     return rng.choice(sorted(others))
 
 
-_TASKS: dict[str, Task] = {"name": _name, "list": _list, "nth": _nth, "is_it": _is_it, "choose": _choose}
+_TASKS: dict[str, Task] = {
+    "name": _name,
+    "name_each": _name_each,
+    "list": _list,
+    "nth": _nth,
+    "is_it": _is_it,
+    "choose": _choose,
+}

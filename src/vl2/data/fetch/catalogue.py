@@ -25,6 +25,15 @@ FLUENT = Package(registry="npm", name="@iconify-json/fluent-emoji-flat", version
 TWEMOJI = Package(
     registry="npm", name="@iconify-json/twemoji", version="1.2.5", licence="CC-BY-4.0", attribution="Twitter"
 )
+NOTO_V1 = Package(registry="npm", name="@iconify-json/noto-v1", version="1.2.5", licence="Apache-2.0")
+FXEMOJI = Package(registry="npm", name="@iconify-json/fxemoji", version="1.2.2", licence="Apache-2.0")
+EMOJIONE = Package(
+    registry="npm", name="@iconify-json/emojione", version="1.2.3", licence="CC-BY-4.0", attribution="EmojiOne"
+)
+EMOJIONE_MONO = Package(
+    registry="npm", name="@iconify-json/emojione-monotone", version="1.2.1", licence="CC-BY-4.0", attribution="EmojiOne"
+)
+FLUENT_MONO = Package(registry="npm", name="@iconify-json/fluent-emoji-high-contrast", version="1.2.6", licence="MIT")
 OPENMOJI = Package(registry="npm", name="openmoji", version="17.0.0", licence="CC-BY-SA-4.0", attribution="OpenMoji")
 EASY_VQA = Package(registry="pypi", name="easy-vqa", version="1.0", licence="MIT")
 
@@ -62,9 +71,9 @@ class Fetchable:
     write: Writer
 
 
-def _emoji(name: str, package: Package, read: Callable[[Path], Iterator[Drawing]], what: str) -> Fetchable:
+def _emoji(name: str, package: Package, read: Callable[[Path, Named], Iterator[Drawing]], what: str) -> Fetchable:
     def write(folder: Path, archives: Archives, side_px: int) -> int:
-        return write_emoji(folder, name, package, read(archives[package]), archives.names(), side_px)
+        return write_emoji(folder, name, package, read(archives[package], archives.names()), archives.names(), side_px)
 
     return Fetchable(what=f"sprite set: {what}", packages=(package, *CLDR), write=write)
 
@@ -83,6 +92,11 @@ FETCHABLE: Mapping[str, Fetchable] = {
     "noto": _emoji("noto", NOTO, read_iconify, "emoji, shaded"),
     "fluent": _emoji("fluent", FLUENT, read_iconify, "emoji, flat colours"),
     "twemoji": _emoji("twemoji", TWEMOJI, read_iconify, "emoji, flat"),
+    "noto_v1": _emoji("noto_v1", NOTO_V1, read_iconify, "emoji, the older Noto, rounder"),
+    "fxemoji": _emoji("fxemoji", FXEMOJI, read_iconify, "emoji, flat, as Firefox OS drew them"),
+    "emojione": _emoji("emojione", EMOJIONE, read_iconify, "emoji, shaded a little"),
+    "emojione_mono": _emoji("emojione_mono", EMOJIONE_MONO, read_iconify, "emoji, in black alone"),
+    "fluent_mono": _emoji("fluent_mono", FLUENT_MONO, read_iconify, "emoji, in black alone, outlined"),
     "openmoji": _emoji("openmoji", OPENMOJI, read_openmoji, "emoji, outlined: a style to hold out"),
     "cldr": Fetchable(what="names of emoji in English and Chinese", packages=CLDR, write=_write_cldr),
     "easy_vqa": Fetchable(

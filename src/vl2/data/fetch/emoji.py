@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,17 +72,33 @@ def _said(en: str, zh: str) -> tuple[str, str]:
     return en.replace("“", '"').replace("”", '"'), zh
 
 
-def read_iconify(archive: Path) -> Iterator[Drawing]:
-    """Read an icon set of the iconify collection."""
+def read_iconify(archive: Path, names: Named) -> Iterator[Drawing]:
+    """Read an icon set of the iconify collection.
+
+    Some sets say which character an icon draws. In the others an icon bears the name that CLDR had for it then; one
+    whose name is no longer in use is left out.
+    """
     files = read_json_members(archive, "icons.json", "chars.json", "metadata.json")
     icons, chars = files["icons.json"], files["chars.json"]
     groups = {key: group for group, keys in files["metadata.json"].get("categories", {}).items() for key in keys}
     side = (icons.get("width", 16), icons.get("height", 16))
-    for code, key in sorted(chars.items()):
+    said = {"".join(chr(int(point, 16)) for point in code.split("-")): key for code, key in sorted(chars.items())}
+    for char, key in (said or _by_name(icons["icons"], names)).items():
         icon = icons["icons"].get(key)
         if icon is not None:
-            char = "".join(chr(int(point, 16)) for point in code.split("-"))
             yield Drawing(char=char, key=key, svg=_svg(icon, side), group=groups.get(key, ""))
+
+
+def _by_name(icons: Iterable[str], names: Named) -> dict[str, str]:
+    """Return the icon of each character whose English name, in small letters and digits alone, is the icon's."""
+    chars = {_letters(en): char for char, (en, _) in names.items()}
+    found = ((chars.get(_letters(key.replace("flag-for-", "flag-"))), key) for key in sorted(icons))
+    return {char: key for char, key in found if char is not None}
+
+
+def _letters(name: str) -> str:
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]", "", plain.lower())
 
 
 def _svg(icon: Mapping[str, Any], side: tuple[int, int]) -> str:
@@ -91,8 +108,8 @@ def _svg(icon: Mapping[str, Any], side: tuple[int, int]) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {links} {box}>{icon["body"]}</svg>'
 
 
-def read_openmoji(archive: Path) -> Iterator[Drawing]:
-    """Read the package of OpenMoji: one coloured SVG for each emoji, named by its code points."""
+def read_openmoji(archive: Path, names: Named) -> Iterator[Drawing]:
+    """Read the package of OpenMoji: one coloured SVG for each emoji, named by its code points; no `names` needed."""
     table = read_json_members(archive, "data/openmoji.json")["data/openmoji.json"]
     is_art = re.compile(r"^package/color/svg/[0-9A-F-]+\.svg$").match
     drawn = {name.rpartition("/")[2][:-4]: data for name, data in read_members(archive, lambda n: bool(is_art(n)))}
