@@ -16,7 +16,7 @@ from vl2.kernels import load_kernels
 from vl2.kernels import prefill as kernels
 from vl2.kernels.build import supported_levels
 from vl2.kernels.library import kernels_of_level
-from vl2.model import VL2, Cache, attention, layers, moe, rope, vision
+from vl2.model import VL2, Cache, attention, layers, moe, rope
 from vl2.model.attention import Reach
 from vl2.quant import modules
 from vl2.quant.formats import Kind
@@ -121,14 +121,86 @@ def test_gated_rows_and_summed_slots_are_those_of_pytorch(width: int) -> None:
     places = torch.randperm(60, generator=torch.Generator().manual_seed(4)).view(20, 3)
     ours, plain = (way(rows, places, weights) for way in (prefill_kernels.sum_slots, moe.sum_slots))
     torch.testing.assert_close(ours, plain, atol=2**-9, rtol=2**-7)
+    before = draw(20, width, seed=5), draw(20, width, seed=6)
+    assert torch.equal(prefill_kernels.sum_slots(rows, places, weights, before[0]), before[0] + ours)
+    assert torch.equal(prefill_kernels.sum_slots(rows, places, weights, *before), before[1] + (before[0] + ours))
+
+
+@needs_attention
+@pytest.mark.parametrize("level", ROW_LEVELS)
+@pytest.mark.parametrize(
+    ("tokens", "width", "num_experts"), [(300, 64, 64), (97, 1280, 72), (65, 32, 7), (192, 96, 16)]
+)
+@torch.no_grad()
+def test_logits_of_experts_are_those_of_float32_whatever_is_beside_a_token(
+    tokens: int, width: int, num_experts: int, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
+    x, weight = draw(tokens, width), draw(num_experts, width, seed=1)
+    exact = x.double() @ weight.double().mT
+    ours = kernels.score(x, weight)
+    assert ours is not None
+    assert torch.equal(prefill_kernels.score(x, weight), ours)
+    # Products are exact; only the sums are rounded, to float32.
+    assert (ours - exact).abs().max() <= 1e-6 * width**0.5 * exact.abs().max()
+    for part in (slice(0, 1), slice(5, 38), slice(40, tokens)):
+        assert torch.equal(kernels.score(x[part], weight), ours[part])
+    assert kernels.score(draw(9, 40), draw(7, 40)) is None
+
+
+@needs_kernels
+@torch.no_grad()
+def test_slots_are_sorted_as_the_plain_way_sorts_them() -> None:
+    expert_TK = torch.rand(50, 11, generator=torch.Generator().manual_seed(2))[:, :9].topk(4).indices
+    plain = moe.sort_by_expert(expert_TK, 11, 1)  # two experts get none
+    for ours, theirs in zip(
+        kernels.sort_slots(expert_TK, 11), (plain.token_M, plain.place_TK, plain.counts_E), strict=True
+    ):
+        assert torch.equal(ours, theirs)
 
 
 @torch.no_grad()
-def test_the_activation_inside_the_product_is_that_behind_it() -> None:
+def test_what_follows_a_product_and_is_made_inside_it_is_that_behind_it() -> None:
     layer = nn.Linear(48, 96).to(torch.bfloat16)
-    x = draw(2, 30, 48)
-    exact = vision.widen(copy.deepcopy(layer).float(), x.float())
-    assert_as_near_as_bfloat16(prefill_kernels.widen(layer, x), vision.widen(layer, x), exact)
+    x, before = draw(2, 30, 48), draw(2, 30, 96, seed=1)
+    kept, in_float = before.clone(), copy.deepcopy(layer).float()
+    for is_gelu, onto in ((False, None), (True, None), (False, before)):
+        exact = layers.linear(in_float, x.float(), gelu=is_gelu, onto=None if onto is None else onto.float())
+        ours, plain = (way(layer, x, gelu=is_gelu, onto=onto) for way in (prefill_kernels.linear, layers.linear))
+        assert_as_near_as_bfloat16(ours, plain, exact)
+    assert torch.equal(before, kept)
+
+
+@needs_kernels
+@pytest.mark.parametrize("width", [8, 64, 100, 1152])
+@torch.no_grad()
+def test_the_layer_norm_is_that_of_pytorch(width: int) -> None:
+    norm = nn.LayerNorm(width, eps=1e-6)
+    norm.weight.copy_(draw(width)), norm.bias.copy_(draw(width, seed=1))
+    x, exact_norm = draw(3, 41, width, seed=2) * 2 + 5, copy.deepcopy(norm.to(torch.bfloat16)).float()
+    ours = kernels.layer_norm(x, norm.weight, norm.bias, norm.eps)
+    assert_as_near_as_bfloat16(ours, norm(x), exact_norm(x.float()))
+    assert torch.equal(kernels.layer_norm(x[1:2, 5:9].contiguous(), norm.weight, norm.bias, norm.eps), ours[1:2, 5:9])
+
+
+@needs_kernels
+@torch.no_grad()
+def test_gelu_is_that_of_pytorch_and_far_from_zero_the_number_itself_or_nothing() -> None:
+    x = torch.cat((torch.linspace(-12, 12, 4099), torch.tensor([-3e38, -1e30, -300.0, 300.0, 1e30, 3e38])))
+    x = x.to(torch.bfloat16)
+    y = x.double()
+    exact = y * (1.5957691216057308 * (y + 0.044715 * y**3)).sigmoid()  # 1 + tanh(-12) would be rounded
+    torch.testing.assert_close(kernels.gelu_(x.clone()).double(), exact, rtol=2**-8, atol=1e-30)
+
+
+@needs_kernels
+@torch.no_grad()
+def test_logits_of_a_few_states_are_not_rounded() -> None:
+    head = nn.Linear(64, 301, bias=False).to(torch.bfloat16)
+    states = draw(1, 5, 64)
+    exact = states.double() @ head.weight.double().mT
+    torch.testing.assert_close(prefill_kernels.read_out(head, states).double(), exact, rtol=1e-5, atol=1e-5)
+    assert torch.equal(prefill_kernels.read_out(head, states[0, -1]), prefill_kernels.read_out(head, states)[0, -1])
 
 
 def answers(model: VL2) -> tuple[Tensor, Tensor]:

@@ -11,18 +11,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vl2.kernels import load_kernels
 from vl2.kernels import prefill as kernels
 from vl2.kernels.prefill import Weights
-from vl2.kernels.structures import BF16, QUANTISED, StackC
-from vl2.model import VL2, attention, layers, moe, rope, vision
+from vl2.kernels.products import multiply
+from vl2.kernels.structures import BF16, QUANTISED, MatrixC, StackC
+from vl2.model import VL2, attention, language, layers, moe, rope, vision
 from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
 from vl2.model.float_linear import has_bfloat16_products, use_float_linear
 from vl2.model.layers import GatedMLP, RMSNorm
-from vl2.model.moe import MAX_DECODED_ROWS, Experts, MoE, sort_by_expert
+from vl2.model.moe import MAX_DECODED_ROWS, Experts, MoE, Router
 from vl2.model.rope import Angles
 from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.products import FEW_OF_A_PASS, linear
+from vl2.quant.products import FEW_OF_A_PASS
+from vl2.quant.products import linear as quantised_linear
 
 FEW_FOR_CODES = 8  # rows of an expert up to which int4 is multiplied code by code: to unpack it would take longer
 
@@ -33,20 +36,25 @@ def use_prefill_kernels(model: VL2) -> None:
         use_float_linear(model)
     for module in model.modules():
         if isinstance(module, vision.Attention):
-            module.attend = attend_patches
+            module.attend, module.linear = attend_patches, linear
         elif isinstance(module, vision.MLP):
-            module.widen = widen
+            module.linear = linear
+        elif type(module) is nn.LayerNorm:
+            module.__class__ = LayerNorm
         elif isinstance(module, MultiHeadAttention):
-            module.rotate = rotate_halves
-            module.attend = attend
+            module.rotate, module.attend, module.linear = rotate_halves, attend, linear
         elif isinstance(module, LatentAttention):
-            module.attend = attend
+            module.attend, module.linear = attend, linear
         elif isinstance(module, RMSNorm):
             module.normalise = normalise
         elif isinstance(module, GatedMLP):
             module.run = run_gated
         elif isinstance(module, Experts):
             module.gated = gated
+        elif isinstance(module, language.LanguageModel):
+            module.read_out = read_out
+        elif isinstance(module, Router):
+            module.score = score
         elif isinstance(module, MoE):
             module.run_experts, module.sum_slots = run_experts, sum_slots
 
@@ -59,15 +67,22 @@ def attend_patches(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
     return vision.attend(q_IHpC, k_IHpC, v_IHpC)
 
 
-def widen(layer: nn.Module, x: Tensor) -> Tensor:
-    """The activation inside the product: the wide result is written once, not written, read and written again."""
+def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, onto: Tensor | None = None) -> Tensor:
+    """Bias and sum inside the product. Not the activation, for which the product library takes twice as long."""
+    rows = x.numel() // x.shape[-1]
+    is_many = _is_for_kernels(rows, moe.is_step(x))
     # PyTorch's product has no form for a CPU without bfloat16 instructions, and raises.
-    if type(layer) is nn.Linear and kernels.applies(x, layer.weight) and has_bfloat16_products():
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], "tanh")
-        return out
+    if type(layer) is nn.Linear and is_many and kernels.applies(x, layer.weight) and has_bfloat16_products():
+        product = torch.ops.mkldnn._linear_pointwise
+        if onto is not None:
+            added: Tensor = product.binary(x, onto, layer.weight, layer.bias, "add")
+            return added
+        out: Tensor = product(x, layer.weight, layer.bias, "none", [], "")
+        return kernels.gelu_(out) if gelu else out
     if isinstance(layer, QuantisedLinear):
-        return linear(x, layer.quantised, layer.out_features, layer.in_features, layer.bias, gelu=True)
-    return vision.widen(layer, x)
+        held = layer.quantised, layer.out_features, layer.in_features, layer.bias
+        return quantised_linear(x, *held, gelu=gelu, onto=onto)
+    return layers.linear(layer, x, gelu=gelu, onto=onto)
 
 
 def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: float) -> Tensor:
@@ -84,10 +99,10 @@ def run_experts(
     if _is_for_kernels(len(x_TD), is_step) and x_TD.is_contiguous() and kernels.applies(x_TD):
         read = _stacks(experts, expert_TK.numel() / num_experts)
         if read is not None:
-            blocks = sort_by_expert(expert_TK, num_experts, 1)
-            out_MD = kernels.run_experts(x_TD, blocks.token_M, blocks.counts_E, *read)
+            token_M, place_TK, counts_E = kernels.sort_slots(expert_TK, num_experts)
+            out_MD = kernels.run_experts(x_TD, token_M, counts_E, *read)
             if out_MD is not None:
-                return out_MD, blocks.place_TK
+                return out_MD, place_TK
     return moe.run_experts(experts, x_TD, expert_TK, num_experts, is_step=is_step)
 
 
@@ -140,6 +155,15 @@ def _one_matrix(layer: nn.Module, rows: int) -> StackC | None:
     return None
 
 
+class LayerNorm(nn.LayerNorm):
+    """A layer norm by the kernel. An `nn.LayerNorm` may be given this class."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if kernels.applies(input, self.weight, self.bias) and input.is_contiguous():
+            return kernels.layer_norm(input, self.weight, self.bias, self.eps)
+        return super().forward(input)
+
+
 def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if kernels.applies(x, weight) and x.is_contiguous():
         return kernels.normalise(x, weight, eps)
@@ -158,7 +182,25 @@ def gated(gate_up_NF: Tensor) -> Tensor:
     return moe.gated(gate_up_NF)
 
 
-def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> Tensor:
-    if kernels.applies(rows_MD) and weight_TK.dtype == torch.float32:
-        return kernels.sum_slots(rows_MD.contiguous(), place_TK.contiguous(), weight_TK.contiguous())
-    return moe.sum_slots(rows_MD, place_TK, weight_TK)
+def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor, *onto_TD: Tensor) -> Tensor:
+    if kernels.applies(rows_MD, *onto_TD) and weight_TK.dtype == torch.float32:
+        return kernels.sum_slots(*(t.contiguous() for t in (rows_MD, place_TK, weight_TK, *onto_TD)))
+    return moe.sum_slots(rows_MD, place_TK, weight_TK, *onto_TD)
+
+
+def read_out(head: nn.Module, states: Tensor) -> Tensor:
+    """Of a few states the kernel reads the head at the memory's speed, and does not round the logits."""
+    library, few = load_kernels(), states.numel() <= MAX_DECODED_ROWS * states.shape[-1]
+    if library is not None and few and type(head) is nn.Linear and kernels.applies(states, head.weight):
+        held = MatrixC(BF16, head.out_features, head.in_features, head.weight.data_ptr())
+        logits_MV = multiply(library, held, states.reshape(-1, head.in_features))
+        return logits_MV.view(*states.shape[:-1], head.out_features)
+    return language.read_out(head, states)
+
+
+def score(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
+    if len(x_TD) > MAX_DECODED_ROWS and kernels.applies(x_TD, weight_ED):
+        logits_TE = kernels.score(x_TD.contiguous(), weight_ED.contiguous())
+        if logits_TE is not None:
+            return logits_TE
+    return moe.score(x_TD, weight_ED)

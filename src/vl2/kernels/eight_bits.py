@@ -25,7 +25,7 @@ class EightBitsC(ctypes.Structure):
         *((name, _INT) for name in ("rows", "inputs")),
         *((name, _POINTER) for name in ("weight", "column_scales", "bias")),
         *((name, _INT) for name in ("outputs", "gelu")),
-        ("out", _POINTER),
+        *((name, _POINTER) for name in ("onto", "out")),
     ]
 
 
@@ -59,22 +59,28 @@ def multiply_rows(
     *,
     bias_N: Tensor | None = None,
     gelu: bool = False,
+    onto_MN: Tensor | None = None,
 ) -> Tensor:
     """Return x, its rows rounded to 8 bits, times an int8 weight's transpose plus a bias, or the tanh GELU of that.
+
+    Or, rounded, that added to `onto`.
 
     All but the codes and their scales is bfloat16; the result is [M, N].
     """
     assert x_MK.dtype == torch.bfloat16, f"the kernels round bfloat16, got {x_MK.dtype}"
     (M, K), N, x_MK = x_MK.shape, len(codes_NK), x_MK.contiguous()
     out_MN = torch.empty(M, N, dtype=torch.bfloat16)
-    bias_at = None if bias_N is None else bias_N.data_ptr()
+    bias_at, onto_at = (None if t is None else t.data_ptr() for t in (bias_N, onto_MN))
     product = EightBitsC(
-        *(x_MK.data_ptr(), M, K, codes_NK.data_ptr(), scales_N.data_ptr(), bias_at, N, gelu, out_MN.data_ptr())
+        *(x_MK.data_ptr(), M, K, codes_NK.data_ptr(), scales_N.data_ptr(), bias_at),
+        *(N, gelu, onto_at, out_MN.data_ptr()),
     )
     if kernels.multiply_eight_bits(ctypes.byref(product), torch.get_num_threads()):
         return out_MN
     rounded = round_rows(kernels, x_MK)
-    return multiply_rounded(kernels, rounded, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, out_MN=out_MN)
+    return multiply_rounded(
+        kernels, rounded, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, onto_MN=onto_MN, out_MN=out_MN
+    )
 
 
 def multiply_rounded(
@@ -85,6 +91,7 @@ def multiply_rounded(
     *,
     bias_N: Tensor | None = None,
     gelu: bool = False,
+    onto_MN: Tensor | None = None,
     out_MN: Tensor,
 ) -> Tensor:
     """Write the same of rows that are rounded already, by PyTorch's product, and return it."""
@@ -92,6 +99,7 @@ def multiply_rounded(
     sums_MN = torch._int_mm(x.codes_MK, codes_NK.T)
     kernels.from_int32_sums(
         *(sums_MN.data_ptr(), M, N, x.scales_M.data_ptr(), scales_N.data_ptr()),
-        *(None if bias_N is None else bias_N.data_ptr(), gelu, out_MN.data_ptr(), threads),
+        *(None if bias_N is None else bias_N.data_ptr(), gelu),
+        *(None if onto_MN is None else onto_MN.data_ptr(), out_MN.data_ptr(), threads),
     )
     return out_MN

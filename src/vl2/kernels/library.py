@@ -43,14 +43,21 @@ class Library:
         self.normalise = _function(
             loaded, "vl2_normalise", pointer, pointer, number, number, ctypes.c_double, pointer, number
         )
+        self.layer_norm = _function(
+            loaded, "vl2_layer_norm", *(pointer,) * 3, number, number, ctypes.c_double, pointer, number
+        )
+        self.gelu = _function(loaded, "vl2_gelu", pointer, number, number)
         self.rotate = _function(loaded, "vl2_rotate", *(pointer,) * 3, number, number, number, pointer, number)
         self.gate = _function(loaded, "vl2_gate", pointer, number, number, pointer, number)
         self.sum_slots = _function(
-            loaded, "vl2_sum_slots", pointer, pointer, pointer, number, number, number, pointer, number
+            loaded, "vl2_sum_slots", *(pointer,) * 3, number, number, number, *(pointer,) * 3, number
         )
+        self.score = _function(loaded, "vl2_score", pointer, number, number, pointer, number, pointer, number)
+        self.score.restype = number
+        self.sort_slots = _function(loaded, "vl2_sort_slots", pointer, number, number, number, *(pointer,) * 3)
         self.to_int8_rows = _function(loaded, "vl2_to_int8_rows", pointer, number, number, pointer, pointer, number)
         self.from_int32_sums = _function(
-            loaded, "vl2_from_int32_sums", pointer, number, number, *(pointer,) * 3, number, pointer, number
+            loaded, "vl2_from_int32_sums", pointer, number, number, *(pointer,) * 3, number, pointer, pointer, number
         )
         self.multiply_eight_bits = _function(loaded, "vl2_multiply_eight_bits", pointer, number)
         self.multiply_eight_bits.restype = number

@@ -120,6 +120,24 @@ def normalise(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return out
 
 
+def layer_norm(x: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> Tensor:
+    """Return the layer norm over the last dimension. All are contiguous."""
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    out, D = torch.empty_like(x), x.shape[-1]
+    pointers = (t.data_ptr() for t in (x, weight_D, bias_D))
+    kernels.layer_norm(*pointers, x.numel() // D, D, eps, out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def gelu_(x: Tensor) -> Tensor:
+    """Put the tanh GELU of every number in its place. Contiguous."""
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    kernels.gelu(x.data_ptr(), x.numel(), torch.get_num_threads())
+    return x
+
+
 def rotate_halves(x_BSHC: Tensor, cosines_BSC: Tensor, sines_BSC: Tensor) -> Tensor:
     """Rotate channel i of every head together with channel i + C/2. All are contiguous, the angles float32."""
     kernels = load_kernels()
@@ -140,12 +158,41 @@ def gate_rows(gate_up_NF: Tensor) -> Tensor:
     return out_NF
 
 
-def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> Tensor:
-    """Return the float32 sum of every token's K rows, weighted, rounded once, [T, D]. All are contiguous."""
+def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor, *onto_TD: Tensor) -> Tensor:
+    """Return the float32 sum of every token's K rows, weighted, rounded once, [T, D]. All are contiguous.
+
+    It is then added to each of `onto`, two at most, in turn.
+    """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     (T, K), D = place_TK.shape, rows_MD.shape[1]
     out_TD = rows_MD.new_empty(T, D)
     pointers = rows_MD.data_ptr(), place_TK.data_ptr(), weight_TK.data_ptr()
-    kernels.sum_slots(*pointers, T, K, D, out_TD.data_ptr(), torch.get_num_threads())
+    added = [before_TD.data_ptr() for before_TD in onto_TD] + [None] * (2 - len(onto_TD))
+    kernels.sum_slots(*pointers, T, K, D, *added, out_TD.data_ptr(), torch.get_num_threads())
     return out_TD
+
+
+def score(x_TD: Tensor, weight_ED: Tensor) -> Tensor | None:
+    """Return the logits of E experts for every token, float32 [T, E]; None where the kernel does not do this shape."""
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    (T, D), E = x_TD.shape, len(weight_ED)
+    out_TE = torch.empty(T, E)
+    pointers = x_TD.data_ptr(), T, D, weight_ED.data_ptr(), E, out_TE.data_ptr()
+    return out_TE if kernels.score(*pointers, torch.get_num_threads()) else None
+
+
+def sort_slots(expert_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Give every expert a block of rows, in the order of its tokens.
+
+    Returns the token of each row [M], the row of each slot [T, K], and the rows of each expert [E].
+    """
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    expert_TK = expert_TK.contiguous()
+    token_M, place_TK = expert_TK.new_empty(expert_TK.numel()), torch.empty_like(expert_TK)
+    counts_E = expert_TK.new_empty(num_experts)
+    out = token_M.data_ptr(), place_TK.data_ptr(), counts_E.data_ptr()
+    kernels.sort_slots(expert_TK.data_ptr(), *expert_TK.shape, num_experts, *out)
+    return token_M, place_TK, counts_E

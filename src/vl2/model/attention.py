@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from vl2.config import LanguageConfig
 from vl2.model.cache import Cache, CacheRows
 from vl2.model.float_linear import is_plain_linear
-from vl2.model.layers import RMSNorm
+from vl2.model.layers import RMSNorm, linear
 from vl2.model.rope import Angles, rotate_halves, rotate_pairs
 
 MLAForm = Literal["auto", "naive", "absorbed"]
@@ -151,9 +151,18 @@ class MultiHeadAttention(nn.Module):
         self.k_proj = nn.Linear(D, self.num_kv_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(D, self.num_kv_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(self.num_heads * self.head_dim, D, bias=bias)
-        self.rotate, self.attend = rotate_halves, attend  # kernels may take their places
+        self.rotate, self.attend, self.linear = rotate_halves, attend, linear  # kernels may take their places
 
-    def forward(self, x_BSD: Tensor, angles: Angles, reach: Reach, cache: AnyCache | None, layer: int) -> Tensor:
+    def forward(
+        self,
+        x_BSD: Tensor,
+        angles: Angles,
+        reach: Reach,
+        cache: AnyCache | None,
+        layer: int,
+        onto_BSD: Tensor | None = None,
+    ) -> Tensor:
+        """Return the attention of x, or `onto` plus that."""
         q_BSHC = self.rotate(self.q_proj(x_BSD).unflatten(-1, (self.num_heads, -1)), angles)
         k_BSHC = self.rotate(self.k_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1)), angles)
         v_BSHC = self.v_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1))
@@ -167,8 +176,7 @@ class MultiHeadAttention(nn.Module):
             if cache is not None:
                 k_BHLC, v_BHLC = cache.write(layer, (k_BHLC, v_BHLC))
             out_BHSC = self.attend(q_BHSC, k_BHLC, v_BHLC, reach, scale)
-        out: Tensor = self.o_proj(out_BHSC.transpose(1, 2).flatten(2))
-        return out
+        return self.linear(self.o_proj, out_BHSC.transpose(1, 2).flatten(2), onto=onto_BSD)
 
 
 class LatentAttention(nn.Module):
@@ -194,9 +202,18 @@ class LatentAttention(nn.Module):
         self.kv_a_layernorm = RMSNorm(self.rank, eps=1e-6)
         self.kv_b_proj = nn.Linear(self.rank, H * (self.nope_dim + self.v_dim), bias=False)
         self.o_proj = nn.Linear(H * self.v_dim, D, bias=bias)
-        self.attend = attend  # a kernel may take its place
+        self.attend, self.linear = attend, linear  # kernels may take their places
 
-    def forward(self, x_BSD: Tensor, angles: Angles, reach: Reach, cache: AnyCache | None, layer: int) -> Tensor:
+    def forward(
+        self,
+        x_BSD: Tensor,
+        angles: Angles,
+        reach: Reach,
+        cache: AnyCache | None,
+        layer: int,
+        onto_BSD: Tensor | None = None,
+    ) -> Tensor:
+        """Return the attention of x, or `onto` plus that."""
         q_BSHC = self._queries(x_BSD).unflatten(-1, (self.num_heads, -1))
         q_nope_BSHC, q_rope_BSHC = q_BSHC.split((self.nope_dim, self.rope_dim), dim=-1)
         q_rope_BSHC = rotate_pairs(q_rope_BSHC, angles)
@@ -212,8 +229,7 @@ class LatentAttention(nn.Module):
                 (shared_BLC,) = cache.write(layer, (shared_BLC,))
             attention = self._absorbed if is_absorbed else self._naive
             out_BSHC = attention(q_nope_BSHC, q_rope_BSHC, shared_BLC, reach)
-        out: Tensor = self.o_proj(out_BSHC.flatten(2))
-        return out
+        return self.linear(self.o_proj, out_BSHC.flatten(2), onto=onto_BSD)
 
     def _each_row(
         self,

@@ -60,11 +60,11 @@ class DecoderLayer(nn.Module):
         cache: AnyCache | None,
         sequences_GT: Tensor | None,
     ) -> tuple[Tensor, RoutingStats | None]:
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), angles, reach, cache, self.index)
+        x_BSD = self.self_attn(self.input_layernorm(x_BSD), angles, reach, cache, self.index, x_BSD)
         normed_BSD = self.post_attention_layernorm(x_BSD)
         if isinstance(self.mlp, MoE):
-            mixed_BSD, stats = self.mlp(normed_BSD, sequences_GT)
-            return x_BSD + mixed_BSD, stats
+            mixed_BSD, stats = self.mlp(normed_BSD, sequences_GT, x_BSD)
+            return mixed_BSD, stats
         return x_BSD + self.mlp(normed_BSD), None
 
 
@@ -105,6 +105,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.read_out = read_out  # a kernel may take its place
 
     def embed(self, input_ids_BS: Tensor) -> Tensor:
         embeds_BSD: Tensor = self.model.embed_tokens(input_ids_BS)
@@ -112,8 +113,7 @@ class LanguageModel(nn.Module):
 
     def logits(self, states_BSD: Tensor) -> Tensor:
         """Return float32 logits [..., V]. Select positions first: 4,096 x 129,280 of them are 2 GB."""
-        out: Tensor = self.lm_head(states_BSD)
-        return out.float()
+        return self.read_out(self.lm_head, states_BSD)
 
     def extend(self, embeds_BSD: Tensor, cache: AnyCache) -> Tensor:
         """Append S positions to every row of the cache and return their states [B, S, D]."""
@@ -128,3 +128,9 @@ class LanguageModel(nn.Module):
         hidden: Hidden = self.model(embeds_BSD, positions_BS, reach, cache)
         cache.advance(num_new)
         return hidden.states_BSD
+
+
+def read_out(head: nn.Module, states: Tensor) -> Tensor:
+    """Return the float32 logits of states [..., D], [..., V]."""
+    logits: Tensor = head(states)
+    return logits.float()

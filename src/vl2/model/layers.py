@@ -1,4 +1,4 @@
-"""The two small layers that everything else is made of: RMS norm and the gated MLP.
+"""The small layers that everything else is made of: RMS norm, the gated MLP, and what follows a product.
 
 Source: released DeepseekV2RMSNorm and DeepseekV2MLP. Golden: hidden_* in tests/golden/reference/model.
 """
@@ -56,6 +56,14 @@ class _RMSNorm(torch.autograd.Function):
             along = (wide * normed).mean(dim=-1, keepdim=True)
             grad_x = wide.addcmul_(normed, along, value=-1).mul_(scale).to(x.dtype)
         return grad_x, grad_weight, None
+
+
+def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, onto: Tensor | None = None) -> Tensor:
+    """Return layer(x), or its tanh GELU, or `onto` + layer(x); never both."""
+    out: Tensor = layer(x)
+    if gelu:
+        return F.gelu(out, approximate="tanh")
+    return out if onto is None else onto + out
 
 
 class GatedMLP(nn.Module):

@@ -46,6 +46,7 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.zeros(self.num_experts, config.hidden_size))
         bias = torch.zeros(self.num_experts, dtype=torch.float32) if config.has_expert_bias else None
         self.register_buffer("e_score_correction_bias", bias)
+        self.score = score  # a kernel may take its place
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
         # The bias is a sum of many small steps, which bfloat16 would round away: no cast may touch it.
@@ -58,7 +59,7 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights [T, K] and scores [T, E] in float32, and the chosen experts [T, K]."""
-        logits_TE = F.linear(x_TD.float(), self.weight.float())
+        logits_TE = self.score(x_TD, self.weight)
         scores_TE = logits_TE.softmax(dim=-1) if self.config.scoring_func == "softmax" else logits_TE.sigmoid()
         expert_TK = self._choose(scores_TE.detach())
         weight_TK = scores_TE.gather(1, expert_TK)
@@ -81,6 +82,11 @@ class Router(nn.Module):
             # -inf, not 0 as released: a biased score may be negative, and then a dropped expert would win.
             scores_TE = grouped_TGE.masked_fill(is_dropped_TG.unsqueeze(-1), float("-inf")).flatten(1)
         return scores_TE.topk(self.experts_per_token, dim=-1, sorted=False).indices
+
+
+def score(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
+    """Return the logits of every expert for every token, in float32."""
+    return F.linear(x_TD.float(), weight_ED.float())
 
 
 class Experts(nn.Module):
@@ -242,10 +248,16 @@ class _Collect(torch.autograd.Function):
         return grad_MD.index_copy_(0, place_TK.flatten(), grad_TKD.flatten(0, 1)), None
 
 
-def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor) -> Tensor:
-    """Return the weighted sum of every token's K rows, in float32, as rows of the type that came in, [T, D]."""
+def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor, *onto_TD: Tensor) -> Tensor:
+    """Return the weighted sum of every token's K rows, in float32, as rows of the type that came in, [T, D].
+
+    It is then added to each of `onto` in turn.
+    """
     slots_TKD: Tensor = _Collect.apply(rows_MD, place_TK)  # type: ignore[no-untyped-call]
-    return (slots_TKD * weight_TK.unsqueeze(-1)).sum(dim=1).to(rows_MD.dtype)
+    out_TD = (slots_TKD * weight_TK.unsqueeze(-1)).sum(dim=1).to(rows_MD.dtype)
+    for before_TD in onto_TD:
+        out_TD = before_TD + out_TD
+    return out_TD
 
 
 def run_experts(
@@ -273,16 +285,18 @@ class MoE(nn.Module):
         self.shared_experts = GatedMLP(D, shared * F_) if shared else None
         self.run_experts, self.sum_slots = run_experts, sum_slots  # kernels may take their places
 
-    def forward(self, x_BSD: Tensor, sequences_GT: Tensor | None = None) -> tuple[Tensor, RoutingStats | None]:
-        """Return the mixed output and, where `sequences_GT` says whose, the layer's statistics."""
+    def forward(
+        self, x_BSD: Tensor, sequences_GT: Tensor | None = None, onto_BSD: Tensor | None = None
+    ) -> tuple[Tensor, RoutingStats | None]:
+        """Return the mixed output, or `onto` plus that; and the statistics, where `sequences_GT` says whose."""
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
         # Each expert sees one contiguous block of rows; then every token sums its K rows in float32.
         num_experts, of_step = self.gate.num_experts, is_step(x_BSD)
         out_MD, place_TK = self.run_experts(self.experts, x_TD, expert_TK, num_experts, is_step=of_step)
-        y_BSD = self.sum_slots(out_MD, place_TK, weight_TK).view_as(x_BSD)
-        if self.shared_experts is not None:
-            y_BSD = y_BSD + self.shared_experts(x_BSD)
+        shared_BSD = None if self.shared_experts is None else self.shared_experts(x_BSD)
+        onto_TD = (added_BSD.flatten(0, 1) for added_BSD in (shared_BSD, onto_BSD) if added_BSD is not None)
+        y_BSD = self.sum_slots(out_MD, place_TK, weight_TK, *onto_TD).view_as(x_BSD)
         return y_BSD, None if sequences_GT is None else routing_stats(scores_TE, expert_TK, sequences_GT)
 
 

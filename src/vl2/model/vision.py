@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.config import VisionConfig
+from vl2.model.layers import linear
 
 NORM_EPS = 1e-6
 
@@ -37,12 +38,12 @@ class Attention(nn.Module):
         self.num_heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
-        self.attend = attend  # a kernel may take its place
+        self.attend, self.linear = attend, linear  # kernels may take their places
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        out: Tensor = self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
-        return out
+    def forward(self, x: Tensor, onto: Tensor) -> Tensor:
+        """Return `onto` plus the attention of x."""
+        q, k, v = self.linear(self.qkv, x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.linear(self.proj, self.attend(q, k, v).transpose(1, 2).flatten(2), onto=onto)
 
 
 def attend(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
@@ -61,16 +62,11 @@ class MLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(config.width, config.mlp_width)
         self.fc2 = nn.Linear(config.mlp_width, config.width)
-        self.widen = widen  # a kernel may take its place
+        self.linear = linear  # a kernel may take its place
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.widen(self.fc1, x))
-        return out
-
-
-def widen(layer: nn.Module, x: Tensor) -> Tensor:
-    """Return gelu(layer(x))."""
-    return F.gelu(layer(x), approximate="tanh")
+    def forward(self, x: Tensor, onto: Tensor) -> Tensor:
+        """Return `onto` plus the MLP of x."""
+        return self.linear(self.fc2, self.linear(self.fc1, x, gelu=True), onto=onto)
 
 
 class Block(nn.Module):
@@ -84,8 +80,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        out: Tensor = x + self.mlp(self.norm2(x))
+        x = self.attn(self.norm1(x), onto=x)
+        out: Tensor = self.mlp(self.norm2(x), onto=x)
         return out
 
 

@@ -32,14 +32,28 @@ FEW_OF_A_PASS = 8
 PANEL_ROWS = 12  # on a processor without the instructions panels pay from here on
 
 
-def linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """Return x times the weight's transpose, plus the bias, or the tanh GELU of that, [..., N], in the type of x."""
+def linear(
+    x: Tensor,
+    weight: Quantised,
+    N: int,
+    K: int,
+    bias: Tensor | None = None,
+    *,
+    gelu: bool = False,
+    onto: Tensor | None = None,
+) -> Tensor:
+    """Return x times the weight's transpose, plus the bias, [..., N], in the type of x; or its GELU; or `onto` + it."""
     kernels = kernels_in_8_bits(x, N, bias) if weight.kind == "int8" and x.numel() > _few_rows(x) * K else None
     if kernels is not None:
-        out_MN = multiply_rows(kernels, x.reshape(-1, K), weight.codes, weight.scales, bias_N=bias, gelu=gelu)
+        onto_MN = None if onto is None else onto.reshape(-1, N).contiguous()
+        out_MN = multiply_rows(
+            kernels, x.reshape(-1, K), weight.codes, weight.scales, bias_N=bias, gelu=gelu, onto_MN=onto_MN
+        )
         return out_MN.view(*x.shape[:-1], N)
     out = _linear(x, weight, N, K, bias)
-    return F.gelu(out, approximate="tanh") if gelu else out
+    if gelu:
+        return F.gelu(out, approximate="tanh")
+    return out if onto is None else onto + out
 
 
 def _few_rows(x: Tensor) -> int:

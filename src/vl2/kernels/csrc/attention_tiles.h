@@ -104,8 +104,8 @@ struct Lanes {
     }
 };
 
-// Thirty-two channels of up to 32 queries, of which `sums` hold [32][32], divided by the totals.
-inline void store_means(const float* sums, const Floats* totals, const Attention& a, int64_t b, int64_t h, int64_t first,
+// Thirty-two channels of up to 32 queries, of which `sums` hold [32][32], times what is one by their totals.
+inline void store_means(const float* sums, const Floats* inverses, const Attention& a, int64_t b, int64_t h, int64_t first,
                         int64_t count, int64_t channel) {
     for (int64_t half = 0; half < 2; half++) {
         const int64_t left = a.value_channels - channel - half * LANES;
@@ -114,7 +114,7 @@ inline void store_means(const float* sums, const Floats* totals, const Attention
         for (int64_t v = 0; v < TILE_QUERIES / LANES; v++) {
             __m512i block[16];
             for (int64_t c = 0; c < LANES; c++) {
-                const Floats mean = load(sums + (half * LANES + c) * TILE_QUERIES + v * LANES) / totals[v];
+                const Floats mean = load(sums + (half * LANES + c) * TILE_QUERIES + v * LANES) * inverses[v];
                 block[c] = bits<__m512i>(mean);
             }
             transpose(block);
@@ -155,15 +155,16 @@ inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
                                to + LANES * TILE_QUERIES, none, none);
             for (Lanes& some : lanes) some.find_largest(k, k + TILE_KEYS);
         }
-        Floats totals[2];
-        for (int64_t v = 0; v < 2; v++) totals[v] = lanes[v].soften(width, static_cast<float>(a.scale), pairs + v * LANES);
+        Floats inverses[2];
+        for (int64_t v = 0; v < 2; v++)
+            inverses[v] = 1.0f / lanes[v].soften(width, static_cast<float>(a.scale), pairs + v * LANES);
         for (int64_t c = 0; c < a.value_channels; c += 32) {
             const bf16* one = &head.values[c * head.num_keys];
             float sums[32 * TILE_QUERIES];
             const Blocks values{one, one + LANES * head.num_keys, head.num_keys};
             const auto multiply = a.value_channels - c > LANES ? multiply_blocks<2> : multiply_blocks<2, 1>;
             multiply(pairs, TILE_QUERIES, values, width, sums, sums + LANES * TILE_QUERIES, none, none, false);
-            store_means(sums, totals, a, b, h, first, count, c);
+            store_means(sums, inverses, a, b, h, first, count, c);
         }
     }
 }

@@ -60,8 +60,6 @@ inline void to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* cod
     });
 }
 
-inline Floats gelu_tanh(Floats x) { return x * logistic(1.5957691216f * (x + 0.044715f * x * x * x)); }
-
 // A sum times the row's scale and the column's, plus the bias, zero where there is none, and the GELU of that. One expression:
 // the compiler then makes the last product and the sum one instruction everywhere, and all that use it have the same bits.
 inline Floats scaled_sum(Ints sum, Floats row_scale, Floats column_scale, Floats bias, bool gelu) {
@@ -69,9 +67,11 @@ inline Floats scaled_sum(Ints sum, Floats row_scale, Floats column_scale, Floats
     return gelu ? gelu_tanh(rounded(value)) : value;
 }
 
-// out = sums * the row's scale * the column's + bias, and gelu of that, rounded, where it is asked for.
+// out = sums * the row's scale * the column's + bias; gelu of that, rounded, where it is asked for; and that, rounded, added
+// to `onto` [rows, width] where there is one.
 inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
-                            const float* column_scales, const bf16* bias, bool gelu, bf16* out, int threads) {
+                            const float* column_scales, const bf16* bias, bool gelu, const bf16* onto, bf16* out,
+                            int threads) {
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
         team.each((rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE, phase, [&](int64_t task) {
@@ -82,7 +82,8 @@ inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, co
                     Ints whole;
                     std::memcpy(&whole, sums + r * width + n, sizeof whole);
                     const Floats added = bias ? load(bias + n) : Floats{};
-                    const Floats value = scaled_sum(whole, splat(row_scales[r]), load(column_scales + n), added, gelu);
+                    Floats value = scaled_sum(whole, splat(row_scales[r]), load(column_scales + n), added, gelu);
+                    if (onto) value = load(onto + r * width + n) + rounded(value);
                     store(out + r * width + n, value);
                 }
             }

@@ -23,6 +23,7 @@ struct EightBits {
     const float* column_scales;  // [outputs]
     const bf16* bias;            // [outputs]; null: none
     int64_t outputs, gelu;       // gelu: the tanh GELU of the result
+    const bf16* onto;            // [rows, outputs], to which the result, rounded, is added; null: none
     bf16* out;                   // [rows, outputs]
 };
 
@@ -129,6 +130,14 @@ class ProductInTiles {
         }
     }
 
+    // 32 sums of bfloat16 numbers, each rounded.
+    static __m512i sum_of_halves(__m512i a, __m512i b) {
+        const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+        const auto even = [](__m512i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); };
+        const auto odd = [&](__m512i x) { return _mm512_castsi512_ps(_mm512_and_si512(x, upper)); };
+        return in_pairs(_mm512_add_ps(even(a), even(b)), _mm512_add_ps(odd(a), odd(b)));
+    }
+
     // Sums [output, row] of 32 outputs, or of 16 twice, and 16 rows, as from_int32_sums makes them.
     void finish(const int32_t (*sums)[SUMS], int64_t v, int64_t first, int64_t other) {
         const int64_t row = v * LANES, count = std::min<int64_t>(LANES, p_.rows - row);
@@ -150,8 +159,11 @@ class ProductInTiles {
             }
         transpose(block);
         const __mmask32 kept = other ? ~__mmask32(0) : 0xffff;
-        for (int64_t m = 0; m < count; m++)
-            _mm512_mask_storeu_epi16(p_.out + (row + m) * p_.outputs + first, kept, block[m]);
+        for (int64_t m = 0; m < count; m++) {
+            const int64_t at = (row + m) * p_.outputs + first;
+            if (p_.onto) block[m] = sum_of_halves(block[m], _mm512_maskz_loadu_epi16(kept, p_.onto + at));
+            _mm512_mask_storeu_epi16(p_.out + at, kept, block[m]);
+        }
     }
 };
 

@@ -61,7 +61,7 @@ struct ExpertInEightBits {
    private:
     static void multiply(const RowsInFours& x, const Matrix& w, const float* row_scales, bf16* out) {
         const EightBits p{nullptr, x.rows, x.inputs, reinterpret_cast<const int8_t*>(w.codes),
-                          reinterpret_cast<const float*>(w.scales), nullptr, w.outputs, 0, out};
+                          reinterpret_cast<const float*>(w.scales), nullptr, w.outputs, 0, nullptr, out};
         ProductInTiles product(p, x, row_scales);
         for (int64_t first = 0; first < w.outputs; first += BLOCK) product.multiply(first, 0, x.vectors, BLOCK);
     }

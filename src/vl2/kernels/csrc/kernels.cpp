@@ -5,6 +5,7 @@
 #include "expert_rows.h"
 #include "quantise.h"
 #include "prefill.h"
+#include "route.h"
 
 using namespace vl2;
 
@@ -44,6 +45,13 @@ void vl2_normalise(const bf16* x, const bf16* weight, int64_t rows, int64_t widt
     normalise_rows(x, weight, rows, width, eps, out, static_cast<int>(threads));
 }
 
+void vl2_layer_norm(const bf16* x, const bf16* weight, const bf16* bias, int64_t rows, int64_t width, double eps, bf16* out,
+                    int64_t threads) {
+    layer_norm_rows(x, weight, bias, rows, width, eps, out, static_cast<int>(threads));
+}
+
+void vl2_gelu(bf16* x, int64_t count, int64_t threads) { gelu_all(x, count, static_cast<int>(threads)); }
+
 void vl2_rotate(const bf16* x, const float* cosines, const float* sines, int64_t rows, int64_t heads, int64_t half,
                 bf16* out, int64_t threads) {
     rotate_rows(x, cosines, sines, rows, heads, half, out, static_cast<int>(threads));
@@ -54,18 +62,31 @@ void vl2_gate(const bf16* rows, int64_t count, int64_t width, bf16* out, int64_t
 }
 
 void vl2_sum_slots(const bf16* rows, const int64_t* place, const float* weight, int64_t tokens, int64_t slots,
-                   int64_t width, bf16* out, int64_t threads) {
-    sum_slots(rows, place, weight, tokens, slots, width, out, static_cast<int>(threads));
+                   int64_t width, const bf16* onto, const bf16* onto_that, bf16* out, int64_t threads) {
+    sum_slots(rows, place, weight, tokens, slots, width, onto, onto_that, out, static_cast<int>(threads));
+}
+
+// 1 when done, 0 where the kernel does not do this shape.
+int64_t vl2_score(const bf16* x, int64_t tokens, int64_t width, const bf16* weight, int64_t experts, float* out,
+                  int64_t threads) {
+    return score_tokens(x, tokens, width, weight, experts, out, static_cast<int>(threads));
+}
+
+void vl2_sort_slots(const int64_t* expert, int64_t tokens, int64_t slots, int64_t experts, int64_t* token, int64_t* place,
+                    int64_t* counts) {
+    sort_slots(expert, tokens, slots, experts, token, place, counts);
 }
 
 void vl2_to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* codes, float* scales, int64_t threads) {
     to_int8_rows(x, rows, width, codes, scales, static_cast<int>(threads));
 }
 
-// `width` is at least 16; `bias` may be null.
+// `width` is at least 16; `bias` and `onto` may be null.
 void vl2_from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
-                         const float* column_scales, const bf16* bias, int64_t gelu, bf16* out, int64_t threads) {
-    from_int32_sums(sums, rows, width, row_scales, column_scales, bias, gelu != 0, out, static_cast<int>(threads));
+                         const float* column_scales, const bf16* bias, int64_t gelu, const bf16* onto, bf16* out,
+                         int64_t threads) {
+    from_int32_sums(sums, rows, width, row_scales, column_scales, bias, gelu != 0, onto, out,
+                    static_cast<int>(threads));
 }
 
 // 1 when done, 0 where the kernel does not do this shape.

@@ -47,6 +47,65 @@ inline void normalise_rows(const bf16* x, const bf16* weight, int64_t rows, int6
     });
 }
 
+// Rows less their means, by their deviations, times the weight, plus the bias.
+inline void layer_norm_rows(const bf16* x, const bf16* weight, const bf16* bias, int64_t rows, int64_t width, double eps,
+                            bf16* out, int threads) {
+    // Whole fours of vectors, of zeros behind the last channel, which the two sums leave out. A sum alone would wait for itself
+    // at each step; there are four.
+    const int64_t whole = round_up(width, 4 * LANES), behind = whole - width;
+    const auto sum_of = [&](const float* row, const auto& value) {
+        Floats some[4] = {};
+        for (int64_t i = 0; i < whole; i += 4 * LANES)
+            for (int64_t k = 0; k < 4; k++) some[k] += value(load(row + i + k * LANES));
+        return sum((some[0] + some[1]) + (some[2] + some[3]));
+    };
+    run_team(threads, [&](Team& team, int) {
+        int phase = 0;
+        team.each((rows + 15) / 16, phase, [&](int64_t task) {
+            static thread_local std::vector<float> kept;
+            kept.assign(3 * whole, 0.0f);
+            float *row = kept.data(), *weights = row + whole, *biases = weights + whole;
+            for (int64_t i = 0; i < width; i++) {
+                weights[i] = to_float(weight[i]);
+                biases[i] = to_float(bias[i]);
+            }
+            for (int64_t r = task * 16; r < std::min(rows, task * 16 + 16); r++) {
+                const bf16* from = x + r * width;
+                int64_t i = 0;
+                for (; i + LANES <= width; i += LANES) store(row + i, load(from + i));
+                for (; i < width; i++) row[i] = to_float(from[i]);
+                const float mean = sum_of(row, [](Floats value) { return value; }) / static_cast<float>(width);
+                const float squares = sum_of(row, [&](Floats value) { return (value - mean) * (value - mean); });
+                const float variance = (squares - static_cast<float>(behind) * mean * mean) / static_cast<float>(width);
+                const float scale = 1.0f / std::sqrt(variance + static_cast<float>(eps));
+                const auto normed = [&](int64_t at) {
+                    return (load(row + at) - mean) * scale * load(weights + at) + load(biases + at);
+                };
+                for (i = 0; i + LANES <= width; i += LANES) store_near(out + r * width + i, normed(i));
+                if (i < width) {
+                    bf16 last[LANES];
+                    store_near(last, normed(i));
+                    std::copy(last, last + width - i, out + r * width + i);
+                }
+            }
+        });
+    });
+}
+
+// The tanh GELU of every number, in place.
+inline void gelu_all(bf16* x, int64_t count, int threads) {
+    constexpr int64_t AT_ONCE = 1 << 14;
+    run_team(threads, [&](Team& team, int) {
+        int phase = 0;
+        team.each((count + AT_ONCE - 1) / AT_ONCE, phase, [&](int64_t task) {
+            const int64_t end = std::min(count, (task + 1) * AT_ONCE);
+            int64_t n = task * AT_ONCE;
+            for (; n + LANES <= end; n += LANES) store_near(x + n, near_gelu(load(x + n)));
+            for (; n < end; n++) x[n] = to_bf16(near_gelu(splat(to_float(x[n])))[0]);
+        });
+    });
+}
+
 // Channel i of every head with channel i + half; cosines and sines are [rows, half].
 inline void rotate_rows(const bf16* x, const float* cosines, const float* sines, int64_t rows, int64_t heads,
                         int64_t half, bf16* out, int threads) {
@@ -98,9 +157,10 @@ inline void gate_rows(const bf16* rows, int64_t count, int64_t width, bf16* out,
     });
 }
 
-// out[t] = sum over k of weight[t, k] * rows[place[t, k]], in float32 and in the order of k.
+// out[t] = sum over k of weight[t, k] * rows[place[t, k]], in float32 and in the order of k; rounded, and added to each of two
+// tensors like it, which may be null, and rounded.
 inline void sum_slots(const bf16* rows, const int64_t* place, const float* weight, int64_t tokens, int64_t slots,
-                      int64_t width, bf16* out, int threads) {
+                      int64_t width, const bf16* onto, const bf16* onto_that, bf16* out, int threads) {
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
         team.each((tokens + 15) / 16, phase, [&](int64_t task) {
@@ -110,12 +170,16 @@ inline void sum_slots(const bf16* rows, const int64_t* place, const float* weigh
                     Floats total = {};
                     for (int64_t k = t * slots; k < (t + 1) * slots; k++)
                         total += weight[k] * load(rows + place[k] * width + n);
+                    if (onto) total = load(onto + t * width + n) + rounded(total);
+                    if (onto_that) total = load(onto_that + t * width + n) + rounded(total);
                     store(out + t * width + n, total);
                 }
                 for (; n < width; n++) {
                     float total = 0;
                     for (int64_t k = t * slots; k < (t + 1) * slots; k++)
                         total += weight[k] * to_float(rows[place[k] * width + n]);
+                    if (onto) total = to_float(onto[t * width + n]) + rounded(total);
+                    if (onto_that) total = to_float(onto_that[t * width + n]) + rounded(total);
                     out[t * width + n] = to_bf16(total);
                 }
             }

@@ -71,6 +71,16 @@ inline void store(bf16* to, Floats value) {
     std::memcpy(to, &halves, sizeof halves);
 }
 
+// Numbers too small to be normal may become zeros.
+inline void store_near(bf16* to, Floats value) {
+#if defined(__AVX512BF16__)
+    const __m256bh halves = _mm512_cvtneps_pbh((__m512)value);
+    std::memcpy(to, &halves, sizeof halves);
+#else
+    store(to, value);
+#endif
+}
+
 inline Floats rounded(Floats value) {
     const Words words = bits<Words>(value);
     return bits<Floats>((words + 0x7fff + (words >> 16 & 1)) & 0xffff0000u);
@@ -121,17 +131,15 @@ inline __m512 power_of_two(__m512 x) {
     return _mm512_scalef_ps(p, whole);
 }
 
-// 2^x for x from -125 to 1, of a smaller one what 2^-125 is; relative error below 3e-6. A third cheaper: for what is rounded
-// to bfloat16 next. By the polynomial of the least relative error from -0.5 to 0.5.
+// 2^x for x up to 127, of one below -126 what 2^-126 is, for smaller numbers take a hundred times as long; relative error below
+// 3e-6. A third cheaper: for what is rounded to bfloat16 next. By the polynomial of the least relative error from 0 to 1.
 inline __m512 near_power_of_two(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-125.0f));
-    const __m512 to_whole = _mm512_set1_ps(12582912.0f);  // 1.5 * 2^23: rounds to an integer, which the lowest bits are then
-    const __m512 shifted = _mm512_add_ps(x, to_whole), rest = _mm512_sub_ps(x, _mm512_sub_ps(shifted, to_whole));
-    __m512 p = _mm512_set1_ps(9.57010179e-3f);
-    for (const float factor : {5.59178603e-2f, 2.40247448e-1f, 6.93121815e-1f, 9.99999261e-1f})
+    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+    const __m512 rest = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // above the whole number below
+    __m512 p = _mm512_set1_ps(1.353416778e-2f);
+    for (const float factor : {5.201146379e-2f, 2.414427549e-1f, 6.930038333e-1f, 1.000002623f})
         p = _mm512_fmadd_ps(p, rest, _mm512_set1_ps(factor));
-    const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent));
+    return _mm512_scalef_ps(p, x);
 }
 #endif
 
@@ -148,6 +156,19 @@ inline Floats logistic(Floats x) {
 }
 
 inline Floats silu(Floats x) { return x * logistic(x); }
+
+inline Floats gelu_tanh(Floats x) { return x * logistic(1.5957691216f * (x + 0.044715f * x * x * x)); }
+
+// The same with a relative error below 7e-5: for what is rounded to bfloat16 next.
+inline Floats near_gelu(Floats x) {
+#if defined(__AVX512F__)
+    // The factors are those above times -log2(e). Where the power is infinite, what is divided by it is zero.
+    const __m512 power = (__m512)(x * (-2.3022082f - 0.10294324f * x * x));
+    return (Floats)_mm512_mul_ps((__m512)x, _mm512_rcp14_ps(_mm512_add_ps(near_power_of_two(power), _mm512_set1_ps(1.0f))));
+#else
+    return gelu_tanh(x);
+#endif
+}
 
 // The product of two bf16 vectors; `n` is a multiple of 16.
 inline float dot(const bf16* a, const bf16* b, int64_t n) {

@@ -1,0 +1,83 @@
+// What a router does for the tokens of a prefill: the logits of its experts, and slots sorted by expert.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "expert_rows.h"
+
+namespace vl2 {
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+
+constexpr int64_t SCORED_VECTORS = 6;  // of sixteen tokens each, at once
+
+// Logits [tokens, experts] in float32. Whether the shape was within what the kernel does; nothing is written where it was
+// not.
+inline bool score_tokens(const bf16* x, int64_t tokens, int64_t width, const bf16* weight, int64_t experts, float* out,
+                         int threads) {
+    if (width % 32) return false;
+    // Experts up to a whole number of pairs of blocks: of those behind the last nothing is written.
+    std::vector<bf16> padded;
+    if (experts % (2 * LANES)) {
+        padded.resize(round_up(experts, 2 * LANES) * width);
+        std::copy(weight, weight + experts * width, padded.begin());
+        weight = padded.data();
+    }
+    ExpertRows rows{};
+    rows.x = x;
+    rows.width = width;
+    run_team(threads, [&](Team& team, int) {
+        int phase = 0;
+        constexpr int64_t AT_ONCE = SCORED_VECTORS * LANES;
+        team.each((tokens + AT_ONCE - 1) / AT_ONCE, phase, [&](int64_t task) {
+            static thread_local Tiles tiles;
+#if defined(__AMX_BF16__)
+            const TileRegisters registers;
+#endif
+            const int64_t first = task * AT_ONCE, count = std::min(AT_ONCE, tokens - first);
+            pack_rows(rows, first, count, tiles);
+            with_vectors(tiles.vectors(0), [&](auto vectors) {
+                constexpr int V = vectors.value;
+                for (int64_t expert = 0; expert < experts; expert += 2 * LANES) {
+                    Sixteen one{weight + expert * width, {nullptr, 0}}, two{one.rows + LANES * width, {nullptr, 0}};
+                    float sums[2][LANES * V * LANES];
+                    multiply_two<V>(tiles.at(0), tiles.pairs, one, two, sums[0], sums[1]);
+                    for (int half = 0; half < 2; half++) {
+                        const int64_t to = expert + half * LANES, left = std::clamp<int64_t>(experts - to, 0, LANES);
+                        for (int64_t v = 0; v < V; v++) {
+                            __m512i block[16];
+                            for (int n = 0; n < 16; n++) block[n] = _mm512_loadu_si512(sums[half] + (n * V + v) * LANES);
+                            transpose(block);
+                            for (int64_t m = 0; m < std::min<int64_t>(LANES, count - v * LANES); m++)
+                                _mm512_mask_storeu_epi32(out + (first + v * LANES + m) * experts + to,
+                                                         static_cast<__mmask16>((1 << left) - 1), block[m]);
+                        }
+                    }
+                }
+            });
+        });
+    });
+    return true;
+}
+
+#else
+
+inline bool score_tokens(const bf16*, int64_t, int64_t, const bf16*, int64_t, float*, int) { return false; }
+
+#endif
+
+// Slots [tokens, slots], each of an expert, as rows sorted by expert and then in their order: the token of each row, the row of
+// each slot, and how many rows each expert has.
+inline void sort_slots(const int64_t* expert, int64_t tokens, int64_t slots, int64_t experts, int64_t* token, int64_t* place,
+                       int64_t* counts) {
+    std::fill(counts, counts + experts, 0);
+    for (int64_t i = 0; i < tokens * slots; i++) counts[expert[i]]++;
+    std::vector<int64_t> next(experts);
+    for (int64_t e = 1; e < experts; e++) next[e] = next[e - 1] + counts[e - 1];
+    for (int64_t i = 0; i < tokens * slots; i++) {
+        place[i] = next[expert[i]]++;
+        token[place[i]] = i / slots;
+    }
+}
+
+}  // namespace vl2
