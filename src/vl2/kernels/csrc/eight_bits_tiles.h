@@ -31,7 +31,7 @@ struct EightBits {
 
 constexpr int64_t CHUNK_BYTES = 1 << 20;         // of packed rows, which the second cache holds beside all else
 constexpr int64_t BLOCK = 2 * LANES;             // outputs, and rows, of four tiles of sums
-constexpr int64_t STEPS_AT_ONCE = 8, VECTORS_AT_ONCE = 6;  // 16 KB of a weight, and of two vectors each time
+constexpr int64_t STEPS_AT_ONCE = 9, VECTORS_AT_ONCE = 6;  // 18 KB of a weight, and of two vectors each time
 
 // A product of rows that are packed, with their scales; of `p` its rows are not read.
 class ProductInTiles {
@@ -74,7 +74,8 @@ class ProductInTiles {
     // tiles meanwhile, and the second, which fills tiles at half the rate at which they multiply, gives them only once.
     void multiply_vectors(const Weight& weight, int64_t v, int64_t count, int64_t first, int64_t other, Ahead& ahead) {
         alignas(64) int32_t sums[VECTORS_AT_ONCE][2][SUMS];  // [vector][sixteen outputs][output, row]
-        const int64_t at_once = count > 2 ? STEPS_AT_ONCE : x_.steps;
+        const int64_t parts = count > 2 ? (x_.steps + STEPS_AT_ONCE - 1) / STEPS_AT_ONCE : 1;
+        const int64_t at_once = (x_.steps + parts - 1) / parts;
         for (int64_t step = 0; step < x_.steps; step += at_once) {
             const int64_t last_step = std::min(x_.steps, step + at_once);
             int64_t i = 0;
