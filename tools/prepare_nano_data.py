@@ -29,6 +29,7 @@ from vl2.data.fetch.catalogue import fetch
 TEXTS = {"enwiki": "en", "zhwiki": "zh"}
 ONE_IN = 20  # passages that are kept back
 ART_PX = 192
+ART = ("noto", "noto_v1", "fluent", "fluent_mono", "twemoji", "emojione", "emojione_mono", "fxemoji")
 
 TRAIN_FONTS = (
     "fonts-cantarell", "fonts-cascadia-code", "fonts-comic-neue", "fonts-crosextra-caladea", "fonts-crosextra-carlito",
@@ -85,7 +86,7 @@ def main() -> None:
     write_texts(args.texts, args.to)
     write_fonts(TRAIN_FONTS, args.to / "fonts")
     write_fonts(TEST_FONTS, args.to / "test/fonts")
-    for names, folder in ((("noto", "fluent", "twemoji"), "art"), (("openmoji",), "test"), (("easy_vqa",), "sets")):
+    for names, folder in ((ART, "art"), (("openmoji",), "test"), (("easy_vqa",), "sets")):
         for name, count in fetch(names, args.to / folder, side_px=ART_PX):
             print(f"{args.to / folder / name}: {'there already' if count is None else f'{count} things'}")
 
