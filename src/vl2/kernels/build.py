@@ -41,7 +41,7 @@ _NEEDS_AVX512 = frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "av
 X86_LEVELS = (
     Level(
         "amx",
-        (*_AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
+        (*_AVX512, "-mprfchw", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
         _NEEDS_AVX512 | {"amx_tile", "amx_bf16", "amx_int8"},
     ),
     Level("avx512", _AVX512, _NEEDS_AVX512),

@@ -64,7 +64,7 @@ inline void to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* cod
 // the compiler then makes the last product and the sum one instruction everywhere, and all that use it have the same bits.
 inline Floats scaled_sum(Ints sum, Floats row_scale, Floats column_scale, Floats bias, bool gelu) {
     const Floats value = __builtin_convertvector(sum, Floats) * row_scale * column_scale + bias;
-    return gelu ? gelu_tanh(rounded(value)) : value;
+    return gelu ? near_gelu(rounded(value)) : value;
 }
 
 // out = sums * the row's scale * the column's + bias; gelu of that, rounded, where it is asked for; and that, rounded, added

@@ -33,11 +33,28 @@ constexpr int64_t CHUNK_BYTES = 1 << 20;         // of packed rows, which the se
 constexpr int64_t BLOCK = 2 * LANES;             // outputs, and rows, of four tiles of sums
 constexpr int64_t STEPS_AT_ONCE = 9, VECTORS_AT_ONCE = 6;  // 18 KB of a weight, and of two vectors each time
 
+// Rows of 64 bytes that will be written, and those that they are added to, of which a few are asked for at each step. A store
+// waits for its line, and those of the sums wait behind it.
+struct Written {
+    const bf16 *row, *onto;  // null: none
+    int64_t stride, count;
+
+    void step() {
+        for (int i = 0; i < 2 && count; i++, count--, row += stride) {
+            __builtin_prefetch(row, 1, 2);
+            if (reinterpret_cast<uintptr_t>(row) % 64) __builtin_prefetch(row + BLOCK - 1, 1, 2);
+            if (!onto) continue;
+            __builtin_prefetch(onto, 0, 2);
+            onto += stride;
+        }
+    }
+};
+
 // A product of rows that are packed, with their scales; of `p` its rows are not read.
 class ProductInTiles {
    public:
     ProductInTiles(const EightBits& p, const RowsInFours& x, const float* row_scales)
-        : p_(p), x_(x), row_scales_(row_scales) {}
+        : p_(p), x_(x), row_scales_(row_scales), is_far_(p.rows * p.outputs > CHUNK_BYTES / 2) {}
 
     // 32 outputs from a multiple of 32 on, for two vectors of rows after another. Meanwhile, evenly over the steps, memory is
     // asked for the outputs `distance` further, which this thread probably takes next.
@@ -63,6 +80,7 @@ class ProductInTiles {
     const EightBits& p_;
     const RowsInFours& x_;
     const float* const row_scales_;
+    const bool is_far_;  // the result is larger than what the second cache holds beside all else
 
     // Two blocks of sixteen rows of it, and what of them lies in the last step where that is not a whole one.
     struct Weight {
@@ -74,13 +92,16 @@ class ProductInTiles {
     // tiles meanwhile, and the second, which fills tiles at half the rate at which they multiply, gives them only once.
     void multiply_vectors(const Weight& weight, int64_t v, int64_t count, int64_t first, int64_t other, Ahead& ahead) {
         alignas(64) int32_t sums[VECTORS_AT_ONCE][2][SUMS];  // [vector][sixteen outputs][output, row]
+        const int64_t row = v * LANES, rows = std::min((v + count) * LANES, p_.rows) - row;
+        const int64_t at = row * p_.outputs + first;
+        Written written{p_.out + at, p_.onto ? p_.onto + at : nullptr, p_.outputs, is_far_ ? rows : 0};
         const int64_t parts = count > 2 ? (x_.steps + STEPS_AT_ONCE - 1) / STEPS_AT_ONCE : 1;
         const int64_t at_once = (x_.steps + parts - 1) / parts;
         for (int64_t step = 0; step < x_.steps; step += at_once) {
             const int64_t last_step = std::min(x_.steps, step + at_once);
             int64_t i = 0;
-            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, ahead);
-            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, ahead);
+            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, ahead, written);
+            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, ahead, written);
         }
         for (int64_t i = 0; i < count; i++) finish(sums[i], v + i, first, other);
     }
@@ -88,7 +109,7 @@ class ProductInTiles {
     // Some steps of V vectors, 1 or 2; from the second step on they are added to what `sums` hold.
     template <int V>
     void add_up(const Weight& weight, int64_t v, int64_t first_step, int64_t last_step, int32_t (*sums)[2][SUMS],
-                Ahead& ahead) {
+                Ahead& ahead, Written& written) {
         const char *left = x_.vector(v), *right = x_.vector(v + V - 1);
         if (first_step) {
             _tile_loadd(0, sums[0][0], 64);
@@ -108,6 +129,7 @@ class ProductInTiles {
         for (int64_t step = first_step; step < last_step; step++) {
             if (step < x_.whole_steps) {
                 ahead.step();
+                written.step();
                 _tile_loadd(4, weight.one + step * STEP, p_.inputs);
                 _tile_loadd(5, weight.two + step * STEP, p_.inputs);
             } else {
