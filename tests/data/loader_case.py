@@ -97,9 +97,9 @@ def live(loader: Loader, log: Path) -> None:
     lines = whole_lines(log)
     if lines:
         loader.load_state_dict(json.loads(lines[-1])["state"])
-    with log.open("wb") as file:
-        file.write(b"".join(line + b"\n" for line in lines))  # without a line cut off by the last death
     with log.open("ab", buffering=0) as file:
+        # A line cut off by the last death goes at once: rewritten, the log would be empty for one who dies meanwhile.
+        file.truncate(sum(len(line) + 1 for line in lines))
         for step in loader:
             line = {"step": step.number, "names": names(step), "state": loader.state_dict()}
             file.write(json.dumps(line).encode() + b"\n")
