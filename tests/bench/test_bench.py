@@ -150,12 +150,17 @@ def test_a_share_is_the_least_time_over_ours_and_a_ratio_the_peers_time_over_our
 def test_load_has_no_limit_and_memory_is_told_in_gb(capsys: pytest.CaptureFixture[str]) -> None:
     stages = [load_stage(LOAD), *(s for s in make_stages(small_config("tiny"), Sizes.quick(), ["memory"]))]
     runs = Runs(
-        name="ours", versions={}, command=[], loaded={}, seconds={"load": [1.25], "peak memory": [2_500_000_000.0]}
+        name="ours",
+        versions={},
+        command=[],
+        loaded={"kernels": "avx2; amx could not be had: a reason"},
+        seconds={"load": [1.25], "peak memory": [2_500_000_000.0]},
     )
     print_report(Contest(stages=stages, runs=[runs], machine=machine()), sys.stdout)
     said = capsys.readouterr().out
     assert "1.25" in said
     assert "2.5" in said
+    assert "kernels: avx2; amx could not be had: a reason" in said
 
 
 def test_the_bytes_of_a_model_are_those_of_its_tensors() -> None:

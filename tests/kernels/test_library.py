@@ -20,7 +20,7 @@ def _nothing_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("level", levels(), ids=lambda level: level.name)
 def test_every_level_compiles(level: Level, tmp_path: Path) -> None:
-    """Also those that this processor lacks: a level that does not compile is left out without a word."""
+    """Also those that this processor lacks: of a level that does not compile `vl2 bench` alone says a word."""
     compiler = find_compiler()
     if compiler is None:
         pytest.skip("no compiler here")
@@ -32,7 +32,9 @@ def test_without_a_compiler_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_compiler() is None
+    monkeypatch.setattr(library, "missed", {})
     assert library._load(PORTABLE) is None
+    assert library.missed == {"portable": "there is no C++ compiler"}
 
 
 @pytest.mark.usefixtures("_nothing_built")
@@ -44,7 +46,12 @@ def test_a_compiler_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyP
     with pytest.raises(RuntimeError, match="no such flag"):
         build(PORTABLE, tmp_path / "out", str(broken))
     assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.setattr(library, "missed", {})
+    monkeypatch.setattr(library, "load_kernels", lambda: None)
     assert library._load(PORTABLE) is None
+    said = library.describe_kernels()
+    assert said.startswith("none; portable could not be had: ")
+    assert said.endswith("could not build the kernels: no such flag")
 
 
 @pytest.mark.usefixtures("_nothing_built")

@@ -18,6 +18,7 @@ from vl2.infer.image_tokens import tiles_per_pass  # noqa: E402
 from vl2.infer.prefill import prefill  # noqa: E402
 from vl2.infer.sampling import GenerateOptions, choose_token  # noqa: E402
 from vl2.infer.vlm import VLM, load  # noqa: E402
+from vl2.kernels import describe_kernels  # noqa: E402
 from vl2.model import Cache  # noqa: E402
 
 IMPORT_S = time.perf_counter() - STARTED
@@ -43,6 +44,7 @@ class Own:
             "threads": torch.get_num_threads(),
             "device": str(model.device),
             "compute": str(model.dtype).removeprefix("torch."),
+            "kernels": describe_kernels() if model.device.type == "cpu" else "none: they are for a CPU",
             "bytes": Bytes.of(model).to_dict(),
         }
 

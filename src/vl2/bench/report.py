@@ -57,6 +57,8 @@ def print_report(contest: Contest, file: TextIO) -> None:
     console.print(products)
 
     ours, *peers = contest.runs
+    if "kernels" in ours.loaded:
+        console.print(f"kernels: {ours.loaded['kernels']}")
     table = Table("", "unit", ours.name, "of the limit", box=SIMPLE_HEAD)
     for peer in peers:
         table.add_column(peer.name, justify="right")

@@ -4,6 +4,6 @@
 equal.
 """
 
-from vl2.kernels.library import Library, load_kernels
+from vl2.kernels.library import Library, describe_kernels, load_kernels
 
-__all__ = ["Library", "load_kernels"]
+__all__ = ["Library", "describe_kernels", "load_kernels"]

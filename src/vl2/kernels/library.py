@@ -21,6 +21,7 @@ from vl2.kernels.structures import MatrixC, ModelC, StepC
 
 VARIABLE = "VL2_KERNELS"
 BUILT = Path(__file__).parent / "lib"
+missed: dict[str, str] = {}  # levels that this processor runs and that could not be had, with the reason
 
 
 class Library:
@@ -77,6 +78,13 @@ def load_kernels() -> Library | None:
     return kernels_of_level(os.environ.get(VARIABLE, ""))
 
 
+def describe_kernels() -> str:
+    """Say in a line which kernels are in use, and why better ones are not."""
+    wanted, library = os.environ.get(VARIABLE, ""), load_kernels()
+    said = f"none, as {VARIABLE} says" if wanted == "off" else library.level if library is not None else "none"
+    return "; ".join([said, *(f"{level} could not be had: {why}" for level, why in missed.items())])
+
+
 @cache
 def kernels_of_level(wanted: str) -> Library | None:
     """Return the kernels of a level by its name, or the best that can be had for ""; UserError for an unknown one."""
@@ -101,17 +109,21 @@ def _load(level: Level) -> Library | None:
             return _opened(path, level)
     compiler = find_compiler()
     if compiler is None:
+        missed[level.name] = "there is no C++ compiler"
         return None
     try:
         return _opened(build(level, cache_folder(), compiler), level)
-    except (OSError, RuntimeError):
-        return None  # the plain way gives the same answers
+    except (OSError, RuntimeError) as error:
+        # A compiler may be too old for a level: the next one, and the plain way, give the same answers.
+        missed[level.name] = next((line for line in str(error).splitlines() if "error" in line), str(error))
+        return None
 
 
 def _opened(path: Path, level: Level) -> Library | None:
     try:
         return Library(path, level)
-    except OSError:
+    except OSError as error:
+        missed[level.name] = str(error)
         return None
 
 
