@@ -63,8 +63,8 @@ class DecoderLayer(nn.Module):
         x_BSD = self.self_attn(self.input_layernorm(x_BSD), angles, reach, cache, self.index, x_BSD)
         normed_BSD = self.post_attention_layernorm(x_BSD)
         if isinstance(self.mlp, MoE):
-            mixed_BSD, stats = self.mlp(normed_BSD, sequences_GT, x_BSD)
-            return mixed_BSD, stats
+            out: tuple[Tensor, RoutingStats | None] = self.mlp(normed_BSD, sequences_GT, x_BSD)
+            return out
         return x_BSD + self.mlp(normed_BSD), None
 
 

@@ -113,16 +113,18 @@ Task = Callable[[Draft, Sequence[Kind], Sequence[Kind], random.Random], None]
 
 
 def _name(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
-    question, *answers = rng.choice(NAME_IT[draft.language] if is_noun(shown[0]) else NAME_IT[draft.language][2:3])
-    draft.ask(question, named(rng.choice(answers), shown[0].full_name(draft.language)))
+    _ask_name(draft, shown[0], draft.language, rng)
 
 
 def _name_each(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
     """Ask for the name in the draft's language and then in the other: two answers for one picture."""
-    _name(draft, shown, pool, rng)
-    draft.language, first = "zh" if draft.language == "en" else "en", draft.language
-    _name(draft, shown, pool, rng)
-    draft.language = first
+    for language in (draft.language, "zh" if draft.language == "en" else "en"):
+        _ask_name(draft, shown[0], language, rng)
+
+
+def _ask_name(draft: Draft, kind: Kind, language: str, rng: random.Random) -> None:
+    question, *answers = rng.choice(NAME_IT[language] if is_noun(kind) else NAME_IT[language][2:3])
+    draft.ask(question, named(rng.choice(answers), kind.full_name(language)))
 
 
 def _list(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
