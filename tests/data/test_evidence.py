@@ -10,6 +10,7 @@ import torch
 
 import vl2
 from vl2.data.construct.draft import Draft
+from vl2.data.construct.emoji import Emoji
 from vl2.data.construct.primer.bars import PrimerBars
 from vl2.data.construct.primer.reading import PrimerReading
 from vl2.data.construct.primer.receipt import PrimerReceipt
@@ -136,7 +137,14 @@ def test_a_count_rests_on_each_that_it_counts_and_on_the_first_token() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    [PrimerScene(of_every_kind=True), PrimerBars(), PrimerTable(), PrimerReading(), PrimerReceipt()],
+    [
+        PrimerScene(of_every_kind=True),
+        PrimerBars(),
+        PrimerTable(),
+        PrimerReading(),
+        PrimerReceipt(),
+        Emoji(tasks=("name_each", "list_each")),
+    ],
     ids=lambda source: source.name,
 )
 def test_drawn_records_have_evidence_that_lies_in_their_images(source: Source) -> None:
@@ -203,6 +211,29 @@ def test_a_text_is_read_letter_by_letter_from_left_to_right(source: Source, spel
             between = len(text) - sum(len(line.label) for line in lines if line.label in text)
             assert len(reads) == len(text) - between
     assert num_read >= 15
+
+
+def test_each_thing_of_a_sheet_is_named_where_it_lies() -> None:
+    for record in generate(Emoji(tasks=("list_each",)), 6, seed=3):
+        sample, evidence = sampled(record)
+        found = groups_by_token(evidence)
+        ids, slots = sample.input_ids.tolist(), sample.image_mask.nonzero().flatten().tolist()
+        squares_T4 = shown_squares(sample.image_sizes[0], sample.grid_list[0], sample.tokens_per_side, TILE_PX)
+        answers = [message for message in record.messages if message.role == "assistant"]
+        colons = [place + 1 for place, id in enumerate(ids) if id == TOKENIZER.assistant_id]
+        for message, colon, end in zip(answers, colons, [*colons[1:], len(ids)], strict=True):
+            told = [record.objects[index] for index in message.evidence]
+            reads = [token for token in found if colon <= token < end]
+            assert reads[0] == colon, "the colon tells the first name"
+            assert len(reads) >= len(told)
+            seen = [thing.boxes_px[0] for thing in told]
+            for token in (reads[0], reads[-1]):
+                box = seen[0] if token == colon else seen[-1]
+                x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+                for places in found[token]:
+                    shown = squares_T4[[slots.index(place) for place in places]]
+                    holds = (shown[:, :2] <= torch.tensor((x, y))) & (torch.tensor((x, y)) <= shown[:, 2:])
+                    assert holds.all(dim=1).any(), "of the visual tokens one shows the middle of the thing"
 
 
 def test_evidence_of_packed_samples_keeps_its_tokens() -> None:

@@ -182,9 +182,11 @@ class _Finder:
         num_read, written = 0, b""
         for token in answer[1:]:
             written += self._tokenizer.token_bytes(self._ids[token], skip_special=True)
-            reached = len(written.decode("utf-8", "ignore"))
+            whole = written.decode("utf-8", "ignore")
+            # A character of several tokens is looked at for each of them.
+            reached = len(whole) + (len(whole.encode()) < len(written))
             groups = [letters[place] for place in range(num_read, reached) if place in letters]
-            num_read = reached
+            num_read = len(whole)
             if groups:
                 yield token - 1, groups
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,20 @@ def test_one_picture_is_named_in_both_languages(tmp_path: Path) -> None:
         assert any(en in english and zh in other for en, zh in chinese.items())
         firsts.add(record.language)
     assert firsts == {"en", "zh"}
+
+
+def test_a_sheet_is_named_in_reading_order(tmp_path: Path) -> None:
+    source = Emoji(art=str(write_set(tmp_path)), tasks=("list_each",), restyled_share=0.5)
+    for record in generate(source, 8):
+        image, answers = record.images[0], [record.messages[1], record.messages[3]]
+        for message in answers:
+            said = message.parts[-1].text or ""
+            things = [record.objects[number] for number in message.evidence]
+            assert [thing.label for thing in things] == re.split(r", |、", said.rstrip(".。"))
+            boxes = [thing.boxes_px[0] for thing in things]
+            assert all(set(thing.boxes_px) == {box} for thing, box in zip(things, boxes, strict=True))
+            assert all(0 <= x0 < x1 <= image.width and 0 <= y0 < y1 <= image.height for x0, y0, x1, y1 in boxes)
+            assert all(right[0] >= left[2] or right[1] >= left[3] for left, right in pairwise(boxes))
 
 
 def test_names_take_the_article_and_the_number_that_they_have() -> None:

@@ -1,6 +1,8 @@
 """Pictures of single things (emoji, clip art) and their names: one large, or several in a row or a grid.
 
-Every kind of the sprite set is used, faces, signs and flags too; scenes take things only.
+Every kind of the sprite set is used, faces, signs and flags too; scenes take things only. Where things are named in
+both languages, the answer's evidence is the middle of each: the visual token there is where an encoder that has been
+warmed up holds the thing (`vl2.train.warm_up`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from vl2.data.construct.scene_words import NAME_IT, named
 from vl2.data.construct.source import Source
 from vl2.data.construct.sprite_set import read_sprite_set
 from vl2.data.construct.sprites import Kind, built_in_kinds, draw_sprite, is_noun, read_kinds
+from vl2.data.record import BoxPx
 from vl2.process.tiling import Size
 
 LIST_THEM = {
@@ -45,6 +48,8 @@ CHOOSE = {
 NUMBERS_ZH = "一二三四五六七八九"
 MAX_COLUMNS = 4
 CELL_PX = (72, 168)  # the side of a cell of several pictures
+SHEET_PX, SHEET_CELL_PX = 336, (64, 112)  # of a sheet of many, and of its cells
+MIDDLE = 1 / 3  # of a thing's sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +58,14 @@ class Emoji(Source):
 
     name = "emoji"
     category = "caption"
-    tasks_known: ClassVar[tuple[str, ...]] = ("name", "name_each", "list", "nth", "is_it", "choose")
+    tasks_known: ClassVar[tuple[str, ...]] = ("name", "name_each", "list", "list_each", "nth", "is_it", "choose")
 
     art: str = ""  # the folder of a sprite set; "": the built-in shapes
     languages: tuple[str, ...] = ("en", "zh")
     min_side_px: int = 96  # of the picture of one thing
     max_side_px: int = 400
-    max_pictures: int = 8
-    restyled_share: float = 0.0  # of the pictures of one thing: drawn as another hand would
+    max_pictures: int = 8  # of "list" and "nth"; "list_each" fills a sheet
+    restyled_share: float = 0.0  # of the things that stand alone or on a sheet: drawn as another hand would
 
     def kinds(self) -> tuple[Kind, ...]:
         return read_kinds(self.art) if self.art else built_in_kinds()
@@ -75,25 +80,83 @@ class Emoji(Source):
         if task in ("list", "nth"):
             shown = rng.sample(pool, min(len(pool), rng.randint(2, self.max_pictures)))
             draft.picture(draw_grid(shown, rng))
+        elif task == "list_each":
+            image, laid = draw_sheet(pool, rng, self.restyled_share)
+            draft.picture(image)
+            return _name_in_both(draft, laid, _ask_list, rng)
         else:
             shown = [rng.choice(pool)]
             if not is_noun(shown[0]) and task not in ("name", "name_each"):
                 task = "choose"
             side = rng.randint(self.min_side_px, self.max_side_px)
-            draft.picture(draw_alone(shown[0], (side, side), rng, self.restyled_share))
+            image, box = lay_alone(shown[0], (side, side), rng, self.restyled_share)
+            draft.picture(image)
+            if task == "name_each":
+                return _name_in_both(draft, [Laid(shown[0], box)], _ask_name, rng)
         _TASKS[task](draft, shown, pool, rng)
         return draft
 
 
+@dataclass(frozen=True)
+class Laid:
+    """A thing where it lies in a picture."""
+
+    kind: Kind
+    box_px: BoxPx
+
+    def show_middle(self, draft: Draft, language: str) -> int:
+        """Add the middle of the thing, once for each character of its name, and return the object's number."""
+        x0, y0, x1, y1 = self.box_px
+        x, y = (x1 - x0) * (1 - MIDDLE) / 2, (y1 - y0) * (1 - MIDDLE) / 2
+        name = self.kind.full_name(language)
+        middle = (round(x0 + x), round(y0 + y), max(round(x1 - x), 1), max(round(y1 - y), 1))
+        return draft.show(name, [middle] * len(name))
+
+
 def draw_alone(kind: Kind, size: Size, rng: random.Random, restyled_share: float = 0.0) -> Image.Image:
     """Draw one thing large, somewhere on a pale ground."""
+    return lay_alone(kind, size, rng, restyled_share)[0]
+
+
+def lay_alone(kind: Kind, size: Size, rng: random.Random, restyled_share: float = 0.0) -> tuple[Image.Image, BoxPx]:
+    """Draw one thing large, somewhere on a pale ground; return the picture and where the thing is."""
     image = make_backdrop(size, rng)
-    sprite = draw_sprite(kind, max(8, round(min(size) * rng.uniform(0.6, 0.95) / 8) * 8))
+    side = max(8, round(min(size) * rng.uniform(0.6, 0.95) / 8) * 8)
+    return image, _lay(image, kind, side, (0, 0, *size), rng, restyled_share)
+
+
+def draw_sheet(pool: Sequence[Kind], rng: random.Random, restyled_share: float = 0.0) -> tuple[Image.Image, list[Laid]]:
+    """Draw many things in rows of equal cells, each somewhere in its cell; return them in reading order."""
+    cell = rng.randint(*SHEET_CELL_PX)
+    columns = SHEET_PX // cell
+    rows = rng.randint(1, columns)
+    kinds = rng.sample(pool, min(len(pool), columns * rows))
+    image = make_backdrop((columns * cell, rows * cell), rng)
+    laid = list[Laid]()
+    for number, kind in enumerate(kinds):
+        left, top = number % columns * cell, number // columns * cell
+        side = round(cell * rng.uniform(0.65, 0.95)) // 8 * 8
+        box = _lay(image, kind, side, (left, top, left + cell, top + cell), rng, restyled_share)
+        laid.append(Laid(kind, box))
+    return image, laid
+
+
+def _lay(
+    image: Image.Image,
+    kind: Kind,
+    side: int,
+    within_px: tuple[int, int, int, int],
+    rng: random.Random,
+    restyled_share: float,
+) -> BoxPx:
+    """Paste a thing of at most that side somewhere within a box, and return its own box."""
+    sprite = draw_sprite(kind, side)
     if restyled_share and rng.random() < restyled_share:
         sprite = restyle(sprite, rng)
-    x, y = rng.randint(0, size[0] - sprite.width), rng.randint(0, size[1] - sprite.height)
+    x0, y0, x1, y1 = within_px
+    x, y = rng.randint(x0, x1 - sprite.width), rng.randint(y0, y1 - sprite.height)
     image.paste(sprite, (x, y), sprite)
-    return image
+    return (x, y, x + sprite.width, y + sprite.height)
 
 
 def draw_grid(kinds: Sequence[Kind], rng: random.Random) -> Image.Image:
@@ -112,25 +175,39 @@ def draw_grid(kinds: Sequence[Kind], rng: random.Random) -> Image.Image:
 Task = Callable[[Draft, Sequence[Kind], Sequence[Kind], random.Random], None]
 
 
-def _name(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
-    _ask_name(draft, shown[0], draft.language, rng)
+Ask = Callable[[Draft, Sequence[Kind], str, random.Random, Sequence[int]], None]
 
 
-def _name_each(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
-    """Ask for the name in the draft's language and then in the other: two answers for one picture."""
+def _name_in_both(draft: Draft, laid: Sequence[Laid], ask: Ask, rng: random.Random) -> Draft:
+    """Ask for the names in the draft's language and then in the other: two answers for one picture."""
     for language in (draft.language, "zh" if draft.language == "en" else "en"):
-        _ask_name(draft, shown[0], language, rng)
+        evidence = [thing.show_middle(draft, language) for thing in laid]
+        ask(draft, [thing.kind for thing in laid], language, rng, evidence)
+    return draft
 
 
-def _ask_name(draft: Draft, kind: Kind, language: str, rng: random.Random) -> None:
+def _ask_name(
+    draft: Draft, shown: Sequence[Kind], language: str, rng: random.Random, evidence: Sequence[int] = ()
+) -> None:
+    kind = shown[0]
     question, *answers = rng.choice(NAME_IT[language] if is_noun(kind) else NAME_IT[language][2:3])
-    draft.ask(question, named(rng.choice(answers), kind.full_name(language)))
+    draft.ask(question, named(rng.choice(answers), kind.full_name(language)), evidence)
+
+
+def _ask_list(
+    draft: Draft, shown: Sequence[Kind], language: str, rng: random.Random, evidence: Sequence[int] = ()
+) -> None:
+    zh = language == "zh"
+    names = [kind.full_name(language) for kind in shown]
+    draft.ask(rng.choice(LIST_THEM[language]), "、".join(names) + "。" if zh else ", ".join(names) + ".", evidence)
+
+
+def _name(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
+    _ask_name(draft, shown, draft.language, rng)
 
 
 def _list(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
-    zh = draft.language == "zh"
-    names = [kind.full_name(draft.language) for kind in shown]
-    draft.ask(rng.choice(LIST_THEM[draft.language]), "、".join(names) + "。" if zh else ", ".join(names) + ".")
+    _ask_list(draft, shown, draft.language, rng)
 
 
 def _nth(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
@@ -169,7 +246,6 @@ def _other(name: str, pool: Sequence[Kind], language: str, rng: random.Random) -
 
 _TASKS: dict[str, Task] = {
     "name": _name,
-    "name_each": _name_each,
     "list": _list,
     "nth": _nth,
     "is_it": _is_it,
