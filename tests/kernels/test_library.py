@@ -20,7 +20,7 @@ def _nothing_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("level", levels(), ids=lambda level: level.name)
 def test_every_level_compiles(level: Level, tmp_path: Path) -> None:
-    """Also those that this processor lacks: of a level that does not compile `vl2 bench` alone says a word."""
+    """Also those that this processor lacks: where one does not compile, the machines that have it are slow."""
     compiler = find_compiler()
     if compiler is None:
         pytest.skip("no compiler here")
@@ -52,6 +52,25 @@ def test_a_compiler_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyP
     said = library.describe_kernels()
     assert said.startswith("none; portable could not be had: ")
     assert said.endswith("could not build the kernels: no such flag")
+
+
+@pytest.mark.usefixtures("_nothing_built")
+def test_kernels_that_are_missing_are_named_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(library, "missed", {})
+    library.kernels_of_level.cache_clear()
+    try:
+        assert library.kernels_of_level("portable") is None
+        assert library.kernels_of_level("portable") is None
+    finally:
+        library.kernels_of_level.cache_clear()
+    assert [record.getMessage() for record in caplog.records] == [
+        "vl2: slower than this machine allows: kernels are missing (portable: there is no C++ compiler), "
+        "PyTorch's own are used"
+    ]
 
 
 @pytest.mark.usefixtures("_nothing_built")

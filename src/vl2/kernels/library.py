@@ -2,12 +2,13 @@
 
 Looked for in the package (built when it was installed), then in the user's cache; built into that cache when there is
 a C++ compiler and neither has it. `VL2_KERNELS=off` does without them, and `VL2_KERNELS=amx`, `avx512`, `avx2` or
-`portable` takes that level.
+`portable` takes that level. A better level that cannot be had is named in a warning, once.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import re
 from functools import cache
@@ -19,6 +20,7 @@ from vl2.errors import UserError
 from vl2.kernels.build import Level, build, file_name, find_compiler, supported_levels
 from vl2.kernels.structures import MatrixC, ModelC, StepC
 
+LOGGER = logging.getLogger("vl2.kernels")
 VARIABLE = "VL2_KERNELS"
 BUILT = Path(__file__).parent / "lib"
 missed: dict[str, str] = {}  # levels that this processor runs and that could not be had, with the reason
@@ -95,11 +97,13 @@ def kernels_of_level(wanted: str) -> Library | None:
     if not chosen:
         allowed = ", ".join(["off", *(level.name for level in supported)])
         raise UserError(f"{VARIABLE} must be one of {allowed} on this machine, got {wanted}")
-    for level in chosen:
-        found = _load(level)
-        if found is not None:
-            return found
-    return None
+    found = next((library for level in chosen if (library := _load(level)) is not None), None)
+    lacking = [level.name for level in chosen if level.name in missed]
+    if lacking:
+        why = "; ".join(f"{name}: {missed[name]}" for name in lacking)
+        instead = "PyTorch's own" if found is None else f"those of the level {found.level}"
+        LOGGER.warning("vl2: slower than this machine allows: kernels are missing (%s), %s are used", why, instead)
+    return found
 
 
 def _load(level: Level) -> Library | None:
