@@ -155,7 +155,7 @@ def draw(loads: dict[str, Load], out: Path, args: argparse.Namespace) -> None:
         axes.set_ylabel("fullest expert / mean")
         axes.set_title("Expert load: the worst of three MoE layers, and the range of all", loc="left")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.82))
+        figure.legend(frameon=False, loc="outside lower center", ncols=2)
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,9 @@ from vl2.data.construct.primer.table import PrimerTable
 from vl2.data.construct.primer.told import PrimerTold
 from vl2.data.construct.primer.writing import LEAST_PX, choose_face, fit, phrase
 from vl2.data.construct.source import Dropped, Source, generate
+from vl2.data.construct.words import read_characters, read_passages
 from vl2.data.record import PLACEHOLDER, Record
+from vl2.errors import UserError
 
 SOURCES: list[Source] = [PrimerReading(languages=("en",)), PrimerScene(), PrimerBars(), PrimerTable(), PrimerReceipt()]
 
@@ -46,6 +49,25 @@ def test_a_line_is_asked_for_and_answered_whole() -> None:
         assert answer
         assert "\n" not in answer
         assert record.images[0].height < record.images[0].width or len(answer) < 4
+
+
+def test_rare_characters_are_written_as_often_as_frequent_ones(tmp_path: Path) -> None:
+    texts = tmp_path / "zh.txt"
+    texts.write_text("的的的的的的的的的的的的的的的的的的的的山山山山水水水水火\n", encoding="utf-8")
+    source = PrimerReading(tasks=("line",), languages=("zh",), texts_zh=str(texts), even_share=1.0)
+    rng = random.Random(5)
+    written = Counter("".join(source._text(rng, "zh", limit=10) for _ in range(80)))
+    assert set(written) == set("的山水"), "火 is there once, and may be a slip"
+    assert max(written.values()) < 1.5 * min(written.values())
+    with pytest.raises(UserError, match="even_share needs texts_zh"):
+        PrimerReading(even_share=0.5)
+    with pytest.raises(UserError, match="even_share must be from 0 to 1, got 2"):
+        PrimerReading(texts_zh=str(texts), even_share=2)
+    texts.write_text("no Chinese here\n", encoding="utf-8")
+    read_passages.cache_clear()
+    read_characters.cache_clear()
+    with pytest.raises(UserError, match="has no Chinese character 4 times or more"):
+        source._text(rng, "zh", limit=10)
 
 
 def test_several_lines_are_read_in_order_and_by_number() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
@@ -104,6 +105,16 @@ def read_passages(path: str) -> tuple[str, ...]:
     if not kept:
         raise UserError(f"{path} holds no passage: a text file with one passage a line is needed")
     return kept
+
+
+@lru_cache(maxsize=4)
+def read_characters(path: str, least: int) -> tuple[str, ...]:
+    """Return the Chinese characters that the passages of a file have at least so often. UserError if there are none."""
+    counts = Counter(char for passage in read_passages(path) for char in passage if "一" <= char <= "鿿")
+    found = tuple(sorted(char for char, count in counts.items() if count >= least))
+    if not found:
+        raise UserError(f"{path} has no Chinese character {least} times or more")
+    return found
 
 
 def name(rng: random.Random, language: str) -> str:

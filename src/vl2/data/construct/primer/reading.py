@@ -14,10 +14,13 @@ from vl2.data.construct.paper import choose_paper, ink_for, make_paper
 from vl2.data.construct.primer.writing import choose_face, choose_language, fit, phrase, token
 from vl2.data.construct.source import Dropped, Source
 from vl2.data.construct.text_image import READ, READ_LINES, READ_NTH
+from vl2.data.construct.words import read_characters
 from vl2.data.locate_phrases import locate
 from vl2.data.record import BoxPx
+from vl2.errors import UserError
 
 TOKEN_SHARE = 0.15  # of texts without words
+LEAST_OFTEN = 4  # times that texts must have a character for it to be written at random
 TURNS = 3
 
 
@@ -37,6 +40,14 @@ class PrimerReading(Source):
     max_chars_zh: int = 10
     line_widths: tuple[int, ...] = (150, 320, 320)  # px, of a picture of one line: one is chosen
     max_distortions: int = 1
+    even_share: float = 0.0  # of Chinese texts: characters at random, rare ones as often as frequent ones
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.even_share <= 1:
+            raise UserError(f"even_share must be from 0 to 1, got {self.even_share}")
+        if self.even_share and self.texts_zh is None:
+            raise UserError("even_share needs texts_zh: a file of texts that have the characters")
 
     def draft(self, rng: random.Random) -> Draft:
         language = choose_language(rng, self.languages, self.font_folders)
@@ -46,6 +57,9 @@ class PrimerReading(Source):
         return self._lines(rng, language)
 
     def _text(self, rng: random.Random, language: str, limit: int) -> str:
+        if language == "zh" and self.texts_zh is not None and self.even_share and rng.random() < self.even_share:
+            known = read_characters(self.texts_zh, LEAST_OFTEN)
+            return "".join(rng.choice(known) for _ in range(rng.randint(2, limit)))
         if rng.random() < TOKEN_SHARE:
             return token(rng)
         return phrase(rng, language, self.texts_zh if language == "zh" else self.texts_en, limit)
