@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 READINGS = ("reading", "reading-again", "reading-on")
 WARM_UPS = ("warm-up", *READINGS)
-STAGES = ("language", "alignment", "pretraining", "fine-tuning", "fine-tuning-on", "naming")
-DRAWN = ("alignment", "pretraining", "fine-tuning", "fine-tuning-on", "naming")
+STAGES = ("language", "alignment", "pretraining", "fine-tuning", "fine-tuning-on", "naming", "lines")
+DRAWN = ("alignment", "pretraining", "fine-tuning", "fine-tuning-on", "naming", "lines")
 # Shares of patches, and of things that visual tokens hold, which the warm-ups recognise.
 FOUND = ("latin", "chinese", "sprite", "shape", "read_latin", "read_chinese", "read_sprite", "read_shape", "read_space")
 CATEGORIES = ("ocr", "vqa", "grounding", "table_chart", "caption", "text")
