@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +18,10 @@ def load(task: Task) -> Answer:
     print("a library says hello")  # must not reach the protocol
     if HOW == "dies":
         sys.exit("the model is too large for me")
+    if HOW == "is killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if HOW == "crashes":
+        os.kill(os.getpid(), signal.SIGSEGV)
     if HOW == "fails":
         raise ValueError("no such model")
     return {"seconds": 2.0, "name": "fake 1.0", "versions": {"fake": "1.0"}}

@@ -83,6 +83,8 @@ def test_every_stage_runs_on_the_built_in_model() -> None:
     ("how", "message"),
     [
         ("dies", "ended with code 1 at load: .*the model is too large for me"),
+        ("is killed", "was killed, which the system does when memory runs out, at load: "),
+        ("crashes", "was ended by SIGSEGV at load"),
         ("fails", "failed at load: ValueError: no such model"),
         ("babbles", "answered load with no JSON object: 'not JSON"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -84,8 +85,8 @@ class Contestant:
                 raise UserError(f"{self._named} did not answer {task['do']} within {timeout_s:.0f} s") from None
             line = None
         if line is None:
-            code = self._process.wait()
-            raise UserError(f"{self._named} ended with code {code} at {task['do']}: {self._last_lines()}")
+            ended = _said_of(self._process.wait())
+            raise UserError(f"{self._named} {ended} at {task['do']}: {self._last_lines()}")
         try:
             answer: Any = json.loads(line)
         except ValueError:
@@ -123,3 +124,12 @@ class Contestant:
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().decode("utf-8", "replace").splitlines() if line.strip()]
         return " / ".join(lines[-LINES_SHOWN:]) or "it said nothing"
+
+
+def _said_of(code: int) -> str:
+    """Say how a process ended; POSIX gives the signal that ended it as a negative code."""
+    if code >= 0:
+        return f"ended with code {code}"
+    if -code == getattr(signal, "SIGKILL", None):
+        return "was killed, which the system does when memory runs out,"
+    return f"was ended by {signal.Signals(-code).name}"
