@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.data.construct.pill_set import write_set
+from vl2.config import preset
 from vl2.errors import RankLost, UserError
 from vl2.model import VL2
 from vl2.train.checkpoint import newest_checkpoint
@@ -19,7 +21,7 @@ from vl2.train.warm_up import lookup
 from vl2.train.warm_up.pages import PageCutter
 from vl2.train.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe, read_warm_up
 from vl2.train.warm_up.recognition import Recognised
-from vl2.train.warm_up.run import KEPT, WarmUpRun, warm_up
+from vl2.train.warm_up.run import KEPT, WarmUpRun, make_drawer, warm_up
 from vl2.weights import load_model
 
 
@@ -151,6 +153,24 @@ def test_heads_of_other_classes_are_refused_in_a_line(texts: Path) -> None:
     after = replace(after, options=replace(after.options, heads=plan.folder))
     with pytest.raises(UserError, match=r"classify"):
         warm_up(after, say=lambda _: None)
+
+
+def test_a_thing_of_one_style_alone_is_no_class(texts: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        folder.mkdir()
+        write_set(folder)
+    index = folders[0] / "sprites.json"
+    content = json.loads(index.read_text(encoding="utf-8"))
+    content["sprites"][0]["en"] = "a pill of this set"
+    index.write_text(json.dumps(content), encoding="utf-8")
+    options = TileOptions(texts_en=str(texts), art=tuple(map(str, folders)))
+    drawer = make_drawer(options, preset("nano"), [])
+    pills = {"red pill", "green pill", "blue pill", "black pill"}
+    assert set(drawer.classes.sprites) == pills, "two styles have the red one, one its own"
+    assert [{kind.en for kind in style} for style in drawer.styles] == [pills - {"red pill"}, pills, pills]
+    alone = make_drawer(replace(options, art=(str(folders[0]),)), preset("nano"), [])
+    assert "a pill of this set" in alone.classes.sprites, "of one style all are"
 
 
 def test_a_share_of_pages_is_a_share(texts: Path) -> None:

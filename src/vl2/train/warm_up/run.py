@@ -10,6 +10,7 @@ import json
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -289,16 +290,15 @@ def make_folder(folder: Path) -> None:
 
 
 def make_drawer(options: TileOptions, config: ModelConfig, canvases: Sequence[Size]) -> TileDrawer:
-    """Return the drawer. Kinds that not every style has are left out: a class needs more than one way to be drawn.
+    """Return the drawer. Of several styles, kinds that only one has are left out: what it draws may be its manner.
 
     `canvases` are those of the processor.
     """
     texts_zh = read_passages(options.texts_zh) if options.texts_zh else ()
-    styles = [read_kinds(folder) for folder in options.art]
-    shared = set[str]()
-    if styles:
-        shared = set.intersection(*({kind.en for kind in style} for style in styles))
-    kept = [_one_of_each([kind for kind in style if kind.en in shared]) for style in styles]
+    styles = [_one_of_each(read_kinds(folder)) for folder in options.art]
+    num_styles = Counter(kind.en for style in styles for kind in style)
+    shared = {name for name, count in num_styles.items() if count > 1 or len(styles) == 1}
+    kept = [[kind for kind in style if kind.en in shared] for style in styles]
     classes = Classes(choose_characters(texts_zh, options.num_chinese), tuple(sorted(shared)))
     vision = config.vision_config
     pages = None
