@@ -183,6 +183,13 @@ def test_one_picture_is_named_in_both_languages(tmp_path: Path) -> None:
     assert firsts == {"en", "zh"}
 
 
+@pytest.mark.parametrize("task", ["name_each", "list_each"])
+def test_of_one_language_things_are_named_once(task: str, tmp_path: Path) -> None:
+    for record in generate(Emoji(art=str(write_set(tmp_path)), tasks=(task,), languages=("zh",)), 3):
+        assert record.language == "zh"
+        assert len(record.messages) == 2
+
+
 def test_a_sheet_is_named_in_reading_order(tmp_path: Path) -> None:
     source = Emoji(art=str(write_set(tmp_path)), tasks=("list_each",), restyled_share=0.5)
     for record in generate(source, 8):

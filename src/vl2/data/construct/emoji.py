@@ -1,7 +1,7 @@
 """Pictures of single things (emoji, clip art) and their names: one large, or several in a row or a grid.
 
 Every kind of the sprite set is used, faces, signs and flags too; scenes take things only. Where things are named in
-both languages, the answer's evidence is the middle of each: the visual token there is where an encoder that has been
+each language, the answer's evidence is the middle of each: the visual token there is where an encoder that has been
 warmed up holds the thing (`vl2.train.warm_up`).
 """
 
@@ -83,7 +83,7 @@ class Emoji(Source):
         elif task == "list_each":
             image, laid = draw_sheet(pool, rng, self.restyled_share)
             draft.picture(image)
-            return _name_in_both(draft, laid, _ask_list, rng)
+            return self._name_in_each(draft, laid, _ask_list, rng)
         else:
             shown = [rng.choice(pool)]
             if not is_noun(shown[0]) and task not in ("name", "name_each"):
@@ -92,8 +92,15 @@ class Emoji(Source):
             image, box = lay_alone(shown[0], (side, side), rng, self.restyled_share)
             draft.picture(image)
             if task == "name_each":
-                return _name_in_both(draft, [Laid(shown[0], box)], _ask_name, rng)
+                return self._name_in_each(draft, [Laid(shown[0], box)], _ask_name, rng)
         _TASKS[task](draft, shown, pool, rng)
+        return draft
+
+    def _name_in_each(self, draft: Draft, laid: Sequence[Laid], ask: Ask, rng: random.Random) -> Draft:
+        """Ask for the names in the draft's language and then in the others: several answers for one picture."""
+        for language in (draft.language, *(other for other in self.languages if other != draft.language)):
+            evidence = [thing.show_middle(draft, language) for thing in laid]
+            ask(draft, [thing.kind for thing in laid], language, rng, evidence)
         return draft
 
 
@@ -176,14 +183,6 @@ Task = Callable[[Draft, Sequence[Kind], Sequence[Kind], random.Random], None]
 
 
 Ask = Callable[[Draft, Sequence[Kind], str, random.Random, Sequence[int]], None]
-
-
-def _name_in_both(draft: Draft, laid: Sequence[Laid], ask: Ask, rng: random.Random) -> Draft:
-    """Ask for the names in the draft's language and then in the other: two answers for one picture."""
-    for language in (draft.language, "zh" if draft.language == "en" else "en"):
-        evidence = [thing.show_middle(draft, language) for thing in laid]
-        ask(draft, [thing.kind for thing in laid], language, rng, evidence)
-    return draft
 
 
 def _ask_name(
