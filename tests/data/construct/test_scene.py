@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.data.construct.pill_set import write_set
 from vl2.data.construct.draft import Draft
-from vl2.data.construct.emoji import Emoji
+from vl2.data.construct.emoji import SHEET_CELL_PX, Emoji
 from vl2.data.construct.in_context import InContext
 from vl2.data.construct.nouns import article, plural
 from vl2.data.construct.primer.scene import PrimerScene
@@ -202,6 +202,9 @@ def test_a_sheet_is_named_in_reading_order(tmp_path: Path) -> None:
             assert all(set(thing.boxes_px) == {box} for thing, box in zip(things, boxes, strict=True))
             assert all(0 <= x0 < x1 <= image.width and 0 <= y0 < y1 <= image.height for x0, y0, x1, y1 in boxes)
             assert all(right[0] >= left[2] or right[1] >= left[3] for left, right in pairwise(boxes))
+            assert max(box[3] for box in boxes) > image.height - SHEET_CELL_PX[1], (
+                "no row is empty, of a small set either"
+            )
 
 
 def test_names_take_the_article_and_the_number_that_they_have() -> None:

@@ -136,12 +136,11 @@ def draw_sheet(pool: Sequence[Kind], rng: random.Random, restyled_share: float =
     """Draw many things in rows of equal cells, each somewhere in its cell; return them in reading order."""
     cell = rng.randint(*SHEET_CELL_PX)
     columns = SHEET_PX // cell
-    rows = rng.randint(1, columns)
-    kinds = rng.sample(pool, min(len(pool), columns * rows))
-    image = make_backdrop((columns * cell, rows * cell), rng)
+    kinds = rng.sample(pool, min(len(pool), columns * rng.randint(1, columns)))
+    size, corners = _cells(len(kinds), columns, cell)
+    image = make_backdrop(size, rng)
     laid = list[Laid]()
-    for number, kind in enumerate(kinds):
-        left, top = number % columns * cell, number // columns * cell
+    for kind, (left, top) in zip(kinds, corners, strict=True):
         side = round(cell * rng.uniform(0.65, 0.95)) // 8 * 8
         box = _lay(image, kind, side, (left, top, left + cell, top + cell), rng, restyled_share)
         laid.append(Laid(kind, box))
@@ -168,20 +167,23 @@ def _lay(
 
 def draw_grid(kinds: Sequence[Kind], rng: random.Random) -> Image.Image:
     """Draw things in rows of equal cells, in reading order."""
-    columns = min(len(kinds), rng.randint(2, MAX_COLUMNS))
-    rows = -(-len(kinds) // columns)
-    cell = rng.randrange(CELL_PX[0], CELL_PX[1], 8)
-    image = make_backdrop((columns * cell, rows * cell), rng)
-    for number, kind in enumerate(kinds):
+    columns, cell = rng.randint(2, MAX_COLUMNS), rng.randrange(CELL_PX[0], CELL_PX[1], 8)
+    size, corners = _cells(len(kinds), columns, cell)
+    image = make_backdrop(size, rng)
+    for kind, (left, top) in zip(kinds, corners, strict=True):
         sprite = draw_sprite(kind, cell - 16)
-        left, top = number % columns * cell, number // columns * cell
         image.paste(sprite, (left + (cell - sprite.width) // 2, top + (cell - sprite.height) // 2), sprite)
     return image
 
 
+def _cells(count: int, most_columns: int, cell_px: int) -> tuple[Size, list[tuple[int, int]]]:
+    """Return the size of a picture of rows of equal cells, and the upper left corner of each, in reading order."""
+    columns = min(count, most_columns)
+    corners = [(number % columns * cell_px, number // columns * cell_px) for number in range(count)]
+    return (columns * cell_px, -(-count // columns) * cell_px), corners
+
+
 Task = Callable[[Draft, Sequence[Kind], Sequence[Kind], random.Random], None]
-
-
 Ask = Callable[[Draft, Sequence[Kind], str, random.Random, Sequence[int]], None]
 
 
