@@ -148,3 +148,19 @@ def test_restyled_sprites_are_marked_where_they_are_drawn(tmp_path: Path) -> Non
         marked += int(sprites.sum())
     assert changed > 15
     assert marked > 100
+
+
+def test_the_share_of_shapes_among_the_things_is_as_asked(tmp_path: Path) -> None:
+    kinds = read_kinds(str(write_set(tmp_path)))
+    classes = Classes(ASCII, tuple(sorted({kind.en for kind in kinds})))
+    plain = TileDrawer(classes=classes, texts_en=TEXTS, texts_zh=(), styles=[kinds], things_share=1.0)
+    found = {}
+    for share in (0.0, 0.3, 1.0):
+        some = replace(plain, shapes_share=share)
+        things = np.concatenate([some.draw(random.Random(seed), 1.0).things.flatten() for seed in range(60)])
+        shapes, sprites = (np.isin(things, list(classes.groups[name])).sum() for name in ("shape", "sprite"))
+        found[share] = shapes / (shapes + sprites)
+        assert shapes + sprites > 100
+    assert found[0.0] == 0
+    assert found[1.0] == 1
+    assert 0.2 < found[0.3] < 0.4

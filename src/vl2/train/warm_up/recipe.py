@@ -29,6 +29,8 @@ class TileOptions:
     """of all tiles, once they are as hard as they get"""
     things_share: float = 0.22
     """sprites and shapes; the rest is English"""
+    shapes_share: float = 0.375
+    """of the things, once they are half as hard as they get; the rest are sprites"""
     restyled_share: float = 0.0
     """of the sprites: drawn as another hand would, so that a set's manner is not taken for the thing"""
     lines_share: float = 0.0
@@ -37,7 +39,7 @@ class TileOptions:
     """of all tiles: cut from small charts, tables, receipts and lines, as the processor cuts them"""
 
     def __post_init__(self) -> None:
-        for name in ("restyled_share", "pages_share"):
+        for name in ("shapes_share", "restyled_share", "pages_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         if min(self.chinese_share, self.things_share) < 0 or self.chinese_share + self.things_share > 1:

@@ -314,6 +314,7 @@ def make_drawer(options: TileOptions, config: ModelConfig, canvases: Sequence[Si
         patch_px=vision.patch_size,
         chinese_share=options.chinese_share,
         things_share=options.things_share,
+        shapes_share=options.shapes_share,
         restyled_share=options.restyled_share,
         lines_share=options.lines_share,
         pages=pages,

@@ -33,6 +33,8 @@ from vl2.train.warm_up.sheet import Box, Ink, Sheet, Tile
 CHINESE_FROM, SPRITES_FROM = 0.25, 0.5  # difficulty from which on there are any
 EASY_FACES = 6
 LATIN_PX, CHINESE_PX = (12, 24, 56), (15, 28, 64)  # smallest, easiest and largest size of text
+COUNTS = (1, 1, 2, 3, 4, 6, 9, 12)  # of things on a tile
+SHAPE_PX, SPRITE_PX = 22, 32  # smallest side of a thing on a tile of 168 px
 ATTEMPTS = 12  # places tried for a thing
 
 
@@ -73,6 +75,7 @@ class TileDrawer:
     patch_px: int = 14
     chinese_share: float = 0.44  # of all tiles, at full difficulty
     things_share: float = 0.22  # sprites and shapes
+    shapes_share: float = 0.375  # of the things, from where there are sprites
     restyled_share: float = 0.0  # of the sprites
     lines_share: float = 0.0  # of the tiles of text: one line, on a picture of its own that is fitted into the tile
     pages: PageCutter | None = None
@@ -230,16 +233,18 @@ class TileDrawer:
         return self._covered[face]
 
     def _scatter(self, sheet: Sheet, rng: random.Random, difficulty: float) -> None:
-        """Lay one to eight things without overlap, partly over the edge now and then; half are padded to a square."""
+        """Lay one to twelve things without overlap, partly over the edge now and then; half are padded to a square."""
         frame = _frame(sheet.side, rng)
-        count = rng.choice((1, 1, 2, 3, 4, 5, 6, 8))
-        largest = max(28, round(150 / count**0.5))
+        count = rng.choice(COUNTS)
+        largest = round(150 / count**0.5)
         style = rng.choice(self.styles) if self.styles else ()
-        shapes = 1.0 if difficulty <= SPRITES_FROM or not style else rng.choice((1.0, 0.5, 0.0, 0.0))
+        shapes = 1.0 if difficulty <= SPRITES_FROM or not style else self.shapes_share
         taken: list[tuple[int, int, int, int]] = []
         for _ in range(count):
-            side = rng.randint(22, largest) * min(frame[2] - frame[0], frame[3] - frame[1]) // self.side_px
-            if rng.random() < shapes:
+            is_shape = rng.random() < shapes
+            least = SHAPE_PX if is_shape else SPRITE_PX
+            side = rng.randint(least, largest) * min(frame[2] - frame[0], frame[3] - frame[1]) // self.side_px
+            if is_shape:
                 shape, colour = rng.choice(SHAPES), rng.choice(tuple(COLOURS))
                 picture, number = draw_shape(shape, COLOURS[colour][1], side), self.classes.shape(shape.en, colour)
             else:
