@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import io
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,11 +16,10 @@ from typing import Annotated
 import tyro
 
 from vl2.cli.flags import OptionalText, OutputFlags, print_json
+from vl2.cli.train_ended import exit_as, print_outcome
 from vl2.cli.train_warm_up import TrainWarmUp
 from vl2.errors import UserError
 from vl2.train.recipe import ModelOptions, Recipe, RunOptions, paper_stage, read_recipe
-
-EXIT_CODES = {"finished": 0, "out of time": 0, "interrupted": 128 + signal.SIGINT, "terminated": 128 + signal.SIGTERM}
 
 # What `--help` shows where no recipe is named.
 _EXAMPLE = Recipe(
@@ -91,10 +89,8 @@ class Train:
 
         outcome = train(self.recipe, resume=self.resume, quiet=self.output.quiet)
         if self.output.json:
-            values = dataclasses.asdict(outcome)
-            print_json({name: str(value) if isinstance(value, Path) else value for name, value in values.items()})
-        if EXIT_CODES[outcome.ended]:
-            sys.exit(EXIT_CODES[outcome.ended])
+            print_outcome(outcome)
+        exit_as(outcome)
 
     def _print_plan(self) -> None:
         from vl2.train.dry_run import plan_run, print_plan

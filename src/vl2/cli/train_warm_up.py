@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from vl2.cli.flags import OutputFlags, print_json
+from vl2.cli.flags import OutputFlags
+from vl2.cli.train_ended import exit_as, print_outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +33,13 @@ class TrainWarmUp:
         from vl2.train.warm_up.recipe import read_warm_up
         from vl2.train.warm_up.run import warm_up
 
-        out = warm_up(
+        outcome = warm_up(
             read_warm_up(self.file),
             resume=self.resume,
             say=(lambda _: None) if self.output.quiet else lambda text: print(text, file=sys.stderr, flush=True),
         )
         if self.output.json:
-            print_json({"export": str(out)})
-        elif not self.output.quiet:
-            print(f"vl2: the encoder is in {out}", file=sys.stderr)
+            print_outcome(outcome)
+        elif outcome.export is not None and not self.output.quiet:
+            print(f"vl2: the encoder is in {outcome.export}", file=sys.stderr)
+        exit_as(outcome)

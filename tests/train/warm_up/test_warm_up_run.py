@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +51,13 @@ def lines(folder: str) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k != "tiles_per_s"} for line in found]
 
 
+def exported(plan: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], None] = lambda _: None) -> Path:
+    outcome = warm_up(plan, resume=resume, say=say)
+    assert outcome.ended == "finished"
+    assert outcome.export is not None
+    return outcome.export
+
+
 def test_a_lost_rank_is_told_with_how_to_go_on(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = WarmUpRun._one_step
 
@@ -75,14 +85,35 @@ def test_resumed_is_as_if_never_stopped(texts: Path) -> None:
         stopped.step += 1
     stopped.checkpoints.save(stopped.step, stopped._state(), stopped.recipe.to_toml())
     stopped.checkpoints.wait()
-    out = warm_up(recipe(texts, "parts", 4), resume=True, say=lambda _: None)
+    out = exported(recipe(texts, "parts", 4), resume=True)
     assert lines(whole.folder)[2:] == lines(str(texts.parent / "parts"))
     one, two = load_model(out), load_model(Path(whole.folder) / "export")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
+def test_a_signal_ends_it_with_a_checkpoint_from_which_it_goes_on(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = WarmUpRun._one_step
+
+    def terminate(run: WarmUpRun, rate: float) -> Recognised:
+        if run.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run, rate)
+
+    whole, plan = recipe(texts, "whole", 5, save_every=5), recipe(texts, "parts", 5, save_every=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(WarmUpRun, "_one_step", terminate)
+        said: list[str] = []
+        outcome = warm_up(plan, say=said.append)
+    assert (outcome.ended, outcome.step, outcome.export) == ("terminated", 3, None)
+    assert said[-1] == f"terminated at step 3 of 5: saved {outcome.checkpoint}; go on with --resume"
+    assert newest_checkpoint(Path(plan.folder)) == outcome.checkpoint
+    one, two = load_model(exported(plan, resume=True)), load_model(exported(whole))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert lines(plan.folder) == lines(whole.folder)
+
+
 def test_the_export_is_the_model_with_another_encoder(texts: Path) -> None:
-    out = warm_up(recipe(texts, "run", 2), say=lambda _: None)
+    out = exported(recipe(texts, "run", 2))
     trained = load_model(out)
     assert isinstance(trained, VL2)
     fresh = WarmUpRun(recipe(texts, "fresh", 2), ONE).model
@@ -102,7 +133,7 @@ def test_where_tokens_are_read_the_projector_learns_too(texts: Path) -> None:
         options=replace(plan.options, reads=True, names=True),
         tiles=replace(plan.tiles, lines_share=0.5, things_share=0.5),
     )
-    trained = load_model(warm_up(plan, say=lambda _: None))
+    trained = load_model(exported(plan))
     fresh = WarmUpRun(recipe(texts, "fresh", 2), ONE).model
     moved = {name.split(".")[0] for (name, a), b in zip(trained.named_parameters(), fresh.parameters(), strict=True)
              if not torch.equal(a, b)}  # fmt: skip
@@ -182,7 +213,7 @@ def test_a_head_that_looks_up_is_set_at_the_end_and_nothing_else_of_the_language
     plan = recipe(texts, "looks", 2)
     plan = replace(plan, options=replace(plan.options, reads=True, names=True, looks_up=True))
     said: list[str] = []
-    trained = load_model(warm_up(plan, say=said.append))
+    trained = load_model(exported(plan, say=said.append))
     fresh = WarmUpRun(recipe(texts, "fresh", 2), ONE).model
     moved = {name for (name, a), b in zip(trained.language.named_parameters(), fresh.language.parameters(), strict=True)
              if not torch.equal(a, b)}  # fmt: skip

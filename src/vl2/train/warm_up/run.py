@@ -32,8 +32,10 @@ from vl2.train.optimizer import MasterAdamW
 from vl2.train.parts import ParameterGroup, is_block_matrix
 from vl2.train.prepare import MODEL_FILES, TOKENIZER_FILES, find_model, keep_model_files
 from vl2.train.ranks import Ranks, join, leave
+from vl2.train.run import Outcome
 from vl2.train.schedule import learning_rate
 from vl2.train.stage import Stage
+from vl2.train.stopping import Ended, Stop
 from vl2.train.warm_up.classes import Classes, choose_characters
 from vl2.train.warm_up.lookup import look_at_shapes, lookup_attention, seed_lookup
 from vl2.train.warm_up.naming import Naming, ids_of_names
@@ -57,8 +59,8 @@ def _silent(_: str) -> None:
     """Say nothing: for ranks but the first."""
 
 
-def warm_up(recipe: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], None] = print) -> Path:
-    """Run a recipe to its end and return the folder of the exported model. Under torchrun every rank calls it.
+def warm_up(recipe: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], None] = print) -> Outcome:
+    """Run a recipe to its end, and export the model then, or until it is stopped. Under torchrun every rank calls it.
 
     RankLost where another rank has died or hangs.
     """
@@ -74,8 +76,15 @@ def warm_up(recipe: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], 
         elif recipe.options.heads:
             run.take_heads(Path(recipe.options.heads))
         say = say if ranks.is_first else _silent
-        run.loop(say)
-        return run.export(say)
+        ended = run.loop(say)
+        checkpoint = run.checkpoints.newest()
+        assert checkpoint is not None, "a run leaves a checkpoint"
+        if ended != "finished":
+            say(
+                f"{ended} at step {run.step:,} of {recipe.options.num_steps:,}: saved {checkpoint}; go on with --resume"
+            )
+        export = run.export(say) if ended == "finished" else None
+        return Outcome(ended=ended, step=run.step, checkpoint=checkpoint, export=export)
     except (RuntimeError, OSError) as error:
         lost = rank_lost(error, ranks, Path(recipe.folder), None if run is None else run.checkpoints)
         if lost is None:
@@ -143,26 +152,35 @@ class WarmUpRun:
             state[name]["master"].copy_(master)
         self.optimizer.load_state_dict(state)
 
-    def loop(self, say: Callable[[str], None]) -> None:
+    def loop(self, say: Callable[[str], None]) -> Ended:
+        """Step to the end or until a signal, after which a checkpoint follows; say which it was."""
         options = self.recipe.options
         stage = _stage(options)
         since, done = time.perf_counter(), self.step
-        while self.step < options.num_steps:
-            found = self._one_step(learning_rate(stage, self.step, options.num_steps))
-            self.step += 1
-            self._tally.add(found)
-            if self.step % options.log_every_steps == 0 or self.step == options.num_steps:
-                rate = (self.step - done) * options.batch_size / (time.perf_counter() - since)
-                since, done = time.perf_counter(), self.step
-                line = self._tally.take(self.step, self.difficulty, rate)
-                if self.ranks.is_first:
-                    with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
-                say("  ".join(f"{name} {value:g}" for name, value in line.items()))
-            if self.step % options.save_every_steps == 0 or self.step == options.num_steps:
-                self.checkpoints.save(self.step, self._state(), self.recipe.to_toml())
-        self.checkpoints.wait()
+        why: Ended | None = None
+        with Stop(None, self.ranks) as stop:
+            while self.step < options.num_steps and why is None:
+                found = self._one_step(learning_rate(stage, self.step, options.num_steps))
+                self.step += 1
+                self._tally.add(found)
+                is_last = self.step == options.num_steps
+                if self.step % options.log_every_steps == 0 or is_last:
+                    rate = (self.step - done) * options.batch_size / (time.perf_counter() - since)
+                    since, done = time.perf_counter(), self.step
+                    self._log(rate, say)
+                why = None if is_last else stop.why()
+                if self.step % options.save_every_steps == 0 or is_last or why is not None:
+                    self.checkpoints.save(self.step, self._state(), self.recipe.to_toml())
+            self.checkpoints.wait()
         self.checkpoints.close()
+        return why or "finished"
+
+    def _log(self, tiles_per_s: float, say: Callable[[str], None]) -> None:
+        line = self._tally.take(self.step, self.difficulty, tiles_per_s)
+        if self.ranks.is_first:
+            with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        say("  ".join(f"{name} {value:g}" for name, value in line.items()))
 
     def export(self, say: Callable[[str], None] = _silent) -> Path:
         """Write the model in the released layout: a fresh one but for its encoder."""
