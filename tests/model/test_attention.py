@@ -151,6 +151,46 @@ def test_a_moved_row_answers_as_in_its_old_place() -> None:
         torch.testing.assert_close(model.language.extend(x, cache.rows(0, 1)), expected)
 
 
+@pytest.mark.parametrize("form", ["auto", "naive"])
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+@pytest.mark.parametrize("lengths", [[0], [4], [2, 5], [3, 3]])
+def test_the_last_states_alone_are_those_of_all(size: str, form: MLAForm, lengths: list[int]) -> None:
+    model = small_model(size)
+    use_form(model, form)
+    config = model.config.language_config
+    x = torch.randn(len(lengths), 6, config.hidden_size, generator=torch.manual_seed(0))
+    whole, last = (new_cache(config, lengths, 16) for _ in range(2))
+    with torch.no_grad():
+        expected = model.language.extend(x, whole)[:, -1:]
+        torch.testing.assert_close(model.language.extend(x, last, last_only=True), expected, atol=1e-4, rtol=1e-4)
+    assert last.lengths == whole.lengths
+    for layer, other in zip(last.layers, whole.layers, strict=True):
+        for one, two in zip(layer, other, strict=True):
+            torch.testing.assert_close(one, two)
+
+
+def test_where_only_the_last_state_is_kept_the_last_layer_runs_its_experts_for_that_alone() -> None:
+    model = small_model("tiny")
+    config = model.config.language_config
+    rows: dict[int, list[int]] = {}
+    for layer in model.language.model.layers:
+        layer.post_attention_layernorm.register_forward_hook(
+            lambda _, given, out, number=layer.index: rows.setdefault(number, []).append(given[0].shape[1])
+        )
+    with torch.no_grad():
+        model.language.extend(torch.randn(1, 6, config.hidden_size), new_cache(config, [0], 8), last_only=True)
+    assert rows == {layer: [6] for layer in range(config.num_hidden_layers - 1)} | {config.num_hidden_layers - 1: [1]}
+
+
+def test_a_padded_row_asks_for_its_last_state_behind_its_mask() -> None:
+    mask_BS = torch.tensor([[False, False, True, True], [True, True, True, True]])
+    last = Reach.of_rows(mask_BS).of_last(4)
+    assert last.mask is not None
+    assert last.mask.tolist() == [[[[False, False, True, True]]], [[[True, True, True, True]]]]
+    assert Reach.of_rows(None).of_last(4) == Reach(mask=None, is_causal=False)
+    assert Reach.of_cache([3], 4, torch.device("cpu")).of_last(4) == Reach(mask=None, is_causal=False, num_before=6)
+
+
 def test_an_adapted_key_value_matrix_is_never_read_past_its_adapter() -> None:
     class Adapted(torch.nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,10 @@ from vl2.train.stage import Part
 from vl2.train.step import TrainStep
 from vl2.weights.size import ModelSize
 
+COST = ForwardCost(
+    per_token=1.0, per_token_in_end=0.0, per_logit=0.0, per_pair=0.0, per_tile_vision=1e6, per_tile_projector=1e3
+)
+
 
 def counted(run: object) -> int:
     with FlopCounterMode(display=False) as counter:
@@ -63,8 +67,7 @@ def test_a_token_costs_two_operations_for_each_active_weight(name: str) -> None:
     ],
 )
 def test_what_is_frozen_costs_no_gradients_of_weights(frozen: tuple[Part, ...], passes: tuple[int, int, int]) -> None:
-    cost = ForwardCost(per_token=1.0, per_logit=0.0, per_pair=0.0, per_tile_vision=1e6, per_tile_projector=1e3)
-    found = step_flops(cost, frozen, lengths=[1], num_trained=0, num_tiles=1)
+    found = step_flops(COST, frozen, lengths=[1], num_trained=0, num_tiles=1)
     language, projector, vision = passes
     expected = language + projector * 1e3 + vision * 1e6
     assert found == expected
@@ -76,8 +79,7 @@ def test_what_is_frozen_costs_no_gradients_of_weights(frozen: tuple[Part, ...], 
 def test_an_adapter_needs_gradients_of_activations_but_of_no_weights(
     still: tuple[Part, ...], passes: tuple[int, int, int]
 ) -> None:
-    cost = ForwardCost(per_token=1.0, per_logit=0.0, per_pair=0.0, per_tile_vision=1e6, per_tile_projector=1e3)
-    found = step_flops(cost, still, lengths=[1], num_trained=0, num_tiles=1, trains_weights=False)
+    found = step_flops(COST, still, lengths=[1], num_trained=0, num_tiles=1, trains_weights=False)
     assert found == passes[0] + passes[1] * 1e3 + passes[2] * 1e6
 
 

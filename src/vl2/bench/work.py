@@ -68,10 +68,14 @@ def encode_work(config: ModelConfig, held: Bytes, tiles: int) -> Work:
 
 
 def prefill_work(config: ModelConfig, held: Bytes, tokens: int) -> Work:
-    """The pass of a whole prompt, with the logits of its last position."""
-    cost = ForwardCost.of(config)
-    operations = cost.per_token * tokens + cost.per_pair * tokens * (tokens + 1) / 2 + cost.per_logit
-    return Work(read_bytes=held.dense + held.experts * visited_share(config, tokens), operations=operations)
+    """The pass of a whole prompt, with the logits of its last position: the last layer keeps no other's state."""
+    cost, language = ForwardCost.of(config), config.language_config
+    layers, pairs = language.num_hidden_layers, tokens * (tokens + 1) / 2
+    operations = cost.per_token * tokens - cost.per_token_in_end * (tokens - 1) + cost.per_logit
+    operations += cost.per_pair * (pairs * (layers - 1) + tokens) / layers
+    is_moe = [language.is_moe_layer(layer) for layer in range(layers)]
+    read = sum(visited_share(config, 1 if layer == layers - 1 else tokens) for layer in range(layers) if is_moe[layer])
+    return Work(read_bytes=held.dense + held.experts * read / max(1, sum(is_moe)), operations=operations)
 
 
 def decode_work(config: ModelConfig, held: Bytes, *, batch: int, context: int, steps: int) -> Work:

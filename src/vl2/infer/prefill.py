@@ -103,7 +103,7 @@ class Prefill:
                             encoded[index] = tokens_TD
                         yield None
             embeds_1SD = self._embed(part, [(self._images[i], encoded[i]) for i in wanted])
-            self._state_D = self._model.language.extend(embeds_1SD, self._row)[0, -1]
+            self._state_D = self._model.language.extend(embeds_1SD, self._row, last_only=True)[0, -1]
             if self._reuse is not None:
                 self._reuse.prefix.store(part, self._row, self._state_D)
             if part is not self._passes[-1]:
@@ -151,5 +151,5 @@ def prefill(model: VL2, embeds_1SD: Tensor, cache: Cache, chunk: int | None = No
     """
     states_1SD = embeds_1SD
     for part in embeds_1SD.split(chunk or embeds_1SD.shape[1], dim=1):
-        states_1SD = model.language.extend(part, cache)
+        states_1SD = model.language.extend(part, cache, last_only=True)
     return model.language.logits(states_1SD[0, -1])

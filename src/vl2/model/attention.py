@@ -85,11 +85,40 @@ class Reach:
         visible = key_L <= (last_B[:, None, None] + query_S[None, :, None])
         return cls(mask=visible.unsqueeze(1), is_causal=False, num_before=num_before)
 
+    def of_last(self, S: int) -> Reach:
+        """Return the reach of the last of S queries alone. There is none for packed documents."""
+        assert self.documents is None, "of packed documents every query is asked"
+        num_before = None if self.num_before is None else self.num_before + S - 1
+        sees_all = self.is_causal or self.mask is None or num_before is not None
+        mask = None if sees_all or self.mask is None else self.mask[:, :, -1:]
+        return Reach(mask=mask, is_causal=False, num_before=num_before)
+
     def visible(self, S: int, L: int, device: torch.device) -> Tensor | None:
         """Return the reach as a mask that broadcasts to [B, H, S, L]; None where every key is visible."""
         if self.documents is not None:
             return self.documents.mask(S)
         return torch.ones(S, L, dtype=torch.bool, device=device).tril() if self.is_causal else self.mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """The positions that ask: all, or the last of each row. Keys and values come from all of them either way."""
+
+    x_BSD: Tensor
+    angles: Angles
+    reach: Reach
+    onto_BSD: Tensor | None
+
+    @classmethod
+    def of(cls, x_BSD: Tensor, angles: Angles, reach: Reach, onto_BSD: Tensor | None, *, last_only: bool) -> Asking:
+        if not last_only or x_BSD.shape[1] == 1:
+            return cls(x_BSD=x_BSD, angles=angles, reach=reach, onto_BSD=onto_BSD)
+        return cls(
+            x_BSD=x_BSD[:, -1:],
+            angles=(angles[0][:, -1:], angles[1][:, -1:]),
+            reach=reach.of_last(x_BSD.shape[1]),
+            onto_BSD=None if onto_BSD is None else onto_BSD[:, -1:],
+        )
 
 
 def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: float) -> Tensor:
@@ -161,9 +190,11 @@ class MultiHeadAttention(nn.Module):
         cache: AnyCache | None,
         layer: int,
         onto_BSD: Tensor | None = None,
+        last_only: bool = False,
     ) -> Tensor:
-        """Return the attention of x, or `onto` plus that."""
-        q_BSHC = self.rotate(self.q_proj(x_BSD).unflatten(-1, (self.num_heads, -1)), angles)
+        """Return the attention of x, or `onto` plus that; of all positions or of the last."""
+        asking = Asking.of(x_BSD, angles, reach, onto_BSD, last_only=last_only)
+        q_BSHC = self.rotate(self.q_proj(asking.x_BSD).unflatten(-1, (self.num_heads, -1)), asking.angles)
         k_BSHC = self.rotate(self.k_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1)), angles)
         v_BSHC = self.v_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1))
         q_BHSC, k_BHLC, v_BHLC = (t.transpose(1, 2) for t in (q_BSHC, k_BSHC, v_BSHC))
@@ -175,8 +206,8 @@ class MultiHeadAttention(nn.Module):
         else:
             if cache is not None:
                 k_BHLC, v_BHLC = cache.write(layer, (k_BHLC, v_BHLC))
-            out_BHSC = self.attend(q_BHSC, k_BHLC, v_BHLC, reach, scale)
-        return self.linear(self.o_proj, out_BHSC.transpose(1, 2).flatten(2), onto=onto_BSD)
+            out_BHSC = self.attend(q_BHSC, k_BHLC, v_BHLC, asking.reach, scale)
+        return self.linear(self.o_proj, out_BHSC.transpose(1, 2).flatten(2), onto=asking.onto_BSD)
 
 
 class LatentAttention(nn.Module):
@@ -212,24 +243,26 @@ class LatentAttention(nn.Module):
         cache: AnyCache | None,
         layer: int,
         onto_BSD: Tensor | None = None,
+        last_only: bool = False,
     ) -> Tensor:
-        """Return the attention of x, or `onto` plus that."""
-        q_BSHC = self._queries(x_BSD).unflatten(-1, (self.num_heads, -1))
+        """Return the attention of x, or `onto` plus that; of all positions or of the last."""
+        asking = Asking.of(x_BSD, angles, reach, onto_BSD, last_only=last_only)
+        q_BSHC = self._queries(asking.x_BSD).unflatten(-1, (self.num_heads, -1))
         q_nope_BSHC, q_rope_BSHC = q_BSHC.split((self.nope_dim, self.rope_dim), dim=-1)
-        q_rope_BSHC = rotate_pairs(q_rope_BSHC, angles)
+        q_rope_BSHC = rotate_pairs(q_rope_BSHC, asking.angles)
 
         latent_BSR, k_rope_BSC = self.kv_a_proj_with_mqa(x_BSD).split((self.rank, self.rope_dim), dim=-1)
         k_rope_BSC = rotate_pairs(k_rope_BSC.unsqueeze(2), angles).squeeze(2)
         shared_BLC = torch.cat((self.kv_a_layernorm(latent_BSR), k_rope_BSC), dim=-1)
-        is_absorbed = self.form == "absorbed" or (self.form == "auto" and x_BSD.shape[1] == 1 and self._can_absorb())
+        is_absorbed = self.form == "absorbed" or (self.form == "auto" and q_BSHC.shape[1] == 1 and self._can_absorb())
         if isinstance(cache, CacheRows):
             out_BSHC = self._each_row(q_nope_BSHC, q_rope_BSHC, shared_BLC, reach, cache, layer, is_absorbed)
         else:
             if cache is not None:
                 (shared_BLC,) = cache.write(layer, (shared_BLC,))
             attention = self._absorbed if is_absorbed else self._naive
-            out_BSHC = attention(q_nope_BSHC, q_rope_BSHC, shared_BLC, reach)
-        return self.linear(self.o_proj, out_BSHC.flatten(2), onto=onto_BSD)
+            out_BSHC = attention(q_nope_BSHC, q_rope_BSHC, shared_BLC, asking.reach)
+        return self.linear(self.o_proj, out_BSHC.flatten(2), onto=asking.onto_BSD)
 
     def _each_row(
         self,

@@ -59,8 +59,9 @@ class DecoderLayer(nn.Module):
         reach: Reach,
         cache: AnyCache | None,
         sequences_GT: Tensor | None,
+        last_only: bool = False,
     ) -> tuple[Tensor, RoutingStats | None]:
-        x_BSD = self.self_attn(self.input_layernorm(x_BSD), angles, reach, cache, self.index, x_BSD)
+        x_BSD = self.self_attn(self.input_layernorm(x_BSD), angles, reach, cache, self.index, x_BSD, last_only)
         normed_BSD = self.post_attention_layernorm(x_BSD)
         if isinstance(self.mlp, MoE):
             out: tuple[Tensor, RoutingStats | None] = self.mlp(normed_BSD, sequences_GT, x_BSD)
@@ -88,11 +89,16 @@ class Decoder(nn.Module):
         reach: Reach,
         cache: AnyCache | None = None,
         sequences_GT: Tensor | None = None,
+        *,
+        last_only: bool = False,
     ) -> Hidden:
+        """Return the states of all positions or of the last; then the last layer does no more for the others than it
+        takes to look back on them."""
         angles = rotary_angles(positions_BS, self.rotary_dim, self.config.rope_theta)
         collected = []
         for layer in self.layers:
-            x_BSD, stats = layer(x_BSD, angles, reach, cache, sequences_GT)
+            is_end = last_only and layer is self.layers[-1]
+            x_BSD, stats = layer(x_BSD, angles, reach, cache, sequences_GT, is_end)
             if stats is not None:
                 collected.append(stats)
         return Hidden(states_BSD=self.norm(x_BSD), stats=collected)
@@ -115,8 +121,8 @@ class LanguageModel(nn.Module):
         """Return float32 logits [..., V]. Select positions first: 4,096 x 129,280 of them are 2 GB."""
         return self.read_out(self.lm_head, states_BSD)
 
-    def extend(self, embeds_BSD: Tensor, cache: AnyCache) -> Tensor:
-        """Append S positions to every row of the cache and return their states [B, S, D]."""
+    def extend(self, embeds_BSD: Tensor, cache: AnyCache, *, last_only: bool = False) -> Tensor:
+        """Append S positions to every row of the cache; return their states [B, S, D], or the last ones [B, 1, D]."""
         num_new, device = embeds_BSD.shape[1], embeds_BSD.device
         starts_B1 = torch.tensor(cache.lengths, device=device).unsqueeze(1)
         positions_BS = starts_B1 + torch.arange(num_new, device=device)
@@ -125,7 +131,7 @@ class LanguageModel(nn.Module):
             reach = Reach(mask=None, is_causal=False)
         else:
             reach = Reach.of_cache(cache.lengths, num_new, device)
-        hidden: Hidden = self.model(embeds_BSD, positions_BS, reach, cache)
+        hidden: Hidden = self.model(embeds_BSD, positions_BS, reach, cache, last_only=last_only)
         cache.advance(num_new)
         return hidden.states_BSD
 

@@ -23,6 +23,7 @@ class ForwardCost:
     """Operations of one forward pass, by what they grow with."""
 
     per_token: float  # language model without attention scores and without logits
+    per_token_in_end: float  # of these, what the last layer does beside keys and values: for nothing but its state
     per_logit: float  # one trained position
     per_pair: float  # one token looking at one before it, all layers
     per_tile_vision: float
@@ -39,21 +40,23 @@ class ForwardCost:
             query = width * heads * (nope + rope)
             if language.q_lora_rank is not None:
                 query = width * language.q_lora_rank + language.q_lora_rank * heads * (nope + rope)
-            attention = query + width * (rank + rope) + rank * heads * (nope + value) + heads * value * width
+            seen = width * (rank + rope)
+            attention = query + seen + rank * heads * (nope + value) + heads * value * width
             pair = heads * (nope + rope + value)
         else:
             head = width // heads
-            attention = 2 * width * width + 2 * width * language.num_kv_heads * head
+            seen = 2 * width * language.num_kv_heads * head
+            attention = 2 * width * width + seen
             pair = 2 * width
-        weights = 0
+        weights = in_end = 0
         for layer in range(language.num_hidden_layers):
-            weights += attention
             if language.is_moe_layer(layer):
                 experts = (language.num_experts_per_tok or 0) + (language.n_shared_experts or 0)
-                weights += 3 * width * language.moe_intermediate_size * experts
-                weights += width * (language.n_routed_experts or 0)
+                mlp = 3 * width * language.moe_intermediate_size * experts + width * (language.n_routed_experts or 0)
             else:
-                weights += 3 * width * language.intermediate_size
+                mlp = 3 * width * language.intermediate_size
+            weights += attention + mlp
+            in_end = attention - seen + mlp
         patches = vision.patches_per_side**2
         block = 4 * vision.width**2 + 2 * vision.width * vision.mlp_width
         encoder = vision.layers * (patches * block + patches * patches * 2 * vision.width)
@@ -62,6 +65,7 @@ class ForwardCost:
         adaptor = config.tokens_per_side**2 * (joined * projector.n_embed + projector.n_embed**2)
         return cls(
             per_token=2.0 * weights,
+            per_token_in_end=2.0 * in_end,
             per_logit=2.0 * width * language.vocab_size,
             per_pair=2.0 * pair * language.num_hidden_layers,
             per_tile_vision=2.0 * encoder,
