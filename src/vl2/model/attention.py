@@ -88,10 +88,9 @@ class Reach:
     def of_last(self, S: int) -> Reach:
         """Return the reach of the last of S queries alone. There is none for packed documents."""
         assert self.documents is None, "of packed documents every query is asked"
-        num_before = None if self.num_before is None else self.num_before + S - 1
-        sees_all = self.is_causal or self.mask is None or num_before is not None
-        mask = None if sees_all or self.mask is None else self.mask[:, :, -1:]
-        return Reach(mask=mask, is_causal=False, num_before=num_before)
+        if self.num_before is not None:  # then it sees every key
+            return Reach(mask=None, is_causal=False, num_before=self.num_before + S - 1)
+        return Reach(mask=None if self.mask is None else self.mask[:, :, -1:], is_causal=False)
 
     def visible(self, S: int, L: int, device: torch.device) -> Tensor | None:
         """Return the reach as a mask that broadcasts to [B, H, S, L]; None where every key is visible."""
