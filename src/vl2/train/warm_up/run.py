@@ -172,6 +172,7 @@ class WarmUpRun:
                 if self.step % options.save_every_steps == 0 or is_last or why is not None:
                     self.checkpoints.save(self.step, self._state(), self.recipe.to_toml())
             self.checkpoints.wait()
+        self.ranks.barrier()  # what the first rank has written is there for all
         self.checkpoints.close()
         return why or "finished"
 
