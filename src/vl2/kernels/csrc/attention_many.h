@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "lines.h"
 #include "products.h"
 
 namespace vl2 {
@@ -45,7 +46,7 @@ inline __m512bh pair_of(const bf16* from) {
 }
 
 struct PackedHead {
-    std::vector<uint32_t> keys, values;  // [block][pair of channels][64 keys]; [pair of keys][channels]
+    LineVector<uint32_t> keys, values;  // [block][pair of channels][64 keys]; [pair of keys][channels]
     int64_t channel_pairs, key_blocks, value_width;
 
     void pack(const Attention& a, int64_t b, int64_t h) {
@@ -157,8 +158,8 @@ inline void mix_all(const PackedHead& head, const bf16* weights, int64_t width, 
 inline void attend_rows(const Attention& a, int64_t b, int64_t h) {
     constexpr int64_t TILE = 60;  // queries: a multiple of what is scored and of what is mixed at once
     static thread_local PackedHead head;
-    static thread_local std::vector<float> scores;
-    static thread_local std::vector<bf16> weights;
+    static thread_local LineVector<float> scores;
+    static thread_local LineVector<bf16> weights;
     head.pack(a, b, h / a.shared);
     const int64_t width = head.key_blocks * KEYS_AT_ONCE;
     scores.resize(QUERIES_AT_ONCE * width);

@@ -22,14 +22,16 @@ inline __m512i load_part(const bf16* from, int64_t count) {
 
 // Keys as rows of whole tiles, values turned: rows of channels. Zeros fill both up.
 struct HeadInTiles {
-    std::vector<bf16> keys, values;  // [keys][channels]; [value channels][keys]
-    int64_t channels, num_keys;
+    LineVector<bf16> keys, values;  // [keys][channels]; [value channels][value_row]
+    int64_t channels, num_keys, value_row;
 
     void pack(const Attention& a, int64_t b, int64_t h) {
         channels = round_up(a.channels, 32);
         num_keys = round_up(a.keys, TILE_KEYS);
+        // An odd number of lines: sixteen rows that lie an even number apart share few places of the first cache.
+        value_row = (num_keys / TILE_KEYS | 1) * TILE_KEYS;
         keys.resize(num_keys * channels);
-        values.resize(round_up(a.value_channels, 32) * num_keys);
+        values.resize(round_up(a.value_channels, 32) * value_row);
         for (int64_t k = 0; k < num_keys; k++)
             for (int64_t c = 0; c < channels; c += 32)
                 _mm512_storeu_si512(&keys[k * channels + c],
@@ -42,9 +44,9 @@ struct HeadInTiles {
                                               : _mm512_setzero_si512();
                 transpose(block);
                 for (int64_t i = 0; i < LANES; i++) {
-                    bf16* to = &values[(c + 2 * i) * num_keys + k];
+                    bf16* to = &values[(c + 2 * i) * value_row + k];
                     _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16(block[i]));
-                    _mm256_storeu_si256((__m256i*)(to + num_keys), _mm512_cvtepi32_epi16(_mm512_srli_epi32(block[i], 16)));
+                    _mm256_storeu_si256((__m256i*)(to + value_row), _mm512_cvtepi32_epi16(_mm512_srli_epi32(block[i], 16)));
                 }
             }
     }
@@ -129,7 +131,7 @@ inline void store_means(const float* sums, const Floats* inverses, const Attenti
 inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
     static thread_local HeadInTiles head;
     static thread_local std::vector<Line> query, weights;
-    static thread_local std::vector<float> scores;
+    static thread_local LineVector<float> scores;
     const TileRegisters registers;
     Ahead none{nullptr, 0};
     head.pack(a, b, h / a.shared);
@@ -148,20 +150,25 @@ inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
                 lanes[v].seen[i] = static_cast<int32_t>(a.seen(first + std::min(v * LANES + i, count - 1)));
             lanes[v].all_see = lanes[v].seen[0];
         }
+        const auto find_largest = [&](int64_t key) {
+            for (Lanes& some : lanes) some.find_largest(key, key + TILE_KEYS);
+        };
         for (int64_t k = 0; k < width; k += TILE_KEYS) {
             const bf16* one = &head.keys[k * head.channels];
             float* to = &scores[k * TILE_QUERIES];
             multiply_blocks<2>(queries, TILE_QUERIES, {one, one + LANES * head.channels, head.channels}, head.channels, to,
                                to + LANES * TILE_QUERIES, none, none);
-            for (Lanes& some : lanes) some.find_largest(k, k + TILE_KEYS);
+            // Those just stored cannot be loaded yet; those before them can.
+            if (k > 0) find_largest(k - TILE_KEYS);
         }
+        find_largest(width - TILE_KEYS);
         Floats inverses[2];
         for (int64_t v = 0; v < 2; v++)
             inverses[v] = 1.0f / lanes[v].soften(width, static_cast<float>(a.scale), pairs + v * LANES);
         for (int64_t c = 0; c < a.value_channels; c += 32) {
-            const bf16* one = &head.values[c * head.num_keys];
-            float sums[32 * TILE_QUERIES];
-            const Blocks values{one, one + LANES * head.num_keys, head.num_keys};
+            const bf16* one = &head.values[c * head.value_row];
+            alignas(LINE_BYTES) float sums[32 * TILE_QUERIES];
+            const Blocks values{one, one + LANES * head.value_row, head.value_row};
             const auto multiply = a.value_channels - c > LANES ? multiply_blocks<2> : multiply_blocks<2, 1>;
             multiply(pairs, TILE_QUERIES, values, width, sums, sums + LANES * TILE_QUERIES, none, none, false);
             store_means(sums, inverses, a, b, h, first, count, c);

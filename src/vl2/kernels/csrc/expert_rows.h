@@ -11,6 +11,7 @@
 #include "amx.h"
 #include "blocks.h"
 #include "experts_eight_bits.h"
+#include "lines.h"
 #include "prefill.h"
 
 namespace vl2 {
@@ -90,29 +91,45 @@ __attribute__((noinline)) void multiply_tile(const uint32_t* x, int64_t pairs, c
         for (int v = 0; v < V; v++) _mm512_storeu_ps(sums + (n * V + v) * LANES, acc[n][v]);
 }
 
-// Sixteen rows of an expert's weight.
+// Sixteen rows of an expert's weight. Those that come next are asked for at each step of the product, and between its results
+// too: memory would rest meanwhile.
 struct Sixteen {
     const bf16* rows;
     Ahead ahead;
+    int lines_a_result = 0;
+
+    void next_result() {
+        for (int i = 0; i < lines_a_result; i++) ahead.line();
+    }
 };
 
-// Pairs of vectors that go over each pair of channels' tiles.
-inline int64_t steps_of(const Tiles& tiles) {
-    int64_t steps = 0;
-    for (int64_t t = 0; t < tiles.size(); t++) steps += (tiles.vectors(t) + 1) / 2;
-    return steps;
-}
+// How often a block of sixteen rows is gone through: pairs of vectors, and vectors in all.
+struct Turns {
+    int64_t pairs = 0, vectors = 0;
+
+    explicit Turns(const Tiles& tiles) {
+        for (int64_t t = 0; t < tiles.size(); t++) {
+            pairs += (tiles.vectors(t) + 1) / 2;
+            vectors += tiles.vectors(t);
+        }
+    }
+};
 
 // Sixteen rows from a multiple of sixteen on: where they lie, or int4 made bfloat16 in `room`. Of those that lie in memory,
-// the ones `distance` rows further are asked for, evenly over the steps.
-inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, int64_t distance, int64_t steps,
-                            std::vector<Line>& room) {
+// the ones `distance` rows further are asked for: three quarters during the product, the rest between its results, of which
+// there are `results` for each vector.
+inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, int64_t distance, const Turns& turns,
+                            int64_t results, std::vector<Line>& room) {
     const Matrix w = stack.at(expert);
     const int64_t inputs = w.inputs;
     if (w.kind == BF16) {
         const uint8_t* rows = w.codes + 2 * first * inputs;
-        const int lines = static_cast<int>((16 + steps - 1) / steps);
-        return {reinterpret_cast<const bf16*>(rows), {rows + 2 * distance * inputs, lines}};
+        const int64_t lines = (12 + turns.pairs - 1) / turns.pairs;  // of the sixteen that 32 channels take
+        const int64_t left = std::max<int64_t>(16 - lines * turns.pairs, 0) * (inputs / 32);
+        results *= turns.vectors;
+        return {reinterpret_cast<const bf16*>(rows),
+                {rows + 2 * distance * inputs, static_cast<int>(lines)},
+                static_cast<int>((left + results - 1) / results)};
     }
     room.resize(std::max<size_t>(room.size(), 16 * inputs / GROUP));
     bf16* rows = reinterpret_cast<bf16*>(room.data());
@@ -134,7 +151,7 @@ void multiply_two(const uint32_t* x, int64_t pairs, Sixteen& one, Sixteen& two, 
             weight[n] = one.rows + (first + n) * 2 * pairs;
             weight[HALF + n] = two.rows + (first + n) * 2 * pairs;
         }
-        float sums[N * V * LANES];
+        alignas(LINE_BYTES) float sums[N * V * LANES];
         multiply_tile<V, N>(x, pairs, weight, sums);
         std::memcpy(sums_one + first * V * LANES, sums, sizeof sums / 2);
         std::memcpy(sums_two + first * V * LANES, sums + HALF * V * LANES, sizeof sums / 2);
@@ -146,10 +163,12 @@ void multiply_two(const uint32_t* x, int64_t pairs, Sixteen& one, Sixteen& two, 
 // rounds.
 template <int V>
 void gate_tile(const uint32_t* x, int64_t pairs, Sixteen& gate, Sixteen& up, uint32_t* hidden) {
-    float opens[16 * V * LANES], sums[16 * V * LANES];
+    alignas(LINE_BYTES) float opens[16 * V * LANES], sums[16 * V * LANES];
     multiply_two<V>(x, pairs, gate, up, opens, sums);
     for (int n = 0; n < 16; n += 2) {
         for (int v = 0; v < V; v++) {
+            gate.next_result();
+            up.next_result();
             Words word[2];
             for (int i = 0; i < 2; i++) {
                 const int at = ((n + i) * V + v) * LANES;
@@ -165,11 +184,13 @@ void gate_tile(const uint32_t* x, int64_t pairs, Sixteen& gate, Sixteen& up, uin
 // Thirty-two outputs of a tile, of which `one` and `two` are the rows, as bfloat16.
 template <int V>
 void down_tile(const uint32_t* hidden, int64_t pairs, Sixteen& one, Sixteen& two, int64_t width, int64_t rows, bf16* out) {
-    float sums[2][16 * V * LANES];
+    alignas(LINE_BYTES) float sums[2][16 * V * LANES];
     multiply_two<V>(hidden, pairs, one, two, sums[0], sums[1]);
     for (int half = 0; half < 2; half++)
         for (int v = 0; v < V; v++) {
             __m512i block[16];
+            one.next_result();
+            two.next_result();
             for (int n = 0; n < 16; n++) block[n] = _mm512_loadu_si512(sums[half] + (n * V + v) * LANES);
             transpose(block);
             for (int64_t m = 0; m < std::min<int64_t>(LANES, rows - v * LANES); m++)
@@ -198,10 +219,10 @@ inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64
 #endif
     pack_rows(e, first, rows, tiles);
     hidden.resize(rows, e.hidden);
-    const int64_t steps = steps_of(tiles);
+    const Turns turns(tiles);
     for (int64_t f = 0; f < e.hidden; f += 16) {
-        Sixteen gate = sixteen_rows(e.gate, expert, f, 16, steps, room[0]);
-        Sixteen up = sixteen_rows(e.up, expert, f, 16, steps, room[1]);
+        Sixteen gate = sixteen_rows(e.gate, expert, f, 16, turns, 8, room[0]);
+        Sixteen up = sixteen_rows(e.up, expert, f, 16, turns, 8, room[1]);
         for (int64_t t = 0; t < tiles.size(); t++)
             with_vectors(tiles.vectors(t), [&](auto vectors) {
                 uint32_t* to = hidden.at(t) + f / 2 * vectors.value * LANES;
@@ -209,8 +230,8 @@ inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64
             });
     }
     for (int64_t n = 0; n < e.width; n += 32) {
-        Sixteen one = sixteen_rows(e.down, expert, n, 32, steps, room[0]);
-        Sixteen two = sixteen_rows(e.down, expert, n + 16, 32, steps, room[1]);
+        Sixteen one = sixteen_rows(e.down, expert, n, 32, turns, 2, room[0]);
+        Sixteen two = sixteen_rows(e.down, expert, n + 16, 32, turns, 2, room[1]);
         for (int64_t t = 0; t < tiles.size(); t++) {
             const int64_t row = tiles.first[t] * LANES;
             with_vectors(tiles.vectors(t), [&](auto vectors) {

@@ -1,0 +1,34 @@
+// Memory that begins on a line of the cache. A vector or a row of a tile that lies across two lines takes twice as long.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <vector>
+
+namespace vl2 {
+
+constexpr std::size_t LINE_BYTES = 64;
+
+template <class T>
+struct OnLines {
+    using value_type = T;
+
+    OnLines() = default;
+    template <class U>
+    OnLines(const OnLines<U>&) {}
+
+    T* allocate(std::size_t count) {
+        return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(LINE_BYTES)));
+    }
+    void deallocate(T* at, std::size_t) { ::operator delete(at, std::align_val_t(LINE_BYTES)); }
+
+    template <class U>
+    bool operator==(const OnLines<U>&) const { return true; }
+    template <class U>
+    bool operator!=(const OnLines<U>&) const { return false; }
+};
+
+template <class T>
+using LineVector = std::vector<T, OnLines<T>>;
+
+}  // namespace vl2
