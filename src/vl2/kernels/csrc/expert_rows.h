@@ -115,21 +115,25 @@ struct Turns {
     }
 };
 
-// Sixteen rows from a multiple of sixteen on: where they lie, or int4 made bfloat16 in `room`. Of those that lie in memory,
-// the ones `distance` rows further are asked for: three quarters during the product, the rest between its results, of which
-// there are `results` for each vector.
+// Sixteen rows from a multiple of sixteen on: where they lie, or int4 made bfloat16 in `room`. With tile registers, of those
+// that lie in memory the ones `distance` rows further are asked for: three quarters during the product, the rest between its
+// results, of which there are `results` for each vector.
 inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, int64_t distance, const Turns& turns,
                             int64_t results, std::vector<Line>& room) {
     const Matrix w = stack.at(expert);
     const int64_t inputs = w.inputs;
     if (w.kind == BF16) {
         const uint8_t* rows = w.codes + 2 * first * inputs;
+#if defined(__AMX_BF16__)
         const int64_t lines = (12 + turns.pairs - 1) / turns.pairs;  // of the sixteen that 32 channels take
         const int64_t left = std::max<int64_t>(16 - lines * turns.pairs, 0) * (inputs / 32);
         results *= turns.vectors;
         return {reinterpret_cast<const bf16*>(rows),
                 {rows + 2 * distance * inputs, static_cast<int>(lines)},
                 static_cast<int>((left + results - 1) / results)};
+#else
+        return {reinterpret_cast<const bf16*>(rows), {nullptr, 0}};
+#endif
     }
     room.resize(std::max<size_t>(room.size(), 16 * inputs / GROUP));
     bf16* rows = reinterpret_cast<bf16*>(room.data());
