@@ -9,6 +9,10 @@ namespace vl2 {
 
 constexpr std::size_t LINE_BYTES = 64;
 
+struct alignas(LINE_BYTES) Line {
+    uint32_t words[16];
+};
+
 template <class T>
 struct OnLines {
     using value_type = T;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "eight_bits.h"
+#include "lines.h"
 #include "transpose.h"
 
 namespace vl2 {

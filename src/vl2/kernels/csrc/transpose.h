@@ -1,4 +1,4 @@
-// Vectors of sixteen words in memory, and sixteen of them with rows made columns.
+// Sixteen vectors of sixteen words with rows made columns.
 #pragma once
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -6,11 +6,6 @@
 #include <cstdint>
 
 namespace vl2 {
-
-// A vector that lies within one line of the cache.
-struct alignas(64) Line {
-    uint32_t words[16];
-};
 
 // Word n of vector m becomes word m of vector n.
 inline void transpose(__m512i (&rows)[16]) {
