@@ -143,7 +143,7 @@ def test_a_count_rests_on_each_that_it_counts_and_on_the_first_token() -> None:
         PrimerTable(),
         PrimerReading(),
         PrimerReceipt(),
-        Emoji(tasks=("name_each", "list_each")),
+        Emoji(tasks=("name_shown", "list_shown")),
     ],
     ids=lambda source: source.name,
 )
@@ -214,7 +214,7 @@ def test_a_text_is_read_letter_by_letter_from_left_to_right(source: Source, spel
 
 
 def test_each_thing_of_a_sheet_is_named_where_it_lies() -> None:
-    for record in generate(Emoji(tasks=("list_each",)), 6, seed=3):
+    for record in generate(Emoji(tasks=("list_shown",)), 6, seed=3):
         sample, evidence = sampled(record)
         found = groups_by_token(evidence)
         ids, slots = sample.input_ids.tolist(), sample.image_mask.nonzero().flatten().tolist()

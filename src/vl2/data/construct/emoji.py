@@ -1,8 +1,9 @@
 """Pictures of single things (emoji, clip art) and their names: one large, or several in a row or a grid.
 
-Every kind of the sprite set is used, faces, signs and flags too; scenes take things only. Where things are named in
-each language, the answer's evidence is the middle of each: the visual token there is where an encoder that has been
-warmed up holds the thing (`vl2.train.warm_up`).
+Every kind of the sprite set is used, faces, signs and flags too; scenes take things only. In the tasks "name_shown" and
+"list_shown" the answer's evidence is the middle of each thing: the visual token there is where an encoder that has been
+warmed up holds it (`vl2.train.warm_up`). A record speaks one language: a second answer about the same things in another
+can be had from the first, without a look at the picture.
 """
 
 from __future__ import annotations
@@ -58,13 +59,13 @@ class Emoji(Source):
 
     name = "emoji"
     category = "caption"
-    tasks_known: ClassVar[tuple[str, ...]] = ("name", "name_each", "list", "list_each", "nth", "is_it", "choose")
+    tasks_known: ClassVar[tuple[str, ...]] = ("name", "name_shown", "list", "list_shown", "nth", "is_it", "choose")
 
     art: str = ""  # the folder of a sprite set; "": the built-in shapes
     languages: tuple[str, ...] = ("en", "zh")
     min_side_px: int = 96  # of the picture of one thing
     max_side_px: int = 400
-    max_pictures: int = 8  # of "list" and "nth"; "list_each" fills a sheet
+    max_pictures: int = 8  # of "list" and "nth"; "list_shown" fills a sheet
     restyled_share: float = 0.0  # of the things that stand alone or on a sheet: drawn as another hand would
 
     def kinds(self) -> tuple[Kind, ...]:
@@ -80,27 +81,22 @@ class Emoji(Source):
         if task in ("list", "nth"):
             shown = rng.sample(pool, min(len(pool), rng.randint(2, self.max_pictures)))
             draft.picture(draw_grid(shown, rng))
-        elif task == "list_each":
+        elif task == "list_shown":
             image, laid = draw_sheet(pool, rng, self.restyled_share)
             draft.picture(image)
-            return self._name_in_each(draft, laid, _ask_list, rng)
+            _ask_list(draft, [thing.kind for thing in laid], rng, [thing.show_middle(draft) for thing in laid])
+            return draft
         else:
             shown = [rng.choice(pool)]
-            if not is_noun(shown[0]) and task not in ("name", "name_each"):
+            if not is_noun(shown[0]) and task not in ("name", "name_shown"):
                 task = "choose"
             side = rng.randint(self.min_side_px, self.max_side_px)
             image, box = lay_alone(shown[0], (side, side), rng, self.restyled_share)
             draft.picture(image)
-            if task == "name_each":
-                return self._name_in_each(draft, [Laid(shown[0], box)], _ask_name, rng)
+            if task == "name_shown":
+                _ask_name(draft, shown, rng, [Laid(shown[0], box).show_middle(draft)])
+                return draft
         _TASKS[task](draft, shown, pool, rng)
-        return draft
-
-    def _name_in_each(self, draft: Draft, laid: Sequence[Laid], ask: Ask, rng: random.Random) -> Draft:
-        """Ask for the names in the draft's language and then in the others: several answers for one picture."""
-        for language in (draft.language, *(other for other in self.languages if other != draft.language)):
-            evidence = [thing.show_middle(draft, language) for thing in laid]
-            ask(draft, [thing.kind for thing in laid], language, rng, evidence)
         return draft
 
 
@@ -111,11 +107,11 @@ class Laid:
     kind: Kind
     box_px: BoxPx
 
-    def show_middle(self, draft: Draft, language: str) -> int:
+    def show_middle(self, draft: Draft) -> int:
         """Add the middle of the thing, once for each character of its name, and return the object's number."""
         x0, y0, x1, y1 = self.box_px
         x, y = (x1 - x0) * (1 - MIDDLE) / 2, (y1 - y0) * (1 - MIDDLE) / 2
-        name = self.kind.full_name(language)
+        name = self.kind.full_name(draft.language)
         middle = (round(x0 + x), round(y0 + y), max(round(x1 - x), 1), max(round(y1 - y), 1))
         return draft.show(name, [middle] * len(name))
 
@@ -184,31 +180,26 @@ def _cells(count: int, most_columns: int, cell_px: int) -> tuple[Size, list[tupl
 
 
 Task = Callable[[Draft, Sequence[Kind], Sequence[Kind], random.Random], None]
-Ask = Callable[[Draft, Sequence[Kind], str, random.Random, Sequence[int]], None]
 
 
-def _ask_name(
-    draft: Draft, shown: Sequence[Kind], language: str, rng: random.Random, evidence: Sequence[int] = ()
-) -> None:
-    kind = shown[0]
-    question, *answers = rng.choice(NAME_IT[language] if is_noun(kind) else NAME_IT[language][2:3])
-    draft.ask(question, named(rng.choice(answers), kind.full_name(language)), evidence)
+def _ask_name(draft: Draft, shown: Sequence[Kind], rng: random.Random, evidence: Sequence[int] = ()) -> None:
+    kind, questions = shown[0], NAME_IT[draft.language]
+    question, *answers = rng.choice(questions if is_noun(kind) else questions[2:3])
+    draft.ask(question, named(rng.choice(answers), kind.full_name(draft.language)), evidence)
 
 
-def _ask_list(
-    draft: Draft, shown: Sequence[Kind], language: str, rng: random.Random, evidence: Sequence[int] = ()
-) -> None:
-    zh = language == "zh"
-    names = [kind.full_name(language) for kind in shown]
-    draft.ask(rng.choice(LIST_THEM[language]), "、".join(names) + "。" if zh else ", ".join(names) + ".", evidence)
+def _ask_list(draft: Draft, shown: Sequence[Kind], rng: random.Random, evidence: Sequence[int] = ()) -> None:
+    names = [kind.full_name(draft.language) for kind in shown]
+    answer = "、".join(names) + "。" if draft.language == "zh" else ", ".join(names) + "."
+    draft.ask(rng.choice(LIST_THEM[draft.language]), answer, evidence)
 
 
 def _name(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
-    _ask_name(draft, shown, draft.language, rng)
+    _ask_name(draft, shown, rng)
 
 
 def _list(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
-    _ask_list(draft, shown, draft.language, rng)
+    _ask_list(draft, shown, rng)
 
 
 def _nth(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
