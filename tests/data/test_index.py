@@ -13,6 +13,7 @@ from tests.data.sample_records import page
 from vl2.data.count import count_tokens
 from vl2.data.index import StoreIndex, build_index, settings_checksum
 from vl2.data.record import Message, Part, Record
+from vl2.data.store import Records, open_random, write_records
 from vl2.errors import UserError
 
 
@@ -105,6 +106,22 @@ def test_a_stale_index_is_refused(tmp_path: Path) -> None:
         StoreIndex.load(path, processor, 3, mask_prompt=False)
     with pytest.raises(UserError, match="of 3 records, the store has 4"):
         StoreIndex.load(path, processor, 4)
+
+
+def test_an_index_of_other_files_is_refused_and_one_of_the_same_files_elsewhere_is_not(tmp_path: Path) -> None:
+    processor, path = make_processor(), tmp_path / "index.npz"
+
+    def kept(folder: str, *records: Record) -> Records:
+        write_records(records, str(tmp_path / folder / "train.jsonl"))
+        return open_random(str(tmp_path / folder))
+
+    before = kept("before", make_record("text", 0), make_record("text", 1))
+    build_index("texts", before, processor, files=before.checksum).save(path)
+    moved = kept("moved", make_record("text", 0), make_record("text", 1))
+    assert len(StoreIndex.load(path, processor, 2, files=moved.checksum)) == 2
+    changed = kept("changed", make_record("text", 0), make_record("text", 123456))
+    with pytest.raises(UserError, match="the files of texts have changed since the index"):
+        StoreIndex.load(path, processor, len(changed), files=changed.checksum)
 
 
 def test_a_missing_or_damaged_index_is_one_line(tmp_path: Path) -> None:

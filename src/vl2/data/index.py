@@ -25,7 +25,7 @@ from vl2.process.processor import Processor
 
 Ints = NDArray[np.int64]
 
-_FORMAT = 1  # of the .npz file
+_FORMAT = 2  # of the .npz file
 _ARRAYS = ("categories", "num_tokens", "num_trained", "num_tiles")
 # Its ids tell one vocabulary from another of the same size.
 _PROBE = "The quick brown fox, 12,345.67 <|ref|>图片<|/ref|> naïve"
@@ -95,6 +95,7 @@ class StoreIndex:
 
     name: str
     settings: str  # checksum of all that the costs depend on beside the records
+    files: str = ""  # checksum of the files that hold the records; "": not known
     categories: Ints  # [N], positions in CATEGORIES
     num_tokens: Ints  # [N]
     num_trained: Ints  # [N]
@@ -125,7 +126,13 @@ class StoreIndex:
         """Write one .npz file; it appears whole or not at all."""
         path = Path(path)
         problems = [[problem.record, problem.message] for problem in self.problems]
-        about = {"format": _FORMAT, "name": self.name, "settings": self.settings, "problems": problems}
+        about = {
+            "format": _FORMAT,
+            "name": self.name,
+            "settings": self.settings,
+            "files": self.files,
+            "problems": problems,
+        }
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         partial = path.with_name(f"{path.name}.partial")
         try:
@@ -136,14 +143,19 @@ class StoreIndex:
             raise UserError(f"cannot write the index {path}: {error.strerror}") from None
 
     @classmethod
-    def load(cls, path: Path | str, processor: Processor, num_records: int, *, mask_prompt: bool = True) -> StoreIndex:
-        """Read an index. UserError if it was made with other settings or for another number of records."""
+    def load(
+        cls, path: Path | str, processor: Processor, num_records: int, *, files: str = "", mask_prompt: bool = True
+    ) -> StoreIndex:
+        """Read an index. UserError if its settings, its files or its number of records are not these."""
         path = Path(path)
         try:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
                 arrays: dict[str, Any] = {name: file[name].astype(np.int64) for name in _ARRAYS}
-            name, settings, version = about["name"], about["settings"], about["format"]
+            name, settings, version, counted = (
+                *(about[key] for key in ("name", "settings", "format")),
+                about.get("files"),
+            )
             problems = tuple(LostRecord(source=name, record=r, message=m) for r, m in about["problems"])
         except FileNotFoundError:
             raise UserError(f"no index at {path}") from None
@@ -151,7 +163,9 @@ class StoreIndex:
             raise UserError(f"{path} is not an index: {' '.join(str(error).split())[:120]}") from None
         if version != _FORMAT or settings != settings_checksum(processor, mask_prompt=mask_prompt):
             raise UserError(f"the index {path} was made with another tokenizer, tiling or tile size: build it again")
-        index = cls(name=name, settings=settings, problems=problems, **arrays)
+        if files and counted != files:
+            raise UserError(f"the files of {name} have changed since the index {path} was made: build it again")
+        index = cls(name=name, settings=settings, files=counted, problems=problems, **arrays)
         if len(index) != num_records:
             raise UserError(f"the index {path} is of {len(index)} records, the store has {num_records}: build it again")
         return index
@@ -174,7 +188,9 @@ def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def build_index(name: str, records: RecordStore, processor: Processor, *, mask_prompt: bool = True) -> StoreIndex:
+def build_index(
+    name: str, records: RecordStore, processor: Processor, *, files: str = "", mask_prompt: bool = True
+) -> StoreIndex:
     """Read every record of a store once and count. A record that fails is listed, and the others go on."""
     rows = np.zeros((len(records), 4), dtype=np.int64)
     problems: list[LostRecord] = []
@@ -191,6 +207,7 @@ def build_index(name: str, records: RecordStore, processor: Processor, *, mask_p
     return StoreIndex(
         name=name,
         settings=settings_checksum(processor, mask_prompt=mask_prompt),
+        files=files,
         problems=tuple(problems),
         **dict(zip(_ARRAYS, np.ascontiguousarray(rows.T), strict=True)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from vl2.data.index import RecordStore, StoreIndex, build_index
 from vl2.data.loader import Loader, LoaderOptions
 from vl2.data.pack import Packing
 from vl2.data.plan import Plan, PlanOptions
-from vl2.data.store import open_random
+from vl2.data.store import Records, open_random
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
 from vl2.model.empty import shapes_only
@@ -126,14 +126,14 @@ def make_model(files: ModelFiles, seed: int, *, is_first: bool, is_filled_later:
     return model
 
 
-def open_stores(recipe: Recipe) -> dict[str, RecordStore]:
+def open_stores(recipe: Recipe) -> dict[str, Records]:
     if not recipe.data.sources:
         raise UserError("data.sources is empty: name at least one store of records")
     return {source.name: open_random(source.path) for source in recipe.data.sources}
 
 
 def make_plan(
-    recipe: Recipe, stores: dict[str, RecordStore], processor: Processor, *, folder: Path | None, ranks: Ranks, say: Say
+    recipe: Recipe, stores: Mapping[str, Records], processor: Processor, *, folder: Path | None, ranks: Ranks, say: Say
 ) -> Plan:
     """Return the plan of a recipe. The first rank builds the indexes, and keeps them in the run's folder if given."""
     indexes = [_index(name, store, processor, recipe.stage, folder, ranks, say) for name, store in stores.items()]
@@ -163,7 +163,7 @@ def plan_options(recipe: Recipe) -> PlanOptions:
 
 
 def make_loader(
-    recipe: Recipe, plan: Plan, stores: dict[str, RecordStore], processor: Processor, ranks: Ranks
+    recipe: Recipe, plan: Plan, stores: Mapping[str, RecordStore], processor: Processor, ranks: Ranks
 ) -> Loader:
     options = LoaderOptions(
         num_workers=recipe.data.workers,
@@ -193,7 +193,7 @@ def num_steps(stage: Stage, plan: Plan | None) -> int:
 
 
 def _index(
-    name: str, store: RecordStore, processor: Processor, stage: Stage, folder: Path | None, ranks: Ranks, say: Say
+    name: str, store: Records, processor: Processor, stage: Stage, folder: Path | None, ranks: Ranks, say: Say
 ) -> StoreIndex:
     if folder is None:
         return build_index(name, store, processor, mask_prompt=stage.mask_prompt)
@@ -204,14 +204,18 @@ def _index(
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write {path.parent}: {error.strerror or error}") from None
-        build_index(name, store, processor, mask_prompt=stage.mask_prompt).save(path)
+        build_index(name, store, processor, files=store.checksum, mask_prompt=stage.mask_prompt).save(path)
     ranks.barrier()
-    return StoreIndex.load(path, processor, len(store), mask_prompt=stage.mask_prompt)
+    return _load(path, store, processor, stage)
 
 
-def _is_usable(path: Path, store: RecordStore, processor: Processor, stage: Stage) -> bool:
+def _load(path: Path, store: Records, processor: Processor, stage: Stage) -> StoreIndex:
+    return StoreIndex.load(path, processor, len(store), files=store.checksum, mask_prompt=stage.mask_prompt)
+
+
+def _is_usable(path: Path, store: Records, processor: Processor, stage: Stage) -> bool:
     try:
-        StoreIndex.load(path, processor, len(store), mask_prompt=stage.mask_prompt)
+        _load(path, store, processor, stage)
     except UserError:
         return False
     return True

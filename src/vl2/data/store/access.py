@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import posixpath
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -48,14 +51,18 @@ def read_records(*locations: str) -> Iterator[Found]:
 
 def open_random(*locations: str) -> Records:
     """Open the files of the locations for reading any record. UserError for a file that cannot be opened at all."""
-    return Records([OPENERS[file.format](file) for location in locations for file in find_files(location)])
+    files = [file for location in locations for file in find_files(location)]
+    sizes = [(posixpath.basename(file.path), file.size()) for file in files]
+    checksum = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
+    return Records([OPENERS[file.format](file) for file in files], checksum)
 
 
 class Records(Sequence[Record]):
     """The records of several files under one number. Each is read, images too, when it is asked for."""
 
-    def __init__(self, files: Sequence[RecordFile]) -> None:
+    def __init__(self, files: Sequence[RecordFile], checksum: str = "") -> None:
         self._files = files
+        self.checksum = checksum  # of the names and sizes of the files; not of their folder, which may move
         self._starts = [0, *accumulate(len(file) for file in files)]
 
     def __len__(self) -> int:
