@@ -2,8 +2,9 @@
 
 Every kind of the sprite set is used, faces, signs and flags too; scenes take things only. In the tasks "name_shown" and
 "list_shown" the answer's evidence is the middle of each thing: the visual token there is where an encoder that has been
-warmed up holds it (`vl2.train.warm_up`). A record speaks one language: a second answer about the same things in another
-can be had from the first, without a look at the picture.
+warmed up holds it (`vl2.train.warm_up`). Their answers are bare names, English ones one per line: behind a space a
+name is made of other tokens, which would have to be learned by themselves. A record speaks one language: a second
+answer about the same things in another can be had from the first, without a look at the picture.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from vl2.process.tiling import Size
 
 LIST_THEM = {
     "en": (
-        "List the pictures from left to right.",
-        "What do you see, in reading order?",
-        "Name all pictures in order.",
+        "List the pictures from left to right, one per line.",
+        "What do you see, in reading order? Write one name per line.",
+        "Name all pictures in order, one per line.",
     ),
     "zh": ("请从左到右说出这些图案。", "按顺序说出图中的所有图案。", "从左到右、从上到下，图中依次是什么？"),
 }
@@ -184,13 +185,14 @@ Task = Callable[[Draft, Sequence[Kind], Sequence[Kind], random.Random], None]
 
 def _ask_name(draft: Draft, shown: Sequence[Kind], rng: random.Random, evidence: Sequence[int] = ()) -> None:
     kind, questions = shown[0], NAME_IT[draft.language]
-    question, *answers = rng.choice(questions if is_noun(kind) else questions[2:3])
+    is_bare = bool(evidence) or not is_noun(kind)
+    question, *answers = rng.choice(questions[2:3] if is_bare else questions)
     draft.ask(question, named(rng.choice(answers), kind.full_name(draft.language)), evidence)
 
 
 def _ask_list(draft: Draft, shown: Sequence[Kind], rng: random.Random, evidence: Sequence[int] = ()) -> None:
     names = [kind.full_name(draft.language) for kind in shown]
-    answer = "、".join(names) + "。" if draft.language == "zh" else ", ".join(names) + "."
+    answer = "、".join(names) + "。" if draft.language == "zh" else "\n".join(names)
     draft.ask(rng.choice(LIST_THEM[draft.language]), answer, evidence)
 
 
