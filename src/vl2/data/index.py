@@ -152,17 +152,18 @@ class StoreIndex:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
                 arrays: dict[str, Any] = {name: file[name].astype(np.int64) for name in _ARRAYS}
-            name, settings, version, counted = (
-                *(about[key] for key in ("name", "settings", "format")),
-                about.get("files"),
-            )
+            name, settings, version = about["name"], about["settings"], about["format"]
+            counted = about.get("files")  # formats before 2 have none, and are refused below
             problems = tuple(LostRecord(source=name, record=r, message=m) for r, m in about["problems"])
         except FileNotFoundError:
             raise UserError(f"no index at {path}") from None
         except Exception as error:  # zip, numpy and JSON raise a dozen kinds on damaged data
             raise UserError(f"{path} is not an index: {' '.join(str(error).split())[:120]}") from None
         if version != _FORMAT or settings != settings_checksum(processor, mask_prompt=mask_prompt):
-            raise UserError(f"the index {path} was made with another tokenizer, tiling or tile size: build it again")
+            raise UserError(
+                f"the index {path} was made by another version or with another tokenizer, tiling or tile size: "
+                "build it again"
+            )
         if files and counted != files:
             raise UserError(f"the files of {name} have changed since the index {path} was made: build it again")
         index = cls(name=name, settings=settings, files=counted, problems=problems, **arrays)
