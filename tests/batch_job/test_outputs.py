@@ -12,6 +12,7 @@ from vl2.batch_job.answer_line import answer_line, error_line
 from vl2.batch_job.coco import to_coco, write_coco
 from vl2.batch_job.drawing import file_stem
 from vl2.batch_job.item import Asked, Item
+from vl2.batch_job.line_file import LineFile
 from vl2.batch_job.markdown import plain_text, to_markdown, write_markdown
 from vl2.batch_job.settings import forget, hold_settings
 from vl2.errors import UserError
@@ -96,11 +97,48 @@ def test_names_of_files_are_safe_and_different() -> None:
 def test_other_settings_are_refused_and_forgotten_ones_are_not(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     hold_settings(out, {"dpi": "144"})
+    out.write_text('{"id": "a"}\n')
     hold_settings(out, {"dpi": "144"})
     with pytest.raises(UserError, match="begun with dpi 144, now it is 72"):
         hold_settings(out, {"dpi": "72"})
     forget(out)
     hold_settings(out, {"dpi": "72"})
+
+
+def test_a_job_without_an_answer_yet_takes_other_settings(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    hold_settings(out, {"model": "typo"})
+    hold_settings(out, {"model": "nano"})
+    out.write_text('{"id": "a"}\n')
+    hold_settings(out, {"model": "nano"})
+
+
+def test_a_job_of_before_a_setting_was_held_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    hold_settings(out, {"dpi": "144"})
+    out.write_text('{"id": "a"}\n')
+    hold_settings(out, {"dpi": "144", "weights": "int4"})
+
+
+def test_what_no_job_wrote_or_one_is_writing_is_not_forgotten(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text('{"id": "mine"}\n')
+    with pytest.raises(UserError, match="is not of a job, so --fresh does not remove it"):
+        forget(out)
+    (tmp_path / "out.jsonl.job").write_text("{}")
+    with LineFile(out), pytest.raises(UserError, match="in use by another run"):
+        forget(out)
+    assert out.read_text() == '{"id": "mine"}\n'
+    forget(out)
+    assert out.read_text() == ""
+
+
+def test_a_name_that_is_no_utf8_is_read_back_as_it_was(tmp_path: Path) -> None:
+    name = b"r\xe9.png".decode("utf-8", "surrogateescape")
+    with LineFile(tmp_path / "out.jsonl") as file:
+        file.append({"id": name, "text": "报告"})
+    with LineFile(tmp_path / "out.jsonl") as file:
+        assert file.ids == {name}
 
 
 def test_a_file_that_is_no_job_is_not_overwritten(tmp_path: Path) -> None:

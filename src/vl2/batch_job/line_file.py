@@ -39,7 +39,7 @@ class LineFile:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one line whole, or nothing: OSError if the disk is full."""
-        data = json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        data = _encoded(line) + b"\n"
         rest = memoryview(data)
         try:
             while rest:
@@ -87,12 +87,26 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, file)
 
 
+def clear(path: Path) -> None:
+    """Empty the file. UserError if a run has it open."""
+    with path.open("ab") as file:
+        _lock(file.fileno(), path)
+        file.truncate(0)
+
+
 def item_id(line: Mapping[str, Any]) -> str:
     """Return the name of the item that a line answers."""
     name = line["custom_id"] if "custom_id" in line else line["id"]
     if not isinstance(name, str):
         raise TypeError(name)
     return name
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(line, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:  # a file's name that is no UTF-8: in escapes it is read as the same name again
+        return json.dumps(line).encode("ascii")
 
 
 def _lock(file: int, path: Path) -> None:

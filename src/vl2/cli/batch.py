@@ -78,17 +78,19 @@ class Batch:
         from vl2.batch_job.line_file import read_lines
         from vl2.batch_job.markdown import write_markdown
         from vl2.batch_job.run import run_batch
-        from vl2.batch_job.settings import forget, hold_settings
+        from vl2.batch_job.settings import check_settings, forget, hold_settings
         from vl2.cli.batch_progress import batch_progress, summary
 
         lines_path, is_markdown = self._lines_path()
         items = self._items(self._options())
         if (self.coco is not None or is_markdown) and any(item.form == "openai" for item in items):
             raise UserError("--coco and Markdown are for files and short requests, not for OpenAI's batch lines")
+        if not self.fresh:
+            check_settings(lines_path, self._settings())
+        vlm = self.model.load(quiet=self.quiet)
         if self.fresh:
             forget(lines_path)
         hold_settings(lines_path, self._settings())
-        vlm = self.model.load(quiet=self.quiet)
         draw = Path(self.draw) if self.draw is not None else None
         try:
             with batch_progress(quiet=self.quiet) as report:
@@ -111,6 +113,8 @@ class Batch:
         out = Path(self.out)
         suffix = out.suffix.lower()
         if suffix == ".jsonl":
+            if out.resolve() in {Path(text).resolve() for text in self.inputs}:
+                raise UserError(f"-o {self.out} is one of the inputs: name another file")
             return out, False
         if suffix == ".md":
             return out.with_suffix(".jsonl"), True
@@ -160,7 +164,8 @@ class Batch:
     def _settings(self) -> dict[str, str]:
         """Return what changes the answers."""
         asked = self._question()
-        model = {name: getattr(self.model, name) for name in ("model", "adapter", "tiling", "max_tiles", "revision")}
+        names = ("model", "adapter", "tiling", "max_tiles", "revision", "weights", "dtype", "max_context")
+        model = {name: getattr(self.model, name) for name in names}
         generate = {name: getattr(self.generate, name) for name in self.generate.__dataclass_fields__}
         rest = {"question": asked, "dpi": self.dpi, "constrained": self.constrained}
         return {name: str(value) for name, value in {**model, **generate, **rest}.items()}
