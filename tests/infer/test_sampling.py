@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from vl2.errors import UserError
 from vl2.infer.sampling import (
+    LEAST_TEMPERATURE,
     GenerateOptions,
     ban_repeated_ngrams,
     choose_token,
@@ -108,11 +109,33 @@ def test_filters_apply_together() -> None:
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"no_repeat_ngram_size": -2}, "no_repeat_ngram_size"),
         ({"stop": ("",)}, "stop"),
+        ({"max_new_tokens": 4.5}, "max_new_tokens"),
+        ({"top_k": "5"}, "top_k"),
+        ({"max_repeats": True}, "max_repeats"),
+        ({"top_p": "1"}, "top_p"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"seed": 1.5}, "seed"),
+        ({"seed": 2**64}, "seed"),
     ],
 )
 def test_an_option_out_of_range_is_named_with_what_is_allowed(changes, named: str) -> None:
     with pytest.raises(UserError, match=f"{named}.*got"):
         GenerateOptions(**changes)
+
+
+def test_whole_numbers_may_come_as_floats_as_tables_write_them() -> None:
+    options = GenerateOptions(max_new_tokens=4.0, seed=7.0)  # type: ignore[arg-type]
+    assert (options.max_new_tokens, type(options.max_new_tokens), options.seed) == (4, int, 7)
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**64 - 1])
+def test_every_seed_that_is_allowed_is_one_for_the_generator(seed: int) -> None:
+    torch.Generator().manual_seed(GenerateOptions(seed=seed).seed)  # type: ignore[arg-type]
+
+
+def test_a_temperature_too_small_to_divide_by_is_greedy() -> None:
+    assert set(draw(GenerateOptions(temperature=1e-50))) == {0}
+    assert set(draw(GenerateOptions(temperature=LEAST_TEMPERATURE))) == {0}
 
 
 def test_one_stop_string_may_come_alone() -> None:

@@ -6,6 +6,7 @@ one draw from the request's own generator. So a request's draws never depend on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -15,13 +16,18 @@ from torch import Tensor
 from vl2.errors import UserError
 from vl2.infer.constraint import NEVER, Constraint, keep_allowed
 
+WHOLE_NUMBERS = ("max_new_tokens", "top_k", "no_repeat_ngram_size", "max_repeats", "seed")
+NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
+SEEDS = range(-(2**63), 2**64)  # what PyTorch's generators take
+LEAST_TEMPERATURE = 1e-6  # a float32 divided by less is no number, and the likeliest id would be drawn anyway
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
-    """How an answer is generated. The defaults are greedy."""
+    """How an answer is generated. The defaults are greedy. UserError if a value has a wrong type or is out of range."""
 
     max_new_tokens: int = 512
-    temperature: float = 0.0  # 0: greedy
+    temperature: float = 0.0  # 0, and what is below LEAST_TEMPERATURE: greedy
     top_p: float = 1.0
     top_k: int = 0  # 0: off
     min_p: float = 0.0
@@ -34,17 +40,38 @@ class GenerateOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        for name in WHOLE_NUMBERS:
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        for name in NUMBERS:
+            value = getattr(self, name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            _check(is_number, f"{name} must be a number", repr(value))
+        _check(self.seed is None or self.seed in SEEDS, "seed must be in -2^63..2^64-1", self.seed)
         _check(self.max_new_tokens >= 1, "max_new_tokens must be at least 1", self.max_new_tokens)
-        _check(self.temperature >= 0, "temperature must be at least 0 (0 is greedy)", self.temperature)
+        _check(0 <= self.temperature < math.inf, "temperature must be at least 0 (0 is greedy)", self.temperature)
         _check(0 < self.top_p <= 1, "top_p must be above 0 and at most 1", self.top_p)
         _check(self.top_k >= 0, "top_k must be at least 0 (0 is off)", self.top_k)
         _check(0 <= self.min_p <= 1, "min_p must be in 0..1", self.min_p)
-        _check(self.repetition_penalty > 0, "repetition_penalty must be above 0 (1 is off)", self.repetition_penalty)
+        _check(
+            0 < self.repetition_penalty < math.inf,
+            "repetition_penalty must be above 0 (1 is off)",
+            self.repetition_penalty,
+        )
         _check(self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size must be at least 0 (0 is off)",
                self.no_repeat_ngram_size)  # fmt: skip
         _check(self.max_repeats == 0 or self.max_repeats >= 2, "max_repeats must be at least 2 (0 is off)",
                self.max_repeats)  # fmt: skip
         _check(all(isinstance(s, str) and s for s in self.stop), "stop strings must not be empty", list(self.stop))
+
+
+def _whole(name: str, value: object) -> object:
+    """Return a whole number as an int: tables and JSON give 4.0 for 4."""
+    if value is None and name == "seed":
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    _check(isinstance(value, int) and not isinstance(value, bool), f"{name} must be a whole number", repr(value))
+    return value
 
 
 def _check(holds: bool, rule: str, given: object) -> None:
@@ -111,7 +138,7 @@ def choose_token(
     if options.no_repeat_ngram_size:
         guarded_V = ban_repeated_ngrams(logits_V, new_ids, options.no_repeat_ngram_size)
         logits_V = guarded_V if allowed_V is None or bool((guarded_V > NEVER).any()) else logits_V
-    if options.temperature == 0:
+    if options.temperature < LEAST_TEMPERATURE:
         return int(logits_V.argmax())
     # Drawn on the CPU: the same seed gives the same draw on every device.
     logits_V = (logits_V - logits_V.max()).cpu() / options.temperature
