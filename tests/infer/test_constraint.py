@@ -79,6 +79,30 @@ def test_an_answer_of_boxes_only_has_one_and_nothing_else(seed: int, max_new_tok
     assert "".join(format_boxes(entry.label, entry.boxes) for entry in entries) == text
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 100), st.booleans())
+def test_from_anywhere_the_promised_number_of_tokens_ends_an_answer(seed: int, before: int, only_boxes: bool) -> None:
+    state = WellFormedBoxes(only_boxes=only_boxes).start(TOKENIZER, 1000)
+    rng = random.Random(seed)
+    ids: list[int] = []
+
+    def draw(num_left: int) -> bool:
+        allowed = [i for i in state.allowed(num_left).nonzero().flatten().tolist() if i != TOKENIZER.eos_id]
+        if not allowed:
+            return False
+        tags = [i for i in allowed if i in TAGS]
+        ids.append(rng.choice(tags if tags and rng.random() < 0.2 else allowed))
+        state.advance(ids[-1])
+        return True
+
+    for left in range(1000, 1000 - before, -1):
+        assert draw(left)
+    for left in range(state.num_to_finish, 0, -1):
+        if not draw(left):
+            break
+    assert is_ordered(parse_strict(TOKENIZER.decode(ids)))
+
+
 def test_random_answers_reach_boxes_labels_and_free_text() -> None:
     texts = [random_answer(WellFormedBoxes(), seed, 120)[0] for seed in range(30)]
     found = [parse_strict(text) for text in texts]

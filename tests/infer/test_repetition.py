@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 
 from tests.reference import reference_vlm
 from vl2.errors import UserError
+from vl2.infer.constraint_boxes import WellFormedBoxes
+from vl2.infer.generate import start_row, step_row
+from vl2.infer.prompts import user_message
 from vl2.infer.repetition import MAX_PERIOD, MIN_LOOP, ends_in_loop
 from vl2.infer.sampling import GenerateOptions
+from vl2.process.grounding import parse_strict
 from vl2.process.tokenizer import Tokenizer
 
 
@@ -41,6 +45,8 @@ def test_short_rows_of_the_same_are_no_loop():
 class AlwaysThese:
     """A constraint that lets the same few ids come round and round."""
 
+    num_to_finish = 0
+
     def __init__(self, ids: list[int], size: int = 0) -> None:
         self.ids, self.size, self.count = ids, size, 0
 
@@ -63,6 +69,24 @@ def test_a_looping_answer_is_ended_and_says_why():
     reply = vlm.chat("hello", max_repeats=4, **looping)
     assert reply.finish_reason == "repetition"
     assert len(reply.token_ids) == 35  # the first whole number of passages of at least MIN_LOOP tokens
+
+
+def test_boxes_that_loop_are_ended_whole():
+    processor = reference_vlm("base").processor
+    tokenizer = processor.tokenizer
+    options = GenerateOptions(max_new_tokens=2000, max_repeats=4, constraint=WellFormedBoxes())
+    row = start_row(0, processor.encode([user_message("Where?", ())]), options, 2000, tokenizer)
+    wanted = tokenizer.encode("<|ref|>cup<|/ref|><|det|>[[1, 2, 30, 4" + "], [1, 2, 30, 4" * 100)
+    for token_id in wanted:
+        event = step_row(
+            row, torch.nn.functional.one_hot(torch.tensor(token_id), tokenizer.num_ids).float(), tokenizer.eos_id
+        )
+        if event.finish_reason is not None:
+            break
+    assert event.finish_reason == "repetition"
+    (cups,) = parse_strict(tokenizer.decode(row.new_ids))
+    assert (cups.label, cups.boxes[0]) == ("cup", (1, 2, 30, 4))
+    assert 4 <= len(cups.boxes) < 12
 
 
 def test_one_repeat_is_refused():

@@ -21,6 +21,10 @@ NEVER = float("-inf")
 class ConstraintState(Protocol):
     """Where one answer stands. Not shared between answers or threads."""
 
+    @property
+    def num_to_finish(self) -> int:
+        """Return how many more tokens are always enough to end properly; 0 where the answer may be cut here."""
+
     def allowed(self, num_left: int) -> Tensor:
         """Return bool [V], True for at least one id. `num_left` tokens may still come, this one included."""
 

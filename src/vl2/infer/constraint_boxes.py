@@ -121,6 +121,14 @@ class WellFormedBoxesState:
         self._boxes = BoxListState()
         self._has_group = False
 
+    @property
+    def num_to_finish(self) -> int:
+        if self._place == "text":
+            return ONE_GROUP if self._only_boxes and not self._has_group else 0
+        if self._place == "label":
+            return AFTER_LABEL if self._text.strip() else 1 + AFTER_LABEL
+        return AFTER_LABEL - 1 if self._place == "after label" else self._boxes.num_chars_left + 1
+
     def allowed(self, num_left: int) -> Tensor:
         tag_ids, mask = self._vocabulary.tag_ids, self._vocabulary.mask
         if self._place == "text":

@@ -67,6 +67,8 @@ class JsonState:
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
+    num_to_finish = 0  # a schema may ask for any number of tokens still: what is cut is cut anywhere
+
     def allowed(self, num_left: int) -> Tensor:
         """Return bool [V]. UserError if the schema is too complex to be followed further."""
         del num_left

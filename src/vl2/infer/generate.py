@@ -70,10 +70,20 @@ class Row:
     eos_id: int
     constraint: ConstraintState | None = None
     new_ids: list[int] = field(default_factory=list)
+    is_looped: bool = False  # it began to repeat itself, and is to end
 
     @property
-    def is_looping(self) -> bool:
-        return self.options.max_repeats > 0 and ends_in_loop(self.new_ids, self.options.max_repeats)
+    def is_full(self) -> bool:
+        return len(self.new_ids) >= self.max_new_tokens
+
+    def end_loop(self) -> None:
+        """Where the answer has begun to repeat itself, let it end: now, or as soon as its constraint can be met."""
+        repeats = self.options.max_repeats
+        if repeats == 0 or self.is_looped or not ends_in_loop(self.new_ids, repeats):
+            return
+        rest = 0 if self.constraint is None else self.constraint.num_to_finish
+        self.max_new_tokens = min(self.max_new_tokens, len(self.new_ids) + rest)
+        self.is_looped = True
 
     def choose(self, logits_V: Tensor) -> int:
         """Draw the next id. UserError if a constraint cannot be followed further."""
@@ -210,10 +220,11 @@ def step_row(row: Row, logits_V: Tensor, eos_id: int) -> Event:
         piece, reason = row.text.finish(), "stop"
     else:
         piece = row.text.push(token_id)
+        row.end_loop()
         if row.text.is_stopped:
             reason = "stop"
-        elif row.is_looping or len(row.new_ids) >= row.max_new_tokens:
-            piece, reason = piece + row.text.finish(), "repetition" if row.is_looping else "length"
+        elif row.is_full:
+            piece, reason = piece + row.text.finish(), "repetition" if row.is_looped else "length"
             reason = "stop" if row.text.is_stopped else reason
     return Event(request=row.request, token_id=token_id, piece=piece, finish_reason=reason)
 
