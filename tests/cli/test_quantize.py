@@ -39,6 +39,7 @@ def test_what_was_written_is_told_as_json(vl2, tmp_path):
         (("quantize", "no/such/folder", "OUT"), 1, "no folder no/such/folder"),
         (("quantize", TINY, "OUT", "--weights", "int3"), 2, "invalid choice 'int3'"),
         (("quantize", TINY), 2, "OUT is missing"),
+        (("quantize", TINY, f"{__file__}/out"), 1, f"cannot write {__file__}/out: Not a directory"),
         (("ask", "hi", "-m", TINY, "--weights", "int3"), 1, "weights must be auto, int8 or int4, got int3"),
         (
             ("ask", "hi", "-m", TINY, "--memory", "8"),
@@ -46,6 +47,8 @@ def test_what_was_written_is_told_as_json(vl2, tmp_path):
             "a size is a number with a unit, such as 8GB or 800MB, got '8'",
         ),
         (("ask", "hi", "-m", TINY, "--memory", "1MB"), 1, "and 0.00 GB are allowed"),
+        (("ask", "hi", "-m", TINY, "--memory", "0GB"), 1, "memory must be above 0, got 0GB"),
+        (("ask", "hi", "-m", TINY, "--temperature", "1", "--seed", str(2**64)), 1, "seed must be in -2^63..2^64-1"),
     ],
 )
 def test_faults_are_one_line(vl2, tmp_path, arguments, code, says):

@@ -91,8 +91,8 @@ class ModelFlags(CheckpointFlags):
         check_weights(self.weights)
         memory_bytes(self.memory, device)
 
-    def load(self, *, quiet: bool) -> VLM:
-        """Load the model with a progress bar on stderr."""
+    def load(self, *, quiet: bool, cache_tokens: int | None = None) -> VLM:
+        """Load the model with a progress bar on stderr. `cache_tokens` as in `vl2.load`."""
         from vl2.infer.generate import Limits
         from vl2.infer.vlm import load
         from vl2.weights.locate import BUILT_IN
@@ -106,6 +106,7 @@ class ModelFlags(CheckpointFlags):
                 dtype=self.dtype,
                 weights=self.weights,
                 memory=self.memory,
+                cache_tokens=cache_tokens,
                 limits=None if self.max_context is None else Limits(max_context=self.max_context),
                 adapter=self.adapter,
                 tiling=self.tiling_rule(),

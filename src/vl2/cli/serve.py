@@ -120,18 +120,25 @@ class Serve:
         return path.resolve().name if path.is_dir() else self.model.model
 
     def _own(self, settings: ServerSettings) -> Backend:
+        from vl2.config import ModelConfig
         from vl2.infer.engine.scheduler import EngineLimits
         from vl2.serve.engine_backend import EngineBackend
 
-        vlm = self.model.load(quiet=self.output.quiet)
-        context = vlm.limits.max_context
+        context = self.model.max_context
+        if context is None:
+            folder = self.model.locate(quiet=self.output.quiet)
+            context = ModelConfig.from_file(folder / "config.json").language_config.max_position_embeddings
+        cache_tokens = self.cache_tokens
+        if cache_tokens is None:
+            cache_tokens = max(context, self.max_rows * context // 4)
         limits = EngineLimits(
             max_rows=self.max_rows,
             max_context=context,
-            cache_tokens=self.cache_tokens or max(context, self.max_rows * context // 4),
+            cache_tokens=cache_tokens,
             prefill_chunk=self.model.prefill_chunk or EngineLimits.prefill_chunk,
             max_waiting=self.max_waiting,
         )
+        vlm = self.model.load(quiet=self.output.quiet, cache_tokens=cache_tokens)
         return EngineBackend(vlm, limits, settings.adapters)
 
     def _vllm(self, settings: ServerSettings) -> Backend:

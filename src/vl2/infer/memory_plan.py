@@ -45,14 +45,17 @@ UNREAD = ("token table", "attention pool (unused)")  # of the table one row, of 
 READ_ALWAYS = ("shared experts", "attention", "routers and norms", "dense layers", "head")
 
 
-def weight_bytes(config: ModelConfig, weights: str | Scheme) -> dict[str, int]:
-    """Return the bytes of each part of a model whose weights are held in one of the formats, or by a scheme."""
+def weight_bytes(config: ModelConfig, weights: str | Scheme, dtype: torch.dtype | None = None) -> dict[str, int]:
+    """Return the bytes of each part of a model whose weights are held in one of the formats, or by a scheme.
+
+    `dtype` is of what a scheme leaves as it is, None for the checkpoint's own.
+    """
     if isinstance(weights, str) and weights in DTYPES:
         model = build_empty(config)
         materialize(model, DTYPES[weights], torch.device("meta"))
     else:
         scheme = scheme_named(weights) if isinstance(weights, str) else weights
-        model = empty_quantised(config, scheme, getattr(torch, config.torch_dtype))
+        model = empty_quantised(config, scheme, dtype or getattr(torch, config.torch_dtype))
     return _by_part({name: tensor.nbytes for name, tensor in model.state_dict().items()})
 
 
@@ -89,15 +92,26 @@ class MemoryPlan:
     program: int = PROGRAM_BYTES
 
     @classmethod
-    def of(cls, config: ModelConfig, weights: str | Scheme, context: int) -> MemoryPlan:
-        """Plan one conversation that fills the context."""
-        parts = weight_bytes(config, weights)
-        language = config.language_config
+    def of(
+        cls,
+        config: ModelConfig,
+        weights: str | Scheme,
+        context: int,
+        *,
+        dtype: torch.dtype | None = None,
+        cache_tokens: int | None = None,
+    ) -> MemoryPlan:
+        """Plan one conversation that fills the context; `cache_tokens` for all positions that several take together.
+
+        `dtype` is of what is not quantised, None for the checkpoint's own. A plain format is its own type.
+        """
         name = weights if isinstance(weights, str) else name_of(weights)
-        dtype = DTYPES.get(name, getattr(torch, config.torch_dtype))
+        dtype = DTYPES.get(name, dtype or getattr(torch, config.torch_dtype))
+        parts = weight_bytes(config, weights, dtype)
+        language = config.language_config
         layers = sum(language.is_moe_layer(i) for i in range(language.num_hidden_layers))
         experts = parts.get(EXPERTS, 0)
-        cache = Cache.allocate(language, 1, context, dtype=dtype, device=torch.device("meta"))
+        cache = Cache.allocate(language, 1, cache_tokens or context, dtype=dtype, device=torch.device("meta"))
         expert = experts // max(1, layers * (language.n_routed_experts or 0))
         experts_per_token = layers * (language.num_experts_per_tok or 0)
         always = sum(count for part, count in parts.items() if part in READ_ALWAYS)

@@ -20,7 +20,7 @@ from vl2.quant.apply import quantise_model
 from vl2.quant.paging import ExpertPager
 from vl2.quant.read import load_quantising, map_quantised, read_quantised
 from vl2.quant.record import Record
-from vl2.quant.scheme import SCHEME_NAMES, scheme_named
+from vl2.quant.scheme import SCHEME_NAMES, Scheme, scheme_named
 from vl2.weights import load_model
 from vl2.weights.load import Progress
 from vl2.weights.machine_memory import MachineMemory, parse_bytes
@@ -39,7 +39,8 @@ class Opening:
     weights: str = AS_STORED  # or one of the quantised formats
     memory: int | None = None  # bytes for everything together; None for what the machine has
     adapter: Path | None = None
-    context: int | None = None  # tokens that the cache is planned for; None for the checkpoint's own
+    context: int | None = None  # tokens of the longest conversation; None for the checkpoint's own
+    cache_tokens: int | None = None  # positions of all conversations together; None for one that fills the context
 
 
 def check_weights(weights: str) -> None:
@@ -52,7 +53,10 @@ def memory_bytes(memory: str | int | None, device: torch.device) -> int | None:
     """Return a bound of memory in bytes; UserError where it is no size, or is not for this device."""
     if memory is not None and device.type != "cpu":
         raise UserError(f"memory is bounded on the CPU only, and the model is to run on {device}")
-    return parse_bytes(memory) if isinstance(memory, str) else memory
+    size = parse_bytes(memory) if isinstance(memory, str) else memory
+    if size is not None and size < 1:
+        raise UserError(f"memory must be above 0, got {memory}")
+    return size
 
 
 def open_model(folder: Path, opening: Opening, progress: Progress | None = None) -> VL2:
@@ -74,8 +78,10 @@ def open_model(folder: Path, opening: Opening, progress: Progress | None = None)
 def _open_plain(folder: Path, config: ModelConfig, opening: Opening, progress: Progress | None) -> VL2:
     is_quantised = opening.weights != AS_STORED
     if opening.device.type == "cpu":
-        kind = opening.weights if is_quantised else str(opening.dtype or config.torch_dtype).removeprefix("torch.")
-        _check_fits(folder, config, MemoryPlan.of(config, kind, _context(config, opening)), opening)
+        # An adapter is added into plain weights, so these are all there before they are quantised.
+        is_plain = not is_quantised or opening.adapter is not None
+        kind = str(opening.dtype or config.torch_dtype).removeprefix("torch.") if is_plain else opening.weights
+        _check_fits(folder, config, _plan(config, kind, opening), opening)
     if is_quantised and opening.adapter is None:
         scheme = scheme_named(opening.weights)
         return load_quantising(folder, scheme, dtype=opening.dtype, device=opening.device, progress=progress)
@@ -84,15 +90,16 @@ def _open_plain(folder: Path, config: ModelConfig, opening: Opening, progress: P
         load_adapter(model, opening.adapter)
         merge_lora(model)
     if is_quantised:
-        # An adapter is added into plain weights, so these are all there before they are quantised.
         quantise_model(model, scheme_named(opening.weights))
     return model
 
 
 def _open_mapped(folder: Path, config: ModelConfig, record: Record, opening: Opening, progress: Progress | None) -> VL2:
     mapped = map_quantised(folder, config, record, dtype=opening.dtype)
-    plan = MemoryPlan.of(config, record.scheme, _context(config, opening))
-    memory = opening.memory or round(SHARE_OF_AVAILABLE * MachineMemory.now().available)
+    plan = _plan(config, record.scheme, opening)
+    memory = opening.memory
+    if memory is None:
+        memory = round(SHARE_OF_AVAILABLE * MachineMemory.now().available)
     if plan.total <= memory:
         mapped.read(progress)
         return mapped.model
@@ -112,16 +119,20 @@ def _check_fits(folder: Path, config: ModelConfig, plan: MemoryPlan, opening: Op
     if plan.total <= limit:
         return
     where = "are allowed" if opening.memory else "is what this machine has"
-    smallest = MemoryPlan.of(config, "int4", _context(config, opening))
+    needs = f"{folder} needs {_gb(plan.total)} in {plan.weights}, and {_gb(limit)} {where}"
+    if opening.adapter is not None:
+        raise UserError(f"{needs}: an adapter is added into plain weights, which are all held for that")
+    smallest = _plan(config, "int4", opening)
     in_int4 = "" if plan.weights == smallest.weights else f"in int4 it needs {_gb(smallest.total)}, "
     raise UserError(
-        f"{folder} needs {_gb(plan.total)} in {plan.weights}, and {_gb(limit)} {where}: {in_int4}"
+        f"{needs}: {in_int4}"
         f"from files that `vl2 quantize` writes in int4 {_gb(smallest.least)} and more, its experts paged"
     )
 
 
-def _context(config: ModelConfig, opening: Opening) -> int:
-    return opening.context or config.language_config.max_position_embeddings
+def _plan(config: ModelConfig, weights: str | Scheme, opening: Opening) -> MemoryPlan:
+    context = opening.context or config.language_config.max_position_embeddings
+    return MemoryPlan.of(config, weights, context, dtype=opening.dtype, cache_tokens=opening.cache_tokens)
 
 
 def _gb(nbytes: int) -> str:

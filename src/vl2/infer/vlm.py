@@ -276,6 +276,7 @@ def load(
     dtype: str = "auto",
     weights: str = "auto",
     memory: str | int | None = None,
+    cache_tokens: int | None = None,
     adapter: str | Path | None = None,
     tiling: str | Tiling = "paper",
     max_tiles: int | None = None,
@@ -290,7 +291,8 @@ def load(
 
     `device` auto takes CUDA, then MPS, then the CPU; `dtype` auto the checkpoint's own where the device has it.
     `weights` "int8" or "int4" quantises a plain checkpoint while it is read; "auto" takes it as it is. `memory`, such
-    as "8GB", bounds what everything takes together: experts of a quantised folder beyond it are paged in and out.
+    as "8GB", bounds what everything takes together: experts of a quantised folder beyond it are paged in and out. It is
+    planned for one conversation of the whole context, or for `cache_tokens` positions of several.
     `adapter` is a folder with a LoRA adapter in PEFT's format, which is added into the weights.
     `tiling` is "paper", "per-image" or "budget:N"; `max_tiles` allows finer grids than the released nine.
     `reuse` bounds the memory of encoded images and of prompts that were read, 64 and 128 MiB unless said otherwise.
@@ -312,6 +314,7 @@ def load(
         memory=bound,
         adapter=None if adapter is None else Path(adapter).expanduser(),
         context=None if limits is None else limits.max_context,
+        cache_tokens=cache_tokens,
     )
     model = open_model(folder, opening, progress)
     if on.type == "cpu":
