@@ -114,6 +114,9 @@ def test_a_peer_that_hangs_is_ended() -> None:
         (["--folder", "x"], "--folder is for random:SIZE"),
         (["--against", "nothing"], "no peer 'nothing': give a command line or one of the adapters"),
         (["--out", "/no/such/folder/x.json"], "cannot write /no/such/folder/x.json"),
+        (["--out", "/"], "cannot write /: it is a folder"),
+        (["--against", "foo 'bar"], "is no command line: No closing quotation"),
+        (["--model", "random:nano", "--folder", __file__], "exists and is not an empty folder"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(
@@ -226,5 +229,7 @@ def test_a_random_checkpoint_loads_and_is_deleted_unless_it_is_kept(tmp_path: Pa
         written = (kept / "config.json").stat().st_mtime_ns
     with random_checkpoint("nano", tmp_path / "kept") as again:
         assert (again / "config.json").stat().st_mtime_ns == written
-    with pytest.raises(UserError, match="exists and is not empty"):
+    with pytest.raises(UserError, match="exists and is not an empty folder"):
         write_random_checkpoint("nano", kept)
+    with pytest.raises(UserError, match="not of the size tiny"), random_checkpoint("tiny", kept):
+        pass

@@ -34,7 +34,10 @@ def peer_command(text: str) -> list[str]:
     known = adapters()
     if text in known:
         return [sys.executable, str(known[text])]
-    words = shlex.split(text)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{text!r} is no command line: {error}") from None
     if len(words) < 2:
         named = ", ".join(known) or "none, outside of a checkout"
         raise UserError(f"no peer {text!r}: give a command line or one of the adapters ({named})")

@@ -105,15 +105,16 @@ def best_seconds(run: Callable[[], object], device: torch.device, repeats: int) 
     """Return the shortest of some runs, after one that does not count."""
     times = []
     for _ in range(repeats + 1):
-        _wait(device)
+        wait_for(device)
         start = time.perf_counter()
         run()
-        _wait(device)
+        wait_for(device)
         times.append(time.perf_counter() - start)
     return min(times[1:])
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -6,13 +6,17 @@ import time
 
 STARTED = time.perf_counter()
 
+from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 
 from vl2 import __version__  # noqa: E402
+from vl2.bench.machine import wait_for  # noqa: E402
 from vl2.bench.speak import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
 from vl2.bench.work import Bytes  # noqa: E402
+from vl2.infer.decode_graph import DecodeGraphs  # noqa: E402
 from vl2.infer.generate import decode  # noqa: E402
 from vl2.infer.image_tokens import tiles_per_pass  # noqa: E402
 from vl2.infer.prefill import prefill  # noqa: E402
@@ -57,7 +61,7 @@ class Own:
         def run() -> None:
             for part in tiles.split(tiles_per_pass(self.vlm.model.config.vision_config, self.vlm.model.device)):
                 self.vlm.model.encode_tiles(part.to(self.vlm.model.device))
-            self._wait()
+            wait_for(self.vlm.model.device)
 
         return timed(run)
 
@@ -67,7 +71,7 @@ class Own:
 
         def run() -> None:
             self._read(task["tokens"], task["seed"], cache)
-            self._wait()
+            wait_for(self.vlm.model.device)
 
         return timed(run)
 
@@ -84,12 +88,12 @@ class Own:
         cache.lengths = [context] * batch
         ids = random_ids(batch * steps, self._vocabulary, task["seed"] + 1)
         options, generator = GenerateOptions(), torch.Generator()
-        self._wait()
+        take_step = self._step(cache, ids[:batch])
+        wait_for(self.vlm.model.device)
 
         def run() -> None:
             for step in range(steps):
-                logits_BV = decode(self.vlm.model, ids[step * batch : (step + 1) * batch], cache)
-                for logits_V in logits_BV:
+                for logits_V in take_step(ids[step * batch : (step + 1) * batch], cache):
                     choose_token(logits_V, options, seen_ids=(), new_ids=(), generator=generator)
 
         return timed(run)
@@ -109,6 +113,16 @@ class Own:
         events.close()  # type: ignore[attr-defined]
         return answer
 
+    def _step(self, cache: Cache, first_ids: list[int]) -> Callable[[list[int], Cache], torch.Tensor]:
+        """Return the step with which answers are decoded here; one by a graph is recorded first."""
+        model = self.vlm.model
+        if not DecodeGraphs.applies(model):
+            return partial(decode, model)
+        graphs, lengths = DecodeGraphs(model, cache), list(cache.lengths)
+        graphs.decode(first_ids, cache)
+        cache.lengths = lengths
+        return graphs.decode
+
     def _read(self, num_tokens: int, seed: int, row: Cache) -> None:
         ids_1S = torch.tensor([random_ids(num_tokens, self._vocabulary, seed)], device=self.vlm.model.device)
         prefill(self.vlm.model, self.vlm.model.language.embed(ids_1S), row)
@@ -120,10 +134,6 @@ class Own:
     @property
     def _vocabulary(self) -> int:
         return self.vlm.model.config.language_config.vocab_size
-
-    def _wait(self) -> None:
-        if self.vlm.model.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 def main() -> None:

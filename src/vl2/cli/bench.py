@@ -77,6 +77,8 @@ class Bench:
         commands = [list(OWN), *(peer_command(text) for text in self.against)]
         if self.out is not None and not Path(self.out).absolute().parent.is_dir():
             raise UserError(f"cannot write {self.out}: there is no folder {Path(self.out).parent}")
+        if self.out is not None and Path(self.out).is_dir():
+            raise UserError(f"cannot write {self.out}: it is a folder")
         with self._checkpoint() as checkpoint, _saying(self.output.quiet) as say:
             config = ModelConfig.from_file(checkpoint / "config.json")
             stages = make_stages(config, sizes, self.only)
@@ -90,12 +92,15 @@ class Bench:
             }
             contest = compete(config, commands, stages, load_task, sizes, device=device, say=say)
         result = to_dict(contest, self.model)
-        if self.out is not None:
-            Path(self.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         if self.output.json:
             print_json(result)
         else:
             print_report(contest, sys.stdout)
+        if self.out is not None:  # last: what was measured is not lost where it cannot be written
+            try:
+                Path(self.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            except OSError as error:
+                raise UserError(f"cannot write {self.out}: {error.strerror}") from None
 
     @contextlib.contextmanager
     def _checkpoint(self) -> Iterator[Path]:

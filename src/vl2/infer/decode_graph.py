@@ -89,7 +89,8 @@ class DecodeGraphs:
             self._recorded[len(token_ids)] = self._record(token_ids, rows)
         step, graph, logits_BV = self._recorded[len(token_ids)]
         step.fill(token_ids, rows.lengths)
-        graph.replay()
+        with torch.cuda.device(self._model.device):
+            graph.replay()
         rows.advance(1)
         return logits_BV
 
@@ -97,13 +98,15 @@ class DecodeGraphs:
         step = FixedStep(self._model, rows)
         # With what comes next anyway: the runs before and during the recording then write what belongs there.
         step.fill(token_ids, rows.lengths)
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
-                step.run()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits_BV = step.run()
+        # Streams and recordings are those of the current card, which need not be the model's.
+        with torch.cuda.device(self._model.device):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UPS):
+                    step.run()
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                logits_BV = step.run()
         return step, graph, logits_BV

@@ -21,10 +21,16 @@ def refuse_existing(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to write to; it takes its final name when the context is left without an error."""
+    """Give a folder to write to; it takes its final name when the context is left without an error.
+
+    UserError if it exists and is not empty, or cannot be made.
+    """
     refuse_existing(folder)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from None
     try:
         yield partial
         if folder.exists():

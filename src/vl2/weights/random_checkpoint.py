@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from vl2.config import preset
+from vl2.config import ModelConfig, preset
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
@@ -56,9 +56,12 @@ def write_random_checkpoint(
 
     files = shards(size)
     total = sum(2 * shape.numel() for file in files for shape in file.values())
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is not empty")
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not an empty folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from None
     free = shutil.disk_usage(folder).free
     if free < total:
         raise UserError(
@@ -87,7 +90,10 @@ def _values(name: str, shape: torch.Size, generator: torch.Generator) -> torch.T
 
 @contextmanager
 def random_checkpoint(size: str, folder: Path | None) -> Iterator[Path]:
-    """Give a folder with a random checkpoint: `folder`, made if need be and kept, or one that is deleted afterwards."""
+    """Give a folder with a random checkpoint: `folder`, made if need be and kept, or one that is deleted afterwards.
+
+    UserError if the folder holds a checkpoint of another size.
+    """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix=f"vl2-random-{size}-") as temporary:
             write_random_checkpoint(size, Path(temporary))
@@ -95,4 +101,6 @@ def random_checkpoint(size: str, folder: Path | None) -> Iterator[Path]:
         return
     if not (folder / "config.json").is_file():
         write_random_checkpoint(size, folder)
+    if ModelConfig.from_file(folder / "config.json") != preset(size):
+        raise UserError(f"{folder} holds a checkpoint that is not of the size {size}: name another folder")
     yield folder
