@@ -39,6 +39,7 @@ def test_a_plan_as_a_table_says_what_it_assumes_and_draws_its_schedule(
         (["--gpus", "7", "--pipeline", "2"], "no layout divides 7 GPUs"),
         (["--memory-gb", "1"], "nothing fits: the smallest layout"),
         (["--dense-efficiency", "2"], "dense efficiency must be in 0..1, got 2"),
+        (["--overlap", "2"], "overlap must be in 0..1, got 2"),
         (["--profile", "none.json"], "none.json is not what `vl2 data stats --json` prints"),
     ],
 )

@@ -25,7 +25,7 @@ class DataConvert:
     A row that cannot be read is one line on stderr; the rest goes on.
 
     Examples:
-      vl2 data convert coco-instances ./coco coco.tar --split val2017 --shard-records 5000
+      vl2 data convert coco ./coco coco.tar --split val2017 --shard-records 5000
       vl2 data convert refcoco ./refcoco refcoco.parquet --language zh
       vl2 data convert wikitables ./WikiTableQuestions tables.parquet --draw-tables
     """

@@ -16,6 +16,14 @@ from vl2.errors import UserError
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".ico", ".jp2", ".avif")
 
 
+# What a size is called where a model is asked for.
+RELEASED = {
+    "tiny": "deepseek-ai/deepseek-vl2-tiny",
+    "small": "deepseek-ai/deepseek-vl2-small",
+    "base": "deepseek-ai/deepseek-vl2",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
     """Show how an image is cut into tiles, or how large a checkpoint is. Loads no weights.
@@ -94,12 +102,14 @@ class Inspect:
             if source.revision is not None:
                 raise UserError(f"--revision is for hub ids, and {self.target} is built in")
             config, record = preset(self.target), None
+            target = RELEASED.get(self.target, self.target)
         else:
+            target = self.target
             folder = locate(self.target, revision=source.revision, offline=source.offline, quiet=self.output.quiet)
             config = ModelConfig.from_file(folder / "config.json")
             record = Record.of(config, folder)
         size = ModelSize.of(config)
-        report = MemoryReport.of(self.target, config, record, context=self.context, bound=bound)
+        report = MemoryReport.of(target, config, record, context=self.context, bound=bound)
         if self.output.json:
             print_json({**size.to_dict(), **report.to_dict()})
         else:

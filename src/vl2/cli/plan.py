@@ -58,6 +58,8 @@ class Plan:
     """part of the peak rate that dense products reach"""
     expert_efficiency: float = 0.35
     """part of the peak rate that the experts' products reach"""
+    overlap: float = 0.5
+    """part of the traffic of weights and gradients that computing hides"""
     profile: OptionalText = None
     """JSON of `vl2 data stats`; a common mixture by default"""
     costs: OptionalText = None
@@ -140,6 +142,7 @@ class Plan:
             network_bandwidth=_scaled(self.network_gb_per_s, 1e9, device.network_bandwidth),
             dense_efficiency=self.dense_efficiency,
             expert_efficiency=self.expert_efficiency,
+            overlap=self.overlap,
         )
 
     def _profile(self) -> DataProfile:
