@@ -60,7 +60,7 @@ def test_only_named_origins_may_ask_from_a_page(nano: VLM) -> None:
 
         def preflight(origin: str) -> httpx.Response:
             headers = {"Origin": origin, "Access-Control-Request-Method": "POST",
-                       "Access-Control-Request-Headers": "authorization,content-type"}  # fmt: skip
+                       "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang"}  # fmt: skip
             return httpx.options(live.url + CHAT, headers=headers)
 
         friend = preflight("https://friend.example")

@@ -216,22 +216,33 @@ def test_what_does_not_end_in_time_is_told_so(talkative: VLM) -> None:
     with serving(engine_backend(talkative), settings) as live:
         answers: list[httpx.Response] = []
         asked = json.loads(body(max_tokens=3000))
+        responded = {"model": "nano", "input": "Hi", "max_output_tokens": 3000, "stream": True}
         threads = [
             threading.Thread(
-                target=lambda fields=fields: answers.append(  # type: ignore[misc]
-                    live.post("/v1/chat/completions", {**asked, **fields})
-                )
+                target=lambda path=path, fields=fields: answers.append(live.post(path, fields))  # type: ignore[misc]
             )
-            for fields in ({}, {"stream": True})
+            for path, fields in (
+                ("/v1/chat/completions", asked),
+                ("/v1/chat/completions", {**asked, "stream": True}),
+                ("/v1/responses", responded),
+            )
         ]
         for thread in threads:
             thread.start()
-        wait_for(lambda: live.numbers()["vl2_running"] == 2)
+        wait_for(lambda: live.numbers()["vl2_running"] == 3)
         graceful = live.service.abort_connection.__self__  # type: ignore[attr-defined]
         graceful.handle_exit(signal.SIGTERM, None)
         for thread in threads:
             thread.join(30)
-    by_status = {answer.status_code: answer.text for answer in answers}
+    (failed,) = [answer.text for answer in answers if answer.text.startswith("event: response.created")]
+    numbers = [int(number) for number in re.findall(r'"sequence_number":(\d+)', failed)]
+    assert numbers == list(range(len(numbers)))
+    name, told = failed.rstrip().split("\n\n")[-1].split("\n")
+    assert name == "event: error"
+    error = json.loads(told.removeprefix("data: "))
+    assert (error["type"], error["code"]) == ("error", "stopping")
+    assert "the server stopped before" in error["message"]
+    by_status = {answer.status_code: answer.text for answer in answers if answer.text != failed}
     assert "the server stopped before the answer was complete" in by_status[503]
     assert re.search(r'data: {"error":{"message":"the server stopped before', by_status[200])
     assert "[DONE]" in by_status[200] or by_status[200].rstrip().endswith("}}")

@@ -8,7 +8,9 @@ import openai
 import pytest
 from openai import OpenAI
 
+from vl2.infer.engine.task import Output
 from vl2.infer.vlm import VLM
+from vl2.serve.answer_text import AnswerText
 
 from .live_server import LiveServer
 from .pictures import EXAMPLES, example, user
@@ -187,9 +189,20 @@ def test_completions_continue_a_raw_prompt(client: OpenAI, server: LiveServer) -
     assert made.usage.total_tokens == made.usage.prompt_tokens + made.usage.completion_tokens
     first = made.choices[0]
     assert first.logprobs is not None
-    assert "".join(first.logprobs.tokens or []).strip() == first.text
+    assert "".join(first.logprobs.tokens or []) == first.text
     stream = client.completions.create(model="nano", prompt="The sky is", max_tokens=5, stream=True)
     assert "".join(chunk.choices[0].text for chunk in stream) == first.text
+    asked = {"prompt": "The sky is", "max_tokens": 5, "logprobs": 0}
+    told = [chunk.choices[0].logprobs for chunk in client.completions.create(model="nano", stream=True, **asked)]
+    assert [place for part in told for place in part.text_offset] == first.logprobs.text_offset
+
+
+def test_a_raw_prompt_is_continued_with_the_white_space_of_its_continuation(nano: VLM) -> None:
+    pieces = (" Paris", ".\n")
+    for strips, expected in ((True, "Paris."), (False, " Paris.\n")):
+        text = AnswerText(sample=nano.processor.encode([user("x")]), tokenizer=nano.processor.tokenizer, strips=strips)
+        told = [text.add(Output(token_id=5, piece=piece, finish_reason=None)) for piece in pieces]
+        assert "".join(told) == text.text == expected
 
 
 def test_the_models_tell_what_they_take(client: OpenAI) -> None:

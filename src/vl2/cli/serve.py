@@ -108,6 +108,7 @@ class Serve:
             adapters=dict(map(_named_folder, self.lora)),
             drain_s=self.drain_s,
             max_prepared=max(4 * self.max_rows, 16),
+            max_waiting=self.max_waiting,
             limits=RequestLimits(
                 max_body_bytes=self.max_body_mb << 20,
                 max_images=self.max_images,

@@ -1,4 +1,4 @@
-"""One answer as it comes: its text without outer white space, its tokens, and how it ended."""
+"""One answer as it comes: its text, its tokens, and how it ended."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class AnswerText:
 
     sample: Sample
     tokenizer: Tokenizer
+    strips: bool = True  # outer white space; what continues a raw prompt begins with it
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)  # in OpenAI's form, one for each token but the end
@@ -36,6 +37,9 @@ class AnswerText:
         if output.finish_reason is not None:
             # A loop that was cut off is, to a client that knows OpenAI's reasons, an answer cut off.
             self.finish_reason = "stop" if output.finish_reason == "stop" else "length"
+        if not self.strips:
+            self.text += output.piece
+            return output.piece
         pending = self._held + output.piece
         certain = pending.rstrip()
         self._held = pending[len(certain) :]

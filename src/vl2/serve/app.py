@@ -54,7 +54,7 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
+            allow_headers=["*"],  # clients send headers of their own, as OpenAI's does; the origins are the guard
             expose_headers=["x-request-id", "retry-after"],
         )
     return app

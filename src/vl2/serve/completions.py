@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -49,7 +50,9 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         )
         resources.callback(answers.close)
         tokenizer = service.backend.processor.tokenizer
-        texts = [AnswerText(sample=prompt.sample, tokenizer=tokenizer) for prompt in prepared for _ in made]
+        texts = [
+            AnswerText(sample=prompt.sample, tokenizer=tokenizer, strips=False) for prompt in prepared for _ in made
+        ]
         conversation = Conversation(service, request, answers, texts)
         head: Event = {
             "id": f"cmpl-{uuid.uuid4().hex}",
@@ -88,7 +91,7 @@ async def _chunks(
             text = conversation.texts[index]
             if not piece and text.finish_reason is None:
                 continue
-            told = _logprobs(text.logprobs[num_told[index] :]) if has_logprobs else None
+            told = _logprobs(text.logprobs, start=num_told[index]) if has_logprobs else None
             num_told[index] = len(text.logprobs)
             choice = {"index": index, "text": piece, "logprobs": told, "finish_reason": text.finish_reason}
             if text.finish_reason is not None:
@@ -99,12 +102,10 @@ async def _chunks(
     yield "[DONE]"
 
 
-def _logprobs(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the older form: lists beside each other."""
-    offsets, place = [], 0
-    for entry in entries:
-        offsets.append(place)
-        place += len(entry["token"])
+def _logprobs(entries: list[dict[str, Any]], start: int = 0) -> dict[str, Any]:
+    """Return the older form of the entries from `start` on: lists beside each other."""
+    offsets = list(itertools.accumulate((len(entry["token"]) for entry in entries), initial=0))[start:-1]
+    entries = entries[start:]
     return {
         "tokens": [entry["token"] for entry in entries],
         "token_logprobs": [entry["logprob"] for entry in entries],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from fastapi import APIRouter
@@ -45,10 +46,13 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
         conversation = Conversation(service, request, answers, [text])
         head = _head(body, options.max_new_tokens)
         if body.stream:
+            numbers = itertools.count()
             return EventStream(
-                _events(conversation, head),
+                _events(conversation, head, numbers),
                 frame=frame_named,
-                frame_error=lambda error: frame_named({"type": "error", **error["error"]}),
+                frame_error=lambda error: frame_named(
+                    {**error["error"], "type": "error", "sequence_number": next(numbers)}
+                ),
                 resources=resources.pop_all(),
             )
         await conversation.collect()
@@ -113,14 +117,11 @@ def _whole(conversation: Conversation, head: Event, item_id: str) -> Event:
     }
 
 
-async def _events(conversation: Conversation, head: Event) -> AsyncIterator[Event | str]:
+async def _events(conversation: Conversation, head: Event, numbers: Iterator[int]) -> AsyncIterator[Event | str]:
     item_id = f"msg_{uuid.uuid4().hex}"
-    number = 0
 
     def event(kind: str, **fields: Any) -> Event:
-        nonlocal number
-        number += 1
-        return {"type": f"response.{kind}", "sequence_number": number - 1, **fields}
+        return {"type": f"response.{kind}", "sequence_number": next(numbers), **fields}
 
     place: Event = {"item_id": item_id, "output_index": 0, "content_index": 0}
     (text,) = conversation.texts

@@ -47,7 +47,7 @@ class Service:
         self.started_at = int(time.time())
         # What cuts a connection off whose client reads nothing; the server that owns the connections puts it here.
         self.abort_connection: Callable[[tuple[str, int] | None], None] = lambda client: None
-        self._slots = FairSlots(settings.max_prepared, max_waiting=4 * settings.max_prepared)
+        self._slots = FairSlots(settings.max_prepared, max_waiting=settings.max_waiting)
         self._workers = ThreadPoolExecutor(MAX_PREPARING, thread_name_prefix="vl2-prepare")
         self._loader = ImageLoader(settings, backend.processor.image_options)
 

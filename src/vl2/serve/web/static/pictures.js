@@ -9,9 +9,12 @@ let count = 0;
 /** Return {id, name, blob, url, width, height, mark} of a file. Error with a sentence if it is no picture. */
 export async function openPicture(file, maxBytes) {
   const name = file.name || `picture-${count + 1}.png`;
-  if (file.size > maxBytes) {
-    throw new Error(say("tooLarge", name, (file.size / 2 ** 20).toFixed(1), Math.floor(maxBytes / 2 ** 20)));
-  }
+  const checkSize = ({ size }) => {
+    if (size > maxBytes) {
+      throw new Error(say("tooLarge", name, (size / 2 ** 20).toFixed(1), Math.floor(maxBytes / 2 ** 20)));
+    }
+  };
+  checkSize(file);
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
@@ -22,6 +25,7 @@ export async function openPicture(file, maxBytes) {
   // What only a browser can read (AVIF, SVG) goes out as PNG.
   const blob = SENDABLE.includes(file.type) ? file : await toPng(bitmap);
   bitmap.close();
+  checkSize(blob);
   count += 1;
   return { id: `picture-${count}`, name, blob, url: URL.createObjectURL(blob), width, height, mark: null };
 }
@@ -54,7 +58,9 @@ async function withMark(picture) {
   pen.strokeStyle = "red";
   pen.lineWidth = line;
   pen.strokeRect(x0 - line / 2, y0 - line / 2, x1 - x0 + line, y1 - y0 + line); // around it, not over it
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  // Of a photo as PNG the noise of its sensor alone would be more than the server takes.
+  const type = ["image/jpeg", "image/webp"].includes(picture.blob.type) ? "image/jpeg" : "image/png";
+  return new Promise((resolve) => canvas.toBlob(resolve, type, 0.95));
 }
 
 /** Return the pictures among the files of a paste or a drop. */
