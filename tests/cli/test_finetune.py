@@ -62,6 +62,9 @@ def test_it_trains_reports_and_its_adapter_answers(vl2, colours, tmp_path):
         (["--held-out", "-1"], "held-out must not be negative"),
         (["--seq-len", "8"], "seq-len must be in "),
         (["--epochs", "0"], "must be above 0"),
+        (["--epochs", "inf"], "epochs must be a finite number, got inf"),
+        (["--minutes", "inf"], "run.minutes must be a finite number, got inf"),
+        (["--learning-rate", "0"], "learning-rate must be a positive number, got 0"),
         (["--resume"], "nothing to resume"),
         (["--model", "no/such/folder"], "no folder"),
     ],
@@ -71,6 +74,7 @@ def test_what_makes_no_sense_is_one_line(vl2, colours, tmp_path, arguments, says
     assert (ran.code, ran.out) == (1, "")
     assert says in ran.err.splitlines()[-1]
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
+    assert not (tmp_path / "out" / "finetune.json").exists()
 
 
 def test_data_that_is_not_there_is_one_line(vl2, tmp_path):

@@ -136,6 +136,8 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "no adapter_model.safetensors"),
     "broken config": (lambda folder: (folder / CONFIG).write_text("{"), "not valid JSON"),
     "another kind": (lambda folder: spoil_config(folder, peft_type="IA3"), "does not describe a LoRA adapter"),
+    "PiSSA": (lambda folder: spoil_config(folder, init_lora_weights="pissa_niter_4"), "init_lora_weights = 'pissa_n"),
+    "OLoRA": (lambda folder: spoil_config(folder, init_lora_weights="OLoRA"), "changes the weights under it too"),
     "DoRA": (lambda folder: spoil_config(folder, use_dora=True), "use_dora = True"),
     "a lost half": (lambda folder: spoil_tensors(folder, lambda t: t.pop(A_NAME)), "only one of the two matrices"),
     "another width": (

@@ -41,6 +41,9 @@ UNSUPPORTED = {
     "layers_to_transform": None,
 }  # fmt: skip
 
+# Ways of peft to begin an adapter that change the base as well: it is for the changed one, which we do not have.
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
@@ -213,6 +216,12 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     for key, value in UNSUPPORTED.items():
         if config.get(key, value) not in (value, [], {}):
             raise UserError(f"the adapter of {folder} has {key} = {config[key]!r:.60}, which is not supported")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
+        raise UserError(
+            f"the adapter of {folder} has init_lora_weights = {start!r:.60}, which changes the weights under it too: "
+            "let peft convert it to plain LoRA (path_initial_model_for_weight_conversion) or merge it"
+        )
     return config
 
 

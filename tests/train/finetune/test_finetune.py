@@ -11,14 +11,23 @@ import pytest
 import torch
 
 from tests.data.own_folder import SIDE, colour_rows, draw_images, write_csv, write_lines
-from tests.lora.adapted import base_model, tree_bytes
+from tests.lora.adapted import base_model, batch_of, disturb, tree_bytes
 from tests.reference import CHECKPOINTS, SIZES
+from vl2.data.record import Message, Part, Record
+from vl2.data.store import write_records
 from vl2.errors import UserError
 from vl2.infer.vlm import load
 from vl2.lora.apply import is_adapted
+from vl2.process.processor import Processor
+from vl2.train import checkpoint
+from vl2.train.adapter import adapt
 from vl2.train.adapter_options import AdapterOptions
+from vl2.train.finetune import run
 from vl2.train.finetune.options import TuningOptions
 from vl2.train.finetune.run import Planned, Tuned, finetune, plan
+from vl2.train.prepare import find_model, make_model, make_plan, open_stores
+from vl2.train.ranks import ONE
+from vl2.train.recipe import ModelOptions
 from vl2.weights import load_model
 
 LORA = AdapterOptions(method="lora", rank=4, alpha=8.0)
@@ -48,6 +57,18 @@ def losses(run: Path) -> list[float]:
     return [entry["loss"] for line in lines if "loss" in (entry := json.loads(line))]
 
 
+def watch_loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, Any]]:
+    """Return a list that gets name, adapter and device of every model that is loaded whole."""
+    opened: list[tuple[str, Any, Any]] = []
+
+    def watched(name: Any, *, adapter: Any = None, device: Any = None) -> Any:
+        opened.append((str(name), adapter, device))
+        return load(name, adapter=adapter, device=device)
+
+    monkeypatch.setattr(run, "load", watched)
+    return opened
+
+
 @pytest.fixture
 def colours(tmp_path: Path) -> Path:
     return write_csv(tmp_path / "questions.csv", colour_rows(tmp_path, 10))
@@ -75,8 +96,24 @@ def test_an_adapter_learns_is_scored_and_is_what_load_takes(size: str, colours: 
     assert tree_bytes(tmp_path / "out" / "checkpoints") < tree_bytes(CHECKPOINTS / size)
 
 
-def test_a_stopped_run_goes_on_to_the_same_adapter(colours: Path, tmp_path: Path) -> None:
-    chosen = options("base")
+def test_the_dropout_of_an_adapter_is_at_work_in_a_model_that_has_weights() -> None:
+    files = find_model(ModelOptions(name=str(CHECKPOINTS / "tiny")))
+    model = make_model(files, 0, is_first=True, is_filled_later=False)
+    adapt(model, dataclasses.replace(LORA, dropout=0.5), 0, torch.float32)
+    disturb(model)
+    batch = batch_of("tiny", "text")
+    assert not torch.equal(model(batch).logits, model(batch).logits)
+    model.eval()
+    assert torch.equal(model(batch).logits, model(batch).logits)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_stopped_run_goes_on_to_the_same_adapter(
+    dropout: float, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on every rank but the first, whose generators are in no checkpoint.
+    monkeypatch.setattr(checkpoint, "set_random_state", lambda state: torch.manual_seed(99))
+    chosen = options("base", adapter=dataclasses.replace(LORA, dropout=dropout))
     tune(colours, tmp_path / "whole", chosen)
     _, stopped = tune(colours, tmp_path / "parts", dataclasses.replace(chosen, minutes=1e-9))
     assert (stopped.ended, stopped.step) == ("out of time", 1)
@@ -90,21 +127,42 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(colours: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_over_quantised_weights_the_adapter_learns_too(kind: Any, colours: Path, tmp_path: Path) -> None:
+def test_over_quantised_weights_the_adapter_learns_too(
+    kind: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = watch_loads(monkeypatch)
     adapter = dataclasses.replace(LORA, method="qlora", base=kind)
     planned, tuned = tune(colours, tmp_path / "out", options("small", adapter=adapter))
     assert tuned.before is not None
     assert tuned.after is not None
     assert tuned.after.loss < tuned.before.loss
+    assert opened == [], "the plain weights may not fit on the device"
     plain = plan(str(colours), tmp_path / "plain", options("small"), say=print)
     assert planned.size.weight_bytes < plain.size.weight_bytes
     assert planned.size.num_trained == plain.size.num_trained
 
 
-def test_all_weights_train_but_for_the_frozen_parts(colours: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_model_is_loaded_only_where_it_is_scored_or_merged(
+    method: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = watch_loads(monkeypatch)
+    chosen = options("small", steps=1, adapter=dataclasses.replace(LORA, method=method))
+    tune(colours, tmp_path / "out", chosen, num_held_out=0)
+    assert opened == []
+    _, tuned = tune(colours, tmp_path / "merged", chosen, num_held_out=0, merge=True)
+    assert opened == [(str(CHECKPOINTS / "small"), tmp_path / "merged" / "adapter", "cpu")]
+    assert tuned.merged == tmp_path / "merged" / "merged"
+
+
+def test_all_weights_train_but_for_the_frozen_parts(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = watch_loads(monkeypatch)
     chosen = options("tiny", adapter=AdapterOptions(), frozen=("vision",), rates={"projector": 0.5}, learning_rate=1e-3)
     _, tuned = tune(colours, tmp_path / "out", chosen)
     assert tuned.trained == tmp_path / "out" / "tuned"
+    assert opened == [(str(CHECKPOINTS / "tiny"), None, "cpu"), (str(tuned.trained), None, "cpu")]
     before = load_model(CHECKPOINTS / "tiny").state_dict()
     moved = {name for name, t in load_model(tuned.trained).state_dict().items() if not torch.equal(t, before[name])}
     assert not [name for name in moved if name.startswith("vision.")]
@@ -153,6 +211,41 @@ def test_records_of_one_image_are_held_out_together(tmp_path: Path) -> None:
         str(write_csv(tmp_path / "rows.csv", rows)), tmp_path / "out", options("base"), num_held_out=2, say=print
     )
     assert (planned.data.num_train, planned.data.num_held_out) == (12, 3)
+
+
+def test_documents_are_trained_on_and_never_held_out(tmp_path: Path) -> None:
+    def record(number: int, *messages: Message) -> Record:
+        return Record(
+            id=f"{number}", source="test", category="text", language="en", licence="CC0-1.0", messages=messages
+        )
+
+    pages = [record(i, Message(role="document", parts=(Part(text=f"Page {i}."),))) for i in range(6)]
+    asked = Message(role="user", parts=(Part(text="Which?"),))
+    answers = [record(i, asked, Message(role="assistant", parts=(Part(text=f"{i}"),))) for i in range(6, 9)]
+    write_records(iter([*pages, *answers]), str(tmp_path / "records.jsonl"))
+    planned, tuned = tune(tmp_path / "records.jsonl", tmp_path / "out", options("base", steps=1), num_held_out=9)
+    assert (planned.data.num_train, planned.data.num_held_out) == (6, 3)
+    assert tuned.after is not None
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+@pytest.mark.parametrize("epochs", [0.5, 1.0, 3.0])
+def test_the_epochs_that_are_asked_for_are_trained(epochs: float, batch_size: int, tmp_path: Path) -> None:
+    rows = colour_rows(tmp_path, 12)
+    for number, row in enumerate(rows):
+        row["answer"] = " ".join(["word"] * (400 if number == 5 else 5 + 7 * number))
+    chosen = options("base", steps=None, epochs=epochs, batch_size=batch_size)
+    planned = plan(str(write_csv(tmp_path / "rows.csv", rows)), tmp_path / "out", chosen, num_held_out=0, say=print)
+    processor = Processor.from_folder(CHECKPOINTS / "base")
+    stores = open_stores(planned.recipe)
+    steps = make_plan(planned.recipe, stores, processor, folder=None, ranks=ONE, say=print).steps()
+    tokens = [
+        sum(pack.num_tokens for pack in step.packs) for _, step in zip(range(planned.num_steps), steps, strict=False)
+    ]
+    one_step = max(tokens)
+    assert abs(sum(tokens) - epochs * sum(planned.data.tokens.values())) <= one_step
+    shown = sum(tokens) / len(tokens) / planned.data.mean_tokens
+    assert f"steps    {planned.num_steps} of about {shown:.0f} records" in planned.lines()[3] or epochs < 1
 
 
 def test_numbers_that_look_like_boxes_are_warned_of(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What a person chooses of a fine-tuning, and the recipe that follows from it and from the data.
 
 A batch is counted in records, as people think of it. The run packs them: its sequences are as long as a batch is on
-average, or as the longest record, and a step takes as many as make up the batch. Importing this loads no PyTorch.
+average, or as the longest record, and a step takes as many as make up the batch, by how full they are. Epochs are
+counted in tokens. Importing this loads no PyTorch.
 """
 
 from __future__ import annotations
@@ -63,22 +64,33 @@ class TuningOptions:
     def __post_init__(self) -> None:
         if not self.epochs > 0 or self.batch_size < 1 or (self.steps is not None and self.steps < 1):
             raise UserError("epochs, steps and batch-size must be above 0")
+        if not math.isfinite(self.epochs):
+            raise UserError(f"epochs must be a finite number, got {self.epochs}: stop a run with minutes or Ctrl-C")
+        if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UserError(f"learning-rate must be a positive number, got {self.learning_rate:g}")
         if self.seq_len is not None and self.seq_len < 1:
             raise UserError(f"seq-len must be at least 1, got {self.seq_len}")
 
-    def recipe(self, data: OwnData, run_folder: Path, data_path: Path, *, context: int, is_random: bool) -> Recipe:
-        """Return the run: one epoch goes through every record once, in tokens."""
-        records_per_step = min(self.batch_size, data.num_train)
-        step_tokens = records_per_step * data.mean_tokens
+    def recipe(
+        self, data: OwnData, run_folder: Path, data_path: Path, *, context: int, is_random: bool, fill: float = 1.0
+    ) -> Recipe:
+        """Return the run: one epoch goes through every record once, in tokens.
+
+        `fill` is the part of the places of its sequences that hold a token, from which batch and length follow.
+        """
+        step_tokens = min(self.batch_size, data.num_train) * data.mean_tokens
         seq_len = self.seq_len or min(context, max(data.most_tokens, math.ceil(step_tokens)))
         if seq_len < data.most_tokens or seq_len > context:
             raise UserError(
                 f"seq-len must be in {data.most_tokens}..{context} (longest record, context), got {seq_len}"
             )
-        num_steps = self.steps or max(1, math.ceil(self.epochs * data.num_train / records_per_step))
+        num_sequences = max(1, round(step_tokens / (seq_len * fill)))
+        steps_per_epoch = sum(data.tokens.values()) / (num_sequences * seq_len * fill)
+        # Of a step more than a millionth: less is rounding.
+        num_steps = self.steps or max(1, math.ceil(self.epochs * steps_per_epoch - 1e-6))
         return Recipe(
             model=ModelOptions(name=self.model, init="random" if is_random else "weights"),
-            stage=self._stage(seq_len, max(1, round(step_tokens / seq_len)), num_steps, data.most_tiles),
+            stage=self._stage(seq_len, num_sequences, num_steps, data.most_tiles),
             run=RunOptions(
                 folder=str(run_folder),
                 save_every_steps=self.save_every,
@@ -102,9 +114,10 @@ class TuningOptions:
 
     def _stage(self, seq_len: int, batch_size: int, num_steps: int, most_tiles: int) -> Stage:
         is_adapter = self.adapter.is_used
+        usual_rate = ADAPTER_RATE if is_adapter else FULL_RATE
         return Stage(
             name="own",
-            learning_rate=self.learning_rate or (ADAPTER_RATE if is_adapter else FULL_RATE),
+            learning_rate=usual_rate if self.learning_rate is None else self.learning_rate,
             rate_multipliers=self.rates,
             frozen=self.frozen,
             schedule="cosine",

@@ -23,6 +23,7 @@ from vl2.data.validate import Checked, validate
 from vl2.errors import UserError
 from vl2.process.grounding import DET, END_DET, END_REF, REF, parse_strict
 from vl2.process.processor import Processor
+from vl2.train.evaluation import is_answered
 
 FOLDER, TRAIN, HELD_OUT, ABOUT = "data", "train.tar", "held-out.tar", "about.json"
 HELD_OUT_PART, MOST_HELD_OUT = 0.1, 64
@@ -58,6 +59,7 @@ class _Seen:
     num_tokens: int
     num_tiles: int
     has_bare_box: bool
+    is_answered: bool  # a document is not: there is nothing to ask
 
 
 def prepare(
@@ -65,8 +67,8 @@ def prepare(
 ) -> OwnData:
     """Check the data at a location, split it and write it into the run's folder; what is there already is used again.
 
-    `num_held_out` None is a tenth, at most 64. Records of one image are held out together. Every bad record is said in
-    one line. UserError if nothing is left to train on.
+    `num_held_out` None is a tenth, at most 64. Records of one image are held out together, documents never. Every bad
+    record is said in one line. UserError if nothing is left to train on.
     """
     own = folder / FOLDER
     if (own / ABOUT).is_file():
@@ -147,11 +149,15 @@ def _look(record: Record, processor: Processor) -> _Seen:
         num_tokens=counts.total,
         num_tiles=counts.tiles,
         has_bare_box=any(_BARE_BOX.search(text) and REF not in text and END_REF not in text for text in answers),
+        is_answered=is_answered(record),
     )
 
 
 def _choose(seen: list[_Seen], wanted: int | None, seed: int) -> set[int]:
-    """Return the numbers of the held-out records: whole groups, in an order that depends on seed and image alone."""
+    """Return the numbers of the held-out records: whole groups, in an order that depends on seed and image alone.
+
+    Groups with a record that has no answer to ask for are left to training.
+    """
     if wanted is None:
         wanted = min(MOST_HELD_OUT, int(len(seen) * HELD_OUT_PART))
     groups: dict[bytes, list[int]] = {}
@@ -162,6 +168,7 @@ def _choose(seen: list[_Seen], wanted: int | None, seed: int) -> set[int]:
     for group in order:
         if len(chosen) >= wanted:
             break
-        if len(chosen) + len(groups[group]) < len(seen):  # something must be left to train on
+        is_asked = all(seen[number].is_answered for number in groups[group])
+        if is_asked and len(chosen) + len(groups[group]) < len(seen):  # something must be left to train on
             chosen.update(groups[group])
     return chosen

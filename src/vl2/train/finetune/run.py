@@ -14,7 +14,9 @@ The run folder gets what a run has, and:
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,22 +30,28 @@ from vl2.data.record import Record
 from vl2.data.store import open_random
 from vl2.errors import UserError
 from vl2.infer.vlm import VLM, load
+from vl2.model import VL2
 from vl2.process.processor import Processor
+from vl2.train.adapter import adapt
 from vl2.train.evaluation import answer_of
 from vl2.train.finetune import own_data
 from vl2.train.finetune.options import TuningOptions
 from vl2.train.finetune.own_data import OwnData, prepare
 from vl2.train.finetune.score import Scores, score
+from vl2.train.prepare import INDEXES, make_plan, open_stores
+from vl2.train.ranks import ONE, find_device
 from vl2.train.recipe import Recipe
 from vl2.train.run import train
+from vl2.train.shard import shard
 from vl2.train.size import TrainedSize, trained_size
 from vl2.train.stopping import Ended
-from vl2.weights import locate_checkpoint
+from vl2.weights import load_model, locate_checkpoint
 from vl2.weights.locate import BUILT_IN
 
 ABOUT, REPORT, ANSWERS = "finetune.json", "report.json", "answers.md"
 TUNED, MERGED = "tuned", "merged"
 _SHOWN = 8  # answers in answers.md
+_WINDOWS = 8  # of the plan, that say how full sequences are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +63,7 @@ class Planned:
     data: OwnData
     recipe: Recipe
     size: TrainedSize
+    fill: float  # part of the places of the sequences that hold a token
 
     @property
     def num_steps(self) -> int:
@@ -69,12 +78,13 @@ class Planned:
         what = (
             f"{adapter.method} of rank {adapter.rank} on {', '.join(adapter.targets)}" if adapter.is_used else "weights"
         )
+        records = stage.batch_size * stage.seq_len * self.fill / data.mean_tokens
         rates = "".join(f", {part} x {rate:g}" for part, rate in stage.rate_multipliers.items())
         lines = [
             f"data     {_counted(data.num_train, 'record')} to train on, {data.num_held_out} held out{bad}",
             f"trained  {what}: {size.num_trained:,} of {size.parameters:,} parameters ({parts})",
             f"memory   weights {_size(size.weight_bytes)}, optimizer {_size(size.optimizer_bytes)}, and activations",
-            f"steps    {self.num_steps} of about {stage.batch_size * stage.seq_len / data.mean_tokens:.0f} records "
+            f"steps    {self.num_steps} of about {records:.0f} records "
             f"({_counted(stage.batch_size, 'sequence')} of {stage.seq_len} tokens), "
             f"rate {stage.learning_rate:g}{rates}",
         ]
@@ -140,12 +150,15 @@ def plan(
         size = trained_size(config, recipe.stage, recipe.adapter, getattr(torch, recipe.engine.compute))
         if not size.num_trained:
             raise UserError("nothing is left to train: freeze fewer parts")
+        fill = _fill(recipe, processor, folder, options.epochs)
+        recipe = options.recipe(data, folder, train_path, context=context, is_random=is_random, fill=fill)
     except UserError:
         if not resume:  # nothing has begun, so nothing may stand in the way of the next try
-            shutil.rmtree(folder / own_data.FOLDER, ignore_errors=True)
+            for made in (own_data.FOLDER, INDEXES):
+                shutil.rmtree(folder / made, ignore_errors=True)
             (folder / ABOUT).unlink()
         raise
-    return Planned(options=options, folder=folder, data=data, recipe=recipe, size=size)
+    return Planned(options=options, folder=folder, data=data, recipe=recipe, size=size, fill=fill)
 
 
 def finetune(
@@ -156,17 +169,17 @@ def finetune(
     records = _held_out(folder)
     before = _score_before(planned, records, max_new_tokens)
     outcome = train(planned.recipe, resume=resume, quiet=quiet)
+    gc.collect()  # what was trained is in cycles of references, and would be in memory beside what is loaded next
     tuned = Tuned(ended=outcome.ended, step=outcome.step, folder=folder, before=before)
     if outcome.ended != "finished" or outcome.export is None:
         return tuned
     is_adapter = planned.recipe.adapter.is_used
     trained = outcome.export if is_adapter else _replace(outcome.export, folder / TUNED)
-    # What is scored is what was written, loaded as anybody would load it.
-    vlm = load(planned.options.model, adapter=trained, device=planned.options.device) if is_adapter else load(trained)
-    after = score(vlm.model, vlm.processor, records, max_new_tokens=max_new_tokens) if records else None
+    after = _score(planned, trained, records, max_new_tokens) if records else None
     tuned = dataclasses.replace(tuned, after=after, trained=trained)
     if merge and is_adapter:
-        tuned = dataclasses.replace(tuned, merged=_merge(vlm, folder / MERGED))
+        merged = _merge(load(planned.options.model, adapter=trained, device="cpu"), folder / MERGED)
+        tuned = dataclasses.replace(tuned, merged=merged)
     _write_json(folder / REPORT, tuned.to_dict())
     if before is not None and after is not None:
         (folder / ANSWERS).write_text(answers_page(records, before, after), encoding="utf-8")
@@ -212,11 +225,46 @@ def _score_before(planned: Planned, records: Sequence[Record], max_new_tokens: i
     about = json.loads((planned.folder / ABOUT).read_text(encoding="utf-8"))
     if about["before"] is not None:
         return Scores.from_dict(about["before"])
-    start = planned.recipe.adapter.start or None
-    vlm = load(planned.options.model, adapter=start, device=planned.options.device)
-    before = score(vlm.model, vlm.processor, records, max_new_tokens=max_new_tokens)
+    before = _score(planned, None, records, max_new_tokens)
     _write_json(planned.folder / ABOUT, {**about, "before": before.to_dict()})
     return before
+
+
+def _score(planned: Planned, trained: Path | None, records: Sequence[Record], max_new_tokens: int) -> Scores:
+    """Score the adapter or model that was trained as anybody would load it; None: what it starts from.
+
+    Over quantised weights an adapter is scored as it is trained: the plain ones may not fit where it is.
+    """
+    options, adapter = planned.options, planned.recipe.adapter
+    if adapter.method == "qlora":
+        model, processor = _over_few_bits(planned, trained)
+    else:
+        name: str | Path = options.model if trained is None or adapter.is_used else trained
+        start = (trained or adapter.start or None) if adapter.is_used else None
+        vlm = load(name, adapter=start, device=options.device)
+        model, processor = vlm.model, vlm.processor
+    return score(model, processor, records, max_new_tokens=max_new_tokens)
+
+
+def _over_few_bits(planned: Planned, trained: Path | None) -> tuple[VL2, Processor]:
+    """Return the model with its adapter, or the one that was trained, over the quantised weights of the run."""
+    recipe, folder = planned.recipe, locate_checkpoint(planned.options.model)
+    adapter = recipe.adapter if trained is None else dataclasses.replace(recipe.adapter, start=str(trained))
+    dtype = getattr(torch, recipe.engine.compute)
+    model = load_model(folder)
+    adapt(model, adapter, recipe.seed, dtype)
+    shard(model, "replicated", dataclasses.replace(ONE, device=find_device(recipe.engine.device)), dtype)
+    return model.eval(), Processor.from_folder(folder)
+
+
+def _fill(recipe: Recipe, processor: Processor, folder: Path, epochs: float) -> float:
+    """Return the part of the places of a run's sequences that hold a token. The run takes the same index and plan.
+
+    A window of the plan is an epoch, to a sequence. The first few tell of any number of them.
+    """
+    plan = make_plan(recipe, open_stores(recipe), processor, folder=folder, ranks=ONE, say=lambda text: None)
+    packs = [pack for number in range(min(math.ceil(epochs), _WINDOWS)) for pack in plan.window(number)]
+    return sum(pack.num_tokens for pack in packs) / (len(packs) * recipe.stage.seq_len)
 
 
 def _held_out(folder: Path) -> list[Record]:
