@@ -50,6 +50,14 @@ def test_a_step_holds_the_planned_samples_as_the_processor_encodes_them(steps: l
             assert len(packed.tiles) == planned.packs[place].num_tiles
 
 
+def test_padding_is_made_where_the_pack_is(steps: list[LoadedStep]) -> None:
+    packed = steps[0].packs[0]
+    with torch.device("meta"):  # what names no device of its own would be made here
+        longer = packed.with_length(len(packed) + 5)
+    assert longer.position_ids.device == packed.position_ids.device
+    assert longer.position_ids.tolist()[-5:] == [int(longer.position_ids[-5]) + i for i in range(5)]
+
+
 def test_no_sample_sees_another_and_positions_restart(steps: list[LoadedStep]) -> None:
     for packed in (packed for step in steps for packed in step.packs):
         mask = block_causal_mask(packed.cu_seqlens)

@@ -88,6 +88,26 @@ def test_random_numbers_go_on_where_they_were() -> None:
     assert torch.equal(torch.rand(3), expected[1])
 
 
+@pytest.mark.parametrize("wrote_cuda", [False, True])
+@pytest.mark.parametrize("has_cuda", [False, True])
+def test_a_checkpoint_is_read_whether_or_not_both_machines_have_cuda(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrote_cuda: bool, has_cuda: bool
+) -> None:
+    generator = torch.full((16,), 7, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: generator.clone())
+    taken: list[Tensor] = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", taken.append)
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: wrote_cuda)
+    checkpoints.save(1, {"x": torch.ones(1)}, "")
+    checkpoints.wait()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    generator.fill_(9)
+    loaded = checkpoints.load(find_checkpoint(tmp_path), {"x": torch.zeros(1)})
+    assert float(loaded["x"]) == 1.0
+    assert [state.tolist() for state in taken] == ([[7] * 16] if wrote_cuda and has_cuda else [])
+
+
 @pytest.mark.parametrize(
     ("keep", "left"),
     [(Keep(newest=2), [8, 10]), (Keep(newest=1, every_steps=4), [4, 8, 10]), (Keep(newest=9), [2, 4, 6, 8, 10])],

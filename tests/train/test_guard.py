@@ -15,7 +15,7 @@ from vl2.train.guard import Guard, GuardOptions
 def trained(num_steps: int = 60, options: GuardOptions | None = None) -> Guard:
     guard, rng = Guard(options or GuardOptions()), random.Random(0)
     for step in range(num_steps):
-        assert guard.judge(8 * math.exp(-step / 30) + rng.gauss(1, 0.05), rng.lognormvariate(0, 0.3)) is None
+        assert guard.judge(8 * math.exp(-step / 30) + rng.gauss(1, 0.05), rng.lognormvariate(0, 0.3), 100) is None
     return guard
 
 
@@ -31,52 +31,62 @@ def trained(num_steps: int = 60, options: GuardOptions | None = None) -> Guard:
 )
 def test_what_is_out_of_order_is_discarded(loss: float, norm: float, why: str) -> None:
     guard = trained()
-    assert (guard.judge(loss, norm) or "").startswith(why)
+    assert (guard.judge(loss, norm, 100) or "").startswith(why)
     assert (guard.num_discarded, guard.num_in_a_row) == (1, 1)
-    assert guard.judge(1.5, 1.0) is None
+    assert guard.judge(1.5, 1.0, 100) is None
     assert (guard.num_discarded, guard.num_in_a_row) == (1, 0)
 
 
 def test_a_discarded_step_does_not_move_the_median() -> None:
     guard = trained()
-    reasons = {guard.judge(500.0, 1.0) for _ in range(100)}
+    reasons = {guard.judge(500.0, 1.0, 100) for _ in range(100)}
     assert len(reasons) == 1
 
 
 def test_the_first_steps_cannot_be_spikes_but_must_be_numbers() -> None:
     guard = Guard(GuardOptions())
-    assert guard.judge(1.0, 1.0) is None
-    assert guard.judge(1e6, 1e6) is None
-    assert guard.judge(math.nan, 1.0) == "loss is nan"
+    assert guard.judge(1.0, 1.0, 100) is None
+    assert guard.judge(1e6, 1e6, 100) is None
+    assert guard.judge(math.nan, 1.0, 100) == "loss is nan"
 
 
 def test_equal_values_do_not_make_a_small_step_a_spike() -> None:
     guard = Guard(GuardOptions(spike_factor=10.0))
     for _ in range(30):
-        assert guard.judge(2.0, 1.0) is None
-    assert guard.judge(2.5, 1.2) is None
-    assert guard.judge(3.5, 1.2) is not None
+        assert guard.judge(2.0, 1.0, 100) is None
+    assert guard.judge(2.5, 1.2, 100) is None
+    assert guard.judge(3.5, 1.2, 100) is not None
+
+
+def test_a_step_without_a_token_to_train_is_discarded_and_does_not_move_the_median() -> None:
+    guard = trained(options=GuardOptions(most_discarded=2))
+    before = guard.state_dict()["recent"]
+    assert guard.judge(0.0, 0.0, 0) == "data held no token to train"
+    assert not guard.is_hopeless
+    guard.judge(0.0, 0.5, 0)
+    assert guard.is_hopeless
+    assert guard.state_dict()["recent"] == before
 
 
 def test_a_factor_of_0_discards_no_spike() -> None:
-    assert trained(options=GuardOptions(spike_factor=0.0)).judge(1e9, 1e9) is None
+    assert trained(options=GuardOptions(spike_factor=0.0)).judge(1e9, 1e9, 100) is None
 
 
 def test_too_many_in_a_row_are_hopeless() -> None:
     guard = trained(options=GuardOptions(most_discarded=3))
     found = []
     for _ in range(3):
-        guard.judge(math.nan, 1.0)
+        guard.judge(math.nan, 1.0, 100)
         found.append(guard.is_hopeless)
     assert found == [False, False, True]
 
 
 def test_a_guard_goes_on_from_its_state() -> None:
     guard, again = trained(), Guard(GuardOptions())
-    guard.judge(math.nan, 1.0)
+    guard.judge(math.nan, 1.0, 100)
     again.load_state_dict(json.loads(json.dumps(guard.state_dict())))
     assert again.state_dict() == guard.state_dict()
-    assert again.judge(500.0, 1.0) == guard.judge(500.0, 1.0)
+    assert again.judge(500.0, 1.0, 100) == guard.judge(500.0, 1.0, 100)
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

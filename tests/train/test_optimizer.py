@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -134,6 +137,32 @@ def test_a_weight_without_gradient_decays_and_nothing_else() -> None:
     make(given).step(0.01)
     assert torch.equal(given[1], before[1])
     torch.testing.assert_close(given[0].detach(), before[0] * (1 - 0.01 * 0.1))
+
+
+def test_every_step_rounds_by_other_random_bits() -> None:
+    weight = nn.Parameter(torch.ones(1000, dtype=torch.bfloat16))
+    group = ParameterGroup(names=("w",), parameters=(weight,), rate_multiplier=1.0, weight_decay=0.0)
+    optimizer = MasterAdamW([group], betas=BETAS, eps=EPS, is_bfloat16=True)
+    down = []
+    for _ in range(2):
+        with torch.no_grad():
+            weight.fill_(1.0)
+        weight.sum().backward()
+        optimizer.step(1e-3)  # a quarter of the distance between bfloat16 numbers below 1
+        optimizer.zero()
+        down.append(weight < 1)
+    assert all(150 < int(d.sum()) < 350 for d in down)
+    assert not torch.equal(*down)
+
+
+def test_weights_and_buffers_are_freed_with_the_model_and_the_optimizer() -> None:
+    given = parameters()
+    optimizer = make(given)
+    train(given, optimizer, range(1))
+    held = [weakref.ref(given[0]), weakref.ref(next(iter(optimizer.gradients()))[1])]
+    del given, optimizer
+    gc.collect()
+    assert [one() for one in held] == [None, None]
 
 
 def test_random_rounding_keeps_what_bfloat16_holds_and_the_mean_of_what_it_does_not() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from tests.train.two_ranks import TwoRanks, environment
 from vl2.errors import UserError
-from vl2.train.ranks import ONE, Ranks, join
+from vl2.train.ranks import ONE, LoneWork, Ranks, join
 
 TORCHRUN = tuple(environment(0, 1, 29500))
 
@@ -71,6 +72,27 @@ def test_a_rank_that_stays_away_is_not_waited_for_for_ever() -> None:
         two.run(come_only_if_first)
 
 
+def count_alone(ranks: Ranks, timeout_s: float, long_s: float) -> bool:
+    work, until = LoneWork(ranks, timeout_s), time.monotonic() + long_s
+    if ranks.is_first:
+        while time.monotonic() < until:
+            work.go_on()
+            time.sleep(0.01)
+        work.end()
+    else:
+        work.wait()
+    ranks.barrier()
+    return True
+
+
+def test_ranks_wait_for_the_work_of_the_first_beyond_the_limit_for_an_answer() -> None:
+    two = TwoRanks(collective_s=1.0)
+    try:
+        assert two.run(count_alone, 1.0, 2.5) == [True, True]
+    finally:
+        two.close()
+
+
 def test_without_torchrun_a_process_is_alone(bare_environment: pytest.MonkeyPatch) -> None:
     bare_environment.setenv("MASTER_ADDR", "10.0.0.1")  # a cluster sets it for every job
     assert join("cpu") == ONE
@@ -112,9 +134,12 @@ def test_a_wrong_environment_says_what_is_wrong(
 def test_a_device_that_is_not_there_is_refused(bare_environment: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="must be cpu or cuda, got meta"):
         join("meta")
+    with pytest.raises(UserError, match="must be auto, cpu, cuda or cuda:N, got gpu"):
+        join("gpu")
     bare_environment.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="there is no device cuda:0, this machine has 0"):
         join("cuda")
+    assert join("auto") == ONE
 
 
 def test_ranks_that_never_come_are_given_up(bare_environment: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -111,6 +113,7 @@ def test_a_stage_can_be_taken_from_the_table_with_changes() -> None:
         ({"run": {"minutes": 0.0}}, "run.minutes must be positive, got 0"),
         ({"run": {"trackers": ["mlflow"]}}, "run.trackers[0] must be one of tensorboard, wandb, trackio, got 'mlflow'"),
         ({"guard": {"window": 4}}, "guard: spike_factor must not be negative"),
+        ({"stage": {"like": "base/pretraining"}, "adapter": {"method": "lora"}}, "an adapter leaves the experts' bias"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_recipe_is_said_in_one_line(tables: dict[str, Any], says: str) -> None:
@@ -118,6 +121,23 @@ def test_what_is_wrong_with_a_recipe_is_said_in_one_line(tables: dict[str, Any],
         recipe_from(with_changes(**tables))
     assert str(caught.value).startswith(says)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "name"),
+    [
+        ("data", {"temperature": math.inf}, "data.temperature"),
+        ("data", {"groups": (GroupOptions(share=math.nan, categories={}),)}, "data.groups[0].share"),
+        ("run", {"minutes": math.inf}, "run.minutes"),
+        ("guard", {"spike_factor": math.inf}, "guard.spike_factor"),
+        ("engine", {"timeout_s": math.inf}, "engine.timeout_s"),
+    ],
+)
+def test_a_number_without_end_is_refused(table: str, values: dict[str, Any], name: str) -> None:
+    recipe = recipe_from(TABLES)
+    changed = dataclasses.replace(getattr(recipe, table), **values)
+    with pytest.raises(UserError, match=rf"^{re.escape(name)} must be a finite number, got (inf|nan)$"):
+        dataclasses.replace(recipe, **{table: changed})
 
 
 @pytest.mark.parametrize(

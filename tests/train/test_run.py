@@ -20,14 +20,20 @@ import torch
 import vl2
 from tests.train.toy import make_toy_data, make_toy_model, run_toy, text_record, toy_recipe, toy_stage
 from vl2.data.loader import LoadedStep, Loader
-from vl2.data.record import Record
+from vl2.data.plan import Entry
+from vl2.data.record import Message, Part, Record, StoredImage
 from vl2.data.store import write_records
 from vl2.errors import UserError
+from vl2.model import VL2
+from vl2.process.processor import Processor
+from vl2.process.sample import Sample
+from vl2.train.adapter_options import AdapterOptions
 from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
 from vl2.train.evaluation import Benchmark, HeldOut
 from vl2.train.guard import GuardOptions
 from vl2.train.metrics import OF_THE_MACHINE, read_metrics
 from vl2.train.recipe import EvaluationTask, Recipe, read_recipe
+from vl2.train.run import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -204,6 +210,39 @@ def test_a_run_that_only_discards_gives_up_and_names_the_last_checkpoint(
         run_toy(recipe)
 
 
+def test_a_run_whose_data_go_away_changes_nothing_more_and_gives_up(
+    toy: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_read, original = 0, Loader._sample
+
+    def sample(self: Loader, record: Record, entry: Entry) -> Sample:
+        nonlocal num_read
+        num_read += 1
+        if num_read > 40:
+            raise OSError(5, "Input/output error")
+        return original(self, record, entry)
+
+    monkeypatch.setattr(Loader, "_sample", sample)
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=50))
+    recipe = dataclasses.replace(recipe, guard=GuardOptions(most_discarded=3))
+    with pytest.raises(UserError, match=r": 3 steps in a row .* its data held no token to train; the last checkpoint"):
+        run_toy(recipe)
+    lines = curve(tmp_path / "run")
+    assert [line["trained_tokens"] for line in lines[-3:]] == [0, 0, 0]
+    assert [bool(line["discarded"]) for line in lines] == [not line["trained_tokens"] for line in lines]
+    assert all(line["lost_records"] > 0 for line in lines[-3:])
+    assert lines[0]["lost_records"] == 0
+
+
+def test_an_adapter_in_frozen_parts_is_refused(toy: tuple[Path, Path], tmp_path: Path) -> None:
+    stage = toy_stage(name="alignment", frozen=("language",), expert_bias_step=0.0)
+    recipe = dataclasses.replace(
+        toy_recipe(*toy, tmp_path / "run", stage), adapter=AdapterOptions(method="lora", targets=("attention",))
+    )
+    with pytest.raises(UserError, match=r"^stage alignment: nothing is left to train, because its adapter is in parts"):
+        run_toy(recipe)
+
+
 def test_three_stages_follow_each_other_and_the_last_export_answers(toy: tuple[Path, Path], tmp_path: Path) -> None:
     model, data = toy
     outcomes = []
@@ -240,7 +279,64 @@ def test_evaluations_are_made_when_due_and_written_beside_the_steps(toy: tuple[P
     run_toy(without)
     steps = [line for line in curve(tmp_path / "run") if "loss" in line]
     assert steps == curve(tmp_path / "without"), "an evaluation must change nothing"
-    assert len(HeldOut.open(task)._records) == 2
+    opened, processor = HeldOut.open(task), Processor.from_folder(toy[0])
+    assert len(opened._records) == 2
+    opened.check(processor, 512)
+    with pytest.raises(UserError, match=r"^the evaluation held cannot ask text-0: the prompt of text-0 has \d+ tokens"):
+        opened.check(processor, 4)
+
+
+def test_a_record_that_cannot_be_asked_is_refused_before_the_first_step(toy: tuple[Path, Path], tmp_path: Path) -> None:
+    page = Record(
+        id="page",
+        source="test",
+        category="text",
+        language="en",
+        licence="CC0-1.0",
+        messages=(Message(role="document", parts=(Part(text="A page."),)),),
+    )
+    broken = Record(
+        id="broken",
+        source="test",
+        category="vqa",
+        language="en",
+        licence="CC0-1.0",
+        messages=(
+            Message(role="user", parts=(Part(image=0), Part(text="What?"))),
+            Message(role="assistant", parts=(Part(text="This."),)),
+        ),
+        images=(StoredImage(data=b"no picture", width=8, height=8),),
+    )
+    for record, says in (
+        (page, "page: its last message must be the assistant's, got a document"),
+        (broken, "broken: "),
+    ):
+        path = tmp_path / f"{record.id}.jsonl"
+        write_records(iter([record]), str(path))
+        task = EvaluationTask(name="held", path=str(path))
+        with pytest.raises(UserError, match=rf"^the evaluation held cannot ask {says}"):
+            run_toy(toy_recipe(*toy, tmp_path / record.id, tasks=(task,)))
+        assert not (tmp_path / record.id / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(("fails_at", "kept"), [(2, [2]), (3, [2, 3])])
+def test_an_evaluation_that_fails_costs_no_step_and_a_resumed_run_goes_on_after_it(
+    toy: tuple[Path, Path], tmp_path: Path, fails_at: int, kept: list[int]
+) -> None:
+    def evaluate(model: VL2, processor: Processor, step: int) -> dict[str, float]:
+        if step == fails_at:
+            raise MemoryError
+        return {}
+
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=3), save_every_steps=2, evaluate_every_steps=1)
+    with pytest.raises(MemoryError):
+        train(recipe, quiet=True, evaluations=[evaluate])
+    until = time.monotonic() + 60
+    while checkpoint_steps(tmp_path / "run") != kept and time.monotonic() < until:  # a thread writes it
+        time.sleep(0.01)
+    resumed = train(recipe, resume=True, quiet=True, evaluations=[evaluate] if fails_at == 2 else [])
+    assert (resumed.ended, resumed.step) == ("finished", 3)
+    assert [line["step"] for line in curve(tmp_path / "run") if "loss" in line] == [1, 2, 3]
 
 
 def test_a_task_of_the_benchmarks_watches_a_run_as_parts_of_one(toy: tuple[Path, Path], tmp_path: Path) -> None:
@@ -267,8 +363,6 @@ def test_a_task_that_does_not_exist_or_is_asked_for_twice_over_is_refused(
 def test_a_record_that_cannot_be_read_is_left_out_and_the_run_goes_on(
     tmp_path: Path, toy: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vl2.train.run import train
-
     data = make_toy_data(tmp_path / "data", 8)
     lines = (data / "text.jsonl").read_text().splitlines()
     values = json.loads(lines[0])
@@ -287,7 +381,6 @@ def test_a_cpu_without_bfloat16_is_told_of_the_faster_type(
     has_bfloat16: bool,
 ) -> None:
     from vl2.train import products
-    from vl2.train.run import train
 
     monkeypatch.setattr(products, "has_bfloat16_products", lambda: has_bfloat16)
     recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=1), export=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -190,7 +190,13 @@ def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
 
 
 def build_index(
-    name: str, records: RecordStore, processor: Processor, *, files: str = "", mask_prompt: bool = True
+    name: str,
+    records: RecordStore,
+    processor: Processor,
+    *,
+    files: str = "",
+    mask_prompt: bool = True,
+    after_each: Callable[[], None] = lambda: None,
 ) -> StoreIndex:
     """Read every record of a store once and count. A record that fails is listed, and the others go on."""
     rows = np.zeros((len(records), 4), dtype=np.int64)
@@ -203,8 +209,9 @@ def build_index(
             raise
         except Exception as error:  # whatever a damaged shard raises, it concerns this record only
             problems.append(LostRecord(source=name, record=place, message=one_line(error)))
-            continue
-        rows[place] = (CATEGORIES.index(record.category), counts.total, counts.trained, counts.tiles)
+        else:
+            rows[place] = (CATEGORIES.index(record.category), counts.total, counts.trained, counts.tiles)
+        after_each()
     return StoreIndex(
         name=name,
         settings=settings_checksum(processor, mask_prompt=mask_prompt),

@@ -52,6 +52,7 @@ class LoadedStep:
     number: int
     packs: tuple[Packed, ...]  # fewer than `division.num_rounds` where this rank sits the last round out
     division: Division
+    num_lost: int = 0  # records of these packs that became padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +132,12 @@ class Loader:
                 started.append((step, division, [start(step.packs[i]) for i in division.ranks[self.rank]]))
             step, division, futures = started.popleft()
             made = [future.result() for future in futures]
-            self.problems += [problem for one in made for problem in one.problems]
+            problems = [problem for one in made for problem in one.problems]
+            self.problems += problems
             # Moved on before the step is handed out: whoever holds the step may save the state.
             self._position, number, self._number = step.end, self._number, self._number + 1
-            yield LoadedStep(number=number, packs=tuple(one.packed for one in made), division=division)
+            packs = tuple(one.packed for one in made)
+            yield LoadedStep(number=number, packs=packs, division=division, num_lost=len(problems))
 
     def _make(self, pack: Pack) -> _Made:
         samples: list[Sample] = []

@@ -73,12 +73,13 @@ class Packed:
         num_samples, added = len(self.names), size - self.num_tokens
         borders = self.cu_seqlens[: num_samples + 1]
         lengths = [*borders.diff().tolist(), added]
+        padding = torch.arange(added, device=self.position_ids.device)
         return replace(
             self,
             input_ids=self._resize(self.input_ids, added, 0),
             labels=self._resize(self.labels, added, IGNORE_ID),
             image_mask=self._resize(self.image_mask, added, False),
-            position_ids=torch.cat((self.position_ids[: self.num_tokens], torch.arange(added))),
+            position_ids=torch.cat((self.position_ids[: self.num_tokens], padding)),
             cu_seqlens=torch.cat((borders, borders.new_full((min(added, 1),), size))),
             max_seqlen=max(lengths),
         )

@@ -147,8 +147,11 @@ class Checkpoints:
         The random state is set as well.
         """
         values = read_state(folder)["values"]
-        template = {**into, "random": random_state()}
         reader = TensorReader(folder)
+        generators = random_state()
+        if "random/cuda" not in reader.unread():  # begun on another kind of device
+            generators.pop("cuda", None)
+        template = {**into, "random": generators}
         loaded: dict[str, Any] = fill(template, values, reader, self._block_of)
         # What another rank has read is of layers that are not here.
         unread = set.intersection(*map(set, self._ranks.gather_objects(reader.unread())))

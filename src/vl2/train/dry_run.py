@@ -23,10 +23,10 @@ from vl2.model import VL2
 from vl2.model.empty import shapes_only
 from vl2.train.flops import ForwardCost, measure_rate, step_flops
 from vl2.train.loss import CHUNK
-from vl2.train.parts import freeze, part_of, still_parts
+from vl2.train.parts import check_trained, freeze, part_of, still_parts
 from vl2.train.prepare import find_model, make_plan, model_config, num_steps, open_stores, plan_options
 from vl2.train.progress import format_time
-from vl2.train.ranks import ONE
+from vl2.train.ranks import ONE, find_device
 from vl2.train.recipe import EncoderRecompute, ModelOptions, Recipe
 from vl2.train.size import GRADIENT_BYTES, size_of
 from vl2.train.stage import Part
@@ -89,6 +89,7 @@ def plan_run(recipe: Recipe, *, rate: float | None = None) -> PlannedRun:
         if recipe.adapter.is_used:
             add_lora(model, recipe.adapter.spec())
     freeze(model, recipe.stage)
+    check_trained(model, recipe.stage)
     plan, note = _try_plan(recipe)
     tokens, tiles, lengths, trained = _step_contents(recipe, config, plan)
     flops = step_flops(
@@ -99,7 +100,7 @@ def plan_run(recipe: Recipe, *, rate: float | None = None) -> PlannedRun:
         num_tiles=round(tiles),
         trains_weights=not recipe.adapter.is_used,
     )
-    rate = rate or measure_rate(_device(recipe), DTYPES[recipe.engine.compute])
+    rate = rate or measure_rate(find_device(recipe.engine.device), DTYPES[recipe.engine.compute])
     steps = num_steps(recipe.stage, plan)
     return PlannedRun(
         stage=recipe.stage.name,
@@ -293,13 +294,6 @@ def _most_tiles(recipe: Recipe, config: ModelConfig, plan: Plan | None) -> int:
         return max((pack.num_tiles for pack in plan.window(0)), default=0)
     # A sequence has no room for more visual tokens than places.
     return min(plan_options(recipe).packing.max_tiles, recipe.stage.seq_len // config.tokens_per_side**2)
-
-
-def _device(recipe: Recipe) -> torch.device:
-    name = recipe.engine.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _bytes(count: int) -> str:

@@ -15,11 +15,12 @@ from vl2.data.index import RecordStore
 from vl2.data.record import Record
 from vl2.data.store import open_random
 from vl2.errors import UserError
-from vl2.infer.generate import Limits, generate
+from vl2.infer.generate import Limits, answer_budget, generate
 from vl2.infer.sampling import GenerateOptions
 from vl2.model import VL2
 from vl2.process.grounding import Box999, LabelledBoxes, parse_tolerant
 from vl2.process.processor import Processor
+from vl2.process.sample import Sample
 from vl2.train.recipe import EvaluationTask
 
 LEAST_OVERLAP = 0.5
@@ -63,16 +64,34 @@ class HeldOut:
     def __init__(self, name: str, records: Sequence[Record], *, max_new_tokens: int = 128) -> None:
         self.name = name
         self._records = records
-        self._max_new_tokens = max_new_tokens
+        self._options = GenerateOptions(max_new_tokens=max_new_tokens)
 
     @classmethod
     def open(cls, task: EvaluationTask) -> HeldOut:
-        """Read the records of a task. UserError where there are none, or one cannot be read."""
+        """Read the records of a task. UserError where there are none, or one cannot be read or has no answer."""
         store: RecordStore = open_random(task.path)
         records = [store[i] for i in range(min(task.num_records, len(store)))]
         if not records:
             raise UserError(f"the evaluation {task.name} has no records in {task.path}")
+        for record in records:
+            if not is_answered(record):
+                role = record.messages[-1].role
+                raise UserError(
+                    f"the evaluation {task.name} cannot ask {record.id}: its last message must be the assistant's, "
+                    f"got a {role}"
+                )
         return cls(task.name, records, max_new_tokens=task.max_new_tokens)
+
+    def check(self, processor: Processor, context: int) -> None:
+        """UserError for a record that cannot be asked: better before the first step than after hours.
+
+        `context` is the most tokens that the model takes of a prompt and its answer.
+        """
+        for record in self._records:
+            try:
+                answer_budget(_prompt(record, processor), self._options, Limits(max_context=context))
+            except UserError as error:
+                raise UserError(f"the evaluation {self.name} cannot ask {record.id}: {error}") from None
 
     def __call__(self, model: VL2, processor: Processor, step: int) -> dict[str, float]:
         wanted = [answer_of(record) for record in self._records]
@@ -88,18 +107,25 @@ class HeldOut:
     def answers(self, model: VL2, processor: Processor) -> list[str]:
         """Return the answers, a window of rows at a time so that few images are in memory together."""
         limits = Limits(max_context=model.config.language_config.max_position_embeddings)
-        options = GenerateOptions(max_new_tokens=self._max_new_tokens)
         answers: list[str] = []
         for start in range(0, len(self._records), limits.max_rows):
-            samples = [
-                processor.encode(record.to_messages([image.data for image in record.images])[:-1], name=record.id)
-                for record in self._records[start : start + limits.max_rows]
-            ]
+            samples = [_prompt(record, processor) for record in self._records[start : start + limits.max_rows]]
+            options = [self._options] * len(samples)
             pieces: list[list[str]] = [[] for _ in samples]
-            for event in generate(model, processor.tokenizer, samples, [options] * len(samples), limits=limits):
+            for event in generate(model, processor.tokenizer, samples, options, limits=limits):
                 pieces[event.request].append(event.piece)
             answers += ["".join(piece) for piece in pieces]
         return answers
+
+
+def is_answered(record: Record) -> bool:
+    """Whether the last message is an answer, which can be asked for; a document has none."""
+    return record.messages[-1].role == "assistant"
+
+
+def _prompt(record: Record, processor: Processor) -> Sample:
+    """Return all of a record but its last message."""
+    return processor.encode(record.to_messages([image.data for image in record.images])[:-1], name=record.id)
 
 
 def answer_of(record: Record) -> str:

@@ -1,8 +1,9 @@
-"""Which steps are not applied: a loss or gradient that is no number, or far above what the run has had of late.
+"""Which steps are not applied: without a token to train, or with a loss or gradient that is no number or a spike.
 
-"Far" is measured in median absolute deviations of a running window, so that the same setting fits a loss of 8 with
-large batches and one of 0.1 with small ones. Only accepted steps enter the window. Every rank sees the same global
-numbers and so judges alike. The state is part of a checkpoint: a resumed run judges as an uninterrupted one.
+A spike is far above what the run has had of late. "Far" is measured in median absolute deviations of a running window,
+so that the same setting fits a loss of 8 with large batches and one of 0.1 with small ones. Only accepted steps enter
+the window. Every rank sees the same global numbers and so judges alike. The state is part of a checkpoint: a resumed
+run judges as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from vl2.errors import UserError
 
+NOTHING_TRAINED = "data held no token to train"
 _LEAST_SPREAD = 0.05  # of the median: a window of equal values would call any other a spike
 
 
@@ -51,10 +53,16 @@ class Guard:
             name: deque(maxlen=options.window) for name in ("loss", "gradient norm")
         }
 
-    def judge(self, loss: float, grad_norm: float) -> str | None:
-        """Return why the step must be discarded, or None where it is accepted."""
+    def judge(self, loss: float, grad_norm: float, num_trained: int) -> str | None:
+        """Return why the step must be discarded, or None where it is accepted.
+
+        `num_trained` tokens were trained: where there was none the data have gone, and an update would be of nothing.
+        """
         values = {"loss": loss, "gradient norm": grad_norm}
-        why = next((why for name, value in values.items() if (why := self._fault(name, value))), None)
+        if num_trained:
+            why = next((why for name, value in values.items() if (why := self._fault(name, value))), None)
+        else:
+            why = NOTHING_TRAINED
         if why is None:
             self.num_in_a_row = 0
             for name, value in values.items():

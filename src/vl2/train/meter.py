@@ -39,10 +39,11 @@ class Meter:
         self._cost = ForwardCost.of(model.config)
         self._rate = measure_rate(ranks.device, dtype) * ranks.size
 
-    def flops(self, loaded: LoadedStep) -> float:
-        """Return the operations of a step on all ranks, which call it together."""
-        own = sum(map(self._pack_flops, loaded.packs))
-        return float(self._ranks.sum_(torch.tensor(own, dtype=torch.float64)))
+    def totals(self, loaded: LoadedStep) -> tuple[float, int]:
+        """Return the operations of a step and its lost records on all ranks, which call it together."""
+        own = [sum(map(self._pack_flops, loaded.packs)), loaded.num_lost]
+        flops, num_lost = self._ranks.sum_(torch.tensor(own, dtype=torch.float64)).tolist()
+        return flops, int(num_lost)
 
     def measure(
         self,
@@ -53,10 +54,11 @@ class Meter:
         rate: float,
         discarded: str,
         num_discarded: int,
-        flops: float,
+        totals: tuple[float, int],
         seconds: float,
         waited: float,
     ) -> StepMetrics:
+        flops, num_lost = totals
         places = sum(map(len, loaded.division.ranks)) * self._stage.seq_len
         return StepMetrics(
             step=step,
@@ -71,6 +73,7 @@ class Meter:
             tokens=report.num_tokens,
             trained_tokens=report.num_trained_tokens,
             tiles=report.num_tiles,
+            lost_records=num_lost,
             tile_imbalance=report.tile_imbalance,
             tile_imbalance_balanced=report.tile_imbalance_balanced,
             pack_fill=report.num_tokens / places,

@@ -34,6 +34,7 @@ class StepMetrics:
     tokens: int  # without padding
     trained_tokens: int
     tiles: int
+    lost_records: int = 0  # that could not be read, and became padding
     tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, as the packs were dealt to the ranks
     tile_imbalance_balanced: float = 1.0  # as they were encoded
     pack_fill: float  # part of the places that hold a token
@@ -63,6 +64,7 @@ class StepMetrics:
             "step/grad_norm": self.grad_norm,
             "step/tokens": self.tokens,
             "step/tiles": self.tiles,
+            "step/lost_records": self.lost_records,
             "step/tile_imbalance": self.tile_imbalance,
             "step/tile_imbalance_balanced": self.tile_imbalance_balanced,
             "step/pack_fill": self.pack_fill,

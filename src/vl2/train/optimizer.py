@@ -15,8 +15,9 @@ Source: arXiv 1711.05101 (AdamW).
 
 from __future__ import annotations
 
+import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,9 +46,8 @@ class MasterAdamW:
         self._betas, self._eps, self._is_bfloat16, self._ranks = betas, eps, is_bfloat16, ranks
         self._groups = [_Group(group, torch.bfloat16 if is_bfloat16 else torch.float32) for group in groups]
         self._num_steps = 0
-        self._hooks = [
-            weight.parameter.register_post_accumulate_grad_hook(weight.take_gradient) for weight in self._weights()
-        ]
+        for weight in self._weights():
+            weight.parameter.register_post_accumulate_grad_hook(_take_gradient_of(weight))
 
     @torch.no_grad()
     def sum_over_ranks(self) -> None:
@@ -220,6 +220,22 @@ class _Weight:
         parameter.grad = None
 
 
+def _take_gradient_of(weight: _Weight) -> Callable[[Tensor], None]:
+    """Return the hook of a weight's parameter, which does nothing once the optimizer has gone.
+
+    It holds the weight weakly: a hook is kept where Python's garbage collector does not see it, so one that held what
+    holds its parameter would keep model and optimizer in memory for ever.
+    """
+    method = weakref.WeakMethod(weight.take_gradient)
+
+    def take(parameter: Tensor) -> None:
+        take_gradient = method()
+        if take_gradient is not None:
+            take_gradient(parameter)
+
+    return take
+
+
 class _Group:
     """A group's weights, and the lists of their tensors that the fused and foreach kernels take."""
 
@@ -255,4 +271,5 @@ def round_at_random(values: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _seed(name: str, step: int) -> int:
-    return zlib.crc32(name.encode()) + (step << 32)
+    # In 32 bits: a generator on the CPU leaves the rest of its seed out.
+    return zlib.crc32(f"{step}/{name}".encode())

@@ -11,6 +11,7 @@ from typing import Protocol, get_args
 from torch import nn
 
 from vl2.config import ModelConfig
+from vl2.errors import UserError
 from vl2.train.stage import Part, Stage
 
 _PARTS: dict[str, Part] = {
@@ -56,6 +57,15 @@ def freeze(model: nn.Module, stage: Stage) -> None:
     for name, parameter in model.named_parameters():
         if part_of(name) in stage.frozen or name.startswith(_UNUSED):
             parameter.requires_grad_(False)
+
+
+def check_trained(model: nn.Module, stage: Stage) -> None:
+    """UserError if the stage and what was frozen before leave nothing to train."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            f"stage {stage.name}: nothing is left to train, because its adapter is in parts that are frozen "
+            f"({', '.join(stage.frozen)}): set adapter.targets or stage.frozen otherwise"
+        )
 
 
 def still_parts(model: nn.Module) -> tuple[Part, ...]:

@@ -20,7 +20,7 @@ from vl2.errors import UserError
 from vl2.model import VL2, init_weights
 from vl2.model.empty import shapes_only
 from vl2.process.processor import Processor
-from vl2.train.ranks import Ranks
+from vl2.train.ranks import LoneWork, Ranks
 from vl2.train.recipe import ModelOptions, Recipe
 from vl2.train.schedule import total_steps
 from vl2.train.stage import Stage
@@ -107,7 +107,7 @@ def keep_model_files(files: ModelFiles, run_folder: Path) -> None:
 
 
 def make_model(files: ModelFiles, seed: int, *, is_first: bool, is_filled_later: bool) -> VL2:
-    """Return the model with its weights on the first rank, on the meta device elsewhere.
+    """Return the model, in training mode, with its weights on the first rank, on the meta device elsewhere.
 
     `is_filled_later` gives memory alone: a checkpoint follows.
     """
@@ -120,7 +120,7 @@ def make_model(files: ModelFiles, seed: int, *, is_first: bool, is_filled_later:
         materialize(model, torch.float32, torch.device("cpu"))
         return model
     if files.weights_folder is not None:
-        return load_model(files.weights_folder)
+        return load_model(files.weights_folder).train()
     model = VL2(files.config)
     init_weights(model, seed)
     return model
@@ -136,7 +136,7 @@ def make_plan(
     recipe: Recipe, stores: Mapping[str, Records], processor: Processor, *, folder: Path | None, ranks: Ranks, say: Say
 ) -> Plan:
     """Return the plan of a recipe. The first rank builds the indexes, and keeps them in the run's folder if given."""
-    indexes = [_index(name, store, processor, recipe.stage, folder, ranks, say) for name, store in stores.items()]
+    indexes = [_index(name, store, processor, recipe, folder, ranks, say) for name, store in stores.items()]
     for index in indexes:
         if index.problems:
             first = index.problems[0]
@@ -193,19 +193,27 @@ def num_steps(stage: Stage, plan: Plan | None) -> int:
 
 
 def _index(
-    name: str, store: Records, processor: Processor, stage: Stage, folder: Path | None, ranks: Ranks, say: Say
+    name: str, store: Records, processor: Processor, recipe: Recipe, folder: Path | None, ranks: Ranks, say: Say
 ) -> StoreIndex:
+    stage = recipe.stage
     if folder is None:
         return build_index(name, store, processor, mask_prompt=stage.mask_prompt)
     path = folder / INDEXES / f"{name}.npz"
-    if ranks.is_first and not _is_usable(path, store, processor, stage):
+    work = LoneWork(ranks, recipe.engine.timeout_s)
+    if not ranks.is_first:
+        work.wait()
+        return _load(path, store, processor, stage)
+    if not _is_usable(path, store, processor, stage):
         say(f"counting the tokens of {len(store):,} records of {name}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write {path.parent}: {error.strerror or error}") from None
-        build_index(name, store, processor, files=store.checksum, mask_prompt=stage.mask_prompt).save(path)
-    ranks.barrier()
+        index = build_index(
+            name, store, processor, files=store.checksum, mask_prompt=stage.mask_prompt, after_each=work.go_on
+        )
+        index.save(path)
+    work.end()
     return _load(path, store, processor, stage)
 
 

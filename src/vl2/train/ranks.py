@@ -8,6 +8,7 @@ Only this file, `shard` and `layout` and `pipeline` of `parallel` know that PyTo
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _HINT = "start with: torchrun --nproc-per-node N --no-python vl2 train ..."
+_TELL_S = 10.0  # of the first rank's work alone, between two signs of life
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,21 +135,46 @@ def _exchange(
     return arrived, work
 
 
+class LoneWork:
+    """Work of the first rank that the others wait for, however long it takes: they hear of it every few seconds.
+
+    So none gives up after `timeout_s` while the first is at work, and all fail soon where it is lost.
+    """
+
+    def __init__(self, ranks: Ranks, timeout_s: float) -> None:
+        self._ranks, self._every_s = ranks, min(_TELL_S, timeout_s / 4)
+        self._next = time.monotonic() + self._every_s
+
+    def go_on(self) -> None:
+        """Tell the others, if it is time to. The first rank calls it often."""
+        if time.monotonic() >= self._next:
+            self._ranks.max_(torch.zeros(1))
+            self._next = time.monotonic() + self._every_s
+
+    def end(self) -> None:
+        """Let the others go. The first rank calls it once."""
+        self._ranks.max_(torch.ones(1))
+
+    def wait(self) -> None:
+        """Return when the work is done. The other ranks call it."""
+        while not float(self._ranks.max_(torch.zeros(1))):
+            pass
+
+
 ONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 
 
 def join(device: torch.device | str, timeout_s: float = 1800.0) -> Ranks:
     """Join the ranks that torchrun has started, or be the only one where it has not.
 
-    "cuda" becomes this process's own device. A collective that waits longer than `timeout_s` for another rank fails.
+    The device is as `find_device` takes it. A collective that waits longer than `timeout_s` for another rank fails.
     UserError if the environment is incomplete or wrong, or if there is no such device.
     """
-    kind = torch.device(device)
     place = _read_environment(os.environ)
     if place is None:
-        return Ranks(rank=0, size=1, device=_local_device(kind, 0))
+        return Ranks(rank=0, size=1, device=find_device(device))
     rank, size, local_rank = place
-    local = _local_device(kind, local_rank)
+    local = find_device(device, local_rank)
     if local.type == "cuda":
         torch.cuda.set_device(local)
     if size > 1 and not dist.is_initialized():
@@ -197,7 +224,17 @@ def _read_environment(environment: Mapping[str, str]) -> tuple[int, int, int] | 
     return rank, size, local_rank
 
 
-def _local_device(kind: torch.device, local_rank: int) -> torch.device:
+def find_device(name: torch.device | str, local_rank: int = 0) -> torch.device:
+    """Return the device of a process by name: auto, which takes CUDA where it is, cpu, cuda or cuda:N.
+
+    "cuda" is that of the process's number on this machine. UserError where there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"the device of training must be auto, cpu, cuda or cuda:N, got {name}") from None
     if kind.type == "cpu":
         return kind
     if kind.type != "cuda":

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -262,6 +263,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.adapter.is_used and self.engine.parallel == "sharded":
             raise UserError('an adapter needs engine.parallel = "replicated": every rank holds the whole model')
+        if self.adapter.is_used and self.stage.expert_bias_step:
+            raise UserError("an adapter leaves the experts' bias as it is: stage.expert_bias_step must be 0")
+        for name, value in _numbers(dataclasses.asdict(self)):
+            if not math.isfinite(value):
+                raise UserError(f"{name} must be a finite number, got {value:g}")
 
     def to_toml(self) -> str:
         return to_toml(self)
@@ -326,6 +332,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def _numbers(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
+    """Yield all numbers in nested tables and lists, by their dotted names."""
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from _numbers(one, f"{where}.{name}" if where else str(name))
+    elif isinstance(value, list | tuple):
+        for i, one in enumerate(value):
+            yield from _numbers(one, f"{where}[{i}]")
+    elif isinstance(value, float):
+        yield where, value
 
 
 def _flat(table: Mapping[str, Any], where: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ What ends a run early is in `stopping`, what is measured of a step in `meter`, a
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter
 from vl2.train.checkpoint import RECIPE, Checkpoints, Keep
-from vl2.train.evaluation import Evaluation, open_evaluation
+from vl2.train.evaluation import Evaluation, HeldOut, open_evaluation
 from vl2.train.guard import Guard
 from vl2.train.lost import rank_lost
 from vl2.train.memory import checkpoint_activations, compile_encoder
@@ -34,7 +35,7 @@ from vl2.train.parallel.lay_out import check_ranks, lay_out
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_step import PipelineStep
 from vl2.train.parallel.tile_balance import TileBalancer
-from vl2.train.parts import freeze
+from vl2.train.parts import check_trained, freeze
 from vl2.train.prepare import (
     find_model,
     keep_model_files,
@@ -79,7 +80,7 @@ def train(
     RankLost where another rank has died or hangs. Threads of PyTorch may then wait for that one when the interpreter
     ends; the command line ends without.
     """
-    ranks = join(_device(recipe.engine.device), recipe.engine.timeout_s)
+    ranks = join(recipe.engine.device, recipe.engine.timeout_s)
     run: Run | None = None
     try:
         check_ranks(recipe, ranks.size)
@@ -160,12 +161,16 @@ class Run:
         is_filled_later = found is not None and not recipe.adapter.is_used
         files = find_model(recipe.model, folder if is_filled_later else None)
         processor = replace(files.processor(), spelled=frozenset(recipe.data.spelled))
+        for evaluation in evaluations:
+            if isinstance(evaluation, HeldOut):
+                evaluation.check(processor, files.config.language_config.max_position_embeddings)
         stores = open_stores(recipe)
         plan = make_plan(recipe, stores, processor, folder=folder, ranks=ranks, say=say)
         model = make_model(files, recipe.seed, is_first=ranks.is_first, is_filled_later=is_filled_later)
         if recipe.adapter.is_used:
             adapt(model, recipe.adapter, recipe.seed, DTYPES[recipe.engine.compute])
         freeze(model, recipe.stage)
+        check_trained(model, recipe.stage)
         if recipe.engine.compile:
             compile_encoder(model)
         checkpoint_activations(
@@ -237,12 +242,13 @@ class Run:
                     raise self._hopeless(metrics)
                 self.checkpoints.check()
                 is_last = self.step == self.total
+                # Before the evaluation: whatever goes wrong in it, the steps are kept and a resumed run goes on.
+                if is_last or _is_due(self.step, options.save_every_steps):
+                    self.save()
+                    is_saved = True
                 if is_last or _is_due(self.step, options.evaluate_every_steps):
                     self._evaluate(outputs, progress)
                 why = stop.why()
-                if _is_due(self.step, options.save_every_steps) or is_last or why is not None:
-                    self.save()
-                    is_saved = True
                 if why is not None and not is_last:
                     ended = why
                     break
@@ -280,9 +286,11 @@ class Run:
         started = time.perf_counter()
         loaded = next(steps)
         waited = time.perf_counter() - started
+        if self.recipe.adapter.is_used and self.recipe.adapter.dropout:
+            torch.manual_seed(_dropout_seed(self.recipe.seed, self.step, self.ranks.rank))
         report = self.train_step.accumulate(loaded.packs)
         rate = learning_rate(self.recipe.stage, self.step, self.total)
-        why = self.guard.judge(report.loss, report.grad_norm)
+        why = self.guard.judge(report.loss, report.grad_norm, report.num_trained_tokens)
         if why is None:
             self.train_step.apply(report, rate)
         else:
@@ -295,7 +303,7 @@ class Run:
             rate=rate,
             discarded=why or "",
             num_discarded=self.guard.num_discarded,
-            flops=self._meter.flops(loaded),
+            totals=self._meter.totals(loaded),
             seconds=time.perf_counter() - started,
             waited=waited,
         )
@@ -378,10 +386,12 @@ def _block_of(tensor: Tensor) -> Block:
     return Block(local=local(tensor), origin=origin(tensor), shape=tuple(tensor.shape))
 
 
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Return what a rank draws a step's dropout from: the same in a resumed run, and another on every rank.
+
+    A checkpoint holds the generators of the first rank alone.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:4], "little")
 
 
 def _is_due(step: int, every: int | None) -> bool:
