@@ -103,11 +103,17 @@ def test_the_hubs_copy_is_taken_by_its_name_and_only_the_files_that_are_needed(
     def snapshot_download(name: str, *, repo_type: str, allow_patterns: list[str]) -> str:
         asked.append((name, repo_type, allow_patterns))
         row = {"question": "Where?", "options": ["left"], "answer": "0", "image": cell()}
-        parquet(tmp_path / "data/test-00000-of-00001.parquet", [row])
+        for part in ("test", "validation"):
+            if allow_patterns == [f"data/{part}-*"]:
+                parquet(tmp_path / f"data/{part}-00000-of-00001.parquet", [row])
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     code, out, _ = said(capsys, "show", "ai2d", "--data", "hub")
     assert code == 0
     assert "A. left" in out
-    assert asked == [("lmms-lab/ai2d", "dataset", ["data/test-*"])]
+    assert said(capsys, "show", "ai2d", "--data", "hub", "--split", "validation")[0] == 0
+    assert asked == [("lmms-lab/ai2d", "dataset", [f"data/{part}-*"]) for part in ("test", "validation")]
+    code, _, err = said(capsys, "show", "ai2d", "--data", "hub", "--split", "dev")
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "lmms-lab/ai2d has no data/dev-*: give local files with --data" in err

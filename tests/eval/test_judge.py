@@ -18,14 +18,14 @@ from vl2.eval.results import read_results, read_run
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Says 3 to everything; refuses a prompt with the word forbidden."""
+    """Says 3 to everything; refuses a prompt with the word forbidden, and every prompt to the model of that name."""
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         prompt = asked["messages"][-1]["content"]
         reply = {"choices": [{"message": {"content": "3"}, "finish_reason": "stop"}]}
         body = json.dumps(reply).encode()
-        self.send_response(400 if "forbidden" in prompt else 200)
+        self.send_response(400 if "forbidden" in (asked["model"], *prompt.split()) else 200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -50,7 +50,12 @@ def test_many_prompts_are_answered_in_order(endpoint: str) -> None:
 
 def test_an_endpoint_that_refuses_is_told_in_one_line(endpoint: str) -> None:
     with pytest.raises(UserError, match=r"the judge at http.* gives no answer: status 400"):
-        endpoint_judge(endpoint, "small").ask(["one", "forbidden"])
+        endpoint_judge(endpoint, "forbidden").ask(["one"])
+
+
+def test_a_prompt_that_is_refused_alone_gets_no_reply_and_the_others_do(endpoint: str) -> None:
+    assert endpoint_judge(endpoint, "small").ask(["one", "forbidden", "three"]) == ["3", None, "3"]
+    assert endpoint_judge(endpoint, "small").ask(["forbidden"]) == [None]
 
 
 def test_a_finished_run_is_judged_later_without_asking_the_model_again(

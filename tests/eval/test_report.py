@@ -12,10 +12,11 @@ from tests.eval.fixtures import cell, parquet
 from vl2.errors import UserError
 from vl2.eval.catalogue import TASKS, find_task
 from vl2.eval.published import nearest_size, published, rows
-from vl2.eval.report import WORST, chosen, make_report, write_reports
+from vl2.eval.report import WORST, chosen, facts, make_report, write_reports
 from vl2.eval.results import RunId, open_run, write_results
-from vl2.eval.run import limited
+from vl2.eval.run import limited, scan_items, tiling_text
 from vl2.eval.task import Item, Result, Where
+from vl2.process.tiling import Tiling
 
 
 def result(item: Item, answer: str, score: float, **changes: object) -> Result:
@@ -27,17 +28,21 @@ def result(item: Item, answer: str, score: float, **changes: object) -> Result:
 
 
 def run_id(task: str, **changes: object) -> RunId:
+    protocol = str(changes.get("protocol", find_task(task).way()[0]))
+    way = find_task(task).way(protocol)[1]
     fields = {
-        "protocol": find_task(task).way()[0], "limit": None, "split": None, "parameters": 3_370_000_000, "judge": None,
+        "protocol": protocol, "limit": None, "split": None, "parameters": 3_370_000_000, "judge": None, "data": "d",
+        "max_new_tokens": way.max_new_tokens, "tiling": tiling_text(Tiling(), way.max_tiles),
     } | changes  # fmt: skip
     return RunId(
-        task=task, model="m", weights="w", data="d", max_new_tokens=8, tiling="paper", arithmetic="float32 on cpu",
-        version="0", **fields,  # type: ignore[arg-type]
+        task=task, model="m", weights="w", arithmetic="float32 on cpu", version="0",
+        **fields,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
 def written(folder: Path, task: str, results: list[Result], where: Where, **changes: object) -> Path:
-    open_run(folder / task, run_id(task, **changes))
+    _, digest = scan_items(limited(find_task(task), where, len(results)))
+    open_run(folder / task, run_id(task, **{"data": digest} | changes))
     write_results(folder / task, results)
     write_reports(folder, {task: find_task(task)}, where)
     return folder / task
@@ -105,7 +110,13 @@ def test_a_folder_without_a_finished_run_says_so(tmp_path: Path) -> None:
         ("chartqa", {"protocol": "lmms-eval"}, "by protocol paper"),
         ("docvqa", {}, "of split test"),
         ("docvqa", {"split": "test"}, ""),
-        ("textvqa", {"split": "train"}, "of split by default"),
+        ("textvqa", {"split": "train"}, "of split validation"),
+        ("chartqa", {"split": "test"}, ""),
+        ("mathvista", {"max_new_tokens": 4}, "of answers of up to 512 tokens"),
+        ("chartqa", {"tiling": "budget:500"}, "with tiling paper"),
+        ("docvqa", {"split": "test", "tiling": "paper, up to 1 tiles"}, "with tiling paper"),
+        ("infovqa", {"split": "test"}, ""),
+        ("infovqa", {"split": "test", "tiling": "paper"}, "with tiling paper, up to 18 tiles"),
     ],
 )
 def test_a_figure_of_another_test_is_not_put_beside_the_papers_as_if_it_were_the_same(
@@ -115,6 +126,57 @@ def test_a_figure_of_another_test_is_not_put_beside_the_papers_as_if_it_were_the
     report = make_report(find_task(task), run_id(task, **changes), [result(item, "x", 1.0)])
     assert " and ".join(report.differences()) == why
     assert report.comparable == (not why)
+
+
+def test_a_figure_with_unread_refused_or_unanswered_items_is_not_comparable() -> None:
+    item = Item(id="1", question="?", gold="x")
+    for changes, why in (
+        ({"is_undecided": True}, ["with a judge for all that rules cannot read"]),
+        ({"finish_reason": "refused"}, ["with no item left out"]),
+    ):
+        report = make_report(find_task("mathvista"), run_id("mathvista"), [result(item, "x", 0.0, **changes)])
+        assert (report.differences(), report.comparable) == (why, False)
+    hidden = Item(id="1", question="?", gold=[""] * 10)
+    report = make_report(find_task("textvqa"), run_id("textvqa"), [result(hidden, "x", 0.0)])
+    assert (report.unanswered, report.comparable) == (1, False)
+
+
+def test_answers_that_the_judge_did_not_read_are_told_with_its_name(tmp_path: Path) -> None:
+    item = Item(id="1", question="?", gold="x")
+    run = run_id("mathvista", judge="a model")
+    report = make_report(find_task("mathvista"), run, [result(item, "x", 0.0, is_undecided=True)])
+    assert facts(report)["judge"] == "a model; 1 answers that it did not read count as wrong"
+
+
+def test_data_that_are_not_here_leave_a_report_without_pictures_and_the_others_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    row = {"question_id": 1, "question": "What is it?", "answers": ["x"] * 10, "image": cell()}
+    parquet(photos / "validation-00000-of-00001.parquet", [row])
+    (item,) = limited(find_task("textvqa"), Where(data=photos), None)
+    out = tmp_path / "out"
+    written(out, "textvqa", [result(item, "x", 1.0)], Where(data=photos))
+    pictures = charts(tmp_path / "charts", 1)
+    (item,) = limited(find_task("chartqa"), pictures, None)
+    written(out, "chartqa", [result(item, "14", 1.0)], pictures)
+    capsys.readouterr()
+    assert [report.task.name for report in write_reports(out, TASKS, pictures)] == ["chartqa", "textvqa"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("textvqa: the report has no pictures: ")
+    assert "has no validation-*" in line
+    assert (out / "chartqa/report.html").read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 1
+    assert "data:image/jpeg;base64," not in (out / "textvqa/report.html").read_text(encoding="utf-8")
+
+
+def test_pictures_of_other_data_with_the_same_ids_are_not_shown(
+    chart_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"type": "human_test", "question": "How low?", "answer": "14", "image": cell(50)}
+    parquet(tmp_path / "others/test-00000-of-00001.parquet", [row] * 3)
+    write_reports(chart_run, TASKS, Where(data=tmp_path / "others"))
+    assert capsys.readouterr().err == "chartqa: the report has no pictures: the data are not those of the run\n"
+    assert "data:image/jpeg;base64," not in (chart_run / "report.html").read_text(encoding="utf-8")
 
 
 def test_missing_judges_gold_answers_and_refused_items_are_told() -> None:

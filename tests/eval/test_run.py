@@ -178,6 +178,30 @@ def test_what_a_judge_has_read_stays_when_it_fails_half_way(nano: VLM, tmp_path:
     assert calls == [32, 8, 8]
 
 
+def test_a_judge_that_never_answers_does_not_lock_the_folder(nano: VLM, tmp_path: Path) -> None:
+    def failing(prompts: Sequence[str]) -> list[str]:
+        raise UserError("the judge gives no answer")
+
+    task, options = undecided_task(), Options(quiet=True)
+    with pytest.raises(UserError, match="gives no answer"):
+        run(nano, tmp_path / "run", replace(options, judge=Judge(name="wrong", ask=failing)), task)
+    assert read_run(tmp_path / "run").judge is None
+    assert run(nano, tmp_path / "run", options, task)[0].is_undecided
+    right = Judge(name="right", ask=lambda prompts: ["blue"] * len(prompts))
+    (judged,) = run(nano, tmp_path / "run", replace(options, judge=right), task)
+    assert (judged.score, read_run(tmp_path / "run").judge) == (1.0, "right")
+
+
+def test_an_answer_without_a_reply_stays_undecided_and_the_rest_is_judged(nano: VLM, tmp_path: Path) -> None:
+    def partly(prompts: Sequence[str]) -> list[str | None]:
+        return [None, *["blue"] * (len(prompts) - 1)]
+
+    task, options = undecided_task(40), Options(quiet=True, judge=Judge(name="a model", ask=partly))
+    results = run(nano, tmp_path / "run", options, task)
+    assert [result.id for result in results if result.is_undecided] == ["item 0", "item 32"]
+    assert sum(result.score for result in results) == 38
+
+
 def test_an_item_that_cannot_be_asked_counts_as_wrong_and_the_run_goes_on(nano: VLM) -> None:
     way = replace(undecided_task().ways["vl2"], messages=lambda item: [user_message(item.question, item.images)])
     items = [

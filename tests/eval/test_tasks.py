@@ -11,6 +11,7 @@ from tests.eval.fixtures import SIZE, cell, json_file, jsonl, parquet, picture_f
 from vl2.errors import UserError
 from vl2.eval.answering import prompt_text
 from vl2.eval.catalogue import PAPERS, find_task
+from vl2.eval.rows import has_text
 from vl2.eval.task import Item, Where
 from vl2.process.image import open_image
 
@@ -233,6 +234,79 @@ def test_a_picture_that_is_neither_base64_nor_a_file_is_named(tmp_path: Path) ->
         items("chartqa", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("cell", "golds"),
+    [
+        ("""["mcdonald's", 'mcdonalds']""", ["mcdonald's", "mcdonalds"]),
+        ("""['12" pipe', "12' pipe"]""", ['12" pipe', "12' pipe"]),
+        ('["yes", "no"]', ["yes", "no"]),
+        ("[no list", ["[no list"]),
+        ("[see the note]", ["[see the note]"]),
+    ],
+)
+def test_golds_that_are_written_as_a_list_are_told_apart_whatever_their_quotes(
+    tmp_path: Path, cell: str, golds: list[str]
+) -> None:
+    row = {"index": 1, "question": "?", "answer": cell, "image": png()}
+    for name, file in (("docvqa", "DocVQA_VAL"), ("textvqa", "TextVQA_VAL"), ("ocrbench", "OCRBench")):
+        tsv(tmp_path / f"{file}.tsv", [row])
+        assert items(name, tmp_path)[0].gold == golds
+    tsv(tmp_path / "MathVista_MINI.tsv", [{**row, "question_type": "", "answer_type": "", "choices": cell}])
+    assert items("mathvista", tmp_path)[0].notes["choices"] == golds
+
+
+@pytest.mark.parametrize(("name", "file"), [("mmbench_en", "MMBench_DEV_EN"), ("realworldqa", "RealWorldQA")])
+def test_an_image_may_be_that_of_another_row_of_the_tsv_before_or_after_it(
+    tmp_path: Path, name: str, file: str
+) -> None:
+    row = {"question": "?", **OPTIONS, "answer": "B"}
+    shades = {"1000": png(10), "20": png(20)}
+    rows = [("7", "20"), ("1000", shades["1000"]), ("20", shades["20"]), ("8", "1000"), ("9", "20")]
+    tsv(tmp_path / f"{file}.tsv", [{"index": index, "image": image, **row} for index, image in rows])
+    found = [item.images[0] for item in items(name, tmp_path)]
+    assert found == [shades[key] for key in ("20", "1000", "20", "1000", "20")]
+
+
+@pytest.mark.parametrize("image", ["9", "1234", "2"])
+def test_an_image_of_a_row_without_one_is_named(tmp_path: Path, image: str) -> None:
+    rows = [{"index": "1", "image": png()}, {"index": "2", "image": image}]
+    tsv(tmp_path / "AI2D_TEST.tsv", [{**row, "question": "?", **OPTIONS, "answer": "B"} for row in rows])
+    with pytest.raises(UserError, match=f"AI2D_TEST.tsv: line 3 takes the image of row {image}, which has none"):
+        items("ai2d", tmp_path)
+
+
+def hidden_photos(folder: Path) -> None:
+    picture_file(folder / "test_images/0054.jpg")
+    row = {"question_id": 3, "image_id": "0054", "question": "What is it?"}
+    json_file(folder / "TextVQA_0.5.1_test.json", {"data": [row]})
+
+
+HIDDEN: list[tuple[str, Make]] = [
+    ("mmbench_en", lambda f: tsv(f / "MMBench_TEST_EN.tsv", [
+        {"index": 3, "question": "Where?", **OPTIONS, "image": png()}])),
+    ("mmbench_en", lambda f: parquet(f / "en/test-00000-of-00001.parquet", [
+        {**MMBENCH, "answer": None, "image": cell()}])),
+    ("textvqa", lambda f: parquet(f / "data/test-00000-of-00001.parquet", [
+        {"question_id": 3, "question": "?", "answers": [""] * 10, "image": cell()}])),
+    ("textvqa", hidden_photos),
+    ("docvqa", lambda f: parquet(f / "DocVQA/test-00000-of-00001.parquet", [
+        {"questionId": "1", "question": "?", "answers": [""], "image": cell()}])),
+    ("mathvista", lambda f: parquet(f / "data/test-00000-of-00001.parquet", [
+        {"pid": "1", "decoded_image": cell(), **VISTA, "answer": ""}])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "make"), HIDDEN)
+def test_a_test_split_without_gold_answers_is_read_and_gives_no_points(tmp_path: Path, name: str, make: Make) -> None:
+    make(tmp_path)
+    (item,) = items(name, tmp_path, split="test")
+    assert not has_text(item.gold)
+    assert open_image(item.images[0]).size == SIZE
+    for protocol in find_task(name).ways:
+        assert score(name, item, "", protocol) == 0
+        assert score(name, item, "none", protocol) == 0
+
+
 def test_a_task_without_data_says_what_it_reads(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"docvqa reads local files: say where with --data; it reads validation"):
         list(find_task("docvqa").items(Where()))
@@ -334,6 +408,48 @@ def test_mathvista_needs_a_judge_for_what_is_no_bare_number() -> None:
         assert way.mark(item, "There are three").is_undecided
         assert way.judge is not None
         assert way.judge.mark(item, "3").score == 1.0
+
+
+def judged(name: str, item: Item, reply: str) -> float:
+    judge = find_task(name).way("vlmevalkit")[1].judge
+    assert judge is not None
+    return judge.mark(item, reply).score
+
+
+def test_a_judge_can_name_an_option_that_stands_in_the_question() -> None:
+    item = Item(id="1", question="Where?\nA. left\nB. right", gold="B")
+    for name in ("mmstar", "realworldqa"):
+        judge = find_task(name).way("vlmevalkit")[1].judge
+        assert judge is not None
+        assert judge.prompt(item, "on the right").endswith(f"Question: {item.question}\n\n\nAnswer: on the right")
+        assert [judged(name, item, reply) for reply in ("B", "B.", "A", "Z", "none")] == [1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_judge_of_mmmu_tells_whether_an_open_answer_is_the_gold_one() -> None:
+    way = find_task("mmmu").way("vlmevalkit")[1]
+    item = Item(id="1", question="How many?", gold=["7", "seven"])
+    assert way.mark(item, "I count a few of them in this picture, about half a dozen").is_undecided
+    assert way.judge is not None
+    assert "How many?\nA. 7\nB. Other Answers\n" in way.judge.prompt(item, "half a dozen")
+    assert [judged("mmmu", item, reply) for reply in ("A", "B", "Z")] == [1.0, 0.0, 0.0]
+    choice = Item(id="1", question="?", options=("left", "right"), gold=["B"])
+    assert [judged("mmmu", choice, reply) for reply in ("A", "B")] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("protocol", ["paper", "vlmevalkit"])
+def test_a_word_names_no_option_whose_text_is_in_the_question(protocol: str) -> None:
+    item = Item(id="1", question="Where? A: cat, B: fox, C: cow, D: owl", gold="D")
+    mark = find_task("mmstar").way(protocol)[1].mark
+    assert (mark(item, "dog").read, mark(item, "dog").score) == ("", 0.0)
+    assert (mark(item, "D").score, mark(item, "The answer is D.").score) == (1.0, 1.0)
+
+
+def test_a_judge_of_mathvista_may_end_its_letter_or_number_with_a_full_stop() -> None:
+    notes = {"is_multiple_choice": True, "answer_type": "text", "choices": ["1", "2", "33333"], "precision": 0}
+    item = Item(id="1", question="?", gold="33333", notes=notes)
+    assert [judged("mathvista", item, reply) for reply in ("C.", "C", "(C).", "A.")] == [1.0, 1.0, 1.0, 0.0]
+    number = {"is_multiple_choice": False, "answer_type": "float", "choices": [], "precision": 1}
+    assert judged("mathvista", Item(id="1", question="?", gold="3.5", notes=number), "3.5.") == 1.0
 
 
 def test_mmbench_counts_a_question_only_if_all_its_rotations_are_right(tmp_path: Path) -> None:

@@ -60,26 +60,39 @@ def mark_letter(read: Read, *, asks_judge: bool = False) -> Callable[[Item, str]
     def mark(item: Item, answer: str) -> Mark:
         if not item.options and len(str(item.gold)) != 1:
             return Mark(score=exact_match(answer, [str(item.gold)]), read=answer)
-        said = read(answer.rstrip("."), letters(item) or {letter: letter for letter in "ABCD"})
-        return Mark(score=float(said == item.gold), read=said, is_undecided=asks_judge and not said)
+        said = read(answer.rstrip("."), choices_of(item))
+        return Mark(score=float(said != "" and said == item.gold), read=said, is_undecided=asks_judge and not said)
 
     return mark
 
 
-def _judge_prompt(item: Item, answer: str) -> str:
-    return (
-        "Which option does this answer mean? Reply with its letter alone, or Z if it means none of them.\n\n"
-        f"Question: {item.question}\n{lettered(item.options)}\n\nAnswer: {answer}"
-    )
+def choices_of(item: Item) -> dict[str, str]:
+    """Return the options by their letters; A to D without texts where they are part of the question.
+
+    With an empty text an option can be named by its letter alone: with "d" as its text, "dog" would name D.
+    """
+    return letters(item) or dict.fromkeys("ABCD", "")
 
 
-def _judge_mark(item: Item, reply: str) -> Mark:
-    said = vlmevalkit_letter(reply, {**letters(item), "Z": "none of them"})
-    gold = item.gold[0] if isinstance(item.gold, list) else item.gold
-    return Mark(score=float(said == gold), read=f"{said or 'Z'} (judge)")
+def judge_by_letter(choices: Callable[[Item], dict[str, str]], gold: Callable[[Item], str]) -> JudgeRule:
+    """Return the rule by which a judge says which of the choices an answer means."""
+
+    def prompt(item: Item, answer: str) -> str:
+        texts = list(choices(item).values())
+        options = lettered(texts) if any(texts) else ""  # else the question holds them
+        return (
+            "Which option does this answer mean? Reply with its letter alone, or Z if it means none of them.\n\n"
+            f"Question: {item.question}\n{options}\n\nAnswer: {answer}"
+        )
+
+    def mark(item: Item, reply: str) -> Mark:
+        said = vlmevalkit_letter(reply, {**choices(item), "Z": "none of them"})
+        return Mark(score=float(said != "" and said == gold(item)), read=f"{said or 'Z'} (judge)")
+
+    return JudgeRule(prompt=prompt, mark=mark)
 
 
-JUDGE = JudgeRule(prompt=_judge_prompt, mark=_judge_mark)
+JUDGE = judge_by_letter(choices_of, lambda item: str(item.gold))
 
 VLMEVALKIT = Way(
     messages=ask_vlmevalkit,

@@ -12,33 +12,33 @@ from dataclasses import dataclass, replace
 from vl2.data.jobs.chat_request import ChatRequest
 from vl2.data.jobs.client import Client, Endpoint, RequestFailed
 from vl2.errors import UserError
-from vl2.eval.task import Item, JudgeRule, Result
+from vl2.eval.task import Item, JudgeRule, Mark, Result
 
 MAX_TOKENS = 256
+TRIAL = "Reply with the letter A."
 AT_ONCE = 32  # answers judged before they are written
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Who judges: a name for the report, and what gives the replies to prompts, in order."""
+    """Who judges: a name for the report, and what gives the replies to prompts, in order; None for no reply."""
 
     name: str
-    ask: Callable[[Sequence[str]], list[str]]
+    ask: Callable[[Sequence[str]], Sequence[str | None]]
 
 
 def endpoint_judge(base_url: str, model: str) -> Judge:
-    """Return the judge at an endpoint, asked greedily. UserError when it gives no answer."""
+    """Return the judge at an endpoint, asked greedily. UserError when it answers nothing, not even a trial question."""
     endpoint = Endpoint(base_url=base_url, model=model)
 
-    async def ask_all(prompts: Sequence[str]) -> list[str]:
+    async def ask_all(prompts: Sequence[str]) -> list[str | None]:
         client = Client(endpoint=endpoint)
         try:
-            asked = (client.ask(ChatRequest(text=prompt, max_tokens=MAX_TOKENS)) for prompt in prompts)
-            return [answer.text for answer in await asyncio.gather(*asked)]
+            return await asyncio.gather(*(_reply(client, prompt) for prompt in prompts))
         finally:
             await client.close()
 
-    def ask(prompts: Sequence[str]) -> list[str]:
+    def ask(prompts: Sequence[str]) -> list[str | None]:
         try:
             return asyncio.run(ask_all(prompts))
         except RequestFailed as failure:
@@ -47,14 +47,30 @@ def endpoint_judge(base_url: str, model: str) -> Judge:
     return Judge(name=f"{model} at {base_url}", ask=ask)
 
 
+async def _reply(client: Client, prompt: str) -> str | None:
+    """Return the reply, or None where this prompt alone gets none. RequestFailed if the endpoint answers nothing."""
+    try:
+        answer = await client.ask(ChatRequest(text=prompt, max_tokens=MAX_TOKENS))
+    except RequestFailed:
+        # One answer that is too long for the judge must not end the run, a wrong address must.
+        await client.ask(ChatRequest(text=TRIAL, max_tokens=MAX_TOKENS))
+        return None
+    return answer.text
+
+
 def judged(rule: JudgeRule, items: Sequence[Item], results: Sequence[Result], judge: Judge) -> Iterator[list[Result]]:
-    """Yield the results of answers that were undecided with the judge's mark, some at a time."""
+    """Yield the results of answers that were undecided with the judge's mark, some at a time.
+
+    Those to which the judge gave no reply are left out: they stay undecided.
+    """
     by_id = {item.id: item for item in items}
     for start in range(0, len(results), AT_ONCE):
         some = results[start : start + AT_ONCE]
         replies = judge.ask([rule.prompt(by_id[result.id], result.answer) for result in some])
-        marks = [rule.mark(by_id[result.id], reply) for result, reply in zip(some, replies, strict=True)]
-        yield [
-            replace(result, score=mark.score, read=mark.read, is_undecided=False)
-            for result, mark in zip(some, marks, strict=True)
-        ]
+        answered = [(result, reply) for result, reply in zip(some, replies, strict=True) if reply is not None]
+        if answered:
+            yield [_marked(result, rule.mark(by_id[result.id], reply)) for result, reply in answered]
+
+
+def _marked(result: Result, mark: Mark) -> Result:
+    return replace(result, score=mark.score, read=mark.read, is_undecided=False)

@@ -6,7 +6,8 @@ one line for each finished run in it, whichever call made it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from vl2.eval.interval import Interval, bootstrap
 from vl2.eval.published import SIZES, Row, column, nearest_size, published
 from vl2.eval.report_page import Line, Sample, index_page, run_page
 from vl2.eval.results import RESULTS, RunId, find_runs, read_results, read_run, write_whole
-from vl2.eval.run import limited
+from vl2.eval.rows import has_text
+from vl2.eval.run import limited, scan_items, tiling_text
 from vl2.eval.task import Item, Result, Task, Where
+from vl2.process.tiling import Tiling
 
 MAX_SAMPLES = 200  # in a page; three quarters of them the worst
 WORST = 150
@@ -46,7 +49,7 @@ class Report:
     @property
     def comparable(self) -> bool:
         """Tell whether the figure may stand beside the paper's."""
-        return bool(self.paper()) and not self.differences()
+        return bool(self.paper()) and not self.differences() and not self.unanswered
 
     def differences(self) -> list[str]:
         """Return why the figure is not of the published test, in words."""
@@ -54,11 +57,26 @@ class Report:
         found = []
         if run.protocol != task.published_by:
             found.append(f"by protocol {task.published_by}")
-        if run.split != task.published_split:
-            found.append(f"of split {task.published_split or 'by default'}")
+        published_split = task.published_split or task.split
+        if (run.split or task.split) != published_split:
+            found.append(f"of split {published_split}")
         if run.limit is not None:
             found.append("of all items")
+        return found + self._changed_settings() + self._missing_answers()
+
+    def _changed_settings(self) -> list[str]:
+        if self.run.protocol != self.task.published_by:
+            return []  # which is told, and has settings of its own
+        way, found = self.task.ways[self.run.protocol], []
+        if self.run.max_new_tokens != way.max_new_tokens:
+            found.append(f"of answers of up to {way.max_new_tokens} tokens")
+        if self.run.tiling != (tiling := tiling_text(Tiling(), way.max_tiles)):
+            found.append(f"with tiling {tiling}")
         return found
+
+    def _missing_answers(self) -> list[str]:
+        undecided = ["with a judge for all that rules cannot read"] if self.undecided else []
+        return undecided + (["with no item left out"] if self.refused else [])
 
     def paper(self) -> dict[str, float]:
         """Return the figures of the three published sizes, the nearest to the model first."""
@@ -108,7 +126,7 @@ def make_report(task: Task, run: RunId, results: Sequence[Result]) -> Report:
         undecided=sum(r.is_undecided for r in results),
         cut_off=sum(r.finish_reason == "length" for r in results),
         refused=sum(r.finish_reason == REFUSED for r in results),
-        unanswered=sum(r.gold in ([], "", [""]) for r in results),
+        unanswered=sum(not has_text(r.gold) for r in results),
     )
 
 
@@ -169,16 +187,26 @@ def chosen(results: Sequence[Result]) -> list[Result]:
 
 
 def pictured(task: Task, where: Where, run: RunId, ids: set[str]) -> dict[str, Item]:
-    """Return the items of some ids, with their pictures; none where the data are not here."""
-    found: dict[str, Item] = {}
+    """Return the items of some ids, with their pictures; none where the data are not here or are not the run's."""
     if where.data is None and not task.is_drawn:
-        return found
-    for item in limited(task, replace(where, split=run.split), run.limit):
-        if item.id in ids:
-            found[item.id] = item
-        if len(found) == len(ids):
-            break
-    return found
+        return {}
+    found: dict[str, Item] = {}
+
+    def read() -> Iterator[Item]:
+        for item in limited(task, replace(where, split=run.split), run.limit):
+            if item.id in ids:
+                found[item.id] = item
+            yield item
+
+    try:
+        # All of them: other data with the same ids would show other pictures beside the answers.
+        is_same = scan_items(read())[1] == run.data
+        why = "the data are not those of the run"
+    except UserError as error:
+        is_same, why = False, str(error)
+    if not is_same:
+        print(f"{task.name}: the report has no pictures: {why}", file=sys.stderr)
+    return found if is_same else {}
 
 
 def facts(report: Report) -> dict[str, str]:
@@ -199,10 +227,11 @@ def facts(report: Report) -> dict[str, str]:
             said["paper"] += f". Not the same test: the published figures are {' and '.join(report.differences())}"
     if report.unanswered:
         said["gold"] = f"the data have no gold answers for {report.unanswered} items: the figure means nothing"
-    if report.undecided:
+    if run.judge is not None:
+        unread = f"; {report.undecided} answers that it did not read count as wrong" if report.undecided else ""
+        said["judge"] = f"{run.judge}{unread}"
+    elif report.undecided:
         said["judge"] = f"none: {report.undecided} answers need one and count as wrong (give --judge-url)"
-    elif run.judge is not None:
-        said["judge"] = run.judge
     if report.refused:
         said["refused"] = f"{report.refused} items could not be asked and count as wrong"
     if report.cut_off:

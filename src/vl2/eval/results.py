@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,31 +36,34 @@ class RunId:
     tiling: str  # the rule, and the tiles allowed
     arithmetic: str  # type and device
     parameters: int  # of the model
-    judge: str | None  # model and endpoint; None without one
+    judge: str | None  # model and endpoint; None while no answer is judged
     version: str
 
 
 def open_run(folder: Path, run: RunId) -> None:
     """Make the folder, or check that it holds the same run. UserError for another one.
 
-    A judge may come later: it reads what the rules left open, and the answers stay.
+    A judge may come later: it reads what the rules left open, and the answers stay. It belongs to the run once it has
+    read one of them (`record_judge`), so that one that never answers does not lock the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RUN
-    wanted = asdict(run)
     if not path.exists():
-        _write_run(path, wanted)
+        _write_run(path, asdict(replace(run, judge=None)))
         return
     found = _read_json(path)
-    if found.get("judge") is None and run.judge is not None and {**found, "judge": run.judge} == wanted:
-        _write_run(path, wanted)
-        return
+    wanted = asdict(run) if found.get("judge") is not None else asdict(replace(run, judge=None))
     other = [name for name in wanted if found.get(name) != wanted[name]]
     if other:
         name = other[0]
         raise UserError(
             f"{folder} holds another run ({name} {found.get(name)!r}, now {wanted[name]!r}): choose another --out"
         )
+
+
+def record_judge(folder: Path, name: str) -> None:
+    """Write down who reads the answers that the rules left open."""
+    _write_run(folder / RUN, {**_read_json(folder / RUN), "judge": name})
 
 
 def _write_run(path: Path, run: dict[str, Any]) -> None:

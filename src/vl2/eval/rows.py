@@ -5,6 +5,7 @@ Every row is a dict. What a benchmark's file must be called is said by patterns,
 
 from __future__ import annotations
 
+import ast
 import base64
 import binascii
 import csv
@@ -12,13 +13,14 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from vl2.data.convert.layout import find_file, jsonl_rows, parquet_rows, read_list
 from vl2.errors import UserError
 
 Row = dict[str, Any]
 READABLE = ("parquet", "jsonl", "tsv", "json")
+LONGEST_INDEX = 64  # characters; in a TSV a picture is longer
 
 
 def read_rows(folder: Path, stems: Sequence[str], columns: Sequence[str] = ()) -> Iterator[Row]:
@@ -67,10 +69,39 @@ def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
     elif path.suffix == ".json":
         yield from read_list(path)
     else:
-        csv.field_size_limit(sys.maxsize)  # images are base64 in one field
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            for number, row in enumerate(csv.DictReader(lines, delimiter="\t"), start=2):
-                yield f"{path.name} line {number}", row
+        yield from _tsv_rows(path)
+
+
+def _tsv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the rows of a TSV. A picture may be the index of another row, before or after it, as in VLMEvalKit's."""
+    pictures: dict[str, str] | None = None
+    for number, row in enumerate(_tsv_lines(path), start=2):
+        named = row.get("image")
+        if _is_index(named):
+            # Only now, as most files have no such rows and are read once.
+            pictures = _named_pictures(path) if pictures is None else pictures
+            if named not in pictures:
+                yield path.name, UserError(f"line {number} takes the image of row {named}, which has none of its own")
+                return
+            row["image"] = pictures[named]
+        yield f"{path.name} line {number}", row
+
+
+def _tsv_lines(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)  # images are base64 in one field
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        yield from csv.DictReader(lines, delimiter="\t")
+
+
+def _named_pictures(path: Path) -> dict[str, str]:
+    """Return the pictures that other rows take, by the index of their own row."""
+    named = {row["image"] for row in _tsv_lines(path) if _is_index(row.get("image"))}
+    own = (row for row in _tsv_lines(path) if row.get("index") in named and row.get("image"))
+    return {row["index"]: row["image"] for row in own if not _is_index(row["image"])}
+
+
+def _is_index(cell: Any) -> TypeGuard[str]:
+    return isinstance(cell, str) and len(cell) <= LONGEST_INDEX and cell.isdigit()
 
 
 def images_of(value: Any, folder: Path, what: str) -> tuple[Any, ...]:
@@ -83,8 +114,8 @@ def images_of(value: Any, folder: Path, what: str) -> tuple[Any, ...]:
         return (value,)
     if not isinstance(value, str) or not value:
         raise UserError(f"{what} has no image")
-    if value.startswith("[") and value.endswith("]"):
-        return images_of(json.loads(value.replace("'", '"')), folder, what)
+    if (several := _written_list(value)) is not None:
+        return images_of(several, folder, what)
     if len(value) < 256 and (path := _within(folder, value)) is not None:
         return (path,)
     try:
@@ -103,17 +134,33 @@ def _within(folder: Path, name: str) -> Path | None:
 
 def texts(value: Any) -> list[str]:
     """Return a list of texts from a list, a text that is written as a list, or one text."""
-    if isinstance(value, list | tuple):
-        return [str(item) for item in value]
-    if isinstance(value, str) and value[:1] == "[" and value[-1:] == "]":
-        for written in (value, value.replace("'", '"')):
-            try:
-                found = json.loads(written)
-            except ValueError:
-                continue
-            if isinstance(found, list):
-                return [str(item) for item in found]
-    return [str(value)]
+    several = _written_list(value) if isinstance(value, str) else value
+    return [str(item) for item in several] if isinstance(several, list | tuple) else [str(value)]
+
+
+def _written_list(text: str) -> list[Any] | None:
+    """Return the list that a text is written as, in JSON or as Python prints it; None for any other text."""
+    if text[:1] != "[" or text[-1:] != "]":
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(text)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # the last two: too many brackets
+            continue
+        if isinstance(found, list):
+            return found
+    return None
+
+
+def golds_of(value: Any) -> list[str]:
+    """Return the gold answers of a cell; none where all are blank, as in a test split whose server keeps them."""
+    found = [] if is_blank(value) else texts(value)
+    return found if has_text(found) else []
+
+
+def has_text(gold: Any) -> bool:
+    """Tell whether a gold answer, or any of several, holds more than blanks."""
+    return any(text.strip() for text in texts(gold))
 
 
 def is_blank(value: Any) -> bool:

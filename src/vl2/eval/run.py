@@ -22,10 +22,11 @@ from vl2.errors import UserError
 from vl2.eval.answering import answers, prepared
 from vl2.eval.judge import Judge, judged
 from vl2.eval.progress import Progress
-from vl2.eval.results import RESULTS, RunId, Writer, open_run, read_parts, read_results, write_results
+from vl2.eval.results import RESULTS, RunId, Writer, open_run, read_parts, read_results, record_judge, write_results
 from vl2.eval.task import Item, Result, Task, Way, Where
 from vl2.infer.memory_plan import count_parameters
 from vl2.infer.vlm import VLM
+from vl2.process.tiling import Tiling
 
 Items = Callable[[], Iterator[Item]]
 
@@ -127,7 +128,6 @@ def _identify(
     vlm: VLM, task: Task, way: Way, where: Where, options: Options, *, protocol: str, data: str, model: str
 ) -> RunId:
     processor = prepared(vlm, way, options.batch_size).processor
-    tiles = "" if processor.max_tiles is None else f", up to {processor.max_tiles} tiles"
     judge = options.judge if way.judge is not None else None
     return RunId(
         task=task.name,
@@ -138,12 +138,17 @@ def _identify(
         limit=options.limit,
         split=where.split,
         max_new_tokens=way.max_new_tokens,
-        tiling=f"{processor.tiling}{tiles}",
+        tiling=tiling_text(processor.tiling, processor.max_tiles),
         arithmetic=_arithmetic(vlm),
         parameters=count_parameters(vlm.model.config),
         judge=judge.name if judge is not None else None,
         version=_version(),
     )
+
+
+def tiling_text(tiling: Tiling, max_tiles: int | None) -> str:
+    """Return how pictures are cut, as a run's id has it."""
+    return f"{tiling}" if max_tiles is None else f"{tiling}, up to {max_tiles} tiles"
 
 
 def _arithmetic(vlm: VLM) -> str:
@@ -189,6 +194,7 @@ def _judge(way: Way, items: Iterable[Item], folder: Path, judge: Judge) -> None:
     wanted = {result.id for result in undecided}
     asked = [item for item in items if item.id in wanted]
     for some in judged(way.judge, asked, undecided, judge):
+        record_judge(folder, judge.name)
         results.update({result.id: result for result in some})
         write_results(folder, results.values())
 

@@ -94,10 +94,14 @@ class Where:
         if str(self.data) == HUB:
             if task.hub is None:
                 raise UserError(f"{task.name} has no data set on the hub: say where its files are with --data")
-            return fetch(task.hub)
+            return fetch(task.hub, self.part(task))
         if not self.data.exists():
             raise UserError(f"--data {self.data} is not there")
         return next((path for name in task.folders if (path := self.data / name).is_dir()), self.data)
+
+    def part(self, task: Task) -> str:
+        """Return the split that is read of a task."""
+        return self.split or task.split
 
 
 Metric = Callable[[Sequence[Result]], dict[str, float]]
@@ -112,6 +116,7 @@ class Task:
     layout: str  # what it reads, or how it is drawn
     read: Callable[[Task, Where], Iterator[Item]]
     ways: Mapping[str, Way]
+    split: str = ""  # the part that is read by default, as its files name it
     published_by: str | None = None  # the protocol that gives the published figure
     published: str | None = None  # its column in vl2.eval.published
     published_split: str | None = None  # the figure's, where it is not the one that is run by default

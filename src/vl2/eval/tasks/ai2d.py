@@ -19,7 +19,7 @@ from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder = where.folder(task)
-    stems = stems_of(where.split or "test", tsv={"test": "AI2D_TEST"})
+    stems = stems_of(where.part(task), tsv={"test": "AI2D_TEST"})
     rows = read_rows(folder, stems, ("question", "answer"))
     for number, row in enumerate(rows):
         id = str(row.get("index", number))
@@ -43,6 +43,7 @@ TASK = Task(
     layout="reads test-*.parquet (question, options, answer, image) or AI2D_TEST.tsv",
     folders=("ai2d", "AI2D"),
     read=read,
+    split="test",
     ways={
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
@@ -55,6 +56,6 @@ TASK = Task(
     },
     published_by="vlmevalkit",
     published="ai2d",
-    hub=Dataset("lmms-lab/ai2d", ("data/test-*",)),
+    hub=Dataset("lmms-lab/ai2d", ("data/{split}-*",)),
     metric=mean_score,
 )

@@ -19,7 +19,7 @@ from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
 
 
 def read(task: Task, where: Where) -> Iterator[Item]:
-    folder, split = where.folder(task), where.split or "test"
+    folder, split = where.folder(task), where.part(task)
     if any(folder.glob(f"{split}/{split}_*.json")):
         yield from _released(folder, split)
         return
@@ -64,6 +64,7 @@ TASK = Task(
     layout="reads test-*.parquet (type, question, answer, image), ChartQA_TEST.tsv, or the release's test folder",
     folders=("chartqa", "ChartQA", "ChartQA Dataset"),
     read=read,
+    split="test",
     ways={
         "paper": Way(messages=ask_short, mark=mark, says=f"{SAYS}; a final full stop is dropped.", max_new_tokens=128),
         "vlmevalkit": Way(messages=ask_short_as_is, mark=mark, says=f"{SAYS}; the adapter drops a final full stop."),
@@ -71,6 +72,6 @@ TASK = Task(
     },
     published_by="paper",
     published="chartqa",
-    hub=Dataset("lmms-lab/ChartQA", ("data/test-*",)),
+    hub=Dataset("lmms-lab/ChartQA", ("data/{split}-*",)),
     metric=mean_score,
 )  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vl2.eval.asking import ask_short, ask_short_as_is
 from vl2.eval.hub import Dataset
-from vl2.eval.rows import Row, images_of, is_blank, read_rows, released_rows, stems_of, texts
+from vl2.eval.rows import Row, golds_of, images_of, read_rows, released_rows, stems_of
 from vl2.eval.score.anls import anls
 from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
 
@@ -24,7 +24,7 @@ RELEASED = {"validation": "val", "test": "test"}  # split: its name in the relea
 
 def read_named(tsv: str, hub_folder: str, released: str) -> Callable[[Task, Where], Iterator[Item]]:
     def read(task: Task, where: Where) -> Iterator[Item]:
-        folder, split = where.folder(task), where.split or "validation"
+        folder, split = where.folder(task), where.part(task)
         short = RELEASED.get(split, split)
         pattern = released.format(split=short)
         if any(folder.glob(pattern)):
@@ -34,12 +34,11 @@ def read_named(tsv: str, hub_folder: str, released: str) -> Callable[[Task, Wher
             rows = read_rows(folder, stems, ("question",))
         for row in rows:
             id = str(row.get("questionId", row.get("index")))
-            gold = row.get("answers", row.get("answer"))
             yield Item(
                 id=id,
                 question=row["question"],
                 images=_images(row, folder, id),
-                gold=[] if gold is None or is_blank(gold) else texts(gold),
+                gold=golds_of(row.get("answers", row.get("answer"))),
                 cluster=str(row.get("docId", row.get("image_local_name", ""))),
             )
 
@@ -72,8 +71,9 @@ def _task(
         title=title,
         layout=f"reads validation-*.parquet (questionId, question, image, answers), {tsv}_VAL.tsv or the release",
         folders=folders,
-        hub=Dataset("lmms-lab/DocVQA", (f"{hub_folder}/validation-*",)),
+        hub=Dataset("lmms-lab/DocVQA", (f"{hub_folder}/{{split}}-*",)),
         read=read_named(tsv, hub_folder, released),
+        split="validation",
         ways={
             "paper": Way(messages=ask_short, mark=mark, max_new_tokens=128, max_tiles=max_tiles,
                          says=f"{says}; a final full stop is dropped."),

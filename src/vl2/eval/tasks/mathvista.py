@@ -29,7 +29,7 @@ FORMS = {  # by type of answer and decimals
 
 
 def read(task: Task, where: Where) -> Iterator[Item]:
-    folder, split = where.folder(task), where.split or "testmini"
+    folder, split = where.folder(task), where.part(task)
     stems = stems_of(split, tsv={"testmini": "MathVista_MINI"})
     for row in read_rows(folder, stems, ("answer", "question_type", "answer_type")):
         id = str(row.get("pid", row.get("index")))
@@ -38,7 +38,7 @@ def read(task: Task, where: Where) -> Iterator[Item]:
             id=id,
             question=row.get("query") or row["question"],
             images=images_of(row.get("decoded_image") or row["image"], folder, id),
-            gold=str(row["answer"]),
+            gold="" if is_blank(row["answer"]) else str(row["answer"]),
             part=str(row.get("task", "")),
             notes={
                 "is_multiple_choice": row["question_type"] == "multi_choice",
@@ -100,7 +100,7 @@ def _judge_prompt(item: Item, answer: str) -> str:
 
 def _judge_mark(item: Item, reply: str) -> Mark:
     problem = problem_of(item)
-    reading = reply.strip()
+    reading = reply.strip().rstrip(".")  # else "C." would be the choice that is spelled most like it
     if not reading:
         return Mark(score=0.0, read="nothing (judge)")
     return Mark(score=float(is_right(problem, reading)), read=f"{normalise_reading(problem, reading)} (judge)")
@@ -113,6 +113,7 @@ TASK = Task(
     layout="reads testmini-*.parquet (pid, query, decoded_image, choices, answer, ...) or MathVista_MINI.tsv",
     folders=("mathvista", "MathVista"),
     read=read,
+    split="testmini",
     ways={
         "paper": Way(messages=ask, mark=mark_lmms, judge=JUDGE, max_new_tokens=512,
                      says="A bare number, an option's text or `The answer is \"...\".`; all else needs a judge."),
@@ -123,6 +124,6 @@ TASK = Task(
     },
     published_by="vlmevalkit",
     published="mathvista",
-    hub=Dataset("AI4Math/MathVista", ("data/testmini-*",)),
+    hub=Dataset("AI4Math/MathVista", ("data/{split}-*",)),
     metric=mean_score,
 )  # fmt: skip

@@ -22,24 +22,17 @@ CHINESE = "请直接使用所提供的选项字母作为答案回答。"
 
 def read_named(tsv: str, part: str) -> Callable[[Task, Where], Iterator[Item]]:
     def read(task: Task, where: Where) -> Iterator[Item]:
-        folder, split = where.folder(task), where.split or "dev"
+        folder, split = where.folder(task), where.part(task)
         # The hub's copy has a folder per language, so that bare names cannot be those of another one.
         stems = [tsv.format(split=split.upper()), *stems_of(split, folders=(f"{part}/", "", "data/"))]
-        pictures: dict[int, tuple[object, ...]] = {}
-        for row in read_rows(folder, stems, ("index", "question", "answer")):
+        for row in read_rows(folder, stems, ("index", "question")):
             index = int(row["index"])
-            # VLMEvalKit's files give a rotation the number of the row that holds its picture.
-            image = row["image"]
-            if isinstance(image, str) and image.isdigit():
-                images = pictures[int(image)]
-            else:
-                images = images_of(image, folder, str(index))
-            pictures[index] = images
+            answer = row.get("answer")  # which the files of the test splits lack
             yield Item(
                 id=str(index),
                 question=row["question"],
-                images=images,
-                gold=str(row["answer"]).strip().upper(),
+                images=images_of(row["image"], folder, str(index)),
+                gold="" if is_blank(answer) else str(answer).strip().upper(),
                 options=options_of(row),
                 part=str(row.get("category", "")),
                 cluster=str(index % ROTATION),
@@ -56,6 +49,7 @@ def _task(name: str, title: str, tsv: str, part: str, *, lmms_eval: Way, hub: Da
         layout=f"reads {tsv.format(split='DEV')}.tsv or {part}/dev-*.parquet (index, image, question, A to D, answer)",
         folders=("mmbench", "MMBench"),
         read=read_named(tsv, part),
+        split="dev",
         ways={
             "paper": PAPER,
             "vlmevalkit": VLMEVALKIT,
@@ -73,10 +67,10 @@ ENGLISH_WAY, CHINESE_WAY = lmms_mmbench_way(max_new_tokens=1024), lmms_mmbench_w
 HUB = "lmms-lab/MMBench"
 ENGLISH = _task(
     "mmbench_en", "MMBench in English", "MMBench_{split}_EN", "en", lmms_eval=ENGLISH_WAY,
-    hub=Dataset(HUB, ("en/dev-*",)),
+    hub=Dataset(HUB, ("en/{split}-*",)),
 )  # fmt: skip
 CHINESE_TASK = _task(
     "mmbench_cn", "MMBench in Chinese", "MMBench_{split}_CN", "cn", lmms_eval=CHINESE_WAY,
-    hub=Dataset(HUB, ("cn/dev-*",)),
+    hub=Dataset(HUB, ("cn/{split}-*",)),
 )  # fmt: skip
 V11 = _task("mmbench_v11", "MMBench 1.1 in English", "MMBench_{split}_EN_V11", "en_v11", lmms_eval=ENGLISH_WAY)

@@ -26,7 +26,7 @@ YES_OR_NO = " Please answer yes or no."
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder = where.folder(task)
-    split = where.split or "test"
+    split = where.part(task)
     if split == "test" and any(folder.glob("existence/**/*.txt")):
         rows = _released(folder)
     else:
@@ -83,6 +83,7 @@ TASK = Task(
     layout="reads test-*.parquet (question_id, image, question, answer, category), MME.tsv or the release",
     folders=("mme", "MME"),
     read=read,
+    split="test",
     ways={
         "paper": Way(messages=ask, mark=mark, says=f"{SAYS} as a word.", max_new_tokens=16),
         "vlmevalkit": Way(messages=ask, mark=mark, says=f"{SAYS} as a word."),
@@ -91,7 +92,7 @@ TASK = Task(
     },
     published_by="vlmevalkit",
     published="mme",
-    hub=Dataset("lmms-lab/MME", ("data/test-*",)),
+    hub=Dataset("lmms-lab/MME", ("data/{split}-*",)),
     metric=metric,
     unit="of 2800",
 )  # fmt: skip

@@ -24,7 +24,7 @@ from PIL import Image
 from vl2.data.convert.conversation import OPTION_LETTER, SHORT_ANSWER
 from vl2.errors import UserError
 from vl2.eval.asking import lettered, letters
-from vl2.eval.choice_ways import JUDGE
+from vl2.eval.choice_ways import judge_by_letter
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, options_of, read_rows, stems_of, texts
 from vl2.eval.score.multiple_choice import mmmu_letter, vlmevalkit_letter
@@ -99,7 +99,7 @@ def _doubled(image: Image.Image) -> Image.Image:
 
 
 def read(task: Task, where: Where) -> Iterator[Item]:
-    folder, split = where.folder(task), where.split or "validation"
+    folder, split = where.folder(task), where.part(task)
     tsv = dict.fromkeys(("dev", "validation"), "MMMU_DEV_VAL")
     stems = stems_of(split, tsv=tsv, folders=("", "data/", "*/"))
     for row in read_rows(folder, stems, ("question", "answer")):
@@ -147,11 +147,17 @@ def ask_lmms(item: Item) -> Messages:
 
 
 def mark_vlmevalkit(item: Item, answer: str) -> Mark:
-    """Read a letter; an open question has the gold answer as A, and everything else as B."""
-    choices = letters(item) or {"A": str(item.gold[0]), "B": "Other Answers"}
-    said = vlmevalkit_letter(read_answer(answer), choices)
-    gold = str(item.gold[0]) if item.options else "A"
-    return Mark(score=float(said == gold), read=said, is_undecided=not said)
+    said = vlmevalkit_letter(read_answer(answer), _choices(item))
+    return Mark(score=float(said == _gold_letter(item)), read=said, is_undecided=not said)
+
+
+def _choices(item: Item) -> dict[str, str]:
+    """Return the options by letter; an open question has the gold answer as A, and everything else as B."""
+    return letters(item) or {"A": str(item.gold[0]), "B": "Other Answers"}
+
+
+def _gold_letter(item: Item) -> str:
+    return str(item.gold[0]) if item.options else "A"
 
 
 def mark_lmms(item: Item, answer: str) -> Mark:
@@ -167,6 +173,7 @@ TASK = Task(
     layout="reads validation-*.parquet, SUBJECT/validation-*.parquet or MMMU_DEV_VAL.tsv",
     folders=("mmmu", "MMMU"),
     read=read,
+    split="validation",
     ways={
         "vlmevalkit": Way(
             messages=lambda item: messages(_question(item), "vlmevalkit"),
@@ -174,7 +181,7 @@ TASK = Task(
             says="The adapter doubles the sides of the first picture and rewrites the prompt; a letter is read off the "
             "answer, and what is none goes to a judge and counts as wrong without one.",
             max_new_tokens=MAX_NEW_TOKENS,
-            judge=JUDGE,
+            judge=judge_by_letter(_choices, _gold_letter),
         ),
         "paper": Way(
             messages=lambda item: messages(_question(item), "plain"),
@@ -191,6 +198,6 @@ TASK = Task(
     },
     published_by=PUBLISHED_PROTOCOL,
     published="mmmu",
-    hub=Dataset("MMMU/MMMU", ("*/validation-*",)),
+    hub=Dataset("MMMU/MMMU", ("*/{split}-*",)),
     metric=mean_score,
 )

@@ -16,7 +16,7 @@ from vl2.eval.task import Item, Task, Where, mean_score
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder = where.folder(task)
-    split = where.split or "val"
+    split = where.part(task)
     stems = [*stems_of(split, tsv={"val": "MMStar"}), *(("mmstar",) if split == "val" else ())]
     for row in read_rows(folder, stems, ("index", "question", "answer")):
         id = str(row["index"])
@@ -36,6 +36,7 @@ TASK = Task(
     layout="reads mmstar.parquet or val-*.parquet (index, question, image, answer, category) or MMStar.tsv",
     folders=("mmstar", "MMStar"),
     read=read,
+    split="val",
     ways={
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,

@@ -17,7 +17,7 @@ from vl2.infer.prompts import Messages, user_message
 
 
 def read(task: Task, where: Where) -> Iterator[Item]:
-    folder, split = where.folder(task), where.split or "val"
+    folder, split = where.folder(task), where.part(task)
     stems = stems_of(split, tsv={split: f"MMT-Bench_{split.upper()}"})
     for row in read_rows(folder, stems, ("index", "question", "answer")):
         id = str(row["index"])
@@ -44,6 +44,7 @@ TASK = Task(
     layout="reads MMT-Bench_VAL.tsv or val-*.parquet (index, image, question, A to I, answer, category)",
     folders=("mmt_bench", "MMT-Bench"),
     read=read,
+    split="val",
     ways={
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
@@ -52,6 +53,6 @@ TASK = Task(
     },
     published_by="vlmevalkit",
     published="mmt_bench",
-    hub=Dataset("lmms-lab/MMT-Benchmark", ("data/val-*",)),
+    hub=Dataset("lmms-lab/MMT-Benchmark", ("data/{split}-*",)),
     metric=mean_score,
 )  # fmt: skip

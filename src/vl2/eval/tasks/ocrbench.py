@@ -21,7 +21,7 @@ QUESTIONS = 1000
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder = where.folder(task)
-    split = where.split or "test"
+    split = where.part(task)
     if split == "test" and (folder / "OCRBench.json").is_file():
         rows = _released(folder)
     else:
@@ -69,6 +69,7 @@ TASK = Task(
     layout="reads test-*.parquet (dataset, question, question_type, answer, image), OCRBench.tsv or the release",
     folders=("ocrbench", "OCRBench"),
     read=read,
+    split="test",
     ways={
         "paper": Way(messages=ask, mark=mark, says=f"{SAYS}.", max_new_tokens=128),
         "vlmevalkit": Way(messages=ask, mark=mark, says=f"{SAYS}."),
@@ -76,7 +77,7 @@ TASK = Task(
     },
     published_by="paper",
     published="ocrbench",
-    hub=Dataset("echo840/OCRBench", ("data/test-*",)),
+    hub=Dataset("echo840/OCRBench", ("data/{split}-*",)),
     metric=points,
     unit="of 1000",
 )

@@ -18,7 +18,7 @@ from vl2.eval.task import Item, Mark, Result, Task, Way, Where
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder = where.folder(task)
-    stems = stems_of(where.split or "test", tsv={"test": "POPE"})
+    stems = stems_of(where.part(task), tsv={"test": "POPE"})
     rows = read_rows(folder, stems, ("question", "answer"))
     for number, row in enumerate(rows):
         id = str(row.get("index", row.get("id", number)))
@@ -58,6 +58,7 @@ TASK = Task(
     layout="reads test-*.parquet (id, question, answer, image, category) or POPE.tsv",
     folders=("pope", "POPE"),
     read=read,
+    split="test",
     ways={
         "paper": Way(messages=ask_short, mark=mark, says=f"{SAYS}.", max_new_tokens=16),
         "vlmevalkit": Way(messages=ask, mark=mark, says=f"{SAYS}."),
@@ -65,5 +66,5 @@ TASK = Task(
                          max_new_tokens=128),
     },
     metric=metric,
-    hub=Dataset("lmms-lab/POPE", ("data/test-*",)),
+    hub=Dataset("lmms-lab/POPE", ("data/{split}-*",)),
 )  # fmt: skip

@@ -18,7 +18,7 @@ from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
 
 def read(task: Task, where: Where) -> Iterator[Item]:
     folder = where.folder(task)
-    stems = stems_of(where.split or "test", tsv={"test": "RealWorldQA"})
+    stems = stems_of(where.part(task), tsv={"test": "RealWorldQA"})
     rows = read_rows(folder, stems, ("question", "answer"))
     for number, row in enumerate(rows):
         id = str(row.get("index", number))
@@ -41,6 +41,7 @@ TASK = Task(
     layout="reads test-*.parquet (image, question, answer) or RealWorldQA.tsv",
     folders=("realworldqa", "RealWorldQA"),
     read=read,
+    split="test",
     ways={
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
@@ -49,6 +50,6 @@ TASK = Task(
     },
     published_by="vlmevalkit",
     published="realworldqa",
-    hub=Dataset("xai-org/RealworldQA", ("data/test-*",)),
+    hub=Dataset("xai-org/RealworldQA", ("data/{split}-*",)),
     metric=mean_score,
 )  # fmt: skip

@@ -123,6 +123,7 @@ def _task(name: str, split: str) -> Task:
         folders=(name, title),
         hub=Dataset(HUBS[name], (f"data/{split}-*",)),
         read=read_named(title, split),
+        split=split,
         ways={
             "paper": Way(messages=ask_ours, mark=mark_first_box, max_new_tokens=128,
                          says="The first box of the answer, on the scale 0..999, must have IoU 0.5."),

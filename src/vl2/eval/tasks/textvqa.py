@@ -2,7 +2,7 @@
 
 validation-*.parquet (lmms-eval's)    question_id, question, answers, image
 TextVQA_VAL.tsv (VLMEvalKit's)    index, image, question, answer
-TextVQA_0.5.1_val.json, train_images/IMAGE_ID.jpg (the release's)    question_id, image_id, question, answers
+TextVQA_0.5.1_val.json, train_images/IMAGE_ID.jpg (the release's; test_images for test)    question_id, question, ...
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from collections.abc import Callable, Iterator
 from vl2.data.convert.conversation import SHORT_ANSWER
 from vl2.eval.asking import ask_short, ask_short_as_is
 from vl2.eval.hub import Dataset
-from vl2.eval.rows import Row, images_of, read_rows, released_rows, stems_of, texts
+from vl2.eval.rows import Row, golds_of, images_of, read_rows, released_rows, stems_of
 from vl2.eval.score.vqa import Normalise, lmms_eval_form, vlmevalkit_form, vqa_accuracy
 from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
 from vl2.infer.prompts import Messages, user_message
 
 
 def read(task: Task, where: Where) -> Iterator[Item]:
-    folder, split = where.folder(task), where.split or "validation"
+    folder, split = where.folder(task), where.part(task)
     pattern = f"TextVQA_[0-9]*_{'val' if split == 'validation' else split}.json"
     if any(folder.glob(pattern)):
         # The validation split's pictures are among the training split's.
+        place = "test_images" if split == "test" else "train_images"
         named = released_rows(folder, pattern, "data")
-        rows: Iterator[Row] = ({**row, "image": f"train_images/{row['image_id']}.jpg"} for row in named)
+        rows: Iterator[Row] = ({**row, "image": f"{place}/{row['image_id']}.jpg"} for row in named)
     else:
         rows = read_rows(folder, stems_of(split, tsv={"validation": "TextVQA_VAL"}), ("question",))
     for row in rows:
@@ -33,7 +34,7 @@ def read(task: Task, where: Where) -> Iterator[Item]:
             id=id,
             question=row["question"],
             images=images_of(row["image"], folder, id),
-            gold=texts(row.get("answers", row.get("answer"))),
+            gold=golds_of(row.get("answers", row.get("answer"))),
             cluster=str(row.get("image_id", "")),
         )
 
@@ -58,6 +59,7 @@ TASK = Task(
     layout="reads validation-*.parquet (question_id, question, answers, image), TextVQA_VAL.tsv or the release",
     folders=("textvqa", "TextVQA"),
     read=read,
+    split="validation",
     ways={
         "paper": Way(messages=ask_short, mark=mark_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit.", max_new_tokens=64),
         "vlmevalkit": Way(messages=ask_short_as_is, mark=mark_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit."),
@@ -65,6 +67,6 @@ TASK = Task(
     },
     published_by="paper",
     published="textvqa",
-    hub=Dataset("lmms-lab/textvqa", ("data/validation-*",)),
+    hub=Dataset("lmms-lab/textvqa", ("data/{split}-*",)),
     metric=mean_score,
 )
