@@ -49,6 +49,8 @@ def test_settings_reach_the_source(tmp_path: Path) -> None:
         (["receipt", "x.tar", "--set", "tasks"], "--set takes NAME=VALUE, got 'tasks'"),
         (["receipt", "x.tar", "--set", "tasks=fly"], "tasks of receipt are "),
         (["receipt", "x.tar", "--count", "-1"], "count must be at least 0"),
+        (["receipt", "x.tar", "--set", "languages=fr"], "languages of receipt are en and zh, or one of them, got fr"),
+        (["scene", "x.tar", "--set", "max_objects=0"], "max_objects of scene must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -83,6 +85,41 @@ def test_a_public_layout_is_converted(tmp_path: Path, capsys) -> None:
     out = str(tmp_path / "llava.parquet")
     assert run(["data", "convert", "llava", str(folder), out]) == 0, capsys.readouterr().err
     assert len(open_random(out)) == 1
-    assert "absent.png" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "absent.png" in said
+    assert f"vl2: 1 records in {out}\n" in said
     assert run(["data", "convert", "lava", str(folder), out]) == 1
     assert "llava" in capsys.readouterr().err
+
+
+def test_rows_that_cannot_be_stored_are_lines_and_the_rest_is_converted(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "llava"
+    (folder / "c:").mkdir(parents=True)
+    from PIL import Image
+
+    for name in ("a.png", "c:/b.png"):
+        Image.new("RGB", (40, 30), "red").save(folder / name)
+    asked = [("a.png", "What?"), ("c:/b.png", "What?"), ("a.png", "cut \ud83d here"), ("a.png", "And now?")]
+    rows = [
+        {"id": str(number), "image": image, "conversations": [
+            {"from": "human", "value": text}, {"from": "gpt", "value": "Red."}]}
+        for number, (image, text) in enumerate(asked)
+    ]  # fmt: skip
+    (folder / "llava.json").write_text(json.dumps(rows))
+    out = str(tmp_path / "llava.parquet")
+    assert run(["data", "convert", "llava", str(folder), out]) == 0, capsys.readouterr().err
+    assert [each.id for each in open_random(out)] == ["llava-0-0", "llava-3-3"]
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("vl2: record 'llava-1-1': image 0: path must be relative")
+    assert second == "vl2: llava.json entry 2: message 0 holds half a character (U+D83D)"
+    assert last == f"vl2: 2 records in {out}"
+
+
+@pytest.mark.parametrize("more", [[], ["--shard-records", "2"]])
+def test_a_set_that_gives_nothing_is_refused_and_leaves_nothing(more: list[str], tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "llava"
+    folder.mkdir()
+    (folder / "llava.json").write_text("[]")
+    assert run(["data", "convert", "llava", str(folder), str(tmp_path / "out.parquet"), *more]) == 1
+    assert capsys.readouterr().err == f"vl2: {folder} gave no record of the split train: nothing is written\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["llava"]

@@ -47,6 +47,19 @@ def test_scores_keep_and_drop_and_a_second_run_asks_nothing(photos: str, tmp_pat
     assert [each.id for each in open_random(str(out / "kept.jsonl"))] == ["good"]
 
 
+def test_a_job_does_not_read_what_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_records([record("a")], "out/kept.jsonl")
+    before = (tmp_path / "out" / "kept.jsonl").read_bytes()
+    for location in ("out/kept.jsonl", "out", str(tmp_path / "*" / "*.jsonl")):
+        command = ["data", "job", "score", location, "--endpoint", "http://h/v1", "--model", "m", "--out", "./out"]
+        assert run([*command, "--set", "threshold=6"]) == 1
+        said = capsys.readouterr().err
+        assert said == "vl2: out/kept.jsonl is what the job writes, and it cannot be read from: choose another --out\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["kept.jsonl"]
+    assert (tmp_path / "out" / "kept.jsonl").read_bytes() == before
+
+
 def test_every_job_is_listed_with_its_settings(capsys) -> None:
     assert run(["data", "job"]) == 0
     assert capsys.readouterr().out.split() != []

@@ -76,6 +76,18 @@ def test_llavas_json_is_read_with_its_images(tmp_path: Path) -> None:
     assert again.messages == record.messages
 
 
+def test_the_file_that_is_named_is_read_and_not_one_beside_it(tmp_path: Path) -> None:
+    def row(answer: str) -> dict[str, Any]:
+        return {"conversations": [{"from": "human", "value": "Which?"}, {"from": "gpt", "value": answer}]}
+
+    (tmp_path / "train.json").write_text(json.dumps([row("an older file")]), encoding="utf-8")
+    for name in ("train.jsonl", "set[1].jsonl"):
+        (record,) = records_in(write_lines(tmp_path / name, [row(name)]))
+        assert texts(record)[1] == name
+    (older,) = records_in(tmp_path / "train.json")
+    assert texts(older)[1] == "an older file"
+
+
 def test_several_images_stand_where_the_question_says_or_before_it(tmp_path: Path) -> None:
     draw_images(tmp_path, 2)
     images = ["images/0.png", "images/1.png"]

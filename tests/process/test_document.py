@@ -42,6 +42,15 @@ def test_images_stand_where_they_are_and_are_not_trained_on(toy) -> None:
     assert len(sample.grid_list) == 2
 
 
+def test_images_beside_the_text_stand_where_it_says(toy) -> None:
+    first, second = Image.new("RGB", (60, 40)), Image.new("RGB", (30, 50))
+    beside = [{"role": "document", "content": "One.\n<image><image>\nTwo.", "images": [first, second]}]
+    [turn] = normalise(beside)
+    assert turn.images == (first, second)
+    within = toy.encode(document("One.\n", first, second, "\nTwo."), train=True)
+    assert toy.encode(beside, train=True).input_ids.tolist() == within.input_ids.tolist()
+
+
 def test_neighbouring_texts_are_joined_as_they_are(toy) -> None:
     [turn] = normalise(document("a", "b ", " c"))
     assert turn.pieces == ("ab  c",)
@@ -54,6 +63,11 @@ def test_neighbouring_texts_are_joined_as_they_are(toy) -> None:
         ([*document("x"), {"role": "assistant", "content": "hi"}], "a document must be the only message, got 2"),
         (document(""), "message 0: the document is empty"),
         (document(), "message 0: the document is empty"),
+        (
+            [{"role": "document", "content": "no place", "images": [Image.new("RGB", (4, 4))]}],
+            "message 0: 0 <image> in the text, but 1 images",
+        ),
+        ([{"role": "document", **document("x")[0], "images": []}], "message 0: content must be a string beside an im"),
         ([{"role": "document"}], "message 0: content must be a string or a list of parts, got nothing"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -70,16 +71,29 @@ class DataConvert:
             negatives=self.negatives,
             draw=draw_cells if self.draw_tables else None,
         )
-        good = self._good(show_progress(found, quiet=self.output.quiet))
-        files = write_records(good, self.out, shard_records=self.shard_records, image_folder=self.folder)
+        counts = Counter[str]()
+        good = self._good(show_progress(found, quiet=self.output.quiet), counts)
+        files = write_records(good, self.out, shard_records=self.shard_records)
         if not self.output.quiet:
-            print(f"vl2: written to {', '.join(files)}", file=sys.stderr)
+            print(f"vl2: {counts['records']:,} records in {', '.join(files)}", file=sys.stderr)
 
-    def _good(self, found: Iterator[Record | Problem]) -> Iterator[Record]:
+    def _good(self, found: Iterator[Record | Problem], counts: Counter[str]) -> Iterator[Record]:
+        """Yield the records with their images, count them, and print what is wrong. UserError if there is none."""
         from vl2.data.record import Record
+        from vl2.data.store.files import data_file
+        from vl2.data.store.parse import load_images
 
+        folder = data_file(f"{self.folder.rstrip('/')}/records")
         for item in found:
-            if isinstance(item, Record):
-                yield item
-            else:
+            if not isinstance(item, Record):
                 print(f"vl2: {item}", file=sys.stderr)
+                continue
+            try:
+                whole = load_images(item, folder.read_image)
+            except UserError as error:
+                print(f"vl2: record {item.id!r}: {error}", file=sys.stderr)
+                continue
+            counts["records"] += 1
+            yield whole
+        if not counts["records"]:
+            raise UserError(f"{self.folder} gave no record of the split {self.split}: nothing is written")

@@ -89,6 +89,7 @@ class DataJob:
             tokens_per_minute=self.tokens_per_minute,
             timeout_s=self.timeout_s,
         )
+        _refuse_own_results(self.locations, self.out)
         unread: list[str] = []
         summary = run_job(
             job,
@@ -112,6 +113,16 @@ class DataJob:
             print(f"{summary.kept:>8,} kept of {summary.seen:,}, in {Path(self.out) / 'kept.jsonl'}", file=sys.stderr)
         if not summary.finished:
             raise UserError("stopped before the end: run it again to go on")
+
+
+def _refuse_own_results(locations: tuple[str, ...], out: str) -> None:
+    """Refuse to read what the run will write anew."""
+    from vl2.data.store.files import data_file, find_files
+
+    kept = data_file(str(Path(out) / "kept.jsonl"))
+    for location in locations:
+        if any((file.fs, file.path) == (kept.fs, kept.path) for file in find_files(location)):
+            raise UserError(f"{kept.name} is what the job writes, and it cannot be read from: choose another --out")
 
 
 def _good(found: Iterator[Found], unread: list[str]) -> Iterator[Record]:

@@ -43,7 +43,7 @@ def read_own(location: str) -> Iterator[Found]:
     job = Job(folder=path.parent, split=path.stem, source=path.stem, category="vqa", licence="unknown")
     if kind == "table":
         return _with_images(job, table_records(job, table_rows(path)))
-    return _with_images(job, ((_where(item), _made(item)) for item in llava.read(job)))
+    return _with_images(job, ((_where(item), _made(item)) for item in llava.read(job, path)))
 
 
 def find_own(location: str) -> tuple[Kind, Path | None]:

@@ -1,9 +1,11 @@
 """Messages as people write them to turns as the template needs them. Everything malformed is refused here.
 
 Two forms are read. OpenAI's: role and content, content a string or a list of parts; a literal `<image>`
-in it is text. A message of the role "document", alone, is no conversation: its parts are joined as they are, without
-a template. The released one, known by an `images` key or a role like `<|User|>`: each `<image>` in
+in it is text. The released one, known by an `images` key or a role like `<|User|>`: each `<image>` in
 the content stands for the next of the message's images, and any special token's text is that token.
+
+In both a message of the role "document", alone, is no conversation: its texts and images are joined as they are,
+without a template.
 
 Golden: `messages` in tests/golden/reference/processor/conversations_*.json.
 """
@@ -92,10 +94,12 @@ def _document(messages: Sequence[Mapping[str, Any]]) -> Turn:
     """Return the one turn of a document, its texts unstripped. UserError unless it stands alone."""
     if len(messages) > 1:
         raise UserError(f"a document must be the only message, got {len(messages)} messages")
-    pieces = _merge(_parts(messages[0].get("content"), 0))
+    [message] = messages
+    is_released = _is_released(message)
+    pieces = _released_pieces(message, "document", 0) if is_released else _merge(_parts(message.get("content"), 0))
     if not pieces:
         raise UserError("message 0: the document is empty")
-    return Turn(role="document", pieces=pieces)
+    return Turn(role="document", pieces=pieces, specials="all" if is_released else "grounding")
 
 
 def released_prompt(text: object, images: object = ()) -> tuple[str | ImageRef, ...]:
@@ -156,7 +160,7 @@ def _released_pieces(message: Mapping[str, Any], role: Role, index: int) -> tupl
     where = f"message {index}"
     images = message.get("images")
     sources = _check_images(() if images is None else images, where)
-    if role != "user" and (sources or IMAGE in text):
+    if role not in ("user", "document") and (sources or IMAGE in text):
         raise _misplaced_image(role, index)
     return _split_placeholders(text, sources, where)
 

@@ -22,7 +22,7 @@ from vl2.data.construct.scene import TASKS, Scene
 from vl2.data.construct.scene_words import named
 from vl2.data.construct.source import generate, rng_for
 from vl2.data.construct.sprites import Kind, built_in_kinds, draw_sprite, read_kinds, things
-from vl2.data.construct.visual_prompt import MARKS, Mark, VisualPrompt, draw_mark
+from vl2.data.construct.visual_prompt import MARKS, Mark, VisualPrompt, draw_mark, mark
 from vl2.errors import UserError
 
 
@@ -262,3 +262,19 @@ def test_only_one_thing_fits_a_question_about_an_attribute() -> None:
             asked["name"] += 1
             assert [kind.en for kind in composed.kinds() if kind.colour == about[1]] == [answer]
     assert min(asked.values()) > 20
+
+
+def test_what_a_mark_marks_keeps_its_capitals() -> None:
+    draft = Draft(language="en")
+    draft.picture(Image.new("RGB", (200, 150), "white"))
+    draft.ask("Where?", draft.box("UFO of Mars", [(20, 20, 90, 90)]))
+    record = draft.record(id="x", source="made", category="grounding", licence="CC0-1.0")
+    marked = mark(record, "box", random.Random(0))
+    assert marked.messages[1].parts[0].text == f"{article('UFO of Mars')}.".replace("a", "A", 1)
+
+
+def test_the_tenth_picture_is_asked_for_in_chinese_too() -> None:
+    records = list(generate(Emoji(languages=("zh",), tasks=("nth",), max_pictures=30), 40))
+    asked = [record.messages[0].parts[-1].text or "" for record in records]
+    assert any(re.search(r"第1\d个", text) for text in asked)
+    assert any(re.search(r"第[一二三四五六七八九]个", text) for text in asked)

@@ -10,10 +10,10 @@ from PIL import Image
 
 import vl2
 from vl2.data.construct.browser import find_browser
-from vl2.data.construct.catalog import SOURCES, find_source
+from vl2.data.construct.catalog import SOURCES, find_source, make_source
 from vl2.data.construct.diversity import diversity, measure
 from vl2.data.construct.plot_code import PlotCode
-from vl2.data.construct.source import Dropped, Source, Tally, generate
+from vl2.data.construct.source import LEAST, Dropped, Source, Tally, generate
 from vl2.data.record import Record
 from vl2.errors import UserError
 from vl2.process.grounding import parse_strict
@@ -99,8 +99,31 @@ def test_mistakes_are_one_line() -> None:
         SOURCES["scene"](tasks=("nothing",))
     with pytest.raises(UserError, match=r"a synthetic source is one of text_image, .* got 'pictures'"):
         find_source("pictures")
+    with pytest.raises(UserError, match="form of arithmetic is one of mixed, worked, concise, got 'workd'"):
+        make_source("arithmetic", {"form": "workd"})
+    with pytest.raises(UserError, match="max_side_px must be at least min_side_px, 96, got 80"):
+        make_source("emoji", {"max_side_px": "80"})
+    with pytest.raises(UserError, match="languages of scene are en and zh"):
+        make_source("album", {"scene.languages": "fr"})
     with pytest.raises(UserError, match="processes at least 1"):
         list(generate(SOURCES["scene"](), 1, processes=0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_that_leave_nothing_to_draw_are_refused_and_the_least_are_drawn(name: str) -> None:
+    least = {each: value for each, value in LEAST.items() if each in SOURCES[name].__dataclass_fields__}
+    bounded = {each for each in SOURCES[name].__dataclass_fields__ if each.startswith(("max_", "min_"))}
+    assert bounded <= set(least)
+    for setting, value in least.items():
+        message = f"{setting} of {name} must be at least {value}, got {value - 1}"
+        with pytest.raises(UserError, match=message):
+            make_source(name, {setting: value - 1})
+    if "languages" in SOURCES[name].__dataclass_fields__:
+        for given, said in (("fr", "fr"), ("en,fr", "en, fr"), ("", "none")):
+            with pytest.raises(UserError, match=f"languages of {name} are en and zh, or one of them, got {said}"):
+                make_source(name, {"languages": given})
+    if name != "web_page" and least:
+        list(generate(make_source(name, least), 12))
 
 
 def test_diversity_is_measured() -> None:

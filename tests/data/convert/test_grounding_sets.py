@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from tests.data.convert.layouts import SIZE, layout, picture, queries, read, said, write_parquet, write_tar
+from vl2.data.convert.layout import measure
 from vl2.data.locate_phrases import ABSENT
 from vl2.errors import UserError
+from vl2.process.image import open_image
 
 COCO_IMAGES = ("train2017/000000000009.jpg", "train2017/000000000025.jpg")
 DOG = [(0.0, 20.0, 8.5, 28.0), (10.0, 5.0, 30.0, 15.0)]  # the lower one first
@@ -75,6 +79,17 @@ def test_boxes_for_another_size_are_refused(tmp_path: Path) -> None:
     assert problems[1].why == "its boxes are for 64 x 48 px, but the image has 32 x 24"
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
+@pytest.mark.parametrize("format", ["JPEG", "TIFF", "PNG"])
+def test_a_picture_is_measured_as_it_is_opened(format: str, orientation: int) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = orientation
+    file = io.BytesIO()
+    Image.new("RGB", SIZE).save(file, format, exif=turned)
+    assert measure(file.getvalue(), "a") == open_image(file.getvalue()).size
+    assert measure(file.getvalue(), "a") == (SIZE if orientation < 5 else SIZE[::-1])
+
+
 def test_v3det(tmp_path: Path) -> None:
     records, problems = read("v3det", layout(tmp_path, "v3det", ["images/a00/1.jpg"]))
     assert queries(records) == {"dog": [DOG[1]]}
@@ -129,6 +144,30 @@ def test_photos_with_boxes_in_parquet(tmp_path: Path) -> None:
     assert "got 'joker'" in problems[0].why
 
 
+def of_splits(folder: Path, name: str) -> dict[str, Any]:
+    """Write a set whose rows name their splits, train and val, and return the settings to read it."""
+    if name in ("refcoco", "pubtabnet"):
+        layout(folder, name)
+        return {"folder": folder / name}
+    row = {"id": "1", "image": picture(), "objects": []}
+    write_parquet(folder / f"{name}.parquet", [row | {"upstream_split": split} for split in ("val", "train", None)])
+    return {"folder": folder}
+
+
+@pytest.mark.parametrize("name", ["bccd", "cards", "refcoco", "pubtabnet"])
+def test_a_split_that_no_row_is_of_is_an_error(name: str, tmp_path: Path) -> None:
+    settings = of_splits(tmp_path, name)
+    with pytest.raises(UserError, match="no row is of the split 'trian': there are train, val"):
+        read(name, split="trian", **settings)
+    read(name, split="val", **settings)
+
+
+def test_a_row_that_names_no_split_is_a_problem(tmp_path: Path) -> None:
+    settings = of_splits(tmp_path, "bccd")
+    assert [p.why for p in read("bccd", **settings)[1]] == ["upstream_split must name a split, got None"]
+    assert read("bccd", split="all", **settings)[1] == []
+
+
 def test_waveui(tmp_path: Path) -> None:
     row = {"image": {"bytes": picture()}, "bbox": [2.0, 4.0, 32.0, 24.0], "resolution": [64, 48], "name": "OK"}
     rows = [row | {"description": "The button to go on."}, row | {"description": None}, row | {"resolution": [1, 1]}]
@@ -149,6 +188,20 @@ def test_flickr30k_entities(tmp_path: Path) -> None:
     assert queries([caption]) == queries([located]) == {"Two men": men, "a ball": ball}
     assert (caption.category, located.category) == ("grounded_conversation", "grounding")
     assert ["declares entities" in problems[0].why, "not valid XML" in problems[1].why] == [True, True]
+
+
+def test_a_phrase_of_two_captions_is_located_by_the_boxes_of_both(tmp_path: Path) -> None:
+    folder = layout(tmp_path, "flickr30k_entities", ["flickr30k-images/36979.jpg"])
+    (folder / "train.txt").write_text("36979\n")
+    lines = ("[/EN#2/other A ball] flies .", "[/EN#1/people A ball] , they say .", "[/EN#2/other a ball] again .")
+    (folder / "Sentences" / "36979.txt").write_text("\n".join(lines), encoding="utf-8")
+    records, problems = read("flickr30k_entities", folder)
+    assert not problems
+    assert queries(records[-1:]) == {"a ball": [(2.0, 3.0, 20.0, 40.0), (30.0, 3.0, 50.0, 40.0)]}
+    assert [queries([record]) for record in records[:2]] == [
+        {"A ball": [(30.0, 3.0, 50.0, 40.0)]},
+        {"A ball": [(2.0, 3.0, 20.0, 40.0), (30.0, 3.0, 50.0, 40.0)]},
+    ]
 
 
 GRIT = {

@@ -292,6 +292,29 @@ def test_text_only_sets(tmp_path: Path) -> None:
         read("gsm8k", tmp_path / "gsm8k", language="zh")
 
 
+def test_mathqa_shows_the_options_that_its_answers_name(tmp_path: Path) -> None:
+    records, problems = read("mathqa", layout(tmp_path, "mathqa"))
+    assert [said(r) for r in records] == [
+        [
+            "a basket holds 12 pears and a third of them is sold . how many are left ?\n"
+            "a ) 4 , b ) 6 , c ) 8 , d ) 9 , e ) none of these",
+            "a third of 12 is 4 . 12 - 4 = 8 . answer : option c",
+        ]
+    ]
+    assert [p.why for p in problems] == ["not in the layout: KeyError: 'options'"]
+
+
+def test_half_a_character_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    folder = layout(tmp_path, "llava", ["images/coco/train2017/1.jpg"])
+    path = folder / "llava_v1_5_mix665k.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    turns = [{"from": "human", "value": "cut \ud83d here"}, {"from": "gpt", "value": "Yes."}]
+    path.write_text(json.dumps([{"id": "x", "conversations": turns}, *rows]), encoding="utf-8")
+    records, problems = read("llava", folder)
+    assert len(records) == 4
+    assert str(problems[0]) == "llava_v1_5_mix665k.json entry 0: message 0 holds half a character (U+D83D)"
+
+
 def test_easy_vqa_asks_everything_about_a_picture_in_training_and_one_thing_in_its_test(tmp_path: Path) -> None:
     images = ("train/images/0.png", "train/images/1.png", "test/images/0.png")
     folder = layout(tmp_path, "easy_vqa", images)

@@ -90,6 +90,26 @@ def test_another_run_in_the_same_folder_is_refused(raw: str, tmp_path: Path, cap
     assert "is of other records" in capsys.readouterr().err
 
 
+def test_half_a_character_is_dropped_as_what_cannot_be_read(tmp_path: Path, capsys) -> None:
+    a, half, named, b = (
+        each.to_dict()
+        for each in (record("a"), record("half", answer="cut \ud83d here"), record("\ud83d"), record("b", answer="No."))
+    )
+    rows = [a, half, named, {**named, "category": "pets"}, b]
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    out = tmp_path / "out"
+    command = ["data", "filter", str(path), "--out", str(out), "--filter", "duplicate_text", "--part-records", "2"]
+    for _ in range(2):
+        assert run([*command, "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["seen"], report["kept"], report["dropped"]) == (5, 2, {"read": 3})
+    assert [each.id for each in open_random(str(out / "kept"))] == ["a", "b"]
+    why = [line["why"] for line in ledger(out)]
+    assert why[1] == f"{path}:2: message 1 holds half a character (U+D83D)"
+    assert why[2] == f"{path}:3: id holds half a character (U+D83D)"
+
+
 def test_a_recipe_says_the_same_as_flags(raw: str, tmp_path: Path) -> None:
     recipe = tmp_path / "filters.toml"
     recipe.write_text('[[filter]]\nname = "tiny"\nmin_side_px = 8\n[[filter]]\nname = "duplicate_image"\n'

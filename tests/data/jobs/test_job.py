@@ -123,6 +123,27 @@ def test_equal_questions_are_asked_once(tmp_path: Path) -> None:
     assert (fake.requests, summary.kept) == (1, 20)
 
 
+def test_half_a_character_is_an_outcome_like_any_other(tmp_path: Path) -> None:
+    records = [record("cut \ud83d", answer="Text number 5."), record("b", answer="Text number 5.")]
+    with FakeEndpoint(steady) as fake:
+        endpoint = Endpoint(base_url=fake.url, model="fake")
+        summary = run_job(ScoreWriting(threshold=1), records, endpoint, out=tmp_path, progress=False)
+    assert (summary.kept, summary.dropped) == (1, {"a text cannot be used": 1})
+    first, second = lines_of(tmp_path / "outcomes.jsonl")
+    assert (first["id"], first["why"]) == (records[0].id, "a text cannot be used: id holds half a character (U+D83D)")
+    assert second["kept"]
+
+
+def test_another_job_does_not_replace_the_results(tmp_path: Path) -> None:
+    with FakeEndpoint(steady) as fake:
+        run_scores(fake.url, tmp_path)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        endpoint = Endpoint(base_url=fake.url, model="fake")
+        with pytest.raises(UserError, match="holds the results of the job score_writing, not of recaption: choose"):
+            run_job(Recaption(), scored(3), endpoint, out=tmp_path, ocr_ledger=tmp_path.with_suffix(".ocr"))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def started(url: str, out: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-m", "tests.data.jobs.scoring_program", url, str(out)]

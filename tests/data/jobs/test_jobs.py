@@ -150,6 +150,14 @@ def test_a_query_is_translated_with_its_tags_its_boxes_and_one_name_for_the_thin
     assert "<|ref|>红色杯子<|/ref|><|det|>" in made.with_boxes("{box:0}")
 
 
+def test_a_translated_answer_rests_on_the_same_objects() -> None:
+    query = grounding("How many?", "Two of them.")
+    resting = replace(query, messages=(query.messages[0], replace(query.messages[1], evidence=(0,))))
+    answer = "=== 1 ===\n红色杯子\n=== 2 ===\n有几个？\n=== 3 ===\n两个。"
+    made = TranslateQuery().read(resting, MATERIAL, answer).record
+    assert [message.evidence for message in made.messages] == [(), (0,)]
+
+
 def test_a_translation_that_loses_a_mark_or_is_not_chinese_is_not_taken() -> None:
     query = grounding("Locate <|ref|>red mug<|/ref|>.")
     for sentence in ("找到它。", "找到[[1]]和[[1]]。", "找到[[2]]。", "Find [[1]].", "找到<|ref|>[[1]]<|/ref|>。"):

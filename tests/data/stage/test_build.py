@@ -227,3 +227,27 @@ def test_the_recipe_of_a_stage_makes_every_category_of_its_mixture(stage: str) -
             count = 1 if entry.draw in ("plot_code", "web_page") else 24
             made |= {each.category for each in generate(make_source(entry.draw, with_built_in(entry.runs()[0])), count)}
     assert STAGE_MIXTURES[stage].categories <= made
+
+
+def test_a_stage_in_jsonl_is_built_again(here: Path, capsys) -> None:
+    start = RECIPE.partition('[[source]]\nname = "names"')[0].replace("shapes", "sha[p]es")
+    (here / "stage.toml").write_text(f'format = "jsonl"\n{start}', encoding="utf-8")
+    assert build("stage", "-q") == 0
+    first = tree(here / "stage")
+    assert any("-images/" in name for name in first)
+    # Killed while it moved its files: some are in their places, others are not.
+    (here / "stage" / "reports" / "sha[p]es.json").unlink()
+    next((here / "stage" / "caption").glob("*.jsonl")).unlink()
+    assert build("stage", "-q") == 0, capsys.readouterr().err
+    assert tree(here / "stage") == first
+
+
+def test_records_that_no_file_can_hold_are_left_out(here: Path, capsys) -> None:
+    good = good_records(2)
+    half = {**good[1].to_dict(), "id": "half \ud83d"}
+    lines = [json.dumps(each) for each in (good[0].to_dict(), half, good[1].to_dict())]
+    (here / "half.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (here / "stage.toml").write_text('[[source]]\nname = "own"\nrecords = "half.jsonl"\n', encoding="utf-8")
+    assert build("stage", "--json") == 0
+    [report] = json.loads(capsys.readouterr().out)["sources"]
+    assert (report["kept"], report["dropped"]) == (2, {"read": 1})

@@ -25,6 +25,7 @@ from vl2.data.construct.source import Source
 from vl2.data.construct.sprite_set import read_sprite_set
 from vl2.data.construct.sprites import Kind, built_in_kinds, draw_sprite, is_noun, read_kinds
 from vl2.data.record import BoxPx
+from vl2.errors import UserError
 from vl2.process.tiling import Size
 
 LIST_THEM = {
@@ -68,6 +69,11 @@ class Emoji(Source):
     max_side_px: int = 400
     max_pictures: int = 8  # of "list" and "nth"; "list_shown" fills a sheet
     restyled_share: float = 0.0  # of the things that stand alone or on a sheet: drawn as another hand would
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_side_px < self.min_side_px:
+            raise UserError(f"max_side_px must be at least min_side_px, {self.min_side_px}, got {self.max_side_px}")
 
     def kinds(self) -> tuple[Kind, ...]:
         return read_kinds(self.art) if self.art else built_in_kinds()
@@ -207,7 +213,8 @@ def _list(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random
 def _nth(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: random.Random) -> None:
     draft.category, zh = "vqa", draft.language == "zh"
     at = rng.randrange(len(shown))
-    question = rng.choice(NTH[draft.language]).format(n=NUMBERS_ZH[at] if zh else at + 1)
+    number = NUMBERS_ZH[at] if zh and at < len(NUMBERS_ZH) else at + 1
+    question = rng.choice(NTH[draft.language]).format(n=number)
     draft.ask(question, shown[at].full_name(draft.language))
 
 

@@ -10,7 +10,7 @@ import abc
 import multiprocessing
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +26,13 @@ from vl2.errors import UserError
 RAY_CHUNKS = 256  # handed to a cluster at once
 CHUNK = 8  # records a process makes between two messages: enough to hide their cost
 Outcome = Record | str  # a record, or why it was dropped
+LANGUAGES = ("en", "zh")  # that questions are asked in
+FORMS = ("mixed", "worked", "concise")  # of what is worked out: with its steps, the answer alone, or either
+# The least value of a setting, in every source that has it: with less there would be nothing to draw or to ask.
+LEAST = {
+    "max_chars_en": 2, "max_chars_zh": 2, "max_columns": 2, "max_distortions": 0, "max_objects": 1, "max_of_kind": 1,
+    "max_pictures": 2, "max_rows": 3, "max_side_px": 64, "min_side_px": 64, "turns": 1,
+}  # fmt: skip
 # As in the catalogue of public sets: texts and tables that were given have terms that only their giver knows.
 UNKNOWN_LICENCE = "check"
 
@@ -49,6 +56,7 @@ class Source(abc.ABC):
         for task in self.tasks:
             if task not in self.tasks_known:
                 raise UserError(f"tasks of {self.name} are {', '.join(self.tasks_known)}, got {task!r}")
+        _check_settings(self.name, vars(self))
 
     @abc.abstractmethod
     def draft(self, rng: random.Random) -> Draft:
@@ -68,6 +76,19 @@ class Source(abc.ABC):
 
     def pick_task(self, rng: random.Random) -> str:
         return rng.choice(self.tasks or self.tasks_known)
+
+
+def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Check the settings that several sources have, before anything is drawn."""
+    languages = settings.get("languages", LANGUAGES)
+    if not languages or not set(languages) <= set(LANGUAGES):
+        given = ", ".join(languages) or "none"
+        raise UserError(f"languages of {name} are {' and '.join(LANGUAGES)}, or one of them, got {given}")
+    if settings.get("form", FORMS[0]) not in FORMS:
+        raise UserError(f"form of {name} is one of {', '.join(FORMS)}, got {settings['form']!r}")
+    for setting, least in LEAST.items():
+        if settings.get(setting, least) < least:
+            raise UserError(f"{setting} of {name} must be at least {least}, got {settings[setting]}")
 
 
 @dataclass

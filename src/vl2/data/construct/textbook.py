@@ -14,9 +14,7 @@ from vl2.data.construct.draft import Draft
 from vl2.data.construct.exercises import EXERCISES, Exercise
 from vl2.data.construct.page import Page, line_height, text_width, wrap
 from vl2.data.construct.source import Dropped, Source
-from vl2.errors import UserError
 
-FORMS = ("mixed", "worked", "concise")
 HEADS = {"en": ("Exercise {n}", "Problem {n}", "Question {n}"), "zh": ("习题{n}", "练习{n}", "第{n}题")}
 WORKED = {
     "en": ("Solve the exercise. Give the letter of the right option at the end.", "Work out the exercise on the page."),
@@ -41,11 +39,6 @@ class Textbook(Source):
     font_folders: tuple[str, ...] | None = None
     languages: tuple[str, ...] = ("en", "zh")
     max_distortions: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.form not in FORMS:
-            raise UserError(f"form of {self.name} is one of {', '.join(FORMS)}, got {self.form!r}")
 
     def draft(self, rng: random.Random) -> Draft:
         asked = rng.choice([lang for lang in self.languages if lang in fonts.languages(self.font_folders)] or ["en"])

@@ -112,7 +112,9 @@ def _ask(draft: Draft, marks: list[Mark], rng: random.Random) -> None:
     asked = rng.choice(marks)
     colour = COLOURS[asked.colour][0] if zh else asked.colour
     question = rng.choice(ASK["zh" if zh else "en"][asked.shape]).format(colour=colour)
-    draft.ask(question, f"{asked.label}。" if zh else f"{article(asked.label)}.".capitalize())
+    named = article(asked.label)
+    # Not str.capitalize(), which would lower the capitals within: "A Christmas tree."
+    draft.ask(question, f"{asked.label}。" if zh else f"{named[:1].upper()}{named[1:]}.")
     if len(marks) > 1 and rng.random() < 0.3:
         draft.ask(ASK_COUNT["zh" if zh else "en"], str(len(marks)))
     elif [m.label for m in marks].count(asked.label) == 1 and rng.random() < 0.25:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from vl2.data.convert.boxes import Query, absent_queries, check_size, clip_box, locate_records
-from vl2.data.convert.layout import Converted, Job, Json, each, find_file, image_bytes, parquet_rows
+from vl2.data.convert.layout import Converted, Job, Json, each, find_file, image_bytes, of_split, parquet_rows
 from vl2.data.record import BoxPx, Record
 from vl2.errors import UserError
 
@@ -30,8 +30,6 @@ def read(job: Job) -> Converted:
     vocabulary = [label for label in LABELS.values() if label.endswith(" card") == (job.source == "cards")]
 
     def make(row: Json) -> Iterator[Record]:
-        if job.split not in ("all", row["upstream_split"]):
-            return
         image = image_bytes(row["image"], row["id"])
         check_size(row, image)
         boxes: dict[str, list[BoxPx]] = defaultdict(list)
@@ -44,4 +42,5 @@ def read(job: Job) -> Converted:
         queries += absent_queries(job, row["id"], len(queries), set(boxes), vocabulary)
         yield from locate_records(job, row["id"], image, queries)
 
-    return each(parquet_rows([path], ("id", "image", "objects", "upstream_split")), make)
+    rows = parquet_rows([path], ("id", "image", "objects", "upstream_split"))
+    return each(rows if job.split == "all" else of_split(rows, "upstream_split", job.split), make)

@@ -40,10 +40,17 @@ def read(job: Job) -> Converted:
             queries = [piece for piece in pieces if isinstance(piece, Query) and piece.boxes_px]
             if queries:
                 yield grounded_caption(job, f"{id}-{number}", image, pieces)
-            asked.update((query.label.lower(), query) for query in queries)
+            for query in queries:
+                asked[query.label.lower()] = _joined(query, asked.get(query.label.lower()))
         yield from locate_records(job, f"{id}-phrases", image, list(asked.values()))
 
     return each([(f"image {id}", id) for id in ids], make)
+
+
+def _joined(query: Query, earlier: Query | None) -> Query:
+    """Add the boxes of an earlier phrase: "a man" of one caption may be another one than "a man" of the next."""
+    known = earlier.boxes_px if earlier is not None else ()
+    return Query(label=query.label, boxes_px=tuple(dict.fromkeys((*known, *query.boxes_px))))
 
 
 def sentence_pieces(sentence: str, boxes: dict[str, list[BoxPx]]) -> list[str | Query]:

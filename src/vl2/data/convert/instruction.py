@@ -2,7 +2,8 @@
 
     {split}.jsonl, {split}.json (a list), or {split}-*.parquet; a folder with one file of these needs no split
 
-GSM8K's answers lose their calculator marks (`<<48/2=24>>`), and `#### 72` becomes a sentence.
+GSM8K's answers lose their calculator marks (`<<48/2=24>>`), and `#### 72` becomes a sentence. MathQA's options stand
+below its question: the answers name their letters.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vl2.data.convert.conversation import converse
+from vl2.data.convert.conversation import converse, filled
 from vl2.data.convert.layout import (
     Converted,
     Job,
@@ -35,8 +36,9 @@ PAIRS = (
     ("instruction", "response"),  # Dolly, Magpie
     ("problem", "generated_solution"),  # OpenMathInstruct-2
     ("problem", "solution"),  # Magicoder OSS-Instruct
-    ("Problem", "Rationale"),  # MathQA
+    ("Problem", "Rationale"),  # MathQA, with `options`: "a ) 38 , b ) 27 , c ) 30 , d ) 40 , e ) none of these"
 )
+MATHQA = PAIRS[-1]
 CONTEXT = ("input", "context")
 
 
@@ -62,6 +64,8 @@ def _records(job: Job, number: int, row: Json) -> Iterator[Record]:
         raise UserError(f"no question and answer: the row has {', '.join(map(str, row))}")
     context = next((row[name] for name in CONTEXT if row.get(name)), "")
     question = f"{row[pair[0]].strip()}\n\n{context.strip()}" if context else row[pair[0]]
+    if pair == MATHQA:
+        question = f"{question.strip()}\n{filled(row['options'], 'list of options')}"
     yield converse(job, number, [(question, without_marks(row[pair[1]]))], category="text")
 
 

@@ -17,8 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from vl2.data.record import Record, StoredImage
+from vl2.data.store.parse import check_text
 from vl2.errors import UserError
 from vl2.process.tiling import Size
 
@@ -29,9 +31,10 @@ Table = Sequence[Sequence[str]]  # rows of cells, the header first
 T = TypeVar("T")
 
 MAX_MEMBER_BYTES = 2**28  # of a file in a tar; a larger one is read as empty, and so as no image
-_ORIENTATION = 0x0112  # of EXIF
+_WIDTH, _ORIENTATION = 0x0100, 0x0112  # of TIFF and EXIF
 _TURNED = (5, 6, 7, 8)  # the orientations that swap width and height
 
+MAX_NAMED = 8  # things in a list within an error
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -76,11 +79,17 @@ class Job:
 def each(rows: Iterable[Row], make: Callable[[Any], Iterable[Record | Problem]]) -> Converted:
     """Convert row by row, all of a row or nothing of it."""
     for where, row in rows:
-        for made in parsed(where, row, lambda row: list(make(row))):
+        for made in parsed(where, row, lambda row: [_writable(item) for item in make(row)]):
             if isinstance(made, Problem):
                 yield made
             else:
                 yield from made
+
+
+def _writable(made: Record | Problem) -> Record | Problem:
+    if isinstance(made, Record):
+        check_text(made)
+    return made
 
 
 def parsed(where: str, row: object, parse: Callable[[Any], T]) -> Iterator[T | Problem]:
@@ -106,6 +115,25 @@ def numbered(rows: Iterable[Row]) -> Iterator[Row]:
     """Pair every row with its number, for sets whose rows have no ids; the errors among them count too."""
     for number, (where, row) in enumerate(rows):
         yield where, row if isinstance(row, UserError) else (number, row)
+
+
+def of_split(rows: Iterable[Row], key: str, split: str) -> Iterator[Row]:
+    """Yield the rows whose field `key` names the split, and the errors among the others.
+
+    UserError, after the last row, if all are of other splits.
+    """
+    met: set[str] = set()
+    for where, row in rows:
+        if not isinstance(row, dict):
+            yield where, row
+        elif not isinstance(row.get(key), str):
+            yield where, UserError(f"{key} must name a split, got {row.get(key)!r:.80}")
+        else:
+            met.add(row[key])
+            if row[key] == split:
+                yield where, row
+    if met and split not in met:
+        raise UserError(f"no row is of the split {split!r}: there are {', '.join(sorted(met)[:MAX_NAMED])}")
 
 
 def find_files(folder: Path, *patterns: str) -> list[Path]:
@@ -216,6 +244,8 @@ def _is_turned(image: Image.Image) -> bool:
     """Say whether the EXIF data swaps width and height. Damaged EXIF data is no reason to refuse a good picture."""
     if image.format == "PNG" and "exif" not in image.info:
         return False  # getexif() would decode the picture to look for the data at its end
+    if isinstance(image, TiffImageFile) and image.width != image.tag_v2.get(_WIDTH):
+        return False  # newer versions of Pillow give the upright size of a TIFF by themselves
     try:
         return image.getexif().get(_ORIENTATION, 1) in _TURNED
     except Exception:

@@ -9,6 +9,7 @@ a folder with one such file needs none. ShareGPT4V, ALLaVA, MathV360K and LLaVA-
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 from vl2.data.convert.conversation import filled, record, with_placeholders
@@ -32,9 +33,10 @@ ROLES: dict[str, Literal["system", "user", "assistant"]] = {
 }  # fmt: skip
 
 
-def read(job: Job) -> Converted:
-    path = find_file(job.folder, f"{job.split}.json", f"{job.split}.jsonl", "*.json", "*.jsonl")
-    rows: Iterable[Row] = jsonl_rows(path) if path.suffix == ".jsonl" else read_list(path)
+def read(job: Job, path: Path | None = None) -> Converted:
+    """Read the file at a path, or without one the file of the split."""
+    path = path or find_file(job.folder, f"{job.split}.json", f"{job.split}.jsonl", "*.json", "*.jsonl")
+    rows: Iterable[Row] = jsonl_rows(path) if path.suffix.lower() == ".jsonl" else read_list(path)
     return each(numbered(rows), lambda row: _records(job, *row))
 
 

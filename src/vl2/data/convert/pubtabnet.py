@@ -9,22 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vl2.data.convert.conversation import TABLE_TO_HTML, converse
-from vl2.data.convert.layout import Converted, Job, Json, each, find_file, image_file, jsonl_rows
+from vl2.data.convert.layout import Converted, Job, Json, each, find_file, image_file, jsonl_rows, of_split
 from vl2.data.record import Record
 from vl2.errors import UserError
 
 
 def read(job: Job) -> Converted:
     def make(row: Json) -> Iterator[Record]:
-        if row["split"] != job.split:
-            return
         name = row["filename"]
         image = image_file(job.folder, f"{job.split}/{name}")
         cells = [cell["tokens"] for cell in row["html"]["cells"]]
         html = table_html(row["html"]["structure"]["tokens"], cells)
         yield converse(job, name.rsplit(".", 1)[0], [(job.random(name).choice(TABLE_TO_HTML), html)], [image])
 
-    return each(jsonl_rows(find_file(job.folder, "PubTabNet*.jsonl")), make)
+    rows = jsonl_rows(find_file(job.folder, "PubTabNet*.jsonl"))
+    return each(of_split(rows, "split", job.split), make)
 
 
 def table_html(structure: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

@@ -32,6 +32,7 @@ from vl2.data.convert.layout import (
     image_bytes,
     image_file,
     index_by,
+    of_split,
     parquet_files,
     parquet_rows,
     read_list,
@@ -73,8 +74,6 @@ def _read_json(job: Job) -> Converted:
     expressions = _by_category(job, rows, instances.names)
 
     def make(ref: Json) -> Iterator[Record]:
-        if ref["split"] != job.split:
-            return
         picture = pictures[ref["image_id"]]
         file = picture["file_name"]
         image = image_file(job.folder, f"train2014/{file}", f"images/mscoco/images/train2014/{file}", file)
@@ -88,7 +87,7 @@ def _read_json(job: Job) -> Converted:
         queries = [*(Query(label=name, boxes_px=(box,)) for name in names), *absent]
         yield from locate_records(job, ref["ref_id"], image, queries)
 
-    return chain(instances.problems, each(rows, make))
+    return chain(instances.problems, each(of_split(rows, "split", job.split), make))
 
 
 def _by_category(job: Job, rows: list[Row], names: dict[int, str]) -> dict[int, list[str]]:

@@ -26,6 +26,7 @@ from vl2.data.filters.run import Counts, run_filters
 from vl2.data.filters.verdict import OrderedFilter
 from vl2.data.record import Record
 from vl2.data.store import Located, Problem, write_records
+from vl2.data.store.parse import check_text, json_line
 from vl2.data.store.place import Found
 from vl2.errors import UserError
 
@@ -97,9 +98,19 @@ def _claim(out: Path, settings: object) -> None:
 
 
 def _parts(found: Iterable[Found], part_records: int) -> Iterator[list[Found]]:
-    remaining = iter(found)
+    remaining = map(_writable, found)
     while part := list(islice(remaining, part_records)):
         yield part
+
+
+def _writable(item: Found) -> Found:
+    """Return a problem in place of a record that no file could hold."""
+    if isinstance(item, Located):
+        try:
+            check_text(item.record)
+        except UserError as error:
+            return Problem(place=item.place, id=item.record.id, kind="text", why=str(error))
+    return item
 
 
 def _filter_part(
@@ -114,7 +125,7 @@ def _filter_part(
     if passed:
         write_records(passed, str(kept))
     unfinished.unlink()
-    _write_whole(ledger, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    _write_whole(ledger, "".join(map(json_line, lines)))
     return lines
 
 

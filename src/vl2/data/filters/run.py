@@ -6,7 +6,6 @@ The first filter that says no ends the chain for a record, so the cheap ones go 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from typing import Any, TextIO
 from vl2.data.filters.ray_run import Where, map_in_order
 from vl2.data.filters.verdict import Filter, OrderedFilter, Verdict
 from vl2.data.record import Record
+from vl2.data.store.parse import json_line
 from vl2.errors import UserError
 
 
@@ -90,4 +90,4 @@ def _judged(record: Record, filters: Sequence[Filter | OrderedFilter], findings:
 
 def _write(file: TextIO, record: Record, verdict: Verdict, by: str) -> None:
     line = {"id": record.id, "source": record.source, "kept": verdict.kept, "filter": by, "why": verdict.why}
-    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    file.write(json_line(line))

@@ -6,7 +6,8 @@ summary.json     counts, and whether the input was read to its end
 answers.jsonl    the ledger: every answer of the endpoint (`ledger.py`)
 ocr.jsonl        the ledger of text read off images
 
-The first three are derived from the ledgers. They are written as *.part and renamed when the run ends.
+The first three are derived from the ledgers, and are of one job: another one needs a folder of its own. They are
+written as *.part and renamed when the run ends.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from vl2.data.record import Record
+from vl2.data.store.parse import json_line
+from vl2.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,9 @@ class Outputs:
     """The files of one run."""
 
     def __init__(self, folder: Path, summary: Summary) -> None:
+        """Begin the files. UserError if the folder holds the results of another job."""
         folder.mkdir(parents=True, exist_ok=True)
+        _check_job(folder, summary.job)
         self._folder = folder
         self.summary = summary
         self._kept: TextIO = (folder / "kept.jsonl.part").open("w", encoding="utf-8")
@@ -89,10 +94,21 @@ class Outputs:
         os.replace(part, self._folder / "summary.json")
 
 
+def _check_job(folder: Path, job: str) -> None:
+    """Refuse to put the results of one job in the place of another's, which its records may be made of."""
+    path = folder / "summary.json"
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))["job"] if path.exists() else job
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(f"{path} cannot be read: choose another folder, or delete it") from None
+    if earlier != job:
+        raise UserError(f"{folder} holds the results of the job {earlier}, not of {job}: choose another folder")
+
+
 def reason_kind(why: str) -> str:
     """Return the part of a reason that recurs: what stands before its first colon, with numbers as #."""
     return re.sub(r"\d+(\.\d+)?", "#", why.split(":")[0])
 
 
 def _write_line(file: TextIO, values: object) -> None:
-    file.write(json.dumps(values, ensure_ascii=False) + "\n")
+    file.write(json_line(values))

@@ -13,6 +13,7 @@ from vl2.data.jobs.material import Material, sent_image
 from vl2.data.jobs.ocr import OcrCache
 from vl2.data.jobs.task import Job
 from vl2.data.record import Record, StoredImage
+from vl2.data.store.parse import check_text
 from vl2.data.stored_image import read_stored
 from vl2.errors import UserError
 
@@ -50,6 +51,10 @@ def prepare(
 
 
 def _open(record: Record, job: Job, root: Path) -> _Opened:
+    try:
+        check_text(record)
+    except UserError as error:
+        return _Opened(prepared=Prepared(record=record, problem=f"a text cannot be used: {error}"))
     try:
         files = tuple(read_stored(image, root) for image in record.images)
         record = replace(record, images=tuple(map(_inlined, record.images, files)))

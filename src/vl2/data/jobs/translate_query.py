@@ -16,7 +16,7 @@ from vl2.data.jobs.answer_text import NUMBERED, checked, numbered_parts
 from vl2.data.jobs.chat_request import ChatRequest
 from vl2.data.jobs.material import Material
 from vl2.data.jobs.task import Made, Unreadable, Unsuitable
-from vl2.data.record import Message, Part, Record
+from vl2.data.record import Part, Record
 
 SYSTEM = (
     "You translate English to simplified Chinese as it is naturally said. Marks like [[1]] stand for things: keep each "
@@ -109,6 +109,6 @@ def _translated(record: Record, targets: dict[str, str]) -> Record:
         things = [kept(match) for match in _KEPT.finditer(old.text)]
         return Part(text=_MARK.sub(lambda mark: things[int(mark[1]) - 1], targets.get(marked, marked)))
 
-    messages = [Message(role=message.role, parts=tuple(map(part, message.parts))) for message in record.messages]
+    messages = [replace(message, parts=tuple(map(part, message.parts))) for message in record.messages]
     objects = [replace(labelled, label=targets.get(labelled.label, labelled.label)) for labelled in record.objects]
     return replace(record, id=f"{record.id}-zh", language="zh", messages=tuple(messages), objects=tuple(objects))

@@ -16,6 +16,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from glob import escape
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ from vl2.data.filters.ray_run import Where
 from vl2.data.filters.run import Counts, run_filters
 from vl2.data.record import Record
 from vl2.data.stage.recipe import Entry, StageRecipe
-from vl2.data.store import Located, read_records, write_records
+from vl2.data.store import Found, Located, read_records, write_records
 from vl2.data.store.files import data_file
-from vl2.data.store.parse import load_images
+from vl2.data.store.parse import check_text, load_images
 from vl2.errors import UserError
 
 REPORTS = "reports"
@@ -113,8 +114,11 @@ def _build(recipe: StageRecipe, entry: Entry, to: Path, load: LoadProcessor, how
 def _clear(entry: Entry, to: Path, part: Path) -> None:
     """Remove what a killed run of this source left."""
     shutil.rmtree(part, ignore_errors=True)
-    for path in to.glob(f"*/{entry.name}-[0-9][0-9][0-9][0-9][0-9].*"):
+    shard = f"*/{escape(entry.name)}-[0-9][0-9][0-9][0-9][0-9]"
+    for path in to.glob(f"{shard}.*"):
         path.unlink()
+    for folder in to.glob(f"{shard}-images"):  # of a store in JSONL
+        shutil.rmtree(folder)
 
 
 def _records(recipe: StageRecipe, entry: Entry, report: Report, how: How) -> Iterator[Record]:
@@ -140,9 +144,9 @@ def _drawn(recipe: StageRecipe, entry: Entry, report: Report, how: How) -> Itera
 def _read(recipe: StageRecipe, entry: Entry, report: Report) -> Iterator[Record]:
     if entry.records:
         for found in read_records(entry.records):
-            if isinstance(found, Located):
-                yield found.record
-            else:
+            try:
+                yield _whole(found)
+            except UserError:
                 report.dropped["read"] += 1
         return
     seed = recipe.seed if entry.seed is None else entry.seed
@@ -156,6 +160,14 @@ def _read(recipe: StageRecipe, entry: Entry, report: Report) -> Iterator[Record]
             yield load_images(converted, folder.read_image)
         except UserError:
             report.dropped["convert"] += 1
+
+
+def _whole(found: Found) -> Record:
+    """Return a record that can be written. UserError if it could not be read, or no file could hold it."""
+    if not isinstance(found, Located):
+        raise UserError(found.why)
+    check_text(found.record)
+    return found.record
 
 
 def _write_by_category(

@@ -56,6 +56,16 @@ def load_images(record: Record, read_image: ReadImage) -> Record:
     return replace(record, images=tuple(loaded(i, image) for i, image in enumerate(record.images)))
 
 
+def json_line(values: object) -> str:
+    """Return plain values as a line of JSON that any file can hold: half a character is escaped, as JSON can."""
+    line = json.dumps(values, ensure_ascii=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(values)
+    return f"{line}\n"
+
+
 def check_text(record: Record) -> None:
     """Refuse half a surrogate pair: JSON can write it, UTF-8 and so every file cannot. UserError names the field."""
     texts = {name: getattr(record, name) for name in ("id", "source", "language", "licence")}

@@ -52,7 +52,7 @@ def phrase(rng: random.Random, language: str, path: str | None, limit: int) -> s
         return piece.strip("，。、；：？！ ") or passage[:limit]
     pieces = passage.split(" ")
     start = rng.randrange(len(pieces))
-    length, taken = rng.randint(3, limit), pieces[start][:limit]
+    length, taken = rng.randint(min(3, limit), limit), pieces[start][:limit]
     for piece in pieces[start + 1 :]:
         if len(taken) + 1 + len(piece) > length:
             break
