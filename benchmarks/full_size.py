@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -34,7 +35,8 @@ from vl2.weights.size import ModelSize
 
 def peak_bytes() -> int:
     """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def best_time(run: Callable[[], object], repeats: int) -> float:

@@ -23,13 +23,14 @@ else:
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "vl2"
 
-SHARED = {"config", "errors", "grid", "batch"}
+SHARED = {"config", "errors", "grid", "batch", "paths"}
 # What each package or module of vl2 may import from the others. A new one needs a line here.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
     "grid": {"errors"},
     "batch": {"errors", "grid"},
+    "paths": {"errors"},
     "process": SHARED,
     "model": SHARED,
     "weights": SHARED | {"model"},
@@ -66,6 +67,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "__init__": SHARED | {"model", "process", "weights", "infer", "quant"},
 }
+
+
+def test_what_the_build_reads_is_in_the_image() -> None:
+    copied = {
+        word
+        for line in (ROOT / "deploy" / "Dockerfile").read_text().splitlines()
+        if line.startswith("COPY")
+        for word in line.split()[1:-1]
+    }
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, wheel = build["project"], build["tool"]["hatch"]["build"]["targets"]["wheel"]
+    read = {project["readme"], *project["license-files"], wheel["hooks"]["custom"]["path"], "pyproject.toml"}
+    assert read <= copied
+    assert {path.split("/")[0] for path in wheel["packages"]} <= copied
+
 
 WITH_PROCESS_GROUPS = (
     "train/ranks.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vl2.cli.flags import print_json
+from vl2.cli.flags import print_json, read_text
 from vl2.cli.print_stream import strip_stream
+from vl2.errors import UserError
 from vl2.infer.generate import Limits
 from vl2.infer.prompts import describe_prompt, locate_prompt
 from vl2.infer.reply import Reply, Usage
@@ -81,6 +83,20 @@ def test_an_image_comes_from_stdin(vl2):
 def test_a_question_comes_from_stdin(vl2):
     ran = vl2("ask", "-", "-i", PHOTO, *FLAGS, stdin=b"hello\n")
     assert (ran.code, ran.out, ran.err) == (0, reply_to("hello", [PHOTO]).text + "\n", "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+def test_a_question_on_stdin_is_utf8_whatever_the_locale_is(monkeypatch, encoding):
+    def given(data: bytes) -> str:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding=encoding))
+        return read_text("-")
+
+    assert given("Größe? 总金额\r\n".encode("utf-8-sig")) == "Größe? 总金额\n"
+    with pytest.raises(UserError, match="not text"):
+        given(b"\xff")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="no stdin"):
+        read_text("-")
 
 
 def test_an_image_comes_as_a_data_url(vl2):

@@ -184,6 +184,22 @@ def test_a_path_may_begin_at_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert as_path("~/photo.png") == str(tmp_path / "photo.png")
     assert as_path("it's") == "it's"
+    url = f"data:image/png;base64,{'A' * 6000}"
+    assert as_path(url) == url
+
+
+def test_a_mistyped_home_or_name_does_not_end_the_conversation(session, capsys, tmp_path):
+    chat(
+        session,
+        "/image ~nobody-of-this-name.png",
+        f"/save {tmp_path}/{'x' * 300}",
+        "hello \udce9",
+        f"/save {tmp_path}/a.json",
+    )
+    err = capsys.readouterr().err
+    assert "there is no home of that name" in err
+    assert "is no path here" in err
+    assert json.loads((tmp_path / "a.json").read_text())["messages"][0]["content"][0]["text"] == "hello ?"
 
 
 def test_lines_from_a_pipe_are_answered_without_prompts_or_notices(vl2, vlm):

@@ -11,6 +11,7 @@ from vl2.batch_job.pdf import count_pages, draw_page
 from vl2.errors import UserError
 from vl2.infer.prompts import user_message
 from vl2.infer.sampling import GenerateOptions
+from vl2.paths import local_path
 from vl2.process.image import ImageSource
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -39,7 +40,7 @@ def file_items(inputs: Sequence[str], question: str, options: GenerateOptions, *
 def _files(inputs: Sequence[str]) -> Iterator[tuple[str, Path]]:
     """Yield (name, path): files of a folder by their path within it."""
     for text in inputs:
-        path = Path(text).expanduser()
+        path = local_path(text)
         if path.is_dir():
             found = [p for p in path.rglob("*") if p.suffix.lower() in KNOWN and p.is_file()]
             prefix = f"{path.as_posix()}/" if len(inputs) > 1 else ""

@@ -89,7 +89,9 @@ def peak_bytes() -> int:
         for line in MEMORY_STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    import resource
-
+    try:
+        import resource
+    except ImportError:
+        raise Unsupported("this system does not say how much memory a process has had") from None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -14,6 +13,7 @@ from PIL import Image
 from vl2.cli.flags import GenerateFlags, ModelFlags, OutputFlags, print_json
 from vl2.cli.print_stream import print_stream
 from vl2.errors import UserError
+from vl2.paths import local_path
 
 if TYPE_CHECKING:
     from vl2.infer.constraint import Constraint
@@ -68,7 +68,7 @@ def check_drawable(draw: str | None, images: Sequence[object]) -> None:
         return
     if not images:
         raise UserError("--draw needs an image (-i)")
-    path = Path(draw).absolute()
+    path = local_path(draw).absolute()
     if path.suffix.lower() not in DRAWN_AS:
         raise UserError(f"--draw must name a picture ({', '.join(DRAWN_AS)}), got {draw}")
     if path.is_dir():
@@ -81,7 +81,7 @@ def check_drawable(draw: str | None, images: Sequence[object]) -> None:
 
 def save_drawing(picture: Image.Image, path: str, *, quiet: bool) -> None:
     try:
-        picture.save(path)
+        picture.save(local_path(path))
     except (OSError, ValueError) as error:  # ValueError: more pixels than the format holds
         raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     if not quiet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 from vl2.cli.flags import GenerateFlags, Images, ModelFlags, OptionalText, OutputFlags, open_images, print_json
 from vl2.cli.print_stream import print_stream
 from vl2.errors import UserError
+from vl2.paths import is_url, local_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,7 +56,11 @@ class Chat:
         images = open_images(self.images)
         options = self.generate.options()
         vlm = self.model.load(quiet=self.output.quiet)
+        if sys.stdin is None:
+            raise UserError("chat reads questions from stdin, and there is none")
         is_terminal = sys.stdin.isatty()
+        if not is_terminal and isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8", errors="strict")
         loop = ChatLoop(
             vlm.session(system=self.system), options, as_json=self.output.json, stops_on_interrupt=not is_terminal
         )
@@ -172,8 +178,9 @@ class ChatLoop:
         if not name:
             raise UserError("/save needs a file name")
         content = json.dumps({"messages": self._session.messages}, indent=2, ensure_ascii=False, default=self._name_of)
+        written = f"{content}\n".encode("utf-8", "replace")  # before the file is opened, and with it emptied
         try:
-            Path(name).expanduser().write_text(content + "\n", encoding="utf-8")
+            local_path(name).write_bytes(written)
         except OSError as error:
             raise UserError(f"cannot write {name}: {error.strerror or error}") from None
         print(f"saved {name}", file=sys.stderr)
@@ -184,12 +191,12 @@ class ChatLoop:
 
 def as_path(typed: str) -> str:
     """Return what a shell would make of a path: "~" is the home, quotes and backslashes of a dropped file go."""
-    if Path(typed).exists():
+    if is_url(typed) or os.path.exists(typed):
         return typed
     with contextlib.suppress(ValueError):  # a quote without its other half
         words = shlex.split(typed)
         typed = words[0] if len(words) == 1 else typed
-    return str(Path(typed).expanduser()) if typed.startswith("~") else typed
+    return str(local_path(typed)) if typed.startswith("~") else typed
 
 
 @contextlib.contextmanager

@@ -182,11 +182,11 @@ def locate(name: str, *, revision: str | None, offline: bool, quiet: bool) -> Pa
 
 
 def read_text(text: str) -> str:
-    """Return a question as given, or from stdin for "-"."""
+    """Return a question as given, or from stdin for "-": UTF-8, whatever the locale is."""
     if text != "-":
         return text
     try:
-        return sys.stdin.read()
+        return stdin_bytes().decode("utf-8-sig").replace("\r\n", "\n")  # as editors on Windows write
     except UnicodeDecodeError:
         raise UserError("the question on stdin is not text (UTF-8)") from None
 
@@ -209,7 +209,14 @@ def open_images(names: Sequence[str], *, is_stdin_taken: bool = False) -> list[I
 
     if list(names).count("-") + is_stdin_taken > 1:
         raise UserError("only one thing can come from stdin (-)")
-    return [open_image(sys.stdin.buffer.read() if name == "-" else name) for name in names]
+    return [open_image(stdin_bytes() if name == "-" else name) for name in names]
+
+
+def stdin_bytes() -> bytes:
+    """Return all of stdin. UserError where there is none."""
+    if sys.stdin is None:
+        raise UserError("there is no stdin to read - from")
+    return sys.stdin.buffer.read()
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:

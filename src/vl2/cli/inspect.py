@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -12,6 +11,7 @@ import tyro
 from vl2.cli.flags import CheckpointFlags, OptionalFile, OptionalInt, OutputFlags, locate, open_images, print_json
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.errors import UserError
+from vl2.paths import is_url, local_path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".ico", ".jp2", ".avif")
 
@@ -53,7 +53,9 @@ class Inspect:
             self._inspect_image()
 
     def _is_checkpoint(self) -> bool:
-        path = Path(self.target).expanduser()
+        if is_url(self.target):
+            return False
+        path = local_path(self.target)
         if self.target in PRESETS or path.is_dir():
             return True
         # "photos/cat.jpg" has the form of a hub id, but a mistyped path must not be looked up there.

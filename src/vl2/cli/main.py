@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import inspect
 import io
 import os
@@ -81,8 +82,12 @@ Examples:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # An answer may hold characters that a terminal of another encoding lacks.
-        sys.stdout.reconfigure(errors="replace")
+        if sys.platform == "win32" and not sys.stdout.isatty():
+            # What is redirected would get the code page of the system, which lacks most of the world's characters.
+            sys.stdout.reconfigure(encoding="utf-8")
+        else:
+            # An answer may hold characters that a terminal of another encoding lacks.
+            sys.stdout.reconfigure(errors="replace")
     try:
         code = run(sys.argv[1:] if arguments is None else arguments)
     except RankLost as error:
@@ -107,13 +112,13 @@ def _end_at_once(code: int) -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return the exit code. RankLost is left to `main`, which alone may end the process."""
-    if list(arguments) in (["--version"], ["-V"]):
-        from vl2 import __version__
-
-        print(f"vl2 {__version__}")
-        return 0
     try:
-        _parse(arguments).run()
+        if list(arguments) in (["--version"], ["-V"]):
+            from vl2 import __version__
+
+            print(f"vl2 {__version__}")
+        else:
+            _parse(arguments).run()
         sys.stdout.flush()
     except RankLost:
         raise
@@ -126,9 +131,25 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our stdout went away (`vl2 ask ... | head`): nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         return 0
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        _forget_stdout()
+        _print_error(UserError(f"cannot write the answer: {error.strerror}"))
+        return 1
     return 0
+
+
+def _is_full(error: OSError) -> bool:
+    """Tell whether a write failed for want of room. With a file's name it is a fault of ours, not of stdout."""
+    return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)) and error.filename is None
+
+
+def _forget_stdout() -> None:
+    """Let the interpreter's last flush go nowhere, which would fail as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(error: UserError) -> None:

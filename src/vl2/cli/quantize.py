@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from vl2.cli.flags import OptionalText, loading_bar, locate, print_json
+from vl2.paths import local_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Quantize:
         from vl2.quant.write import quantise_checkpoint
         from vl2.weights.new_folder import refuse_existing
 
-        out = Path(self.out).expanduser()
+        out = local_path(self.out)
         refuse_existing(out)  # before anything is downloaded
         folder = locate(self.checkpoint, revision=self.revision, offline=self.offline, quiet=self.quiet)
         with loading_bar(self.quiet, "quantising") as progress:

@@ -12,6 +12,7 @@ import tyro
 
 from vl2.cli.flags import ModelFlags, OptionalInt, OptionalText, OutputFlags
 from vl2.errors import UserError
+from vl2.paths import local_path
 
 if TYPE_CHECKING:
     from vl2.serve.backend import Backend
@@ -100,7 +101,7 @@ class Serve:
             host=self.host,
             port=self.port,
             api_key=self.api_key if self.api_key is not None else os.environ.get("VL2_API_KEY") or None,
-            allowed_folders=tuple(Path(folder).expanduser() for folder in self.allow_files),
+            allowed_folders=tuple(local_path(folder) for folder in self.allow_files),
             allow_urls=not self.no_urls,
             allow_private_urls=self.allow_private_urls,
             cors_origins=self.cors_origin,
@@ -117,7 +118,7 @@ class Serve:
         )
 
     def _model_name(self) -> str:
-        path = Path(self.model.model).expanduser()
+        path = local_path(self.model.model)
         return path.resolve().name if path.is_dir() else self.model.model
 
     def _own(self, settings: ServerSettings) -> Backend:
@@ -166,7 +167,7 @@ def _named_folder(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
     if not equals or not name or not folder:
         raise UserError(f"--lora must be NAME=FOLDER, got {text!r}")
-    return name, Path(folder).expanduser()
+    return name, local_path(folder)
 
 
 def _named_value(text: str) -> tuple[str, Any]:

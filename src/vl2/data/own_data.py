@@ -23,6 +23,7 @@ from vl2.data.store.files import ENDINGS, data_file
 from vl2.data.store.parse import load_images
 from vl2.data.store.tar import INDEX_ENDING
 from vl2.errors import UserError
+from vl2.paths import local_path
 
 Kind = Literal["records", "llava", "table"]
 
@@ -48,7 +49,7 @@ def read_own(location: str) -> Iterator[Found]:
 
 def find_own(location: str) -> tuple[Kind, Path | None]:
     """Return what kind of data lies at a location, and the file. None for a store that is more than one local file."""
-    path = Path(location).expanduser()
+    path = local_path(location)
     if path.is_file():
         return kind_of(path), path
     if not path.is_dir():

@@ -29,6 +29,7 @@ from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.session import Session
 from vl2.model import VL2
+from vl2.paths import local_path
 from vl2.process.grounding import Box
 from vl2.process.image import ImageOptions
 from vl2.process.processor import Processor
@@ -312,7 +313,7 @@ def load(
         dtype=as_type,
         weights=weights,
         memory=bound,
-        adapter=None if adapter is None else Path(adapter).expanduser(),
+        adapter=None if adapter is None else local_path(adapter),
         context=None if limits is None else limits.max_context,
         cache_tokens=cache_tokens,
     )

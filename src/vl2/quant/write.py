@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vl2.config import ModelConfig
 from vl2.errors import UserError
 from vl2.model import VL2
+from vl2.paths import local_path
 from vl2.quant.apply import reserve, store
 from vl2.quant.record import Record
 from vl2.quant.scheme import Scheme
@@ -62,7 +63,7 @@ def quantise_checkpoint(
     UserError if the folder exists, the checkpoint is quantised already, or the disk has no room.
     """
     record = Record.named(weights)
-    out = Path(out).expanduser()
+    out = local_path(out)
     refuse_existing(out)
     folder = locate_checkpoint(name)
     config = ModelConfig.from_file(folder / "config.json")

@@ -17,6 +17,7 @@ from vl2.errors import UserError
 from vl2.lora.apply import add_lora, lora_layers
 from vl2.lora.peft_files import load_adapter, save_adapter
 from vl2.model import VL2
+from vl2.paths import local_path
 from vl2.train.adapter_options import AdapterOptions
 from vl2.train.quantised_base import quantise_base
 
@@ -29,7 +30,7 @@ def adapt(model: VL2, options: AdapterOptions, seed: int, dtype: torch.dtype) ->
     `dtype` is what the run computes in.
     """
     if options.start:
-        load_adapter(model, Path(options.start).expanduser())
+        load_adapter(model, local_path(options.start))
         model.requires_grad_(False)
         for _, layer in lora_layers(model):
             layer.dropout = options.dropout

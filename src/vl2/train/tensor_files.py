@@ -100,8 +100,11 @@ def write_json(values: Any, path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file or folder has reached the disk. Windows has no such wait for folders."""
+    is_windows = os.name == "nt"
+    if is_windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)  # Windows waits for what can be written
     try:
         os.fsync(descriptor)
     finally:

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from vl2.errors import UserError
+from vl2.paths import local_path
 
 BUILT_IN = "nano"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -25,7 +26,7 @@ def locate_checkpoint(name: str | Path, *, revision: str | None = None, offline:
     finished files and begins the others anew. `offline` takes only what is cached.
     """
     text = str(name)
-    folder = built_in_folder() if text == BUILT_IN else Path(text).expanduser()
+    folder = built_in_folder() if text == BUILT_IN else local_path(text)
     if folder.is_dir():
         if revision is not None:
             raise UserError(f"a revision is for hub ids, and {text} is a local folder")

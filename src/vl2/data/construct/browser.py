@@ -142,5 +142,8 @@ def _run(browser: str, home: Path, page: Path, size: tuple[int, int], action: st
         raise UserError(f"{browser} took more than {TIMEOUT_S} s for a page") from None
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+            if os.name == "nt":
+                process.kill()
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
         process.wait()
