@@ -38,6 +38,39 @@ def test_without_a_compiler_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("_nothing_built")
+def test_a_file_that_cannot_be_opened_gives_way_to_one_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = library._load(PORTABLE)  # built into the cache
+    if found is None:
+        pytest.skip("no compiler here")
+    library.BUILT.mkdir()
+    (library.BUILT / file_name(PORTABLE)).write_bytes(b"torn")
+    monkeypatch.setattr(library, "missed", {})
+    again = library._load(PORTABLE)
+    assert again is not None
+    assert again.path == found.path
+    found.path.unlink()
+    found.path.write_bytes(b"")
+    built = library._load(PORTABLE)
+    assert built is not None
+    assert library.missed == {}
+
+
+def test_without_a_home_the_package_has_its_kernels_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(library, "cache_folder", nowhere)
+    monkeypatch.setattr(library, "missed", {})
+    monkeypatch.setattr(library, "BUILT", tmp_path)
+    assert library._load(PORTABLE) is None
+    assert library.missed.keys() == {"portable"}
+    (tmp_path / file_name(PORTABLE)).write_bytes(b"torn")
+    assert [path.parent for path in library._places(PORTABLE)] == [tmp_path]
+
+
+@pytest.mark.usefixtures("_nothing_built")
 def test_a_compiler_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho 'no such flag' >&2\nexit 1\n")
@@ -74,7 +107,8 @@ def test_kernels_that_are_missing_are_named_once(
 
 
 @pytest.mark.usefixtures("_nothing_built")
-def test_a_damaged_library_is_not_taken(tmp_path: Path) -> None:
+def test_a_damaged_library_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(library, "find_compiler", lambda: None)
     folder = tmp_path / "package"
     folder.mkdir()
     (folder / file_name(PORTABLE)).write_bytes(b"not a library")

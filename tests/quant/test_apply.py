@@ -70,3 +70,10 @@ def test_no_cast_of_the_model_touches_codes_or_scales(name: SchemeName) -> None:
     for module, tensors in zip(held, before, strict=True):
         assert all(torch.equal(tensor, tensors[key]) for key, tensor in module.named_buffers())
         assert all(tensor.dtype == tensors[key].dtype for key, tensor in module.named_buffers())
+
+
+def test_a_weight_that_is_no_number_is_refused_by_its_name() -> None:
+    model = small_model("tiny")
+    model.language.lm_head.weight.data[3, 5] = float("nan")
+    with pytest.raises(UserError, match=r"^language.lm_head: numbers that are not finite, or too large for int4"):
+        quantise_model(model, SCHEMES["int4"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vl2.errors import UserError
 from vl2.quant.formats import (
     GROUP,
     KINDS,
@@ -106,3 +107,18 @@ def test_kernels_round_as_pytorch_does(size: float, dtype: torch.dtype) -> None:
     # Where two scales are equally good to the last bit, either may be taken.
     assert (quantised.scales == scales).float().mean() > 0.99
     assert (quantised.codes == codes).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 3e38])
+def test_what_no_code_can_stand_for_is_refused(kind: Kind, value: float) -> None:
+    weight = torch.randn(40, 70)
+    weight[17, 66] = value
+    if kind == "int8" and value == 3e38:  # a float32 scale holds it
+        assert quantise(weight, kind).scales.isfinite().all()
+        return
+    for made in (weight, weight.to(torch.bfloat16)):
+        with pytest.raises(UserError, match=f"too large for {kind}, cannot be quantised"):
+            quantise(made, kind)
+        if kind == "int4":
+            assert not int4_plainly(made)[1].isfinite().all()

@@ -52,6 +52,7 @@ class DecodePlan:
         self._kernels, self._config = kernels, model.config.language_config
         self._held: list[_Held] = []
         self._modules: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
+        self._gates: list[nn.Module] = []
         _check_config(self._config)
         for parent in model.language.modules():
             self._modules += [(parent._modules, name, child) for name, child in parent._modules.items() if child]
@@ -63,10 +64,15 @@ class DecodePlan:
         self._rotary_dim, self._angles = decoder.rotary_dim, (torch.empty(0, 0), torch.empty(0, 0))
 
     def is_current(self) -> bool:
-        """Whether all weights are where the plan knows them."""
-        return all(
-            held.owner.get(held.name) is held.tensor and held.tensor.data_ptr() == held.address for held in self._held
-        ) and all(owner.get(name) is module for owner, name, module in self._modules)
+        """Whether all weights are where the plan knows them, and nobody has begun to follow the routers."""
+        return (
+            all(
+                held.owner.get(held.name) is held.tensor and held.tensor.data_ptr() == held.address
+                for held in self._held
+            )
+            and all(owner.get(name) is module for owner, name, module in self._modules)
+            and not any(gate._forward_hooks for gate in self._gates)
+        )
 
     def run(self, token_ids: Sequence[int], cache: Cache) -> Tensor:
         """Append one token to every row and return the float32 logits that follow, [B, V]."""
@@ -159,6 +165,7 @@ class DecodePlan:
     def _mixture(self, out: LayerC, moe: MoE) -> None:
         if moe.gate._forward_hooks:
             raise Unsupported("somebody follows which experts are chosen")  # to bring them into memory, for example
+        self._gates.append(moe.gate)
         out.router = self._hold(moe.gate, "weight", moe.gate.weight)
         bias = moe.gate.e_score_correction_bias
         if bias is not None:

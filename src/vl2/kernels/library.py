@@ -1,16 +1,18 @@
 """Finding, building and loading the kernels.
 
 Looked for in the package (built when it was installed), then in the user's cache; built into that cache when there is
-a C++ compiler and neither has it. `VL2_KERNELS=off` does without them, and `VL2_KERNELS=amx`, `avx512`, `avx2` or
-`portable` takes that level. A better level that cannot be had is named in a warning, once.
+a C++ compiler and neither has one that can be opened. `VL2_KERNELS=off` does without them, and `VL2_KERNELS=amx`,
+`avx512`, `avx2` or `portable` takes that level. A better level that cannot be had is named in a warning, once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from vl2.kernels.structures import MatrixC, ModelC, StepC
 LOGGER = logging.getLogger("vl2.kernels")
 VARIABLE = "VL2_KERNELS"
 BUILT = Path(__file__).parent / "lib"
+NOT_EXECUTABLE = "failed to map segment"  # what the loader says where a file system holds no programs
 missed: dict[str, str] = {}  # levels that this processor runs and that could not be had, with the reason
 
 
@@ -107,10 +110,9 @@ def kernels_of_level(wanted: str) -> Library | None:
 
 
 def _load(level: Level) -> Library | None:
-    for folder in (BUILT, cache_folder()):
-        path = folder / file_name(level)
-        if path.is_file():
-            return _opened(path, level)
+    found = next((library for path in _places(level) if (library := _opened(path, level)) is not None), None)
+    if found is not None or NOT_EXECUTABLE in missed.get(level.name, ""):  # what is built would not open either
+        return found
     compiler = find_compiler()
     if compiler is None:
         missed[level.name] = "there is no C++ compiler"
@@ -123,15 +125,27 @@ def _load(level: Level) -> Library | None:
         return None
 
 
+def _places(level: Level) -> Iterator[Path]:
+    """Yield the files of a level that are there: in the package, then in the cache, if this user can have one."""
+    for folder in (lambda: BUILT, cache_folder):
+        with contextlib.suppress(RuntimeError):
+            path = folder() / file_name(level)
+            if os.path.isfile(path):
+                yield path
+
+
 def _opened(path: Path, level: Level) -> Library | None:
     try:
-        return Library(path, level)
+        found = Library(path, level)
     except OSError as error:
         missed[level.name] = str(error)
         return None
+    missed.pop(level.name, None)
+    return found
 
 
 def cache_folder() -> Path:
+    """Return where what is built is kept. RuntimeError where the user has no home."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "vl2" / "kernels"
 

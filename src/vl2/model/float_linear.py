@@ -44,8 +44,8 @@ def is_plain_linear(layer: object) -> TypeGuard[nn.Linear]:
 
 @cache
 def has_bfloat16_products() -> bool:
-    """Whether this CPU has instructions for bfloat16 products."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether this CPU has instructions for bfloat16 products, and PyTorch the library that uses them."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def is_better_in_float32(x: Tensor, weight: Tensor) -> bool:

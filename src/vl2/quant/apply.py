@@ -7,11 +7,13 @@ the state dict filled or mapped directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.moe import Experts
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear, QuantisedModule
@@ -38,12 +40,13 @@ def quantise_model(model: VL2, scheme: Scheme, progress: Callable[[int, int], No
     for done, (name, kind) in enumerate(kinds.items(), 1):
         module = model.get_submodule(name)
         quantised = _empty(module, kind)
-        if isinstance(module, Experts) and isinstance(quantised, QuantisedExperts):
-            for expert in range(quantised.num_experts):
-                quantised.store("gate_up", expert, module.gate_up_proj[expert])
-                quantised.store("down", expert, module.down_proj[expert])
-        elif isinstance(module, nn.Linear) and isinstance(quantised, QuantisedLinear):
-            quantised.store(module.weight)
+        with _named(name):
+            if isinstance(module, Experts) and isinstance(quantised, QuantisedExperts):
+                for expert in range(quantised.num_experts):
+                    quantised.store("gate_up", expert, module.gate_up_proj[expert])
+                    quantised.store("down", expert, module.down_proj[expert])
+            elif isinstance(module, nn.Linear) and isinstance(quantised, QuantisedLinear):
+                quantised.store(module.weight)
         _put(model, name, quantised)
         if progress is not None:
             progress(done, len(kinds))
@@ -58,14 +61,25 @@ def store(model: VL2, place: Place, weight: Tensor) -> bool:
     name, _, leaf = place.parameter.rpartition(".")
     module = model.get_submodule(name)
     if isinstance(module, QuantisedLinear) and leaf == "weight":
-        module.store(weight)
+        with _named(place.name):
+            module.store(weight)
         return True
     if not isinstance(module, QuantisedExperts):
         return False
     assert place.expert is not None, f"{place.name} is not one expert's"
     part = None if place.rows is None else int(place.rows[0] > 0)
-    module.store("gate_up" if leaf == "gate_up_proj" else "down", place.expert, weight, part)
+    with _named(place.name):
+        module.store("gate_up" if leaf == "gate_up_proj" else "down", place.expert, weight, part)
     return True
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say in an error which weight it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def is_quantised(model: nn.Module) -> bool:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vl2.errors import UserError
 from vl2.kernels import load_kernels
 
 Kind = Literal["int8", "int4"]
@@ -81,11 +82,13 @@ def weight_bytes(kind: Kind, shape: tuple[int, ...]) -> int:
 
 
 def quantise(weight: Tensor, kind: Kind) -> Quantised:
-    """Round a weight [..., N, K] to the nearest codes."""
+    """Round a weight [..., N, K] to the nearest codes. UserError where it holds what no code can stand for."""
     *stack, N, K = weight.shape
     flat = weight.detach().reshape(-1, N, K)
     parts = [_int8(matrix) if kind == "int8" else _int4(matrix) for matrix in flat]
     codes, scales = (torch.stack(tensors).unflatten(0, tuple(stack) or (1,)) for tensors in zip(*parts, strict=True))
+    if not bool(scales.isfinite().all()):
+        raise UserError(f"numbers that are not finite, or too large for {kind}, cannot be quantised")
     return Quantised(kind, codes, scales) if stack else Quantised(kind, codes[0], scales[0])
 
 

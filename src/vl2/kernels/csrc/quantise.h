@@ -1,6 +1,7 @@
 // Rounding weights to int4, and making them whole again: what vl2/quant/formats.py does in PyTorch, ten times faster.
 #pragma once
 #include <algorithm>
+#include <cmath>
 
 #include "products.h"
 
@@ -44,17 +45,23 @@ inline void panel_to_int4(const T* weight, int64_t rows, int64_t inputs, const f
     for (int64_t row = 0; row < PANEL; row++) {
         for (int64_t g = 0; g < groups; g++) {
             float values[GROUP] = {};
+            bool is_finite = true;
             if (row < rows) {
                 const int64_t count = std::min(GROUP, inputs - g * GROUP);
                 for (int64_t k = 0; k < count; k++) {
                     if constexpr (sizeof(T) == 2) values[k] = to_float(weight[row * inputs + g * GROUP + k]);
                     else values[k] = weight[row * inputs + g * GROUP + k];
+                    is_finite &= std::isfinite(values[k]);
                 }
+            }
+            if (!is_finite) {  // no code stands for it: a scale that is no number shows where it was
+                scales[g * PANEL + row] = 0x7e00;
+                continue;
             }
             const float high = *std::max_element(values, values + GROUP), low = *std::min_element(values, values + GROUP);
             // Codes reach one further below zero than above: the larger side is put there, by the sign of the scale.
             const float furthest = (high > -low ? high : low) / -8.0f;
-            uint16_t best = 0;
+            uint16_t best = to_half(furthest * shares[0]);  // and that where it is infinite: then no error is less
             float least = INFINITY;
             for (int64_t i = 0; i < num_shares; i++) {
                 const uint16_t half = to_half(furthest * shares[i]);
