@@ -127,11 +127,13 @@ def _load(level: Level) -> Library | None:
 
 def _places(level: Level) -> Iterator[Path]:
     """Yield the files of a level that are there: in the package, then in the cache, if this user can have one."""
-    for folder in (lambda: BUILT, cache_folder):
-        with contextlib.suppress(RuntimeError):
-            path = folder() / file_name(level)
-            if os.path.isfile(path):
-                yield path
+    folders = [BUILT]
+    with contextlib.suppress(RuntimeError):
+        folders.append(cache_folder())
+    for folder in folders:
+        path = folder / file_name(level)
+        if os.path.isfile(path):  # of a path that this user may not look at it says no
+            yield path
 
 
 def _opened(path: Path, level: Level) -> Library | None:
