@@ -6,14 +6,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.plan.cluster import DEVICES, Cluster
+from vl2.plan.layout import LayoutChoice, Work, step_time
+from vl2.plan.parameters import fullest_share
 from vl2.plan.profile import DataProfile
 from vl2.plan.search import Fixed, PlannedStage, choices, plan_stage
 from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.recipe import CutKind
+from vl2.train.shard import check_divided
 from vl2.train.stage import STAGES
 
 A100 = DEVICES["a100"]
@@ -36,6 +41,37 @@ def test_every_layout_divides_the_ranks_and_the_experts() -> None:
         assert 48 % choice.pipeline == 0
         assert (48 // choice.pipeline) % choice.expert_parallel == 0
         assert 72 % choice.expert_parallel == 0
+
+
+def test_no_layout_is_one_whose_experts_the_trainer_cannot_cut() -> None:
+    found = list(choices(preset("base"), cluster(336), Fixed(pipeline=1)))
+    assert {choice.expert_parallel for choice in found} == {1}
+    for choice in choices(preset("base"), cluster(336), Fixed()):
+        check_divided(preset("base").language_config, 336 // choice.pipeline, choice.expert_parallel)
+
+
+def test_where_no_axis_of_the_experts_divides_some_ranks_hold_one_whole_and_others_none() -> None:
+    base = preset("base")
+    assert fullest_share(base, 8, 1) == pytest.approx(1 / 8)
+    assert fullest_share(base, 336, 1) == pytest.approx(1 / 72)
+    assert fullest_share(base, 48, 8) == pytest.approx(1 / 48)
+
+
+def test_weights_are_gathered_for_images_and_for_text_and_buffers_are_kept_for_both() -> None:
+    """The language model alone runs twice in the looped cut, all of it in the others."""
+    config, costs = preset("tiny"), UnitCosts.by_formula(preset("tiny"), 500.0)
+    images = Work(tokens=np.array([4096] * 8), tiles=np.array([9] * 8))
+    mixed = Work(tokens=np.array([4096] * 16), tiles=np.array([9] * 8 + [0] * 8))
+    ratios = {}
+    # What the first rank sends on of a text alone: states of the language model, or patches of a blank tile.
+    cuts: dict[CutKind, int] = {"looped": 4096 * 1280, "contiguous": 27**2 * 1152}
+    for cut, sent in cuts.items():
+        choice = LayoutChoice(pipeline=2, expert_parallel=1, cut=cut)
+        one, two = (step_time(config, cluster(4), choice, costs, work, kept_bytes=16.0) for work in (images, mixed))
+        ratios[cut] = two.weights_s / one.weights_s
+        assert two.memory_bytes - one.memory_bytes >= 4 * sent * 2, "of each of four the gradient comes back"
+    assert ratios["contiguous"] == pytest.approx(2)
+    assert 1.5 < ratios["looped"] < 2
 
 
 def test_the_plan_fits_and_is_no_slower_than_a_layout_that_is_given() -> None:

@@ -76,6 +76,13 @@ def test_gradients_add_up_in_float32_and_are_freed() -> None:
     assert optimizer.grad_norm() == 0.0
 
 
+def test_a_rank_that_trains_nothing_can_clip_and_step() -> None:
+    optimizer = MasterAdamW([], betas=BETAS, eps=EPS)
+    assert optimizer.grad_norm() == 0.0
+    optimizer.scale(0.5)
+    optimizer.step(0.01)
+
+
 def test_a_bfloat16_model_follows_the_trajectory_of_float32() -> None:
     narrow = parameters(torch.bfloat16)
     wide = [nn.Parameter(p.detach().float()) for p in narrow]

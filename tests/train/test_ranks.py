@@ -93,6 +93,34 @@ def test_ranks_wait_for_the_work_of_the_first_beyond_the_limit_for_an_answer() -
         two.close()
 
 
+def sleep_alone(ranks: Ranks, timeout_s: float, long_s: float, fails: bool) -> str:
+    work = LoneWork(ranks, timeout_s)
+    if not ranks.is_first:
+        work.wait()
+        return "let go"
+    with work.told():
+        time.sleep(long_s)
+        if fails:
+            raise MemoryError
+    return "done"
+
+
+def test_ranks_wait_for_work_of_the_first_that_says_nothing_itself() -> None:
+    two = TwoRanks(collective_s=1.0)
+    try:
+        assert two.run(sleep_alone, 1.0, 2.5, False) == ["done", "let go"]
+        with pytest.raises(AssertionError, match=r"(?s)rank 0: .*MemoryError|rank 1: .*(imed out|losed)"):
+            two.run(sleep_alone, 1.0, 0.1, True)
+    finally:
+        two.close()
+
+
+def test_one_rank_alone_tells_nobody_and_fails_as_its_work_does() -> None:
+    assert sleep_alone(ONE, 1.0, 0.0, False) == "done"
+    with pytest.raises(MemoryError):
+        sleep_alone(ONE, 1.0, 0.0, True)
+
+
 def test_without_torchrun_a_process_is_alone(bare_environment: pytest.MonkeyPatch) -> None:
     bare_environment.setenv("MASTER_ADDR", "10.0.0.1")  # a cluster sets it for every job
     assert join("cpu") == ONE

@@ -12,13 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
 import vl2
+from tests.model.configs import small_model
 from tests.train.toy import make_toy_data, make_toy_model, run_toy, text_record, toy_recipe, toy_stage
+from tests.train.two_ranks import TwoRanks
 from vl2.data.loader import LoadedStep, Loader
 from vl2.data.plan import Entry
 from vl2.data.record import Message, Part, Record, StoredImage
@@ -32,8 +35,11 @@ from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
 from vl2.train.evaluation import Benchmark, HeldOut
 from vl2.train.guard import GuardOptions
 from vl2.train.metrics import OF_THE_MACHINE, read_metrics
-from vl2.train.recipe import EvaluationTask, Recipe, read_recipe
-from vl2.train.run import train
+from vl2.train.outputs import Outputs
+from vl2.train.progress import Progress
+from vl2.train.ranks import Ranks
+from vl2.train.recipe import EngineOptions, EvaluationTask, Recipe, read_recipe
+from vl2.train.run import Run, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -284,6 +290,32 @@ def test_evaluations_are_made_when_due_and_written_beside_the_steps(toy: tuple[P
     opened.check(processor, 512)
     with pytest.raises(UserError, match=r"^the evaluation held cannot ask text-0: the prompt of text-0 has \d+ tokens"):
         opened.check(processor, 4)
+
+
+def evaluate_long(ranks: Ranks, timeout_s: float, long_s: float) -> list[str]:
+    """Evaluate as a run does whose other parts are not needed; return what was said."""
+
+    def sleep(model: VL2, processor: Processor, step: int) -> dict[str, float]:
+        time.sleep(long_s)
+        return {"held/exact_match": 0.5}
+
+    run, said = Run.__new__(Run), list[str]()
+    recipe = toy_recipe(Path("model"), Path("data"), Path("run"))
+    run.recipe = dataclasses.replace(recipe, engine=EngineOptions(timeout_s=timeout_s))
+    run.ranks, run.model, run.step = ranks, small_model(), 3
+    run.processor = cast(Processor, None)
+    run._evaluations = [sleep]
+    outputs = SimpleNamespace(evaluation=lambda step, scores: None)
+    run._evaluate(cast(Outputs, outputs), cast(Progress, SimpleNamespace(say=said.append)))
+    return said
+
+
+def test_an_evaluation_may_take_longer_than_ranks_wait_for_one_another() -> None:
+    two = TwoRanks(collective_s=1.0)
+    try:
+        assert two.run(evaluate_long, 1.0, 2.5) == [["step 3  held/exact_match 0.500"], []]
+    finally:
+        two.close()
 
 
 def test_a_record_that_cannot_be_asked_is_refused_before_the_first_step(toy: tuple[Path, Path], tmp_path: Path) -> None:

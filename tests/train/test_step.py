@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tests.model.configs import small_model
 from tests.train.packs import join, random_pack, single_rows
 from tests.train.test_stage import a_stage
+from vl2.data.packed import Packed
 from vl2.grid import UNTILED
 from vl2.model import VL2
 from vl2.train.balance import load_over_mean, routers
@@ -41,6 +42,24 @@ def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor]) ->
         torch.testing.assert_close(
             gradient, theirs[name], atol=2e-5 * scale, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def test_each_pack_comes_to_the_device_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, seen = make(), []
+    to, states = Packed.to, step.model.states
+
+    def move(pack: Packed, device: torch.device | str) -> Packed:
+        seen.append("moved")
+        return to(pack, device)
+
+    def run(*arguments: Any, **named: Any) -> Any:
+        seen.append("run")
+        return states(*arguments, **named)
+
+    monkeypatch.setattr(Packed, "to", move)
+    monkeypatch.setattr(step.model, "states", run)
+    step.accumulate([random_pack(step.model.config, DOCUMENTS, seed=seed) for seed in range(3)])
+    assert seen == ["moved", "run"] * 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

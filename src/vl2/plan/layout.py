@@ -16,7 +16,7 @@ from vl2.data.index import Ints
 from vl2.data.pack import balance
 from vl2.data.plan import tile_bucket
 from vl2.plan.cluster import Cluster
-from vl2.plan.parameters import SegmentSize, segment_size
+from vl2.plan.parameters import SegmentSize, fullest_share, segment_size
 from vl2.plan.timeline import Action, Timeline, simulate
 from vl2.train.parallel.cut import Unit, make_cut, units
 from vl2.train.parallel.tile_moves import even_counts, imbalance
@@ -74,6 +74,18 @@ def step_time(
     return planned.in_pipeline() if choice.pipeline > 1 else planned.by_rounds()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """The packs of a step that go through a pipeline together: those with images, or those of text alone."""
+
+    timeline: Timeline
+    segments: tuple[int, ...]  # that they go through
+    num_batches: int
+    tokens: int  # to which all are padded
+    tiles: int
+    experts_s: float  # of the busiest rank, on the exchange with experts
+
+
 class _Planned:
     def __init__(
         self,
@@ -87,6 +99,7 @@ class _Planned:
         self.config, self.cluster, self.choice, self.costs = config, cluster, choice, costs
         self.kept_bytes = kept_bytes
         self.num_data = cluster.num_gpus // choice.pipeline
+        self.fullest_share = fullest_share(config, self.num_data, choice.expert_parallel)
         tokens, tiles = work.tokens.tolist(), work.tiles.tolist()
         dealt = balance(tiles, tokens, self.num_data)
         self.packs = [[(tokens[i], tiles[i]) for i in rank] for rank in dealt]
@@ -108,33 +121,51 @@ class _Planned:
     def in_pipeline(self) -> StepTime:
         images = [[pack for pack in packs if pack[1]] for packs in self.packs]
         texts = [[pack for pack in packs if not pack[1]] for packs in self.packs]
-        results = [self._one_kind(kind, is_text) for kind, is_text in ((images, False), (texts, True)) if any(kind)]
-        timelines = tuple(timeline for timeline, _, _, _ in results)
+        kinds = [self._one_kind(kind, is_text) for kind, is_text in ((images, False), (texts, True)) if any(kind)]
+        timelines = tuple(kind.timeline for kind in kinds)
         length = sum(timeline.length_s for timeline in timelines)
         busiest = sum(max(timeline.busy_s) for timeline in timelines)
         busy = sum(sum(timeline.busy_s) for timeline in timelines)
-        experts = sum(seconds for _, seconds, _, _ in results)
+        experts = sum(kind.experts_s for kind in kinds)
         held, encoded = self._rounds(images)
         in_flight = [max(timeline.most_in_flight(rank) for timeline in timelines) for rank in range(self.cut.num_ranks)]
-        most = max(results, key=lambda result: result[2] * result[3])
+        most = max(kinds, key=lambda kind: kind.tokens * kind.tiles)
         return StepTime(
             compute_s=busiest - experts,
             waiting_s=length - busiest,
             experts_s=experts,
-            weights_s=max(self._weights_s(self._rank_size(rank), 1, 1) for rank in range(self.cut.num_ranks)),
+            weights_s=max(self._pipeline_weights_s(rank, kinds) for rank in range(self.cut.num_ranks)),
             tiles_s=self._tiles_s(held),
             update_s=self._update_s(),
             bubble=1 - busy / (self.cut.num_ranks * length),
             imbalance_before=imbalance(held),
             imbalance_after=imbalance(encoded),
             memory_bytes=max(
-                self._memory(rank, in_flight[rank], tokens=most[2], tiles=most[3]) for rank in range(self.cut.num_ranks)
+                self._memory(rank, in_flight[rank], tokens=most.tokens, tiles=most.tiles)
+                + sum(self._received_bytes(rank, kind) for kind in kinds)
+                for rank in range(self.cut.num_ranks)
             ),
             timelines=timelines,
         )
 
-    def _one_kind(self, packs: Sequence[Sequence[tuple[int, int]]], is_text: bool) -> tuple[Timeline, float, int, int]:
-        """Return the timeline of a kind of batch, what the busiest rank spends on experts' exchange, and the shape."""
+    def _pipeline_weights_s(self, rank: int, kinds: Sequence[_Kind]) -> float:
+        """Return what weights add to a step: each kind gathers those that it runs, and sums their gradients."""
+        return sum(self._weights_s(self._rank_size(rank, kind.segments), 1, 1) for kind in kinds)
+
+    def _received_bytes(self, rank: int, kind: _Kind) -> float:
+        """Return the room that a rank keeps for what comes from others: activations, and gradients of its own.
+
+        PyTorch has a buffer for every micro-batch of the schedule, from one step to the next.
+        """
+        last = len(kind.segments) - 1
+        borders = 0.0
+        for place, number in enumerate(kind.segments):
+            if number in self.cut.of_rank(rank):
+                borders += self._boundary_bytes(kind.segments[place - 1], kind.tiles, kind.tokens) if place else 0.0
+                borders += self._boundary_bytes(number, kind.tiles, kind.tokens) if place < last else 0.0
+        return kind.num_batches * borders
+
+    def _one_kind(self, packs: Sequence[Sequence[tuple[int, int]]], is_text: bool) -> _Kind:
         ranks = self.cut.num_ranks
         count = -(-max(map(len, packs)) // ranks) * ranks
         longest = max(tokens for rank in packs for tokens, _ in rank)
@@ -159,7 +190,14 @@ class _Planned:
             transfer_s=lambda action: self._boundary_s(chosen[action.segment], tiles, longest),
         )
         per_rank = [sum(exchanges[i] for i in range(rank, len(chosen), ranks)) for rank in range(ranks)]
-        return timeline, count * max(per_rank) * (1 + self.ratio), longest, tiles
+        return _Kind(
+            timeline=timeline,
+            segments=chosen,
+            num_batches=count,
+            tokens=longest,
+            tiles=tiles,
+            experts_s=count * max(per_rank) * (1 + self.ratio),
+        )
 
     def _padded_tiles(self, packs: Sequence[Sequence[tuple[int, int]]]) -> int:
         held, encoded = self._rounds(packs)
@@ -215,8 +253,9 @@ class _Planned:
     def _is_moe(self, unit: Unit) -> bool:
         return unit.kind == "layer" and self.config.language_config.is_moe_layer(unit.index)
 
-    def _rank_size(self, rank: int) -> SegmentSize:
-        own = [self.sizes[number] for number in self.cut.of_rank(rank)]
+    def _rank_size(self, rank: int, segments: Sequence[int] | None = None) -> SegmentSize:
+        """Return the size of what a rank holds, or of what it holds of some segments."""
+        own = [self.sizes[number] for number in self.cut.of_rank(rank) if segments is None or number in segments]
         return SegmentSize(
             dense=sum(size.dense for size in own),
             experts=sum(size.experts for size in own),
@@ -237,7 +276,9 @@ class _Planned:
         """Return what gathering weights and summing gradients adds to a step; experts travel among their replicas."""
         seconds = 0.0
         replicas = self.num_data // self.choice.expert_parallel
-        for parameters, ranks in ((size.dense, self.num_data), (size.experts / self.choice.expert_parallel, replicas)):
+        # Parts travel padded to the fullest.
+        experts = size.experts * self.fullest_share * replicas
+        for parameters, ranks in ((size.dense, self.num_data), (experts, replicas)):
             if ranks > 1:
                 share = parameters * (ranks - 1) / ranks
                 bandwidth = self.cluster.bandwidth(self.num_data) * self.cluster.weights_efficiency
@@ -257,9 +298,14 @@ class _Planned:
 
     def _update_s(self) -> float:
         sizes = [self._rank_size(rank) for rank in range(self.cut.num_ranks)]
-        return max(size.dense + size.experts for size in sizes) / self.num_data * self.costs.update
+        return max(size.dense / self.num_data + size.experts * self.fullest_share for size in sizes) * self.costs.update
 
     def _boundary_s(self, number: int, tiles: int, tokens: int) -> float:
+        num_bytes = self._boundary_bytes(number, tiles, tokens)
+        return num_bytes / self.cluster.bandwidth(self.cluster.num_gpus) + self.cluster.latency_s
+
+    def _boundary_bytes(self, number: int, tiles: int, tokens: int) -> float:
+        """Return the bytes that a segment sends on of one micro-batch."""
         last = self.cut.segments[number][-1].kind
         vision, width = self.config.vision_config, self.config.language_config.hidden_size
         if last == "block":
@@ -268,16 +314,14 @@ class _Planned:
             values = tiles * self.config.tokens_per_side**2 * self.config.projector_config.n_embed
         else:
             values = tokens * width
-        return (
-            values * self.cluster.value_bytes / self.cluster.bandwidth(self.cluster.num_gpus) + self.cluster.latency_s
-        )
+        return values * self.cluster.value_bytes
 
     def _memory(self, rank: int, in_flight: int, *, tokens: int, tiles: int) -> float:
         """Return the bytes of one rank: its parts, what it has gathered, and the activations kept."""
         size = self._rank_size(rank)
         language, vision = self.config.language_config, self.config.vision_config
         own_experts = size.experts / self.choice.expert_parallel
-        parts = self.kept_bytes * (size.dense + size.experts) / self.num_data
+        parts = self.kept_bytes * (size.dense / self.num_data + size.experts * self.fullest_share)
         # In a pipeline all layers of a rank stay gathered, and their gradients are summed over the step before they go.
         is_whole = self.choice.pipeline > 1
         largest = max((size.dense + own_experts) / max(size.num_layers + size.num_blocks, 1), 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil, prod
 
 import torch
 
@@ -12,6 +13,7 @@ from vl2.model import VL2
 from vl2.model.empty import shapes_only
 from vl2.model.moe import MoE
 from vl2.train.parallel.cut import Segment, Unit
+from vl2.train.shard import even_axis, expert_matrices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,22 @@ def segment_size(config: ModelConfig, segment: Segment) -> SegmentSize:
         num_blocks=sum(unit.kind == "block" for unit in segment),
         num_layers=sum(unit.kind == "layer" for unit in segment),
     )
+
+
+def fullest_share(config: ModelConfig, num_data: int, expert_parallel: int) -> float:
+    """Return the part of the routed experts' parameters that the fullest of the ranks with the same layers holds.
+
+    Divided experts are always cut evenly. Undivided ones go whole to ranks where no axis divides, to some none.
+    """
+    language = config.language_config
+    if expert_parallel > 1 or not language.n_routed_experts:
+        return 1 / num_data
+    experts, held = language.n_routed_experts, 0.0
+    matrices = expert_matrices(language)
+    for matrix in matrices:
+        is_even = even_axis((experts, *matrix), num_data) is not None
+        held += prod(matrix) * (1 / num_data if is_even else ceil(experts / num_data) / experts)
+    return held / sum(map(prod, matrices))
 
 
 def _unit_size(config: ModelConfig, unit: Unit) -> tuple[int, int]:

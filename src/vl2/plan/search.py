@@ -20,6 +20,7 @@ from vl2.train.parallel.cut import units
 from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.recipe import CutKind
 from vl2.train.schedule import total_steps
+from vl2.train.shard import check_divided
 from vl2.train.stage import Stage
 
 _MOST_STAGES, _MOST_EXPERT_RANKS = 16, 16
@@ -152,7 +153,6 @@ def plan_stage(
 
 def choices(config: ModelConfig, cluster: Cluster, fixed: Fixed) -> Iterator[LayoutChoice]:
     """Yield the layouts that the model and the cluster allow."""
-    experts = config.language_config.n_routed_experts or 1
     row = units(config)
     num_visual = sum(unit.is_visual for unit in row)
     most = min(_MOST_STAGES, num_visual, len(row) - num_visual)
@@ -161,7 +161,7 @@ def choices(config: ModelConfig, cluster: Cluster, fixed: Fixed) -> Iterator[Lay
             continue
         num_data = cluster.num_gpus // pipeline
         for own in [fixed.expert_parallel] if fixed.expert_parallel else range(1, _MOST_EXPERT_RANKS + 1):
-            if num_data % own or experts % own:
+            if num_data % own or not _is_divided(config, num_data, own):
                 continue
             cuts: list[CutKind] = [fixed.cut] if fixed.cut else ["looped", "contiguous"]
             recomputes = [False, True] if fixed.recomputes is None else [fixed.recomputes]
@@ -175,11 +175,20 @@ def choices(config: ModelConfig, cluster: Cluster, fixed: Fixed) -> Iterator[Lay
                 )
 
 
+def _is_divided(config: ModelConfig, num_data: int, expert_parallel: int) -> bool:
+    """Whether the trainer takes a model's experts divided so."""
+    try:
+        check_divided(config.language_config, num_data, expert_parallel)
+    except UserError:
+        return False
+    return bool(config.language_config.n_routed_experts) or expert_parallel == 1
+
+
 def _why_not(cluster: Cluster, least: tuple[float, LayoutChoice] | None, num_packs: int) -> str:
     if least is None:
         return (
-            f"no layout divides {cluster.num_gpus} GPUs and gives each data rank one of {num_packs} sequences: "
-            "take another number of GPUs"
+            f"no layout divides {cluster.num_gpus} GPUs and the experts and gives each data rank one of {num_packs} "
+            "sequences: take another number of GPUs"
         )
     needed, choice = least
     return (

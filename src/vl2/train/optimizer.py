@@ -66,7 +66,9 @@ class MasterAdamW:
     def scale(self, factor: float) -> None:
         """Multiply all gradients."""
         self._clear_empty()
-        torch._foreach_mul_([weight.gradient for weight in self._weights()], factor)
+        gradients = [weight.gradient for weight in self._weights()]
+        if gradients:  # a rank of a pipeline may hold frozen layers alone
+            torch._foreach_mul_(gradients, factor)
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:

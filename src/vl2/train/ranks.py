@@ -8,8 +8,11 @@ Only this file, `shard` and `layout` and `pipeline` of `parallel` know that PyTo
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -154,6 +157,27 @@ class LoneWork:
     def end(self) -> None:
         """Let the others go. The first rank calls it once."""
         self._ranks.max_(torch.ones(1))
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Tell the others from a thread, for work that cannot call `go_on`, and let them go at its end.
+
+        The work must tell other ranks nothing itself. Where it fails, the others are not let go: they fail as soon as
+        this rank leaves.
+        """
+        is_over = threading.Event()
+        with ThreadPoolExecutor(1) as executor:
+            telling = executor.submit(self._tell_until, is_over)
+            try:
+                yield
+            finally:
+                is_over.set()
+        telling.result()
+        self.end()
+
+    def _tell_until(self, is_over: threading.Event) -> None:
+        while not is_over.wait(self._every_s):
+            self._ranks.max_(torch.zeros(1))
 
     def wait(self) -> None:
         """Return when the work is done. The other ranks call it."""

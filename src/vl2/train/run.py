@@ -31,7 +31,7 @@ from vl2.train.memory import checkpoint_activations, compile_encoder
 from vl2.train.meter import Meter
 from vl2.train.metrics import METRICS, StepMetrics
 from vl2.train.outputs import Outputs
-from vl2.train.parallel.lay_out import check_ranks, lay_out
+from vl2.train.parallel.lay_out import check_experts, check_ranks, lay_out
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_step import PipelineStep
 from vl2.train.parallel.tile_balance import TileBalancer
@@ -47,7 +47,7 @@ from vl2.train.prepare import (
 )
 from vl2.train.products import product_dtype
 from vl2.train.progress import Progress
-from vl2.train.ranks import Ranks, join, leave
+from vl2.train.ranks import LoneWork, Ranks, join, leave
 from vl2.train.recipe import Recipe, changes, read_recipe
 from vl2.train.schedule import learning_rate
 from vl2.train.shard import is_sharded, local, origin
@@ -160,6 +160,7 @@ class Run:
         # The weights under an adapter are in no checkpoint: they come again from where they came from at first.
         is_filled_later = found is not None and not recipe.adapter.is_used
         files = find_model(recipe.model, folder if is_filled_later else None)
+        check_experts(files.config, recipe, ranks.size)
         processor = replace(files.processor(), spelled=frozenset(recipe.data.spelled))
         for evaluation in evaluations:
             if isinstance(evaluation, HeldOut):
@@ -309,17 +310,28 @@ class Run:
         )
 
     def _evaluate(self, outputs: Outputs, progress: Progress) -> None:
-        if self._evaluations and self.ranks.is_first:
-            assert isinstance(self.model, VL2), "no rank of a pipeline answers"
-            was_training = self.model.training
-            self.model.eval()
-            scores: dict[str, float] = {}
-            for evaluation in self._evaluations:
-                scores.update(evaluation(self.model, self.processor, self.step))
-            self.model.train(was_training)
+        work = LoneWork(self.ranks, self.recipe.engine.timeout_s)
+        if not self.ranks.is_first:
+            work.wait()
+            return
+        with work.told():
+            scores = self._scores()
+        if scores is not None:
             outputs.evaluation(self.step, scores)
             progress.say(f"step {self.step:,}  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-        self.ranks.barrier()
+
+    def _scores(self) -> dict[str, float] | None:
+        """Return what the evaluations come to; None without any."""
+        if not self._evaluations:
+            return None
+        assert isinstance(self.model, VL2), "no rank of a pipeline answers"
+        was_training = self.model.training
+        self.model.eval()
+        scores: dict[str, float] = {}
+        for evaluation in self._evaluations:
+            scores.update(evaluation(self.model, self.processor, self.step))
+        self.model.train(was_training)
+        return scores
 
     def _report_lost(self, progress: Progress) -> None:
         for lost in self.loader.problems[self._num_lost :]:

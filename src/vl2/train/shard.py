@@ -15,7 +15,7 @@ and `whole` are how the rest of the package touches them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -24,6 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from vl2.config import LanguageConfig
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.language import DecoderLayer
@@ -243,15 +244,44 @@ def _placement(parameter: nn.Parameter, num_ranks: int) -> Shard:
     Experts that have been divided already are always cut inside.
     """
     if isinstance(parameter, DTensor):
-        inner = [axis for axis, size in enumerate(parameter.shape) if axis and size % num_ranks == 0]
-        if not inner:
-            raise UserError(
-                f"an expert's matrices of {' x '.join(map(str, parameter.shape[1:]))} cannot be cut into {num_ranks}: "
-                "choose a larger engine.expert_parallel"
-            )
-        return Shard(inner[0])
-    axes = [axis for axis, size in enumerate(parameter.shape) if size % num_ranks == 0]
-    return Shard(axes[0] if axes else 0)
+        return Shard(1 + inner_axis(parameter.shape[1:], num_ranks))
+    axis = even_axis(parameter.shape, num_ranks)
+    return Shard(0 if axis is None else axis)
+
+
+def even_axis(shape: Sequence[int], num_ranks: int) -> int | None:
+    """Return the first axis that gives every rank the same share; None where there is none."""
+    return next((axis for axis, size in enumerate(shape) if size % num_ranks == 0), None)
+
+
+def inner_axis(matrix: Sequence[int], num_ranks: int) -> int:
+    """Return the axis of an expert's matrix that is cut where ranks hold the same experts. UserError without any."""
+    axis = even_axis(matrix, num_ranks)
+    if axis is None:
+        raise UserError(
+            f"an expert's matrices of {' x '.join(map(str, matrix))} cannot be cut into {num_ranks}: "
+            "choose a larger engine.expert_parallel"
+        )
+    return axis
+
+
+def check_divided(language: LanguageConfig, num_data: int, expert_parallel: int) -> None:
+    """UserError if experts cannot be divided among `expert_parallel` ranks, and each cut by those that hold it."""
+    num_experts = language.n_routed_experts or 0
+    if expert_parallel == 1 or not num_experts:
+        return
+    if num_experts % expert_parallel:
+        raise UserError(
+            f"engine.expert_parallel must divide the number of experts: {expert_parallel} does not divide {num_experts}"
+        )
+    for matrix in expert_matrices(language):
+        inner_axis(matrix, num_data // expert_parallel)
+
+
+def expert_matrices(language: LanguageConfig) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the shapes of one routed expert's matrices."""
+    width, hidden = language.hidden_size, language.moe_intermediate_size
+    return (2 * hidden, width), (width, hidden)
 
 
 def fill_from_first(name: str, tensor: Tensor, source: Mapping[str, Tensor], ranks: Ranks) -> None:

@@ -133,7 +133,7 @@ class TrainStep:
         All ranks call it together; one may have no packs. Without a trained token the gradients are those of the
         balance loss alone.
         """
-        own = [self._trim(pack).to(self.ranks.device) for pack in packs if pack.num_tokens]
+        own = [self._trim(pack) for pack in packs if pack.num_tokens]
         counts = self._count(own)
         tally = Tally(self.model, self.ranks.device)
         self._run_all(own, counts, tally)
@@ -212,7 +212,7 @@ class TrainStep:
         if not self._is_sharded:
             return packs
         num_rounds = int(self.ranks.max_(torch.tensor(len(packs), device=self.ranks.device)))
-        blank = blank_pack(self.model.config).to(self.ranks.device)
+        blank = blank_pack(self.model.config)
         return packs + [blank] * (num_rounds - len(packs))
 
     def _run_all(self, own: list[Packed], counts: Counts, tally: Tally) -> None:
@@ -220,7 +220,8 @@ class TrainStep:
         own = self._with_blanks(own)
         if self._balancer is None:
             for pack in own:
-                self._run(pack, counts, tally)
+                # One at a time: the tiles of a whole step can be more than a device has room for.
+                self._run(pack.to(self.ranks.device), counts, tally)
             return
         for group in self._balancer.groups(own, counts.tiles_by_rank):
             for pack, tokens_IQD in zip(group.packs, group.tokens, strict=True):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from tests.model.configs import small_config
 from tests.train.parallel.layouts import RATE, STEPS, Case, Trained, train, train_alone
 from tests.train.two_ranks import TwoRanks
+from vl2.train.parallel.cut import make_cut, units
+from vl2.train.parallel.schedules import Pipelines, Shape
+from vl2.train.ranks import ONE
 
 
 def assert_even(parts: list[Trained], case: Case) -> None:
@@ -56,6 +63,7 @@ PIPELINES = [
     Case(pipeline=2, frozen=("language",)),
     Case(pipeline=2, frozen=("vision", "projector")),
     Case(pipeline=2, pipeline_cut="contiguous"),
+    Case(pipeline=2, pipeline_cut="encoder_first", frozen=("vision", "projector")),  # the first rank trains nothing
     Case(pipeline=2, pipeline_cut="encoder_first", size="tiny"),
 ]
 MIXED = [
@@ -87,3 +95,23 @@ def test_in_bfloat16_the_first_loss_is_near(pair: TwoRanks, case: Case) -> None:
 @pytest.mark.parametrize("case", [BALANCED[3], EXPERTS[1], Case(mode="sharded", expert_parallel=4), *MIXED], ids=str)
 def test_four_processes_train_as_one(four: TwoRanks, case: Case) -> None:
     assert_same(four.run(train, case), train_alone(case))
+
+
+def test_only_the_last_shapes_keep_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Shape] = []
+
+    def build(_: Pipelines, shape: Shape, carries_gradient: Sequence[bool]) -> Any:
+        built.append(shape)
+        return SimpleNamespace(step=lambda **_: None)
+
+    monkeypatch.setattr(Pipelines, "_build", build)
+    images, text, more_text = (
+        Shape(num_batches=2, num_tiles=tiles, num_tokens=tokens, is_trained=True)
+        for tiles, tokens in ((4, 64), (0, 64), (0, 128))
+    )
+    config = small_config()
+    cut = make_cut("looped", units(config), [1.0] * len(units(config)), 2)
+    pipelines = Pipelines(cut, {}, ONE, torch.float32)
+    for shape in (images, text, images, text, images, more_text, images, text):
+        pipelines.run(shape, [True] * 4)
+    assert built == [images, text, more_text, text], "images come in every step and stay"

@@ -10,13 +10,15 @@ import pytest
 
 from tests.model.configs import small_model
 from tests.train.toy import toy_recipe
+from vl2.config import preset
 from vl2.errors import RankLost, UserError
-from vl2.train.parallel.lay_out import check_ranks
+from vl2.model.moe import Experts
+from vl2.train.parallel.lay_out import check_experts, check_ranks
 from vl2.train.parallel.layout import make_layout
 from vl2.train.ranks import ONE, why_lost
 from vl2.train.recipe import EngineOptions
 from vl2.train.run import Run, train
-from vl2.train.shard import shard
+from vl2.train.shard import expert_matrices, shard
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,27 @@ def test_a_number_of_ranks_that_the_layout_does_not_divide_is_refused(tmp_path: 
         check_ranks(recipe, 24)
     with pytest.raises(UserError, match=r"engine\.pipeline must divide the number of ranks: 2 does not divide 1"):
         make_layout(ONE, pipeline=2)
+
+
+def test_experts_that_the_ranks_cannot_share_are_refused_by_their_sizes(tmp_path: Path) -> None:
+    recipe, config = toy_recipe(tmp_path, tmp_path, tmp_path / "run"), preset("base")
+    for expert_parallel, num_ranks, message in (
+        (8, 336, r"an expert's matrices of 3072 x 2560 cannot be cut into 42: choose a larger engine\.expert_parallel"),
+        (16, 336, r"engine\.expert_parallel must divide the number of experts: 16 does not divide 72"),
+    ):
+        engine = EngineOptions(parallel="sharded", expert_parallel=expert_parallel)
+        with pytest.raises(UserError, match=message):
+            check_experts(config, replace(recipe, engine=engine), num_ranks)
+    # Each stage of a pipeline has its own experts: 6 ranks hold the same ones.
+    engine = EngineOptions(parallel="sharded", expert_parallel=8, pipeline=7)
+    check_experts(config, replace(recipe, engine=engine), 336)
+
+
+def test_the_sizes_of_experts_are_those_of_the_model() -> None:
+    model = small_model()
+    experts = next(module for module in model.modules() if isinstance(module, Experts))
+    shapes = tuple(tuple(parameter.shape[1:]) for parameter in (experts.gate_up_proj, experts.down_proj))
+    assert expert_matrices(model.config.language_config) == shapes
 
 
 def test_experts_are_divided_only_where_weights_are_cut() -> None:

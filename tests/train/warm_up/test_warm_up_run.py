@@ -18,7 +18,7 @@ from vl2.config import preset
 from vl2.errors import RankLost, UserError
 from vl2.model import VL2
 from vl2.train.checkpoint import newest_checkpoint
-from vl2.train.ranks import ONE
+from vl2.train.ranks import ONE, Ranks
 from vl2.train.recipe import ModelOptions
 from vl2.train.warm_up import lookup
 from vl2.train.warm_up.pages import PageCutter
@@ -207,6 +207,57 @@ def test_a_thing_of_one_style_alone_is_no_class(texts: Path, tmp_path: Path) -> 
 def test_a_share_of_pages_is_a_share(texts: Path) -> None:
     with pytest.raises(UserError, match=r"pages_share must be from 0 to 1, got 1\.5"):
         TileOptions(texts_en=str(texts), pages_share=1.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        *((name, 0, "at least 1") for name in ("num_steps", "batch_size", "raise_steps", "log_every_steps")),
+        ("save_every_steps", 0, "at least 1"),
+        ("heads_steps", -1, "at least 0"),
+        ("warmup_steps", -1, "at least 0"),
+        ("difficulty", 1.5, "from 0 to 1"),
+    ],
+)
+def test_numbers_that_no_run_can_have_are_refused(name: str, value: float, allowed: str) -> None:
+    with pytest.raises(UserError, match=rf"^{name} must be {allowed}, got {value}$"):
+        WarmUpOptions(**{"num_steps": 4, name: value})  # type: ignore[arg-type]
+
+
+def test_fewer_tiles_than_ranks_are_refused_before_anything_is_made(texts: Path) -> None:
+    plan = recipe(texts, "few", 2)
+    ranks = Ranks(rank=0, size=5, device=torch.device("cpu"))
+    with pytest.raises(UserError, match=r"^batch_size must be at least 1 for each of the 5 ranks, got 4$"):
+        WarmUpRun(plan, ranks)
+    assert not Path(plan.folder).exists()
+
+
+@pytest.mark.parametrize(("batch_size", "share"), [(4, 1 / 2), (5, 3 / 5)])
+def test_the_loss_of_a_rank_counts_by_its_share_of_the_tiles(
+    texts: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, share: float
+) -> None:
+    plan = recipe(texts, "share", 2)
+    run = WarmUpRun(replace(plan, options=replace(plan.options, batch_size=batch_size)), ONE)
+    # The first of two; the other's gradients never come.
+    run.ranks = Ranks(rank=0, size=2, device=torch.device("cpu"))
+    weight = torch.zeros((), requires_grad=True)
+    found = Recognised(
+        class_loss=3 * weight, box_loss=0 * weight, wanted_n=torch.zeros(1), is_right_n=torch.zeros(1, dtype=torch.bool)
+    )
+    monkeypatch.setattr(run, "net", _Given(found))
+    monkeypatch.setattr(run, "_adjust", lambda _: None)
+    run._one_step(0.0)
+    assert weight.grad is not None
+    assert weight.grad.item() == pytest.approx(3 * share)
+
+
+class _Given(torch.nn.Module):
+    def __init__(self, found: Recognised) -> None:
+        super().__init__()
+        self._found = found
+
+    def forward(self, *_: object) -> Recognised:
+        return self._found
 
 
 def test_a_head_that_looks_up_is_set_at_the_end_and_nothing_else_of_the_language_model(texts: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from vl2.config import ModelConfig
 from vl2.data.plan import Plan, Position
 from vl2.errors import UserError
 from vl2.model import VL2
@@ -15,7 +16,7 @@ from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Recipe
-from vl2.train.shard import shard
+from vl2.train.shard import check_divided, shard
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -51,7 +52,10 @@ def cut_for(model: VL2, recipe: Recipe, plan: Plan) -> Cut:
 
 
 def check_ranks(recipe: Recipe, num_ranks: int) -> None:
-    """UserError before anything is loaded if a recipe asks for another number of ranks than there are."""
+    """UserError before anything is loaded if a recipe asks for another number of ranks than there are.
+
+    What the model's sizes say of it is for `check_experts`.
+    """
     engine = recipe.engine
     needed = engine.pipeline * engine.expert_parallel
     if num_ranks % needed:
@@ -59,3 +63,9 @@ def check_ranks(recipe: Recipe, num_ranks: int) -> None:
             f"engine.pipeline {engine.pipeline} and engine.expert_parallel {engine.expert_parallel} need a multiple of "
             f"{needed} ranks, there are {num_ranks}"
         )
+
+
+def check_experts(config: ModelConfig, recipe: Recipe, num_ranks: int) -> None:
+    """UserError before any weight is loaded if the ranks cannot share the model's experts as a recipe says."""
+    engine = recipe.engine
+    check_divided(config.language_config, num_ranks // engine.pipeline, engine.expert_parallel)

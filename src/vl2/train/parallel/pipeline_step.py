@@ -51,6 +51,7 @@ class PipelineStep(TrainStep):
         super().load_state_dict({name: values for name, values in state.items() if name in own})
 
     def _run_all(self, own: list[Packed], counts: Counts, tally: Tally) -> None:
+        own = [pack.to(self.ranks.device) for pack in own]
         with_images = [pack for pack in own if len(pack.tiles)]
         text = [pack for pack in own if not len(pack.tiles)]
         for packs, is_text in ((with_images, False), (text, True)):

@@ -1,8 +1,9 @@
 """Running segments as a pipeline: PyTorch's schedules, one for each shape that a step may have.
 
 PyTorch wants to know what travels before anything runs, and every micro-batch of a step must have the same shapes. So
-there is a pipeline for each (tiles, tokens) that a run meets, around the same layers; they hold no memory of their own
-between steps. Shapes are given, not found by a first pass, which would count the experts' load once more.
+there is a pipeline for each (tiles, tokens) that a run meets, around the same layers. Each keeps, from step to step,
+room for what every one of its micro-batches receives, so only the last few stay. Shapes are given, not found by a first
+pass, which would count the experts' load once more.
 
 This is the only file that knows `torch.distributed.pipelining`.
 """
@@ -22,7 +23,7 @@ from vl2.train.parallel.cut import Cut
 from vl2.train.parallel.segment import SegmentModel
 from vl2.train.ranks import Ranks
 
-_KEPT = 32  # pipelines of shapes met lately
+_KEPT = 2  # pipelines of shapes met lately: a step has one for packs with images and one for text alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +51,9 @@ class Pipelines:
         """
         schedule = self._built.get(shape)
         if schedule is None:
+            if len(self._built) == _KEPT:
+                self._built.popitem(last=False)  # before the new one takes its room
             schedule = self._built[shape] = self._build(shape, carries_gradient)
-            if len(self._built) > _KEPT:
-                self._built.popitem(last=False)
         self._built.move_to_end(shape)
         numbers = torch.arange(shape.num_batches)
         run = schedule.step if shape.is_trained else schedule.eval

@@ -87,7 +87,8 @@ class TileBalancer:
             yield encoded
 
     def _send(self, packs: Sequence[Packed], number: int, held: Sequence[int]) -> _Sent:
-        mine = packs[number * self.packs_together : (number + 1) * self.packs_together]
+        first = number * self.packs_together
+        mine = [pack.to(self._ranks.device) for pack in packs[first : first + self.packs_together]]
         tiles = [pack.tiles.to(self._tile_dtype) for pack in mine]
         side = self._model.config.vision_config.image_size
         tiles_I3PP = torch.cat(tiles) if tiles else self._no_tiles(side)

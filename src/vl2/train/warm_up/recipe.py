@@ -82,6 +82,14 @@ class WarmUpOptions:
     log_every_steps: int = 50
 
     def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "raise_steps", "save_every_steps", "log_every_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup_steps", "heads_steps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.difficulty <= 1:
+            raise UserError(f"difficulty must be from 0 to 1, got {self.difficulty}")
         if self.names and not self.reads:
             raise UserError("names = true needs reads = true: it is the projector's output that is named")
         if self.looks_up and not self.names:

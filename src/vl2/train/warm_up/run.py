@@ -98,6 +98,10 @@ class WarmUpRun:
     """One process's part in a warm-up."""
 
     def __init__(self, recipe: WarmUpRecipe, ranks: Ranks) -> None:
+        if recipe.options.batch_size < ranks.size:
+            raise UserError(
+                f"batch_size must be at least 1 for each of the {ranks.size} ranks, got {recipe.options.batch_size}"
+            )
         self.recipe, self.ranks = recipe, ranks
         self.folder = Path(recipe.folder)
         if ranks.is_first:
@@ -225,10 +229,12 @@ class WarmUpRun:
         for name, parameter in self.net.named_parameters():
             if name.startswith(KEPT):
                 parameter.requires_grad_(learns)
-        batch = TileBatch.of([self._tile(number) for number in self._own()])
+        own = self._own()
+        batch = TileBatch.of([self._tile(number) for number in own])
         generator = torch.Generator().manual_seed(self.step * self.ranks.size + self.ranks.rank)
         found: Recognised = self.net(batch, generator)
-        (found.loss / self.ranks.size).backward()
+        # By the rank's share of the tiles, which need not be the same on all.
+        (found.loss / (self.recipe.options.batch_size / len(own))).backward()
         self.optimizer.sum_over_ranks()
         norm = self.optimizer.grad_norm()
         if norm > 1:
