@@ -64,8 +64,11 @@ def describe_source(source: object) -> str:
 
 
 def _shorten(text: str, limit: int) -> str:
-    text = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    """Leave out the middle of a long text: of a path, the end says most."""
+    if len(text) > limit:
+        half = (limit - 3) // 2
+        text = f"{text[:half]}...{text[-half:]}"
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _copy(image: Image.Image, name: str) -> Image.Image:
