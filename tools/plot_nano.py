@@ -17,10 +17,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-READINGS = ("reading", "reading-again", "reading-on")
+READINGS = ("reading", "reading-again", "reading-on", "reading-names")
 WARM_UPS = ("warm-up", *READINGS)
-STAGES = ("language", "alignment", "pretraining", "fine-tuning", "fine-tuning-on", "naming", "lines")
-DRAWN = ("alignment", "pretraining", "fine-tuning", "fine-tuning-on", "naming", "lines")
+STAGES = (
+    "language", "alignment", "pretraining", "fine-tuning", "fine-tuning-on", "naming", "lines", "naming-sheets",
+    "naming-all", "all-tasks",
+)  # fmt: skip
+DRAWN = STAGES[1:]
 # Shares of patches, and of things that visual tokens hold, which the warm-ups recognise.
 FOUND = ("latin", "chinese", "sprite", "shape", "read_latin", "read_chinese", "read_sprite", "read_shape", "read_space")
 CATEGORIES = ("ocr", "vqa", "grounding", "table_chart", "caption", "text")
