@@ -29,7 +29,10 @@ from vl2.data.fetch.catalogue import fetch
 TEXTS = {"enwiki": "en", "zhwiki": "zh"}
 ONE_IN = 20  # passages that are kept back
 ART_PX = 192
-ART = ("noto", "noto_v1", "fluent", "fluent_mono", "twemoji", "emojione", "emojione_mono", "fxemoji")
+ART = (
+    "noto", "noto_v1", "fluent", "fluent_mono", "twemoji", "emojione", "emojione_mono", "emojione_v1", "fxemoji",
+    "streamline",
+)  # fmt: skip
 
 TRAIN_FONTS = (
     "fonts-cantarell", "fonts-cascadia-code", "fonts-comic-neue", "fonts-crosextra-caladea", "fonts-crosextra-carlito",

@@ -51,6 +51,19 @@ def test_a_line_is_asked_for_and_answered_whole() -> None:
         assert record.images[0].height < record.images[0].width or len(answer) < 4
 
 
+def test_lines_can_be_long_alone() -> None:
+    made = records(PrimerReading(tasks=("line",), languages=("en",), line_widths=(150,), min_chars_en=11))
+    assert made
+    for record in made:
+        answer = record.messages[1].parts[0].text or ""
+        assert 11 <= len(answer) <= 24
+        assert record.images[0].width <= 168, "one tile, askew too"
+    with pytest.raises(UserError, match="min_chars_en must be from 1 to max_chars_en, 24, got 25"):
+        PrimerReading(min_chars_en=25)
+    with pytest.raises(UserError, match="min_chars_en must be from 1 to max_chars_en, 24, got 0"):
+        PrimerReading(min_chars_en=0)
+
+
 def test_rare_characters_are_written_as_often_as_frequent_ones(tmp_path: Path) -> None:
     texts = tmp_path / "zh.txt"
     texts.write_text("的的的的的的的的的的的的的的的的的的的的山山山山水水水水火\n", encoding="utf-8")

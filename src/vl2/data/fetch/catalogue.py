@@ -34,6 +34,16 @@ EMOJIONE_MONO = Package(
     registry="npm", name="@iconify-json/emojione-monotone", version="1.2.1", licence="CC-BY-4.0", attribution="EmojiOne"
 )
 FLUENT_MONO = Package(registry="npm", name="@iconify-json/fluent-emoji-high-contrast", version="1.2.6", licence="MIT")
+EMOJIONE_V1 = Package(
+    registry="npm", name="@iconify-json/emojione-v1", version="1.2.3", licence="CC-BY-SA-4.0", attribution="EmojiOne"
+)
+STREAMLINE = Package(
+    registry="npm",
+    name="@iconify-json/streamline-emojis",
+    version="1.2.4",
+    licence="CC-BY-4.0",
+    attribution="Streamline",
+)
 OPENMOJI = Package(registry="npm", name="openmoji", version="17.0.0", licence="CC-BY-SA-4.0", attribution="OpenMoji")
 EASY_VQA = Package(registry="pypi", name="easy-vqa", version="1.0", licence="MIT")
 
@@ -97,6 +107,8 @@ FETCHABLE: Mapping[str, Fetchable] = {
     "emojione": _emoji("emojione", EMOJIONE, read_iconify, "emoji, shaded a little"),
     "emojione_mono": _emoji("emojione_mono", EMOJIONE_MONO, read_iconify, "emoji, in black alone"),
     "fluent_mono": _emoji("fluent_mono", FLUENT_MONO, read_iconify, "emoji, in black alone, outlined"),
+    "emojione_v1": _emoji("emojione_v1", EMOJIONE_V1, read_iconify, "emoji, the older EmojiOne"),
+    "streamline": _emoji("streamline", STREAMLINE, read_iconify, "emoji, outlined and coloured"),
     "openmoji": _emoji("openmoji", OPENMOJI, read_openmoji, "emoji, outlined: a style to hold out"),
     "cldr": Fetchable(what="names of emoji in English and Chinese", packages=CLDR, write=_write_cldr),
     "easy_vqa": Fetchable(

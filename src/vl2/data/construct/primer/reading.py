@@ -22,6 +22,7 @@ from vl2.errors import UserError
 TOKEN_SHARE = 0.15  # of texts without words
 LEAST_OFTEN = 4  # times that texts must have a character for it to be written at random
 TURNS = 3
+ATTEMPTS = 50  # to find a text that is long enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ class PrimerReading(Source):
     texts_zh: str | None = None
     font_folders: tuple[str, ...] | None = None  # None: where the system keeps them
     languages: tuple[str, ...] = ("en", "zh")
-    max_chars_en: int = 24  # of one line
+    min_chars_en: int = 1  # of one line: more, for texts that are drawn small
+    max_chars_en: int = 24
     max_chars_zh: int = 10
     line_widths: tuple[int, ...] = (150, 320, 320)  # px, of a picture of one line: one is chosen
     max_distortions: int = 1
@@ -48,6 +50,9 @@ class PrimerReading(Source):
             raise UserError(f"even_share must be from 0 to 1, got {self.even_share}")
         if self.even_share and self.texts_zh is None:
             raise UserError("even_share needs texts_zh: a file of texts that have the characters")
+        if not 1 <= self.min_chars_en <= self.max_chars_en:
+            most = self.max_chars_en
+            raise UserError(f"min_chars_en must be from 1 to max_chars_en, {most}, got {self.min_chars_en}")
 
     def draft(self, rng: random.Random) -> Draft:
         language = choose_language(rng, self.languages, self.font_folders)
@@ -64,11 +69,19 @@ class PrimerReading(Source):
             return token(rng)
         return phrase(rng, language, self.texts_zh if language == "zh" else self.texts_en, limit)
 
+    def _long_text(self, rng: random.Random, language: str) -> str:
+        least = self.min_chars_en if language == "en" else 1
+        for _ in range(ATTEMPTS):
+            text = self._text(rng, language, self._limit(language))
+            if len(text) >= least:
+                return text
+        raise Dropped("no text has min_chars_en")
+
     def _limit(self, language: str) -> int:
         return self.max_chars_zh if language == "zh" else self.max_chars_en
 
     def _line(self, rng: random.Random, language: str) -> Draft:
-        text = self._text(rng, language, self._limit(language))
+        text = self._long_text(rng, language)
         face = choose_face(rng, text, self.font_folders)
         margin = rng.randint(4, 24)
         font = fit(face, text, rng.randint(20, 48), rng.choice(self.line_widths) - 2 * margin)
