@@ -234,6 +234,12 @@ def test_a_picture_that_is_neither_base64_nor_a_file_is_named(tmp_path: Path) ->
         items("chartqa", tmp_path)
 
 
+def test_the_answers_that_mmmu_withholds_are_no_golds(tmp_path: Path) -> None:
+    row = {"id": "test_Art_1", **MMMU, "answer": "?", "image_1": cell(), "image_2": None}
+    parquet(tmp_path / "Art/test-00000-of-00001.parquet", [row])
+    assert items("mmmu", tmp_path, split="test")[0].gold == []
+
+
 @pytest.mark.parametrize(
     ("cell", "golds"),
     [
@@ -371,6 +377,9 @@ SCORES = [
     ("mmmu", Item(id="1", question="?", options=("left", "right"), gold=["B"]), "vlmevalkit", "B.", 1.0),
     ("mmmu", Item(id="1", question="?", gold=["7", "seven"]), "vlmevalkit", "7", 1.0),
     ("mmmu", Item(id="1", question="?", gold=["7"]), "lmms-eval", "so it is 7", 1.0),
+    ("mmmu", Item(id="1", question="?", options=("left", "right"), gold=[]), "vlmevalkit", "B.", 0.0),
+    ("mmmu", Item(id="1", question="?", options=("left", "right"), gold=[]), "paper", "B.", 0.0),
+    ("mmmu", Item(id="1", question="?", gold=[]), "vlmevalkit", "A", 0.0),
     ("mme", Item(id="1", question="?", gold="no"), "vlmevalkit", "No, it is not", 1.0),
     ("mme", Item(id="1", question="?", gold="no"), "lmms-eval", "Nothing", 1.0),
     ("realworldqa", Item(id="1", question="?", gold="2"), "lmms-eval", "2.", 1.0),

@@ -26,7 +26,7 @@ from vl2.errors import UserError
 from vl2.eval.asking import lettered, letters
 from vl2.eval.choice_ways import judge_by_letter
 from vl2.eval.hub import Dataset
-from vl2.eval.rows import images_of, options_of, read_rows, stems_of, texts
+from vl2.eval.rows import golds_of, images_of, options_of, read_rows, stems_of
 from vl2.eval.score.multiple_choice import mmmu_letter, vlmevalkit_letter
 from vl2.eval.score.open_answer import is_open_answer_right
 from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
@@ -37,6 +37,7 @@ Protocol = Literal["vlmevalkit", "plain"]
 
 PUBLISHED_PROTOCOL: Protocol = "vlmevalkit"
 MAX_NEW_TOKENS = 512  # greedy
+WITHHELD = "?"  # the answer of each question of the test split
 
 CHOOSE = "Please select the correct answer from the options above."
 CHOOSE_REWRITTEN = (
@@ -114,7 +115,7 @@ def read(task: Task, where: Where) -> Iterator[Item]:
             id=id,
             question=row["question"],
             images=images_of(cells, folder, id),
-            gold=texts(row["answer"]),
+            gold=[] if row["answer"] == WITHHELD else golds_of(row["answer"]),
             options=_options(row),
             part=str(row.get("category", re.sub(r"^\w+?_(.+)_\d+$", r"\1", id))),
         )
@@ -148,15 +149,17 @@ def ask_lmms(item: Item) -> Messages:
 
 def mark_vlmevalkit(item: Item, answer: str) -> Mark:
     said = vlmevalkit_letter(read_answer(answer), _choices(item))
-    return Mark(score=float(said == _gold_letter(item)), read=said, is_undecided=not said)
+    return Mark(score=float(bool(said) and said == _gold_letter(item)), read=said, is_undecided=not said)
 
 
 def _choices(item: Item) -> dict[str, str]:
     """Return the options by letter; an open question has the gold answer as A, and everything else as B."""
-    return letters(item) or {"A": str(item.gold[0]), "B": "Other Answers"}
+    return letters(item) or {"A": str(item.gold[0]) if item.gold else WITHHELD, "B": "Other Answers"}
 
 
 def _gold_letter(item: Item) -> str:
+    if not item.gold:
+        return ""
     return str(item.gold[0]) if item.options else "A"
 
 
@@ -164,7 +167,7 @@ def mark_lmms(item: Item, answer: str) -> Mark:
     if not item.options:
         return Mark(score=float(is_open_answer_right(answer, item.gold)), read=answer)
     said = mmmu_letter(answer, letters(item))
-    return Mark(score=float(said == str(item.gold[0])), read=said)
+    return Mark(score=float(bool(said) and said == _gold_letter(item)), read=said)
 
 
 TASK = Task(
