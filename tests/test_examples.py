@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vl2.cli.main import run
+from vl2.eval.score.iou import iou
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,6 +54,24 @@ def test_a_command_line_example_runs(code: str, capsys: pytest.CaptureFixture[st
         assert run([*arguments, *limit]) == 0, capsys.readouterr().err
         captured = capsys.readouterr()
         assert captured.out or captured.err
+
+
+# What the pictures show: the house's box is read off its pixels.
+SHOWN = ("Station", "7.85", "35", "3", "今天天气很好")
+HOUSE_PX = (1, 101, 57, 155)
+
+
+def test_the_demo_gets_right_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = re.findall(r"^\t\$\(BIN\)/vl2 (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    said = []
+    for arguments in recipe:
+        assert run(shlex.split(arguments)) == 0
+        said.append(capsys.readouterr().out.strip())
+    *answers, located = said
+    assert tuple(answers) == SHOWN
+    box = tuple(float(number) for number in located.splitlines()[0].split()[:4])
+    assert iou(box, HOUSE_PX) > 0.7
+    assert Path("demo.png").is_file()
 
 
 def test_what_is_not_run_says_why() -> None:
