@@ -20,11 +20,14 @@ from vl2.bench.report import print_report, to_dict
 from vl2.bench.run import Contest, Runs
 from vl2.bench.speak import make_image, random_ids
 from vl2.bench.stages import Sizes, load_stage, make_stages
-from vl2.bench.work import Bytes, decode_work, encode_work, prefill_work, visited_share
+from vl2.bench.work import Bytes, Types, Work, decode_work, encode_work, prefill_work, visited_share
 from vl2.cli.main import run
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.infer.vlm import load
+from vl2.quant import products
+from vl2.quant.apply import quantise_model
+from vl2.quant.scheme import SCHEMES, SchemeName
 from vl2.weights.random_checkpoint import random_checkpoint, write_random_checkpoint
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_peer.py")]
@@ -138,7 +141,8 @@ def test_a_share_is_the_least_time_over_ours_and_a_ratio_the_peers_time_over_our
     config = small_config("tiny")
     stage = next(s for s in make_stages(config, Sizes.quick()) if s.name.startswith("decode, batch 4"))
     held = Bytes(total=0, encoder=0, dense=1_000_000, experts=0, cache_per_token=0)
-    loaded = {"bytes": held.to_dict(), "compute": "float32"}
+    plain = Types(encoder="float32", language="float32", rest="float32")
+    loaded = {"bytes": held.to_dict(), "compute": plain.to_dict()}
     ours, peer = (
         Runs(name=name, versions={}, command=[], loaded=loaded, seconds={stage.name: seconds})
         for name, seconds in (("ours", [0.02, 0.01, 0.04]), ("peer", [0.04, 0.03]))
@@ -152,13 +156,47 @@ def test_a_share_is_the_least_time_over_ours_and_a_ratio_the_peers_time_over_our
     assert told["peer_over_ours"]["peer"]["median"] == pytest.approx(2.5)
 
 
+def test_each_part_of_the_work_takes_the_limit_of_its_own_type() -> None:
+    products_of = {"float32": {"a": 1e8}, "bfloat16": {"a": 1e9}, "int8": {"a": 4e9, "b": 1e9}}
+    limits = replace(machine(), products=products_of)
+    work = Work(read_bytes=1, encoder=8e9, language=4e9, rest=1e9)
+    plain = Types(encoder="bfloat16", language="bfloat16", rest="bfloat16")
+    assert work.least_seconds(limits, plain) == pytest.approx(13)
+    assert work.least_seconds(limits, replace(plain, encoder="int8")) == pytest.approx(2 + 4 + 1)
+    assert work.least_seconds(limits, replace(plain, encoder="int8", language="int8")) == pytest.approx(2 + 1 + 1)
+
+
+@pytest.mark.parametrize(
+    ("weights", "has_int8", "expected"),
+    [
+        (None, True, Types(encoder="bfloat16", language="bfloat16", rest="bfloat16")),
+        ("int8", True, Types(encoder="int8", language="int8", rest="bfloat16")),
+        ("int4", True, Types(encoder="int8", language="bfloat16", rest="bfloat16")),
+        ("int8", False, Types(encoder="bfloat16", language="bfloat16", rest="bfloat16")),
+    ],
+)
+def test_a_model_says_in_which_types_its_parts_multiply(
+    weights: SchemeName | None, has_int8: bool, expected: Types, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VL2_KERNELS", "off")
+    monkeypatch.setattr(products, "has_int8_products", lambda: has_int8)
+    monkeypatch.setattr(products, "has_bfloat16_products", lambda: True)
+    model = small_model("tiny").to(torch.bfloat16)
+    if weights is not None:
+        quantise_model(model, SCHEMES[weights])
+    assert Types.of(model) == expected
+
+
 def test_load_has_no_limit_and_memory_is_told_in_gb(capsys: pytest.CaptureFixture[str]) -> None:
     stages = [load_stage(LOAD), *(s for s in make_stages(small_config("tiny"), Sizes.quick(), ["memory"]))]
     runs = Runs(
         name="ours",
         versions={},
         command=[],
-        loaded={"kernels": "avx2; amx could not be had: a reason"},
+        loaded={
+            "kernels": "avx2; amx could not be had: a reason",
+            "compute": Types(encoder="int8", language="bfloat16", rest="bfloat16").to_dict(),
+        },
         seconds={"load": [1.25], "peak memory": [2_500_000_000.0]},
     )
     print_report(Contest(stages=stages, runs=[runs], machine=machine()), sys.stdout)
@@ -166,6 +204,7 @@ def test_load_has_no_limit_and_memory_is_told_in_gb(capsys: pytest.CaptureFixtur
     assert "1.25" in said
     assert "2.5" in said
     assert "kernels: avx2; amx could not be had: a reason" in said
+    assert "multiplied: encoder in int8, language in bfloat16, rest in bfloat16" in said
 
 
 def test_the_bytes_of_a_model_are_those_of_its_tensors() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -49,6 +51,41 @@ def test_a_layer_gives_the_product_of_the_weights_it_stands_for(kind: Kind, rows
     assert got.shape == (2, rows, 48)
     # Many rows are rounded to 8 bits with int8 weights, elsewhere to bfloat16 at most.
     assert (got.float() - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "kernels", "has_int8", "expected"),
+    [
+        (None, torch.bfloat16, None, True, torch.bfloat16),
+        ("int8", torch.bfloat16, None, True, torch.int8),
+        ("int8", torch.float32, None, True, torch.int8),
+        ("int8", torch.float32, None, False, torch.float32),
+        ("int8", torch.bfloat16, False, False, torch.float32),
+        ("int4", torch.bfloat16, True, True, torch.bfloat16),
+        ("int4", torch.bfloat16, False, True, torch.float32),
+        ("int4", torch.float32, None, True, torch.float32),
+    ],
+)
+def test_the_type_of_many_rows_follows_the_weight_and_the_instructions(
+    kind: Kind | None,
+    dtype: torch.dtype,
+    kernels: bool | None,
+    has_int8: bool,
+    expected: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`kernels`: None without any, else whether theirs have instructions for bfloat16."""
+    library = None if kernels is None else SimpleNamespace(has_bfloat16_products=kernels)
+    monkeypatch.setattr(products, "load_kernels", lambda: library)
+    monkeypatch.setattr(products, "has_int8_products", lambda: has_int8)
+    monkeypatch.setattr(products, "has_bfloat16_products", lambda: True)
+    assert products.type_of_many_rows(kind, dtype, torch.device("cpu")) == expected
+    assert products.type_of_many_rows(kind, dtype, torch.device("meta")) == dtype
+
+
+def test_plain_bfloat16_is_multiplied_in_float32_without_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "has_bfloat16_products", lambda: False)
+    assert products.type_of_many_rows(None, torch.bfloat16, torch.device("cpu")) == torch.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,7 +15,7 @@ import torch  # noqa: E402
 from vl2 import __version__  # noqa: E402
 from vl2.bench.machine import wait_for  # noqa: E402
 from vl2.bench.speak import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
-from vl2.bench.work import Bytes  # noqa: E402
+from vl2.bench.work import Bytes, Types  # noqa: E402
 from vl2.infer.decode_graph import DecodeGraphs  # noqa: E402
 from vl2.infer.generate import decode  # noqa: E402
 from vl2.infer.image_tokens import tiles_per_pass  # noqa: E402
@@ -47,7 +47,7 @@ class Own:
             "versions": {"torch": torch.__version__},
             "threads": torch.get_num_threads(),
             "device": str(model.device),
-            "compute": str(model.dtype).removeprefix("torch."),
+            "compute": Types.of(model).to_dict(),
             "kernels": describe_kernels() if model.device.type == "cpu" else "none: they are for a CPU",
             "bytes": Bytes.of(model).to_dict(),
         }

@@ -59,6 +59,9 @@ def print_report(contest: Contest, file: TextIO) -> None:
     ours, *peers = contest.runs
     if "kernels" in ours.loaded:
         console.print(f"kernels: {ours.loaded['kernels']}")
+    if "compute" in ours.loaded:
+        parts = ", ".join(f"{part} in {kind}" for part, kind in ours.loaded["compute"].items())
+        console.print(f"multiplied: {parts}")
     table = Table("", "unit", ours.name, "of the limit", box=SIMPLE_HEAD)
     for peer in peers:
         table.add_column(peer.name, justify="right")

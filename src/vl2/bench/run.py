@@ -16,7 +16,7 @@ from vl2.bench.contestant import Contestant
 from vl2.bench.machine import MachineLimits, measure_machine
 from vl2.bench.speak import Answer
 from vl2.bench.stages import Sizes, Stage, load_stage
-from vl2.bench.work import Bytes
+from vl2.bench.work import Bytes, Types
 from vl2.config import ModelConfig
 from vl2.errors import UserError
 
@@ -53,8 +53,8 @@ class Contest:
         ours = self.runs[0]
         if stage.work is None or stage.name not in ours.seconds:
             return None
-        held = Bytes(**ours.loaded["bytes"])
-        return stage.work(held).least_seconds(self.machine, ours.loaded["compute"]) / median(ours.seconds[stage.name])
+        held, types = Bytes(**ours.loaded["bytes"]), Types(**ours.loaded["compute"])
+        return stage.work(held).least_seconds(self.machine, types) / median(ours.seconds[stage.name])
 
     def ratios(self, stage: Stage, peer: Runs) -> list[float]:
         """Return how many times the peer's time (or memory) is ours, round by round."""

@@ -113,4 +113,9 @@ def _image_work(config: ModelConfig, held: Bytes) -> Work:
     side = config.tokens_per_side
     encoder = encode_work(config, held, 5)
     prompt = prefill_work(config, held, side * (side + 1) + 1 + 2 * side * (2 * side + 1) + 12)
-    return Work(read_bytes=encoder.read_bytes + prompt.read_bytes, operations=encoder.operations + prompt.operations)
+    return Work(
+        read_bytes=encoder.read_bytes + prompt.read_bytes,
+        encoder=encoder.encoder,
+        language=prompt.language,
+        rest=encoder.rest + prompt.rest,
+    )

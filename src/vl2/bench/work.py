@@ -2,6 +2,7 @@
 
 Weights are read once in a pass, of routed experts those that are visited when tokens choose evenly. Reading and
 arithmetic can go on side by side, so the least time is the longer of the two. One multiply-add is two operations.
+What stays plain among quantised layers, routers and `kv_b_proj`, is counted with them: a fortieth at most.
 """
 
 from __future__ import annotations
@@ -9,9 +10,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from torch import nn
+
 from vl2.bench.machine import MachineLimits
 from vl2.config import ModelConfig
 from vl2.model import VL2, Cache
+from vl2.quant.formats import Kind
+from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+from vl2.quant.products import type_of_many_rows
 from vl2.train.flops import ForwardCost
 
 
@@ -51,31 +58,70 @@ class Bytes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Types:
+    """In which types a loaded model multiplies, by name."""
+
+    encoder: str  # rows of the encoder and the projector by their weights
+    language: str  # rows of a prompt by weights of the language model
+    rest: str  # scores of attention, and what is done for one row or a few, whose numbers keep their 16 bits
+
+    @classmethod
+    def of(cls, model: VL2) -> Types:
+        encoder, language = (
+            type_of_many_rows(_form(part), model.dtype, model.device) for part in (model.vision, model.language)
+        )
+        return cls(encoder=_name(encoder), language=_name(language), rest=_name(model.dtype))
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def _form(part: nn.Module) -> Kind | None:
+    """Return the form of a part's weights, None for plain ones."""
+    return next((m.kind for m in part.modules() if isinstance(m, QuantisedLinear | QuantisedExperts)), None)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Work:
-    """Bytes and operations of one stage."""
+    """Bytes of one stage, and its operations by what they are done with, as in `Types`."""
 
     read_bytes: float
-    operations: float
+    encoder: float = 0.0
+    language: float = 0.0
+    rest: float = 0.0
 
-    def least_seconds(self, machine: MachineLimits, compute: str) -> float:
-        """Return the least time on this machine, arithmetic in the type `compute`."""
-        return max(self.read_bytes / machine.read_bytes_per_s, self.operations / machine.operations_per_s(compute))
+    @property
+    def operations(self) -> float:
+        return self.encoder + self.language + self.rest
+
+    def least_seconds(self, machine: MachineLimits, types: Types) -> float:
+        """Return the least time on this machine, each operation at the limit of its type."""
+        parts = ((self.encoder, types.encoder), (self.language, types.language), (self.rest, types.rest))
+        arithmetic = sum(operations / machine.operations_per_s(kind) for operations, kind in parts)
+        return max(self.read_bytes / machine.read_bytes_per_s, arithmetic)
 
 
 def encode_work(config: ModelConfig, held: Bytes, tiles: int) -> Work:
-    cost = ForwardCost.of(config)
-    return Work(read_bytes=held.encoder, operations=tiles * (cost.per_tile_vision + cost.per_tile_projector))
+    cost, vision = ForwardCost.of(config), config.vision_config
+    scores = 4.0 * vision.layers * vision.patches_per_side**4 * vision.width
+    weights = cost.per_tile_vision - scores + cost.per_tile_projector
+    return Work(read_bytes=held.encoder, encoder=tiles * weights, rest=tiles * scores)
 
 
 def prefill_work(config: ModelConfig, held: Bytes, tokens: int) -> Work:
     """The pass of a whole prompt, with the logits of its last position: the last layer keeps no other's state."""
     cost, language = ForwardCost.of(config), config.language_config
     layers, pairs = language.num_hidden_layers, tokens * (tokens + 1) / 2
-    operations = cost.per_token * tokens - cost.per_token_in_end * (tokens - 1) + cost.per_logit
-    operations += cost.per_pair * (pairs * (layers - 1) + tokens) / layers
+    weights = (cost.per_token - cost.per_token_in_end) * (tokens - 1) + cost.per_token
+    scores = cost.per_pair * (pairs * (layers - 1) + tokens) / layers
     is_moe = [language.is_moe_layer(layer) for layer in range(layers)]
     read = sum(visited_share(config, 1 if layer == layers - 1 else tokens) for layer in range(layers) if is_moe[layer])
-    return Work(read_bytes=held.dense + held.experts * read / max(1, sum(is_moe)), operations=operations)
+    read_bytes = held.dense + held.experts * read / max(1, sum(is_moe))
+    return Work(read_bytes=read_bytes, language=weights, rest=scores + cost.per_logit)
 
 
 def decode_work(config: ModelConfig, held: Bytes, *, batch: int, context: int, steps: int) -> Work:
@@ -85,7 +131,7 @@ def decode_work(config: ModelConfig, held: Bytes, *, batch: int, context: int, s
     seen = context + steps / 2  # positions that a step looks back on, on average
     return Work(
         read_bytes=steps * (weights + batch * seen * held.cache_per_token),
-        operations=steps * batch * (cost.per_token + cost.per_logit + cost.per_pair * seen),
+        rest=steps * batch * (cost.per_token + cost.per_logit + cost.per_pair * seen),
     )
 
 

@@ -21,7 +21,7 @@ from vl2.kernels.library import Library
 from vl2.kernels.prefill import has_tiles
 from vl2.kernels.products import multiply
 from vl2.kernels.structures import INT8, QUANTISED, MatrixC
-from vl2.model.float_linear import multiply_panels
+from vl2.model.float_linear import has_bfloat16_products, multiply_panels
 from vl2.model.moe import MAX_DECODED_ROWS, is_step
 from vl2.quant.formats import PANEL, Kind, Quantised, dequantise
 
@@ -95,6 +95,23 @@ def has_int8_products() -> bool:
 
 def _has_instructions(kernels: Library, kind: Kind) -> bool:
     return has_int8_products() if kind == "int8" else kernels.has_bfloat16_products
+
+
+def type_of_many_rows(kind: Kind | None, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the type in which many rows are multiplied by a weight of a form; None is a plain weight.
+
+    `dtype` is that of the rows.
+    """
+    if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32):
+        return dtype
+    if kind is None:
+        return dtype if has_bfloat16_products() else torch.float32
+    if kind == "int8" and has_int8_products():
+        return torch.int8
+    kernels = load_kernels()
+    if kernels is None:
+        return dtype  # the weight is made whole in that type
+    return torch.bfloat16 if _has_instructions(kernels, kind) else torch.float32
 
 
 def few_rows(kernels: Library, x_MK: Tensor, codes_NK: Tensor, scales_N: Tensor) -> Tensor:
