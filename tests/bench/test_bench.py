@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from tests.model.configs import small_config, small_model
+from vl2.bench import run as bench_run
 from vl2.bench.contestant import Contestant, peer_command
 from vl2.bench.machine import MachineLimits, measure_machine, model_products
 from vl2.bench.report import print_report, to_dict
-from vl2.bench.run import Contest, Runs
+from vl2.bench.run import Contest, Runs, compete
 from vl2.bench.speak import make_image, random_ids
 from vl2.bench.stages import Sizes, load_stage, make_stages
 from vl2.bench.work import Bytes, Types, Work, decode_work, encode_work, prefill_work, visited_share
@@ -38,6 +39,13 @@ def machine(read: float = 1e9, rate: float = 1e12) -> MachineLimits:
     return MachineLimits(
         device="cpu", threads=1, read_bytes_per_s=read, products={"float32": {"a": rate / 4, "b": rate}}
     )
+
+
+@pytest.fixture
+def _known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take limits as given, and no rests: where it is not about figures."""
+    monkeypatch.setattr(bench_run, "measure_machine", lambda config, device: machine())
+    monkeypatch.setattr(bench_run, "SETTLE_S", 0.0)
 
 
 def test_the_command_measures_itself_and_a_peer_and_writes_all_of_it(
@@ -66,7 +74,6 @@ def test_the_command_measures_itself_and_a_peer_and_writes_all_of_it(
 
 def test_every_stage_runs_on_the_built_in_model() -> None:
     from vl2.bench.contestant import OWN
-    from vl2.bench.run import compete
     from vl2.weights.locate import built_in_folder
 
     sizes = Sizes(tiles=1, prompt=20, short=4, long=30, steps=2, rounds=1)
@@ -95,6 +102,39 @@ def test_every_stage_runs_on_the_built_in_model() -> None:
 def test_a_peer_that_fails_is_one_line(how: str, message: str) -> None:
     with Contestant([*FAKE, how], threads=None) as peer, pytest.raises(UserError, match=message):
         peer.ask(LOAD, timeout_s=60)
+
+
+def contest_of(*commands: list[str]) -> Contest:
+    """Let peers that say fixed times compete in reading a prompt."""
+    config, sizes = small_config("tiny"), Sizes.quick()
+    stages = make_stages(config, sizes, ["prefill"])
+    return compete(config, commands, stages, LOAD, sizes, device=torch.device("cpu"), say=lambda text: None)
+
+
+@pytest.mark.usefixtures("_known_machine")
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("says nothing", r'fake_peer.py .says nothing.` must answer load with "name", a text, got \{\}'),
+        ("has no time", 'must answer load with "seconds", a number above 0, got {"name": "fake 1.0"}'),
+        ("takes no time", 'must answer prefill with "seconds", a number above 0, got {"seconds": 0}'),
+    ],
+)
+def test_a_peer_that_answers_without_what_was_asked_is_one_line(how: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        contest_of(FAKE, [*FAKE, how])
+
+
+@pytest.mark.usefixtures("_known_machine")
+def test_contestants_of_one_name_keep_figures_of_their_own() -> None:
+    contest = contest_of(FAKE, FAKE, [*FAKE, "made its weights"])
+    names = ["fake 1.0", "fake 1.0 #2", "fake 1.0 #3"]
+    assert [runs.name for runs in contest.runs] == names
+    without_limits = replace(contest, stages=[replace(stage, work=None) for stage in contest.stages])
+    load_told, prefill_told = to_dict(without_limits, "x")["stages"]
+    assert list(prefill_told["figures"]) == names
+    assert list(prefill_told["peer_over_ours"]) == names[1:]
+    assert load_told["unsupported"] == {"fake 1.0 #3": "its weights are drawn"}
 
 
 def test_a_peer_that_hangs_is_ended() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -100,6 +101,20 @@ class Contestant:
             raise UserError(f"{self._named} failed at {task['do']}: {answer['error']}")
         return answer
 
+    def number(self, answer: Answer, key: str, task: Task) -> float:
+        """Return what an answer says under a key. UserError unless it is a number above 0."""
+        value = answer.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise self._misses(answer, f'"{key}", a number above 0', task)
+        return value
+
+    def text(self, answer: Answer, key: str, task: Task) -> str:
+        """Return what an answer says under a key. UserError unless it is a text."""
+        value = answer.get(key)
+        if not isinstance(value, str) or not value:
+            raise self._misses(answer, f'"{key}", a text', task)
+        return value
+
     def close(self) -> None:
         """Let the process quit, end it if it does not, and forget its messages."""
         if self._process.poll() is None:
@@ -118,6 +133,9 @@ class Contestant:
         for line in self._process.stdout:
             self._lines.put(line)
         self._lines.put(None)
+
+    def _misses(self, answer: Answer, wanted: str, task: Task) -> UserError:
+        return UserError(f"{self._named} must answer {task['do']} with {wanted}, got {json.dumps(answer)[:100]}")
 
     @property
     def _named(self) -> str:

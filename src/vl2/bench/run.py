@@ -88,15 +88,15 @@ def compete(
             if "unsupported" in loaded:
                 raise UserError(f"`{shlex.join(contestant.command)}` cannot run this: {loaded['unsupported']}")
             made = Runs(
-                name=loaded["name"],
+                name=_unique(contestant.text(loaded, "name", task), [before.name for before in runs]),
                 versions=loaded.get("versions", {}),
                 command=contestant.command,
                 loaded=loaded,
             )
-            if "seconds" in loaded:
-                made.seconds[loading.name] = [loaded["seconds"]]
+            if "not_loaded" in loaded:
+                made.unsupported[loading.name] = contestant.text(loaded, "not_loaded", task)
             else:
-                made.unsupported[loading.name] = loaded["not_loaded"]
+                made.seconds[loading.name] = [contestant.number(loaded, "seconds", task)]
             runs.append(made)
         for contestant, made in zip(contestants, runs, strict=True):
             say(f"warm up: {made.name}")
@@ -110,6 +110,12 @@ def compete(
             time.sleep(SETTLE_S)
             machine = machine.best_with(measure_machine(config, device))
     return Contest(stages=[loading, *stages], runs=runs, machine=machine)
+
+
+def _unique(name: str, taken: Sequence[str]) -> str:
+    """Return a name that no other contestant has: the same one may be there twice."""
+    names = (name, *(f"{name} #{number}" for number in range(2, len(taken) + 2)))
+    return next(unique for unique in names if unique not in taken)
 
 
 @contextlib.contextmanager
@@ -131,7 +137,8 @@ def _measure(contestant: Contestant, made: Runs, stage: Stage, seed: int) -> Non
     if "unsupported" in answer:
         made.unsupported[stage.name] = answer["unsupported"]
         return
-    made.seconds.setdefault(stage.name, []).append(answer["bytes"] if stage.unit == "GB" else answer["seconds"])
+    run = contestant.number(answer, "bytes" if stage.unit == "GB" else "seconds", stage.task)
+    made.seconds.setdefault(stage.name, []).append(run)
 
 
 def _warm_up(contestant: Contestant, stages: Sequence[Stage]) -> None:
