@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from ..reference import CHECKPOINTS
+from ..reference import CHECKPOINTS, IMAGES
 
 CHECKPOINT = CHECKPOINTS / "small"
 WEIGHTS = "model.safetensors"
@@ -270,6 +271,24 @@ def test_gated_missing_and_malformed_names_are_told_apart(hub, tmp_path):
     assert gated == "UserError: org/toy is gated: accept its licence on the hub and log in with `hf auth login`"
     assert missing.startswith("UserError: no folder and no model on the hub is called org/nothing")
     assert malformed.startswith("UserError: no folder org/a--b, and it is no hub id: ")
+
+
+def test_inspecting_downloads_no_weights_and_what_follows_gets_them(hub, tmp_path):
+    program = (
+        "from vl2.cli.main import run; run(['inspect', 'org/toy']); run(['inspect', 'photo.png', '-m', 'org/toy'])"
+    )
+    shutil.copy(IMAGES / "photo640x480.png", tmp_path / "photo.png")
+    env = environment(hub.url, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert "vl2 ask ... --model org/toy" in done.stdout, done.stderr
+    assert "canvas" in done.stdout
+    settings = {name for name in WANTED if name.endswith(".json")}
+    assert {name for name, _ in hub.fetched} == settings
+    offline, line = locate(hub.url, tmp_path, {"offline": True}, {})
+    assert offline.startswith("UserError: org/toy is not complete in the local cache")
+    assert files_in(line) == WANTED
 
 
 def test_the_command_line_answers_from_the_hub_and_is_quiet_on_request(hub, tmp_path):

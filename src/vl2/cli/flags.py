@@ -47,9 +47,11 @@ class CheckpointFlags:
     offline: bool = False
     """use only what is already downloaded"""
 
-    def locate(self, *, quiet: bool) -> Path:
+    def locate(self, *, quiet: bool, needs_weights: bool = True) -> Path:
         """Return the checkpoint's folder, downloaded if need be."""
-        return locate(self.model, revision=self.revision, offline=self.offline, quiet=quiet)
+        return locate(
+            self.model, revision=self.revision, offline=self.offline, quiet=quiet, needs_weights=needs_weights
+        )
 
     def tiling_rule(self) -> Tiling:
         from vl2.process.tiling import Tiling
@@ -171,14 +173,14 @@ class OutputFlags:
     """print nothing but the answer"""
 
 
-def locate(name: str, *, revision: str | None, offline: bool, quiet: bool) -> Path:
+def locate(name: str, *, revision: str | None, offline: bool, quiet: bool, needs_weights: bool = True) -> Path:
     """Return the folder of a checkpoint; `quiet` silences what the hub's client prints while it downloads."""
     if quiet:
         # Its own switches, read when it is first imported: here at the latest.
         os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="error")
     from vl2.weights import locate_checkpoint
 
-    return locate_checkpoint(name, revision=revision, offline=offline)
+    return locate_checkpoint(name, revision=revision, offline=offline, needs_weights=needs_weights)
 
 
 def read_text(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from vl2.cli.flags import CheckpointFlags, OptionalFile, OptionalInt, OutputFlags, locate, open_images, print_json
+from vl2.cli.flags import CheckpointFlags, OptionalFile, OptionalInt, OutputFlags, open_images, print_json
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.errors import UserError
 from vl2.paths import is_url, local_path
@@ -76,7 +76,7 @@ class Inspect:
         from vl2.process.processor import Processor
         from vl2.process.tile_report import TileReport
 
-        folder = self.model.locate(quiet=self.output.quiet)
+        folder = self.model.locate(quiet=self.output.quiet, needs_weights=False)
         report = TileReport.of(image, Processor.from_folder(folder, tiling=tiling, max_tiles=self.model.max_tiles))
         if self.output.json:
             print_json(report.to_dict())
@@ -107,7 +107,7 @@ class Inspect:
             target = RELEASED.get(self.target, self.target)
         else:
             target = self.target
-            folder = locate(self.target, revision=source.revision, offline=source.offline, quiet=self.output.quiet)
+            folder = replace(source, model=target).locate(quiet=self.output.quiet, needs_weights=False)
             config = ModelConfig.from_file(folder / "config.json")
             record = Record.of(config, folder)
         size = ModelSize.of(config)

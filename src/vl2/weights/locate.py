@@ -12,15 +12,19 @@ from vl2.paths import local_path
 BUILT_IN = "nano"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Never *.bin, *.pt or *.py: nothing that could run is downloaded. Files in subfolders are not ours.
-WANTED, UNWANTED = ["*.json", "*.safetensors"], ["*/*"]
+SETTINGS, WEIGHTS, UNWANTED = "*.json", "*.safetensors", ["*/*"]
 
 
 def built_in_folder() -> Path:
     return Path(str(resources.files("vl2") / "nano"))
 
 
-def locate_checkpoint(name: str | Path, *, revision: str | None = None, offline: bool = False) -> Path:
+def locate_checkpoint(
+    name: str | Path, *, revision: str | None = None, offline: bool = False, needs_weights: bool = True
+) -> Path:
     """Return the folder of a checkpoint, downloading it from the hub if the name is an id like "org/model".
+
+    Without `needs_weights` only its JSON files are downloaded: what it is, and how it reads pictures and text.
 
     Downloads go to the hub's own cache. A dropped connection is resumed; a download that was stopped keeps its
     finished files and begins the others anew. `offline` takes only what is cached.
@@ -35,10 +39,10 @@ def locate_checkpoint(name: str | Path, *, revision: str | None = None, offline:
         raise UserError(f"{text} is a file: give the folder that holds config.json")
     if not HUB_ID.fullmatch(text):
         raise UserError(f'no folder {text}: give "{BUILT_IN}", a checkpoint folder, or a hub id like org/model')
-    return _download(text, revision, offline)
+    return _download(text, revision, offline, [SETTINGS, WEIGHTS] if needs_weights else [SETTINGS])
 
 
-def _download(repo_id: str, revision: str | None, offline: bool) -> Path:
+def _download(repo_id: str, revision: str | None, offline: bool, wanted: list[str]) -> Path:
     # Imported here: it costs a fifth of a second that a local folder should not pay.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -55,7 +59,7 @@ def _download(repo_id: str, revision: str | None, offline: bool) -> Path:
             snapshot_download(
                 repo_id,
                 revision=revision,
-                allow_patterns=WANTED,
+                allow_patterns=wanted,
                 ignore_patterns=UNWANTED,
                 local_files_only=offline,
             )
