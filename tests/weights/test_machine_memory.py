@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,17 +31,49 @@ def test_this_machine_has_memory() -> None:
     assert 0 < memory.available <= memory.total
 
 
-def test_the_limit_of_a_container_counts_and_cached_files_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    meminfo = tmp_path / "meminfo"
+GB = 10**9
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a machine of 16 GB, 12 of them free, whose control groups lie below the folder that is returned."""
+    meminfo, root = tmp_path / "meminfo", tmp_path / "cgroup"
     meminfo.write_text("MemTotal:       16000000 kB\nMemFree:  100 kB\nMemAvailable:   12000000 kB\n")
+    moved = [replace(h, root=root / h.root.relative_to("/sys/fs/cgroup")) for h in machine_memory.HIERARCHIES]
     monkeypatch.setattr(machine_memory, "MEMINFO", meminfo)
-    monkeypatch.setattr(machine_memory, "GROUPS", ((tmp_path, "memory.max", "memory.current", "file"),))
+    monkeypatch.setattr(machine_memory, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine_memory, "HIERARCHIES", moved)
+    return root
+
+
+def write_group(folder: Path, **files: int | str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / f"memory.{name}").write_text(f"{content}\n")
+
+
+def test_the_limit_of_a_container_counts_and_cached_files_do_not(groups: Path) -> None:
     assert MachineMemory.now() == MachineMemory(total=16_384_000_000, available=12_288_000_000)
-    (tmp_path / "memory.max").write_text("4000000000\n")
-    (tmp_path / "memory.current").write_text("3500000000\n")
-    (tmp_path / "memory.stat").write_text("anon 500000000\nfile 3000000000\nfile_mapped 7\n")
+    write_group(groups, max=4 * GB, current=3_500_000_000, stat="anon 500000000\nfile 3000000000\nfile_mapped 7")
     assert MachineMemory.now() == MachineMemory(total=4_000_000_000, available=3_500_000_000)
-    (tmp_path / "memory.max").write_text("max\n")
+    write_group(groups, max="max")
     assert MachineMemory.now().total == 16_384_000_000
+
+
+def test_the_smallest_limit_of_the_own_group_and_those_above_it_counts(groups: Path) -> None:
+    (groups.parent / "own").write_text("0::/system.slice/job.scope/step:0\n")
+    write_group(groups / "system.slice" / "other.scope", max=1 * GB, current=0)
+    write_group(groups / "system.slice" / "job.scope" / "step:0", max="max", current=1 * GB)
+    assert MachineMemory.now().total == 16_384_000_000
+    write_group(groups / "system.slice" / "job.scope", max=6 * GB, current=2 * GB)
+    assert MachineMemory.now() == MachineMemory(total=6 * GB, available=4 * GB)
+    write_group(groups / "system.slice", max=8 * GB, current=7 * GB)  # others of the slice leave less than the job may
+    assert MachineMemory.now() == MachineMemory(total=6 * GB, available=1 * GB)
+
+
+def test_the_first_version_of_control_groups_has_the_path_in_the_controllers_line(groups: Path) -> None:
+    (groups.parent / "own").write_text("12:cpu,cpuacct:/\n5:memory:/slurm/uid_7/job_1\n0::/init.scope\n")
+    write_group(groups / "memory", limit_in_bytes=2**63 - 4096, usage_in_bytes=3 * GB)
+    write_group(groups / "memory" / "slurm" / "uid_7" / "job_1", limit_in_bytes=5 * GB, usage_in_bytes=2 * GB)
+    write_group(groups / "memory" / "slurm" / "uid_7" / "job_1", stat="cache 0\ntotal_cache 1000000000")
+    assert MachineMemory.now() == MachineMemory(total=5 * GB, available=4 * GB)

@@ -12,12 +12,31 @@ from pathlib import Path
 from vl2.errors import UserError
 
 MEMINFO = Path("/proc/meminfo")
-# What a container may use, what it uses, and what of that is cached files: control groups of both versions.
-GROUPS = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "file"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
-)
+OWN_GROUPS = Path("/proc/self/cgroup")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hierarchy:
+    """Where control groups lie, and how a group's files say what it may use, uses, and has of that in cached files."""
+
+    root: Path
+    controller: str  # as this process's line of OWN_GROUPS names it
+    limit: str
+    usage: str
+    cached: str
+
+
+HIERARCHIES = (
+    Hierarchy(root=Path("/sys/fs/cgroup"), controller="", limit="memory.max", usage="memory.current", cached="file"),
+    Hierarchy(
+        root=Path("/sys/fs/cgroup/memory"),
+        controller="memory",
+        limit="memory.limit_in_bytes",
+        usage="memory.usage_in_bytes",
+        cached="total_cache",
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +49,15 @@ class MachineMemory:
     @classmethod
     def now(cls) -> MachineMemory:
         total, available = _of_the_system()
-        for folder, limit_name, usage_name, cached in GROUPS:
-            limit = _number(folder / limit_name)
-            if limit is not None and limit < total:
-                used = (_number(folder / usage_name) or 0) - _statistic(folder / "memory.stat", cached)
-                total, available = limit, min(available, max(0, limit - used))
+        of_the_system = total
+        for hierarchy in HIERARCHIES:
+            for folder in _own_groups(hierarchy):
+                limit = _number(folder / hierarchy.limit)
+                if limit is not None and limit < of_the_system:
+                    used = (_number(folder / hierarchy.usage) or 0) - _statistic(
+                        folder / "memory.stat", hierarchy.cached
+                    )
+                    total, available = min(total, limit), min(available, max(0, limit - used))
         return cls(total=total, available=available)
 
 
@@ -54,6 +77,20 @@ def _of_the_system() -> tuple[int, int]:
         return _of_windows()
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return total, total // 2
+
+
+def _own_groups(hierarchy: Hierarchy) -> list[Path]:
+    """Return the folders of this process's group and of all above it: each one's limit holds.
+
+    In a container that has its own view of the groups the path is not to be found below the root, or is the root.
+    """
+    try:
+        lines = [line.split(":", 2) for line in OWN_GROUPS.read_text().splitlines()]
+    except OSError:
+        lines = []
+    paths = [path for _, controllers, path in lines if hierarchy.controller in controllers.split(",")]
+    own = Path(paths[0].lstrip("/")) if paths else Path()
+    return [hierarchy.root / group for group in (own, *own.parents)]
 
 
 def _kilobytes(text: str) -> int:
