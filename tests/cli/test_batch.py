@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.reference import CHECKPOINTS
+from vl2.errors import UserError
 
 TINY = CHECKPOINTS / "tiny"
 
@@ -21,6 +22,25 @@ def asked(tmp_path: Path) -> Path:
 
 def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("flags", "planned"), [((), 8 * 4096), (("--max-context", "100"), 800)], ids=["own context", "said"]
+)
+def test_all_positions_that_a_job_may_use_are_planned(
+    vl2, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], planned: int
+) -> None:
+    seen = []
+
+    def load(*_: object, cache_tokens: int, **__: object) -> None:
+        seen.append(cache_tokens)
+        raise UserError("enough")
+
+    monkeypatch.setattr("vl2.infer.vlm.load", load)
+    assert vl2("batch", asked, "-o", tmp_path / "out.jsonl", "-m", TINY, "-q", *flags).code == 1
+    batch = ("--batch-size", "8", "--limit", "1", "--out", tmp_path / "evaluated")
+    assert vl2("eval", "run", "presence", *batch, "-m", TINY, "-q", *flags).code == 1
+    assert seen == [planned, planned]
 
 
 def test_a_request_of_wrong_types_is_one_error_among_answers(vl2, asked: Path, tmp_path: Path) -> None:

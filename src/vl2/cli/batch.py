@@ -80,6 +80,7 @@ class Batch:
         from vl2.batch_job.run import run_batch
         from vl2.batch_job.settings import check_settings, forget, hold_settings
         from vl2.cli.batch_progress import batch_progress, summary
+        from vl2.infer.generate import Limits
 
         lines_path, is_markdown = self._lines_path()
         items = self._items(self._options())
@@ -87,7 +88,10 @@ class Batch:
             raise UserError("--coco and Markdown are for files and short requests, not for OpenAI's batch lines")
         if not self.fresh:
             check_settings(lines_path, self._settings())
-        vlm = self.model.load(quiet=self.quiet)
+        self.model.check()
+        # As many positions as `run_batch` gives away.
+        cache_tokens = Limits.max_rows * self.model.context(quiet=self.quiet)
+        vlm = self.model.load(quiet=self.quiet, cache_tokens=cache_tokens)
         if self.fresh:
             forget(lines_path)
         hold_settings(lines_path, self._settings())

@@ -76,7 +76,10 @@ class EvalRun:
             task.way(self.protocol)
             if next(limited(task, where, 1), None) is None:
                 raise UserError(f"{task.name} has no items in {where.data}")
-        vlm = self._flags(world_size).load(quiet=self.quiet)
+        flags = self._flags(world_size)
+        flags.check()
+        cache_tokens = self.batch_size * flags.context(quiet=self.quiet)
+        vlm = flags.load(quiet=self.quiet, cache_tokens=cache_tokens)
         for task in tasks:
             run_task(vlm, task, where, Path(self.out) / task.name, options, model=self.model.model)
         if rank == 0:

@@ -93,6 +93,15 @@ class ModelFlags(CheckpointFlags):
         check_weights(self.weights)
         memory_bytes(self.memory, device)
 
+    def context(self, *, quiet: bool) -> int:
+        """Return the most tokens of a prompt and its answer: as said, or the checkpoint's own."""
+        from vl2.config import ModelConfig
+
+        if self.max_context is not None:
+            return self.max_context
+        folder = self.locate(quiet=quiet, needs_weights=False)
+        return ModelConfig.from_file(folder / "config.json").language_config.max_position_embeddings
+
     def load(self, *, quiet: bool, cache_tokens: int | None = None) -> VLM:
         """Load the model with a progress bar on stderr. `cache_tokens` as in `vl2.load`."""
         from vl2.infer.generate import Limits

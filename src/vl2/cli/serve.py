@@ -122,14 +122,10 @@ class Serve:
         return path.resolve().name if path.is_dir() else self.model.model
 
     def _own(self, settings: ServerSettings) -> Backend:
-        from vl2.config import ModelConfig
         from vl2.infer.engine.scheduler import EngineLimits
         from vl2.serve.engine_backend import EngineBackend
 
-        context = self.model.max_context
-        if context is None:
-            folder = self.model.locate(quiet=self.output.quiet)
-            context = ModelConfig.from_file(folder / "config.json").language_config.max_position_embeddings
+        context = self.model.context(quiet=self.output.quiet)
         cache_tokens = self.cache_tokens
         if cache_tokens is None:
             cache_tokens = max(context, self.max_rows * context // 4)
