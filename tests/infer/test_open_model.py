@@ -12,6 +12,7 @@ from vl2.config import ModelConfig, preset
 from vl2.errors import UserError
 from vl2.infer.memory_plan import MemoryPlan, weight_bytes
 from vl2.infer.open_model import memory_bytes
+from vl2.infer.prefill import Reuse
 from vl2.infer.vlm import load
 
 FOLDER = CHECKPOINTS / "tiny"
@@ -45,6 +46,16 @@ def test_the_cache_of_several_conversations_is_counted() -> None:
     total = MemoryPlan.of(CONFIG, "float32", CONTEXT).total
     with pytest.raises(UserError, match=r"GB are allowed"):
         load(FOLDER, device="cpu", dtype="float32", memory=total, cache_tokens=4 * CONTEXT)
+
+
+def test_what_is_kept_of_images_and_prompts_is_counted_as_far_as_it_is_kept() -> None:
+    plan = MemoryPlan.of(CONFIG, "float32", CONTEXT)
+    assert plan.reuse == Reuse().max_bytes == 192 << 20
+    with pytest.raises(UserError, match=r"GB are allowed"):
+        load(FOLDER, device="cpu", dtype="float32", memory=plan.total - 1)
+    none = Reuse(encoder_bytes=0, prefix_bytes=0)
+    with pytest.raises(AssertionError, match="weights were read"):
+        load(FOLDER, device="cpu", dtype="float32", memory=plan.total - plan.reuse, reuse=none)
 
 
 def test_what_is_not_quantised_counts_in_the_type_that_it_is_held_in() -> None:

@@ -126,6 +126,8 @@ class MemoryReport:
             sizes = (plan.weight_bytes, plan.read_per_token, plan.cache, plan.activations, plan.total)
             table.add_row(plan.weights, *(size_text(size) for size in sizes), SAID[plan.verdict(self.memory)])
         console.print(table)
+        kept, program = (size_text(size) for size in (self.plans[0].reuse, self.plans[0].program))
+        print(f"all       with {program} for the program and {kept} that is kept of images and prompts", file=file)
         machine = MachineMemory.now()
         allowed = f", {gigabytes(self.memory.available)} allowed" if self.is_bounded else ""
         print(

@@ -62,6 +62,10 @@ class EncoderCache:
         self.misses = 0
 
     @property
+    def max_bytes(self) -> int:
+        return self._store.max_bytes
+
+    @property
     def nbytes(self) -> int:
         return self._store.nbytes
 

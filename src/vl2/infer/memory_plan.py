@@ -1,4 +1,5 @@
-"""What a model will need in memory before any of it is loaded: weights to the byte, cache, activations.
+"""What a model will need in memory before any of it is loaded: weights to the byte, cache, activations, and
+what is kept between requests.
 
 Weights and cache are counted on the meta device and exact. Activations are those of the most demanding pass, estimated
 by formula: the encoder on a pass of tiles on a CPU, or a prompt that fills the context, read at once (in chunks it
@@ -15,7 +16,8 @@ from typing import Any, Literal
 import torch
 
 from vl2.config import ModelConfig
-from vl2.infer.image_tokens import tiles_per_pass
+from vl2.infer.image_tokens import DEFAULT_ENCODER_BYTES, tiles_per_pass
+from vl2.infer.prefix_cache import DEFAULT_PREFIX_BYTES
 from vl2.model import Cache
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES, Scheme, scheme_named
 from vl2.quant.write import empty_quantised
@@ -89,6 +91,7 @@ class MemoryPlan:
     read_per_token: int  # of the language model, for one token by itself
     cache: int
     activations: int
+    reuse: int  # kept of images and prompts, at most
     program: int = PROGRAM_BYTES
 
     @classmethod
@@ -100,6 +103,7 @@ class MemoryPlan:
         *,
         dtype: torch.dtype | None = None,
         cache_tokens: int | None = None,
+        reuse: int = DEFAULT_ENCODER_BYTES + DEFAULT_PREFIX_BYTES,
     ) -> MemoryPlan:
         """Plan one conversation that fills the context; `cache_tokens` for all positions that several take together.
 
@@ -124,6 +128,7 @@ class MemoryPlan:
             read_per_token=always + expert * experts_per_token,
             cache=cache.nbytes,
             activations=max(encoder_bytes(config, dtype.itemsize), prefill_bytes(config, context, dtype.itemsize)),
+            reuse=reuse,
         )
 
     @property
@@ -132,7 +137,7 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        return self.weight_bytes + self.cache + self.activations + self.program
+        return self.weight_bytes + self.cache + self.activations + self.reuse + self.program
 
     @property
     def least(self) -> int:

@@ -41,6 +41,7 @@ class Opening:
     adapter: Path | None = None
     context: int | None = None  # tokens of the longest conversation; None for the checkpoint's own
     cache_tokens: int | None = None  # positions of all conversations together; None for one that fills the context
+    reuse_bytes: int = 0  # what may be kept of images and prompts
 
 
 def check_weights(weights: str) -> None:
@@ -132,7 +133,14 @@ def _check_fits(folder: Path, config: ModelConfig, plan: MemoryPlan, opening: Op
 
 def _plan(config: ModelConfig, weights: str | Scheme, opening: Opening) -> MemoryPlan:
     context = opening.context or config.language_config.max_position_embeddings
-    return MemoryPlan.of(config, weights, context, dtype=opening.dtype, cache_tokens=opening.cache_tokens)
+    return MemoryPlan.of(
+        config,
+        weights,
+        context,
+        dtype=opening.dtype,
+        cache_tokens=opening.cache_tokens,
+        reuse=opening.reuse_bytes,
+    )
 
 
 def _gb(nbytes: int) -> str:

@@ -26,6 +26,10 @@ class Reuse:
         self.encoder = EncoderCache(encoder_bytes)
         self.prefix = PrefixCache(prefix_bytes)
 
+    @property
+    def max_bytes(self) -> int:
+        return self.encoder.max_bytes + self.prefix.max_bytes
+
     def clear(self) -> None:
         self.encoder.clear()
         self.prefix.clear()

@@ -100,6 +100,10 @@ class PrefixCache:
         self.read_tokens = 0
 
     @property
+    def max_bytes(self) -> int:
+        return self._store.max_bytes
+
+    @property
     def nbytes(self) -> int:
         return self._store.nbytes
 

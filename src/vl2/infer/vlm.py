@@ -304,6 +304,7 @@ def load(
     check_weights(weights)
     bound = memory_bytes(memory, on)
     rule = tiling if isinstance(tiling, Tiling) else Tiling.parse(tiling)
+    reuse = reuse or Reuse()
     folder = locate_checkpoint(name, revision=revision, offline=offline)
     processor = Processor.from_folder(
         folder, tiling=rule, image_options=image_options or ImageOptions(), max_tiles=max_tiles
@@ -316,6 +317,7 @@ def load(
         adapter=None if adapter is None else local_path(adapter),
         context=None if limits is None else limits.max_context,
         cache_tokens=cache_tokens,
+        reuse_bytes=reuse.max_bytes,
     )
     model = open_model(folder, opening, progress)
     if on.type == "cpu":
