@@ -241,6 +241,24 @@ def test_a_compiled_encoder_gives_the_same_gradients_for_any_number_of_tiles(is_
     assert_same_gradients(ours, expected)
 
 
+def test_nothing_is_checkpointed_where_no_gradient_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    pack = random_pack(model.config, DOCUMENTS)
+    with torch.no_grad():
+        expected = model.states(pack).states_BSD
+    checkpoint_activations(model)
+
+    def refuse(*inputs: Any, **options: Any) -> Any:
+        raise AssertionError("checkpoint was entered")
+
+    monkeypatch.setattr("vl2.train.memory.checkpoint", refuse)
+    for is_without in (torch.no_grad, torch.inference_mode):
+        with is_without():
+            assert torch.equal(model.states(pack).states_BSD, expected)
+    with pytest.raises(AssertionError, match="checkpoint was entered"):
+        model.states(pack)
+
+
 def trained_load(expert_bias_step: float) -> float:
     """Return the load of the fullest expert over the mean after 60 steps, from a router that favours two experts."""
     model = small_model("base", n_group=1, topk_group=1)

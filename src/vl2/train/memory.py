@@ -48,6 +48,10 @@ def _run_again(module: nn.Module) -> None:
     forward = module.forward
 
     def run(*inputs: Any) -> Any:
+        # An evaluation keeps nothing to compute again, and `checkpoint` reads the device's random state first, which
+        # a CUDA graph that is being recorded does not allow.
+        if not torch.is_grad_enabled():
+            return forward(*inputs)
         return checkpoint(forward, *inputs, use_reentrant=False)
 
     module.forward = run
