@@ -63,6 +63,21 @@ def test_a_stretch_is_the_same_stretch_of_the_whole() -> None:
         assert torch.equal(held.dequantise(3 * 320, 7 * 320), held.dequantise()[3 * 320 : 7 * 320])
 
 
+def test_the_sixteen_values_lie_on_the_device_of_the_weight_and_in_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = NF4Weight(normal(40, 64))
+    expected = held.dequantise()
+    assert held.state_dict().keys() == {"codes", "scale_codes", "scale_scales", "scale_mean"}
+
+    def refuse(*values: Any, **options: Any) -> Tensor:
+        raise AssertionError("a tensor was made from the host's numbers")
+
+    monkeypatch.setattr(torch, "tensor", refuse)
+    assert torch.equal(held.dequantise(), expected)
+    moved = held.to("meta")
+    assert moved.values.device.type == "meta"
+    assert moved.dequantise().device.type == "meta"
+
+
 def test_a_large_weight_is_made_in_pieces_that_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = normal(48, 512)
     expected = [kind(weight).dequantise() for kind in (NF4Weight, Int8Weight)]

@@ -73,6 +73,7 @@ class NF4Weight(nn.Module):
     scale_codes: Tensor  # int8 [blocks]
     scale_scales: Tensor  # float32 [blocks / 256, rounded up]
     scale_mean: Tensor  # float32 scalar
+    values: Tensor  # NF4_VALUES, on the device: a CUDA graph may not copy them there
 
     def __init__(self, weight: Tensor, dtype: torch.dtype | None = None) -> None:
         super().__init__()
@@ -85,8 +86,8 @@ class NF4Weight(nn.Module):
         self.register_buffer("scale_codes", (grouped / steps[:, None]).round().to(torch.int8).flatten()[: len(absmax)])
         self.register_buffer("scale_scales", steps)
         self.register_buffer("scale_mean", mean)
-        values = torch.tensor(NF4_VALUES, device=weight.device)
-        borders = (values[1:] + values[:-1]) / 2
+        self.register_buffer("values", torch.tensor(NF4_VALUES, device=weight.device), persistent=False)
+        borders = (self.values[1:] + self.values[:-1]) / 2
         codes = []
         for start in range(0, len(flat), CHUNK):
             blocks = _blocks(flat[start : start + CHUNK], BLOCK)
@@ -101,8 +102,7 @@ class NF4Weight(nn.Module):
         assert start % BLOCK == 0, f"blocks of {BLOCK} weights, got a start at {start}"
         stop = prod(self.shape) if stop is None else stop
         out = torch.empty(-(-(stop - start) // BLOCK) * BLOCK, dtype=self.dtype, device=self.codes.device)
-        values = torch.tensor(NF4_VALUES, device=self.codes.device)
-        pairs = torch.stack((values.repeat_interleave(16), values.repeat(16)), dim=1)  # of every byte
+        pairs = torch.stack((self.values.repeat_interleave(16), self.values.repeat(16)), dim=1)  # of every byte
         for low in range(0, len(out), CHUNK):
             high = min(low + CHUNK, len(out))
             first, last = (start + low) // BLOCK, (start + high) // BLOCK
