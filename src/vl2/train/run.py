@@ -1,7 +1,8 @@
 """The life of a run: prepare or resume, step until the end, and leave a checkpoint whatever ends it.
 
 One step is: packs from the loader, gradients, the guard's verdict, the update, one line of metrics. A checkpoint
-holds everything that the next step depends on, so a run that was killed goes on with the same numbers, bit for bit.
+holds everything that the next step depends on, so a run that was killed goes on with the same numbers: on CPUs bit for
+bit, on CUDA up to the order in which kernels add.
 What ends a run early is in `stopping`, what is measured of a step in `meter`, and where that goes in `outputs`.
 """
 
