@@ -33,13 +33,15 @@ from vl2.process.sample import Sample
 from vl2.train.adapter_options import AdapterOptions
 from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
 from vl2.train.evaluation import Benchmark, HeldOut
+from vl2.train.export import export
 from vl2.train.guard import GuardOptions
 from vl2.train.metrics import OF_THE_MACHINE, read_metrics
 from vl2.train.outputs import Outputs
 from vl2.train.progress import Progress
 from vl2.train.ranks import Ranks
-from vl2.train.recipe import EngineOptions, EvaluationTask, Recipe, read_recipe
+from vl2.train.recipe import Compute, EngineOptions, EvaluationTask, Recipe, read_recipe
 from vl2.train.run import Run, train
+from vl2.train.tensor_files import TensorReader, whole_block
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +55,10 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(autouse=True)
 def _one_thread(one_thread: None) -> None:
     """For every test here."""
+
+
+def replace_compute(recipe: Recipe, compute: Compute) -> Recipe:
+    return dataclasses.replace(recipe, engine=dataclasses.replace(recipe.engine, compute=compute))
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -272,6 +278,27 @@ def test_three_stages_follow_each_other_and_the_last_export_answers(toy: tuple[P
     assert resolved == recipe
 
 
+def test_the_float32_export_of_a_bfloat16_run_has_the_masters_and_another_their_rounded_copies(
+    toy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=2), export=False)
+    checkpoint = run_toy(replace_compute(recipe, "bfloat16")).checkpoint
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        found[dtype] = vl2.load(export(checkpoint, tmp_path / dtype, dtype=dtype), dtype=dtype).model.state_dict()
+    num_masters, reader = 0, TensorReader(checkpoint)
+    for path in reader.unread():
+        name = path.removeprefix("train_step/").removesuffix("/master")
+        if path == f"train_step/{name}/master":
+            master = torch.empty(found["float32"][name].shape)
+            reader.read(path, whole_block(master))
+            assert torch.equal(found["float32"][name], master), name
+            is_router = found["bfloat16"][name].dtype == torch.float32
+            assert torch.equal(found["bfloat16"][name], master if is_router else master.bfloat16()), name
+            num_masters += 1
+    assert num_masters > 10
+
+
 def test_evaluations_are_made_when_due_and_written_beside_the_steps(toy: tuple[Path, Path], tmp_path: Path) -> None:
     path = tmp_path / "held_out.jsonl"
     records: list[Record] = [text_record(i) for i in range(3)]
@@ -416,5 +443,5 @@ def test_a_cpu_without_bfloat16_is_told_of_the_faster_type(
 
     monkeypatch.setattr(products, "has_bfloat16_products", lambda: has_bfloat16)
     recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=1), export=False)
-    train(dataclasses.replace(recipe, engine=dataclasses.replace(recipe.engine, compute="bfloat16")))
+    train(replace_compute(recipe, "bfloat16"))
     assert ("no instructions for bfloat16" in capsys.readouterr().err) is not has_bfloat16

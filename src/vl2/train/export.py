@@ -54,13 +54,18 @@ def export(run_or_checkpoint: Path, out: Path, *, dtype: str | None = None, repl
 
 
 def read_model(checkpoint: Path, config: ModelConfig, dtype: torch.dtype) -> VL2:
-    """Return the model of a checkpoint, whichever ranks wrote it."""
+    """Return the model of a checkpoint, whichever ranks wrote it.
+
+    What was trained is read from the optimizer's masters: the model's own weights may be rounded copies of them.
+    """
     reader = TensorReader(checkpoint)
+    stored = set(reader.unread())
     with shapes_only():
         model = VL2(config)
     materialize(model, dtype, torch.device("cpu"))
     for name, tensor in model.state_dict().items():
-        reader.read(f"model/{name}", whole_block(tensor))
+        master = f"train_step/{name}/master"
+        reader.read(master if master in stored else f"model/{name}", whole_block(tensor))
     return model.eval()
 
 
