@@ -378,7 +378,7 @@ def test_a_record_that_cannot_be_asked_is_refused_before_the_first_step(toy: tup
         assert not (tmp_path / record.id / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize(("fails_at", "kept"), [(2, [2]), (3, [2, 3])])
+@pytest.mark.parametrize(("fails_at", "kept"), [(1, [1]), (3, [1, 2, 3])])
 def test_an_evaluation_that_fails_costs_no_step_and_a_resumed_run_goes_on_after_it(
     toy: tuple[Path, Path], tmp_path: Path, fails_at: int, kept: list[int]
 ) -> None:
@@ -387,15 +387,46 @@ def test_an_evaluation_that_fails_costs_no_step_and_a_resumed_run_goes_on_after_
             raise MemoryError
         return {}
 
-    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=3), save_every_steps=2, evaluate_every_steps=1)
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=3), save_every_steps=100, evaluate_every_steps=1)
     with pytest.raises(MemoryError):
         train(recipe, quiet=True, evaluations=[evaluate])
     until = time.monotonic() + 60
     while checkpoint_steps(tmp_path / "run") != kept and time.monotonic() < until:  # a thread writes it
         time.sleep(0.01)
-    resumed = train(recipe, resume=True, quiet=True, evaluations=[evaluate] if fails_at == 2 else [])
+    resumed = train(recipe, resume=True, quiet=True, evaluations=[])
     assert (resumed.ended, resumed.step) == ("finished", 3)
     assert [line["step"] for line in curve(tmp_path / "run") if "loss" in line] == [1, 2, 3]
+
+
+KILLS_ITSELF = """
+import os, signal, sys, time
+from pathlib import Path
+from vl2.train.checkpoint import checkpoint_steps
+from vl2.train.recipe import read_recipe
+from vl2.train.run import train
+
+recipe, until = read_recipe(sys.argv[1]), time.monotonic() + 60
+
+def evaluate(model, processor, step):
+    while step not in checkpoint_steps(Path(recipe.run.folder)) and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+train(recipe, quiet=True, evaluations=[evaluate])
+"""
+
+
+def test_a_run_that_is_killed_in_an_evaluation_goes_on_after_its_step(
+    toy: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=3), save_every_steps=100, evaluate_every_steps=2)
+    (tmp_path / "run.toml").write_text(recipe.to_toml(), encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    killed = subprocess.run([sys.executable, "-c", KILLS_ITSELF, str(tmp_path / "run.toml")], env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    train(recipe, resume=True, evaluations=[])
+    assert "resumed from step 2 of 3" in capsys.readouterr().err
+    assert [line["step"] for line in curve(tmp_path / "run")] == [1, 2, 3]
 
 
 def test_a_task_of_the_benchmarks_watches_a_run_as_parts_of_one(toy: tuple[Path, Path], tmp_path: Path) -> None:

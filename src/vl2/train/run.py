@@ -244,11 +244,12 @@ class Run:
                     raise self._hopeless(metrics)
                 self.checkpoints.check()
                 is_last = self.step == self.total
+                is_evaluated = is_last or _is_due(self.step, options.evaluate_every_steps)
                 # Before the evaluation: whatever goes wrong in it, the steps are kept and a resumed run goes on.
-                if is_last or _is_due(self.step, options.save_every_steps):
+                if is_evaluated or _is_due(self.step, options.save_every_steps):
                     self.save()
                     is_saved = True
-                if is_last or _is_due(self.step, options.evaluate_every_steps):
+                if is_evaluated:
                     self._evaluate(outputs, progress)
                 why = stop.why()
                 if why is not None and not is_last:
