@@ -119,20 +119,42 @@ def test_only_the_first_rank_writes(tmp_path: Path) -> None:
     assert [line.get("evaluation") for line in read_metrics(tmp_path)] == [None, {"held/exact_match": 0.5}]
 
 
-@pytest.mark.parametrize("kind", ["wandb", "trackio"])
-def test_a_hosted_tracker_gets_the_same_numbers(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def hosted(kind: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """Put a module in a tracker's place that notes its calls, and return the notes."""
     calls: list[tuple[str, Any]] = []
     module = types.ModuleType(kind)
     module.init = lambda **options: calls.append(("init", options))  # type: ignore[attr-defined]
     module.log = lambda values, step: calls.append(("log", (step, values)))  # type: ignore[attr-defined]
     module.finish = lambda: calls.append(("finish", None))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, kind, module)
-    tracker = open_tracker(kind, tmp_path / "tiny" / "alignment", {"recipe": "x"}, 1)
+    return calls
+
+
+@pytest.mark.parametrize("kind", ["wandb", "trackio"])
+def test_a_hosted_tracker_gets_the_same_numbers(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, folder = hosted(kind, monkeypatch), tmp_path / "tiny" / "alignment"
+    folder.mkdir(parents=True)
+    tracker = open_tracker(kind, folder, {"recipe": "x"}, 1)
     tracker.log(3, metrics(3).scalars())
     tracker.close()
     assert [name for name, _ in calls] == ["init", "log", "finish"]
-    assert (calls[0][1]["project"], calls[0][1]["name"], calls[0][1]["resume"]) == ("vl2", "tiny-alignment", "allow")
+    assert (calls[0][1]["project"], calls[0][1]["resume"]) == ("vl2", "allow")
+    assert calls[0][1]["name"].startswith("tiny-alignment")
     assert calls[1][1] == (3, metrics(3).scalars())
+
+
+@pytest.mark.parametrize(("kind", "known_by"), [("wandb", "id"), ("trackio", "name")])
+def test_only_a_run_that_resumes_goes_on_in_its_place(
+    kind: Any, known_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = hosted(kind, monkeypatch)
+    for parent, first_step in (("one", 1), ("one", 5), ("other", 1), ("one", 1), ("one", 5)):
+        folder = tmp_path / parent / "tiny" / "alignment"
+        folder.mkdir(parents=True, exist_ok=True)
+        open_tracker(kind, folder, {}, first_step)
+    first, resumed, elsewhere, anew, resumed_anew = (options[known_by] for _, options in calls)
+    assert (resumed, resumed_anew) == (first, anew)
+    assert len({first, elsewhere, anew}) == 3
 
 
 def test_a_tracker_that_is_not_installed_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

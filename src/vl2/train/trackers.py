@@ -1,12 +1,14 @@
 """Other places for the metrics: TensorBoard, Weights & Biases and trackio, each behind the same two calls.
 
-None is imported before it is asked for. A run that resumes goes on in the same place. Steps that are measured twice,
-since the run went back to its checkpoint, are the later ones in TensorBoard and the earlier ones in the others; they
-have the same numbers but for the machine's speed.
+None is imported before it is asked for. A run that resumes goes on in the same place, which the hosted ones know by an
+id that is drawn when the run begins and kept in its folder: another run may have a folder of the same name. Steps that
+are measured twice, since the run went back to its checkpoint, are the later ones in TensorBoard and the earlier ones in
+the others; they have the same numbers but for the machine's speed.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any, Literal, Protocol
 from vl2.errors import UserError
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
+RUN_ID = "tracker_id"
 
 
 class Tracker(Protocol):
@@ -42,7 +45,7 @@ class TensorBoard:
 
 
 class Hosted:
-    """wandb, or trackio, which has the same calls. The run is known by its folder's name."""
+    """wandb, or trackio, which has the same calls."""
 
     def __init__(self, module: Any, folder: Path, name: str, options: Mapping[str, Any]) -> None:
         self._module = module
@@ -58,13 +61,25 @@ class Hosted:
 def _wandb(folder: Path, name: str, config: Mapping[str, Any], first_step: int) -> Tracker:
     with _needs("wandb"):
         import wandb
-    return Hosted(wandb, folder, name, {"id": name, "dir": str(folder), "config": dict(config)})
+    options = {"id": _run_id(folder, first_step), "dir": str(folder), "config": dict(config)}
+    return Hosted(wandb, folder, name, options)
 
 
 def _trackio(folder: Path, name: str, config: Mapping[str, Any], first_step: int) -> Tracker:
     with _needs("trackio"):
         import trackio
-    return Hosted(trackio, folder, name, {"config": dict(config)})
+    # Its runs have no ids: the name is what they are known by.
+    return Hosted(trackio, folder, f"{name}-{_run_id(folder, first_step)}", {"config": dict(config)})
+
+
+def _run_id(folder: Path, first_step: int) -> str:
+    """Return the id of the run in a folder: the one that was drawn, if it goes on, else a new one."""
+    path = folder / RUN_ID
+    if first_step > 1 and path.is_file():
+        return path.read_text(encoding="utf-8")
+    run_id = secrets.token_hex(4)
+    path.write_text(run_id, encoding="utf-8")
+    return run_id
 
 
 _OPENERS: dict[str, Callable[[Path, str, Mapping[str, Any], int], Tracker]] = {
