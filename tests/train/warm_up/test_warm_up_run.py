@@ -17,7 +17,7 @@ from tests.data.construct.pill_set import write_set
 from vl2.config import preset
 from vl2.errors import RankLost, UserError
 from vl2.model import VL2
-from vl2.train.checkpoint import newest_checkpoint
+from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.recipe import ModelOptions
 from vl2.train.warm_up import lookup
@@ -69,6 +69,27 @@ def test_a_lost_rank_is_told_with_how_to_go_on(texts: Path, monkeypatch: pytest.
     monkeypatch.setattr(WarmUpRun, "_one_step", lose)
     with pytest.raises(RankLost, match=r"rank 0 of 1: the connection .* has broken: .* is .*step-00000002: go on with"):
         warm_up(recipe(texts, "lost", 4), say=lambda _: None)
+
+
+def test_a_run_that_was_killed_and_goes_on_has_every_step_once_in_its_metrics(
+    texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, step = recipe(texts, "killed", 4), WarmUpRun._one_step
+
+    def die(run: WarmUpRun, rate: float) -> Recognised:
+        if run.step == 3:
+            run.checkpoints.wait()
+            raise KeyboardInterrupt
+        return step(run, rate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WarmUpRun, "_one_step", die)
+        with pytest.raises(KeyboardInterrupt):
+            warm_up(plan, say=lambda _: None)
+    assert [line["step"] for line in lines(plan.folder)] == [1, 2, 3]
+    assert checkpoint_steps(Path(plan.folder)) == [2]
+    warm_up(plan, resume=True, say=lambda _: None)
+    assert [line["step"] for line in lines(plan.folder)] == [1, 2, 3, 4]
 
 
 def test_resumed_is_as_if_never_stopped(texts: Path) -> None:

@@ -6,12 +6,12 @@ the same tiles. The difficulty rises by itself while Latin letters are recognise
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.tiling import Size
 from vl2.train.checkpoint import Checkpoints, find_checkpoint
 from vl2.train.lost import rank_lost
+from vl2.train.metrics import MetricsFile
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parts import ParameterGroup, is_block_matrix
 from vl2.train.prepare import MODEL_FILES, TOKENIZER_FILES, find_model, keep_model_files
@@ -47,7 +48,6 @@ from vl2.train.warm_up.sheet import Tile
 from vl2.train.warm_up.tiles import TileBatch, TileDrawer
 from vl2.weights import load_model, save_model
 
-METRICS = "metrics.jsonl"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 READ = "read_"  # what the log calls the shares of the visual tokens
 NAMED = "named"  # and of the words for what they show, the share that is among the likeliest
@@ -162,7 +162,8 @@ class WarmUpRun:
         stage = _stage(options)
         since, done = time.perf_counter(), self.step
         why: Ended | None = None
-        with Stop(None, self.ranks) as stop:
+        metrics = MetricsFile(self.folder, last_step=self.step) if self.ranks.is_first else None
+        with closing(metrics) if metrics is not None else nullcontext(), Stop(None, self.ranks) as stop:
             while self.step < options.num_steps and why is None:
                 found = self._one_step(learning_rate(stage, self.step, options.num_steps))
                 self.step += 1
@@ -171,7 +172,10 @@ class WarmUpRun:
                 if self.step % options.log_every_steps == 0 or is_last:
                     rate = (self.step - done) * options.batch_size / (time.perf_counter() - since)
                     since, done = time.perf_counter(), self.step
-                    self._log(rate, say)
+                    line = self._tally.take(self.step, self.difficulty, rate)
+                    if metrics is not None:
+                        metrics.append(line)
+                    say("  ".join(f"{name} {value:g}" for name, value in line.items()))
                 why = None if is_last else stop.why()
                 if self.step % options.save_every_steps == 0 or is_last or why is not None:
                     self.checkpoints.save(self.step, self._state(), self.recipe.to_toml())
@@ -179,13 +183,6 @@ class WarmUpRun:
         self.ranks.barrier()  # what the first rank has written is there for all
         self.checkpoints.close()
         return why or "finished"
-
-    def _log(self, tiles_per_s: float, say: Callable[[str], None]) -> None:
-        line = self._tally.take(self.step, self.difficulty, tiles_per_s)
-        if self.ranks.is_first:
-            with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        say("  ".join(f"{name} {value:g}" for name, value in line.items()))
 
     def export(self, say: Callable[[str], None] = _silent) -> Path:
         """Write the model in the released layout: a fresh one but for its encoder."""
