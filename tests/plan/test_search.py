@@ -19,7 +19,7 @@ from vl2.plan.search import Fixed, PlannedStage, choices, plan_stage
 from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.recipe import CutKind
 from vl2.train.shard import check_divided
-from vl2.train.stage import STAGES
+from vl2.train.stage import STAGES, Part
 
 A100 = DEVICES["a100"]
 STAGE = replace(STAGES["tiny"]["pretraining"], batch_size=64)
@@ -108,6 +108,17 @@ def test_balanced_tiles_are_even() -> None:
 def test_too_little_memory_is_one_line_that_says_how_much_is_needed() -> None:
     with pytest.raises(UserError, match=r"nothing fits: the smallest layout .* needs \d+ GB on a GPU"):
         plan(memory_bytes=4e9)
+
+
+@pytest.mark.parametrize("frozen", [(), ("language",)])
+def test_a_bfloat16_optimizer_takes_less_memory_whatever_is_frozen(frozen: tuple[Part, ...]) -> None:
+    held = []
+    for is_bfloat16 in (False, True):
+        stage = replace(STAGE, frozen=frozen, is_bfloat16_optimizer=is_bfloat16)
+        fixed = Fixed(pipeline=1, expert_parallel=1, recomputes=True)
+        planned = plan_stage(preset("tiny"), stage, cluster(), DataProfile.common(), fixed)
+        held.append(planned.step.memory_bytes)
+    assert held[1] < held[0]
 
 
 def test_more_ranks_than_sequences_are_refused() -> None:

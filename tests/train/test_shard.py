@@ -19,11 +19,13 @@ from vl2.errors import UserError
 from vl2.grid import Grid
 from vl2.model import VL2
 from vl2.train import shard as shard_module
+from vl2.train.adapter_options import AdapterOptions
 from vl2.train.checkpoint import Checkpoints, find_checkpoint
 from vl2.train.memory import EncoderRecompute, checkpoint_activations
 from vl2.train.parts import freeze
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.shard import Mode, is_sharded, local, origin, shard, sum_gradients_, whole, whole_weights
+from vl2.train.size import size_of
 from vl2.train.stage import Part, Stage
 from vl2.train.step import StepReport, TrainStep
 from vl2.train.tensor_files import Block
@@ -206,6 +208,31 @@ def expected_dtype(name: str, case: Case) -> torch.dtype:
     is_trained = name.split(".")[0] not in case.frozen and not name.startswith("vision.attn_pool")
     is_wide = ".gate." in name or (case.mode == "sharded" and is_trained)
     return torch.float32 if is_wide else case.dtype
+
+
+def held_bytes(ranks: Ranks, stage: Stage) -> tuple[int, int]:
+    """Return the bytes of a rank's bfloat16 weights, and of what the optimizer keeps beside them."""
+    model = small_model(vocab_size=VOCABULARY).to(torch.bfloat16)
+    freeze(model, stage)
+    step = TrainStep(shard(model, "sharded", ranks, torch.bfloat16), stage, ranks)
+    weights = {part.data_ptr(): part.nbytes for part in map(local, model.parameters())}
+    kept = [local(one) for values in step.state_dict().values() if isinstance(values, dict) for one in values.values()]
+    kept += [gradient for _, gradient in step.optimizer.gradients()]
+    return sum(weights.values()), sum(part.nbytes for part in kept if part.data_ptr() not in weights)
+
+
+@pytest.mark.parametrize(("is_bfloat16_optimizer", "bytes_of_each"), [(False, 16), (True, 14)])
+def test_the_memory_of_a_sharded_state_is_what_the_dry_run_says(
+    pair: TwoRanks, is_bfloat16_optimizer: bool, bytes_of_each: int
+) -> None:
+    stage = replace(Case(mode="sharded").stage, is_bfloat16_optimizer=is_bfloat16_optimizer)
+    weights, kept = map(sum, zip(*pair.run(held_bytes, stage), strict=True))
+    model = small_model(vocab_size=VOCABULARY)
+    freeze(model, stage)
+    size = size_of(model, stage, AdapterOptions(), torch.bfloat16, is_sharded=True)
+    assert (weights, kept) == (size.weight_bytes, size.optimizer_bytes)
+    num_frozen = size.parameters - size.num_trained
+    assert weights + kept == bytes_of_each * size.num_trained + 2 * num_frozen
 
 
 def state(step: TrainStep) -> dict[str, Any]:

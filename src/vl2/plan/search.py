@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
 
 from vl2.config import ModelConfig
 from vl2.data.pack import Packing
@@ -21,13 +22,11 @@ from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.recipe import CutKind
 from vl2.train.schedule import total_steps
 from vl2.train.shard import check_divided
+from vl2.train.size import optimizer_bytes
 from vl2.train.stage import Stage
 
 _MOST_STAGES, _MOST_EXPERT_RANKS = 16, 16
 USABLE = 0.9  # of the memory: fragments and the libraries' own take the rest
-# Float32 weights that are their own masters, two moments and a gradient; with a bfloat16 optimizer the weights, their
-# bfloat16 masters and moments, and the gradient.
-KEPT_BYTES, KEPT_BYTES_BFLOAT16 = 16.0, 14.0
 _DAY_S = 86_400.0
 
 
@@ -119,9 +118,10 @@ def plan_stage(
             expert_rate=cluster.peak_flops * cluster.expert_efficiency,
             trained_share=0.5,
         )
-    kept = KEPT_BYTES_BFLOAT16 if stage.is_bfloat16_optimizer else KEPT_BYTES
+    # Sharded weights are float32 where they are trained and bfloat16 where they are not.
+    kept = float(torch.float32.itemsize + optimizer_bytes(stage, torch.float32))
     if "language" in stage.frozen:
-        kept = 2.0 + (KEPT_BYTES - 2.0) * _trained_share(config)
+        kept = 2.0 + (kept - 2.0) * _trained_share(config)
     best: tuple[LayoutChoice, StepTime] | None = None
     least_memory: tuple[float, LayoutChoice] | None = None
     for choice in choices(config, cluster, fixed):

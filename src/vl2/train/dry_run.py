@@ -141,10 +141,13 @@ def part_sizes(model: VL2) -> dict[str, PartSize]:
 
 
 def expected_memory(model: VL2, recipe: Recipe, *, most_tiles: int) -> Memory:
-    """Return the bytes that training takes on one rank that holds the whole model."""
+    """Return the bytes that training takes on one rank that holds the whole model; sharded, of all ranks together.
+
+    Activations and logits are of one rank in any case.
+    """
     stage, config, dtype = recipe.stage, model.config, DTYPES[recipe.engine.compute]
     # Routers are float32 in any case, and too small to count.
-    size = size_of(model, stage, recipe.adapter, dtype)
+    size = size_of(model, stage, recipe.adapter, dtype, is_sharded=recipe.engine.parallel == "sharded")
     gradients = GRADIENT_BYTES * size.num_trained
     return Memory(
         weights=size.weight_bytes,

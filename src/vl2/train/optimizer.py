@@ -4,9 +4,10 @@ A bfloat16 weight cannot take a step of a thousandth of itself, and a bfloat16 s
 a gradient is added to a float32 buffer and freed as soon as it has been made, AdamW moves float32 masters, and the
 model gets their rounded copies. A parameter that is float32 already is its own master.
 
-With `is_bfloat16` there are no masters: weights and moments are bfloat16, the arithmetic is float32, and weights are
-rounded at random, up or down by how near each is, or small steps would always be rounded away. The random bits come
-from the step and the parameter alone, so every rank and every repetition draws the same.
+With `is_bfloat16` masters and moments are bfloat16, the arithmetic is float32, and masters are rounded at random, up or
+down by how near each is, or small steps would always be rounded away. A bfloat16 parameter is its own master; a float32
+one, as sharded ones are, is a copy of it. The random bits come from the step and the parameter alone, so every rank and
+every repetition draws the same.
 
 A group may ask for Muon instead of AdamW; see `muon.py`. It works on whole matrices, so on no sharded ones.
 

@@ -24,8 +24,7 @@ from vl2.train.parts import freeze, part_of
 from vl2.train.quantised_base import BLOCK, SCALES_PER_BLOCK, WITHIN
 from vl2.train.stage import Stage
 
-# Float32 gradient, master and two moments; see `optimizer.py`. A float32 weight is its own master.
-GRADIENT_BYTES, OPTIMIZER_BYTES, MASTER_BYTES = 4, 12, 4
+GRADIENT_BYTES = torch.float32.itemsize
 BITS_PER_WEIGHT: Mapping[BaseKind, float] = {"nf4": 4 + 8 / BLOCK + 32 / (BLOCK * SCALES_PER_BLOCK), "int8": 8.0}
 
 
@@ -56,25 +55,38 @@ def trained_size(config: ModelConfig, stage: Stage, adapter: AdapterOptions, dty
     return size_of(model, stage, adapter, dtype)
 
 
-def size_of(model: VL2, stage: Stage, adapter: AdapterOptions, dtype: torch.dtype) -> TrainedSize:
-    """Return what a run of this model will hold; it has its adapter, and `freeze` has been called."""
+def size_of(
+    model: VL2, stage: Stage, adapter: AdapterOptions, dtype: torch.dtype, *, is_sharded: bool = False
+) -> TrainedSize:
+    """Return what a run of this model will hold; it has its adapter, and `freeze` has been called.
+
+    Sharded weights are counted over all ranks.
+    """
     trained: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             trained[part_of(name)] += parameter.numel()
     total = sum(parameter.numel() for parameter in model.parameters())
     few_bits = _num_quantised(model) if adapter.method == "qlora" else 0
-    weight_bytes = (total - few_bits) * dtype.itemsize + few_bits * BITS_PER_WEIGHT[adapter.base] / 8
-    kept = OPTIMIZER_BYTES + (MASTER_BYTES if dtype != torch.float32 else 0)
-    if stage.is_bfloat16_optimizer:
-        kept = GRADIENT_BYTES + 2 * torch.bfloat16.itemsize  # the moments
-        kept += torch.bfloat16.itemsize if dtype != torch.bfloat16 else 0  # a bfloat16 weight is its own master
+    num_trained = sum(trained.values())
+    held = torch.float32 if is_sharded else dtype  # of what is trained; see `shard.py`
+    weight_bytes: float = (total - few_bits - num_trained) * dtype.itemsize + num_trained * held.itemsize
+    weight_bytes += few_bits * BITS_PER_WEIGHT[adapter.base] / 8
     return TrainedSize(
         parameters=total,
         trained=dict(trained),
         weight_bytes=round(weight_bytes),
-        optimizer_bytes=sum(trained.values()) * kept,
+        optimizer_bytes=num_trained * optimizer_bytes(stage, held),
     )
+
+
+def optimizer_bytes(stage: Stage, held: torch.dtype) -> int:
+    """Return what is kept for a trained weight that is held in this type: gradient, two moments, and its master.
+
+    A weight of the optimizer's own type is its own master; see `optimizer.py`.
+    """
+    own = torch.bfloat16 if stage.is_bfloat16_optimizer else torch.float32
+    return GRADIENT_BYTES + 2 * own.itemsize + (own.itemsize if held != own else 0)
 
 
 def _num_quantised(model: VL2) -> int:
