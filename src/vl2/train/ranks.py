@@ -230,6 +230,12 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def num_started() -> int:
+    """Return how many processes torchrun has started, without joining them. UserError as of `join`."""
+    place = _read_environment(os.environ)
+    return 1 if place is None else place[1]
+
+
 def _read_environment(environment: Mapping[str, str]) -> tuple[int, int, int] | None:
     """Return rank, number of ranks and rank on this machine; None where none of them is given."""
     # MASTER_ADDR alone says nothing: clusters set it for every job.

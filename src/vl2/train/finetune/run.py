@@ -39,7 +39,7 @@ from vl2.train.finetune.options import TuningOptions
 from vl2.train.finetune.own_data import OwnData, prepare
 from vl2.train.finetune.score import Scores, score
 from vl2.train.prepare import INDEXES, make_plan, open_stores
-from vl2.train.ranks import ONE, find_device
+from vl2.train.ranks import ONE, find_device, num_started
 from vl2.train.recipe import Recipe
 from vl2.train.run import train
 from vl2.train.shard import shard
@@ -132,6 +132,11 @@ def plan(
 
     UserError in one line for whatever a person can mend; nothing has been trained then.
     """
+    if num_started() > 1:
+        raise UserError(
+            f"fine-tuning runs in one process, got {num_started()}: start it without torchrun, or train over several "
+            "with a recipe and vl2 train (docs/finetuning.md)"
+        )
     asked = _asked(location, options, num_held_out)
     _check_folder(folder, asked, resume=resume)
     checkpoint = locate_checkpoint(options.model)
