@@ -13,6 +13,7 @@ import torch
 from tests.data.own_folder import SIDE, colour_rows, draw_images, write_csv, write_lines
 from tests.lora.adapted import base_model, batch_of, disturb, tree_bytes
 from tests.reference import CHECKPOINTS, SIZES
+from vl2.config import preset
 from vl2.data.record import Message, Part, Record
 from vl2.data.store import write_records
 from vl2.errors import UserError
@@ -28,9 +29,16 @@ from vl2.train.finetune.run import Planned, Tuned, finetune, plan
 from vl2.train.prepare import find_model, make_model, make_plan, open_stores
 from vl2.train.ranks import ONE
 from vl2.train.recipe import ModelOptions
+from vl2.train.size import trained_size
+from vl2.train.stage import STAGES, Stage
 from vl2.weights import load_model
 
 LORA = AdapterOptions(method="lora", rank=4, alpha=8.0)
+
+
+def stage_of(size: str, adapter: AdapterOptions) -> Stage:
+    options = TuningOptions(model=size, adapter=adapter)
+    return options.stage(preset(size), seq_len=4096, batch_size=4, num_steps=10, most_tiles=16)
 
 
 def options(size: str, **values: Any) -> TuningOptions:
@@ -284,3 +292,15 @@ def test_an_adapter_can_be_gone_on_from(colours: Path, tmp_path: Path) -> None:
 def test_a_length_of_nothing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         options("base", **wrong)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_all_weights_are_balanced_as_in_the_paper_and_an_adapter_is_not(size: str) -> None:
+    assert stage_of(size, AdapterOptions()).balance_loss_weight == STAGES[size]["fine-tuning"].balance_loss_weight
+    assert stage_of(size, LORA).balance_loss_weight == 0
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_trained_parameter_takes_16_bytes_beside_its_weight(size: str) -> None:
+    held = trained_size(preset(size), stage_of(size, LORA), LORA, torch.bfloat16)
+    assert held.optimizer_bytes == 16 * held.num_trained

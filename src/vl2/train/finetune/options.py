@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vl2.config import ModelConfig, ScoringFunc
 from vl2.errors import UserError
 from vl2.train.adapter_options import AdapterOptions
 from vl2.train.recipe import (
@@ -35,7 +36,8 @@ Compute = Literal["auto", "float32", "bfloat16"]
 FULL_RATE, ADAPTER_RATE = 2e-5, 2e-4
 VISION_RATE = 0.1  # of the encoder, as in the paper
 # Balance is the pretraining's work: an adapter does not move the router, and a small set of data is uneven by itself.
-FULL_BALANCE_WEIGHT = 0.001
+# Where all weights are trained it is the paper's, which has a tenth for the size with sigmoid routing.
+FULL_BALANCE_WEIGHTS: Mapping[ScoringFunc, float] = {"softmax": 0.001, "sigmoid": 0.0001}
 WARMUP_PART = 0.03
 DATA_NAME = "own"
 
@@ -72,12 +74,20 @@ class TuningOptions:
             raise UserError(f"seq-len must be at least 1, got {self.seq_len}")
 
     def recipe(
-        self, data: OwnData, run_folder: Path, data_path: Path, *, context: int, is_random: bool, fill: float = 1.0
+        self,
+        data: OwnData,
+        run_folder: Path,
+        data_path: Path,
+        *,
+        config: ModelConfig,
+        is_random: bool,
+        fill: float = 1.0,
     ) -> Recipe:
         """Return the run: one epoch goes through every record once, in tokens.
 
         `fill` is the part of the places of its sequences that hold a token, from which batch and length follow.
         """
+        context = config.language_config.max_position_embeddings
         step_tokens = min(self.batch_size, data.num_train) * data.mean_tokens
         seq_len = self.seq_len or min(context, max(data.most_tokens, math.ceil(step_tokens)))
         if seq_len < data.most_tokens or seq_len > context:
@@ -90,7 +100,9 @@ class TuningOptions:
         num_steps = self.steps or max(1, math.ceil(self.epochs * steps_per_epoch - 1e-6))
         return Recipe(
             model=ModelOptions(name=self.model, init="random" if is_random else "weights"),
-            stage=self._stage(seq_len, num_sequences, num_steps, data.most_tiles),
+            stage=self.stage(
+                config, seq_len=seq_len, batch_size=num_sequences, num_steps=num_steps, most_tiles=data.most_tiles
+            ),
             run=RunOptions(
                 folder=str(run_folder),
                 save_every_steps=self.save_every,
@@ -112,9 +124,14 @@ class TuningOptions:
             seed=self.seed,
         )
 
-    def _stage(self, seq_len: int, batch_size: int, num_steps: int, most_tiles: int) -> Stage:
+    def stage(
+        self, config: ModelConfig, *, seq_len: int, batch_size: int, num_steps: int, most_tiles: int
+    ) -> Stage:
         is_adapter = self.adapter.is_used
         usual_rate = ADAPTER_RATE if is_adapter else FULL_RATE
+        balance_weight = FULL_BALANCE_WEIGHTS[config.language_config.scoring_func]
+        if is_adapter or "language" in self.frozen:
+            balance_weight = 0.0
         return Stage(
             name="own",
             learning_rate=usual_rate if self.learning_rate is None else self.learning_rate,
@@ -123,7 +140,7 @@ class TuningOptions:
             schedule="cosine",
             warmup_steps=min(round(WARMUP_PART * num_steps) + 1, num_steps - 1),
             weight_decay=0.0 if is_adapter else 0.1,
-            balance_loss_weight=0.0 if is_adapter or "language" in self.frozen else FULL_BALANCE_WEIGHT,
+            balance_loss_weight=balance_weight,
             expert_bias_step=0.0,
             num_steps=num_steps,
             batch_size=batch_size,

@@ -151,12 +151,12 @@ def plan(
             location, folder, processor, max_tokens=context, num_held_out=num_held_out, seed=options.seed, say=say
         )
         train_path = folder / own_data.FOLDER / own_data.TRAIN
-        recipe = options.recipe(data, folder, train_path, context=context, is_random=is_random)
+        recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random)
         size = trained_size(config, recipe.stage, recipe.adapter, getattr(torch, recipe.engine.compute))
         if not size.num_trained:
             raise UserError("nothing is left to train: freeze fewer parts")
         fill = _fill(recipe, processor, folder, options.epochs)
-        recipe = options.recipe(data, folder, train_path, context=context, is_random=is_random, fill=fill)
+        recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random, fill=fill)
     except UserError:
         if not resume:  # nothing has begun, so nothing may stand in the way of the next try
             for made in (own_data.FOLDER, INDEXES):
