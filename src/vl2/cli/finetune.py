@@ -41,7 +41,7 @@ class AdapterFlags:
     base: BaseKind = "nf4"
     """how qlora holds the frozen weights: 4 or 8 bits"""
     adapter: OptionalFolder = None
-    """go on from this adapter"""
+    """go on from this adapter: rank, alpha and targets are its own"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,7 +113,10 @@ def _pattern(values: Mapping[str, float], usual: float) -> dict[str, float]:
 
 
 def load_adapter(model: nn.Module, folder: Path) -> None:
-    """Put the adapter of a folder on the model. UserError names what is missing, not expected or of another shape."""
+    """Put the adapter of a folder on the model. UserError names what is missing, not expected or of another shape.
+
+    On a model of shapes only, it is one of shapes only: no weight is read.
+    """
     if is_adapted(model):
         raise UserError("the model has an adapter already: merge it or take it off first")
     config = _read_config(folder)
@@ -130,7 +133,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
 
 
 def _insert(model: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
-    stored = _read_tensors(folder)
+    stored = _read_tensors(folder, has_values=not any(one.is_meta for one in model.parameters()))
     is_stabilised, is_old = bool(config.get("use_rslora")), _is_older(str(config.get("peft_version", "")))
     by_module: dict[str, list[_Pair]] = {}
     for prefix in sorted({name.rpartition(".lora_")[0] for name in stored}):
@@ -225,11 +228,12 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, *, has_values: bool) -> dict[str, Tensor]:
     tensors = {}
     for name, stored in read_header(folder / WEIGHTS).items():
-        tensors[name] = torch.empty(stored.shape, dtype=stored.dtype)
-        read_into(tensors[name], stored)
+        tensors[name] = torch.empty(stored.shape, dtype=stored.dtype, device="cpu" if has_values else "meta")
+        if has_values:
+            read_into(tensors[name], stored)
     return tensors
 
 

@@ -29,6 +29,16 @@ def adapt(model: VL2, options: AdapterOptions, seed: int, dtype: torch.dtype) ->
 
     `dtype` is what the run computes in.
     """
+    put_adapter(model, options, seed)
+    if options.method == "qlora":
+        quantise_base(model, options.base, dtype)
+
+
+def put_adapter(model: VL2, options: AdapterOptions, seed: int = 0) -> None:
+    """Put a fresh adapter on the model, or the one to go on from, over weights as they are; freeze all else. In place.
+
+    A model of shapes only gets an adapter of shapes only.
+    """
     if options.start:
         load_adapter(model, local_path(options.start))
         model.requires_grad_(False)
@@ -38,8 +48,6 @@ def adapt(model: VL2, options: AdapterOptions, seed: int, dtype: torch.dtype) ->
                 parameter.requires_grad_(True)
     else:
         add_lora(model, options.spec(), seed)
-    if options.method == "qlora":
-        quantise_base(model, options.base, dtype)
 
 
 def trained_state(model: VL2) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ class AdapterOptions:
     base: BaseKind = "nf4"
     """how qlora holds the weights"""
     start: str = ""
-    """folder of an adapter to go on from; rank, alpha and targets are then its own"""
+    """folder of an adapter to go on from; rank, alpha, rank_stabilised and targets are then its own"""
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -37,6 +37,13 @@ class AdapterOptions:
         if self.base not in get_args(BaseKind):
             raise UserError(f"adapter.base must be one of {', '.join(get_args(BaseKind))}, got {self.base!r}")
         self.spec()
+        if self.start:
+            for name, usual in _ITS_OWN.items():
+                if getattr(self, name) != usual:
+                    raise UserError(
+                        f"adapter.{name} must be left out: it is that of the adapter to go on from, {self.start}; "
+                        f"got {getattr(self, name)}"
+                    )
 
     @property
     def is_used(self) -> bool:
@@ -50,3 +57,7 @@ class AdapterOptions:
             is_rank_stabilised=self.rank_stabilised,
             targets=self.targets,
         )
+
+
+# What an adapter to go on from has of its own, and its value where it is left out.
+_ITS_OWN = {name: getattr(AdapterOptions, name) for name in ("rank", "alpha", "rank_stabilised", "targets")}

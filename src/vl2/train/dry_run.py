@@ -18,9 +18,9 @@ import torch
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.plan import Plan
 from vl2.errors import UserError
-from vl2.lora.apply import add_lora
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
+from vl2.train.adapter import put_adapter
 from vl2.train.flops import ForwardCost, measure_rate, step_flops
 from vl2.train.loss import CHUNK
 from vl2.train.parts import check_trained, freeze, part_of, still_parts
@@ -86,8 +86,8 @@ def plan_run(recipe: Recipe, *, rate: float | None = None) -> PlannedRun:
     config = _shape(recipe.model)
     with shapes_only():
         model = VL2(config)
-        if recipe.adapter.is_used:
-            add_lora(model, recipe.adapter.spec())
+    if recipe.adapter.is_used:
+        put_adapter(model, recipe.adapter)
     freeze(model, recipe.stage)
     check_trained(model, recipe.stage)
     plan, note = _try_plan(recipe)

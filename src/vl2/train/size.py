@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from vl2.config import ModelConfig
-from vl2.lora.apply import add_lora
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
 from vl2.model.moe import Experts
+from vl2.train.adapter import put_adapter
 from vl2.train.adapter_options import AdapterOptions, BaseKind
 from vl2.train.parts import freeze, part_of
 from vl2.train.quantised_base import BLOCK, SCALES_PER_BLOCK, WITHIN
@@ -49,8 +49,8 @@ def trained_size(config: ModelConfig, stage: Stage, adapter: AdapterOptions, dty
     """Return what a run will hold."""
     with shapes_only():
         model = VL2(config)
-        if adapter.is_used:
-            add_lora(model, adapter.spec())
+    if adapter.is_used:
+        put_adapter(model, adapter)
     freeze(model, stage)
     return size_of(model, stage, adapter, dtype)
 

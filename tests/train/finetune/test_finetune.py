@@ -19,6 +19,7 @@ from vl2.data.store import write_records
 from vl2.errors import UserError
 from vl2.infer.vlm import load
 from vl2.lora.apply import is_adapted
+from vl2.lora.peft_files import save_adapter
 from vl2.process.processor import Processor
 from vl2.train import checkpoint
 from vl2.train.adapter import adapt
@@ -280,12 +281,32 @@ def test_a_folder_in_use_another_setting_and_nothing_to_resume_are_refused(colou
 
 def test_an_adapter_can_be_gone_on_from(colours: Path, tmp_path: Path) -> None:
     tune(colours, tmp_path / "first", options("small"))
-    start = dataclasses.replace(LORA, start=str(tmp_path / "first" / "adapter"))
-    _, second = tune(colours, tmp_path / "second", options("small", adapter=start))
+    start = AdapterOptions(method="lora", start=str(tmp_path / "first" / "adapter"))
+    planned, second = tune(colours, tmp_path / "second", options("small", adapter=start))
+    assert planned.size == plan(str(colours), tmp_path / "fresh", options("small"), num_held_out=2, say=print).size
+    assert f"lora that goes on from {start.start}: {planned.size.num_trained:,} of" in planned.lines()[1]
     first = json.loads((tmp_path / "first" / "report.json").read_text(encoding="utf-8"))
     assert second.before is not None
     assert second.before.loss == pytest.approx(first["after"]["loss"], rel=1e-4)
     assert losses(tmp_path / "second")[0] < losses(tmp_path / "first")[0]
+
+
+def test_an_adapter_to_go_on_from_is_planned_by_its_own_rank_and_targets(tmp_path: Path) -> None:
+    own = AdapterOptions(method="lora", rank=2, targets=("attention", "projector"))
+    model = base_model("tiny")
+    adapt(model, own, 0, torch.float32)
+    save_adapter(model, tmp_path / "adapter")
+    stage = stage_of("tiny", own)
+    start = AdapterOptions(method="lora", start=str(tmp_path / "adapter"))
+    sizes = [trained_size(model.config, stage, adapter, torch.float32) for adapter in (own, start)]
+    assert sizes[0] == sizes[1]
+    assert sizes[0].num_trained == sum(one.numel() for one in model.parameters() if one.requires_grad)
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 4}, {"alpha": 8.0}, {"rank_stabilised": True}, {"targets": ("mlp",)}])
+def test_what_an_adapter_to_go_on_from_has_of_its_own_is_refused_beside_it(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"adapter.{next(iter(wrong))} must be left out"):
+        AdapterOptions(method="lora", start="tuned/adapter", **wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0.0}, {"batch_size": 0}, {"steps": 0}, {"seq_len": 0}])

@@ -33,6 +33,7 @@ from vl2.infer.vlm import VLM, load
 from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt
+from vl2.train.adapter_options import AdapterOptions
 from vl2.train.evaluation import answer_of
 from vl2.train.finetune import own_data
 from vl2.train.finetune.options import TuningOptions
@@ -75,9 +76,10 @@ class Planned:
         data, stage, adapter, size = self.data, self.recipe.stage, self.recipe.adapter, self.size
         bad = f", {data.num_bad} left out" if data.num_bad else ""
         parts = ", ".join(f"{part} {count:,}" for part, count in size.trained.items())
-        what = (
-            f"{adapter.method} of rank {adapter.rank} on {', '.join(adapter.targets)}" if adapter.is_used else "weights"
-        )
+        what = "weights"
+        if adapter.is_used:
+            fresh = f"of rank {adapter.rank} on {', '.join(adapter.targets)}"
+            what = f"{adapter.method} {f'that goes on from {adapter.start}' if adapter.start else fresh}"
         records = stage.batch_size * stage.seq_len * self.fill / data.mean_tokens
         rates = "".join(f", {part} x {rate:g}" for part, rate in stage.rate_multipliers.items())
         lines = [
@@ -254,7 +256,9 @@ def _score(planned: Planned, trained: Path | None, records: Sequence[Record], ma
 def _over_few_bits(planned: Planned, trained: Path | None) -> tuple[VL2, Processor]:
     """Return the model with its adapter, or the one that was trained, over the quantised weights of the run."""
     recipe, folder = planned.recipe, locate_checkpoint(planned.options.model)
-    adapter = recipe.adapter if trained is None else dataclasses.replace(recipe.adapter, start=str(trained))
+    adapter = recipe.adapter
+    if trained is not None:
+        adapter = AdapterOptions(method=adapter.method, base=adapter.base, start=str(trained))
     dtype = getattr(torch, recipe.engine.compute)
     model = load_model(folder)
     adapt(model, adapter, recipe.seed, dtype)
