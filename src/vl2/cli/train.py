@@ -129,7 +129,7 @@ class TrainPlot:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainExport:
-    """Write the model of a run or checkpoint as a checkpoint folder in the released layout.
+    """Write the model of a run or checkpoint as a checkpoint folder in the released layout, an adapter in PEFT's.
 
     Examples:
       vl2 train export runs/tiny/alignment ./aligned
@@ -151,7 +151,7 @@ class TrainExport:
         if self.output.json:
             print_json({"folder": str(folder)})
         elif not self.output.quiet:
-            print(f"vl2: the model is in {folder}", file=sys.stderr)
+            print(f"vl2: what was trained is in {folder}", file=sys.stderr)
 
 
 TRAIN_COMMANDS = {"plot": TrainPlot, "export": TrainExport, "warm-up": TrainWarmUp}

@@ -1,4 +1,4 @@
-"""From a checkpoint to a folder in the released layout, which `vl2.load` and other tools open."""
+"""From a checkpoint to a folder that `vl2.load` and other tools open: in the released layout, an adapter in PEFT's."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import torch
 
 from vl2.config import ModelConfig
 from vl2.errors import UserError
+from vl2.lora.apply import lora_layers
+from vl2.lora.peft_files import save_adapter
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
 from vl2.process.preprocess_config import PreprocessConfig
+from vl2.train.adapter import put_adapter
 from vl2.train.checkpoint import FOLDER, RECIPE, find_checkpoint
 from vl2.train.prepare import MODEL_FILES, TOKENIZER_FILES
-from vl2.train.recipe import read_recipe
+from vl2.train.recipe import Recipe, read_recipe
 from vl2.train.tensor_files import TensorReader, whole_block
 from vl2.weights import save_model
 from vl2.weights.load import materialize
@@ -24,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def export(run_or_checkpoint: Path, out: Path, *, dtype: str | None = None, replaces: bool = False) -> Path:
-    """Write the model of a checkpoint, or of a run's newest one, and return the folder.
+    """Write the model or the adapter of a checkpoint, or of a run's newest one, and return the folder.
 
     `dtype` None takes the type that the run computed in. UserError if the folder is there and may not be replaced.
     """
@@ -33,9 +36,10 @@ def export(run_or_checkpoint: Path, out: Path, *, dtype: str | None = None, repl
     checkpoint = find_checkpoint(run_or_checkpoint)
     files = _run_folder(checkpoint) / MODEL_FILES
     recipe = read_recipe(checkpoint / RECIPE)
-    if recipe.adapter.is_used:
-        raise UserError(f"{checkpoint} is of a run that trains an adapter: it writes the folder adapter at its end")
     dtype = dtype or recipe.engine.compute
+    if recipe.adapter.is_used:
+        config = ModelConfig.from_file(files / "config.json")
+        return _export_adapter(checkpoint, recipe, config, out, DTYPES[dtype])
     model = read_model(checkpoint, ModelConfig.from_file(files / "config.json"), DTYPES[dtype])
     new = out.with_name(f".{out.name}.new-{os.getpid()}") if replaces and out.exists() else out
     try:
@@ -67,6 +71,26 @@ def read_model(checkpoint: Path, config: ModelConfig, dtype: torch.dtype) -> VL2
         master = f"train_step/{name}/master"
         reader.read(master if master in stored else f"model/{name}", whole_block(tensor))
     return model.eval()
+
+
+def _export_adapter(checkpoint: Path, recipe: Recipe, config: ModelConfig, out: Path, dtype: torch.dtype) -> Path:
+    """Write the adapter of a checkpoint as the run does at its end. The weights under it are not read."""
+    if out.exists():
+        raise UserError(f"{out} is there already: choose a new folder")
+    reader = TensorReader(checkpoint)
+    with shapes_only():
+        model = VL2(config)
+    put_adapter(model, recipe.adapter)
+    for name, layer in lora_layers(model):
+        for leaf, shape in list(layer.named_parameters(recurse=False)):
+            tensor = torch.empty(shape.shape, dtype=dtype)
+            reader.read(f"model/{name}.{leaf}", whole_block(tensor))
+            setattr(layer, leaf, torch.nn.Parameter(tensor))
+    try:
+        save_adapter(model, out, recipe.model.name)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+    return out
 
 
 def _run_folder(checkpoint: Path) -> Path:

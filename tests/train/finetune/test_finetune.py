@@ -24,6 +24,7 @@ from vl2.process.processor import Processor
 from vl2.train import checkpoint
 from vl2.train.adapter import adapt
 from vl2.train.adapter_options import AdapterOptions
+from vl2.train.export import export
 from vl2.train.finetune import run
 from vl2.train.finetune.options import TuningOptions
 from vl2.train.finetune.run import Planned, Tuned, finetune, plan
@@ -133,6 +134,19 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(
     files = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_checkpoint_of_an_adapter_is_exported_as_the_run_writes_it(
+    method: Any, colours: Path, tmp_path: Path
+) -> None:
+    chosen = options("small", steps=2, adapter=dataclasses.replace(LORA, method=method))
+    tune(colours, tmp_path / "out", chosen, num_held_out=0)
+    export(tmp_path / "out", tmp_path / "exported")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "exported" / name).read_bytes() == (tmp_path / "out" / "adapter" / name).read_bytes()
+    with pytest.raises(UserError, match="is there already"):
+        export(tmp_path / "out", tmp_path / "exported")
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
