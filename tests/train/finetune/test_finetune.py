@@ -131,9 +131,24 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(
     colours.write_text("image,question,answer\n", encoding="utf-8")  # the run has its own copy
     _, resumed = tune(colours, tmp_path / "parts", chosen, resume=True)
     assert resumed.ended == "finished"
+    assert [step for step, _ in resumed.on_the_way] == [1, 2, 3, 4]
     files = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_the_loss_on_held_out_records_is_told_on_the_way_and_ends_as_the_score_after(
+    colours: Path, tmp_path: Path
+) -> None:
+    _, tuned = tune(colours, tmp_path / "out", options("tiny", steps=10))
+    steps, held_out = zip(*tuned.on_the_way, strict=True)
+    assert steps == (2, 4, 6, 8, 10)
+    assert tuned.after is not None
+    assert held_out[-1] == pytest.approx(tuned.after.loss, rel=1e-3)
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert [one["loss"] for one in report["on_the_way"]] == list(held_out)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [line["evaluation"]["held-out/loss"] for line in lines if "evaluation" in line] == list(held_out)
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
@@ -141,7 +156,8 @@ def test_a_checkpoint_of_an_adapter_is_exported_as_the_run_writes_it(
     method: Any, colours: Path, tmp_path: Path
 ) -> None:
     chosen = options("small", steps=2, adapter=dataclasses.replace(LORA, method=method))
-    tune(colours, tmp_path / "out", chosen, num_held_out=0)
+    _, tuned = tune(colours, tmp_path / "out", chosen, num_held_out=0)
+    assert tuned.on_the_way == ()
     export(tmp_path / "out", tmp_path / "exported")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "exported" / name).read_bytes() == (tmp_path / "out" / "adapter" / name).read_bytes()

@@ -39,6 +39,7 @@ VISION_RATE = 0.1  # of the encoder, as in the paper
 # Where all weights are trained it is the paper's, which has a tenth for the size with sigmoid routing.
 FULL_BALANCE_WEIGHTS: Mapping[ScoringFunc, float] = {"softmax": 0.001, "sigmoid": 0.0001}
 WARMUP_PART = 0.03
+LOOKS = 8  # how often a run looks at the held-out records, at most
 DATA_NAME = "own"
 
 
@@ -109,6 +110,7 @@ class TuningOptions:
                 keep=1,
                 minutes=self.minutes,
                 log_every_steps=10,
+                evaluate_every_steps=math.ceil(num_steps / LOOKS),
             ),
             data=DataOptions(
                 sources=(SourceOptions(name=DATA_NAME, path=str(data_path)),),
@@ -124,9 +126,7 @@ class TuningOptions:
             seed=self.seed,
         )
 
-    def stage(
-        self, config: ModelConfig, *, seq_len: int, batch_size: int, num_steps: int, most_tiles: int
-    ) -> Stage:
+    def stage(self, config: ModelConfig, *, seq_len: int, batch_size: int, num_steps: int, most_tiles: int) -> Stage:
         is_adapter = self.adapter.is_used
         usual_rate = ADAPTER_RATE if is_adapter else FULL_RATE
         balance_weight = FULL_BALANCE_WEIGHTS[config.language_config.scoring_func]

@@ -8,7 +8,7 @@ The run folder gets what a run has, and:
     tuned/          the whole model where its own weights were trained
     merged/         the whole model with the adapter added in, if it was asked for
     answers.md      answers to held-out records, before and after
-    report.json     scores before and after
+    report.json     scores before and after, and the loss on held-out records on the way
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from vl2.train.evaluation import answer_of
 from vl2.train.finetune import own_data
 from vl2.train.finetune.options import TuningOptions
 from vl2.train.finetune.own_data import OwnData, prepare
-from vl2.train.finetune.score import Scores, score
+from vl2.train.finetune.score import LOSS, HeldOutLoss, Scores, score
+from vl2.train.metrics import METRICS
 from vl2.train.prepare import INDEXES, make_plan, open_stores
 from vl2.train.ranks import ONE, find_device, num_started
 from vl2.train.recipe import Recipe
@@ -106,6 +107,7 @@ class Tuned:
     step: int
     folder: Path
     before: Scores | None = None  # None without held-out records
+    on_the_way: tuple[tuple[int, float], ...] = ()  # steps, and the loss on held-out records after them
     after: Scores | None = None
     trained: Path | None = None  # adapter or model
     merged: Path | None = None
@@ -115,6 +117,7 @@ class Tuned:
             "ended": self.ended,
             "step": self.step,
             "before": None if self.before is None else self.before.to_dict(),
+            "on_the_way": [{"step": step, "loss": loss} for step, loss in self.on_the_way],
             "after": None if self.after is None else self.after.to_dict(),
             "trained": None if self.trained is None else str(self.trained),
             "merged": None if self.merged is None else str(self.merged),
@@ -175,9 +178,10 @@ def finetune(
     folder = planned.folder
     records = _held_out(folder)
     before = _score_before(planned, records, max_new_tokens)
-    outcome = train(planned.recipe, resume=resume, quiet=quiet)
+    watched = [HeldOutLoss(records)] if records else []
+    outcome = train(planned.recipe, resume=resume, quiet=quiet, evaluations=watched)
     gc.collect()  # what was trained is in cycles of references, and would be in memory beside what is loaded next
-    tuned = Tuned(ended=outcome.ended, step=outcome.step, folder=folder, before=before)
+    tuned = Tuned(ended=outcome.ended, step=outcome.step, folder=folder, before=before, on_the_way=_on_the_way(folder))
     if outcome.ended != "finished" or outcome.export is None:
         return tuned
     is_adapter = planned.recipe.adapter.is_used
@@ -251,6 +255,12 @@ def _score(planned: Planned, trained: Path | None, records: Sequence[Record], ma
         vlm = load(name, adapter=start, device=options.device)
         model, processor = vlm.model, vlm.processor
     return score(model, processor, records, max_new_tokens=max_new_tokens)
+
+
+def _on_the_way(folder: Path) -> tuple[tuple[int, float], ...]:
+    """Return the steps at which a run looked at held-out records, and their loss, of all its parts."""
+    lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    return tuple((line["step"], line["evaluation"][LOSS]) for line in lines if "evaluation" in line)
 
 
 def _over_few_bits(planned: Planned, trained: Path | None) -> tuple[VL2, Processor]:

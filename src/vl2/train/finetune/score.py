@@ -16,6 +16,9 @@ from vl2.process.processor import Processor
 from vl2.train.evaluation import HeldOut, answer_of, num_found
 from vl2.train.loss import next_token_loss
 
+LOSS = "held-out/loss"
+MOST_WATCHED = 64  # records that the loss during the run is of
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
@@ -48,6 +51,16 @@ def score(model: VL2, processor: Processor, records: Sequence[Record], *, max_ne
         box_accuracy=found / num_wanted if num_wanted else None,
         answers=tuple(answer.strip() for answer in answers),
     )
+
+
+class HeldOutLoss:
+    """An `Evaluation`: the loss on the answers of the first held-out records, which costs no generation."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records[:MOST_WATCHED]
+
+    def __call__(self, model: VL2, processor: Processor, step: int) -> dict[str, float]:
+        return {LOSS: answer_loss(model, processor, self._records)}
 
 
 @torch.no_grad()
