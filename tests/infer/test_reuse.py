@@ -218,6 +218,55 @@ def test_the_memory_that_is_kept_is_bounded_and_small_bounds_change_no_answer() 
         Reuse(prefix_bytes=-1)
 
 
+def kept_bytes(vlm: VLM, sample: Sample, longest: int) -> int:
+    """Return what a whole prompt takes."""
+    reuse = Reuse()
+    logits_of(vlm, sample, reuse, longest)
+    return reuse.prefix.nbytes
+
+
+def test_of_a_prompt_too_long_for_the_bound_the_beginning_is_kept() -> None:
+    vlm, longest = shared("bfloat16"), 96
+    sample = vlm.processor.encode(turns(with_images("What is this?", picture()), LONG, "And what else?"))
+    bound = kept_bytes(vlm, sample, longest) * 3 // 4
+    reuse = Reuse(prefix_bytes=bound)
+    plain, _ = logits_of(vlm, sample, reuse, longest)
+    again, num_reused = logits_of(vlm, sample, reuse, longest)
+    assert torch.equal(again, plain)
+    assert 3 / 4 * len(sample) - longest <= num_reused < len(sample)
+    longer = vlm.processor.encode(
+        turns(with_images("What is this?", picture()), LONG, "And what else?", LONG, "Are you sure?")
+    )
+    assert logits_of(vlm, longer, reuse, longest)[1] == num_reused
+    assert logits_of(vlm, longer, reuse, longest)[1] == num_reused
+    assert reuse.prefix.nbytes <= bound
+
+
+def test_another_prompt_makes_room_from_its_end() -> None:
+    vlm, longest = shared("bfloat16"), 96
+    old, new = (vlm.processor.encode(turns(with_images(LONG + "Why?", picture(seed)))) for seed in (0, 1))
+    reuse = Reuse(prefix_bytes=kept_bytes(vlm, old, longest) * 3 // 2)
+    logits_of(vlm, old, reuse, longest)
+    logits_of(vlm, new, reuse, longest)
+    assert logits_of(vlm, new, reuse, longest)[1] == len(new)
+    assert len(old) / 2 - longest <= logits_of(vlm, old, reuse, longest)[1] < len(old)
+
+
+def test_of_prompts_that_are_read_in_turns_one_is_kept_whole_where_only_one_fits() -> None:
+    vlm, longest = shared("bfloat16"), 96
+    samples = [vlm.processor.encode(turns(with_images(LONG + "Why?", picture(seed)))) for seed in (0, 1)]
+    reuse = Reuse(prefix_bytes=kept_bytes(vlm, samples[0], longest))
+    model, assistant_id = vlm.model, vlm.processor.tokenizer.assistant_id
+    prompts = []
+    for sample in samples:
+        row = Cache.allocate(model.config.language_config, 1, len(sample), dtype=model.dtype, device=model.device)
+        prompts.append(Prefill(model, sample, row, assistant_id=assistant_id, longest_pass=longest, reuse=reuse))
+    with torch.inference_mode():
+        while [prompt.step() for prompt in prompts][-1] is None:
+            pass
+    assert logits_of(vlm, samples[1], reuse, longest)[1] == len(samples[1])
+
+
 def test_a_long_prompt_can_be_stopped_between_its_passes() -> None:
     vlm = fresh(**NOTHING)
     checks = iter([False, False, True, True])

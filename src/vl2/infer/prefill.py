@@ -98,7 +98,7 @@ class Prefill:
 
     def _run(self) -> Iterator[Tensor | None]:
         encoded: dict[int, Tensor] = {}
-        for part in self._passes[self._num_known :]:
+        for number, part in enumerate(self._passes[self._num_known :], self._num_known):
             wanted = self._images_in(part)
             for index in wanted:
                 if index not in encoded:
@@ -109,7 +109,7 @@ class Prefill:
             embeds_1SD = self._embed(part, [(self._images[i], encoded[i]) for i in wanted])
             self._state_D = self._model.language.extend(embeds_1SD, self._row, last_only=True)[0, -1]
             if self._reuse is not None:
-                self._reuse.prefix.store(part, self._row, self._state_D)
+                self._reuse.prefix.store(self._passes[: number + 1], self._row, self._state_D)
             if part is not self._passes[-1]:
                 yield None
         assert self._state_D is not None, "a prompt has at least one token"

@@ -6,6 +6,9 @@ that begin alike therefore share their passes, and the key of a pass is a hash o
 to its end and of how they were cut. Rows out of the cache are those that would be computed, to the last bit, which no
 other way gives: a product over other numbers of rows may round otherwise. For the same reason the positions that were
 written while an answer was decoded are not kept; the answer is read again with the next question.
+
+A pass is of use only with all that stand before it. So what is kept of a prompt too long for the cache is its
+beginning, and what makes room for a prompt are the ends of others.
 """
 
 from __future__ import annotations
@@ -118,9 +121,7 @@ class PrefixCache:
             if stored is None:
                 break
             known.append(stored)
-        # Used last from the end to the start: a pass whose beginning was dropped could not be found any more.
-        for part in reversed(passes[: len(known)]):
-            self._store.get(part.key)
+        self._use(passes[: len(known)])
         for part, stored in zip(passes, known, strict=False):
             for ours, theirs in zip(row.layers, stored.layers, strict=True):
                 for t, kept in zip(ours, theirs, strict=True):
@@ -129,19 +130,29 @@ class PrefixCache:
             self.reused_tokens += part.stop - part.start
         return len(known), known[-1].state_D if known else None
 
-    def store(self, part: Pass, row: Cache, state_D: Tensor) -> None:
-        """Keep what a pass has just written into a row."""
+    def store(self, passes: Sequence[Pass], row: Cache, state_D: Tensor) -> None:
+        """Keep what the last of a prompt's passes so far has just written into a row, unless one of them would go."""
+        *earlier, part = passes
         self.read_tokens += part.stop - part.start
         if self._store.max_bytes == 0 or part.key in self._store:
+            return
+        beginning = self._use(earlier)
+        if len(beginning) < len(earlier):
             return
         views = [[t[0].narrow(-2, part.start, part.stop - part.start) for t in layer] for layer in row.layers]
         # Room first: beside what is dropped the copy would be the most memory that a process ever has.
         needed = StoredPass(layers=tuple(map(tuple, views)), state_D=state_D).nbytes
-        if not self._store.make_room(needed):
+        if needed + sum(stored.nbytes for stored in beginning) > self._store.max_bytes:
             return
+        self._store.make_room(needed)
         layers = tuple(tuple(view.clone() for view in layer) for layer in views)
         stored = StoredPass(layers=layers, state_D=state_D.clone())
         self._store.put(part.key, stored, stored.nbytes)
+        self._use(earlier)
+
+    def _use(self, passes: Sequence[Pass]) -> list[StoredPass]:
+        """Return what is known of a beginning, from its end to its start: the order in which it is dropped."""
+        return [stored for part in reversed(passes) if (stored := self._store.get(part.key)) is not None]
 
     def clear(self) -> None:
         self._store.clear()
