@@ -14,6 +14,7 @@ from vl2.infer.generate import decode_plainly
 from vl2.infer.prefill import prefill
 from vl2.infer.vlm import VLM
 from vl2.model import VL2, Cache
+from vl2.model.moe import has_grouped_kernel
 
 LENGTHS = (7, 3, 11)
 
@@ -51,11 +52,33 @@ def test_graphs_are_for_cards_alone() -> None:
     assert not DecodeGraphs.applies(small_model("tiny").to(torch.bfloat16))
 
 
-has_hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+@pytest.mark.parametrize(
+    ("capability", "hip", "applies"),
+    [
+        ((8, 0), None, False),
+        ((8, 9), None, False),
+        ((9, 0), None, True),
+        ((10, 3), None, True),
+        ((11, 0), None, False),
+        ((12, 0), None, False),
+        ((9, 4), "6.4", False),
+    ],
+)
+def test_graphs_are_for_cards_with_a_kernel_for_all_experts(
+    capability: tuple[int, int], hip: str | None, applies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model("tiny").to(torch.bfloat16)
+    monkeypatch.setattr(VL2, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert DecodeGraphs.applies(model) == applies
+
+
+has_kernel = torch.cuda.is_available() and has_grouped_kernel(torch.cuda.get_device_capability(), torch.version.hip)
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not has_hopper, reason="no CUDA device of compute capability 9.0")
+@pytest.mark.skipif(not has_kernel, reason="no CUDA device of compute capability 9 or 10")
 @torch.inference_mode()
 def test_a_graph_gives_what_the_plain_step_gives() -> None:
     model = small_model("base").to("cuda", torch.bfloat16)
@@ -67,7 +90,7 @@ def test_a_graph_gives_what_the_plain_step_gives() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not has_hopper, reason="no CUDA device of compute capability 9.0")
+@pytest.mark.skipif(not has_kernel, reason="no CUDA device of compute capability 9 or 10")
 def test_a_batch_that_shrinks_is_decoded_by_graphs() -> None:
     base = reference_vlm("base")
     vlm = VLM(copy.deepcopy(base.model).to("cuda", torch.bfloat16), base.processor, folder=base.folder)

@@ -20,6 +20,7 @@ from vl2.model.moe import (
     MoE,
     Router,
     _grouped_product,
+    _has_grouped_product,
     _looped_product,
     routing_stats,
     sequences_of_documents,
@@ -129,6 +130,29 @@ def test_grouped_and_looped_experts_agree(counts: list[int], dtype: torch.dtype)
     torch.testing.assert_close(outputs[0], outputs[1], **tolerance)
     for grouped, looped in zip(*gradients, strict=True):
         torch.testing.assert_close(grouped, looped, **tolerance)
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "asking", "training"),
+    [
+        ((9, 0), None, True, True),
+        ((10, 0), None, True, True),
+        ((8, 0), None, False, True),
+        ((12, 0), None, False, True),
+        ((9, 4), "6.4", False, True),
+        ((7, 5), None, False, False),
+    ],
+)
+def test_a_card_without_a_kernel_for_all_experts_loops_over_those_in_use_unless_it_learns(
+    capability: tuple[int, int], hip: str | None, asking: bool, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    rows = mock.Mock(dtype=torch.bfloat16, is_cuda=True, device=torch.device("cuda"))
+    weight = torch.zeros(4, 24, 16, dtype=torch.bfloat16)
+    with torch.no_grad():
+        assert _has_grouped_product(rows, weight) == asking
+    assert _has_grouped_product(rows, weight) == training
 
 
 @pytest.mark.parametrize("block_rows", [1, 4, 64])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vl2.model import VL2, Cache
 from vl2.model.attention import Reach
+from vl2.model.moe import has_grouped_kernel
 from vl2.quant.record import form_of
 
 WARM_UPS = 3  # runs before the recording, in which libraries choose their kernels and take their memory
@@ -73,12 +74,12 @@ class DecodeGraphs:
     def applies(model: VL2) -> bool:
         """Whether a step of this model has no moment at which the host must know what the card has computed.
 
-        The grouped product of the experts runs without one from compute capability 9.0 on, in bfloat16.
+        The grouped product of the experts runs without one where there is a kernel for it, in bfloat16.
         """
         return (
             model.device.type == "cuda"
             and model.dtype == torch.bfloat16
-            and torch.cuda.get_device_capability(model.device) >= (9, 0)
+            and has_grouped_kernel(torch.cuda.get_device_capability(model.device), torch.version.hip)
             and form_of(model) is None
         )
 

@@ -125,14 +125,25 @@ def _has_grouped_product(x_ND: Tensor, weight_EFD: Tensor) -> bool:
     """Whether PyTorch's grouped product takes these tensors and is the faster way.
 
     On a CPU it wins where gradients are needed and loses nothing to the loop elsewhere but memory traffic:
-    with few tokens the loop touches only the experts in use. CUDA kernels take bfloat16 and rows of 16 bytes.
+    with few tokens the loop touches only the experts in use. A card without a kernel for it does what a CPU does.
+    CUDA kernels take bfloat16 and rows of 16 bytes.
     """
     is_aligned = all(side * weight_EFD.element_size() % 16 == 0 for side in weight_EFD.shape[1:])
     if x_ND.dtype != weight_EFD.dtype or not is_aligned:
         return False
     if x_ND.is_cuda:
-        return x_ND.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x_ND.device) >= (8, 0)
+        capability = torch.cuda.get_device_capability(x_ND.device)
+        is_better = has_grouped_kernel(capability, torch.version.hip) or torch.is_grad_enabled()
+        return is_better and x_ND.dtype == torch.bfloat16 and capability >= (8, 0)
     return x_ND.device.type == "cpu" and torch.is_grad_enabled() and x_ND.dtype in (torch.float32, torch.bfloat16)
+
+
+def has_grouped_kernel(capability: tuple[int, int], hip: str | None) -> bool:
+    """Whether PyTorch has a kernel for grouped products on a card of this compute capability, `hip` on AMD's.
+
+    On others it loops over the experts as well, and waits for the device to know how many rows each of them has.
+    """
+    return hip is None and capability[0] in (9, 10)
 
 
 def _grouped_product(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
