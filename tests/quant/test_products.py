@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.model.configs import small_model
 from vl2.kernels.library import VARIABLE
@@ -17,7 +19,7 @@ from vl2.model.attention import Reach
 from vl2.model.moe import MAX_DECODED_ROWS, Experts
 from vl2.quant import products
 from vl2.quant.apply import quantise_model
-from vl2.quant.formats import KINDS, Kind
+from vl2.quant.formats import KINDS, PANEL, Kind
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
 from vl2.quant.products import FEW_OF_A_PASS, FEW_ROWS, PANEL_ROWS
 from vl2.quant.scheme import SCHEMES, SchemeName
@@ -128,6 +130,44 @@ def test_without_instructions_panels_give_the_product_unrounded(
     got, expected = layer(x), F.linear(x.float(), layer.whole(torch.float32), plain.bias.to(dtype).float())
     assert got.dtype == dtype
     torch.testing.assert_close(got.float(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
+
+
+class LargestMade(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor has that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.numbers = max(self.numbers, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_kernels_no_weight_is_made_whole(
+    kind: Kind, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In numbers whose products and sums are exact, so that parts can have no other bits than the whole."""
+    monkeypatch.setenv(VARIABLE, "off")
+    most = {"int8": 127, "int4": 7}[kind]
+    K, N = 64, 200
+    plain = nn.Linear(K, N).requires_grad_(False)
+    plain.weight.copy_(normal(N, K).mul(most / 4).round().clamp(-most, most))
+    plain.weight[:, ::32] = -most - (kind == "int4")  # the scale is 1
+    plain.bias.copy_(normal(N, seed=1).round())
+    layer = QuantisedLinear.like(plain, kind)
+    layer.store(plain.weight)
+    layer.to(dtype)
+    x = normal(2, 3, K, seed=2).sign().to(dtype)
+    expected = F.linear(x, layer.whole(dtype), layer.bias)
+    assert torch.equal(layer.whole(torch.float32), plain.weight)
+    monkeypatch.setattr(products, "MADE", 3 * PANEL * K)
+    with LargestMade() as largest:
+        got = layer(x)
+    assert torch.equal(got, expected)
+    assert largest.numbers <= 3 * PANEL * K
 
 
 @pytest.mark.usefixtures("_kernels")

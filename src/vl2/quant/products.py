@@ -3,8 +3,8 @@
 On the CPU the kernels read the codes of a few rows. Of many, int8 is multiplied in whole numbers where the processor
 has instructions for that, the rows rounded to 8 bits themselves, each by its own largest number: twice as fast as
 bfloat16. int4 is made bfloat16 for many rows. A processor without instructions for either makes a panel of the weight
-float32 at a time and multiplies that, which is ten times what it can do with codes. Elsewhere, and without kernels, the
-weight is made whole for the product.
+float32 at a time and multiplies that, which is ten times what it can do with codes. Elsewhere, and without kernels, so
+many outputs of the weight are made at a time as take a few MB.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from vl2.quant.formats import PANEL, Kind, Quantised, dequantise
 FEW_ROWS = 32
 # Of a prompt, whose rows are of one request, with tile registers, to which sixteen rows are as few as one.
 FEW_OF_A_PASS = 8
+MADE = 1 << 22  # weights made at a time where there are no kernels: all of an expert, a thirtieth of the head
 PANEL_ROWS = 12  # on a processor without the instructions panels pay from here on
 
 
@@ -63,13 +64,15 @@ def _few_rows(x: Tensor) -> int:
 def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -> Tensor:
     x_MK = x.reshape(-1, K)
     if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float32) or not len(x_MK):
-        return F.linear(x, dequantise(weight, N, K, x.dtype), bias)
+        return multiply_in_parts(x, weight, N, K, bias)
     if weight.kind == "int8" and len(x_MK) > FEW_ROWS and has_int8_products():
         out_MN = multiply_in_8_bits(x_MK, weight)
     else:
         kernels = load_kernels()
         is_unpacked = weight.kind == "int4" and x.dtype == torch.bfloat16 and len(x_MK) > MAX_DECODED_ROWS
-        if kernels is None or (is_unpacked and kernels.has_bfloat16_products):
+        if kernels is None:
+            return multiply_in_parts(x, weight, N, K, bias)
+        if is_unpacked and kernels.has_bfloat16_products:
             return F.linear(x, dequantise(weight, N, K, x.dtype), bias)
         if len(x_MK) >= PANEL_ROWS and not _has_instructions(kernels, weight.kind):
             return multiply_in_float32(x, weight, N, K, bias)
@@ -78,6 +81,19 @@ def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -
     if bias is not None:
         out_MN = out_MN.add_(bias)
     return out_MN.to(x.dtype).view(*x.shape[:-1], N)
+
+
+def multiply_in_parts(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -> Tensor:
+    """Return x times the weight's transpose, plus the bias, in the type of x; some outputs of the weight at a time."""
+    step = max(1, MADE // (K * PANEL)) * PANEL
+    if step >= N:
+        return F.linear(x, dequantise(weight, N, K, x.dtype), bias)
+    out = x.new_empty(*x.shape[:-1], N)
+    for first in range(0, N, step):
+        last = min(first + step, N)
+        part = dequantise(weight.rows(first, last), last - first, K, x.dtype)
+        out[..., first:last] = F.linear(x, part, None if bias is None else bias[first:last])
+    return out
 
 
 def multiply_in_float32(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -> Tensor:
