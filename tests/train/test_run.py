@@ -393,6 +393,7 @@ def test_an_evaluation_that_fails_costs_no_step_and_a_resumed_run_goes_on_after_
     until = time.monotonic() + 60
     while checkpoint_steps(tmp_path / "run") != kept and time.monotonic() < until:  # a thread writes it
         time.sleep(0.01)
+    assert checkpoint_steps(tmp_path / "run") == kept
     resumed = train(recipe, resume=True, quiet=True, evaluations=[])
     assert (resumed.ended, resumed.step) == ("finished", 3)
     assert [line["step"] for line in curve(tmp_path / "run") if "loss" in line] == [1, 2, 3]
