@@ -156,6 +156,23 @@ def test_a_bound_of_memory_decides_the_advice(vl2, bound, verdicts, advice):
     assert advice in told["advice"]
 
 
+@pytest.mark.parametrize(
+    ("weights", "command"),
+    [
+        ("float32", "`vl2 ask ... --model {}`: all of it fits"),
+        ("bfloat16", "`vl2 ask ... --model {} --dtype bfloat16`: all of it fits"),
+    ],
+)
+def test_the_advice_for_a_float32_folder_is_what_its_command_loads(vl2, tmp_path, weights, command):
+    config = json.loads((TINY / "config.json").read_text(encoding="utf-8")) | {"torch_dtype": "float32"}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    plans = json.loads(vl2("inspect", tmp_path, "--json").out)["plans"]
+    (bound,) = (plan["total"] for plan in plans if plan["weights"] == weights)
+    told = json.loads(vl2("inspect", tmp_path, "--memory", f"{bound}B", "--json").out)
+    assert told["advised"] == weights
+    assert command.format(tmp_path) in told["advice"]
+
+
 def test_the_context_decides_the_cache(vl2):
     short, long = (
         json.loads(vl2("inspect", "small", "--context", context, "--json").out)["plans"][1] for context in ("1", "1000")

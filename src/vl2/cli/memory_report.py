@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from vl2.config import ModelConfig
-from vl2.infer.memory_plan import FORMATS, MemoryPlan, parameters, recommend, weight_bytes
+from vl2.infer.memory_plan import DTYPES, FORMATS, MemoryPlan, parameters, recommend, weight_bytes
 from vl2.infer.open_model import SHARE_OF_AVAILABLE
 from vl2.quant.record import Record
 from vl2.quant.scheme import Scheme
@@ -54,7 +54,7 @@ class MemoryReport:
 
     @property
     def advised(self) -> MemoryPlan | None:
-        return recommend(self.plans, self.memory)
+        return recommend(self.plans, self.memory, self.config.torch_dtype)
 
     def advice(self) -> str:
         """Say what to run, in a sentence or two with the commands."""
@@ -76,8 +76,10 @@ class MemoryReport:
             if not self.is_bounded and plan.total <= self.memory.total:
                 says += f". With {gigabytes(plan.total)} free, all of it would fit"
             return says
-        if self.record is not None or plan.weights == "bfloat16":
-            says = f"`vl2 ask ... --model {target}`: all of it fits"
+        if self.record is not None or plan.weights in DTYPES:
+            is_rounded = self.record is None and self.config.torch_dtype == "float32" and plan.weights == "bfloat16"
+            dtype = " --dtype bfloat16" if is_rounded else ""
+            says = f"`vl2 ask ... --model {target}{dtype}`: all of it fits"
         else:
             says = f"`vl2 quantize {target} OUT --weights {plan.weights}`, then `vl2 ask ... --model OUT`"
         smallest = self.plans[-1]

@@ -169,12 +169,12 @@ def name_of(scheme: Scheme) -> str:
     return next((name for name, known in SCHEMES.items() if known == scheme), "quantised")
 
 
-def recommend(plans: Sequence[MemoryPlan], memory: MachineMemory) -> MemoryPlan | None:
+def recommend(plans: Sequence[MemoryPlan], memory: MachineMemory, torch_dtype: str) -> MemoryPlan | None:
     """Return the most exact form that this machine holds whole, else the smallest that it can page, else none.
 
-    `plans` go from the most exact to the smallest; float32 is more than any checkpoint holds, and is never advised.
+    `plans` go from the most exact to the smallest; float32 is advised only where the checkpoint's own type is that.
     """
-    offered = [plan for plan in plans if plan.weights != "float32"]
+    offered = [plan for plan in plans if plan.weights != "float32" or torch_dtype == "float32"]
     whole = [plan for plan in offered if plan.verdict(memory) == "fits"]
     paged = [plan for plan in offered if plan.verdict(memory) == "paged"]
     return next(iter(whole), None) or next(reversed(paged), None)
