@@ -4,7 +4,7 @@ On the CPU the kernels read the codes of a few rows. Of many, int8 is multiplied
 has instructions for that, the rows rounded to 8 bits themselves, each by its own largest number: twice as fast as
 bfloat16. int4 is made bfloat16 for many rows. A processor without instructions for either makes a panel of the weight
 float32 at a time and multiplies that, which is ten times what it can do with codes. Elsewhere, and without kernels, so
-many outputs of the weight are made at a time as take a few MB.
+many outputs of the weight are made at a time as hold four million numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vl2.quant.formats import PANEL, Kind, Quantised, dequantise
 FEW_ROWS = 32
 # Of a prompt, whose rows are of one request, with tile registers, to which sixteen rows are as few as one.
 FEW_OF_A_PASS = 8
-MADE = 1 << 22  # weights made at a time where there are no kernels: all of an expert, a thirtieth of the head
+MADE = 1 << 22  # weights made at a time where there are no kernels: all of an expert, a thirtieth of tiny's head
 PANEL_ROWS = 12  # on a processor without the instructions panels pay from here on
 
 
