@@ -21,7 +21,7 @@ READINGS = ("reading", "reading-again", "reading-on", "reading-names")
 WARM_UPS = ("warm-up", *READINGS)
 STAGES = (
     "language", "alignment", "pretraining", "fine-tuning", "fine-tuning-on", "naming", "lines", "naming-sheets",
-    "naming-all", "all-tasks",
+    "naming-all", "all-tasks", "small-letters",
 )  # fmt: skip
 DRAWN = STAGES[1:]
 # Shares of patches, and of things that visual tokens hold, which the warm-ups recognise.
