@@ -50,9 +50,8 @@ class PrimerReading(Source):
             raise UserError(f"even_share must be from 0 to 1, got {self.even_share}")
         if self.even_share and self.texts_zh is None:
             raise UserError("even_share needs texts_zh: a file of texts that have the characters")
-        if not 1 <= self.min_chars_en <= self.max_chars_en:
-            most = self.max_chars_en
-            raise UserError(f"min_chars_en must be from 1 to max_chars_en, {most}, got {self.min_chars_en}")
+        if self.min_chars_en > self.max_chars_en:
+            raise UserError(f"min_chars_en must be at most max_chars_en, {self.max_chars_en}, got {self.min_chars_en}")
 
     def draft(self, rng: random.Random) -> Draft:
         language = choose_language(rng, self.languages, self.font_folders)
