@@ -126,7 +126,7 @@ def type_of_many_rows(kind: Kind | None, dtype: torch.dtype, device: torch.devic
         return torch.int8
     kernels = load_kernels()
     if kernels is None:
-        return dtype  # the weight is made whole in that type
+        return dtype  # parts of the weight are made in that type
     return torch.bfloat16 if _has_instructions(kernels, kind) else torch.float32
 
 
