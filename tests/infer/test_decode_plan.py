@@ -52,15 +52,15 @@ def plan_of(model: VL2) -> DecodePlan:
 def test_kernels_and_plain_layers_agree(size: str, scheme: SchemeName | None) -> None:
     model = model_of(size, scheme)
     plan, plain, fast = plan_of(model), filled_cache(model), filled_cache(model)
-    ids = [5, 9, 11]
+    ids, differences = [5, 9, 11], []
     for _ in range(3):
         expected, got = decode_plainly(model, ids, plain), plan.run(ids, fast)
-        # Both round to bfloat16 at the same places, and add up in different orders. A row whose router met a near tie
-        # may differ by more: so the middle one of three.
-        differences_B = (got - expected).norm(dim=-1) / expected.norm(dim=-1)
-        assert differences_B.median() < 0.03
+        differences.append((got - expected).norm(dim=-1) / expected.norm(dim=-1))
         assert plain.lengths == fast.lengths
         ids = expected.argmax(dim=-1).tolist()
+    # Both round to bfloat16 at the same places, and add up in different orders. A row whose router met a near tie may
+    # differ by more: so the middle one of nine.
+    assert torch.cat(differences).median() < 0.03
     for ours, theirs in zip(fast.layers, plain.layers, strict=True):
         for a, b in zip(ours, theirs, strict=True):
             assert (a.float() - b.float()).norm() < 0.05 * b.float().norm()

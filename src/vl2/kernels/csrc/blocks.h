@@ -8,6 +8,13 @@
 
 namespace vl2 {
 
+// What a code of four bits stands for, as bfloat16. The index is the low five bits of a word: the fifth belongs to the next
+// code, so the table is there twice.
+alignas(64) inline const bf16 four_bit_values[32] = {
+    0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0,
+    0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0,
+    0x40c0, 0x40e0};
+
 // Two vectors as bfloat16, an element of the first, one of the second, and so on.
 inline __m512i in_pairs(__m512 first, __m512 second) {
     alignas(64) static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,

@@ -15,7 +15,6 @@ namespace vl2 {
 
 constexpr int ROWS = 4;        // rows of weights whose lanes are added up together
 constexpr int TILE = 4;        // rows of inputs at a time
-constexpr int PANEL_TILE = 8;  // the same for panels
 constexpr int64_t AHEAD = 10240;
 // Lines asked for with every 64 bytes of bfloat16, where rows of weights are read one after another. Processors with AMX
 // read a third faster so; those of AMD foresee such a stream by themselves.
@@ -114,68 +113,9 @@ inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, c
     }
 }
 
-// What a code of four bits stands for, as bfloat16. The index is the low five bits of a word: the fifth belongs to the next
-// code, so the table is there twice.
-alignas(64) inline const bf16 four_bit_values[32] = {
-    0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0,
-    0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0,
-    0x40c0, 0x40e0};
-
-template <int M>
-inline void panel(const uint8_t* codes, const uint8_t* scales, int64_t groups, const bf16* const* x, __m512* out,
-                  Ahead& ahead) {
-    const __m512i table = _mm512_load_si512(four_bit_values);
-    for (int m = 0; m < M; m++) out[m] = _mm512_setzero_ps();
-    for (int64_t g = 0; g < groups; g++) {
-        const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(scales + g * PANEL * 2)));
-        __m512 acc[M][2];
-        for (int m = 0; m < M; m++) acc[m][0] = acc[m][1] = _mm512_setzero_ps();
-        ahead.step();
-        for (int v = 0; v < 4; v++) {
-            const __m512i words = _mm512_loadu_si512(codes + g * BLOCK_BYTES + v * 64);
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) {
-                const __m512bh w = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4 * j), table);
-                for (int m = 0; m < M; m++) {
-                    int32_t pair;
-                    std::memcpy(&pair, x[m] + g * GROUP + v * 8 + j * 2, 4);
-                    acc[m][j & 1] = _mm512_dpbf16_ps(acc[m][j & 1], w, (__m512bh)_mm512_set1_epi32(pair));
-                }
-            }
-        }
-        for (int m = 0; m < M; m++) out[m] = _mm512_fmadd_ps(_mm512_add_ps(acc[m][0], acc[m][1]), scale, out[m]);
-    }
-}
-
-inline void multiply_panels(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x,
-                            float* const* out) {
-    const int64_t groups = w.groups();
-    const int num_tiles = (M + PANEL_TILE - 1) / PANEL_TILE;
-    for (int64_t n = first; n < last; n += PANEL) {
-        const uint8_t* codes = w.codes + n / PANEL * groups * BLOCK_BYTES;
-        const uint8_t* scales = w.scales + n / PANEL * groups * PANEL * 2;
-        const __mmask16 kept = last - n < PANEL ? static_cast<__mmask16>((1u << (last - n)) - 1) : 0xffff;
-        Ahead ahead{codes + AHEAD, (4 + num_tiles - 1) / num_tiles};
-        for (int m = 0; m < M; m += PANEL_TILE) {
-            const int count = M - m < PANEL_TILE ? M - m : PANEL_TILE;
-            __m512 results[PANEL_TILE];
-            switch (count) {
-                case 1: panel<1>(codes, scales, groups, x + m, results, ahead); break;
-                case 2: panel<2>(codes, scales, groups, x + m, results, ahead); break;
-                case 3: panel<3>(codes, scales, groups, x + m, results, ahead); break;
-                case 4: panel<4>(codes, scales, groups, x + m, results, ahead); break;
-                case 5: panel<5>(codes, scales, groups, x + m, results, ahead); break;
-                case 6: panel<6>(codes, scales, groups, x + m, results, ahead); break;
-                case 7: panel<7>(codes, scales, groups, x + m, results, ahead); break;
-                default: panel<8>(codes, scales, groups, x + m, results, ahead); break;
-            }
-            for (int i = 0; i < count; i++) _mm512_mask_storeu_ps(out[m + i] + n - first, kept, results[i]);
-        }
-    }
-}
-
 }  // namespace vl2
 
+#include "products_int4_avx512.h"
 #include "products_int8_avx512.h"
 
 namespace vl2 {
