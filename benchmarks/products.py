@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch_products import Layout, copies, layouts
 
 from vl2.kernels import Library, load_kernels
 from vl2.kernels.products import multiply
@@ -26,7 +27,6 @@ from vl2.kernels.structures import BF16, INT4, INT8, MatrixC
 from vl2.model.float_linear import linear_in_float32
 from vl2.quant.formats import KINDS, Kind, Quantised, quantise, weight_bytes
 from vl2.quant.products import linear
-from vl2.weights.huge_pages import prefer_huge_pages
 
 BYTES = 256 << 20
 SHAPES = {"a quarter of the head": (32320, 1280), "expert, gate": (896, 1280), "expert, down": (1280, 896)}
@@ -43,12 +43,6 @@ def best_rate(run: Callable[[], object], nbytes: int, clock: Clock, repeats: int
         run()
         times.append(clock() - start)
     return nbytes / min(times) / 1e9
-
-
-def copies(tensor: Tensor, count: int) -> Tensor:
-    out = torch.empty(count, *tensor.shape, dtype=tensor.dtype)
-    prefer_huge_pages(out)
-    return out.copy_(tensor.expand_as(out))
 
 
 def kernel_rate(kernels: Library, shape: tuple[int, int], kind: Kind | None, rows: int, clock: Clock) -> float:
@@ -71,16 +65,18 @@ def kernel_rate(kernels: Library, shape: tuple[int, int], kind: Kind | None, row
     return best_rate(run, each * count, clock)
 
 
-def torch_rate(shape: tuple[int, int], rows: int, clock: Clock) -> float:
+def torch_rate(layout: Layout, shape: tuple[int, int], rows: int, clock: Clock) -> float:
     N, K = shape
-    count = max(1, BYTES // (2 * N * K))
-    stack, x = copies(torch.randn(N, K).to(torch.bfloat16), count), torch.randn(rows, K).to(torch.bfloat16)
+    weight, x = torch.randn(N, K).to(torch.bfloat16), torch.randn(rows, K).to(torch.bfloat16)
+    _, each = layout(weight, rows, 1)
+    count = max(1, BYTES // each)
+    products, _ = layout(weight, rows, count)
 
     def run() -> None:
-        for weight in stack:
-            F.linear(x, weight)
+        for product in products:
+            product(x)
 
-    return best_rate(run, stack.nbytes, clock)
+    return best_rate(run, each * count, clock)
 
 
 def many_rows(shape: tuple[int, int], clock: Clock) -> dict[str, list[float]]:
@@ -120,7 +116,8 @@ def main() -> None:
     for name, shape in SHAPES.items():
         figures: dict[str, list[float]] = {}
         if not args.kernels:
-            figures["PyTorch linear, bfloat16"] = [torch_rate(shape, rows, clock) for rows in ROWS]
+            for way, layout in layouts().items():
+                figures[way] = [torch_rate(layout, shape, rows, clock) for rows in ROWS]
         for kind in (None, "int8", "int4"):
             figures[f"kernels, {kind or 'bfloat16'}"] = [
                 kernel_rate(kernels, shape, kind, rows, clock) for rows in ROWS
