@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from logit_cost import HEAD, LogitCost, compare_logits, markdown
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,14 +33,9 @@ QUESTION = "Describe this picture in detail."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
-    """One form against the plain weights. Divergences in nats."""
+class Cost(LogitCost):
+    """One form against the plain weights: its logits, and what is made of them."""
 
-    form: str
-    mean_divergence: float  # KL of the plain distribution from this one, over all places
-    worst_divergence: float  # 99 of 100 places are below it
-    largest_change: float  # of a logit, in standard deviations of the plain logits
-    same_first: float  # share of places whose likeliest token is the same
     perplexity: float  # of the text
     same_answer: int  # tokens of the answer until the first that differs
     answer: int  # tokens of the plain answer
@@ -84,20 +80,9 @@ def look(vlm: VLM, ids_WS: Tensor, num_answer: int, side: int) -> Seen:
 
 
 def compare(form: str, plain: Seen, other: Seen, targets_S: Tensor) -> Cost:
-    divergences, largest = [], 0.0
-    scale = plain.logits_SV.std().item()
-    for ours, theirs in zip(plain.logits_SV.split(64), other.logits_SV.split(64), strict=True):
-        log_p, log_q = ours.log_softmax(-1), theirs.log_softmax(-1)
-        divergences.append((log_p.exp() * (log_p - log_q)).sum(-1))
-        largest = max(largest, (ours - theirs).abs().max().item() / scale)
-    divergence_S = torch.cat(divergences)
     equal = [a == b for a, b in zip(plain.answer, other.answer, strict=False)]
     return Cost(
-        form=form,
-        mean_divergence=divergence_S.mean().item(),
-        worst_divergence=divergence_S.quantile(0.99).item(),
-        largest_change=largest,
-        same_first=(plain.logits_SV.argmax(-1) == other.logits_SV.argmax(-1)).float().mean().item(),
+        **asdict(compare_logits(form, plain.logits_SV, other.logits_SV)),
         perplexity=F.cross_entropy(other.logits_SV, targets_S).exp().item(),
         same_answer=[*equal, False].index(False),
         answer=len(plain.answer),
@@ -126,17 +111,11 @@ def measure(
 
 def table(costs: Sequence[Cost], has_text: bool) -> str:
     """Return the costs in Markdown."""
-    head = ["weights", "mean divergence", "99th percentile", "largest change of a logit", "same likeliest token"]
     lines = []
     for cost in costs:
-        row = [cost.form, f"{cost.mean_divergence:.2g}", f"{cost.worst_divergence:.2g}"]
-        row += [f"{cost.largest_change:.2f} sd", f"{cost.same_first:.1%}"]
-        if has_text:
-            row.append(f"{cost.perplexity:.2f}")
-        lines.append([*row, f"{cost.same_answer} of {cost.answer}"])
-    head += ["perplexity"] if has_text else []
-    rows = [[*head, "answer equal for"], ["---"] * (len(head) + 1), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        perplexity = [f"{cost.perplexity:.2f}"] if has_text else []
+        lines.append([*cost.cells(), *perplexity, f"{cost.same_answer} of {cost.answer}"])
+    return markdown([*HEAD, *(["perplexity"] if has_text else []), "answer equal for"], lines)
 
 
 def main() -> int:
