@@ -71,7 +71,7 @@ def write_random_checkpoint(
     weight_map = {}
     for number, shapes in enumerate(files, 1):
         name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        tensors = {tensor: _values(tensor, shape, generator) for tensor, shape in shapes.items()}
+        tensors = {tensor: random_values(tensor, shape, generator) for tensor, shape in shapes.items()}
         save_file(tensors, folder / name, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(shapes, name))
         say(name)
@@ -82,7 +82,8 @@ def write_random_checkpoint(
     shutil.copy(built_in_folder() / "tokenizer.json", folder)
 
 
-def _values(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+def random_values(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    """Return what a random checkpoint holds under a name, in bfloat16."""
     if len(shape) == 1 and name.endswith(".weight"):
         return torch.ones(shape, dtype=torch.bfloat16)
     return torch.empty(shape).normal_(0, DEVIATION, generator=generator).to(torch.bfloat16)
