@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.devices import needs_graphs
 from tests.model.configs import small_model
 from tests.reference import assert_near, messages_of, reference_vlm
 from vl2.infer.decode_graph import DecodeGraphs, FixedStep
 from vl2.infer.generate import decode_plainly
 from vl2.infer.prefill import prefill
 from vl2.infer.vlm import VLM
-from vl2.model import VL2, Cache
-from vl2.model.moe import has_grouped_kernel
+from vl2.model import VL2, Cache, moe
 
 LENGTHS = (7, 3, 11)
 
@@ -31,12 +33,13 @@ def filled_cache(model: VL2, capacity: int = 24) -> Cache:
     return cache
 
 
+@pytest.mark.parametrize("num_positions", [13, 24], ids=["as many positions as are filled", "all"])
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
 @torch.inference_mode()
-def test_a_step_that_never_moves_is_the_plain_step(size: str) -> None:
+def test_a_step_that_never_moves_is_the_plain_step(size: str, num_positions: int) -> None:
     model = small_model(size)
     plain, fixed = filled_cache(model), filled_cache(model)
-    step = FixedStep(model, fixed)
+    step = FixedStep(model.language, fixed, num_positions)
     for ids in ([5, 6, 7], [1, 2, 3]):
         step.fill(ids, fixed.lengths)
         step.run()
@@ -46,6 +49,43 @@ def test_a_step_that_never_moves_is_the_plain_step(size: str) -> None:
     for mine, theirs in zip(fixed.layers, plain.layers, strict=True):
         for a, b in zip(mine, theirs, strict=True):
             assert_near(a, b)
+
+
+class Waits(TorchDispatchMode):
+    """Notes each operation for which host and card would have to wait for one another, or copy what the host made."""
+
+    # tolist() shows itself by the second and third.
+    KINDS = ("item", "_local_scalar_dense", "resolve_conj", "nonzero", "masked_select", "unique", "lift_fresh")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in self.KINDS:
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+# In inference mode an operation that is made of others is seen as one; without gradients its parts are seen.
+@pytest.mark.parametrize("seen_by", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize(("size", "sizes"), [("tiny", {"moe_intermediate_size": 24}), ("small", {}), ("base", {})])
+def test_nobody_waits_in_a_step(
+    size: str, sizes: dict[str, int], seen_by: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(size, **sizes).to(torch.bfloat16)
+    with seen_by():
+        step = FixedStep(model.language, filled_cache(model), 24)
+        step.fill([5, 6, 7], LENGTHS)
+        with Waits() as plain:
+            step.run()
+        assert plain.seen, "a CPU counts how many rows each expert has"
+        # As on a card with a kernel for all experts.
+        monkeypatch.setattr(moe, "_has_grouped_product", lambda x_ND, weight_EFD: True)
+        monkeypatch.setattr(moe, "_block_rows", lambda x_TD, experts, is_step: 1)
+        with Waits() as waits:
+            step.run()
+        assert waits.seen == []
 
 
 def test_graphs_are_for_cards_alone() -> None:
@@ -67,18 +107,35 @@ def test_graphs_are_for_cards_alone() -> None:
 def test_graphs_are_for_cards_with_a_kernel_for_all_experts(
     capability: tuple[int, int], hip: str | None, applies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = small_model("tiny").to(torch.bfloat16)
+    pretend(monkeypatch, capability, hip)
+    assert DecodeGraphs.applies(small_model("base").to(torch.bfloat16)) == applies
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], hip: str | None = None) -> None:
+    """Let every model seem to lie on a card of a compute capability."""
     monkeypatch.setattr(VL2, "device", torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.version, "hip", hip)
-    assert DecodeGraphs.applies(model) == applies
 
 
-has_kernel = torch.cuda.is_available() and has_grouped_kernel(torch.cuda.get_device_capability(), torch.version.hip)
+def test_graphs_are_for_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, (9, 0))
+    assert not DecodeGraphs.applies(small_model("base")), "float32"
+    # Its experts are 20 wide, 40 bytes of the 16 that the kernel takes at a time.
+    assert not DecodeGraphs.applies(small_model("tiny").to(torch.bfloat16))
+
+
+def test_who_follows_a_layer_is_not_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, (9, 0))
+    model = small_model("base").to(torch.bfloat16)
+    handle = model.language.lm_head.register_forward_hook(lambda *_: None)
+    assert not DecodeGraphs.applies(model)
+    handle.remove()
+    assert DecodeGraphs.applies(model)
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not has_kernel, reason="no CUDA device of compute capability 9 or 10")
+@needs_graphs
 @torch.inference_mode()
 def test_a_graph_gives_what_the_plain_step_gives() -> None:
     model = small_model("base").to("cuda", torch.bfloat16)
@@ -90,7 +147,7 @@ def test_a_graph_gives_what_the_plain_step_gives() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not has_kernel, reason="no CUDA device of compute capability 9 or 10")
+@needs_graphs
 def test_a_batch_that_shrinks_is_decoded_by_graphs() -> None:
     base = reference_vlm("base")
     vlm = VLM(copy.deepcopy(base.model).to("cuda", torch.bfloat16), base.processor, folder=base.folder)

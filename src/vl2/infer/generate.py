@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -22,6 +24,7 @@ from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint import ConstraintState
 from vl2.infer.decode_graph import DecodeGraphs
 from vl2.infer.decode_plan import decode_plan
+from vl2.infer.kept_graphs import drop_graphs, lent_graphs
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.infer.repetition import ends_in_loop
 from vl2.infer.sampling import GenerateOptions, choose_token
@@ -30,6 +33,7 @@ from vl2.process.sample import Sample
 from vl2.process.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length", "repetition", "cancelled"]
+Step = Callable[[Sequence[int], Cache], Tensor]  # append one token to every row; float32 logits [B, V]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +122,22 @@ def decode_plainly(model: VL2, token_ids: Sequence[int], cache: Cache) -> Tensor
     return model.language.logits(states_B1D[:, -1])
 
 
+@contextmanager
+def decoding(model: VL2, num_rows: int, capacity: int, *, max_capacity: int) -> Iterator[tuple[Cache, Step]]:
+    """Give an empty cache of at least so many rows and positions, and the step that decodes its first rows.
+
+    Where steps can be graphs, both are kept for the next call, and may have up to `max_capacity` positions.
+    """
+    if DecodeGraphs.applies(model):
+        with lent_graphs(model, num_rows, capacity, max_capacity=max_capacity) as graphs:
+            yield graphs.cache, graphs.decode
+        return
+    drop_graphs(model)  # of when it lay elsewhere
+    with memory_errors(f"a cache of {num_rows} rows of {capacity} tokens"):
+        cache = Cache.allocate(model.config.language_config, num_rows, capacity, dtype=model.dtype, device=model.device)
+    yield cache, partial(decode, model)
+
+
 @torch.inference_mode()
 def generate(
     model: VL2,
@@ -139,48 +159,45 @@ def generate(
         return
     num_rows = min(limits.max_rows, len(samples))
     capacity = max(len(s.input_ids) + budget for s, budget in zip(samples, budgets, strict=True))
-    with memory_errors(f"a cache of {num_rows} rows of {capacity} tokens"):
-        cache = Cache.allocate(model.config.language_config, num_rows, capacity, dtype=model.dtype, device=model.device)
-    graphs = DecodeGraphs(model, cache) if DecodeGraphs.applies(model) else None
     waiting = deque(range(len(samples)))
     active: list[Row] = []
-    while waiting or active:
-        if is_cancelled():
-            for request in [row.request for row in active] + list(waiting):
-                yield Event(request=request, token_id=None, piece="", finish_reason="cancelled")
-            return
-        if waiting and len(active) < num_rows:
-            request = waiting.popleft()
-            place = cache.rows(len(active), len(active) + 1)
-            place.lengths = [0]
-            prompt = Prefill(
-                model,
-                samples[request],
-                place,
-                assistant_id=tokenizer.assistant_id,
-                longest_pass=limits.prefill_chunk,
-                reuse=reuse,
-            )
-            first_V = prompt.step()
-            while first_V is None and not is_cancelled():
+    with decoding(model, num_rows, capacity, max_capacity=limits.max_context) as (cache, take_step):
+        while waiting or active:
+            if is_cancelled():
+                for request in [row.request for row in active] + list(waiting):
+                    yield Event(request=request, token_id=None, piece="", finish_reason="cancelled")
+                return
+            if waiting and len(active) < num_rows:
+                request = waiting.popleft()
+                place = cache.rows(len(active), len(active) + 1)
+                place.lengths = [0]
+                prompt = Prefill(
+                    model,
+                    samples[request],
+                    place,
+                    assistant_id=tokenizer.assistant_id,
+                    longest_pass=limits.prefill_chunk,
+                    reuse=reuse,
+                )
                 first_V = prompt.step()
-            if first_V is None:
-                waiting.appendleft(request)
-                continue
-            cache.lengths[len(active)] = place.lengths[0]
-            active.append(start_row(request, samples[request], options[request], budgets[request], tokenizer))
-            stepped = [(active[-1], first_V)]
-        else:
-            rows = cache.rows(0, len(active))
-            last_ids = [row.new_ids[-1] for row in active]
-            logits_BV = decode(model, last_ids, rows) if graphs is None else graphs.decode(last_ids, rows)
-            cache.lengths[: len(active)] = rows.lengths
-            stepped = list(zip(active, logits_BV, strict=True))
-        for row, logits_V in stepped:
-            event = step_row(row, logits_V, tokenizer.eos_id)
-            if event.finish_reason is not None:
-                _close_gap(active, row, cache)
-            yield event
+                while first_V is None and not is_cancelled():
+                    first_V = prompt.step()
+                if first_V is None:
+                    waiting.appendleft(request)
+                    continue
+                cache.lengths[len(active)] = place.lengths[0]
+                active.append(start_row(request, samples[request], options[request], budgets[request], tokenizer))
+                stepped = [(active[-1], first_V)]
+            else:
+                rows = cache.rows(0, len(active))
+                logits_BV = take_step([row.new_ids[-1] for row in active], rows)
+                cache.lengths[: len(active)] = rows.lengths
+                stepped = list(zip(active, logits_BV, strict=True))
+            for row, logits_V in stepped:
+                event = step_row(row, logits_V, tokenizer.eos_id)
+                if event.finish_reason is not None:
+                    _close_gap(active, row, cache)
+                yield event
 
 
 def answer_budget(sample: Sample, options: GenerateOptions, limits: Limits) -> int:

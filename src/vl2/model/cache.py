@@ -49,6 +49,14 @@ class Cache:
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for layer in self.layers for t in layer)
 
+    def clear(self) -> None:
+        """Make all rows empty, as they were allocated."""
+        # Not the lengths alone: a number that is not finite would reach, through weight 0, every row after it.
+        for layer in self.layers:
+            for t in layer:
+                t.zero_()
+        self.lengths = [0] * len(self.lengths)
+
     def rows(self, start: int, stop: int) -> Cache:
         """Return a view of the rows start..stop. Their tensors are shared; its lengths are its own."""
         return Cache([tuple(t[start:stop] for t in layer) for layer in self.layers], self.lengths[start:stop])

@@ -128,14 +128,18 @@ def _has_grouped_product(x_ND: Tensor, weight_EFD: Tensor) -> bool:
     with few tokens the loop touches only the experts in use. A card without a kernel for it does what a CPU does.
     CUDA kernels take bfloat16 and rows of 16 bytes.
     """
-    is_aligned = all(side * weight_EFD.element_size() % 16 == 0 for side in weight_EFD.shape[1:])
-    if x_ND.dtype != weight_EFD.dtype or not is_aligned:
+    if x_ND.dtype != weight_EFD.dtype or not is_aligned(weight_EFD):
         return False
     if x_ND.is_cuda:
         capability = torch.cuda.get_device_capability(x_ND.device)
         is_better = has_grouped_kernel(capability, torch.version.hip) or torch.is_grad_enabled()
         return is_better and x_ND.dtype == torch.bfloat16 and capability >= (8, 0)
     return x_ND.device.type == "cpu" and torch.is_grad_enabled() and x_ND.dtype in (torch.float32, torch.bfloat16)
+
+
+def is_aligned(weight_EFD: Tensor) -> bool:
+    """Whether rows and columns of each matrix are whole blocks of 16 bytes."""
+    return all(side * weight_EFD.element_size() % 16 == 0 for side in weight_EFD.shape[1:])
 
 
 def has_grouped_kernel(capability: tuple[int, int], hip: str | None) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vl2.data.loader import LoadedStep, Loader
 from vl2.errors import UserError
+from vl2.infer.kept_graphs import drop_graphs
 from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter
@@ -332,6 +333,7 @@ class Run:
         scores: dict[str, float] = {}
         for evaluation in self._evaluations:
             scores.update(evaluation(self.model, self.processor, self.step))
+        drop_graphs(self.model)  # the steps need the memory
         self.model.train(was_training)
         return scores
 
