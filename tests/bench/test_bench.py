@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.devices import CPU_AND_CARD, CPU_AND_CARD_WITH_GRAPHS
+from tests.infer.recording import count_recordings
 from tests.model.configs import small_config, small_model
+from vl2.bench import own as own_side
 from vl2.bench import run as bench_run
 from vl2.bench.contestant import Contestant, peer_command
 from vl2.bench.machine import MachineLimits, measure_machine, model_products
@@ -87,6 +90,44 @@ def test_every_stage_runs_on_the_built_in_model() -> None:
     first, again = (contest.runs[0].seconds[name][0] for name in list(contest.runs[0].seconds)[-3:-1])
     assert min(first, again) > 0
     assert "the machine's limits" in said
+
+
+@pytest.mark.parametrize("device", CPU_AND_CARD)
+def test_a_device_is_measured_beside_its_own_limits(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_run, "SETTLE_S", 0.0)
+    out = tmp_path / "bench.json"
+    assert run(["bench", "--quick", "--device", device, "--threads", "1", "--out", str(out)]) == 0
+    told, said = json.loads(out.read_text()), capsys.readouterr().out
+    name = "cpu" if device == "cpu" else torch.cuda.get_device_name()
+    assert said.startswith(f"{name}, 1 threads: reads ")
+    assert told["machine"]["device"] == name
+    assert told["contestants"][0]["loaded"]["device"].split(":")[0] == device
+    limited = [stage for stage in make_stages(preset("nano"), Sizes.quick()) if stage.work is not None]
+    assert len(limited) == 7
+    shares = {stage["name"]: stage["share_of_limit"] for stage in told["stages"]}
+    for stage in limited:
+        assert 0 < shares[stage.name] < 1.5, stage.name
+        assert f"{shares[stage.name]:.0%}" in next(line for line in said.splitlines() if stage.name in line)
+
+
+@pytest.mark.parametrize("device", CPU_AND_CARD_WITH_GRAPHS)
+def test_no_graph_is_recorded_while_steps_are_timed(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, before, after = count_recordings(device, monkeypatch), [], []
+
+    def timed(work: Any) -> dict[str, Any]:
+        before.append(list(shapes))
+        work()
+        after.append(list(shapes))
+        return {"seconds": 1}
+
+    monkeypatch.setattr(own_side, "timed", timed)
+    own = own_side.Own()
+    own.vlm = load("nano", device=device, dtype="bfloat16" if device == "cuda" else "float32")
+    for _ in range(2):
+        own.decode({"do": "decode", "batch": 2, "context": 510, "steps": 4, "seed": 1})
+    assert before == after == [[(2, 512), (2, 1024)]] * 2
 
 
 @pytest.mark.parametrize(

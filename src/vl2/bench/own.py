@@ -6,8 +6,6 @@ import time
 
 STARTED = time.perf_counter()
 
-from collections.abc import Callable  # noqa: E402
-from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
@@ -17,7 +15,7 @@ from vl2.bench.machine import wait_for  # noqa: E402
 from vl2.bench.speak import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
 from vl2.bench.work import Bytes, Types  # noqa: E402
 from vl2.infer.decode_graph import DecodeGraphs  # noqa: E402
-from vl2.infer.generate import decode  # noqa: E402
+from vl2.infer.generate import decoding  # noqa: E402
 from vl2.infer.image_tokens import tiles_per_pass  # noqa: E402
 from vl2.infer.prefill import prefill  # noqa: E402
 from vl2.infer.sampling import GenerateOptions, choose_token  # noqa: E402
@@ -79,24 +77,28 @@ class Own:
     def decode(self, task: Task) -> Answer:
         """Time joint steps after a prompt; the ids are drawn, so that rows visit experts of their own."""
         batch, context, steps = task["batch"], task["context"], task["steps"]
-        cache = self._cache(batch, context + steps)
-        row = cache.rows(0, 1)
-        self._read(context, task["seed"], row)
-        for layer in cache.layers:
-            for t in layer:
-                t[1:] = t[:1]
-        cache.lengths = [context] * batch
-        ids = random_ids(batch * steps, self._vocabulary, task["seed"] + 1)
+        model, ids = self.vlm.model, random_ids(batch * steps, self._vocabulary, task["seed"] + 1)
         options, generator = GenerateOptions(), torch.Generator()
-        take_step = self._step(cache, ids[:batch])
-        wait_for(self.vlm.model.device)
+        longest = model.config.language_config.max_position_embeddings
+        with decoding(model, batch, context + steps, max_capacity=longest) as (cache, take_step):
+            row = cache.rows(0, 1)
+            self._read(context, task["seed"], row)
+            for layer in cache.layers:
+                for t in layer:
+                    t[1:] = t[:1]
+            rows = cache.rows(0, batch)
+            rows.lengths = [context] * batch
 
-        def run() -> None:
-            for step in range(steps):
-                for logits_V in take_step(ids[step * batch : (step + 1) * batch], cache):
-                    choose_token(logits_V, options, seen_ids=(), new_ids=(), generator=generator)
+            def run() -> None:
+                for step in range(steps):
+                    for logits_V in take_step(ids[step * batch : (step + 1) * batch], rows):
+                        choose_token(logits_V, options, seen_ids=(), new_ids=(), generator=generator)
 
-        return timed(run)
+            if DecodeGraphs.applies(model):
+                run()  # graphs are recorded when they first occur
+                rows.lengths = [context] * batch
+            wait_for(model.device)
+            return timed(run)
 
     def first_token(self, task: Task) -> Answer:
         return self._ask(task, QUESTIONS[0])
@@ -112,16 +114,6 @@ class Own:
         answer = timed(lambda: next(events))
         events.close()  # type: ignore[attr-defined]
         return answer
-
-    def _step(self, cache: Cache, first_ids: list[int]) -> Callable[[list[int], Cache], torch.Tensor]:
-        """Return the step with which answers are decoded here; one by a graph is recorded first."""
-        model = self.vlm.model
-        if not DecodeGraphs.applies(model):
-            return partial(decode, model)
-        graphs, lengths = DecodeGraphs(model, cache), list(cache.lengths)
-        graphs.decode(first_ids, cache)
-        cache.lengths = lengths
-        return graphs.decode
 
     def _read(self, num_tokens: int, seed: int, row: Cache) -> None:
         ids_1S = torch.tensor([random_ids(num_tokens, self._vocabulary, seed)], device=self.vlm.model.device)
