@@ -7,13 +7,13 @@ import copy
 import pytest
 import torch
 
+from tests.devices import needs_cuda, without_tf32
 from tests.model.configs import small_model
 from tests.reference import SIZES, assert_near, messages_of, model_goldens, reference_vlm, sample_of
 from vl2.infer.vlm import VLM
 from vl2.model.moe import MoE
 from vl2.process.collate import collate
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 needs_mps = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no MPS device")
 DEVICES = [pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda]), pytest.param("mps", marks=needs_mps)]
 
@@ -26,7 +26,7 @@ def on(device: str, size: str) -> VLM:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("size", SIZES)
 def test_logits_are_those_of_the_cpu(device: str, size: str) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = False
+    without_tf32()
     batch = collate([sample_of(size, "text"), sample_of(size, "single")])
     with torch.no_grad():
         ours = on(device, size).model(batch.to(device)).logits.cpu()
@@ -36,6 +36,7 @@ def test_logits_are_those_of_the_cpu(device: str, size: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("size", SIZES)
 def test_greedy_tokens_are_the_released_ones(device: str, size: str) -> None:
+    without_tf32()
     golden = model_goldens(size)["left_padded_batch"]
     replies = on(device, size).batch([messages_of(size, c) for c in golden["cases"]], max_new_tokens=24)
     assert [list(r.token_ids) for r in replies] == [row["ids"] for row in golden["rows"]]
