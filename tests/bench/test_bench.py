@@ -39,9 +39,8 @@ LOAD = {"do": "load", "model": "none", "dtype": "auto", "weights": "auto", "devi
 
 
 def machine(read: float = 1e9, rate: float = 1e12) -> MachineLimits:
-    return MachineLimits(
-        device="cpu", threads=1, read_bytes_per_s=read, products={"float32": {"a": rate / 4, "b": rate}}
-    )
+    products = {"float32": {"a": rate / 4, "b": rate}}
+    return MachineLimits(device="cpu", threads=1, read_bytes_per_s=read, new_bytes_per_s=read / 8, products=products)
 
 
 @pytest.fixture
@@ -268,21 +267,26 @@ def test_a_model_says_in_which_types_its_parts_multiply(
     assert Types.of(model) == expected
 
 
-def test_load_has_no_limit_and_memory_is_told_in_gb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_loading_is_bound_by_new_memory_and_memory_is_told_in_gb(capsys: pytest.CaptureFixture[str]) -> None:
     stages = [load_stage(LOAD), *(s for s in make_stages(small_config("tiny"), Sizes.quick(), ["memory"]))]
     runs = Runs(
         name="ours",
         versions={},
         command=[],
         loaded={
+            "bytes": Bytes(total=100_000_000, encoder=0, dense=0, experts=0, cache_per_token=0).to_dict(),
             "kernels": "avx2; amx could not be had: a reason",
             "compute": Types(encoder="int8", language="bfloat16", rest="bfloat16").to_dict(),
         },
         seconds={"load": [1.25], "peak memory": [2_500_000_000.0]},
     )
-    print_report(Contest(stages=stages, runs=[runs], machine=machine()), sys.stdout)
+    contest = Contest(stages=stages, runs=[runs], machine=machine(read=1e9))
+    # New memory comes at an eighth of the reading rate: 0.8 s for a hundred million bytes.
+    assert contest.share(stages[0]) == pytest.approx(0.8 / 1.25)
+    print_report(contest, sys.stdout)
     said = capsys.readouterr().out
     assert "1.25" in said
+    assert "gets new memory at 0.1" in said
     assert "2.5" in said
     assert "kernels: avx2; amx could not be had: a reason" in said
     assert "multiplied: encoder in int8, language in bfloat16, rest in bfloat16" in said
@@ -325,6 +329,8 @@ def test_the_limits_of_the_machine_are_measured_at_the_models_shapes() -> None:
         assert limits.operations_per_s(kind) == max(limits.products[kind].values())
     slower = replace(limits, read_bytes_per_s=limits.read_bytes_per_s / 2)
     assert slower.best_with(limits) == limits.best_with(slower) == limits
+    later = replace(limits, new_bytes_per_s=10 * limits.new_bytes_per_s)
+    assert limits.best_with(later).new_bytes_per_s == limits.new_bytes_per_s > 0  # it was new only once
 
 
 def test_ids_and_images_are_the_same_for_a_seed_everywhere() -> None:

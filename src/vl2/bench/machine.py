@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from vl2.config import ModelConfig
+from vl2.weights.huge_pages import prefer_huge_pages
 
 READ_BYTES = 512 << 20  # far above the caches of a processor
+NEW_BYTES = 256 << 20  # little enough that hardly any of what is written here serves a model that is loaded next
 PREFILL_ROWS = 1000
 
 
@@ -33,6 +36,7 @@ class MachineLimits:
     device: str
     threads: int
     read_bytes_per_s: float
+    new_bytes_per_s: float  # of memory that the process has not had before, written for the first time
     products: dict[str, dict[str, float]]  # type -> what is multiplied -> operations per second
 
     def operations_per_s(self, compute: str) -> float:
@@ -40,19 +44,23 @@ class MachineLimits:
         return max(self.products.get(compute, self.products["float32"]).values())
 
     def best_with(self, other: MachineLimits) -> MachineLimits:
-        """Join two measurements: what was reached once is possible."""
+        """Join two measurements: what was reached once is possible.
+
+        But memory is new only once: its rate is that of the first.
+        """
         products = {
             kind: {what: max(rate, other.products[kind][what]) for what, rate in rates.items()}
             for kind, rates in self.products.items()
         }
         read = max(self.read_bytes_per_s, other.read_bytes_per_s)
-        return MachineLimits(device=self.device, threads=self.threads, read_bytes_per_s=read, products=products)
+        return dataclasses.replace(self, read_bytes_per_s=read, products=products)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "device": self.device,
             "threads": self.threads,
             "read_gb_per_s": self.read_bytes_per_s / 1e9,
+            "new_gb_per_s": self.new_bytes_per_s / 1e9,
             "products_gop_per_s": {
                 kind: {what: rate / 1e9 for what, rate in rates.items()} for kind, rates in self.products.items()
             },
@@ -80,6 +88,7 @@ def model_products(config: ModelConfig) -> list[Product]:
 
 def measure_machine(config: ModelConfig, device: torch.device, *, repeats: int = 5) -> MachineLimits:
     """Measure for some seconds."""
+    new = _new_rate(device)  # first: what the others let go is not new
     products = {}
     for kind, multiply in _kinds(device).items():
         rates = {}
@@ -93,6 +102,7 @@ def measure_machine(config: ModelConfig, device: torch.device, *, repeats: int =
         device=_device_name(device),
         threads=torch.get_num_threads(),
         read_bytes_per_s=_read_rate(device, repeats),
+        new_bytes_per_s=new,
         products=products,
     )
 
@@ -127,6 +137,20 @@ def _read_rate(device: torch.device, repeats: int) -> float:
     dtype = torch.float64 if device.type == "cpu" else torch.float32
     values = torch.ones(READ_BYTES // dtype.itemsize, dtype=dtype, device=device)
     return READ_BYTES / best_seconds(values.sum, device, repeats)
+
+
+def _new_rate(device: torch.device) -> float:
+    """Return the bytes per second of memory that is written for the first time, as a model's weights are.
+
+    The system clears it first, and that of a virtual machine may have to ask for it at its host.
+    """
+    values = torch.empty(NEW_BYTES, dtype=torch.uint8, device=device)
+    prefer_huge_pages(values)
+    wait_for(device)
+    start = time.perf_counter()
+    values.fill_(1)
+    wait_for(device)
+    return NEW_BYTES / (time.perf_counter() - start)
 
 
 Multiply = Callable[[Product, torch.device], Callable[[], object]]

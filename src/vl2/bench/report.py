@@ -48,8 +48,8 @@ def print_report(contest: Contest, file: TextIO) -> None:
 
     console, machine = Console(file=file, highlight=False), contest.machine
     console.print(
-        f"{machine.device}, {machine.threads} threads: reads {machine.read_bytes_per_s / 1e9:.1f} GB/s; "
-        "matrix products in GOP/s"
+        f"{machine.device}, {machine.threads} threads: reads {machine.read_bytes_per_s / 1e9:.1f} GB/s, "
+        f"gets new memory at {machine.new_bytes_per_s / 1e9:.1f}; matrix products in GOP/s"
     )
     products = Table("type", *next(iter(machine.products.values())), box=SIMPLE_HEAD)
     for kind, rates in machine.products.items():

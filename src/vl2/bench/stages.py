@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vl2.bench.work import Bytes, Work, decode_work, encode_work, prefill_work
+from vl2.bench.work import Bytes, Work, decode_work, encode_work, load_work, prefill_work
 from vl2.config import ModelConfig
 from vl2.errors import UserError
 
@@ -105,7 +105,7 @@ def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> 
 
 
 def load_stage(task: dict[str, Any]) -> Stage:
-    return Stage(name="load", group="load", task=task, unit="s")
+    return Stage(name="load", group="load", task=task, unit="s", work=load_work)
 
 
 def _image_work(config: ModelConfig, held: Bytes) -> Work:

@@ -90,6 +90,7 @@ class Work:
     """Bytes of one stage, and its operations by what they are done with, as in `Types`."""
 
     read_bytes: float
+    new_bytes: float = 0.0  # of memory that is written for the first time
     encoder: float = 0.0
     language: float = 0.0
     rest: float = 0.0
@@ -102,7 +103,12 @@ class Work:
         """Return the least time on this machine, each operation at the limit of its type."""
         parts = ((self.encoder, types.encoder), (self.language, types.language), (self.rest, types.rest))
         arithmetic = sum(operations / machine.operations_per_s(kind) for operations, kind in parts)
-        return max(self.read_bytes / machine.read_bytes_per_s, arithmetic)
+        memory = self.read_bytes / machine.read_bytes_per_s, self.new_bytes / machine.new_bytes_per_s
+        return max(*memory, arithmetic)
+
+
+def load_work(held: Bytes) -> Work:
+    return Work(read_bytes=held.total, new_bytes=held.total)
 
 
 def encode_work(config: ModelConfig, held: Bytes, tiles: int) -> Work:
