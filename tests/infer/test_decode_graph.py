@@ -88,6 +88,27 @@ def test_nobody_waits_in_a_step(
         assert waits.seen == []
 
 
+@torch.inference_mode()
+def test_where_no_graph_can_be_recorded_the_step_itself_is_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(device: torch.device) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore about it")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device", refuse)
+    model = small_model("tiny")
+    plain, recorded = filled_cache(model), filled_cache(model)
+    graphs = DecodeGraphs(model, recorded)
+    for ids in ([5, 6, 7], [1, 2, 3]):
+        assert_near(graphs.decode(ids, recorded), decode_plainly(model, ids, plain))
+    assert [record.getMessage() for record in caplog.records] == [
+        "vl2: steps are launched kernel by kernel, as no CUDA graph could be recorded: "
+        "operation not permitted when stream is capturing"
+    ]
+
+
 def test_graphs_are_for_cards_alone() -> None:
     assert not DecodeGraphs.applies(small_model("tiny").to(torch.bfloat16))
 

@@ -11,6 +11,7 @@ been measured by this project. L positions that are looked at.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -22,6 +23,7 @@ from vl2.model.language import LanguageModel
 from vl2.model.moe import Experts, has_grouped_kernel, is_aligned
 from vl2.quant.record import form_of
 
+LOGGER = logging.getLogger("vl2.infer.decode_graph")
 WARM_UPS = 3  # runs before the recording, in which libraries choose their kernels and take their memory
 LEAST_POSITIONS = 512
 Replay = Callable[[], Tensor]
@@ -83,7 +85,18 @@ class Recorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, step: FixedStep) -> Replay:
-        """Return what runs a filled step as a graph. What it returns is overwritten by the next run of any of them."""
+        """Return what runs a filled step as a graph. What it returns is overwritten by the next run of any of them.
+
+        Where the recording fails it is the step itself, after a warning: slower, and as right.
+        """
+        try:
+            return self._record(step)
+        except RuntimeError as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            LOGGER.warning("vl2: steps are launched kernel by kernel, as no CUDA graph could be recorded: %s", reason)
+            return step.run
+
+    def _record(self, step: FixedStep) -> Replay:
         # Streams and recordings are those of the current card, which need not be the model's.
         with torch.cuda.device(self._device):
             self._stream.wait_stream(torch.cuda.current_stream())
