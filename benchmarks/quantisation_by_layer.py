@@ -1,7 +1,7 @@
 """What quantised weights cost in a language model that does not fit into memory, carried through it layer by layer.
 
     python benchmarks/quantisation_by_layer.py small
-    python benchmarks/quantisation_by_layer.py base --windows 4 --out base.json
+    python benchmarks/quantisation_by_layer.py base --beside-float32 --out base.json
 
 A layer is drawn, put into every form, run, and let go. Held at a time are one layer in all forms, the hidden states of
 each form, and in the end the head; small's peak is 2.5 GB. Weights are those of a random checkpoint, normal with norms
@@ -57,14 +57,17 @@ class Carried:
 class Forms:
     """The same model in every form, all of it on the meta device but for the part that is held."""
 
-    def __init__(self, config: ModelConfig, source: Source, dtype: torch.dtype) -> None:
+    def __init__(self, config: ModelConfig, source: Source, dtypes: Sequence[torch.dtype]) -> None:
+        """Plain ones of some types, and quantised ones in the last of these."""
         plain = build_empty(config)
         self._source = source
         self._shapes = {place: torch.Size(shape_of(plain, place)) for place in places(plain)}
-        materialize(plain, dtype, torch.device("meta"))
-        self.models = {str(dtype).removeprefix("torch."): plain}
+        self.models: dict[str, VL2] = {}
+        for dtype in dtypes:
+            model = self.models[str(dtype).removeprefix("torch.")] = build_empty(config)
+            materialize(model, dtype, torch.device("meta"))
         for name in SCHEME_NAMES:
-            self.models[name] = empty_quantised(config, SCHEMES[name], dtype)
+            self.models[name] = empty_quantised(config, SCHEMES[name], dtypes[-1])
         for model in self.models.values():
             use_prefill_kernels(model.eval())
 
@@ -113,11 +116,11 @@ def carry(
     source: Source,
     ids_WS: Tensor,
     *,
-    dtype: torch.dtype = torch.bfloat16,
+    dtypes: Sequence[torch.dtype] = (torch.bfloat16,),
     say: Say = lambda _: None,
 ) -> Carried:
-    """Read each window with every form of the weights. Each form goes on from its own hidden states."""
-    forms, language = Forms(config, source, dtype), config.language_config
+    """Read each window with every form of the weights, see `Forms`. Each form goes on from its own hidden states."""
+    forms, language = Forms(config, source, dtypes), config.language_config
     names, models = list(forms.models), list(forms.models.values())
     S, num_layers = ids_WS.shape[1], language.num_hidden_layers
     reach = Reach.of_cache([0], S, torch.device("cpu"))
@@ -171,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=128, help="tokens of each")
     parser.add_argument("--layers", type=int, help="only the first so many, and the head, for a quick look")
     parser.add_argument("--seed", type=int, default=0, help="of weights and tokens")
+    parser.add_argument("--beside-float32", action="store_true", help="show what bfloat16 itself costs")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args(arguments)
     config = preset(args.size)
@@ -180,7 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first = dataclasses.replace(config.language_config, num_hidden_layers=args.layers)
         config = dataclasses.replace(config, language_config=first)
     ids_WS = drawn_windows(config.language_config, args.windows, args.window, args.seed)
-    carried = carry(config, drawn(args.seed), ids_WS, say=lambda line: print(line, file=sys.stderr, flush=True))
+    dtypes = [torch.float32, torch.bfloat16] if args.beside_float32 else [torch.bfloat16]
+    carried = carry(
+        config, drawn(args.seed), ids_WS, dtypes=dtypes, say=lambda line: print(line, file=sys.stderr, flush=True)
+    )
     costs = costs_of(carried)
     print(markdown(HEAD, [cost.cells() for cost in costs]), end="\n\n")
     print(depth_table(carried.state_errors))
