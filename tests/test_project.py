@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hf": SHARED | {"model", "process", "weights", "infer"},
     "data": SHARED | {"process"},
     "eval": SHARED | {"process", "infer", "data"},
-    "bench": SHARED | {"model", "infer", "kernels", "quant", "train", "vl2"},
+    "bench": SHARED | {"model", "infer", "kernels", "quant", "train", "weights", "vl2"},
     "train": SHARED | {"model", "process", "weights", "data", "infer", "eval", "lora"},
     "plan": SHARED | {"model", "data", "train"},
     # "vl2": the public names
