@@ -79,7 +79,8 @@ def test_quantised_experts_of_many_rows_are_those_they_stand_for(
     assert by_kernel[0] is ours
     wanted = exact[places]
     assert (ours[our_places] - wanted).norm() < DISTANCE[kind] * wanted.norm()
-    monkeypatch.setattr(prefill_kernels, "FEW_FOR_CODES", 29)
+    for name in ("FEW_FOR_CODES", "FEW_FOR_CODES_WITH_TILES"):
+        monkeypatch.setattr(prefill_kernels, name, 29)
     prefill_kernels.run_experts(quantised, x[:70], chosen[:70], num_experts)
     is_by_codes = kind == "int4"
     assert len(by_kernel) == 2 - is_by_codes, "28 rows an expert are few: int4 is multiplied code by code"

@@ -27,7 +27,10 @@ from vl2.quant.modules import QuantisedExperts, QuantisedLinear
 from vl2.quant.products import FEW_OF_A_PASS
 from vl2.quant.products import linear as quantised_linear
 
-FEW_FOR_CODES = 8  # rows of an expert up to which int4 is multiplied code by code: to unpack it would take longer
+# Rows of an expert, on average, up to which int4 is multiplied code by code: to unpack it would take longer. With tile
+# registers sixteen rows of what is unpacked are as few as one.
+FEW_FOR_CODES = 8
+FEW_FOR_CODES_WITH_TILES = 1
 
 
 def use_prefill_kernels(model: VL2) -> None:
@@ -129,7 +132,9 @@ def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
 
 def takes(kind: Kind, rows_each: float) -> bool:
     """Whether so many rows of a gated MLP are for the kernel, where int4 is made bfloat16 and int8 needs tiles."""
-    return rows_each > FEW_FOR_CODES if kind == "int4" else kernels.has_tiles()
+    if kind == "int8":
+        return kernels.has_tiles()
+    return rows_each > (FEW_FOR_CODES_WITH_TILES if kernels.has_tiles() else FEW_FOR_CODES)
 
 
 def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:

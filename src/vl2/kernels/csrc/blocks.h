@@ -1,5 +1,5 @@
 // Sixteen rows of a weight at once: int4 made bfloat16, so that many rows of activations are multiplied by it at the speed
-// of bfloat16. A few are multiplied by the codes themselves, see products_avx512.h.
+// of bfloat16. A few are multiplied by the codes themselves, see products_int4_avx512.h.
 #pragma once
 #include "products.h"
 #include "transpose.h"
@@ -8,13 +8,6 @@
 
 namespace vl2 {
 
-// What a code of four bits stands for, as bfloat16. The index is the low five bits of a word: the fifth belongs to the next
-// code, so the table is there twice.
-alignas(64) inline const bf16 four_bit_values[32] = {
-    0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0,
-    0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0,
-    0x40c0, 0x40e0};
-
 // Two vectors as bfloat16, an element of the first, one of the second, and so on.
 inline __m512i in_pairs(__m512 first, __m512 second) {
     alignas(64) static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
@@ -22,25 +15,40 @@ inline __m512i in_pairs(__m512 first, __m512 second) {
     return _mm512_permutexvar_epi16(_mm512_load_si512(order), (__m512i)_mm512_cvtne2ps_pbh(second, first));
 }
 
-// A panel of sixteen rows, of `groups` groups of inputs, as rows of bfloat16: code * scale, rounded once.
+// A panel of sixteen rows, of `groups` groups of inputs, as rows of bfloat16: code * scale, rounded once. Of each row and group
+// the sixteen numbers that its codes may stand for are made, and looked up.
 inline void unpack_panel(const uint8_t* codes, const uint16_t* scales, int64_t groups, bf16* out) {
-    const __m512i table = _mm512_load_si512(four_bit_values);
-    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+    alignas(64) static const float values[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+    // Of each input: its word among the eight of its row, and where in that word its code begins.
+    alignas(64) static const uint16_t words[32] = {0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3,
+                                                   4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7};
+    alignas(64) static const uint16_t begins[32] = {0, 0, 4, 4, 8, 8, 12, 12, 0, 0, 4, 4, 8, 8, 12, 12,
+                                                    0, 0, 4, 4, 8, 8, 12, 12, 0, 0, 4, 4, 8, 8, 12, 12};
+    const __m512 all = _mm512_load_ps(values);
+    const __m512i word = _mm512_load_si512(words), begin = _mm512_load_si512(begins);
     for (int64_t g = 0; g < groups; g++) {
-        const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(scales + g * PANEL)));
-        __m512i pairs[16];  // of inputs, of each row: one after the other in the codes
-        for (int v = 0; v < 4; v++) {
-            const __m512i words = _mm512_loadu_si512(codes + g * BLOCK_BYTES + v * 64);
+        alignas(64) float scale[PANEL];
+        _mm512_store_ps(scale, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(scales + g * PANEL))));
+        // Lanes are rows; then four rows lie behind one another in each vector, the eight words of each together.
+        __m512i lanes[4];
+        for (int v = 0; v < 4; v++) lanes[v] = _mm512_loadu_si512(codes + g * BLOCK_BYTES + v * 64);
+        const __m512i low[2] = {_mm512_unpacklo_epi32(lanes[0], lanes[1]), _mm512_unpacklo_epi32(lanes[2], lanes[3])};
+        const __m512i high[2] = {_mm512_unpackhi_epi32(lanes[0], lanes[1]), _mm512_unpackhi_epi32(lanes[2], lanes[3])};
+        const __m512i rows[4] = {_mm512_unpacklo_epi64(low[0], low[1]), _mm512_unpackhi_epi64(low[0], low[1]),
+                                 _mm512_unpacklo_epi64(high[0], high[1]), _mm512_unpackhi_epi64(high[0], high[1])};
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) {
-                const __m512i two = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4 * j), table);
-                const __m512 even = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(two, 16)), scale);
-                const __m512 odd = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_and_si512(two, upper)), scale);
-                pairs[4 * v + j] = in_pairs(even, odd);
+        for (int quarter = 0; quarter < 4; quarter++) {
+            const __m512i place = _mm512_add_epi16(word, _mm512_set1_epi16(static_cast<short>(8 * quarter)));
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                const int row = 4 * quarter + i;
+                const __m256i table = (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(all, _mm512_set1_ps(scale[row])));
+                // A look-up takes the lowest five bits: the table is there twice, for the fifth is of the next code.
+                const __m512i code = _mm512_srlv_epi16(_mm512_permutexvar_epi16(place, rows[i]), begin);
+                _mm512_storeu_si512(out + (row * groups + g) * GROUP,
+                                    _mm512_permutexvar_epi16(code, _mm512_broadcast_i64x4(table)));
             }
         }
-        transpose(pairs);
-        for (int64_t row = 0; row < PANEL; row++) _mm512_storeu_si512(out + (row * groups + g) * GROUP, pairs[row]);
     }
 }
 

@@ -115,9 +115,9 @@ struct Turns {
     }
 };
 
-// Sixteen rows from a multiple of sixteen on: where they lie, or int4 made bfloat16 in `room`. With tile registers, of those
-// that lie in memory the ones `distance` rows further are asked for: three quarters during the product, the rest between its
-// results, of which there are `results` for each vector.
+// Sixteen rows from a multiple of sixteen on: where they lie, or int4 made bfloat16 in `room`. With tile registers those
+// `distance` rows further are asked for: of bfloat16 three quarters during the product, the rest between its results, of which
+// there are `results` for each vector; codes all of them during the product.
 inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, int64_t distance, const Turns& turns,
                             int64_t results, std::vector<Line>& room) {
     const Matrix w = stack.at(expert);
@@ -139,7 +139,13 @@ inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, i
     bf16* rows = reinterpret_cast<bf16*>(room.data());
     const int64_t groups = inputs / GROUP, before = first / PANEL * groups;
     unpack_panel(w.codes + before * BLOCK_BYTES, reinterpret_cast<const uint16_t*>(w.scales) + before * PANEL, groups, rows);
+#if defined(__AMX_BF16__)
+    const int64_t steps = turns.pairs * (inputs / 32), lines = groups * BLOCK_BYTES / LINE_BYTES;
+    const uint8_t* next = w.codes + (before + distance / PANEL * groups) * BLOCK_BYTES;
+    return {rows, {next, static_cast<int>((lines + steps - 1) / steps)}};
+#else
     return {rows, {nullptr, 0}};
+#endif
 }
 
 // Sixteen outputs each of two weights for the 16 * V rows of a tile: sums [16][16 * V] of each.
