@@ -152,6 +152,24 @@ def contest_of(*commands: list[str]) -> Contest:
 
 
 @pytest.mark.usefixtures("_known_machine")
+def test_who_is_measured_has_read_something_new_right_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    ask = Contestant.ask
+    monkeypatch.setattr(
+        Contestant, "ask", lambda self, task, **rest: asked.append(dict(task)) or ask(self, task, **rest)
+    )
+    sizes = replace(Sizes.quick(), rounds=2)
+    config = small_config("tiny")
+    stages = [stage for stage in make_stages(config, sizes) if stage.group == "prefill"] * 2
+    compete(config, [FAKE], stages, LOAD, sizes, device=torch.device("cpu"), say=lambda text: None)
+    *_, measured = [place for place, task in enumerate(asked) if task["do"] == "load"]
+    told = [(task["tokens"], task["seed"]) for task in asked[measured + 1 + len(stages) :]]
+    assert told[1::2] == [(256, 1), (256, 1), (256, 2), (256, 2)]
+    assert [tokens for tokens, _ in told[::2]] == [64] * 4
+    assert len({seed for _, seed in told[::2]}) == 4
+
+
+@pytest.mark.usefixtures("_known_machine")
 @pytest.mark.parametrize(
     ("how", "message"),
     [

@@ -26,7 +26,9 @@ STAGE_TIMEOUT_S = 1800.0
 # Threads that wait for more work keep a core busy: those of OpenMP for 0.2 s, and the next to be measured needs it.
 SETTLE_S = 0.3
 # A processor that has rested takes a third of a second to come to its speed, which a turn of one only would measure.
-WAKE = {"do": "prefill", "tokens": 64, "seed": 0}
+# Of other tokens each time, for a peer may know what it has read. What is measured has the rounds' numbers as seeds.
+WAKE = {"do": "prefill", "tokens": 64}
+WAKE_SEEDS = 1_000_000
 _PIECE = bytearray(8 << 20)  # of a file, read at once
 
 Say = Callable[[str], None]
@@ -107,11 +109,12 @@ def compete(
             say(f"warm up: {made.name}")
             _warm_up(contestant, stages)
         for number in range(1, sizes.rounds + 1):
-            for stage in stages:
+            for index, stage in enumerate(stages):
                 turn = list(zip(contestants, runs, strict=True))
                 for contestant, made in turn if number % 2 else reversed(turn):
                     say(f"round {number} of {sizes.rounds}: {stage.name}, {made.name}")
-                    _measure(contestant, made, stage, seed=number)
+                    wake = {**WAKE, "seed": WAKE_SEEDS + number * len(stages) + index}
+                    _measure(contestant, made, stage, seed=number, wake=wake)
             time.sleep(SETTLE_S)
             machine = machine.best_with(measure_machine(config, device))
     return Contest(stages=[loading, *stages], runs=runs, machine=machine)
@@ -142,12 +145,12 @@ def _threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _measure(contestant: Contestant, made: Runs, stage: Stage, seed: int) -> None:
+def _measure(contestant: Contestant, made: Runs, stage: Stage, *, seed: int, wake: dict[str, Any]) -> None:
     if stage.name in made.unsupported:
         return
     time.sleep(SETTLE_S)
     if stage.task["do"] != "memory":
-        contestant.ask(WAKE, timeout_s=STAGE_TIMEOUT_S)  # where it cannot be done, nothing is lost
+        contestant.ask(wake, timeout_s=STAGE_TIMEOUT_S)  # where it cannot be done, nothing is lost
     answer = contestant.ask({**stage.task, "seed": seed}, timeout_s=STAGE_TIMEOUT_S)
     if "unsupported" in answer:
         made.unsupported[stage.name] = answer["unsupported"]
