@@ -1,14 +1,14 @@
 // Products of a few rows with an int4 weight, in whole numbers, with AVX-512.
 //
-// Each group of 32 activations becomes whole numbers of 16 bits, by a power of two that fits its largest: what is bfloat16
-// loses nothing down to a hundredth of that, and below no more than 2^-15 of it. Each is held as two of 8 bits,
-// 256 * high + low, for which there is an instruction; codes are multiplied as they are, 8 more than the weights, which the
-// sums of a group begin without. Those sums are exact; a row's result depends on that row alone.
+// Each group of 32 activations becomes whole numbers by its own largest, see whole_numbers.h. Codes are multiplied as they
+// are, 8 more than the weights, which the sums of a group begin without. Those sums are exact; a row's result depends on
+// that row alone.
 #pragma once
 #include <algorithm>
 #include <vector>
 
 #include "lines.h"
+#include "whole_numbers.h"
 
 namespace vl2 {
 
@@ -22,7 +22,7 @@ struct alignas(LINE_BYTES) GroupOfRow {
 // Rows by groups.
 class GroupsOfRows {
    public:
-    std::vector<float> scales;      // [rows, groups], of one: a power of two; NaN where the group holds what is not finite
+    std::vector<float> scales;       // [rows, groups]
     std::vector<int32_t> no_eights;  // [rows, groups], minus eight times the sum of the group
 
     void take(const bf16* const* x, int rows, int64_t groups) {
@@ -49,12 +49,8 @@ class GroupsOfRows {
 
     void take_group(const bf16* from, int64_t at) {
         const __m512i halves = _mm512_loadu_si512(from);
-        // Of zeros it is a tiny number: its power of two must have an inverse.
-        const uint32_t largest = std::max(largest_of(_mm512_and_si512(halves, _mm512_set1_epi16(0x7fff))), 0x0d80u);
-        // The largest becomes at most 32512, of which the high byte is 127: a mantissa of all ones would be one more, and
-        // counts as the next power.
-        const int32_t power = static_cast<int32_t>((largest + 1) >> 7) - 127;
-        const __m512 factor = _mm512_set1_ps(bits<float>((127 + 14 - power) << 23));
+        const Fitted fit = fitted(largest_of(_mm512_and_si512(halves, _mm512_set1_epi16(0x7fff))));
+        const __m512 factor = _mm512_set1_ps(fit.factor);
         const auto whole = [&](__m256i some) {
             const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(some), 16);
             return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_castsi512_ps(wide), factor));
@@ -65,12 +61,11 @@ class GroupsOfRows {
                 _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
             return _mm256_shuffle_epi8(_mm256_set_m128i(_mm512_cvtepi32_epi8(two), _mm512_cvtepi32_epi8(one)), order);
         };
-        const auto upper = [](__m512i w) { return _mm512_srai_epi32(_mm512_add_epi32(w, _mm512_set1_epi32(128)), 8); };
         GroupOfRow& to = groups_[at];
-        _mm256_store_si256((__m256i*)to.high, bytes(upper(first), upper(second)));
+        _mm256_store_si256((__m256i*)to.high, bytes(high_bytes(first), high_bytes(second)));
         _mm256_store_si256((__m256i*)to.low, bytes(first, second));
         no_eights[at] = -8 * _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
-        scales[at] = largest < 0x7f80 ? bits<float>((127 - 14 + power) << 23) : NAN;
+        scales[at] = fit.scale;
     }
 };
 

@@ -1,9 +1,7 @@
 // Products of a few rows with an int8 weight, in whole numbers, with AVX-512 and, for more rows, tile registers.
 //
-// A row becomes whole numbers of 16 bits, by a power of two that fits its largest: what is bfloat16 loses nothing down to a
-// hundredth of that, and below no more than 2^-15 of it. Each is held as two of 8 bits, 256 * high + low, for which there
-// are instructions, so no code is made a number. Sums are whole numbers: they have the same bits in every order, so both
-// ways give the same result, whatever rows are computed beside it.
+// A row becomes whole numbers by its own largest, see whole_numbers.h, so no code is made a number. Sums are whole numbers:
+// they have the same bits in every order, so both ways give the same result, whatever rows are computed beside it.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -11,6 +9,7 @@
 #include "eight_bits.h"
 #include "rows_in_fours.h"
 #include "tile_registers.h"
+#include "whole_numbers.h"
 
 namespace vl2 {
 
@@ -32,7 +31,7 @@ class WholeRows {
     const int8_t* low(int row) const { return high(row) + width_; }
     int64_t width() const { return width_; }
 
-    std::vector<float> scales;  // of one, in each row: a power of two; NaN where the row holds what is not finite
+    std::vector<float> scales;  // of each row
     std::vector<int64_t> sums;  // of each row
 
    private:
@@ -40,20 +39,16 @@ class WholeRows {
     std::vector<int8_t> bytes_;
 
     void take_row(const bf16* x, int row, int64_t width) {
-        const uint32_t largest = bits<uint32_t>(largest_magnitude(x, width)) >> 16;
-        // The largest becomes at most 32512, of which the high byte is 127: a mantissa of all ones would be one more, and
-        // counts as the next power.
-        const int32_t power = static_cast<int32_t>((largest + 1) >> 7) - 127;
-        const __m512 factor = _mm512_set1_ps(bits<float>((127 + 14 - power) << 23));
-        scales[row] = largest < 0x7f80 ? bits<float>((127 - 14 + power) << 23) : NAN;
+        const Fitted fit = fitted(bits<uint32_t>(largest_magnitude(x, width)) >> 16);
+        const __m512 factor = _mm512_set1_ps(fit.factor);
+        scales[row] = fit.scale;
 
         int8_t *high = bytes_.data() + 2 * row * width_, *low = high + width_;
         __m512i sum = _mm512_setzero_si512();
         for (int64_t k = 0; k < width; k += 16) {
             const __m512 value = (__m512)load(x + k);
             const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(value, factor));
-            const __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(128)), 8);
-            _mm_storeu_si128((__m128i*)(high + k), _mm512_cvtepi32_epi8(upper));
+            _mm_storeu_si128((__m128i*)(high + k), _mm512_cvtepi32_epi8(high_bytes(whole)));
             _mm_storeu_si128((__m128i*)(low + k), _mm512_cvtepi32_epi8(whole));
             sum = _mm512_add_epi32(sum, whole);
         }
