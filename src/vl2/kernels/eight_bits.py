@@ -14,6 +14,7 @@ from torch import Tensor
 from vl2.kernels.library import Library
 
 LANES = 16  # the kernel takes no narrower result
+LINE = 32  # numbers of a line of the cache
 
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
@@ -22,10 +23,11 @@ _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 class EightBitsC(ctypes.Structure):
     _fields_ = [
         ("x", _POINTER),
-        *((name, _INT) for name in ("rows", "inputs")),
+        *((name, _INT) for name in ("rows", "inputs", "x_stride")),
         *((name, _POINTER) for name in ("weight", "column_scales", "bias")),
         *((name, _INT) for name in ("outputs", "gelu")),
         *((name, _POINTER) for name in ("onto", "out")),
+        ("out_stride", _INT),
     ]
 
 
@@ -68,16 +70,19 @@ def multiply_rows(
     All but the codes and their scales is bfloat16; the result is [M, N].
     """
     assert x_MK.dtype == torch.bfloat16, f"the kernels round bfloat16, got {x_MK.dtype}"
-    (M, K), N, x_MK = x_MK.shape, len(codes_NK), x_MK.contiguous()
-    out_MN = torch.empty(M, N, dtype=torch.bfloat16)
+    (M, K), N = x_MK.shape, len(codes_NK)
+    if x_MK.stride(1) != 1:
+        x_MK = x_MK.contiguous()
+    # A row begins on a line of the cache: one that lies across two of them is written twice.
+    out_MN = torch.empty(M, -(-N // LINE) * LINE, dtype=torch.bfloat16)[:, :N]
     bias_at, onto_at = (None if t is None else t.data_ptr() for t in (bias_N, onto_MN))
     product = EightBitsC(
-        *(x_MK.data_ptr(), M, K, codes_NK.data_ptr(), scales_N.data_ptr(), bias_at),
-        *(N, gelu, onto_at, out_MN.data_ptr()),
+        *(x_MK.data_ptr(), M, K, x_MK.stride(0), codes_NK.data_ptr(), scales_N.data_ptr(), bias_at),
+        *(N, gelu, onto_at, out_MN.data_ptr(), out_MN.stride(0)),
     )
     if kernels.multiply_eight_bits(ctypes.byref(product), torch.get_num_threads()):
         return out_MN
-    rounded = round_rows(kernels, x_MK)
+    rounded, out_MN = round_rows(kernels, x_MK), out_MN.contiguous()
     return multiply_rounded(
         kernels, rounded, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, onto_MN=onto_MN, out_MN=out_MN
     )

@@ -22,11 +22,11 @@ struct Blocks {
 
 // Two blocks of sixteen outputs, or with B = 1 the first, for V vectors of sixteen rows, 1 or 2: sums [16][stride] of each
 // block, to which those that `sums` hold already are added where `is_more`. `x` holds pairs of channels, `stride` words from
-// one to the next; `width` channels are added up, a multiple of 32. A tile reads sixteen places far apart, which no
-// processor foresees: so memory is asked for what comes next, `ahead` of each pair of tiles.
-template <int V, int B = 2>
+// one to the next; `width` channels are added up, a multiple of 32. `beside` is called with every 32 of them: what a processor
+// does in its other units while it multiplies tiles takes no time of its own.
+template <int V, int B = 2, class Beside>
 void multiply_blocks(const uint32_t* x, int64_t stride, const Blocks& weight, int64_t width, float* sums_one,
-                     float* sums_two, Ahead& ahead_one, Ahead& ahead_two, bool is_more = false) {
+                     float* sums_two, const Beside& beside, bool is_more = false) {
     static_assert((V == 1 || V == 2) && (B == 1 || B == 2));
     const int64_t step = 4 * stride, row = 2 * weight.row;
     const bf16 *one = weight.one, *two = weight.two;
@@ -46,8 +46,7 @@ void multiply_blocks(const uint32_t* x, int64_t stride, const Blocks& weight, in
         }
     }
     for (int64_t channel = 0; channel < width; channel += 32, x += 16 * stride) {
-        ahead_one.step();
-        ahead_two.step();
+        beside();
         _tile_loadd(4, one + channel, row);
         _tile_loadd(6, x, step);
         _tile_dpbf16ps(0, 4, 6);
@@ -74,21 +73,20 @@ constexpr int64_t CHANNELS_AT_ONCE = 256;
 
 // The same for any number of vectors, which then are `stride` / 16. Some channels of the blocks go over all vectors before
 // the next do, so that the second cache, which fills tiles at half the rate at which they multiply, gives them only once.
-template <int V>
+template <int V, class Beside>
 void multiply_all_blocks(const uint32_t* x, const bf16* one, const bf16* two, int64_t width, float* sums_one,
-                         float* sums_two, Ahead& ahead_one, Ahead& ahead_two) {
+                         float* sums_two, const Beside& beside) {
     constexpr int64_t STRIDE = V * LANES;
     const int64_t at_once = V > 2 ? CHANNELS_AT_ONCE : width;
     for (int64_t first = 0; first < width; first += at_once, x += at_once / 2 * STRIDE) {
         const Blocks weight{one + first, two + first, width};
         const int64_t channels = std::min(at_once, width - first);
         for (int v = 0; v + 2 <= V; v += 2)
-            multiply_blocks<2>(x + v * LANES, STRIDE, weight, channels, sums_one + v * LANES, sums_two + v * LANES,
-                               ahead_one, ahead_two, first > 0);
+            multiply_blocks<2>(x + v * LANES, STRIDE, weight, channels, sums_one + v * LANES, sums_two + v * LANES, beside,
+                               first > 0);
         if constexpr (V % 2 != 0) {
             constexpr int64_t LAST = (V - 1) * LANES;
-            multiply_blocks<1>(x + LAST, STRIDE, weight, channels, sums_one + LAST, sums_two + LAST, ahead_one, ahead_two,
-                               first > 0);
+            multiply_blocks<1>(x + LAST, STRIDE, weight, channels, sums_one + LAST, sums_two + LAST, beside, first > 0);
         }
     }
 }

@@ -133,7 +133,7 @@ inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
     static thread_local std::vector<Line> query, weights;
     static thread_local LineVector<float> scores;
     const TileRegisters registers;
-    Ahead none{nullptr, 0};
+    const auto nothing = [] {};
     head.pack(a, b, h / a.shared);
     query.resize(head.channels);
     weights.resize(head.num_keys);
@@ -157,7 +157,7 @@ inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
             const bf16* one = &head.keys[k * head.channels];
             float* to = &scores[k * TILE_QUERIES];
             multiply_blocks<2>(queries, TILE_QUERIES, {one, one + LANES * head.channels, head.channels}, head.channels, to,
-                               to + LANES * TILE_QUERIES, none, none);
+                               to + LANES * TILE_QUERIES, nothing);
             // Those just stored cannot be loaded yet; those before them can.
             if (k > 0) find_largest(k - TILE_KEYS);
         }
@@ -169,8 +169,12 @@ inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
             const bf16* one = &head.values[c * head.value_row];
             alignas(LINE_BYTES) float sums[32 * TILE_QUERIES];
             const Blocks values{one, one + LANES * head.value_row, head.value_row};
-            const auto multiply = a.value_channels - c > LANES ? multiply_blocks<2> : multiply_blocks<2, 1>;
-            multiply(pairs, TILE_QUERIES, values, width, sums, sums + LANES * TILE_QUERIES, none, none, false);
+            const auto multiply = [&](auto blocks) {
+                float* sums_two = sums + LANES * TILE_QUERIES;
+                multiply_blocks<2, blocks.value>(pairs, TILE_QUERIES, values, width, sums, sums_two, nothing);
+            };
+            if (a.value_channels - c > LANES) multiply(std::integral_constant<int, 2>());
+            else multiply(std::integral_constant<int, 1>());
             store_means(sums, inverses, a, b, h, first, count, c);
         }
     }

@@ -17,14 +17,15 @@ namespace vl2 {
 
 // Held the same in Python, as a ctypes structure.
 struct EightBits {
-    const bf16* x;  // [rows, inputs]
-    int64_t rows, inputs;
+    const bf16* x;  // [rows, inputs], `x_stride` numbers from one row to the next
+    int64_t rows, inputs, x_stride;
     const int8_t* weight;        // [outputs, inputs]
     const float* column_scales;  // [outputs]
     const bf16* bias;            // [outputs]; null: none
     int64_t outputs, gelu;       // gelu: the tanh GELU of the result
     const bf16* onto;            // [rows, outputs], to which the result, rounded, is added; null: none
-    bf16* out;                   // [rows, outputs]
+    bf16* out;                   // [rows, outputs], `out_stride` from one row to the next
+    int64_t out_stride;
 };
 
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__)
@@ -33,28 +34,21 @@ constexpr int64_t CHUNK_BYTES = 1 << 20;         // of packed rows, which the se
 constexpr int64_t BLOCK = 2 * LANES;             // outputs, and rows, of four tiles of sums
 constexpr int64_t STEPS_AT_ONCE = 9, VECTORS_AT_ONCE = 6;  // 18 KB of a weight, and of two vectors each time
 
-// Rows of 64 bytes that will be written, and those that they are added to, of which a few are asked for at each step. A store
-// waits for its line, and those of the sums wait behind it.
-struct Written {
-    const bf16 *row, *onto;  // null: none
+// Rows of 64 bytes to which something will be added: a few are asked for at each step.
+struct Onto {
+    const bf16* row;
     int64_t stride, count;
 
     void step() {
-        for (int i = 0; i < 2 && count; i++, count--, row += stride) {
-            __builtin_prefetch(row, 1, 2);
-            if (reinterpret_cast<uintptr_t>(row) % 64) __builtin_prefetch(row + BLOCK - 1, 1, 2);
-            if (!onto) continue;
-            __builtin_prefetch(onto, 0, 2);
-            onto += stride;
-        }
+        for (int i = 0; i < 2 && count; i++, count--, row += stride) __builtin_prefetch(row, 0, 2);
     }
 };
 
 // A product of rows that are packed, with their scales; of `p` its rows are not read.
 class ProductInTiles {
    public:
-    ProductInTiles(const EightBits& p, const RowsInFours& x, const float* row_scales)
-        : p_(p), x_(x), row_scales_(row_scales), is_far_(p.rows * p.outputs > CHUNK_BYTES / 2) {}
+    ProductInTiles(const EightBits& p, const RowsInFours& x, const float* row_scales, bool is_far)
+        : p_(p), x_(x), row_scales_(row_scales), is_far_(is_far) {}
 
     // 32 outputs from a multiple of 32 on, for two vectors of rows after another. Meanwhile, evenly over the steps, memory is
     // asked for the outputs `distance` further, which this thread probably takes next.
@@ -69,9 +63,9 @@ class ProductInTiles {
                     _mm512_store_si512(weight.tails[half][n], _mm512_maskz_loadu_epi8(x_.tail(), from));
                 }
         const int64_t lines = (BLOCK * inputs + 63) / 64, turns = (last_vector - first_vector + 1) / 2 * x_.whole_steps;
-        const bool is_there = first + distance + BLOCK <= p_.outputs && turns > 0;
-        Ahead ahead{reinterpret_cast<const uint8_t*>(weight.one + distance * inputs),
-                    is_there ? static_cast<int>((lines + turns - 1) / turns) : 0};
+        AheadInStreams ahead;
+        if (first + distance + BLOCK <= p_.outputs && turns > 0)
+            ahead = AheadInStreams(reinterpret_cast<const uint8_t*>(weight.one + distance * inputs), lines, turns);
         for (int64_t v = first_vector; v < last_vector; v += VECTORS_AT_ONCE)
             multiply_vectors(weight, v, std::min(VECTORS_AT_ONCE, last_vector - v), first, other, ahead);
     }
@@ -80,7 +74,7 @@ class ProductInTiles {
     const EightBits& p_;
     const RowsInFours& x_;
     const float* const row_scales_;
-    const bool is_far_;  // the result is larger than what the second cache holds beside all else
+    const bool is_far_;  // the result is not read before much else is
 
     // Two blocks of sixteen rows of it, and what of them lies in the last step where that is not a whole one.
     struct Weight {
@@ -90,18 +84,17 @@ class ProductInTiles {
 
     // Up to six vectors. Some channels of the weight go over all of them before the next do: the first cache holds their
     // tiles meanwhile, and the second, which fills tiles at half the rate at which they multiply, gives them only once.
-    void multiply_vectors(const Weight& weight, int64_t v, int64_t count, int64_t first, int64_t other, Ahead& ahead) {
+    void multiply_vectors(const Weight& weight, int64_t v, int64_t count, int64_t first, int64_t other, AheadInStreams& ahead) {
         alignas(64) int32_t sums[VECTORS_AT_ONCE][2][SUMS];  // [vector][sixteen outputs][output, row]
         const int64_t row = v * LANES, rows = std::min((v + count) * LANES, p_.rows) - row;
-        const int64_t at = row * p_.outputs + first;
-        Written written{p_.out + at, p_.onto ? p_.onto + at : nullptr, p_.outputs, is_far_ ? rows : 0};
+        Onto onto{p_.onto + row * p_.outputs + first, p_.outputs, p_.onto ? rows : 0};
         const int64_t parts = count > 2 ? (x_.steps + STEPS_AT_ONCE - 1) / STEPS_AT_ONCE : 1;
         const int64_t at_once = (x_.steps + parts - 1) / parts;
         for (int64_t step = 0; step < x_.steps; step += at_once) {
             const int64_t last_step = std::min(x_.steps, step + at_once);
             int64_t i = 0;
-            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, ahead, written);
-            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, ahead, written);
+            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, ahead, onto);
+            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, ahead, onto);
         }
         for (int64_t i = 0; i < count; i++) finish(sums[i], v + i, first, other);
     }
@@ -109,7 +102,7 @@ class ProductInTiles {
     // Some steps of V vectors, 1 or 2; from the second step on they are added to what `sums` hold.
     template <int V>
     void add_up(const Weight& weight, int64_t v, int64_t first_step, int64_t last_step, int32_t (*sums)[2][SUMS],
-                Ahead& ahead, Written& written) {
+                AheadInStreams& ahead, Onto& onto) {
         const char *left = x_.vector(v), *right = x_.vector(v + V - 1);
         if (first_step) {
             _tile_loadd(0, sums[0][0], 64);
@@ -129,7 +122,7 @@ class ProductInTiles {
         for (int64_t step = first_step; step < last_step; step++) {
             if (step < x_.whole_steps) {
                 ahead.step();
-                written.step();
+                onto.step();
                 _tile_loadd(4, weight.one + step * STEP, p_.inputs);
                 _tile_loadd(5, weight.two + step * STEP, p_.inputs);
             } else {
@@ -183,9 +176,11 @@ class ProductInTiles {
         transpose(block);
         const __mmask32 kept = other ? ~__mmask32(0) : 0xffff;
         for (int64_t m = 0; m < count; m++) {
-            const int64_t at = (row + m) * p_.outputs + first;
-            if (p_.onto) block[m] = sum_of_halves(block[m], _mm512_maskz_loadu_epi16(kept, p_.onto + at));
-            _mm512_mask_storeu_epi16(p_.out + at, kept, block[m]);
+            const bf16* onto = p_.onto + (row + m) * p_.outputs + first;
+            if (p_.onto) block[m] = sum_of_halves(block[m], _mm512_maskz_loadu_epi16(kept, onto));
+            bf16* to = p_.out + (row + m) * p_.out_stride + first;
+            if (is_far_ && other) store_past_caches(to, block[m]);
+            else _mm512_mask_storeu_epi16(to, kept, block[m]);
         }
     }
 };
@@ -195,13 +190,13 @@ inline bool multiply_eight_bits(const EightBits& p, int threads) {
     if (p.outputs % LANES || p.rows < 1) return false;
     const RowsInFours x(p.rows, p.inputs);
     std::vector<float> scales(p.rows);
-    ProductInTiles product(p, x, scales.data());
+    ProductInTiles product(p, x, scales.data(), p.rows * p.outputs > CHUNK_BYTES);
     const int64_t most = std::max<int64_t>(2, CHUNK_BYTES / (x.steps * TILE_BYTES));  // vectors of a chunk
     const int64_t chunks = (x.vectors + most - 1) / most, pairs = (x.vectors + 1) / 2;
     const int64_t blocks = (p.outputs + BLOCK - 1) / BLOCK;
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
-        team.each(x.vectors, phase, [&](int64_t v) { x.round(v, p.x, scales.data()); });
+        team.each(x.vectors, phase, [&](int64_t v) { x.round(v, p.x, p.x_stride, scales.data()); });
         const TileRegisters registers;
         team.each(chunks * blocks, phase, [&](int64_t task) {
             const int64_t chunk = task / blocks, first = task % blocks * BLOCK;

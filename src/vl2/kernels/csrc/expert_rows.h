@@ -91,121 +91,177 @@ __attribute__((noinline)) void multiply_tile(const uint32_t* x, int64_t pairs, c
         for (int v = 0; v < V; v++) _mm512_storeu_ps(sums + (n * V + v) * LANES, acc[n][v]);
 }
 
-// Sixteen rows of an expert's weight. Those that come next are asked for at each step of the product, and between its results
-// too: memory would rest meanwhile.
+// Sixteen rows of an expert's weight, and those that come next, which are asked for between the products of these.
 struct Sixteen {
     const bf16* rows;
-    Ahead ahead;
-    int lines_a_result = 0;
-
-    void next_result() {
-        for (int i = 0; i < lines_a_result; i++) ahead.line();
-    }
+#if defined(__AMX_BF16__)
+    AheadInStreams ahead;
+#endif
 };
 
-// How often a block of sixteen rows is gone through: pairs of vectors, and vectors in all.
-struct Turns {
-    int64_t pairs = 0, vectors = 0;
-
-    explicit Turns(const Tiles& tiles) {
-        for (int64_t t = 0; t < tiles.size(); t++) {
-            pairs += (tiles.vectors(t) + 1) / 2;
-            vectors += tiles.vectors(t);
-        }
-    }
-};
-
-// Sixteen rows from a multiple of sixteen on: where they lie, or int4 made bfloat16 in `room`. With tile registers those
-// `distance` rows further are asked for: of bfloat16 three quarters during the product, the rest between its results, of which
-// there are `results` for each vector; codes all of them during the product.
-inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, int64_t distance, const Turns& turns,
-                            int64_t results, std::vector<Line>& room) {
-    const Matrix w = stack.at(expert);
-    const int64_t inputs = w.inputs;
-    if (w.kind == BF16) {
-        const uint8_t* rows = w.codes + 2 * first * inputs;
-#if defined(__AMX_BF16__)
-        const int64_t lines = (12 + turns.pairs - 1) / turns.pairs;  // of the sixteen that 32 channels take
-        const int64_t left = std::max<int64_t>(16 - lines * turns.pairs, 0) * (inputs / 32);
-        results *= turns.vectors;
-        return {reinterpret_cast<const bf16*>(rows),
-                {rows + 2 * distance * inputs, static_cast<int>(lines)},
-                static_cast<int>((left + results - 1) / results)};
-#else
-        return {reinterpret_cast<const bf16*>(rows), {nullptr, 0}};
-#endif
-    }
-    room.resize(std::max<size_t>(room.size(), 16 * inputs / GROUP));
-    bf16* rows = reinterpret_cast<bf16*>(room.data());
-    const int64_t groups = inputs / GROUP, before = first / PANEL * groups;
-    unpack_panel(w.codes + before * BLOCK_BYTES, reinterpret_cast<const uint16_t*>(w.scales) + before * PANEL, groups, rows);
-#if defined(__AMX_BF16__)
-    const int64_t steps = turns.pairs * (inputs / 32), lines = groups * BLOCK_BYTES / LINE_BYTES;
-    const uint8_t* next = w.codes + (before + distance / PANEL * groups) * BLOCK_BYTES;
-    return {rows, {next, static_cast<int>((lines + steps - 1) / steps)}};
-#else
-    return {rows, {nullptr, 0}};
-#endif
+// How often a block of sixteen rows is gone through, two vectors at a time.
+inline int64_t turns_of(const Tiles& tiles) {
+    int64_t turns = 0;
+    for (int64_t t = 0; t < tiles.size(); t++) turns += (tiles.vectors(t) + 1) / 2;
+    return turns;
 }
 
-// Sixteen outputs each of two weights for the 16 * V rows of a tile: sums [16][16 * V] of each.
-template <int V>
-void multiply_two(const uint32_t* x, int64_t pairs, Sixteen& one, Sixteen& two, float* sums_one, float* sums_two) {
+// Sixteen rows from a multiple of sixteen on: where they lie, or int4 made bfloat16 in `room`. With tile registers those
+// `distance` rows further are asked for, evenly over so many `turns` of products with these.
+inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, int64_t distance, int64_t turns,
+                            std::vector<Line>& room) {
+    const Matrix w = stack.at(expert);
+    const int64_t inputs = w.inputs, groups = inputs / GROUP;
+    const bool is_held = w.kind == BF16;
+    const int64_t bytes = is_held ? 2 * PANEL * inputs : groups * BLOCK_BYTES;
+    const uint8_t* from = w.codes + first / PANEL * bytes;
+    Sixteen sixteen{reinterpret_cast<const bf16*>(from)};
+    if (!is_held) {
+        room.resize(std::max<size_t>(room.size(), 16 * inputs / GROUP));
+        bf16* rows = reinterpret_cast<bf16*>(room.data());
+        unpack_panel(from, reinterpret_cast<const uint16_t*>(w.scales) + first * groups, groups, rows);
+        sixteen.rows = rows;
+    }
 #if defined(__AMX_BF16__)
-    multiply_all_blocks<V>(x, one.rows, two.rows, 2 * pairs, sums_one, sums_two, one.ahead, two.ahead);
+    const int64_t lines = bytes / static_cast<int64_t>(LINE_BYTES), steps = turns * (inputs / 32);
+    sixteen.ahead = AheadInStreams(from + distance / PANEL * bytes, lines, steps);
+#endif
+    return sixteen;
+}
+
+// Sums of two blocks of sixteen outputs for the vectors of a tile, [16][16 * vectors] each, of which something is made piece by
+// piece, while the next are added up.
+struct Sums {
+    alignas(LINE_BYTES) float one[16 * 6 * LANES], two[16 * 6 * LANES];
+};
+
+// Of sixteen hidden channels of a tile's rows: silu(gate) * up, rounded where the plain model rounds.
+class GateSums : public Sums {
+   public:
+    void begin(int64_t vectors, uint32_t* hidden) {
+        vectors_ = vectors;
+        hidden_ = hidden;
+        n_ = v_ = 0;
+    }
+    int64_t pieces() const { return (LANES - n_) / 2 * vectors_ - v_; }
+
+    // A pair of channels of a vector.
+    void piece() {
+        Floats opens[2], raised[2];
+        for (int i = 0; i < 2; i++) {
+            const int64_t at = ((n_ + i) * vectors_ + v_) * LANES;
+            opens[i] = load(one + at);
+            raised[i] = load(two + at);
+        }
+        round_two(opens);
+        round_two(raised);
+        for (Floats& open : opens) open = silu(open);
+        round_two(opens);
+        const __m512i pair = in_pairs((__m512)(opens[0] * raised[0]), (__m512)(opens[1] * raised[1]));
+        _mm512_storeu_si512(hidden_ + (n_ / 2 * vectors_ + v_) * LANES, pair);
+        if (++v_ < vectors_) return;
+        v_ = 0;
+        n_ += 2;
+    }
+
+   private:
+    int64_t vectors_ = 0, n_ = LANES, v_ = 0;  // n_ and v_: of the next piece
+    uint32_t* hidden_ = nullptr;
+
+    static void round_two(Floats (&x)[2]) {
+        const Words pair = bits<Words>(in_pairs((__m512)x[0], (__m512)x[1]));
+        x[0] = bits<Floats>(pair << 16);
+        x[1] = bits<Floats>(pair & 0xffff0000u);
+    }
+};
+
+// Of thirty-two outputs of a tile's rows: those rows, as bfloat16.
+class DownSums : public Sums {
+   public:
+    void begin(int64_t vectors, int64_t width, int64_t rows, bf16* out) {
+        vectors_ = vectors;
+        width_ = width;
+        rows_ = rows;
+        out_ = out;
+        v_ = 0;
+    }
+    int64_t pieces() const { return vectors_ - v_; }
+
+    // A vector.
+    void piece() {
+        __m512i block[16];  // of a pair of outputs each, then of a row each
+        for (int half = 0; half < 2; half++)
+            for (int n = 0; n < 16; n += 2) {
+                const float* from = (half ? two : one) + (n * vectors_ + v_) * LANES;
+                block[8 * half + n / 2] = in_pairs(_mm512_load_ps(from), _mm512_load_ps(from + vectors_ * LANES));
+            }
+        transpose(block);
+        const int64_t first = v_++ * LANES;
+        for (int64_t m = 0; m < std::min<int64_t>(LANES, rows_ - first); m++)
+            store_past_caches(out_ + (first + m) * width_, block[m]);
+    }
+
+   private:
+    int64_t vectors_ = 0, width_ = 0, rows_ = 0, v_ = 0;  // v_: of the next piece
+    bf16* out_ = nullptr;
+};
+
+// The pieces that are left of some sums, spread over so many steps of other products.
+template <class Of>
+class Spread {
+   public:
+    Spread(Of& sums, int64_t steps) : sums_(sums), left_(sums.pieces()), gap_(left_ ? std::max<int64_t>(steps / left_, 1) : 0) {}
+
+    void step() {
+        if (!left_ || ++since_ < gap_) return;
+        since_ = 0;
+        left_--;
+        sums_.piece();
+    }
+    void finish() {
+        for (; left_; left_--) sums_.piece();
+    }
+
+   private:
+    Of& sums_;
+    int64_t left_, gap_, since_ = 0;
+};
+
+// Sixteen outputs each of two weights for the 16 * V rows of a tile: sums [16][16 * V] of each. With tile registers `beside` is
+// called in between, with every 32 channels and two vectors.
+template <int V, class Beside>
+void multiply_two(const uint32_t* x, int64_t pairs, const bf16* one, const bf16* two, float* sums_one, float* sums_two,
+                  [[maybe_unused]] const Beside& beside) {
+#if defined(__AMX_BF16__)
+    multiply_all_blocks<V>(x, one, two, 2 * pairs, sums_one, sums_two, beside);
 #else
     constexpr int N = V > 3 ? 4 : 8, HALF = N / 2;
     for (int first = 0; first < 16; first += HALF) {
         const bf16* weight[N];
         for (int n = 0; n < HALF; n++) {
-            weight[n] = one.rows + (first + n) * 2 * pairs;
-            weight[HALF + n] = two.rows + (first + n) * 2 * pairs;
+            weight[n] = one + (first + n) * 2 * pairs;
+            weight[HALF + n] = two + (first + n) * 2 * pairs;
         }
-        alignas(LINE_BYTES) float sums[N * V * LANES];
-        multiply_tile<V, N>(x, pairs, weight, sums);
-        std::memcpy(sums_one + first * V * LANES, sums, sizeof sums / 2);
-        std::memcpy(sums_two + first * V * LANES, sums + HALF * V * LANES, sizeof sums / 2);
+        alignas(LINE_BYTES) float some[N * V * LANES];
+        multiply_tile<V, N>(x, pairs, weight, some);
+        std::memcpy(sums_one + first * V * LANES, some, sizeof some / 2);
+        std::memcpy(sums_two + first * V * LANES, some + HALF * V * LANES, sizeof some / 2);
     }
 #endif
 }
 
-// Sixteen hidden channels of a tile, of which `gate` and `up` are the rows: silu(gate) * up, rounded where the plain model
-// rounds.
-template <int V>
-void gate_tile(const uint32_t* x, int64_t pairs, Sixteen& gate, Sixteen& up, uint32_t* hidden) {
-    alignas(LINE_BYTES) float opens[16 * V * LANES], sums[16 * V * LANES];
-    multiply_two<V>(x, pairs, gate, up, opens, sums);
-    for (int n = 0; n < 16; n += 2) {
-        for (int v = 0; v < V; v++) {
-            gate.next_result();
-            up.next_result();
-            Words word[2];
-            for (int i = 0; i < 2; i++) {
-                const int at = ((n + i) * V + v) * LANES;
-                const Floats opened = rounded(silu(rounded(load(opens + at))));
-                word[i] = bits<Words>(rounded(opened * rounded(load(sums + at))));
-            }
-            const Words pair = word[1] | word[0] >> 16;
-            std::memcpy(hidden + (n / 2 * V + v) * LANES, &pair, sizeof pair);
-        }
-    }
-}
-
-// Thirty-two outputs of a tile, of which `one` and `two` are the rows, as bfloat16.
-template <int V>
-void down_tile(const uint32_t* hidden, int64_t pairs, Sixteen& one, Sixteen& two, int64_t width, int64_t rows, bf16* out) {
-    alignas(LINE_BYTES) float sums[2][16 * V * LANES];
-    multiply_two<V>(hidden, pairs, one, two, sums[0], sums[1]);
-    for (int half = 0; half < 2; half++)
-        for (int v = 0; v < V; v++) {
-            __m512i block[16];
-            one.next_result();
-            two.next_result();
-            for (int n = 0; n < 16; n++) block[n] = _mm512_loadu_si512(sums[half] + (n * V + v) * LANES);
-            transpose(block);
-            for (int64_t m = 0; m < std::min<int64_t>(LANES, rows - v * LANES); m++)
-                store(out + (v * LANES + m) * width + 16 * half, (Floats)_mm512_castsi512_ps(block[m]));
-        }
+// The same of rows of an expert's weights; in between, what comes next is asked for, and what the sums before are for is made.
+template <int V, class Of>
+void multiply_sixteen(const uint32_t* x, int64_t pairs, Sixteen& one, Sixteen& two, Of& sums, Of& before) {
+    Spread<Of> left(before, pairs / 16 * ((V + 1) / 2));
+    multiply_two<V>(x, pairs, one.rows, two.rows, sums.one, sums.two, [&] {
+#if defined(__AMX_BF16__)
+        one.ahead.step();
+        two.ahead.step();
+#endif
+        left.step();
+    });
+    left.finish();
 }
 
 template <class Run>
@@ -229,27 +285,33 @@ inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64
 #endif
     pack_rows(e, first, rows, tiles);
     hidden.resize(rows, e.hidden);
-    const Turns turns(tiles);
+    const int64_t turns = turns_of(tiles);
+    GateSums gates[2], *these = gates, *before = gates + 1;
     for (int64_t f = 0; f < e.hidden; f += 16) {
-        Sixteen gate = sixteen_rows(e.gate, expert, f, 16, turns, 8, room[0]);
-        Sixteen up = sixteen_rows(e.up, expert, f, 16, turns, 8, room[1]);
+        Sixteen gate = sixteen_rows(e.gate, expert, f, 16, turns, room[0]);
+        Sixteen up = sixteen_rows(e.up, expert, f, 16, turns, room[1]);
         for (int64_t t = 0; t < tiles.size(); t++)
             with_vectors(tiles.vectors(t), [&](auto vectors) {
-                uint32_t* to = hidden.at(t) + f / 2 * vectors.value * LANES;
-                gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, to);
+                multiply_sixteen<vectors.value>(tiles.at(t), tiles.pairs, gate, up, *these, *before);
+                these->begin(vectors.value, hidden.at(t) + f / 2 * vectors.value * LANES);
+                std::swap(these, before);
             });
     }
+    Spread<GateSums>(*before, 1).finish();
+    DownSums downs[2], *sums = downs, *last = downs + 1;
     for (int64_t n = 0; n < e.width; n += 32) {
-        Sixteen one = sixteen_rows(e.down, expert, n, 32, turns, 2, room[0]);
-        Sixteen two = sixteen_rows(e.down, expert, n + 16, 32, turns, 2, room[1]);
+        Sixteen one = sixteen_rows(e.down, expert, n, 32, turns, room[0]);
+        Sixteen two = sixteen_rows(e.down, expert, n + 16, 32, turns, room[1]);
         for (int64_t t = 0; t < tiles.size(); t++) {
             const int64_t row = tiles.first[t] * LANES;
             with_vectors(tiles.vectors(t), [&](auto vectors) {
-                bf16* to = e.out + (first + row) * e.width + n;
-                down_tile<vectors.value>(hidden.at(t), hidden.pairs, one, two, e.width, rows - row, to);
+                multiply_sixteen<vectors.value>(hidden.at(t), hidden.pairs, one, two, *sums, *last);
+                sums->begin(vectors.value, e.width, rows - row, e.out + (first + row) * e.width + n);
+                std::swap(sums, last);
             });
         }
     }
+    Spread<DownSums>(*last, 1).finish();
 }
 
 // Whether the shape was within what the kernel does; nothing is written where it was not.

@@ -5,6 +5,10 @@
 #include <new>
 #include <vector>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace vl2 {
 
 constexpr std::size_t LINE_BYTES = 64;
@@ -12,6 +16,14 @@ constexpr std::size_t LINE_BYTES = 64;
 struct alignas(LINE_BYTES) Line {
     uint32_t words[16];
 };
+
+#if defined(__AVX512F__)
+// To memory that will not be read before much else is: its line is not read first, where the vector is all of it.
+inline void store_past_caches(void* to, __m512i value) {
+    if (reinterpret_cast<uintptr_t>(to) % LINE_BYTES) _mm512_storeu_si512(to, value);
+    else _mm512_stream_si512(static_cast<__m512i*>(to), value);
+}
+#endif
 
 template <class T>
 struct OnLines {

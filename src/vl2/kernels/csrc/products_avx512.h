@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "ahead.h"
+
 namespace vl2 {
 
 constexpr int ROWS = 4;        // rows of weights whose lanes are added up together
@@ -23,20 +25,6 @@ constexpr int STREAM_LINES = 1;
 #else
 constexpr int STREAM_LINES = 0;
 #endif
-
-// Asks for memory before it is needed, into the second cache: `lines` of 64 bytes a step.
-struct Ahead {
-    const uint8_t* next;
-    int lines;
-
-    void step() {
-        for (int i = 0; i < lines; i++) line();
-    }
-    void line() {
-        _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
-        next += 64;
-    }
-};
 
 // The sums of four vectors. Each is added up in the same order, wherever it stands among the four.
 inline __m128 sums(__m512 a, __m512 b, __m512 c, __m512 d) {

@@ -39,9 +39,9 @@ inline bool score_tokens(const bf16* x, int64_t tokens, int64_t width, const bf1
             with_vectors(tiles.vectors(0), [&](auto vectors) {
                 constexpr int V = vectors.value;
                 for (int64_t expert = 0; expert < experts; expert += 2 * LANES) {
-                    Sixteen one{weight + expert * width, {nullptr, 0}}, two{one.rows + LANES * width, {nullptr, 0}};
+                    const bf16 *one = weight + expert * width, *two = one + LANES * width;
                     alignas(LINE_BYTES) float sums[2][LANES * V * LANES];
-                    multiply_two<V>(tiles.at(0), tiles.pairs, one, two, sums[0], sums[1]);
+                    multiply_two<V>(tiles.at(0), tiles.pairs, one, two, sums[0], sums[1], [] {});
                     for (int half = 0; half < 2; half++) {
                         const int64_t to = expert + half * LANES, left = std::clamp<int64_t>(experts - to, 0, LANES);
                         for (int64_t v = 0; v < V; v++) {

@@ -39,16 +39,16 @@ struct RowsInFours {
         });
     }
 
-    // The same of bfloat16 rows [rows, inputs], rounded as to_int8_row does it. Their scales are [rows].
-    void round(int64_t v, const bf16* from, float* scales) const {
+    // The same of bfloat16 rows, `stride` numbers from one to the next, rounded as to_int8_row does it. Their scales are [rows].
+    void round(int64_t v, const bf16* from, int64_t stride, float* scales) const {
         float factors[LANES];
         for (int64_t row = v * LANES; row < std::min(rows, (v + 1) * LANES); row++) {
-            const float largest = largest_magnitude(from + row * inputs, inputs);
+            const float largest = largest_magnitude(from + row * stride, inputs);
             factors[row % LANES] = 127 / largest;
             scales[row] = largest / 127;
         }
         fill(v, [&](int64_t row, int64_t channel, __mmask64 kept) {
-            return codes_of(from + row * inputs + channel, kept, factors[row % LANES]);
+            return codes_of(from + row * stride + channel, kept, factors[row % LANES]);
         });
     }
 
