@@ -76,7 +76,7 @@ def test_with_and_without_tile_registers_the_bits_are_the_same(
         held = x_MK, weight.codes, weight.scales
         in_tiles = multiply_rows(kernels, *held, bias_N=bias, gelu=gelu, onto_MN=onto)
         with monkeypatch.context() as without:
-            without.setattr(kernels, "multiply_eight_bits", lambda *_: 0)
+            without.setattr(kernels, "multiply_rows_in_tiles", lambda *_: 0)
             plain = multiply_rows(kernels, *held, bias_N=bias, gelu=gelu, onto_MN=onto)
         assert torch.equal(in_tiles, plain)
         if onto is not None:

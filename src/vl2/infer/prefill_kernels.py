@@ -16,6 +16,7 @@ from vl2.kernels import prefill as kernels
 from vl2.kernels.prefill import Weights
 from vl2.kernels.products import multiply
 from vl2.kernels.structures import BF16, QUANTISED, MatrixC, StackC
+from vl2.kernels.tiles import LINE, multiply_rows_in_tiles
 from vl2.model import VL2, attention, language, layers, moe, rope, vision
 from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
 from vl2.model.float_linear import has_bfloat16_products, use_float_linear
@@ -76,6 +77,9 @@ def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, onto: Tensor | No
     is_many = _is_for_kernels(rows, moe.is_step(x))
     # PyTorch's product has no form for a CPU without bfloat16 instructions, and raises.
     if type(layer) is nn.Linear and is_many and kernels.applies(x, layer.weight) and has_bfloat16_products():
+        in_tiles = _linear_in_tiles(layer, x, gelu=gelu, onto=onto)
+        if in_tiles is not None:
+            return in_tiles
         product = torch.ops.mkldnn._linear_pointwise
         if onto is not None:
             added: Tensor = product.binary(x, onto, layer.weight, layer.bias, "add")
@@ -86,6 +90,18 @@ def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, onto: Tensor | No
         held = layer.quantised, layer.out_features, layer.in_features, layer.bias
         return quantised_linear(x, *held, gelu=gelu, onto=onto)
     return layers.linear(layer, x, gelu=gelu, onto=onto)
+
+
+def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, gelu: bool, onto: Tensor | None) -> Tensor | None:
+    """Do the same where the processor has tile registers, and rows of the weight begin on lines of the cache."""
+    library, (N, K) = load_kernels(), layer.weight.shape
+    if library is None or not kernels.has_tiles() or K % LINE or not layer.weight.is_contiguous():
+        return None
+    onto_MN = None if onto is None else onto.reshape(-1, N).contiguous()
+    out_MN = multiply_rows_in_tiles(
+        library, x.reshape(-1, K), layer.weight, bias_N=layer.bias, gelu=gelu, onto_MN=onto_MN
+    )
+    return None if out_MN is None else out_MN.view(*x.shape[:-1], N)
 
 
 def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: float) -> Tensor:

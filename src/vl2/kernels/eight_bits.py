@@ -1,34 +1,19 @@
 """Products in whole numbers: bfloat16 rows rounded to 8 bits, int8 weights.
 
-With tile registers by csrc/eight_bits_tiles.h, else by csrc/eight_bits.h around PyTorch's; both give the same bits.
+With tile registers by csrc/products_in_tiles.h, else by csrc/eight_bits.h around PyTorch's; both give the same bits.
 """
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vl2.kernels.library import Library
+from vl2.kernels.tiles import multiply_rows_in_tiles
 
 LANES = 16  # the kernel takes no narrower result
-LINE = 32  # numbers of a line of the cache
-
-
-_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
-
-
-class EightBitsC(ctypes.Structure):
-    _fields_ = [
-        ("x", _POINTER),
-        *((name, _INT) for name in ("rows", "inputs", "x_stride")),
-        *((name, _POINTER) for name in ("weight", "column_scales", "bias")),
-        *((name, _INT) for name in ("outputs", "gelu")),
-        *((name, _POINTER) for name in ("onto", "out")),
-        ("out_stride", _INT),
-    ]
 
 
 @dataclass(frozen=True)
@@ -69,20 +54,11 @@ def multiply_rows(
 
     All but the codes and their scales is bfloat16; the result is [M, N].
     """
-    assert x_MK.dtype == torch.bfloat16, f"the kernels round bfloat16, got {x_MK.dtype}"
-    (M, K), N = x_MK.shape, len(codes_NK)
-    if x_MK.stride(1) != 1:
-        x_MK = x_MK.contiguous()
-    # A row begins on a line of the cache: one that lies across two of them is written twice.
-    out_MN = torch.empty(M, -(-N // LINE) * LINE, dtype=torch.bfloat16)[:, :N]
-    bias_at, onto_at = (None if t is None else t.data_ptr() for t in (bias_N, onto_MN))
-    product = EightBitsC(
-        *(x_MK.data_ptr(), M, K, x_MK.stride(0), codes_NK.data_ptr(), scales_N.data_ptr(), bias_at),
-        *(N, gelu, onto_at, out_MN.data_ptr(), out_MN.stride(0)),
-    )
-    if kernels.multiply_eight_bits(ctypes.byref(product), torch.get_num_threads()):
-        return out_MN
-    rounded, out_MN = round_rows(kernels, x_MK), out_MN.contiguous()
+    x_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
+    in_tiles = multiply_rows_in_tiles(kernels, x_MK, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, onto_MN=onto_MN)
+    if in_tiles is not None:
+        return in_tiles
+    rounded, out_MN = round_rows(kernels, x_MK), x_MK.new_empty(len(x_MK), len(codes_NK))
     return multiply_rounded(
         kernels, rounded, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, onto_MN=onto_MN, out_MN=out_MN
     )

@@ -193,9 +193,9 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """Return the attention of x, or `onto` plus that; of all positions or of the last."""
         asking = Asking.of(x_BSD, angles, reach, onto_BSD, last_only=last_only)
-        q_BSHC = self.rotate(self.q_proj(asking.x_BSD).unflatten(-1, (self.num_heads, -1)), asking.angles)
-        k_BSHC = self.rotate(self.k_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1)), angles)
-        v_BSHC = self.v_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1))
+        q_BSHC = self.rotate(self.linear(self.q_proj, asking.x_BSD).unflatten(-1, (self.num_heads, -1)), asking.angles)
+        k_BSHC = self.rotate(self.linear(self.k_proj, x_BSD).unflatten(-1, (self.num_kv_heads, -1)), angles)
+        v_BSHC = self.linear(self.v_proj, x_BSD).unflatten(-1, (self.num_kv_heads, -1))
         q_BHSC, k_BHLC, v_BHLC = (t.transpose(1, 2) for t in (q_BSHC, k_BSHC, v_BSHC))
         scale = self.head_dim**-0.5
         if isinstance(cache, CacheRows):
@@ -250,7 +250,7 @@ class LatentAttention(nn.Module):
         q_nope_BSHC, q_rope_BSHC = q_BSHC.split((self.nope_dim, self.rope_dim), dim=-1)
         q_rope_BSHC = rotate_pairs(q_rope_BSHC, asking.angles)
 
-        latent_BSR, k_rope_BSC = self.kv_a_proj_with_mqa(x_BSD).split((self.rank, self.rope_dim), dim=-1)
+        latent_BSR, k_rope_BSC = self.linear(self.kv_a_proj_with_mqa, x_BSD).split((self.rank, self.rope_dim), dim=-1)
         k_rope_BSC = rotate_pairs(k_rope_BSC.unsqueeze(2), angles).squeeze(2)
         shared_BLC = torch.cat((self.kv_a_layernorm(latent_BSR), k_rope_BSC), dim=-1)
         is_absorbed = self.form == "absorbed" or (self.form == "auto" and q_BSHC.shape[1] == 1 and self._can_absorb())
@@ -292,15 +292,12 @@ class LatentAttention(nn.Module):
 
     def _queries(self, x_BSD: Tensor) -> Tensor:
         if self.compresses_queries:
-            x_BSD = self.q_a_layernorm(self.q_a_proj(x_BSD))
-            compressed: Tensor = self.q_b_proj(x_BSD)
-            return compressed
-        q: Tensor = self.q_proj(x_BSD)
-        return q
+            return self.linear(self.q_b_proj, self.q_a_layernorm(self.linear(self.q_a_proj, x_BSD)))
+        return self.linear(self.q_proj, x_BSD)
 
     def _naive(self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor, shared_BLC: Tensor, reach: Reach) -> Tensor:
         latent_BLR, k_rope_BLC = shared_BLC.split((self.rank, self.rope_dim), dim=-1)
-        kv_BLHC = self.kv_b_proj(latent_BLR).unflatten(-1, (self.num_heads, -1))
+        kv_BLHC = self.linear(self.kv_b_proj, latent_BLR).unflatten(-1, (self.num_heads, -1))
         k_nope_BLHC, v_BLHC = kv_BLHC.split((self.nope_dim, self.v_dim), dim=-1)
         k_rope_BLHC = k_rope_BLC.unsqueeze(2).expand(-1, -1, self.num_heads, -1)
         q_BHSC = torch.cat((q_nope_BSHC, q_rope_BSHC), dim=-1).transpose(1, 2)

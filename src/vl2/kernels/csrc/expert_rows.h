@@ -52,7 +52,9 @@ struct Tiles {
     uint32_t* at(int64_t tile) { return lines[first[tile] * pairs].words; }
 };
 
-inline void pack_rows(const ExpertRows& e, int64_t first, int64_t rows, Tiles& tiles) {
+// `beside` is called with every sixteen rows and 32 channels.
+template <class Beside>
+void pack_rows(const ExpertRows& e, int64_t first, int64_t rows, Tiles& tiles, const Beside& beside) {
     tiles.resize(rows, e.width);
     for (int64_t tile = 0; tile < tiles.size(); tile++) {
         const int64_t stride = tiles.vectors(tile) * LANES;
@@ -60,6 +62,7 @@ inline void pack_rows(const ExpertRows& e, int64_t first, int64_t rows, Tiles& t
             const int64_t row = (tiles.first[tile] + v) * LANES;
             uint32_t* to = tiles.at(tile) + v * LANES;
             for (int64_t pair = 0; pair < tiles.pairs; pair += 16) {
+                beside();
                 __m512i block[16];
                 for (int m = 0; m < 16; m++)
                     block[m] = row + m < rows ? _mm512_loadu_si512(e.token_at(first + row + m) + 2 * pair)
@@ -91,11 +94,34 @@ __attribute__((noinline)) void multiply_tile(const uint32_t* x, int64_t pairs, c
         for (int v = 0; v < V; v++) _mm512_storeu_ps(sums + (n * V + v) * LANES, acc[n][v]);
 }
 
+// Where sixteen rows of an expert's weight lie, in whatever form.
+struct Block {
+    const uint8_t* codes = nullptr;  // null: none
+    int64_t bytes = 0;
+
+    Block() = default;
+    Block(const Stack& stack, int64_t expert, int64_t first)
+        : bytes(stack.first.kind == BF16 ? 2 * PANEL * stack.first.inputs : stack.first.inputs / GROUP * BLOCK_BYTES) {
+        codes = stack.at(expert).codes + first / PANEL * bytes;
+    }
+};
+
+#if defined(__AMX_BF16__)
+// What comes next is asked for evenly over so many steps.
+inline AheadInStreams ahead_of(const Block& next, int64_t steps) {
+    return next.codes ? AheadInStreams(next.codes, next.bytes / static_cast<int64_t>(LINE_BYTES), steps) : AheadInStreams();
+}
+#endif
+
 // Sixteen rows of an expert's weight, and those that come next, which are asked for between the products of these.
 struct Sixteen {
     const bf16* rows;
 #if defined(__AMX_BF16__)
     AheadInStreams ahead;
+
+    void ask() { ahead.step(); }
+#else
+    void ask() {}
 #endif
 };
 
@@ -106,126 +132,25 @@ inline int64_t turns_of(const Tiles& tiles) {
     return turns;
 }
 
-// Sixteen rows from a multiple of sixteen on: where they lie, or int4 made bfloat16 in `room`. With tile registers those
-// `distance` rows further are asked for, evenly over so many `turns` of products with these.
-inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, int64_t distance, int64_t turns,
-                            std::vector<Line>& room) {
-    const Matrix w = stack.at(expert);
-    const int64_t inputs = w.inputs, groups = inputs / GROUP;
-    const bool is_held = w.kind == BF16;
-    const int64_t bytes = is_held ? 2 * PANEL * inputs : groups * BLOCK_BYTES;
-    const uint8_t* from = w.codes + first / PANEL * bytes;
-    Sixteen sixteen{reinterpret_cast<const bf16*>(from)};
-    if (!is_held) {
+// Sixteen rows from a multiple of sixteen on: where they lie, or int4 made bfloat16 in `room`. With tile registers the `next`
+// are asked for, evenly over so many `steps` of products with these and of their results.
+inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, [[maybe_unused]] const Block& next,
+                            [[maybe_unused]] int64_t steps, std::vector<Line>& room) {
+    const Block block(stack, expert, first);
+    const int64_t inputs = stack.first.inputs, groups = inputs / GROUP;
+    Sixteen sixteen{reinterpret_cast<const bf16*>(block.codes)};
+    if (stack.first.kind != BF16) {
         room.resize(std::max<size_t>(room.size(), 16 * inputs / GROUP));
         bf16* rows = reinterpret_cast<bf16*>(room.data());
-        unpack_panel(from, reinterpret_cast<const uint16_t*>(w.scales) + first * groups, groups, rows);
+        const uint16_t* scales = reinterpret_cast<const uint16_t*>(stack.at(expert).scales) + first * groups;
+        unpack_panel(block.codes, scales, groups, rows);
         sixteen.rows = rows;
     }
 #if defined(__AMX_BF16__)
-    const int64_t lines = bytes / static_cast<int64_t>(LINE_BYTES), steps = turns * (inputs / 32);
-    sixteen.ahead = AheadInStreams(from + distance / PANEL * bytes, lines, steps);
+    sixteen.ahead = ahead_of(next, steps);
 #endif
     return sixteen;
 }
-
-// Sums of two blocks of sixteen outputs for the vectors of a tile, [16][16 * vectors] each, of which something is made piece by
-// piece, while the next are added up.
-struct Sums {
-    alignas(LINE_BYTES) float one[16 * 6 * LANES], two[16 * 6 * LANES];
-};
-
-// Of sixteen hidden channels of a tile's rows: silu(gate) * up, rounded where the plain model rounds.
-class GateSums : public Sums {
-   public:
-    void begin(int64_t vectors, uint32_t* hidden) {
-        vectors_ = vectors;
-        hidden_ = hidden;
-        n_ = v_ = 0;
-    }
-    int64_t pieces() const { return (LANES - n_) / 2 * vectors_ - v_; }
-
-    // A pair of channels of a vector.
-    void piece() {
-        Floats opens[2], raised[2];
-        for (int i = 0; i < 2; i++) {
-            const int64_t at = ((n_ + i) * vectors_ + v_) * LANES;
-            opens[i] = load(one + at);
-            raised[i] = load(two + at);
-        }
-        round_two(opens);
-        round_two(raised);
-        for (Floats& open : opens) open = silu(open);
-        round_two(opens);
-        const __m512i pair = in_pairs((__m512)(opens[0] * raised[0]), (__m512)(opens[1] * raised[1]));
-        _mm512_storeu_si512(hidden_ + (n_ / 2 * vectors_ + v_) * LANES, pair);
-        if (++v_ < vectors_) return;
-        v_ = 0;
-        n_ += 2;
-    }
-
-   private:
-    int64_t vectors_ = 0, n_ = LANES, v_ = 0;  // n_ and v_: of the next piece
-    uint32_t* hidden_ = nullptr;
-
-    static void round_two(Floats (&x)[2]) {
-        const Words pair = bits<Words>(in_pairs((__m512)x[0], (__m512)x[1]));
-        x[0] = bits<Floats>(pair << 16);
-        x[1] = bits<Floats>(pair & 0xffff0000u);
-    }
-};
-
-// Of thirty-two outputs of a tile's rows: those rows, as bfloat16.
-class DownSums : public Sums {
-   public:
-    void begin(int64_t vectors, int64_t width, int64_t rows, bf16* out) {
-        vectors_ = vectors;
-        width_ = width;
-        rows_ = rows;
-        out_ = out;
-        v_ = 0;
-    }
-    int64_t pieces() const { return vectors_ - v_; }
-
-    // A vector.
-    void piece() {
-        __m512i block[16];  // of a pair of outputs each, then of a row each
-        for (int half = 0; half < 2; half++)
-            for (int n = 0; n < 16; n += 2) {
-                const float* from = (half ? two : one) + (n * vectors_ + v_) * LANES;
-                block[8 * half + n / 2] = in_pairs(_mm512_load_ps(from), _mm512_load_ps(from + vectors_ * LANES));
-            }
-        transpose(block);
-        const int64_t first = v_++ * LANES;
-        for (int64_t m = 0; m < std::min<int64_t>(LANES, rows_ - first); m++)
-            store_past_caches(out_ + (first + m) * width_, block[m]);
-    }
-
-   private:
-    int64_t vectors_ = 0, width_ = 0, rows_ = 0, v_ = 0;  // v_: of the next piece
-    bf16* out_ = nullptr;
-};
-
-// The pieces that are left of some sums, spread over so many steps of other products.
-template <class Of>
-class Spread {
-   public:
-    Spread(Of& sums, int64_t steps) : sums_(sums), left_(sums.pieces()), gap_(left_ ? std::max<int64_t>(steps / left_, 1) : 0) {}
-
-    void step() {
-        if (!left_ || ++since_ < gap_) return;
-        since_ = 0;
-        left_--;
-        sums_.piece();
-    }
-    void finish() {
-        for (; left_; left_--) sums_.piece();
-    }
-
-   private:
-    Of& sums_;
-    int64_t left_, gap_, since_ = 0;
-};
 
 // Sixteen outputs each of two weights for the 16 * V rows of a tile: sums [16][16 * V] of each. With tile registers `beside` is
 // called in between, with every 32 channels and two vectors.
@@ -250,18 +175,62 @@ void multiply_two(const uint32_t* x, int64_t pairs, const bf16* one, const bf16*
 #endif
 }
 
-// The same of rows of an expert's weights; in between, what comes next is asked for, and what the sums before are for is made.
-template <int V, class Of>
-void multiply_sixteen(const uint32_t* x, int64_t pairs, Sixteen& one, Sixteen& two, Of& sums, Of& before) {
-    Spread<Of> left(before, pairs / 16 * ((V + 1) / 2));
-    multiply_two<V>(x, pairs, one.rows, two.rows, sums.one, sums.two, [&] {
-#if defined(__AMX_BF16__)
-        one.ahead.step();
-        two.ahead.step();
-#endif
-        left.step();
-    });
-    left.finish();
+// Two vectors, each rounded to bfloat16.
+inline void round_two(Floats (&x)[2]) {
+    const Words pair = bits<Words>(in_pairs((__m512)x[0], (__m512)x[1]));
+    x[0] = bits<Floats>(pair << 16);
+    x[1] = bits<Floats>(pair & 0xffff0000u);
+}
+
+// Sixteen hidden channels of a tile, of which `gate` and `up` are the rows: silu(gate) * up, rounded where the plain model
+// rounds.
+template <int V>
+void gate_tile(const uint32_t* x, int64_t pairs, Sixteen& gate, Sixteen& up, uint32_t* hidden) {
+    alignas(LINE_BYTES) float opens[16 * V * LANES], sums[16 * V * LANES];
+    const auto ask = [&] {
+        gate.ask();
+        up.ask();
+    };
+    multiply_two<V>(x, pairs, gate.rows, up.rows, opens, sums, ask);
+    for (int n = 0; n < 16; n += 2)
+        for (int v = 0; v < V; v++) {
+            if (v % 2 == 0) ask();
+            Floats opened[2], raised[2];
+            for (int i = 0; i < 2; i++) {
+                const int at = ((n + i) * V + v) * LANES;
+                opened[i] = load(opens + at);
+                raised[i] = load(sums + at);
+            }
+            round_two(opened);
+            round_two(raised);
+            for (Floats& open : opened) open = silu(open);
+            round_two(opened);
+            const __m512i pair = in_pairs((__m512)(opened[0] * raised[0]), (__m512)(opened[1] * raised[1]));
+            _mm512_storeu_si512(hidden + (n / 2 * V + v) * LANES, pair);
+        }
+}
+
+// Thirty-two outputs of a tile, of which `one` and `two` are the rows, as bfloat16.
+template <int V>
+void down_tile(const uint32_t* hidden, int64_t pairs, Sixteen& one, Sixteen& two, int64_t width, int64_t rows, bf16* out) {
+    alignas(LINE_BYTES) float sums[2][16 * V * LANES];
+    const auto ask = [&] {
+        one.ask();
+        two.ask();
+    };
+    multiply_two<V>(hidden, pairs, one.rows, two.rows, sums[0], sums[1], ask);
+    for (int v = 0; v < V; v++) {
+        if (v % 2 == 0) ask();
+        __m512i block[16];  // of a pair of outputs each, then of a row each
+        for (int half = 0; half < 2; half++)
+            for (int n = 0; n < 16; n += 2) {
+                const float* from = sums[half] + (n * V + v) * LANES;
+                block[8 * half + n / 2] = in_pairs(_mm512_load_ps(from), _mm512_load_ps(from + V * LANES));
+            }
+        transpose(block);
+        for (int64_t m = 0; m < std::min<int64_t>(LANES, rows - v * LANES); m++)
+            store_past_caches(out + (v * LANES + m) * width, block[m]);
+    }
 }
 
 template <class Run>
@@ -283,35 +252,46 @@ inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64
 #if defined(__AMX_BF16__)
     const TileRegisters registers;
 #endif
-    pack_rows(e, first, rows, tiles);
+#if defined(__AMX_BF16__)
+    const int64_t packs = (rows + LANES - 1) / LANES * (e.width / 32);
+    AheadInStreams gate_ahead = ahead_of(Block(e.gate, expert, 0), packs), up_ahead = ahead_of(Block(e.up, expert, 0), packs);
+    pack_rows(e, first, rows, tiles, [&] {
+        gate_ahead.step();
+        up_ahead.step();
+    });
+#else
+    pack_rows(e, first, rows, tiles, [] {});
+#endif
     hidden.resize(rows, e.hidden);
-    const int64_t turns = turns_of(tiles);
-    GateSums gates[2], *these = gates, *before = gates + 1;
+    // For each pair of vectors those of 32 channels, and of a pair of hidden channels or of the rows.
+    const int64_t turns = turns_of(tiles), gate_steps = turns * (e.width / 32 + LANES / 2);
+    const int64_t down_steps = turns * (e.hidden / 32 + 1);
     for (int64_t f = 0; f < e.hidden; f += 16) {
-        Sixteen gate = sixteen_rows(e.gate, expert, f, 16, turns, room[0]);
-        Sixteen up = sixteen_rows(e.up, expert, f, 16, turns, room[1]);
+        const bool is_last = f + 16 == e.hidden;
+        const Block after_gate = is_last ? Block(e.down, expert, 0) : Block(e.gate, expert, f + 16);
+        const Block after_up = is_last ? Block(e.down, expert, 16) : Block(e.up, expert, f + 16);
+        Sixteen gate = sixteen_rows(e.gate, expert, f, after_gate, gate_steps, room[0]);
+        Sixteen up = sixteen_rows(e.up, expert, f, after_up, gate_steps, room[1]);
         for (int64_t t = 0; t < tiles.size(); t++)
             with_vectors(tiles.vectors(t), [&](auto vectors) {
-                multiply_sixteen<vectors.value>(tiles.at(t), tiles.pairs, gate, up, *these, *before);
-                these->begin(vectors.value, hidden.at(t) + f / 2 * vectors.value * LANES);
-                std::swap(these, before);
+                uint32_t* to = hidden.at(t) + f / 2 * vectors.value * LANES;
+                gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, to);
             });
     }
-    Spread<GateSums>(*before, 1).finish();
-    DownSums downs[2], *sums = downs, *last = downs + 1;
     for (int64_t n = 0; n < e.width; n += 32) {
-        Sixteen one = sixteen_rows(e.down, expert, n, 32, turns, room[0]);
-        Sixteen two = sixteen_rows(e.down, expert, n + 16, 32, turns, room[1]);
+        const bool is_last = n + 32 == e.width;
+        const Block after_one = is_last ? Block() : Block(e.down, expert, n + 32);
+        const Block after_two = is_last ? Block() : Block(e.down, expert, n + 48);
+        Sixteen one = sixteen_rows(e.down, expert, n, after_one, down_steps, room[0]);
+        Sixteen two = sixteen_rows(e.down, expert, n + 16, after_two, down_steps, room[1]);
         for (int64_t t = 0; t < tiles.size(); t++) {
             const int64_t row = tiles.first[t] * LANES;
             with_vectors(tiles.vectors(t), [&](auto vectors) {
-                multiply_sixteen<vectors.value>(hidden.at(t), hidden.pairs, one, two, *sums, *last);
-                sums->begin(vectors.value, e.width, rows - row, e.out + (first + row) * e.width + n);
-                std::swap(sums, last);
+                bf16* to = e.out + (first + row) * e.width + n;
+                down_tile<vectors.value>(hidden.at(t), hidden.pairs, one, two, e.width, rows - row, to);
             });
         }
     }
-    Spread<DownSums>(*last, 1).finish();
 }
 
 // Whether the shape was within what the kernel does; nothing is written where it was not.

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "eight_bits_tiles.h"
+#include "products_in_tiles.h"
 #include "prefill.h"
 
 namespace vl2 {
@@ -43,7 +43,7 @@ struct ExpertInEightBits {
         raised.resize(size);
         scales.resize(rows);
         const TileRegisters registers;
-        const RowsInFours x(rows, gate.inputs);
+        const RowsInTiles x(rows, gate.inputs);
         for (int64_t v = 0; v < x.vectors; v++)
             x.pack(v, [&](int64_t row) { return tokens.codes + token_of(row) * tokens.width; });
         for (int64_t r = 0; r < rows; r++) scales[r] = tokens.scales[token_of(r)];
@@ -53,17 +53,17 @@ struct ExpertInEightBits {
             bf16* row = opened.data() + r * hidden;
             gate_row(row, raised.data() + r * hidden, hidden, row);
         }
-        const RowsInFours h(rows, hidden);  // in the place of x, which is not needed any more
+        const RowsInTiles h(rows, hidden);  // in the place of x, which is not needed any more
         for (int64_t v = 0; v < h.vectors; v++) h.round(v, opened.data(), hidden, scales.data());
         multiply(h, down, scales.data(), out, true);
     }
 
    private:
-    static void multiply(const RowsInFours& x, const Matrix& w, const float* row_scales, bf16* out, bool is_far) {
-        const EightBits p{nullptr, x.rows, x.inputs, 0, reinterpret_cast<const int8_t*>(w.codes),
-                          reinterpret_cast<const float*>(w.scales), nullptr, w.outputs, 0, nullptr, out, w.outputs};
-        ProductInTiles product(p, x, row_scales, is_far);
-        for (int64_t first = 0; first < w.outputs; first += BLOCK) product.multiply(first, 0, x.vectors, BLOCK);
+    static void multiply(const RowsInTiles& x, const Matrix& w, const float* row_scales, bf16* out, bool is_far) {
+        const RowsProduct p{nullptr, x.rows, w.inputs, 0, INT8, w.codes, reinterpret_cast<const float*>(w.scales),
+                            nullptr, w.outputs, 0, nullptr, out, w.outputs};
+        ProductInTiles<int8_t> product(p, x, row_scales, is_far);
+        for (int64_t first = 0; first < w.outputs; first += BLOCK) product.multiply(first, true);
     }
 };
 

@@ -1,7 +1,7 @@
 // The C interface. Every pointer is the caller's; nothing is kept after a call.
 #include "decode.h"
 #include "eight_bits.h"
-#include "eight_bits_tiles.h"
+#include "products_in_tiles.h"
 #include "expert_rows.h"
 #include "quantise.h"
 #include "prefill.h"
@@ -90,8 +90,8 @@ void vl2_from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const
 }
 
 // 1 when done, 0 where the kernel does not do this shape.
-int64_t vl2_multiply_eight_bits(const EightBits* product, int64_t threads) {
-    return multiply_eight_bits(*product, static_cast<int>(threads));
+int64_t vl2_multiply_rows_in_tiles(const RowsProduct* product, int64_t threads) {
+    return multiply_rows_in_tiles(*product, static_cast<int>(threads));
 }
 
 void vl2_decode(const Model* model, const Step* step) { decode(*model, *step); }

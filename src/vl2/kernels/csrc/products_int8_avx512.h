@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "eight_bits.h"
-#include "rows_in_fours.h"
+#include "rows_in_tiles.h"
 #include "tile_registers.h"
 #include "whole_numbers.h"
 
@@ -167,8 +167,8 @@ inline void multiply_whole(const Matrix& w, int64_t start, int64_t first, int64_
 constexpr int FEWEST_FOR_TILES = 5;
 
 // Sixteen rows' high bytes as one vector, their low bytes as the next, and so on.
-inline RowsInFours in_fours(const WholeRows& x, int M) {
-    const RowsInFours tiles((M + 15) / 16 * 32, x.width());
+inline RowsInTiles in_fours(const WholeRows& x, int M) {
+    const RowsInTiles tiles((M + 15) / 16 * 32, x.width());
     for (int64_t v = 0; v < tiles.vectors; v++)
         tiles.pack(v, [&](int64_t packed) {
             const int row = std::min(static_cast<int>(packed / 32 * 16 + packed % 16), M - 1);  // behind the last: thrown away later
@@ -210,7 +210,7 @@ inline void add_up(const int8_t* weight, int64_t inputs, const char* high, const
 // Thirty-two outputs each time, for up to sixteen rows at a time. The inputs are a multiple of 64. Returns the first output that
 // was not computed.
 inline int64_t multiply_in_tiles(const Matrix& w, int64_t first, int64_t last, int M, const WholeRows& x, float* const* out) {
-    const RowsInFours tiles = in_fours(x, M);
+    const RowsInTiles tiles = in_fours(x, M);
     const float* scales = reinterpret_cast<const float*>(w.scales);
     const TileRegisters registers;
     int64_t n = first;

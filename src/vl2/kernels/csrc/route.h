@@ -35,7 +35,7 @@ inline bool score_tokens(const bf16* x, int64_t tokens, int64_t width, const bf1
             const TileRegisters registers;
 #endif
             const int64_t first = task * AT_ONCE, count = std::min(AT_ONCE, tokens - first);
-            pack_rows(rows, first, count, tiles);
+            pack_rows(rows, first, count, tiles, [] {});
             with_vectors(tiles.vectors(0), [&](auto vectors) {
                 constexpr int V = vectors.value;
                 for (int64_t expert = 0; expert < experts; expert += 2 * LANES) {

@@ -1,4 +1,4 @@
-// Rows of 8-bit numbers as tiles take them: sixteen beside one another in fours of channels.
+// Rows as tiles take them: sixteen beside one another in words of four bytes, of four 8-bit numbers or two of bfloat16.
 #pragma once
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__)
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace vl2 {
 
-constexpr int64_t TILE_BYTES = 1024, STEP = 64;  // a tile, and the channels that it takes of each row
+constexpr int64_t TILE_BYTES = 1024, STEP = 64;  // a tile, and the bytes that it takes of each row
 constexpr int64_t SUMS = LANES * LANES;          // of a tile
 
 // Memory that a thread keeps for its next call: new pages would be cleared first, each time.
@@ -20,30 +20,31 @@ inline Line* kept_lines(int64_t count) {
     return lines.data();
 }
 
-// Rows of 8-bit numbers, sixteen beside one another in fours of channels: [vector][step][16 fours], a Line of each.
-struct RowsInFours {
-    RowsInFours(int64_t rows, int64_t inputs)
-        : rows(rows), inputs(inputs), steps((inputs + STEP - 1) / STEP), whole_steps(inputs / STEP),
+// Rows of so many bytes: [vector][step][16 words], a Line of each.
+struct RowsInTiles {
+    RowsInTiles(int64_t rows, int64_t bytes)
+        : rows(rows), bytes(bytes), steps((bytes + STEP - 1) / STEP), whole_steps(bytes / STEP),
           vectors((rows + LANES - 1) / LANES), lines_(kept_lines(vectors * steps * LANES)) {}
 
-    const int64_t rows, inputs, steps, whole_steps, vectors;  // steps of channels; vectors of sixteen rows
+    const int64_t rows, bytes, steps, whole_steps, vectors;  // steps along a row; vectors of sixteen rows
 
     char* vector(int64_t v) const { return reinterpret_cast<char*>(lines_) + v * steps * TILE_BYTES; }
-    __mmask64 tail() const { return (uint64_t(1) << (inputs - whole_steps * STEP)) - 1; }
+    __mmask64 tail() const { return (uint64_t(1) << (bytes - whole_steps * STEP)) - 1; }
 
-    // A vector, of rows that lie where `row_at` says. Channels behind the last are zeros, and so are the rows behind the last.
+    // A vector, of rows that lie where `row_at` says. Bytes behind the last are zeros, and so are the rows behind the last.
     template <class RowAt>
     void pack(int64_t v, const RowAt& row_at) const {
-        fill(v, [&](int64_t row, int64_t channel, __mmask64 kept) {
-            return _mm512_maskz_loadu_epi8(kept, row_at(row) + channel);
+        fill(v, [&](int64_t row, int64_t byte, __mmask64 kept) {
+            return _mm512_maskz_loadu_epi8(kept, reinterpret_cast<const uint8_t*>(row_at(row)) + byte);
         });
     }
 
-    // The same of bfloat16 rows, `stride` numbers from one to the next, rounded as to_int8_row does it. Their scales are [rows].
+    // The same, a byte of each number, of bfloat16 rows, `stride` numbers from one to the next, rounded as to_int8_row does it.
+    // Their scales are [rows].
     void round(int64_t v, const bf16* from, int64_t stride, float* scales) const {
         float factors[LANES];
         for (int64_t row = v * LANES; row < std::min(rows, (v + 1) * LANES); row++) {
-            const float largest = largest_magnitude(from + row * stride, inputs);
+            const float largest = largest_magnitude(from + row * stride, bytes);
             factors[row % LANES] = 127 / largest;
             scales[row] = largest / 127;
         }
@@ -55,16 +56,16 @@ struct RowsInFours {
    private:
     Line* const lines_;
 
-    // `codes` gives 64 of a row from a channel on, zeros of those that are not kept.
-    template <class Codes>
-    void fill(int64_t v, const Codes& codes) const {
+    // `part` gives 64 bytes of a row from one of them on, zeros of those that are not kept.
+    template <class Part>
+    void fill(int64_t v, const Part& part) const {
         char* to = vector(v);
         for (int64_t step = 0; step < steps; step++, to += TILE_BYTES) {
             const __mmask64 kept = step < whole_steps ? ~__mmask64(0) : tail();
             __m512i block[16];
             for (int64_t m = 0; m < LANES; m++) {
                 const int64_t row = v * LANES + m;
-                block[m] = row < rows ? codes(row, step * STEP, kept) : _mm512_setzero_si512();
+                block[m] = row < rows ? part(row, step * STEP, kept) : _mm512_setzero_si512();
             }
             transpose(block);
             for (int64_t i = 0; i < LANES; i++) _mm512_storeu_si512(to + i * 64, block[i]);

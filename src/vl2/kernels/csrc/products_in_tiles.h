@@ -1,0 +1,264 @@
+// A whole product in tile registers: rows of bfloat16 times a weight, in bfloat16 or, where the weight is int8, in whole numbers,
+// for which the rows are rounded to 8 bits as they are packed.
+//
+// As in amx.h a tile of the weight is sixteen of its rows as they lie in memory, here of 64 bytes each, and the rows that it
+// meets lie beside one another in words, packed once for all outputs. Sums of whole numbers are exact; what is made of them, and
+// in which order, is eight_bits.h's: both ways give the same bits. A row's result depends on that row alone.
+#pragma once
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "amx.h"
+#include "blocks.h"
+#include "eight_bits.h"
+#include "rows_in_tiles.h"
+
+namespace vl2 {
+
+// Held the same in Python, as a ctypes structure.
+struct RowsProduct {
+    const bf16* x;  // [rows, inputs], `x_stride` numbers from one row to the next
+    int64_t rows, inputs, x_stride;
+    int64_t kind;                // BF16 or INT8
+    const void* weight;          // [outputs, inputs]
+    const float* column_scales;  // [outputs], of INT8
+    const bf16* bias;            // [outputs]; null: none
+    int64_t outputs, gelu;       // gelu: the tanh GELU of the result
+    const bf16* onto;            // [rows, outputs], to which the result, rounded, is added; null: none
+    bf16* out;                   // [rows, outputs], `out_stride` from one row to the next
+    int64_t out_stride;
+};
+
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+
+constexpr int64_t CHUNK_BYTES = 3 << 18;         // of packed rows, which the second cache holds beside all else
+constexpr int64_t BLOCK = 2 * LANES;             // outputs, and rows, of four tiles of sums
+constexpr int64_t FAR = 1 << 20;                 // results, from which on they are not read before much else is
+constexpr int64_t STEPS_AT_ONCE = 9, VECTORS_AT_ONCE = 4;  // 18 KB of a weight, and of two vectors each time
+
+// Rows of 64 bytes to which something will be added: a few are asked for at each step.
+struct Onto {
+    const bf16* row;
+    int64_t stride, count;
+
+    void step() {
+        for (int i = 0; i < 2 && count; i++, count--, row += stride) __builtin_prefetch(row, 0, 2);
+    }
+};
+
+// A product of rows that are packed, int8_t with their scales, or bf16; of `p` its rows are not read.
+template <class Number>
+class ProductInTiles {
+   public:
+    ProductInTiles(const RowsProduct& p, const RowsInTiles& x, const float* row_scales, bool is_far)
+        : p_(p), x_(x), row_scales_(row_scales), is_far_(is_far) {}
+
+    // 32 outputs from a multiple of 32 on, or the last sixteen. Meanwhile, evenly over the steps, memory is asked for the next 32,
+    // if they come next.
+    void multiply(int64_t first, bool has_next) {
+        // Of a single block of sixteen the second pair of tiles is the first once more, and is thrown away.
+        const int64_t other = first + LANES < p_.outputs ? LANES : 0;
+        const uint8_t* rows = static_cast<const uint8_t*>(p_.weight);
+        Weight weight{rows + first * x_.bytes, rows + (first + other) * x_.bytes};
+        if (x_.steps > x_.whole_steps)
+            for (int64_t n = 0; n < LANES; n++)
+                for (int half = 0; half < 2; half++) {
+                    const uint8_t* from = (half ? weight.two : weight.one) + n * x_.bytes + x_.whole_steps * STEP;
+                    _mm512_store_si512(weight.tails[half][n], _mm512_maskz_loadu_epi8(x_.tail(), from));
+                }
+        const int64_t lines = (BLOCK * x_.bytes + 63) / 64, turns = (x_.vectors + 1) / 2 * x_.whole_steps;
+        AheadInStreams ahead;
+        if (has_next && first + 2 * BLOCK <= p_.outputs && turns > 0)
+            ahead = AheadInStreams(weight.one + BLOCK * x_.bytes, lines, turns);
+        for (int64_t v = 0; v < x_.vectors; v += VECTORS_AT_ONCE)
+            multiply_vectors(weight, v, std::min(VECTORS_AT_ONCE, x_.vectors - v), first, other, ahead);
+    }
+
+   private:
+    static constexpr bool IS_WHOLE = std::is_same_v<Number, int8_t>;
+    using Sum = std::conditional_t<IS_WHOLE, int32_t, float>;
+
+    const RowsProduct& p_;
+    const RowsInTiles& x_;
+    const float* const row_scales_;
+    const bool is_far_;  // the result is not read before much else is
+
+    // Two blocks of sixteen rows of it, and what of them lies in the last step where that is not a whole one.
+    struct Weight {
+        const uint8_t *one, *two;
+        alignas(64) uint8_t tails[2][LANES][STEP];
+    };
+
+    // Up to four vectors. Some steps of the weight go over all of them before the next do: the first cache holds their
+    // tiles meanwhile, and the second, which fills tiles at half the rate at which they multiply, gives them only once.
+    void multiply_vectors(const Weight& weight, int64_t v, int64_t count, int64_t first, int64_t other, AheadInStreams& ahead) {
+        alignas(64) Sum sums[VECTORS_AT_ONCE][2][SUMS];  // [vector][sixteen outputs][output, row]
+        const int64_t row = v * LANES, rows = std::min((v + count) * LANES, p_.rows) - row;
+        Onto onto{p_.onto + row * p_.outputs + first, p_.outputs, p_.onto ? rows : 0};
+        const int64_t parts = count > 2 ? (x_.steps + STEPS_AT_ONCE - 1) / STEPS_AT_ONCE : 1;
+        const int64_t at_once = (x_.steps + parts - 1) / parts;
+        for (int64_t step = 0; step < x_.steps; step += at_once) {
+            const int64_t last_step = std::min(x_.steps, step + at_once);
+            int64_t i = 0;
+            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, ahead, onto);
+            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, ahead, onto);
+        }
+        for (int64_t i = 0; i < count; i++) finish(sums[i], v + i, first, other);
+    }
+
+    // Some steps of V vectors, 1 or 2; from the second step on they are added to what `sums` hold.
+    template <int V>
+    void add_up(const Weight& weight, int64_t v, int64_t first_step, int64_t last_step, Sum (*sums)[2][SUMS],
+                AheadInStreams& ahead, Onto& onto) {
+        const char *left = x_.vector(v), *right = x_.vector(v + V - 1);
+        if (first_step) {
+            _tile_loadd(0, sums[0][0], 64);
+            _tile_loadd(1, sums[0][1], 64);
+            if constexpr (V == 2) {
+                _tile_loadd(2, sums[1][0], 64);
+                _tile_loadd(3, sums[1][1], 64);
+            }
+        } else {
+            _tile_zero(0);
+            _tile_zero(1);
+            if constexpr (V == 2) {
+                _tile_zero(2);
+                _tile_zero(3);
+            }
+        }
+        for (int64_t step = first_step; step < last_step; step++) {
+            if (step < x_.whole_steps) {
+                ahead.step();
+                onto.step();
+                _tile_loadd(4, weight.one + step * STEP, x_.bytes);
+                _tile_loadd(5, weight.two + step * STEP, x_.bytes);
+            } else {
+                _tile_loadd(4, weight.tails[0], STEP);
+                _tile_loadd(5, weight.tails[1], STEP);
+            }
+            _tile_loadd(6, left + step * TILE_BYTES, 64);
+            if constexpr (IS_WHOLE) {
+                _tile_dpbssd(0, 4, 6);
+                _tile_dpbssd(1, 5, 6);
+            } else {
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_dpbf16ps(1, 5, 6);
+            }
+            if constexpr (V == 2) {
+                _tile_loadd(7, right + step * TILE_BYTES, 64);
+                if constexpr (IS_WHOLE) {
+                    _tile_dpbssd(2, 4, 7);
+                    _tile_dpbssd(3, 5, 7);
+                } else {
+                    _tile_dpbf16ps(2, 4, 7);
+                    _tile_dpbf16ps(3, 5, 7);
+                }
+            }
+        }
+        _tile_stored(0, sums[0][0], 64);
+        _tile_stored(1, sums[0][1], 64);
+        if constexpr (V == 2) {
+            _tile_stored(2, sums[1][0], 64);
+            _tile_stored(3, sums[1][1], 64);
+        }
+    }
+
+    // 32 sums of bfloat16 numbers, each rounded.
+    static __m512i sum_of_halves(__m512i a, __m512i b) {
+        const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+        const auto even = [](__m512i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); };
+        const auto odd = [&](__m512i x) { return _mm512_castsi512_ps(_mm512_and_si512(x, upper)); };
+        return in_pairs(_mm512_add_ps(even(a), even(b)), _mm512_add_ps(odd(a), odd(b)));
+    }
+
+    // What is made of sixteen sums of one output. Of whole numbers as from_int32_sums makes it.
+    Floats result(const Sum* sums, int64_t output, Floats row_scales) const {
+        const Floats bias = splat(p_.bias ? to_float(p_.bias[output]) : 0);
+        if constexpr (IS_WHOLE) {
+            Ints whole;
+            std::memcpy(&whole, sums, sizeof whole);
+            return scaled_sum(whole, row_scales, splat(p_.column_scales[output]), bias, p_.gelu);
+        } else {
+            const Floats value = load(sums) + bias;
+            return p_.gelu ? near_gelu(rounded(value)) : value;
+        }
+    }
+
+    // Sums [output, row] of 32 outputs, or of 16 twice, and 16 rows.
+    void finish(const Sum (*sums)[SUMS], int64_t v, int64_t first, int64_t other) {
+        const int64_t row = v * LANES, count = std::min<int64_t>(LANES, p_.rows - row);
+        float scales[LANES] = {};
+        if constexpr (IS_WHOLE) std::copy(row_scales_ + row, row_scales_ + row + count, scales);
+        const Floats row_scales = load(scales);
+        __m512i block[16];  // of a pair of outputs each, then of a row each
+        for (int64_t half = 0; half < 2; half++)
+            for (int64_t n = 0; n < LANES; n += 2) {
+                Floats value[2];
+                for (int64_t i = 0; i < 2; i++)
+                    value[i] = result(sums[half] + (n + i) * LANES, first + half * other + n + i, row_scales);
+                block[half * LANES / 2 + n / 2] = in_pairs((__m512)value[0], (__m512)value[1]);
+            }
+        transpose(block);
+        const __mmask32 kept = other ? ~__mmask32(0) : 0xffff;
+        for (int64_t m = 0; m < count; m++) {
+            const bf16* onto = p_.onto + (row + m) * p_.outputs + first;
+            if (p_.onto) block[m] = sum_of_halves(block[m], _mm512_maskz_loadu_epi16(kept, onto));
+            bf16* to = p_.out + (row + m) * p_.out_stride + first;
+            if (is_far_ && other) store_past_caches(to, block[m]);
+            else _mm512_mask_storeu_epi16(to, kept, block[m]);
+        }
+    }
+};
+
+// Each thread takes some rows for all outputs, packed by itself: what another has just written lies in that one's cache. Of rows
+// that are too few for all threads, each takes some of the outputs.
+template <class Number>
+void multiply_rows_in_tiles(const RowsProduct& p, int threads) {
+    const int64_t bytes = p.inputs * static_cast<int64_t>(sizeof(Number)), steps = (bytes + STEP - 1) / STEP;
+    const int64_t pairs = (p.rows + 2 * LANES - 1) / (2 * LANES), blocks = (p.outputs + BLOCK - 1) / BLOCK;
+    const int64_t most = std::max<int64_t>(1, CHUNK_BYTES / (2 * steps * TILE_BYTES));  // pairs of vectors
+    const int64_t fewest = (pairs + most - 1) / most, splits = fewest < threads ? std::min<int64_t>(threads, blocks) : 1;
+    const int64_t chunks = std::min(pairs, splits > 1 ? fewest : round_up(fewest, threads));
+    const bool is_far = p.rows * p.outputs > FAR;
+    run_team(threads, [&](Team& team, int) {
+        static thread_local std::vector<float> scales;
+        const TileRegisters registers;
+        int phase = 0;
+        team.each(chunks * splits, phase, [&](int64_t task) {
+            const int64_t chunk = task / splits, split = task % splits;
+            const int64_t first_row = chunk * pairs / chunks * 2 * LANES;
+            RowsProduct part = p;
+            part.rows = std::min(p.rows, (chunk + 1) * pairs / chunks * 2 * LANES) - first_row;
+            part.x += first_row * p.x_stride;
+            part.out += first_row * p.out_stride;
+            if (p.onto) part.onto += first_row * p.outputs;
+            scales.resize(part.rows);
+            const RowsInTiles x(part.rows, bytes);
+            for (int64_t v = 0; v < x.vectors; v++) {
+                if constexpr (std::is_same_v<Number, int8_t>) x.round(v, part.x, p.x_stride, scales.data());
+                else x.pack(v, [&](int64_t row) { return part.x + row * p.x_stride; });
+            }
+            ProductInTiles<Number> product(part, x, scales.data(), is_far);
+            const int64_t last = (split + 1) * blocks / splits;
+            for (int64_t block = split * blocks / splits; block < last; block++) product.multiply(block * BLOCK, block + 1 < last);
+        });
+    });
+}
+
+// Whether the shape was within what the kernel does; nothing is written where it was not.
+inline bool multiply_rows_in_tiles(const RowsProduct& p, int threads) {
+    if (p.outputs % LANES || p.rows < 1 || p.inputs < 1) return false;
+    if (p.kind == INT8) multiply_rows_in_tiles<int8_t>(p, threads);
+    else if (p.kind == BF16) multiply_rows_in_tiles<bf16>(p, threads);
+    else return false;
+    return true;
+}
+
+#else
+
+inline bool multiply_rows_in_tiles(const RowsProduct&, int) { return false; }
+
+#endif
+
+}  // namespace vl2
