@@ -123,6 +123,18 @@ def test_logits_of_experts_are_those_of_float32_whatever_is_beside_a_token(
 
 
 @needs_kernels
+@pytest.mark.parametrize(("tokens", "num_experts", "K"), [(100, 64, 6), (70, 72, 6), (65, 7, 7), (99, 5, 1)])
+@torch.no_grad()
+def test_the_largest_scores_are_those_of_pytorch(tokens: int, num_experts: int, K: int) -> None:
+    scores = torch.rand(tokens, num_experts, generator=torch.Generator().manual_seed(3))
+    ours = prefill_kernels.find_largest(scores, K)
+    assert torch.equal(ours, kernels.find_largest(scores, K))
+    assert torch.equal(ours, scores.topk(K, dim=-1).indices)
+    scores[:, 2:4] = 2  # of equal ones the first
+    assert torch.equal(kernels.find_largest(scores, K)[:, : min(K, 2)], torch.tensor([2, 3][:K]).expand(tokens, -1))
+
+
+@needs_kernels
 @torch.no_grad()
 def test_slots_are_sorted_as_the_plain_way_sorts_them() -> None:
     expert_TK = torch.rand(50, 11, generator=torch.Generator().manual_seed(2))[:, :9].topk(4).indices

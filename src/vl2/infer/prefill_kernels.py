@@ -58,7 +58,7 @@ def use_prefill_kernels(model: VL2) -> None:
         elif isinstance(module, language.LanguageModel):
             module.read_out = read_out
         elif isinstance(module, Router):
-            module.score = score
+            module.score, module.find_largest = score, find_largest
         elif isinstance(module, MoE):
             module.run_experts, module.sum_slots = run_experts, sum_slots
 
@@ -225,3 +225,10 @@ def score(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
         if logits_TE is not None:
             return logits_TE
     return moe.score(x_TD, weight_ED)
+
+
+def find_largest(scores_TE: Tensor, K: int) -> Tensor:
+    is_plain = scores_TE.device.type == "cpu" and scores_TE.dtype == torch.float32 and scores_TE.is_contiguous()
+    if is_plain and len(scores_TE) > MAX_DECODED_ROWS and load_kernels() is not None:
+        return kernels.find_largest(scores_TE, K)
+    return moe.find_largest(scores_TE, K)

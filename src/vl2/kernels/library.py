@@ -60,6 +60,7 @@ class Library:
         )
         self.score = _function(loaded, "vl2_score", pointer, number, number, pointer, number, pointer, number)
         self.score.restype = number
+        self.find_largest = _function(loaded, "vl2_find_largest", pointer, number, number, number, pointer, number)
         self.sort_slots = _function(loaded, "vl2_sort_slots", pointer, number, number, number, *(pointer,) * 3)
         self.to_int8_rows = _function(loaded, "vl2_to_int8_rows", pointer, number, number, pointer, pointer, number)
         self.from_int32_sums = _function(

@@ -183,6 +183,16 @@ def score(x_TD: Tensor, weight_ED: Tensor) -> Tensor | None:
     return out_TE if kernels.score(*pointers, torch.get_num_threads()) else None
 
 
+def find_largest(scores_TE: Tensor, K: int) -> Tensor:
+    """Return where the K largest of every row of float32 scores are, the largest first, of equal ones the first."""
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    (T, E), place_TK = scores_TE.shape, torch.empty(len(scores_TE), K, dtype=torch.int64)
+    assert K <= E, f"there are {E} scores a row, {K} are asked for"
+    kernels.find_largest(scores_TE.data_ptr(), T, E, K, place_TK.data_ptr(), torch.get_num_threads())
+    return place_TK
+
+
 def sort_slots(expert_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     """Give every expert a block of rows, in the order of its tokens.
 

@@ -46,7 +46,7 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.zeros(self.num_experts, config.hidden_size))
         bias = torch.zeros(self.num_experts, dtype=torch.float32) if config.has_expert_bias else None
         self.register_buffer("e_score_correction_bias", bias)
-        self.score = score  # a kernel may take its place
+        self.score, self.find_largest = score, find_largest  # kernels may take their places
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
         # The bias is a sum of many small steps, which bfloat16 would round away: no cast may touch it.
@@ -81,12 +81,17 @@ class Router(nn.Module):
             is_dropped_TG = torch.ones_like(group_score_TG, dtype=torch.bool).scatter(1, kept, False)
             # -inf, not 0 as released: a biased score may be negative, and then a dropped expert would win.
             scores_TE = grouped_TGE.masked_fill(is_dropped_TG.unsqueeze(-1), float("-inf")).flatten(1)
-        return scores_TE.topk(self.experts_per_token, dim=-1, sorted=False).indices
+        return self.find_largest(scores_TE, self.experts_per_token)
 
 
 def score(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
     """Return the logits of every expert for every token, in float32."""
     return F.linear(x_TD.float(), weight_ED.float())
+
+
+def find_largest(scores_TE: Tensor, K: int) -> Tensor:
+    """Return where the K largest scores of every token are, [T, K]."""
+    return scores_TE.topk(K, dim=-1, sorted=False).indices
 
 
 class Experts(nn.Module):

@@ -29,12 +29,15 @@ class AheadInStreams {
    public:
     AheadInStreams() = default;
     AheadInStreams(const uint8_t* from, int64_t lines, int64_t steps)
-        : next_(from), apart_(lines / STREAMS * 64), left_(lines), a_step_((lines + steps - 1) / steps) {}
+        : AheadInStreams(from, STREAMS, lines / STREAMS * 64, lines, steps) {}
+    // In so many streams, whose beginnings lie `apart` bytes from one another.
+    AheadInStreams(const uint8_t* from, int64_t streams, int64_t apart, int64_t lines, int64_t steps)
+        : next_(from), streams_(streams), apart_(apart), left_(lines), a_step_((lines + steps - 1) / steps) {}
 
     void step() {
         for (int64_t i = 0; i < a_step_ && left_ > 0; i++, left_--) {
             _mm_prefetch(reinterpret_cast<const char*>(next_ + stream_ * apart_), _MM_HINT_T1);
-            if (++stream_ < STREAMS) continue;
+            if (++stream_ < streams_) continue;
             stream_ = 0;
             next_ += 64;
         }
@@ -44,7 +47,7 @@ class AheadInStreams {
     static constexpr int64_t STREAMS = 4;
 
     const uint8_t* next_ = nullptr;
-    int64_t apart_ = 0, left_ = 0, a_step_ = 0, stream_ = 0;
+    int64_t streams_ = 0, apart_ = 0, left_ = 0, a_step_ = 0, stream_ = 0;
 };
 
 }  // namespace vl2

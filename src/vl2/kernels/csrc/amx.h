@@ -71,22 +71,23 @@ void multiply_blocks(const uint32_t* x, int64_t stride, const Blocks& weight, in
 // Channels whose tiles of two blocks, and of two vectors beside them, the first cache holds: 16 KB each.
 constexpr int64_t CHANNELS_AT_ONCE = 256;
 
-// The same for any number of vectors, which then are `stride` / 16. Some channels of the blocks go over all vectors before
+// The same for V vectors, `row` being from one row of the blocks to the next. Some channels of the blocks go over all vectors before
 // the next do, so that the second cache, which fills tiles at half the rate at which they multiply, gives them only once.
 template <int V, class Beside>
-void multiply_all_blocks(const uint32_t* x, const bf16* one, const bf16* two, int64_t width, float* sums_one,
-                         float* sums_two, const Beside& beside) {
+void multiply_all_blocks(const uint32_t* x, const bf16* one, const bf16* two, int64_t row, int64_t width, float* sums_one,
+                         float* sums_two, const Beside& beside, bool is_more) {
     constexpr int64_t STRIDE = V * LANES;
     const int64_t at_once = V > 2 ? CHANNELS_AT_ONCE : width;
     for (int64_t first = 0; first < width; first += at_once, x += at_once / 2 * STRIDE) {
-        const Blocks weight{one + first, two + first, width};
+        const Blocks weight{one + first, two + first, row};
         const int64_t channels = std::min(at_once, width - first);
         for (int v = 0; v + 2 <= V; v += 2)
             multiply_blocks<2>(x + v * LANES, STRIDE, weight, channels, sums_one + v * LANES, sums_two + v * LANES, beside,
-                               first > 0);
+                               is_more || first > 0);
         if constexpr (V % 2 != 0) {
             constexpr int64_t LAST = (V - 1) * LANES;
-            multiply_blocks<1>(x + LAST, STRIDE, weight, channels, sums_one + LAST, sums_two + LAST, beside, first > 0);
+            multiply_blocks<1>(x + LAST, STRIDE, weight, channels, sums_one + LAST, sums_two + LAST, beside,
+                               is_more || first > 0);
         }
     }
 }

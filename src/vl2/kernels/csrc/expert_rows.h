@@ -1,7 +1,7 @@
 // The gated MLPs of a prefill: rows of tokens through the experts that they visit, or through one MLP for all.
 //
 // Sixteen rows lie beside one another in pairs of channels, as the bfloat16 dot product takes them, and each pair of a
-// weight is spread over them as it comes from memory. So weights are never packed, each is read once for up to 192 rows
+// weight is spread over them as it comes from memory. So weights are never packed, each is read once for up to 256 rows
 // (and its codes made bfloat16 once), and what leaves the gate already lies as the second product wants it. A row's
 // result depends on that row alone.
 #pragma once
@@ -32,7 +32,7 @@ struct ExpertRows {
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 
-constexpr int64_t MOST_VECTORS = 12;  // of sixteen rows each, at once
+constexpr int64_t MOST_VECTORS = 16;  // of sixteen rows each, at once
 
 // Rows of one expert, in tiles of up to six vectors: [tile][pair of channels][16 * vectors of the tile].
 struct Tiles {
@@ -94,22 +94,30 @@ __attribute__((noinline)) void multiply_tile(const uint32_t* x, int64_t pairs, c
         for (int v = 0; v < V; v++) _mm512_storeu_ps(sums + (n * V + v) * LANES, acc[n][v]);
 }
 
-// Where sixteen rows of an expert's weight lie, in whatever form.
+// Where sixteen rows of an expert's weight lie, in whatever form, or of bfloat16 some of their channels.
 struct Block {
     const uint8_t* codes = nullptr;  // null: none
-    int64_t bytes = 0;
+    int64_t bytes = 0, row = 0, part = 0;  // of all channels; of a row, and of the channels that are meant, of bfloat16
 
     Block() = default;
-    Block(const Stack& stack, int64_t expert, int64_t first)
-        : bytes(stack.first.kind == BF16 ? 2 * PANEL * stack.first.inputs : stack.first.inputs / GROUP * BLOCK_BYTES) {
-        codes = stack.at(expert).codes + first / PANEL * bytes;
+    Block(const Stack& stack, int64_t expert, int64_t first) : Block(stack, expert, first, 0, stack.first.inputs) {}
+    Block(const Stack& stack, int64_t expert, int64_t first, int64_t begin, int64_t end) {
+        const int64_t inputs = stack.first.inputs;
+        const bool is_held = stack.first.kind == BF16;
+        bytes = is_held ? 2 * PANEL * inputs : inputs / GROUP * BLOCK_BYTES;
+        codes = stack.at(expert).codes + first / PANEL * bytes + (is_held ? 2 * begin : 0);
+        row = is_held ? 2 * inputs : 0;
+        part = is_held ? 2 * (end - begin) : 0;
     }
 };
 
 #if defined(__AMX_BF16__)
 // What comes next is asked for evenly over so many steps.
 inline AheadInStreams ahead_of(const Block& next, int64_t steps) {
-    return next.codes ? AheadInStreams(next.codes, next.bytes / static_cast<int64_t>(LINE_BYTES), steps) : AheadInStreams();
+    constexpr int64_t LINE = LINE_BYTES;
+    if (!next.codes) return {};
+    if (next.part < next.row) return {next.codes, PANEL, next.row, next.part / LINE * PANEL, steps};
+    return {next.codes, next.bytes / LINE, steps};
 }
 #endif
 
@@ -152,20 +160,21 @@ inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, [
     return sixteen;
 }
 
-// Sixteen outputs each of two weights for the 16 * V rows of a tile: sums [16][16 * V] of each. With tile registers `beside` is
-// called in between, with every 32 channels and two vectors.
+// Sixteen outputs each of two weights for the 16 * V rows of a tile: sums [16][16 * V] of each; `row` is from one row of a weight
+// to the next. With tile registers `beside` is called in between, with every 32 channels and two vectors, and the sums are added
+// to those before where there are more.
 template <int V, class Beside>
-void multiply_two(const uint32_t* x, int64_t pairs, const bf16* one, const bf16* two, float* sums_one, float* sums_two,
-                  [[maybe_unused]] const Beside& beside) {
+void multiply_two(const uint32_t* x, int64_t pairs, const bf16* one, const bf16* two, int64_t row, float* sums_one,
+                  float* sums_two, [[maybe_unused]] const Beside& beside, [[maybe_unused]] bool is_more = false) {
 #if defined(__AMX_BF16__)
-    multiply_all_blocks<V>(x, one, two, 2 * pairs, sums_one, sums_two, beside);
+    multiply_all_blocks<V>(x, one, two, row, 2 * pairs, sums_one, sums_two, beside, is_more);
 #else
     constexpr int N = V > 3 ? 4 : 8, HALF = N / 2;
     for (int first = 0; first < 16; first += HALF) {
         const bf16* weight[N];
         for (int n = 0; n < HALF; n++) {
-            weight[n] = one + (first + n) * 2 * pairs;
-            weight[HALF + n] = two + (first + n) * 2 * pairs;
+            weight[n] = one + (first + n) * row;
+            weight[HALF + n] = two + (first + n) * row;
         }
         alignas(LINE_BYTES) float some[N * V * LANES];
         multiply_tile<V, N>(x, pairs, weight, some);
@@ -191,7 +200,7 @@ void gate_tile(const uint32_t* x, int64_t pairs, Sixteen& gate, Sixteen& up, uin
         gate.ask();
         up.ask();
     };
-    multiply_two<V>(x, pairs, gate.rows, up.rows, opens, sums, ask);
+    multiply_two<V>(x, pairs, gate.rows, up.rows, 2 * pairs, opens, sums, ask);
     for (int n = 0; n < 16; n += 2)
         for (int v = 0; v < V; v++) {
             if (v % 2 == 0) ask();
@@ -210,23 +219,15 @@ void gate_tile(const uint32_t* x, int64_t pairs, Sixteen& gate, Sixteen& up, uin
         }
 }
 
-// Thirty-two outputs of a tile, of which `one` and `two` are the rows, as bfloat16.
+// Thirty-two outputs of the rows of a tile, as bfloat16.
 template <int V>
-void down_tile(const uint32_t* hidden, int64_t pairs, Sixteen& one, Sixteen& two, int64_t width, int64_t rows, bf16* out) {
-    alignas(LINE_BYTES) float sums[2][16 * V * LANES];
-    const auto ask = [&] {
-        one.ask();
-        two.ask();
-    };
-    multiply_two<V>(hidden, pairs, one.rows, two.rows, sums[0], sums[1], ask);
+void store_outputs(const float* sums, int64_t width, int64_t rows, bf16* out) {
     for (int v = 0; v < V; v++) {
-        if (v % 2 == 0) ask();
         __m512i block[16];  // of a pair of outputs each, then of a row each
-        for (int half = 0; half < 2; half++)
-            for (int n = 0; n < 16; n += 2) {
-                const float* from = sums[half] + (n * V + v) * LANES;
-                block[8 * half + n / 2] = in_pairs(_mm512_load_ps(from), _mm512_load_ps(from + V * LANES));
-            }
+        for (int n = 0; n < 32; n += 2) {
+            const float* from = sums + (n * V + v) * LANES;
+            block[n / 2] = in_pairs(_mm512_load_ps(from), _mm512_load_ps(from + V * LANES));
+        }
         transpose(block);
         for (int64_t m = 0; m < std::min<int64_t>(LANES, rows - v * LANES); m++)
             store_past_caches(out + (v * LANES + m) * width, block[m]);
@@ -245,10 +246,22 @@ inline void with_vectors(int64_t vectors, const Run& run) {
     }
 }
 
+constexpr int64_t HIDDEN_BYTES = 1 << 19;  // hidden channels at a time, which the second cache holds beside all else
+
+// How many hidden channels of a task are made before outputs are added up over them: all, or a part where they are many.
+inline int64_t hidden_at_once(const ExpertRows& e, int64_t rows) {
+#if defined(__AMX_BF16__)
+    const int64_t parts = (round_up(rows, LANES) * e.hidden * 2 + HIDDEN_BYTES - 1) / HIDDEN_BYTES;
+    if (e.down.first.kind == BF16) return round_up((e.hidden + parts - 1) / parts, 32);
+#endif
+    return e.hidden;
+}
+
 // Rows of one expert, from a first one on.
 inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64_t rows) {
     static thread_local Tiles tiles, hidden;
     static thread_local std::vector<Line> room[2];
+    static thread_local LineVector<float> kept_sums;  // [tile][outputs][16 * vectors]
 #if defined(__AMX_BF16__)
     const TileRegisters registers;
 #endif
@@ -262,34 +275,43 @@ inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64
 #else
     pack_rows(e, first, rows, tiles, [] {});
 #endif
-    hidden.resize(rows, e.hidden);
-    // For each pair of vectors those of 32 channels, and of a pair of hidden channels or of the rows.
-    const int64_t turns = turns_of(tiles), gate_steps = turns * (e.width / 32 + LANES / 2);
-    const int64_t down_steps = turns * (e.hidden / 32 + 1);
-    for (int64_t f = 0; f < e.hidden; f += 16) {
-        const bool is_last = f + 16 == e.hidden;
-        const Block after_gate = is_last ? Block(e.down, expert, 0) : Block(e.gate, expert, f + 16);
-        const Block after_up = is_last ? Block(e.down, expert, 16) : Block(e.up, expert, f + 16);
-        Sixteen gate = sixteen_rows(e.gate, expert, f, after_gate, gate_steps, room[0]);
-        Sixteen up = sixteen_rows(e.up, expert, f, after_up, gate_steps, room[1]);
-        for (int64_t t = 0; t < tiles.size(); t++)
-            with_vectors(tiles.vectors(t), [&](auto vectors) {
-                uint32_t* to = hidden.at(t) + f / 2 * vectors.value * LANES;
-                gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, to);
-            });
-    }
-    for (int64_t n = 0; n < e.width; n += 32) {
-        const bool is_last = n + 32 == e.width;
-        const Block after_one = is_last ? Block() : Block(e.down, expert, n + 32);
-        const Block after_two = is_last ? Block() : Block(e.down, expert, n + 48);
-        Sixteen one = sixteen_rows(e.down, expert, n, after_one, down_steps, room[0]);
-        Sixteen two = sixteen_rows(e.down, expert, n + 16, after_two, down_steps, room[1]);
-        for (int64_t t = 0; t < tiles.size(); t++) {
-            const int64_t row = tiles.first[t] * LANES;
-            with_vectors(tiles.vectors(t), [&](auto vectors) {
-                bf16* to = e.out + (first + row) * e.width + n;
-                down_tile<vectors.value>(hidden.at(t), hidden.pairs, one, two, e.width, rows - row, to);
-            });
+    const int64_t at_once = hidden_at_once(e, rows), turns = turns_of(tiles);
+    kept_sums.resize(std::max<size_t>(kept_sums.size(), round_up(rows, LANES) * (at_once < e.hidden ? e.width : 32)));
+    for (int64_t begin = 0; begin < e.hidden; begin += at_once) {
+        const int64_t end = std::min(begin + at_once, e.hidden);
+        hidden.resize(rows, end - begin);
+        // For each pair of vectors those of 32 channels, and of a pair of hidden channels or of the rows.
+        const int64_t gate_steps = turns * (e.width / 32 + LANES / 2), down_steps = turns * ((end - begin) / 32 + 1);
+        const auto down_block = [&](int64_t n) { return Block(e.down, expert, n, begin, end); };
+        for (int64_t f = begin; f < end; f += 16) {
+            const bool is_last = f + 16 == end;
+            const Block after_gate = is_last ? down_block(0) : Block(e.gate, expert, f + 16);
+            const Block after_up = is_last ? down_block(16) : Block(e.up, expert, f + 16);
+            Sixteen gate = sixteen_rows(e.gate, expert, f, after_gate, gate_steps, room[0]);
+            Sixteen up = sixteen_rows(e.up, expert, f, after_up, gate_steps, room[1]);
+            for (int64_t t = 0; t < tiles.size(); t++)
+                with_vectors(tiles.vectors(t), [&](auto vectors) {
+                    uint32_t* to = hidden.at(t) + (f - begin) / 2 * vectors.value * LANES;
+                    gate_tile<vectors.value>(tiles.at(t), tiles.pairs, gate, up, to);
+                });
+        }
+        for (int64_t n = 0; n < e.width; n += 32) {
+            const bool is_last = n + 32 == e.width;
+            Sixteen one = sixteen_rows(e.down, expert, n, is_last ? Block() : down_block(n + 32), down_steps, room[0]);
+            Sixteen two = sixteen_rows(e.down, expert, n + 16, is_last ? Block() : down_block(n + 48), down_steps, room[1]);
+            for (int64_t t = 0; t < tiles.size(); t++)
+                with_vectors(tiles.vectors(t), [&](auto vectors) {
+                    constexpr int64_t V = vectors.value;
+                    const int64_t row = tiles.first[t] * LANES;
+                    // The sums of all outputs are kept where more hidden channels follow.
+                    float* sums = kept_sums.data() + (at_once < e.hidden ? row * e.width + n * V * LANES : 0);
+                    multiply_two<V>(hidden.at(t), hidden.pairs, one.rows + begin, two.rows + begin, e.hidden, sums,
+                                    sums + 16 * V * LANES, [&] { one.ask(), two.ask(); }, begin > 0);
+                    if (end < e.hidden) return;
+                    one.ask();
+                    two.ask();
+                    store_outputs<V>(sums, e.width, rows - row, e.out + (first + row) * e.width + n);
+                });
         }
     }
 }

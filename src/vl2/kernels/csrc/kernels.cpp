@@ -72,6 +72,10 @@ int64_t vl2_score(const bf16* x, int64_t tokens, int64_t width, const bf16* weig
     return score_tokens(x, tokens, width, weight, experts, out, static_cast<int>(threads));
 }
 
+void vl2_find_largest(const float* scores, int64_t rows, int64_t width, int64_t wanted, int64_t* places, int64_t threads) {
+    find_largest(scores, rows, width, wanted, places, static_cast<int>(threads));
+}
+
 void vl2_sort_slots(const int64_t* expert, int64_t tokens, int64_t slots, int64_t experts, int64_t* token, int64_t* place,
                     int64_t* counts) {
     sort_slots(expert, tokens, slots, experts, token, place, counts);

@@ -1,4 +1,4 @@
-// What a router does for the tokens of a prefill: the logits of its experts, and slots sorted by expert.
+// What a router does for the tokens of a prefill: the logits of its experts, the largest scores, and slots sorted by expert.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -41,7 +41,7 @@ inline bool score_tokens(const bf16* x, int64_t tokens, int64_t width, const bf1
                 for (int64_t expert = 0; expert < experts; expert += 2 * LANES) {
                     const bf16 *one = weight + expert * width, *two = one + LANES * width;
                     alignas(LINE_BYTES) float sums[2][LANES * V * LANES];
-                    multiply_two<V>(tiles.at(0), tiles.pairs, one, two, sums[0], sums[1], [] {});
+                    multiply_two<V>(tiles.at(0), tiles.pairs, one, two, width, sums[0], sums[1], [] {});
                     for (int half = 0; half < 2; half++) {
                         const int64_t to = expert + half * LANES, left = std::clamp<int64_t>(experts - to, 0, LANES);
                         for (int64_t v = 0; v < V; v++) {
@@ -65,6 +65,35 @@ inline bool score_tokens(const bf16* x, int64_t tokens, int64_t width, const bf1
 inline bool score_tokens(const bf16*, int64_t, int64_t, const bf16*, int64_t, float*, int) { return false; }
 
 #endif
+
+// Of each of so many rows of scores the places of the largest, the largest first; of equal ones the first. There are `width`
+// numbers in a row, and no more are wanted; none is -infinity.
+inline void find_largest(const float* scores, int64_t rows, int64_t width, int64_t wanted, int64_t* places, int threads) {
+    constexpr int64_t ROWS = 32;
+    const int64_t padded_width = round_up(width, LANES);
+    run_team(threads, [&](Team& team, int) {
+        int phase = 0;
+        team.each((rows + ROWS - 1) / ROWS, phase, [&](int64_t task) {
+            static thread_local std::vector<float> left;
+            left.assign(padded_width, -INFINITY);
+            for (int64_t row = task * ROWS; row < std::min(rows, (task + 1) * ROWS); row++) {
+                std::copy(scores + row * width, scores + (row + 1) * width, left.begin());
+                for (int64_t k = 0; k < wanted; k++) {
+                    Floats most = load(left.data());
+                    for (int64_t n = LANES; n < padded_width; n += LANES) {
+                        const Floats some = load(&left[n]);
+                        most = some > most ? some : most;
+                    }
+                    float largest = most[0];
+                    for (int i = 1; i < LANES; i++) largest = std::max(largest, most[i]);
+                    const int64_t place = std::find(left.begin(), left.end() - 1, largest) - left.begin();
+                    left[place] = -INFINITY;
+                    places[row * wanted + k] = place;
+                }
+            }
+        });
+    });
+}
 
 // Slots [tokens, slots], each of an expert, as rows sorted by expert and then in their order: the token of each row, the row of
 // each slot, and how many rows each expert has.
