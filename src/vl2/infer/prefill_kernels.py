@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
 from vl2.kernels import prefill as kernels
@@ -32,6 +33,8 @@ from vl2.quant.products import linear as quantised_linear
 # registers sixteen rows of what is unpacked are as few as one.
 FEW_FOR_CODES = 8
 FEW_FOR_CODES_WITH_TILES = 1
+# So many rows of a gated MLP are one thread's: of no more, each product by itself is shared out between threads.
+ROWS_OF_A_THREAD = 16
 
 
 def use_prefill_kernels(model: VL2) -> None:
@@ -74,7 +77,7 @@ def attend_patches(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
 def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, onto: Tensor | None = None) -> Tensor:
     """Bias and sum inside the product. Not the activation: the product library takes half as long again for it."""
     rows = x.numel() // x.shape[-1]
-    is_many = _is_for_kernels(rows, moe.is_step(x))
+    is_many = _is_for_kernels(rows, moe.is_step(x), is_plain=type(layer) is nn.Linear)
     # PyTorch's product has no form for a CPU without bfloat16 instructions, and raises.
     if type(layer) is nn.Linear and is_many and kernels.applies(x, layer.weight) and has_bfloat16_products():
         in_tiles = _linear_in_tiles(layer, x, gelu=gelu, onto=onto)
@@ -115,7 +118,8 @@ def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: 
 def run_experts(
     experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, is_step: bool = False
 ) -> tuple[Tensor, Tensor]:
-    if _is_for_kernels(len(x_TD), is_step) and x_TD.is_contiguous() and kernels.applies(x_TD):
+    is_for_kernels = _is_for_kernels(len(x_TD), is_step, is_plain=type(experts) is Experts)
+    if is_for_kernels and x_TD.is_contiguous() and kernels.applies(x_TD):
         read = _stacks(experts, expert_TK.numel() / num_experts)
         if read is not None:
             token_M, place_TK, counts_E = kernels.sort_slots(expert_TK, num_experts)
@@ -125,9 +129,12 @@ def run_experts(
     return moe.run_experts(experts, x_TD, expert_TK, num_experts, is_step=is_step)
 
 
-def _is_for_kernels(rows: int, is_step: bool) -> bool:
-    """Whether so many rows are. A step of decoding is as the plain way does it, or as the decode plan."""
-    return rows > (MAX_DECODED_ROWS if is_step else FEW_OF_A_PASS)
+def _is_for_kernels(rows: int, is_step: bool, *, is_plain: bool) -> bool:
+    """Whether so many rows are. Of plain weights any number where there are tile registers, to which one is as sixteen.
+
+    Else a step of decoding is as the plain way does it, or as the decode plan.
+    """
+    return (is_plain and kernels.has_tiles()) or rows > (MAX_DECODED_ROWS if is_step else FEW_OF_A_PASS)
 
 
 def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
@@ -155,8 +162,12 @@ def takes(kind: Kind, rows_each: float) -> bool:
 
 def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
     rows = x.numel() // x.shape[-1]
-    if _is_for_kernels(rows, moe.is_step(x)) and x.is_contiguous() and kernels.applies(x):
-        weights = [_one_matrix(layer, rows) for layer in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
+    parts = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+    is_plain = all(type(part) is nn.Linear for part in parts)
+    if is_plain and kernels.has_tiles() and rows <= ROWS_OF_A_THREAD:
+        return linear(mlp.down_proj, F.silu(linear(mlp.gate_proj, x)) * linear(mlp.up_proj, x))
+    if _is_for_kernels(rows, moe.is_step(x), is_plain=is_plain) and x.is_contiguous() and kernels.applies(x):
+        weights = [_one_matrix(part, rows) for part in parts]
         gate, up, down = weights
         if gate is not None and up is not None and down is not None:
             hidden = mlp.gate_proj.out_features

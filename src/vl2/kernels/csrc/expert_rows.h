@@ -323,8 +323,11 @@ inline bool run_experts(const ExpertRows& e, int threads) {
         int64_t expert, first, rows;
     };
     std::vector<Task> tasks;
+    int64_t used = 0, products = 0;
     for (int64_t expert = 0, first = 0; expert < e.experts; first += e.counts[expert++]) {
         const int64_t vectors = (e.counts[expert] + LANES - 1) / LANES;
+        used += e.counts[expert] > 0;
+        products += e.counts[expert] * 3 * e.width * e.hidden;
         int64_t parts = (vectors + MOST_VECTORS - 1) / MOST_VECTORS;
         // One MLP for all rows gives every thread the same.
         if (e.experts == 1) parts = std::min(vectors, round_up(parts, threads));
@@ -333,6 +336,7 @@ inline bool run_experts(const ExpertRows& e, int threads) {
             tasks.push_back({expert, first + row, std::min(end, e.counts[expert]) - row});
         }
     }
+    threads = threads_for(threads, used * e.hidden * (e.gate.first.bytes_per_output() + e.up.first.bytes_per_output()), products);
     // The long ones first, for all threads to be done at the same time.
     std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) { return a.rows > b.rows; });
     const auto run_all = [&](const auto& run) {

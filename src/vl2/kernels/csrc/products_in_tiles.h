@@ -249,6 +249,8 @@ void multiply_rows_in_tiles(const RowsProduct& p, int threads) {
 // Whether the shape was within what the kernel does; nothing is written where it was not.
 inline bool multiply_rows_in_tiles(const RowsProduct& p, int threads) {
     if (p.outputs % LANES || p.rows < 1 || p.inputs < 1) return false;
+    const int64_t weights = p.outputs * p.inputs;
+    threads = threads_for(threads, weights * (p.kind == INT8 ? 1 : 2), weights * p.rows);
     if (p.kind == INT8) multiply_rows_in_tiles<int8_t>(p, threads);
     else if (p.kind == BF16) multiply_rows_in_tiles<bf16>(p, threads);
     else return false;

@@ -74,6 +74,11 @@ struct OpenMP {
 
 inline OpenMP openmp;
 
+// As many threads as pay: one where there is so little to read and to multiply that a second would take as long to come.
+inline int threads_for(int threads, int64_t bytes, int64_t products) {
+    return bytes < 1 << 18 && products < 1 << 22 ? 1 : threads;
+}
+
 // Run `body(team, id)` on a team of at most `threads` threads, the caller among them.
 template <class Body>
 void run_team(int threads, const Body& body) {
