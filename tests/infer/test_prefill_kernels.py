@@ -235,3 +235,11 @@ def test_normed_and_rotated_rows_are_those_of_pytorch(width: int) -> None:
     heads, angles = x.view(2, 37, 2, width // 2), rope.rotary_angles(torch.arange(74).view(2, 37), width // 2, 1e4)
     ours, plain = (rotate(heads, angles) for rotate in (prefill_kernels.rotate_halves, rope.rotate_halves))
     torch.testing.assert_close(ours, plain, atol=2**-9, rtol=2**-7)
+    one_row, its_angles = heads[:1], (angles[0][:1], angles[1][:1])
+    for rotate, whole in ((prefill_kernels.rotate_halves, ours), (rope.rotate_halves, plain)):
+        cached = torch.zeros(1, 2, 50, width // 2, dtype=torch.bfloat16)
+        place = cached[:, :, 5:42].transpose(1, 2)
+        assert rotate(one_row, its_angles, place).data_ptr() == place.data_ptr()
+        assert torch.equal(place, whole[:1])
+        assert not cached[:, :, :5].any()
+        assert not cached[:, :, 42:].any()

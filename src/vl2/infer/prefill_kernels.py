@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
 from vl2.kernels import prefill as kernels
@@ -164,8 +163,10 @@ def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
     rows = x.numel() // x.shape[-1]
     parts = mlp.gate_proj, mlp.up_proj, mlp.down_proj
     is_plain = all(type(part) is nn.Linear for part in parts)
-    if is_plain and kernels.has_tiles() and rows <= ROWS_OF_A_THREAD:
-        return linear(mlp.down_proj, F.silu(linear(mlp.gate_proj, x)) * linear(mlp.up_proj, x))
+    is_for_tiles = is_plain and kernels.applies(x) and kernels.has_tiles()
+    if is_for_tiles and rows <= ROWS_OF_A_THREAD and not mlp.gate_proj.out_features % LINE and not x.shape[-1] % LINE:
+        gate_up_NF = torch.cat([linear(part, x).flatten(0, -2) for part in parts[:2]], dim=1)
+        return linear(mlp.down_proj, kernels.gate_rows(gate_up_NF, is_near=True)).view(x.shape)
     if _is_for_kernels(rows, moe.is_step(x), is_plain=is_plain) and x.is_contiguous() and kernels.applies(x):
         weights = [_one_matrix(part, rows) for part in parts]
         gate, up, down = weights
@@ -202,10 +203,11 @@ def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return layers.normalise(x, weight, eps)
 
 
-def rotate_halves(x_BSHC: Tensor, angles: Angles) -> Tensor:
-    if kernels.applies(x_BSHC) and all(t.is_contiguous() for t in (x_BSHC, *angles)):
-        return kernels.rotate_halves(x_BSHC, *angles)
-    return rope.rotate_halves(x_BSHC, angles)
+def rotate_halves(x_BSHC: Tensor, angles: Angles, out_BSHC: Tensor | None = None) -> Tensor:
+    is_one_row = out_BSHC is None or (len(x_BSHC) == 1 and kernels.applies(out_BSHC))
+    if is_one_row and kernels.applies(x_BSHC) and all(t.is_contiguous() for t in (x_BSHC, *angles)):
+        return kernels.rotate_halves(x_BSHC, *angles, out_BSHC)
+    return rope.rotate_halves(x_BSHC, angles, out_BSHC)
 
 
 def gated(gate_up_NF: Tensor) -> Tensor:

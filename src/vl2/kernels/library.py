@@ -53,8 +53,8 @@ class Library:
             loaded, "vl2_layer_norm", *(pointer,) * 3, number, number, ctypes.c_double, pointer, number
         )
         self.gelu = _function(loaded, "vl2_gelu", pointer, number, number)
-        self.rotate = _function(loaded, "vl2_rotate", *(pointer,) * 3, number, number, number, pointer, number)
-        self.gate = _function(loaded, "vl2_gate", pointer, number, number, pointer, number)
+        self.rotate = _function(loaded, "vl2_rotate", *(pointer,) * 3, *(number,) * 3, pointer, *(number,) * 3)
+        self.gate = _function(loaded, "vl2_gate", pointer, *(number,) * 3, pointer, number)
         self.sum_slots = _function(
             loaded, "vl2_sum_slots", *(pointer,) * 3, number, number, number, *(pointer,) * 3, number
         )

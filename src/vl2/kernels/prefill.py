@@ -138,23 +138,30 @@ def gelu_(x: Tensor) -> Tensor:
     return x
 
 
-def rotate_halves(x_BSHC: Tensor, cosines_BSC: Tensor, sines_BSC: Tensor) -> Tensor:
-    """Rotate channel i of every head together with channel i + C/2. All are contiguous, the angles float32."""
+def rotate_halves(x_BSHC: Tensor, cosines_BSC: Tensor, sines_BSC: Tensor, out_BSHC: Tensor | None = None) -> Tensor:
+    """Rotate channel i of every head together with channel i + C/2. All are contiguous, the angles float32.
+
+    What comes of one row, B = 1, may be written to a place with other strides.
+    """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
-    (B, S, H, C), out_BSHC = x_BSHC.shape, torch.empty_like(x_BSHC)
+    (B, S, H, C), out_BSHC = x_BSHC.shape, torch.empty_like(x_BSHC) if out_BSHC is None else out_BSHC
+    assert out_BSHC.stride(-1) == 1, "the channels of a head lie together"
+    assert B == 1 or out_BSHC.is_contiguous(), "several rows are written as they lie"
     angles = cosines_BSC.data_ptr(), sines_BSC.data_ptr()
-    kernels.rotate(x_BSHC.data_ptr(), *angles, B * S, H, C // 2, out_BSHC.data_ptr(), torch.get_num_threads())
+    to = out_BSHC.data_ptr(), out_BSHC.stride(1), out_BSHC.stride(2)
+    kernels.rotate(x_BSHC.data_ptr(), *angles, B * S, H, C // 2, *to, torch.get_num_threads())
     return out_BSHC
 
 
-def gate_rows(gate_up_NF: Tensor) -> Tensor:
-    """Return silu(gate) * up of contiguous rows [gate | up]."""
+def gate_rows(gate_up_NF: Tensor, *, is_near: bool = False) -> Tensor:
+    """Return silu(gate) * up of contiguous rows [gate | up]; with `is_near` with the bits of `run_experts`."""
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     N, width = gate_up_NF.shape[0], gate_up_NF.shape[1] // 2
     out_NF = gate_up_NF.new_empty(N, width)
-    kernels.gate(gate_up_NF.data_ptr(), N, width, out_NF.data_ptr(), torch.get_num_threads())
+    assert not is_near or width % 16 == 0, f"with these bits widths are multiples of 16, got {width}"
+    kernels.gate(gate_up_NF.data_ptr(), N, width, is_near, out_NF.data_ptr(), torch.get_num_threads())
     return out_NF
 
 

@@ -194,7 +194,12 @@ class MultiHeadAttention(nn.Module):
         """Return the attention of x, or `onto` plus that; of all positions or of the last."""
         asking = Asking.of(x_BSD, angles, reach, onto_BSD, last_only=last_only)
         q_BSHC = self.rotate(self.linear(self.q_proj, asking.x_BSD).unflatten(-1, (self.num_heads, -1)), asking.angles)
-        k_BSHC = self.rotate(self.linear(self.k_proj, x_BSD).unflatten(-1, (self.num_kv_heads, -1)), angles)
+        k_BSHC = self.linear(self.k_proj, x_BSD).unflatten(-1, (self.num_kv_heads, -1))
+        place_BSHC = None
+        if isinstance(cache, Cache) and x_BSD.shape[0] == 1 and x_BSD.shape[1] > 1:
+            # Keys of a prompt are rotated into their place.
+            place_BSHC = cache.place(layer, x_BSD.shape[1])[0].transpose(1, 2)
+        k_BSHC = self.rotate(k_BSHC, angles, place_BSHC)
         v_BSHC = self.linear(self.v_proj, x_BSD).unflatten(-1, (self.num_kv_heads, -1))
         q_BHSC, k_BHLC, v_BHLC = (t.transpose(1, 2) for t in (q_BSHC, k_BSHC, v_BSHC))
         scale = self.head_dim**-0.5

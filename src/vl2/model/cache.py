@@ -61,6 +61,12 @@ class Cache:
         """Return a view of the rows start..stop. Their tensors are shared; its lengths are its own."""
         return Cache([tuple(t[start:stop] for t in layer) for layer in self.layers], self.lengths[start:stop])
 
+    def place(self, layer: int, num_new: int) -> tuple[Tensor, ...]:
+        """Return where `write` puts S new positions of rows of one length; what is made there it does not copy."""
+        (start,) = set(self.lengths)
+        assert start + num_new <= self.capacity, f"the cache holds {self.capacity} positions, not {start + num_new}"
+        return tuple(stored.narrow(-2, start, num_new) for stored in self.layers[layer])
+
     def write(self, layer: int, new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Append S new positions to every row and return the filled part, as wide as the longest row.
 
@@ -71,7 +77,9 @@ class Cache:
         assert end <= self.capacity, f"the cache holds {self.capacity} positions, {end} are needed"
         for stored, fresh in zip(self.layers[layer], new, strict=True):
             if len(set(self.lengths)) == 1:
-                stored.narrow(-2, self.lengths[0], num_new).copy_(fresh)
+                place = stored.narrow(-2, self.lengths[0], num_new)
+                if fresh.data_ptr() != place.data_ptr():
+                    place.copy_(fresh)
             else:
                 for row, length in enumerate(self.lengths):
                     stored[row].narrow(-2, length, num_new).copy_(fresh[row])

@@ -9,10 +9,12 @@ namespace vl2 {
 
 // weight * round(x / rms(x)), rounded as the plain model rounds.
 inline void normalise(const bf16* x, const bf16* weight, int64_t width, double eps, bf16* out) {
-    Floats squares = {};
+    Floats some[4] = {};  // a sum alone would wait for itself at each step
     int64_t i = 0;
-    for (; i + LANES <= width; i += LANES) squares += load(x + i) * load(x + i);
-    float total = sum(squares);
+    for (; i + 4 * LANES <= width; i += 4 * LANES)
+        for (int64_t k = 0; k < 4; k++) some[k] += load(x + i + k * LANES) * load(x + i + k * LANES);
+    for (; i + LANES <= width; i += LANES) some[0] += load(x + i) * load(x + i);
+    float total = sum((some[0] + some[1]) + (some[2] + some[3]));
     for (; i < width; i++) total += to_float(x[i]) * to_float(x[i]);
     const float scale = 1.0f / std::sqrt(total / static_cast<float>(width) + static_cast<float>(eps));
     for (i = 0; i + LANES <= width; i += LANES) store(out + i, rounded(load(x + i) * scale) * load(weight + i));

@@ -212,7 +212,7 @@ void gate_tile(const uint32_t* x, int64_t pairs, Sixteen& gate, Sixteen& up, uin
             }
             round_two(opened);
             round_two(raised);
-            for (Floats& open : opened) open = silu(open);
+            for (Floats& open : opened) open = near_silu(open);
             round_two(opened);
             const __m512i pair = in_pairs((__m512)(opened[0] * raised[0]), (__m512)(opened[1] * raised[1]));
             _mm512_storeu_si512(hidden + (n / 2 * V + v) * LANES, pair);

@@ -53,12 +53,12 @@ void vl2_layer_norm(const bf16* x, const bf16* weight, const bf16* bias, int64_t
 void vl2_gelu(bf16* x, int64_t count, int64_t threads) { gelu_all(x, count, static_cast<int>(threads)); }
 
 void vl2_rotate(const bf16* x, const float* cosines, const float* sines, int64_t rows, int64_t heads, int64_t half,
-                bf16* out, int64_t threads) {
-    rotate_rows(x, cosines, sines, rows, heads, half, out, static_cast<int>(threads));
+                bf16* out, int64_t out_row, int64_t out_head, int64_t threads) {
+    rotate_rows(x, cosines, sines, rows, heads, half, out, out_row, out_head, static_cast<int>(threads));
 }
 
-void vl2_gate(const bf16* rows, int64_t count, int64_t width, bf16* out, int64_t threads) {
-    gate_rows(rows, count, width, out, static_cast<int>(threads));
+void vl2_gate(const bf16* rows, int64_t count, int64_t width, int64_t is_near, bf16* out, int64_t threads) {
+    gate_rows(rows, count, width, is_near != 0, out, static_cast<int>(threads));
 }
 
 void vl2_sum_slots(const bf16* rows, const int64_t* place, const float* weight, int64_t tokens, int64_t slots,

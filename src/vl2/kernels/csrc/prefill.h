@@ -106,17 +106,17 @@ inline void gelu_all(bf16* x, int64_t count, int threads) {
     });
 }
 
-// Channel i of every head with channel i + half; cosines and sines are [rows, half].
+// Channel i of every head with channel i + half; cosines and sines are [rows, half]. Strides of what comes out are in numbers.
 inline void rotate_rows(const bf16* x, const float* cosines, const float* sines, int64_t rows, int64_t heads,
-                        int64_t half, bf16* out, int threads) {
+                        int64_t half, bf16* out, int64_t out_row, int64_t out_head, int threads) {
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
         team.each((rows + 15) / 16, phase, [&](int64_t task) {
             for (int64_t r = task * 16; r < std::min(rows, task * 16 + 16); r++) {
                 const float *cosine = cosines + r * half, *sine = sines + r * half;
-                for (int64_t h = r * heads; h < (r + 1) * heads; h++) {
-                    const bf16 *first = x + 2 * h * half, *second = first + half;
-                    bf16* to = out + 2 * h * half;
+                for (int64_t h = 0; h < heads; h++) {
+                    const bf16 *first = x + 2 * (r * heads + h) * half, *second = first + half;
+                    bf16* to = out + r * out_row + h * out_head;
                     int64_t i = 0;
                     for (; i + LANES <= half; i += LANES) {
                         const Floats a = load(first + i), b = load(second + i);
@@ -144,14 +144,20 @@ inline void gate_row(const bf16* gate, const bf16* up, int64_t width, bf16* out)
     }
 }
 
+// The same as the kernel of gated MLPs does it, with the bits of that; `width` is a multiple of 16.
+inline void gate_row_near(const bf16* gate, const bf16* up, int64_t width, bf16* out) {
+    for (int64_t n = 0; n < width; n += LANES) store_near(out + n, rounded(near_silu(load(gate + n))) * load(up + n));
+}
+
 // The same of rows [gate | up]; `width` is that of the result.
-inline void gate_rows(const bf16* rows, int64_t count, int64_t width, bf16* out, int threads) {
+inline void gate_rows(const bf16* rows, int64_t count, int64_t width, bool is_near, bf16* out, int threads) {
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
         team.each((count + 15) / 16, phase, [&](int64_t task) {
             for (int64_t r = task * 16; r < std::min(count, task * 16 + 16); r++) {
                 const bf16* gate = rows + 2 * r * width;
-                gate_row(gate, gate + width, width, out + r * width);
+                if (is_near) gate_row_near(gate, gate + width, width, out + r * width);
+                else gate_row(gate, gate + width, width, out + r * width);
             }
         });
     });

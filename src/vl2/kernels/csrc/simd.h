@@ -157,6 +157,17 @@ inline Floats logistic(Floats x) {
 
 inline Floats silu(Floats x) { return x * logistic(x); }
 
+// The same, with AVX-512 with a relative error below 7e-5: for what is rounded to bfloat16 next.
+inline Floats near_silu(Floats x) {
+#if defined(__AVX512F__)
+    // Where the power is infinite, what is divided by it is zero.
+    const __m512 power = _mm512_mul_ps((__m512)x, _mm512_set1_ps(-1.44269504f));
+    return (Floats)_mm512_mul_ps((__m512)x, _mm512_rcp14_ps(_mm512_add_ps(near_power_of_two(power), _mm512_set1_ps(1.0f))));
+#else
+    return silu(x);
+#endif
+}
+
 // GELU by its tanh, with AVX-512 with a relative error below 7e-5: for what is rounded to bfloat16 next.
 inline Floats near_gelu(Floats x) {
 #if defined(__AVX512F__)
