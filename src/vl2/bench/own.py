@@ -9,6 +9,7 @@ STARTED = time.perf_counter()
 from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 from vl2 import __version__  # noqa: E402
 from vl2.bench.machine import wait_for  # noqa: E402
@@ -65,10 +66,10 @@ class Own:
 
     @torch.inference_mode()
     def prefill(self, task: Task) -> Answer:
-        cache = self._cache(1, task["tokens"])
+        cache, ids_1S = self._cache(1, task["tokens"]), self._prompt(task["tokens"], task["seed"])
 
         def run() -> None:
-            self._read(task["tokens"], task["seed"], cache)
+            self._read(ids_1S, cache)
             wait_for(self.vlm.model.device)
 
         return timed(run)
@@ -82,7 +83,7 @@ class Own:
         longest = model.config.language_config.max_position_embeddings
         with decoding(model, batch, context + steps, max_capacity=longest) as (cache, take_step):
             row = cache.rows(0, 1)
-            self._read(context, task["seed"], row)
+            self._read(self._prompt(context, task["seed"]), row)
             for layer in cache.layers:
                 for t in layer:
                     t[1:] = t[:1]
@@ -115,8 +116,10 @@ class Own:
         events.close()  # type: ignore[attr-defined]
         return answer
 
-    def _read(self, num_tokens: int, seed: int, row: Cache) -> None:
-        ids_1S = torch.tensor([random_ids(num_tokens, self._vocabulary, seed)], device=self.vlm.model.device)
+    def _prompt(self, num_tokens: int, seed: int) -> Tensor:
+        return torch.tensor([random_ids(num_tokens, self._vocabulary, seed)], device=self.vlm.model.device)
+
+    def _read(self, ids_1S: Tensor, row: Cache) -> None:
         prefill(self.vlm.model, self.vlm.model.language.embed(ids_1S), row)
 
     def _cache(self, rows: int, capacity: int) -> Cache:

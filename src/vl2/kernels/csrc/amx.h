@@ -22,8 +22,8 @@ struct Blocks {
 
 // Two blocks of sixteen outputs, or with B = 1 the first, for V vectors of sixteen rows, 1 or 2: sums [16][stride] of each
 // block, to which those that `sums` hold already are added where `is_more`. `x` holds pairs of channels, `stride` words from
-// one to the next; `width` channels are added up, a multiple of 32. `beside` is called with every 32 of them: what a processor
-// does in its other units while it multiplies tiles takes no time of its own.
+// one to the next; `width` channels are added up, a multiple of 32. `beside` is called with every 32 of them, to ask for
+// what comes next: a tile reads sixteen places far apart, which no processor foresees.
 template <int V, int B = 2, class Beside>
 void multiply_blocks(const uint32_t* x, int64_t stride, const Blocks& weight, int64_t width, float* sums_one,
                      float* sums_two, const Beside& beside, bool is_more = false) {
