@@ -130,6 +130,9 @@ def test_the_largest_scores_are_those_of_pytorch(tokens: int, num_experts: int, 
     ours = prefill_kernels.find_largest(scores, K)
     assert torch.equal(ours, kernels.find_largest(scores, K))
     assert torch.equal(ours, scores.topk(K, dim=-1).indices)
+    for broken in (float("nan"), float("-inf"), float("inf")):  # whatever the place, it is one of the row
+        places = kernels.find_largest(torch.full_like(scores, broken), K)
+        assert ((places >= 0) & (places < num_experts)).all()
     scores[:, 2:4] = 2  # of equal ones the first
     assert torch.equal(kernels.find_largest(scores, K)[:, : min(K, 2)], torch.tensor([2, 3][:K]).expand(tokens, -1))
 

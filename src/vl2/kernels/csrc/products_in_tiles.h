@@ -138,6 +138,7 @@ class ProductInTiles {
                 _tile_loadd(5, weight.tails[1], STEP);
             }
             _tile_loadd(6, left + step * TILE_BYTES, 64);
+            // The compiler takes a register's number as a literal alone: not as a template's.
             if constexpr (IS_WHOLE) {
                 _tile_dpbssd(0, 4, 6);
                 _tile_dpbssd(1, 5, 6);

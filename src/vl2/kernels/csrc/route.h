@@ -67,7 +67,7 @@ inline bool score_tokens(const bf16*, int64_t, int64_t, const bf16*, int64_t, fl
 #endif
 
 // Of each of so many rows of scores the places of the largest, the largest first; of equal ones the first. There are `width`
-// numbers in a row, and no more are wanted; none is -infinity.
+// numbers in a row, and no more are wanted. Of numbers that are none, or infinite, it is some place of the row.
 inline void find_largest(const float* scores, int64_t rows, int64_t width, int64_t wanted, int64_t* places, int threads) {
     constexpr int64_t ROWS = 32;
     const int64_t padded_width = round_up(width, LANES);
@@ -86,7 +86,7 @@ inline void find_largest(const float* scores, int64_t rows, int64_t width, int64
                     }
                     float largest = most[0];
                     for (int i = 1; i < LANES; i++) largest = std::max(largest, most[i]);
-                    const int64_t place = std::find(left.begin(), left.end() - 1, largest) - left.begin();
+                    const int64_t place = std::find(left.begin(), left.begin() + width - 1, largest) - left.begin();
                     left[place] = -INFINITY;
                     places[row * wanted + k] = place;
                 }
