@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -17,12 +16,15 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from vl2.train.ranks import join, leave
 
 SIZE = 2
 # Only a hang waits so long: a collective that one rank never enters fails after the first, a process after the second.
 COLLECTIVE_S, SCENARIO_S = 60.0, 180.0
+# Else the first rank would listen at the port; see `open_store`.
+STORE_IS_KEPT = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
 _NO_ANSWER = (False, "no answer")
 
 
@@ -33,6 +35,7 @@ class TwoRanks:
         self._collective_s, self._size = collective_s, size
         self._processes: list[BaseProcess] = []
         self._pipes: list[Connection] = []
+        self._store: dist.TCPStore | None = None
 
     def run(self, scenario: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Return the results of all ranks, which must be ones that pickle takes."""
@@ -57,25 +60,36 @@ class TwoRanks:
         for process in self._processes:
             process.kill()
             process.join()
-        self._processes, self._pipes = [], []
+        self._processes, self._pipes, self._store = [], [], None
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        self._store = open_store()
         for rank in range(self._size):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(rank, self._size, port, theirs, self._collective_s), daemon=True
+                target=_serve, args=(rank, self._size, self._store.port, theirs, self._collective_s), daemon=True
             )
             process.start()
             self._processes.append(process)
             self._pipes.append(ours)
+        # A rank waits for another no longer than `collective_s`; on a busy machine one starts seconds after another.
+        for pipe in self._pipes:
+            pipe.recv_bytes()
+        for pipe in self._pipes:
+            pipe.send_bytes(b"")
+
+
+def open_store() -> dist.TCPStore:
+    """Return where ranks meet, as long as it is kept; torchrun's agent keeps one for them too (`STORE_IS_KEPT`).
+
+    It listens at once, on a port of its own; a port found free for the first rank may be taken before it listens.
+    """
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:
-    """Return what torchrun would set."""
+    """Return what torchrun must set."""
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -95,7 +109,9 @@ def _receive(pipe: Connection) -> tuple[bool, Any]:
 
 def _serve(rank: int, size: int, port: int, pipe: Connection, collective_s: float) -> None:
     torch.set_num_threads(1)
-    os.environ.update(environment(rank, size, port))
+    os.environ.update(environment(rank, size, port) | STORE_IS_KEPT)
+    pipe.send_bytes(b"")
+    pipe.recv_bytes()
     ranks = join("cpu", timeout_s=collective_s)
     try:
         while True:

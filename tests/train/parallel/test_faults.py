@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import pytest
 
 from tests.train.test_run import curve
 from tests.train.toy import make_toy_data, make_toy_model, run_toy, toy_recipe, toy_stage
-from tests.train.two_ranks import environment
+from tests.train.two_ranks import STORE_IS_KEPT, environment, open_store
 from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
 from vl2.train.recipe import Recipe
 
@@ -55,9 +54,7 @@ class Together:
         self.folder = Path(recipe.run.folder)
         path = self.folder.with_suffix(".toml")
         path.write_text(recipe.to_toml(), encoding="utf-8")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        self._store = open_store()
         program = f"import torch; torch.set_num_threads(1)\n{before}\nfrom vl2.cli.main import main; main()"
         self.processes = [
             subprocess.Popen(
@@ -67,7 +64,8 @@ class Together:
                 text=True,
                 env={
                     **os.environ,
-                    **environment(rank, size, port),
+                    **environment(rank, size, self._store.port),
+                    **STORE_IS_KEPT,
                     "OMP_NUM_THREADS": "1",
                     "PYTHONPATH": str(ROOT / "src"),
                 },
@@ -234,7 +232,8 @@ def test_a_full_disk_of_one_rank_ends_the_run_and_the_last_checkpoint_remains(
     toy: tuple[Path, Path], tmp_path: Path
 ) -> None:
     recipe = make_recipe(toy, tmp_path / "run", 2, parallel="sharded", expert_parallel=2)
-    Together(recipe, 2).processes[0].wait(timeout=240)
+    short = Together(recipe, 2)
+    short.processes[0].wait(timeout=240)
     assert checkpoint_steps(tmp_path / "run") == [2]
     longer = make_recipe(toy, tmp_path / "run", 5000, parallel="sharded", expert_parallel=2, timeout_s=20.0)
     ranks = Together(longer, 2, "--resume", preexec=lambda rank: limit_file_size() if rank else None)
