@@ -1,8 +1,8 @@
-"""One decoding step in one call of the kernels: where a model's weights lie, written down once.
+"""One decoding step, or one pass over a prompt, in one call of the kernels: where a model's weights lie, written once.
 
-The plain way, layer by layer in PyTorch, is `decode_plainly` in `vl2.infer.generate`; a test holds both equal within
-what bfloat16 rounds. In the kernels every row is computed alike whatever is beside it, so a batch gives the bits that
-each request gives alone.
+The plain way to decode, layer by layer in PyTorch, is `decode_plainly` in `vl2.infer.generate`; a test holds both equal
+within what bfloat16 rounds. In the kernels every row is computed alike whatever is beside it, so a batch gives the bits
+that each request gives alone. A pass is made of the kernels that `vl2.infer.prefill_kernels` puts into the modules.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from torch import Tensor, nn
 
 from vl2.config import LanguageConfig
 from vl2.kernels import Library, load_kernels
-from vl2.kernels.structures import BF16, QUANTISED, LayerC, MatrixC, ModelC, StackC, StepC
+from vl2.kernels.prefill import has_tiles
+from vl2.kernels.structures import BF16, INT8, QUANTISED, LayerC, MatrixC, ModelC, PassC, StackC, StepC
+from vl2.kernels.tiles import LINE
 from vl2.model import VL2, Cache
 from vl2.model.attention import LatentAttention, MultiHeadAttention
 from vl2.model.float_linear import is_plain_linear
-from vl2.model.language import DecoderLayer
+from vl2.model.language import DecoderLayer, LanguageModel
 from vl2.model.layers import GatedMLP
 from vl2.model.moe import Experts, MoE
 from vl2.model.rope import rotary_angles
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+from vl2.quant.products import FEW_OF_A_PASS
 
 LATENT_EPS = 1e-6
 
@@ -47,20 +50,21 @@ class _Held:
 class DecodePlan:
     """The addresses of all weights of a language model in the form that the kernels read."""
 
-    def __init__(self, model: VL2, kernels: Library) -> None:
+    def __init__(self, language: LanguageModel, kernels: Library) -> None:
         """Raise Unsupported where a layer is not one that the kernels know."""
-        self._kernels, self._config = kernels, model.config.language_config
+        decoder = language.model
+        self._kernels, self._config = kernels, decoder.config
         self._held: list[_Held] = []
         self._modules: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
         self._gates: list[nn.Module] = []
         _check_config(self._config)
-        for parent in model.language.modules():
+        for parent in language.modules():
             self._modules += [(parent._modules, name, child) for name, child in parent._modules.items() if child]
-        decoder = model.language.model
         layers = [self._layer(layer) for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         self._layers = (LayerC * len(layers))(*layers)
-        self._model = self._described(decoder.norm.weight, decoder.norm, model.language.lm_head)
+        self._model = self._described(decoder.norm.weight, decoder.norm, language.lm_head)
         self._embeddings = decoder.embed_tokens
+        self._least_rows = self._find_least_rows()
         self._rotary_dim, self._angles = decoder.rotary_dim, (torch.empty(0, 0), torch.empty(0, 0))
 
     def is_current(self) -> bool:
@@ -106,6 +110,43 @@ class DecodePlan:
         for cache in caches if advances is None else [advances]:
             cache.advance(1)
         return logits_BV
+
+    def read(self, x_1SD: Tensor, cache: Cache) -> Tensor | None:
+        """Append S embedded positions to a cache of one row, and return the state of the last, [1, 1, D].
+
+        The length of the cache does not move. None where the kernels do not do it: there must be tile registers, plain
+        heads, and weights as the tiles take them; nor where somebody follows the modules.
+        """
+        rows, before = x_1SD.shape[1], cache.lengths[0]
+        if rows < self._least_rows or any(m._forward_hooks or m._forward_pre_hooks for *_, m in self._modules):
+            return None
+        end = before + rows
+        assert end <= cache.capacity, f"the cache holds {cache.capacity} positions, {end} are needed"
+        places = [place for layer in cache.layers for place in _place(layer)]
+        cosines_SC, sines_SC = (angles[before:end] for angles in self._table(end))
+        x_1SD, state_11D = x_1SD.clone(memory_format=torch.contiguous_format), x_1SD.new_empty(1, 1, x_1SD.shape[2])
+        part = PassC(
+            rows=rows,
+            before=before,
+            threads=torch.get_num_threads(),
+            cache=(ctypes.c_int64 * len(places))(*places),
+            cosines=cosines_SC.data_ptr(),
+            sines=sines_SC.data_ptr(),
+            x=x_1SD.data_ptr(),
+            state=state_11D.data_ptr(),
+        )
+        return state_11D if self._kernels.read(ctypes.byref(self._model), ctypes.byref(part)) else None
+
+    def _find_least_rows(self) -> float:
+        """Return from how many rows on a pass is for the kernels; infinite where none is."""
+        layers, config = list(self._layers), self._config
+        matrices = [m for r in layers for m in (r.query, r.key, r.value, r.output, r.gate, r.up, r.down) if m.outputs]
+        matrices += [stack.first for r in layers if r.router for stack in (r.expert_gate, r.expert_up, r.expert_down)]
+        kinds = {matrix.kind for matrix in matrices}
+        is_for_tiles = all(m.outputs % LINE == 0 and m.inputs % LINE == 0 for m in matrices) and has_tiles()
+        if config.use_mla or not is_for_tiles or not kinds <= {BF16, INT8}:
+            return float("inf")
+        return FEW_OF_A_PASS + 1 if INT8 in kinds else 2
 
     def _table(self, positions: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of at least so many positions, [positions, C / 2]."""
@@ -238,25 +279,31 @@ def _check_config(config: LanguageConfig) -> None:
         raise Unsupported("heads that are not a multiple of 16 wide")
 
 
-_PLANS: WeakKeyDictionary[VL2, DecodePlan | None] = WeakKeyDictionary()
+_PLANS: WeakKeyDictionary[LanguageModel, DecodePlan | None] = WeakKeyDictionary()
 
 
 def decode_plan(model: VL2) -> DecodePlan | None:
+    """Return the plan of a model's language model; see `plan_of`."""
+    return plan_of(model.language)
+
+
+def plan_of(language: LanguageModel) -> DecodePlan | None:
     """Return the plan of a model in inference, or None where the plain way must do: other devices, types or layers.
 
     It is made anew when a weight has been moved or replaced. What is written into a weight in place it reads as it is.
     """
-    if model.dtype != torch.bfloat16 or model.device.type != "cpu" or torch.is_grad_enabled():
+    embeddings = language.model.embed_tokens.weight
+    if embeddings.dtype != torch.bfloat16 or embeddings.device.type != "cpu" or torch.is_grad_enabled():
         return None
-    plan = _PLANS.get(model)
+    plan = _PLANS.get(language)
     if plan is not None and plan.is_current():
         return plan
     kernels = load_kernels()
     if kernels is None:
         return None
     try:
-        plan = DecodePlan(model, kernels)
+        plan = DecodePlan(language, kernels)
     except Unsupported:
         plan = None
-    _PLANS[model] = plan
+    _PLANS[language] = plan
     return plan

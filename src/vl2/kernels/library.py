@@ -20,7 +20,7 @@ import torch
 
 from vl2.errors import UserError
 from vl2.kernels.build import Level, build, file_name, find_compiler, supported_levels
-from vl2.kernels.structures import MatrixC, ModelC, StepC
+from vl2.kernels.structures import MatrixC, ModelC, PassC, StepC
 
 LOGGER = logging.getLogger("vl2.kernels")
 VARIABLE = "VL2_KERNELS"
@@ -39,6 +39,8 @@ class Library:
             raise OSError(f"{path.name} needs instructions that this processor lacks")
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self.decode = _function(loaded, "vl2_decode", ctypes.POINTER(ModelC), ctypes.POINTER(StepC))
+        self.read = _function(loaded, "vl2_read", ctypes.POINTER(ModelC), ctypes.POINTER(PassC))
+        self.read.restype = number
         self.multiply = _function(
             loaded, "vl2_multiply", ctypes.POINTER(MatrixC), number, pointer, number, pointer, number
         )

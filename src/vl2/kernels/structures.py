@@ -66,5 +66,15 @@ class StepC(ctypes.Structure):
         ("inputs", _POINTER),
         ("lengths", ctypes.POINTER(_INT)),
         ("cache", ctypes.POINTER(_INT)),
-        *((name, _POINTER) for name in ("cosines", "sines", "logits")),
+        *((name, _POINTER) for name in ("cosines", "sines", "logits", "states")),
+    ]
+
+
+class PassC(ctypes.Structure):
+    """A pass over a prompt (csrc/read.h). `cache` is [layers, 4], as a step's."""
+
+    _fields_ = [
+        *((name, _INT) for name in ("rows", "before", "threads")),
+        ("cache", ctypes.POINTER(_INT)),
+        *((name, _POINTER) for name in ("cosines", "sines", "x", "state")),
     ]

@@ -93,6 +93,8 @@ inline void decode(const Model& model, const Step& step) {
                     step.logits[row * model.head.outputs + n] = rounded(results[row][n - cut.first]);
         });
     });
+    if (step.states)
+        for (int64_t row = 0; row < rows; row++) std::copy_n(normed[row], D, step.states + row * D);
 }
 
 }  // namespace vl2

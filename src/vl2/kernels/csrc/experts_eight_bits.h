@@ -63,7 +63,8 @@ struct ExpertInEightBits {
         const RowsProduct p{nullptr, x.rows, w.inputs, 0, INT8, w.codes, reinterpret_cast<const float*>(w.scales),
                             nullptr, w.outputs, 0, nullptr, out, w.outputs};
         ProductInTiles<int8_t> product(p, x, row_scales, is_far);
-        for (int64_t first = 0; first < w.outputs; first += BLOCK) product.multiply(first, true);
+        for (int64_t first = 0; first < w.outputs; first += BLOCK)
+            product.multiply(first, product.rows_from(first + BLOCK));
     }
 };
 

@@ -5,6 +5,7 @@
 #include "expert_rows.h"
 #include "quantise.h"
 #include "prefill.h"
+#include "read.h"
 #include "route.h"
 
 using namespace vl2;
@@ -95,10 +96,13 @@ void vl2_from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const
 
 // 1 when done, 0 where the kernel does not do this shape.
 int64_t vl2_multiply_rows_in_tiles(const RowsProduct* product, int64_t threads) {
-    return multiply_rows_in_tiles(*product, static_cast<int>(threads));
+    return multiply_rows_in_tiles(product, 1, static_cast<int>(threads));
 }
 
 void vl2_decode(const Model* model, const Step* step) { decode(*model, *step); }
+
+// 1 when done; 0 where a kernel does not do a shape: what x and the new places of the cache hold is then of no use.
+int64_t vl2_read(const Model* model, const Pass* pass) { return Reading(*model, *pass).run(); }
 
 // out [rows, outputs] = x [rows, stride] times w; rows of x are bfloat16 with zeros up to a multiple of 32 inputs.
 void vl2_multiply(const Matrix* w, int64_t rows, const bf16* x, int64_t stride, float* out, int64_t threads) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <vector>
 
@@ -24,6 +25,17 @@ inline void store_past_caches(void* to, __m512i value) {
     else _mm512_stream_si512(static_cast<__m512i*>(to), value);
 }
 #endif
+
+// Numbers that nobody has written yet.
+template <class T>
+class Blank {
+   public:
+    explicit Blank(int64_t count) : lines_(new Line[(count * sizeof(T) + LINE_BYTES - 1) / LINE_BYTES]) {}
+    T* data() const { return reinterpret_cast<T*>(lines_.get()); }
+
+   private:
+    std::unique_ptr<Line[]> lines_;
+};
 
 template <class T>
 struct OnLines {

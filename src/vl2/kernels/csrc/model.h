@@ -43,6 +43,7 @@ struct Step {
     const CacheRow* cache;          // [layers, rows]
     const float *cosines, *sines;   // [rows, rotary channels / 2], of the new position of each row
     float* logits;                  // [rows, vocabulary]
+    bf16* states;                   // [rows, width], what the logits are made of; null: not wanted
 
     const CacheRow& cache_row(int64_t layer, int64_t row) const { return cache[layer * rows + row]; }
 };

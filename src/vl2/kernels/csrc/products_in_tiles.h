@@ -37,6 +37,8 @@ constexpr int64_t BLOCK = 2 * LANES;             // outputs, and rows, of four t
 constexpr int64_t FAR = 1 << 20;                 // results, from which on they are not read before much else is
 constexpr int64_t STEPS_AT_ONCE = 9, VECTORS_AT_ONCE = 4;  // 18 KB of a weight, and of two vectors each time
 
+inline int64_t blocks_of(const RowsProduct& p) { return (p.outputs + BLOCK - 1) / BLOCK; }
+
 // Rows of 64 bytes to which something will be added: a few are asked for at each step.
 struct Onto {
     const bf16* row;
@@ -54,13 +56,12 @@ class ProductInTiles {
     ProductInTiles(const RowsProduct& p, const RowsInTiles& x, const float* row_scales, bool is_far)
         : p_(p), x_(x), row_scales_(row_scales), is_far_(is_far) {}
 
-    // 32 outputs from a multiple of 32 on, or the last sixteen. Meanwhile, evenly over the steps, memory is asked for the next 32,
-    // if they come next.
-    void multiply(int64_t first, bool has_next) {
+    // 32 outputs from a multiple of 32 on, or the last sixteen. Meanwhile, evenly over the steps, memory is asked for 32 rows of a
+    // weight that come `next`; null: none.
+    void multiply(int64_t first, const uint8_t* next) {
         // Of a single block of sixteen the second pair of tiles is the first once more, and is thrown away.
         const int64_t other = first + LANES < p_.outputs ? LANES : 0;
-        const uint8_t* rows = static_cast<const uint8_t*>(p_.weight);
-        Weight weight{rows + first * x_.bytes, rows + (first + other) * x_.bytes};
+        Weight weight{row_of_weight(first), row_of_weight(first + other)};
         if (x_.steps > x_.whole_steps)
             for (int64_t n = 0; n < LANES; n++)
                 for (int half = 0; half < 2; half++) {
@@ -69,11 +70,13 @@ class ProductInTiles {
                 }
         const int64_t lines = (BLOCK * x_.bytes + 63) / 64, turns = (x_.vectors + 1) / 2 * x_.whole_steps;
         AheadInStreams ahead;
-        if (has_next && first + 2 * BLOCK <= p_.outputs && turns > 0)
-            ahead = AheadInStreams(weight.one + BLOCK * x_.bytes, lines, turns);
+        if (next && turns > 0) ahead = AheadInStreams(next, lines, turns);
         for (int64_t v = 0; v < x_.vectors; v += VECTORS_AT_ONCE)
             multiply_vectors(weight, v, std::min(VECTORS_AT_ONCE, x_.vectors - v), first, other, ahead);
     }
+
+    // 32 rows of the weight from one on; null where there are no more so many.
+    const uint8_t* rows_from(int64_t first) const { return first + BLOCK <= p_.outputs ? row_of_weight(first) : nullptr; }
 
    private:
     static constexpr bool IS_WHOLE = std::is_same_v<Number, int8_t>;
@@ -83,6 +86,8 @@ class ProductInTiles {
     const RowsInTiles& x_;
     const float* const row_scales_;
     const bool is_far_;  // the result is not read before much else is
+
+    const uint8_t* row_of_weight(int64_t row) const { return static_cast<const uint8_t*>(p_.weight) + row * x_.bytes; }
 
     // Two blocks of sixteen rows of it, and what of them lies in the last step where that is not a whole one.
     struct Weight {
@@ -212,16 +217,18 @@ class ProductInTiles {
     }
 };
 
-// Each thread takes some rows for all outputs, packed by itself: what another has just written lies in that one's cache. Of rows
-// that are too few for all threads, each takes some of the outputs.
+// `count` products of the same rows, which are those of the first. Each thread takes some rows for all outputs, packed by itself:
+// what another has just written lies in that one's cache. Of rows that are too few for all threads, each takes some of the outputs.
 template <class Number>
-void multiply_rows_in_tiles(const RowsProduct& p, int threads) {
-    const int64_t bytes = p.inputs * static_cast<int64_t>(sizeof(Number)), steps = (bytes + STEP - 1) / STEP;
-    const int64_t pairs = (p.rows + 2 * LANES - 1) / (2 * LANES), blocks = (p.outputs + BLOCK - 1) / BLOCK;
+void multiply_rows_in_tiles(const RowsProduct* products, int64_t count, int threads) {
+    const RowsProduct& all = *products;
+    const int64_t bytes = all.inputs * static_cast<int64_t>(sizeof(Number)), steps = (bytes + STEP - 1) / STEP;
+    const int64_t pairs = (all.rows + 2 * LANES - 1) / (2 * LANES);
+    int64_t blocks = 0;  // of all products, one behind another
+    for (int64_t i = 0; i < count; i++) blocks += blocks_of(products[i]);
     const int64_t most = std::max<int64_t>(1, CHUNK_BYTES / (2 * steps * TILE_BYTES));  // pairs of vectors
     const int64_t fewest = (pairs + most - 1) / most, splits = fewest < threads ? std::min<int64_t>(threads, blocks) : 1;
     const int64_t chunks = std::min(pairs, splits > 1 ? fewest : round_up(fewest, threads));
-    const bool is_far = p.rows * p.outputs > FAR;
     run_team(threads, [&](Team& team, int) {
         static thread_local std::vector<float> scales;
         const TileRegisters registers;
@@ -229,38 +236,59 @@ void multiply_rows_in_tiles(const RowsProduct& p, int threads) {
         team.each(chunks * splits, phase, [&](int64_t task) {
             const int64_t chunk = task / splits, split = task % splits;
             const int64_t first_row = chunk * pairs / chunks * 2 * LANES;
-            RowsProduct part = p;
-            part.rows = std::min(p.rows, (chunk + 1) * pairs / chunks * 2 * LANES) - first_row;
-            part.x += first_row * p.x_stride;
-            part.out += first_row * p.out_stride;
-            if (p.onto) part.onto += first_row * p.outputs;
-            scales.resize(part.rows);
-            const RowsInTiles x(part.rows, bytes);
+            const int64_t rows = std::min(all.rows, (chunk + 1) * pairs / chunks * 2 * LANES) - first_row;
+            const bf16* from = all.x + first_row * all.x_stride;
+            scales.resize(rows);
+            const RowsInTiles x(rows, bytes);
             for (int64_t v = 0; v < x.vectors; v++) {
-                if constexpr (std::is_same_v<Number, int8_t>) x.round(v, part.x, p.x_stride, scales.data());
-                else x.pack(v, [&](int64_t row) { return part.x + row * p.x_stride; });
+                if constexpr (std::is_same_v<Number, int8_t>) x.round(v, from, all.x_stride, scales.data());
+                else x.pack(v, [&](int64_t row) { return from + row * all.x_stride; });
             }
-            ProductInTiles<Number> product(part, x, scales.data(), is_far);
-            const int64_t last = (split + 1) * blocks / splits;
-            for (int64_t block = split * blocks / splits; block < last; block++) product.multiply(block * BLOCK, block + 1 < last);
+            const auto part_of = [&](int64_t i) {
+                RowsProduct part = products[i];
+                part.rows = rows;
+                part.out += first_row * part.out_stride;
+                if (part.onto) part.onto += first_row * part.outputs;
+                return part;
+            };
+            int64_t block = split * blocks / splits, last = (split + 1) * blocks / splits;
+            for (int64_t i = 0; i < count && last > 0; i++) {
+                const RowsProduct part = part_of(i);
+                ProductInTiles<Number> product(part, x, scales.data(), all.rows * part.outputs > FAR);
+                const int64_t own = blocks_of(part);
+                for (; block < std::min(own, last); block++) {
+                    const uint8_t* next = nullptr;
+                    if (block + 1 < std::min(own, last)) next = product.rows_from((block + 1) * BLOCK);
+                    else if (block + 1 < last) next = static_cast<const uint8_t*>(products[i + 1].weight);
+                    product.multiply(block * BLOCK, next);
+                }
+                block -= own;
+                last -= own;
+            }
         });
     });
 }
 
-// Whether the shape was within what the kernel does; nothing is written where it was not.
-inline bool multiply_rows_in_tiles(const RowsProduct& p, int threads) {
-    if (p.outputs % LANES || p.rows < 1 || p.inputs < 1) return false;
-    const int64_t weights = p.outputs * p.inputs;
+// Whether the shapes were within what the kernel does; nothing is written where they were not. Weights are of one kind.
+inline bool multiply_rows_in_tiles(const RowsProduct* products, int64_t count, int threads) {
+    const RowsProduct& p = *products;
+    if (p.rows < 1 || p.inputs < 1) return false;
+    int64_t outputs = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (products[i].outputs % LANES || products[i].kind != p.kind || products[i].inputs != p.inputs) return false;
+        outputs += products[i].outputs;
+    }
+    const int64_t weights = outputs * p.inputs;
     threads = threads_for(threads, weights * (p.kind == INT8 ? 1 : 2), weights * p.rows);
-    if (p.kind == INT8) multiply_rows_in_tiles<int8_t>(p, threads);
-    else if (p.kind == BF16) multiply_rows_in_tiles<bf16>(p, threads);
+    if (p.kind == INT8) multiply_rows_in_tiles<int8_t>(products, count, threads);
+    else if (p.kind == BF16) multiply_rows_in_tiles<bf16>(products, count, threads);
     else return false;
     return true;
 }
 
 #else
 
-inline bool multiply_rows_in_tiles(const RowsProduct&, int) { return false; }
+inline bool multiply_rows_in_tiles(const RowsProduct*, int64_t, int) { return false; }
 
 #endif
 

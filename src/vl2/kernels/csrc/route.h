@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "expert_rows.h"
+#include "model.h"
 
 namespace vl2 {
 
@@ -93,6 +94,59 @@ inline void find_largest(const float* scores, int64_t rows, int64_t width, int64
             }
         });
     });
+}
+
+// Logits [tokens, experts] as scores, in place: softmax, or each by itself.
+inline void to_scores(float* logits, int64_t tokens, int64_t experts, bool is_sigmoid, int threads) {
+    constexpr int64_t ROWS = 32;
+    const int64_t padded_experts = round_up(experts, LANES);
+    run_team(threads, [&](Team& team, int) {
+        int phase = 0;
+        team.each((tokens + ROWS - 1) / ROWS, phase, [&](int64_t task) {
+            static thread_local std::vector<float> row;
+            row.resize(padded_experts);
+            for (int64_t t = task * ROWS; t < std::min(tokens, (task + 1) * ROWS); t++) {
+                float* scores = logits + t * experts;
+                std::fill(std::copy(scores, scores + experts, row.begin()), row.end(), -INFINITY);
+                if (is_sigmoid) {
+                    for (int64_t e = 0; e < padded_experts; e += LANES) store(&row[e], logistic(load(&row[e])));
+                } else {
+                    const Floats largest = splat(*std::max_element(scores, scores + experts));
+                    Floats sums = {};
+                    for (int64_t e = 0; e < padded_experts; e += LANES) {
+                        const Floats power = exponential(load(&row[e]) - largest);
+                        store(&row[e], power);
+                        sums += power;
+                    }
+                    const Floats total = splat(sum(sums));
+                    for (int64_t e = 0; e < padded_experts; e += LANES) store(&row[e], load(&row[e]) / total);
+                }
+                std::copy(row.begin(), row.begin() + experts, scores);
+            }
+        });
+    });
+}
+
+// What a router says of the tokens of a prefill, from logits [tokens, experts], which become scores: the best by score and bias,
+// which may be null, and what each of them weighs, [tokens, best].
+inline void choose_experts_of_all(const Model& model, const float* bias, int64_t tokens, float* logits, int64_t* chosen,
+                                  float* weights, int threads) {
+    const int64_t E = model.experts, K = model.experts_per_token;
+    to_scores(logits, tokens, E, model.is_sigmoid, threads);
+    std::vector<float> ranked;
+    if (bias) {
+        ranked.assign(logits, logits + tokens * E);
+        for (int64_t i = 0; i < tokens * E; i++) ranked[i] += bias[i % E];
+    }
+    find_largest(bias ? ranked.data() : logits, tokens, E, K, chosen, threads);
+    for (int64_t t = 0; t < tokens; t++) {
+        float total = 0;
+        for (int64_t i = t * K; i < (t + 1) * K; i++) total += weights[i] = logits[t * E + chosen[i]];
+        for (int64_t i = t * K; i < (t + 1) * K; i++) {
+            if (model.is_normalised && K > 1) weights[i] /= total + 1e-20f;
+            weights[i] *= static_cast<float>(model.routed_scale);
+        }
+    }
 }
 
 // Slots [tokens, slots], each of an expert, as rows sorted by expert and then in their order: the token of each row, the row of

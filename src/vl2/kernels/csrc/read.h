@@ -1,0 +1,182 @@
+// A pass over a prompt through all layers, in one call: embeddings in, the state of the last position out, keys and values into
+// the cache.
+//
+// It is made of the kernels that Python calls one by one where this does not apply. But each of them reads many megabytes, and
+// after it the interpreter finds neither its code nor its objects in a cache: that takes a third of a millisecond each time. In the
+// last layer only the last position asks, which is a step of decoding.
+#pragma once
+#include <initializer_list>
+
+#include "decode.h"
+#include "lines.h"
+#include "model.h"
+#include "prefill.h"
+#include "products_in_tiles.h"
+#include "route.h"
+
+namespace vl2 {
+
+// Held the same in Python, as a ctypes structure.
+struct Pass {
+    int64_t rows, before, threads;  // positions that are new, and that the cache holds
+    const CacheRow* cache;          // [layers]
+    const float *cosines, *sines;   // [rows, head_dim / 2], of the new positions
+    bf16* x;                        // [rows, width], written over
+    bf16* state;                    // [width], after the final norm
+};
+
+// Heads that are not latent; widths are multiples of 32, and weights bfloat16 or int8.
+class Reading {
+   public:
+    Reading(const Model& model, const Pass& pass)
+        : model_(model), pass_(pass), rows_(pass.rows), threads_(static_cast<int>(pass.threads)),
+          normed_(rows_ * model.width), query_(rows_ * heads_width()), turned_(rows_ * heads_width()),
+          key_(rows_ * heads_width()), value_(rows_ * heads_width()), mixed_(rows_ * heads_width()), mlp_(rows_ * model.width),
+          slots_(rows_ * model.experts_per_token * model.width), logits_(rows_ * model.experts),
+          weights_(rows_ * model.experts_per_token), chosen_(rows_ * model.experts_per_token),
+          token_(rows_ * model.experts_per_token), place_(rows_ * model.experts_per_token), counts_(model.experts) {}
+
+    // Whether the shapes were within what the kernels do; else what is written is of no use.
+    bool run() {
+        const int64_t last = model_.num_layers - 1;
+        for (int64_t index = 0; index < last; index++) {
+            const Layer& layer = model_.layers[index];
+            if (!attend(layer, pass_.cache[index])) return false;
+            normalise_rows(pass_.x, layer.post_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
+            if (!(layer.router ? add_experts(layer) : add_mlp(layer))) return false;
+        }
+        return read_last(model_.layers[last], pass_.cache[last]);
+    }
+
+   private:
+    const Model& model_;
+    const Pass& pass_;
+    const int64_t rows_;
+    const int threads_;
+    Blank<bf16> normed_, query_, turned_, key_, value_, mixed_, mlp_, slots_;
+    Blank<float> logits_, weights_;
+    Blank<int64_t> chosen_, token_, place_, counts_;
+
+    static constexpr int64_t FEW_ROWS = 16;  // of bfloat16: with no more, each product of an MLP is shared out by itself
+
+    int64_t heads_width() const { return model_.heads * model_.head_dim; }
+
+    RowsProduct product_of(const Matrix& w, const bf16* x, bf16* out, int64_t out_stride, const bf16* onto = nullptr) const {
+        const float* scales = w.kind == INT8 ? reinterpret_cast<const float*>(w.scales) : nullptr;
+        return {x, rows_, w.inputs, w.inputs, w.kind, w.codes, scales, nullptr, w.outputs, 0, onto, out, out_stride};
+    }
+
+    // Products of the same rows. Weights of several kinds are multiplied one by one.
+    bool multiply(std::initializer_list<RowsProduct> products) const {
+        if (multiply_rows_in_tiles(products.begin(), products.size(), threads_)) return true;
+        return std::all_of(products.begin(), products.end(),
+                           [&](const RowsProduct& p) { return multiply_rows_in_tiles(&p, 1, threads_); });
+    }
+
+    // Of normed x the keys, turned, and the values, into the cache; and the queries, turned, if they are wanted.
+    bool project(const Layer& layer, const CacheRow& cache, bool with_queries) const {
+        const int64_t C = model_.head_dim, H = model_.heads, shared = model_.kv_heads;
+        const int64_t step = cache.position_stride, first = pass_.before * step;
+        normalise_rows(pass_.x, layer.input_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
+        const RowsProduct key = product_of(layer.key, normed_.data(), key_.data(), shared * C);
+        const RowsProduct value = product_of(layer.value, normed_.data(), value_.data(), shared * C);
+        const RowsProduct query = product_of(layer.query, normed_.data(), query_.data(), H * C);
+        if (!(with_queries ? multiply({query, key, value}) : multiply({key, value}))) return false;
+        const auto rotate = [&](const bf16* x, int64_t heads, bf16* out, int64_t out_row, int64_t out_head) {
+            rotate_rows(x, pass_.cosines, pass_.sines, rows_, heads, C / 2, out, out_row, out_head, threads_);
+        };
+        if (with_queries) rotate(query_.data(), H, turned_.data(), H * C, C);
+        rotate(key_.data(), shared, cache.keys + first, step, cache.head_stride);
+        store_heads(value_.data(), cache.values + first, step, cache.head_stride);
+        return true;
+    }
+
+    // x += attention of normed x.
+    bool attend(const Layer& layer, const CacheRow& cache) const {
+        const int64_t C = model_.head_dim, H = model_.heads, step = cache.position_stride;
+        if (!project(layer, cache, true)) return false;
+        const Attention attention{{turned_.data(), 0, C, H * C}, {cache.keys, 0, cache.head_stride, step},
+                                  {cache.values, 0, cache.head_stride, step}, {mixed_.data(), 0, C, H * C},
+                                  1, H, H / model_.kv_heads, rows_, pass_.before + rows_, C, C, pass_.before, 1 / std::sqrt(static_cast<double>(C))};
+        return attend_many(attention, threads_) &&
+               multiply({product_of(layer.output, mixed_.data(), pass_.x, model_.width, pass_.x)});
+    }
+
+    // Rows of heads beside one another to where each head's rows lie behind one another.
+    void store_heads(const bf16* from, bf16* to, int64_t row_step, int64_t head_step) const {
+        const int64_t C = model_.head_dim, width = model_.kv_heads * C;
+        each_rows([&](int64_t row) {
+            for (int64_t h = 0; h < model_.kv_heads; h++) std::copy_n(from + row * width + h * C, C, to + row * row_step + h * head_step);
+        });
+    }
+
+    // x += the MLP of normed x.
+    bool add_mlp(const Layer& layer) const {
+        if (!run_mlp(layer, mlp_.data())) return false;
+        each_rows([&](int64_t row) {
+            bf16* x = pass_.x + row * model_.width;
+            const bf16* added = mlp_.data() + row * model_.width;
+            for (int64_t d = 0; d < model_.width; d += LANES) store(x + d, load(x + d) + load(added + d));
+        });
+        return true;
+    }
+
+    // x += the weighted sum of each row's experts + the shared ones.
+    bool add_experts(const Layer& layer) const {
+        const int64_t E = model_.experts, K = model_.experts_per_token;
+        if (!score_tokens(normed_.data(), rows_, model_.width, layer.router, E, logits_.data(), threads_)) return false;
+        choose_experts_of_all(model_, layer.expert_bias, rows_, logits_.data(), chosen_.data(), weights_.data(), threads_);
+        sort_slots(chosen_.data(), rows_, K, E, token_.data(), place_.data(), counts_.data());
+        const ExpertRows experts{normed_.data(), rows_, token_.data(), counts_.data(), E, model_.width, layer.expert_gate.first.outputs,
+                                 layer.expert_gate, layer.expert_up, layer.expert_down, slots_.data()};
+        if (!run_experts(experts, threads_)) return false;
+        const bool is_shared = layer.gate.outputs > 0;
+        if (is_shared && !run_mlp(layer, mlp_.data())) return false;
+        sum_slots(slots_.data(), place_.data(), weights_.data(), rows_, K, model_.width, is_shared ? mlp_.data() : pass_.x,
+                  is_shared ? pass_.x : nullptr, pass_.x, threads_);
+        return true;
+    }
+
+    // The dense layer's MLP, or the shared experts.
+    bool run_mlp(const Layer& layer, bf16* out) const {
+        const int64_t hidden = layer.gate.outputs;
+        if (rows_ > FEW_ROWS || layer.gate.kind != BF16) {
+            const auto alone = [](const Matrix& w) { return Stack{w, 0, 0}; };
+            const ExpertRows all{normed_.data(), rows_, nullptr, &rows_, 1, model_.width, hidden,
+                                 alone(layer.gate), alone(layer.up), alone(layer.down), out};
+            return run_experts(all, threads_);
+        }
+        const Blank<bf16> opened(2 * rows_ * hidden), gated(rows_ * hidden);
+        if (!multiply({product_of(layer.gate, normed_.data(), opened.data(), 2 * hidden),
+                       product_of(layer.up, normed_.data(), opened.data() + hidden, 2 * hidden)}))
+            return false;
+        gate_rows(opened.data(), rows_, hidden, true, gated.data(), threads_);
+        return multiply({product_of(layer.down, gated.data(), out, model_.width)});
+    }
+
+    // The last layer, of which the last position's state alone is wanted.
+    bool read_last(const Layer& layer, const CacheRow& cache) const {
+        if (!project(layer, cache, false)) return false;
+        Model rest = model_;
+        rest.num_layers = 1;
+        rest.layers = &layer;
+        rest.head.outputs = 0;
+        const int64_t row = rows_ - 1, length = pass_.before + row, half = model_.head_dim / 2;
+        decode(rest, {1, pass_.threads, pass_.x + row * model_.width, &length, &cache, pass_.cosines + row * half,
+                      pass_.sines + row * half, nullptr, pass_.state});
+        return true;
+    }
+
+    template <class Work>
+    void each_rows(const Work& work) const {
+        constexpr int64_t ROWS = 32;
+        run_team(threads_, [&](Team& team, int) {
+            int phase = 0;
+            team.each((rows_ + ROWS - 1) / ROWS, phase, [&](int64_t task) {
+                for (int64_t row = task * ROWS; row < std::min(rows_, (task + 1) * ROWS); row++) work(row);
+            });
+        });
+    }
+};
+
+}  // namespace vl2

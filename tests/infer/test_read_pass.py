@@ -1,0 +1,168 @@
+"""A pass over a prompt in one call: near what the modules make of it, and theirs wherever somebody looks at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.model.configs import small_model
+from vl2.infer.decode_plan import plan_of
+from vl2.infer.prefill_kernels import use_prefill_kernels
+from vl2.kernels.prefill import has_tiles
+from vl2.lora.apply import add_lora
+from vl2.lora.spec import LoRASpec
+from vl2.model import VL2, Cache
+from vl2.quant.apply import quantise_model
+from vl2.quant.scheme import SCHEMES, SchemeName
+
+pytestmark = pytest.mark.skipif(not has_tiles(), reason="the pass is for tile registers")
+
+SCHEMES_AND_NONE: tuple[SchemeName | None, ...] = (None, "int8")
+# Like tiny's in all but size; one whose heads share keys and whose router has a bias and weighs by sigmoids.
+SHARED = {
+    "num_key_value_heads": 2,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "norm_topk_prob": True,
+    "n_group": 1,
+    "topk_group": 1,
+}
+WIDTHS = {"intermediate_size": 96, "moe_intermediate_size": 32}  # whole lines
+MODELS = {"tiny": WIDTHS, "shared": {**WIDTHS, **SHARED, "num_hidden_layers": 3}}
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def model_of(kind: str = "tiny", scheme: SchemeName | None = None) -> VL2:
+    model = small_model("tiny", **MODELS[kind]).to(torch.bfloat16)
+    if scheme is not None:
+        quantise_model(model, SCHEMES[scheme])
+    use_prefill_kernels(model)
+    return model
+
+
+def embedded(model: VL2, count: int, seed: int = 0) -> Tensor:
+    generator, size = torch.Generator().manual_seed(seed), model.config.language_config.vocab_size
+    ids = torch.randint(0, size, (1, count), generator=generator)
+    return model.language.embed(ids)
+
+
+def new_cache(model: VL2, capacity: int = 200) -> Cache:
+    return Cache.allocate(model.config.language_config, 1, capacity, dtype=model.dtype, device=model.device)
+
+
+def read(model: VL2, count: int, cache: Cache, seed: int = 0) -> Tensor:
+    """Return the last state, which must have come from the call."""
+    plan = plan_of(model.language)
+    assert plan is not None
+    state = plan.read(embedded(model, count, seed), cache)
+    assert state is not None
+    cache.advance(count)
+    return state
+
+
+def read_by_modules(model: VL2, count: int, cache: Cache, seed: int = 0) -> Tensor:
+    language = model.language
+    language.read_pass, in_one_call = lambda *_: None, language.read_pass
+    try:
+        return language.extend(embedded(model, count, seed), cache, last_only=True)
+    finally:
+        language.read_pass = in_one_call
+
+
+def difference(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Return the difference of each row, of the length of what it should be."""
+    return (ours.float() - theirs.float()).norm(dim=-1) / theirs.float().norm(dim=-1)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES_AND_NONE)
+@pytest.mark.parametrize("kind", MODELS)
+@torch.inference_mode()
+def test_a_pass_is_near_what_the_modules_make_of_it(kind: str, scheme: SchemeName | None) -> None:
+    model, states = model_of(kind, scheme), []
+    for count in (9, 16, 17, 40, 100):
+        ours, plain = new_cache(model), new_cache(model)
+        for step, rows in enumerate((count, 30)):  # the second goes on where the first ends
+            got, expected = read(model, rows, ours, step), read_by_modules(model, rows, plain, step)
+            assert got.shape == expected.shape
+            assert ours.lengths == plain.lengths
+            states.append(difference(got, expected).flatten())
+            for mine, theirs in zip(ours.layers, plain.layers, strict=True):
+                places = [difference(a, b)[..., : ours.lengths[0]] for a, b in zip(mine, theirs, strict=True)]
+                assert torch.stack(places).median() < 0.015
+            # What goes into the first router is the same to the bit. A router that meets a near tie parts both there,
+            # for that position and a little for those that look back on it: so the middle one of all.
+            assert all(torch.equal(a, b) for a, b in zip(ours.layers[0], plain.layers[0], strict=True))
+    assert torch.cat(states).median() < 0.015
+
+
+@pytest.mark.parametrize("scheme", SCHEMES_AND_NONE)
+@torch.inference_mode()
+def test_the_bits_are_the_same_on_any_number_of_threads(scheme: SchemeName | None) -> None:
+    model, results = model_of("tiny", scheme), []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        cache = new_cache(model)
+        results.append([read(model, 70, cache), read(model, 12, cache), *(t for layer in cache.layers for t in layer)])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@torch.inference_mode()
+def test_nothing_but_the_new_positions_is_written_and_the_embeddings_stay() -> None:
+    model, cache = model_of(), new_cache(model_of(), 50)
+    for layer in cache.layers:
+        for t in layer:
+            t.fill_(7)
+    x = embedded(model, 20)
+    kept, cache.lengths = x.clone(), [5]
+    plan = plan_of(model.language)
+    assert plan is not None
+    assert plan.read(x, cache) is not None
+    assert torch.equal(x, kept)
+    for layer in cache.layers:
+        for t in layer:
+            assert (t[..., :5, :] == 7).all()
+            assert (t[..., 25:, :] == 7).all()
+            assert not (t[..., 5:25, :] == 7).all(dim=-1).any()
+    cache.lengths = [31]
+    with pytest.raises(AssertionError, match="the cache holds 50 positions, 51 are needed"):
+        plan.read(x, cache)
+
+
+@torch.inference_mode()
+def test_who_follows_a_module_still_does() -> None:
+    model, seen = model_of(), []
+    plain = model.language.extend(embedded(model, 30), new_cache(model), last_only=True)
+    for layer in (model.language.model.layers[1], model.language.model.layers[0].self_attn):
+        handle = layer.register_forward_hook(lambda *_: seen.append(True))
+        followed = model.language.extend(embedded(model, 30), new_cache(model), last_only=True)
+        handle.remove()
+        assert seen.pop()
+        assert not seen
+        assert (followed - plain).norm() < 0.1 * plain.norm()
+    model.language.extend(embedded(model, 30), new_cache(model), last_only=True)
+    assert not seen
+
+
+@torch.inference_mode()
+def test_what_the_call_does_not_do_is_left_to_the_modules() -> None:
+    latent = small_model("base", qk_rope_head_dim=16, v_head_dim=16, kv_lora_rank=32, n_group=1, topk_group=1)
+    latent.to(torch.bfloat16)
+    for model, count in ((latent, 30), (model_of("tiny", "int4"), 30), (model_of("tiny", "int8"), 8), (model_of(), 1)):
+        plan = plan_of(model.language)
+        assert plan is not None
+        assert plan.read(embedded(model, count), new_cache(model)) is None
+    model = model_of()
+    add_lora(model, LoRASpec(targets=("attention",)))
+    state = model.language.extend(embedded(model, 30), new_cache(model), last_only=True)
+    assert torch.equal(state, read_by_modules(model, 30, new_cache(model)))
+    assert plan_of(model.language) is None
