@@ -9,42 +9,27 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from vl2.config import LanguageConfig
+from vl2.infer.held_weights import HeldWeights, Unsupported
 from vl2.kernels import Library, load_kernels
 from vl2.kernels.prefill import has_tiles
 from vl2.kernels.structures import BF16, INT8, QUANTISED, LayerC, MatrixC, ModelC, PassC, StackC, StepC
 from vl2.kernels.tiles import LINE
 from vl2.model import VL2, Cache
 from vl2.model.attention import LatentAttention, MultiHeadAttention
-from vl2.model.float_linear import is_plain_linear
 from vl2.model.language import DecoderLayer, LanguageModel
 from vl2.model.layers import GatedMLP
 from vl2.model.moe import Experts, MoE
 from vl2.model.rope import rotary_angles
-from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+from vl2.quant.modules import QuantisedExperts
 from vl2.quant.products import FEW_OF_A_PASS
 
 LATENT_EPS = 1e-6
-
-
-class Unsupported(Exception):
-    """The kernels do not run this model."""
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A tensor whose address the plan knows, and where it hangs in the model."""
-
-    owner: dict[str, Tensor | None]
-    name: str
-    tensor: Tensor
-    address: int
 
 
 class DecodePlan:
@@ -54,12 +39,8 @@ class DecodePlan:
         """Raise Unsupported where a layer is not one that the kernels know."""
         decoder = language.model
         self._kernels, self._config = kernels, decoder.config
-        self._held: list[_Held] = []
-        self._modules: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
-        self._gates: list[nn.Module] = []
+        self._weights, self._gates = HeldWeights(language), list[nn.Module]()
         _check_config(self._config)
-        for parent in language.modules():
-            self._modules += [(parent._modules, name, child) for name, child in parent._modules.items() if child]
         layers = [self._layer(layer) for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         self._layers = (LayerC * len(layers))(*layers)
         self._model = self._described(decoder.norm.weight, decoder.norm, language.lm_head)
@@ -69,14 +50,7 @@ class DecodePlan:
 
     def is_current(self) -> bool:
         """Whether all weights are where the plan knows them, and nobody has begun to follow the routers."""
-        return (
-            all(
-                held.owner.get(held.name) is held.tensor and held.tensor.data_ptr() == held.address
-                for held in self._held
-            )
-            and all(owner.get(name) is module for owner, name, module in self._modules)
-            and not any(gate._forward_hooks for gate in self._gates)
-        )
+        return self._weights.are_current() and not any(gate._forward_hooks for gate in self._gates)
 
     def run(self, token_ids: Sequence[int], cache: Cache) -> Tensor:
         """Append one token to every row and return the float32 logits that follow, [B, V]."""
@@ -118,7 +92,7 @@ class DecodePlan:
         heads, and weights as the tiles take them; nor where somebody follows the modules.
         """
         rows, before = x_1SD.shape[1], cache.lengths[0]
-        if rows < self._least_rows or any(m._forward_hooks or m._forward_pre_hooks for *_, m in self._modules):
+        if rows < self._least_rows or self._weights.are_followed():
             return None
         end = before + rows
         assert end <= cache.capacity, f"the cache holds {cache.capacity} positions, {end} are needed"
@@ -176,21 +150,23 @@ class DecodePlan:
             norm_eps=config.rms_norm_eps,
             latent_eps=LATENT_EPS,
             layers=self._layers,
-            final_norm=self._hold(norm, "weight", final_norm),
+            final_norm=self._weights.address(norm, "weight", final_norm),
             head=self._matrix(head),
         )
 
     def _layer(self, layer: DecoderLayer) -> LayerC:
         attention, out = layer.self_attn, LayerC()
-        out.input_norm = self._hold(layer.input_layernorm, "weight", layer.input_layernorm.weight)
-        out.post_norm = self._hold(layer.post_attention_layernorm, "weight", layer.post_attention_layernorm.weight)
+        out.input_norm = self._weights.address(layer.input_layernorm, "weight", layer.input_layernorm.weight)
+        out.post_norm = self._weights.address(
+            layer.post_attention_layernorm, "weight", layer.post_attention_layernorm.weight
+        )
         out.query, out.output = self._matrix(attention.q_proj), self._matrix(attention.o_proj)
         if isinstance(attention, LatentAttention):
             out.key, out.value = self._matrix(attention.kv_a_proj_with_mqa), self._matrix(attention.kv_b_proj)
             if out.value.kind != BF16:
                 raise Unsupported("the expansion of the latent is quantised")
             norm = attention.kv_a_layernorm
-            out.latent_norm = self._hold(norm, "weight", norm.weight)
+            out.latent_norm = self._weights.address(norm, "weight", norm.weight)
         elif isinstance(attention, MultiHeadAttention):
             out.key, out.value = self._matrix(attention.k_proj), self._matrix(attention.v_proj)
         if isinstance(layer.mlp, GatedMLP):
@@ -207,29 +183,29 @@ class DecodePlan:
         if moe.gate._forward_hooks:
             raise Unsupported("somebody follows which experts are chosen")  # to bring them into memory, for example
         self._gates.append(moe.gate)
-        out.router = self._hold(moe.gate, "weight", moe.gate.weight)
+        out.router = self._weights.address(moe.gate, "weight", moe.gate.weight)
         bias = moe.gate.e_score_correction_bias
         if bias is not None:
-            out.expert_bias = self._hold(moe.gate, "e_score_correction_bias", bias, torch.float32)
+            out.expert_bias = self._weights.address(moe.gate, "e_score_correction_bias", bias, torch.float32)
         if moe.shared_experts is not None:
             self._gated(out, moe.shared_experts)
         experts: nn.Module = moe.experts
         if isinstance(experts, Experts):
             D, F = experts.down_proj.shape[1:]
-            first = self._hold(experts, "gate_up_proj", experts.gate_up_proj)
+            first = self._weights.address(experts, "gate_up_proj", experts.gate_up_proj)
             half = F * D * 2  # bytes of one matrix
             out.expert_gate = StackC(MatrixC(BF16, F, D, first, None), 2 * half, 0)
             out.expert_up = StackC(MatrixC(BF16, F, D, first + half, None), 2 * half, 0)
-            down = self._hold(experts, "down_proj", experts.down_proj)
+            down = self._weights.address(experts, "down_proj", experts.down_proj)
             out.expert_down = StackC(MatrixC(BF16, D, F, down, None), half, 0)
         elif isinstance(experts, QuantisedExperts):
             kind = QUANTISED[experts.kind]
-            codes, scales = (self._hold(experts, f"gate_up_{leaf}", None) for leaf in ("codes", "scales"))
+            codes, scales = (self._weights.address(experts, f"gate_up_{leaf}", None) for leaf in ("codes", "scales"))
             steps = [t[0, 0].nbytes for t in (experts.gate_up_codes, experts.gate_up_scales)]
             D, F = experts.width, experts.hidden
             out.expert_gate = StackC(MatrixC(kind, F, D, codes, scales), 2 * steps[0], 2 * steps[1])
             out.expert_up = StackC(MatrixC(kind, F, D, codes + steps[0], scales + steps[1]), 2 * steps[0], 2 * steps[1])
-            codes, scales = (self._hold(experts, f"down_{leaf}", None) for leaf in ("codes", "scales"))
+            codes, scales = (self._weights.address(experts, f"down_{leaf}", None) for leaf in ("codes", "scales"))
             out.expert_down = StackC(
                 MatrixC(kind, D, F, codes, scales), experts.down_codes[0].nbytes, experts.down_scales[0].nbytes
             )
@@ -239,25 +215,7 @@ class DecodePlan:
     def _matrix(self, layer: nn.Module) -> MatrixC:
         if getattr(layer, "bias", None) is not None:
             raise Unsupported("a projection with a bias")
-        if is_plain_linear(layer):
-            return MatrixC(BF16, layer.out_features, layer.in_features, self._hold(layer, "weight", layer.weight), None)
-        if isinstance(layer, QuantisedLinear):
-            kind = QUANTISED[layer.kind]
-            codes, scales = (self._hold(layer, leaf, None) for leaf in ("codes", "scales"))
-            return MatrixC(kind, layer.out_features, layer.in_features, codes, scales)
-        raise Unsupported(f"a layer of type {type(layer).__name__}")
-
-    def _hold(
-        self, module: nn.Module, name: str, tensor: Tensor | None, dtype: torch.dtype | None = torch.bfloat16
-    ) -> int:
-        """Return the address of a parameter, or of a quantised buffer where no tensor is given."""
-        if tensor is None:
-            tensor, dtype = module.get_buffer(name), None
-        if tensor.device.type != "cpu" or not tensor.is_contiguous() or (dtype is not None and tensor.dtype != dtype):
-            raise Unsupported(f"a weight of type {tensor.dtype} on {tensor.device}")
-        owner = module._parameters if name in module._parameters else module._buffers
-        self._held.append(_Held(owner, name, tensor, tensor.data_ptr()))  # type: ignore[arg-type]
-        return tensor.data_ptr()
+        return self._weights.matrix(layer)
 
 
 def _place(layer: tuple[Tensor, ...]) -> tuple[int, int, int, int]:

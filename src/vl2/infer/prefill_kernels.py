@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vl2.infer.decode_plan import plan_of
+from vl2.infer.encode_plan import encode_plan
 from vl2.kernels import load_kernels
 from vl2.kernels import prefill as kernels
 from vl2.kernels.prefill import Weights
@@ -47,6 +48,8 @@ def use_prefill_kernels(model: VL2) -> None:
             module.attend, module.linear = attend_patches, linear
         elif isinstance(module, vision.MLP):
             module.linear = linear
+        elif isinstance(module, vision.VisionEncoder):
+            module.run_blocks = run_blocks
         elif type(module) is nn.LayerNorm:
             module.__class__ = LayerNorm
         elif isinstance(module, MultiHeadAttention):
@@ -65,6 +68,13 @@ def use_prefill_kernels(model: VL2) -> None:
             module.score, module.find_largest = score, find_largest
         elif isinstance(module, MoE):
             module.run_experts, module.sum_slots = run_experts, sum_slots
+
+
+def run_blocks(encoder: vision.VisionEncoder, x: Tensor) -> Tensor:
+    """All blocks in one call."""
+    plan = encode_plan(encoder) if kernels.applies(x) else None
+    out = None if plan is None else plan.run(x)
+    return vision.run_blocks(encoder, x) if out is None else out
 
 
 def attend_patches(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:

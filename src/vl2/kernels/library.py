@@ -20,7 +20,7 @@ import torch
 
 from vl2.errors import UserError
 from vl2.kernels.build import Level, build, file_name, find_compiler, supported_levels
-from vl2.kernels.structures import MatrixC, ModelC, PassC, StepC
+from vl2.kernels.structures import EncoderC, MatrixC, ModelC, PassC, StepC
 
 LOGGER = logging.getLogger("vl2.kernels")
 VARIABLE = "VL2_KERNELS"
@@ -41,6 +41,8 @@ class Library:
         self.decode = _function(loaded, "vl2_decode", ctypes.POINTER(ModelC), ctypes.POINTER(StepC))
         self.read = _function(loaded, "vl2_read", ctypes.POINTER(ModelC), ctypes.POINTER(PassC))
         self.read.restype = number
+        self.encode = _function(loaded, "vl2_encode", ctypes.POINTER(EncoderC), pointer, *(number,) * 3)
+        self.encode.restype = number
         self.multiply = _function(
             loaded, "vl2_multiply", ctypes.POINTER(MatrixC), number, pointer, number, pointer, number
         )

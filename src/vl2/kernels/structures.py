@@ -1,4 +1,4 @@
-"""The structures of csrc/model.h and csrc/products.h as ctypes ones: fields, order and sizes must agree."""
+"""The structures of csrc/model.h and others as ctypes ones: fields, order and sizes must agree."""
 
 from __future__ import annotations
 
@@ -77,4 +77,31 @@ class PassC(ctypes.Structure):
         *((name, _INT) for name in ("rows", "before", "threads")),
         ("cache", ctypes.POINTER(_INT)),
         *((name, _POINTER) for name in ("cosines", "sines", "x", "state")),
+    ]
+
+
+class NormC(ctypes.Structure):
+    _fields_ = [("weight", _POINTER), ("bias", _POINTER)]
+
+
+class BiasedMatrixC(ctypes.Structure):
+    _fields_ = [("weight", MatrixC), ("bias", _POINTER)]
+
+
+class EncoderBlockC(ctypes.Structure):
+    """A block of the vision encoder (csrc/encode.h)."""
+
+    _fields_ = [
+        ("attention_norm", NormC),
+        *((name, BiasedMatrixC) for name in ("qkv", "projection")),
+        ("mlp_norm", NormC),
+        *((name, BiasedMatrixC) for name in ("fc1", "fc2")),
+    ]
+
+
+class EncoderC(ctypes.Structure):
+    _fields_ = [
+        *((name, _INT) for name in ("num_blocks", "width", "heads")),
+        ("eps", ctypes.c_double),
+        ("blocks", ctypes.POINTER(EncoderBlockC)),
     ]

@@ -1,6 +1,7 @@
 // The C interface. Every pointer is the caller's; nothing is kept after a call.
 #include "decode.h"
 #include "eight_bits.h"
+#include "encode.h"
 #include "products_in_tiles.h"
 #include "expert_rows.h"
 #include "quantise.h"
@@ -103,6 +104,11 @@ void vl2_decode(const Model* model, const Step* step) { decode(*model, *step); }
 
 // 1 when done; 0 where a kernel does not do a shape: what x and the new places of the cache hold is then of no use.
 int64_t vl2_read(const Model* model, const Pass* pass) { return Reading(*model, *pass).run(); }
+
+// 1 when done; 0 where a kernel does not do a shape: what x holds is then of no use.
+int64_t vl2_encode(const Encoder* encoder, bf16* x, int64_t tiles, int64_t patches, int64_t threads) {
+    return encode(*encoder, x, tiles, patches, static_cast<int>(threads));
+}
 
 // out [rows, outputs] = x [rows, stride] times w; rows of x are bfloat16 with zeros up to a multiple of 32 inputs.
 void vl2_multiply(const Matrix* w, int64_t rows, const bf16* x, int64_t stride, float* out, int64_t threads) {

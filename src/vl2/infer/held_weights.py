@@ -1,0 +1,71 @@
+"""Where the weights of a module lie, for kernels that read them past it, and whether they still lie there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vl2.kernels.structures import BF16, QUANTISED, MatrixC
+from vl2.model.float_linear import is_plain_linear
+from vl2.quant.modules import QuantisedLinear
+
+
+class Unsupported(Exception):
+    """The kernels do not run this model."""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A tensor whose address is known, and where it hangs in the model."""
+
+    owner: dict[str, Tensor | None]
+    name: str
+    tensor: Tensor
+    address: int
+
+
+class HeldWeights:
+    """The addresses that were asked for, of tensors on the CPU."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self._held: list[_Held] = []
+        self._modules: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
+        for parent in root.modules():
+            self._modules += [(parent._modules, name, child) for name, child in parent._modules.items() if child]
+
+    def are_current(self) -> bool:
+        """Whether all weights are where they were, and no module is another one."""
+        return all(
+            held.owner.get(held.name) is held.tensor and held.tensor.data_ptr() == held.address for held in self._held
+        ) and all(owner.get(name) is module for owner, name, module in self._modules)
+
+    def are_followed(self) -> bool:
+        """Whether somebody is told what goes into a module or what comes out."""
+        return any(module._forward_hooks or module._forward_pre_hooks for *_, module in self._modules)
+
+    def address(
+        self, module: nn.Module, name: str, tensor: Tensor | None, dtype: torch.dtype | None = torch.bfloat16
+    ) -> int:
+        """Return the address of a parameter, or of a quantised buffer where no tensor is given.
+
+        Raises Unsupported where it is of another type, not contiguous or on a device.
+        """
+        if tensor is None:
+            tensor, dtype = module.get_buffer(name), None
+        if tensor.device.type != "cpu" or not tensor.is_contiguous() or (dtype is not None and tensor.dtype != dtype):
+            raise Unsupported(f"a weight of type {tensor.dtype} on {tensor.device}")
+        owner = module._parameters if name in module._parameters else module._buffers
+        self._held.append(_Held(owner, name, tensor, tensor.data_ptr()))  # type: ignore[arg-type]
+        return tensor.data_ptr()
+
+    def matrix(self, layer: nn.Module) -> MatrixC:
+        """Return the weight of a linear layer, plain or quantised. Raises Unsupported for any other layer."""
+        if is_plain_linear(layer):
+            address = self.address(layer, "weight", layer.weight)
+            return MatrixC(BF16, layer.out_features, layer.in_features, address, None)
+        if isinstance(layer, QuantisedLinear):
+            codes, scales = (self.address(layer, leaf, None) for leaf in ("codes", "scales"))
+            return MatrixC(QUANTISED[layer.kind], layer.out_features, layer.in_features, codes, scales)
+        raise Unsupported(f"a layer of type {type(layer).__name__}")
