@@ -20,7 +20,8 @@ from vl2.quant.scheme import SCHEMES, SchemeName
 
 pytestmark = pytest.mark.skipif(not has_tiles(), reason="the pass is for tile registers")
 
-SCHEMES_AND_NONE: tuple[SchemeName | None, ...] = (None, "int8")
+# How near: of int4 the call rounds code times scale to bfloat16, where modules meet the codes themselves up to 64 rows.
+NEAR: dict[SchemeName | None, float] = {None: 0.015, "int8": 0.015, "int4": 0.03}
 # Like tiny's in all but size; one whose heads share keys and whose router has a bias and weighs by sigmoids.
 SHARED = {
     "num_key_value_heads": 2,
@@ -83,7 +84,7 @@ def difference(ours: Tensor, theirs: Tensor) -> Tensor:
     return (ours.float() - theirs.float()).norm(dim=-1) / theirs.float().norm(dim=-1)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES_AND_NONE)
+@pytest.mark.parametrize("scheme", NEAR)
 @pytest.mark.parametrize("kind", MODELS)
 @torch.inference_mode()
 def test_a_pass_is_near_what_the_modules_make_of_it(kind: str, scheme: SchemeName | None) -> None:
@@ -97,14 +98,15 @@ def test_a_pass_is_near_what_the_modules_make_of_it(kind: str, scheme: SchemeNam
             states.append(difference(got, expected).flatten())
             for mine, theirs in zip(ours.layers, plain.layers, strict=True):
                 places = [difference(a, b)[..., : ours.lengths[0]] for a, b in zip(mine, theirs, strict=True)]
-                assert torch.stack(places).median() < 0.015
+                assert torch.stack(places).median() < NEAR[scheme]
             # What goes into the first router is the same to the bit. A router that meets a near tie parts both there,
             # for that position and a little for those that look back on it: so the middle one of all.
-            assert all(torch.equal(a, b) for a, b in zip(ours.layers[0], plain.layers[0], strict=True))
-    assert torch.cat(states).median() < 0.015
+            same = (torch.equal(a, b) for a, b in zip(ours.layers[0], plain.layers[0], strict=True))
+            assert all(same) or scheme == "int4"
+    assert torch.cat(states).median() < NEAR[scheme]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES_AND_NONE)
+@pytest.mark.parametrize("scheme", NEAR)
 @torch.inference_mode()
 def test_the_bits_are_the_same_on_any_number_of_threads(scheme: SchemeName | None) -> None:
     model, results = model_of("tiny", scheme), []
@@ -157,7 +159,7 @@ def test_who_follows_a_module_still_does() -> None:
 def test_what_the_call_does_not_do_is_left_to_the_modules() -> None:
     latent = small_model("base", qk_rope_head_dim=16, v_head_dim=16, kv_lora_rank=32, n_group=1, topk_group=1)
     latent.to(torch.bfloat16)
-    for model, count in ((latent, 30), (model_of("tiny", "int4"), 30), (model_of("tiny", "int8"), 8), (model_of(), 1)):
+    for model, count in ((latent, 30), (model_of("tiny", "int4"), 8), (model_of("tiny", "int8"), 8), (model_of(), 1)):
         plan = plan_of(model.language)
         assert plan is not None
         assert plan.read(embedded(model, count), new_cache(model)) is None

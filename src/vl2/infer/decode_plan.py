@@ -18,7 +18,7 @@ from vl2.config import LanguageConfig
 from vl2.infer.held_weights import HeldWeights, Unsupported
 from vl2.kernels import Library, load_kernels
 from vl2.kernels.prefill import has_tiles
-from vl2.kernels.structures import BF16, INT8, QUANTISED, LayerC, MatrixC, ModelC, PassC, StackC, StepC
+from vl2.kernels.structures import BF16, INT4, QUANTISED, LayerC, MatrixC, ModelC, PassC, StackC, StepC
 from vl2.kernels.tiles import LINE
 from vl2.model import VL2, Cache
 from vl2.model.attention import LatentAttention, MultiHeadAttention
@@ -118,9 +118,13 @@ class DecodePlan:
         matrices += [stack.first for r in layers if r.router for stack in (r.expert_gate, r.expert_up, r.expert_down)]
         kinds = {matrix.kind for matrix in matrices}
         is_for_tiles = all(m.outputs % LINE == 0 and m.inputs % LINE == 0 for m in matrices) and has_tiles()
-        if config.use_mla or not is_for_tiles or not kinds <= {BF16, INT8}:
+        if config.use_mla or not is_for_tiles:
             return float("inf")
-        return FEW_OF_A_PASS + 1 if INT8 in kinds else 2
+        # As `vl2.infer.prefill_kernels` decides: fewer rows, and experts of one row each, meet the codes themselves.
+        least = 2 if kinds == {BF16} else FEW_OF_A_PASS + 1
+        if INT4 in kinds and config.n_routed_experts and config.num_experts_per_tok:
+            least = max(least, config.n_routed_experts // config.num_experts_per_tok + 1)
+        return least
 
     def _table(self, positions: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of at least so many positions, [positions, C / 2]."""

@@ -2,6 +2,7 @@
 // of bfloat16. A few are multiplied by the codes themselves, see products_int4_avx512.h.
 #pragma once
 #include "products.h"
+#include "threads.h"
 #include "transpose.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
@@ -52,5 +53,27 @@ inline void unpack_panel(const uint8_t* codes, const uint16_t* scales, int64_t g
     }
 }
 
+// The whole weight so, [outputs, inputs]. Whether it was of whole panels and groups; nothing is written where it was not.
+inline bool unpack_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs, int64_t inputs, bf16* out, int threads) {
+    if (outputs % PANEL || inputs % GROUP) return false;
+    const int64_t groups = inputs / GROUP;
+    run_team(threads, [&](Team& team, int) {
+        int phase = 0;
+        team.each(outputs / PANEL, phase, [&](int64_t panel) {
+            unpack_panel(codes + panel * groups * BLOCK_BYTES, scales + panel * groups * PANEL, groups, out + panel * PANEL * inputs);
+        });
+    });
+    return true;
+}
+
 }  // namespace vl2
+
+#else
+
+namespace vl2 {
+
+inline bool unpack_int4(const uint8_t*, const uint16_t*, int64_t, int64_t, bf16*, int) { return false; }
+
+}  // namespace vl2
+
 #endif

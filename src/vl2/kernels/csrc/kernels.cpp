@@ -1,5 +1,6 @@
 // The C interface. Every pointer is the caller's; nothing is kept after a call.
 #include "decode.h"
+#include "blocks.h"
 #include "eight_bits.h"
 #include "encode.h"
 #include "products_in_tiles.h"
@@ -155,19 +156,6 @@ void vl2_from_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs
 // The same as bfloat16, of whole panels: outputs a multiple of 16, inputs of 32. 0 where this machine has no such kernel.
 int64_t vl2_unpack_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs, int64_t inputs, bf16* out,
                         int64_t threads) {
-#if defined(__AVX512BF16__)
-    if (outputs % PANEL || inputs % GROUP) return 0;
-    const int64_t groups = inputs / GROUP;
-    run_team(static_cast<int>(threads), [&](Team& team, int) {
-        int phase = 0;
-        team.each(outputs / PANEL, phase, [&](int64_t panel) {
-            unpack_panel(codes + panel * groups * BLOCK_BYTES, scales + panel * groups * PANEL, groups,
-                         out + panel * PANEL * inputs);
-        });
-    });
-    return 1;
-#else
-    return 0;
-#endif
+    return unpack_int4(codes, scales, outputs, inputs, out, static_cast<int>(threads));
 }
 }

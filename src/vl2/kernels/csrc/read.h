@@ -7,6 +7,7 @@
 #pragma once
 #include <initializer_list>
 
+#include "blocks.h"
 #include "decode.h"
 #include "lines.h"
 #include "model.h"
@@ -25,7 +26,7 @@ struct Pass {
     bf16* state;                    // [width], after the final norm
 };
 
-// Heads that are not latent; widths are multiples of 32, and weights bfloat16 or int8.
+// Heads that are not latent; widths are multiples of 32.
 class Reading {
    public:
     Reading(const Model& model, const Pass& pass)
@@ -34,7 +35,7 @@ class Reading {
           key_(rows_ * heads_width()), value_(rows_ * heads_width()), mixed_(rows_ * heads_width()), mlp_(rows_ * model.width),
           slots_(rows_ * model.experts_per_token * model.width), logits_(rows_ * model.experts),
           weights_(rows_ * model.experts_per_token), chosen_(rows_ * model.experts_per_token),
-          token_(rows_ * model.experts_per_token), place_(rows_ * model.experts_per_token), counts_(model.experts) {}
+          token_(rows_ * model.experts_per_token), place_(rows_ * model.experts_per_token), counts_(model.experts), unpacked_(most_unpacked(model)) {}
 
     // Whether the shapes were within what the kernels do; else what is written is of no use.
     bool run() {
@@ -56,21 +57,53 @@ class Reading {
     Blank<bf16> normed_, query_, turned_, key_, value_, mixed_, mlp_, slots_;
     Blank<float> logits_, weights_;
     Blank<int64_t> chosen_, token_, place_, counts_;
+    Blank<bf16> unpacked_;
 
     static constexpr int64_t FEW_ROWS = 16;  // of bfloat16: with no more, each product of an MLP is shared out by itself
 
     int64_t heads_width() const { return model_.heads * model_.head_dim; }
 
-    RowsProduct product_of(const Matrix& w, const bf16* x, bf16* out, int64_t out_stride, const bf16* onto = nullptr) const {
-        const float* scales = w.kind == INT8 ? reinterpret_cast<const float*>(w.scales) : nullptr;
-        return {x, rows_, w.inputs, w.inputs, w.kind, w.codes, scales, nullptr, w.outputs, 0, onto, out, out_stride};
-    }
+    // A weight times all rows at x, to rows of `out`, or added to such rows.
+    struct Projection {
+        const Matrix& weight;
+        const bf16* x;
+        bf16* out;
+        int64_t out_stride;
+        const bf16* onto = nullptr;
+    };
 
-    // Products of the same rows. Weights of several kinds are multiplied one by one.
-    bool multiply(std::initializer_list<RowsProduct> products) const {
-        if (multiply_rows_in_tiles(products.begin(), products.size(), threads_)) return true;
+    // Of the same rows. Codes of int4 are made bfloat16 first.
+    bool multiply(std::initializer_list<Projection> projections) const {
+        std::vector<RowsProduct> products;
+        bf16* room = unpacked_.data();
+        for (const Projection& p : projections) {
+            const Matrix& w = p.weight;
+            RowsProduct product{p.x, rows_, w.inputs, w.inputs, w.kind, w.codes, nullptr, nullptr, w.outputs, 0, p.onto, p.out, p.out_stride};
+            if (w.kind == INT8) product.column_scales = reinterpret_cast<const float*>(w.scales);
+            if (w.kind == INT4) {
+                const uint16_t* scales = reinterpret_cast<const uint16_t*>(w.scales);
+                if (!unpack_int4(w.codes, scales, w.outputs, w.inputs, room, threads_)) return false;
+                product.kind = BF16;
+                product.weight = room;
+                room += w.outputs * w.inputs;
+            }
+            products.push_back(product);
+        }
+        if (multiply_rows_in_tiles(products.data(), static_cast<int64_t>(products.size()), threads_)) return true;
+        // Weights of several kinds, one by one.
         return std::all_of(products.begin(), products.end(),
                            [&](const RowsProduct& p) { return multiply_rows_in_tiles(&p, 1, threads_); });
+    }
+
+    // Numbers that codes are made at once.
+    static int64_t most_unpacked(const Model& model) {
+        int64_t most = 0;
+        const auto size = [](const Matrix& w) { return w.kind == INT4 ? w.outputs * w.inputs : 0; };
+        for (int64_t i = 0; i < model.num_layers; i++) {
+            const Layer& layer = model.layers[i];
+            most = std::max({most, size(layer.query) + size(layer.key) + size(layer.value), size(layer.output)});
+        }
+        return most;
     }
 
     // Of normed x the keys, turned, and the values, into the cache; and the queries, turned, if they are wanted.
@@ -78,9 +111,9 @@ class Reading {
         const int64_t C = model_.head_dim, H = model_.heads, shared = model_.kv_heads;
         const int64_t step = cache.position_stride, first = pass_.before * step;
         normalise_rows(pass_.x, layer.input_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
-        const RowsProduct key = product_of(layer.key, normed_.data(), key_.data(), shared * C);
-        const RowsProduct value = product_of(layer.value, normed_.data(), value_.data(), shared * C);
-        const RowsProduct query = product_of(layer.query, normed_.data(), query_.data(), H * C);
+        const Projection key{layer.key, normed_.data(), key_.data(), shared * C};
+        const Projection value{layer.value, normed_.data(), value_.data(), shared * C};
+        const Projection query{layer.query, normed_.data(), query_.data(), H * C};
         if (!(with_queries ? multiply({query, key, value}) : multiply({key, value}))) return false;
         const auto rotate = [&](const bf16* x, int64_t heads, bf16* out, int64_t out_row, int64_t out_head) {
             rotate_rows(x, pass_.cosines, pass_.sines, rows_, heads, C / 2, out, out_row, out_head, threads_);
@@ -99,7 +132,7 @@ class Reading {
                                   {cache.values, 0, cache.head_stride, step}, {mixed_.data(), 0, C, H * C},
                                   1, H, H / model_.kv_heads, rows_, pass_.before + rows_, C, C, pass_.before, 1 / std::sqrt(static_cast<double>(C))};
         return attend_many(attention, threads_) &&
-               multiply({product_of(layer.output, mixed_.data(), pass_.x, model_.width, pass_.x)});
+               multiply({{layer.output, mixed_.data(), pass_.x, model_.width, pass_.x}});
     }
 
     // Rows of heads beside one another to where each head's rows lie behind one another.
@@ -147,11 +180,11 @@ class Reading {
             return run_experts(all, threads_);
         }
         const Blank<bf16> opened(2 * rows_ * hidden), gated(rows_ * hidden);
-        if (!multiply({product_of(layer.gate, normed_.data(), opened.data(), 2 * hidden),
-                       product_of(layer.up, normed_.data(), opened.data() + hidden, 2 * hidden)}))
+        if (!multiply({{layer.gate, normed_.data(), opened.data(), 2 * hidden},
+                       {layer.up, normed_.data(), opened.data() + hidden, 2 * hidden}}))
             return false;
         gate_rows(opened.data(), rows_, hidden, true, gated.data(), threads_);
-        return multiply({product_of(layer.down, gated.data(), out, model_.width)});
+        return multiply({{layer.down, gated.data(), out, model_.width}});
     }
 
     // The last layer, of which the last position's state alone is wanted.
