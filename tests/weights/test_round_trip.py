@@ -177,3 +177,25 @@ def test_the_config_is_written_back_as_it_was_read() -> None:
     for size in SIZES:
         raw = json.loads((CHECKPOINTS / size / "config.json").read_text())
         assert ModelConfig.from_dict(raw).to_dict() == raw
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at what is mapped as Linux shows it")
+@pytest.mark.parametrize("weights", ["auto", "int8"])
+@torch.no_grad()
+def test_the_token_table_views_its_file_and_what_is_written_to_it_stays_in_the_process(
+    weights: str, copied: Path
+) -> None:
+    stored = all_tensors(copied)["language.model.embed_tokens.weight"].clone()
+    model = load(copied, device="cpu", dtype=str(stored.dtype).removeprefix("torch."), weights=weights).model
+    table = model.language.model.embed_tokens.weight
+    assert torch.equal(table, stored)
+    files = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(copied) in line]
+    first, end = (int(bound, 16) for bound in files[0].split()[0].split("-"))
+    assert len(files) == 1
+    assert first <= table.data_ptr() < end
+    table.mul_(2)
+    assert torch.equal(table, stored * 2)
+    assert torch.equal(all_tensors(copied)["language.model.embed_tokens.weight"], stored)
+    cast = load(copied, device="cpu", dtype="float16", weights=weights).model.language.model.embed_tokens.weight
+    assert torch.equal(cast, stored.half())
+    assert len([line for line in Path("/proc/self/maps").read_text().splitlines() if str(copied) in line]) == 1

@@ -86,7 +86,7 @@ def _open_plain(folder: Path, config: ModelConfig, opening: Opening, progress: P
     if is_quantised and opening.adapter is None:
         scheme = scheme_named(opening.weights)
         return load_quantising(folder, scheme, dtype=opening.dtype, device=opening.device, progress=progress)
-    model = load_model(folder, dtype=opening.dtype, device=opening.device, progress=progress)
+    model = load_model(folder, dtype=opening.dtype, device=opening.device, progress=progress, leaves_table=True)
     if opening.adapter is not None:
         load_adapter(model, opening.adapter)
         merge_lora(model)

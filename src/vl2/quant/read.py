@@ -19,7 +19,16 @@ from vl2.quant.apply import reserve
 from vl2.quant.record import Record
 from vl2.quant.scheme import Scheme
 from vl2.quant.write import empty_quantised, file_name, put
-from vl2.weights.load import Progress, build_empty, check_tensors, fill, materialize, shape_of, stored_tensors
+from vl2.weights.load import (
+    Progress,
+    build_empty,
+    check_tensors,
+    fill,
+    leave_token_table,
+    materialize,
+    shape_of,
+    stored_tensors,
+)
 from vl2.weights.mapped_file import MappedFile
 from vl2.weights.names import places
 from vl2.weights.safetensors_file import StoredTensor, read_into
@@ -44,6 +53,7 @@ def load_quantising(
     reserve(model, scheme)
     with memory_errors(f"the weights of {folder}"):
         materialize(model, dtype or getattr(torch, config.torch_dtype), torch.device(device))
+        wanted = leave_token_table(model, wanted, stored)
         fill(wanted, stored, lambda place, tensor: put(model, place, tensor), progress)
     return model.eval()
 
