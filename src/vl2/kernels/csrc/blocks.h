@@ -60,7 +60,8 @@ inline bool unpack_int4(const uint8_t* codes, const uint16_t* scales, int64_t ou
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
         team.each(outputs / PANEL, phase, [&](int64_t panel) {
-            unpack_panel(codes + panel * groups * BLOCK_BYTES, scales + panel * groups * PANEL, groups, out + panel * PANEL * inputs);
+            unpack_panel(codes + panel * groups * BLOCK_BYTES, scales + panel * groups * PANEL, groups,
+                         out + panel * PANEL * inputs);
         });
     });
     return true;

@@ -1,4 +1,6 @@
 // The C interface. Every pointer is the caller's; nothing is kept after a call.
+#include <new>
+
 #include "decode.h"
 #include "blocks.h"
 #include "eight_bits.h"
@@ -103,12 +105,23 @@ int64_t vl2_multiply_rows_in_tiles(const RowsProduct* product, int64_t threads) 
 
 void vl2_decode(const Model* model, const Step* step) { decode(*model, *step); }
 
-// 1 when done; 0 where a kernel does not do a shape: what x and the new places of the cache hold is then of no use.
-int64_t vl2_read(const Model* model, const Pass* pass) { return Reading(*model, *pass).run(); }
+// 1 when done; 0 where a kernel does not do a shape, or there is no memory: what x and the new places of the cache hold is then
+// of no use.
+int64_t vl2_read(const Model* model, const Pass* pass) {
+    try {
+        return Reading(*model, *pass).run();
+    } catch (const std::bad_alloc&) {
+        return 0;
+    }
+}
 
-// 1 when done; 0 where a kernel does not do a shape: what x holds is then of no use.
+// 1 when done; 0 where a kernel does not do a shape, or there is no memory: what x holds is then of no use.
 int64_t vl2_encode(const Encoder* encoder, bf16* x, int64_t tiles, int64_t patches, int64_t threads) {
-    return encode(*encoder, x, tiles, patches, static_cast<int>(threads));
+    try {
+        return encode(*encoder, x, tiles, patches, static_cast<int>(threads));
+    } catch (const std::bad_alloc&) {
+        return 0;
+    }
 }
 
 // out [rows, outputs] = x [rows, stride] times w; rows of x are bfloat16 with zeros up to a multiple of 32 inputs.

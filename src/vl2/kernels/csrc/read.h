@@ -35,7 +35,8 @@ class Reading {
           key_(rows_ * heads_width()), value_(rows_ * heads_width()), mixed_(rows_ * heads_width()), mlp_(rows_ * model.width),
           slots_(rows_ * model.experts_per_token * model.width), logits_(rows_ * model.experts),
           weights_(rows_ * model.experts_per_token), chosen_(rows_ * model.experts_per_token),
-          token_(rows_ * model.experts_per_token), place_(rows_ * model.experts_per_token), counts_(model.experts), unpacked_(most_unpacked(model)) {}
+          token_(rows_ * model.experts_per_token), place_(rows_ * model.experts_per_token), counts_(model.experts),
+          unpacked_(most_unpacked(model)) {}
 
     // Whether the shapes were within what the kernels do; else what is written is of no use.
     bool run() {
@@ -78,7 +79,8 @@ class Reading {
         bf16* room = unpacked_.data();
         for (const Projection& p : projections) {
             const Matrix& w = p.weight;
-            RowsProduct product{p.x, rows_, w.inputs, w.inputs, w.kind, w.codes, nullptr, nullptr, w.outputs, 0, p.onto, p.out, p.out_stride};
+            RowsProduct product{p.x,     rows_,     w.inputs, w.inputs, w.kind, w.codes,     nullptr,
+                                nullptr, w.outputs, 0,        p.onto,   p.out,  p.out_stride};
             if (w.kind == INT8) product.column_scales = reinterpret_cast<const float*>(w.scales);
             if (w.kind == INT4) {
                 const uint16_t* scales = reinterpret_cast<const uint16_t*>(w.scales);
@@ -130,7 +132,8 @@ class Reading {
         if (!project(layer, cache, true)) return false;
         const Attention attention{{turned_.data(), 0, C, H * C}, {cache.keys, 0, cache.head_stride, step},
                                   {cache.values, 0, cache.head_stride, step}, {mixed_.data(), 0, C, H * C},
-                                  1, H, H / model_.kv_heads, rows_, pass_.before + rows_, C, C, pass_.before, 1 / std::sqrt(static_cast<double>(C))};
+                                  1, H, H / model_.kv_heads, rows_, pass_.before + rows_, C, C, pass_.before,
+                                  1 / std::sqrt(static_cast<double>(C))};
         return attend_many(attention, threads_) &&
                multiply({{layer.output, mixed_.data(), pass_.x, model_.width, pass_.x}});
     }
@@ -139,7 +142,8 @@ class Reading {
     void store_heads(const bf16* from, bf16* to, int64_t row_step, int64_t head_step) const {
         const int64_t C = model_.head_dim, width = model_.kv_heads * C;
         each_rows([&](int64_t row) {
-            for (int64_t h = 0; h < model_.kv_heads; h++) std::copy_n(from + row * width + h * C, C, to + row * row_step + h * head_step);
+            for (int64_t h = 0; h < model_.kv_heads; h++)
+                std::copy_n(from + row * width + h * C, C, to + row * row_step + h * head_step);
         });
     }
 
@@ -160,8 +164,9 @@ class Reading {
         if (!score_tokens(normed_.data(), rows_, model_.width, layer.router, E, logits_.data(), threads_)) return false;
         choose_experts_of_all(model_, layer.expert_bias, rows_, logits_.data(), chosen_.data(), weights_.data(), threads_);
         sort_slots(chosen_.data(), rows_, K, E, token_.data(), place_.data(), counts_.data());
-        const ExpertRows experts{normed_.data(), rows_, token_.data(), counts_.data(), E, model_.width, layer.expert_gate.first.outputs,
-                                 layer.expert_gate, layer.expert_up, layer.expert_down, slots_.data()};
+        const ExpertRows experts{normed_.data(), rows_, token_.data(), counts_.data(), E, model_.width,
+                                 layer.expert_gate.first.outputs, layer.expert_gate, layer.expert_up, layer.expert_down,
+                                 slots_.data()};
         if (!run_experts(experts, threads_)) return false;
         const bool is_shared = layer.gate.outputs > 0;
         if (is_shared && !run_mlp(layer, mlp_.data())) return false;
