@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.model.configs import small_model
-from vl2.infer.decode_plan import DecodePlan, decode_plan
 from vl2.infer.generate import decode_plainly
+from vl2.infer.language_plan import LanguagePlan, language_plan
 from vl2.kernels import load_kernels
 from vl2.lora.apply import add_lora
 from vl2.lora.spec import LoRASpec
@@ -40,8 +40,8 @@ def filled_cache(model: VL2) -> Cache:
     return cache
 
 
-def plan_of(model: VL2) -> DecodePlan:
-    plan = decode_plan(model)
+def plan_of(model: VL2) -> LanguagePlan:
+    plan = language_plan(model.language)
     assert plan is not None
     return plan
 
@@ -103,7 +103,7 @@ def test_rows_of_several_caches_are_decoded_like_rows_of_one() -> None:
 def test_weights_that_were_moved_replaced_or_changed_are_followed() -> None:
     model = model_of("tiny")
     first, cache = plan_of(model), filled_cache(model)
-    assert decode_plan(model) is first
+    assert language_plan(model.language) is first
     head = model.language.lm_head
     head.weight.data = head.weight.data * 2
     moved = plan_of(model)
@@ -112,7 +112,7 @@ def test_weights_that_were_moved_replaced_or_changed_are_followed() -> None:
     doubled = moved.run([5, 9, 11], cache)
     cache.lengths = start
     head.weight.mul_(0.5)
-    assert decode_plan(model) is moved
+    assert language_plan(model.language) is moved
     torch.testing.assert_close(moved.run([5, 9, 11], cache) * 2, doubled)
     quantise_model(model, SCHEMES["int8"])
     assert plan_of(model) is not moved
@@ -121,13 +121,13 @@ def test_weights_that_were_moved_replaced_or_changed_are_followed() -> None:
 @torch.inference_mode()
 def test_what_the_kernels_do_not_know_is_left_to_the_plain_way() -> None:
     model = small_model("tiny")
-    assert decode_plan(model) is None, "float32"
+    assert language_plan(model.language) is None, "float32"
     model.to(torch.bfloat16)
-    assert decode_plan(model) is not None
+    assert language_plan(model.language) is not None
     with torch.enable_grad():
-        assert decode_plan(model) is None
+        assert language_plan(model.language) is None
     add_lora(model, LoRASpec(targets=("attention",)))
-    assert decode_plan(model) is None
+    assert language_plan(model.language) is None
 
 
 @torch.inference_mode()
@@ -135,11 +135,11 @@ def test_who_follows_the_router_is_not_passed_by() -> None:
     model = model_of("tiny")
     gates = [module.gate for module in model.language.model.layers.modules() if hasattr(module, "gate")]
     handle = gates[0].register_forward_hook(lambda *_: None)
-    assert decode_plan(model) is None
+    assert language_plan(model.language) is None
     handle.remove()
-    assert decode_plan(model) is not None
+    assert language_plan(model.language) is not None
     handle = gates[-1].register_forward_hook(lambda *_: None)  # when answers have been decoded
-    assert decode_plan(model) is None
+    assert language_plan(model.language) is None
     handle.remove()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.infer.kernel_case import assert_as_near_as_bfloat16, draw
 from tests.model.configs import small_config
-from vl2.infer.encode_plan import EncodePlan, encode_plan
+from vl2.infer.encoder_plan import EncoderPlan, encoder_plan
 from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.kernels.prefill import has_tiles
 from vl2.lora.apply import add_lora
@@ -40,8 +40,8 @@ def model_of(*, is_quantised: bool = False) -> VL2:
     return model
 
 
-def plan_of(encoder: VisionEncoder) -> EncodePlan:
-    plan = encode_plan(encoder)
+def plan_of(encoder: VisionEncoder) -> EncoderPlan:
+    plan = encoder_plan(encoder)
     assert plan is not None
     return plan
 
@@ -113,7 +113,7 @@ def test_who_follows_a_module_still_does_and_moved_weights_are_followed() -> Non
 def test_what_the_call_does_not_do_is_left_to_the_modules() -> None:
     model = model_of()
     add_lora(model, LoRASpec(targets=("vision",)))
-    assert encode_plan(model.vision) is None
+    assert encoder_plan(model.vision) is None
     x = patches(model.vision, 1)
     assert torch.equal(model.vision.run_blocks(model.vision, x), vision.run_blocks(model.vision, x))
     quantised = model_of(is_quantised=True).vision

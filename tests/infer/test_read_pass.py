@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.model.configs import small_model
-from vl2.infer.decode_plan import plan_of
+from vl2.infer.language_plan import language_plan
 from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.kernels.prefill import has_tiles
 from vl2.lora.apply import add_lora
@@ -62,7 +62,7 @@ def new_cache(model: VL2, capacity: int = 200) -> Cache:
 
 def read(model: VL2, count: int, cache: Cache, seed: int = 0) -> Tensor:
     """Return the last state, which must have come from the call."""
-    plan = plan_of(model.language)
+    plan = language_plan(model.language)
     assert plan is not None
     state = plan.read(embedded(model, count, seed), cache)
     assert state is not None
@@ -126,7 +126,7 @@ def test_nothing_but_the_new_positions_is_written_and_the_embeddings_stay() -> N
             t.fill_(7)
     x = embedded(model, 20)
     kept, cache.lengths = x.clone(), [5]
-    plan = plan_of(model.language)
+    plan = language_plan(model.language)
     assert plan is not None
     assert plan.read(x, cache) is not None
     assert torch.equal(x, kept)
@@ -160,11 +160,11 @@ def test_what_the_call_does_not_do_is_left_to_the_modules() -> None:
     latent = small_model("base", qk_rope_head_dim=16, v_head_dim=16, kv_lora_rank=32, n_group=1, topk_group=1)
     latent.to(torch.bfloat16)
     for model, count in ((latent, 30), (model_of("tiny", "int4"), 8), (model_of("tiny", "int8"), 8), (model_of(), 1)):
-        plan = plan_of(model.language)
+        plan = language_plan(model.language)
         assert plan is not None
         assert plan.read(embedded(model, count), new_cache(model)) is None
     model = model_of()
     add_lora(model, LoRASpec(targets=("attention",)))
     state = model.language.extend(embedded(model, 30), new_cache(model), last_only=True)
     assert torch.equal(state, read_by_modules(model, 30, new_cache(model)))
-    assert plan_of(model.language) is None
+    assert language_plan(model.language) is None

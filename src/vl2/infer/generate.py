@@ -23,8 +23,8 @@ from vl2.errors import UserError, memory_errors
 from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint import ConstraintState
 from vl2.infer.decode_graph import DecodeGraphs
-from vl2.infer.decode_plan import decode_plan
 from vl2.infer.kept_graphs import drop_graphs, lent_graphs
+from vl2.infer.language_plan import language_plan
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.infer.repetition import ends_in_loop
 from vl2.infer.sampling import GenerateOptions, choose_token
@@ -111,7 +111,7 @@ class Row:
 
 def decode(model: VL2, token_ids: Sequence[int], cache: Cache) -> Tensor:
     """Append one token to every row and return the logits that follow, float32 [B, V]."""
-    plan = decode_plan(model)
+    plan = language_plan(model.language)
     return decode_plainly(model, token_ids, cache) if plan is None else plan.run(token_ids, cache)
 
 

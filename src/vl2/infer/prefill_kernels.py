@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vl2.infer.decode_plan import plan_of
-from vl2.infer.encode_plan import encode_plan
+from vl2.infer.encoder_plan import encoder_plan
+from vl2.infer.language_plan import language_plan
 from vl2.kernels import load_kernels
 from vl2.kernels import prefill as kernels
 from vl2.kernels.prefill import Weights
@@ -72,7 +72,7 @@ def use_prefill_kernels(model: VL2) -> None:
 
 def run_blocks(encoder: vision.VisionEncoder, x: Tensor) -> Tensor:
     """All blocks in one call."""
-    plan = encode_plan(encoder) if kernels.applies(x) else None
+    plan = encoder_plan(encoder) if kernels.applies(x) else None
     out = None if plan is None else plan.run(x)
     return vision.run_blocks(encoder, x) if out is None else out
 
@@ -243,7 +243,7 @@ def read_pass(language: LanguageModel, embeds_BSD: Tensor, cache: AnyCache) -> T
         or not kernels.applies(embeds_BSD)
     ):
         return None
-    plan = plan_of(language)
+    plan = language_plan(language)
     return None if plan is None else plan.read(embeds_BSD, cache)
 
 

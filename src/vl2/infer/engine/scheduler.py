@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from vl2.errors import UserError, memory_errors
-from vl2.infer.decode_plan import decode_plan
 from vl2.infer.engine.fair_queue import FairQueue
 from vl2.infer.engine.task import Job, Logprobs, Output, Task
 from vl2.infer.generate import Limits, answer_budget, start_row, step_row
+from vl2.infer.language_plan import language_plan
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.lora.switch import AdapterSwitch
 from vl2.model import VL2, Cache, CacheRows
@@ -235,7 +235,7 @@ class Scheduler:
             self._use(adapter)
             ids = [row.new_ids[-1] for row in rows]
             # The kernels compute every row alike. They run no adapter, and a plan of them would not outlast a switch.
-            plan = decode_plan(self._model) if adapter is None else None
+            plan = language_plan(self._model.language) if adapter is None else None
             if plan is not None:
                 logits.extend(plan.run_rows(ids, caches))
                 return

@@ -38,10 +38,10 @@ inline bool encode(const Encoder& encoder, bf16* x, int64_t tiles, int64_t patch
     const Blank<bf16> normed(rows * D), qkv(rows * qkv_row), mixed(rows * D), hidden(rows * hidden_row);
     const auto multiply = [&](const BiasedMatrix& layer, const bf16* from, int64_t from_row, bf16* to, int64_t to_row, bool gelu,
                               const bf16* onto) {
-        const Matrix& w = layer.weight;
-        const float* scales = w.kind == INT8 ? reinterpret_cast<const float*>(w.scales) : nullptr;
-        const RowsProduct product{from,       rows,      w.inputs, from_row, w.kind, w.codes, scales,
-                                  layer.bias, w.outputs, gelu,     onto,     to,     to_row};
+        RowsProduct product = product_of(layer.weight, from, rows, from_row, to, to_row);
+        product.bias = layer.bias;
+        product.gelu = gelu;
+        product.onto = onto;
         return multiply_rows_in_tiles(&product, 1, threads);
     };
     const auto normalise = [&](const Norm& norm) {

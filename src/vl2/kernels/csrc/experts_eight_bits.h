@@ -60,8 +60,7 @@ struct ExpertInEightBits {
 
    private:
     static void multiply(const RowsInTiles& x, const Matrix& w, const float* row_scales, bf16* out, bool is_far) {
-        const RowsProduct p{nullptr, x.rows, w.inputs, 0, INT8, w.codes, reinterpret_cast<const float*>(w.scales),
-                            nullptr, w.outputs, 0, nullptr, out, w.outputs};
+        const RowsProduct p = product_of(w, nullptr, x.rows, 0, out, w.outputs);
         ProductInTiles<int8_t> product(p, x, row_scales, is_far);
         for (int64_t first = 0; first < w.outputs; first += BLOCK)
             product.multiply(first, product.rows_from(first + BLOCK));

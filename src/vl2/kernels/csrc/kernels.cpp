@@ -1,8 +1,8 @@
 // The C interface. Every pointer is the caller's; nothing is kept after a call.
 #include <new>
 
-#include "decode.h"
 #include "blocks.h"
+#include "decode.h"
 #include "eight_bits.h"
 #include "encode.h"
 #include "products_in_tiles.h"

@@ -79,9 +79,8 @@ class Reading {
         bf16* room = unpacked_.data();
         for (const Projection& p : projections) {
             const Matrix& w = p.weight;
-            RowsProduct product{p.x,     rows_,     w.inputs, w.inputs, w.kind, w.codes,     nullptr,
-                                nullptr, w.outputs, 0,        p.onto,   p.out,  p.out_stride};
-            if (w.kind == INT8) product.column_scales = reinterpret_cast<const float*>(w.scales);
+            RowsProduct product = product_of(w, p.x, rows_, w.inputs, p.out, p.out_stride);
+            product.onto = p.onto;
             if (w.kind == INT4) {
                 const uint16_t* scales = reinterpret_cast<const uint16_t*>(w.scales);
                 if (!unpack_int4(w.codes, scales, w.outputs, w.inputs, room, threads_)) return false;

@@ -18,7 +18,7 @@ from vl2.quant.products import FEW_OF_A_PASS
 LANES = 16  # outputs that a tile takes
 
 
-class EncodePlan:
+class EncoderPlan:
     """The addresses of all weights of an encoder's blocks."""
 
     def __init__(self, vision: VisionEncoder, kernels: Library) -> None:
@@ -63,10 +63,10 @@ class EncodePlan:
         return BiasedMatrixC(weight, None if bias is None else self._weights.address(layer, "bias", bias))
 
 
-_PLANS: WeakKeyDictionary[VisionEncoder, EncodePlan | None] = WeakKeyDictionary()
+_PLANS: WeakKeyDictionary[VisionEncoder, EncoderPlan | None] = WeakKeyDictionary()
 
 
-def encode_plan(vision: VisionEncoder) -> EncodePlan | None:
+def encoder_plan(vision: VisionEncoder) -> EncoderPlan | None:
     """Return the plan of an encoder, or None where its blocks must do; the caller knows that it is in inference.
 
     It is made anew when a weight has been moved or replaced.
@@ -77,7 +77,7 @@ def encode_plan(vision: VisionEncoder) -> EncodePlan | None:
     if kernels is None or not has_tiles():
         return None
     try:
-        plan = EncodePlan(vision, kernels)
+        plan = EncoderPlan(vision, kernels)
     except Unsupported:
         plan = None
     _PLANS[vision] = plan

@@ -1,4 +1,4 @@
-"""One decoding step, or one pass over a prompt, in one call of the kernels: where a model's weights lie, written once.
+"""One decoding step, or one pass over a prompt, in one call: where a language model's weights lie, written once.
 
 The plain way to decode, layer by layer in PyTorch, is `decode_plainly` in `vl2.infer.generate`; a test holds both equal
 within what bfloat16 rounds. In the kernels every row is computed alike whatever is beside it, so a batch gives the bits
@@ -20,7 +20,7 @@ from vl2.kernels import Library, load_kernels
 from vl2.kernels.prefill import has_tiles
 from vl2.kernels.structures import BF16, INT4, QUANTISED, LayerC, MatrixC, ModelC, PassC, StackC, StepC
 from vl2.kernels.tiles import LINE
-from vl2.model import VL2, Cache
+from vl2.model import Cache
 from vl2.model.attention import LatentAttention, MultiHeadAttention
 from vl2.model.language import DecoderLayer, LanguageModel
 from vl2.model.layers import GatedMLP
@@ -32,7 +32,7 @@ from vl2.quant.products import FEW_OF_A_PASS
 LATENT_EPS = 1e-6
 
 
-class DecodePlan:
+class LanguagePlan:
     """The addresses of all weights of a language model in the form that the kernels read."""
 
     def __init__(self, language: LanguageModel, kernels: Library) -> None:
@@ -241,15 +241,10 @@ def _check_config(config: LanguageConfig) -> None:
         raise Unsupported("heads that are not a multiple of 16 wide")
 
 
-_PLANS: WeakKeyDictionary[LanguageModel, DecodePlan | None] = WeakKeyDictionary()
+_PLANS: WeakKeyDictionary[LanguageModel, LanguagePlan | None] = WeakKeyDictionary()
 
 
-def decode_plan(model: VL2) -> DecodePlan | None:
-    """Return the plan of a model's language model; see `plan_of`."""
-    return plan_of(model.language)
-
-
-def plan_of(language: LanguageModel) -> DecodePlan | None:
+def language_plan(language: LanguageModel) -> LanguagePlan | None:
     """Return the plan of a model in inference, or None where the plain way must do: other devices, types or layers.
 
     It is made anew when a weight has been moved or replaced. What is written into a weight in place it reads as it is.
@@ -264,7 +259,7 @@ def plan_of(language: LanguageModel) -> DecodePlan | None:
     if kernels is None:
         return None
     try:
-        plan = DecodePlan(language, kernels)
+        plan = LanguagePlan(language, kernels)
     except Unsupported:
         plan = None
     _PLANS[language] = plan
