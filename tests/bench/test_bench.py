@@ -32,6 +32,8 @@ from vl2.infer.vlm import load
 from vl2.quant import products
 from vl2.quant.apply import quantise_model
 from vl2.quant.scheme import SCHEMES, SchemeName
+from vl2.weights import load_model, save_model
+from vl2.weights.mapped_file import MAPPINGS, MappedFile
 from vl2.weights.random_checkpoint import random_checkpoint, write_random_checkpoint
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_peer.py")]
@@ -238,7 +240,7 @@ def test_the_named_peers_are_the_adapters_of_the_checkout() -> None:
 def test_a_share_is_the_least_time_over_ours_and_a_ratio_the_peers_time_over_ours() -> None:
     config = small_config("tiny")
     stage = next(s for s in make_stages(config, Sizes.quick()) if s.name.startswith("decode, batch 4"))
-    held = Bytes(total=0, encoder=0, dense=1_000_000, experts=0, cache_per_token=0)
+    held = Bytes(total=0, copied=0, encoder=0, dense=1_000_000, experts=0, cache_per_token=0)
     plain = Types(encoder="float32", language="float32", rest="float32")
     loaded = {"bytes": held.to_dict(), "compute": plain.to_dict()}
     ours, peer = (
@@ -292,7 +294,9 @@ def test_loading_is_bound_by_new_memory_and_memory_is_told_in_gb(capsys: pytest.
         versions={},
         command=[],
         loaded={
-            "bytes": Bytes(total=100_000_000, encoder=0, dense=0, experts=0, cache_per_token=0).to_dict(),
+            "bytes": Bytes(
+                total=100_000_000, copied=100_000_000, encoder=0, dense=0, experts=0, cache_per_token=0
+            ).to_dict(),
             "kernels": "avx2; amx could not be had: a reason",
             "compute": Types(encoder="int8", language="bfloat16", rest="bfloat16").to_dict(),
         },
@@ -318,11 +322,28 @@ def test_the_bytes_of_a_model_are_those_of_its_tensors() -> None:
     table = model.language.model.embed_tokens.weight.numel() * 4
     language = sum(t.numel() * 4 for t in [*model.language.parameters(), *model.language.buffers()])
     assert (held.experts, held.dense) == (experts, language - table - experts)
+    assert held.copied == held.total
+
+
+@pytest.mark.skipif(not MAPPINGS.exists(), reason="looks at what is mapped as Linux shows it")
+def test_weights_that_stay_in_their_files_are_read_for_every_token_but_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MappedFile, "is_in_large_pages", True)
+    model = small_model("tiny")
+    save_model(model, tmp_path / "saved")
+    copied, held = Bytes.of(model), Bytes.of(load_model(tmp_path / "saved", only_answers=True))
+    assert (held.total, held.experts, held.dense) == (copied.total, copied.experts, copied.dense)
+    decoder = model.language.model
+    in_file = held.experts + 4 * (decoder.embed_tokens.weight.numel() + model.language.lm_head.weight.numel())
+    assert held.copied == held.total - in_file
 
 
 def test_the_work_of_the_full_sizes_is_what_is_known_of_them() -> None:
     config = preset("tiny")
-    held = Bytes(total=0, encoder=826_000_000, dense=692_000_000, experts=4_844_000_000, cache_per_token=61_440)
+    held = Bytes(
+        total=0, copied=0, encoder=826_000_000, dense=692_000_000, experts=4_844_000_000, cache_per_token=61_440
+    )
     assert encode_work(config, held, 5).operations / 5 == pytest.approx(669e9, rel=0.03)
     # Of all layers 849e9; of the last one keys and values alone, without queries, output, eight experts and pairs.
     spared = 2e3 * (2 * 1280**2 + 8 * 3 * 1280 * 896) + 4 * 1280 * 1000 * 1001 / 2

@@ -20,6 +20,7 @@ from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
 from vl2.quant.products import type_of_many_rows
 from vl2.train.flops import ForwardCost
+from vl2.weights.mapped_file import bytes_in_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Bytes:
     """The memory of a loaded model's parts, as they are held."""
 
     total: int
+    copied: int  # of all, what does not lie in the checkpoint's files
     encoder: int  # with the projector, without the attention pool
     dense: int  # of the language model what every token reads: all but the experts and the token table
     experts: int  # all routed experts of all layers
@@ -34,7 +36,8 @@ class Bytes:
 
     @classmethod
     def of(cls, model: VL2) -> Bytes:
-        held = [(name, t.numel() * t.element_size()) for name, t in [*model.named_parameters(), *model.named_buffers()]]
+        state = model.state_dict()
+        held = [(name, tensor.nbytes) for name, tensor in state.items()]
 
         def total(*parts: str, without: tuple[str, ...] = ()) -> int:
             return sum(
@@ -47,6 +50,7 @@ class Bytes:
         row = Cache.allocate(model.config.language_config, 1, 1, dtype=model.dtype, device=model.device)
         return cls(
             total=everything,
+            copied=everything - bytes_in_files(state.values()),
             encoder=encoder,
             dense=all_but_experts,
             experts=language - all_but_experts,
@@ -108,7 +112,7 @@ class Work:
 
 
 def load_work(held: Bytes) -> Work:
-    return Work(read_bytes=held.total, new_bytes=held.total)
+    return Work(read_bytes=held.copied, new_bytes=held.copied)
 
 
 def encode_work(config: ModelConfig, held: Bytes, tiles: int) -> Work:

@@ -22,6 +22,7 @@ from vl2.kernels.structures import BF16, INT4, QUANTISED, LayerC, MatrixC, Model
 from vl2.kernels.tiles import LINE
 from vl2.model import Cache
 from vl2.model.attention import LatentAttention, MultiHeadAttention
+from vl2.model.file_experts import FileExperts
 from vl2.model.language import DecoderLayer, LanguageModel
 from vl2.model.layers import GatedMLP
 from vl2.model.moe import Experts, MoE
@@ -198,20 +199,23 @@ class LanguagePlan:
             D, F = experts.down_proj.shape[1:]
             first = self._weights.address(experts, "gate_up_proj", experts.gate_up_proj)
             half = F * D * 2  # bytes of one matrix
-            out.expert_gate = StackC(MatrixC(BF16, F, D, first, None), 2 * half, 0)
-            out.expert_up = StackC(MatrixC(BF16, F, D, first + half, None), 2 * half, 0)
+            out.expert_gate = StackC(MatrixC(BF16, F, D, first, None), 2 * half, 0, None)
+            out.expert_up = StackC(MatrixC(BF16, F, D, first + half, None), 2 * half, 0, None)
             down = self._weights.address(experts, "down_proj", experts.down_proj)
-            out.expert_down = StackC(MatrixC(BF16, D, F, down, None), half, 0)
+            out.expert_down = StackC(MatrixC(BF16, D, F, down, None), half, 0, None)
+        elif isinstance(experts, FileExperts):
+            out.expert_gate, out.expert_up, out.expert_down = self._weights.apart(experts)
         elif isinstance(experts, QuantisedExperts):
             kind = QUANTISED[experts.kind]
             codes, scales = (self._weights.address(experts, f"gate_up_{leaf}", None) for leaf in ("codes", "scales"))
             steps = [t[0, 0].nbytes for t in (experts.gate_up_codes, experts.gate_up_scales)]
             D, F = experts.width, experts.hidden
-            out.expert_gate = StackC(MatrixC(kind, F, D, codes, scales), 2 * steps[0], 2 * steps[1])
-            out.expert_up = StackC(MatrixC(kind, F, D, codes + steps[0], scales + steps[1]), 2 * steps[0], 2 * steps[1])
+            out.expert_gate = StackC(MatrixC(kind, F, D, codes, scales), 2 * steps[0], 2 * steps[1], None)
+            up = MatrixC(kind, F, D, codes + steps[0], scales + steps[1])
+            out.expert_up = StackC(up, 2 * steps[0], 2 * steps[1], None)
             codes, scales = (self._weights.address(experts, f"down_{leaf}", None) for leaf in ("codes", "scales"))
             out.expert_down = StackC(
-                MatrixC(kind, D, F, codes, scales), experts.down_codes[0].nbytes, experts.down_scales[0].nbytes
+                MatrixC(kind, D, F, codes, scales), experts.down_codes[0].nbytes, experts.down_scales[0].nbytes, None
             )
         else:
             raise Unsupported(f"experts of type {type(experts).__name__}")

@@ -86,7 +86,8 @@ def _open_plain(folder: Path, config: ModelConfig, opening: Opening, progress: P
     if is_quantised and opening.adapter is None:
         scheme = scheme_named(opening.weights)
         return load_quantising(folder, scheme, dtype=opening.dtype, device=opening.device, progress=progress)
-    model = load_model(folder, dtype=opening.dtype, device=opening.device, progress=progress, leaves_table=True)
+    only_answers = opening.adapter is None
+    model = load_model(folder, dtype=opening.dtype, device=opening.device, progress=progress, only_answers=only_answers)
     if opening.adapter is not None:
         load_adapter(model, opening.adapter)
         merge_lora(model)

@@ -20,16 +20,23 @@ class MatrixC(ctypes.Structure):
 
 
 class StackC(ctypes.Structure):
-    """Matrices of one shape behind one another; strides in bytes."""
+    """Matrices of one shape behind one another, strides in bytes; or wherever `each` says that they lie."""
 
-    _fields_ = [("first", MatrixC), ("code_stride", _INT), ("scale_stride", _INT)]
+    _fields_ = [("first", MatrixC), ("code_stride", _INT), ("scale_stride", _INT), ("each", _POINTER)]
 
     @classmethod
     def of(cls, kind: int, outputs: int, inputs: int, codes: Tensor, scales: Tensor | None = None) -> StackC:
         """Take the first matrix of each tensor and its step along the first dimension. Memory is not kept."""
         held = [(None, 0) if t is None else (t.data_ptr(), t.stride(0) * t.element_size()) for t in (codes, scales)]
         (code_at, code_stride), (scale_at, scale_stride) = held
-        return cls(MatrixC(kind, outputs, inputs, code_at, scale_at), code_stride, scale_stride)
+        return cls(MatrixC(kind, outputs, inputs, code_at, scale_at), code_stride, scale_stride, None)
+
+    @classmethod
+    def apart(cls, outputs: int, inputs: int, address_E: Tensor) -> StackC:
+        """Take matrices in bfloat16 by their addresses, int64, which a copy of the structure does not keep alive."""
+        stack = cls(MatrixC(BF16, outputs, inputs, int(address_E[0]), None), 0, 0, address_E.data_ptr())
+        stack.address_E = address_E
+        return stack
 
 
 class LayerC(ctypes.Structure):

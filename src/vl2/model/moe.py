@@ -9,7 +9,8 @@ Golden: tests/golden/reference/router, router_L_* in tests/golden/reference/mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,18 +95,33 @@ def find_largest(scores_TE: Tensor, K: int) -> Tensor:
     return scores_TE.topk(K, dim=-1, sorted=False).indices
 
 
-class Experts(nn.Module):
-    """E gated MLPs with stacked weights; gate and up projection are one matrix."""
+class PlainExperts(nn.Module, ABC):
+    """E gated MLPs whose weights are numbers, wherever these lie; gate and up projection are one matrix."""
 
-    def __init__(self, num_experts: int, width: int, hidden: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Parameter(torch.zeros(num_experts, 2 * hidden, width))
-        self.down_proj = nn.Parameter(torch.zeros(num_experts, width, hidden))
         self.gated = gated  # a kernel may take its place
 
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         """Run rows sorted by expert, `counts_E` rows for each."""
         return self.down(self.gated(self.gate_up(x_ND, counts_E)), counts_E)
+
+    @abstractmethod
+    def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
+        """Multiply the rows by the first matrix of their expert: [N, 2 F]."""
+
+    @abstractmethod
+    def down(self, h_NF: Tensor, counts_E: Tensor) -> Tensor:
+        """Multiply the rows by the second matrix of their expert: [N, D]."""
+
+
+class Experts(PlainExperts):
+    """E gated MLPs with stacked weights."""
+
+    def __init__(self, num_experts: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.zeros(num_experts, 2 * hidden, width))
+        self.down_proj = nn.Parameter(torch.zeros(num_experts, width, hidden))
 
     def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         return multiply_by_expert(x_ND, self.gate_up_proj, counts_E)
@@ -161,15 +177,19 @@ def _grouped_product(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tens
 
 
 def _looped_product(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
-    counts = counts_E.tolist()  # the one host sync of the layer
     # Never index a stacked parameter where gradients are needed: the backward pass of each index
     # builds a zero gradient of the whole stack.
-    weights = weight_EFD.unbind(0) if torch.is_grad_enabled() else weight_EFD
+    return multiply_each(x_ND, weight_EFD.unbind(0) if torch.is_grad_enabled() else weight_EFD, counts_E)
+
+
+def multiply_each(x_ND: Tensor, weights: Sequence[Tensor] | Tensor, counts_E: Tensor) -> Tensor:
+    """Multiply rows sorted by expert by the matrix [F, D] of their expert, one expert after another: [N, F]."""
+    counts = counts_E.tolist()  # the one host sync of the layer
     blocks = x_ND.split(counts)
     if torch.is_grad_enabled():
         outputs = [F.linear(rows, weights[e]) for e, rows in enumerate(blocks) if len(rows)]
         return torch.cat(outputs or [F.linear(x_ND, weights[0])])
-    out_NF = x_ND.new_empty(len(x_ND), weight_EFD.shape[1])
+    out_NF = x_ND.new_empty(len(x_ND), weights[0].shape[0])
     for e, (rows, out) in enumerate(zip(blocks, out_NF.split(counts), strict=True)):
         if is_better_in_float32(rows, weights[e]):
             out.copy_(linear_in_float32(rows, weights[e]))
@@ -231,7 +251,7 @@ def _block_rows(x_TD: Tensor, experts: nn.Module, is_step: bool) -> int:
     if torch.is_grad_enabled():
         return 64 if x_TD.dtype == torch.bfloat16 else 1
     # Quantised experts have kernels of their own, which know no shapes.
-    return 8 if x_TD.dtype == torch.bfloat16 and isinstance(experts, Experts) else 1
+    return 8 if x_TD.dtype == torch.bfloat16 and isinstance(experts, PlainExperts) else 1
 
 
 class _Dispatch(torch.autograd.Function):

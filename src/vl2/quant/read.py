@@ -19,18 +19,18 @@ from vl2.quant.apply import reserve
 from vl2.quant.record import Record
 from vl2.quant.scheme import Scheme
 from vl2.quant.write import empty_quantised, file_name, put
+from vl2.weights.in_place import InPlace
 from vl2.weights.load import (
     Progress,
     build_empty,
     check_tensors,
     fill,
-    leave_token_table,
     materialize,
     shape_of,
     stored_tensors,
 )
 from vl2.weights.mapped_file import MappedFile
-from vl2.weights.names import places
+from vl2.weights.names import Place, places
 from vl2.weights.safetensors_file import StoredTensor, read_into
 
 READ_AT_ONCE = 256 << 20  # bytes read between two reports of progress
@@ -51,10 +51,18 @@ def load_quantising(
     wanted = list(places(model))
     check_tensors({place.name: shape_of(model, place) for place in wanted}, stored, folder)
     reserve(model, scheme)
+    dtype, device = dtype or getattr(torch, config.torch_dtype), torch.device(device)
+    in_place = InPlace(stored, dtype)
+    if device.type == "cpu":
+        in_place.leave_table(model)
+
+    def put_or_bring(place: Place, tensor: StoredTensor) -> None:
+        if not in_place.brings(place.name):
+            put(model, place, tensor)
+
     with memory_errors(f"the weights of {folder}"):
-        materialize(model, dtype or getattr(torch, config.torch_dtype), torch.device(device))
-        wanted = leave_token_table(model, wanted, stored)
-        fill(wanted, stored, lambda place, tensor: put(model, place, tensor), progress)
+        materialize(model, dtype, device)
+        fill(wanted, stored, put_or_bring, progress)
     return model.eval()
 
 

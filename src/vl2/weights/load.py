@@ -19,7 +19,7 @@ from vl2.errors import UserError, memory_errors
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
 from vl2.weights.huge_pages import prefer_huge_pages
-from vl2.weights.mapped_file import MappedFile
+from vl2.weights.in_place import InPlace
 from vl2.weights.names import Place, places
 from vl2.weights.safetensors_file import StoredTensor, read_header, read_into
 
@@ -28,7 +28,6 @@ SINGLE = "model.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 NAMES_SHOWN = 5
 LARGE_BYTES = 128 << 20
-TOKEN_TABLE = "language.model.embed_tokens.weight"
 QUANTISED = "quantization_config"  # the key of config.json that says how weights are quantised
 # Two readers already saturate a disk; the time goes into page faults on the fresh memory.
 NUM_READERS = min(4, os.cpu_count() or 1)
@@ -42,11 +41,11 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
-    leaves_table: bool = False,
+    only_answers: bool = False,
 ) -> VL2:
     """Return the model of a checkpoint folder in evaluation mode. `dtype` None keeps the configured one.
 
-    With `leaves_table` see `leave_token_table`: for a model that only answers, from files that stay as they are.
+    A model that `only_answers`, from files that stay as they are, may leave weights in them: `vl2.weights.in_place`.
 
     UserError names the tensors that are missing, not expected or of another shape.
     """
@@ -57,30 +56,20 @@ def load_model(
     stored = stored_tensors(folder)
     wanted = list(places(model))
     check_tensors({place.name: shape_of(model, place) for place in wanted}, stored, folder)
+    dtype, device = dtype or getattr(torch, config.torch_dtype), torch.device(device)
+    in_place = InPlace(stored, dtype)
+    if only_answers and device.type == "cpu":
+        in_place.leave(model)
     with memory_errors(f"the weights of {folder}"):
-        materialize(model, dtype or getattr(torch, config.torch_dtype), torch.device(device))
-    if leaves_table:
-        wanted = leave_token_table(model, wanted, stored)
+        materialize(model, dtype, device)
     state = model.state_dict()
-    fill(wanted, stored, lambda place, tensor: read_into(place.view(state[place.parameter]), tensor), progress)
+
+    def put(place: Place, tensor: StoredTensor) -> None:
+        if not in_place.brings(place.name):
+            read_into(place.view(state[place.parameter]), tensor)
+
+    fill(wanted, stored, put, progress)
     return model.eval()
-
-
-def leave_token_table(model: VL2, wanted: Sequence[Place], stored: Mapping[str, StoredTensor]) -> list[Place]:
-    """Let the token table view its file, where it lies there as it is wanted, and return what is still to be read.
-
-    A prompt needs some of its rows. To copy it is to wait for a twentieth of tiny, and to hold an eighth of it in int4.
-    """
-    decoder = model.language.model
-    held = decoder.embed_tokens.weight
-    place = next(place for place in wanted if place.parameter == TOKEN_TABLE)
-    table = stored[place.name]
-    if held.device.type != "cpu" or held.dtype != table.dtype or table.offset % table.dtype.itemsize:
-        return list(wanted)
-    file = MappedFile(table.path)
-    file.ask_for(table.offset, table.nbytes)
-    decoder.embed_tokens.weight = nn.Parameter(file.tensor(table), requires_grad=held.requires_grad)
-    return [other for other in wanted if other is not place]
 
 
 def build_empty(config: ModelConfig) -> VL2:
@@ -97,9 +86,11 @@ def shape_of(model: VL2, place: Place) -> tuple[int, ...]:
 
 
 def materialize(model: VL2, dtype: torch.dtype, device: torch.device) -> None:
-    """Give a model on the meta device uninitialised memory. In place; the expert bias stays float32."""
+    """Give what is on the meta device uninitialised memory. In place; the expert bias stays float32."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.is_meta:
+                continue
             fresh = torch.empty(parameter.shape, dtype=dtype, device=device)
             prefer_huge_pages(fresh)
             setattr(module, name, nn.Parameter(fresh, requires_grad=parameter.requires_grad))

@@ -52,7 +52,7 @@ def write_random_checkpoint(
 
     `say` is told each file that is finished. UserError where the disk has no room for it.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     files = shards(size)
     total = sum(2 * shape.numel() for file in files for shape in file.values())
@@ -72,7 +72,8 @@ def write_random_checkpoint(
     for number, shapes in enumerate(files, 1):
         name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
         tensors = {tensor: random_values(tensor, shape, generator) for tensor, shape in shapes.items()}
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        # In one piece, as a download comes in some of 10 MB: so the system may hold the file in large pages.
+        (folder / name).write_bytes(save(tensors, metadata={"format": "pt"}))
         weight_map.update(dict.fromkeys(shapes, name))
         say(name)
     (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}))

@@ -27,9 +27,14 @@ struct Matrix {
 struct Stack {
     Matrix first;
     int64_t code_stride, scale_stride;
+    const uint8_t* const* each;  // where the codes of each lie, if they are not at equal distances
 
     Matrix at(int64_t index) const {
         Matrix matrix = first;
+        if (each) {
+            matrix.codes = each[index];
+            return matrix;
+        }
         matrix.codes += index * code_stride;
         matrix.scales += index * scale_stride;
         return matrix;

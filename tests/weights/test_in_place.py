@@ -1,0 +1,168 @@
+"""Weights that stay in their files: the same numbers as copied ones, wherever they are looked at, moved or saved."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tests.model.configs import small_model
+from vl2.infer.generate import decode
+from vl2.infer.language_plan import language_plan
+from vl2.infer.prefill import prefill
+from vl2.infer.prefill_kernels import use_prefill_kernels
+from vl2.model import VL2, Cache
+from vl2.model.file_experts import FileExperts
+from vl2.model.moe import Experts, MoE
+from vl2.weights import load_model, save_model
+from vl2.weights.load import SINGLE
+from vl2.weights.mapped_file import LARGE_PAGE, MAPPINGS, MappedFile
+
+WIDTHS = {"intermediate_size": 96, "moe_intermediate_size": 32}  # whole lines, as tile registers want them
+HEAD = "language.lm_head.weight"
+
+
+@pytest.fixture(autouse=True)
+def pages_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MappedFile, "is_in_large_pages", True)
+
+
+@pytest.fixture(params=[torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    save_model(small_model("tiny", **WIDTHS).to(request.param), tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def opened(folder: Path, *, only_answers: bool = True) -> VL2:
+    model = load_model(folder, only_answers=only_answers)
+    use_prefill_kernels(model)
+    return model
+
+
+def experts_of(model: VL2) -> list[nn.Module]:
+    return [module.experts for module in model.modules() if isinstance(module, MoE)]
+
+
+@torch.inference_mode()
+def states(model: VL2) -> Iterator[Tensor]:
+    """A prompt, its next tokens, and a prompt that is read layer by layer because somebody follows."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.config.language_config.vocab_size, (1, 90), generator=generator)
+    cache = Cache.allocate(model.config.language_config, 1, 100, dtype=model.dtype, device=model.device)
+    yield prefill(model, model.language.embed(ids), cache)
+    for token in range(3):
+        yield decode(model, [token], cache)
+    hook = model.language.model.norm.register_forward_hook(lambda *_: None)
+    cache = Cache.allocate(model.config.language_config, 1, 100, dtype=model.dtype, device=model.device)
+    yield prefill(model, model.language.embed(ids), cache)
+    hook.remove()
+
+
+def assert_same(ours: VL2, theirs: VL2) -> None:
+    pairs = list(zip(states(ours), states(theirs), strict=True))
+    assert len(pairs) == 5
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_answers_have_the_bits_that_those_of_copied_weights_have(folder: Path) -> None:
+    model, copied = opened(folder), opened(folder, only_answers=False)
+    assert {type(e) for e in experts_of(model)} == {FileExperts}
+    assert {type(e) for e in experts_of(copied)} == {Experts}
+    assert_same(model, copied)
+    with torch.inference_mode():
+        plans = [language_plan(opened.language) for opened in (model, copied)]
+    assert (plans[0] is None) == (plans[1] is None), "the kernels take weights in their files"
+
+
+@pytest.mark.skipif(not MAPPINGS.exists(), reason="looks at what is mapped as Linux shows it")
+def test_experts_head_and_table_lie_in_the_file_and_nothing_else_does(folder: Path) -> None:
+    model = opened(folder)
+    mapped = [line.split()[0].split("-") for line in MAPPINGS.read_text().splitlines() if str(folder) in line]
+    ranges = [(int(first, 16), int(end, 16)) for first, end in mapped]
+    inside = {
+        name
+        for name, tensor in model.state_dict().items()
+        if any(first <= tensor.data_ptr() < end for first, end in ranges)
+    }
+    named = {HEAD, "language.model.embed_tokens.weight"}
+    assert inside == named | {name for name in model.state_dict() if ".experts." in name}
+    assert len(inside) > 50
+
+
+@pytest.mark.parametrize("apart", ["one", "all"])
+def test_projections_that_do_not_follow_each_other_are_copied_and_reported(apart: str, folder: Path) -> None:
+    file = folder / SINGLE
+    tensors, expected = load_file(file), opened(folder, only_answers=False)
+    moved = [
+        n for n in tensors if n.endswith("up_proj.weight") and (".experts.2." if apart == "one" else ".expert") in n
+    ]
+    save_file({name: tensors.pop(name) for name in moved}, folder / "model-00001-of-00002.safetensors")
+    save_file(tensors, folder / "model-00002-of-00002.safetensors")
+    file.unlink()
+    seen: list[tuple[int, int]] = []
+    model = load_model(folder, only_answers=True, progress=lambda *counts: seen.append(counts))
+    use_prefill_kernels(model)
+    assert {type(e) for e in experts_of(model)} == {FileExperts}
+    assert_same(model, expected)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert seen[-1][0] == seen[-1][1] == sum(t.nbytes for t in expected.state_dict().values())
+
+
+def test_weights_that_are_wanted_otherwise_or_lie_in_small_pages_are_copied(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cast = load_model(folder, only_answers=True, dtype=torch.float16)
+    monkeypatch.setattr(MappedFile, "is_in_large_pages", False)
+    for model in (cast, load_model(folder, only_answers=True)):
+        assert {type(e) for e in experts_of(model)} == {Experts}
+
+
+def test_a_model_is_saved_cast_and_copied_as_any_other(folder: Path, tmp_path: Path) -> None:
+    model, plain = opened(folder), opened(folder, only_answers=False)
+    save_model(model, tmp_path / "saved")
+    before, after = load_file(folder / SINGLE), load_file(tmp_path / "saved" / SINGLE)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+    again = copy.deepcopy(model)
+    places = [weight.data_ptr() for experts in experts_of(model) for pair in experts.pairs for weight in pair]
+    assert not set(places) & {w.data_ptr() for experts in experts_of(again) for pair in experts.pairs for w in pair}
+    assert_same(again, plain)
+
+    with torch.inference_mode():
+        plan = language_plan(model.language)
+    other = torch.float32 if model.dtype == torch.bfloat16 else torch.bfloat16
+    assert_same(model.to(other), plain.to(other))
+    assert {weight.dtype for experts in experts_of(model) for pair in experts.pairs for weight in pair} == {other}
+    assert plan is None or not plan.is_current()
+
+
+@pytest.mark.skipif(not MAPPINGS.exists(), reason="asks Linux what it maps")
+@pytest.mark.parametrize("chunk", [10 << 20, 60_000])
+def test_whether_a_file_lies_in_large_pages_is_told_by_some_of_them(
+    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    path, content = tmp_path / "file", bytes(64 << 20)
+    with path.open("wb", buffering=0) as file:
+        for start in range(0, len(content), chunk):
+            file.write(content[start : start + chunk])
+    whole = MappedFile(path)
+    whole.prefer_large_pages(True)
+    whole.read(0, whole.nbytes)
+    share = whole._mapped_large() / whole.nbytes
+    asked = MappedFile(path)
+    if share in (0, 1):  # between the two, what is sampled decides
+        assert asked.is_in_large_pages == (share == 1)
+    assert asked.is_in_large_pages or asked._mapped_large() == 0, "what was read to know it is let go"
+
+
+def test_a_file_of_less_than_two_large_pages_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    (tmp_path / "file").write_bytes(bytes(2 * LARGE_PAGE - 1))
+    assert not MappedFile(tmp_path / "file").is_in_large_pages
