@@ -32,8 +32,8 @@ from vl2.infer.vlm import load
 from vl2.quant import products
 from vl2.quant.apply import quantise_model
 from vl2.quant.scheme import SCHEMES, SchemeName
-from vl2.weights import load_model, save_model
-from vl2.weights.mapped_file import MAPPINGS, MappedFile
+from vl2.weights import in_place, load_model, save_model
+from vl2.weights.mapped_file import MAPPINGS
 from vl2.weights.random_checkpoint import random_checkpoint, write_random_checkpoint
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_peer.py")]
@@ -329,7 +329,8 @@ def test_the_bytes_of_a_model_are_those_of_its_tensors() -> None:
 def test_weights_that_stay_in_their_files_are_read_for_every_token_but_not_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MappedFile, "is_in_large_pages", True)
+    monkeypatch.setattr(in_place, "lies_in_large_pages", lambda *part: True)
+    monkeypatch.setattr(in_place, "LEAST_BYTES", 0)
     model = small_model("tiny")
     save_model(model, tmp_path / "saved")
     copied, held = Bytes.of(model), Bytes.of(load_model(tmp_path / "saved", only_answers=True))

@@ -19,9 +19,10 @@ from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.model import VL2, Cache
 from vl2.model.file_experts import FileExperts
 from vl2.model.moe import Experts, MoE
-from vl2.weights import load_model, save_model
+from vl2.weights import in_place, load_model, save_model
+from vl2.weights.large_pages import LARGE_PAGE, lies_in_large_pages, mapped_large
 from vl2.weights.load import SINGLE
-from vl2.weights.mapped_file import LARGE_PAGE, MAPPINGS, MappedFile
+from vl2.weights.mapped_file import MAPPINGS, MappedFile
 
 WIDTHS = {"intermediate_size": 96, "moe_intermediate_size": 32}  # whole lines, as tile registers want them
 HEAD = "language.lm_head.weight"
@@ -29,7 +30,8 @@ HEAD = "language.lm_head.weight"
 
 @pytest.fixture(autouse=True)
 def pages_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MappedFile, "is_in_large_pages", True)
+    monkeypatch.setattr(in_place, "lies_in_large_pages", lambda *part: True)
+    monkeypatch.setattr(in_place, "LEAST_BYTES", 0)
 
 
 @pytest.fixture(params=[torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
@@ -117,7 +119,7 @@ def test_weights_that_are_wanted_otherwise_or_lie_in_small_pages_are_copied(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cast = load_model(folder, only_answers=True, dtype=torch.float16)
-    monkeypatch.setattr(MappedFile, "is_in_large_pages", False)
+    monkeypatch.setattr(in_place, "lies_in_large_pages", lambda *part: False)
     for model in (cast, load_model(folder, only_answers=True)):
         assert {type(e) for e in experts_of(model)} == {Experts}
 
@@ -130,24 +132,43 @@ def test_a_model_is_saved_cast_and_copied_as_any_other(folder: Path, tmp_path: P
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
     again = copy.deepcopy(model)
-    places = [weight.data_ptr() for experts in experts_of(model) for pair in experts.pairs for weight in pair]
-    assert not set(places) & {w.data_ptr() for experts in experts_of(again) for pair in experts.pairs for w in pair}
+    places = [weight.data_ptr() for experts in experts_of(model) for pair in experts.pairs() for weight in pair]
+    assert not set(places) & {w.data_ptr() for experts in experts_of(again) for pair in experts.pairs() for w in pair}
     assert_same(again, plain)
 
     with torch.inference_mode():
         plan = language_plan(model.language)
     other = torch.float32 if model.dtype == torch.bfloat16 else torch.bfloat16
     assert_same(model.to(other), plain.to(other))
-    assert {weight.dtype for experts in experts_of(model) for pair in experts.pairs for weight in pair} == {other}
+    assert {weight.dtype for experts in experts_of(model) for pair in experts.pairs() for weight in pair} == {other}
     assert plan is None or not plan.is_current()
+
+
+def test_experts_in_their_file_learn_as_others_do_and_the_file_stays_as_it_is(folder: Path) -> None:
+    before = (folder / SINGLE).read_bytes()
+    ours, theirs = (experts_of(opened(folder, only_answers=only))[0] for only in (True, False))
+    assert isinstance(ours, FileExperts)
+    assert isinstance(theirs, Experts)
+    E, D = theirs.down_proj.shape[:2]
+    counts_E = torch.arange(E) % 3
+    x_ND = torch.randn(int(counts_E.sum()), D, generator=torch.Generator().manual_seed(0)).to(theirs.down_proj.dtype)
+    for experts in (ours, theirs):
+        experts(x_ND, counts_E).float().square().sum().backward()
+    gate_ups, downs = zip(*ours.pairs(), strict=True)
+    for matrices, stack in ((gate_ups, theirs.gate_up_proj), (downs, theirs.down_proj)):
+        gradients = torch.stack([torch.zeros_like(m) if m.grad is None else m.grad for m in matrices])
+        torch.testing.assert_close(gradients, stack.grad)
+        assert gradients.any()
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.mul_(2)
+    assert torch.equal(torch.stack(downs), 2 * theirs.down_proj)
+    assert (folder / SINGLE).read_bytes() == before
 
 
 @pytest.mark.skipif(not MAPPINGS.exists(), reason="asks Linux what it maps")
 @pytest.mark.parametrize("chunk", [10 << 20, 60_000])
-def test_whether_a_file_lies_in_large_pages_is_told_by_some_of_them(
-    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.undo()
+def test_whether_a_file_lies_in_large_pages_is_told_by_some_of_them(chunk: int, tmp_path: Path) -> None:
     path, content = tmp_path / "file", bytes(64 << 20)
     with path.open("wb", buffering=0) as file:
         for start in range(0, len(content), chunk):
@@ -155,14 +176,8 @@ def test_whether_a_file_lies_in_large_pages_is_told_by_some_of_them(
     whole = MappedFile(path)
     whole.prefer_large_pages(True)
     whole.read(0, whole.nbytes)
-    share = whole._mapped_large() / whole.nbytes
-    asked = MappedFile(path)
+    share = mapped_large(whole) / whole.nbytes
     if share in (0, 1):  # between the two, what is sampled decides
-        assert asked.is_in_large_pages == (share == 1)
-    assert asked.is_in_large_pages or asked._mapped_large() == 0, "what was read to know it is let go"
-
-
-def test_a_file_of_less_than_two_large_pages_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    (tmp_path / "file").write_bytes(bytes(2 * LARGE_PAGE - 1))
-    assert not MappedFile(tmp_path / "file").is_in_large_pages
+        assert lies_in_large_pages(path, 0, len(content)) == (share == 1)
+        assert lies_in_large_pages(path, 5 * LARGE_PAGE - 1, 3 * LARGE_PAGE) == (share == 1)
+    assert not lies_in_large_pages(path, 5 * LARGE_PAGE + 1, 3 * LARGE_PAGE - 2), "one whole page tells nothing"

@@ -36,8 +36,8 @@ class Bytes:
 
     @classmethod
     def of(cls, model: VL2) -> Bytes:
-        state = model.state_dict()
-        held = [(name, tensor.nbytes) for name, tensor in state.items()]
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        held = [(name, tensor.nbytes) for name, tensor in tensors]
 
         def total(*parts: str, without: tuple[str, ...] = ()) -> int:
             return sum(
@@ -50,7 +50,7 @@ class Bytes:
         row = Cache.allocate(model.config.language_config, 1, 1, dtype=model.dtype, device=model.device)
         return cls(
             total=everything,
-            copied=everything - bytes_in_files(state.values()),
+            copied=everything - bytes_in_files(tensor for _, tensor in tensors),
             encoder=encoder,
             dense=all_but_experts,
             experts=language - all_but_experts,

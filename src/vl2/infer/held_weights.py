@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vl2.kernels.prefill import Weights
 from vl2.kernels.structures import BF16, QUANTISED, MatrixC, StackC
-from vl2.model.file_experts import FileExperts, Pair
+from vl2.model.file_experts import FileExperts
 from vl2.model.float_linear import is_plain_linear
 from vl2.quant.modules import QuantisedLinear
 
@@ -33,7 +33,7 @@ class HeldWeights:
 
     def __init__(self, root: nn.Module) -> None:
         self._held: list[_Held] = []
-        self._apart: list[tuple[FileExperts, tuple[Pair, ...], Weights]] = []
+        self._apart: list[Weights] = []  # keeps the lists of addresses that the kernels follow
         self._modules: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
         for parent in root.modules():
             self._modules += [(parent._modules, name, child) for name, child in parent._modules.items() if child]
@@ -42,10 +42,7 @@ class HeldWeights:
         """Whether all weights are where they were, and no module is another one."""
         return all(
             held.owner.get(held.name) is held.tensor and held.tensor.data_ptr() == held.address for held in self._held
-        ) and (
-            all(owner.get(name) is module for owner, name, module in self._modules)
-            and all(experts.pairs is pairs for experts, pairs, _ in self._apart)
-        )
+        ) and all(owner.get(name) is module for owner, name, module in self._modules)
 
     def are_followed(self) -> bool:
         """Whether somebody is told what goes into a module or what comes out."""
@@ -68,11 +65,10 @@ class HeldWeights:
 
     def apart(self, experts: FileExperts) -> Weights:
         """Return the gate, up and down projections of experts that lie apart. Raises Unsupported as `address` does."""
-        weight = experts.pairs[0][0]
-        if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
-            raise Unsupported(f"experts of type {weight.dtype} on {weight.device}")
-        self._apart.append((experts, experts.pairs, stacks_apart(experts)))
-        return self._apart[-1][2]
+        for name, matrix in experts.named_parameters():
+            self.address(experts, name, matrix)
+        self._apart.append(stacks_apart(experts))
+        return self._apart[-1]
 
     def matrix(self, layer: nn.Module) -> MatrixC:
         """Return the weight of a linear layer, plain or quantised. Raises Unsupported for any other layer."""
@@ -87,5 +83,5 @@ class HeldWeights:
 
 def stacks_apart(experts: FileExperts) -> Weights:
     """Return the gate, up and down projections of experts in bfloat16 that lie apart."""
-    (D, F), (gate_E, up_E, down_E) = experts.pairs[0][1].shape, experts.addresses()
+    (D, F), (gate_E, up_E, down_E) = experts.pair(0)[1].shape, experts.addresses()
     return StackC.apart(F, D, gate_E), StackC.apart(F, D, up_E), StackC.apart(D, F, down_E)

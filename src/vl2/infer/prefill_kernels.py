@@ -158,8 +158,8 @@ def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
             D, F = down_EDF.shape[1:]
             gate, up = (StackC.of(BF16, F, D, part) for part in gate_up_EFD.chunk(2, dim=1))
             return (gate, up, StackC.of(BF16, D, F, down_EDF)), F
-    if isinstance(experts, FileExperts) and kernels.applies(experts.pairs[0][0]):
-        return stacks_apart(experts), experts.pairs[0][1].shape[1]
+    if isinstance(experts, FileExperts) and kernels.applies(*experts.parameters()):
+        return stacks_apart(experts), experts.pair(0)[1].shape[1]
     if isinstance(experts, QuantisedExperts) and takes(experts.kind, rows_each):
         kind, D, F = QUANTISED[experts.kind], experts.width, experts.hidden
         codes, scales = experts.gate_up_codes, experts.gate_up_scales

@@ -1,15 +1,15 @@
-"""Routed experts whose matrices stay where a released file has them, one by one: for a model that only answers.
+"""Routed experts whose matrices stay where a released file has them, one by one: for a model that answers.
 
 To stack them is to copy three quarters of tiny. Otherwise they are what `vl2.model.moe.Experts` is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vl2.model.moe import PlainExperts, multiply_each
 
@@ -17,37 +17,46 @@ Pair = tuple[Tensor, Tensor]
 
 
 class FileExperts(PlainExperts):
-    """E gated MLPs with two matrices each."""
-
-    pairs: tuple[Pair, ...]  # [2 F, D] and [D, F] of every expert
+    """E gated MLPs with two matrices each, contiguous and parameters."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
-        """Take contiguous matrices. Nothing is copied."""
+        """Take [2 F, D] and [D, F] of every expert. Nothing is copied."""
         super().__init__()
-        self.pairs = tuple(pairs)
+        self.num_experts = len(pairs)
+        for expert, matrices in enumerate(pairs):
+            for name, matrix in zip(_names(expert), matrices, strict=True):
+                self.register_parameter(name, nn.Parameter(matrix))
+
+    def pair(self, expert: int) -> Pair:
+        """Return the matrices of one expert."""
+        gate_up, down = _names(expert)
+        return self.get_parameter(gate_up), self.get_parameter(down)
+
+    def pairs(self) -> list[Pair]:
+        """Return the matrices of all experts."""
+        return [self.pair(expert) for expert in range(self.num_experts)]
 
     def addresses(self) -> Tensor:
         """Return where the gate, up and down projections of all experts lie, int64 [3, E]."""
-        rows = [(both.data_ptr(), both.data_ptr() + both.nbytes // 2, down.data_ptr()) for both, down in self.pairs]
+        rows = [(both.data_ptr(), both.data_ptr() + both.nbytes // 2, down.data_ptr()) for both, down in self.pairs()]
         return torch.tensor(rows, dtype=torch.int64).T.contiguous()
 
     def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
-        return multiply_each(x_ND, [gate_up for gate_up, _ in self.pairs], counts_E)
+        return multiply_each(x_ND, [gate_up for gate_up, _ in self.pairs()], counts_E)
 
     def down(self, h_NF: Tensor, counts_E: Tensor) -> Tensor:
-        return multiply_each(h_NF, [down for _, down in self.pairs], counts_E)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FileExperts:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.pairs = tuple((fn(gate_up), fn(down)) for gate_up, down in self.pairs)
-        return self
+        return multiply_each(h_NF, [down for _, down in self.pairs()], counts_E)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Give every projection by its released name."""
-        for expert, (gate_up, down) in enumerate(self.pairs):
+        for expert, (gate_up, down) in enumerate(self.pairs()):
             gate, up = gate_up.chunk(2)
             for name, weight in (("gate_proj", gate), ("up_proj", up), ("down_proj", down)):
-                destination[f"{prefix}{expert}.{name}.weight"] = weight
+                destination[f"{prefix}{expert}.{name}.weight"] = weight if keep_vars else weight.detach()
 
     def extra_repr(self) -> str:
-        return f"num_experts={len(self.pairs)}"
+        return f"num_experts={self.num_experts}"
+
+
+def _names(expert: int) -> tuple[str, str]:
+    return f"gate_up_{expert}", f"down_{expert}"

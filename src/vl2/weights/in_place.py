@@ -4,12 +4,13 @@ The token table always does, for a prompt wants some of its rows. Routed experts
 for every token, and do where the system holds their file in large pages: in small ones they would be read at half the
 speed or less. So Linux keeps a file that it has read from a disk into a map with advice, or that was written by some
 MB at a time as downloads are, on file systems that know large pages (ext4 since 6.16, XFS); not one that was written
-tensor by tensor. Tensors that the kernels multiply in tiles are copied: there each row wants to begin at a line.
+tensor by tensor. The rest is copied: the encoder and what every token of a prompt meets are multiplied in tiles again
+and again, for which each row wants to begin at a line of the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +20,13 @@ from torch import Tensor, nn
 from vl2.model import VL2
 from vl2.model.file_experts import FileExperts, Pair
 from vl2.model.moe import MoE
+from vl2.weights.large_pages import lies_in_large_pages
 from vl2.weights.mapped_file import MappedFile
 from vl2.weights.safetensors_file import StoredTensor, read_into
 
 TABLE = "language.model.embed_tokens.weight"
 HEAD = "language.lm_head.weight"
+LEAST_BYTES = 1 << 28  # a smaller file is copied in no time
 
 
 class InPlace:
@@ -43,12 +46,12 @@ class InPlace:
     def leave(self, model: VL2) -> None:
         """Let a model whose weights have no memory yet view all that may stay. In place."""
         self.leave_table(model)
-        if self._fits(HEAD) and self._lies_large(HEAD):
+        if self._may_stay([HEAD]):
             model.language.lm_head.weight = self._parameter(HEAD)
         for path, module in model.named_modules():
             if isinstance(module, MoE):
                 names = _projections(f"{path}.experts", module.gate.num_experts)
-                if all(self._fits(name) and self._lies_large(name) for expert in names for name in expert):
+                if self._may_stay([name for expert in names for name in expert]):
                     module.add_module("experts", FileExperts([self._pair(*expert) for expert in names]))
 
     def brings(self, name: str) -> bool:
@@ -62,9 +65,9 @@ class InPlace:
         if target is not None:
             read_into(target, stored)
         elif name == TABLE:
-            self._file(name).ask_for(stored.offset, stored.nbytes)
+            self._file(stored.path).ask_for(stored.offset, stored.nbytes)
         else:
-            self._file(name).read(stored.offset, stored.nbytes)
+            self._file(stored.path).read(stored.offset, stored.nbytes)
         return True
 
     def _fits(self, name: str) -> bool:
@@ -72,30 +75,42 @@ class InPlace:
         stored = self._stored[name]
         return stored.dtype == self._dtype and stored.offset % stored.dtype.itemsize == 0
 
-    def _lies_large(self, name: str) -> bool:
-        return self._file(name).is_in_large_pages
+    def _may_stay(self, names: Sequence[str]) -> bool:
+        """Whether tensors that are read from end to end may stay; their files are mapped in large pages then."""
+        if not all(self._fits(name) for name in names):
+            return False
+        parts: dict[Path, list[StoredTensor]] = {}
+        for name in names:
+            parts.setdefault(self._stored[name].path, []).append(self._stored[name])
+        for path, tensors in parts.items():
+            first, end = min(t.offset for t in tensors), max(t.offset + t.nbytes for t in tensors)
+            if path.stat().st_size < LEAST_BYTES or not lies_in_large_pages(path, first, end - first):
+                return False
+        for path in parts:
+            self._file(path).prefer_large_pages(True)
+        return True
 
-    def _file(self, name: str) -> MappedFile:
-        path = self._stored[name].path
+    def _file(self, path: Path) -> MappedFile:
         if path not in self._files:
             self._files[path] = MappedFile(path)
         return self._files[path]
 
     def _parameter(self, name: str) -> nn.Parameter:
         self._targets[name] = None
-        return nn.Parameter(self._file(name).tensor(self._stored[name]))
+        stored = self._stored[name]
+        return nn.Parameter(self._file(stored.path).tensor(stored))
 
     def _pair(self, gate_name: str, up_name: str, down_name: str) -> Pair:
         """Return the matrices of one expert. Gate and up projection are copied where they do not follow each other."""
-        gate, up = self._stored[gate_name], self._stored[up_name]
+        gate, up, down = (self._stored[name] for name in (gate_name, up_name, down_name))
         (F, D), follows = gate.shape, (gate.path, gate.offset + gate.nbytes) == (up.path, up.offset)
         if follows:
-            gate_up = self._file(gate_name).tensor(replace(gate, shape=(2 * F, D), nbytes=2 * gate.nbytes))
+            gate_up = self._file(gate.path).tensor(replace(gate, shape=(2 * F, D), nbytes=2 * gate.nbytes))
         else:
             gate_up = torch.empty(2 * F, D, dtype=self._dtype)
         halves = (None, None) if follows else gate_up.chunk(2)
         self._targets |= {gate_name: halves[0], up_name: halves[1], down_name: None}
-        return gate_up, self._file(down_name).tensor(self._stored[down_name])
+        return gate_up, self._file(down.path).tensor(down)
 
 
 def _projections(path: str, num_experts: int) -> list[list[str]]:

@@ -9,10 +9,8 @@ Offsets and sizes in bytes.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import mmap
 from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -23,8 +21,6 @@ from vl2.weights.safetensors_file import StoredTensor
 
 # Linux's number for "read these pages now, with one call"; Python has no name for it. Refused before kernel 5.14.
 MADV_POPULATE_READ = 22
-LARGE_PAGE = 2 << 20
-NUM_SAMPLES = 16
 MAPPINGS = Path("/proc/self/smaps")  # what this process maps and how, on Linux
 
 
@@ -39,6 +35,10 @@ class MappedFile:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be mapped into memory: {error}") from None
+
+    @property
+    def address(self) -> int:
+        return torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
 
     @property
     def nbytes(self) -> int:
@@ -59,31 +59,6 @@ class MappedFile:
         with contextlib.suppress(OSError):  # where the system has none for files
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 self._map.madvise(mmap.MADV_HUGEPAGE if prefer else mmap.MADV_NOHUGEPAGE)
-
-    @cached_property
-    def is_in_large_pages(self) -> bool:
-        """Whether the system gives this file in pages of 2 MiB, told by some of them. Only Linux says so.
-
-        If it does, they are asked for from then on.
-        """
-        count = min(NUM_SAMPLES, self.nbytes // LARGE_PAGE)
-        if count < 2 or not MAPPINGS.exists():
-            return False
-        self.prefer_large_pages(True)
-        for sample in range(count):
-            self.read(sample * (self.nbytes // LARGE_PAGE) // count * LARGE_PAGE, LARGE_PAGE)
-        is_large = self._mapped_large() >= (count - 1) * LARGE_PAGE  # one may lie where two writes meet
-        if not is_large:
-            self.prefer_large_pages(False)
-            self.let_go(0, self.nbytes)
-        return is_large
-
-    def _mapped_large(self) -> int:
-        """Return how many bytes are mapped in large pages."""
-        first = torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
-        with MAPPINGS.open(encoding="utf-8") as lines:
-            mine = itertools.dropwhile(lambda line: not line.startswith(f"{first:x}-"), lines)
-            return next((int(line.split()[1]) << 10 for line in mine if line.startswith("FilePmdMapped:")), 0)
 
     def read(self, offset: int, nbytes: int) -> None:
         """Bring a part into memory now, where the system can be told to; elsewhere it comes when it is touched."""
