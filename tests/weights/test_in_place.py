@@ -167,6 +167,24 @@ def test_experts_in_their_file_learn_as_others_do_and_the_file_stays_as_it_is(fo
 
 
 @pytest.mark.skipif(not MAPPINGS.exists(), reason="asks Linux what it maps")
+def test_what_is_touched_and_held_is_in_memory_and_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(4 * LARGE_PAGE))
+    file = MappedFile(tmp_path / "file")
+    file.touch(LARGE_PAGE + 100, LARGE_PAGE)
+    file.hold(LARGE_PAGE + 100, LARGE_PAGE)
+    sizes = {"Rss": 0, "Anonymous": 0}
+    is_of_file = False
+    for line in MAPPINGS.read_text().splitlines():
+        word = line.split()[0]
+        if not word.endswith(":"):
+            is_of_file = line.endswith(str(tmp_path / "file"))
+        elif is_of_file and word[:-1] in sizes:
+            sizes[word[:-1]] += int(line.split()[1]) << 10
+    assert sizes["Rss"] >= LARGE_PAGE
+    assert sizes["Anonymous"] == 0
+
+
+@pytest.mark.skipif(not MAPPINGS.exists(), reason="asks Linux what it maps")
 @pytest.mark.parametrize("chunk", [10 << 20, 60_000])
 def test_whether_a_file_lies_in_large_pages_is_told_by_some_of_them(chunk: int, tmp_path: Path) -> None:
     path, content = tmp_path / "file", bytes(64 << 20)

@@ -36,6 +36,7 @@ class InPlace:
         """`stored` by released names; `dtype` is what the model is wanted in."""
         self._stored, self._dtype = stored, dtype
         self._files: dict[Path, MappedFile] = {}
+        self._parts: list[tuple[Path, int, int]] = []  # of files, by offset and bytes: what is read from end to end
         self._targets: dict[str, Tensor | None] = {}  # what a tensor is to be read into; None where it is viewed
 
     def leave_table(self, model: VL2) -> None:
@@ -67,8 +68,13 @@ class InPlace:
         elif name == TABLE:
             self._file(stored.path).ask_for(stored.offset, stored.nbytes)
         else:
-            self._file(stored.path).read(stored.offset, stored.nbytes)
+            self._file(stored.path).touch(stored.offset, stored.nbytes)
         return True
+
+    def hold(self) -> None:
+        """Keep what is read from end to end in memory, once it is there."""
+        for path, offset, nbytes in self._parts:
+            self._file(path).hold(offset, nbytes)
 
     def _fits(self, name: str) -> bool:
         """Whether a tensor lies in its file as it is wanted."""
@@ -76,18 +82,18 @@ class InPlace:
         return stored.dtype == self._dtype and stored.offset % stored.dtype.itemsize == 0
 
     def _may_stay(self, names: Sequence[str]) -> bool:
-        """Whether tensors that are read from end to end may stay; their files are mapped in large pages then."""
+        """Whether tensors that are read from end to end, and lie together, may stay."""
         if not all(self._fits(name) for name in names):
             return False
-        parts: dict[Path, list[StoredTensor]] = {}
+        by_file: dict[Path, list[StoredTensor]] = {}
         for name in names:
-            parts.setdefault(self._stored[name].path, []).append(self._stored[name])
-        for path, tensors in parts.items():
-            first, end = min(t.offset for t in tensors), max(t.offset + t.nbytes for t in tensors)
-            if path.stat().st_size < LEAST_BYTES or not lies_in_large_pages(path, first, end - first):
-                return False
-        for path in parts:
+            by_file.setdefault(self._stored[name].path, []).append(self._stored[name])
+        parts = [_part(path, tensors) for path, tensors in by_file.items()]
+        if not all(path.stat().st_size >= LEAST_BYTES and lies_in_large_pages(path, *part) for path, *part in parts):
+            return False
+        for path, *_ in parts:
             self._file(path).prefer_large_pages(True)
+        self._parts += parts
         return True
 
     def _file(self, path: Path) -> MappedFile:
@@ -111,6 +117,12 @@ class InPlace:
         halves = (None, None) if follows else gate_up.chunk(2)
         self._targets |= {gate_name: halves[0], up_name: halves[1], down_name: None}
         return gate_up, self._file(down.path).tensor(down)
+
+
+def _part(path: Path, tensors: Sequence[StoredTensor]) -> tuple[Path, int, int]:
+    """Return a file, and offset and bytes of the part of it that tensors span."""
+    first = min(tensor.offset for tensor in tensors)
+    return path, first, max(tensor.offset + tensor.nbytes for tensor in tensors) - first
 
 
 def _projections(path: str, num_experts: int) -> list[list[str]]:

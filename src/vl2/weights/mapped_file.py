@@ -9,7 +9,9 @@ Offsets and sizes in bytes.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +23,9 @@ from vl2.weights.safetensors_file import StoredTensor
 
 # Linux's number for "read these pages now, with one call"; Python has no name for it. Refused before kernel 5.14.
 MADV_POPULATE_READ = 22
+# "Lock what has come and what comes." A plain lock would touch all pages of such a map as if they were written now, and so
+# copy them.
+MLOCK_ONFAULT = 1
 MAPPINGS = Path("/proc/self/smaps")  # what this process maps and how, on Linux
 
 
@@ -66,6 +71,22 @@ class MappedFile:
             self._advise(MADV_POPULATE_READ, offset, nbytes)
         except (OSError, ValueError):
             self.ask_for(offset, nbytes)
+
+    def touch(self, offset: int, nbytes: int) -> None:
+        """Bring a part into memory, and read a byte of each page.
+
+        To a virtual machine its host may give what came from a disk only when a processor first reads it.
+        """
+        self.read(offset, nbytes)
+        torch.frombuffer(self._map, dtype=torch.uint8, count=nbytes, offset=offset)[:: mmap.PAGESIZE].sum()
+
+    def hold(self, offset: int, nbytes: int) -> None:
+        """Keep a part, once it has come, in memory as long as it is mapped, if this process may do that."""
+        lock = getattr(ctypes.CDLL(None), "mlock2", None) if sys.platform == "linux" else None
+        if lock is not None:
+            first = offset // mmap.PAGESIZE * mmap.PAGESIZE
+            place, size = ctypes.c_void_p(self.address + first), ctypes.c_size_t(offset + nbytes - first)
+            lock(place, size, MLOCK_ONFAULT)  # its refusal is no error: the system may take the pages back then
 
     def ask_for(self, offset: int, nbytes: int) -> None:
         """Start reading a part, without waiting for it."""
