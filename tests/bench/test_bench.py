@@ -52,6 +52,12 @@ def _known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_run, "SETTLE_S", 0.0)
 
 
+@pytest.fixture
+def _no_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_run, "SETTLE_S", 0.0)
+
+
+@pytest.mark.usefixtures("_no_rests")
 def test_the_command_measures_itself_and_a_peer_and_writes_all_of_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +82,7 @@ def test_the_command_measures_itself_and_a_peer_and_writes_all_of_it(
     assert result["machine"]["products_gop_per_s"]["int8"]
 
 
+@pytest.mark.usefixtures("_no_rests")
 def test_every_stage_runs_on_the_built_in_model() -> None:
     from vl2.bench.contestant import OWN
     from vl2.weights.locate import built_in_folder
@@ -93,11 +100,11 @@ def test_every_stage_runs_on_the_built_in_model() -> None:
     assert "the machine's limits" in said
 
 
+@pytest.mark.usefixtures("_no_rests")
 @pytest.mark.parametrize("device", CPU_AND_CARD)
 def test_a_device_is_measured_beside_its_own_limits(
-    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench_run, "SETTLE_S", 0.0)
     out = tmp_path / "bench.json"
     assert run(["bench", "--quick", "--device", device, "--threads", "1", "--out", str(out)]) == 0
     told, said = json.loads(out.read_text()), capsys.readouterr().out

@@ -89,6 +89,7 @@ def test_a_run_is_trained_drawn_and_exported(vl2, tmp_path):
     ran = vl2("train", tmp_path / "recipe.toml", "--json", "--run.no-export")
     assert (ran.code, json.loads(ran.out)["ended"], json.loads(ran.out)["export"]) == (0, "finished", None), ran.err
     assert "vl2: step 2/2  loss " in ran.err
+    assert len(list((tmp_path / "run" / "plots").iterdir())) == 6
     drawn = vl2("train", "plot", tmp_path / "run", "--out", tmp_path / "plots", "--json")
     assert len(json.loads(drawn.out)) == len(list((tmp_path / "plots").iterdir())) == 6
     written = vl2("train", "export", tmp_path / "run", tmp_path / "half", "--dtype", "bfloat16")

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def run(script: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / script), *arguments],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")},
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread: None) -> None:
+    """For every test here: the programs set how many threads they take."""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """Run a program of the benchmarks here, where all that it imports has been imported, and return what it prints."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    before = set(sys.modules)
+
+    def run_here(script: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    yield run_here
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == BENCHMARKS:
+            del sys.modules[name]  # they have names that others may have too
 
 
 @pytest.mark.hf
-def test_training_is_compared_with_the_library_and_the_loader_with_the_trainer(tmp_path: Path) -> None:
+def test_training_is_compared_with_the_library_and_the_loader_with_the_trainer(
+    run: Callable[..., str], tmp_path: Path
+) -> None:
     pytest.importorskip("transformers")
     trained = tmp_path / "training.json"
     assert "times plain" in run("training.py", "--quick", "--dtypes", "float32", "--out", str(trained))
@@ -44,8 +55,8 @@ def test_training_is_compared_with_the_library_and_the_loader_with_the_trainer(t
     assert loading["times_the_trainer"] == pytest.approx(min(ratios))
 
 
-def test_the_load_of_experts_is_drawn_with_and_without_the_bias(tmp_path: Path) -> None:
+def test_the_load_of_experts_is_drawn_with_and_without_the_bias(run: Callable[..., str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    said = run("expert_load.py", "--steps", "3", "--settled", "1", "--out", str(tmp_path / "load.svg"))
+    said = run("expert_load.py", "--steps", "2", "--settled", "1", "--out", str(tmp_path / "load.svg"))
     assert "steps within 2" in said
     assert "without it" in (tmp_path / "load.svg").read_text(encoding="utf-8")

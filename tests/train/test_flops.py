@@ -181,8 +181,10 @@ def test_frozen_parts_are_counted_apart() -> None:
 @pytest.mark.parametrize("name", ["nano", "tiny"])
 def test_kept_activations_are_estimated_within_a_third(name: str) -> None:
     values = preset(name).to_dict()
-    # Two blocks of each kind tell as much as all, in a small part of the time.
-    values["language_config"] |= {"num_hidden_layers": 3, "vocab_size": 128}
+    # Two blocks of each kind tell as much as all, and 16 experts as 64, in a small part of the time: a token goes to as
+    # many of them.
+    num_experts = min(16, values["language_config"]["n_routed_experts"])
+    values["language_config"] |= {"num_hidden_layers": 3, "vocab_size": 128, "n_routed_experts": num_experts}
     values["vision_config"] |= {"layers": 2}
     config = ModelConfig.from_dict(values)
     side = config.vision_config.image_size

@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ import torch
 
 import vl2
 from tests.model.configs import small_model
+from tests.train.forks import Fork, wait_for_steps
 from tests.train.toy import make_toy_data, make_toy_model, run_toy, text_record, toy_recipe, toy_stage
 from tests.train.two_ranks import TwoRanks
 from vl2.data.loader import LoadedStep, Loader
@@ -43,8 +42,6 @@ from vl2.train.recipe import Compute, EngineOptions, EvaluationTask, Recipe, rea
 from vl2.train.run import Run, train
 from vl2.train.tensor_files import TensorReader, whole_block
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
@@ -66,41 +63,12 @@ def curve(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in OF_THE_MACHINE} for line in read_metrics(folder)]
 
 
-class Life:
-    """A run in a process of its own."""
-
-    def __init__(self, recipe: Recipe, *arguments: str, preexec: Callable[[], None] | None = None) -> None:
-        self.folder = Path(recipe.run.folder)
-        path = self.folder.with_suffix(".toml")
-        path.write_text(recipe.to_toml(), encoding="utf-8")
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
-        }
-        # As `vl2 train` does it: UserErrors are one line, a stop by a signal has its exit code.
-        program = "import torch; torch.set_num_threads(1); from vl2.cli.main import main; main()"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program, "train", str(path), *arguments],
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-            preexec_fn=preexec,
-        )
-
-    def wait_for_steps(self, count: int) -> None:
-        """Wait until so many steps stand in the metrics, or the process has ended."""
-        path = self.folder / "metrics.jsonl"
-        while self.process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < count):
-            time.sleep(0.005)
-
-    def end(self, number: int | None = None) -> tuple[int, str]:
-        """Send a signal if one is given, wait for the end, and return the exit code and what was said."""
-        if number is not None and self.process.poll() is None:
-            self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=300)
-        return self.process.returncode, said
+def start(recipe: Recipe, *arguments: str, first: Callable[[], None] | None = None, before: str = "") -> Fork:
+    """Train a recipe in a process of its own."""
+    folder = Path(recipe.run.folder)
+    path = folder.with_suffix(".toml")
+    path.write_text(recipe.to_toml(), encoding="utf-8")
+    return Fork(["train", str(path), *arguments], folder.with_suffix(".txt"), first=first, before=before)
 
 
 def test_a_run_that_is_killed_at_any_moment_goes_on_with_the_same_numbers_bit_for_bit(
@@ -112,11 +80,11 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_with_the_same_numbers_bit_fo
     killed = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, folder=str(tmp_path / "killed")))
     num_kills, steps = 0, sorted(rng.sample(range(1, 9), 2))
     for step in steps:
-        life = Life(killed, "--resume")
-        life.wait_for_steps(step)
+        life = start(killed, "--resume")
+        wait_for_steps(tmp_path / "killed", step, [life])
         time.sleep(rng.uniform(0, 0.1))
-        num_kills += life.end(signal.SIGKILL)[0] == -signal.SIGKILL
-    code, said = Life(killed, "--resume").end()
+        num_kills += life.kill()[0] == -signal.SIGKILL
+    code, said = start(killed, "--resume").end()
     assert code == 0, said
     assert num_kills >= 1, f"killed after steps {steps}"
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole"), f"killed after steps {steps}"
@@ -130,9 +98,10 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_with_the_same_numbers_bit_fo
 def test_a_signal_ends_the_run_with_a_checkpoint_of_the_step_in_hand(
     toy: tuple[Path, Path], tmp_path: Path, number: int, code: int, word: str
 ) -> None:
-    life = Life(toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=5000), save_every_steps=4000))
-    life.wait_for_steps(2)
-    ended, said = life.end(number)
+    life = start(toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=5000), save_every_steps=4000))
+    wait_for_steps(tmp_path / "run", 2, [life])
+    life.send_signal(number)
+    ended, said = life.end()
     steps = [line["step"] for line in curve(tmp_path / "run")]
     assert (ended, checkpoint_steps(tmp_path / "run")) == (code, [steps[-1]]), said
     assert said.strip().splitlines()[-1].startswith(f"vl2: {word} at step {steps[-1]} of 5,000: saved ")
@@ -151,7 +120,7 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line_and_the_last_checkpoint_re
     run_toy(recipe)
     longer = dataclasses.replace(recipe, stage=toy_stage(num_steps=8))
     before = (newest_checkpoint(tmp_path / "run") or Path()).joinpath("rank-00000.safetensors").read_bytes()
-    code, said = Life(longer, "--resume", preexec=limit_file_size).end()
+    code, said = start(longer, "--resume", first=limit_file_size).end()
     assert code == 1
     last = said.strip().splitlines()[-1]
     assert last.startswith("vl2: cannot write the checkpoint of step 4 in ")
@@ -400,20 +369,22 @@ def test_an_evaluation_that_fails_costs_no_step_and_a_resumed_run_goes_on_after_
 
 
 KILLS_ITSELF = """
-import os, signal, sys, time
+import os, signal, time
 from pathlib import Path
+import vl2.train.run
 from vl2.train.checkpoint import checkpoint_steps
-from vl2.train.recipe import read_recipe
-from vl2.train.run import train
 
-recipe, until = read_recipe(sys.argv[1]), time.monotonic() + 60
+train, until = vl2.train.run.train, time.monotonic() + 60
 
-def evaluate(model, processor, step):
-    while step not in checkpoint_steps(Path(recipe.run.folder)) and time.monotonic() < until:
-        time.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGKILL)
+def train_and_evaluate(recipe, *, resume, quiet):
+    def evaluate(model, processor, step):
+        while step not in checkpoint_steps(Path(recipe.run.folder)) and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-train(recipe, quiet=True, evaluations=[evaluate])
+    return train(recipe, resume=resume, quiet=quiet, evaluations=[evaluate])
+
+vl2.train.run.train = train_and_evaluate
 """
 
 
@@ -421,10 +392,8 @@ def test_a_run_that_is_killed_in_an_evaluation_goes_on_after_its_step(
     toy: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=3), save_every_steps=100, evaluate_every_steps=2)
-    (tmp_path / "run.toml").write_text(recipe.to_toml(), encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-    killed = subprocess.run([sys.executable, "-c", KILLS_ITSELF, str(tmp_path / "run.toml")], env=environment)
-    assert killed.returncode == -signal.SIGKILL
+    code, said = start(recipe, before=KILLS_ITSELF).end()
+    assert code == -signal.SIGKILL, said
     train(recipe, resume=True, evaluations=[])
     assert "resumed from step 2 of 3" in capsys.readouterr().err
     assert [line["step"] for line in curve(tmp_path / "run")] == [1, 2, 3]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.train.forks import UNDRAWN
 from tests.train.test_run import curve
 from tests.train.toy import make_toy_data, make_toy_model, toy_recipe, toy_stage
 from vl2.train.checkpoint import checkpoint_steps
@@ -22,6 +23,7 @@ from vl2.train.recipe import Mode, Recipe
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 NUM_STEPS = 6
+STAGE = toy_stage(num_steps=NUM_STEPS, learning_rate=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def start(recipe: Recipe, num_ranks: int, *arguments: str) -> subprocess.Popen[s
     path = Path(recipe.run.folder).with_suffix(".toml")
     path.write_text(recipe.to_toml(), encoding="utf-8")
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks), "--standalone", "--no-python"]
-    program = "from vl2.cli.main import main; main()"
+    program = f"{UNDRAWN}; from vl2.cli.main import main; main()"
     return subprocess.Popen(
         [sys.executable, *launch, sys.executable, "-c", program, "train", str(path), *arguments],
         stderr=subprocess.PIPE,
@@ -72,41 +74,49 @@ def in_mode(recipe: Recipe, mode: Mode) -> Recipe:
     return replace(recipe, engine=replace(recipe.engine, parallel=mode))
 
 
-@pytest.mark.parametrize("mode", ["replicated", "sharded"])
-def test_two_processes_have_the_curve_and_the_export_of_one(toy: tuple[Path, Path], tmp_path: Path, mode: Mode) -> None:
-    stage = toy_stage(num_steps=NUM_STEPS, learning_rate=1e-3)
-    for folder, num_ranks in (("one", 1), ("two", 2)):
-        train(in_mode(toy_recipe(*toy, tmp_path / folder, stage), mode), num_ranks)
-    alone, together = curve(tmp_path / "one"), curve(tmp_path / "two")
-    assert len(alone) == NUM_STEPS
-    for one, two in zip(alone, together, strict=True):
+@pytest.fixture(scope="module")
+def alone(toy: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on one rank, which holds its weights whole in either mode."""
+    recipe = in_mode(toy_recipe(*toy, tmp_path_factory.mktemp("alone") / "run", STAGE), "sharded")
+    train(recipe, 1)
+    return Path(recipe.run.folder)
+
+
+@pytest.fixture(scope="module", params=["replicated", "sharded"])
+def whole(toy: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Recipe:
+    """What two ranks have trained from its beginning to its end."""
+    recipe = in_mode(toy_recipe(*toy, tmp_path_factory.mktemp("whole") / "run", STAGE), request.param)
+    train(recipe, 2)
+    return recipe
+
+
+def test_two_processes_have_the_curve_and_the_export_of_one(alone: Path, whole: Recipe) -> None:
+    folders = (alone, Path(whole.run.folder))
+    curve_alone, curve_together = map(curve, folders)
+    assert len(curve_alone) == NUM_STEPS
+    for one, two in zip(curve_alone, curve_together, strict=True):
         for name in ("tokens", "trained_tokens", "tiles", "pack_fill", "learning_rate", "step"):
             assert one[name] == two[name]
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
         assert two["expert_load"] == pytest.approx(one["expert_load"], rel=0.02)
-    one_export, two_export = (load_file(tmp_path / name / "export" / "model.safetensors") for name in ("one", "two"))
+    one_export, two_export = (load_file(folder / "export" / "model.safetensors") for folder in folders)
     for name, weight in one_export.items():
         assert float((weight - two_export[name]).norm()) <= 1e-3 * float(weight.norm()), name
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for the ranks in /proc")
-@pytest.mark.parametrize("mode", ["replicated", "sharded"])
-def test_two_killed_processes_go_on_with_the_same_numbers_bit_for_bit(
-    toy: tuple[Path, Path], tmp_path: Path, mode: Mode
-) -> None:
-    whole, killed = (
-        in_mode(toy_recipe(*toy, tmp_path / name, toy_stage(num_steps=NUM_STEPS)), mode) for name in ("whole", "killed")
-    )
-    train(whole, 2)
+def test_two_killed_processes_go_on_with_the_same_numbers_bit_for_bit(whole: Recipe, tmp_path: Path) -> None:
+    killed = replace(whole, run=replace(whole.run, folder=str(tmp_path / "killed")))
     process, rng = start(killed, 2, "--resume"), random.Random(os.getpid())
     step = rng.randrange(1, NUM_STEPS)
     wait_for_steps(killed, process, step)
     time.sleep(rng.uniform(0, 0.1))
     kill_all(process)
     train(killed, 2, "--resume")
-    assert curve(tmp_path / "killed") == curve(tmp_path / "whole"), f"killed after step {step}"
-    weights = [(tmp_path / name / "export" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    folders = [Path(recipe.run.folder) for recipe in (whole, killed)]
+    assert curve(folders[1]) == curve(folders[0]), f"killed after step {step}"
+    weights = [(folder / "export" / "model.safetensors").read_bytes() for folder in folders]
     assert weights[0] == weights[1]
 
 

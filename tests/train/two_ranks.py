@@ -6,7 +6,6 @@ the same time. One that fails or hangs takes all processes down; the next starts
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import traceback
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tests.train.forks import forking
 from vl2.train.ranks import join, leave
 
 SIZE = 2
@@ -63,7 +63,7 @@ class TwoRanks:
         self._processes, self._pipes, self._store = [], [], None
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = forking()
         self._store = open_store()
         for rank in range(self._size):
             ours, theirs = context.Pipe()

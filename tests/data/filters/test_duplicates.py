@@ -135,15 +135,15 @@ def test_the_similarity_is_near_that_of_the_shingle_sets() -> None:
     assert similarity(first, second) == pytest.approx(298 / 398, abs=0.12)
 
 
-def test_twenty_thousand_texts_off_one_template_are_not_compared_with_each_other() -> None:
+def test_four_thousand_texts_off_a_few_templates_are_not_compared_with_each_other() -> None:
     random = np.random.default_rng(2)
     index = MinHashIndex(0.95)
-    templates = [signature(PROSE.replace("red", f"colour{number}")) for number in range(50)]
-    for number in range(20_000):
-        template = templates[number % 50]
+    templates = [signature(PROSE.replace("red", f"colour{number}")) for number in range(10)]
+    for number in range(4_000):
+        template = templates[number % 10]
         assert template is not None
         varied = template.copy()
         varied[random.choice(128, 40, replace=False)] = random.integers(0, 1 << 31, 40)
         index.nearest(varied)
         index.add(varied)
-    assert index.comparisons < 20_000 * 64 * 16
+    assert index.comparisons < 4_000 * 64 * 16

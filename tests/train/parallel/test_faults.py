@@ -6,14 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.train.forks import UNDRAWN, Fork, wait_for_steps
 from tests.train.test_run import curve
 from tests.train.toy import make_toy_data, make_toy_model, run_toy, toy_recipe, toy_stage
 from tests.train.two_ranks import STORE_IS_KEPT, environment, open_store
@@ -47,49 +47,36 @@ class Together:
         recipe: Recipe,
         size: int,
         *arguments: str,
-        preexec: Callable[[int], None] | None = None,
+        first: Mapping[int, Callable[[], None]] | None = None,
         before: str = "",
     ) -> None:
-        """`preexec` and the program `before` come first in every process."""
+        """`first` comes first in the process of a rank, and the program `before` in every process."""
         self.folder = Path(recipe.run.folder)
         path = self.folder.with_suffix(".toml")
         path.write_text(recipe.to_toml(), encoding="utf-8")
         self._store = open_store()
-        program = f"import torch; torch.set_num_threads(1)\n{before}\nfrom vl2.cli.main import main; main()"
         self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", program, "train", str(path), *arguments],
-                stderr=subprocess.PIPE,
-                stdin=subprocess.DEVNULL,
-                text=True,
-                env={
-                    **os.environ,
-                    **environment(rank, size, self._store.port),
-                    **STORE_IS_KEPT,
-                    "OMP_NUM_THREADS": "1",
-                    "PYTHONPATH": str(ROOT / "src"),
-                },
-                preexec_fn=(lambda rank=rank: preexec(rank)) if preexec is not None else None,
+            Fork(
+                ["train", str(path), *arguments],
+                self.folder.with_suffix(f".{rank}.txt"),
+                environment={**environment(rank, size, self._store.port), **STORE_IS_KEPT},
+                first=(first or {}).get(rank),
+                before=before,
             )
             for rank in range(size)
         ]
 
     def wait_for_steps(self, count: int) -> None:
-        path = self.folder / "metrics.jsonl"
-        while all(p.poll() is None for p in self.processes) and (
-            not path.exists() or path.read_bytes().count(b"\n") < count
-        ):
-            time.sleep(0.005)
+        wait_for_steps(self.folder, count, self.processes)
 
     def end(self, rank: int) -> tuple[int, str]:
         """Return the exit code of a rank and the last line that it said."""
-        _, said = self.processes[rank].communicate(timeout=240)
-        return self.processes[rank].returncode, said.strip().splitlines()[-1]
+        code, said = self.processes[rank].end()
+        return code, said.strip().splitlines()[-1]
 
     def kill(self) -> None:
         for process in self.processes:
             process.kill()
-            process.communicate(timeout=60)
 
 
 def make_recipe(toy: tuple[Path, Path], folder: Path, num_steps: int, **engine: Any) -> Recipe:
@@ -97,7 +84,7 @@ def make_recipe(toy: tuple[Path, Path], folder: Path, num_steps: int, **engine: 
     return replace(recipe, engine=replace(recipe.engine, **engine))
 
 
-# The second rank dies before its sixth step, in the first of its lives: torchrun counts them.
+# The second rank dies before its fourth step, in the first of its lives: torchrun counts them.
 DIES_AT_A_STEP = """
 import os, signal
 from vl2.train.run import Run
@@ -105,7 +92,7 @@ from vl2.train.run import Run
 one_step = Run._one_step
 
 def step_or_die(self, steps):
-    if self.step == 5 and self.ranks.rank == 1 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+    if self.step == 3 and self.ranks.rank == 1 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         os.kill(os.getpid(), signal.SIGKILL)
     return one_step(self, steps)
 
@@ -116,9 +103,9 @@ Run._one_step = step_or_die
 def test_a_killed_rank_is_reported_and_another_layout_on_fewer_ranks_goes_on(
     toy: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    whole = make_recipe(toy, tmp_path / "whole", 8)
+    whole = make_recipe(toy, tmp_path / "whole", 6)
     run_toy(whole)
-    broken = make_recipe(toy, tmp_path / "broken", 8, parallel="sharded", pipeline=2, balance_tiles=1)
+    broken = make_recipe(toy, tmp_path / "broken", 6, parallel="sharded", pipeline=2, balance_tiles=1)
     ranks = Together(broken, 2, before=DIES_AT_A_STEP)
     try:
         code, last = ranks.end(0)
@@ -140,22 +127,29 @@ def test_a_killed_rank_is_reported_and_another_layout_on_fewer_ranks_goes_on(
 
 # The second rank dies with its part of the second checkpoint unwritten, or written before the first rank's.
 DIES_WRITING = """
-import os, signal, time
+import os, signal, threading
 import vl2.train.checkpoint, vl2.train.lost
 
 write = vl2.train.checkpoint.write_tensors
+why_lost = vl2.train.lost.why_lost
+is_lost = threading.Event()
 vl2.train.lost.LAST_WRITE_S = 60.0 if has_written else 0.5
+
+def tell_why_lost(error):
+    is_lost.set()
+    return why_lost(error)
 
 def write_or_die(snapshot, folder, rank):
     is_second = "step-00000004" in folder.name
     if is_second and rank == 0 and has_written:
-        time.sleep(3)
+        is_lost.wait(60)
     if not is_second or rank == 0 or has_written:
         write(snapshot, folder, rank)
     if is_second and rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
 vl2.train.checkpoint.write_tensors = write_or_die
+vl2.train.lost.why_lost = tell_why_lost
 """
 
 
@@ -177,14 +171,14 @@ def test_a_checkpoint_in_the_making_is_whole_or_given_up_when_a_rank_is_killed(
 
 
 def test_the_launch_file_starts_all_again_after_a_rank_has_died(toy: tuple[Path, Path], tmp_path: Path) -> None:
-    recipe = make_recipe(toy, tmp_path / "run", 12, parallel="sharded", balance_tiles=2)
+    recipe = make_recipe(toy, tmp_path / "run", 6, parallel="sharded", balance_tiles=2)
     path = tmp_path / "run.toml"
     path.write_text(recipe.to_toml(), encoding="utf-8")
     # The file starts what is called vl2: here one whose second rank dies.
     command = tmp_path / "bin" / "vl2"
     command.parent.mkdir()
     command.write_text(
-        f"#!{sys.executable}\nimport torch\n{DIES_AT_A_STEP}\nfrom vl2.cli.main import main\nmain()\n",
+        f"#!{sys.executable}\nimport torch\n{DIES_AT_A_STEP}\n{UNDRAWN}\nfrom vl2.cli.main import main\nmain()\n",
         encoding="utf-8",
     )
     command.chmod(0o755)
@@ -209,7 +203,7 @@ def test_the_launch_file_starts_all_again_after_a_rank_has_died(toy: tuple[Path,
     assert process.returncode == 0, said
     assert "the connection to another rank has broken" in said or "SIGKILL" in said
     assert "vl2: resumed from step" in said
-    assert [line["step"] for line in curve(tmp_path / "run")] == list(range(1, 13))
+    assert [line["step"] for line in curve(tmp_path / "run")] == list(range(1, 7))
 
 
 def test_a_rank_that_hangs_is_reported_after_the_time_that_the_recipe_gives(
@@ -233,10 +227,10 @@ def test_a_full_disk_of_one_rank_ends_the_run_and_the_last_checkpoint_remains(
 ) -> None:
     recipe = make_recipe(toy, tmp_path / "run", 2, parallel="sharded", expert_parallel=2)
     short = Together(recipe, 2)
-    short.processes[0].wait(timeout=240)
+    assert short.end(0)[0] == 0
     assert checkpoint_steps(tmp_path / "run") == [2]
     longer = make_recipe(toy, tmp_path / "run", 5000, parallel="sharded", expert_parallel=2, timeout_s=20.0)
-    ranks = Together(longer, 2, "--resume", preexec=lambda rank: limit_file_size() if rank else None)
+    ranks = Together(longer, 2, "--resume", first={1: limit_file_size})
     try:
         code, last = ranks.end(1)
     finally:

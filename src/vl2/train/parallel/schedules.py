@@ -13,15 +13,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
-from torch.distributed.pipelining.stage import _PipelineStageBase
 
 from vl2.train.parallel.cut import Cut
 from vl2.train.parallel.segment import SegmentModel
 from vl2.train.ranks import Ranks
+
+if TYPE_CHECKING:
+    from torch.distributed.pipelining import Schedule1F1B, ScheduleInterleaved1F1B
+    from torch.distributed.pipelining.stage import _PipelineStageBase
 
 _KEPT = 2  # pipelines of shapes met lately: a step has one for packs with images and one for text alone
 
@@ -61,6 +64,9 @@ class Pipelines:
         run(number=numbers, target=numbers)
 
     def _build(self, shape: Shape, carries_gradient: Sequence[bool]) -> Schedule1F1B | ScheduleInterleaved1F1B:
+        # Here, not above: it brings PyTorch's compiler with it, and most runs have no pipeline.
+        from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
+
         chosen = self._chosen(shape)
         stages: list[_PipelineStageBase] = []
         for place, number in enumerate(chosen):
