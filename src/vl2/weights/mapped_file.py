@@ -23,8 +23,7 @@ from vl2.weights.safetensors_file import StoredTensor
 
 # Linux's number for "read these pages now, with one call"; Python has no name for it. Refused before kernel 5.14.
 MADV_POPULATE_READ = 22
-# "Lock what has come and what comes." A plain lock would touch all pages of such a map as if they were written now, and so
-# copy them.
+# "Lock what has come and what comes." A plain lock would touch such pages as if they were written, and so copy them.
 MLOCK_ONFAULT = 1
 MAPPINGS = Path("/proc/self/smaps")  # what this process maps and how, on Linux
 
