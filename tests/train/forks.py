@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -88,8 +87,4 @@ def _live(
     if first is not None:
         first()
     exec(f"{UNDRAWN}\n{before}", {})
-    try:
-        main(arguments)
-    except SystemExit as ended:
-        # The interpreter's own end, which waits for threads; `multiprocessing` would end the process without.
-        ctypes.pythonapi.Py_Exit(ctypes.c_int(int(ended.code or 0)))
+    main(arguments)

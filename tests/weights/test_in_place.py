@@ -19,7 +19,7 @@ from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.model import VL2, Cache
 from vl2.model.file_experts import FileExperts
 from vl2.model.moe import Experts, MoE
-from vl2.weights import in_place, load_model, save_model
+from vl2.weights import in_place, large_pages, load_model, save_model
 from vl2.weights.large_pages import LARGE_PAGE, lies_in_large_pages, mapped_large
 from vl2.weights.load import SINGLE
 from vl2.weights.mapped_file import MAPPINGS, MappedFile
@@ -164,6 +164,14 @@ def test_experts_in_their_file_learn_as_others_do_and_the_file_stays_as_it_is(fo
             parameter.mul_(2)
     assert torch.equal(torch.stack(downs), 2 * theirs.down_proj)
     assert (folder / SINGLE).read_bytes() == before
+
+
+def test_where_the_system_does_not_say_what_it_maps_no_page_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(8 * LARGE_PAGE))
+    monkeypatch.setattr(large_pages, "MAPPINGS", tmp_path / "nothing")
+    assert not lies_in_large_pages(tmp_path / "file", 0, 8 * LARGE_PAGE)
 
 
 @pytest.mark.skipif(not MAPPINGS.exists(), reason="asks Linux what it maps")

@@ -96,7 +96,7 @@ def find_largest(scores_TE: Tensor, K: int) -> Tensor:
 
 
 class PlainExperts(nn.Module, ABC):
-    """E gated MLPs whose weights are numbers, wherever these lie; gate and up projection are one matrix."""
+    """E gated MLPs with plain weights, wherever these lie; gate and up projection are one matrix."""
 
     def __init__(self) -> None:
         super().__init__()

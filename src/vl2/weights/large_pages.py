@@ -19,7 +19,7 @@ def lies_in_large_pages(path: Path, offset: int, nbytes: int) -> bool:
     """Tell it of a part of a file by eight of its large pages. What is not in memory is read for that."""
     first, stop = -(-offset // LARGE_PAGE), (offset + nbytes) // LARGE_PAGE
     count = min(NUM_SAMPLES, stop - first)
-    if count < 2 or not MAPPINGS.exists() or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if count < 2 or not hasattr(mmap, "MADV_HUGEPAGE"):
         return False
     file = MappedFile(path)
     file.prefer_large_pages(True)
@@ -29,7 +29,10 @@ def lies_in_large_pages(path: Path, offset: int, nbytes: int) -> bool:
 
 
 def mapped_large(file: MappedFile) -> int:
-    """Return how many bytes of a map lie in large pages."""
-    with MAPPINGS.open(encoding="utf-8") as lines:
-        mine = itertools.dropwhile(lambda line: not line.startswith(f"{file.address:x}-"), lines)
-        return next((int(line.split()[1]) << 10 for line in mine if line.startswith("FilePmdMapped:")), 0)
+    """Return how many bytes of a map lie in large pages; 0 where the system does not say."""
+    try:
+        lines = MAPPINGS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    mine = itertools.dropwhile(lambda line: not line.startswith(f"{file.address:x}-"), lines)
+    return next((int(line.split()[1]) << 10 for line in mine if line.startswith("FilePmdMapped:")), 0)
