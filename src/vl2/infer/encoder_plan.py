@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from vl2.infer.held_weights import HeldWeights, Unsupported
-from vl2.kernels import Library, load_kernels
+from vl2.infer.held_weights import HeldWeights, Plans, Unsupported
+from vl2.kernels import Library
 from vl2.kernels.prefill import has_tiles
 from vl2.kernels.structures import BF16, INT8, BiasedMatrixC, EncoderBlockC, EncoderC, NormC
 from vl2.model.vision import NORM_EPS, Block, VisionEncoder
@@ -63,22 +62,9 @@ class EncoderPlan:
         return BiasedMatrixC(weight, None if bias is None else self._weights.address(layer, "bias", bias))
 
 
-_PLANS: WeakKeyDictionary[VisionEncoder, EncoderPlan | None] = WeakKeyDictionary()
+_PLANS = Plans(EncoderPlan)
 
 
 def encoder_plan(vision: VisionEncoder) -> EncoderPlan | None:
-    """Return the plan of an encoder, or None where its blocks must do; the caller knows that it is in inference.
-
-    It is made anew when a weight has been moved or replaced.
-    """
-    plan, kernels = _PLANS.get(vision), load_kernels()
-    if plan is not None and plan.is_current():
-        return plan
-    if kernels is None or not has_tiles():
-        return None
-    try:
-        plan = EncoderPlan(vision, kernels)
-    except Unsupported:
-        plan = None
-    _PLANS[vision] = plan
-    return plan
+    """Return the plan of an encoder, or None where its blocks must do; the caller knows that it is in inference."""
+    return _PLANS.of(vision) if has_tiles() else None

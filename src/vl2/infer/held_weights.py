@@ -1,12 +1,16 @@
-"""Where the weights of a module lie, for kernels that read them past it, and whether they still lie there."""
+"""Where the weights of a module lie, for kernels that read them past it, and the plans that are made of that."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from vl2.kernels import Library, load_kernels
 from vl2.kernels.prefill import Weights
 from vl2.kernels.structures import BF16, QUANTISED, MatrixC, StackC
 from vl2.model.file_experts import FileExperts
@@ -85,3 +89,37 @@ def stacks_apart(experts: FileExperts) -> Weights:
     """Return the gate, up and down projections of experts in bfloat16 that lie apart."""
     (D, F), (gate_E, up_E, down_E) = experts.pair(0)[1].shape, experts.addresses()
     return StackC.apart(F, D, gate_E), StackC.apart(F, D, up_E), StackC.apart(D, F, down_E)
+
+
+class Plan(Protocol):
+    """What knows where the weights of a module lie."""
+
+    def is_current(self) -> bool:
+        """Whether they still lie there."""
+
+
+M = TypeVar("M", bound=nn.Module)
+P = TypeVar("P", bound=Plan)
+
+
+class Plans(Generic[M, P]):
+    """The plans of modules, each made when it is first asked for, and anew when a weight has been moved or replaced."""
+
+    def __init__(self, make: Callable[[M, Library], P]) -> None:
+        """`make` raises Unsupported where the kernels do not run a module."""
+        self._make = make
+        self._made: WeakKeyDictionary[M, P | None] = WeakKeyDictionary()
+
+    def of(self, module: M) -> P | None:
+        """Return the plan of a module; None where there are no kernels, or none for it."""
+        plan, kernels = self._made.get(module), load_kernels()
+        if plan is not None and plan.is_current():
+            return plan
+        if kernels is None:
+            return None
+        try:
+            plan = self._make(module, kernels)
+        except Unsupported:
+            plan = None
+        self._made[module] = plan
+        return plan

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from vl2.config import LanguageConfig
-from vl2.infer.held_weights import HeldWeights, Unsupported
-from vl2.kernels import Library, load_kernels
+from vl2.infer.held_weights import HeldWeights, Plans, Unsupported
+from vl2.kernels import Library
 from vl2.kernels.prefill import has_tiles
 from vl2.kernels.structures import BF16, INT4, QUANTISED, LayerC, MatrixC, ModelC, PassC, StackC, StepC
 from vl2.kernels.tiles import LINE
@@ -199,10 +198,10 @@ class LanguagePlan:
             D, F = experts.down_proj.shape[1:]
             first = self._weights.address(experts, "gate_up_proj", experts.gate_up_proj)
             half = F * D * 2  # bytes of one matrix
-            out.expert_gate = StackC(MatrixC(BF16, F, D, first, None), 2 * half, 0, None)
-            out.expert_up = StackC(MatrixC(BF16, F, D, first + half, None), 2 * half, 0, None)
+            out.expert_gate = StackC(MatrixC(BF16, F, D, first, None), 2 * half, 0)
+            out.expert_up = StackC(MatrixC(BF16, F, D, first + half, None), 2 * half, 0)
             down = self._weights.address(experts, "down_proj", experts.down_proj)
-            out.expert_down = StackC(MatrixC(BF16, D, F, down, None), half, 0, None)
+            out.expert_down = StackC(MatrixC(BF16, D, F, down, None), half, 0)
         elif isinstance(experts, FileExperts):
             out.expert_gate, out.expert_up, out.expert_down = self._weights.apart(experts)
         elif isinstance(experts, QuantisedExperts):
@@ -210,12 +209,12 @@ class LanguagePlan:
             codes, scales = (self._weights.address(experts, f"gate_up_{leaf}", None) for leaf in ("codes", "scales"))
             steps = [t[0, 0].nbytes for t in (experts.gate_up_codes, experts.gate_up_scales)]
             D, F = experts.width, experts.hidden
-            out.expert_gate = StackC(MatrixC(kind, F, D, codes, scales), 2 * steps[0], 2 * steps[1], None)
+            out.expert_gate = StackC(MatrixC(kind, F, D, codes, scales), 2 * steps[0], 2 * steps[1])
             up = MatrixC(kind, F, D, codes + steps[0], scales + steps[1])
-            out.expert_up = StackC(up, 2 * steps[0], 2 * steps[1], None)
+            out.expert_up = StackC(up, 2 * steps[0], 2 * steps[1])
             codes, scales = (self._weights.address(experts, f"down_{leaf}", None) for leaf in ("codes", "scales"))
             out.expert_down = StackC(
-                MatrixC(kind, D, F, codes, scales), experts.down_codes[0].nbytes, experts.down_scales[0].nbytes, None
+                MatrixC(kind, D, F, codes, scales), experts.down_codes[0].nbytes, experts.down_scales[0].nbytes
             )
         else:
             raise Unsupported(f"experts of type {type(experts).__name__}")
@@ -245,26 +244,15 @@ def _check_config(config: LanguageConfig) -> None:
         raise Unsupported("heads that are not a multiple of 16 wide")
 
 
-_PLANS: WeakKeyDictionary[LanguageModel, LanguagePlan | None] = WeakKeyDictionary()
+_PLANS = Plans(LanguagePlan)
 
 
 def language_plan(language: LanguageModel) -> LanguagePlan | None:
     """Return the plan of a model in inference, or None where the plain way must do: other devices, types or layers.
 
-    It is made anew when a weight has been moved or replaced. What is written into a weight in place it reads as it is.
+    What is written into a weight in place it reads as it is.
     """
     embeddings = language.model.embed_tokens.weight
     if embeddings.dtype != torch.bfloat16 or embeddings.device.type != "cpu" or torch.is_grad_enabled():
         return None
-    plan = _PLANS.get(language)
-    if plan is not None and plan.is_current():
-        return plan
-    kernels = load_kernels()
-    if kernels is None:
-        return None
-    try:
-        plan = LanguagePlan(language, kernels)
-    except Unsupported:
-        plan = None
-    _PLANS[language] = plan
-    return plan
+    return _PLANS.of(language)

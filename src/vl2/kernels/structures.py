@@ -29,7 +29,7 @@ class StackC(ctypes.Structure):
         """Take the first matrix of each tensor and its step along the first dimension. Memory is not kept."""
         held = [(None, 0) if t is None else (t.data_ptr(), t.stride(0) * t.element_size()) for t in (codes, scales)]
         (code_at, code_stride), (scale_at, scale_stride) = held
-        return cls(MatrixC(kind, outputs, inputs, code_at, scale_at), code_stride, scale_stride, None)
+        return cls(MatrixC(kind, outputs, inputs, code_at, scale_at), code_stride, scale_stride)
 
     @classmethod
     def apart(cls, outputs: int, inputs: int, address_E: Tensor) -> StackC:

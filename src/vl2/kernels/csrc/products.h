@@ -27,7 +27,7 @@ struct Matrix {
 struct Stack {
     Matrix first;
     int64_t code_stride, scale_stride;
-    const uint8_t* const* each;  // where the codes of each lie, if they are not at equal distances
+    const uint8_t* const* each = nullptr;  // where the codes of each lie, if they are not at equal distances
 
     Matrix at(int64_t index) const {
         Matrix matrix = first;

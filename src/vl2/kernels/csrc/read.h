@@ -178,7 +178,7 @@ class Reading {
     bool run_mlp(const Layer& layer, bf16* out) const {
         const int64_t hidden = layer.gate.outputs;
         if (rows_ > FEW_ROWS || layer.gate.kind != BF16) {
-            const auto alone = [](const Matrix& w) { return Stack{w, 0, 0, nullptr}; };
+            const auto alone = [](const Matrix& w) { return Stack{w, 0, 0}; };
             const ExpertRows all{normed_.data(), rows_, nullptr, &rows_, 1, model_.width, hidden,
                                  alone(layer.gate), alone(layer.up), alone(layer.down), out};
             return run_experts(all, threads_);
