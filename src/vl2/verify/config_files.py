@@ -12,7 +12,7 @@ from vl2.config import preset
 from vl2.errors import UserError
 from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
 from vl2.verify.released import TRAINING_ONLY, fields_of, nearest_size
-from vl2.verify.subject import Subject
+from vl2.verify.subject import Subject, index_names
 from vl2.weights.load import INDEX, SINGLE
 from vl2.weights.safetensors_file import StoredTensor, read_header
 
@@ -56,8 +56,8 @@ def check_config(subject: Subject) -> Check:
 def check_file_list(subject: Subject) -> Check:
     """See that every file is there that a model is read from. Details: all files with size and hash."""
     missing = [name for name in NEEDED if not (subject.folder / name).is_file()]
-    if not subject.has_weight_files and not subject.has_only_index:
-        missing.append(f"{SINGLE} or {INDEX}")
+    if not subject.is_settings_only and not any(subject.folder.glob("*.safetensors")):
+        missing.append("the weights (*.safetensors)")
     files = sorted(file for file in subject.folder.iterdir() if file.suffix in READ and file.is_file())
     found = f"missing: {', '.join(missing)}" if missing else f"{number_of(len(files), 'file')}, nothing missing"
     details = tuple(_described(file) for file in files)
@@ -90,10 +90,9 @@ def read_headers(subject: Subject) -> tuple[dict[str, StoredTensor], list[str]]:
 def check_index(subject: Subject, tensors: Mapping[str, StoredTensor], faults: list[str]) -> Check:
     """See that the weight files are whole, and that the index names all of them and all they hold."""
     name = "weight files and index"
-    if subject.has_only_index:
-        reason = "the weight files are not on this machine, only their index"
-        return Check(group=GROUP, name=name, verdict="not checked", found=reason)
-    if not subject.has_weight_files:
+    if subject.is_settings_only:
+        return Check(group=GROUP, name=name, verdict="not checked", found="not all weight files are on this machine")
+    if not tensors and not faults:
         return Check(group=GROUP, name=name, verdict="fail", found="there are no weight files")
     wrong = list(faults)
     path = subject.folder / INDEX
@@ -101,7 +100,7 @@ def check_index(subject: Subject, tensors: Mapping[str, StoredTensor], faults: l
     if path.is_file():
         wrong += _index_faults(path, tensors)
         said = f"{number_of(num_files, 'file')}, whole, and the index names all of them"
-    elif (subject.folder / SINGLE).is_file():
+    elif num_files == 1 and (subject.folder / SINGLE).is_file():
         said = "one file, whole, which needs no index"
     else:
         wrong.append(f"{INDEX} is missing")
@@ -109,15 +108,6 @@ def check_index(subject: Subject, tensors: Mapping[str, StoredTensor], faults: l
     found = wrong[0] if wrong else said
     found += f" (and {len(wrong) - 1} more faults)" if len(wrong) > 1 else ""
     return Check(group=GROUP, name=name, verdict=passed_if(not wrong), found=found, details=listed(wrong[1:]))
-
-
-def index_names(path: Path) -> dict[str, str]:
-    """Return which file each tensor is in. UserError where the index cannot be read."""
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        return {str(name): str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path.name} is not a valid index: {error!r}") from None
 
 
 def _index_faults(path: Path, tensors: Mapping[str, StoredTensor]) -> list[str]:
@@ -137,7 +127,8 @@ def _index_faults(path: Path, tensors: Mapping[str, StoredTensor]) -> list[str]:
         elif held is not None and held.path.name != file:
             wrong.append(f"{tensor}: the index says {file}, it is in {held.path.name}")
     wrong += [f"{tensor} is not in the index" for tensor in tensors if tensor not in named]
-    said = json.loads(path.read_text(encoding="utf-8")).get("metadata", {}).get("total_size")
+    metadata = json.loads(path.read_text(encoding="utf-8")).get("metadata")
+    said = metadata.get("total_size") if isinstance(metadata, Mapping) else None
     total = sum(tensor.nbytes for tensor in tensors.values())
     if said is not None and said != total and not absent and readable == files:
         wrong.append(f"the index says {said:,} bytes in all, the files hold {total:,}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-import vl2
+from vl2 import __version__
 from vl2.kernels import describe_kernels
 from vl2.weights.machine_memory import MachineMemory
 
@@ -67,7 +67,7 @@ def _system() -> str:
 
 def _version() -> str:
     commit = _installed_commit() or _checkout_commit()
-    return f"{vl2.__version__}, commit {commit}" if commit else vl2.__version__
+    return f"{__version__}, commit {commit}" if commit else __version__
 
 
 def _installed_commit() -> str:

@@ -63,30 +63,40 @@ class Plan:
 
 def verify(plan: Plan, say: Say = lambda text: None, progress: ProgressBar | None = None) -> Page:
     """Run every check that applies."""
-    subject = Subject.of(plan.target, plan.folder)
-    say(GROUPS[0])
+    subject = Subject.of(plan.target, plan.folder, needs_weights=not plan.quick)
     tensors, faults = read_headers(subject)
-    checks = [check_config(subject), check_file_list(subject), check_index(subject, tensors, faults)]
-    say(GROUPS[1])
-    checks += check_tensors(subject, tensors)
-    say(GROUPS[2])
-    checks += check_tokens(subject)
-    say(GROUPS[3])
-    checks += check_processor(subject)
+
+    def check_files() -> list[Check]:
+        return [check_config(subject), check_file_list(subject), check_index(subject, tensors, faults)]
+
+    checks: list[Check] = []
+    for group, work in zip(
+        GROUPS,
+        (
+            check_files,
+            lambda: check_tensors(subject, tensors),
+            lambda: check_tokens(subject),
+            lambda: check_processor(subject),
+        ),
+        strict=False,
+    ):
+        say(group)
+        checks += _guarded(group, work)
     held = ""
     if plan.quick or not tensors:
         reason = "left out, as --quick says" if plan.quick else "there are no weights that can be read"
         checks += _all_not_checked(reason, GROUPS[4:])
     else:
         say(GROUPS[4])
-        checks += weight_health.check_weights(tensors, progress)
+        checks += _guarded(GROUPS[4], lambda: weight_health.check_weights(tensors, progress))
         broken = [check for check in checks if check.verdict == "fail" and check.group in (*GROUPS[:2], GROUPS[4])]
         if broken:
             reason = f"the files are not those of a model that works (see {broken[0].name})"
             checks += _all_not_checked(reason, GROUPS[5:])
         else:
-            held, running = _run_whatever_happens(plan, subject, say)
-            checks += running
+            run = _Run(plan=plan, subject=subject, say=say)
+            checks += _guarded(GROUPS[6], run.checks)
+            held = run.held
     page = Page(
         label=subject.label,
         size=subject.size,
@@ -100,53 +110,63 @@ def verify(plan: Plan, say: Say = lambda text: None, progress: ProgressBar | Non
     return page.cleaned(Redactor.of_this_machine(known))
 
 
+def _guarded(group: str, work: Callable[[], list[Check]]) -> list[Check]:
+    """Run checks; an error that nobody foresaw is a finding too, and must not cost the page what was found before."""
+    try:
+        return work()
+    except Exception as error:
+        lines = tuple(line for text in traceback.format_exception(error) for line in text.splitlines())
+        found = f"ended by {type(error).__name__}: {error}"
+        return [Check(group=group, name="run", verdict="fail", found=found, details=lines[-MOST_LISTED:])]
+
+
 def _all_not_checked(reason: str, groups: tuple[str, ...]) -> list[Check]:
     return [Check(group=group, name="all", verdict="not checked", found=reason) for group in groups]
 
 
-def _run_whatever_happens(plan: Plan, subject: Subject, say: Say) -> tuple[str, list[Check]]:
-    """Run the model; an error of ours is a finding too, and must not cost the page what was found before it."""
-    try:
-        return _run_model(plan, subject, say)
-    except Exception as error:
-        lines = tuple(line for text in traceback.format_exception(error) for line in text.splitlines())
-        found = f"ended by {type(error).__name__}: {error}"
-        return "", [Check(group=GROUPS[6], name="run", verdict="fail", found=found, details=lines[-MOST_LISTED:])]
+@dataclass(kw_only=True)
+class _Run:
+    """What needs a loaded model."""
 
+    plan: Plan
+    subject: Subject
+    say: Say
+    held: str = ""  # how the weights are held, once they are
 
-def _run_model(plan: Plan, subject: Subject, say: Say) -> tuple[str, list[Check]]:
-    """Load the model and ask it. Returns how its weights were held, "" where it was not loaded."""
-    if (short := _lacks_memory(plan, subject)) is not None:
-        return "", _all_not_checked(short, GROUPS[5:])
-    # Before the model is loaded, so that what cannot be asked is known early.
-    wanted = [(sample, samples.pictures_of(sample, plan.pictures)) for sample in samples.samples_of(subject.size)]
-    say("loading the model")
-    start = time.perf_counter()
-    try:
-        vlm = _load(plan, plan.dtype)
-    except UserError as error:
-        failed = Check(group=GROUPS[6], name="load", verdict="fail", found=f"the model cannot be loaded: {error}")
-        return "", [failed, *_all_not_checked("the model cannot be loaded", (GROUPS[5], GROUPS[7]))]
-    load_s = time.perf_counter() - start
-    held, dtype = vlm.weights, str(vlm.model.dtype).removeprefix("torch.")
-    say(GROUPS[6])
-    own = agreement.own_sample(vlm)
-    cold = agreement.answer_greedily(vlm, own, 1)
-    whole = agreement.answer_greedily(vlm, own, STEPS)
-    agreeing = agreement.check_agreement(vlm, own, whole)
-    say(GROUPS[5])
-    asked = [
-        found if isinstance(found, Check) else samples.judge(sample, _ask(vlm, sample, found), weights=held)
-        for sample, found in wanted
-    ]
-    if not asked:
-        reason = "the publisher prints samples of tiny and small only"
-        asked = [Check(group=GROUPS[5], name="all", verdict="not checked", found=reason)]
-    speed = _speed(load_s, cold, whole, len(own.input_ids))
-    lower_SV = agreement.passage_logits(vlm)
-    del vlm
-    agreeing += _compare_with_float32(plan, subject, lower_SV, held=held, dtype=dtype, say=say)
-    return held if held == dtype else f"{held}, the rest in {dtype}", [*asked, *agreeing, *speed]
+    def checks(self) -> list[Check]:
+        plan, subject = self.plan, self.subject
+        if (short := _lacks_memory(plan, subject)) is not None:
+            return _all_not_checked(short, GROUPS[5:])
+        # Before the model is loaded, so that what cannot be asked is known early.
+        wanted = [(sample, samples.pictures_of(sample, plan.pictures)) for sample in samples.samples_of(subject.size)]
+        self.say("loading the model")
+        start = time.perf_counter()
+        try:
+            vlm = _load(plan, plan.dtype)
+        except UserError as error:
+            failed = Check(group=GROUPS[6], name="load", verdict="fail", found=f"the model cannot be loaded: {error}")
+            return [failed, *_all_not_checked("the model cannot be loaded", (GROUPS[5], GROUPS[7]))]
+        load_s = time.perf_counter() - start
+        held, dtype = vlm.weights, str(vlm.model.dtype).removeprefix("torch.")
+        self.held = held if held == dtype else f"{held}, the rest in {dtype}"
+        self.say(GROUPS[7])
+        own = agreement.own_sample(vlm)
+        cold = agreement.answer_greedily(vlm, own, 1)
+        whole = agreement.answer_greedily(vlm, own, STEPS)
+        self.say(GROUPS[5])
+        asked = [
+            found if isinstance(found, Check) else samples.judge(sample, _ask(vlm, sample, found), weights=held)
+            for sample, found in wanted
+        ]
+        if not asked:
+            asked = _all_not_checked("the publisher prints samples of tiny and small only", GROUPS[5:6])
+        self.say(GROUPS[6])
+        agreeing = agreement.check_agreement(vlm, own, whole)
+        speed = _speed(load_s, cold, whole, len(own.input_ids))
+        lower_SV = agreement.passage_logits(vlm)
+        del vlm  # before the same model is loaded in another type
+        agreeing += _compare_with_float32(plan, subject, lower_SV, held=held, dtype=dtype, say=self.say)
+        return [*asked, *agreeing, *speed]
 
 
 def _load(plan: Plan, dtype: str) -> VLM:

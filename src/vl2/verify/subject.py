@@ -29,9 +29,10 @@ class Subject:
     config: ModelConfig | None
     fault: str  # why config.json cannot be used, "" where it can
     values: dict[str, Any]  # what config.json says
+    is_settings_only: bool  # of the hub, with what reads no weights downloaded and not all of the rest
 
     @classmethod
-    def of(cls, target: str, folder: Path) -> Subject:
+    def of(cls, target: str, folder: Path, *, needs_weights: bool = True) -> Subject:
         label = label_of(target, folder)
         sizes = {BUILT_IN: BUILT_IN, **{hub_id: size for size, hub_id in RELEASED.items()}}
         named = sizes.get(label.partition(" at ")[0])
@@ -54,21 +55,13 @@ class Subject:
             config=config,
             fault=fault,
             values=_values(folder / "config.json"),
+            is_settings_only=not needs_weights and HUB_CACHE.search(str(folder)) is not None and not _is_whole(folder),
         )
 
     @property
     def expected(self) -> ModelConfig | None:
         """The configuration that the files must fit: the size's, or its own where it has none."""
         return self.config if self.size is None else preset(self.size)
-
-    @property
-    def has_weight_files(self) -> bool:
-        folder = self.folder
-        return (folder / SINGLE).is_file() or next(folder.glob("*.safetensors"), None) is not None
-
-    @property
-    def has_only_index(self) -> bool:
-        return (self.folder / INDEX).is_file() and not self.has_weight_files
 
     @property
     def record(self) -> Record | None:
@@ -86,6 +79,24 @@ def label_of(target: str, folder: Path) -> str:
     if HUB_ID.fullmatch(target) and not Path(target).exists():
         return target
     return f"folder {folder.resolve().name}"
+
+
+def index_names(path: Path) -> dict[str, str]:
+    """Return which file each tensor is in. UserError where the index cannot be read."""
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        return {str(name): str(file) for name, file in weight_map.items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path.name} is not a valid index: {error!r}") from None
+
+
+def _is_whole(folder: Path) -> bool:
+    if not (folder / INDEX).is_file():
+        return (folder / SINGLE).is_file()
+    try:
+        return all((folder / file).is_file() for file in index_names(folder / INDEX).values())
+    except UserError:
+        return True  # a fault, to be told as one
 
 
 def _values(path: Path) -> dict[str, Any]:

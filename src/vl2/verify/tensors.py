@@ -12,8 +12,7 @@ from vl2.config import ModelConfig
 from vl2.errors import UserError
 from vl2.quant.record import Record
 from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
-from vl2.verify.config_files import index_names
-from vl2.verify.subject import Subject
+from vl2.verify.subject import Subject, index_names
 from vl2.weights.load import INDEX, build_empty, shape_of
 from vl2.weights.names import places
 from vl2.weights.safetensors_file import StoredTensor
@@ -40,7 +39,7 @@ def check_tensors(subject: Subject, tensors: Mapping[str, StoredTensor]) -> list
     if record is not None:
         return [_not_checked(f"the files are quantised to {record.weights}: they are checked when they are loaded")]
     shapes = expected_shapes(config)
-    if subject.has_only_index:
+    if subject.is_settings_only:
         return _check_index_alone(subject, shapes)
     if not tensors:
         return [Check(group=GROUP, name="names", verdict="fail", found="no weight file can be read")]
@@ -57,11 +56,13 @@ def _not_checked(reason: str) -> Check:
 
 
 def _check_index_alone(subject: Subject, shapes: Shapes) -> list[Check]:
+    if not (subject.folder / INDEX).is_file():
+        return [_not_checked("the weight files are not on this machine")]
     try:
         named = list(index_names(subject.folder / INDEX))
     except UserError as error:
         return [Check(group=GROUP, name="names", verdict="fail", found=str(error))]
-    reason = "the weight files are not on this machine"
+    reason = "not all weight files are on this machine"
     return [
         _check_names(shapes, named, of=subject.size),
         Check(group=GROUP, name="shapes and types", verdict="not checked", found=reason),

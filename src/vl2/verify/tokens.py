@@ -103,6 +103,9 @@ def _check_special_ids(subject: Subject, raw: RawTokenizer) -> Check:
         said = None if subject.config is None else getattr(subject.config.language_config, key)
         if said is not None and said != raw.token_to_id(token):
             wrong.append(f"{token} is {raw.token_to_id(token)}, config.json says {said}")
+    for token, number in _written_ids(subject.folder / "tokenizer.json").items():
+        if raw.token_to_id(token) != number:
+            wrong.append(f"{token} is {number} in tokenizer.json, and {raw.token_to_id(token)} once it is read")
     if subject.size is not None:
         expected = VOCABULARIES[subject.size].ids
         wrong += [
@@ -117,6 +120,12 @@ def _check_special_ids(subject: Subject, raw: RawTokenizer) -> Check:
     ids = [f"{token} {raw.token_to_id(token)}" for token in (BOS, EOS, PAD, IMAGE, *GROUNDING, USER, ASSISTANT)]
     details = (*listed(wrong[1:]), "  ".join(ids)) if wrong else ("  ".join(ids),)
     return Check(group=GROUP, name="special tokens", verdict=passed_if(not wrong), found=found, details=details)
+
+
+def _written_ids(path: Path) -> dict[str, int]:
+    """Return the ids of added tokens as the file says them: the library gives ids by the order of the list."""
+    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens") or []
+    return {token["content"]: token["id"] for token in added}
 
 
 def _check_size(subject: Subject, raw: RawTokenizer) -> Check:
