@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vl2.kernels import load_kernels
 from vl2.verify import run
 from vl2.verify.check import Check
 from vl2.verify.page import Page
@@ -62,7 +63,10 @@ def test_a_crash_of_ours_is_a_finding_without_paths(verify, correct, private, mo
     report = verify(correct)
     assert report.failed == ["run"]
     assert report.find("run")["found"] == "ended by ZeroDivisionError: in x.py of [removed] on [removed]"
-    assert not any("/" in line for line in report.find("run")["details"])
+    text = "\n".join(report.find("run")["details"])
+    assert 'run.py", line ' in text
+    assert str(Path(run.__file__).parent) not in text
+    assert not any(secret in text for secret in secrets(private))
     assert report.verdict("values") == "pass"  # what was found before is kept
 
 
@@ -139,10 +143,11 @@ def test_a_machine_with_too_little_memory_is_told_what_is_needed(verify, correct
     report = verify(correct)
     assert report.ran.code == 0
     assert report.verdict("values") == "pass"
-    reasons = {check["found"] for check in report.page["checks"] if check["name"] == "all"}
+    reasons = {check["found"] for check in report.page["checks"] if check["name"] == "all of it"}
     (reason,) = reasons
     assert re.fullmatch(
-        r"needs \d\.\d GB of memory in bfloat16, and 0\.1 GB are free; with --weights int4 it needs \d\.\d GB", reason
+        r"needs \d\.\d\d GB of memory in bfloat16, and 0\.10 GB are free; with --weights int4 it needs \d\.\d\d GB",
+        reason,
     )
 
 
@@ -157,3 +162,40 @@ def test_float32_is_left_out_where_only_bfloat16_fits(verify, correct, monkeypat
     assert report.find("bfloat16 = float32")["verdict"] == "not checked"
     assert report.find("bfloat16 = float32")["found"] == "needs 9.9 GB"
     assert report.ran.code == 0
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows(text: str) -> list[tuple[str, str]]:
+    """Return name and result of every check of a page."""
+    return re.findall(r"^\| \d \| (.+?) \| (pass|\*\*FAIL\*\*|not checked|measured) \|", text, re.M)
+
+
+def test_the_example_of_the_documentation_is_what_the_command_writes(vl2):
+    if load_kernels() is None:
+        pytest.skip("the example was made with kernels")
+    example = (ROOT / "docs" / "verify.md").read_text(encoding="utf-8").split("```text\n")[1]
+    ran = vl2("verify", "nano", "--device", "cpu", "--quiet")
+    assert rows(ran.out) == rows(example)
+    assert len(rows(example)) > 20
+
+
+def test_the_issue_form_is_one_and_asks_for_the_page():
+    yaml = pytest.importorskip("yaml")
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "verification.yml").read_text(encoding="utf-8"))
+    # The keys that GitHub requires of a form, and the types of its fields.
+    assert (
+        {"name", "description", "body"} <= set(form) <= {"name", "description", "title", "labels", "assignees", "body"}
+    )
+    fields = {field.get("id"): field for field in form["body"]}
+    for field in form["body"]:
+        assert field["type"] in ("markdown", "input", "textarea", "dropdown", "checkboxes")
+        assert (
+            field["attributes"].get("value" if field["type"] == "markdown" else "label")
+            or field["attributes"]["options"]
+        )
+    assert fields["page"]["type"] == "textarea"
+    assert fields["page"]["validations"]["required"] is True
+    assert "render" not in fields["page"]["attributes"]  # the page is Markdown, not code
+    assert "vl2 verify tiny --out page.md" in form["body"][0]["attributes"]["value"]

@@ -148,3 +148,20 @@ def test_nothing_is_downloaded_where_that_is_forbidden(hub, tmp_path):
     assert (done.returncode, done.stdout) == (1, "")
     assert "is not complete in the local cache" in done.stderr
     assert hub.fetched == []
+
+
+def test_a_quantised_folder_is_loaded_as_it_is_and_the_page_says_so(vl2, verify, tmp_path):
+    assert vl2("quantize", "nano", tmp_path / "int4", "--quiet").code == 0
+    report = verify(tmp_path / "int4")
+    assert report.ran.code == 0, report.ran.out
+    assert report.page["held"] == "int4, the rest in bfloat16"
+    assert "quantised to int4" in report.find("names, shapes, types")["found"]
+    assert report.verdict("int4 = float32") == "not checked"
+    assert report.verdict("cached = read at once, uncached, bfloat16") == "pass"
+
+
+def test_more_memory_than_is_allowed_is_not_taken(verify, correct):
+    report = verify(correct, "--memory", "50MB")
+    reasons = [check["found"] for check in report.page["checks"] if check["name"] == "all of it"]
+    assert len(reasons) == 3
+    assert all(reason.startswith("needs ") and "and 0.05 GB are allowed" in reason for reason in reasons)

@@ -189,7 +189,7 @@ def test_text_is_compared_by_words_and_the_first_difference_is_shown():
     close = THREE_OF_TINY.answer.replace("orange", "bright orange")
     comparison = compare_answers(close, THREE_OF_TINY.answer)
     assert comparison.likeness == "close"
-    assert "the first difference is word 12: 'bright', published 'orange'" in comparison.said
+    assert "the first difference is word 14: 'bright', published 'orange'" in comparison.said
     other = "The images show a dog, a cat and a very small bird that sits on a fence in the evening sun."
     assert compare_answers(other, THREE_OF_TINY.answer).likeness == "differs"
     assert compare_answers("", THREE_OF_TINY.answer).likeness == "differs"

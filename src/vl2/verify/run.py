@@ -34,7 +34,7 @@ from vl2.weights.machine_memory import MachineMemory, parse_bytes
 
 CONTEXT = 3072  # the longest published prompt and its answer fit
 STEPS = 32  # decoded for the speed
-COMPARED_POSITIONS = 600  # rows of logits that a comparison holds, at most
+COMPARED_POSITIONS = 500  # rows of logits that a comparison holds, at most
 PUBLISHED_DTYPE = "bfloat16"
 
 Say = Callable[[str], None]
@@ -121,7 +121,7 @@ def _guarded(group: str, work: Callable[[], list[Check]]) -> list[Check]:
 
 
 def _all_not_checked(reason: str, groups: tuple[str, ...]) -> list[Check]:
-    return [Check(group=group, name="all", verdict="not checked", found=reason) for group in groups]
+    return [Check(group=group, name="all of it", verdict="not checked", found=reason) for group in groups]
 
 
 @dataclass(kw_only=True)
@@ -201,8 +201,8 @@ def _lacks_memory(plan: Plan, subject: Subject, dtype: str | None = None) -> str
     device = choose_device(plan.device)
     if device.type != "cpu" or subject.config is None:
         return None
-    form = plan.weights if plan.weights != AS_STORED else dtype or plan.dtype
     record = subject.record
+    form = plan.weights if plan.weights != AS_STORED else dtype or (record.weights if record else plan.dtype)
     plans = [MemoryPlan.of(subject.config, record.scheme if record else form, CONTEXT, reuse=0)]
     # One row of logits is enough to answer; a comparison holds those of all positions twice.
     logits = 2 * 4 * COMPARED_POSITIONS * subject.config.language_config.vocab_size
@@ -210,10 +210,11 @@ def _lacks_memory(plan: Plan, subject: Subject, dtype: str | None = None) -> str
     free = parse_bytes(plan.memory) if plan.memory is not None else MachineMemory.now().available
     if needed <= free:
         return None
-    said = f"needs {needed / 1e9:.1f} GB of memory in {form}, and {free / 1e9:.1f} GB are free"
+    where = "free" if plan.memory is None else "allowed"
+    said = f"needs {needed / 1e9:.2f} GB of memory in {form}, and {free / 1e9:.2f} GB are {where}"
     smallest = MemoryPlan.of(subject.config, "int4", CONTEXT, reuse=0).total + logits
     if record is None and form != "int4" and dtype is None:
-        said += f"; with --weights int4 it needs {smallest / 1e9:.1f} GB"
+        said += f"; with --weights int4 it needs {smallest / 1e9:.2f} GB"
     return said
 
 
