@@ -104,6 +104,23 @@ def test_special_tokens_are_shown_and_not_read_as_markup():
     assert "````text\n```\n</details>\n````" in text
 
 
+def test_names_of_any_length_do_not_make_a_page_of_any_length():
+    check = Check(group="tensors", name="names", verdict="fail", found="a" * 10**6, details=("b" * 10**6,))
+    assert len(page_of(check).to_markdown()) < 10_000
+
+
+def test_a_machine_where_nobody_has_a_home_and_the_folder_is_gone(monkeypatch):
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    def no_folder() -> Path:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(Path, "cwd", no_folder)
+    assert Redactor.of_this_machine({}).clean("/data/secret/x.json is missing") == "x.json is missing"
+
+
 def test_the_page_has_every_group_and_the_json_says_the_same(vl2, correct, tmp_path):
     out = tmp_path / "page.md"
     ran = vl2("verify", correct, "--quick", "--out", out)

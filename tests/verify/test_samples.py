@@ -34,6 +34,9 @@ def published(monkeypatch, picture_server):
     monkeypatch.setattr(pictures, "BLOB_IDS", {"red.png": git_id(RED)})
     monkeypatch.setattr(pictures, "PICTURES_URL", picture_server.url)
     monkeypatch.setattr(pictures, "TIMEOUT_S", 10.0)
+    # What is slow here and not about samples.
+    monkeypatch.setattr(run.agreement, "check_agreement", lambda *_: [])
+    monkeypatch.setattr(run, "_compare_with_float32", lambda *_, **__: [])
     picture_server.files["red.png"] = RED
     return picture_server
 

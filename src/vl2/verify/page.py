@@ -12,6 +12,7 @@ from typing import Any
 from vl2.verify.check import GROUPS, Check
 from vl2.verify.privacy import Redactor
 
+CELL_CHARACTERS, LINE_CHARACTERS = 500, 4000  # what a damaged file names may have any length
 MARKS = {"pass": "pass", "fail": "**FAIL**", "not checked": "not checked", "measured": "measured"}
 
 
@@ -85,12 +86,16 @@ class Page:
 
 def _cell(text: str) -> str:
     """Return text as one cell of a table: special tokens are neither tags of HTML nor borders of cells."""
-    escaped = html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+    escaped = html.escape(_shortened(" ".join(text.split()), CELL_CHARACTERS), quote=False).replace("|", "\\|")
     # Nobody is called by a page that is pasted, and no other issue is linked.
     return re.sub(r"([@#*_`~\[\]])", r"\\\1", escaped)
 
 
 def _fenced(lines: tuple[str, ...]) -> list[str]:
-    body = "\n".join(lines)
+    body = "\n".join(_shortened(line, LINE_CHARACTERS) for line in lines)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", body)), default=0))
     return [f"{fence}text", body, fence]
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -35,7 +35,11 @@ class Redactor:
     @classmethod
     def of_this_machine(cls, known: Mapping[Path, str]) -> Redactor:
         """Return one that knows this user and host, and what some paths are to be called."""
-        places = {Path.home(): "~", Path(tempfile.gettempdir()): "~", Path.cwd(): "."}
+        places = {Path(tempfile.gettempdir()): "~"}
+        with contextlib.suppress(RuntimeError):  # nobody's home is known
+            places[Path.home()] = "~"
+        with contextlib.suppress(OSError):  # the working directory was deleted
+            places[Path.cwd()] = "."
         spelled = {
             text: name
             for path, name in {**places, **known}.items()
@@ -59,7 +63,9 @@ class Redactor:
 
 
 def _own_names() -> set[str]:
-    names = {Path.home().name, socket.gethostname(), socket.gethostname().partition(".")[0]}
+    names = {socket.gethostname(), socket.gethostname().partition(".")[0]}
+    with contextlib.suppress(RuntimeError):
+        names.add(Path.home().name)
     with contextlib.suppress(OSError, KeyError, ImportError):  # nobody is logged in, or there is no list of users
         names.add(getpass.getuser())
     return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import traceback
 from collections.abc import Callable
@@ -165,6 +166,7 @@ class _Run:
         speed = _speed(load_s, cold, whole, len(own.input_ids))
         lower_SV = agreement.passage_logits(vlm)
         del vlm  # before the same model is loaded in another type
+        gc.collect()
         agreeing += _compare_with_float32(plan, subject, lower_SV, held=held, dtype=dtype, say=self.say)
         return [*asked, *agreeing, *speed]
 
@@ -199,15 +201,18 @@ def _ask(vlm: VLM, sample: samples.PublishedSample, pictures: list[bytes]) -> st
 def _lacks_memory(plan: Plan, subject: Subject, dtype: str | None = None) -> str | None:
     """Return what the model needs and this machine lacks, None where it fits."""
     device = choose_device(plan.device)
-    if device.type != "cpu" or subject.config is None:
+    if device.type == "mps" or subject.config is None:  # MPS does not say what it has
         return None
     record = subject.record
     form = plan.weights if plan.weights != AS_STORED else dtype or (record.weights if record else plan.dtype)
-    plans = [MemoryPlan.of(subject.config, record.scheme if record else form, CONTEXT, reuse=0)]
+    planned = MemoryPlan.of(subject.config, record.scheme if record else form, CONTEXT, reuse=0)
     # One row of logits is enough to answer; a comparison holds those of all positions twice.
     logits = 2 * 4 * COMPARED_POSITIONS * subject.config.language_config.vocab_size
-    needed = (plans[0].least if record else plans[0].total) + logits
-    free = parse_bytes(plan.memory) if plan.memory is not None else MachineMemory.now().available
+    needed = (planned.least if record and device.type == "cpu" else planned.total) + logits
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = parse_bytes(plan.memory) if plan.memory is not None else MachineMemory.now().available
     if needed <= free:
         return None
     where = "free" if plan.memory is None else "allowed"
