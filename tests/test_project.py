@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": SHARED | {"process"},
     "eval": SHARED | {"process", "infer", "data"},
     "bench": SHARED | {"model", "infer", "kernels", "quant", "train", "weights", "vl2"},
+    "verify": SHARED | {"process", "weights", "infer", "quant", "kernels", "bench", "vl2"},
     "train": SHARED | {"model", "process", "weights", "data", "infer", "eval", "lora"},
     "plan": SHARED | {"model", "data", "train"},
     # "vl2": the public names
@@ -64,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "kernels",
         "batch_job",
         "bench",
+        "verify",
     },
     "__init__": SHARED | {"model", "process", "weights", "infer", "quant"},
 }

@@ -16,14 +16,6 @@ from vl2.paths import is_url, local_path
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".ico", ".jp2", ".avif")
 
 
-# What a size is called where a model is asked for.
-RELEASED = {
-    "tiny": "deepseek-ai/deepseek-vl2-tiny",
-    "small": "deepseek-ai/deepseek-vl2-small",
-    "base": "deepseek-ai/deepseek-vl2",
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
     """Show how an image is cut into tiles, or how large a checkpoint is. Loads no weights.
@@ -89,6 +81,7 @@ class Inspect:
         from vl2.cli.memory_report import MemoryReport
         from vl2.cli.size_report import print_size
         from vl2.quant.record import Record
+        from vl2.weights.locate import RELEASED
         from vl2.weights.machine_memory import parse_bytes
         from vl2.weights.size import ModelSize
 

@@ -33,6 +33,7 @@ from vl2.cli.quantize import Quantize
 from vl2.cli.read import Read
 from vl2.cli.serve import Serve
 from vl2.cli.train import TRAIN_COMMANDS, Train
+from vl2.cli.verify import Verify
 from vl2.errors import RankLost, UserError
 
 
@@ -51,6 +52,7 @@ COMMANDS: dict[str, type[Command]] = {
     "batch": Batch,
     "serve": Serve,
     "inspect": Inspect,
+    "verify": Verify,
     "bench": Bench,
     "quantize": Quantize,
     "data": Data,

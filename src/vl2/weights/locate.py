@@ -10,6 +10,12 @@ from vl2.errors import UserError
 from vl2.paths import local_path
 
 BUILT_IN = "nano"
+# The released models by their sizes. A folder of the same name in the working directory comes first, as for any hub id.
+RELEASED = {
+    "tiny": "deepseek-ai/deepseek-vl2-tiny",
+    "small": "deepseek-ai/deepseek-vl2-small",
+    "base": "deepseek-ai/deepseek-vl2",
+}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Never *.bin, *.pt or *.py: nothing that could run is downloaded. Files in subfolders are not ours.
 SETTINGS, WEIGHTS, UNWANTED = "*.json", "*.safetensors", ["*/*"]
