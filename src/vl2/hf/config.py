@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from vl2.config import RELEASED_DEFAULTS, ModelConfig
+from vl2.config import MODEL_TYPE, RELEASED_DEFAULTS, ModelConfig
 
 # Keys that are no part of the file: transformers passes them to the constructor.
 _RUNTIME_KEYS = ("attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions")
@@ -35,7 +35,7 @@ def _language_value(name: str) -> Any:
 class VL2Config(PreTrainedConfig):
     """The configuration of a whole model, keyed like config.json. UserError where a value is not supported."""
 
-    model_type = "deepseek_vl_v2"
+    model_type = MODEL_TYPE
     has_no_defaults_at_init = True
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values", "balance_loss"]
 
