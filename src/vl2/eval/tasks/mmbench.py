@@ -60,6 +60,7 @@ def _task(name: str, title: str, tsv: str, part: str, *, lmms_eval: Way, hub: Da
         published_split="test",
         hub=hub,
         metric=circular_accuracy,
+        keeps_clusters=True,
     )
 
 

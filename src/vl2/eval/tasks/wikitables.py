@@ -23,23 +23,27 @@ from vl2.eval.asking import ask_short
 from vl2.eval.drawn import font_folders, png
 from vl2.eval.rows import read_rows, texts
 from vl2.eval.score.exact import plain
-from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.eval.task import Item, LeftOut, Mark, Task, Way, Where, mean_score
 
 MAX_ROWS, MAX_COLUMNS, MAX_CELL = 10, 6, 28
 FONT_PX = 16
+SEEN = LeftOut(why="of folds that are kept for training", comes_with_whole=True)
+TOO_LARGE = LeftOut(why="about tables too large to be drawn legibly")
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
+def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
     folder = where.folder(task)
     tables = {row["table_id"]: row["csv"] for row in read_rows(folder, ("tables*",), ("table_id", "csv"))}
     pictures: dict[str, bytes] = {}
     columns = ("id", "table_id", "question", "answers", "dev_folds")
     for row in read_rows(folder, ("questions*",), columns):
         key = row["table_id"]
-        if not is_held_out_question(row["dev_folds"]):
-            continue
         table = small_table(tables.get(key, ""))
         if table is None:
+            yield TOO_LARGE
+            continue
+        if not where.whole and not is_held_out_question(row["dev_folds"]):
+            yield SEEN
             continue
         if key not in pictures:
             pictures[key] = draw(table, key, where)
@@ -89,4 +93,5 @@ TASK = Task(
         "vl2": Way(messages=ask_short, mark=mark, says="All answers, in any order, without case.", max_new_tokens=64)
     },
     metric=mean_score,
+    has_whole=True,
 )
