@@ -23,6 +23,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
 )
 
 from tests.hf.golden import hf_model
@@ -152,6 +153,7 @@ def test_the_ocr_family_is_refused_by_its_name_and_vl2_still_opens(
     for auto in (AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor):
         with pytest.raises(UserError, match=r"this checkpoint is (DeepSeek-OCR|DeepSeek-OCR-2|Unlimited-OCR): "):
             auto.from_pretrained(folder, **options)
+    assert AutoTokenizer.from_pretrained(folder, **options).encode("a")  # which transformers has a class for
     assert type(AutoConfig.from_pretrained(CHECKPOINTS / "tiny")) is VL2Config
     assert type(AutoProcessor.from_pretrained(CHECKPOINTS / "tiny")) is VL2Processor
 
