@@ -137,8 +137,8 @@ def test_a_run_says_what_it_left_out_on_the_terminal_in_its_folder_and_in_its_re
     code, printed, err = said(capsys, "run", "nlvr", "--data", str(data), "--out", str(out), "--max-new-tokens", "2")
     said_left_out = "4 items of groups that are kept for training"
     assert code == 0
-    assert f"nlvr: left out: {said_left_out} (--whole asks them too)" in err.splitlines()
-    assert f"1 items; left out: {said_left_out}; --whole asks those kept for training too" in printed
+    assert f"nlvr: left out: {said_left_out} (--whole asks all that can be asked)" in err.splitlines()
+    assert f"1 items; left out: {said_left_out} (--whole asks all that can be asked)" in printed
     assert json.loads((out / "nlvr/run.json").read_text())["left_out"] == {"of groups that are kept for training": 4}
     for name in ("report.md", "report.html"):
         assert said_left_out in (out / "nlvr" / name).read_text(encoding="utf-8")
@@ -161,7 +161,7 @@ def test_data_of_which_all_is_left_out_say_why(tmp_path: Path, capsys: pytest.Ca
     code, _, err = said(capsys, "run", "nlvr", "--data", str(data), "--out", str(tmp_path / "out"))
     assert code == 1
     assert "has no items in" in err
-    assert "left out: 1 item of groups that are kept for training (--whole asks them too)" in err
+    assert "left out: 1 item of groups that are kept for training (--whole asks all that can be asked)" in err
 
 
 def test_two_runs_of_another_test_are_refused_by_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

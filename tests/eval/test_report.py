@@ -118,7 +118,7 @@ def test_a_report_says_how_many_items_of_how_many_and_what_was_left_out() -> Non
     run = run_id("nlvr", size=None, left_out=left_out, is_subset=True, available=9, limit=1, seed=0)
     report = make_report(find_task("nlvr"), run, [result(item, "yes", 1.0)])
     assert facts(report)["items"] == "1 of 9, a sample spread over all parts (seed 0)"
-    said = "4 items of groups that are kept for training; --whole asks those kept for training too"
+    said = "4 items of groups that are kept for training (--whole asks all that can be asked)"
     assert facts(report)["left out"] == said
     assert f"1 of 9 items; left out: {said}" in report.line()
     assert (report.to_dict()["left_out"], report.to_dict()["available"]) == (left_out, 9)

@@ -102,7 +102,7 @@ def test_a_limited_run_of_mmbench_asks_every_rotation_of_a_question(tmp_path: Pa
     rows = [
         {"index": n + rotation * 1_000_000, "question": "?", "A": "x", "B": "y", "answer": "A", "category": f"c{n % 3}",
          "image": png()}
-        for n in range(6) for rotation in range(2)
+        for rotation in range(2) for n in range(6)
     ]  # fmt: skip
     tsv(tmp_path / "MMBench_DEV_EN.tsv", rows)
     found = list(limited(find_task("mmbench_en"), Where(data=tmp_path), 6))

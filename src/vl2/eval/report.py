@@ -124,28 +124,27 @@ class Report:
             return f"no figure to compare with: the model, of {count} parameters, is of none of the published sizes"
         return f"no figure to compare with: the published ones are {' and '.join(self.differences())}"
 
+    def counted(self) -> str:
+        """Return how many items were asked, and of how many where a limit took some of them."""
+        is_cut = self.is_subset and self.run.available not in (None, self.items)
+        return f"{self.items} of {self.run.available}" if is_cut else f"{self.items}"
+
     def about_items(self) -> str:
-        """Return how many items were asked, and of how many."""
-        run = self.run
-        if self.task.is_drawn or not self.is_subset:
-            return f"{self.items}"
-        if run.seed is None and run.limit is not None:
+        """Return the same, and which of them."""
+        if self.run.available is None and self.run.limit is not None and not self.task.is_drawn:
             return f"{self.items}, the first ones"  # as runs of before took them
-        if run.limit is None or run.available == self.items:
-            return f"{self.items}"
-        return f"{self.items} of {run.available}, a sample spread over all parts (seed {run.seed})"
+        which = f", a sample spread over all parts (seed {self.run.seed})" if " of " in self.counted() else ""
+        return self.counted() + which
 
     def about_left_out(self) -> str:
-        flag = "; --whole asks those kept for training too" if self.task.has_whole and not self.run.whole else ""
+        flag = " (--whole asks all that can be asked)" if self.task.has_whole and not self.run.whole else ""
         return left_out_text(self.run.left_out) + flag if self.run.left_out else ""
 
     def line(self) -> str:
         name, figure = self.headline
         low, high = self.interval
-        count = f"{self.items} items"
-        if self.is_subset and not self.task.is_drawn and self.run.available not in (None, self.items):
-            count = f"{self.items} of {self.run.available} items"
-        text = f"{self.task.name} ({self.run.protocol}): {name} {figure:.1f} [{low:.1f}, {high:.1f}], {count}"
+        text = f"{self.task.name} ({self.run.protocol}): {name} {figure:.1f} [{low:.1f}, {high:.1f}], "
+        text += f"{self.counted()} items"
         if self.run.left_out:
             text += f"; left out: {self.about_left_out()}"
         if self.unanswered:
@@ -289,6 +288,8 @@ def facts(report: Report) -> dict[str, str]:
         "model": f"{run.model}, {_millions(run.parameters)} parameters (weights {run.weights}, {run.arithmetic})",
         "protocol": run.protocol + _about_protocol(report),
     }
+    if run.whole:
+        said["whole"] = "also the items that are left out by default"
     if run.left_out:
         said["left out"] = report.about_left_out()
     if about := report.about_paper():
@@ -356,6 +357,6 @@ def markdown_of_all(reports: Sequence[Report]) -> str:
         paper += " (another test)" if r.paper() and not r.comparable else ""
         name, figure = r.headline
         interval = f"{r.interval[0]:.1f} to {r.interval[1]:.1f}"
-        cells = (r.task.name, r.run.protocol, f"{name} {figure:.1f}", interval, str(r.items), paper)
+        cells = (r.task.name, r.run.protocol, f"{name} {figure:.1f}", interval, r.counted(), paper)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -121,7 +121,7 @@ class Chosen:
         """Return a clause that says what was left out, or nothing."""
         if not self.left_out:
             return ""
-        flag = " (--whole asks them too)" if any(why.comes_with_whole for why in self.left_out) else ""
+        flag = " (--whole asks all that can be asked)" if any(why.comes_with_whole for why in self.left_out) else ""
         return f"; left out: {left_out_text({why.why: n for why, n in self.left_out.items()})}{flag}"
 
     def tell(self) -> None:

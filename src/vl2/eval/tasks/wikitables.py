@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from functools import lru_cache
 
 from vl2.data.construct import fonts
 from vl2.data.construct.source import rng_for
@@ -34,7 +35,6 @@ TOO_LARGE = LeftOut(why="about tables too large to be drawn legibly")
 def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
     folder = where.folder(task)
     tables = {row["table_id"]: row["csv"] for row in read_rows(folder, ("tables*",), ("table_id", "csv"))}
-    pictures: dict[str, bytes] = {}
     columns = ("id", "table_id", "question", "answers", "dev_folds")
     for row in read_rows(folder, ("questions*",), columns):
         key = row["table_id"]
@@ -45,12 +45,10 @@ def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
         if not where.whole and not is_held_out_question(row["dev_folds"]):
             yield SEEN
             continue
-        if key not in pictures:
-            pictures[key] = draw(table, key, where)
         yield Item(
             id=str(row["id"]),
             question=row["question"],
-            images=(pictures[key],),
+            images=(draw(table, key, where),),
             gold=texts(row["answers"]),
             cluster=key,
         )
@@ -66,6 +64,7 @@ def small_table(text: str) -> Table | None:
     return Table(title="", header=tuple(rows[0]), rows=tuple(tuple(row) for row in rows[1:]))
 
 
+@lru_cache(maxsize=1024)  # the data are read several times in a run: to choose, to check and to ask
 def draw(table: Table, key: str, where: Where) -> bytes:
     rng = rng_for(HELD_OUT_SEED, f"wikitables/{key}", 0)
     # Some of Wikipedia's characters are in no font: the face that draws Latin text then shows its mark for them.
