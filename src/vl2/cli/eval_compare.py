@@ -30,8 +30,9 @@ class EvalCompare:
 
     def run(self) -> None:
         from vl2.eval.catalogue import find_task
-        from vl2.eval.compare import check_same_test, compare
+        from vl2.eval.compare import check_same_items, check_same_test, compare
         from vl2.eval.results import find_runs, read_results, read_run
+        from vl2.eval.task import mean_score
 
         runs = [{read_run(folder).task: folder for folder in find_runs(Path(name))} for name in (self.a, self.b)]
         shared = [name for name in runs[0] if name in runs[1]]
@@ -42,8 +43,12 @@ class EvalCompare:
             task, (id_a, id_b) = find_task(name), [read_run(run[name]) for run in runs]
             check_same_test(id_a, id_b)
             first, second = (read_results(run[name]) for run in runs)
+            check_same_items(first, second)
+            metric = task.metric_of(id_a.protocol)
+            if task.merge is not None:
+                metric, first, second = mean_score, task.merge(first), task.merge(second)
             made = compare(
-                task.metric_of(id_a.protocol),
+                metric,
                 first,
                 second,
                 scale=task.scale,

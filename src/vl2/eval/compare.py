@@ -78,6 +78,19 @@ def _say(value: object) -> str:
     return "none" if value is None else str(value)
 
 
+def check_same_items(a: Sequence[Result], b: Sequence[Result]) -> None:
+    """Raise UserError unless two lists of results are of the same items, gold answers and prompts."""
+    by_id = {result.id: result for result in b}
+    if len(a) != len(b) or any(result.id not in by_id for result in a):
+        raise UserError(f"the runs are of different items ({len(a)} and {len(b)}): run both with the same --limit")
+    changed = [r.id for r in a if r.gold != by_id[r.id].gold]
+    if changed:
+        raise UserError(f"the runs are of different data: the gold answer of {changed[0]} differs")
+    reworded = [r.id for r in a if r.prompt != by_id[r.id].prompt]
+    if reworded:
+        raise UserError(f"the runs asked otherwise, and cannot be compared: the prompt of {reworded[0]} differs")
+
+
 def compare(
     metric: Metric,
     a: Sequence[Result],
@@ -92,15 +105,8 @@ def compare(
     `scale` is the best figure of the metric; `is_mean`: its figure is the mean score, as that of `mean_score` is. Only
     of one model, or of a list with itself, is it known that equal results differ by nothing on all other items too.
     """
+    check_same_items(a, b)
     by_id = {result.id: result for result in b}
-    if len(a) != len(b) or any(result.id not in by_id for result in a):
-        raise UserError(f"the runs are of different items ({len(a)} and {len(b)}): run both with the same --limit")
-    changed = [r.id for r in a if r.gold != by_id[r.id].gold]
-    if changed:
-        raise UserError(f"the runs are of different data: the gold answer of {changed[0]} differs")
-    reworded = [r.id for r in a if r.prompt != by_id[r.id].prompt]
-    if reworded:
-        raise UserError(f"the runs asked otherwise, and cannot be compared: the prompt of {reworded[0]} differs")
     pairs = {result.id: (result, by_id[result.id]) for result in a}
     is_mean = is_mean or metric is mean_score
     figures = _bootstrap(metric, a, by_id, is_mean=is_mean)

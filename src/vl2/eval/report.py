@@ -20,7 +20,7 @@ from vl2.eval.report_page import Line, Sample, index_page, run_page
 from vl2.eval.results import RESULTS, RunId, find_runs, read_results, read_run, write_whole
 from vl2.eval.rows import has_text
 from vl2.eval.run import choose, left_out_text, scan_items, tiling_text
-from vl2.eval.task import REFUSED, Item, Result, Task, Where
+from vl2.eval.task import REFUSED, Item, Result, Task, Where, mean_score
 from vl2.process.tiling import Tiling
 
 MAX_SAMPLES = 200  # in a page; three quarters of them the worst
@@ -181,7 +181,11 @@ def make_report(task: Task, run: RunId, results: Sequence[Result]) -> Report:
         task=task,
         run=run,
         figures=metric(results),
-        interval=bootstrap(metric, results, scale=task.scale, is_mean=task.is_mean),
+        interval=(
+            bootstrap(mean_score, task.merge(results))
+            if task.merge is not None
+            else bootstrap(metric, results, scale=task.scale, is_mean=task.is_mean)
+        ),
         items=len(results),
         undecided=sum(r.is_undecided for r in results),
         cut_off=sum(r.finish_reason == "length" for r in results),
