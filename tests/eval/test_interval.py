@@ -226,6 +226,8 @@ def test_runs_that_asked_in_other_words_are_refused() -> None:
     b[1] = replace(b[1], prompt="In other words?")
     with pytest.raises(UserError, match="the prompt of i1 differs"):
         compare(mean_score, a, b)
+    b[1] = replace(b[1], finish_reason="refused")  # too long for the other model's context: wrong, and no other prompt
+    assert compare(mean_score, a, b).items == 2
 
 
 def test_clustered_items_have_no_mcnemar_test() -> None:

@@ -25,7 +25,7 @@ from vl2.eval.interval import (
     widened,
 )
 from vl2.eval.results import RunId
-from vl2.eval.task import Metric, Result, mean_score
+from vl2.eval.task import REFUSED, Metric, Result, mean_score
 
 Draws = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -86,7 +86,9 @@ def check_same_items(a: Sequence[Result], b: Sequence[Result]) -> None:
     changed = [r.id for r in a if r.gold != by_id[r.id].gold]
     if changed:
         raise UserError(f"the runs are of different data: the gold answer of {changed[0]} differs")
-    reworded = [r.id for r in a if r.prompt != by_id[r.id].prompt]
+    # What a model could not be asked has no prompt of the protocol's.
+    both = [r for r in a if REFUSED not in (r.finish_reason, by_id[r.id].finish_reason)]
+    reworded = [r.id for r in both if r.prompt != by_id[r.id].prompt]
     if reworded:
         raise UserError(f"the runs asked otherwise, and cannot be compared: the prompt of {reworded[0]} differs")
 
