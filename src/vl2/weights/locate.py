@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib import resources
 from pathlib import Path
 
+from vl2.config import refuse_other_models
 from vl2.errors import UserError
 from vl2.paths import local_path
 
@@ -33,19 +35,33 @@ def locate_checkpoint(
     Without `needs_weights` only its JSON files are downloaded: what it is, and how it reads pictures and text.
 
     Downloads go to the hub's own cache. A dropped connection is resumed; a download that was stopped keeps its
-    finished files and begins the others anew. `offline` takes only what is cached.
+    finished files and begins the others anew. `offline` takes only what is cached. UserError for a checkpoint of
+    another model, before its weights are downloaded.
     """
     text = str(name)
     folder = built_in_folder() if text == BUILT_IN else local_path(text)
     if folder.is_dir():
         if revision is not None:
             raise UserError(f"a revision is for hub ids, and {text} is a local folder")
+        _check_model(folder)
         return folder
     if folder.exists():
         raise UserError(f"{text} is a file: give the folder that holds config.json")
     if not HUB_ID.fullmatch(text):
         raise UserError(f'no folder {text}: give "{BUILT_IN}", a checkpoint folder, or a hub id like org/model')
-    return _download(text, revision, offline, [SETTINGS, WEIGHTS] if needs_weights else [SETTINGS])
+    folder = _download(text, revision, offline, [SETTINGS])
+    _check_model(folder)
+    return _download(text, revision, offline, [SETTINGS, WEIGHTS]) if needs_weights else folder
+
+
+def _check_model(folder: Path) -> None:
+    """Raise UserError where config.json is of another model. What else is wrong with it is told when it is read."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(values, dict):
+        refuse_other_models(values)
 
 
 def _download(repo_id: str, revision: str | None, offline: bool, wanted: list[str]) -> Path:
