@@ -258,7 +258,7 @@ def test_a_key_is_asked_for_and_then_sent(open_page: Callable[..., Any], nano_pr
         assert "enter it in the settings" in page.locator("#toast").inner_text()
         page.click("#open-settings")
         page.fill("#api-key", "open sesame")
-        page.click("#settings >> text=Done")
+        page.click("#settings >> text=Save")
         wait_until(page, "() => document.getElementById('model-name').textContent === 'nano'")
         ask(page, "Hello?")
         assert answer_text(page) == "Welcome."
@@ -271,7 +271,7 @@ def test_what_is_set_is_what_is_asked(page: Any, backend: ScriptedBackend):
     page.fill("#max-tokens", "77")
     page.fill("#temperature", "0.5")
     page.check("#well-formed")
-    page.click("#settings >> text=Done")
+    page.click("#settings >> text=Save")
     ask(page, "Hello?")
     options = backend.asks[-1].options
     assert (options.max_new_tokens, options.temperature) == (77, 0.5)

@@ -115,7 +115,7 @@ def test_the_page_follows_the_system_until_a_person_chooses(open_page, scripted_
 def test_a_browser_in_chinese_gets_a_page_in_chinese(open_page, scripted_server, backend, picture: Path):
     page = open_page(scripted_server[1].url, locale="zh-CN")
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
-    assert page.locator("#welcome-title").inner_text() == "向图片、文档和屏幕截图提问"
+    assert page.locator("#welcome-title").inner_text() == "向图片提问"
     backend.text = "一片田野。"
     add_in_chinese = "() => document.querySelector('.cost')?.textContent.endsWith('个词元')"
     page.set_input_files("#file", str(picture))
