@@ -335,6 +335,7 @@ def test_escape_and_cancel_leave_the_settings_as_they_were(page: Any, backend: S
         else:
             page.get_by_role("button", name=done, exact=True).click()
         wait_until(page, "() => !document.getElementById('settings').open")
+        page.wait_for_timeout(200)  # what a dialog's end sets off comes after it
 
     stored = "JSON.stringify([{...localStorage}, {...sessionStorage}])"
     change("77", done="Save")
@@ -388,6 +389,8 @@ MUG = "<|ref|>{}<|/ref|><|det|>[[10, 10, 90, 90]]<|/det|>"
         ("the red mug", "Is there a red mug in the image?", "No.", "no"),
         ("orange", "Is there an orange in the image?", "Yes.", "yes"),
         ("A dog.", "Is there a dog in the image?", "no, there is none", "no"),
+        ("all the red mugs", "Are there any red mugs in the image?", "Yes", "yes"),
+        ("man with glasses", "Is there a man with glasses in the image?", "No", "no"),
         ("mug", "Is there a mug in the image?", "Not sure", None),
         ("红色的杯子", "图中有红色的杯子吗？", "没有。", "no"),
         ("杯子", "图中有杯子吗？", "有。", "yes"),

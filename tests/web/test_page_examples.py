@@ -80,7 +80,7 @@ def test_an_example_that_is_pressed_and_sent_is_answered_rightly(
             ]
             assert iou(box, example["truth"]["box"]) > IOU
             told = page.locator(".notes .note").all_inner_texts()
-            assert [text for text in told if ("回答有" if language == "zh" else "answers yes") in text]
+            assert [text for text in told if ("回答“有”" if language == "zh" else "answers yes") in text]
         else:
             assert answer_text(page) == example["truth"]["text"]
         page.click("#new-chat")
@@ -100,7 +100,7 @@ def test_a_thing_that_is_not_there_is_called_not_there(open_page: Callable[..., 
     page = open_page(server.url)
     for locale, words, sentence in (
         ("en-GB", "the yellow heart", "Asked “Is there a yellow heart in the image?”, the model answers no."),
-        ("zh-CN", "黄色的爱心", "问模型“图中有黄色的爱心吗？”，它回答没有。"),
+        ("zh-CN", "黄色的爱心", "问模型“图中有黄色的爱心吗？”，它回答“没有”。"),
     ):
         page = open_page(server.url, locale=locale)
         page.click(".example >> nth=0")  # four shapes, and no heart among them

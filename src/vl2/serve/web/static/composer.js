@@ -41,7 +41,7 @@ export class Composer {
     });
     this.field.addEventListener("input", () => this.fit());
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.isBusy && !document.querySelector("dialog[open]")) this.stop();
+      if (event.key === "Escape" && !event.isComposing && this.isBusy && !document.querySelector("dialog[open]")) this.stop();
     });
     byId("attach").addEventListener("click", () => byId("file").click());
     byId("file").addEventListener("change", async (event) => {

@@ -16,7 +16,9 @@ export function promptOf(task, question) {
 export function presenceQuestion(query) {
   const name = query.replace(/[.。?？!！]+$/u, "");
   if (/\p{Script=Han}/u.test(name)) return `图中有${name}吗？`;
-  const bare = name.replace(/^(?:the|an?)\s+/i, "");
+  const bare = name.replace(/^(?:(?:all|any|both|each|every|some|the|an?)\s+)+/i, "");
+  const [head] = bare.split(/\s(?:at|behind|by|from|in|near|next|of|on|that|to|under|which|who|with)\s/i);
+  if (/[^su]s$/i.test(head)) return `Are there any ${bare} in the image?`;
   return `Is there ${/^[aeiou]/i.test(bare) ? "an" : "a"} ${bare} in the image?`;
 }
 

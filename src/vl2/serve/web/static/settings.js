@@ -56,4 +56,5 @@ export function offerModels(models) {
   byId("model").replaceChildren(...models.map(({ id }) => make("option", { value: id, textContent: id })));
   if (!models.some(({ id }) => id === settings.model)) settings.model = models[0].id;
   byId("model-name").textContent = settings.model;
+  byId("model-name").title = settings.model; // a phone has no room for a long one
 }
