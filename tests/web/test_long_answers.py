@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.web.scripted_backend import ScriptedBackend
-from tests.web.talk import DONE, ask, send, wait_until
+from tests.web.talk import DONE, add, ask, send, wait_until
 
 DEEP = 20_000
 END = "\n\nThis is the end."
@@ -149,15 +150,17 @@ def long_answer() -> str:
     return "".join(part.format(n=n) for n in range(400)) + "This is the end."
 
 
-def test_a_long_answer_streams_and_the_page_can_be_used_meanwhile(page: Any, backend: ScriptedBackend):
+def test_a_long_answer_streams_and_the_page_can_be_used_meanwhile(page: Any, backend: ScriptedBackend, picture: Path):
     backend.text = long_answer()
     assert len(backend.text) > 100_000
+    add(page, picture)
     send(page, "Tell me all.")
     wait_until(page, "() => document.querySelectorAll('.answer-text h4').length > 20")
     page.fill("#question", "typed meanwhile")
     page.wait_for_selector(DONE, timeout=120_000)
     assert page.locator(".answer-text h4").count() == 400
     assert page.locator(".answer-text .mention").count() == 400
+    assert page.locator(".box").count() == 400
     assert page.input_value("#question") == "typed meanwhile"
 
 

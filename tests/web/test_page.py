@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,11 @@ def test_every_task_can_be_seen_and_chosen_at_any_width(
     assert page.evaluate("document.querySelector('#tasks :checked').value") == "ask"
 
 
-def test_buttons_without_words_on_a_phone_have_names(open_page: Callable[..., Any], scripted_server, backend):
+def test_a_phone_names_buttons_that_have_no_words_and_warns_of_wrong_answers(
+    open_page: Callable[..., Any], scripted_server, backend
+):
     page = open_page(scripted_server[1].url, **PHONE)
+    assert page.get_by_text("Answers can be wrong: check them.").is_visible()
     for name in ("Send", "New chat", "Add pictures", "Settings", "Light or dark theme"):
         assert page.get_by_role("button", name=name, exact=True).count() == 1
 
@@ -242,6 +246,13 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_but_its_files(sc
         assert httpx.get(f"{url}/web/{name}").status_code == 404
     tag = httpx.get(f"{url}/web/app.js").headers["etag"]
     assert httpx.get(f"{url}/web/app.js", headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_the_file_that_is_not_our_own_is_as_it_was_published():
+    told = (STATIC / "markdown-it.LICENSES.txt").read_text(encoding="utf-8")
+    assert sha256((STATIC / "markdown-it.umd.min.js").read_bytes()).hexdigest() in told
+    for part in ("markdown-it", "entities", "linkify-it", "mdurl", "punycode.js", "uc.micro"):
+        assert f"==== {part}-" in told
 
 
 def test_tiles_of_sizes_that_are_none_are_refused(scripted_server):
