@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vl2.cli.batch import BatchFlags
-from vl2.cli.flags import ModelFlags, OutputFlags, print_json
+from vl2.cli.flags import ModelFlags, OutputFlags, check_answer_length, print_json
 from vl2.errors import UserError
+
+if TYPE_CHECKING:
+    from vl2.batch_job.item import Item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,10 @@ class Read:
         items = [item for item in items if first <= item.about.get("page", first) <= last]
         if not items:
             raise UserError(f"there is no page {self.pages} in {', '.join(self.files)}")
-        items[0].read()  # a file that cannot be read is told before the model loads
+        self.model.check()
+        for item in items:  # what cannot be read is told before the model loads
+            _check_readable(item)
+        check_answer_length(self.model, self.generate, quiet=self.output.quiet)
         vlm = self.model.load(quiet=self.output.quiet)
         for number, item in enumerate(items):
             asked = item.read()
@@ -61,6 +67,15 @@ class Read:
                 print(f"vl2: {item.id}", file=sys.stderr)
             sample = vlm.processor.encode(asked.messages, name=item.id)
             print_stream(event.piece for event in vlm.sample_events(sample, asked.options))
+
+
+def _check_readable(item: Item) -> None:
+    """Raise UserError for a picture that cannot be opened, or a PDF file. Its pages are drawn when their turn comes."""
+    from vl2.process.image import open_image
+
+    if item.about.get("page", 1) == 1:
+        for source in item.read().images:
+            open_image(source)
 
 
 def page_range(text: str | None) -> tuple[int, int]:
