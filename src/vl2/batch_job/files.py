@@ -50,7 +50,7 @@ def file_items(
 
 
 def _files(inputs: Sequence[str], leave_out: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Yield (name, path): files of a folder by their path within it, but for those in other folders that are left out."""
+    """Yield (name, path): files of a folder by their path within it, but for those in folders that are left out."""
     for text in inputs:
         path = local_path(text)
         if path.is_dir():

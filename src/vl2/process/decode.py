@@ -133,8 +133,8 @@ def _open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.Ima
             continue
         check_size(image.size, name, options)
         return image
-    told = foreign_format(data) or f"it is not a picture in a known format (allowed: {', '.join(FORMATS)})"
-    refuse(name, damage or told)
+    unknown = f"it is not a picture in a known format (allowed: {', '.join(FORMATS)})"
+    refuse(name, foreign_format(data) or damage or unknown)
 
 
 def _check_icon(data: bytes, name: str, options: ImageOptions) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _TO_PICTURE = "convert it to JPEG or PNG first"
 
 
@@ -10,8 +10,8 @@ def foreign_format(data: bytes) -> str | None:
     """Say what a file is that is no picture in a known format, and what to do; None where it cannot be told."""
     head = data[:1024]
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if head[4:8] == b"ftyp":
-        if head[8:12] in _HEIF_BRANDS:
+    if head[4:8] == b"ftyp" and not {b"avif", b"avis"} & _brands(head):
+        if _HEIF_BRANDS & _brands(head):
             return f"it is a HEIC (HEIF) photo, which is not read: {_TO_PICTURE}"
         return "it is a video: save a frame as JPEG or PNG first"
     if b"%PDF-" in head:  # a PDF file may begin with other bytes
@@ -31,3 +31,9 @@ def foreign_format(data: bytes) -> str | None:
     if text.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS in place of the picture: `git lfs pull` gets the picture itself"
     return None
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """Return the brands that an ISO media file names: its own, and those that it is compatible with."""
+    length = min(int.from_bytes(head[:4], "big"), len(head))
+    return {head[8:12], *(head[at : at + 4] for at in range(16, length - 3, 4))}
