@@ -42,10 +42,10 @@ class Batch:
     Markdown, and the lines lie beside it.
 
     Examples:
-      vl2 batch scans/ -o scans.jsonl --read
-      vl2 batch report.pdf annex.pdf -o report.md --read
-      vl2 batch photos/ -o mugs.jsonl --locate "the red mug" --draw drawn/ --coco mugs.json
-      vl2 batch requests.jsonl -o answers.jsonl --model ./deepseek-vl2-tiny
+      vl2 batch examples/word.png examples/line.png -o text.md --read
+      vl2 batch scans/ -o scans.jsonl --read --model tiny
+      vl2 batch photos/ -o mugs.jsonl --locate "the red mug" --draw drawn/ --coco mugs.json --model tiny
+      vl2 batch requests.jsonl -o answers.jsonl --model tiny
     """
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]

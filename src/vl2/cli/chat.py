@@ -47,8 +47,8 @@ class Chat:
     """Talk with the model; questions may carry images.
 
     Examples:
-      vl2 chat
-      vl2 chat -i page.png --model ./deepseek-vl2-tiny --temperature 0.4
+      vl2 chat -i examples/scene.png
+      vl2 chat -i page.png --model tiny --temperature 0.4
     """
 
     images: Images = ()

@@ -21,8 +21,8 @@ class Inspect:
     """Show how an image is cut into tiles, or how large a checkpoint is. Loads no weights.
 
     Examples:
-      vl2 inspect photo.jpg --draw tiles.png
-      vl2 inspect ./deepseek-vl2-tiny
+      vl2 inspect examples/scene.png --draw tiles.png
+      vl2 inspect nano
       vl2 inspect small --memory 12GB --context 2048
       vl2 inspect base --json
     """

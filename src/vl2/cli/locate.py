@@ -31,9 +31,9 @@ class Locate:
     Instead of a description, an object in another image can say what to find: --like and --box.
 
     Examples:
-      vl2 locate "the red mug" -i desk.jpg
-      vl2 locate "the submit button" -i screen.png --json --draw boxes.png
-      vl2 locate -i shelf.jpg --like mug.jpg --box 40,25,180,210
+      vl2 locate "green house" -i examples/scene.png --draw boxes.png
+      vl2 locate "the submit button" -i screen.png --json --model tiny
+      vl2 locate -i shelf.jpg --like mug.jpg --box 40,25,180,210 --model tiny
     """
 
     query: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="QUERY", help_behavior_hint="")] = ""

@@ -65,12 +65,13 @@ READERS: Mapping[str, Callable[[Sequence[str]], Command]] = {"train": Train.read
 DESCRIPTION = """DeepSeek-VL2: ask about images, documents and screens, and locate things in them.
 
 Examples:
-  vl2 ask "What is the total?" -i receipt.png
-  vl2 locate "the red mug" -i desk.jpg --draw boxes.png
-  vl2 chat --model deepseek-ai/deepseek-vl2-tiny
-  vl2 inspect photo.jpg
+  vl2 ask "What value does the chart show for Oslo?" -i examples/bars.png
+  vl2 locate "green house" -i examples/scene.png --draw boxes.png
+  vl2 chat --model tiny
+  vl2 inspect examples/scene.png
 
-`vl2 COMMAND --help` says more."""
+The built-in model answers short questions about simple pictures, such as those in examples/; --model tiny, small or
+base downloads a released one. `vl2 COMMAND --help` says more."""
 
 
 def parse(arguments: Sequence[str]) -> Command:

@@ -21,9 +21,9 @@ class Read:
     """Print the text of images and PDF files, page by page.
 
     Examples:
-      vl2 read letter.png
-      vl2 read report.pdf --pages 2-5 > report.txt
-      vl2 read scan1.png scan2.png --json
+      vl2 read examples/word.png
+      vl2 read examples/word.png examples/line.png --json
+      vl2 read report.pdf --pages 2-5 --model tiny > report.txt
     """
 
     files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
