@@ -21,8 +21,8 @@ class Inspect:
     """Show how an image is cut into tiles, or how large a checkpoint is. Loads no weights.
 
     Examples:
-      vl2 inspect photo.jpg --draw tiles.png
-      vl2 inspect ./deepseek-vl2-tiny
+      vl2 inspect examples/scene.png --draw tiles.png
+      vl2 inspect nano
       vl2 inspect small --memory 12GB --context 2048
       vl2 inspect base --json
     """
@@ -48,7 +48,7 @@ class Inspect:
         if is_url(self.target):
             return False
         path = local_path(self.target)
-        if self.target in PRESETS or path.is_dir():
+        if self._is_size() or path.is_dir():
             return True
         # "photos/cat.jpg" has the form of a hub id, but a mistyped path must not be looked up there.
         if path.exists() or path.suffix.lower() in PICTURES:
@@ -56,6 +56,10 @@ class Inspect:
         from vl2.weights.locate import HUB_ID
 
         return HUB_ID.fullmatch(self.target) is not None
+
+    def _is_size(self) -> bool:
+        """Tell whether a size is meant: as where a model is asked for, a folder comes before a released size."""
+        return self.target in PRESETS and (self.target == "nano" or not local_path(self.target).is_dir())
 
     def _inspect_image(self) -> None:
         from vl2.cli.answer import check_drawable, save_drawing
@@ -93,7 +97,7 @@ class Inspect:
         source = self.model
         if replace(source, revision=None, offline=False) != CheckpointFlags():
             raise UserError("--model, --tiling and --max-tiles are for images, and this is a checkpoint")
-        if self.target in PRESETS:
+        if self._is_size():
             if source.revision is not None:
                 raise UserError(f"--revision is for hub ids, and {self.target} is built in")
             config, record = preset(self.target), None

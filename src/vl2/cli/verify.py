@@ -51,13 +51,13 @@ class Verify:
     def run(self) -> None:
         from vl2.infer.open_model import check_weights, memory_bytes
         from vl2.infer.vlm import choose_device
-        from vl2.weights.locate import RELEASED
+        from vl2.weights.locate import hub_id
 
         memory_bytes(self.memory, choose_device(self.device))
         check_weights(self.weights)
         pictures = self._pictures_folder()
         self._check_out()
-        target = self.model if local_path(self.model).is_dir() else RELEASED.get(self.model, self.model)
+        target = hub_id(self.model)
         folder = locate(
             target,
             revision=self.revision,

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from vl2.errors import UserError
+from vl2.process.foreign import foreign_format
 
 # Pictures only. Pillow also opens formats that start a program (EPS), are containers or have no signature.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
@@ -132,7 +133,8 @@ def _open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.Ima
             continue
         check_size(image.size, name, options)
         return image
-    refuse(name, damage or f"it is not a picture in a known format (allowed: {', '.join(FORMATS)})")
+    unknown = f"it is not a picture in a known format (allowed: {', '.join(FORMATS)})"
+    refuse(name, foreign_format(data) or damage or unknown)
 
 
 def _check_icon(data: bytes, name: str, options: ImageOptions) -> None:

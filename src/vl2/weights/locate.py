@@ -27,10 +27,15 @@ def built_in_folder() -> Path:
     return Path(str(resources.files("vl2") / "nano"))
 
 
+def hub_id(name: str) -> str:
+    """Return the hub id that a released size stands for; any other name, and that of a folder, as it is."""
+    return name if local_path(name).is_dir() else RELEASED.get(name, name)
+
+
 def locate_checkpoint(
     name: str | Path, *, revision: str | None = None, offline: bool = False, needs_weights: bool = True
 ) -> Path:
-    """Return the folder of a checkpoint, downloading it from the hub if the name is an id like "org/model".
+    """Return the folder of a checkpoint, downloading it if the name is a released size or a hub id like "org/model".
 
     Without `needs_weights` only its JSON files are downloaded: what it is, and how it reads pictures and text.
 
@@ -47,11 +52,16 @@ def locate_checkpoint(
         return folder
     if folder.exists():
         raise UserError(f"{text} is a file: give the folder that holds config.json")
-    if not HUB_ID.fullmatch(text):
-        raise UserError(f'no folder {text}: give "{BUILT_IN}", a checkpoint folder, or a hub id like org/model')
-    folder = _download(text, revision, offline, [SETTINGS])
+    repo_id = hub_id(text)
+    if not HUB_ID.fullmatch(repo_id):
+        sizes = ", ".join(RELEASED)
+        raise UserError(
+            f'no folder {text}: give "{BUILT_IN}" (built in), a released size ({sizes}), a checkpoint folder, or a hub '
+            "id like org/model"
+        )
+    folder = _download(repo_id, revision, offline, [SETTINGS])
     _check_model(folder)
-    return _download(text, revision, offline, [SETTINGS, WEIGHTS]) if needs_weights else folder
+    return _download(repo_id, revision, offline, [SETTINGS, WEIGHTS]) if needs_weights else folder
 
 
 def _check_model(folder: Path) -> None:
