@@ -20,7 +20,6 @@ from ..reference import CHECKPOINTS
 from ..weights.test_hub import WEIGHTS, environment
 from ..weights.test_hub import hub as hub
 
-
 HANGS_S = 240.0  # a whole run in a process of its own, on a busy machine
 
 
