@@ -143,9 +143,8 @@ class Task:
     has_whole: bool = False  # a part of the data is kept for training, and `Where.whole` asks it too
     is_mean: bool = False  # the headline is the mean score, whatever else the metric gives
     keeps_clusters: bool = False  # an item counts only together with the others of its cluster
-    merge: Callable[[Sequence[Result]], list[Result]] | None = (
-        None  # to a result per question, whose mean is the figure
-    )
+    # Makes a result per question of those of its items; the headline is their mean.
+    merge: Callable[[Sequence[Result]], list[Result]] | None = None
 
     @property
     def is_drawn(self) -> bool:
