@@ -36,6 +36,7 @@ NESTED = {
     "fences": "```\n" * DEEP,
     "one table": "|" * DEEP + "\n" + "|-" * DEEP + "|\n",
     "tables": "a|b\n-|-\n1|2\n\n" * (DEEP // 10),
+    "tables of missing cells": ("|a" * 500 + "|\n" + "|-" * 500 + "|\n" + "|\n" * 130 + "\n") * 40,
     "tables in quotes": "> " * DEEP + "|a|b|\n" + "> " * DEEP + "|-|-|",
     "grounding tags": "<|ref|>" * DEEP + "a" + "<|/ref|>" * DEEP,
     "box tags": "<|det|>" * DEEP + "[[1, 2, 3, 4]]",
