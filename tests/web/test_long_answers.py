@@ -33,7 +33,7 @@ NESTED = {
     "pictures": "![" * DEEP + "a" + "](https://example.org)" * DEEP,
     "backticks": "`" * DEEP + "a",
     "backticks of all lengths": " ".join("`" * count for count in range(300)),
-    "fences": "```\n" * DEEP,
+    "fences": "```\n" * (DEEP // 2),
     "one table": "|" * DEEP + "\n" + "|-" * DEEP + "|\n",
     "tables": "a|b\n-|-\n1|2\n\n" * (DEEP // 10),
     "tables of missing cells": ("|a" * 500 + "|\n" + "|-" * 500 + "|\n" + "|\n" * 130 + "\n") * 40,
