@@ -14,6 +14,11 @@ const parser = globalThis.markdownit({ html: false, breaks: true });
 // stands, changes links before it: without it, what follows a block never changes the block.
 parser.disable(["code", "reference"]);
 parser.validateLink = (url) => /^https?:\/\//i.test(url);
+const [readTable] = parser.block.ruler.getRules(""); // the first of them is that of tables
+parser.block.ruler.at("table", (state, start, end, silent) => {
+  if (!readTable(state, start, end, true) || isMostlyMissing(state, start, end)) return false;
+  return silent || readTable(state, start, end, false);
+}, { alt: ["paragraph"] });
 parser.block.ruler.before("table", "too_deep", (state, start, end, silent) => {
   if (silent || state.level < MAX_LEVEL) return false;
   state.push("paragraph_open", "p", 1).map = [start, end];
@@ -117,6 +122,15 @@ export class MarkdownView {
     const pre = make("pre", { tabIndex: 0 }, make("code", { textContent: text }));
     return make("div", { className: "code" }, make("div", { className: "code-head" }, name, button), pre);
   }
+}
+
+/** Whether a table would get many more cells than are written: a row may leave out cells, and two characters be a row. */
+function isMostlyMissing({ src, bMarks, eMarks }, start, end) {
+  const cells = (line) => src.slice(bMarks[line], eMarks[line]).split("|").length;
+  let line = start + 2; // after the head and the line below it
+  let written = 0;
+  for (; line < end && src.slice(bMarks[line], eMarks[line]).trim(); line += 1) written += cells(line);
+  return (line - start) * cells(start) > 2 * (written + cells(start)) + 50;
 }
 
 /** Return the place among the tokens, and the line, of the last block whose first line has come whole. */
