@@ -23,6 +23,8 @@ from vl2.weights import in_place, large_pages, load_model, save_model
 from vl2.weights.large_pages import LARGE_PAGE, lies_in_large_pages, mapped_large
 from vl2.weights.load import SINGLE
 from vl2.weights.mapped_file import MAPPINGS, MappedFile
+from vl2.weights.safetensors_file import read_header
+from vl2.weights.safetensors_writer import SafetensorsWriter
 
 WIDTHS = {"intermediate_size": 96, "moe_intermediate_size": 32}  # whole lines, as tile registers want them
 HEAD = "language.lm_head.weight"
@@ -34,10 +36,19 @@ def pages_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_place, "LEAST_BYTES", 0)
 
 
+def write_aligned(tensors: dict[str, Tensor], path: Path) -> None:
+    with SafetensorsWriter(path, tensors) as file:
+        for name, tensor in tensors.items():
+            file.write(name, tensor)
+
+
 @pytest.fixture(params=[torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    save_model(small_model("tiny", **WIDTHS).to(request.param), tmp_path / "checkpoint")
-    return tmp_path / "checkpoint"
+    folder = tmp_path / "checkpoint"
+    save_model(small_model("tiny", **WIDTHS).to(request.param), folder)
+    write_aligned(load_file(folder / SINGLE), tmp_path / "aligned")
+    (tmp_path / "aligned").replace(folder / SINGLE)
+    return folder
 
 
 def opened(folder: Path, *, only_answers: bool = True) -> VL2:
@@ -103,8 +114,8 @@ def test_projections_that_do_not_follow_each_other_are_copied_and_reported(apart
     moved = [
         n for n in tensors if n.endswith("up_proj.weight") and (".experts.2." if apart == "one" else ".expert") in n
     ]
-    save_file({name: tensors.pop(name) for name in moved}, folder / "model-00001-of-00002.safetensors")
-    save_file(tensors, folder / "model-00002-of-00002.safetensors")
+    write_aligned({name: tensors.pop(name) for name in moved}, folder / "model-00001-of-00002.safetensors")
+    write_aligned(tensors, folder / "model-00002-of-00002.safetensors")
     file.unlink()
     seen: list[tuple[int, int]] = []
     model = load_model(folder, only_answers=True, progress=lambda *counts: seen.append(counts))
@@ -113,6 +124,19 @@ def test_projections_that_do_not_follow_each_other_are_copied_and_reported(apart
     assert_same(model, expected)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1][0] == seen[-1][1] == sum(t.nbytes for t in expected.state_dict().values())
+
+
+def test_float32_matrices_that_begin_within_a_line_are_copied(folder: Path) -> None:
+    """Products of one row by MKL depend on it. The header of such a file may have any length that 8 divides."""
+    tensors, expected = load_file(folder / SINGLE), opened(folder, only_answers=False)
+    (folder / SINGLE).unlink()
+    for length in range(64):
+        save_file(tensors, folder / SINGLE, metadata={"filled": "-" * length})
+        if any(stored.offset % 64 for name, stored in read_header(folder / SINGLE).items() if ".experts." in name):
+            break
+    model = opened(folder)
+    assert {type(e) for e in experts_of(model)} == {Experts if model.dtype == torch.float32 else FileExperts}
+    assert_same(model, expected)
 
 
 def test_weights_that_are_wanted_otherwise_or_lie_in_small_pages_are_copied(
