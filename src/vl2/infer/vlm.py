@@ -57,6 +57,9 @@ class OptionFields(TypedDict, total=False):
     top_k: int
     min_p: float
     repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[int, float]
     no_repeat_ngram_size: int
     stop: Sequence[str]
     seed: int | None

@@ -77,6 +77,9 @@ class Tokenizer:
     def __len__(self) -> int:
         return self._raw.get_vocab_size(with_added_tokens=True)
 
+    def __contains__(self, token_id: int) -> bool:
+        return 0 <= token_id < 1 << 32 and self._raw.id_to_token(token_id) is not None
+
     @property
     def num_ids(self) -> int:
         """One more than the largest id; ids may have gaps."""

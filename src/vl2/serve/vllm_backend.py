@@ -21,7 +21,7 @@ from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint_json import JsonSchema
 from vl2.infer.engine.engine import EngineFull, EngineStopped
 from vl2.infer.engine.task import Logprobs, Output
-from vl2.infer.generate import FinishReason
+from vl2.infer.generate import ContextExceeded, FinishReason, check_bias
 from vl2.infer.repetition import ends_in_loop
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
@@ -98,7 +98,8 @@ class VllmBackend:
             raise EngineFull(f"{self._num_under_way} requests are under way already: try again later")
         for ask in asks:
             if len(ask.sample) >= self.max_context:
-                raise UserError(f"the prompt has {len(ask.sample)} tokens, the context is {self.max_context}")
+                raise ContextExceeded(ask.sample, self.max_context)
+            check_bias(ask.options, self.processor.tokenizer)
         return _Answers(self, asks, [self._sampling(ask) for ask in asks])
 
     def numbers(self) -> Numbers:
@@ -123,6 +124,9 @@ class VllmBackend:
             top_k=options.top_k or -1,
             min_p=options.min_p,
             repetition_penalty=options.repetition_penalty,
+            frequency_penalty=options.frequency_penalty,
+            presence_penalty=options.presence_penalty,
+            logit_bias=dict(options.logit_bias) or None,
             seed=options.seed,
             logprobs=ask.num_logprobs,
             stop_token_ids=[self.processor.tokenizer.eos_id],
