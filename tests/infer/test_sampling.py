@@ -97,9 +97,7 @@ def test_penalties_and_bias_are_those_of_openais_formula(logits, generated, freq
     torch.testing.assert_close(made, torch.tensor(expected), atol=1e-4, rtol=1e-5)
 
     options = GenerateOptions(frequency_penalty=frequency, presence_penalty=presence, logit_bias=bias)
-    chosen = choose_token(
-        torch.tensor(logits), options, seen_ids={0}, new_ids=generated, generator=torch.Generator()
-    )
+    chosen = choose_token(torch.tensor(logits), options, seen_ids={0}, new_ids=generated, generator=torch.Generator())
     assert expected[chosen] >= max(expected) - 1e-3
 
 

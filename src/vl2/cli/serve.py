@@ -52,6 +52,8 @@ class Serve:
     """fetch no pictures from the web"""
     allow_private_urls: bool = False
     """fetch pictures from private addresses too: only where every client may see everything that this machine can"""
+    strict: bool = False
+    """refuse fields of requests that are unknown or without effect, in place of naming them in a header"""
     allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), tyro.conf.UseAppendAction] = ()
     """answer under this host name too, where no key is set"""
     cors_origin: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORIGIN"), tyro.conf.UseAppendAction] = ()
@@ -104,6 +106,7 @@ class Serve:
             allowed_folders=tuple(local_path(folder) for folder in self.allow_files),
             allow_urls=not self.no_urls,
             allow_private_urls=self.allow_private_urls,
+            strict=self.strict,
             cors_origins=self.cors_origin,
             allowed_hosts=self.allow_host,
             adapters=dict(map(_named_folder, self.lora)),

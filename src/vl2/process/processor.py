@@ -139,6 +139,27 @@ class Processor:
         prepared = self.prepare_images([sources])
         return self._sample(tokenize_prompt(pieces, self.tokenizer, prepared.tokens, train=train), prepared, name)
 
+    def encode_ids(self, ids: Sequence[int], images: Sequence[ImageSource] = (), *, name: str = "") -> Sample:
+        """Return the sample of a raw prompt of token ids, read as they are; each `<image>` is the next image's place.
+
+        UserError for an id that the tokenizer does not have.
+        """
+        unknown = next((token_id for token_id in ids if token_id not in self.tokenizer), None)
+        if unknown is not None:
+            raise UserError(f"there is no token {unknown}; the ids are below {self.tokenizer.num_ids}")
+        places = [place for place, token_id in enumerate(ids) if token_id == self.tokenizer.image_id]
+        if len(places) != len(images):
+            raise UserError(f"the prompt: {len(places)} <image> in the token ids, but {len(images)} images")
+        prepared = self.prepare_images([images])
+        row = TokenRow()
+        start = 0
+        for place, num_tokens in zip(places, prepared.tokens, strict=True):
+            row.add(ids[start:place], is_trained=True)
+            row.add_image(self.tokenizer.image_id, num_tokens)
+            start = place + 1
+        row.add(ids[start:], is_trained=True)
+        return self._sample(row, prepared, name)
+
     def prepare_images(self, sources: Sequence[Sequence[ImageSource]]) -> PreparedImages:
         """Open, tile and normalise the images of each message."""
         opened = [[open_image(source, self.image_options) for source in message] for message in sources]

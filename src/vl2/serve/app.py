@@ -12,10 +12,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from vl2 import __version__
 from vl2.errors import UserError
-from vl2.serve import chat, completions, image_tiles, responses, state
+from vl2.serve import chat, completions, image_tiles, responses, state, tokens
 from vl2.serve.backend import Backend
 from vl2.serve.errors import handle_error
 from vl2.serve.guard import Guard
+from vl2.serve.ignored import HEADER
 from vl2.serve.service import Service
 from vl2.serve.settings import ServerSettings
 from vl2.serve.web import page
@@ -45,7 +46,7 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
     app.state.settings = settings
     for error in (HTTPException, RequestValidationError, UserError):
         app.add_exception_handler(error, handle_error)
-    for part in (chat, responses, completions, image_tiles, state, page):
+    for part in (chat, responses, completions, tokens, image_tiles, state, page):
         app.include_router(part.router)
     app.add_middleware(Guard, service=service)
     if settings.cors_origins:
@@ -55,6 +56,6 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],  # clients send headers of their own, as OpenAI's does; the origins are the guard
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "retry-after", HEADER],
         )
     return app

@@ -1,4 +1,7 @@
-"""Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}} and a fitting status."""
+"""Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}} and a fitting status.
+
+Codes are OpenAI's where it has one for the case: clients compare them, and look for words of some messages.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from vl2.errors import UserError
 from vl2.infer.engine.engine import EngineFull, EngineStopped
+from vl2.infer.generate import ContextExceeded
 
 MAX_MESSAGE_CHARS = 500
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -50,9 +54,11 @@ def to_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineFull):
-        return ApiError(429, str(error), code="queue_full", retry_s=5)
+        return ApiError(429, str(error), code="rate_limit_exceeded", retry_s=5)
     if isinstance(error, EngineStopped):
         return ApiError(503, str(error), code="stopping", retry_s=5)
+    if isinstance(error, ContextExceeded):
+        return _context_error(error)
     if isinstance(error, UserError):
         return ApiError(400, str(error), code="invalid_request")
     if isinstance(error, RequestValidationError):
@@ -68,8 +74,54 @@ def error_response(error: Exception) -> JSONResponse:
 
 
 async def handle_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and not isinstance(error, ApiError):
+        error = _routing_error(request, error)
     request.state.error = error
     return error_response(error)
+
+
+def _routing_error(request: Request, error: HTTPException) -> HTTPException:
+    """Say which path, or which method, is not served."""
+    method, path = request.method, request.url.path[:200]
+    if error.status_code == 404:
+        return ApiError(
+            404,
+            f"Not Found: {method} {path} is not served here; /openapi.json lists what is",
+            code="unknown_url",
+        )
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        refused = ApiError(
+            405,
+            f"Method Not Allowed: {path} takes {allowed or 'another method'}, not {method}",
+            code="method_not_supported",
+        )
+        refused.headers = {"Allow": allowed} if allowed else None
+        return refused
+    return error
+
+
+def _context_error(error: ContextExceeded) -> ApiError:
+    # Begins as OpenAI's message does: clients look for these words, some to send a shorter conversation.
+    return ApiError(
+        400,
+        f"This model's maximum context length is {error.max_context} tokens. However, your prompt has "
+        f"{error.num_tokens} tokens, {error.num_visual} of them visual. Please send fewer or shorter messages, "
+        "or fewer images.",
+        code="context_length_exceeded",
+    )
+
+
+# Pydantic's kinds of errors and OpenAI's codes, for the rest "invalid_value".
+_CODES = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "string_too_short": "string_below_min_length",
+    "string_too_long": "string_above_max_length",
+    "too_short": "array_below_min_length",
+    "too_long": "array_above_max_length",
+}
+_BOUNDS = {"greater_than": "below_min_value", "less_than": "above_max_value"}
 
 
 def _validation_error(problems: Sequence[Any]) -> ApiError:
@@ -82,7 +134,15 @@ def _validation_error(problems: Sequence[Any]) -> ApiError:
         message = "unknown field"
     if first["type"] == "missing" and not place:
         message = "the request needs a JSON body"
-    return ApiError(400, f"{place}: {message}" if place else message, code="invalid_value", param=place or None)
+    return ApiError(400, f"{place}: {message}" if place else message, code=_code(first), param=place or None)
+
+
+def _code(problem: Mapping[str, Any]) -> str:
+    kind: str = problem["type"]
+    if bound := next((end for start, end in _BOUNDS.items() if kind.startswith(start)), None):
+        limit = next(iter(problem.get("ctx", {}).values()), None)
+        return f"{'decimal' if isinstance(limit, float) else 'integer'}_{bound}"
+    return _CODES.get(kind, "invalid_type" if kind.endswith("_type") else "invalid_value")
 
 
 def _place(parts: Sequence[str | int]) -> str:

@@ -25,6 +25,8 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 # Asked by probes and scrapers, which have no key, and of no use to anybody else.
 _OPEN_PATHS = ("/health", "/ready", "/metrics")
+# Work, or what is served: the page, which asks for the key itself, and the API's description are for everybody.
+_KEY_PATHS = ("/v1", "/tokenize", "/detokenize")
 
 
 class ClientGone(Exception):
@@ -96,7 +98,7 @@ class Guard:
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         # A browser asks for permission without the key.
-        if self._key is None or scope["method"] == "OPTIONS" or not scope["path"].startswith("/v1"):
+        if self._key is None or scope["method"] == "OPTIONS" or not scope["path"].startswith(_KEY_PATHS):
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         key = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
@@ -131,7 +133,9 @@ class Guard:
                 if size > most:
                     raise _too_large(most)
                 if self._bytes_in_flight > self._settings.max_in_flight_bytes:
-                    raise ApiError(429, "the server holds too many large requests", code="overloaded", retry_s=5)
+                    raise ApiError(
+                        429, "the server holds too many large requests", code="rate_limit_exceeded", retry_s=5
+                    )
                 parts.append(part)
                 if not message.get("more_body", False):
                     return b"".join(parts)

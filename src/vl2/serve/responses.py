@@ -16,19 +16,20 @@ from starlette.responses import JSONResponse, Response
 from vl2.serve.answer_text import AnswerText, usage_of
 from vl2.serve.chat import client_of
 from vl2.serve.exchange import Conversation, Event, EventStream, frame_named
-from vl2.serve.json_body import JsonRoute
+from vl2.serve.ignored import NotingRoute, note_ignored
 from vl2.serve.openapi import ERRORS
 from vl2.serve.schema.answer_format import constraint_of
 from vl2.serve.schema.responses import ResponsesRequest
 from vl2.serve.service import Service
 
-router = APIRouter(route_class=JsonRoute, tags=["responses"])
+router = APIRouter(route_class=NotingRoute, tags=["responses"])
 
 
 @router.post("/v1/responses", responses=ERRORS)
 async def create_response(body: ResponsesRequest, request: Request) -> Response:
     """Answer a conversation in the form of OpenAI's Responses. Beside its fields, the output text has `boxes`."""
     service: Service = request.app.state.service
+    note_ignored(body, request)
     adapter = service.adapter_of(body.model)
     request.state.log = {"model": body.model}
     form = body.text.format if body.text else None
@@ -109,7 +110,8 @@ def _whole(conversation: Conversation, head: Event, item_id: str) -> Event:
         "output": [_item(item_id, status, [_part(text.text, text.boxes())])],
         "usage": {
             "input_tokens": usage["prompt_tokens"],
-            "input_tokens_details": usage["prompt_tokens_details"],
+            # The client of OpenAI takes no usage without the first.
+            "input_tokens_details": {"cache_write_tokens": 0, **usage["prompt_tokens_details"]},
             "output_tokens": usage["completion_tokens"],
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": usage["total_tokens"],

@@ -99,14 +99,20 @@ class Service:
 
         return await self._in_thread(prepare)
 
-    async def prepare_text(self, text: str, sources: Sequence[str]) -> Prompt:
-        """Open the pictures of a raw prompt, one for each `<image>` in it, and write its tokens."""
+    async def prepare_prompt(self, prompt: str | Sequence[int], sources: Sequence[str]) -> Prompt:
+        """Open the pictures of a raw prompt, one for each `<image>` in it, and write its tokens.
+
+        Token ids are read as they are, without a bos of their own.
+        """
 
         def prepare() -> Prompt:
             read = self._loader.read_all(sources)
             with self._loader.room:
                 images = self._loader.decode_all(read)
-                return self._prompt(self.backend.processor.encode_prompt(text, images), images)
+                processor = self.backend.processor
+                if isinstance(prompt, str):
+                    return self._prompt(processor.encode_prompt(prompt, images), images)
+                return self._prompt(processor.encode_ids(prompt, images), images)
 
         return await self._in_thread(prepare)
 

@@ -44,6 +44,7 @@ class ServerSettings:
     allowed_folders: tuple[Path, ...] = ()  # pictures may be read from here, by path or file: URL
     allow_urls: bool = True
     allow_private_urls: bool = False
+    strict: bool = False  # refuse fields of requests that have no effect, in place of naming them
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()  # names that the Host header may have, beside those of the loopback
     adapters: Mapping[str, Path] = field(default_factory=dict)

@@ -109,7 +109,7 @@ class Scheduler:
         return bool(self._reading or self._decoding or len(self._waiting))
 
     def make_task(self, job: Job) -> Task:
-        """Return the task of a job. UserError if its prompt exceeds the context, or its adapter or an id is not known."""
+        """Return the task of a job. UserError if its prompt exceeds the context, its adapter or an id is not known."""
         if job.adapter is not None and (self._adapters is None or job.adapter not in self._adapters.names):
             raise UserError(f"there is no adapter {job.adapter!r}")
         budget = answer_budget(job.sample, job.options, self.limits)
