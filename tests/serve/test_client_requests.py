@@ -419,6 +419,16 @@ def test_errors_have_openais_codes(server: LiveServer) -> None:
     assert (
         "maximum context length is 4096 tokens. However, your prompt has 5000 tokens" in long.json()["error"]["message"]
     )
+
+    def picture(url: str) -> tuple[int, str, str]:
+        return error(server.post(CHAT, {**HELLO, "messages": [user("Look", url)]}))
+
+    assert picture("data:image/png;base64,%%%") == (400, wrong, "invalid_base64_image")
+    assert picture("data:image/png;base64,aGVsbG8gaGVsbG8=") == (400, wrong, "invalid_image_format")
+    assert picture("http://127.0.0.1/a.png") == (400, wrong, "invalid_image_url")
+    assert picture("ftp://example.org/base64.png") == (400, wrong, "invalid_image_url")
+    assert picture(example("line.png")[:400]) == (400, wrong, "invalid_image")
+
     lost = server.post("/v1/embeddings", {})
     assert error(lost) == (404, wrong, "unknown_url")
     assert "POST /v1/embeddings" in lost.json()["error"]["message"]

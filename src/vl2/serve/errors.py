@@ -60,7 +60,7 @@ def to_api_error(error: Exception) -> ApiError:
     if isinstance(error, ContextExceeded):
         return _context_error(error)
     if isinstance(error, UserError):
-        return ApiError(400, str(error), code="invalid_request")
+        return ApiError(400, str(error), code=_code_of(str(error)))
     if isinstance(error, RequestValidationError):
         return _validation_error(error.errors())
     if isinstance(error, HTTPException):
@@ -110,6 +110,26 @@ def _context_error(error: ContextExceeded) -> ApiError:
         "or fewer images.",
         code="context_length_exceeded",
     )
+
+
+# How errors of pictures begin, and words in them: OpenAI's code for each, the first that fits. By their text, since
+# that is all that a picture's error keeps on its way from where it was fetched or decoded.
+_PICTURE_CODES = (
+    ("cannot fetch ", "", "invalid_image_url"),
+    ("cannot read image ", "its base64 data is damaged", "invalid_base64_image"),
+    ("cannot read image ", "not a picture in a known format", "invalid_image_format"),
+    ("cannot read image ", "it is empty", "empty_image_file"),
+    ("cannot read image ", "pixels than the limit", "image_too_large"),
+    ("cannot read image ", "larger than the limit", "image_file_too_large"),
+    ("cannot read image ", "URLs are ", "invalid_image_url"),
+    ("cannot read image ", "it is no usable URL", "invalid_image_url"),
+    ("cannot read image ", "", "invalid_image"),
+)
+
+
+def _code_of(message: str) -> str:
+    fitting = (code for start, words, code in _PICTURE_CODES if message.startswith(start) and words in message)
+    return next(fitting, "invalid_request")
 
 
 # Pydantic's kinds of errors and OpenAI's codes, for the rest "invalid_value".

@@ -30,7 +30,7 @@ def note_ignored(body: BaseModel, request: Request) -> None:
     """Keep the names of ignored fields for the header. ApiError where the server is strict."""
     found = dict.fromkeys(itertools.islice(ignored_fields(body), 1000 * MAX_NAMED))
     names = [_UNSAFE.sub("?", name)[:MAX_NAME_CHARS] for name in itertools.islice(found, MAX_NAMED)]
-    if names and request.app.state.settings.strict:
+    if names and request.app.state.service.settings.strict:
         raise ApiError(
             400,
             f"{names[0]}: unknown field, or one without effect here; a server without --strict ignores it",
