@@ -443,10 +443,9 @@ TYPES = ["text", "image", "image_url", "input_image", "refusal", "thinking", "me
 WORDS = ["", "auto", "none", "user", "tool", *TYPES]
 KEYS = ["type", "role", "content", "text", "name", "function", "arguments", "url", "image", "id", "image_url", "source",
         "data", "media_type", "output", "call_id", "json_schema", "schema", "mode"]  # fmt: skip
-values = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-3, 3) | st.sampled_from(WORDS),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
-    max_leaves=6,
+leaves = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-3, 3) | st.sampled_from(WORDS)
+values: st.SearchStrategy[Any] = st.deferred(
+    lambda: leaves | st.lists(values, max_size=2) | st.dictionaries(st.sampled_from(KEYS), values, max_size=3)
 )
 typed = st.tuples(st.sampled_from(TYPES), st.dictionaries(st.sampled_from(KEYS), values, max_size=4)).map(
     lambda both: {**both[1], "type": both[0]}
