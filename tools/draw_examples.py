@@ -4,20 +4,22 @@
 
 Sizes are (width, height) in pixels. The font is the one inside Pillow, but for the line of Chinese, which is drawn only
 where a font for it is given: the one in examples/ is WenQuanYi Micro Hei. The five small pictures are for the built-in
-model, whose tiles have 168 px.
+model, whose tiles have 168 px. `questions()` and `boxes()` say what the pictures show, from the values that are drawn.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from vl2.data.construct.fonts import BUILT_IN
 from vl2.data.construct.primer.bars import Bars, draw_bars
-from vl2.data.construct.scene import compose
+from vl2.data.construct.scene import Composed, compose
 from vl2.data.construct.sprites import built_in_kinds
 
 INK = (38, 38, 46)
@@ -30,6 +32,17 @@ ITEMS = (
     (1, "LEMON CAKE", "4.50"),
     (1, "ORANGE JUICE", "3.90"),
 )
+BILL = (("Green Tea", "3.20"), ("Croissant", "2.90"), ("Yoghurt", "1.85"))
+BARS = Bars(title="Visitors", names=("Lisbon", "Oslo", "Leeds", "Cairo"), values=("62", "35", "48", "81"))
+SCENE = ("red heart", "blue star", "blue star", "green house", "red heart", "blue star")
+WORD = "Station"
+LINE = "今天天气很好"
+
+BoxPx = tuple[float, float, float, float]
+SQUARE: BoxPx = (44, 50, 154, 160)
+CIRCLE: BoxPx = (190, 46, 308, 164)
+TRIANGLE = ((406, 42), (340, 164), (472, 164))
+PENTAGON = (562, 110, 62)  # centre and radius
 
 
 def write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, anchor: str = "la") -> None:
@@ -95,10 +108,10 @@ def shapes() -> Image.Image:
     """Draw four shapes above three mugs, 640 x 480."""
     image = Image.new("RGB", (640, 480), (246, 244, 238))
     draw = ImageDraw.Draw(image)
-    draw.rectangle((44, 50, 154, 160), fill=(240, 190, 40))
-    draw.ellipse((190, 46, 308, 164), fill=(45, 110, 200))
-    draw.polygon([(406, 42), (340, 164), (472, 164)], fill=(40, 150, 90))
-    draw.regular_polygon((562, 110, 62), 5, fill=(130, 80, 170))
+    draw.rectangle(SQUARE, fill=(240, 190, 40))
+    draw.ellipse(CIRCLE, fill=(45, 110, 200))
+    draw.polygon(TRIANGLE, fill=(40, 150, 90))
+    draw.regular_polygon(PENTAGON, 5, fill=(130, 80, 170))
     for centre, name in ((99, "SQUARE"), (249, "CIRCLE"), (406, "TRIANGLE"), (562, "PENTAGON")):
         write(draw, (centre, 178), name, 22, "ma")
     draw.line((30, 232, 610, 232), fill=FAINT, width=2)
@@ -107,38 +120,41 @@ def shapes() -> Image.Image:
     return image
 
 
+def bill_total() -> str:
+    return f"{sum(round(float(price) * 100) for _, price in BILL) / 100:.2f}"
+
+
 def bill() -> Image.Image:
     """Draw a small receipt, 200 x 164."""
     image = Image.new("RGB", (200, 164), (250, 249, 245))
     draw = ImageDraw.Draw(image)
     write(draw, (100, 8), "Harbour Coffee", 18, "ma")
     write(draw, (100, 32), "14/03/2026", 18, "ma")
-    for n, (name, price) in enumerate((("Green Tea", "3.20"), ("Croissant", "2.90"), ("Yoghurt", "1.85"))):
+    for n, (name, price) in enumerate(BILL):
         write(draw, (12, 58 + 24 * n), name, 18)
         write(draw, (188, 58 + 24 * n), price, 18, "ra")
     draw.line((12, 131, 188, 131), fill=INK)
     write(draw, (12, 134), "TOTAL", 18)
-    write(draw, (188, 134), "7.95", 18, "ra")
+    write(draw, (188, 134), bill_total(), 18, "ra")
     return image
 
 
 def bars() -> Image.Image:
     """Draw a bar chart of four cities with printed values."""
-    chart = Bars(title="Visitors", names=("Lisbon", "Oslo", "Leeds", "Cairo"), values=("62", "35", "48", "81"))
-    return draw_bars(chart, BUILT_IN, random.Random(3))
+    image, _ = draw_bars(BARS, BUILT_IN, random.Random(3))
+    return image
 
 
-def scene() -> Image.Image:
+def scene() -> Composed:
     """Lay three stars, two hearts and a house on a plain ground, 168 x 168."""
     named = {kind.full_name("en"): kind for kind in built_in_kinds()}
-    wanted = ["red heart", "blue star", "blue star", "green house", "red heart", "blue star"]
-    return compose([named[name] for name in wanted], (168, 168), random.Random(8)).image
+    return compose([named[name] for name in SCENE], (168, 168), random.Random(8))
 
 
 def word() -> Image.Image:
     """Write one English word on a strip, 150 x 56."""
     image = Image.new("RGB", (150, 56), (252, 250, 244))
-    write(ImageDraw.Draw(image), (75, 28), "Station", 30, "mm")
+    write(ImageDraw.Draw(image), (75, 28), WORD, 30, "mm")
     return image
 
 
@@ -146,8 +162,40 @@ def line(font: str) -> Image.Image:
     """Draw one line of Chinese, 230 x 60."""
     image = Image.new("RGB", (230, 60), (252, 250, 244))
     face = ImageFont.truetype(font, 32, layout_engine=ImageFont.Layout.BASIC)
-    ImageDraw.Draw(image).text((115, 30), "今天天气很好", INK, face, "mm")
+    ImageDraw.Draw(image).text((115, 30), LINE, INK, face, "mm")
     return image
+
+
+def questions() -> Iterator[tuple[str, str, str]]:
+    """Yield (picture, question, right answer) from what is drawn."""
+    yield "bill", "What is the total amount?", bill_total()
+    for name, value in zip(BARS.names, BARS.values, strict=True):
+        yield "bars", f"What value does the chart show for {name}?", value
+    for name in dict.fromkeys(SCENE):
+        yield "scene", f"How many {name}s are there?", str(SCENE.count(name))
+        yield "scene", f"Is there a {name}?", "Yes."
+    yield "scene", "Is there a yellow circle?", "No."
+    for question in ("What does the image say?", "图片上写着什么？"):
+        yield "word", question, WORD
+        yield "line", question, LINE
+
+
+def boxes() -> Iterator[tuple[str, str, list[BoxPx]]]:
+    """Yield (picture, what is looked for, its boxes in pixels, left to right) from what is drawn."""
+    composed = scene()
+    for name in dict.fromkeys(SCENE):
+        yield "scene", name, [tuple(map(float, box)) for box in composed.boxes("en", name)]
+    x, y, radius = PENTAGON
+    corners = [(x + radius * math.sin(n * math.tau / 5), y - radius * math.cos(n * math.tau / 5)) for n in range(5)]
+    yield "shapes", "yellow square", [SQUARE]
+    yield "shapes", "blue circle", [CIRCLE]
+    yield "shapes", "green triangle", [_around(TRIANGLE)]
+    yield "shapes", "purple pentagon", [_around(corners)]
+
+
+def _around(points: Sequence[tuple[float, float]]) -> BoxPx:
+    xs, ys = zip(*points, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def main() -> None:
@@ -162,7 +210,7 @@ def main() -> None:
         "shapes": shapes(),
         "bill": bill(),
         "bars": bars(),
-        "scene": scene(),
+        "scene": scene().image,
         "word": word(),
     }
     if args.chinese_font:
