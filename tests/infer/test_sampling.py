@@ -116,7 +116,9 @@ def test_a_temperature_beyond_every_float32_makes_all_ids_equal() -> None:
 
 
 @pytest.mark.parametrize(("penalty", "order"), [(1e308, [2, 0, 3, 1]), (1e-308, [0, 2, 3, 1])])
-def test_an_extreme_penalty_divides_and_multiplies_within_what_a_float32_holds(penalty: float, order: list[int]) -> None:
+def test_an_extreme_penalty_divides_and_multiplies_within_what_a_float32_holds(
+    penalty: float, order: list[int]
+) -> None:
     changed = penalize_repetition(torch.tensor([1.0, -3.0, 2.0, -1.0]), {0, 1} if penalty > 1 else {0}, penalty)
     assert changed.isfinite().all()
     assert changed.argsort(descending=True, stable=True).tolist() == order

@@ -213,6 +213,11 @@ class Tokenizer:
         """The most characters that begin in one token."""
         return max(sum(byte & 0xC0 != 0x80 for byte in token) for token in self._tokens)
 
+    @cached_property
+    def max_token_bytes(self) -> int:
+        """The length of the longest token."""
+        return max(map(len, self._tokens))
+
     @property
     def _tokens(self) -> list[bytes]:
         return [token for id in range(self.num_ids) if (token := self.token_bytes(id, skip_special=False))]

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from vl2.errors import UserError
 from vl2.infer.engine.engine import EngineFull, EngineStopped
+from vl2.process.tokenizer import TextTooLong
 
 MAX_MESSAGE_CHARS = 500
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -53,6 +54,8 @@ def to_api_error(error: Exception) -> ApiError:
         return ApiError(429, str(error), code="queue_full", retry_s=5)
     if isinstance(error, EngineStopped):
         return ApiError(503, str(error), code="stopping", retry_s=5)
+    if isinstance(error, TextTooLong):
+        return ApiError(400, str(error), code="context_length_exceeded")
     if isinstance(error, UserError):
         return ApiError(400, str(error), code="invalid_request")
     if isinstance(error, RequestValidationError):

@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from vl2.serve.schema.answer_format import ChatFormat
-from vl2.serve.schema.base import Count, Sampling, Stop, StreamOptions, Strict, TextOnly, Unsupported
+from vl2.serve.schema.base import (
+    Count,
+    Metadata,
+    Sampling,
+    ShortText,
+    Stop,
+    StreamOptions,
+    Strict,
+    TextOnly,
+    Unsupported,
+)
 
 Text = Annotated[str, Field(max_length=4_000_000)]
 Source = Annotated[str, Field(min_length=1)]
@@ -37,7 +47,7 @@ class ChatMessage(Strict):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[Part] | None = None
-    name: str | None = None
+    name: ShortText | None = None
     refusal: str | None = None
     annotations: list[Any] | None = None
     boxes: list[Any] | None = None
@@ -74,11 +84,11 @@ class ChatRequest(Sampling):
     # Beside OpenAI's: `<|det|>` lists that cannot be malformed.
     well_formed_boxes: bool | None = False
     # Taken and without effect here: they are about billing, caches and stores elsewhere.
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    service_tier: ShortText | None = None
+    safety_identifier: ShortText | None = None
+    prompt_cache_key: ShortText | None = None
     parallel_tool_calls: bool | None = None
     modalities: TextOnly
     audio: Unsupported

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from vl2.serve.schema.answer_format import ResponsesFormat
-from vl2.serve.schema.base import Count, Sampling, StreamOptions, Strict, Unsupported
+from vl2.serve.schema.base import Count, Metadata, Sampling, ShortText, StreamOptions, Strict, Unsupported
 from vl2.serve.schema.chat import Source, Text
 
 
@@ -41,9 +41,9 @@ class InputMessage(Strict):
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[InputPart]
-    id: str | None = None
-    status: str | None = None
-    phase: str | None = None
+    id: ShortText | None = None
+    status: ShortText | None = None
+    phase: ShortText | None = None
 
     def to_turn(self) -> Mapping[str, Any]:
         role = "system" if self.role == "developer" else self.role
@@ -72,11 +72,11 @@ class ResponsesRequest(Sampling):
     # Beside OpenAI's.
     well_formed_boxes: bool | None = False
     # Taken and without effect here.
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    service_tier: ShortText | None = None
+    safety_identifier: ShortText | None = None
+    prompt_cache_key: ShortText | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["disabled"] | None = None
     background: Literal[False] | None = None
