@@ -27,9 +27,9 @@ _REFUSED_IPV4 = (
     "224.0.0.0/4",  # multicast
     "240.0.0.0/4",  # reserved, and broadcast
 )
-# Unicast addresses are given out from here alone: loopback, private (fc00::/7, with fd00:ec2::254, Amazon's metadata, and
-# fd20:ce::254, Google's), link-local, site-local (fec0::/10), multicast, segment routing (5f00::/16), discard (100::/64),
-# local NAT64 (64:ff9b:1::/48) and deprecated forms of IPv4 lie outside.
+# Unicast addresses are given out from here alone. Outside lie loopback, private (fc00::/7, with fd00:ec2::254, Amazon's
+# metadata, and fd20:ce::254, Google's), link-local, site-local (fec0::/10), multicast, segment routing (5f00::/16),
+# discard (100::/64), local NAT64 (64:ff9b:1::/48) and deprecated forms of IPv4.
 _GLOBAL_IPV6 = "2000::/3"
 _REFUSED_IPV6 = (
     "2001::/23",  # IETF protocol assignments: Teredo, benchmarking, ORCHID

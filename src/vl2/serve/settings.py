@@ -48,7 +48,7 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = ()  # names that the Host header may have, beside those of the loopback
     adapters: Mapping[str, Path] = field(default_factory=dict)
     drain_s: float = 30.0  # how long accepted requests may go on after SIGTERM
-    max_in_flight_bytes: int = 512 << 20  # of all request bodies at once
+    max_in_flight_bytes: int = 256 << 20  # of all request bodies at once
     max_prepared: int = 64  # requests whose pictures are in memory at once
     max_waiting: int = 256  # requests that wait to be among these
     limits: RequestLimits = field(default_factory=RequestLimits)
