@@ -174,7 +174,8 @@ class Guard:
             for other in self._arriving:
                 sizes[other.client] += other.size
             client = max(sizes, key=sizes.__getitem__)
-            oldest = next(other for other in self._arriving if other.client == client and not other.is_dropped)
+            others = (other for other in self._arriving if other.client == client and not other.is_dropped)
+            oldest = next(others, arriving)
             is_young = time.monotonic() - oldest.began_at < OLD_BODY_S
             if oldest is arriving or (client == arriving.client and is_young):
                 raise _overloaded()

@@ -38,7 +38,7 @@ class BodyParser:
     """Parses bodies beside the event loop, a few at once."""
 
     def __init__(self, *, max_depth: int, max_json_bytes: int, max_context: int) -> None:
-        """`max_json_bytes` bounds a body without its data URLs. It must leave room for every text that fits the context."""
+        """`max_json_bytes` bounds a body without its data URLs, and must leave room for all text that fits the context."""
         self._max_depth, self._max_json_bytes, self._max_context = max_depth, max_json_bytes, max_context
         self._threads = ThreadPoolExecutor(MAX_PARSED, thread_name_prefix="vl2-parse")
 
