@@ -61,7 +61,8 @@ ATTACKS = [
             path="/v1/responses"),
     _attack("a percent-encoded data URL of 57 MB", lambda: _image("data:," + "%41" * 19 * MB), count=4),
     _attack("percent-encoded base64 of 57 MB", lambda: _image("data:;base64," + "%41" * 19 * MB), count=2),
-    _attack("base64 of 57 MB with a blank after each letter", lambda: _image("data:;base64," + "A " * 28 * MB), count=4),
+    _attack("base64 of 57 MB with a blank after each digit", 
+            lambda: _image("data:;base64," + "A " * 28 * MB), count=4),
     _attack("a text of 57 MB that begins like a data URL", lambda: _chat(user("data:," + "x" * 57 * MB)), count=2),
     _attack("an http URL of 50 MB", lambda: _image("http://example.com/" + "a" * 50 * MB), count=2),
     _attack("a path of 400,000 parts", lambda: _image("a/" * 400_000), count=16),
@@ -173,7 +174,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def _url_of(log: Path, running: subprocess.Popen[bytes]) -> str:
     deadline = time.monotonic() + 120
     while '"ready"' not in (text := log.read_text()):
-        assert running.poll() is None and time.monotonic() < deadline, text
+        assert running.poll() is None, text
+        assert time.monotonic() < deadline, text
         time.sleep(0.1)
     return str(json.loads(text.splitlines()[0])["url"])
 

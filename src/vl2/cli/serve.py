@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Serve:
     """Serve the model to OpenAI clients, with boxes beside the text: /v1/chat/completions, /v1/responses and more.
 
-    It listens on 127.0.0.1 unless told otherwise; under an address that other machines can reach it needs a key, which is
-    read from VL2_API_KEY, or given by --api-key, where other users of this machine can see it. SIGTERM or Ctrl-C lets accepted requests finish. docs/serving.md says the rest.
+    It listens on 127.0.0.1 unless told otherwise. Where other machines can reach it, it needs a key, which is read from
+    VL2_API_KEY, or given by --api-key, where other users of this machine can see it. SIGTERM or Ctrl-C lets accepted
+    requests finish. docs/serving.md says the rest.
 
     Examples:
       vl2 serve

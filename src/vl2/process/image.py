@@ -94,7 +94,7 @@ def _read(source: object, name: str, options: ImageOptions) -> bytes:
     if isinstance(source, str):
         scheme = source[:8].lower()
         if scheme.startswith("data:"):
-            return _read_data_url(source, name, options)
+            return read_data_url(source, name, options)
         if scheme.startswith(("http://", "https://")):
             return _read_url(source, name, options)
     if isinstance(source, str | os.PathLike):
@@ -115,7 +115,7 @@ def _read_url(url: str, name: str, options: ImageOptions) -> bytes:
     )
 
 
-def _read_data_url(url: str, name: str, options: ImageOptions) -> bytes:
+def read_data_url(url: str, name: str, options: ImageOptions) -> bytes:
     """Return the data, piece by piece: in one go, lists of all its escapes would take a hundred times its memory."""
     start = url.find(",", 0, MAX_HEAD_CHARS) + 1
     if not start:

@@ -38,7 +38,7 @@ class BodyParser:
     """Parses bodies beside the event loop, a few at once."""
 
     def __init__(self, *, max_depth: int, max_json_bytes: int, max_context: int) -> None:
-        """`max_json_bytes` bounds a body without its data URLs, and must leave room for all text that fits the context."""
+        """`max_json_bytes` bounds what is not data URLs. It must leave room for all text that fits the context."""
         self._max_depth, self._max_json_bytes, self._max_context = max_depth, max_json_bytes, max_context
         self._threads = ThreadPoolExecutor(MAX_PARSED, thread_name_prefix="vl2-parse")
 
@@ -58,10 +58,10 @@ class BodyParser:
                 f"than any text that fits the context of {self._max_context} tokens",
                 code="context_length_exceeded",
             )
-        value = parse_json(rest, self._max_depth)
+        whole = [parse_json(rest, self._max_depth)]
         if cuts:
-            _put_back(value, "data:" + mark, [(body, start, end) for start, end in cuts])
-        return value
+            _put_back(whole, "data:" + mark, [(body, start, end) for start, end in cuts])
+        return whole[0]
 
 
 def parse_json(body: bytes, max_depth: int) -> Any:
@@ -164,9 +164,10 @@ def _is_plain(body: bytes, start: int, end: int) -> bool:
     return not any(body[at : min(at + PIECE, end)].translate(None, _PRINTABLE) for at in range(start, end, PIECE))
 
 
-def _put_back(value: Any, mark: str, cuts: Sequence[tuple[bytes, int, int]]) -> None:
-    """Replace the names by what they stand for, in place."""
-    level, num_left = [value], len(cuts)
+def _put_back(values: list[Any], mark: str, cuts: Sequence[tuple[bytes, int, int]]) -> None:
+    """Replace the names in values by what they stand for, in place."""
+    level: list[Any] = [values]
+    num_left = len(cuts)
     while level:
         below: list[Any] = []
         for item in level:
