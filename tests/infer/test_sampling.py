@@ -64,6 +64,68 @@ def test_no_filter_ever_removes_the_likeliest(values: list[float], p: float, k: 
         assert filtered[logits.argmax()] == logits.max()
 
 
+# The ends of what a float64 and a float32 hold, the numbers next to them that do not fit the other, and usual ones.
+POSITIVE = (5e-324, 1e-320, 1e-308, 1e-300, 1e-45, 1e-38, 1e-6, 0.1, 1.0, 1.3, 2.0, 1e30, 1e38, 3.5e38, 1e300, 1.7e308)
+FRACTIONS = [value for value in POSITIVE if value <= 1]
+EXTREME_LOGITS = st.sampled_from((-3.4e38, -1e30, -1e4, -1.5, -1e-45, -0.0, 0.0, 1e-45, 0.5, 2.0, 1e4, 1e30, 3.4e38))
+
+
+@given(
+    values=st.lists(EXTREME_LOGITS | st.floats(-20, 20, width=32), min_size=2, max_size=12),
+    allowed=st.sets(st.integers(0, 11)),
+    temperature=st.sampled_from((0.0, *POSITIVE)),
+    top_p=st.sampled_from(FRACTIONS),
+    top_k=st.sampled_from((0, 1, 3, 10**30)),
+    min_p=st.sampled_from((0.0, *FRACTIONS)),
+    penalty=st.sampled_from(POSITIVE),
+    seen=st.sets(st.integers(0, 11)),
+)
+@settings(deadline=None, derandomize=True, max_examples=1500)
+def test_extreme_options_and_logits_still_give_an_allowed_id(
+    values: list[float],
+    allowed: set[int],
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    min_p: float,
+    penalty: float,
+    seen: set[int],
+) -> None:
+    ids = set(range(len(values)))
+    options = GenerateOptions(
+        temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=penalty, seed=1
+    )
+    allowed_ids = (allowed & ids) or ids
+    allowed_V = torch.tensor([id in allowed_ids for id in sorted(ids)])
+    chosen = choose_token(
+        torch.tensor(values),
+        options,
+        seen_ids=seen & ids,
+        new_ids=[],
+        generator=torch.Generator().manual_seed(1),
+        allowed_V=allowed_V,
+    )
+    assert chosen in allowed_ids
+
+
+@pytest.mark.parametrize("top_p", [5e-324, 1e-320, 1e-46])
+def test_a_top_p_below_every_float32_leaves_the_likeliest(top_p: float) -> None:
+    assert set(draw(GenerateOptions(temperature=1.0, top_p=top_p))) == {0}
+
+
+def test_a_temperature_beyond_every_float32_makes_all_ids_equal() -> None:
+    assert set(draw(GenerateOptions(temperature=1e308, seed=3))) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(("penalty", "order"), [(1e308, [2, 0, 3, 1]), (1e-308, [0, 2, 3, 1])])
+def test_an_extreme_penalty_divides_and_multiplies_within_what_a_float32_holds(
+    penalty: float, order: list[int]
+) -> None:
+    changed = penalize_repetition(torch.tensor([1.0, -3.0, 2.0, -1.0]), {0, 1} if penalty > 1 else {0}, penalty)
+    assert changed.isfinite().all()
+    assert changed.argsort(descending=True, stable=True).tolist() == order
+
+
 def test_the_repetition_penalty_lowers_what_was_seen_and_nothing_else() -> None:
     penalised = penalize_repetition(LOGITS, [0, 3, 0], 2.0)
     assert penalised.tolist() == [1.0, 1.0, 0.5, -2.0, -3.0]

@@ -106,6 +106,21 @@ ADDRESSES = [
             "http://[64:ff9b::7f00:1]/",
             "http://[2002:7f00:1::]/",
             "http://①②⑦.⓪.⓪.①/",
+            "http://168.63.129.16/machine",
+            "http://192.0.0.192/opc/v2/instance/",
+            "http://100.100.100.200/latest/meta-data/",
+            "http://[fd00:ec2::254]/latest/meta-data/",
+            "http://[::ffff:169.254.169.254]/",
+            "http://192.88.99.1/",
+            "http://198.51.100.7/",
+            "http://[fec0::1]/",
+            "http://[3fff::1]/",
+            "http://[5f00::1]/",
+            "http://[2001:db8::1]/",
+            "http://[2001::1]/",
+            "http://[64:ff9b:1::1]/",
+            "http://[::127.0.0.1]/",
+            "http://[2a00:1450::5efe:10.0.0.1]/",
         )
     ),
     _url("http://internal.test/a.png", PRIVATE, "a name that resolves to 10.0.0.7"),
@@ -125,6 +140,8 @@ ADDRESSES = [
     _url("ftp://example.com/a.png", "only data, http, https and file URLs"),
     _url("gopher://127.0.0.1:6379/_FLUSHALL", "only data, http, https and file URLs"),
     _url("http://" + "a" * 300 + ".com/", "no usable URL", "a host name of 304 characters"),
+    _url("http://" + "\u00e9" * 16_000 + "/", "no usable URL", "a host name of 16,000 letters that are not ASCII"),
+    _url("http://example.com/" + "a" * 5_000_000, "the limit is 16384", "a URL of five million characters"),
 ]  # fmt: skip
 
 FILES = [
@@ -141,6 +158,15 @@ FILES = [
         (".", "no regular file"),
         ("pipe", "no regular file"),
         ("notes.txt", "not a picture"),
+    )
+] + [
+    _case("files", name, "at most 4096 characters", _image(lambda path=path: path))  # type: ignore[misc]
+    for name, path in (
+        ("a path of 400,000 parts", "a/" * 400_000),
+        ("a path that leads up 400,000 times", "a/../" * 400_000),
+        ("a path of 2,000 parts", "a/" * 2000),
+        ("a file name of 5,000 characters", "a" * 5000),
+        ("a `file:` URL of 400,000 encoded parts", "file:///" + "%61/" * 400_000),
     )
 ]
 
@@ -160,6 +186,15 @@ PICTURES = [
     _picture("a picture of 3 MB where 2 MB are allowed", "larger than the limit",
              lambda: b"\x89PNG" + b"\0" * 3_000_000),
     _case("pictures", "a data URL without data", "must have a comma", _image(lambda: "data:image/png;base64")),
+    _case("pictures", "a data URL of nothing but escapes, 3 MB", "not a picture in a known format",
+          _image(lambda: "data:," + "%41" * 1_000_000)),
+    _case("pictures", "a data URL of 7 MB", "larger than the limit", _image(lambda: "data:," + "%41" * 2_400_000)),
+    _case("pictures", "base64 of nothing but blanks, 5 MB", "it is empty",
+          _image(lambda: "data:;base64," + " " * 5_000_000)),
+    _case("pictures", "base64 with a blank after each group, 2.5 MB", "not a picture in a known format",
+          _image(lambda: "data:;base64," + "QUFB " * 500_000)),
+    _case("pictures", "a data URL whose head has no end", "must have a comma",
+          _image(lambda: "data:" + "image/png;" * 500_000 + ",x")),
     _case("pictures", "base64 that is none", "its base64 data is damaged", _image(lambda: "data:;base64,%%%")),
     _case("pictures", "an empty address", "at least 1 character", _image(lambda: "")),
     _case("pictures", "more pictures than are allowed", "at most 4 images",
@@ -188,6 +223,16 @@ BODIES = [
     _case("bodies", "half of a surrogate pair", "half of a surrogate pair",
           _raw(b'{"model": "nano", "messages": [{"role": "user", "content": "\\ud83d"}]}')),
     _case("bodies", "a key that is half of a surrogate pair", "half of a surrogate pair", _raw(b'{"\\udc00": 1}')),
+    _case("bodies", "a text of 7.5 MB in Chinese", "the text has 2500000 characters",
+          lambda: json.dumps({"model": "nano", "messages": [user("\u4e2d" * 2_500_000)]}, ensure_ascii=False).encode()),
+    _case("bodies", "512 messages of 10,000 letters", "the text has 5120000 characters",
+          _chat(messages=[user("ab" * 5000)] * 512)),
+    _case("bodies", "prompts of a megabyte each", "the text has 1000000 characters",
+          lambda: _encoded({"model": "nano", "prompt": ["x" * 1_000_000] * 7}), path="/v1/completions"),
+    _case("bodies", "instructions of seven megabytes", "should have at most 4000000 characters",
+          lambda: _encoded({"model": "nano", "input": "x", "instructions": "x" * 7_000_000}), path="/v1/responses"),
+    _case("bodies", "a name that is a data URL of a megabyte", "as the name of a field",
+          _chat(**{"data:," + "x" * 1_000_000: 1})),
     _case("bodies", "a body above the limit", "larger than the limit", _raw(b" " * 9_000_000), 413),
     _case("bodies", "a form", "must be application/json", _raw(b"model=nano"), 415,
           content_type="application/x-www-form-urlencoded"),
@@ -223,6 +268,23 @@ VALUES = [
     _case("values", "10^9 answers", "n:", _chat(n=10**9)),
     _case("values", "100 answers", "at most 8 answers", _chat(n=100)),
     _case("values", "a seed of 2^70", "seed", _chat(seed=2**70)),
+    *(
+        _case("values", f"`{name}` of {value!r} with a temperature", "", _chat(**{"temperature": 1, name: value}), 200)
+        for name, values in {
+            "top_p": (1e-320, 5e-324),
+            "min_p": (1e-320,),
+            "temperature": (1e-320,),
+            "repetition_penalty": (1e-320, 1e-308, 10),
+        }.items()
+        for value in values
+    ),
+    _case("values", "a user of 513 letters", "user: String should have at most 512 characters", _chat(user="u" * 513)),
+    _case("values", "a safety identifier of 513 letters", "at most 512 characters", _chat(safety_identifier="u" * 513)),
+    _case("values", "metadata with 17 names", "at most 16 items", _chat(metadata={str(n): "x" for n in range(17)})),
+    _case("values", "metadata of 513 letters", "at most 512 characters", _chat(metadata={"x": "y" * 513})),
+    _case("values", "a name of 65 letters in the metadata", "at most 64 characters", _chat(metadata={"x" * 65: "y"})),
+    _case("values", "metadata of a megabyte, to be echoed", "at most 512 characters",
+          lambda: _encoded({"model": "nano", "input": "x", "metadata": {"x": "y" * 1_000_000}}), path="/v1/responses"),
     _case("values", "50 stop texts", "stop", _chat(stop=["x"] * 50)),
     _case("values", "an empty stop text", "stop", _chat(stop="")),
     _case("values", "21 likeliest tokens", "top_logprobs", _chat(logprobs=True, top_logprobs=21)),

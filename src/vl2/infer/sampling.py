@@ -23,6 +23,7 @@ WHOLE_NUMBERS = ("max_new_tokens", "top_k", "no_repeat_ngram_size", "max_repeats
 NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 SEEDS = range(-(2**63), 2**64)  # what PyTorch's generators take
 LEAST_TEMPERATURE = 1e-6  # a float32 divided by less is no number, and the likeliest id would be drawn anyway
+MOST_TEMPERATURE = 1e30  # all ids are equally likely long before; a float32 cannot be divided by what it cannot hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,8 @@ class GenerateOptions:
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             _check(is_number, f"{name} must be a number", repr(value))
+            if isinstance(value, int) and value.bit_length() > 1000:  # more than a float holds
+                object.__setattr__(self, name, math.inf)
         _check(self.seed is None or self.seed in SEEDS, "seed must be in -2^63..2^64-1", self.seed)
         _check(self.max_new_tokens >= 1, "max_new_tokens must be at least 1", self.max_new_tokens)
         _check(0 <= self.temperature < math.inf, "temperature must be at least 0 (0 is greedy)", self.temperature)
@@ -107,9 +110,12 @@ def _check(holds: bool, rule: str, given: object) -> None:
 
 def penalize_repetition(logits_V: Tensor, seen_ids: Collection[int], penalty: float) -> Tensor:
     """Divide the positive logits of seen ids by the penalty and multiply the negative ones. Each id counts once."""
-    index = torch.tensor(sorted(set(seen_ids)), device=logits_V.device)
-    seen = logits_V[index]
-    return logits_V.index_copy(0, index, torch.where(seen < 0, seen * penalty, seen / penalty))
+    index = torch.tensor(sorted(set(seen_ids)), dtype=torch.int64, device=logits_V.device)
+    # With a penalty near the ends of its range a float32 would become infinite, and a difference of two such no number.
+    seen = logits_V[index].cpu().double()
+    bounds = torch.finfo(logits_V.dtype)
+    changed = torch.where(seen < 0, seen * penalty, seen / penalty).clamp(bounds.min, bounds.max)
+    return logits_V.index_copy(0, index, changed.to(logits_V))
 
 
 def penalize_generated(logits_V: Tensor, new_ids: Sequence[int], *, frequency: float, presence: float) -> Tensor:
@@ -151,10 +157,11 @@ def keep_top_k(logits_V: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits_V: Tensor, p: float) -> Tensor:
-    """Keep the fewest most likely ids whose probabilities sum to at least p."""
+    """Keep the fewest most likely ids whose probabilities sum to at least p, and the likeliest at any rate."""
     sorted_logits, order = logits_V.sort(descending=True, stable=True)
     probability = sorted_logits.softmax(dim=-1)
     is_dropped = probability.cumsum(dim=-1) - probability >= p  # the sum before this id already reaches p
+    is_dropped[0] = False  # below the least float32, p is 0 in the comparison
     return logits_V.masked_fill(is_dropped.scatter(0, order, is_dropped), NEVER)
 
 
@@ -193,7 +200,7 @@ def choose_token(
     if options.temperature < LEAST_TEMPERATURE:
         return int(logits_V.argmax())
     # Drawn on the CPU: the same seed gives the same draw on every device.
-    logits_V = (logits_V - logits_V.max()).cpu() / options.temperature
+    logits_V = (logits_V - logits_V.max()).cpu() / min(options.temperature, MOST_TEMPERATURE)
     if options.top_k:
         logits_V = keep_top_k(logits_V, options.top_k)
     if options.top_p < 1:

@@ -21,13 +21,16 @@ from typing import Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from vl2.errors import UserError
+from vl2.process.addresses import is_public
 
 MAX_REDIRECTS = 3
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 1 << 16
 _HEADERS = {"User-Agent": "vl2", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "Connection": "close"}
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+MAX_URL_CHARS = 16_384  # signed addresses have some two thousand
+MAX_HOST_CHARS = 253
 
 
 def fetch(url: str, *, max_bytes: int, timeout_s: float = 20.0, allow_private: bool = False) -> bytes:
@@ -197,20 +200,9 @@ def _resolve(host: str, port: int, deadline: float) -> list[tuple[Any, ...]]:
     return answer
 
 
-def is_public(address: str) -> bool:
-    """Tell whether an IP address is one of the public internet, looking into IPv4 wrapped in IPv6."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            return is_public(str(ip.ipv4_mapped))
-        if ip in _NAT64:
-            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-        if ip.sixtofour is not None or ip.teredo is not None:
-            return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
-
-
 def _split(url: str) -> SplitResult:
+    if len(url) > MAX_URL_CHARS:
+        raise _Refused(f"it has {len(url)} characters, the limit is {MAX_URL_CHARS}")
     parts = urlsplit(url)  # ValueError if malformed
     if parts.scheme not in ("http", "https"):
         raise _Refused(f"only http and https are allowed, not {parts.scheme or 'no scheme'}")
@@ -219,6 +211,8 @@ def _split(url: str) -> SplitResult:
     if parts.username is not None or parts.password is not None:
         raise _Refused("names and passwords are not allowed in it")
     _ = parts.port  # ValueError if it is no port
+    if len(parts.hostname) > MAX_HOST_CHARS:  # encoding takes quadratic time
+        raise ValueError("label empty or too long")
     parts.hostname.encode("idna")  # UnicodeError, a ValueError, if it is no name
     return parts
 

@@ -5,7 +5,7 @@ Golden: tests/golden/reference/processor/conversations_*.json.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -44,6 +44,7 @@ class Processor:
     tiling: Tiling = field(default_factory=Tiling)
     image_options: ImageOptions = field(default_factory=ImageOptions)
     max_tiles: int | None = None  # canvases of up to so many tiles instead of the config's (InfoVQA: 18)
+    max_tokens: int | None = None  # texts that must have more are refused before anything is done about them
     spelled: frozenset[str] = frozenset()  # categories of records whose answers training writes by the character
 
     def __post_init__(self) -> None:
@@ -71,6 +72,11 @@ class Processor:
 
     def with_image_options(self, image_options: ImageOptions) -> Processor:
         return replace(self, image_options=image_options)
+
+    def check_length(self, texts: Iterable[str]) -> None:
+        """Raise TextTooLong if all texts of a conversation together cannot fit. One that passes may still not."""
+        if self.max_tokens is not None:
+            self.tokenizer.check_length(texts, self.max_tokens)
 
     @property
     def canvases(self) -> tuple[Size, ...]:
@@ -107,6 +113,7 @@ class Processor:
         name: str = "",
     ) -> Sample:
         """Return the sample of a conversation that is already in normal form."""
+        self.check_length(turn.text for turn in turns)
         images = self.prepare_images([turn.images for turn in turns])
         row = tokenize_turns(
             turns,
@@ -132,6 +139,7 @@ class Processor:
         With `apply_template` the prompt is the one user turn of a conversation.
         """
         pieces = released_prompt(text, images)
+        self.check_length(piece for piece in pieces if isinstance(piece, str))
         if apply_template:
             turns = normalise([{"role": "user", "content": text, "images": list(images)}])
             return self.encode_turns(turns, train=train, mask_prompt=False, name=name)

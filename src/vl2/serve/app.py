@@ -17,9 +17,13 @@ from vl2.serve.backend import Backend
 from vl2.serve.errors import handle_error
 from vl2.serve.guard import Guard
 from vl2.serve.ignored import HEADER
+from vl2.serve.json_body import BodyParser
 from vl2.serve.service import Service
 from vl2.serve.settings import ServerSettings
 from vl2.serve.web import page
+
+BYTES_OF_BYTE = 6  # of JSON, at most: \u0041
+OTHER_JSON_BYTES = 4 << 20  # of a body: schemas, boxes of earlier answers, names
 
 
 def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
@@ -43,7 +47,12 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    app.state.settings = settings
+    text_bytes = backend.max_context * backend.processor.tokenizer.max_token_bytes * settings.limits.max_choices
+    app.state.body_parser = BodyParser(
+        max_depth=settings.limits.max_depth,
+        max_json_bytes=BYTES_OF_BYTE * text_bytes + OTHER_JSON_BYTES,
+        max_context=backend.max_context,
+    )
     for error in (HTTPException, RequestValidationError, UserError):
         app.add_exception_handler(error, handle_error)
     for part in (chat, responses, completions, tokens, image_tiles, state, page):

@@ -37,7 +37,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     options = [
         body.options(max_tokens=max_tokens, stop=body.stop, constraint=constraint, choice=i) for i in range(num_choices)
     ]
-    client = client_of(request, body.user)
+    client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
         await resources.enter_async_context(service.slot(client))
         prompt = await service.prepare_chat(body.turns())
@@ -60,11 +60,6 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         await conversation.collect()
         return JSONResponse(_completion(conversation, head, has_logprobs=bool(body.logprobs)))
     raise AssertionError("not reached")
-
-
-def client_of(request: Request, user: str | None) -> str:
-    """Return who is asking, as far as the order of requests is concerned."""
-    return f"{request.client.host if request.client else ''} {user or ''}"
 
 
 def _completion(conversation: Conversation, head: Event, *, has_logprobs: bool) -> Event:

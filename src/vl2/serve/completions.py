@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vl2.serve.answer_text import AnswerText, usage_of
-from vl2.serve.chat import client_of
 from vl2.serve.exchange import Conversation, Event, EventStream, frame_data
 from vl2.serve.ignored import NotingRoute, note_ignored
 from vl2.serve.openapi import ERRORS
@@ -41,7 +40,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         body.options(max_tokens=service.max_tokens(body.max_tokens), stop=body.stop, choice=i)
         for i in range(num_choices)
     ]
-    client = client_of(request, body.user)
+    client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
         await resources.enter_async_context(service.slot(client))
         prepared = [await service.prepare_prompt(prompt, body.images or ()) for prompt in prompts]

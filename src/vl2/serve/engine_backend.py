@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vl2.infer.constraint_boxes import prepare_boxes
@@ -30,7 +31,7 @@ class EngineBackend:
     def __init__(self, vlm: VLM, limits: EngineLimits, adapters: Mapping[str, Path]) -> None:
         switch = AdapterSwitch(vlm.model, adapters) if adapters else None
         self.scheduler = Scheduler(vlm.model, vlm.processor.tokenizer, limits, adapters=switch, reuse=vlm.reuse)
-        self.processor: Processor = vlm.processor
+        self.processor: Processor = replace(vlm.processor, max_tokens=limits.max_context)
         self.max_context = limits.max_context
         self._engine = Engine(self.scheduler, self._deliver)
         self._loop: asyncio.AbstractEventLoop | None = None

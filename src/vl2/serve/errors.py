@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from vl2.errors import UserError
 from vl2.infer.engine.engine import EngineFull, EngineStopped
 from vl2.infer.generate import ContextExceeded
+from vl2.process.tokenizer import TextTooLong
 
 MAX_MESSAGE_CHARS = 500
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -58,7 +59,10 @@ def to_api_error(error: Exception) -> ApiError:
     if isinstance(error, EngineStopped):
         return ApiError(503, str(error), code="stopping", retry_s=5)
     if isinstance(error, ContextExceeded):
-        return _context_error(error)
+        has = f"your prompt has {error.num_tokens} tokens, {error.num_visual} of them visual"
+        return context_error(error.max_context, f"{has}. Please send fewer or shorter messages, or fewer images")
+    if isinstance(error, TextTooLong):
+        return context_error(error.max_tokens, str(error))
     if isinstance(error, UserError):
         return ApiError(400, str(error), code=_code_of(str(error)))
     if isinstance(error, RequestValidationError):
@@ -101,15 +105,13 @@ def _routing_error(request: Request, error: HTTPException) -> HTTPException:
     return error
 
 
-def _context_error(error: ContextExceeded) -> ApiError:
-    # Begins as OpenAI's message does: clients look for these words, some to send a shorter conversation.
-    return ApiError(
-        400,
-        f"This model's maximum context length is {error.max_context} tokens. However, your prompt has "
-        f"{error.num_tokens} tokens, {error.num_visual} of them visual. Please send fewer or shorter messages, "
-        "or fewer images.",
-        code="context_length_exceeded",
-    )
+def context_error(max_tokens: int, why: str) -> ApiError:
+    """Return the error of a prompt that is too long.
+
+    It begins as OpenAI's does: clients look for these words, some to send a shorter conversation.
+    """
+    message = f"This model's maximum context length is {max_tokens} tokens. However, {why}"
+    return ApiError(400, message, code="context_length_exceeded")
 
 
 # How errors of pictures begin, and words in them: OpenAI's code for each, the first that fits. By their text, since

@@ -19,6 +19,8 @@ from vl2.process.fetch import fetch
 from vl2.process.image import describe_source, open_image
 from vl2.serve.settings import ServerSettings
 
+MAX_PATH_CHARS = 4096  # as most systems have it
+MAX_PATH_PARTS = 256
 MAX_DECODING = 4  # requests whose pictures are decoded and cut at once: what bounds the memory of pixels
 
 
@@ -111,6 +113,9 @@ class ImageLoader:
 
     def _allowed_path(self, source: str, name: str) -> Path:
         """Return where the file really is, which must be inside an allowed folder. Elsewhere nothing is looked at."""
+        # Python resolves a path part by part, each from the beginning. The percent encoding of a URL triples a name.
+        if len(source) > 3 * MAX_PATH_CHARS:
+            refuse(name, f"a path may have at most {MAX_PATH_CHARS} characters")
         text = source
         if source[:5].lower() == "file:":
             try:
@@ -122,6 +127,8 @@ class ImageLoader:
             text = unquote(parts.path)
         elif "://" in source[:32]:
             refuse(name, "only data, http, https and file URLs are allowed")
+        if len(text) > MAX_PATH_CHARS or len(Path(text).parts) > MAX_PATH_PARTS:
+            refuse(name, f"a path may have at most {MAX_PATH_CHARS} characters and {MAX_PATH_PARTS} parts")
         for folder in self._folders:
             try:
                 path = (folder / text).resolve()

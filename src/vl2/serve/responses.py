@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vl2.serve.answer_text import AnswerText, usage_of
-from vl2.serve.chat import client_of
 from vl2.serve.exchange import Conversation, Event, EventStream, frame_named
 from vl2.serve.ignored import NotingRoute, note_ignored
 from vl2.serve.openapi import ERRORS
@@ -37,7 +36,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
         max_tokens=service.max_tokens(body.max_output_tokens),
         constraint=constraint_of(form, well_formed_boxes=bool(body.well_formed_boxes)),
     )
-    client = client_of(request, body.user)
+    client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
         await resources.enter_async_context(service.slot(client))
         prompt = await service.prepare_chat(body.turns())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import sys
@@ -14,25 +15,37 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vl2.errors import UserError
+from vl2.serve.guard import client_of
 from vl2.serve.logs import log
 from vl2.serve.service import Service
 
 HEAD_TIMEOUT_S = 15.0  # for the request line and the headers
 MAX_HEAD_BYTES = 64 << 10
 MAX_CONNECTIONS = 2048
+MIN_CONNECTIONS = 64
+MORE_CONNECTIONS = 64  # for probes, where all others have requests under way
+CLOSED_AT_ONCE = 8  # an eighth of all: looking for them takes a while
+OTHER_FILES = 256  # that the process has open: the model's, pictures', connections to elsewhere
+BACKLOG = 512  # connections that are taken at once, before it can be seen that they are too many
 LAST_ACCEPTING_S = 0.1
 LAST_READING_S = 0.5
 LAST_WORDS_S = 5  # for answers that were cut short to reach their clients
 
 
 class BoundedProtocol(H11Protocol):
-    """Cuts a connection off when the head of a request does not arrive in time."""
+    """Cuts a connection off when the head of a request does not arrive in time, or when others need its place."""
 
+    max_connections = MAX_CONNECTIONS
     _alarm: asyncio.TimerHandle | None = None
+    _waits_since = 0.0
+    _peer = ""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._waits_since, self._peer = self.loop.time(), client_of(self.client)
         self._alarm = self.loop.call_later(HEAD_TIMEOUT_S, transport.abort)
+        if len(self.connections) > self.max_connections:
+            self._make_room()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -41,9 +54,36 @@ class BoundedProtocol(H11Protocol):
         elif self._alarm is None:
             self._alarm = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
 
+    def on_response_complete(self) -> None:
+        self._waits_since = self.loop.time()
+        super().on_response_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._silence()
         super().connection_lost(exc)
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether the client has not yet said all that it wants: no head, half of one, or half of a body."""
+        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+
+    def _make_room(self) -> None:
+        """Close connections of the client that has the most waiting: those that have waited longest, many at once.
+
+        So whoever opens connections without end closes its own. A request that was sent whole is never cut off.
+        """
+        waiting: dict[str, list[BoundedProtocol]] = {}
+        for other in self.connections:
+            if isinstance(other, BoundedProtocol) and other is not self and other._is_waiting:
+                waiting.setdefault(other._peer, []).append(other)
+        if waiting:
+            most = max(waiting.values(), key=len)
+            most.sort(key=lambda other: other._waits_since)
+            for other in most[: max(1, self.max_connections // CLOSED_AT_ONCE)]:
+                self.connections.discard(other)  # at once: the next ones need not look again
+                other.transport.abort()
+        elif len(self.connections) > self.max_connections + MORE_CONNECTIONS:
+            self.transport.abort()
 
     def _silence(self) -> None:
         if self._alarm is not None:
@@ -118,6 +158,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def run_server(app: FastAPI, listener: socket.socket) -> None:
     """Serve until a signal ends it."""
+    BoundedProtocol.max_connections = min(MAX_CONNECTIONS, _allowed_files() - OTHER_FILES - BACKLOG)
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -130,11 +171,27 @@ def run_server(app: FastAPI, listener: socket.socket) -> None:
         proxy_headers=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=LAST_WORDS_S,
-        limit_concurrency=MAX_CONNECTIONS,
-        backlog=512,
+        backlog=BACKLOG,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
     GracefulServer(config, app.state.service).run(sockets=[listener])
+
+
+def _allowed_files() -> int:
+    """Let the process open as many files as the system allows it, and return how many: a connection is one."""
+    if sys.platform == "win32":
+        return MAX_CONNECTIONS + OTHER_FILES + BACKLOG
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + OTHER_FILES + BACKLOG
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(OSError, ValueError):  # some systems allow less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return max(soft, OTHER_FILES + BACKLOG + MIN_CONNECTIONS)
 
 
 def _shown(sockets: list[socket.socket] | None) -> str:

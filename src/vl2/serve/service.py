@@ -86,6 +86,8 @@ class Service:
         limits = self.settings.limits
         if len(turns) > limits.max_messages:
             raise UserError(f"a conversation may have at most {limits.max_messages} messages, got {len(turns)}")
+        # Before anything is fetched or opened. The outer blanks of a message do not count.
+        self.backend.processor.check_length(text.strip() for text in _texts(turns))
         sources = [part["image"] for part in _image_parts(turns)]
 
         def prepare() -> Prompt:
@@ -104,6 +106,8 @@ class Service:
 
         Token ids are read as they are, without a bos of their own.
         """
+        if isinstance(prompt, str):
+            self.backend.processor.check_length([prompt])
 
         def prepare() -> Prompt:
             read = self._loader.read_all(sources)
@@ -149,6 +153,15 @@ class Service:
         most = self.settings.limits.max_choices
         if num_choices > most:
             raise ApiError(400, f"at most {most} answers can be had at once, got {num_choices}", param="n")
+
+
+def _texts(turns: Turns) -> list[str]:
+    contents = [turn["content"] for turn in turns]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return [
+        *(content for content in contents if isinstance(content, str)),
+        *(part["text"] for part in parts if part["type"] == "text"),
+    ]
 
 
 def _image_parts(turns: Turns) -> list[Mapping[str, Any]]:

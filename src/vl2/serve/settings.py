@@ -41,6 +41,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str | None = field(default=None, repr=False)
+    allow_unauthenticated: bool = False  # without a key, also where other machines can reach the server
     allowed_folders: tuple[Path, ...] = ()  # pictures may be read from here, by path or file: URL
     allow_urls: bool = True
     allow_private_urls: bool = False
@@ -49,7 +50,7 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = ()  # names that the Host header may have, beside those of the loopback
     adapters: Mapping[str, Path] = field(default_factory=dict)
     drain_s: float = 30.0  # how long accepted requests may go on after SIGTERM
-    max_in_flight_bytes: int = 512 << 20  # of all request bodies at once
+    max_in_flight_bytes: int = 256 << 20  # of all request bodies at once
     max_prepared: int = 64  # requests whose pictures are in memory at once
     max_waiting: int = 256  # requests that wait to be among these
     limits: RequestLimits = field(default_factory=RequestLimits)
@@ -59,6 +60,11 @@ class ServerSettings:
             raise UserError(f"port must be in 0..65535, got {self.port}")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
             raise UserError("the API key must be printable ASCII, and not empty")
+        if self.api_key is None and not self.is_loopback and not self.allow_unauthenticated:
+            raise UserError(
+                f"other machines can reach a server on --host {self.host!r}: set VL2_API_KEY to the key that clients "
+                "must send, or give --allow-unauthenticated to let everyone ask"
+            )
         for folder in self.allowed_folders:
             if not folder.is_dir():
                 raise UserError(f"--allow-files: {folder} is no folder")

@@ -8,7 +8,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 
 from vl2.errors import UserError
-from vl2.serve.chat import client_of
 from vl2.serve.ignored import NotingRoute, note_ignored
 from vl2.serve.openapi import ERRORS
 from vl2.serve.schema.tokens import DetokenizeRequest, TokenizeRequest
@@ -27,7 +26,7 @@ async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
     note_ignored(body, request)
     if body.model is not None:
         service.adapter_of(body.model)
-    async with service.slot(client_of(request, None)):
+    async with service.slot(request.state.client):
         if body.prompt is not None:
             prompt = await service.prepare_prompt(body.prompt, body.images or ())
         else:

@@ -11,6 +11,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -56,7 +57,7 @@ class VllmBackend:
         if processor.tiling.rule != "paper" or processor.max_tiles is not None:
             raise UserError("vLLM cuts pictures by the paper's rule alone: leave --tiling and --max-tiles out")
         self._vllm = _library()
-        self.processor, self.max_context = processor, max_context
+        self.processor, self.max_context = replace(processor, max_tokens=max_context), max_context
         self._folder = tempfile.TemporaryDirectory(prefix="vl2-vllm-")
         arguments: dict[str, Any] = {
             "model": str(_with_tokens(folder, processor.tokenizer, Path(self._folder.name))),

@@ -87,6 +87,11 @@ Verbosity = Annotated[Any, _ignored("medium"), Field(default=None)]
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+# As OpenAI bounds them: what is only echoed or passed over need not be long.
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+ShortText = Annotated[str, Field(max_length=512)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 Stop = StopText | Annotated[list[StopText], Field(max_length=16)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -107,7 +112,7 @@ class Sampling(Lenient):
     logit_bias: Bias | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stream: bool | None = False
-    user: Annotated[str, Field(max_length=512)] | None = None
+    user: ShortText | None = None
     # Beside OpenAI's.
     top_k: Annotated[int, Field(ge=-1, le=1_000_000, description="0, and -1 as vLLM has it: off")] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -13,6 +13,7 @@ from vl2.serve.schema.base import (
     Effort,
     Ignored,
     Lenient,
+    Metadata,
     NoTool,
     Sampling,
     Stop,
@@ -114,7 +115,7 @@ class ChatRequest(Sampling):
     response_format: ChatFormat | None = None
     # Beside OpenAI's: `<|det|>` lists that cannot be malformed.
     well_formed_boxes: bool | None = False
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     store: WithoutEffect
     service_tier: WithoutEffect
     safety_identifier: WithoutEffect

@@ -12,6 +12,7 @@ from vl2.serve.schema.base import (
     Count,
     IgnoredUnless,
     Lenient,
+    Metadata,
     NoTool,
     Sampling,
     StreamOptions,
@@ -124,7 +125,7 @@ class ResponsesRequest(Sampling):
     stream_options: StreamOptions | None = None
     # Beside OpenAI's.
     well_formed_boxes: bool | None = False
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     store: WithoutEffect
     service_tier: WithoutEffect
     safety_identifier: WithoutEffect
