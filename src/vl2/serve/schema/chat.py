@@ -16,6 +16,7 @@ from vl2.serve.schema.base import (
     Metadata,
     NoTool,
     Sampling,
+    ShortText,
     Stop,
     StreamOptions,
     TextOnly,
@@ -117,9 +118,9 @@ class ChatRequest(Sampling):
     well_formed_boxes: bool | None = False
     metadata: Metadata | None = None
     store: WithoutEffect
-    service_tier: WithoutEffect
-    safety_identifier: WithoutEffect
-    prompt_cache_key: WithoutEffect
+    service_tier: ShortText | None = None
+    safety_identifier: ShortText | None = None
+    prompt_cache_key: ShortText | None = None
     prompt_cache_retention: WithoutEffect
     parallel_tool_calls: WithoutEffect
     prediction: WithoutEffect

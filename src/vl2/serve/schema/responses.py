@@ -15,6 +15,7 @@ from vl2.serve.schema.base import (
     Metadata,
     NoTool,
     Sampling,
+    ShortText,
     StreamOptions,
     Tools,
     Unsupported,
@@ -127,9 +128,9 @@ class ResponsesRequest(Sampling):
     well_formed_boxes: bool | None = False
     metadata: Metadata | None = None
     store: WithoutEffect
-    service_tier: WithoutEffect
-    safety_identifier: WithoutEffect
-    prompt_cache_key: WithoutEffect
+    service_tier: ShortText | None = None
+    safety_identifier: ShortText | None = None
+    prompt_cache_key: ShortText | None = None
     prompt_cache_retention: WithoutEffect
     parallel_tool_calls: WithoutEffect
     max_tool_calls: WithoutEffect
