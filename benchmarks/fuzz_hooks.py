@@ -1,4 +1,4 @@
-"""What schemathesis cannot know: the name of the model that is served. Answers are kept short, for they take the time."""
+"""What schemathesis cannot know: the name of the model that is served. Answers are kept short: they take the time."""
 
 from __future__ import annotations
 
