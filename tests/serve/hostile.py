@@ -278,6 +278,8 @@ VALUES = [
         }.items()
         for value in values
     ),
+    _case("values", "sizes of 20,000 images", "at most 1000 images",
+          lambda: _encoded({"messages": [[{"width": 9, "height": 9}] * 1000] * 20}), path="/v1/images/tiles"),
     _case("values", "a user of 513 letters", "user: String should have at most 512 characters", _chat(user="u" * 513)),
     _case("values", "a safety identifier of 513 letters", "at most 512 characters", _chat(safety_identifier="u" * 513)),
     _case("values", "metadata with 17 names", "at most 16 items", _chat(metadata={str(n): "x" for n in range(17)})),

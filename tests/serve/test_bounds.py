@@ -162,6 +162,26 @@ def test_a_client_with_many_connections_costs_no_other_its_own(
             assert connection.recv(1000).startswith(b"HTTP/1.1 4")  # an answer: it was not closed
 
 
+def chunked(body: bytes, size: int) -> bytes:
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 3000, 100_000])
+def test_a_body_in_chunks_is_read_whole_however_small_they_are(
+    size: int, live: LiveServer, backend: ScriptedBackend
+) -> None:
+    start = HALF_A_HEAD + b"y\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    text = "One line of many.\n" * 600
+    body = json.dumps({"model": "nano", "messages": [user(text)], "max_tokens": 1}, indent=1).encode()
+    with connect(live.port, start + chunked(body, size)) as connection:
+        assert b"200 OK" in connection.recv(1000)
+        connection.sendall(start + chunked(body, size))  # once more over the same connection
+        wait_for(lambda: len(backend.asks) == 2)
+    tokenizer = backend.processor.tokenizer
+    assert {text.strip() in tokenizer.decode(ask.sample.input_ids.tolist()) for ask in backend.asks} == {True}
+
+
 def large(text: str = "x" * 400_000) -> bytes:
     return json.dumps({"model": "nano", "messages": [user(text)]}).encode()
 

@@ -31,6 +31,7 @@ VALUES = st.recursive(
 def short_texts_are_long() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_body, "MIN_CUT", 20)
+        patch.setattr(json_body, "PIECE", 10)
         yield
 
 

@@ -25,7 +25,7 @@ CHAT = "/v1/chat/completions"
 MB = 1_000_000
 # What guards against a server that hangs, on a machine that is busy with other things too.
 HEALTH_S, CHAT_S = 5.0, 20.0
-GROWTH_BYTES, LEFT_BYTES = 1000 * MB, 300 * MB
+GROWTH_BYTES, LEFT_BYTES = 1000 * MB, 500 * MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,5 +251,28 @@ def test_large_bodies_that_do_not_end_leave_room_for_others(served: Served) -> N
         with ExitStack() as stack:
             _connect(served, stack, 12, _head(len(body)) + body[:-1])
             time.sleep(2)
+
+    served.hold(work)
+
+
+def test_bodies_in_chunks_of_one_byte_leave_time_for_others(served: Served) -> None:
+    start = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    start += b"Transfer-Encoding: chunked\r\n\r\n"
+    is_over = threading.Event()
+
+    def send() -> None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+            connection.sendall(start)
+            while not is_over.is_set():
+                connection.sendall(b"1\r\nx\r\n" * 5000)
+
+    def work() -> None:
+        threads = [threading.Thread(target=send) for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        time.sleep(4)
+        is_over.set()
+        for thread in threads:
+            thread.join()
 
     served.hold(work)

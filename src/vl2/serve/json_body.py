@@ -183,8 +183,16 @@ def _put_back(values: list[Any], mark: str, cuts: Sequence[tuple[bytes, int, int
 
 
 def _text_of(body: bytes, start: int, end: int) -> str:
-    text = str(memoryview(body)[start - len("data:") : end], "ascii")
-    return text.replace("\\/", "/") if "\\" in text else text
+    start -= len("data:")
+    if body.find(b"\\", start, end) < 0:
+        return str(memoryview(body)[start:end], "ascii")
+    pieces = []
+    while start < end:
+        stop = min(start + PIECE, end)
+        stop += body[stop - 1] == ord("\\")  # its slash belongs to it
+        pieces.append(body[start:stop].replace(b"\\/", b"/").decode("ascii"))
+        start = stop
+    return "".join(pieces)
 
 
 class JsonRequest(Request):

@@ -7,8 +7,10 @@ import contextlib
 import signal
 import socket
 import sys
+from collections import deque
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,7 +22,9 @@ from vl2.serve.logs import log
 from vl2.serve.service import Service
 
 HEAD_TIMEOUT_S = 15.0  # for the request line and the headers
-MAX_HEAD_BYTES = 64 << 10
+MAX_HEAD_BYTES = 16 << 10
+PIECE_BYTES = 2048  # of what many lines are in, taken at once: some three milliseconds of parsing
+MANY_LINES = 256  # of what came at once; a chunk of a body has two
 MAX_CONNECTIONS = 2048
 MIN_CONNECTIONS = 64
 MORE_CONNECTIONS = 64  # for probes, where all others have requests under way
@@ -39,6 +43,7 @@ class BoundedProtocol(H11Protocol):
     _alarm: asyncio.TimerHandle | None = None
     _waits_since = 0.0
     _peer = ""
+    _pieces: deque[bytes] | None = None  # of what came, still to be taken
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -48,6 +53,35 @@ class BoundedProtocol(H11Protocol):
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
+        if self._pieces is None and (
+            len(data) <= PIECE_BYTES or self._is_in_plain_body or data.count(b"\n") < MANY_LINES
+        ):
+            self._take(data)
+        else:
+            pieces = self._pieces = self._pieces or deque()
+            pieces.extend(data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
+            self.transport.pause_reading()
+            _Feeder.of(self.loop).add(self)
+
+    def feed(self) -> bool:
+        """Take one piece of what came, and return whether more is left."""
+        if self._pieces and not self.transport.is_closing():
+            self._take(self._pieces.popleft())
+        if self._pieces and not self.transport.is_closing():
+            return True
+        self._pieces = None
+        if not self.flow.read_paused:
+            self.transport.resume_reading()
+        return False
+
+    @property
+    def _is_in_plain_body(self) -> bool:
+        """Whether a body of a length that was told is coming: nothing in it is parsed."""
+        if self.cycle is None or not self.cycle.more_body:
+            return False
+        return all(name != b"transfer-encoding" for name, _ in self.headers)
+
+    def _take(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._silence()
@@ -89,6 +123,36 @@ class BoundedProtocol(H11Protocol):
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
+
+
+class _Feeder:
+    """Hands what came to connections a piece at a time, in turn, and lets others work between two pieces.
+
+    A body in chunks of one byte takes a second of parsing for each megabyte, which would be that of all others too.
+    """
+
+    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, _Feeder]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._waiting: deque[BoundedProtocol] = deque()
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> _Feeder:
+        return cls._of_loop.setdefault(loop, cls())
+
+    def add(self, connection: BoundedProtocol) -> None:
+        if connection in self._waiting:
+            return
+        self._waiting.append(connection)
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._feed)
+
+    def _feed(self) -> None:
+        connection = self._waiting.popleft()
+        if connection.feed():
+            self._waiting.append(connection)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._feed)
 
 
 class GracefulServer(uvicorn.Server):
