@@ -38,8 +38,8 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     ]
     client = client_of(request, body.user)
     async with contextlib.AsyncExitStack() as resources:
-        await resources.enter_async_context(service.slot(client))
-        prompt = await service.prepare_chat([message.to_turn() for message in body.messages])
+        place = await resources.enter_async_context(service.place(client))
+        prompt = await service.prepare_chat([message.to_turn() for message in body.messages], place)
         answers = await service.open(
             [prompt] * num_choices,
             options,

@@ -23,6 +23,8 @@ class RequestLimits:
     max_choices: int = 8  # n, and prompts of one completion request
     max_depth: int = 32  # of nested JSON
     fetch_timeout_s: float = 15.0  # for all pictures of a request together
+    decode_cpu_s: float = 10.0  # of the processor, for decoding and cutting one picture
+    decode_timeout_s: float = 40.0  # for the same by the clock, once it has begun
     body_timeout_s: float = 60.0  # from the first byte of a request to its last
     write_timeout_s: float = 60.0  # a client that reads nothing for so long is dropped
     default_max_tokens: int = 1024  # of an answer, where the request says nothing
@@ -49,8 +51,10 @@ class ServerSettings:
     adapters: Mapping[str, Path] = field(default_factory=dict)
     drain_s: float = 30.0  # how long accepted requests may go on after SIGTERM
     max_in_flight_bytes: int = 512 << 20  # of all request bodies at once
-    max_prepared: int = 64  # requests whose pictures are in memory at once
+    max_prepared: int = 64  # requests with pictures that are prepared or answered at once, and as many without
     max_waiting: int = 256  # requests that wait to be among these
+    max_decoding_bytes: int = 640 << 20  # of memory, for all pictures that are being decoded: none may take more
+    max_kept_bytes: int = 512 << 20  # of memory, for the pictures of all requests that wait for answers
     limits: RequestLimits = field(default_factory=RequestLimits)
 
     def __post_init__(self) -> None:
