@@ -46,8 +46,9 @@ _SWAPS_SIDES = (
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# Every scan of a JPEG goes over the whole picture: 33 ms each at 36 million pixels, for 100 bytes of file. libjpeg writes
-# 10 scans for color and 18 for CMYK, encoders that look for the smallest file up to about 20; the format allows thousands.
+# Every scan of a JPEG goes over the whole picture: 33 ms each at 36 million pixels, for 100 bytes of file. libjpeg
+# writes 10 scans for color and 18 for CMYK, encoders that look for the smallest file about 20; the format allows
+# thousands.
 MAX_JPEG_SCANS = 50
 
 # Most memory that decoding to RGB takes, for each pixel, by measurement: Pillow's own image (up to 4 bytes), what the
@@ -117,7 +118,9 @@ def upright_size(image: ImageFile.ImageFile, options: ImageOptions) -> tuple[int
     A PNG may name its orientation behind its pixels: then it turns out otherwise.
     """
     width, height = image.size
-    if not options.exif_orientation or (image.format == "PNG" and "exif" not in image.info):
+    is_turned_by_pillow = image.format == "TIFF"
+    is_told_later = image.format == "PNG" and "exif" not in image.info  # and asking for it would decode the picture
+    if not options.exif_orientation or is_turned_by_pillow or is_told_later:
         return width, height
     return (height, width) if _turn_of(image) in _SWAPS_SIDES else (width, height)
 
@@ -270,13 +273,13 @@ def _lay_on_white(image: Image.Image) -> Image.Image:
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
     """Bring deep grey to 8 bits: by its format's range if that is known, else by the values found."""
     if image.mode.startswith("I;16"):
-        low, high = 0.0, 65535.0
-    else:
-        extremes = [(float(values.min()), float(values.max())) for values in map(_values, _strips(image))]
-        low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
-        if low >= 0:
-            steps = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-            low, high = 0.0, next((step for step in steps if high <= step), high)
+        table = np.rint(np.arange(65536) * (255.0 / 65535.0)).astype(np.uint8)
+        return _by_strips(image, lambda strip: Image.fromarray(table[np.asarray(strip)]))
+    extremes = [(float(values.min()), float(values.max())) for values in map(_values, _strips(image))]
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+    if low >= 0:
+        steps = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        low, high = 0.0, next((step for step in steps if high <= step), high)
 
     def scale(strip: Image.Image) -> Image.Image:
         values = _values(strip)

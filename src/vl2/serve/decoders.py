@@ -80,7 +80,7 @@ class Decoders:
 
     def __init__(self, limits: DecodeLimits) -> None:
         self.limits = limits
-        self._memory = FairSlots(limits.memory_bytes)
+        self.memory = FairSlots(limits.memory_bytes)
         self._places = FairSlots(limits.num_processes)
         # A thread waits for each process. More than there are processes: one that is killed may take a moment to end.
         self._threads = ThreadPoolExecutor(2 * limits.num_processes, thread_name_prefix="vl2-decode")
@@ -108,7 +108,7 @@ class Decoders:
 
     @property
     def num_waiting(self) -> int:
-        return self._memory.num_waiting + self._places.num_waiting
+        return self.memory.num_waiting + self._places.num_waiting
 
     async def look(self, picture: Picture, options: ImageOptions, client: str, num_file_bytes: int) -> Look:
         """Return what the header of a picture says. UserError for what is none, or exceeds a limit."""
@@ -154,7 +154,7 @@ class Decoders:
             "memory_bytes": memory_bytes,
             "cpu_s": limits.cpu_s,
         }
-        async with self._memory.hold(client, memory_bytes), self._process(client) as process:
+        async with self.memory.hold(client, memory_bytes), self._process(client) as process:
             answer = self._in_thread(process.ask, head, picture.load)
             try:
                 found = await asyncio.wait_for(asyncio.shield(answer), limits.timeout_s)

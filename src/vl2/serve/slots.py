@@ -64,7 +64,10 @@ class FairSlots:
             raise
 
     def _hand_out(self) -> None:
-        while (turn := self._waiting.peek()) is not None and turn.weight <= self._num_free:
+        while (turn := self._waiting.peek()) is not None:
+            if not turn.has_come.done():  # else its client has gone a moment ago
+                if turn.weight > self._num_free:
+                    return
+                self._num_free -= turn.weight
+                turn.has_come.set_result(None)
             self._waiting.pop()
-            self._num_free -= turn.weight
-            turn.has_come.set_result(None)
