@@ -139,9 +139,7 @@ def tree_bytes(pid: int) -> int:
     with suppress(psutil.NoSuchProcess):
         for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError, ProcessLookupError):
-                total += (
-                    process.memory_full_info().pss if hasattr(process, "memory_maps") else process.memory_info().rss
-                )
+                total += getattr(process.memory_full_info(), "pss", 0) or process.memory_info().rss
     return total
 
 

@@ -93,6 +93,17 @@ def png_of_many_chunks(num_chunks: int) -> bytes:
     return good[:33] + png_chunk(b"tEXt", b"a\0b") * num_chunks + good[33:]
 
 
+def png_of_text(num_bytes: int) -> bytes:
+    """Return a PNG with compressed text of that length."""
+    good = flat_png(8, 8)
+    return good[:33] + png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(num_bytes), 9)) + good[33:]
+
+
+def png_of_profile(num_bytes: int) -> bytes:
+    good = flat_png(8, 8)
+    return good[:33] + png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(num_bytes), 9)) + good[33:]
+
+
 def exif_of_a_turn() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6

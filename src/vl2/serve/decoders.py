@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -34,6 +35,8 @@ MAX_PROCESSES = 4
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from vl2.process.decode_worker import main; main()"
 # Of libraries that the decoders import: one picture is work for one thread.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+# A decoder that a picture has taken over finds no keys.
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,10 +218,14 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **_ENVIRONMENT},
+            env={name: value for name, value in os.environ.items() if not _SECRET.search(name)} | _ENVIRONMENT,
         )
         self._stdin, self._stdout = cast("BinaryIO", self._popen.stdin), cast("BinaryIO", self._popen.stdout)
-        self.is_alive = True
+        self._is_killed = False
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._is_killed and self._popen.poll() is None
 
     @property
     def pid(self) -> int:
@@ -239,7 +246,7 @@ class _Process:
     def kill(self) -> None:
         """End the process at once. What is left of it goes when its answer is waited for, or with this object."""
         with self._lock:
-            self.is_alive = False
+            self._is_killed = True
             self._popen.kill()
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ class RequestLimits:
     max_depth: int = 32  # of nested JSON
     fetch_timeout_s: float = 15.0  # for all pictures of a request together
     decode_cpu_s: float = 10.0  # of the processor, for decoding and cutting one picture
-    decode_timeout_s: float = 40.0  # for the same by the clock, once it has begun
+    decode_timeout_s: float = 60.0  # for the same by the clock, once it has begun
     body_timeout_s: float = 60.0  # from the first byte of a request to its last
     write_timeout_s: float = 60.0  # a client that reads nothing for so long is dropped
     default_max_tokens: int = 1024  # of an answer, where the request says nothing
