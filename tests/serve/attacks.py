@@ -54,7 +54,7 @@ def _text(text: str) -> dict[str, object]:
     return {"type": "text", "text": text}
 
 
-def _requests(num_requests: int, num_pictures: int, make: Callable[[], bytes]) -> Callable[[], list[bytes]]:
+def picture_requests(num_requests: int, num_pictures: int, make: Callable[[], bytes]) -> Callable[[], list[bytes]]:
     """Return that many requests with the same picture several times each."""
 
     def bodies() -> list[bytes]:
@@ -68,7 +68,7 @@ def _pictures(name: str, num_requests: int, num_pictures: int, make: Callable[[]
     shown = (
         f"{num_requests} requests of {num_pictures}: {name}" if num_pictures > 1 else f"{num_requests} requests: {name}"
     )
-    return Attack(name=shown, group="pictures", bodies=_requests(num_requests, num_pictures, make), **fields)  # type: ignore[arg-type]
+    return Attack(name=shown, group="pictures", bodies=picture_requests(num_requests, num_pictures, make), **fields)  # type: ignore[arg-type]
 
 
 def _raw(name: str, make: Callable[[], list[bytes]], path: str = CHAT) -> Attack:

@@ -31,8 +31,6 @@ if sys.platform != "win32":
 _LENGTHS = struct.Struct(">IQ")
 _HEADER_BYTES = 48 << 20  # for reading a header, beside twice the file: a TIFF may say that its tags are large
 _SLACK_BYTES = 48 << 20  # of addresses, not of memory: stacks of threads, what malloc rounds up to
-# Beside the event loop and the model, pictures come second.
-_NICENESS = 5
 
 
 def reading_bytes(num_file_bytes: int) -> int:
@@ -107,13 +105,12 @@ def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[byt
 
 
 def _give_way() -> None:
-    """Leave processor and memory to others, and signals meant for the whole group to who started this."""
+    """Leave memory to others, and signals meant for the whole group to who started this."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.platform == "win32":
         return
-    os.nice(_NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")

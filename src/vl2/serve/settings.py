@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,9 @@ class RequestLimits:
     max_depth: int = 32  # of nested JSON
     fetch_timeout_s: float = 15.0  # for all pictures of a request together
     decode_cpu_s: float = 10.0  # of the processor, for decoding and cutting one picture
-    decode_timeout_s: float = 60.0  # for the same by the clock, once it has begun
+    # For the same by the clock, once it has begun. Where the system counts time of the processor, it is for what hangs
+    # without using any: on a busy machine a second of work may take a minute.
+    decode_timeout_s: float = 60.0 if sys.platform == "win32" else 300.0
     body_timeout_s: float = 60.0  # from the first byte of a request to its last
     write_timeout_s: float = 60.0  # a client that reads nothing for so long is dropped
     default_max_tokens: int = 1024  # of an answer, where the request says nothing
