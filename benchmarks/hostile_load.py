@@ -31,11 +31,13 @@ def faults(effect: Effect) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="", help="attacks whose name or group holds this")
+    parser.add_argument(
+        "--only", nargs="*", default=[""], help="attacks whose names hold one of these, or of these groups"
+    )
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--source", type=Path, default=SOURCE, help="the folder that holds the package to be served")
     arguments = parser.parse_args()
-    chosen = [each for each in ATTACKS if arguments.only in each.name or arguments.only == each.group]
+    chosen = [each for each in ATTACKS if any(word in each.name or word == each.group for word in arguments.only)]
     has_faults = False
     print(
         "| attack | answers | s | /health, worst s | chat, worst s | memory, + MB | left, MB | |",

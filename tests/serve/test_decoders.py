@@ -19,7 +19,7 @@ from PIL import Image
 
 from vl2.errors import UserError
 from vl2.infer.vlm import VLM
-from vl2.process.decode import ImageOptions
+from vl2.process.decode import ImageOptions, decoding_bytes
 from vl2.process.processor import Processor
 from vl2.serve.decoders import CutPicture, DecodeLimits, Decoders, Look, Picture
 from vl2.serve.images import ImageLoader
@@ -215,6 +215,14 @@ LARGE = {
     "gif": lambda: pictures.flat("P", 3000, 3000, "GIF"),
     "bmp": lambda: pictures.flat("RGB", 3000, 3000, "BMP"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "ICO"])
+def test_the_largest_picture_that_a_server_takes_fits_into_its_memory_in_every_format_but_one(kind: str) -> None:
+    settings = ServerSettings(name="nano")
+    header = Image.new("RGB", (8000, settings.limits.max_image_pixels // 8000))
+    header.format = kind  # type: ignore[misc]
+    assert decoding_bytes(header, settings.limits.max_image_bytes) <= settings.max_decoding_bytes  # type: ignore[arg-type]
 
 
 @LINUX

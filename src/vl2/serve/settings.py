@@ -56,7 +56,7 @@ class ServerSettings:
     max_in_flight_bytes: int = 512 << 20  # of all request bodies at once
     max_prepared: int = 64  # requests with pictures that are prepared or answered at once, and as many without
     max_waiting: int = 256  # requests that wait to be among these
-    max_decoding_bytes: int = 640 << 20  # of memory, for all pictures that are being decoded: none may take more
+    max_decoding_bytes: int = 768 << 20  # of memory, for all pictures that are being decoded: none may take more
     max_kept_bytes: int = 512 << 20  # of memory, for the pictures of all requests that wait for answers
     limits: RequestLimits = field(default_factory=RequestLimits)
 
