@@ -9,6 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .hostile_pictures import (
+    flat,
+    flat_png,
+    jpeg_of_scans,
+    png_of_many_chunks,
+    png_of_profile,
+    png_of_text,
+    tiff_of_large_tags,
+)
 from .pictures import data_url, example, png, user
 
 CHAT = "/v1/chat/completions"
@@ -53,8 +62,10 @@ def _url(url: str, says: str, name: str | None = None) -> Hostile:
     return _case("addresses", name or f"image at `{url}`", says, _image(lambda: url))
 
 
-def _picture(name: str, says: str, make: Callable[[], bytes], media_type: str = "image/png") -> Hostile:
-    return _case("pictures", name, says, _image(lambda: data_url(make(), media_type)))
+def _picture(
+    name: str, says: str, make: Callable[[], bytes], media_type: str = "image/png", status: int = 400
+) -> Hostile:
+    return _case("pictures", name, says, _image(lambda: data_url(make(), media_type)), status)
 
 
 def _huge_png(width: int, height: int) -> bytes:
@@ -183,6 +194,19 @@ PICTURES = [
     _picture("a PDF", "not a picture in a known format", lambda: b"%PDF-1.7\n1 0 obj", "application/pdf"),
     _picture("a PostScript program", "not a picture in a known format", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\nquit"),
     _picture("a zip archive", "not a picture in a known format", lambda: b"PK\3\4" + b"\0" * 100),
+    _picture("a JPEG of 3,000 scans in 300 KB", "a JPEG of more than 50 scans", lambda: jpeg_of_scans(640, 480, 3000),
+             "image/jpeg"),
+    _picture("a PNG of 1 x 2,900,000 pixels", "of memory, more than the limit of 128 MiB",
+             lambda: flat_png(1, 2_900_000)),
+    _picture("a WebP of 2.9 million pixels, where 128 MiB may be used", "", lambda: flat("RGBA", 1700, 1700, "WEBP"),
+             "image/webp", 200),
+    _picture("a 16-bit grey PNG of 2.9 million pixels in 10 KB", "",
+             lambda: flat_png(1700, 1700, depth=16, color_type=0), status=200),
+    _picture("a PNG with 100 MB of compressed text", "damaged or cut off", lambda: png_of_text(100_000_000)),
+    _picture("a PNG with a color profile of 100 MB", "damaged or cut off", lambda: png_of_profile(100_000_000)),
+    _picture("a PNG of 20,000 chunks", "", lambda: png_of_many_chunks(20_000), status=200),
+    _picture("a TIFF of 300 tags that hold the same megabyte", "",
+             lambda: tiff_of_large_tags(300, 1_000_000), "image/tiff", 200),
     _picture("a picture of 3 MB where 2 MB are allowed", "larger than the limit",
              lambda: b"\x89PNG" + b"\0" * 3_000_000),
     _case("pictures", "a data URL without data", "must have a comma", _image(lambda: "data:image/png;base64")),

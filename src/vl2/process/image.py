@@ -18,7 +18,15 @@ from PIL import Image
 from vl2.process.decode import RELEASED_OPTIONS, ImageOptions, check_size, decode_image, refuse, to_rgb
 from vl2.process.fetch import fetch
 
-__all__ = ["RELEASED_OPTIONS", "ImageOptions", "ImageSource", "describe_source", "is_image_source", "open_image"]
+__all__ = [
+    "RELEASED_OPTIONS",
+    "ImageOptions",
+    "ImageSource",
+    "describe_source",
+    "is_image_source",
+    "open_image",
+    "read_source",
+]
 
 _ALLOWED = "a path, an http(s) URL, a data URL, bytes, an open binary file or a PIL image"
 _MAX_NAME = 80  # characters of a source that an error message repeats
@@ -56,6 +64,11 @@ def open_image(source: ImageSource, options: ImageOptions | None = None) -> Imag
         # A copy: loading, turning and converting must not change what the caller holds.
         return to_rgb(_copy(source, name), name, options)
     return decode_image(_read(source, name, options), name, options)
+
+
+def read_source(source: ImageSource, options: ImageOptions) -> bytes:
+    """Return the bytes of a picture, undecoded; of anything but a PIL image."""
+    return _read(source, describe_source(source), options)
 
 
 def describe_source(source: object) -> str:

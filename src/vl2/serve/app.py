@@ -14,6 +14,7 @@ from vl2 import __version__
 from vl2.errors import UserError
 from vl2.serve import chat, completions, image_tiles, responses, state, tokens
 from vl2.serve.backend import Backend
+from vl2.serve.disconnect import CancelOnDisconnect
 from vl2.serve.errors import handle_error
 from vl2.serve.guard import Guard
 from vl2.serve.ignored import HEADER
@@ -27,16 +28,16 @@ OTHER_JSON_BYTES = 4 << 20  # of a body: schemas, boxes of earlier answers, name
 
 
 def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
-    """Return the application. It starts and stops the backend with itself."""
+    """Return the application. It starts and stops the backend, and all else that runs, with itself."""
     service = Service(backend, settings)
 
     @contextlib.asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
-        await backend.start()
+        await service.start()
         try:
             yield
         finally:
-            await backend.stop()
+            await service.stop()
 
     app = FastAPI(
         title="vl2",
@@ -57,6 +58,7 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
         app.add_exception_handler(error, handle_error)
     for part in (chat, responses, completions, tokens, image_tiles, state, page):
         app.include_router(part.router)
+    app.add_middleware(CancelOnDisconnect)
     app.add_middleware(Guard, service=service)
     if settings.cors_origins:
         # Outermost, so that a page can read errors too.

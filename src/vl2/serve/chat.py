@@ -39,8 +39,8 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     ]
     client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
-        await resources.enter_async_context(service.slot(client))
-        prompt = await service.prepare_chat(body.turns())
+        place = await resources.enter_async_context(service.place(client))
+        prompt = await service.prepare_chat(body.turns(), place)
         answers = await service.open(
             [prompt] * num_choices,
             options,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -17,6 +21,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vl2.errors import UserError
+from vl2.infer.engine.engine import ENGINE_THREAD
 from vl2.serve.guard import client_of
 from vl2.serve.logs import log
 from vl2.serve.service import Service
@@ -33,7 +38,9 @@ OTHER_FILES = 256  # that the process has open: the model's, pictures', connecti
 BACKLOG = 512  # connections that are taken at once, before it can be seen that they are too many
 LAST_ACCEPTING_S = 0.1
 LAST_READING_S = 0.5
-LAST_WORDS_S = 5  # for answers that were cut short to reach their clients
+LAST_WORDS_S = 3  # for answers that were cut short to reach their clients
+END_GRACE_S = 10.0  # beyond the time to drain: then the process ends, whatever is under way
+LAST_THREADS_S = 1.0  # for threads to end after the server has
 
 
 class BoundedProtocol(H11Protocol):
@@ -158,9 +165,12 @@ class _Feeder:
 class GracefulServer(uvicorn.Server):
     """On the first SIGTERM or Ctrl-C accepted requests go on for a while, new ones get a 503; on the second all end."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, *, on_signal: Callable[[float], None] = lambda _: None
+    ) -> None:
+        """`on_signal` is told in how many seconds the process must have ended."""
         super().__init__(config)
-        self._service = service
+        self._service, self._on_signal = service, on_signal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
         self._listeners: list[socket.socket] = []
@@ -173,8 +183,10 @@ class GracefulServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._loop is None or self._draining is not None:
+            self._on_signal(END_GRACE_S)
             self.should_exit = self.force_exit = True
             return
+        self._on_signal(self._service.settings.drain_s + END_GRACE_S)
         self._loop.call_soon_threadsafe(self._start_draining, signal.Signals(sig).name)
 
     def _start_draining(self, name: str) -> None:
@@ -187,7 +199,7 @@ class GracefulServer(uvicorn.Server):
         if not await gate.drain(settings.drain_s):
             # What is still under way ends with a 503, or with an error at the end of its stream.
             log("cutting_short", {"under_way": gate.num_inside})
-            await self._service.backend.stop()
+            await self._service.cut_short()
         # Closing resets the connections that the system holds ready. So first no more are held, and those are taken.
         for listener in self._listeners:
             listener.listen(0)
@@ -238,7 +250,49 @@ def run_server(app: FastAPI, listener: socket.socket) -> None:
         backlog=BACKLOG,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
-    GracefulServer(config, app.state.service).run(sockets=[listener])
+    service: Service = app.state.service
+    deadline = _Deadline(service)
+    try:
+        GracefulServer(config, service, on_signal=deadline.set).run(sockets=[listener])
+    finally:
+        service.decoders.stop()  # also where a second signal left no time for it
+    deadline.check_threads()
+
+
+class _Deadline:
+    """Ends the process when its time is over. A thread that hangs in a library would hold it for ever."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._timer: threading.Timer | None = None
+
+    def set(self, seconds: float) -> None:
+        """Set the time, or another."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, self._end, (1,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def check_threads(self) -> None:
+        """End the process if threads are at work that Python would wait for, or that would not outlive it."""
+        until = time.monotonic() + LAST_THREADS_S
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and (not thread.daemon or thread.name == ENGINE_THREAD):
+                thread.join(max(0.0, until - time.monotonic()))
+                if thread.is_alive():
+                    self._end(0)
+
+    def _end(self, status: int) -> None:
+        # In a thread, for any lock may be held by what hangs, that of the log too.
+        last = threading.Thread(target=self._say_and_stop, daemon=True)
+        last.start()
+        last.join(LAST_THREADS_S)
+        os._exit(status)
+
+    def _say_and_stop(self) -> None:
+        self._service.decoders.stop()
+        log("ended_with_work_under_way", {"threads": [thread.name for thread in threading.enumerate()]})
 
 
 def _allowed_files() -> int:

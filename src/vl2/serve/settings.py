@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,10 @@ class RequestLimits:
     max_choices: int = 8  # n, and prompts of one completion request
     max_depth: int = 32  # of nested JSON
     fetch_timeout_s: float = 15.0  # for all pictures of a request together
+    decode_cpu_s: float = 10.0  # of the processor, for decoding and cutting one picture
+    # For the same by the clock, once it has begun. Where the system counts time of the processor, it is for what hangs
+    # without using any: on a busy machine a second of work may take a minute.
+    decode_timeout_s: float = 60.0 if sys.platform == "win32" else 300.0
     body_timeout_s: float = 60.0  # from the first byte of a request to its last
     write_timeout_s: float = 60.0  # a client that reads nothing for so long is dropped
     default_max_tokens: int = 1024  # of an answer, where the request says nothing
@@ -51,8 +56,10 @@ class ServerSettings:
     adapters: Mapping[str, Path] = field(default_factory=dict)
     drain_s: float = 30.0  # how long accepted requests may go on after SIGTERM
     max_in_flight_bytes: int = 256 << 20  # of all request bodies at once
-    max_prepared: int = 64  # requests whose pictures are in memory at once
+    max_prepared: int = 64  # requests with pictures that are prepared or answered at once, and as many without
     max_waiting: int = 256  # requests that wait to be among these
+    max_decoding_bytes: int = 768 << 20  # of memory, for all pictures that are being decoded: none may take more
+    max_kept_bytes: int = 512 << 20  # of memory, for the pictures of all requests that wait for answers
     limits: RequestLimits = field(default_factory=RequestLimits)
 
     def __post_init__(self) -> None:

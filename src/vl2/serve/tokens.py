@@ -26,11 +26,11 @@ async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
     note_ignored(body, request)
     if body.model is not None:
         service.adapter_of(body.model)
-    async with service.slot(request.state.client):
+    async with service.place(request.state.client) as place:
         if body.prompt is not None:
-            prompt = await service.prepare_prompt(body.prompt, body.images or ())
+            prompt = await service.prepare_prompt(body.prompt, body.images or (), place)
         else:
-            prompt = await service.prepare_chat(body.turns())
+            prompt = await service.prepare_chat(body.turns(), place)
     ids: list[int] = prompt.sample.input_ids.tolist()
     if body.prompt is not None and body.add_special_tokens is False:
         ids = ids[1:]
