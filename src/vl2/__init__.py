@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vl2.errors import UserError
+from vl2.thread_waits import brief_spins
 
 if TYPE_CHECKING:
     from vl2.batch import Batch
@@ -63,4 +64,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'vl2' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    with brief_spins():
+        return getattr(import_module(_HOMES[name]), name)

@@ -291,6 +291,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Read the keys of a released config.json. UserError names the key that is missing or unsupported."""
+        refuse_other_models(values)
         for part in ("language_config", "vision_config", "projector_config"):
             if not isinstance(values.get(part), Mapping):
                 raise UserError(f"config.json has no {part}: is this a DeepSeek-VL2 checkpoint?")
@@ -323,6 +324,65 @@ class ModelConfig:
                 if key in section or value != defaults[key]:
                     section[key] = value
         return out
+
+
+MODEL_TYPE = "deepseek_vl_v2"
+# Model types that transformers gives to the DeepSeek-OCR family; its released files say MODEL_TYPE, as DeepSeek-VL2's.
+_OCR_MODEL_TYPES = {"deepseek_ocr": "DeepSeek-OCR", "deepseek_ocr2": "DeepSeek-OCR-2", "unlimited_ocr": "Unlimited-OCR"}
+
+
+def refuse_other_models(values: Mapping[str, Any]) -> None:
+    """Raise UserError for a config.json of another model than DeepSeek-VL2, naming that model."""
+    kind = values.get("model_type", MODEL_TYPE)
+    if (name := _name_of_ocr_model(values)) is not None:
+        raise UserError(
+            f"this checkpoint is {name}: it has another image encoder than DeepSeek-VL2, and this version of vl2 does "
+            "not run it"
+        )
+    if kind != MODEL_TYPE and "language_config" not in values:
+        raise UserError(f"this checkpoint is of model type {kind!r}, and vl2 runs DeepSeek-VL2 ({MODEL_TYPE!r}) only")
+
+
+def _name_of_ocr_model(values: Mapping[str, Any]) -> str | None:
+    """Return which model of the DeepSeek-OCR family a config.json describes; None for any other.
+
+    They have DeepSeek-VL2's model type and language model, and a SAM encoder behind one linear layer.
+    """
+    if (found := _OCR_MODEL_TYPES.get(str(values.get("model_type")))) is not None:
+        return found
+    vision, projector = (_section(values, part) for part in ("vision_config", "projector_config"))
+    width, input_dim = vision.get("width"), projector.get("input_dim")
+    encoders = " ".join(map(str, width)).lower() if isinstance(width, Mapping) else ""  # by their names, as sam_vit_b
+    classes = _plain_letters([values.get("architectures"), values.get("auto_map")])
+    # A DeepSeek-VL2 that was fine-tuned may have a folder called "ocr", so the name alone decides nothing.
+    is_linear = projector.get("projector_type") == "linear" and input_dim not in (None, width)
+    if not (encoders or is_linear or "ocr" in classes):
+        return None
+    named = classes + _plain_letters(values.get("_name_or_path"))
+    if "unlimitedocr" in named:
+        return "Unlimited-OCR"
+    if "deepseekocr2" in named or "qwen2" in encoders or input_dim == 896:
+        return "DeepSeek-OCR-2"
+    return "DeepSeek-OCR" if "deepseekocr" in named else "a model of the DeepSeek-OCR family"
+
+
+def _section(values: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    found = values.get(part)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _plain_letters(value: Any) -> str:
+    """Return the texts in nested lists and in the values of dictionaries, as small letters and digits alone."""
+    return "".join(c for text in _texts(value) for c in text.lower() if c.isalnum())
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts in nested lists and the values of dictionaries."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _texts(item)]
+    return [value] if isinstance(value, str) else []
 
 
 C = TypeVar("C", LanguageConfig, VisionConfig, ProjectorConfig)

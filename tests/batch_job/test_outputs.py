@@ -10,12 +10,13 @@ import pytest
 
 from vl2.batch_job.answer_line import answer_line, error_line
 from vl2.batch_job.coco import to_coco, write_coco
-from vl2.batch_job.drawing import file_stem
+from vl2.batch_job.drawing import file_stem, file_stems
 from vl2.batch_job.item import Asked, Item
 from vl2.batch_job.line_file import LineFile
 from vl2.batch_job.markdown import plain_text, to_markdown, write_markdown
 from vl2.batch_job.settings import forget, hold_settings
 from vl2.errors import UserError
+from vl2.infer.prompts import user_message
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
 
@@ -24,8 +25,10 @@ TEXT = (
 )
 
 
-def item(name: str, form: Any = "plain", **about: Any) -> Item:
-    return Item(id=name, read=lambda: Asked(messages=[], options=GenerateOptions()), about=about, form=form)
+def item(name: str, form: Any = "plain", query: str | None = None, image: Any = None, **about: Any) -> Item:
+    messages = [user_message("What?", [] if image is None else [image])]
+    asked = Asked(messages=messages, options=GenerateOptions())
+    return Item(id=name, read=lambda: asked, about=about, form=form, query=query)
 
 
 def reply(text: str = TEXT) -> Reply:
@@ -34,21 +37,54 @@ def reply(text: str = TEXT) -> Reply:
 
 
 def test_coco_lists_images_boxes_and_categories() -> None:
+    a, b, c = (item(name, file=name, image=f"photos/{name}") for name in ("a.png", "b.png", "c.png"))
+    d = item("d.pdf#2", file="d.pdf", page=2)
     lines = [
-        answer_line(item("a.png", file="a.png"), reply(), "m"),
-        error_line(item("b.png", file="b.png"), UserError("bad")),
-        answer_line(item("c.png", file="c.png"), reply("nothing"), "m"),
-        answer_line(item("d.pdf#2", file="d.pdf", page=2), reply(), "m"),
+        answer_line(a, reply(), "m"),
+        error_line(b, UserError("bad")),
+        answer_line(c, reply("nothing"), "m"),
+        answer_line(d, reply(), "m"),
     ]
-    coco = to_coco(lines)
-    assert [image["file_name"] for image in coco["images"]] == ["a.png", "c.png", "d.pdf#2"]
-    assert coco["images"][0] == {"id": 1, "file_name": "a.png", "width": 999, "height": 999}
+    coco = to_coco(lines, [a, b, c, d], {"d.pdf#2": "boxes-pages/d-2.png"})
+    assert [image["file_name"] for image in coco["images"]] == ["photos/a.png", "photos/c.png", "boxes-pages/d-2.png"]
+    assert coco["images"][0] == {"id": 1, "file_name": "photos/a.png", "width": 999, "height": 999}
     assert coco["categories"] == [{"id": 1, "name": "cup"}, {"id": 2, "name": "dog"}]
     assert coco["annotations"][0] == {
-        "id": 1, "image_id": 1, "category_id": 1, "bbox": [0.0, 0.0, 500.0, 999.0], "area": 499500.0, "iscrowd": 0
+        "id": 1, "image_id": 1, "category_id": 1, "bbox": [0.0, 0.0, 500.0, 999.0], "area": 499500.0, "iscrowd": 0,
+        "label": "cup",
     }  # fmt: skip
     assert [(a["image_id"], a["category_id"]) for a in coco["annotations"]] == [(1, 1), (1, 1), (1, 2), (3, 1), (3, 1),
                                                                                (3, 2)]  # fmt: skip
+
+
+def test_the_category_of_a_search_is_its_query_whatever_the_model_calls_it() -> None:
+    items = [item("a", query="the red  mug", image="a.png"), item("b", query="a spoon", image="b.png")]
+    coco = to_coco([answer_line(items[0], reply(), "m")], items, {})
+    assert coco["categories"] == [{"id": 1, "name": "the red mug"}, {"id": 2, "name": "a spoon"}]
+    assert {a["category_id"] for a in coco["annotations"]} == {1}
+    assert [a["label"] for a in coco["annotations"]] == ["cup", "cup", "dog"]
+
+
+def test_labels_that_differ_in_capitals_and_blanks_are_one_category() -> None:
+    boxes = "<|ref|>{}<|/ref|><|det|>[[0, 0, 9, 9]]<|/det|>"
+    described = item("a", image="a.png")
+    text = "".join(map(boxes.format, ("Cup", "cup ", "a  dog", "A dog", " ")))
+    coco = to_coco([answer_line(described, reply(text), "m")], [described], {})
+    assert [category["name"] for category in coco["categories"]] == ["cup", "a dog", "object"]
+
+
+def test_a_picture_without_a_path_has_a_stated_name() -> None:
+    items = [
+        item("web", image="https://example.org/a/desk.jpg?size=2"),
+        item("inline", image="data:image/png;base64,AAAA"),
+        item("bare", image="https://example.org"),
+    ]
+    images = to_coco([answer_line(each, reply(), "m") for each in items], items, {})["images"]
+    assert [(image["file_name"], image.get("coco_url")) for image in images] == [
+        ("desk.jpg", "https://example.org/a/desk.jpg?size=2"),
+        ("inline", None),
+        ("example.org", "https://example.org"),
+    ]
 
 
 def test_markdown_has_a_heading_per_file_and_no_tags(tmp_path: Path) -> None:
@@ -64,7 +100,7 @@ def test_markdown_has_a_heading_per_file_and_no_tags(tmp_path: Path) -> None:
     write_markdown(lines, tmp_path / "all.md")
     assert (tmp_path / "all.md").read_text() == text
     write_markdown(lines, tmp_path / "each")
-    assert sorted(p.name for p in (tmp_path / "each").iterdir()) == ["d.pdf.md", "e.png.md"]
+    assert sorted(p.name for p in (tmp_path / "each").iterdir()) == ["d.md", "e.md"]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +128,34 @@ def test_names_of_files_are_safe_and_different() -> None:
     stems = [file_stem(name) for name in odd]
     assert len(set(stems)) == len(odd)
     assert all(len(stem) < 100 and "/" not in stem and not stem.startswith(".") for stem in stems)
+
+
+def test_files_are_called_as_their_items_without_a_second_ending() -> None:
+    assert file_stems(["bill.png", "SCAN.JPG", "report.pdf#2", "report.pdf#10", "notes", "v1.5"]) == {
+        "bill.png": "bill", "SCAN.JPG": "SCAN", "report.pdf#2": "report-2", "report.pdf#10": "report-10",
+        "notes": "notes", "v1.5": "v1.5",
+    }  # fmt: skip
+
+
+def test_no_two_items_share_a_file_also_where_capitals_are_not_told_apart() -> None:
+    assert file_stems(["a.png", "a.jpg"]) == {"a.png": "a-png", "a.jpg": "a-jpg"}
+    names = [
+        "a.png",
+        "a.jpg",
+        "A.PNG",
+        "a-png",
+        "a-png.png",
+        "a-jpg",
+        "报告.pdf",
+        "报告.png",
+        "r.pdf#1",
+        "r-1.png",
+        "",
+        "x/y",
+    ]
+    stems = file_stems(names)
+    assert set(stems) == set(names)
+    assert len({stem.casefold() for stem in stems.values()}) == len(names)
 
 
 def test_other_settings_are_refused_and_forgotten_ones_are_not(tmp_path: Path) -> None:
@@ -150,9 +214,9 @@ def test_a_file_that_is_no_job_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_told_and_leaves_the_old_one(tmp_path: Path) -> None:
-    write_coco([], tmp_path / "coco.json")
+    write_coco([], [], tmp_path / "coco.json")
     old = json.loads((tmp_path / "coco.json").read_text())
     assert old["images"] == []
     with pytest.raises(UserError, match="cannot write"):
-        write_coco([], tmp_path / "coco.json" / "below")
+        write_coco([], [], tmp_path / "coco.json" / "below")
     assert not list(tmp_path.glob("*.part"))

@@ -133,11 +133,13 @@ def test_drawing_needs_an_image(vl2):
 
 @pytest.mark.parametrize("command", [("ask", "hi"), ("chat",), ("inspect", PHOTO)], ids=lambda c: c[0])
 def test_an_unknown_model_is_refused(vl2, command, tmp_path):
-    assert_refused(vl2(*command, "-m", "nanoo"), 'no folder nanoo: give "nano", a checkpoint folder, or a hub id')
+    assert_refused(
+        vl2(*command, "-m", "nanoo"), 'no folder nanoo: give "nano" (built in), a released size (tiny, small'
+    )
     assert_refused(vl2(*command, "-m", "./no/such"), "no folder ./no/such")
     assert_refused(vl2(*command, "-m", PHOTO), "is a file: give the folder that holds config.json")
     assert_refused(vl2(*command, "-m", TINY, "--revision", "v1"), "a revision is for hub ids")
-    missing = "processor_config.json" if command[0] != "chat" else str(tmp_path)
+    missing = "processor_config.json" if command[0] == "inspect" else f"no config.json in {tmp_path}"
     assert_refused(vl2(*command, "-m", tmp_path), missing)
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import vl2 as package
-from vl2.cli.main import COMMANDS
+from vl2.cli.parse import COMMANDS
 
 
 def test_the_version_is_printed(vl2):

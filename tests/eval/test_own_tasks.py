@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.eval.fixtures import SIZE, cell, json_file, jsonl, parquet, picture_file
+from tests.eval.fixtures import SIZE, cell, json_file, jsonl, parquet, picture_file, png, tsv
 from vl2.data.held_out import is_held_out
+from vl2.errors import UserError
 from vl2.eval.catalogue import find_task
 from vl2.eval.during_training import TaskEvaluation
+from vl2.eval.run import choose
 from vl2.eval.task import Item, Where
 from vl2.infer.vlm import VLM
 
@@ -45,6 +47,63 @@ def test_nlvr_asks_about_the_groups_that_training_never_sees(tmp_path: Path) -> 
     found = items("nlvr", tmp_path)
     assert [item.cluster for item in found] == [kept, kept]
     assert [score("nlvr", found[0], answer) for answer in ("Yes.", "yes, there is", "No.", "")] == [1.0, 1.0, 0.0, 0.0]
+
+
+def left_out(name: str, data: Path, *, whole: bool = False) -> dict[str, int]:
+    where = Where(data=data, whole=whole)
+    return {why.why: count for why, count in choose(find_task(name), where, None).left_out.items()}
+
+
+def test_nlvr_and_sroie_say_how_many_items_they_left_out_and_can_ask_all(tmp_path: Path) -> None:
+    for kind, file in (("nlvr", "dev-00000-of-00001.parquet"), ("sroie", "train-00000-of-00001.parquet")):
+        kept, seen = kept_back(kind)
+        row = {"image": cell(), "sentence": "There is a box.", "label": True, "lines": [{"text": "A"}], "date": "1"}
+        row |= {"address": "", "total": "3"}
+        rows = [{"id": str(n), "group": g, "company": g, **row} for n, g in enumerate((kept, seen, seen, seen, seen))]
+        parquet(tmp_path / kind / file, rows)
+    assert left_out("nlvr", tmp_path) == {"of groups that are kept for training": 4}
+    assert left_out("sroie_lines", tmp_path) == {"of shops that are kept for training": 4}
+    # Of each receipt three fields have a gold answer.
+    expected = {"of shops that are kept for training": 12, "without a gold answer in the data": 5}
+    assert left_out("sroie_fields", tmp_path) == expected
+    assert len(items("nlvr", tmp_path)) == 1
+    for name, count in (("nlvr", 5), ("sroie_lines", 5), ("sroie_fields", 15)):
+        assert len(list(find_task(name).items(Where(data=tmp_path, whole=True)))) == count
+    assert left_out("nlvr", tmp_path, whole=True) == {}
+    assert left_out("sroie_fields", tmp_path, whole=True) == {"without a gold answer in the data": 5}
+
+
+def test_every_item_of_the_data_is_asked_or_counted_as_left_out(tmp_path: Path) -> None:
+    """Of sets that tests here write, with rows of other splits, folds, sizes and golds among them."""
+    tables = {"small": "City,People\r\nBergen,300\r\n", "wide": ",".join("abcdefgh") + "\r\n" + ",".join("12345678")}
+    parquet(tmp_path / "w/tables-0.parquet", [{"table_id": key, "csv": text} for key, text in tables.items()])
+    folds = [("a", "small", [1]), ("b", "small", [2]), ("c", "wide", [1]), ("d", "wide", [2]), ("e", "gone", [1])]
+    question = {"question": "How many?", "answers": ["300"]}
+    asked = [{"id": id, "table_id": table, "dev_folds": fold, **question} for id, table, fold in folds]
+    parquet(tmp_path / "w/questions-0.parquet", asked)
+    expected = {"about tables too large to be drawn legibly": 3, "of folds that are kept for training": 1}
+    assert left_out("wikitables", tmp_path / "w") == expected
+    assert sum(left_out("wikitables", tmp_path / "w", whole=True).values()) == 3
+    box = {"name": "RBC", "x0": 0, "y0": 0, "x1": 30, "y1": 40}
+    photo = {"image": cell(), "width": SIZE[0], "height": SIZE[1], "objects": [box]}
+    photos = [{"id": str(n), "upstream_split": s, **photo} for n, s in enumerate(("train", "valid", "test"))]
+    parquet(tmp_path / "p/bccd.parquet", photos)
+    assert left_out("detect_photos", tmp_path / "p") == {"of upstream's other splits": 2}
+    assert left_out("detect_photos", tmp_path / "p", whole=True) == {}
+    mmmu = {"question": "?", "image": png(), "A": "a", "B": "b", "answer": "A", "category": "Art"}
+    tsv(
+        tmp_path / "m/MMMU_DEV_VAL.tsv", [{"index": n, "split": s, **mmmu} for n, s in enumerate(("dev", "validation"))]
+    )
+    assert left_out("mmmu", tmp_path / "m") == {"of other splits": 1}
+    assert not choose(find_task("mmmu"), Where(data=tmp_path / "m"), None).is_subset
+    assert choose(find_task("wikitables"), Where(data=tmp_path / "w"), None).is_subset
+
+
+@pytest.mark.parametrize("name", ["nlvr", "sroie_lines"])
+def test_a_split_of_ones_own_that_is_not_there_is_never_replaced(tmp_path: Path, name: str) -> None:
+    parquet(tmp_path / "dev-00000-of-00001.parquet", [{"id": "1"}])
+    with pytest.raises(UserError, match=r"has no test\*"):
+        items(name, tmp_path, split="test")
 
 
 def test_sroie_asks_for_the_lines_and_the_fields_of_shops_that_training_never_sees(tmp_path: Path) -> None:

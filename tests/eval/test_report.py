@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.eval.fixtures import cell, parquet
+from vl2.config import ModelConfig, preset
 from vl2.errors import UserError
 from vl2.eval.catalogue import TASKS, find_task
-from vl2.eval.published import nearest_size, published, rows
+from vl2.eval.published import published, released_size, rows, size_of_count
 from vl2.eval.report import WORST, chosen, facts, make_report, write_reports
 from vl2.eval.results import RunId, open_run, write_results
 from vl2.eval.run import limited, scan_items, tiling_text
+from vl2.eval.score import SCORER_VERSION
 from vl2.eval.task import Item, Result, Where
 from vl2.process.tiling import Tiling
 
@@ -31,7 +33,8 @@ def run_id(task: str, **changes: object) -> RunId:
     protocol = str(changes.get("protocol", find_task(task).way()[0]))
     way = find_task(task).way(protocol)[1]
     fields = {
-        "protocol": protocol, "limit": None, "split": None, "parameters": 3_370_000_000, "judge": None, "data": "d",
+        "protocol": protocol, "limit": None, "split": None, "parameters": 3_370_501_440, "judge": None, "data": "d",
+        "size": "tiny", "scorer": SCORER_VERSION,
         "max_new_tokens": way.max_new_tokens, "tiling": tiling_text(Tiling(), way.max_tiles),
     } | changes  # fmt: skip
     return RunId(
@@ -62,11 +65,70 @@ def chart_run(tmp_path: Path) -> Path:
     return written(tmp_path / "out", "chartqa", results, where)
 
 
-def test_the_paper_stands_beside_the_figure_the_nearest_size_first(chart_run: Path) -> None:
+def test_the_paper_stands_beside_the_figure_of_a_released_size_its_own_first(chart_run: Path) -> None:
     text = (chart_run / "report.md").read_text(encoding="utf-8")
     assert "score: 66.7 %, 95 % interval" in text
-    assert "paper: 81 by tiny, the nearest in size; small 84.5, base 86\n" in text
+    assert "paper: 81 by tiny, which this model is by its config.json; small 84.5, base 86\n" in text
+    assert "protocol: paper (the published figure's)\n" in text
     assert "Not the same test" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (
+            {"size": None, "parameters": 17_000_000},
+            "the model, of 17.0 million parameters, is of none of the published sizes",
+        ),
+        ({"limit": 3, "available": 2500, "seed": 0, "is_subset": True}, "the published ones are of all items"),
+        ({"is_subset": True, "left_out": {"too large": 7}}, "the published ones are of all items"),
+        ({"protocol": "lmms-eval"}, "the published ones are by protocol paper"),
+        ({"tiling": "per-image"}, "the published ones are with tiling paper"),
+        ({"max_new_tokens": 3}, "the published ones are of answers of up to 128 tokens"),
+    ],
+    ids=["another size", "a limit", "something left out", "protocol", "tiling", "length"],
+)
+def test_no_figure_of_the_paper_stands_beside_a_run_of_another_test_or_size(
+    changes: dict[str, object], why: str, tmp_path: Path
+) -> None:
+    where = charts(tmp_path / "data")
+    results = [result(item, "14", 1.0) for item in limited(find_task("chartqa"), where, None)]
+    run = written(tmp_path / "out", "chartqa", results, where, **changes)
+    for file in (run / "report.md", run / "report.html", run.parent / "report.md", run.parent / "report.html"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"\b(81|84\.5|86)(\.0)?\b", text.partition("<main>")[0].replace(":86", "")), file
+        assert "published figure's" not in text
+    assert f"paper: no figure to compare with: {why}" in (run / "report.md").read_text(encoding="utf-8")
+    report = make_report(find_task("chartqa"), run_id("chartqa", **changes), results)
+    assert (report.paper(), report.comparable, "paper tiny" in report.line()) == ({}, False, False)
+    assert report.to_dict()["paper"] == {}
+
+
+def test_the_published_split_alone_may_differ_and_is_told() -> None:
+    item = Item(id="1", question="?", gold=["x"])
+    report = make_report(find_task("docvqa"), run_id("docvqa"), [result(item, "x", 1.0)])
+    assert (report.paper()["tiny"], report.comparable) == (88.9, False)
+    assert facts(report)["paper"].endswith("Not the same test: the published figures are of split test")
+    assert "published figure's" not in facts(report)["protocol"]
+
+
+def test_a_report_says_how_many_items_of_how_many_and_what_was_left_out() -> None:
+    item = Item(id="1", question="?", gold="yes")
+    left_out = {"of groups that are kept for training": 4}
+    run = run_id("nlvr", size=None, left_out=left_out, is_subset=True, available=9, limit=1, seed=0)
+    report = make_report(find_task("nlvr"), run, [result(item, "yes", 1.0)])
+    assert facts(report)["items"] == "1 of 9, a sample spread over all parts (seed 0)"
+    said = "4 items of groups that are kept for training (--whole asks all that can be asked)"
+    assert facts(report)["left out"] == said
+    assert f"1 of 9 items; left out: {said}" in report.line()
+    assert (report.to_dict()["left_out"], report.to_dict()["available"]) == (left_out, 9)
+
+
+def test_a_report_of_a_run_that_took_the_first_items_says_so() -> None:
+    item = Item(id="1", question="?", gold="14")
+    before = run_id("chartqa", limit=1, scorer=1, size=None)  # as runs of before were written down
+    report = make_report(find_task("chartqa"), before, [result(item, "14", 1.0)])
+    assert (facts(report)["items"], report.size, report.paper()) == ("1, the first ones", "tiny", {})
 
 
 def test_samples_are_shown_with_their_pictures_failures_first_and_every_text_escaped(chart_run: Path) -> None:
@@ -198,8 +260,25 @@ def test_the_worst_are_shown_first_and_some_of_the_best_after_them() -> None:
     assert {r.score for r in shown[WORST:]} == {1.0}
 
 
-def test_the_nearest_size_is_the_one_with_the_nearest_number_of_parameters() -> None:
-    assert [nearest_size(int(n * 1e9)) for n in (0.04, 3.4, 9, 16, 27.5)] == ["tiny", "tiny", "small", "small", "base"]
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_the_size_is_that_of_the_config_whatever_a_fine_tuning_or_a_larger_context_changed(size: str) -> None:
+    values = preset(size).to_dict()
+    assert released_size(preset(size)) == size
+    values["language_config"] |= {"max_position_embeddings": 32768, "aux_loss_alpha": 0.0, "n_group": None}
+    assert released_size(ModelConfig.from_dict({**values, "_name_or_path": "mine", "torch_dtype": "float32"})) == size
+    for key in ("num_hidden_layers", "moe_intermediate_size", "vocab_size"):
+        now = getattr(preset(size).language_config, key)
+        other = {**values["language_config"], key: now + 2}
+        assert released_size(ModelConfig.from_dict({**values, "language_config": other})) is None
+
+
+def test_the_built_in_model_has_no_released_size() -> None:
+    assert released_size(preset("nano")) is None
+
+
+def test_a_run_without_a_size_has_the_one_of_its_number_of_parameters_to_a_hundredth() -> None:
+    numbers = (0.017, 3.37, 3.5, 9, 16.1, 27.5)
+    assert [size_of_count(int(n * 1e9)) for n in numbers] == [None, "tiny", None, None, "small", "base"]
 
 
 def test_every_column_of_the_paper_has_a_task_and_all_three_sizes() -> None:

@@ -11,6 +11,7 @@ from tests.eval.fixtures import SIZE, cell, json_file, jsonl, parquet, picture_f
 from vl2.errors import UserError
 from vl2.eval.answering import prompt_text
 from vl2.eval.catalogue import PAPERS, find_task
+from vl2.eval.interval import bootstrap
 from vl2.eval.rows import has_text
 from vl2.eval.task import Item, Where
 from vl2.process.image import open_image
@@ -466,3 +467,17 @@ def test_mmbench_counts_a_question_only_if_all_its_rotations_are_right(tmp_path:
 
     metric = find_task("mmbench_en").metric
     assert metric(results([1.0, 0.0, 1.0, 1.0], ["3", "3", "4", "4"]))["score"] == 50.0
+
+
+def test_the_interval_of_mmbench_is_that_of_its_questions_not_of_their_rotations() -> None:
+    from tests.eval.test_interval import results
+    from vl2.eval.interval import clopper_pearson
+    from vl2.eval.task import mean_score
+
+    task = find_task("mmbench_en")
+    given = results([1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0], ["3", "3", "4", "4", "5", "5", "6", "6"])
+    assert task.merge is not None
+    merged = task.merge(given)
+    assert [(r.id, r.score) for r in merged] == [("3", 0.0), ("4", 1.0), ("5", 1.0), ("6", 0.0)]
+    assert mean_score(merged) == task.metric(given)
+    assert bootstrap(mean_score, merged) == clopper_pearson(2, 4)

@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tests.ocr_family import OCR, OCR_2, UNLIMITED, write_folder
 from tests.reference import CHECKPOINTS, SIZES
 from vl2.config import ModelConfig, preset
 from vl2.errors import UserError
@@ -21,6 +23,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
 )
 
 from tests.hf.golden import hf_model
@@ -137,3 +140,31 @@ def test_a_new_model_has_weights_drawn_from_the_seed() -> None:
     assert torch.equal(new_weight(1), new_weight(1))
     assert not torch.equal(new_weight(1), new_weight(2))
     assert new_weight(1).std().item() == pytest.approx(config.initializer_range, rel=0.05)
+
+
+@pytest.mark.parametrize("config", [OCR, OCR_2, UNLIMITED], ids=["OCR", "OCR-2", "Unlimited"])
+@pytest.mark.parametrize("options", [{}, {"trust_remote_code": True}], ids=["", "trusted"])
+def test_the_ocr_family_is_refused_by_its_name_and_vl2_still_opens(
+    config: dict[str, Any], options: dict[str, bool], tmp_path: Path
+) -> None:
+    """Their files have DeepSeek-VL2's model type and its processor's name, and transformers has no class for that."""
+    folder = write_folder(tmp_path / "ocr", config)
+    assert json.loads((folder / "processor_config.json").read_text())["processor_class"] == "DeepseekVLV2Processor"
+    for auto in (AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor):
+        with pytest.raises(UserError, match=r"this checkpoint is (DeepSeek-OCR|DeepSeek-OCR-2|Unlimited-OCR): "):
+            auto.from_pretrained(folder, **options)
+    assert AutoTokenizer.from_pretrained(folder, **options).encode("a")  # which transformers has a class for
+    assert type(AutoConfig.from_pretrained(CHECKPOINTS / "tiny")) is VL2Config
+    assert type(AutoProcessor.from_pretrained(CHECKPOINTS / "tiny")) is VL2Processor
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_ocr2", "unlimited_ocr"])
+def test_a_checkpoint_converted_for_transformers_gets_its_own_classes(model_type: str, tmp_path: Path) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"this transformers has no {model_type}")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert type(config).__module__.startswith(f"transformers.models.{model_type}.")
+    assert AutoModelForImageTextToText._model_mapping[type(config)].__module__.startswith("transformers.")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from vl2.train.optimizer import MasterAdamW, round_at_random
+from tests.devices import CPU_AND_CARD
+from vl2.train.optimizer import MasterAdamW, round_at_random, sum_of_squares
 from vl2.train.parts import ParameterGroup
+from vl2.train.ranks import ONE
 
 BETAS, EPS = (0.9, 0.95), 1e-8
 
@@ -74,6 +77,33 @@ def test_gradients_add_up_in_float32_and_are_freed() -> None:
     assert optimizer.grad_norm() == pytest.approx(150 * 4**0.5)
     optimizer.zero()
     assert optimizer.grad_norm() == 0.0
+
+
+@pytest.mark.parametrize("device", CPU_AND_CARD)
+@pytest.mark.parametrize("shape", [(40_000_000,), (40_000, 1001), (3, 333)], ids=str)
+def test_the_norm_of_many_gradients_is_that_of_float64(device: str, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameter = nn.Parameter(torch.zeros(shape, device=device))
+    group = ParameterGroup(names=("a",), parameters=(parameter,), rate_multiplier=1.0, weight_decay=0.0)
+    optimizer = MasterAdamW([group], betas=BETAS, eps=EPS, ranks=replace(ONE, device=torch.device(device)))
+    gradient = torch.randn(shape, generator=generator) * 1e-3
+    parameter.backward(gradient.to(device))
+    # In pieces, so that the test needs no second copy in float64.
+    exact = sum(float(piece.double().square().sum()) for piece in gradient.flatten().split(1 << 20)) ** 0.5
+    assert optimizer.grad_norm() == pytest.approx(exact, rel=1e-6)
+
+
+def test_the_norm_does_not_depend_on_how_a_gradient_lies_in_memory() -> None:
+    values = torch.randn(300, 500, generator=torch.Generator().manual_seed(1))
+    exact = float(values.double().square().sum())
+    for tensors in (
+        [values],
+        [values.T],
+        list(values.split(7)),
+        [values[:, :400], values[:, 400:]],
+        [values.new_zeros(0), values],
+    ):
+        assert float(sum_of_squares(tensors)) == pytest.approx(exact, rel=1e-6)
 
 
 def test_a_rank_that_trains_nothing_can_clip_and_step() -> None:

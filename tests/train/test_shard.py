@@ -161,7 +161,7 @@ def _one_thread(one_thread: None) -> None:
 def assert_same(one: Trained, other: Trained, *, is_exact: bool = False) -> None:
     for mine, theirs in zip(one.reports, other.reports, strict=True):
         assert mine.loss == pytest.approx(theirs.loss, rel=1e-5)
-        assert mine.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
+        assert mine.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-5)
         assert mine.balance_loss == pytest.approx(theirs.balance_loss, rel=1e-5)
         assert mine.loss_by_category.keys() == theirs.loss_by_category.keys()
         for category, (total, count) in mine.loss_by_category.items():

@@ -34,6 +34,25 @@ ANSWER_ZH = (
     "<|ref|>蓝色的书<|/ref|><|det|>[[749, 283, 923, 716]]<|/det|>。"
 )
 PHONE = {"viewport": {"width": 390, "height": 760}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+NOT_THERE = "<|ref|>the green vase<|/ref|><|det|>[[434, 592, 675, 741]]<|/det|>"
+MARKDOWN = """## What the table shows
+
+Item | Price
+--- | ---:
+Tea | 2.40
+Bun | 1.80
+
+1. First **add** the prices,
+2. then
+   - check them, and
+   - *write* the sum down:
+
+```python
+total = 2.40 + 1.80
+```
+
+> It was 4.20 last week, too.
+"""
 Opener = Callable[..., Any]
 
 
@@ -87,6 +106,20 @@ def take(folder: Path, backend: ScriptedBackend, open_page: Opener) -> None:
     for corner, value in enumerate((68, 178, 234, 312)):
         page.fill(f"[data-corner='{corner}']", str(value))
     shot(page, "tiles")
+
+    for name, options in (("desk", {}), ("phone", PHONE)):
+        backend.reset()
+        backend.text, backend.later = NOT_THERE, "No."
+        page = open_page(**options)
+        add(page, desk)
+        choose(page, "locate")
+        ask(page, "the green vase")
+        shot(page, f"not-there-{name}")
+        backend.reset()
+        backend.text = MARKDOWN
+        page = open_page(**options)
+        ask(page, "word after word " * 150)
+        shot(page, f"markdown-{name}")
 
     backend.reset()
     backend.text, backend.pause_after = ANSWER, 60

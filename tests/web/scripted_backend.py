@@ -11,7 +11,10 @@ from vl2.serve.backend import Ask, Timing
 
 
 class ScriptedBackend:
-    """Answers every ask with `text`. With `pause_after`, that many tokens come, and the rest after `go_on`."""
+    """Answers every ask with `text`, or all but the first with `later`.
+
+    With `pause_after`, that many tokens come, and the rest after `go_on`.
+    """
 
     def __init__(self, processor: Processor) -> None:
         self.processor = processor
@@ -22,6 +25,7 @@ class ScriptedBackend:
 
     def reset(self) -> None:
         self.text = "Nothing was told."
+        self.later: str | None = None
         self.pause_after: int | None = None
         self.error: Exception | None = None
         self.asks: list[Ask] = []
@@ -38,23 +42,25 @@ class ScriptedBackend:
     async def open(self, asks: Sequence[Ask]) -> ScriptedAnswers:
         if self.error is not None:
             raise self.error
+        text = self.later if self.asks and self.later is not None else self.text
         self.asks += asks
-        return ScriptedAnswers(self)
+        return ScriptedAnswers(self, text)
 
     def numbers(self) -> dict[str, float]:
         return {}
 
 
 class ScriptedAnswers:
-    def __init__(self, backend: ScriptedBackend) -> None:
+    def __init__(self, backend: ScriptedBackend, text: str) -> None:
         self._backend = backend
+        self._text = text
         self._is_closed = False
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Output]]:
         backend = self._backend
         tokenizer = backend.processor.tokenizer
         stream = tokenizer.stream()
-        for count, token_id in enumerate(tokenizer.encode(backend.text)):
+        for count, token_id in enumerate(tokenizer.encode(self._text)):
             while count == backend.pause_after and not backend.may_go_on:
                 if self._is_closed:
                     return

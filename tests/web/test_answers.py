@@ -242,6 +242,48 @@ def test_a_refusal_is_shown_as_a_sentence_and_can_be_tried_again(open_page: Call
     assert page.locator(".turn").count() == 2
 
 
+def in_window(page: Any, locator: Any) -> bool:
+    """Tell whether all of an element can be seen between the head of the page and the composer."""
+    _, top, _, bottom = rect(locator)
+    head, foot = rect(page.locator("header"))[3], rect(page.locator("#composer"))[1]
+    return bool(head <= top and bottom <= foot)
+
+
+@pytest.mark.parametrize("viewport", [{"width": 1280, "height": 860}, {"width": 360, "height": 640}])
+def test_an_error_is_seen_however_long_the_question_is(open_page: Callable[..., Any], scripted_server, viewport):
+    backend, server = scripted_server
+    backend.reset()
+    page = open_page(server.url, expects_errors=True, viewport=viewport)
+    backend.error = UserError("the prompt has 30000 tokens, the context is 4096: ask less")
+    ask(page, "word after word " * 2000 + "\n" * 700 + "?")
+    error = page.locator(".error[role=alert]")
+    assert in_window(page, error)
+    assert error.evaluate("element => element.closest('[aria-live]') !== null")
+    fold = page.get_by_role("button", name="Show all")
+    fold.click()
+    assert rect(page.locator(".question-text"))[3] - rect(page.locator(".question-text"))[1] > 5000
+    page.get_by_role("button", name="Show less").click()
+    assert rect(page.locator(".question-text"))[3] - rect(page.locator(".question-text"))[1] < 400
+
+
+def test_an_error_after_a_long_answer_is_seen(open_page: Callable[..., Any], scripted_server):
+    server = scripted_server[1]
+    page = open_page(server.url, expects_errors=True)
+    piece = json.dumps({"choices": [{"index": 0, "delta": {"content": "line\n\n" * 400}, "finish_reason": None}]})
+    fault = json.dumps({"error": {"message": "the engine has stopped"}})
+    body = f"data: {piece}\n\ndata: {fault}\n\n"
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    ask(page, "Go on.")
+    assert in_window(page, page.locator(".error"))
+    assert page.locator(".error").inner_text() == "the engine has stopped"
+
+
+def test_a_long_question_leaves_its_answer_in_sight(page: Any, backend: ScriptedBackend):
+    backend.text = "It is short."
+    ask(page, "word after word " * 3000)
+    assert in_window(page, page.locator(".answer-text"))
+
+
 def test_a_server_that_is_gone_is_told(open_page: Callable[..., Any], nano_processor: Any):
     with serving(ScriptedBackend(nano_processor), ServerSettings(name="nano")) as server:
         page = open_page(server.url, expects_errors=True)
@@ -258,7 +300,7 @@ def test_a_key_is_asked_for_and_then_sent(open_page: Callable[..., Any], nano_pr
         assert "enter it in the settings" in page.locator("#toast").inner_text()
         page.click("#open-settings")
         page.fill("#api-key", "open sesame")
-        page.click("#settings >> text=Done")
+        page.click("#settings >> text=Save")
         wait_until(page, "() => document.getElementById('model-name').textContent === 'nano'")
         ask(page, "Hello?")
         assert answer_text(page) == "Welcome."
@@ -271,13 +313,158 @@ def test_what_is_set_is_what_is_asked(page: Any, backend: ScriptedBackend):
     page.fill("#max-tokens", "77")
     page.fill("#temperature", "0.5")
     page.check("#well-formed")
-    page.click("#settings >> text=Done")
+    page.click("#settings >> text=Save")
     ask(page, "Hello?")
     options = backend.asks[-1].options
     assert (options.max_new_tokens, options.temperature) == (77, 0.5)
     assert options.constraint is not None
     told = backend.processor.tokenizer.decode(backend.asks[-1].sample.input_ids.tolist())
     assert "Be brief." in told
+
+
+@pytest.mark.parametrize("how", ["escape", "cancel"])
+def test_escape_and_cancel_leave_the_settings_as_they_were(page: Any, backend: ScriptedBackend, how: str):
+    def change(tokens: str, *, done: str) -> None:
+        page.click("#open-settings")
+        page.fill("#system", f"Be {tokens}.")
+        page.fill("#max-tokens", tokens)
+        page.fill("#api-key", "secret")
+        page.locator("#check-presence").set_checked(tokens == "77")
+        if done == "escape":
+            page.keyboard.press("Escape")
+        else:
+            page.get_by_role("button", name=done, exact=True).click()
+        wait_until(page, "() => !document.getElementById('settings').open")
+        page.wait_for_timeout(200)  # what a dialog's end sets off comes after it
+
+    stored = "JSON.stringify([{...localStorage}, {...sessionStorage}])"
+    change("77", done="Save")
+    before = page.evaluate(stored)
+    change("88", done="escape" if how == "escape" else "Cancel")
+    assert page.evaluate(stored) == before
+    page.click("#open-settings")
+    assert page.input_value("#max-tokens") == "77"
+    assert page.input_value("#system") == "Be 77."
+    assert page.is_checked("#check-presence")
+    page.keyboard.press("Escape")
+    ask(page, "Hello?")
+    assert backend.asks[-1].options.max_new_tokens == 77
+
+
+def test_enter_in_a_field_of_the_settings_saves(page: Any, backend: ScriptedBackend):
+    page.click("#open-settings")
+    page.fill("#max-tokens", "55")
+    page.press("#max-tokens", "Enter")
+    ask(page, "Hello?")
+    assert backend.asks[-1].options.max_new_tokens == 55
+
+
+def says(page: Any, first: str, *later: str) -> list[list[Any]]:
+    """Let the API say these one after another; return the messages of each request, as they come."""
+    requests: list[list[Any]] = []
+    texts = [first, *later]
+
+    def answer(route: Any) -> None:
+        requests.append(route.request.post_data_json["messages"])
+        text = texts[min(len(requests), len(texts)) - 1]
+        piece = json.dumps({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]})
+        route.fulfill(body=f"data: {piece}\n\ndata: [DONE]\n\n", content_type="text/event-stream")
+
+    page.unroute_all()
+    page.route("**/v1/chat/completions", answer)
+    return requests
+
+
+def notes(page: Any) -> list[str]:
+    told: list[str] = page.locator(".notes").last.locator(".note").all_inner_texts()
+    return told
+
+
+MUG = "<|ref|>{}<|/ref|><|det|>[[10, 10, 90, 90]]<|/det|>"
+
+
+@pytest.mark.parametrize(
+    ("query", "question", "answer", "verdict"),
+    [
+        ("the red mug", "Is there a red mug in the image?", "No.", "no"),
+        ("orange", "Is there an orange in the image?", "Yes.", "yes"),
+        ("A dog.", "Is there a dog in the image?", "no, there is none", "no"),
+        ("all the red mugs", "Are there any red mugs in the image?", "Yes", "yes"),
+        ("man with glasses", "Is there a man with glasses in the image?", "No", "no"),
+        ("mug", "Is there a mug in the image?", "Not sure", None),
+        ("红色的杯子", "图中有红色的杯子吗？", "没有。", "no"),
+        ("杯子", "图中有杯子吗？", "有。", "yes"),
+    ],
+)
+def test_after_locate_the_page_tells_whether_the_model_says_that_the_thing_is_there(
+    page: Any, picture: Path, query: str, question: str, answer: str, verdict: str | None
+):
+    requests = says(page, MUG.format(query), answer)
+    add(page, picture)
+    choose(page, "locate")
+    ask(page, query)
+    assert len(requests) == 2
+    (message,) = requests[1]
+    assert message["content"][0] == requests[0][0]["content"][0]  # the same picture
+    assert message["content"][1]["text"] == question
+    sentences = {
+        "no": f"Asked “{question}”, the model answers no. The box may be around something else.",
+        "yes": f"Asked “{question}”, the model answers yes.",
+        None: f"Asked “{question}”, the model answers neither yes nor no.",
+    }
+    assert notes(page) == [sentences[verdict]]
+    assert page.locator(".is-doubtful").count() == (verdict == "no")
+    assert page.locator("figcaption").inner_text().startswith("Boxes are the model’s guesses.")
+    ask(page, "And what colour?")  # what was asked beside is no part of the conversation
+    assert question not in json.dumps(requests[2], ensure_ascii=False)
+
+
+def test_a_box_of_another_name_and_an_answer_without_boxes_are_told(page: Any, picture: Path):
+    requests = says(page, MUG.format("pink boat"), "No.", "There is none.", "A plain answer.")
+    add(page, picture)
+    choose(page, "locate")
+    ask(page, "person")
+    assert notes(page)[0] == "You asked for “person”; the model named its box “pink boat”."
+    choose(page, "locate")
+    ask(page, "person")
+    assert notes(page) == ["The answer has no boxes."]
+    assert len(requests) == 3  # where there is no box, there is nothing to doubt
+    choose(page, "ask")
+    ask(page, "What is it?")
+    assert notes(page) == []
+
+
+def test_an_answer_stands_where_the_question_whether_it_is_there_fails(
+    open_page: Callable[..., Any], scripted_server, backend: ScriptedBackend, picture: Path
+):
+    page = open_page(scripted_server[1].url, expects_errors=True)
+    backend.text = MUG.format("mug")
+    numbers = iter(range(9))
+    page.route("**/v1/chat/completions", lambda route: route.abort() if next(numbers) else route.continue_())
+    add(page, picture)
+    choose(page, "locate")
+    ask(page, "mug")
+    assert page.locator(".box").count() == 1
+    assert page.locator(".error").count() == 0
+    assert notes(page) == []
+
+
+def test_the_question_whether_it_is_there_can_be_turned_off(page: Any, picture: Path):
+    requests = says(page, MUG.format("mug"))
+    page.click("#open-settings")
+    page.uncheck("#check-presence")
+    page.click("#settings >> text=Save")
+    add(page, picture)
+    choose(page, "locate")
+    ask(page, "mug")
+    assert page.locator(".box").count() == 1
+    assert len(requests) == 1
+
+
+def test_an_empty_answer_is_told(page: Any, backend: ScriptedBackend):
+    backend.text = ""
+    ask(page, "Hello?")
+    assert notes(page) == ["The answer is empty."]
 
 
 def test_the_page_shows_what_the_python_api_answers(open_page: Callable[..., Any], picture: Path):

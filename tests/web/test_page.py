@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.web.scripted_backend import ScriptedBackend
-from tests.web.talk import DONE, add, answer_text, ask, choose, wait_until
+from tests.web.talk import DONE, add, answer_text, ask, choose, rect, wait_until
 from vl2.serve.web.page import STATIC, page_files
 
 GROUNDED = "A <|ref|>field<|/ref|><|det|>[[0, 500, 999, 999]]<|/det|> below."
@@ -59,10 +61,10 @@ def test_an_example_fills_in_picture_task_and_question(page: Any, backend: Scrip
     backend.text = GROUNDED
     page.click(".example >> nth=0")
     wait_until(page, "() => document.querySelector('.cost')?.textContent")
-    assert page.input_value("#question") == "red circle"
+    assert page.input_value("#question") == "green triangle"
     page.click("#send")
     page.wait_for_selector(DONE)
-    assert backend.asks[-1].images[0].size == (440, 360)
+    assert backend.asks[-1].images[0].size == (168, 168)
     page.click("#new-chat")
     assert page.locator(".turn").count() == 0
     assert page.locator("#welcome").is_visible()
@@ -95,6 +97,65 @@ def test_on_a_phone_everything_fits_and_can_be_reached(
         assert place["height"] >= 30
 
 
+@pytest.mark.parametrize("width", [320, 360, 390, 768])
+@pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])
+def test_every_task_can_be_seen_and_chosen_at_any_width(
+    open_page: Callable[..., Any], scripted_server, backend, locale: str, width: int
+):
+    phone = {**PHONE, "viewport": {"width": width, "height": 640}, "locale": locale}
+    page = open_page(scripted_server[1].url, **phone)
+    tasks = page.locator(".task")
+    assert tasks.count() == 5
+    for task in tasks.all():
+        left, top, right, bottom = rect(task)
+        assert left >= 0
+        assert right <= width
+        assert bottom <= 640
+        middle = [(left + right) / 2, (top + bottom) / 2]
+        # What is there is the task itself: nothing lies over it, and no edge cuts it off.
+        assert task.evaluate("(task, [x, y]) => task.contains(document.elementFromPoint(x, y))", middle)
+        task.tap()
+        assert task.locator("input").is_checked()
+        for control in ("#attach", "#send"):
+            assert rect(page.locator(control))[2] <= width
+    page.focus("#tasks :checked")
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.querySelector('#tasks :checked').value") == "ask"
+
+
+def test_a_phone_names_buttons_that_have_no_words_and_warns_of_wrong_answers(
+    open_page: Callable[..., Any], scripted_server, backend
+):
+    page = open_page(scripted_server[1].url, **PHONE)
+    assert page.get_by_text("Answers can be wrong: check them.").is_visible()
+    for name in ("Send", "New chat", "Add pictures", "Settings", "Light or dark theme"):
+        assert page.get_by_role("button", name=name, exact=True).count() == 1
+
+
+def test_numbers_and_nouns_agree(page: Any):
+    """Of every sentence with a number: one is one thing, and two are two, in English and in Chinese."""
+    said = """async (language) => {
+      const { say, setLanguage } = await import("/web/i18n.js");
+      setLanguage(language);
+      const values = (value) => Array(10).fill(value);
+      return ["tokens", "planAll", "planOver", "figures", "figuresWhole", "usage", "picture", "tooMany"].flatMap(
+        (key) => [say(key, ...values(1)), say(key, ...values(2)), say(key, ...values(0))]);
+    }"""
+    for sentence in page.evaluate(said, "en"):
+        assert not re.search(r"\b1 (?:tokens|tiles|boxes|pictures)\b", sentence)
+        assert not re.search(r"\b[02] (?:token|tile|box|picture)\b", sentence)
+        assert not re.search(r"[{}|]", sentence)
+    for sentence in page.evaluate(said, "zh"):
+        assert not re.search(r"[{}|]|[a-z]{4,}", sentence)
+
+
+def test_a_picture_of_one_tile_costs_one_tile(page: Any, tmp_path: Path):
+    Image.new("RGB", (100, 100), "white").save(tmp_path / "small.png")
+    add(page, tmp_path / "small.png")
+    assert " tokens for 1 tile;" in page.locator("#plan").inner_text()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_follows_the_system_until_a_person_chooses(open_page, scripted_server, backend, scheme: str):
     page = open_page(scripted_server[1].url, color_scheme=scheme)
@@ -115,7 +176,7 @@ def test_the_page_follows_the_system_until_a_person_chooses(open_page, scripted_
 def test_a_browser_in_chinese_gets_a_page_in_chinese(open_page, scripted_server, backend, picture: Path):
     page = open_page(scripted_server[1].url, locale="zh-CN")
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
-    assert page.locator("#welcome-title").inner_text() == "向图片、文档和屏幕截图提问"
+    assert page.locator("#welcome-title").inner_text() == "向图片提问"
     backend.text = "一片田野。"
     add_in_chinese = "() => document.querySelector('.cost')?.textContent.endsWith('个词元')"
     page.set_input_files("#file", str(picture))
@@ -132,7 +193,8 @@ def test_both_languages_say_the_same_things(page: Any):
         "import('/web/i18n.js').then(async m => {"
         " const text = await (await fetch('/web/i18n.js')).text();"
         " return ['en', 'zh'].map(name => [...text.split(`  ${name}: {`)[1].split('\\n  },')[0]"
-        ".matchAll(/^ {4}(\\w+): (.*),$/gm)].map(m => [m[1], [...m[2].matchAll(/\\{\\d\\}/g)].map(String).sort()])) })"
+        ".matchAll(/^ {4}(\\w+): (.*),$/gm)].map(m =>"
+        " [m[1], [...m[2].matchAll(/\\{(\\d)/g)].map(n => n[1]).sort()])) })"
     )
     english, chinese = keys
     assert len(english) > 60
@@ -184,6 +246,13 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_but_its_files(sc
         assert httpx.get(f"{url}/web/{name}").status_code == 404
     tag = httpx.get(f"{url}/web/app.js").headers["etag"]
     assert httpx.get(f"{url}/web/app.js", headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_the_file_that_is_not_our_own_is_as_it_was_published():
+    told = (STATIC / "markdown-it.LICENSES.txt").read_text(encoding="utf-8")
+    assert sha256((STATIC / "markdown-it.umd.min.js").read_bytes()).hexdigest() in told
+    for part in ("markdown-it", "entities", "linkify-it", "mdurl", "punycode.js", "uc.micro"):
+        assert f"==== {part}-" in told
 
 
 def test_tiles_of_sizes_that_are_none_are_refused(scripted_server):

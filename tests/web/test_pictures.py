@@ -48,7 +48,7 @@ def test_the_price_before_sending_is_what_is_then_paid(page: Any, backend: Scrip
     assert page.locator("#plan").inner_text().startswith(f"{sum(costs)} tokens for ")
     ask(page, "Both?")
     assert int(backend.asks[-1].sample.image_mask.sum()) == sum(costs)
-    assert f"{sum(costs)} of them pictures" in page.locator(".usage").inner_text()
+    assert f"{sum(costs)} of them for pictures" in page.locator(".usage").inner_text()
 
 
 def test_the_tile_grid_is_drawn_where_the_model_cuts(page: Any, backend: ScriptedBackend, picture: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -50,6 +51,12 @@ def error_line(item: Item, error: UserError) -> dict[str, Any]:
         return {"id": item.id, **item.about, "error": message}
     body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
     return _openai_line(item, 400, body)
+
+
+def is_error(line: Mapping[str, Any]) -> bool:
+    """Tell whether a line says that its item failed."""
+    response = line.get("response")
+    return response["status_code"] != 200 if isinstance(response, Mapping) else "error" in line
 
 
 def _openai_line(item: Item, status: int, body: dict[str, Any]) -> dict[str, Any]:

@@ -1,52 +1,78 @@
-"""The boxes of a finished job as COCO JSON: images, categories by label, boxes as [x, y, width, height] in pixels."""
+"""The boxes of a finished job as COCO JSON: images, categories, boxes as [x, y, width, height] in pixels.
+
+A category is what was asked for: of a search its query, whatever the model called what it found. Where nothing certain
+was asked for (descriptions), the model's labels are the categories, written alike. `file_name` is the path of the
+picture as the job was given it, from the folder where the job was started.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vl2.batch_job.drawing import file_stems, write_picture
+from vl2.batch_job.item import Item
+from vl2.batch_job.line_file import item_id
 from vl2.errors import UserError
+from vl2.paths import is_url
+from vl2.process.image import open_image
+
+UNNAMED = "object"  # a box without a label
 
 
-def to_coco(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return COCO's object for plain lines. An image without boxes is listed, one with an error is not."""
+def to_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[Item], pages: Mapping[str, str]) -> dict[str, Any]:
+    """Return COCO's object for plain lines. An image without boxes is listed, one with an error is not.
+
+    `pages` has the paths of pages that were made pictures, by the names of their items.
+    """
+    asked = {item.id: item for item in items}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    categories: dict[str, int] = {}
+    queries = [item.query for item in items if item.query is not None]
+    categories = {name: number for number, name in enumerate(dict.fromkeys(map(_one_line, queries)), start=1)}
     for line in lines:
         if "error" in line or "image_size" not in line:
             continue
+        item = asked[item_id(line)]
         width, height = line["image_size"]
         image_id = len(images) + 1
-        name = line.get("file", line["id"]) if "page" not in line else line["id"]
-        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        named = {"file_name": pages[item.id]} if item.id in pages else _named(item)
+        images.append({"id": image_id, **named, "width": width, "height": height})
         for box in line["boxes"]:
             x0, y0, x1, y1 = box["xyxy_px"]
             w, h = max(0.0, round(x1 - x0, 1)), max(0.0, round(y1 - y0, 1))
+            name = _one_line(item.query) if item.query is not None else _one_line(box["label"]).casefold() or UNNAMED
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
-                    "category_id": categories.setdefault(box["label"], len(categories) + 1),
+                    "category_id": categories.setdefault(name, len(categories) + 1),
                     "bbox": [x0, y0, w, h],
                     "area": round(w * h, 1),
                     "iscrowd": 0,
+                    "label": box["label"],  # the model's own word
                 }
             )
     return {
-        "info": {"description": "boxes located by vl2"},
+        "info": {"description": "boxes located by vl2; file_name is a path from the folder where vl2 was started"},
         "images": images,
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
     }
 
 
-def write_coco(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Write the file, whole or not at all."""
-    write_whole(path, json.dumps(to_coco(lines), ensure_ascii=False))
+def pages_folder(path: Path) -> Path:
+    """Return where the pages of PDF files go as pictures, beside a COCO file."""
+    return path.with_name(f"{path.stem}-pages")
+
+
+def write_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[Item], path: Path) -> None:
+    """Write the file, whole or not at all, and the pages of PDF files as pictures beside it."""
+    pages = _write_pages(items, pages_folder(path))
+    write_whole(path, json.dumps(to_coco(lines, items, pages), ensure_ascii=False))
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -60,3 +86,38 @@ def write_whole(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _write_pages(items: Sequence[Item], folder: Path) -> dict[str, str]:
+    """Write the pages of PDF files, which are no files of their own, and return their paths by the items' names."""
+    stems = file_stems(item.id for item in items)
+    written: dict[str, str] = {}
+    for item in items:
+        if "page" not in item.about:
+            continue
+        path = folder / f"{stems[item.id]}.png"
+        try:
+            if not path.exists():
+                write_picture(open_image(item.read().images[-1]), path)
+        except UserError:  # it is an error in its line too
+            continue
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        written[item.id] = path.as_posix()
+    return written
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _named(item: Item) -> dict[str, str]:
+    """Return what COCO says about where a picture is. One without a path or address is called as its item."""
+    images = item.read().images
+    source = images[-1] if images else None
+    if not isinstance(source, str) or source.lower().startswith("data:"):
+        return {"file_name": item.id}
+    if not is_url(source):
+        return {"file_name": Path(source).as_posix()}
+    last_part = source.partition("#")[0].partition("?")[0].rpartition("/")[2]
+    return {"file_name": last_part or item.id, "coco_url": source}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vl2.batch_job.item import Asked, Item
-from vl2.batch_job.pdf import count_pages, draw_page
+from vl2.batch_job.pdf import count_pages, draw_page, require_library
 from vl2.errors import UserError
 from vl2.infer.prompts import user_message
 from vl2.infer.sampling import GenerateOptions
@@ -19,30 +20,43 @@ KNOWN = (*PICTURES, ".pdf")
 DEFAULT_DPI = 144  # an A4 page of 1,190 x 1,684 px: sharp at the finest of the released grids
 
 
-def file_items(inputs: Sequence[str], question: str, options: GenerateOptions, *, dpi: int = DEFAULT_DPI) -> list[Item]:
+def file_items(
+    inputs: Sequence[str],
+    question: str,
+    options: GenerateOptions,
+    *,
+    dpi: int = DEFAULT_DPI,
+    query: str | None = None,
+    leave_out: Sequence[Path] = (),
+) -> list[Item]:
     """Return the items of files and folders, the same question for each.
 
-    A PDF file that cannot be opened is one item with an error. UserError for a path that is not there, or none found.
+    A PDF file that cannot be opened is one item with an error. UserError for a path that is not there, or none found,
+    or PDF files without the library that reads them. `query` is what the question searches for; of a folder, what lies
+    in folders of `leave_out` below it, where results go, is no input.
     """
     if not 18 <= dpi <= 600:
         raise UserError(f"dpi must be in 18..600, got {dpi}")
     items = [
         item
-        for name, path in _files(inputs)
+        for name, path in _files(inputs, leave_out)
         for item in (_pages(name, path, question, options, dpi) if path.suffix.lower() == ".pdf"
                      else [_picture(name, path, question, options)])
     ]  # fmt: skip
+    items = [replace(item, query=query) for item in items]
     if not items:
         raise UserError(f"nothing to read in {', '.join(inputs)}: known are {', '.join(KNOWN)}")
     return items
 
 
-def _files(inputs: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Yield (name, path): files of a folder by their path within it."""
+def _files(inputs: Sequence[str], leave_out: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield (name, path): files of a folder by their path within it, but for those in folders that are left out."""
     for text in inputs:
         path = local_path(text)
         if path.is_dir():
             found = [p for p in path.rglob("*") if p.suffix.lower() in KNOWN and p.is_file()]
+            results = {folder.resolve() for folder in leave_out} - {path.resolve()}
+            found = [p for p in found if not results & {*p.resolve().parents}] if results else found
             prefix = f"{path.as_posix()}/" if len(inputs) > 1 else ""
             yield from sorted(((prefix + p.relative_to(path).as_posix(), p) for p in found), key=_natural)
         elif not path.exists():
@@ -59,10 +73,11 @@ def _natural(file: tuple[str, Path]) -> list[tuple[int, str]]:
 
 
 def _picture(name: str, path: Path, question: str, options: GenerateOptions) -> Item:
-    return Item(id=name, read=_asker(lambda: str(path), question, options), about={"file": name})
+    return Item(id=name, read=_asker(path.as_posix, question, options), about={"file": name})
 
 
 def _pages(name: str, path: Path, question: str, options: GenerateOptions, dpi: int) -> Iterator[Item]:
+    require_library()
     try:
         num_pages = count_pages(path)
     except UserError as error:

@@ -33,6 +33,7 @@ class Item:
     read: Callable[[], Asked]
     about: Mapping[str, Any] = field(default_factory=dict)  # goes into the line: file, page
     form: Literal["plain", "openai"] = "plain"
+    query: str | None = None  # what is searched for, where one thing is
 
 
 def check_unique(items: Sequence[Item]) -> None:

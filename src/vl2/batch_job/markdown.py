@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vl2.batch_job.coco import write_whole
-from vl2.batch_job.drawing import file_stem
+from vl2.batch_job.drawing import file_stems
 
 _BOXES = re.compile(r"<\|det\|>.*?(?:<\|/det\|>|$)", re.DOTALL)
 _TAGS = re.compile(r"<\|/?(?:ref|det|grounding)\|>")
@@ -29,8 +29,10 @@ def write_markdown(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
     if path.suffix.lower() == ".md":
         write_whole(path, to_markdown(lines))
         return
-    for name, text in _documents(lines).items():
-        write_whole(path / f"{file_stem(name)}.md", text + "\n")
+    documents = _documents(lines)
+    stems = file_stems(documents)
+    for name, text in documents.items():
+        write_whole(path / f"{stems[name]}.md", text + "\n")
 
 
 def _documents(lines: Iterable[Mapping[str, Any]]) -> dict[str, str]:

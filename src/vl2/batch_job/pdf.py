@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument
 
 POINTS_PER_INCH = 72
 MAX_PAGE_PX = 40_000_000  # of one page: what is larger is drawn coarser
+
+
+def require_library() -> None:
+    """Raise UserError, with what to install, if no PDF file can be read here."""
+    _library()
 
 
 def count_pages(path: Path) -> int:
@@ -50,5 +56,5 @@ def _library() -> Any:
     try:
         import pypdfium2
     except ImportError:
-        raise UserError('PDF files need the extra "pdf": pip install "vl2[pdf]"') from None
+        raise UserError(f"PDF files need pypdfium2: {install_extra('pdf')}") from None
     return pypdfium2

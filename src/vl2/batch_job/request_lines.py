@@ -60,8 +60,12 @@ def _item(line: str, number: int, folder: Path, options: GenerateOptions) -> Ite
             read=lambda: _ask_openai(request, folder, options),
             form="openai",
         )
-    name = request.get("id", f"line {number}")
-    return Item(id=str(name), read=lambda: _ask_short(request, folder, options))
+    name, query = request.get("id", f"line {number}"), request.get("locate")
+    return Item(
+        id=str(name),
+        read=lambda: _ask_short(request, folder, options),
+        query=query if isinstance(query, str) else None,
+    )
 
 
 def _failing(message: str) -> Callable[[], Asked]:

@@ -7,7 +7,7 @@ together; a line waits until those before it are written.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from typing import Any
 from PIL import Image
 
 from vl2.batch_job.answer_line import answer_line, error_line
-from vl2.batch_job.drawing import draw_answer
+from vl2.batch_job.drawing import draw_answer, file_stems
 from vl2.batch_job.item import Item, check_unique
 from vl2.batch_job.line_file import LineFile
 from vl2.errors import UserError
+from vl2.infer.constraint import Constraint
+from vl2.infer.constraint_json import check_whole
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
 from vl2.infer.engine.task import Job, Task
 from vl2.infer.generate import Event
+from vl2.infer.reply import Reply
 from vl2.infer.vlm import VLM, ReplyBuilder
 from vl2.process.image import open_image
 
@@ -54,6 +57,7 @@ class _Work:
     item: Item
     line: dict[str, Any] | None = None  # when it is answered
     builder: ReplyBuilder | None = None
+    constraint: Constraint | None = None
     last_image: Image.Image | None = None  # kept only for drawing
     finish_reason: str | None = None
     new_tokens: int = 0
@@ -65,7 +69,7 @@ class _Job:
 
     vlm: VLM
     file: LineFile
-    draw: Path | None
+    pictures: Mapping[str, Path]  # where the picture of an item with its boxes goes; of none where none is asked for
     report: Report
     model: str
     progress: Progress
@@ -94,13 +98,20 @@ class _Job:
                     work.builder.add(Event(request=0, token_id=output.token_id, piece=output.piece,
                                            finish_reason=output.finish_reason))  # fmt: skip
                     if output.finish_reason is not None:
-                        reply = work.builder.build()
-                        work.line = answer_line(work.item, reply, self.model)
-                        if self.draw is not None and work.last_image is not None:
-                            draw_answer(self.draw, work.item.id, reply, work.last_image)
+                        self._end(work, work.builder.build())
                 if output.is_last:
                     del working[task]
             self._write_finished()
+
+    def _end(self, work: _Work, reply: Reply) -> None:
+        try:
+            check_whole(work.constraint, reply.text, reply.finish_reason, reply.usage.completion_tokens)
+        except UserError as error:
+            self._fail(work, error)
+            return
+        work.line = answer_line(work.item, reply, self.model)
+        if work.last_image is not None:
+            draw_answer(self.pictures[work.item.id], reply, work.last_image)
 
     def _begin(self, item: Item, scheduler: Scheduler, working: dict[Task, _Work]) -> None:
         work = _Work(item=item)
@@ -108,14 +119,14 @@ class _Job:
         try:
             asked = item.read()
             images = asked.images
-            if self.draw is not None and images:
+            if item.id in self.pictures and images:
                 work.last_image = open_image(images[-1], self.vlm.processor.image_options)
             sample = self.vlm.processor.encode(asked.messages, name=item.id)
             task = scheduler.make_task(Job(sample=sample, options=asked.options))
         except UserError as error:
             self._fail(work, error)
             return
-        work.builder = ReplyBuilder(sample)
+        work.builder, work.constraint = ReplyBuilder(sample), asked.options.constraint
         working[task] = work
         scheduler.add(task)
 
@@ -123,6 +134,7 @@ class _Job:
         if not isinstance(error, UserError):
             raise error  # a fault of ours, which every item might meet
         work.line = error_line(work.item, error)
+        work.finish_reason = None
 
     def _write_finished(self) -> None:
         while self.pending and self.pending[0].line is not None:
@@ -164,7 +176,9 @@ def run_batch(
         left = [item for item in items if item.id not in file.ids]
         progress = Progress(total=len(items), done_before=len(items) - len(left))
         report(progress)
-        job = _Job(vlm=vlm, file=file, draw=draw, report=report, model=model, progress=progress)
+        stems = {} if draw is None else file_stems(item.id for item in items)
+        pictures = {name: draw / f"{stem}.png" for name, stem in stems.items()} if draw is not None else {}
+        job = _Job(vlm=vlm, file=file, pictures=pictures, report=report, model=model, progress=progress)
         try:
             if draw is not None:
                 draw.mkdir(parents=True, exist_ok=True)

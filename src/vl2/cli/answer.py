@@ -6,14 +6,15 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vl2.cli.flags import GenerateFlags, ModelFlags, OutputFlags, print_json
+from vl2.cli.flags import GenerateFlags, ModelFlags, OutputFlags, check_answer_length, print_json
 from vl2.cli.print_stream import print_stream
 from vl2.errors import UserError
-from vl2.paths import local_path
+from vl2.paths import is_url, local_path
 
 if TYPE_CHECKING:
     from vl2.infer.constraint import Constraint
@@ -34,10 +35,12 @@ def answer(
     constraint: Constraint | None = None,
 ) -> None:
     """Answer one question on stdout: streamed as text, or as JSON at the end."""
+    from vl2.infer.constraint_json import JsonSchema, check_whole
     from vl2.infer.prompts import user_message
     from vl2.infer.vlm import ReplyBuilder
 
     options = replace(generate.options(), constraint=constraint)
+    check_answer_length(model, generate, quiet=output.quiet)
     vlm = model.load(quiet=output.quiet)
     messages = [user_message(question, images)]
     if system is not None:
@@ -50,19 +53,24 @@ def answer(
             builder.add(event)
             yield event.piece
 
-    if output.json:
+    # What must be whole is printed at the end; only text is of use while it comes.
+    if output.json or isinstance(constraint, JsonSchema):
         for _ in pieces():
             pass
+        reply = builder.build()
+        check_whole(constraint, reply.text, reply.finish_reason, reply.usage.completion_tokens)
+        if output.json:
+            print_json(reply.to_dict())
+        else:
+            print(reply.text, flush=True)
     else:
         print_stream(pieces())
-    reply = builder.build()
-    if output.json:
-        print_json(reply.to_dict())
+        reply = builder.build()
     if draw is not None:
         save_drawing(reply.draw(images[-1]), draw, quiet=output.quiet)
 
 
-def check_drawable(draw: str | None, images: Sequence[object]) -> None:
+def check_drawable(draw: str | None, images: Sequence[str]) -> None:
     """Refuse before the work what would fail after it."""
     if draw is None:
         return
@@ -73,6 +81,8 @@ def check_drawable(draw: str | None, images: Sequence[object]) -> None:
         raise UserError(f"--draw must name a picture ({', '.join(DRAWN_AS)}), got {draw}")
     if path.is_dir():
         raise UserError(f"--draw must name a file, and {draw} is a folder")
+    if any(not is_url(name) and name != "-" and Path(name).resolve() == path.resolve() for name in images):
+        raise UserError(f"--draw {draw} would write over the image itself: name another file")
     if not path.parent.is_dir():
         raise UserError(f"--draw: no folder {path.parent}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):

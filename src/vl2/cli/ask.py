@@ -26,10 +26,10 @@ class Ask:
     """Ask a question about images, or about nothing.
 
     Examples:
-      vl2 ask "What is the total?" -i receipt.png
-      vl2 ask "What changed?" -i before.png -i after.png --model ./deepseek-vl2-tiny
-      cat page.png | vl2 ask "Transcribe this page." -i - --json
-      vl2 ask "Read the receipt." -i receipt.png --json-schema receipt.schema.json
+      vl2 ask "What value does the chart show for Oslo?" -i examples/bars.png
+      cat examples/word.png | vl2 ask "What does the image say?" -i - --json
+      vl2 ask "What changed?" -i before.png -i after.png --model tiny
+      vl2 ask "Read the receipt." -i receipt.png --json-schema receipt.schema.json --model tiny
     """
 
     question: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="QUESTION")]

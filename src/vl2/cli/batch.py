@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vl2.cli.flags import GenerateFlags, ModelFlags, OptionalFile, OptionalText
+from vl2.cli.flags import GenerateFlags, ModelFlags, OptionalFile, OptionalText, check_answer_length
+from vl2.cli.outputs import check_file, check_folder
 from vl2.errors import UserError
+from vl2.paths import local_path
 
 if TYPE_CHECKING:
     from vl2.batch_job.item import Item
@@ -38,10 +42,10 @@ class Batch:
     Markdown, and the lines lie beside it.
 
     Examples:
-      vl2 batch scans/ -o scans.jsonl --read
-      vl2 batch report.pdf annex.pdf -o report.md --read
-      vl2 batch photos/ -o mugs.jsonl --locate "the red mug" --draw drawn/ --coco mugs.json
-      vl2 batch requests.jsonl -o answers.jsonl --model ./deepseek-vl2-tiny
+      vl2 batch examples/word.png examples/line.png -o text.md --read
+      vl2 batch scans/ -o scans.jsonl --read --model tiny
+      vl2 batch photos/ -o mugs.jsonl --locate "the red mug" --draw drawn/ --coco mugs.json --model tiny
+      vl2 batch requests.jsonl -o answers.jsonl --model tiny
     """
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
@@ -74,7 +78,9 @@ class Batch:
     generate: BatchFlags = field(default_factory=BatchFlags)
 
     def run(self) -> None:
+        from vl2.batch_job.answer_line import is_error
         from vl2.batch_job.coco import write_coco
+        from vl2.batch_job.item import check_unique
         from vl2.batch_job.line_file import read_lines
         from vl2.batch_job.markdown import write_markdown
         from vl2.batch_job.run import run_batch
@@ -83,19 +89,22 @@ class Batch:
         from vl2.infer.generate import Limits
 
         lines_path, is_markdown = self._lines_path()
+        self.model.check()
         items = self._items(self._options())
+        check_unique(items)
         if (self.coco is not None or is_markdown) and any(item.form == "openai" for item in items):
             raise UserError("--coco and Markdown are for files and short requests, not for OpenAI's batch lines")
+        self._check_outputs(lines_path, items)
         if not self.fresh:
             check_settings(lines_path, self._settings())
-        self.model.check()
+        check_answer_length(self.model, self.generate, quiet=self.quiet)
         # As many positions as `run_batch` gives away.
         cache_tokens = Limits.max_rows * self.model.context(quiet=self.quiet)
         vlm = self.model.load(quiet=self.quiet, cache_tokens=cache_tokens)
         if self.fresh:
             forget(lines_path)
         hold_settings(lines_path, self._settings())
-        draw = Path(self.draw) if self.draw is not None else None
+        draw = local_path(self.draw) if self.draw is not None else None
         try:
             with batch_progress(quiet=self.quiet) as report:
                 done = run_batch(vlm, items, lines_path, draw=draw, model=self.model.model, report=report)
@@ -103,10 +112,46 @@ class Batch:
             self._say("stopped; the same command goes on from there")
             raise
         if self.coco is not None:
-            write_coco(read_lines(lines_path), Path(self.coco))
+            write_coco(read_lines(lines_path), items, local_path(self.coco))
         if is_markdown:
-            write_markdown(read_lines(lines_path), Path(self.out))
+            write_markdown(read_lines(lines_path), local_path(self.out))
         self._say(summary(done, lines_path))
+        num_failed = sum(map(is_error, read_lines(lines_path)))  # in earlier runs too: the same call ends the same way
+        if num_failed:
+            raise UserError(
+                f"{num_failed} of {len(items)} items failed: the lines with an error in {lines_path} say why"
+            )
+
+    def _check_outputs(self, lines_path: Path, items: Sequence[Item]) -> None:
+        """Refuse before the model loads what could not be written after it."""
+        check_file(lines_path, "-o")
+        if self.coco is not None:
+            coco = local_path(self.coco)
+            check_file(coco, "--coco")
+            if coco.resolve() in {lines_path.resolve(), Path(self.out).resolve(), *self._resolved_inputs()}:
+                raise UserError(f"--coco {self.coco} is another file of this job: name a file of its own")
+        if local_path(self.out).suffix.lower() == ".md":
+            check_file(local_path(self.out), "-o")
+        if self.draw is not None:
+            folder = local_path(self.draw)
+            check_folder(folder, "--draw")
+            given = {picture.resolve() for picture in self._pictures(items)}
+            from vl2.batch_job.drawing import file_stems
+
+            for name, stem in file_stems(item.id for item in items).items():
+                if (folder / f"{stem}.png").resolve() in given:
+                    raise UserError(f"--draw {self.draw} would write over the picture {name}: name another folder")
+
+    def _resolved_inputs(self) -> set[Path]:
+        return {local_path(text).resolve() for text in self.inputs}
+
+    def _pictures(self, items: Sequence[Item]) -> Iterator[Path]:
+        """Yield the files of the pictures that are read, without opening one."""
+        for item in items:
+            if "page" in item.about:
+                continue
+            with contextlib.suppress(UserError):
+                yield from (Path(source) for source in item.read().images if isinstance(source, str))
 
     def _say(self, text: str) -> None:
         if not self.quiet:
@@ -114,10 +159,10 @@ class Batch:
 
     def _lines_path(self) -> tuple[Path, bool]:
         """Return where the lines go, and whether Markdown is made of them."""
-        out = Path(self.out)
+        out = local_path(self.out)
         suffix = out.suffix.lower()
         if suffix == ".jsonl":
-            if out.resolve() in {Path(text).resolve() for text in self.inputs}:
+            if out.resolve() in self._resolved_inputs():
                 raise UserError(f"-o {self.out} is one of the inputs: name another file")
             return out, False
         if suffix == ".md":
@@ -133,6 +178,7 @@ class Batch:
         return replace(options, constraint=WellFormedBoxes()) if self.constrained else options
 
     def _items(self, options: GenerateOptions) -> list[Item]:
+        from vl2.batch_job.coco import pages_folder
         from vl2.batch_job.files import file_items
         from vl2.batch_job.request_lines import request_items
 
@@ -146,7 +192,10 @@ class Batch:
             raise UserError("a file of requests must be the only input")
         if question is None:
             raise UserError("say what to ask: --read, --describe, --ask TEXT or --locate TEXT")
-        return file_items(self.inputs, question, options, dpi=self.dpi)
+        leave_out = [] if self.draw is None else [local_path(self.draw)]
+        if self.coco is not None:
+            leave_out.append(pages_folder(local_path(self.coco)))
+        return file_items(self.inputs, question, options, dpi=self.dpi, query=self.locate, leave_out=leave_out)
 
     def _question(self) -> str | None:
         from vl2.infer.prompts import describe_prompt, locate_prompt, read_prompt

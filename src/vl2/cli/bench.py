@@ -34,7 +34,7 @@ class Bench:
     """
 
     model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "nano"
-    """"nano", a checkpoint folder, a hub id, or random:SIZE (random weights of nano, tiny, small or base)"""
+    """nano, tiny, small or base, a checkpoint folder, a hub id, or random:SIZE (random weights of one of the sizes)"""
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"

@@ -13,7 +13,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from vl2.cli.flags import GenerateFlags, Images, ModelFlags, OptionalText, OutputFlags, open_images, print_json
+from vl2.cli.flags import (
+    GenerateFlags,
+    Images,
+    ModelFlags,
+    OptionalText,
+    OutputFlags,
+    check_answer_length,
+    open_images,
+    print_json,
+)
 from vl2.cli.print_stream import print_stream
 from vl2.errors import UserError
 from vl2.paths import is_url, local_path
@@ -38,8 +47,8 @@ class Chat:
     """Talk with the model; questions may carry images.
 
     Examples:
-      vl2 chat
-      vl2 chat -i page.png --model ./deepseek-vl2-tiny --temperature 0.4
+      vl2 chat -i examples/scene.png
+      vl2 chat -i page.png --model tiny --temperature 0.4
     """
 
     images: Images = ()
@@ -55,6 +64,7 @@ class Chat:
             raise UserError("chat reads questions from stdin: an image must be a path or URL")
         images = open_images(self.images)
         options = self.generate.options()
+        check_answer_length(self.model, self.generate, quiet=self.output.quiet)
         vlm = self.model.load(quiet=self.output.quiet)
         if sys.stdin is None:
             raise UserError("chat reads questions from stdin, and there is none")

@@ -13,8 +13,8 @@ class Describe:
     """Describe an image.
 
     Examples:
-      vl2 describe -i photo.jpg
-      vl2 describe -i photo.jpg --grounded --draw boxes.png
+      vl2 describe -i photo.jpg --model tiny
+      vl2 describe -i photo.jpg --grounded --draw boxes.png --model tiny
     """
 
     images: Images = ()

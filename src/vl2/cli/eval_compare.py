@@ -30,8 +30,9 @@ class EvalCompare:
 
     def run(self) -> None:
         from vl2.eval.catalogue import find_task
-        from vl2.eval.compare import compare
+        from vl2.eval.compare import check_same_items, check_same_test, compare
         from vl2.eval.results import find_runs, read_results, read_run
+        from vl2.eval.task import mean_score
 
         runs = [{read_run(folder).task: folder for folder in find_runs(Path(name))} for name in (self.a, self.b)]
         shared = [name for name in runs[0] if name in runs[1]]
@@ -39,8 +40,21 @@ class EvalCompare:
             raise UserError(f"{self.a} and {self.b} have no task in common")
         found: list[dict[str, Any]] = []
         for name in shared:
+            task, (id_a, id_b) = find_task(name), [read_run(run[name]) for run in runs]
+            check_same_test(id_a, id_b)
             first, second = (read_results(run[name]) for run in runs)
-            made = compare(find_task(name).metric, first, second)
+            check_same_items(first, second)
+            metric = task.metric_of(id_a.protocol)
+            if task.merge is not None:
+                metric, first, second = mean_score, task.merge(first), task.merge(second)
+            made = compare(
+                metric,
+                first,
+                second,
+                scale=task.scale,
+                is_mean=task.is_mean,
+                is_same_model=(id_a.weights, id_a.arithmetic) == (id_b.weights, id_b.arithmetic),
+            )
             found.append(
                 {
                     "task": name,
@@ -63,9 +77,8 @@ class EvalCompare:
 
 def _line(c: dict[str, Any]) -> str:
     low, high = c["interval"]
-    tests = f"p {c['p_bootstrap']:.3g} (bootstrap)"
-    if c["p_mcnemar"] is not None:
-        tests += f", {c['p_mcnemar']:.3g} (McNemar)"
+    exact = c["p_mcnemar"]
+    tests = f"p {exact:.3g} (McNemar, exact)" if exact is not None else f"p {c['p_bootstrap']:.3g} (bootstrap)"
     return (
         f"{c['task']}: {c['a']:.1f} -> {c['b']:.1f}, {c['difference']:+.1f} [{low:+.1f}, {high:+.1f}], {tests}; "
         f"{len(c['better_in_b'])} better, {len(c['worse_in_b'])} worse of {c['items']}"

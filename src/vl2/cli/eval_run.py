@@ -36,7 +36,9 @@ class EvalRun:
     protocol: OptionalText = None
     """paper, vlmevalkit or lmms-eval; by default the one that gives the published figure"""
     limit: OptionalInt = None
-    """only so many items, the first ones"""
+    """only so many items: a sample spread over all parts, the same each time; a larger one holds a smaller one"""
+    whole: bool = False
+    """also the items that nlvr, sroie_*, wikitables and detect_photos keep for training"""
     batch_size: int = 8
     """items decoded together; in float32 it changes the time, never the answers"""
     max_new_tokens: OptionalInt = None
@@ -55,12 +57,12 @@ class EvalRun:
         from vl2.eval.catalogue import find_task
         from vl2.eval.judge import endpoint_judge
         from vl2.eval.report import write_reports
-        from vl2.eval.run import Options, limited, ranks_of_environment, run_task
+        from vl2.eval.run import Options, check_whole, choose, first_item, ranks_of_environment, run_task
 
         if not self.tasks:
             raise UserError("say which tasks to run; `vl2 eval list` shows them")
         tasks = [find_task(name) for name in self.tasks]
-        where = self.where.where()
+        where = replace(self.where.where(), whole=self.whole)
         rank, world_size = ranks_of_environment()
         options = Options(
             protocol=self.protocol,
@@ -74,8 +76,9 @@ class EvalRun:
         )
         for task in tasks:  # what cannot be asked is said before a model is loaded
             task.way(self.protocol)
-            if next(limited(task, where, 1), None) is None:
-                raise UserError(f"{task.name} has no items in {where.data}")
+            check_whole(task, where)
+            if first_item(task, where) is None:
+                raise UserError(f"{task.name} has no items in {where.data}{choose(task, where, None).about_left_out()}")
         flags = self._flags(world_size)
         flags.check()
         cache_tokens = self.batch_size * flags.context(quiet=self.quiet)

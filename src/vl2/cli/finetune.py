@@ -108,7 +108,7 @@ class Finetune:
     out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
     """a new folder for all that comes of it"""
     model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "nano"
-    """"nano" (built in), a checkpoint folder, or a hub id"""
+    """nano (built in), tiny, small or base (released), a checkpoint folder, or a hub id"""
     method: Literal["lora", "qlora", "full"] = "lora"
     """an adapter; an adapter over weights held in few bits; all weights"""
     merge: bool = False
@@ -164,8 +164,10 @@ class Finetune:
         )
         if self.method == "full" and flags != AdapterFlags():
             raise UserError("--method full trains no adapter: --rank, --targets and the like are for lora and qlora")
+        from vl2.weights.locate import hub_id
+
         return TuningOptions(
-            model=self.model,
+            model=hub_id(self.model),
             adapter=adapter,
             frozen=schedule.freeze,
             rates=self._rates(),

@@ -37,7 +37,7 @@ class CheckpointFlags:
     """Which model, and how it reads images."""
 
     model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "nano"
-    """"nano" (built in), a checkpoint folder, or a hub id such as deepseek-ai/deepseek-vl2-tiny"""
+    """nano (built in), tiny, small or base (released), a checkpoint folder, or a hub id"""
     tiling: Annotated[str, tyro.conf.arg(metavar="RULE")] = "paper"
     """paper (off above two images), per-image, or budget:N (at most N visual tokens)"""
     max_tiles: OptionalInt = None
@@ -94,13 +94,17 @@ class ModelFlags(CheckpointFlags):
         memory_bytes(self.memory, device)
 
     def context(self, *, quiet: bool) -> int:
-        """Return the most tokens of a prompt and its answer: as said, or the checkpoint's own."""
+        """Return the most tokens of a prompt and its answer: as said, or the checkpoint's own.
+
+        UserError if more is said than the model was made for.
+        """
         from vl2.config import ModelConfig
 
-        if self.max_context is not None:
-            return self.max_context
         folder = self.locate(quiet=quiet, needs_weights=False)
-        return ModelConfig.from_file(folder / "config.json").language_config.max_position_embeddings
+        own = ModelConfig.from_file(folder / "config.json").language_config.max_position_embeddings
+        if self.max_context is not None and self.max_context > own:
+            raise UserError(f"max_context must be at most {own}, the model's own, got {self.max_context}")
+        return self.max_context or own
 
     def load(self, *, quiet: bool, cache_tokens: int | None = None) -> VLM:
         """Load the model with a progress bar on stderr. `cache_tokens` as in `vl2.load`."""
@@ -169,6 +173,17 @@ class GenerateFlags:
             stop=self.stop,
             seed=self.seed,
             max_repeats=self.max_repeats,
+        )
+
+
+def check_answer_length(model: ModelFlags, generate: GenerateFlags, *, quiet: bool) -> None:
+    """Refuse an answer that was asked for to be longer than the model's context. The default is cut to what fits."""
+    model.check()
+    context = model.context(quiet=quiet)
+    if generate.max_new_tokens > context and generate.max_new_tokens != type(generate)().max_new_tokens:
+        raise UserError(
+            f"max_new_tokens must be at most {context}, the context for prompt and answer together, "
+            f"got {generate.max_new_tokens}"
         )
 
 

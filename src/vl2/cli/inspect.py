@@ -16,21 +16,13 @@ from vl2.paths import is_url, local_path
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".ico", ".jp2", ".avif")
 
 
-# What a size is called where a model is asked for.
-RELEASED = {
-    "tiny": "deepseek-ai/deepseek-vl2-tiny",
-    "small": "deepseek-ai/deepseek-vl2-small",
-    "base": "deepseek-ai/deepseek-vl2",
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
     """Show how an image is cut into tiles, or how large a checkpoint is. Loads no weights.
 
     Examples:
-      vl2 inspect photo.jpg --draw tiles.png
-      vl2 inspect ./deepseek-vl2-tiny
+      vl2 inspect examples/scene.png --draw tiles.png
+      vl2 inspect nano
       vl2 inspect small --memory 12GB --context 2048
       vl2 inspect base --json
     """
@@ -56,7 +48,7 @@ class Inspect:
         if is_url(self.target):
             return False
         path = local_path(self.target)
-        if self.target in PRESETS or path.is_dir():
+        if self._is_size() or path.is_dir():
             return True
         # "photos/cat.jpg" has the form of a hub id, but a mistyped path must not be looked up there.
         if path.exists() or path.suffix.lower() in PICTURES:
@@ -64,6 +56,10 @@ class Inspect:
         from vl2.weights.locate import HUB_ID
 
         return HUB_ID.fullmatch(self.target) is not None
+
+    def _is_size(self) -> bool:
+        """Tell whether a size is meant: as where a model is asked for, a folder comes before a released size."""
+        return self.target in PRESETS and (self.target == "nano" or not local_path(self.target).is_dir())
 
     def _inspect_image(self) -> None:
         from vl2.cli.answer import check_drawable, save_drawing
@@ -89,6 +85,7 @@ class Inspect:
         from vl2.cli.memory_report import MemoryReport
         from vl2.cli.size_report import print_size
         from vl2.quant.record import Record
+        from vl2.weights.locate import RELEASED
         from vl2.weights.machine_memory import parse_bytes
         from vl2.weights.size import ModelSize
 
@@ -100,7 +97,7 @@ class Inspect:
         source = self.model
         if replace(source, revision=None, offline=False) != CheckpointFlags():
             raise UserError("--model, --tiling and --max-tiles are for images, and this is a checkpoint")
-        if self.target in PRESETS:
+        if self._is_size():
             if source.revision is not None:
                 raise UserError(f"--revision is for hub ids, and {self.target} is built in")
             config, record = preset(self.target), None

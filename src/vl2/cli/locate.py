@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vl2.cli.flags import GenerateFlags, Images, ModelFlags, OptionalFile, OutputFlags, open_images, print_json
+from vl2.cli.flags import (
+    GenerateFlags,
+    Images,
+    ModelFlags,
+    OptionalFile,
+    OutputFlags,
+    check_answer_length,
+    open_images,
+    print_json,
+)
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,9 +31,9 @@ class Locate:
     Instead of a description, an object in another image can say what to find: --like and --box.
 
     Examples:
-      vl2 locate "the red mug" -i desk.jpg
-      vl2 locate "the submit button" -i screen.png --json --draw boxes.png
-      vl2 locate -i shelf.jpg --like mug.jpg --box 40,25,180,210
+      vl2 locate "green house" -i examples/scene.png --draw boxes.png
+      vl2 locate "the submit button" -i screen.png --json --model tiny
+      vl2 locate -i shelf.jpg --like mug.jpg --box 40,25,180,210 --model tiny
     """
 
     query: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="QUERY", help_behavior_hint="")] = ""
@@ -57,6 +66,7 @@ class Locate:
         options = self.generate.options()
         if self.constrained:
             options = replace(options, constraint=WellFormedBoxes())
+        check_answer_length(self.model, self.generate, quiet=self.output.quiet)
         vlm = self.model.load(quiet=self.output.quiet)
         messages = [user_message(prompt, images)]
         reply = vlm.batch([Request(messages=messages, options=options)])[0]
@@ -65,6 +75,9 @@ class Locate:
         else:
             for box in reply.boxes:
                 print(*(f"{v:.1f}" for v in box.xyxy_px), " ".join(box.label.split()))
+        if reply.finish_reason == "length" and not self.output.quiet:
+            num_tokens = reply.usage.completion_tokens
+            print(f"vl2: the answer was cut off after {num_tokens} tokens: boxes may be missing", file=sys.stderr)
         if not reply.boxes and not self.output.quiet:
             said = " ".join(reply.text.split())
             print(f"vl2: nothing located; the model said: {said[:200]}", file=sys.stderr)

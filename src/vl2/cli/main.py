@@ -1,105 +1,71 @@
 """`vl2`: parse the arguments, run one command, turn what a person caused into one line.
 
-Only the answer goes to stdout. Exit code 0: done; 1: bad input; 2: bad usage; 130: stopped by Ctrl-C.
+Only the answer goes to stdout. Exit code 0: done; 1: bad input, or items that failed; 2: bad usage; 130: stopped by
+Ctrl-C. Nothing heavy is imported here, so that Ctrl-C is quiet while the commands are still being imported.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
-import inspect
 import io
 import os
-import re
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NoReturn, Protocol, Union
+from collections.abc import Sequence
+from typing import NoReturn
 
-import tyro
-
-from vl2.cli.ask import Ask
-from vl2.cli.batch import Batch
-from vl2.cli.bench import Bench
-from vl2.cli.chat import Chat
-from vl2.cli.data import DATA_COMMANDS, Data
-from vl2.cli.describe import Describe
-from vl2.cli.eval import EVAL_COMMANDS, Eval
-from vl2.cli.finetune import Finetune
-from vl2.cli.inspect import Inspect
-from vl2.cli.locate import Locate
-from vl2.cli.plan import Plan
-from vl2.cli.quantize import Quantize
-from vl2.cli.read import Read
-from vl2.cli.serve import Serve
-from vl2.cli.train import TRAIN_COMMANDS, Train
 from vl2.errors import RankLost, UserError
-
-
-class Command(Protocol):
-    """What a command line becomes: a record of its arguments that can be run."""
-
-    def run(self) -> None: ...
-
-
-COMMANDS: dict[str, type[Command]] = {
-    "ask": Ask,
-    "chat": Chat,
-    "describe": Describe,
-    "locate": Locate,
-    "read": Read,
-    "batch": Batch,
-    "serve": Serve,
-    "inspect": Inspect,
-    "bench": Bench,
-    "quantize": Quantize,
-    "data": Data,
-    "eval": Eval,
-    "train": Train,
-    "finetune": Finetune,
-    "plan": Plan,
-}
-# The commands of a group, named by two words.
-GROUPS: dict[str, Mapping[str, type[Command]]] = {
-    "data": DATA_COMMANDS,
-    "eval": EVAL_COMMANDS,
-    "train": TRAIN_COMMANDS,
-}
-# Commands whose options depend on a file that the line names, and which therefore read the line themselves.
-READERS: Mapping[str, Callable[[Sequence[str]], Command]] = {"train": Train.read}
-
-DESCRIPTION = """DeepSeek-VL2: ask about images, documents and screens, and locate things in them.
-
-Examples:
-  vl2 ask "What is the total?" -i receipt.png
-  vl2 locate "the red mug" -i desk.jpg --draw boxes.png
-  vl2 chat --model deepseek-ai/deepseek-vl2-tiny
-  vl2 inspect photo.jpg
-
-`vl2 COMMAND --help` says more."""
+from vl2.thread_waits import brief_spins
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        if sys.platform == "win32" and not sys.stdout.isatty():
-            # What is redirected would get the code page of the system, which lacks most of the world's characters.
-            sys.stdout.reconfigure(encoding="utf-8")
-        else:
-            # An answer may hold characters that a terminal of another encoding lacks.
-            sys.stdout.reconfigure(errors="replace")
     try:
-        code = run(sys.argv[1:] if arguments is None else arguments)
+        if arguments is None:
+            _leave_ascii()
+        _prepare_streams()
+        with brief_spins():
+            code = run(sys.argv[1:] if arguments is None else arguments)
     except RankLost as error:
         with contextlib.suppress(OSError):  # nobody may be left to tell
             _print_error(error)
         # One of the threads may wait for the lost rank for ever.
         _end_at_once(1)
+    except KeyboardInterrupt:
+        code = 130
+    if code == 130:
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the interpreter's own end as quietly
     if code == 0 and os.environ.get("WORLD_SIZE", "1") != "1":
         # PyTorch's caches of sharded weights keep the process group, and with it threads that now and then abort the
         # process when they want the interpreter at its end: a rank that has done all its work would be called failed.
         _end_at_once(code)
     sys.exit(code)
+
+
+def _leave_ascii() -> None:
+    """Start again in UTF-8 where the locale is ASCII and Python was told to keep to it (LC_ALL=C PYTHONUTF8=0).
+
+    There no other character of an argument, a file's name or an answer would have a meaning.
+    """
+    if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode and sys.executable:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _prepare_streams() -> None:
+    """Let anything be printed, wherever it goes: what a terminal's encoding lacks is written as an escape."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started us; a `print` to it would go to the other one
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            is_windows_file = sys.platform == "win32" and not stream.isatty()
+            if is_windows_file or stream.encoding.lower() in ("ascii", "us-ascii", "ansi_x3.4-1968"):
+                # What is redirected on Windows would get the code page of the system; ASCII is of a locale never set.
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+            elif stream.errors in ("strict", "surrogateescape"):
+                stream.reconfigure(errors="backslashreplace")
 
 
 def _end_at_once(code: int) -> NoReturn:
@@ -118,7 +84,9 @@ def run(arguments: Sequence[str]) -> int:
 
             print(f"vl2 {__version__}")
         else:
-            _parse(arguments).run()
+            from vl2.cli.parse import parse
+
+            parse(arguments).run()
         sys.stdout.flush()
     except RankLost:
         raise
@@ -154,64 +122,3 @@ def _forget_stdout() -> None:
 
 def _print_error(error: UserError) -> None:
     print(f"vl2: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-
-
-def _parse(arguments: Sequence[str]) -> Command:
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return _cli(list(arguments) or ["--help"])
-    except SystemExit as stop:
-        if stop.code:
-            print(f"vl2: {usage_error(said.getvalue(), arguments)}", file=sys.stderr)
-        raise
-
-
-def _cli(arguments: list[str]) -> Command:
-    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
-    words, kind = _command(arguments)
-    if kind is not None:
-        # With the whole docstring: by itself the parser drops the examples.
-        prog, description = " ".join(("vl2", *words)), inspect.getdoc(kind)
-        rest = arguments[len(words) :] or (["--help"] if words[0] in GROUPS and len(words) == 1 else [])
-        if len(words) == 1 and words[0] in READERS:
-            return READERS[words[0]](rest)
-        return tyro.cli(kind, prog=prog, description=description, args=rest, config=config)
-    every: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
-    chosen: Command = tyro.cli(every, prog="vl2", description=DESCRIPTION, args=arguments, config=config)
-    return chosen
-
-
-def _command(arguments: Sequence[str]) -> tuple[list[str], type[Command] | None]:
-    """Return the words that name the command, and the command; none for what is no command."""
-    first, second = [*arguments[:2], "", ""][:2]
-    if second in GROUPS.get(first, {}):
-        return [first, second], GROUPS[first][second]
-    return ([first], COMMANDS[first]) if first in COMMANDS else ([], None)
-
-
-def usage_error(boxed: str, arguments: Sequence[str]) -> str:
-    """Return in one line what the argument parser prints as a box: the fault, and the nearest name if it knows one."""
-    # The box is drawn with lines, or in ASCII where the output has no more. Its first line is a title.
-    lines = [re.sub(r"^[│|]|[│|]$", "", line.strip()).strip() for line in boxed.splitlines()[1:]]
-    blocks = re.split(r"^[╰+]?[─-]{3,}[╯+]?$", "\n".join(lines), flags=re.MULTILINE)
-    first, *others = [block.strip().splitlines() for block in blocks if block.strip()] or [
-        ["the arguments are not valid"]
-    ]
-    fault = " ".join(first)
-    words, _ = _command(arguments)
-    is_group = words in [[group] for group in GROUPS]
-    commands = GROUPS[words[0]] if is_group else COMMANDS
-    if fault.startswith("Missing from"):
-        fault = f"{first[1]} is missing"
-    elif fault.startswith("Unrecognized options:"):
-        # The parser counts the value of an unknown option as another one.
-        unknown = fault.partition(":")[2].strip().split(", ")
-        name = next((word for word in unknown if word.startswith("-")), unknown[0])
-        lines = [line.strip() for block in others for line in block]
-        known = [word for line in lines if line.startswith("-") for word in re.findall(r"--[\w.-]+", line)]
-        near = difflib.get_close_matches(name, known if name.startswith("-") else commands, n=1)
-        what = "option" if name.startswith("-") else "argument" if words and not is_group else "command"
-        fault = f"unknown {what} {name}" + (f" (did you mean {near[0]}?)" if near else "")
-    fault = fault.replace(". Expected 1 values.", ": one is needed")
-    return f"{fault}; `{' '.join(('vl2', *words))} --help` shows what is allowed"

@@ -24,7 +24,7 @@ class Quantize:
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
-    """a checkpoint folder, a hub id, or nano (built in)"""
+    """nano (built in), tiny, small or base (released), a checkpoint folder, or a hub id"""
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """the folder to write; it must be new"""
     weights: Literal["int8", "int4"] = "int4"

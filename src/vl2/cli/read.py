@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vl2.cli.batch import BatchFlags
-from vl2.cli.flags import ModelFlags, OutputFlags, print_json
+from vl2.cli.flags import ModelFlags, OutputFlags, check_answer_length, print_json
 from vl2.errors import UserError
+
+if TYPE_CHECKING:
+    from vl2.batch_job.item import Item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +21,9 @@ class Read:
     """Print the text of images and PDF files, page by page.
 
     Examples:
-      vl2 read letter.png
-      vl2 read report.pdf --pages 2-5 > report.txt
-      vl2 read scan1.png scan2.png --json
+      vl2 read examples/word.png
+      vl2 read examples/word.png examples/line.png --json
+      vl2 read report.pdf --pages 2-5 --model tiny > report.txt
     """
 
     files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
@@ -46,7 +49,10 @@ class Read:
         items = [item for item in items if first <= item.about.get("page", first) <= last]
         if not items:
             raise UserError(f"there is no page {self.pages} in {', '.join(self.files)}")
-        items[0].read()  # a file that cannot be read is told before the model loads
+        self.model.check()
+        for item in items:  # what cannot be read is told before the model loads
+            _check_readable(item)
+        check_answer_length(self.model, self.generate, quiet=self.output.quiet)
         vlm = self.model.load(quiet=self.output.quiet)
         for number, item in enumerate(items):
             asked = item.read()
@@ -61,6 +67,15 @@ class Read:
                 print(f"vl2: {item.id}", file=sys.stderr)
             sample = vlm.processor.encode(asked.messages, name=item.id)
             print_stream(event.piece for event in vlm.sample_events(sample, asked.options))
+
+
+def _check_readable(item: Item) -> None:
+    """Raise UserError for a picture that cannot be opened, or a PDF file. Its pages are drawn when their turn comes."""
+    from vl2.process.image import open_image
+
+    if item.about.get("page", 1) == 1:
+        for source in item.read().images:
+            open_image(source)
 
 
 def page_range(text: str | None) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import tyro
 
 from vl2.cli.flags import ModelFlags, OptionalInt, OptionalText, OutputFlags
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 from vl2.paths import local_path
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Serve:
             import prometheus_client  # noqa: F401
             import uvicorn  # noqa: F401
         except ImportError as missing:
-            raise UserError(f'vl2 serve needs {missing.name}: pip install "vl2[serve]"') from None
+            raise UserError(f"vl2 serve needs {missing.name}: {install_extra('serve')}") from None
         from vl2.serve.app import make_app
         from vl2.serve.logs import set_up_logs
         from vl2.serve.server import bind, run_server

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from vl2.errors import UserError
-from vl2.eval.task import Item, Result, Way
+from vl2.eval.task import REFUSED, Item, Result, Way
 from vl2.infer.generate import generate
 from vl2.infer.reply import Reply
 from vl2.infer.sampling import GenerateOptions
@@ -17,7 +17,6 @@ from vl2.process.messages import ImageRef, normalise
 from vl2.process.sample import Sample
 
 WINDOW = 4  # batches encoded at once: a row that ends early is refilled within it
-REFUSED = "refused"
 
 
 def answers(vlm: VLM, way: Way, items: Iterable[Item], *, batch_size: int) -> Iterator[Result]:

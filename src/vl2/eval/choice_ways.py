@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from vl2.data.convert.conversation import OPTION_LETTER
 from vl2.eval.asking import ask_letter, lettered, letters
 from vl2.eval.score.exact import exact_match
 from vl2.eval.score.multiple_choice import lmms_eval_letter, mmbench_letter, vlmevalkit_letter
-from vl2.eval.task import Item, JudgeRule, Mark, Result, Way
+from vl2.eval.task import Item, JudgeRule, Mark, Result, Way, mean_score
 from vl2.infer.prompts import Messages, user_message
 
 SELECT = "Please select the correct answer from the options above. \n"
@@ -131,18 +132,17 @@ def lmms_mmbench_way(instruction: str = OPTION_LETTER, *, max_new_tokens: int) -
     )
 
 
-def circular_accuracy(results: Sequence[Result]) -> dict[str, float]:
-    """Return the accuracy over questions, right only if every rotation of the options is answered rightly."""
-    right: dict[str, bool] = {}
-    part: dict[str, str] = {}
+def merge_rotations(results: Sequence[Result]) -> list[Result]:
+    """Return one result per question, right only if every rotation of the options is answered rightly."""
+    merged: dict[str, Result] = {}
     for result in results:
         question = result.cluster or result.id
-        right[question] = right.get(question, True) and result.score == 1
-        part[question] = result.part
-    figures = {"score": 100 * sum(right.values()) / len(right) if right else 0.0}
-    names = sorted(set(part.values()) - {""})
-    if len(names) > 1:
-        for name in names:
-            mine = [right[question] for question in right if part[question] == name]
-            figures[name] = 100 * sum(mine) / len(mine)
-    return figures
+        before = merged.get(question)
+        score = float(result.score == 1 and (before is None or before.score == 1))
+        merged[question] = replace(before or result, id=question, cluster="", part=result.part, score=score)
+    return list(merged.values())
+
+
+def circular_accuracy(results: Sequence[Result]) -> dict[str, float]:
+    """Return the accuracy over questions, right only if every rotation of the options is answered rightly."""
+    return mean_score(merge_rotations(results))

@@ -22,7 +22,7 @@ DRAWN = ("text_line_en", "count_objects", "presence", "locate_objects", "chart_v
 
 
 class TaskEvaluation:
-    """Runs some tasks on their first items and gives the headline figure of each."""
+    """Runs some tasks on a sample of their items and gives the headline figure of each."""
 
     def __init__(
         self,
@@ -35,23 +35,23 @@ class TaskEvaluation:
     ) -> None:
         """Read the items once. UserError for a task that does not exist or has no items."""
         self._batch_size = batch_size
-        self._tasks: list[tuple[Task, Way, list[Item]]] = []
+        self._tasks: list[tuple[Task, str, Way, list[Item]]] = []
         for name in names:
             task = find_task(name)
-            _, way = task.way()
+            protocol, way = task.way()
             if max_new_tokens is not None:
                 way = replace(way, max_new_tokens=max_new_tokens)
             items = list(limited(task, where or Where(), limit))
             if not items:
                 raise UserError(f"{name} has no items to watch a training by")
-            self._tasks.append((task, way, items))
+            self._tasks.append((task, protocol, way, items))
 
     def __call__(self, model: Any, processor: Any, step: int) -> Mapping[str, float]:
         """Return `TASK/FIGURE` to its value. The model is a loaded VL2 in evaluation mode; nothing of it changes."""
         vlm = VLM(model, processor, folder=Path())
         figures = {}
-        for task, way, items in self._tasks:
+        for task, protocol, way, items in self._tasks:
             results = list(answers(vlm, way, items, batch_size=self._batch_size))
-            name, figure = next(iter(task.metric(results).items()))
+            name, figure = next(iter(task.metric_of(protocol)(results).items()))
             figures[f"{task.name}/{name}"] = figure
         return figures

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from vl2.errors import UserError
-from vl2.eval.answering import REFUSED
 from vl2.eval.catalogue import TASKS
 from vl2.eval.interval import Interval, bootstrap
-from vl2.eval.published import SIZES, Row, column, nearest_size, published
+from vl2.eval.published import SIZES, Row, column, published, size_of_count
 from vl2.eval.report_page import Line, Sample, index_page, run_page
 from vl2.eval.results import RESULTS, RunId, find_runs, read_results, read_run, write_whole
 from vl2.eval.rows import has_text
-from vl2.eval.run import limited, scan_items, tiling_text
-from vl2.eval.task import Item, Result, Task, Where
+from vl2.eval.run import choose, left_out_text, scan_items, tiling_text
+from vl2.eval.task import REFUSED, Item, Result, Task, Where, mean_score
 from vl2.process.tiling import Tiling
 
 MAX_SAMPLES = 200  # in a page; three quarters of them the worst
@@ -48,21 +47,40 @@ class Report:
 
     @property
     def comparable(self) -> bool:
-        """Tell whether the figure may stand beside the paper's."""
-        return bool(self.paper()) and not self.differences() and not self.unanswered
+        """Tell whether the figure is one of the published test, of a released size."""
+        return self.size is not None and self.task.published is not None and not self.differences()
+
+    @property
+    def size(self) -> str | None:
+        """The released size that the model has."""
+        if self.run.size is not None or self.run.scorer > 1:
+            return self.run.size
+        return size_of_count(self.run.parameters)  # a run from before the size was written down
 
     def differences(self) -> list[str]:
         """Return why the figure is not of the published test, in words."""
-        task, run = self.task, self.run
+        return self._other_split() + self._other_test()
+
+    def _other_split(self) -> list[str]:
+        """Tell of the one difference that nobody can help: only a server may have the published split's answers."""
+        published_split = self.task.published_split or self.task.split
+        is_other = (self.run.split or self.task.split) != published_split
+        return [f"of split {published_split}"] if is_other else []
+
+    def _other_test(self) -> list[str]:
         found = []
-        if run.protocol != task.published_by:
-            found.append(f"by protocol {task.published_by}")
-        published_split = task.published_split or task.split
-        if (run.split or task.split) != published_split:
-            found.append(f"of split {published_split}")
-        if run.limit is not None:
+        if self.run.protocol != self.task.published_by:
+            found.append(f"by protocol {self.task.published_by}")
+        if self.is_subset:
             found.append("of all items")
         return found + self._changed_settings() + self._missing_answers()
+
+    @property
+    def is_subset(self) -> bool:
+        """Tell whether items of the benchmark were not asked."""
+        run = self.run
+        is_cut = run.limit is not None and (run.available is None or self.items < run.available)
+        return run.is_subset or (is_cut and not self.task.is_drawn)
 
     def _changed_settings(self) -> list[str]:
         if self.run.protocol != self.task.published_by:
@@ -76,21 +94,59 @@ class Report:
 
     def _missing_answers(self) -> list[str]:
         undecided = ["with a judge for all that rules cannot read"] if self.undecided else []
-        return undecided + (["with no item left out"] if self.refused else [])
+        refused = ["with no item left out"] if self.refused else []
+        return undecided + refused + (["with gold answers"] if self.unanswered else [])
 
     def paper(self) -> dict[str, float]:
-        """Return the figures of the three published sizes, the nearest to the model first."""
-        name, nearest = self.task.published, nearest_size(self.run.parameters)
-        sizes = (nearest, *(size for size in SIZES if size != nearest))
-        found = {size: published(name, size) for size in sizes} if name else {}
+        """Return the figures of the three published sizes, the model's own first.
+
+        None for a model of no released size, and none beside a run of another test, but for the split.
+        """
+        if self.size is None or self.task.published is None or self._other_test():
+            return {}
+        sizes = (self.size, *(size for size in SIZES if size != self.size))
+        found = {size: published(self.task.published, size) for size in sizes}
         return {size: figure for size, figure in found.items() if figure is not None}
+
+    def about_paper(self) -> str:
+        """Return the paper's figures, or why there are none beside this one; "" for a task that the paper has not."""
+        if self.task.published is None:
+            return ""
+        if self.paper():
+            (own, figure), *rest = self.paper().items()
+            said = f"{figure:g} by {own}, which this model is by its config.json; "
+            said += ", ".join(f"{size} {value:g}" for size, value in rest)
+            if self._other_split():
+                said += f". Not the same test: the published figures are {' and '.join(self._other_split())}"
+            return said
+        if self.size is None:
+            count = _millions(self.run.parameters)
+            return f"no figure to compare with: the model, of {count} parameters, is of none of the published sizes"
+        return f"no figure to compare with: the published ones are {' and '.join(self.differences())}"
+
+    def counted(self) -> str:
+        """Return how many items were asked, and of how many where a limit took some of them."""
+        is_cut = self.is_subset and self.run.available not in (None, self.items)
+        return f"{self.items} of {self.run.available}" if is_cut else f"{self.items}"
+
+    def about_items(self) -> str:
+        """Return the same, and which of them."""
+        if self.run.available is None and self.run.limit is not None and not self.task.is_drawn:
+            return f"{self.items}, the first ones"  # as runs of before took them
+        which = f", a sample spread over all parts (seed {self.run.seed})" if " of " in self.counted() else ""
+        return self.counted() + which
+
+    def about_left_out(self) -> str:
+        flag = " (--whole asks all that can be asked)" if self.task.has_whole and not self.run.whole else ""
+        return left_out_text(self.run.left_out) + flag if self.run.left_out else ""
 
     def line(self) -> str:
         name, figure = self.headline
         low, high = self.interval
-        text = (
-            f"{self.task.name} ({self.run.protocol}): {name} {figure:.1f} [{low:.1f}, {high:.1f}], {self.items} items"
-        )
+        text = f"{self.task.name} ({self.run.protocol}): {name} {figure:.1f} [{low:.1f}, {high:.1f}], "
+        text += f"{self.counted()} items"
+        if self.run.left_out:
+            text += f"; left out: {self.about_left_out()}"
         if self.unanswered:
             return f"{text}; the data have no gold answers for {self.unanswered} of them: the figure means nothing"
         if self.paper():
@@ -105,6 +161,9 @@ class Report:
             "protocol": self.run.protocol,
             "model": self.run.model,
             "items": self.items,
+            "available": self.run.available,
+            "left_out": dict(self.run.left_out),
+            "size": self.size,
             "figures": dict(self.figures),
             "interval": list(self.interval),
             "paper": self.paper(),
@@ -117,11 +176,16 @@ class Report:
 
 
 def make_report(task: Task, run: RunId, results: Sequence[Result]) -> Report:
+    metric = task.metric_of(run.protocol)
     return Report(
         task=task,
         run=run,
-        figures=task.metric(results),
-        interval=bootstrap(task.metric, results),
+        figures=metric(results),
+        interval=(
+            bootstrap(mean_score, task.merge(results))
+            if task.merge is not None
+            else bootstrap(metric, results, scale=task.scale, is_mean=task.is_mean)
+        ),
         items=len(results),
         undecided=sum(r.is_undecided for r in results),
         cut_off=sum(r.finish_reason == "length" for r in results),
@@ -169,12 +233,21 @@ def _line_of(report: Report) -> Line:
         title=report.task.title,
         figure=report.headline[1],
         interval=report.interval,
-        scale=float(report.task.unit.split()[-1]) if report.task.unit.startswith("of ") else 100.0,
+        scale=report.task.scale,
         items=report.items,
         protocol=report.run.protocol,
         paper=", ".join(f"{size} {value:g}" for size, value in report.paper().items()),
-        note="another test than the paper's" if report.paper() and not report.comparable else "",
+        note=_note(report),
     )
+
+
+def _note(report: Report) -> str:
+    notes = []
+    if report.is_subset and not report.task.is_drawn:
+        notes.append("a part of the items")
+    if report.paper() and not report.comparable:
+        notes.append("another test than the paper's")
+    return ", ".join(notes)
 
 
 def chosen(results: Sequence[Result]) -> list[Result]:
@@ -193,7 +266,7 @@ def pictured(task: Task, where: Where, run: RunId, ids: set[str]) -> dict[str, I
     found: dict[str, Item] = {}
 
     def read() -> Iterator[Item]:
-        for item in limited(task, replace(where, split=run.split), run.limit):
+        for item in choose(task, replace(where, split=run.split, whole=run.whole), run.limit).items():
             if item.id in ids:
                 found[item.id] = item
             yield item
@@ -215,16 +288,16 @@ def facts(report: Report) -> dict[str, str]:
     said = {
         "task": report.task.title,
         name: f"{figure:.1f}{unit(report)}, 95 % interval {low:.1f} to {high:.1f}",
-        "items": f"{report.items}" + ("" if run.limit is None else ", the first ones"),
+        "items": report.about_items(),
         "model": f"{run.model}, {_millions(run.parameters)} parameters (weights {run.weights}, {run.arithmetic})",
         "protocol": run.protocol + _about_protocol(report),
     }
-    if report.paper():
-        (nearest, figure), *rest = report.paper().items()
-        others = ", ".join(f"{size} {value:g}" for size, value in rest)
-        said["paper"] = f"{figure:g} by {nearest}, the nearest in size; {others}"
-        if report.differences():
-            said["paper"] += f". Not the same test: the published figures are {' and '.join(report.differences())}"
+    if run.whole:
+        said["whole"] = "also the items that are left out by default"
+    if run.left_out:
+        said["left out"] = report.about_left_out()
+    if about := report.about_paper():
+        said["paper"] = about
     if report.unanswered:
         said["gold"] = f"the data have no gold answers for {report.unanswered} items: the figure means nothing"
     if run.judge is not None:
@@ -240,9 +313,7 @@ def facts(report: Report) -> dict[str, str]:
 
 
 def _about_protocol(report: Report) -> str:
-    if report.task.published_by is None:
-        return ""
-    return " (gives the published figure)" if report.run.protocol == report.task.published_by else ""
+    return " (the published figure's)" if report.comparable else ""
 
 
 def unit(report: Report) -> str:
@@ -261,7 +332,7 @@ def parts(report: Report) -> dict[str, float]:
 def tables(report: Report) -> dict[str, dict[str, float]]:
     """Return what can be unfolded: the other figures, and the paper's table with this run in its place."""
     found = {"more figures": parts(report)}
-    if report.paper():
+    if report.comparable:
         peers = {_named(row): figure for row, figure in column(report.task.published or "")}
         ours = {f"this run: {report.run.model}": report.headline[1]}
         found["models in the paper's table"] = dict(sorted((peers | ours).items(), key=lambda pair: -pair[1]))
@@ -290,6 +361,6 @@ def markdown_of_all(reports: Sequence[Report]) -> str:
         paper += " (another test)" if r.paper() and not r.comparable else ""
         name, figure = r.headline
         interval = f"{r.interval[0]:.1f} to {r.interval[1]:.1f}"
-        cells = (r.task.name, r.run.protocol, f"{name} {figure:.1f}", interval, str(r.items), paper)
+        cells = (r.task.name, r.run.protocol, f"{name} {figure:.1f}", interval, r.counted(), paper)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -16,11 +16,10 @@ from typing import Any
 from PIL import Image
 
 from vl2.errors import UserError
-from vl2.eval.answering import REFUSED
 from vl2.eval.interval import Interval
 from vl2.eval.rows import texts
 from vl2.eval.score.grounding import our_boxes
-from vl2.eval.task import Item, Result
+from vl2.eval.task import REFUSED, Item, Result
 from vl2.process.image import open_image
 
 MAX_SIDE_PX = 560  # of a picture in the page

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,14 @@ class RunId:
     parameters: int  # of the model
     judge: str | None  # model and endpoint; None while no answer is judged
     version: str
+    # What runs of before did not write down has a default.
+    size: str | None = None  # the released size that the model has by its config.json: tiny, small or base
+    scorer: int = 1  # `SCORER_VERSION` of vl2.eval.score
+    seed: int | None = None  # of the sample that a limit takes; None: the first items
+    available: int | None = None  # items that a run without a limit asks
+    whole: bool = False  # also the items that are kept for training
+    left_out: Mapping[str, int] = field(default_factory=dict)  # items not asked, by why
+    is_subset: bool = False  # by a limit, or by something left out that the benchmark has
 
 
 def open_run(folder: Path, run: RunId) -> None:
@@ -76,9 +84,13 @@ def read_run(folder: Path) -> RunId:
         raise UserError(f"{folder} holds no run: {RUN} is missing")
     found = _read_json(folder / RUN)
     try:
-        return RunId(**{field.name: found[field.name] for field in fields(RunId)})
+        return RunId(**{f.name: found[f.name] for f in fields(RunId) if f.name in found or not _has_default(f)})
     except KeyError as missing:
         raise UserError(f"{folder / RUN} has no {missing}") from None
+
+
+def _has_default(f: Field[Any]) -> bool:
+    return f.default is not MISSING or f.default_factory is not MISSING
 
 
 def find_runs(folder: Path) -> list[Path]:

@@ -11,19 +11,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
+from vl2.data.held_out import HELD_OUT_SEED
 from vl2.errors import UserError
+from vl2.eval import sample
 from vl2.eval.answering import answers, prepared
 from vl2.eval.judge import Judge, judged
 from vl2.eval.progress import Progress
+from vl2.eval.published import released_size
 from vl2.eval.results import RESULTS, RunId, Writer, open_run, read_parts, read_results, record_judge, write_results
-from vl2.eval.task import Item, Result, Task, Way, Where
+from vl2.eval.score import SCORER_VERSION
+from vl2.eval.task import Item, LeftOut, Result, Task, Way, Where
 from vl2.infer.memory_plan import count_parameters
 from vl2.infer.vlm import VLM
 from vl2.process.tiling import Tiling
@@ -67,23 +73,102 @@ def run_task(vlm: VLM, task: Task, where: Where, folder: Path, options: Options,
     protocol, way = task.way(options.protocol)
     if options.max_new_tokens is not None:
         way = replace(way, max_new_tokens=options.max_new_tokens)
-    ids, digest = scan_items(limited(task, where, options.limit))
+    check_whole(task, where)
+    chosen = choose(task, where, options.limit)
+    ids, digest = scan_items(chosen.items())
     if not ids:
-        raise UserError(f"{task.name} has no items in {where.data}")
-    open_run(folder, _identify(vlm, task, way, where, options, protocol=protocol, data=digest, model=model))
+        raise UserError(f"{task.name} has no items in {where.data}{chosen.about_left_out()}")
+    if options.rank == 0 and not options.quiet:
+        chosen.tell()
+    open_run(folder, _identify(vlm, way, chosen, options, protocol=protocol, data=digest, model=model))
     if not (folder / RESULTS).is_file():
         label = f"{task.name} ({protocol})"
-        _answer(vlm, way, lambda: limited(task, where, options.limit), ids, folder, options, label=label)
+        _answer(vlm, way, chosen.items, ids, folder, options, label=label)
     if options.rank == 0 and options.judge is not None and way.judge is not None:
-        _judge(way, limited(task, where, options.limit), folder, options.judge)
+        _judge(way, chosen.items(), folder, options.judge)
     return read_results(folder) if options.rank == 0 else list(read_parts(folder).values())
 
 
-def limited(task: Task, where: Where, limit: int | None) -> Iterator[Item]:
-    """Return the first items of a task; a drawn one has a number of its own by default, and is drawn once."""
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The items that a run asks, of those that the data have."""
+
+    task: Task
+    where: Where
+    limit: int | None
+    ids: frozenset[str] | None  # those that the limit takes; None: all
+    available: int | None  # items that there would be without the limit; None where they are drawn without end
+    left_out: Mapping[LeftOut, int]
+
+    def items(self) -> Iterator[Item]:
+        """Yield the items in the order of the data."""
+        if self.task.count is not None:
+            return iter(_drawn(self.task, self.where, self.limit or self.task.count))
+        return (item for item in self.task.items(self.where) if self.ids is None or item.id in self.ids)
+
+    @property
+    def is_subset(self) -> bool:
+        """Tell whether items are missing that the benchmark's figure is of."""
+        return self.ids is not None or any(not why.is_of_other_split for why in self.left_out)
+
+    @property
+    def seed(self) -> int | None:
+        if self.task.count is not None:
+            return HELD_OUT_SEED
+        return sample.SEED if self.ids is not None else None
+
+    def about_left_out(self) -> str:
+        """Return a clause that says what was left out, or nothing."""
+        if not self.left_out:
+            return ""
+        flag = " (--whole asks all that can be asked)" if any(why.comes_with_whole for why in self.left_out) else ""
+        return f"; left out: {left_out_text({why.why: n for why, n in self.left_out.items()})}{flag}"
+
+    def tell(self) -> None:
+        """Print to stderr what is not asked."""
+        if self.ids is not None:
+            print(f"{self.task.name}: asks {len(self.ids)} of {self.available} items, a sample spread over all parts",
+                  file=sys.stderr)  # fmt: skip
+        if self.left_out:
+            print(f"{self.task.name}{self.about_left_out().replace('; ', ': ', 1)}", file=sys.stderr)
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """Return how many items were left out and why, in words."""
+    return ", ".join(f"{count} {'item' if count == 1 else 'items'} {why}" for why, count in left_out.items())
+
+
+def check_whole(task: Task, where: Where) -> None:
+    """Raise UserError where all of the data are asked for and a task keeps nothing back."""
+    if where.whole and not task.has_whole:
+        raise UserError(f"{task.name} keeps no items for training, so --whole would change nothing: leave it out")
+
+
+def choose(task: Task, where: Where, limit: int | None) -> Chosen:
+    """Read a task's data once and choose the items of a run. The same data and limit give the same items."""
     if task.count is not None:
-        return iter(_drawn(task, where, task.count if limit is None else limit))
-    return islice(task.items(where), limit)
+        return Chosen(task=task, where=where, limit=limit, ids=None, available=None, left_out={})
+    keys: list[sample.Key] = []
+    left_out: Counter[LeftOut] = Counter()
+    for found in task.read(task, where):
+        if isinstance(found, LeftOut):
+            left_out[found] += 1
+        else:
+            keys.append(sample.Key.of(found))
+    ids = None
+    if limit is not None and limit < len(keys):
+        ids = sample.sample(keys, limit, keeps_clusters=task.keeps_clusters)
+    return Chosen(task=task, where=where, limit=limit, ids=ids, available=len(keys), left_out=left_out)
+
+
+def limited(task: Task, where: Where, limit: int | None) -> Iterator[Item]:
+    """Return the items of a run with a limit; a drawn task has a number of its own by default, and is drawn once."""
+    return choose(task, where, limit).items()
+
+
+def first_item(task: Task, where: Where) -> Item | None:
+    """Return the first item of the data, None where there is none."""
+    return next(iter(_drawn(task, where, 1)) if task.count is not None else task.items(where), None)
 
 
 @lru_cache(maxsize=2)
@@ -124,25 +209,30 @@ def weights_hash(vlm: VLM) -> str:
     return digest.hexdigest()[:16]
 
 
-def _identify(
-    vlm: VLM, task: Task, way: Way, where: Where, options: Options, *, protocol: str, data: str, model: str
-) -> RunId:
+def _identify(vlm: VLM, way: Way, chosen: Chosen, options: Options, *, protocol: str, data: str, model: str) -> RunId:
     processor = prepared(vlm, way, options.batch_size).processor
     judge = options.judge if way.judge is not None else None
     return RunId(
-        task=task.name,
+        task=chosen.task.name,
         protocol=protocol,
         model=model,
         weights=weights_hash(vlm),
         data=data,
         limit=options.limit,
-        split=where.split,
+        split=chosen.where.split,
         max_new_tokens=way.max_new_tokens,
         tiling=tiling_text(processor.tiling, processor.max_tiles),
         arithmetic=_arithmetic(vlm),
         parameters=count_parameters(vlm.model.config),
         judge=judge.name if judge is not None else None,
         version=_version(),
+        size=released_size(vlm.model.config),
+        scorer=SCORER_VERSION,
+        seed=chosen.seed,
+        available=chosen.available,
+        whole=chosen.where.whole,
+        left_out={why.why: count for why, count in sorted(chosen.left_out.items(), key=lambda pair: pair[0].why)},
+        is_subset=chosen.is_subset,
     )
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from vl2.errors import UserError
 from vl2.eval.answering import prompt_text
-from vl2.eval.run import limited
+from vl2.eval.run import first_item
 from vl2.eval.task import Item, Task, Way, Where
 
 
@@ -18,7 +18,7 @@ def describe(task: Task, where: Where, *, only: str | None = None, answer: str |
     `answer` is read and scored under every protocol.
     """
     try:
-        item = next(limited(task, where, 1), None)
+        item = first_item(task, where)
     except UserError:
         if where.data is not None:
             raise

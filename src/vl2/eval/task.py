@@ -16,6 +16,7 @@ from vl2.eval.hub import HUB, Dataset, fetch
 from vl2.infer.prompts import Messages
 
 Json = Any
+REFUSED = "refused"  # how a result ends whose item could not be asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,18 @@ class Item:
     part: str = ""  # the category that it is also reported under
     cluster: str = ""  # items with one picture or sentence are not independent: the bootstrap draws them together
     notes: Mapping[str, Json] = field(default_factory=dict)  # what only this benchmark's prompt or scorer knows
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """An item of the data that a run does not ask, and why, in words that follow a number of items."""
+
+    why: str
+    is_of_other_split: bool = False  # then the run is whole without it
+    comes_with_whole: bool = False  # `Where.whole` takes it too
+
+
+OTHER_SPLIT = LeftOut(why="of other splits", is_of_other_split=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +90,7 @@ class Way:
     max_new_tokens: int = 512
     max_tiles: int | None = None  # local tiles allowed, where the benchmark allows more than the model's nine
     judge: JudgeRule | None = None
+    metric: Metric | None = None  # instead of the task's, where the harness sums up otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +100,7 @@ class Where:
     data: Path | None = None  # a folder, or `hub` for the task's own public data set
     split: str | None = None
     fonts: Path | None = None  # a folder of fonts for drawn texts
+    whole: bool = False  # also what is kept for training
 
     def folder(self, task: Task) -> Path:
         """Return the folder of a task: one of its names within `data` if there is one, else `data` itself."""
@@ -114,7 +129,7 @@ class Task:
     name: str
     title: str  # what it asks, in a sentence
     layout: str  # what it reads, or how it is drawn
-    read: Callable[[Task, Where], Iterator[Item]]
+    read: Callable[[Task, Where], Iterator[Item | LeftOut]]
     ways: Mapping[str, Way]
     split: str = ""  # the part that is read by default, as its files name it
     published_by: str | None = None  # the protocol that gives the published figure
@@ -125,6 +140,11 @@ class Task:
     hub: Dataset | None = None  # its public copy
     unit: str = "%"
     count: int | None = None  # items drawn by default; None where files say it
+    has_whole: bool = False  # a part of the data is kept for training, and `Where.whole` asks it too
+    is_mean: bool = False  # the headline is the mean score, whatever else the metric gives
+    keeps_clusters: bool = False  # an item counts only together with the others of its cluster
+    # Makes a result per question of those of its items; the headline is their mean.
+    merge: Callable[[Sequence[Result]], list[Result]] | None = None
 
     @property
     def is_drawn(self) -> bool:
@@ -138,7 +158,16 @@ class Task:
         return name, self.ways[name]
 
     def items(self, where: Where) -> Iterator[Item]:
-        return self.read(self, where)
+        return (found for found in self.read(self, where) if isinstance(found, Item))
+
+    def metric_of(self, protocol: str) -> Metric:
+        """Return how a protocol sums up the scores."""
+        return self.ways[protocol].metric or self.metric
+
+    @property
+    def scale(self) -> float:
+        """The best figure there can be."""
+        return float(self.unit.split()[-1]) if self.unit.startswith("of ") else 100.0
 
 
 def mean_score(results: Sequence[Result]) -> dict[str, float]:

@@ -7,6 +7,9 @@
 
 Config, model and processor are this package's own: with them the Auto classes run no code of a checkpoint, even
 with trust_remote_code=True (transformers 5.0 still did, 5.5 does not). Nothing else in vl2 imports transformers.
+
+The released files of the DeepSeek-OCR family have the same model type. Here they are refused by name; their own code
+runs in a process that does not import vl2.hf. Checkpoints converted for transformers have model types of their own.
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from vl2.config import RELEASED_DEFAULTS, ModelConfig
+from vl2.config import MODEL_TYPE, RELEASED_DEFAULTS, ModelConfig
+from vl2.errors import UserError
 
 # Keys that are no part of the file: transformers passes them to the constructor.
 _RUNTIME_KEYS = ("attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions")
@@ -32,10 +33,17 @@ def _language_value(name: str) -> Any:
     return property(read, write)
 
 
+class ConfigRefused(UserError, ValueError):
+    """What is wrong with a config, as ValueError too: transformers then goes on where it needs no config of its own.
+
+    AutoTokenizer loads the tokenizer of a DeepSeek-OCR checkpoint so, as it does without vl2.hf.
+    """
+
+
 class VL2Config(PreTrainedConfig):
     """The configuration of a whole model, keyed like config.json. UserError where a value is not supported."""
 
-    model_type = "deepseek_vl_v2"
+    model_type = MODEL_TYPE
     has_no_defaults_at_init = True
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values", "balance_loss"]
 
@@ -55,7 +63,10 @@ class VL2Config(PreTrainedConfig):
 
     def __init__(self, **values: Any) -> None:
         values = copy.deepcopy(values)
-        ModelConfig.from_dict(values)  # refuse early what the model would refuse
+        try:
+            ModelConfig.from_dict(values)  # refuse early what the model would refuse
+        except UserError as error:
+            raise ConfigRefused(str(error)) from None
         super().__init__(**values)
         self.pad_token_id: int | None = None  # the file has none; the tokenizer knows it
         self.tie_word_embeddings = False

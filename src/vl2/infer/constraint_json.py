@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from vl2.errors import UserError
+from vl2.infer.constraint import Constraint
+from vl2.install_hint import install_extra
 from vl2.process.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -61,6 +63,25 @@ class JsonSchema:
         return JsonState(matcher)
 
 
+def check_whole(constraint: Constraint | None, text: str, finish_reason: str, num_tokens: int) -> None:
+    """Raise UserError for an answer that was to be JSON and was cut off: half an object is of no use to a program."""
+    if not isinstance(constraint, JsonSchema) or finish_reason == "cancelled":
+        return
+    try:
+        value = json.loads(text)
+    except ValueError:
+        is_whole = False
+    else:  # of a number nobody knows whether more digits were to come
+        is_whole = finish_reason == "stop" or isinstance(value, dict | list | str)
+    if is_whole:
+        return
+    ended = {
+        "length": "was cut off: a larger max_new_tokens, or context, allows more",
+        "repetition": "was ended because it repeated itself: bound the strings and lists of the schema",
+    }.get(finish_reason, "was ended by a stop text before it was whole")
+    raise UserError(f"the JSON answer of {num_tokens} tokens {ended}")
+
+
 class JsonState:
     """Where one answer stands in the grammar."""
 
@@ -85,7 +106,7 @@ def _library() -> Any:
     try:
         import llguidance
     except ImportError:
-        raise UserError('answers by a JSON schema need the extra "constrain": pip install "vl2[constrain]"') from None
+        raise UserError(f"answers by a JSON schema need llguidance: {install_extra('constrain')}") from None
     return llguidance
 
 

@@ -300,7 +300,7 @@ def load(
     offline: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> VLM:
-    """Load "nano" (built in), a checkpoint folder, or a hub id.
+    """Load "nano" (built in), "tiny", "small" or "base" (released), a checkpoint folder, or a hub id.
 
     `device` auto takes CUDA, then MPS, then the CPU; `dtype` auto the checkpoint's own where the device has it.
     `weights` "int8" or "int4" quantises a plain checkpoint while it is read; "auto" takes it as it is. `memory`, such

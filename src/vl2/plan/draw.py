@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 from vl2.plan.timeline import Timeline
 
 # Forward and backward, of a rank's first segment and of its later ones.
@@ -23,7 +24,7 @@ def draw_timelines(timelines: Sequence[Timeline], titles: Sequence[str], path: P
         from matplotlib import pyplot
         from matplotlib.patches import Patch
     except ImportError:
-        raise UserError("pictures need matplotlib: pip install 'vl2[train]'") from None
+        raise UserError(f"pictures need matplotlib: {install_extra('train')}") from None
     rows = sum(timeline.num_ranks for timeline in timelines)
     figure, axes = pyplot.subplots(len(timelines), 1, figsize=(12, 1.6 + 0.35 * rows), squeeze=False)
     for axis, timeline, title in zip(axes[:, 0], timelines, titles, strict=True):

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from vl2.errors import UserError
+from vl2.process.foreign import foreign_format
 
 # Pictures only. Pillow also opens formats that start a program (EPS), are containers or have no signature.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
@@ -221,7 +222,8 @@ def _open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.Ima
         if kind == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
             _check_scans(data, name)
         return image
-    refuse(name, damage or f"it is not a picture in a known format (allowed: {', '.join(FORMATS)})")
+    unknown = f"it is not a picture in a known format (allowed: {', '.join(FORMATS)})"
+    refuse(name, foreign_format(data) or damage or unknown)
 
 
 def _check_icon(data: bytes, name: str, options: ImageOptions) -> None:

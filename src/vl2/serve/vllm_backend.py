@@ -24,6 +24,7 @@ from vl2.infer.engine.engine import EngineFull, EngineStopped
 from vl2.infer.engine.task import Logprobs, Output
 from vl2.infer.generate import ContextExceeded, FinishReason, check_bias
 from vl2.infer.repetition import ends_in_loop
+from vl2.install_hint import install_packages
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import BOS, EOS, PAD, Tokenizer
@@ -275,5 +276,7 @@ def _library() -> Any:
     try:
         import vllm
     except ImportError:
-        raise UserError("--engine vllm needs vLLM: pip install vllm, in an environment that suits its torch") from None
+        raise UserError(
+            f"--engine vllm needs vLLM: {install_packages('vllm')}, in an environment that suits its torch"
+        ) from None
     return vllm

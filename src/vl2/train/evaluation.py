@@ -38,7 +38,7 @@ def open_evaluation(task: EvaluationTask) -> Evaluation:
 
 
 class Benchmark:
-    """Asks the first items of a task of `vl2.eval`. A figure in percent is told as a part of 1, as all are here."""
+    """Asks a sample of a task of `vl2.eval`. A figure in percent is told as a part of 1, as all are here."""
 
     def __init__(self, task: EvaluationTask) -> None:
         # Here, not above: a run without benchmarks needs none of them.

@@ -31,6 +31,8 @@ from vl2.train.parts import ParameterGroup
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.shard import local, sum_gradients_
 
+_NORM_ROW = 256  # elements: as fast as one sum of all, and exact to about 1e-8
+
 
 class MasterAdamW:
     """Collects the gradients of its parameters and updates them. Works on this rank's part of sharded ones."""
@@ -154,7 +156,7 @@ class MasterAdamW:
         gradients = [weight.gradient for weight in self._weights() if weight.is_sharded == is_sharded]
         if not gradients:
             return torch.zeros((), dtype=torch.float64, device=self._ranks.device)
-        return torch.stack(torch._foreach_norm(gradients)).double().square().sum()
+        return sum_of_squares(gradients)
 
     def _update(
         self,
@@ -263,6 +265,31 @@ class _Group:
         """Give the model the masters, rounded to its type, where they are not its own weights."""
         if self._copies:
             torch._foreach_copy_(self._copies, self._copied)
+
+
+def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the sum of the squares of all elements of float32 tensors of one device, a float64 scalar there.
+
+    On a CPU `_foreach_norm` adds a tensor's squares one after another in float32: at 40 million it loses 0.3 %.
+    So the CPU sums rows of `_NORM_ROW` elements in float32 and the rows in float64. CUDA's kernel sums in a tree.
+    """
+    if tensors[0].device.type != "cpu":
+        return _sum_of_norms(torch._foreach_norm(list(tensors)))
+    total = torch.zeros((), dtype=torch.float64)
+    short: list[Tensor] = []
+    for tensor in tensors:
+        flat = tensor.reshape(-1)
+        even = len(flat) - len(flat) % _NORM_ROW
+        if even:
+            total += _sum_of_norms([torch.linalg.vector_norm(flat[:even].view(-1, _NORM_ROW), dim=1)])
+        if even < len(flat):
+            short.append(flat[even:])
+    return total + _sum_of_norms(torch._foreach_norm(short)) if short else total
+
+
+def _sum_of_norms(norms: Sequence[Tensor]) -> Tensor:
+    norms_n = torch.stack(list(norms))
+    return norms_n.double().square().sum()
 
 
 def round_at_random(values: Tensor, generator: torch.Generator) -> Tensor:

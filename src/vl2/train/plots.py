@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 from vl2.train.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _save(drawings: Mapping[str, Callable[[Figure], None]], folder: Path) -> lis
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError('plots need matplotlib: pip install "vl2[train]"') from None
+        raise UserError(f"plots need matplotlib: {install_extra('train')}") from None
     paths: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

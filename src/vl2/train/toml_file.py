@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from vl2.errors import UserError
+from vl2.install_hint import install_packages
 
 T = TypeVar("T")
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -30,7 +31,7 @@ def load_toml(path: Path | str) -> dict[str, Any]:
         try:
             import tomli as tomllib
         except ImportError:
-            raise UserError('TOML files need tomli before Python 3.11: pip install "vl2[train]"') from None
+            raise UserError(f"TOML files need tomli before Python 3.11: {install_packages('tomli')}") from None
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from vl2.errors import UserError
+from vl2.install_hint import install_extra, install_packages
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 RUN_ID = "tracker_id"
@@ -100,5 +101,5 @@ def _needs(package: str) -> Iterator[None]:
     try:
         yield
     except ImportError:
-        extra = '"vl2[train]"' if package == "tensorboard" else package
-        raise UserError(f"the tracker {package} is not installed: pip install {extra}") from None
+        how = install_extra("train") if package == "tensorboard" else install_packages(package)
+        raise UserError(f"the tracker {package} is not installed: {how}") from None

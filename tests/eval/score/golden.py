@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vl2.eval.task import Item, Result, Way
+
 FOLDER = Path(__file__).parents[2] / "golden" / "scorers"
 
 
@@ -18,3 +20,12 @@ def golden(name: str) -> dict[str, Any]:
 def cases(name: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = golden(name)["cases"]
     return found
+
+
+def result_of(way: Way, said: str, gold: Any, *, part: str = "") -> Result:
+    """Return the result of an answer under a protocol."""
+    mark = way.mark(Item(id="1", question="?", gold=gold), said)
+    return Result(
+        id="1", part=part, cluster="", prompt="", answer=said, read=mark.read, gold=gold, score=mark.score,
+        is_undecided=False, finish_reason="stop", prompt_tokens=1, completion_tokens=1,
+    )  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.eval.score.golden import cases, golden
+from tests.eval.score.golden import cases, golden, result_of
+from vl2.eval.catalogue import find_task
 from vl2.eval.score.exact import plain
 from vl2.eval.score.mathvista import (
     Problem,
@@ -107,3 +108,17 @@ def test_pope_counts_an_unclear_answer_as_wrong_and_as_no() -> None:
             {"f1": expected["Overall"], "accuracy": expected["acc"], "precision": expected["precision"],
              "recall": expected["recall"]}
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("protocol", "harness"),
+    [("lmms-eval", "lmms_eval-0.7.3"), ("vlmevalkit", "VLMEvalKit-0a04a1d2"), ("vlmevalkit", "VLMEvalKit-e8e78f05")],
+)
+def test_pope_is_summed_up_as_its_harness_does(protocol: str, harness: str) -> None:
+    task = find_task("pope")
+    way, metric = task.ways[protocol], task.metric_of(protocol)
+    for case in cases("pope_harnesses"):
+        results = [result_of(way, said, gold.lower(), part=category) for said, gold, category in case["rows"]]
+        figures = metric(results)
+        for name, expected in case["expected"][harness].items():
+            assert figures[name] == pytest.approx(expected, abs=1e-6), (case["case"], name)

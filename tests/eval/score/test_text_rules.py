@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.eval.score.golden import cases, golden
+from tests.eval.score.golden import cases, golden, result_of
+from vl2.eval.catalogue import find_task
 from vl2.eval.score.anls import anls
 from vl2.eval.score.edit_distance import edit_distance
 from vl2.eval.score.exact import exact_match
@@ -20,6 +21,29 @@ def test_anls_is_that_of_both_harnesses() -> None:
     for harness in ("lmms_eval", "vlmevalkit"):
         assert scores == pytest.approx([case["expected"][harness] for case in cases("anls")], abs=CLOSE)
         assert sum(scores) / len(scores) == pytest.approx(golden("anls")["aggregate"][harness], abs=CLOSE)
+
+
+@pytest.mark.parametrize("harness", golden("anls_harnesses")["harnesses"])
+def test_anls_divides_by_the_lengths_of_the_harness_of_its_time(harness: str) -> None:
+    for case in cases("anls_harnesses"):
+        score = anls(case["prediction"], case["answers"], divides_cleaned=harness == "VLMEvalKit-0a04a1d2")
+        assert score == pytest.approx(case["expected"][harness], abs=CLOSE), case
+
+
+@pytest.mark.parametrize("task", ["docvqa", "infovqa"])
+def test_the_protocol_of_vlmevalkit_gives_anls_by_both_lengths(task: str) -> None:
+    found = [case for case in cases("anls_harnesses") if not case["prediction"].endswith(".") and any(case["answers"])]
+    ways = find_task(task).ways
+    marked = {
+        name: [result_of(ways[name], case["prediction"], case["answers"]) for case in found]
+        for name in ("vlmevalkit", "lmms-eval")
+    }
+    for name, harness in (("vlmevalkit", "VLMEvalKit-0a04a1d2"), ("lmms-eval", "lmms_eval-0.7.3")):
+        assert [r.score for r in marked[name]] == pytest.approx([c["expected"][harness] for c in found], abs=CLOSE)
+    now, before = find_task(task).metric_of("vlmevalkit")(marked["vlmevalkit"]).values()
+    for figure, harness in ((now, "VLMEvalKit-0a04a1d2"), (before, "VLMEvalKit-e8e78f05")):
+        assert figure == pytest.approx(100 * sum(c["expected"][harness] for c in found) / len(found), abs=1e-4)
+    assert now != pytest.approx(before, abs=1)
 
 
 @pytest.mark.parametrize(("harness", "is_stripped"), [("lmms_eval", False), ("vlmevalkit", True)])

@@ -20,6 +20,7 @@ from vl2.data.construct.source import UNKNOWN_LICENCE, Dropped, Source
 from vl2.data.construct.table_questions import Asked, ask_number
 from vl2.data.construct.tables import Table, choose_table, made_up, read_tables, write_number
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,7 +138,7 @@ def draw_chart(table: Table, kind: str, face: fonts.Face, rng: random.Random, *,
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("drawing charts needs matplotlib: pip install matplotlib") from None
+        raise UserError(f"drawing charts needs matplotlib: {install_extra('data')}") from None
     size = (rng.uniform(4.6, 7.0), rng.uniform(3.4, 4.8))
     figure = Figure(figsize=size, dpi=rng.choice((80, 96, 110)), layout="constrained")
     canvas = FigureCanvasAgg(figure)

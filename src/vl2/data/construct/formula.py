@@ -16,6 +16,7 @@ from vl2.data.construct.distort import distort
 from vl2.data.construct.draft import Draft
 from vl2.data.construct.source import Source
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 
 WRITE = {
     "en": (
@@ -101,7 +102,7 @@ def draw_formula(latex: str, *, font: str, size_pt: int, ink: str, paper: str) -
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError('drawing formulas needs matplotlib: pip install "vl2[data]"') from None
+        raise UserError(f"drawing formulas needs matplotlib: {install_extra('data')}") from None
     with matplotlib.rc_context({"mathtext.fontset": font}):
         figure = Figure(facecolor=paper, dpi=100)
         FigureCanvasAgg(figure)

@@ -19,6 +19,7 @@ from vl2.data.construct.draft import Draft
 from vl2.data.construct.sandbox import Limits, run_script
 from vl2.data.construct.source import Dropped, Source
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 
 PICTURE = "plot.png"
 MAX_SIDE_PX = 2048
@@ -99,5 +100,5 @@ def _font_list() -> dict[str, bytes]:
         import matplotlib
         import matplotlib.font_manager  # makes the list if there is none
     except ImportError:
-        raise UserError("drawing plots needs matplotlib: pip install matplotlib") from None
+        raise UserError(f"drawing plots needs matplotlib: {install_extra('data')}") from None
     return {file.name: file.read_bytes() for file in sorted(Path(matplotlib.get_cachedir()).glob("fontlist-*.json"))}

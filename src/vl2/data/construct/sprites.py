@@ -18,6 +18,7 @@ from vl2.data.construct.nouns import is_mass
 from vl2.data.construct.shapes import COLOURS, SHAPES, draw_shape
 from vl2.data.construct.sprite_set import read_sprite_set
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 
 VISIBLE_ALPHA = 48  # fainter pixels are cleared: nobody sees them, and a box must not count them
 MAX_NAME_EN = 30  # characters
@@ -142,7 +143,7 @@ def draw_svg(svg: str, side_px: int) -> Image.Image:
     try:
         import resvg_py
     except ImportError:
-        raise UserError('drawing SVG sprites needs resvg-py: pip install "vl2[data]"') from None
+        raise UserError(f"drawing SVG sprites needs resvg-py: {install_extra('data')}") from None
     try:
         png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=2 * side_px, height=2 * side_px))
     except ValueError as error:

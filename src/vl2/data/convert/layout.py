@@ -22,6 +22,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from vl2.data.record import Record, StoredImage
 from vl2.data.store.parse import check_text
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 from vl2.process.tiling import Size
 
 Json = dict[str, Any]
@@ -205,7 +206,7 @@ def parquet_rows(paths: Iterable[Path], columns: Sequence[str], *, batch_rows: i
         import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
         from pyarrow import ArrowException
     except ImportError:
-        raise UserError("reading Parquet needs pyarrow: pip install pyarrow") from None
+        raise UserError(f"reading Parquet needs pyarrow: {install_extra('data')}") from None
     for path in paths:
         number = 0
         try:

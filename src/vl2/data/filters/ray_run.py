@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Literal, TypeVar, get_args
 
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 
 Where = Literal["local", "ray"]
 Item = TypeVar("Item")
@@ -54,7 +55,7 @@ def _started_ray() -> Any:
         import ray  # type: ignore[import-untyped, import-not-found, unused-ignore]
         import ray.data  # type: ignore[import-untyped, import-not-found, unused-ignore]
     except ImportError:
-        raise UserError('running on Ray needs it installed: pip install "ray[data]"') from None
+        raise UserError(f"running on Ray needs it installed: {install_extra('ray')}") from None
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
         ray.init(address=address, include_dashboard=None if address else False, logging_level=logging.ERROR)

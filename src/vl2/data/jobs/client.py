@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from vl2.data.jobs.chat_request import ChatAnswer, ChatRequest
 from vl2.data.jobs.rate_limit import Clock, RateLimit, Sleep
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 
 if TYPE_CHECKING:
     import httpx
@@ -180,7 +181,7 @@ def _open_http(endpoint: Endpoint) -> httpx.AsyncClient:
     try:
         import httpx
     except ImportError:
-        raise UserError('asking a model needs httpx: pip install "vl2[data]"') from None
+        raise UserError(f"asking a model needs httpx: {install_extra('data')}") from None
     key = os.environ.get(endpoint.key_variable, "").strip()
     headers: dict[str, Any] = {"authorization": f"Bearer {key}"} if key else {}
     limits = httpx.Limits(max_connections=endpoint.concurrency)

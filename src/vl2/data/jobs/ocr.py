@@ -18,6 +18,7 @@ from vl2.data.jobs.ledger import Ledger
 from vl2.data.record import BoxPx
 from vl2.data.stored_image import content_hash
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 from vl2.process.image import open_image
 
 
@@ -98,7 +99,7 @@ def _import_engine() -> Any:
         import onnxruntime  # type: ignore[import-untyped, import-not-found, unused-ignore]  # noqa: F401
         from rapidocr import RapidOCR  # type: ignore[import-untyped, import-not-found, unused-ignore]
     except ImportError:
-        raise UserError('reading text off images needs rapidocr and onnxruntime: pip install "vl2[data]"') from None
+        raise UserError(f"reading text off images needs rapidocr and onnxruntime: {install_extra('data')}") from None
     return RapidOCR
 
 

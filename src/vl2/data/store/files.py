@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Literal, cast
 
 from vl2.errors import UserError
+from vl2.install_hint import install_extra
 from vl2.process.image import ImageOptions
 
 Format = Literal["parquet", "tar", "jsonl"]
@@ -30,7 +31,7 @@ def needs_extra(what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         package = error.name or str(error)
-        raise UserError(f'{what} needs {package}: pip install "vl2[data]"') from None
+        raise UserError(f"{what} needs {package}: {install_extra('data')}") from None
 
 
 @contextmanager

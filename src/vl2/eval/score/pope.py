@@ -1,6 +1,8 @@
-"""POPE: accuracy, precision, recall and F1 in percent. An unclear answer is wrong, and counts as no for F1.
+"""POPE: accuracy, precision, recall and F1 in percent. The two harnesses differ in answers that are neither yes nor no.
 
-Follows VLMEvalKit, which reports F1 as the overall figure. Golden: tests/golden/scorers/pope.json.
+VLMEvalKit, which reports F1 as the overall figure, takes an unclear answer to a question of gold yes for a miss;
+lmms-eval leaves it out of the recall, and so of F1. In both it is wrong, and no yes.
+Golden: tests/golden/scorers/pope.json, tests/golden/scorers/pope_harnesses.json.
 """
 
 from __future__ import annotations
@@ -8,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def pope_scores(marks: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Return the four figures from pairs (said, gold) of "yes", "no" and, for what was said, ""."""
+def pope_scores(marks: Sequence[tuple[str, str]], *, unclear_is_miss: bool = True) -> dict[str, float]:
+    """Return the four figures from pairs (said, gold) of "yes", "no" and, for what was said, anything else.
+
+    `unclear_is_miss` as VLMEvalKit has it; without it recall is that of lmms-eval.
+    """
     hits = sum(said == gold for said, gold in marks)
     true_yes = sum(said == gold == "yes" for said, gold in marks)
-    said_yes, gold_yes = (sum(pair[i] == "yes" for pair in marks) for i in (0, 1))
+    said_yes = sum(said == "yes" for said, _ in marks)
+    to_find = sum(gold == "yes" and (unclear_is_miss or said in ("yes", "no")) for said, gold in marks)
     precision = true_yes / said_yes if said_yes else 0.0
-    recall = true_yes / gold_yes if gold_yes else 0.0
+    recall = true_yes / to_find if to_find else 0.0
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     accuracy = hits / len(marks) if marks else 0.0
     return {"f1": 100 * f1, "accuracy": 100 * accuracy, "precision": 100 * precision, "recall": 100 * recall}

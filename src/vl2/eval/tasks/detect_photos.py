@@ -13,23 +13,26 @@ from vl2.eval.asking import ask
 from vl2.eval.rows import find_rows, images_of, read_rows
 from vl2.eval.score.grounding import our_boxes
 from vl2.eval.score.iou import box_f1, match_boxes
-from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.eval.task import Item, LeftOut, Mark, Task, Way, Where, mean_score
 from vl2.infer.prompts import locate_prompt
 
 SPLIT = "test"
+OTHER_SPLIT = LeftOut(why="of upstream's other splits", is_of_other_split=True, comes_with_whole=True)
 COLUMNS = ("id", "image", "width", "height", "objects", "upstream_split")
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
+def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
     folder = where.folder(task)
     for path in find_rows(folder, ("*",)):
         for row in read_rows(folder, (path.stem,), COLUMNS):
-            if row["upstream_split"] != (where.split or SPLIT):
-                continue
+            is_asked = row["upstream_split"] == (where.split or SPLIT) or where.whole
             boxes: dict[str, list[list[float]]] = defaultdict(list)
             for found in row["objects"]:
                 boxes[LABELS[found["name"]]].append([float(found[side]) for side in ("x0", "y0", "x1", "y1")])
             for label, gold in sorted(boxes.items()):
+                if not is_asked:
+                    yield OTHER_SPLIT
+                    continue
                 yield Item(
                     id=f"{row['id']}-{label}",
                     question=locate_prompt(label),
@@ -56,4 +59,5 @@ TASK = Task(
     ways={"vl2": Way(messages=ask, mark=mark, says="F1 of boxes matched one to one at IoU 0.5, mean over queries.",
                      max_new_tokens=768)},
     metric=mean_score,
+    has_whole=True,
 )  # fmt: skip

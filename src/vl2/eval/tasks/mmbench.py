@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vl2.eval.choice_ways import PAPER, VLMEVALKIT, circular_accuracy, lmms_mmbench_way
+from vl2.eval.choice_ways import PAPER, VLMEVALKIT, circular_accuracy, lmms_mmbench_way, merge_rotations
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, is_blank, options_of, read_rows, stems_of
 from vl2.eval.task import Item, Task, Way, Where
@@ -60,6 +60,8 @@ def _task(name: str, title: str, tsv: str, part: str, *, lmms_eval: Way, hub: Da
         published_split="test",
         hub=hub,
         metric=circular_accuracy,
+        keeps_clusters=True,
+        merge=merge_rotations,
     )
 
 

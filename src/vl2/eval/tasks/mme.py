@@ -94,5 +94,6 @@ TASK = Task(
     published="mme",
     hub=Dataset("lmms-lab/MME", ("data/{split}-*",)),
     metric=metric,
+    keeps_clusters=True,
     unit="of 2800",
 )  # fmt: skip

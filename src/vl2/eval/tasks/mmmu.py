@@ -29,7 +29,7 @@ from vl2.eval.hub import Dataset
 from vl2.eval.rows import golds_of, images_of, options_of, read_rows, stems_of
 from vl2.eval.score.multiple_choice import mmmu_letter, vlmevalkit_letter
 from vl2.eval.score.open_answer import is_open_answer_right
-from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.eval.task import OTHER_SPLIT, Item, LeftOut, Mark, Task, Way, Where, mean_score
 from vl2.infer.prompts import Messages, user_message
 from vl2.process.image import open_image
 
@@ -99,12 +99,13 @@ def _doubled(image: Image.Image) -> Image.Image:
     return image.resize((2 * image.width, 2 * image.height), Image.Resampling.BILINEAR)
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
+def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
     folder, split = where.folder(task), where.part(task)
     tsv = dict.fromkeys(("dev", "validation"), "MMMU_DEV_VAL")
     stems = stems_of(split, tsv=tsv, folders=("", "data/", "*/"))
     for row in read_rows(folder, stems, ("question", "answer")):
         if "index" in row and row.get("split", split) != split:
+            yield OTHER_SPLIT
             continue
         id = str(row.get("id", row.get("index")))
         if "image_1" in row:

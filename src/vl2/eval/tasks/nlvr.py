@@ -14,15 +14,18 @@ from vl2.data.held_out import is_held_out
 from vl2.eval.asking import ask
 from vl2.eval.marking import mark_yes_no
 from vl2.eval.rows import images_of, read_rows
-from vl2.eval.task import Item, Task, Way, Where, mean_score
+from vl2.eval.task import Item, LeftOut, Task, Way, Where, mean_score
+
+SEEN = LeftOut(why="of groups that are kept for training", comes_with_whole=True)
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
+def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
     folder = where.folder(task)
     columns = ("id", "group", "image", "sentence", "label")
-    stems = (*((f"{where.split}*",) if where.split else ()), "dev*", "*")
+    stems = (f"{where.split}*",) if where.split else ("dev*", "*")
     for row in read_rows(folder, stems, columns):
-        if not is_held_out("nlvr", str(row["group"])):
+        if not where.whole and not is_held_out("nlvr", str(row["group"])):
+            yield SEEN
             continue
         question, answer = statement(row["sentence"], bool(row["label"]))
         yield Item(
@@ -44,4 +47,5 @@ TASK = Task(
         "vl2": Way(messages=ask, mark=mark_yes_no, says="The first word must say yes or no rightly.", max_new_tokens=8)
     },
     metric=mean_score,
+    has_whole=True,
 )

@@ -43,11 +43,25 @@ def mark_lmms(item: Item, answer: str) -> Mark:
 
 
 def metric(results: Sequence[Result]) -> dict[str, float]:
-    """Return F1 first, as VLMEvalKit does, then the other figures and the F1 of each category."""
-    figures = pope_scores([(r.read, r.gold) for r in results])
-    parts = sorted({r.part for r in results} - {""})
+    """Return F1 first, as VLMEvalKit does, then the other figures and the F1 of each category.
+
+    A question of several categories, "popular,random", counts once for each, in the overall figures too.
+    """
+    marks = [(part, (r.read, r.gold)) for r in results for part in r.part.split(",")]
+    return _by_part(marks, unclear_is_miss=True)
+
+
+def metric_lmms(results: Sequence[Result]) -> dict[str, float]:
+    """Return the figures of lmms-eval, F1 first. It has no categories; theirs are by its rule too."""
+    return _by_part([(r.part, (r.read, r.gold)) for r in results], unclear_is_miss=False)
+
+
+def _by_part(marks: Sequence[tuple[str, tuple[str, str]]], *, unclear_is_miss: bool) -> dict[str, float]:
+    figures = pope_scores([mark for _, mark in marks], unclear_is_miss=unclear_is_miss)
+    parts = sorted({part for part, _ in marks} - {""})
     for part in parts if len(parts) > 1 else []:
-        figures[part] = pope_scores([(r.read, r.gold) for r in results if r.part == part])["f1"]
+        own = [mark for name, mark in marks if name == part]
+        figures[part] = pope_scores(own, unclear_is_miss=unclear_is_miss)["f1"]
     return figures
 
 
@@ -62,8 +76,8 @@ TASK = Task(
     ways={
         "paper": Way(messages=ask_short, mark=mark, says=f"{SAYS}.", max_new_tokens=16),
         "vlmevalkit": Way(messages=ask, mark=mark, says=f"{SAYS}."),
-        "lmms-eval": Way(messages=ask_short, mark=mark_lmms, says="The whole answer must be yes or no; F1.",
-                         max_new_tokens=128),
+        "lmms-eval": Way(messages=ask_short, mark=mark_lmms, metric=metric_lmms, max_new_tokens=128,
+                         says="The whole answer must be yes or no; F1, whose recall leaves out unclear answers."),
     },
     metric=metric,
     hub=Dataset("lmms-lab/POPE", ("data/{split}-*",)),

@@ -21,7 +21,7 @@ from vl2.eval.marking import mark_first_box
 from vl2.eval.rows import Row, images_of, read_rows, stems_of, texts
 from vl2.eval.score.grounding import lmms_eval_box, vlmevalkit_box
 from vl2.eval.score.iou import HIT, Box, iou
-from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.eval.task import OTHER_SPLIT, Item, LeftOut, Mark, Task, Way, Where, mean_score
 from vl2.infer.prompts import Messages, locate_prompt, user_message
 from vl2.process.image import open_image
 
@@ -34,8 +34,8 @@ SETS = {
 HUBS = {"refcoco": "lmms-lab/RefCOCO", "refcoco_plus": "lmms-lab/RefCOCOplus", "refcocog": "lmms-lab/RefCOCOg"}
 
 
-def read_named(title: str, split: str) -> Callable[[Task, Where], Iterator[Item]]:
-    def read(task: Task, where: Where) -> Iterator[Item]:
+def read_named(title: str, split: str) -> Callable[[Task, Where], Iterator[Item | LeftOut]]:
+    def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
         folder = where.folder(task)
         stems = [f"{title.lower()}_{split}", *stems_of(split, tsv={split: "RefCOCO"})]
         for number, row in enumerate(read_rows(folder, stems)):
@@ -44,6 +44,8 @@ def read_named(title: str, split: str) -> Callable[[Task, Where], Iterator[Item]
             elif "bbox_x1" in row:
                 if str(row.get("split") or row.get("category")) == f"{title}_{split}":
                     yield _of_tsv(row, images_of(row["image"], folder, str(row["index"])))
+                else:
+                    yield OTHER_SPLIT
             else:
                 yield from _of_parquet(row, number, images_of(row["image"], folder, str(row.get("question_id"))))
 

@@ -105,5 +105,6 @@ PRESENCE_TASK = Task(
     ways={"vl2": Way(messages=ask, mark=mark_yes_no, says="The first word must say yes or no rightly.",
                      max_new_tokens=16)},
     metric=presence_metric,
+    is_mean=True,
     count=200,
 )  # fmt: skip

@@ -17,28 +17,41 @@ from vl2.eval.asking import ask
 from vl2.eval.marking import mark_exact
 from vl2.eval.rows import Row, images_of, read_rows
 from vl2.eval.score.exact import plain
-from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.eval.task import Item, LeftOut, Mark, Task, Way, Where, mean_score
 
+SEEN = LeftOut(why="of shops that are kept for training", comes_with_whole=True)
+BLANK = LeftOut(why="without a gold answer in the data")
 _LAYOUT = "reads Parquet with id, image, lines, company, date, address and total"
 
 
-def held_out_rows(task: Task, where: Where) -> Iterator[Row]:
+def rows_with_images(task: Task, where: Where) -> Iterator[Row]:
     folder = where.folder(task)
-    for row in read_rows(folder, (f"{where.split or 'train'}*", "*"), ("id", "image", "lines", *FIELDS)):
-        if is_held_out("sroie", str(row["company"] or row["id"])):
-            yield {**row, "images": images_of(row["image"], folder, str(row["id"]))}
+    stems = (f"{where.split}*",) if where.split else ("train*", "*")
+    for row in read_rows(folder, stems, ("id", "image", "lines", *FIELDS)):
+        yield {**row, "images": images_of(row["image"], folder, str(row["id"]))}
 
 
-def read_lines(task: Task, where: Where) -> Iterator[Item]:
-    for row in held_out_rows(task, where):
+def _is_asked(row: Row, where: Where) -> bool:
+    return where.whole or is_held_out("sroie", _shop(row))
+
+
+def read_lines(task: Task, where: Where) -> Iterator[Item | LeftOut]:
+    for row in rows_with_images(task, where):
+        if not _is_asked(row, where):
+            yield SEEN
+            continue
         lines = [line["text"] for line in row["lines"]]
         yield Item(id=str(row["id"]), question=TRANSCRIBE[2], images=row["images"], gold=lines, cluster=_shop(row))
 
 
-def read_fields(task: Task, where: Where) -> Iterator[Item]:
-    for row in held_out_rows(task, where):
+def read_fields(task: Task, where: Where) -> Iterator[Item | LeftOut]:
+    for row in rows_with_images(task, where):
         for name, question in FIELDS.items():
-            if row[name]:
+            if not row[name]:
+                yield BLANK
+            elif not _is_asked(row, where):
+                yield SEEN
+            else:
                 yield Item(
                     id=f"{row['id']}-{name}",
                     question=question,
@@ -72,6 +85,7 @@ LINES = Task(
         "vl2": Way(messages=ask, mark=mark_lines, says="F1 over whole lines, without case.", max_new_tokens=1536),
     },
     metric=mean_score,
+    has_whole=True,
 )
 FIELDS_TASK = Task(
     name="sroie_fields",
@@ -81,4 +95,5 @@ FIELDS_TASK = Task(
     read=read_fields,
     ways={"vl2": Way(messages=ask, mark=mark_exact, says="Exact match without case.", max_new_tokens=96)},
     metric=mean_score,
+    has_whole=True,
 )

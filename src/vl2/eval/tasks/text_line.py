@@ -64,6 +64,7 @@ def _task(language: str, name: str) -> Task:
                        max_new_tokens=96)
         },
         metric=line_metric,
+        is_mean=True,
         count=200,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from functools import lru_cache
 
 from vl2.data.construct import fonts
 from vl2.data.construct.source import rng_for
@@ -23,30 +24,31 @@ from vl2.eval.asking import ask_short
 from vl2.eval.drawn import font_folders, png
 from vl2.eval.rows import read_rows, texts
 from vl2.eval.score.exact import plain
-from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.eval.task import Item, LeftOut, Mark, Task, Way, Where, mean_score
 
 MAX_ROWS, MAX_COLUMNS, MAX_CELL = 10, 6, 28
 FONT_PX = 16
+SEEN = LeftOut(why="of folds that are kept for training", comes_with_whole=True)
+TOO_LARGE = LeftOut(why="about tables too large to be drawn legibly")
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
+def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
     folder = where.folder(task)
     tables = {row["table_id"]: row["csv"] for row in read_rows(folder, ("tables*",), ("table_id", "csv"))}
-    pictures: dict[str, bytes] = {}
     columns = ("id", "table_id", "question", "answers", "dev_folds")
     for row in read_rows(folder, ("questions*",), columns):
         key = row["table_id"]
-        if not is_held_out_question(row["dev_folds"]):
-            continue
         table = small_table(tables.get(key, ""))
         if table is None:
+            yield TOO_LARGE
             continue
-        if key not in pictures:
-            pictures[key] = draw(table, key, where)
+        if not where.whole and not is_held_out_question(row["dev_folds"]):
+            yield SEEN
+            continue
         yield Item(
             id=str(row["id"]),
             question=row["question"],
-            images=(pictures[key],),
+            images=(draw(table, key, where),),
             gold=texts(row["answers"]),
             cluster=key,
         )
@@ -62,6 +64,7 @@ def small_table(text: str) -> Table | None:
     return Table(title="", header=tuple(rows[0]), rows=tuple(tuple(row) for row in rows[1:]))
 
 
+@lru_cache(maxsize=1024)  # the data are read several times in a run: to choose, to check and to ask
 def draw(table: Table, key: str, where: Where) -> bytes:
     rng = rng_for(HELD_OUT_SEED, f"wikitables/{key}", 0)
     # Some of Wikipedia's characters are in no font: the face that draws Latin text then shows its mark for them.
@@ -89,4 +92,5 @@ TASK = Task(
         "vl2": Way(messages=ask_short, mark=mark, says="All answers, in any order, without case.", max_new_tokens=64)
     },
     metric=mean_score,
+    has_whole=True,
 )

@@ -19,6 +19,12 @@ inline void pause_cpu() {
 #endif
 }
 
+// Wait a little: a spin for as long as a phase may last on an idle machine; then the core goes to whoever else wants it.
+inline void wait_briefly(int& spins) {
+    if (spins++ < 2000) pause_cpu();
+    else sched_yield();
+}
+
 class Team {
    public:
     explicit Team(int size) : size(size) {}
@@ -44,11 +50,7 @@ class Team {
             counters_[(phase + 1) & 1].value.store(0, std::memory_order_relaxed);
             round_.value.store(round + 1, std::memory_order_release);
         } else {
-            // Spin as long as a phase may last on an idle machine; then give the core to whoever else wants it.
-            for (int spins = 0; round_.value.load(std::memory_order_acquire) == round; spins++) {
-                if (spins < 2000) pause_cpu();
-                else sched_yield();
-            }
+            for (int spins = 0; round_.value.load(std::memory_order_acquire) == round;) wait_briefly(spins);
         }
         phase++;
     }
@@ -101,7 +103,7 @@ void run_team(int threads, const Body& body) {
                 call.team.store(new Team(openmp.num_threads()), std::memory_order_release);
             }
             Team* team;
-            while (!(team = call.team.load(std::memory_order_acquire))) pause_cpu();
+            for (int spins = 0; !(team = call.team.load(std::memory_order_acquire));) wait_briefly(spins);
             (*call.body)(*team, id);
         };
         openmp.parallel(enter, &call, static_cast<unsigned>(threads), 0);

@@ -36,8 +36,8 @@ export async function planTiles(messages, signal) {
   return (await call("/v1/images/tiles", { messages }, signal)).json();
 }
 
-/** Ask, and yield the pieces of the answer: {text}, {boxes}, {finish}, {usage}. */
-export async function* streamChat(messages, signal) {
+/** Ask, and yield the pieces of the answer: {text}, {boxes}, {finish}, {usage}. `options` go before the settings. */
+export async function* streamChat(messages, signal, options = {}) {
   const response = await call(
     "/v1/chat/completions",
     {
@@ -49,6 +49,7 @@ export async function* streamChat(messages, signal) {
       temperature: settings.temperature,
       well_formed_boxes: settings.wellFormed,
       max_repeats: 8,
+      ...options,
     },
     signal,
   );

@@ -6,6 +6,7 @@ import { Conversation } from "./conversation.js";
 import { byId, toast } from "./dom.js";
 import { exampleButtons } from "./examples.js";
 import { currentLanguage, initialLanguage, setLanguage } from "./i18n.js";
+import { presenceQuestion, yesOrNo } from "./prompts.js";
 import { connectSettings, offerModels, settings } from "./settings.js";
 import { connectTheme } from "./theme.js";
 import { TurnView } from "./turn_view.js";
@@ -29,14 +30,18 @@ async function answer(turn) {
   const view = new TurnView(turn, asked, () => again(turn, view));
   byId("welcome").hidden = true;
   byId("log").append(view.question, view.answer);
+  view.foldQuestion();
   view.question.scrollIntoView({ block: "start" });
+  view.answer.scrollIntoView({ block: "nearest" }); // below a tall question
   running = new AbortController();
   composer.setBusy(true);
-  const show = oncePerFrame(() => {
-    const isAtEnd = byId("main").scrollHeight - byId("main").scrollTop - byId("main").clientHeight < 80;
+  const main = byId("main");
+  const showNow = () => {
+    const isAtEnd = main.scrollHeight - main.scrollTop - main.clientHeight < 80;
     view.update();
-    if (isAtEnd) byId("main").scrollTop = byId("main").scrollHeight;
-  });
+    if (isAtEnd) main.scrollTop = main.scrollHeight;
+  };
+  const show = paced(showNow);
   try {
     if (!settings.model) await loadModels();
     for await (const piece of streamChat(await asked.messages(), running.signal)) {
@@ -46,6 +51,7 @@ async function answer(turn) {
       turn.answer.usage = piece.usage ?? turn.answer.usage;
       show();
     }
+    if (view.hasLocated() && settings.checkPresence) turn.answer.presence = await askPresence(asked, turn, running.signal);
   } catch (error) {
     if (error.name === "AbortError") turn.answer.isStopped = true;
     else turn.answer.error = error.message;
@@ -53,9 +59,28 @@ async function answer(turn) {
     turn.answer.isDone = true;
     running = null;
     composer.setBusy(false);
-    show();
+    showNow();
+    if (turn.answer.error) view.showError();
     composer.updatePlan(); // what is pending may be cut otherwise now
   }
+}
+
+/**
+ * Ask whether what was located is there at all: a model that was asked for a box gives one. Null where that fails, for
+ * the answer stands without it.
+ */
+async function askPresence(asked, turn, signal) {
+  const question = presenceQuestion(turn.query);
+  let text = "";
+  try {
+    const messages = await asked.aside(turn, question);
+    for await (const piece of streamChat(messages, signal, { max_tokens: 16, temperature: 0, well_formed_boxes: false })) {
+      text += piece.text ?? "";
+    }
+  } catch {
+    return null;
+  }
+  return { question, says: yesOrNo(text) };
 }
 
 /** Ask the same once more, and forget what came after it. */
@@ -69,15 +94,23 @@ function again(turn, view) {
   byId("question").focus();
 }
 
-function oncePerFrame(run) {
+/** Return a function that runs `run` soon. It rests after each run, so that at most a quarter of the time is spent in it. */
+function paced(run) {
+  const rest = 3; // times what the last run took
   let isWaiting = false;
+  let took = 0;
   return () => {
     if (isWaiting) return;
     isWaiting = true;
-    requestAnimationFrame(() => {
-      isWaiting = false;
-      run();
-    });
+    setTimeout(() => {
+      requestAnimationFrame(() => {
+        isWaiting = false;
+        const start = performance.now();
+        run();
+        byId("main").getBoundingClientRect(); // the layout belongs to it
+        took = performance.now() - start;
+      });
+    }, rest * took);
   };
 }
 

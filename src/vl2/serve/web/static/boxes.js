@@ -16,19 +16,30 @@ export function coloursOf(mentions) {
 
 const inkOn = (colour) => (WHITE_ON.has(colour) ? "#fff" : "#000");
 
-/** Return a figure of the picture with its boxes. `picture`: {url, name, width, height}. */
-export function annotated(picture, mentions) {
-  const colours = coloursOf(mentions);
-  const count = mentions.reduce((sum, { boxes }) => sum + boxes.length, 0);
-  const image = make("img", { src: picture.url, alt: picture.name, width: picture.width, height: picture.height });
-  const frame = make("div", { className: "frame" }, image);
-  frame.style.aspectRatio = `${picture.width} / ${picture.height}`;
-  frame.style.setProperty("--ratio", picture.width / picture.height);
-  mentions.forEach(({ label, boxes }, index) => {
-    for (const box of boxes) frame.append(boxElement(box, label, index, colours.get(label), picture));
-  });
-  const caption = count === 1 ? say("pictureOne") : say("picture", count);
-  return make("figure", { className: "annotated", attributes: { "aria-label": caption } }, frame);
+/** A picture with the boxes of an answer that is still coming. `picture`: {url, name, width, height}. */
+export class BoxedPicture {
+  constructor(picture) {
+    this.picture = picture;
+    this.count = 0;
+    const image = make("img", { src: picture.url, alt: picture.name, width: picture.width, height: picture.height });
+    // The frame has the picture's shape, so that shares of it are shares of the picture.
+    this.frame = make("div", { className: "frame" }, image);
+    this.frame.style.aspectRatio = `${picture.width} / ${picture.height}`;
+    this.frame.style.setProperty("--ratio", picture.width / picture.height);
+    const caption = make("figcaption", { className: "note", textContent: say("boxMeaning") });
+    this.element = make("figure", { className: "annotated" }, this.frame, caption);
+  }
+
+  /** Add the boxes that are new: an answer grows, and what has come stays. */
+  update(mentions) {
+    const colours = coloursOf(mentions);
+    const all = mentions.flatMap(({ label, boxes }, index) => boxes.map((box) => ({ label, box, index })));
+    for (const { label, box, index } of all.slice(this.count)) {
+      this.frame.append(boxElement(box, label, index, colours.get(label), this.picture));
+    }
+    this.count = all.length;
+    this.element.setAttribute("aria-label", say("picture", this.count));
+  }
 }
 
 function boxElement([x0, y0, x1, y1], label, index, colour, picture) {

@@ -8,7 +8,7 @@ import { needsQuestion, promptOf, TASKS } from "./prompts.js";
 import { connectViewer, openViewer } from "./viewer.js";
 
 export class Composer {
-  /** `send({shown, prompt, pictures})` runs when a question is complete; `sizes(pictures)` as in Conversation. */
+  /** `send({shown, prompt, pictures, task, query})` runs when a question is complete; `sizes(pictures)` as in Conversation. */
   constructor({ send, stop, sizes, hasPicture }) {
     Object.assign(this, { send, stop, sizes, hasPicture });
     this.pictures = [];
@@ -41,7 +41,7 @@ export class Composer {
     });
     this.field.addEventListener("input", () => this.fit());
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.isBusy && !document.querySelector("dialog[open]")) this.stop();
+      if (event.key === "Escape" && !event.isComposing && this.isBusy && !document.querySelector("dialog[open]")) this.stop();
     });
     byId("attach").addEventListener("click", () => byId("file").click());
     byId("file").addEventListener("change", async (event) => {
@@ -142,7 +142,7 @@ export class Composer {
     const shown = task === "ask" ? question : say(`said${task[0].toUpperCase()}${task.slice(1)}`, question);
     const pictures = this.pictures;
     this.clear();
-    this.send({ shown, prompt: promptOf(task, question), pictures });
+    this.send({ shown, prompt: promptOf(task, question), pictures, task, query: question });
   }
 
   missing(question) {

@@ -1,6 +1,5 @@
 // What was said so far, as data: turns of a question with pictures and an answer with boxes.
 
-import { readAnswer } from "./grounding.js";
 import { dataUrl } from "./pictures.js";
 import { settings } from "./settings.js";
 
@@ -9,10 +8,22 @@ export class Conversation {
     this.turns = [];
   }
 
-  /** Add a turn. `shown` is what a person sees of the question, `prompt` what the model gets. */
-  begin({ shown, prompt, pictures }) {
-    const answer = { text: "", boxes: [], finish: null, usage: null, error: null, isDone: false, isStopped: false };
-    const turn = { shown, prompt, pictures, answer };
+  /**
+   * Add a turn. `shown` is what a person sees of the question, `prompt` what the model gets; `task` and `query` are what
+   * the person chose and typed.
+   */
+  begin({ shown, prompt, pictures, task, query }) {
+    const answer = {
+      text: "",
+      boxes: [],
+      finish: null,
+      usage: null,
+      error: null,
+      presence: null, // {question, says}: what the model says when asked whether the thing is there
+      isDone: false,
+      isStopped: false,
+    };
+    const turn = { shown, prompt, pictures, task, query, answer };
     this.turns.push(turn);
     return turn;
   }
@@ -45,6 +56,13 @@ export class Conversation {
     return messages;
   }
 
+  /** The messages that ask something else about the picture of a turn. */
+  async aside(turn, question) {
+    const url = await dataUrl(this.pictureOf(turn));
+    const content = [{ type: "image_url", image_url: { url } }, { type: "text", text: question }];
+    return [{ role: "user", content }];
+  }
+
   /** The sizes of the pictures of each message, with those that are about to be sent. */
   sizes(pending) {
     return [...this.answered().map(({ pictures }) => pictures), pending].map((pictures) =>
@@ -55,18 +73,16 @@ export class Conversation {
   /** One answer as a file. */
   toJson(turn) {
     const picture = this.pictureOf(turn);
-    const { text, boxes, finish, usage } = turn.answer;
+    const { text, boxes, finish, usage, presence } = turn.answer;
     return {
       model: settings.model,
       question: turn.prompt,
       text,
       boxes,
+      presence,
       image: picture && { name: picture.name, width: picture.width, height: picture.height },
       finish_reason: finish,
       usage,
     };
   }
 }
-
-/** The mentions of an answer: [{label, boxes}]. */
-export const mentionsOf = (answer) => readAnswer(answer.text, answer.isDone).mentions;

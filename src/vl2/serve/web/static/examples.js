@@ -1,94 +1,139 @@
-// Pictures to begin with, drawn here: nothing is fetched.
+// Pictures to begin with, drawn here: nothing is fetched. Each is of a kind that the built-in model knows, and says beside
+// what it shows what the right answer is: a test asks that model, and compares.
 
 import { make } from "./dom.js";
 import { say } from "./i18n.js";
 
-const WHITE = "#ffffff";
+const FONT = 'Arial, "Liberation Sans", Roboto, sans-serif'; // much alike wherever the page is opened
+const COLOURS = { red: "#d62828", blue: "#2654c8", green: "#24913e", yellow: "#f5cd23", orange: "#f3801a" };
 
-function canvasOf(width, height, draw) {
-  const canvas = make("canvas", { width, height });
+const CHART = { title: "Visitors", bars: [["Lisbon", 62], ["Oslo", 35], ["Leeds", 48], ["Cairo", 81]] };
+const WORD = "Garden";
+// Places are the left, the top and the side of the square around a shape, in pixels.
+const STARS = [
+  { shape: "star", colour: "red", place: [12, 14, 44] },
+  { shape: "circle", colour: "blue", place: [70, 20, 40] },
+  { shape: "star", colour: "red", place: [116, 60, 44] },
+  { shape: "star", colour: "red", place: [40, 104, 44] },
+];
+const SHAPES = [
+  { shape: "triangle", colour: "green", place: [14, 20, 48] },
+  { shape: "circle", colour: "red", place: [100, 16, 44] },
+  { shape: "square", colour: "blue", place: [24, 104, 44] },
+  { shape: "star", colour: "orange", place: [104, 96, 52] },
+];
+
+const OUTLINES = {
+  circle: (pen) => pen.arc(0.5, 0.5, 0.5, 0, 2 * Math.PI),
+  square: (pen) => pen.rect(0, 0, 1, 1),
+  triangle: (pen) => polygon(pen, [[0.5, 0], [1, 1], [0, 1]]),
+  star: (pen) => polygon(pen, corners(10).map(([x, y], n) => (n % 2 ? [0.5 + 0.2 * x, 0.5 + 0.2 * y] : [0.5 + 0.5 * x, 0.5 + 0.5 * y]))),
+};
+
+function corners(count) {
+  return Array.from({ length: count }, (_, n) => (2 * Math.PI * n) / count - Math.PI / 2).map((a) => [Math.cos(a), Math.sin(a)]);
+}
+
+function polygon(pen, points) {
+  for (const [x, y] of points) pen.lineTo(x, y);
+  pen.closePath();
+}
+
+function drawShapes(pen, shapes) {
+  for (const { shape, colour, place: [left, top, side] } of shapes) {
+    pen.save();
+    pen.translate(left, top);
+    pen.scale(side, side);
+    pen.beginPath();
+    OUTLINES[shape](pen);
+    pen.restore();
+    pen.fillStyle = COLOURS[colour];
+    pen.fill();
+  }
+}
+
+function drawChart(pen, font) {
+  const [left, right, top, bottom] = [10, 310, 42, 136];
+  const room = (right - left) / CHART.bars.length;
+  const most = Math.max(...CHART.bars.map(([, value]) => value));
+  pen.font = `17px ${font}`;
+  pen.textAlign = "center";
+  pen.fillStyle = "#141414";
+  pen.fillText(CHART.title, 160, 18);
+  CHART.bars.forEach(([name, value], n) => {
+    const middle = left + (n + 0.5) * room;
+    const y = bottom - ((bottom - top) * value) / most;
+    pen.fillStyle = COLOURS.blue;
+    pen.fillRect(middle - 0.35 * room, y, 0.7 * room, bottom - y);
+    pen.fillStyle = "#141414";
+    pen.fillText(String(value), middle, y - 4);
+    pen.fillText(name, middle, bottom + 18);
+  });
+  pen.fillRect(left, bottom, right - left, 1);
+}
+
+function drawWord(pen, font) {
+  pen.font = `30px ${font}`;
+  pen.textAlign = "center";
+  pen.textBaseline = "middle";
+  pen.fillStyle = "#26262e";
+  pen.fillText(WORD, 75, 28);
+}
+
+function boxOf(shape, colour) {
+  const [left, top, side] = SHAPES.find((one) => one.shape === shape && one.colour === colour).place;
+  return [left, top, left + side, top + side];
+}
+
+/** `truth`: the text of a right answer, or the box in pixels. `draw(pen, font)` draws on white. */
+export const EXAMPLES = [
+  {
+    words: "exampleLocate", name: "shapes.png", task: "locate", size: [168, 168],
+    draw: (pen) => drawShapes(pen, SHAPES),
+    question: { en: "green triangle", zh: "绿色的三角形" },
+    truth: { box: boxOf("triangle", "green") },
+  },
+  {
+    words: "exampleCount", name: "stars.png", task: "ask", size: [168, 168],
+    draw: (pen) => drawShapes(pen, STARS),
+    question: { en: "How many red stars are there?", zh: "图中有几颗红色的星星？" },
+    truth: { text: String(STARS.filter(({ shape }) => shape === "star").length) },
+  },
+  {
+    words: "exampleChart", name: "chart.png", task: "ask", size: [320, 160],
+    draw: drawChart,
+    question: { en: "What value does the chart show for Oslo?", zh: "图中Oslo的数值是多少？" },
+    truth: { text: String(CHART.bars.find(([name]) => name === "Oslo")[1]) },
+  },
+  {
+    words: "exampleRead", name: "word.png", task: "ask", size: [150, 56],
+    draw: drawWord,
+    question: { en: "What does the image say?", zh: "图片上写着什么？" },
+    truth: { text: WORD },
+  },
+];
+
+/** Draw an example, larger by `scale` for sharp eyes. */
+export function canvasOf({ size: [width, height], draw }, { font = FONT, scale = 1 } = {}) {
+  const canvas = make("canvas", { width: width * scale, height: height * scale });
   const pen = canvas.getContext("2d");
-  pen.fillStyle = WHITE;
+  pen.scale(scale, scale);
+  pen.fillStyle = "#ffffff";
   pen.fillRect(0, 0, width, height);
-  draw(pen);
+  draw(pen, font);
   return canvas;
 }
 
-function shapes(pen) {
-  const circle = (x, y, radius, colour) => {
-    pen.fillStyle = colour;
-    pen.beginPath();
-    pen.arc(x, y, radius, 0, 2 * Math.PI);
-    pen.fill();
-  };
-  circle(110, 120, 62, "#e03131");
-  circle(330, 250, 44, "#2f9e44");
-  pen.fillStyle = "#1c7ed6";
-  pen.fillRect(250, 50, 130, 100);
-  pen.fillStyle = "#f59f00";
-  pen.beginPath();
-  pen.moveTo(130, 210);
-  pen.lineTo(210, 320);
-  pen.lineTo(50, 320);
-  pen.fill();
-}
-
-function receipt(pen) {
-  pen.fillStyle = "#111111";
-  const line = (left, right, y, font = "22px ui-monospace, monospace") => {
-    pen.font = font;
-    pen.textAlign = "left";
-    pen.fillText(left, 36, y);
-    pen.textAlign = "right";
-    pen.fillText(right, 344, y);
-  };
-  pen.textAlign = "center";
-  pen.font = "700 28px system-ui, sans-serif";
-  pen.fillText("CORNER CAFE", 190, 56);
-  pen.fillRect(36, 78, 308, 2);
-  line("Tea", "2.40", 120);
-  line("2 x Bun", "3.60", 156);
-  line("Soup", "5.50", 192);
-  pen.fillRect(36, 216, 308, 2);
-  line("TOTAL", "11.50", 258, "700 26px ui-monospace, monospace");
-  line("Cash", "20.00", 298);
-  line("Change", "8.50", 332);
-}
-
-function chart(pen) {
-  pen.fillStyle = "#111111";
-  pen.font = "700 22px system-ui, sans-serif";
-  pen.textAlign = "center";
-  pen.fillText("Visitors by season", 220, 40);
-  const bars = [["Spring", 120, "#4263eb"], ["Summer", 210, "#f59f00"], ["Autumn", 150, "#2f9e44"], ["Winter", 70, "#e03131"]];
-  bars.forEach(([name, height, colour], index) => {
-    const x = 50 + index * 95;
-    pen.fillStyle = colour;
-    pen.fillRect(x, 290 - height, 60, height);
-    pen.fillStyle = "#111111";
-    pen.font = "18px system-ui, sans-serif";
-    pen.fillText(name, x + 30, 314);
-    pen.fillText(String(height), x + 30, 282 - height);
-  });
-  pen.fillRect(36, 290, 380, 2);
-}
-
-const EXAMPLES = [
-  { words: "exampleShapes", name: "shapes.png", task: "locate", size: [440, 360], draw: shapes, question: { en: "red circle", zh: "红色的圆" } },
-  { words: "exampleReceipt", name: "receipt.png", task: "ask", size: [380, 360], draw: receipt, question: { en: "What is the total?", zh: "总金额是多少？" } },
-  { words: "exampleChart", name: "chart.png", task: "ask", size: [440, 340], draw: chart, question: { en: "Which bar is the tallest?", zh: "哪根柱子最高？" } },
-  { words: "exampleDescribe", name: "shapes.png", task: "describe", size: [440, 360], draw: shapes, question: { en: "", zh: "" } },
-];
-
 /** Return the buttons. `use(file, task, question)` runs when one is pressed. */
 export function exampleButtons(language, use) {
-  return EXAMPLES.map(({ words, name, task, size, draw, question }) => {
-    const canvas = canvasOf(...size, draw);
-    canvas.setAttribute("aria-hidden", "true");
-    const button = make("button", { type: "button", className: "example" }, canvas, make("span", { textContent: say(words) }));
+  return EXAMPLES.map((example) => {
+    const shown = canvasOf(example, { scale: 2 });
+    shown.setAttribute("aria-hidden", "true");
+    const words = make("span", { textContent: say(example.words) });
+    const button = make("button", { type: "button", className: "example" }, shown, words);
     button.addEventListener("click", async () => {
-      const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-      use(new File([blob], name, { type: "image/png" }), task, question[language]);
+      const blob = await new Promise((resolve) => canvasOf(example).toBlob(resolve, "image/png"));
+      use(new File([blob], example.name, { type: "image/png" }), example.task, example.question[language]);
     });
     return button;
   });

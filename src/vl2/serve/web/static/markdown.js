@@ -1,125 +1,153 @@
-// Markdown to elements, never through HTML: tags in a text are shown as text, links go to http(s) only.
+// Markdown to elements. markdown-it reads it; elements are made here from its tokens, never through HTML:
+// tags in a text are shown as text, links go to http(s) only, pictures are never fetched.
 
+import "./markdown-it.umd.min.js";
 import { make } from "./dom.js";
+import { MENTION } from "./grounding.js";
+import { say } from "./i18n.js";
 
-const INLINE =
-  /(`+)([\s\S]*?)\1|\*\*(?=\S)([\s\S]+?)\*\*|\*(?=[^\s*])([^*\n]+?)\*|\[([^\]\n]{1,300})\]\((https?:\/\/[^\s)]{1,2000})\)|\uE000(\d+)\uE001/g;
-const FENCE = /^\s{0,3}(```+|~~~+)/;
-const HEADING = /^(#{1,6})\s+(.*)$/;
-const ITEM = /^(\s*)(?:([-*+])|(\d{1,9})[.)])\s+(.*)$/;
-const ROW = /^\s*\|.*\|\s*$/;
-const DIVIDER = /^\s*\|(?:\s*:?-{1,}:?\s*\|)+\s*$/;
+const MAX_LEVEL = 16; // quotes and lists inside each other; what is deeper is shown as it was written
+const MAX_DEPTH = 40; // elements inside each other: a browser's layout is recursive, and ends the tab at some thousands
 
-/** Return the elements of a text. `mention(index)` makes the element of a mention (see grounding.js). */
-export function renderMarkdown(text, mention) {
-  const lines = text.replace(/\r\n?/g, "\n").split("\n");
-  const blocks = [];
-  let at = 0;
-  while (at < lines.length) {
-    const line = lines[at];
-    const fence = FENCE.exec(line);
-    if (!line.trim()) {
-      at += 1;
-    } else if (fence) {
-      const end = lines.findIndex((other, index) => index > at && other.trim().startsWith(fence[1]));
-      const stop = end < 0 ? lines.length : end;
-      blocks.push(make("pre", {}, make("code", { textContent: lines.slice(at + 1, stop).join("\n") })));
-      at = stop + 1;
-    } else if (HEADING.test(line)) {
-      const [, marks, title] = HEADING.exec(line);
-      blocks.push(make(`h${Math.min(6, marks.length + 2)}`, {}, ...inline(title, mention)));
-      at += 1;
-    } else if (/^\s*(?:-{3,}|\*{3,}|_{3,})\s*$/.test(line)) {
-      blocks.push(make("hr"));
-      at += 1;
-    } else if (ROW.test(line) && DIVIDER.test(lines[at + 1] ?? "")) {
-      const end = endOf(lines, at, (other) => ROW.test(other));
-      blocks.push(table(lines.slice(at, end), mention));
-      at = end;
-    } else if (ITEM.test(line)) {
-      const end = endOf(lines, at, (other) => ITEM.test(other) || /^\s{2,}\S/.test(other));
-      blocks.push(list(lines.slice(at, end), mention));
-      at = end;
-    } else if (/^\s*>/.test(line)) {
-      const end = endOf(lines, at, (other) => /^\s*>/.test(other));
-      const quoted = lines.slice(at, end).map((other) => other.replace(/^\s*>\s?/, ""));
-      blocks.push(make("blockquote", {}, ...renderMarkdown(quoted.join("\n"), mention)));
-      at = end;
-    } else {
-      const end = endOf(lines, at, (other, index) => other.trim() && (index === at || !startsBlock(lines, index)));
-      blocks.push(make("p", {}, ...inline(lines.slice(at, end).join("\n"), mention)));
-      at = end;
-    }
-  }
-  return blocks;
-}
-
-function startsBlock(lines, index) {
-  const line = lines[index];
-  return FENCE.test(line) || HEADING.test(line) || ITEM.test(line) || /^\s*>/.test(line)
-    || (ROW.test(line) && DIVIDER.test(lines[index + 1] ?? ""));
-}
-
-function endOf(lines, start, belongs) {
-  let end = start;
-  while (end < lines.length && belongs(lines[end], end)) end += 1;
-  return Math.max(end, start + 1);
-}
-
-function list(lines, mention) {
-  const entries = [];
-  for (const line of lines) {
-    const match = ITEM.exec(line);
-    if (match) entries.push({ depth: match[1].length, isNumbered: match[3] !== undefined, start: match[3], text: match[4] });
-    else if (entries.length) entries[entries.length - 1].text += `\n${line.trim()}`;
-  }
-  const build = (from, to) => {
-    const depth = entries[from].depth;
-    const element = make(entries[from].isNumbered ? "ol" : "ul");
-    if (entries[from].isNumbered) element.start = Number(entries[from].start);
-    for (let index = from; index < to; index += 1) {
-      let next = index + 1;
-      while (next < to && entries[next].depth > depth) next += 1;
-      const item = make("li", {}, ...inline(entries[index].text, mention));
-      if (next > index + 1) item.append(build(index + 1, next));
-      element.append(item);
-      index = next - 1;
-    }
-    return element;
-  };
-  return build(0, entries.length);
-}
-
-function table(lines, mention) {
-  const cells = (line) => line.trim().slice(1, -1).split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
-  const row = (line, tag) => make("tr", {}, ...cells(line).map((cell) => make(tag, {}, ...inline(cell, mention))));
-  return make(
-    "div",
-    { className: "table", tabIndex: 0 },
-    make("table", {}, make("thead", {}, row(lines[0], "th")), make("tbody", {}, ...lines.slice(2).map((l) => row(l, "td")))),
-  );
-}
-
-function inline(text, mention) {
-  const nodes = [];
-  let last = 0;
-  for (const match of text.matchAll(INLINE)) {
-    pushText(nodes, text.slice(last, match.index));
-    const [whole, , code, strong, emphasis, label, url, index] = match;
-    if (code !== undefined) nodes.push(make("code", { textContent: code.trim() }));
-    else if (strong !== undefined) nodes.push(make("strong", {}, ...inline(strong, mention)));
-    else if (emphasis !== undefined) nodes.push(make("em", {}, ...inline(emphasis, mention)));
-    else if (url !== undefined) nodes.push(make("a", { href: url, rel: "noopener noreferrer", target: "_blank", textContent: label }));
-    else nodes.push(mention(Number(index)));
-    last = match.index + whole.length;
-  }
-  pushText(nodes, text.slice(last));
-  return nodes;
-}
-
-function pushText(nodes, text) {
-  text.split("\n").forEach((part, index) => {
-    if (index) nodes.push(make("br"));
-    if (part) nodes.push(document.createTextNode(part));
+const parser = globalThis.markdownit({ html: false, breaks: true });
+// Indented code would swallow indented text of a page that was read. A definition of a link, wherever it
+// stands, changes links before it: without it, what follows a block never changes the block.
+parser.disable(["code", "reference"]);
+parser.validateLink = (url) => /^https?:\/\//i.test(url);
+const [readTable] = parser.block.ruler.getRules(""); // the first of them is that of tables
+parser.block.ruler.at("table", (state, start, end, silent) => {
+  if (!readTable(state, start, end, true) || isMostlyMissing(state, start, end)) return false;
+  return silent || readTable(state, start, end, false);
+}, { alt: ["paragraph"] });
+parser.block.ruler.before("table", "too_deep", (state, start, end, silent) => {
+  if (silent || state.level < MAX_LEVEL) return false;
+  state.push("paragraph_open", "p", 1).map = [start, end];
+  Object.assign(state.push("inline", "", 0), {
+    content: state.getLines(start, end, state.blkIndent, false).trim(),
+    map: [start, end],
+    children: [],
   });
+  state.push("paragraph_close", "p", -1);
+  state.line = end;
+  return true;
+});
+
+/** Shows a text that grows. */
+export class MarkdownView {
+  /**
+   * `element` takes the blocks. Of a mention (see grounding.js), `mention(index)` makes the element and `label(index)`
+   * gives the words; `copy(text)` runs when a person wants the text of a code block.
+   */
+  constructor(element, { mention, label, copy }) {
+    Object.assign(this, { element, mention, label, copy });
+    this.settled = ""; // the text of the blocks that no later text can change
+    this.open = []; // the elements of the others
+  }
+
+  /** Show the text. Where it begins as the one before, the blocks that are settled stay the elements they are. */
+  update(text) {
+    const whole = text.replace(/\r\n?/g, "\n");
+    if (!whole.startsWith(this.settled)) {
+      this.settled = "";
+      this.open = [...this.element.children];
+    }
+    const rest = whole.slice(this.settled.length);
+    const tokens = parser.parse(rest, {});
+    const { index, line } = lastBlock(tokens, rest.split("\n").length - 1);
+    for (const element of this.open) element.remove();
+    this.element.append(this.build(tokens.slice(0, index)));
+    const open = this.build(tokens.slice(index));
+    this.open = [...open.children];
+    this.element.append(open);
+    this.settled += rest.slice(0, offsetOf(rest, line));
+  }
+
+  /** Return the elements of tokens. Not recursive, however deep they nest. */
+  build(tokens) {
+    const root = document.createDocumentFragment();
+    const within = [root]; // the elements that are open
+    const flat = tokens.flatMap((token) => (token.type === "inline" ? token.children : [token]));
+    for (const token of flat) {
+      const place = within.at(-1);
+      if (token.nesting < 0) within.pop();
+      else if (token.nesting > 0) within.push(token.hidden || within.length > MAX_DEPTH ? place : this.begin(token, place));
+      else this.appendLeaf(token, place);
+    }
+    return root;
+  }
+
+  /** Add the element that a token opens, and return it. */
+  begin(token, place) {
+    const tag = /^h\d$/.test(token.tag) ? `h${Math.min(6, Number(token.tag[1]) + 2)}` : token.tag;
+    const element = make(tag);
+    if (tag === "ol") element.start = Number(token.attrGet("start") ?? 1);
+    if (tag === "a") Object.assign(element, { href: token.attrGet("href"), rel: "noopener noreferrer", target: "_blank" });
+    const align = /text-align:(\w+)/.exec(token.attrGet("style") ?? "");
+    if (align) element.style.textAlign = align[1];
+    place.append(tag === "table" ? make("div", { className: "table", tabIndex: 0 }, element) : element);
+    return element;
+  }
+
+  appendLeaf(token, place) {
+    if (token.type === "text") place.append(...this.words(token.content, place));
+    else if (token.type === "softbreak" || token.type === "hardbreak") place.append(make("br"));
+    else if (token.type === "code_inline") place.append(make("code", { textContent: this.plain(token.content) }));
+    else if (token.type === "fence") place.append(this.codeBlock(token));
+    else if (token.type === "hr") place.append(make("hr"));
+    else if (token.type === "image") place.append(imageLink(token.attrGet("src"), this.plain(token.content)));
+    else place.append(this.plain(token.content));
+  }
+
+  /** Return the nodes of a text with mentions. In a link they are words, for a button has no place there. */
+  words(text, place) {
+    if (isInLink(place)) return [this.plain(text)];
+    // Of a pattern with a group, every second part is what the group matched.
+    return text.split(MENTION).map((part, index) => (index % 2 ? this.mention(Number(part)) : part));
+  }
+
+  plain(text) {
+    return text.replace(MENTION, (_, index) => this.label(Number(index)));
+  }
+
+  codeBlock(token) {
+    const text = this.plain(token.content).replace(/\n$/, "");
+    const button = make("button", {
+      type: "button",
+      className: "ghost small",
+      textContent: say("copyShort"),
+      attributes: { "aria-label": say("copyCode") },
+    });
+    button.addEventListener("click", () => this.copy(text));
+    const name = make("span", { textContent: token.info.trim().split(/\s/)[0].slice(0, 20) });
+    const pre = make("pre", { tabIndex: 0 }, make("code", { textContent: text }));
+    return make("div", { className: "code" }, make("div", { className: "code-head" }, name, button), pre);
+  }
 }
+
+/** Whether a table would get many more cells than are written: a row may leave out cells, and two characters be a row. */
+function isMostlyMissing({ src, bMarks, eMarks }, start, end) {
+  const cells = (line) => src.slice(bMarks[line], eMarks[line]).split("|").length;
+  let line = start + 2; // after the head and the line below it
+  let written = 0;
+  for (; line < end && src.slice(bMarks[line], eMarks[line]).trim(); line += 1) written += cells(line);
+  return (line - start) * cells(start) > 2 * (written + cells(start)) + 50;
+}
+
+/** Return the place among the tokens, and the line, of the last block whose first line has come whole. */
+function lastBlock(tokens, numLines) {
+  const index = tokens.findLastIndex(({ level, nesting, map }) => level === 0 && nesting >= 0 && map?.[0] < numLines);
+  return index < 0 ? { index: 0, line: 0 } : { index, line: tokens[index].map[0] };
+}
+
+/** Return where a line begins. */
+function offsetOf(text, line) {
+  let offset = 0;
+  for (let count = 0; count < line; count += 1) offset = text.indexOf("\n", offset) + 1;
+  return offset;
+}
+
+function imageLink(url, words) {
+  return make("a", { href: url, rel: "noopener noreferrer", target: "_blank", textContent: words || url });
+}
+
+const isInLink = (place) => place instanceof Element && place.closest("a") !== null;

@@ -12,5 +12,22 @@ export function promptOf(task, question) {
   return { ask: question, locate: `<|ref|>${question}<|/ref|>.`, describe: DESCRIBE, read: READ, like: LIKE }[task];
 }
 
+/** Return the question whether what was to be located is there at all, in the language of its words. */
+export function presenceQuestion(query) {
+  const name = query.replace(/[.。?？!！]+$/u, "");
+  if (/\p{Script=Han}/u.test(name)) return `图中有${name}吗？`;
+  const bare = name.replace(/^(?:(?:all|any|both|each|every|some|the|an?)\s+)+/i, "");
+  const [head] = bare.split(/\s(?:at|behind|by|from|in|near|next|of|on|that|to|under|which|who|with)\s/i);
+  if (/[^su]s$/i.test(head)) return `Are there any ${bare} in the image?`;
+  return `Is there ${/^[aeiou]/i.test(bare) ? "an" : "a"} ${bare} in the image?`;
+}
+
+/** Return "yes", "no", or null for an answer that is neither. */
+export function yesOrNo(answer) {
+  const words = answer.trim().toLowerCase();
+  if (/^(?:no\b|没|沒|不|无|否)/u.test(words)) return "no";
+  return /^(?:yes\b|有|是)/u.test(words) ? "yes" : null;
+}
+
 /** Whether a task needs words of a person. */
 export const needsQuestion = (task) => task === "ask" || task === "locate";

@@ -3,7 +3,7 @@
 import { byId, make } from "./dom.js";
 
 const NAME = "vl2.settings";
-const DEFAULTS = { model: "", system: "", maxTokens: 1024, temperature: 0, wellFormed: false };
+const DEFAULTS = { model: "", system: "", maxTokens: 1024, temperature: 0, wellFormed: false, checkPresence: true };
 
 export const settings = { ...DEFAULTS, ...stored(), apiKey: sessionStorage.getItem("vl2.key") ?? "" };
 
@@ -20,7 +20,7 @@ const numberIn = (id, least, most, otherwise) => {
   return Number.isFinite(value) ? Math.min(most, Math.max(least, value)) : otherwise;
 };
 
-/** Show the dialog's values, and take them over when it closes. `onChange` runs after that. */
+/** Connect the dialog. Save takes its values over, and `onChange` runs after that; Cancel and Escape leave all as it was. */
 export function connectSettings(onChange) {
   const dialog = byId("settings");
   byId("open-settings").addEventListener("click", () => {
@@ -29,15 +29,20 @@ export function connectSettings(onChange) {
     byId("max-tokens").value = settings.maxTokens;
     byId("temperature").value = settings.temperature;
     byId("well-formed").checked = settings.wellFormed;
+    byId("check-presence").checked = settings.checkPresence;
     byId("api-key").value = settings.apiKey;
+    dialog.returnValue = ""; // that of the last time would stay
     dialog.showModal();
   });
+  byId("cancel-settings").addEventListener("click", () => dialog.close());
   dialog.addEventListener("close", () => {
+    if (dialog.returnValue !== "save") return;
     settings.model = byId("model").value || settings.model;
     settings.system = byId("system").value.trim();
     settings.maxTokens = Math.round(numberIn("max-tokens", 1, 100_000, DEFAULTS.maxTokens));
     settings.temperature = numberIn("temperature", 0, 2, DEFAULTS.temperature);
     settings.wellFormed = byId("well-formed").checked;
+    settings.checkPresence = byId("check-presence").checked;
     settings.apiKey = byId("api-key").value.trim();
     const { apiKey, ...kept } = settings;
     localStorage.setItem(NAME, JSON.stringify(kept));
@@ -51,4 +56,5 @@ export function offerModels(models) {
   byId("model").replaceChildren(...models.map(({ id }) => make("option", { value: id, textContent: id })));
   if (!models.some(({ id }) => id === settings.model)) settings.model = models[0].id;
   byId("model-name").textContent = settings.model;
+  byId("model-name").title = settings.model; // a phone has no room for a long one
 }

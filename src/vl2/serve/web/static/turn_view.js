@@ -1,10 +1,13 @@
 // One turn on the page: the question with its pictures, the answer as it comes, its boxes, and what can be done with it.
 
-import { annotated, coloursOf, drawPng, linkMentions, mentionElement } from "./boxes.js";
+import { BoxedPicture, coloursOf, drawPng, linkMentions, mentionElement } from "./boxes.js";
 import { make, save, toast } from "./dom.js";
 import { plainText, readAnswer } from "./grounding.js";
 import { say } from "./i18n.js";
-import { renderMarkdown } from "./markdown.js";
+import { MarkdownView } from "./markdown.js";
+
+const PRESENCE = { yes: "presenceYes", no: "presenceNo" };
+const MAX_QUESTION_PX = 320; // as in style.css
 
 export class TurnView {
   /** `again` runs when the person asks for another try. */
@@ -13,43 +16,51 @@ export class TurnView {
     this.conversation = conversation;
     this.question = question(turn);
     this.text = make("div", { className: "answer-text" });
+    this.waiting = make("p", { className: "waiting", textContent: say("waiting") });
     this.figure = make("div", { className: "answer-figure" });
     this.notes = make("div", { className: "notes" });
     this.answer = make(
       "article",
       { className: "turn answer", attributes: { "aria-label": say("answer"), "aria-busy": "true" } },
+      this.waiting,
       this.text,
       this.figure,
       this.notes,
     );
     this.again = again;
-    this.boxesShown = "";
+    this.mentions = [];
+    this.markdown = new MarkdownView(this.text, {
+      mention: (index) => mentionElement(this.mentions[index], index, this.colours.get(this.mentions[index].label)),
+      label: (index) => this.mentions[index].label,
+      copy,
+    });
+    this.boxed = null;
     linkMentions(this.answer);
     this.update();
   }
 
   /** Show the answer as far as it has come. */
   update() {
+    if (this.answer.getAttribute("aria-busy") === "false") return;
     const { answer } = this.turn;
     const { markdown, mentions } = readAnswer(answer.text, answer.isDone);
-    const colours = coloursOf(mentions);
-    const blocks = renderMarkdown(markdown, (index) =>
-      mentionElement(mentions[index], index, colours.get(mentions[index].label)),
-    );
-    if (!answer.text && !answer.isDone) blocks.push(make("p", { className: "waiting", textContent: say("waiting") }));
-    this.text.replaceChildren(...blocks);
+    this.mentions = mentions;
+    this.colours = coloursOf(mentions);
+    this.markdown.update(markdown);
+    this.waiting.hidden = answer.text !== "" || answer.isDone;
     this.text.classList.toggle("is-coming", !answer.isDone && answer.text !== "");
-    this.showBoxes(mentions);
+    this.showBoxes();
     if (answer.isDone) this.finish(mentions);
   }
 
-  showBoxes(mentions) {
+  showBoxes() {
     const picture = this.conversation.pictureOf(this.turn);
-    const state = JSON.stringify(mentions);
-    if (!picture || state === this.boxesShown) return;
-    this.boxesShown = state;
-    // The picture stays in place while boxes come, so that nothing flickers.
-    this.figure.replaceChildren(...(mentions.length ? [annotated(picture, mentions)] : []));
+    if (!picture || !this.mentions.length) return;
+    if (!this.boxed) {
+      this.boxed = new BoxedPicture(picture);
+      this.figure.append(this.boxed.element);
+    }
+    this.boxed.update(this.mentions);
   }
 
   finish(mentions) {
@@ -57,8 +68,8 @@ export class TurnView {
     this.answer.setAttribute("aria-busy", "false");
     const notes = [];
     if (answer.error) notes.push(make("p", { className: "error", textContent: answer.error, attributes: { role: "alert" } }));
-    if (answer.isStopped) notes.push(make("p", { className: "note", textContent: say("stopped") }));
-    if (answer.finish === "length") notes.push(make("p", { className: "note", textContent: say("cut") }));
+    notes.push(...this.remarks().map((textContent) => make("p", { className: "note", textContent })));
+    if (answer.presence?.says === "no") this.boxed?.element.classList.add("is-doubtful");
     const tools = make("div", { className: "answer-tools" });
     if (answer.text) {
       tools.append(this.tool("copy", () => copy(plainText(answer.text))));
@@ -68,6 +79,48 @@ export class TurnView {
     tools.append(this.tool("again", this.again, "again"));
     if (answer.usage) tools.append(make("span", { className: "usage", textContent: usageLine(answer.usage) }));
     this.notes.replaceChildren(...notes, tools);
+  }
+
+  /** Return what there is to say about the answer, in sentences. */
+  remarks() {
+    const { answer, task, query } = this.turn;
+    const remarks = [];
+    if (answer.isStopped) remarks.push(say("stopped"));
+    if (answer.finish === "length") remarks.push(say("cut"));
+    if (answer.error || answer.isStopped) return remarks;
+    if (!answer.text.trim()) remarks.push(say("empty"));
+    else if (["locate", "describe", "like"].includes(task) && !this.mentions.length) remarks.push(say("noBoxes"));
+    if (this.hasLocated()) {
+      const others = new Set(this.mentions.map(({ label }) => label).filter((label) => label && !isSame(label, query)));
+      remarks.push(...[...others].slice(0, 3).map((label) => say("otherLabel", query, label)));
+    }
+    if (answer.presence) remarks.push(say(PRESENCE[answer.presence.says] ?? "presenceUnclear", answer.presence.question));
+    return remarks;
+  }
+
+  /** Whether this is the answer to "Locate", and has boxes. */
+  hasLocated() {
+    return this.turn.task === "locate" && readAnswer(this.turn.answer.text).mentions.length > 0;
+  }
+
+  /** Show what went wrong, wherever the page stands. */
+  showError() {
+    this.notes.scrollIntoView({ block: "nearest" });
+  }
+
+  /** Fold a question that would fill the window, when it stands in the page. */
+  foldQuestion() {
+    const text = this.question.querySelector(".question-text");
+    if (!text || text.scrollHeight <= MAX_QUESTION_PX) return;
+    const button = make("button", { type: "button", className: "ghost small fold" });
+    const fold = (isFolded) => {
+      text.classList.toggle("is-folded", isFolded);
+      button.textContent = say(isFolded ? "showAll" : "showLess");
+      button.setAttribute("aria-expanded", String(!isFolded));
+    };
+    button.addEventListener("click", () => fold(!text.classList.contains("is-folded")));
+    fold(true);
+    text.after(button);
   }
 
   tool(words, run, className = "") {
@@ -109,6 +162,10 @@ function question(turn) {
   if (turn.shown) parts.push(make("p", { className: "question-text", textContent: turn.shown }));
   return make("article", { className: "turn question", attributes: { "aria-label": say("you") } }, ...parts);
 }
+
+const isSame = (label, query) => bare(label) === bare(query);
+
+const bare = (words) => words.toLowerCase().replace(/^(?:the|an?)\s+/, "").replace(/[\s.。]+$/, "");
 
 const stem = (name) => name.replace(/\.[^.]*$/, "") || "picture";
 

@@ -20,7 +20,7 @@ function figures(plan) {
   if (columns * rows === 1) return say("figuresWhole", ...plan.size, ...plan.canvas, plan.visual_tokens);
   return say(
     "figures", ...plan.size, ...plan.canvas, plan.tiles_encoded - 1, columns, rows,
-    plan.visual_tokens, plan.global_tokens, plan.local_tokens,
+    plan.visual_tokens, plan.global_tokens, plan.visual_tokens - plan.global_tokens,
   );
 }
 

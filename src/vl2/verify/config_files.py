@@ -1,0 +1,162 @@
+"""Group 1: config.json against the preset of its size; the files, their sizes and the index."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vl2.config import preset
+from vl2.errors import UserError
+from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
+from vl2.verify.released import TRAINING_ONLY, fields_of, nearest_size
+from vl2.verify.subject import Subject, index_names
+from vl2.weights.load import INDEX, SINGLE
+from vl2.weights.safetensors_file import StoredTensor, read_header
+
+GROUP = GROUPS[0]
+NEEDED = ("config.json", "processor_config.json", "tokenizer.json")
+READ = (".json", ".safetensors")  # other files are not looked at, and their names are nobody's business
+HASHED_BYTES = 64_000_000  # larger files are weights
+_ABSENT = object()
+
+
+def check_config(subject: Subject) -> Check:
+    """Compare config.json with the preset, field by field."""
+    name = "config.json"
+    if subject.config is None:
+        return Check(group=GROUP, name=name, verdict="fail", found=subject.fault)
+    if subject.size is None:
+        nearest, distance = nearest_size(subject.config)
+        return Check(
+            group=GROUP,
+            name=name,
+            verdict="not checked",
+            found=f"of no released size: {distance} of {len(fields_of(subject.config))} fields differ from {nearest}, "
+            "the nearest. What follows is checked against this config.json itself",
+        )
+    ours, theirs = fields_of(subject.config), fields_of(preset(subject.size))
+    wrong = [key for key in theirs if ours[key] != theirs[key] and key not in TRAINING_ONLY]
+    lines = [f"{key}: {ours[key]!r}, {subject.size} has {theirs[key]!r}" for key in wrong]
+    noted = [
+        f"{key}: {_shown(found)}, {subject.size} has {_shown(expected)} (changes no answer)"
+        for key, found, expected in _different_keys(subject.values, preset(subject.size).to_dict())
+        if key not in theirs or key in TRAINING_ONLY
+    ]
+    if wrong:
+        found = f"{number_of(len(wrong), 'field')} of {len(theirs)} differ from {subject.size}: {', '.join(wrong[:5])}"
+    else:
+        found = f"the preset {subject.size}: all {len(theirs)} fields that shape the model are equal"
+        found += f"; {number_of(len(noted), 'other key')} differ" if noted else ""
+    return Check(group=GROUP, name=name, verdict=passed_if(not wrong), found=found, details=listed(lines + noted))
+
+
+def check_file_list(subject: Subject) -> Check:
+    """See that every file is there that a model is read from. Details: all files with size and hash."""
+    missing = [name for name in NEEDED if not (subject.folder / name).is_file()]
+    if not subject.is_settings_only and not any(subject.folder.glob("*.safetensors")):
+        missing.append("the weights (*.safetensors)")
+    files = sorted(file for file in subject.folder.iterdir() if file.suffix in READ and file.is_file())
+    found = f"missing: {', '.join(missing)}" if missing else f"{number_of(len(files), 'file')}, nothing missing"
+    details = tuple(_described(file) for file in files)
+    return Check(group=GROUP, name="file list", verdict=passed_if(not missing), found=found, details=details)
+
+
+def read_headers(subject: Subject) -> tuple[dict[str, StoredTensor], list[str]]:
+    """Return the tensors of all files that can be read, and what is wrong with files. Reads no weights."""
+    tensors: dict[str, StoredTensor] = {}
+    faults: list[str] = []
+    for file in sorted(subject.folder.glob("*.safetensors")):
+        try:
+            held = read_header(file)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        except (OSError, KeyError) as error:
+            faults.append(f"{file.name} cannot be read: {error}")
+            continue
+        faults += [
+            f"{name} is stored twice, in {tensors[name].path.name} and {file.name}" for name in held if name in tensors
+        ]
+        end = max((tensor.offset + tensor.nbytes for tensor in held.values()), default=0)
+        if end != file.stat().st_size:
+            faults.append(f"{file.name} has {file.stat().st_size - end} bytes after its last tensor")
+        tensors.update(held)
+    return tensors, faults
+
+
+def check_index(subject: Subject, tensors: Mapping[str, StoredTensor], faults: list[str]) -> Check:
+    """See that the weight files are whole, and that the index names all of them and all they hold."""
+    name = "weight files and index"
+    if subject.is_settings_only:
+        return Check(group=GROUP, name=name, verdict="not checked", found="not all weight files are on this machine")
+    if not tensors and not faults:
+        return Check(group=GROUP, name=name, verdict="fail", found="there are no weight files")
+    wrong = list(faults)
+    path = subject.folder / INDEX
+    num_files = len({tensor.path for tensor in tensors.values()})
+    if path.is_file():
+        wrong += _index_faults(path, tensors)
+        said = f"{number_of(num_files, 'file')}, whole, and the index names all of them"
+    elif num_files == 1 and (subject.folder / SINGLE).is_file():
+        said = "one file, whole, which needs no index"
+    else:
+        wrong.append(f"{INDEX} is missing")
+        said = ""
+    found = wrong[0] if wrong else said
+    found += f" (and {len(wrong) - 1} more faults)" if len(wrong) > 1 else ""
+    return Check(group=GROUP, name=name, verdict=passed_if(not wrong), found=found, details=listed(wrong[1:]))
+
+
+def _index_faults(path: Path, tensors: Mapping[str, StoredTensor]) -> list[str]:
+    try:
+        named = index_names(path)
+    except UserError as error:
+        return [str(error)]
+    files = {file.name for file in path.parent.glob("*.safetensors")}
+    absent = sorted(set(named.values()) - files)
+    wrong = [f"{file} is named by the index and not there" for file in absent]
+    wrong += [f"{file} is not named by the index" for file in sorted(files - set(named.values()))]
+    readable = {tensor.path.name for tensor in tensors.values()}
+    for tensor, file in named.items():
+        held = tensors.get(tensor)
+        if held is None and file in readable:
+            wrong.append(f"{tensor}: the index says {file}, which does not hold it")
+        elif held is not None and held.path.name != file:
+            wrong.append(f"{tensor}: the index says {file}, it is in {held.path.name}")
+    wrong += [f"{tensor} is not in the index" for tensor in tensors if tensor not in named]
+    metadata = json.loads(path.read_text(encoding="utf-8")).get("metadata")
+    said = metadata.get("total_size") if isinstance(metadata, Mapping) else None
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    if said is not None and said != total and not absent and readable == files:
+        wrong.append(f"the index says {said:,} bytes in all, the files hold {total:,}")
+    return wrong
+
+
+def _different_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Return the dotted keys of two JSON objects that differ, with both values."""
+    found: list[tuple[str, Any, Any]] = []
+    for key in [*theirs, *(key for key in ours if key not in theirs)]:
+        mine, other = ours.get(key, _ABSENT), theirs.get(key, _ABSENT)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping):
+            found += _different_keys(mine, other, f"{prefix}{key}.")
+        elif mine != other:
+            found.append((f"{prefix}{key}", mine, other))
+    return found
+
+
+def _shown(value: Any) -> str:
+    if value is _ABSENT:
+        return "nothing"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _described(file: Path) -> str:
+    size = file.stat().st_size
+    line = f"{file.name}  {size:,} bytes"
+    if size > HASHED_BYTES or file.suffix == ".safetensors":
+        return line
+    return f"{line}  sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"

@@ -1,0 +1,60 @@
+"""Group 4: processor_config.json against the released values, or against config.json where there are none."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from vl2.errors import UserError
+from vl2.process.preprocess_config import PreprocessConfig
+from vl2.verify.check import GROUPS, Check, listed, passed_if
+from vl2.verify.released import processor_settings
+from vl2.verify.subject import Subject
+
+GROUP = GROUPS[3]
+TRAINING_ONLY = ("mask_prompt",)  # changes no answer, and its released value is not certain
+
+
+def check_processor(subject: Subject) -> list[Check]:
+    try:
+        ours = PreprocessConfig.from_file(subject.folder / "processor_config.json")
+    except UserError as error:
+        return [_check([str(error)], [], "")]
+    if subject.size is None:
+        return [_check(_disagreements(ours, subject), [], "tiles and patches are those of config.json")]
+    mine, theirs = _values(ours), _values(processor_settings(subject.size))
+    lines = {
+        key: f"{key}: {_shown(mine[key])}, {subject.size} has {_shown(theirs[key])}"
+        for key in theirs
+        if mine[key] != theirs[key]
+    }
+    wrong = [line for key, line in lines.items() if key not in TRAINING_ONLY]
+    noted = [f"{line} (changes no answer)" for key, line in lines.items() if key in TRAINING_ONLY]
+    said = f"all values of {subject.size}: {len(ours.candidate_resolutions)} canvases, tiles of {ours.tile_px} px"
+    return [_check(wrong, noted, said)]
+
+
+def _check(wrong: list[str], noted: list[str], said: str) -> Check:
+    found = wrong[0] if wrong else said
+    details = listed(wrong[1:] + noted)
+    return Check(group=GROUP, name="processor_config.json", verdict=passed_if(not wrong), found=found, details=details)
+
+
+def _disagreements(ours: PreprocessConfig, subject: Subject) -> list[str]:
+    if subject.config is None:
+        return []
+    pairs = (
+        ("tile", ours.tile_px, subject.config.vision_config.image_size),
+        ("patch_size", ours.patch_size, subject.config.vision_config.patch_size),
+        ("downsample_ratio", ours.downsample_ratio, subject.config.projector_config.downsample_ratio),
+    )
+    return [f"{name}: {mine}, config.json says {other}" for name, mine, other in pairs if mine != other]
+
+
+def _values(config: PreprocessConfig) -> dict[str, Any]:
+    return {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.name != "source"}
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,214 @@
+"""Group 3: special tokens and the chat template, against tokenizer.json as the `tokenizers` library itself reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as RawTokenizer
+
+from vl2.errors import UserError
+from vl2.process.processor import Processor
+from vl2.process.tokenizer import ASSISTANT, BOS, EOS, GROUNDING, IMAGE, PAD, USER, Tokenizer
+from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
+from vl2.verify.released import VOCABULARIES
+from vl2.verify.subject import Subject
+
+GROUP = GROUPS[2]
+TEXTS = (
+    "The total is 12.50 EUR, paid by card.",
+    "  two  spaces\n\nand\ta tab",
+    "第一季度的销售额是多少？",
+    "Ünïcödé, naïve, 🙂🇨🇳, مرحبا",
+    "def f(x):\n    return x**2  # 1,000,000",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """Messages, and the text that the released template makes of them."""
+
+    what: str
+    messages: tuple[dict[str, Any], ...]
+    written: str  # without the bos; IMAGE stands for all visual tokens of an image
+
+
+def _asked(text: str, *, images: int = 0) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = [{"type": "image", "image": Image.new("RGB", (40, 40))}] * images
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}] if images else text}
+
+
+CONVERSATIONS = (
+    Conversation(
+        what="a question",
+        messages=(_asked("What is 3 + 4?"),),
+        written="<|User|>: What is 3 + 4?\n\n<|Assistant|>:",
+    ),
+    Conversation(
+        what="a grounding question in Chinese",
+        messages=(_asked("找到<|ref|>淡定姐<|/ref|>"),),
+        written="<|User|>: 找到<|ref|>淡定姐<|/ref|>\n\n<|Assistant|>:",
+    ),
+    Conversation(
+        what="a question about an image",
+        messages=(_asked("<|grounding|>Describe it.", images=1),),
+        written="<|User|>: <image>\n<|grounding|>Describe it.\n\n<|Assistant|>:",
+    ),
+    Conversation(
+        what="two turns",
+        messages=(
+            _asked("Name a color."),
+            {"role": "assistant", "content": "Blue."},
+            _asked("And another one?\nIn one word."),
+        ),
+        written="<|User|>: Name a color.\n\n<|Assistant|>:Blue.<｜end▁of▁sentence｜>"
+        "<|User|>: And another one?\nIn one word.\n\n<|Assistant|>:",
+    ),
+)
+
+
+def read_raw(path: Path, pad_token: str = PAD) -> RawTokenizer:
+    """Read a tokenizer.json with the library alone, and add special tokens as the released processor does."""
+    raw = RawTokenizer.from_file(str(path))
+    for token in (pad_token, IMAGE, *GROUNDING, USER, ASSISTANT):
+        raw.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+    return raw
+
+
+def check_tokens(subject: Subject) -> list[Check]:
+    path = subject.folder / "tokenizer.json"
+    try:
+        Tokenizer.from_file(path)
+        raw = read_raw(path)
+    except UserError as error:
+        return [Check(group=GROUP, name="tokenizer.json", verdict="fail", found=str(error))]
+    return [
+        _check_special_ids(subject, raw),
+        _check_size(subject, raw),
+        _check_template(subject, raw),
+        _check_round_trip(path),
+        *_own_template(subject),
+    ]
+
+
+def _check_special_ids(subject: Subject, raw: RawTokenizer) -> Check:
+    wrong = []
+    for key, token in (("bos_token_id", BOS), ("eos_token_id", EOS)):
+        said = None if subject.config is None else getattr(subject.config.language_config, key)
+        if said is not None and said != raw.token_to_id(token):
+            wrong.append(f"{token} is {raw.token_to_id(token)}, config.json says {said}")
+    for token, number in _written_ids(subject.folder / "tokenizer.json").items():
+        if raw.token_to_id(token) != number:
+            wrong.append(f"{token} is {number} in tokenizer.json, and {raw.token_to_id(token)} once it is read")
+    if subject.size is not None:
+        expected = VOCABULARIES[subject.size].ids
+        wrong += [
+            f"{token} is {raw.token_to_id(token)}, {subject.size} has {number}"
+            for token, number in expected.items()
+            if raw.token_to_id(token) != number
+        ]
+        right = f"{len(expected)} of {len(expected)} have the ids of {subject.size}"
+    else:
+        right = "bos and eos have the ids that config.json says"
+    found = f"{len(wrong)} wrong: {wrong[0]}" if wrong else right
+    ids = [f"{token} {raw.token_to_id(token)}" for token in (BOS, EOS, PAD, IMAGE, *GROUNDING, USER, ASSISTANT)]
+    details = (*listed(wrong[1:]), "  ".join(ids)) if wrong else ("  ".join(ids),)
+    return Check(group=GROUP, name="special tokens", verdict=passed_if(not wrong), found=found, details=details)
+
+
+def _written_ids(path: Path) -> dict[str, int]:
+    """Return the ids of added tokens as the file says them: the library gives ids by the order of the list."""
+    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens") or []
+    return {token["content"]: token["id"] for token in added}
+
+
+def _check_size(subject: Subject, raw: RawTokenizer) -> Check:
+    num_ids = max(raw.get_vocab(with_added_tokens=True).values()) + 1
+    found, is_right = f"{num_ids:,} ids", True
+    if subject.config is not None:
+        rows = subject.config.language_config.vocab_size
+        found += f", {rows:,} rows in the token table"
+        is_right = num_ids <= rows
+    if subject.size is not None:
+        expected = VOCABULARIES[subject.size].num_ids
+        if num_ids != expected:
+            found += f"; {subject.size} has {expected:,} ids"
+            is_right = False
+    return Check(group=GROUP, name="vocabulary", verdict=passed_if(is_right), found=found)
+
+
+def _check_template(subject: Subject, raw: RawTokenizer) -> Check:
+    """Compare our ids of whole conversations with the library's own of the released template's text."""
+    name = "chat template"
+    try:
+        processor = Processor.from_folder(subject.folder)
+        wrong = [line for conversation in CONVERSATIONS if (line := _difference(conversation, processor, raw))]
+    except UserError as error:
+        return Check(group=GROUP, name=name, verdict="fail", found=str(error))
+    found = wrong[0] if wrong else f"{len(CONVERSATIONS)} conversations have the ids of the released template's text"
+    return Check(group=GROUP, name=name, verdict=passed_if(not wrong), found=found, details=listed(wrong[1:]))
+
+
+def _difference(conversation: Conversation, processor: Processor, raw: RawTokenizer) -> str:
+    """Return where two ways to the ids of a conversation part, "" if they do not."""
+    ours = processor.encode(list(conversation.messages)).input_ids.tolist()
+    theirs = released_ids(conversation.written, raw, visual_tokens_of_one_tile(processor))
+    if ours == theirs:
+        return ""
+    place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+
+    def shown(ids: Sequence[int]) -> str:
+        return str([raw.id_to_token(number) for number in ids[place : place + 4]])
+
+    return (
+        f"{conversation.what}: ids part at position {place}, ours {shown(ours)} ({len(ours)} ids), "
+        f"the library's {shown(theirs)} ({len(theirs)} ids)"
+    )
+
+
+def released_ids(written: str, raw: RawTokenizer, visual_tokens: int) -> list[int]:
+    """Return the ids of a template's text: bos, then the library's own, the image's id once for each visual token."""
+    image_id = raw.token_to_id(IMAGE)
+    bos_id = raw.token_to_id(BOS)
+    assert bos_id is not None, BOS
+    ids: list[int] = [bos_id]
+    for number in raw.encode(written, add_special_tokens=False).ids:
+        ids += [number] * visual_tokens if number == image_id else [number]
+    return ids
+
+
+def visual_tokens_of_one_tile(processor: Processor) -> int:
+    """Return what an untiled image costs: two grids with a newline after each row, and a separator."""
+    side = processor.config.tokens_per_side
+    return 2 * side * (side + 1) + 1
+
+
+def _check_round_trip(path: Path) -> Check:
+    tokenizer = Tokenizer.from_file(path)
+    wrong = [text for text in TEXTS if tokenizer.decode(tokenizer.encode(text)) != text]
+    found = f"{number_of(len(TEXTS), 'text')}, with Chinese, Arabic and emoji, come back unchanged"
+    if wrong:
+        found = f"{len(wrong)} of {len(TEXTS)} texts do not come back: {wrong[0]!r}"
+    return Check(group=GROUP, name="text to ids and back", verdict=passed_if(not wrong), found=found)
+
+
+def _own_template(subject: Subject) -> list[Check]:
+    """Say so where tokenizer_config.json brings a template: the released processor writes its own and reads none."""
+    try:
+        values = json.loads((subject.folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    template = values.get("chat_template") if isinstance(values, dict) else None
+    if not isinstance(template, str):
+        return []
+    digest = hashlib.sha256(template.encode()).hexdigest()[:16]
+    found = f"{len(template)} characters, sha256 {digest}: the released processor writes its own and reads none"
+    name = "chat_template in tokenizer_config.json"
+    details = listed(template.splitlines())
+    return [Check(group=GROUP, name=name, verdict="not checked", found=found, details=details)]
