@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serve.hostile_pictures import jpeg_of_scans, jpeg_segments, saved
+from tests.serve.hostile_pictures import jpeg_of_scans, jpeg_segments, png_of_many_chunks, saved
 from vl2.errors import UserError
 from vl2.process import decode
 from vl2.process.decode import MAX_JPEG_SCANS, ImageOptions, count_jpeg_scans, decode_image, open_header
@@ -79,6 +79,12 @@ def test_what_looks_like_scans_inside_other_segments_is_not_counted() -> None:
 def test_counting_takes_no_longer_for_a_file_of_marker_bytes() -> None:
     # Looking again from every byte would take hours.
     assert count_jpeg_scans(b"\xff\xd8\xff\xda\0\x02" + b"\xff" * 20_000_000) == 1
+
+
+def test_a_png_of_too_many_chunks_is_refused_before_they_are_read() -> None:
+    assert decode_image(png_of_many_chunks(decode.MAX_PNG_CHUNKS // 10), "x", OPTIONS).size == (8, 8)
+    with pytest.raises(UserError, match="x: it is a PNG of more than 100000 chunks, the limit"):
+        decode_image(png_of_many_chunks(decode.MAX_PNG_CHUNKS), "x", OPTIONS)
 
 
 @pytest.fixture

@@ -217,6 +217,16 @@ LARGE = {
 }  # fmt: skip
 
 
+@LINUX
+def test_the_header_of_a_large_webp_is_read_although_its_decoder_asks_for_both_frames_at_once() -> None:
+    async def work(decoders: Decoders) -> None:
+        data = pictures.flat("RGB", 8000, 5000, "WEBP", method=0)
+        assert (await look(decoders, data)).size == (8000, 5000)
+        assert (await cut(decoders, data)).size == (8000, 5000)
+
+    run(work, memory_bytes=ServerSettings.max_decoding_bytes)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "ICO"])
 def test_the_largest_picture_that_a_server_takes_fits_into_its_memory_in_every_format_but_one(kind: str) -> None:
     settings = ServerSettings(name="nano")

@@ -52,6 +52,9 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # thousands.
 MAX_JPEG_SCANS = 50
 
+# Pillow reads them one by one in Python, empty ones too. Pixels come in chunks of 8 KB and more, mostly.
+MAX_PNG_CHUNKS = 100_000
+
 # Most memory that decoding to RGB takes, for each pixel, by measurement: Pillow's own image (up to 4 bytes), what the
 # decoder holds beside it, and the RGB image (4). A progressive JPEG keeps its coefficients, 2 bytes each; WebP and AVIF
 # their own frames; OpenJPEG 4 bytes for each channel, twice.
@@ -213,6 +216,8 @@ def _open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.Ima
         if accept is None or accept(data[:16]) is not True:
             continue
         try:
+            if kind == "PNG":
+                _check_chunks(data, name)
             image = factory(io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
             damage = f"its {kind} header is damaged ({_brief(error)})"
@@ -235,6 +240,16 @@ def _check_icon(data: bytes, name: str, options: ImageOptions) -> None:
         start = int.from_bytes(entry[12:16], "little")
         if data[start : start + 8] == _PNG_SIGNATURE and len(data) >= start + 24:
             check_size(struct.unpack(">II", data[start + 16 : start + 24]), name, options)
+
+
+def _check_chunks(data: bytes, name: str) -> None:
+    """Refuse a PNG of so many chunks that reading them takes long, without decoding it."""
+    at = len(_PNG_SIGNATURE)
+    for _ in range(MAX_PNG_CHUNKS):
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        if at >= len(data):
+            return
+    refuse(name, f"it is a PNG of more than {MAX_PNG_CHUNKS} chunks, the limit")
 
 
 def _check_scans(data: bytes, name: str) -> None:

@@ -77,7 +77,8 @@ def main() -> None:
     while (frame := read_frame(requests)) is not None:
         head, data = frame
         began = time.process_time()
-        _limit(began + head["cpu_s"], addresses + head["memory_bytes"] + _SLACK_BYTES if addresses else None)
+        num_bytes = head["memory_bytes"] + _SLACK_BYTES + _num_untouched(head, data)
+        _limit(began + head["cpu_s"], addresses + num_bytes if addresses else None)
         try:
             answer, pieces = _answer(head, data)
         except UserError as refusal:
@@ -102,6 +103,11 @@ def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[byt
     tiles = make_tiles(rgb, tuple(head["grid"]), head["tile_px"], tuple(head["color"]))
     whole = [rgb.tobytes()] if head["whole"] else []
     return {"size": rgb.size, "num_tiles": len(tiles)}, [*(tile.tobytes() for tile in tiles), *whole]
+
+
+def _num_untouched(head: dict[str, Any], data: bytes) -> int:
+    """Return for how many bytes a decoder asks as it opens a file, and does not use yet: a WebP's two frames."""
+    return 8 * int(head["options"]["max_pixels"]) if head["kind"] == "look" and data[8:12] == b"WEBP" else 0
 
 
 def _give_way() -> None:

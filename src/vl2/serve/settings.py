@@ -24,7 +24,7 @@ class RequestLimits:
     max_choices: int = 8  # n, and prompts of one completion request
     max_depth: int = 32  # of nested JSON
     fetch_timeout_s: float = 15.0  # for all pictures of a request together
-    decode_cpu_s: float = 10.0  # of the processor, for decoding and cutting one picture
+    decode_cpu_s: float = 15.0  # of the processor, for decoding and cutting one picture
     # For the same by the clock, once it has begun. Where the system counts time of the processor, it is for what hangs
     # without using any: on a busy machine a second of work may take a minute.
     decode_timeout_s: float = 60.0 if sys.platform == "win32" else 300.0
