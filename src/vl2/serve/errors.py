@@ -120,6 +120,11 @@ _PICTURE_CODES = (
     ("cannot fetch ", "", "invalid_image_url"),
     ("cannot read image ", "its base64 data is damaged", "invalid_base64_image"),
     ("cannot read image ", "not a picture in a known format", "invalid_image_format"),
+    ("cannot read image ", "which is not read", "invalid_image_format"),  # and more that `foreign_format` tells apart
+    ("cannot read image ", "it is a PDF file", "invalid_image_format"),
+    ("cannot read image ", "it is a ZIP archive", "invalid_image_format"),
+    ("cannot read image ", "it is a web page", "invalid_image_format"),
+    ("cannot read image ", "it is a video", "invalid_image_format"),
     ("cannot read image ", "it is empty", "empty_image_file"),
     ("cannot read image ", "pixels than the limit", "image_too_large"),
     ("cannot read image ", "larger than the limit", "image_file_too_large"),
