@@ -19,6 +19,7 @@ from vl2.infer.generate import Limits
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.vlm import VLM, Request, choose_device, choose_dtype, load
 from vl2.process.sample import Sample
+from vl2.process.tokenizer import TextTooLong
 
 SQUARE = str(IMAGES / "square384.png")
 
@@ -154,6 +155,13 @@ def test_logits_are_computed_for_the_last_position_only(vlm: VLM) -> None:
     vlm.generate(messages_of("base", "tiled"), max_new_tokens=3)
     handle.remove()
     assert rows == [vlm.model.config.language_config.hidden_size] * 3
+
+
+def test_text_that_cannot_fit_is_not_tokenized(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited(vlm, max_context=60)
+    monkeypatch.setattr(vlm.processor.tokenizer, "encode", None)
+    with pytest.raises(TextTooLong, match="the text has 3900000 characters: the context of 60 tokens holds at most"):
+        vlm.chat("\u4e2d" * 3_900_000)
 
 
 def test_a_prompt_beyond_the_context_is_refused_with_the_numbers(vlm: VLM) -> None:

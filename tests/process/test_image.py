@@ -5,14 +5,19 @@ import hashlib
 import io
 import os
 import struct
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+import vl2.process.image as image_module
 from vl2.errors import UserError
 from vl2.process.image import RELEASED_OPTIONS, ImageOptions, open_image
 
@@ -290,3 +295,37 @@ def test_paths_and_urls_can_be_forbidden():
 def test_limits_must_be_positive(options):
     with pytest.raises(UserError):
         ImageOptions(**options)
+
+
+@given(
+    body=st.text(st.sampled_from("%4Aa1fG+ é-_=/\n"), max_size=60), is_base64=st.booleans(), piece=st.integers(3, 70)
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_data_url_in_pieces_holds_what_it_holds_in_one(body, is_base64, piece, monkeypatch):
+    monkeypatch.setattr(image_module, "DATA_URL_PIECE", piece)
+    expected: bytes | None = unquote_to_bytes(body)
+    if is_base64:
+        try:
+            digits = "".join(expected.decode("ascii").split()).translate(str.maketrans("-_", "+/"))
+            expected = base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+        except ValueError:
+            expected = None
+    try:
+        found: bytes | None = image_module.read_data_url(f"data:{';base64' * is_base64},{body}", "it", ImageOptions())
+    except UserError:
+        found = None
+    assert (found or None) == (expected or None)  # padding alone is nothing, whichever way it is said
+
+
+@pytest.mark.parametrize("body", ["%41" * 3_000_000, "%%%" * 3_000_000, "A " * 4_500_000, "%20" * 3_000_000])
+@pytest.mark.parametrize("head", ["data:,", "data:;base64,"])
+def test_a_large_data_url_takes_little_more_memory_than_its_data(head, body):
+    url = head + body
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError):
+            open_image(url, ImageOptions(max_bytes=4_000_000))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40_000_000

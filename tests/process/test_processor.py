@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from vl2.grid import num_tiles, num_visual_tokens
 from vl2.process.image import ImageOptions
 from vl2.process.processor import Processor
 from vl2.process.tiling import Tiling
+from vl2.process.tokenizer import TextTooLong
 
 from .golden import REFERENCE
 
@@ -85,6 +87,23 @@ def test_a_bad_image_names_itself_and_a_missing_folder_too(toy, tmp_path):
         toy.encode([{"role": "user", "content": [{"type": "image", "image": str(tmp_path / "gone.png")}]}])
     with pytest.raises(UserError, match=r"no processor_config\.json"):
         Processor.from_folder(tmp_path)
+
+
+def test_text_that_cannot_fit_is_refused_before_images_are_opened(toy):
+    bounded = replace(toy, max_tokens=100)
+    long = "x" * 100_000
+    conversations = (
+        [{"role": "user", "content": [{"type": "image", "image": "no-such.png"}, {"type": "text", "text": long}]}],
+        [{"role": "system", "content": long}, {"role": "user", "content": "Hello"}],
+        [{"role": "user", "content": "x" * 1000}, {"role": "assistant", "content": "x" * 1000}] * 50,
+    )
+    for messages in conversations:
+        with pytest.raises(TextTooLong, match=r"the text has 10000\d characters"):
+            bounded.encode(messages)
+    with pytest.raises(TextTooLong, match=r"the text has 10000\d characters"):
+        bounded.encode_prompt(f"<image>{long}", ["no-such.png"])
+    assert len(bounded.encode([{"role": "user", "content": " " * 100_000 + "Hello"}])) < 100
+    assert len(toy.encode([{"role": "user", "content": long}])) > 100
 
 
 def test_the_name_of_a_sample_is_kept(toy):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vl2.errors import UserError
-from vl2.process.tokenizer import GROUNDING, PAD, Tokenizer
+from vl2.process.tokenizer import GROUNDING, LONG_TEXT, PAD, TextTooLong, Tokenizer
 
 from .golden import REFERENCE, TAGS, TOYS, conversations, real_tokenizer
 
@@ -164,3 +164,48 @@ def test_a_foreign_vocabulary_is_refused(tmp_path):
     foreign.write_text(json.dumps(state), encoding="utf-8")
     with pytest.raises(UserError, match="is this a DeepSeek-VL2"):
         Tokenizer.from_file(foreign)
+
+
+def fits(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> bool:
+    try:
+        tokenizer.check_length(texts, max_tokens)
+    except TextTooLong:
+        return False
+    return True
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4), data=st.data())
+def test_a_text_that_fits_is_never_found_too_long(tokenizer, texts, data):
+    # Of any tokens too, long ones and halves of characters among them.
+    ids = data.draw(st.lists(st.integers(0, tokenizer.num_ids - 1), max_size=40))
+    texts = [*texts, tokenizer.decode(ids, skip_special=False)]
+    for specials in ("all", "grounding", "none"):
+        apart = sum(len(tokenizer.encode(text, specials)) for text in texts)
+        together = len(tokenizer.encode("".join(texts), specials))
+        assert fits(tokenizer, texts, min(apart, together))
+
+
+def test_the_longest_token_again_and_again_fits_as_often_as_the_limit_says(tokenizer):
+    longest = max(
+        range(tokenizer.num_ids), key=lambda id: len(tokenizer.token_bytes(id, False).decode("utf-8", "ignore"))
+    )
+    text = tokenizer.token_bytes(longest, False).decode()
+    assert tokenizer.encode(text * 100, "all") == [longest] * 100
+    assert fits(tokenizer, [text] * 100, 100)
+    assert not fits(tokenizer, [text] * 101, 100)
+
+
+def test_a_text_that_is_far_too_long_is_found_so_without_being_tokenized(tokenizer, monkeypatch):
+    monkeypatch.setattr(Tokenizer, "encode", None)
+    for text in ("中" * 3_900_000, "a" * 3_900_000, " " * 3_900_000, "\U0001f600" * 1_000_000, "\ud800" * 1_000_000):
+        with pytest.raises(TextTooLong, match=rf"the text has {len(text)} characters.*4096 tokens holds at most \d+ "):
+            tokenizer.check_length([text[: len(text) // 2], text[len(text) // 2 :]], 4096)
+
+
+def test_long_texts_are_encoded_as_short_ones_are(tokenizer):
+    line = "The quick brown fox, 17 times; 中文也有。 <image> \n"
+    text = line * (LONG_TEXT // len(line) + 1)
+    assert len(text) > LONG_TEXT
+    ids = [id for _ in range(text.count("\n")) for id in tokenizer.encode(line, "none")]
+    assert tokenizer.encode(text, "none") == ids
+    assert tokenizer.decode(ids, skip_special=False) == text

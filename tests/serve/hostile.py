@@ -9,6 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .hostile_pictures import (
+    flat,
+    flat_png,
+    jpeg_of_scans,
+    png_of_many_chunks,
+    png_of_profile,
+    png_of_text,
+    tiff_of_large_tags,
+)
 from .pictures import data_url, example, png, user
 
 CHAT = "/v1/chat/completions"
@@ -53,8 +62,10 @@ def _url(url: str, says: str, name: str | None = None) -> Hostile:
     return _case("addresses", name or f"image at `{url}`", says, _image(lambda: url))
 
 
-def _picture(name: str, says: str, make: Callable[[], bytes], media_type: str = "image/png") -> Hostile:
-    return _case("pictures", name, says, _image(lambda: data_url(make(), media_type)))
+def _picture(
+    name: str, says: str, make: Callable[[], bytes], media_type: str = "image/png", status: int = 400
+) -> Hostile:
+    return _case("pictures", name, says, _image(lambda: data_url(make(), media_type)), status)
 
 
 def _huge_png(width: int, height: int) -> bytes:
@@ -106,6 +117,21 @@ ADDRESSES = [
             "http://[64:ff9b::7f00:1]/",
             "http://[2002:7f00:1::]/",
             "http://①②⑦.⓪.⓪.①/",
+            "http://168.63.129.16/machine",
+            "http://192.0.0.192/opc/v2/instance/",
+            "http://100.100.100.200/latest/meta-data/",
+            "http://[fd00:ec2::254]/latest/meta-data/",
+            "http://[::ffff:169.254.169.254]/",
+            "http://192.88.99.1/",
+            "http://198.51.100.7/",
+            "http://[fec0::1]/",
+            "http://[3fff::1]/",
+            "http://[5f00::1]/",
+            "http://[2001:db8::1]/",
+            "http://[2001::1]/",
+            "http://[64:ff9b:1::1]/",
+            "http://[::127.0.0.1]/",
+            "http://[2a00:1450::5efe:10.0.0.1]/",
         )
     ),
     _url("http://internal.test/a.png", PRIVATE, "a name that resolves to 10.0.0.7"),
@@ -125,6 +151,8 @@ ADDRESSES = [
     _url("ftp://example.com/a.png", "only data, http, https and file URLs"),
     _url("gopher://127.0.0.1:6379/_FLUSHALL", "only data, http, https and file URLs"),
     _url("http://" + "a" * 300 + ".com/", "no usable URL", "a host name of 304 characters"),
+    _url("http://" + "\u00e9" * 16_000 + "/", "no usable URL", "a host name of 16,000 letters that are not ASCII"),
+    _url("http://example.com/" + "a" * 5_000_000, "the limit is 16384", "a URL of five million characters"),
 ]  # fmt: skip
 
 FILES = [
@@ -142,6 +170,15 @@ FILES = [
         ("pipe", "no regular file"),
         ("notes.txt", "not a picture"),
     )
+] + [
+    _case("files", name, "at most 4096 characters", _image(lambda path=path: path))  # type: ignore[misc]
+    for name, path in (
+        ("a path of 400,000 parts", "a/" * 400_000),
+        ("a path that leads up 400,000 times", "a/../" * 400_000),
+        ("a path of 2,000 parts", "a/" * 2000),
+        ("a file name of 5,000 characters", "a" * 5000),
+        ("a `file:` URL of 400,000 encoded parts", "file:///" + "%61/" * 400_000),
+    )
 ]
 
 PICTURES = [
@@ -152,14 +189,36 @@ PICTURES = [
     _picture("a picture that is cut off", "damaged or cut off", lambda: png(64, 64)[:80]),
     _picture("an empty picture", "it is empty", lambda: b""),
     _picture("random bytes", "not a picture in a known format", lambda: bytes(range(256)) * 4),
-    _picture("an SVG with a script", "not a picture in a known format",
+    _picture("an SVG with a script", "it is an SVG drawing",
              lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "image/svg+xml"),
-    _picture("a PDF", "not a picture in a known format", lambda: b"%PDF-1.7\n1 0 obj", "application/pdf"),
-    _picture("a PostScript program", "not a picture in a known format", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\nquit"),
-    _picture("a zip archive", "not a picture in a known format", lambda: b"PK\3\4" + b"\0" * 100),
+    _picture("a PDF", "it is a PDF file", lambda: b"%PDF-1.7\n1 0 obj", "application/pdf"),
+    _picture("a PostScript program", "it is PostScript", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\nquit"),
+    _picture("a zip archive", "it is a ZIP archive", lambda: b"PK\3\4" + b"\0" * 100),
+    _picture("a JPEG of 3,000 scans in 300 KB", "a JPEG of more than 50 scans", lambda: jpeg_of_scans(640, 480, 3000),
+             "image/jpeg"),
+    _picture("a PNG of 1 x 2,900,000 pixels", "of memory, more than the limit of 128 MiB",
+             lambda: flat_png(1, 2_900_000)),
+    _picture("a WebP of 2.9 million pixels, where 128 MiB may be used", "", lambda: flat("RGBA", 1700, 1700, "WEBP"),
+             "image/webp", 200),
+    _picture("a 16-bit grey PNG of 2.9 million pixels in 10 KB", "",
+             lambda: flat_png(1700, 1700, depth=16, color_type=0), status=200),
+    _picture("a PNG with 100 MB of compressed text", "damaged or cut off", lambda: png_of_text(100_000_000)),
+    _picture("a PNG with a color profile of 100 MB", "damaged or cut off", lambda: png_of_profile(100_000_000)),
+    _picture("a PNG of 20,000 chunks", "", lambda: png_of_many_chunks(20_000), status=200),
+    _picture("a TIFF of 300 tags that hold the same megabyte", "",
+             lambda: tiff_of_large_tags(300, 1_000_000), "image/tiff", 200),
     _picture("a picture of 3 MB where 2 MB are allowed", "larger than the limit",
              lambda: b"\x89PNG" + b"\0" * 3_000_000),
     _case("pictures", "a data URL without data", "must have a comma", _image(lambda: "data:image/png;base64")),
+    _case("pictures", "a data URL of nothing but escapes, 3 MB", "not a picture in a known format",
+          _image(lambda: "data:," + "%41" * 1_000_000)),
+    _case("pictures", "a data URL of 7 MB", "larger than the limit", _image(lambda: "data:," + "%41" * 2_400_000)),
+    _case("pictures", "base64 of nothing but blanks, 5 MB", "it is empty",
+          _image(lambda: "data:;base64," + " " * 5_000_000)),
+    _case("pictures", "base64 with a blank after each group, 2.5 MB", "not a picture in a known format",
+          _image(lambda: "data:;base64," + "QUFB " * 500_000)),
+    _case("pictures", "a data URL whose head has no end", "must have a comma",
+          _image(lambda: "data:" + "image/png;" * 500_000 + ",x")),
     _case("pictures", "base64 that is none", "its base64 data is damaged", _image(lambda: "data:;base64,%%%")),
     _case("pictures", "an empty address", "at least 1 character", _image(lambda: "")),
     _case("pictures", "more pictures than are allowed", "at most 4 images",
@@ -188,6 +247,16 @@ BODIES = [
     _case("bodies", "half of a surrogate pair", "half of a surrogate pair",
           _raw(b'{"model": "nano", "messages": [{"role": "user", "content": "\\ud83d"}]}')),
     _case("bodies", "a key that is half of a surrogate pair", "half of a surrogate pair", _raw(b'{"\\udc00": 1}')),
+    _case("bodies", "a text of 7.5 MB in Chinese", "the text has 2500000 characters",
+          lambda: json.dumps({"model": "nano", "messages": [user("\u4e2d" * 2_500_000)]}, ensure_ascii=False).encode()),
+    _case("bodies", "512 messages of 10,000 letters", "the text has 5120000 characters",
+          _chat(messages=[user("ab" * 5000)] * 512)),
+    _case("bodies", "prompts of a megabyte each", "the text has 1000000 characters",
+          lambda: _encoded({"model": "nano", "prompt": ["x" * 1_000_000] * 7}), path="/v1/completions"),
+    _case("bodies", "instructions of seven megabytes", "should have at most 4000000 characters",
+          lambda: _encoded({"model": "nano", "input": "x", "instructions": "x" * 7_000_000}), path="/v1/responses"),
+    _case("bodies", "a name that is a data URL of a megabyte", "as the name of a field",
+          _chat(**{"data:," + "x" * 1_000_000: 1})),
     _case("bodies", "a body above the limit", "larger than the limit", _raw(b" " * 9_000_000), 413),
     _case("bodies", "a form", "must be application/json", _raw(b"model=nano"), 415,
           content_type="application/x-www-form-urlencoded"),
@@ -211,9 +280,9 @@ VALUES = [
           _chat(messages=[{"role": "user", "content": [{"type": "exec", "exec": "ls"}]}])),
     _case("values", "600 messages", "at most 512 messages",
           _chat(messages=[{"role": "user", "content": "x"}] * 600)),
-    _case("values", "an assistant before any user", "must follow a user message",
-          _chat(messages=[{"role": "assistant", "content": "x"}])),
-    _case("values", "a prompt longer than the context", "the context is 4096", _chat(messages=[user("word " * 9000)])),
+    _case("values", "an assistant before any user", "", _chat(messages=[{"role": "assistant", "content": "x"}]), 200),
+    _case("values", "a prompt longer than the context", "maximum context length is 4096 tokens",
+          _chat(messages=[user("word " * 9000)])),
     _case("values", "max_tokens of 0", "max_tokens", _chat(max_tokens=0)),
     _case("values", "max_tokens of 10^12", "max_tokens", _chat(max_tokens=10**12)),
     _case("values", "max_tokens in quotes", "max_tokens", _chat(max_tokens="10")),
@@ -223,11 +292,40 @@ VALUES = [
     _case("values", "10^9 answers", "n:", _chat(n=10**9)),
     _case("values", "100 answers", "at most 8 answers", _chat(n=100)),
     _case("values", "a seed of 2^70", "seed", _chat(seed=2**70)),
+    *(
+        _case("values", f"`{name}` of {value!r} with a temperature", "", _chat(**{"temperature": 1, name: value}), 200)
+        for name, values in {
+            "top_p": (1e-320, 5e-324),
+            "min_p": (1e-320,),
+            "temperature": (1e-320,),
+            "repetition_penalty": (1e-320, 1e-308, 10),
+        }.items()
+        for value in values
+    ),
+    _case("values", "sizes of 20,000 images", "at most 1000 images",
+          lambda: _encoded({"messages": [[{"width": 9, "height": 9}] * 1000] * 20}), path="/v1/images/tiles"),
+    _case("values", "a user of 513 letters", "user: String should have at most 512 characters", _chat(user="u" * 513)),
+    _case("values", "a safety identifier of 513 letters", "at most 512 characters", _chat(safety_identifier="u" * 513)),
+    _case("values", "metadata with 17 names", "at most 16 items", _chat(metadata={str(n): "x" for n in range(17)})),
+    _case("values", "metadata of 513 letters", "at most 512 characters", _chat(metadata={"x": "y" * 513})),
+    _case("values", "a name of 65 letters in the metadata", "at most 64 characters", _chat(metadata={"x" * 65: "y"})),
+    _case("values", "metadata of a megabyte, to be echoed", "at most 512 characters",
+          lambda: _encoded({"model": "nano", "input": "x", "metadata": {"x": "y" * 1_000_000}}), path="/v1/responses"),
     _case("values", "50 stop texts", "stop", _chat(stop=["x"] * 50)),
     _case("values", "an empty stop text", "stop", _chat(stop="")),
     _case("values", "21 likeliest tokens", "top_logprobs", _chat(logprobs=True, top_logprobs=21)),
-    _case("values", "a field that is not known", "unknown field", _chat(run_as="root")),
-    _case("values", "tools", "not supported", _chat(tools=[{"type": "function"}])),
+    _case("values", "a field that is not known", "", _chat(run_as="root"), 200),
+    _case("values", "tools", "", _chat(tools=[{"type": "function"}]), 200),
+    _case("values", "a call of a tool that is required", "calls no tools", _chat(tool_choice="required")),
+    _case("values", "a name of 60,000 characters that no header could hold", "",
+          _chat(**{"\r\nSet-Cookie: é" + "x" * 60_000: 1}), 200),
+    _case("values", "20,000 fields that are not known", "", _chat(**{f"x{i}": 1 for i in range(20_000)}), 200),
+    _case("values", "a bias of a token that there is not", "there is no token 99999", _chat(logit_bias={"99999": 1})),
+    _case("values", "a bias of 10^9", "logit_bias", _chat(logit_bias={"1": 1e9})),
+    _case("values", "a token id beyond all", "there is no token 99999",
+          lambda: _encoded({"model": "nano", "prompt": [1, 99_999]}), path="/v1/completions"),
+    _case("values", "token ids to read as text", "there is no token 99999",
+          lambda: _encoded({"tokens": [99_999]}), path="/detokenize"),
     _case("values", "a schema that is no schema", "schema",
           _chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}})),
     _case("values", "a schema at another address", "schema",
@@ -248,9 +346,10 @@ VALUES = [
 ]  # fmt: skip
 
 REQUESTS = [
-    _case("requests", "a path that is not served", "Not Found", _chat(), 404, path="/v1/../../etc/passwd"),
-    _case("requests", "a method that is not served", "Method Not Allowed", _raw(b"{}"), 405, method="PUT"),
-    _case("requests", "GET where POST is meant", "Method Not Allowed", _raw(b""), 405, method="GET"),
+    _case("requests", "a path that is not served", "POST /etc/passwd is not served", _chat(), 404,
+          path="/v1/../../etc/passwd"),
+    _case("requests", "a method that is not served", "takes POST, not PUT", _raw(b"{}"), 405, method="PUT"),
+    _case("requests", "GET where POST is meant", "takes POST, not GET", _raw(b""), 405, method="GET"),
     _case("requests", "a model name with a path in it", "is not served", _raw(b""), 404, method="GET",
           path="/v1/models/..%2f..%2fetc%2fpasswd"),
     _case("requests", "another host's name (DNS rebinding)", "host name is not served", _chat(), 403,

@@ -65,6 +65,7 @@ def serving(
         app,
         http=BoundedProtocol,
         ws="none",
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         lifespan="on",

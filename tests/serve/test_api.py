@@ -189,7 +189,7 @@ def test_too_many_requests_are_told_to_come_back(nano: VLM) -> None:
         asked = {**HELLO, "n": 4, "max_tokens": 300}
         answer = live.post(CHAT, asked)
         assert answer.status_code == 429
-        assert answer.json()["error"]["code"] == "queue_full"
+        assert answer.json()["error"]["code"] == "rate_limit_exceeded"
         assert int(answer.headers["retry-after"]) > 0
         live.wait_until_idle()
         assert live.post(CHAT, HELLO).status_code == 200

@@ -26,8 +26,9 @@ from vl2.infer.vlm import VLM
 from vl2.serve import server as server_module
 from vl2.serve.settings import RequestLimits, ServerSettings
 
+from .hostile_pictures import ppm_of_odd_depth
 from .live_server import LiveServer, engine_backend, serving, wait_for
-from .pictures import example, user
+from .pictures import data_url, example, user
 
 PROCESS = psutil.Process()
 
@@ -275,3 +276,46 @@ def test_the_log_of_a_server_holds_no_secret_and_no_content(tmp_path: Path) -> N
     text = (tmp_path / "log").read_text()
     for secret in ("very-secret", "wrong-key", "private words", "secret-token", "iVBOR"):
         assert secret not in text
+
+
+# What holds a server's threads for ever, put into it where it starts.
+HANGS = {
+    "a thread that writes tokens": "from vl2.process.processor import Processor as P; P.encode_turns = hang",
+    "a step of the engine": "from vl2.infer.engine.scheduler import Scheduler as S; S.step = hang",
+    "the event loop": "from vl2.infer.engine.scheduler import Scheduler as S; S.make_task = hang",
+}
+
+
+@pytest.mark.parametrize("what", ["a hostile picture", *HANGS])
+def test_sigterm_ends_the_process_in_time_whatever_is_under_way(what: str) -> None:
+    program = "import sys, time\nfrom vl2.cli.main import main\ndef hang(*_, **__): time.sleep(10_000)\n"
+    program += f"{HANGS.get(what, '')}\nmain(sys.argv[1:])"
+    command = [sys.executable, "-c", program, "serve", "--port", "0", "--max-rows", "2", "--drain-s", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert running.stderr is not None
+        url = json.loads(running.stderr.readline())["url"]
+        picture = data_url(ppm_of_odd_depth(2500, 2500)) if what == "a hostile picture" else None
+        asked = json.dumps({"model": "nano", "messages": [user("Hi", *([picture] if picture else []))]}).encode()
+        connections = [socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) for _ in range(4)]
+        for connection in connections:
+            connection.sendall(head(asked) + asked)
+        time.sleep(2.0)
+        pids = [child.pid for child in psutil.Process(running.pid).children()]
+        assert pids, "pictures are decoded in other processes"
+        running.send_signal(signal.SIGTERM)
+        # A second of draining and END_GRACE_S at most; the rest is for a busy machine.
+        running.wait(1 + server_module.END_GRACE_S + 10)
+        if what != "the event loop":
+            for connection in connections:
+                connection.settimeout(10)
+                assert b" 503 " in connection.recv(65536).splitlines()[0]
+        wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+        for connection in connections:
+            connection.close()
+    finally:
+        running.kill()
+        running.wait()
+        assert running.stderr is not None
+        running.stderr.close()

@@ -36,7 +36,7 @@ def guarded(nano: VLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liv
         max_request_pixels=3_000_000,
         fetch_timeout_s=2.0,
     )
-    settings = ServerSettings(name="nano", allowed_folders=(folder,), limits=limits)
+    settings = ServerSettings(name="nano", allowed_folders=(folder,), limits=limits, max_decoding_bytes=128 << 20)
     with serving(engine_backend(nano), settings) as live, pytest.MonkeyPatch.context() as patch, strange_web(patch):
         yield live
 

@@ -91,12 +91,16 @@ def test_options_and_schemas_reach_vllm(live: LiveServer, fake: FakeVllm) -> Non
             "top_p": 0.9,
             "seed": 3,
             "max_tokens": 7,
+            "frequency_penalty": 0.25,
+            "presence_penalty": -0.5,
+            "logit_bias": {"5": -100},
             "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
         },
     )
     (asked,) = fake.asked
     sampling = asked.sampling
     assert (sampling.temperature, sampling.top_p, sampling.seed, sampling.max_tokens) == (0.5, 0.9, 3, 7)
+    assert (sampling.frequency_penalty, sampling.presence_penalty, sampling.logit_bias) == (0.25, -0.5, {5: -100.0})
     assert sampling.structured_outputs.json == '{"type": "object", "properties": {}}'
 
 

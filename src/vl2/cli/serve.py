@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class Serve:
     """Serve the model to OpenAI clients, with boxes beside the text: /v1/chat/completions, /v1/responses and more.
 
-    It listens on 127.0.0.1 unless told otherwise. The key is read from VL2_API_KEY, or given by --api-key, where other
-    users of this machine can see it. SIGTERM or Ctrl-C lets accepted requests finish. docs/serving.md says the rest.
+    It listens on 127.0.0.1 unless told otherwise. Where other machines can reach it, it needs a key, which is read from
+    VL2_API_KEY, or given by --api-key, where other users of this machine can see it. SIGTERM or Ctrl-C lets accepted
+    requests finish. docs/serving.md says the rest.
 
     Examples:
       vl2 serve
@@ -43,6 +44,8 @@ class Serve:
     """0 takes a free one, which the log names"""
     api_key: OptionalText = None
     """what clients must send; VL2_API_KEY by default, and none if that is not set"""
+    allow_unauthenticated: bool = False
+    """ask for no key although other machines can reach --host"""
     lora: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER"), tyro.conf.UseAppendAction] = ()
     """serve an adapter beside the model, under a name of its own"""
     vllm_arg: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE"), tyro.conf.UseAppendAction] = ()
@@ -53,6 +56,8 @@ class Serve:
     """fetch no pictures from the web"""
     allow_private_urls: bool = False
     """fetch pictures from private addresses too: only where every client may see everything that this machine can"""
+    strict: bool = False
+    """refuse fields of requests that are unknown or without effect, in place of naming them in a header"""
     allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), tyro.conf.UseAppendAction] = ()
     """answer under this host name too, where no key is set"""
     cors_origin: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORIGIN"), tyro.conf.UseAppendAction] = ()
@@ -102,15 +107,19 @@ class Serve:
             host=self.host,
             port=self.port,
             api_key=self.api_key if self.api_key is not None else os.environ.get("VL2_API_KEY") or None,
+            allow_unauthenticated=self.allow_unauthenticated,
             allowed_folders=tuple(local_path(folder) for folder in self.allow_files),
             allow_urls=not self.no_urls,
             allow_private_urls=self.allow_private_urls,
+            strict=self.strict,
             cors_origins=self.cors_origin,
             allowed_hosts=self.allow_host,
             adapters=dict(map(_named_folder, self.lora)),
             drain_s=self.drain_s,
             max_prepared=max(4 * self.max_rows, 16),
             max_waiting=self.max_waiting,
+            # vLLM is given pictures whole, which are larger than their tiles.
+            max_kept_bytes=2 << 30 if self.engine == "vllm" else ServerSettings.max_kept_bytes,
             limits=RequestLimits(
                 max_body_bytes=self.max_body_mb << 20,
                 max_images=self.max_images,

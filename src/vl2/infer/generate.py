@@ -36,6 +36,19 @@ FinishReason = Literal["stop", "length", "repetition", "cancelled"]
 Step = Callable[[Sequence[int], Cache], Tensor]  # append one token to every row; float32 logits [B, V]
 
 
+class ContextExceeded(UserError):
+    """A prompt leaves no room for an answer in the context."""
+
+    def __init__(self, sample: Sample, max_context: int) -> None:
+        self.num_tokens, self.num_visual = len(sample), int(sample.image_mask.sum())
+        self.max_context = max_context
+        named = f" of {sample.name}" if sample.name else ""
+        super().__init__(
+            f"the prompt{named} has {self.num_tokens} tokens ({self.num_visual} visual), the context is "
+            f"{max_context}: use fewer images or turns, the tiling budget:N, or a larger max_context"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What bounds the memory of generation."""
@@ -155,6 +168,8 @@ def generate(
     prompt exceeds the context.
     """
     budgets = [answer_budget(s, o, limits) for s, o in zip(samples, options, strict=True)]
+    for option in options:
+        check_bias(option, tokenizer)
     if not samples:
         return
     num_rows = min(limits.max_rows, len(samples))
@@ -201,15 +216,18 @@ def generate(
 
 
 def answer_budget(sample: Sample, options: GenerateOptions, limits: Limits) -> int:
-    room = limits.max_context - len(sample.input_ids)
+    """Return how many tokens the answer may have. ContextExceeded where the prompt leaves room for none."""
+    room = limits.max_context - len(sample)
     if room < 1:
-        named = f" of {sample.name}" if sample.name else ""
-        num_visual = int(sample.image_mask.sum())
-        raise UserError(
-            f"the prompt{named} has {len(sample.input_ids)} tokens ({num_visual} visual), the context is "
-            f"{limits.max_context}: use fewer images or turns, the tiling budget:N, or a larger max_context"
-        )
+        raise ContextExceeded(sample, limits.max_context)
     return min(options.max_new_tokens, room)
+
+
+def check_bias(options: GenerateOptions, tokenizer: Tokenizer) -> None:
+    """Raise UserError where `logit_bias` names an id that the tokenizer does not have."""
+    unknown = next((token_id for token_id in options.logit_bias if token_id not in tokenizer), None)
+    if unknown is not None:
+        raise UserError(f"logit_bias: there is no token {unknown}; the ids are below {tokenizer.num_ids}")
 
 
 def start_row(request: int, sample: Sample, options: GenerateOptions, budget: int, tokenizer: Tokenizer) -> Row:

@@ -1,14 +1,17 @@
 """From logits to the next token: pure functions on one request's float32 logits [V], on any device.
 
-Order: repetition penalty, constraint, n-gram guard, then with a temperature above 0: temperature, top-k, top-p, min-p,
-one draw from the request's own generator. So a request's draws never depend on what runs beside it.
+Order: bias, repetition penalty, frequency and presence penalties, constraint, n-gram guard, then with a temperature
+above 0: temperature, top-k, top-p, min-p, one draw from the request's own generator. So a request's draws never depend
+on what runs beside it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,9 +20,10 @@ from vl2.errors import UserError
 from vl2.infer.constraint import NEVER, Constraint, keep_allowed
 
 WHOLE_NUMBERS = ("max_new_tokens", "top_k", "no_repeat_ngram_size", "max_repeats", "seed")
-NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
+NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 SEEDS = range(-(2**63), 2**64)  # what PyTorch's generators take
 LEAST_TEMPERATURE = 1e-6  # a float32 divided by less is no number, and the likeliest id would be drawn anyway
+MOST_TEMPERATURE = 1e30  # all ids are equally likely long before; a float32 cannot be divided by what it cannot hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,9 @@ class GenerateOptions:
     top_k: int = 0  # 0: off
     min_p: float = 0.0
     repetition_penalty: float = 1.0  # over the prompt's ids and the new ones
+    frequency_penalty: float = 0.0  # -2..2, as in OpenAI's API: off a logit for each time that its id was generated
+    presence_penalty: float = 0.0  # -2..2: once off the logit of every id that was generated
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to the logits of these ids; -100..100
     no_repeat_ngram_size: int = 0  # 0: off; over the new ids only, a guard against loops
     stop: Sequence[str] = ()  # the answer ends before the first of these
     seed: int | None = None  # None: a fresh one
@@ -46,6 +53,8 @@ class GenerateOptions:
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             _check(is_number, f"{name} must be a number", repr(value))
+            if isinstance(value, int) and value.bit_length() > 1000:  # more than a float holds
+                object.__setattr__(self, name, math.inf)
         _check(self.seed is None or self.seed in SEEDS, "seed must be in -2^63..2^64-1", self.seed)
         _check(self.max_new_tokens >= 1, "max_new_tokens must be at least 1", self.max_new_tokens)
         _check(0 <= self.temperature < math.inf, "temperature must be at least 0 (0 is greedy)", self.temperature)
@@ -57,6 +66,10 @@ class GenerateOptions:
             "repetition_penalty must be above 0 (1 is off)",
             self.repetition_penalty,
         )
+        for name in ("frequency_penalty", "presence_penalty"):
+            value = getattr(self, name)
+            _check(-2 <= value <= 2, f"{name} must be in -2..2 (0 is off)", value)
+        object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
         _check(self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size must be at least 0 (0 is off)",
                self.no_repeat_ngram_size)  # fmt: skip
         _check(self.max_repeats == 0 or self.max_repeats >= 2, "max_repeats must be at least 2 (0 is off)",
@@ -74,6 +87,22 @@ def _whole(name: str, value: object) -> object:
     return value
 
 
+def _checked_bias(bias: object) -> dict[int, float]:
+    """Return a bias with ids as ints: in JSON they are strings."""
+    _check(isinstance(bias, Mapping), "logit_bias must map token ids to numbers", type(bias).__name__)
+    assert isinstance(bias, Mapping)
+    checked: dict[int, float] = {}
+    for token_id, value in bias.items():
+        if isinstance(token_id, str) and re.fullmatch(r"[0-9]{1,10}", token_id):
+            token_id = int(token_id)
+        is_id = isinstance(token_id, int) and not isinstance(token_id, bool) and token_id >= 0
+        _check(is_id, "logit_bias: a token id must be a whole number of at least 0", repr(token_id)[:40])
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        _check(is_number and -100 <= value <= 100, f"logit_bias of {token_id} must be in -100..100", repr(value)[:40])
+        checked[token_id] = float(value)
+    return checked
+
+
 def _check(holds: bool, rule: str, given: object) -> None:
     if not holds:
         raise UserError(f"{rule}, got {given}")
@@ -81,9 +110,32 @@ def _check(holds: bool, rule: str, given: object) -> None:
 
 def penalize_repetition(logits_V: Tensor, seen_ids: Collection[int], penalty: float) -> Tensor:
     """Divide the positive logits of seen ids by the penalty and multiply the negative ones. Each id counts once."""
-    index = torch.tensor(sorted(set(seen_ids)), device=logits_V.device)
-    seen = logits_V[index]
-    return logits_V.index_copy(0, index, torch.where(seen < 0, seen * penalty, seen / penalty))
+    index = torch.tensor(sorted(set(seen_ids)), dtype=torch.int64, device=logits_V.device)
+    # With a penalty near the ends of its range a float32 would become infinite, and a difference of two such no number.
+    seen = logits_V[index].cpu().double()
+    bounds = torch.finfo(logits_V.dtype)
+    changed = torch.where(seen < 0, seen * penalty, seen / penalty).clamp(bounds.min, bounds.max)
+    return logits_V.index_copy(0, index, changed.to(logits_V))
+
+
+def penalize_generated(logits_V: Tensor, new_ids: Sequence[int], *, frequency: float, presence: float) -> Tensor:
+    """Lower the logit of each generated id by its count times `frequency`, and once by `presence`.
+
+    The definition of OpenAI's API, guide "Advanced usage": the prompt's ids do not count.
+    """
+    if not new_ids:
+        return logits_V
+    counts = Counter(new_ids)
+    index = torch.tensor(list(counts), device=logits_V.device)
+    count = torch.tensor(list(counts.values()), dtype=logits_V.dtype, device=logits_V.device)
+    return logits_V.index_add(0, index, -(count * frequency + presence))
+
+
+def add_bias(logits_V: Tensor, bias: Mapping[int, float]) -> Tensor:
+    """Add a number to the logits of some ids."""
+    index = torch.tensor(list(bias), device=logits_V.device)
+    value = torch.tensor(list(bias.values()), dtype=logits_V.dtype, device=logits_V.device)
+    return logits_V.index_add(0, index, value)
 
 
 def ban_repeated_ngrams(logits_V: Tensor, new_ids: Sequence[int], size: int) -> Tensor:
@@ -105,10 +157,11 @@ def keep_top_k(logits_V: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits_V: Tensor, p: float) -> Tensor:
-    """Keep the fewest most likely ids whose probabilities sum to at least p."""
+    """Keep the fewest most likely ids whose probabilities sum to at least p, and the likeliest at any rate."""
     sorted_logits, order = logits_V.sort(descending=True, stable=True)
     probability = sorted_logits.softmax(dim=-1)
     is_dropped = probability.cumsum(dim=-1) - probability >= p  # the sum before this id already reaches p
+    is_dropped[0] = False  # below the least float32, p is 0 in the comparison
     return logits_V.masked_fill(is_dropped.scatter(0, order, is_dropped), NEVER)
 
 
@@ -131,8 +184,14 @@ def choose_token(
 
     `allowed_V` is the mask of a constraint; where it leaves only what the n-gram guard bans, the guard yields.
     """
+    if options.logit_bias:
+        logits_V = add_bias(logits_V, options.logit_bias)
     if options.repetition_penalty != 1.0:
         logits_V = penalize_repetition(logits_V, seen_ids, options.repetition_penalty)
+    if options.frequency_penalty or options.presence_penalty:
+        logits_V = penalize_generated(
+            logits_V, new_ids, frequency=options.frequency_penalty, presence=options.presence_penalty
+        )
     if allowed_V is not None:
         logits_V = keep_allowed(logits_V, allowed_V)
     if options.no_repeat_ngram_size:
@@ -141,7 +200,7 @@ def choose_token(
     if options.temperature < LEAST_TEMPERATURE:
         return int(logits_V.argmax())
     # Drawn on the CPU: the same seed gives the same draw on every device.
-    logits_V = (logits_V - logits_V.max()).cpu() / options.temperature
+    logits_V = (logits_V - logits_V.max()).cpu() / min(options.temperature, MOST_TEMPERATURE)
     if options.top_k:
         logits_V = keep_top_k(logits_V, options.top_k)
     if options.top_p < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -57,6 +57,9 @@ class OptionFields(TypedDict, total=False):
     top_k: int
     min_p: float
     repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[int, float]
     no_repeat_ngram_size: int
     stop: Sequence[str]
     seed: int | None
@@ -102,6 +105,15 @@ class VLM:
         self.folder = folder  # the checkpoint's; its tokenizer files are copied on saving
         self.limits = limits or Limits(max_context=model.config.language_config.max_position_embeddings)
         self.reuse = reuse or Reuse()
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self.processor = replace(self.processor, max_tokens=limits.max_context)
 
     @property
     def weights(self) -> str:

@@ -3,13 +3,19 @@
 The released model calls Pillow's `convert("RGB")` and nothing else. Three things are done better by
 default, and each can be switched off: EXIF orientation, transparency, more than 8 bits per channel.
 
+What decoding would cost is known from the header: `decoding_bytes`. Nothing here needs PyTorch, so that a process that
+only decodes stays small (`decode_worker.py`).
+
 Golden: tests/golden/reference/processor/images.json (`rgb_sha256`).
 """
 
 from __future__ import annotations
 
 import io
+import re
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -32,8 +38,37 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPS_SIDES = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+# Every scan of a JPEG goes over the whole picture: 33 ms each at 36 million pixels, for 100 bytes of file. libjpeg
+# writes 10 scans for color and 18 for CMYK, encoders that look for the smallest file about 20; the format allows
+# thousands.
+MAX_JPEG_SCANS = 50
+
+# Pillow reads them one by one in Python, empty ones too. Pixels come in chunks of 8 KB and more, mostly.
+MAX_PNG_CHUNKS = 100_000
+
+# Most memory that decoding to RGB takes, for each pixel, by measurement: Pillow's own image (up to 4 bytes), what the
+# decoder holds beside it, and the RGB image (4). A progressive JPEG keeps its coefficients, 2 bytes each; WebP and AVIF
+# their own frames; OpenJPEG 4 bytes for each channel, twice.
+_BYTES_PER_PIXEL = {"JPEG": 12, "WEBP": 18, "AVIF": 16, "JPEG2000": 28, "TIFF": 16}
+_OTHER_BYTES_PER_PIXEL = 8
+_BYTES_PER_LINE = 48  # Pillow's pointers to rows, of two images; the weights of a resize, which are 32 bytes a column
+_BYTES_ANYWAY = 32 << 20
+
+_STRIP_PIXELS = 1 << 20  # converted at once
+
+# What begins a segment of a JPEG. In the data of a scan 0xFF is followed by 0 (a byte of 0xFF) or by a restart marker,
+# which like SOI and TEM has no length; before a marker it may be repeated.
+_JPEG_SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,20 +103,71 @@ def refuse(name: str, why: str) -> NoReturn:
 
 def decode_image(data: bytes, name: str, options: ImageOptions) -> Image.Image:
     """Decode the first frame of a picture to RGB. UserError, naming the picture, for anything wrong with it."""
+    return load_rgb(open_header(data, name, options), name, options)
+
+
+def open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.ImageFile:
+    """Return a picture of which no more than the header is read. UserError where decoding it would exceed a limit."""
     if not data:
         refuse(name, "it is empty")
     if len(data) > options.max_bytes:
         refuse(name, f"it is larger than the limit of {options.max_bytes} bytes")
-    try:
-        image = _open_header(data, name, options)
+    with _decoding(name, options):
+        return _open_header(data, name, options)
+
+
+def upright_size(image: ImageFile.ImageFile, options: ImageOptions) -> tuple[int, int]:
+    """Return the size that the picture will have, as far as its header tells.
+
+    A PNG may name its orientation behind its pixels: then it turns out otherwise.
+    """
+    width, height = image.size
+    is_turned_by_pillow = image.format == "TIFF"
+    is_told_later = image.format == "PNG" and "exif" not in image.info  # and asking for it would decode the picture
+    if not options.exif_orientation or is_turned_by_pillow or is_told_later:
+        return width, height
+    return (height, width) if _turn_of(image) in _SWAPS_SIDES else (width, height)
+
+
+def decoding_bytes(image: ImageFile.ImageFile, num_file_bytes: int) -> int:
+    """Return the most memory that decoding the picture to RGB and resizing it takes, from its header."""
+    width, height = image.size
+    per_pixel = _BYTES_PER_PIXEL.get(image.format or "", _OTHER_BYTES_PER_PIXEL)
+    return width * height * per_pixel + (width + height) * _BYTES_PER_LINE + 2 * num_file_bytes + _BYTES_ANYWAY
+
+
+def load_rgb(image: ImageFile.ImageFile, name: str, options: ImageOptions) -> Image.Image:
+    """Decode a picture that is open."""
+    with _decoding(name, options):
         image.load()
+    return to_rgb(image, name, options)
+
+
+@contextmanager
+def _decoding(name: str, options: ImageOptions) -> Iterator[None]:
+    """Turn whatever a decoder raises into a refusal."""
+    try:
+        yield
     except UserError:
         raise
+    except MemoryError:
+        refuse(name, "there is not enough memory to decode it")
     except Image.DecompressionBombError:
         refuse(name, f"it holds more pixels than the limit of {options.max_pixels}")
     except Exception as error:  # Pillow's plugins raise a dozen kinds on damaged data
         refuse(name, f"it is damaged or cut off ({_brief(error)})")
-    return to_rgb(image, name, options)
+
+
+def count_jpeg_scans(data: bytes, most: int = 2**63) -> int:
+    """Count the scans of a JPEG file up to its end marker, or to one more than `most`, without decoding it."""
+    count = at = 0
+    while count <= most and (found := _JPEG_SEGMENT.search(data, at)) is not None:
+        marker, at = data[found.end() - 1], found.end()
+        if marker == _END_OF_IMAGE:
+            break
+        count += marker == _START_OF_SCAN
+        at += int.from_bytes(data[at : at + 2], "big")
+    return count
 
 
 def to_rgb(image: Image.Image, name: str, options: ImageOptions) -> Image.Image:
@@ -91,12 +177,15 @@ def to_rgb(image: Image.Image, name: str, options: ImageOptions) -> Image.Image:
         if options.exif_orientation:
             image = _turn_upright(image)
         if options.scale_deep and image.mode in _DEEP_MODES:
-            image = _scale_to_8_bits(image)
+            rgb = _scale_to_8_bits(image)
         elif options.flatten_alpha and image.has_transparency_data:
-            image = _lay_on_white(image)
-        rgb = image.convert("RGB")
+            rgb = _lay_on_white(image)
+        else:
+            rgb = image.convert("RGB")
         # Upright and opaque now: with its old EXIF or transparency beside it, it would be turned a second time.
         rgb.info.clear()
+    except MemoryError:
+        refuse(name, "there is not enough memory to convert it")
     except Exception as error:  # a closed file, a damaged lazy image, a mode without conversion
         refuse(name, f"it cannot be converted to RGB ({_brief(error)})")
     return rgb
@@ -127,11 +216,16 @@ def _open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.Ima
         if accept is None or accept(data[:16]) is not True:
             continue
         try:
+            if kind == "PNG":
+                _check_chunks(data, name)
             image = factory(io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
             damage = f"its {kind} header is damaged ({_brief(error)})"
             continue
         check_size(image.size, name, options)
+        # Counting the two bytes is quick, and gives more than there are: thumbnails in the header have scans too.
+        if kind == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
+            _check_scans(data, name)
         return image
     unknown = f"it is not a picture in a known format (allowed: {', '.join(FORMATS)})"
     refuse(name, foreign_format(data) or damage or unknown)
@@ -148,34 +242,89 @@ def _check_icon(data: bytes, name: str, options: ImageOptions) -> None:
             check_size(struct.unpack(">II", data[start + 16 : start + 24]), name, options)
 
 
+def _check_chunks(data: bytes, name: str) -> None:
+    """Refuse a PNG of so many chunks that reading them takes long, without decoding it."""
+    at = len(_PNG_SIGNATURE)
+    for _ in range(MAX_PNG_CHUNKS):
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        if at >= len(data):
+            return
+    refuse(name, f"it is a PNG of more than {MAX_PNG_CHUNKS} chunks, the limit")
+
+
+def _check_scans(data: bytes, name: str) -> None:
+    if count_jpeg_scans(data, MAX_JPEG_SCANS) > MAX_JPEG_SCANS:
+        refuse(name, f"it is a JPEG of more than {MAX_JPEG_SCANS} scans, the limit")
+
+
 def _turn_upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation. Damaged EXIF data is no reason to refuse a good picture."""
-    try:
-        method = _TURN.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:
-        return image
+    """Apply the EXIF orientation."""
+    method = _turn_of(image)
     return image if method is None else image.transpose(method)
 
 
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURN.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # damaged EXIF data is no reason to refuse a good picture
+        return None
+
+
 def _lay_on_white(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    lowest, _ = rgba.getchannel("A").getextrema()
-    if lowest == 255:
-        return image
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    is_opaque = True
+
+    def lay(strip: Image.Image) -> Image.Image:
+        nonlocal is_opaque
+        rgba = strip.convert("RGBA")
+        lowest, _ = rgba.getchannel("A").getextrema()
+        if lowest == 255:
+            return rgba
+        is_opaque = False
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+
+    flattened = _by_strips(image, lay)
+    # What has nothing transparent is converted as if it had no alpha channel.
+    return image.convert("RGB") if is_opaque else flattened
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
     """Bring deep grey to 8 bits: by its format's range if that is known, else by the values found."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
     if image.mode.startswith("I;16"):
-        low, high = 0.0, 65535.0
-    elif low >= 0:
+        table = np.rint(np.arange(65536) * (255.0 / 65535.0)).astype(np.uint8)
+        return _by_strips(image, lambda strip: Image.fromarray(table[np.asarray(strip)]))
+    extremes = [(float(values.min()), float(values.max())) for values in map(_values, _strips(image))]
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+    if low >= 0:
         steps = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         low, high = 0.0, next((step for step in steps if high <= step), high)
-    scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+    def scale(strip: Image.Image) -> Image.Image:
+        values = _values(strip)
+        scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
+        return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+    return _by_strips(image, scale)
+
+
+def _values(strip: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(strip, dtype=np.float64), posinf=0.0, neginf=0.0)
+
+
+def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Return an RGB image made strip by strip: copies of the whole in between would take several times its memory."""
+    rgb = Image.new("RGB", image.size)
+    top = 0
+    for strip in _strips(image):
+        rgb.paste(convert(strip).convert("RGB"), (0, top))
+        top += strip.height
+    return rgb
+
+
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    width, height = image.size
+    step = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, step):
+        yield image.crop((0, top, width, min(top + step, height)))
 
 
 def _brief(error: Exception) -> str:

@@ -16,27 +16,70 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from vl2.errors import UserError
+from vl2.process.addresses import is_public
 
 MAX_REDIRECTS = 3
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 1 << 16
 _HEADERS = {"User-Agent": "vl2", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "Connection": "close"}
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+MAX_URL_CHARS = 16_384  # signed addresses have some two thousand
+MAX_HOST_CHARS = 253
 
 
-def fetch(url: str, *, max_bytes: int, timeout_s: float = 20.0, allow_private: bool = False) -> bytes:
+class Cancellation:
+    """Ends a fetch that another thread is at. It then fails, with whatever error."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._actions: list[Callable[[], None]] = []
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        with self._lock:
+            self.is_cancelled = True
+            actions, self._actions = self._actions, []
+        for act in actions:
+            act()
+
+    @contextlib.contextmanager
+    def calling(self, act: Callable[[], None]) -> Iterator[None]:
+        """Have something called on cancellation, at once if that was before."""
+        with self._lock:
+            is_late = self.is_cancelled
+            self._actions.append(act)
+        if is_late:
+            act()
+        try:
+            yield
+        finally:
+            with self._lock, contextlib.suppress(ValueError):
+                self._actions.remove(act)
+
+
+def fetch(
+    url: str,
+    *,
+    max_bytes: int,
+    timeout_s: float = 20.0,
+    allow_private: bool = False,
+    cancellation: Cancellation | None = None,
+) -> bytes:
     """Return the body behind a URL, following at most three redirects. UserError for everything that goes wrong."""
     deadline = time.monotonic() + timeout_s
+    cancellation = cancellation or Cancellation()
     at = url
     for _ in range(MAX_REDIRECTS + 1):
+        if cancellation.is_cancelled:
+            raise _error(at, "it was cancelled")
         try:
-            answer = _fetch_once(_split(at), deadline, max_bytes, allow_private)
+            answer = _fetch_once(_split(at), deadline, max_bytes, allow_private, cancellation)
         except _Refused as refusal:
             raise _error(at, str(refusal)) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -62,13 +105,14 @@ class _Guard:
         self._timer: threading.Timer | None = None
 
     def watch(self, connection: socket.socket) -> None:
+        self.close()  # the one before could not be connected
         # A duplicate: TLS detaches the socket that it wraps, the duplicate stays valid.
         self._socket = connection.dup()
-        self._timer = threading.Timer(max(0.0, self._deadline - time.monotonic()), self._cut)
+        self._timer = threading.Timer(max(0.0, self._deadline - time.monotonic()), self.cut)
         self._timer.daemon = True
         self._timer.start()
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
         with contextlib.suppress(OSError):
             if self._socket is not None:
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -80,24 +124,27 @@ class _Guard:
             self._socket.close()
 
 
-def _fetch_once(parts: SplitResult, deadline: float, max_bytes: int, allow_private: bool) -> bytes | str:
+def _fetch_once(
+    parts: SplitResult, deadline: float, max_bytes: int, allow_private: bool, cancellation: Cancellation
+) -> bytes | str:
     """Return the body, or the place that a redirect names."""
     guard = _Guard(deadline)
-    connection = _connection(parts, deadline, allow_private, guard)
+    connection = _connection(parts, deadline, allow_private, guard, cancellation)
+    target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~") + (
+        f"?{quote(parts.query, safe='/%:@!$&()*+,;=~?')}" if parts.query else ""
+    )
     try:
-        target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~") + (
-            f"?{quote(parts.query, safe='/%:@!$&()*+,;=~?')}" if parts.query else ""
-        )
-        connection.request("GET", target, headers=_HEADERS)
-        response = connection.getresponse()
-        if response.status in _REDIRECTS:
-            location = response.getheader("Location")
-            if not location:
-                raise _Refused(f"it answers {response.status} without saying where to go")
-            return location
-        if response.status != 200:
-            raise _Refused(f"it answers {response.status} {response.reason}".rstrip())
-        return _read_body(response, deadline, max_bytes)
+        with cancellation.calling(guard.cut):
+            connection.request("GET", target, headers=_HEADERS)
+            response = connection.getresponse()
+            if response.status in _REDIRECTS:
+                location = response.getheader("Location")
+                if not location:
+                    raise _Refused(f"it answers {response.status} without saying where to go")
+                return location
+            if response.status != 200:
+                raise _Refused(f"it answers {response.status} {response.reason}".rstrip())
+            return _read_body(response, deadline, max_bytes)
     finally:
         guard.close()
         connection.close()
@@ -121,7 +168,9 @@ def _read_body(response: http.client.HTTPResponse, deadline: float, max_bytes: i
     return bytes(body)
 
 
-def _connection(parts: SplitResult, deadline: float, allow_private: bool, guard: _Guard) -> http.client.HTTPConnection:
+def _connection(
+    parts: SplitResult, deadline: float, allow_private: bool, guard: _Guard, cancellation: Cancellation
+) -> http.client.HTTPConnection:
     host = parts.hostname or ""
     timeout_s = max(0.001, deadline - time.monotonic())
     connection: http.client.HTTPConnection
@@ -133,20 +182,20 @@ def _connection(parts: SplitResult, deadline: float, allow_private: bool, guard:
         connection = http.client.HTTPConnection(host, parts.port or 80, timeout=timeout_s)
 
     def connect(address: tuple[str, int], *_: object) -> socket.socket:
-        opened = _connect_checked(address, deadline, allow_private)
-        guard.watch(opened)
-        return opened
+        return _connect_checked(address, deadline, allow_private, guard, cancellation)
 
     # The hook that http.client itself connects through; TLS is laid over what it returns.
     setattr(connection, "_create_connection", connect)  # noqa: B010 (a plain assignment does not type-check)
     return connection
 
 
-def _connect_checked(address: tuple[str, int], deadline: float, allow_private: bool) -> socket.socket:
+def _connect_checked(
+    address: tuple[str, int], deadline: float, allow_private: bool, guard: _Guard, cancellation: Cancellation
+) -> socket.socket:
     host, port = address
     if not allow_private:
         _check_public([host] if _is_address(host) else [])  # also where this machine has no IPv6 to resolve it with
-    found = _resolve(host, port, deadline)
+    found = _resolve(host, port, deadline, cancellation)
     if not allow_private:
         _check_public([str(place[0]) for *_, place in found])
     failure: OSError | None = None
@@ -154,6 +203,9 @@ def _connect_checked(address: tuple[str, int], deadline: float, allow_private: b
         connection = socket.socket(family, kind, protocol)
         try:
             connection.settimeout(max(0.001, deadline - time.monotonic()))
+            guard.watch(connection)
+            if cancellation.is_cancelled:
+                raise OSError("it was cancelled")
             connection.connect(place)
             return connection
         except OSError as error:
@@ -177,7 +229,7 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _resolve(host: str, port: int, deadline: float) -> list[tuple[Any, ...]]:
+def _resolve(host: str, port: int, deadline: float, cancellation: Cancellation) -> list[tuple[Any, ...]]:
     """Return the addresses of a name. In a thread of its own: the system's resolver has no deadline but its own."""
     answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
 
@@ -189,7 +241,8 @@ def _resolve(host: str, port: int, deadline: float) -> list[tuple[Any, ...]]:
 
     threading.Thread(target=ask, name="vl2-resolve", daemon=True).start()
     try:
-        answer = answers.get(timeout=max(0.001, deadline - time.monotonic()))
+        with cancellation.calling(lambda: answers.put(OSError("it was cancelled"))):
+            answer = answers.get(timeout=max(0.001, deadline - time.monotonic()))
     except queue.Empty:
         raise TimeoutError from None
     if isinstance(answer, Exception):
@@ -197,20 +250,9 @@ def _resolve(host: str, port: int, deadline: float) -> list[tuple[Any, ...]]:
     return answer
 
 
-def is_public(address: str) -> bool:
-    """Tell whether an IP address is one of the public internet, looking into IPv4 wrapped in IPv6."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            return is_public(str(ip.ipv4_mapped))
-        if ip in _NAT64:
-            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-        if ip.sixtofour is not None or ip.teredo is not None:
-            return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
-
-
 def _split(url: str) -> SplitResult:
+    if len(url) > MAX_URL_CHARS:
+        raise _Refused(f"it has {len(url)} characters, the limit is {MAX_URL_CHARS}")
     parts = urlsplit(url)  # ValueError if malformed
     if parts.scheme not in ("http", "https"):
         raise _Refused(f"only http and https are allowed, not {parts.scheme or 'no scheme'}")
@@ -219,6 +261,8 @@ def _split(url: str) -> SplitResult:
     if parts.username is not None or parts.password is not None:
         raise _Refused("names and passwords are not allowed in it")
     _ = parts.port  # ValueError if it is no port
+    if len(parts.hostname) > MAX_HOST_CHARS:  # encoding takes quadratic time
+        raise ValueError("label empty or too long")
     parts.hostname.encode("idna")  # UnicodeError, a ValueError, if it is no name
     return parts
 

@@ -5,22 +5,39 @@ Everything becomes bytes within the limits of `ImageOptions`, then an RGB image 
 
 from __future__ import annotations
 
-import base64
 import binascii
 import os
+import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
-from urllib.parse import unquote_to_bytes
 
+import numpy as np
 from PIL import Image
 
 from vl2.process.decode import RELEASED_OPTIONS, ImageOptions, check_size, decode_image, refuse, to_rgb
 from vl2.process.fetch import fetch
 
-__all__ = ["RELEASED_OPTIONS", "ImageOptions", "ImageSource", "describe_source", "is_image_source", "open_image"]
+__all__ = [
+    "RELEASED_OPTIONS",
+    "ImageOptions",
+    "ImageSource",
+    "describe_source",
+    "is_image_source",
+    "open_image",
+    "read_source",
+]
 
 _ALLOWED = "a path, an http(s) URL, a data URL, bytes, an open binary file or a PIL image"
 _MAX_NAME = 80  # characters of a source that an error message repeats
+
+MAX_HEAD_CHARS = 1000  # of a data URL, before its comma
+DATA_URL_PIECE = 1 << 18  # characters that are decoded at a time
+_BASE64 = bytes.maketrans(b"-_", b"+/")
+_BASE64_DIGITS = (string.ascii_letters + string.digits + "+/").encode()
+_HEX_DIGITS = np.full(256, 255, dtype=np.uint8)
+for _digit in string.hexdigits:
+    _HEX_DIGITS[ord(_digit)] = int(_digit, 16)
 
 
 @runtime_checkable
@@ -49,6 +66,11 @@ def open_image(source: ImageSource, options: ImageOptions | None = None) -> Imag
     return decode_image(_read(source, name, options), name, options)
 
 
+def read_source(source: ImageSource, options: ImageOptions) -> bytes:
+    """Return the bytes of a picture, undecoded; of anything but a PIL image."""
+    return _read(source, describe_source(source), options)
+
+
 def describe_source(source: object) -> str:
     """Name a source in a few printable characters."""
     if isinstance(source, Image.Image):
@@ -56,7 +78,8 @@ def describe_source(source: object) -> str:
     if isinstance(source, bytes | bytearray | memoryview):
         return f"<{len(source)} bytes>"
     if isinstance(source, str) and source[:5].lower() == "data:":
-        return f"<data URL of {len(source)} characters, {_shorten(source[5:].partition(',')[0], 40)}>"
+        head = source[5 : 5 + _MAX_NAME].partition(",")[0]
+        return f"<data URL of {len(source)} characters, {_shorten(head, 40)}>"
     if isinstance(source, str | os.PathLike):
         return _shorten(str(source), _MAX_NAME)
     name = getattr(source, "name", None)
@@ -84,7 +107,7 @@ def _read(source: object, name: str, options: ImageOptions) -> bytes:
     if isinstance(source, str):
         scheme = source[:8].lower()
         if scheme.startswith("data:"):
-            return _read_data_url(source, name, options)
+            return read_data_url(source, name, options)
         if scheme.startswith(("http://", "https://")):
             return _read_url(source, name, options)
     if isinstance(source, str | os.PathLike):
@@ -105,19 +128,62 @@ def _read_url(url: str, name: str, options: ImageOptions) -> bytes:
     )
 
 
-def _read_data_url(url: str, name: str, options: ImageOptions) -> bytes:
-    head, comma, body = url.partition(",")
-    if not comma:
-        refuse(name, "a data URL must have a comma before its data")
-    if len(body) > options.max_bytes * 3:  # percent-encoding triples the length at most
+def read_data_url(url: str, name: str, options: ImageOptions) -> bytes:
+    """Return the data, piece by piece: in one go, lists of all its escapes would take a hundred times its memory."""
+    start = url.find(",", 0, MAX_HEAD_CHARS) + 1
+    if not start:
+        refuse(name, f"a data URL must have a comma before its data, within {MAX_HEAD_CHARS} characters")
+    if len(url) - start > options.max_bytes * 3:  # percent-encoding triples the length at most
         refuse(name, f"it is larger than the limit of {options.max_bytes} bytes")
-    if not head.lower().rstrip().endswith(";base64"):
-        return unquote_to_bytes(body)
-    try:
-        text = "".join(unquote_to_bytes(body).decode("ascii").split()).translate(str.maketrans("-_", "+/"))
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
+    is_base64 = url[: start - 1].lower().rstrip().endswith(";base64")
+    data = bytearray()
+    rest = b""  # base64 digits that do not fill a group of four yet
+    for piece in _percent_decoded(url, start):
+        if is_base64:
+            digits = rest + piece.translate(_BASE64, b" \t\n\r\v\f")
+            cut = len(digits) - len(digits) % 4
+            # The last group stays, for only there may be padding.
+            cut = cut - 4 if cut == len(digits) and cut else cut
+            piece, rest = _base64_decoded(digits[:cut], name), digits[cut:]
+        data += piece
+        if len(data) > options.max_bytes:
+            refuse(name, f"it is larger than the limit of {options.max_bytes} bytes")
+    if rest:
+        data += _base64_decoded(rest.rstrip(b"="), name, is_last=True)
+    return bytes(data)
+
+
+def _percent_decoded(url: str, start: int) -> Iterator[bytes]:
+    """Yield the bytes that the text from `start` on stands for, in pieces. A percent sign without digits is itself."""
+    end = start
+    while end < len(url):
+        start, end = end, min(end + DATA_URL_PIECE, len(url))
+        # No escape is cut in two.
+        if (sign := url.rfind("%", max(start, end - 2), end)) > start:
+            end = sign if end < len(url) else end
+        piece = url[start:end].encode("utf-8", "replace")
+        yield _unescaped(piece) if b"%" in piece else piece
+
+
+def _unescaped(piece: bytes) -> bytes:
+    """Do what `urllib.parse.unquote_to_bytes` does, without a list of all escapes."""
+    values = np.frombuffer(piece, dtype=np.uint8)
+    digits = _HEX_DIGITS[values]
+    is_escape = np.zeros(len(values), dtype=bool)
+    is_escape[:-2] = (values[:-2] == ord("%")) & (digits[1:-1] < 16) & (digits[2:] < 16)
+    (signs,) = is_escape.nonzero()
+    made = values.copy()
+    made[signs] = digits[signs + 1] * 16 + digits[signs + 2]
+    keep = np.ones(len(values), dtype=bool)
+    keep[signs + 1] = keep[signs + 2] = False
+    return made[keep].tobytes()
+
+
+def _base64_decoded(digits: bytes, name: str, *, is_last: bool = False) -> bytes:
+    # Checked here, for Python's versions differ in what they pass over.
+    if digits.translate(None, _BASE64_DIGITS) or (is_last and len(digits) % 4 == 1):
         refuse(name, "its base64 data is damaged")
+    return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4))
 
 
 def _read_path(path: str | os.PathLike[str], name: str, options: ImageOptions) -> bytes:

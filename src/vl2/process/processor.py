@@ -5,12 +5,12 @@ Golden: tests/golden/reference/processor/conversations_*.json.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vl2.errors import UserError
@@ -20,7 +20,7 @@ from vl2.process.image import ImageOptions, ImageSource, open_image
 from vl2.process.messages import ImageRef, Turn, normalise, released_prompt
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.sample import Sample
-from vl2.process.tiles import make_tiles, pixel_values
+from vl2.process.tiles import make_tiles, normalize_pixels, pixel_values
 from vl2.process.tiling import Size, Tiling, candidate_canvases
 from vl2.process.tokenizer import Tokenizer
 
@@ -44,6 +44,7 @@ class Processor:
     tiling: Tiling = field(default_factory=Tiling)
     image_options: ImageOptions = field(default_factory=ImageOptions)
     max_tiles: int | None = None  # canvases of up to so many tiles instead of the config's (InfoVQA: 18)
+    max_tokens: int | None = None  # texts that must have more are refused before anything is done about them
     spelled: frozenset[str] = frozenset()  # categories of records whose answers training writes by the character
 
     def __post_init__(self) -> None:
@@ -71,6 +72,11 @@ class Processor:
 
     def with_image_options(self, image_options: ImageOptions) -> Processor:
         return replace(self, image_options=image_options)
+
+    def check_length(self, texts: Iterable[str]) -> None:
+        """Raise TextTooLong if all texts of a conversation together cannot fit. One that passes may still not."""
+        if self.max_tokens is not None:
+            self.tokenizer.check_length(texts, self.max_tokens)
 
     @property
     def canvases(self) -> tuple[Size, ...]:
@@ -105,9 +111,11 @@ class Processor:
         mask_prompt: bool = True,
         spells_answers: bool = False,
         name: str = "",
+        images: PreparedImages | None = None,
     ) -> Sample:
-        """Return the sample of a conversation that is already in normal form."""
-        images = self.prepare_images([turn.images for turn in turns])
+        """Return the sample of a conversation that is already in normal form. Prepared images are not opened."""
+        self.check_length(turn.text for turn in turns)
+        images = images or self.prepare_images([turn.images for turn in turns])
         row = tokenize_turns(
             turns,
             self.tokenizer,
@@ -126,42 +134,86 @@ class Processor:
         apply_template: bool = False,
         train: bool = False,
         name: str = "",
+        prepared: PreparedImages | None = None,
     ) -> Sample:
         """Return the sample of a raw prompt, each `<image>` in it standing for the next image; all text is labelled.
 
-        With `apply_template` the prompt is the one user turn of a conversation.
+        With `apply_template` the prompt is the one user turn of a conversation. Prepared images are not opened.
         """
         pieces = released_prompt(text, images)
+        self.check_length(piece for piece in pieces if isinstance(piece, str))
         if apply_template:
             turns = normalise([{"role": "user", "content": text, "images": list(images)}])
-            return self.encode_turns(turns, train=train, mask_prompt=False, name=name)
+            return self.encode_turns(turns, train=train, mask_prompt=False, name=name, images=prepared)
         sources = [piece.source for piece in pieces if isinstance(piece, ImageRef)]
-        prepared = self.prepare_images([sources])
+        prepared = prepared or self.prepare_images([sources])
         return self._sample(tokenize_prompt(pieces, self.tokenizer, prepared.tokens, train=train), prepared, name)
+
+    def image_places(self, ids: Sequence[int], images: Sequence[ImageSource]) -> list[int]:
+        """Return where the images go in token ids. UserError for an unknown id, or more or fewer places than images."""
+        unknown = next((token_id for token_id in ids if token_id not in self.tokenizer), None)
+        if unknown is not None:
+            raise UserError(f"there is no token {unknown}; the ids are below {self.tokenizer.num_ids}")
+        places = [place for place, token_id in enumerate(ids) if token_id == self.tokenizer.image_id]
+        if len(places) != len(images):
+            raise UserError(f"the prompt: {len(places)} <image> in the token ids, but {len(images)} images")
+        return places
+
+    def encode_ids(
+        self,
+        ids: Sequence[int],
+        images: Sequence[ImageSource] = (),
+        *,
+        name: str = "",
+        prepared: PreparedImages | None = None,
+    ) -> Sample:
+        """Return the sample of a raw prompt of token ids, read as they are; each `<image>` is the next image's place.
+
+        UserError for an id that the tokenizer does not have. Prepared images are not opened.
+        """
+        places = self.image_places(ids, images)
+        prepared = prepared or self.prepare_images([images])
+        row = TokenRow()
+        start = 0
+        for place, num_tokens in zip(places, prepared.tokens, strict=True):
+            row.add(ids[start:place], is_trained=True)
+            row.add_image(self.tokenizer.image_id, num_tokens)
+            start = place + 1
+        row.add(ids[start:], is_trained=True)
+        return self._sample(row, prepared, name)
 
     def prepare_images(self, sources: Sequence[Sequence[ImageSource]]) -> PreparedImages:
         """Open, tile and normalise the images of each message."""
         opened = [[open_image(source, self.image_options) for source in message] for message in sources]
-        sizes = [[image.size for image in message] for message in opened]
-        side, tile_px = self.config.tokens_per_side, self.config.tile_px
-        grids = self.tiling.choose_grids(sizes, self.canvases, tile_px=tile_px, side=side)
-        flat = [image for message in opened for image in message]
-        return PreparedImages(
-            tiles=self._tiles(flat, grids),
-            grids=grids,
-            sizes=tuple(image.size for image in flat),
-            tokens=[num_visual_tokens(grid, side) for grid in grids],
-        )
-
-    def _tiles(self, images: Sequence[Image.Image], grids: Sequence[Grid]) -> Tensor:
+        grids = self.choose_grids([[image.size for image in message] for message in opened])
         config = self.config
+        flat = [image for message in opened for image in message]
         tiles = [
             tile
-            for image, grid in zip(images, grids, strict=True)
+            for image, grid in zip(flat, grids, strict=True)
             for tile in make_tiles(image, grid, config.tile_px, config.padding_colour)
         ]
-        mean, std = (config.image_mean, config.image_std) if config.normalize else ((0.0,) * 3, (1.0,) * 3)
-        return pixel_values(tiles, mean, std, config.tile_px)
+        return self._prepared(pixel_values(tiles, *self._scales, config.tile_px), grids, [image.size for image in flat])
+
+    def choose_grids(self, sizes: Sequence[Sequence[Size]]) -> list[Grid]:
+        """Return one grid per image, in order, given the sizes of each message's images."""
+        config = self.config
+        return self.tiling.choose_grids(sizes, self.canvases, tile_px=config.tile_px, side=config.tokens_per_side)
+
+    def prepare_pixels(self, pixels: np.ndarray, grids: list[Grid], sizes: Sequence[Size]) -> PreparedImages:
+        """Normalize images that are cut already: bytes [I, P, P, 3], which are not kept."""
+        return self._prepared(normalize_pixels(pixels, *self._scales), grids, sizes)
+
+    @property
+    def _scales(self) -> tuple[Sequence[float], Sequence[float]]:
+        config = self.config
+        return (config.image_mean, config.image_std) if config.normalize else ((0.0,) * 3, (1.0,) * 3)
+
+    def _prepared(self, tiles: Tensor, grids: list[Grid], sizes: Sequence[Size]) -> PreparedImages:
+        side = self.config.tokens_per_side
+        return PreparedImages(
+            tiles=tiles, grids=grids, sizes=tuple(sizes), tokens=[num_visual_tokens(grid, side) for grid in grids]
+        )
 
     def _sample(self, row: TokenRow, images: PreparedImages, name: str) -> Sample:
         return Sample(

@@ -1,6 +1,7 @@
 """One picture to the tiles that the vision encoder reads: resize, pad, cut, normalise.
 
-Sizes are (width, height) until `pixel_values`, which makes [I, 3, P, P] with P the tile side.
+Sizes are (width, height) until `pixel_values`, which makes [I, 3, P, P] with P the tile side. Up to there no PyTorch
+is needed, so a process that only decodes and cuts pictures does not import it.
 
 Source: the released processor; arXiv 2412.10302, dynamic tiling. Golden:
 tests/golden/reference/processor/images.json, tiles/, pixel_values.safetensors.
@@ -9,14 +10,16 @@ tests/golden/reference/processor/images.json, tiles/, pixel_values.safetensors.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from vl2.grid import UNTILED, Grid
 from vl2.process.tiling import Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Colour = tuple[int, int, int]
 
@@ -71,10 +74,16 @@ def make_tiles(image: Image.Image, grid: Grid, tile_px: int, colour: Colour) -> 
 
 def pixel_values(tiles: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float], tile_px: int) -> Tensor:
     """Return float32 [I, 3, P, P] = (u8 / 255 - mean) / std, in that order of float32 operations."""
-    if not tiles:
-        return torch.zeros(0, 3, tile_px, tile_px)
     # np.array, not asarray: torch wants memory that it may write to.
-    pixels = torch.from_numpy(np.stack([np.array(tile) for tile in tiles])).permute(0, 3, 1, 2)
-    values = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    pixels = [np.array(tile) for tile in tiles]
+    return normalize_pixels(np.stack(pixels) if pixels else np.zeros((0, tile_px, tile_px, 3), np.uint8), mean, std)
+
+
+def normalize_pixels(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return what `pixel_values` does, from the writable bytes of the tiles, [I, P, P, 3]."""
+    import torch
+
+    values = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    values = values.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     shift, scale = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std))
     return values.sub_(shift).div_(scale)

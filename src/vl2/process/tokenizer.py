@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as RawTokenizer
 
@@ -31,6 +34,16 @@ IMAGE = "<image>"
 GROUNDING = ("<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|grounding|>")
 USER = "<|User|>"
 ASSISTANT = "<|Assistant|>"
+
+LONG_TEXT = 10_000  # characters that take some 20 ms
+
+
+class TextTooLong(UserError):
+    """Texts have more tokens than are allowed; found before they were tokenized."""
+
+    def __init__(self, message: str, max_tokens: int) -> None:
+        super().__init__(message)
+        self.max_tokens = max_tokens
 
 
 class Tokenizer:
@@ -76,6 +89,9 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return self._raw.get_vocab_size(with_added_tokens=True)
+
+    def __contains__(self, token_id: int) -> bool:
+        return 0 <= token_id < 1 << 32 and self._raw.id_to_token(token_id) is not None
 
     @property
     def num_ids(self) -> int:
@@ -157,9 +173,72 @@ class Tokenizer:
             known = self._spelled[char] = self._encode_plain(char)
         return known
 
+    def check_length(self, texts: Iterable[str], max_tokens: int) -> None:
+        """Raise TextTooLong if the texts together must have more tokens than `max_tokens`. Costs next to nothing.
+
+        A text that passes may still be too long; one that fits always passes. No token stands for more characters
+        than the longest one, which bounds their number; `_byte_shares` gives a closer bound.
+        """
+        texts = list(texts)
+        num_chars = sum(map(len, texts))
+        if num_chars <= max_tokens:
+            return
+        max_chars = max_tokens * self._max_token_chars
+        least = 0
+        if num_chars <= max_chars:
+            least = self._least_tokens(texts)
+            if least <= max_tokens:
+                return
+        size = f"{num_chars} characters" + (f", which are at least {least} tokens" if least else "")
+        raise TextTooLong(
+            f"the text has {size}: the context of {max_tokens} tokens holds at most {max_chars} characters of any text",
+            max_tokens,
+        )
+
+    def _least_tokens(self, texts: Iterable[str]) -> int:
+        """Return a number of tokens that the texts have at least, however they are cut and joined."""
+        counts = np.zeros(256, dtype=np.int64)
+        for text in texts:
+            counts += np.bincount(np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8), minlength=256)
+        return math.ceil(float(counts @ self._byte_shares) - 1e-3)
+
+    @cached_property
+    def _byte_shares(self) -> NDArray[np.float64]:
+        """The part of a token that each value of a byte takes up at least: one by the longest token that has it.
+
+        A token of n bytes has only bytes of shares up to 1/n, so the shares of all bytes of a text sum to no more
+        than its tokens. A byte that is no token by itself may be dropped, and counts nothing.
+        """
+        longest, alone = np.zeros(256), np.zeros(256, dtype=bool)
+        for token in self._tokens:
+            values = list(set(token))
+            longest[values] = np.maximum(longest[values], len(token))
+            alone[values] |= len(token) == 1
+        return np.divide(1.0, longest, out=np.zeros(256), where=alone)
+
+    @cached_property
+    def _max_token_chars(self) -> int:
+        """The most characters that begin in one token."""
+        return max(sum(byte & 0xC0 != 0x80 for byte in token) for token in self._tokens)
+
+    @cached_property
+    def max_token_bytes(self) -> int:
+        """The length of the longest token."""
+        return max(map(len, self._tokens))
+
+    @property
+    def _tokens(self) -> list[bytes]:
+        return [token for id in range(self.num_ids) if (token := self.token_bytes(id, skip_special=False))]
+
     @staticmethod
     def _encode_raw(raw: RawTokenizer, text: str) -> list[int]:
-        ids: list[int] = raw.encode(text, add_special_tokens=False).ids
+        encoding: Any
+        if len(text) < LONG_TEXT:
+            encoding = raw.encode(text, add_special_tokens=False)
+        else:
+            # A batch lets other threads run meanwhile, and works out no offsets. For short texts its threads cost more.
+            (encoding,) = raw.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
     @cached_property

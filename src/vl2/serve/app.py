@@ -12,26 +12,32 @@ from starlette.middleware.cors import CORSMiddleware
 
 from vl2 import __version__
 from vl2.errors import UserError
-from vl2.serve import chat, completions, image_tiles, responses, state
+from vl2.serve import chat, completions, image_tiles, responses, state, tokens
 from vl2.serve.backend import Backend
+from vl2.serve.disconnect import CancelOnDisconnect
 from vl2.serve.errors import handle_error
 from vl2.serve.guard import Guard
+from vl2.serve.ignored import HEADER
+from vl2.serve.json_body import BodyParser
 from vl2.serve.service import Service
 from vl2.serve.settings import ServerSettings
 from vl2.serve.web import page
 
+BYTES_OF_BYTE = 6  # of JSON, at most: \u0041
+OTHER_JSON_BYTES = 4 << 20  # of a body: schemas, boxes of earlier answers, names
+
 
 def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
-    """Return the application. It starts and stops the backend with itself."""
+    """Return the application. It starts and stops the backend, and all else that runs, with itself."""
     service = Service(backend, settings)
 
     @contextlib.asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
-        await backend.start()
+        await service.start()
         try:
             yield
         finally:
-            await backend.stop()
+            await service.stop()
 
     app = FastAPI(
         title="vl2",
@@ -42,11 +48,17 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    app.state.settings = settings
+    text_bytes = backend.max_context * backend.processor.tokenizer.max_token_bytes * settings.limits.max_choices
+    app.state.body_parser = BodyParser(
+        max_depth=settings.limits.max_depth,
+        max_json_bytes=BYTES_OF_BYTE * text_bytes + OTHER_JSON_BYTES,
+        max_context=backend.max_context,
+    )
     for error in (HTTPException, RequestValidationError, UserError):
         app.add_exception_handler(error, handle_error)
-    for part in (chat, responses, completions, image_tiles, state, page):
+    for part in (chat, responses, completions, tokens, image_tiles, state, page):
         app.include_router(part.router)
+    app.add_middleware(CancelOnDisconnect)
     app.add_middleware(Guard, service=service)
     if settings.cors_origins:
         # Outermost, so that a page can read errors too.
@@ -55,6 +67,6 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],  # clients send headers of their own, as OpenAI's does; the origins are the guard
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "retry-after", HEADER],
         )
     return app

@@ -14,19 +14,20 @@ from starlette.responses import JSONResponse, Response
 
 from vl2.serve.answer_text import AnswerText, usage_of
 from vl2.serve.exchange import Conversation, Event, EventStream, frame_data
-from vl2.serve.json_body import JsonRoute
+from vl2.serve.ignored import NotingRoute, note_ignored
 from vl2.serve.openapi import ERRORS
 from vl2.serve.schema.answer_format import constraint_of
 from vl2.serve.schema.chat import ChatRequest
 from vl2.serve.service import Service
 
-router = APIRouter(route_class=JsonRoute, tags=["chat"])
+router = APIRouter(route_class=NotingRoute, tags=["chat"])
 
 
 @router.post("/v1/chat/completions", responses=ERRORS)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation with images. Beside OpenAI's fields, the message has `boxes`."""
     service: Service = request.app.state.service
+    note_ignored(body, request)
     adapter = service.adapter_of(body.model)
     request.state.log = {"model": body.model}
     num_choices = body.n or 1
@@ -36,10 +37,10 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     options = [
         body.options(max_tokens=max_tokens, stop=body.stop, constraint=constraint, choice=i) for i in range(num_choices)
     ]
-    client = client_of(request, body.user)
+    client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
-        await resources.enter_async_context(service.slot(client))
-        prompt = await service.prepare_chat([message.to_turn() for message in body.messages])
+        place = await resources.enter_async_context(service.place(client))
+        prompt = await service.prepare_chat(body.turns(), place)
         answers = await service.open(
             [prompt] * num_choices,
             options,
@@ -59,11 +60,6 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         await conversation.collect()
         return JSONResponse(_completion(conversation, head, has_logprobs=bool(body.logprobs)))
     raise AssertionError("not reached")
-
-
-def client_of(request: Request, user: str | None) -> str:
-    """Return who is asking, as far as the order of requests is concerned."""
-    return f"{request.client.host if request.client else ''} {user or ''}"
 
 
 def _completion(conversation: Conversation, head: Event, *, has_logprobs: bool) -> Event:

@@ -14,33 +14,36 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vl2.serve.answer_text import AnswerText, usage_of
-from vl2.serve.chat import client_of
 from vl2.serve.exchange import Conversation, Event, EventStream, frame_data
-from vl2.serve.json_body import JsonRoute
+from vl2.serve.ignored import NotingRoute, note_ignored
 from vl2.serve.openapi import ERRORS
 from vl2.serve.schema.completion import CompletionRequest
 from vl2.serve.service import Service
 
-router = APIRouter(route_class=JsonRoute, tags=["completions"])
+router = APIRouter(route_class=NotingRoute, tags=["completions"])
 
 
 @router.post("/v1/completions", responses=ERRORS)
 async def completions(body: CompletionRequest, request: Request) -> Response:
-    """Continue raw prompts, without the chat template. Each `<image>` stands for the next of `images`."""
+    """Continue raw prompts, texts or token ids, without the chat template.
+
+    Each `<image>` stands for the next of `images`.
+    """
     service: Service = request.app.state.service
+    note_ignored(body, request)
     adapter = service.adapter_of(body.model)
     request.state.log = {"model": body.model}
-    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    prompts = body.prompts()
     num_choices = body.n or 1
     service.check_choices(num_choices * len(prompts))
     made = [
         body.options(max_tokens=service.max_tokens(body.max_tokens), stop=body.stop, choice=i)
         for i in range(num_choices)
     ]
-    client = client_of(request, body.user)
+    client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
-        await resources.enter_async_context(service.slot(client))
-        prepared = [await service.prepare_text(prompt, body.images or ()) for prompt in prompts]
+        place = await resources.enter_async_context(service.place(client))
+        prepared = [await service.prepare_prompt(prompt, body.images or (), place) for prompt in prompts]
         answers = await service.open(
             [prompt for prompt in prepared for _ in made],
             made * len(prepared),

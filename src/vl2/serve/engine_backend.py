@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vl2.infer.constraint_boxes import prepare_boxes
 from vl2.infer.constraint_json import prepare_json
-from vl2.infer.engine.engine import Engine
+from vl2.infer.engine.engine import Engine, EngineStopped
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
 from vl2.infer.engine.task import Job, Output, Task
 from vl2.infer.vlm import VLM
@@ -30,11 +31,11 @@ class EngineBackend:
     def __init__(self, vlm: VLM, limits: EngineLimits, adapters: Mapping[str, Path]) -> None:
         switch = AdapterSwitch(vlm.model, adapters) if adapters else None
         self.scheduler = Scheduler(vlm.model, vlm.processor.tokenizer, limits, adapters=switch, reuse=vlm.reuse)
-        self.processor: Processor = vlm.processor
+        self.processor: Processor = replace(vlm.processor, max_tokens=limits.max_context)
         self.max_context = limits.max_context
         self._engine = Engine(self.scheduler, self._deliver)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._open: dict[int, _Answers] = {}  # by the identity of the job
+        self.open_answers: dict[int, _Answers] = {}  # by the identity of the job
         self._rates: deque[tuple[float, int]] = deque(maxlen=64)
 
     @property
@@ -50,6 +51,10 @@ class EngineBackend:
 
     async def stop(self) -> None:
         await asyncio.to_thread(self._engine.stop)
+        # Where a step takes longer than is waited for, clients are told all the same.
+        for answers in set(self.open_answers.values()):
+            answers.fail(EngineStopped("the server stopped before the answer was complete"))
+        self.open_answers.clear()
 
     async def open(self, asks: Sequence[Ask]) -> _Answers:
         jobs = [
@@ -64,10 +69,13 @@ class EngineBackend:
         ]
         answers = _Answers(self, jobs)
         for job in jobs:
-            self._open[id(job)] = answers
+            self.open_answers[id(job)] = answers
         try:
-            # In a thread: the grammar of a schema takes a while to build.
-            await asyncio.to_thread(self._submit, answers)
+            if any(ask.options.constraint is not None for ask in asks):
+                # In a thread: the grammar of a schema takes a while to build. All else is quick, and waits for none.
+                await asyncio.to_thread(self._submit, answers)
+            else:
+                self._submit(answers)
         except BaseException:
             answers.close()
             raise
@@ -80,7 +88,7 @@ class EngineBackend:
                 self._engine.cancel(task)
 
     def cancel(self, job: Job, task: Task | None) -> None:
-        if self._open.pop(id(job), None) is not None and task is not None:
+        if self.open_answers.pop(id(job), None) is not None and task is not None:
             self._engine.cancel(task)
 
     def _deliver(self, outputs: Sequence[tuple[Task, Output]]) -> None:
@@ -92,11 +100,11 @@ class EngineBackend:
 
     def _dispatch(self, outputs: Sequence[tuple[Task, Output]]) -> None:
         for task, output in outputs:
-            answers = self._open.get(id(task.job))
+            answers = self.open_answers.get(id(task.job))
             if answers is None:
                 continue
             if output.is_last:
-                del self._open[id(task.job)]
+                del self.open_answers[id(task.job)]
             answers.put(task.job, task, output)
 
     def numbers(self) -> Numbers:
@@ -146,6 +154,12 @@ class _Answers:
     def put(self, job: Job, task: Task, output: Output) -> None:
         self.tasks[id(job)] = task
         self._outputs.put_nowait((self._index[id(job)], output))
+
+    def fail(self, error: Exception) -> None:
+        """End what has not ended."""
+        for index, job in enumerate(self.jobs):
+            if id(job) in self._backend.open_answers:
+                self._outputs.put_nowait((index, Output(error=error)))
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Output]]:
         while self._num_left and (item := await self._outputs.get()) is not None:

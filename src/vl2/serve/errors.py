@@ -1,4 +1,7 @@
-"""Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}} and a fitting status."""
+"""Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}} and a fitting status.
+
+Codes are OpenAI's where it has one for the case: clients compare them, and look for words of some messages.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from starlette.responses import JSONResponse, Response
 
 from vl2.errors import UserError
 from vl2.infer.engine.engine import EngineFull, EngineStopped
+from vl2.infer.generate import ContextExceeded
+from vl2.process.tokenizer import TextTooLong
 
 MAX_MESSAGE_CHARS = 500
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -50,11 +55,16 @@ def to_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineFull):
-        return ApiError(429, str(error), code="queue_full", retry_s=5)
+        return ApiError(429, str(error), code="rate_limit_exceeded", retry_s=5)
     if isinstance(error, EngineStopped):
         return ApiError(503, str(error), code="stopping", retry_s=5)
+    if isinstance(error, ContextExceeded):
+        has = f"your prompt has {error.num_tokens} tokens, {error.num_visual} of them visual"
+        return context_error(error.max_context, f"{has}. Please send fewer or shorter messages, or fewer images")
+    if isinstance(error, TextTooLong):
+        return context_error(error.max_tokens, str(error))
     if isinstance(error, UserError):
-        return ApiError(400, str(error), code="invalid_request")
+        return ApiError(400, str(error), code=_code_of(str(error)))
     if isinstance(error, RequestValidationError):
         return _validation_error(error.errors())
     if isinstance(error, HTTPException):
@@ -68,8 +78,77 @@ def error_response(error: Exception) -> JSONResponse:
 
 
 async def handle_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and not isinstance(error, ApiError):
+        error = _routing_error(request, error)
     request.state.error = error
     return error_response(error)
+
+
+def _routing_error(request: Request, error: HTTPException) -> HTTPException:
+    """Say which path, or which method, is not served."""
+    method, path = request.method, request.url.path[:200]
+    if error.status_code == 404:
+        return ApiError(
+            404,
+            f"Not Found: {method} {path} is not served here; /openapi.json lists what is",
+            code="unknown_url",
+        )
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        refused = ApiError(
+            405,
+            f"Method Not Allowed: {path} takes {allowed or 'another method'}, not {method}",
+            code="method_not_supported",
+        )
+        refused.headers = {"Allow": allowed} if allowed else None
+        return refused
+    return error
+
+
+def context_error(max_tokens: int, why: str) -> ApiError:
+    """Return the error of a prompt that is too long.
+
+    It begins as OpenAI's does: clients look for these words, some to send a shorter conversation.
+    """
+    message = f"This model's maximum context length is {max_tokens} tokens. However, {why}"
+    return ApiError(400, message, code="context_length_exceeded")
+
+
+# How errors of pictures begin, and words in them: OpenAI's code for each, the first that fits. By their text, since
+# that is all that a picture's error keeps on its way from where it was fetched or decoded.
+_PICTURE_CODES = (
+    ("cannot fetch ", "", "invalid_image_url"),
+    ("cannot read image ", "its base64 data is damaged", "invalid_base64_image"),
+    ("cannot read image ", "not a picture in a known format", "invalid_image_format"),
+    ("cannot read image ", "which is not read", "invalid_image_format"),  # and more that `foreign_format` tells apart
+    ("cannot read image ", "it is a PDF file", "invalid_image_format"),
+    ("cannot read image ", "it is a ZIP archive", "invalid_image_format"),
+    ("cannot read image ", "it is a web page", "invalid_image_format"),
+    ("cannot read image ", "it is a video", "invalid_image_format"),
+    ("cannot read image ", "it is empty", "empty_image_file"),
+    ("cannot read image ", "pixels than the limit", "image_too_large"),
+    ("cannot read image ", "larger than the limit", "image_file_too_large"),
+    ("cannot read image ", "URLs are ", "invalid_image_url"),
+    ("cannot read image ", "it is no usable URL", "invalid_image_url"),
+    ("cannot read image ", "", "invalid_image"),
+)
+
+
+def _code_of(message: str) -> str:
+    fitting = (code for start, words, code in _PICTURE_CODES if message.startswith(start) and words in message)
+    return next(fitting, "invalid_request")
+
+
+# Pydantic's kinds of errors and OpenAI's codes, for the rest "invalid_value".
+_CODES = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "string_too_short": "string_below_min_length",
+    "string_too_long": "string_above_max_length",
+    "too_short": "array_below_min_length",
+    "too_long": "array_above_max_length",
+}
+_BOUNDS = {"greater_than": "below_min_value", "less_than": "above_max_value"}
 
 
 def _validation_error(problems: Sequence[Any]) -> ApiError:
@@ -82,7 +161,15 @@ def _validation_error(problems: Sequence[Any]) -> ApiError:
         message = "unknown field"
     if first["type"] == "missing" and not place:
         message = "the request needs a JSON body"
-    return ApiError(400, f"{place}: {message}" if place else message, code="invalid_value", param=place or None)
+    return ApiError(400, f"{place}: {message}" if place else message, code=_code(first), param=place or None)
+
+
+def _code(problem: Mapping[str, Any]) -> str:
+    kind: str = problem["type"]
+    if bound := next((end for start, end in _BOUNDS.items() if kind.startswith(start)), None):
+        limit = next(iter(problem.get("ctx", {}).values()), None)
+        return f"{'decimal' if isinstance(limit, float) else 'integer'}_{bound}"
+    return _CODES.get(kind, "invalid_type" if kind.endswith("_type") else "invalid_value")
 
 
 def _place(parts: Sequence[str | int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -29,18 +28,14 @@ class Conversation:
         self.texts = list(texts)
 
     async def pieces(self) -> AsyncIterator[tuple[int, str]]:
-        """Yield (index, new text); the text is empty with some tokens. Ends with the last answer, or with the client.
+        """Yield (index, new text); the text is empty with some tokens. Raises what an answer failed with.
 
-        Raises ClientGone when the client closes the connection, and what an answer failed with.
+        Ends with the last answer; where the client goes before, it is cancelled.
         """
-        watcher = asyncio.create_task(self._watch())
         try:
             async for index, output in self._answers:
                 yield index, self.texts[index].add(output)
-            if any(text.finish_reason is None for text in self.texts):
-                raise ClientGone
         finally:
-            watcher.cancel()
             self._answers.close()
             self._note()
 
@@ -51,11 +46,6 @@ class Conversation:
     @property
     def num_reused(self) -> int:
         return self._answers.timing(0).num_reused if self.texts else 0
-
-    async def _watch(self) -> None:
-        while (await self._request.receive())["type"] != "http.disconnect":
-            pass
-        self._answers.close()
 
     def _note(self) -> None:
         metrics = self._service.metrics

@@ -8,10 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import ipaddress
 import logging
 import re
 import time
 import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,6 +29,11 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 # Asked by probes and scrapers, which have no key, and of no use to anybody else.
 _OPEN_PATHS = ("/health", "/ready", "/metrics")
+# Work, or what is served: the page, which asks for the key itself, and the API's description are for everybody.
+_KEY_PATHS = ("/v1", "/tokenize", "/detokenize")
+SMALL_BODY = 1 << 20
+OLD_BODY_S = 5.0
+SMALL_RESERVE = 64 << 20  # bytes of small bodies beyond what all may take
 
 
 class ClientGone(Exception):
@@ -39,6 +48,7 @@ class Guard:
         key = self._settings.api_key
         self._key = key.encode() if key is not None else None
         self._bytes_in_flight = 0
+        self._arriving: list[_Arriving] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,6 +59,7 @@ class Guard:
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        state["client"] = client_of(scope.get("client"))
         began = time.monotonic()
         exchange = _Exchange(receive, send, request_id, self._settings.limits.write_timeout_s)
         is_work = scope["method"] == "POST"
@@ -62,7 +73,7 @@ class Guard:
             if exchange.has_stalled:
                 self._service.abort_connection(scope.get("client"))
         except Exception as error:
-            log("failed", {"request_id": request_id}, level=logging.ERROR, error=error)
+            state["error"] = error
             if exchange.status is None:
                 await self._refuse(scope, exchange, error)
         finally:
@@ -76,14 +87,16 @@ class Guard:
             self._check_key(scope, headers)
             if is_work and not scope["state"].get("is_counted"):
                 raise ApiError(503, "the server is stopping and takes no new requests", code="stopping", retry_s=5)
-            body = await self._read_body(headers, exchange) if is_work else b""
+            body = await self._read_body(headers, exchange, scope["state"]["client"]) if is_work else b""
         except ApiError as error:
             await self._refuse(scope, exchange, error)
             return
+        replay, size = _Replay(body, exchange.receive), len(body)
+        del body  # whoever parses it may let it go
         try:
-            await self._app(scope, _Replay(body, exchange.receive), exchange.send)
+            await self._app(scope, replay, exchange.send)
         finally:
-            self._bytes_in_flight -= len(body)
+            self._bytes_in_flight -= size
 
     def _check_host(self, headers: Headers) -> None:
         """Without a key, on the loopback, answer its own names only: not a page whose name was pointed here."""
@@ -96,7 +109,7 @@ class Guard:
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         # A browser asks for permission without the key.
-        if self._key is None or scope["method"] == "OPTIONS" or not scope["path"].startswith("/v1"):
+        if self._key is None or scope["method"] == "OPTIONS" or not scope["path"].startswith(_KEY_PATHS):
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         key = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
@@ -104,7 +117,7 @@ class Guard:
             what = "is wrong" if key else "is missing: send it as `Authorization: Bearer KEY`"
             raise ApiError(401, f"the API key {what}", code="invalid_api_key")
 
-    async def _read_body(self, headers: Headers, exchange: _Exchange) -> bytes:
+    async def _read_body(self, headers: Headers, exchange: _Exchange, client: str) -> bytes:
         limits = self._settings.limits
         most = limits.max_body_bytes
         declared = headers.get("content-length")
@@ -114,30 +127,62 @@ class Guard:
             raise _too_large(most)
         deadline = time.monotonic() + limits.body_timeout_s
         parts: list[bytes] = []
-        size = 0
+        arriving = _Arriving(client=client)
+        self._arriving.append(arriving)
         try:
             while True:
-                try:
-                    message = await asyncio.wait_for(exchange.receive(), max(0.0, deadline - time.monotonic()))
-                except (TimeoutError, asyncio.TimeoutError):
-                    raise ApiError(
-                        408, f"the body did not arrive within {limits.body_timeout_s:g} s", code="timeout"
-                    ) from None
+                message = await self._receive(arriving, exchange, deadline)
                 if message["type"] == "http.disconnect":
                     raise ClientGone
                 part = message.get("body", b"")
-                size += len(part)
+                arriving.size += len(part)
                 self._bytes_in_flight += len(part)
-                if size > most:
+                if arriving.size > most:
                     raise _too_large(most)
-                if self._bytes_in_flight > self._settings.max_in_flight_bytes:
-                    raise ApiError(429, "the server holds too many large requests", code="overloaded", retry_s=5)
+                self._make_room(arriving)
                 parts.append(part)
                 if not message.get("more_body", False):
                     return b"".join(parts)
         except BaseException:
-            self._bytes_in_flight -= size
+            self._bytes_in_flight -= arriving.size
             raise
+        finally:
+            self._arriving.remove(arriving)
+
+    async def _receive(self, arriving: _Arriving, exchange: _Exchange, deadline: float) -> Message:
+        try:
+            message = await asyncio.wait_for(exchange.receive(), max(0.0, deadline - time.monotonic()))
+        except (TimeoutError, asyncio.TimeoutError):
+            limit_s = self._settings.limits.body_timeout_s
+            raise ApiError(408, f"the body did not arrive within {limit_s:g} s", code="timeout") from None
+        except asyncio.CancelledError:
+            if arriving.is_dropped:
+                raise _overloaded() from None
+            raise
+        if arriving.is_dropped:
+            raise _overloaded()
+        return message
+
+    def _make_room(self, arriving: _Arriving) -> None:
+        """Where bodies take too much memory together, drop those that have been on their way for longest.
+
+        Of the client that sends most, so that bodies without an end cost no other client its own. Where that is the one
+        which asks, it is refused unless an old one is left. Small bodies have a reserve: all others may be complete.
+        """
+        most = self._settings.max_in_flight_bytes
+        most += SMALL_RESERVE if arriving.size <= SMALL_BODY else 0
+        while self._bytes_in_flight > most:
+            sizes: Counter[str] = Counter()
+            for other in self._arriving:
+                sizes[other.client] += other.size
+            client = max(sizes, key=sizes.__getitem__)
+            others = (other for other in self._arriving if other.client == client and not other.is_dropped)
+            oldest = next(others, arriving)
+            is_young = time.monotonic() - oldest.began_at < OLD_BODY_S
+            if oldest is arriving or (client == arriving.client and is_young):
+                raise _overloaded()
+            self._bytes_in_flight -= oldest.size
+            oldest.drop()
 
     async def _refuse(self, scope: Scope, exchange: _Exchange, error: Exception) -> None:
         scope["state"]["error"] = error
@@ -156,10 +201,11 @@ class Guard:
         if path in _OPEN_PATHS:
             return
         error = state.get("error")
-        code = to_api_error(error).code if isinstance(error, Exception) else None
-        if status >= 500 and isinstance(error, Exception) and not isinstance(error, ApiError):
+        told = to_api_error(error) if isinstance(error, Exception) else None
+        if isinstance(error, Exception) and told is not None and told.status_code == 500:
+            # The one place where a fault of ours is logged, whoever met it, also if a stream had begun.
             log("failed", {"request_id": state["request_id"]}, level=logging.ERROR, error=error)
-        fields: dict[str, Any] = {"error": code} if code else {}
+        fields: dict[str, Any] = {"error": told.code} if told is not None and told.code else {}
         log(
             "request",
             {
@@ -172,6 +218,22 @@ class Guard:
                 **state.get("log", {}),
             },
         )
+
+
+@dataclass(eq=False)
+class _Arriving:
+    """A body that is not there yet."""
+
+    client: str
+    size: int = 0
+    began_at: float = field(default_factory=time.monotonic)
+    task: asyncio.Task[Any] | None = field(default_factory=asyncio.current_task)
+    is_dropped: bool = False
+
+    def drop(self) -> None:
+        self.is_dropped, self.size = True, 0
+        if self.task is not None:
+            self.task.cancel()
 
 
 class _Exchange:
@@ -223,6 +285,27 @@ class _Replay:
             return await self._receive()
         body, self._body = self._body, None
         return {"type": "http.request", "body": body, "more_body": False}
+
+
+def client_of(peer: Sequence[Any] | None) -> str:
+    """Return who is asking, as far as turns and limits go: an address, of IPv6 the network that one customer gets.
+
+    Nothing that a client may choose: with names of its choice it would be many.
+    """
+    host = str(peer[0]) if peer else ""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def _overloaded() -> ApiError:
+    return ApiError(429, "the server holds too many large requests", code="rate_limit_exceeded", retry_s=5)
 
 
 def _too_large(most: int) -> ApiError:

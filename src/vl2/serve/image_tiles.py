@@ -9,10 +9,13 @@ from pydantic import Field
 from starlette.requests import Request
 
 from vl2.process.tile_report import TileReport
+from vl2.serve.errors import ApiError
 from vl2.serve.json_body import JsonRoute
 from vl2.serve.openapi import ERRORS
 from vl2.serve.schema.base import Strict
 from vl2.serve.service import Service
+
+MAX_SIZES = 1000  # of all messages together
 
 router = APIRouter(route_class=JsonRoute, tags=["images"])
 
@@ -38,6 +41,8 @@ async def image_tiles(body: TilesRequest, request: Request) -> dict[str, Any]:
     """Report canvas, grid, tiles and visual tokens of each image, in order, and of all together."""
     service: Service = request.app.state.service
     sizes = [[(size.width, size.height) for size in message] for message in body.messages]
+    if (num_images := sum(map(len, sizes))) > MAX_SIZES:
+        raise ApiError(400, f"at most {MAX_SIZES} images can be planned at once, got {num_images}", param="messages")
     reports = [report.to_dict() for report in TileReport.plan(sizes, service.backend.processor)]
     return {
         "object": "list",

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import stat
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 from PIL import Image
 
 from vl2.errors import UserError
-from vl2.process.decode import ImageOptions, decode_image, refuse
-from vl2.process.fetch import fetch
-from vl2.process.image import describe_source, open_image
+from vl2.grid import num_tiles
+from vl2.process.decode import refuse
+from vl2.process.fetch import Cancellation, fetch
+from vl2.process.image import describe_source, read_source
+from vl2.process.processor import PreparedImages, Processor
+from vl2.serve.decoders import CutPicture, DecodeLimits, Decoders, Look, Picture
 from vl2.serve.settings import ServerSettings
+from vl2.serve.slots import FairSlots
 
-MAX_DECODING = 4  # requests whose pictures are decoded and cut at once: what bounds the memory of pixels
+MAX_PATH_CHARS = 4096  # as most systems have it
+MAX_PATH_PARTS = 256
+T = TypeVar("T")
+
+MAX_READING = 16  # requests whose pictures are fetched or read from files at once
+MAX_READ_BYTES = 256 << 20  # of pictures that were fetched or read and are not decoded yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,59 +43,157 @@ class Source:
     data: bytes | str
 
 
-class ImageLoader:
-    """Opens what clients name. Runs in worker threads: it waits for networks and disks."""
+class Place(Protocol):
+    """What a request holds until its answer is complete."""
 
-    def __init__(self, settings: ServerSettings, options: ImageOptions) -> None:
-        """`options` say how pictures become RGB; what may be opened is the server's to say."""
-        self._limits = settings.limits
-        self.room = threading.BoundedSemaphore(MAX_DECODING)
+    async def keep(self, num_bytes: int) -> None:
+        """Wait until so much memory is free for its pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedImages:
+    """The pictures of a request, ready for the model."""
+
+    prepared: PreparedImages
+    whole: tuple[Image.Image, ...]  # where the backend needs them
+
+
+class ImageLoader:
+    """Opens what clients name: bytes in threads, which wait for networks and disks, pixels in processes."""
+
+    def __init__(self, settings: ServerSettings, processor: Processor, *, needs_whole: bool) -> None:
+        self._limits = limits = settings.limits
+        self._processor, self._needs_whole = processor, needs_whole
         self._folders = tuple(folder.resolve() for folder in settings.allowed_folders)
+        # The processor says how pictures become RGB; what may be opened is the server's to say.
         self._options = replace(
-            options,
+            processor.image_options,
             allow_paths=False,
             allow_urls=settings.allow_urls,
             allow_private_urls=settings.allow_private_urls,
-            max_bytes=settings.limits.max_image_bytes,
+            max_bytes=limits.max_image_bytes,
         )
+        self.decoders = Decoders(
+            DecodeLimits(
+                memory_bytes=settings.max_decoding_bytes, cpu_s=limits.decode_cpu_s, timeout_s=limits.decode_timeout_s
+            )
+        )
+        self._readers = ThreadPoolExecutor(MAX_READING, thread_name_prefix="vl2-read")
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="vl2-tiles")
+        self._read_bytes = FairSlots(MAX_READ_BYTES)
 
-    def read_all(self, sources: Sequence[str]) -> list[Source]:
+    def stop(self) -> None:
+        self.decoders.stop()
+        for threads in (self._readers, self._threads):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def load(self, messages: Sequence[Sequence[str]], client: str, place: Place) -> LoadedImages:
+        """Return the pictures of each message, cut into tiles.
+
+        UserError names the first that cannot be had, is none, or is too large. What their tiles take in memory is taken
+        from the `place` of the request. Cancelling ends the work wherever it is.
+        """
+        sources = [source for message in messages for source in message]
+        most = self._limits.max_images
+        if len(sources) > most:
+            raise UserError(f"a request may have at most {most} images, got {len(sources)}")
+        num_elsewhere = sum(not _is_data_url(source) for source in sources)
+        # As much as could come. Taken once, for who waits for more while holding some may wait for ever.
+        read_bytes = min(num_elsewhere * self._limits.max_image_bytes, self._limits.max_body_bytes)
+        async with self._read_bytes.hold(client, read_bytes):
+            found = await self._read_all(sources) if num_elsewhere else _data_urls(sources)
+            pictures = [Picture(name=source.name, load=self._loader_of(source)) for source in found]
+            looks = await self._look_at(found, pictures, client)
+            cuts = await self._cut(messages, pictures, looks, client, place)
+        sizes = [cut.size for cut in cuts]
+        grids = self._processor.choose_grids(_by_message(sizes, messages))
+        pixels = [cut.pixels for cut in cuts]
+        whole = tuple(cut.whole for cut in cuts if cut.whole is not None)
+        del cuts
+        prepared = await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: self._processor.prepare_pixels(np.concatenate(pixels), grids, sizes)
+        )
+        return LoadedImages(prepared=prepared, whole=whole)
+
+    def _loader_of(self, source: Source) -> Callable[[], bytes]:
+        data = source.data
+        return (lambda: data) if isinstance(data, bytes) else (lambda: read_source(data, self._options))
+
+    async def _look_at(self, found: Sequence[Source], pictures: Sequence[Picture], client: str) -> list[Look]:
+        limits, looks = self._limits, []
+        pixels_left = limits.max_request_pixels
+        for source, picture in zip(found, pictures, strict=True):
+            if pixels_left < 1:
+                raise UserError(f"the images of the request have more than {limits.max_request_pixels} pixels")
+            options = replace(self._options, max_pixels=min(limits.max_image_pixels, pixels_left))
+            looks.append(await self.decoders.look(picture, options, client, len(source.data)))
+            pixels_left -= looks[-1].size[0] * looks[-1].size[1]
+        return looks
+
+    async def _cut(
+        self,
+        messages: Sequence[Sequence[str]],
+        pictures: Sequence[Picture],
+        looks: Sequence[Look],
+        client: str,
+        place: Place,
+    ) -> list[CutPicture]:
+        config = self._processor.config
+        sizes = [look.size for look in looks]
+        grids = self._processor.choose_grids(_by_message(sizes, messages))
+        num_floats = sum(map(num_tiles, grids)) * 3 * config.tile_px**2
+        num_pixels = sum(width * height for width, height in sizes) if self._needs_whole else 0
+        await place.keep(4 * (num_floats + num_pixels))
+        options = replace(self._options, max_pixels=self._limits.max_image_pixels)
+        cuts: list[CutPicture | None] = [None] * len(pictures)
+        while None in cuts:
+            for index, (picture, look) in enumerate(zip(pictures, looks, strict=True)):
+                cuts[index] = cuts[index] or await self.decoders.cut(
+                    picture,
+                    look,
+                    grids[index],
+                    tile_px=config.tile_px,
+                    color=config.padding_colour,
+                    has_whole=self._needs_whole,
+                    options=options,
+                    client=client,
+                )
+            # Where a picture turned out to be turned, it may be cut otherwise, and others with it.
+            true_grids = self._processor.choose_grids(
+                _by_message([cut.size for cut in cuts if cut is not None], messages)
+            )
+            cuts = [cut if grid == true else None for cut, grid, true in zip(cuts, grids, true_grids, strict=True)]
+            grids = true_grids
+        return [cut for cut in cuts if cut is not None]
+
+    async def _read_all(self, sources: Sequence[str]) -> list[Source]:
+        cancellation = Cancellation()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._readers, self._read_each, sources, cancellation
+            )
+        except asyncio.CancelledError:
+            cancellation.cancel()
+            raise
+
+    def _read_each(self, sources: Sequence[str], cancellation: Cancellation) -> list[Source]:
         """Return what the sources hold, undecoded. UserError names the first that cannot be had, and why."""
         limits = self._limits
-        if len(sources) > limits.max_images:
-            raise UserError(f"a request may have at most {limits.max_images} images, got {len(sources)}")
         deadline = time.monotonic() + limits.fetch_timeout_s
         bytes_left = limits.max_body_bytes
         found = []
         for source in sources:
-            data = self._read(source, deadline, min(limits.max_image_bytes, bytes_left))
+            data = self._read(source, deadline, min(limits.max_image_bytes, bytes_left), cancellation)
             bytes_left -= len(data) if isinstance(data, bytes) else 0
             if bytes_left < 1:
                 raise UserError(f"the images of the request have more than {limits.max_body_bytes} bytes")
             found.append(Source(name=describe_source(source), data=data))
         return found
 
-    def decode_all(self, sources: Sequence[Source]) -> list[Image.Image]:
-        """Return the pictures in RGB. UserError names the first that is none, or too large. Call it with `room`."""
-        limits = self._limits
-        images: list[Image.Image] = []
-        pixels_left = limits.max_request_pixels
-        for source in sources:
-            if pixels_left < 1:
-                raise UserError(f"the images of the request have more than {limits.max_request_pixels} pixels")
-            options = replace(self._options, max_pixels=min(limits.max_image_pixels, pixels_left))
-            if isinstance(source.data, bytes):
-                image = decode_image(source.data, source.name, options)
-            else:
-                image = open_image(source.data, options)
-            pixels_left -= image.width * image.height
-            images.append(image)
-        return images
-
-    def _read(self, source: str, deadline: float, max_bytes: int) -> bytes | str:
+    def _read(self, source: str, deadline: float, max_bytes: int, cancellation: Cancellation) -> bytes | str:
         """Return the bytes of a URL or file; a data URL stays as it is, its bytes are here already."""
         scheme, name = source[:8].lower(), describe_source(source)
-        if scheme.startswith("data:"):
+        if _is_data_url(source):
             return source
         if scheme.startswith(("http://", "https://")):
             if not self._options.allow_urls:
@@ -90,8 +201,13 @@ class ImageLoader:
             seconds_left = deadline - time.monotonic()
             if seconds_left <= 0:
                 raise UserError(f"the images of the request were not there within {self._limits.fetch_timeout_s:g} s")
-            allow_private = self._options.allow_private_urls
-            return fetch(source, max_bytes=max_bytes, timeout_s=seconds_left, allow_private=allow_private)
+            return fetch(
+                source,
+                max_bytes=max_bytes,
+                timeout_s=seconds_left,
+                allow_private=self._options.allow_private_urls,
+                cancellation=cancellation,
+            )
         if not self._folders:
             refuse(name, "files are not served here; send a data URL or an http(s) URL")
         return self._read_file(source, name, max_bytes)
@@ -111,6 +227,9 @@ class ImageLoader:
 
     def _allowed_path(self, source: str, name: str) -> Path:
         """Return where the file really is, which must be inside an allowed folder. Elsewhere nothing is looked at."""
+        # Python resolves a path part by part, each from the beginning. The percent encoding of a URL triples a name.
+        if len(source) > 3 * MAX_PATH_CHARS:
+            refuse(name, f"a path may have at most {MAX_PATH_CHARS} characters")
         text = source
         if source[:5].lower() == "file:":
             try:
@@ -122,6 +241,8 @@ class ImageLoader:
             text = unquote(parts.path)
         elif "://" in source[:32]:
             refuse(name, "only data, http, https and file URLs are allowed")
+        if len(text) > MAX_PATH_CHARS or len(Path(text).parts) > MAX_PATH_PARTS:
+            refuse(name, f"a path may have at most {MAX_PATH_CHARS} characters and {MAX_PATH_PARTS} parts")
         for folder in self._folders:
             try:
                 path = (folder / text).resolve()
@@ -130,3 +251,17 @@ class ImageLoader:
             if path.is_relative_to(folder):
                 return path
         refuse(name, "it is not inside an allowed folder")
+
+
+def _is_data_url(source: str) -> bool:
+    return source[:5].lower() == "data:"
+
+
+def _data_urls(sources: Sequence[str]) -> list[Source]:
+    return [Source(name=describe_source(source), data=source) for source in sources]
+
+
+def _by_message(items: Sequence[T], messages: Sequence[Sequence[object]]) -> list[list[T]]:
+    """Return items in lists as long as the messages are."""
+    rest = iter(items)
+    return [list(itertools.islice(rest, len(message))) for message in messages]

@@ -1,23 +1,66 @@
-"""A request body to a value: strict JSON within bounds, every fault a 4xx of one sentence."""
+"""A request body to a value: strict JSON within bounds, every fault a 4xx of one sentence.
+
+Python's parser holds the interpreter for as long as it takes, so a thread alone keeps no event loop free. What makes
+bodies large are pictures in data URLs: these are cut out first, and are not parsed. What is left is bounded.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
-from collections.abc import Callable, Coroutine
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vl2.serve.errors import ApiError
+from vl2.serve.errors import ApiError, context_error
 
 MAX_VALUES = 200_000  # brackets and commas: a list of nothing but empty lists takes thirty times the memory of its text
 MAX_DIGITS = 30
+SMALL_BODY = 64 << 10  # parsed at once: a thread would take longer to start
+MAX_PARSED = 2  # large bodies at once: what bounds the memory of copies
+MIN_CUT = 4096  # shorter data URLs are parsed like any text
+MAX_CUTS = 4096
+PIECE = 1 << 20  # bytes that are looked through before another thread may go on
 
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+_DATA = b'"data:'
+_PRINTABLE = bytes(byte for byte in range(0x20, 0x7F) if byte != ord('"'))
+
+
+class BodyParser:
+    """Parses bodies beside the event loop, a few at once."""
+
+    def __init__(self, *, max_depth: int, max_json_bytes: int, max_context: int) -> None:
+        """`max_json_bytes` bounds what is not data URLs. It must leave room for all text that fits the context."""
+        self._max_depth, self._max_json_bytes, self._max_context = max_depth, max_json_bytes, max_context
+        self._threads = ThreadPoolExecutor(MAX_PARSED, thread_name_prefix="vl2-parse")
+
+    async def parse(self, body: bytes) -> Any:
+        """Return what `parse_json` returns."""
+        if len(body) <= SMALL_BODY:
+            return parse_json(body, self._max_depth)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._parse_large, body)
+
+    def _parse_large(self, body: bytes) -> Any:
+        mark = secrets.token_hex(16)  # which no client can have written
+        rest, cuts = _cut_data_urls(body, mark)
+        if len(rest) > self._max_json_bytes:
+            raise context_error(
+                self._max_context,
+                f"the request has {len(rest)} bytes beside its data URLs, the limit is {self._max_json_bytes}: more "
+                "than any text that fits",
+            )
+        whole = [parse_json(rest, self._max_depth)]
+        if cuts:
+            _put_back(whole, "data:" + mark, [(body, start, end) for start, end in cuts])
+        return whole[0]
 
 
 def parse_json(body: bytes, max_depth: int) -> Any:
@@ -87,8 +130,73 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
+def _cut_data_urls(body: bytes, mark: str) -> tuple[bytes, list[tuple[int, int]]]:
+    """Return the body with a short name in place of each long data URL, and where those were.
+
+    A quote before `data:` that no backslash precedes opens a string, or the body is not JSON.
+    Only what stands for itself is cut out, so the rest is JSON if, and only if, the whole is.
+    """
+    kept: list[bytes] = []
+    cuts: list[tuple[int, int]] = []
+    end = 0
+    at = -1
+    for _ in range(MAX_CUTS):
+        at = body.find(_DATA, at + 1)
+        if at < 0:
+            break
+        start = at + len(_DATA)
+        close = body.find(b'"', start)
+        is_opening = body[max(at - 1, 0) : at] != b"\\"
+        if is_opening and close - start >= MIN_CUT and _is_plain(body, start, close):
+            kept += (body[end:start], f"{mark}{len(cuts)}".encode())
+            cuts.append((start, close))
+            end = close
+        at = max(at, close - 1)
+    kept.append(body[end:])
+    return b"".join(kept), cuts
+
+
+def _is_plain(body: bytes, start: int, end: int) -> bool:
+    """Whether a part of a string is printable ASCII, with no escape but that of a slash, which some encoders write."""
+    if body.count(b"\\", start, end) != body.count(b"\\/", start, end):
+        return False
+    return not any(body[at : min(at + PIECE, end)].translate(None, _PRINTABLE) for at in range(start, end, PIECE))
+
+
+def _put_back(values: list[Any], mark: str, cuts: Sequence[tuple[bytes, int, int]]) -> None:
+    """Replace the names in values by what they stand for, in place."""
+    level: list[Any] = [values]
+    num_left = len(cuts)
+    while level:
+        below: list[Any] = []
+        for item in level:
+            places = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
+            for place, inner in list(places):
+                if isinstance(inner, str) and inner.startswith(mark):
+                    item[place] = _text_of(*cuts[int(inner[len(mark) :])])
+                    num_left -= 1
+                elif isinstance(inner, (dict, list)):
+                    below.append(inner)
+        level = below
+    if num_left:
+        raise _error("the body holds a data URL as the name of a field, or in a field that is given twice")
+
+
+def _text_of(body: bytes, start: int, end: int) -> str:
+    start -= len("data:")
+    if body.find(b"\\", start, end) < 0:
+        return str(memoryview(body)[start:end], "ascii")
+    pieces = []
+    while start < end:
+        stop = min(start + PIECE, end)
+        stop += body[stop - 1] == ord("\\")  # its slash belongs to it
+        pieces.append(body[start:stop].replace(b"\\/", b"/").decode("ascii"))
+        start = stop
+    return "".join(pieces)
+
+
 class JsonRequest(Request):
-    """A request whose `json` is strict. `app.state.settings` has the bounds."""
+    """A request whose `json` is strict. `app.state.body_parser` has the bounds."""
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
@@ -96,8 +204,15 @@ class JsonRequest(Request):
             # Also a guard: a page of another site can send a form or text unasked, but not JSON.
             if kind != "application/json" and not kind.endswith("+json"):
                 raise ApiError(415, "the body must be application/json", code="unsupported_media_type")
-            self._json = parse_json(await self.body(), self.app.state.settings.limits.max_depth)
+            parser: BodyParser = self.app.state.body_parser
+            self._json = await parser.parse(await self._take_body())
+            self._body = b"{}"  # FastAPI asks whether there is one; the bytes themselves are not kept beside the value
         return self._json
+
+    async def _take_body(self) -> bytes:
+        """Return the body, which `Guard` hands out whole: collecting it would be another copy."""
+        body: bytes = (await self.receive()).get("body", b"")
+        return body
 
 
 class JsonRoute(APIRoute):

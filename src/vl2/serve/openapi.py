@@ -25,6 +25,7 @@ _MEANINGS = {
     401: "the API key is missing or wrong",
     403: "the host name is not served",
     404: "there is no such model",
+    405: "the method is not served",
     408: "the body did not arrive in time",
     413: "the body is too large",
     415: "the body is not JSON",

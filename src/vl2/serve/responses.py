@@ -14,21 +14,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vl2.serve.answer_text import AnswerText, usage_of
-from vl2.serve.chat import client_of
 from vl2.serve.exchange import Conversation, Event, EventStream, frame_named
-from vl2.serve.json_body import JsonRoute
+from vl2.serve.ignored import NotingRoute, note_ignored
 from vl2.serve.openapi import ERRORS
 from vl2.serve.schema.answer_format import constraint_of
 from vl2.serve.schema.responses import ResponsesRequest
 from vl2.serve.service import Service
 
-router = APIRouter(route_class=JsonRoute, tags=["responses"])
+router = APIRouter(route_class=NotingRoute, tags=["responses"])
 
 
 @router.post("/v1/responses", responses=ERRORS)
 async def create_response(body: ResponsesRequest, request: Request) -> Response:
     """Answer a conversation in the form of OpenAI's Responses. Beside its fields, the output text has `boxes`."""
     service: Service = request.app.state.service
+    note_ignored(body, request)
     adapter = service.adapter_of(body.model)
     request.state.log = {"model": body.model}
     form = body.text.format if body.text else None
@@ -36,10 +36,10 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
         max_tokens=service.max_tokens(body.max_output_tokens),
         constraint=constraint_of(form, well_formed_boxes=bool(body.well_formed_boxes)),
     )
-    client = client_of(request, body.user)
+    client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
-        await resources.enter_async_context(service.slot(client))
-        prompt = await service.prepare_chat(body.turns())
+        place = await resources.enter_async_context(service.place(client))
+        prompt = await service.prepare_chat(body.turns(), place)
         answers = await service.open([prompt], [options], adapter=adapter, num_logprobs=None, client=client)
         resources.callback(answers.close)
         text = AnswerText(sample=prompt.sample, tokenizer=service.backend.processor.tokenizer)
@@ -109,7 +109,8 @@ def _whole(conversation: Conversation, head: Event, item_id: str) -> Event:
         "output": [_item(item_id, status, [_part(text.text, text.boxes())])],
         "usage": {
             "input_tokens": usage["prompt_tokens"],
-            "input_tokens_details": usage["prompt_tokens_details"],
+            # The client of OpenAI takes no usage without the first.
+            "input_tokens_details": {"cache_write_tokens": 0, **usage["prompt_tokens_details"]},
             "output_tokens": usage["completion_tokens"],
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": usage["total_tokens"],

@@ -3,47 +3,128 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import socket
 import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vl2.errors import UserError
+from vl2.infer.engine.engine import ENGINE_THREAD
+from vl2.serve.guard import client_of
 from vl2.serve.logs import log
 from vl2.serve.service import Service
 
 HEAD_TIMEOUT_S = 15.0  # for the request line and the headers
-MAX_HEAD_BYTES = 64 << 10
+MAX_HEAD_BYTES = 16 << 10
+PIECE_BYTES = 2048  # of what many lines are in, taken at once: some three milliseconds of parsing
+MANY_LINES = 256  # of what came at once; a chunk of a body has two
 MAX_CONNECTIONS = 2048
+MIN_CONNECTIONS = 64
+MORE_CONNECTIONS = 64  # for probes, where all others have requests under way
+CLOSED_AT_ONCE = 8  # an eighth of all: looking for them takes a while
+OTHER_FILES = 256  # that the process has open: the model's, pictures', connections to elsewhere
+BACKLOG = 512  # connections that are taken at once, before it can be seen that they are too many
 LAST_ACCEPTING_S = 0.1
 LAST_READING_S = 0.5
-LAST_WORDS_S = 5  # for answers that were cut short to reach their clients
+LAST_WORDS_S = 3  # for answers that were cut short to reach their clients
+END_GRACE_S = 10.0  # beyond the time to drain: then the process ends, whatever is under way
+LAST_THREADS_S = 1.0  # for threads to end after the server has
 
 
 class BoundedProtocol(H11Protocol):
-    """Cuts a connection off when the head of a request does not arrive in time."""
+    """Cuts a connection off when the head of a request does not arrive in time, or when others need its place."""
 
+    max_connections = MAX_CONNECTIONS
     _alarm: asyncio.TimerHandle | None = None
+    _waits_since = 0.0
+    _peer = ""
+    _pieces: deque[bytes] | None = None  # of what came, still to be taken
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._waits_since, self._peer = self.loop.time(), client_of(self.client)
         self._alarm = self.loop.call_later(HEAD_TIMEOUT_S, transport.abort)
+        if len(self.connections) > self.max_connections:
+            self._make_room()
 
     def data_received(self, data: bytes) -> None:
+        if self._pieces is None and (
+            len(data) <= PIECE_BYTES or self._is_in_plain_body or data.count(b"\n") < MANY_LINES
+        ):
+            self._take(data)
+        else:
+            pieces = self._pieces = self._pieces or deque()
+            pieces.extend(data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
+            self.transport.pause_reading()
+            _Feeder.of(self.loop).add(self)
+
+    def feed(self) -> bool:
+        """Take one piece of what came, and return whether more is left."""
+        if self._pieces and not self.transport.is_closing():
+            self._take(self._pieces.popleft())
+        if self._pieces and not self.transport.is_closing():
+            return True
+        self._pieces = None
+        if not self.flow.read_paused:
+            self.transport.resume_reading()
+        return False
+
+    @property
+    def _is_in_plain_body(self) -> bool:
+        """Whether a body of a length that was told is coming: nothing in it is parsed."""
+        if self.cycle is None or not self.cycle.more_body:
+            return False
+        return all(name != b"transfer-encoding" for name, _ in self.headers)
+
+    def _take(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._silence()
         elif self._alarm is None:
             self._alarm = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
 
+    def on_response_complete(self) -> None:
+        self._waits_since = self.loop.time()
+        super().on_response_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._silence()
         super().connection_lost(exc)
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether the client has not yet said all that it wants: no head, half of one, or half of a body."""
+        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+
+    def _make_room(self) -> None:
+        """Close connections of the client that has the most waiting: those that have waited longest, many at once.
+
+        So whoever opens connections without end closes its own. A request that was sent whole is never cut off.
+        """
+        waiting: dict[str, list[BoundedProtocol]] = {}
+        for other in self.connections:
+            if isinstance(other, BoundedProtocol) and other is not self and other._is_waiting:
+                waiting.setdefault(other._peer, []).append(other)
+        if waiting:
+            most = max(waiting.values(), key=len)
+            most.sort(key=lambda other: other._waits_since)
+            for other in most[: max(1, self.max_connections // CLOSED_AT_ONCE)]:
+                self.connections.discard(other)  # at once: the next ones need not look again
+                other.transport.abort()
+        elif len(self.connections) > self.max_connections + MORE_CONNECTIONS:
+            self.transport.abort()
 
     def _silence(self) -> None:
         if self._alarm is not None:
@@ -51,12 +132,45 @@ class BoundedProtocol(H11Protocol):
             self._alarm = None
 
 
+class _Feeder:
+    """Hands what came to connections a piece at a time, in turn, and lets others work between two pieces.
+
+    A body in chunks of one byte takes a second of parsing for each megabyte, which would be that of all others too.
+    """
+
+    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, _Feeder]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._waiting: deque[BoundedProtocol] = deque()
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> _Feeder:
+        return cls._of_loop.setdefault(loop, cls())
+
+    def add(self, connection: BoundedProtocol) -> None:
+        if connection in self._waiting:
+            return
+        self._waiting.append(connection)
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._feed)
+
+    def _feed(self) -> None:
+        connection = self._waiting.popleft()
+        if connection.feed():
+            self._waiting.append(connection)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._feed)
+
+
 class GracefulServer(uvicorn.Server):
     """On the first SIGTERM or Ctrl-C accepted requests go on for a while, new ones get a 503; on the second all end."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, *, on_signal: Callable[[float], None] = lambda _: None
+    ) -> None:
+        """`on_signal` is told in how many seconds the process must have ended."""
         super().__init__(config)
-        self._service = service
+        self._service, self._on_signal = service, on_signal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
         self._listeners: list[socket.socket] = []
@@ -69,8 +183,10 @@ class GracefulServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._loop is None or self._draining is not None:
+            self._on_signal(END_GRACE_S)
             self.should_exit = self.force_exit = True
             return
+        self._on_signal(self._service.settings.drain_s + END_GRACE_S)
         self._loop.call_soon_threadsafe(self._start_draining, signal.Signals(sig).name)
 
     def _start_draining(self, name: str) -> None:
@@ -83,7 +199,7 @@ class GracefulServer(uvicorn.Server):
         if not await gate.drain(settings.drain_s):
             # What is still under way ends with a 503, or with an error at the end of its stream.
             log("cutting_short", {"under_way": gate.num_inside})
-            await self._service.backend.stop()
+            await self._service.cut_short()
         # Closing resets the connections that the system holds ready. So first no more are held, and those are taken.
         for listener in self._listeners:
             listener.listen(0)
@@ -118,6 +234,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def run_server(app: FastAPI, listener: socket.socket) -> None:
     """Serve until a signal ends it."""
+    BoundedProtocol.max_connections = min(MAX_CONNECTIONS, _allowed_files() - OTHER_FILES - BACKLOG)
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -130,11 +247,69 @@ def run_server(app: FastAPI, listener: socket.socket) -> None:
         proxy_headers=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=LAST_WORDS_S,
-        limit_concurrency=MAX_CONNECTIONS,
-        backlog=512,
+        backlog=BACKLOG,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
-    GracefulServer(config, app.state.service).run(sockets=[listener])
+    service: Service = app.state.service
+    deadline = _Deadline(service)
+    try:
+        GracefulServer(config, service, on_signal=deadline.set).run(sockets=[listener])
+    finally:
+        service.decoders.stop()  # also where a second signal left no time for it
+    deadline.check_threads()
+
+
+class _Deadline:
+    """Ends the process when its time is over. A thread that hangs in a library would hold it for ever."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._timer: threading.Timer | None = None
+
+    def set(self, seconds: float) -> None:
+        """Set the time, or another."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, self._end, (1,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def check_threads(self) -> None:
+        """End the process if threads are at work that Python would wait for, or that would not outlive it."""
+        until = time.monotonic() + LAST_THREADS_S
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and (not thread.daemon or thread.name == ENGINE_THREAD):
+                thread.join(max(0.0, until - time.monotonic()))
+                if thread.is_alive():
+                    self._end(0)
+
+    def _end(self, status: int) -> None:
+        # In a thread, for any lock may be held by what hangs, that of the log too.
+        last = threading.Thread(target=self._say_and_stop, daemon=True)
+        last.start()
+        last.join(LAST_THREADS_S)
+        os._exit(status)
+
+    def _say_and_stop(self) -> None:
+        self._service.decoders.stop()
+        log("ended_with_work_under_way", {"threads": [thread.name for thread in threading.enumerate()]})
+
+
+def _allowed_files() -> int:
+    """Let the process open as many files as the system allows it, and return how many: a connection is one."""
+    if sys.platform == "win32":
+        return MAX_CONNECTIONS + OTHER_FILES + BACKLOG
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + OTHER_FILES + BACKLOG
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(OSError, ValueError):  # some systems allow less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return max(soft, OTHER_FILES + BACKLOG + MIN_CONNECTIONS)
 
 
 def _shown(sockets: list[socket.socket] | None) -> str:

@@ -1,31 +1,39 @@
-"""The way of every request: wait for a slot, open its pictures, write its tokens, hand it to the backend."""
+"""The way of every request: wait for a place, open its pictures, write its tokens, hand it to the backend.
+
+Requests without pictures have places and threads of their own: they wait for no picture.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from vl2.errors import UserError
+from vl2.infer.engine.engine import EngineStopped
 from vl2.infer.sampling import GenerateOptions
+from vl2.process.messages import normalise, released_prompt
 from vl2.process.sample import Sample
 from vl2.serve.backend import Answers, Ask, Backend
+from vl2.serve.decoders import Decoders
 from vl2.serve.errors import ApiError
 from vl2.serve.gate import Gate
-from vl2.serve.images import ImageLoader
+from vl2.serve.images import ImageLoader, LoadedImages
+from vl2.serve.memory import keep_small
 from vl2.serve.metrics import Metrics, Numbers
 from vl2.serve.settings import ServerSettings
 from vl2.serve.slots import FairSlots
 
+T = TypeVar("T")
 Turns = Sequence[Mapping[str, Any]]
 
-MAX_PREPARING = 16  # requests whose pictures are read or decoded at once; most of them wait for networks
+NUM_TOKENIZING = 4  # requests whose tokens are written at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +42,25 @@ class Prompt:
 
     sample: Sample
     images: tuple[Image.Image, ...]
+
+
+class Place:
+    """What a request holds until its answer is complete: a slot of its kind, and memory for its pictures."""
+
+    def __init__(self, service: Service, client: str, resources: contextlib.AsyncExitStack) -> None:
+        self._service, self._resources = service, resources
+        self.client = client
+        self._is_taken = False
+
+    async def take(self, *, has_images: bool) -> None:
+        """Wait for a slot, once."""
+        if not self._is_taken:
+            slots = self._service.image_slots if has_images else self._service.text_slots
+            await self._resources.enter_async_context(slots.hold(self.client))
+            self._is_taken = True
+
+    async def keep(self, num_bytes: int) -> None:
+        await self._resources.enter_async_context(self._service.kept_bytes.hold(self.client, num_bytes))
 
 
 class Service:
@@ -47,13 +74,43 @@ class Service:
         self.started_at = int(time.time())
         # What cuts a connection off whose client reads nothing; the server that owns the connections puts it here.
         self.abort_connection: Callable[[tuple[str, int] | None], None] = lambda client: None
-        self._slots = FairSlots(settings.max_prepared, max_waiting=settings.max_waiting)
-        self._workers = ThreadPoolExecutor(MAX_PREPARING, thread_name_prefix="vl2-prepare")
-        self._loader = ImageLoader(settings, backend.processor.image_options)
+        self.text_slots = FairSlots(settings.max_prepared, max_waiting=settings.max_waiting)
+        self.image_slots = FairSlots(settings.max_prepared, max_waiting=settings.max_waiting)
+        self.kept_bytes = FairSlots(settings.max_kept_bytes)
+        self._threads = ThreadPoolExecutor(NUM_TOKENIZING, thread_name_prefix="vl2-tokenize")
+        self._loader = ImageLoader(settings, backend.processor, needs_whole=backend.needs_images)
+        self._preparing: set[asyncio.Task[Any]] = set()
+        self._is_cut_short = False
+        self._memory: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await asyncio.gather(self.decoders.start(), self.backend.start())
+        self._memory = asyncio.create_task(keep_small(lambda: self.gate.num_inside > 0))
+
+    async def stop(self) -> None:
+        """End what is under way, and free everything."""
+        if self._memory is not None:
+            self._memory.cancel()
+        self.decoders.stop()
+        self._loader.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self.backend.stop()
+
+    async def cut_short(self) -> None:
+        """End every request that is under way with an error that says why."""
+        self._is_cut_short = True
+        for task in self._preparing:
+            task.cancel()
+        await self.backend.stop()
+
+    @property
+    def decoders(self) -> Decoders:
+        return self._loader.decoders
 
     def _numbers(self) -> Numbers:
         numbers = dict(self.backend.numbers())
-        numbers["vl2_queue_length"] = numbers.get("vl2_queue_length", 0) + self._slots.num_waiting
+        num_waiting = self.text_slots.num_waiting + self.image_slots.num_waiting
+        numbers["vl2_queue_length"] = numbers.get("vl2_queue_length", 0) + num_waiting
         return numbers
 
     @property
@@ -73,48 +130,78 @@ class Service:
         return next((count for count in wanted if count is not None), self.settings.limits.default_max_tokens)
 
     @contextlib.asynccontextmanager
-    async def slot(self, client: str) -> AsyncIterator[None]:
-        """Hold a place among the requests whose pictures are in memory, until the answer is complete."""
-        await self._slots.acquire(client)
-        try:
-            yield
-        finally:
-            self._slots.release()
+    async def place(self, client: str) -> AsyncIterator[Place]:
+        """Give a request a place, which it takes when it is known what it needs."""
+        async with contextlib.AsyncExitStack() as resources:
+            yield Place(self, client, resources)
 
-    async def prepare_chat(self, turns: Turns) -> Prompt:
+    async def prepare_chat(self, turns: Turns, place: Place) -> Prompt:
         """Open the pictures of a conversation and write its tokens."""
         limits = self.settings.limits
         if len(turns) > limits.max_messages:
             raise UserError(f"a conversation may have at most {limits.max_messages} messages, got {len(turns)}")
-        sources = [part["image"] for part in _image_parts(turns)]
+        # Before anything is fetched or opened. The outer blanks of a message do not count.
+        self.backend.processor.check_length(text.strip() for text in _texts(turns))
 
-        def prepare() -> Prompt:
-            read = self._loader.read_all(sources)
-            with self._loader.room:
-                images = self._loader.decode_all(read)
-                # Kept apart from what clients write: no text of theirs can name a picture that was not opened here.
-                opened = iter(images)
-                placed = [_with_images(turn, lambda: next(opened)) for turn in turns]
-                return self._prompt(self.backend.processor.encode(placed), images)
+        async def prepare() -> Prompt:
+            await place.take(has_images=_have_images(turns))
+            # Its sources are what clients wrote, and are opened by the loader alone.
+            normal = await self._in_thread(lambda: normalise(turns))
+            loaded = await self._load([turn.images for turn in normal], place)
+            encode = self.backend.processor.encode_turns
+            sample = await self._in_thread(lambda: encode(normal, images=loaded.prepared if loaded else None))
+            return Prompt(sample=sample, images=loaded.whole if loaded else ())
 
-        return await self._in_thread(prepare)
+        return await self._unless_cut_short(prepare())
 
-    async def prepare_text(self, text: str, sources: Sequence[str]) -> Prompt:
-        """Open the pictures of a raw prompt, one for each `<image>` in it, and write its tokens."""
+    async def prepare_prompt(self, prompt: str | Sequence[int], sources: Sequence[str], place: Place) -> Prompt:
+        """Open the pictures of a raw prompt, one for each `<image>` in it, and write its tokens.
 
-        def prepare() -> Prompt:
-            read = self._loader.read_all(sources)
-            with self._loader.room:
-                images = self._loader.decode_all(read)
-                return self._prompt(self.backend.processor.encode_prompt(text, images), images)
+        Token ids are read as they are, without a bos of their own.
+        """
+        if isinstance(prompt, str):
+            self.backend.processor.check_length([prompt])
 
-        return await self._in_thread(prepare)
+        async def prepare() -> Prompt:
+            await place.take(has_images=bool(sources))
+            processor = self.backend.processor
+            # Before anything is fetched: as many places as pictures.
+            if isinstance(prompt, str):
+                await self._in_thread(lambda: released_prompt(prompt, sources))
+            else:
+                await self._in_thread(lambda: processor.image_places(prompt, sources))
+            loaded = await self._load([sources], place)
+            images = loaded.prepared if loaded else None
 
-    def _prompt(self, sample: Sample, images: Sequence[Image.Image]) -> Prompt:
-        return Prompt(sample=sample, images=tuple(images) if self.backend.needs_images else ())
+            def encode() -> Sample:
+                if isinstance(prompt, str):
+                    return processor.encode_prompt(prompt, sources, prepared=images)
+                return processor.encode_ids(prompt, sources, prepared=images)
 
-    async def _in_thread(self, prepare: Callable[[], Prompt]) -> Prompt:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, prepare)
+            return Prompt(sample=await self._in_thread(encode), images=loaded.whole if loaded else ())
+
+        return await self._unless_cut_short(prepare())
+
+    async def _load(self, messages: Sequence[Sequence[object]], place: Place) -> LoadedImages | None:
+        sources = [[source for source in message if isinstance(source, str)] for message in messages]
+        return await self._loader.load(sources, place.client, place) if any(sources) else None
+
+    async def _unless_cut_short(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(work)
+        self._preparing.add(task)
+        try:
+            if self._is_cut_short:
+                task.cancel()
+            return await task
+        except asyncio.CancelledError:
+            if self._is_cut_short:
+                raise EngineStopped("the server stopped before the answer was complete") from None
+            raise
+        finally:
+            self._preparing.discard(task)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def open(
         self,
@@ -145,18 +232,16 @@ class Service:
             raise ApiError(400, f"at most {most} answers can be had at once, got {num_choices}", param="n")
 
 
-def _image_parts(turns: Turns) -> list[Mapping[str, Any]]:
+def _texts(turns: Turns) -> list[str]:
+    contents = [turn["content"] for turn in turns]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
     return [
-        part
-        for turn in turns
-        if isinstance(turn["content"], list)
-        for part in turn["content"]
-        if part["type"] == "image"
+        *(content for content in contents if isinstance(content, str)),
+        *(part["text"] for part in parts if part["type"] == "text"),
     ]
 
 
-def _with_images(turn: Mapping[str, Any], next_image: Callable[[], Image.Image]) -> Mapping[str, Any]:
-    if not isinstance(turn["content"], list):
-        return turn
-    parts = [{"type": "image", "image": next_image()} if part["type"] == "image" else part for part in turn["content"]]
-    return {**turn, "content": parts}
+def _have_images(turns: Turns) -> bool:
+    return any(
+        part["type"] == "image" for turn in turns if isinstance(turn["content"], list) for part in turn["content"]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,10 @@ class RequestLimits:
     max_choices: int = 8  # n, and prompts of one completion request
     max_depth: int = 32  # of nested JSON
     fetch_timeout_s: float = 15.0  # for all pictures of a request together
+    decode_cpu_s: float = 15.0  # of the processor, for decoding and cutting one picture
+    # For the same by the clock, once it has begun. Where the system counts time of the processor, it is for what hangs
+    # without using any: on a busy machine a second of work may take a minute.
+    decode_timeout_s: float = 60.0 if sys.platform == "win32" else 300.0
     body_timeout_s: float = 60.0  # from the first byte of a request to its last
     write_timeout_s: float = 60.0  # a client that reads nothing for so long is dropped
     default_max_tokens: int = 1024  # of an answer, where the request says nothing
@@ -41,16 +46,20 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str | None = field(default=None, repr=False)
+    allow_unauthenticated: bool = False  # without a key, also where other machines can reach the server
     allowed_folders: tuple[Path, ...] = ()  # pictures may be read from here, by path or file: URL
     allow_urls: bool = True
     allow_private_urls: bool = False
+    strict: bool = False  # refuse fields of requests that have no effect, in place of naming them
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()  # names that the Host header may have, beside those of the loopback
     adapters: Mapping[str, Path] = field(default_factory=dict)
     drain_s: float = 30.0  # how long accepted requests may go on after SIGTERM
-    max_in_flight_bytes: int = 512 << 20  # of all request bodies at once
-    max_prepared: int = 64  # requests whose pictures are in memory at once
+    max_in_flight_bytes: int = 256 << 20  # of all request bodies at once
+    max_prepared: int = 64  # requests with pictures that are prepared or answered at once, and as many without
     max_waiting: int = 256  # requests that wait to be among these
+    max_decoding_bytes: int = 768 << 20  # of memory, for all pictures that are being decoded: none may take more
+    max_kept_bytes: int = 512 << 20  # of memory, for the pictures of all requests that wait for answers
     limits: RequestLimits = field(default_factory=RequestLimits)
 
     def __post_init__(self) -> None:
@@ -58,6 +67,11 @@ class ServerSettings:
             raise UserError(f"port must be in 0..65535, got {self.port}")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
             raise UserError("the API key must be printable ASCII, and not empty")
+        if self.api_key is None and not self.is_loopback and not self.allow_unauthenticated:
+            raise UserError(
+                f"other machines can reach a server on --host {self.host!r}: set VL2_API_KEY to the key that clients "
+                "must send, or give --allow-unauthenticated to let everyone ask"
+            )
         for folder in self.allowed_folders:
             if not folder.is_dir():
                 raise UserError(f"--allow-files: {folder} is no folder")

@@ -1,46 +1,73 @@
-"""How many requests may have their pictures in memory at once; the others wait, the clients in turn."""
+"""What there is only so much of, shared by requests that wait for it: places, processes, bytes. The clients in turn."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from vl2.infer.engine.engine import EngineFull
 from vl2.infer.engine.fair_queue import FairQueue
 
 
-class FairSlots:
-    """A semaphore that is fair between clients. Used in the event loop only."""
+@dataclass(frozen=True, eq=False)
+class _Turn:
+    weight: int
+    has_come: asyncio.Future[None]
 
-    def __init__(self, num_slots: int, max_waiting: int) -> None:
-        self._num_free = num_slots
+
+class FairSlots:
+    """A semaphore that is fair between clients, and from which one may take several at once.
+
+    Nobody overtakes who is next, so that who wants much gets it too. Used in the event loop only.
+    """
+
+    def __init__(self, num_slots: int, max_waiting: int | None = None) -> None:
+        self._num_slots = self._num_free = num_slots
         self._max_waiting = max_waiting
-        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
+        self._waiting: FairQueue[_Turn] = FairQueue()
 
     @property
     def num_waiting(self) -> int:
         return len(self._waiting)
 
-    async def acquire(self, client: str) -> None:
-        """Wait for a slot. EngineFull if too many wait already."""
-        if self._num_free > 0:
-            self._num_free -= 1
+    @property
+    def num_taken(self) -> int:
+        return self._num_slots - self._num_free
+
+    @contextlib.asynccontextmanager
+    async def hold(self, client: str, weight: int = 1) -> AsyncIterator[None]:
+        """Wait for so many slots and hold them. EngineFull if too many wait already."""
+        weight = min(weight, self._num_slots)  # who wants more than there is gets all
+        await self._acquire(client, weight)
+        try:
+            yield
+        finally:
+            self._num_free += weight
+            self._hand_out()
+
+    async def _acquire(self, client: str, weight: int) -> None:
+        if weight == 0 or (not len(self._waiting) and weight <= self._num_free):
+            self._num_free -= weight
             return
-        if len(self._waiting) >= self._max_waiting:
+        if self._max_waiting is not None and len(self._waiting) >= self._max_waiting:
             raise EngineFull(f"{len(self._waiting)} requests wait already: try again later")
-        turn = asyncio.get_running_loop().create_future()
+        turn = _Turn(weight, asyncio.get_running_loop().create_future())
         self._waiting.add(client, turn)
         try:
-            await turn
+            await turn.has_come
         except asyncio.CancelledError:
-            if not self._waiting.remove(client, turn) and turn.done() and not turn.cancelled():
-                self.release()  # the slot came with the cancellation
+            if not self._waiting.remove(client, turn) and turn.has_come.done() and not turn.has_come.cancelled():
+                self._num_free += weight  # they came with the cancellation
+            self._hand_out()  # to who waited behind
             raise
 
-    def release(self) -> None:
-        """Hand the slot to who is next."""
-        while len(self._waiting):
-            turn = self._waiting.pop()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._num_free += 1
+    def _hand_out(self) -> None:
+        while (turn := self._waiting.peek()) is not None:
+            if not turn.has_come.done():  # else its client has gone a moment ago
+                if turn.weight > self._num_free:
+                    return
+                self._num_free -= turn.weight
+                turn.has_come.set_result(None)
+            self._waiting.pop()

@@ -1,4 +1,4 @@
-"""`/v1/models`, `/health`, `/ready`, `/metrics`: what is served, and how the server is."""
+"""`/v1/models`, `/version`, `/health`, `/ready`, `/metrics`: what is served, and how the server is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from vl2 import __version__
 from vl2.serve.errors import ApiError
 from vl2.serve.openapi import ERRORS
 from vl2.serve.service import Service
@@ -29,6 +30,12 @@ async def show_model(name: str, request: Request) -> dict[str, Any]:
     service: Service = request.app.state.service
     service.adapter_of(name)
     return _card(service, name)
+
+
+@router.get("/version")
+async def version() -> dict[str, str]:
+    """Tell the version of this package."""
+    return {"version": __version__}
 
 
 @router.get("/health")
@@ -59,6 +66,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
     context = service.backend.max_context
     return {
         "id": name,
+        "name": name,
         "object": "model",
         "created": service.started_at,
         "owned_by": "vl2",
@@ -66,6 +74,12 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "parent": None if name == base else base,
         "max_model_len": context,
         "context_length": context,
+        # As OpenRouter has it, which other programs read to know that pictures may be sent.
+        "architecture": {
+            "modality": "text+image->text",
+            "input_modalities": ["text", "image"],
+            "output_modalities": ["text"],
+        },
         "modalities": {"input": ["text", "image"], "output": ["text", "boxes"]},
         "image_limits": {
             "max_images": limits.max_images,

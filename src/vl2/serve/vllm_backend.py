@@ -11,6 +11,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,7 +22,7 @@ from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint_json import JsonSchema
 from vl2.infer.engine.engine import EngineFull, EngineStopped
 from vl2.infer.engine.task import Logprobs, Output
-from vl2.infer.generate import FinishReason
+from vl2.infer.generate import ContextExceeded, FinishReason, check_bias
 from vl2.infer.repetition import ends_in_loop
 from vl2.install_hint import install_packages
 from vl2.process.processor import Processor
@@ -57,7 +58,7 @@ class VllmBackend:
         if processor.tiling.rule != "paper" or processor.max_tiles is not None:
             raise UserError("vLLM cuts pictures by the paper's rule alone: leave --tiling and --max-tiles out")
         self._vllm = _library()
-        self.processor, self.max_context = processor, max_context
+        self.processor, self.max_context = replace(processor, max_tokens=max_context), max_context
         self._folder = tempfile.TemporaryDirectory(prefix="vl2-vllm-")
         arguments: dict[str, Any] = {
             "model": str(_with_tokens(folder, processor.tokenizer, Path(self._folder.name))),
@@ -99,7 +100,8 @@ class VllmBackend:
             raise EngineFull(f"{self._num_under_way} requests are under way already: try again later")
         for ask in asks:
             if len(ask.sample) >= self.max_context:
-                raise UserError(f"the prompt has {len(ask.sample)} tokens, the context is {self.max_context}")
+                raise ContextExceeded(ask.sample, self.max_context)
+            check_bias(ask.options, self.processor.tokenizer)
         return _Answers(self, asks, [self._sampling(ask) for ask in asks])
 
     def numbers(self) -> Numbers:
@@ -124,6 +126,9 @@ class VllmBackend:
             top_k=options.top_k or -1,
             min_p=options.min_p,
             repetition_penalty=options.repetition_penalty,
+            frequency_penalty=options.frequency_penalty,
+            presence_penalty=options.presence_penalty,
+            logit_bias=dict(options.logit_bias) or None,
             seed=options.seed,
             logprobs=ask.num_logprobs,
             stop_token_ids=[self.processor.tokenizer.eos_id],

@@ -102,6 +102,45 @@ def test_the_answers_are_those_of_the_python_api(nano: VLM) -> None:
         assert outputs[-1].finish_reason == reply.finish_reason
 
 
+def test_penalties_and_bias_choose_what_their_definition_chooses(vlm: VLM) -> None:
+    """Expected ids from the model's own probabilities, which are reported before any option, and OpenAI's formula."""
+    sample = encode(vlm, "Tell me a story about a dog.")
+    plain = run(scheduler(vlm), [job(sample)])[0]
+    biased_id = next(i for i in ids(plain) if i is not None and i != vlm.processor.tokenizer.eos_id)
+    options = {"frequency_penalty": 1.5, "presence_penalty": 0.7, "logit_bias": {biased_id: -3.0}}
+    num_ids = vlm.model.config.language_config.vocab_size
+    asked = job(sample, max_new_tokens=24, options=options, num_logprobs=num_ids)
+    (outputs,) = run(scheduler(vlm), [asked])
+    assert ids(outputs) != ids(plain)
+    generated: list[int] = []
+    for output in outputs:
+        assert output.logprobs is not None
+        assert output.token_id is not None
+        scores = dict(output.logprobs.likeliest)
+        scores[biased_id] -= 3.0
+        for token_id in set(generated):
+            scores[token_id] -= 1.5 * generated.count(token_id) + 0.7
+        assert scores[output.token_id] >= max(scores.values()) - 1e-3
+        generated.append(output.token_id)
+    assert max(map(generated.count, generated)) > 1, "a count above one is part of the test: take another question"
+
+    # Beside others, and by the other loop, they are the same.
+    others = [job(encode(vlm, *question), options={"presence_penalty": -1.0}) for question in QUESTIONS[:3]]
+    assert ids(run(scheduler(vlm), [*others, asked])[-1]) == generated
+    if vlm.model.dtype == torch.float32:
+        reply = vlm.chat("Tell me a story about a dog.", max_new_tokens=24, **options)
+        assert list(reply.token_ids) == generated
+
+
+def test_a_bias_of_an_id_that_there_is_not_is_refused_before_it_waits(nano: VLM) -> None:
+    unknown = nano.processor.tokenizer.num_ids
+    wanted = job(encode(nano, "Hi"), options={"logit_bias": {unknown: 1}})
+    with pytest.raises(UserError, match=f"there is no token {unknown}"):
+        scheduler(nano).make_task(wanted)
+    with pytest.raises(UserError, match=f"there is no token {unknown}"):
+        nano.chat("Hi", logit_bias={unknown: 1})
+
+
 def test_draws_depend_on_the_seed_alone(nano: VLM) -> None:
     sample = encode(nano, "Tell me a story.")
     jobs = [job(sample, options={"temperature": 1.3, "seed": seed}) for seed in (1, 2, 1)]

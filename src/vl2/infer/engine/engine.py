@@ -10,6 +10,8 @@ from vl2.errors import UserError
 from vl2.infer.engine.scheduler import Scheduler
 from vl2.infer.engine.task import Job, Output, Task
 
+ENGINE_THREAD = "vl2-engine"
+
 Deliver = Callable[[Sequence[tuple[Task, Output]]], None]
 
 
@@ -32,7 +34,7 @@ class Engine:
         self._cancelled: deque[Task] = deque()
         self._wake = threading.Condition()
         self._is_stopping = False
-        self._thread = threading.Thread(target=self._run, name="vl2-engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=ENGINE_THREAD, daemon=True)
 
     @property
     def is_alive(self) -> bool:
@@ -63,8 +65,11 @@ class Engine:
             self._cancelled.append(task)
             self._wake.notify()
 
-    def stop(self, timeout_s: float = 10.0) -> None:
-        """Drop all work and end the thread; what was under way gets an output with an error."""
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Drop all work and end the thread; what was under way gets an output with an error.
+
+        A step that takes longer is not waited for: its thread ends after it, or with the process.
+        """
         with self._wake:
             self._is_stopping = True
             self._wake.notify()

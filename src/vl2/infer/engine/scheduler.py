@@ -21,7 +21,7 @@ from torch import Tensor
 from vl2.errors import UserError, memory_errors
 from vl2.infer.engine.fair_queue import FairQueue
 from vl2.infer.engine.task import Job, Logprobs, Output, Task
-from vl2.infer.generate import Limits, answer_budget, start_row, step_row
+from vl2.infer.generate import Limits, answer_budget, check_bias, start_row, step_row
 from vl2.infer.language_plan import language_plan
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.lora.switch import AdapterSwitch
@@ -109,10 +109,11 @@ class Scheduler:
         return bool(self._reading or self._decoding or len(self._waiting))
 
     def make_task(self, job: Job) -> Task:
-        """Return the task of a job. UserError if its prompt exceeds the context or its adapter is not known."""
+        """Return the task of a job. UserError if its prompt exceeds the context, its adapter or an id is not known."""
         if job.adapter is not None and (self._adapters is None or job.adapter not in self._adapters.names):
             raise UserError(f"there is no adapter {job.adapter!r}")
         budget = answer_budget(job.sample, job.options, self.limits)
+        check_bias(job.options, self._tokenizer)
         if job.options.constraint is not None:
             job.options.constraint.start(self._tokenizer, budget)  # what cannot be held to is refused before it waits
         return Task(job=job, num_reserved=len(job.sample) + budget)

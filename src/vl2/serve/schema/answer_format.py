@@ -10,18 +10,18 @@ from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.constraint_json import JsonSchema
 from vl2.serve.errors import ApiError
-from vl2.serve.schema.base import Name, Strict
+from vl2.serve.schema.base import Lenient, Name
 
 
-class PlainText(Strict):
+class PlainText(Lenient):
     type: Literal["text"]
 
 
-class JsonObject(Strict):
+class JsonObject(Lenient):
     type: Literal["json_object"]
 
 
-class NamedSchema(Strict):
+class NamedSchema(Lenient):
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     name: Name
@@ -30,7 +30,7 @@ class NamedSchema(Strict):
     strict: bool | None = None  # the schema is held to either way
 
 
-class JsonSchemaFormat(Strict):
+class JsonSchemaFormat(Lenient):
     """The form of chat completions."""
 
     type: Literal["json_schema"]

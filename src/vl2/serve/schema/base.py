@@ -1,7 +1,10 @@
-"""What the requests of all endpoints share: strict types, no unknown field, sampling, and the model's name."""
+"""What the requests of all endpoints share: strict types, fields that are told to be ignored, and sampling."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -16,41 +19,119 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-def _refuse_unless_unset(value: Any) -> Any:
-    if value not in (None, [], {}, 0, "none"):
-        raise ValueError("this is not supported here; leave it out")
-    return value
+class Lenient(Strict):
+    """As strict about types, but a field that is not known is kept apart: `ignored_fields` names it."""
+
+    model_config = ConfigDict(extra="allow")
 
 
-def _refuse_unless_text(value: list[str] | None) -> list[str] | None:
-    if value not in (None, ["text"]):
+@dataclass(frozen=True)
+class IgnoredUnless:
+    """Marks a field that would change the answer elsewhere and has no effect here, unless it asks for nothing."""
+
+    is_harmless: Callable[[Any, Any], bool]  # of the body and the value
+
+
+def _ignored(*harmless: Any) -> IgnoredUnless:
+    return IgnoredUnless(lambda body, value: value in (None, *harmless))
+
+
+def _only(*harmless: Any) -> AfterValidator:
+    def check(value: Any) -> Any:
+        # By type too: to Python, True is 1 and False is 0.
+        if not any(value == allowed and type(value) is type(allowed) for allowed in (None, *harmless)):
+            raise ValueError("this is not supported here; leave it out")
+        return value
+
+    return AfterValidator(check)
+
+
+def _check_modalities(value: Any) -> Any:
+    if value not in (None, [], ["text"]):
         raise ValueError("this model answers in text only")
     return value
 
 
-Unsupported = Annotated[Any, AfterValidator(_refuse_unless_unset), Field(default=None)]
-TextOnly = Annotated[list[str] | None, AfterValidator(_refuse_unless_text), Field(default=None)]
+def _check_tool_choice(value: Any) -> Any:
+    """Refuse what promises a call: `required`, or a certain tool."""
+    mode = value
+    if isinstance(value, dict) and value.get("type") == "allowed_tools":
+        within = value.get("allowed_tools")
+        mode = within.get("mode") if isinstance(within, dict) else value.get("mode")
+    if mode not in (None, "none", "auto"):
+        raise ValueError('this model calls no tools: only "auto" and "none" are possible')
+    return value
+
+
+def _are_tools_off(body: Any, value: Any) -> bool:
+    return value in (None, []) or getattr(body, "tool_choice", None) == "none" or _calls_none(body)
+
+
+def _calls_none(body: Any) -> bool:
+    return getattr(body, "function_call", None) == "none"
+
+
+# Taken and without effect here: they are about billing, caches, stores and speed elsewhere, not about the answer.
+WithoutEffect = Annotated[Any, Field(default=None)]
+# Refused where it asks for something, since the answer would not be what was asked for.
+Unsupported = Annotated[Any, _only(False, "", [], {}, 0, "none"), Field(default=None)]
+OnlyZero = Annotated[Any, _only(0, False, []), Field(default=None)]
+OnlyOne = Annotated[Any, _only(1), Field(default=None)]
+TextOnly = Annotated[list[str] | None, AfterValidator(_check_modalities), Field(default=None)]
+NoTool = Annotated[Any, AfterValidator(_check_tool_choice), Field(default=None)]
+# Answered without, and named in a header.
+Ignored = Annotated[Any, _ignored(), Field(default=None)]
+Tools = Annotated[Any, IgnoredUnless(_are_tools_off), Field(default=None)]
+Effort = Annotated[Any, _ignored("none"), Field(default=None)]
+Verbosity = Annotated[Any, _ignored("medium"), Field(default=None)]
+
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+# As OpenAI bounds them: what is only echoed or passed over need not be long.
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+ShortText = Annotated[str, Field(max_length=512)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 Stop = StopText | Annotated[list[StopText], Field(max_length=16)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Bias = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=4096, description="token ids, as strings, and what is added to their logits"),
+]
 
 
-class Sampling(Strict):
+class Sampling(Lenient):
     """The options that decide how an answer is drawn. Where nothing is said the likeliest token is taken."""
 
     model: Name
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: Bias | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stream: bool | None = False
-    user: Annotated[str, Field(max_length=512)] | None = None
+    user: ShortText | None = None
     # Beside OpenAI's.
-    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=1_000_000, description="0, and -1 as vLLM has it: off")] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     no_repeat_ngram_size: Annotated[int, Field(ge=0, le=100)] | None = None
     max_repeats: Annotated[int, Field(ge=0, le=1000)] | None = None
+    # vLLM's: an answer without them would not be what was asked for.
+    min_tokens: OnlyZero
+    ignore_eos: OnlyZero
+    stop_token_ids: OnlyZero
+    bad_words: OnlyZero
+    use_beam_search: OnlyZero
+    allowed_token_ids: OnlyZero
+    include_stop_str_in_output: OnlyZero
+    structured_outputs: Unsupported
+    guided_json: Unsupported
+    guided_regex: Unsupported
+    guided_choice: Unsupported
+    guided_grammar: Unsupported
 
     def options(
         self, *, max_tokens: int, stop: Stop | None = None, constraint: Constraint | None = None, choice: int = 0
@@ -63,9 +144,12 @@ class Sampling(Strict):
             max_new_tokens=max_tokens,
             temperature=self.temperature or 0.0,
             top_p=1.0 if self.top_p is None else self.top_p,
-            top_k=self.top_k or 0,
+            top_k=max(self.top_k or 0, 0),
             min_p=self.min_p or 0.0,
             repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            logit_bias=self.logit_bias or {},  # type: ignore[arg-type]  # ids as JSON has them
             no_repeat_ngram_size=self.no_repeat_ngram_size or 0,
             max_repeats=self.max_repeats or 0,
             stop=() if stop is None else stop,
@@ -74,6 +158,39 @@ class Sampling(Strict):
         )
 
 
-class StreamOptions(Strict):
+class StreamOptions(Lenient):
     include_usage: bool | None = False
-    include_obfuscation: bool | None = None  # without effect here
+    include_obfuscation: WithoutEffect
+    continuous_usage_stats: Annotated[Any, _ignored(False), Field(default=None)]
+
+
+def ignored_fields(body: BaseModel, place: str = "") -> Iterator[str]:
+    """Yield the place of every field that was sent, asks for something, and has no effect; of lists without indices."""
+    for name, value in (body.model_extra or {}).items():
+        if value is not None:
+            yield place + name
+    marked, nested = _fields_of(type(body))
+    for name, mark in marked:
+        if not mark.is_harmless(body, getattr(body, name)):
+            yield place + name
+    for name in nested:
+        value = getattr(body, name)
+        if isinstance(value, BaseModel):
+            yield from ignored_fields(value, f"{place}{name}.")
+        elif isinstance(value, list):
+            for item in value:
+                if isinstance(item, BaseModel):
+                    yield from ignored_fields(item, f"{place}{name}[].")
+
+
+@cache
+def _fields_of(model: type[BaseModel]) -> tuple[list[tuple[str, IgnoredUnless]], list[str]]:
+    """Return the marked fields of a model and those that may hold models: for 100,000 parts it is asked as often."""
+    marked = []
+    nested = []
+    for name, info in model.model_fields.items():
+        marks = [mark for mark in info.metadata if isinstance(mark, IgnoredUnless)]
+        marked += [(name, mark) for mark in marks]
+        if info.annotation not in (str, int, float, bool, Any) and not marks:
+            nested.append(name)
+    return marked, nested

@@ -2,63 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from vl2.serve.schema.answer_format import ChatFormat
-from vl2.serve.schema.base import Count, Sampling, Stop, StreamOptions, Strict, TextOnly, Unsupported
-
-Text = Annotated[str, Field(max_length=4_000_000)]
-Source = Annotated[str, Field(min_length=1)]
-
-
-class TextPart(Strict):
-    type: Literal["text"]
-    text: Text
-
-
-class ImageUrl(Strict):
-    url: Annotated[Source, Field(description="a data URL, an http(s) URL, or a file in a folder that is served")]
-    detail: Literal["auto", "low", "high", "original"] | None = None  # without effect: the tiling rule is the server's
-
-
-class ImagePart(Strict):
-    type: Literal["image_url"]
-    image_url: ImageUrl | Source
-
-
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+from vl2.serve.schema.base import (
+    Count,
+    Effort,
+    Ignored,
+    Lenient,
+    Metadata,
+    NoTool,
+    Sampling,
+    ShortText,
+    Stop,
+    StreamOptions,
+    TextOnly,
+    Tools,
+    Verbosity,
+    WithoutEffect,
+)
+from vl2.serve.schema.parts import Part, Text, content_of
+from vl2.serve.schema.turns import Content, Role, arrange, call_text, result_content
 
 
-class ChatMessage(Strict):
-    """One turn. Of an answer of this server that is sent back everything but its text is passed over."""
+class FunctionCall(Lenient):
+    name: Text | None = None
+    arguments: Any = None  # JSON in a string; some clients send the value
 
-    role: Literal["system", "developer", "user", "assistant"]
+
+class CustomCall(Lenient):
+    name: Text | None = None
+    input: Any = None
+
+
+class ToolCall(Lenient):
+    """A call in a history."""
+
+    id: str | None = None
+    type: WithoutEffect
+    index: WithoutEffect
+    function: FunctionCall | None = None
+    custom: CustomCall | None = None
+
+    @property
+    def name(self) -> str | None:
+        return self.function.name if self.function else self.custom.name if self.custom else None
+
+    def text(self) -> str:
+        if self.function is not None:
+            return call_text(self.name, self.function.arguments)
+        return call_text(self.name, self.custom.input if self.custom else None)
+
+
+class ChatMessage(Lenient):
+    """One message. Of an answer that is sent back everything but its text and its calls is passed over."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text | list[Part] | None = None
-    name: str | None = None
-    refusal: str | None = None
-    annotations: list[Any] | None = None
-    boxes: list[Any] | None = None
-    reasoning_content: str | None = None
-    audio: Unsupported
-    function_call: Unsupported
-    tool_calls: Unsupported
+    name: Text | None = None
+    tool_call_id: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None
+    refusal: Text | None = None
+    annotations: WithoutEffect
+    boxes: WithoutEffect
+    reasoning_content: WithoutEffect
+    reasoning: WithoutEffect
+    audio: WithoutEffect
 
-    def to_turn(self) -> Mapping[str, Any]:
-        """Return the message as the processor reads it, with the sources of images as they came."""
-        role = "system" if self.role == "developer" else self.role
-        if not isinstance(self.content, list):
-            return {"role": role, "content": self.content or ""}
-        return {"role": role, "content": [_part(part) for part in self.content]}
+    def calls(self) -> list[str]:
+        calls = [call.text() for call in self.tool_calls or ()]
+        if self.function_call is not None:
+            calls.append(call_text(self.function_call.name, self.function_call.arguments))
+        return calls
 
 
-def _part(part: TextPart | ImagePart) -> Mapping[str, Any]:
-    if isinstance(part, TextPart):
-        return {"type": "text", "text": part.text}
-    url = part.image_url
-    return {"type": "image", "image": url.url if isinstance(url, ImageUrl) else url}
+def to_messages(messages: Sequence[ChatMessage]) -> Iterator[tuple[Role, Content]]:
+    """Yield who says what, calls of tools and their results as text."""
+    names: dict[str, str] = {}
+    for message in messages:
+        content = content_of(message.content)
+        for call in message.tool_calls or ():
+            if call.id and call.name:
+                names[call.id] = call.name
+        if message.role in ("tool", "function"):
+            yield "user", result_content(message.name or names.get(message.tool_call_id or ""), content)
+        elif message.role == "assistant":
+            yield "assistant", _answer(content or message.refusal or "", message.calls())
+        else:
+            yield "user" if message.role == "user" else "system", content
+
+
+def _answer(content: Content, calls: Sequence[str]) -> Content:
+    if not calls:
+        return content
+    if isinstance(content, str):
+        return "\n".join([content, *calls] if content else calls)
+    return [*content, *({"type": "text", "text": call} for call in calls)]
 
 
 class ChatRequest(Sampling):
@@ -73,23 +116,24 @@ class ChatRequest(Sampling):
     response_format: ChatFormat | None = None
     # Beside OpenAI's: `<|det|>` lists that cannot be malformed.
     well_formed_boxes: bool | None = False
-    # Taken and without effect here: they are about billing, caches and stores elsewhere.
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    parallel_tool_calls: bool | None = None
+    metadata: Metadata | None = None
+    store: WithoutEffect
+    service_tier: ShortText | None = None
+    safety_identifier: ShortText | None = None
+    prompt_cache_key: ShortText | None = None
+    prompt_cache_retention: WithoutEffect
+    parallel_tool_calls: WithoutEffect
+    prediction: WithoutEffect
     modalities: TextOnly
-    audio: Unsupported
-    frequency_penalty: Unsupported
-    function_call: Unsupported
-    functions: Unsupported
-    logit_bias: Unsupported
-    prediction: Unsupported
-    presence_penalty: Unsupported
-    reasoning_effort: Unsupported
-    tool_choice: Unsupported
-    tools: Unsupported
-    verbosity: Unsupported
-    web_search_options: Unsupported
+    tool_choice: NoTool
+    function_call: NoTool
+    tools: Tools
+    functions: Tools
+    audio: Ignored
+    reasoning_effort: Effort
+    verbosity: Verbosity
+    web_search_options: Ignored
+
+    def turns(self) -> list[Mapping[str, Any]]:
+        """Return the conversation as the processor reads it."""
+        return arrange(to_messages(self.messages))

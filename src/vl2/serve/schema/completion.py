@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from vl2.serve.schema.base import Count, Sampling, Stop, StreamOptions, Unsupported
-from vl2.serve.schema.chat import Source, Text
+from vl2.serve.schema.base import Count, Sampling, Stop, StreamOptions, Unsupported, WithoutEffect
+from vl2.serve.schema.parts import Source, Text
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+
+
+def _say_what_prompts_are(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return check(value)
+    except ValidationError:
+        # One sentence for four branches, of which pydantic would tell one.
+        raise ValueError("must be a text, a list of token ids, or a list of either, and not empty") from None
 
 
 class CompletionRequest(Sampling):
-    prompt: Text | Annotated[list[Text], Field(min_length=1)]
+    prompt: Annotated[
+        Text | TokenIds | Annotated[list[Text] | list[TokenIds], Field(min_length=1)],
+        WrapValidator(_say_what_prompts_are),
+        Field(description="text or token ids, one or several; ids are read as they are, without a token before them"),
+    ]
     # Beside OpenAI's: each `<image>` in the prompt stands for the next of these.
     images: list[Source] | None = None
     max_tokens: Count | None = None
@@ -19,9 +34,20 @@ class CompletionRequest(Sampling):
     stop: Stop | None = None
     stream_options: StreamOptions | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    metadata: WithoutEffect
+    store: WithoutEffect
     echo: Unsupported
-    best_of: Unsupported
     suffix: Unsupported
-    frequency_penalty: Unsupported
-    logit_bias: Unsupported
-    presence_penalty: Unsupported
+    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+    prompt_logprobs: Unsupported
+
+    @model_validator(mode="after")
+    def _check_best_of(self) -> CompletionRequest:
+        if self.best_of not in (None, 1, self.n or 1):
+            raise ValueError(f"best_of must be n, {self.n or 1}, or be left out: no choice is dropped here")
+        return self
+
+    def prompts(self) -> list[str | list[int]]:
+        """Return the prompts, each a text or token ids."""
+        given: Any = self.prompt
+        return [given] if isinstance(given, str) or isinstance(given[0], int) else given

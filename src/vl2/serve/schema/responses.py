@@ -2,99 +2,167 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from vl2.serve.schema.answer_format import ResponsesFormat
-from vl2.serve.schema.base import Count, Sampling, StreamOptions, Strict, Unsupported
-from vl2.serve.schema.chat import Source, Text
+from vl2.serve.schema.base import (
+    Count,
+    IgnoredUnless,
+    Lenient,
+    Metadata,
+    NoTool,
+    Sampling,
+    ShortText,
+    StreamOptions,
+    Tools,
+    Unsupported,
+    Verbosity,
+    WithoutEffect,
+)
+from vl2.serve.schema.parts import Part, Text, content_of
+from vl2.serve.schema.turns import Content, Role, arrange, call_text, result_content
 
 
-class InputText(Strict):
-    type: Literal["input_text"]
-    text: Text
+class InputMessage(Lenient):
+    """A message of either side."""
 
-
-class InputImage(Strict):
-    type: Literal["input_image"]
-    image_url: Source
-    detail: Literal["auto", "low", "high", "original"] | None = None
-    file_id: Unsupported
-
-
-class OutputText(Strict):
-    """A part of an answer that is sent back."""
-
-    type: Literal["output_text"]
-    text: Text
-    annotations: list[Any] | None = None
-    logprobs: list[Any] | None = None
-    boxes: list[Any] | None = None
-
-
-InputPart = Annotated[InputText | InputImage | OutputText, Field(discriminator="type")]
-
-
-class InputMessage(Strict):
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[InputPart]
-    id: str | None = None
-    status: str | None = None
-    phase: str | None = None
-
-    def to_turn(self) -> Mapping[str, Any]:
-        role = "system" if self.role == "developer" else self.role
-        if isinstance(self.content, str):
-            return {"role": role, "content": self.content}
-        return {"role": role, "content": [_part(part) for part in self.content]}
+    content: Text | list[Part]
+    id: WithoutEffect
+    status: WithoutEffect
+    phase: WithoutEffect
 
 
-def _part(part: InputText | InputImage | OutputText) -> Mapping[str, Any]:
-    if isinstance(part, InputImage):
-        return {"type": "image", "image": part.image_url}
-    return {"type": "text", "text": part.text}
+class InputCall(Lenient):
+    """A call in a history."""
+
+    type: Literal["function_call", "custom_tool_call"]
+    name: Text | None = None
+    arguments: Any = None
+    input: Any = None
+    call_id: str | None = None
+    id: WithoutEffect
+    status: WithoutEffect
 
 
-class TextOptions(Strict):
+class InputResult(Lenient):
+    """What a tool returned."""
+
+    type: Literal["function_call_output", "custom_tool_call_output"]
+    call_id: str | None = None
+    output: Text | list[Part] | None = None
+    id: WithoutEffect
+    status: WithoutEffect
+
+
+class InputThought(Lenient):
+    """Thoughts of another model: passed over."""
+
+    type: Literal["reasoning"]
+    id: WithoutEffect
+    status: WithoutEffect
+    summary: WithoutEffect
+    content: WithoutEffect
+    encrypted_content: WithoutEffect
+
+
+_TAGS = {
+    "message": "Message",
+    "function_call": "Call",
+    "custom_tool_call": "Call",
+    "function_call_output": "Result",
+    "custom_tool_call_output": "Result",
+    "reasoning": "Thought",
+}
+
+
+def _tag_of(item: Any) -> str | None:
+    kind = item.get("type") if isinstance(item, Mapping) else getattr(item, "type", None)
+    if kind is None:
+        return "Message"
+    return _TAGS.get(kind) if isinstance(kind, str) else None
+
+
+Item = Annotated[
+    Annotated[InputMessage, Tag("Message")]
+    | Annotated[InputCall, Tag("Call")]
+    | Annotated[InputResult, Tag("Result")]
+    | Annotated[InputThought, Tag("Thought")],
+    Discriminator(
+        _tag_of,
+        custom_error_type="unknown_item",
+        custom_error_message="the type of an item must be one of " + ", ".join(_TAGS) + "; nothing is kept here, so an "
+        "earlier item cannot be referred to: send it whole",
+    ),
+]
+
+
+class TextOptions(Lenient):
     format: ResponsesFormat | None = None
-    verbosity: Unsupported
+    verbosity: Verbosity
+
+
+def _has_no_effort(body: Any, value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    return all(given in (None, "none") for given in value.values())
+
+
+def _check_background(value: Any) -> Any:
+    if value not in (None, False):
+        raise ValueError("nothing is kept here: an answer comes on the connection that asks for it")
+    return value
 
 
 class ResponsesRequest(Sampling):
-    input: Text | Annotated[list[InputMessage], Field(min_length=1)]
+    input: Text | Annotated[list[Item], Field(min_length=1)]
     instructions: Text | None = None
     max_output_tokens: Count | None = None
     text: TextOptions | None = None
     stream_options: StreamOptions | None = None
     # Beside OpenAI's.
     well_formed_boxes: bool | None = False
-    # Taken and without effect here.
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    parallel_tool_calls: bool | None = None
-    truncation: Literal["disabled"] | None = None
-    background: Literal[False] | None = None
-    include: Unsupported
+    metadata: Metadata | None = None
+    store: WithoutEffect
+    service_tier: ShortText | None = None
+    safety_identifier: ShortText | None = None
+    prompt_cache_key: ShortText | None = None
+    prompt_cache_retention: WithoutEffect
+    parallel_tool_calls: WithoutEffect
+    max_tool_calls: WithoutEffect
+    background: Annotated[Any, AfterValidator(_check_background), Field(default=None)]
     conversation: Unsupported
-    max_tool_calls: Unsupported
     previous_response_id: Unsupported
     prompt: Unsupported
-    reasoning: Unsupported
-    tool_choice: Unsupported
-    tools: Unsupported
-    top_logprobs: Unsupported
+    tool_choice: NoTool
+    tools: Tools
+    reasoning: Annotated[Any, IgnoredUnless(_has_no_effort), Field(default=None)]
+    include: Annotated[Any, IgnoredUnless(lambda body, value: value in (None, [])), Field(default=None)]
+    truncation: Annotated[Any, IgnoredUnless(lambda body, value: value in (None, "disabled")), Field(default=None)]
+    top_logprobs: Annotated[Any, IgnoredUnless(lambda body, value: value in (None, 0)), Field(default=None)]
 
     def turns(self) -> list[Mapping[str, Any]]:
         """Return the conversation as the processor reads it."""
-        turns: list[Mapping[str, Any]] = []
+        return arrange(self._messages())
+
+    def _messages(self) -> Iterator[tuple[Role, Content]]:
         if self.instructions is not None:
-            turns.append({"role": "system", "content": self.instructions})
+            yield "system", self.instructions
         if isinstance(self.input, str):
-            return [*turns, {"role": "user", "content": self.input}]
-        return [*turns, *(message.to_turn() for message in self.input)]
+            yield "user", self.input
+            return
+        names: dict[str, str] = {}
+        for item in self.input:
+            if isinstance(item, InputMessage):
+                role: Role = "system" if item.role == "developer" else item.role
+                yield role, content_of(item.content)
+            elif isinstance(item, InputCall):
+                if item.call_id and item.name:
+                    names[item.call_id] = item.name
+                yield "assistant", call_text(item.name, item.input if item.arguments is None else item.arguments)
+            elif isinstance(item, InputResult):
+                yield "user", result_content(names.get(item.call_id or ""), content_of(item.output))

@@ -1,0 +1,142 @@
+"""A process that decodes pictures for a server: what a picture does to it, it does to nobody else.
+
+It reads requests from its standard input and answers on its standard output, one after the other: a frame is the length
+of a JSON object, the length of a body, the object and the body. It limits its own time and memory for each picture,
+where the system has such limits, and is killed by who started it otherwise. It imports no PyTorch: it is small, and
+there at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import struct
+import sys
+import time
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from vl2.errors import UserError
+from vl2.process.decode import ImageOptions, decoding_bytes, load_rgb, open_header, upright_size
+from vl2.process.freed_memory import return_freed_memory
+from vl2.process.tiles import make_tiles
+
+if sys.platform != "win32":
+    import resource
+
+_LENGTHS = struct.Struct(">IQ")
+_HEADER_BYTES = 48 << 20  # for reading a header, beside twice the file: a TIFF may say that its tags are large
+_SLACK_BYTES = 48 << 20  # of addresses, not of memory: stacks of threads, what malloc rounds up to
+
+
+def reading_bytes(num_file_bytes: int) -> int:
+    """Return the most memory that reading a picture's header takes."""
+    return _HEADER_BYTES + 2 * num_file_bytes
+
+
+def write_frame(stream: BinaryIO, head: dict[str, Any], *body: bytes | memoryview) -> None:
+    """Write a frame, its body in pieces."""
+    text = json.dumps(head).encode()
+    stream.write(_LENGTHS.pack(len(text), sum(map(len, body))) + text)
+    for piece in body:
+        stream.write(piece)
+    stream.flush()
+
+
+def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
+    """Return the object and the body of the next frame, None where the other side has gone."""
+    lengths = stream.read(_LENGTHS.size)
+    if len(lengths) < _LENGTHS.size:
+        return None
+    num_head, num_body = _LENGTHS.unpack(lengths)
+    head, body = stream.read(num_head), stream.read(num_body)
+    if len(head) < num_head or len(body) < num_body:
+        return None
+    return json.loads(head), body
+
+
+def main() -> None:
+    """Answer requests until the standard input ends."""
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    # Whatever a decoder prints would be taken for an answer.
+    with open(os.devnull, "r+b") as nothing:
+        for stream in (0, 1, 2):
+            os.dup2(nothing.fileno(), stream)
+    _give_way()
+    Image.init()
+    with contextlib.suppress(ImportError):
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as many pictures as there are cores are decoded already
+    addresses = _num_addresses()
+    while (frame := read_frame(requests)) is not None:
+        head, data = frame
+        began = time.process_time()
+        num_bytes = head["memory_bytes"] + _SLACK_BYTES + _num_untouched(head, data)
+        _limit(began + head["cpu_s"], addresses + num_bytes if addresses else None)
+        try:
+            answer, pieces = _answer(head, data)
+        except UserError as refusal:
+            answer, pieces = {"refusal": str(refusal)}, []
+        except MemoryError:
+            answer, pieces = {"refusal": f"cannot read image {head['name']}: there is not enough memory for it"}, []
+        del frame, data
+        _limit(None, None)
+        with contextlib.suppress(BrokenPipeError):
+            write_frame(answers, answer, *pieces)
+        del pieces
+        return_freed_memory()
+
+
+def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    name, options = head["name"], ImageOptions(**head["options"])
+    image = open_header(data, name, options)
+    if head["kind"] == "look":
+        return {"size": upright_size(image, options), "decoding_bytes": decoding_bytes(image, len(data))}, []
+    rgb = load_rgb(image, name, options)
+    del image
+    tiles = make_tiles(rgb, tuple(head["grid"]), head["tile_px"], tuple(head["color"]))
+    whole = [rgb.tobytes()] if head["whole"] else []
+    return {"size": rgb.size, "num_tiles": len(tiles)}, [*(tile.tobytes() for tile in tiles), *whole]
+
+
+def _num_untouched(head: dict[str, Any], data: bytes) -> int:
+    """Return for how many bytes a decoder asks as it opens a file, and does not use yet: a WebP's two frames."""
+    return 8 * int(head["options"]["max_pixels"]) if head["kind"] == "look" and data[8:12] == b"WEBP" else 0
+
+
+def _give_way() -> None:
+    """Leave memory to others, and signals meant for the whole group to who started this."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform == "win32":
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def _num_addresses() -> int:
+    """Return the size of this process's address space, 0 where it cannot be limited."""
+    with contextlib.suppress(OSError), open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _limit(cpu_s: float | None, addresses: int | None) -> None:
+    """Bound what this process may have used of the processor in all, and its address space."""
+    if sys.platform == "win32":
+        return
+    for kind, value in ((resource.RLIMIT_CPU, cpu_s), (resource.RLIMIT_AS, addresses)):
+        _, hard = resource.getrlimit(kind)
+        soft = hard if value is None else math.ceil(value)
+        if hard != resource.RLIM_INFINITY:
+            soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
+        # Above the soft limit of time the system ends the process.
+        resource.setrlimit(kind, (soft, hard))
