@@ -41,6 +41,8 @@ def locate_checkpoint(
     finished files and begins the others anew. `offline` takes only what is cached.
     """
     text = str(name)
+    if not text:
+        raise UserError("the name of the model is empty")
     folder = built_in_folder() if text == BUILT_IN else local_path(text)
     if folder.is_dir():
         if revision is not None:
