@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 
+from vl2.errors import UserError
 from vl2.thread_waits import SAID_BY_USER, SPINS, VARIABLE
 
 SHOW = f"import os; print(os.environ.get({VARIABLE!r}), end='')"
@@ -63,3 +64,21 @@ def test_the_command_line_and_the_package_load_pytorch_with_short_spins() -> Non
     )
     assert run(stand_in + "import vl2; vl2.load").split() == [str(SPINS)]
     assert run(stand_in + "from vl2.cli.main import main; main(['ask', 'hi', '-q'])").split() == [str(SPINS)]
+
+
+def test_a_peer_of_a_measurement_does_not_get_our_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vl2.bench.contestant import OWN, Contestant
+
+    given: list[str | None] = []
+
+    def started(command: list[str], *, env: dict[str, str], **_: object) -> None:
+        given.append(env.get(VARIABLE))
+        raise OSError("enough")
+
+    monkeypatch.setattr("subprocess.Popen", started)
+    for ours in (str(SPINS), "77"):
+        monkeypatch.setenv(VARIABLE, ours)
+        for command in (OWN, ("peer",)):
+            with pytest.raises(UserError):
+                Contestant(command, threads=None)
+    assert given == [str(SPINS), None, "77", "77"]

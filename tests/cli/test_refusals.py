@@ -104,6 +104,7 @@ def test_what_contradicts_itself_is_refused(vl2, arguments, says):
         ("--tiling", "all", "tiling must be paper, per-image or budget:N (N visual tokens), got 'all'"),
         ("--tiling", "budget:0", "a tiling budget must be at least 1 visual token, got 0"),
         ("--max-tiles", "0", "max_tiles must be at least 1, got 0"),
+        ("--max-tiles", "100000000", "max_tiles must be at most 256, got 100000000"),
         ("--max-context", "0", "max_context must be at least 1, got 0"),
         ("--prefill-chunk", "0", "prefill_chunk must be at least 1, got 0"),
     ],

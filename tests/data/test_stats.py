@@ -99,5 +99,5 @@ def test_without_matplotlib_plots_say_what_to_install(tmp_path: Path, monkeypatc
     from vl2.data.plot import save_plots
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match=r'plotting needs matplotlib.*: pip install "vl2\[data\]"'):
+    with pytest.raises(UserError, match=r'plotting needs matplotlib.*: pip install -e ".+\[data\]"'):
         save_plots(Stats(), str(tmp_path))

@@ -190,7 +190,7 @@ def test_a_missing_package_says_what_to_install(tmp_path: Path, monkeypatch: pyt
     write_records([text_only("x")], f"{tmp_path}/a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for call in (lambda: list(read_records(str(tmp_path))), lambda: open_random(str(tmp_path))):
-        with pytest.raises(UserError, match=r'Parquet needs pyarrow: pip install "vl2\[data\]"'):
+        with pytest.raises(UserError, match=r'Parquet needs pyarrow: pip install -e ".+\[data\]"'):
             call()
 
 

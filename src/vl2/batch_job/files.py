@@ -35,6 +35,8 @@ def file_items(
     or PDF files without the library that reads them. `query` is what the question searches for; of a folder, what lies
     in folders of `leave_out` below it, where results go, is no input.
     """
+    if not inputs:
+        raise UserError("say what to read: images, PDF files or folders of them")
     if not 18 <= dpi <= 600:
         raise UserError(f"dpi must be in 18..600, got {dpi}")
     items = [

@@ -54,10 +54,10 @@ class CheckpointFlags:
         )
 
     def tiling_rule(self) -> Tiling:
-        from vl2.process.tiling import Tiling
+        from vl2.process.tiling import Tiling, check_max_tiles
 
-        if self.max_tiles is not None and self.max_tiles < 1:
-            raise UserError(f"max_tiles must be at least 1, got {self.max_tiles}")
+        if self.max_tiles is not None:
+            check_max_tiles(self.max_tiles)
         return Tiling.parse(self.tiling)
 
 

@@ -107,6 +107,9 @@ class Inspect:
             folder = replace(source, model=target).locate(quiet=self.output.quiet, needs_weights=False)
             config = ModelConfig.from_file(folder / "config.json")
             record = Record.of(config, folder)
+        own = config.language_config.max_position_embeddings
+        if self.context is not None and self.context > own:
+            raise UserError(f"--context must be at most {own}, the model's own, got {self.context}")
         size = ModelSize.of(config)
         report = MemoryReport.of(target, config, record, context=self.context, bound=bound)
         if self.output.json:

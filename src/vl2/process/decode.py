@@ -227,8 +227,10 @@ def _open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.Ima
         if kind == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
             _check_scans(data, name)
         return image
-    unknown = f"it is not a picture in a known format (allowed: {', '.join(FORMATS)})"
-    refuse(name, foreign_format(data) or damage or unknown)
+    told = foreign_format(data)
+    if told is not None:
+        refuse(name, f"it is not a picture in a known format: {told}")
+    refuse(name, damage or f"it is not a picture in a known format (allowed: {', '.join(FORMATS)})")
 
 
 def _check_icon(data: bytes, name: str, options: ImageOptions) -> None:

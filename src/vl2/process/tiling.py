@@ -19,6 +19,7 @@ Size = tuple[int, int]  # (width, height) in pixels, the order PIL uses
 TilingRule = Literal["paper", "per-image", "budget"]
 
 MAX_TILED_IMAGES = 2  # "paper": with more images in the conversation, none is tiled
+MOST_TILES = 256  # of one image: more fit into the context of no model
 
 
 def choose_canvas(size: Size, canvases: Sequence[Size]) -> Size:
@@ -40,12 +41,20 @@ def choose_canvas(size: Size, canvases: Sequence[Size]) -> Size:
     return max(canvases, key=score)  # max() returns the first of equals
 
 
+def check_max_tiles(max_tiles: int) -> None:
+    """Raise UserError unless images may be cut into so many tiles."""
+    if max_tiles < 1:
+        raise UserError(f"max_tiles must be at least 1, got {max_tiles}")
+    if max_tiles > MOST_TILES:
+        raise UserError(f"max_tiles must be at most {MOST_TILES}, got {max_tiles}")
+
+
 def candidate_canvases(tile_px: int, max_tiles: int) -> tuple[Size, ...]:
     """List every canvas of at most `max_tiles` tiles, in the order of the released list (9 tiles; InfoVQA uses 18)."""
-    if tile_px < 1 or max_tiles < 1:
-        raise UserError(f"tile_px and max_tiles must be at least 1, got {tile_px} and {max_tiles}")
-    sides = range(1, max_tiles + 1)
-    grids = [(columns, rows) for columns in sides for rows in sides if columns * rows <= max_tiles]
+    check_max_tiles(max_tiles)
+    if tile_px < 1:
+        raise UserError(f"tile_px must be at least 1, got {tile_px}")
+    grids = [(columns, rows) for columns in range(1, max_tiles + 1) for rows in range(1, max_tiles // columns + 1)]
     grids.sort(key=lambda grid: (grid[0] * grid[1], min(grid), grid))
     return tuple((columns * tile_px, rows * tile_px) for columns, rows in grids)
 

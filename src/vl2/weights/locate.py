@@ -44,6 +44,8 @@ def locate_checkpoint(
     another model, before its weights are downloaded.
     """
     text = str(name)
+    if not text:
+        raise UserError("the name of the model is empty")
     folder = built_in_folder() if text == BUILT_IN else local_path(text)
     if folder.is_dir():
         if revision is not None:

@@ -44,5 +44,5 @@ def test_lines_are_read_from_top_to_bottom_with_boxes(tmp_path: Path) -> None:
 def test_without_the_engine_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     ocr._engine.cache_clear()
-    with pytest.raises(UserError, match=r'needs rapidocr and onnxruntime: pip install "vl2\[data\]"'):
+    with pytest.raises(UserError, match=r'needs rapidocr and onnxruntime: pip install -e ".+\[data\]"'):
         read_lines(receipt())
