@@ -25,7 +25,7 @@ CHAT = "/v1/chat/completions"
 MB = 1_000_000
 # What guards against a server that hangs, on a machine that is busy with other things too.
 HEALTH_S, CHAT_S = 5.0, 20.0
-GROWTH_BYTES, LEFT_BYTES = 1000 * MB, 500 * MB
+GROWTH_BYTES, LEFT_BYTES = 1000 * MB, 150 * MB
 
 
 @dataclass(frozen=True, kw_only=True)
