@@ -121,6 +121,16 @@ def test_a_wheel_without_a_file_of_the_package_is_found(tmp_path: Path) -> None:
     assert check_wheels.find_faults(made) == ["vl2/nano/model.safetensors is missing"]
 
 
+def test_the_check_of_wheels_ends_well_or_names_the_wheel_at_fault(tmp_path: Path) -> None:
+    check_wheels = load(ROOT / "tools" / "check_wheels.py")
+    good, bad = (make_wheel(tmp_path, f"py3-none-{on}", (), check_wheels.DATA) for on in ("any", "win32"))
+    check_wheels.main([good])
+    with pytest.raises(SystemExit, match=f"^{re.escape(bad.name)}: the platform win32 is not known here$"):
+        check_wheels.main([good, bad])
+    with pytest.raises(SystemExit, match="no wheels"):
+        check_wheels.main([])
+
+
 def test_the_files_that_a_wheel_is_checked_for_are_in_the_package() -> None:
     for name in load(ROOT / "tools" / "check_wheels.py").DATA:
         assert (ROOT / "src" / name).is_file(), name

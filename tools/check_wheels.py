@@ -50,7 +50,10 @@ def find_faults(wheel: Path) -> list[str]:
 
 def main(wheels: list[Path]) -> None:
     faults = [f"{wheel.name}: {fault}" for wheel in wheels for fault in find_faults(wheel)]
-    sys.exit("\n".join(faults) if wheels else "no wheels are named")
+    if not wheels:
+        sys.exit("no wheels are named")
+    if faults:
+        sys.exit("\n".join(faults))
 
 
 if __name__ == "__main__":
