@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-from packaging.tags import platform_tags
+from packaging.tags import mac_platforms, platform_tags
 
 KERNELS = Path("src") / "vl2" / "kernels"
 
@@ -42,7 +42,20 @@ class KernelsHook(BuildHookInterface):
         if any(folder.glob("libvl2-*.so")):
             build_data["artifacts"].append(f"/{KERNELS.as_posix()}/lib/*.so")
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{next(platform_tags())}"
+            build_data["tag"] = f"py3-none-{_platform_tag()}"
+
+
+def _platform_tag() -> str:
+    """Return the tag of the machines that what the compiler makes here is for.
+
+    It is never manylinux or musllinux, which some versions of packaging name first: whether a library keeps to those
+    is for auditwheel to say.
+    """
+    target = os.environ.get("MACOSX_DEPLOYMENT_TARGET")  # clang reads it too
+    if sys.platform == "darwin" and target:
+        major, minor = [int(part) for part in f"{target}.0".split(".")[:2]]
+        return next(mac_platforms((major, minor)))
+    return next(tag for tag in platform_tags() if not tag.startswith(("manylinux", "musllinux")))
 
 
 def _build_module(root: Path) -> ModuleType:
