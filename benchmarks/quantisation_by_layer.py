@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from vl2.config import PRESETS, LanguageConfig, ModelConfig, preset
 from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.model import VL2
-from vl2.model.attention import Reach
+from vl2.model.attention import AttentionMask
 from vl2.model.rope import rotary_angles
 from vl2.quant.apply import store
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES
@@ -123,7 +123,7 @@ def carry(
     forms, language = Forms(config, source, dtypes), config.language_config
     names, models = list(forms.models), list(forms.models.values())
     S, num_layers = ids_WS.shape[1], language.num_hidden_layers
-    reach = Reach.of_cache([0], S, torch.device("cpu"))
+    mask = AttentionMask.of_cache([0], S, torch.device("cpu"))
     angles = rotary_angles(torch.arange(S).unsqueeze(0), models[0].language.model.rotary_dim, language.rope_theta)
     with forms.hold("language.model.embed_tokens") as tables:
         states = [[table(ids_1S) for ids_1S in ids_WS.split(1)] for table in tables]
@@ -132,7 +132,7 @@ def carry(
     for index in range(num_layers):
         with forms.hold(f"language.model.layers.{index}") as layers:
             for layer, mine in zip(layers, states, strict=True):
-                mine[:] = [layer(x_1SD, angles, reach, None, None)[0] for x_1SD in mine]
+                mine[:] = [layer(x_1SD, angles, mask, None, None)[0] for x_1SD in mine]
         for name, mine in zip(names, states, strict=True):
             errors[name].append(relative_error(torch.cat(states[0]), torch.cat(mine)))
         say(f"layer {index + 1} of {num_layers}, {time.perf_counter() - start:.0f} s")

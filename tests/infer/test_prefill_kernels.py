@@ -16,7 +16,7 @@ from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.kernels import prefill as kernels
 from vl2.kernels.library import kernels_of_level
 from vl2.model import VL2, Cache, attention, layers, moe, rope
-from vl2.model.attention import Reach
+from vl2.model.attention import AttentionMask
 
 # batch, query heads, key heads, queries, keys, channels, channels of values
 SHAPES = [
@@ -44,14 +44,14 @@ def test_attention_is_that_of_pytorch(
     B, H, num_kv, S, L, C, value_C = shape
     q, k, v = draw(B, S, H, C), draw(B, L, num_kv, C, seed=1), draw(B, L, num_kv, value_C, seed=2)
     q, k, v = (t.transpose(1, 2) for t in (q * 2, k, v))
-    mask = torch.arange(L)[None, :] <= torch.arange(S)[:, None] + (L - S if is_causal else L)
-    reach = Reach(mask=mask, is_causal=False)
+    visible_SL = torch.arange(L)[None, :] <= torch.arange(S)[:, None] + (L - S if is_causal else L)
+    mask = AttentionMask(tensor=visible_SL, is_causal=False)
     ours = kernels.attend_seen(q, k, v, L - S if is_causal else None, C**-0.5)
     assert ours is not None
     if value_C > C:
         pytest.skip("PyTorch pads values up to the keys' channels only")
-    exact = attention.attend(q.float(), k.float(), v.float(), reach, C**-0.5)
-    assert_as_near_as_bfloat16(ours, attention.attend(q, k, v, reach, C**-0.5), exact)
+    exact = attention.attend(q.float(), k.float(), v.float(), mask, C**-0.5)
+    assert_as_near_as_bfloat16(ours, attention.attend(q, k, v, mask, C**-0.5), exact)
 
 
 @needs_attention
@@ -74,14 +74,14 @@ def test_a_query_gets_the_same_bits_whatever_is_beside_it(level: str, monkeypatc
 def test_large_scores_and_shapes_beyond_the_kernel(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     q, k, v = (draw(1, 1, 20, 64, seed=seed) for seed in range(3))
-    reach = Reach(mask=None, is_causal=True, num_before=0)
-    ours = prefill_kernels.attend(q * 200, k * 200, v, reach, 1.0)
-    exact = attention.attend(q.float() * 200, k.float() * 200, v.float(), reach, 1.0)
+    mask = AttentionMask(tensor=None, is_causal=True, prefix_length=0)
+    ours = prefill_kernels.attend(q * 200, k * 200, v, mask, 1.0)
+    exact = attention.attend(q.float() * 200, k.float() * 200, v.float(), mask, 1.0)
     torch.testing.assert_close(ours.float(), exact, atol=0.05, rtol=0.02)
     wide = draw(1, 1, 4, 300)
     assert kernels.attend_seen(wide, wide, wide, 0, 0.1) is None
-    plain = attention.attend(wide, wide, wide, reach, 0.1)
-    assert torch.equal(prefill_kernels.attend(wide, wide, wide, reach, 0.1), plain)
+    plain = attention.attend(wide, wide, wide, mask, 0.1)
+    assert torch.equal(prefill_kernels.attend(wide, wide, wide, mask, 0.1), plain)
 
 
 @needs_kernels

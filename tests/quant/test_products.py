@@ -15,7 +15,7 @@ from tests.model.configs import small_model
 from vl2.kernels.library import VARIABLE
 from vl2.kernels.prefill import has_tiles
 from vl2.model import float_linear
-from vl2.model.attention import Reach
+from vl2.model.attention import AttentionMask
 from vl2.model.moe import MAX_DECODED_ROWS, Experts
 from vl2.quant import products
 from vl2.quant.apply import quantise_model
@@ -200,7 +200,7 @@ def test_a_quantised_model_answers_nearly_as_the_plain_one(name: SchemeName) -> 
 
     def logits() -> torch.Tensor:
         with torch.inference_mode():
-            hidden = model.language.model(model.language.embed(ids), positions, Reach.of_rows(None))
+            hidden = model.language.model(model.language.embed(ids), positions, AttentionMask.of_rows(None))
             return model.language.logits(hidden.states_BSD)
 
     plain = logits()

@@ -21,7 +21,7 @@ from vl2.kernels.products import multiply
 from vl2.kernels.structures import BF16, QUANTISED, MatrixC, StackC
 from vl2.kernels.tiles import LINE, multiply_rows_in_tiles
 from vl2.model import VL2, Cache, attention, language, layers, moe, rope, vision
-from vl2.model.attention import AnyCache, LatentAttention, MultiHeadAttention, Reach
+from vl2.model.attention import AnyCache, AttentionMask, LatentAttention, MultiHeadAttention
 from vl2.model.file_experts import FileExperts
 from vl2.model.float_linear import has_bfloat16_products, use_float_linear
 from vl2.model.language import LanguageModel
@@ -120,12 +120,12 @@ def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, gelu: bool, onto: Tensor | 
     return None if out_MN is None else out_MN.view(*x.shape[:-1], N)
 
 
-def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: float) -> Tensor:
-    if reach.num_before is not None and kernels.applies(q_BHSC, k_BHLC, v_BHLC):
-        out_BHSC = kernels.attend_seen(q_BHSC, k_BHLC, v_BHLC, reach.num_before, scale)
+def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask: AttentionMask, scale: float) -> Tensor:
+    if mask.prefix_length is not None and kernels.applies(q_BHSC, k_BHLC, v_BHLC):
+        out_BHSC = kernels.attend_seen(q_BHSC, k_BHLC, v_BHLC, mask.prefix_length, scale)
         if out_BHSC is not None:
             return out_BHSC
-    return attention.attend(q_BHSC, k_BHLC, v_BHLC, reach, scale)
+    return attention.attend(q_BHSC, k_BHLC, v_BHLC, mask, scale)
 
 
 def run_experts(

@@ -65,8 +65,10 @@ def has_tiles() -> bool:
     return kernels is not None and kernels.level == "amx"
 
 
-def attend_seen(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, num_before: int | None, scale: float) -> Tensor | None:
-    """Return the attention in which query i sees keys 0..num_before + i, with None every key, as a [B, H, S, C].
+def attend_seen(
+    q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, prefix_length: int | None, scale: float
+) -> Tensor | None:
+    """Return the attention in which query i sees keys 0..prefix_length + i, with None every key, as a [B, H, S, C].
 
     Returns None where the kernel does not do this shape.
     """
@@ -77,7 +79,7 @@ def attend_seen(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, num_before: int 
     attention = AttentionC(
         *(RowsC.of(t) for t in (q_BHSC, k_BHLC, v_BHLC, out_BHSC)),
         *(B, H, H // num_kv_heads, S, L, C, value_C),
-        -1 if num_before is None else num_before,
+        -1 if prefix_length is None else prefix_length,
         scale,
     )
     is_done = kernels.attend(ctypes.byref(attention), torch.get_num_threads())

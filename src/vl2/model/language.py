@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vl2.config import LanguageConfig
-from vl2.model.attention import AnyCache, LatentAttention, MultiHeadAttention, Reach
+from vl2.model.attention import AnyCache, AttentionMask, LatentAttention, MultiHeadAttention
 from vl2.model.cache import CacheRows
 from vl2.model.layers import GatedMLP, RMSNorm
 from vl2.model.moe import MoE, RoutingStats
@@ -56,12 +56,12 @@ class DecoderLayer(nn.Module):
         self,
         x_BSD: Tensor,
         angles: Angles,
-        reach: Reach,
+        mask: AttentionMask,
         cache: AnyCache | None,
         sequences_GT: Tensor | None,
         last_only: bool = False,
     ) -> tuple[Tensor, RoutingStats | None]:
-        x_BSD = self.self_attn(self.input_layernorm(x_BSD), angles, reach, cache, self.index, x_BSD, last_only)
+        x_BSD = self.self_attn(self.input_layernorm(x_BSD), angles, mask, cache, self.index, x_BSD, last_only)
         normed_BSD = self.post_attention_layernorm(x_BSD)
         if isinstance(self.mlp, MoE):
             out: tuple[Tensor, RoutingStats | None] = self.mlp(normed_BSD, sequences_GT, x_BSD)
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
         self,
         x_BSD: Tensor,
         positions_BS: Tensor,
-        reach: Reach,
+        mask: AttentionMask,
         cache: AnyCache | None = None,
         sequences_GT: Tensor | None = None,
         *,
@@ -98,7 +98,7 @@ class Decoder(nn.Module):
         collected = []
         for layer in self.layers:
             is_end = last_only and layer is self.layers[-1]
-            x_BSD, stats = layer(x_BSD, angles, reach, cache, sequences_GT, is_end)
+            x_BSD, stats = layer(x_BSD, angles, mask, cache, sequences_GT, is_end)
             if stats is not None:
                 collected.append(stats)
         return Hidden(states_BSD=self.norm(x_BSD), stats=collected)
@@ -132,10 +132,10 @@ class LanguageModel(nn.Module):
         positions_BS = starts_B1 + torch.arange(num_new, device=device)
         if isinstance(cache, CacheRows):
             assert num_new == 1, f"rows of several caches take one position at a time, not {num_new}"
-            reach = Reach(mask=None, is_causal=False)
+            mask = AttentionMask(tensor=None, is_causal=False)
         else:
-            reach = Reach.of_cache(cache.lengths, num_new, device)
-        hidden: Hidden = self.model(embeds_BSD, positions_BS, reach, cache, last_only=last_only)
+            mask = AttentionMask.of_cache(cache.lengths, num_new, device)
+        hidden: Hidden = self.model(embeds_BSD, positions_BS, mask, cache, last_only=last_only)
         cache.advance(num_new)
         return hidden.states_BSD
 
