@@ -153,9 +153,13 @@ def test_what_follows_a_product_and_is_made_inside_it_is_that_behind_it() -> Non
     layer = nn.Linear(48, 96).to(torch.bfloat16)
     x, before = draw(2, 30, 48), draw(2, 30, 96, seed=1)
     kept, in_float = before.clone(), copy.deepcopy(layer).float()
-    for is_gelu, onto in ((False, None), (True, None), (False, before)):
-        exact = layers.linear(in_float, x.float(), gelu=is_gelu, onto=None if onto is None else onto.float())
-        ours, plain = (way(layer, x, gelu=is_gelu, onto=onto) for way in (prefill_kernels.linear, layers.linear))
+    for is_gelu, residual in ((False, None), (True, None), (False, before)):
+        exact = layers.linear(
+            in_float, x.float(), gelu=is_gelu, residual=None if residual is None else residual.float()
+        )
+        ours, plain = (
+            way(layer, x, gelu=is_gelu, residual=residual) for way in (prefill_kernels.linear, layers.linear)
+        )
         assert_as_near_as_bfloat16(ours, plain, exact)
     assert torch.equal(before, kept)
 

@@ -70,17 +70,17 @@ def test_with_and_without_tile_registers_the_bits_are_the_same(
 ) -> None:
     if not has_tiles():
         pytest.skip("this processor has no tile registers")
-    x_MK, bias_N, onto_MN = draw(M, K), draw(N, seed=2), draw(M, N, seed=3)
+    x_MK, bias_N, residual_MN = draw(M, K), draw(N, seed=2), draw(M, N, seed=3)
     weight = quantise(draw(N, K, seed=1) * 0.03, "int8")
-    for bias, onto in ((bias_N, None), (None, None), (bias_N, onto_MN)):
+    for bias, residual in ((bias_N, None), (None, None), (bias_N, residual_MN)):
         held = x_MK, weight.codes, weight.scales
-        in_tiles = multiply_rows(kernels, *held, bias_N=bias, gelu=gelu, onto_MN=onto)
+        in_tiles = multiply_rows(kernels, *held, bias_N=bias, gelu=gelu, residual_MN=residual)
         with monkeypatch.context() as without:
             without.setattr(kernels, "multiply_rows_in_tiles", lambda *_: 0)
-            plain = multiply_rows(kernels, *held, bias_N=bias, gelu=gelu, onto_MN=onto)
+            plain = multiply_rows(kernels, *held, bias_N=bias, gelu=gelu, residual_MN=residual)
         assert torch.equal(in_tiles, plain)
-        if onto is not None:
-            assert torch.equal(plain, onto + multiply_rows(kernels, *held, bias_N=bias, gelu=gelu))
+        if residual is not None:
+            assert torch.equal(plain, residual + multiply_rows(kernels, *held, bias_N=bias, gelu=gelu))
 
 
 def test_gelu_of_numbers_far_from_zero(kernels: Library) -> None:

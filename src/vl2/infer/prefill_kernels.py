@@ -87,35 +87,35 @@ def attend_patches(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
     return vision.attend(q_IHpC, k_IHpC, v_IHpC)
 
 
-def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, onto: Tensor | None = None) -> Tensor:
+def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
     """Bias and sum inside the product. Not the activation: the product library takes half as long again for it."""
     rows = x.numel() // x.shape[-1]
     is_many = _is_for_kernels(rows, moe.is_step(x), is_plain=type(layer) is nn.Linear)
     # PyTorch's product has no form for a CPU without bfloat16 instructions, and raises.
     if type(layer) is nn.Linear and is_many and kernels.applies(x, layer.weight) and has_bfloat16_products():
-        in_tiles = _linear_in_tiles(layer, x, gelu=gelu, onto=onto)
+        in_tiles = _linear_in_tiles(layer, x, gelu=gelu, residual=residual)
         if in_tiles is not None:
             return in_tiles
         product = torch.ops.mkldnn._linear_pointwise
-        if onto is not None:
-            added: Tensor = product.binary(x, onto, layer.weight, layer.bias, "add")
+        if residual is not None:
+            added: Tensor = product.binary(x, residual, layer.weight, layer.bias, "add")
             return added
         out: Tensor = product(x, layer.weight, layer.bias, "none", [], "")
         return kernels.gelu_(out) if gelu else out
     if isinstance(layer, QuantisedLinear):
         held = layer.quantised, layer.out_features, layer.in_features, layer.bias
-        return quantised_linear(x, *held, gelu=gelu, onto=onto)
-    return layers.linear(layer, x, gelu=gelu, onto=onto)
+        return quantised_linear(x, *held, gelu=gelu, residual=residual)
+    return layers.linear(layer, x, gelu=gelu, residual=residual)
 
 
-def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, gelu: bool, onto: Tensor | None) -> Tensor | None:
+def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, gelu: bool, residual: Tensor | None) -> Tensor | None:
     """Do the same where the processor has tile registers, and rows of the weight begin on lines of the cache."""
     library, (N, K) = load_kernels(), layer.weight.shape
     if library is None or not kernels.has_tiles() or K % LINE or not layer.weight.is_contiguous():
         return None
-    onto_MN = None if onto is None else onto.reshape(-1, N).contiguous()
+    residual_MN = None if residual is None else residual.reshape(-1, N).contiguous()
     out_MN = multiply_rows_in_tiles(
-        library, x.reshape(-1, K), layer.weight, bias_N=layer.bias, gelu=gelu, onto_MN=onto_MN
+        library, x.reshape(-1, K), layer.weight, bias_N=layer.bias, gelu=gelu, residual_MN=residual_MN
     )
     return None if out_MN is None else out_MN.view(*x.shape[:-1], N)
 
@@ -232,10 +232,10 @@ def gated(gate_up_NF: Tensor) -> Tensor:
     return moe.gated(gate_up_NF)
 
 
-def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor, *onto_TD: Tensor) -> Tensor:
-    if kernels.applies(rows_MD, *onto_TD) and weight_TK.dtype == torch.float32:
-        return kernels.sum_slots(*(t.contiguous() for t in (rows_MD, place_TK, weight_TK, *onto_TD)))
-    return moe.sum_slots(rows_MD, place_TK, weight_TK, *onto_TD)
+def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor, *residual_TD: Tensor) -> Tensor:
+    if kernels.applies(rows_MD, *residual_TD) and weight_TK.dtype == torch.float32:
+        return kernels.sum_slots(*(t.contiguous() for t in (rows_MD, place_TK, weight_TK, *residual_TD)))
+    return moe.sum_slots(rows_MD, place_TK, weight_TK, *residual_TD)
 
 
 def read_pass(language: LanguageModel, embeds_BSD: Tensor, cache: AnyCache) -> Tensor | None:

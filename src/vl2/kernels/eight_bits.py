@@ -46,21 +46,23 @@ def multiply_rows(
     *,
     bias_N: Tensor | None = None,
     gelu: bool = False,
-    onto_MN: Tensor | None = None,
+    residual_MN: Tensor | None = None,
 ) -> Tensor:
     """Return x, its rows rounded to 8 bits, times an int8 weight's transpose plus a bias, or the tanh GELU of that.
 
-    Or, rounded, that added to `onto`.
+    Or, rounded, that added to `residual`.
 
     All but the codes and their scales is bfloat16; the result is [M, N].
     """
     x_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
-    in_tiles = multiply_rows_in_tiles(kernels, x_MK, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, onto_MN=onto_MN)
+    in_tiles = multiply_rows_in_tiles(
+        kernels, x_MK, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, residual_MN=residual_MN
+    )
     if in_tiles is not None:
         return in_tiles
     rounded, out_MN = round_rows(kernels, x_MK), x_MK.new_empty(len(x_MK), len(codes_NK))
     return multiply_rounded(
-        kernels, rounded, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, onto_MN=onto_MN, out_MN=out_MN
+        kernels, rounded, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, residual_MN=residual_MN, out_MN=out_MN
     )
 
 
@@ -72,7 +74,7 @@ def multiply_rounded(
     *,
     bias_N: Tensor | None = None,
     gelu: bool = False,
-    onto_MN: Tensor | None = None,
+    residual_MN: Tensor | None = None,
     out_MN: Tensor,
 ) -> Tensor:
     """Write the same of rows that are rounded already, by PyTorch's product, and return it."""
@@ -81,6 +83,6 @@ def multiply_rounded(
     kernels.from_int32_sums(
         *(sums_MN.data_ptr(), M, N, x.scales_M.data_ptr(), scales_N.data_ptr()),
         *(None if bias_N is None else bias_N.data_ptr(), gelu),
-        *(None if onto_MN is None else onto_MN.data_ptr(), out_MN.data_ptr(), threads),
+        *(None if residual_MN is None else residual_MN.data_ptr(), out_MN.data_ptr(), threads),
     )
     return out_MN

@@ -167,17 +167,17 @@ def gate_rows(gate_up_NF: Tensor, *, is_near: bool = False) -> Tensor:
     return out_NF
 
 
-def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor, *onto_TD: Tensor) -> Tensor:
+def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor, *residual_TD: Tensor) -> Tensor:
     """Return the float32 sum of every token's K rows, weighted, rounded once, [T, D]. All are contiguous.
 
-    It is then added to each of `onto`, two at most, in turn.
+    It is then added to each of `residual`, two at most, in turn.
     """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     (T, K), D = place_TK.shape, rows_MD.shape[1]
     out_TD = rows_MD.new_empty(T, D)
     pointers = rows_MD.data_ptr(), place_TK.data_ptr(), weight_TK.data_ptr()
-    added = [before_TD.data_ptr() for before_TD in onto_TD] + [None] * (2 - len(onto_TD))
+    added = [before_TD.data_ptr() for before_TD in residual_TD] + [None] * (2 - len(residual_TD))
     kernels.sum_slots(*pointers, T, K, D, *added, out_TD.data_ptr(), torch.get_num_threads())
     return out_TD
 

@@ -106,19 +106,19 @@ class Queries:
     x_BSD: Tensor
     angles: Angles
     mask: AttentionMask
-    onto_BSD: Tensor | None
+    residual_BSD: Tensor | None
 
     @classmethod
     def of(
-        cls, x_BSD: Tensor, angles: Angles, mask: AttentionMask, onto_BSD: Tensor | None, *, last_only: bool
+        cls, x_BSD: Tensor, angles: Angles, mask: AttentionMask, residual_BSD: Tensor | None, *, last_only: bool
     ) -> Queries:
         if not last_only or x_BSD.shape[1] == 1:
-            return cls(x_BSD=x_BSD, angles=angles, mask=mask, onto_BSD=onto_BSD)
+            return cls(x_BSD=x_BSD, angles=angles, mask=mask, residual_BSD=residual_BSD)
         return cls(
             x_BSD=x_BSD[:, -1:],
             angles=(angles[0][:, -1:], angles[1][:, -1:]),
             mask=mask.of_last(x_BSD.shape[1]),
-            onto_BSD=None if onto_BSD is None else onto_BSD[:, -1:],
+            residual_BSD=None if residual_BSD is None else residual_BSD[:, -1:],
         )
 
 
@@ -190,11 +190,11 @@ class MultiHeadAttention(nn.Module):
         mask: AttentionMask,
         cache: AnyCache | None,
         layer: int,
-        onto_BSD: Tensor | None = None,
+        residual_BSD: Tensor | None = None,
         last_only: bool = False,
     ) -> Tensor:
-        """Return the attention of x, or `onto` plus that; of all positions or of the last."""
-        queries = Queries.of(x_BSD, angles, mask, onto_BSD, last_only=last_only)
+        """Return the attention of x, or `residual` plus that; of all positions or of the last."""
+        queries = Queries.of(x_BSD, angles, mask, residual_BSD, last_only=last_only)
         q_BSHC = self.rotate(
             self.linear(self.q_proj, queries.x_BSD).unflatten(-1, (self.num_heads, -1)), queries.angles
         )
@@ -215,7 +215,7 @@ class MultiHeadAttention(nn.Module):
             if cache is not None:
                 k_BHLC, v_BHLC = cache.write(layer, (k_BHLC, v_BHLC))
             out_BHSC = self.attend(q_BHSC, k_BHLC, v_BHLC, queries.mask, scale)
-        return self.linear(self.o_proj, out_BHSC.transpose(1, 2).flatten(2), onto=queries.onto_BSD)
+        return self.linear(self.o_proj, out_BHSC.transpose(1, 2).flatten(2), residual=queries.residual_BSD)
 
 
 class LatentAttention(nn.Module):
@@ -250,11 +250,11 @@ class LatentAttention(nn.Module):
         mask: AttentionMask,
         cache: AnyCache | None,
         layer: int,
-        onto_BSD: Tensor | None = None,
+        residual_BSD: Tensor | None = None,
         last_only: bool = False,
     ) -> Tensor:
-        """Return the attention of x, or `onto` plus that; of all positions or of the last."""
-        queries = Queries.of(x_BSD, angles, mask, onto_BSD, last_only=last_only)
+        """Return the attention of x, or `residual` plus that; of all positions or of the last."""
+        queries = Queries.of(x_BSD, angles, mask, residual_BSD, last_only=last_only)
         q_BSHC = self._queries(queries.x_BSD).unflatten(-1, (self.num_heads, -1))
         q_nope_BSHC, q_rope_BSHC = q_BSHC.split((self.nope_dim, self.rope_dim), dim=-1)
         q_rope_BSHC = rotate_pairs(q_rope_BSHC, queries.angles)
@@ -270,7 +270,7 @@ class LatentAttention(nn.Module):
                 (shared_BLC,) = cache.write(layer, (shared_BLC,))
             attention = self._absorbed if is_absorbed else self._naive
             out_BSHC = attention(q_nope_BSHC, q_rope_BSHC, shared_BLC, queries.mask)
-        return self.linear(self.o_proj, out_BSHC.flatten(2), onto=queries.onto_BSD)
+        return self.linear(self.o_proj, out_BSHC.flatten(2), residual=queries.residual_BSD)
 
     def _each_row(
         self,

@@ -58,12 +58,12 @@ class _RMSNorm(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
-def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, onto: Tensor | None = None) -> Tensor:
-    """Return layer(x), or its tanh GELU, or `onto` + layer(x); never both."""
+def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
+    """Return layer(x), or its tanh GELU, or `residual` + layer(x); never both."""
     out: Tensor = layer(x)
     if gelu:
         return F.gelu(out, approximate="tanh")
-    return out if onto is None else onto + out
+    return out if residual is None else residual + out
 
 
 class GatedMLP(nn.Module):

@@ -288,14 +288,14 @@ class _Collect(torch.autograd.Function):
         return grad_MD.index_copy_(0, place_TK.flatten(), grad_TKD.flatten(0, 1)), None
 
 
-def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor, *onto_TD: Tensor) -> Tensor:
+def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor, *residual_TD: Tensor) -> Tensor:
     """Return the weighted sum of every token's K rows, in float32, as rows of the type that came in, [T, D].
 
-    It is then added to each of `onto` in turn.
+    It is then added to each of `residual` in turn.
     """
     slots_TKD: Tensor = _Collect.apply(rows_MD, place_TK)  # type: ignore[no-untyped-call]
     out_TD = (slots_TKD * weight_TK.unsqueeze(-1)).sum(dim=1).to(rows_MD.dtype)
-    for before_TD in onto_TD:
+    for before_TD in residual_TD:
         out_TD = before_TD + out_TD
     return out_TD
 
@@ -326,17 +326,17 @@ class MoE(nn.Module):
         self.run_experts, self.sum_slots = run_experts, sum_slots  # kernels may take their places
 
     def forward(
-        self, x_BSD: Tensor, sequences_GT: Tensor | None = None, onto_BSD: Tensor | None = None
+        self, x_BSD: Tensor, sequences_GT: Tensor | None = None, residual_BSD: Tensor | None = None
     ) -> tuple[Tensor, RoutingStats | None]:
-        """Return the mixed output, or `onto` plus that; and the statistics, where `sequences_GT` says whose."""
+        """Return the mixed output, or `residual` plus that; and the statistics, where `sequences_GT` says whose."""
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
         # Each expert sees one contiguous block of rows; then every token sums its K rows in float32.
         num_experts, of_step = self.gate.num_experts, is_step(x_BSD)
         out_MD, place_TK = self.run_experts(self.experts, x_TD, expert_TK, num_experts, is_step=of_step)
         shared_BSD = None if self.shared_experts is None else self.shared_experts(x_BSD)
-        onto_TD = (added_BSD.flatten(0, 1) for added_BSD in (shared_BSD, onto_BSD) if added_BSD is not None)
-        y_BSD = self.sum_slots(out_MD, place_TK, weight_TK, *onto_TD).view_as(x_BSD)
+        residual_TD = (added_BSD.flatten(0, 1) for added_BSD in (shared_BSD, residual_BSD) if added_BSD is not None)
+        y_BSD = self.sum_slots(out_MD, place_TK, weight_TK, *residual_TD).view_as(x_BSD)
         return y_BSD, None if sequences_GT is None else routing_stats(scores_TE, expert_TK, sequences_GT)
 
 

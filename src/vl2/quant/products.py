@@ -41,20 +41,20 @@ def linear(
     bias: Tensor | None = None,
     *,
     gelu: bool = False,
-    onto: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """Return x times the weight's transpose, plus the bias, [..., N], in the type of x; or its GELU; or `onto` + it."""
+    """Return x times the weight's transpose, plus the bias, [..., N], in the type of x; or its GELU; or `residual` + it."""
     kernels = kernels_in_8_bits(x, N, bias) if weight.kind == "int8" and x.numel() > _few_rows(x) * K else None
     if kernels is not None:
-        onto_MN = None if onto is None else onto.reshape(-1, N).contiguous()
+        residual_MN = None if residual is None else residual.reshape(-1, N).contiguous()
         out_MN = multiply_rows(
-            kernels, x.reshape(-1, K), weight.codes, weight.scales, bias_N=bias, gelu=gelu, onto_MN=onto_MN
+            kernels, x.reshape(-1, K), weight.codes, weight.scales, bias_N=bias, gelu=gelu, residual_MN=residual_MN
         )
         return out_MN.view(*x.shape[:-1], N)
     out = _linear(x, weight, N, K, bias)
     if gelu:
         return F.gelu(out, approximate="tanh")
-    return out if onto is None else onto + out
+    return out if residual is None else residual + out
 
 
 def _few_rows(x: Tensor) -> int:

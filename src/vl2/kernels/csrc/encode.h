@@ -37,11 +37,11 @@ inline bool encode(const Encoder& encoder, bf16* x, int64_t tiles, int64_t patch
     const int64_t qkv_row = round_up(3 * D, LINE), hidden_row = round_up(encoder.blocks->fc1.weight.outputs, LINE);
     const Blank<bf16> normed(rows * D), qkv(rows * qkv_row), mixed(rows * D), hidden(rows * hidden_row);
     const auto multiply = [&](const BiasedMatrix& layer, const bf16* from, int64_t from_row, bf16* to, int64_t to_row, bool gelu,
-                              const bf16* onto) {
+                              const bf16* residual) {
         RowsProduct product = product_of(layer.weight, from, rows, from_row, to, to_row);
         product.bias = layer.bias;
         product.gelu = gelu;
-        product.onto = onto;
+        product.residual = residual;
         return multiply_rows_in_tiles(&product, 1, threads);
     };
     const auto normalise = [&](const Norm& norm) {

@@ -67,8 +67,8 @@ void vl2_gate(const bf16* rows, int64_t count, int64_t width, int64_t is_near, b
 }
 
 void vl2_sum_slots(const bf16* rows, const int64_t* place, const float* weight, int64_t tokens, int64_t slots,
-                   int64_t width, const bf16* onto, const bf16* onto_that, bf16* out, int64_t threads) {
-    sum_slots(rows, place, weight, tokens, slots, width, onto, onto_that, out, static_cast<int>(threads));
+                   int64_t width, const bf16* residual, const bf16* second_residual, bf16* out, int64_t threads) {
+    sum_slots(rows, place, weight, tokens, slots, width, residual, second_residual, out, static_cast<int>(threads));
 }
 
 // 1 when done, 0 where the kernel does not do this shape.
@@ -90,11 +90,11 @@ void vl2_to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* codes,
     to_int8_rows(x, rows, width, codes, scales, static_cast<int>(threads));
 }
 
-// `width` is at least 16; `bias` and `onto` may be null.
+// `width` is at least 16; `bias` and `residual` may be null.
 void vl2_from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
-                         const float* column_scales, const bf16* bias, int64_t gelu, const bf16* onto, bf16* out,
+                         const float* column_scales, const bf16* bias, int64_t gelu, const bf16* residual, bf16* out,
                          int64_t threads) {
-    from_int32_sums(sums, rows, width, row_scales, column_scales, bias, gelu != 0, onto, out,
+    from_int32_sums(sums, rows, width, row_scales, column_scales, bias, gelu != 0, residual, out,
                     static_cast<int>(threads));
 }
 

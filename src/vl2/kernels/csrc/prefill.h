@@ -166,7 +166,7 @@ inline void gate_rows(const bf16* rows, int64_t count, int64_t width, bool is_ne
 // out[t] = sum over k of weight[t, k] * rows[place[t, k]], in float32 and in the order of k; rounded, and added to each of two
 // tensors like it, which may be null, and rounded.
 inline void sum_slots(const bf16* rows, const int64_t* place, const float* weight, int64_t tokens, int64_t slots,
-                      int64_t width, const bf16* onto, const bf16* onto_that, bf16* out, int threads) {
+                      int64_t width, const bf16* residual, const bf16* second_residual, bf16* out, int threads) {
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
         team.each((tokens + 15) / 16, phase, [&](int64_t task) {
@@ -176,16 +176,16 @@ inline void sum_slots(const bf16* rows, const int64_t* place, const float* weigh
                     Floats total = {};
                     for (int64_t k = t * slots; k < (t + 1) * slots; k++)
                         total += weight[k] * load(rows + place[k] * width + n);
-                    if (onto) total = load(onto + t * width + n) + rounded(total);
-                    if (onto_that) total = load(onto_that + t * width + n) + rounded(total);
+                    if (residual) total = load(residual + t * width + n) + rounded(total);
+                    if (second_residual) total = load(second_residual + t * width + n) + rounded(total);
                     store(out + t * width + n, total);
                 }
                 for (; n < width; n++) {
                     float total = 0;
                     for (int64_t k = t * slots; k < (t + 1) * slots; k++)
                         total += weight[k] * to_float(rows[place[k] * width + n]);
-                    if (onto) total = to_float(onto[t * width + n]) + rounded(total);
-                    if (onto_that) total = to_float(onto_that[t * width + n]) + rounded(total);
+                    if (residual) total = to_float(residual[t * width + n]) + rounded(total);
+                    if (second_residual) total = to_float(second_residual[t * width + n]) + rounded(total);
                     out[t * width + n] = to_bf16(total);
                 }
             }

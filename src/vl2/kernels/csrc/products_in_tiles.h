@@ -25,7 +25,7 @@ struct RowsProduct {
     const float* column_scales;  // [outputs], of INT8
     const bf16* bias;            // [outputs]; null: none
     int64_t outputs, gelu;       // gelu: the tanh GELU of the result
-    const bf16* onto;            // [rows, outputs], to which the result, rounded, is added; null: none
+    const bf16* residual;        // [rows, outputs], to which the result, rounded, is added; null: none
     bf16* out;                   // [rows, outputs], `out_stride` from one row to the next
     int64_t out_stride;
 };
@@ -46,7 +46,7 @@ constexpr int64_t STEPS_AT_ONCE = 9, VECTORS_AT_ONCE = 4;  // 18 KB of a weight,
 inline int64_t blocks_of(const RowsProduct& p) { return (p.outputs + BLOCK - 1) / BLOCK; }
 
 // Rows of 64 bytes to which something will be added: a few are asked for at each step.
-struct Onto {
+struct Residual {
     const bf16* row;
     int64_t stride, count;
 
@@ -106,14 +106,14 @@ class ProductInTiles {
     void multiply_vectors(const Weight& weight, int64_t v, int64_t count, int64_t first, int64_t other, AheadInStreams& ahead) {
         alignas(64) Sum sums[VECTORS_AT_ONCE][2][SUMS];  // [vector][sixteen outputs][output, row]
         const int64_t row = v * LANES, rows = std::min((v + count) * LANES, p_.rows) - row;
-        Onto onto{p_.onto + row * p_.outputs + first, p_.outputs, p_.onto ? rows : 0};
+        Residual residual{p_.residual + row * p_.outputs + first, p_.outputs, p_.residual ? rows : 0};
         const int64_t parts = count > 2 ? (x_.steps + STEPS_AT_ONCE - 1) / STEPS_AT_ONCE : 1;
         const int64_t at_once = (x_.steps + parts - 1) / parts;
         for (int64_t step = 0; step < x_.steps; step += at_once) {
             const int64_t last_step = std::min(x_.steps, step + at_once);
             int64_t i = 0;
-            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, ahead, onto);
-            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, ahead, onto);
+            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, ahead, residual);
+            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, ahead, residual);
         }
         for (int64_t i = 0; i < count; i++) finish(sums[i], v + i, first, other);
     }
@@ -121,7 +121,7 @@ class ProductInTiles {
     // Some steps of V vectors, 1 or 2; from the second step on they are added to what `sums` hold.
     template <int V>
     void add_up(const Weight& weight, int64_t v, int64_t first_step, int64_t last_step, Sum (*sums)[2][SUMS],
-                AheadInStreams& ahead, Onto& onto) {
+                AheadInStreams& ahead, Residual& residual) {
         const char *left = x_.vector(v), *right = x_.vector(v + V - 1);
         if (first_step) {
             _tile_loadd(0, sums[0][0], 64);
@@ -141,7 +141,7 @@ class ProductInTiles {
         for (int64_t step = first_step; step < last_step; step++) {
             if (step < x_.whole_steps) {
                 ahead.step();
-                onto.step();
+                residual.step();
                 _tile_loadd(4, weight.one + step * STEP, x_.bytes);
                 _tile_loadd(5, weight.two + step * STEP, x_.bytes);
             } else {
@@ -214,8 +214,8 @@ class ProductInTiles {
         transpose(block);
         const __mmask32 kept = other ? ~__mmask32(0) : 0xffff;
         for (int64_t m = 0; m < count; m++) {
-            const bf16* onto = p_.onto + (row + m) * p_.outputs + first;
-            if (p_.onto) block[m] = sum_of_halves(block[m], _mm512_maskz_loadu_epi16(kept, onto));
+            const bf16* residual = p_.residual + (row + m) * p_.outputs + first;
+            if (p_.residual) block[m] = sum_of_halves(block[m], _mm512_maskz_loadu_epi16(kept, residual));
             bf16* to = p_.out + (row + m) * p_.out_stride + first;
             if (is_far_ && other) store_past_caches(to, block[m]);
             else _mm512_mask_storeu_epi16(to, kept, block[m]);
@@ -254,7 +254,7 @@ void multiply_rows_in_tiles(const RowsProduct* products, int64_t count, int thre
                 RowsProduct part = products[i];
                 part.rows = rows;
                 part.out += first_row * part.out_stride;
-                if (part.onto) part.onto += first_row * part.outputs;
+                if (part.residual) part.residual += first_row * part.outputs;
                 return part;
             };
             int64_t block = split * blocks / splits, last = (split + 1) * blocks / splits;

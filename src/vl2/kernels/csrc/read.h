@@ -70,7 +70,7 @@ class Reading {
         const bf16* x;
         bf16* out;
         int64_t out_stride;
-        const bf16* onto = nullptr;
+        const bf16* residual = nullptr;
     };
 
     // Of the same rows. Codes of int4 are made bfloat16 first.
@@ -80,7 +80,7 @@ class Reading {
         for (const Projection& p : projections) {
             const Matrix& w = p.weight;
             RowsProduct product = product_of(w, p.x, rows_, w.inputs, p.out, p.out_stride);
-            product.onto = p.onto;
+            product.residual = p.residual;
             if (w.kind == INT4) {
                 const uint16_t* scales = reinterpret_cast<const uint16_t*>(w.scales);
                 if (!unpack_int4(w.codes, scales, w.outputs, w.inputs, room, threads_)) return false;
