@@ -58,7 +58,7 @@ def test_experts_are_those_of_pytorch_and_a_token_gets_the_same_bits_whatever_is
 @torch.no_grad()
 def test_a_step_with_plain_weights_has_the_same_bits_in_any_company(rows: int) -> None:
     experts, mlp = moe.Experts(5, 160, 64).to(torch.bfloat16), layers.GatedMLP(160, 96).to(torch.bfloat16)
-    mlp.run = prefill_kernels.run_gated
+    mlp.run = prefill_kernels.swiglu_mlp
     for seed, parameter in enumerate([*experts.parameters(), *mlp.parameters()]):
         parameter.copy_(draw(*parameter.shape, seed=seed) * 0.1)
     x, chosen = draw(rows, 160), torch.rand(rows, 5, generator=torch.Generator().manual_seed(2)).topk(2).indices
@@ -69,7 +69,7 @@ def test_a_step_with_plain_weights_has_the_same_bits_in_any_company(rows: int) -
 
     together = run(slice(0, rows))
     assert torch.equal(together, torch.cat([run(slice(row, row + 1)) for row in range(rows)]))
-    mlp.run = layers.run_gated
+    mlp.run = layers.swiglu_mlp
     plain, places = moe.run_experts(experts, x, chosen, 5, is_step=True)
     for ours, theirs in ((together[:, :320], plain[places].flatten(1)), (together[:, 320:], mlp(x))):
         assert (ours - theirs).abs().max() <= 2**-6 * theirs.abs().max()
@@ -170,7 +170,7 @@ def test_a_quantised_mlp_of_many_rows_is_that_it_stands_for(
     weight = prefill_kernels._one_matrix(quantised.gate_proj, 200)
     assert weight is not None
     assert weight.first.scales is not None
-    assert (prefill_kernels.run_gated(quantised, x) - wanted).norm() < DISTANCE[kind] * wanted.norm()
+    assert (prefill_kernels.swiglu_mlp(quantised, x) - wanted).norm() < DISTANCE[kind] * wanted.norm()
 
 
 @needs_kernels
@@ -190,5 +190,5 @@ def test_experts_of_a_shape_beyond_the_kernel_take_the_plain_way() -> None:
 def test_a_gated_mlp_is_that_of_pytorch() -> None:
     mlp = layers.GatedMLP(96, 160).to(torch.bfloat16)
     x = draw(2, 130, 96)
-    exact = layers.run_gated(copy.deepcopy(mlp).float(), x.float())
-    assert_as_near_as_bfloat16(prefill_kernels.run_gated(mlp, x), layers.run_gated(mlp, x), exact)
+    exact = layers.swiglu_mlp(copy.deepcopy(mlp).float(), x.float())
+    assert_as_near_as_bfloat16(prefill_kernels.swiglu_mlp(mlp, x), layers.swiglu_mlp(mlp, x), exact)

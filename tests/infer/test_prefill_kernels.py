@@ -90,14 +90,14 @@ def test_large_scores_and_shapes_beyond_the_kernel(level: str, monkeypatch: pyte
 def test_gated_rows_and_summed_slots_are_those_of_pytorch(width: int) -> None:
     gate_up = draw(37, 2 * width) * 4
     # Rounded twice: what opens may fall on the other side of a half, and its product too.
-    torch.testing.assert_close(prefill_kernels.gated(gate_up), moe.gated(gate_up), atol=0, rtol=2**-7 + 2**-8)
+    torch.testing.assert_close(prefill_kernels.swiglu(gate_up), moe.swiglu(gate_up), atol=0, rtol=2**-7 + 2**-8)
     rows, weights = draw(60, width), torch.rand(20, 3, generator=torch.Generator().manual_seed(3))
     places = torch.randperm(60, generator=torch.Generator().manual_seed(4)).view(20, 3)
-    ours, plain = (way(rows, places, weights) for way in (prefill_kernels.sum_slots, moe.sum_slots))
+    ours, plain = (way(rows, places, weights) for way in (prefill_kernels.combine_experts, moe.combine_experts))
     torch.testing.assert_close(ours, plain, atol=2**-9, rtol=2**-7)
     before = draw(20, width, seed=5), draw(20, width, seed=6)
-    assert torch.equal(prefill_kernels.sum_slots(rows, places, weights, before[0]), before[0] + ours)
-    assert torch.equal(prefill_kernels.sum_slots(rows, places, weights, *before), before[1] + (before[0] + ours))
+    assert torch.equal(prefill_kernels.combine_experts(rows, places, weights, before[0]), before[0] + ours)
+    assert torch.equal(prefill_kernels.combine_experts(rows, places, weights, *before), before[1] + (before[0] + ours))
 
 
 @needs_attention
@@ -112,14 +112,14 @@ def test_logits_of_experts_are_those_of_float32_whatever_is_beside_a_token(
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     x, weight = draw(tokens, width), draw(num_experts, width, seed=1)
     exact = x.double() @ weight.double().mT
-    ours = kernels.score(x, weight)
+    ours = kernels.router_logits(x, weight)
     assert ours is not None
-    assert torch.equal(prefill_kernels.score(x, weight), ours)
+    assert torch.equal(prefill_kernels.router_logits(x, weight), ours)
     # Products are exact; only the sums are rounded, to float32.
     assert (ours - exact).abs().max() <= 1e-6 * width**0.5 * exact.abs().max()
     for part in (slice(0, 1), slice(5, 38), slice(40, tokens)):
-        assert torch.equal(kernels.score(x[part], weight), ours[part])
-    assert kernels.score(draw(9, 40), draw(7, 40)) is None
+        assert torch.equal(kernels.router_logits(x[part], weight), ours[part])
+    assert kernels.router_logits(draw(9, 40), draw(7, 40)) is None
 
 
 @needs_kernels
@@ -127,14 +127,14 @@ def test_logits_of_experts_are_those_of_float32_whatever_is_beside_a_token(
 @torch.no_grad()
 def test_the_largest_scores_are_those_of_pytorch(tokens: int, num_experts: int, K: int) -> None:
     scores = torch.rand(tokens, num_experts, generator=torch.Generator().manual_seed(3))
-    ours = prefill_kernels.find_largest(scores, K)
-    assert torch.equal(ours, kernels.find_largest(scores, K))
+    ours = prefill_kernels.topk(scores, K)
+    assert torch.equal(ours, kernels.topk(scores, K))
     assert torch.equal(ours, scores.topk(K, dim=-1).indices)
     for broken in (float("nan"), float("-inf"), float("inf")):  # whatever the place, it is one of the row
-        places = kernels.find_largest(torch.full_like(scores, broken), K)
+        places = kernels.topk(torch.full_like(scores, broken), K)
         assert ((places >= 0) & (places < num_experts)).all()
     scores[:, 2:4] = 2  # of equal ones the first
-    assert torch.equal(kernels.find_largest(scores, K)[:, : min(K, 2)], torch.tensor([2, 3][:K]).expand(tokens, -1))
+    assert torch.equal(kernels.topk(scores, K)[:, : min(K, 2)], torch.tensor([2, 3][:K]).expand(tokens, -1))
 
 
 @needs_kernels
@@ -143,7 +143,7 @@ def test_slots_are_sorted_as_the_plain_way_sorts_them() -> None:
     expert_TK = torch.rand(50, 11, generator=torch.Generator().manual_seed(2))[:, :9].topk(4).indices
     plain = moe.sort_by_expert(expert_TK, 11, 1)  # two experts get none
     for ours, theirs in zip(
-        kernels.sort_slots(expert_TK, 11), (plain.token_M, plain.place_TK, plain.counts_E), strict=True
+        kernels.sort_by_expert(expert_TK, 11), (plain.token_index_M, plain.row_index_TK, plain.counts_E), strict=True
     ):
         assert torch.equal(ours, theirs)
 
@@ -192,12 +192,14 @@ def test_logits_of_a_few_states_are_not_rounded() -> None:
     head = nn.Linear(64, 301, bias=False).to(torch.bfloat16)
     states = draw(1, 5, 64)
     exact = states.double() @ head.weight.double().mT
-    torch.testing.assert_close(prefill_kernels.read_out(head, states).double(), exact, rtol=1e-5, atol=1e-5)
-    assert torch.equal(prefill_kernels.read_out(head, states[0, -1]), prefill_kernels.read_out(head, states)[0, -1])
+    torch.testing.assert_close(prefill_kernels.lm_head_logits(head, states).double(), exact, rtol=1e-5, atol=1e-5)
+    assert torch.equal(
+        prefill_kernels.lm_head_logits(head, states[0, -1]), prefill_kernels.lm_head_logits(head, states)[0, -1]
+    )
 
 
 def answers(model: VL2) -> tuple[Tensor, Tensor]:
-    """Return the visual tokens of two tiles and the logits after a prompt that is read in two passes."""
+    """Return the visual tokens of two tiles and the logits after a prompt that is read in two chunks."""
     side, config = model.config.vision_config.image_size, model.config.language_config
     generator = torch.Generator().manual_seed(5)
     tiles = torch.randn(2, 3, side, side, generator=generator)

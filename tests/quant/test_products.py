@@ -21,7 +21,7 @@ from vl2.quant import products
 from vl2.quant.apply import quantise_model
 from vl2.quant.formats import KINDS, PANEL, Kind
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.products import FEW_OF_A_PASS, FEW_ROWS, PANEL_ROWS
+from vl2.quant.products import FEW_PREFILL_ROWS, FEW_ROWS, PANEL_ROWS
 from vl2.quant.scheme import SCHEMES, SchemeName
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -101,7 +101,7 @@ def test_rows_of_requests_that_are_decoded_together_have_the_bits_of_each_alone(
 
 
 @pytest.mark.skipif(not has_tiles(), reason="no tile registers")
-@pytest.mark.parametrize(("rows", "is_rounded"), [(FEW_OF_A_PASS, False), (FEW_OF_A_PASS + 1, True)])
+@pytest.mark.parametrize(("rows", "is_rounded"), [(FEW_PREFILL_ROWS, False), (FEW_PREFILL_ROWS + 1, True)])
 def test_with_tile_registers_more_than_a_few_rows_of_one_prompt_are_rounded(rows: int, is_rounded: bool) -> None:
     layer = QuantisedLinear.like(nn.Linear(72, 48, bias=False).requires_grad_(False), "int8")
     layer.store(normal(48, 72))

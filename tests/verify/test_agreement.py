@@ -49,7 +49,7 @@ def test_kernels_that_are_wrong_are_found(verify, monkeypatch):
         return out if not prefill_kernels.kernels.applies(x) else out.flip(-1)
 
     monkeypatch.setattr(prefill_kernels, "normalise", normalise_wrongly)
-    monkeypatch.setattr(prefill_kernels, "read_pass", lambda *_: None)
+    monkeypatch.setattr(prefill_kernels, "fused_prefill", lambda *_: None)
     assert "kernels = plain PyTorch" in failed(verify("nano"))
 
 

@@ -1,6 +1,6 @@
 """Generation for any number of requests: each prompt is prefilled alone, then all rows decode together.
 
-A request waits until one of the cache's rows is free, is prefilled into it (pass by pass), and then
+A request waits until one of the cache's rows is free, is prefilled into it (chunk by chunk), and then
 takes part in one joint decoding step per token until it stops. Nothing that runs beside a request, and
 no padding, enters its arithmetic. Logits are computed for the last position only.
 
@@ -54,7 +54,7 @@ class Limits:
     """What bounds the memory of generation."""
 
     max_rows: int = 8  # requests decoded together
-    prefill_chunk: int | None = None  # at most so many tokens per prefill pass; None: no bound
+    prefill_chunk: int | None = None  # at most so many tokens per prefill chunk; None: no bound
     max_context: int = 4096  # prompt and answer of one request
 
     def __post_init__(self) -> None:
@@ -191,7 +191,7 @@ def generate(
                     samples[request],
                     place,
                     assistant_id=tokenizer.assistant_id,
-                    longest_pass=limits.prefill_chunk,
+                    max_chunk=limits.prefill_chunk,
                     reuse=reuse,
                 )
                 first_V = prompt.step()

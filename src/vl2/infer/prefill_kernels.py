@@ -30,7 +30,7 @@ from vl2.model.moe import MAX_DECODED_ROWS, Experts, MoE, PlainExperts, Router
 from vl2.model.rope import Angles
 from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.products import FEW_OF_A_PASS
+from vl2.quant.products import FEW_PREFILL_ROWS
 from vl2.quant.products import linear as quantised_linear
 
 # Rows of an expert, on average, up to which int4 is multiplied code by code: to unpack it would take longer. With tile
@@ -61,15 +61,15 @@ def use_prefill_kernels(model: VL2) -> None:
         elif isinstance(module, RMSNorm):
             module.normalise = normalise
         elif isinstance(module, GatedMLP):
-            module.run = run_gated
+            module.run = swiglu_mlp
         elif isinstance(module, PlainExperts):
-            module.gated = gated
+            module.swiglu = swiglu
         elif isinstance(module, LanguageModel):
-            module.read_out, module.read_pass = read_out, read_pass
+            module.lm_head_logits, module.fused_prefill = lm_head_logits, fused_prefill
         elif isinstance(module, Router):
-            module.score, module.find_largest = score, find_largest
+            module.router_logits, module.topk = router_logits, topk
         elif isinstance(module, MoE):
-            module.run_experts, module.sum_slots = run_experts, sum_slots
+            module.run_experts, module.combine_experts = run_experts, combine_experts
 
 
 def run_blocks(encoder: vision.VisionEncoder, x: Tensor) -> Tensor:
@@ -135,10 +135,10 @@ def run_experts(
     if is_for_kernels and x_TD.is_contiguous() and kernels.applies(x_TD):
         read = _stacks(experts, expert_TK.numel() / num_experts)
         if read is not None:
-            token_M, place_TK, counts_E = kernels.sort_slots(expert_TK, num_experts)
-            out_MD = kernels.run_experts(x_TD, token_M, counts_E, *read)
+            token_index_M, row_index_TK, counts_E = kernels.sort_by_expert(expert_TK, num_experts)
+            out_MD = kernels.run_experts(x_TD, token_index_M, counts_E, *read)
             if out_MD is not None:
-                return out_MD, place_TK
+                return out_MD, row_index_TK
     return moe.run_experts(experts, x_TD, expert_TK, num_experts, is_step=is_step)
 
 
@@ -147,7 +147,7 @@ def _is_for_kernels(rows: int, is_step: bool, *, is_plain: bool) -> bool:
 
     Else a step of decoding is as the plain way does it, or as the decode plan.
     """
-    return (is_plain and kernels.has_tiles()) or rows > (MAX_DECODED_ROWS if is_step else FEW_OF_A_PASS)
+    return (is_plain and kernels.has_tiles()) or rows > (MAX_DECODED_ROWS if is_step else FEW_PREFILL_ROWS)
 
 
 def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
@@ -175,14 +175,14 @@ def takes(kind: Kind, rows_each: float) -> bool:
     return rows_each > (FEW_FOR_CODES_WITH_TILES if kernels.has_tiles() else FEW_FOR_CODES)
 
 
-def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
+def swiglu_mlp(mlp: GatedMLP, x: Tensor) -> Tensor:
     rows = x.numel() // x.shape[-1]
     parts = mlp.gate_proj, mlp.up_proj, mlp.down_proj
     is_plain = all(type(part) is nn.Linear for part in parts)
     is_for_tiles = is_plain and kernels.applies(x) and kernels.has_tiles()
     if is_for_tiles and rows <= ROWS_OF_A_THREAD and not mlp.gate_proj.out_features % LINE and not x.shape[-1] % LINE:
         gate_up_NF = torch.cat([linear(part, x).flatten(0, -2) for part in parts[:2]], dim=1)
-        return linear(mlp.down_proj, kernels.gate_rows(gate_up_NF, is_near=True)).view(x.shape)
+        return linear(mlp.down_proj, kernels.swiglu_rows(gate_up_NF, is_near=True)).view(x.shape)
     if _is_for_kernels(rows, moe.is_step(x), is_plain=is_plain) and x.is_contiguous() and kernels.applies(x):
         weights = [_one_matrix(part, rows) for part in parts]
         gate, up, down = weights
@@ -191,7 +191,7 @@ def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
             out_TD = kernels.run_experts(x.flatten(0, -2), None, torch.tensor([rows]), (gate, up, down), hidden)
             if out_TD is not None:
                 return out_TD.view(x.shape)
-    return layers.run_gated(mlp, x)
+    return layers.swiglu_mlp(mlp, x)
 
 
 def _one_matrix(layer: nn.Module, rows: int) -> StackC | None:
@@ -226,19 +226,19 @@ def rotate_halves(x_BSHC: Tensor, angles: Angles, out_BSHC: Tensor | None = None
     return rope.rotate_halves(x_BSHC, angles, out_BSHC)
 
 
-def gated(gate_up_NF: Tensor) -> Tensor:
+def swiglu(gate_up_NF: Tensor) -> Tensor:
     if kernels.applies(gate_up_NF) and gate_up_NF.is_contiguous():
-        return kernels.gate_rows(gate_up_NF)
-    return moe.gated(gate_up_NF)
+        return kernels.swiglu_rows(gate_up_NF)
+    return moe.swiglu(gate_up_NF)
 
 
-def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor, *residual_TD: Tensor) -> Tensor:
+def combine_experts(rows_MD: Tensor, row_index_TK: Tensor, weight_TK: Tensor, *residual_TD: Tensor) -> Tensor:
     if kernels.applies(rows_MD, *residual_TD) and weight_TK.dtype == torch.float32:
-        return kernels.sum_slots(*(t.contiguous() for t in (rows_MD, place_TK, weight_TK, *residual_TD)))
-    return moe.sum_slots(rows_MD, place_TK, weight_TK, *residual_TD)
+        return kernels.combine_experts(*(t.contiguous() for t in (rows_MD, row_index_TK, weight_TK, *residual_TD)))
+    return moe.combine_experts(rows_MD, row_index_TK, weight_TK, *residual_TD)
 
 
-def read_pass(language: LanguageModel, embeds_BSD: Tensor, cache: AnyCache) -> Tensor | None:
+def fused_prefill(language: LanguageModel, embeds_BSD: Tensor, cache: AnyCache) -> Tensor | None:
     """All layers in one call: what Python does between the kernels of a prompt takes a tenth of the time."""
     if (
         not isinstance(cache, Cache)
@@ -248,29 +248,29 @@ def read_pass(language: LanguageModel, embeds_BSD: Tensor, cache: AnyCache) -> T
     ):
         return None
     plan = language_plan(language)
-    return None if plan is None else plan.read(embeds_BSD, cache)
+    return None if plan is None else plan.prefill(embeds_BSD, cache)
 
 
-def read_out(head: nn.Module, states: Tensor) -> Tensor:
+def lm_head_logits(head: nn.Module, states: Tensor) -> Tensor:
     """Of a few states the kernel reads the head at the memory's speed, and does not round the logits."""
     library, few = load_kernels(), states.numel() <= MAX_DECODED_ROWS * states.shape[-1]
     if library is not None and few and type(head) is nn.Linear and kernels.applies(states, head.weight):
         held = MatrixC(BF16, head.out_features, head.in_features, head.weight.data_ptr())
         logits_MV = multiply(library, held, states.reshape(-1, head.in_features))
         return logits_MV.view(*states.shape[:-1], head.out_features)
-    return language.read_out(head, states)
+    return language.lm_head_logits(head, states)
 
 
-def score(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
+def router_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
     if len(x_TD) > MAX_DECODED_ROWS and kernels.applies(x_TD, weight_ED):
-        logits_TE = kernels.score(x_TD.contiguous(), weight_ED.contiguous())
+        logits_TE = kernels.router_logits(x_TD.contiguous(), weight_ED.contiguous())
         if logits_TE is not None:
             return logits_TE
-    return moe.score(x_TD, weight_ED)
+    return moe.router_logits(x_TD, weight_ED)
 
 
-def find_largest(scores_TE: Tensor, K: int) -> Tensor:
+def topk(scores_TE: Tensor, K: int) -> Tensor:
     is_plain = scores_TE.device.type == "cpu" and scores_TE.dtype == torch.float32 and scores_TE.is_contiguous()
     if is_plain and len(scores_TE) > MAX_DECODED_ROWS and load_kernels() is not None:
-        return kernels.find_largest(scores_TE, K)
-    return moe.find_largest(scores_TE, K)
+        return kernels.topk(scores_TE, K)
+    return moe.topk(scores_TE, K)

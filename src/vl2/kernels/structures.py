@@ -77,8 +77,8 @@ class StepC(ctypes.Structure):
     ]
 
 
-class PassC(ctypes.Structure):
-    """A pass over a prompt (csrc/read.h). `cache` is [layers, 4], as a step's."""
+class PrefillChunkC(ctypes.Structure):
+    """A chunk of a prompt (csrc/fused_prefill.h). `cache` is [layers, 4], as a step's."""
 
     _fields_ = [
         *((name, _INT) for name in ("rows", "before", "threads")),

@@ -39,8 +39,8 @@ def multiply_rows_in_tiles(
     """Return x times a weight's transpose plus a bias, [M, N], or the tanh GELU of that; or that added to `residual`.
 
     All is bfloat16, the last dimension contiguous; or the weight is int8 with a scale for each output, and rows of x
-    are rounded to 8 bits. What is added to `residual` is rounded first. Rows of the result may lie further apart than N.
-    Returns None where the kernel does not do this shape, or the processor has no tile registers.
+    are rounded to 8 bits. The result is rounded before it is added to `residual`. Its rows may lie further apart
+    than N. Returns None where the kernel does not do this shape, or the processor has no tile registers.
     """
     (M, K), N = x_MK.shape, len(weight_NK)
     assert x_MK.dtype == torch.bfloat16, f"the kernels take bfloat16, got {x_MK.dtype}"

@@ -111,7 +111,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.read_out, self.read_pass = read_out, read_pass  # kernels may take their places
+        self.lm_head_logits, self.fused_prefill = lm_head_logits, fused_prefill  # kernels may take their places
 
     def embed(self, input_ids_BS: Tensor) -> Tensor:
         embeds_BSD: Tensor = self.model.embed_tokens(input_ids_BS)
@@ -119,12 +119,12 @@ class LanguageModel(nn.Module):
 
     def logits(self, states_BSD: Tensor) -> Tensor:
         """Return float32 logits [..., V]. Select positions first: 4,096 x 129,280 of them are 2 GB."""
-        return self.read_out(self.lm_head, states_BSD)
+        return self.lm_head_logits(self.lm_head, states_BSD)
 
     def extend(self, embeds_BSD: Tensor, cache: AnyCache, *, last_only: bool = False) -> Tensor:
         """Append S positions to every row of the cache; return their states [B, S, D], or the last ones [B, 1, D]."""
         num_new, device = embeds_BSD.shape[1], embeds_BSD.device
-        states_B1D = self.read_pass(self, embeds_BSD, cache) if last_only else None
+        states_B1D = self.fused_prefill(self, embeds_BSD, cache) if last_only else None
         if states_B1D is not None:
             cache.advance(num_new)
             return states_B1D
@@ -140,7 +140,7 @@ class LanguageModel(nn.Module):
         return hidden.states_BSD
 
 
-def read_pass(language: LanguageModel, embeds_BSD: Tensor, cache: AnyCache) -> Tensor | None:
+def fused_prefill(language: LanguageModel, embeds_BSD: Tensor, cache: AnyCache) -> Tensor | None:
     """Append S positions to the cache in a faster way than layer by layer, if there is one, and return the last states.
 
     These are [B, 1, D]; None where there is no such way. The lengths of the cache do not move.
@@ -148,7 +148,7 @@ def read_pass(language: LanguageModel, embeds_BSD: Tensor, cache: AnyCache) -> T
     return None
 
 
-def read_out(head: nn.Module, states: Tensor) -> Tensor:
+def lm_head_logits(head: nn.Module, states: Tensor) -> Tensor:
     """Return the float32 logits of states [..., D], [..., V]."""
     logits: Tensor = head(states)
     return logits.float()

@@ -74,12 +74,12 @@ class GatedMLP(nn.Module):
         self.gate_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
-        self.run = run_gated  # a kernel may take its place
+        self.run = swiglu_mlp  # a kernel may take its place
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(self, x)
 
 
-def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
+def swiglu_mlp(mlp: GatedMLP, x: Tensor) -> Tensor:
     out: Tensor = mlp.down_proj(F.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
     return out

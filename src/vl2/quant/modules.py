@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from vl2.kernels.eight_bits import multiply_rounded, round_rows
 from vl2.kernels.library import Library
-from vl2.kernels.prefill import gate_rows
+from vl2.kernels.prefill import swiglu_rows
 from vl2.quant.formats import Kind, Quantised, dequantise, quantise, storage
 from vl2.quant.products import FEW_ROWS, few_rows, kernels_in_8_bits, linear
 
@@ -146,7 +146,7 @@ class QuantisedExperts(HoldsCodes):
         """Run all experts with rows rounded once for all of them; those of few rows keep their 16 bits."""
         gate_up_EFD, down_EDF = self.gate_up_codes.flatten(1, 2), self.down_codes
         gate_up_N2F = self._multiply_each(kernels, x_ND, counts, gate_up_EFD, self.gate_up_scales.flatten(1, 2))
-        return self._multiply_each(kernels, gate_rows(gate_up_N2F), counts, down_EDF, self.down_scales)
+        return self._multiply_each(kernels, swiglu_rows(gate_up_N2F), counts, down_EDF, self.down_scales)
 
     def _multiply_each(
         self, kernels: Library, x_ND: Tensor, counts: list[int], codes_EFD: Tensor, scales_EF: Tensor

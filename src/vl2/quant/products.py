@@ -28,7 +28,7 @@ from vl2.quant.formats import PANEL, Kind, Quantised, dequantise
 # Up to so many rows the weight's bytes decide, and the rows keep their 16 bits: all that are decoded together.
 FEW_ROWS = 32
 # Of a prompt, whose rows are of one request, with tile registers, to which sixteen rows are as few as one.
-FEW_OF_A_PASS = 8
+FEW_PREFILL_ROWS = 8
 MADE = 1 << 22  # weights made at a time where there are no kernels: all of an expert, a thirtieth of tiny's head
 PANEL_ROWS = 12  # on a processor without the instructions panels pay from here on
 
@@ -43,7 +43,7 @@ def linear(
     gelu: bool = False,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Return x times the weight's transpose, plus the bias, [..., N], in the type of x; or its GELU; or `residual` + it."""
+    """Return x times the transposed weight, plus the bias, [..., N], in the type of x; or its GELU; or + `residual`."""
     kernels = kernels_in_8_bits(x, N, bias) if weight.kind == "int8" and x.numel() > _few_rows(x) * K else None
     if kernels is not None:
         residual_MN = None if residual is None else residual.reshape(-1, N).contiguous()
@@ -58,7 +58,7 @@ def linear(
 
 
 def _few_rows(x: Tensor) -> int:
-    return FEW_ROWS if is_step(x) or not has_tiles() else FEW_OF_A_PASS
+    return FEW_ROWS if is_step(x) or not has_tiles() else FEW_PREFILL_ROWS
 
 
 def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -> Tensor:

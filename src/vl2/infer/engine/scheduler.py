@@ -187,7 +187,7 @@ class Scheduler:
             sample,
             task.cache,
             assistant_id=self._tokenizer.assistant_id,
-            longest_pass=self.limits.prefill_chunk,
+            max_chunk=self.limits.prefill_chunk,
             reuse=self.reuse,
         )
         task.num_reused = task.prefill.num_reused

@@ -51,7 +51,7 @@ struct ExpertInEightBits {
         multiply(x, up, scales.data(), raised.data(), false);
         for (int64_t r = 0; r < rows; r++) {
             bf16* row = opened.data() + r * hidden;
-            gate_row(row, raised.data() + r * hidden, hidden, row);
+            swiglu_row(row, raised.data() + r * hidden, hidden, row);
         }
         const RowsInTiles h(rows, hidden);  // in the place of x, which is not needed any more
         for (int64_t v = 0; v < h.vectors; v++) h.round(v, opened.data(), hidden, scales.data());

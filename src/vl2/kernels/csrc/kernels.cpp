@@ -9,7 +9,7 @@
 #include "expert_rows.h"
 #include "quantise.h"
 #include "prefill.h"
-#include "read.h"
+#include "fused_prefill.h"
 #include "route.h"
 
 using namespace vl2;
@@ -62,28 +62,29 @@ void vl2_rotate(const bf16* x, const float* cosines, const float* sines, int64_t
     rotate_rows(x, cosines, sines, rows, heads, half, out, out_row, out_head, static_cast<int>(threads));
 }
 
-void vl2_gate(const bf16* rows, int64_t count, int64_t width, int64_t is_near, bf16* out, int64_t threads) {
-    gate_rows(rows, count, width, is_near != 0, out, static_cast<int>(threads));
+void vl2_swiglu_rows(const bf16* rows, int64_t count, int64_t width, int64_t is_near, bf16* out, int64_t threads) {
+    swiglu_rows(rows, count, width, is_near != 0, out, static_cast<int>(threads));
 }
 
-void vl2_sum_slots(const bf16* rows, const int64_t* place, const float* weight, int64_t tokens, int64_t slots,
-                   int64_t width, const bf16* residual, const bf16* second_residual, bf16* out, int64_t threads) {
-    sum_slots(rows, place, weight, tokens, slots, width, residual, second_residual, out, static_cast<int>(threads));
+void vl2_combine_experts(const bf16* rows, const int64_t* row_index, const float* weight, int64_t tokens, int64_t slots,
+                         int64_t width, const bf16* residual, const bf16* second_residual, bf16* out, int64_t threads) {
+    combine_experts(rows, row_index, weight, tokens, slots, width, residual, second_residual, out,
+                    static_cast<int>(threads));
 }
 
 // 1 when done, 0 where the kernel does not do this shape.
-int64_t vl2_score(const bf16* x, int64_t tokens, int64_t width, const bf16* weight, int64_t experts, float* out,
-                  int64_t threads) {
-    return score_tokens(x, tokens, width, weight, experts, out, static_cast<int>(threads));
+int64_t vl2_router_logits(const bf16* x, int64_t tokens, int64_t width, const bf16* weight, int64_t experts, float* out,
+                          int64_t threads) {
+    return router_logits(x, tokens, width, weight, experts, out, static_cast<int>(threads));
 }
 
-void vl2_find_largest(const float* scores, int64_t rows, int64_t width, int64_t wanted, int64_t* places, int64_t threads) {
-    find_largest(scores, rows, width, wanted, places, static_cast<int>(threads));
+void vl2_topk(const float* scores, int64_t rows, int64_t width, int64_t wanted, int64_t* indices, int64_t threads) {
+    topk(scores, rows, width, wanted, indices, static_cast<int>(threads));
 }
 
-void vl2_sort_slots(const int64_t* expert, int64_t tokens, int64_t slots, int64_t experts, int64_t* token, int64_t* place,
-                    int64_t* counts) {
-    sort_slots(expert, tokens, slots, experts, token, place, counts);
+void vl2_sort_by_expert(const int64_t* expert, int64_t tokens, int64_t slots, int64_t experts, int64_t* token_index,
+                        int64_t* row_index, int64_t* counts) {
+    sort_by_expert(expert, tokens, slots, experts, token_index, row_index, counts);
 }
 
 void vl2_to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* codes, float* scales, int64_t threads) {
@@ -107,9 +108,9 @@ void vl2_decode(const Model* model, const Step* step) { decode(*model, *step); }
 
 // 1 when done; 0 where a kernel does not do a shape, or there is no memory: what x and the new places of the cache hold is then
 // of no use.
-int64_t vl2_read(const Model* model, const Pass* pass) {
+int64_t vl2_prefill(const Model* model, const PrefillChunk* chunk) {
     try {
-        return Reading(*model, *pass).run();
+        return FusedPrefill(*model, *chunk).run();
     } catch (const std::bad_alloc&) {
         return 0;
     }
