@@ -29,7 +29,7 @@ from vl2.cli.main import run
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.infer.vlm import load
-from vl2.quant import products
+from vl2.quant import matmul
 from vl2.quant.apply import quantise_model
 from vl2.quant.scheme import SCHEMES, SchemeName
 from vl2.weights import in_place, load_model, save_model
@@ -286,8 +286,8 @@ def test_a_model_says_in_which_types_its_parts_multiply(
     weights: SchemeName | None, has_int8: bool, expected: Types, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VL2_KERNELS", "off")
-    monkeypatch.setattr(products, "has_int8_products", lambda: has_int8)
-    monkeypatch.setattr(products, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(matmul, "has_int8_products", lambda: has_int8)
+    monkeypatch.setattr(matmul, "has_bfloat16_products", lambda: True)
     model = small_model("tiny").to(torch.bfloat16)
     if weights is not None:
         quantise_model(model, SCHEMES[weights])

@@ -25,7 +25,7 @@ from vl2.infer.vlm import VLM, choose_dtype, load
 from vl2.model import VL2
 from vl2.process.collate import collate
 from vl2.process.sample import Sample
-from vl2.quant import products
+from vl2.quant import matmul
 from vl2.quant.apply import quantise_model
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES, SchemeName
@@ -105,7 +105,7 @@ def test_a_quantised_model_gives_what_its_codes_say(
     with monkeypatch.context() as patch:
         # Weights made whole and multiplied in float32, as everywhere but on a CPU with kernels.
         patch.setenv("VL2_KERNELS", "off")
-        patch.setattr(products, "has_int8_products", lambda: False)
+        patch.setattr(matmul, "has_int8_products", lambda: False)
         exact, expected = last_logits(made.model, samples), [ask(made, question) for question in QUESTIONS]
     made.reuse.clear()
     made.model.to(device)

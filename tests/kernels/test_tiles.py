@@ -1,4 +1,4 @@
-"""Products in tile registers are those of float64, rounded; of int8 see test_eight_bits.py."""
+"""Products in tile registers are those of float64, rounded; of int8 see test_int8.py."""
 
 from __future__ import annotations
 

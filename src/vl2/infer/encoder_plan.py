@@ -12,7 +12,7 @@ from vl2.kernels import Library
 from vl2.kernels.prefill import has_tiles
 from vl2.kernels.structures import BF16, INT8, BiasedMatrixC, EncoderBlockC, EncoderC, NormC
 from vl2.model.vision import NORM_EPS, Block, VisionEncoder
-from vl2.quant.products import FEW_PREFILL_ROWS
+from vl2.quant.matmul import FEW_PREFILL_ROWS
 
 LANES = 16  # outputs that a tile takes
 

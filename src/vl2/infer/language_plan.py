@@ -26,8 +26,8 @@ from vl2.model.language import DecoderLayer, LanguageModel
 from vl2.model.layers import GatedMLP
 from vl2.model.moe import Experts, MoE
 from vl2.model.rope import rotary_angles
+from vl2.quant.matmul import FEW_PREFILL_ROWS
 from vl2.quant.modules import QuantisedExperts
-from vl2.quant.products import FEW_PREFILL_ROWS
 
 LATENT_EPS = 1e-6
 

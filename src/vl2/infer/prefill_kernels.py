@@ -16,8 +16,8 @@ from vl2.infer.held_weights import stacks_apart
 from vl2.infer.language_plan import language_plan
 from vl2.kernels import load_kernels
 from vl2.kernels import prefill as kernels
+from vl2.kernels.matmul import multiply
 from vl2.kernels.prefill import Weights
-from vl2.kernels.products import multiply
 from vl2.kernels.structures import BF16, QUANTISED, MatrixC, StackC
 from vl2.kernels.tiles import LINE, multiply_rows_in_tiles
 from vl2.model import VL2, Cache, attention, language, layers, moe, rope, vision
@@ -29,9 +29,9 @@ from vl2.model.layers import GatedMLP, RMSNorm
 from vl2.model.moe import MAX_DECODED_ROWS, Experts, MoE, PlainExperts, Router
 from vl2.model.rope import Angles
 from vl2.quant.formats import Kind
+from vl2.quant.matmul import FEW_PREFILL_ROWS
+from vl2.quant.matmul import linear as quantised_linear
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.products import FEW_PREFILL_ROWS
-from vl2.quant.products import linear as quantised_linear
 
 # Rows of an expert, on average, up to which int4 is multiplied code by code: to unpack it would take longer. With tile
 # registers sixteen rows of what is unpacked are as few as one.

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vl2.kernels.eight_bits import multiply_rounded, round_rows
+from vl2.kernels.int8 import multiply_rounded, round_rows
 from vl2.kernels.library import Library
 from vl2.kernels.prefill import swiglu_rows
 from vl2.quant.formats import Kind, Quantised, dequantise, quantise, storage
-from vl2.quant.products import FEW_ROWS, few_rows, kernels_in_8_bits, linear
+from vl2.quant.matmul import FEW_ROWS, few_rows, int8_kernels, linear
 
 ExpertLeaf = Literal["gate_up", "down"]
 
@@ -127,9 +127,9 @@ class QuantisedExperts(HoldsCodes):
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         """Run rows sorted by expert, `counts_E` rows for each."""
         counts = counts_E.tolist()
-        kernels = kernels_in_8_bits(x_ND, min(self.width, self.hidden)) if self.kind == "int8" else None
+        kernels = int8_kernels(x_ND, min(self.width, self.hidden)) if self.kind == "int8" else None
         if kernels is not None and max(counts, default=0) > FEW_ROWS:
-            return self._run_in_8_bits(kernels, x_ND, counts)
+            return self._run_int8(kernels, x_ND, counts)
         out_ND = torch.empty_like(x_ND)
         for e, (rows, out) in enumerate(zip(x_ND.split(counts), out_ND.split(counts), strict=True)):
             if len(rows):
@@ -142,7 +142,7 @@ class QuantisedExperts(HoldsCodes):
         gate_NF, up_NF = (linear(x_ND, part, self.hidden, self.width) for part in (gate, up))
         return linear(F.silu(gate_NF) * up_NF, self.quantised("down", expert), self.width, self.hidden)
 
-    def _run_in_8_bits(self, kernels: Library, x_ND: Tensor, counts: list[int]) -> Tensor:
+    def _run_int8(self, kernels: Library, x_ND: Tensor, counts: list[int]) -> Tensor:
         """Run all experts with rows rounded once for all of them; those of few rows keep their 16 bits."""
         gate_up_EFD, down_EDF = self.gate_up_codes.flatten(1, 2), self.down_codes
         gate_up_N2F = self._multiply_each(kernels, x_ND, counts, gate_up_EFD, self.gate_up_scales.flatten(1, 2))

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "lines.h"
-#include "products.h"
+#include "matmul.h"
 
 namespace vl2 {
 
@@ -46,7 +46,7 @@ inline __m512bh pair_of(const bf16* from) {
 }
 
 struct PackedHead {
-    LineVector<uint32_t> keys, values;  // [block][pair of channels][64 keys]; [pair of keys][channels]
+    AlignedVector<uint32_t> keys, values;  // [block][pair of channels][64 keys]; [pair of keys][channels]
     int64_t channel_pairs, key_blocks, value_width;
 
     void pack(const Attention& a, int64_t b, int64_t h) {
@@ -158,8 +158,8 @@ inline void weighted_sums(const PackedHead& head, const bf16* weights, int64_t w
 inline void attend_rows(const Attention& a, int64_t b, int64_t h) {
     constexpr int64_t TILE = 60;  // queries: a multiple of what is scored and of what is summed at once
     static thread_local PackedHead head;
-    static thread_local LineVector<float> scores;
-    static thread_local LineVector<bf16> weights;
+    static thread_local AlignedVector<float> scores;
+    static thread_local AlignedVector<bf16> weights;
     head.pack(a, b, h / a.shared);
     const int64_t width = head.key_blocks * KEYS_AT_ONCE;
     scores.resize(QUERIES_AT_ONCE * width);

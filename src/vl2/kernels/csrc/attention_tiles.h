@@ -22,7 +22,7 @@ inline __m512i load_part(const bf16* from, int64_t count) {
 
 // Keys as rows of whole tiles, values transposed: rows of channels. Zeros fill both up.
 struct HeadInTiles {
-    LineVector<bf16> keys, values;  // [keys][channels]; [value channels][value_row]
+    AlignedVector<bf16> keys, values;  // [keys][channels]; [value channels][value_row]
     int64_t channels, num_keys, value_row;
 
     void pack(const Attention& a, int64_t b, int64_t h) {
@@ -131,7 +131,7 @@ inline void store_means(const float* sums, const Floats* inverses, const Attenti
 inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
     static thread_local HeadInTiles head;
     static thread_local std::vector<Line> query, weights;
-    static thread_local LineVector<float> scores;
+    static thread_local AlignedVector<float> scores;
     const TileRegisters registers;
     const auto nothing = [] {};
     head.pack(a, b, h / a.shared);

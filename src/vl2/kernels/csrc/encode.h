@@ -3,7 +3,7 @@
 #pragma once
 #include "lines.h"
 #include "prefill.h"
-#include "products_in_tiles.h"
+#include "matmul_in_tiles.h"
 
 namespace vl2 {
 
@@ -35,7 +35,7 @@ inline bool encode(const Encoder& encoder, bf16* x, int64_t tiles, int64_t patch
     constexpr int64_t LINE = LINE_BYTES / sizeof(bf16);
     const int64_t rows = tiles * patches, D = encoder.width, H = encoder.heads, C = D / H;
     const int64_t qkv_row = round_up(3 * D, LINE), hidden_row = round_up(encoder.blocks->fc1.weight.outputs, LINE);
-    const Blank<bf16> normed(rows * D), qkv(rows * qkv_row), attended(rows * D), hidden(rows * hidden_row);
+    const UninitializedBuffer<bf16> normed(rows * D), qkv(rows * qkv_row), attended(rows * D), hidden(rows * hidden_row);
     const auto multiply = [&](const BiasedMatrix& layer, const bf16* from, int64_t from_row, bf16* to, int64_t to_row, bool gelu,
                               const bf16* residual) {
         RowsProduct product = product_of(layer.weight, from, rows, from_row, to, to_row);

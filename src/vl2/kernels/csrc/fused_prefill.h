@@ -12,7 +12,7 @@
 #include "lines.h"
 #include "model.h"
 #include "prefill.h"
-#include "products_in_tiles.h"
+#include "matmul_in_tiles.h"
 #include "route.h"
 
 namespace vl2 {
@@ -56,10 +56,10 @@ class FusedPrefill {
     const PrefillChunk& chunk_;
     const int64_t rows_;
     const int threads_;
-    Blank<bf16> normed_, query_, rotated_, key_, value_, attended_, mlp_, slots_;
-    Blank<float> logits_, weights_;
-    Blank<int64_t> chosen_, token_index_, row_index_, counts_;
-    Blank<bf16> unpacked_;
+    UninitializedBuffer<bf16> normed_, query_, rotated_, key_, value_, attended_, mlp_, slots_;
+    UninitializedBuffer<float> logits_, weights_;
+    UninitializedBuffer<int64_t> chosen_, token_index_, row_index_, counts_;
+    UninitializedBuffer<bf16> unpacked_;
 
     static constexpr int64_t FEW_ROWS = 16;  // of bfloat16: with no more, each product of an MLP is shared out by itself
 
@@ -184,7 +184,7 @@ class FusedPrefill {
                                  alone(layer.gate), alone(layer.up), alone(layer.down), out};
             return run_experts(all, threads_);
         }
-        const Blank<bf16> gate_up(2 * rows_ * hidden), activated(rows_ * hidden);
+        const UninitializedBuffer<bf16> gate_up(2 * rows_ * hidden), activated(rows_ * hidden);
         if (!multiply({{layer.gate, normed_.data(), gate_up.data(), 2 * hidden},
                        {layer.up, normed_.data(), gate_up.data() + hidden, 2 * hidden}}))
             return false;

@@ -3,9 +3,9 @@
 
 #include "blocks.h"
 #include "decode.h"
-#include "eight_bits.h"
+#include "int8.h"
 #include "encode.h"
-#include "products_in_tiles.h"
+#include "matmul_in_tiles.h"
 #include "expert_rows.h"
 #include "quantise.h"
 #include "prefill.h"

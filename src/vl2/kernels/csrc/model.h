@@ -1,7 +1,7 @@
 // What the decode step reads: the model as plain structures. Python holds the same as ctypes structures
 // (vl2/kernels/structures.py): fields, order and sizes must agree. All numbers are 64 bits wide.
 #pragma once
-#include "products.h"
+#include "matmul.h"
 
 namespace vl2 {
 

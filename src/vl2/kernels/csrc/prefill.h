@@ -6,7 +6,7 @@
 #include "attention.h"
 #include "attention_many.h"
 #include "attention_tiles.h"
-#include "products.h"
+#include "matmul.h"
 #include "threads.h"
 
 namespace vl2 {

@@ -8,7 +8,7 @@ import torch
 from vl2.errors import UserError
 from vl2.kernels.build import supported_levels
 from vl2.kernels.library import Library, kernels_of_level
-from vl2.kernels.products import multiply
+from vl2.kernels.matmul import multiply
 from vl2.kernels.structures import BF16, INT4, INT8, MatrixC
 from vl2.quant.formats import KINDS, Kind, dequantise, quantise
 

@@ -1,4 +1,4 @@
-// What stands around a product in whole numbers: rows rounded to 8 bits, and the sums made floating-point again.
+// What stands around an int8 matmul: rows rounded to 8 bits, and the sums made floating-point again.
 #pragma once
 #include <algorithm>
 

@@ -17,11 +17,11 @@ from vl2.kernels.prefill import has_tiles
 from vl2.model import float_linear
 from vl2.model.attention import AttentionMask
 from vl2.model.moe import MAX_DECODED_ROWS, Experts
-from vl2.quant import products
+from vl2.quant import matmul
 from vl2.quant.apply import quantise_model
 from vl2.quant.formats import KINDS, PANEL, Kind
+from vl2.quant.matmul import FEW_PREFILL_ROWS, FEW_ROWS, PANEL_ROWS
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.products import FEW_PREFILL_ROWS, FEW_ROWS, PANEL_ROWS
 from vl2.quant.scheme import SCHEMES, SchemeName
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -78,16 +78,16 @@ def test_the_type_of_many_rows_follows_the_weight_and_the_instructions(
 ) -> None:
     """`kernels`: None without any, else whether theirs have instructions for bfloat16."""
     library = None if kernels is None else SimpleNamespace(has_bfloat16_products=kernels)
-    monkeypatch.setattr(products, "load_kernels", lambda: library)
-    monkeypatch.setattr(products, "has_int8_products", lambda: has_int8)
-    monkeypatch.setattr(products, "has_bfloat16_products", lambda: True)
-    assert products.type_of_many_rows(kind, dtype, torch.device("cpu")) == expected
-    assert products.type_of_many_rows(kind, dtype, torch.device("meta")) == dtype
+    monkeypatch.setattr(matmul, "load_kernels", lambda: library)
+    monkeypatch.setattr(matmul, "has_int8_products", lambda: has_int8)
+    monkeypatch.setattr(matmul, "has_bfloat16_products", lambda: True)
+    assert matmul.matmul_dtype(kind, dtype, torch.device("cpu")) == expected
+    assert matmul.matmul_dtype(kind, dtype, torch.device("meta")) == dtype
 
 
 def test_plain_bfloat16_is_multiplied_in_float32_without_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "has_bfloat16_products", lambda: False)
-    assert products.type_of_many_rows(None, torch.bfloat16, torch.device("cpu")) == torch.float32
+    monkeypatch.setattr(matmul, "has_bfloat16_products", lambda: False)
+    assert matmul.matmul_dtype(None, torch.bfloat16, torch.device("cpu")) == torch.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,8 +119,8 @@ def test_without_instructions_panels_give_the_product_unrounded(
     kind: Kind, dtype: torch.dtype, panel_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As little of the weight at a time as can be, one panel and a part of the next, and all of it."""
-    monkeypatch.setattr(products, "has_int8_products", lambda: False)
-    monkeypatch.setattr(products, "_has_instructions", lambda kernels, kind: False)
+    monkeypatch.setattr(matmul, "has_int8_products", lambda: False)
+    monkeypatch.setattr(matmul, "_has_instructions", lambda kernels, kind: False)
     monkeypatch.setattr(float_linear, "PANEL_BYTES", panel_bytes)
     plain = nn.Linear(72, 41).requires_grad_(False)
     layer = QuantisedLinear.like(plain, kind)
@@ -163,7 +163,7 @@ def test_without_kernels_no_weight_is_made_whole(
     x = normal(2, 3, K, seed=2).sign().to(dtype)
     expected = F.linear(x, layer.whole(dtype), layer.bias)
     assert torch.equal(layer.whole(torch.float32), plain.weight)
-    monkeypatch.setattr(products, "MADE", 3 * PANEL * K)
+    monkeypatch.setattr(matmul, "MADE", 3 * PANEL * K)
     with LargestMade() as largest:
         got = layer(x)
     assert torch.equal(got, expected)

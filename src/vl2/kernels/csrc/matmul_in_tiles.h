@@ -1,9 +1,9 @@
-// A whole product in tile registers: rows of bfloat16 times a weight, in bfloat16 or, where the weight is int8, in whole numbers,
+// A whole product in tile registers: rows of bfloat16 times a weight, in bfloat16 or, where the weight is int8, in integers,
 // for which the rows are rounded to 8 bits as they are packed.
 //
 // As in amx.h a tile of the weight is sixteen of its rows as they lie in memory, here of 64 bytes each, and the rows that it
-// meets lie beside one another in words, packed once for all outputs. Sums of whole numbers are exact; what is made of them, and
-// in which order, is eight_bits.h's: both ways give the same bits. A row's result depends on that row alone.
+// meets lie beside one another in words, packed once for all outputs. Sums of integers are exact; what is made of them, and
+// in which order, is int8.h's: both ways give the same bits. A row's result depends on that row alone.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -11,7 +11,7 @@
 
 #include "amx.h"
 #include "blocks.h"
-#include "eight_bits.h"
+#include "int8.h"
 #include "rows_in_tiles.h"
 
 namespace vl2 {
@@ -75,10 +75,10 @@ class ProductInTiles {
                     _mm512_store_si512(weight.tails[half][n], _mm512_maskz_loadu_epi8(x_.tail(), from));
                 }
         const int64_t lines = (BLOCK * x_.bytes + 63) / 64, turns = (x_.vectors + 1) / 2 * x_.whole_steps;
-        AheadInStreams ahead;
-        if (next && turns > 0) ahead = AheadInStreams(next, lines, turns);
+        StreamPrefetch prefetch;
+        if (next && turns > 0) prefetch = StreamPrefetch(next, lines, turns);
         for (int64_t v = 0; v < x_.vectors; v += VECTORS_AT_ONCE)
-            multiply_vectors(weight, v, std::min(VECTORS_AT_ONCE, x_.vectors - v), first, other, ahead);
+            multiply_vectors(weight, v, std::min(VECTORS_AT_ONCE, x_.vectors - v), first, other, prefetch);
     }
 
     // 32 rows of the weight from one on; null where there are no more so many.
@@ -103,7 +103,8 @@ class ProductInTiles {
 
     // Up to four vectors. Some steps of the weight go over all of them before the next do: the first cache holds their
     // tiles meanwhile, and the second, which fills tiles at half the rate at which they multiply, gives them only once.
-    void multiply_vectors(const Weight& weight, int64_t v, int64_t count, int64_t first, int64_t other, AheadInStreams& ahead) {
+    void multiply_vectors(const Weight& weight, int64_t v, int64_t count, int64_t first, int64_t other,
+                          StreamPrefetch& prefetch) {
         alignas(64) Sum sums[VECTORS_AT_ONCE][2][SUMS];  // [vector][sixteen outputs][output, row]
         const int64_t row = v * LANES, rows = std::min((v + count) * LANES, p_.rows) - row;
         Residual residual{p_.residual + row * p_.outputs + first, p_.outputs, p_.residual ? rows : 0};
@@ -112,8 +113,8 @@ class ProductInTiles {
         for (int64_t step = 0; step < x_.steps; step += at_once) {
             const int64_t last_step = std::min(x_.steps, step + at_once);
             int64_t i = 0;
-            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, ahead, residual);
-            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, ahead, residual);
+            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, prefetch, residual);
+            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, prefetch, residual);
         }
         for (int64_t i = 0; i < count; i++) finish(sums[i], v + i, first, other);
     }
@@ -121,7 +122,7 @@ class ProductInTiles {
     // Some steps of V vectors, 1 or 2; from the second step on they are added to what `sums` hold.
     template <int V>
     void add_up(const Weight& weight, int64_t v, int64_t first_step, int64_t last_step, Sum (*sums)[2][SUMS],
-                AheadInStreams& ahead, Residual& residual) {
+                StreamPrefetch& prefetch, Residual& residual) {
         const char *left = x_.vector(v), *right = x_.vector(v + V - 1);
         if (first_step) {
             _tile_loadd(0, sums[0][0], 64);
@@ -140,7 +141,7 @@ class ProductInTiles {
         }
         for (int64_t step = first_step; step < last_step; step++) {
             if (step < x_.whole_steps) {
-                ahead.step();
+                prefetch.step();
                 residual.step();
                 _tile_loadd(4, weight.one + step * STEP, x_.bytes);
                 _tile_loadd(5, weight.two + step * STEP, x_.bytes);
@@ -184,7 +185,7 @@ class ProductInTiles {
         return in_pairs(_mm512_add_ps(even(a), even(b)), _mm512_add_ps(odd(a), odd(b)));
     }
 
-    // What is made of sixteen sums of one output. Of whole numbers as from_int32_sums makes it.
+    // What is made of sixteen sums of one output. Of integers as from_int32_sums makes it.
     Floats result(const Sum* sums, int64_t output, Floats row_scales) const {
         const Floats bias = splat(p_.bias ? to_float(p_.bias[output]) : 0);
         if constexpr (IS_WHOLE) {

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
-from vl2.kernels.eight_bits import multiply_rows, round_rows
+from vl2.kernels.int8 import multiply_rows, round_rows
 from vl2.kernels.library import Library
 from vl2.kernels.prefill import has_tiles
 from vl2.quant.formats import quantise
-from vl2.quant.products import multiply_in_8_bits
+from vl2.quant.matmul import int8_matmul
 
 SHAPES = [(729, 1152, 1152), (40, 48, 72), (33, 17, 9), (1, 100, 16)]
 
@@ -46,7 +46,7 @@ def test_products_are_those_of_the_plain_way(kernels: Library, M: int, N: int, K
     x_MK, bias_N = draw(M, K), draw(N, seed=2)
     weight = quantise(draw(N, K, seed=1), "int8")
     got = multiply_rows(kernels, x_MK, weight.codes, weight.scales, bias_N=bias_N, gelu=gelu)
-    plain = multiply_in_8_bits(x_MK, weight) + bias_N
+    plain = int8_matmul(x_MK, weight) + bias_N
     if gelu:
         plain = F.gelu(plain.to(torch.bfloat16), approximate="tanh").float()
     # A code in a thousand falls on the other side of a half, and bfloat16 rounds the result.

@@ -1,6 +1,6 @@
-"""Products with a quantised weight, each by the way that suits the number of rows and the machine.
+"""Matmul with a quantised weight, each by the way that suits the number of rows and the machine.
 
-On the CPU the kernels read the codes of a few rows. Of many, int8 is multiplied in whole numbers where the processor
+On the CPU the kernels read the codes of a few rows. Of many, int8 is multiplied in integers where the processor
 has instructions for that, the rows rounded to 8 bits themselves, each by its own largest number: twice as fast as
 bfloat16. int4 is made bfloat16 for many rows. A processor without instructions for either makes a panel of the weight
 float32 at a time and multiplies that, which is ten times what it can do with codes. Elsewhere, and without kernels, so
@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
-from vl2.kernels.eight_bits import LANES, multiply_rows
+from vl2.kernels.int8 import LANES, multiply_rows
 from vl2.kernels.library import Library
+from vl2.kernels.matmul import multiply
 from vl2.kernels.prefill import has_tiles
-from vl2.kernels.products import multiply
 from vl2.kernels.structures import INT8, QUANTISED, MatrixC
 from vl2.model.float_linear import has_bfloat16_products, multiply_panels
 from vl2.model.moe import MAX_DECODED_ROWS, is_step
@@ -44,7 +44,7 @@ def linear(
     residual: Tensor | None = None,
 ) -> Tensor:
     """Return x times the transposed weight, plus the bias, [..., N], in the type of x; or its GELU; or + `residual`."""
-    kernels = kernels_in_8_bits(x, N, bias) if weight.kind == "int8" and x.numel() > _few_rows(x) * K else None
+    kernels = int8_kernels(x, N, bias) if weight.kind == "int8" and x.numel() > _few_rows(x) * K else None
     if kernels is not None:
         residual_MN = None if residual is None else residual.reshape(-1, N).contiguous()
         out_MN = multiply_rows(
@@ -66,7 +66,7 @@ def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -
     if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float32) or not len(x_MK):
         return multiply_in_parts(x, weight, N, K, bias)
     if weight.kind == "int8" and len(x_MK) > FEW_ROWS and has_int8_products():
-        out_MN = multiply_in_8_bits(x_MK, weight)
+        out_MN = int8_matmul(x_MK, weight)
     else:
         kernels = load_kernels()
         is_unpacked = weight.kind == "int4" and x.dtype == torch.bfloat16 and len(x_MK) > MAX_DECODED_ROWS
@@ -113,7 +113,7 @@ def _has_instructions(kernels: Library, kind: Kind) -> bool:
     return has_int8_products() if kind == "int8" else kernels.has_bfloat16_products
 
 
-def type_of_many_rows(kind: Kind | None, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+def matmul_dtype(kind: Kind | None, dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """Return the type in which many rows are multiplied by a weight of a form; None is a plain weight.
 
     `dtype` is that of the rows.
@@ -135,7 +135,7 @@ def few_rows(kernels: Library, x_MK: Tensor, codes_NK: Tensor, scales_N: Tensor)
     return multiply(kernels, MatrixC(INT8, *codes_NK.shape, codes_NK.data_ptr(), scales_N.data_ptr()), x_MK)
 
 
-def kernels_in_8_bits(x: Tensor, N: int, bias: Tensor | None = None) -> Library | None:
+def int8_kernels(x: Tensor, N: int, bias: Tensor | None = None) -> Library | None:
     """Return the kernels if they round these activations and what comes of them, N numbers a row."""
     types = {x.dtype} if bias is None else {x.dtype, bias.dtype}
     is_inference = not (torch.is_grad_enabled() and x.requires_grad)
@@ -143,7 +143,7 @@ def kernels_in_8_bits(x: Tensor, N: int, bias: Tensor | None = None) -> Library 
     return load_kernels() if applies and has_int8_products() else None
 
 
-def multiply_in_8_bits(x_MK: Tensor, weight: Quantised) -> Tensor:
+def int8_matmul(x_MK: Tensor, weight: Quantised) -> Tensor:
     """Return x times an int8 weight's transpose, float32 [M, N], with x rounded to 8 bits row by row."""
     largest_M1 = x_MK.abs().amax(dim=1, keepdim=True).float().clamp_(min=1e-30)
     codes_MK = (x_MK.float() * (127 / largest_M1)).round_().to(torch.int8)

@@ -1,6 +1,6 @@
-"""Products in whole numbers: bfloat16 rows rounded to 8 bits, int8 weights.
+"""Matmul in integers: bfloat16 rows rounded to 8 bits, int8 weights.
 
-With tile registers by csrc/products_in_tiles.h, else by csrc/eight_bits.h around PyTorch's; both give the same bits.
+With tile registers by csrc/matmul_in_tiles.h, else by csrc/int8.h around PyTorch's; both give the same bits.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ LANES = 16  # the kernel takes no narrower result
 
 
 @dataclass(frozen=True)
-class RowsIn8Bits:
+class Int8Rows:
     """Rows, each rounded by its own largest number: x is about codes * scales."""
 
     codes_MK: Tensor  # int8
     scales_M: Tensor  # float32
 
-    def __getitem__(self, rows: slice) -> RowsIn8Bits:
-        return RowsIn8Bits(self.codes_MK[rows], self.scales_M[rows])
+    def __getitem__(self, rows: slice) -> Int8Rows:
+        return Int8Rows(self.codes_MK[rows], self.scales_M[rows])
 
 
-def round_rows(kernels: Library, x_MK: Tensor) -> RowsIn8Bits:
+def round_rows(kernels: Library, x_MK: Tensor) -> Int8Rows:
     """Round bfloat16 rows."""
     assert x_MK.dtype == torch.bfloat16, f"the kernels round bfloat16, got {x_MK.dtype}"
     (M, K), x_MK = x_MK.shape, x_MK.contiguous()
-    rounded = RowsIn8Bits(torch.empty(M, K, dtype=torch.int8), torch.empty(M))
+    rounded = Int8Rows(torch.empty(M, K, dtype=torch.int8), torch.empty(M))
     kernels.to_int8_rows(
         x_MK.data_ptr(), M, K, rounded.codes_MK.data_ptr(), rounded.scales_M.data_ptr(), torch.get_num_threads()
     )
@@ -68,7 +68,7 @@ def multiply_rows(
 
 def multiply_rounded(
     kernels: Library,
-    x: RowsIn8Bits,
+    x: Int8Rows,
     codes_NK: Tensor,
     scales_N: Tensor,
     *,
