@@ -49,8 +49,8 @@ class UncachedFile(MappedFile):
         self._descriptor = os.open(path, os.O_RDONLY)
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def let_go(self, offset: int, nbytes: int) -> None:
-        super().let_go(offset, nbytes)
+    def evict(self, offset: int, nbytes: int) -> None:
+        super().evict(offset, nbytes)
         os.posix_fadvise(self._descriptor, offset, nbytes, os.POSIX_FADV_DONTNEED)
 
 

@@ -336,7 +336,7 @@ def test_the_bytes_of_a_model_are_those_of_its_tensors() -> None:
 def test_weights_that_stay_in_their_files_are_read_for_every_token_but_not_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(in_place, "lies_in_large_pages", lambda *part: True)
+    monkeypatch.setattr(in_place, "lies_in_huge_pages", lambda *part: True)
     monkeypatch.setattr(in_place, "LEAST_BYTES", 0)
     model = small_model("tiny")
     save_model(model, tmp_path / "saved")

@@ -125,11 +125,11 @@ def compete(
 def _read_files(folder: Path) -> None:
     """Bring a checkpoint's files into the system's cache: who loads first is not to pay the disk for all.
 
-    What comes from the disk comes in large pages, where the system has them, as when a model of ours is loaded.
+    What comes from the disk comes in huge pages, where the system has them, as when a model of ours is loaded.
     """
     for path in folder.glob("*.safetensors"):
         file = MappedFile(path)
-        file.prefer_large_pages(True)
+        file.prefer_huge_pages(True)
         file.read(0, file.nbytes)
         with path.open("rb", buffering=0) as stream:
             while stream.readinto(_PIECE):

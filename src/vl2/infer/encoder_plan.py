@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
-from vl2.infer.held_weights import HeldWeights, Plans, Unsupported
+from vl2.infer.weight_pointers import Plans, Unsupported, WeightPointers
 from vl2.kernels import Library
 from vl2.kernels.prefill import has_tiles
 from vl2.kernels.structures import BF16, INT8, BiasedMatrixC, EncoderBlockC, EncoderC, NormC
@@ -22,7 +22,7 @@ class EncoderPlan:
 
     def __init__(self, vision: VisionEncoder, kernels: Library) -> None:
         """Raise Unsupported where a block is not one that the kernels know."""
-        self._kernels, self._weights = kernels, HeldWeights(vision)
+        self._kernels, self._weights = kernels, WeightPointers(vision)
         blocks = [block for block in vision.blocks if isinstance(block, Block)]
         heads = {block.attn.num_heads for block in blocks}
         if len(blocks) != len(vision.blocks) or len(heads) != 1:

@@ -23,7 +23,7 @@ from vl2.errors import UserError, memory_errors
 from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint import ConstraintState
 from vl2.infer.decode_graph import DecodeGraphs
-from vl2.infer.kept_graphs import drop_graphs, lent_graphs
+from vl2.infer.kept_graphs import acquired_graphs, drop_graphs
 from vl2.infer.language_plan import language_plan
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.infer.repetition import ends_in_loop
@@ -142,7 +142,7 @@ def decoding(model: VL2, num_rows: int, capacity: int, *, max_capacity: int) -> 
     Where steps can be graphs, both are kept for the next call, and may have up to `max_capacity` positions.
     """
     if DecodeGraphs.applies(model):
-        with lent_graphs(model, num_rows, capacity, max_capacity=max_capacity) as graphs:
+        with acquired_graphs(model, num_rows, capacity, max_capacity=max_capacity) as graphs:
             yield graphs.cache, graphs.decode
         return
     drop_graphs(model)  # of when it lay elsewhere

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from vl2.config import LanguageConfig
-from vl2.infer.held_weights import HeldWeights, Plans, Unsupported
+from vl2.infer.weight_pointers import Plans, Unsupported, WeightPointers
 from vl2.kernels import Library
 from vl2.kernels.prefill import has_tiles
 from vl2.kernels.structures import BF16, INT4, QUANTISED, LayerC, MatrixC, ModelC, PrefillChunkC, StackC, StepC
 from vl2.kernels.tiles import LINE
 from vl2.model import Cache
 from vl2.model.attention import LatentAttention, MultiHeadAttention
-from vl2.model.file_experts import FileExperts
 from vl2.model.language import DecoderLayer, LanguageModel
 from vl2.model.layers import GatedMLP
+from vl2.model.memory_mapped_experts import MemoryMappedExperts
 from vl2.model.moe import Experts, MoE
 from vl2.model.rope import rotary_angles
 from vl2.quant.matmul import FEW_PREFILL_ROWS
@@ -39,7 +39,7 @@ class LanguagePlan:
         """Raise Unsupported where a layer is not one that the kernels know."""
         decoder = language.model
         self._kernels, self._config = kernels, decoder.config
-        self._weights, self._gates = HeldWeights(language), list[nn.Module]()
+        self._weights, self._gates = WeightPointers(language), list[nn.Module]()
         _check_config(self._config)
         layers = [self._layer(layer) for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         self._layers = (LayerC * len(layers))(*layers)
@@ -202,7 +202,7 @@ class LanguagePlan:
             out.expert_up = StackC(MatrixC(BF16, F, D, first + half, None), 2 * half, 0)
             down = self._weights.address(experts, "down_proj", experts.down_proj)
             out.expert_down = StackC(MatrixC(BF16, D, F, down, None), half, 0)
-        elif isinstance(experts, FileExperts):
+        elif isinstance(experts, MemoryMappedExperts):
             out.expert_gate, out.expert_up, out.expert_down = self._weights.apart(experts)
         elif isinstance(experts, QuantisedExperts):
             kind = QUANTISED[experts.kind]

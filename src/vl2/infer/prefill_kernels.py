@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vl2.infer.encoder_plan import encoder_plan
-from vl2.infer.held_weights import stacks_apart
 from vl2.infer.language_plan import language_plan
+from vl2.infer.weight_pointers import stacks_apart
 from vl2.kernels import load_kernels
 from vl2.kernels import prefill as kernels
 from vl2.kernels.matmul import multiply
@@ -22,10 +22,10 @@ from vl2.kernels.structures import BF16, QUANTISED, MatrixC, StackC
 from vl2.kernels.tiles import LINE, multiply_rows_in_tiles
 from vl2.model import VL2, Cache, attention, language, layers, moe, rope, vision
 from vl2.model.attention import AnyCache, AttentionMask, LatentAttention, MultiHeadAttention
-from vl2.model.file_experts import FileExperts
 from vl2.model.float_linear import has_bfloat16_products, use_float_linear
 from vl2.model.language import LanguageModel
 from vl2.model.layers import GatedMLP, RMSNorm
+from vl2.model.memory_mapped_experts import MemoryMappedExperts
 from vl2.model.moe import MAX_DECODED_ROWS, Experts, MoE, PlainExperts, Router
 from vl2.model.rope import Angles
 from vl2.quant.formats import Kind
@@ -131,7 +131,7 @@ def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask: AttentionMask, 
 def run_experts(
     experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, is_step: bool = False
 ) -> tuple[Tensor, Tensor]:
-    is_for_kernels = _is_for_kernels(len(x_TD), is_step, is_plain=type(experts) in (Experts, FileExperts))
+    is_for_kernels = _is_for_kernels(len(x_TD), is_step, is_plain=type(experts) in (Experts, MemoryMappedExperts))
     if is_for_kernels and x_TD.is_contiguous() and kernels.applies(x_TD):
         read = _stacks(experts, expert_TK.numel() / num_experts)
         if read is not None:
@@ -158,7 +158,7 @@ def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
             D, F = down_EDF.shape[1:]
             gate, up = (StackC.of(BF16, F, D, part) for part in gate_up_EFD.chunk(2, dim=1))
             return (gate, up, StackC.of(BF16, D, F, down_EDF)), F
-    if isinstance(experts, FileExperts) and kernels.applies(*experts.parameters()):
+    if isinstance(experts, MemoryMappedExperts) and kernels.applies(*experts.parameters()):
         return stacks_apart(experts), experts.pair(0)[1].shape[1]
     if isinstance(experts, QuantisedExperts) and takes(experts.kind, rows_each):
         kind, D, F = QUANTISED[experts.kind], experts.width, experts.hidden

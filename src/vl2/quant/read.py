@@ -79,7 +79,7 @@ class MappedModel:
         total = sum(file.nbytes for file in self.files.values())
         done = 0
         for file in self.files.values():
-            file.prefer_large_pages(True)
+            file.prefer_huge_pages(True)
             for start in range(0, file.nbytes, READ_AT_ONCE):
                 nbytes = min(READ_AT_ONCE, file.nbytes - start)
                 file.read(start, nbytes)

@@ -2,7 +2,7 @@
 
 The files hold the state dict of the quantised model: what is not quantised under its released name, and beside it the
 codes and scales of each layer, experts stacked, laid out as the products read them. So loading is mapping: nothing is
-unpacked, joined or copied, and the bytes of one expert are four unbroken stretches that can be paged in and out. No
+unpacked, joined or copied, and the bytes of one expert are four byte ranges that can be paged in and out. No
 program that knows the released names could read the codes anyway, so the experts do not keep theirs.
 
 Source: none; the layout is this project's own. `vl2.quant.read` reads it.

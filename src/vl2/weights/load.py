@@ -69,7 +69,7 @@ def load_model(
             read_into(place.view(state[place.parameter]), tensor)
 
     fill(wanted, stored, put, progress)
-    in_place.hold()
+    in_place.mlock()
     return model.eval()
 
 

@@ -1,4 +1,4 @@
-"""Routed experts whose matrices stay where a released file has them, one by one: for a model that answers.
+"""Routed experts whose matrices stay memory-mapped where a released file has them: for a model that answers.
 
 To stack them is to copy three quarters of tiny. Otherwise they are what `vl2.model.moe.Experts` is.
 """
@@ -16,7 +16,7 @@ from vl2.model.moe import PlainExperts, matmul_each
 Pair = tuple[Tensor, Tensor]
 
 
-class FileExperts(PlainExperts):
+class MemoryMappedExperts(PlainExperts):
     """E gated MLPs with two matrices each, contiguous and parameters."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
