@@ -34,7 +34,7 @@ from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.model import VL2
 from vl2.model.attention import AttentionMask
 from vl2.model.rope import rotary_angles
-from vl2.quant.apply import store
+from vl2.quant.apply import quantize_into
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES
 from vl2.quant.write import empty_quantised
 from vl2.weights.load import build_empty, materialize, shape_of
@@ -89,7 +89,7 @@ class Forms:
 
 def put(model: VL2, place: Place, weight: Tensor) -> None:
     """Bring a weight to its place, quantised where its layer is. In place."""
-    if not store(model, place, weight):
+    if not quantize_into(model, place, weight):
         owner, _, leaf = place.parameter.rpartition(".")
         place.view(getattr(model.get_submodule(owner), leaf)).copy_(weight)
 

@@ -86,10 +86,10 @@ def test_quantised_experts_of_many_rows_are_those_they_stand_for(
     plain = moe.Experts(num_experts, width, hidden)
     quantised = QuantisedExperts.like(plain, kind)
     for expert in range(num_experts):
-        quantised.store("gate_up", expert, draw(2 * hidden, width, seed=expert) * 0.2)
-        quantised.store("down", expert, draw(width, hidden, seed=10 + expert) * 0.2)
-        plain.gate_up_proj[expert] = quantised.whole("gate_up", expert, torch.float32)
-        plain.down_proj[expert] = quantised.whole("down", expert, torch.float32)
+        quantised.quantize_from("gate_up", expert, draw(2 * hidden, width, seed=expert) * 0.2)
+        quantised.quantize_from("down", expert, draw(width, hidden, seed=10 + expert) * 0.2)
+        plain.gate_up_proj[expert] = quantised.dequantize("gate_up", expert, torch.float32)
+        plain.down_proj[expert] = quantised.dequantize("down", expert, torch.float32)
     # One expert gets nearly all, more than one task takes, and one none.
     x, shares = draw(300, width, seed=1), torch.tensor([9, 1, 1, 0.8, 0])
     chosen = (torch.rand(300, num_experts, generator=torch.Generator().manual_seed(2)) * shares).topk(2).indices
@@ -119,8 +119,8 @@ def test_int8_experts_in_tiles_have_the_bits_of_the_products_one_by_one_whatever
     num_experts = 5
     experts = QuantisedExperts("int8", num_experts, width, hidden, device=torch.device("cpu"))
     for expert in range(num_experts):
-        experts.store("gate_up", expert, draw(2 * hidden, width, seed=expert) * 0.2)
-        experts.store("down", expert, draw(width, hidden, seed=10 + expert) * 0.2)
+        experts.quantize_from("gate_up", expert, draw(2 * hidden, width, seed=expert) * 0.2)
+        experts.quantize_from("down", expert, draw(width, hidden, seed=10 + expert) * 0.2)
     x, shares = draw(401, width, seed=1), torch.tensor([9, 1, 1, 0.8, 0])
     chosen = (torch.rand(401, num_experts, generator=torch.Generator().manual_seed(2)) * shares).topk(2).indices
     counts = chosen.flatten().bincount(minlength=num_experts)
@@ -142,8 +142,8 @@ def test_a_step_of_decoding_is_as_the_plain_way_does_it(kind: Kind) -> None:
     """The decode plan is held equal to that; what reads a prompt may round otherwise."""
     experts = QuantisedExperts(kind, 5, 160, 64, device=torch.device("cpu"))
     for expert in range(5):
-        experts.store("gate_up", expert, draw(128, 160, seed=expert) * 0.2)
-        experts.store("down", expert, draw(160, 64, seed=10 + expert) * 0.2)
+        experts.quantize_from("gate_up", expert, draw(128, 160, seed=expert) * 0.2)
+        experts.quantize_from("down", expert, draw(160, 64, seed=10 + expert) * 0.2)
     x, chosen = draw(40, 160), torch.rand(40, 5, generator=torch.Generator().manual_seed(2)).topk(2).indices
     ours, plain = (way(experts, x, chosen, 5, is_step=True) for way in (prefill_kernels.run_experts, moe.run_experts))
     assert torch.equal(ours[0], plain[0])
@@ -162,8 +162,8 @@ def test_a_quantised_mlp_of_many_rows_is_that_it_stands_for(
     for name, plain in mlp.named_children():
         assert isinstance(plain, nn.Linear)
         layer = QuantisedLinear.like(plain, kind)
-        layer.store(plain.weight)
-        plain.weight.copy_(layer.whole(torch.float32))
+        layer.quantize_from(plain.weight)
+        plain.weight.copy_(layer.dequantize(torch.float32))
         setattr(quantised, name, layer)
     x = draw(2, 100, 96)
     wanted = mlp(x.float())

@@ -11,7 +11,7 @@ from tests.model.configs import small_config, small_model
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.moe import Router
-from vl2.quant.apply import is_quantised, quantise_model, reserve, store
+from vl2.quant.apply import allocate_quantized, is_quantised, quantise_model, quantize_into
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
 from vl2.quant.scheme import SCHEMES, SchemeName, quantised_modules, scheme_named
 from vl2.weights.load import materialize
@@ -40,12 +40,12 @@ def test_tensor_by_tensor_gives_the_same_model_as_all_at_once(size: str, name: S
     with torch.device("meta"):
         streamed = VL2(small_config(size))
     wanted = list(places(streamed))
-    assert reserve(streamed, SCHEMES[name]) == replaced == list(quantised_modules(plain, SCHEMES[name]))
+    assert allocate_quantized(streamed, SCHEMES[name]) == replaced == list(quantised_modules(plain, SCHEMES[name]))
     materialize(streamed, torch.float32, torch.device("cpu"))
     source, state = plain.state_dict(), streamed.state_dict()
     for place in wanted:
         tensor = place.view(source[place.parameter])
-        if not store(streamed, place, tensor):
+        if not quantize_into(streamed, place, tensor):
             place.view(state[place.parameter]).copy_(tensor)
     assert is_quantised(streamed)
     assert not is_quantised(plain)

@@ -20,9 +20,9 @@ from vl2.errors import UserError
 from vl2.infer.vlm import load
 from vl2.model import VL2
 from vl2.quant.apply import quantise_model
+from vl2.quant.config import QuantizationConfig
 from vl2.quant.formats import KINDS
 from vl2.quant.read import load_quantising, map_quantised, read_quantised
-from vl2.quant.record import Record
 from vl2.quant.scheme import scheme_named
 from vl2.quant.write import quantise_checkpoint
 from vl2.weights import load_model
@@ -32,9 +32,9 @@ from vl2.weights.safetensors_file import read_header
 
 def mapped(folder: Path) -> VL2:
     config = ModelConfig.from_file(folder / "config.json")
-    record = Record.of(config, folder)
-    assert record is not None
-    return map_quantised(folder, config, record).model
+    quantization = QuantizationConfig.of(config, folder)
+    assert quantization is not None
+    return map_quantised(folder, config, quantization).model
 
 
 def assert_equal(ours: VL2, theirs: VL2) -> None:
@@ -127,9 +127,9 @@ def test_a_mapped_model_shares_its_bytes_with_the_file(copied: Path) -> None:
 
 def test_reading_into_memory_gives_the_mapped_model(base4: Path) -> None:
     config = ModelConfig.from_file(base4 / "config.json")
-    record = Record.of(config, base4)
-    assert record is not None
-    assert_equal(read_quantised(base4, config, record, device="cpu"), mapped(base4))
+    quantization = QuantizationConfig.of(config, base4)
+    assert quantization is not None
+    assert_equal(read_quantised(base4, config, quantization, device="cpu"), mapped(base4))
 
 
 def test_what_is_not_quantised_takes_another_type(base4: Path) -> None:

@@ -45,10 +45,10 @@ def test_a_layer_gives_the_product_of_the_weights_it_stands_for(kind: Kind, rows
     plain = nn.Linear(72, 48).requires_grad_(False)
     plain.weight.copy_(normal(48, 72))
     layer = QuantisedLinear.like(plain, kind)
-    layer.store(plain.weight)
+    layer.quantize_from(plain.weight)
     layer.to(dtype)  # the scales stay as they are
     x = normal(2, rows, 72, seed=1).to(dtype)
-    got, expected = layer(x), F.linear(x.float(), layer.whole(torch.float32), plain.bias.float())
+    got, expected = layer(x), F.linear(x.float(), layer.dequantize(torch.float32), plain.bias.float())
     assert got.dtype == dtype
     assert got.shape == (2, rows, 48)
     # Many rows are rounded to 8 bits with int8 weights, elsewhere to bfloat16 at most.
@@ -93,7 +93,7 @@ def test_plain_bfloat16_is_multiplied_in_float32_without_instructions_for_it(mon
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_requests_that_are_decoded_together_have_the_bits_of_each_alone(kind: Kind) -> None:
     layer = QuantisedLinear.like(nn.Linear(72, 48).requires_grad_(False), kind)
-    layer.store(normal(48, 72))
+    layer.quantize_from(normal(48, 72))
     layer.to(torch.bfloat16)
     x_B1K = normal(FEW_ROWS, 1, 72, seed=1).to(torch.bfloat16)
     together, alone = layer(x_B1K), torch.cat([layer(row) for row in x_B1K.split(1)])
@@ -104,7 +104,7 @@ def test_rows_of_requests_that_are_decoded_together_have_the_bits_of_each_alone(
 @pytest.mark.parametrize(("rows", "is_rounded"), [(FEW_PREFILL_ROWS, False), (FEW_PREFILL_ROWS + 1, True)])
 def test_with_tile_registers_more_than_a_few_rows_of_one_prompt_are_rounded(rows: int, is_rounded: bool) -> None:
     layer = QuantisedLinear.like(nn.Linear(72, 48, bias=False).requires_grad_(False), "int8")
-    layer.store(normal(48, 72))
+    layer.quantize_from(normal(48, 72))
     layer.to(torch.bfloat16)
     x_1SK = normal(1, rows, 72, seed=1).to(torch.bfloat16)
     one_by_one = layer(x_1SK.transpose(0, 1)).transpose(0, 1)
@@ -124,10 +124,10 @@ def test_without_instructions_panels_give_the_product_unrounded(
     monkeypatch.setattr(float_linear, "PANEL_BYTES", panel_bytes)
     plain = nn.Linear(72, 41).requires_grad_(False)
     layer = QuantisedLinear.like(plain, kind)
-    layer.store(plain.weight)
+    layer.quantize_from(plain.weight)
     layer.to(dtype)
     x = normal(2, PANEL_ROWS, 72, seed=1).to(dtype)
-    got, expected = layer(x), F.linear(x.float(), layer.whole(torch.float32), plain.bias.to(dtype).float())
+    got, expected = layer(x), F.linear(x.float(), layer.dequantize(torch.float32), plain.bias.to(dtype).float())
     assert got.dtype == dtype
     torch.testing.assert_close(got.float(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
 
@@ -158,11 +158,11 @@ def test_without_kernels_no_weight_is_made_whole(
     plain.weight[:, ::32] = -most - (kind == "int4")  # the scale is 1
     plain.bias.copy_(normal(N, seed=1).round())
     layer = QuantisedLinear.like(plain, kind)
-    layer.store(plain.weight)
+    layer.quantize_from(plain.weight)
     layer.to(dtype)
     x = normal(2, 3, K, seed=2).sign().to(dtype)
-    expected = F.linear(x, layer.whole(dtype), layer.bias)
-    assert torch.equal(layer.whole(torch.float32), plain.weight)
+    expected = F.linear(x, layer.dequantize(dtype), layer.bias)
+    assert torch.equal(layer.dequantize(torch.float32), plain.weight)
     monkeypatch.setattr(matmul, "MADE", 3 * PANEL * K)
     with LargestMade() as largest:
         got = layer(x)
@@ -179,10 +179,10 @@ def test_experts_give_what_their_whole_weights_give(kind: Kind, dtype: torch.dty
     plain.down_proj.copy_(normal(4, 64, 48, seed=1))
     experts = QuantisedExperts.like(plain, kind)
     for expert in range(4):
-        experts.store("gate_up", expert, plain.gate_up_proj[expert])
-        experts.store("down", expert, plain.down_proj[expert])
-        plain.gate_up_proj[expert] = experts.whole("gate_up", expert, torch.float32)
-        plain.down_proj[expert] = experts.whole("down", expert, torch.float32)
+        experts.quantize_from("gate_up", expert, plain.gate_up_proj[expert])
+        experts.quantize_from("down", expert, plain.down_proj[expert])
+        plain.gate_up_proj[expert] = experts.dequantize("gate_up", expert, torch.float32)
+        plain.down_proj[expert] = experts.dequantize("down", expert, torch.float32)
     counts = torch.tensor([3, 0, FEW_ROWS + 3, 1])
     x = normal(int(counts.sum()), 64, seed=2).to(dtype)
     with torch.no_grad():

@@ -15,9 +15,9 @@ from vl2.errors import UserError
 from vl2.infer.memory_plan import MemoryPlan
 from vl2.infer.vlm import VLM, load
 from vl2.process.processor import Processor
+from vl2.quant.config import QuantizationConfig
 from vl2.quant.paging import EXPERTS, ExpertPager
 from vl2.quant.read import MappedModel, map_quantised
-from vl2.quant.record import Record
 from vl2.quant.write import quantise_checkpoint
 from vl2.weights.mapped_file import MappedFile
 
@@ -33,9 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_mapped(folder: Path) -> MappedModel:
     config = ModelConfig.from_file(folder / "config.json")
-    record = Record.of(config, folder)
-    assert record is not None
-    return map_quantised(folder, config, record)
+    quantization = QuantizationConfig.of(config, folder)
+    assert quantization is not None
+    return map_quantised(folder, config, quantization)
 
 
 def expert_bytes(mapped: MappedModel) -> int:

@@ -22,7 +22,7 @@ def test_its_weights_are_spread_like_fresh_ones(weights: Kind, tmp_path: Path) -
     assert isinstance(head, QuantisedLinear)
     assert isinstance(experts, QuantisedExperts)
     assert vlm.weights == weights
-    for weight in (head.whole(torch.float32), experts.whole("down", 3, torch.float32)):
+    for weight in (head.dequantize(torch.float32), experts.dequantize("down", 3, torch.float32)):
         assert weight.std().item() == pytest.approx(DEVIATION, rel=0.05)
         assert abs(weight.mean().item()) < DEVIATION / 50
     assert layer.input_layernorm.weight.eq(1).all()

@@ -21,7 +21,7 @@ from vl2.model import VL2, Cache
 from vl2.model.attention import AttentionMask
 from vl2.model.language import LanguageModel
 from vl2.model.moe import Experts, has_grouped_kernel, is_aligned
-from vl2.quant.record import form_of
+from vl2.quant.config import form_of
 
 LOGGER = logging.getLogger("vl2.infer.decode_graph")
 WARM_UPS = 3  # runs before the recording, in which libraries choose their kernels and take their memory

@@ -17,9 +17,9 @@ from vl2.lora.apply import merge_lora
 from vl2.lora.peft_files import load_adapter
 from vl2.model import VL2
 from vl2.quant.apply import quantise_model
+from vl2.quant.config import QuantizationConfig
 from vl2.quant.paging import ExpertPager
 from vl2.quant.read import load_quantising, map_quantised, read_quantised
-from vl2.quant.record import Record
 from vl2.quant.scheme import SCHEME_NAMES, Scheme, scheme_named
 from vl2.weights import load_model
 from vl2.weights.load import Progress
@@ -64,16 +64,20 @@ def open_model(folder: Path, options: LoadOptions, progress: Progress | None = N
     """Return the model of a folder in evaluation mode."""
     check_weights(options.weights)
     config = ModelConfig.from_file(folder / "config.json")
-    record = Record.of(config, folder)
-    if record is None:
+    quantization = QuantizationConfig.of(config, folder)
+    if quantization is None:
         return _open_plain(folder, config, options, progress)
-    if options.weights not in (AS_STORED, record.weights):
-        raise UserError(f"{folder} is quantised to {record.weights}: {options.weights} is made of the plain checkpoint")
+    if options.weights not in (AS_STORED, quantization.weights):
+        raise UserError(
+            f"{folder} is quantised to {quantization.weights}: {options.weights} is made of the plain checkpoint"
+        )
     if options.adapter is not None:
         raise UserError(f"{folder} is quantised, and an adapter is added into plain weights: take the plain checkpoint")
     if options.device.type != "cpu":
-        return read_quantised(folder, config, record, dtype=options.dtype, device=options.device, progress=progress)
-    return _open_mapped(folder, config, record, options, progress)
+        return read_quantised(
+            folder, config, quantization, dtype=options.dtype, device=options.device, progress=progress
+        )
+    return _open_mapped(folder, config, quantization, options, progress)
 
 
 def _open_plain(folder: Path, config: ModelConfig, options: LoadOptions, progress: Progress | None) -> VL2:
@@ -97,10 +101,10 @@ def _open_plain(folder: Path, config: ModelConfig, options: LoadOptions, progres
 
 
 def _open_mapped(
-    folder: Path, config: ModelConfig, record: Record, options: LoadOptions, progress: Progress | None
+    folder: Path, config: ModelConfig, quantization: QuantizationConfig, options: LoadOptions, progress: Progress | None
 ) -> VL2:
-    mapped = map_quantised(folder, config, record, dtype=options.dtype)
-    plan = _plan(config, record.scheme, options)
+    mapped = map_quantised(folder, config, quantization, dtype=options.dtype)
+    plan = _plan(config, quantization.scheme, options)
     memory = options.memory
     if memory is None:
         memory = round(SHARE_OF_AVAILABLE * MachineMemory.now().available)

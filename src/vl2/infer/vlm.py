@@ -35,7 +35,7 @@ from vl2.process.image import ImageOptions
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tiling import Tiling
-from vl2.quant.record import form_of
+from vl2.quant.config import form_of
 from vl2.weights import locate_checkpoint, save_model
 from vl2.weights.locate import BUILT_IN
 from vl2.weights.malloc_tuning import tune_malloc

@@ -1,8 +1,8 @@
 """Putting quantised layers into a model: empty ones to be filled from files, or made from the weights at hand.
 
-Loading a plain checkpoint: build the model on the meta device, `reserve` the quantised layers, materialise, and `store`
-tensor by tensor; so the plain weights are never held together. Loading quantised files: the same, with the tensors of
-the state dict filled or mapped directly.
+Loading a plain checkpoint: build the model on the meta device, put quantised layers in with `allocate_quantized`,
+materialise, and quantise tensor by tensor with `quantize_into`; so the plain weights are never held together. Loading
+quantised files: the same, with the tensors of the state dict filled or mapped directly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vl2.quant.scheme import Scheme, quantised_modules
 from vl2.weights.names import Place
 
 
-def reserve(model: VL2, scheme: Scheme) -> list[str]:
+def allocate_quantized(model: VL2, scheme: Scheme) -> list[str]:
     """Put empty quantised layers in the place of those that the scheme names; return the names. In place.
 
     They lie on the device of what they replace, so a model on the meta device stays there.
@@ -43,17 +43,17 @@ def quantise_model(model: VL2, scheme: Scheme, progress: Callable[[int, int], No
         with _named(name):
             if isinstance(module, Experts) and isinstance(quantised, QuantisedExperts):
                 for expert in range(quantised.num_experts):
-                    quantised.store("gate_up", expert, module.gate_up_proj[expert])
-                    quantised.store("down", expert, module.down_proj[expert])
+                    quantised.quantize_from("gate_up", expert, module.gate_up_proj[expert])
+                    quantised.quantize_from("down", expert, module.down_proj[expert])
             elif isinstance(module, nn.Linear) and isinstance(quantised, QuantisedLinear):
-                quantised.store(module.weight)
+                quantised.quantize_from(module.weight)
         _put(model, name, quantised)
         if progress is not None:
             progress(done, len(kinds))
     return list(kinds)
 
 
-def store(model: VL2, place: Place, weight: Tensor) -> bool:
+def quantize_into(model: VL2, place: Place, weight: Tensor) -> bool:
     """Quantise a tensor of a plain checkpoint into its layer; False where its layer is not quantised. In place.
 
     The place is that of the tensor in the plain model.
@@ -62,14 +62,14 @@ def store(model: VL2, place: Place, weight: Tensor) -> bool:
     module = model.get_submodule(name)
     if isinstance(module, QuantisedLinear) and leaf == "weight":
         with _named(place.name):
-            module.store(weight)
+            module.quantize_from(weight)
         return True
     if not isinstance(module, QuantisedExperts):
         return False
     assert place.expert is not None, f"{place.name} is not one expert's"
     part = None if place.rows is None else int(place.rows[0] > 0)
     with _named(place.name):
-        module.store("gate_up" if leaf == "gate_up_proj" else "down", place.expert, weight, part)
+        module.quantize_from("gate_up" if leaf == "gate_up_proj" else "down", place.expert, weight, part)
     return True
 
 

@@ -46,19 +46,19 @@ class QuantisedLinear(HoldsCodes):
     def __init__(
         self, kind: Kind, in_features: int, out_features: int, *, bias: nn.Parameter | None, device: torch.device
     ) -> None:
-        """Reserve uninitialised memory. The bias is taken as it is."""
+        """Allocate uninitialised memory. The bias is taken as it is."""
         super().__init__()
         self.kind, self.in_features, self.out_features = kind, in_features, out_features
-        _reserve(self, "", kind, (out_features, in_features), device)
+        _allocate(self, "", kind, (out_features, in_features), device)
         self.bias = bias
 
     @classmethod
     def like(cls, layer: nn.Linear, kind: Kind) -> QuantisedLinear:
-        """Reserve memory in the place of a plain layer, on its device."""
+        """Allocate memory in the place of a plain layer, on its device."""
         return cls(kind, layer.in_features, layer.out_features, bias=layer.bias, device=layer.weight.device)
 
     @torch.no_grad()
-    def store(self, weight_NK: Tensor) -> None:
+    def quantize_from(self, weight_NK: Tensor) -> None:
         """Quantise a weight into this layer. In place."""
         quantised = quantise(weight_NK.to(self.codes.device), self.kind)
         self.codes.copy_(quantised.codes)
@@ -68,8 +68,8 @@ class QuantisedLinear(HoldsCodes):
     def quantised(self) -> Quantised:
         return Quantised(self.kind, self.codes, self.scales)
 
-    def whole(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight [N, K]."""
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """Return the dequantized weight [N, K]."""
         return dequantise(self.quantised, self.out_features, self.in_features, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,20 +88,20 @@ class QuantisedExperts(HoldsCodes):
     down_scales: Tensor
 
     def __init__(self, kind: Kind, num_experts: int, width: int, hidden: int, *, device: torch.device) -> None:
-        """Reserve uninitialised memory."""
+        """Allocate uninitialised memory."""
         super().__init__()
         self.kind, self.num_experts, self.width, self.hidden = kind, num_experts, width, hidden
-        _reserve(self, "gate_up_", kind, (num_experts, 2, hidden, width), device)
-        _reserve(self, "down_", kind, (num_experts, width, hidden), device)
+        _allocate(self, "gate_up_", kind, (num_experts, 2, hidden, width), device)
+        _allocate(self, "down_", kind, (num_experts, width, hidden), device)
 
     @classmethod
     def like(cls, experts: nn.Module, kind: Kind) -> QuantisedExperts:
-        """Reserve memory in the place of plain experts, on their device."""
+        """Allocate memory in the place of plain experts, on their device."""
         E, D, F_ = experts.get_parameter("down_proj").shape
         return cls(kind, E, D, F_, device=experts.get_parameter("down_proj").device)
 
     @torch.no_grad()
-    def store(self, leaf: ExpertLeaf, expert: int, weight: Tensor, part: int | None = None) -> None:
+    def quantize_from(self, leaf: ExpertLeaf, expert: int, weight: Tensor, part: int | None = None) -> None:
         """Quantise the matrix of one expert into its place. In place.
 
         `part` 0 is the gate projection and 1 the up projection; None takes both, one above the other [2 F, D], or the
@@ -118,8 +118,8 @@ class QuantisedExperts(HoldsCodes):
         codes, scales = self._stack(leaf)
         return Quantised(self.kind, codes[expert], scales[expert])
 
-    def whole(self, leaf: ExpertLeaf, expert: int, dtype: torch.dtype) -> Tensor:
-        """Return one expert's matrix: [2 F, D] or [D, F]."""
+    def dequantize(self, leaf: ExpertLeaf, expert: int, dtype: torch.dtype) -> Tensor:
+        """Return one expert's dequantized matrix: [2 F, D] or [D, F]."""
         shape = (self.hidden, self.width) if leaf == "gate_up" else (self.width, self.hidden)
         weight = dequantise(self.quantised(leaf, expert), *shape, dtype)
         return weight.flatten(0, 1) if leaf == "gate_up" else weight
@@ -174,6 +174,6 @@ class QuantisedExperts(HoldsCodes):
 QuantisedModule = QuantisedLinear | QuantisedExperts
 
 
-def _reserve(module: nn.Module, prefix: str, kind: Kind, shape: tuple[int, ...], device: torch.device) -> None:
+def _allocate(module: nn.Module, prefix: str, kind: Kind, shape: tuple[int, ...], device: torch.device) -> None:
     for name, leaf in zip(("codes", "scales"), storage(kind, shape), strict=True):
         module.register_buffer(prefix + name, torch.empty(leaf.shape, dtype=leaf.dtype, device=device))

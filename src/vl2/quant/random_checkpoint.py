@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vl2.config import preset
 from vl2.model import VL2
+from vl2.quant.config import QuantizationConfig
 from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.record import Record
 from vl2.quant.write import write_quantised
 from vl2.weights.locate import built_in_folder
 
@@ -37,7 +37,7 @@ def write_random_quantised(
 
     processor = built_in_folder() if size == "nano" else Path(str(resources.files("vl2") / "presets"))
     beside = [processor / "processor_config.json", built_in_folder() / "tokenizer.json"]
-    write_quantised(preset(size), Record.named(weights), folder, fill, beside=beside)
+    write_quantised(preset(size), QuantizationConfig.named(weights), folder, fill, beside=beside)
 
 
 def _fill(model: VL2, name: str, generator: torch.Generator) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from vl2.config import ModelConfig
 from vl2.errors import UserError, memory_errors
 from vl2.model import VL2
-from vl2.quant.apply import reserve
-from vl2.quant.record import Record
+from vl2.quant.apply import allocate_quantized
+from vl2.quant.config import QuantizationConfig
 from vl2.quant.scheme import Scheme
 from vl2.quant.write import empty_quantised, file_name, put
 from vl2.weights.in_place import InPlace
@@ -50,7 +50,7 @@ def load_quantising(
     stored = stored_tensors(folder)
     wanted = list(places(model))
     check_tensors({place.name: shape_of(model, place) for place in wanted}, stored, folder)
-    reserve(model, scheme)
+    allocate_quantized(model, scheme)
     dtype, device = dtype or getattr(torch, config.torch_dtype), torch.device(device)
     in_place = InPlace(stored, dtype)
     if device.type == "cpu":
@@ -91,7 +91,7 @@ class MappedModel:
 def map_quantised(
     folder: Path,
     config: ModelConfig,
-    record: Record,
+    quantization: QuantizationConfig,
     *,
     dtype: torch.dtype | None = None,
     file_kind: Callable[[Path], MappedFile] = MappedFile,
@@ -100,7 +100,7 @@ def map_quantised(
 
     A tensor is copied only where it is wanted in another type. UserError names what does not fit config.json.
     """
-    model = empty_quantised(config, record.scheme, dtype or getattr(torch, config.torch_dtype))
+    model = empty_quantised(config, quantization.scheme, dtype or getattr(torch, config.torch_dtype))
     state = model.state_dict()
     stored = _checked(state, folder)
     files = {path: file_kind(path) for path in dict.fromkeys(tensor.path for tensor in stored.values())}
@@ -113,14 +113,14 @@ def map_quantised(
 def read_quantised(
     folder: Path,
     config: ModelConfig,
-    record: Record,
+    quantization: QuantizationConfig,
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str,
     progress: Progress | None = None,
 ) -> VL2:
     """Return the same model on any device, with memory of its own."""
-    model = empty_quantised(config, record.scheme, dtype or getattr(torch, config.torch_dtype))
+    model = empty_quantised(config, quantization.scheme, dtype or getattr(torch, config.torch_dtype))
     stored = _checked(model.state_dict(), folder)
     with memory_errors(f"the weights of {folder}"):
         materialize(model, dtype or getattr(torch, config.torch_dtype), torch.device(device))

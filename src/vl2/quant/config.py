@@ -28,20 +28,20 @@ METHOD, VERSION = "vl2", 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """What a folder's files hold."""
+class QuantizationConfig:
+    """What a folder's files hold, as `quantization_config` in config.json says it."""
 
     weights: str  # the name of the scheme
     scheme: Scheme
 
     @classmethod
-    def named(cls, weights: str) -> Record:
-        """Return the record of a scheme; UserError where there is none of this name."""
+    def named(cls, weights: str) -> QuantizationConfig:
+        """Return the configuration of a scheme; UserError where there is none of this name."""
         return cls(weights=weights, scheme=scheme_named(weights))
 
     @classmethod
-    def of(cls, config: ModelConfig, folder: Path) -> Record | None:
-        """Return what config.json records, None for plain weights. UserError for what this package cannot read."""
+    def of(cls, config: ModelConfig, folder: Path) -> QuantizationConfig | None:
+        """Return what config.json says, None for plain weights. UserError for what this package cannot read."""
         values = config.source.get(QUANTISED)
         if values is None:
             return None
