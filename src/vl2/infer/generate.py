@@ -75,8 +75,8 @@ class Event:
 
 
 @dataclass(kw_only=True)
-class Row:
-    """A request while it is decoded."""
+class SequenceState:
+    """The state of one request while it is decoded: a sequence."""
 
     request: int
     options: GenerateOptions
@@ -175,11 +175,11 @@ def generate(
     num_rows = min(limits.max_rows, len(samples))
     capacity = max(len(s.input_ids) + budget for s, budget in zip(samples, budgets, strict=True))
     waiting = deque(range(len(samples)))
-    active: list[Row] = []
+    active: list[SequenceState] = []
     with decoding(model, num_rows, capacity, max_capacity=limits.max_context) as (cache, take_step):
         while waiting or active:
             if is_cancelled():
-                for request in [row.request for row in active] + list(waiting):
+                for request in [sequence.request for sequence in active] + list(waiting):
                     yield Event(request=request, token_id=None, piece="", finish_reason="cancelled")
                 return
             if waiting and len(active) < num_rows:
@@ -201,17 +201,17 @@ def generate(
                     waiting.appendleft(request)
                     continue
                 cache.lengths[len(active)] = place.lengths[0]
-                active.append(start_row(request, samples[request], options[request], budgets[request], tokenizer))
+                active.append(start_sequence(request, samples[request], options[request], budgets[request], tokenizer))
                 stepped = [(active[-1], first_V)]
             else:
                 rows = cache.rows(0, len(active))
-                logits_BV = take_step([row.new_ids[-1] for row in active], rows)
+                logits_BV = take_step([sequence.new_ids[-1] for sequence in active], rows)
                 cache.lengths[: len(active)] = rows.lengths
                 stepped = list(zip(active, logits_BV, strict=True))
-            for row, logits_V in stepped:
-                event = step_row(row, logits_V, tokenizer.eos_id)
+            for sequence, logits_V in stepped:
+                event = step_sequence(sequence, logits_V, tokenizer.eos_id)
                 if event.finish_reason is not None:
-                    _close_gap(active, row, cache)
+                    _close_gap(active, sequence, cache)
                 yield event
 
 
@@ -230,13 +230,15 @@ def check_bias(options: GenerateOptions, tokenizer: Tokenizer) -> None:
         raise UserError(f"logit_bias: there is no token {unknown}; the ids are below {tokenizer.num_ids}")
 
 
-def start_row(request: int, sample: Sample, options: GenerateOptions, budget: int, tokenizer: Tokenizer) -> Row:
+def start_sequence(
+    request: int, sample: Sample, options: GenerateOptions, budget: int, tokenizer: Tokenizer
+) -> SequenceState:
     generator = torch.Generator()
     if options.seed is None:
         generator.seed()
     else:
         generator.manual_seed(options.seed)
-    return Row(
+    return SequenceState(
         request=request,
         options=options,
         text=AnswerStream(tokenizer, options.stop),
@@ -248,24 +250,24 @@ def start_row(request: int, sample: Sample, options: GenerateOptions, budget: in
     )
 
 
-def step_row(row: Row, logits_V: Tensor, eos_id: int) -> Event:
-    token_id = row.choose(logits_V)
+def step_sequence(sequence: SequenceState, logits_V: Tensor, eos_id: int) -> Event:
+    token_id = sequence.choose(logits_V)
     reason: FinishReason | None = None
     if token_id == eos_id:
-        piece, reason = row.text.finish(), "stop"
+        piece, reason = sequence.text.finish(), "stop"
     else:
-        piece = row.text.push(token_id)
-        row.end_loop()
-        if row.text.is_stopped:
+        piece = sequence.text.push(token_id)
+        sequence.end_loop()
+        if sequence.text.is_stopped:
             reason = "stop"
-        elif row.is_full:
-            piece, reason = piece + row.text.finish(), "repetition" if row.is_looped else "length"
-            reason = "stop" if row.text.is_stopped else reason
-    return Event(request=row.request, token_id=token_id, piece=piece, finish_reason=reason)
+        elif sequence.is_full:
+            piece, reason = piece + sequence.text.finish(), "repetition" if sequence.is_looped else "length"
+            reason = "stop" if sequence.text.is_stopped else reason
+    return Event(request=sequence.request, token_id=token_id, piece=piece, finish_reason=reason)
 
 
-def _close_gap(active: list[Row], finished: Row, cache: Cache) -> None:
-    """Drop a finished row and move the last active one into its place."""
+def _close_gap(active: list[SequenceState], finished: SequenceState, cache: Cache) -> None:
+    """Drop a finished sequence and move the row of the last active one into its place."""
     index, last = active.index(finished), len(active) - 1
     if index != last:
         cache.move_row(last, index)

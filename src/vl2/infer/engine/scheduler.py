@@ -21,7 +21,7 @@ from torch import Tensor
 from vl2.errors import UserError, memory_errors
 from vl2.infer.engine.fair_queue import FairQueue
 from vl2.infer.engine.task import Job, Logprobs, Output, Task
-from vl2.infer.generate import Limits, answer_budget, check_bias, start_row, step_row
+from vl2.infer.generate import Limits, answer_budget, check_bias, start_sequence, step_sequence
 from vl2.infer.language_plan import language_plan
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.lora.switch import AdapterSwitch
@@ -217,7 +217,7 @@ class Scheduler:
                 return
             budget = task.num_reserved - len(task.job.sample)
             task.prefill = None
-            task.row = start_row(0, task.job.sample, task.job.options, budget, self._tokenizer)
+            task.sequence = start_sequence(0, task.job.sample, task.job.options, budget, self._tokenizer)
             self._reading.remove(task)
             self._decoding.append(task)
             outputs.append((task, self._choose(task, logits_V)))
@@ -228,13 +228,13 @@ class Scheduler:
         return outputs
 
     def _decode(self, adapter: str | None, tasks: list[Task]) -> list[tuple[Task, Output]]:
-        rows = [task.row for task in tasks if task.row is not None]
+        sequences = [task.sequence for task in tasks if task.sequence is not None]
         caches = [task.cache for task in tasks if task.cache is not None]
         logits: list[Tensor] = []
 
         def decode() -> None:
             self._use(adapter)
-            ids = [row.new_ids[-1] for row in rows]
+            ids = [sequence.new_ids[-1] for sequence in sequences]
             # The kernels compute every row alike. They run no adapter, and a plan of them would not outlast a switch.
             plan = language_plan(self._model.language) if adapter is None else None
             if plan is not None:
@@ -260,8 +260,8 @@ class Scheduler:
         return outputs
 
     def _choose(self, task: Task, logits_V: Tensor) -> Output:
-        assert task.row is not None
-        event = step_row(task.row, logits_V, self._tokenizer.eos_id)
+        assert task.sequence is not None
+        event = step_sequence(task.sequence, logits_V, self._tokenizer.eos_id)
         assert event.token_id is not None
         self.totals.generated_tokens += 1
         if task.first_token_at is None:
@@ -294,7 +294,7 @@ def _attempt(work: Callable[[], None]) -> Exception | None:
 
 
 def _free(task: Task) -> None:
-    task.cache = task.prefill = task.row = None
+    task.cache = task.prefill = task.sequence = None
 
 
 def _logprobs(logits_V: Tensor, token_id: int, num_likeliest: int | None) -> Logprobs | None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vl2.infer.generate import FinishReason, Row
+from vl2.infer.generate import FinishReason, SequenceState
 from vl2.infer.prefill import Prefill
 from vl2.infer.sampling import GenerateOptions
 from vl2.model import Cache
@@ -63,7 +63,7 @@ class Task:
     num_reused: int = 0  # tokens of the prompt that an earlier request had read
     cache: Cache | None = None  # from the start to the end of the work
     prefill: Prefill | None = None  # until the prompt is read
-    row: Row | None = None  # from then on
+    sequence: SequenceState | None = None  # from then on
 
     @property
     def num_unread(self) -> int:
