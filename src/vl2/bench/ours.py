@@ -1,4 +1,4 @@
-"""This project's side of a benchmark, in a process of its own: `python -m vl2.bench.own`."""
+"""This project's side of a benchmark, in a process of its own: `python -m vl2.bench.ours`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor  # noqa: E402
 
 from vl2 import __version__  # noqa: E402
 from vl2.bench.machine import wait_for  # noqa: E402
-from vl2.bench.speak import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
+from vl2.bench.protocol import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
 from vl2.bench.work import Bytes, Types  # noqa: E402
 from vl2.infer.decode_graph import DecodeGraphs  # noqa: E402
 from vl2.infer.generate import decoding  # noqa: E402
@@ -27,7 +27,7 @@ from vl2.model import Cache  # noqa: E402
 IMPORT_S = time.perf_counter() - STARTED
 
 
-class Own:
+class Ours:
     """One loaded model, doing tasks."""
 
     vlm: VLM
@@ -132,15 +132,15 @@ class Own:
 
 
 def main() -> None:
-    own = Own()
+    ours = Ours()
     serve(
         {
-            "load": own.load,
-            "encode": own.encode,
-            "prefill": own.prefill,
-            "decode": own.decode,
-            "first_token": own.first_token,
-            "second_question": own.second_question,
+            "load": ours.load,
+            "encode": ours.encode,
+            "prefill": ours.prefill,
+            "decode": ours.decode,
+            "first_token": ours.first_token,
+            "second_question": ours.second_question,
         }
     )
 
