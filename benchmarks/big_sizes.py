@@ -31,8 +31,8 @@ from vl2.infer.prefill import prefill
 from vl2.model import VL2, Cache
 from vl2.quant.config import QuantizationConfig
 from vl2.quant.paging import ExpertPager
-from vl2.quant.random_checkpoint import write_random_quantised
-from vl2.quant.read import MappedModel, map_quantised
+from vl2.quant.random_checkpoint import write_random_quantized
+from vl2.quant.read import MappedModel, map_quantized
 from vl2.weights.machine_memory import parse_bytes
 from vl2.weights.mapped_file import MappedFile
 
@@ -59,7 +59,7 @@ def open_within(folder: Path, memory: str, is_cached: bool) -> tuple[VL2, Expert
     quantization = QuantizationConfig.of(config, folder)
     assert quantization is not None, f"{folder} is not quantised"
     kind = MappedFile if is_cached else UncachedFile
-    mapped: MappedModel = map_quantised(folder, config, quantization, file_kind=kind)
+    mapped: MappedModel = map_quantized(folder, config, quantization, file_kind=kind)
     if memory == ALL:
         mapped.read()
         return mapped.model, None
@@ -123,7 +123,7 @@ def main() -> int:
     was_there = args.folder.exists()
     if not was_there:
         start = time.perf_counter()
-        write_random_quantised(args.size, args.folder)
+        write_random_quantized(args.size, args.folder)
         print(f"written in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     try:
         for memory in args.memory:

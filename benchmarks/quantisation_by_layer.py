@@ -36,7 +36,7 @@ from vl2.model.attention import AttentionMask
 from vl2.model.rope import rotary_angles
 from vl2.quant.apply import quantize_into
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES
-from vl2.quant.write import empty_quantised
+from vl2.quant.write import empty_quantized
 from vl2.weights.load import build_empty, materialize, shape_of
 from vl2.weights.names import Place, places
 from vl2.weights.random_checkpoint import random_values
@@ -67,7 +67,7 @@ class Forms:
             model = self.models[str(dtype).removeprefix("torch.")] = build_empty(config)
             materialize(model, dtype, torch.device("meta"))
         for name in SCHEME_NAMES:
-            self.models[name] = empty_quantised(config, SCHEMES[name], dtypes[-1])
+            self.models[name] = empty_quantized(config, SCHEMES[name], dtypes[-1])
         for model in self.models.values():
             use_prefill_kernels(model.eval())
 

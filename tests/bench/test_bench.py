@@ -30,7 +30,7 @@ from vl2.config import preset
 from vl2.errors import UserError
 from vl2.infer.vlm import load
 from vl2.quant import matmul
-from vl2.quant.apply import quantise_model
+from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEMES, SchemeName
 from vl2.weights import in_place, load_model, save_model
 from vl2.weights.mapped_file import MAPPINGS
@@ -288,7 +288,7 @@ def test_a_model_says_in_which_types_its_parts_multiply(
     monkeypatch.setattr(matmul, "has_bfloat16_products", lambda: True)
     model = small_model("tiny").to(torch.bfloat16)
     if weights is not None:
-        quantise_model(model, SCHEMES[weights])
+        quantize_model(model, SCHEMES[weights])
     assert Types.of(model) == expected
 
 

@@ -15,7 +15,7 @@ from vl2.kernels.prefill import has_tiles
 from vl2.lora.apply import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, Cache
-from vl2.quant.apply import quantise_model
+from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEMES, SchemeName
 
 pytestmark = pytest.mark.skipif(not has_tiles(), reason="the fused prefill is for tile registers")
@@ -45,7 +45,7 @@ def threads() -> Iterator[None]:
 def model_of(kind: str = "tiny", scheme: SchemeName | None = None) -> VL2:
     model = small_model("tiny", **MODELS[kind]).to(torch.bfloat16)
     if scheme is not None:
-        quantise_model(model, SCHEMES[scheme])
+        quantize_model(model, SCHEMES[scheme])
     use_prefill_kernels(model)
     return model
 

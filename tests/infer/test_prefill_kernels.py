@@ -239,7 +239,7 @@ def test_float32_and_gradients_take_the_plain_way() -> None:
 def test_normed_and_rotated_rows_are_those_of_pytorch(width: int) -> None:
     x, weight = draw(2, 37, width) * 3, draw(width, seed=1)
     torch.testing.assert_close(
-        prefill_kernels.normalise(x, weight, 1e-6), layers.normalise(x, weight, 1e-6), atol=2**-9, rtol=2**-7
+        prefill_kernels.normalize(x, weight, 1e-6), layers.normalize(x, weight, 1e-6), atol=2**-9, rtol=2**-7
     )
     heads, angles = x.view(2, 37, 2, width // 2), rope.rotary_angles(torch.arange(74).view(2, 37), width // 2, 1e4)
     ours, plain = (rotate(heads, angles) for rotate in (prefill_kernels.rotate_halves, rope.rotate_halves))

@@ -10,7 +10,7 @@ from vl2.kernels.build import supported_levels
 from vl2.kernels.library import Library, kernels_of_level
 from vl2.kernels.matmul import multiply
 from vl2.kernels.structures import BF16, INT4, INT8, MatrixC
-from vl2.quant.formats import KINDS, Kind, dequantise, quantise
+from vl2.quant.formats import KINDS, Kind, dequantize, quantize
 
 # 70 inputs end inside a group, 33 outputs inside a panel; 20 rows are more than any tile.
 SHAPES = [(64, 128), (33, 70), (130, 4), (80, 192)]
@@ -34,9 +34,9 @@ def held(weight: torch.Tensor, kind: Kind | None) -> tuple[MatrixC, torch.Tensor
     N, K = weight.shape
     if kind is None:
         return MatrixC(BF16, N, K, weight.data_ptr(), None), weight.float(), [weight]
-    quantised = quantise(weight, kind)
-    matrix = MatrixC(INT8 if kind == "int8" else INT4, N, K, quantised.codes.data_ptr(), quantised.scales.data_ptr())
-    return matrix, dequantise(quantised, N, K, torch.float32), [quantised.codes, quantised.scales]
+    quantized = quantize(weight, kind)
+    matrix = MatrixC(INT8 if kind == "int8" else INT4, N, K, quantized.codes.data_ptr(), quantized.scales.data_ptr())
+    return matrix, dequantize(quantized, N, K, torch.float32), [quantized.codes, quantized.scales]
 
 
 @pytest.mark.parametrize("kind", [None, *KINDS])

@@ -18,10 +18,10 @@ from vl2.model import float_linear
 from vl2.model.attention import AttentionMask
 from vl2.model.moe import MAX_DECODED_ROWS, Experts
 from vl2.quant import matmul
-from vl2.quant.apply import quantise_model
+from vl2.quant.apply import quantize_model
 from vl2.quant.formats import KINDS, PANEL, Kind
 from vl2.quant.matmul import FEW_PREFILL_ROWS, FEW_ROWS, PANEL_ROWS
-from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.quant.scheme import SCHEMES, SchemeName
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -44,7 +44,7 @@ def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_layer_gives_the_product_of_the_weights_it_stands_for(kind: Kind, rows: int, dtype: torch.dtype) -> None:
     plain = nn.Linear(72, 48).requires_grad_(False)
     plain.weight.copy_(normal(48, 72))
-    layer = QuantisedLinear.like(plain, kind)
+    layer = QuantizedLinear.like(plain, kind)
     layer.quantize_from(plain.weight)
     layer.to(dtype)  # the scales stay as they are
     x = normal(2, rows, 72, seed=1).to(dtype)
@@ -92,7 +92,7 @@ def test_plain_bfloat16_is_multiplied_in_float32_without_instructions_for_it(mon
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_requests_that_are_decoded_together_have_the_bits_of_each_alone(kind: Kind) -> None:
-    layer = QuantisedLinear.like(nn.Linear(72, 48).requires_grad_(False), kind)
+    layer = QuantizedLinear.like(nn.Linear(72, 48).requires_grad_(False), kind)
     layer.quantize_from(normal(48, 72))
     layer.to(torch.bfloat16)
     x_B1K = normal(FEW_ROWS, 1, 72, seed=1).to(torch.bfloat16)
@@ -103,7 +103,7 @@ def test_rows_of_requests_that_are_decoded_together_have_the_bits_of_each_alone(
 @pytest.mark.skipif(not has_tiles(), reason="no tile registers")
 @pytest.mark.parametrize(("rows", "is_rounded"), [(FEW_PREFILL_ROWS, False), (FEW_PREFILL_ROWS + 1, True)])
 def test_with_tile_registers_more_than_a_few_rows_of_one_prompt_are_rounded(rows: int, is_rounded: bool) -> None:
-    layer = QuantisedLinear.like(nn.Linear(72, 48, bias=False).requires_grad_(False), "int8")
+    layer = QuantizedLinear.like(nn.Linear(72, 48, bias=False).requires_grad_(False), "int8")
     layer.quantize_from(normal(48, 72))
     layer.to(torch.bfloat16)
     x_1SK = normal(1, rows, 72, seed=1).to(torch.bfloat16)
@@ -123,7 +123,7 @@ def test_without_instructions_panels_give_the_product_unrounded(
     monkeypatch.setattr(matmul, "_has_instructions", lambda kernels, kind: False)
     monkeypatch.setattr(float_linear, "PANEL_BYTES", panel_bytes)
     plain = nn.Linear(72, 41).requires_grad_(False)
-    layer = QuantisedLinear.like(plain, kind)
+    layer = QuantizedLinear.like(plain, kind)
     layer.quantize_from(plain.weight)
     layer.to(dtype)
     x = normal(2, PANEL_ROWS, 72, seed=1).to(dtype)
@@ -157,7 +157,7 @@ def test_without_kernels_no_weight_is_made_whole(
     plain.weight.copy_(normal(N, K).mul(most / 4).round().clamp(-most, most))
     plain.weight[:, ::32] = -most - (kind == "int4")  # the scale is 1
     plain.bias.copy_(normal(N, seed=1).round())
-    layer = QuantisedLinear.like(plain, kind)
+    layer = QuantizedLinear.like(plain, kind)
     layer.quantize_from(plain.weight)
     layer.to(dtype)
     x = normal(2, 3, K, seed=2).sign().to(dtype)
@@ -177,7 +177,7 @@ def test_experts_give_what_their_whole_weights_give(kind: Kind, dtype: torch.dty
     plain = Experts(4, 64, 48).requires_grad_(False)
     plain.gate_up_proj.copy_(normal(4, 96, 64))
     plain.down_proj.copy_(normal(4, 64, 48, seed=1))
-    experts = QuantisedExperts.like(plain, kind)
+    experts = QuantizedExperts.like(plain, kind)
     for expert in range(4):
         experts.quantize_from("gate_up", expert, plain.gate_up_proj[expert])
         experts.quantize_from("down", expert, plain.down_proj[expert])
@@ -204,6 +204,6 @@ def test_a_quantised_model_answers_nearly_as_the_plain_one(name: SchemeName) -> 
             return model.language.logits(hidden.states_BSD)
 
     plain = logits()
-    quantise_model(model, SCHEMES[name])
+    quantize_model(model, SCHEMES[name])
     # Random weights do not forgive what trained ones do: an expert chosen otherwise changes all that follows.
     assert (logits() - plain).norm() < {"int8": 0.2, "int4": 0.6}[name] * plain.norm()

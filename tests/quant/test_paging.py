@@ -17,7 +17,7 @@ from vl2.infer.vlm import VLM, load
 from vl2.process.processor import Processor
 from vl2.quant.config import QuantizationConfig
 from vl2.quant.paging import EXPERTS, ExpertPager
-from vl2.quant.read import MappedModel, map_quantised
+from vl2.quant.read import MappedModel, map_quantized
 from vl2.quant.write import quantise_checkpoint
 from vl2.weights.mapped_file import MappedFile
 
@@ -35,7 +35,7 @@ def open_mapped(folder: Path) -> MappedModel:
     config = ModelConfig.from_file(folder / "config.json")
     quantization = QuantizationConfig.of(config, folder)
     assert quantization is not None
-    return map_quantised(folder, config, quantization)
+    return map_quantized(folder, config, quantization)
 
 
 def expert_bytes(mapped: MappedModel) -> int:

@@ -18,7 +18,7 @@ from vl2.config import ModelConfig
 from vl2.model import VL2, Cache
 from vl2.quant.formats import Kind
 from vl2.quant.matmul import matmul_dtype
-from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.train.flops import ForwardCost
 from vl2.weights.mapped_file import bytes_in_files
 
@@ -82,7 +82,7 @@ class Types:
 
 def _form(part: nn.Module) -> Kind | None:
     """Return the form of a part's weights, None for plain ones."""
-    return next((m.kind for m in part.modules() if isinstance(m, QuantisedLinear | QuantisedExperts)), None)
+    return next((m.kind for m in part.modules() if isinstance(m, QuantizedLinear | QuantizedExperts)), None)
 
 
 def _name(dtype: torch.dtype) -> str:

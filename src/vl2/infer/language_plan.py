@@ -17,7 +17,7 @@ from vl2.config import LanguageConfig
 from vl2.infer.weight_pointers import Plans, Unsupported, WeightPointers
 from vl2.kernels import Library
 from vl2.kernels.prefill import has_tiles
-from vl2.kernels.structures import BF16, INT4, QUANTISED, LayerC, MatrixC, ModelC, PrefillChunkC, StackC, StepC
+from vl2.kernels.structures import BF16, INT4, QUANTIZED, LayerC, MatrixC, ModelC, PrefillChunkC, StackC, StepC
 from vl2.kernels.tiles import LINE
 from vl2.model import Cache
 from vl2.model.attention import LatentAttention, MultiHeadAttention
@@ -27,7 +27,7 @@ from vl2.model.memory_mapped_experts import MemoryMappedExperts
 from vl2.model.moe import Experts, MoE
 from vl2.model.rope import rotary_angles
 from vl2.quant.matmul import FEW_PREFILL_ROWS
-from vl2.quant.modules import QuantisedExperts
+from vl2.quant.modules import QuantizedExperts
 
 LATENT_EPS = 1e-6
 
@@ -149,7 +149,7 @@ class LanguagePlan:
             experts=config.n_routed_experts or 0,
             experts_per_token=config.num_experts_per_tok or 0,
             is_sigmoid=config.scoring_func == "sigmoid",
-            is_normalised=config.norm_topk_prob,
+            is_normalized=config.norm_topk_prob,
             routed_scale=config.routed_scaling_factor,
             norm_eps=config.rms_norm_eps,
             latent_eps=LATENT_EPS,
@@ -204,8 +204,8 @@ class LanguagePlan:
             out.expert_down = StackC(MatrixC(BF16, D, F, down, None), half, 0)
         elif isinstance(experts, MemoryMappedExperts):
             out.expert_gate, out.expert_up, out.expert_down = self._weights.apart(experts)
-        elif isinstance(experts, QuantisedExperts):
-            kind = QUANTISED[experts.kind]
+        elif isinstance(experts, QuantizedExperts):
+            kind = QUANTIZED[experts.kind]
             codes, scales = (self._weights.address(experts, f"gate_up_{leaf}", None) for leaf in ("codes", "scales"))
             steps = [t[0, 0].nbytes for t in (experts.gate_up_codes, experts.gate_up_scales)]
             D, F = experts.width, experts.hidden

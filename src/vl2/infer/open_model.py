@@ -16,10 +16,10 @@ from vl2.infer.memory_plan import MemoryPlan
 from vl2.lora.apply import merge_lora
 from vl2.lora.peft_files import load_adapter
 from vl2.model import VL2
-from vl2.quant.apply import quantise_model
+from vl2.quant.apply import quantize_model
 from vl2.quant.config import QuantizationConfig
 from vl2.quant.paging import ExpertPager
-from vl2.quant.read import load_quantising, map_quantised, read_quantised
+from vl2.quant.read import load_quantizing, map_quantized, read_quantized
 from vl2.quant.scheme import SCHEME_NAMES, Scheme, scheme_named
 from vl2.weights import load_model
 from vl2.weights.load import Progress
@@ -74,36 +74,36 @@ def open_model(folder: Path, options: LoadOptions, progress: Progress | None = N
     if options.adapter is not None:
         raise UserError(f"{folder} is quantised, and an adapter is added into plain weights: take the plain checkpoint")
     if options.device.type != "cpu":
-        return read_quantised(
+        return read_quantized(
             folder, config, quantization, dtype=options.dtype, device=options.device, progress=progress
         )
     return _open_mapped(folder, config, quantization, options, progress)
 
 
 def _open_plain(folder: Path, config: ModelConfig, options: LoadOptions, progress: Progress | None) -> VL2:
-    is_quantised = options.weights != AS_STORED
+    is_quantized = options.weights != AS_STORED
     if options.device.type == "cpu":
         # An adapter is added into plain weights, so these are all there before they are quantised.
-        is_plain = not is_quantised or options.adapter is not None
+        is_plain = not is_quantized or options.adapter is not None
         kind = str(options.dtype or config.torch_dtype).removeprefix("torch.") if is_plain else options.weights
         _check_fits(folder, config, _plan(config, kind, options), options)
-    if is_quantised and options.adapter is None:
+    if is_quantized and options.adapter is None:
         scheme = scheme_named(options.weights)
-        return load_quantising(folder, scheme, dtype=options.dtype, device=options.device, progress=progress)
+        return load_quantizing(folder, scheme, dtype=options.dtype, device=options.device, progress=progress)
     only_answers = options.adapter is None
     model = load_model(folder, dtype=options.dtype, device=options.device, progress=progress, only_answers=only_answers)
     if options.adapter is not None:
         load_adapter(model, options.adapter)
         merge_lora(model)
-    if is_quantised:
-        quantise_model(model, scheme_named(options.weights))
+    if is_quantized:
+        quantize_model(model, scheme_named(options.weights))
     return model
 
 
 def _open_mapped(
     folder: Path, config: ModelConfig, quantization: QuantizationConfig, options: LoadOptions, progress: Progress | None
 ) -> VL2:
-    mapped = map_quantised(folder, config, quantization, dtype=options.dtype)
+    mapped = map_quantized(folder, config, quantization, dtype=options.dtype)
     plan = _plan(config, quantization.scheme, options)
     memory = options.memory
     if memory is None:

@@ -18,7 +18,7 @@ from vl2.kernels import load_kernels
 from vl2.kernels import prefill as kernels
 from vl2.kernels.matmul import multiply
 from vl2.kernels.prefill import Weights
-from vl2.kernels.structures import BF16, QUANTISED, MatrixC, StackC
+from vl2.kernels.structures import BF16, QUANTIZED, MatrixC, StackC
 from vl2.kernels.tiles import LINE, multiply_rows_in_tiles
 from vl2.model import VL2, Cache, attention, language, layers, moe, rope, vision
 from vl2.model.attention import AnyCache, AttentionMask, LatentAttention, MultiHeadAttention
@@ -30,8 +30,8 @@ from vl2.model.moe import MAX_DECODED_ROWS, Experts, MoE, PlainExperts, Router
 from vl2.model.rope import Angles
 from vl2.quant.formats import Kind
 from vl2.quant.matmul import FEW_PREFILL_ROWS
-from vl2.quant.matmul import linear as quantised_linear
-from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+from vl2.quant.matmul import linear as quantized_linear
+from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 
 # Rows of an expert, on average, up to which int4 is multiplied code by code: to unpack it would take longer. With tile
 # registers sixteen rows of what is unpacked are as few as one.
@@ -59,7 +59,7 @@ def use_prefill_kernels(model: VL2) -> None:
         elif isinstance(module, LatentAttention):
             module.attend, module.linear = attend, linear
         elif isinstance(module, RMSNorm):
-            module.normalise = normalise
+            module.normalize = normalize
         elif isinstance(module, GatedMLP):
             module.run = swiglu_mlp
         elif isinstance(module, PlainExperts):
@@ -102,9 +102,9 @@ def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor 
             return added
         out: Tensor = product(x, layer.weight, layer.bias, "none", [], "")
         return kernels.gelu_(out) if gelu else out
-    if isinstance(layer, QuantisedLinear):
-        held = layer.quantised, layer.out_features, layer.in_features, layer.bias
-        return quantised_linear(x, *held, gelu=gelu, residual=residual)
+    if isinstance(layer, QuantizedLinear):
+        held = layer.quantized, layer.out_features, layer.in_features, layer.bias
+        return quantized_linear(x, *held, gelu=gelu, residual=residual)
     return layers.linear(layer, x, gelu=gelu, residual=residual)
 
 
@@ -160,8 +160,8 @@ def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
             return (gate, up, StackC.of(BF16, D, F, down_EDF)), F
     if isinstance(experts, MemoryMappedExperts) and kernels.applies(*experts.parameters()):
         return stacks_apart(experts), experts.pair(0)[1].shape[1]
-    if isinstance(experts, QuantisedExperts) and takes(experts.kind, rows_each):
-        kind, D, F = QUANTISED[experts.kind], experts.width, experts.hidden
+    if isinstance(experts, QuantizedExperts) and takes(experts.kind, rows_each):
+        kind, D, F = QUANTIZED[experts.kind], experts.width, experts.hidden
         codes, scales = experts.gate_up_codes, experts.gate_up_scales
         gate, up = (StackC.of(kind, F, D, codes[:, part], scales[:, part]) for part in (0, 1))
         return (gate, up, StackC.of(kind, D, F, experts.down_codes, experts.down_scales)), F
@@ -198,9 +198,9 @@ def _one_matrix(layer: nn.Module, rows: int) -> StackC | None:
     """Return a layer's weight as that of one expert; None where the kernel does not read it."""
     if type(layer) is nn.Linear and kernels.applies(layer.weight) and layer.weight.is_contiguous():
         return StackC.of(BF16, layer.out_features, layer.in_features, layer.weight.unsqueeze(0))
-    if isinstance(layer, QuantisedLinear) and takes(layer.kind, rows):
+    if isinstance(layer, QuantizedLinear) and takes(layer.kind, rows):
         held = layer.codes.unsqueeze(0), layer.scales.unsqueeze(0)
-        return StackC.of(QUANTISED[layer.kind], layer.out_features, layer.in_features, *held)
+        return StackC.of(QUANTIZED[layer.kind], layer.out_features, layer.in_features, *held)
     return None
 
 
@@ -213,10 +213,10 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(input)
 
 
-def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def normalize(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if kernels.applies(x, weight) and x.is_contiguous():
-        return kernels.normalise(x, weight, eps)
-    return layers.normalise(x, weight, eps)
+        return kernels.normalize(x, weight, eps)
+    return layers.normalize(x, weight, eps)
 
 
 def rotate_halves(x_BSHC: Tensor, angles: Angles, out_BSHC: Tensor | None = None) -> Tensor:

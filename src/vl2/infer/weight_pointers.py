@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from vl2.kernels import Library, load_kernels
 from vl2.kernels.prefill import Weights
-from vl2.kernels.structures import BF16, QUANTISED, MatrixC, StackC
+from vl2.kernels.structures import BF16, QUANTIZED, MatrixC, StackC
 from vl2.model.float_linear import is_plain_linear
 from vl2.model.memory_mapped_experts import MemoryMappedExperts
-from vl2.quant.modules import QuantisedLinear
+from vl2.quant.modules import QuantizedLinear
 
 
 class Unsupported(Exception):
@@ -80,9 +80,9 @@ class WeightPointers:
         if is_plain_linear(layer):
             address = self.address(layer, "weight", layer.weight)
             return MatrixC(BF16, layer.out_features, layer.in_features, address, None)
-        if isinstance(layer, QuantisedLinear):
+        if isinstance(layer, QuantizedLinear):
             codes, scales = (self.address(layer, leaf, None) for leaf in ("codes", "scales"))
-            return MatrixC(QUANTISED[layer.kind], layer.out_features, layer.in_features, codes, scales)
+            return MatrixC(QUANTIZED[layer.kind], layer.out_features, layer.in_features, codes, scales)
         raise Unsupported(f"a layer of type {type(layer).__name__}")
 
 

@@ -50,8 +50,8 @@ class Library:
         self.attend.restype = number
         self.experts = _function(loaded, "vl2_experts", pointer, number)
         self.experts.restype = number
-        self.normalise = _function(
-            loaded, "vl2_normalise", pointer, pointer, number, number, ctypes.c_double, pointer, number
+        self.normalize = _function(
+            loaded, "vl2_normalize", pointer, pointer, number, number, ctypes.c_double, pointer, number
         )
         self.layer_norm = _function(
             loaded, "vl2_layer_norm", *(pointer,) * 3, number, number, ctypes.c_double, pointer, number

@@ -111,12 +111,12 @@ def run_experts(
     return out_MD if kernels.experts(ctypes.byref(rows), torch.get_num_threads()) else None
 
 
-def normalise(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+def normalize(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Return weight * x / rms(x); both are contiguous."""
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     out, D = torch.empty_like(x), x.shape[-1]
-    kernels.normalise(
+    kernels.normalize(
         x.data_ptr(), weight_D.data_ptr(), x.numel() // D, D, eps, out.data_ptr(), torch.get_num_threads()
     )
     return out

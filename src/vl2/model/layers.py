@@ -19,13 +19,13 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
-        self.normalise = normalise  # a kernel may take its place
+        self.normalize = normalize  # a kernel may take its place
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.normalise(x, self.weight, self.eps)
+        return self.normalize(x, self.weight, self.eps)
 
 
-def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def normalize(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return weight * x / rms(x), of the type of x."""
     out: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return out

@@ -20,10 +20,10 @@ from vl2.kernels.int8 import LANES, multiply_rows
 from vl2.kernels.library import Library
 from vl2.kernels.matmul import multiply
 from vl2.kernels.prefill import has_tiles
-from vl2.kernels.structures import INT8, QUANTISED, MatrixC
+from vl2.kernels.structures import INT8, QUANTIZED, MatrixC
 from vl2.model.float_linear import has_bfloat16_products, multiply_panels
 from vl2.model.moe import MAX_DECODED_ROWS, is_step
-from vl2.quant.formats import PANEL, Kind, Quantised, dequantise
+from vl2.quant.formats import PANEL, Kind, Quantized, dequantize
 
 # Up to so many rows the weight's bytes decide, and the rows keep their 16 bits: all that are decoded together.
 FEW_ROWS = 32
@@ -35,7 +35,7 @@ PANEL_ROWS = 12  # on a processor without the instructions panels pay from here 
 
 def linear(
     x: Tensor,
-    weight: Quantised,
+    weight: Quantized,
     N: int,
     K: int,
     bias: Tensor | None = None,
@@ -61,7 +61,7 @@ def _few_rows(x: Tensor) -> int:
     return FEW_ROWS if is_step(x) or not has_tiles() else FEW_PREFILL_ROWS
 
 
-def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -> Tensor:
+def _linear(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
     x_MK = x.reshape(-1, K)
     if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float32) or not len(x_MK):
         return multiply_in_parts(x, weight, N, K, bias)
@@ -73,33 +73,33 @@ def _linear(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -
         if kernels is None:
             return multiply_in_parts(x, weight, N, K, bias)
         if is_unpacked and kernels.has_bfloat16_products:
-            return F.linear(x, dequantise(weight, N, K, x.dtype), bias)
+            return F.linear(x, dequantize(weight, N, K, x.dtype), bias)
         if len(x_MK) >= PANEL_ROWS and not _has_instructions(kernels, weight.kind):
             return multiply_in_float32(x, weight, N, K, bias)
-        held = MatrixC(QUANTISED[weight.kind], N, K, weight.codes.data_ptr(), weight.scales.data_ptr())
+        held = MatrixC(QUANTIZED[weight.kind], N, K, weight.codes.data_ptr(), weight.scales.data_ptr())
         out_MN = multiply(kernels, held, x_MK)
     if bias is not None:
         out_MN = out_MN.add_(bias)
     return out_MN.to(x.dtype).view(*x.shape[:-1], N)
 
 
-def multiply_in_parts(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -> Tensor:
+def multiply_in_parts(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
     """Return x times the weight's transpose, plus the bias, in the type of x; some outputs of the weight at a time."""
     step = max(1, MADE // (K * PANEL)) * PANEL
     if step >= N:
-        return F.linear(x, dequantise(weight, N, K, x.dtype), bias)
+        return F.linear(x, dequantize(weight, N, K, x.dtype), bias)
     out = x.new_empty(*x.shape[:-1], N)
     for first in range(0, N, step):
         last = min(first + step, N)
-        part = dequantise(weight.rows(first, last), last - first, K, x.dtype)
+        part = dequantize(weight.rows(first, last), last - first, K, x.dtype)
         out[..., first:last] = F.linear(x, part, None if bias is None else bias[first:last])
     return out
 
 
-def multiply_in_float32(x: Tensor, weight: Quantised, N: int, K: int, bias: Tensor | None) -> Tensor:
+def multiply_in_float32(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
     """Return x times the weight's transpose, plus the bias, in the type of x; a panel of the weight at a time."""
     return multiply_panels(
-        x, N, K, lambda first, last: dequantise(weight.rows(first, last), last - first, K, torch.float32), bias, PANEL
+        x, N, K, lambda first, last: dequantize(weight.rows(first, last), last - first, K, torch.float32), bias, PANEL
     )
 
 
@@ -143,7 +143,7 @@ def int8_kernels(x: Tensor, N: int, bias: Tensor | None = None) -> Library | Non
     return load_kernels() if applies and has_int8_products() else None
 
 
-def int8_matmul(x_MK: Tensor, weight: Quantised) -> Tensor:
+def int8_matmul(x_MK: Tensor, weight: Quantized) -> Tensor:
     """Return x times an int8 weight's transpose, float32 [M, N], with x rounded to 8 bits row by row."""
     largest_M1 = x_MK.abs().amax(dim=1, keepdim=True).float().clamp_(min=1e-30)
     codes_MK = (x_MK.float() * (127 / largest_M1)).round_().to(torch.int8)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from vl2.kernels.int8 import multiply_rounded, round_rows
 from vl2.kernels.library import Library
 from vl2.kernels.prefill import swiglu_rows
-from vl2.quant.formats import Kind, Quantised, dequantise, quantise, storage
+from vl2.quant.formats import Kind, Quantized, dequantize, quantize, storage
 from vl2.quant.matmul import FEW_ROWS, few_rows, int8_kernels, linear
 
 ExpertLeaf = Literal["gate_up", "down"]
@@ -37,7 +37,7 @@ class HoldsCodes(nn.Module):
         return self
 
 
-class QuantisedLinear(HoldsCodes):
+class QuantizedLinear(HoldsCodes):
     """A linear layer whose weight is quantised; the bias is not."""
 
     codes: Tensor
@@ -53,33 +53,33 @@ class QuantisedLinear(HoldsCodes):
         self.bias = bias
 
     @classmethod
-    def like(cls, layer: nn.Linear, kind: Kind) -> QuantisedLinear:
+    def like(cls, layer: nn.Linear, kind: Kind) -> QuantizedLinear:
         """Allocate memory in the place of a plain layer, on its device."""
         return cls(kind, layer.in_features, layer.out_features, bias=layer.bias, device=layer.weight.device)
 
     @torch.no_grad()
     def quantize_from(self, weight_NK: Tensor) -> None:
         """Quantise a weight into this layer. In place."""
-        quantised = quantise(weight_NK.to(self.codes.device), self.kind)
-        self.codes.copy_(quantised.codes)
-        self.scales.copy_(quantised.scales)
+        quantized = quantize(weight_NK.to(self.codes.device), self.kind)
+        self.codes.copy_(quantized.codes)
+        self.scales.copy_(quantized.scales)
 
     @property
-    def quantised(self) -> Quantised:
-        return Quantised(self.kind, self.codes, self.scales)
+    def quantized(self) -> Quantized:
+        return Quantized(self.kind, self.codes, self.scales)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """Return the dequantized weight [N, K]."""
-        return dequantise(self.quantised, self.out_features, self.in_features, dtype)
+        return dequantize(self.quantized, self.out_features, self.in_features, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.quantised, self.out_features, self.in_features, self.bias)
+        return linear(x, self.quantized, self.out_features, self.in_features, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.kind}, in_features={self.in_features}, out_features={self.out_features}"
 
 
-class QuantisedExperts(HoldsCodes):
+class QuantizedExperts(HoldsCodes):
     """E gated MLPs with quantised, stacked weights; gate and up projection are one stack [E, 2, ...]."""
 
     gate_up_codes: Tensor
@@ -95,7 +95,7 @@ class QuantisedExperts(HoldsCodes):
         _allocate(self, "down_", kind, (num_experts, width, hidden), device)
 
     @classmethod
-    def like(cls, experts: nn.Module, kind: Kind) -> QuantisedExperts:
+    def like(cls, experts: nn.Module, kind: Kind) -> QuantizedExperts:
         """Allocate memory in the place of plain experts, on their device."""
         E, D, F_ = experts.get_parameter("down_proj").shape
         return cls(kind, E, D, F_, device=experts.get_parameter("down_proj").device)
@@ -110,18 +110,18 @@ class QuantisedExperts(HoldsCodes):
         if leaf == "gate_up" and part is None:
             weight = weight.unflatten(0, (2, self.hidden))
         codes, scales = (t[expert] if part is None else t[expert, part] for t in self._stack(leaf))
-        quantised = quantise(weight.to(codes.device), self.kind)
-        codes.copy_(quantised.codes)
-        scales.copy_(quantised.scales)
+        quantized = quantize(weight.to(codes.device), self.kind)
+        codes.copy_(quantized.codes)
+        scales.copy_(quantized.scales)
 
-    def quantised(self, leaf: ExpertLeaf, expert: int) -> Quantised:
+    def quantized(self, leaf: ExpertLeaf, expert: int) -> Quantized:
         codes, scales = self._stack(leaf)
-        return Quantised(self.kind, codes[expert], scales[expert])
+        return Quantized(self.kind, codes[expert], scales[expert])
 
     def dequantize(self, leaf: ExpertLeaf, expert: int, dtype: torch.dtype) -> Tensor:
         """Return one expert's dequantized matrix: [2 F, D] or [D, F]."""
         shape = (self.hidden, self.width) if leaf == "gate_up" else (self.width, self.hidden)
-        weight = dequantise(self.quantised(leaf, expert), *shape, dtype)
+        weight = dequantize(self.quantized(leaf, expert), *shape, dtype)
         return weight.flatten(0, 1) if leaf == "gate_up" else weight
 
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
@@ -137,10 +137,10 @@ class QuantisedExperts(HoldsCodes):
         return out_ND
 
     def _run(self, expert: int, x_ND: Tensor) -> Tensor:
-        both = self.quantised("gate_up", expert)
-        gate, up = (Quantised(both.kind, both.codes[part], both.scales[part]) for part in (0, 1))
+        both = self.quantized("gate_up", expert)
+        gate, up = (Quantized(both.kind, both.codes[part], both.scales[part]) for part in (0, 1))
         gate_NF, up_NF = (linear(x_ND, part, self.hidden, self.width) for part in (gate, up))
-        return linear(F.silu(gate_NF) * up_NF, self.quantised("down", expert), self.width, self.hidden)
+        return linear(F.silu(gate_NF) * up_NF, self.quantized("down", expert), self.width, self.hidden)
 
     def _run_int8(self, kernels: Library, x_ND: Tensor, counts: list[int]) -> Tensor:
         """Run all experts with rows rounded once for all of them; those of few rows keep their 16 bits."""
@@ -171,7 +171,7 @@ class QuantisedExperts(HoldsCodes):
         return f"{self.kind}, num_experts={self.num_experts}, width={self.width}, hidden={self.hidden}"
 
 
-QuantisedModule = QuantisedLinear | QuantisedExperts
+QuantizedModule = QuantizedLinear | QuantizedExperts
 
 
 def _allocate(module: nn.Module, prefix: str, kind: Kind, shape: tuple[int, ...], device: torch.device) -> None:

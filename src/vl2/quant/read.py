@@ -18,7 +18,7 @@ from vl2.model import VL2
 from vl2.quant.apply import allocate_quantized
 from vl2.quant.config import QuantizationConfig
 from vl2.quant.scheme import Scheme
-from vl2.quant.write import empty_quantised, file_name, put
+from vl2.quant.write import empty_quantized, file_name, put
 from vl2.weights.in_place import InPlace
 from vl2.weights.load import (
     Progress,
@@ -36,7 +36,7 @@ from vl2.weights.safetensors_file import StoredTensor, read_into
 READ_AT_ONCE = 256 << 20  # bytes read between two reports of progress
 
 
-def load_quantising(
+def load_quantizing(
     folder: Path,
     scheme: Scheme,
     *,
@@ -88,7 +88,7 @@ class MappedModel:
                     progress(done, total)
 
 
-def map_quantised(
+def map_quantized(
     folder: Path,
     config: ModelConfig,
     quantization: QuantizationConfig,
@@ -100,7 +100,7 @@ def map_quantised(
 
     A tensor is copied only where it is wanted in another type. UserError names what does not fit config.json.
     """
-    model = empty_quantised(config, quantization.scheme, dtype or getattr(torch, config.torch_dtype))
+    model = empty_quantized(config, quantization.scheme, dtype or getattr(torch, config.torch_dtype))
     state = model.state_dict()
     stored = _checked(state, folder)
     files = {path: file_kind(path) for path in dict.fromkeys(tensor.path for tensor in stored.values())}
@@ -110,7 +110,7 @@ def map_quantised(
     return MappedModel(model=model.eval(), files=files, stored=stored)
 
 
-def read_quantised(
+def read_quantized(
     folder: Path,
     config: ModelConfig,
     quantization: QuantizationConfig,
@@ -120,7 +120,7 @@ def read_quantised(
     progress: Progress | None = None,
 ) -> VL2:
     """Return the same model on any device, with memory of its own."""
-    model = empty_quantised(config, quantization.scheme, dtype or getattr(torch, config.torch_dtype))
+    model = empty_quantized(config, quantization.scheme, dtype or getattr(torch, config.torch_dtype))
     stored = _checked(model.state_dict(), folder)
     with memory_errors(f"the weights of {folder}"):
         materialize(model, dtype or getattr(torch, config.torch_dtype), torch.device(device))

@@ -29,7 +29,7 @@ from vl2.quant.config import QuantizationConfig
 from vl2.quant.scheme import Scheme
 from vl2.weights.load import (
     INDEX,
-    QUANTISED,
+    QUANTIZED,
     SINGLE,
     Progress,
     build_empty,
@@ -76,10 +76,10 @@ def quantise_checkpoint(
     check_tensors({place.name: shape_of(plain, place) for place in wanted}, stored, folder)
     source = _Released(wanted, stored, progress)
     beside = [file for file in sorted(folder.iterdir()) if _is_beside(file)]
-    write_quantised(config, quantization, out, source.fill, beside=beside, max_shard_bytes=max_shard_bytes)
+    write_quantized(config, quantization, out, source.fill, beside=beside, max_shard_bytes=max_shard_bytes)
 
 
-def write_quantised(
+def write_quantized(
     config: ModelConfig,
     quantization: QuantizationConfig,
     out: Path,
@@ -92,7 +92,7 @@ def write_quantised(
 
     It is called when the named module of the model has memory, uninitialised; all others are on the meta device.
     """
-    model = empty_quantised(config, quantization.scheme, getattr(torch, config.torch_dtype))
+    model = empty_quantized(config, quantization.scheme, getattr(torch, config.torch_dtype))
     files = list(_shards(model, max_shard_bytes))
     _check_room(out, sum(module.nbytes for file in files for module in file))
     with new_folder(out) as partial, _disk_errors(out):
@@ -110,10 +110,10 @@ def write_quantised(
             write_json(partial / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
         for file in beside:
             shutil.copyfile(file, partial / file.name)
-        write_json(partial / "config.json", {**config.to_dict(), QUANTISED: quantization.to_dict()})
+        write_json(partial / "config.json", {**config.to_dict(), QUANTIZED: quantization.to_dict()})
 
 
-def empty_quantised(config: ModelConfig, scheme: Scheme, dtype: torch.dtype) -> VL2:
+def empty_quantized(config: ModelConfig, scheme: Scheme, dtype: torch.dtype) -> VL2:
     """Return a quantised model on the meta device; what is not quantised has the given type."""
     model = build_empty(config)
     allocate_quantized(model, scheme)

@@ -8,7 +8,7 @@
 namespace vl2 {
 
 // weight * round(x / rms(x)), rounded as the plain model rounds.
-inline void normalise(const bf16* x, const bf16* weight, int64_t width, double eps, bf16* out) {
+inline void normalize(const bf16* x, const bf16* weight, int64_t width, double eps, bf16* out) {
     Floats some[4] = {};  // a sum alone would wait for itself at each step
     int64_t i = 0;
     for (; i + 4 * LANES <= width; i += 4 * LANES)
@@ -113,7 +113,7 @@ inline void write_latent(const Model& model, const Step& step, int64_t layer, in
     const int64_t half = model.rope_dim / 2;
     const CacheRow& cache = step.cache_row(layer, row);
     bf16* to = cache.keys + step.lengths[row] * cache.position_stride;
-    normalise(latent, model.layers[layer].latent_norm, model.rank, model.latent_eps, to);
+    normalize(latent, model.layers[layer].latent_norm, model.rank, model.latent_eps, to);
     static thread_local std::vector<float> shared;
     shared.resize(model.rope_dim);
     for (int64_t c = 0; c < model.rope_dim; c++) shared[c] = to_float(latent[model.rank + c]);

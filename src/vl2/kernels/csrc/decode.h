@@ -42,7 +42,7 @@ inline void decode(const Model& model, const Step& step) {
     run_team(static_cast<int>(step.threads), [&](Team& team, int) {
         int phase = 0;
         team.each(rows, phase, [&](int64_t row) {
-            normalise(x[row], model.layers[0].input_norm, D, model.norm_eps, normed[row]);
+            normalize(x[row], model.layers[0].input_norm, D, model.norm_eps, normed[row]);
         });
         for (int64_t index = 0; index < model.num_layers; index++) {
             const Layer& layer = model.layers[index];
@@ -69,7 +69,7 @@ inline void decode(const Model& model, const Step& step) {
             });
             team.each(rows, phase, [&](int64_t row) {
                 for (int64_t d = 0; d < D; d++) x[row][d] = to_bf16(to_float(x[row][d]) + to_float(added[row][d]));
-                normalise(x[row], layer.post_norm, D, model.norm_eps, normed[row]);
+                normalize(x[row], layer.post_norm, D, model.norm_eps, normed[row]);
             });
             team.each(1, phase, [&](int64_t) { plan_mlp(model, layer, step.threads, mlp, normed, rows); });
             team.each(mlp.up.size(), phase, [&](int64_t task) { run_up(model, layer, mlp.up[task], mlp, normed, rows); });
@@ -78,7 +78,7 @@ inline void decode(const Model& model, const Step& step) {
             team.each(rows, phase, [&](int64_t row) {
                 combine(model, layer, mlp, row, x[row]);
                 const bf16* weight = is_last ? model.final_norm : model.layers[index + 1].input_norm;
-                normalise(x[row], weight, D, model.norm_eps, normed[row]);
+                normalize(x[row], weight, D, model.norm_eps, normed[row]);
             });
         }
         team.each(head.size(), phase, [&](int64_t task) {

@@ -44,19 +44,19 @@ inline bool encode(const Encoder& encoder, bf16* x, int64_t tiles, int64_t patch
         product.residual = residual;
         return multiply_rows_in_tiles(&product, 1, threads);
     };
-    const auto normalise = [&](const Norm& norm) {
+    const auto normalize = [&](const Norm& norm) {
         layer_norm_rows(x, norm.weight, norm.bias, rows, D, encoder.eps, normed.data(), threads);
     };
     for (int64_t index = 0; index < encoder.num_blocks; index++) {
         const EncoderBlock& block = encoder.blocks[index];
-        normalise(block.attention_norm);
+        normalize(block.attention_norm);
         if (!multiply(block.qkv, normed.data(), D, qkv.data(), qkv_row, false, nullptr)) return false;
         const auto part = [&](int64_t i) { return Rows3{qkv.data() + i * D, patches * qkv_row, C, qkv_row}; };
         const Attention attention{part(0), part(1), part(2), {attended.data(), patches * D, C, D},
                                   tiles, H, 1, patches, patches, C, C, -1, 1 / std::sqrt(static_cast<double>(C))};
         if (!attend_many(attention, threads)) return false;
         if (!multiply(block.projection, attended.data(), D, x, D, false, x)) return false;
-        normalise(block.mlp_norm);
+        normalize(block.mlp_norm);
         if (!multiply(block.fc1, normed.data(), D, hidden.data(), hidden_row, true, nullptr)) return false;
         if (!multiply(block.fc2, hidden.data(), hidden_row, x, D, false, x)) return false;
     }

@@ -55,7 +55,7 @@ inline void choose_experts(const Model& model, const Layer& layer, const bf16* x
         total += weights[k] = scores[best];
     }
     for (int64_t k = 0; k < K; k++) {
-        if (model.is_normalised && K > 1) weights[k] /= total + 1e-20f;
+        if (model.is_normalized && K > 1) weights[k] /= total + 1e-20f;
         weights[k] *= static_cast<float>(model.routed_scale);
     }
 }

@@ -45,7 +45,7 @@ class FusedPrefill {
         for (int64_t index = 0; index < last; index++) {
             const Layer& layer = model_.layers[index];
             if (!attend(layer, chunk_.cache[index])) return false;
-            normalise_rows(chunk_.x, layer.post_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
+            normalize_rows(chunk_.x, layer.post_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
             if (!(layer.router ? add_experts(layer) : add_mlp(layer))) return false;
         }
         return read_last(model_.layers[last], chunk_.cache[last]);
@@ -112,7 +112,7 @@ class FusedPrefill {
     bool project(const Layer& layer, const CacheRow& cache, bool with_queries) const {
         const int64_t C = model_.head_dim, H = model_.heads, shared = model_.kv_heads;
         const int64_t step = cache.position_stride, first = chunk_.before * step;
-        normalise_rows(chunk_.x, layer.input_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
+        normalize_rows(chunk_.x, layer.input_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
         const Projection key{layer.key, normed_.data(), key_.data(), shared * C};
         const Projection value{layer.value, normed_.data(), value_.data(), shared * C};
         const Projection query{layer.query, normed_.data(), query_.data(), H * C};

@@ -7,7 +7,7 @@
 #include "encode.h"
 #include "matmul_in_tiles.h"
 #include "expert_rows.h"
-#include "quantise.h"
+#include "quantize.h"
 #include "prefill.h"
 #include "fused_prefill.h"
 #include "route.h"
@@ -45,9 +45,9 @@ int64_t vl2_experts(const ExpertRows* experts, int64_t threads) {
     return run_experts(*experts, static_cast<int>(threads));
 }
 
-void vl2_normalise(const bf16* x, const bf16* weight, int64_t rows, int64_t width, double eps, bf16* out,
+void vl2_normalize(const bf16* x, const bf16* weight, int64_t rows, int64_t width, double eps, bf16* out,
                    int64_t threads) {
-    normalise_rows(x, weight, rows, width, eps, out, static_cast<int>(threads));
+    normalize_rows(x, weight, rows, width, eps, out, static_cast<int>(threads));
 }
 
 void vl2_layer_norm(const bf16* x, const bf16* weight, const bf16* bias, int64_t rows, int64_t width, double eps, bf16* out,

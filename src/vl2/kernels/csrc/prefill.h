@@ -36,13 +36,13 @@ inline bool attend_many(const Attention&, int) { return false; }
 #endif
 
 // Rows by their root mean squares, times the weight.
-inline void normalise_rows(const bf16* x, const bf16* weight, int64_t rows, int64_t width, double eps, bf16* out,
+inline void normalize_rows(const bf16* x, const bf16* weight, int64_t rows, int64_t width, double eps, bf16* out,
                            int threads) {
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
         team.each((rows + 15) / 16, phase, [&](int64_t task) {
             for (int64_t r = task * 16; r < std::min(rows, task * 16 + 16); r++)
-                normalise(x + r * width, weight, width, eps, out + r * width);
+                normalize(x + r * width, weight, width, eps, out + r * width);
         });
     });
 }

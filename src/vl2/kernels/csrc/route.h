@@ -143,7 +143,7 @@ inline void choose_experts_of_all(const Model& model, const float* bias, int64_t
         float total = 0;
         for (int64_t i = t * K; i < (t + 1) * K; i++) total += weights[i] = logits[t * E + chosen[i]];
         for (int64_t i = t * K; i < (t + 1) * K; i++) {
-            if (model.is_normalised && K > 1) weights[i] /= total + 1e-20f;
+            if (model.is_normalized && K > 1) weights[i] /= total + 1e-20f;
             weights[i] *= static_cast<float>(model.routed_scale);
         }
     }
