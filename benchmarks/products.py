@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch_products import Layout, copies, layouts
 
 from vl2.kernels import Library, load_kernels
-from vl2.kernels.matmul import multiply
+from vl2.kernels.matmul import matmul
 from vl2.kernels.structures import BF16, INT4, INT8, MatrixC
 from vl2.model.float_linear import linear_in_float32
 from vl2.quant.formats import KINDS, Kind, Quantized, quantize, weight_bytes
@@ -60,7 +60,7 @@ def kernel_rate(kernels: Library, shape: tuple[int, int], kind: Kind | None, row
 
     def run() -> None:
         for matrix in matrices:
-            multiply(kernels, matrix, x)
+            matmul(kernels, matrix, x)
 
     return best_rate(run, each * count, clock)
 

@@ -64,13 +64,13 @@ def test_a_step_with_plain_weights_has_the_same_bits_in_any_company(rows: int) -
     x, chosen = draw(rows, 160), torch.rand(rows, 5, generator=torch.Generator().manual_seed(2)).topk(2).indices
 
     def run(part: slice) -> Tensor:
-        out, places = prefill_kernels.run_experts(experts, x[part], chosen[part], 5, is_step=True)
+        out, places = prefill_kernels.run_experts(experts, x[part], chosen[part], 5, is_decode_step=True)
         return torch.cat([out[places].flatten(1), mlp(x[part].unsqueeze(1)).squeeze(1)], dim=1)
 
     together = run(slice(0, rows))
     assert torch.equal(together, torch.cat([run(slice(row, row + 1)) for row in range(rows)]))
     mlp.run = layers.swiglu_mlp
-    plain, places = moe.run_experts(experts, x, chosen, 5, is_step=True)
+    plain, places = moe.run_experts(experts, x, chosen, 5, is_decode_step=True)
     for ours, theirs in ((together[:, :320], plain[places].flatten(1)), (together[:, 320:], mlp(x))):
         assert (ours - theirs).abs().max() <= 2**-6 * theirs.abs().max()
 
@@ -145,7 +145,9 @@ def test_a_step_of_decoding_is_as_the_plain_way_does_it(kind: Kind) -> None:
         experts.quantize_from("gate_up", expert, draw(128, 160, seed=expert) * 0.2)
         experts.quantize_from("down", expert, draw(160, 64, seed=10 + expert) * 0.2)
     x, chosen = draw(40, 160), torch.rand(40, 5, generator=torch.Generator().manual_seed(2)).topk(2).indices
-    ours, plain = (way(experts, x, chosen, 5, is_step=True) for way in (prefill_kernels.run_experts, moe.run_experts))
+    ours, plain = (
+        way(experts, x, chosen, 5, is_decode_step=True) for way in (prefill_kernels.run_experts, moe.run_experts)
+    )
     assert torch.equal(ours[0], plain[0])
     assert torch.equal(ours[1], plain[1])
 

@@ -46,7 +46,7 @@ def test_attention_is_that_of_pytorch(
     q, k, v = (t.transpose(1, 2) for t in (q * 2, k, v))
     visible_SL = torch.arange(L)[None, :] <= torch.arange(S)[:, None] + (L - S if is_causal else L)
     mask = AttentionMask(tensor=visible_SL, is_causal=False)
-    ours = kernels.attend_seen(q, k, v, L - S if is_causal else None, C**-0.5)
+    ours = kernels.attend(q, k, v, L - S if is_causal else None, C**-0.5)
     assert ours is not None
     if value_C > C:
         pytest.skip("PyTorch pads values up to the keys' channels only")
@@ -60,10 +60,10 @@ def test_attention_is_that_of_pytorch(
 def test_a_query_gets_the_same_bits_whatever_is_beside_it(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     q, k, v = (draw(1, 2, 100, 64, seed=seed) for seed in range(3))
-    whole = kernels.attend_seen(q, k, v, 0, 0.125)
+    whole = kernels.attend(q, k, v, 0, 0.125)
     assert whole is not None
     for start, stop in ((0, 1), (3, 40), (37, 100)):
-        part = kernels.attend_seen(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], start, 0.125)
+        part = kernels.attend(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], start, 0.125)
         assert part is not None
         assert torch.equal(part, whole[:, :, start:stop])
 
@@ -79,7 +79,7 @@ def test_large_scores_and_shapes_beyond_the_kernel(level: str, monkeypatch: pyte
     exact = attention.attend(q.float() * 200, k.float() * 200, v.float(), mask, 1.0)
     torch.testing.assert_close(ours.float(), exact, atol=0.05, rtol=0.02)
     wide = draw(1, 1, 4, 300)
-    assert kernels.attend_seen(wide, wide, wide, 0, 0.1) is None
+    assert kernels.attend(wide, wide, wide, 0, 0.1) is None
     plain = attention.attend(wide, wide, wide, mask, 0.1)
     assert torch.equal(prefill_kernels.attend(wide, wide, wide, mask, 0.1), plain)
 

@@ -23,7 +23,7 @@ from vl2.errors import UserError, memory_errors
 from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint import ConstraintState
 from vl2.infer.decode_graph import DecodeGraphs
-from vl2.infer.kept_graphs import acquired_graphs, drop_graphs
+from vl2.infer.graph_cache import acquired_graphs, drop_graphs
 from vl2.infer.language_plan import language_plan
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.infer.repetition import ends_in_loop

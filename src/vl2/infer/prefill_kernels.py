@@ -16,7 +16,7 @@ from vl2.infer.language_plan import language_plan
 from vl2.infer.weight_pointers import stacks_apart
 from vl2.kernels import load_kernels
 from vl2.kernels import prefill as kernels
-from vl2.kernels.matmul import multiply
+from vl2.kernels.matmul import matmul
 from vl2.kernels.prefill import Weights
 from vl2.kernels.structures import BF16, QUANTIZED, MatrixC, StackC
 from vl2.kernels.tiles import LINE, multiply_rows_in_tiles
@@ -81,7 +81,7 @@ def run_blocks(encoder: vision.VisionEncoder, x: Tensor) -> Tensor:
 
 def attend_patches(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
     if kernels.applies(q_IHpC, k_IHpC, v_IHpC):
-        out_IHpC = kernels.attend_seen(q_IHpC, k_IHpC, v_IHpC, None, q_IHpC.shape[-1] ** -0.5)
+        out_IHpC = kernels.attend(q_IHpC, k_IHpC, v_IHpC, None, q_IHpC.shape[-1] ** -0.5)
         if out_IHpC is not None:
             return out_IHpC
     return vision.attend(q_IHpC, k_IHpC, v_IHpC)
@@ -90,7 +90,7 @@ def attend_patches(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
 def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
     """Bias and sum inside the product. Not the activation: the product library takes half as long again for it."""
     rows = x.numel() // x.shape[-1]
-    is_many = _is_for_kernels(rows, moe.is_step(x), is_plain=type(layer) is nn.Linear)
+    is_many = _is_for_kernels(rows, moe.is_decode_step(x), is_plain=type(layer) is nn.Linear)
     # PyTorch's product has no form for a CPU without bfloat16 instructions, and raises.
     if type(layer) is nn.Linear and is_many and kernels.applies(x, layer.weight) and has_bfloat16_products():
         in_tiles = _linear_in_tiles(layer, x, gelu=gelu, residual=residual)
@@ -122,16 +122,18 @@ def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, gelu: bool, residual: Tenso
 
 def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask: AttentionMask, scale: float) -> Tensor:
     if mask.prefix_length is not None and kernels.applies(q_BHSC, k_BHLC, v_BHLC):
-        out_BHSC = kernels.attend_seen(q_BHSC, k_BHLC, v_BHLC, mask.prefix_length, scale)
+        out_BHSC = kernels.attend(q_BHSC, k_BHLC, v_BHLC, mask.prefix_length, scale)
         if out_BHSC is not None:
             return out_BHSC
     return attention.attend(q_BHSC, k_BHLC, v_BHLC, mask, scale)
 
 
 def run_experts(
-    experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, is_step: bool = False
+    experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, is_decode_step: bool = False
 ) -> tuple[Tensor, Tensor]:
-    is_for_kernels = _is_for_kernels(len(x_TD), is_step, is_plain=type(experts) in (Experts, MemoryMappedExperts))
+    is_for_kernels = _is_for_kernels(
+        len(x_TD), is_decode_step, is_plain=type(experts) in (Experts, MemoryMappedExperts)
+    )
     if is_for_kernels and x_TD.is_contiguous() and kernels.applies(x_TD):
         read = _stacks(experts, expert_TK.numel() / num_experts)
         if read is not None:
@@ -139,15 +141,15 @@ def run_experts(
             out_MD = kernels.run_experts(x_TD, token_index_M, counts_E, *read)
             if out_MD is not None:
                 return out_MD, row_index_TK
-    return moe.run_experts(experts, x_TD, expert_TK, num_experts, is_step=is_step)
+    return moe.run_experts(experts, x_TD, expert_TK, num_experts, is_decode_step=is_decode_step)
 
 
-def _is_for_kernels(rows: int, is_step: bool, *, is_plain: bool) -> bool:
+def _is_for_kernels(rows: int, is_decode_step: bool, *, is_plain: bool) -> bool:
     """Whether so many rows are. Of plain weights any number where there are tile registers, to which one is as sixteen.
 
     Else a step of decoding is as the plain way does it, or as the decode plan.
     """
-    return (is_plain and kernels.has_tiles()) or rows > (MAX_DECODED_ROWS if is_step else FEW_PREFILL_ROWS)
+    return (is_plain and kernels.has_tiles()) or rows > (MAX_DECODED_ROWS if is_decode_step else FEW_PREFILL_ROWS)
 
 
 def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
@@ -183,7 +185,7 @@ def swiglu_mlp(mlp: GatedMLP, x: Tensor) -> Tensor:
     if is_for_tiles and rows <= ROWS_OF_A_THREAD and not mlp.gate_proj.out_features % LINE and not x.shape[-1] % LINE:
         gate_up_NF = torch.cat([linear(part, x).flatten(0, -2) for part in parts[:2]], dim=1)
         return linear(mlp.down_proj, kernels.swiglu_rows(gate_up_NF, is_near=True)).view(x.shape)
-    if _is_for_kernels(rows, moe.is_step(x), is_plain=is_plain) and x.is_contiguous() and kernels.applies(x):
+    if _is_for_kernels(rows, moe.is_decode_step(x), is_plain=is_plain) and x.is_contiguous() and kernels.applies(x):
         weights = [_one_matrix(part, rows) for part in parts]
         gate, up, down = weights
         if gate is not None and up is not None and down is not None:
@@ -256,7 +258,7 @@ def lm_head_logits(head: nn.Module, states: Tensor) -> Tensor:
     library, few = load_kernels(), states.numel() <= MAX_DECODED_ROWS * states.shape[-1]
     if library is not None and few and type(head) is nn.Linear and kernels.applies(states, head.weight):
         held = MatrixC(BF16, head.out_features, head.in_features, head.weight.data_ptr())
-        logits_MV = multiply(library, held, states.reshape(-1, head.in_features))
+        logits_MV = matmul(library, held, states.reshape(-1, head.in_features))
         return logits_MV.view(*states.shape[:-1], head.out_features)
     return language.lm_head_logits(head, states)
 

@@ -38,7 +38,7 @@ def round_rows(kernels: Library, x_MK: Tensor) -> Int8Rows:
     return rounded
 
 
-def multiply_rows(
+def int8_linear(
     kernels: Library,
     x_MK: Tensor,
     codes_NK: Tensor,
@@ -61,12 +61,12 @@ def multiply_rows(
     if in_tiles is not None:
         return in_tiles
     rounded, out_MN = round_rows(kernels, x_MK), x_MK.new_empty(len(x_MK), len(codes_NK))
-    return multiply_rounded(
+    return int8_linear_rounded(
         kernels, rounded, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, residual_MN=residual_MN, out_MN=out_MN
     )
 
 
-def multiply_rounded(
+def int8_linear_rounded(
     kernels: Library,
     x: Int8Rows,
     codes_NK: Tensor,

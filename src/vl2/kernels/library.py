@@ -43,7 +43,7 @@ class Library:
         self.prefill.restype = number
         self.encode = _function(loaded, "vl2_encode", ctypes.POINTER(EncoderC), pointer, *(number,) * 3)
         self.encode.restype = number
-        self.multiply = _function(
+        self.matmul = _function(
             loaded, "vl2_multiply", ctypes.POINTER(MatrixC), number, pointer, number, pointer, number
         )
         self.attend = _function(loaded, "vl2_attend", pointer, number)

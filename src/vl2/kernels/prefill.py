@@ -65,9 +65,7 @@ def has_tiles() -> bool:
     return kernels is not None and kernels.level == "amx"
 
 
-def attend_seen(
-    q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, prefix_length: int | None, scale: float
-) -> Tensor | None:
+def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, prefix_length: int | None, scale: float) -> Tensor | None:
     """Return the attention in which query i sees keys 0..prefix_length + i, with None every key, as a [B, H, S, C].
 
     Returns None where the kernel does not do this shape.

@@ -230,7 +230,7 @@ def sort_by_expert(expert_TK: Tensor, num_experts: int, block_rows: int) -> Bloc
 MAX_DECODED_ROWS = 64
 
 
-def is_step(x: Tensor) -> bool:
+def is_decode_step(x: Tensor) -> bool:
     """Whether these are a step of decoding, a token of each request [B, 1, ...], and no pass over a prompt [1, S, ...].
 
     Rows alone, [N, ...], may be one, and are taken for one.
@@ -238,7 +238,7 @@ def is_step(x: Tensor) -> bool:
     return x.dim() < 3 or x.shape[-2] == 1
 
 
-def _block_rows(x_TD: Tensor, experts: nn.Module, is_step: bool) -> int:
+def _block_rows(x_TD: Tensor, experts: nn.Module, is_decode_step: bool) -> int:
     """Return what blocks of experts are rounded up to.
 
     In a step of decoding: all to one shape, because a product of another shape may round otherwise, and how many tokens
@@ -248,7 +248,7 @@ def _block_rows(x_TD: Tensor, experts: nn.Module, is_step: bool) -> int:
     """
     if x_TD.device.type != "cpu":
         return 1
-    if not torch.is_grad_enabled() and is_step and len(x_TD) <= MAX_DECODED_ROWS:
+    if not torch.is_grad_enabled() and is_decode_step and len(x_TD) <= MAX_DECODED_ROWS:
         return len(x_TD)
     if torch.is_grad_enabled():
         return 64 if x_TD.dtype == torch.bfloat16 else 1
@@ -303,13 +303,13 @@ def combine_experts(rows_MD: Tensor, row_index_TK: Tensor, weight_TK: Tensor, *r
 
 
 def run_experts(
-    experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, is_step: bool = False
+    experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, is_decode_step: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return a row for each slot of every token, sorted by expert, [M, D], and the row of every slot, [T, K].
 
     In a step of decoding every token is another request's.
     """
-    blocks = sort_by_expert(expert_TK, num_experts, _block_rows(x_TD, experts, is_step))
+    blocks = sort_by_expert(expert_TK, num_experts, _block_rows(x_TD, experts, is_decode_step))
     rows_MD: Tensor = _Dispatch.apply(x_TD, blocks.token_index_M, blocks.row_index_TK)  # type: ignore[no-untyped-call]
     return experts(rows_MD, blocks.counts_E), blocks.row_index_TK
 
@@ -334,8 +334,8 @@ class MoE(nn.Module):
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
         # Each expert sees one contiguous block of rows; then every token sums its K rows in float32.
-        num_experts, of_step = self.gate.num_experts, is_step(x_BSD)
-        out_MD, row_index_TK = self.run_experts(self.experts, x_TD, expert_TK, num_experts, is_step=of_step)
+        num_experts, of_step = self.gate.num_experts, is_decode_step(x_BSD)
+        out_MD, row_index_TK = self.run_experts(self.experts, x_TD, expert_TK, num_experts, is_decode_step=of_step)
         shared_BSD = None if self.shared_experts is None else self.shared_experts(x_BSD)
         added_TD = (added_BSD.flatten(0, 1) for added_BSD in (shared_BSD, residual_BSD) if added_BSD is not None)
         y_BSD = self.combine_experts(out_MD, row_index_TK, weight_TK, *added_TD).view_as(x_BSD)

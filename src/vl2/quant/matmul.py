@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
-from vl2.kernels.int8 import LANES, multiply_rows
+from vl2.kernels.int8 import LANES, int8_linear
 from vl2.kernels.library import Library
-from vl2.kernels.matmul import multiply
+from vl2.kernels.matmul import matmul
 from vl2.kernels.prefill import has_tiles
 from vl2.kernels.structures import INT8, QUANTIZED, MatrixC
-from vl2.model.float_linear import has_bfloat16_products, multiply_panels
-from vl2.model.moe import MAX_DECODED_ROWS, is_step
+from vl2.model.float_linear import has_bfloat16_products, matmul_panels
+from vl2.model.moe import MAX_DECODED_ROWS, is_decode_step
 from vl2.quant.formats import PANEL, Kind, Quantized, dequantize
 
 # Up to so many rows the weight's bytes decide, and the rows keep their 16 bits: all that are decoded together.
@@ -47,7 +47,7 @@ def linear(
     kernels = int8_kernels(x, N, bias) if weight.kind == "int8" and x.numel() > _few_rows(x) * K else None
     if kernels is not None:
         residual_MN = None if residual is None else residual.reshape(-1, N).contiguous()
-        out_MN = multiply_rows(
+        out_MN = int8_linear(
             kernels, x.reshape(-1, K), weight.codes, weight.scales, bias_N=bias, gelu=gelu, residual_MN=residual_MN
         )
         return out_MN.view(*x.shape[:-1], N)
@@ -58,32 +58,32 @@ def linear(
 
 
 def _few_rows(x: Tensor) -> int:
-    return FEW_ROWS if is_step(x) or not has_tiles() else FEW_PREFILL_ROWS
+    return FEW_ROWS if is_decode_step(x) or not has_tiles() else FEW_PREFILL_ROWS
 
 
 def _linear(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
     x_MK = x.reshape(-1, K)
     if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float32) or not len(x_MK):
-        return multiply_in_parts(x, weight, N, K, bias)
+        return matmul_in_parts(x, weight, N, K, bias)
     if weight.kind == "int8" and len(x_MK) > FEW_ROWS and has_int8_products():
         out_MN = int8_matmul(x_MK, weight)
     else:
         kernels = load_kernels()
         is_unpacked = weight.kind == "int4" and x.dtype == torch.bfloat16 and len(x_MK) > MAX_DECODED_ROWS
         if kernels is None:
-            return multiply_in_parts(x, weight, N, K, bias)
+            return matmul_in_parts(x, weight, N, K, bias)
         if is_unpacked and kernels.has_bfloat16_products:
             return F.linear(x, dequantize(weight, N, K, x.dtype), bias)
         if len(x_MK) >= PANEL_ROWS and not _has_instructions(kernels, weight.kind):
-            return multiply_in_float32(x, weight, N, K, bias)
+            return matmul_in_float32(x, weight, N, K, bias)
         held = MatrixC(QUANTIZED[weight.kind], N, K, weight.codes.data_ptr(), weight.scales.data_ptr())
-        out_MN = multiply(kernels, held, x_MK)
+        out_MN = matmul(kernels, held, x_MK)
     if bias is not None:
         out_MN = out_MN.add_(bias)
     return out_MN.to(x.dtype).view(*x.shape[:-1], N)
 
 
-def multiply_in_parts(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
+def matmul_in_parts(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
     """Return x times the weight's transpose, plus the bias, in the type of x; some outputs of the weight at a time."""
     step = max(1, MADE // (K * PANEL)) * PANEL
     if step >= N:
@@ -96,9 +96,9 @@ def multiply_in_parts(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor
     return out
 
 
-def multiply_in_float32(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
+def matmul_in_float32(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
     """Return x times the weight's transpose, plus the bias, in the type of x; a panel of the weight at a time."""
-    return multiply_panels(
+    return matmul_panels(
         x, N, K, lambda first, last: dequantize(weight.rows(first, last), last - first, K, torch.float32), bias, PANEL
     )
 
@@ -130,9 +130,9 @@ def matmul_dtype(kind: Kind | None, dtype: torch.dtype, device: torch.device) ->
     return torch.bfloat16 if _has_instructions(kernels, kind) else torch.float32
 
 
-def few_rows(kernels: Library, x_MK: Tensor, codes_NK: Tensor, scales_N: Tensor) -> Tensor:
+def matmul_few_rows(kernels: Library, x_MK: Tensor, codes_NK: Tensor, scales_N: Tensor) -> Tensor:
     """Return x times an int8 weight's transpose, float32 [M, N], with the 16 bits of x."""
-    return multiply(kernels, MatrixC(INT8, *codes_NK.shape, codes_NK.data_ptr(), scales_N.data_ptr()), x_MK)
+    return matmul(kernels, MatrixC(INT8, *codes_NK.shape, codes_NK.data_ptr(), scales_N.data_ptr()), x_MK)
 
 
 def int8_kernels(x: Tensor, N: int, bias: Tensor | None = None) -> Library | None:

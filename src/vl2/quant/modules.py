@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vl2.kernels.int8 import multiply_rounded, round_rows
+from vl2.kernels.int8 import int8_linear_rounded, round_rows
 from vl2.kernels.library import Library
 from vl2.kernels.prefill import swiglu_rows
 from vl2.quant.formats import Kind, Quantized, dequantize, quantize, storage
-from vl2.quant.matmul import FEW_ROWS, few_rows, int8_kernels, linear
+from vl2.quant.matmul import FEW_ROWS, int8_kernels, linear, matmul_few_rows
 
 ExpertLeaf = Literal["gate_up", "down"]
 
@@ -156,9 +156,9 @@ class QuantizedExperts(HoldsCodes):
         for expert, count in enumerate(counts):
             rows = slice(first, first + count)
             if count > FEW_ROWS:
-                multiply_rounded(kernels, rounded[rows], codes_EFD[expert], scales_EF[expert], out_MN=out_NF[rows])
+                int8_linear_rounded(kernels, rounded[rows], codes_EFD[expert], scales_EF[expert], out_MN=out_NF[rows])
             elif count:
-                out_NF[rows] = few_rows(kernels, x_ND[rows], codes_EFD[expert], scales_EF[expert])
+                out_NF[rows] = matmul_few_rows(kernels, x_ND[rows], codes_EFD[expert], scales_EF[expert])
             first += count
         return out_NF
 
