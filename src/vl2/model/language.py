@@ -20,7 +20,7 @@ from vl2.model.rope import Angles, rotary_angles
 
 @dataclass(frozen=True, kw_only=True)
 class Hidden:
-    """What the decoder returns: states after the final norm, and statistics where they were asked for."""
+    """What the decoder returns: states after the final norm, and routing statistics where they were asked for."""
 
     states_BSD: Tensor
     stats: list[RoutingStats]  # one per MoE layer, empty unless it was said whose balance is kept
@@ -92,8 +92,8 @@ class Decoder(nn.Module):
         *,
         last_only: bool = False,
     ) -> Hidden:
-        """Return the states of all positions or of the last; then the last layer does no more for the others than it
-        takes to look back on them."""
+        """Return the states of all positions, or of the last: then the last layer computes only keys and values for
+        the earlier ones."""
         angles = rotary_angles(positions_BS, self.rotary_dim, self.config.rope_theta)
         collected = []
         for layer in self.layers:
@@ -141,9 +141,9 @@ class LanguageModel(nn.Module):
 
 
 def fused_prefill(language: LanguageModel, embeds_BSD: Tensor, cache: AnyCache) -> Tensor | None:
-    """Append S positions to the cache in a faster way than layer by layer, if there is one, and return the last states.
+    """Append S positions to the cache in one call of the kernels, and return the states of the last, [B, 1, D].
 
-    These are [B, 1, D]; None where there is no such way. The lengths of the cache do not move.
+    Returns None where no kernels are put in, as here. The lengths of the cache do not move.
     """
     return None
 

@@ -231,20 +231,20 @@ MAX_DECODED_ROWS = 64
 
 
 def is_decode_step(x: Tensor) -> bool:
-    """Whether these are a step of decoding, a token of each request [B, 1, ...], and no pass over a prompt [1, S, ...].
+    """Whether these are a decoding step, one token of each request [B, 1, ...], and not a prefill [1, S, ...].
 
-    Rows alone, [N, ...], may be one, and are taken for one.
+    Rows without a batch, [N, ...], are taken for a decoding step.
     """
     return x.dim() < 3 or x.shape[-2] == 1
 
 
 def _block_rows(x_TD: Tensor, experts: nn.Module, is_decode_step: bool) -> int:
-    """Return what blocks of experts are rounded up to.
+    """Return the multiple that the rows of each expert are padded to.
 
-    In a step of decoding: all to one shape, because a product of another shape may round otherwise, and how many tokens
-    an expert gets depends on what other requests say. In training a bfloat16 product of a shape not met before
-    costs some twenty times its time, to compile its kernel, and the load of an expert is another one each time. So it
-    does where a prompt is read, and the kernels of a hundred shapes hold some hundred MB.
+    In a decoding step all experts get one shape: a matmul of another shape may round otherwise, and how many tokens an
+    expert gets depends on what other requests say. In training and prefill oneDNN compiles a kernel for each new shape
+    in bfloat16, which takes some twenty times as long as the matmul and some MB of memory, so row counts are padded
+    to few shapes.
     """
     if x_TD.device.type != "cpu":
         return 1

@@ -1,10 +1,15 @@
-"""Matmul with a quantised weight, each by the way that suits the number of rows and the machine.
+"""Matmul with a quantized weight. How it is computed depends on the number of rows and on the processor.
 
-On the CPU the kernels read the codes of a few rows. Of many, int8 is multiplied in integers where the processor
-has instructions for that, the rows rounded to 8 bits themselves, each by its own largest number: twice as fast as
-bfloat16. int4 is made bfloat16 for many rows. A processor without instructions for either makes a panel of the weight
-float32 at a time and multiplies that, which is ten times what it can do with codes. Elsewhere, and without kernels, so
-many outputs of the weight are made at a time as hold four million numbers.
+| weight | rows                               | where                      | activations                            |
+|--------|------------------------------------|----------------------------|----------------------------------------|
+| int8   | over 32; over 8 of a prompt on AMX | CPU, 8-bit instructions    | int8, a scale for each row             |
+| int4   | over 64, in bfloat16               | CPU, bfloat16 instructions | bfloat16; the weight is dequantized    |
+| either | 12 or more                         | CPU without these          | float32; dequantized a panel at a time |
+| either | fewer                              | CPU with the kernels       | 16 bits; the kernels read the codes    |
+| either | any                                | no kernels, other devices  | as they are; dequantized in parts      |
+
+int8 rows are twice as fast as bfloat16 ones. float32 panels are ten times as fast as codes on a processor that has no
+instructions for them. A part holds four million weights.
 """
 
 from __future__ import annotations
