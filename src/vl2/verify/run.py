@@ -203,14 +203,12 @@ def _lacks_memory(plan: Plan, subject: Subject, dtype: str | None = None) -> str
     device = choose_device(plan.device)
     if device.type == "mps" or subject.config is None:  # MPS does not say what it has
         return None
-    quantization = subject.quantization
-    form = (
-        plan.weights if plan.weights != AS_STORED else dtype or (quantization.weights if quantization else plan.dtype)
-    )
-    planned = MemoryPlan.of(subject.config, quantization.scheme if quantization else form, CONTEXT, reuse=0)
+    record = subject.record
+    form = plan.weights if plan.weights != AS_STORED else dtype or (record.weights if record else plan.dtype)
+    planned = MemoryPlan.of(subject.config, record.scheme if record else form, CONTEXT, reuse=0)
     # One row of logits is enough to answer; a comparison holds those of all positions twice.
     logits = 2 * 4 * COMPARED_POSITIONS * subject.config.language_config.vocab_size
-    needed = (planned.least if quantization and device.type == "cpu" else planned.total) + logits
+    needed = (planned.least if record and device.type == "cpu" else planned.total) + logits
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
@@ -220,7 +218,7 @@ def _lacks_memory(plan: Plan, subject: Subject, dtype: str | None = None) -> str
     where = "free" if plan.memory is None else "allowed"
     said = f"needs {needed / 1e9:.2f} GB of memory in {form}, and {free / 1e9:.2f} GB are {where}"
     smallest = MemoryPlan.of(subject.config, "int4", CONTEXT, reuse=0).total + logits
-    if quantization is None and form != "int4" and dtype is None:
+    if record is None and form != "int4" and dtype is None:
         said += f"; with --weights int4 it needs {smallest / 1e9:.2f} GB"
     return said
 

@@ -64,7 +64,7 @@ class Subject:
         return self.config if self.size is None else preset(self.size)
 
     @property
-    def quantization(self) -> QuantizationConfig | None:
+    def record(self) -> QuantizationConfig | None:
         """What config.json says about quantised weights. UserError for what this package cannot read."""
         return None if self.config is None else QuantizationConfig.of(self.config, self.folder)
 

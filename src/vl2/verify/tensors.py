@@ -33,13 +33,11 @@ def check_tensors(subject: Subject, tensors: Mapping[str, StoredTensor]) -> list
     if config is None:
         return [_not_checked("config.json cannot be used, and the name is of no released size")]
     try:
-        quantization: QuantizationConfig | None = subject.quantization
+        record: QuantizationConfig | None = subject.record
     except UserError as error:
         return [Check(group=GROUP, name="names", verdict="fail", found=str(error))]
-    if quantization is not None:
-        return [
-            _not_checked(f"the files are quantised to {quantization.weights}: they are checked when they are loaded")
-        ]
+    if record is not None:
+        return [_not_checked(f"the files are quantised to {record.weights}: they are checked when they are loaded")]
     shapes = expected_shapes(config)
     if subject.is_settings_only:
         return _check_index_alone(subject, shapes)
