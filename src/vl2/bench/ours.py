@@ -69,7 +69,7 @@ class Ours:
         cache, ids_1S = self._cache(1, task["tokens"]), self._prompt(task["tokens"], task["seed"])
 
         def run() -> None:
-            self._read(ids_1S, cache)
+            self._prefill(ids_1S, cache)
             wait_for(self.vlm.model.device)
 
         return timed(run)
@@ -83,7 +83,7 @@ class Ours:
         longest = model.config.language_config.max_position_embeddings
         with decoding(model, batch, context + steps, max_capacity=longest) as (cache, take_step):
             row = cache.rows(0, 1)
-            self._read(self._prompt(context, task["seed"]), row)
+            self._prefill(self._prompt(context, task["seed"]), row)
             for layer in cache.layers:
                 for t in layer:
                     t[1:] = t[:1]
@@ -119,7 +119,7 @@ class Ours:
     def _prompt(self, num_tokens: int, seed: int) -> Tensor:
         return torch.tensor([random_ids(num_tokens, self._vocabulary, seed)], device=self.vlm.model.device)
 
-    def _read(self, ids_1S: Tensor, row: Cache) -> None:
+    def _prefill(self, ids_1S: Tensor, row: Cache) -> None:
         prefill(self.vlm.model, self.vlm.model.language.embed(ids_1S), row)
 
     def _cache(self, rows: int, capacity: int) -> Cache:

@@ -48,7 +48,7 @@ class FusedPrefill {
             normalize_rows(chunk_.x, layer.post_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
             if (!(layer.router ? add_experts(layer) : add_mlp(layer))) return false;
         }
-        return read_last(model_.layers[last], chunk_.cache[last]);
+        return prefill_last(model_.layers[last], chunk_.cache[last]);
     }
 
    private:
@@ -193,7 +193,7 @@ class FusedPrefill {
     }
 
     // The last layer, of which the last position's state alone is wanted.
-    bool read_last(const Layer& layer, const CacheRow& cache) const {
+    bool prefill_last(const Layer& layer, const CacheRow& cache) const {
         if (!project(layer, cache, false)) return false;
         Model rest = model_;
         rest.num_layers = 1;
