@@ -29,10 +29,10 @@ from vl2.infer.generate import decode
 from vl2.infer.memory_plan import MemoryPlan
 from vl2.infer.prefill import prefill
 from vl2.model import VL2, Cache
+from vl2.quant.config import QuantizationConfig
 from vl2.quant.paging import ExpertPager
-from vl2.quant.random_checkpoint import write_random_quantised
-from vl2.quant.read import MappedModel, map_quantised
-from vl2.quant.record import Record
+from vl2.quant.random_checkpoint import write_random_quantized
+from vl2.quant.read import MappedModel, map_quantized
 from vl2.weights.machine_memory import parse_bytes
 from vl2.weights.mapped_file import MappedFile
 
@@ -49,21 +49,21 @@ class UncachedFile(MappedFile):
         self._descriptor = os.open(path, os.O_RDONLY)
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def let_go(self, offset: int, nbytes: int) -> None:
-        super().let_go(offset, nbytes)
+    def evict(self, offset: int, nbytes: int) -> None:
+        super().evict(offset, nbytes)
         os.posix_fadvise(self._descriptor, offset, nbytes, os.POSIX_FADV_DONTNEED)
 
 
 def open_within(folder: Path, memory: str, is_cached: bool) -> tuple[VL2, ExpertPager | None]:
     config = ModelConfig.from_file(folder / "config.json")
-    record = Record.of(config, folder)
-    assert record is not None, f"{folder} is not quantised"
+    quantization = QuantizationConfig.of(config, folder)
+    assert quantization is not None, f"{folder} is not quantised"
     kind = MappedFile if is_cached else UncachedFile
-    mapped: MappedModel = map_quantised(folder, config, record, file_kind=kind)
+    mapped: MappedModel = map_quantized(folder, config, quantization, file_kind=kind)
     if memory == ALL:
         mapped.read()
         return mapped.model, None
-    plan = MemoryPlan.of(config, record.scheme, CONTEXT + 256)
+    plan = MemoryPlan.of(config, quantization.scheme, CONTEXT + 256)
     pager = ExpertPager(mapped, plan.experts_within(parse_bytes(memory)))
     pager.attach()
     pager.read_the_rest()
@@ -123,7 +123,7 @@ def main() -> int:
     was_there = args.folder.exists()
     if not was_there:
         start = time.perf_counter()
-        write_random_quantised(args.size, args.folder)
+        write_random_quantized(args.size, args.folder)
         print(f"written in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     try:
         for memory in args.memory:

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from torch_products import Layout, copies, layouts
 
 from vl2.kernels import Library, load_kernels
-from vl2.kernels.products import multiply
+from vl2.kernels.matmul import matmul
 from vl2.kernels.structures import BF16, INT4, INT8, MatrixC
 from vl2.model.float_linear import linear_in_float32
-from vl2.quant.formats import KINDS, Kind, Quantised, quantise, weight_bytes
-from vl2.quant.products import linear
+from vl2.quant.formats import KINDS, Kind, Quantized, quantize, weight_bytes
+from vl2.quant.matmul import linear
 
 BYTES = 256 << 20
 SHAPES = {"a quarter of the head": (32320, 1280), "expert, gate": (896, 1280), "expert, down": (1280, 896)}
@@ -50,7 +50,7 @@ def kernel_rate(kernels: Library, shape: tuple[int, int], kind: Kind | None, row
     weight = torch.randn(N, K).to(torch.bfloat16)
     each = 2 * N * K if kind is None else weight_bytes(kind, shape)
     count = max(1, BYTES // each)
-    held = [weight] if kind is None else [(q := quantise(weight, kind)).codes, q.scales]
+    held = [weight] if kind is None else [(q := quantize(weight, kind)).codes, q.scales]
     stacks = [copies(tensor, count) for tensor in held]
     number = BF16 if kind is None else INT8 if kind == "int8" else INT4
     matrices = [
@@ -60,7 +60,7 @@ def kernel_rate(kernels: Library, shape: tuple[int, int], kind: Kind | None, row
 
     def run() -> None:
         for matrix in matrices:
-            multiply(kernels, matrix, x)
+            matmul(kernels, matrix, x)
 
     return best_rate(run, each * count, clock)
 
@@ -88,15 +88,15 @@ def many_rows(shape: tuple[int, int], clock: Clock) -> dict[str, list[float]]:
         "float32 panels of bfloat16": lambda x: linear_in_float32(x, weight),
     }
     for kind in KINDS:
-        ways[f"{kind}, as chosen for this processor"] = partial(_multiply, quantise(weight, kind), N, K)
+        ways[f"{kind}, as chosen for this processor"] = partial(_multiply, quantize(weight, kind), N, K)
     inputs = [torch.randn(rows, K).to(torch.bfloat16) for rows in MANY_ROWS]
     return {
         name: [2 * best_rate(partial(way, x), len(x) * N * K, clock, 3) for x in inputs] for name, way in ways.items()
     }
 
 
-def _multiply(quantised: Quantised, N: int, K: int, x: Tensor) -> Tensor:
-    return linear(x, quantised, N, K)
+def _multiply(quantized: Quantized, N: int, K: int, x: Tensor) -> Tensor:
+    return linear(x, quantized, N, K)
 
 
 @torch.inference_mode()

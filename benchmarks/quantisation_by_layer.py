@@ -32,11 +32,11 @@ from torch.nn import functional as F
 from vl2.config import PRESETS, LanguageConfig, ModelConfig, preset
 from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.model import VL2
-from vl2.model.attention import Reach
+from vl2.model.attention import AttentionMask
 from vl2.model.rope import rotary_angles
-from vl2.quant.apply import store
+from vl2.quant.apply import quantize_into
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES
-from vl2.quant.write import empty_quantised
+from vl2.quant.write import empty_quantized
 from vl2.weights.load import build_empty, materialize, shape_of
 from vl2.weights.names import Place, places
 from vl2.weights.random_checkpoint import random_values
@@ -67,7 +67,7 @@ class Forms:
             model = self.models[str(dtype).removeprefix("torch.")] = build_empty(config)
             materialize(model, dtype, torch.device("meta"))
         for name in SCHEME_NAMES:
-            self.models[name] = empty_quantised(config, SCHEMES[name], dtypes[-1])
+            self.models[name] = empty_quantized(config, SCHEMES[name], dtypes[-1])
         for model in self.models.values():
             use_prefill_kernels(model.eval())
 
@@ -89,7 +89,7 @@ class Forms:
 
 def put(model: VL2, place: Place, weight: Tensor) -> None:
     """Bring a weight to its place, quantised where its layer is. In place."""
-    if not store(model, place, weight):
+    if not quantize_into(model, place, weight):
         owner, _, leaf = place.parameter.rpartition(".")
         place.view(getattr(model.get_submodule(owner), leaf)).copy_(weight)
 
@@ -123,7 +123,7 @@ def carry(
     forms, language = Forms(config, source, dtypes), config.language_config
     names, models = list(forms.models), list(forms.models.values())
     S, num_layers = ids_WS.shape[1], language.num_hidden_layers
-    reach = Reach.of_cache([0], S, torch.device("cpu"))
+    mask = AttentionMask.of_cache([0], S, torch.device("cpu"))
     angles = rotary_angles(torch.arange(S).unsqueeze(0), models[0].language.model.rotary_dim, language.rope_theta)
     with forms.hold("language.model.embed_tokens") as tables:
         states = [[table(ids_1S) for ids_1S in ids_WS.split(1)] for table in tables]
@@ -132,7 +132,7 @@ def carry(
     for index in range(num_layers):
         with forms.hold(f"language.model.layers.{index}") as layers:
             for layer, mine in zip(layers, states, strict=True):
-                mine[:] = [layer(x_1SD, angles, reach, None, None)[0] for x_1SD in mine]
+                mine[:] = [layer(x_1SD, angles, mask, None, None)[0] for x_1SD in mine]
         for name, mine in zip(names, states, strict=True):
             errors[name].append(relative_error(torch.cat(states[0]), torch.cat(mine)))
         say(f"layer {index + 1} of {num_layers}, {time.perf_counter() - start:.0f} s")

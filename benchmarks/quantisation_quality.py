@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from vl2.errors import UserError
 from vl2.infer.vlm import VLM, load
-from vl2.model.attention import Reach
+from vl2.model.attention import AttentionMask
 from vl2.quant.scheme import SCHEME_NAMES
 
 QUESTION = "Describe this picture in detail."
@@ -72,7 +72,7 @@ def look(vlm: VLM, ids_WS: Tensor, num_answer: int, side: int) -> Seen:
     positions_1S = torch.arange(ids_WS.shape[1]).unsqueeze(0)
     logits = []
     for ids_S in ids_WS:
-        hidden = language.model(language.embed(ids_S.unsqueeze(0)), positions_1S, Reach.of_rows(None))
+        hidden = language.model(language.embed(ids_S.unsqueeze(0)), positions_1S, AttentionMask.of_rows(None))
         logits.append(language.logits(hidden.states_BSD)[0, :-1])
     picture = Image.radial_gradient("L").resize((side, side)).convert("RGB")
     reply = vlm.chat(QUESTION, [picture], max_new_tokens=num_answer)

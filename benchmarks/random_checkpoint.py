@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from vl2.config import PRESETS
-from vl2.quant.random_checkpoint import write_random_quantised
+from vl2.quant.random_checkpoint import write_random_quantized
 from vl2.quant.scheme import SCHEME_NAMES
 from vl2.weights.random_checkpoint import write_random_checkpoint
 
@@ -24,4 +24,4 @@ if __name__ == "__main__":
     if arguments.weights == "bfloat16":
         write_random_checkpoint(arguments.size, arguments.folder, arguments.seed, say=print)
     else:
-        write_random_quantised(arguments.size, arguments.folder, weights=arguments.weights, seed=arguments.seed)
+        write_random_quantized(arguments.size, arguments.folder, weights=arguments.weights, seed=arguments.seed)

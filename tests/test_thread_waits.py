@@ -67,7 +67,7 @@ def test_the_command_line_and_the_package_load_pytorch_with_short_spins() -> Non
 
 
 def test_a_peer_of_a_measurement_does_not_get_our_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vl2.bench.contestant import OWN, Contestant
+    from vl2.bench.target import OURS, Target
 
     given: list[str | None] = []
 
@@ -78,7 +78,7 @@ def test_a_peer_of_a_measurement_does_not_get_our_setting(monkeypatch: pytest.Mo
     monkeypatch.setattr("subprocess.Popen", started)
     for ours in (str(SPINS), "77"):
         monkeypatch.setenv(VARIABLE, ours)
-        for command in (OWN, ("peer",)):
+        for command in (OURS, ("peer",)):
             with pytest.raises(UserError):
-                Contestant(command, threads=None)
+                Target(command, threads=None)
     assert given == [str(SPINS), None, "77", "77"]

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
 import numpy as np
 
-from vl2.bench.speak import Answer, Task, Unsupported, random_ids, serve, timed
+from vl2.bench.protocol import Answer, Task, Unsupported, random_ids, serve, timed
 
 KINDS = ("bf16", "Q8_0", "Q4_0")
 # The names of one layer's matrices: ours, theirs.

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 import torch
 from torch.nn import functional as F
 
-from vl2.bench.speak import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed
+from vl2.bench.protocol import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed
 
 
 def stand_in_for_xformers() -> str:

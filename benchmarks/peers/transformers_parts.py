@@ -20,7 +20,7 @@ import torch
 from transformers import DynamicCache, Glm4MoeConfig, Glm4MoeForCausalLM, SiglipVisionModel
 from transformers_model import DeepseekV3ForCausalLM, language_config, vision_config
 
-from vl2.bench.speak import QUESTIONS, Answer, Task, Unsupported, make_image, random_ids, serve, timed
+from vl2.bench.protocol import QUESTIONS, Answer, Task, Unsupported, make_image, random_ids, serve, timed
 from vl2.config import LanguageConfig, ModelConfig
 from vl2.infer.prompts import user_message
 from vl2.model.layout import arrange_tiles, place_visual

@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
-from vl2.bench.speak import QUESTIONS, Answer, Task, Unsupported, make_image, random_ids, serve, timed
+from vl2.bench.protocol import QUESTIONS, Answer, Task, Unsupported, make_image, random_ids, serve, timed
 
 SPECIAL = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>")
 ADDED = (

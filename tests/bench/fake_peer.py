@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
-from vl2.bench.speak import Answer, Task, Unsupported, serve
+from vl2.bench.protocol import Answer, Task, Unsupported, serve
 
 HOW = sys.argv[1] if len(sys.argv) > 1 else "well"
 

@@ -1,4 +1,4 @@
-"""`vl2 bench`: contestants take turns, shares and ratios follow from the runs, failures are one line."""
+"""`vl2 bench`: targets take turns, shares and ratios follow from the runs, failures are one line."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ import torch
 from tests.devices import CPU_AND_CARD, CPU_AND_CARD_WITH_GRAPHS
 from tests.infer.recording import count_recordings
 from tests.model.configs import small_config, small_model
-from vl2.bench import own as own_side
+from vl2.bench import ours as our_side
 from vl2.bench import run as bench_run
-from vl2.bench.contestant import Contestant, peer_command
 from vl2.bench.machine import MachineLimits, measure_machine, model_products
+from vl2.bench.protocol import make_image, random_ids
 from vl2.bench.report import print_report, to_dict
-from vl2.bench.run import Contest, Runs, compete
-from vl2.bench.speak import make_image, random_ids
+from vl2.bench.run import Comparison, Runs, compare
 from vl2.bench.stages import Sizes, load_stage, make_stages
+from vl2.bench.target import Target, peer_command
 from vl2.bench.work import Bytes, Types, Work, decode_work, encode_work, prefill_work, visited_share
 from vl2.cli.main import run
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.infer.vlm import load
-from vl2.quant import products
-from vl2.quant.apply import quantise_model
+from vl2.quant import matmul
+from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEMES, SchemeName
 from vl2.weights import in_place, load_model, save_model
 from vl2.weights.mapped_file import MAPPINGS
@@ -84,18 +84,18 @@ def test_the_command_measures_itself_and_a_peer_and_writes_all_of_it(
 
 @pytest.mark.usefixtures("_no_rests")
 def test_every_stage_runs_on_the_built_in_model() -> None:
-    from vl2.bench.contestant import OWN
+    from vl2.bench.target import OURS
     from vl2.weights.locate import built_in_folder
 
     sizes = Sizes(tiles=1, prompt=20, short=4, long=30, steps=2, rounds=1)
     task = {**LOAD, "model": str(built_in_folder())}
     config, said = preset("nano"), []
-    contest = compete(
-        config, [OWN], make_stages(config, sizes), task, sizes, device=torch.device("cpu"), say=said.append
+    comparison = compare(
+        config, [OURS], make_stages(config, sizes), task, sizes, device=torch.device("cpu"), say=said.append
     )
-    assert all(len(contest.runs[0].seconds[stage.name]) == 1 for stage in contest.stages)
-    assert not contest.runs[0].unsupported
-    first, again = (contest.runs[0].seconds[name][0] for name in list(contest.runs[0].seconds)[-3:-1])
+    assert all(len(comparison.runs[0].seconds[stage.name]) == 1 for stage in comparison.stages)
+    assert not comparison.runs[0].unsupported
+    first, again = (comparison.runs[0].seconds[name][0] for name in list(comparison.runs[0].seconds)[-3:-1])
     assert min(first, again) > 0
     assert "the machine's limits" in said
 
@@ -130,11 +130,11 @@ def test_no_graph_is_recorded_while_steps_are_timed(device: str, monkeypatch: py
         after.append(list(shapes))
         return {"seconds": 1}
 
-    monkeypatch.setattr(own_side, "timed", timed)
-    own = own_side.Own()
-    own.vlm = load("nano", device=device, dtype="bfloat16" if device == "cuda" else "float32")
+    monkeypatch.setattr(our_side, "timed", timed)
+    ours = our_side.Ours()
+    ours.vlm = load("nano", device=device, dtype="bfloat16" if device == "cuda" else "float32")
     for _ in range(2):
-        own.decode({"do": "decode", "batch": 2, "context": 510, "steps": 4, "seed": 1})
+        ours.decode({"do": "decode", "batch": 2, "context": 510, "steps": 4, "seed": 1})
     assert before == after == [[(2, 512), (2, 1024)]] * 2
 
 
@@ -149,28 +149,26 @@ def test_no_graph_is_recorded_while_steps_are_timed(device: str, monkeypatch: py
     ],
 )
 def test_a_peer_that_fails_is_one_line(how: str, message: str) -> None:
-    with Contestant([*FAKE, how], threads=None) as peer, pytest.raises(UserError, match=message):
+    with Target([*FAKE, how], threads=None) as peer, pytest.raises(UserError, match=message):
         peer.ask(LOAD, timeout_s=60)
 
 
-def contest_of(*commands: list[str]) -> Contest:
-    """Let peers that say fixed times compete in reading a prompt."""
+def comparison_of(*commands: list[str]) -> Comparison:
+    """Compare peers that say fixed times, in reading a prompt."""
     config, sizes = small_config("tiny"), Sizes.quick()
     stages = make_stages(config, sizes, ["prefill"])
-    return compete(config, commands, stages, LOAD, sizes, device=torch.device("cpu"), say=lambda text: None)
+    return compare(config, commands, stages, LOAD, sizes, device=torch.device("cpu"), say=lambda text: None)
 
 
 @pytest.mark.usefixtures("_known_machine")
 def test_who_is_measured_has_read_something_new_right_before(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    ask = Contestant.ask
-    monkeypatch.setattr(
-        Contestant, "ask", lambda self, task, **rest: asked.append(dict(task)) or ask(self, task, **rest)
-    )
+    ask = Target.ask
+    monkeypatch.setattr(Target, "ask", lambda self, task, **rest: asked.append(dict(task)) or ask(self, task, **rest))
     sizes = replace(Sizes.quick(), rounds=2)
     config = small_config("tiny")
     stages = [stage for stage in make_stages(config, sizes) if stage.group == "prefill"] * 2
-    compete(config, [FAKE], stages, LOAD, sizes, device=torch.device("cpu"), say=lambda text: None)
+    compare(config, [FAKE], stages, LOAD, sizes, device=torch.device("cpu"), say=lambda text: None)
     *_, measured = [place for place, task in enumerate(asked) if task["do"] == "load"]
     told = [(task["tokens"], task["seed"]) for task in asked[measured + 1 + len(stages) :]]
     assert told[1::2] == [(256, 1), (256, 1), (256, 2), (256, 2)]
@@ -189,15 +187,15 @@ def test_who_is_measured_has_read_something_new_right_before(monkeypatch: pytest
 )
 def test_a_peer_that_answers_without_what_was_asked_is_one_line(how: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        contest_of(FAKE, [*FAKE, how])
+        comparison_of(FAKE, [*FAKE, how])
 
 
 @pytest.mark.usefixtures("_known_machine")
-def test_contestants_of_one_name_keep_figures_of_their_own() -> None:
-    contest = contest_of(FAKE, FAKE, [*FAKE, "made its weights"])
+def test_targets_of_one_name_keep_figures_of_their_own() -> None:
+    comparison = comparison_of(FAKE, FAKE, [*FAKE, "made its weights"])
     names = ["fake 1.0", "fake 1.0 #2", "fake 1.0 #3"]
-    assert [runs.name for runs in contest.runs] == names
-    without_limits = replace(contest, stages=[replace(stage, work=None) for stage in contest.stages])
+    assert [runs.name for runs in comparison.runs] == names
+    without_limits = replace(comparison, stages=[replace(stage, work=None) for stage in comparison.stages])
     load_told, prefill_told = to_dict(without_limits, "x")["stages"]
     assert list(prefill_told["figures"]) == names
     assert list(prefill_told["peer_over_ours"]) == names[1:]
@@ -206,10 +204,10 @@ def test_contestants_of_one_name_keep_figures_of_their_own() -> None:
 
 def test_a_peer_that_hangs_is_ended() -> None:
     hangs = [sys.executable, "-c", "input(); input()"]
-    with Contestant(hangs, threads=None) as peer, pytest.raises(UserError, match=r"not answer load within 0 s"):
+    with Target(hangs, threads=None) as peer, pytest.raises(UserError, match=r"not answer load within 0 s"):
         peer.ask(LOAD, timeout_s=0.2)
     with pytest.raises(UserError, match="cannot be started"):
-        Contestant(["/no/such/program", "x"], threads=None)
+        Target(["/no/such/program", "x"], threads=None)
 
 
 @pytest.mark.parametrize(
@@ -254,11 +252,11 @@ def test_a_share_is_the_least_time_over_ours_and_a_ratio_the_peers_time_over_our
         Runs(name=name, versions={}, command=[], loaded=loaded, seconds={stage.name: seconds})
         for name, seconds in (("ours", [0.02, 0.01, 0.04]), ("peer", [0.04, 0.03]))
     )
-    contest = Contest(stages=[stage], runs=[ours, peer], machine=machine(read=1e9, rate=1e15))
+    comparison = Comparison(stages=[stage], runs=[ours, peer], machine=machine(read=1e9, rate=1e15))
     # Four steps read a million bytes each at 1 GB/s: 4 ms, and the median run took 20 ms.
-    assert contest.share(stage) == pytest.approx(0.2)
-    assert contest.ratios(stage, peer) == pytest.approx([2, 3])
-    told = to_dict(contest, "x")["stages"][0]
+    assert comparison.share(stage) == pytest.approx(0.2)
+    assert comparison.ratios(stage, peer) == pytest.approx([2, 3])
+    told = to_dict(comparison, "x")["stages"][0]
     assert told["figures"]["ours"] == pytest.approx([16 / 0.02, 16 / 0.01, 16 / 0.04])  # tokens per second
     assert told["peer_over_ours"]["peer"]["median"] == pytest.approx(2.5)
 
@@ -286,11 +284,11 @@ def test_a_model_says_in_which_types_its_parts_multiply(
     weights: SchemeName | None, has_int8: bool, expected: Types, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VL2_KERNELS", "off")
-    monkeypatch.setattr(products, "has_int8_products", lambda: has_int8)
-    monkeypatch.setattr(products, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(matmul, "has_int8_products", lambda: has_int8)
+    monkeypatch.setattr(matmul, "has_bfloat16_products", lambda: True)
     model = small_model("tiny").to(torch.bfloat16)
     if weights is not None:
-        quantise_model(model, SCHEMES[weights])
+        quantize_model(model, SCHEMES[weights])
     assert Types.of(model) == expected
 
 
@@ -309,10 +307,10 @@ def test_loading_is_bound_by_new_memory_and_memory_is_told_in_gb(capsys: pytest.
         },
         seconds={"load": [1.25], "peak memory": [2_500_000_000.0]},
     )
-    contest = Contest(stages=stages, runs=[runs], machine=machine(read=1e9))
+    comparison = Comparison(stages=stages, runs=[runs], machine=machine(read=1e9))
     # New memory comes at an eighth of the reading rate: 0.8 s for a hundred million bytes.
-    assert contest.share(stages[0]) == pytest.approx(0.8 / 1.25)
-    print_report(contest, sys.stdout)
+    assert comparison.share(stages[0]) == pytest.approx(0.8 / 1.25)
+    print_report(comparison, sys.stdout)
     said = capsys.readouterr().out
     assert "1.25" in said
     assert "gets new memory at 0.1" in said
@@ -336,7 +334,7 @@ def test_the_bytes_of_a_model_are_those_of_its_tensors() -> None:
 def test_weights_that_stay_in_their_files_are_read_for_every_token_but_not_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(in_place, "lies_in_large_pages", lambda *part: True)
+    monkeypatch.setattr(in_place, "lies_in_huge_pages", lambda *part: True)
     monkeypatch.setattr(in_place, "LEAST_BYTES", 0)
     model = small_model("tiny").bfloat16()  # float32 would have to begin at lines of the cache
     save_model(model, tmp_path / "saved")
@@ -386,7 +384,7 @@ def test_ids_and_images_are_the_same_for_a_seed_everywhere() -> None:
     assert all(125 <= i < 500 for i in random_ids(200, 1000, 0))
     assert make_image(64, 1).tobytes() == make_image(64, 1).tobytes() != make_image(64, 2).tobytes()
     program = (
-        "from vl2.bench.speak import random_ids; import sys; print(random_ids(3, 1000, 3), 'torch' in sys.modules)"
+        "from vl2.bench.protocol import random_ids; import sys; print(random_ids(3, 1000, 3), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{random_ids(3, 1000, 3)} False"

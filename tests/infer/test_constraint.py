@@ -21,7 +21,7 @@ from vl2.infer.constraint_boxes import ONE_GROUP, WellFormedBoxes
 from vl2.infer.constraint_json import JsonSchema
 from vl2.infer.sampling import GenerateOptions, choose_token
 from vl2.infer.vlm import Request
-from vl2.process.grounding import LabelledBoxes, format_boxes, parse_strict
+from vl2.process.grounding import LabeledBoxes, format_boxes, parse_strict
 
 TOKENIZER = reference_vlm("base").processor.tokenizer
 SQUARE = str(IMAGES / "square384.png")
@@ -58,7 +58,7 @@ def random_answer(constraint: Constraint, seed: int, max_new_tokens: int) -> tup
     return TOKENIZER.decode(ids), False
 
 
-def is_ordered(entries: list[LabelledBoxes]) -> bool:
+def is_ordered(entries: list[LabeledBoxes]) -> bool:
     return all(x0 <= x1 and y0 <= y1 for entry in entries for x0, y0, x1, y1 in entry.boxes)
 
 

@@ -81,8 +81,8 @@ def test_nobody_waits_in_a_step(
             step.run()
         assert plain.seen, "a CPU counts how many rows each expert has"
         # As on a card with a kernel for all experts.
-        monkeypatch.setattr(moe, "_has_grouped_product", lambda x_ND, weight_EFD: True)
-        monkeypatch.setattr(moe, "_block_rows", lambda x_TD, experts, is_step: 1)
+        monkeypatch.setattr(moe, "_use_grouped_mm", lambda x_ND, weight_EFD: True)
+        monkeypatch.setattr(moe, "_block_rows", lambda x_TD, experts, is_decode_step: 1)
         with Waits() as waits:
             step.run()
         assert waits.seen == []

@@ -12,7 +12,7 @@ from vl2.kernels import load_kernels
 from vl2.lora.apply import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, Cache
-from vl2.quant.apply import quantise_model
+from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEMES, SchemeName
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="no compiler here, and no kernels were built before")
@@ -26,7 +26,7 @@ SCHEMES_AND_NONE: tuple[SchemeName | None, ...] = (None, "int8", "int4")
 def model_of(size: str, scheme: SchemeName | None = None) -> VL2:
     model = small_model(size, **MODELS[size]).to(torch.bfloat16)
     if scheme is not None:
-        quantise_model(model, SCHEMES[scheme])
+        quantize_model(model, SCHEMES[scheme])
     return model
 
 
@@ -114,7 +114,7 @@ def test_weights_that_were_moved_replaced_or_changed_are_followed() -> None:
     head.weight.mul_(0.5)
     assert language_plan(model.language) is moved
     torch.testing.assert_close(moved.run([5, 9, 11], cache) * 2, doubled)
-    quantise_model(model, SCHEMES["int8"])
+    quantize_model(model, SCHEMES["int8"])
     assert plan_of(model) is not moved
 
 

@@ -25,9 +25,9 @@ from vl2.infer.vlm import VLM, choose_dtype, load
 from vl2.model import VL2
 from vl2.process.collate import collate
 from vl2.process.sample import Sample
-from vl2.quant import products
-from vl2.quant.apply import quantise_model
-from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+from vl2.quant import matmul
+from vl2.quant.apply import quantize_model
+from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES, SchemeName
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -105,7 +105,7 @@ def test_a_quantised_model_gives_what_its_codes_say(
     with monkeypatch.context() as patch:
         # Weights made whole and multiplied in float32, as everywhere but on a CPU with kernels.
         patch.setenv("VL2_KERNELS", "off")
-        patch.setattr(products, "has_int8_products", lambda: False)
+        patch.setattr(matmul, "has_int8_products", lambda: False)
         exact, expected = last_logits(made.model, samples), [ask(made, question) for question in QUESTIONS]
     made.reuse.clear()
     made.model.to(device)
@@ -121,11 +121,11 @@ def test_a_quantised_model_gives_what_its_codes_say(
 def test_weights_are_quantised_to_the_same_codes_wherever_they_lie(device: str, scheme: SchemeName) -> None:
     ours, theirs = (small_model("base") for _ in range(2))
     ours.to(device)
-    names = quantise_model(ours, SCHEMES[scheme])
-    assert quantise_model(theirs, SCHEMES[scheme]) == names
+    names = quantize_model(ours, SCHEMES[scheme])
+    assert quantize_model(theirs, SCHEMES[scheme]) == names
     for name in names:
         mine, reference = ours.get_submodule(name), theirs.get_submodule(name)
-        assert isinstance(mine, QuantisedLinear | QuantisedExperts)
+        assert isinstance(mine, QuantizedLinear | QuantizedExperts)
         for leaf, codes in mine.named_buffers():
             wanted = reference.get_buffer(leaf)
             assert codes.device.type == device

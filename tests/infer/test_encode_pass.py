@@ -18,7 +18,7 @@ from vl2.lora.apply import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, init_weights, vision
 from vl2.model.vision import VisionEncoder
-from vl2.quant.apply import quantise_model
+from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEMES
 
 pytestmark = pytest.mark.skipif(not has_tiles(), reason="the pass is for tile registers")
@@ -32,10 +32,10 @@ def plain_model() -> VL2:
     return model.eval().to(torch.bfloat16)
 
 
-def model_of(*, is_quantised: bool = False) -> VL2:
+def model_of(*, is_quantized: bool = False) -> VL2:
     model = plain_model()
-    if is_quantised:
-        quantise_model(model, SCHEMES["int8"])
+    if is_quantized:
+        quantize_model(model, SCHEMES["int8"])
     use_prefill_kernels(model)
     return model
 
@@ -60,7 +60,7 @@ def run(encoder: VisionEncoder, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("tiles", [1, 2, 5])
 @torch.inference_mode()
 def test_with_int8_the_bits_are_those_of_the_modules(tiles: int) -> None:
-    encoder = model_of(is_quantised=True).vision
+    encoder = model_of(is_quantized=True).vision
     x = patches(encoder, tiles)
     kept = x.clone()
     assert torch.equal(run(encoder, x), vision.run_blocks(encoder, x))
@@ -76,10 +76,10 @@ def test_in_bfloat16_they_are_as_near_to_float32(tiles: int) -> None:
     assert_as_near_as_bfloat16(run(encoder, x), vision.run_blocks(plain, x), vision.run_blocks(exact, x.float()))
 
 
-@pytest.mark.parametrize("is_quantised", [False, True])
+@pytest.mark.parametrize("is_quantized", [False, True])
 @torch.inference_mode()
-def test_a_tile_has_the_same_bits_in_any_company_and_on_any_number_of_threads(is_quantised: bool) -> None:
-    encoder, before = model_of(is_quantised=is_quantised).vision, torch.get_num_threads()
+def test_a_tile_has_the_same_bits_in_any_company_and_on_any_number_of_threads(is_quantized: bool) -> None:
+    encoder, before = model_of(is_quantized=is_quantized).vision, torch.get_num_threads()
     x = patches(encoder, 4)
     whole = run(encoder, x)
     try:
@@ -116,5 +116,5 @@ def test_what_the_call_does_not_do_is_left_to_the_modules() -> None:
     assert encoder_plan(model.vision) is None
     x = patches(model.vision, 1)
     assert torch.equal(model.vision.run_blocks(model.vision, x), vision.run_blocks(model.vision, x))
-    quantised = model_of(is_quantised=True).vision
-    assert plan_of(quantised).run(patches(quantised, 1)[:, :8]) is None
+    quantized = model_of(is_quantized=True).vision
+    assert plan_of(quantized).run(patches(quantized, 1)[:, :8]) is None

@@ -15,10 +15,10 @@ from vl2.kernels.library import kernels_of_level
 from vl2.model import layers, moe
 from vl2.quant import modules
 from vl2.quant.formats import Kind
-from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 
-QUANTISED_LEVELS: list[tuple[Kind, str]] = [("int4", level) for level in ROW_LEVELS]
-QUANTISED_LEVELS += [("int8", level) for level in ROW_LEVELS if level == "amx"]
+QUANTIZED_LEVELS: list[tuple[Kind, str]] = [("int4", level) for level in ROW_LEVELS]
+QUANTIZED_LEVELS += [("int8", level) for level in ROW_LEVELS if level == "amx"]
 # int4 is made bfloat16; of int8 what enters each product is rounded to 8 bits.
 DISTANCE: dict[Kind, float] = {"int4": 0.01, "int8": 0.025}
 
@@ -58,25 +58,25 @@ def test_experts_are_those_of_pytorch_and_a_token_gets_the_same_bits_whatever_is
 @torch.no_grad()
 def test_a_step_with_plain_weights_has_the_same_bits_in_any_company(rows: int) -> None:
     experts, mlp = moe.Experts(5, 160, 64).to(torch.bfloat16), layers.GatedMLP(160, 96).to(torch.bfloat16)
-    mlp.run = prefill_kernels.run_gated
+    mlp.run = prefill_kernels.swiglu_mlp
     for seed, parameter in enumerate([*experts.parameters(), *mlp.parameters()]):
         parameter.copy_(draw(*parameter.shape, seed=seed) * 0.1)
     x, chosen = draw(rows, 160), torch.rand(rows, 5, generator=torch.Generator().manual_seed(2)).topk(2).indices
 
     def run(part: slice) -> Tensor:
-        out, places = prefill_kernels.run_experts(experts, x[part], chosen[part], 5, is_step=True)
+        out, places = prefill_kernels.run_experts(experts, x[part], chosen[part], 5, is_decode_step=True)
         return torch.cat([out[places].flatten(1), mlp(x[part].unsqueeze(1)).squeeze(1)], dim=1)
 
     together = run(slice(0, rows))
     assert torch.equal(together, torch.cat([run(slice(row, row + 1)) for row in range(rows)]))
-    mlp.run = layers.run_gated
-    plain, places = moe.run_experts(experts, x, chosen, 5, is_step=True)
+    mlp.run = layers.swiglu_mlp
+    plain, places = moe.run_experts(experts, x, chosen, 5, is_decode_step=True)
     for ours, theirs in ((together[:, :320], plain[places].flatten(1)), (together[:, 320:], mlp(x))):
         assert (ours - theirs).abs().max() <= 2**-6 * theirs.abs().max()
 
 
 @needs_attention
-@pytest.mark.parametrize(("kind", "level"), QUANTISED_LEVELS)
+@pytest.mark.parametrize(("kind", "level"), QUANTIZED_LEVELS)
 @torch.no_grad()
 def test_quantised_experts_of_many_rows_are_those_they_stand_for(
     kind: Kind, level: str, monkeypatch: pytest.MonkeyPatch
@@ -84,12 +84,12 @@ def test_quantised_experts_of_many_rows_are_those_they_stand_for(
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     num_experts, width, hidden = 5, 160, 64
     plain = moe.Experts(num_experts, width, hidden)
-    quantised = QuantisedExperts.like(plain, kind)
+    quantized = QuantizedExperts.like(plain, kind)
     for expert in range(num_experts):
-        quantised.store("gate_up", expert, draw(2 * hidden, width, seed=expert) * 0.2)
-        quantised.store("down", expert, draw(width, hidden, seed=10 + expert) * 0.2)
-        plain.gate_up_proj[expert] = quantised.whole("gate_up", expert, torch.float32)
-        plain.down_proj[expert] = quantised.whole("down", expert, torch.float32)
+        quantized.quantize_from("gate_up", expert, draw(2 * hidden, width, seed=expert) * 0.2)
+        quantized.quantize_from("down", expert, draw(width, hidden, seed=10 + expert) * 0.2)
+        plain.gate_up_proj[expert] = quantized.dequantize("gate_up", expert, torch.float32)
+        plain.down_proj[expert] = quantized.dequantize("down", expert, torch.float32)
     # One expert gets nearly all, more than one task takes, and one none.
     x, shares = draw(300, width, seed=1), torch.tensor([9, 1, 1, 0.8, 0])
     chosen = (torch.rand(300, num_experts, generator=torch.Generator().manual_seed(2)) * shares).topk(2).indices
@@ -97,18 +97,18 @@ def test_quantised_experts_of_many_rows_are_those_they_stand_for(
     by_kernel: list[Tensor | None] = []
     run = kernels.run_experts
     monkeypatch.setattr(kernels, "run_experts", lambda *given: by_kernel.append(run(*given)) or by_kernel[-1])
-    ours, our_places = prefill_kernels.run_experts(quantised, x, chosen, num_experts)
+    ours, our_places = prefill_kernels.run_experts(quantized, x, chosen, num_experts)
     assert by_kernel[0] is ours
     wanted = exact[places]
     assert (ours[our_places] - wanted).norm() < DISTANCE[kind] * wanted.norm()
     for name in ("FEW_FOR_CODES", "FEW_FOR_CODES_WITH_TILES"):
         monkeypatch.setattr(prefill_kernels, name, 29)
-    prefill_kernels.run_experts(quantised, x[:70], chosen[:70], num_experts)
+    prefill_kernels.run_experts(quantized, x[:70], chosen[:70], num_experts)
     is_by_codes = kind == "int4"
     assert len(by_kernel) == 2 - is_by_codes, "28 rows an expert are few: int4 is multiplied code by code"
 
 
-@pytest.mark.skipif(("int8", "amx") not in QUANTISED_LEVELS, reason="no tile registers")
+@pytest.mark.skipif(("int8", "amx") not in QUANTIZED_LEVELS, reason="no tile registers")
 @pytest.mark.parametrize(("width", "hidden"), [(160, 64), (96, 224), (128, 32)])
 @torch.no_grad()
 def test_int8_experts_in_tiles_have_the_bits_of_the_products_one_by_one_whatever_is_beside_a_token(
@@ -117,10 +117,10 @@ def test_int8_experts_in_tiles_have_the_bits_of_the_products_one_by_one_whatever
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level("amx"))
     monkeypatch.setattr(modules, "FEW_ROWS", 0)  # experts of few rows too are to round them
     num_experts = 5
-    experts = QuantisedExperts("int8", num_experts, width, hidden, device=torch.device("cpu"))
+    experts = QuantizedExperts("int8", num_experts, width, hidden, device=torch.device("cpu"))
     for expert in range(num_experts):
-        experts.store("gate_up", expert, draw(2 * hidden, width, seed=expert) * 0.2)
-        experts.store("down", expert, draw(width, hidden, seed=10 + expert) * 0.2)
+        experts.quantize_from("gate_up", expert, draw(2 * hidden, width, seed=expert) * 0.2)
+        experts.quantize_from("down", expert, draw(width, hidden, seed=10 + expert) * 0.2)
     x, shares = draw(401, width, seed=1), torch.tensor([9, 1, 1, 0.8, 0])
     chosen = (torch.rand(401, num_experts, generator=torch.Generator().manual_seed(2)) * shares).topk(2).indices
     counts = chosen.flatten().bincount(minlength=num_experts)
@@ -140,37 +140,39 @@ def test_int8_experts_in_tiles_have_the_bits_of_the_products_one_by_one_whatever
 @torch.no_grad()
 def test_a_step_of_decoding_is_as_the_plain_way_does_it(kind: Kind) -> None:
     """The decode plan is held equal to that; what reads a prompt may round otherwise."""
-    experts = QuantisedExperts(kind, 5, 160, 64, device=torch.device("cpu"))
+    experts = QuantizedExperts(kind, 5, 160, 64, device=torch.device("cpu"))
     for expert in range(5):
-        experts.store("gate_up", expert, draw(128, 160, seed=expert) * 0.2)
-        experts.store("down", expert, draw(160, 64, seed=10 + expert) * 0.2)
+        experts.quantize_from("gate_up", expert, draw(128, 160, seed=expert) * 0.2)
+        experts.quantize_from("down", expert, draw(160, 64, seed=10 + expert) * 0.2)
     x, chosen = draw(40, 160), torch.rand(40, 5, generator=torch.Generator().manual_seed(2)).topk(2).indices
-    ours, plain = (way(experts, x, chosen, 5, is_step=True) for way in (prefill_kernels.run_experts, moe.run_experts))
+    ours, plain = (
+        way(experts, x, chosen, 5, is_decode_step=True) for way in (prefill_kernels.run_experts, moe.run_experts)
+    )
     assert torch.equal(ours[0], plain[0])
     assert torch.equal(ours[1], plain[1])
 
 
 @needs_attention
-@pytest.mark.parametrize(("kind", "level"), QUANTISED_LEVELS)
+@pytest.mark.parametrize(("kind", "level"), QUANTIZED_LEVELS)
 @torch.no_grad()
 def test_a_quantised_mlp_of_many_rows_is_that_it_stands_for(
     kind: Kind, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     mlp = layers.GatedMLP(96, 160)
-    quantised = copy.deepcopy(mlp)
+    quantized = copy.deepcopy(mlp)
     for name, plain in mlp.named_children():
         assert isinstance(plain, nn.Linear)
-        layer = QuantisedLinear.like(plain, kind)
-        layer.store(plain.weight)
-        plain.weight.copy_(layer.whole(torch.float32))
-        setattr(quantised, name, layer)
+        layer = QuantizedLinear.like(plain, kind)
+        layer.quantize_from(plain.weight)
+        plain.weight.copy_(layer.dequantize(torch.float32))
+        setattr(quantized, name, layer)
     x = draw(2, 100, 96)
     wanted = mlp(x.float())
-    weight = prefill_kernels._one_matrix(quantised.gate_proj, 200)
+    weight = prefill_kernels._one_matrix(quantized.gate_proj, 200)
     assert weight is not None
     assert weight.first.scales is not None
-    assert (prefill_kernels.run_gated(quantised, x) - wanted).norm() < DISTANCE[kind] * wanted.norm()
+    assert (prefill_kernels.swiglu_mlp(quantized, x) - wanted).norm() < DISTANCE[kind] * wanted.norm()
 
 
 @needs_kernels
@@ -190,5 +192,5 @@ def test_experts_of_a_shape_beyond_the_kernel_take_the_plain_way() -> None:
 def test_a_gated_mlp_is_that_of_pytorch() -> None:
     mlp = layers.GatedMLP(96, 160).to(torch.bfloat16)
     x = draw(2, 130, 96)
-    exact = layers.run_gated(copy.deepcopy(mlp).float(), x.float())
-    assert_as_near_as_bfloat16(prefill_kernels.run_gated(mlp, x), layers.run_gated(mlp, x), exact)
+    exact = layers.swiglu_mlp(copy.deepcopy(mlp).float(), x.float())
+    assert_as_near_as_bfloat16(prefill_kernels.swiglu_mlp(mlp, x), layers.swiglu_mlp(mlp, x), exact)

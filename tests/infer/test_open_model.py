@@ -26,7 +26,7 @@ def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("weights were read")
 
     monkeypatch.setattr("vl2.infer.open_model.load_model", refuse)
-    monkeypatch.setattr("vl2.infer.open_model.load_quantising", refuse)
+    monkeypatch.setattr("vl2.infer.open_model.load_quantizing", refuse)
 
 
 @pytest.mark.parametrize("memory", ["0GB", 0, -1])

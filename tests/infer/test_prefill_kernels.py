@@ -16,7 +16,7 @@ from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.kernels import prefill as kernels
 from vl2.kernels.library import kernels_of_level
 from vl2.model import VL2, Cache, attention, layers, moe, rope
-from vl2.model.attention import Reach
+from vl2.model.attention import AttentionMask
 
 # batch, query heads, key heads, queries, keys, channels, channels of values
 SHAPES = [
@@ -44,14 +44,14 @@ def test_attention_is_that_of_pytorch(
     B, H, num_kv, S, L, C, value_C = shape
     q, k, v = draw(B, S, H, C), draw(B, L, num_kv, C, seed=1), draw(B, L, num_kv, value_C, seed=2)
     q, k, v = (t.transpose(1, 2) for t in (q * 2, k, v))
-    mask = torch.arange(L)[None, :] <= torch.arange(S)[:, None] + (L - S if is_causal else L)
-    reach = Reach(mask=mask, is_causal=False)
-    ours = kernels.attend_seen(q, k, v, L - S if is_causal else None, C**-0.5)
+    visible_SL = torch.arange(L)[None, :] <= torch.arange(S)[:, None] + (L - S if is_causal else L)
+    mask = AttentionMask(tensor=visible_SL, is_causal=False)
+    ours = kernels.attend(q, k, v, L - S if is_causal else None, C**-0.5)
     assert ours is not None
     if value_C > C:
         pytest.skip("PyTorch pads values up to the keys' channels only")
-    exact = attention.attend(q.float(), k.float(), v.float(), reach, C**-0.5)
-    assert_as_near_as_bfloat16(ours, attention.attend(q, k, v, reach, C**-0.5), exact)
+    exact = attention.attend(q.float(), k.float(), v.float(), mask, C**-0.5)
+    assert_as_near_as_bfloat16(ours, attention.attend(q, k, v, mask, C**-0.5), exact)
 
 
 @needs_attention
@@ -60,10 +60,10 @@ def test_attention_is_that_of_pytorch(
 def test_a_query_gets_the_same_bits_whatever_is_beside_it(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     q, k, v = (draw(1, 2, 100, 64, seed=seed) for seed in range(3))
-    whole = kernels.attend_seen(q, k, v, 0, 0.125)
+    whole = kernels.attend(q, k, v, 0, 0.125)
     assert whole is not None
     for start, stop in ((0, 1), (3, 40), (37, 100)):
-        part = kernels.attend_seen(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], start, 0.125)
+        part = kernels.attend(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], start, 0.125)
         assert part is not None
         assert torch.equal(part, whole[:, :, start:stop])
 
@@ -74,14 +74,14 @@ def test_a_query_gets_the_same_bits_whatever_is_beside_it(level: str, monkeypatc
 def test_large_scores_and_shapes_beyond_the_kernel(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     q, k, v = (draw(1, 1, 20, 64, seed=seed) for seed in range(3))
-    reach = Reach(mask=None, is_causal=True, num_before=0)
-    ours = prefill_kernels.attend(q * 200, k * 200, v, reach, 1.0)
-    exact = attention.attend(q.float() * 200, k.float() * 200, v.float(), reach, 1.0)
+    mask = AttentionMask(tensor=None, is_causal=True, prefix_length=0)
+    ours = prefill_kernels.attend(q * 200, k * 200, v, mask, 1.0)
+    exact = attention.attend(q.float() * 200, k.float() * 200, v.float(), mask, 1.0)
     torch.testing.assert_close(ours.float(), exact, atol=0.05, rtol=0.02)
     wide = draw(1, 1, 4, 300)
-    assert kernels.attend_seen(wide, wide, wide, 0, 0.1) is None
-    plain = attention.attend(wide, wide, wide, reach, 0.1)
-    assert torch.equal(prefill_kernels.attend(wide, wide, wide, reach, 0.1), plain)
+    assert kernels.attend(wide, wide, wide, 0, 0.1) is None
+    plain = attention.attend(wide, wide, wide, mask, 0.1)
+    assert torch.equal(prefill_kernels.attend(wide, wide, wide, mask, 0.1), plain)
 
 
 @needs_kernels
@@ -90,14 +90,14 @@ def test_large_scores_and_shapes_beyond_the_kernel(level: str, monkeypatch: pyte
 def test_gated_rows_and_summed_slots_are_those_of_pytorch(width: int) -> None:
     gate_up = draw(37, 2 * width) * 4
     # Rounded twice: what opens may fall on the other side of a half, and its product too.
-    torch.testing.assert_close(prefill_kernels.gated(gate_up), moe.gated(gate_up), atol=0, rtol=2**-7 + 2**-8)
+    torch.testing.assert_close(prefill_kernels.swiglu(gate_up), moe.swiglu(gate_up), atol=0, rtol=2**-7 + 2**-8)
     rows, weights = draw(60, width), torch.rand(20, 3, generator=torch.Generator().manual_seed(3))
     places = torch.randperm(60, generator=torch.Generator().manual_seed(4)).view(20, 3)
-    ours, plain = (way(rows, places, weights) for way in (prefill_kernels.sum_slots, moe.sum_slots))
+    ours, plain = (way(rows, places, weights) for way in (prefill_kernels.combine_experts, moe.combine_experts))
     torch.testing.assert_close(ours, plain, atol=2**-9, rtol=2**-7)
     before = draw(20, width, seed=5), draw(20, width, seed=6)
-    assert torch.equal(prefill_kernels.sum_slots(rows, places, weights, before[0]), before[0] + ours)
-    assert torch.equal(prefill_kernels.sum_slots(rows, places, weights, *before), before[1] + (before[0] + ours))
+    assert torch.equal(prefill_kernels.combine_experts(rows, places, weights, before[0]), before[0] + ours)
+    assert torch.equal(prefill_kernels.combine_experts(rows, places, weights, *before), before[1] + (before[0] + ours))
 
 
 @needs_attention
@@ -112,14 +112,14 @@ def test_logits_of_experts_are_those_of_float32_whatever_is_beside_a_token(
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     x, weight = draw(tokens, width), draw(num_experts, width, seed=1)
     exact = x.double() @ weight.double().mT
-    ours = kernels.score(x, weight)
+    ours = kernels.router_logits(x, weight)
     assert ours is not None
-    assert torch.equal(prefill_kernels.score(x, weight), ours)
+    assert torch.equal(prefill_kernels.router_logits(x, weight), ours)
     # Products are exact; only the sums are rounded, to float32.
     assert (ours - exact).abs().max() <= 1e-6 * width**0.5 * exact.abs().max()
     for part in (slice(0, 1), slice(5, 38), slice(40, tokens)):
-        assert torch.equal(kernels.score(x[part], weight), ours[part])
-    assert kernels.score(draw(9, 40), draw(7, 40)) is None
+        assert torch.equal(kernels.router_logits(x[part], weight), ours[part])
+    assert kernels.router_logits(draw(9, 40), draw(7, 40)) is None
 
 
 @needs_kernels
@@ -127,14 +127,14 @@ def test_logits_of_experts_are_those_of_float32_whatever_is_beside_a_token(
 @torch.no_grad()
 def test_the_largest_scores_are_those_of_pytorch(tokens: int, num_experts: int, K: int) -> None:
     scores = torch.rand(tokens, num_experts, generator=torch.Generator().manual_seed(3))
-    ours = prefill_kernels.find_largest(scores, K)
-    assert torch.equal(ours, kernels.find_largest(scores, K))
+    ours = prefill_kernels.topk(scores, K)
+    assert torch.equal(ours, kernels.topk(scores, K))
     assert torch.equal(ours, scores.topk(K, dim=-1).indices)
     for broken in (float("nan"), float("-inf"), float("inf")):  # whatever the place, it is one of the row
-        places = kernels.find_largest(torch.full_like(scores, broken), K)
+        places = kernels.topk(torch.full_like(scores, broken), K)
         assert ((places >= 0) & (places < num_experts)).all()
     scores[:, 2:4] = 2  # of equal ones the first
-    assert torch.equal(kernels.find_largest(scores, K)[:, : min(K, 2)], torch.tensor([2, 3][:K]).expand(tokens, -1))
+    assert torch.equal(kernels.topk(scores, K)[:, : min(K, 2)], torch.tensor([2, 3][:K]).expand(tokens, -1))
 
 
 @needs_kernels
@@ -143,7 +143,7 @@ def test_slots_are_sorted_as_the_plain_way_sorts_them() -> None:
     expert_TK = torch.rand(50, 11, generator=torch.Generator().manual_seed(2))[:, :9].topk(4).indices
     plain = moe.sort_by_expert(expert_TK, 11, 1)  # two experts get none
     for ours, theirs in zip(
-        kernels.sort_slots(expert_TK, 11), (plain.token_M, plain.place_TK, plain.counts_E), strict=True
+        kernels.sort_by_expert(expert_TK, 11), (plain.token_index_M, plain.row_index_TK, plain.counts_E), strict=True
     ):
         assert torch.equal(ours, theirs)
 
@@ -153,9 +153,13 @@ def test_what_follows_a_product_and_is_made_inside_it_is_that_behind_it() -> Non
     layer = nn.Linear(48, 96).to(torch.bfloat16)
     x, before = draw(2, 30, 48), draw(2, 30, 96, seed=1)
     kept, in_float = before.clone(), copy.deepcopy(layer).float()
-    for is_gelu, onto in ((False, None), (True, None), (False, before)):
-        exact = layers.linear(in_float, x.float(), gelu=is_gelu, onto=None if onto is None else onto.float())
-        ours, plain = (way(layer, x, gelu=is_gelu, onto=onto) for way in (prefill_kernels.linear, layers.linear))
+    for is_gelu, residual in ((False, None), (True, None), (False, before)):
+        exact = layers.linear(
+            in_float, x.float(), gelu=is_gelu, residual=None if residual is None else residual.float()
+        )
+        ours, plain = (
+            way(layer, x, gelu=is_gelu, residual=residual) for way in (prefill_kernels.linear, layers.linear)
+        )
         assert_as_near_as_bfloat16(ours, plain, exact)
     assert torch.equal(before, kept)
 
@@ -188,12 +192,14 @@ def test_logits_of_a_few_states_are_not_rounded() -> None:
     head = nn.Linear(64, 301, bias=False).to(torch.bfloat16)
     states = draw(1, 5, 64)
     exact = states.double() @ head.weight.double().mT
-    torch.testing.assert_close(prefill_kernels.read_out(head, states).double(), exact, rtol=1e-5, atol=1e-5)
-    assert torch.equal(prefill_kernels.read_out(head, states[0, -1]), prefill_kernels.read_out(head, states)[0, -1])
+    torch.testing.assert_close(prefill_kernels.lm_head_logits(head, states).double(), exact, rtol=1e-5, atol=1e-5)
+    assert torch.equal(
+        prefill_kernels.lm_head_logits(head, states[0, -1]), prefill_kernels.lm_head_logits(head, states)[0, -1]
+    )
 
 
 def answers(model: VL2) -> tuple[Tensor, Tensor]:
-    """Return the visual tokens of two tiles and the logits after a prompt that is read in two passes."""
+    """Return the visual tokens of two tiles and the logits after a prompt that is read in two chunks."""
     side, config = model.config.vision_config.image_size, model.config.language_config
     generator = torch.Generator().manual_seed(5)
     tiles = torch.randn(2, 3, side, side, generator=generator)
@@ -233,7 +239,7 @@ def test_float32_and_gradients_take_the_plain_way() -> None:
 def test_normed_and_rotated_rows_are_those_of_pytorch(width: int) -> None:
     x, weight = draw(2, 37, width) * 3, draw(width, seed=1)
     torch.testing.assert_close(
-        prefill_kernels.normalise(x, weight, 1e-6), layers.normalise(x, weight, 1e-6), atol=2**-9, rtol=2**-7
+        prefill_kernels.normalize(x, weight, 1e-6), layers.normalize(x, weight, 1e-6), atol=2**-9, rtol=2**-7
     )
     heads, angles = x.view(2, 37, 2, width // 2), rope.rotary_angles(torch.arange(74).view(2, 37), width // 2, 1e4)
     ours, plain = (rotate(heads, angles) for rotate in (prefill_kernels.rotate_halves, rope.rotate_halves))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.reference import reference_vlm
 from vl2.errors import UserError
 from vl2.infer.constraint_boxes import WellFormedBoxes
-from vl2.infer.generate import start_row, step_row
+from vl2.infer.generate import start_sequence, step_sequence
 from vl2.infer.prompts import user_message
 from vl2.infer.repetition import MAX_PERIOD, MIN_LOOP, ends_in_loop
 from vl2.infer.sampling import GenerateOptions
@@ -75,16 +75,16 @@ def test_boxes_that_loop_are_ended_whole():
     processor = reference_vlm("base").processor
     tokenizer = processor.tokenizer
     options = GenerateOptions(max_new_tokens=2000, max_repeats=4, constraint=WellFormedBoxes())
-    row = start_row(0, processor.encode([user_message("Where?", ())]), options, 2000, tokenizer)
+    sequence = start_sequence(0, processor.encode([user_message("Where?", ())]), options, 2000, tokenizer)
     wanted = tokenizer.encode("<|ref|>cup<|/ref|><|det|>[[1, 2, 30, 4" + "], [1, 2, 30, 4" * 100)
     for token_id in wanted:
-        event = step_row(
-            row, torch.nn.functional.one_hot(torch.tensor(token_id), tokenizer.num_ids).float(), tokenizer.eos_id
+        event = step_sequence(
+            sequence, torch.nn.functional.one_hot(torch.tensor(token_id), tokenizer.num_ids).float(), tokenizer.eos_id
         )
         if event.finish_reason is not None:
             break
     assert event.finish_reason == "repetition"
-    (cups,) = parse_strict(tokenizer.decode(row.new_ids))
+    (cups,) = parse_strict(tokenizer.decode(sequence.new_ids))
     assert (cups.label, cups.boxes[0]) == ("cup", (1, 2, 30, 4))
     assert 4 <= len(cups.boxes) < 12
 

@@ -23,7 +23,7 @@ from vl2.infer import prefix_cache
 from vl2.infer.byte_lru import ByteLRU
 from vl2.infer.image_tokens import EncoderCache, embed_prompt, encode_images, images_of
 from vl2.infer.prefill import Prefill, Reuse, prefill, weights_key
-from vl2.infer.prefix_cache import pass_ends
+from vl2.infer.prefix_cache import chunk_ends
 from vl2.infer.vlm import VLM, load
 from vl2.model import Cache
 from vl2.process.sample import Sample
@@ -64,7 +64,7 @@ def logits_of(vlm: VLM, sample: Sample, reuse: Reuse | None, longest: int | None
             sample,
             row,
             assistant_id=vlm.processor.tokenizer.assistant_id,
-            longest_pass=longest,
+            max_chunk=longest,
             reuse=reuse,
         )
         return prompt.finish(), prompt.num_reused
@@ -114,8 +114,8 @@ def test_what_is_kept_changes_no_bit_of_the_logits(name: str, dtype: str, longes
 
 
 @pytest.mark.parametrize(("size", "case"), CASES)
-def test_passes_give_what_one_pass_gives(size: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefix_cache, "LEAST_PASS", 1)
+def test_chunks_give_what_one_chunk_gives(size: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_cache, "MIN_CHUNK", 1)
     vlm, sample = reference_vlm(size), sample_of(size, case)
     ours, _ = logits_of(vlm, sample, None)
     row = Cache.allocate(vlm.model.config.language_config, 1, len(sample), dtype=vlm.model.dtype, device="cpu")
@@ -260,22 +260,22 @@ def test_of_prompts_that_are_read_in_turns_one_is_kept_whole_where_only_one_fits
     prompts = []
     for sample in samples:
         row = Cache.allocate(model.config.language_config, 1, len(sample), dtype=model.dtype, device=model.device)
-        prompts.append(Prefill(model, sample, row, assistant_id=assistant_id, longest_pass=longest, reuse=reuse))
+        prompts.append(Prefill(model, sample, row, assistant_id=assistant_id, max_chunk=longest, reuse=reuse))
     with torch.inference_mode():
         while [prompt.step() for prompt in prompts][-1] is None:
             pass
     assert logits_of(vlm, samples[1], reuse, longest)[1] == len(samples[1])
 
 
-def test_a_long_prompt_can_be_stopped_between_its_passes() -> None:
+def test_a_long_prompt_can_be_stopped_between_its_chunks() -> None:
     vlm = fresh(**NOTHING)
     checks = iter([False, False, True, True])
     (reply,) = vlm.batch([turns(with_images("?", picture()))], max_new_tokens=4, is_cancelled=lambda: next(checks))
     assert (reply.finish_reason, reply.token_ids) == ("cancelled", ())
 
 
-@pytest.mark.parametrize("passes", [1, None], ids=["given up", "finished"])
-def test_a_row_of_the_cache_goes_with_its_prompt(passes: int | None) -> None:
+@pytest.mark.parametrize("chunks", [1, None], ids=["given up", "finished"])
+def test_a_row_of_the_cache_goes_with_its_prompt(chunks: int | None) -> None:
     vlm = fresh()
     sample = vlm.processor.encode(turns(with_images("What is it?", picture())))
     model = vlm.model
@@ -285,7 +285,7 @@ def test_a_row_of_the_cache_goes_with_its_prompt(passes: int | None) -> None:
     try:
         with torch.inference_mode():
             prompt = Prefill(model, sample, row, assistant_id=vlm.processor.tokenizer.assistant_id, reuse=vlm.reuse)
-            _ = prompt.finish() if passes is None else prompt.step()
+            _ = prompt.finish() if chunks is None else prompt.step()
         del prompt, row
         assert gone() is None
     finally:
@@ -309,7 +309,7 @@ def bare_sample(ids: list[int], mask: list[bool]) -> Any:
     least=st.integers(1, 40),
 )
 @settings(derandomize=True, deadline=None)
-def test_passes_cover_the_prompt_and_depend_on_what_stands_before_them(
+def test_chunks_cover_the_prompt_and_depend_on_what_stands_before_them(
     pieces: list[tuple[str, int]], longest: int | None, shorter: int, least: int
 ) -> None:
     """Pieces are text, an image, or the opening of an answer and text."""
@@ -321,15 +321,15 @@ def test_passes_cover_the_prompt_and_depend_on_what_stands_before_them(
         ids += [1] * count if kind == "i" else [7] + [2] * (count - 1) if kind == "a" else [2] * count
         stops += [sum(mask)] if kind == "i" else []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefix_cache, "LEAST_PASS", least)
-        ends = pass_ends(bare_sample(ids, mask), stops, 7, longest)
+        patch.setattr(prefix_cache, "MIN_CHUNK", least)
+        ends = chunk_ends(bare_sample(ids, mask), stops, 7, longest)
         assert ends == sorted(set(ends))
         assert ends[-1] == len(ids)
         widths = [b - a for a, b in zip([0, *ends], ends, strict=False)]
         assert longest is None or max(widths) <= longest
         cut = min(shorter, len(ids))
         num_whole = sum(stop <= sum(mask[:cut]) for stop in stops)
-        short_ends = pass_ends(bare_sample(ids[:cut], mask[:cut]), stops[:num_whole], 7, longest)
+        short_ends = chunk_ends(bare_sample(ids[:cut], mask[:cut]), stops[:num_whole], 7, longest)
         # All but the last, which the prompt's end makes, are those of the longer prompt as well.
         assert short_ends[:-1] == ends[: len(short_ends) - 1]
 

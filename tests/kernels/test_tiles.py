@@ -1,4 +1,4 @@
-"""Products in tile registers are those of float64, rounded; of int8 see test_eight_bits.py."""
+"""Products in tile registers are those of float64, rounded; of int8 see test_int8.py."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize(("M", "N", "K"), SHAPES)
 def test_products_are_those_of_float64(kernels: Library, M: int, N: int, K: int, gelu: bool) -> None:
-    x_MK, weight_NK, bias_N, onto_MN = draw(M, K), draw(N, K, seed=1) * K**-0.5, draw(N, seed=2), draw(M, N, seed=3)
-    for bias, onto in ((None, None), (bias_N, None), (bias_N, onto_MN)):
-        got = multiply_rows_in_tiles(kernels, x_MK, weight_NK, bias_N=bias, gelu=gelu, onto_MN=onto)
+    x_MK, weight_NK, bias_N, residual_MN = draw(M, K), draw(N, K, seed=1) * K**-0.5, draw(N, seed=2), draw(M, N, seed=3)
+    for bias, residual in ((None, None), (bias_N, None), (bias_N, residual_MN)):
+        got = multiply_rows_in_tiles(kernels, x_MK, weight_NK, bias_N=bias, gelu=gelu, residual_MN=residual)
         assert got is not None
         assert got.shape == (M, N)
         exact = x_MK.double() @ weight_NK.double().T + (0 if bias is None else bias.double())
         if gelu:
             exact = F.gelu(exact, approximate="tanh")
         # Rounded once, with a GELU or a sum twice; what both say of a number near zero differs by more of it.
-        steps = 1 + gelu + (onto is not None)
-        largest = exact.abs() if onto is None else exact.abs() + onto.abs()
-        exact = exact if onto is None else exact + onto.double()
+        steps = 1 + gelu + (residual is not None)
+        largest = exact.abs() if residual is None else exact.abs() + residual.abs()
+        exact = exact if residual is None else exact + residual.double()
         assert ((got.double() - exact).abs() <= steps * 2**-8 * largest + 1e-3).all()
 
 

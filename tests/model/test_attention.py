@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.model.configs import small_model
 from vl2.config import LanguageConfig
 from vl2.model import VL2, Cache
-from vl2.model.attention import LatentAttention, MLAForm, Reach, attend
+from vl2.model.attention import AttentionMask, LatentAttention, MLAForm, attend
 from vl2.model.rope import rotary_angles, rotate_halves, rotate_pairs
 
 
@@ -57,7 +57,7 @@ def test_the_two_forms_have_the_same_gradients() -> None:
     for form in ("naive", "absorbed"):
         attention.form = form
         attention.zero_grad()
-        attention(x, angles, Reach.of_rows(None), None, 1).square().sum().backward()
+        attention(x, angles, AttentionMask.of_rows(None), None, 1).square().sum().backward()
         gradients.append([p.grad.clone() for p in attention.parameters()])
     for naive, absorbed in zip(*gradients, strict=True):
         torch.testing.assert_close(naive, absorbed, atol=1e-3, rtol=1e-3)
@@ -72,9 +72,9 @@ def test_queries_are_compressed_where_the_config_says_so() -> None:
 def test_fewer_key_heads_are_shared_between_query_heads() -> None:
     generator = torch.manual_seed(0)
     q, k, v = (torch.randn(2, heads, 6, 8, generator=generator) for heads in (4, 2, 2))
-    reach = Reach.of_rows(None)
-    repeated = attend(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), reach, 0.3)
-    torch.testing.assert_close(attend(q, k, v, reach, 0.3), repeated)
+    mask = AttentionMask.of_rows(None)
+    repeated = attend(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), mask, 0.3)
+    torch.testing.assert_close(attend(q, k, v, mask, 0.3), repeated)
     out = small_model("tiny", num_key_value_heads=2).language.model.layers[0].self_attn
     assert out.k_proj.weight.shape[0] == out.q_proj.weight.shape[0] // 2
 
@@ -84,27 +84,27 @@ def test_values_narrower_than_keys_are_not_changed_by_the_kernel() -> None:
     q, k = (torch.randn(1, 2, 5, 12, generator=generator) for _ in range(2))
     v = torch.randn(1, 2, 5, 7, generator=generator)
     scores = (q @ k.mT * 0.5).masked_fill(~torch.ones(5, 5).tril().bool(), float("-inf"))
-    torch.testing.assert_close(attend(q, k, v, Reach.of_rows(None), 0.5), scores.softmax(-1) @ v)
+    torch.testing.assert_close(attend(q, k, v, AttentionMask.of_rows(None), 0.5), scores.softmax(-1) @ v)
 
 
 def test_a_masked_position_never_matters_even_if_it_holds_nan() -> None:
-    mask = torch.tensor([[False, False, True, True], [True, True, True, True]])
-    reach = Reach.of_rows(mask)
-    assert reach.mask is not None
+    token_mask_BS = torch.tensor([[False, False, True, True], [True, True, True, True]])
+    mask = AttentionMask.of_rows(token_mask_BS)
+    assert mask.tensor is not None
     # Row 0: tokens 2 and 3 see only tokens 2 and 3; padding sees itself.
-    assert reach.mask[0, 0].tolist() == [
+    assert mask.tensor[0, 0].tolist() == [
         [True, False, False, False],
         [False, True, False, False],
         [False, False, True, False],
         [False, False, True, True],
     ]
-    assert reach.mask[1, 0].tolist() == torch.ones(4, 4).tril().bool().tolist()
+    assert mask.tensor[1, 0].tolist() == torch.ones(4, 4).tril().bool().tolist()
 
 
 def test_cached_rows_see_their_own_past_and_themselves() -> None:
-    reach = Reach.of_cache([0, 2], 2, torch.device("cpu"))
-    assert reach.mask is not None
-    assert reach.mask[:, 0].int().tolist() == [
+    mask = AttentionMask.of_cache([0, 2], 2, torch.device("cpu"))
+    assert mask.tensor is not None
+    assert mask.tensor[:, 0].int().tolist() == [
         [[1, 0, 0, 0], [1, 1, 0, 0]],
         [[1, 1, 1, 0], [1, 1, 1, 1]],
     ]
@@ -184,11 +184,13 @@ def test_where_only_the_last_state_is_kept_the_last_layer_runs_its_experts_for_t
 
 def test_a_padded_row_asks_for_its_last_state_behind_its_mask() -> None:
     mask_BS = torch.tensor([[False, False, True, True], [True, True, True, True]])
-    last = Reach.of_rows(mask_BS).of_last(4)
-    assert last.mask is not None
-    assert last.mask.tolist() == [[[[False, False, True, True]]], [[[True, True, True, True]]]]
-    assert Reach.of_rows(None).of_last(4) == Reach(mask=None, is_causal=False)
-    assert Reach.of_cache([3], 4, torch.device("cpu")).of_last(4) == Reach(mask=None, is_causal=False, num_before=6)
+    last = AttentionMask.of_rows(mask_BS).of_last(4)
+    assert last.tensor is not None
+    assert last.tensor.tolist() == [[[[False, False, True, True]]], [[[True, True, True, True]]]]
+    assert AttentionMask.of_rows(None).of_last(4) == AttentionMask(tensor=None, is_causal=False)
+    assert AttentionMask.of_cache([3], 4, torch.device("cpu")).of_last(4) == AttentionMask(
+        tensor=None, is_causal=False, prefix_length=6
+    )
 
 
 def test_an_adapted_key_value_matrix_is_never_read_past_its_adapter() -> None:

@@ -18,7 +18,7 @@ from vl2.model.float_linear import (
     linear_in_float32,
     use_float_linear,
 )
-from vl2.model.moe import multiply_by_expert
+from vl2.model.moe import grouped_matmul
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def test_experts_go_the_same_way() -> None:
     counts = torch.tensor([0, 20, LEAST_ROWS - 1, 9])
     rows, weights = torch.randn(int(counts.sum()), 16).bfloat16(), torch.randn(4, 8, 16).bfloat16()
     with torch.no_grad():
-        out = multiply_by_expert(rows, weights, counts)
+        out = grouped_matmul(rows, weights, counts)
     expert = torch.repeat_interleave(torch.arange(4), counts)
     exact = torch.einsum("nk,nfk->nf", rows.double(), weights.double()[expert])
     torch.testing.assert_close(out.double(), exact, rtol=2**-7, atol=2**-6)

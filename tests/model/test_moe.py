@@ -19,9 +19,9 @@ from vl2.model.moe import (
     Experts,
     MoE,
     Router,
-    _grouped_product,
-    _has_grouped_product,
-    _looped_product,
+    _grouped_mm,
+    _looped_matmul,
+    _use_grouped_mm,
     routing_stats,
     sequences_of_documents,
     sequences_of_rows,
@@ -120,7 +120,7 @@ def test_grouped_and_looped_experts_agree(counts: list[int], dtype: torch.dtype)
     weight = torch.randn(4, 24, 16, generator=generator).to(dtype).requires_grad_()
     x = torch.randn(sum(counts), 16, generator=generator).to(dtype).requires_grad_()
     outputs, gradients = [], []
-    for run in (_grouped_product, _looped_product):
+    for run in (_grouped_mm, _looped_matmul):
         weight.grad = x.grad = None
         out = run(x, weight, torch.tensor(counts))
         (out.float() * torch.arange(out.numel()).view_as(out).cos()).sum().backward()
@@ -151,8 +151,8 @@ def test_a_card_without_a_kernel_for_all_experts_loops_over_those_in_use_unless_
     rows = mock.Mock(dtype=torch.bfloat16, is_cuda=True, device=torch.device("cuda"))
     weight = torch.zeros(4, 24, 16, dtype=torch.bfloat16)
     with torch.no_grad():
-        assert _has_grouped_product(rows, weight) == asking
-    assert _has_grouped_product(rows, weight) == training
+        assert _use_grouped_mm(rows, weight) == asking
+    assert _use_grouped_mm(rows, weight) == training
 
 
 @pytest.mark.parametrize("block_rows", [1, 4, 64])
@@ -162,12 +162,12 @@ def test_every_slot_has_a_row_of_its_own_in_the_block_of_its_expert(block_rows: 
     counts, ends = blocks.counts_E, blocks.counts_E.cumsum(0)
     filled = torch.bincount(experts.flatten(), minlength=6)
     assert torch.equal(counts, -(-filled // block_rows) * block_rows)
-    assert len(blocks.token_M) == int(counts.sum())
-    assert len(set(blocks.place_TK.flatten().tolist())) == experts.numel()
+    assert len(blocks.token_index_M) == int(counts.sum())
+    assert len(set(blocks.row_index_TK.flatten().tolist())) == experts.numel()
     for t in range(23):
         for k in range(3):
-            row = int(blocks.place_TK[t, k])
-            assert int(blocks.token_M[row]) == t
+            row = int(blocks.row_index_TK[t, k])
+            assert int(blocks.token_index_M[row]) == t
             assert int(ends[experts[t, k]] - counts[experts[t, k]]) <= row < int(ends[experts[t, k]])
 
 

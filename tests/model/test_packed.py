@@ -13,7 +13,7 @@ from tests.model.configs import small_model
 from tests.train.packs import random_pack, single_rows
 from vl2.data.packed import block_causal_mask
 from vl2.grid import UNTILED
-from vl2.model.attention import LatentAttention, Reach, attend
+from vl2.model.attention import AttentionMask, LatentAttention, attend
 
 DOCUMENTS = [(5, UNTILED), (9, None), (1, (2, 1)), (7, UNTILED)]
 
@@ -33,12 +33,12 @@ def test_attending_by_document_is_attending_under_the_mask_of_the_whole_sequence
     shapes = [(1, 4, S, 8), (1, num_kv_heads, S, 8), (1, num_kv_heads, S, value_width)]
     inputs = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
     borders = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-    dense = Reach(mask=block_causal_mask(borders)[None, None], is_causal=False)
+    dense = AttentionMask(tensor=block_causal_mask(borders)[None, None], is_causal=False)
     results = []
-    for reach in (Reach.of_documents(borders, max(lengths)), dense):
+    for mask in (AttentionMask.of_documents(borders, max(lengths)), dense):
         # The oracle computes in float32 on the same values: rounding inside may not make the difference.
-        given_ = inputs if reach.documents else [t.detach().float().requires_grad_() for t in inputs]
-        out = attend(given_[0], given_[1], given_[2], reach, 0.4)
+        given_ = inputs if mask.documents else [t.detach().float().requires_grad_() for t in inputs]
+        out = attend(given_[0], given_[1], given_[2], mask, 0.4)
         gradients = torch.autograd.grad(out.float().square().sum(), given_)
         results.append([out.detach().float(), *(g.float() for g in gradients)])
     tolerance = {"atol": 0.05, "rtol": 0.02} if is_narrow else {"atol": 1e-5, "rtol": 1e-5}
@@ -48,8 +48,8 @@ def test_attending_by_document_is_attending_under_the_mask_of_the_whole_sequence
 
 def test_the_mask_of_documents_is_the_oracle() -> None:
     borders = torch.tensor([0, 2, 5, 6, 9], dtype=torch.int32)
-    reach = Reach.of_documents(borders, 3)
-    visible = reach.visible(9, 9, borders.device)
+    mask = AttentionMask.of_documents(borders, 3)
+    visible = mask.dense(9, 9, borders.device)
     assert visible is not None
     assert torch.equal(visible, block_causal_mask(borders))
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from vl2.errors import UserError
 from vl2.process.grounding import (
-    LabelledBoxes,
+    LabeledBoxes,
     box_to_999,
     box_to_pixels,
     boxes_in_pixels,
@@ -34,7 +34,7 @@ def test_boxes_are_written_as_the_model_was_trained():
 @given(st.lists(st.tuples(LABEL, st.lists(BOX, min_size=1, max_size=4)), max_size=4))
 def test_written_boxes_are_read_back_by_both_parsers(entries):
     text = " and ".join(format_boxes(label, boxes) for label, boxes in entries)
-    expected = [LabelledBoxes(label=label, boxes=tuple(boxes)) for label, boxes in entries]
+    expected = [LabeledBoxes(label=label, boxes=tuple(boxes)) for label, boxes in entries]
     assert parse_strict(text) == expected
     assert parse_tolerant(text) == expected
 

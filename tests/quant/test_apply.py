@@ -11,9 +11,9 @@ from tests.model.configs import small_config, small_model
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.moe import Router
-from vl2.quant.apply import is_quantised, quantise_model, reserve, store
-from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.scheme import SCHEMES, SchemeName, quantised_modules, scheme_named
+from vl2.quant.apply import allocate_quantized, is_quantized, quantize_into, quantize_model
+from vl2.quant.modules import QuantizedExperts, QuantizedLinear
+from vl2.quant.scheme import SCHEMES, SchemeName, quantized_modules, scheme_named
 from vl2.weights.load import materialize
 from vl2.weights.names import places
 
@@ -21,13 +21,13 @@ from vl2.weights.names import places
 @pytest.mark.parametrize("size", ["tiny", "base"])
 def test_what_decides_much_or_costs_nothing_stays_as_it_is(size: str) -> None:
     model = small_model(size)
-    quantise_model(model, SCHEMES["int4"])
-    assert isinstance(model.language.lm_head, QuantisedLinear)
+    quantize_model(model, SCHEMES["int4"])
+    assert isinstance(model.language.lm_head, QuantizedLinear)
     assert isinstance(model.language.model.embed_tokens, torch.nn.Embedding)
     kept = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     assert all("kv_b_proj" in name or "attn_pool" in name for name in kept), kept
     assert any(isinstance(module, Router) for module in model.modules())
-    assert any(isinstance(module, QuantisedExperts) for module in model.modules())
+    assert any(isinstance(module, QuantizedExperts) for module in model.modules())
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -35,20 +35,20 @@ def test_what_decides_much_or_costs_nothing_stays_as_it_is(size: str) -> None:
 def test_tensor_by_tensor_gives_the_same_model_as_all_at_once(size: str, name: SchemeName) -> None:
     plain = small_model(size)
     whole = copy.deepcopy(plain)
-    replaced = quantise_model(whole, SCHEMES[name])
+    replaced = quantize_model(whole, SCHEMES[name])
 
     with torch.device("meta"):
         streamed = VL2(small_config(size))
     wanted = list(places(streamed))
-    assert reserve(streamed, SCHEMES[name]) == replaced == list(quantised_modules(plain, SCHEMES[name]))
+    assert allocate_quantized(streamed, SCHEMES[name]) == replaced == list(quantized_modules(plain, SCHEMES[name]))
     materialize(streamed, torch.float32, torch.device("cpu"))
     source, state = plain.state_dict(), streamed.state_dict()
     for place in wanted:
         tensor = place.view(source[place.parameter])
-        if not store(streamed, place, tensor):
+        if not quantize_into(streamed, place, tensor):
             place.view(state[place.parameter]).copy_(tensor)
-    assert is_quantised(streamed)
-    assert not is_quantised(plain)
+    assert is_quantized(streamed)
+    assert not is_quantized(plain)
     expected = whole.state_dict()
     assert list(state) == list(expected)
     for key, tensor in expected.items():
@@ -63,8 +63,8 @@ def test_an_unknown_scheme_is_refused_in_one_line() -> None:
 @pytest.mark.parametrize("name", SCHEMES)
 def test_no_cast_of_the_model_touches_codes_or_scales(name: SchemeName) -> None:
     model = small_model("tiny")
-    quantise_model(model, SCHEMES[name])
-    held = [module for module in model.modules() if isinstance(module, QuantisedLinear | QuantisedExperts)]
+    quantize_model(model, SCHEMES[name])
+    held = [module for module in model.modules() if isinstance(module, QuantizedLinear | QuantizedExperts)]
     before = [{key: tensor.clone() for key, tensor in module.named_buffers()} for module in held]
     model.to(torch.bfloat16).to(torch.float32)
     for module, tensors in zip(held, before, strict=True):
@@ -76,4 +76,4 @@ def test_a_weight_that_is_no_number_is_refused_by_its_name() -> None:
     model = small_model("tiny")
     model.language.lm_head.weight.data[3, 5] = float("nan")
     with pytest.raises(UserError, match=r"^language.lm_head: numbers that are not finite, or too large for int4"):
-        quantise_model(model, SCHEMES["int4"])
+        quantize_model(model, SCHEMES["int4"])

@@ -19,22 +19,22 @@ from vl2.config import ModelConfig
 from vl2.errors import UserError
 from vl2.infer.vlm import load
 from vl2.model import VL2
-from vl2.quant.apply import quantise_model
+from vl2.quant.apply import quantize_model
+from vl2.quant.config import QuantizationConfig
 from vl2.quant.formats import KINDS
-from vl2.quant.read import load_quantising, map_quantised, read_quantised
-from vl2.quant.record import Record
+from vl2.quant.read import load_quantizing, map_quantized, read_quantized
 from vl2.quant.scheme import scheme_named
 from vl2.quant.write import quantise_checkpoint
 from vl2.weights import load_model
-from vl2.weights.load import INDEX, QUANTISED
+from vl2.weights.load import INDEX, QUANTIZED
 from vl2.weights.safetensors_file import read_header
 
 
 def mapped(folder: Path) -> VL2:
     config = ModelConfig.from_file(folder / "config.json")
-    record = Record.of(config, folder)
-    assert record is not None
-    return map_quantised(folder, config, record).model
+    quantization = QuantizationConfig.of(config, folder)
+    assert quantization is not None
+    return map_quantized(folder, config, quantization).model
 
 
 def assert_equal(ours: VL2, theirs: VL2) -> None:
@@ -62,9 +62,9 @@ def copied(base4: Path, tmp_path: Path) -> Path:
 def test_files_hold_what_quantising_in_memory_gives(size: str, weights: str, tmp_path: Path) -> None:
     quantise_checkpoint(CHECKPOINTS / size, tmp_path / "out", weights=weights)
     in_memory = load_model(CHECKPOINTS / size)
-    quantise_model(in_memory, scheme_named(weights))
+    quantize_model(in_memory, scheme_named(weights))
     assert_equal(mapped(tmp_path / "out"), in_memory)
-    assert_equal(load_quantising(CHECKPOINTS / size, scheme_named(weights)), in_memory)
+    assert_equal(load_quantizing(CHECKPOINTS / size, scheme_named(weights)), in_memory)
 
 
 def test_answers_are_those_of_quantising_while_loading(base4: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_rest_of_the_folder_is_copied_and_says_how_it_is_quantised(base4: Pa
         if file.name != "config.json" and not file.name.endswith(".index.json"):
             assert (base4 / file.name).read_bytes() == file.read_bytes()
     config = json.loads((base4 / "config.json").read_text())
-    recorded = config.pop(QUANTISED)
+    recorded = config.pop(QUANTIZED)
     assert recorded["weights"] == "int4"
     assert recorded["parts"]["layers"] == "int4"
     assert config == json.loads((source / "config.json").read_text())
@@ -127,9 +127,9 @@ def test_a_mapped_model_shares_its_bytes_with_the_file(copied: Path) -> None:
 
 def test_reading_into_memory_gives_the_mapped_model(base4: Path) -> None:
     config = ModelConfig.from_file(base4 / "config.json")
-    record = Record.of(config, base4)
-    assert record is not None
-    assert_equal(read_quantised(base4, config, record, device="cpu"), mapped(base4))
+    quantization = QuantizationConfig.of(config, base4)
+    assert quantization is not None
+    assert_equal(read_quantized(base4, config, quantization, device="cpu"), mapped(base4))
 
 
 def test_what_is_not_quantised_takes_another_type(base4: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_missing_file_is_named(copied: Path) -> None:
 )  # fmt: skip
 def test_a_record_that_cannot_be_read_is_refused(copied: Path, recorded: object, said: str) -> None:
     config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps({**config, QUANTISED: recorded}))
+    (copied / "config.json").write_text(json.dumps({**config, QUANTIZED: recorded}))
     with pytest.raises(UserError, match=re.escape(said)):
         load(copied, device="cpu")
 

@@ -11,11 +11,11 @@ from vl2.quant.formats import (
     KINDS,
     PANEL,
     Kind,
-    dequantise,
-    dequantise_int4_plainly,
+    dequantize,
+    dequantize_int4_plainly,
     int4_plainly,
     pack,
-    quantise,
+    quantize,
     storage,
     unpack,
     weight_bytes,
@@ -32,25 +32,25 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_weight_comes_back_close_and_takes_the_memory_that_is_said(kind: Kind, shape: tuple[int, ...]) -> None:
     weight = normal(*shape)
-    quantised = quantise(weight, kind)
+    quantized = quantize(weight, kind)
     codes, scales = storage(kind, shape)
-    assert (tuple(quantised.codes.shape), quantised.codes.dtype) == (codes.shape, codes.dtype)
-    assert (tuple(quantised.scales.shape), quantised.scales.dtype) == (scales.shape, scales.dtype)
-    assert weight_bytes(kind, shape) == quantised.codes.nbytes + quantised.scales.nbytes
-    back = dequantise(quantised, shape[-2], shape[-1], torch.float32)
+    assert (tuple(quantized.codes.shape), quantized.codes.dtype) == (codes.shape, codes.dtype)
+    assert (tuple(quantized.scales.shape), quantized.scales.dtype) == (scales.shape, scales.dtype)
+    assert weight_bytes(kind, shape) == quantized.codes.nbytes + quantized.scales.nbytes
+    back = dequantize(quantized, shape[-2], shape[-1], torch.float32)
     assert back.shape == weight.shape
     assert (back - weight).norm() < {"int8": 0.01, "int4": 0.095}[kind] * weight.norm()
 
 
 @pytest.mark.parametrize("shape", [(16, 32), (33, 70), (48, 96)], ids=str)
 def test_kernels_and_pytorch_make_int4_whole_alike(shape: tuple[int, int]) -> None:
-    quantised = quantise(normal(*shape), "int4")
-    plain = dequantise_int4_plainly(quantised, *shape)
-    assert torch.equal(dequantise(quantised, *shape, torch.float32), plain)
-    assert torch.equal(dequantise(quantised, *shape, torch.bfloat16), plain.to(torch.bfloat16))
+    quantized = quantize(normal(*shape), "int4")
+    plain = dequantize_int4_plainly(quantized, *shape)
+    assert torch.equal(dequantize(quantized, *shape, torch.float32), plain)
+    assert torch.equal(dequantize(quantized, *shape, torch.bfloat16), plain.to(torch.bfloat16))
     for first, last in ((0, 16), (16, shape[0])):
         if first < last:
-            part = dequantise(quantised.rows(first, last), last - first, shape[1], torch.float32)
+            part = dequantize(quantized.rows(first, last), last - first, shape[1], torch.float32)
             assert torch.equal(part, plain[first:last])
 
 
@@ -70,13 +70,13 @@ def test_int4_cuts_off_the_largest_weight_where_that_serves_the_others() -> None
     plain = weight.unflatten(1, (-1, GROUP))
     scale = plain.abs().amax(-1, keepdim=True) / 7
     rounded = ((plain / scale).round() * scale).flatten(1)
-    chosen = dequantise(quantise(weight, "int4"), 64, 256, torch.float32)
+    chosen = dequantize(quantize(weight, "int4"), 64, 256, torch.float32)
     assert (chosen - weight).norm() < 0.95 * (rounded - weight).norm()
 
 
 def test_int8_reaches_the_largest_weight_of_a_row_exactly() -> None:
     weight = normal(8, 40)
-    back = dequantise(quantise(weight, "int8"), 8, 40, torch.float32)
+    back = dequantize(quantize(weight, "int8"), 8, 40, torch.float32)
     largest = weight.abs().argmax(dim=1, keepdim=True)
     torch.testing.assert_close(back.gather(1, largest), weight.gather(1, largest), rtol=1e-6, atol=0)
 
@@ -85,16 +85,16 @@ def test_int8_reaches_the_largest_weight_of_a_row_exactly() -> None:
 def test_rows_of_zeros_stay_zeros(kind: Kind) -> None:
     weight = normal(32, 64)
     weight[3] = 0
-    back = dequantise(quantise(weight, kind), 32, 64, torch.float32)
+    back = dequantize(quantize(weight, kind), 32, 64, torch.float32)
     assert torch.equal(back[3], torch.zeros(64))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stack_is_quantised_matrix_by_matrix(kind: Kind) -> None:
     weight = normal(3, 20, 40)
-    stacked = quantise(weight, kind)
+    stacked = quantize(weight, kind)
     for index, matrix in enumerate(weight):
-        alone = quantise(matrix, kind)
+        alone = quantize(matrix, kind)
         assert torch.equal(stacked.codes[index], alone.codes)
         assert torch.equal(stacked.scales[index], alone.scales)
 
@@ -103,10 +103,10 @@ def test_a_stack_is_quantised_matrix_by_matrix(kind: Kind) -> None:
 @pytest.mark.parametrize("size", [1.0, 1e-6, 1e4])
 def test_kernels_round_as_pytorch_does(size: float, dtype: torch.dtype) -> None:
     weight = (normal(40, 100) * size).to(dtype)
-    quantised, (codes, scales) = quantise(weight, "int4"), int4_plainly(weight)
+    quantized, (codes, scales) = quantize(weight, "int4"), int4_plainly(weight)
     # Where two scales are equally good to the last bit, either may be taken.
-    assert (quantised.scales == scales).float().mean() > 0.99
-    assert (quantised.codes == codes).float().mean() > 0.99
+    assert (quantized.scales == scales).float().mean() > 0.99
+    assert (quantized.codes == codes).float().mean() > 0.99
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,10 +115,10 @@ def test_what_no_code_can_stand_for_is_refused(kind: Kind, value: float) -> None
     weight = torch.randn(40, 70)
     weight[17, 66] = value
     if kind == "int8" and value == 3e38:  # a float32 scale holds it
-        assert quantise(weight, kind).scales.isfinite().all()
+        assert quantize(weight, kind).scales.isfinite().all()
         return
     for made in (weight, weight.to(torch.bfloat16)):
         with pytest.raises(UserError, match=f"too large for {kind}, cannot be quantised"):
-            quantise(made, kind)
+            quantize(made, kind)
         if kind == "int4":
             assert not int4_plainly(made)[1].isfinite().all()

@@ -15,9 +15,9 @@ from vl2.errors import UserError
 from vl2.infer.memory_plan import MemoryPlan
 from vl2.infer.vlm import VLM, load
 from vl2.process.processor import Processor
+from vl2.quant.config import QuantizationConfig
 from vl2.quant.paging import EXPERTS, ExpertPager
-from vl2.quant.read import MappedModel, map_quantised
-from vl2.quant.record import Record
+from vl2.quant.read import MappedModel, map_quantized
 from vl2.quant.write import quantise_checkpoint
 from vl2.weights.mapped_file import MappedFile
 
@@ -33,9 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_mapped(folder: Path) -> MappedModel:
     config = ModelConfig.from_file(folder / "config.json")
-    record = Record.of(config, folder)
-    assert record is not None
-    return map_quantised(folder, config, record)
+    quantization = QuantizationConfig.of(config, folder)
+    assert quantization is not None
+    return map_quantized(folder, config, quantization)
 
 
 def expert_bytes(mapped: MappedModel) -> int:
@@ -112,7 +112,7 @@ def test_a_bound_of_memory_pages_and_is_refused_where_it_is_too_small(folder: Pa
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
-def test_what_is_let_go_leaves_this_process_and_comes_back_from_the_file(tmp_path: Path) -> None:
+def test_what_is_evicted_leaves_this_process_and_comes_back_from_the_file(tmp_path: Path) -> None:
     pages = 64
     path = tmp_path / "bytes"
     path.write_bytes(bytes(range(256)) * (mmap.PAGESIZE * pages // 256))
@@ -127,6 +127,6 @@ def test_what_is_let_go_leaves_this_process_and_comes_back_from_the_file(tmp_pat
     file.read(0, file.nbytes)
     total = int(values.sum(dtype=torch.int64))
     assert resident() == file.nbytes
-    file.let_go(100, 32 * mmap.PAGESIZE)  # 31 whole pages
+    file.evict(100, 32 * mmap.PAGESIZE)  # 31 whole pages
     assert resident() == file.nbytes - 31 * mmap.PAGESIZE
     assert int(values.sum(dtype=torch.int64)) == total

@@ -16,7 +16,7 @@ from tests.model.configs import small_model
 from tests.reference import SIZES
 from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.model import VL2, Cache
-from vl2.quant.apply import quantise_model
+from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES
 from vl2.weights.names import places
 
@@ -55,7 +55,7 @@ def test_layer_by_layer_gives_the_logits_of_the_whole_model(
     whole = {str(dtype).removeprefix("torch."): copy.deepcopy(plain).to(dtype) for dtype in dtypes}
     for name in SCHEME_NAMES:
         whole[name] = copy.deepcopy(plain)
-        quantise_model(whole[name], SCHEMES[name])
+        quantize_model(whole[name], SCHEMES[name])
     assert list(carried.logits_SV) == list(whole)
     for form, model in whole.items():
         # The same products in the same order: nothing to round otherwise.

@@ -53,13 +53,13 @@ def test_it_is_the_divergence_of_attention_from_even_shares(size: str) -> None:
     shares: list[torch.Tensor] = []
     attend = attention.attend
 
-    def with_values_that_tell(q: Any, k: Any, v: Any, reach: Any, scale: float) -> Any:
+    def with_values_that_tell(q: Any, k: Any, v: Any, mask: Any, scale: float) -> Any:
         # Values that are 1 for a group make of the head's output the share of attention on it.
         for group, row in enumerate(pack.evidence.row_g.tolist()):
             told = torch.zeros_like(v)
             told[:, :, pack.evidence.pairs_m2[pack.evidence.pairs_m2[:, 0] == group, 1]] = 1.0
-            shares.append(attend(q, k, told, reach, scale)[0, HEAD, pack.evidence.token_n[row], 0])
-        return attend(q, k, v, reach, scale)
+            shares.append(attend(q, k, told, mask, scale)[0, HEAD, pack.evidence.token_n[row], 0])
+        return attend(q, k, v, mask, scale)
 
     attention.attend = with_values_that_tell
     step.model.states(pack)

@@ -42,14 +42,14 @@ def test_kernels_that_are_wrong_are_found(verify, monkeypatch):
         pytest.skip("no kernels here")
     from vl2.infer import prefill_kernels
 
-    normalise = prefill_kernels.normalise
+    normalize = prefill_kernels.normalize
 
-    def normalise_wrongly(x, weight, eps):
-        out = normalise(x, weight, eps)
+    def normalize_wrongly(x, weight, eps):
+        out = normalize(x, weight, eps)
         return out if not prefill_kernels.kernels.applies(x) else out.flip(-1)
 
-    monkeypatch.setattr(prefill_kernels, "normalise", normalise_wrongly)
-    monkeypatch.setattr(prefill_kernels, "read_pass", lambda *_: None)
+    monkeypatch.setattr(prefill_kernels, "normalize", normalize_wrongly)
+    monkeypatch.setattr(prefill_kernels, "fused_prefill", lambda *_: None)
     assert "kernels = plain PyTorch" in failed(verify("nano"))
 
 

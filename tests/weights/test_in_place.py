@@ -17,10 +17,10 @@ from vl2.infer.language_plan import language_plan
 from vl2.infer.prefill import prefill
 from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.model import VL2, Cache
-from vl2.model.file_experts import FileExperts
+from vl2.model.memory_mapped_experts import MemoryMappedExperts
 from vl2.model.moe import Experts, MoE
-from vl2.weights import in_place, large_pages, load_model, save_model
-from vl2.weights.large_pages import LARGE_PAGE, lies_in_large_pages, mapped_large
+from vl2.weights import huge_page_files, in_place, load_model, save_model
+from vl2.weights.huge_page_files import HUGE_PAGE, lies_in_huge_pages, mapped_huge
 from vl2.weights.load import SINGLE
 from vl2.weights.mapped_file import MAPPINGS, MappedFile
 from vl2.weights.safetensors_file import read_header
@@ -32,7 +32,7 @@ HEAD = "language.lm_head.weight"
 
 @pytest.fixture(autouse=True)
 def pages_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(in_place, "lies_in_large_pages", lambda *part: True)
+    monkeypatch.setattr(in_place, "lies_in_huge_pages", lambda *part: True)
     monkeypatch.setattr(in_place, "LEAST_BYTES", 0)
 
 
@@ -84,7 +84,7 @@ def assert_same(ours: VL2, theirs: VL2) -> None:
 
 def test_the_answers_have_the_bits_that_those_of_copied_weights_have(folder: Path) -> None:
     model, copied = opened(folder), opened(folder, only_answers=False)
-    assert {type(e) for e in experts_of(model)} == {FileExperts}
+    assert {type(e) for e in experts_of(model)} == {MemoryMappedExperts}
     assert {type(e) for e in experts_of(copied)} == {Experts}
     assert_same(model, copied)
     with torch.inference_mode():
@@ -120,7 +120,7 @@ def test_projections_that_do_not_follow_each_other_are_copied_and_reported(apart
     seen: list[tuple[int, int]] = []
     model = load_model(folder, only_answers=True, progress=lambda *counts: seen.append(counts))
     use_prefill_kernels(model)
-    assert {type(e) for e in experts_of(model)} == {FileExperts}
+    assert {type(e) for e in experts_of(model)} == {MemoryMappedExperts}
     assert_same(model, expected)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1][0] == seen[-1][1] == sum(t.nbytes for t in expected.state_dict().values())
@@ -135,7 +135,7 @@ def test_float32_matrices_that_begin_within_a_line_are_copied(folder: Path) -> N
         if any(stored.offset % 64 for name, stored in read_header(folder / SINGLE).items() if ".experts." in name):
             break
     model = opened(folder)
-    assert {type(e) for e in experts_of(model)} == {Experts if model.dtype == torch.float32 else FileExperts}
+    assert {type(e) for e in experts_of(model)} == {Experts if model.dtype == torch.float32 else MemoryMappedExperts}
     assert_same(model, expected)
 
 
@@ -143,7 +143,7 @@ def test_weights_that_are_wanted_otherwise_or_lie_in_small_pages_are_copied(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cast = load_model(folder, only_answers=True, dtype=torch.float16)
-    monkeypatch.setattr(in_place, "lies_in_large_pages", lambda *part: False)
+    monkeypatch.setattr(in_place, "lies_in_huge_pages", lambda *part: False)
     for model in (cast, load_model(folder, only_answers=True)):
         assert {type(e) for e in experts_of(model)} == {Experts}
 
@@ -171,7 +171,7 @@ def test_a_model_is_saved_cast_and_copied_as_any_other(folder: Path, tmp_path: P
 def test_experts_in_their_file_learn_as_others_do_and_the_file_stays_as_it_is(folder: Path) -> None:
     before = (folder / SINGLE).read_bytes()
     ours, theirs = (experts_of(opened(folder, only_answers=only))[0] for only in (True, False))
-    assert isinstance(ours, FileExperts)
+    assert isinstance(ours, MemoryMappedExperts)
     assert isinstance(theirs, Experts)
     E, D = theirs.down_proj.shape[:2]
     counts_E = torch.arange(E) % 3
@@ -193,17 +193,17 @@ def test_experts_in_their_file_learn_as_others_do_and_the_file_stays_as_it_is(fo
 def test_where_the_system_does_not_say_what_it_maps_no_page_is_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_bytes(bytes(8 * LARGE_PAGE))
-    monkeypatch.setattr(large_pages, "MAPPINGS", tmp_path / "nothing")
-    assert not lies_in_large_pages(tmp_path / "file", 0, 8 * LARGE_PAGE)
+    (tmp_path / "file").write_bytes(bytes(8 * HUGE_PAGE))
+    monkeypatch.setattr(huge_page_files, "MAPPINGS", tmp_path / "nothing")
+    assert not lies_in_huge_pages(tmp_path / "file", 0, 8 * HUGE_PAGE)
 
 
 @pytest.mark.skipif(not MAPPINGS.exists(), reason="asks Linux what it maps")
 def test_what_is_touched_and_held_is_in_memory_and_not_copied(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(bytes(4 * LARGE_PAGE))
+    (tmp_path / "file").write_bytes(bytes(4 * HUGE_PAGE))
     file = MappedFile(tmp_path / "file")
-    file.touch(LARGE_PAGE + 100, LARGE_PAGE)
-    file.hold(LARGE_PAGE + 100, LARGE_PAGE)
+    file.touch(HUGE_PAGE + 100, HUGE_PAGE)
+    file.mlock(HUGE_PAGE + 100, HUGE_PAGE)
     sizes = {"Rss": 0, "Anonymous": 0}
     is_of_file = False
     for line in MAPPINGS.read_text().splitlines():
@@ -212,22 +212,22 @@ def test_what_is_touched_and_held_is_in_memory_and_not_copied(tmp_path: Path) ->
             is_of_file = line.endswith(str(tmp_path / "file"))
         elif is_of_file and word[:-1] in sizes:
             sizes[word[:-1]] += int(line.split()[1]) << 10
-    assert sizes["Rss"] >= LARGE_PAGE
+    assert sizes["Rss"] >= HUGE_PAGE
     assert sizes["Anonymous"] == 0
 
 
 @pytest.mark.skipif(not MAPPINGS.exists(), reason="asks Linux what it maps")
 @pytest.mark.parametrize("chunk", [10 << 20, 60_000])
-def test_whether_a_file_lies_in_large_pages_is_told_by_some_of_them(chunk: int, tmp_path: Path) -> None:
+def test_whether_a_file_lies_in_huge_pages_is_told_by_some_of_them(chunk: int, tmp_path: Path) -> None:
     path, content = tmp_path / "file", bytes(64 << 20)
     with path.open("wb", buffering=0) as file:
         for start in range(0, len(content), chunk):
             file.write(content[start : start + chunk])
     whole = MappedFile(path)
-    whole.prefer_large_pages(True)
+    whole.prefer_huge_pages(True)
     whole.read(0, whole.nbytes)
-    share = mapped_large(whole) / whole.nbytes
+    share = mapped_huge(whole) / whole.nbytes
     if share in (0, 1):  # between the two, what is sampled decides
-        assert lies_in_large_pages(path, 0, len(content)) == (share == 1)
-        assert lies_in_large_pages(path, 5 * LARGE_PAGE - 1, 3 * LARGE_PAGE) == (share == 1)
-    assert not lies_in_large_pages(path, 5 * LARGE_PAGE + 1, 3 * LARGE_PAGE - 2), "one whole page tells nothing"
+        assert lies_in_huge_pages(path, 0, len(content)) == (share == 1)
+        assert lies_in_huge_pages(path, 5 * HUGE_PAGE - 1, 3 * HUGE_PAGE) == (share == 1)
+    assert not lies_in_huge_pages(path, 5 * HUGE_PAGE + 1, 3 * HUGE_PAGE - 2), "one whole page tells nothing"

@@ -10,7 +10,7 @@ from vl2.errors import UserError
 from vl2.infer.prompts import Messages
 from vl2.infer.sampling import GenerateOptions
 from vl2.process.image import ImageSource
-from vl2.process.messages import normalise
+from vl2.process.messages import normalize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Asked:
 
     @property
     def images(self) -> list[ImageSource]:
-        return [source for turn in normalise(self.messages) for source in turn.images]
+        return [source for turn in normalize(self.messages) for source in turn.images]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,48 +5,48 @@ from __future__ import annotations
 from statistics import median
 from typing import Any, TextIO
 
-from vl2.bench.run import Contest
+from vl2.bench.run import Comparison
 from vl2.bench.stages import Stage
 
 
-def to_dict(contest: Contest, model: str) -> dict[str, Any]:
+def to_dict(comparison: Comparison, model: str) -> dict[str, Any]:
     """Return everything that was measured, runs included."""
     return {
         "model": model,
-        "machine": contest.machine.to_dict(),
+        "machine": comparison.machine.to_dict(),
         "contestants": [
             {"name": runs.name, "versions": runs.versions, "command": runs.command, "loaded": runs.loaded}
-            for runs in contest.runs
+            for runs in comparison.runs
         ],
-        "stages": [_stage_dict(contest, stage) for stage in contest.stages],
+        "stages": [_stage_dict(comparison, stage) for stage in comparison.stages],
     }
 
 
-def _stage_dict(contest: Contest, stage: Stage) -> dict[str, Any]:
-    ratios = {peer.name: ratios for peer in contest.runs[1:] if (ratios := contest.ratios(stage, peer))}
+def _stage_dict(comparison: Comparison, stage: Stage) -> dict[str, Any]:
+    ratios = {peer.name: ratios for peer in comparison.runs[1:] if (ratios := comparison.ratios(stage, peer))}
     return {
         "name": stage.name,
         "unit": stage.unit,
         "figures": {
             runs.name: [stage.figure(run) for run in runs.seconds[stage.name]]
-            for runs in contest.runs
+            for runs in comparison.runs
             if stage.name in runs.seconds
         },
-        "share_of_limit": contest.share(stage),
+        "share_of_limit": comparison.share(stage),
         "peer_over_ours": {name: {"median": median(values), "rounds": values} for name, values in ratios.items()},
         "unsupported": {
-            runs.name: runs.unsupported[stage.name] for runs in contest.runs if stage.name in runs.unsupported
+            runs.name: runs.unsupported[stage.name] for runs in comparison.runs if stage.name in runs.unsupported
         },
     }
 
 
-def print_report(contest: Contest, file: TextIO) -> None:
+def print_report(comparison: Comparison, file: TextIO) -> None:
     """Print the limits, then a row a stage."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    console, machine = Console(file=file, highlight=False), contest.machine
+    console, machine = Console(file=file, highlight=False), comparison.machine
     console.print(
         f"{machine.device}, {machine.threads} threads: reads {machine.read_bytes_per_s / 1e9:.1f} GB/s, "
         f"gets new memory at {machine.new_bytes_per_s / 1e9:.1f}; matrix products in GOP/s"
@@ -56,7 +56,7 @@ def print_report(contest: Contest, file: TextIO) -> None:
         products.add_row(kind, *(_number(rate / 1e9) for rate in rates.values()))
     console.print(products)
 
-    ours, *peers = contest.runs
+    ours, *peers = comparison.runs
     if "kernels" in ours.loaded:
         console.print(f"kernels: {ours.loaded['kernels']}")
     if "compute" in ours.loaded:
@@ -68,11 +68,11 @@ def print_report(contest: Contest, file: TextIO) -> None:
         table.add_column("takes", justify="right")
     for column in table.columns[2:]:
         column.justify = "right"
-    for stage in contest.stages:
-        share = contest.share(stage)
+    for stage in comparison.stages:
+        share = comparison.share(stage)
         cells = [stage.name, stage.unit, _median(stage, ours), "" if share is None else f"{share:.0%}"]
         for peer in peers:
-            ratios = contest.ratios(stage, peer)
+            ratios = comparison.ratios(stage, peer)
             cells += [_median(stage, peer), f"{median(ratios):.2f} x" if ratios else ""]
         table.add_row(*cells)
     console.print(table)

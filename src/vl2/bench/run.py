@@ -1,4 +1,4 @@
-"""Measure contestants stage by stage, in turns, with the machine's limits before and after."""
+"""Measure targets stage by stage, in turns, with the machine's limits before and after."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from vl2.bench.contestant import Contestant
 from vl2.bench.machine import MachineLimits, measure_machine
-from vl2.bench.speak import Answer
+from vl2.bench.protocol import Answer
 from vl2.bench.stages import Sizes, Stage, load_stage
+from vl2.bench.target import Target
 from vl2.bench.work import Bytes, Types
 from vl2.config import ModelConfig
 from vl2.errors import UserError
@@ -28,8 +28,8 @@ STAGE_TIMEOUT_S = 1800.0
 SETTLE_S = 0.3
 # A processor that has rested takes a third of a second to come to its speed, which a turn of one only would measure.
 # Of other tokens each time, for a peer may know what it has read. What is measured has the rounds' numbers as seeds.
-WAKE = {"do": "prefill", "tokens": 64}
-WAKE_SEEDS = 1_000_000
+WARM_UP = {"do": "prefill", "tokens": 64}
+WARM_UP_SEEDS = 1_000_000
 _PIECE = bytearray(8 << 20)  # of a file, read at once
 
 Say = Callable[[str], None]
@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 @dataclass(kw_only=True)
 class Runs:
-    """What one contestant reached."""
+    """What one target reached."""
 
     name: str
     versions: dict[str, str]
@@ -48,8 +48,8 @@ class Runs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest:
-    """All that was measured. The first contestant is ours."""
+class Comparison:
+    """All that was measured. The first target is ours."""
 
     stages: list[Stage]
     runs: list[Runs]
@@ -69,7 +69,7 @@ class Contest:
         return [theirs / own for own, theirs in zip(ours, peer.seconds.get(stage.name, []), strict=False)]
 
 
-def compete(
+def compare(
     config: ModelConfig,
     commands: Sequence[Sequence[str]],
     stages: Sequence[Stage],
@@ -78,58 +78,58 @@ def compete(
     *,
     device: torch.device,
     say: Say,
-) -> Contest:
-    """Run every stage of every contestant once a round, the order of contestants turned from round to round."""
+) -> Comparison:
+    """Run every stage of every target once a round, the order of targets turned from round to round."""
     threads = load_task["threads"]
     with _threads(threads), contextlib.ExitStack() as stack:
-        contestants = [stack.enter_context(Contestant(command, threads=threads)) for command in commands]
+        targets = [stack.enter_context(Target(command, threads=threads)) for command in commands]
         say("the machine's limits")
         machine = measure_machine(config, device)
         loading = load_stage(load_task)
         runs: list[Runs] = []
-        for contestant in contestants:
-            say(f"load: {contestant.command[-1]}")
+        for target in targets:
+            say(f"load: {target.command[-1]}")
             # Ours alone is quantised; a peer says in its name what it holds.
             task = load_task if not runs else {**load_task, "weights": "auto"}
             _read_files(Path(load_task["model"]))
-            loaded = contestant.ask(task, timeout_s=LOAD_TIMEOUT_S)
+            loaded = target.ask(task, timeout_s=LOAD_TIMEOUT_S)
             if "unsupported" in loaded:
-                raise UserError(f"`{shlex.join(contestant.command)}` cannot run this: {loaded['unsupported']}")
+                raise UserError(f"`{shlex.join(target.command)}` cannot run this: {loaded['unsupported']}")
             made = Runs(
-                name=_unique(contestant.text(loaded, "name", task), [before.name for before in runs]),
+                name=_unique(target.text(loaded, "name", task), [before.name for before in runs]),
                 versions=loaded.get("versions", {}),
-                command=contestant.command,
+                command=target.command,
                 loaded=loaded,
             )
             if "not_loaded" in loaded:
-                made.unsupported[loading.name] = contestant.text(loaded, "not_loaded", task)
+                made.unsupported[loading.name] = target.text(loaded, "not_loaded", task)
             else:
-                made.seconds[loading.name] = [contestant.number(loaded, "seconds", task)]
+                made.seconds[loading.name] = [target.number(loaded, "seconds", task)]
             runs.append(made)
-        for contestant, made in zip(contestants, runs, strict=True):
+        for target, made in zip(targets, runs, strict=True):
             say(f"warm up: {made.name}")
-            _warm_up(contestant, stages)
+            _warm_up(target, stages)
         for number in range(1, sizes.rounds + 1):
             for index, stage in enumerate(stages):
-                turn = list(zip(contestants, runs, strict=True))
-                for contestant, made in turn if number % 2 else reversed(turn):
+                turn = list(zip(targets, runs, strict=True))
+                for target, made in turn if number % 2 else reversed(turn):
                     say(f"round {number} of {sizes.rounds}: {stage.name}, {made.name}")
-                    wake = {**WAKE, "seed": WAKE_SEEDS + number * len(stages) + index}
-                    _measure(contestant, made, stage, seed=number, wake=wake)
+                    warm_up = {**WARM_UP, "seed": WARM_UP_SEEDS + number * len(stages) + index}
+                    _measure(target, made, stage, seed=number, warm_up=warm_up)
             time.sleep(SETTLE_S)
             again = measure_machine(config, device, new_bytes_per_s=machine.new_bytes_per_s)
             machine = machine.best_with(again)
-    return Contest(stages=[loading, *stages], runs=runs, machine=machine)
+    return Comparison(stages=[loading, *stages], runs=runs, machine=machine)
 
 
 def _read_files(folder: Path) -> None:
     """Bring a checkpoint's files into the system's cache: who loads first is not to pay the disk for all.
 
-    What comes from the disk comes in large pages, where the system has them, as when a model of ours is loaded.
+    What comes from the disk comes in huge pages, where the system has them, as when a model of ours is loaded.
     """
     for path in folder.glob("*.safetensors"):
         file = MappedFile(path)
-        file.prefer_large_pages(True)
+        file.prefer_huge_pages(True)
         file.read(0, file.nbytes)
         with path.open("rb", buffering=0) as stream:
             while stream.readinto(_PIECE):
@@ -137,14 +137,14 @@ def _read_files(folder: Path) -> None:
 
 
 def _unique(name: str, taken: Sequence[str]) -> str:
-    """Return a name that no other contestant has: the same one may be there twice."""
+    """Return a name that no other target has: the same one may be there twice."""
     names = (name, *(f"{name} #{number}" for number in range(2, len(taken) + 2)))
     return next(unique for unique in names if unique not in taken)
 
 
 @contextlib.contextmanager
 def _threads(number: int | None) -> Iterator[None]:
-    """Let PyTorch measure the limits with as many threads as the contestants have."""
+    """Let PyTorch measure the limits with as many threads as the targets have."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if number is None else number)
     try:
@@ -153,24 +153,24 @@ def _threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _measure(contestant: Contestant, made: Runs, stage: Stage, *, seed: int, wake: dict[str, Any]) -> None:
+def _measure(target: Target, made: Runs, stage: Stage, *, seed: int, warm_up: dict[str, Any]) -> None:
     if stage.name in made.unsupported:
         return
     time.sleep(SETTLE_S)
     if stage.task["do"] != "memory":
-        contestant.ask(wake, timeout_s=STAGE_TIMEOUT_S)  # where it cannot be done, nothing is lost
-    answer = contestant.ask({**stage.task, "seed": seed}, timeout_s=STAGE_TIMEOUT_S)
+        target.ask(warm_up, timeout_s=STAGE_TIMEOUT_S)  # where it cannot be done, nothing is lost
+    answer = target.ask({**stage.task, "seed": seed}, timeout_s=STAGE_TIMEOUT_S)
     if "unsupported" in answer:
         made.unsupported[stage.name] = answer["unsupported"]
         return
-    run = contestant.number(answer, "bytes" if stage.unit == "GB" else "seconds", stage.task)
+    run = target.number(answer, "bytes" if stage.unit == "GB" else "seconds", stage.task)
     made.seconds.setdefault(stage.name, []).append(run)
 
 
-def _warm_up(contestant: Contestant, stages: Sequence[Stage]) -> None:
+def _warm_up(target: Target, stages: Sequence[Stage]) -> None:
     """Let each kind of work run once with little, so that no round pays for kernels that are made when first used."""
     little = {"encode": {"tiles": 1}, "prefill": {"tokens": 64}, "decode": {"steps": 1}}
     for stage in stages:
         kind = stage.task["do"]
         if kind in little:
-            contestant.ask({**stage.task, **little[kind], "seed": 0}, timeout_s=STAGE_TIMEOUT_S)
+            target.ask({**stage.task, **little[kind], "seed": 0}, timeout_s=STAGE_TIMEOUT_S)

@@ -17,8 +17,8 @@ from vl2.bench.machine import MachineLimits
 from vl2.config import ModelConfig
 from vl2.model import VL2, Cache
 from vl2.quant.formats import Kind
-from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.products import type_of_many_rows
+from vl2.quant.matmul import matmul_dtype
+from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.train.flops import ForwardCost
 from vl2.weights.mapped_file import bytes_in_files
 
@@ -72,7 +72,7 @@ class Types:
     @classmethod
     def of(cls, model: VL2) -> Types:
         encoder, language = (
-            type_of_many_rows(_form(part), model.dtype, model.device) for part in (model.vision, model.language)
+            matmul_dtype(_form(part), model.dtype, model.device) for part in (model.vision, model.language)
         )
         return cls(encoder=_name(encoder), language=_name(language), rest=_name(model.dtype))
 
@@ -82,7 +82,7 @@ class Types:
 
 def _form(part: nn.Module) -> Kind | None:
     """Return the form of a part's weights, None for plain ones."""
-    return next((m.kind for m in part.modules() if isinstance(m, QuantisedLinear | QuantisedExperts)), None)
+    return next((m.kind for m in part.modules() if isinstance(m, QuantizedLinear | QuantizedExperts)), None)
 
 
 def _name(dtype: torch.dtype) -> str:

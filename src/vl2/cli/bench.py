@@ -58,10 +58,10 @@ class Bench:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.bench.contestant import OWN, peer_command
         from vl2.bench.report import print_report, to_dict
-        from vl2.bench.run import compete
+        from vl2.bench.run import compare
         from vl2.bench.stages import Sizes, make_stages
+        from vl2.bench.target import OURS, peer_command
         from vl2.infer.open_model import check_weights
         from vl2.infer.vlm import choose_device, choose_dtype
 
@@ -74,7 +74,7 @@ class Bench:
         check_weights(self.weights)
         sizes = Sizes.quick() if self.quick else Sizes()
         sizes = replace(sizes, rounds=self.rounds or sizes.rounds)
-        commands = [list(OWN), *(peer_command(text) for text in self.against)]
+        commands = [list(OURS), *(peer_command(text) for text in self.against)]
         if self.out is not None and not Path(self.out).absolute().parent.is_dir():
             raise UserError(f"cannot write {self.out}: there is no folder {Path(self.out).parent}")
         if self.out is not None and Path(self.out).is_dir():
@@ -90,12 +90,12 @@ class Bench:
                 "device": str(device),
                 "threads": self.threads,
             }
-            contest = compete(config, commands, stages, load_task, sizes, device=device, say=say)
-        result = to_dict(contest, self.model)
+            comparison = compare(config, commands, stages, load_task, sizes, device=device, say=say)
+        result = to_dict(comparison, self.model)
         if self.output.json:
             print_json(result)
         else:
-            print_report(contest, sys.stdout)
+            print_report(comparison, sys.stdout)
         if self.out is not None:  # last: what was measured is not lost where it cannot be written
             try:
                 Path(self.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -84,7 +84,7 @@ class Inspect:
     def _inspect_checkpoint(self) -> None:
         from vl2.cli.memory_report import MemoryReport
         from vl2.cli.size_report import print_size
-        from vl2.quant.record import Record
+        from vl2.quant.config import QuantizationConfig
         from vl2.weights.locate import RELEASED
         from vl2.weights.machine_memory import parse_bytes
         from vl2.weights.size import ModelSize
@@ -106,7 +106,7 @@ class Inspect:
             target = self.target
             folder = replace(source, model=target).locate(quiet=self.output.quiet, needs_weights=False)
             config = ModelConfig.from_file(folder / "config.json")
-            record = Record.of(config, folder)
+            record = QuantizationConfig.of(config, folder)
         own = config.language_config.max_position_embeddings
         if self.context is not None and self.context > own:
             raise UserError(f"--context must be at most {own}, the model's own, got {self.context}")

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from vl2.config import ModelConfig
 from vl2.infer.memory_plan import DTYPES, FORMATS, MemoryPlan, parameters, recommend, weight_bytes
 from vl2.infer.open_model import SHARE_OF_AVAILABLE
-from vl2.quant.record import Record
+from vl2.quant.config import QuantizationConfig
 from vl2.quant.scheme import Scheme
 from vl2.weights.machine_memory import MachineMemory
 
@@ -25,7 +25,7 @@ class MemoryReport:
 
     target: str  # as it was named
     config: ModelConfig
-    record: Record | None  # where the files are quantised already
+    record: QuantizationConfig | None  # where the files are quantised already
     context: int
     memory: MachineMemory  # what the model may take
     is_bounded: bool  # by the user, not by the machine
@@ -34,7 +34,13 @@ class MemoryReport:
 
     @classmethod
     def of(
-        cls, target: str, config: ModelConfig, record: Record | None, *, context: int | None, bound: int | None
+        cls,
+        target: str,
+        config: ModelConfig,
+        record: QuantizationConfig | None,
+        *,
+        context: int | None,
+        bound: int | None,
     ) -> MemoryReport:
         """Plan for this machine as it is now, or for `bound` bytes."""
         context = context or config.language_config.max_position_embeddings

@@ -13,7 +13,7 @@ from vl2.infer.generate import generate
 from vl2.infer.reply import Reply
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM, ReplyBuilder
-from vl2.process.messages import ImageRef, normalise
+from vl2.process.messages import ImageRef, normalize
 from vl2.process.sample import Sample
 
 WINDOW = 4  # batches encoded at once: a row that ends early is refilled within it
@@ -99,7 +99,7 @@ def refused(way: Way, item: Item, why: str) -> Result:
 
 def prompt_text(messages: Any) -> str:
     """Return a conversation as text, `<image>` where a picture stands."""
-    turns = normalise(messages)
+    turns = normalize(messages)
     said = ["".join("<image>" if isinstance(p, ImageRef) else p for p in turn.pieces) for turn in turns]
     if len(turns) == 1:
         return said[0]

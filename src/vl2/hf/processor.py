@@ -22,7 +22,7 @@ from vl2.hf.inputs import model_inputs
 from vl2.infer.vlm import TOKENIZER_FILES
 from vl2.process.collate import collate
 from vl2.process.image import ImageOptions
-from vl2.process.messages import normalise
+from vl2.process.messages import normalize
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tiling import Tiling
@@ -127,7 +127,7 @@ class DeepseekVLV2Processor:
     def _encode(self, conversation: Any, opens_answer: bool, continues: bool) -> Sample:
         if isinstance(conversation, Sequence):
             conversation = [_plain_message(message) for message in conversation]
-        turns = normalise(conversation)
+        turns = normalize(conversation)
         last = turns[-1]
         # The released form opens an answer by an empty assistant turn.
         awaits_answer = last.role == "user" or not last.text

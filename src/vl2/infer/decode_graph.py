@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from vl2.model import VL2, Cache
-from vl2.model.attention import Reach
+from vl2.model.attention import AttentionMask
 from vl2.model.language import LanguageModel
 from vl2.model.moe import Experts, has_grouped_kernel, is_aligned
-from vl2.quant.record import form_of
+from vl2.quant.config import form_of
 
 LOGGER = logging.getLogger("vl2.infer.decode_graph")
 WARM_UPS = 3  # runs before the recording, in which libraries choose their kernels and take their memory
@@ -69,9 +69,9 @@ class FixedStep:
     def run(self) -> Tensor:
         """Return the float32 logits [B, V]. Running it again writes the same to the same places."""
         visible_B11L = (self._key_L <= self.place_B[:, None])[:, None, None, :]
-        reach = Reach(mask=visible_B11L, is_causal=False)
+        mask = AttentionMask(tensor=visible_B11L, is_causal=False)
         embeds_B1D = self._language.embed(self.ids_B1)
-        hidden = self._language.model(embeds_B1D, self.place_B[:, None], reach, self._cache)
+        hidden = self._language.model(embeds_B1D, self.place_B[:, None], mask, self._cache)
         return self._language.logits(hidden.states_BSD[:, -1])
 
 

@@ -7,12 +7,12 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
-from vl2.infer.held_weights import HeldWeights, Plans, Unsupported
+from vl2.infer.weight_pointers import Plans, Unsupported, WeightPointers
 from vl2.kernels import Library
 from vl2.kernels.prefill import has_tiles
 from vl2.kernels.structures import BF16, INT8, BiasedMatrixC, EncoderBlockC, EncoderC, NormC
 from vl2.model.vision import NORM_EPS, Block, VisionEncoder
-from vl2.quant.products import FEW_OF_A_PASS
+from vl2.quant.matmul import FEW_PREFILL_ROWS
 
 LANES = 16  # outputs that a tile takes
 
@@ -22,7 +22,7 @@ class EncoderPlan:
 
     def __init__(self, vision: VisionEncoder, kernels: Library) -> None:
         """Raise Unsupported where a block is not one that the kernels know."""
-        self._kernels, self._weights = kernels, HeldWeights(vision)
+        self._kernels, self._weights = kernels, WeightPointers(vision)
         blocks = [block for block in vision.blocks if isinstance(block, Block)]
         heads = {block.attn.num_heads for block in blocks}
         if len(blocks) != len(vision.blocks) or len(heads) != 1:
@@ -39,7 +39,7 @@ class EncoderPlan:
         None for rows so few that int8 weights meet 16 bits, and where somebody follows the modules.
         """
         (I, P, _), out_IPD = x_IPD.shape, x_IPD.clone(memory_format=torch.contiguous_format)
-        if I * P <= FEW_OF_A_PASS or self._weights.are_followed():
+        if I * P <= FEW_PREFILL_ROWS or self._weights.are_followed():
             return None
         encoder = ctypes.byref(self._encoder)
         return out_IPD if self._kernels.encode(encoder, out_IPD.data_ptr(), I, P, torch.get_num_threads()) else None

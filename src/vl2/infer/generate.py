@@ -1,6 +1,6 @@
 """Generation for any number of requests: each prompt is prefilled alone, then all rows decode together.
 
-A request waits until one of the cache's rows is free, is prefilled into it (pass by pass), and then
+A request waits until one of the cache's rows is free, is prefilled into it (chunk by chunk), and then
 takes part in one joint decoding step per token until it stops. Nothing that runs beside a request, and
 no padding, enters its arithmetic. Logits are computed for the last position only.
 
@@ -23,7 +23,7 @@ from vl2.errors import UserError, memory_errors
 from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint import ConstraintState
 from vl2.infer.decode_graph import DecodeGraphs
-from vl2.infer.kept_graphs import drop_graphs, lent_graphs
+from vl2.infer.graph_cache import acquired_graphs, drop_graphs
 from vl2.infer.language_plan import language_plan
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.infer.repetition import ends_in_loop
@@ -54,7 +54,7 @@ class Limits:
     """What bounds the memory of generation."""
 
     max_rows: int = 8  # requests decoded together
-    prefill_chunk: int | None = None  # at most so many tokens per prefill pass; None: no bound
+    prefill_chunk: int | None = None  # at most so many tokens per prefill chunk; None: no bound
     max_context: int = 4096  # prompt and answer of one request
 
     def __post_init__(self) -> None:
@@ -75,8 +75,8 @@ class Event:
 
 
 @dataclass(kw_only=True)
-class Row:
-    """A request while it is decoded."""
+class SequenceState:
+    """The state of one request while it is decoded: a sequence."""
 
     request: int
     options: GenerateOptions
@@ -142,7 +142,7 @@ def decoding(model: VL2, num_rows: int, capacity: int, *, max_capacity: int) -> 
     Where steps can be graphs, both are kept for the next call, and may have up to `max_capacity` positions.
     """
     if DecodeGraphs.applies(model):
-        with lent_graphs(model, num_rows, capacity, max_capacity=max_capacity) as graphs:
+        with acquired_graphs(model, num_rows, capacity, max_capacity=max_capacity) as graphs:
             yield graphs.cache, graphs.decode
         return
     drop_graphs(model)  # of when it lay elsewhere
@@ -175,11 +175,11 @@ def generate(
     num_rows = min(limits.max_rows, len(samples))
     capacity = max(len(s.input_ids) + budget for s, budget in zip(samples, budgets, strict=True))
     waiting = deque(range(len(samples)))
-    active: list[Row] = []
+    active: list[SequenceState] = []
     with decoding(model, num_rows, capacity, max_capacity=limits.max_context) as (cache, take_step):
         while waiting or active:
             if is_cancelled():
-                for request in [row.request for row in active] + list(waiting):
+                for request in [sequence.request for sequence in active] + list(waiting):
                     yield Event(request=request, token_id=None, piece="", finish_reason="cancelled")
                 return
             if waiting and len(active) < num_rows:
@@ -191,7 +191,7 @@ def generate(
                     samples[request],
                     place,
                     assistant_id=tokenizer.assistant_id,
-                    longest_pass=limits.prefill_chunk,
+                    max_chunk=limits.prefill_chunk,
                     reuse=reuse,
                 )
                 first_V = prompt.step()
@@ -201,17 +201,17 @@ def generate(
                     waiting.appendleft(request)
                     continue
                 cache.lengths[len(active)] = place.lengths[0]
-                active.append(start_row(request, samples[request], options[request], budgets[request], tokenizer))
+                active.append(start_sequence(request, samples[request], options[request], budgets[request], tokenizer))
                 stepped = [(active[-1], first_V)]
             else:
                 rows = cache.rows(0, len(active))
-                logits_BV = take_step([row.new_ids[-1] for row in active], rows)
+                logits_BV = take_step([sequence.new_ids[-1] for sequence in active], rows)
                 cache.lengths[: len(active)] = rows.lengths
                 stepped = list(zip(active, logits_BV, strict=True))
-            for row, logits_V in stepped:
-                event = step_row(row, logits_V, tokenizer.eos_id)
+            for sequence, logits_V in stepped:
+                event = step_sequence(sequence, logits_V, tokenizer.eos_id)
                 if event.finish_reason is not None:
-                    _close_gap(active, row, cache)
+                    _close_gap(active, sequence, cache)
                 yield event
 
 
@@ -230,13 +230,15 @@ def check_bias(options: GenerateOptions, tokenizer: Tokenizer) -> None:
         raise UserError(f"logit_bias: there is no token {unknown}; the ids are below {tokenizer.num_ids}")
 
 
-def start_row(request: int, sample: Sample, options: GenerateOptions, budget: int, tokenizer: Tokenizer) -> Row:
+def start_sequence(
+    request: int, sample: Sample, options: GenerateOptions, budget: int, tokenizer: Tokenizer
+) -> SequenceState:
     generator = torch.Generator()
     if options.seed is None:
         generator.seed()
     else:
         generator.manual_seed(options.seed)
-    return Row(
+    return SequenceState(
         request=request,
         options=options,
         text=AnswerStream(tokenizer, options.stop),
@@ -248,24 +250,24 @@ def start_row(request: int, sample: Sample, options: GenerateOptions, budget: in
     )
 
 
-def step_row(row: Row, logits_V: Tensor, eos_id: int) -> Event:
-    token_id = row.choose(logits_V)
+def step_sequence(sequence: SequenceState, logits_V: Tensor, eos_id: int) -> Event:
+    token_id = sequence.choose(logits_V)
     reason: FinishReason | None = None
     if token_id == eos_id:
-        piece, reason = row.text.finish(), "stop"
+        piece, reason = sequence.text.finish(), "stop"
     else:
-        piece = row.text.push(token_id)
-        row.end_loop()
-        if row.text.is_stopped:
+        piece = sequence.text.push(token_id)
+        sequence.end_loop()
+        if sequence.text.is_stopped:
             reason = "stop"
-        elif row.is_full:
-            piece, reason = piece + row.text.finish(), "repetition" if row.is_looped else "length"
-            reason = "stop" if row.text.is_stopped else reason
-    return Event(request=row.request, token_id=token_id, piece=piece, finish_reason=reason)
+        elif sequence.is_full:
+            piece, reason = piece + sequence.text.finish(), "repetition" if sequence.is_looped else "length"
+            reason = "stop" if sequence.text.is_stopped else reason
+    return Event(request=sequence.request, token_id=token_id, piece=piece, finish_reason=reason)
 
 
-def _close_gap(active: list[Row], finished: Row, cache: Cache) -> None:
-    """Drop a finished row and move the last active one into its place."""
+def _close_gap(active: list[SequenceState], finished: SequenceState, cache: Cache) -> None:
+    """Drop a finished sequence and move the row of the last active one into its place."""
     index, last = active.index(finished), len(active) - 1
     if index != last:
         cache.move_row(last, index)

@@ -1,8 +1,8 @@
-"""One decoding step, or one pass over a prompt, in one call: where a language model's weights lie, written once.
+"""One decoding step, or one chunk of a prompt, in one call: where a language model's weights lie, written once.
 
 The plain way to decode, layer by layer in PyTorch, is `decode_plainly` in `vl2.infer.generate`; a test holds both equal
 within what bfloat16 rounds. In the kernels every row is computed alike whatever is beside it, so a batch gives the bits
-that each request gives alone. A pass is made of the kernels that `vl2.infer.prefill_kernels` puts into the modules.
+that each request gives alone. A prefill is made of the kernels that `vl2.infer.prefill_kernels` puts into the modules.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from vl2.config import LanguageConfig
-from vl2.infer.held_weights import HeldWeights, Plans, Unsupported
+from vl2.infer.weight_pointers import Plans, Unsupported, WeightPointers
 from vl2.kernels import Library
 from vl2.kernels.prefill import has_tiles
-from vl2.kernels.structures import BF16, INT4, QUANTISED, LayerC, MatrixC, ModelC, PassC, StackC, StepC
+from vl2.kernels.structures import BF16, INT4, QUANTIZED, LayerC, MatrixC, ModelC, PrefillChunkC, StackC, StepC
 from vl2.kernels.tiles import LINE
 from vl2.model import Cache
 from vl2.model.attention import LatentAttention, MultiHeadAttention
-from vl2.model.file_experts import FileExperts
 from vl2.model.language import DecoderLayer, LanguageModel
 from vl2.model.layers import GatedMLP
+from vl2.model.memory_mapped_experts import MemoryMappedExperts
 from vl2.model.moe import Experts, MoE
 from vl2.model.rope import rotary_angles
-from vl2.quant.modules import QuantisedExperts
-from vl2.quant.products import FEW_OF_A_PASS
+from vl2.quant.matmul import FEW_PREFILL_ROWS
+from vl2.quant.modules import QuantizedExperts
 
 LATENT_EPS = 1e-6
 
@@ -39,7 +39,7 @@ class LanguagePlan:
         """Raise Unsupported where a layer is not one that the kernels know."""
         decoder = language.model
         self._kernels, self._config = kernels, decoder.config
-        self._weights, self._gates = HeldWeights(language), list[nn.Module]()
+        self._weights, self._gates = WeightPointers(language), list[nn.Module]()
         _check_config(self._config)
         layers = [self._layer(layer) for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         self._layers = (LayerC * len(layers))(*layers)
@@ -85,7 +85,7 @@ class LanguagePlan:
             cache.advance(1)
         return logits_BV
 
-    def read(self, x_1SD: Tensor, cache: Cache) -> Tensor | None:
+    def prefill(self, x_1SD: Tensor, cache: Cache) -> Tensor | None:
         """Append S embedded positions to a cache of one row, and return the state of the last, [1, 1, D].
 
         The length of the cache does not move. None where the kernels do not do it: there must be tile registers, plain
@@ -99,7 +99,7 @@ class LanguagePlan:
         places = [place for layer in cache.layers for place in _place(layer)]
         cosines_SC, sines_SC = (angles[before:end] for angles in self._table(end))
         x_1SD, state_11D = x_1SD.clone(memory_format=torch.contiguous_format), x_1SD.new_empty(1, 1, x_1SD.shape[2])
-        part = PassC(
+        chunk = PrefillChunkC(
             rows=rows,
             before=before,
             threads=torch.get_num_threads(),
@@ -109,10 +109,10 @@ class LanguagePlan:
             x=x_1SD.data_ptr(),
             state=state_11D.data_ptr(),
         )
-        return state_11D if self._kernels.read(ctypes.byref(self._model), ctypes.byref(part)) else None
+        return state_11D if self._kernels.prefill(ctypes.byref(self._model), ctypes.byref(chunk)) else None
 
     def _find_least_rows(self) -> float:
-        """Return from how many rows on a pass is for the kernels; infinite where none is."""
+        """Return from how many rows on a prefill is for the kernels; infinite where none is."""
         layers, config = list(self._layers), self._config
         matrices = [m for r in layers for m in (r.query, r.key, r.value, r.output, r.gate, r.up, r.down) if m.outputs]
         matrices += [stack.first for r in layers if r.router for stack in (r.expert_gate, r.expert_up, r.expert_down)]
@@ -121,7 +121,7 @@ class LanguagePlan:
         if config.use_mla or not is_for_tiles:
             return float("inf")
         # As `vl2.infer.prefill_kernels` decides: fewer rows, and experts of one row each, meet the codes themselves.
-        least = 2 if kinds == {BF16} else FEW_OF_A_PASS + 1
+        least = 2 if kinds == {BF16} else FEW_PREFILL_ROWS + 1
         if INT4 in kinds and config.n_routed_experts and config.num_experts_per_tok:
             least = max(least, config.n_routed_experts // config.num_experts_per_tok + 1)
         return least
@@ -149,7 +149,7 @@ class LanguagePlan:
             experts=config.n_routed_experts or 0,
             experts_per_token=config.num_experts_per_tok or 0,
             is_sigmoid=config.scoring_func == "sigmoid",
-            is_normalised=config.norm_topk_prob,
+            is_normalized=config.norm_topk_prob,
             routed_scale=config.routed_scaling_factor,
             norm_eps=config.rms_norm_eps,
             latent_eps=LATENT_EPS,
@@ -202,10 +202,10 @@ class LanguagePlan:
             out.expert_up = StackC(MatrixC(BF16, F, D, first + half, None), 2 * half, 0)
             down = self._weights.address(experts, "down_proj", experts.down_proj)
             out.expert_down = StackC(MatrixC(BF16, D, F, down, None), half, 0)
-        elif isinstance(experts, FileExperts):
+        elif isinstance(experts, MemoryMappedExperts):
             out.expert_gate, out.expert_up, out.expert_down = self._weights.apart(experts)
-        elif isinstance(experts, QuantisedExperts):
-            kind = QUANTISED[experts.kind]
+        elif isinstance(experts, QuantizedExperts):
+            kind = QUANTIZED[experts.kind]
             codes, scales = (self._weights.address(experts, f"gate_up_{leaf}", None) for leaf in ("codes", "scales"))
             steps = [t[0, 0].nbytes for t in (experts.gate_up_codes, experts.gate_up_scales)]
             D, F = experts.width, experts.hidden

@@ -20,7 +20,7 @@ from vl2.infer.image_tokens import DEFAULT_ENCODER_BYTES, tiles_per_pass
 from vl2.infer.prefix_cache import DEFAULT_PREFIX_BYTES
 from vl2.model import Cache
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES, Scheme, scheme_named
-from vl2.quant.write import empty_quantised
+from vl2.quant.write import empty_quantized
 from vl2.weights.load import build_empty, materialize
 from vl2.weights.machine_memory import MachineMemory
 
@@ -57,7 +57,7 @@ def weight_bytes(config: ModelConfig, weights: str | Scheme, dtype: torch.dtype 
         materialize(model, DTYPES[weights], torch.device("meta"))
     else:
         scheme = scheme_named(weights) if isinstance(weights, str) else weights
-        model = empty_quantised(config, scheme, dtype or getattr(torch, config.torch_dtype))
+        model = empty_quantized(config, scheme, dtype or getattr(torch, config.torch_dtype))
     return _by_part({name: tensor.nbytes for name, tensor in model.state_dict().items()})
 
 

@@ -16,10 +16,10 @@ from vl2.infer.memory_plan import MemoryPlan
 from vl2.lora.apply import merge_lora
 from vl2.lora.peft_files import load_adapter
 from vl2.model import VL2
-from vl2.quant.apply import quantise_model
+from vl2.quant.apply import quantize_model
+from vl2.quant.config import QuantizationConfig
 from vl2.quant.paging import ExpertPager
-from vl2.quant.read import load_quantising, map_quantised, read_quantised
-from vl2.quant.record import Record
+from vl2.quant.read import load_quantizing, map_quantized, read_quantized
 from vl2.quant.scheme import SCHEME_NAMES, Scheme, scheme_named
 from vl2.weights import load_model
 from vl2.weights.load import Progress
@@ -31,8 +31,8 @@ SHARE_OF_AVAILABLE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opening:
-    """How a model is to be held."""
+class LoadOptions:
+    """How a model is to be loaded and held."""
 
     device: torch.device
     dtype: torch.dtype | None = None  # of what is not quantised; None for the checkpoint's own
@@ -60,46 +60,52 @@ def memory_bytes(memory: str | int | None, device: torch.device) -> int | None:
     return size
 
 
-def open_model(folder: Path, opening: Opening, progress: Progress | None = None) -> VL2:
+def open_model(folder: Path, options: LoadOptions, progress: Progress | None = None) -> VL2:
     """Return the model of a folder in evaluation mode."""
-    check_weights(opening.weights)
+    check_weights(options.weights)
     config = ModelConfig.from_file(folder / "config.json")
-    record = Record.of(config, folder)
-    if record is None:
-        return _open_plain(folder, config, opening, progress)
-    if opening.weights not in (AS_STORED, record.weights):
-        raise UserError(f"{folder} is quantised to {record.weights}: {opening.weights} is made of the plain checkpoint")
-    if opening.adapter is not None:
+    quantization = QuantizationConfig.of(config, folder)
+    if quantization is None:
+        return _open_plain(folder, config, options, progress)
+    if options.weights not in (AS_STORED, quantization.weights):
+        raise UserError(
+            f"{folder} is quantised to {quantization.weights}: {options.weights} is made of the plain checkpoint"
+        )
+    if options.adapter is not None:
         raise UserError(f"{folder} is quantised, and an adapter is added into plain weights: take the plain checkpoint")
-    if opening.device.type != "cpu":
-        return read_quantised(folder, config, record, dtype=opening.dtype, device=opening.device, progress=progress)
-    return _open_mapped(folder, config, record, opening, progress)
+    if options.device.type != "cpu":
+        return read_quantized(
+            folder, config, quantization, dtype=options.dtype, device=options.device, progress=progress
+        )
+    return _open_mapped(folder, config, quantization, options, progress)
 
 
-def _open_plain(folder: Path, config: ModelConfig, opening: Opening, progress: Progress | None) -> VL2:
-    is_quantised = opening.weights != AS_STORED
-    if opening.device.type == "cpu":
+def _open_plain(folder: Path, config: ModelConfig, options: LoadOptions, progress: Progress | None) -> VL2:
+    is_quantized = options.weights != AS_STORED
+    if options.device.type == "cpu":
         # An adapter is added into plain weights, so these are all there before they are quantised.
-        is_plain = not is_quantised or opening.adapter is not None
-        kind = str(opening.dtype or config.torch_dtype).removeprefix("torch.") if is_plain else opening.weights
-        _check_fits(folder, config, _plan(config, kind, opening), opening)
-    if is_quantised and opening.adapter is None:
-        scheme = scheme_named(opening.weights)
-        return load_quantising(folder, scheme, dtype=opening.dtype, device=opening.device, progress=progress)
-    only_answers = opening.adapter is None
-    model = load_model(folder, dtype=opening.dtype, device=opening.device, progress=progress, only_answers=only_answers)
-    if opening.adapter is not None:
-        load_adapter(model, opening.adapter)
+        is_plain = not is_quantized or options.adapter is not None
+        kind = str(options.dtype or config.torch_dtype).removeprefix("torch.") if is_plain else options.weights
+        _check_fits(folder, config, _plan(config, kind, options), options)
+    if is_quantized and options.adapter is None:
+        scheme = scheme_named(options.weights)
+        return load_quantizing(folder, scheme, dtype=options.dtype, device=options.device, progress=progress)
+    only_answers = options.adapter is None
+    model = load_model(folder, dtype=options.dtype, device=options.device, progress=progress, only_answers=only_answers)
+    if options.adapter is not None:
+        load_adapter(model, options.adapter)
         merge_lora(model)
-    if is_quantised:
-        quantise_model(model, scheme_named(opening.weights))
+    if is_quantized:
+        quantize_model(model, scheme_named(options.weights))
     return model
 
 
-def _open_mapped(folder: Path, config: ModelConfig, record: Record, opening: Opening, progress: Progress | None) -> VL2:
-    mapped = map_quantised(folder, config, record, dtype=opening.dtype)
-    plan = _plan(config, record.scheme, opening)
-    memory = opening.memory
+def _open_mapped(
+    folder: Path, config: ModelConfig, quantization: QuantizationConfig, options: LoadOptions, progress: Progress | None
+) -> VL2:
+    mapped = map_quantized(folder, config, quantization, dtype=options.dtype)
+    plan = _plan(config, quantization.scheme, options)
+    memory = options.memory
     if memory is None:
         memory = round(SHARE_OF_AVAILABLE * MachineMemory.now().available)
     if plan.total <= memory:
@@ -108,7 +114,7 @@ def _open_mapped(folder: Path, config: ModelConfig, record: Record, opening: Ope
     if plan.least > memory:
         raise UserError(
             f"{folder} needs at least {_gb(plan.least)} with its experts paged, and {_gb(memory)} are "
-            f"{'allowed' if opening.memory else 'free'}"
+            f"{'allowed' if options.memory else 'free'}"
         )
     pager = ExpertPager(mapped, plan.experts_within(memory))
     pager.attach()
@@ -116,15 +122,15 @@ def _open_mapped(folder: Path, config: ModelConfig, record: Record, opening: Ope
     return mapped.model
 
 
-def _check_fits(folder: Path, config: ModelConfig, plan: MemoryPlan, opening: Opening) -> None:
-    limit = opening.memory or MachineMemory.now().total
+def _check_fits(folder: Path, config: ModelConfig, plan: MemoryPlan, options: LoadOptions) -> None:
+    limit = options.memory or MachineMemory.now().total
     if plan.total <= limit:
         return
-    where = "are allowed" if opening.memory else "is what this machine has"
+    where = "are allowed" if options.memory else "is what this machine has"
     needs = f"{folder} needs {_gb(plan.total)} in {plan.weights}, and {_gb(limit)} {where}"
-    if opening.adapter is not None:
+    if options.adapter is not None:
         raise UserError(f"{needs}: an adapter is added into plain weights, which are all held for that")
-    smallest = _plan(config, "int4", opening)
+    smallest = _plan(config, "int4", options)
     in_int4 = "" if plan.weights == smallest.weights else f"in int4 it needs {_gb(smallest.total)}, "
     raise UserError(
         f"{needs}: {in_int4}"
@@ -132,15 +138,15 @@ def _check_fits(folder: Path, config: ModelConfig, plan: MemoryPlan, opening: Op
     )
 
 
-def _plan(config: ModelConfig, weights: str | Scheme, opening: Opening) -> MemoryPlan:
-    context = opening.context or config.language_config.max_position_embeddings
+def _plan(config: ModelConfig, weights: str | Scheme, options: LoadOptions) -> MemoryPlan:
+    context = options.context or config.language_config.max_position_embeddings
     return MemoryPlan.of(
         config,
         weights,
         context,
-        dtype=opening.dtype,
-        cache_tokens=opening.cache_tokens,
-        reuse=opening.reuse_bytes,
+        dtype=options.dtype,
+        cache_tokens=options.cache_tokens,
+        reuse=options.reuse_bytes,
     )
 
 

@@ -1,4 +1,4 @@
-"""A prompt on its way into a row of the cache: what is known is copied, the rest is encoded and read in passes.
+"""A prompt on its way into a row of the cache: what is known is copied, the rest is encoded and prefilled in chunks.
 
 Golden: incremental_prefilling in tests/golden/reference/model.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vl2.infer.image_tokens import DEFAULT_ENCODER_BYTES, EncoderCache, TiledImage, encode_image, images_of
-from vl2.infer.prefix_cache import DEFAULT_PREFIX_BYTES, Pass, PrefixCache, plan_passes
+from vl2.infer.prefix_cache import DEFAULT_PREFIX_BYTES, PrefillChunk, PrefixCache, plan_chunks
 from vl2.model import VL2, Cache
 from vl2.process.sample import Sample
 
@@ -56,7 +56,7 @@ class Prefill:
         row: Cache,
         *,
         assistant_id: int,
-        longest_pass: int | None = None,
+        max_chunk: int | None = None,
         reuse: Reuse | None = None,
     ) -> None:
         """Copy into the row what `reuse` knows. `assistant_id` is the token that opens an answer."""
@@ -66,25 +66,25 @@ class Prefill:
         weights = weights_key(model) if reuse is not None else b""
         hashes = [image.key() if reuse is not None else b"" for image in self._images]
         self._image_keys = [blake2b(weights + key, digest_size=16).digest() for key in hashes]
-        self._passes = plan_passes(
+        self._chunks = plan_chunks(
             sample,
             [image.stop for image in self._images],
             self._image_keys,
             assistant_id=assistant_id,
-            longest=longest_pass,
-            namespace=weights + str(longest_pass).encode(),
+            longest=max_chunk,
+            namespace=weights + str(max_chunk).encode(),
         )
-        self._num_known, self._state_D = reuse.prefix.restore(self._passes, row) if reuse else (0, None)
+        self._num_cached_chunks, self._state_D = reuse.prefix.restore(self._chunks, row) if reuse else (0, None)
         # Not of `self`: a cycle would keep the row, 60 KB a token and more, until the garbage collector comes by.
         self._steps = type(self)._run(weakref.proxy(self))
 
     @property
     def num_reused(self) -> int:
         """Tokens of the prompt that were known."""
-        return self._passes[self._num_known - 1].stop if self._num_known else 0
+        return self._chunks[self._num_cached_chunks - 1].stop if self._num_cached_chunks else 0
 
     def step(self) -> Tensor | None:
-        """Do the next piece of work, one pass of the encoder or of the language model.
+        """Do the next piece of work, one pass of the encoder or one chunk of the prompt.
 
         Returns the float32 logits [V] after the prompt when it is read, before that None. Call it in inference mode.
         """
@@ -98,7 +98,7 @@ class Prefill:
 
     def _run(self) -> Iterator[Tensor | None]:
         encoded: dict[int, Tensor] = {}
-        for number, part in enumerate(self._passes[self._num_known :], self._num_known):
+        for number, part in enumerate(self._chunks[self._num_cached_chunks :], self._num_cached_chunks):
             wanted = self._images_in(part)
             for index in wanted:
                 if index not in encoded:
@@ -109,23 +109,23 @@ class Prefill:
             embeds_1SD = self._embed(part, [(self._images[i], encoded[i]) for i in wanted])
             self._state_D = self._model.language.extend(embeds_1SD, self._row, last_only=True)[0, -1]
             if self._reuse is not None:
-                self._reuse.prefix.store(self._passes[: number + 1], self._row, self._state_D)
-            if part is not self._passes[-1]:
+                self._reuse.prefix.store(self._chunks[: number + 1], self._row, self._state_D)
+            if part is not self._chunks[-1]:
                 yield None
         assert self._state_D is not None, "a prompt has at least one token"
         yield self._model.language.logits(self._state_D)
 
-    def _images_in(self, part: Pass) -> list[int]:
-        """Return the images of which a visual token stands in the pass."""
+    def _images_in(self, part: PrefillChunk) -> list[int]:
+        """Return the images of which a visual token stands in the chunk."""
         first, stop = self._visual_range(part)
         return [i for i, image in enumerate(self._images) if image.first < stop and first < image.stop]
 
-    def _visual_range(self, part: Pass) -> tuple[int, int]:
+    def _visual_range(self, part: PrefillChunk) -> tuple[int, int]:
         mask = self._sample.image_mask
         first = int(mask[: part.start].sum())
         return first, first + int(mask[part.start : part.stop].sum())
 
-    def _embed(self, part: Pass, images: list[tuple[TiledImage, Tensor]]) -> Tensor:
+    def _embed(self, part: PrefillChunk, images: list[tuple[TiledImage, Tensor]]) -> Tensor:
         device, span = self._model.device, slice(part.start, part.stop)
         ids_1S, mask_1S = (t[span].to(device).unsqueeze(0) for t in (self._sample.input_ids, self._sample.image_mask))
         if not images:

@@ -1,13 +1,13 @@
-"""Prompts that begin alike are read once: the cache rows of their passes are kept and copied.
+"""Prompts that begin alike are read once: the cache rows of their chunks are kept and copied.
 
-A prompt is read in passes. Where a pass ends follows from what stands before its end alone: behind an image, behind
-the opening of an answer (the end of an earlier turn's prompt), or where a pass is as long as it may be. Two prompts
-that begin alike therefore share their passes, and the key of a pass is a hash of all tokens and images from the start
+A prompt is read in chunks. Where a chunk ends follows from what stands before its end alone: behind an image, behind
+the opening of an answer (the end of an earlier turn's prompt), or where a chunk is as long as it may be. Two prompts
+that begin alike therefore share their chunks, and the key of a chunk is a hash of all tokens and images from the start
 to its end and of how they were cut. Rows out of the cache are those that would be computed, to the last bit, which no
 other way gives: a product over other numbers of rows may round otherwise. For the same reason the positions that were
 written while an answer was decoded are not kept; the answer is read again with the next question.
 
-A pass is of use only with all that stand before it. So what is kept of a prompt too long for the cache is its
+A chunk is of use only with all that stand before it. So what is kept of a prompt too long for the cache is its
 beginning, and what makes room for a prompt are the ends of others.
 """
 
@@ -24,13 +24,13 @@ from vl2.infer.byte_lru import ByteLRU
 from vl2.model import Cache
 from vl2.process.sample import Sample
 
-# A pass reads nearly all weights, however short it is: shorter ones than this are joined with what follows.
-LEAST_PASS = 128
+# A chunk reads nearly all weights, however short it is: shorter ones than this are joined with what follows.
+MIN_CHUNK = 128
 DEFAULT_PREFIX_BYTES = 128 << 20  # 2,150 tokens of the tiny size, 4,300 of small, 3,850 of base: two pictures, or more
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
+class PrefillChunk:
     """Positions start : stop of a prompt, read at once; the key stands for all from 0 to stop."""
 
     start: int
@@ -38,8 +38,8 @@ class Pass:
     key: bytes
 
 
-def pass_ends(sample: Sample, image_stops: Sequence[int], assistant_id: int, longest: int | None) -> list[int]:
-    """Return where the passes of a prompt end, the last at its end.
+def chunk_ends(sample: Sample, image_stops: Sequence[int], assistant_id: int, longest: int | None) -> list[int]:
+    """Return where the chunks of a prompt end, the last at its end.
 
     `image_stops` are the counts of visual tokens up to the end of each image.
     """
@@ -51,13 +51,13 @@ def pass_ends(sample: Sample, image_stops: Sequence[int], assistant_id: int, lon
         while longest is not None and min(end, length) - last > longest:
             last += longest
             ends.append(last)
-        if end == length or (end < length and end - last >= LEAST_PASS):
+        if end == length or (end < length and end - last >= MIN_CHUNK):
             ends.append(end)
             last = end
     return ends
 
 
-def plan_passes(
+def plan_chunks(
     sample: Sample,
     image_stops: Sequence[int],
     image_keys: Sequence[bytes],
@@ -65,26 +65,26 @@ def plan_passes(
     assistant_id: int,
     longest: int | None,
     namespace: bytes = b"",
-) -> list[Pass]:
-    """Return the passes of a prompt with their keys. The namespace stands for whatever else decides on the result."""
+) -> list[PrefillChunk]:
+    """Return the chunks of a prompt with their keys. The namespace stands for whatever else decides on the result."""
     slots = sample.image_mask.cumsum(0)
-    ends = pass_ends(sample, image_stops, assistant_id, longest)
-    passes, key, num_images = [], namespace, 0
+    ends = chunk_ends(sample, image_stops, assistant_id, longest)
+    chunks, key, num_images = [], namespace, 0
     for start, stop in pairwise([0, *ends]):
         content = blake2b(key, digest_size=16)
         content.update(sample.input_ids[start:stop].contiguous().numpy().data)
-        # The keys of all images of which a token stands in the pass, once: where an image goes on is in the tokens.
+        # The keys of all images of which a token stands in the chunk, once: where an image goes on is in the tokens.
         while num_images < len(image_keys) and (num_images and image_stops[num_images - 1]) < int(slots[stop - 1]):
             content.update(image_keys[num_images])
             num_images += 1
         key = content.digest()
-        passes.append(Pass(start=start, stop=stop, key=key))
-    return passes
+        chunks.append(PrefillChunk(start=start, stop=stop, key=key))
+    return chunks
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredPass:
-    """What a pass wrote: its positions of every layer, and the state that the next token is chosen from."""
+class StoredChunk:
+    """What a chunk wrote: its positions of every layer, and the state that the next token is chosen from."""
 
     layers: tuple[tuple[Tensor, ...], ...]
     state_D: Tensor
@@ -95,10 +95,10 @@ class StoredPass:
 
 
 class PrefixCache:
-    """Passes of prompts that were read before."""
+    """Chunks of prompts that were read before."""
 
     def __init__(self, max_bytes: int = DEFAULT_PREFIX_BYTES) -> None:
-        self._store: ByteLRU[StoredPass] = ByteLRU(max_bytes)
+        self._store: ByteLRU[StoredChunk] = ByteLRU(max_bytes)
         self.reused_tokens = 0
         self.read_tokens = 0
 
@@ -110,19 +110,19 @@ class PrefixCache:
     def nbytes(self) -> int:
         return self._store.nbytes
 
-    def restore(self, passes: Sequence[Pass], row: Cache) -> tuple[int, Tensor | None]:
+    def restore(self, chunks: Sequence[PrefillChunk], row: Cache) -> tuple[int, Tensor | None]:
         """Copy the longest known beginning into an empty row.
 
-        Returns the number of passes that need not be read, and the state [D] after the last of them.
+        Returns the number of chunks that need not be read, and the state [D] after the last of them.
         """
         known = []
-        for part in passes:
+        for part in chunks:
             stored = self._store.get(part.key)
             if stored is None:
                 break
             known.append(stored)
-        self._use(passes[: len(known)])
-        for part, stored in zip(passes, known, strict=False):
+        self._use(chunks[: len(known)])
+        for part, stored in zip(chunks, known, strict=False):
             for ours, theirs in zip(row.layers, stored.layers, strict=True):
                 for t, kept in zip(ours, theirs, strict=True):
                     t[0].narrow(-2, part.start, part.stop - part.start).copy_(kept)
@@ -130,9 +130,9 @@ class PrefixCache:
             self.reused_tokens += part.stop - part.start
         return len(known), known[-1].state_D if known else None
 
-    def store(self, passes: Sequence[Pass], row: Cache, state_D: Tensor) -> None:
-        """Keep what the last of a prompt's passes so far has just written into a row, unless one of them would go."""
-        *earlier, part = passes
+    def store(self, chunks: Sequence[PrefillChunk], row: Cache, state_D: Tensor) -> None:
+        """Keep what the last of a prompt's chunks so far has just written into a row, unless one of them would go."""
+        *earlier, part = chunks
         self.read_tokens += part.stop - part.start
         if self._store.max_bytes == 0 or part.key in self._store:
             return
@@ -141,18 +141,18 @@ class PrefixCache:
             return
         views = [[t[0].narrow(-2, part.start, part.stop - part.start) for t in layer] for layer in row.layers]
         # Room first: beside what is dropped the copy would be the most memory that a process ever has.
-        needed = StoredPass(layers=tuple(map(tuple, views)), state_D=state_D).nbytes
+        needed = StoredChunk(layers=tuple(map(tuple, views)), state_D=state_D).nbytes
         if needed + sum(stored.nbytes for stored in beginning) > self._store.max_bytes:
             return
         self._store.make_room(needed)
         layers = tuple(tuple(view.clone() for view in layer) for layer in views)
-        stored = StoredPass(layers=layers, state_D=state_D.clone())
+        stored = StoredChunk(layers=layers, state_D=state_D.clone())
         self._store.put(part.key, stored, stored.nbytes)
         self._use(earlier)
 
-    def _use(self, passes: Sequence[Pass]) -> list[StoredPass]:
+    def _use(self, chunks: Sequence[PrefillChunk]) -> list[StoredChunk]:
         """Return what is known of a beginning, from its end to its start: the order in which it is dropped."""
-        return [stored for part in reversed(passes) if (stored := self._store.get(part.key)) is not None]
+        return [stored for part in reversed(chunks) if (stored := self._store.get(part.key)) is not None]
 
     def clear(self) -> None:
         self._store.clear()

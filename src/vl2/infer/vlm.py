@@ -13,7 +13,7 @@ from vl2.errors import UserError
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.generate import Event, FinishReason, Limits, generate
-from vl2.infer.open_model import Opening, check_weights, memory_bytes, open_model
+from vl2.infer.open_model import LoadOptions, check_weights, memory_bytes, open_model
 from vl2.infer.prefill import Reuse
 from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.infer.prompts import (
@@ -35,10 +35,10 @@ from vl2.process.image import ImageOptions
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tiling import Tiling
-from vl2.quant.record import form_of
+from vl2.quant.config import form_of
 from vl2.weights import locate_checkpoint, save_model
-from vl2.weights.freed_pages import keep_freed_pages
 from vl2.weights.locate import BUILT_IN
+from vl2.weights.malloc_tuning import tune_malloc
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -321,7 +321,7 @@ def load(
     processor = Processor.from_folder(
         folder, tiling=rule, image_options=image_options or ImageOptions(), max_tiles=max_tiles
     )
-    opening = Opening(
+    options = LoadOptions(
         device=on,
         dtype=as_type,
         weights=weights,
@@ -331,10 +331,10 @@ def load(
         cache_tokens=cache_tokens,
         reuse_bytes=reuse.max_bytes,
     )
-    model = open_model(folder, opening, progress)
+    model = open_model(folder, options, progress)
     if on.type == "cpu":
         use_prefill_kernels(model)
-        keep_freed_pages()
+        tune_malloc()
     return VLM(model, processor, folder=folder, limits=limits, reuse=reuse)
 
 

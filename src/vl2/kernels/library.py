@@ -20,7 +20,7 @@ import torch
 
 from vl2.errors import UserError
 from vl2.kernels.build import Level, build, file_name, find_compiler, supported_levels
-from vl2.kernels.structures import EncoderC, MatrixC, ModelC, PassC, StepC
+from vl2.kernels.structures import EncoderC, MatrixC, ModelC, PrefillChunkC, StepC
 
 LOGGER = logging.getLogger("vl2.kernels")
 VARIABLE = "VL2_KERNELS"
@@ -39,33 +39,35 @@ class Library:
             raise OSError(f"{path.name} needs instructions that this processor lacks")
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self.decode = _function(loaded, "vl2_decode", ctypes.POINTER(ModelC), ctypes.POINTER(StepC))
-        self.read = _function(loaded, "vl2_read", ctypes.POINTER(ModelC), ctypes.POINTER(PassC))
-        self.read.restype = number
+        self.prefill = _function(loaded, "vl2_prefill", ctypes.POINTER(ModelC), ctypes.POINTER(PrefillChunkC))
+        self.prefill.restype = number
         self.encode = _function(loaded, "vl2_encode", ctypes.POINTER(EncoderC), pointer, *(number,) * 3)
         self.encode.restype = number
-        self.multiply = _function(
+        self.matmul = _function(
             loaded, "vl2_multiply", ctypes.POINTER(MatrixC), number, pointer, number, pointer, number
         )
         self.attend = _function(loaded, "vl2_attend", pointer, number)
         self.attend.restype = number
         self.experts = _function(loaded, "vl2_experts", pointer, number)
         self.experts.restype = number
-        self.normalise = _function(
-            loaded, "vl2_normalise", pointer, pointer, number, number, ctypes.c_double, pointer, number
+        self.normalize = _function(
+            loaded, "vl2_normalize", pointer, pointer, number, number, ctypes.c_double, pointer, number
         )
         self.layer_norm = _function(
             loaded, "vl2_layer_norm", *(pointer,) * 3, number, number, ctypes.c_double, pointer, number
         )
         self.gelu = _function(loaded, "vl2_gelu", pointer, number, number)
         self.rotate = _function(loaded, "vl2_rotate", *(pointer,) * 3, *(number,) * 3, pointer, *(number,) * 3)
-        self.gate = _function(loaded, "vl2_gate", pointer, *(number,) * 3, pointer, number)
-        self.sum_slots = _function(
-            loaded, "vl2_sum_slots", *(pointer,) * 3, number, number, number, *(pointer,) * 3, number
+        self.swiglu_rows = _function(loaded, "vl2_swiglu_rows", pointer, *(number,) * 3, pointer, number)
+        self.combine_experts = _function(
+            loaded, "vl2_combine_experts", *(pointer,) * 3, number, number, number, *(pointer,) * 3, number
         )
-        self.score = _function(loaded, "vl2_score", pointer, number, number, pointer, number, pointer, number)
-        self.score.restype = number
-        self.find_largest = _function(loaded, "vl2_find_largest", pointer, number, number, number, pointer, number)
-        self.sort_slots = _function(loaded, "vl2_sort_slots", pointer, number, number, number, *(pointer,) * 3)
+        self.router_logits = _function(
+            loaded, "vl2_router_logits", pointer, number, number, pointer, number, pointer, number
+        )
+        self.router_logits.restype = number
+        self.topk = _function(loaded, "vl2_topk", pointer, number, number, number, pointer, number)
+        self.sort_by_expert = _function(loaded, "vl2_sort_by_expert", pointer, number, number, number, *(pointer,) * 3)
         self.to_int8_rows = _function(loaded, "vl2_to_int8_rows", pointer, number, number, pointer, pointer, number)
         self.from_int32_sums = _function(
             loaded, "vl2_from_int32_sums", pointer, number, number, *(pointer,) * 3, number, pointer, pointer, number

@@ -65,8 +65,8 @@ def has_tiles() -> bool:
     return kernels is not None and kernels.level == "amx"
 
 
-def attend_seen(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, num_before: int | None, scale: float) -> Tensor | None:
-    """Return the attention in which query i sees keys 0..num_before + i, with None every key, as a [B, H, S, C].
+def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, prefix_length: int | None, scale: float) -> Tensor | None:
+    """Return the attention in which query i sees keys 0..prefix_length + i, with None every key, as a [B, H, S, C].
 
     Returns None where the kernel does not do this shape.
     """
@@ -77,7 +77,7 @@ def attend_seen(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, num_before: int 
     attention = AttentionC(
         *(RowsC.of(t) for t in (q_BHSC, k_BHLC, v_BHLC, out_BHSC)),
         *(B, H, H // num_kv_heads, S, L, C, value_C),
-        -1 if num_before is None else num_before,
+        -1 if prefix_length is None else prefix_length,
         scale,
     )
     is_done = kernels.attend(ctypes.byref(attention), torch.get_num_threads())
@@ -86,22 +86,22 @@ def attend_seen(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, num_before: int 
 
 def run_experts(
     x_TD: Tensor,
-    token_M: Tensor | None,
+    token_index_M: Tensor | None,
     counts_E: Tensor,
     weights: Weights,
     hidden: int,
 ) -> Tensor | None:
     """Return rows sorted by expert, `counts_E` copies of tokens for each, through their gated MLPs, [M, D].
 
-    `weights` are gate and up [E, `hidden`, D] and down [E, D, `hidden`], each matrix contiguous. Without `token_M` the
-    rows are the tokens. Returns None where the kernel does not do this shape.
+    `weights` are gate and up [E, `hidden`, D] and down [E, D, `hidden`], each matrix contiguous. Without
+    `token_index_M` the rows are the tokens. Returns None where the kernel does not do this shape.
     """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
-    out_MD = torch.empty_like(x_TD) if token_M is None else x_TD.new_empty(len(token_M), x_TD.shape[1])
+    out_MD = torch.empty_like(x_TD) if token_index_M is None else x_TD.new_empty(len(token_index_M), x_TD.shape[1])
     rows = ExpertRowsC(
         *(x_TD.data_ptr(), len(x_TD)),
-        *(None if token_M is None else token_M.data_ptr(), counts_E.data_ptr()),
+        *(None if token_index_M is None else token_index_M.data_ptr(), counts_E.data_ptr()),
         *(len(counts_E), x_TD.shape[1], hidden),
         *weights,
         out_MD.data_ptr(),
@@ -109,12 +109,12 @@ def run_experts(
     return out_MD if kernels.experts(ctypes.byref(rows), torch.get_num_threads()) else None
 
 
-def normalise(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+def normalize(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Return weight * x / rms(x); both are contiguous."""
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     out, D = torch.empty_like(x), x.shape[-1]
-    kernels.normalise(
+    kernels.normalize(
         x.data_ptr(), weight_D.data_ptr(), x.numel() // D, D, eps, out.data_ptr(), torch.get_num_threads()
     )
     return out
@@ -154,53 +154,53 @@ def rotate_halves(x_BSHC: Tensor, cosines_BSC: Tensor, sines_BSC: Tensor, out_BS
     return out_BSHC
 
 
-def gate_rows(gate_up_NF: Tensor, *, is_near: bool = False) -> Tensor:
+def swiglu_rows(gate_up_NF: Tensor, *, is_near: bool = False) -> Tensor:
     """Return silu(gate) * up of contiguous rows [gate | up]; with `is_near` with the bits of `run_experts`."""
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     N, width = gate_up_NF.shape[0], gate_up_NF.shape[1] // 2
     out_NF = gate_up_NF.new_empty(N, width)
     assert not is_near or width % 16 == 0, f"with these bits widths are multiples of 16, got {width}"
-    kernels.gate(gate_up_NF.data_ptr(), N, width, is_near, out_NF.data_ptr(), torch.get_num_threads())
+    kernels.swiglu_rows(gate_up_NF.data_ptr(), N, width, is_near, out_NF.data_ptr(), torch.get_num_threads())
     return out_NF
 
 
-def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor, *onto_TD: Tensor) -> Tensor:
+def combine_experts(rows_MD: Tensor, row_index_TK: Tensor, weight_TK: Tensor, *residual_TD: Tensor) -> Tensor:
     """Return the float32 sum of every token's K rows, weighted, rounded once, [T, D]. All are contiguous.
 
-    It is then added to each of `onto`, two at most, in turn.
+    It is then added to each of `residual`, two at most, in turn.
     """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
-    (T, K), D = place_TK.shape, rows_MD.shape[1]
+    (T, K), D = row_index_TK.shape, rows_MD.shape[1]
     out_TD = rows_MD.new_empty(T, D)
-    pointers = rows_MD.data_ptr(), place_TK.data_ptr(), weight_TK.data_ptr()
-    added = [before_TD.data_ptr() for before_TD in onto_TD] + [None] * (2 - len(onto_TD))
-    kernels.sum_slots(*pointers, T, K, D, *added, out_TD.data_ptr(), torch.get_num_threads())
+    pointers = rows_MD.data_ptr(), row_index_TK.data_ptr(), weight_TK.data_ptr()
+    added = [before_TD.data_ptr() for before_TD in residual_TD] + [None] * (2 - len(residual_TD))
+    kernels.combine_experts(*pointers, T, K, D, *added, out_TD.data_ptr(), torch.get_num_threads())
     return out_TD
 
 
-def score(x_TD: Tensor, weight_ED: Tensor) -> Tensor | None:
+def router_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor | None:
     """Return the logits of E experts for every token, float32 [T, E]; None where the kernel does not do this shape."""
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     (T, D), E = x_TD.shape, len(weight_ED)
     out_TE = torch.empty(T, E)
     pointers = x_TD.data_ptr(), T, D, weight_ED.data_ptr(), E, out_TE.data_ptr()
-    return out_TE if kernels.score(*pointers, torch.get_num_threads()) else None
+    return out_TE if kernels.router_logits(*pointers, torch.get_num_threads()) else None
 
 
-def find_largest(scores_TE: Tensor, K: int) -> Tensor:
-    """Return where the K largest of every row of float32 scores are, the largest first, of equal ones the first."""
+def topk(scores_TE: Tensor, K: int) -> Tensor:
+    """Return the indices of the K largest scores of every row, float32, the largest first, of equal ones the first."""
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
-    (T, E), place_TK = scores_TE.shape, torch.empty(len(scores_TE), K, dtype=torch.int64)
+    (T, E), index_TK = scores_TE.shape, torch.empty(len(scores_TE), K, dtype=torch.int64)
     assert K <= E, f"there are {E} scores a row, {K} are asked for"
-    kernels.find_largest(scores_TE.data_ptr(), T, E, K, place_TK.data_ptr(), torch.get_num_threads())
-    return place_TK
+    kernels.topk(scores_TE.data_ptr(), T, E, K, index_TK.data_ptr(), torch.get_num_threads())
+    return index_TK
 
 
-def sort_slots(expert_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+def sort_by_expert(expert_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     """Give every expert a block of rows, in the order of its tokens.
 
     Returns the token of each row [M], the row of each slot [T, K], and the rows of each expert [E].
@@ -208,8 +208,8 @@ def sort_slots(expert_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Ten
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     expert_TK = expert_TK.contiguous()
-    token_M, place_TK = expert_TK.new_empty(expert_TK.numel()), torch.empty_like(expert_TK)
+    token_index_M, row_index_TK = expert_TK.new_empty(expert_TK.numel()), torch.empty_like(expert_TK)
     counts_E = expert_TK.new_empty(num_experts)
-    out = token_M.data_ptr(), place_TK.data_ptr(), counts_E.data_ptr()
-    kernels.sort_slots(expert_TK.data_ptr(), *expert_TK.shape, num_experts, *out)
-    return token_M, place_TK, counts_E
+    out = token_index_M.data_ptr(), row_index_TK.data_ptr(), counts_E.data_ptr()
+    kernels.sort_by_expert(expert_TK.data_ptr(), *expert_TK.shape, num_experts, *out)
+    return token_index_M, row_index_TK, counts_E

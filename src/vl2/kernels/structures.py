@@ -10,7 +10,7 @@ _POINTER = ctypes.c_void_p
 _INT = ctypes.c_int64
 
 BF16, INT8, INT4 = 0, 1, 2  # the kinds of a matrix
-QUANTISED = {"int8": INT8, "int4": INT4}  # by the names of vl2.quant.formats
+QUANTIZED = {"int8": INT8, "int4": INT4}  # by the names of vl2.quant.formats
 
 
 class MatrixC(ctypes.Structure):
@@ -56,7 +56,7 @@ class ModelC(ctypes.Structure):
     _fields_ = [
         *((name, _INT) for name in ("num_layers", "width", "heads", "kv_heads", "head_dim")),
         *((name, _INT) for name in ("rank", "nope_dim", "rope_dim", "value_dim")),
-        *((name, _INT) for name in ("experts", "experts_per_token", "is_sigmoid", "is_normalised")),
+        *((name, _INT) for name in ("experts", "experts_per_token", "is_sigmoid", "is_normalized")),
         *((name, ctypes.c_double) for name in ("routed_scale", "norm_eps", "latent_eps")),
         ("layers", ctypes.POINTER(LayerC)),
         ("final_norm", _POINTER),
@@ -77,8 +77,8 @@ class StepC(ctypes.Structure):
     ]
 
 
-class PassC(ctypes.Structure):
-    """A pass over a prompt (csrc/read.h). `cache` is [layers, 4], as a step's."""
+class PrefillChunkC(ctypes.Structure):
+    """A chunk of a prompt (csrc/fused_prefill.h). `cache` is [layers, 4], as a step's."""
 
     _fields_ = [
         *((name, _INT) for name in ("rows", "before", "threads")),

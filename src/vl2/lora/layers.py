@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vl2.model.moe import Experts, multiply_by_expert
+from vl2.model.moe import Experts, grouped_matmul
 
 Delta = dict[str, Tensor]  # name of a base parameter -> what the adapter adds to it, float32
 
@@ -67,8 +67,8 @@ class LoRAExperts(nn.Module):
         return base.down(h_NF, counts_E) + self._low_rank(h_NF, self.down_lora_A, self.down_lora_B, counts_E)
 
     def _low_rank(self, x: Tensor, a_ErC: Tensor, b_ECr: Tensor, counts_E: Tensor) -> Tensor:
-        inner_Nr = multiply_by_expert(_dropped(x, self), a_ErC, counts_E)
-        return multiply_by_expert(inner_Nr, b_ECr, counts_E) * self.scale
+        inner_Nr = grouped_matmul(_dropped(x, self), a_ErC, counts_E)
+        return grouped_matmul(inner_Nr, b_ECr, counts_E) * self.scale
 
     @torch.no_grad()
     def deltas(self) -> Delta:

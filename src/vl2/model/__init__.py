@@ -1,6 +1,6 @@
 """The model: nn.Module and tensor functions only, with no files, ranks, tokenizers or prints.
 
-Names of tensors end in their shape: B batch, S sequence, L keys in reach, T = B*S tokens, D model
+Names of tensors end in their shape: B batch, S sequence, L keys, T = B*S tokens, D model
 width, H heads, C channels per head, R latent rank, E experts, K experts per token, N = T*K slots,
 F hidden width, V vocabulary, I tiles, P tile side in pixels, Q visual tokens per tile.
 """

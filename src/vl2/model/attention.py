@@ -45,95 +45,97 @@ class Documents:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reach:
-    """Which keys each query may see: a mask, or one of the cases that need none."""
+class AttentionMask:
+    """Which keys each query may see: a tensor, or one of the cases that need none."""
 
-    mask: Tensor | None  # bool [B, 1, S, L], True where visible
+    tensor: Tensor | None  # bool [B, 1, S, L], True where visible
     is_causal: bool  # query i sees keys 0..i; only with S == L and no mask
     documents: Documents | None = None  # query i sees keys 0..i of its own document; one row, S == L
-    num_before: int | None = None  # where it is known that query i sees keys 0..num_before + i in every row
+    prefix_length: int | None = None  # where it is known that query i sees keys 0..prefix_length + i in every row
 
     @classmethod
-    def of_rows(cls, attention_mask_BS: Tensor | None) -> Reach:
-        """Causal reach inside each row; `attention_mask_BS` is needed only where padding stands before tokens."""
+    def of_rows(cls, attention_mask_BS: Tensor | None) -> AttentionMask:
+        """Return a causal mask for each row; `attention_mask_BS` is needed only where padding stands before tokens."""
         if attention_mask_BS is None:
-            return cls(mask=None, is_causal=True)
+            return cls(tensor=None, is_causal=True)
         S = attention_mask_BS.shape[1]
         causal = torch.ones(S, S, dtype=torch.bool, device=attention_mask_BS.device).tril()
         # A padded query sees itself: a row that sees nothing would be NaN, and NaN spreads.
         itself = torch.eye(S, dtype=torch.bool, device=causal.device)
-        return cls(mask=(causal & attention_mask_BS[:, None, None, :]) | itself, is_causal=False)
+        return cls(tensor=(causal & attention_mask_BS[:, None, None, :]) | itself, is_causal=False)
 
     @classmethod
-    def of_documents(cls, cu_seqlens: Tensor, max_seqlen: int) -> Reach:
-        """Causal reach inside each document of one packed row, which the borders cover from end to end."""
+    def of_documents(cls, cu_seqlens: Tensor, max_seqlen: int) -> AttentionMask:
+        """Return a causal mask within each document of one packed row, which the borders cover from end to end."""
         lengths = () if cu_seqlens.is_cuda else tuple(n for n in cu_seqlens.diff().tolist() if n)
         documents = Documents(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, lengths=lengths)
-        return cls(mask=None, is_causal=False, documents=documents)
+        return cls(tensor=None, is_causal=False, documents=documents)
 
     @classmethod
-    def of_cache(cls, lengths: list[int], num_new: int, device: torch.device) -> Reach:
-        """Reach of S new queries over rows that already hold `lengths` positions."""
-        num_before = lengths[0] if len(set(lengths)) == 1 else None
-        if num_before == 0:
-            return cls(mask=None, is_causal=True, num_before=0)
-        if num_before is not None and num_new == 1:
-            return cls(mask=None, is_causal=False, num_before=num_before)
+    def of_cache(cls, lengths: list[int], num_new: int, device: torch.device) -> AttentionMask:
+        """Return the mask of S new queries over rows that already hold `lengths` positions."""
+        prefix_length = lengths[0] if len(set(lengths)) == 1 else None
+        if prefix_length == 0:
+            return cls(tensor=None, is_causal=True, prefix_length=0)
+        if prefix_length is not None and num_new == 1:
+            return cls(tensor=None, is_causal=False, prefix_length=prefix_length)
         last_B = torch.tensor(lengths, device=device)
         key_L = torch.arange(max(lengths) + num_new, device=device)
         query_S = torch.arange(num_new, device=device)
         visible = key_L <= (last_B[:, None, None] + query_S[None, :, None])
-        return cls(mask=visible.unsqueeze(1), is_causal=False, num_before=num_before)
+        return cls(tensor=visible.unsqueeze(1), is_causal=False, prefix_length=prefix_length)
 
-    def of_last(self, S: int) -> Reach:
-        """Return the reach of the last of S queries alone. There is none for packed documents."""
-        assert self.documents is None, "of packed documents every query is asked"
-        if self.num_before is not None:  # then it sees every key
-            return Reach(mask=None, is_causal=False, num_before=self.num_before + S - 1)
-        return Reach(mask=None if self.mask is None else self.mask[:, :, -1:], is_causal=False)
+    def of_last(self, S: int) -> AttentionMask:
+        """Return the mask of the last of S queries alone. There is none for packed documents."""
+        assert self.documents is None, "packed documents have no mask of the last query alone"
+        if self.prefix_length is not None:  # then it sees every key
+            return AttentionMask(tensor=None, is_causal=False, prefix_length=self.prefix_length + S - 1)
+        return AttentionMask(tensor=None if self.tensor is None else self.tensor[:, :, -1:], is_causal=False)
 
-    def visible(self, S: int, L: int, device: torch.device) -> Tensor | None:
-        """Return the reach as a mask that broadcasts to [B, H, S, L]; None where every key is visible."""
+    def dense(self, S: int, L: int, device: torch.device) -> Tensor | None:
+        """Return it as a tensor that broadcasts to [B, H, S, L]; None where every key is visible."""
         if self.documents is not None:
             return self.documents.mask(S)
-        return torch.ones(S, L, dtype=torch.bool, device=device).tril() if self.is_causal else self.mask
+        return torch.ones(S, L, dtype=torch.bool, device=device).tril() if self.is_causal else self.tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
-    """The positions that ask: all, or the last of each row. Keys and values come from all of them either way."""
+class Queries:
+    """The positions that are queries: all, or the last of each row. Keys and values come from all of them."""
 
     x_BSD: Tensor
     angles: Angles
-    reach: Reach
-    onto_BSD: Tensor | None
+    mask: AttentionMask
+    residual_BSD: Tensor | None
 
     @classmethod
-    def of(cls, x_BSD: Tensor, angles: Angles, reach: Reach, onto_BSD: Tensor | None, *, last_only: bool) -> Asking:
+    def of(
+        cls, x_BSD: Tensor, angles: Angles, mask: AttentionMask, residual_BSD: Tensor | None, *, last_only: bool
+    ) -> Queries:
         if not last_only or x_BSD.shape[1] == 1:
-            return cls(x_BSD=x_BSD, angles=angles, reach=reach, onto_BSD=onto_BSD)
+            return cls(x_BSD=x_BSD, angles=angles, mask=mask, residual_BSD=residual_BSD)
         return cls(
             x_BSD=x_BSD[:, -1:],
             angles=(angles[0][:, -1:], angles[1][:, -1:]),
-            reach=reach.of_last(x_BSD.shape[1]),
-            onto_BSD=None if onto_BSD is None else onto_BSD[:, -1:],
+            mask=mask.of_last(x_BSD.shape[1]),
+            residual_BSD=None if residual_BSD is None else residual_BSD[:, -1:],
         )
 
 
-def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: float) -> Tensor:
+def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask: AttentionMask, scale: float) -> Tensor:
     """Return softmax(q k^T * scale) v, with keys and values of fewer heads shared between query heads."""
     width, wanted = v_BHLC.shape[-1], q_BHSC.shape[-1]
     if width != wanted:
         # The fused kernels take one head width; without them the whole [H, S, L] matrix is built.
         v_BHLC = F.pad(v_BHLC, (0, wanted - width))
-    if reach.documents is not None:
-        return attend_documents(q_BHSC, k_BHLC, v_BHLC, reach.documents, scale)[..., :width]
+    if mask.documents is not None:
+        return attend_documents(q_BHSC, k_BHLC, v_BHLC, mask.documents, scale)[..., :width]
     out = F.scaled_dot_product_attention(
         q_BHSC,
         k_BHLC,
         v_BHLC,
-        attn_mask=reach.mask,
-        is_causal=reach.is_causal,
+        attn_mask=mask.tensor,
+        is_causal=mask.is_causal,
         scale=scale,
         enable_gqa=q_BHSC.shape[1] != k_BHLC.shape[1],
     )
@@ -185,15 +187,17 @@ class MultiHeadAttention(nn.Module):
         self,
         x_BSD: Tensor,
         angles: Angles,
-        reach: Reach,
+        mask: AttentionMask,
         cache: AnyCache | None,
         layer: int,
-        onto_BSD: Tensor | None = None,
+        residual_BSD: Tensor | None = None,
         last_only: bool = False,
     ) -> Tensor:
-        """Return the attention of x, or `onto` plus that; of all positions or of the last."""
-        asking = Asking.of(x_BSD, angles, reach, onto_BSD, last_only=last_only)
-        q_BSHC = self.rotate(self.linear(self.q_proj, asking.x_BSD).unflatten(-1, (self.num_heads, -1)), asking.angles)
+        """Return the attention of x, or `residual` plus that; of all positions or of the last."""
+        queries = Queries.of(x_BSD, angles, mask, residual_BSD, last_only=last_only)
+        q_BSHC = self.rotate(
+            self.linear(self.q_proj, queries.x_BSD).unflatten(-1, (self.num_heads, -1)), queries.angles
+        )
         k_BSHC = self.linear(self.k_proj, x_BSD).unflatten(-1, (self.num_kv_heads, -1))
         place_BSHC = None
         if isinstance(cache, Cache) and x_BSD.shape[0] == 1 and x_BSD.shape[1] > 1:
@@ -205,13 +209,13 @@ class MultiHeadAttention(nn.Module):
         scale = self.head_dim**-0.5
         if isinstance(cache, CacheRows):
             out_BHSC = cache.attend_each(
-                layer, (k_BHLC, v_BHLC), lambda i, held: attend(q_BHSC[i : i + 1], held[0], held[1], reach, scale)
+                layer, (k_BHLC, v_BHLC), lambda i, held: attend(q_BHSC[i : i + 1], held[0], held[1], mask, scale)
             )
         else:
             if cache is not None:
                 k_BHLC, v_BHLC = cache.write(layer, (k_BHLC, v_BHLC))
-            out_BHSC = self.attend(q_BHSC, k_BHLC, v_BHLC, asking.reach, scale)
-        return self.linear(self.o_proj, out_BHSC.transpose(1, 2).flatten(2), onto=asking.onto_BSD)
+            out_BHSC = self.attend(q_BHSC, k_BHLC, v_BHLC, queries.mask, scale)
+        return self.linear(self.o_proj, out_BHSC.transpose(1, 2).flatten(2), residual=queries.residual_BSD)
 
 
 class LatentAttention(nn.Module):
@@ -243,37 +247,37 @@ class LatentAttention(nn.Module):
         self,
         x_BSD: Tensor,
         angles: Angles,
-        reach: Reach,
+        mask: AttentionMask,
         cache: AnyCache | None,
         layer: int,
-        onto_BSD: Tensor | None = None,
+        residual_BSD: Tensor | None = None,
         last_only: bool = False,
     ) -> Tensor:
-        """Return the attention of x, or `onto` plus that; of all positions or of the last."""
-        asking = Asking.of(x_BSD, angles, reach, onto_BSD, last_only=last_only)
-        q_BSHC = self._queries(asking.x_BSD).unflatten(-1, (self.num_heads, -1))
+        """Return the attention of x, or `residual` plus that; of all positions or of the last."""
+        queries = Queries.of(x_BSD, angles, mask, residual_BSD, last_only=last_only)
+        q_BSHC = self._queries(queries.x_BSD).unflatten(-1, (self.num_heads, -1))
         q_nope_BSHC, q_rope_BSHC = q_BSHC.split((self.nope_dim, self.rope_dim), dim=-1)
-        q_rope_BSHC = rotate_pairs(q_rope_BSHC, asking.angles)
+        q_rope_BSHC = rotate_pairs(q_rope_BSHC, queries.angles)
 
         latent_BSR, k_rope_BSC = self.linear(self.kv_a_proj_with_mqa, x_BSD).split((self.rank, self.rope_dim), dim=-1)
         k_rope_BSC = rotate_pairs(k_rope_BSC.unsqueeze(2), angles).squeeze(2)
         shared_BLC = torch.cat((self.kv_a_layernorm(latent_BSR), k_rope_BSC), dim=-1)
         is_absorbed = self.form == "absorbed" or (self.form == "auto" and q_BSHC.shape[1] == 1 and self._can_absorb())
         if isinstance(cache, CacheRows):
-            out_BSHC = self._each_row(q_nope_BSHC, q_rope_BSHC, shared_BLC, reach, cache, layer, is_absorbed)
+            out_BSHC = self._each_row(q_nope_BSHC, q_rope_BSHC, shared_BLC, mask, cache, layer, is_absorbed)
         else:
             if cache is not None:
                 (shared_BLC,) = cache.write(layer, (shared_BLC,))
             attention = self._absorbed if is_absorbed else self._naive
-            out_BSHC = attention(q_nope_BSHC, q_rope_BSHC, shared_BLC, asking.reach)
-        return self.linear(self.o_proj, out_BSHC.flatten(2), onto=asking.onto_BSD)
+            out_BSHC = attention(q_nope_BSHC, q_rope_BSHC, shared_BLC, queries.mask)
+        return self.linear(self.o_proj, out_BSHC.flatten(2), residual=queries.residual_BSD)
 
     def _each_row(
         self,
         q_nope_BSHC: Tensor,
         q_rope_BSHC: Tensor,
         shared_BSC: Tensor,
-        reach: Reach,
+        mask: AttentionMask,
         cache: CacheRows,
         layer: int,
         is_absorbed: bool,
@@ -282,12 +286,12 @@ class LatentAttention(nn.Module):
             return cache.attend_each(
                 layer,
                 (shared_BSC,),
-                lambda i, held: self._naive(q_nope_BSHC[i : i + 1], q_rope_BSHC[i : i + 1], held[0], reach),
+                lambda i, held: self._naive(q_nope_BSHC[i : i + 1], q_rope_BSHC[i : i + 1], held[0], mask),
             )
         # What does not depend on the length of a row is done for all rows at once.
         q_BHSC = self._absorb(q_nope_BSHC, q_rope_BSHC)
         out_BHSR = cache.attend_each(
-            layer, (shared_BSC,), lambda i, held: self._attend_latent(q_BHSC[i : i + 1], held[0], reach)
+            layer, (shared_BSC,), lambda i, held: self._attend_latent(q_BHSC[i : i + 1], held[0], mask)
         )
         return self._expand(out_BHSR)
 
@@ -300,17 +304,17 @@ class LatentAttention(nn.Module):
             return self.linear(self.q_b_proj, self.q_a_layernorm(self.linear(self.q_a_proj, x_BSD)))
         return self.linear(self.q_proj, x_BSD)
 
-    def _naive(self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor, shared_BLC: Tensor, reach: Reach) -> Tensor:
+    def _naive(self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor, shared_BLC: Tensor, mask: AttentionMask) -> Tensor:
         latent_BLR, k_rope_BLC = shared_BLC.split((self.rank, self.rope_dim), dim=-1)
         kv_BLHC = self.linear(self.kv_b_proj, latent_BLR).unflatten(-1, (self.num_heads, -1))
         k_nope_BLHC, v_BLHC = kv_BLHC.split((self.nope_dim, self.v_dim), dim=-1)
         k_rope_BLHC = k_rope_BLC.unsqueeze(2).expand(-1, -1, self.num_heads, -1)
         q_BHSC = torch.cat((q_nope_BSHC, q_rope_BSHC), dim=-1).transpose(1, 2)
         k_BHLC = torch.cat((k_nope_BLHC, k_rope_BLHC), dim=-1).transpose(1, 2)
-        return self.attend(q_BHSC, k_BHLC, v_BLHC.transpose(1, 2), reach, self.scale).transpose(1, 2)
+        return self.attend(q_BHSC, k_BHLC, v_BLHC.transpose(1, 2), mask, self.scale).transpose(1, 2)
 
-    def _absorbed(self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor, shared_BLC: Tensor, reach: Reach) -> Tensor:
-        return self._expand(self._attend_latent(self._absorb(q_nope_BSHC, q_rope_BSHC), shared_BLC, reach))
+    def _absorbed(self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor, shared_BLC: Tensor, mask: AttentionMask) -> Tensor:
+        return self._expand(self._attend_latent(self._absorb(q_nope_BSHC, q_rope_BSHC), shared_BLC, mask))
 
     @property
     def _expansion(self) -> tuple[Tensor, Tensor]:
@@ -323,9 +327,9 @@ class LatentAttention(nn.Module):
         q_latent_BHSR = torch.einsum("bshc,hcr->bhsr", q_nope_BSHC, self._expansion[0])
         return torch.cat((q_latent_BHSR, q_rope_BSHC.transpose(1, 2)), dim=-1)
 
-    def _attend_latent(self, q_BHSC: Tensor, shared_BLC: Tensor, reach: Reach) -> Tensor:
+    def _attend_latent(self, q_BHSC: Tensor, shared_BLC: Tensor, mask: AttentionMask) -> Tensor:
         scores_BHSL = (q_BHSC.flatten(1, 2) @ shared_BLC.mT).unflatten(1, q_BHSC.shape[1:3]).float() * self.scale
-        visible = reach.visible(q_BHSC.shape[2], shared_BLC.shape[1], shared_BLC.device)
+        visible = mask.dense(q_BHSC.shape[2], shared_BLC.shape[1], shared_BLC.device)
         if visible is not None:
             scores_BHSL = scores_BHSL.masked_fill(~visible, float("-inf"))
         p_BHSL = scores_BHSL.softmax(dim=-1).to(q_BHSC.dtype)

@@ -61,10 +61,10 @@ def is_better_in_float32(x: Tensor, weight: Tensor) -> bool:
 def linear_in_float32(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """Return x times the weight's transpose, plus the bias, [..., N], in the type of x."""
     N, K = weight_NK.shape
-    return multiply_panels(x, N, K, lambda first, last: weight_NK[first:last].float(), bias_N)
+    return matmul_panels(x, N, K, lambda first, last: weight_NK[first:last].float(), bias_N)
 
 
-def multiply_panels(
+def matmul_panels(
     x: Tensor, N: int, K: int, panel: Callable[[int, int], Tensor], bias_N: Tensor | None, multiple: int = 1
 ) -> Tensor:
     """Return x times the transpose of a weight [N, K], plus the bias, [..., N], in the type of x.

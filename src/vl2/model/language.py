@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vl2.config import LanguageConfig
-from vl2.model.attention import AnyCache, LatentAttention, MultiHeadAttention, Reach
+from vl2.model.attention import AnyCache, AttentionMask, LatentAttention, MultiHeadAttention
 from vl2.model.cache import CacheRows
 from vl2.model.layers import GatedMLP, RMSNorm
 from vl2.model.moe import MoE, RoutingStats
@@ -20,7 +20,7 @@ from vl2.model.rope import Angles, rotary_angles
 
 @dataclass(frozen=True, kw_only=True)
 class Hidden:
-    """What the decoder returns: states after the final norm, and statistics where they were asked for."""
+    """What the decoder returns: states after the final norm, and routing statistics where they were asked for."""
 
     states_BSD: Tensor
     stats: list[RoutingStats]  # one per MoE layer, empty unless it was said whose balance is kept
@@ -56,12 +56,12 @@ class DecoderLayer(nn.Module):
         self,
         x_BSD: Tensor,
         angles: Angles,
-        reach: Reach,
+        mask: AttentionMask,
         cache: AnyCache | None,
         sequences_GT: Tensor | None,
         last_only: bool = False,
     ) -> tuple[Tensor, RoutingStats | None]:
-        x_BSD = self.self_attn(self.input_layernorm(x_BSD), angles, reach, cache, self.index, x_BSD, last_only)
+        x_BSD = self.self_attn(self.input_layernorm(x_BSD), angles, mask, cache, self.index, x_BSD, last_only)
         normed_BSD = self.post_attention_layernorm(x_BSD)
         if isinstance(self.mlp, MoE):
             out: tuple[Tensor, RoutingStats | None] = self.mlp(normed_BSD, sequences_GT, x_BSD)
@@ -86,19 +86,19 @@ class Decoder(nn.Module):
         self,
         x_BSD: Tensor,
         positions_BS: Tensor,
-        reach: Reach,
+        mask: AttentionMask,
         cache: AnyCache | None = None,
         sequences_GT: Tensor | None = None,
         *,
         last_only: bool = False,
     ) -> Hidden:
-        """Return the states of all positions or of the last; then the last layer does no more for the others than it
-        takes to look back on them."""
+        """Return the states of all positions, or of the last: then the last layer computes only keys and values for
+        the earlier ones."""
         angles = rotary_angles(positions_BS, self.rotary_dim, self.config.rope_theta)
         collected = []
         for layer in self.layers:
             is_end = last_only and layer is self.layers[-1]
-            x_BSD, stats = layer(x_BSD, angles, reach, cache, sequences_GT, is_end)
+            x_BSD, stats = layer(x_BSD, angles, mask, cache, sequences_GT, is_end)
             if stats is not None:
                 collected.append(stats)
         return Hidden(states_BSD=self.norm(x_BSD), stats=collected)
@@ -111,7 +111,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.read_out, self.read_pass = read_out, read_pass  # kernels may take their places
+        self.lm_head_logits, self.fused_prefill = lm_head_logits, fused_prefill  # kernels may take their places
 
     def embed(self, input_ids_BS: Tensor) -> Tensor:
         embeds_BSD: Tensor = self.model.embed_tokens(input_ids_BS)
@@ -119,12 +119,12 @@ class LanguageModel(nn.Module):
 
     def logits(self, states_BSD: Tensor) -> Tensor:
         """Return float32 logits [..., V]. Select positions first: 4,096 x 129,280 of them are 2 GB."""
-        return self.read_out(self.lm_head, states_BSD)
+        return self.lm_head_logits(self.lm_head, states_BSD)
 
     def extend(self, embeds_BSD: Tensor, cache: AnyCache, *, last_only: bool = False) -> Tensor:
         """Append S positions to every row of the cache; return their states [B, S, D], or the last ones [B, 1, D]."""
         num_new, device = embeds_BSD.shape[1], embeds_BSD.device
-        states_B1D = self.read_pass(self, embeds_BSD, cache) if last_only else None
+        states_B1D = self.fused_prefill(self, embeds_BSD, cache) if last_only else None
         if states_B1D is not None:
             cache.advance(num_new)
             return states_B1D
@@ -132,23 +132,23 @@ class LanguageModel(nn.Module):
         positions_BS = starts_B1 + torch.arange(num_new, device=device)
         if isinstance(cache, CacheRows):
             assert num_new == 1, f"rows of several caches take one position at a time, not {num_new}"
-            reach = Reach(mask=None, is_causal=False)
+            mask = AttentionMask(tensor=None, is_causal=False)
         else:
-            reach = Reach.of_cache(cache.lengths, num_new, device)
-        hidden: Hidden = self.model(embeds_BSD, positions_BS, reach, cache, last_only=last_only)
+            mask = AttentionMask.of_cache(cache.lengths, num_new, device)
+        hidden: Hidden = self.model(embeds_BSD, positions_BS, mask, cache, last_only=last_only)
         cache.advance(num_new)
         return hidden.states_BSD
 
 
-def read_pass(language: LanguageModel, embeds_BSD: Tensor, cache: AnyCache) -> Tensor | None:
-    """Append S positions to the cache in a faster way than layer by layer, if there is one, and return the last states.
+def fused_prefill(language: LanguageModel, embeds_BSD: Tensor, cache: AnyCache) -> Tensor | None:
+    """Append S positions to the cache in one call of the kernels, and return the states of the last, [B, 1, D].
 
-    These are [B, 1, D]; None where there is no such way. The lengths of the cache do not move.
+    Returns None where no kernels are put in, as here. The lengths of the cache do not move.
     """
     return None
 
 
-def read_out(head: nn.Module, states: Tensor) -> Tensor:
+def lm_head_logits(head: nn.Module, states: Tensor) -> Tensor:
     """Return the float32 logits of states [..., D], [..., V]."""
     logits: Tensor = head(states)
     return logits.float()

@@ -19,13 +19,13 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
-        self.normalise = normalise  # a kernel may take its place
+        self.normalize = normalize  # a kernel may take its place
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.normalise(x, self.weight, self.eps)
+        return self.normalize(x, self.weight, self.eps)
 
 
-def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def normalize(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return weight * x / rms(x), of the type of x."""
     out: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return out
@@ -58,12 +58,12 @@ class _RMSNorm(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
-def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, onto: Tensor | None = None) -> Tensor:
-    """Return layer(x), or its tanh GELU, or `onto` + layer(x); never both."""
+def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
+    """Return layer(x), or its tanh GELU, or `residual` + layer(x); never both."""
     out: Tensor = layer(x)
     if gelu:
         return F.gelu(out, approximate="tanh")
-    return out if onto is None else onto + out
+    return out if residual is None else residual + out
 
 
 class GatedMLP(nn.Module):
@@ -74,12 +74,12 @@ class GatedMLP(nn.Module):
         self.gate_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
-        self.run = run_gated  # a kernel may take its place
+        self.run = swiglu_mlp  # a kernel may take its place
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(self, x)
 
 
-def run_gated(mlp: GatedMLP, x: Tensor) -> Tensor:
+def swiglu_mlp(mlp: GatedMLP, x: Tensor) -> Tensor:
     out: Tensor = mlp.down_proj(F.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
     return out

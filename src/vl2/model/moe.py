@@ -47,7 +47,7 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.zeros(self.num_experts, config.hidden_size))
         bias = torch.zeros(self.num_experts, dtype=torch.float32) if config.has_expert_bias else None
         self.register_buffer("e_score_correction_bias", bias)
-        self.score, self.find_largest = score, find_largest  # kernels may take their places
+        self.router_logits, self.topk = router_logits, topk  # kernels may take their places
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
         # The bias is a sum of many small steps, which bfloat16 would round away: no cast may touch it.
@@ -60,7 +60,7 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights [T, K] and scores [T, E] in float32, and the chosen experts [T, K]."""
-        logits_TE = self.score(x_TD, self.weight)
+        logits_TE = self.router_logits(x_TD, self.weight)
         scores_TE = logits_TE.softmax(dim=-1) if self.config.scoring_func == "softmax" else logits_TE.sigmoid()
         expert_TK = self._choose(scores_TE.detach())
         weight_TK = scores_TE.gather(1, expert_TK)
@@ -82,16 +82,16 @@ class Router(nn.Module):
             is_dropped_TG = torch.ones_like(group_score_TG, dtype=torch.bool).scatter(1, kept, False)
             # -inf, not 0 as released: a biased score may be negative, and then a dropped expert would win.
             scores_TE = grouped_TGE.masked_fill(is_dropped_TG.unsqueeze(-1), float("-inf")).flatten(1)
-        return self.find_largest(scores_TE, self.experts_per_token)
+        return self.topk(scores_TE, self.experts_per_token)
 
 
-def score(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
+def router_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
     """Return the logits of every expert for every token, in float32."""
     return F.linear(x_TD.float(), weight_ED.float())
 
 
-def find_largest(scores_TE: Tensor, K: int) -> Tensor:
-    """Return where the K largest scores of every token are, [T, K]."""
+def topk(scores_TE: Tensor, K: int) -> Tensor:
+    """Return the indices of the K largest scores of every token, [T, K], in no order."""
     return scores_TE.topk(K, dim=-1, sorted=False).indices
 
 
@@ -100,11 +100,11 @@ class PlainExperts(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gated = gated  # a kernel may take its place
+        self.swiglu = swiglu  # a kernel may take its place
 
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         """Run rows sorted by expert, `counts_E` rows for each."""
-        return self.down(self.gated(self.gate_up(x_ND, counts_E)), counts_E)
+        return self.down(self.swiglu(self.gate_up(x_ND, counts_E)), counts_E)
 
     @abstractmethod
     def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
@@ -124,25 +124,25 @@ class Experts(PlainExperts):
         self.down_proj = nn.Parameter(torch.zeros(num_experts, width, hidden))
 
     def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
-        return multiply_by_expert(x_ND, self.gate_up_proj, counts_E)
+        return grouped_matmul(x_ND, self.gate_up_proj, counts_E)
 
     def down(self, h_NF: Tensor, counts_E: Tensor) -> Tensor:
-        return multiply_by_expert(h_NF, self.down_proj, counts_E)
+        return grouped_matmul(h_NF, self.down_proj, counts_E)
 
 
-def gated(gate_up_NF: Tensor) -> Tensor:
+def swiglu(gate_up_NF: Tensor) -> Tensor:
     """Return silu(gate) * up of rows [gate | up]."""
     gate_NF, up_NF = gate_up_NF.chunk(2, dim=-1)
     return F.silu(gate_NF) * up_NF
 
 
-def multiply_by_expert(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
+def grouped_matmul(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
     """Multiply rows sorted by expert, `counts_E` rows for each, by the matrix of their expert: [N, F]."""
-    run = _grouped_product if _has_grouped_product(x_ND, weight_EFD) else _looped_product
+    run = _grouped_mm if _use_grouped_mm(x_ND, weight_EFD) else _looped_matmul
     return run(x_ND, weight_EFD, counts_E)
 
 
-def _has_grouped_product(x_ND: Tensor, weight_EFD: Tensor) -> bool:
+def _use_grouped_mm(x_ND: Tensor, weight_EFD: Tensor) -> bool:
     """Whether PyTorch's grouped product takes these tensors and is the faster way.
 
     On a CPU it wins where gradients are needed and loses nothing to the loop elsewhere but memory traffic:
@@ -171,18 +171,18 @@ def has_grouped_kernel(capability: tuple[int, int], hip: str | None) -> bool:
     return hip is None and capability[0] in (9, 10)
 
 
-def _grouped_product(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
+def _grouped_mm(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
     ends_E = counts_E.cumsum(0).to(torch.int32)
     return F.grouped_mm(x_ND, weight_EFD.mT, offs=ends_E)
 
 
-def _looped_product(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
+def _looped_matmul(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
     # Never index a stacked parameter where gradients are needed: the backward pass of each index
     # builds a zero gradient of the whole stack.
-    return multiply_each(x_ND, weight_EFD.unbind(0) if torch.is_grad_enabled() else weight_EFD, counts_E)
+    return matmul_each(x_ND, weight_EFD.unbind(0) if torch.is_grad_enabled() else weight_EFD, counts_E)
 
 
-def multiply_each(x_ND: Tensor, weights: Sequence[Tensor] | Tensor, counts_E: Tensor) -> Tensor:
+def matmul_each(x_ND: Tensor, weights: Sequence[Tensor] | Tensor, counts_E: Tensor) -> Tensor:
     """Multiply rows sorted by expert by the matrix [F, D] of their expert, one expert after another: [N, F]."""
     counts = counts_E.tolist()  # the one host sync of the layer
     blocks = x_ND.split(counts)
@@ -202,8 +202,8 @@ def multiply_each(x_ND: Tensor, weights: Sequence[Tensor] | Tensor, counts_E: Te
 class Blocks:
     """The N slots sorted by expert, in M rows: some more than slots where blocks are rounded up."""
 
-    token_M: Tensor  # the token that a row is a copy of; any token where the row is padding
-    place_TK: Tensor  # the row of every slot
+    token_index_M: Tensor  # the token that a row is a copy of; any token where the row is padding
+    row_index_TK: Tensor  # the row of every slot
     counts_E: Tensor  # rows of each expert's block, padding included
 
 
@@ -214,39 +214,41 @@ def sort_by_expert(expert_TK: Tensor, num_experts: int, block_rows: int) -> Bloc
     # Not by counting, which would wait for the device: where the sorted slots of an expert end says how many it has.
     ends_E = torch.searchsorted(slots_N[order_N], torch.arange(num_experts, device=slots_N.device), right=True)
     counts_E = ends_E.diff(prepend=ends_E.new_zeros(1))
-    place_N, num_rows = torch.arange(T * K, device=slots_N.device), T * K
+    row_index_N, num_rows = torch.arange(T * K, device=slots_N.device), T * K
     if block_rows > 1:
         filled_E, counts_E = counts_E, -(-counts_E // block_rows) * block_rows
         added_E = (counts_E - filled_E).cumsum(0) - (counts_E - filled_E)  # padding before each block
-        place_N, num_rows = place_N + added_E[slots_N[order_N]], int(counts_E.sum())
-    token_M = torch.zeros(num_rows, dtype=torch.int64, device=slots_N.device).index_copy_(0, place_N, order_N // K)
-    place_TK = torch.empty_like(order_N).index_copy_(0, order_N, place_N).view(T, K)
-    return Blocks(token_M=token_M, place_TK=place_TK, counts_E=counts_E)
+        row_index_N, num_rows = row_index_N + added_E[slots_N[order_N]], int(counts_E.sum())
+    token_index_M = torch.zeros(num_rows, dtype=torch.int64, device=slots_N.device).index_copy_(
+        0, row_index_N, order_N // K
+    )
+    row_index_TK = torch.empty_like(order_N).index_copy_(0, order_N, row_index_N).view(T, K)
+    return Blocks(token_index_M=token_index_M, row_index_TK=row_index_TK, counts_E=counts_E)
 
 
 # Up to so many tokens, one of each request, a step on a CPU gives every expert in use the same number of rows.
 MAX_DECODED_ROWS = 64
 
 
-def is_step(x: Tensor) -> bool:
-    """Whether these are a step of decoding, a token of each request [B, 1, ...], and no pass over a prompt [1, S, ...].
+def is_decode_step(x: Tensor) -> bool:
+    """Whether these are a decoding step, one token of each request [B, 1, ...], and not a prefill [1, S, ...].
 
-    Rows alone, [N, ...], may be one, and are taken for one.
+    Rows without a batch, [N, ...], are taken for a decoding step.
     """
     return x.dim() < 3 or x.shape[-2] == 1
 
 
-def _block_rows(x_TD: Tensor, experts: nn.Module, is_step: bool) -> int:
-    """Return what blocks of experts are rounded up to.
+def _block_rows(x_TD: Tensor, experts: nn.Module, is_decode_step: bool) -> int:
+    """Return the multiple that the rows of each expert are padded to.
 
-    In a step of decoding: all to one shape, because a product of another shape may round otherwise, and how many tokens
-    an expert gets depends on what other requests say. In training a bfloat16 product of a shape not met before
-    costs some twenty times its time, to compile its kernel, and the load of an expert is another one each time. So it
-    does where a prompt is read, and the kernels of a hundred shapes hold some hundred MB.
+    In a decoding step all experts get one shape: a matmul of another shape may round otherwise, and how many tokens an
+    expert gets depends on what other requests say. In training and prefill oneDNN compiles a kernel for each new shape
+    in bfloat16, which takes some twenty times as long as the matmul and some MB of memory, so row counts are padded
+    to few shapes.
     """
     if x_TD.device.type != "cpu":
         return 1
-    if not torch.is_grad_enabled() and is_step and len(x_TD) <= MAX_DECODED_ROWS:
+    if not torch.is_grad_enabled() and is_decode_step and len(x_TD) <= MAX_DECODED_ROWS:
         return len(x_TD)
     if torch.is_grad_enabled():
         return 64 if x_TD.dtype == torch.bfloat16 else 1
@@ -261,14 +263,14 @@ class _Dispatch(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, token_M: Tensor, place_TK: Tensor) -> Tensor:
-        ctx.save_for_backward(place_TK)
-        return x_TD.index_select(0, token_M)
+    def forward(ctx: Any, x_TD: Tensor, token_index_M: Tensor, row_index_TK: Tensor) -> Tensor:
+        ctx.save_for_backward(row_index_TK)
+        return x_TD.index_select(0, token_index_M)
 
     @staticmethod
     def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor, None, None]:
-        (place_TK,) = ctx.saved_tensors
-        grad_TKD = grad_MD.index_select(0, place_TK.flatten()).view(*place_TK.shape, -1)
+        (row_index_TK,) = ctx.saved_tensors
+        grad_TKD = grad_MD.index_select(0, row_index_TK.flatten()).view(*row_index_TK.shape, -1)
         return grad_TKD.sum(dim=1), None, None
 
 
@@ -276,40 +278,40 @@ class _Collect(torch.autograd.Function):
     """Copy rows back to the slots of their tokens, [T, K, D]. No two slots share a row, so backward copies as well."""
 
     @staticmethod
-    def forward(ctx: Any, rows_MD: Tensor, place_TK: Tensor) -> Tensor:
-        ctx.save_for_backward(place_TK)
+    def forward(ctx: Any, rows_MD: Tensor, row_index_TK: Tensor) -> Tensor:
+        ctx.save_for_backward(row_index_TK)
         ctx.num_rows = len(rows_MD)
-        return rows_MD.index_select(0, place_TK.flatten()).view(*place_TK.shape, -1)
+        return rows_MD.index_select(0, row_index_TK.flatten()).view(*row_index_TK.shape, -1)
 
     @staticmethod
     def backward(ctx: Any, grad_TKD: Tensor) -> tuple[Tensor, None]:
-        (place_TK,) = ctx.saved_tensors
+        (row_index_TK,) = ctx.saved_tensors
         grad_MD = grad_TKD.new_zeros(ctx.num_rows, grad_TKD.shape[-1])
-        return grad_MD.index_copy_(0, place_TK.flatten(), grad_TKD.flatten(0, 1)), None
+        return grad_MD.index_copy_(0, row_index_TK.flatten(), grad_TKD.flatten(0, 1)), None
 
 
-def sum_slots(rows_MD: Tensor, place_TK: Tensor, weight_TK: Tensor, *onto_TD: Tensor) -> Tensor:
+def combine_experts(rows_MD: Tensor, row_index_TK: Tensor, weight_TK: Tensor, *residual_TD: Tensor) -> Tensor:
     """Return the weighted sum of every token's K rows, in float32, as rows of the type that came in, [T, D].
 
-    It is then added to each of `onto` in turn.
+    It is then added to each of `residual` in turn.
     """
-    slots_TKD: Tensor = _Collect.apply(rows_MD, place_TK)  # type: ignore[no-untyped-call]
+    slots_TKD: Tensor = _Collect.apply(rows_MD, row_index_TK)  # type: ignore[no-untyped-call]
     out_TD = (slots_TKD * weight_TK.unsqueeze(-1)).sum(dim=1).to(rows_MD.dtype)
-    for before_TD in onto_TD:
+    for before_TD in residual_TD:
         out_TD = before_TD + out_TD
     return out_TD
 
 
 def run_experts(
-    experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, is_step: bool = False
+    experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, is_decode_step: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return a row for each slot of every token, sorted by expert, [M, D], and the row of every slot, [T, K].
 
     In a step of decoding every token is another request's.
     """
-    blocks = sort_by_expert(expert_TK, num_experts, _block_rows(x_TD, experts, is_step))
-    rows_MD: Tensor = _Dispatch.apply(x_TD, blocks.token_M, blocks.place_TK)  # type: ignore[no-untyped-call]
-    return experts(rows_MD, blocks.counts_E), blocks.place_TK
+    blocks = sort_by_expert(expert_TK, num_experts, _block_rows(x_TD, experts, is_decode_step))
+    rows_MD: Tensor = _Dispatch.apply(x_TD, blocks.token_index_M, blocks.row_index_TK)  # type: ignore[no-untyped-call]
+    return experts(rows_MD, blocks.counts_E), blocks.row_index_TK
 
 
 class MoE(nn.Module):
@@ -323,20 +325,20 @@ class MoE(nn.Module):
         self.experts = Experts(config.n_routed_experts, D, F_)
         shared = config.n_shared_experts
         self.shared_experts = GatedMLP(D, shared * F_) if shared else None
-        self.run_experts, self.sum_slots = run_experts, sum_slots  # kernels may take their places
+        self.run_experts, self.combine_experts = run_experts, combine_experts  # kernels may take their places
 
     def forward(
-        self, x_BSD: Tensor, sequences_GT: Tensor | None = None, onto_BSD: Tensor | None = None
+        self, x_BSD: Tensor, sequences_GT: Tensor | None = None, residual_BSD: Tensor | None = None
     ) -> tuple[Tensor, RoutingStats | None]:
-        """Return the mixed output, or `onto` plus that; and the statistics, where `sequences_GT` says whose."""
+        """Return the mixed output, or `residual` plus that; and the statistics, where `sequences_GT` says whose."""
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
         # Each expert sees one contiguous block of rows; then every token sums its K rows in float32.
-        num_experts, of_step = self.gate.num_experts, is_step(x_BSD)
-        out_MD, place_TK = self.run_experts(self.experts, x_TD, expert_TK, num_experts, is_step=of_step)
+        num_experts, of_step = self.gate.num_experts, is_decode_step(x_BSD)
+        out_MD, row_index_TK = self.run_experts(self.experts, x_TD, expert_TK, num_experts, is_decode_step=of_step)
         shared_BSD = None if self.shared_experts is None else self.shared_experts(x_BSD)
-        onto_TD = (added_BSD.flatten(0, 1) for added_BSD in (shared_BSD, onto_BSD) if added_BSD is not None)
-        y_BSD = self.sum_slots(out_MD, place_TK, weight_TK, *onto_TD).view_as(x_BSD)
+        added_TD = (added_BSD.flatten(0, 1) for added_BSD in (shared_BSD, residual_BSD) if added_BSD is not None)
+        y_BSD = self.combine_experts(out_MD, row_index_TK, weight_TK, *added_TD).view_as(x_BSD)
         return y_BSD, None if sequences_GT is None else routing_stats(scores_TE, expert_TK, sequences_GT)
 
 

@@ -40,10 +40,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.width, config.width)
         self.attend, self.linear = attend, linear  # kernels may take their places
 
-    def forward(self, x: Tensor, onto: Tensor) -> Tensor:
-        """Return `onto` plus the attention of x."""
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return `residual` plus the attention of x."""
         q, k, v = self.linear(self.qkv, x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.linear(self.proj, self.attend(q, k, v).transpose(1, 2).flatten(2), onto=onto)
+        return self.linear(self.proj, self.attend(q, k, v).transpose(1, 2).flatten(2), residual=residual)
 
 
 def attend(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
@@ -64,9 +64,9 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(config.mlp_width, config.width)
         self.linear = linear  # a kernel may take its place
 
-    def forward(self, x: Tensor, onto: Tensor) -> Tensor:
-        """Return `onto` plus the MLP of x."""
-        return self.linear(self.fc2, self.linear(self.fc1, x, gelu=True), onto=onto)
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return `residual` plus the MLP of x."""
+        return self.linear(self.fc2, self.linear(self.fc1, x, gelu=True), residual=residual)
 
 
 class Block(nn.Module):
@@ -80,8 +80,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.attn(self.norm1(x), onto=x)
-        out: Tensor = self.mlp(self.norm2(x), onto=x)
+        x = self.attn(self.norm1(x), residual=x)
+        out: Tensor = self.mlp(self.norm2(x), residual=x)
         return out
 
 

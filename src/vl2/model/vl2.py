@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vl2.batch import Batch, PackedTensors
 from vl2.config import ModelConfig
 from vl2.grid import UNTILED, Grid
-from vl2.model.attention import Reach
+from vl2.model.attention import AttentionMask
 from vl2.model.language import Hidden, LanguageModel
 from vl2.model.layout import arrange_tiles, place_visual
 from vl2.model.moe import Balance, sequences_of_documents, sequences_of_rows
@@ -72,11 +72,11 @@ class VL2(nn.Module):
     def forward(self, batch: Batch) -> ModelOutput:
         """Run whole rows, padded on either side, with no cache."""
         embeds_BSD = self.embed(batch.input_ids, batch.image_mask, self._encode(batch.tiles, batch.grids))
-        # Padding behind the tokens is out of causal reach; only padding before them must be masked.
-        reach = Reach.of_rows(batch.attention_mask if batch.is_left_padded else None)
+        # A causal mask hides padding behind the tokens; only padding before them must be masked.
+        mask = AttentionMask.of_rows(batch.attention_mask if batch.is_left_padded else None)
         positions_BS = (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
         sequences_GT = sequences_of_rows(batch.attention_mask, self._balance)
-        hidden: Hidden = self.language.model(embeds_BSD, positions_BS, reach, sequences_GT=sequences_GT)
+        hidden: Hidden = self.language.model(embeds_BSD, positions_BS, mask, sequences_GT=sequences_GT)
         return ModelOutput(
             logits=self.language.logits(hidden.states_BSD),
             balance_loss=hidden.balance_loss,
@@ -108,7 +108,7 @@ class VL2(nn.Module):
         hidden: Hidden = self.language.model(
             embeds_1SD,
             packed.position_ids.unsqueeze(0),
-            Reach.of_documents(packed.cu_seqlens, packed.max_seqlen),
+            AttentionMask.of_documents(packed.cu_seqlens, packed.max_seqlen),
             sequences_GT=sequences_GT,
         )
         return hidden

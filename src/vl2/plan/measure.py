@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vl2.config import ModelConfig
 from vl2.data.pack import Packing
 from vl2.model import VL2, init_weights
-from vl2.model.attention import Reach
+from vl2.model.attention import AttentionMask
 from vl2.model.language import DecoderLayer
 from vl2.model.moe import sequences_of_documents
 from vl2.model.rope import rotary_angles
@@ -121,9 +121,9 @@ def _layer(layer: nn.Module, config: ModelConfig, load: Load, device: torch.devi
     positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0).to(device)
     rotary = language.qk_rope_head_dim if language.use_mla else language.hidden_size // language.num_attention_heads
     angles = rotary_angles(positions, rotary, language.rope_theta)
-    reach = Reach.of_documents(cu_seqlens, max(lengths))
+    mask = AttentionMask.of_documents(cu_seqlens, max(lengths))
     sequences = sequences_of_documents(cu_seqlens, load.tokens, load.tokens, "sequence")
-    return lambda x: layer(x, angles, reach, None, sequences)[0]
+    return lambda x: layer(x, angles, mask, None, sequences)[0]
 
 
 def _head(model: VL2, config: ModelConfig, load: Load, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -40,7 +40,7 @@ class Box:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledBoxes:
+class LabeledBoxes:
     """What one `<|ref|>` and its `<|det|>` say."""
 
     label: str
@@ -84,13 +84,13 @@ def format_boxes(label: str, boxes_999: Sequence[Sequence[int]]) -> str:
     return f"{REF}{label}{END_REF}{DET}[{body}]{END_DET}"
 
 
-def parse_strict(text: str) -> list[LabelledBoxes]:
+def parse_strict(text: str) -> list[LabeledBoxes]:
     """Read every labelled box list; text between them is free.
 
     UserError names the place of the first thing wrong: a tag out of order, a label without boxes, a
     malformed list, a number over 999.
     """
-    found: list[LabelledBoxes] = []
+    found: list[LabeledBoxes] = []
     tags = list(_TAG.finditer(text))
     for first in range(0, len(tags), 4):
         group = tags[first : first + 4]
@@ -104,7 +104,7 @@ def parse_strict(text: str) -> list[LabelledBoxes]:
         if text[end_ref.end() : det.start()].strip():
             raise UserError(f"expected {DET} at character {end_ref.end()}, found other text")
         label = text[ref.end() : end_ref.start()]
-        found.append(LabelledBoxes(label=label, boxes=_parse_list(text, det.end(), end_det.start())))
+        found.append(LabeledBoxes(label=label, boxes=_parse_list(text, det.end(), end_det.start())))
     return found
 
 
@@ -136,7 +136,7 @@ def _parse_list(text: str, start: int, end: int) -> tuple[Box999, ...]:
         raise error(position, f"a comma, or ] and {END_DET}")
 
 
-def parse_tolerant(text: str) -> list[LabelledBoxes]:
+def parse_tolerant(text: str) -> list[LabeledBoxes]:
     """Read what can be read: complete boxes are kept, everything malformed is skipped. Never raises.
 
     Boxes without a label get the label "". A text cut off in the middle gives the boxes before the cut.
@@ -150,7 +150,7 @@ def parse_tolerant(text: str) -> list[LabelledBoxes]:
         elif tag == DET:
             boxes = tuple(box for match in _BOX.finditer(body) if (box := _box_of(match)))
             if boxes:
-                found.append(LabelledBoxes(label=label, boxes=boxes))
+                found.append(LabeledBoxes(label=label, boxes=boxes))
             label = ""
     return found
 

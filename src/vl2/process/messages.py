@@ -63,7 +63,7 @@ class Turn:
         return "".join(piece for piece in self.pieces if isinstance(piece, str))
 
 
-def normalise(messages: object) -> list[Turn]:
+def normalize(messages: object) -> list[Turn]:
     """Return the turns: at most one system turn, then user and assistant in alternation, stripped of outer space.
 
     Neighbouring messages of the user (or of the system) are joined by a newline. UserError names the

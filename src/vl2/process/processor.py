@@ -17,7 +17,7 @@ from vl2.errors import UserError
 from vl2.grid import Grid, num_visual_tokens
 from vl2.process.chat_template import TokenRow, tokenize_prompt, tokenize_turns
 from vl2.process.image import ImageOptions, ImageSource, open_image
-from vl2.process.messages import ImageRef, Turn, normalise, released_prompt
+from vl2.process.messages import ImageRef, Turn, normalize, released_prompt
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.sample import Sample
 from vl2.process.tiles import make_tiles, normalize_pixels, pixel_values
@@ -100,7 +100,7 @@ class Processor:
         With `spells_answers` they are encoded character by character.
         """
         return self.encode_turns(
-            normalise(messages), train=train, mask_prompt=mask_prompt, spells_answers=spells_answers, name=name
+            normalize(messages), train=train, mask_prompt=mask_prompt, spells_answers=spells_answers, name=name
         )
 
     def encode_turns(
@@ -143,7 +143,7 @@ class Processor:
         pieces = released_prompt(text, images)
         self.check_length(piece for piece in pieces if isinstance(piece, str))
         if apply_template:
-            turns = normalise([{"role": "user", "content": text, "images": list(images)}])
+            turns = normalize([{"role": "user", "content": text, "images": list(images)}])
             return self.encode_turns(turns, train=train, mask_prompt=False, name=name, images=prepared)
         sources = [piece.source for piece in pieces if isinstance(piece, ImageRef)]
         prepared = prepared or self.prepare_images([sources])

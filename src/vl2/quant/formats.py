@@ -45,18 +45,18 @@ INT4_BIAS = 8
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """A weight in one of the two forms."""
 
     kind: Kind
     codes: Tensor
     scales: Tensor
 
-    def rows(self, first: int, last: int) -> Quantised:
+    def rows(self, first: int, last: int) -> Quantized:
         """Return some outputs of a matrix; of int4 both borders are multiples of a panel, or the end."""
         if self.kind == "int4":
             first, last = first // PANEL, -(-last // PANEL)
-        return Quantised(self.kind, self.codes[first:last], self.scales[first:last])
+        return Quantized(self.kind, self.codes[first:last], self.scales[first:last])
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def weight_bytes(kind: Kind, shape: tuple[int, ...]) -> int:
     return sum(torch.Size(leaf.shape).numel() * leaf.dtype.itemsize for leaf in storage(kind, shape))
 
 
-def quantise(weight: Tensor, kind: Kind) -> Quantised:
+def quantize(weight: Tensor, kind: Kind) -> Quantized:
     """Round a weight [..., N, K] to the nearest codes. UserError where it holds what no code can stand for."""
     *stack, N, K = weight.shape
     flat = weight.detach().reshape(-1, N, K)
@@ -89,17 +89,17 @@ def quantise(weight: Tensor, kind: Kind) -> Quantised:
     codes, scales = (torch.stack(tensors).unflatten(0, tuple(stack) or (1,)) for tensors in zip(*parts, strict=True))
     if not bool(scales.isfinite().all()):
         raise UserError(f"numbers that are not finite, or too large for {kind}, cannot be quantised")
-    return Quantised(kind, codes, scales) if stack else Quantised(kind, codes[0], scales[0])
+    return Quantized(kind, codes, scales) if stack else Quantized(kind, codes[0], scales[0])
 
 
-def dequantise(quantised: Quantised, N: int, K: int, dtype: torch.dtype) -> Tensor:
+def dequantize(quantized: Quantized, N: int, K: int, dtype: torch.dtype) -> Tensor:
     """Return the weights [..., N, K], computed in float32 and rounded once."""
-    codes, scales = quantised.codes, quantised.scales
-    if quantised.kind == "int8":
+    codes, scales = quantized.codes, quantized.scales
+    if quantized.kind == "int8":
         return codes.float().mul_(scales.unsqueeze(-1)).to(dtype)
     kernels = load_kernels() if codes.device.type == "cpu" else None
     if kernels is None or codes.ndim != 3:
-        return dequantise_int4_plainly(quantised, N, K).to(dtype)
+        return dequantize_int4_plainly(quantized, N, K).to(dtype)
     codes, scales = codes.contiguous(), scales.contiguous()
     if dtype == torch.bfloat16:
         rounded, threads = torch.empty(N, K, dtype=dtype), torch.get_num_threads()
@@ -110,9 +110,9 @@ def dequantise(quantised: Quantised, N: int, K: int, dtype: torch.dtype) -> Tens
     return out.to(dtype)
 
 
-def dequantise_int4_plainly(quantised: Quantised, N: int, K: int) -> Tensor:
+def dequantize_int4_plainly(quantized: Quantized, N: int, K: int) -> Tensor:
     """Return int4 weights [..., N, K], float32, computed in PyTorch."""
-    codes, scales = quantised.codes, quantised.scales
+    codes, scales = quantized.codes, quantized.scales
     values = (unpack(codes).float() - INT4_BIAS).unflatten(-1, (-1, GROUP))  # [..., P * 16, G, 32]
     by_row = scales.transpose(-1, -2).flatten(-3, -2).float()  # [..., P * 16, G]
     whole: Tensor = (values * by_row.unsqueeze(-1)).flatten(-2)[..., :N, :K]

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vl2.kernels.eight_bits import multiply_rounded, round_rows
+from vl2.kernels.int8 import int8_linear_rounded, round_rows
 from vl2.kernels.library import Library
-from vl2.kernels.prefill import gate_rows
-from vl2.quant.formats import Kind, Quantised, dequantise, quantise, storage
-from vl2.quant.products import FEW_ROWS, few_rows, kernels_in_8_bits, linear
+from vl2.kernels.prefill import swiglu_rows
+from vl2.quant.formats import Kind, Quantized, dequantize, quantize, storage
+from vl2.quant.matmul import FEW_ROWS, int8_kernels, linear, matmul_few_rows
 
 ExpertLeaf = Literal["gate_up", "down"]
 
@@ -37,7 +37,7 @@ class HoldsCodes(nn.Module):
         return self
 
 
-class QuantisedLinear(HoldsCodes):
+class QuantizedLinear(HoldsCodes):
     """A linear layer whose weight is quantised; the bias is not."""
 
     codes: Tensor
@@ -46,40 +46,40 @@ class QuantisedLinear(HoldsCodes):
     def __init__(
         self, kind: Kind, in_features: int, out_features: int, *, bias: nn.Parameter | None, device: torch.device
     ) -> None:
-        """Reserve uninitialised memory. The bias is taken as it is."""
+        """Allocate uninitialised memory. The bias is taken as it is."""
         super().__init__()
         self.kind, self.in_features, self.out_features = kind, in_features, out_features
-        _reserve(self, "", kind, (out_features, in_features), device)
+        _allocate(self, "", kind, (out_features, in_features), device)
         self.bias = bias
 
     @classmethod
-    def like(cls, layer: nn.Linear, kind: Kind) -> QuantisedLinear:
-        """Reserve memory in the place of a plain layer, on its device."""
+    def like(cls, layer: nn.Linear, kind: Kind) -> QuantizedLinear:
+        """Allocate memory in the place of a plain layer, on its device."""
         return cls(kind, layer.in_features, layer.out_features, bias=layer.bias, device=layer.weight.device)
 
     @torch.no_grad()
-    def store(self, weight_NK: Tensor) -> None:
+    def quantize_from(self, weight_NK: Tensor) -> None:
         """Quantise a weight into this layer. In place."""
-        quantised = quantise(weight_NK.to(self.codes.device), self.kind)
-        self.codes.copy_(quantised.codes)
-        self.scales.copy_(quantised.scales)
+        quantized = quantize(weight_NK.to(self.codes.device), self.kind)
+        self.codes.copy_(quantized.codes)
+        self.scales.copy_(quantized.scales)
 
     @property
-    def quantised(self) -> Quantised:
-        return Quantised(self.kind, self.codes, self.scales)
+    def quantized(self) -> Quantized:
+        return Quantized(self.kind, self.codes, self.scales)
 
-    def whole(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight [N, K]."""
-        return dequantise(self.quantised, self.out_features, self.in_features, dtype)
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """Return the dequantized weight [N, K]."""
+        return dequantize(self.quantized, self.out_features, self.in_features, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.quantised, self.out_features, self.in_features, self.bias)
+        return linear(x, self.quantized, self.out_features, self.in_features, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.kind}, in_features={self.in_features}, out_features={self.out_features}"
 
 
-class QuantisedExperts(HoldsCodes):
+class QuantizedExperts(HoldsCodes):
     """E gated MLPs with quantised, stacked weights; gate and up projection are one stack [E, 2, ...]."""
 
     gate_up_codes: Tensor
@@ -88,20 +88,20 @@ class QuantisedExperts(HoldsCodes):
     down_scales: Tensor
 
     def __init__(self, kind: Kind, num_experts: int, width: int, hidden: int, *, device: torch.device) -> None:
-        """Reserve uninitialised memory."""
+        """Allocate uninitialised memory."""
         super().__init__()
         self.kind, self.num_experts, self.width, self.hidden = kind, num_experts, width, hidden
-        _reserve(self, "gate_up_", kind, (num_experts, 2, hidden, width), device)
-        _reserve(self, "down_", kind, (num_experts, width, hidden), device)
+        _allocate(self, "gate_up_", kind, (num_experts, 2, hidden, width), device)
+        _allocate(self, "down_", kind, (num_experts, width, hidden), device)
 
     @classmethod
-    def like(cls, experts: nn.Module, kind: Kind) -> QuantisedExperts:
-        """Reserve memory in the place of plain experts, on their device."""
+    def like(cls, experts: nn.Module, kind: Kind) -> QuantizedExperts:
+        """Allocate memory in the place of plain experts, on their device."""
         E, D, F_ = experts.get_parameter("down_proj").shape
         return cls(kind, E, D, F_, device=experts.get_parameter("down_proj").device)
 
     @torch.no_grad()
-    def store(self, leaf: ExpertLeaf, expert: int, weight: Tensor, part: int | None = None) -> None:
+    def quantize_from(self, leaf: ExpertLeaf, expert: int, weight: Tensor, part: int | None = None) -> None:
         """Quantise the matrix of one expert into its place. In place.
 
         `part` 0 is the gate projection and 1 the up projection; None takes both, one above the other [2 F, D], or the
@@ -110,26 +110,26 @@ class QuantisedExperts(HoldsCodes):
         if leaf == "gate_up" and part is None:
             weight = weight.unflatten(0, (2, self.hidden))
         codes, scales = (t[expert] if part is None else t[expert, part] for t in self._stack(leaf))
-        quantised = quantise(weight.to(codes.device), self.kind)
-        codes.copy_(quantised.codes)
-        scales.copy_(quantised.scales)
+        quantized = quantize(weight.to(codes.device), self.kind)
+        codes.copy_(quantized.codes)
+        scales.copy_(quantized.scales)
 
-    def quantised(self, leaf: ExpertLeaf, expert: int) -> Quantised:
+    def quantized(self, leaf: ExpertLeaf, expert: int) -> Quantized:
         codes, scales = self._stack(leaf)
-        return Quantised(self.kind, codes[expert], scales[expert])
+        return Quantized(self.kind, codes[expert], scales[expert])
 
-    def whole(self, leaf: ExpertLeaf, expert: int, dtype: torch.dtype) -> Tensor:
-        """Return one expert's matrix: [2 F, D] or [D, F]."""
+    def dequantize(self, leaf: ExpertLeaf, expert: int, dtype: torch.dtype) -> Tensor:
+        """Return one expert's dequantized matrix: [2 F, D] or [D, F]."""
         shape = (self.hidden, self.width) if leaf == "gate_up" else (self.width, self.hidden)
-        weight = dequantise(self.quantised(leaf, expert), *shape, dtype)
+        weight = dequantize(self.quantized(leaf, expert), *shape, dtype)
         return weight.flatten(0, 1) if leaf == "gate_up" else weight
 
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         """Run rows sorted by expert, `counts_E` rows for each."""
         counts = counts_E.tolist()
-        kernels = kernels_in_8_bits(x_ND, min(self.width, self.hidden)) if self.kind == "int8" else None
+        kernels = int8_kernels(x_ND, min(self.width, self.hidden)) if self.kind == "int8" else None
         if kernels is not None and max(counts, default=0) > FEW_ROWS:
-            return self._run_in_8_bits(kernels, x_ND, counts)
+            return self._run_int8(kernels, x_ND, counts)
         out_ND = torch.empty_like(x_ND)
         for e, (rows, out) in enumerate(zip(x_ND.split(counts), out_ND.split(counts), strict=True)):
             if len(rows):
@@ -137,16 +137,16 @@ class QuantisedExperts(HoldsCodes):
         return out_ND
 
     def _run(self, expert: int, x_ND: Tensor) -> Tensor:
-        both = self.quantised("gate_up", expert)
-        gate, up = (Quantised(both.kind, both.codes[part], both.scales[part]) for part in (0, 1))
+        both = self.quantized("gate_up", expert)
+        gate, up = (Quantized(both.kind, both.codes[part], both.scales[part]) for part in (0, 1))
         gate_NF, up_NF = (linear(x_ND, part, self.hidden, self.width) for part in (gate, up))
-        return linear(F.silu(gate_NF) * up_NF, self.quantised("down", expert), self.width, self.hidden)
+        return linear(F.silu(gate_NF) * up_NF, self.quantized("down", expert), self.width, self.hidden)
 
-    def _run_in_8_bits(self, kernels: Library, x_ND: Tensor, counts: list[int]) -> Tensor:
+    def _run_int8(self, kernels: Library, x_ND: Tensor, counts: list[int]) -> Tensor:
         """Run all experts with rows rounded once for all of them; those of few rows keep their 16 bits."""
         gate_up_EFD, down_EDF = self.gate_up_codes.flatten(1, 2), self.down_codes
         gate_up_N2F = self._multiply_each(kernels, x_ND, counts, gate_up_EFD, self.gate_up_scales.flatten(1, 2))
-        return self._multiply_each(kernels, gate_rows(gate_up_N2F), counts, down_EDF, self.down_scales)
+        return self._multiply_each(kernels, swiglu_rows(gate_up_N2F), counts, down_EDF, self.down_scales)
 
     def _multiply_each(
         self, kernels: Library, x_ND: Tensor, counts: list[int], codes_EFD: Tensor, scales_EF: Tensor
@@ -156,9 +156,9 @@ class QuantisedExperts(HoldsCodes):
         for expert, count in enumerate(counts):
             rows = slice(first, first + count)
             if count > FEW_ROWS:
-                multiply_rounded(kernels, rounded[rows], codes_EFD[expert], scales_EF[expert], out_MN=out_NF[rows])
+                int8_linear_rounded(kernels, rounded[rows], codes_EFD[expert], scales_EF[expert], out_MN=out_NF[rows])
             elif count:
-                out_NF[rows] = few_rows(kernels, x_ND[rows], codes_EFD[expert], scales_EF[expert])
+                out_NF[rows] = matmul_few_rows(kernels, x_ND[rows], codes_EFD[expert], scales_EF[expert])
             first += count
         return out_NF
 
@@ -171,9 +171,9 @@ class QuantisedExperts(HoldsCodes):
         return f"{self.kind}, num_experts={self.num_experts}, width={self.width}, hidden={self.hidden}"
 
 
-QuantisedModule = QuantisedLinear | QuantisedExperts
+QuantizedModule = QuantizedLinear | QuantizedExperts
 
 
-def _reserve(module: nn.Module, prefix: str, kind: Kind, shape: tuple[int, ...], device: torch.device) -> None:
+def _allocate(module: nn.Module, prefix: str, kind: Kind, shape: tuple[int, ...], device: torch.device) -> None:
     for name, leaf in zip(("codes", "scales"), storage(kind, shape), strict=True):
         module.register_buffer(prefix + name, torch.empty(leaf.shape, dtype=leaf.dtype, device=device))

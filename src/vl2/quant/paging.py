@@ -1,8 +1,8 @@
-"""Running a model whose experts do not all fit in memory: those in use are kept, the least recently used let go.
+"""Running a model whose experts do not all fit in memory: those in use are kept, the least recently used evicted.
 
 The policy. What every token needs (attention, dense and shared layers, head, encoder) is read at the start and stays.
 Routed experts are read when a token first visits them; all of a layer's experts that a pass needs are asked for at
-once, so that the disk serves them together. When they exceed the budget, the one that was used longest ago is let go:
+once, so that the disk serves them together. When they exceed the budget, the one that was used longest ago is evicted:
 taken out of this process, while the system keeps its pages as long as nobody else wants the memory. Coming back it
 costs a remapping then, and a read of the disk otherwise. The budget holds for the process; nothing is written anywhere.
 
@@ -30,8 +30,8 @@ EXPERTS = ".experts."  # in the names of the state dict
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """Unbroken bytes of a file."""
+class ByteRange:
+    """A contiguous range of bytes of a file."""
 
     file: MappedFile
     offset: int
@@ -56,14 +56,14 @@ class ExpertPager:
         self.hits = 0  # experts of a layer's pass that were in memory, and that were not
         self.misses = 0
         self._mapped = mapped
-        self._stretches = _stretches(mapped)
+        self._byte_ranges = _byte_ranges(mapped)
         self._held: OrderedDict[Key, int] = OrderedDict()  # the least recently used first
         self._lock = Lock()
 
     def attach(self) -> None:
         """Follow what the model's routers choose from now on."""
         for file in self._mapped.files.values():
-            file.prefer_large_pages(False)
+            file.prefer_huge_pages(False)
         for name, module in self._mapped.model.named_modules():
             if isinstance(module, MoE):
                 module.gate.register_forward_hook(partial(self._chosen, name))
@@ -79,7 +79,7 @@ class ExpertPager:
                 progress(done, total)
 
     def use(self, layer: str, experts: Iterable[int]) -> None:
-        """Have the experts of a layer in memory, having let go of others beyond the budget."""
+        """Have the experts of a layer in memory, having evicted others beyond the budget."""
         with self._lock:
             needed = [(layer, expert) for expert in experts]
             missing = [key for key in needed if key not in self._held]
@@ -88,35 +88,35 @@ class ExpertPager:
             for key in needed:
                 if key in self._held:
                     self._held.move_to_end(key)
-            self._let_go(coming=sum(map(self._nbytes, missing)), keep=len(needed) - len(missing))
+            self._evict(coming=sum(map(self._nbytes, missing)), keep=len(needed) - len(missing))
             for key in missing:
-                for part in self._stretches[key]:
-                    part.file.ask_for(part.offset, part.nbytes)
+                for part in self._byte_ranges[key]:
+                    part.file.prefetch(part.offset, part.nbytes)
             for key in missing:
-                for part in self._stretches[key]:
+                for part in self._byte_ranges[key]:
                     part.file.read(part.offset, part.nbytes)
                 self._held[key] = self._nbytes(key)
                 self.held_bytes += self._held[key]
 
     def _nbytes(self, key: Key) -> int:
-        return sum(part.nbytes for part in self._stretches[key])
+        return sum(part.nbytes for part in self._byte_ranges[key])
 
-    def _let_go(self, coming: int, keep: int) -> None:
+    def _evict(self, coming: int, keep: int) -> None:
         """Make room for bytes to come; the last `keep` experts are in use."""
         while self.held_bytes + coming > self.budget_bytes and len(self._held) > keep:
             key, nbytes = self._held.popitem(last=False)
             self.held_bytes -= nbytes
-            for part in self._stretches[key]:
+            for part in self._byte_ranges[key]:
                 # An expert beside it that is in use loses a few pages, which come back when they are touched.
-                part.file.let_go(*part.surroundings())
+                part.file.evict(*part.surroundings())
 
     def _chosen(self, layer: str, gate: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
         _, _, expert_TK = outputs
         self.use(layer, expert_TK.unique().tolist())
 
 
-def _stretches(mapped: MappedModel) -> dict[Key, list[Stretch]]:
-    found: dict[Key, list[Stretch]] = {}
+def _byte_ranges(mapped: MappedModel) -> dict[Key, list[ByteRange]]:
+    found: dict[Key, list[ByteRange]] = {}
     for name, stored in mapped.stored.items():
         layer, is_expert, _ = name.partition(EXPERTS)
         if not is_expert:
@@ -124,6 +124,6 @@ def _stretches(mapped: MappedModel) -> dict[Key, list[Stretch]]:
         num_experts = stored.shape[0]
         each = stored.nbytes // num_experts
         for expert in range(num_experts):
-            stretch = Stretch(file=mapped.files[stored.path], offset=stored.offset + expert * each, nbytes=each)
-            found.setdefault((layer, expert), []).append(stretch)
+            byte_range = ByteRange(file=mapped.files[stored.path], offset=stored.offset + expert * each, nbytes=each)
+            found.setdefault((layer, expert), []).append(byte_range)
     return found

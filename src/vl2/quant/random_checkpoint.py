@@ -15,9 +15,9 @@ from torch import Tensor
 
 from vl2.config import preset
 from vl2.model import VL2
-from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.record import Record
-from vl2.quant.write import write_quantised
+from vl2.quant.config import QuantizationConfig
+from vl2.quant.modules import QuantizedExperts, QuantizedLinear
+from vl2.quant.write import write_quantized
 from vl2.weights.locate import built_in_folder
 
 DEVIATION = 0.02
@@ -25,7 +25,7 @@ DEVIATION = 0.02
 CODE_DEVIATION = {"int4": 4.64, "int8": 73.9}
 
 
-def write_random_quantised(
+def write_random_quantized(
     size: str, folder: Path, *, weights: str = "int4", seed: int = 0, say: Callable[[str], None] = lambda module: None
 ) -> None:
     """Write a checkpoint of a released size to a new folder; `say` is told the name of each module."""
@@ -37,12 +37,12 @@ def write_random_quantised(
 
     processor = built_in_folder() if size == "nano" else Path(str(resources.files("vl2") / "presets"))
     beside = [processor / "processor_config.json", built_in_folder() / "tokenizer.json"]
-    write_quantised(preset(size), Record.named(weights), folder, fill, beside=beside)
+    write_quantized(preset(size), QuantizationConfig.named(weights), folder, fill, beside=beside)
 
 
 def _fill(model: VL2, name: str, generator: torch.Generator) -> None:
     module = model.get_submodule(name)
-    kind = module.kind if isinstance(module, QuantisedLinear | QuantisedExperts) else None
+    kind = module.kind if isinstance(module, QuantizedLinear | QuantizedExperts) else None
     for leaf, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         values = tensor.detach()
         if kind is not None and leaf.endswith("codes"):

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from vl2.config import ModelConfig
 from vl2.errors import UserError, memory_errors
 from vl2.model import VL2
-from vl2.quant.apply import reserve
-from vl2.quant.record import Record
+from vl2.quant.apply import allocate_quantized
+from vl2.quant.config import QuantizationConfig
 from vl2.quant.scheme import Scheme
-from vl2.quant.write import empty_quantised, file_name, put
+from vl2.quant.write import empty_quantized, file_name, put
 from vl2.weights.in_place import InPlace
 from vl2.weights.load import (
     Progress,
@@ -36,7 +36,7 @@ from vl2.weights.safetensors_file import StoredTensor, read_into
 READ_AT_ONCE = 256 << 20  # bytes read between two reports of progress
 
 
-def load_quantising(
+def load_quantizing(
     folder: Path,
     scheme: Scheme,
     *,
@@ -50,7 +50,7 @@ def load_quantising(
     stored = stored_tensors(folder)
     wanted = list(places(model))
     check_tensors({place.name: shape_of(model, place) for place in wanted}, stored, folder)
-    reserve(model, scheme)
+    allocate_quantized(model, scheme)
     dtype, device = dtype or getattr(torch, config.torch_dtype), torch.device(device)
     in_place = InPlace(stored, dtype)
     if device.type == "cpu":
@@ -79,7 +79,7 @@ class MappedModel:
         total = sum(file.nbytes for file in self.files.values())
         done = 0
         for file in self.files.values():
-            file.prefer_large_pages(True)
+            file.prefer_huge_pages(True)
             for start in range(0, file.nbytes, READ_AT_ONCE):
                 nbytes = min(READ_AT_ONCE, file.nbytes - start)
                 file.read(start, nbytes)
@@ -88,10 +88,10 @@ class MappedModel:
                     progress(done, total)
 
 
-def map_quantised(
+def map_quantized(
     folder: Path,
     config: ModelConfig,
-    record: Record,
+    quantization: QuantizationConfig,
     *,
     dtype: torch.dtype | None = None,
     file_kind: Callable[[Path], MappedFile] = MappedFile,
@@ -100,7 +100,7 @@ def map_quantised(
 
     A tensor is copied only where it is wanted in another type. UserError names what does not fit config.json.
     """
-    model = empty_quantised(config, record.scheme, dtype or getattr(torch, config.torch_dtype))
+    model = empty_quantized(config, quantization.scheme, dtype or getattr(torch, config.torch_dtype))
     state = model.state_dict()
     stored = _checked(state, folder)
     files = {path: file_kind(path) for path in dict.fromkeys(tensor.path for tensor in stored.values())}
@@ -110,17 +110,17 @@ def map_quantised(
     return MappedModel(model=model.eval(), files=files, stored=stored)
 
 
-def read_quantised(
+def read_quantized(
     folder: Path,
     config: ModelConfig,
-    record: Record,
+    quantization: QuantizationConfig,
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str,
     progress: Progress | None = None,
 ) -> VL2:
     """Return the same model on any device, with memory of its own."""
-    model = empty_quantised(config, record.scheme, dtype or getattr(torch, config.torch_dtype))
+    model = empty_quantized(config, quantization.scheme, dtype or getattr(torch, config.torch_dtype))
     stored = _checked(model.state_dict(), folder)
     with memory_errors(f"the weights of {folder}"):
         materialize(model, dtype or getattr(torch, config.torch_dtype), torch.device(device))

@@ -57,7 +57,7 @@ def scheme_named(name: str) -> Scheme:
     raise UserError(f"weights must be one of {', '.join(SCHEME_NAMES)}, got {name!r}")
 
 
-def quantised_modules(model: nn.Module, scheme: Scheme) -> dict[str, Kind]:
+def quantized_modules(model: nn.Module, scheme: Scheme) -> dict[str, Kind]:
     """Return the modules of a plain model that the scheme quantises, by name, and the form of each."""
     found: dict[str, Kind] = {}
     for name, module in model.named_modules():

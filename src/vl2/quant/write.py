@@ -2,7 +2,7 @@
 
 The files hold the state dict of the quantised model: what is not quantised under its released name, and beside it the
 codes and scales of each layer, experts stacked, laid out as the products read them. So loading is mapping: nothing is
-unpacked, joined or copied, and the bytes of one expert are four unbroken stretches that can be paged in and out. No
+unpacked, joined or copied, and the bytes of one expert are four byte ranges that can be paged in and out. No
 program that knows the released names could read the codes anyway, so the experts do not keep theirs.
 
 Source: none; the layout is this project's own. `vl2.quant.read` reads it.
@@ -24,12 +24,12 @@ from vl2.config import ModelConfig
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.paths import local_path
-from vl2.quant.apply import reserve, store
-from vl2.quant.record import Record
+from vl2.quant.apply import allocate_quantized, quantize_into
+from vl2.quant.config import QuantizationConfig
 from vl2.quant.scheme import Scheme
 from vl2.weights.load import (
     INDEX,
-    QUANTISED,
+    QUANTIZED,
     SINGLE,
     Progress,
     build_empty,
@@ -62,12 +62,12 @@ def quantise_checkpoint(
 
     UserError if the folder exists, the checkpoint is quantised already, or the disk has no room.
     """
-    record = Record.named(weights)
+    quantization = QuantizationConfig.named(weights)
     out = local_path(out)
     refuse_existing(out)
     folder = locate_checkpoint(name)
     config = ModelConfig.from_file(folder / "config.json")
-    already = Record.of(config, folder)
+    already = QuantizationConfig.of(config, folder)
     if already is not None:
         raise UserError(f"{folder} is quantised to {already.weights} already: quantise the plain checkpoint")
     stored = stored_tensors(folder)
@@ -76,12 +76,12 @@ def quantise_checkpoint(
     check_tensors({place.name: shape_of(plain, place) for place in wanted}, stored, folder)
     source = _Released(wanted, stored, progress)
     beside = [file for file in sorted(folder.iterdir()) if _is_beside(file)]
-    write_quantised(config, record, out, source.fill, beside=beside, max_shard_bytes=max_shard_bytes)
+    write_quantized(config, quantization, out, source.fill, beside=beside, max_shard_bytes=max_shard_bytes)
 
 
-def write_quantised(
+def write_quantized(
     config: ModelConfig,
-    record: Record,
+    quantization: QuantizationConfig,
     out: Path,
     fill_module: Callable[[VL2, str], None],
     *,
@@ -92,7 +92,7 @@ def write_quantised(
 
     It is called when the named module of the model has memory, uninitialised; all others are on the meta device.
     """
-    model = empty_quantised(config, record.scheme, getattr(torch, config.torch_dtype))
+    model = empty_quantized(config, quantization.scheme, getattr(torch, config.torch_dtype))
     files = list(_shards(model, max_shard_bytes))
     _check_room(out, sum(module.nbytes for file in files for module in file))
     with new_folder(out) as partial, _disk_errors(out):
@@ -110,13 +110,13 @@ def write_quantised(
             write_json(partial / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
         for file in beside:
             shutil.copyfile(file, partial / file.name)
-        write_json(partial / "config.json", {**config.to_dict(), QUANTISED: record.to_dict()})
+        write_json(partial / "config.json", {**config.to_dict(), QUANTIZED: quantization.to_dict()})
 
 
-def empty_quantised(config: ModelConfig, scheme: Scheme, dtype: torch.dtype) -> VL2:
+def empty_quantized(config: ModelConfig, scheme: Scheme, dtype: torch.dtype) -> VL2:
     """Return a quantised model on the meta device; what is not quantised has the given type."""
     model = build_empty(config)
-    reserve(model, scheme)
+    allocate_quantized(model, scheme)
     materialize(model, dtype, torch.device("meta"))
     return model
 
@@ -133,7 +133,7 @@ def put(model: VL2, place: Place, stored: StoredTensor) -> None:
     if isinstance(target, Tensor):
         read_into(place.view(target.detach()), stored)
         return
-    is_stored = store(model, place, read_tensor(stored))
+    is_stored = quantize_into(model, place, read_tensor(stored))
     assert is_stored, f"{place.parameter} has no place in the model"
 
 

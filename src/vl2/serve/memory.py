@@ -1,7 +1,7 @@
 """What large requests leave behind goes back to the system: the C library keeps freed memory, here by intention.
 
-Passes of the model allocate the same again and again, so the process keeps what they free (`freed_pages.py`). A body of
-60 MB, once, is not of that kind.
+Passes of the model allocate the same again and again, so the process keeps what they free (`malloc_tuning.py`). A body
+of 60 MB, once, is not of that kind.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from PIL import Image
 from vl2.errors import UserError
 from vl2.infer.engine.engine import EngineStopped
 from vl2.infer.sampling import GenerateOptions
-from vl2.process.messages import normalise, released_prompt
+from vl2.process.messages import normalize, released_prompt
 from vl2.process.sample import Sample
 from vl2.serve.backend import Answers, Ask, Backend
 from vl2.serve.decoders import Decoders
@@ -146,7 +146,7 @@ class Service:
         async def prepare() -> Prompt:
             await place.take(has_images=_have_images(turns))
             # Its sources are what clients wrote, and are opened by the loader alone.
-            normal = await self._in_thread(lambda: normalise(turns))
+            normal = await self._in_thread(lambda: normalize(turns))
             loaded = await self._load([turn.images for turn in normal], place)
             encode = self.backend.processor.encode_turns
             sample = await self._in_thread(lambda: encode(normal, images=loaded.prepared if loaded else None))

@@ -24,7 +24,7 @@ from vl2.data.evidence import Evidence
 from vl2.data.packed import Packed
 from vl2.errors import UserError
 from vl2.model import VL2
-from vl2.model.attention import LatentAttention, MultiHeadAttention, Reach
+from vl2.model.attention import AttentionMask, LatentAttention, MultiHeadAttention
 
 HEAD = 0
 
@@ -97,10 +97,10 @@ class _Watch:
         self._seen: tuple[Tensor, Tensor, float] | None = None
         attention.attend = self
 
-    def __call__(self, q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, reach: Reach, scale: float) -> Tensor:
+    def __call__(self, q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask: AttentionMask, scale: float) -> Tensor:
         if torch.is_grad_enabled():
             self._seen = q_BHSC[0, HEAD], k_BHLC[0, HEAD], scale
-        return self._attend(q_BHSC, k_BHLC, v_BHLC, reach, scale)
+        return self._attend(q_BHSC, k_BHLC, v_BHLC, mask, scale)
 
     def take(self) -> tuple[Tensor, Tensor, float]:
         seen, self._seen = self._seen, None

@@ -18,7 +18,7 @@ from vl2.errors import UserError
 from vl2.infer.generate import Limits, answer_budget, generate
 from vl2.infer.sampling import GenerateOptions
 from vl2.model import VL2
-from vl2.process.grounding import Box999, LabelledBoxes, parse_tolerant
+from vl2.process.grounding import Box999, LabeledBoxes, parse_tolerant
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.train.recipe import EvaluationTask
@@ -133,7 +133,7 @@ def answer_of(record: Record) -> str:
     return "".join(record.with_boxes(part.text) for part in record.messages[-1].parts if part.text is not None)
 
 
-def num_found(wanted: Sequence[LabelledBoxes], given: Sequence[LabelledBoxes]) -> int:
+def num_found(wanted: Sequence[LabeledBoxes], given: Sequence[LabeledBoxes]) -> int:
     """Count the wanted boxes that are named; a box that was given counts for one wanted box only."""
     free = [(entry.label, box) for entry in given for box in entry.boxes]
     count = 0

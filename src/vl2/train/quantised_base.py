@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.errors import UserError
-from vl2.model.moe import Experts, multiply_by_expert
+from vl2.model.moe import Experts, grouped_matmul
 from vl2.train.adapter_options import BaseKind
 
 # Appendix E of the paper.
@@ -179,11 +179,11 @@ class QuantisedExperts(nn.Module):
 
     def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         with whole(self.gate_up_proj) as weight:
-            return multiply_by_expert(x_ND, weight, counts_E)
+            return grouped_matmul(x_ND, weight, counts_E)
 
     def down(self, h_NF: Tensor, counts_E: Tensor) -> Tensor:
         with whole(self.down_proj) as weight:
-            return multiply_by_expert(h_NF, weight, counts_E)
+            return grouped_matmul(h_NF, weight, counts_E)
 
 
 @dataclass(frozen=True, kw_only=True)

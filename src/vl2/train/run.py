@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vl2.data.loader import LoadedStep, Loader
 from vl2.errors import UserError
-from vl2.infer.kept_graphs import drop_graphs
+from vl2.infer.graph_cache import drop_graphs
 from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter

@@ -31,7 +31,7 @@ from vl2.train.parts import Configured, freeze, parameter_groups
 from vl2.train.ranks import Ranks
 from vl2.train.shard import is_sharded
 from vl2.train.stage import Stage
-from vl2.weights.freed_pages import keep_freed_pages
+from vl2.weights.malloc_tuning import tune_malloc
 
 LENGTH_MULTIPLE = 64
 
@@ -106,7 +106,7 @@ class TrainStep:
         """`balancer` None lets every rank encode its own tiles."""
         check_balance(model, stage)
         if ranks.device.type == "cpu":
-            keep_freed_pages()
+            tune_malloc()
         freeze(model, stage)
         self.model, self.stage, self.ranks = model, stage, ranks
         self.optimizer = MasterAdamW(

@@ -77,7 +77,7 @@ def answer_greedily(
         start = time.perf_counter()
         row = cache.rows(0, 1)
         row.lengths = [0]
-        prompt = Prefill(model, sample, row, assistant_id=vlm.processor.tokenizer.assistant_id, longest_pass=chunk)
+        prompt = Prefill(model, sample, row, assistant_id=vlm.processor.tokenizer.assistant_id, max_chunk=chunk)
         logits_V = prompt.finish().cpu().clone()
         first_s = time.perf_counter() - start
         cache.lengths[0] = row.lengths[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vl2.bench.speak import Unsupported, peak_bytes
+from vl2.bench.protocol import Unsupported, peak_bytes
 from vl2.errors import UserError
 from vl2.infer.generate import Limits
 from vl2.infer.memory_plan import MemoryPlan

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vl2.errors import UserError
-from vl2.process.grounding import LabelledBoxes, parse_strict
+from vl2.process.grounding import LabeledBoxes, parse_strict
 from vl2.verify.check import GROUPS, Check, Verdict
 from vl2.verify.pictures import Pictures
 
@@ -108,7 +108,7 @@ def compare_answers(ours: str, published: str) -> Comparison:
     return Comparison(likeness="close" if share >= SIMILAR else "differs", said=said)
 
 
-def _compare_boxes(ours: list[LabelledBoxes], published: list[LabelledBoxes]) -> Comparison:
+def _compare_boxes(ours: list[LabeledBoxes], published: list[LabeledBoxes]) -> Comparison:
     counts = [[(entry.label, len(entry.boxes)) for entry in found] for found in (ours, published)]
     if counts[0] != counts[1]:
         says = "no well-formed box" if not ours else f"labels and numbers of boxes {counts[0]}"
@@ -123,7 +123,7 @@ def _compare_boxes(ours: list[LabelledBoxes], published: list[LabelledBoxes]) ->
     return Comparison(likeness=likeness, said=f"boxes are off by at most {off} of 999 ({BOX_TOLERANCE} is allowed)")
 
 
-def _boxes(text: str) -> list[LabelledBoxes]:
+def _boxes(text: str) -> list[LabeledBoxes]:
     try:
         return parse_strict(text)
     except UserError:

@@ -10,7 +10,7 @@ from typing import Any
 
 from vl2.config import ModelConfig, preset
 from vl2.errors import UserError
-from vl2.quant.record import Record
+from vl2.quant.config import QuantizationConfig
 from vl2.verify.released import MOST_DIFFERENT_FIELDS, nearest_size
 from vl2.weights.load import INDEX, SINGLE
 from vl2.weights.locate import BUILT_IN, HUB_ID, RELEASED
@@ -64,9 +64,9 @@ class Subject:
         return self.config if self.size is None else preset(self.size)
 
     @property
-    def record(self) -> Record | None:
+    def record(self) -> QuantizationConfig | None:
         """What config.json says about quantised weights. UserError for what this package cannot read."""
-        return None if self.config is None else Record.of(self.config, self.folder)
+        return None if self.config is None else QuantizationConfig.of(self.config, self.folder)
 
 
 def label_of(target: str, folder: Path) -> str:

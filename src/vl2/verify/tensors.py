@@ -10,7 +10,7 @@ import torch
 
 from vl2.config import ModelConfig
 from vl2.errors import UserError
-from vl2.quant.record import Record
+from vl2.quant.config import QuantizationConfig
 from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
 from vl2.verify.subject import Subject, index_names
 from vl2.weights.load import INDEX, build_empty, shape_of
@@ -33,7 +33,7 @@ def check_tensors(subject: Subject, tensors: Mapping[str, StoredTensor]) -> list
     if config is None:
         return [_not_checked("config.json cannot be used, and the name is of no released size")]
     try:
-        record: Record | None = subject.record
+        record: QuantizationConfig | None = subject.record
     except UserError as error:
         return [Check(group=GROUP, name="names", verdict="fail", found=str(error))]
     if record is not None:

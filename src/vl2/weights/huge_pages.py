@@ -1,4 +1,4 @@
-"""Weights in large pages, where Linux gives them to who asks.
+"""Weights in huge pages, where Linux gives them to who asks.
 
 A model is read from end to end for every token, at the speed of memory. With pages of 4 KiB a part of that goes into
 looking up where the next page lies: with 2 MiB one core reads a fifth to a quarter faster, and fresh memory is filled
@@ -17,7 +17,7 @@ ADVICE: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
 def prefer_huge_pages(tensor: Tensor) -> None:
-    """Ask for large pages under a tensor that has not been written yet."""
+    """Ask for huge pages under a tensor that has not been written yet."""
     if ADVICE is None or tensor.device.type != "cpu" or tensor.nbytes < mmap.PAGESIZE:
         return
     first = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE

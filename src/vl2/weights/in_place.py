@@ -1,9 +1,9 @@
 """Weights of a model that only answers which stay in their files: what is not copied need not be waited for.
 
 The token table always does, for a prompt wants some of its rows. Routed experts and the head are read from end to end
-for every token, and do where the system holds their file in large pages: in small ones they would be read at half the
+for every token, and do where the system holds their file in huge pages: in small ones they would be read at half the
 speed or less. So Linux keeps a file that it has read from a disk into a map with advice, or that was written by some
-MB at a time as downloads are, on file systems that know large pages (ext4 since 6.16, XFS); not one that was written
+MB at a time as downloads are, on file systems that know huge pages (ext4 since 6.16, XFS); not one that was written
 tensor by tensor. The rest is copied: the encoder and what every token of a prompt meets are multiplied in tiles again
 and again, for which each row wants to begin at a line of the cache.
 """
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from vl2.model import VL2
-from vl2.model.file_experts import FileExperts, Pair
+from vl2.model.memory_mapped_experts import MemoryMappedExperts, Pair
 from vl2.model.moe import MoE
-from vl2.weights.large_pages import lies_in_large_pages
+from vl2.weights.huge_page_files import lies_in_huge_pages
 from vl2.weights.mapped_file import MappedFile
 from vl2.weights.safetensors_file import StoredTensor, read_into
 from vl2.weights.safetensors_writer import ALIGNMENT
@@ -54,7 +54,7 @@ class InPlace:
             if isinstance(module, MoE):
                 names = _projections(f"{path}.experts", module.gate.num_experts)
                 if self._may_stay([name for expert in names for name in expert]):
-                    module.add_module("experts", FileExperts([self._pair(*expert) for expert in names]))
+                    module.add_module("experts", MemoryMappedExperts([self._pair(*expert) for expert in names]))
 
     def brings(self, name: str) -> bool:
         """Bring a tensor of those that stay into memory and return True; False for others.
@@ -67,15 +67,15 @@ class InPlace:
         if target is not None:
             read_into(target, stored)
         elif name == TABLE:
-            self._file(stored.path).ask_for(stored.offset, stored.nbytes)
+            self._file(stored.path).prefetch(stored.offset, stored.nbytes)
         else:
             self._file(stored.path).touch(stored.offset, stored.nbytes)
         return True
 
-    def hold(self) -> None:
-        """Keep what is read from end to end in memory, once it is there."""
+    def mlock(self) -> None:
+        """Lock what is read from end to end in memory, once it is there."""
         for path, offset, nbytes in self._parts:
-            self._file(path).hold(offset, nbytes)
+            self._file(path).mlock(offset, nbytes)
 
     def _fits(self, name: str) -> bool:
         """Whether a tensor lies in its file as it is wanted."""
@@ -93,10 +93,10 @@ class InPlace:
         for name in names:
             by_file.setdefault(self._stored[name].path, []).append(self._stored[name])
         parts = [_part(path, tensors) for path, tensors in by_file.items()]
-        if not all(path.stat().st_size >= LEAST_BYTES and lies_in_large_pages(path, *part) for path, *part in parts):
+        if not all(path.stat().st_size >= LEAST_BYTES and lies_in_huge_pages(path, *part) for path, *part in parts):
             return False
         for path, *_ in parts:
-            self._file(path).prefer_large_pages(True)
+            self._file(path).prefer_huge_pages(True)
         self._parts += parts
         return True
 

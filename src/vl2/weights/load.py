@@ -28,7 +28,7 @@ SINGLE = "model.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 NAMES_SHOWN = 5
 LARGE_BYTES = 128 << 20
-QUANTISED = "quantization_config"  # the key of config.json that says how weights are quantised
+QUANTIZED = "quantization_config"  # the key of config.json that says how weights are quantised
 # Two readers already saturate a disk; the time goes into page faults on the fresh memory.
 NUM_READERS = min(4, os.cpu_count() or 1)
 
@@ -50,7 +50,7 @@ def load_model(
     UserError names the tensors that are missing, not expected or of another shape.
     """
     config = ModelConfig.from_file(folder / "config.json")
-    if QUANTISED in config.source:
+    if QUANTIZED in config.source:
         raise UserError(f"{folder} holds quantised weights, which can only answer: vl2.load and the commands take it")
     model = build_empty(config)
     stored = stored_tensors(folder)
@@ -69,7 +69,7 @@ def load_model(
             read_into(place.view(state[place.parameter]), tensor)
 
     fill(wanted, stored, put, progress)
-    in_place.hold()
+    in_place.mlock()
     return model.eval()
 
 

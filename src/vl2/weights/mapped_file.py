@@ -55,7 +55,7 @@ class MappedFile:
             flat = flat.clone()
         return flat.view(stored.dtype).view(stored.shape)
 
-    def prefer_large_pages(self, prefer: bool) -> None:
+    def prefer_huge_pages(self, prefer: bool) -> None:
         """Ask for 2 MiB pages, which a processor reads through faster, or refuse them.
 
         They suit a file that is wanted as a whole. Of a part they bring in the neighbourhood too, uncounted.
@@ -69,7 +69,7 @@ class MappedFile:
         try:
             self._advise(MADV_POPULATE_READ, offset, nbytes)
         except (OSError, ValueError):
-            self.ask_for(offset, nbytes)
+            self.prefetch(offset, nbytes)
 
     def touch(self, offset: int, nbytes: int) -> None:
         """Bring a part into memory, and read a byte of each page.
@@ -79,21 +79,21 @@ class MappedFile:
         self.read(offset, nbytes)
         torch.frombuffer(self._map, dtype=torch.uint8, count=nbytes, offset=offset)[:: mmap.PAGESIZE].sum()
 
-    def hold(self, offset: int, nbytes: int) -> None:
-        """Keep a part, once it has come, in memory as long as it is mapped, if this process may do that."""
+    def mlock(self, offset: int, nbytes: int) -> None:
+        """Lock a part, once it has come, in memory as long as it is mapped, if this process may do that."""
         lock = getattr(ctypes.CDLL(None), "mlock2", None) if sys.platform == "linux" else None
         if lock is not None:
             first = offset // mmap.PAGESIZE * mmap.PAGESIZE
             place, size = ctypes.c_void_p(self.address + first), ctypes.c_size_t(offset + nbytes - first)
             lock(place, size, MLOCK_ONFAULT)  # its refusal is no error: the system may take the pages back then
 
-    def ask_for(self, offset: int, nbytes: int) -> None:
-        """Start reading a part, without waiting for it."""
+    def prefetch(self, offset: int, nbytes: int) -> None:
+        """Start reading a part, without waiting for it (MADV_WILLNEED)."""
         if hasattr(mmap, "MADV_WILLNEED"):
             self._advise(mmap.MADV_WILLNEED, offset, nbytes)
 
-    def let_go(self, offset: int, nbytes: int) -> None:
-        """Take the whole pages of a part out of this process; they come back from the file. Changes are lost."""
+    def evict(self, offset: int, nbytes: int) -> None:
+        """Evict the whole pages of a part from this process; they come back from the file. Changes are lost."""
         first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
         stop = (offset + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
         if hasattr(mmap, "MADV_DONTNEED") and stop > first:

@@ -72,7 +72,7 @@ def write_random_checkpoint(
     for number, shapes in enumerate(files, 1):
         name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
         tensors = {tensor: random_values(tensor, shape, generator) for tensor, shape in shapes.items()}
-        # In one piece, as a download comes in some of 10 MB: so the system may hold the file in large pages.
+        # In one piece, as a download comes in some of 10 MB: so the system may hold the file in huge pages.
         (folder / name).write_bytes(save(tensors, metadata={"format": "pt"}))
         weight_map.update(dict.fromkeys(shapes, name))
         say(name)

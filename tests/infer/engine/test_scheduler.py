@@ -153,7 +153,7 @@ def test_a_long_prompt_does_not_hold_up_an_answer_under_way(nano: VLM) -> None:
     engine = scheduler(nano)
     quick = engine.make_task(job(encode(nano, "Tell me a story.")))
     engine.add(quick)
-    while quick.row is None:
+    while quick.sequence is None:
         engine.step()
     long = engine.make_task(job(encode(nano, "word " * 900), max_new_tokens=1))
     engine.add(long)
@@ -205,7 +205,7 @@ def test_a_cancelled_request_leaves_at_every_stage_and_frees_its_tokens(nano: VL
     engine.add(read)
     engine.add(waiting)
     engine.step()
-    assert (decoded.row is not None, read.prefill is not None, waiting.cache) == (True, True, None)
+    assert (decoded.sequence is not None, read.prefill is not None, waiting.cache) == (True, True, None)
     for task in (decoded, read, waiting):
         assert engine.cancel(task)
         assert not engine.cancel(task)

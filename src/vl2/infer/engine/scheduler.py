@@ -1,7 +1,7 @@
-"""What the model does next: a little reading for one new request, then one token for every request being answered.
+"""What the model does next: a chunk of prefill for one new request, then one token for every request being answered.
 
-A request waits until a place is free and the positions that it may need fit into the budget. Its prompt is read in
-passes, one or a few between two decoding steps, so that a long one does not hold up the others. Every request has a
+A request waits until a place is free and the positions that it may need fit into the budget. Its prompt is prefilled in
+chunks, one or a few between two decoding steps, so that a long one does not hold up the others. Every request has a
 cache row of its own. All rows that are decoded with the same adapter take one step together: by the kernels, or in a
 pass of always the same shape, so that nothing beside a request enters its arithmetic, to the last bit. A test holds
 this.
@@ -21,7 +21,7 @@ from torch import Tensor
 from vl2.errors import UserError, memory_errors
 from vl2.infer.engine.fair_queue import FairQueue
 from vl2.infer.engine.task import Job, Logprobs, Output, Task
-from vl2.infer.generate import Limits, answer_budget, check_bias, start_row, step_row
+from vl2.infer.generate import Limits, answer_budget, check_bias, start_sequence, step_sequence
 from vl2.infer.language_plan import language_plan
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.lora.switch import AdapterSwitch
@@ -30,14 +30,14 @@ from vl2.model.moe import MAX_DECODED_ROWS
 from vl2.process.tokenizer import Tokenizer
 
 ROWS_TOGETHER = 16
-LONGEST_PAUSE_S = 0.2  # between two tokens of an answer, for reading prompts, beyond one pass
+LONGEST_PAUSE_S = 0.2  # between two tokens of an answer, for prefill, beyond one chunk
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits(Limits):
     """What bounds the engine's memory."""
 
-    max_rows: int = 16  # requests read or decoded at once
+    max_rows: int = 16  # requests prefilled or decoded at once
     prefill_chunk: int | None = 512
     cache_tokens: int = 65_536  # positions of all requests at work together
     max_waiting: int = 256
@@ -84,7 +84,7 @@ class Scheduler:
         self._model, self._tokenizer = model, tokenizer
         self._adapters = adapters
         self._waiting: FairQueue[Task] = FairQueue()
-        self._reading: list[Task] = []  # in the order of their start
+        self._prefilling: list[Task] = []  # in the order of their start
         self._decoding: list[Task] = []
         self._is_turn_of_shortest = False
         # Always as many rows as there can be: a product of another shape may round otherwise. And a multiple of the
@@ -97,16 +97,16 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        return len(self._reading) + len(self._decoding)
+        return len(self._prefilling) + len(self._decoding)
 
     @property
     def num_reserved(self) -> int:
         """Positions of the cache that are given away."""
-        return sum(task.num_reserved for task in (*self._reading, *self._decoding))
+        return sum(task.num_reserved for task in (*self._prefilling, *self._decoding))
 
     @property
     def has_work(self) -> bool:
-        return bool(self._reading or self._decoding or len(self._waiting))
+        return bool(self._prefilling or self._decoding or len(self._waiting))
 
     def make_task(self, job: Job) -> Task:
         """Return the task of a job. UserError if its prompt exceeds the context, its adapter or an id is not known."""
@@ -125,7 +125,7 @@ class Scheduler:
         """Drop a task wherever it is; False if it has ended already."""
         if self._waiting.remove(task.job.client, task):
             return True
-        for tasks in (self._reading, self._decoding):
+        for tasks in (self._prefilling, self._decoding):
             if task in tasks:
                 tasks.remove(task)
                 _free(task)
@@ -134,23 +134,23 @@ class Scheduler:
 
     def drop_all(self) -> list[Task]:
         """Drop every task and return them."""
-        tasks = [*self._waiting, *self._reading, *self._decoding]
+        tasks = [*self._waiting, *self._prefilling, *self._decoding]
         for task in tasks:
             self.cancel(task)
         return tasks
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Task, Output]]:
-        """Read a little of the prompts, then decode one token of every answer."""
+        """Prefill a little of the prompts, then decode one token of every answer."""
         began = time.monotonic()
         outputs = self._admit()
         is_first = True
-        # A decoding step costs nearly the same for one answer as for many: while more prompts are read than answers
-        # are under way it pays to read on, as long as nobody notices the pause.
-        while self._reading and (
-            is_first or (len(self._reading) > len(self._decoding) and time.monotonic() - began < LONGEST_PAUSE_S)
+        # A decoding step costs nearly the same for one answer as for many: while more prompts are prefilled than
+        # answers are under way it pays to prefill on, as long as nobody notices the pause.
+        while self._prefilling and (
+            is_first or (len(self._prefilling) > len(self._decoding) and time.monotonic() - began < LONGEST_PAUSE_S)
         ):
-            outputs += self._read(self._next_to_read())
+            outputs += self._prefill(self._next_to_prefill())
             is_first = False
         by_adapter: dict[str | None, list[Task]] = {}
         for task in self._decoding:
@@ -169,7 +169,7 @@ class Scheduler:
             task.started_at = time.monotonic()
             failure = _attempt(lambda task=task: self._start(task))  # type: ignore[misc]
             if failure is None:
-                self._reading.append(task)
+                self._prefilling.append(task)
             else:
                 _free(task)
                 failed.append((task, Output(error=failure)))
@@ -187,7 +187,7 @@ class Scheduler:
             sample,
             task.cache,
             assistant_id=self._tokenizer.assistant_id,
-            longest_pass=self.limits.prefill_chunk,
+            max_chunk=self.limits.prefill_chunk,
             reuse=self.reuse,
         )
         task.num_reused = task.prefill.num_reused
@@ -195,21 +195,21 @@ class Scheduler:
         self.totals.visual_tokens += int(sample.image_mask.sum())
         self.totals.tiles += len(sample.tiles)
 
-    def _next_to_read(self) -> Task:
-        """Take turns between the oldest prompt and the one with the least left to read.
+    def _next_to_prefill(self) -> Task:
+        """Take turns between the oldest prompt and the one with the least left to prefill.
 
         The first alone would let a short question wait behind a page of text, the second alone would let that page
         wait for ever.
         """
         self._is_turn_of_shortest = not self._is_turn_of_shortest
         if self._is_turn_of_shortest:
-            return min(self._reading, key=lambda task: task.num_unread)
-        return self._reading[0]
+            return min(self._prefilling, key=lambda task: task.num_to_prefill)
+        return self._prefilling[0]
 
-    def _read(self, task: Task) -> list[tuple[Task, Output]]:
+    def _prefill(self, task: Task) -> list[tuple[Task, Output]]:
         outputs: list[tuple[Task, Output]] = []
 
-        def read() -> None:
+        def prefill() -> None:
             assert task.prefill is not None
             self._use(task.job.adapter)
             logits_V = task.prefill.step()
@@ -217,24 +217,24 @@ class Scheduler:
                 return
             budget = task.num_reserved - len(task.job.sample)
             task.prefill = None
-            task.row = start_row(0, task.job.sample, task.job.options, budget, self._tokenizer)
-            self._reading.remove(task)
+            task.sequence = start_sequence(0, task.job.sample, task.job.options, budget, self._tokenizer)
+            self._prefilling.remove(task)
             self._decoding.append(task)
             outputs.append((task, self._choose(task, logits_V)))
 
-        if (failure := _attempt(read)) is not None:
+        if (failure := _attempt(prefill)) is not None:
             self._end(task)
             return [(task, Output(error=failure))]
         return outputs
 
     def _decode(self, adapter: str | None, tasks: list[Task]) -> list[tuple[Task, Output]]:
-        rows = [task.row for task in tasks if task.row is not None]
+        sequences = [task.sequence for task in tasks if task.sequence is not None]
         caches = [task.cache for task in tasks if task.cache is not None]
         logits: list[Tensor] = []
 
         def decode() -> None:
             self._use(adapter)
-            ids = [row.new_ids[-1] for row in rows]
+            ids = [sequence.new_ids[-1] for sequence in sequences]
             # The kernels compute every row alike. They run no adapter, and a plan of them would not outlast a switch.
             plan = language_plan(self._model.language) if adapter is None else None
             if plan is not None:
@@ -260,8 +260,8 @@ class Scheduler:
         return outputs
 
     def _choose(self, task: Task, logits_V: Tensor) -> Output:
-        assert task.row is not None
-        event = step_row(task.row, logits_V, self._tokenizer.eos_id)
+        assert task.sequence is not None
+        event = step_sequence(task.sequence, logits_V, self._tokenizer.eos_id)
         assert event.token_id is not None
         self.totals.generated_tokens += 1
         if task.first_token_at is None:
@@ -294,7 +294,7 @@ def _attempt(work: Callable[[], None]) -> Exception | None:
 
 
 def _free(task: Task) -> None:
-    task.cache = task.prefill = task.row = None
+    task.cache = task.prefill = task.sequence = None
 
 
 def _logprobs(logits_V: Tensor, token_id: int, num_likeliest: int | None) -> Logprobs | None:

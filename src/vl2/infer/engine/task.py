@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vl2.infer.generate import FinishReason, Row
+from vl2.infer.generate import FinishReason, SequenceState
 from vl2.infer.prefill import Prefill
 from vl2.infer.sampling import GenerateOptions
 from vl2.model import Cache
@@ -62,10 +62,10 @@ class Task:
     ended_at: float | None = None
     num_reused: int = 0  # tokens of the prompt that an earlier request had read
     cache: Cache | None = None  # from the start to the end of the work
-    prefill: Prefill | None = None  # until the prompt is read
-    row: Row | None = None  # from then on
+    prefill: Prefill | None = None  # until the prompt is prefilled
+    sequence: SequenceState | None = None  # from then on
 
     @property
-    def num_unread(self) -> int:
-        """Positions of the prompt that are left to read."""
+    def num_to_prefill(self) -> int:
+        """Positions of the prompt that are left to prefill."""
         return len(self.job.sample) - (self.cache.lengths[0] if self.cache else 0)

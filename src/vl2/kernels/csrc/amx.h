@@ -9,7 +9,7 @@
 
 #include <algorithm>
 
-#include "products.h"
+#include "matmul.h"
 #include "tile_registers.h"
 
 namespace vl2 {

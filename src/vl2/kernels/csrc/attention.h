@@ -8,7 +8,7 @@
 namespace vl2 {
 
 // weight * round(x / rms(x)), rounded as the plain model rounds.
-inline void normalise(const bf16* x, const bf16* weight, int64_t width, double eps, bf16* out) {
+inline void normalize(const bf16* x, const bf16* weight, int64_t width, double eps, bf16* out) {
     Floats some[4] = {};  // a sum alone would wait for itself at each step
     int64_t i = 0;
     for (; i + 4 * LANES <= width; i += 4 * LANES)
@@ -37,8 +37,8 @@ inline void rotate_pairs(const float* x, const float* cosine, const float* sine,
     }
 }
 
-// The weights of the softmax in place, unnormalised; returns their sum.
-inline float soften(float* scores, int64_t count) {
+// The weights of the softmax in place, unnormalized; returns their sum.
+inline float softmax(float* scores, int64_t count) {
     float largest = scores[0];
     for (int64_t i = 1; i < count; i++) largest = std::max(largest, scores[i]);
     Floats total = {};
@@ -58,7 +58,7 @@ inline float soften(float* scores, int64_t count) {
 
 // `V` vectors of the sum over rows of weight * row, into `out`.
 template <int V, class T>
-inline void mix_vectors(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count, bf16* out) {
+inline void weighted_sum_vectors(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count, bf16* out) {
     Floats acc[V] = {};
     for (int64_t i = 0; i < count; i++) {
         float weight;
@@ -72,13 +72,14 @@ inline void mix_vectors(const T* weights, float scale, const bf16* rows, int64_t
 // The sum over rows of weight * row, times `scale`; `channels` is a multiple of 16. Each channel is added up alike,
 // however many are added up together.
 template <class T>
-inline void mix(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count, int64_t channels,
-                bf16* out) {
+inline void weighted_sum(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count, int64_t channels,
+                         bf16* out) {
     int64_t c = 0;
     for (; c + 16 * LANES <= channels; c += 16 * LANES)
-        mix_vectors<16>(weights, scale, rows + c, stride, count, out + c);
-    for (; c + 8 * LANES <= channels; c += 8 * LANES) mix_vectors<8>(weights, scale, rows + c, stride, count, out + c);
-    for (; c < channels; c += LANES) mix_vectors<1>(weights, scale, rows + c, stride, count, out + c);
+        weighted_sum_vectors<16>(weights, scale, rows + c, stride, count, out + c);
+    for (; c + 8 * LANES <= channels; c += 8 * LANES)
+        weighted_sum_vectors<8>(weights, scale, rows + c, stride, count, out + c);
+    for (; c < channels; c += LANES) weighted_sum_vectors<1>(weights, scale, rows + c, stride, count, out + c);
 }
 
 // Plain attention of one row and one head of keys, with all the query heads that share it.
@@ -102,8 +103,8 @@ inline void attend_head(const Model& model, const Step& step, int64_t layer, int
         for (int64_t c = 0; c < C; c++) unrotated[c] = to_float(query[q * C + c]);
         rotate_halves(unrotated.data(), cosine, sine, half, rotated.data());
         for (int64_t i = 0; i <= length; i++) scores[i] = dot(rotated.data(), keys + i * stride, C) * scale;
-        const float total = soften(scores.data(), length + 1);
-        mix(scores.data(), 1.0f / total, values, stride, length + 1, C, out + q * C);
+        const float total = softmax(scores.data(), length + 1);
+        weighted_sum(scores.data(), 1.0f / total, values, stride, length + 1, C, out + q * C);
     }
 }
 
@@ -112,7 +113,7 @@ inline void write_latent(const Model& model, const Step& step, int64_t layer, in
     const int64_t half = model.rope_dim / 2;
     const CacheRow& cache = step.cache_row(layer, row);
     bf16* to = cache.keys + step.lengths[row] * cache.position_stride;
-    normalise(latent, model.layers[layer].latent_norm, model.rank, model.latent_eps, to);
+    normalize(latent, model.layers[layer].latent_norm, model.rank, model.latent_eps, to);
     static thread_local std::vector<float> shared;
     shared.resize(model.rope_dim);
     for (int64_t c = 0; c < model.rope_dim; c++) shared[c] = to_float(latent[model.rank + c]);
@@ -126,9 +127,9 @@ inline void attend_latent(const Model& model, const Step& step, int64_t layer, i
     const bf16* q = query + head * (nope + rope);
     const bf16* expand = reinterpret_cast<const bf16*>(model.layers[layer].value.codes) + head * (nope + V) * R;
     static thread_local std::vector<float> scores, unrotated;
-    static thread_local std::vector<bf16> absorbed, mixed;
+    static thread_local std::vector<bf16> absorbed, attended;
     absorbed.resize(R + rope);
-    mix(q, 1.0f, expand, R, nope, R, absorbed.data());
+    weighted_sum(q, 1.0f, expand, R, nope, R, absorbed.data());
     unrotated.resize(rope);
     for (int64_t c = 0; c < rope; c++) unrotated[c] = to_float(q[nope + c]);
     rotate_pairs(unrotated.data(), step.cosines + row * half, step.sines + row * half, half, &absorbed[R]);
@@ -141,10 +142,10 @@ inline void attend_latent(const Model& model, const Step& step, int64_t layer, i
     scores.resize(count);
     for (int64_t i = 0; i < count; i++)
         scores[i] = rounded(dot(absorbed.data(), latents + i * stride, R + rope)) * scale;
-    const float total = soften(scores.data(), count);
-    mixed.resize(R);
-    mix(scores.data(), 1.0f / total, latents, stride, count, R, mixed.data());
-    for (int64_t v = 0; v < V; v++) out[head * V + v] = to_bf16(dot(mixed.data(), expand + (nope + v) * R, R));
+    const float total = softmax(scores.data(), count);
+    attended.resize(R);
+    weighted_sum(scores.data(), 1.0f / total, latents, stride, count, R, attended.data());
+    for (int64_t v = 0; v < V; v++) out[head * V + v] = to_bf16(dot(attended.data(), expand + (nope + v) * R, R));
 }
 
 }  // namespace vl2

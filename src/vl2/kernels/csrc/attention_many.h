@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "lines.h"
-#include "products.h"
+#include "matmul.h"
 
 namespace vl2 {
 
@@ -46,7 +46,7 @@ inline __m512bh pair_of(const bf16* from) {
 }
 
 struct PackedHead {
-    LineVector<uint32_t> keys, values;  // [block][pair of channels][64 keys]; [pair of keys][channels]
+    AlignedVector<uint32_t> keys, values;  // [block][pair of channels][64 keys]; [pair of keys][channels]
     int64_t channel_pairs, key_blocks, value_width;
 
     void pack(const Attention& a, int64_t b, int64_t h) {
@@ -70,8 +70,8 @@ struct PackedHead {
 
 // Scores of up to six queries against the keys of `blocks` blocks, times scale: [query][keys].
 template <int M>
-inline void score(const PackedHead& head, const bf16* const* queries, int64_t blocks, float scale, float* scores,
-                  int64_t width) {
+inline void attention_scores(const PackedHead& head, const bf16* const* queries, int64_t blocks, float scale,
+                             float* scores, int64_t width) {
     for (int64_t block = 0; block < blocks; block++) {
         const uint32_t* keys = &head.keys[block * head.channel_pairs * KEYS_AT_ONCE];
         __m512 acc[M][4];
@@ -94,7 +94,7 @@ inline void score(const PackedHead& head, const bf16* const* queries, int64_t bl
 }
 
 // e^(score - largest) of the first `seen` scores as bfloat16, zeros up to `width`; returns their sum before rounding.
-inline float soften_to_bf16(float* scores, int64_t seen, int64_t width, bf16* weights) {
+inline float softmax_to_bf16(float* scores, int64_t seen, int64_t width, bf16* weights) {
     for (int64_t k = seen; k < round_up(seen, LANES); k++) scores[k] = -INFINITY;
     Floats best = load(scores);
     for (int64_t k = LANES; k < seen; k += LANES) {
@@ -117,8 +117,8 @@ inline float soften_to_bf16(float* scores, int64_t seen, int64_t width, bf16* we
 
 // sum over keys of weight * value for M queries, divided by their totals.
 template <int M, int V>
-inline void mix_values(const PackedHead& head, const bf16* weights, int64_t width, int64_t key_pairs, const float* totals,
-                       bf16* const* out, int64_t channels) {
+inline void weighted_sum_of_values(const PackedHead& head, const bf16* weights, int64_t width, int64_t key_pairs,
+                                   const float* totals, bf16* const* out, int64_t channels) {
     __m512 acc[M][V];
     for (int m = 0; m < M; m++)
         for (int v = 0; v < V; v++) acc[m][v] = _mm512_setzero_ps();
@@ -141,25 +141,25 @@ inline void mix_values(const PackedHead& head, const bf16* weights, int64_t widt
         }
 }
 
-constexpr int mixed_at_once(int vectors) { return vectors <= 4 ? 6 : vectors == 5 ? 5 : vectors == 6 ? 4 : 3; }
+constexpr int summed_at_once(int vectors) { return vectors <= 4 ? 6 : vectors == 5 ? 5 : vectors == 6 ? 4 : 3; }
 
 template <int V>
-inline void mix_all(const PackedHead& head, const bf16* weights, int64_t width, int64_t key_pairs, const float* totals,
-                    bf16* const* out, int64_t count, int64_t channels) {
-    constexpr int M = mixed_at_once(V);
+inline void weighted_sums(const PackedHead& head, const bf16* weights, int64_t width, int64_t key_pairs, const float* totals,
+                          bf16* const* out, int64_t count, int64_t channels) {
+    constexpr int M = summed_at_once(V);
     int64_t m = 0;
     for (; m + M <= count; m += M)
-        mix_values<M, V>(head, weights + m * width, width, key_pairs, totals + m, out + m, channels);
+        weighted_sum_of_values<M, V>(head, weights + m * width, width, key_pairs, totals + m, out + m, channels);
     for (; m < count; m++)
-        mix_values<1, V>(head, weights + m * width, width, key_pairs, totals + m, out + m, channels);
+        weighted_sum_of_values<1, V>(head, weights + m * width, width, key_pairs, totals + m, out + m, channels);
 }
 
 // All queries of one head.
 inline void attend_rows(const Attention& a, int64_t b, int64_t h) {
-    constexpr int64_t TILE = 60;  // queries: a multiple of what is scored and of what is mixed at once
+    constexpr int64_t TILE = 60;  // queries: a multiple of what is scored and of what is summed at once
     static thread_local PackedHead head;
-    static thread_local LineVector<float> scores;
-    static thread_local LineVector<bf16> weights;
+    static thread_local AlignedVector<float> scores;
+    static thread_local AlignedVector<bf16> weights;
     head.pack(a, b, h / a.shared);
     const int64_t width = head.key_blocks * KEYS_AT_ONCE;
     scores.resize(QUERIES_AT_ONCE * width);
@@ -177,22 +177,22 @@ inline void attend_rows(const Attention& a, int64_t b, int64_t h) {
             for (int64_t m = 0; m < QUERIES_AT_ONCE; m++)
                 queries[m] = a.query.at(b, h, first + q + std::min(m, some - 1));  // a short tile repeats its last
             const int64_t blocks = (seen(q + some - 1) + KEYS_AT_ONCE - 1) / KEYS_AT_ONCE;
-            score<QUERIES_AT_ONCE>(head, queries, blocks, scale, scores.data(), width);
+            attention_scores<QUERIES_AT_ONCE>(head, queries, blocks, scale, scores.data(), width);
             for (int64_t m = 0; m < some; m++) {
-                totals[q + m] = soften_to_bf16(&scores[m * width], seen(q + m), round_up(2 * key_pairs, LANES),
+                totals[q + m] = softmax_to_bf16(&scores[m * width], seen(q + m), round_up(2 * key_pairs, LANES),
                                                &weights[(q + m) * width]);
                 out[q + m] = a.out.at(b, h, first + q + m);
             }
         }
         switch (head.value_width / LANES) {
-            case 1: mix_all<1>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            case 2: mix_all<2>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            case 3: mix_all<3>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            case 4: mix_all<4>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            case 5: mix_all<5>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            case 6: mix_all<6>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            case 7: mix_all<7>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            default: mix_all<8>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
+            case 1: weighted_sums<1>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
+            case 2: weighted_sums<2>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
+            case 3: weighted_sums<3>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
+            case 4: weighted_sums<4>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
+            case 5: weighted_sums<5>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
+            case 6: weighted_sums<6>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
+            case 7: weighted_sums<7>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
+            default: weighted_sums<8>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
         }
     }
 }

@@ -2,7 +2,7 @@
 //
 // Lanes are queries all along: keys are the rows of the first product, and of its scores each lane finds its own largest
 // and its own sum; what comes out lies in pairs of keys as the second product takes it, whose rows are the channels of the
-// values, turned once for each head. A query's result depends on nothing but itself and the keys that it sees: where others
+// values, transposed once for each head. A query's result depends on nothing but itself and the keys that it sees: where others
 // beside it see more, its weights are exact zeros.
 #pragma once
 #if defined(__AMX_BF16__)
@@ -20,9 +20,9 @@ inline __m512i load_part(const bf16* from, int64_t count) {
     return _mm512_maskz_loadu_epi16(count <= 0 ? 0 : static_cast<__mmask32>((1u << count) - 1), from);
 }
 
-// Keys as rows of whole tiles, values turned: rows of channels. Zeros fill both up.
+// Keys as rows of whole tiles, values transposed: rows of channels. Zeros fill both up.
 struct HeadInTiles {
-    LineVector<bf16> keys, values;  // [keys][channels]; [value channels][value_row]
+    AlignedVector<bf16> keys, values;  // [keys][channels]; [value channels][value_row]
     int64_t channels, num_keys, value_row;
 
     void pack(const Attention& a, int64_t b, int64_t h) {
@@ -78,7 +78,7 @@ struct Lanes {
     __m512 score(int64_t key) const { return _mm512_loadu_ps(scores + key * TILE_QUERIES); }
 
     // Keys first to last are there, while the first cache still holds them.
-    void find_largest(int64_t first, int64_t last) {
+    void update_largest(int64_t first, int64_t last) {
         __m512 most = largest;  // as a member it would be written at each step
         int64_t k = first;
         for (const int64_t end = std::min(last, all_see); k < end; k++) most = _mm512_max_ps(most, score(k));
@@ -88,7 +88,7 @@ struct Lanes {
 
     // e^(scale * (score - largest)) in pairs of keys as bfloat16, [pair of keys][32], zeros of what is not seen up to `width`,
     // an even number. Returns their sums before rounding. `scale` is positive.
-    Floats soften(int64_t width, float scale, uint32_t* weights) const {
+    Floats softmax(int64_t width, float scale, uint32_t* weights) const {
         const __m512 in_powers = _mm512_set1_ps(scale * 1.44269504f), down = _mm512_mul_ps(largest, in_powers);
         __m512 total = _mm512_setzero_ps();
         const auto weight = [&](int64_t key) {
@@ -131,7 +131,7 @@ inline void store_means(const float* sums, const Floats* inverses, const Attenti
 inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
     static thread_local HeadInTiles head;
     static thread_local std::vector<Line> query, weights;
-    static thread_local LineVector<float> scores;
+    static thread_local AlignedVector<float> scores;
     const TileRegisters registers;
     const auto nothing = [] {};
     head.pack(a, b, h / a.shared);
@@ -150,8 +150,8 @@ inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
                 lanes[v].seen[i] = static_cast<int32_t>(a.seen(first + std::min(v * LANES + i, count - 1)));
             lanes[v].all_see = lanes[v].seen[0];
         }
-        const auto find_largest = [&](int64_t key) {
-            for (Lanes& some : lanes) some.find_largest(key, key + TILE_KEYS);
+        const auto update_largest = [&](int64_t key) {
+            for (Lanes& some : lanes) some.update_largest(key, key + TILE_KEYS);
         };
         for (int64_t k = 0; k < width; k += TILE_KEYS) {
             const bf16* one = &head.keys[k * head.channels];
@@ -159,12 +159,12 @@ inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
             multiply_blocks<2>(queries, TILE_QUERIES, {one, one + LANES * head.channels, head.channels}, head.channels, to,
                                to + LANES * TILE_QUERIES, nothing);
             // Those just stored cannot be loaded yet; those before them can.
-            if (k > 0) find_largest(k - TILE_KEYS);
+            if (k > 0) update_largest(k - TILE_KEYS);
         }
-        find_largest(width - TILE_KEYS);
+        update_largest(width - TILE_KEYS);
         Floats inverses[2];
         for (int64_t v = 0; v < 2; v++)
-            inverses[v] = 1.0f / lanes[v].soften(width, static_cast<float>(a.scale), pairs + v * LANES);
+            inverses[v] = 1.0f / lanes[v].softmax(width, static_cast<float>(a.scale), pairs + v * LANES);
         for (int64_t c = 0; c < a.value_channels; c += 32) {
             const bf16* one = &head.values[c * head.value_row];
             alignas(LINE_BYTES) float sums[32 * TILE_QUERIES];

@@ -1,7 +1,7 @@
 // Sixteen rows of a weight at once: int4 made bfloat16, so that many rows of activations are multiplied by it at the speed
-// of bfloat16. A few are multiplied by the codes themselves, see products_int4_avx512.h.
+// of bfloat16. A few are multiplied by the codes themselves, see matmul_int4_avx512.h.
 #pragma once
-#include "products.h"
+#include "matmul.h"
 #include "threads.h"
 #include "transpose.h"
 

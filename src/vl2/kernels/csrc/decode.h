@@ -21,13 +21,13 @@ inline void project(const Matrix& w, int64_t first, int64_t last, Rows& in, Rows
 inline void decode(const Model& model, const Step& step) {
     const int64_t rows = step.rows, D = model.width;
     const bool is_latent = model.rank > 0;
-    Rows x, normed, query, key, value, mixed, added;
+    Rows x, normed, query, key, value, attended, added;
     x.resize(rows, D);
     normed.resize(rows, D);
     query.resize(rows, model.layers[0].query.outputs);
     key.resize(rows, model.layers[0].key.outputs);
     value.resize(rows, is_latent ? 0 : model.layers[0].value.outputs);
-    mixed.resize(rows, model.layers[0].output.inputs);
+    attended.resize(rows, model.layers[0].output.inputs);
     added.resize(rows, D);
     for (int64_t row = 0; row < rows; row++) std::copy_n(step.inputs + row * D, D, x[row]);
     Cuts qkv, out, head;
@@ -42,7 +42,7 @@ inline void decode(const Model& model, const Step& step) {
     run_team(static_cast<int>(step.threads), [&](Team& team, int) {
         int phase = 0;
         team.each(rows, phase, [&](int64_t row) {
-            normalise(x[row], model.layers[0].input_norm, D, model.norm_eps, normed[row]);
+            normalize(x[row], model.layers[0].input_norm, D, model.norm_eps, normed[row]);
         });
         for (int64_t index = 0; index < model.num_layers; index++) {
             const Layer& layer = model.layers[index];
@@ -55,21 +55,21 @@ inline void decode(const Model& model, const Step& step) {
                 team.each(rows, phase, [&](int64_t row) { write_latent(model, step, index, row, key[row]); });
                 team.each(rows * model.heads, phase, [&](int64_t task) {
                     const int64_t row = task / model.heads;
-                    attend_latent(model, step, index, row, task % model.heads, query[row], mixed[row]);
+                    attend_latent(model, step, index, row, task % model.heads, query[row], attended[row]);
                 });
             } else {
                 team.each(rows * model.kv_heads, phase, [&](int64_t task) {
                     const int64_t row = task / model.kv_heads;
                     attend_head(model, step, index, row, task % model.kv_heads, query[row], key[row], value[row],
-                                mixed[row]);
+                                attended[row]);
                 });
             }
             team.each(out.size(), phase, [&](int64_t task) {
-                project(layer.output, out[task].first, out[task].last, mixed, added, rows);
+                project(layer.output, out[task].first, out[task].last, attended, added, rows);
             });
             team.each(rows, phase, [&](int64_t row) {
                 for (int64_t d = 0; d < D; d++) x[row][d] = to_bf16(to_float(x[row][d]) + to_float(added[row][d]));
-                normalise(x[row], layer.post_norm, D, model.norm_eps, normed[row]);
+                normalize(x[row], layer.post_norm, D, model.norm_eps, normed[row]);
             });
             team.each(1, phase, [&](int64_t) { plan_mlp(model, layer, step.threads, mlp, normed, rows); });
             team.each(mlp.up.size(), phase, [&](int64_t task) { run_up(model, layer, mlp.up[task], mlp, normed, rows); });
@@ -78,7 +78,7 @@ inline void decode(const Model& model, const Step& step) {
             team.each(rows, phase, [&](int64_t row) {
                 combine(model, layer, mlp, row, x[row]);
                 const bf16* weight = is_last ? model.final_norm : model.layers[index + 1].input_norm;
-                normalise(x[row], weight, D, model.norm_eps, normed[row]);
+                normalize(x[row], weight, D, model.norm_eps, normed[row]);
             });
         }
         team.each(head.size(), phase, [&](int64_t task) {

@@ -1,9 +1,9 @@
 // The blocks of the vision encoder over the patches of some tiles, in one call: made of the kernels that Python calls one by one
-// where this does not apply, for the reason that read.h gives.
+// where this does not apply, for the reason that fused_prefill.h gives.
 #pragma once
 #include "lines.h"
 #include "prefill.h"
-#include "products_in_tiles.h"
+#include "matmul_in_tiles.h"
 
 namespace vl2 {
 
@@ -35,28 +35,28 @@ inline bool encode(const Encoder& encoder, bf16* x, int64_t tiles, int64_t patch
     constexpr int64_t LINE = LINE_BYTES / sizeof(bf16);
     const int64_t rows = tiles * patches, D = encoder.width, H = encoder.heads, C = D / H;
     const int64_t qkv_row = round_up(3 * D, LINE), hidden_row = round_up(encoder.blocks->fc1.weight.outputs, LINE);
-    const Blank<bf16> normed(rows * D), qkv(rows * qkv_row), mixed(rows * D), hidden(rows * hidden_row);
+    const UninitializedBuffer<bf16> normed(rows * D), qkv(rows * qkv_row), attended(rows * D), hidden(rows * hidden_row);
     const auto multiply = [&](const BiasedMatrix& layer, const bf16* from, int64_t from_row, bf16* to, int64_t to_row, bool gelu,
-                              const bf16* onto) {
+                              const bf16* residual) {
         RowsProduct product = product_of(layer.weight, from, rows, from_row, to, to_row);
         product.bias = layer.bias;
         product.gelu = gelu;
-        product.onto = onto;
+        product.residual = residual;
         return multiply_rows_in_tiles(&product, 1, threads);
     };
-    const auto normalise = [&](const Norm& norm) {
+    const auto normalize = [&](const Norm& norm) {
         layer_norm_rows(x, norm.weight, norm.bias, rows, D, encoder.eps, normed.data(), threads);
     };
     for (int64_t index = 0; index < encoder.num_blocks; index++) {
         const EncoderBlock& block = encoder.blocks[index];
-        normalise(block.attention_norm);
+        normalize(block.attention_norm);
         if (!multiply(block.qkv, normed.data(), D, qkv.data(), qkv_row, false, nullptr)) return false;
         const auto part = [&](int64_t i) { return Rows3{qkv.data() + i * D, patches * qkv_row, C, qkv_row}; };
-        const Attention attention{part(0), part(1), part(2), {mixed.data(), patches * D, C, D},
+        const Attention attention{part(0), part(1), part(2), {attended.data(), patches * D, C, D},
                                   tiles, H, 1, patches, patches, C, C, -1, 1 / std::sqrt(static_cast<double>(C))};
         if (!attend_many(attention, threads)) return false;
-        if (!multiply(block.projection, mixed.data(), D, x, D, false, x)) return false;
-        normalise(block.mlp_norm);
+        if (!multiply(block.projection, attended.data(), D, x, D, false, x)) return false;
+        normalize(block.mlp_norm);
         if (!multiply(block.fc1, normed.data(), D, hidden.data(), hidden_row, true, nullptr)) return false;
         if (!multiply(block.fc2, hidden.data(), hidden_row, x, D, false, x)) return false;
     }

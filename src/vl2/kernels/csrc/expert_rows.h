@@ -10,7 +10,7 @@
 
 #include "amx.h"
 #include "blocks.h"
-#include "experts_eight_bits.h"
+#include "experts_int8.h"
 #include "lines.h"
 #include "prefill.h"
 
@@ -113,7 +113,7 @@ struct Block {
 
 #if defined(__AMX_BF16__)
 // What comes next is asked for evenly over so many steps.
-inline AheadInStreams ahead_of(const Block& next, int64_t steps) {
+inline StreamPrefetch prefetch_of(const Block& next, int64_t steps) {
     constexpr int64_t LINE = LINE_BYTES;
     if (!next.codes) return {};
     if (next.part < next.row) return {next.codes, PANEL, next.row, next.part / LINE * PANEL, steps};
@@ -125,9 +125,9 @@ inline AheadInStreams ahead_of(const Block& next, int64_t steps) {
 struct Sixteen {
     const bf16* rows;
 #if defined(__AMX_BF16__)
-    AheadInStreams ahead;
+    StreamPrefetch prefetch;
 
-    void ask() { ahead.step(); }
+    void ask() { prefetch.step(); }
 #else
     void ask() {}
 #endif
@@ -155,7 +155,7 @@ inline Sixteen sixteen_rows(const Stack& stack, int64_t expert, int64_t first, [
         sixteen.rows = rows;
     }
 #if defined(__AMX_BF16__)
-    sixteen.ahead = ahead_of(next, steps);
+    sixteen.prefetch = prefetch_of(next, steps);
 #endif
     return sixteen;
 }
@@ -261,16 +261,17 @@ inline int64_t hidden_at_once(const ExpertRows& e, int64_t rows) {
 inline void run_expert(const ExpertRows& e, int64_t expert, int64_t first, int64_t rows) {
     static thread_local Tiles tiles, hidden;
     static thread_local std::vector<Line> room[2];
-    static thread_local LineVector<float> kept_sums;  // [tile][outputs][16 * vectors]
+    static thread_local AlignedVector<float> kept_sums;  // [tile][outputs][16 * vectors]
 #if defined(__AMX_BF16__)
     const TileRegisters registers;
 #endif
 #if defined(__AMX_BF16__)
     const int64_t packs = (rows + LANES - 1) / LANES * (e.width / 32);
-    AheadInStreams gate_ahead = ahead_of(Block(e.gate, expert, 0), packs), up_ahead = ahead_of(Block(e.up, expert, 0), packs);
+    StreamPrefetch gate_prefetch = prefetch_of(Block(e.gate, expert, 0), packs);
+    StreamPrefetch up_prefetch = prefetch_of(Block(e.up, expert, 0), packs);
     pack_rows(e, first, rows, tiles, [&] {
-        gate_ahead.step();
-        up_ahead.step();
+        gate_prefetch.step();
+        up_prefetch.step();
     });
 #else
     pack_rows(e, first, rows, tiles, [] {});
@@ -347,9 +348,9 @@ inline bool run_experts(const ExpertRows& e, int threads) {
     };
 #if defined(__AMX_INT8__)
     if (e.gate.first.kind == INT8) {
-        const TokensInEightBits tokens(e.x, e.tokens, e.width, threads);
+        const Int8Tokens tokens(e.x, e.tokens, e.width, threads);
         run_all([&](const Task& t) {
-            const ExpertInEightBits expert{e.gate.at(t.expert), e.up.at(t.expert), e.down.at(t.expert)};
+            const Int8Expert expert{e.gate.at(t.expert), e.up.at(t.expert), e.down.at(t.expert)};
             expert.run(tokens, t.rows, [&](int64_t row) { return e.token_of(t.first + row); }, e.out + t.first * e.width);
         });
         return true;

@@ -55,7 +55,7 @@ inline void choose_experts(const Model& model, const Layer& layer, const bf16* x
         total += weights[k] = scores[best];
     }
     for (int64_t k = 0; k < K; k++) {
-        if (model.is_normalised && K > 1) weights[k] /= total + 1e-20f;
+        if (model.is_normalized && K > 1) weights[k] /= total + 1e-20f;
         weights[k] *= static_cast<float>(model.routed_scale);
     }
 }
@@ -79,7 +79,7 @@ inline Routing route(const Model& model, const Layer& layer, Rows& normed, int64
 }
 
 // silu(gate) * up, rounded where the plain model rounds.
-inline Floats gated(Floats gate, Floats up) { return rounded(silu(rounded(gate))) * rounded(up); }
+inline Floats swiglu(Floats gate, Floats up) { return rounded(silu(rounded(gate))) * rounded(up); }
 
 // The hidden activations of one gated MLP, outputs first to last.
 inline void hidden(const Matrix& gate, const Matrix& up, int64_t first, int64_t last, Results& gates, Results& ups,
@@ -90,8 +90,8 @@ inline void hidden(const Matrix& gate, const Matrix& up, int64_t first, int64_t 
     for (size_t m = 0; m < to.size(); m++) {
         int64_t n = first;
         for (; n + LANES <= last; n += LANES)
-            store(to[m] + n, gated(load(gates[m] + n - first), load(ups[m] + n - first)));
-        for (; n < last; n++) to[m][n] = to_bf16(gated(splat(gates[m][n - first]), splat(ups[m][n - first]))[0]);
+            store(to[m] + n, swiglu(load(gates[m] + n - first), load(ups[m] + n - first)));
+        for (; n < last; n++) to[m][n] = to_bf16(swiglu(splat(gates[m][n - first]), splat(ups[m][n - first]))[0]);
     }
 }
 

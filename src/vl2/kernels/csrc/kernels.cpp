@@ -3,13 +3,13 @@
 
 #include "blocks.h"
 #include "decode.h"
-#include "eight_bits.h"
+#include "int8.h"
 #include "encode.h"
-#include "products_in_tiles.h"
+#include "matmul_in_tiles.h"
 #include "expert_rows.h"
-#include "quantise.h"
+#include "quantize.h"
 #include "prefill.h"
-#include "read.h"
+#include "fused_prefill.h"
 #include "route.h"
 
 using namespace vl2;
@@ -45,9 +45,9 @@ int64_t vl2_experts(const ExpertRows* experts, int64_t threads) {
     return run_experts(*experts, static_cast<int>(threads));
 }
 
-void vl2_normalise(const bf16* x, const bf16* weight, int64_t rows, int64_t width, double eps, bf16* out,
+void vl2_normalize(const bf16* x, const bf16* weight, int64_t rows, int64_t width, double eps, bf16* out,
                    int64_t threads) {
-    normalise_rows(x, weight, rows, width, eps, out, static_cast<int>(threads));
+    normalize_rows(x, weight, rows, width, eps, out, static_cast<int>(threads));
 }
 
 void vl2_layer_norm(const bf16* x, const bf16* weight, const bf16* bias, int64_t rows, int64_t width, double eps, bf16* out,
@@ -62,39 +62,40 @@ void vl2_rotate(const bf16* x, const float* cosines, const float* sines, int64_t
     rotate_rows(x, cosines, sines, rows, heads, half, out, out_row, out_head, static_cast<int>(threads));
 }
 
-void vl2_gate(const bf16* rows, int64_t count, int64_t width, int64_t is_near, bf16* out, int64_t threads) {
-    gate_rows(rows, count, width, is_near != 0, out, static_cast<int>(threads));
+void vl2_swiglu_rows(const bf16* rows, int64_t count, int64_t width, int64_t is_near, bf16* out, int64_t threads) {
+    swiglu_rows(rows, count, width, is_near != 0, out, static_cast<int>(threads));
 }
 
-void vl2_sum_slots(const bf16* rows, const int64_t* place, const float* weight, int64_t tokens, int64_t slots,
-                   int64_t width, const bf16* onto, const bf16* onto_that, bf16* out, int64_t threads) {
-    sum_slots(rows, place, weight, tokens, slots, width, onto, onto_that, out, static_cast<int>(threads));
+void vl2_combine_experts(const bf16* rows, const int64_t* row_index, const float* weight, int64_t tokens, int64_t slots,
+                         int64_t width, const bf16* residual, const bf16* second_residual, bf16* out, int64_t threads) {
+    combine_experts(rows, row_index, weight, tokens, slots, width, residual, second_residual, out,
+                    static_cast<int>(threads));
 }
 
 // 1 when done, 0 where the kernel does not do this shape.
-int64_t vl2_score(const bf16* x, int64_t tokens, int64_t width, const bf16* weight, int64_t experts, float* out,
-                  int64_t threads) {
-    return score_tokens(x, tokens, width, weight, experts, out, static_cast<int>(threads));
+int64_t vl2_router_logits(const bf16* x, int64_t tokens, int64_t width, const bf16* weight, int64_t experts, float* out,
+                          int64_t threads) {
+    return router_logits(x, tokens, width, weight, experts, out, static_cast<int>(threads));
 }
 
-void vl2_find_largest(const float* scores, int64_t rows, int64_t width, int64_t wanted, int64_t* places, int64_t threads) {
-    find_largest(scores, rows, width, wanted, places, static_cast<int>(threads));
+void vl2_topk(const float* scores, int64_t rows, int64_t width, int64_t wanted, int64_t* indices, int64_t threads) {
+    topk(scores, rows, width, wanted, indices, static_cast<int>(threads));
 }
 
-void vl2_sort_slots(const int64_t* expert, int64_t tokens, int64_t slots, int64_t experts, int64_t* token, int64_t* place,
-                    int64_t* counts) {
-    sort_slots(expert, tokens, slots, experts, token, place, counts);
+void vl2_sort_by_expert(const int64_t* expert, int64_t tokens, int64_t slots, int64_t experts, int64_t* token_index,
+                        int64_t* row_index, int64_t* counts) {
+    sort_by_expert(expert, tokens, slots, experts, token_index, row_index, counts);
 }
 
 void vl2_to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* codes, float* scales, int64_t threads) {
     to_int8_rows(x, rows, width, codes, scales, static_cast<int>(threads));
 }
 
-// `width` is at least 16; `bias` and `onto` may be null.
+// `width` is at least 16; `bias` and `residual` may be null.
 void vl2_from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
-                         const float* column_scales, const bf16* bias, int64_t gelu, const bf16* onto, bf16* out,
+                         const float* column_scales, const bf16* bias, int64_t gelu, const bf16* residual, bf16* out,
                          int64_t threads) {
-    from_int32_sums(sums, rows, width, row_scales, column_scales, bias, gelu != 0, onto, out,
+    from_int32_sums(sums, rows, width, row_scales, column_scales, bias, gelu != 0, residual, out,
                     static_cast<int>(threads));
 }
 
@@ -107,9 +108,9 @@ void vl2_decode(const Model* model, const Step* step) { decode(*model, *step); }
 
 // 1 when done; 0 where a kernel does not do a shape, or there is no memory: what x and the new places of the cache hold is then
 // of no use.
-int64_t vl2_read(const Model* model, const Pass* pass) {
+int64_t vl2_prefill(const Model* model, const PrefillChunk* chunk) {
     try {
-        return Reading(*model, *pass).run();
+        return FusedPrefill(*model, *chunk).run();
     } catch (const std::bad_alloc&) {
         return 0;
     }

@@ -26,11 +26,11 @@ inline void store_past_caches(void* to, __m512i value) {
 }
 #endif
 
-// Numbers that nobody has written yet.
+// Numbers that nobody has written yet, from the beginning of a line of the cache on.
 template <class T>
-class Blank {
+class UninitializedBuffer {
    public:
-    explicit Blank(int64_t count) : lines_(new Line[(count * sizeof(T) + LINE_BYTES - 1) / LINE_BYTES]) {}
+    explicit UninitializedBuffer(int64_t count) : lines_(new Line[(count * sizeof(T) + LINE_BYTES - 1) / LINE_BYTES]) {}
     T* data() const { return reinterpret_cast<T*>(lines_.get()); }
 
    private:
@@ -38,12 +38,12 @@ class Blank {
 };
 
 template <class T>
-struct OnLines {
+struct AlignedAllocator {
     using value_type = T;
 
-    OnLines() = default;
+    AlignedAllocator() = default;
     template <class U>
-    OnLines(const OnLines<U>&) {}
+    AlignedAllocator(const AlignedAllocator<U>&) {}
 
     T* allocate(std::size_t count) {
         return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(LINE_BYTES)));
@@ -51,12 +51,12 @@ struct OnLines {
     void deallocate(T* at, std::size_t) { ::operator delete(at, std::align_val_t(LINE_BYTES)); }
 
     template <class U>
-    bool operator==(const OnLines<U>&) const { return true; }
+    bool operator==(const AlignedAllocator<U>&) const { return true; }
     template <class U>
-    bool operator!=(const OnLines<U>&) const { return false; }
+    bool operator!=(const AlignedAllocator<U>&) const { return false; }
 };
 
 template <class T>
-using LineVector = std::vector<T, OnLines<T>>;
+using AlignedVector = std::vector<T, AlignedAllocator<T>>;
 
 }  // namespace vl2

@@ -1,7 +1,7 @@
 // What the decode step reads: the model as plain structures. Python holds the same as ctypes structures
 // (vl2/kernels/structures.py): fields, order and sizes must agree. All numbers are 64 bits wide.
 #pragma once
-#include "products.h"
+#include "matmul.h"
 
 namespace vl2 {
 
@@ -21,7 +21,7 @@ struct Layer {
 struct Model {
     int64_t num_layers, width, heads, kv_heads, head_dim;
     int64_t rank, nope_dim, rope_dim, value_dim;  // of latent attention; rank 0 without
-    int64_t experts, experts_per_token, is_sigmoid, is_normalised;
+    int64_t experts, experts_per_token, is_sigmoid, is_normalized;
     double routed_scale, norm_eps, latent_eps;
     const Layer* layers;
     const bf16* final_norm;

@@ -6,7 +6,7 @@
 #include "attention.h"
 #include "attention_many.h"
 #include "attention_tiles.h"
-#include "products.h"
+#include "matmul.h"
 #include "threads.h"
 
 namespace vl2 {
@@ -36,13 +36,13 @@ inline bool attend_many(const Attention&, int) { return false; }
 #endif
 
 // Rows by their root mean squares, times the weight.
-inline void normalise_rows(const bf16* x, const bf16* weight, int64_t rows, int64_t width, double eps, bf16* out,
+inline void normalize_rows(const bf16* x, const bf16* weight, int64_t rows, int64_t width, double eps, bf16* out,
                            int threads) {
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
         team.each((rows + 15) / 16, phase, [&](int64_t task) {
             for (int64_t r = task * 16; r < std::min(rows, task * 16 + 16); r++)
-                normalise(x + r * width, weight, width, eps, out + r * width);
+                normalize(x + r * width, weight, width, eps, out + r * width);
         });
     });
 }
@@ -135,7 +135,7 @@ inline void rotate_rows(const bf16* x, const float* cosines, const float* sines,
 }
 
 // silu(gate) * up of a row, rounded where the plain model rounds. It may be written over the gate.
-inline void gate_row(const bf16* gate, const bf16* up, int64_t width, bf16* out) {
+inline void swiglu_row(const bf16* gate, const bf16* up, int64_t width, bf16* out) {
     int64_t n = 0;
     for (; n + LANES <= width; n += LANES) store(out + n, rounded(silu(load(gate + n))) * load(up + n));
     for (; n < width; n++) {
@@ -145,28 +145,28 @@ inline void gate_row(const bf16* gate, const bf16* up, int64_t width, bf16* out)
 }
 
 // The same as the kernel of gated MLPs does it, with the bits of that; `width` is a multiple of 16.
-inline void gate_row_near(const bf16* gate, const bf16* up, int64_t width, bf16* out) {
+inline void swiglu_row_near(const bf16* gate, const bf16* up, int64_t width, bf16* out) {
     for (int64_t n = 0; n < width; n += LANES) store_near(out + n, rounded(near_silu(load(gate + n))) * load(up + n));
 }
 
 // The same of rows [gate | up]; `width` is that of the result.
-inline void gate_rows(const bf16* rows, int64_t count, int64_t width, bool is_near, bf16* out, int threads) {
+inline void swiglu_rows(const bf16* rows, int64_t count, int64_t width, bool is_near, bf16* out, int threads) {
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
         team.each((count + 15) / 16, phase, [&](int64_t task) {
             for (int64_t r = task * 16; r < std::min(count, task * 16 + 16); r++) {
                 const bf16* gate = rows + 2 * r * width;
-                if (is_near) gate_row_near(gate, gate + width, width, out + r * width);
-                else gate_row(gate, gate + width, width, out + r * width);
+                if (is_near) swiglu_row_near(gate, gate + width, width, out + r * width);
+                else swiglu_row(gate, gate + width, width, out + r * width);
             }
         });
     });
 }
 
-// out[t] = sum over k of weight[t, k] * rows[place[t, k]], in float32 and in the order of k; rounded, and added to each of two
-// tensors like it, which may be null, and rounded.
-inline void sum_slots(const bf16* rows, const int64_t* place, const float* weight, int64_t tokens, int64_t slots,
-                      int64_t width, const bf16* onto, const bf16* onto_that, bf16* out, int threads) {
+// out[t] = sum over k of weight[t, k] * rows[row_index[t, k]], in float32 and in the order of k; rounded, and added to each of
+// two residuals, which may be null, and rounded.
+inline void combine_experts(const bf16* rows, const int64_t* row_index, const float* weight, int64_t tokens, int64_t slots,
+                            int64_t width, const bf16* residual, const bf16* second_residual, bf16* out, int threads) {
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
         team.each((tokens + 15) / 16, phase, [&](int64_t task) {
@@ -175,17 +175,17 @@ inline void sum_slots(const bf16* rows, const int64_t* place, const float* weigh
                 for (; n + LANES <= width; n += LANES) {
                     Floats total = {};
                     for (int64_t k = t * slots; k < (t + 1) * slots; k++)
-                        total += weight[k] * load(rows + place[k] * width + n);
-                    if (onto) total = load(onto + t * width + n) + rounded(total);
-                    if (onto_that) total = load(onto_that + t * width + n) + rounded(total);
+                        total += weight[k] * load(rows + row_index[k] * width + n);
+                    if (residual) total = load(residual + t * width + n) + rounded(total);
+                    if (second_residual) total = load(second_residual + t * width + n) + rounded(total);
                     store(out + t * width + n, total);
                 }
                 for (; n < width; n++) {
                     float total = 0;
                     for (int64_t k = t * slots; k < (t + 1) * slots; k++)
-                        total += weight[k] * to_float(rows[place[k] * width + n]);
-                    if (onto) total = to_float(onto[t * width + n]) + rounded(total);
-                    if (onto_that) total = to_float(onto_that[t * width + n]) + rounded(total);
+                        total += weight[k] * to_float(rows[row_index[k] * width + n]);
+                    if (residual) total = to_float(residual[t * width + n]) + rounded(total);
+                    if (second_residual) total = to_float(second_residual[t * width + n]) + rounded(total);
                     out[t * width + n] = to_bf16(total);
                 }
             }

@@ -14,8 +14,8 @@ constexpr int64_t SCORED_VECTORS = 6;  // of sixteen tokens each, at once
 
 // Logits [tokens, experts] in float32. Whether the shape was within what the kernel does; nothing is written where it was
 // not.
-inline bool score_tokens(const bf16* x, int64_t tokens, int64_t width, const bf16* weight, int64_t experts, float* out,
-                         int threads) {
+inline bool router_logits(const bf16* x, int64_t tokens, int64_t width, const bf16* weight, int64_t experts, float* out,
+                          int threads) {
     if (width % 32) return false;
     // Experts up to a whole number of pairs of blocks: of those behind the last nothing is written.
     std::vector<bf16> padded;
@@ -63,13 +63,13 @@ inline bool score_tokens(const bf16* x, int64_t tokens, int64_t width, const bf1
 
 #else
 
-inline bool score_tokens(const bf16*, int64_t, int64_t, const bf16*, int64_t, float*, int) { return false; }
+inline bool router_logits(const bf16*, int64_t, int64_t, const bf16*, int64_t, float*, int) { return false; }
 
 #endif
 
-// Of each of so many rows of scores the places of the largest, the largest first; of equal ones the first. There are `width`
-// numbers in a row, and no more are wanted. Of numbers that are none, or infinite, it is some place of the row.
-inline void find_largest(const float* scores, int64_t rows, int64_t width, int64_t wanted, int64_t* places, int threads) {
+// The indices of the largest scores of each row, the largest first; of equal ones the first. There are `width` scores in a row,
+// and no more are wanted. Of numbers that are none, or infinite, it is some index of the row.
+inline void topk(const float* scores, int64_t rows, int64_t width, int64_t wanted, int64_t* indices, int threads) {
     constexpr int64_t ROWS = 32;
     const int64_t padded_width = round_up(width, LANES);
     run_team(threads, [&](Team& team, int) {
@@ -87,9 +87,9 @@ inline void find_largest(const float* scores, int64_t rows, int64_t width, int64
                     }
                     float largest = most[0];
                     for (int i = 1; i < LANES; i++) largest = std::max(largest, most[i]);
-                    const int64_t place = std::find(left.begin(), left.begin() + width - 1, largest) - left.begin();
-                    left[place] = -INFINITY;
-                    places[row * wanted + k] = place;
+                    const int64_t index = std::find(left.begin(), left.begin() + width - 1, largest) - left.begin();
+                    left[index] = -INFINITY;
+                    indices[row * wanted + k] = index;
                 }
             }
         });
@@ -138,12 +138,12 @@ inline void choose_experts_of_all(const Model& model, const float* bias, int64_t
         ranked.assign(logits, logits + tokens * E);
         for (int64_t i = 0; i < tokens * E; i++) ranked[i] += bias[i % E];
     }
-    find_largest(bias ? ranked.data() : logits, tokens, E, K, chosen, threads);
+    topk(bias ? ranked.data() : logits, tokens, E, K, chosen, threads);
     for (int64_t t = 0; t < tokens; t++) {
         float total = 0;
         for (int64_t i = t * K; i < (t + 1) * K; i++) total += weights[i] = logits[t * E + chosen[i]];
         for (int64_t i = t * K; i < (t + 1) * K; i++) {
-            if (model.is_normalised && K > 1) weights[i] /= total + 1e-20f;
+            if (model.is_normalized && K > 1) weights[i] /= total + 1e-20f;
             weights[i] *= static_cast<float>(model.routed_scale);
         }
     }
@@ -151,15 +151,15 @@ inline void choose_experts_of_all(const Model& model, const float* bias, int64_t
 
 // Slots [tokens, slots], each of an expert, as rows sorted by expert and then in their order: the token of each row, the row of
 // each slot, and how many rows each expert has.
-inline void sort_slots(const int64_t* expert, int64_t tokens, int64_t slots, int64_t experts, int64_t* token, int64_t* place,
-                       int64_t* counts) {
+inline void sort_by_expert(const int64_t* expert, int64_t tokens, int64_t slots, int64_t experts, int64_t* token_index,
+                           int64_t* row_index, int64_t* counts) {
     std::fill(counts, counts + experts, 0);
     for (int64_t i = 0; i < tokens * slots; i++) counts[expert[i]]++;
     std::vector<int64_t> next(experts);
     for (int64_t e = 1; e < experts; e++) next[e] = next[e - 1] + counts[e - 1];
     for (int64_t i = 0; i < tokens * slots; i++) {
-        place[i] = next[expert[i]]++;
-        token[place[i]] = i / slots;
+        row_index[i] = next[expert[i]]++;
+        token_index[row_index[i]] = i / slots;
     }
 }
 

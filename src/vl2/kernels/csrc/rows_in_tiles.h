@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "eight_bits.h"
+#include "int8.h"
 #include "lines.h"
 #include "transpose.h"
 

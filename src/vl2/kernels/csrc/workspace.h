@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "products.h"
+#include "matmul.h"
 
 namespace vl2 {
 

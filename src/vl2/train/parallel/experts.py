@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vl2.model.moe import Experts, multiply_by_expert
+from vl2.model.moe import Experts, grouped_matmul
 from vl2.train.ranks import Ranks
 
 
@@ -38,8 +38,8 @@ def run_over_ranks(experts: Experts, ranks: Ranks, own: Callable[[Tensor], Tenso
         place_M = torch.empty_like(order_M).index_copy_(0, order_M, torch.arange(len(order_M), device=order_M.device))
         sorted_MD = _reorder(rows_MD, order_M, place_M)
         own_counts_E = received_nE.sum(0)
-        gate_MF, up_MF = multiply_by_expert(sorted_MD, own(experts.gate_up_proj), own_counts_E).chunk(2, dim=-1)
-        out_MD = multiply_by_expert(F.silu(gate_MF) * up_MF, own(experts.down_proj), own_counts_E)
+        gate_MF, up_MF = grouped_matmul(sorted_MD, own(experts.gate_up_proj), own_counts_E).chunk(2, dim=-1)
+        out_MD = grouped_matmul(F.silu(gate_MF) * up_MF, own(experts.down_proj), own_counts_E)
         return ranks.exchange(_reorder(out_MD, place_M, order_M), received, sent)
 
     experts.forward = forward  # type: ignore[method-assign, assignment]

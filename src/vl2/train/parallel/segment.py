@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vl2.data.packed import Packed
 from vl2.grid import UNTILED
 from vl2.model import VL2
-from vl2.model.attention import Reach
+from vl2.model.attention import AttentionMask
 from vl2.model.language import DecoderLayer
 from vl2.model.layers import RMSNorm
 from vl2.model.layout import arrange_tiles, place_visual
@@ -195,13 +195,13 @@ class SegmentModel(nn.Module):
     def _run_layers(self, pack: Packed, x_1SD: Tensor, balance: Tensor) -> tuple[Tensor, Tensor]:
         config = self.config.language_config
         angles = rotary_angles(pack.position_ids.unsqueeze(0), self._rotary_dim, config.rope_theta)
-        reach = Reach.of_documents(pack.cu_seqlens, pack.max_seqlen)
+        mask = AttentionMask.of_documents(pack.cu_seqlens, pack.max_seqlen)
         kind: Balance = "sequence" if config.seq_aux else "batch"
         sequences_GT = sequences_of_documents(pack.cu_seqlens, len(pack), pack.num_tokens, kind)
         # A copy even where no layer adds to it: what came in must not go out as it is.
         balance = balance * 1.0
         for index, layer in self._layers:
-            x_1SD, stats = layer(x_1SD, angles, reach, None, sequences_GT)
+            x_1SD, stats = layer(x_1SD, angles, mask, None, sequences_GT)
             if stats is not None:
                 balance = balance + stats.balance_loss
                 load_E = stats.expert_load

@@ -1,6 +1,6 @@
-// Products of a few rows with an int4 weight, in whole numbers, with AVX-512.
+// Products of a few rows with an int4 weight, in integers, with AVX-512.
 //
-// Each group of 32 activations becomes whole numbers by its own largest, see whole_numbers.h. Codes are multiplied as they
+// Each group of 32 activations becomes integers by its own largest, see int16_activations.h. Codes are multiplied as they
 // are, 8 more than the weights, which the sums of a group begin without. Those sums are exact; a row's result depends on
 // that row alone.
 #pragma once
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "lines.h"
-#include "whole_numbers.h"
+#include "int16_activations.h"
 
 namespace vl2 {
 
@@ -38,7 +38,7 @@ class GroupsOfRows {
     const GroupOfRow& operator[](int64_t at) const { return groups_[at]; }
 
    private:
-    LineVector<GroupOfRow> groups_;
+    AlignedVector<GroupOfRow> groups_;
 
     static uint32_t largest_of(__m512i magnitudes) {
         const __m256i half = _mm256_max_epu16(_mm512_castsi512_si256(magnitudes), _mm512_extracti64x4_epi64(magnitudes, 1));
@@ -73,7 +73,7 @@ class GroupsOfRows {
 // cost a sixth of the speed.
 template <int M>
 inline void panel(const uint8_t* codes, const uint8_t* scales, int64_t groups, const GroupsOfRows& x, int64_t row,
-                  __m512* out, Ahead& ahead) {
+                  __m512* out, Prefetch& prefetch) {
     const __m512i lowest = _mm512_set1_epi8(15);
     for (int m = 0; m < M; m++) out[m] = _mm512_setzero_ps();
     for (int64_t g = 0; g < groups; g++) {
@@ -83,7 +83,7 @@ inline void panel(const uint8_t* codes, const uint8_t* scales, int64_t groups, c
             low[m] = _mm512_set1_epi32(x.no_eights[(row + m) * groups + g]);
         }
         for (int v = 0; v < 4; v++) {
-            if (v < ahead.lines) ahead.line();
+            if (v < prefetch.lines) prefetch.line();
             const __m512i words = _mm512_loadu_si512(codes + g * BLOCK_BYTES + v * 64);
             for (int odd = 0; odd < 2; odd++) {
                 const __m512i four = _mm512_and_si512(odd ? _mm512_srli_epi16(words, 4) : words, lowest);
@@ -115,19 +115,19 @@ inline void multiply_panels(const Matrix& w, int64_t first, int64_t last, int M,
         const uint8_t* codes = w.codes + n / PANEL * groups * BLOCK_BYTES;
         const uint8_t* scales = w.scales + n / PANEL * groups * PANEL * 2;
         const __mmask16 kept = last - n < PANEL ? static_cast<__mmask16>((1u << (last - n)) - 1) : 0xffff;
-        Ahead ahead{codes + AHEAD, (4 + num_tiles - 1) / num_tiles};
+        Prefetch prefetch{codes + PREFETCH_BYTES, (4 + num_tiles - 1) / num_tiles};
         for (int m = 0; m < M; m += PANEL_TILE) {
             const int count = std::min(PANEL_TILE, M - m);
             __m512 results[PANEL_TILE];
             switch (count) {
-                case 1: panel<1>(codes, scales, groups, rows, m, results, ahead); break;
-                case 2: panel<2>(codes, scales, groups, rows, m, results, ahead); break;
-                case 3: panel<3>(codes, scales, groups, rows, m, results, ahead); break;
-                case 4: panel<4>(codes, scales, groups, rows, m, results, ahead); break;
-                case 5: panel<5>(codes, scales, groups, rows, m, results, ahead); break;
-                case 6: panel<6>(codes, scales, groups, rows, m, results, ahead); break;
-                case 7: panel<7>(codes, scales, groups, rows, m, results, ahead); break;
-                default: panel<8>(codes, scales, groups, rows, m, results, ahead); break;
+                case 1: panel<1>(codes, scales, groups, rows, m, results, prefetch); break;
+                case 2: panel<2>(codes, scales, groups, rows, m, results, prefetch); break;
+                case 3: panel<3>(codes, scales, groups, rows, m, results, prefetch); break;
+                case 4: panel<4>(codes, scales, groups, rows, m, results, prefetch); break;
+                case 5: panel<5>(codes, scales, groups, rows, m, results, prefetch); break;
+                case 6: panel<6>(codes, scales, groups, rows, m, results, prefetch); break;
+                case 7: panel<7>(codes, scales, groups, rows, m, results, prefetch); break;
+                default: panel<8>(codes, scales, groups, rows, m, results, prefetch); break;
             }
             for (int i = 0; i < count; i++) _mm512_mask_storeu_ps(out[m + i] + n - first, kept, results[i]);
         }

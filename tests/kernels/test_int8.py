@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
-from vl2.kernels.eight_bits import multiply_rows, round_rows
+from vl2.kernels.int8 import int8_linear, round_rows
 from vl2.kernels.library import Library
 from vl2.kernels.prefill import has_tiles
-from vl2.quant.formats import quantise
-from vl2.quant.products import multiply_in_8_bits
+from vl2.quant.formats import quantize
+from vl2.quant.matmul import int8_matmul
 
 SHAPES = [(729, 1152, 1152), (40, 48, 72), (33, 17, 9), (1, 100, 16)]
 
@@ -44,9 +44,9 @@ def test_rows_are_rounded_to_the_nearest_code(kernels: Library, M: int, N: int, 
 @pytest.mark.parametrize(("M", "N", "K"), SHAPES)
 def test_products_are_those_of_the_plain_way(kernels: Library, M: int, N: int, K: int, gelu: bool) -> None:
     x_MK, bias_N = draw(M, K), draw(N, seed=2)
-    weight = quantise(draw(N, K, seed=1), "int8")
-    got = multiply_rows(kernels, x_MK, weight.codes, weight.scales, bias_N=bias_N, gelu=gelu)
-    plain = multiply_in_8_bits(x_MK, weight) + bias_N
+    weight = quantize(draw(N, K, seed=1), "int8")
+    got = int8_linear(kernels, x_MK, weight.codes, weight.scales, bias_N=bias_N, gelu=gelu)
+    plain = int8_matmul(x_MK, weight) + bias_N
     if gelu:
         plain = F.gelu(plain.to(torch.bfloat16), approximate="tanh").float()
     # A code in a thousand falls on the other side of a half, and bfloat16 rounds the result.
@@ -70,29 +70,29 @@ def test_with_and_without_tile_registers_the_bits_are_the_same(
 ) -> None:
     if not has_tiles():
         pytest.skip("this processor has no tile registers")
-    x_MK, bias_N, onto_MN = draw(M, K), draw(N, seed=2), draw(M, N, seed=3)
-    weight = quantise(draw(N, K, seed=1) * 0.03, "int8")
-    for bias, onto in ((bias_N, None), (None, None), (bias_N, onto_MN)):
+    x_MK, bias_N, residual_MN = draw(M, K), draw(N, seed=2), draw(M, N, seed=3)
+    weight = quantize(draw(N, K, seed=1) * 0.03, "int8")
+    for bias, residual in ((bias_N, None), (None, None), (bias_N, residual_MN)):
         held = x_MK, weight.codes, weight.scales
-        in_tiles = multiply_rows(kernels, *held, bias_N=bias, gelu=gelu, onto_MN=onto)
+        in_tiles = int8_linear(kernels, *held, bias_N=bias, gelu=gelu, residual_MN=residual)
         with monkeypatch.context() as without:
             without.setattr(kernels, "multiply_rows_in_tiles", lambda *_: 0)
-            plain = multiply_rows(kernels, *held, bias_N=bias, gelu=gelu, onto_MN=onto)
+            plain = int8_linear(kernels, *held, bias_N=bias, gelu=gelu, residual_MN=residual)
         assert torch.equal(in_tiles, plain)
-        if onto is not None:
-            assert torch.equal(plain, onto + multiply_rows(kernels, *held, bias_N=bias, gelu=gelu))
+        if residual is not None:
+            assert torch.equal(plain, residual + int8_linear(kernels, *held, bias_N=bias, gelu=gelu))
 
 
 def test_gelu_of_numbers_far_from_zero(kernels: Library) -> None:
     wanted = torch.tensor([-3e4, -300.0, -20.0, -9.0, -4.0, -1.0, 0.0, 1.0, 4.0, 9.0, 300.0, 3e4])
-    weight = quantise(torch.eye(16).to(torch.bfloat16), "int8")
+    weight = quantize(torch.eye(16).to(torch.bfloat16), "int8")
     rows = (wanted[:, None] * torch.eye(16)[0]).to(torch.bfloat16)
-    got = multiply_rows(kernels, rows, weight.codes, weight.scales, gelu=True)[:, 0].float()
+    got = int8_linear(kernels, rows, weight.codes, weight.scales, gelu=True)[:, 0].float()
     torch.testing.assert_close(got, F.gelu(wanted, approximate="tanh"), rtol=2**-7, atol=1e-6)
 
 
 def test_each_row_has_the_same_bits_whatever_is_beside_it(kernels: Library) -> None:
-    x_MK, weight = draw(50, 96), quantise(draw(64, 96, seed=1), "int8")
-    together = multiply_rows(kernels, x_MK, weight.codes, weight.scales)
-    apart = torch.cat([multiply_rows(kernels, row, weight.codes, weight.scales) for row in x_MK.split(7)])
+    x_MK, weight = draw(50, 96), quantize(draw(64, 96, seed=1), "int8")
+    together = int8_linear(kernels, x_MK, weight.codes, weight.scales)
+    apart = torch.cat([int8_linear(kernels, row, weight.codes, weight.scales) for row in x_MK.split(7)])
     assert torch.equal(together, apart)

@@ -1,4 +1,4 @@
-"""This project's side of a benchmark, in a process of its own: `python -m vl2.bench.own`."""
+"""This project's side of a benchmark, in a process of its own: `python -m vl2.bench.ours`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor  # noqa: E402
 
 from vl2 import __version__  # noqa: E402
 from vl2.bench.machine import wait_for  # noqa: E402
-from vl2.bench.speak import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
+from vl2.bench.protocol import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
 from vl2.bench.work import Bytes, Types  # noqa: E402
 from vl2.infer.decode_graph import DecodeGraphs  # noqa: E402
 from vl2.infer.generate import decoding  # noqa: E402
@@ -27,7 +27,7 @@ from vl2.model import Cache  # noqa: E402
 IMPORT_S = time.perf_counter() - STARTED
 
 
-class Own:
+class Ours:
     """One loaded model, doing tasks."""
 
     vlm: VLM
@@ -69,7 +69,7 @@ class Own:
         cache, ids_1S = self._cache(1, task["tokens"]), self._prompt(task["tokens"], task["seed"])
 
         def run() -> None:
-            self._read(ids_1S, cache)
+            self._prefill(ids_1S, cache)
             wait_for(self.vlm.model.device)
 
         return timed(run)
@@ -83,7 +83,7 @@ class Own:
         longest = model.config.language_config.max_position_embeddings
         with decoding(model, batch, context + steps, max_capacity=longest) as (cache, take_step):
             row = cache.rows(0, 1)
-            self._read(self._prompt(context, task["seed"]), row)
+            self._prefill(self._prompt(context, task["seed"]), row)
             for layer in cache.layers:
                 for t in layer:
                     t[1:] = t[:1]
@@ -119,7 +119,7 @@ class Own:
     def _prompt(self, num_tokens: int, seed: int) -> Tensor:
         return torch.tensor([random_ids(num_tokens, self._vocabulary, seed)], device=self.vlm.model.device)
 
-    def _read(self, ids_1S: Tensor, row: Cache) -> None:
+    def _prefill(self, ids_1S: Tensor, row: Cache) -> None:
         prefill(self.vlm.model, self.vlm.model.language.embed(ids_1S), row)
 
     def _cache(self, rows: int, capacity: int) -> Cache:
@@ -132,15 +132,15 @@ class Own:
 
 
 def main() -> None:
-    own = Own()
+    ours = Ours()
     serve(
         {
-            "load": own.load,
-            "encode": own.encode,
-            "prefill": own.prefill,
-            "decode": own.decode,
-            "first_token": own.first_token,
-            "second_question": own.second_question,
+            "load": ours.load,
+            "encode": ours.encode,
+            "prefill": ours.prefill,
+            "decode": ours.decode,
+            "first_token": ours.first_token,
+            "second_question": ours.second_question,
         }
     )
 

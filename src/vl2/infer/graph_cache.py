@@ -20,8 +20,8 @@ _KEPT: WeakKeyDictionary[VL2, tuple[bytes, DecodeGraphs]] = WeakKeyDictionary()
 
 
 @contextmanager
-def lent_graphs(model: VL2, num_rows: int, capacity: int, *, max_capacity: int) -> Iterator[DecodeGraphs]:
-    """Lend graphs whose cache has at least so many empty rows of at least `capacity` positions.
+def acquired_graphs(model: VL2, num_rows: int, capacity: int, *, max_capacity: int) -> Iterator[DecodeGraphs]:
+    """Acquire graphs whose cache has at least so many empty rows of at least `capacity` positions.
 
     A new cache gets some more positions, for calls to come, but not more than `max_capacity`. What is kept but does not
     fit, or is of other weights, is freed first.

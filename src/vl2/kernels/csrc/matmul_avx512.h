@@ -1,7 +1,7 @@
 // Products with AVX-512: bfloat16 dot products, two inputs of 16 lanes an instruction.
 //
-// bfloat16 lies row by row: lanes are inputs, and are added up at the end of a row. So does int8, which is multiplied in whole
-// numbers, see products_int8_avx512.h. int4 lies in panels: lanes are outputs, inputs are broadcast, and a table turns four
+// bfloat16 lies row by row: lanes are inputs, and are added up at the end of a row. So does int8, which is multiplied in
+// integers, see matmul_int8_avx512.h. int4 lies in panels: lanes are outputs, inputs are broadcast, and a table turns four
 // bits into bfloat16; the scale of a group is applied to the sum of its 32 products.
 //
 // What is read once from memory must come as one stream. Four rows of weights at a time, which spare loads of the
@@ -11,13 +11,13 @@
 #include <algorithm>
 #include <vector>
 
-#include "ahead.h"
+#include "prefetch.h"
 
 namespace vl2 {
 
 constexpr int ROWS = 4;        // rows of weights whose lanes are added up together
 constexpr int TILE = 4;        // rows of inputs at a time
-constexpr int64_t AHEAD = 10240;
+constexpr int64_t PREFETCH_BYTES = 10240;
 // Lines asked for with every 64 bytes of bfloat16, where rows of weights are read one after another. Processors with AMX
 // read a third faster so; those of AMD foresee such a stream by themselves.
 #if defined(__AMX_BF16__)
@@ -39,7 +39,7 @@ inline __m128 sums(__m512 a, __m512 b, __m512 c, __m512 d) {
 // M rows of inputs with R rows of weights, into column `q` and those behind it. One sum a pair, in the order of inputs.
 template <int M, int R>
 inline void dots(const uint8_t* weight, int64_t stride, int64_t inputs, const bf16* const* x, __m512 (*out)[ROWS], int q,
-                 Ahead& ahead) {
+                 Prefetch& prefetch) {
     __m512 acc[M][R];
     for (int m = 0; m < M; m++)
         for (int r = 0; r < R; r++) acc[m][r] = _mm512_setzero_ps();
@@ -47,7 +47,7 @@ inline void dots(const uint8_t* weight, int64_t stride, int64_t inputs, const bf
     for (; k + 32 <= inputs; k += 32) {
         __m512bh w[R];
         for (int r = 0; r < R; r++) w[r] = (__m512bh)_mm512_loadu_si512(weight + r * stride + 2 * k);
-        ahead.step();
+        prefetch.step();
         for (int m = 0; m < M; m++) {
             const __m512bh input = (__m512bh)_mm512_loadu_si512(x[m] + k);
             for (int r = 0; r < R; r++) acc[m][r] = _mm512_dpbf16_ps(acc[m][r], input, w[r]);
@@ -67,12 +67,12 @@ inline void dots(const uint8_t* weight, int64_t stride, int64_t inputs, const bf
 
 template <int R>
 inline void dots(int M, const uint8_t* weight, int64_t stride, int64_t inputs, const bf16* const* x,
-                 __m512 (*out)[ROWS], int q, Ahead& ahead) {
+                 __m512 (*out)[ROWS], int q, Prefetch& prefetch) {
     switch (M) {
-        case 1: return dots<1, R>(weight, stride, inputs, x, out, q, ahead);
-        case 2: return dots<2, R>(weight, stride, inputs, x, out, q, ahead);
-        case 3: return dots<3, R>(weight, stride, inputs, x, out, q, ahead);
-        default: return dots<4, R>(weight, stride, inputs, x, out, q, ahead);
+        case 1: return dots<1, R>(weight, stride, inputs, x, out, q, prefetch);
+        case 2: return dots<2, R>(weight, stride, inputs, x, out, q, prefetch);
+        case 3: return dots<3, R>(weight, stride, inputs, x, out, q, prefetch);
+        default: return dots<4, R>(weight, stride, inputs, x, out, q, prefetch);
     }
 }
 
@@ -84,14 +84,15 @@ inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, c
         const int rows = static_cast<int>(std::min<int64_t>(ROWS, w.outputs - n));
         const uint8_t* weight = w.codes + n * stride;
         // Each tile that passes over four rows asks for its share of four that come later.
-        Ahead ahead{weight + (num_tiles > 1 ? 2 * AHEAD : AHEAD), is_stream ? STREAM_LINES : (TILE + num_tiles - 1) / num_tiles};
+        Prefetch prefetch{weight + (num_tiles > 1 ? 2 * PREFETCH_BYTES : PREFETCH_BYTES),
+                          is_stream ? STREAM_LINES : (TILE + num_tiles - 1) / num_tiles};
         for (int m = 0; m < M; m += TILE) {
             const int count = std::min(TILE, M - m);
             __m512 lanes[TILE][ROWS];
-            if (rows == ROWS && !is_stream) dots<ROWS>(count, weight, stride, w.inputs, x + m, lanes, 0, ahead);
+            if (rows == ROWS && !is_stream) dots<ROWS>(count, weight, stride, w.inputs, x + m, lanes, 0, prefetch);
             else
                 for (int r = 0; r < ROWS; r++)
-                    dots<1>(count, weight + std::min(r, rows - 1) * stride, stride, w.inputs, x + m, lanes, r, ahead);
+                    dots<1>(count, weight + std::min(r, rows - 1) * stride, stride, w.inputs, x + m, lanes, r, prefetch);
             for (int i = 0; i < count; i++) {
                 float four[ROWS];
                 _mm_storeu_ps(four, sums(lanes[i][0], lanes[i][1], lanes[i][2], lanes[i][3]));
@@ -103,8 +104,8 @@ inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, c
 
 }  // namespace vl2
 
-#include "products_int4_avx512.h"
-#include "products_int8_avx512.h"
+#include "matmul_int4_avx512.h"
+#include "matmul_int8_avx512.h"
 
 namespace vl2 {
 

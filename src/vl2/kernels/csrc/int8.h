@@ -1,4 +1,4 @@
-// What stands around a product in whole numbers: rows rounded to 8 bits, and the sums made floating-point again.
+// What stands around an int8 matmul: rows rounded to 8 bits, and the sums made floating-point again.
 #pragma once
 #include <algorithm>
 
@@ -68,9 +68,9 @@ inline Floats scaled_sum(Ints sum, Floats row_scale, Floats column_scale, Floats
 }
 
 // out = sums * the row's scale * the column's + bias; gelu of that, rounded, where it is asked for; and that, rounded, added
-// to `onto` [rows, width] where there is one.
+// to `residual` [rows, width] where there is one.
 inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
-                            const float* column_scales, const bf16* bias, bool gelu, const bf16* onto, bf16* out,
+                            const float* column_scales, const bf16* bias, bool gelu, const bf16* residual, bf16* out,
                             int threads) {
     run_team(threads, [&](Team& team, int) {
         int phase = 0;
@@ -83,7 +83,7 @@ inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, co
                     std::memcpy(&whole, sums + r * width + n, sizeof whole);
                     const Floats added = bias ? load(bias + n) : Floats{};
                     Floats value = scaled_sum(whole, splat(row_scales[r]), load(column_scales + n), added, gelu);
-                    if (onto) value = load(onto + r * width + n) + rounded(value);
+                    if (residual) value = load(residual + r * width + n) + rounded(value);
                     store(out + r * width + n, value);
                 }
             }

@@ -1,4 +1,4 @@
-"""Memory that a process frees, kept for what it allocates next.
+"""Malloc tuning: memory that a process frees is kept for what it allocates next.
 
 A pass of a model allocates the same again and again. With glibc's defaults freed memory goes back to the system, and
 comes back with a page fault for each 4 KiB: simple operations on a CPU take three times their time.
@@ -12,7 +12,7 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
-def keep_freed_pages() -> None:
+def tune_malloc() -> None:
     """Let the C library keep what is freed, in this process. C libraries other than glibc are left as they are."""
     if not sys.platform.startswith("linux"):
         return

@@ -20,29 +20,29 @@ from torch import nn
 from vl2.config import Json, ModelConfig
 from vl2.errors import UserError
 from vl2.quant.formats import GROUP, KINDS
-from vl2.quant.modules import QuantisedExperts, QuantisedLinear
+from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.quant.scheme import Scheme, scheme_named
-from vl2.weights.load import QUANTISED
+from vl2.weights.load import QUANTIZED
 
 METHOD, VERSION = "vl2", 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """What a folder's files hold."""
+class QuantizationConfig:
+    """What a folder's files hold, as `quantization_config` in config.json says it."""
 
     weights: str  # the name of the scheme
     scheme: Scheme
 
     @classmethod
-    def named(cls, weights: str) -> Record:
-        """Return the record of a scheme; UserError where there is none of this name."""
+    def named(cls, weights: str) -> QuantizationConfig:
+        """Return the configuration of a scheme; UserError where there is none of this name."""
         return cls(weights=weights, scheme=scheme_named(weights))
 
     @classmethod
-    def of(cls, config: ModelConfig, folder: Path) -> Record | None:
-        """Return what config.json records, None for plain weights. UserError for what this package cannot read."""
-        values = config.source.get(QUANTISED)
+    def of(cls, config: ModelConfig, folder: Path) -> QuantizationConfig | None:
+        """Return what config.json says, None for plain weights. UserError for what this package cannot read."""
+        values = config.source.get(QUANTIZED)
         if values is None:
             return None
         if not isinstance(values, Mapping) or values.get("quant_method") != METHOD:
@@ -79,5 +79,5 @@ def _scheme(parts: Any, folder: Path) -> Scheme:
 
 def form_of(model: nn.Module) -> str | None:
     """Return the smallest form that a model's weights are held in; None for a plain model."""
-    kinds = {module.kind for module in model.modules() if isinstance(module, QuantisedLinear | QuantisedExperts)}
+    kinds = {module.kind for module in model.modules() if isinstance(module, QuantizedLinear | QuantizedExperts)}
     return next((kind for kind in reversed(KINDS) if kind in kinds), None)

@@ -1,9 +1,9 @@
-// A whole product in tile registers: rows of bfloat16 times a weight, in bfloat16 or, where the weight is int8, in whole numbers,
+// A whole product in tile registers: rows of bfloat16 times a weight, in bfloat16 or, where the weight is int8, in integers,
 // for which the rows are rounded to 8 bits as they are packed.
 //
 // As in amx.h a tile of the weight is sixteen of its rows as they lie in memory, here of 64 bytes each, and the rows that it
-// meets lie beside one another in words, packed once for all outputs. Sums of whole numbers are exact; what is made of them, and
-// in which order, is eight_bits.h's: both ways give the same bits. A row's result depends on that row alone.
+// meets lie beside one another in words, packed once for all outputs. Sums of integers are exact; what is made of them, and
+// in which order, is int8.h's: both ways give the same bits. A row's result depends on that row alone.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -11,7 +11,7 @@
 
 #include "amx.h"
 #include "blocks.h"
-#include "eight_bits.h"
+#include "int8.h"
 #include "rows_in_tiles.h"
 
 namespace vl2 {
@@ -25,7 +25,7 @@ struct RowsProduct {
     const float* column_scales;  // [outputs], of INT8
     const bf16* bias;            // [outputs]; null: none
     int64_t outputs, gelu;       // gelu: the tanh GELU of the result
-    const bf16* onto;            // [rows, outputs], to which the result, rounded, is added; null: none
+    const bf16* residual;        // [rows, outputs], to which the result, rounded, is added; null: none
     bf16* out;                   // [rows, outputs], `out_stride` from one row to the next
     int64_t out_stride;
 };
@@ -46,7 +46,7 @@ constexpr int64_t STEPS_AT_ONCE = 9, VECTORS_AT_ONCE = 4;  // 18 KB of a weight,
 inline int64_t blocks_of(const RowsProduct& p) { return (p.outputs + BLOCK - 1) / BLOCK; }
 
 // Rows of 64 bytes to which something will be added: a few are asked for at each step.
-struct Onto {
+struct Residual {
     const bf16* row;
     int64_t stride, count;
 
@@ -75,10 +75,10 @@ class ProductInTiles {
                     _mm512_store_si512(weight.tails[half][n], _mm512_maskz_loadu_epi8(x_.tail(), from));
                 }
         const int64_t lines = (BLOCK * x_.bytes + 63) / 64, turns = (x_.vectors + 1) / 2 * x_.whole_steps;
-        AheadInStreams ahead;
-        if (next && turns > 0) ahead = AheadInStreams(next, lines, turns);
+        StreamPrefetch prefetch;
+        if (next && turns > 0) prefetch = StreamPrefetch(next, lines, turns);
         for (int64_t v = 0; v < x_.vectors; v += VECTORS_AT_ONCE)
-            multiply_vectors(weight, v, std::min(VECTORS_AT_ONCE, x_.vectors - v), first, other, ahead);
+            multiply_vectors(weight, v, std::min(VECTORS_AT_ONCE, x_.vectors - v), first, other, prefetch);
     }
 
     // 32 rows of the weight from one on; null where there are no more so many.
@@ -103,17 +103,18 @@ class ProductInTiles {
 
     // Up to four vectors. Some steps of the weight go over all of them before the next do: the first cache holds their
     // tiles meanwhile, and the second, which fills tiles at half the rate at which they multiply, gives them only once.
-    void multiply_vectors(const Weight& weight, int64_t v, int64_t count, int64_t first, int64_t other, AheadInStreams& ahead) {
+    void multiply_vectors(const Weight& weight, int64_t v, int64_t count, int64_t first, int64_t other,
+                          StreamPrefetch& prefetch) {
         alignas(64) Sum sums[VECTORS_AT_ONCE][2][SUMS];  // [vector][sixteen outputs][output, row]
         const int64_t row = v * LANES, rows = std::min((v + count) * LANES, p_.rows) - row;
-        Onto onto{p_.onto + row * p_.outputs + first, p_.outputs, p_.onto ? rows : 0};
+        Residual residual{p_.residual + row * p_.outputs + first, p_.outputs, p_.residual ? rows : 0};
         const int64_t parts = count > 2 ? (x_.steps + STEPS_AT_ONCE - 1) / STEPS_AT_ONCE : 1;
         const int64_t at_once = (x_.steps + parts - 1) / parts;
         for (int64_t step = 0; step < x_.steps; step += at_once) {
             const int64_t last_step = std::min(x_.steps, step + at_once);
             int64_t i = 0;
-            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, ahead, onto);
-            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, ahead, onto);
+            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, prefetch, residual);
+            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, prefetch, residual);
         }
         for (int64_t i = 0; i < count; i++) finish(sums[i], v + i, first, other);
     }
@@ -121,7 +122,7 @@ class ProductInTiles {
     // Some steps of V vectors, 1 or 2; from the second step on they are added to what `sums` hold.
     template <int V>
     void add_up(const Weight& weight, int64_t v, int64_t first_step, int64_t last_step, Sum (*sums)[2][SUMS],
-                AheadInStreams& ahead, Onto& onto) {
+                StreamPrefetch& prefetch, Residual& residual) {
         const char *left = x_.vector(v), *right = x_.vector(v + V - 1);
         if (first_step) {
             _tile_loadd(0, sums[0][0], 64);
@@ -140,8 +141,8 @@ class ProductInTiles {
         }
         for (int64_t step = first_step; step < last_step; step++) {
             if (step < x_.whole_steps) {
-                ahead.step();
-                onto.step();
+                prefetch.step();
+                residual.step();
                 _tile_loadd(4, weight.one + step * STEP, x_.bytes);
                 _tile_loadd(5, weight.two + step * STEP, x_.bytes);
             } else {
@@ -184,7 +185,7 @@ class ProductInTiles {
         return in_pairs(_mm512_add_ps(even(a), even(b)), _mm512_add_ps(odd(a), odd(b)));
     }
 
-    // What is made of sixteen sums of one output. Of whole numbers as from_int32_sums makes it.
+    // What is made of sixteen sums of one output. Of integers as from_int32_sums makes it.
     Floats result(const Sum* sums, int64_t output, Floats row_scales) const {
         const Floats bias = splat(p_.bias ? to_float(p_.bias[output]) : 0);
         if constexpr (IS_WHOLE) {
@@ -214,8 +215,8 @@ class ProductInTiles {
         transpose(block);
         const __mmask32 kept = other ? ~__mmask32(0) : 0xffff;
         for (int64_t m = 0; m < count; m++) {
-            const bf16* onto = p_.onto + (row + m) * p_.outputs + first;
-            if (p_.onto) block[m] = sum_of_halves(block[m], _mm512_maskz_loadu_epi16(kept, onto));
+            const bf16* residual = p_.residual + (row + m) * p_.outputs + first;
+            if (p_.residual) block[m] = sum_of_halves(block[m], _mm512_maskz_loadu_epi16(kept, residual));
             bf16* to = p_.out + (row + m) * p_.out_stride + first;
             if (is_far_ && other) store_past_caches(to, block[m]);
             else _mm512_mask_storeu_epi16(to, kept, block[m]);
@@ -254,7 +255,7 @@ void multiply_rows_in_tiles(const RowsProduct* products, int64_t count, int thre
                 RowsProduct part = products[i];
                 part.rows = rows;
                 part.out += first_row * part.out_stride;
-                if (part.onto) part.onto += first_row * part.outputs;
+                if (part.residual) part.residual += first_row * part.outputs;
                 return part;
             };
             int64_t block = split * blocks / splits, last = (split + 1) * blocks / splits;

@@ -35,7 +35,7 @@ MEMORY_STATUS = Path("/proc/self/status")
 
 
 class Unsupported(Exception):
-    """Say why this contestant does not do a task."""
+    """Say why this target does not do a task."""
 
 
 def serve(handlers: Mapping[str, Callable[[Task], Answer]]) -> None:
@@ -52,7 +52,7 @@ def serve(handlers: Mapping[str, Callable[[Task], Answer]]) -> None:
 
 def _answer(handlers: Mapping[str, Callable[[Task], Answer]], task: Task) -> Answer:
     if task["do"] not in handlers:
-        return {"unsupported": f"this contestant has no {task['do']}"}
+        return {"unsupported": f"this target has no {task['do']}"}
     try:
         return handlers[task["do"]](task)
     except Unsupported as reason:

@@ -1,4 +1,4 @@
-"""Routed experts whose matrices stay where a released file has them, one by one: for a model that answers.
+"""Routed experts whose matrices stay memory-mapped where a released file has them: for a model that answers.
 
 To stack them is to copy three quarters of tiny. Otherwise they are what `vl2.model.moe.Experts` is.
 """
@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vl2.model.moe import PlainExperts, multiply_each
+from vl2.model.moe import PlainExperts, matmul_each
 
 Pair = tuple[Tensor, Tensor]
 
 
-class FileExperts(PlainExperts):
+class MemoryMappedExperts(PlainExperts):
     """E gated MLPs with two matrices each, contiguous and parameters."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
@@ -42,10 +42,10 @@ class FileExperts(PlainExperts):
         return torch.tensor(rows, dtype=torch.int64).T.contiguous()
 
     def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
-        return multiply_each(x_ND, [gate_up for gate_up, _ in self.pairs()], counts_E)
+        return matmul_each(x_ND, [gate_up for gate_up, _ in self.pairs()], counts_E)
 
     def down(self, h_NF: Tensor, counts_E: Tensor) -> Tensor:
-        return multiply_each(h_NF, [down for _, down in self.pairs()], counts_E)
+        return matmul_each(h_NF, [down for _, down in self.pairs()], counts_E)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Give every projection by its released name."""

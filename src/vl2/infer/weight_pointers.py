@@ -1,4 +1,4 @@
-"""Where the weights of a module lie, for kernels that read them past it, and the plans that are made of that."""
+"""Pointers to the weights of a module, for kernels that read them directly, and the plans that are made of them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from vl2.kernels import Library, load_kernels
 from vl2.kernels.prefill import Weights
-from vl2.kernels.structures import BF16, QUANTISED, MatrixC, StackC
-from vl2.model.file_experts import FileExperts
+from vl2.kernels.structures import BF16, QUANTIZED, MatrixC, StackC
 from vl2.model.float_linear import is_plain_linear
-from vl2.quant.modules import QuantisedLinear
+from vl2.model.memory_mapped_experts import MemoryMappedExperts
+from vl2.quant.modules import QuantizedLinear
 
 
 class Unsupported(Exception):
@@ -23,8 +23,8 @@ class Unsupported(Exception):
 
 
 @dataclass(frozen=True)
-class _Held:
-    """A tensor whose address is known, and where it hangs in the model."""
+class _Pointer:
+    """The address of a tensor, and where it hangs in the model."""
 
     owner: dict[str, Tensor | None]
     name: str
@@ -32,11 +32,11 @@ class _Held:
     address: int
 
 
-class HeldWeights:
-    """The addresses that were asked for, of tensors on the CPU."""
+class WeightPointers:
+    """Pointers to weights on the CPU, and whether they still hold."""
 
     def __init__(self, root: nn.Module) -> None:
-        self._held: list[_Held] = []
+        self._pointers: list[_Pointer] = []
         self._apart: list[Weights] = []  # keeps the lists of addresses that the kernels follow
         self._modules: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
         for parent in root.modules():
@@ -45,7 +45,8 @@ class HeldWeights:
     def are_current(self) -> bool:
         """Whether all weights are where they were, and no module is another one."""
         return all(
-            held.owner.get(held.name) is held.tensor and held.tensor.data_ptr() == held.address for held in self._held
+            pointer.owner.get(pointer.name) is pointer.tensor and pointer.tensor.data_ptr() == pointer.address
+            for pointer in self._pointers
         ) and all(owner.get(name) is module for owner, name, module in self._modules)
 
     def are_followed(self) -> bool:
@@ -64,10 +65,10 @@ class HeldWeights:
         if tensor.device.type != "cpu" or not tensor.is_contiguous() or (dtype is not None and tensor.dtype != dtype):
             raise Unsupported(f"a weight of type {tensor.dtype} on {tensor.device}")
         owner = module._parameters if name in module._parameters else module._buffers
-        self._held.append(_Held(owner, name, tensor, tensor.data_ptr()))  # type: ignore[arg-type]
+        self._pointers.append(_Pointer(owner, name, tensor, tensor.data_ptr()))  # type: ignore[arg-type]
         return tensor.data_ptr()
 
-    def apart(self, experts: FileExperts) -> Weights:
+    def apart(self, experts: MemoryMappedExperts) -> Weights:
         """Return the gate, up and down projections of experts that lie apart. Raises Unsupported as `address` does."""
         for name, matrix in experts.named_parameters():
             self.address(experts, name, matrix)
@@ -79,13 +80,13 @@ class HeldWeights:
         if is_plain_linear(layer):
             address = self.address(layer, "weight", layer.weight)
             return MatrixC(BF16, layer.out_features, layer.in_features, address, None)
-        if isinstance(layer, QuantisedLinear):
+        if isinstance(layer, QuantizedLinear):
             codes, scales = (self.address(layer, leaf, None) for leaf in ("codes", "scales"))
-            return MatrixC(QUANTISED[layer.kind], layer.out_features, layer.in_features, codes, scales)
+            return MatrixC(QUANTIZED[layer.kind], layer.out_features, layer.in_features, codes, scales)
         raise Unsupported(f"a layer of type {type(layer).__name__}")
 
 
-def stacks_apart(experts: FileExperts) -> Weights:
+def stacks_apart(experts: MemoryMappedExperts) -> Weights:
     """Return the gate, up and down projections of experts in bfloat16 that lie apart."""
     (D, F), (gate_E, up_E, down_E) = experts.pair(0)[1].shape, experts.addresses()
     return StackC.apart(F, D, gate_E), StackC.apart(F, D, up_E), StackC.apart(D, F, down_E)

@@ -15,13 +15,13 @@ from tests.model.configs import small_model
 from vl2.kernels.library import VARIABLE
 from vl2.kernels.prefill import has_tiles
 from vl2.model import float_linear
-from vl2.model.attention import Reach
+from vl2.model.attention import AttentionMask
 from vl2.model.moe import MAX_DECODED_ROWS, Experts
-from vl2.quant import products
-from vl2.quant.apply import quantise_model
+from vl2.quant import matmul
+from vl2.quant.apply import quantize_model
 from vl2.quant.formats import KINDS, PANEL, Kind
-from vl2.quant.modules import QuantisedExperts, QuantisedLinear
-from vl2.quant.products import FEW_OF_A_PASS, FEW_ROWS, PANEL_ROWS
+from vl2.quant.matmul import FEW_PREFILL_ROWS, FEW_ROWS, PANEL_ROWS
+from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.quant.scheme import SCHEMES, SchemeName
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -44,11 +44,11 @@ def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_layer_gives_the_product_of_the_weights_it_stands_for(kind: Kind, rows: int, dtype: torch.dtype) -> None:
     plain = nn.Linear(72, 48).requires_grad_(False)
     plain.weight.copy_(normal(48, 72))
-    layer = QuantisedLinear.like(plain, kind)
-    layer.store(plain.weight)
+    layer = QuantizedLinear.like(plain, kind)
+    layer.quantize_from(plain.weight)
     layer.to(dtype)  # the scales stay as they are
     x = normal(2, rows, 72, seed=1).to(dtype)
-    got, expected = layer(x), F.linear(x.float(), layer.whole(torch.float32), plain.bias.float())
+    got, expected = layer(x), F.linear(x.float(), layer.dequantize(torch.float32), plain.bias.float())
     assert got.dtype == dtype
     assert got.shape == (2, rows, 48)
     # Many rows are rounded to 8 bits with int8 weights, elsewhere to bfloat16 at most.
@@ -78,22 +78,22 @@ def test_the_type_of_many_rows_follows_the_weight_and_the_instructions(
 ) -> None:
     """`kernels`: None without any, else whether theirs have instructions for bfloat16."""
     library = None if kernels is None else SimpleNamespace(has_bfloat16_products=kernels)
-    monkeypatch.setattr(products, "load_kernels", lambda: library)
-    monkeypatch.setattr(products, "has_int8_products", lambda: has_int8)
-    monkeypatch.setattr(products, "has_bfloat16_products", lambda: True)
-    assert products.type_of_many_rows(kind, dtype, torch.device("cpu")) == expected
-    assert products.type_of_many_rows(kind, dtype, torch.device("meta")) == dtype
+    monkeypatch.setattr(matmul, "load_kernels", lambda: library)
+    monkeypatch.setattr(matmul, "has_int8_products", lambda: has_int8)
+    monkeypatch.setattr(matmul, "has_bfloat16_products", lambda: True)
+    assert matmul.matmul_dtype(kind, dtype, torch.device("cpu")) == expected
+    assert matmul.matmul_dtype(kind, dtype, torch.device("meta")) == dtype
 
 
 def test_plain_bfloat16_is_multiplied_in_float32_without_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "has_bfloat16_products", lambda: False)
-    assert products.type_of_many_rows(None, torch.bfloat16, torch.device("cpu")) == torch.float32
+    monkeypatch.setattr(matmul, "has_bfloat16_products", lambda: False)
+    assert matmul.matmul_dtype(None, torch.bfloat16, torch.device("cpu")) == torch.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_requests_that_are_decoded_together_have_the_bits_of_each_alone(kind: Kind) -> None:
-    layer = QuantisedLinear.like(nn.Linear(72, 48).requires_grad_(False), kind)
-    layer.store(normal(48, 72))
+    layer = QuantizedLinear.like(nn.Linear(72, 48).requires_grad_(False), kind)
+    layer.quantize_from(normal(48, 72))
     layer.to(torch.bfloat16)
     x_B1K = normal(FEW_ROWS, 1, 72, seed=1).to(torch.bfloat16)
     together, alone = layer(x_B1K), torch.cat([layer(row) for row in x_B1K.split(1)])
@@ -101,10 +101,10 @@ def test_rows_of_requests_that_are_decoded_together_have_the_bits_of_each_alone(
 
 
 @pytest.mark.skipif(not has_tiles(), reason="no tile registers")
-@pytest.mark.parametrize(("rows", "is_rounded"), [(FEW_OF_A_PASS, False), (FEW_OF_A_PASS + 1, True)])
+@pytest.mark.parametrize(("rows", "is_rounded"), [(FEW_PREFILL_ROWS, False), (FEW_PREFILL_ROWS + 1, True)])
 def test_with_tile_registers_more_than_a_few_rows_of_one_prompt_are_rounded(rows: int, is_rounded: bool) -> None:
-    layer = QuantisedLinear.like(nn.Linear(72, 48, bias=False).requires_grad_(False), "int8")
-    layer.store(normal(48, 72))
+    layer = QuantizedLinear.like(nn.Linear(72, 48, bias=False).requires_grad_(False), "int8")
+    layer.quantize_from(normal(48, 72))
     layer.to(torch.bfloat16)
     x_1SK = normal(1, rows, 72, seed=1).to(torch.bfloat16)
     one_by_one = layer(x_1SK.transpose(0, 1)).transpose(0, 1)
@@ -119,15 +119,15 @@ def test_without_instructions_panels_give_the_product_unrounded(
     kind: Kind, dtype: torch.dtype, panel_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As little of the weight at a time as can be, one panel and a part of the next, and all of it."""
-    monkeypatch.setattr(products, "has_int8_products", lambda: False)
-    monkeypatch.setattr(products, "_has_instructions", lambda kernels, kind: False)
+    monkeypatch.setattr(matmul, "has_int8_products", lambda: False)
+    monkeypatch.setattr(matmul, "_has_instructions", lambda kernels, kind: False)
     monkeypatch.setattr(float_linear, "PANEL_BYTES", panel_bytes)
     plain = nn.Linear(72, 41).requires_grad_(False)
-    layer = QuantisedLinear.like(plain, kind)
-    layer.store(plain.weight)
+    layer = QuantizedLinear.like(plain, kind)
+    layer.quantize_from(plain.weight)
     layer.to(dtype)
     x = normal(2, PANEL_ROWS, 72, seed=1).to(dtype)
-    got, expected = layer(x), F.linear(x.float(), layer.whole(torch.float32), plain.bias.to(dtype).float())
+    got, expected = layer(x), F.linear(x.float(), layer.dequantize(torch.float32), plain.bias.to(dtype).float())
     assert got.dtype == dtype
     torch.testing.assert_close(got.float(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
 
@@ -157,13 +157,13 @@ def test_without_kernels_no_weight_is_made_whole(
     plain.weight.copy_(normal(N, K).mul(most / 4).round().clamp(-most, most))
     plain.weight[:, ::32] = -most - (kind == "int4")  # the scale is 1
     plain.bias.copy_(normal(N, seed=1).round())
-    layer = QuantisedLinear.like(plain, kind)
-    layer.store(plain.weight)
+    layer = QuantizedLinear.like(plain, kind)
+    layer.quantize_from(plain.weight)
     layer.to(dtype)
     x = normal(2, 3, K, seed=2).sign().to(dtype)
-    expected = F.linear(x, layer.whole(dtype), layer.bias)
-    assert torch.equal(layer.whole(torch.float32), plain.weight)
-    monkeypatch.setattr(products, "MADE", 3 * PANEL * K)
+    expected = F.linear(x, layer.dequantize(dtype), layer.bias)
+    assert torch.equal(layer.dequantize(torch.float32), plain.weight)
+    monkeypatch.setattr(matmul, "MADE", 3 * PANEL * K)
     with LargestMade() as largest:
         got = layer(x)
     assert torch.equal(got, expected)
@@ -177,12 +177,12 @@ def test_experts_give_what_their_whole_weights_give(kind: Kind, dtype: torch.dty
     plain = Experts(4, 64, 48).requires_grad_(False)
     plain.gate_up_proj.copy_(normal(4, 96, 64))
     plain.down_proj.copy_(normal(4, 64, 48, seed=1))
-    experts = QuantisedExperts.like(plain, kind)
+    experts = QuantizedExperts.like(plain, kind)
     for expert in range(4):
-        experts.store("gate_up", expert, plain.gate_up_proj[expert])
-        experts.store("down", expert, plain.down_proj[expert])
-        plain.gate_up_proj[expert] = experts.whole("gate_up", expert, torch.float32)
-        plain.down_proj[expert] = experts.whole("down", expert, torch.float32)
+        experts.quantize_from("gate_up", expert, plain.gate_up_proj[expert])
+        experts.quantize_from("down", expert, plain.down_proj[expert])
+        plain.gate_up_proj[expert] = experts.dequantize("gate_up", expert, torch.float32)
+        plain.down_proj[expert] = experts.dequantize("down", expert, torch.float32)
     counts = torch.tensor([3, 0, FEW_ROWS + 3, 1])
     x = normal(int(counts.sum()), 64, seed=2).to(dtype)
     with torch.no_grad():
@@ -200,10 +200,10 @@ def test_a_quantised_model_answers_nearly_as_the_plain_one(name: SchemeName) -> 
 
     def logits() -> torch.Tensor:
         with torch.inference_mode():
-            hidden = model.language.model(model.language.embed(ids), positions, Reach.of_rows(None))
+            hidden = model.language.model(model.language.embed(ids), positions, AttentionMask.of_rows(None))
             return model.language.logits(hidden.states_BSD)
 
     plain = logits()
-    quantise_model(model, SCHEMES[name])
+    quantize_model(model, SCHEMES[name])
     # Random weights do not forgive what trained ones do: an expert chosen otherwise changes all that follows.
     assert (logits() - plain).norm() < {"int8": 0.2, "int4": 0.6}[name] * plain.norm()

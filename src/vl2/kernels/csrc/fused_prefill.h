@@ -1,4 +1,4 @@
-// A pass over a prompt through all layers, in one call: embeddings in, the state of the last position out, keys and values into
+// A chunk of a prompt through all layers, in one call: embeddings in, the state of the last position out, keys and values into
 // the cache.
 //
 // It is made of the kernels that Python calls one by one where this does not apply. But each of them reads many megabytes, and
@@ -12,13 +12,13 @@
 #include "lines.h"
 #include "model.h"
 #include "prefill.h"
-#include "products_in_tiles.h"
+#include "matmul_in_tiles.h"
 #include "route.h"
 
 namespace vl2 {
 
 // Held the same in Python, as a ctypes structure.
-struct Pass {
+struct PrefillChunk {
     int64_t rows, before, threads;  // positions that are new, and that the cache holds
     const CacheRow* cache;          // [layers]
     const float *cosines, *sines;   // [rows, head_dim / 2], of the new positions
@@ -27,15 +27,16 @@ struct Pass {
 };
 
 // Heads that are not latent; widths are multiples of 32.
-class Reading {
+class FusedPrefill {
    public:
-    Reading(const Model& model, const Pass& pass)
-        : model_(model), pass_(pass), rows_(pass.rows), threads_(static_cast<int>(pass.threads)),
-          normed_(rows_ * model.width), query_(rows_ * heads_width()), turned_(rows_ * heads_width()),
-          key_(rows_ * heads_width()), value_(rows_ * heads_width()), mixed_(rows_ * heads_width()), mlp_(rows_ * model.width),
+    FusedPrefill(const Model& model, const PrefillChunk& chunk)
+        : model_(model), chunk_(chunk), rows_(chunk.rows), threads_(static_cast<int>(chunk.threads)),
+          normed_(rows_ * model.width), query_(rows_ * heads_width()), rotated_(rows_ * heads_width()),
+          key_(rows_ * heads_width()), value_(rows_ * heads_width()), attended_(rows_ * heads_width()),
+          mlp_(rows_ * model.width),
           slots_(rows_ * model.experts_per_token * model.width), logits_(rows_ * model.experts),
           weights_(rows_ * model.experts_per_token), chosen_(rows_ * model.experts_per_token),
-          token_(rows_ * model.experts_per_token), place_(rows_ * model.experts_per_token), counts_(model.experts),
+          token_index_(rows_ * model.experts_per_token), row_index_(rows_ * model.experts_per_token), counts_(model.experts),
           unpacked_(most_unpacked(model)) {}
 
     // Whether the shapes were within what the kernels do; else what is written is of no use.
@@ -43,22 +44,22 @@ class Reading {
         const int64_t last = model_.num_layers - 1;
         for (int64_t index = 0; index < last; index++) {
             const Layer& layer = model_.layers[index];
-            if (!attend(layer, pass_.cache[index])) return false;
-            normalise_rows(pass_.x, layer.post_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
+            if (!attend(layer, chunk_.cache[index])) return false;
+            normalize_rows(chunk_.x, layer.post_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
             if (!(layer.router ? add_experts(layer) : add_mlp(layer))) return false;
         }
-        return read_last(model_.layers[last], pass_.cache[last]);
+        return prefill_last(model_.layers[last], chunk_.cache[last]);
     }
 
    private:
     const Model& model_;
-    const Pass& pass_;
+    const PrefillChunk& chunk_;
     const int64_t rows_;
     const int threads_;
-    Blank<bf16> normed_, query_, turned_, key_, value_, mixed_, mlp_, slots_;
-    Blank<float> logits_, weights_;
-    Blank<int64_t> chosen_, token_, place_, counts_;
-    Blank<bf16> unpacked_;
+    UninitializedBuffer<bf16> normed_, query_, rotated_, key_, value_, attended_, mlp_, slots_;
+    UninitializedBuffer<float> logits_, weights_;
+    UninitializedBuffer<int64_t> chosen_, token_index_, row_index_, counts_;
+    UninitializedBuffer<bf16> unpacked_;
 
     static constexpr int64_t FEW_ROWS = 16;  // of bfloat16: with no more, each product of an MLP is shared out by itself
 
@@ -70,7 +71,7 @@ class Reading {
         const bf16* x;
         bf16* out;
         int64_t out_stride;
-        const bf16* onto = nullptr;
+        const bf16* residual = nullptr;
     };
 
     // Of the same rows. Codes of int4 are made bfloat16 first.
@@ -80,7 +81,7 @@ class Reading {
         for (const Projection& p : projections) {
             const Matrix& w = p.weight;
             RowsProduct product = product_of(w, p.x, rows_, w.inputs, p.out, p.out_stride);
-            product.onto = p.onto;
+            product.residual = p.residual;
             if (w.kind == INT4) {
                 const uint16_t* scales = reinterpret_cast<const uint16_t*>(w.scales);
                 if (!unpack_int4(w.codes, scales, w.outputs, w.inputs, room, threads_)) return false;
@@ -107,19 +108,19 @@ class Reading {
         return most;
     }
 
-    // Of normed x the keys, turned, and the values, into the cache; and the queries, turned, if they are wanted.
+    // Of normed x the keys, rotated, and the values, into the cache; and the queries, rotated, if they are wanted.
     bool project(const Layer& layer, const CacheRow& cache, bool with_queries) const {
         const int64_t C = model_.head_dim, H = model_.heads, shared = model_.kv_heads;
-        const int64_t step = cache.position_stride, first = pass_.before * step;
-        normalise_rows(pass_.x, layer.input_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
+        const int64_t step = cache.position_stride, first = chunk_.before * step;
+        normalize_rows(chunk_.x, layer.input_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
         const Projection key{layer.key, normed_.data(), key_.data(), shared * C};
         const Projection value{layer.value, normed_.data(), value_.data(), shared * C};
         const Projection query{layer.query, normed_.data(), query_.data(), H * C};
         if (!(with_queries ? multiply({query, key, value}) : multiply({key, value}))) return false;
         const auto rotate = [&](const bf16* x, int64_t heads, bf16* out, int64_t out_row, int64_t out_head) {
-            rotate_rows(x, pass_.cosines, pass_.sines, rows_, heads, C / 2, out, out_row, out_head, threads_);
+            rotate_rows(x, chunk_.cosines, chunk_.sines, rows_, heads, C / 2, out, out_row, out_head, threads_);
         };
-        if (with_queries) rotate(query_.data(), H, turned_.data(), H * C, C);
+        if (with_queries) rotate(query_.data(), H, rotated_.data(), H * C, C);
         rotate(key_.data(), shared, cache.keys + first, step, cache.head_stride);
         store_heads(value_.data(), cache.values + first, step, cache.head_stride);
         return true;
@@ -129,12 +130,12 @@ class Reading {
     bool attend(const Layer& layer, const CacheRow& cache) const {
         const int64_t C = model_.head_dim, H = model_.heads, step = cache.position_stride;
         if (!project(layer, cache, true)) return false;
-        const Attention attention{{turned_.data(), 0, C, H * C}, {cache.keys, 0, cache.head_stride, step},
-                                  {cache.values, 0, cache.head_stride, step}, {mixed_.data(), 0, C, H * C},
-                                  1, H, H / model_.kv_heads, rows_, pass_.before + rows_, C, C, pass_.before,
+        const Attention attention{{rotated_.data(), 0, C, H * C}, {cache.keys, 0, cache.head_stride, step},
+                                  {cache.values, 0, cache.head_stride, step}, {attended_.data(), 0, C, H * C},
+                                  1, H, H / model_.kv_heads, rows_, chunk_.before + rows_, C, C, chunk_.before,
                                   1 / std::sqrt(static_cast<double>(C))};
         return attend_many(attention, threads_) &&
-               multiply({{layer.output, mixed_.data(), pass_.x, model_.width, pass_.x}});
+               multiply({{layer.output, attended_.data(), chunk_.x, model_.width, chunk_.x}});
     }
 
     // Rows of heads beside one another to where each head's rows lie behind one another.
@@ -150,7 +151,7 @@ class Reading {
     bool add_mlp(const Layer& layer) const {
         if (!run_mlp(layer, mlp_.data())) return false;
         each_rows([&](int64_t row) {
-            bf16* x = pass_.x + row * model_.width;
+            bf16* x = chunk_.x + row * model_.width;
             const bf16* added = mlp_.data() + row * model_.width;
             for (int64_t d = 0; d < model_.width; d += LANES) store(x + d, load(x + d) + load(added + d));
         });
@@ -160,17 +161,17 @@ class Reading {
     // x += the weighted sum of each row's experts + the shared ones.
     bool add_experts(const Layer& layer) const {
         const int64_t E = model_.experts, K = model_.experts_per_token;
-        if (!score_tokens(normed_.data(), rows_, model_.width, layer.router, E, logits_.data(), threads_)) return false;
+        if (!router_logits(normed_.data(), rows_, model_.width, layer.router, E, logits_.data(), threads_)) return false;
         choose_experts_of_all(model_, layer.expert_bias, rows_, logits_.data(), chosen_.data(), weights_.data(), threads_);
-        sort_slots(chosen_.data(), rows_, K, E, token_.data(), place_.data(), counts_.data());
-        const ExpertRows experts{normed_.data(), rows_, token_.data(), counts_.data(), E, model_.width,
+        sort_by_expert(chosen_.data(), rows_, K, E, token_index_.data(), row_index_.data(), counts_.data());
+        const ExpertRows experts{normed_.data(), rows_, token_index_.data(), counts_.data(), E, model_.width,
                                  layer.expert_gate.first.outputs, layer.expert_gate, layer.expert_up, layer.expert_down,
                                  slots_.data()};
         if (!run_experts(experts, threads_)) return false;
         const bool is_shared = layer.gate.outputs > 0;
         if (is_shared && !run_mlp(layer, mlp_.data())) return false;
-        sum_slots(slots_.data(), place_.data(), weights_.data(), rows_, K, model_.width, is_shared ? mlp_.data() : pass_.x,
-                  is_shared ? pass_.x : nullptr, pass_.x, threads_);
+        combine_experts(slots_.data(), row_index_.data(), weights_.data(), rows_, K, model_.width,
+                        is_shared ? mlp_.data() : chunk_.x, is_shared ? chunk_.x : nullptr, chunk_.x, threads_);
         return true;
     }
 
@@ -183,24 +184,24 @@ class Reading {
                                  alone(layer.gate), alone(layer.up), alone(layer.down), out};
             return run_experts(all, threads_);
         }
-        const Blank<bf16> opened(2 * rows_ * hidden), gated(rows_ * hidden);
-        if (!multiply({{layer.gate, normed_.data(), opened.data(), 2 * hidden},
-                       {layer.up, normed_.data(), opened.data() + hidden, 2 * hidden}}))
+        const UninitializedBuffer<bf16> gate_up(2 * rows_ * hidden), activated(rows_ * hidden);
+        if (!multiply({{layer.gate, normed_.data(), gate_up.data(), 2 * hidden},
+                       {layer.up, normed_.data(), gate_up.data() + hidden, 2 * hidden}}))
             return false;
-        gate_rows(opened.data(), rows_, hidden, true, gated.data(), threads_);
-        return multiply({{layer.down, gated.data(), out, model_.width}});
+        swiglu_rows(gate_up.data(), rows_, hidden, true, activated.data(), threads_);
+        return multiply({{layer.down, activated.data(), out, model_.width}});
     }
 
     // The last layer, of which the last position's state alone is wanted.
-    bool read_last(const Layer& layer, const CacheRow& cache) const {
+    bool prefill_last(const Layer& layer, const CacheRow& cache) const {
         if (!project(layer, cache, false)) return false;
         Model rest = model_;
         rest.num_layers = 1;
         rest.layers = &layer;
         rest.head.outputs = 0;
-        const int64_t row = rows_ - 1, length = pass_.before + row, half = model_.head_dim / 2;
-        decode(rest, {1, pass_.threads, pass_.x + row * model_.width, &length, &cache, pass_.cosines + row * half,
-                      pass_.sines + row * half, nullptr, pass_.state});
+        const int64_t row = rows_ - 1, length = chunk_.before + row, half = model_.head_dim / 2;
+        decode(rest, {1, chunk_.threads, chunk_.x + row * model_.width, &length, &cache, chunk_.cosines + row * half,
+                      chunk_.sines + row * half, nullptr, chunk_.state});
         return true;
     }
 

@@ -1,4 +1,4 @@
-// Asking for memory before it is needed, into the second cache.
+// Prefetching memory into the second cache before it is needed.
 #pragma once
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -8,7 +8,7 @@
 namespace vl2 {
 
 // `lines` of 64 bytes a step, one behind another: for what is read at the memory's own speed.
-struct Ahead {
+struct Prefetch {
     const uint8_t* next;
     int lines;
 
@@ -25,13 +25,13 @@ struct Ahead {
 // come from the second cache, and wait in the same few places as a line from memory that was asked for. But a processor foresees
 // streams, and fetches what comes next in each by itself, without such a place; of several it is there when it is asked for,
 // of one it is still on its way.
-class AheadInStreams {
+class StreamPrefetch {
    public:
-    AheadInStreams() = default;
-    AheadInStreams(const uint8_t* from, int64_t lines, int64_t steps)
-        : AheadInStreams(from, STREAMS, lines / STREAMS * 64, lines, steps) {}
+    StreamPrefetch() = default;
+    StreamPrefetch(const uint8_t* from, int64_t lines, int64_t steps)
+        : StreamPrefetch(from, STREAMS, lines / STREAMS * 64, lines, steps) {}
     // In so many streams, whose beginnings lie `apart` bytes from one another.
-    AheadInStreams(const uint8_t* from, int64_t streams, int64_t apart, int64_t lines, int64_t steps)
+    StreamPrefetch(const uint8_t* from, int64_t streams, int64_t apart, int64_t lines, int64_t steps)
         : next_(from), streams_(streams), apart_(apart), left_(lines), a_step_((lines + steps - 1) / steps) {}
 
     void step() {

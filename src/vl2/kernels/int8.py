@@ -1,6 +1,6 @@
-"""Products in whole numbers: bfloat16 rows rounded to 8 bits, int8 weights.
+"""Matmul in integers: bfloat16 rows rounded to 8 bits, int8 weights.
 
-With tile registers by csrc/products_in_tiles.h, else by csrc/eight_bits.h around PyTorch's; both give the same bits.
+With tile registers by csrc/matmul_in_tiles.h, else by csrc/int8.h around PyTorch's; both give the same bits.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ LANES = 16  # the kernel takes no narrower result
 
 
 @dataclass(frozen=True)
-class RowsIn8Bits:
+class Int8Rows:
     """Rows, each rounded by its own largest number: x is about codes * scales."""
 
     codes_MK: Tensor  # int8
     scales_M: Tensor  # float32
 
-    def __getitem__(self, rows: slice) -> RowsIn8Bits:
-        return RowsIn8Bits(self.codes_MK[rows], self.scales_M[rows])
+    def __getitem__(self, rows: slice) -> Int8Rows:
+        return Int8Rows(self.codes_MK[rows], self.scales_M[rows])
 
 
-def round_rows(kernels: Library, x_MK: Tensor) -> RowsIn8Bits:
+def round_rows(kernels: Library, x_MK: Tensor) -> Int8Rows:
     """Round bfloat16 rows."""
     assert x_MK.dtype == torch.bfloat16, f"the kernels round bfloat16, got {x_MK.dtype}"
     (M, K), x_MK = x_MK.shape, x_MK.contiguous()
-    rounded = RowsIn8Bits(torch.empty(M, K, dtype=torch.int8), torch.empty(M))
+    rounded = Int8Rows(torch.empty(M, K, dtype=torch.int8), torch.empty(M))
     kernels.to_int8_rows(
         x_MK.data_ptr(), M, K, rounded.codes_MK.data_ptr(), rounded.scales_M.data_ptr(), torch.get_num_threads()
     )
     return rounded
 
 
-def multiply_rows(
+def int8_linear(
     kernels: Library,
     x_MK: Tensor,
     codes_NK: Tensor,
@@ -46,33 +46,35 @@ def multiply_rows(
     *,
     bias_N: Tensor | None = None,
     gelu: bool = False,
-    onto_MN: Tensor | None = None,
+    residual_MN: Tensor | None = None,
 ) -> Tensor:
     """Return x, its rows rounded to 8 bits, times an int8 weight's transpose plus a bias, or the tanh GELU of that.
 
-    Or, rounded, that added to `onto`.
+    Or, rounded, that added to `residual`.
 
     All but the codes and their scales is bfloat16; the result is [M, N].
     """
     x_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
-    in_tiles = multiply_rows_in_tiles(kernels, x_MK, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, onto_MN=onto_MN)
+    in_tiles = multiply_rows_in_tiles(
+        kernels, x_MK, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, residual_MN=residual_MN
+    )
     if in_tiles is not None:
         return in_tiles
     rounded, out_MN = round_rows(kernels, x_MK), x_MK.new_empty(len(x_MK), len(codes_NK))
-    return multiply_rounded(
-        kernels, rounded, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, onto_MN=onto_MN, out_MN=out_MN
+    return int8_linear_rounded(
+        kernels, rounded, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, residual_MN=residual_MN, out_MN=out_MN
     )
 
 
-def multiply_rounded(
+def int8_linear_rounded(
     kernels: Library,
-    x: RowsIn8Bits,
+    x: Int8Rows,
     codes_NK: Tensor,
     scales_N: Tensor,
     *,
     bias_N: Tensor | None = None,
     gelu: bool = False,
-    onto_MN: Tensor | None = None,
+    residual_MN: Tensor | None = None,
     out_MN: Tensor,
 ) -> Tensor:
     """Write the same of rows that are rounded already, by PyTorch's product, and return it."""
@@ -81,6 +83,6 @@ def multiply_rounded(
     kernels.from_int32_sums(
         *(sums_MN.data_ptr(), M, N, x.scales_M.data_ptr(), scales_N.data_ptr()),
         *(None if bias_N is None else bias_N.data_ptr(), gelu),
-        *(None if onto_MN is None else onto_MN.data_ptr(), out_MN.data_ptr(), threads),
+        *(None if residual_MN is None else residual_MN.data_ptr(), out_MN.data_ptr(), threads),
     )
     return out_MN

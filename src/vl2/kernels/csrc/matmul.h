@@ -61,12 +61,12 @@ inline void each_group(const T* row, int64_t inputs, const Step& step) {
 }  // namespace vl2
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
-#include "products_avx512.h"
+#include "matmul_avx512.h"
 #else
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#include "products_avx2.h"
+#include "matmul_avx2.h"
 #else
-#include "products_portable.h"
+#include "matmul_portable.h"
 #endif
 
 namespace vl2 {

@@ -1,4 +1,4 @@
-"""A pass over a prompt in one call: near what the modules make of it, and theirs wherever somebody looks at them."""
+"""A chunk of a prompt in one call: near what the modules make of it, and theirs wherever somebody looks at them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vl2.kernels.prefill import has_tiles
 from vl2.lora.apply import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, Cache
-from vl2.quant.apply import quantise_model
+from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEMES, SchemeName
 
-pytestmark = pytest.mark.skipif(not has_tiles(), reason="the pass is for tile registers")
+pytestmark = pytest.mark.skipif(not has_tiles(), reason="the fused prefill is for tile registers")
 
 # How near: of int4 the call rounds code times scale to bfloat16, where modules meet the codes themselves up to 64 rows.
 NEAR: dict[SchemeName | None, float] = {None: 0.015, "int8": 0.015, "int4": 0.03}
@@ -45,7 +45,7 @@ def threads() -> Iterator[None]:
 def model_of(kind: str = "tiny", scheme: SchemeName | None = None) -> VL2:
     model = small_model("tiny", **MODELS[kind]).to(torch.bfloat16)
     if scheme is not None:
-        quantise_model(model, SCHEMES[scheme])
+        quantize_model(model, SCHEMES[scheme])
     use_prefill_kernels(model)
     return model
 
@@ -64,7 +64,7 @@ def read(model: VL2, count: int, cache: Cache, seed: int = 0) -> Tensor:
     """Return the last state, which must have come from the call."""
     plan = language_plan(model.language)
     assert plan is not None
-    state = plan.read(embedded(model, count, seed), cache)
+    state = plan.prefill(embedded(model, count, seed), cache)
     assert state is not None
     cache.advance(count)
     return state
@@ -72,11 +72,11 @@ def read(model: VL2, count: int, cache: Cache, seed: int = 0) -> Tensor:
 
 def read_by_modules(model: VL2, count: int, cache: Cache, seed: int = 0) -> Tensor:
     language = model.language
-    language.read_pass, in_one_call = lambda *_: None, language.read_pass
+    language.fused_prefill, in_one_call = lambda *_: None, language.fused_prefill
     try:
         return language.extend(embedded(model, count, seed), cache, last_only=True)
     finally:
-        language.read_pass = in_one_call
+        language.fused_prefill = in_one_call
 
 
 def difference(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def test_nothing_but_the_new_positions_is_written_and_the_embeddings_stay() -> N
     kept, cache.lengths = x.clone(), [5]
     plan = language_plan(model.language)
     assert plan is not None
-    assert plan.read(x, cache) is not None
+    assert plan.prefill(x, cache) is not None
     assert torch.equal(x, kept)
     for layer in cache.layers:
         for t in layer:
@@ -137,7 +137,7 @@ def test_nothing_but_the_new_positions_is_written_and_the_embeddings_stay() -> N
             assert not (t[..., 5:25, :] == 7).all(dim=-1).any()
     cache.lengths = [31]
     with pytest.raises(AssertionError, match="the cache holds 50 positions, 51 are needed"):
-        plan.read(x, cache)
+        plan.prefill(x, cache)
 
 
 @torch.inference_mode()
@@ -162,7 +162,7 @@ def test_what_the_call_does_not_do_is_left_to_the_modules() -> None:
     for model, count in ((latent, 30), (model_of("tiny", "int4"), 8), (model_of("tiny", "int8"), 8), (model_of(), 1)):
         plan = language_plan(model.language)
         assert plan is not None
-        assert plan.read(embedded(model, count), new_cache(model)) is None
+        assert plan.prefill(embedded(model, count), new_cache(model)) is None
     model = model_of()
     add_lora(model, LoRASpec(targets=("attention",)))
     state = model.language.extend(embedded(model, 30), new_cache(model), last_only=True)

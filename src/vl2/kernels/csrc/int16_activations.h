@@ -1,4 +1,4 @@
-// Activations as whole numbers of 16 bits, by a power of two that fits the largest of some: what is bfloat16 loses nothing
+// Activations as integers of 16 bits, by a power of two that fits the largest of some: what is bfloat16 loses nothing
 // down to a hundredth of that, and below no more than 2^-15 of it. Each is held as two of 8 bits, 256 * high + low, for
 // which there is an instruction.
 #pragma once

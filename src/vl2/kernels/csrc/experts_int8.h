@@ -1,11 +1,11 @@
-// The int8 experts of a prefill in whole numbers: what enters each of the two products is rounded to 8 bits, row by row.
+// The int8 experts of a prefill in integers: what enters each of the two products is rounded to 8 bits, row by row.
 //
 // Twice as many numbers fit a tile as of bfloat16, and no code is made one. A row's result depends on that row alone.
 #pragma once
 #include <algorithm>
 #include <vector>
 
-#include "products_in_tiles.h"
+#include "matmul_in_tiles.h"
 #include "prefill.h"
 
 namespace vl2 {
@@ -13,8 +13,8 @@ namespace vl2 {
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__)
 
 // Tokens, each rounded once for all the experts that it visits, in memory that the calling thread keeps.
-struct TokensInEightBits {
-    TokensInEightBits(const bf16* x, int64_t tokens, int64_t width, int threads) : width(width) {
+struct Int8Tokens {
+    Int8Tokens(const bf16* x, int64_t tokens, int64_t width, int threads) : width(width) {
         static thread_local std::vector<int8_t> kept_codes;
         static thread_local std::vector<float> kept_scales;
         kept_codes.resize(std::max<size_t>(kept_codes.size(), tokens * width));
@@ -29,12 +29,12 @@ struct TokensInEightBits {
 };
 
 // A gated MLP of int8 matrices.
-struct ExpertInEightBits {
+struct Int8Expert {
     Matrix gate, up, down;
 
     // Rows of tokens, each the one that `token_of` says.
     template <class TokenOf>
-    void run(const TokensInEightBits& tokens, int64_t rows, const TokenOf& token_of, bf16* out) const {
+    void run(const Int8Tokens& tokens, int64_t rows, const TokenOf& token_of, bf16* out) const {
         static thread_local std::vector<bf16> opened, raised;
         static thread_local std::vector<float> scales;
         const int64_t hidden = gate.outputs;
@@ -51,7 +51,7 @@ struct ExpertInEightBits {
         multiply(x, up, scales.data(), raised.data(), false);
         for (int64_t r = 0; r < rows; r++) {
             bf16* row = opened.data() + r * hidden;
-            gate_row(row, raised.data() + r * hidden, hidden, row);
+            swiglu_row(row, raised.data() + r * hidden, hidden, row);
         }
         const RowsInTiles h(rows, hidden);  // in the place of x, which is not needed any more
         for (int64_t v = 0; v < h.vectors; v++) h.round(v, opened.data(), hidden, scales.data());

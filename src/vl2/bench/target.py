@@ -16,12 +16,12 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from vl2.bench.speak import Answer, Task
+from vl2.bench.protocol import Answer, Task
 from vl2.errors import UserError
 from vl2.thread_waits import SPINS, VARIABLE
 
 ADAPTERS = Path(__file__).parents[3] / "benchmarks" / "peers"
-OWN = (sys.executable, "-m", "vl2.bench.own")
+OURS = (sys.executable, "-m", "vl2.bench.ours")
 LINES_SHOWN = 3
 QUIT_TIMEOUT_S = 20.0
 
@@ -46,7 +46,7 @@ def peer_command(text: str) -> list[str]:
     return words
 
 
-class Contestant:
+class Target:
     """One running process. Use it as a context: it is told to quit, and ended if it does not."""
 
     def __init__(self, command: Sequence[str], *, threads: int | None) -> None:
@@ -54,7 +54,7 @@ class Contestant:
         self.command = list(command)
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115, closed with the process
         environment = dict(os.environ)
-        if tuple(command[: len(OWN)]) != OWN and environment.get(VARIABLE) == str(SPINS):
+        if tuple(command[: len(OURS)]) != OURS and environment.get(VARIABLE) == str(SPINS):
             del environment[VARIABLE]  # a setting of ours: a peer waits as it does by itself
         if threads is not None:
             environment["OMP_NUM_THREADS"] = str(threads)
@@ -74,7 +74,7 @@ class Contestant:
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
-    def __enter__(self) -> Contestant:
+    def __enter__(self) -> Target:
         return self
 
     def __exit__(self, *_: object) -> None:

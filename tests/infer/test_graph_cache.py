@@ -19,10 +19,10 @@ from tests.infer.recording import Shape, count_recordings
 from tests.model.configs import small_model
 from tests.reference import reference_vlm
 from vl2.errors import UserError
-from vl2.infer import kept_graphs
+from vl2.infer import graph_cache
 from vl2.infer.decode_graph import DecodeGraphs
 from vl2.infer.generate import Event, Limits
-from vl2.infer.kept_graphs import drop_graphs
+from vl2.infer.graph_cache import drop_graphs
 from vl2.infer.prefill import Reuse
 from vl2.infer.vlm import VLM
 from vl2.model import Cache
@@ -52,7 +52,7 @@ def fresh(device: str, **limits: Any) -> VLM:
 
 
 def kept(vlm: VLM) -> Cache | None:
-    found = kept_graphs._KEPT.get(vlm.model)
+    found = graph_cache._KEPT.get(vlm.model)
     return None if found is None else found[1].cache
 
 

@@ -8,9 +8,9 @@ import torch
 from vl2.errors import UserError
 from vl2.kernels.build import supported_levels
 from vl2.kernels.library import Library, kernels_of_level
-from vl2.kernels.products import multiply
+from vl2.kernels.matmul import matmul
 from vl2.kernels.structures import BF16, INT4, INT8, MatrixC
-from vl2.quant.formats import KINDS, Kind, dequantise, quantise
+from vl2.quant.formats import KINDS, Kind, dequantize, quantize
 
 # 70 inputs end inside a group, 33 outputs inside a panel; 20 rows are more than any tile.
 SHAPES = [(64, 128), (33, 70), (130, 4), (80, 192)]
@@ -34,9 +34,9 @@ def held(weight: torch.Tensor, kind: Kind | None) -> tuple[MatrixC, torch.Tensor
     N, K = weight.shape
     if kind is None:
         return MatrixC(BF16, N, K, weight.data_ptr(), None), weight.float(), [weight]
-    quantised = quantise(weight, kind)
-    matrix = MatrixC(INT8 if kind == "int8" else INT4, N, K, quantised.codes.data_ptr(), quantised.scales.data_ptr())
-    return matrix, dequantise(quantised, N, K, torch.float32), [quantised.codes, quantised.scales]
+    quantized = quantize(weight, kind)
+    matrix = MatrixC(INT8 if kind == "int8" else INT4, N, K, quantized.codes.data_ptr(), quantized.scales.data_ptr())
+    return matrix, dequantize(quantized, N, K, torch.float32), [quantized.codes, quantized.scales]
 
 
 @pytest.mark.parametrize("kind", [None, *KINDS])
@@ -52,20 +52,20 @@ def test_a_product_is_that_of_the_weights_it_stands_for(
         is_whole = kernels.level in {"int4": ("avx2", "avx512", "amx"), "int8": ("avx512", "amx")}.get(kind or "", ())
         rounding = x.float().abs().max() / 32768 if is_whole else 0
         atol = 1e-4 + 4 * float(rounding * weight.norm(dim=1).max())
-        torch.testing.assert_close(multiply(kernels, matrix, x), x.float() @ weight.T, rtol=1e-5, atol=atol)
+        torch.testing.assert_close(matmul(kernels, matrix, x), x.float() @ weight.T, rtol=1e-5, atol=atol)
 
 
 def test_with_int4_a_large_activation_costs_those_of_its_group_alone(kernels: Library) -> None:
     matrix, weight, _kept = held(normal(64, 128), "int4")
     x = normal(5, 128, seed=1)
     x[:, 40] = 0  # the second of four groups of 32
-    alone = multiply(kernels, matrix, x)
+    alone = matmul(kernels, matrix, x)
     x[:, 40] = 4096
-    difference = multiply(kernels, matrix, x) - alone - 4096 * weight[:, 40]
+    difference = matmul(kernels, matrix, x) - alone - 4096 * weight[:, 40]
     # The group's other numbers are rounded to halves of 4096 / 16384 now; all others are what they were.
     torch.testing.assert_close(difference, torch.zeros_like(difference), atol=2.0, rtol=0)
     x[:, 32:64] = 0
-    rest = multiply(kernels, matrix, x)
+    rest = matmul(kernels, matrix, x)
     torch.testing.assert_close(rest, x.float() @ weight.T, rtol=1e-5, atol=1e-2)
 
 
@@ -76,17 +76,17 @@ def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(
 ) -> None:
     matrix, _, _kept = held(normal(*shape), kind)
     x = normal(20, shape[1], seed=1)
-    whole = multiply(kernels, matrix, x)
+    whole = matmul(kernels, matrix, x)
     for rows in ROWS:
         for first in (0, 20 - rows):
-            assert torch.equal(multiply(kernels, matrix, x[first : first + rows]), whole[first : first + rows])
+            assert torch.equal(matmul(kernels, matrix, x[first : first + rows]), whole[first : first + rows])
 
 
 @pytest.mark.parametrize("kind", [None, *KINDS])
 def test_float32_inputs_keep_sixteen_bits(kernels: Library, kind: Kind | None) -> None:
     matrix, weight, _kept = held(normal(64, 128), kind)
     x = torch.randn(3, 128, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(multiply(kernels, matrix, x), x @ weight.T, rtol=1e-4, atol=2e-3)
+    torch.testing.assert_close(matmul(kernels, matrix, x), x @ weight.T, rtol=1e-4, atol=2e-3)
 
 
 def test_more_threads_give_the_same_bits(kernels: Library) -> None:
@@ -94,9 +94,9 @@ def test_more_threads_give_the_same_bits(kernels: Library) -> None:
     x, before = normal(3, 128, seed=1), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = multiply(kernels, matrix, x)
+        alone = matmul(kernels, matrix, x)
         torch.set_num_threads(3)
-        assert torch.equal(multiply(kernels, matrix, x), alone)
+        assert torch.equal(matmul(kernels, matrix, x), alone)
     finally:
         torch.set_num_threads(before)
 
@@ -115,7 +115,7 @@ def test_activations_that_are_not_finite_or_nothing_stay_so(kernels: Library) ->
         matrix, _, _kept = held(normal(33, 70), kind)
         x = normal(3, 70, seed=1)
         x[1], x[2, 5] = 0, float("nan")
-        found = multiply(kernels, matrix, x)
+        found = matmul(kernels, matrix, x)
         assert found[0].isfinite().all()
         assert not found[1].any()
         assert found[2].isnan().all()
