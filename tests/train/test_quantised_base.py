@@ -41,14 +41,14 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def test_a_weight_comes_back_near_and_in_its_shape(kind: Any, worst: float, shape: tuple[int, ...]) -> None:
     weight = normal(*shape)
     held = kind(weight)
-    again = held.dequantise().view(held.shape)
+    again = held.dequantize().view(held.shape)
     assert again.shape == weight.shape
     assert (again - weight).norm() <= worst * weight.norm()
 
 
 def test_every_one_of_the_sixteen_values_comes_back_as_itself() -> None:
     weight = torch.tensor(NF4_VALUES).repeat(64) * 0.5
-    assert torch.allclose(NF4Weight(weight).dequantise(), weight, atol=1e-7)
+    assert torch.allclose(NF4Weight(weight).dequantize(), weight, atol=1e-7)
 
 
 def test_four_bits_take_little_more_than_four_bits() -> None:
@@ -60,30 +60,30 @@ def test_four_bits_take_little_more_than_four_bits() -> None:
 def test_a_stretch_is_the_same_stretch_of_the_whole() -> None:
     weight = normal(40, 5, 64)
     for held in (NF4Weight(weight), Int8Weight(weight)):
-        assert torch.equal(held.dequantise(3 * 320, 7 * 320), held.dequantise()[3 * 320 : 7 * 320])
+        assert torch.equal(held.dequantize(3 * 320, 7 * 320), held.dequantize()[3 * 320 : 7 * 320])
 
 
 def test_the_sixteen_values_lie_on_the_device_of_the_weight_and_in_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     held = NF4Weight(normal(40, 64))
-    expected = held.dequantise()
+    expected = held.dequantize()
     assert held.state_dict().keys() == {"codes", "scale_codes", "scale_scales", "scale_mean"}
 
     def refuse(*values: Any, **options: Any) -> Tensor:
         raise AssertionError("a tensor was made from the host's numbers")
 
     monkeypatch.setattr(torch, "tensor", refuse)
-    assert torch.equal(held.dequantise(), expected)
+    assert torch.equal(held.dequantize(), expected)
     moved = held.to("meta")
     assert moved.values.device.type == "meta"
-    assert moved.dequantise().device.type == "meta"
+    assert moved.dequantize().device.type == "meta"
 
 
 def test_a_large_weight_is_made_in_pieces_that_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = normal(48, 512)
-    expected = [kind(weight).dequantise() for kind in (NF4Weight, Int8Weight)]
+    expected = [kind(weight).dequantize() for kind in (NF4Weight, Int8Weight)]
     monkeypatch.setattr("vl2.train.quantised_base.CHUNK", 1024)
     held = [kind(weight) for kind in (NF4Weight, Int8Weight)]
-    assert all(torch.equal(a.dequantise(), b) for a, b in zip(held, expected, strict=True))
+    assert all(torch.equal(a.dequantize(), b) for a, b in zip(held, expected, strict=True))
 
 
 def dequantised(model: VL2) -> VL2:
@@ -104,7 +104,7 @@ def dequantised(model: VL2) -> VL2:
         else:
             continue
         for parameter, held in weights.items():
-            plain.get_parameter(parameter).data = held.dequantise().view(held.shape)
+            plain.get_parameter(parameter).data = held.dequantize().view(held.shape)
         setattr(model.get_submodule(parent), leaf, plain.requires_grad_(False))
     return model
 
@@ -145,14 +145,14 @@ def test_a_pass_keeps_no_weight_in_full_for_its_backward_pass(monkeypatch: pytes
     model = adapted_model("base", LoRASpec(rank=4))
     quantise_base(model, "nf4")
     made: list[weakref.ref[Any]] = []
-    original = NF4Weight.dequantise
+    original = NF4Weight.dequantize
 
     def watched(self: NF4Weight, start: int = 0, stop: int | None = None) -> Tensor:
         out = original(self, start, stop)
         made.append(weakref.ref(out.untyped_storage()))
         return out
 
-    monkeypatch.setattr(NF4Weight, "dequantise", watched)
+    monkeypatch.setattr(NF4Weight, "dequantize", watched)
     loss = model.train()(batch_of("base")).logits.square().mean()
     gc.collect()
     num_forward = len(made)

@@ -97,7 +97,7 @@ class NF4Weight(nn.Module):
             codes.append(four_bits[::2] << 4 | four_bits[1::2])
         self.register_buffer("codes", torch.cat(codes))
 
-    def dequantise(self, start: int = 0, stop: int | None = None) -> Tensor:
+    def dequantize(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Return the weights from `start` to `stop` of the flat tensor, flat; `start` must be that of a block."""
         assert start % BLOCK == 0, f"blocks of {BLOCK} weights, got a start at {start}"
         stop = prod(self.shape) if stop is None else stop
@@ -134,7 +134,7 @@ class Int8Weight(nn.Module):
             part = slice(low, low + step)
             self.codes[part] = (rows[part].float() / scales[part, None]).round().to(torch.int8)
 
-    def dequantise(self, start: int = 0, stop: int | None = None) -> Tensor:
+    def dequantize(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Return the weights from `start` to `stop` of the flat tensor, flat; both must be at the border of a row."""
         width = self.codes.shape[1]
         first, last = start // width, (prod(self.shape) if stop is None else stop) // width
@@ -160,7 +160,7 @@ class QuantisedLinear(nn.Module):
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        with whole(self.weight) as weight:
+        with dequantized(self.weight) as weight:
             return F.linear(x, weight, self.bias)
 
 
@@ -178,11 +178,11 @@ class QuantisedExperts(nn.Module):
         return self.down(F.silu(gate_NF) * up_NF, counts_E)
 
     def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
-        with whole(self.gate_up_proj) as weight:
+        with dequantized(self.gate_up_proj) as weight:
             return multiply_by_expert(x_ND, weight, counts_E)
 
     def down(self, h_NF: Tensor, counts_E: Tensor) -> Tensor:
-        with whole(self.down_proj) as weight:
+        with dequantized(self.down_proj) as weight:
             return multiply_by_expert(h_NF, weight, counts_E)
 
 
@@ -196,9 +196,9 @@ class _Again:
 
 
 @contextmanager
-def whole(quantised: QuantisedWeight) -> Iterator[Tensor]:
-    """Give the weight in full for the operations inside; for their backward pass only its quantised form is kept."""
-    weight = quantised.dequantise().view(quantised.shape)
+def dequantized(quantised: QuantisedWeight) -> Iterator[Tensor]:
+    """Yield the weight dequantized for the operations inside; their backward pass keeps only its quantized form."""
+    weight = quantised.dequantize().view(quantised.shape)
     storage = weight.untyped_storage().data_ptr()
 
     def pack(saved: Tensor) -> Tensor | _Again:
@@ -214,7 +214,7 @@ def whole(quantised: QuantisedWeight) -> Iterator[Tensor]:
         start, stop = kept.offset, kept.offset + count
         if start % BLOCK or stop % BLOCK:
             start, stop = 0, prod(quantised.shape)
-        return quantised.dequantise(start, stop).as_strided(kept.size, kept.stride, kept.offset - start)
+        return quantised.dequantize(start, stop).as_strided(kept.size, kept.stride, kept.offset - start)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield weight

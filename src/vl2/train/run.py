@@ -33,7 +33,7 @@ from vl2.train.memory import checkpoint_activations, compile_encoder
 from vl2.train.meter import Meter
 from vl2.train.metrics import METRICS, StepMetrics
 from vl2.train.outputs import Outputs
-from vl2.train.parallel.lay_out import check_experts, check_ranks, lay_out
+from vl2.train.parallel.parallelize import check_experts, check_ranks, parallelize
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_step import PipelineStep
 from vl2.train.parallel.tile_balance import TileBalancer
@@ -179,13 +179,13 @@ class Run:
         checkpoint_activations(
             model, encoder=recipe.engine.recomputed_encoder, layers=recipe.engine.activation_checkpointing
         )
-        laid_out, data_ranks = lay_out(model, recipe, plan, ranks)
+        parallelized, data_ranks = parallelize(model, recipe, plan, ranks)
         if ranks.is_first:
             keep_model_files(files, folder)
         run = cls(
             recipe,
             ranks,
-            model=laid_out,
+            model=parallelized,
             processor=processor,
             loader=make_loader(recipe, plan, stores, processor, data_ranks),
             total=num_steps(recipe.stage, plan),

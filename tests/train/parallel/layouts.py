@@ -26,7 +26,7 @@ from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.parts import freeze
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.recipe import CutKind, Mode
-from vl2.train.shard import local, origin, shard, whole
+from vl2.train.shard import full_tensor, local, origin, shard
 from vl2.train.stage import Part, Stage
 from vl2.train.step import StepReport, TrainStep
 from vl2.train.tensor_files import Block
@@ -127,7 +127,7 @@ def take(step: TrainStep, steps: Sequence[DIVISION], case: Case, *, keeps_gradie
             gradients = whole_gradients(step)
         step.apply(reports[-1], RATE)
     named = {**dict(step.model.named_parameters()), **dict(step.model.named_buffers())}
-    weights = {name: whole(tensor).detach().clone() for name, tensor in named.items()}
+    weights = {name: full_tensor(tensor).detach().clone() for name, tensor in named.items()}
     return Trained(reports=reports, gradients=gradients, weights=weights)
 
 
@@ -142,7 +142,7 @@ def whole_gradients(step: TrainStep) -> dict[str, Tensor]:
         else:
             shaped = torch.empty_like(parameter)
             local(shaped).copy_(gradient)
-            found[name] = whole(shaped).clone()
+            found[name] = full_tensor(shaped).clone()
     return found
 
 

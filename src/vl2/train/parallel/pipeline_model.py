@@ -15,7 +15,7 @@ from vl2.train.parallel.layout import Layout
 from vl2.train.parallel.schedules import Pipelines
 from vl2.train.parallel.segment import SegmentModel
 from vl2.train.parts import part_of, still_parts
-from vl2.train.shard import copy_part_, cut_module, settle, widen
+from vl2.train.shard import copy_part_, settle, shard_module, upcast
 
 
 class PipelineModel(nn.Module):
@@ -30,8 +30,8 @@ class PipelineModel(nn.Module):
         self.config, self.cut, self.layout = model.config, cut, layout
         source = {name: tensor.detach() for name, tensor in _tensors(model).items()} if layout.world.is_first else {}
         model.to("meta")
-        widen(model, compute_dtype)
-        whole = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in _tensors(model).items()}
+        upcast(model, compute_dtype)
+        specs = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in _tensors(model).items()}
         self.still_parts = still_parts(model)
         trained = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.carries_gradient = _carries_gradient(cut, trained, is_text=False)
@@ -40,12 +40,12 @@ class PipelineModel(nn.Module):
             number: SegmentModel(model, cut.segments[number], layout.data) for number in cut.of_rank(layout.stage.rank)
         }
         for number, segment in self.segments.items():
-            cut_module(segment, layout, compute_dtype)
+            shard_module(segment, layout, compute_dtype)
             segment.to_empty(device=layout.world.device)
             self.add_module(f"segment_{number}", segment)
         own = {name: tensor for segment in self.segments.values() for name, tensor in _tensors(segment).items()}
         with torch.no_grad():
-            for name, (shape, dtype) in whole.items():
+            for name, (shape, dtype) in specs.items():
                 full = torch.empty(shape, dtype=dtype, device=layout.world.device)
                 if name in source:
                     full.copy_(source[name])

@@ -21,7 +21,7 @@ from vl2.train.parallel.schedules import Shape
 from vl2.train.parallel.segment import MicroBatch
 from vl2.train.parallel.tile_moves import TileMoves, even_counts, imbalance, plan_moves
 from vl2.train.ranks import Ranks
-from vl2.train.shard import cut_again
+from vl2.train.shard import reshard
 from vl2.train.stage import Stage
 from vl2.train.step import Counts, StepReport, Tally, TrainStep
 
@@ -77,7 +77,7 @@ class PipelineStep(TrainStep):
         is_trained = any(carries)
         shape = Shape(num_batches=size, num_tiles=num_tiles, num_tokens=longest, is_trained=is_trained)
         model.pipelines.run(shape, carries)
-        cut_again(model)
+        reshard(model)
         self._collect(tally)
 
     def _count_tiles(self, packs: Sequence[Packed]) -> tuple[tuple[int, ...], ...]:

@@ -1,4 +1,4 @@
-"""From a recipe's engine to a model on its ranks: whole, in parts, or in segments."""
+"""Place a model on its ranks as the recipe's engine says: replicated, sharded, or in segments of a pipeline."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from vl2.train.shard import check_divided, shard
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def lay_out(model: VL2, recipe: Recipe, plan: Plan, ranks: Ranks) -> tuple[VL2 | PipelineModel, Ranks]:
-    """Lay a model out on the ranks; return what this one holds, and the ranks that shall have different packs.
+def parallelize(model: VL2, recipe: Recipe, plan: Plan, ranks: Ranks) -> tuple[VL2 | PipelineModel, Ranks]:
+    """Place a model on the ranks; return what this one holds, and the ranks that shall have different packs.
 
     What is to stay frozen must be so already. UserError if the ranks cannot be divided as the recipe says.
     """
