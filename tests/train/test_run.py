@@ -33,7 +33,7 @@ from vl2.train.adapter_options import AdapterOptions
 from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
 from vl2.train.evaluation import Benchmark, HeldOut
 from vl2.train.export import export
-from vl2.train.guard import GuardOptions
+from vl2.train.loss_spike import LossSpikeOptions
 from vl2.train.metrics import OF_THE_MACHINE, read_metrics
 from vl2.train.outputs import Outputs
 from vl2.train.progress import Progress
@@ -184,7 +184,7 @@ def test_a_run_that_only_discards_gives_up_and_names_the_last_checkpoint(
 ) -> None:
     poison(monkeypatch, lambda step: step > 2)
     recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=50), save_every_steps=2)
-    recipe = dataclasses.replace(recipe, guard=GuardOptions(most_discarded=3))
+    recipe = dataclasses.replace(recipe, guard=LossSpikeOptions(most_discarded=3))
     with pytest.raises(
         UserError, match=r"stopped at step 5: 3 steps in a row .* loss is nan; the last checkpoint is .*step-00000004"
     ):
@@ -205,7 +205,7 @@ def test_a_run_whose_data_go_away_changes_nothing_more_and_gives_up(
 
     monkeypatch.setattr(Loader, "_sample", sample)
     recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=50))
-    recipe = dataclasses.replace(recipe, guard=GuardOptions(most_discarded=3))
+    recipe = dataclasses.replace(recipe, guard=LossSpikeOptions(most_discarded=3))
     with pytest.raises(UserError, match=r": 3 steps in a row .* its data held no token to train; the last checkpoint"):
         run_toy(recipe)
     lines = curve(tmp_path / "run")

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from vl2.data.index import LostRecord, SourceIndex, too_long
-from vl2.data.mixture import Draw, Drawer, Mixture, epoch_order
+from vl2.data.mixture import Draw, Mixture, MixtureSampler, epoch_order
 from vl2.data.pack import Chosen, Packing, balance, even_order, make_packs
 from vl2.errors import UserError
 
@@ -132,7 +132,7 @@ class Plan:
         self.excluded: tuple[LostRecord, ...] = too_long(sources, seq_len)
         self.sources = tuple(source.take(source.is_fitting(seq_len)) for source in sources)
         self.shares = mixture.shares(self.sources)
-        self._drawer = Drawer(self.sources, self.shares, options.seed)
+        self._sampler = MixtureSampler(self.sources, self.shares, options.seed)
         self._windows: dict[int, tuple[Pack, ...]] = {}
 
     @cached_property
@@ -185,11 +185,11 @@ class Plan:
 
     def epochs(self, position: Position) -> dict[str, float]:
         """Return how often each source has been gone through where the position's window begins."""
-        return self._drawer.epochs(position.window * self.options.window_tokens)
+        return self._sampler.epochs(position.window * self.options.window_tokens)
 
     def _make_window(self, number: int) -> tuple[Pack, ...]:
         size = self.options.window_tokens
-        draw = self._drawer.draw(number * size, (number + 1) * size)
+        draw = self._sampler.draw(number * size, (number + 1) * size)
         chosen = make_packs(draw.num_tokens, draw.num_tiles, self.options.packing)
         entries = self._entries(draw)
         return tuple(

@@ -20,7 +20,7 @@ from vl2.errors import UserError
 from vl2.model import VL2, init_weights
 from vl2.model.empty import shapes_only
 from vl2.process.processor import Processor
-from vl2.train.ranks import LoneWork, Ranks
+from vl2.train.ranks import Ranks, RankZeroSection
 from vl2.train.recipe import ModelOptions, Recipe
 from vl2.train.schedule import total_steps
 from vl2.train.stage import Stage
@@ -199,9 +199,9 @@ def _index(
     if folder is None:
         return build_index(name, store, processor, mask_prompt=stage.mask_prompt)
     path = folder / INDEXES / f"{name}.npz"
-    work = LoneWork(ranks, recipe.engine.timeout_s)
+    section = RankZeroSection(ranks, recipe.engine.timeout_s)
     if not ranks.is_first:
-        work.wait()
+        section.wait()
         return _load(path, store, processor, stage)
     if not _is_usable(path, store, processor, stage):
         say(f"counting the tokens of {len(store):,} records of {name}")
@@ -210,10 +210,10 @@ def _index(
         except OSError as error:
             raise UserError(f"cannot write {path.parent}: {error.strerror or error}") from None
         index = build_index(
-            name, store, processor, files=store.checksum, mask_prompt=stage.mask_prompt, after_each=work.go_on
+            name, store, processor, files=store.checksum, mask_prompt=stage.mask_prompt, after_each=section.heartbeat
         )
         index.save(path)
-    work.end()
+    section.end()
     return _load(path, store, processor, stage)
 
 

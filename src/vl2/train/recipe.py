@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vl2.errors import UserError
 from vl2.train.adapter_options import AdapterOptions
-from vl2.train.guard import GuardOptions
+from vl2.train.loss_spike import LossSpikeOptions
 from vl2.train.stage import STAGES, Stage
 from vl2.train.toml_file import from_table, load_toml, refuse_unknown, to_toml
 from vl2.train.trackers import TrackerName
@@ -255,7 +255,7 @@ class Recipe:
     run: RunOptions
     data: DataOptions = field(default_factory=DataOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
-    guard: GuardOptions = field(default_factory=GuardOptions)
+    guard: LossSpikeOptions = field(default_factory=LossSpikeOptions)
     adapter: AdapterOptions = field(default_factory=AdapterOptions)
     seed: int = 0
     """of random weights and of the order of the data"""
