@@ -111,14 +111,14 @@ def test_pope_counts_an_unclear_answer_as_wrong_and_as_no() -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "harness"),
+    ("name", "harness"),
     [("lmms-eval", "lmms_eval-0.7.3"), ("vlmevalkit", "VLMEvalKit-0a04a1d2"), ("vlmevalkit", "VLMEvalKit-e8e78f05")],
 )
-def test_pope_is_summed_up_as_its_harness_does(protocol: str, harness: str) -> None:
+def test_pope_is_summed_up_as_its_harness_does(name: str, harness: str) -> None:
     task = find_task("pope")
-    way, metric = task.ways[protocol], task.metric_of(protocol)
+    protocol, metric = task.protocols[name], task.metric_of(name)
     for case in cases("pope_harnesses"):
-        results = [result_of(way, said, gold.lower(), part=category) for said, gold, category in case["rows"]]
+        results = [result_of(protocol, said, gold.lower(), part=category) for said, gold, category in case["rows"]]
         figures = metric(results)
         for name, expected in case["expected"][harness].items():
             assert figures[name] == pytest.approx(expected, abs=1e-6), (case["case"], name)
