@@ -22,7 +22,7 @@ from tests.train.forks import Fork, wait_for_steps
 from tests.train.toy import make_toy_data, make_toy_model, run_toy, text_record, toy_recipe, toy_stage
 from tests.train.two_ranks import TwoRanks
 from vl2.data.loader import LoadedStep, Loader
-from vl2.data.plan import Entry
+from vl2.data.plan import PackEntry
 from vl2.data.record import Message, Part, Record, StoredImage
 from vl2.data.store import write_records
 from vl2.errors import UserError
@@ -196,7 +196,7 @@ def test_a_run_whose_data_go_away_changes_nothing_more_and_gives_up(
 ) -> None:
     num_read, original = 0, Loader._sample
 
-    def sample(self: Loader, record: Record, entry: Entry) -> Sample:
+    def sample(self: Loader, record: Record, entry: PackEntry) -> Sample:
         nonlocal num_read
         num_read += 1
         if num_read > 40:

@@ -24,7 +24,7 @@ _KEPT_WINDOWS = 2  # a step may reach from one into the next
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class PackEntry:
     """One sample of a pack: a record by its place in the store, and what the index says of it."""
 
     source: str  # name of the store
@@ -37,7 +37,7 @@ class Entry:
 class Pack:
     """The samples of one sequence."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[PackEntry, ...]
 
     @cached_property
     def num_tokens(self) -> int:
@@ -101,7 +101,7 @@ def tile_bucket(num_tiles: int, width: int = 4) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions:
+class PackPlanOptions:
     """What the plan depends on beside the data and the mixture."""
 
     packs_per_step: int  # global batch, in sequences; the paper has 256, 2304 or 3360, and 64
@@ -121,10 +121,10 @@ class PlanOptions:
         return self.window_packs * self.packing.seq_len
 
 
-class Plan:
+class PackPlan:
     """The endless sequence of packs of a mixture. Records that fit no sequence are left out, see `excluded`."""
 
-    def __init__(self, sources: Sequence[SourceIndex], mixture: Mixture, options: PlanOptions) -> None:
+    def __init__(self, sources: Sequence[SourceIndex], mixture: Mixture, options: PackPlanOptions) -> None:
         """UserError where sources and mixture do not agree, or where nothing of a source fits."""
         seq_len = options.packing.seq_len
         self.options = options
@@ -209,13 +209,13 @@ class Plan:
         shuffled = epoch_order(self.options.seed, "", number, len(chosen))
         return [int(pack) for pack in even_order(contents, shuffled)]
 
-    def _entries(self, draw: Draw) -> list[Entry]:
+    def _entries(self, draw: Draw) -> list[PackEntry]:
         records = draw.rows.copy()
         for i, source in enumerate(self.sources):
             mine = draw.sources == i
             records[mine] = source.records[draw.rows[mine]]
         columns = (draw.sources, records, draw.num_tokens, draw.num_tiles)
         return [
-            Entry(source=self.sources[source].name, record=record, num_tokens=tokens, num_tiles=tiles)
+            PackEntry(source=self.sources[source].name, record=record, num_tokens=tokens, num_tiles=tiles)
             for source, record, tokens, tiles in zip(*(column.tolist() for column in columns), strict=True)
         ]

@@ -14,7 +14,7 @@ from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.index import RecordStore, StoreIndex, build_index
 from vl2.data.loader import Loader, LoaderOptions
 from vl2.data.pack import Packing
-from vl2.data.plan import Plan, PlanOptions
+from vl2.data.plan import PackPlan, PackPlanOptions
 from vl2.data.store import Records, open_random
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
@@ -134,7 +134,7 @@ def open_stores(recipe: Recipe) -> dict[str, Records]:
 
 def make_plan(
     recipe: Recipe, stores: Mapping[str, Records], processor: Processor, *, folder: Path | None, ranks: Ranks, say: Say
-) -> Plan:
+) -> PackPlan:
     """Return the plan of a recipe. The first rank builds the indexes, and keeps them in the run's folder if given."""
     indexes = [_index(name, store, processor, recipe, folder, ranks, say) for name, store in stores.items()]
     for index in indexes:
@@ -146,24 +146,24 @@ def make_plan(
     mixture = recipe.data.make_mixture(recipe.stage.name)
     if recipe.data.only_present:
         mixture = mixture.only(source.category for source in sources)
-    plan = Plan(sources, mixture, plan_options(recipe))
+    plan = PackPlan(sources, mixture, plan_options(recipe))
     if plan.excluded:
         say(f"{len(plan.excluded)} records are longer than {recipe.stage.seq_len} tokens and are left out")
     return plan
 
 
-def plan_options(recipe: Recipe) -> PlanOptions:
+def plan_options(recipe: Recipe) -> PackPlanOptions:
     stage = recipe.stage
     packing = Packing(seq_len=stage.seq_len, is_packed=stage.is_packed)
     if stage.max_tiles_per_pack is not None:
         packing = Packing(seq_len=stage.seq_len, is_packed=stage.is_packed, max_tiles=stage.max_tiles_per_pack)
-    return PlanOptions(
+    return PackPlanOptions(
         packs_per_step=stage.batch_size, seed=recipe.seed, packing=packing, window_packs=recipe.data.window_packs
     )
 
 
 def make_loader(
-    recipe: Recipe, plan: Plan, stores: Mapping[str, RecordStore], processor: Processor, ranks: Ranks
+    recipe: Recipe, plan: PackPlan, stores: Mapping[str, RecordStore], processor: Processor, ranks: Ranks
 ) -> Loader:
     options = LoaderOptions(
         num_workers=recipe.data.workers,
@@ -176,7 +176,7 @@ def make_loader(
     return Loader(plan, stores, processor, ranks.rank, ranks.size, options)
 
 
-def num_steps(stage: Stage, plan: Plan | None) -> int:
+def num_steps(stage: Stage, plan: PackPlan | None) -> int:
     """Return the length of a stage in steps.
 
     Where a stage is as long as a number of tokens, packed sequences count as full, which is how the paper's numbers

@@ -15,7 +15,7 @@ from vl2.data.convert.conversation import OPTION_LETTER
 from vl2.eval.asking import ask
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, is_blank, read_rows, stems_of, texts
-from vl2.eval.score.mathvista import Problem, is_right, lmms_eval_reading, normalise_reading, vlmevalkit_value
+from vl2.eval.score.mathvista import MathVistaQuestion, is_right, lmms_eval_reading, normalise_reading, vlmevalkit_value
 from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Score, Task, mean_score
 from vl2.infer.prompts import Messages, user_message
 
@@ -51,9 +51,9 @@ def read(task: Task, source: DataSource) -> Iterator[Item]:
         )
 
 
-def problem_of(item: Item) -> Problem:
+def question_of(item: Item) -> MathVistaQuestion:
     notes = item.notes
-    return Problem(
+    return MathVistaQuestion(
         is_multiple_choice=bool(notes.get("is_multiple_choice")),
         answer_type=str(notes.get("answer_type", "text")),
         choices=tuple(notes.get("choices", ())),
@@ -64,30 +64,30 @@ def problem_of(item: Item) -> Problem:
 
 def ask_lmms(item: Item) -> Messages:
     """Ask as lmms-eval's `mathvista_testmini_format`, which writes its own question and says what form is wanted."""
-    problem, unit = problem_of(item), item.notes.get("unit")
+    question, unit = question_of(item), item.notes.get("unit")
     lines = [str(item.notes.get("question", item.question)) + (f" (Unit: {unit})" if unit else "")]
-    lines += [f"{letter}. {choice}" for letter, choice in problem.letters().items()]
-    form = OPTION_LETTER if problem.is_multiple_choice else FORMS.get((problem.answer_type, problem.precision))
+    lines += [f"{letter}. {choice}" for letter, choice in question.letters().items()]
+    form = OPTION_LETTER if question.is_multiple_choice else FORMS.get((question.answer_type, question.precision))
     return [user_message("\n".join([*lines, *([form] if form else [])]).strip(), item.images)]
 
 
 def score_vlmevalkit(item: Item, answer: str) -> Score:
-    problem, said = problem_of(item), answer.rstrip(".")
-    value = vlmevalkit_value(problem, said)
+    question, said = question_of(item), answer.rstrip(".")
+    value = vlmevalkit_value(question, said)
     if value is None:
         return Score(value=0.0, is_undecided=True)
     reading = str(value)
-    if problem.is_multiple_choice:
-        return Score(value=float(problem.letters().get(reading) == problem.answer), read=reading)
+    if question.is_multiple_choice:
+        return Score(value=float(question.letters().get(reading) == question.answer), read=reading)
     return Score(value=1.0, read=reading)
 
 
 def score_lmms(item: Item, answer: str) -> Score:
-    problem = problem_of(item)
-    reading = lmms_eval_reading(problem, answer)
+    question = question_of(item)
+    reading = lmms_eval_reading(question, answer)
     if reading is None:
         return Score(value=0.0, is_undecided=True)
-    return Score(value=float(is_right(problem, reading)), read=normalise_reading(problem, reading) or "")
+    return Score(value=float(is_right(question, reading)), read=normalise_reading(question, reading) or "")
 
 
 def _judge_prompt(item: Item, answer: str) -> str:
@@ -99,11 +99,11 @@ def _judge_prompt(item: Item, answer: str) -> str:
 
 
 def _judge_score(item: Item, reply: str) -> Score:
-    problem = problem_of(item)
+    question = question_of(item)
     reading = reply.strip().rstrip(".")  # else "C." would be the choice that is spelled most like it
     if not reading:
         return Score(value=0.0, read="nothing (judge)")
-    return Score(value=float(is_right(problem, reading)), read=f"{normalise_reading(problem, reading)} (judge)")
+    return Score(value=float(is_right(question, reading)), read=f"{normalise_reading(question, reading)} (judge)")
 
 
 JUDGE = JudgeRule(prompt=_judge_prompt, score=_judge_score)

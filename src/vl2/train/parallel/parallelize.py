@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from vl2.config import ModelConfig
-from vl2.data.plan import Plan, Position
+from vl2.data.plan import PackPlan, Position
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.train.parallel.cut import Cut, make_cut, units
@@ -21,7 +21,7 @@ from vl2.train.shard import check_divided, shard
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def parallelize(model: VL2, recipe: Recipe, plan: Plan, ranks: Ranks) -> tuple[VL2 | PipelineModel, Ranks]:
+def parallelize(model: VL2, recipe: Recipe, plan: PackPlan, ranks: Ranks) -> tuple[VL2 | PipelineModel, Ranks]:
     """Place a model on the ranks; return what this one holds, and the ranks that shall have different packs.
 
     What is to stay frozen must be so already. UserError if the ranks cannot be divided as the recipe says.
@@ -34,7 +34,7 @@ def parallelize(model: VL2, recipe: Recipe, plan: Plan, ranks: Ranks) -> tuple[V
     return PipelineModel(model, cut_for(model, recipe, plan), layout, dtype), layout.data
 
 
-def cut_for(model: VL2, recipe: Recipe, plan: Plan) -> Cut:
+def cut_for(model: VL2, recipe: Recipe, plan: PackPlan) -> Cut:
     """Cut a model by what its layers cost on the packs of the first step; the same on every rank."""
     engine, config = recipe.engine, model.config
     packs = plan.step(Position()).packs
