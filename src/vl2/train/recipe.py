@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Compute = Literal["float32", "bfloat16"]
 Init = Literal["weights", "random"]
 Mode = Literal["replicated", "sharded"]
-CutKind = Literal["looped", "contiguous", "encoder_first"]
+SplitKind = Literal["looped", "contiguous", "encoder_first"]
 EncoderRecompute = Literal["none", "blocks", "whole"]
 
 
@@ -157,7 +157,7 @@ class EngineOptions:
 
     pipeline: int = 1
     """ranks that the layers are divided among; needs parallel = "sharded" """
-    pipeline_cut: CutKind = "looped"
+    pipeline_cut: SplitKind = "looped"
     """looped: every rank a part of the encoder and of the language model; contiguous; encoder_first, to compare"""
     pipeline_costs: str = ""
     """file of measured costs that say where to cut; by formula where empty"""

@@ -1,6 +1,6 @@
 """One optimizer step over a pipeline: the packs of a step as micro-batches, once with images and once without.
 
-Packs with images and packs of text alone go through separately, for each kind the way that the cut has for it: images
+Packs with images and packs of text alone go through separately, for each kind the way that the split has for it: images
 through all segments, text through those of the language model. Ranks with other packs run as many micro-batches,
 blank ones where they have fewer, because they share weights and experts.
 """
@@ -63,13 +63,13 @@ class PipelineStep(TrainStep):
         if not size:
             return
         # As many as there are stages, or a multiple: what PyTorch's schedules take.
-        size = -(-size // model.cut.num_ranks) * model.cut.num_ranks
+        size = -(-size // model.split.num_ranks) * model.split.num_ranks
         blank = blank_pack(model.config).to(self.ranks.device)
         packs = [pack.with_length(longest) for pack in packs]
         packs += [blank.with_length(longest)] * (size - len(packs))
         moves = self._moves(packs, is_text=is_text)
         most = max(self._most_tiles(packs, moves), 1)
-        num_tiles = 0 if is_text and model.cut.is_looped else 1 if is_text else tile_bucket(most)
+        num_tiles = 0 if is_text and model.split.is_looped else 1 if is_text else tile_bucket(most)
         batches = [self._micro_batch(pack, move, num_tiles, counts) for pack, move in zip(packs, moves, strict=True)]
         for segment in model.segments.values():
             segment.begin(batches)
