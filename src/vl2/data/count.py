@@ -61,7 +61,7 @@ def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = Tr
         visual,
         train=True,
         mask_prompt=mask_prompt,
-        spells_answers=record.category in processor.spelled,
+        spells_answers=record.category in processor.character_level,
     )
     return Counts(
         text=len(row.ids) - sum(visual),

@@ -181,7 +181,7 @@ class Loader:
             messages,
             train=True,
             mask_prompt=self._options.mask_prompt,
-            spells_answers=record.category in self._processor.spelled,
+            spells_answers=record.category in self._processor.character_level,
             name=record.id,
         )
 

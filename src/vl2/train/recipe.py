@@ -95,7 +95,7 @@ class DataOptions:
     weights: Mapping[str, float] = field(default_factory=dict)
     """weights of sources inside their category, by "name/category" """
     spelled: tuple[str, ...] = ()
-    """categories whose answers are written character by character: so a small model learns to read"""
+    """categories whose answers are character-level targets, encoded by character: so a small model learns to read"""
     window_packs: int = 512
     """packs planned at a time"""
     workers: int = 2

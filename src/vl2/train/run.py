@@ -163,7 +163,7 @@ class Run:
         is_filled_later = found is not None and not recipe.adapter.is_used
         files = find_model(recipe.model, folder if is_filled_later else None)
         check_experts(files.config, recipe, ranks.size)
-        processor = replace(files.processor(), spelled=frozenset(recipe.data.spelled))
+        processor = replace(files.processor(), character_level=frozenset(recipe.data.spelled))
         for evaluation in evaluations:
             if isinstance(evaluation, HeldOut):
                 evaluation.check(processor, files.config.language_config.max_position_embeddings)
