@@ -11,7 +11,7 @@ from vl2.eval.score.mathvista import (
     MathVistaQuestion,
     is_right,
     lmms_eval_reading,
-    normalise_reading,
+    normalize_reading,
     vlmevalkit_value,
 )
 from vl2.eval.score.mme import mme_scores
@@ -70,7 +70,7 @@ def test_mathvista_is_decided_by_rules_exactly_where_the_harnesses_ask_no_judge(
         reading, expected = lmms_eval_reading(question, case["prediction"]), case["lmms_eval"]
         assert reading == expected["extraction_without_judge"], case
         if reading is not None:
-            assert normalise_reading(question, reading) == expected["normalised"], case
+            assert normalize_reading(question, reading) == expected["normalised"], case
             assert is_right(question, reading) == expected["correct"], case
         assert vlmevalkit_value(question, case["prediction"]) == case["vlmevalkit"]["prefetch_result"], case
 

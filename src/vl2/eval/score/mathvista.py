@@ -51,7 +51,7 @@ def lmms_eval_reading(question: MathVistaQuestion, answer: str) -> str | None:
     return quoted[1] if quoted else None
 
 
-def normalise_reading(question: MathVistaQuestion, reading: str) -> str | None:
+def normalize_reading(question: MathVistaQuestion, reading: str) -> str | None:
     """Return a reading (of the rules or of a judge) as the gold answer is written; None if it cannot be one."""
     if not question.is_multiple_choice:
         try:
@@ -68,8 +68,8 @@ def normalise_reading(question: MathVistaQuestion, reading: str) -> str | None:
 
 def is_right(question: MathVistaQuestion, reading: str) -> bool:
     """Tell whether a reading, of the rules or of a judge, is the gold answer."""
-    normalised = normalise_reading(question, reading)
-    return normalised is not None and normalised.strip() == question.answer.strip()
+    normalized = normalize_reading(question, reading)
+    return normalized is not None and normalized.strip() == question.answer.strip()
 
 
 def _nearest(text: str, choices: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from vl2.data.convert.conversation import OPTION_LETTER
 from vl2.eval.asking import ask
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, is_blank, read_rows, stems_of, texts
-from vl2.eval.score.mathvista import MathVistaQuestion, is_right, lmms_eval_reading, normalise_reading, vlmevalkit_value
+from vl2.eval.score.mathvista import MathVistaQuestion, is_right, lmms_eval_reading, normalize_reading, vlmevalkit_value
 from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Score, Task, mean_score
 from vl2.infer.prompts import Messages, user_message
 
@@ -87,7 +87,7 @@ def score_lmms(item: Item, answer: str) -> Score:
     reading = lmms_eval_reading(question, answer)
     if reading is None:
         return Score(value=0.0, is_undecided=True)
-    return Score(value=float(is_right(question, reading)), read=normalise_reading(question, reading) or "")
+    return Score(value=float(is_right(question, reading)), read=normalize_reading(question, reading) or "")
 
 
 def _judge_prompt(item: Item, answer: str) -> str:
@@ -103,7 +103,7 @@ def _judge_score(item: Item, reply: str) -> Score:
     reading = reply.strip().rstrip(".")  # else "C." would be the choice that is spelled most like it
     if not reading:
         return Score(value=0.0, read="nothing (judge)")
-    return Score(value=float(is_right(question, reading)), read=f"{normalise_reading(question, reading)} (judge)")
+    return Score(value=float(is_right(question, reading)), read=f"{normalize_reading(question, reading)} (judge)")
 
 
 JUDGE = JudgeRule(prompt=_judge_prompt, score=_judge_score)

@@ -13,7 +13,7 @@ from vl2.data.convert.conversation import SHORT_ANSWER
 from vl2.eval.asking import ask_short, ask_short_as_is
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import Row, golds_of, images_of, read_rows, released_rows, stems_of
-from vl2.eval.score.vqa import Normalise, lmms_eval_form, vlmevalkit_form, vqa_accuracy
+from vl2.eval.score.vqa import Normalize, lmms_eval_form, vlmevalkit_form, vqa_accuracy
 from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
 from vl2.infer.prompts import Messages, user_message
 
@@ -44,10 +44,10 @@ def ask_lmms(item: Item) -> Messages:
     return [user_message(f"{item.question.capitalize()}\n{SHORT_ANSWER}", item.images)]
 
 
-def score_by(normalise: Normalise) -> Callable[[Item, str], Score]:
+def score_by(normalize: Normalize) -> Callable[[Item, str], Score]:
     def score(item: Item, answer: str) -> Score:
         said = answer.rstrip(".")
-        return Score(value=vqa_accuracy(said, item.gold, normalise), read=normalise(said))
+        return Score(value=vqa_accuracy(said, item.gold, normalize), read=normalize(said))
 
     return score
 
