@@ -14,7 +14,7 @@ from vl2.errors import UserError
 from vl2.eval.answering import answers, prepared
 from vl2.eval.catalogue import find_task
 from vl2.eval.judge import Judge
-from vl2.eval.progress import Progress, duration
+from vl2.eval.progress import EvalProgress, duration
 from vl2.eval.results import RESULTS, read_parts, read_results, read_run
 from vl2.eval.run import Options, limited, run_task, scan_items
 from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Result, Score, Task, mean_score
@@ -243,7 +243,7 @@ def test_a_task_with_more_tiles_cuts_finer_and_a_given_number_wins(nano: VLM) ->
 
 def test_progress_tells_the_time_left_from_the_items_of_this_call() -> None:
     now = [0.0]
-    progress = Progress("task", total=30, done_before=10, quiet=True, clock=lambda: now[0])
+    progress = EvalProgress("task", total=30, done_before=10, quiet=True, clock=lambda: now[0])
     now[0] = 20.0
     progress.step([1.0] * 5 + [0.0] * 5)
     assert progress.line(20.0) == "task: 20 of 30, score 50.0, 20 s left"

@@ -36,7 +36,7 @@ from vl2.train.export import export
 from vl2.train.loss_spike import LossSpikeOptions
 from vl2.train.metrics import OF_THE_MACHINE, read_metrics
 from vl2.train.outputs import Outputs
-from vl2.train.progress import Progress
+from vl2.train.progress import TrainProgress
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Compute, EngineOptions, EvaluationTask, Recipe, read_recipe
 from vl2.train.run import Run, train
@@ -302,7 +302,7 @@ def evaluate_long(ranks: Ranks, timeout_s: float, long_s: float) -> list[str]:
     run.processor = cast(Processor, None)
     run._evaluations = [sleep]
     outputs = SimpleNamespace(evaluation=lambda step, scores: None)
-    run._evaluate(cast(Outputs, outputs), cast(Progress, SimpleNamespace(say=said.append)))
+    run._evaluate(cast(Outputs, outputs), cast(TrainProgress, SimpleNamespace(say=said.append)))
     return said
 
 

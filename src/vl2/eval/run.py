@@ -25,7 +25,7 @@ from vl2.errors import UserError
 from vl2.eval import sample
 from vl2.eval.answering import answers, prepared
 from vl2.eval.judge import Judge, judged
-from vl2.eval.progress import Progress
+from vl2.eval.progress import EvalProgress
 from vl2.eval.published import released_size
 from vl2.eval.results import RESULTS, RunId, Writer, open_run, read_parts, read_results, record_judge, write_results
 from vl2.eval.score import SCORER_VERSION
@@ -255,7 +255,7 @@ def _answer(
     """Ask what is not done yet; the first process then waits for the others and joins all results."""
     mine = set(ids[options.rank :: options.world_size])
     done = read_parts(folder).keys()
-    progress = Progress(label, total=len(mine), done_before=len(mine & done), quiet=options.quiet)
+    progress = EvalProgress(label, total=len(mine), done_before=len(mine & done), quiet=options.quiet)
     writer = Writer(folder / f"results.{options.rank}-of-{options.world_size}.jsonl")
     try:
         todo = (item for item in items() if item.id in mine and item.id not in done)

@@ -48,7 +48,7 @@ from vl2.train.prepare import (
     open_stores,
 )
 from vl2.train.products import product_dtype
-from vl2.train.progress import Progress
+from vl2.train.progress import TrainProgress
 from vl2.train.ranks import Ranks, RankZeroSection, join, leave
 from vl2.train.recipe import Recipe, changes, read_recipe
 from vl2.train.schedule import learning_rate
@@ -227,7 +227,7 @@ class Run:
     def loop(self) -> Ended:
         """Step until the end, a signal or the time limit, and write a checkpoint then."""
         options = self.recipe.run
-        progress = Progress(self.total, self.step, log_every=options.log_every_steps, quiet=self.is_quiet)
+        progress = TrainProgress(self.total, self.step, log_every=options.log_every_steps, quiet=self.is_quiet)
         if self.ranks.is_first:
             self.checkpoints.remove_partial()
         is_saved = self.step > 0
@@ -312,7 +312,7 @@ class Run:
             waited=waited,
         )
 
-    def _evaluate(self, outputs: Outputs, progress: Progress) -> None:
+    def _evaluate(self, outputs: Outputs, progress: TrainProgress) -> None:
         section = RankZeroSection(self.ranks, self.recipe.engine.timeout_s)
         if not self.ranks.is_first:
             section.wait()
@@ -337,7 +337,7 @@ class Run:
         self.model.train(was_training)
         return scores
 
-    def _report_lost(self, progress: Progress) -> None:
+    def _report_lost(self, progress: TrainProgress) -> None:
         for lost in self.loader.problems[self._num_lost :]:
             self._num_lost += 1
             if self._num_lost <= _LOST_SHOWN:

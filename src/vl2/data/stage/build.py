@@ -23,7 +23,7 @@ from typing import Any
 
 from vl2.data.construct.catalog import make_source
 from vl2.data.construct.cell_table import draw_cells
-from vl2.data.construct.source import Tally, generate
+from vl2.data.construct.source import GenerationTally, generate
 from vl2.data.convert import convert
 from vl2.data.filters.catalogue import LoadProcessor, make_filters
 from vl2.data.filters.ray_run import Where
@@ -132,7 +132,7 @@ def _drawn(recipe: StageRecipe, entry: SourceEntry, report: Report, how: How) ->
     seed = recipe.seed if entry.seed is None else entry.seed
     runs, count = entry.runs(), entry.count or 0
     for number, settings in enumerate(runs):
-        tally = Tally()
+        tally = GenerationTally()
         # Of a count that does not divide, the first runs draw one more.
         share = count // len(runs) + (number < count % len(runs))
         source = make_source(entry.draw, settings)

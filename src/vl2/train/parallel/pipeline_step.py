@@ -23,7 +23,7 @@ from vl2.train.parallel.tile_moves import TileMoves, even_counts, imbalance, pla
 from vl2.train.ranks import Ranks
 from vl2.train.shard import reshard
 from vl2.train.stage import Stage
-from vl2.train.step import Counts, StepReport, Tally, TrainStep
+from vl2.train.step import StepCounts, StepReport, StepTally, TrainStep
 
 
 class PipelineStep(TrainStep):
@@ -50,14 +50,14 @@ class PipelineStep(TrainStep):
         own = {name for name, _ in self.optimizer.masters()} | {"num_steps"}
         super().load_state_dict({name: values for name, values in state.items() if name in own})
 
-    def _run_all(self, own: list[Packed], counts: Counts, tally: Tally) -> None:
+    def _run_all(self, own: list[Packed], counts: StepCounts, tally: StepTally) -> None:
         own = [pack.to(self.ranks.device) for pack in own]
         with_images = [pack for pack in own if len(pack.tiles)]
         text = [pack for pack in own if not len(pack.tiles)]
         for packs, is_text in ((with_images, False), (text, True)):
             self._run_kind(packs, counts, tally, is_text=is_text)
 
-    def _run_kind(self, packs: list[Packed], counts: Counts, tally: Tally, *, is_text: bool) -> None:
+    def _run_kind(self, packs: list[Packed], counts: StepCounts, tally: StepTally, *, is_text: bool) -> None:
         model = self.pipeline
         size, longest = self._agree(len(packs), max((len(pack) for pack in packs), default=0))
         if not size:
@@ -83,7 +83,7 @@ class PipelineStep(TrainStep):
     def _count_tiles(self, packs: Sequence[Packed]) -> tuple[tuple[int, ...], ...]:
         return super()._count_tiles([pack for pack in packs if len(pack.tiles)])
 
-    def _balanced(self, counts: Counts) -> float:
+    def _balanced(self, counts: StepCounts) -> float:
         if not self._balances_tiles:
             return imbalance(counts.tiles_by_rank)
         return imbalance([even_counts(held) for held in counts.tiles_by_rank])
@@ -110,7 +110,7 @@ class PipelineStep(TrainStep):
             for pack, move in zip(packs, moves, strict=True)
         )
 
-    def _micro_batch(self, pack: Packed, moves: TileMoves | None, num_tiles: int, counts: Counts) -> MicroBatch:
+    def _micro_batch(self, pack: Packed, moves: TileMoves | None, num_tiles: int, counts: StepCounts) -> MicroBatch:
         num_balanced = self._num_balanced(pack) if pack.num_tokens else 0
         return MicroBatch(
             pack=pack,
@@ -120,7 +120,7 @@ class PipelineStep(TrainStep):
             balance_scale=self.stage.balance_loss_weight * num_balanced / max(counts.balanced, 1),
         )
 
-    def _collect(self, tally: Tally) -> None:
+    def _collect(self, tally: StepTally) -> None:
         """Move what the segments have found to the tally, each on the rank where it was found."""
         model = self.pipeline
         for segment in model.segments.values():
