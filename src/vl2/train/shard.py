@@ -259,7 +259,7 @@ def inner_axis(matrix: Sequence[int], num_ranks: int) -> int:
     axis = even_axis(matrix, num_ranks)
     if axis is None:
         raise UserError(
-            f"an expert's matrices of {' x '.join(map(str, matrix))} cannot be cut into {num_ranks}: "
+            f"an expert's matrices of {' x '.join(map(str, matrix))} cannot be sharded over {num_ranks} ranks: "
             "choose a larger engine.expert_parallel"
         )
     return axis

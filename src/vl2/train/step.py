@@ -98,7 +98,7 @@ class StepTally:
 
 
 class TrainStep:
-    """Trains a model, laid out by `shard` before, by the rules of a stage."""
+    """Trains a model that `shard` has placed on the ranks, by the rules of a stage."""
 
     def __init__(
         self, model: VL2 | PipelineModel, stage: Stage, ranks: Ranks, balancer: TileBalancer | None = None
