@@ -54,7 +54,7 @@ def test_experts_that_the_ranks_cannot_share_are_refused_by_their_sizes(tmp_path
         (
             8,
             336,
-            r"an expert's matrices of 3072 x 2560 cannot be sharded over 42 ranks: choose a larger engine\.expert_parallel",
+            r"an expert's matrices of 3072 x 2560 cannot be sharded over 42 ranks: choose a larger engine\.expert",
         ),
         (16, 336, r"engine\.expert_parallel must divide the number of experts: 16 does not divide 72"),
     ):
