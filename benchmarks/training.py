@@ -36,7 +36,7 @@ from vl2.data.index import build_index
 from vl2.data.loader import LoadedStep, Loader, LoaderOptions
 from vl2.data.pack import Packing
 from vl2.data.packed import Packed
-from vl2.data.plan import PackPlan, PackPlanOptions
+from vl2.data.plan import PackPlan, PlanOptions
 from vl2.data.record import Record
 from vl2.model import VL2, init_weights
 from vl2.process.processor import Processor
@@ -122,7 +122,7 @@ def make_data(args: argparse.Namespace) -> tuple[PackPlan, dict[str, list[Record
     processor = Processor.from_folder(PACKAGE / "nano")
     stores = {name: [make_record(name, i) for i in range(args.records)] for name in sorted(MIXTURE.categories)}
     sources = [s for name, store in stores.items() for s in build_index(name, store, processor).sources()]
-    options = PackPlanOptions(packs_per_step=args.packs, packing=Packing(seq_len=args.seq_len))
+    options = PlanOptions(packs_per_step=args.packs, packing=Packing(seq_len=args.seq_len))
     return PackPlan(sources, MIXTURE, options), stores, processor
 
 

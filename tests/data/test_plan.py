@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.data.synthetic_index import make_source, make_sources
 from vl2.data.mixture import PRETRAINING, STAGE_MIXTURES, Group, Mixture
 from vl2.data.pack import Packing
-from vl2.data.plan import Pack, PackPlan, PackPlanOptions, Position, StepPlan, tile_bucket
+from vl2.data.plan import Pack, PackPlan, PlanOptions, Position, StepPlan, tile_bucket
 from vl2.errors import UserError
 
 SMALL = Mixture(groups=(Group(share=0.7, categories={"caption": 1.0}), Group(share=0.3, categories={"text": 1.0})))
@@ -21,14 +21,14 @@ SMALL = Mixture(groups=(Group(share=0.7, categories={"caption": 1.0}), Group(sha
 
 @pytest.fixture(scope="module")
 def plan() -> PackPlan:
-    return PackPlan(make_sources(PRETRAINING.categories), PRETRAINING, PackPlanOptions(packs_per_step=64))
+    return PackPlan(make_sources(PRETRAINING.categories), PRETRAINING, PlanOptions(packs_per_step=64))
 
 
 def small_plan(seed: int = 0, packs_per_step: int = 7, packing: Packing | None = None) -> PackPlan:
     sources = [make_source("caption", 300), make_source("text", 200)]
     packing = packing or Packing()
     return PackPlan(
-        sources, SMALL, PackPlanOptions(packs_per_step=packs_per_step, seed=seed, packing=packing, window_packs=25)
+        sources, SMALL, PlanOptions(packs_per_step=packs_per_step, seed=seed, packing=packing, window_packs=25)
     )
 
 
@@ -43,7 +43,7 @@ def samples(step: StepPlan) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("stage", ["pretraining", "fine-tuning"])
 def test_ten_million_tokens_have_the_asked_shares_within_one_percent_and_fill_their_sequences(stage: str) -> None:
     mixture = STAGE_MIXTURES[stage]
-    plan = PackPlan(make_sources(mixture.categories), mixture, PackPlanOptions(packs_per_step=64))
+    plan = PackPlan(make_sources(mixture.categories), mixture, PlanOptions(packs_per_step=64))
     seen, num_packs = Counter[str](), 0
     for step in plan.steps():
         num_packs += len(step.packs)
@@ -64,7 +64,7 @@ def test_a_window_is_the_same_whatever_was_planned_before(plan: PackPlan) -> Non
     assert again.window(3) == plan.window(3)
     assert [again.window(n) for n in (0, 1)] == [plan.window(n) for n in (0, 1)]
     assert plan.fill(0) > 0.95
-    other = PackPlan(plan.sources, plan.mixture, PackPlanOptions(packs_per_step=64, seed=1))
+    other = PackPlan(plan.sources, plan.mixture, PlanOptions(packs_per_step=64, seed=1))
     assert other.window(0) != plan.window(0)
     assert other.fingerprint != plan.fingerprint == again.fingerprint
 
@@ -138,7 +138,7 @@ def test_records_that_fit_no_sequence_are_listed_and_never_drawn() -> None:
 
 def test_without_packing_a_sequence_holds_one_sample() -> None:
     sources = [make_source("caption", 300)]
-    options = PackPlanOptions(packs_per_step=256, packing=Packing(is_packed=False))
+    options = PlanOptions(packs_per_step=256, packing=Packing(is_packed=False))
     step = PackPlan(sources, STAGE_MIXTURES["alignment"], options).step(Position())
     assert all(len(pack.entries) == 1 for pack in step.packs)
     assert len(set(samples(step))) == 256
@@ -150,4 +150,4 @@ def test_positions_outside_the_plan_are_refused() -> None:
     with pytest.raises(UserError, match="no place 10000"):
         small_plan().step(Position(pack=10_000))
     with pytest.raises(UserError, match="packs_per_step"):
-        PackPlanOptions(packs_per_step=0)
+        PlanOptions(packs_per_step=0)

@@ -101,7 +101,7 @@ def tile_bucket(num_tiles: int, width: int = 4) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackPlanOptions:
+class PlanOptions:
     """What the plan depends on beside the data and the mixture."""
 
     packs_per_step: int  # global batch, in sequences; the paper has 256, 2304 or 3360, and 64
@@ -124,7 +124,7 @@ class PackPlanOptions:
 class PackPlan:
     """The endless sequence of packs of a mixture. Records that fit no sequence are left out, see `excluded`."""
 
-    def __init__(self, sources: Sequence[SourceIndex], mixture: Mixture, options: PackPlanOptions) -> None:
+    def __init__(self, sources: Sequence[SourceIndex], mixture: Mixture, options: PlanOptions) -> None:
         """UserError where sources and mixture do not agree, or where nothing of a source fits."""
         seq_len = options.packing.seq_len
         self.options = options
@@ -138,6 +138,7 @@ class PackPlan:
     @cached_property
     def fingerprint(self) -> str:
         """A checksum of all that the plan depends on; a state of another plan is refused by it."""
+        # The options' class names are part of the digest: with others no older checkpoint could be resumed.
         digest = hashlib.sha256(repr((self.options, self.shares)).encode())
         for source in self.sources:
             digest.update(source.key.encode())

@@ -14,7 +14,7 @@ from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.index import RecordStore, StoreIndex, build_index
 from vl2.data.loader import Loader, LoaderOptions
 from vl2.data.pack import Packing
-from vl2.data.plan import PackPlan, PackPlanOptions
+from vl2.data.plan import PackPlan, PlanOptions
 from vl2.data.store import Records, open_random
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
@@ -152,12 +152,12 @@ def make_plan(
     return plan
 
 
-def plan_options(recipe: Recipe) -> PackPlanOptions:
+def plan_options(recipe: Recipe) -> PlanOptions:
     stage = recipe.stage
     packing = Packing(seq_len=stage.seq_len, is_packed=stage.is_packed)
     if stage.max_tiles_per_pack is not None:
         packing = Packing(seq_len=stage.seq_len, is_packed=stage.is_packed, max_tiles=stage.max_tiles_per_pack)
-    return PackPlanOptions(
+    return PlanOptions(
         packs_per_step=stage.batch_size, seed=recipe.seed, packing=packing, window_packs=recipe.data.window_packs
     )
 
