@@ -66,7 +66,7 @@ def plain_prompt(question: Question) -> str:
 def messages(question: Question, protocol: ProtocolName = PUBLISHED_PROTOCOL) -> list[dict[str, Any]]:
     """Return the conversation that asks a question, in the released message form."""
     if protocol not in get_args(ProtocolName):
-        raise UserError(f"MMMU's protocols are {', '.join(get_args(Protocol))}, got {protocol}")
+        raise UserError(f"MMMU's protocols are {', '.join(get_args(ProtocolName))}, got {protocol}")
     prompt, images = plain_prompt(question), list(question.images)
     if protocol == "vlmevalkit":
         content, images = rewrite_for_adapter(prompt, images)
