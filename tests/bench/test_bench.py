@@ -338,12 +338,12 @@ def test_weights_that_stay_in_their_files_are_read_for_every_token_but_not_copie
 ) -> None:
     monkeypatch.setattr(in_place, "lies_in_large_pages", lambda *part: True)
     monkeypatch.setattr(in_place, "LEAST_BYTES", 0)
-    model = small_model("tiny")
+    model = small_model("tiny").bfloat16()  # float32 would have to begin at lines of the cache
     save_model(model, tmp_path / "saved")
     copied, held = Bytes.of(model), Bytes.of(load_model(tmp_path / "saved", only_answers=True))
     assert (held.total, held.experts, held.dense) == (copied.total, copied.experts, copied.dense)
     decoder = model.language.model
-    in_file = held.experts + 4 * (decoder.embed_tokens.weight.numel() + model.language.lm_head.weight.numel())
+    in_file = held.experts + 2 * (decoder.embed_tokens.weight.numel() + model.language.lm_head.weight.numel())
     assert held.copied == held.total - in_file
 
 

@@ -138,8 +138,17 @@ def test_tasks_are_listed_and_shown(vl2) -> None:
         assert ran.out
 
 
+def test_the_built_in_model_is_verified(vl2) -> None:
+    looked_at = [example for example in RUN if example.arguments[:2] == ["verify", "nano"]]
+    assert looked_at
+    for example in looked_at:
+        ran = vl2(*example.arguments)
+        assert ran.code == 0, ran.err
+        assert ran.out.startswith("# vl2 verify")
+
+
 def test_no_example_of_the_built_in_model_is_left_out() -> None:
     commands = {example.arguments[0] for example in RUN}
-    assert commands == {"ask", "chat", "locate", "read", "batch", "inspect", "eval"}
+    assert commands == {"ask", "chat", "locate", "read", "batch", "inspect", "eval", "verify"}
     asking = [example for example in RUN if example.arguments[0] in ("ask", "chat", "locate", "read", "batch")]
     assert len(asking) == 7

@@ -35,7 +35,8 @@ def test_a_plan_as_a_table_says_what_it_assumes_and_draws_its_schedule(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpus", "0"], "a cluster needs at least one GPU, got 0"),
+        (["--gpus", "0"], "a cluster has 1 to 100,000 GPUs, got 0"),
+        (["--gpus", "99999999999"], "a cluster has 1 to 100,000 GPUs, got 99999999999"),
         (["--gpus", "7", "--pipeline", "2"], "no layout divides 7 GPUs"),
         (["--memory-gb", "1"], "nothing fits: the smallest layout"),
         (["--dense-efficiency", "2"], "dense efficiency must be in 0..1, got 2"),

@@ -28,6 +28,8 @@ from vl2.process.sample import Sample
 PROCESSOR = Processor.from_folder(Path(vl2.__file__).parent / "nano")
 TOKENIZER, SIDE, TILE_PX = PROCESSOR.tokenizer, PROCESSOR.config.tokens_per_side, PROCESSOR.config.tile_px
 
+pytestmark = pytest.mark.usefixtures("no_system_fonts")
+
 
 def scene(names: tuple[str, ...], seed: int = 3) -> Composed:
     kinds: dict[str, Kind] = {kind.full_name("en"): kind for kind in built_in_kinds()}

@@ -152,14 +152,12 @@ def test_a_process_that_decodes_imports_no_pytorch() -> None:
 @POSIX
 def test_a_picture_that_takes_too_much_of_the_processor_is_refused_and_others_are_not() -> None:
     async def work(decoders: Decoders) -> None:
-        (pid,) = decoders.process_ids
         slow = asyncio.create_task(cut(decoders, pictures.ppm_of_odd_depth(2500, 2500)))
         others = [asyncio.create_task(cut(decoders, GOOD)) for _ in range(4)]
         with pytest.raises(UserError, match="cannot read image x: decoding it takes more than 1 s of the processor"):
             await slow
         assert len({(await other).pixels.tobytes() for other in others}) == 1
         assert (await cut(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
-        assert not is_running(pid) or len(decoders.process_ids) > 1
 
     run(work, cpu_s=1.0)
 

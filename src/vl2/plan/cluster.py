@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from vl2.errors import UserError
 
+MAX_GPUS = 100_000  # more would be searched for hours
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
@@ -30,9 +32,9 @@ class Cluster:
     overlap: float = 0.5  # part of the weights' communication that computing hides
 
     def __post_init__(self) -> None:
-        if self.num_gpus < 1 or self.gpus_per_node < 1:
+        if not (1 <= self.num_gpus <= MAX_GPUS and self.gpus_per_node >= 1):
             raise UserError(
-                f"a cluster needs at least one GPU, got {self.num_gpus} in machines of {self.gpus_per_node}"
+                f"a cluster has 1 to {MAX_GPUS:,} GPUs, got {self.num_gpus} in machines of {self.gpus_per_node}"
             )
         for name in ("memory_bytes", "peak_flops", "node_bandwidth", "network_bandwidth", "weights_efficiency"):
             if getattr(self, name) <= 0:

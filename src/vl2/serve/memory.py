@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -24,10 +25,17 @@ async def keep_small(is_busy: Callable[[], bool]) -> None:
     floor, last = _resident_bytes(), float("-inf")
     while floor:
         await asyncio.sleep(CHECK_S)
-        now = time.monotonic()
-        if _resident_bytes() - floor > GROWTH_BYTES and (not is_busy() or now - last > BUSY_S):
-            await asyncio.to_thread(return_freed_memory)
-            floor, last = _resident_bytes(), now
+        now, was_busy = time.monotonic(), is_busy()
+        if _resident_bytes() - floor > GROWTH_BYTES and (not was_busy or now - last > BUSY_S):
+            await asyncio.to_thread(_return_memory)
+            last = now
+            # What requests hold while they are under way is not what stays.
+            floor = floor if was_busy or is_busy() else _resident_bytes()
+
+
+def _return_memory() -> None:
+    gc.collect()  # requests leave circles of frames and tasks, which hold their bodies until somebody looks
+    return_freed_memory()
 
 
 def _resident_bytes() -> int:

@@ -71,7 +71,7 @@ def _version() -> str:
 
 
 def _installed_commit() -> str:
-    """Return the commit that pip installed from, which it records (PEP 610)."""
+    """Return the commit that was installed, which pip records (PEP 610)."""
     try:
         text = importlib.metadata.distribution("vl2").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:

@@ -24,6 +24,8 @@ from vl2.errors import UserError
 
 SOURCES: list[Source] = [PrimerReading(languages=("en",)), PrimerScene(), PrimerBars(), PrimerTable(), PrimerReceipt()]
 
+pytestmark = pytest.mark.usefixtures("no_system_fonts")
+
 
 def records(source: Source, count: int = 60) -> list[Record]:
     return list(generate(source, count, seed=5))
