@@ -34,7 +34,7 @@ from vl2.data.index import SourceIndex, build_index
 from vl2.data.loader import Loader, LoaderOptions
 from vl2.data.mixture import PRETRAINING, Mixture
 from vl2.data.pack import Packing
-from vl2.data.plan import Plan, PlanOptions
+from vl2.data.plan import PackPlan, PlanOptions
 from vl2.data.record import Message, Part, Record, StoredImage
 from vl2.grid import num_tiles, num_visual_tokens
 from vl2.process.preprocess_config import PreprocessConfig
@@ -119,7 +119,7 @@ def pretraining_index(num_records: int) -> Iterator[SourceIndex]:
 
 def measure_planning(num_records: int, num_windows: int) -> dict[str, str]:
     """Plan windows, the first one apart: it orders the first epoch of every source."""
-    plan = Plan(list(pretraining_index(num_records)), PRETRAINING, PlanOptions(packs_per_step=256))
+    plan = PackPlan(list(pretraining_index(num_records)), PRETRAINING, PlanOptions(packs_per_step=256))
     start = time.perf_counter()
     plan.window(0)
     first_s = time.perf_counter() - start
@@ -162,7 +162,7 @@ def measure_all(
     start = time.perf_counter()
     sources = [s for name, store in stores.items() for s in build_index(name, store, processor).sources()]
     indexed = sum(map(len, stores.values())) / (time.perf_counter() - start)
-    plan = Plan(sources, mixture, PlanOptions(packs_per_step=4, packing=Packing(seq_len=args.seq_len)))
+    plan = PackPlan(sources, mixture, PlanOptions(packs_per_step=4, packing=Packing(seq_len=args.seq_len)))
     table = Table(
         "workers", "samples/s", "tiles/s", "tokens/s", "samples/s per core", "tiles/s per core", "times the trainer"
     )

@@ -40,17 +40,17 @@ from vl2.plan.profile import DataProfile
 from vl2.plan.search import PAPER
 from vl2.plan.timeline import Timeline, simulate
 from vl2.train.blank import blank_pack
-from vl2.train.parallel.cut import Cut, make_cut, units
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
+from vl2.train.parallel.pipeline_split import PipelineSplit, split_pipeline, units
 from vl2.train.parallel.schedules import Shape
 from vl2.train.parallel.segment import MicroBatch
 from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.ranks import join, leave
-from vl2.train.recipe import CutKind
+from vl2.train.recipe import SplitKind
 from vl2.train.stage import STAGES
 
-CUTS: tuple[CutKind, ...] = ("encoder_first", "contiguous", "looped")
+CUTS: tuple[SplitKind, ...] = ("encoder_first", "contiguous", "looped")
 RANKS, TILES, TOKENS, LENGTH = 4, 12, 4096, 600.0
 BACKWARD = 2.0
 NARROW = {
@@ -110,17 +110,17 @@ def narrow_config(size: str) -> ModelConfig:
     return ModelConfig.from_dict(source | changed)
 
 
-def cut_and_seconds(size: str, kind: CutKind, batch_s: float) -> tuple[Cut, list[float]]:
+def cut_and_seconds(size: str, kind: SplitKind, batch_s: float) -> tuple[PipelineSplit, list[float]]:
     """Return the cut of a size and the forward seconds of its segments, `batch_s` for all of them."""
     config = preset(size)
     row = units(config)
     costs = UnitCosts.by_formula(config, LENGTH).forward(row, config, tiles=TILES, tokens=TOKENS)
-    cut = make_cut(kind, row, costs, RANKS)
+    cut = split_pipeline(kind, row, costs, RANKS)
     cost = dict(zip(row, costs, strict=True))
     return cut, [batch_s * sum(cost[unit] for unit in segment) / sum(costs) for segment in cut.segments]
 
 
-def simulated(cut: Cut, seconds: Sequence[float], num_batches: int) -> Timeline:
+def simulated(cut: PipelineSplit, seconds: Sequence[float], num_batches: int) -> Timeline:
     return simulate(
         RANKS,
         len(cut.segments),
@@ -130,7 +130,7 @@ def simulated(cut: Cut, seconds: Sequence[float], num_batches: int) -> Timeline:
     )
 
 
-def run_rank(rank: int, port: int, size: str, kind: CutKind, batch_s: float, args: Any, times: Any) -> None:
+def run_rank(rank: int, port: int, size: str, kind: SplitKind, batch_s: float, args: Any, times: Any) -> None:
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
@@ -168,7 +168,7 @@ def sleep_backward(out: Any, seconds: float) -> Any:
     return Asleep.apply(out, seconds)
 
 
-def measure(size: str, kind: CutKind, args: argparse.Namespace) -> Row:
+def measure(size: str, kind: SplitKind, args: argparse.Namespace) -> Row:
     context = multiprocessing.get_context("spawn")
     times = context.Queue()
     with socket.socket() as free:
@@ -196,7 +196,7 @@ def measure(size: str, kind: CutKind, args: argparse.Namespace) -> Row:
     )
 
 
-def at_paper_scale(size: str, kind: CutKind, stages: int) -> PaperRow:
+def at_paper_scale(size: str, kind: SplitKind, stages: int) -> PaperRow:
     gpus, _ = PAPER[size]
     device, config, stage = DEVICES["a100"], preset(size), STAGES[size]["pretraining"]
     cluster = Cluster(num_gpus=gpus, **device.__dict__)

@@ -37,9 +37,9 @@ from vl2.model import VL2, init_weights
 from vl2.plan.cluster import Cluster
 from vl2.plan.layout import WIDE, LayoutChoice, Work, step_time
 from vl2.plan.measure import Load, measure_costs
-from vl2.train.parallel.cut import make_cut, units
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
+from vl2.train.parallel.pipeline_split import split_pipeline, units
 from vl2.train.parallel.pipeline_step import PipelineStep
 from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.parts import freeze
@@ -136,7 +136,7 @@ def make_step(ranks: Ranks, shape: str, choice: LayoutChoice, costs: UnitCosts, 
         return TrainStep(model, STAGE, ranks)
     row = units(config)
     tiles, tokens = (statistics.mean(map(size, packs)) for size in (lambda p: len(p.tiles), len))
-    cut = make_cut(choice.cut, row, costs.forward(row, config, tiles=tiles, tokens=tokens), choice.pipeline)
+    cut = split_pipeline(choice.cut, row, costs.forward(row, config, tiles=tiles, tokens=tokens), choice.pipeline)
     layout = make_layout(ranks, pipeline=choice.pipeline, expert_parallel=choice.expert_parallel)
     return PipelineStep(PipelineModel(model, cut, layout, torch.float32), STAGE, balances_tiles=False)
 

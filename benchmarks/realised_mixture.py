@@ -21,7 +21,7 @@ from vl2.data.construct.source import generate
 from vl2.data.index import RecordStore, SourceIndex, build_index
 from vl2.data.mixture import FINE_TUNING
 from vl2.data.pack import Packing
-from vl2.data.plan import Plan, PlanOptions
+from vl2.data.plan import PackPlan, PlanOptions
 from vl2.data.store import open_random
 from vl2.process.processor import Processor
 from vl2.weights.locate import built_in_folder
@@ -61,7 +61,7 @@ def main() -> None:
     categories = {source.category for source in sources} & FINE_TUNING.categories
     sources = [source for source in sources if source.category in categories]
     packing = Packing(seq_len=4096, max_tiles=arguments.max_tiles)
-    plan = Plan(sources, FINE_TUNING.only(categories), PlanOptions(packs_per_step=64, packing=packing))
+    plan = PackPlan(sources, FINE_TUNING.only(categories), PlanOptions(packs_per_step=64, packing=packing))
 
     category_of = {(s.name, int(record)): s.category for s in plan.sources for record in s.records}
     tokens: Counter[str] = Counter()

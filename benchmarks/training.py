@@ -36,7 +36,7 @@ from vl2.data.index import build_index
 from vl2.data.loader import LoadedStep, Loader, LoaderOptions
 from vl2.data.pack import Packing
 from vl2.data.packed import Packed
-from vl2.data.plan import Plan, PlanOptions
+from vl2.data.plan import PackPlan, PlanOptions
 from vl2.data.record import Record
 from vl2.model import VL2, init_weights
 from vl2.process.processor import Processor
@@ -117,13 +117,13 @@ def model_config(name: str) -> ModelConfig:
     return ModelConfig.from_dict(source | {part: source[part] | changed for part, changed in MIDDLE.items()})
 
 
-def make_data(args: argparse.Namespace) -> tuple[Plan, dict[str, list[Record]], Processor]:
+def make_data(args: argparse.Namespace) -> tuple[PackPlan, dict[str, list[Record]], Processor]:
     """Return generated records, pictures and text 70 : 30 by tokens, and their plan."""
     processor = Processor.from_folder(PACKAGE / "nano")
     stores = {name: [make_record(name, i) for i in range(args.records)] for name in sorted(MIXTURE.categories)}
     sources = [s for name, store in stores.items() for s in build_index(name, store, processor).sources()]
     options = PlanOptions(packs_per_step=args.packs, packing=Packing(seq_len=args.seq_len))
-    return Plan(sources, MIXTURE, options), stores, processor
+    return PackPlan(sources, MIXTURE, options), stores, processor
 
 
 class Ours:

@@ -11,7 +11,7 @@ import pytest
 from vl2.batch_job.answer_line import answer_line, error_line
 from vl2.batch_job.coco import to_coco, write_coco
 from vl2.batch_job.drawing import file_stem, file_stems
-from vl2.batch_job.item import Asked, Item
+from vl2.batch_job.item import Asked, BatchItem
 from vl2.batch_job.line_file import LineFile
 from vl2.batch_job.markdown import plain_text, to_markdown, write_markdown
 from vl2.batch_job.settings import forget, hold_settings
@@ -25,10 +25,10 @@ TEXT = (
 )
 
 
-def item(name: str, form: Any = "plain", query: str | None = None, image: Any = None, **about: Any) -> Item:
+def item(name: str, form: Any = "plain", query: str | None = None, image: Any = None, **about: Any) -> BatchItem:
     messages = [user_message("What?", [] if image is None else [image])]
     asked = Asked(messages=messages, options=GenerateOptions())
-    return Item(id=name, read=lambda: asked, about=about, form=form, query=query)
+    return BatchItem(id=name, read=lambda: asked, about=about, form=form, query=query)
 
 
 def reply(text: str = TEXT) -> Reply:

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from tests.reference import CHECKPOINTS, IMAGES, reference_vlm
-from vl2.batch_job.item import Asked, Item
+from vl2.batch_job.item import Asked, BatchItem
 from vl2.batch_job.line_file import LineFile, read_lines
-from vl2.batch_job.run import Progress, run_batch
+from vl2.batch_job.run import BatchProgress, run_batch
 from vl2.errors import UserError
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.prompts import locate_prompt, user_message
@@ -34,16 +34,16 @@ def vlm() -> VLM:
     return VLM(base.model, base.processor, folder=base.folder)
 
 
-def asking(name: str, question: str, images: tuple[Any, ...] = (), **options: Any) -> Item:
+def asking(name: str, question: str, images: tuple[Any, ...] = (), **options: Any) -> BatchItem:
     made = GenerateOptions(**{"max_new_tokens": 6, **options})
-    return Item(id=name, read=lambda: Asked(messages=[user_message(question, images)], options=made))
+    return BatchItem(id=name, read=lambda: Asked(messages=[user_message(question, images)], options=made))
 
 
-def failing(name: str, message: str) -> Item:
+def failing(name: str, message: str) -> BatchItem:
     def fail() -> Asked:
         raise UserError(message)
 
-    return Item(id=name, read=fail)
+    return BatchItem(id=name, read=fail)
 
 
 def ids(path: Path) -> list[str]:
@@ -52,7 +52,7 @@ def ids(path: Path) -> list[str]:
 
 def test_lines_come_in_the_order_of_the_items_with_the_texts_of_one_by_one(vlm: VLM, tmp_path: Path) -> None:
     items = [asking(f"i{n}", q, max_new_tokens=3 + 7 * (n % 3)) for n, q in enumerate(QUESTIONS)]
-    seen: list[Progress] = []
+    seen: list[BatchProgress] = []
     done = run_batch(vlm, items, tmp_path / "out.jsonl", report=seen.append)
     lines = list(read_lines(tmp_path / "out.jsonl"))
     assert [line["id"] for line in lines] == [item.id for item in items]

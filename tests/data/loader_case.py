@@ -25,7 +25,7 @@ from vl2.data.index import build_index
 from vl2.data.loader import LoadedStep, Loader, LoaderOptions
 from vl2.data.mixture import Group, Mixture
 from vl2.data.pack import Packing
-from vl2.data.plan import Plan, PlanOptions
+from vl2.data.plan import PackPlan, PlanOptions
 from vl2.data.record import Message, Part, Record, StoredImage
 from vl2.process.processor import Processor
 
@@ -72,10 +72,10 @@ def make_stores() -> dict[str, list[Record]]:
     }
 
 
-def make_plan(stores: dict[str, list[Record]], processor: Processor) -> Plan:
+def make_plan(stores: dict[str, list[Record]], processor: Processor) -> PackPlan:
     sources = [s for name, store in stores.items() for s in build_index(name, store, processor).sources()]
     options = PlanOptions(packs_per_step=5, packing=Packing(seq_len=SEQ_LEN, max_tiles=4), window_packs=16)
-    return Plan(sources, MIXTURE, options)
+    return PackPlan(sources, MIXTURE, options)
 
 
 def make_loader(rank: int = 0, num_ranks: int = 1, **options: Any) -> Loader:

@@ -33,7 +33,7 @@ class BrokenStore:
 @pytest.mark.parametrize("tiling", ["paper", "budget:400"])
 @pytest.mark.parametrize("spelled", [(), ("caption",)])
 def test_costs_are_those_of_the_encoded_sample(tiling: str, mask_prompt: bool, spelled: tuple[str, ...]) -> None:
-    processor = replace(make_processor().with_tiling(tiling), spelled=frozenset(spelled))
+    processor = replace(make_processor().with_tiling(tiling), character_level=frozenset(spelled))
     records = [record for store in make_stores().values() for record in store[:10]]
     records += [two_turns(records[0], records[1]), page("page")]
     for record in records:
@@ -52,7 +52,7 @@ def test_costs_are_those_of_the_encoded_sample(tiling: str, mask_prompt: bool, s
 
 def test_spelled_answers_make_another_index() -> None:
     plain = make_processor()
-    spelled = replace(plain, spelled=frozenset(["caption"]))
+    spelled = replace(plain, character_level=frozenset(["caption"]))
     assert settings_checksum(plain) != settings_checksum(spelled)
     record = make_record("caption", 0)
     assert count_tokens(record, spelled).trained > count_tokens(record, plain).trained

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.data.synthetic_index import make_source, make_sources
 from vl2.data.index import SourceIndex
-from vl2.data.mixture import FINE_TUNING, PRETRAINING, STAGE_MIXTURES, Drawer, Group, Mixture, epoch_order
+from vl2.data.mixture import FINE_TUNING, PRETRAINING, STAGE_MIXTURES, Group, Mixture, MixtureSampler, epoch_order
 from vl2.errors import UserError
 
 TWO = Mixture(groups=(Group(share=0.7, categories={"caption": 1.0}), Group(share=0.3, categories={"text": 1.0})))
@@ -31,8 +31,8 @@ def tiny_source(category: str, lengths: list[int], name: str = "tiny") -> Source
     )
 
 
-def drawer(mixture: Mixture, sources: list[SourceIndex], seed: int = 0) -> Drawer:
-    return Drawer(sources, mixture.shares(sources), seed)
+def sampler(mixture: Mixture, sources: list[SourceIndex], seed: int = 0) -> MixtureSampler:
+    return MixtureSampler(sources, mixture.shares(sources), seed)
 
 
 @pytest.mark.parametrize("stage", STAGE_MIXTURES)
@@ -43,7 +43,7 @@ def test_the_draw_of_a_stage_has_the_asked_shares_at_any_length(stage: str) -> N
     assert sum(shares) == pytest.approx(1)
     longest = max(int(source.num_tokens.max()) for source in sources)
     for length in (100_000, 1_000_000, 10_000_000):
-        draw = drawer(mixture, sources).draw(0, length)
+        draw = sampler(mixture, sources).draw(0, length)
         realised = np.bincount(draw.sources, draw.num_tokens, len(sources))
         assert np.abs(realised - length * np.array(shares)).max() <= longest
 
@@ -58,7 +58,7 @@ def test_vision_language_to_text_is_70_to_30() -> None:
 
 def test_an_epoch_holds_every_record_once_before_any_comes_again() -> None:
     sources = [make_source("caption", 50), make_source("text", 30)]
-    draw = drawer(TWO, sources).draw(0, 1_000_000)
+    draw = sampler(TWO, sources).draw(0, 1_000_000)
     for number, source in enumerate(sources):
         rows = draw.rows[draw.sources == number]
         for start in range(0, len(rows) - len(source) + 1, len(source)):
@@ -78,8 +78,8 @@ def test_stretches_drawn_apart_are_the_whole_draw(
 ) -> None:
     sources = [tiny_source("caption", captions), tiny_source("text", texts)]
     borders = sorted({0, *cuts, 20_000})
-    whole = drawer(TWO, sources, seed).draw(0, 20_000)
-    apart = [drawer(TWO, sources, seed).draw(a, b) for a, b in pairwise(borders)]
+    whole = sampler(TWO, sources, seed).draw(0, 20_000)
+    apart = [sampler(TWO, sources, seed).draw(a, b) for a, b in pairwise(borders)]
     for number in (0, 1):  # each source's own order; what comes between sources depends on the cut
         joined = np.concatenate([part.rows[part.sources == number] for part in apart])
         assert joined.tolist() == whole.rows[whole.sources == number].tolist()
@@ -87,7 +87,7 @@ def test_stretches_drawn_apart_are_the_whole_draw(
 
 def test_the_source_furthest_behind_its_share_comes_first() -> None:
     sources = [tiny_source("caption", [10] * 40), tiny_source("text", [10] * 40)]
-    draw = drawer(TWO, sources).draw(0, 400)
+    draw = sampler(TWO, sources).draw(0, 400)
     seen = Counter[int]()
     for source in draw.sources.tolist():
         deficits = [share * sum(seen.values()) - seen[i] for i, share in enumerate((0.7, 0.3))]
@@ -108,8 +108,8 @@ def test_an_order_depends_on_seed_source_and_epoch() -> None:
 def test_another_source_does_not_change_the_order_of_the_others() -> None:
     caption, text = make_source("caption", 100), make_source("text", 100)
     more = Mixture(groups=(TWO.groups[0], Group(share=0.3, categories={"text": 1.0, "ocr": 1.0})))
-    first = drawer(TWO, [caption, text]).draw(0, 100_000)
-    second = drawer(more, [make_source("ocr", 100), caption, text]).draw(0, 100_000)
+    first = sampler(TWO, [caption, text]).draw(0, 100_000)
+    second = sampler(more, [make_source("ocr", 100), caption, text]).draw(0, 100_000)
     rows = [first.rows[first.sources == 0].tolist(), second.rows[second.sources == 1].tolist()]
     assert rows[0] == rows[1]
 

@@ -13,21 +13,23 @@ from hypothesis import strategies as st
 from tests.data.synthetic_index import make_source, make_sources
 from vl2.data.mixture import PRETRAINING, STAGE_MIXTURES, Group, Mixture
 from vl2.data.pack import Packing
-from vl2.data.plan import Pack, Plan, PlanOptions, Position, StepPlan, tile_bucket
+from vl2.data.plan import Pack, PackPlan, PlanOptions, Position, StepPlan, tile_bucket
 from vl2.errors import UserError
 
 SMALL = Mixture(groups=(Group(share=0.7, categories={"caption": 1.0}), Group(share=0.3, categories={"text": 1.0})))
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
-    return Plan(make_sources(PRETRAINING.categories), PRETRAINING, PlanOptions(packs_per_step=64))
+def plan() -> PackPlan:
+    return PackPlan(make_sources(PRETRAINING.categories), PRETRAINING, PlanOptions(packs_per_step=64))
 
 
-def small_plan(seed: int = 0, packs_per_step: int = 7, packing: Packing | None = None) -> Plan:
+def small_plan(seed: int = 0, packs_per_step: int = 7, packing: Packing | None = None) -> PackPlan:
     sources = [make_source("caption", 300), make_source("text", 200)]
     packing = packing or Packing()
-    return Plan(sources, SMALL, PlanOptions(packs_per_step=packs_per_step, seed=seed, packing=packing, window_packs=25))
+    return PackPlan(
+        sources, SMALL, PlanOptions(packs_per_step=packs_per_step, seed=seed, packing=packing, window_packs=25)
+    )
 
 
 def samples_of(pack: Pack) -> list[tuple[str, int]]:
@@ -41,7 +43,7 @@ def samples(step: StepPlan) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("stage", ["pretraining", "fine-tuning"])
 def test_ten_million_tokens_have_the_asked_shares_within_one_percent_and_fill_their_sequences(stage: str) -> None:
     mixture = STAGE_MIXTURES[stage]
-    plan = Plan(make_sources(mixture.categories), mixture, PlanOptions(packs_per_step=64))
+    plan = PackPlan(make_sources(mixture.categories), mixture, PlanOptions(packs_per_step=64))
     seen, num_packs = Counter[str](), 0
     for step in plan.steps():
         num_packs += len(step.packs)
@@ -57,12 +59,12 @@ def test_ten_million_tokens_have_the_asked_shares_within_one_percent_and_fill_th
         assert abs(seen[source.name] / total - share) <= 0.01 * share
 
 
-def test_a_window_is_the_same_whatever_was_planned_before(plan: Plan) -> None:
-    again = Plan(plan.sources, plan.mixture, plan.options)
+def test_a_window_is_the_same_whatever_was_planned_before(plan: PackPlan) -> None:
+    again = PackPlan(plan.sources, plan.mixture, plan.options)
     assert again.window(3) == plan.window(3)
     assert [again.window(n) for n in (0, 1)] == [plan.window(n) for n in (0, 1)]
     assert plan.fill(0) > 0.95
-    other = Plan(plan.sources, plan.mixture, PlanOptions(packs_per_step=64, seed=1))
+    other = PackPlan(plan.sources, plan.mixture, PlanOptions(packs_per_step=64, seed=1))
     assert other.window(0) != plan.window(0)
     assert other.fingerprint != plan.fingerprint == again.fingerprint
 
@@ -105,7 +107,7 @@ def test_ranks_only_divide_a_step(num_ranks: int) -> None:
     assert division.most_tiles(division.num_rounds) == 0
 
 
-def test_ranks_have_more_equal_tiles_than_without_balancing(plan: Plan) -> None:
+def test_ranks_have_more_equal_tiles_than_without_balancing(plan: PackPlan) -> None:
     balanced, dealt = [], []
     for step in islice(plan.steps(), 12):
         tiles = np.array([pack.num_tiles for pack in step.packs])
@@ -115,7 +117,7 @@ def test_ranks_have_more_equal_tiles_than_without_balancing(plan: Plan) -> None:
     assert np.mean(balanced) < 1.02 < np.mean(dealt)
 
 
-def test_packs_hold_about_as_many_tiles_as_each_other(plan: Plan) -> None:
+def test_packs_hold_about_as_many_tiles_as_each_other(plan: PackPlan) -> None:
     tiles = [pack.num_tiles for pack in plan.window(0)]
     alone = max(int(source.num_tiles.max()) for source in plan.sources)
     assert max(tiles) <= max(alone, 16)
@@ -137,7 +139,7 @@ def test_records_that_fit_no_sequence_are_listed_and_never_drawn() -> None:
 def test_without_packing_a_sequence_holds_one_sample() -> None:
     sources = [make_source("caption", 300)]
     options = PlanOptions(packs_per_step=256, packing=Packing(is_packed=False))
-    step = Plan(sources, STAGE_MIXTURES["alignment"], options).step(Position())
+    step = PackPlan(sources, STAGE_MIXTURES["alignment"], options).step(Position())
     assert all(len(pack.entries) == 1 for pack in step.packs)
     assert len(set(samples(step))) == 256
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.data.sample_records import good_records, page, picture, text_only
-from vl2.data.count import Counts, count_tokens
+from vl2.data.count import TokenCounts, count_tokens
 from vl2.data.record import Record
 from vl2.data.stats import Stats, Tally, gather
 from vl2.data.store import Located, Place, Problem
@@ -45,7 +45,7 @@ def test_counting_without_pixels_is_counting_the_sample(tiling: str, processor: 
         images = [open_stored(image) for image in record.images]
         sample = processor.encode(record.to_messages(images), train=True)
         counts = count_tokens(record, processor)
-        assert counts == Counts.of_sample(sample)
+        assert counts == TokenCounts.of_sample(sample)
         assert counts.total == len(sample)
         assert counts.tiles == len(sample.tiles)
         assert 0 < counts.trained < counts.text
@@ -72,7 +72,7 @@ def test_groups_and_histograms_sum_to_the_total(processor: Processor) -> None:
 def test_a_length_is_counted_under_the_power_of_two_that_holds_it() -> None:
     stats = Stats()
     for text in (1, 2, 3, 4, 5, 1024, 1025):
-        stats.add(text_only("x"), Counts(text=text, trained=1, visual=0, grids=()))
+        stats.add(text_only("x"), TokenCounts(text=text, trained=1, visual=0, grids=()))
     assert dict(stats.lengths) == {1: 1, 2: 1, 4: 2, 8: 1, 1024: 1, 2048: 1}
 
 

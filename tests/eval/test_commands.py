@@ -51,7 +51,7 @@ def test_every_task_is_shown_without_any_data(capsys: pytest.CaptureFixture[str]
             continue  # draws its first item, for which this machine may lack the fonts
         code, out, err = said(capsys, "show", name)
         assert (code, err) == (0, ""), name
-        assert all(f"== {protocol}:" in out for protocol in task.ways), name
+        assert all(f"== {protocol}:" in out for protocol in task.protocols), name
         assert "   | " in out, name
 
 

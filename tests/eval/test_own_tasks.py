@@ -12,16 +12,16 @@ from vl2.errors import UserError
 from vl2.eval.catalogue import find_task
 from vl2.eval.during_training import TaskEvaluation
 from vl2.eval.run import choose
-from vl2.eval.task import Item, Where
+from vl2.eval.task import DataSource, Item
 from vl2.infer.vlm import VLM
 
 
 def items(name: str, data: Path, split: str | None = None) -> list[Item]:
-    return list(find_task(name).items(Where(data=data, split=split)))
+    return list(find_task(name).items(DataSource(data=data, split=split)))
 
 
 def score(name: str, item: Item, answer: str) -> float:
-    return find_task(name).way()[1].mark(item, answer).score
+    return find_task(name).protocol()[1].score(item, answer).value
 
 
 def kept_back(kind: str) -> tuple[str, str]:
@@ -50,8 +50,8 @@ def test_nlvr_asks_about_the_groups_that_training_never_sees(tmp_path: Path) -> 
 
 
 def left_out(name: str, data: Path, *, whole: bool = False) -> dict[str, int]:
-    where = Where(data=data, whole=whole)
-    return {why.why: count for why, count in choose(find_task(name), where, None).left_out.items()}
+    source = DataSource(data=data, whole=whole)
+    return {why.why: count for why, count in choose(find_task(name), source, None).left_out.items()}
 
 
 def test_nlvr_and_sroie_say_how_many_items_they_left_out_and_can_ask_all(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_nlvr_and_sroie_say_how_many_items_they_left_out_and_can_ask_all(tmp_pat
     assert left_out("sroie_fields", tmp_path) == expected
     assert len(items("nlvr", tmp_path)) == 1
     for name, count in (("nlvr", 5), ("sroie_lines", 5), ("sroie_fields", 15)):
-        assert len(list(find_task(name).items(Where(data=tmp_path, whole=True)))) == count
+        assert len(list(find_task(name).items(DataSource(data=tmp_path, whole=True)))) == count
     assert left_out("nlvr", tmp_path, whole=True) == {}
     assert left_out("sroie_fields", tmp_path, whole=True) == {"without a gold answer in the data": 5}
 
@@ -95,8 +95,8 @@ def test_every_item_of_the_data_is_asked_or_counted_as_left_out(tmp_path: Path) 
         tmp_path / "m/MMMU_DEV_VAL.tsv", [{"index": n, "split": s, **mmmu} for n, s in enumerate(("dev", "validation"))]
     )
     assert left_out("mmmu", tmp_path / "m") == {"of other splits": 1}
-    assert not choose(find_task("mmmu"), Where(data=tmp_path / "m"), None).is_subset
-    assert choose(find_task("wikitables"), Where(data=tmp_path / "w"), None).is_subset
+    assert not choose(find_task("mmmu"), DataSource(data=tmp_path / "m"), None).is_subset
+    assert choose(find_task("wikitables"), DataSource(data=tmp_path / "w"), None).is_subset
 
 
 @pytest.mark.parametrize("name", ["nlvr", "sroie_lines"])
@@ -168,7 +168,7 @@ def test_a_drawn_test_is_the_same_every_time_and_a_limit_takes_its_first_items(n
     from itertools import islice
 
     task = find_task(name)
-    three, two = (list(islice(task.items(Where()), count)) for count in (3, 2))
+    three, two = (list(islice(task.items(DataSource()), count)) for count in (3, 2))
     assert [(i.id, i.question, i.gold, i.images) for i in three[:2]] == [
         (i.id, i.question, i.gold, i.images) for i in two
     ]

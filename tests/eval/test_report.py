@@ -17,7 +17,7 @@ from vl2.eval.report import WORST, chosen, facts, make_report, write_reports
 from vl2.eval.results import RunId, open_run, write_results
 from vl2.eval.run import limited, scan_items, tiling_text
 from vl2.eval.score import SCORER_VERSION
-from vl2.eval.task import Item, Result, Where
+from vl2.eval.task import DataSource, Item, Result
 from vl2.process.tiling import Tiling
 
 
@@ -30,12 +30,12 @@ def result(item: Item, answer: str, score: float, **changes: object) -> Result:
 
 
 def run_id(task: str, **changes: object) -> RunId:
-    protocol = str(changes.get("protocol", find_task(task).way()[0]))
-    way = find_task(task).way(protocol)[1]
+    name = str(changes.get("protocol", find_task(task).protocol()[0]))
+    protocol = find_task(task).protocol(name)[1]
     fields = {
-        "protocol": protocol, "limit": None, "split": None, "parameters": 3_370_501_440, "judge": None, "data": "d",
+        "protocol": name, "limit": None, "split": None, "parameters": 3_370_501_440, "judge": None, "data": "d",
         "size": "tiny", "scorer": SCORER_VERSION,
-        "max_new_tokens": way.max_new_tokens, "tiling": tiling_text(Tiling(), way.max_tiles),
+        "max_new_tokens": protocol.max_new_tokens, "tiling": tiling_text(Tiling(), protocol.max_tiles),
     } | changes  # fmt: skip
     return RunId(
         task=task, model="m", weights="w", arithmetic="float32 on cpu", version="0",
@@ -43,26 +43,26 @@ def run_id(task: str, **changes: object) -> RunId:
     )  # fmt: skip
 
 
-def written(folder: Path, task: str, results: list[Result], where: Where, **changes: object) -> Path:
-    _, digest = scan_items(limited(find_task(task), where, len(results)))
+def written(folder: Path, task: str, results: list[Result], source: DataSource, **changes: object) -> Path:
+    _, digest = scan_items(limited(find_task(task), source, len(results)))
     open_run(folder / task, run_id(task, **{"data": digest} | changes))
     write_results(folder / task, results)
-    write_reports(folder, {task: find_task(task)}, where)
+    write_reports(folder, {task: find_task(task)}, source)
     return folder / task
 
 
-def charts(folder: Path, count: int = 3) -> Where:
+def charts(folder: Path, count: int = 3) -> DataSource:
     row = {"type": "human_test", "question": "How <b>high</b>?", "answer": "14", "image": cell()}
     parquet(folder / "test-00000-of-00001.parquet", [row] * count)
-    return Where(data=folder)
+    return DataSource(data=folder)
 
 
 @pytest.fixture
 def chart_run(tmp_path: Path) -> Path:
-    where = charts(tmp_path / "data")
-    items = list(limited(find_task("chartqa"), where, None))
+    source = charts(tmp_path / "data")
+    items = list(limited(find_task("chartqa"), source, None))
     results = [result(items[0], "14", 1.0), result(items[1], "<script>", 0.0), result(items[2], "14.1", 1.0)]
-    return written(tmp_path / "out", "chartqa", results, where)
+    return written(tmp_path / "out", "chartqa", results, source)
 
 
 def test_the_paper_stands_beside_the_figure_of_a_released_size_its_own_first(chart_run: Path) -> None:
@@ -91,9 +91,9 @@ def test_the_paper_stands_beside_the_figure_of_a_released_size_its_own_first(cha
 def test_no_figure_of_the_paper_stands_beside_a_run_of_another_test_or_size(
     changes: dict[str, object], why: str, tmp_path: Path
 ) -> None:
-    where = charts(tmp_path / "data")
-    results = [result(item, "14", 1.0) for item in limited(find_task("chartqa"), where, None)]
-    run = written(tmp_path / "out", "chartqa", results, where, **changes)
+    source = charts(tmp_path / "data")
+    results = [result(item, "14", 1.0) for item in limited(find_task("chartqa"), source, None)]
+    run = written(tmp_path / "out", "chartqa", results, source, **changes)
     for file in (run / "report.md", run / "report.html", run.parent / "report.md", run.parent / "report.html"):
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"\b(81|84\.5|86)(\.0)?\b", text.partition("<main>")[0].replace(":86", "")), file
@@ -145,14 +145,14 @@ def test_samples_are_shown_with_their_pictures_failures_first_and_every_text_esc
 
 def test_the_page_of_the_folder_keeps_the_runs_of_earlier_calls(tmp_path: Path) -> None:
     task = find_task("count_objects")
-    items = list(limited(task, Where(), 2))
-    written(tmp_path, "count_objects", [result(item, "3", 0.0) for item in items], Where(), limit=2)
+    items = list(limited(task, DataSource(), 2))
+    written(tmp_path, "count_objects", [result(item, "3", 0.0) for item in items], DataSource(), limit=2)
     pictures = charts(tmp_path / "data", 1)
     (item,) = limited(find_task("chartqa"), pictures, None)
     written(tmp_path, "chartqa", [result(item, "14", 1.0)], pictures)
     (tmp_path / "presence").mkdir()
     open_run(tmp_path / "presence", run_id("presence"))  # begun, not finished
-    reports = write_reports(tmp_path, TASKS, Where())
+    reports = write_reports(tmp_path, TASKS, DataSource())
     assert [report.task.name for report in reports] == ["chartqa", "count_objects"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.index('href="chartqa/report.html"') < page.index('href="count_objects/report.html"')
@@ -161,7 +161,7 @@ def test_the_page_of_the_folder_keeps_the_runs_of_earlier_calls(tmp_path: Path) 
 def test_a_folder_without_a_finished_run_says_so(tmp_path: Path) -> None:
     open_run(tmp_path / "presence", run_id("presence"))
     with pytest.raises(UserError, match=r"no run in .* is finished"):
-        write_reports(tmp_path, TASKS, Where())
+        write_reports(tmp_path, TASKS, DataSource())
 
 
 @pytest.mark.parametrize(
@@ -216,9 +216,9 @@ def test_data_that_are_not_here_leave_a_report_without_pictures_and_the_others_w
     photos = tmp_path / "photos"
     row = {"question_id": 1, "question": "What is it?", "answers": ["x"] * 10, "image": cell()}
     parquet(photos / "validation-00000-of-00001.parquet", [row])
-    (item,) = limited(find_task("textvqa"), Where(data=photos), None)
+    (item,) = limited(find_task("textvqa"), DataSource(data=photos), None)
     out = tmp_path / "out"
-    written(out, "textvqa", [result(item, "x", 1.0)], Where(data=photos))
+    written(out, "textvqa", [result(item, "x", 1.0)], DataSource(data=photos))
     pictures = charts(tmp_path / "charts", 1)
     (item,) = limited(find_task("chartqa"), pictures, None)
     written(out, "chartqa", [result(item, "14", 1.0)], pictures)
@@ -236,7 +236,7 @@ def test_pictures_of_other_data_with_the_same_ids_are_not_shown(
 ) -> None:
     row = {"type": "human_test", "question": "How low?", "answer": "14", "image": cell(50)}
     parquet(tmp_path / "others/test-00000-of-00001.parquet", [row] * 3)
-    write_reports(chart_run, TASKS, Where(data=tmp_path / "others"))
+    write_reports(chart_run, TASKS, DataSource(data=tmp_path / "others"))
     assert capsys.readouterr().err == "chartqa: the report has no pictures: the data are not those of the run\n"
     assert "data:image/jpeg;base64," not in (chart_run / "report.html").read_text(encoding="utf-8")
 
@@ -298,7 +298,7 @@ def test_the_guide_lists_every_task_with_the_papers_figures() -> None:
 
 
 def test_a_run_is_described_in_json_for_programs(chart_run: Path) -> None:
-    (report,) = write_reports(chart_run, TASKS, Where())
+    (report,) = write_reports(chart_run, TASKS, DataSource())
     found = json.loads(json.dumps(report.to_dict()))
     assert (found["task"], found["items"], found["comparable"]) == ("chartqa", 3, True)
     assert found["paper"] == {"tiny": 81.0, "small": 84.5, "base": 86.0}

@@ -14,10 +14,10 @@ from vl2.errors import UserError
 from vl2.eval.answering import answers, prepared
 from vl2.eval.catalogue import find_task
 from vl2.eval.judge import Judge
-from vl2.eval.progress import Progress, duration
+from vl2.eval.progress import EvalProgress, duration
 from vl2.eval.results import RESULTS, read_parts, read_results, read_run
 from vl2.eval.run import Options, limited, run_task, scan_items
-from vl2.eval.task import Item, JudgeRule, Mark, Result, Task, Way, Where, mean_score
+from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Result, Score, Task, mean_score
 from vl2.infer.prompts import user_message
 from vl2.infer.vlm import VLM, load
 
@@ -28,7 +28,7 @@ OPTIONS = Options(limit=ITEMS, batch_size=2, max_new_tokens=3, quiet=True)
 
 
 def run(vlm: VLM, folder: Path, options: Options = OPTIONS, task: Task = TASK) -> list[Result]:
-    return run_task(vlm, task, Where(), folder, options, model="nano")
+    return run_task(vlm, task, DataSource(), folder, options, model="nano")
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(nano: VLM, tmp_path: Pat
     assert [result.id for result in read_parts(folder).values()] == [json.loads(line)["id"] for line in lines[:2]]
     asked: list[str] = []
 
-    def counting(vlm: VLM, way: Way, items: Iterator[Item], *, batch_size: int) -> Iterator[Result]:
-        for result in answers(vlm, way, items, batch_size=batch_size):
+    def counting(vlm: VLM, protocol: Protocol, items: Iterator[Item], *, batch_size: int) -> Iterator[Result]:
+        for result in answers(vlm, protocol, items, batch_size=batch_size):
             asked.append(result.id)
             yield result
 
@@ -108,7 +108,7 @@ def test_two_items_of_one_id_are_refused() -> None:
 
 
 def test_a_result_holds_the_prompt_the_answer_and_what_was_read(whole: Path) -> None:
-    first, item = read_results(whole)[0], next(limited(TASK, Where(), 1))
+    first, item = read_results(whole)[0], next(limited(TASK, DataSource(), 1))
     assert first.prompt == f"<image>\n{item.question}"
     assert (first.id, first.gold) == (item.id, item.gold)
     assert 1 <= first.completion_tokens <= 3
@@ -122,22 +122,22 @@ def test_a_number_below_one_is_refused(field: str) -> None:
 
 
 def undecided_task(count: int = 1) -> Task:
-    def read(task: Task, where: Where) -> Iterator[Item]:
+    def read(task: Task, source: DataSource) -> Iterator[Item]:
         for number in range(count):
             yield Item(id=f"item {number}", question="What?", gold=["blue"])
 
     judge = JudgeRule(
         prompt=lambda item, answer: f"{item.question} {answer!r}",
-        mark=lambda item, reply: Mark(score=float(reply == item.gold[0]), read=f"{reply} (judge)"),
+        score=lambda item, reply: Score(value=float(reply == item.gold[0]), read=f"{reply} (judge)"),
     )
-    way = Way(
+    protocol = Protocol(
         messages=lambda item: [user_message(item.question, [])],
-        mark=lambda item, answer: Mark(score=0.0, is_undecided=True),
+        score=lambda item, answer: Score(value=0.0, is_undecided=True),
         says="",
         max_new_tokens=2,
         judge=judge,
     )
-    return Task(name="undecided", title="", layout="", read=read, ways={"vl2": way}, metric=mean_score)
+    return Task(name="undecided", title="", layout="", read=read, protocols={"vl2": protocol}, metric=mean_score)
 
 
 def test_a_judge_reads_what_the_rules_left_open_and_the_model_is_not_asked_again(nano: VLM, tmp_path: Path) -> None:
@@ -203,13 +203,15 @@ def test_an_answer_without_a_reply_stays_undecided_and_the_rest_is_judged(nano: 
 
 
 def test_an_item_that_cannot_be_asked_counts_as_wrong_and_the_run_goes_on(nano: VLM) -> None:
-    way = replace(undecided_task().ways["vl2"], messages=lambda item: [user_message(item.question, item.images)])
+    protocol = replace(
+        undecided_task().protocols["vl2"], messages=lambda item: [user_message(item.question, item.images)]
+    )
     items = [
         Item(id="broken", question="?", images=(b"no picture",), gold=["x"]),
         Item(id="long", question="word " * 5000, gold=["x"]),
         Item(id="good", question="?", gold=["x"]),
     ]
-    found = {result.id: result for result in answers(nano, way, items, batch_size=2)}
+    found = {result.id: result for result in answers(nano, protocol, items, batch_size=2)}
     assert found["broken"].finish_reason == found["long"].finish_reason == "refused"
     assert found["good"].finish_reason in ("stop", "length")
     assert "cannot" in found["broken"].read
@@ -232,16 +234,16 @@ def test_the_same_pictures_in_another_folder_are_the_same_data(tmp_path: Path) -
 
 
 def test_a_task_with_more_tiles_cuts_finer_and_a_given_number_wins(nano: VLM) -> None:
-    way = replace(TASK.ways["vl2"], max_tiles=18)
-    assert len(prepared(nano, way, 4).processor.canvases) > len(nano.processor.canvases)
+    protocol = replace(TASK.protocols["vl2"], max_tiles=18)
+    assert len(prepared(nano, protocol, 4).processor.canvases) > len(nano.processor.canvases)
     chosen = VLM(nano.model, nano.processor.with_tiling("paper", 4), folder=nano.folder)
-    assert prepared(chosen, way, 4).processor.max_tiles == 4
-    assert prepared(nano, way, 4).limits.max_rows == 4
+    assert prepared(chosen, protocol, 4).processor.max_tiles == 4
+    assert prepared(nano, protocol, 4).limits.max_rows == 4
 
 
 def test_progress_tells_the_time_left_from_the_items_of_this_call() -> None:
     now = [0.0]
-    progress = Progress("task", total=30, done_before=10, quiet=True, clock=lambda: now[0])
+    progress = EvalProgress("task", total=30, done_before=10, quiet=True, clock=lambda: now[0])
     now[0] = 20.0
     progress.step([1.0] * 5 + [0.0] * 5)
     assert progress.line(20.0) == "task: 20 of 30, score 50.0, 20 s left"

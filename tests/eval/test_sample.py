@@ -12,7 +12,7 @@ from tests.eval.fixtures import cell, json_file, parquet, picture_file, png, tsv
 from vl2.eval.catalogue import find_task
 from vl2.eval.run import choose, limited
 from vl2.eval.sample import Key, sample
-from vl2.eval.task import Item, Where
+from vl2.eval.task import DataSource, Item
 
 
 def keys(**sizes: int) -> list[Key]:
@@ -66,25 +66,25 @@ def test_clusters_are_taken_whole_where_a_figure_needs_all_of_them() -> None:
         assert len(taken) == max(1, limit // 4)
 
 
-def charts(folder: Path, count: int = 8) -> Where:
+def charts(folder: Path, count: int = 8) -> DataSource:
     """Write ChartQA in the layout of its release: a file of each half."""
     picture_file(folder / "test/png/1.png")
     for part in ("augmented", "human"):
         rows = [{"imgname": "1.png", "query": f"{part} {n}?", "label": "1"} for n in range(count)]
         json_file(folder / f"test/test_{part}.json", rows)
-    return Where(data=folder)
+    return DataSource(data=folder)
 
 
 def test_a_limited_run_of_charts_is_of_both_halves_in_the_order_of_the_data(tmp_path: Path) -> None:
-    where, task = charts(tmp_path), find_task("chartqa")
-    everything = [item.id for item in task.items(where)]
-    found = list(limited(task, where, 6))
+    source, task = charts(tmp_path), find_task("chartqa")
+    everything = [item.id for item in task.items(source)]
+    found = list(limited(task, source, 6))
     assert Counter(item.part for item in found) == {"augmented": 3, "human": 3}
     assert [item.id for item in found] == sorted((item.id for item in found), key=everything.index)
-    chosen = choose(task, where, 6)
+    chosen = choose(task, source, 6)
     assert (chosen.available, chosen.seed, chosen.is_subset) == (16, 0, True)
     for limit in (None, 16, 99):
-        whole = choose(task, where, limit)
+        whole = choose(task, source, limit)
         assert (len(list(whole.items())), whole.seed, whole.is_subset) == (16, None, False)
 
 
@@ -94,7 +94,7 @@ def test_a_limited_run_of_mmmu_is_of_many_subjects(tmp_path: Path) -> None:
     for subject in subjects:
         rows = [{"id": f"validation_{subject}_{n}", **row} for n in range(5)]
         parquet(tmp_path / subject / "validation-00000-of-00001.parquet", rows)
-    found = limited(find_task("mmmu"), Where(data=tmp_path), 4)
+    found = limited(find_task("mmmu"), DataSource(data=tmp_path), 4)
     assert sorted(item.part for item in found) == list(subjects)
 
 
@@ -105,7 +105,7 @@ def test_a_limited_run_of_mmbench_asks_every_rotation_of_a_question(tmp_path: Pa
         for rotation in range(2) for n in range(6)
     ]  # fmt: skip
     tsv(tmp_path / "MMBench_DEV_EN.tsv", rows)
-    found = list(limited(find_task("mmbench_en"), Where(data=tmp_path), 6))
+    found = list(limited(find_task("mmbench_en"), DataSource(data=tmp_path), 6))
     assert Counter(Counter(item.cluster for item in found).values()) == {2: 3}
     assert len({item.part for item in found}) == 3
 
@@ -117,7 +117,7 @@ def test_both_questions_of_a_picture_of_mme_are_asked(tmp_path: Path) -> None:
         for n in range(5) for k in range(2)
     ]  # fmt: skip
     tsv(tmp_path / "MME.tsv", rows)
-    found = list(limited(find_task("mme"), Where(data=tmp_path), 5))
+    found = list(limited(find_task("mme"), DataSource(data=tmp_path), 5))
     assert Counter(Counter(item.cluster for item in found).values()) == {2: 2}
 
 
@@ -139,6 +139,6 @@ def test_a_limited_run_writes_down_its_sample_and_goes_on_with_it(tmp_path: Path
 
 
 def test_a_drawn_test_is_drawn_from_its_own_seed() -> None:
-    chosen = choose(find_task("presence"), Where(), 3)
+    chosen = choose(find_task("presence"), DataSource(), 3)
     assert (chosen.seed, chosen.available, chosen.is_subset) == (990_001, None, False)
     assert [type(item) for item in chosen.items()] == [Item] * 3

@@ -13,7 +13,7 @@ from vl2.eval.answering import prompt_text
 from vl2.eval.catalogue import PAPERS, find_task
 from vl2.eval.interval import bootstrap
 from vl2.eval.rows import has_text
-from vl2.eval.task import Item, Where
+from vl2.eval.task import DataSource, Item
 from vl2.process.image import open_image
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -28,15 +28,15 @@ Make = Callable[[Path], object]
 
 def items(name: str, data: Path, split: str | None = None) -> list[Item]:
     task = find_task(name)
-    return list(task.items(Where(data=data, split=split)))
+    return list(task.items(DataSource(data=data, split=split)))
 
 
 def said(name: str, item: Item, protocol: str) -> str:
-    return prompt_text(find_task(name).way(protocol)[1].messages(item)).removeprefix("<image>\n")
+    return prompt_text(find_task(name).protocol(protocol)[1].messages(item)).removeprefix("<image>\n")
 
 
 def score(name: str, item: Item, answer: str, protocol: str) -> float:
-    return find_task(name).way(protocol)[1].mark(item, answer).score
+    return find_task(name).protocol(protocol)[1].score(item, answer).value
 
 
 def charts(folder: Path) -> None:
@@ -309,16 +309,16 @@ def test_a_test_split_without_gold_answers_is_read_and_gives_no_points(tmp_path:
     (item,) = items(name, tmp_path, split="test")
     assert not has_text(item.gold)
     assert open_image(item.images[0]).size == SIZE
-    for protocol in find_task(name).ways:
+    for protocol in find_task(name).protocols:
         assert score(name, item, "", protocol) == 0
         assert score(name, item, "none", protocol) == 0
 
 
 def test_a_task_without_data_says_what_it_reads(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"docvqa reads local files: say where with --data; it reads validation"):
-        list(find_task("docvqa").items(Where()))
+        list(find_task("docvqa").items(DataSource()))
     with pytest.raises(UserError, match="is not there"):
-        list(find_task("docvqa").items(Where(data=tmp_path / "none")))
+        list(find_task("docvqa").items(DataSource(data=tmp_path / "none")))
 
 
 # What each protocol asks: the texts of VLMEvalKit's sets and lmms-eval's tasks; tests/eval/harness compares them with
@@ -399,48 +399,48 @@ def test_a_protocol_scores_by_its_own_rules(name: str, item: Item, protocol: str
 
 def test_every_benchmark_has_the_three_protocols_and_says_which_was_published() -> None:
     for task in PAPERS:
-        assert set(task.ways) == {"paper", "vlmevalkit", "lmms-eval"}, task.name
+        assert set(task.protocols) == {"paper", "vlmevalkit", "lmms-eval"}, task.name
         # POPE is in none of the paper's tables.
         assert (task.published_by is None) == (task.name == "pope")
 
 
 def test_infographics_are_cut_into_up_to_eighteen_tiles_by_the_papers_protocol_alone() -> None:
-    assert find_task("infovqa").ways["paper"].max_tiles == 18
-    assert find_task("infovqa").ways["lmms-eval"].max_tiles is None
+    assert find_task("infovqa").protocols["paper"].max_tiles == 18
+    assert find_task("infovqa").protocols["lmms-eval"].max_tiles is None
 
 
 def test_mathvista_needs_a_judge_for_what_is_no_bare_number() -> None:
     notes = {"is_multiple_choice": False, "answer_type": "integer", "choices": [], "precision": 0}
     item = Item(id="1", question="?", gold="3", notes=notes)
-    for protocol in ("vlmevalkit", "lmms-eval"):
-        way = find_task("mathvista").way(protocol)[1]
-        assert way.mark(item, "3").score == 1.0
-        assert way.mark(item, "There are three").is_undecided
-        assert way.judge is not None
-        assert way.judge.mark(item, "3").score == 1.0
+    for name in ("vlmevalkit", "lmms-eval"):
+        protocol = find_task("mathvista").protocol(name)[1]
+        assert protocol.score(item, "3").value == 1.0
+        assert protocol.score(item, "There are three").is_undecided
+        assert protocol.judge is not None
+        assert protocol.judge.score(item, "3").value == 1.0
 
 
 def judged(name: str, item: Item, reply: str) -> float:
-    judge = find_task(name).way("vlmevalkit")[1].judge
+    judge = find_task(name).protocol("vlmevalkit")[1].judge
     assert judge is not None
-    return judge.mark(item, reply).score
+    return judge.score(item, reply).value
 
 
 def test_a_judge_can_name_an_option_that_stands_in_the_question() -> None:
     item = Item(id="1", question="Where?\nA. left\nB. right", gold="B")
     for name in ("mmstar", "realworldqa"):
-        judge = find_task(name).way("vlmevalkit")[1].judge
+        judge = find_task(name).protocol("vlmevalkit")[1].judge
         assert judge is not None
         assert judge.prompt(item, "on the right").endswith(f"Question: {item.question}\n\n\nAnswer: on the right")
         assert [judged(name, item, reply) for reply in ("B", "B.", "A", "Z", "none")] == [1.0, 1.0, 0.0, 0.0, 0.0]
 
 
 def test_a_judge_of_mmmu_tells_whether_an_open_answer_is_the_gold_one() -> None:
-    way = find_task("mmmu").way("vlmevalkit")[1]
+    protocol = find_task("mmmu").protocol("vlmevalkit")[1]
     item = Item(id="1", question="How many?", gold=["7", "seven"])
-    assert way.mark(item, "I count a few of them in this picture, about half a dozen").is_undecided
-    assert way.judge is not None
-    assert "How many?\nA. 7\nB. Other Answers\n" in way.judge.prompt(item, "half a dozen")
+    assert protocol.score(item, "I count a few of them in this picture, about half a dozen").is_undecided
+    assert protocol.judge is not None
+    assert "How many?\nA. 7\nB. Other Answers\n" in protocol.judge.prompt(item, "half a dozen")
     assert [judged("mmmu", item, reply) for reply in ("A", "B", "Z")] == [1.0, 0.0, 0.0]
     choice = Item(id="1", question="?", options=("left", "right"), gold=["B"])
     assert [judged("mmmu", choice, reply) for reply in ("A", "B")] == [0.0, 1.0]
@@ -449,9 +449,9 @@ def test_a_judge_of_mmmu_tells_whether_an_open_answer_is_the_gold_one() -> None:
 @pytest.mark.parametrize("protocol", ["paper", "vlmevalkit"])
 def test_a_word_names_no_option_whose_text_is_in_the_question(protocol: str) -> None:
     item = Item(id="1", question="Where? A: cat, B: fox, C: cow, D: owl", gold="D")
-    mark = find_task("mmstar").way(protocol)[1].mark
-    assert (mark(item, "dog").read, mark(item, "dog").score) == ("", 0.0)
-    assert (mark(item, "D").score, mark(item, "The answer is D.").score) == (1.0, 1.0)
+    score = find_task("mmstar").protocol(protocol)[1].score
+    assert (score(item, "dog").read, score(item, "dog").value) == ("", 0.0)
+    assert (score(item, "D").value, score(item, "The answer is D.").value) == (1.0, 1.0)
 
 
 def test_a_judge_of_mathvista_may_end_its_letter_or_number_with_a_full_stop() -> None:

@@ -17,7 +17,7 @@ from vl2.plan.parameters import fullest_share
 from vl2.plan.profile import DataProfile
 from vl2.plan.search import Fixed, PlannedStage, choices, plan_stage
 from vl2.train.parallel.unit_costs import UnitCosts
-from vl2.train.recipe import CutKind
+from vl2.train.recipe import SplitKind
 from vl2.train.shard import check_divided
 from vl2.train.stage import STAGES, Part
 
@@ -64,7 +64,7 @@ def test_weights_are_gathered_for_images_and_for_text_and_buffers_are_kept_for_b
     mixed = Work(tokens=np.array([4096] * 16), tiles=np.array([9] * 8 + [0] * 8))
     ratios = {}
     # What the first rank sends on of a text alone: states of the language model, or patches of a blank tile.
-    cuts: dict[CutKind, int] = {"looped": 4096 * 1280, "contiguous": 27**2 * 1152}
+    cuts: dict[SplitKind, int] = {"looped": 4096 * 1280, "contiguous": 27**2 * 1152}
     for cut, sent in cuts.items():
         choice = LayoutChoice(pipeline=2, expert_parallel=1, cut=cut)
         one, two = (step_time(config, cluster(4), choice, costs, work, kept_bytes=16.0) for work in (images, mixed))
@@ -152,7 +152,7 @@ def test_measured_costs_are_written_and_read_back(tmp_path: Path) -> None:
 
 def test_the_formula_for_units_adds_up_to_that_of_the_model() -> None:
     from vl2.train.flops import ForwardCost
-    from vl2.train.parallel.cut import units
+    from vl2.train.parallel.pipeline_split import units
 
     for size in ("tiny", "small", "base"):
         config = preset(size)

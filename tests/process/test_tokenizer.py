@@ -48,13 +48,13 @@ def test_encodings_are_the_released_ones(tag):
 
 @given(TEXTS)
 def test_a_spelled_text_is_its_characters_encoded_one_by_one(tokenizer, text):
-    ids = tokenizer.encode(text, "none", spelled=True)
+    ids = tokenizer.encode(text, "none", by_character=True)
     assert ids == [i for char in text for i in tokenizer.encode(char, "none")]
     assert tokenizer.decode(ids, skip_special=False) == text
 
 
 def test_grounding_tags_stay_whole_in_a_spelled_text(tokenizer):
-    ids = tokenizer.encode("<|ref|>tea<|/ref|>", spelled=True)
+    ids = tokenizer.encode("<|ref|>tea<|/ref|>", by_character=True)
     letters = [i for char in "tea" for i in tokenizer.encode(char)]
     assert ids == [tokenizer.special_ids["<|ref|>"], *letters, tokenizer.special_ids["<|/ref|>"]]
 

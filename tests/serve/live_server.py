@@ -42,7 +42,7 @@ class LiveServer:
         return dict(self.backend.numbers())
 
     def wait_until_idle(self) -> None:
-        wait_for(lambda: self.service.gate.num_inside == 0 and not self.backend.scheduler.has_work)
+        wait_for(lambda: self.service.drain_state.num_under_way == 0 and not self.backend.scheduler.has_work)
 
 
 def wait_for(condition: Any, seconds: float = 30.0) -> None:

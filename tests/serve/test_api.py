@@ -198,7 +198,7 @@ def test_too_many_requests_are_told_to_come_back(nano: VLM) -> None:
 def test_a_server_that_is_draining_is_not_ready(nano: VLM) -> None:
     with serving(engine_backend(nano), ServerSettings(name="nano")) as live:
         assert httpx.get(f"{live.url}/ready").json() == {"status": "ready"}
-        live.service.gate.is_draining = True
+        live.service.drain_state.is_draining = True
         assert httpx.get(f"{live.url}/ready").status_code == 503
         assert httpx.get(f"{live.url}/health").status_code == 200
         refused = live.post(CHAT, HELLO)

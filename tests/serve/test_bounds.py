@@ -14,10 +14,10 @@ import pytest
 from tests.web.scripted_backend import ScriptedBackend
 from vl2.errors import UserError
 from vl2.infer.vlm import VLM
-from vl2.serve import guard as guard_module
+from vl2.serve import request_guard
 from vl2.serve import server as server_module
 from vl2.serve.answer_text import AnswerText
-from vl2.serve.guard import client_of
+from vl2.serve.request_guard import client_of
 from vl2.serve.server import BoundedProtocol
 from vl2.serve.settings import ServerSettings
 
@@ -58,7 +58,7 @@ def test_text_that_cannot_fit_is_refused_before_anything_else(
     assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
     assert "the text has 100" in error["message"]
     assert "the context of 4096 tokens" in error["message"]
-    assert backend.asks == []
+    assert backend.requests == []
 
 
 def test_blanks_around_a_message_do_not_count(live: LiveServer) -> None:
@@ -90,8 +90,8 @@ def test_names_that_a_client_chooses_make_it_no_other(live: LiveServer, backend:
         live.post(CHAT, {**HELLO, "user": f"user {number}"}, headers=headers)
         live.post("/v1/responses", {"model": "nano", "input": "Hello", "user": f"user {number}"}, headers=headers)
         live.post("/v1/completions", {"model": "nano", "prompt": "Hello", "user": f"user {number}"}, headers=headers)
-    assert len(backend.asks) == 9
-    assert {ask.client for ask in backend.asks} == {"127.0.0.1"}
+    assert len(backend.requests) == 9
+    assert {request.client for request in backend.requests} == {"127.0.0.1"}
 
 
 def connect(port: int, start: bytes) -> socket.socket:
@@ -126,7 +126,7 @@ def test_connections_that_say_nothing_make_room_for_others(
     asked = json.dumps(HELLO).encode()
     with ExitStack() as stack:
         under_way = stack.enter_context(connect(live.port, head(len(asked)) + asked))
-        wait_for(lambda: len(backend.asks) == 1)
+        wait_for(lambda: len(backend.requests) == 1)
         opened = []
         for _ in range(60):
             opened.append(stack.enter_context(connect(live.port, b"")))
@@ -177,9 +177,9 @@ def test_a_body_in_chunks_is_read_whole_however_small_they_are(
     with connect(live.port, start + chunked(body, size)) as connection:
         assert b"200 OK" in connection.recv(1000)
         connection.sendall(start + chunked(body, size))  # once more over the same connection
-        wait_for(lambda: len(backend.asks) == 2)
+        wait_for(lambda: len(backend.requests) == 2)
     tokenizer = backend.processor.tokenizer
-    assert {text.strip() in tokenizer.decode(ask.sample.input_ids.tolist()) for ask in backend.asks} == {True}
+    assert {text.strip() in tokenizer.decode(one.sample.input_ids.tolist()) for one in backend.requests} == {True}
 
 
 def large(text: str = "x" * 400_000) -> bytes:
@@ -189,7 +189,7 @@ def large(text: str = "x" * 400_000) -> bytes:
 def stalled(live: LiveServer, stack: ExitStack, count: int) -> list[socket.socket]:
     body = large()
     found = [stack.enter_context(connect(live.port, head(len(body)) + body[:-1])) for _ in range(count)]
-    wait_for(lambda: live.service.gate.num_inside == count)
+    wait_for(lambda: live.service.drain_state.num_under_way == count)
     return found
 
 
@@ -197,8 +197,8 @@ def stalled(live: LiveServer, stack: ExitStack, count: int) -> list[socket.socke
 def test_bodies_that_do_not_end_keep_out_no_small_ones(
     old_s: float, live: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard_module, "OLD_BODY_S", old_s)
-    monkeypatch.setattr(guard_module, "SMALL_BODY", 100_000)
+    monkeypatch.setattr(request_guard, "OLD_BODY_S", old_s)
+    monkeypatch.setattr(request_guard, "SMALL_BODY", 100_000)
     with ExitStack() as stack:
         first, _ = stalled(live, stack, 2)
         assert live.post(CHAT, HELLO).status_code == 200
@@ -209,15 +209,15 @@ def test_bodies_that_do_not_end_keep_out_no_small_ones(
             assert answer.json()["error"]["code"] == "context_length_exceeded"  # it was read, in place of the oldest
             first.settimeout(20)
             assert b" 429 " in first.recv(1000)
-    wait_for(lambda: live.service.gate.num_inside == 0)
+    wait_for(lambda: live.service.drain_state.num_under_way == 0)
 
 
 def test_a_client_that_sends_much_has_its_own_bodies_dropped_for_another(
     live: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard_module, "SMALL_BODY", 100_000)
+    monkeypatch.setattr(request_guard, "SMALL_BODY", 100_000)
     clients = iter(("one", "one", "another"))
-    monkeypatch.setattr(guard_module, "client_of", lambda peer: next(clients))
+    monkeypatch.setattr(request_guard, "client_of", lambda peer: next(clients))
     with ExitStack() as stack:
         first, second = stalled(live, stack, 2)
         answer = httpx.post(live.url + CHAT, content=large(), headers={"Content-Type": "application/json"}, timeout=20)
@@ -225,7 +225,7 @@ def test_a_client_that_sends_much_has_its_own_bodies_dropped_for_another(
         first.settimeout(20)
         assert b" 429 " in first.recv(1000)
         assert not is_closed(second)
-    wait_for(lambda: live.service.gate.num_inside == 0)
+    wait_for(lambda: live.service.drain_state.num_under_way == 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -62,10 +62,10 @@ def body(*urls: str, text: str = "Look.", max_tokens: int = 4, **fields: object)
 def assert_gone(server: LiveServer) -> None:
     """Nothing is under way any more, and nothing is held."""
     service = server.service
-    wait_for(lambda: service.gate.num_inside == 0, 10)
+    wait_for(lambda: service.drain_state.num_under_way == 0, 10)
     server.wait_until_idle()
-    held = (service.image_slots, service.text_slots, service.kept_bytes, service.decoders.memory)
-    assert [slots.num_taken for slots in held] == [0, 0, 0, 0]
+    held = (service.image_semaphore, service.text_semaphore, service.kept_bytes, service.decoders.memory)
+    assert [semaphore.num_taken for semaphore in held] == [0, 0, 0, 0]
     assert server.numbers()["vl2_cache_tokens_reserved"] == 0
     answer = server.post(CHAT, json.loads(body(example("line.png"))))
     assert answer.status_code == 200
@@ -128,7 +128,7 @@ def test_while_a_name_is_looked_up(live: LiveServer, monkeypatch: pytest.MonkeyP
         client = ask(live, body("http://slow-name.test/a.png"))
         is_asked.wait(30)
         client.close()
-        wait_for(lambda: live.service.gate.num_inside == 0, 10)
+        wait_for(lambda: live.service.drain_state.num_under_way == 0, 10)
         wait_for(lambda: not any(thread.name.startswith("vl2-read") and _is_fetching(thread)
                                  for thread in threading.enumerate()), 10)  # fmt: skip
         is_over.set()
@@ -152,10 +152,10 @@ def test_while_a_picture_is_decoded(live: LiveServer, slow_picture: str) -> None
 
 def test_while_it_waits_for_a_process_and_for_a_place(live: LiveServer, slow_picture: str) -> None:
     clients = [ask(live, body(slow_picture)) for _ in range(12)]
-    wait_for(lambda: live.service.image_slots.num_waiting == 8 and live.service.decoders.num_waiting > 0)
+    wait_for(lambda: live.service.image_semaphore.num_waiting == 8 and live.service.decoders.num_waiting > 0)
     for client in clients[4:]:  # those without a place, and then those with one
         client.close()
-    wait_for(lambda: live.service.image_slots.num_waiting == 0, 10)
+    wait_for(lambda: live.service.image_semaphore.num_waiting == 0, 10)
     for client in clients[:4]:
         client.close()
     assert_gone(live)
@@ -175,7 +175,7 @@ def test_while_tokens_are_written(live: LiveServer, monkeypatch: pytest.MonkeyPa
         client = ask(live, body())
         is_begun.wait(30)
         client.close()
-        wait_for(lambda: live.service.gate.num_inside == 0, 10)
+        wait_for(lambda: live.service.drain_state.num_under_way == 0, 10)
         is_over.set()
     assert_gone(live)
 
@@ -193,11 +193,11 @@ def test_while_it_waits_in_the_engine_and_before_its_first_token(talkative: VLM,
     with serving(engine_backend(talkative, max_rows=1), ServerSettings(name="nano")) as server:
         first, second = ask(server, content, path), ask(server, content, path)
         wait_for(lambda: server.numbers()["vl2_queue_length"] == 1 and server.numbers()["vl2_running"] == 1)
-        (second if server.service.gate.num_inside == 2 else first).close()
-        wait_for(lambda: server.service.gate.num_inside == 1, 10)
+        (second if server.service.drain_state.num_under_way == 2 else first).close()
+        wait_for(lambda: server.service.drain_state.num_under_way == 1, 10)
         wait_for(lambda: server.numbers()["vl2_queue_length"] == 0)
         first.close()
-        wait_for(lambda: server.service.gate.num_inside == 0, 10)
+        wait_for(lambda: server.service.drain_state.num_under_way == 0, 10)
         server.wait_until_idle()
 
 
@@ -228,14 +228,14 @@ def test_text_waits_for_no_picture(live: LiveServer, slow_picture: str) -> None:
         clients = [ask(live, body(url)) for _ in range(2)]
         clients += [ask(live, body(slow_picture)) for _ in range(10)]
         service = live.service
-        wait_for(lambda: len(taken) == 2 and service.image_slots.num_waiting == 8)
+        wait_for(lambda: len(taken) == 2 and service.image_semaphore.num_waiting == 8)
         for asked in (
             (CHAT, json.loads(body())),
             ("/v1/completions", {"model": "nano", "prompt": "Hello", "max_tokens": 2}),
             ("/v1/responses", {"model": "nano", "input": "Hello", "max_output_tokens": 2}),
         ):
             assert live.post(*asked).status_code == 200
-        assert service.image_slots.num_waiting == 8
+        assert service.image_semaphore.num_waiting == 8
         for client in clients:
             client.close()
         assert_gone(live)
@@ -245,7 +245,7 @@ def test_more_fetches_than_threads_keep_text_and_data_urls_waiting_for_nothing(n
     settings = ServerSettings(name="nano", allow_private_urls=True, limits=RequestLimits(fetch_timeout_s=100.0))
     with silent_web() as (url, taken), serving(engine_backend(nano), settings) as server:
         clients = [ask(server, body(url)) for _ in range(30)]
-        wait_for(lambda: len(taken) >= 12 and server.service.gate.num_inside == 30)
+        wait_for(lambda: len(taken) >= 12 and server.service.drain_state.num_under_way == 30)
         assert server.post(CHAT, json.loads(body())).status_code == 200
         assert server.post(CHAT, json.loads(body(example("line.png")))).status_code == 200
         for client in clients:
@@ -257,7 +257,7 @@ def test_what_waits_for_a_picture_when_the_server_ends_is_told_so(nano: VLM, slo
     limits = RequestLimits(decode_cpu_s=100.0, decode_timeout_s=100.0)
     with serving(engine_backend(nano), ServerSettings(name="nano", drain_s=0.2, limits=limits)) as server:
         client = ask(server, body(slow_picture))
-        wait_for(lambda: server.service.gate.num_inside == 1)
+        wait_for(lambda: server.service.drain_state.num_under_way == 1)
         graceful = server.service.abort_connection.__self__  # type: ignore[attr-defined]
         graceful.handle_exit(15, None)
         client.settimeout(30)

@@ -88,7 +88,7 @@ def test_a_request_that_waits_is_dropped_when_its_client_goes(talkative: VLM) ->
         for connection in connections[1:]:
             connection.close()
         wait_for(lambda: live.service._numbers()["vl2_queue_length"] == 0)
-        assert live.service.gate.num_inside == 1
+        assert live.service.drain_state.num_under_way == 1
         connections[0].close()
         live.wait_until_idle()
 
@@ -132,7 +132,7 @@ def test_a_client_that_reads_nothing_is_dropped(impatient: LiveServer) -> None:
          "top_logprobs": 20, "temperature": 1.9, "seed": 1, "n": 8}
     ).encode()  # fmt: skip
     connection.sendall(head(content) + content)
-    wait_for(lambda: impatient.service.gate.num_inside == 1)
+    wait_for(lambda: impatient.service.drain_state.num_under_way == 1)
     impatient.wait_until_idle()
     wait_for(lambda: _peers(impatient.port) == 0)
     connection.close()

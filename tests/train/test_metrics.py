@@ -18,7 +18,7 @@ from vl2.errors import UserError
 from vl2.train.metrics import MetricsFile, StepMetrics, read_metrics
 from vl2.train.outputs import Outputs, tracker_names
 from vl2.train.plots import save_run_plots, smooth
-from vl2.train.progress import Progress, format_time
+from vl2.train.progress import TrainProgress, format_time
 from vl2.train.ranks import Ranks
 from vl2.train.trackers import open_tracker
 
@@ -175,7 +175,7 @@ class Terminal(io.StringIO):
 
 def test_plain_lines_say_what_one_watches() -> None:
     out = io.StringIO()
-    with Progress(4, 0, log_every=2, file=out) as progress:
+    with TrainProgress(4, 0, log_every=2, file=out) as progress:
         for step in range(1, 5):
             progress.step(metrics(step, discarded="loss is nan" if step == 2 else ""))
         progress.say("saved")
@@ -186,7 +186,7 @@ def test_plain_lines_say_what_one_watches() -> None:
 
 def test_a_terminal_gets_a_bar_and_lines_above_it() -> None:
     out = Terminal()
-    with Progress(4, 2, file=out) as progress:
+    with TrainProgress(4, 2, file=out) as progress:
         progress.step(metrics(3))
         progress.say("[saved]")
     assert "3/4" in out.getvalue()
@@ -196,7 +196,7 @@ def test_a_terminal_gets_a_bar_and_lines_above_it() -> None:
 
 @pytest.mark.parametrize("file", [io.StringIO(), Terminal()])
 def test_quiet_says_nothing(file: io.StringIO) -> None:
-    with Progress(4, 0, quiet=True, file=file) as progress:
+    with TrainProgress(4, 0, quiet=True, file=file) as progress:
         progress.step(metrics(1))
         progress.say("saved")
     assert file.getvalue() == ""

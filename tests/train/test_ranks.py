@@ -10,7 +10,7 @@ import torch
 
 from tests.train.two_ranks import TwoRanks, environment
 from vl2.errors import UserError
-from vl2.train.ranks import ONE, LoneWork, Ranks, join
+from vl2.train.ranks import ONE, Ranks, RankZeroSection, join
 
 TORCHRUN = tuple(environment(0, 1, 29500))
 
@@ -72,15 +72,15 @@ def test_a_rank_that_stays_away_is_not_waited_for_for_ever() -> None:
         two.run(come_only_if_first)
 
 
-def count_alone(ranks: Ranks, timeout_s: float, long_s: float) -> bool:
-    work, until = LoneWork(ranks, timeout_s), time.monotonic() + long_s
+def count_on_rank_zero(ranks: Ranks, timeout_s: float, long_s: float) -> bool:
+    section, until = RankZeroSection(ranks, timeout_s), time.monotonic() + long_s
     if ranks.is_first:
         while time.monotonic() < until:
-            work.go_on()
+            section.heartbeat()
             time.sleep(0.01)
-        work.end()
+        section.end()
     else:
-        work.wait()
+        section.wait()
     ranks.barrier()
     return True
 
@@ -88,17 +88,17 @@ def count_alone(ranks: Ranks, timeout_s: float, long_s: float) -> bool:
 def test_ranks_wait_for_the_work_of_the_first_beyond_the_limit_for_an_answer() -> None:
     two = TwoRanks(collective_s=1.0)
     try:
-        assert two.run(count_alone, 1.0, 2.5) == [True, True]
+        assert two.run(count_on_rank_zero, 1.0, 2.5) == [True, True]
     finally:
         two.close()
 
 
-def sleep_alone(ranks: Ranks, timeout_s: float, long_s: float, fails: bool) -> str:
-    work = LoneWork(ranks, timeout_s)
+def sleep_on_rank_zero(ranks: Ranks, timeout_s: float, long_s: float, fails: bool) -> str:
+    section = RankZeroSection(ranks, timeout_s)
     if not ranks.is_first:
-        work.wait()
+        section.wait()
         return "let go"
-    with work.told():
+    with section.heartbeats():
         time.sleep(long_s)
         if fails:
             raise MemoryError
@@ -108,17 +108,17 @@ def sleep_alone(ranks: Ranks, timeout_s: float, long_s: float, fails: bool) -> s
 def test_ranks_wait_for_work_of_the_first_that_says_nothing_itself() -> None:
     two = TwoRanks(collective_s=1.0)
     try:
-        assert two.run(sleep_alone, 1.0, 2.5, False) == ["done", "let go"]
+        assert two.run(sleep_on_rank_zero, 1.0, 2.5, False) == ["done", "let go"]
         with pytest.raises(AssertionError, match=r"(?s)rank 0: .*MemoryError|rank 1: .*(imed out|losed)"):
-            two.run(sleep_alone, 1.0, 0.1, True)
+            two.run(sleep_on_rank_zero, 1.0, 0.1, True)
     finally:
         two.close()
 
 
 def test_one_rank_alone_tells_nobody_and_fails_as_its_work_does() -> None:
-    assert sleep_alone(ONE, 1.0, 0.0, False) == "done"
+    assert sleep_on_rank_zero(ONE, 1.0, 0.0, False) == "done"
     with pytest.raises(MemoryError):
-        sleep_alone(ONE, 1.0, 0.0, True)
+        sleep_on_rank_zero(ONE, 1.0, 0.0, True)
 
 
 def test_without_torchrun_a_process_is_alone(bare_environment: pytest.MonkeyPatch) -> None:

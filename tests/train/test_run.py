@@ -22,7 +22,7 @@ from tests.train.forks import Fork, wait_for_steps
 from tests.train.toy import make_toy_data, make_toy_model, run_toy, text_record, toy_recipe, toy_stage
 from tests.train.two_ranks import TwoRanks
 from vl2.data.loader import LoadedStep, Loader
-from vl2.data.plan import Entry
+from vl2.data.plan import PackEntry
 from vl2.data.record import Message, Part, Record, StoredImage
 from vl2.data.store import write_records
 from vl2.errors import UserError
@@ -33,10 +33,10 @@ from vl2.train.adapter_options import AdapterOptions
 from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
 from vl2.train.evaluation import Benchmark, HeldOut
 from vl2.train.export import export
-from vl2.train.guard import GuardOptions
+from vl2.train.loss_spike import LossSpikeOptions
 from vl2.train.metrics import OF_THE_MACHINE, read_metrics
 from vl2.train.outputs import Outputs
-from vl2.train.progress import Progress
+from vl2.train.progress import TrainProgress
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Compute, EngineOptions, EvaluationTask, Recipe, read_recipe
 from vl2.train.run import Run, train
@@ -184,7 +184,7 @@ def test_a_run_that_only_discards_gives_up_and_names_the_last_checkpoint(
 ) -> None:
     poison(monkeypatch, lambda step: step > 2)
     recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=50), save_every_steps=2)
-    recipe = dataclasses.replace(recipe, guard=GuardOptions(most_discarded=3))
+    recipe = dataclasses.replace(recipe, guard=LossSpikeOptions(most_discarded=3))
     with pytest.raises(
         UserError, match=r"stopped at step 5: 3 steps in a row .* loss is nan; the last checkpoint is .*step-00000004"
     ):
@@ -196,7 +196,7 @@ def test_a_run_whose_data_go_away_changes_nothing_more_and_gives_up(
 ) -> None:
     num_read, original = 0, Loader._sample
 
-    def sample(self: Loader, record: Record, entry: Entry) -> Sample:
+    def sample(self: Loader, record: Record, entry: PackEntry) -> Sample:
         nonlocal num_read
         num_read += 1
         if num_read > 40:
@@ -205,7 +205,7 @@ def test_a_run_whose_data_go_away_changes_nothing_more_and_gives_up(
 
     monkeypatch.setattr(Loader, "_sample", sample)
     recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=50))
-    recipe = dataclasses.replace(recipe, guard=GuardOptions(most_discarded=3))
+    recipe = dataclasses.replace(recipe, guard=LossSpikeOptions(most_discarded=3))
     with pytest.raises(UserError, match=r": 3 steps in a row .* its data held no token to train; the last checkpoint"):
         run_toy(recipe)
     lines = curve(tmp_path / "run")
@@ -302,7 +302,7 @@ def evaluate_long(ranks: Ranks, timeout_s: float, long_s: float) -> list[str]:
     run.processor = cast(Processor, None)
     run._evaluations = [sleep]
     outputs = SimpleNamespace(evaluation=lambda step, scores: None)
-    run._evaluate(cast(Outputs, outputs), cast(Progress, SimpleNamespace(say=said.append)))
+    run._evaluate(cast(Outputs, outputs), cast(TrainProgress, SimpleNamespace(say=said.append)))
     return said
 
 

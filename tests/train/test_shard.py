@@ -24,7 +24,7 @@ from vl2.train.checkpoint import Checkpoints, find_checkpoint
 from vl2.train.memory import EncoderRecompute, checkpoint_activations
 from vl2.train.parts import freeze
 from vl2.train.ranks import ONE, Ranks
-from vl2.train.shard import Mode, is_sharded, local, origin, shard, sum_gradients_, whole, whole_weights
+from vl2.train.shard import Mode, full_tensor, full_tensors, is_sharded, local, origin, shard, sum_gradients_
 from vl2.train.size import size_of
 from vl2.train.stage import Part, Stage
 from vl2.train.step import StepReport, TrainStep
@@ -139,8 +139,8 @@ def result(step: TrainStep, reports: list[StepReport]) -> Trained:
     return Trained(
         reports=reports,
         weights={
-            name: whole(masters.get(name, tensor)).detach().float().clone()
-            for name, tensor in whole_weights(step.model)
+            name: full_tensor(masters.get(name, tensor)).detach().float().clone()
+            for name, tensor in full_tensors(step.model)
         },
         dtypes={name: tensor.dtype for name, tensor in step.model.state_dict().items()},
         shares={name: local(tensor).numel() / tensor.numel() for name, tensor in named.items()},
@@ -191,7 +191,7 @@ def test_two_ranks_train_as_one_does(pair: TwoRanks, case: Case) -> None:
     first, second = pair.run(train, case)
     assert_same(first, alone, is_exact=case.is_exact)
     assert_same(second, first, is_exact=True)
-    before = {name: tensor.float() for name, tensor in whole_weights(small_model(vocab_size=VOCABULARY).to(case.dtype))}
+    before = {name: tensor.float() for name, tensor in full_tensors(small_model(vocab_size=VOCABULARY).to(case.dtype))}
     for name, weight in first.weights.items():
         is_still = name.split(".")[0] in case.frozen or name.startswith("vision.attn_pool")
         moved = (weight - before[name]).abs().max()

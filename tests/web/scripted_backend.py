@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 
 from vl2.infer.engine.task import Output
 from vl2.process.processor import Processor
-from vl2.serve.backend import Ask, Timing
+from vl2.serve.backend import GenerationRequest, Timing
 
 
 class ScriptedBackend:
-    """Answers every ask with `text`, or all but the first with `later`.
+    """Answers every request with `text`, or all but the first with `later`.
 
     With `pause_after`, that many tokens come, and the rest after `go_on`.
     """
@@ -28,7 +28,7 @@ class ScriptedBackend:
         self.later: str | None = None
         self.pause_after: int | None = None
         self.error: Exception | None = None
-        self.asks: list[Ask] = []
+        self.requests: list[GenerationRequest] = []
         self.num_closed = 0
         self.may_go_on = False
 
@@ -39,11 +39,11 @@ class ScriptedBackend:
 
     async def stop(self) -> None: ...
 
-    async def open(self, asks: Sequence[Ask]) -> ScriptedAnswers:
+    async def open(self, requests: Sequence[GenerationRequest]) -> ScriptedAnswers:
         if self.error is not None:
             raise self.error
-        text = self.later if self.asks and self.later is not None else self.text
-        self.asks += asks
+        text = self.later if self.requests and self.later is not None else self.text
+        self.requests += requests
         return ScriptedAnswers(self, text)
 
     def numbers(self) -> dict[str, float]:

@@ -60,7 +60,7 @@ def test_stopping_ends_the_work_and_keeps_what_came(page: Any, backend: Scripted
     backend.text = "Yes."
     ask(page, "And now?")
     assert answer_text(page) == "Yes."
-    told = backend.processor.tokenizer.decode(backend.asks[-1].sample.input_ids.tolist(), skip_special=False)
+    told = backend.processor.tokenizer.decode(backend.requests[-1].sample.input_ids.tolist(), skip_special=False)
     assert "Count." in told
     assert "One" in told
 
@@ -224,7 +224,7 @@ def test_later_questions_carry_what_was_said(page: Any, backend: ScriptedBackend
             {"role": "user", "content": "Its colour?"},
         ]
     )  # fmt: skip
-    assert backend.asks[-1].sample.input_ids.tolist() == sample.input_ids.tolist()
+    assert backend.requests[-1].sample.input_ids.tolist() == sample.input_ids.tolist()
 
 
 def test_a_refusal_is_shown_as_a_sentence_and_can_be_tried_again(open_page: Callable[..., Any], scripted_server):
@@ -315,10 +315,10 @@ def test_what_is_set_is_what_is_asked(page: Any, backend: ScriptedBackend):
     page.check("#well-formed")
     page.click("#settings >> text=Save")
     ask(page, "Hello?")
-    options = backend.asks[-1].options
+    options = backend.requests[-1].options
     assert (options.max_new_tokens, options.temperature) == (77, 0.5)
     assert options.constraint is not None
-    told = backend.processor.tokenizer.decode(backend.asks[-1].sample.input_ids.tolist())
+    told = backend.processor.tokenizer.decode(backend.requests[-1].sample.input_ids.tolist())
     assert "Be brief." in told
 
 
@@ -348,7 +348,7 @@ def test_escape_and_cancel_leave_the_settings_as_they_were(page: Any, backend: S
     assert page.is_checked("#check-presence")
     page.keyboard.press("Escape")
     ask(page, "Hello?")
-    assert backend.asks[-1].options.max_new_tokens == 77
+    assert backend.requests[-1].options.max_new_tokens == 77
 
 
 def test_enter_in_a_field_of_the_settings_saves(page: Any, backend: ScriptedBackend):
@@ -356,7 +356,7 @@ def test_enter_in_a_field_of_the_settings_saves(page: Any, backend: ScriptedBack
     page.fill("#max-tokens", "55")
     page.press("#max-tokens", "Enter")
     ask(page, "Hello?")
-    assert backend.asks[-1].options.max_new_tokens == 55
+    assert backend.requests[-1].options.max_new_tokens == 55
 
 
 def says(page: Any, first: str, *later: str) -> list[list[Any]]:

@@ -64,7 +64,7 @@ def test_an_example_fills_in_picture_task_and_question(page: Any, backend: Scrip
     assert page.input_value("#question") == "green triangle"
     page.click("#send")
     page.wait_for_selector(DONE)
-    assert backend.asks[-1].images[0].size == (168, 168)
+    assert backend.requests[-1].images[0].size == (168, 168)
     page.click("#new-chat")
     assert page.locator(".turn").count() == 0
     assert page.locator("#welcome").is_visible()

@@ -26,7 +26,7 @@ from vl2.process.tile_report import TileReport
 def same_prompt(backend: ScriptedBackend, prompt: str, *images: Any) -> bool:
     """Tell whether the last ask is what the Python API would have asked."""
     expected = backend.processor.encode([user_message(prompt, images)])
-    found = backend.asks[-1].sample
+    found = backend.requests[-1].sample
     return found.input_ids.tolist() == expected.input_ids.tolist() and bool((found.tiles == expected.tiles).all())
 
 
@@ -47,7 +47,7 @@ def test_the_price_before_sending_is_what_is_then_paid(page: Any, backend: Scrip
     assert page.locator(".cost").all_inner_texts() == [f"{cost} tokens" for cost in costs]
     assert page.locator("#plan").inner_text().startswith(f"{sum(costs)} tokens for ")
     ask(page, "Both?")
-    assert int(backend.asks[-1].sample.image_mask.sum()) == sum(costs)
+    assert int(backend.requests[-1].sample.image_mask.sum()) == sum(costs)
     assert f"{sum(costs)} of them for pictures" in page.locator(".usage").inner_text()
 
 
@@ -86,7 +86,7 @@ def test_a_picture_is_pasted_from_the_clipboard(page: Any, backend: ScriptedBack
     page.keyboard.press("Control+V")
     page.wait_for_selector(".attachment")
     ask(page, "What?")
-    (image,) = backend.asks[-1].images
+    (image,) = backend.requests[-1].images
     assert image.size == (400, 300)
     assert image.getpixel((200, 10)) == (40, 80, 220)
 
@@ -129,7 +129,7 @@ def test_a_picture_held_upright_by_its_camera_is_measured_upright(page: Any, bac
     assert page.locator("#viewer-figures").inner_text().startswith("100 × 300 px")
     page.keyboard.press("Escape")
     ask(page, "What?")
-    assert backend.asks[-1].images[0].size == (100, 300)
+    assert backend.requests[-1].images[0].size == (100, 300)
 
 
 def test_what_is_no_picture_is_told_and_not_taken(page: Any, tmp_path: Path):
@@ -199,13 +199,13 @@ def test_an_object_that_is_marked_with_the_pointer_is_looked_for_in_the_other_pi
     choose(page, "like")
     ask(page)
     marked = mark_object(picture, corners)
-    sent = np.asarray(backend.asks[-1].images[0])
+    sent = np.asarray(backend.requests[-1].images[0])
     red = (np.asarray(marked) == (255, 0, 0)).all(axis=-1)
     found = (sent[..., 0] > 200) & (sent[..., 1] < 60) & (sent[..., 2] < 60)
     assert (red & found).sum() > 0.8 * red.sum()
     assert (found & ~red).sum() < 0.2 * red.sum()
-    assert backend.asks[-1].images[1].size == (120, 480)
-    assert locate_like_prompt() in backend.processor.tokenizer.decode(backend.asks[-1].sample.input_ids.tolist())
+    assert backend.requests[-1].images[1].size == (120, 480)
+    assert locate_like_prompt() in backend.processor.tokenizer.decode(backend.requests[-1].sample.input_ids.tolist())
     assert page.locator(".frame img").get_attribute("alt") == "tall.png"
 
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
-from vl2.batch_job.item import Item
+from vl2.batch_job.item import BatchItem
 from vl2.errors import UserError
 from vl2.infer.reply import Reply
 
 FINISH_REASONS = {"stop": "stop", "length": "length", "repetition": "length", "cancelled": "stop"}  # OpenAI's words
 
 
-def answer_line(item: Item, reply: Reply, model: str) -> dict[str, Any]:
+def answer_line(item: BatchItem, reply: Reply, model: str) -> dict[str, Any]:
     """Return what is written for an answer."""
     told = reply.to_dict()
     if item.form == "plain":
@@ -44,7 +44,7 @@ def answer_line(item: Item, reply: Reply, model: str) -> dict[str, Any]:
     return _openai_line(item, 200, body)
 
 
-def error_line(item: Item, error: UserError) -> dict[str, Any]:
+def error_line(item: BatchItem, error: UserError) -> dict[str, Any]:
     """Return what is written for an item that failed."""
     message = " ".join(str(error).split())
     if item.form == "plain":
@@ -59,10 +59,10 @@ def is_error(line: Mapping[str, Any]) -> bool:
     return response["status_code"] != 200 if isinstance(response, Mapping) else "error" in line
 
 
-def _openai_line(item: Item, status: int, body: dict[str, Any]) -> dict[str, Any]:
+def _openai_line(item: BatchItem, status: int, body: dict[str, Any]) -> dict[str, Any]:
     response = {"status_code": status, "request_id": f"req_{_name(item)}", "body": body}
     return {"id": f"batch_req_{_name(item)}", "custom_id": item.id, "response": response, "error": None}
 
 
-def _name(item: Item) -> str:
+def _name(item: BatchItem) -> str:
     return blake2b(item.id.encode("utf-8", "replace"), digest_size=12).hexdigest()

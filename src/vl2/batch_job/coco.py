@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vl2.batch_job.drawing import file_stems, write_picture
-from vl2.batch_job.item import Item
+from vl2.batch_job.item import BatchItem
 from vl2.batch_job.line_file import item_id
 from vl2.errors import UserError
 from vl2.paths import is_url
@@ -23,7 +23,7 @@ from vl2.process.image import open_image
 UNNAMED = "object"  # a box without a label
 
 
-def to_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[Item], pages: Mapping[str, str]) -> dict[str, Any]:
+def to_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[BatchItem], pages: Mapping[str, str]) -> dict[str, Any]:
     """Return COCO's object for plain lines. An image without boxes is listed, one with an error is not.
 
     `pages` has the paths of pages that were made pictures, by the names of their items.
@@ -69,7 +69,7 @@ def pages_folder(path: Path) -> Path:
     return path.with_name(f"{path.stem}-pages")
 
 
-def write_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[Item], path: Path) -> None:
+def write_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[BatchItem], path: Path) -> None:
     """Write the file, whole or not at all, and the pages of PDF files as pictures beside it."""
     pages = _write_pages(items, pages_folder(path))
     write_whole(path, json.dumps(to_coco(lines, items, pages), ensure_ascii=False))
@@ -88,7 +88,7 @@ def write_whole(path: Path, text: str) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _write_pages(items: Sequence[Item], folder: Path) -> dict[str, str]:
+def _write_pages(items: Sequence[BatchItem], folder: Path) -> dict[str, str]:
     """Write the pages of PDF files, which are no files of their own, and return their paths by the items' names."""
     stems = file_stems(item.id for item in items)
     written: dict[str, str] = {}
@@ -111,7 +111,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _named(item: Item) -> dict[str, str]:
+def _named(item: BatchItem) -> dict[str, str]:
     """Return what COCO says about where a picture is. One without a path or address is called as its item."""
     images = item.read().images
     source = images[-1] if images else None

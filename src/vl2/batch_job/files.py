@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vl2.batch_job.item import Asked, Item
+from vl2.batch_job.item import Asked, BatchItem
 from vl2.batch_job.pdf import count_pages, draw_page, require_library
 from vl2.errors import UserError
 from vl2.infer.prompts import user_message
@@ -28,7 +28,7 @@ def file_items(
     dpi: int = DEFAULT_DPI,
     query: str | None = None,
     leave_out: Sequence[Path] = (),
-) -> list[Item]:
+) -> list[BatchItem]:
     """Return the items of files and folders, the same question for each.
 
     A PDF file that cannot be opened is one item with an error. UserError for a path that is not there, or none found,
@@ -74,11 +74,11 @@ def _natural(file: tuple[str, Path]) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d{1,9})", file[0])]
 
 
-def _picture(name: str, path: Path, question: str, options: GenerateOptions) -> Item:
-    return Item(id=name, read=_asker(path.as_posix, question, options), about={"file": name})
+def _picture(name: str, path: Path, question: str, options: GenerateOptions) -> BatchItem:
+    return BatchItem(id=name, read=_asker(path.as_posix, question, options), about={"file": name})
 
 
-def _pages(name: str, path: Path, question: str, options: GenerateOptions, dpi: int) -> Iterator[Item]:
+def _pages(name: str, path: Path, question: str, options: GenerateOptions, dpi: int) -> Iterator[BatchItem]:
     require_library()
     try:
         num_pages = count_pages(path)
@@ -88,10 +88,10 @@ def _pages(name: str, path: Path, question: str, options: GenerateOptions, dpi: 
         def fail() -> Asked:
             raise reason
 
-        yield Item(id=name, read=fail, about={"file": name})
+        yield BatchItem(id=name, read=fail, about={"file": name})
         return
     for number in range(1, num_pages + 1):
-        yield Item(
+        yield BatchItem(
             id=f"{name}#{number}",
             read=_asker(lambda number=number: draw_page(path, number, dpi), question, options),  # type: ignore[misc]
             about={"file": name, "page": number},

@@ -26,7 +26,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class BatchItem:
     """One line of the output. `read` may raise UserError, which becomes the item's error."""
 
     id: str  # unique within the job
@@ -36,7 +36,7 @@ class Item:
     query: str | None = None  # what is searched for, where one thing is
 
 
-def check_unique(items: Sequence[Item]) -> None:
+def check_unique(items: Sequence[BatchItem]) -> None:
     """Refuse two items of one name: of the second nobody could say whether it is done."""
     seen: set[str] = set()
     for item in items:

@@ -14,7 +14,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from vl2.batch_job.item import Asked, Item
+from vl2.batch_job.item import Asked, BatchItem
 from vl2.errors import UserError
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
@@ -31,7 +31,7 @@ RENAMED = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tok
 EXTRA_OPTIONS = ("response_format", "constrained")
 
 
-def request_items(path: Path, options: GenerateOptions) -> list[Item]:
+def request_items(path: Path, options: GenerateOptions) -> list[BatchItem]:
     """Return one item per line that is not empty. UserError if the file cannot be read or has none."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -45,23 +45,23 @@ def request_items(path: Path, options: GenerateOptions) -> list[Item]:
     return items
 
 
-def _item(line: str, number: int, folder: Path, options: GenerateOptions) -> Item:
+def _item(line: str, number: int, folder: Path, options: GenerateOptions) -> BatchItem:
     try:
         request = json.loads(line)
         problem = None if isinstance(request, dict) else f"a {type(request).__name__}, not an object"
     except (ValueError, RecursionError) as error:
         request, problem = {}, f"not JSON: {error}"
     if problem is not None:
-        return Item(id=f"line {number}", read=_failing(f"line {number} is {problem}"))
+        return BatchItem(id=f"line {number}", read=_failing(f"line {number} is {problem}"))
     if "custom_id" in request or "body" in request:
         name = request.get("custom_id", f"line {number}")
-        return Item(
+        return BatchItem(
             id=name if isinstance(name, str) else f"line {number}",
             read=lambda: _ask_openai(request, folder, options),
             form="openai",
         )
     name, query = request.get("id", f"line {number}"), request.get("locate")
-    return Item(
+    return BatchItem(
         id=str(name),
         read=lambda: _ask_short(request, folder, options),
         query=query if isinstance(query, str) else None,

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vl2.batch_job.answer_line import answer_line, error_line
 from vl2.batch_job.drawing import draw_answer, file_stems
-from vl2.batch_job.item import Item, check_unique
+from vl2.batch_job.item import BatchItem, check_unique
 from vl2.batch_job.line_file import LineFile
 from vl2.errors import UserError
 from vl2.infer.constraint import Constraint
@@ -32,7 +32,7 @@ READ_AHEAD = 2  # items in memory for each that can be decoded: pictures are lar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class BatchProgress:
     """How far a job is."""
 
     total: int
@@ -47,14 +47,14 @@ class Progress:
         return self.total - self.done_before - self.done
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[BatchProgress], None]
 
 
 @dataclass(kw_only=True)
 class _Work:
     """An item between its reading and its line."""
 
-    item: Item
+    item: BatchItem
     line: dict[str, Any] | None = None  # when it is answered
     builder: ReplyBuilder | None = None
     constraint: Constraint | None = None
@@ -72,10 +72,10 @@ class _Job:
     pictures: Mapping[str, Path]  # where the picture of an item with its boxes goes; of none where none is asked for
     report: Report
     model: str
-    progress: Progress
+    progress: BatchProgress
     pending: deque[_Work] = field(default_factory=deque)  # in the order of the items
 
-    def run(self, items: Sequence[Item]) -> None:
+    def run(self, items: Sequence[BatchItem]) -> None:
         limits = EngineLimits(
             max_rows=self.vlm.limits.max_rows,
             prefill_chunk=self.vlm.limits.prefill_chunk,
@@ -113,7 +113,7 @@ class _Job:
         if work.last_image is not None:
             draw_answer(self.pictures[work.item.id], reply, work.last_image)
 
-    def _begin(self, item: Item, scheduler: Scheduler, working: dict[Task, _Work]) -> None:
+    def _begin(self, item: BatchItem, scheduler: Scheduler, working: dict[Task, _Work]) -> None:
         work = _Work(item=item)
         self.pending.append(work)
         try:
@@ -143,7 +143,7 @@ class _Job:
             self.file.append(work.line)
             self.pending.popleft()
             before = self.progress
-            self.progress = Progress(
+            self.progress = BatchProgress(
                 total=before.total,
                 done_before=before.done_before,
                 done=before.done + 1,
@@ -156,13 +156,13 @@ class _Job:
 
 def run_batch(
     vlm: VLM,
-    items: Sequence[Item],
+    items: Sequence[BatchItem],
     out: Path,
     *,
     draw: Path | None = None,
     model: str = "vl2",
     report: Report = lambda progress: None,
-) -> Progress:
+) -> BatchProgress:
     """Answer the items that `out` lacks, one JSON line each. `draw`: a folder for pictures with the boxes.
 
     UserError if the output cannot be written, for instance on a full disk: what is there stays, and the same call
@@ -174,7 +174,7 @@ def run_batch(
         if foreign:
             raise UserError(f"{out} is of another job: it answers {sorted(foreign)[0]!r}, which is not asked here")
         left = [item for item in items if item.id not in file.ids]
-        progress = Progress(total=len(items), done_before=len(items) - len(left))
+        progress = BatchProgress(total=len(items), done_before=len(items) - len(left))
         report(progress)
         stems = {} if draw is None else file_stems(item.id for item in items)
         pictures = {name: draw / f"{stem}.png" for name, stem in stems.items()} if draw is not None else {}

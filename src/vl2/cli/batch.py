@@ -17,7 +17,7 @@ from vl2.errors import UserError
 from vl2.paths import local_path
 
 if TYPE_CHECKING:
-    from vl2.batch_job.item import Item
+    from vl2.batch_job.item import BatchItem
     from vl2.infer.sampling import GenerateOptions
 
 LOOP_REPEATS = 8
@@ -122,7 +122,7 @@ class Batch:
                 f"{num_failed} of {len(items)} items failed: the lines with an error in {lines_path} say why"
             )
 
-    def _check_outputs(self, lines_path: Path, items: Sequence[Item]) -> None:
+    def _check_outputs(self, lines_path: Path, items: Sequence[BatchItem]) -> None:
         """Refuse before the model loads what could not be written after it."""
         check_file(lines_path, "-o")
         if self.coco is not None:
@@ -145,7 +145,7 @@ class Batch:
     def _resolved_inputs(self) -> set[Path]:
         return {local_path(text).resolve() for text in self.inputs}
 
-    def _pictures(self, items: Sequence[Item]) -> Iterator[Path]:
+    def _pictures(self, items: Sequence[BatchItem]) -> Iterator[Path]:
         """Yield the files of the pictures that are read, without opening one."""
         for item in items:
             if "page" in item.about:
@@ -177,7 +177,7 @@ class Batch:
         options = self.generate.options()
         return replace(options, constraint=WellFormedBoxes()) if self.constrained else options
 
-    def _items(self, options: GenerateOptions) -> list[Item]:
+    def _items(self, options: GenerateOptions) -> list[BatchItem]:
         from vl2.batch_job.coco import pages_folder
         from vl2.batch_job.files import file_items
         from vl2.batch_job.request_lines import request_items

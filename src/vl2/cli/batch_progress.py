@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vl2.batch_job.run import Progress, Report
+    from vl2.batch_job.run import BatchProgress, Report
 
 LINE_EVERY_S = 30.0
 
@@ -27,7 +27,7 @@ def batch_progress(*, quiet: bool) -> Iterator[Report]:
         yield _lines()
 
 
-def summary(progress: Progress, out: Path) -> str:
+def summary(progress: BatchProgress, out: Path) -> str:
     """Return the last line of a run."""
     parts = [f"{progress.done_before + progress.done} of {progress.total} done"]
     if progress.done_before:
@@ -39,7 +39,7 @@ def summary(progress: Progress, out: Path) -> str:
     return f"{', '.join(parts)}: {out}"
 
 
-def time_left(progress: Progress, elapsed_s: float) -> str:
+def time_left(progress: BatchProgress, elapsed_s: float) -> str:
     """Return the expected time left, by this run's pace; "" before there is one."""
     if not progress.done or elapsed_s <= 0:
         return ""
@@ -52,7 +52,7 @@ def _lines() -> Report:
     began = time.monotonic()
     last = began
 
-    def report(progress: Progress) -> None:
+    def report(progress: BatchProgress) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last < LINE_EVERY_S:
@@ -78,7 +78,7 @@ def _bar() -> Iterator[Report]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("answering", total=None, left="")
 
-        def report(progress: Progress) -> None:
+        def report(progress: BatchProgress) -> None:
             failed = f", {progress.failed} with an error" if progress.failed else ""
             bar.update(
                 task,

@@ -15,7 +15,7 @@ from vl2.cli.flags import CheckpointFlags, OptionalInt, OutputFlags, print_json
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
-    from vl2.data.construct.source import Tally
+    from vl2.data.construct.source import GenerationTally
     from vl2.data.filters.ray_run import Where
     from vl2.process.processor import Processor
 
@@ -70,7 +70,7 @@ class DataBuild:
 
     def _draw(self) -> None:
         from vl2.data.construct.catalog import make_source
-        from vl2.data.construct.source import Tally, generate
+        from vl2.data.construct.source import GenerationTally, generate
         from vl2.data.settings import split_setting
         from vl2.data.store import write_records
         from vl2.data.store.write import check_writable
@@ -81,7 +81,7 @@ class DataBuild:
         if not self.out:
             raise UserError("say where to write the records: OUT, ending in .parquet, .tar or .jsonl")
         check_writable(self.out, shard_records=self.shard_records)
-        tally = Tally()
+        tally = GenerationTally()
         progress = sys.stderr.isatty() and not self.output.quiet
         drawn = generate(
             source, self.count, self.seed, self._processes(), tally=tally, progress=progress, on=self._where()
@@ -118,7 +118,7 @@ class DataBuild:
     def _load(self) -> Processor:
         return load_processor(self.model, quiet=self.output.quiet)
 
-    def _report(self, files: list[str], tally: Tally) -> None:
+    def _report(self, files: list[str], tally: GenerationTally) -> None:
         if self.output.json:
             print_json({"files": files, "made": tally.made, "dropped": tally.dropped})
         elif not self.output.quiet:

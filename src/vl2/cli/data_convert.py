@@ -15,7 +15,7 @@ from vl2.cli.flags import OptionalInt, OptionalText, OutputFlags
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
-    from vl2.data.convert import Problem
+    from vl2.data.convert import RowProblem
     from vl2.data.record import Record
 
 
@@ -77,7 +77,7 @@ class DataConvert:
         if not self.output.quiet:
             print(f"vl2: {counts['records']:,} records in {', '.join(files)}", file=sys.stderr)
 
-    def _good(self, found: Iterator[Record | Problem], counts: Counter[str]) -> Iterator[Record]:
+    def _good(self, found: Iterator[Record | RowProblem], counts: Counter[str]) -> Iterator[Record]:
         """Yield the records with their images, count them, and print what is wrong. UserError if there is none."""
         from vl2.data.record import Record
         from vl2.data.store.files import data_file

@@ -11,13 +11,13 @@ import tyro
 from vl2.cli.flags import OptionalText
 
 if TYPE_CHECKING:
-    from vl2.eval.task import Where
+    from vl2.eval.task import DataSource
 
 Folder = Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WhereFlags:
+class DataSourceFlags:
     """Where the data lie."""
 
     data: Folder = None
@@ -27,10 +27,10 @@ class WhereFlags:
     fonts: Folder = None
     """fonts for drawn texts; those of the system by default"""
 
-    def where(self) -> Where:
-        from vl2.eval.task import Where
+    def data_source(self) -> DataSource:
+        from vl2.eval.task import DataSource
 
-        return Where(
+        return DataSource(
             data=None if self.data is None else Path(self.data),
             split=self.split,
             fonts=None if self.fonts is None else Path(self.fonts),

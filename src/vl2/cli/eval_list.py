@@ -25,10 +25,10 @@ class EvalList:
         if self.json:
             print_json(
                 [
-                    {"name": t.name, "title": t.title, "protocols": list(t.ways), "layout": t.layout}
+                    {"name": t.name, "title": t.title, "protocols": list(t.protocols), "layout": t.layout}
                     for t in TASKS.values()
                 ]
             )
             return
         for task in TASKS.values():
-            print(f"{task.name:18} {task.title} [{', '.join(task.ways)}]")
+            print(f"{task.name:18} {task.title} [{', '.join(task.protocols)}]")

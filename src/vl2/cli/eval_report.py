@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from vl2.cli.eval_flags import WhereFlags
+from vl2.cli.eval_flags import DataSourceFlags
 from vl2.cli.flags import print_json
 
 
@@ -23,7 +23,7 @@ class EvalReport:
 
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """a folder of runs, or one run"""
-    where: WhereFlags = field(default_factory=WhereFlags)
+    source: DataSourceFlags = field(default_factory=DataSourceFlags)
     json: bool = False
     """print the figures as JSON"""
 
@@ -31,7 +31,7 @@ class EvalReport:
         from vl2.eval.catalogue import TASKS
         from vl2.eval.report import write_reports
 
-        written = write_reports(Path(self.out), TASKS, self.where.where())
+        written = write_reports(Path(self.out), TASKS, self.source.data_source())
         if self.json:
             print_json([report.to_dict() for report in written])
         else:

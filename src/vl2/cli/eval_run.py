@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from vl2.cli.eval_flags import WhereFlags
+from vl2.cli.eval_flags import DataSourceFlags
 from vl2.cli.flags import ModelFlags, OptionalInt, OptionalText, print_json
 from vl2.errors import UserError
 
@@ -32,7 +32,7 @@ class EvalRun:
     """tasks; `vl2 eval list` shows them"""
     out: Annotated[str, tyro.conf.arg(metavar="DIR")]
     """where results and reports are written"""
-    where: WhereFlags = field(default_factory=WhereFlags)
+    source: DataSourceFlags = field(default_factory=DataSourceFlags)
     protocol: OptionalText = None
     """paper, vlmevalkit or lmms-eval; by default the one that gives the published figure"""
     limit: OptionalInt = None
@@ -62,7 +62,7 @@ class EvalRun:
         if not self.tasks:
             raise UserError("say which tasks to run; `vl2 eval list` shows them")
         tasks = [find_task(name) for name in self.tasks]
-        where = replace(self.where.where(), whole=self.whole)
+        source = replace(self.source.data_source(), whole=self.whole)
         rank, world_size = ranks_of_environment()
         options = Options(
             protocol=self.protocol,
@@ -75,18 +75,20 @@ class EvalRun:
             world_size=world_size,
         )
         for task in tasks:  # what cannot be asked is said before a model is loaded
-            task.way(self.protocol)
-            check_whole(task, where)
-            if first_item(task, where) is None:
-                raise UserError(f"{task.name} has no items in {where.data}{choose(task, where, None).about_left_out()}")
+            task.protocol(self.protocol)
+            check_whole(task, source)
+            if first_item(task, source) is None:
+                raise UserError(
+                    f"{task.name} has no items in {source.data}{choose(task, source, None).about_left_out()}"
+                )
         flags = self._flags(world_size)
         flags.check()
         cache_tokens = self.batch_size * flags.context(quiet=self.quiet)
         vlm = flags.load(quiet=self.quiet, cache_tokens=cache_tokens)
         for task in tasks:
-            run_task(vlm, task, where, Path(self.out) / task.name, options, model=self.model.model)
+            run_task(vlm, task, source, Path(self.out) / task.name, options, model=self.model.model)
         if rank == 0:
-            written = write_reports(Path(self.out), {task.name: task for task in tasks}, where)
+            written = write_reports(Path(self.out), {task.name: task for task in tasks}, source)
             if self.json:
                 print_json([report.to_dict() for report in written])
             else:

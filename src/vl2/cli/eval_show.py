@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from vl2.cli.eval_flags import WhereFlags
+from vl2.cli.eval_flags import DataSourceFlags
 from vl2.cli.flags import OptionalText
 
 
@@ -27,7 +27,7 @@ class EvalShow:
     """only this one: paper, vlmevalkit, lmms-eval"""
     answer: OptionalText = None
     """show how this answer to it is read and scored"""
-    where: WhereFlags = field(default_factory=WhereFlags)
+    source: DataSourceFlags = field(default_factory=DataSourceFlags)
 
     def run(self) -> None:
         from vl2.eval.catalogue import find_task
@@ -35,5 +35,5 @@ class EvalShow:
 
         task = find_task(self.task)
         if self.protocol is not None:
-            task.way(self.protocol)
-        print(describe(task, self.where.where(), only=self.protocol, answer=self.answer))
+            task.protocol(self.protocol)
+        print(describe(task, self.source.data_source(), only=self.protocol, answer=self.answer))

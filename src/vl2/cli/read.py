@@ -13,7 +13,7 @@ from vl2.cli.flags import ModelFlags, OutputFlags, check_answer_length, print_js
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
-    from vl2.batch_job.item import Item
+    from vl2.batch_job.item import BatchItem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Read:
             print_stream(event.piece for event in vlm.sample_events(sample, asked.options))
 
 
-def _check_readable(item: Item) -> None:
+def _check_readable(item: BatchItem) -> None:
     """Raise UserError for a picture that cannot be opened, or a PDF file. Its pages are drawn when their turn comes."""
     from vl2.process.image import open_image
 

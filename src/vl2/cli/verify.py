@@ -66,9 +66,9 @@ class Verify:
             needs_weights=not self.quick,
         )
         from vl2.verify.pictures import Pictures
-        from vl2.verify.run import Plan, verify
+        from vl2.verify.run import VerifyOptions, verify
 
-        plan = Plan(
+        options = VerifyOptions(
             target=target,
             folder=folder,
             device=self.device,
@@ -79,7 +79,7 @@ class Verify:
             pictures_folder=pictures,
         )
         with loading_bar(self.output.quiet, "reading weights") as progress:
-            page = verify(plan, _teller(self.output.quiet), progress)
+            page = verify(options, _teller(self.output.quiet), progress)
         if self.out is not None:
             self._write(page.to_markdown())
         if self.output.json:

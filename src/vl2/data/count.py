@@ -16,7 +16,7 @@ from vl2.process.sample import IGNORE_ID, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
+class TokenCounts:
     """Tokens of one record, and how each of its images is cut."""
 
     text: int  # tokens that are not visual
@@ -34,7 +34,7 @@ class Counts:
         return sum(num_tiles(grid) for grid in self.grids)
 
     @classmethod
-    def of_sample(cls, sample: Sample) -> Counts:
+    def of_sample(cls, sample: Sample) -> TokenCounts:
         """Count a sample that was encoded for training."""
         visual = int(sample.image_mask.sum())
         return cls(
@@ -45,7 +45,7 @@ class Counts:
         )
 
 
-def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = True) -> Counts:
+def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = True) -> TokenCounts:
     """Count what `Processor.encode(train=True)` will make of the record. UserError if it cannot be a sample."""
     # The images are stood for by empty bytes, which nothing opens here.
     turns = normalize(record.to_messages([b""] * len(record.images)))
@@ -61,9 +61,9 @@ def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = Tr
         visual,
         train=True,
         mask_prompt=mask_prompt,
-        spells_answers=record.category in processor.spelled,
+        spells_answers=record.category in processor.character_level,
     )
-    return Counts(
+    return TokenCounts(
         text=len(row.ids) - sum(visual),
         trained=sum(label != IGNORE_ID for label in row.labels[1:]),
         visual=sum(visual),

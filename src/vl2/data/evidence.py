@@ -159,14 +159,14 @@ class _Finder:
     def _asked(self, objects: Sequence[Labelled], question: range, *, may_be_none: bool) -> Iterator[Rests]:
         """Yield the tokens of a question from where an object is named to where the next one is.
 
-        While the name of a text is being spelled, each token rests on the characters that it adds.
+        While the name of a text is written, each token rests on the characters that it adds.
         """
         spans = [(self._name_in(labelled.label, question), labelled) for labelled in objects]
         named = sorted(((tokens, labelled) for tokens, labelled in spans if tokens), key=lambda pair: pair[0][-1])
         ends_at = [*(tokens[-1][0] for tokens, _ in named), question.stop]
         for (tokens, labelled), (end, until) in zip(named, pairwise(ends_at), strict=True):
             shown = self._shown(labelled)
-            if _is_spelled(labelled):
+            if _has_character_boxes(labelled):
                 yield from ((token, shown[first:last]) for token, first, last in tokens[:-1] if first < last)
             groups = [*shown, *([[0]] if may_be_none else [])]
             yield from ((token, groups) for token in range(end, until))
@@ -249,7 +249,7 @@ class _Finder:
         return groups
 
 
-def _is_spelled(labelled: Labelled) -> bool:
+def _has_character_boxes(labelled: Labelled) -> bool:
     """Tell whether an object is a line of text: a box for each character of its label, one beside the other."""
     boxes = labelled.boxes_px
     return len(boxes) == len(labelled.label) and all(left[2] == right[0] for left, right in pairwise(boxes))

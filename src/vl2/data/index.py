@@ -184,8 +184,8 @@ def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
         config.tokens_per_side,
         mask_prompt,
     )
-    if processor.spelled:
-        values += (sorted(processor.spelled),)
+    if processor.character_level:
+        values += (sorted(processor.character_level),)
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from vl2.data.evidence import Evidence, find_evidence
 from vl2.data.index import LostRecord, RecordStore, one_line
 from vl2.data.packed import Packed, pack_samples
-from vl2.data.plan import Division, Entry, Pack, Plan, Position, StepPlan
+from vl2.data.plan import Division, Pack, PackEntry, PackPlan, Position, StepPlan
 from vl2.data.record import Record
 from vl2.errors import UserError
 from vl2.process.processor import Processor
@@ -69,7 +69,7 @@ class Loader:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PackPlan,
         stores: Mapping[str, RecordStore],
         processor: Processor,
         rank: int = 0,
@@ -162,7 +162,7 @@ class Loader:
         packed = pack_samples(samples, self._processor, length, categories, evidence)
         return _Made(packed=packed, problems=tuple(problems))
 
-    def _sample(self, record: Record, entry: Entry) -> Sample:
+    def _sample(self, record: Record, entry: PackEntry) -> Sample:
         """Encode one record. UserError if it is not what the plan was made for."""
         sample = self._encode(record)
         if (len(sample), len(sample.tiles)) != (entry.num_tokens, entry.num_tiles):
@@ -181,7 +181,7 @@ class Loader:
             messages,
             train=True,
             mask_prompt=self._options.mask_prompt,
-            spells_answers=record.category in self._processor.spelled,
+            spells_answers=record.category in self._processor.character_level,
             name=record.id,
         )
 

@@ -209,8 +209,8 @@ class Draw:
         return len(self.sources)
 
 
-class Drawer:
-    """Draws any stretch of the token axis, the same one every time. Keeps the last epoch's order of each source."""
+class MixtureSampler:
+    """Samples a mixture: draws any interval of the token axis, the same each time; keeps each source's last order."""
 
     def __init__(self, sources: Sequence[SourceIndex], shares: Sequence[float], seed: int) -> None:
         self.sources = tuple(sources)

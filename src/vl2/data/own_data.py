@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from vl2.data.convert import llava
-from vl2.data.convert.layout import Job
-from vl2.data.convert.layout import Problem as LayoutProblem
+from vl2.data.convert.layout import Conversion, RowProblem
 from vl2.data.own_table import table_records, table_rows
 from vl2.data.record import Record
 from vl2.data.store import Found, Located, Place, Problem, read_records
@@ -41,10 +40,10 @@ def read_own(location: str) -> Iterator[Found]:
     if kind == "records":
         return read_records(location if path is None else str(path))
     assert path is not None
-    job = Job(folder=path.parent, split=path.stem, source=path.stem, category="vqa", licence="unknown")
+    conversion = Conversion(folder=path.parent, split=path.stem, source=path.stem, category="vqa", licence="unknown")
     if kind == "table":
-        return _with_images(job, table_records(job, table_rows(path)))
-    return _with_images(job, ((_where(item), _made(item)) for item in llava.read(job, path)))
+        return _with_images(conversion, table_records(conversion, table_rows(path)))
+    return _with_images(conversion, ((_where(item), _made(item)) for item in llava.read(conversion, path)))
 
 
 def find_own(location: str) -> tuple[Kind, Path | None]:
@@ -95,8 +94,8 @@ def _kind_of_lines(path: Path) -> Kind:
     return "records"
 
 
-def _with_images(job: Job, made: Iterable[tuple[str, Record | UserError]]) -> Iterator[Found]:
-    folder = data_file(f"{job.folder}/records")
+def _with_images(conversion: Conversion, made: Iterable[tuple[str, Record | UserError]]) -> Iterator[Found]:
+    folder = data_file(f"{conversion.folder}/records")
     for where, item in made:
         place = Place(file=where)
         if isinstance(item, UserError):
@@ -108,9 +107,9 @@ def _with_images(job: Job, made: Iterable[tuple[str, Record | UserError]]) -> It
             yield Problem(place=place, id=item.id, kind="image", why=str(error))
 
 
-def _where(item: Record | LayoutProblem) -> str:
+def _where(item: Record | RowProblem) -> str:
     return item.id if isinstance(item, Record) else item.where
 
 
-def _made(item: Record | LayoutProblem) -> Record | UserError:
+def _made(item: Record | RowProblem) -> Record | UserError:
     return item if isinstance(item, Record) else UserError(item.why)

@@ -22,7 +22,7 @@ from typing import Any
 
 from vl2.data.convert.boxes import clip_box
 from vl2.data.convert.conversation import filled, with_placeholders
-from vl2.data.convert.layout import Job, Row, image_file, jsonl_rows, numbered
+from vl2.data.convert.layout import Conversion, Row, image_file, jsonl_rows, numbered
 from vl2.data.record import PLACEHOLDER, BoxPx, Labelled, Message, Part, Record, StoredImage
 from vl2.errors import UserError
 from vl2.process.grounding import END_REF, REF
@@ -55,13 +55,13 @@ def table_rows(path: Path) -> Iterator[Row]:
         raise UserError(f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def table_records(job: Job, rows: Iterable[Row]) -> Iterator[tuple[str, Record | UserError]]:
+def table_records(conversion: Conversion, rows: Iterable[Row]) -> Iterator[tuple[str, Record | UserError]]:
     """Yield each row's place with its record, or with what is wrong with it."""
     for where, row in numbered(rows):
         try:
             if isinstance(row, UserError):
                 raise row
-            yield where, _record(job, *row)
+            yield where, _record(conversion, *row)
         except UserError as error:
             yield where, error
 
@@ -74,21 +74,21 @@ def _check_columns(names: Sequence[str], what: str) -> None:
             raise UserError(f"{what} has a column {name!r}: {hint}")
 
 
-def _record(job: Job, number: int, row: Any) -> Record:
+def _record(conversion: Conversion, number: int, row: Any) -> Record:
     if not isinstance(row, Mapping):
         raise UserError(f"a row must be an object, got {type(row).__name__}")
     _check_columns(list(row), "the row")
-    images = [image_file(job.folder, name) for name in _image_names(row)]
+    images = [image_file(conversion.folder, name) for name in _image_names(row)]
     objects = _objects(row, images)
     question, answer = _texts(row, objects)
     asked = _question_parts(question, len(images))
     system = _text(row, "system")
     return Record(
-        id=f"{job.source}-{_text(row, 'id') or number}",
-        source=job.source,
+        id=f"{conversion.source}-{_text(row, 'id') or number}",
+        source=conversion.source,
         category=_text(row, "category") or _category(images, objects, answer),
-        language=_text(row, "language") or job.language,
-        licence=_text(row, "licence") or job.licence,
+        language=_text(row, "language") or conversion.language,
+        licence=_text(row, "licence") or conversion.licence,
         messages=(
             *([Message(role="system", parts=(Part(text=system),))] if system else []),
             Message(role="user", parts=asked),

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from vl2.data.index import LostRecord, SourceIndex, too_long
-from vl2.data.mixture import Draw, Drawer, Mixture, epoch_order
+from vl2.data.mixture import Draw, Mixture, MixtureSampler, epoch_order
 from vl2.data.pack import Chosen, Packing, balance, even_order, make_packs
 from vl2.errors import UserError
 
@@ -24,7 +24,7 @@ _KEPT_WINDOWS = 2  # a step may reach from one into the next
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class PackEntry:
     """One sample of a pack: a record by its place in the store, and what the index says of it."""
 
     source: str  # name of the store
@@ -37,7 +37,7 @@ class Entry:
 class Pack:
     """The samples of one sequence."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[PackEntry, ...]
 
     @cached_property
     def num_tokens(self) -> int:
@@ -121,7 +121,7 @@ class PlanOptions:
         return self.window_packs * self.packing.seq_len
 
 
-class Plan:
+class PackPlan:
     """The endless sequence of packs of a mixture. Records that fit no sequence are left out, see `excluded`."""
 
     def __init__(self, sources: Sequence[SourceIndex], mixture: Mixture, options: PlanOptions) -> None:
@@ -132,12 +132,13 @@ class Plan:
         self.excluded: tuple[LostRecord, ...] = too_long(sources, seq_len)
         self.sources = tuple(source.take(source.is_fitting(seq_len)) for source in sources)
         self.shares = mixture.shares(self.sources)
-        self._drawer = Drawer(self.sources, self.shares, options.seed)
+        self._sampler = MixtureSampler(self.sources, self.shares, options.seed)
         self._windows: dict[int, tuple[Pack, ...]] = {}
 
     @cached_property
     def fingerprint(self) -> str:
         """A checksum of all that the plan depends on; a state of another plan is refused by it."""
+        # The options' class names are part of the digest: with others no older checkpoint could be resumed.
         digest = hashlib.sha256(repr((self.options, self.shares)).encode())
         for source in self.sources:
             digest.update(source.key.encode())
@@ -185,11 +186,11 @@ class Plan:
 
     def epochs(self, position: Position) -> dict[str, float]:
         """Return how often each source has been gone through where the position's window begins."""
-        return self._drawer.epochs(position.window * self.options.window_tokens)
+        return self._sampler.epochs(position.window * self.options.window_tokens)
 
     def _make_window(self, number: int) -> tuple[Pack, ...]:
         size = self.options.window_tokens
-        draw = self._drawer.draw(number * size, (number + 1) * size)
+        draw = self._sampler.draw(number * size, (number + 1) * size)
         chosen = make_packs(draw.num_tokens, draw.num_tiles, self.options.packing)
         entries = self._entries(draw)
         return tuple(
@@ -209,13 +210,13 @@ class Plan:
         shuffled = epoch_order(self.options.seed, "", number, len(chosen))
         return [int(pack) for pack in even_order(contents, shuffled)]
 
-    def _entries(self, draw: Draw) -> list[Entry]:
+    def _entries(self, draw: Draw) -> list[PackEntry]:
         records = draw.rows.copy()
         for i, source in enumerate(self.sources):
             mine = draw.sources == i
             records[mine] = source.records[draw.rows[mine]]
         columns = (draw.sources, records, draw.num_tokens, draw.num_tiles)
         return [
-            Entry(source=self.sources[source].name, record=record, num_tokens=tokens, num_tiles=tiles)
+            PackEntry(source=self.sources[source].name, record=record, num_tokens=tokens, num_tiles=tiles)
             for source, record, tokens, tiles in zip(*(column.tolist() for column in columns), strict=True)
         ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from vl2.data.count import Counts
+from vl2.data.count import TokenCounts
 from vl2.data.record import Record
 from vl2.data.store.access import Records
 from vl2.data.store.place import Place, Problem
@@ -42,7 +42,7 @@ class Shown:
     place: Place
     images: tuple[Image.Image, ...]
     pieces: tuple[Piece, ...]
-    counts: Counts
+    counts: TokenCounts
 
 
 def choose(records: Records, processor: Processor, *, count: int, seed: int) -> list[Shown | Problem]:
@@ -69,7 +69,7 @@ def show(records: Records, index: int, processor: Processor) -> Shown | Problem:
         place=found.place,
         images=images,
         pieces=tuple(split_pieces(sample, processor.tokenizer)),
-        counts=Counts.of_sample(sample),
+        counts=TokenCounts.of_sample(sample),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vl2.data.count import Counts, count_tokens
+from vl2.data.count import TokenCounts, count_tokens
 from vl2.data.record import Record
 from vl2.data.store.place import Found, Problem
 from vl2.errors import UserError
@@ -26,7 +26,7 @@ class Tally:
     trained_tokens: int = 0
     visual_tokens: int = 0
 
-    def add(self, counts: Counts) -> None:
+    def add(self, counts: TokenCounts) -> None:
         self.records += 1
         self.images += len(counts.grids)
         self.tiles += counts.tiles
@@ -57,7 +57,7 @@ class Stats:
     lengths: Counter[int] = field(default_factory=Counter)  # tokens up to a power of two to records
     skipped: int = 0  # could not be read or encoded
 
-    def add(self, record: Record, counts: Counts) -> None:
+    def add(self, record: Record, counts: TokenCounts) -> None:
         self.total.add(counts)
         for groups, name in (
             (self.by_category, record.category),

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from vl2.errors import UserError
-from vl2.eval.task import REFUSED, Item, Result, Way
+from vl2.eval.task import REFUSED, Item, Protocol, Result
 from vl2.infer.generate import generate
 from vl2.infer.reply import Reply
 from vl2.infer.sampling import GenerateOptions
@@ -19,28 +19,28 @@ from vl2.process.sample import Sample
 WINDOW = 4  # batches encoded at once: a row that ends early is refilled within it
 
 
-def answers(vlm: VLM, way: Way, items: Iterable[Item], *, batch_size: int) -> Iterator[Result]:
+def answers(vlm: VLM, protocol: Protocol, items: Iterable[Item], *, batch_size: int) -> Iterator[Result]:
     """Yield a result per item, each as soon as its answer ends: within a window of items in any order."""
-    asked = prepared(vlm, way, batch_size)
-    options = GenerateOptions(max_new_tokens=way.max_new_tokens)
+    asked = prepared(vlm, protocol, batch_size)
+    options = GenerateOptions(max_new_tokens=protocol.max_new_tokens)
     waiting = iter(items)
     while window := list(islice(waiting, WINDOW * batch_size)):
         samples: list[Sample] = []
         sampled: list[Item] = []
         for item in window:
             try:
-                sample = asked.processor.encode(way.messages(item), name=item.id)
+                sample = asked.processor.encode(protocol.messages(item), name=item.id)
                 if len(sample.input_ids) >= asked.limits.max_context:
                     raise UserError(
                         f"the prompt has {len(sample.input_ids)} tokens, the context is {asked.limits.max_context}"
                     )
             except UserError as error:
-                yield refused(way, item, str(error))
+                yield refused(protocol, item, str(error))
             else:
                 samples.append(sample)
                 sampled.append(item)
         for index, reply in _replies(asked, samples, options):
-            yield scored(way, sampled[index], reply)
+            yield scored(protocol, sampled[index], reply)
 
 
 def _replies(vlm: VLM, samples: list[Sample], options: GenerateOptions) -> Iterator[tuple[int, Reply]]:
@@ -52,34 +52,34 @@ def _replies(vlm: VLM, samples: list[Sample], options: GenerateOptions) -> Itera
             yield event.request, builders[event.request].build()
 
 
-def prepared(vlm: VLM, way: Way, batch_size: int) -> VLM:
+def prepared(vlm: VLM, protocol: Protocol, batch_size: int) -> VLM:
     """Return the same model with the tiles and rows that the run wants."""
     processor = vlm.processor
-    if way.max_tiles is not None and processor.max_tiles is None:
-        processor = processor.with_tiling(processor.tiling, way.max_tiles)
+    if protocol.max_tiles is not None and processor.max_tiles is None:
+        processor = processor.with_tiling(processor.tiling, protocol.max_tiles)
     limits = replace(vlm.limits, max_rows=batch_size)
     return VLM(vlm.model, processor, folder=vlm.folder, limits=limits)
 
 
-def scored(way: Way, item: Item, reply: Reply) -> Result:
-    mark = way.mark(item, reply.text)
+def scored(protocol: Protocol, item: Item, reply: Reply) -> Result:
+    score = protocol.score(item, reply.text)
     return Result(
         id=item.id,
         part=item.part,
         cluster=item.cluster,
-        prompt=prompt_text(way.messages(item)),
+        prompt=prompt_text(protocol.messages(item)),
         answer=reply.text,
-        read=mark.read,
+        read=score.read,
         gold=item.gold,
-        score=mark.score,
-        is_undecided=mark.is_undecided,
+        score=score.value,
+        is_undecided=score.is_undecided,
         finish_reason=reply.finish_reason,
         prompt_tokens=reply.usage.prompt_tokens,
         completion_tokens=reply.usage.completion_tokens,
     )
 
 
-def refused(way: Way, item: Item, why: str) -> Result:
+def refused(protocol: Protocol, item: Item, why: str) -> Result:
     """Return the result of an item that cannot be asked: it counts as wrong, and one item does not end a long run."""
     return Result(
         id=item.id,

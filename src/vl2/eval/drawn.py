@@ -16,7 +16,7 @@ from vl2.data.construct.draft import Draft
 from vl2.data.construct.source import Dropped, Source, rng_for
 from vl2.data.held_out import HELD_OUT_SEED
 from vl2.errors import UserError
-from vl2.eval.task import Item, Task, Where
+from vl2.eval.task import DataSource, Item, Task
 
 MAX_DROPPED = 500  # in a row: then nothing can be drawn at all
 
@@ -50,18 +50,22 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def font_folders(where: Where) -> tuple[str, ...] | None:
+def font_folders(data_source: DataSource) -> tuple[str, ...] | None:
     """Return the folder of --fonts, or None for the fonts of the system."""
-    if where.fonts is None:
+    if data_source.fonts is None:
         return None
-    if not where.fonts.is_dir():
-        raise UserError(f"--fonts {where.fonts} is no folder")
-    return (str(where.fonts),)
+    if not data_source.fonts.is_dir():
+        raise UserError(f"--fonts {data_source.fonts} is no folder")
+    return (str(data_source.fonts),)
 
 
-def sprite_folder(where: Where, *names: str) -> str:
+def sprite_folder(data_source: DataSource, *names: str) -> str:
     """Return the first sprite set of these names within --data, "" for the built-in shapes."""
-    if where.data is None:
+    if data_source.data is None:
         return ""
-    found = [path for path in (where.data, *(where.data / name for name in names)) if (path / "sprites.json").is_file()]
+    found = [
+        path
+        for path in (data_source.data, *(data_source.data / name for name in names))
+        if (path / "sprites.json").is_file()
+    ]
     return str(found[0]) if found else ""

@@ -14,7 +14,7 @@ from vl2.errors import UserError
 from vl2.eval.answering import answers
 from vl2.eval.catalogue import find_task
 from vl2.eval.run import limited
-from vl2.eval.task import Item, Task, Way, Where
+from vl2.eval.task import DataSource, Item, Protocol, Task
 from vl2.infer.vlm import VLM
 
 # What the built-in model can be watched by without any file.
@@ -27,7 +27,7 @@ class TaskEvaluation:
     def __init__(
         self,
         names: Sequence[str] = DRAWN,
-        where: Where | None = None,
+        source: DataSource | None = None,
         *,
         limit: int = 32,
         batch_size: int = 8,
@@ -35,23 +35,23 @@ class TaskEvaluation:
     ) -> None:
         """Read the items once. UserError for a task that does not exist or has no items."""
         self._batch_size = batch_size
-        self._tasks: list[tuple[Task, str, Way, list[Item]]] = []
+        self._tasks: list[tuple[Task, str, Protocol, list[Item]]] = []
         for name in names:
             task = find_task(name)
-            protocol, way = task.way()
+            protocol_name, protocol = task.protocol()
             if max_new_tokens is not None:
-                way = replace(way, max_new_tokens=max_new_tokens)
-            items = list(limited(task, where or Where(), limit))
+                protocol = replace(protocol, max_new_tokens=max_new_tokens)
+            items = list(limited(task, source or DataSource(), limit))
             if not items:
                 raise UserError(f"{name} has no items to watch a training by")
-            self._tasks.append((task, protocol, way, items))
+            self._tasks.append((task, protocol_name, protocol, items))
 
     def __call__(self, model: Any, processor: Any, step: int) -> Mapping[str, float]:
         """Return `TASK/FIGURE` to its value. The model is a loaded VL2 in evaluation mode; nothing of it changes."""
         vlm = VLM(model, processor, folder=Path())
         figures = {}
-        for task, protocol, way, items in self._tasks:
-            results = list(answers(vlm, way, items, batch_size=self._batch_size))
-            name, figure = next(iter(task.metric_of(protocol)(results).items()))
+        for task, protocol_name, protocol, items in self._tasks:
+            results = list(answers(vlm, protocol, items, batch_size=self._batch_size))
+            name, figure = next(iter(task.metric_of(protocol_name)(results).items()))
             figures[f"{task.name}/{name}"] = figure
         return figures

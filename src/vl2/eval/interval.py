@@ -100,8 +100,8 @@ def binomial_tail(least: int, count: int, share: float) -> float:
         return float(share == 1.0 or least == 0)
     k = np.arange(least, count + 1)
     factorials = _log_factorials(count)
-    ways = factorials[count] - factorials[k] - factorials[count - k]
-    return float(np.exp(ways + k * np.log(share) + (count - k) * np.log1p(-share)).sum())
+    protocols = factorials[count] - factorials[k] - factorials[count - k]
+    return float(np.exp(protocols + k * np.log(share) + (count - k) * np.log1p(-share)).sum())
 
 
 @lru_cache(maxsize=8)

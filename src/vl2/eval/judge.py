@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from vl2.data.jobs.chat_request import ChatRequest
 from vl2.data.jobs.client import Client, Endpoint, RequestFailed
 from vl2.errors import UserError
-from vl2.eval.task import Item, JudgeRule, Mark, Result
+from vl2.eval.task import Item, JudgeRule, Result, Score
 
 MAX_TOKENS = 256
 TRIAL = "Reply with the letter A."
@@ -59,7 +59,7 @@ async def _reply(client: Client, prompt: str) -> str | None:
 
 
 def judged(rule: JudgeRule, items: Sequence[Item], results: Sequence[Result], judge: Judge) -> Iterator[list[Result]]:
-    """Yield the results of answers that were undecided with the judge's mark, some at a time.
+    """Yield the results of answers that were undecided with the judge's score, some at a time.
 
     Those to which the judge gave no reply are left out: they stay undecided.
     """
@@ -69,8 +69,8 @@ def judged(rule: JudgeRule, items: Sequence[Item], results: Sequence[Result], ju
         replies = judge.ask([rule.prompt(by_id[result.id], result.answer) for result in some])
         answered = [(result, reply) for result, reply in zip(some, replies, strict=True) if reply is not None]
         if answered:
-            yield [_marked(result, rule.mark(by_id[result.id], reply)) for result, reply in answered]
+            yield [_with_score(result, rule.score(by_id[result.id], reply)) for result, reply in answered]
 
 
-def _marked(result: Result, mark: Mark) -> Result:
-    return replace(result, score=mark.score, read=mark.read, is_undecided=False)
+def _with_score(result: Result, score: Score) -> Result:
+    return replace(result, score=score.value, read=score.read, is_undecided=False)

@@ -17,7 +17,7 @@ def duration(seconds: float) -> str:
     return f"{round(whole / 60)} min" if whole < 5400 else f"{whole / 3600:.1f} h"
 
 
-class Progress:
+class EvalProgress:
     """Counts items; the time left is estimated from the items of this call, not from those done before it."""
 
     def __init__(

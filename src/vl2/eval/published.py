@@ -15,7 +15,7 @@ _PARAMETERS = {"tiny": 3.371e9, "small": 16.148e9, "base": 27.480e9}  # all of t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PublishedRow:
     """One model of the paper's tables."""
 
     model: str
@@ -24,10 +24,10 @@ class Row:
 
 
 @lru_cache(maxsize=1)
-def rows() -> tuple[Row, ...]:
+def rows() -> tuple[PublishedRow, ...]:
     """Return all rows, this model's three sizes first."""
     content = json.loads(files("vl2.eval").joinpath("published.json").read_text(encoding="utf-8"))
-    return tuple(Row(**row) for row in content["rows"])
+    return tuple(PublishedRow(**row) for row in content["rows"])
 
 
 def released_size(config: ModelConfig) -> str | None:
@@ -63,6 +63,6 @@ def published(column: str, model: str) -> float | None:
     return next((row.figures.get(column) for row in rows() if row.model == model), None)
 
 
-def column(name: str) -> list[tuple[Row, float]]:
+def column(name: str) -> list[tuple[PublishedRow, float]]:
     """Return every model's figure of a column."""
     return [(row, row.figures[name]) for row in rows() if name in row.figures]

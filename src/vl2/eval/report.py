@@ -15,12 +15,12 @@ from typing import Any
 from vl2.errors import UserError
 from vl2.eval.catalogue import TASKS
 from vl2.eval.interval import Interval, bootstrap
-from vl2.eval.published import SIZES, Row, column, published, size_of_count
+from vl2.eval.published import SIZES, PublishedRow, column, published, size_of_count
 from vl2.eval.report_page import Line, Sample, index_page, run_page
 from vl2.eval.results import RESULTS, RunId, find_runs, read_results, read_run, write_whole
 from vl2.eval.rows import has_text
 from vl2.eval.run import choose, left_out_text, scan_items, tiling_text
-from vl2.eval.task import REFUSED, Item, Result, Task, Where, mean_score
+from vl2.eval.task import REFUSED, DataSource, Item, Result, Task, mean_score
 from vl2.process.tiling import Tiling
 
 MAX_SAMPLES = 200  # in a page; three quarters of them the worst
@@ -85,10 +85,10 @@ class Report:
     def _changed_settings(self) -> list[str]:
         if self.run.protocol != self.task.published_by:
             return []  # which is told, and has settings of its own
-        way, found = self.task.ways[self.run.protocol], []
-        if self.run.max_new_tokens != way.max_new_tokens:
-            found.append(f"of answers of up to {way.max_new_tokens} tokens")
-        if self.run.tiling != (tiling := tiling_text(Tiling(), way.max_tiles)):
+        protocol, found = self.task.protocols[self.run.protocol], []
+        if self.run.max_new_tokens != protocol.max_new_tokens:
+            found.append(f"of answers of up to {protocol.max_new_tokens} tokens")
+        if self.run.tiling != (tiling := tiling_text(Tiling(), protocol.max_tiles)):
             found.append(f"with tiling {tiling}")
         return found
 
@@ -194,7 +194,7 @@ def make_report(task: Task, run: RunId, results: Sequence[Result]) -> Report:
     )
 
 
-def write_reports(out: Path, tasks: Mapping[str, Task], where: Where) -> list[Report]:
+def write_reports(out: Path, tasks: Mapping[str, Task], source: DataSource) -> list[Report]:
     """Write the reports of the finished runs in a folder whose task is among `tasks`, and return them.
 
     The page of the folder has all its finished runs. Without its data a report has no pictures.
@@ -213,7 +213,7 @@ def write_reports(out: Path, tasks: Mapping[str, Task], where: Where) -> list[Re
         results = read_results(folder)
         report = make_report(task, run, results)
         shown = chosen(results)
-        items = pictured(task, where, run, {r.id for r in shown})
+        items = pictured(task, source, run, {r.id for r in shown})
         samples = [Sample(result=result, item=items.get(result.id)) for result in shown]
         write_whole(folder / "report.md", markdown(report))
         index = "../report.html" if out not in folders else None
@@ -259,14 +259,14 @@ def chosen(results: Sequence[Result]) -> list[Result]:
     return ranked[:WORST] + best
 
 
-def pictured(task: Task, where: Where, run: RunId, ids: set[str]) -> dict[str, Item]:
+def pictured(task: Task, source: DataSource, run: RunId, ids: set[str]) -> dict[str, Item]:
     """Return the items of some ids, with their pictures; none where the data are not here or are not the run's."""
-    if where.data is None and not task.is_drawn:
+    if source.data is None and not task.is_drawn:
         return {}
     found: dict[str, Item] = {}
 
     def read() -> Iterator[Item]:
-        for item in choose(task, replace(where, split=run.split, whole=run.whole), run.limit).items():
+        for item in choose(task, replace(source, split=run.split, whole=run.whole), run.limit).items():
             if item.id in ids:
                 found[item.id] = item
             yield item
@@ -339,7 +339,7 @@ def tables(report: Report) -> dict[str, dict[str, float]]:
     return {name: figures for name, figures in found.items() if figures}
 
 
-def _named(row: Row) -> str:
+def _named(row: PublishedRow) -> str:
     name = f"DeepSeek-VL2 {row.model}" if row.model in SIZES else row.model
     return name if row.activated in ("", "-") else f"{name} ({row.activated})"
 

@@ -25,11 +25,11 @@ from vl2.errors import UserError
 from vl2.eval import sample
 from vl2.eval.answering import answers, prepared
 from vl2.eval.judge import Judge, judged
-from vl2.eval.progress import Progress
+from vl2.eval.progress import EvalProgress
 from vl2.eval.published import released_size
 from vl2.eval.results import RESULTS, RunId, Writer, open_run, read_parts, read_results, record_judge, write_results
 from vl2.eval.score import SCORER_VERSION
-from vl2.eval.task import Item, LeftOut, Result, Task, Way, Where
+from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Result, Task
 from vl2.infer.memory_plan import count_parameters
 from vl2.infer.vlm import VLM
 from vl2.process.tiling import Tiling
@@ -65,27 +65,27 @@ def ranks_of_environment() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def run_task(vlm: VLM, task: Task, where: Where, folder: Path, options: Options, *, model: str) -> list[Result]:
+def run_task(vlm: VLM, task: Task, source: DataSource, folder: Path, options: Options, *, model: str) -> list[Result]:
     """Run a task into a folder. `model` is the name that the report shows.
 
     The first process returns all results in order, another one those that are known when its own are done.
     """
-    protocol, way = task.way(options.protocol)
+    name, protocol = task.protocol(options.protocol)
     if options.max_new_tokens is not None:
-        way = replace(way, max_new_tokens=options.max_new_tokens)
-    check_whole(task, where)
-    chosen = choose(task, where, options.limit)
+        protocol = replace(protocol, max_new_tokens=options.max_new_tokens)
+    check_whole(task, source)
+    chosen = choose(task, source, options.limit)
     ids, digest = scan_items(chosen.items())
     if not ids:
-        raise UserError(f"{task.name} has no items in {where.data}{chosen.about_left_out()}")
+        raise UserError(f"{task.name} has no items in {source.data}{chosen.about_left_out()}")
     if options.rank == 0 and not options.quiet:
         chosen.tell()
-    open_run(folder, _identify(vlm, way, chosen, options, protocol=protocol, data=digest, model=model))
+    open_run(folder, _identify(vlm, protocol, chosen, options, protocol_name=name, data=digest, model=model))
     if not (folder / RESULTS).is_file():
-        label = f"{task.name} ({protocol})"
-        _answer(vlm, way, chosen.items, ids, folder, options, label=label)
-    if options.rank == 0 and options.judge is not None and way.judge is not None:
-        _judge(way, chosen.items(), folder, options.judge)
+        label = f"{task.name} ({name})"
+        _answer(vlm, protocol, chosen.items, ids, folder, options, label=label)
+    if options.rank == 0 and options.judge is not None and protocol.judge is not None:
+        _judge(protocol, chosen.items(), folder, options.judge)
     return read_results(folder) if options.rank == 0 else list(read_parts(folder).values())
 
 
@@ -94,7 +94,7 @@ class Chosen:
     """The items that a run asks, of those that the data have."""
 
     task: Task
-    where: Where
+    source: DataSource
     limit: int | None
     ids: frozenset[str] | None  # those that the limit takes; None: all
     available: int | None  # items that there would be without the limit; None where they are drawn without end
@@ -103,8 +103,8 @@ class Chosen:
     def items(self) -> Iterator[Item]:
         """Yield the items in the order of the data."""
         if self.task.count is not None:
-            return iter(_drawn(self.task, self.where, self.limit or self.task.count))
-        return (item for item in self.task.items(self.where) if self.ids is None or item.id in self.ids)
+            return iter(_drawn(self.task, self.source, self.limit or self.task.count))
+        return (item for item in self.task.items(self.source) if self.ids is None or item.id in self.ids)
 
     @property
     def is_subset(self) -> bool:
@@ -138,19 +138,19 @@ def left_out_text(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {'item' if count == 1 else 'items'} {why}" for why, count in left_out.items())
 
 
-def check_whole(task: Task, where: Where) -> None:
+def check_whole(task: Task, source: DataSource) -> None:
     """Raise UserError where all of the data are asked for and a task keeps nothing back."""
-    if where.whole and not task.has_whole:
+    if source.whole and not task.has_whole:
         raise UserError(f"{task.name} keeps no items for training, so --whole would change nothing: leave it out")
 
 
-def choose(task: Task, where: Where, limit: int | None) -> Chosen:
+def choose(task: Task, source: DataSource, limit: int | None) -> Chosen:
     """Read a task's data once and choose the items of a run. The same data and limit give the same items."""
     if task.count is not None:
-        return Chosen(task=task, where=where, limit=limit, ids=None, available=None, left_out={})
+        return Chosen(task=task, source=source, limit=limit, ids=None, available=None, left_out={})
     keys: list[sample.Key] = []
     left_out: Counter[LeftOut] = Counter()
-    for found in task.read(task, where):
+    for found in task.read(task, source):
         if isinstance(found, LeftOut):
             left_out[found] += 1
         else:
@@ -158,22 +158,22 @@ def choose(task: Task, where: Where, limit: int | None) -> Chosen:
     ids = None
     if limit is not None and limit < len(keys):
         ids = sample.sample(keys, limit, keeps_clusters=task.keeps_clusters)
-    return Chosen(task=task, where=where, limit=limit, ids=ids, available=len(keys), left_out=left_out)
+    return Chosen(task=task, source=source, limit=limit, ids=ids, available=len(keys), left_out=left_out)
 
 
-def limited(task: Task, where: Where, limit: int | None) -> Iterator[Item]:
+def limited(task: Task, source: DataSource, limit: int | None) -> Iterator[Item]:
     """Return the items of a run with a limit; a drawn task has a number of its own by default, and is drawn once."""
-    return choose(task, where, limit).items()
+    return choose(task, source, limit).items()
 
 
-def first_item(task: Task, where: Where) -> Item | None:
+def first_item(task: Task, source: DataSource) -> Item | None:
     """Return the first item of the data, None where there is none."""
-    return next(iter(_drawn(task, where, 1)) if task.count is not None else task.items(where), None)
+    return next(iter(_drawn(task, source, 1)) if task.count is not None else task.items(source), None)
 
 
 @lru_cache(maxsize=2)
-def _drawn(task: Task, where: Where, count: int) -> tuple[Item, ...]:
-    return tuple(islice(task.items(where), count))
+def _drawn(task: Task, source: DataSource, count: int) -> tuple[Item, ...]:
+    return tuple(islice(task.items(source), count))
 
 
 def scan_items(items: Iterable[Item]) -> tuple[list[str], str]:
@@ -209,18 +209,20 @@ def weights_hash(vlm: VLM) -> str:
     return digest.hexdigest()[:16]
 
 
-def _identify(vlm: VLM, way: Way, chosen: Chosen, options: Options, *, protocol: str, data: str, model: str) -> RunId:
-    processor = prepared(vlm, way, options.batch_size).processor
-    judge = options.judge if way.judge is not None else None
+def _identify(
+    vlm: VLM, protocol: Protocol, chosen: Chosen, options: Options, *, protocol_name: str, data: str, model: str
+) -> RunId:
+    processor = prepared(vlm, protocol, options.batch_size).processor
+    judge = options.judge if protocol.judge is not None else None
     return RunId(
         task=chosen.task.name,
-        protocol=protocol,
+        protocol=protocol_name,
         model=model,
         weights=weights_hash(vlm),
         data=data,
         limit=options.limit,
-        split=chosen.where.split,
-        max_new_tokens=way.max_new_tokens,
+        split=chosen.source.split,
+        max_new_tokens=protocol.max_new_tokens,
         tiling=tiling_text(processor.tiling, processor.max_tiles),
         arithmetic=_arithmetic(vlm),
         parameters=count_parameters(vlm.model.config),
@@ -230,7 +232,7 @@ def _identify(vlm: VLM, way: Way, chosen: Chosen, options: Options, *, protocol:
         scorer=SCORER_VERSION,
         seed=chosen.seed,
         available=chosen.available,
-        whole=chosen.where.whole,
+        whole=chosen.source.whole,
         left_out={why.why: count for why, count in sorted(chosen.left_out.items(), key=lambda pair: pair[0].why)},
         is_subset=chosen.is_subset,
     )
@@ -248,16 +250,16 @@ def _arithmetic(vlm: VLM) -> str:
 
 
 def _answer(
-    vlm: VLM, way: Way, items: Items, ids: Sequence[str], folder: Path, options: Options, *, label: str
+    vlm: VLM, protocol: Protocol, items: Items, ids: Sequence[str], folder: Path, options: Options, *, label: str
 ) -> None:
     """Ask what is not done yet; the first process then waits for the others and joins all results."""
     mine = set(ids[options.rank :: options.world_size])
     done = read_parts(folder).keys()
-    progress = Progress(label, total=len(mine), done_before=len(mine & done), quiet=options.quiet)
+    progress = EvalProgress(label, total=len(mine), done_before=len(mine & done), quiet=options.quiet)
     writer = Writer(folder / f"results.{options.rank}-of-{options.world_size}.jsonl")
     try:
         todo = (item for item in items() if item.id in mine and item.id not in done)
-        for result in answers(vlm, way, todo, batch_size=options.batch_size):
+        for result in answers(vlm, protocol, todo, batch_size=options.batch_size):
             writer.write([result])
             progress.step([result.score])
     finally:
@@ -274,16 +276,16 @@ def _join(folder: Path, ids: Sequence[str]) -> None:
         path.unlink()
 
 
-def _judge(way: Way, items: Iterable[Item], folder: Path, judge: Judge) -> None:
+def _judge(protocol: Protocol, items: Iterable[Item], folder: Path, judge: Judge) -> None:
     """Let the judge read the answers that the rules left open; what it has read is kept if it stops half-way."""
-    assert way.judge is not None
+    assert protocol.judge is not None
     results = {result.id: result for result in read_results(folder)}
     undecided = [result for result in results.values() if result.is_undecided]
     if not undecided:
         return
     wanted = {result.id for result in undecided}
     asked = [item for item in items if item.id in wanted]
-    for some in judged(way.judge, asked, undecided, judge):
+    for some in judged(protocol.judge, asked, undecided, judge):
         record_judge(folder, judge.name)
         results.update({result.id: result for result in some})
         write_results(folder, results.values())

@@ -9,18 +9,18 @@ from PIL import Image
 from vl2.errors import UserError
 from vl2.eval.answering import prompt_text
 from vl2.eval.run import first_item
-from vl2.eval.task import Item, Task, Way, Where
+from vl2.eval.task import DataSource, Item, Protocol, Task
 
 
-def describe(task: Task, where: Where, *, only: str | None = None, answer: str | None = None) -> str:
+def describe(task: Task, source: DataSource, *, only: str | None = None, answer: str | None = None) -> str:
     """Return the description of a task; with data, the prompt of its first item, else of a made-up one.
 
     `answer` is read and scored under every protocol.
     """
     try:
-        item = first_item(task, where)
+        item = first_item(task, source)
     except UserError:
-        if where.data is not None:
+        if source.data is not None:
             raise
         item = None
     if item is None and answer is not None:
@@ -32,13 +32,13 @@ def describe(task: Task, where: Where, *, only: str | None = None, answer: str |
     if task.published_by is not None:
         split = f", split {task.published_split}" if task.published_split else ""
         lines.append(f"published figure: protocol {task.published_by}{split}")
-    for name, way in task.ways.items():
+    for name, protocol in task.protocols.items():
         if only in (None, name):
-            lines += ["", f"== {name}: at most {way.max_new_tokens} tokens, greedy{_tiles(way)}"]
-            lines += [f"   {way.says}{_judge(way)}", ""]
-            lines += [f"   | {line}" for line in prompt_text(way.messages(example)).splitlines()]
+            lines += ["", f"== {name}: at most {protocol.max_new_tokens} tokens, greedy{_tiles(protocol)}"]
+            lines += [f"   {protocol.says}{_judge(protocol)}", ""]
+            lines += [f"   | {line}" for line in prompt_text(protocol.messages(example)).splitlines()]
             if answer is not None:
-                lines += ["", f"   {answer!r} {_read(way, example, answer)}"]
+                lines += ["", f"   {answer!r} {_read(protocol, example, answer)}"]
     if item is None:
         lines += ["", "The question above is made up: give --data for a real one."]
     else:
@@ -46,19 +46,19 @@ def describe(task: Task, where: Where, *, only: str | None = None, answer: str |
     return "\n".join(lines)
 
 
-def _tiles(way: Way) -> str:
-    return f", up to {way.max_tiles} tiles" if way.max_tiles is not None else ""
+def _tiles(protocol: Protocol) -> str:
+    return f", up to {protocol.max_tiles} tiles" if protocol.max_tiles is not None else ""
 
 
-def _judge(way: Way) -> str:
-    return " Answers that the rules cannot read go to a judge, if there is one." if way.judge is not None else ""
+def _judge(protocol: Protocol) -> str:
+    return " Answers that the rules cannot read go to a judge, if there is one." if protocol.judge is not None else ""
 
 
-def _read(way: Way, item: Item, answer: str) -> str:
-    mark = way.mark(item, answer)
-    if mark.is_undecided:
-        return f"cannot be read by the rules: a judge decides, without one the score is {mark.score:g}"
-    return f"is read as {mark.read!r}, score {mark.score:g}"
+def _read(protocol: Protocol, item: Item, answer: str) -> str:
+    score = protocol.score(item, answer)
+    if score.is_undecided:
+        return f"cannot be read by the rules: a judge decides, without one the score is {score.value:g}"
+    return f"is read as {score.read!r}, score {score.value:g}"
 
 
 def made_up() -> Item:

@@ -1,6 +1,6 @@
-"""What a benchmark is: items from local files, the ways to ask and to score them, and the figure they sum up to.
+"""What a benchmark is: items from local files, protocols that ask and score them, and the figure they sum up to.
 
-A protocol is a name for one way: `paper`, `vlmevalkit`, `lmms-eval`, or `vl2` for this project's own tasks.
+Protocols have names: `paper`, `vlmevalkit`, `lmms-eval`, or `vl2` for this project's own tasks.
 Scores of an item are 0..1; a metric maps results to named figures, the headline first.
 """
 
@@ -39,17 +39,17 @@ class LeftOut:
 
     why: str
     is_of_other_split: bool = False  # then the run is whole without it
-    comes_with_whole: bool = False  # `Where.whole` takes it too
+    comes_with_whole: bool = False  # `DataSource.whole` takes it too
 
 
 OTHER_SPLIT = LeftOut(why="of other splits", is_of_other_split=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
+class Score:
     """What was read off an answer, and its score."""
 
-    score: float
+    value: float
     read: str = ""
     is_undecided: bool = False  # the harness would ask a judge; without one the score above stands
 
@@ -77,15 +77,15 @@ class JudgeRule:
     """How a language model is asked about an answer that the rules cannot read."""
 
     prompt: Callable[[Item, str], str]
-    mark: Callable[[Item, str], Mark]  # reads the judge's reply
+    score: Callable[[Item, str], Score]  # reads the judge's reply
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """How one protocol asks an item and scores the answer."""
+class Protocol:
+    """How an item is asked and its answer scored."""
 
     messages: Callable[[Item], Messages]
-    mark: Callable[[Item, str], Mark]
+    score: Callable[[Item, str], Score]
     says: str  # how the answer is read and scored, in a sentence or two
     max_new_tokens: int = 512
     max_tiles: int | None = None  # local tiles allowed, where the benchmark allows more than the model's nine
@@ -94,8 +94,8 @@ class Way:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Where:
-    """Where the data of a task lie, and which part of it is taken."""
+class DataSource:
+    """Where the data of a task lie, and which part of them is taken."""
 
     data: Path | None = None  # a folder, or `hub` for the task's own public data set
     split: str | None = None
@@ -129,8 +129,8 @@ class Task:
     name: str
     title: str  # what it asks, in a sentence
     layout: str  # what it reads, or how it is drawn
-    read: Callable[[Task, Where], Iterator[Item | LeftOut]]
-    ways: Mapping[str, Way]
+    read: Callable[[Task, DataSource], Iterator[Item | LeftOut]]
+    protocols: Mapping[str, Protocol]
     split: str = ""  # the part that is read by default, as its files name it
     published_by: str | None = None  # the protocol that gives the published figure
     published: str | None = None  # its column in vl2.eval.published
@@ -140,7 +140,7 @@ class Task:
     hub: Dataset | None = None  # its public copy
     unit: str = "%"
     count: int | None = None  # items drawn by default; None where files say it
-    has_whole: bool = False  # a part of the data is kept for training, and `Where.whole` asks it too
+    has_whole: bool = False  # a part of the data is kept for training, and `DataSource.whole` asks it too
     is_mean: bool = False  # the headline is the mean score, whatever else the metric gives
     keeps_clusters: bool = False  # an item counts only together with the others of its cluster
     # Makes a result per question of those of its items; the headline is their mean.
@@ -150,19 +150,19 @@ class Task:
     def is_drawn(self) -> bool:
         return self.count is not None
 
-    def way(self, protocol: str | None = None) -> tuple[str, Way]:
-        """Return a protocol's name and its way; the default gives the published figure where there is one."""
-        name = protocol or self.published_by or next(iter(self.ways))
-        if name not in self.ways:
-            raise UserError(f"protocols of {self.name} are {', '.join(self.ways)}, got {name}")
-        return name, self.ways[name]
+    def protocol(self, name: str | None = None) -> tuple[str, Protocol]:
+        """Return the protocol of a name, with that name; the default gives the published figure where there is one."""
+        name = name or self.published_by or next(iter(self.protocols))
+        if name not in self.protocols:
+            raise UserError(f"protocols of {self.name} are {', '.join(self.protocols)}, got {name}")
+        return name, self.protocols[name]
 
-    def items(self, where: Where) -> Iterator[Item]:
-        return (found for found in self.read(self, where) if isinstance(found, Item))
+    def items(self, source: DataSource) -> Iterator[Item]:
+        return (found for found in self.read(self, source) if isinstance(found, Item))
 
-    def metric_of(self, protocol: str) -> Metric:
+    def metric_of(self, name: str) -> Metric:
         """Return how a protocol sums up the scores."""
-        return self.ways[protocol].metric or self.metric
+        return self.protocols[name].metric or self.metric
 
     @property
     def scale(self) -> float:

@@ -18,10 +18,10 @@ from vl2.data.plan import tile_bucket
 from vl2.plan.cluster import Cluster
 from vl2.plan.parameters import SegmentSize, fullest_share, segment_size
 from vl2.plan.timeline import Action, Timeline, simulate
-from vl2.train.parallel.cut import Unit, make_cut, units
+from vl2.train.parallel.pipeline_split import Unit, split_pipeline, units
 from vl2.train.parallel.tile_moves import even_counts, imbalance
 from vl2.train.parallel.unit_costs import UnitCosts
-from vl2.train.recipe import CutKind
+from vl2.train.recipe import SplitKind
 
 WIDE = 4  # bytes of float32, in which gradients are summed
 
@@ -32,7 +32,7 @@ class LayoutChoice:
 
     pipeline: int
     expert_parallel: int
-    cut: CutKind
+    cut: SplitKind
     balances_tiles: bool = True
     recomputes: bool = True
 
@@ -105,13 +105,13 @@ class _Planned:
         self.packs = [[(tokens[i], tiles[i]) for i in rank] for rank in dealt]
         self.row = units(config)
         visual = [count for count in tiles if count] or [0]
-        self.cut = make_cut(
+        self.split = split_pipeline(
             choice.cut,
             self.row,
             costs.forward(self.row, config, tiles=sum(visual) / len(visual), tokens=sum(tokens) / max(len(tokens), 1)),
             choice.pipeline,
         )
-        self.sizes = [segment_size(config, segment) for segment in self.cut.segments]
+        self.sizes = [segment_size(config, segment) for segment in self.split.segments]
 
     # A backward pass costs twice the forward, and the forward again where activations are not kept.
     @property
@@ -128,22 +128,24 @@ class _Planned:
         busy = sum(sum(timeline.busy_s) for timeline in timelines)
         experts = sum(kind.experts_s for kind in kinds)
         held, encoded = self._rounds(images)
-        in_flight = [max(timeline.most_in_flight(rank) for timeline in timelines) for rank in range(self.cut.num_ranks)]
+        in_flight = [
+            max(timeline.most_in_flight(rank) for timeline in timelines) for rank in range(self.split.num_ranks)
+        ]
         most = max(kinds, key=lambda kind: kind.tokens * kind.tiles)
         return StepTime(
             compute_s=busiest - experts,
             waiting_s=length - busiest,
             experts_s=experts,
-            weights_s=max(self._pipeline_weights_s(rank, kinds) for rank in range(self.cut.num_ranks)),
+            weights_s=max(self._pipeline_weights_s(rank, kinds) for rank in range(self.split.num_ranks)),
             tiles_s=self._tiles_s(held),
             update_s=self._update_s(),
-            bubble=1 - busy / (self.cut.num_ranks * length),
+            bubble=1 - busy / (self.split.num_ranks * length),
             imbalance_before=imbalance(held),
             imbalance_after=imbalance(encoded),
             memory_bytes=max(
                 self._memory(rank, in_flight[rank], tokens=most.tokens, tiles=most.tiles)
                 + sum(self._received_bytes(rank, kind) for kind in kinds)
-                for rank in range(self.cut.num_ranks)
+                for rank in range(self.split.num_ranks)
             ),
             timelines=timelines,
         )
@@ -160,21 +162,21 @@ class _Planned:
         last = len(kind.segments) - 1
         borders = 0.0
         for place, number in enumerate(kind.segments):
-            if number in self.cut.of_rank(rank):
+            if number in self.split.of_rank(rank):
                 borders += self._boundary_bytes(kind.segments[place - 1], kind.tiles, kind.tokens) if place else 0.0
                 borders += self._boundary_bytes(number, kind.tiles, kind.tokens) if place < last else 0.0
         return kind.num_batches * borders
 
     def _one_kind(self, packs: Sequence[Sequence[tuple[int, int]]], is_text: bool) -> _Kind:
-        ranks = self.cut.num_ranks
+        ranks = self.split.num_ranks
         count = -(-max(map(len, packs)) // ranks) * ranks
         longest = max(tokens for rank in packs for tokens, _ in rank)
-        tiles = 0 if is_text and self.cut.is_looped else 1 if is_text else self._padded_tiles(packs)
-        chosen = self.cut.text_segments if is_text else tuple(range(len(self.cut.segments)))
+        tiles = 0 if is_text and self.split.is_looped else 1 if is_text else self._padded_tiles(packs)
+        chosen = self.split.text_segments if is_text else tuple(range(len(self.split.segments)))
         exchange = self._exchange_s(longest)
         seconds, exchanges = [], []
         for number in chosen:
-            segment = self.cut.segments[number]
+            segment = self.split.segments[number]
             exchanges.append(exchange * sum(self._is_moe(unit) for unit in segment))
             cost = self.costs.forward(segment, self.config, tiles=tiles, tokens=longest)
             seconds.append(sum(cost) + exchanges[-1])
@@ -255,7 +257,7 @@ class _Planned:
 
     def _rank_size(self, rank: int, segments: Sequence[int] | None = None) -> SegmentSize:
         """Return the size of what a rank holds, or of what it holds of some segments."""
-        own = [self.sizes[number] for number in self.cut.of_rank(rank) if segments is None or number in segments]
+        own = [self.sizes[number] for number in self.split.of_rank(rank) if segments is None or number in segments]
         return SegmentSize(
             dense=sum(size.dense for size in own),
             experts=sum(size.experts for size in own),
@@ -297,7 +299,7 @@ class _Planned:
         return busiest * (pixels + 2 * tokens) / self.cluster.bandwidth(self.num_data)
 
     def _update_s(self) -> float:
-        sizes = [self._rank_size(rank) for rank in range(self.cut.num_ranks)]
+        sizes = [self._rank_size(rank) for rank in range(self.split.num_ranks)]
         return max(size.dense / self.num_data + size.experts * self.fullest_share for size in sizes) * self.costs.update
 
     def _boundary_s(self, number: int, tiles: int, tokens: int) -> float:
@@ -306,7 +308,7 @@ class _Planned:
 
     def _boundary_bytes(self, number: int, tiles: int, tokens: int) -> float:
         """Return the bytes that a segment sends on of one micro-batch."""
-        last = self.cut.segments[number][-1].kind
+        last = self.split.segments[number][-1].kind
         vision, width = self.config.vision_config, self.config.language_config.hidden_size
         if last == "block":
             values = tiles * vision.patches_per_side**2 * vision.width
@@ -336,7 +338,7 @@ class _Planned:
             (tiles * vision.patches_per_side**2 * vision.width * self.cluster.value_bytes),
         )
         inside = 30.0  # activations of a layer that is computed again, over its input
-        kept = in_flight * (size.num_layers * of_layer + size.num_blocks * of_block) / max(self.cut.loops, 1)
+        kept = in_flight * (size.num_layers * of_layer + size.num_blocks * of_block) / max(self.split.loops, 1)
         if not self.choice.recomputes:
             kept *= inside
         return parts + gathered + kept + inside * max(of_layer, of_block)

@@ -12,7 +12,7 @@ from vl2.config import ModelConfig
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
 from vl2.model.moe import MoE
-from vl2.train.parallel.cut import Segment, Unit
+from vl2.train.parallel.pipeline_split import Segment, Unit
 from vl2.train.shard import even_axis, expert_matrices
 
 

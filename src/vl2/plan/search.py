@@ -17,9 +17,9 @@ from vl2.plan.cluster import Cluster
 from vl2.plan.layout import LayoutChoice, StepTime, Work, step_time
 from vl2.plan.profile import DataProfile
 from vl2.train.flops import ForwardCost, step_flops
-from vl2.train.parallel.cut import units
+from vl2.train.parallel.pipeline_split import units
 from vl2.train.parallel.unit_costs import UnitCosts
-from vl2.train.recipe import CutKind
+from vl2.train.recipe import SplitKind
 from vl2.train.schedule import total_steps
 from vl2.train.shard import check_divided
 from vl2.train.size import optimizer_bytes
@@ -36,7 +36,7 @@ class Fixed:
 
     pipeline: int | None = None
     expert_parallel: int | None = None
-    cut: CutKind | None = None
+    cut: SplitKind | None = None
     balances_tiles: bool = True
     recomputes: bool | None = None
 
@@ -163,7 +163,7 @@ def choices(config: ModelConfig, cluster: Cluster, fixed: Fixed) -> Iterator[Lay
         for own in [fixed.expert_parallel] if fixed.expert_parallel else range(1, _MOST_EXPERT_RANKS + 1):
             if num_data % own or not _is_divided(config, num_data, own):
                 continue
-            cuts: list[CutKind] = [fixed.cut] if fixed.cut else ["looped", "contiguous"]
+            cuts: list[SplitKind] = [fixed.cut] if fixed.cut else ["looped", "contiguous"]
             recomputes = [False, True] if fixed.recomputes is None else [fixed.recomputes]
             for cut, recomputed in product(cuts if pipeline > 1 else cuts[:1], recomputes):
                 yield LayoutChoice(

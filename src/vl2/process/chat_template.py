@@ -65,7 +65,7 @@ def tokenize_turns(
             _write_pieces(row, turn.pieces, tokenizer, images, turn.specials, is_trained=True)
             row.add([tokenizer.eos_id] if train else [], is_trained=True)
         else:
-            row.add(tokenizer.encode(turn.text, turn.specials, spelled=spells_answers), is_trained=True)
+            row.add(tokenizer.encode(turn.text, turn.specials, by_character=spells_answers), is_trained=True)
             if train or index < len(turns) - 1:
                 row.add([tokenizer.eos_id], is_trained=True)
     assert next(images, None) is None, f"more image lengths than images: {len(image_tokens)}"

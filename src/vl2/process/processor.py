@@ -45,7 +45,7 @@ class Processor:
     image_options: ImageOptions = field(default_factory=ImageOptions)
     max_tiles: int | None = None  # canvases of up to so many tiles instead of the config's (InfoVQA: 18)
     max_tokens: int | None = None  # texts that must have more are refused before anything is done about them
-    spelled: frozenset[str] = frozenset()  # categories of records whose answers training writes by the character
+    character_level: frozenset[str] = frozenset()  # categories whose answers are character-level targets in training
 
     def __post_init__(self) -> None:
         if self.max_tiles is not None and self.max_tiles < 1:

@@ -73,7 +73,7 @@ class Tokenizer:
         self._grounding_pattern = re.compile("|".join(map(re.escape, GROUNDING)))
         self._other_pattern = re.compile("|".join(map(re.escape, others)))
         self._bytes: dict[int, bytes] = {}
-        self._spelled: dict[str, list[int]] = {}
+        self._character_ids: dict[str, list[int]] = {}
 
     @classmethod
     def from_file(cls, path: Path | str, pad_token: str = PAD) -> Tokenizer:
@@ -103,21 +103,21 @@ class Tokenizer:
         text: str = self._raw.to_str()
         return text
 
-    def encode(self, text: str, specials: Specials = "grounding", *, spelled: bool = False) -> list[int]:
+    def encode(self, text: str, specials: Specials = "grounding", *, by_character: bool = False) -> list[int]:
         """Return the ids of a text, without bos or eos of its own.
 
         "all": the text of any special token becomes that token, as in the released processor.
         "grounding": only the ref, det and grounding tags do. "none": everything is ordinary text.
 
-        `spelled` encodes every character by itself, as BPE-dropout of 1 (arXiv 1910.13267) does up to the character:
+        `by_character` encodes each character by itself, as BPE-dropout of 1 (arXiv 1910.13267) does up to characters:
         longer, with the same text when decoded.
         """
         # A lone surrogate (half of an emoji cut in two) is no text that can be encoded.
         text = text.encode("utf-8", "replace").decode("utf-8")
         if specials == "all":
-            assert not spelled, "what has every special token is a template, which is not spelled"
+            assert not by_character, "a template with every special token is never encoded by character"
             return self._encode_raw(self._raw, text)
-        encode = self._spell if spelled else self._encode_plain
+        encode = self._encode_characters if by_character else self._encode_plain
         if specials == "none":
             return encode(text)
         ids: list[int] = []
@@ -164,13 +164,13 @@ class Tokenizer:
         has_special = self._other_pattern.search(text) or self._grounding_pattern.search(text)
         return self._encode_raw(self._plain if has_special else self._raw, text)
 
-    def _spell(self, text: str) -> list[int]:
+    def _encode_characters(self, text: str) -> list[int]:
         return [id for char in text for id in self._ids_of_character(char)]
 
     def _ids_of_character(self, char: str) -> list[int]:
-        known = self._spelled.get(char)
+        known = self._character_ids.get(char)
         if known is None:
-            known = self._spelled[char] = self._encode_plain(char)
+            known = self._character_ids[char] = self._encode_plain(char)
         return known
 
     def check_length(self, texts: Iterable[str], max_tokens: int) -> None:

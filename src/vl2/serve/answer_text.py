@@ -15,7 +15,7 @@ LEAST_LOGPROB = -9999.0  # JSON has no infinity
 
 @dataclass(kw_only=True)
 class AnswerText:
-    """Collects the outputs of one ask. The pieces that `add` returns, joined, are the text of the whole reply."""
+    """Collects the outputs of one request. The pieces that `add` returns, joined, are the text of the whole reply."""
 
     sample: Sample
     tokenizer: Tokenizer

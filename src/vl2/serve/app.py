@@ -16,9 +16,9 @@ from vl2.serve import chat, completions, image_tiles, responses, state, tokens
 from vl2.serve.backend import Backend
 from vl2.serve.disconnect import CancelOnDisconnect
 from vl2.serve.errors import handle_error
-from vl2.serve.guard import Guard
 from vl2.serve.ignored import HEADER
 from vl2.serve.json_body import BodyParser
+from vl2.serve.request_guard import RequestGuard
 from vl2.serve.service import Service
 from vl2.serve.settings import ServerSettings
 from vl2.serve.web import page
@@ -59,7 +59,7 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
     for part in (chat, responses, completions, tokens, image_tiles, state, page):
         app.include_router(part.router)
     app.add_middleware(CancelOnDisconnect)
-    app.add_middleware(Guard, service=service)
+    app.add_middleware(RequestGuard, service=service)
     if settings.cors_origins:
         # Outermost, so that a page can read errors too.
         app.add_middleware(

@@ -16,8 +16,8 @@ from vl2.serve.metrics import Numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
-    """One answer that is wanted."""
+class GenerationRequest:
+    """An encoded conversation and how to answer it: one of a request's prompts, or one of its choices."""
 
     sample: Sample
     images: tuple[Image.Image, ...]  # those of the sample, where the backend needs them
@@ -38,10 +38,10 @@ class Timing:
 
 
 class Answers(Protocol):
-    """The answers to some asks, under way together."""
+    """The answers to some requests, under way together."""
 
     def __aiter__(self) -> AsyncIterator[tuple[int, Output]]:
-        """Yield what comes, with the index of its ask; ends when all have ended or after `close`."""
+        """Yield what comes, with the index of its request; ends when all have ended or after `close`."""
 
     def close(self) -> None:
         """Stop working on what has not ended. May be called again."""
@@ -50,7 +50,7 @@ class Answers(Protocol):
 
 
 class Backend(Protocol):
-    """Answers asks."""
+    """Answers generation requests."""
 
     @property
     def processor(self) -> Processor: ...
@@ -71,8 +71,8 @@ class Backend(Protocol):
     async def stop(self) -> None:
         """End what is under way with an error, and free everything."""
 
-    async def open(self, asks: Sequence[Ask]) -> Answers:
-        """Accept all asks or none. UserError for what can never be answered, EngineFull where too many wait."""
+    async def open(self, requests: Sequence[GenerationRequest]) -> Answers:
+        """Accept all requests or none. UserError for what can never be answered, EngineFull where too many wait."""
 
     def numbers(self) -> Numbers:
         """Return metrics by the names in `vl2.serve.metrics`."""

@@ -27,7 +27,7 @@ from vl2.infer.engine.engine import EngineStopped
 from vl2.process.decode import ImageOptions, refuse
 from vl2.process.decode_worker import read_frame, reading_bytes, write_frame
 from vl2.process.tiling import Size
-from vl2.serve.slots import FairSlots
+from vl2.serve.fair_semaphore import FairSemaphore
 
 T = TypeVar("T")
 
@@ -83,8 +83,8 @@ class Decoders:
 
     def __init__(self, limits: DecodeLimits) -> None:
         self.limits = limits
-        self.memory = FairSlots(limits.memory_bytes)
-        self._places = FairSlots(limits.num_processes)
+        self.memory = FairSemaphore(limits.memory_bytes)
+        self._places = FairSemaphore(limits.num_processes)
         # A thread waits for each process. More than there are processes: one that is killed may take a moment to end.
         self._threads = ThreadPoolExecutor(2 * limits.num_processes, thread_name_prefix="vl2-decode")
         self._idle: list[_Process] = []

@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vl2.serve.guard import ClientGone
+from vl2.serve.request_guard import ClientGone
 
 
 class CancelOnDisconnect:

@@ -17,7 +17,7 @@ from vl2.infer.engine.task import Job, Output, Task
 from vl2.infer.vlm import VLM
 from vl2.lora.switch import AdapterSwitch
 from vl2.process.processor import Processor
-from vl2.serve.backend import Ask, Timing
+from vl2.serve.backend import GenerationRequest, Timing
 from vl2.serve.metrics import Numbers
 
 RATE_WINDOW_S = 10.0
@@ -56,22 +56,22 @@ class EngineBackend:
             answers.fail(EngineStopped("the server stopped before the answer was complete"))
         self.open_answers.clear()
 
-    async def open(self, asks: Sequence[Ask]) -> _Answers:
+    async def open(self, requests: Sequence[GenerationRequest]) -> _Answers:
         jobs = [
             Job(
-                sample=ask.sample,
-                options=ask.options,
-                client=ask.client,
-                adapter=ask.adapter,
-                num_logprobs=ask.num_logprobs,
+                sample=request.sample,
+                options=request.options,
+                client=request.client,
+                adapter=request.adapter,
+                num_logprobs=request.num_logprobs,
             )
-            for ask in asks
+            for request in requests
         ]
         answers = _Answers(self, jobs)
         for job in jobs:
             self.open_answers[id(job)] = answers
         try:
-            if any(ask.options.constraint is not None for ask in asks):
+            if any(request.options.constraint is not None for request in requests):
                 # In a thread: the grammar of a schema takes a while to build. All else is quick, and waits for none.
                 await asyncio.to_thread(self._submit, answers)
             else:

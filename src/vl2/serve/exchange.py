@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from vl2.serve.answer_text import AnswerText
 from vl2.serve.backend import Answers
 from vl2.serve.errors import to_api_error
-from vl2.serve.guard import ClientGone
+from vl2.serve.request_guard import ClientGone
 from vl2.serve.service import Service
 
 Event = dict[str, Any]

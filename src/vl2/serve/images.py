@@ -24,8 +24,8 @@ from vl2.process.fetch import Cancellation, fetch
 from vl2.process.image import describe_source, read_source
 from vl2.process.processor import PreparedImages, Processor
 from vl2.serve.decoders import CutPicture, DecodeLimits, Decoders, Look, Picture
+from vl2.serve.fair_semaphore import FairSemaphore
 from vl2.serve.settings import ServerSettings
-from vl2.serve.slots import FairSlots
 
 MAX_PATH_CHARS = 4096  # as most systems have it
 MAX_PATH_PARTS = 256
@@ -80,7 +80,7 @@ class ImageLoader:
         )
         self._readers = ThreadPoolExecutor(MAX_READING, thread_name_prefix="vl2-read")
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="vl2-tiles")
-        self._read_bytes = FairSlots(MAX_READ_BYTES)
+        self._read_bytes = FairSemaphore(MAX_READ_BYTES)
 
     def stop(self) -> None:
         self.decoders.stop()

@@ -210,7 +210,7 @@ class JsonRequest(Request):
         return self._json
 
     async def _take_body(self) -> bytes:
-        """Return the body, which `Guard` hands out whole: collecting it would be another copy."""
+        """Return the body, which `RequestGuard` hands out whole: collecting it would be another copy."""
         body: bytes = (await self.receive()).get("body", b"")
         return body
 

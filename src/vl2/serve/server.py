@@ -22,8 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vl2.errors import UserError
 from vl2.infer.engine.engine import ENGINE_THREAD
-from vl2.serve.guard import client_of
 from vl2.serve.logs import log
+from vl2.serve.request_guard import client_of
 from vl2.serve.service import Service
 
 HEAD_TIMEOUT_S = 15.0  # for the request line and the headers
@@ -194,11 +194,11 @@ class GracefulServer(uvicorn.Server):
             self._draining = asyncio.get_running_loop().create_task(self._drain(name))
 
     async def _drain(self, name: str) -> None:
-        gate, settings = self._service.gate, self._service.settings
-        log("draining", {"signal": name, "under_way": gate.num_inside, "at_most_s": settings.drain_s})
-        if not await gate.drain(settings.drain_s):
+        drain_state, settings = self._service.drain_state, self._service.settings
+        log("draining", {"signal": name, "under_way": drain_state.num_under_way, "at_most_s": settings.drain_s})
+        if not await drain_state.drain(settings.drain_s):
             # What is still under way ends with a 503, or with an error at the end of its stream.
-            log("cutting_short", {"under_way": gate.num_inside})
+            log("cutting_short", {"under_way": drain_state.num_under_way})
             await self._service.cut_short()
         # Closing resets the connections that the system holds ready. So first no more are held, and those are taken.
         for listener in self._listeners:

@@ -20,15 +20,15 @@ from vl2.infer.engine.engine import EngineStopped
 from vl2.infer.sampling import GenerateOptions
 from vl2.process.messages import normalize, released_prompt
 from vl2.process.sample import Sample
-from vl2.serve.backend import Answers, Ask, Backend
+from vl2.serve.backend import Answers, Backend, GenerationRequest
 from vl2.serve.decoders import Decoders
+from vl2.serve.drain_state import DrainState
 from vl2.serve.errors import ApiError
-from vl2.serve.gate import Gate
+from vl2.serve.fair_semaphore import FairSemaphore
 from vl2.serve.images import ImageLoader, LoadedImages
 from vl2.serve.memory import keep_small
 from vl2.serve.metrics import Metrics, Numbers
 from vl2.serve.settings import ServerSettings
-from vl2.serve.slots import FairSlots
 
 T = TypeVar("T")
 Turns = Sequence[Mapping[str, Any]]
@@ -45,7 +45,7 @@ class Prompt:
 
 
 class Place:
-    """What a request holds until its answer is complete: a slot of its kind, and memory for its pictures."""
+    """What a request holds until its answer is complete: a place of its kind, and memory for its pictures."""
 
     def __init__(self, service: Service, client: str, resources: contextlib.AsyncExitStack) -> None:
         self._service, self._resources = service, resources
@@ -53,10 +53,10 @@ class Place:
         self._is_taken = False
 
     async def take(self, *, has_images: bool) -> None:
-        """Wait for a slot, once."""
+        """Wait for a place, once."""
         if not self._is_taken:
-            slots = self._service.image_slots if has_images else self._service.text_slots
-            await self._resources.enter_async_context(slots.hold(self.client))
+            semaphore = self._service.image_semaphore if has_images else self._service.text_semaphore
+            await self._resources.enter_async_context(semaphore.hold(self.client))
             self._is_taken = True
 
     async def keep(self, num_bytes: int) -> None:
@@ -68,15 +68,15 @@ class Service:
 
     def __init__(self, backend: Backend, settings: ServerSettings) -> None:
         self.backend, self.settings = backend, settings
-        self.gate = Gate()
+        self.drain_state = DrainState()
         self.metrics = Metrics()
         self.metrics.watch(self._numbers)
         self.started_at = int(time.time())
         # What cuts a connection off whose client reads nothing; the server that owns the connections puts it here.
         self.abort_connection: Callable[[tuple[str, int] | None], None] = lambda client: None
-        self.text_slots = FairSlots(settings.max_prepared, max_waiting=settings.max_waiting)
-        self.image_slots = FairSlots(settings.max_prepared, max_waiting=settings.max_waiting)
-        self.kept_bytes = FairSlots(settings.max_kept_bytes)
+        self.text_semaphore = FairSemaphore(settings.max_prepared, max_waiting=settings.max_waiting)
+        self.image_semaphore = FairSemaphore(settings.max_prepared, max_waiting=settings.max_waiting)
+        self.kept_bytes = FairSemaphore(settings.max_kept_bytes)
         self._threads = ThreadPoolExecutor(NUM_TOKENIZING, thread_name_prefix="vl2-tokenize")
         self._loader = ImageLoader(settings, backend.processor, needs_whole=backend.needs_images)
         self._preparing: set[asyncio.Task[Any]] = set()
@@ -85,7 +85,7 @@ class Service:
 
     async def start(self) -> None:
         await asyncio.gather(self.decoders.start(), self.backend.start())
-        self._memory = asyncio.create_task(keep_small(lambda: self.gate.num_inside > 0))
+        self._memory = asyncio.create_task(keep_small(lambda: self.drain_state.num_under_way > 0))
 
     async def stop(self) -> None:
         """End what is under way, and free everything."""
@@ -109,7 +109,7 @@ class Service:
 
     def _numbers(self) -> Numbers:
         numbers = dict(self.backend.numbers())
-        num_waiting = self.text_slots.num_waiting + self.image_slots.num_waiting
+        num_waiting = self.text_semaphore.num_waiting + self.image_semaphore.num_waiting
         numbers["vl2_queue_length"] = numbers.get("vl2_queue_length", 0) + num_waiting
         return numbers
 
@@ -212,9 +212,9 @@ class Service:
         num_logprobs: int | None,
         client: str,
     ) -> Answers:
-        """Hand over one ask for each prompt and its options."""
-        asks = [
-            Ask(
+        """Hand the backend a request for each prompt and its options."""
+        requests = [
+            GenerationRequest(
                 sample=prompt.sample,
                 images=prompt.images,
                 options=made,
@@ -224,7 +224,7 @@ class Service:
             )
             for prompt, made in zip(prompts, options, strict=True)
         ]
-        return await self.backend.open(asks)
+        return await self.backend.open(requests)
 
     def check_choices(self, num_choices: int) -> None:
         most = self.settings.limits.max_choices

@@ -48,7 +48,7 @@ async def health() -> dict[str, str]:
 async def ready(request: Request) -> Response:
     """Tell whether new requests are taken."""
     service: Service = request.app.state.service
-    if service.gate.is_draining or not service.backend.is_ready:
+    if service.drain_state.is_draining or not service.backend.is_ready:
         raise ApiError(503, "the server is stopping", code="stopping", retry_s=5)
     return JSONResponse({"status": "ready"})
 

@@ -28,7 +28,7 @@ from vl2.install_hint import install_packages
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import BOS, EOS, PAD, Tokenizer
-from vl2.serve.backend import Ask, Timing
+from vl2.serve.backend import GenerationRequest, Timing
 from vl2.serve.metrics import Numbers
 
 ARCHITECTURE = "DeepseekVLV2ForCausalLM"
@@ -93,25 +93,25 @@ class VllmBackend:
         self._engine = None  # it shuts down once more when it is freed, which must not wait for the end of Python
         self._folder.cleanup()
 
-    async def open(self, asks: Sequence[Ask]) -> _Answers:
+    async def open(self, requests: Sequence[GenerationRequest]) -> _Answers:
         if self._is_stopping:
             raise EngineStopped("the server is stopping")
-        if self._num_under_way + len(asks) > MAX_UNDER_WAY:
+        if self._num_under_way + len(requests) > MAX_UNDER_WAY:
             raise EngineFull(f"{self._num_under_way} requests are under way already: try again later")
-        for ask in asks:
-            if len(ask.sample) >= self.max_context:
-                raise ContextExceeded(ask.sample, self.max_context)
-            check_bias(ask.options, self.processor.tokenizer)
-        return _Answers(self, asks, [self._sampling(ask) for ask in asks])
+        for request in requests:
+            if len(request.sample) >= self.max_context:
+                raise ContextExceeded(request.sample, self.max_context)
+            check_bias(request.options, self.processor.tokenizer)
+        return _Answers(self, requests, [self._sampling(request) for request in requests])
 
     def numbers(self) -> Numbers:
         # The rest is in vLLM's own metrics.
         return {"vl2_running": self._num_under_way, "vl2_generated_tokens": self._num_generated}
 
-    def _sampling(self, ask: Ask) -> Any:
+    def _sampling(self, request: GenerationRequest) -> Any:
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        options = ask.options
+        options = request.options
         if options.no_repeat_ngram_size:
             raise UserError("no_repeat_ngram_size is not supported with vLLM; leave it out")
         if options.constraint is not None and not isinstance(options.constraint, JsonSchema):
@@ -120,7 +120,7 @@ class VllmBackend:
         if isinstance(options.constraint, JsonSchema):
             given["structured_outputs"] = StructuredOutputsParams(json=options.constraint.text)
         return self._vllm.SamplingParams(
-            max_tokens=min(options.max_new_tokens, self.max_context - len(ask.sample)),
+            max_tokens=min(options.max_new_tokens, self.max_context - len(request.sample)),
             temperature=options.temperature,
             top_p=options.top_p,
             top_k=options.top_k or -1,
@@ -130,19 +130,19 @@ class VllmBackend:
             presence_penalty=options.presence_penalty,
             logit_bias=dict(options.logit_bias) or None,
             seed=options.seed,
-            logprobs=ask.num_logprobs,
+            logprobs=request.num_logprobs,
             stop_token_ids=[self.processor.tokenizer.eos_id],
             output_kind=RequestOutputKind.DELTA,
             **given,
         )
 
-    async def generate(self, ask: Ask, sampling: Any) -> AsyncIterator[Output]:
-        """Yield an output per token of one ask."""
+    async def generate(self, request: GenerationRequest, sampling: Any) -> AsyncIterator[Output]:
+        """Yield an output per token of one request."""
         request_id = uuid.uuid4().hex
-        prompt: dict[str, Any] = {"prompt_token_ids": prompt_ids(ask.sample, self.processor.tokenizer.image_id)}
-        if ask.images:
-            prompt["multi_modal_data"] = {"image": list(ask.images)}
-        engine, reader = self._engine, _Reader(ask, self.processor)
+        prompt: dict[str, Any] = {"prompt_token_ids": prompt_ids(request.sample, self.processor.tokenizer.image_id)}
+        if request.images:
+            prompt["multi_modal_data"] = {"image": list(request.images)}
+        engine, reader = self._engine, _Reader(request, self.processor)
         is_over = False
         self._num_under_way += 1
         try:
@@ -171,10 +171,10 @@ class VllmBackend:
 class _Reader:
     """Token ids of one answer to outputs."""
 
-    def __init__(self, ask: Ask, processor: Processor) -> None:
-        self._options, self._num_logprobs = ask.options, ask.num_logprobs
+    def __init__(self, request: GenerationRequest, processor: Processor) -> None:
+        self._options, self._num_logprobs = request.options, request.num_logprobs
         self._tokenizer = processor.tokenizer
-        self._text = AnswerStream(processor.tokenizer, ask.options.stop)
+        self._text = AnswerStream(processor.tokenizer, request.options.stop)
         self._ids: list[int] = []
         self.stopped_early = False  # by us, and vLLM does not know
 
@@ -217,21 +217,21 @@ def prompt_ids(sample: Sample, image_id: int) -> list[int]:
 class _Answers:
     """Asks under way together."""
 
-    def __init__(self, backend: VllmBackend, asks: Sequence[Ask], samplings: Sequence[Any]) -> None:
+    def __init__(self, backend: VllmBackend, requests: Sequence[GenerationRequest], samplings: Sequence[Any]) -> None:
         self._outputs: asyncio.Queue[tuple[int, Output] | None] = asyncio.Queue()
         self._began = monotonic()
         self._first: dict[int, float] = {}
         self._last: dict[int, float] = {}
-        self._num_left = len(asks)
+        self._num_left = len(requests)
         self._tasks = [
-            asyncio.create_task(self._run(backend, index, ask, sampling))
-            for index, (ask, sampling) in enumerate(zip(asks, samplings, strict=True))
+            asyncio.create_task(self._run(backend, index, request, sampling))
+            for index, (request, sampling) in enumerate(zip(requests, samplings, strict=True))
         ]
 
-    async def _run(self, backend: VllmBackend, index: int, ask: Ask, sampling: Any) -> None:
+    async def _run(self, backend: VllmBackend, index: int, request: GenerationRequest, sampling: Any) -> None:
         last: Output | None = None
         try:
-            async for last in backend.generate(ask, sampling):
+            async for last in backend.generate(request, sampling):
                 self._first.setdefault(index, monotonic())
                 self._last[index] = monotonic()
                 self._outputs.put_nowait((index, last))

@@ -19,7 +19,7 @@ from vl2.lora.peft_files import load_adapter, save_adapter
 from vl2.model import VL2
 from vl2.paths import local_path
 from vl2.train.adapter_options import AdapterOptions
-from vl2.train.quantised_base import quantise_base
+from vl2.train.quantized_base import quantize_base
 
 ADAPTER = "adapter"  # folder of a run
 
@@ -31,7 +31,7 @@ def adapt(model: VL2, options: AdapterOptions, seed: int, dtype: torch.dtype) ->
     """
     put_adapter(model, options, seed)
     if options.method == "qlora":
-        quantise_base(model, options.base, dtype)
+        quantize_base(model, options.base, dtype)
 
 
 def put_adapter(model: VL2, options: AdapterOptions, seed: int = 0) -> None:

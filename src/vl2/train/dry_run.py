@@ -16,7 +16,7 @@ from typing import Any, TextIO, get_args
 import torch
 
 from vl2.config import PRESETS, ModelConfig, preset
-from vl2.data.plan import Plan
+from vl2.data.plan import PackPlan
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
@@ -251,7 +251,7 @@ def print_plan(planned: PlannedRun, file: TextIO) -> None:
         console.print(f"Tokens and tiles are the most there can be: {planned.note}.", markup=False)
 
 
-def _try_plan(recipe: Recipe) -> tuple[Plan | None, str]:
+def _try_plan(recipe: Recipe) -> tuple[PackPlan | None, str]:
     """Return the plan of the recipe's data, or why there is none here."""
     if not _is_here(recipe.model):
         return None, f"the tokenizer of {recipe.model.name} is not here"
@@ -263,7 +263,7 @@ def _try_plan(recipe: Recipe) -> tuple[Plan | None, str]:
         return None, str(error)
 
 
-def _step_contents(recipe: Recipe, config: ModelConfig, plan: Plan | None) -> tuple[float, float, list[float], int]:
+def _step_contents(recipe: Recipe, config: ModelConfig, plan: PackPlan | None) -> tuple[float, float, list[float], int]:
     """Return the mean tokens and tiles of a step, the lengths of its documents, and its trained tokens."""
     stage = recipe.stage
     if plan is None:
@@ -291,7 +291,7 @@ def _scaled(lengths: Iterable[float], total: float) -> list[float]:
     return [length * factor for length in lengths]
 
 
-def _most_tiles(recipe: Recipe, config: ModelConfig, plan: Plan | None) -> int:
+def _most_tiles(recipe: Recipe, config: ModelConfig, plan: PackPlan | None) -> int:
     """Return the most tiles of a pack: of those planned first, or of what a pack may hold."""
     if plan is not None:
         return max((pack.num_tiles for pack in plan.window(0)), default=0)

@@ -44,12 +44,12 @@ class Benchmark:
         # Here, not above: a run without benchmarks needs none of them.
         from vl2.eval.catalogue import find_task
         from vl2.eval.during_training import TaskEvaluation
-        from vl2.eval.task import Where
+        from vl2.eval.task import DataSource
 
         self._scale = 0.01 if find_task(task.name).unit == "%" else 1.0
         self._ask = TaskEvaluation(
             (task.name,),
-            Where(data=Path(task.data) if task.data else None),
+            DataSource(data=Path(task.data) if task.data else None),
             limit=task.num_records,
             max_new_tokens=task.max_new_tokens,
         )

@@ -14,13 +14,13 @@ from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.index import RecordStore, StoreIndex, build_index
 from vl2.data.loader import Loader, LoaderOptions
 from vl2.data.pack import Packing
-from vl2.data.plan import Plan, PlanOptions
+from vl2.data.plan import PackPlan, PlanOptions
 from vl2.data.store import Records, open_random
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
 from vl2.model.empty import shapes_only
 from vl2.process.processor import Processor
-from vl2.train.ranks import LoneWork, Ranks
+from vl2.train.ranks import Ranks, RankZeroSection
 from vl2.train.recipe import ModelOptions, Recipe
 from vl2.train.schedule import total_steps
 from vl2.train.stage import Stage
@@ -134,7 +134,7 @@ def open_stores(recipe: Recipe) -> dict[str, Records]:
 
 def make_plan(
     recipe: Recipe, stores: Mapping[str, Records], processor: Processor, *, folder: Path | None, ranks: Ranks, say: Say
-) -> Plan:
+) -> PackPlan:
     """Return the plan of a recipe. The first rank builds the indexes, and keeps them in the run's folder if given."""
     indexes = [_index(name, store, processor, recipe, folder, ranks, say) for name, store in stores.items()]
     for index in indexes:
@@ -146,7 +146,7 @@ def make_plan(
     mixture = recipe.data.make_mixture(recipe.stage.name)
     if recipe.data.only_present:
         mixture = mixture.only(source.category for source in sources)
-    plan = Plan(sources, mixture, plan_options(recipe))
+    plan = PackPlan(sources, mixture, plan_options(recipe))
     if plan.excluded:
         say(f"{len(plan.excluded)} records are longer than {recipe.stage.seq_len} tokens and are left out")
     return plan
@@ -163,7 +163,7 @@ def plan_options(recipe: Recipe) -> PlanOptions:
 
 
 def make_loader(
-    recipe: Recipe, plan: Plan, stores: Mapping[str, RecordStore], processor: Processor, ranks: Ranks
+    recipe: Recipe, plan: PackPlan, stores: Mapping[str, RecordStore], processor: Processor, ranks: Ranks
 ) -> Loader:
     options = LoaderOptions(
         num_workers=recipe.data.workers,
@@ -176,7 +176,7 @@ def make_loader(
     return Loader(plan, stores, processor, ranks.rank, ranks.size, options)
 
 
-def num_steps(stage: Stage, plan: Plan | None) -> int:
+def num_steps(stage: Stage, plan: PackPlan | None) -> int:
     """Return the length of a stage in steps.
 
     Where a stage is as long as a number of tokens, packed sequences count as full, which is how the paper's numbers
@@ -199,9 +199,9 @@ def _index(
     if folder is None:
         return build_index(name, store, processor, mask_prompt=stage.mask_prompt)
     path = folder / INDEXES / f"{name}.npz"
-    work = LoneWork(ranks, recipe.engine.timeout_s)
+    section = RankZeroSection(ranks, recipe.engine.timeout_s)
     if not ranks.is_first:
-        work.wait()
+        section.wait()
         return _load(path, store, processor, stage)
     if not _is_usable(path, store, processor, stage):
         say(f"counting the tokens of {len(store):,} records of {name}")
@@ -210,10 +210,10 @@ def _index(
         except OSError as error:
             raise UserError(f"cannot write {path.parent}: {error.strerror or error}") from None
         index = build_index(
-            name, store, processor, files=store.checksum, mask_prompt=stage.mask_prompt, after_each=work.go_on
+            name, store, processor, files=store.checksum, mask_prompt=stage.mask_prompt, after_each=section.heartbeat
         )
         index.save(path)
-    work.end()
+    section.end()
     return _load(path, store, processor, stage)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
-class Progress:
+class TrainProgress:
     """Shows the steps of a run on stderr. Enter it before the first step."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Progress:
         self._task: TaskID | None = None
         self._started = time.monotonic()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> TrainProgress:
         self._started = time.monotonic()
         if not self._is_quiet and self._file.isatty():
             self._open_bar()

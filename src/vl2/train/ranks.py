@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _HINT = "start with: torchrun --nproc-per-node N --no-python vl2 train ..."
-_TELL_S = 10.0  # of the first rank's work alone, between two signs of life
+_HEARTBEAT_S = 10.0  # between two heartbeats of a section that only rank zero runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,49 +138,50 @@ def _exchange(
     return arrived, work
 
 
-class LoneWork:
-    """Work of the first rank that the others wait for, however long it takes: they hear of it every few seconds.
+class RankZeroSection:
+    """A section that only rank zero runs while the others wait, however long it takes.
 
-    So none gives up after `timeout_s` while the first is at work, and all fail soon where it is lost.
+    Rank zero sends a heartbeat every few seconds. So no rank gives up after `timeout_s` while it is at work, and all
+    fail soon where it is lost.
     """
 
     def __init__(self, ranks: Ranks, timeout_s: float) -> None:
-        self._ranks, self._every_s = ranks, min(_TELL_S, timeout_s / 4)
+        self._ranks, self._every_s = ranks, min(_HEARTBEAT_S, timeout_s / 4)
         self._next = time.monotonic() + self._every_s
 
-    def go_on(self) -> None:
-        """Tell the others, if it is time to. The first rank calls it often."""
+    def heartbeat(self) -> None:
+        """Send a heartbeat to the others if one is due. Rank zero calls it often."""
         if time.monotonic() >= self._next:
             self._ranks.max_(torch.zeros(1))
             self._next = time.monotonic() + self._every_s
 
     def end(self) -> None:
-        """Let the others go. The first rank calls it once."""
+        """Release the others. Rank zero calls it once, at the end of the section."""
         self._ranks.max_(torch.ones(1))
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Tell the others from a thread, for work that cannot call `go_on`, and let them go at its end.
+    def heartbeats(self) -> Iterator[None]:
+        """Send heartbeats from a thread, for work that cannot call `heartbeat`, and release the others at its end.
 
-        The work must tell other ranks nothing itself. Where it fails, the others are not let go: they fail as soon as
-        this rank leaves.
+        The work must not communicate with other ranks itself. Where it fails, the others are not released: they fail
+        as soon as this rank leaves.
         """
         is_over = threading.Event()
         with ThreadPoolExecutor(1) as executor:
-            telling = executor.submit(self._tell_until, is_over)
+            beats = executor.submit(self._beat_until, is_over)
             try:
                 yield
             finally:
                 is_over.set()
-        telling.result()
+        beats.result()
         self.end()
 
-    def _tell_until(self, is_over: threading.Event) -> None:
+    def _beat_until(self, is_over: threading.Event) -> None:
         while not is_over.wait(self._every_s):
             self._ranks.max_(torch.zeros(1))
 
     def wait(self) -> None:
-        """Return when the work is done. The other ranks call it."""
+        """Return when the section has ended. The other ranks call it."""
         while not float(self._ranks.max_(torch.zeros(1))):
             pass
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vl2.errors import UserError
 from vl2.train.adapter_options import AdapterOptions
-from vl2.train.guard import GuardOptions
+from vl2.train.loss_spike import LossSpikeOptions
 from vl2.train.stage import STAGES, Stage
 from vl2.train.toml_file import from_table, load_toml, refuse_unknown, to_toml
 from vl2.train.trackers import TrackerName
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Compute = Literal["float32", "bfloat16"]
 Init = Literal["weights", "random"]
 Mode = Literal["replicated", "sharded"]
-CutKind = Literal["looped", "contiguous", "encoder_first"]
+SplitKind = Literal["looped", "contiguous", "encoder_first"]
 EncoderRecompute = Literal["none", "blocks", "whole"]
 
 
@@ -95,7 +95,7 @@ class DataOptions:
     weights: Mapping[str, float] = field(default_factory=dict)
     """weights of sources inside their category, by "name/category" """
     spelled: tuple[str, ...] = ()
-    """categories whose answers are written character by character: so a small model learns to read"""
+    """categories whose answers are character-level targets, encoded by character: so a small model learns to read"""
     window_packs: int = 512
     """packs planned at a time"""
     workers: int = 2
@@ -157,7 +157,7 @@ class EngineOptions:
 
     pipeline: int = 1
     """ranks that the layers are divided among; needs parallel = "sharded" """
-    pipeline_cut: CutKind = "looped"
+    pipeline_cut: SplitKind = "looped"
     """looped: every rank a part of the encoder and of the language model; contiguous; encoder_first, to compare"""
     pipeline_costs: str = ""
     """file of measured costs that say where to cut; by formula where empty"""
@@ -255,7 +255,7 @@ class Recipe:
     run: RunOptions
     data: DataOptions = field(default_factory=DataOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
-    guard: GuardOptions = field(default_factory=GuardOptions)
+    guard: LossSpikeOptions = field(default_factory=LossSpikeOptions)
     adapter: AdapterOptions = field(default_factory=AdapterOptions)
     seed: int = 0
     """of random weights and of the order of the data"""

@@ -1,6 +1,6 @@
 """The life of a run: prepare or resume, step until the end, and leave a checkpoint whatever ends it.
 
-One step is: packs from the loader, gradients, the guard's verdict, the update, one line of metrics. A checkpoint
+One step is: packs from the loader, gradients, the check for a loss spike, the update, one line of metrics. A checkpoint
 holds everything that the next step depends on, so a run that was killed goes on with the same numbers: on CPUs bit for
 bit, on CUDA up to the order in which kernels add.
 What ends a run early is in `stopping`, what is measured of a step in `meter`, and where that goes in `outputs`.
@@ -27,13 +27,13 @@ from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter
 from vl2.train.checkpoint import RECIPE, Checkpoints, Keep
 from vl2.train.evaluation import Evaluation, HeldOut, open_evaluation
-from vl2.train.guard import Guard
+from vl2.train.loss_spike import LossSpikeSkip
 from vl2.train.lost import rank_lost
 from vl2.train.memory import checkpoint_activations, compile_encoder
 from vl2.train.meter import Meter
 from vl2.train.metrics import METRICS, StepMetrics
 from vl2.train.outputs import Outputs
-from vl2.train.parallel.lay_out import check_experts, check_ranks, lay_out
+from vl2.train.parallel.parallelize import check_experts, check_ranks, parallelize
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_step import PipelineStep
 from vl2.train.parallel.tile_balance import TileBalancer
@@ -48,8 +48,8 @@ from vl2.train.prepare import (
     open_stores,
 )
 from vl2.train.products import product_dtype
-from vl2.train.progress import Progress
-from vl2.train.ranks import LoneWork, Ranks, join, leave
+from vl2.train.progress import TrainProgress
+from vl2.train.ranks import Ranks, RankZeroSection, join, leave
 from vl2.train.recipe import Recipe, changes, read_recipe
 from vl2.train.schedule import learning_rate
 from vl2.train.shard import is_sharded, local, origin
@@ -121,7 +121,7 @@ class Run:
         self.folder = Path(recipe.run.folder)
         self.step = 0  # done
         self.train_step = _train_step(recipe, model, ranks)
-        self.guard = Guard(recipe.guard)
+        self.loss_spikes = LossSpikeSkip(recipe.guard)
         self.checkpoints = _checkpoints(recipe, ranks, writes_whole=self.train_step.data_ranks.is_first)
         self.is_quiet = quiet or not ranks.is_first
         self._evaluations = evaluations
@@ -163,7 +163,7 @@ class Run:
         is_filled_later = found is not None and not recipe.adapter.is_used
         files = find_model(recipe.model, folder if is_filled_later else None)
         check_experts(files.config, recipe, ranks.size)
-        processor = replace(files.processor(), spelled=frozenset(recipe.data.spelled))
+        processor = replace(files.processor(), character_level=frozenset(recipe.data.spelled))
         for evaluation in evaluations:
             if isinstance(evaluation, HeldOut):
                 evaluation.check(processor, files.config.language_config.max_position_embeddings)
@@ -179,13 +179,13 @@ class Run:
         checkpoint_activations(
             model, encoder=recipe.engine.recomputed_encoder, layers=recipe.engine.activation_checkpointing
         )
-        laid_out, data_ranks = lay_out(model, recipe, plan, ranks)
+        parallelized, data_ranks = parallelize(model, recipe, plan, ranks)
         if ranks.is_first:
             keep_model_files(files, folder)
         run = cls(
             recipe,
             ranks,
-            model=laid_out,
+            model=parallelized,
             processor=processor,
             loader=make_loader(recipe, plan, stores, processor, data_ranks),
             total=num_steps(recipe.stage, plan),
@@ -209,7 +209,7 @@ class Run:
             "model": weights,
             "train_step": self.train_step.state_dict(),
             "loader": self.loader.state_dict(),
-            "guard": self.guard.state_dict(),
+            "guard": self.loss_spikes.state_dict(),
             "step": self.step,
         }
 
@@ -218,7 +218,7 @@ class Run:
         state = self.checkpoints.load(folder, self.state_dict())
         self.train_step.load_state_dict(state["train_step"])
         self.loader.load_state_dict(state["loader"])
-        self.guard.load_state_dict(state["guard"])
+        self.loss_spikes.load_state_dict(state["guard"])
         self.step = int(state["step"])
 
     def save(self) -> None:
@@ -227,7 +227,7 @@ class Run:
     def loop(self) -> Ended:
         """Step until the end, a signal or the time limit, and write a checkpoint then."""
         options = self.recipe.run
-        progress = Progress(self.total, self.step, log_every=options.log_every_steps, quiet=self.is_quiet)
+        progress = TrainProgress(self.total, self.step, log_every=options.log_every_steps, quiet=self.is_quiet)
         if self.ranks.is_first:
             self.checkpoints.remove_partial()
         is_saved = self.step > 0
@@ -241,7 +241,7 @@ class Run:
                 outputs.step(metrics)
                 progress.step(metrics)
                 self._report_lost(progress)
-                if self.guard.is_hopeless:
+                if self.loss_spikes.is_hopeless:
                     raise self._hopeless(metrics)
                 self.checkpoints.check()
                 is_last = self.step == self.total
@@ -294,7 +294,7 @@ class Run:
             torch.manual_seed(_dropout_seed(self.recipe.seed, self.step, self.ranks.rank))
         report = self.train_step.accumulate(loaded.packs)
         rate = learning_rate(self.recipe.stage, self.step, self.total)
-        why = self.guard.judge(report.loss, report.grad_norm, report.num_trained_tokens)
+        why = self.loss_spikes.judge(report.loss, report.grad_norm, report.num_trained_tokens)
         if why is None:
             self.train_step.apply(report, rate)
         else:
@@ -306,18 +306,18 @@ class Run:
             report,
             rate=rate,
             discarded=why or "",
-            num_discarded=self.guard.num_discarded,
+            num_discarded=self.loss_spikes.num_discarded,
             totals=self._meter.totals(loaded),
             seconds=time.perf_counter() - started,
             waited=waited,
         )
 
-    def _evaluate(self, outputs: Outputs, progress: Progress) -> None:
-        work = LoneWork(self.ranks, self.recipe.engine.timeout_s)
+    def _evaluate(self, outputs: Outputs, progress: TrainProgress) -> None:
+        section = RankZeroSection(self.ranks, self.recipe.engine.timeout_s)
         if not self.ranks.is_first:
-            work.wait()
+            section.wait()
             return
-        with work.told():
+        with section.heartbeats():
             scores = self._scores()
         if scores is not None:
             outputs.evaluation(self.step, scores)
@@ -337,7 +337,7 @@ class Run:
         self.model.train(was_training)
         return scores
 
-    def _report_lost(self, progress: Progress) -> None:
+    def _report_lost(self, progress: TrainProgress) -> None:
         for lost in self.loader.problems[self._num_lost :]:
             self._num_lost += 1
             if self._num_lost <= _LOST_SHOWN:
@@ -350,7 +350,7 @@ class Run:
         newest = self.checkpoints.newest()
         where = f"the last checkpoint is {newest}" if newest is not None else "there is no checkpoint"
         return UserError(
-            f"stopped at step {self.step}: {self.guard.num_in_a_row} steps in a row were discarded, "
+            f"stopped at step {self.step}: {self.loss_spikes.num_in_a_row} steps in a row were discarded, "
             f"the last because its {metrics.discarded}; {where}"
         )
 

@@ -1,16 +1,16 @@
-"""Where the weights live: whole on every rank, or cut into parts of which each rank holds one.
+"""Where the weights live: whole on every rank, or sharded, so that each rank holds one part.
 
 "replicated": every rank has the model in the compute type, runs its own packs alone, and the gradients are summed
 once per optimizer step, in a few flat pieces. Ranks need not run equally often.
 
 "sharded" (FSDP2): every rank holds its part of each weight. A vision block or decoder layer is gathered when it
-runs, in the compute type, and its gradients are summed in float32 and cut up again, in every backward pass. So all
+runs, in the compute type, and its gradients are summed in float32 and sharded again, in every backward pass. So all
 ranks must run equally often and through all blocks: a rank without images or packs runs blank ones, see
 `vl2.train.blank`. What is trained is held in float32, what was frozen before in the compute type.
 
 In both the router's weights and the expert bias stay float32, and the sums are sums, not means: the loss has been
-divided by the count of all ranks before. Sharded weights are DTensors, each cut along one axis; `local`, `origin`
-and `whole` are how the rest of the package touches them.
+divided by the count of all ranks before. Sharded weights are DTensors, each split along one axis; the rest of the
+package touches them through `local`, `origin` and `full_tensor`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BUCKET_ELEMENTS = 1 << 24  # 64 MiB of float32 are summed at a time
 
 
 def shard(model: VL2, mode: Mode, ranks: Ranks, compute_dtype: torch.dtype, *, expert_parallel: int = 1) -> VL2:
-    """Lay the model out on the ranks' devices and return it. In place; its parameters may be new objects.
+    """Place the model on the ranks' devices, in place, and return it; its parameters may be new objects.
 
     With `expert_parallel` above 1, which only "sharded" takes, that many ranks share each set of experts.
 
@@ -54,7 +54,7 @@ def shard(model: VL2, mode: Mode, ranks: Ranks, compute_dtype: torch.dtype, *, e
     if mode == "replicated" or ranks.size == 1:
         _replicate(model, ranks, compute_dtype)
     else:
-        _cut(model, make_layout(ranks, expert_parallel=expert_parallel), compute_dtype)
+        _shard_model(model, make_layout(ranks, expert_parallel=expert_parallel), compute_dtype)
     return model
 
 
@@ -73,24 +73,24 @@ def origin(tensor: Tensor) -> tuple[int, ...]:
     place = [0] * tensor.ndim
     if isinstance(tensor, DTensor):
         mesh = tensor.device_mesh
-        for axis, cut in enumerate(tensor.placements):
-            assert isinstance(cut, Shard), f"cut as {cut}"
-            assert not place[cut.dim], "cut twice along one axis"
-            size = tensor.shape[cut.dim]
+        for axis, placement in enumerate(tensor.placements):
+            assert isinstance(placement, Shard), f"placed as {placement}"
+            assert not place[placement.dim], "sharded twice along one axis"
+            size = tensor.shape[placement.dim]
             share = -(-size // mesh.size(axis))  # the last ranks may have less, or nothing
-            place[cut.dim] = min(mesh.get_local_rank(axis) * share, size)
+            place[placement.dim] = min(mesh.get_local_rank(axis) * share, size)
     return tuple(place)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return all of a sharded tensor; any other as it is. All ranks must ask together."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Gather a sharded tensor and return it in full; any other as it is. All ranks must call it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every parameter and buffer, whole, one at a time, by name. All ranks must go through it together."""
+def full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every parameter and buffer in full, one at a time, by name. All ranks must go through it together."""
     for name, tensor in _tensors(model).items():
-        yield name, whole(tensor)
+        yield name, full_tensor(tensor)
 
 
 @torch.no_grad()
@@ -134,13 +134,13 @@ def _replicate(model: VL2, ranks: Ranks, compute_dtype: torch.dtype) -> None:
 
 
 @torch.no_grad()
-def _cut(model: VL2, layout: Layout, compute_dtype: torch.dtype) -> None:
+def _shard_model(model: VL2, layout: Layout, compute_dtype: torch.dtype) -> None:
     ranks = layout.world
     source: Mapping[str, Tensor] = {name: t.detach() for name, t in _tensors(model).items()} if ranks.is_first else {}
     # From here on without memory, so that no rank but the first ever needs room for a whole model.
     model.to("meta")
-    widen(model, compute_dtype)
-    cut_module(model, layout, compute_dtype)
+    upcast(model, compute_dtype)
+    shard_module(model, layout, compute_dtype)
     for method in ("states", "encode_tiles"):
         register_fsdp_forward_method(model, method)
     model.to_empty(device=ranks.device)
@@ -150,16 +150,16 @@ def _cut(model: VL2, layout: Layout, compute_dtype: torch.dtype) -> None:
 
 
 @torch.no_grad()
-def widen(model: nn.Module, compute_dtype: torch.dtype) -> None:
-    """Give every weight the type in which its parts are kept: float32 where it is trained."""
+def upcast(model: nn.Module, compute_dtype: torch.dtype) -> None:
+    """Cast every weight to the type in which its shards are kept: float32 where it is trained."""
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             is_wide = isinstance(module, Router) or parameter.requires_grad
             parameter.data = parameter.data.to(torch.float32 if is_wide else _cast(parameter, compute_dtype))
 
 
-def cut_module(model: nn.Module, layout: Layout, compute_dtype: torch.dtype) -> None:
-    """Cut the weights of a model, or of some of its layers, on the meta device."""
+def shard_module(model: nn.Module, layout: Layout, compute_dtype: torch.dtype) -> None:
+    """Shard the weights of a model, or of some of its layers, on the meta device."""
     has_own_experts = layout.expert_mesh is not None
     if layout.expert_mesh is not None:
         for module in model.modules():
@@ -185,8 +185,8 @@ def settle(model: nn.Module) -> None:
             module.reshard()
 
 
-def cut_again(model: nn.Module) -> None:
-    """Let go of gathered weights, so that the next pass gathers what the optimizer has made of their parts.
+def reshard(model: nn.Module) -> None:
+    """Free gathered weights, so that the next pass gathers the shards that the optimizer has updated.
 
     FSDP does so after a backward pass that reaches all weights of a group. Of a segment of a pipeline some are frozen.
     """
@@ -239,9 +239,9 @@ def _fully_shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, *, sta
 
 
 def _placement(parameter: nn.Parameter, num_ranks: int) -> Shard:
-    """Cut along the first axis that gives every rank the same share: 72 experts on 16 ranks are cut inside.
+    """Shard along the first axis that gives every rank the same share: 72 experts on 16 ranks are sharded inside.
 
-    Experts that have been divided already are always cut inside.
+    Experts that have been divided already are always sharded inside.
     """
     if isinstance(parameter, DTensor):
         return Shard(1 + inner_axis(parameter.shape[1:], num_ranks))
@@ -255,18 +255,18 @@ def even_axis(shape: Sequence[int], num_ranks: int) -> int | None:
 
 
 def inner_axis(matrix: Sequence[int], num_ranks: int) -> int:
-    """Return the axis of an expert's matrix that is cut where ranks hold the same experts. UserError without any."""
+    """Return the axis of an expert's matrix that is sharded where ranks hold the same experts; UserError if none is."""
     axis = even_axis(matrix, num_ranks)
     if axis is None:
         raise UserError(
-            f"an expert's matrices of {' x '.join(map(str, matrix))} cannot be cut into {num_ranks}: "
+            f"an expert's matrices of {' x '.join(map(str, matrix))} cannot be sharded over {num_ranks} ranks: "
             "choose a larger engine.expert_parallel"
         )
     return axis
 
 
 def check_divided(language: LanguageConfig, num_data: int, expert_parallel: int) -> None:
-    """UserError if experts cannot be divided among `expert_parallel` ranks, and each cut by those that hold it."""
+    """UserError if experts cannot be divided among `expert_parallel` ranks, and each sharded among its holders."""
     num_experts = language.n_routed_experts or 0
     if expert_parallel == 1 or not num_experts:
         return

@@ -21,7 +21,7 @@ from vl2.model.moe import Experts
 from vl2.train.adapter import put_adapter
 from vl2.train.adapter_options import AdapterOptions, BaseKind
 from vl2.train.parts import freeze, part_of
-from vl2.train.quantised_base import BLOCK, SCALES_PER_BLOCK, WITHIN
+from vl2.train.quantized_base import BLOCK, SCALES_PER_BLOCK, WITHIN
 from vl2.train.stage import Stage
 
 GRADIENT_BYTES = torch.float32.itemsize
@@ -67,7 +67,7 @@ def size_of(
         if parameter.requires_grad:
             trained[part_of(name)] += parameter.numel()
     total = sum(parameter.numel() for parameter in model.parameters())
-    few_bits = _num_quantised(model) if adapter.method == "qlora" else 0
+    few_bits = _num_quantized(model) if adapter.method == "qlora" else 0
     num_trained = sum(trained.values())
     held = torch.float32 if is_sharded else dtype  # of what is trained; see `shard.py`
     weight_bytes: float = (total - few_bits - num_trained) * dtype.itemsize + num_trained * held.itemsize
@@ -89,8 +89,8 @@ def optimizer_bytes(stage: Stage, held: torch.dtype) -> int:
     return GRADIENT_BYTES + 2 * own.itemsize + (own.itemsize if held != own else 0)
 
 
-def _num_quantised(model: VL2) -> int:
-    """Count the weights that `quantise_base` replaces."""
+def _num_quantized(model: VL2) -> int:
+    """Count the weights that `quantize_base` replaces."""
     return sum(
         parameter.numel()
         for name, module in model.named_modules()

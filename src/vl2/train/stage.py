@@ -40,7 +40,7 @@ class Stage:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     clip_norm: float = 1.0
-    is_bfloat16_optimizer: bool = False  # its masters and moments are bfloat16; weights that are cut stay float32
+    is_bfloat16_optimizer: bool = False  # its masters and moments are bfloat16; sharded weights stay float32
     balance_loss_weight: float
     attention_loss_weight: float = 0.0  # of the loss that teaches attention where answers are to be seen
     attention_loss_layers: tuple[int, ...] = ()  # the layers whose first head it teaches

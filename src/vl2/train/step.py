@@ -54,7 +54,7 @@ class StepReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
+class StepCounts:
     """How much of everything a step has."""
 
     trained_tokens: int
@@ -65,7 +65,7 @@ class Counts:
     tiles_by_rank: tuple[tuple[int, ...], ...]  # for each group of packs that are encoded at a time
 
 
-class Tally:
+class StepTally:
     """Sums over the packs of a step, kept on the device until all have run."""
 
     def __init__(self, model: Configured, device: torch.device) -> None:
@@ -98,7 +98,7 @@ class Tally:
 
 
 class TrainStep:
-    """Trains a model, laid out by `shard` before, by the rules of a stage."""
+    """Trains a model that `shard` has placed on the ranks, by the rules of a stage."""
 
     def __init__(
         self, model: VL2 | PipelineModel, stage: Stage, ranks: Ranks, balancer: TileBalancer | None = None
@@ -135,7 +135,7 @@ class TrainStep:
         """
         own = [self._trim(pack) for pack in packs if pack.num_tokens]
         counts = self._count(own)
-        tally = Tally(self.model, self.ranks.device)
+        tally = StepTally(self.model, self.ranks.device)
         self._run_all(own, counts, tally)
         self.optimizer.sum_over_ranks()
         tally.sum_over(self.ranks)
@@ -167,7 +167,7 @@ class TrainStep:
         """Cut padding, but to a multiple: the CPU compiles its bfloat16 kernels for each length that it meets."""
         return pack.with_length(-(-pack.num_tokens // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
 
-    def _count(self, packs: Sequence[Packed]) -> Counts:
+    def _count(self, packs: Sequence[Packed]) -> StepCounts:
         own = [0, 0, 0, 0, 0]
         for pack in packs:
             own[0] += int((pack.labels[1:] != -100).sum())
@@ -176,7 +176,7 @@ class TrainStep:
             own[3] += self._num_balanced(pack)
             own[4] += len(pack.evidence)
         total = self.data_ranks.sum_(torch.tensor(own, device=self.ranks.device)).tolist()
-        return Counts(
+        return StepCounts(
             trained_tokens=total[0],
             tokens=total[1],
             tiles=total[2],
@@ -215,7 +215,7 @@ class TrainStep:
         blank = blank_pack(self.model.config)
         return packs + [blank] * (num_rounds - len(packs))
 
-    def _run_all(self, own: list[Packed], counts: Counts, tally: Tally) -> None:
+    def _run_all(self, own: list[Packed], counts: StepCounts, tally: StepTally) -> None:
         """Run this rank's packs forward and backward."""
         own = self._with_blanks(own)
         if self._balancer is None:
@@ -228,7 +228,7 @@ class TrainStep:
                 self._run(pack, counts, tally, tokens_IQD)
             group.backward()
 
-    def _run(self, pack: Packed, counts: Counts, tally: Tally, tokens_IQD: Tensor | None = None) -> None:
+    def _run(self, pack: Packed, counts: StepCounts, tally: StepTally, tokens_IQD: Tensor | None = None) -> None:
         assert isinstance(self.model, VL2), "a pipeline runs otherwise"
         hidden = self.model.states(
             pack, tokens_IQD=tokens_IQD, runs_blank_tile=self._is_sharded and self._balancer is None
@@ -248,7 +248,7 @@ class TrainStep:
             loss.backward()
         tally.add(pack, loss_n, hidden, num_balanced)
 
-    def _report(self, counts: Counts, tally: Tally) -> StepReport:
+    def _report(self, counts: StepCounts, tally: StepTally) -> StepReport:
         sums = tally.loss_by_category.tolist()
         named = zip(CATEGORIES, sums, strict=False)
         return StepReport(
@@ -265,7 +265,7 @@ class TrainStep:
             tile_imbalance_balanced=self._balanced(counts),
         )
 
-    def _balanced(self, counts: Counts) -> float:
+    def _balanced(self, counts: StepCounts) -> float:
         if self._balancer is None:
             return imbalance(counts.tiles_by_rank)
         return imbalance([even_counts(held) for held in counts.tiles_by_rank])

@@ -43,7 +43,7 @@ ProgressBar = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class VerifyOptions:
     """What is to be verified, and how."""
 
     target: str  # as it was typed
@@ -62,9 +62,9 @@ class Plan:
         return PUBLISHED_DTYPE if chosen is None else str(chosen).removeprefix("torch.")
 
 
-def verify(plan: Plan, say: Say = lambda text: None, progress: ProgressBar | None = None) -> Page:
+def verify(options: VerifyOptions, say: Say = lambda text: None, progress: ProgressBar | None = None) -> Page:
     """Run every check that applies."""
-    subject = Subject.of(plan.target, plan.folder, needs_weights=not plan.quick)
+    subject = Subject.of(options.target, options.folder, needs_weights=not options.quick)
     tensors, faults = read_headers(subject)
 
     def check_files() -> list[Check]:
@@ -84,8 +84,8 @@ def verify(plan: Plan, say: Say = lambda text: None, progress: ProgressBar | Non
         say(group)
         checks += _guarded(group, work)
     held = ""
-    if plan.quick or not tensors:
-        reason = "left out, as --quick says" if plan.quick else "there are no weights that can be read"
+    if options.quick or not tensors:
+        reason = "left out, as --quick says" if options.quick else "there are no weights that can be read"
         checks += _all_not_checked(reason, GROUPS[4:])
     else:
         say(GROUPS[4])
@@ -95,7 +95,7 @@ def verify(plan: Plan, say: Say = lambda text: None, progress: ProgressBar | Non
             reason = f"the files are not those of a model that works (see {broken[0].name})"
             checks += _all_not_checked(reason, GROUPS[5:])
         else:
-            run = _Run(plan=plan, subject=subject, say=say)
+            run = _Run(options=options, subject=subject, say=say)
             checks += _guarded(GROUPS[6], run.checks)
             held = run.held
     page = Page(
@@ -103,11 +103,11 @@ def verify(plan: Plan, say: Say = lambda text: None, progress: ProgressBar | Non
         size=subject.size,
         held=held,
         checks=tuple(checks),
-        machine=describe_machine(choose_device(plan.device)),
+        machine=describe_machine(choose_device(options.device)),
     )
-    known = {plan.folder: subject.label}
-    if plan.pictures_folder is not None:
-        known[plan.pictures_folder] = "the pictures folder"
+    known = {options.folder: subject.label}
+    if options.pictures_folder is not None:
+        known[options.pictures_folder] = "the pictures folder"
     return page.cleaned(Redactor.of_this_machine(known))
 
 
@@ -129,21 +129,23 @@ def _all_not_checked(reason: str, groups: tuple[str, ...]) -> list[Check]:
 class _Run:
     """What needs a loaded model."""
 
-    plan: Plan
+    options: VerifyOptions
     subject: Subject
     say: Say
     held: str = ""  # how the weights are held, once they are
 
     def checks(self) -> list[Check]:
-        plan, subject = self.plan, self.subject
-        if (short := _lacks_memory(plan, subject)) is not None:
+        options, subject = self.options, self.subject
+        if (short := _lacks_memory(options, subject)) is not None:
             return _all_not_checked(short, GROUPS[5:])
         # Before the model is loaded, so that what cannot be asked is known early.
-        wanted = [(sample, samples.pictures_of(sample, plan.pictures)) for sample in samples.samples_of(subject.size)]
+        wanted = [
+            (sample, samples.pictures_of(sample, options.pictures)) for sample in samples.samples_of(subject.size)
+        ]
         self.say("loading the model")
         start = time.perf_counter()
         try:
-            vlm = _load(plan, plan.dtype)
+            vlm = _load(options, options.dtype)
         except UserError as error:
             failed = Check(group=GROUPS[6], name="load", verdict="fail", found=f"the model cannot be loaded: {error}")
             return [failed, *_all_not_checked("the model cannot be loaded", (GROUPS[5], GROUPS[7]))]
@@ -167,17 +169,17 @@ class _Run:
         lower_SV = agreement.passage_logits(vlm)
         del vlm  # before the same model is loaded in another type
         gc.collect()
-        agreeing += _compare_with_float32(plan, subject, lower_SV, held=held, dtype=dtype, say=self.say)
+        agreeing += _compare_with_float32(options, subject, lower_SV, held=held, dtype=dtype, say=self.say)
         return [*asked, *agreeing, *speed]
 
 
-def _load(plan: Plan, dtype: str) -> VLM:
+def _load(options: VerifyOptions, dtype: str) -> VLM:
     vlm = load(
-        plan.folder,
-        device=plan.device,
+        options.folder,
+        device=options.device,
         dtype=dtype,
-        weights=plan.weights,
-        memory=plan.memory,
+        weights=options.weights,
+        memory=options.memory,
         image_options=RELEASED_OPTIONS,
         limits=Limits(max_context=CONTEXT),
         reuse=Reuse(encoder_bytes=0, prefix_bytes=0),
@@ -198,13 +200,13 @@ def _ask(vlm: VLM, sample: samples.PublishedSample, pictures: list[bytes]) -> st
         vlm.limits = limits
 
 
-def _lacks_memory(plan: Plan, subject: Subject, dtype: str | None = None) -> str | None:
+def _lacks_memory(options: VerifyOptions, subject: Subject, dtype: str | None = None) -> str | None:
     """Return what the model needs and this machine lacks, None where it fits."""
-    device = choose_device(plan.device)
+    device = choose_device(options.device)
     if device.type == "mps" or subject.config is None:  # MPS does not say what it has
         return None
     record = subject.record
-    form = plan.weights if plan.weights != AS_STORED else dtype or (record.weights if record else plan.dtype)
+    form = options.weights if options.weights != AS_STORED else dtype or (record.weights if record else options.dtype)
     planned = MemoryPlan.of(subject.config, record.scheme if record else form, CONTEXT, reuse=0)
     # One row of logits is enough to answer; a comparison holds those of all positions twice.
     logits = 2 * 4 * COMPARED_POSITIONS * subject.config.language_config.vocab_size
@@ -212,10 +214,10 @@ def _lacks_memory(plan: Plan, subject: Subject, dtype: str | None = None) -> str
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
-        free = parse_bytes(plan.memory) if plan.memory is not None else MachineMemory.now().available
+        free = parse_bytes(options.memory) if options.memory is not None else MachineMemory.now().available
     if needed <= free:
         return None
-    where = "free" if plan.memory is None else "allowed"
+    where = "free" if options.memory is None else "allowed"
     said = f"needs {needed / 1e9:.2f} GB of memory in {form}, and {free / 1e9:.2f} GB are {where}"
     smallest = MemoryPlan.of(subject.config, "int4", CONTEXT, reuse=0).total + logits
     if record is None and form != "int4" and dtype is None:
@@ -240,18 +242,18 @@ def _speed(load_s: float, cold: agreement.Greedy, whole: agreement.Greedy, num_t
 
 
 def _compare_with_float32(
-    plan: Plan, subject: Subject, lower_SV: torch.Tensor, *, held: str, dtype: str, say: Say
+    options: VerifyOptions, subject: Subject, lower_SV: torch.Tensor, *, held: str, dtype: str, say: Say
 ) -> list[Check]:
     """Load the model once more, in float32, where the ways to an answer must agree closely."""
     reason = None
     if held != dtype:
         reason = f"the weights are held in {held}: what that costs is measured in docs/quantisation.md"
     else:
-        reason = _lacks_memory(plan, subject, "float32")
+        reason = _lacks_memory(options, subject, "float32")
     if reason is not None:
         return [Check(group=GROUPS[6], name=f"{held} = float32", verdict="not checked", found=reason)]
     say("loading the model in float32")
-    vlm = _load(plan, "float32")
+    vlm = _load(options, "float32")
     own = agreement.own_sample(vlm)
     whole = agreement.answer_greedily(vlm, own, agreement.FIRST_TOKENS)
     exact_SV = agreement.passage_logits(vlm)

@@ -13,7 +13,7 @@ from vl2.data.construct.browser import find_browser
 from vl2.data.construct.catalog import SOURCES, find_source, make_source
 from vl2.data.construct.diversity import diversity, measure
 from vl2.data.construct.plot_code import PlotCode
-from vl2.data.construct.source import LEAST, Dropped, Source, Tally, generate
+from vl2.data.construct.source import LEAST, Dropped, GenerationTally, Source, generate
 from vl2.data.record import Record
 from vl2.errors import UserError
 from vl2.process.grounding import parse_strict
@@ -39,7 +39,7 @@ def test_records_are_valid_repeatable_and_read_by_the_processor(name: str) -> No
         pytest.importorskip("matplotlib")
     if name == "web_page" and find_browser() is None:
         pytest.skip("there is no Chromium here")
-    tally = Tally()
+    tally = GenerationTally()
     records = list(generate(source, count, seed=3, tally=tally))
     assert tally.made == len(records) == count - sum(tally.dropped.values())
     assert len(records) > 0.8 * count
@@ -86,7 +86,7 @@ class Failing(Source):
 def test_dropped_records_are_counted_by_reason_and_the_bar_goes_to_standard_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tally = Tally()
+    tally = GenerationTally()
     assert len(list(generate(Failing(), 7, tally=tally, progress=True))) == 4
     assert (tally.made, tally.dropped) == (4, {"divisible by three": 3})
     printed = capsys.readouterr()

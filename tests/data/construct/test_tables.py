@@ -21,7 +21,7 @@ from vl2.data.construct.chart import Chart
 from vl2.data.construct.plot_code import PlotCode
 from vl2.data.construct.plot_scripts import KINDS, write_script
 from vl2.data.construct.sandbox import MIB, Limits, run_script
-from vl2.data.construct.source import Tally, generate
+from vl2.data.construct.source import GenerationTally, generate
 from vl2.data.construct.table_image import TableImage
 from vl2.data.construct.table_questions import ask_number
 from vl2.data.construct.tables import Table, as_number, made_up, parse_table, read_tables, write_number
@@ -147,7 +147,7 @@ def test_a_plot_is_the_picture_of_its_code_and_failing_code_is_dropped_and_count
     good = "import matplotlib.pyplot as plt\nplt.plot([1, 2, 3], [2, 9, 4])\nplt.show()\n"
     for name, code in (("a", good), ("b", "1 / 0"), ("c", "x = 1")):
         (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
-    tally = Tally()
+    tally = GenerationTally()
     records = list(generate(PlotCode(scripts=str(tmp_path)), 6, tally=tally))
     assert tally.made + tally.dropped["plot code: error"] == 6
     assert records

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vl2.data.convert import Problem, convert
+from vl2.data.convert import RowProblem, convert
 from vl2.data.locate_phrases import ABSENT
 from vl2.data.record import Record
 
@@ -51,11 +51,11 @@ def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
             archive.addfile(entry, io.BytesIO(data))
 
 
-def read(name: str, folder: Path, **settings: Any) -> tuple[list[Record], list[Problem]]:
+def read(name: str, folder: Path, **settings: Any) -> tuple[list[Record], list[RowProblem]]:
     """Convert, and hold what holds for every set: unique ids, valid records, problems of one line."""
     made = list(convert(name, folder, **settings))
     records = [m for m in made if isinstance(m, Record)]
-    problems = [m for m in made if isinstance(m, Problem)]
+    problems = [m for m in made if isinstance(m, RowProblem)]
     assert len({record.id for record in records}) == len(records)
     assert all("\n" not in problem.why for problem in problems)
     for record in records:

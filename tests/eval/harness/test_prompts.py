@@ -11,7 +11,7 @@ import pytest
 from tests.eval.fixtures import cell, parquet
 from vl2.eval.answering import prompt_text
 from vl2.eval.catalogue import find_task
-from vl2.eval.task import Where
+from vl2.eval.task import DataSource
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,8 +64,8 @@ def test_the_text_is_that_of_the_harness(
     given = {"question": question, **row}
     pictures = {"image_1" if name == "mmmu" else "decoded_image" if name == "mathvista" else "image": cell()}
     parquet(tmp_path / f"{split}-00000-of-00001.parquet", [{**given, "query": given["question"], **pictures}])
-    (item,) = find_task(name).items(Where(data=tmp_path))
-    ours = prompt_text(find_task(name).way("lmms-eval")[1].messages(item)).removeprefix("<image>\n")
+    (item,) = find_task(name).items(DataSource(data=tmp_path))
+    ours = prompt_text(find_task(name).protocol("lmms-eval")[1].messages(item)).removeprefix("<image>\n")
 
     try:
         config = load_yaml_config(str(Path(lmms_eval.__file__).parent / "tasks" / file), mode="full")
@@ -75,4 +75,4 @@ def test_the_text_is_that_of_the_harness(
     theirs = config["doc_to_text"](given, settings) if settings is not None else config["doc_to_text"](given)
     assert ours == theirs.strip()
     limit = config.get("generation_kwargs", {}).get("max_new_tokens")
-    assert limit is None or find_task(name).ways["lmms-eval"].max_new_tokens == limit
+    assert limit is None or find_task(name).protocols["lmms-eval"].max_new_tokens == limit

@@ -17,7 +17,7 @@ import pytest
 from tests.eval.harness.five_questions import write_parquet, write_tsv
 from vl2.eval.catalogue import find_task
 from vl2.eval.run import Options, run_task
-from vl2.eval.task import Result, Where
+from vl2.eval.task import DataSource, Result
 from vl2.infer.vlm import load
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def ours(folder: Path, golds: list[str]) -> list[Result]:
     data.mkdir(parents=True)
     write_parquet(data, golds)
     options = Options(protocol="vlmevalkit", max_new_tokens=TOKENS, batch_size=3, quiet=True)
-    return run_task(load("nano"), find_task("chartqa"), Where(data=data), folder / "out", options, model="nano")
+    return run_task(load("nano"), find_task("chartqa"), DataSource(data=data), folder / "out", options, model="nano")
 
 
 @pytest.fixture(scope="module")

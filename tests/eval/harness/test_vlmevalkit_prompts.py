@@ -12,7 +12,7 @@ import pytest
 from tests.eval.fixtures import png, tsv
 from vl2.eval.answering import prompt_text
 from vl2.eval.catalogue import find_task
-from vl2.eval.task import Where
+from vl2.eval.task import DataSource
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,8 +65,8 @@ def test_the_text_is_that_of_the_harness(
         pytest.skip(f"this version has no {missing.name}")
     question = "Which <image 1> is the Dog? " if name == "mmmu" else "Where is the Dog?"
     tsv(tmp_path / f"{dataset}.tsv", [{"index": 1, "image": png(), "question": question, **row}])
-    (item,) = find_task(name).items(Where(data=tmp_path))
-    ours = find_task(name).way("vlmevalkit")[1].messages(item)
+    (item,) = find_task(name).items(DataSource(data=tmp_path))
+    ours = find_task(name).protocol("vlmevalkit")[1].messages(item)
 
     monkeypatch.setattr(made, "DATASET_MD5", {})
     data = made(dataset)

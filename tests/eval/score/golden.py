@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vl2.eval.task import Item, Result, Way
+from vl2.eval.task import Item, Protocol, Result
 
 FOLDER = Path(__file__).parents[2] / "golden" / "scorers"
 
@@ -22,10 +22,10 @@ def cases(name: str) -> list[dict[str, Any]]:
     return found
 
 
-def result_of(way: Way, said: str, gold: Any, *, part: str = "") -> Result:
+def result_of(protocol: Protocol, said: str, gold: Any, *, part: str = "") -> Result:
     """Return the result of an answer under a protocol."""
-    mark = way.mark(Item(id="1", question="?", gold=gold), said)
+    score = protocol.score(Item(id="1", question="?", gold=gold), said)
     return Result(
-        id="1", part=part, cluster="", prompt="", answer=said, read=mark.read, gold=gold, score=mark.score,
+        id="1", part=part, cluster="", prompt="", answer=said, read=score.read, gold=gold, score=score.value,
         is_undecided=False, finish_reason="stop", prompt_tokens=1, completion_tokens=1,
     )  # fmt: skip

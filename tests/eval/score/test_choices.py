@@ -8,10 +8,10 @@ from tests.eval.score.golden import cases, golden, result_of
 from vl2.eval.catalogue import find_task
 from vl2.eval.score.exact import plain
 from vl2.eval.score.mathvista import (
-    Problem,
+    MathVistaQuestion,
     is_right,
     lmms_eval_reading,
-    normalise_reading,
+    normalize_reading,
     vlmevalkit_value,
 )
 from vl2.eval.score.mme import mme_scores
@@ -60,19 +60,19 @@ def test_realworldqa_takes_a_letter_or_an_exact_answer() -> None:
 
 def test_mathvista_is_decided_by_rules_exactly_where_the_harnesses_ask_no_judge() -> None:
     for case in cases("mathvista_rules"):
-        problem = Problem(
+        question = MathVistaQuestion(
             is_multiple_choice=case["question_type"] == "multi_choice",
             answer_type=case["answer_type"],
             choices=tuple(case["choices"] or ()),
             precision=case["precision"] or 0,
             answer=case["answer"],
         )
-        reading, expected = lmms_eval_reading(problem, case["prediction"]), case["lmms_eval"]
+        reading, expected = lmms_eval_reading(question, case["prediction"]), case["lmms_eval"]
         assert reading == expected["extraction_without_judge"], case
         if reading is not None:
-            assert normalise_reading(problem, reading) == expected["normalised"], case
-            assert is_right(problem, reading) == expected["correct"], case
-        assert vlmevalkit_value(problem, case["prediction"]) == case["vlmevalkit"]["prefetch_result"], case
+            assert normalize_reading(question, reading) == expected["normalised"], case
+            assert is_right(question, reading) == expected["correct"], case
+        assert vlmevalkit_value(question, case["prediction"]) == case["vlmevalkit"]["prefetch_result"], case
 
 
 @pytest.mark.parametrize(("harness", "read"), [("lmms_eval", lmms_eval_yes_no), ("vlmevalkit", vlmevalkit_yes_no)])
@@ -111,14 +111,14 @@ def test_pope_counts_an_unclear_answer_as_wrong_and_as_no() -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "harness"),
+    ("name", "harness"),
     [("lmms-eval", "lmms_eval-0.7.3"), ("vlmevalkit", "VLMEvalKit-0a04a1d2"), ("vlmevalkit", "VLMEvalKit-e8e78f05")],
 )
-def test_pope_is_summed_up_as_its_harness_does(protocol: str, harness: str) -> None:
+def test_pope_is_summed_up_as_its_harness_does(name: str, harness: str) -> None:
     task = find_task("pope")
-    way, metric = task.ways[protocol], task.metric_of(protocol)
+    protocol, metric = task.protocols[name], task.metric_of(name)
     for case in cases("pope_harnesses"):
-        results = [result_of(way, said, gold.lower(), part=category) for said, gold, category in case["rows"]]
+        results = [result_of(protocol, said, gold.lower(), part=category) for said, gold, category in case["rows"]]
         figures = metric(results)
         for name, expected in case["expected"][harness].items():
             assert figures[name] == pytest.approx(expected, abs=1e-6), (case["case"], name)

@@ -33,9 +33,9 @@ def test_anls_divides_by_the_lengths_of_the_harness_of_its_time(harness: str) ->
 @pytest.mark.parametrize("task", ["docvqa", "infovqa"])
 def test_the_protocol_of_vlmevalkit_gives_anls_by_both_lengths(task: str) -> None:
     found = [case for case in cases("anls_harnesses") if not case["prediction"].endswith(".") and any(case["answers"])]
-    ways = find_task(task).ways
+    protocols = find_task(task).protocols
     marked = {
-        name: [result_of(ways[name], case["prediction"], case["answers"]) for case in found]
+        name: [result_of(protocols[name], case["prediction"], case["answers"]) for case in found]
         for name in ("vlmevalkit", "lmms-eval")
     }
     for name, harness in (("vlmevalkit", "VLMEvalKit-0a04a1d2"), ("lmms-eval", "lmms_eval-0.7.3")):

@@ -17,16 +17,16 @@ from vl2.data.packed import Packed
 from vl2.grid import Grid
 from vl2.model import VL2
 from vl2.train.checkpoint import Checkpoints, find_checkpoint
-from vl2.train.parallel.cut import make_cut, units
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
+from vl2.train.parallel.pipeline_split import split_pipeline, units
 from vl2.train.parallel.pipeline_step import PipelineStep
 from vl2.train.parallel.tile_balance import TileBalancer
 from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.parts import freeze
 from vl2.train.ranks import ONE, Ranks
-from vl2.train.recipe import CutKind, Mode
-from vl2.train.shard import local, origin, shard, whole
+from vl2.train.recipe import Mode, SplitKind
+from vl2.train.shard import full_tensor, local, origin, shard
 from vl2.train.stage import Part, Stage
 from vl2.train.step import StepReport, TrainStep
 from vl2.train.tensor_files import Block
@@ -50,7 +50,7 @@ class Case:
     balance_tiles: int = 0
     expert_parallel: int = 1
     pipeline: int = 1
-    pipeline_cut: CutKind = "looped"
+    pipeline_cut: SplitKind = "looped"
     frozen: tuple[Part, ...] = ()
     size: str = "base"
     dtype: torch.dtype = torch.float32
@@ -127,7 +127,7 @@ def take(step: TrainStep, steps: Sequence[DIVISION], case: Case, *, keeps_gradie
             gradients = whole_gradients(step)
         step.apply(reports[-1], RATE)
     named = {**dict(step.model.named_parameters()), **dict(step.model.named_buffers())}
-    weights = {name: whole(tensor).detach().clone() for name, tensor in named.items()}
+    weights = {name: full_tensor(tensor).detach().clone() for name, tensor in named.items()}
     return Trained(reports=reports, gradients=gradients, weights=weights)
 
 
@@ -142,7 +142,7 @@ def whole_gradients(step: TrainStep) -> dict[str, Tensor]:
         else:
             shaped = torch.empty_like(parameter)
             local(shaped).copy_(gradient)
-            found[name] = whole(shaped).clone()
+            found[name] = full_tensor(shaped).clone()
     return found
 
 
@@ -170,9 +170,9 @@ def start_pipeline(ranks: Ranks, case: Case, model: VL2) -> TrainStep:
     layout = make_layout(ranks, pipeline=case.pipeline, expert_parallel=case.expert_parallel)
     row = units(model.config)
     costs = UnitCosts.by_formula(model.config, 20.0).forward(row, model.config, tiles=2.0, tokens=60.0)
-    cut = make_cut(case.pipeline_cut, row, costs, case.pipeline)
+    split = split_pipeline(case.pipeline_cut, row, costs, case.pipeline)
     return PipelineStep(
-        PipelineModel(model, cut, layout, case.dtype), case.stage, balances_tiles=bool(case.balance_tiles)
+        PipelineModel(model, split, layout, case.dtype), case.stage, balances_tiles=bool(case.balance_tiles)
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from tests.model.configs import small_config
 from tests.train.parallel.layouts import RATE, STEPS, Case, Trained, train, train_alone
 from tests.train.two_ranks import TwoRanks
-from vl2.train.parallel.cut import make_cut, units
+from vl2.train.parallel.pipeline_split import split_pipeline, units
 from vl2.train.parallel.schedules import Pipelines, Shape
 from vl2.train.ranks import ONE
 
@@ -110,8 +110,8 @@ def test_only_the_last_shapes_keep_a_pipeline(monkeypatch: pytest.MonkeyPatch) -
         for tiles, tokens in ((4, 64), (0, 64), (0, 128))
     )
     config = small_config()
-    cut = make_cut("looped", units(config), [1.0] * len(units(config)), 2)
-    pipelines = Pipelines(cut, {}, ONE, torch.float32)
+    split = split_pipeline("looped", units(config), [1.0] * len(units(config)), 2)
+    pipelines = Pipelines(split, {}, ONE, torch.float32)
     for shape in (images, text, images, text, images, more_text, images, text):
         pipelines.run(shape, [True] * 4)
     assert built == [images, text, more_text, text], "images come in every step and stay"

@@ -13,8 +13,8 @@ from tests.train.toy import toy_recipe
 from vl2.config import preset
 from vl2.errors import RankLost, UserError
 from vl2.model.moe import Experts
-from vl2.train.parallel.lay_out import check_experts, check_ranks
 from vl2.train.parallel.layout import make_layout
+from vl2.train.parallel.parallelize import check_experts, check_ranks
 from vl2.train.ranks import ONE, why_lost
 from vl2.train.recipe import EngineOptions
 from vl2.train.run import Run, train
@@ -51,7 +51,11 @@ def test_a_number_of_ranks_that_the_layout_does_not_divide_is_refused(tmp_path: 
 def test_experts_that_the_ranks_cannot_share_are_refused_by_their_sizes(tmp_path: Path) -> None:
     recipe, config = toy_recipe(tmp_path, tmp_path, tmp_path / "run"), preset("base")
     for expert_parallel, num_ranks, message in (
-        (8, 336, r"an expert's matrices of 3072 x 2560 cannot be cut into 42: choose a larger engine\.expert_parallel"),
+        (
+            8,
+            336,
+            r"an expert's matrices of 3072 x 2560 cannot be sharded over 42 ranks: choose a larger engine\.expert",
+        ),
         (16, 336, r"engine\.expert_parallel must divide the number of experts: 16 does not divide 72"),
     ):
         engine = EngineOptions(parallel="sharded", expert_parallel=expert_parallel)

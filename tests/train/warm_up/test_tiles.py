@@ -48,14 +48,14 @@ def test_a_tile_depends_on_its_generator_alone(difficulty: float) -> None:
 
 
 def test_patches_lie_in_the_boxes_they_are_given_and_only_shown_ones_have_one() -> None:
-    centre = (np.arange(12) + 0.5) / 12
+    center = (np.arange(12) + 0.5) / 12
     shown = 0
     for seed in range(40):
         tile = drawer().draw(random.Random(seed), 0.6)
         for row, column in np.argwhere(tile.classes != NOTHING):
             x0, y0, x1, y1 = tile.boxes[row, column]
-            assert x0 - 1e-6 <= centre[column] < x1 + 1e-6
-            assert y0 - 1e-6 <= centre[row] < y1 + 1e-6
+            assert x0 - 1e-6 <= center[column] < x1 + 1e-6
+            assert y0 - 1e-6 <= center[row] < y1 + 1e-6
             shown += 1
         assert not tile.boxes[tile.classes == NOTHING].any()
     assert shown > 500
@@ -126,8 +126,8 @@ def test_where_a_thing_stands_is_told_as_a_part_of_the_picture_without_its_paddi
             in_tile = (left + x0 * (right - left), top + y0 * (bottom - top),
                        left + x1 * (right - left), top + y1 * (bottom - top))  # fmt: skip
             assert np.allclose(np.array(in_tile) / 168, tile.first_boxes[row, column], atol=0.01)
-        centre = (np.arange(12) + 0.5) * 14
-        outside = (centre < top) | (centre >= bottom), (centre < left) | (centre >= right)
+        center = (np.arange(12) + 0.5) * 14
+        outside = (center < top) | (center >= bottom), (center < left) | (center >= right)
         assert not tile.classes[outside[0]].any(), "padding shows nothing"
         assert not tile.classes[:, outside[1]].any(), "padding shows nothing"
         assert not tile.first_places[tile.things[:, :, 0] == NOTHING].any()

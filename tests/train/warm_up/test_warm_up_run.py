@@ -23,7 +23,7 @@ from vl2.train.recipe import ModelOptions
 from vl2.train.warm_up import lookup
 from vl2.train.warm_up.pages import PageCutter
 from vl2.train.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe, read_warm_up
-from vl2.train.warm_up.recognition import Recognised
+from vl2.train.warm_up.recognition import Recognized
 from vl2.train.warm_up.run import KEPT, WarmUpRun, make_drawer, warm_up
 from vl2.weights import load_model
 
@@ -61,7 +61,7 @@ def exported(plan: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], N
 def test_a_lost_rank_is_told_with_how_to_go_on(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = WarmUpRun._one_step
 
-    def lose(run: WarmUpRun, rate: float) -> Recognised:
+    def lose(run: WarmUpRun, rate: float) -> Recognized:
         if run.step == 3:
             raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242")
         return step(run, rate)
@@ -76,7 +76,7 @@ def test_a_run_that_was_killed_and_goes_on_has_every_step_once_in_its_metrics(
 ) -> None:
     plan, step = recipe(texts, "killed", 4), WarmUpRun._one_step
 
-    def die(run: WarmUpRun, rate: float) -> Recognised:
+    def die(run: WarmUpRun, rate: float) -> Recognized:
         if run.step == 3:
             run.checkpoints.wait()
             raise KeyboardInterrupt
@@ -115,7 +115,7 @@ def test_resumed_is_as_if_never_stopped(texts: Path) -> None:
 def test_a_signal_ends_it_with_a_checkpoint_from_which_it_goes_on(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = WarmUpRun._one_step
 
-    def terminate(run: WarmUpRun, rate: float) -> Recognised:
+    def terminate(run: WarmUpRun, rate: float) -> Recognized:
         if run.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(run, rate)
@@ -262,7 +262,7 @@ def test_the_loss_of_a_rank_counts_by_its_share_of_the_tiles(
     # The first of two; the other's gradients never come.
     run.ranks = Ranks(rank=0, size=2, device=torch.device("cpu"))
     weight = torch.zeros((), requires_grad=True)
-    found = Recognised(
+    found = Recognized(
         class_loss=3 * weight, box_loss=0 * weight, wanted_n=torch.zeros(1), is_right_n=torch.zeros(1, dtype=torch.bool)
     )
     monkeypatch.setattr(run, "net", _Given(found))
@@ -273,11 +273,11 @@ def test_the_loss_of_a_rank_counts_by_its_share_of_the_tiles(
 
 
 class _Given(torch.nn.Module):
-    def __init__(self, found: Recognised) -> None:
+    def __init__(self, found: Recognized) -> None:
         super().__init__()
         self._found = found
 
-    def forward(self, *_: object) -> Recognised:
+    def forward(self, *_: object) -> Recognized:
         return self._found
 
 

@@ -30,7 +30,7 @@ IN_IMAGE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class ArithmeticProblem:
     """A problem, its worked steps and its answer."""
 
     question: str
@@ -86,23 +86,25 @@ class Arithmetic(Source):
         draft.picture(picture.image, jpeg_quality=picture.jpeg_quality)
 
 
-def _sum(rng: random.Random) -> Problem:
+def _sum(rng: random.Random) -> ArithmeticProblem:
     numbers = [rng.randint(10, 999) for _ in range(rng.randint(2, 4))]
     steps, total = [], numbers[0]
     for number in numbers[1:]:
         steps.append(f"{total} + {number} = {total + number}")
         total += number
-    return Problem(question=f"What is {' + '.join(map(str, numbers))}?", steps=tuple(steps), answer=str(total))
+    return ArithmeticProblem(
+        question=f"What is {' + '.join(map(str, numbers))}?", steps=tuple(steps), answer=str(total)
+    )
 
 
-def _product(rng: random.Random) -> Problem:
+def _product(rng: random.Random) -> ArithmeticProblem:
     a, b = rng.randint(12, 99), rng.randint(12, 99)
     tens, ones = b // 10 * 10, b % 10
     steps = (f"{a} × {tens} = {a * tens}", f"{a} × {ones} = {a * ones}", f"{a * tens} + {a * ones} = {a * b}")
-    return Problem(question=f"What is {a} × {b}?", steps=steps, answer=str(a * b))
+    return ArithmeticProblem(question=f"What is {a} × {b}?", steps=steps, answer=str(a * b))
 
 
-def _order(rng: random.Random) -> Problem:
+def _order(rng: random.Random) -> ArithmeticProblem:
     a, b, c, d = (rng.randint(2, 20) for _ in range(4))
     first, inner = a * b, c + d
     steps = (
@@ -110,32 +112,32 @@ def _order(rng: random.Random) -> Problem:
         f"Then the product: {a} × {b} = {first}.",
         f"Last the difference: {first} - {inner} = {first - inner}.",
     )
-    return Problem(question=f"Calculate {a} × {b} - ({c} + {d}).", steps=steps, answer=str(first - inner))
+    return ArithmeticProblem(question=f"Calculate {a} × {b} - ({c} + {d}).", steps=steps, answer=str(first - inner))
 
 
-def _division(rng: random.Random) -> Problem:
+def _division(rng: random.Random) -> ArithmeticProblem:
     b, q = rng.randint(3, 25), rng.randint(4, 60)
     r = rng.randint(1, b - 1)
     n = b * q + r
     steps = (f"{b} × {q} = {b * q}, which is not more than {n}.", f"{n} - {b * q} = {r}, which is less than {b}.")
-    return Problem(
+    return ArithmeticProblem(
         question=f"Divide {n} by {b}. Give the quotient and the remainder.", steps=steps, answer=f"{q} remainder {r}"
     )
 
 
-def _equation(rng: random.Random) -> Problem:
+def _equation(rng: random.Random) -> ArithmeticProblem:
     a, x, b = rng.randint(2, 12), rng.randint(-12, 20), rng.randint(1, 40)
     c = a * x + b
     steps = (f"Subtract {b} on both sides: {a}x = {c - b}.", f"Divide both sides by {a}: x = {x}.")
-    return Problem(question=f"Solve {a}x + {b} = {c} for x.", steps=steps, answer=f"x = {x}")
+    return ArithmeticProblem(question=f"Solve {a}x + {b} = {c} for x.", steps=steps, answer=f"x = {x}")
 
 
-def _percent(rng: random.Random) -> Problem:
+def _percent(rng: random.Random) -> ArithmeticProblem:
     percent, base = rng.choice((5, 10, 15, 20, 25, 30, 40, 60, 75)), rng.randint(2, 60) * 20
     result = Fraction(percent * base, 100)
     steps = (f"1% of {base} is {base} / 100 = {_decimal(Fraction(base, 100))}.",
              f"{percent}% is {percent} × {_decimal(Fraction(base, 100))} = {_decimal(result)}.")  # fmt: skip
-    return Problem(question=f"What is {percent}% of {base}?", steps=steps, answer=_decimal(result))
+    return ArithmeticProblem(question=f"What is {percent}% of {base}?", steps=steps, answer=_decimal(result))
 
 
 def _decimal(value: Fraction) -> str:
@@ -146,7 +148,7 @@ def _decimal(value: Fraction) -> str:
     return f"{whole}.{rest:02d}".rstrip("0").rstrip(".")
 
 
-def _fraction(rng: random.Random) -> Problem:
+def _fraction(rng: random.Random) -> ArithmeticProblem:
     b, d = rng.sample(range(2, 13), 2)
     a, c = rng.randint(1, b - 1), rng.randint(1, d - 1)
     total = Fraction(a, b) + Fraction(c, d)
@@ -155,14 +157,14 @@ def _fraction(rng: random.Random) -> Problem:
         f"{a}/{b} = {a * d}/{b * d} and {c}/{d} = {c * b}/{b * d}.",
         f"{a * d}/{b * d} + {c * b}/{b * d} = {a * d + c * b}/{b * d}, in lowest terms {total}.",
     )
-    return Problem(question=f"Add {a}/{b} + {c}/{d} and simplify.", steps=steps, answer=str(total))
+    return ArithmeticProblem(question=f"Add {a}/{b} + {c}/{d} and simplify.", steps=steps, answer=str(total))
 
 
 def _bracketed(number: int) -> str:
     return f"({number})" if number < 0 else str(number)
 
 
-def _sequence(rng: random.Random) -> Problem:
+def _sequence(rng: random.Random) -> ArithmeticProblem:
     start, step = rng.randint(1, 30), rng.randint(2, 15) * rng.choice((-1, 1))
     shown = [start + n * step for n in range(5)]
     verb = "grows" if step > 0 else "falls"
@@ -170,14 +172,14 @@ def _sequence(rng: random.Random) -> Problem:
         f"Each number {verb} by {abs(step)}: {shown[1]} - {_bracketed(shown[0])} = {step}.",
         f"The next is {shown[-1]} {'+' if step > 0 else '-'} {abs(step)} = {shown[-1] + step}.",
     )
-    return Problem(
+    return ArithmeticProblem(
         question=f"Which number comes next: {', '.join(map(str, shown))}, ...?",
         steps=steps,
         answer=str(shown[-1] + step),
     )
 
 
-def _shopping(rng: random.Random) -> Problem:
+def _shopping(rng: random.Random) -> ArithmeticProblem:
     who, (good, other) = (
         rng.choice(words.FIRST_NAMES),
         rng.sample(("pens", "books", "apples", "tickets", "cups", "rulers"), 2),
@@ -195,10 +197,10 @@ def _shopping(rng: random.Random) -> Problem:
         f"Together that is {n * p} + {m * q} = {cost} dollars.",
         f"The change is {paid} - {cost} = {paid - cost} dollars.",
     )
-    return Problem(question=question, steps=steps, answer=str(paid - cost))
+    return ArithmeticProblem(question=question, steps=steps, answer=str(paid - cost))
 
 
-def _speed(rng: random.Random) -> Problem:
+def _speed(rng: random.Random) -> ArithmeticProblem:
     speed, hours, extra = rng.randint(4, 30) * 4, rng.randint(2, 7), rng.choice((15, 30, 45))
     part = Fraction(speed * extra, 60)
     total = speed * hours + part
@@ -208,15 +210,15 @@ def _speed(rng: random.Random) -> Problem:
         f"In {extra} minutes it covers {speed} × {extra} / 60 = {_decimal(part)} km.",
         f"{speed * hours} + {_decimal(part)} = {_decimal(total)} km.",
     )
-    return Problem(question=question, steps=steps, answer=_decimal(total))
+    return ArithmeticProblem(question=question, steps=steps, answer=_decimal(total))
 
 
-def _rectangle(rng: random.Random) -> Problem:
+def _rectangle(rng: random.Random) -> ArithmeticProblem:
     w, h = rng.randint(6, 20), rng.randint(3, 14)
     figure = _figure([(0, 0), (w, 0), (w, h), (0, h)], {0: f"{w} cm", 1: f"{h} cm"}, rng)
     if rng.random() < 0.5:
         steps: tuple[str, ...] = ("The area of a rectangle is width times height.", f"{w} × {h} = {w * h}.")
-        return Problem(
+        return ArithmeticProblem(
             question="What is the area of the rectangle, in cm²?", steps=steps, answer=str(w * h), figure=figure
         )
     steps = (
@@ -224,12 +226,12 @@ def _rectangle(rng: random.Random) -> Problem:
         f"{w} + {h} = {w + h}.",
         f"2 × {w + h} = {2 * (w + h)}.",
     )
-    return Problem(
+    return ArithmeticProblem(
         question="What is the perimeter of the rectangle, in cm?", steps=steps, answer=str(2 * (w + h)), figure=figure
     )
 
 
-def _triangle(rng: random.Random) -> Problem:
+def _triangle(rng: random.Random) -> ArithmeticProblem:
     a, b, c = rng.choice(((3, 4, 5), (5, 12, 13), (8, 15, 17), (7, 24, 25), (20, 21, 29)))
     k = rng.randint(1, 4)
     a, b, c = a * k, b * k, c * k
@@ -240,21 +242,23 @@ def _triangle(rng: random.Random) -> Problem:
             f"{a}² + {b}² = {a * a} + {b * b} = {c * c}.",
             f"The square root of {c * c} is {c}.",
         )
-        return Problem(question="How long is the third side, in cm?", steps=steps, answer=str(c), figure=figure)
+        return ArithmeticProblem(
+            question="How long is the third side, in cm?", steps=steps, answer=str(c), figure=figure
+        )
     figure = _figure([(0, 0), (a, b), (0, b)], {1: f"{a} cm", 2: f"{b} cm"}, rng, right_at=2)
     steps = ("The area of a right triangle is half the product of its short sides.", f"{a} × {b} = {a * b}.",
              f"{a * b} / 2 = {a * b // 2}.")  # fmt: skip
-    return Problem(
+    return ArithmeticProblem(
         question="What is the area of the triangle, in cm²?", steps=steps, answer=str(a * b // 2), figure=figure
     )
 
 
-def _angle(rng: random.Random) -> Problem:
+def _angle(rng: random.Random) -> ArithmeticProblem:
     a, b = rng.randint(35, 80), rng.randint(35, 80)
     c = 180 - a - b
     question = f"Two angles of a triangle are {a}° and {b}°. How large is the third, in degrees?"
     steps = ("The angles of a triangle add up to 180°.", f"{a} + {b} = {a + b}.", f"180 - {a + b} = {c}.")
-    return Problem(question=question, steps=steps, answer=str(c))
+    return ArithmeticProblem(question=question, steps=steps, answer=str(c))
 
 
 def _figure(
@@ -282,7 +286,7 @@ def _figure(
     return image
 
 
-PROBLEMS: dict[str, Callable[[random.Random], Problem]] = {
+PROBLEMS: dict[str, Callable[[random.Random], ArithmeticProblem]] = {
     "sum": _sum, "product": _product, "order": _order, "division": _division, "equation": _equation,
     "percent": _percent, "fraction": _fraction, "sequence": _sequence, "shopping": _shopping, "speed": _speed,
     "rectangle": _rectangle, "triangle": _triangle, "angle": _angle,

@@ -67,7 +67,7 @@ LABELS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class ReceiptItem:
     name: str
     count: int
     price_cents: int
@@ -85,7 +85,7 @@ class Purchase:
     date: str
     number: str
     address: str
-    items: tuple[Item, ...]
+    items: tuple[ReceiptItem, ...]
     tax_percent: int
     cash_cents: int
 
@@ -113,7 +113,7 @@ def money(cents: int) -> str:
 def make_purchase(rng: random.Random, language: str) -> Purchase:
     chosen = rng.sample(words.GOODS[language], rng.randint(2, 8))
     items = tuple(
-        Item(name=good, count=rng.choice((1, 1, 1, 2, 3)), price_cents=rng.randint(40, 2999)) for good in chosen
+        ReceiptItem(name=good, count=rng.choice((1, 1, 1, 2, 3)), price_cents=rng.randint(40, 2999)) for good in chosen
     )
     date, number = words.date(rng, language), f"{rng.randint(1, 999999):06d}"
     bought = Purchase(

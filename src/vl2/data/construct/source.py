@@ -92,7 +92,7 @@ def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
 
 
 @dataclass
-class Tally:
+class GenerationTally:
     """What `generate` did so far: filled while it runs."""
 
     made: int = 0
@@ -117,7 +117,7 @@ def generate(
     processes: int = 1,
     *,
     start: int = 0,
-    tally: Tally | None = None,
+    tally: GenerationTally | None = None,
     progress: bool = False,
     on: Where = "local",
 ) -> Iterator[Record]:
@@ -128,7 +128,7 @@ def generate(
     """
     if count < 0 or processes < 1:
         raise UserError(f"count must be at least 0 and processes at least 1, got {count} and {processes}")
-    tally = Tally() if tally is None else tally
+    tally = GenerationTally() if tally is None else tally
     chunks = [range(at, min(at + CHUNK, start + count)) for at in range(start, start + count, CHUNK)]
     made: Iterator[Record | str]
     if on == "ray":

@@ -4,7 +4,7 @@
 """
 
 from vl2.data.convert.catalogue import CATALOGUE, DataSet
-from vl2.data.convert.layout import Problem
+from vl2.data.convert.layout import RowProblem
 from vl2.data.convert.run import convert
 
-__all__ = ["CATALOGUE", "DataSet", "Problem", "convert"]
+__all__ = ["CATALOGUE", "DataSet", "RowProblem", "convert"]

@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw
 
 from vl2.data.convert.conversation import choice_question, converse
 from vl2.data.convert.layout import (
+    Conversion,
     Converted,
-    Job,
     Row,
     each,
     find_file,
@@ -35,31 +35,31 @@ from vl2.data.record import Record, StoredImage
 from vl2.errors import UserError
 
 
-def read(job: Job) -> Converted:
+def read(conversion: Conversion) -> Converted:
     """The split is `train`, `test`, or `all`; without the list of test ids only `all` can be told."""
-    rows: list[Row] = [(path.name, path) for path in find_files(job.folder, "questions/*.json")]
-    if job.split != "all":
-        if job.split not in ("train", "test"):
-            raise UserError(f"split must be train, test or all, got {job.split!r}")
-        tests = set(read_text(find_file(job.folder, "ai2d_test_ids.csv")).split())
-        rows = [row for row in rows if (row[0].split(".")[0] in tests) == (job.split == "test")]
-    return each(rows, lambda path: _records(job, path))
+    rows: list[Row] = [(path.name, path) for path in find_files(conversion.folder, "questions/*.json")]
+    if conversion.split != "all":
+        if conversion.split not in ("train", "test"):
+            raise UserError(f"split must be train, test or all, got {conversion.split!r}")
+        tests = set(read_text(find_file(conversion.folder, "ai2d_test_ids.csv")).split())
+        rows = [row for row in rows if (row[0].split(".")[0] in tests) == (conversion.split == "test")]
+    return each(rows, lambda path: _records(conversion, path))
 
 
-def _records(job: Job, path: Path) -> Iterator[Record]:
+def _records(conversion: Conversion, path: Path) -> Iterator[Record]:
     content = read_json(path)
     name = content["imageName"]
-    plain = image_file(job.folder, f"images/{name}")
+    plain = image_file(conversion.folder, f"images/{name}")
     lettered = None
     for text, question in content["questions"].items():
         image = plain
         if question["abcLabel"]:
-            image = lettered = lettered or _with_letters(job.folder, name)
+            image = lettered = lettered or _with_letters(conversion.folder, name)
         options, correct = question["answerTexts"], question["correctAnswer"]
         if not 0 <= correct < len(options):
             raise UserError(f"correctAnswer must be in 0..{len(options) - 1}, got {correct}")
         turn = choice_question(text, options), chr(ord("A") + correct)
-        yield converse(job, question["questionId"], [turn], [image])
+        yield converse(conversion, question["questionId"], [turn], [image])
 
 
 def _with_letters(folder: Path, name: str) -> StoredImage:

@@ -11,20 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.data.convert.conversation import converse
-from vl2.data.convert.layout import Converted, Job, Json, each, find_file, image_file, jsonl_rows
+from vl2.data.convert.layout import Conversion, Converted, Json, each, find_file, image_file, jsonl_rows
 from vl2.data.record import Record
 from vl2.errors import UserError
 
 REASON = "Explain, and give the letter of the right option at the end."
 
 
-def read(job: Job) -> Converted:
+def read(conversion: Conversion) -> Converted:
     def make(row: Json) -> Iterator[Record]:
         letter = row["label"].strip()[:1].upper()
         if not "A" <= letter < chr(ord("A") + len(row["options"])):
             raise UserError(f"label must be one of {len(row['options'])} letters, got {row['label']!r}")
         question = "\n".join([row["question"].strip(), *map(str.strip, row["options"]), REASON])
         answer = f"{row['rationale'].strip()}\nThe answer is {letter}."
-        yield converse(job, row["id"], [(question, answer)], [image_file(job.folder, row["image"])])
+        yield converse(conversion, row["id"], [(question, answer)], [image_file(conversion.folder, row["image"])])
 
-    return each(jsonl_rows(find_file(job.folder, "arxivqa.jsonl")), make)
+    return each(jsonl_rows(find_file(conversion.folder, "arxivqa.jsonl")), make)

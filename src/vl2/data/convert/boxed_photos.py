@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from vl2.data.convert.boxes import Query, absent_queries, check_size, clip_box, locate_records
-from vl2.data.convert.layout import Converted, Job, Json, each, find_file, image_bytes, of_split, parquet_rows
+from vl2.data.convert.layout import Conversion, Converted, Json, each, find_file, image_bytes, of_split, parquet_rows
 from vl2.data.record import BoxPx, Record
 from vl2.errors import UserError
 
@@ -25,9 +25,9 @@ LABELS = {
 }
 
 
-def read(job: Job) -> Converted:
-    path = find_file(job.folder, f"{job.source}.parquet")
-    vocabulary = [label for label in LABELS.values() if label.endswith(" card") == (job.source == "cards")]
+def read(conversion: Conversion) -> Converted:
+    path = find_file(conversion.folder, f"{conversion.source}.parquet")
+    vocabulary = [label for label in LABELS.values() if label.endswith(" card") == (conversion.source == "cards")]
 
     def make(row: Json) -> Iterator[Record]:
         image = image_bytes(row["image"], row["id"])
@@ -39,8 +39,8 @@ def read(job: Job) -> Converted:
             corners = [found[side] for side in ("x0", "y0", "x1", "y1")]
             boxes[LABELS[found["name"]]].append(clip_box(corners, (image.width, image.height)))
         queries = [Query(label=label, boxes_px=tuple(found)) for label, found in boxes.items()]
-        queries += absent_queries(job, row["id"], len(queries), set(boxes), vocabulary)
-        yield from locate_records(job, row["id"], image, queries)
+        queries += absent_queries(conversion, row["id"], len(queries), set(boxes), vocabulary)
+        yield from locate_records(conversion, row["id"], image, queries)
 
     rows = parquet_rows([path], ("id", "image", "objects", "upstream_split"))
-    return each(rows if job.split == "all" else of_split(rows, "upstream_split", job.split), make)
+    return each(rows if conversion.split == "all" else of_split(rows, "upstream_split", conversion.split), make)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vl2.data.convert.conversation import Turn, converse
-from vl2.data.convert.layout import Job
+from vl2.data.convert.layout import Conversion
 from vl2.data.locate_phrases import absent, locate
 from vl2.data.record import PLACEHOLDER, BoxPx, Labelled, Record, StoredImage
 from vl2.errors import UserError
@@ -73,9 +73,11 @@ def box_of_fractions(box: Sequence[float], size: Size) -> BoxPx:
     return clip_box((x0 * size[0], y0 * size[1], x1 * size[0], y1 * size[1]), size)
 
 
-def locate_records(job: Job, id: object, image: StoredImage, queries: Sequence[Query]) -> Iterator[Record]:
+def locate_records(
+    conversion: Conversion, id: object, image: StoredImage, queries: Sequence[Query]
+) -> Iterator[Record]:
     """Ask for every query in an order drawn by the id; boxes are read in rows, from the top left."""
-    rng = job.random(id, "locate")
+    rng = conversion.random(id, "locate")
     asked = [query for query in queries if len(query.boxes_px) <= MAX_BOXES]
     for query in asked:
         if _TAG.search(query.label):
@@ -85,30 +87,32 @@ def locate_records(job: Job, id: object, image: StoredImage, queries: Sequence[Q
         turns: list[Turn] = []
         objects: list[Labelled] = []
         for query in asked[start : start + MAX_TURNS]:
-            question = locate(rng, job.language, query.label)
-            answer = f"{{box:{len(objects)}}}" if query.boxes_px else absent(rng, job.language, query.label)
+            question = locate(rng, conversion.language, query.label)
+            answer = f"{{box:{len(objects)}}}" if query.boxes_px else absent(rng, conversion.language, query.label)
             boxes = tuple(sorted(query.boxes_px, key=lambda box: (box[1], box[0])))
             objects.append(Labelled(image=0, label=query.label, boxes_px=boxes))
             turns.append((question, answer))
         name = id if len(asked) <= MAX_TURNS else f"{id}-{start // MAX_TURNS}"
-        yield converse(job, name, turns, [image], category=_kind(job), objects=objects)
+        yield converse(conversion, name, turns, [image], category=_kind(conversion), objects=objects)
 
 
-def _kind(job: Job) -> str:
+def _kind(conversion: Conversion) -> str:
     """Return what a query teaches: elements of screens are a category of their own."""
-    return "gui" if job.category == "gui" else "grounding"
+    return "gui" if conversion.category == "gui" else "grounding"
 
 
-def absent_queries(job: Job, id: object, num_present: int, present: set[str], vocabulary: Sequence[str]) -> list[Query]:
+def absent_queries(
+    conversion: Conversion, id: object, num_present: int, present: set[str], vocabulary: Sequence[str]
+) -> list[Query]:
     """Draw labels that are not in the image: `job.negatives` of them for each query about what is there.
 
     `present` must hold every label that is or may be in the image. An image with nothing in it counts as one query.
     """
-    rng = job.random(id, "absent")
+    rng = conversion.random(id, "absent")
     lower = {label.lower() for label in present}
     drawn: list[str] = []
     for _ in range(max(1, num_present)):
-        if vocabulary and rng.random() < job.negatives:
+        if vocabulary and rng.random() < conversion.negatives:
             # A few tries instead of a list of what is left: vocabularies are long, images hold few labels.
             tries = (rng.choice(vocabulary) for _ in range(20))
             label = next((t for t in tries if t.lower() not in lower), None)
@@ -119,7 +123,11 @@ def absent_queries(job: Job, id: object, num_present: int, present: set[str], vo
 
 
 def grounded_caption(
-    job: Job, id: object, image: StoredImage, pieces: Sequence[str | Query], prompts: Sequence[str] = GROUNDED
+    conversion: Conversion,
+    id: object,
+    image: StoredImage,
+    pieces: Sequence[str | Query],
+    prompts: Sequence[str] = GROUNDED,
 ) -> Record:
     """Return a caption whose phrases carry boxes. Pieces are joined as they are."""
     text = ""
@@ -135,5 +143,5 @@ def grounded_caption(
         text += plain
     if not objects:
         raise UserError("the caption has no phrase with a box")
-    prompt = job.random(id, "caption").choice(prompts)
-    return converse(job, id, [(prompt, text)], [image], category="grounded_conversation", objects=objects)
+    prompt = conversion.random(id, "caption").choice(prompts)
+    return converse(conversion, id, [(prompt, text)], [image], category="grounded_conversation", objects=objects)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from vl2.data.convert.conversation import DESCRIBE, DESCRIBE_IN_DETAIL, converse
-from vl2.data.convert.layout import IMAGE_ENDINGS, Converted, Job, each, find_files, image_bytes, tar_samples
+from vl2.data.convert.layout import IMAGE_ENDINGS, Conversion, Converted, each, find_files, image_bytes, tar_samples
 from vl2.data.record import Record
 from vl2.errors import UserError
 
@@ -20,8 +20,8 @@ CAPTION_KEYS = ("vlm_caption", "long_caption", "caption", "text")
 LONG_CAPTION = 200  # characters; above it the question asks for detail
 
 
-def read(job: Job) -> Converted:
-    files = find_files(job.folder, f"{job.split}/*.tar", "*.tar")
+def read(conversion: Conversion) -> Converted:
+    files = find_files(conversion.folder, f"{conversion.split}/*.tar", "*.tar")
     samples = chain.from_iterable(map(tar_samples, files))
     rows = ((where, row if isinstance(row, UserError) else (where, row)) for where, row in samples)
 
@@ -33,7 +33,9 @@ def read(job: Job) -> Converted:
             raise UserError(f"no image: the sample has {', '.join(sample)}")
         caption = _caption(sample)
         prompts = DESCRIBE_IN_DETAIL if len(caption) > LONG_CAPTION else DESCRIBE
-        yield converse(job, id, [(job.random(id).choice(prompts), caption)], [image_bytes(sample[ending], id)])
+        yield converse(
+            conversion, id, [(conversion.random(id).choice(prompts), caption)], [image_bytes(sample[ending], id)]
+        )
 
     return each(rows, make)
 

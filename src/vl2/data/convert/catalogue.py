@@ -41,14 +41,14 @@ from vl2.data.convert import (
     websight,
     wikitables,
 )
-from vl2.data.convert.layout import Converted, Job
+from vl2.data.convert.layout import Conversion, Converted
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
     """One public set. `negatives` is the usual rate of queries for what is absent, None where it cannot be told."""
 
-    read: Callable[[Job], Converted]
+    read: Callable[[Conversion], Converted]
     category: str
     licence: str
     home: str

@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.data.convert.conversation import converse
-from vl2.data.convert.layout import Converted, Job, Json, each, image_bytes, numbered, parquet_files, parquet_rows
+from vl2.data.convert.layout import (
+    Conversion,
+    Converted,
+    Json,
+    each,
+    image_bytes,
+    numbered,
+    parquet_files,
+    parquet_rows,
+)
 from vl2.data.record import Record
 
 # Subsets that teach something else than answering general questions.
@@ -30,16 +39,16 @@ CATEGORIES = {
 }  # fmt: skip
 
 
-def read(job: Job) -> Converted:
-    rows = parquet_rows(parquet_files(job.folder, job.split), ("images", "texts"))
+def read(conversion: Conversion) -> Converted:
+    rows = parquet_rows(parquet_files(conversion.folder, conversion.split), ("images", "texts"))
 
-    category = next((c for c, subsets in CATEGORIES.items() if job.folder.name in subsets), job.category)
+    category = next((c for c, subsets in CATEGORIES.items() if conversion.folder.name in subsets), conversion.category)
 
     def make(row: tuple[int, Json]) -> Iterator[Record]:
         number, content = row
-        id = f"{job.folder.name}-{number}"
+        id = f"{conversion.folder.name}-{number}"
         images = [image_bytes(image, f"{i} of row {number}") for i, image in enumerate(content["images"] or ())]
         turns = [(text["user"], text["assistant"]) for text in content["texts"]]
-        yield converse(job, id, turns, images, category=category if images else "text")
+        yield converse(conversion, id, turns, images, category=category if images else "text")
 
     return each(numbered(rows), make)

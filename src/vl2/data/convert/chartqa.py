@@ -13,18 +13,20 @@ from itertools import chain
 from pathlib import Path
 
 from vl2.data.convert.conversation import converse, short_question
-from vl2.data.convert.layout import Converted, Job, Row, each, find_files, image_file, read_list
+from vl2.data.convert.layout import Conversion, Converted, Row, each, find_files, image_file, read_list
 from vl2.data.record import Record
 
 
-def read(job: Job) -> Converted:
-    files = find_files(job.folder, f"{job.split}/{job.split}_*.json")
+def read(conversion: Conversion) -> Converted:
+    files = find_files(conversion.folder, f"{conversion.split}/{conversion.split}_*.json")
     rows = chain.from_iterable(_numbered(path) for path in files)
 
     def make(row: tuple[str, int, dict[str, str]]) -> Iterator[Record]:
         part, number, question = row
-        image = image_file(job.folder, f"{job.split}/png/{question['imgname']}")
-        yield converse(job, f"{part}-{number}", [(short_question(question["query"]), question["label"])], [image])
+        image = image_file(conversion.folder, f"{conversion.split}/png/{question['imgname']}")
+        yield converse(
+            conversion, f"{part}-{number}", [(short_question(question["query"]), question["label"])], [image]
+        )
 
     return each(rows, make)
 

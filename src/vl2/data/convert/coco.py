@@ -19,11 +19,11 @@ from pathlib import Path
 from vl2.data.convert.boxes import Query, absent_queries, box_of_xywh, check_size, locate_records
 from vl2.data.convert.conversation import DESCRIBE, converse
 from vl2.data.convert.layout import (
+    Conversion,
     Converted,
-    Job,
     Json,
-    Problem,
     Row,
+    RowProblem,
     each,
     find_file,
     image_file,
@@ -43,7 +43,7 @@ class Instances:
     images: list[Row]
     names: dict[int, str]  # of the categories
     by_image: dict[int, list[Json]]
-    problems: list[Problem]  # annotations that are of no image
+    problems: list[RowProblem]  # annotations that are of no image
 
 
 def read_instances(path: Path) -> Instances:
@@ -55,7 +55,7 @@ def read_instances(path: Path) -> Instances:
         if isinstance(image, int):
             by_image[image].append(annotation)
         else:
-            problems.append(Problem(where=where, why="the annotation names no image"))
+            problems.append(RowProblem(where=where, why="the annotation names no image"))
     categories = index_by(list_in(content, path.name, "categories"), "id")
     names = {id: str(category.get("name", "")).strip() for id, category in categories.items()}
     return Instances(images=list_in(content, path.name, "images"), names=names, by_image=by_image, problems=problems)
@@ -86,52 +86,54 @@ def boxes_by_label(annotations: Iterable[Json], names: dict[int, str], size: Siz
     return Found(boxes_px={k: v for k, v in boxes.items() if k not in unsure}, unsure=unsure, problems=problems)
 
 
-def locate_each(job: Job, instances: Instances, folders: Iterable[str]) -> Converted:
+def locate_each(conversion: Conversion, instances: Instances, folders: Iterable[str]) -> Converted:
     """Ask for every label of every image, and for labels that are absent."""
-    vocabulary = [name for label in instances.names.values() if (name := job.name(label))]
+    vocabulary = [name for label in instances.names.values() if (name := conversion.name(label))]
     folders = tuple(folders)
 
-    def make(image: Json) -> Iterator[Record | Problem]:
-        stored = image_file(job.folder, *(f"{folder}{image['file_name']}" for folder in folders))
+    def make(image: Json) -> Iterator[Record | RowProblem]:
+        stored = image_file(conversion.folder, *(f"{folder}{image['file_name']}" for folder in folders))
         check_size(image, stored)
         found = boxes_by_label(instances.by_image.get(image["id"], ()), instances.names, (stored.width, stored.height))
-        yield from (Problem(where=image["file_name"], why=why) for why in found.problems)
+        yield from (RowProblem(where=image["file_name"], why=why) for why in found.problems)
         queries = [
             Query(label=name, boxes_px=tuple(boxes))
             for label, boxes in found.boxes_px.items()
-            if (name := job.name(label))
+            if (name := conversion.name(label))
         ]
-        present = {job.name(label) or label for label in (*found.boxes_px, *found.unsure)}
-        queries += absent_queries(job, image["id"], len(queries), present, vocabulary)
-        yield from locate_records(job, image["id"], stored, queries)
+        present = {conversion.name(label) or label for label in (*found.boxes_px, *found.unsure)}
+        queries += absent_queries(conversion, image["id"], len(queries), present, vocabulary)
+        yield from locate_records(conversion, image["id"], stored, queries)
 
     return chain(instances.problems, each(instances.images, make))
 
 
-def read_boxes(job: Job) -> Converted:
-    split = job.split
-    path = find_file(job.folder, f"annotations/instances_{split}*.json", f"instances_{split}*.json")
+def read_boxes(conversion: Conversion) -> Converted:
+    split = conversion.split
+    path = find_file(conversion.folder, f"annotations/instances_{split}*.json", f"instances_{split}*.json")
     name = path.stem.removeprefix("instances_")
-    return locate_each(job, read_instances(path), (f"{name}/", f"images/{name}/", "images/", ""))
+    return locate_each(conversion, read_instances(path), (f"{name}/", f"images/{name}/", "images/", ""))
 
 
-def read_v3det(job: Job) -> Converted:
+def read_v3det(conversion: Conversion) -> Converted:
     """Read V3Det: `file_name` starts with `images/`; `annotations/v3det_2023_v1_train.json`."""
-    names = (f"v3det_*_{job.split}.json", f"v3det_{job.split}.json")
-    path = find_file(job.folder, *(f"annotations/{n}" for n in names), *names)
-    return locate_each(job, read_instances(path), ("", "images/"))
+    names = (f"v3det_*_{conversion.split}.json", f"v3det_{conversion.split}.json")
+    path = find_file(conversion.folder, *(f"annotations/{n}" for n in names), *names)
+    return locate_each(conversion, read_instances(path), ("", "images/"))
 
 
-def read_captions(job: Job) -> Converted:
-    split = job.split
-    path = find_file(job.folder, f"annotations/captions_{split}*.json", f"captions_{split}*.json")
+def read_captions(conversion: Conversion) -> Converted:
+    split = conversion.split
+    path = find_file(conversion.folder, f"annotations/captions_{split}*.json", f"captions_{split}*.json")
     name = path.stem.removeprefix("captions_")
     content = read_json(path)
     pictures = index_by(list_in(content, path.name, "images"), "id")
 
     def make(row: Json) -> Iterator[Record]:
         file = pictures[row["image_id"]]["file_name"]
-        stored = image_file(job.folder, f"{name}/{file}", f"images/{name}/{file}", f"images/{file}", file)
-        yield converse(job, row["id"], [(job.random(row["id"]).choice(DESCRIBE), row["caption"])], [stored])
+        stored = image_file(conversion.folder, f"{name}/{file}", f"images/{name}/{file}", f"images/{file}", file)
+        yield converse(
+            conversion, row["id"], [(conversion.random(row["id"]).choice(DESCRIBE), row["caption"])], [stored]
+        )
 
     return each(list_in(content, path.name, "annotations"), make)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from vl2.data.convert.layout import Job
+from vl2.data.convert.layout import Conversion
 from vl2.data.record import Labelled, Message, Part, Record, StoredImage
 from vl2.errors import UserError
 
@@ -62,7 +62,7 @@ def choice_question(question: str, options: Sequence[str]) -> str:
 
 
 def converse(
-    job: Job,
+    conversion: Conversion,
     id: object,
     turns: Sequence[Turn],
     images: Sequence[StoredImage] = (),
@@ -76,11 +76,11 @@ def converse(
         shown = [Part(image=i) for i in range(len(images))] if not messages else []
         messages.append(Message(role="user", parts=(*shown, Part(text=filled(question, "question")))))
         messages.append(Message(role="assistant", parts=(Part(text=filled(answer, "answer")),)))
-    return record(job, id, messages, images, category=category, objects=objects)
+    return record(conversion, id, messages, images, category=category, objects=objects)
 
 
 def record(
-    job: Job,
+    conversion: Conversion,
     id: object,
     messages: Sequence[Message],
     images: Sequence[StoredImage] = (),
@@ -89,11 +89,11 @@ def record(
     objects: Sequence[Labelled] = (),
 ) -> Record:
     return Record(
-        id=f"{job.source}-{id}",
-        source=job.source,
-        category=category or job.category,
-        language=job.language,
-        licence=job.licence,
+        id=f"{conversion.source}-{id}",
+        source=conversion.source,
+        category=category or conversion.category,
+        language=conversion.language,
+        licence=conversion.licence,
         messages=tuple(messages),
         images=tuple(images),
         objects=tuple(objects),

@@ -13,19 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vl2.data.convert.conversation import converse, short_question
-from vl2.data.convert.layout import Converted, Job, Json, each, find_file, image_file, read_list
+from vl2.data.convert.layout import Conversion, Converted, Json, each, find_file, image_file, read_list
 from vl2.data.record import Record
 
 
-def read(job: Job) -> Converted:
-    folders = ("spdocvqa_qas/", "", f"{job.split}/")
-    names = (f"{folder}{job.split}_v1.0{form}.json" for folder in folders for form in ("_withQT", ""))
-    path = find_file(job.folder, *names)
-    return read_questions(job, path, "image", ("", f"{job.split}/"), ("spdocvqa_images/",))
+def read(conversion: Conversion) -> Converted:
+    folders = ("spdocvqa_qas/", "", f"{conversion.split}/")
+    names = (f"{folder}{conversion.split}_v1.0{form}.json" for folder in folders for form in ("_withQT", ""))
+    path = find_file(conversion.folder, *names)
+    return read_questions(conversion, path, "image", ("", f"{conversion.split}/"), ("spdocvqa_images/",))
 
 
 def read_questions(
-    job: Job, path: Path, image_key: str, folders: tuple[str, ...], flat_folders: tuple[str, ...] = ()
+    conversion: Conversion, path: Path, image_key: str, folders: tuple[str, ...], flat_folders: tuple[str, ...] = ()
 ) -> Converted:
     """Read the form that DocVQA and InfographicVQA share. In `flat_folders` a picture lies without its own folder."""
 
@@ -33,7 +33,7 @@ def read_questions(
         name: str = row[image_key]
         flat = name.rpartition("/")[2]
         places = (*(f"{folder}{name}" for folder in folders), *(f"{folder}{flat}" for folder in flat_folders))
-        image = image_file(job.folder, *places)
-        yield converse(job, row["questionId"], [(short_question(row["question"]), row["answers"][0])], [image])
+        image = image_file(conversion.folder, *places)
+        yield converse(conversion, row["questionId"], [(short_question(row["question"]), row["answers"][0])], [image])
 
     return each(read_list(path, "data"), make)

@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.data.convert.conversation import Turn, converse, short_question
-from vl2.data.convert.layout import Converted, Job, Row, each, find_file, image_file, read_list
+from vl2.data.convert.layout import Conversion, Converted, Row, each, find_file, image_file, read_list
 from vl2.data.record import Record
 from vl2.errors import UserError
 
 
-def read(job: Job) -> Converted:
-    rows = read_list(find_file(job.folder, f"{job.split}/questions.json"))
-    return each(_single(rows) if job.split == "test" else _by_picture(rows), lambda row: _make(job, *row))
+def read(conversion: Conversion) -> Converted:
+    rows = read_list(find_file(conversion.folder, f"{conversion.split}/questions.json"))
+    return each(_single(rows) if conversion.split == "test" else _by_picture(rows), lambda row: _make(conversion, *row))
 
 
 def _single(rows: list[Row]) -> Iterator[Row]:
@@ -38,11 +38,16 @@ def _by_picture(rows: list[Row]) -> Iterator[Row]:
         yield f"image {picture}", (picture, questions)
 
 
-def _make(job: Job, id: int, questions: list[list[object]]) -> Iterator[Record]:
+def _make(conversion: Conversion, id: int, questions: list[list[object]]) -> Iterator[Record]:
     turns: list[Turn] = []
-    for question, answer, picture in job.random("order", id).sample(questions, len(questions)):
+    for question, answer, picture in conversion.random("order", id).sample(questions, len(questions)):
         if not isinstance(question, str) or not isinstance(answer, str) or not isinstance(picture, int):
             raise UserError("a row must hold a question, an answer and the number of an image")
         # The wish for a short answer is said once.
         turns.append((question if turns else short_question(question), answer))
-    yield converse(job, f"{job.split}-{id}", turns, [image_file(job.folder, f"{job.split}/images/{picture}.png")])
+    yield converse(
+        conversion,
+        f"{conversion.split}-{id}",
+        turns,
+        [image_file(conversion.folder, f"{conversion.split}/images/{picture}.png")],
+    )

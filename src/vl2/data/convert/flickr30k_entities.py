@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vl2.data.convert.boxes import Query, check_size, clip_box, grounded_caption, locate_records
-from vl2.data.convert.layout import Converted, Job, each, find_file, image_file, read_text
+from vl2.data.convert.layout import Conversion, Converted, each, find_file, image_file, read_text
 from vl2.data.record import BoxPx, Record, StoredImage
 from vl2.errors import UserError
 
@@ -27,22 +27,24 @@ MAX_XML_BYTES = 1_000_000
 _PHRASE = re.compile(r"\[/EN#(\d+)/\S+ ([^\]]+)\]")
 
 
-def read(job: Job) -> Converted:
-    ids = read_text(find_file(job.folder, f"{job.split}.txt")).split()
+def read(conversion: Conversion) -> Converted:
+    ids = read_text(find_file(conversion.folder, f"{conversion.split}.txt")).split()
 
     def make(id: str) -> Iterator[Record]:
-        image = image_file(job.folder, f"flickr30k-images/{id}.jpg", f"flickr30k_images/{id}.jpg", f"images/{id}.jpg")
-        boxes = entity_boxes(job.folder / "Annotations" / f"{id}.xml", image)
-        sentences = read_text(job.folder / "Sentences" / f"{id}.txt").splitlines()
+        image = image_file(
+            conversion.folder, f"flickr30k-images/{id}.jpg", f"flickr30k_images/{id}.jpg", f"images/{id}.jpg"
+        )
+        boxes = entity_boxes(conversion.folder / "Annotations" / f"{id}.xml", image)
+        sentences = read_text(conversion.folder / "Sentences" / f"{id}.txt").splitlines()
         asked: dict[str, Query] = {}
         for number, sentence in enumerate(filter(None, map(str.strip, sentences))):
             pieces = sentence_pieces(sentence, boxes)
             queries = [piece for piece in pieces if isinstance(piece, Query) and piece.boxes_px]
             if queries:
-                yield grounded_caption(job, f"{id}-{number}", image, pieces)
+                yield grounded_caption(conversion, f"{id}-{number}", image, pieces)
             for query in queries:
                 asked[query.label.lower()] = _joined(query, asked.get(query.label.lower()))
-        yield from locate_records(job, f"{id}-phrases", image, list(asked.values()))
+        yield from locate_records(conversion, f"{id}-phrases", image, list(asked.values()))
 
     return each([(f"image {id}", id) for id in ids], make)
 

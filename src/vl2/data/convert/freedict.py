@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from vl2.data.convert.layout import Converted, Job, Json, Row, each, find_files, parquet_rows
+from vl2.data.convert.layout import Conversion, Converted, Json, Row, each, find_files, parquet_rows
 from vl2.data.convert.text_table import document
 from vl2.data.record import Record
 from vl2.errors import UserError
@@ -18,9 +18,9 @@ from vl2.errors import UserError
 ENTRIES_PER_PAGE = 24
 
 
-def read(job: Job) -> Converted:
-    files = find_files(job.folder, f"{job.split}.parquet", "freedict-en-zh.parquet")
-    return each(_pages(parquet_rows(files, ("headword", "senses"))), lambda page: _make(job, *page))
+def read(conversion: Conversion) -> Converted:
+    files = find_files(conversion.folder, f"{conversion.split}.parquet", "freedict-en-zh.parquet")
+    return each(_pages(parquet_rows(files, ("headword", "senses"))), lambda page: _make(conversion, *page))
 
 
 def _pages(rows: Iterator[Row]) -> Iterator[Row]:
@@ -35,8 +35,8 @@ def _pages(rows: Iterator[Row]) -> Iterator[Row]:
             number += 1
 
 
-def _make(job: Job, number: int, entries: list[Json]) -> Iterator[Record]:
-    yield document(job, number, "\n".join(_line(entry) for entry in entries))
+def _make(conversion: Conversion, number: int, entries: list[Json]) -> Iterator[Record]:
+    yield document(conversion, number, "\n".join(_line(entry) for entry in entries))
 
 
 def _line(entry: Json) -> str:

@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.data.convert.conversation import converse, short_question
-from vl2.data.convert.layout import Converted, Job, Json, Row, each, find_file, image_file, read_json
+from vl2.data.convert.layout import Conversion, Converted, Json, Row, each, find_file, image_file, read_json
 from vl2.data.record import Record
 from vl2.errors import UserError
 
 
-def read(job: Job) -> Converted:
-    path = find_file(job.folder, f"{job.split}_questions.json", f"{job.split}_balanced_questions.json")
+def read(conversion: Conversion) -> Converted:
+    path = find_file(
+        conversion.folder, f"{conversion.split}_questions.json", f"{conversion.split}_balanced_questions.json"
+    )
     questions = read_json(path)
     if not isinstance(questions, dict):
         raise UserError(f"{path.name} must hold an object of questions by id")
@@ -25,7 +27,7 @@ def read(job: Job) -> Converted:
 
     def make(row: tuple[str, Json]) -> Iterator[Record]:
         id, question = row
-        image = image_file(job.folder, f"images/{question['imageId']}.jpg", f"{question['imageId']}.jpg")
-        yield converse(job, id, [(short_question(question["question"]), question["answer"])], [image])
+        image = image_file(conversion.folder, f"images/{question['imageId']}.jpg", f"{question['imageId']}.jpg")
+        yield converse(conversion, id, [(short_question(question["question"]), question["answer"])], [image])
 
     return each(rows, make)

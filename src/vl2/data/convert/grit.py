@@ -17,8 +17,8 @@ from itertools import chain
 
 from vl2.data.convert.boxes import Query, box_of_fractions, grounded_caption, locate_records
 from vl2.data.convert.layout import (
+    Conversion,
     Converted,
-    Job,
     Json,
     Row,
     each,
@@ -34,13 +34,13 @@ from vl2.process.tiling import Size
 Span = tuple[int, int]
 
 
-def read(job: Job) -> Converted:
-    files = find_files(job.folder, "*.tar", "*.parquet")
+def read(conversion: Conversion) -> Converted:
+    files = find_files(conversion.folder, "*.tar", "*.parquet")
     if files[0].suffix == ".tar":
         rows: Iterator[Row] = chain.from_iterable(map(tar_samples, files))
-        return each(rows, lambda sample: _records(job, *_of_sample(sample)))
+        return each(rows, lambda sample: _records(conversion, *_of_sample(sample)))
     rows = parquet_rows(files, ("key", "caption", "noun_chunks", "ref_exps"))
-    return each(rows, lambda row: _records(job, row, _file(job, str(row["key"]))))
+    return each(rows, lambda row: _records(conversion, row, _file(conversion, str(row["key"]))))
 
 
 def _of_sample(sample: dict[str, bytes]) -> tuple[Json, StoredImage]:
@@ -48,16 +48,16 @@ def _of_sample(sample: dict[str, bytes]) -> tuple[Json, StoredImage]:
     return row, image_bytes(sample[".jpg"], str(row["key"]))
 
 
-def _file(job: Job, key: str) -> StoredImage:
-    return image_file(job.folder, f"images/{key}.jpg", f"{key[:5]}/{key}.jpg", f"{key}.jpg")
+def _file(conversion: Conversion, key: str) -> StoredImage:
+    return image_file(conversion.folder, f"images/{key}.jpg", f"{key[:5]}/{key}.jpg", f"{key}.jpg")
 
 
-def _records(job: Job, row: Json, image: StoredImage) -> Iterator[Record]:
+def _records(conversion: Conversion, row: Json, image: StoredImage) -> Iterator[Record]:
     caption, size = row["caption"], (image.width, image.height)
     chunks = phrases(caption, row["noun_chunks"], size)
-    yield grounded_caption(job, row["key"], image, _pieces(caption, chunks))
+    yield grounded_caption(conversion, row["key"], image, _pieces(caption, chunks))
     expressions = phrases(caption, row["ref_exps"], size).values()
-    yield from locate_records(job, f"{row['key']}-phrases", image, list(expressions))
+    yield from locate_records(conversion, f"{row['key']}-phrases", image, list(expressions))
 
 
 def phrases(caption: str, found: Sequence[Sequence[float]], size: Size) -> dict[Span, Query]:

@@ -13,19 +13,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vl2.data.convert.conversation import choice_question, converse, short_question
-from vl2.data.convert.layout import Converted, Job, Row, each, find_files, image_file, read_json
+from vl2.data.convert.layout import Conversion, Converted, Row, each, find_files, image_file, read_json
 from vl2.data.record import Record
 from vl2.errors import UserError
 
 
-def read(job: Job) -> Converted:
-    files = find_files(job.folder, f"iconqa/{job.split}/*/*/data.json", f"{job.split}/*/*/data.json")
+def read(conversion: Conversion) -> Converted:
+    files = find_files(
+        conversion.folder, f"iconqa/{conversion.split}/*/*/data.json", f"{conversion.split}/*/*/data.json"
+    )
     kept = [path for path in files if path.parts[-3] in ("choose_txt", "fill_in_blank")]
-    rows: list[Row] = [(path.relative_to(job.folder).as_posix(), path) for path in kept]
+    rows: list[Row] = [(path.relative_to(conversion.folder).as_posix(), path) for path in kept]
 
     def make(path: Path) -> Iterator[Record]:
         content = read_json(path)
-        image = image_file(job.folder, path.with_name("image.png").relative_to(job.folder).as_posix())
+        image = image_file(conversion.folder, path.with_name("image.png").relative_to(conversion.folder).as_posix())
         question, answer = content["question"], content["answer"]
         if path.parts[-3] == "choose_txt":
             choices = content["choices"]
@@ -34,6 +36,6 @@ def read(job: Job) -> Converted:
             turn = choice_question(question, choices), chr(ord("A") + answer)
         else:
             turn = short_question(question), str(answer)
-        yield converse(job, f"{job.split}-{path.parts[-2]}", [turn], [image])
+        yield converse(conversion, f"{conversion.split}-{path.parts[-2]}", [turn], [image])
 
     return each(rows, make)

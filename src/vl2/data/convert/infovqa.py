@@ -8,10 +8,12 @@ infographicsvqa_images/30000.jpeg   (or images/)
 from __future__ import annotations
 
 from vl2.data.convert.docvqa import read_questions
-from vl2.data.convert.layout import Converted, Job, find_file
+from vl2.data.convert.layout import Conversion, Converted, find_file
 
 
-def read(job: Job) -> Converted:
-    names = (f"info*VQA_{job.split}_v1.0*.json", f"info*vqa_{job.split}_v1.0*.json")
-    path = find_file(job.folder, *(f"{folder}{name}" for folder in ("infographicsvqa_qas/", "") for name in names))
-    return read_questions(job, path, "image_local_name", ("infographicsvqa_images/", "images/", ""))
+def read(conversion: Conversion) -> Converted:
+    names = (f"info*VQA_{conversion.split}_v1.0*.json", f"info*vqa_{conversion.split}_v1.0*.json")
+    path = find_file(
+        conversion.folder, *(f"{folder}{name}" for folder in ("infographicsvqa_qas/", "") for name in names)
+    )
+    return read_questions(conversion, path, "image_local_name", ("infographicsvqa_images/", "images/", ""))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from vl2.data.convert.conversation import converse, filled
 from vl2.data.convert.layout import (
+    Conversion,
     Converted,
-    Job,
     Json,
     Row,
     each,
@@ -42,12 +42,19 @@ MATHQA = PAIRS[-1]
 CONTEXT = ("input", "context")
 
 
-def read(job: Job) -> Converted:
-    names = (f"{job.split}.jsonl", f"{job.split}.json", f"{job.split}-*.parquet", f"data/{job.split}-*.parquet")
-    files = find_files(job.folder, *names, "*.jsonl", "*.json", "*.parquet")
+def read(conversion: Conversion) -> Converted:
+    names = (
+        f"{conversion.split}.jsonl",
+        f"{conversion.split}.json",
+        f"{conversion.split}-*.parquet",
+        f"data/{conversion.split}-*.parquet",
+    )
+    files = find_files(conversion.folder, *names, "*.jsonl", "*.json", "*.parquet")
     if len(files) > 1 and files[0].suffix != ".parquet":
-        raise UserError(f"{job.folder} has several files, give the split: {', '.join(p.stem for p in files[:5])}")
-    return each(numbered(_rows(files)), lambda row: _records(job, *row))
+        raise UserError(
+            f"{conversion.folder} has several files, give the split: {', '.join(p.stem for p in files[:5])}"
+        )
+    return each(numbered(_rows(files)), lambda row: _records(conversion, *row))
 
 
 def _rows(files: list[Path]) -> Iterable[Row]:
@@ -58,7 +65,7 @@ def _rows(files: list[Path]) -> Iterable[Row]:
     return parquet_rows(files, ())
 
 
-def _records(job: Job, number: int, row: Json) -> Iterator[Record]:
+def _records(conversion: Conversion, number: int, row: Json) -> Iterator[Record]:
     pair = next((pair for pair in PAIRS if pair[0] in row and pair[1] in row), None)
     if pair is None:
         raise UserError(f"no question and answer: the row has {', '.join(map(str, row))}")
@@ -66,7 +73,7 @@ def _records(job: Job, number: int, row: Json) -> Iterator[Record]:
     question = f"{row[pair[0]].strip()}\n\n{context.strip()}" if context else row[pair[0]]
     if pair == MATHQA:
         question = f"{question.strip()}\n{filled(row['options'], 'list of options')}"
-    yield converse(job, number, [(question, without_marks(row[pair[1]]))], category="text")
+    yield converse(conversion, number, [(question, without_marks(row[pair[1]]))], category="text")
 
 
 def without_marks(answer: str) -> str:

@@ -40,7 +40,7 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class RowProblem:
     """A row that could not be converted, and why, in one line."""
 
     where: str
@@ -50,11 +50,11 @@ class Problem:
         return f"{self.where}: {self.why}"
 
 
-Converted = Iterator[Record | Problem]
+Converted = Iterator[Record | RowProblem]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Conversion:
     """One run of a converter: what it reads, and the choices that its records depend on."""
 
     folder: Path
@@ -77,33 +77,33 @@ class Job:
         return label if self.language == "en" else self.names.get(label)
 
 
-def each(rows: Iterable[Row], make: Callable[[Any], Iterable[Record | Problem]]) -> Converted:
+def each(rows: Iterable[Row], make: Callable[[Any], Iterable[Record | RowProblem]]) -> Converted:
     """Convert row by row, all of a row or nothing of it."""
     for where, row in rows:
         for made in parsed(where, row, lambda row: [_writable(item) for item in make(row)]):
-            if isinstance(made, Problem):
+            if isinstance(made, RowProblem):
                 yield made
             else:
                 yield from made
 
 
-def _writable(made: Record | Problem) -> Record | Problem:
+def _writable(made: Record | RowProblem) -> Record | RowProblem:
     if isinstance(made, Record):
         check_text(made)
     return made
 
 
-def parsed(where: str, row: object, parse: Callable[[Any], T]) -> Iterator[T | Problem]:
+def parsed(where: str, row: object, parse: Callable[[Any], T]) -> Iterator[T | RowProblem]:
     """Yield what a row is read as, or what is wrong with it."""
     try:
         if isinstance(row, UserError):
             raise row
         found = parse(row)
     except UserError as error:
-        yield Problem(where=where, why=_one_line(str(error)))
+        yield RowProblem(where=where, why=_one_line(str(error)))
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError, csv.Error) as error:
         # What indexing into JSON of another shape gives, or opening a file that is not there.
-        yield Problem(where=where, why=_one_line(f"not in the layout: {type(error).__name__}: {error}")[:200])
+        yield RowProblem(where=where, why=_one_line(f"not in the layout: {type(error).__name__}: {error}")[:200])
     else:
         yield found
 

@@ -14,8 +14,8 @@ from typing import Literal
 
 from vl2.data.convert.conversation import filled, record, with_placeholders
 from vl2.data.convert.layout import (
+    Conversion,
     Converted,
-    Job,
     Json,
     Row,
     each,
@@ -33,21 +33,23 @@ ROLES: dict[str, Literal["system", "user", "assistant"]] = {
 }  # fmt: skip
 
 
-def read(job: Job, path: Path | None = None) -> Converted:
+def read(conversion: Conversion, path: Path | None = None) -> Converted:
     """Read the file at a path, or without one the file of the split."""
-    path = path or find_file(job.folder, f"{job.split}.json", f"{job.split}.jsonl", "*.json", "*.jsonl")
+    path = path or find_file(
+        conversion.folder, f"{conversion.split}.json", f"{conversion.split}.jsonl", "*.json", "*.jsonl"
+    )
     rows: Iterable[Row] = jsonl_rows(path) if path.suffix.lower() == ".jsonl" else read_list(path)
-    return each(numbered(rows), lambda row: _records(job, *row))
+    return each(numbered(rows), lambda row: _records(conversion, *row))
 
 
-def _records(job: Job, number: int, row: Json) -> Iterator[Record]:
+def _records(conversion: Conversion, number: int, row: Json) -> Iterator[Record]:
     names = row.get("image") or []
     names = [names] if isinstance(names, str) else names
-    images = [image_file(job.folder, name, f"images/{name}") for name in names]
+    images = [image_file(conversion.folder, name, f"images/{name}") for name in names]
     messages = to_messages(row["conversations"], len(images))
     # Ids repeat in the public files: one image's conversation and its description share one.
     id = f"{number}-{row['id']}" if row.get("id") else number
-    yield record(job, id, messages, images, category=None if images else "text")
+    yield record(conversion, id, messages, images, category=None if images else "text")
 
 
 def to_messages(turns: Sequence[Json], num_images: int) -> list[Message]:

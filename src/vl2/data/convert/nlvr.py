@@ -15,8 +15,8 @@ from itertools import product
 from vl2.data.convert.boxes import Query, absent_queries, check_size, clip_box, locate_records
 from vl2.data.convert.conversation import Turn, converse
 from vl2.data.convert.layout import (
+    Conversion,
     Converted,
-    Job,
     Json,
     each,
     find_file,
@@ -34,38 +34,43 @@ SHAPES = ("square", "circle", "triangle")
 PERMUTATIONS = 6
 
 
-def read(job: Job) -> Converted:
-    if any(job.folder.glob("*.parquet")):
-        rows = parquet_rows(parquet_files(job.folder, job.split), ("id", "image", "sentence", "label", "objects"))
-        return each(rows, lambda row: _of_row(job, row))
-    if job.negatives:
+def read(conversion: Conversion) -> Converted:
+    if any(conversion.folder.glob("*.parquet")):
+        rows = parquet_rows(
+            parquet_files(conversion.folder, conversion.split), ("id", "image", "sentence", "label", "objects")
+        )
+        return each(rows, lambda row: _of_row(conversion, row))
+    if conversion.negatives:
         raise UserError("the original files are read without their objects: set negatives to 0")
-    return each(jsonl_rows(find_file(job.folder, f"{job.split}/{job.split}.json")), lambda row: _of_line(job, row))
+    return each(
+        jsonl_rows(find_file(conversion.folder, f"{conversion.split}/{conversion.split}.json")),
+        lambda row: _of_line(conversion, row),
+    )
 
 
 def statement(sentence: str, is_true: bool) -> Turn:
     return f"{sentence.strip()}\nIs this true of the image? Answer yes or no.", "Yes" if is_true else "No"
 
 
-def _of_line(job: Job, row: Json) -> Iterator[Record]:
+def _of_line(conversion: Conversion, row: Json) -> Iterator[Record]:
     label = str(row["label"]).lower()
     if label not in ("true", "false"):
         raise UserError(f"label must be true or false, got {row['label']!r}")
     for number in range(PERMUTATIONS):
-        name = f"{job.split}-{row['identifier']}-{number}"
-        image = image_file(job.folder, f"{job.split}/images/{row['directory']}/{name}.png")
-        yield converse(job, name, [statement(row["sentence"], label == "true")], [image])
+        name = f"{conversion.split}-{row['identifier']}-{number}"
+        image = image_file(conversion.folder, f"{conversion.split}/images/{row['directory']}/{name}.png")
+        yield converse(conversion, name, [statement(row["sentence"], label == "true")], [image])
 
 
-def _of_row(job: Job, row: Json) -> Iterator[Record]:
+def _of_row(conversion: Conversion, row: Json) -> Iterator[Record]:
     image = image_bytes(row["image"], row["id"])
     check_size(row, image)
-    yield converse(job, row["id"], [statement(row["sentence"], row["label"])], [image])
+    yield converse(conversion, row["id"], [statement(row["sentence"], row["label"])], [image])
     boxes: dict[str, list[BoxPx]] = defaultdict(list)
     for found in row["objects"]:
         corners = [found[side] for side in ("x0", "y0", "x1", "y1")]
         boxes[f"{found['color']} {found['shape']}"].append(clip_box(corners, (image.width, image.height)))
     queries = [Query(label=label, boxes_px=tuple(found)) for label, found in boxes.items()]
     vocabulary = [f"{colour} {shape}" for colour, shape in product(COLOURS, SHAPES)]
-    queries += absent_queries(job, row["id"], len(queries), set(boxes), vocabulary)
-    yield from locate_records(job, f"{row['id']}-objects", image, queries)
+    queries += absent_queries(conversion, row["id"], len(queries), set(boxes), vocabulary)
+    yield from locate_records(conversion, f"{row['id']}-objects", image, queries)

@@ -17,8 +17,8 @@ from typing import Any
 
 from vl2.data.convert.conversation import record
 from vl2.data.convert.layout import (
+    Conversion,
     Converted,
-    Job,
     Json,
     each,
     find_files,
@@ -52,24 +52,26 @@ class Filters:
 FILTERS = Filters()
 
 
-def read(job: Job) -> Converted:
-    files = find_files(job.folder, f"{job.split}-*.parquet", f"data/{job.split}-*.parquet", "*.parquet")
-    fetched = _fetched(job)
+def read(conversion: Conversion) -> Converted:
+    files = find_files(
+        conversion.folder, f"{conversion.split}-*.parquet", f"data/{conversion.split}-*.parquet", "*.parquet"
+    )
+    fetched = _fetched(conversion)
     rows = parquet_rows(files, ("images", "texts"))
 
     def make(row: tuple[int, Json]) -> Iterator[Record]:
         number, page = row
         places = zip(page["images"], page["texts"], strict=True)
-        kept = [text or _image(job, image, fetched) for image, text in places if text or image]
-        yield interleaved(job, number, [place for place in kept if place is not None])
+        kept = [text or _image(conversion, image, fetched) for image, text in places if text or image]
+        yield interleaved(conversion, number, [place for place in kept if place is not None])
 
     return each(numbered(rows), make)
 
 
-def _fetched(job: Job) -> dict[str, str]:
+def _fetched(conversion: Conversion) -> dict[str, str]:
     """Return the file of each url that img2dataset fetched."""
     files = {}
-    for path in sorted((job.folder / "images").glob("*.parquet")):
+    for path in sorted((conversion.folder / "images").glob("*.parquet")):
         for where, row in parquet_rows([path], ("url", "key", "status"), batch_rows=1024):
             if isinstance(row, UserError):
                 raise UserError(f"{where}: {row}")
@@ -78,11 +80,11 @@ def _fetched(job: Job) -> dict[str, str]:
     return files
 
 
-def _image(job: Job, value: Any, fetched: dict[str, str]) -> StoredImage | None:
+def _image(conversion: Conversion, value: Any, fetched: dict[str, str]) -> StoredImage | None:
     """Return an image that is there, can be read, and passes the filters."""
     try:
         if isinstance(value, str):
-            image = image_file(job.folder, fetched[value]) if value in fetched else None
+            image = image_file(conversion.folder, fetched[value]) if value in fetched else None
         else:
             image = image_bytes(value, "of the page")
     except UserError:
@@ -102,7 +104,9 @@ def repetition(words: Sequence[str], run: int = 5) -> float:
     return sum(n for n in counts.values() if n > 1) / total if total else 0.0
 
 
-def interleaved(job: Job, id: object, places: Sequence[str | StoredImage], filters: Filters = FILTERS) -> Record:
+def interleaved(
+    conversion: Conversion, id: object, places: Sequence[str | StoredImage], filters: Filters = FILTERS
+) -> Record:
     """Return the page as a document, a blank line between its parts. UserError says which filter it fails."""
     # Images at the end have no text to learn from them.
     while places and isinstance(places[-1], StoredImage):
@@ -117,7 +121,7 @@ def interleaved(job: Job, id: object, places: Sequence[str | StoredImage], filte
         raise UserError(f"filtered: {len(words)} words for {len(images)} images")
     if (share := repetition(words)) > filters.max_repetition:
         raise UserError(f"filtered: {share:.0%} of the text repeats itself")
-    return record(job, id, [Message(role="document", parts=tuple(_parts(places)))], images)
+    return record(conversion, id, [Message(role="document", parts=tuple(_parts(places)))], images)
 
 
 def _parts(places: Sequence[str | StoredImage]) -> Iterator[Part]:

@@ -11,15 +11,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vl2.data.convert.coco import locate_each, read_instances
-from vl2.data.convert.layout import Converted, Job, Row, find_file
+from vl2.data.convert.layout import Conversion, Converted, Row, find_file
 
 
-def read(job: Job) -> Converted:
-    names = (f"zhiyuan_objv2_{job.split}.json", f"objects365_{job.split}.json")
-    path = find_file(job.folder, *names, *(f"annotations/{name}" for name in names))
+def read(conversion: Conversion) -> Converted:
+    names = (f"zhiyuan_objv2_{conversion.split}.json", f"objects365_{conversion.split}.json")
+    path = find_file(conversion.folder, *names, *(f"annotations/{name}" for name in names))
     instances = read_instances(path)
     patched = replace(instances, images=[_in_patch(row) for row in instances.images])
-    return locate_each(job, patched, (f"{job.split}/", f"images/{job.split}/", "images/v1/", "images/v2/", ""))
+    return locate_each(
+        conversion, patched, (f"{conversion.split}/", f"images/{conversion.split}/", "images/v1/", "images/v2/", "")
+    )
 
 
 def _in_patch(row: Row) -> Row:

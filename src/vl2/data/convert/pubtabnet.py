@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vl2.data.convert.conversation import TABLE_TO_HTML, converse
-from vl2.data.convert.layout import Converted, Job, Json, each, find_file, image_file, jsonl_rows, of_split
+from vl2.data.convert.layout import Conversion, Converted, Json, each, find_file, image_file, jsonl_rows, of_split
 from vl2.data.record import Record
 from vl2.errors import UserError
 
 
-def read(job: Job) -> Converted:
+def read(conversion: Conversion) -> Converted:
     def make(row: Json) -> Iterator[Record]:
         name = row["filename"]
-        image = image_file(job.folder, f"{job.split}/{name}")
+        image = image_file(conversion.folder, f"{conversion.split}/{name}")
         cells = [cell["tokens"] for cell in row["html"]["cells"]]
         html = table_html(row["html"]["structure"]["tokens"], cells)
-        yield converse(job, name.rsplit(".", 1)[0], [(job.random(name).choice(TABLE_TO_HTML), html)], [image])
+        yield converse(
+            conversion, name.rsplit(".", 1)[0], [(conversion.random(name).choice(TABLE_TO_HTML), html)], [image]
+        )
 
-    rows = jsonl_rows(find_file(job.folder, "PubTabNet*.jsonl"))
-    return each(of_split(rows, "split", job.split), make)
+    rows = jsonl_rows(find_file(conversion.folder, "PubTabNet*.jsonl"))
+    return each(of_split(rows, "split", conversion.split), make)
 
 
 def table_html(structure: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vl2.data.convert.catalogue import CATALOGUE, DataSet
-from vl2.data.convert.layout import Job, Problem, Table, read_json
+from vl2.data.convert.layout import Conversion, RowProblem, Table, read_json
 from vl2.data.record import Record
 from vl2.errors import UserError
 
@@ -21,8 +21,8 @@ def convert(
     seed: int = 0,
     negatives: float | None = None,
     draw: Callable[[Table], bytes] | None = None,
-) -> Iterator[Record | Problem]:
-    """Yield the set's records, and a `Problem` for each row that has none, in the order of its files.
+) -> Iterator[Record | RowProblem]:
+    """Yield the set's records, and a `RowProblem` for each row that has none, in the order of its files.
 
     `folder` is as the set's release unpacks: each converter's docstring shows it. Images of sets that keep them as
     files are paths relative to `folder`: `write_records(..., image_folder=folder)` stores them. `draw` makes a picture
@@ -38,7 +38,7 @@ def convert(
     if draw is not None and not entry.draws:
         raise UserError(f"{name} has no tables to draw")
     language = language or (entry.languages[0] if entry.languages else "en")
-    job = Job(
+    conversion = Conversion(
         folder=folder,
         split=split,
         source=name,
@@ -50,7 +50,7 @@ def convert(
         draw=draw,
         names=_names(name, entry, language, folder),
     )
-    return entry.read(job)
+    return entry.read(conversion)
 
 
 def _entry(name: str) -> DataSet:

@@ -20,8 +20,8 @@ from pathlib import Path
 from vl2.data.convert.boxes import Query, absent_queries, check_size, clip_box, locate_records
 from vl2.data.convert.conversation import TRANSCRIBE, converse
 from vl2.data.convert.layout import (
+    Conversion,
     Converted,
-    Job,
     Json,
     Row,
     each,
@@ -52,34 +52,34 @@ class Receipt:
     fields: dict[str, str]
 
 
-def read(job: Job) -> Converted:
-    if any(job.folder.glob("*.parquet")):
+def read(conversion: Conversion) -> Converted:
+    if any(conversion.folder.glob("*.parquet")):
         columns = ("id", "image", "lines", *FIELDS)
-        files = find_files(job.folder, f"{job.split}-*.parquet", f"{job.split}.parquet")
-        return _convert(job, parquet_rows(files, columns), from_parquet=True)
-    pictures = find_files(job.folder, *(f"{f.format(split=job.split)}/*.jpg" for f in _FOLDERS))
-    return _convert(job, [(path.name, path) for path in pictures], from_parquet=False)
+        files = find_files(conversion.folder, f"{conversion.split}-*.parquet", f"{conversion.split}.parquet")
+        return _convert(conversion, parquet_rows(files, columns), from_parquet=True)
+    pictures = find_files(conversion.folder, *(f"{f.format(split=conversion.split)}/*.jpg" for f in _FOLDERS))
+    return _convert(conversion, [(path.name, path) for path in pictures], from_parquet=False)
 
 
-def _convert(job: Job, rows: Iterator[Row] | list[Row], *, from_parquet: bool) -> Converted:
+def _convert(conversion: Conversion, rows: Iterator[Row] | list[Row], *, from_parquet: bool) -> Converted:
     before: list[str] = []  # the lines of the receipt before
 
     def make(row: Json | Path) -> Iterator[Record]:
-        receipt = _of_row(row) if isinstance(row, dict) else _of_files(job.folder, row)
-        yield from _records(job, receipt, list(before))
+        receipt = _of_row(row) if isinstance(row, dict) else _of_files(conversion.folder, row)
+        yield from _records(conversion, receipt, list(before))
         before[:] = [text for text, _ in receipt.lines]
 
     return each(rows, make)
 
 
-def _records(job: Job, receipt: Receipt, before: list[str]) -> Iterator[Record]:
+def _records(conversion: Conversion, receipt: Receipt, before: list[str]) -> Iterator[Record]:
     id, image = receipt.id, receipt.image
-    rng = job.random(id)
+    rng = conversion.random(id)
     text = "\n".join(line for line, _ in receipt.lines)
-    yield converse(job, f"{id}-text", [(rng.choice(TRANSCRIBE), text)], [image], category="ocr")
+    yield converse(conversion, f"{id}-text", [(rng.choice(TRANSCRIBE), text)], [image], category="ocr")
     if receipt.fields:
         turns = [(FIELDS[name], value) for name, value in receipt.fields.items()]
-        yield converse(job, f"{id}-fields", turns, [image], category="document")
+        yield converse(conversion, f"{id}-fields", turns, [image], category="document")
     # A line that occurs twice, or within another, would have several right answers.
     count = Counter(line for line, _ in receipt.lines)
     single = [(line, box) for line, box in receipt.lines if count[line] == 1 and len(line) > 3]
@@ -88,8 +88,8 @@ def _records(job: Job, receipt: Receipt, before: list[str]) -> Iterator[Record]:
     # "TOTAL:" is not absent where "TOTAL" is.
     here = _letters(text)
     vocabulary = [line for line in before if len(_letters(line)) > 3 and _letters(line) not in here]
-    queries += absent_queries(job, id, len(queries), set(count), vocabulary)
-    yield from locate_records(job, f"{id}-lines", image, queries)
+    queries += absent_queries(conversion, id, len(queries), set(count), vocabulary)
+    yield from locate_records(conversion, f"{id}-lines", image, queries)
 
 
 def _letters(text: str) -> str:

@@ -14,17 +14,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from vl2.data.convert.layout import Converted, Job, Row, Table, each, find_file, find_files, read_json, read_list
+from vl2.data.convert.layout import Conversion, Converted, Row, Table, each, find_file, find_files, read_json, read_list
 from vl2.data.convert.wikitables import ask_table
 from vl2.data.record import Record
 from vl2.errors import UserError
 
 
-def read(job: Job) -> Converted:
-    ids = find_file(job.folder, f"data/{job.split}_id.json")
+def read(conversion: Conversion) -> Converted:
+    ids = find_file(conversion.folder, f"data/{conversion.split}_id.json")
     wanted = {name for _, name in read_list(ids) if isinstance(name, str)}
     rows: list[Row] = []
-    for path in find_files(job.folder, "collected_data/r*_training_all.json"):
+    for path in find_files(conversion.folder, "collected_data/r*_training_all.json"):
         content = read_json(path)
         if not isinstance(content, dict):
             raise UserError(f"{path.name} must hold an object of statements by table")
@@ -33,12 +33,12 @@ def read(job: Job) -> Converted:
 
     def make(row: tuple[str, str, tuple[list[str], list[int], str]]) -> Iterator[Record]:
         part, name, (statements, labels, title) = row
-        table = _read_table(job.folder, name)
+        table = _read_table(conversion.folder, name)
         turns = [
             (f"{statement.strip()}\nIs this true of the table? Answer yes or no.", "Yes" if label else "No")
             for statement, label in zip(statements, labels, strict=True)
         ]
-        yield ask_table(job, f"{part}-{name.split('.')[0]}", table, turns, title=title)
+        yield ask_table(conversion, f"{part}-{name.split('.')[0]}", table, turns, title=title)
 
     return each(rows, make)
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 
 from vl2.data.convert.conversation import filled, record
 from vl2.data.convert.layout import (
+    Conversion,
     Converted,
-    Job,
     Json,
     Row,
     each,
@@ -32,9 +32,14 @@ _PARAGRAPH = re.compile(r"[^\n]*\n|[^\n]+")
 _SENTENCE = re.compile(r"[^.!?。！？；]*[.!?。！？；]+\s*|[^.!?。！？；]+")
 
 
-def read(job: Job) -> Converted:
-    names = (f"{job.split}.parquet", f"{job.split}-*.parquet", f"data/{job.split}-*.parquet", f"{job.split}.jsonl")
-    files = find_files(job.folder, *names)
+def read(conversion: Conversion) -> Converted:
+    names = (
+        f"{conversion.split}.parquet",
+        f"{conversion.split}-*.parquet",
+        f"data/{conversion.split}-*.parquet",
+        f"{conversion.split}.jsonl",
+    )
+    files = find_files(conversion.folder, *names)
     rows: Iterator[Row]
     if files[0].suffix == ".parquet":
         rows = parquet_rows(files, ("text",), batch_rows=256)
@@ -43,12 +48,12 @@ def read(job: Job) -> Converted:
 
     def make(row: tuple[int, Json]) -> Iterator[Record]:
         number, values = row
-        licence = values.get("license") or values.get("licence") or job.licence
-        own = replace(job, language=values.get("language") or job.language, licence=licence)
+        licence = values.get("license") or values.get("licence") or conversion.licence
+        own = replace(conversion, language=values.get("language") or conversion.language, licence=licence)
         text = filled(values["text"], "text")
         title = " ".join(part.strip() for part in (values.get("title"), _poet(values)) if part)
         pieces = cut(f"{title}\n{text}" if title else text, MAX_CHARACTERS)
-        name = f"{job.split}-{values.get('id') or number}"
+        name = f"{conversion.split}-{values.get('id') or number}"
         for at, piece in enumerate(pieces):
             yield document(own, name if len(pieces) == 1 else f"{name}-{at}", piece)
 
@@ -60,8 +65,8 @@ def _poet(values: Json) -> str | None:
     return f"（{values['author']}）" if values.get("title") and values.get("author") else None
 
 
-def document(job: Job, id: object, text: str) -> Record:
-    return record(job, id, [Message(role="document", parts=(Part(text=text),))])
+def document(conversion: Conversion, id: object, text: str) -> Record:
+    return record(conversion, id, [Message(role="document", parts=(Part(text=text),))])
 
 
 def cut(text: str, limit: int) -> list[str]:

@@ -13,30 +13,30 @@ from collections import Counter
 from collections.abc import Iterator
 
 from vl2.data.convert.conversation import converse, short_question
-from vl2.data.convert.layout import Converted, Job, Json, each, find_file, image_file, index_by, read_list
+from vl2.data.convert.layout import Conversion, Converted, Json, each, find_file, image_file, index_by, read_list
 from vl2.data.record import Record
 
 MAX_HINT_TOKENS = 50
 
 
-def read(job: Job) -> Converted:
-    path = find_file(job.folder, f"TextVQA_[0-9]*_{job.split}.json")
-    tokens = _ocr_tokens(job)
+def read(conversion: Conversion) -> Converted:
+    path = find_file(conversion.folder, f"TextVQA_[0-9]*_{conversion.split}.json")
+    tokens = _ocr_tokens(conversion)
 
     def make(row: Json) -> Iterator[Record]:
         name = f"{row['image_id']}.jpg"
         # The validation split's images are among the training split's.
-        image = image_file(job.folder, f"train_images/{name}", f"{job.split}_images/{name}")
+        image = image_file(conversion.folder, f"train_images/{name}", f"{conversion.split}_images/{name}")
         # most_common() returns the first of equals.
         answer: str = Counter(row["answers"]).most_common(1)[0][0]
         question, hint = row["question"], tokens.get(row["image_id"], {}).get("ocr_tokens", [])[:MAX_HINT_TOKENS]
-        if hint and job.random(row["question_id"]).random() < 0.5:
+        if hint and conversion.random(row["question_id"]).random() < 0.5:
             question = f"{question.strip()}\nReference OCR token: {', '.join(hint)}"
-        yield converse(job, row["question_id"], [(short_question(question), answer)], [image])
+        yield converse(conversion, row["question_id"], [(short_question(question), answer)], [image])
 
     return each(read_list(path, "data"), make)
 
 
-def _ocr_tokens(job: Job) -> dict[str, Json]:
-    path = next(iter(sorted(job.folder.glob(f"TextVQA_Rosetta_OCR_*_{job.split}.json"))), None)
+def _ocr_tokens(conversion: Conversion) -> dict[str, Json]:
+    path = next(iter(sorted(conversion.folder.glob(f"TextVQA_Rosetta_OCR_*_{conversion.split}.json"))), None)
     return index_by(read_list(path, "data"), "image_id") if path is not None else {}

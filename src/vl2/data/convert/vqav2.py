@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.data.convert.conversation import converse, short_question
-from vl2.data.convert.layout import Converted, Job, Json, each, find_file, image_file, index_by, read_list
+from vl2.data.convert.layout import Conversion, Converted, Json, each, find_file, image_file, index_by, read_list
 from vl2.data.record import Record
 
 
-def read(job: Job) -> Converted:
-    questions_file = find_file(job.folder, f"v2_OpenEnded_mscoco_{job.split}*_questions.json")
+def read(conversion: Conversion) -> Converted:
+    questions_file = find_file(conversion.folder, f"v2_OpenEnded_mscoco_{conversion.split}*_questions.json")
     part = questions_file.name.split("_")[3]  # train2014
-    answers_file = find_file(job.folder, f"v2_mscoco_{part}_annotations.json")
+    answers_file = find_file(conversion.folder, f"v2_mscoco_{part}_annotations.json")
     answers = index_by(read_list(answers_file, "annotations"), "question_id")
 
     def make(row: Json) -> Iterator[Record]:
         name = f"{part}/COCO_{part}_{row['image_id']:012d}.jpg"
         turn = short_question(row["question"]), answers[row["question_id"]]["multiple_choice_answer"]
-        yield converse(job, row["question_id"], [turn], [image_file(job.folder, name, f"images/{name}")])
+        yield converse(conversion, row["question_id"], [turn], [image_file(conversion.folder, name, f"images/{name}")])
 
     return each(read_list(questions_file, "questions"), make)

@@ -11,13 +11,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.data.convert.boxes import Query, check_size, clip_box, locate_records
-from vl2.data.convert.layout import Converted, Job, Json, each, image_bytes, numbered, parquet_files, parquet_rows
+from vl2.data.convert.layout import (
+    Conversion,
+    Converted,
+    Json,
+    each,
+    image_bytes,
+    numbered,
+    parquet_files,
+    parquet_rows,
+)
 from vl2.data.record import Record
 from vl2.errors import UserError
 
 
-def read(job: Job) -> Converted:
-    rows = parquet_rows(parquet_files(job.folder, job.split), ("image", "bbox", "name", "description"), batch_rows=4)
+def read(conversion: Conversion) -> Converted:
+    rows = parquet_rows(
+        parquet_files(conversion.folder, conversion.split), ("image", "bbox", "name", "description"), batch_rows=4
+    )
 
     def make(row: tuple[int, Json]) -> Iterator[Record]:
         number, element = row
@@ -28,6 +39,6 @@ def read(job: Job) -> Converted:
         if not label:
             raise UserError("the element has no description and no name")
         box = clip_box(element["bbox"], (image.width, image.height))
-        yield from locate_records(job, number, image, [Query(label=label, boxes_px=(box,))])
+        yield from locate_records(conversion, number, image, [Query(label=label, boxes_px=(box,))])
 
     return each(numbered(rows), make)

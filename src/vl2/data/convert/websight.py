@@ -8,16 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.data.convert.conversation import PAGE_TO_HTML, converse
-from vl2.data.convert.layout import Converted, Job, Json, each, image_bytes, numbered, parquet_files, parquet_rows
+from vl2.data.convert.layout import (
+    Conversion,
+    Converted,
+    Json,
+    each,
+    image_bytes,
+    numbered,
+    parquet_files,
+    parquet_rows,
+)
 from vl2.data.record import Record
 
 
-def read(job: Job) -> Converted:
-    rows = parquet_rows(parquet_files(job.folder, job.split), ("image", "text"))
+def read(conversion: Conversion) -> Converted:
+    rows = parquet_rows(parquet_files(conversion.folder, conversion.split), ("image", "text"))
 
     def make(row: tuple[int, Json]) -> Iterator[Record]:
         number, page = row
         image = image_bytes(page["image"], f"of row {number}")
-        yield converse(job, number, [(job.random(number).choice(PAGE_TO_HTML), page["text"])], [image])
+        yield converse(conversion, number, [(conversion.random(number).choice(PAGE_TO_HTML), page["text"])], [image])
 
     return each(numbered(rows), make)

@@ -20,11 +20,11 @@ from typing import Any
 
 from vl2.data.convert.conversation import Turn, converse, short_question
 from vl2.data.convert.layout import (
+    Conversion,
     Converted,
-    Job,
     Json,
-    Problem,
     Row,
+    RowProblem,
     Table,
     each,
     find_file,
@@ -49,11 +49,11 @@ class _Question:
     turn: Turn
 
 
-def read(job: Job) -> Converted:
-    if any(job.folder.glob("questions*.parquet")):
-        return _read_parquet(job)
-    name = {"train": "training", "test": "pristine-unseen-tables"}.get(job.split, job.split)
-    path = find_file(job.folder, f"data/{name}.tsv")
+def read(conversion: Conversion) -> Converted:
+    if any(conversion.folder.glob("questions*.parquet")):
+        return _read_parquet(conversion)
+    name = {"train": "training", "test": "pristine-unseen-tables"}.get(conversion.split, conversion.split)
+    path = find_file(conversion.folder, f"data/{name}.tsv")
     lines = read_text(path).split("\n")
     rows: list[Row] = [(f"{path.name} line {i}", line) for i, line in enumerate(lines[1:], start=2) if line]
 
@@ -65,22 +65,22 @@ def read(job: Job) -> Converted:
         answers = [unescape(answer) for answer in target.split("|")]
         return _Question(id=id, table=context, turn=_turn(unescape(question), answers))
 
-    return _ask(job, rows, parse, lambda name: _read_table(job.folder, name))
+    return _ask(conversion, rows, parse, lambda name: _read_table(conversion.folder, name))
 
 
-def _read_parquet(job: Job) -> Converted:
+def _read_parquet(conversion: Conversion) -> Converted:
     tables = {}
-    for where, row in parquet_rows(find_files(job.folder, "tables*.parquet"), ("table_id", "csv")):
+    for where, row in parquet_rows(find_files(conversion.folder, "tables*.parquet"), ("table_id", "csv")):
         if isinstance(row, UserError):
             raise UserError(f"{where}: {row}")
         tables[row["table_id"]] = row["csv"]
     columns = ("id", "table_id", "question", "answers")
-    questions = parquet_rows(find_files(job.folder, "questions*.parquet"), columns)
+    questions = parquet_rows(find_files(conversion.folder, "questions*.parquet"), columns)
 
     def parse(row: Json) -> _Question:
         return _Question(id=row["id"], table=row["table_id"], turn=_turn(row["question"], row["answers"]))
 
-    return _ask(job, questions, parse, lambda name: list(csv.reader(io.StringIO(tables[name], newline=""))))
+    return _ask(conversion, questions, parse, lambda name: list(csv.reader(io.StringIO(tables[name], newline=""))))
 
 
 def _turn(question: str, answers: list[str]) -> Turn:
@@ -88,39 +88,39 @@ def _turn(question: str, answers: list[str]) -> Turn:
 
 
 def _ask(
-    job: Job, rows: Iterable[Row], parse: Callable[[Any], _Question], find_table: Callable[[str], Table]
+    conversion: Conversion, rows: Iterable[Row], parse: Callable[[Any], _Question], find_table: Callable[[str], Table]
 ) -> Converted:
     """Make a record of each question, or of all about a table where the table is drawn."""
 
     def make(row: Any) -> Iterator[Record]:
         asked = parse(row)
-        yield ask_table(job, asked.id, find_table(asked.table), [asked.turn])
+        yield ask_table(conversion, asked.id, find_table(asked.table), [asked.turn])
 
     def make_together(asked: list[_Question]) -> Iterator[Record]:
-        yield ask_table(job, asked[0].id, find_table(asked[0].table), [question.turn for question in asked])
+        yield ask_table(conversion, asked[0].id, find_table(asked[0].table), [question.turn for question in asked])
 
-    if job.draw is None:
+    if conversion.draw is None:
         yield from each(rows, make)
         return
     groups: dict[str, tuple[str, list[_Question]]] = {}
     for where, row in rows:
         for found in parsed(where, row, parse):
-            if isinstance(found, Problem):
+            if isinstance(found, RowProblem):
                 yield found
             else:
                 groups.setdefault(found.table, (where, []))[1].append(found)
     yield from each(groups.values(), make_together)
 
 
-def ask_table(job: Job, id: str, table: Table, turns: Sequence[Turn], *, title: str = "") -> Record:
+def ask_table(conversion: Conversion, id: str, table: Table, turns: Sequence[Turn], *, title: str = "") -> Record:
     """Ask about a table that is drawn, or written before the first question where the job has no `draw`."""
-    if job.draw is not None:
-        return converse(job, id, turns, [image_bytes(job.draw(table), id)])
+    if conversion.draw is not None:
+        return converse(conversion, id, turns, [image_bytes(conversion.draw(table), id)])
     written = "\n\n".join(filter(None, (title.strip(), markdown(table))))
     if len(written) > MAX_TEXT:
         raise UserError(f"the table is too long to write out: {len(written)} characters, {MAX_TEXT} are allowed")
     (question, answer), *others = turns
-    return converse(job, id, [(f"{written}\n\n{question}", answer), *others], category="text")
+    return converse(conversion, id, [(f"{written}\n\n{question}", answer), *others], category="text")
 
 
 def markdown(table: Table) -> str:

@@ -8,12 +8,12 @@ from vl2.data.jobs.draft_qa import DraftQa
 from vl2.data.jobs.recaption import Recaption
 from vl2.data.jobs.regenerate_answer import RegenerateAnswer
 from vl2.data.jobs.score_writing import ScoreWriting
-from vl2.data.jobs.task import Job
+from vl2.data.jobs.task import DataJob
 from vl2.data.jobs.translate_query import TranslateQuery
 from vl2.data.settings import Values, arguments, nearest, settings_of
 from vl2.errors import UserError
 
-JOBS: Mapping[str, Callable[..., Job]] = {
+JOBS: Mapping[str, Callable[..., DataJob]] = {
     "recaption": Recaption,
     "regenerate": RegenerateAnswer,
     "score": ScoreWriting,
@@ -27,7 +27,7 @@ def job_settings(name: str) -> list[str]:
     return settings_of(JOBS[name], without=_OURS)
 
 
-def make_job(name: str, values: Values) -> Job:
+def make_job(name: str, values: Values) -> DataJob:
     """Return a job with its settings. UserError for a name or a setting that there is not."""
     if name not in JOBS:
         raise UserError(f"no job is called {name!r}: {nearest(name, JOBS)}")

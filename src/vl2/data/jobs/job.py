@@ -23,7 +23,7 @@ from vl2.data.jobs.ocr import OcrCache
 from vl2.data.jobs.outputs import Outcome, Outputs, Summary
 from vl2.data.jobs.prepare import Prepared, prepare
 from vl2.data.jobs.progress import Report, shown_progress
-from vl2.data.jobs.task import Job, Unreadable, Unsuitable
+from vl2.data.jobs.task import DataJob, Unreadable, Unsuitable
 from vl2.data.record import Record
 from vl2.errors import UserError
 
@@ -34,7 +34,7 @@ _GRACE_S = 30.0  # for requests under way when a run is stopped: they are paid f
 
 
 def run_job(
-    job: Job,
+    job: DataJob,
     records: Iterable[Record],
     endpoint: Endpoint,
     *,
@@ -107,7 +107,7 @@ class _Begun:
 class _Pump:
     """Keep enough records under way, and write their outcomes in order."""
 
-    def __init__(self, job: Job, client: Client, asker: Asker, outputs: Outputs, report: Report) -> None:
+    def __init__(self, job: DataJob, client: Client, asker: Asker, outputs: Outputs, report: Report) -> None:
         self._job = job
         self._client = client
         self._asker = asker

@@ -11,7 +11,7 @@ from vl2.data.filters.ray_run import Where
 from vl2.data.jobs.camera import camera_data
 from vl2.data.jobs.material import Material, sent_image
 from vl2.data.jobs.ocr import OcrCache
-from vl2.data.jobs.task import Job
+from vl2.data.jobs.task import DataJob
 from vl2.data.record import Record, StoredImage
 from vl2.data.store.parse import check_text
 from vl2.data.stored_image import read_stored
@@ -36,7 +36,7 @@ class _Opened:
 
 
 def prepare(
-    records: Iterable[Record], job: Job, *, root: Path, ocr: OcrCache | None, on: Where = "local"
+    records: Iterable[Record], job: DataJob, *, root: Path, ocr: OcrCache | None, on: Where = "local"
 ) -> Iterator[Prepared]:
     """Yield every record in order with the material that the job asks for."""
     remaining = iter(records)
@@ -50,7 +50,7 @@ def prepare(
             yield from (each.prepared for each in opened)
 
 
-def _open(record: Record, job: Job, root: Path) -> _Opened:
+def _open(record: Record, job: DataJob, root: Path) -> _Opened:
     try:
         check_text(record)
     except UserError as error:

@@ -26,7 +26,7 @@ class Made:
     note: str = ""
 
 
-class Job(Protocol):
+class DataJob(Protocol):
     """`ask` and `read` depend on their arguments alone, so a job that is run again asks the same questions."""
 
     @property

@@ -23,13 +23,13 @@ from typing import Any
 
 from vl2.data.construct.catalog import make_source
 from vl2.data.construct.cell_table import draw_cells
-from vl2.data.construct.source import Tally, generate
+from vl2.data.construct.source import GenerationTally, generate
 from vl2.data.convert import convert
 from vl2.data.filters.catalogue import LoadProcessor, make_filters
 from vl2.data.filters.ray_run import Where
 from vl2.data.filters.run import Counts, run_filters
 from vl2.data.record import Record
-from vl2.data.stage.recipe import Entry, StageRecipe
+from vl2.data.stage.recipe import SourceEntry, StageRecipe
 from vl2.data.store import Found, Located, read_records, write_records
 from vl2.data.store.files import data_file
 from vl2.data.store.parse import check_text, load_images
@@ -73,7 +73,7 @@ def build_stage(recipe: StageRecipe, to: Path, *, load: LoadProcessor, how: How 
         yield finished or _build(recipe, entry, to, load, how or How())
 
 
-def _made_with(recipe: StageRecipe, entry: Entry) -> dict[str, Any]:
+def _made_with(recipe: StageRecipe, entry: SourceEntry) -> dict[str, Any]:
     """Return all that the records of a source depend on, as JSON."""
     seed = recipe.seed if entry.seed is None else entry.seed
     common = {"filters": [*recipe.filters, *entry.filters], "format": recipe.format, "seed": seed}
@@ -82,7 +82,7 @@ def _made_with(recipe: StageRecipe, entry: Entry) -> dict[str, Any]:
     return plain
 
 
-def _finished(recipe: StageRecipe, entry: Entry, to: Path) -> Report | None:
+def _finished(recipe: StageRecipe, entry: SourceEntry, to: Path) -> Report | None:
     path = to / REPORTS / f"{entry.name}.json"
     if not path.is_file():
         return None
@@ -97,7 +97,7 @@ def _finished(recipe: StageRecipe, entry: Entry, to: Path) -> Report | None:
     return Report(name=entry.name, kept=counts["kept"], by_category=by_category, dropped=dropped, is_reused=True)
 
 
-def _build(recipe: StageRecipe, entry: Entry, to: Path, load: LoadProcessor, how: How) -> Report:
+def _build(recipe: StageRecipe, entry: SourceEntry, to: Path, load: LoadProcessor, how: How) -> Report:
     report = Report(name=entry.name)
     part = to / f"{entry.name}{PART}"
     _clear(entry, to, part)
@@ -111,7 +111,7 @@ def _build(recipe: StageRecipe, entry: Entry, to: Path, load: LoadProcessor, how
     return report
 
 
-def _clear(entry: Entry, to: Path, part: Path) -> None:
+def _clear(entry: SourceEntry, to: Path, part: Path) -> None:
     """Remove what a killed run of this source left."""
     shutil.rmtree(part, ignore_errors=True)
     shard = f"*/{escape(entry.name)}-[0-9][0-9][0-9][0-9][0-9]"
@@ -121,18 +121,18 @@ def _clear(entry: Entry, to: Path, part: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _records(recipe: StageRecipe, entry: Entry, report: Report, how: How) -> Iterator[Record]:
+def _records(recipe: StageRecipe, entry: SourceEntry, report: Report, how: How) -> Iterator[Record]:
     """Yield the records of a source before its filters, their ids unique in the stage."""
     made = _drawn(recipe, entry, report, how) if entry.draw else islice(_read(recipe, entry, report), entry.count)
     for record in made:
         yield replace(record, id=f"{entry.name}/{record.id}")
 
 
-def _drawn(recipe: StageRecipe, entry: Entry, report: Report, how: How) -> Iterator[Record]:
+def _drawn(recipe: StageRecipe, entry: SourceEntry, report: Report, how: How) -> Iterator[Record]:
     seed = recipe.seed if entry.seed is None else entry.seed
     runs, count = entry.runs(), entry.count or 0
     for number, settings in enumerate(runs):
-        tally = Tally()
+        tally = GenerationTally()
         # Of a count that does not divide, the first runs draw one more.
         share = count // len(runs) + (number < count % len(runs))
         source = make_source(entry.draw, settings)
@@ -141,7 +141,7 @@ def _drawn(recipe: StageRecipe, entry: Entry, report: Report, how: How) -> Itera
         report.dropped.update(tally.dropped)
 
 
-def _read(recipe: StageRecipe, entry: Entry, report: Report) -> Iterator[Record]:
+def _read(recipe: StageRecipe, entry: SourceEntry, report: Report) -> Iterator[Record]:
     if entry.records:
         for found in read_records(entry.records):
             try:
@@ -171,7 +171,7 @@ def _whole(found: Found) -> Record:
 
 
 def _write_by_category(
-    recipe: StageRecipe, entry: Entry, records: Iterator[Record], part: Path, report: Report
+    recipe: StageRecipe, entry: SourceEntry, records: Iterator[Record], part: Path, report: Report
 ) -> None:
     waiting: dict[str, list[Record]] = {}
     shards: Counter[str] = Counter()
@@ -192,7 +192,7 @@ def _write_by_category(
         write(category)
 
 
-def _publish(recipe: StageRecipe, entry: Entry, to: Path, part: Path, report: Report) -> None:
+def _publish(recipe: StageRecipe, entry: SourceEntry, to: Path, part: Path, report: Report) -> None:
     """Move the files of a source to their places, the report last."""
     reports = to / REPORTS
     judged = (part / "ledger.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)

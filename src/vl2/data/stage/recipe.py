@@ -46,7 +46,7 @@ _KINDS = ("draw", "convert", "records")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class SourceEntry:
     """One source of a stage: exactly one of `draw`, `convert` and `records` says which kind."""
 
     name: str
@@ -109,7 +109,7 @@ class Entry:
 class StageRecipe:
     """All sources of a stage."""
 
-    sources: tuple[Entry, ...]
+    sources: tuple[SourceEntry, ...]
     filters: tuple[Values, ...] = ()
     seed: int = 0
     format: str = "parquet"
@@ -141,13 +141,13 @@ def read_recipe(path: str) -> StageRecipe:
         raise UserError(f"{path}: {error}") from None
 
 
-def _entry(values: Values) -> Entry:
+def _entry(values: Values) -> SourceEntry:
     # "from" is no name in Python, and "filter" reads better in the file than a plural.
     renamed = {{"from": "folder", "filter": "filters"}.get(key, key): value for key, value in values.items()}
     filters = tuple(_tables(renamed.pop("filters", []), "filter"))
     tables: dict[str, Any] = {key: _table(renamed.pop(key, {}), key) for key in ("settings", "repeat")}
     what = f"source {values.get('name', '')}".strip()
-    return Entry(**arguments(Entry, renamed, what, without=("filters", *tables)), filters=filters, **tables)
+    return SourceEntry(**arguments(SourceEntry, renamed, what, without=("filters", *tables)), filters=filters, **tables)
 
 
 def _tables(value: Any, name: str) -> list[Values]:

@@ -26,7 +26,7 @@ _BLOCK = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class TarEntry:
     """The members of one record: ending to (offset, size) in bytes."""
 
     key: str
@@ -47,7 +47,7 @@ def read_tar(file: DataFile) -> Iterator[Found]:
         yield _damage(file, str(error))
 
 
-def read_entry(file: DataFile, entry: Entry, row: int) -> Found:
+def read_entry(file: DataFile, entry: TarEntry, row: int) -> Found:
     """Read one record and its images. Without a JSON member it is a problem."""
     place = Place(file=file.name, row=row, key=entry.key)
     if "json" not in entry.members:
@@ -67,7 +67,7 @@ def read_entry(file: DataFile, entry: Entry, row: int) -> Found:
     return parse_json(line, place, read_member)
 
 
-def _member(file: DataFile, entry: Entry, ending: str) -> bytes:
+def _member(file: DataFile, entry: TarEntry, ending: str) -> bytes:
     offset, size = entry.members[ending]
     data = file.read(offset, offset + size) if size else b""
     if len(data) != size:
@@ -75,9 +75,9 @@ def _member(file: DataFile, entry: Entry, ending: str) -> bytes:
     return data
 
 
-def scan(file: DataFile) -> Iterator[Entry | Problem]:
+def scan(file: DataFile) -> Iterator[TarEntry | Problem]:
     """Yield the records of a tar as neighbours with one key, and what is damaged between them."""
-    entry: Entry | None = None
+    entry: TarEntry | None = None
     for member in _members(file):
         if isinstance(member, Problem):
             yield member
@@ -86,7 +86,7 @@ def scan(file: DataFile) -> Iterator[Entry | Problem]:
         if entry is not None and entry.key != key:
             yield entry
             entry = None
-        entry = entry or Entry(key=key)
+        entry = entry or TarEntry(key=key)
         if ending in entry.members:
             yield _damage(file, f"{member.name} is there twice", key=key)
         else:
@@ -151,10 +151,10 @@ class TarRecords:
         return read_entry(self._file, self._entries[index], index)
 
 
-def write_index(file: DataFile, tar: DataFile | None = None) -> list[Entry]:
+def write_index(file: DataFile, tar: DataFile | None = None) -> list[TarEntry]:
     """Scan a tar and write its index beside `file`; `tar` is where its bytes still are."""
     tar = tar or file
-    entries = [item for item in scan(tar) if isinstance(item, Entry)]
+    entries = [item for item in scan(tar) if isinstance(item, TarEntry)]
     rows = [[entry.key, entry.members] for entry in entries]
     text = json.dumps({"version": INDEX_VERSION, "tar_bytes": tar.size(), "records": rows}, separators=(",", ":"))
     try:
@@ -165,13 +165,13 @@ def write_index(file: DataFile, tar: DataFile | None = None) -> list[Entry]:
     return entries
 
 
-def read_index(file: DataFile) -> list[Entry] | None:
+def read_index(file: DataFile) -> list[TarEntry] | None:
     """Return what the index says; None if there is none, or none of this tar as it is now."""
     try:
         values = json.loads(file.beside(INDEX_ENDING).read())
         if values["version"] != INDEX_VERSION or values["tar_bytes"] != file.size():
             return None
-        return [Entry(key=key, members=_ranges(members)) for key, members in values["records"]]
+        return [TarEntry(key=key, members=_ranges(members)) for key, members in values["records"]]
     except (UserError, ValueError, TypeError, KeyError, AttributeError):
         return None
 

@@ -17,7 +17,7 @@ from vl2.eval.score.multiple_choice import vlmevalkit_letter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class MathVistaQuestion:
     """What the rules need to know of a question."""
 
     is_multiple_choice: bool
@@ -30,56 +30,56 @@ class Problem:
         return {chr(ord("A") + i): choice for i, choice in enumerate(self.choices)}
 
 
-def vlmevalkit_value(problem: Problem, answer: str) -> str | int | float | None:
+def vlmevalkit_value(question: MathVistaQuestion, answer: str) -> str | int | float | None:
     """Return the letter or the number that the answer is, or None where VLMEvalKit asks its judge."""
-    if problem.is_multiple_choice:
-        return vlmevalkit_letter(answer, problem.letters()) or None
-    value, gold = _number(problem, answer), _number(problem, problem.answer)
+    if question.is_multiple_choice:
+        return vlmevalkit_letter(answer, question.letters()) or None
+    value, gold = _number(question, answer), _number(question, question.answer)
     return value if value is not None and value == gold else None
 
 
-def lmms_eval_reading(problem: Problem, answer: str) -> str | None:
+def lmms_eval_reading(question: MathVistaQuestion, answer: str) -> str | None:
     """Return the part of the answer that counts, or None where lmms-eval asks its judge."""
     if not answer:
         return ""
-    if problem.is_multiple_choice and answer in problem.choices:
+    if question.is_multiple_choice and answer in question.choices:
         return answer
-    value = _number(problem, answer)
+    value = _number(question, answer)
     if value is not None:
         return str(value)
     quoted = re.search(r'The answer is "(.*)"\.', answer)
     return quoted[1] if quoted else None
 
 
-def normalise_reading(problem: Problem, reading: str) -> str | None:
+def normalize_reading(question: MathVistaQuestion, reading: str) -> str | None:
     """Return a reading (of the rules or of a judge) as the gold answer is written; None if it cannot be one."""
-    if not problem.is_multiple_choice:
+    if not question.is_multiple_choice:
         try:
-            if problem.answer_type == "integer":
+            if question.answer_type == "integer":
                 return str(int(float(reading)))
-            return str(round(float(reading), problem.precision)) if problem.answer_type == "float" else reading
+            return str(round(float(reading), question.precision)) if question.answer_type == "float" else reading
         except (ValueError, OverflowError):
             return None
     reading = reading.strip()
     in_brackets = re.search(r"\(([a-zA-Z])\)", reading)
     letter = in_brackets[1].upper() if in_brackets else reading
-    return problem.letters().get(letter) or _nearest(letter, problem.choices)
+    return question.letters().get(letter) or _nearest(letter, question.choices)
 
 
-def is_right(problem: Problem, reading: str) -> bool:
+def is_right(question: MathVistaQuestion, reading: str) -> bool:
     """Tell whether a reading, of the rules or of a judge, is the gold answer."""
-    normalised = normalise_reading(problem, reading)
-    return normalised is not None and normalised.strip() == problem.answer.strip()
+    normalized = normalize_reading(question, reading)
+    return normalized is not None and normalized.strip() == question.answer.strip()
 
 
 def _nearest(text: str, choices: Sequence[str]) -> str:
     return min(choices, key=lambda choice: edit_distance(text, choice))
 
 
-def _number(problem: Problem, text: str) -> int | float | None:
+def _number(question: MathVistaQuestion, text: str) -> int | float | None:
     try:
-        if problem.answer_type == "integer":
+        if question.answer_type == "integer":
             return int(text)
-        return float(text) if problem.answer_type == "float" else None
+        return float(text) if question.answer_type == "float" else None
     except ValueError:
         return None

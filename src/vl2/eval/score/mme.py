@@ -17,10 +17,10 @@ PERCEPTION = (
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
 
-def mme_scores(marks: Iterable[tuple[str, str, float]]) -> dict[str, float]:
+def mme_scores(answers: Iterable[tuple[str, str, float]]) -> dict[str, float]:
     """Return the score of every category from (category, image, 0 or 1), then perception, cognition and their sum."""
     by_category: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for category, image, score in marks:
+    for category, image, score in answers:
         by_category[category][image].append(score)
     scores = {}
     for category, images in by_category.items():

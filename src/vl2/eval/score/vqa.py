@@ -45,7 +45,7 @@ def _forms(word: str) -> list[str]:
 
 _WHOLE = {form: word for word in (*_CONTRACTIONS, *_DOUBLE) for form in _forms(word)}
 
-Normalise = Callable[[str], str]
+Normalize = Callable[[str], str]
 
 
 def lmms_eval_form(text: str) -> str:
@@ -66,18 +66,18 @@ def vlmevalkit_punctuation(text: str) -> str:
     return re.sub(r"(?<!\d)\.(?!\d)", "", _without_marks(text))
 
 
-def vqa_accuracy(answer: str, golds: Sequence[str], normalise: Normalise = lmms_eval_form) -> float:
+def vqa_accuracy(answer: str, golds: Sequence[str], normalize: Normalize = lmms_eval_form) -> float:
     """Score one answer, 0..1. With a single gold answer the score is always 0."""
-    said = normalise(answer)
-    matches = [_normalised(gold, normalise) == said for gold in golds]
+    said = normalize(answer)
+    matches = [_normalized(gold, normalize) == said for gold in golds]
     total = sum(matches)
     scores = [min(1.0, (total - is_match) / 3) for is_match in matches]
     return sum(scores) / len(scores) if scores else 0.0
 
 
 @lru_cache(maxsize=4096)
-def _normalised(text: str, normalise: Normalise) -> str:
-    return normalise(text)
+def _normalized(text: str, normalize: Normalize) -> str:
+    return normalize(text)
 
 
 def _one_line(text: str) -> str:

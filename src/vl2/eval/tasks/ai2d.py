@@ -10,16 +10,16 @@ import string
 from collections.abc import Iterator
 
 from vl2.data.convert.conversation import OPTION_LETTER
-from vl2.eval.choice_ways import PAPER, VLMEVALKIT, ask_with_options
+from vl2.eval.choice_protocols import PAPER, VLMEVALKIT, ask_with_options
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, options_of, read_rows, stems_of, texts
 from vl2.eval.score.multiple_choice import ai2d_text, is_ai2d_right
-from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
-    folder = where.folder(task)
-    stems = stems_of(where.part(task), tsv={"test": "AI2D_TEST"})
+def read(task: Task, source: DataSource) -> Iterator[Item]:
+    folder = source.folder(task)
+    stems = stems_of(source.part(task), tsv={"test": "AI2D_TEST"})
     rows = read_rows(folder, stems, ("question", "answer"))
     for number, row in enumerate(rows):
         id = str(row.get("index", number))
@@ -33,8 +33,8 @@ def read(task: Task, where: Where) -> Iterator[Item]:
         )
 
 
-def mark_lmms(item: Item, answer: str) -> Mark:
-    return Mark(score=float(is_ai2d_right(answer, item.gold)), read=ai2d_text(answer))
+def score_lmms(item: Item, answer: str) -> Score:
+    return Score(value=float(is_ai2d_right(answer, item.gold)), read=ai2d_text(answer))
 
 
 TASK = Task(
@@ -44,12 +44,12 @@ TASK = Task(
     folders=("ai2d", "AI2D"),
     read=read,
     split="test",
-    ways={
+    protocols={
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
-        "lmms-eval": Way(
+        "lmms-eval": Protocol(
             messages=ask_with_options(f"\n{OPTION_LETTER}", is_stripped=False),
-            mark=mark_lmms,
+            score=score_lmms,
             says="lmms-eval: the letter before a full stop at the beginning, else the whole answer, without case.",
             max_new_tokens=16,
         ),

@@ -15,11 +15,11 @@ from vl2.eval.asking import ask_short, ask_short_as_is, ask_with
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, read_rows, stems_of, texts
 from vl2.eval.score.relaxed import relaxed_accuracy
-from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
-    folder, split = where.folder(task), where.part(task)
+def read(task: Task, source: DataSource) -> Iterator[Item]:
+    folder, split = source.folder(task), source.part(task)
     if any(folder.glob(f"{split}/{split}_*.json")):
         yield from _released(folder, split)
         return
@@ -47,13 +47,13 @@ def _released(folder: Path, split: str) -> Iterator[Item]:
             )  # fmt: skip
 
 
-def mark(item: Item, answer: str) -> Mark:
+def score(item: Item, answer: str) -> Score:
     said = answer.rstrip(".").strip()
-    return Mark(score=relaxed_accuracy(said, item.gold), read=said)
+    return Score(value=relaxed_accuracy(said, item.gold), read=said)
 
 
-def mark_lmms(item: Item, answer: str) -> Mark:
-    return Mark(score=relaxed_accuracy(answer, item.gold, is_stripped=False), read=answer)
+def score_lmms(item: Item, answer: str) -> Score:
+    return Score(value=relaxed_accuracy(answer, item.gold, is_stripped=False), read=answer)
 
 
 ask_one_word = ask_with("\nAnswer the question with a single word.", is_stripped=False)
@@ -65,10 +65,12 @@ TASK = Task(
     folders=("chartqa", "ChartQA", "ChartQA Dataset"),
     read=read,
     split="test",
-    ways={
-        "paper": Way(messages=ask_short, mark=mark, says=f"{SAYS}; a final full stop is dropped.", max_new_tokens=128),
-        "vlmevalkit": Way(messages=ask_short_as_is, mark=mark, says=f"{SAYS}; the adapter drops a final full stop."),
-        "lmms-eval": Way(messages=ask_one_word, mark=mark_lmms, says=f"{SAYS}.", max_new_tokens=16),
+    protocols={
+        "paper": Protocol(messages=ask_short, score=score, says=f"{SAYS}; a final full stop is dropped.",
+                          max_new_tokens=128),
+        "vlmevalkit": Protocol(messages=ask_short_as_is, score=score,
+                               says=f"{SAYS}; the adapter drops a final full stop."),
+        "lmms-eval": Protocol(messages=ask_one_word, score=score_lmms, says=f"{SAYS}.", max_new_tokens=16),
     },
     published_by="paper",
     published="chartqa",

@@ -13,7 +13,7 @@ from vl2.eval.asking import ask
 from vl2.eval.rows import find_rows, images_of, read_rows
 from vl2.eval.score.grounding import our_boxes
 from vl2.eval.score.iou import box_f1, match_boxes
-from vl2.eval.task import Item, LeftOut, Mark, Task, Way, Where, mean_score
+from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 from vl2.infer.prompts import locate_prompt
 
 SPLIT = "test"
@@ -21,11 +21,11 @@ OTHER_SPLIT = LeftOut(why="of upstream's other splits", is_of_other_split=True, 
 COLUMNS = ("id", "image", "width", "height", "objects", "upstream_split")
 
 
-def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
-    folder = where.folder(task)
+def read(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
+    folder = source.folder(task)
     for path in find_rows(folder, ("*",)):
         for row in read_rows(folder, (path.stem,), COLUMNS):
-            is_asked = row["upstream_split"] == (where.split or SPLIT) or where.whole
+            is_asked = row["upstream_split"] == (source.split or SPLIT) or source.whole
             boxes: dict[str, list[list[float]]] = defaultdict(list)
             for found in row["objects"]:
                 boxes[LABELS[found["name"]]].append([float(found[side]) for side in ("x0", "y0", "x1", "y1")])
@@ -44,10 +44,10 @@ def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
                 )
 
 
-def mark(item: Item, answer: str) -> Mark:
+def score(item: Item, answer: str) -> Score:
     found = our_boxes(answer, tuple(item.notes["size"]))
     hits = match_boxes(found, item.gold)
-    return Mark(score=box_f1(found, item.gold), read=f"{hits} of {len(item.gold)} found, {len(found)} said")
+    return Score(value=box_f1(found, item.gold), read=f"{hits} of {len(item.gold)} found, {len(found)} said")
 
 
 TASK = Task(
@@ -56,8 +56,8 @@ TASK = Task(
     layout="reads bccd.parquet and cards.parquet",
     folders=("photos",),
     read=read,
-    ways={"vl2": Way(messages=ask, mark=mark, says="F1 of boxes matched one to one at IoU 0.5, mean over queries.",
-                     max_new_tokens=768)},
+    protocols={"vl2": Protocol(messages=ask, score=score, max_new_tokens=768,
+                               says="F1 of boxes matched one to one at IoU 0.5, mean over queries.")},
     metric=mean_score,
     has_whole=True,
 )  # fmt: skip

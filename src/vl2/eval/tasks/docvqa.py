@@ -17,15 +17,15 @@ from vl2.eval.asking import ask_short, ask_short_as_is
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import Row, golds_of, images_of, read_rows, released_rows, stems_of
 from vl2.eval.score.anls import anls
-from vl2.eval.task import REFUSED, Item, Mark, Result, Task, Way, Where, mean_score
+from vl2.eval.task import REFUSED, DataSource, Item, Protocol, Result, Score, Task, mean_score
 
 BEFORE = "by raw lengths (VLMEvalKit until August 2026, lmms-eval)"
 RELEASED = {"validation": "val", "test": "test"}  # split: its name in the release's files
 
 
-def read_named(tsv: str, hub_folder: str, released: str) -> Callable[[Task, Where], Iterator[Item]]:
-    def read(task: Task, where: Where) -> Iterator[Item]:
-        folder, split = where.folder(task), where.part(task)
+def read_named(tsv: str, hub_folder: str, released: str) -> Callable[[Task, DataSource], Iterator[Item]]:
+    def read(task: Task, source: DataSource) -> Iterator[Item]:
+        folder, split = source.folder(task), source.part(task)
         short = RELEASED.get(split, split)
         pattern = released.format(split=short)
         if any(folder.glob(pattern)):
@@ -54,14 +54,14 @@ def _images(row: Row, folder: Path, id: str) -> tuple[object, ...]:
     return images_of(name, folder, id)
 
 
-def mark(item: Item, answer: str) -> Mark:
+def score(item: Item, answer: str) -> Score:
     said = answer.rstrip(".")
-    return Mark(score=anls(said, item.gold), read=said)
+    return Score(value=anls(said, item.gold), read=said)
 
 
-def mark_cleaned(item: Item, answer: str) -> Mark:
+def score_cleaned(item: Item, answer: str) -> Score:
     said = answer.rstrip(".")
-    return Mark(score=anls(said, item.gold, divides_cleaned=True), read=said)
+    return Score(value=anls(said, item.gold, divides_cleaned=True), read=said)
 
 
 def both_lengths(results: Sequence[Result]) -> dict[str, float]:
@@ -70,8 +70,8 @@ def both_lengths(results: Sequence[Result]) -> dict[str, float]:
     return {**mean_score(results), BEFORE: 100 * sum(before) / len(before) if before else 0.0}
 
 
-def mark_bare(item: Item, answer: str) -> Mark:
-    return Mark(score=anls(answer, item.gold), read=answer)
+def score_bare(item: Item, answer: str) -> Score:
+    return Score(value=anls(answer, item.gold), read=answer)
 
 
 def _task(
@@ -86,12 +86,12 @@ def _task(
         hub=Dataset("lmms-lab/DocVQA", (f"{hub_folder}/{{split}}-*",)),
         read=read_named(tsv, hub_folder, released),
         split="validation",
-        ways={
-            "paper": Way(messages=ask_short, mark=mark, max_new_tokens=128, max_tiles=max_tiles,
-                         says=f"{says}; a final full stop is dropped."),
-            "vlmevalkit": Way(messages=ask_short_as_is, mark=mark_cleaned, metric=both_lengths,
-                              says=f"{says}, by cleaned lengths; the adapter drops a final full stop."),
-            "lmms-eval": Way(messages=ask_short_as_is, mark=mark_bare, says=f"{says}.", max_new_tokens=32),
+        protocols={
+            "paper": Protocol(messages=ask_short, score=score, max_new_tokens=128, max_tiles=max_tiles,
+                              says=f"{says}; a final full stop is dropped."),
+            "vlmevalkit": Protocol(messages=ask_short_as_is, score=score_cleaned, metric=both_lengths,
+                                   says=f"{says}, by cleaned lengths; the adapter drops a final full stop."),
+            "lmms-eval": Protocol(messages=ask_short_as_is, score=score_bare, says=f"{says}.", max_new_tokens=32),
         },
         published_by="paper",
         published=name,

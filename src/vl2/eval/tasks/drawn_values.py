@@ -10,18 +10,18 @@ from vl2.data.construct.primer.table import PrimerTable
 from vl2.data.construct.source import Source
 from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, font_folders, item_of
-from vl2.eval.marking import mark_exact, mark_relaxed
-from vl2.eval.task import Item, Task, Way, Where, mean_score
+from vl2.eval.scoring import score_exact, score_relaxed
+from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
 
 _LAYOUT = "is drawn; --fonts takes a folder of fonts"
 Make = Callable[[tuple[str, ...] | None], Source]  # from folders of fonts
 
 
-def read_with(make: Make) -> Callable[[Task, Where], Iterator[Item]]:
+def read_with(make: Make) -> Callable[[Task, DataSource], Iterator[Item]]:
     """Return what asks the first question about each picture of a source."""
 
-    def read(task: Task, where: Where) -> Iterator[Item]:
-        source = make(font_folders(where))
+    def read(task: Task, data_source: DataSource) -> Iterator[Item]:
+        source = make(font_folders(data_source))
 
         def draw(rng: Random, id: str) -> Item:
             return item_of(source, source.draft(rng), id)
@@ -36,7 +36,11 @@ CHART = Task(
     title="Read one value off a small drawn bar chart",
     layout=_LAYOUT,
     read=read_with(lambda folders: PrimerBars(font_folders=folders, tasks=("value",), turns=1)),
-    ways={"vl2": Way(messages=ask, mark=mark_relaxed, says="Relaxed accuracy: off by at most 5 %.", max_new_tokens=24)},
+    protocols={
+        "vl2": Protocol(
+            messages=ask, score=score_relaxed, says="Relaxed accuracy: off by at most 5 %.", max_new_tokens=24
+        )
+    },
     metric=mean_score,
     count=200,
 )
@@ -45,7 +49,7 @@ TABLE = Task(
     title="Read one cell of a small drawn table",
     layout=_LAYOUT,
     read=read_with(lambda folders: PrimerTable(font_folders=folders, tasks=("lookup",), turns=1)),
-    ways={"vl2": Way(messages=ask, mark=mark_exact, says="Exact match without case.", max_new_tokens=24)},
+    protocols={"vl2": Protocol(messages=ask, score=score_exact, says="Exact match without case.", max_new_tokens=24)},
     metric=mean_score,
     count=200,
 )

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from vl2.data.convert.layout import find_file, read_list
 from vl2.errors import UserError
 from vl2.eval.asking import ask_short
-from vl2.eval.marking import mark_exact
-from vl2.eval.task import Item, Task, Way, Where, mean_score
+from vl2.eval.scoring import score_exact
+from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
-    folder = where.folder(task)
-    file = find_file(folder, f"{where.split or 'test'}/questions.json", f"*/{where.split or 'test'}/questions.json")
+def read(task: Task, source: DataSource) -> Iterator[Item]:
+    folder = source.folder(task)
+    file = find_file(folder, f"{source.split or 'test'}/questions.json", f"*/{source.split or 'test'}/questions.json")
     for number, (place, row) in enumerate(read_list(file)):
         if not isinstance(row, list) or len(row) != 3:
             raise UserError(f"{place} must be [question, answer, image], got {row!r:.60}")
@@ -45,6 +45,8 @@ TASK = Task(
     layout="reads test/questions.json and test/images/N.png of the easy-vqa package",
     folders=("easy_vqa", "easy-vqa"),
     read=read,
-    ways={"vl2": Way(messages=ask_short, mark=mark_exact, says="Exact match without case.", max_new_tokens=16)},
+    protocols={
+        "vl2": Protocol(messages=ask_short, score=score_exact, says="Exact match without case.", max_new_tokens=16)
+    },
     metric=mean_score,
 )

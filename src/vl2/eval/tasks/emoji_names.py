@@ -10,16 +10,16 @@ from vl2.data.construct.scene_words import NAME_IT, named
 from vl2.data.construct.sprites import built_in_kinds, read_kinds
 from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, png, sprite_folder
-from vl2.eval.marking import mark_exact
-from vl2.eval.task import Item, Task, Way, Where, mean_score
+from vl2.eval.scoring import score_exact
+from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
 
 SIDE_PX = 224
 QUESTION = 2  # "Name the object in the image.", which is answered by the bare name
 
 
-def read_in(language: str) -> Callable[[Task, Where], Iterator[Item]]:
-    def read(task: Task, where: Where) -> Iterator[Item]:
-        art = sprite_folder(where, "openmoji")
+def read_in(language: str) -> Callable[[Task, DataSource], Iterator[Item]]:
+    def read(task: Task, data_source: DataSource) -> Iterator[Item]:
+        art = sprite_folder(data_source, "openmoji")
         kinds = read_kinds(art) if art else built_in_kinds()
 
         def draw(rng: Random, id: str) -> Item:
@@ -42,8 +42,8 @@ def _task(language: str, name: str) -> Task:
         title=f"Name an emoji in {name}, in a style kept back from training",
         layout="is drawn from the sprite set in --data (openmoji), else from the built-in shapes",
         read=read_in(language),
-        ways={"vl2": Way(messages=ask, mark=mark_exact, says="The name, or a sentence that says just it, exactly.",
-                         max_new_tokens=32)},
+        protocols={"vl2": Protocol(messages=ask, score=score_exact, max_new_tokens=32,
+                                   says="The name, or a sentence that says just it, exactly.")},
         metric=mean_score,
         count=200,
     )  # fmt: skip

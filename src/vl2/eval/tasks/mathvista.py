@@ -15,8 +15,8 @@ from vl2.data.convert.conversation import OPTION_LETTER
 from vl2.eval.asking import ask
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, is_blank, read_rows, stems_of, texts
-from vl2.eval.score.mathvista import Problem, is_right, lmms_eval_reading, normalise_reading, vlmevalkit_value
-from vl2.eval.task import Item, JudgeRule, Mark, Task, Way, Where, mean_score
+from vl2.eval.score.mathvista import MathVistaQuestion, is_right, lmms_eval_reading, normalize_reading, vlmevalkit_value
+from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Score, Task, mean_score
 from vl2.infer.prompts import Messages, user_message
 
 _NUMBER = "Answer the question using a single"
@@ -28,8 +28,8 @@ FORMS = {  # by type of answer and decimals
 }
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
-    folder, split = where.folder(task), where.part(task)
+def read(task: Task, source: DataSource) -> Iterator[Item]:
+    folder, split = source.folder(task), source.part(task)
     stems = stems_of(split, tsv={"testmini": "MathVista_MINI"})
     for row in read_rows(folder, stems, ("answer", "question_type", "answer_type")):
         id = str(row.get("pid", row.get("index")))
@@ -51,9 +51,9 @@ def read(task: Task, where: Where) -> Iterator[Item]:
         )
 
 
-def problem_of(item: Item) -> Problem:
+def question_of(item: Item) -> MathVistaQuestion:
     notes = item.notes
-    return Problem(
+    return MathVistaQuestion(
         is_multiple_choice=bool(notes.get("is_multiple_choice")),
         answer_type=str(notes.get("answer_type", "text")),
         choices=tuple(notes.get("choices", ())),
@@ -64,30 +64,30 @@ def problem_of(item: Item) -> Problem:
 
 def ask_lmms(item: Item) -> Messages:
     """Ask as lmms-eval's `mathvista_testmini_format`, which writes its own question and says what form is wanted."""
-    problem, unit = problem_of(item), item.notes.get("unit")
+    question, unit = question_of(item), item.notes.get("unit")
     lines = [str(item.notes.get("question", item.question)) + (f" (Unit: {unit})" if unit else "")]
-    lines += [f"{letter}. {choice}" for letter, choice in problem.letters().items()]
-    form = OPTION_LETTER if problem.is_multiple_choice else FORMS.get((problem.answer_type, problem.precision))
+    lines += [f"{letter}. {choice}" for letter, choice in question.letters().items()]
+    form = OPTION_LETTER if question.is_multiple_choice else FORMS.get((question.answer_type, question.precision))
     return [user_message("\n".join([*lines, *([form] if form else [])]).strip(), item.images)]
 
 
-def mark_vlmevalkit(item: Item, answer: str) -> Mark:
-    problem, said = problem_of(item), answer.rstrip(".")
-    value = vlmevalkit_value(problem, said)
+def score_vlmevalkit(item: Item, answer: str) -> Score:
+    question, said = question_of(item), answer.rstrip(".")
+    value = vlmevalkit_value(question, said)
     if value is None:
-        return Mark(score=0.0, is_undecided=True)
+        return Score(value=0.0, is_undecided=True)
     reading = str(value)
-    if problem.is_multiple_choice:
-        return Mark(score=float(problem.letters().get(reading) == problem.answer), read=reading)
-    return Mark(score=1.0, read=reading)
+    if question.is_multiple_choice:
+        return Score(value=float(question.letters().get(reading) == question.answer), read=reading)
+    return Score(value=1.0, read=reading)
 
 
-def mark_lmms(item: Item, answer: str) -> Mark:
-    problem = problem_of(item)
-    reading = lmms_eval_reading(problem, answer)
+def score_lmms(item: Item, answer: str) -> Score:
+    question = question_of(item)
+    reading = lmms_eval_reading(question, answer)
     if reading is None:
-        return Mark(score=0.0, is_undecided=True)
-    return Mark(score=float(is_right(problem, reading)), read=normalise_reading(problem, reading) or "")
+        return Score(value=0.0, is_undecided=True)
+    return Score(value=float(is_right(question, reading)), read=normalize_reading(question, reading) or "")
 
 
 def _judge_prompt(item: Item, answer: str) -> str:
@@ -98,15 +98,16 @@ def _judge_prompt(item: Item, answer: str) -> str:
     )
 
 
-def _judge_mark(item: Item, reply: str) -> Mark:
-    problem = problem_of(item)
+def _judge_score(item: Item, reply: str) -> Score:
+    question = question_of(item)
     reading = reply.strip().rstrip(".")  # else "C." would be the choice that is spelled most like it
     if not reading:
-        return Mark(score=0.0, read="nothing (judge)")
-    return Mark(score=float(is_right(problem, reading)), read=f"{normalise_reading(problem, reading)} (judge)")
+        return Score(value=0.0, read="nothing (judge)")
+    return Score(value=float(is_right(question, reading)), read=f"{normalize_reading(question, reading)} (judge)")
 
 
-JUDGE = JudgeRule(prompt=_judge_prompt, mark=_judge_mark)
+JUDGE = JudgeRule(prompt=_judge_prompt, score=_judge_score)
+LMMS_EVAL_SAYS = 'A bare number, an option\'s text or `The answer is "...".`; all else needs a judge.'
 TASK = Task(
     name="mathvista",
     title="MathVista (testmini): mathematics on pictures",
@@ -114,13 +115,12 @@ TASK = Task(
     folders=("mathvista", "MathVista"),
     read=read,
     split="testmini",
-    ways={
-        "paper": Way(messages=ask, mark=mark_lmms, judge=JUDGE, max_new_tokens=512,
-                     says="A bare number, an option's text or `The answer is \"...\".`; all else needs a judge."),
-        "vlmevalkit": Way(messages=ask, mark=mark_vlmevalkit, judge=JUDGE,
-                          says="A right number as it stands or a letter; all else needs a judge."),
-        "lmms-eval": Way(messages=ask_lmms, mark=mark_lmms, judge=JUDGE, max_new_tokens=16384,
-                         says="A bare number, an option's text or `The answer is \"...\".`; all else needs a judge."),
+    protocols={
+        "paper": Protocol(messages=ask, score=score_lmms, judge=JUDGE, max_new_tokens=512, says=LMMS_EVAL_SAYS),
+        "vlmevalkit": Protocol(messages=ask, score=score_vlmevalkit, judge=JUDGE,
+                               says="A right number as it stands or a letter; all else needs a judge."),
+        "lmms-eval": Protocol(messages=ask_lmms, score=score_lmms, judge=JUDGE, max_new_tokens=16384,
+                              says=LMMS_EVAL_SAYS),
     },
     published_by="vlmevalkit",
     published="mathvista",

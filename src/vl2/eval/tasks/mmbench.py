@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vl2.eval.choice_ways import PAPER, VLMEVALKIT, circular_accuracy, lmms_mmbench_way, merge_rotations
+from vl2.eval.choice_protocols import PAPER, VLMEVALKIT, circular_accuracy, lmms_mmbench_protocol, merge_rotations
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, is_blank, options_of, read_rows, stems_of
-from vl2.eval.task import Item, Task, Way, Where
+from vl2.eval.task import DataSource, Item, Protocol, Task
 
 ROTATION = 1_000_000
 CHINESE = "请直接使用所提供的选项字母作为答案回答。"
 
 
-def read_named(tsv: str, part: str) -> Callable[[Task, Where], Iterator[Item]]:
-    def read(task: Task, where: Where) -> Iterator[Item]:
-        folder, split = where.folder(task), where.part(task)
+def read_named(tsv: str, part: str) -> Callable[[Task, DataSource], Iterator[Item]]:
+    def read(task: Task, source: DataSource) -> Iterator[Item]:
+        folder, split = source.folder(task), source.part(task)
         # The hub's copy has a folder per language, so that bare names cannot be those of another one.
         stems = [tsv.format(split=split.upper()), *stems_of(split, folders=(f"{part}/", "", "data/"))]
         for row in read_rows(folder, stems, ("index", "question")):
@@ -42,7 +42,7 @@ def read_named(tsv: str, part: str) -> Callable[[Task, Where], Iterator[Item]]:
     return read
 
 
-def _task(name: str, title: str, tsv: str, part: str, *, lmms_eval: Way, hub: Dataset | None = None) -> Task:
+def _task(name: str, title: str, tsv: str, part: str, *, lmms_eval: Protocol, hub: Dataset | None = None) -> Task:
     return Task(
         name=name,
         title=title,
@@ -50,7 +50,7 @@ def _task(name: str, title: str, tsv: str, part: str, *, lmms_eval: Way, hub: Da
         folders=("mmbench", "MMBench"),
         read=read_named(tsv, part),
         split="dev",
-        ways={
+        protocols={
             "paper": PAPER,
             "vlmevalkit": VLMEVALKIT,
             "lmms-eval": lmms_eval,
@@ -65,14 +65,17 @@ def _task(name: str, title: str, tsv: str, part: str, *, lmms_eval: Way, hub: Da
     )
 
 
-ENGLISH_WAY, CHINESE_WAY = lmms_mmbench_way(max_new_tokens=1024), lmms_mmbench_way(CHINESE, max_new_tokens=256)
+ENGLISH_PROTOCOL, CHINESE_PROTOCOL = (
+    lmms_mmbench_protocol(max_new_tokens=1024),
+    lmms_mmbench_protocol(CHINESE, max_new_tokens=256),
+)
 HUB = "lmms-lab/MMBench"
 ENGLISH = _task(
-    "mmbench_en", "MMBench in English", "MMBench_{split}_EN", "en", lmms_eval=ENGLISH_WAY,
+    "mmbench_en", "MMBench in English", "MMBench_{split}_EN", "en", lmms_eval=ENGLISH_PROTOCOL,
     hub=Dataset(HUB, ("en/{split}-*",)),
 )  # fmt: skip
 CHINESE_TASK = _task(
-    "mmbench_cn", "MMBench in Chinese", "MMBench_{split}_CN", "cn", lmms_eval=CHINESE_WAY,
+    "mmbench_cn", "MMBench in Chinese", "MMBench_{split}_CN", "cn", lmms_eval=CHINESE_PROTOCOL,
     hub=Dataset(HUB, ("cn/{split}-*",)),
 )  # fmt: skip
-V11 = _task("mmbench_v11", "MMBench 1.1 in English", "MMBench_{split}_EN_V11", "en_v11", lmms_eval=ENGLISH_WAY)
+V11 = _task("mmbench_v11", "MMBench 1.1 in English", "MMBench_{split}_EN_V11", "en_v11", lmms_eval=ENGLISH_PROTOCOL)

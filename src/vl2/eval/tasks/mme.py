@@ -18,15 +18,15 @@ from vl2.eval.hub import Dataset
 from vl2.eval.rows import Row, images_of, read_rows, stems_of
 from vl2.eval.score.mme import mme_scores
 from vl2.eval.score.yes_no import lmms_eval_yes_no, vlmevalkit_yes_no
-from vl2.eval.task import Item, Mark, Result, Task, Way, Where
+from vl2.eval.task import DataSource, Item, Protocol, Result, Score, Task
 from vl2.infer.prompts import Messages, user_message
 
 YES_OR_NO = " Please answer yes or no."
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
-    folder = where.folder(task)
-    split = where.part(task)
+def read(task: Task, source: DataSource) -> Iterator[Item]:
+    folder = source.folder(task)
+    split = source.part(task)
     if split == "test" and any(folder.glob("existence/**/*.txt")):
         rows = _released(folder)
     else:
@@ -62,14 +62,14 @@ def ask_lmms(item: Item) -> Messages:
     return [user_message(f"{item.question.strip().replace(YES_OR_NO, '')}\n{SHORT_ANSWER}", item.images)]
 
 
-def mark(item: Item, answer: str) -> Mark:
+def score(item: Item, answer: str) -> Score:
     said = vlmevalkit_yes_no(answer)
-    return Mark(score=float(said == item.gold), read=said)
+    return Score(value=float(said == item.gold), read=said)
 
 
-def mark_lmms(item: Item, answer: str) -> Mark:
+def score_lmms(item: Item, answer: str) -> Score:
     said = lmms_eval_yes_no(answer)
-    return Mark(score=float(said == item.gold), read=said)
+    return Score(value=float(said == item.gold), read=said)
 
 
 def metric(results: Sequence[Result]) -> dict[str, float]:
@@ -84,11 +84,11 @@ TASK = Task(
     folders=("mme", "MME"),
     read=read,
     split="test",
-    ways={
-        "paper": Way(messages=ask, mark=mark, says=f"{SAYS} as a word.", max_new_tokens=16),
-        "vlmevalkit": Way(messages=ask, mark=mark, says=f"{SAYS} as a word."),
-        "lmms-eval": Way(messages=ask_lmms, mark=mark_lmms, says=f"{SAYS} by the first four characters.",
-                         max_new_tokens=16),
+    protocols={
+        "paper": Protocol(messages=ask, score=score, says=f"{SAYS} as a word.", max_new_tokens=16),
+        "vlmevalkit": Protocol(messages=ask, score=score, says=f"{SAYS} as a word."),
+        "lmms-eval": Protocol(messages=ask_lmms, score=score_lmms, says=f"{SAYS} by the first four characters.",
+                              max_new_tokens=16),
     },
     published_by="vlmevalkit",
     published="mme",

@@ -24,18 +24,18 @@ from PIL import Image
 from vl2.data.convert.conversation import OPTION_LETTER, SHORT_ANSWER
 from vl2.errors import UserError
 from vl2.eval.asking import lettered, letters
-from vl2.eval.choice_ways import judge_by_letter
+from vl2.eval.choice_protocols import judge_by_letter
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import golds_of, images_of, options_of, read_rows, stems_of
 from vl2.eval.score.multiple_choice import mmmu_letter, vlmevalkit_letter
 from vl2.eval.score.open_answer import is_open_answer_right
-from vl2.eval.task import OTHER_SPLIT, Item, LeftOut, Mark, Task, Way, Where, mean_score
+from vl2.eval.task import OTHER_SPLIT, DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 from vl2.infer.prompts import Messages, user_message
 from vl2.process.image import open_image
 
-Protocol = Literal["vlmevalkit", "plain"]
+ProtocolName = Literal["vlmevalkit", "plain"]
 
-PUBLISHED_PROTOCOL: Protocol = "vlmevalkit"
+PUBLISHED_PROTOCOL: ProtocolName = "vlmevalkit"
 MAX_NEW_TOKENS = 512  # greedy
 WITHHELD = "?"  # the answer of each question of the test split
 
@@ -63,10 +63,10 @@ def plain_prompt(question: Question) -> str:
     return "\n".join(lines) + "\n"
 
 
-def messages(question: Question, protocol: Protocol = PUBLISHED_PROTOCOL) -> list[dict[str, Any]]:
+def messages(question: Question, protocol: ProtocolName = PUBLISHED_PROTOCOL) -> list[dict[str, Any]]:
     """Return the conversation that asks a question, in the released message form."""
-    if protocol not in get_args(Protocol):
-        raise UserError(f"MMMU's protocols are {', '.join(get_args(Protocol))}, got {protocol}")
+    if protocol not in get_args(ProtocolName):
+        raise UserError(f"MMMU's protocols are {', '.join(get_args(ProtocolName))}, got {protocol}")
     prompt, images = plain_prompt(question), list(question.images)
     if protocol == "vlmevalkit":
         content, images = rewrite_for_adapter(prompt, images)
@@ -99,8 +99,8 @@ def _doubled(image: Image.Image) -> Image.Image:
     return image.resize((2 * image.width, 2 * image.height), Image.Resampling.BILINEAR)
 
 
-def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
-    folder, split = where.folder(task), where.part(task)
+def read(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
+    folder, split = source.folder(task), source.part(task)
     tsv = dict.fromkeys(("dev", "validation"), "MMMU_DEV_VAL")
     stems = stems_of(split, tsv=tsv, folders=("", "data/", "*/"))
     for row in read_rows(folder, stems, ("question", "answer")):
@@ -148,9 +148,9 @@ def ask_lmms(item: Item) -> Messages:
     return [user_message(asked, item.images)]
 
 
-def mark_vlmevalkit(item: Item, answer: str) -> Mark:
+def score_vlmevalkit(item: Item, answer: str) -> Score:
     said = vlmevalkit_letter(read_answer(answer), _choices(item))
-    return Mark(score=float(bool(said) and said == _gold_letter(item)), read=said, is_undecided=not said)
+    return Score(value=float(bool(said) and said == _gold_letter(item)), read=said, is_undecided=not said)
 
 
 def _choices(item: Item) -> dict[str, str]:
@@ -164,11 +164,11 @@ def _gold_letter(item: Item) -> str:
     return str(item.gold[0]) if item.options else "A"
 
 
-def mark_lmms(item: Item, answer: str) -> Mark:
+def score_lmms(item: Item, answer: str) -> Score:
     if not item.options:
-        return Mark(score=float(is_open_answer_right(answer, item.gold)), read=answer)
+        return Score(value=float(is_open_answer_right(answer, item.gold)), read=answer)
     said = mmmu_letter(answer, letters(item))
-    return Mark(score=float(bool(said) and said == _gold_letter(item)), read=said)
+    return Score(value=float(bool(said) and said == _gold_letter(item)), read=said)
 
 
 TASK = Task(
@@ -178,24 +178,24 @@ TASK = Task(
     folders=("mmmu", "MMMU"),
     read=read,
     split="validation",
-    ways={
-        "vlmevalkit": Way(
+    protocols={
+        "vlmevalkit": Protocol(
             messages=lambda item: messages(_question(item), "vlmevalkit"),
-            mark=mark_vlmevalkit,
+            score=score_vlmevalkit,
             says="The adapter doubles the sides of the first picture and rewrites the prompt; a letter is read off the "
             "answer, and what is none goes to a judge and counts as wrong without one.",
             max_new_tokens=MAX_NEW_TOKENS,
             judge=judge_by_letter(_choices, _gold_letter),
         ),
-        "paper": Way(
+        "paper": Protocol(
             messages=lambda item: messages(_question(item), "plain"),
-            mark=mark_lmms,
+            score=score_lmms,
             says="The benchmark's own prompt, pictures where they are named; read by MMMU's parser.",
             max_new_tokens=128,
         ),
-        "lmms-eval": Way(
+        "lmms-eval": Protocol(
             messages=ask_lmms,
-            mark=mark_lmms,
+            score=score_lmms,
             says="MMMU's own parser; where it finds nothing it draws a letter at random, which counts as wrong here.",
             max_new_tokens=128,
         ),

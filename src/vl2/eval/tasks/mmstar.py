@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vl2.eval.choice_ways import PAPER, VLMEVALKIT, lmms_eval_way
+from vl2.eval.choice_protocols import PAPER, VLMEVALKIT, lmms_eval_protocol
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, options_of, read_rows, stems_of
-from vl2.eval.task import Item, Task, Where, mean_score
+from vl2.eval.task import DataSource, Item, Task, mean_score
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
-    folder = where.folder(task)
-    split = where.part(task)
+def read(task: Task, source: DataSource) -> Iterator[Item]:
+    folder = source.folder(task)
+    split = source.part(task)
     stems = [*stems_of(split, tsv={"val": "MMStar"}), *(("mmstar",) if split == "val" else ())]
     for row in read_rows(folder, stems, ("index", "question", "answer")):
         id = str(row["index"])
@@ -37,10 +37,10 @@ TASK = Task(
     folders=("mmstar", "MMStar"),
     read=read,
     split="val",
-    ways={
+    protocols={
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
-        "lmms-eval": lmms_eval_way("\nAnswer with the option's letter from the given choices directly"),
+        "lmms-eval": lmms_eval_protocol("\nAnswer with the option's letter from the given choices directly"),
     },
     published_by="vlmevalkit",
     published="mmstar",

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.eval.asking import letters
-from vl2.eval.choice_ways import PAPER, VLMEVALKIT, mark_lmms_letter
+from vl2.eval.choice_protocols import PAPER, VLMEVALKIT, score_lmms_letter
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, options_of, read_rows, stems_of
-from vl2.eval.task import Item, Task, Way, Where, mean_score
+from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
 from vl2.infer.prompts import Messages, user_message
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
-    folder, split = where.folder(task), where.part(task)
+def read(task: Task, source: DataSource) -> Iterator[Item]:
+    folder, split = source.folder(task), source.part(task)
     stems = stems_of(split, tsv={split: f"MMT-Bench_{split.upper()}"})
     for row in read_rows(folder, stems, ("index", "question", "answer")):
         id = str(row["index"])
@@ -45,11 +45,11 @@ TASK = Task(
     folders=("mmt_bench", "MMT-Bench"),
     read=read,
     split="val",
-    ways={
+    protocols={
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
-        "lmms-eval": Way(messages=ask_lmms, mark=mark_lmms_letter, max_new_tokens=8,
-                         says="lmms-eval's shared extractor: the letter in the most trusted form."),
+        "lmms-eval": Protocol(messages=ask_lmms, score=score_lmms_letter, max_new_tokens=8,
+                              says="lmms-eval's shared extractor: the letter in the most trusted form."),
     },
     published_by="vlmevalkit",
     published="mmt_bench",

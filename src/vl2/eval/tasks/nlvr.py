@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from vl2.data.convert.nlvr import statement
 from vl2.data.held_out import is_held_out
 from vl2.eval.asking import ask
-from vl2.eval.marking import mark_yes_no
 from vl2.eval.rows import images_of, read_rows
-from vl2.eval.task import Item, LeftOut, Task, Way, Where, mean_score
+from vl2.eval.scoring import score_yes_no
+from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Task, mean_score
 
 SEEN = LeftOut(why="of groups that are kept for training", comes_with_whole=True)
 
 
-def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
-    folder = where.folder(task)
+def read(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
+    folder = source.folder(task)
     columns = ("id", "group", "image", "sentence", "label")
-    stems = (f"{where.split}*",) if where.split else ("dev*", "*")
+    stems = (f"{source.split}*",) if source.split else ("dev*", "*")
     for row in read_rows(folder, stems, columns):
-        if not where.whole and not is_held_out("nlvr", str(row["group"])):
+        if not source.whole and not is_held_out("nlvr", str(row["group"])):
             yield SEEN
             continue
         question, answer = statement(row["sentence"], bool(row["label"]))
@@ -43,8 +43,10 @@ TASK = Task(
     layout="reads Parquet with id, group, image, sentence and label",
     folders=("nlvr",),
     read=read,
-    ways={
-        "vl2": Way(messages=ask, mark=mark_yes_no, says="The first word must say yes or no rightly.", max_new_tokens=8)
+    protocols={
+        "vl2": Protocol(
+            messages=ask, score=score_yes_no, says="The first word must say yes or no rightly.", max_new_tokens=8
+        )
     },
     metric=mean_score,
     has_whole=True,

@@ -14,14 +14,14 @@ from vl2.eval.asking import ask
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import Row, images_of, read_rows, released_rows, stems_of, texts
 from vl2.eval.score.ocrbench import FORMULAS, ocrbench_point
-from vl2.eval.task import Item, Mark, Result, Task, Way, Where, mean_score
+from vl2.eval.task import DataSource, Item, Protocol, Result, Score, Task, mean_score
 
 QUESTIONS = 1000
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
-    folder = where.folder(task)
-    split = where.part(task)
+def read(task: Task, source: DataSource) -> Iterator[Item]:
+    folder = source.folder(task)
+    split = source.part(task)
     if split == "test" and (folder / "OCRBench.json").is_file():
         rows = _released(folder)
     else:
@@ -49,12 +49,12 @@ def _released(folder: Path) -> Iterator[Row]:
         }
 
 
-def mark(item: Item, answer: str) -> Mark:
-    return Mark(score=ocrbench_point(answer.rstrip("."), item.gold, item.part), read=answer.rstrip("."))
+def score(item: Item, answer: str) -> Score:
+    return Score(value=ocrbench_point(answer.rstrip("."), item.gold, item.part), read=answer.rstrip("."))
 
 
-def mark_lmms(item: Item, answer: str) -> Mark:
-    return Mark(score=ocrbench_point(answer, item.gold, item.part, folds_width=True), read=answer)
+def score_lmms(item: Item, answer: str) -> Score:
+    return Score(value=ocrbench_point(answer, item.gold, item.part, folds_width=True), read=answer)
 
 
 def points(results: Sequence[Result]) -> dict[str, float]:
@@ -70,10 +70,12 @@ TASK = Task(
     folders=("ocrbench", "OCRBench"),
     read=read,
     split="test",
-    ways={
-        "paper": Way(messages=ask, mark=mark, says=f"{SAYS}.", max_new_tokens=128),
-        "vlmevalkit": Way(messages=ask, mark=mark, says=f"{SAYS}."),
-        "lmms-eval": Way(messages=ask, mark=mark_lmms, says=f"{SAYS}; full-width ASCII is folded.", max_new_tokens=128),
+    protocols={
+        "paper": Protocol(messages=ask, score=score, says=f"{SAYS}.", max_new_tokens=128),
+        "vlmevalkit": Protocol(messages=ask, score=score, says=f"{SAYS}."),
+        "lmms-eval": Protocol(
+            messages=ask, score=score_lmms, says=f"{SAYS}; full-width ASCII is folded.", max_new_tokens=128
+        ),
     },
     published_by="paper",
     published="ocrbench",

@@ -13,12 +13,12 @@ from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, read_rows, stems_of
 from vl2.eval.score.pope import pope_scores
 from vl2.eval.score.yes_no import vlmevalkit_yes_no
-from vl2.eval.task import Item, Mark, Result, Task, Way, Where
+from vl2.eval.task import DataSource, Item, Protocol, Result, Score, Task
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
-    folder = where.folder(task)
-    stems = stems_of(where.part(task), tsv={"test": "POPE"})
+def read(task: Task, source: DataSource) -> Iterator[Item]:
+    folder = source.folder(task)
+    stems = stems_of(source.part(task), tsv={"test": "POPE"})
     rows = read_rows(folder, stems, ("question", "answer"))
     for number, row in enumerate(rows):
         id = str(row.get("index", row.get("id", number)))
@@ -32,14 +32,14 @@ def read(task: Task, where: Where) -> Iterator[Item]:
         )
 
 
-def mark(item: Item, answer: str) -> Mark:
+def score(item: Item, answer: str) -> Score:
     said = vlmevalkit_yes_no(answer)
-    return Mark(score=float(said == item.gold), read=said)
+    return Score(value=float(said == item.gold), read=said)
 
 
-def mark_lmms(item: Item, answer: str) -> Mark:
+def score_lmms(item: Item, answer: str) -> Score:
     said = answer.lower().strip()
-    return Mark(score=float(said == item.gold), read=said)
+    return Score(value=float(said == item.gold), read=said)
 
 
 def metric(results: Sequence[Result]) -> dict[str, float]:
@@ -47,8 +47,8 @@ def metric(results: Sequence[Result]) -> dict[str, float]:
 
     A question of several categories, "popular,random", counts once for each, in the overall figures too.
     """
-    marks = [(part, (r.read, r.gold)) for r in results for part in r.part.split(",")]
-    return _by_part(marks, unclear_is_miss=True)
+    readings = [(part, (r.read, r.gold)) for r in results for part in r.part.split(",")]
+    return _by_part(readings, unclear_is_miss=True)
 
 
 def metric_lmms(results: Sequence[Result]) -> dict[str, float]:
@@ -56,11 +56,11 @@ def metric_lmms(results: Sequence[Result]) -> dict[str, float]:
     return _by_part([(r.part, (r.read, r.gold)) for r in results], unclear_is_miss=False)
 
 
-def _by_part(marks: Sequence[tuple[str, tuple[str, str]]], *, unclear_is_miss: bool) -> dict[str, float]:
-    figures = pope_scores([mark for _, mark in marks], unclear_is_miss=unclear_is_miss)
-    parts = sorted({part for part, _ in marks} - {""})
+def _by_part(readings: Sequence[tuple[str, tuple[str, str]]], *, unclear_is_miss: bool) -> dict[str, float]:
+    figures = pope_scores([pair for _, pair in readings], unclear_is_miss=unclear_is_miss)
+    parts = sorted({part for part, _ in readings} - {""})
     for part in parts if len(parts) > 1 else []:
-        own = [mark for name, mark in marks if name == part]
+        own = [pair for name, pair in readings if name == part]
         figures[part] = pope_scores(own, unclear_is_miss=unclear_is_miss)["f1"]
     return figures
 
@@ -73,11 +73,11 @@ TASK = Task(
     folders=("pope", "POPE"),
     read=read,
     split="test",
-    ways={
-        "paper": Way(messages=ask_short, mark=mark, says=f"{SAYS}.", max_new_tokens=16),
-        "vlmevalkit": Way(messages=ask, mark=mark, says=f"{SAYS}."),
-        "lmms-eval": Way(messages=ask_short, mark=mark_lmms, metric=metric_lmms, max_new_tokens=128,
-                         says="The whole answer must be yes or no; F1, whose recall leaves out unclear answers."),
+    protocols={
+        "paper": Protocol(messages=ask_short, score=score, says=f"{SAYS}.", max_new_tokens=16),
+        "vlmevalkit": Protocol(messages=ask, score=score, says=f"{SAYS}."),
+        "lmms-eval": Protocol(messages=ask_short, score=score_lmms, metric=metric_lmms, max_new_tokens=128,
+                              says="The whole answer must be yes or no; F1, whose recall leaves out unclear answers."),
     },
     metric=metric,
     hub=Dataset("lmms-lab/POPE", ("data/{split}-*",)),

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.eval.asking import ask
-from vl2.eval.choice_ways import PAPER, VLMEVALKIT
+from vl2.eval.choice_protocols import PAPER, VLMEVALKIT
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, options_of, read_rows, stems_of
 from vl2.eval.score.realworldqa import realworldqa_point
-from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
-    folder = where.folder(task)
-    stems = stems_of(where.part(task), tsv={"test": "RealWorldQA"})
+def read(task: Task, source: DataSource) -> Iterator[Item]:
+    folder = source.folder(task)
+    stems = stems_of(source.part(task), tsv={"test": "RealWorldQA"})
     rows = read_rows(folder, stems, ("question", "answer"))
     for number, row in enumerate(rows):
         id = str(row.get("index", number))
@@ -31,8 +31,8 @@ def read(task: Task, where: Where) -> Iterator[Item]:
         )
 
 
-def mark_lmms(item: Item, answer: str) -> Mark:
-    return Mark(score=realworldqa_point(answer, item.gold), read=answer.strip())
+def score_lmms(item: Item, answer: str) -> Score:
+    return Score(value=realworldqa_point(answer, item.gold), read=answer.strip())
 
 
 TASK = Task(
@@ -42,11 +42,11 @@ TASK = Task(
     folders=("realworldqa", "RealWorldQA"),
     read=read,
     split="test",
-    ways={
+    protocols={
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
-        "lmms-eval": Way(messages=ask, mark=mark_lmms, max_new_tokens=16,
-                         says="lmms-eval: a letter by the shared extractor, anything else exactly, without case."),
+        "lmms-eval": Protocol(messages=ask, score=score_lmms, max_new_tokens=16,
+                              says="lmms-eval: a letter by the shared extractor, anything else exactly, without case."),
     },
     published_by="vlmevalkit",
     published="realworldqa",

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from vl2.data.record import PLACEHOLDER, Record
 from vl2.data.store import Problem, read_records
 from vl2.errors import UserError
-from vl2.eval.marking import mark_exact
 from vl2.eval.score.grounding import our_boxes
 from vl2.eval.score.iou import box_f1
-from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.eval.scoring import score_exact
+from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
 from vl2.infer.prompts import Messages
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
-    if where.data is None:
+def read(task: Task, source: DataSource) -> Iterator[Item]:
+    if source.data is None:
         raise UserError(f"{task.name} reads records: say where with --data; {task.layout}")
-    for found in read_records(str(where.data)):
+    for found in read_records(str(source.data)):
         if isinstance(found, Problem):
             raise UserError(str(found))
         yield item_of_record(found.record)
@@ -58,11 +58,11 @@ def ask(item: Item) -> Messages:
     ]
 
 
-def mark(item: Item, answer: str) -> Mark:
+def score(item: Item, answer: str) -> Score:
     if "size" not in item.notes:
-        return mark_exact(item, answer)
+        return score_exact(item, answer)
     found = our_boxes(answer, tuple(item.notes["size"]))
-    return Mark(score=box_f1(found, item.gold), read=f"{len(found)} boxes")
+    return Score(value=box_f1(found, item.gold), read=f"{len(found)} boxes")
 
 
 TASK = Task(
@@ -70,6 +70,6 @@ TASK = Task(
     title="Records of your own: the last answer is the gold one",
     layout="reads records as Parquet, WebDataset tar or JSONL (docs/record.md)",
     read=read,
-    ways={"vl2": Way(messages=ask, mark=mark, says="Exact match without case; boxes by F1 at IoU 0.5.")},
+    protocols={"vl2": Protocol(messages=ask, score=score, says="Exact match without case; boxes by F1 at IoU 0.5.")},
     metric=mean_score,
 )

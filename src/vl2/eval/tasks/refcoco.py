@@ -17,11 +17,11 @@ from pathlib import Path, PurePosixPath
 from vl2.errors import UserError
 from vl2.eval.asking import ask
 from vl2.eval.hub import Dataset
-from vl2.eval.marking import mark_first_box
 from vl2.eval.rows import Row, images_of, read_rows, stems_of, texts
 from vl2.eval.score.grounding import lmms_eval_box, vlmevalkit_box
 from vl2.eval.score.iou import HIT, Box, iou
-from vl2.eval.task import OTHER_SPLIT, Item, LeftOut, Mark, Task, Way, Where, mean_score
+from vl2.eval.scoring import score_first_box
+from vl2.eval.task import OTHER_SPLIT, DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 from vl2.infer.prompts import Messages, locate_prompt, user_message
 from vl2.process.image import open_image
 
@@ -34,9 +34,9 @@ SETS = {
 HUBS = {"refcoco": "lmms-lab/RefCOCO", "refcoco_plus": "lmms-lab/RefCOCOplus", "refcocog": "lmms-lab/RefCOCOg"}
 
 
-def read_named(title: str, split: str) -> Callable[[Task, Where], Iterator[Item | LeftOut]]:
-    def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
-        folder = where.folder(task)
+def read_named(title: str, split: str) -> Callable[[Task, DataSource], Iterator[Item | LeftOut]]:
+    def read(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
+        folder = source.folder(task)
         stems = [f"{title.lower()}_{split}", *stems_of(split, tsv={split: "RefCOCO"})]
         for number, row in enumerate(read_rows(folder, stems)):
             if "sent" in row:
@@ -103,17 +103,17 @@ def ask_lmms(item: Item) -> Messages:
     return [user_message(f"{asked} Report bbox coordinates in JSON format.", item.images)]
 
 
-def mark_vlmevalkit(item: Item, answer: str) -> Mark:
-    return _mark(vlmevalkit_box(answer, tuple(item.notes["size"])), item)
+def score_vlmevalkit(item: Item, answer: str) -> Score:
+    return _score(vlmevalkit_box(answer, tuple(item.notes["size"])), item)
 
 
-def mark_lmms(item: Item, answer: str) -> Mark:
-    return _mark(lmms_eval_box(answer, tuple(item.notes["size"]), item.gold[0]), item)
+def score_lmms(item: Item, answer: str) -> Score:
+    return _score(lmms_eval_box(answer, tuple(item.notes["size"]), item.gold[0]), item)
 
 
-def _mark(box: Box | None, item: Item) -> Mark:
+def _score(box: Box | None, item: Item) -> Score:
     overlap = iou(box, item.gold[0]) if box is not None else 0.0
-    return Mark(score=float(overlap >= HIT), read=f"IoU {overlap:.2f}" if box is not None else "no box")
+    return Score(value=float(overlap >= HIT), read=f"IoU {overlap:.2f}" if box is not None else "no box")
 
 
 def _task(name: str, split: str) -> Task:
@@ -126,13 +126,13 @@ def _task(name: str, split: str) -> Task:
         hub=Dataset(HUBS[name], (f"data/{split}-*",)),
         read=read_named(title, split),
         split=split,
-        ways={
-            "paper": Way(messages=ask_ours, mark=mark_first_box, max_new_tokens=128,
-                         says="The first box of the answer, on the scale 0..999, must have IoU 0.5."),
-            "vlmevalkit": Way(messages=ask, mark=mark_vlmevalkit,
-                              says="VLMEvalKit: the first box of any form must have IoU 0.5."),
-            "lmms-eval": Way(messages=ask_lmms, mark=mark_lmms,
-                             says="lmms-eval's refcoco_grounding: the best of all boxes, in pixels or 0..1000."),
+        protocols={
+            "paper": Protocol(messages=ask_ours, score=score_first_box, max_new_tokens=128,
+                              says="The first box of the answer, on the scale 0..999, must have IoU 0.5."),
+            "vlmevalkit": Protocol(messages=ask, score=score_vlmevalkit,
+                                   says="VLMEvalKit: the first box of any form must have IoU 0.5."),
+            "lmms-eval": Protocol(messages=ask_lmms, score=score_lmms,
+                                  says="lmms-eval's refcoco_grounding: the best of all boxes, in pixels or 0..1000."),
         },
         published_by="paper",
         published=f"{name}_{split}",

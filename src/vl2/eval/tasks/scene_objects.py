@@ -13,9 +13,9 @@ from vl2.data.construct.source import Dropped
 from vl2.data.construct.sprites import Kind, things
 from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, png, sprite_folder
-from vl2.eval.marking import mark_exact, mark_first_box, mark_yes_no
 from vl2.eval.score.pope import pope_scores
-from vl2.eval.task import Item, Result, Task, Way, Where, mean_score
+from vl2.eval.scoring import score_exact, score_first_box, score_yes_no
+from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
 from vl2.infer.prompts import locate_prompt
 
 LANGUAGES = ("en", "zh")
@@ -26,11 +26,11 @@ Asked = tuple[str, object]  # a question and its gold answer
 Compose = Callable[[Composed, Sequence[Kind], Random, str], Asked]
 
 
-def read_with(make: Compose) -> Callable[[Task, Where], Iterator[Item]]:
+def read_with(make: Compose) -> Callable[[Task, DataSource], Iterator[Item]]:
     """Return what draws a scene and asks about it in one of the two languages."""
 
-    def read(task: Task, where: Where) -> Iterator[Item]:
-        source = PrimerScene(art=sprite_folder(where, *SETS))
+    def read(task: Task, data_source: DataSource) -> Iterator[Item]:
+        source = PrimerScene(art=sprite_folder(data_source, *SETS))
         pool = things(source.kinds())
 
         def draw(rng: Random, id: str) -> Item:
@@ -81,9 +81,9 @@ LOCATE = Task(
     title="Locate the one thing of a name in a composed scene",
     layout=_LAYOUT,
     read=read_with(_locate),
-    ways={
-        "vl2": Way(messages=ask, mark=mark_first_box, says="The first box must have IoU 0.5 with the thing's box.",
-                   max_new_tokens=96)
+    protocols={
+        "vl2": Protocol(messages=ask, score=score_first_box, max_new_tokens=96,
+                        says="The first box must have IoU 0.5 with the thing's box.")
     },
     metric=mean_score,
     count=200,
@@ -93,7 +93,9 @@ COUNT_TASK = Task(
     title="Count the things of a name in a composed scene",
     layout=_LAYOUT,
     read=read_with(_count),
-    ways={"vl2": Way(messages=ask, mark=mark_exact, says="The number must be exact, in digits.", max_new_tokens=16)},
+    protocols={
+        "vl2": Protocol(messages=ask, score=score_exact, says="The number must be exact, in digits.", max_new_tokens=16)
+    },
     metric=mean_score,
     count=200,
 )
@@ -102,8 +104,8 @@ PRESENCE_TASK = Task(
     title="Is a thing in a composed scene (as POPE asks)",
     layout=_LAYOUT,
     read=read_with(_presence),
-    ways={"vl2": Way(messages=ask, mark=mark_yes_no, says="The first word must say yes or no rightly.",
-                     max_new_tokens=16)},
+    protocols={"vl2": Protocol(messages=ask, score=score_yes_no, says="The first word must say yes or no rightly.",
+                               max_new_tokens=16)},
     metric=presence_metric,
     is_mean=True,
     count=200,

@@ -14,42 +14,42 @@ from vl2.data.convert.conversation import TRANSCRIBE
 from vl2.data.convert.sroie import FIELDS
 from vl2.data.held_out import is_held_out
 from vl2.eval.asking import ask
-from vl2.eval.marking import mark_exact
 from vl2.eval.rows import Row, images_of, read_rows
 from vl2.eval.score.exact import plain
-from vl2.eval.task import Item, LeftOut, Mark, Task, Way, Where, mean_score
+from vl2.eval.scoring import score_exact
+from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 
 SEEN = LeftOut(why="of shops that are kept for training", comes_with_whole=True)
 BLANK = LeftOut(why="without a gold answer in the data")
 _LAYOUT = "reads Parquet with id, image, lines, company, date, address and total"
 
 
-def rows_with_images(task: Task, where: Where) -> Iterator[Row]:
-    folder = where.folder(task)
-    stems = (f"{where.split}*",) if where.split else ("train*", "*")
+def rows_with_images(task: Task, source: DataSource) -> Iterator[Row]:
+    folder = source.folder(task)
+    stems = (f"{source.split}*",) if source.split else ("train*", "*")
     for row in read_rows(folder, stems, ("id", "image", "lines", *FIELDS)):
         yield {**row, "images": images_of(row["image"], folder, str(row["id"]))}
 
 
-def _is_asked(row: Row, where: Where) -> bool:
-    return where.whole or is_held_out("sroie", _shop(row))
+def _is_asked(row: Row, source: DataSource) -> bool:
+    return source.whole or is_held_out("sroie", _shop(row))
 
 
-def read_lines(task: Task, where: Where) -> Iterator[Item | LeftOut]:
-    for row in rows_with_images(task, where):
-        if not _is_asked(row, where):
+def read_lines(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
+    for row in rows_with_images(task, source):
+        if not _is_asked(row, source):
             yield SEEN
             continue
         lines = [line["text"] for line in row["lines"]]
         yield Item(id=str(row["id"]), question=TRANSCRIBE[2], images=row["images"], gold=lines, cluster=_shop(row))
 
 
-def read_fields(task: Task, where: Where) -> Iterator[Item | LeftOut]:
-    for row in rows_with_images(task, where):
+def read_fields(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
+    for row in rows_with_images(task, source):
         for name, question in FIELDS.items():
             if not row[name]:
                 yield BLANK
-            elif not _is_asked(row, where):
+            elif not _is_asked(row, source):
                 yield SEEN
             else:
                 yield Item(
@@ -66,13 +66,13 @@ def _shop(row: Row) -> str:
     return str(row["company"] or row["id"])
 
 
-def mark_lines(item: Item, answer: str) -> Mark:
+def score_lines(item: Item, answer: str) -> Score:
     """Score by the harmonic mean of precision and recall over whole lines, without case and order."""
     said = Counter(plain(line) for line in answer.splitlines() if line.strip())
     gold = Counter(plain(line) for line in item.gold)
     shared = (said & gold).total()
     score = 2 * shared / (said.total() + gold.total()) if shared else 0.0
-    return Mark(score=score, read=f"{shared} of {gold.total()} lines")
+    return Score(value=score, read=f"{shared} of {gold.total()} lines")
 
 
 LINES = Task(
@@ -81,8 +81,10 @@ LINES = Task(
     layout=_LAYOUT,
     folders=("sroie",),
     read=read_lines,
-    ways={
-        "vl2": Way(messages=ask, mark=mark_lines, says="F1 over whole lines, without case.", max_new_tokens=1536),
+    protocols={
+        "vl2": Protocol(
+            messages=ask, score=score_lines, says="F1 over whole lines, without case.", max_new_tokens=1536
+        ),
     },
     metric=mean_score,
     has_whole=True,
@@ -93,7 +95,7 @@ FIELDS_TASK = Task(
     layout=_LAYOUT,
     folders=("sroie",),
     read=read_fields,
-    ways={"vl2": Way(messages=ask, mark=mark_exact, says="Exact match without case.", max_new_tokens=96)},
+    protocols={"vl2": Protocol(messages=ask, score=score_exact, says="Exact match without case.", max_new_tokens=96)},
     metric=mean_score,
     has_whole=True,
 )

@@ -11,27 +11,27 @@ from vl2.data.construct.primer.reading import PrimerReading
 from vl2.data.construct.source import Dropped
 from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, font_folders, item_of
-from vl2.eval.marking import mark_exact
 from vl2.eval.score.edit_distance import edit_distance
 from vl2.eval.score.exact import plain
-from vl2.eval.task import Item, Result, Task, Way, Where, mean_score
+from vl2.eval.scoring import score_exact
+from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
 
 
-def read_in(language: str) -> Callable[[Task, Where], Iterator[Item]]:
+def read_in(language: str) -> Callable[[Task, DataSource], Iterator[Item]]:
     """Return what draws one line in a language and asks for it."""
 
-    def read(task: Task, where: Where) -> Iterator[Item]:
+    def read(task: Task, data_source: DataSource) -> Iterator[Item]:
         source = PrimerReading(
             tasks=("line",),
             languages=(language,),
-            font_folders=font_folders(where),
-            texts_en=_texts(where, "en"),
-            texts_zh=_texts(where, "zh"),
+            font_folders=font_folders(data_source),
+            texts_en=_texts(data_source, "en"),
+            texts_zh=_texts(data_source, "zh"),
         )
 
         def draw(rng: Random, id: str) -> Item:
             draft = source.draft(rng)
-            if where.fonts is not None and draft.traits["font"] == BUILT_IN.name:
+            if data_source.fonts is not None and draft.traits["font"] == BUILT_IN.name:
                 raise Dropped("the font is not one of --fonts")
             return item_of(source, draft, id, part=draft.traits["font"])
 
@@ -40,10 +40,10 @@ def read_in(language: str) -> Callable[[Task, Where], Iterator[Item]]:
     return read
 
 
-def _texts(where: Where, language: str) -> str | None:
+def _texts(data_source: DataSource, language: str) -> str | None:
     """Return a file of passages to take lines from: text/en.txt within --data, or None for the built-in ones."""
-    path = Path(where.data or ".") / "text" / f"{language}.txt"
-    return str(path) if where.data is not None and path.is_file() else None
+    path = Path(data_source.data or ".") / "text" / f"{language}.txt"
+    return str(path) if data_source.data is not None and path.is_file() else None
 
 
 def line_metric(results: Sequence[Result]) -> dict[str, float]:
@@ -59,9 +59,9 @@ def _task(language: str, name: str) -> Task:
         title=f"One drawn line of {name} text, read exactly",
         layout="is drawn; --fonts takes a folder of fonts, --data one with text/en.txt or text/zh.txt",
         read=read_in(language),
-        ways={
-            "vl2": Way(messages=ask, mark=mark_exact, says="Exact match without case; also per character.",
-                       max_new_tokens=96)
+        protocols={
+            "vl2": Protocol(messages=ask, score=score_exact, says="Exact match without case; also per character.",
+                            max_new_tokens=96)
         },
         metric=line_metric,
         is_mean=True,

@@ -13,13 +13,13 @@ from vl2.data.convert.conversation import SHORT_ANSWER
 from vl2.eval.asking import ask_short, ask_short_as_is
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import Row, golds_of, images_of, read_rows, released_rows, stems_of
-from vl2.eval.score.vqa import Normalise, lmms_eval_form, vlmevalkit_form, vqa_accuracy
-from vl2.eval.task import Item, Mark, Task, Way, Where, mean_score
+from vl2.eval.score.vqa import Normalize, lmms_eval_form, vlmevalkit_form, vqa_accuracy
+from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
 from vl2.infer.prompts import Messages, user_message
 
 
-def read(task: Task, where: Where) -> Iterator[Item]:
-    folder, split = where.folder(task), where.part(task)
+def read(task: Task, source: DataSource) -> Iterator[Item]:
+    folder, split = source.folder(task), source.part(task)
     pattern = f"TextVQA_[0-9]*_{'val' if split == 'validation' else split}.json"
     if any(folder.glob(pattern)):
         # The validation split's pictures are among the training split's.
@@ -44,12 +44,12 @@ def ask_lmms(item: Item) -> Messages:
     return [user_message(f"{item.question.capitalize()}\n{SHORT_ANSWER}", item.images)]
 
 
-def mark_by(normalise: Normalise) -> Callable[[Item, str], Mark]:
-    def mark(item: Item, answer: str) -> Mark:
+def score_by(normalize: Normalize) -> Callable[[Item, str], Score]:
+    def score(item: Item, answer: str) -> Score:
         said = answer.rstrip(".")
-        return Mark(score=vqa_accuracy(said, item.gold, normalise), read=normalise(said))
+        return Score(value=vqa_accuracy(said, item.gold, normalize), read=normalize(said))
 
-    return mark
+    return score
 
 
 SAYS = "VQA accuracy over ten answers, each left out in turn; normalised as by"
@@ -60,10 +60,12 @@ TASK = Task(
     folders=("textvqa", "TextVQA"),
     read=read,
     split="validation",
-    ways={
-        "paper": Way(messages=ask_short, mark=mark_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit.", max_new_tokens=64),
-        "vlmevalkit": Way(messages=ask_short_as_is, mark=mark_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit."),
-        "lmms-eval": Way(messages=ask_lmms, mark=mark_by(lmms_eval_form), says=f"{SAYS} lmms-eval."),
+    protocols={
+        "paper": Protocol(
+            messages=ask_short, score=score_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit.", max_new_tokens=64
+        ),
+        "vlmevalkit": Protocol(messages=ask_short_as_is, score=score_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit."),
+        "lmms-eval": Protocol(messages=ask_lmms, score=score_by(lmms_eval_form), says=f"{SAYS} lmms-eval."),
     },
     published_by="paper",
     published="textvqa",

@@ -24,7 +24,7 @@ from vl2.eval.asking import ask_short
 from vl2.eval.drawn import font_folders, png
 from vl2.eval.rows import read_rows, texts
 from vl2.eval.score.exact import plain
-from vl2.eval.task import Item, LeftOut, Mark, Task, Way, Where, mean_score
+from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 
 MAX_ROWS, MAX_COLUMNS, MAX_CELL = 10, 6, 28
 FONT_PX = 16
@@ -32,8 +32,8 @@ SEEN = LeftOut(why="of folds that are kept for training", comes_with_whole=True)
 TOO_LARGE = LeftOut(why="about tables too large to be drawn legibly")
 
 
-def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
-    folder = where.folder(task)
+def read(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
+    folder = source.folder(task)
     tables = {row["table_id"]: row["csv"] for row in read_rows(folder, ("tables*",), ("table_id", "csv"))}
     columns = ("id", "table_id", "question", "answers", "dev_folds")
     for row in read_rows(folder, ("questions*",), columns):
@@ -42,13 +42,13 @@ def read(task: Task, where: Where) -> Iterator[Item | LeftOut]:
         if table is None:
             yield TOO_LARGE
             continue
-        if not where.whole and not is_held_out_question(row["dev_folds"]):
+        if not source.whole and not is_held_out_question(row["dev_folds"]):
             yield SEEN
             continue
         yield Item(
             id=str(row["id"]),
             question=row["question"],
-            images=(draw(table, key, where),),
+            images=(draw(table, key, source),),
             gold=texts(row["answers"]),
             cluster=key,
         )
@@ -65,21 +65,21 @@ def small_table(text: str) -> Table | None:
 
 
 @lru_cache(maxsize=1024)  # the data are read several times in a run: to choose, to check and to ask
-def draw(table: Table, key: str, where: Where) -> bytes:
+def draw(table: Table, key: str, source: DataSource) -> bytes:
     rng = rng_for(HELD_OUT_SEED, f"wikitables/{key}", 0)
     # Some of Wikipedia's characters are in no font: the face that draws Latin text then shows its mark for them.
-    face = fonts.choose_face(rng, table.text, font_folders(where)) or fonts.choose_face(rng, "A", font_folders(where))
+    face = fonts.choose_face(rng, table.text, font_folders(source)) or fonts.choose_face(rng, "A", font_folders(source))
     if face is None:
         raise UserError("there is no font to draw tables with: give a folder of fonts with --fonts")
     return png(draw_table(table, fonts.load(face, FONT_PX), rng.choice(STYLES), rng)[0])
 
 
-def mark(item: Item, answer: str) -> Mark:
+def score(item: Item, answer: str) -> Score:
     said = {plain(part) for part in answer.split(",")} | {plain(answer)}
     golds = {plain(gold) for gold in item.gold}
     whole = plain(", ".join(item.gold))
     is_right = plain(answer) == whole or (golds <= said and len(answer.split(",")) <= len(golds))
-    return Mark(score=float(is_right), read=plain(answer))
+    return Score(value=float(is_right), read=plain(answer))
 
 
 TASK = Task(
@@ -88,8 +88,10 @@ TASK = Task(
     layout="reads questions-*.parquet and tables-*.parquet, and draws the tables",
     folders=("wikitables",),
     read=read,
-    ways={
-        "vl2": Way(messages=ask_short, mark=mark, says="All answers, in any order, without case.", max_new_tokens=64)
+    protocols={
+        "vl2": Protocol(
+            messages=ask_short, score=score, says="All answers, in any order, without case.", max_new_tokens=64
+        )
     },
     metric=mean_score,
     has_whole=True,

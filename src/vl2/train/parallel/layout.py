@@ -18,7 +18,7 @@ _AXES = ("stage", "replica", "expert")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """This process's place among all, and over which of them each weight is cut."""
+    """This process's place among all, and over which of them each weight is sharded."""
 
     world: Ranks
     data: Ranks  # those with the same layers: they have different packs

@@ -10,42 +10,43 @@ from torch import Tensor, nn
 
 from vl2.model import VL2
 from vl2.model.moe import MoE, Router
-from vl2.train.parallel.cut import Cut, Unit
 from vl2.train.parallel.layout import Layout
+from vl2.train.parallel.pipeline_split import PipelineSplit, Unit
 from vl2.train.parallel.schedules import Pipelines
 from vl2.train.parallel.segment import SegmentModel
 from vl2.train.parts import part_of, still_parts
-from vl2.train.shard import copy_part_, cut_module, settle, widen
+from vl2.train.shard import copy_part_, settle, shard_module, upcast
 
 
 class PipelineModel(nn.Module):
     """The segments that this rank holds. No rank holds the whole model, and none can answer with it."""
 
-    def __init__(self, model: VL2, cut: Cut, layout: Layout, compute_dtype: torch.dtype) -> None:
-        """Take the rank's layers out of a model, of which the first rank has the weights, and cut those as well.
+    def __init__(self, model: VL2, split: PipelineSplit, layout: Layout, compute_dtype: torch.dtype) -> None:
+        """Take the rank's layers out of a model, of which the first rank has the weights, and shard those as well.
 
         What is to stay frozen must be so already. All ranks call it together; `model` is of no use afterwards.
         """
         super().__init__()
-        self.config, self.cut, self.layout = model.config, cut, layout
+        self.config, self.split, self.layout = model.config, split, layout
         source = {name: tensor.detach() for name, tensor in _tensors(model).items()} if layout.world.is_first else {}
         model.to("meta")
-        widen(model, compute_dtype)
-        whole = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in _tensors(model).items()}
+        upcast(model, compute_dtype)
+        specs = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in _tensors(model).items()}
         self.still_parts = still_parts(model)
         trained = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
-        self.carries_gradient = _carries_gradient(cut, trained, is_text=False)
-        self.carries_text_gradient = _carries_gradient(cut, trained, is_text=True)
+        self.carries_gradient = _carries_gradient(split, trained, is_text=False)
+        self.carries_text_gradient = _carries_gradient(split, trained, is_text=True)
         self.segments = {
-            number: SegmentModel(model, cut.segments[number], layout.data) for number in cut.of_rank(layout.stage.rank)
+            number: SegmentModel(model, split.segments[number], layout.data)
+            for number in split.of_rank(layout.stage.rank)
         }
         for number, segment in self.segments.items():
-            cut_module(segment, layout, compute_dtype)
+            shard_module(segment, layout, compute_dtype)
             segment.to_empty(device=layout.world.device)
             self.add_module(f"segment_{number}", segment)
         own = {name: tensor for segment in self.segments.values() for name, tensor in _tensors(segment).items()}
         with torch.no_grad():
-            for name, (shape, dtype) in whole.items():
+            for name, (shape, dtype) in specs.items():
                 full = torch.empty(shape, dtype=dtype, device=layout.world.device)
                 if name in source:
                     full.copy_(source[name])
@@ -53,7 +54,7 @@ class PipelineModel(nn.Module):
                 if name in own:
                     copy_part_(own[name], full)
             settle(self)
-        self.pipelines = Pipelines(cut, self.segments, layout.stage, compute_dtype)
+        self.pipelines = Pipelines(split, self.segments, layout.stage, compute_dtype)
         config = model.config.language_config
         self.moe_layers = [i for i in range(config.num_hidden_layers) if config.is_moe_layer(i)]
 
@@ -83,13 +84,13 @@ class PipelineModel(nn.Module):
         return found
 
 
-def _carries_gradient(cut: Cut, trained: Set[str], *, is_text: bool) -> list[bool]:
+def _carries_gradient(split: PipelineSplit, trained: Set[str], *, is_text: bool) -> list[bool]:
     """Return for every segment whether what it sends on depends on anything that is trained."""
-    is_text = is_text and cut.is_looped  # else it goes with a blank tile through the encoder
-    chosen = cut.text_segments if is_text else range(len(cut.segments))
-    carries, so_far = [False] * len(cut.segments), False
+    is_text = is_text and split.is_looped  # else it goes with a blank tile through the encoder
+    chosen = split.text_segments if is_text else range(len(split.segments))
+    carries, so_far = [False] * len(split.segments), False
     for number in chosen:
-        so_far = so_far or any(_is_trained(unit, trained, is_text) for unit in cut.segments[number])
+        so_far = so_far or any(_is_trained(unit, trained, is_text) for unit in split.segments[number])
         carries[number] = so_far
     return carries
 

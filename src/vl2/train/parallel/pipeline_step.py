@@ -1,6 +1,6 @@
 """One optimizer step over a pipeline: the packs of a step as micro-batches, once with images and once without.
 
-Packs with images and packs of text alone go through separately, for each kind the way that the cut has for it: images
+Packs with images and packs of text alone go through separately, for each kind the way that the split has for it: images
 through all segments, text through those of the language model. Ranks with other packs run as many micro-batches,
 blank ones where they have fewer, because they share weights and experts.
 """
@@ -21,9 +21,9 @@ from vl2.train.parallel.schedules import Shape
 from vl2.train.parallel.segment import MicroBatch
 from vl2.train.parallel.tile_moves import TileMoves, even_counts, imbalance, plan_moves
 from vl2.train.ranks import Ranks
-from vl2.train.shard import cut_again
+from vl2.train.shard import reshard
 from vl2.train.stage import Stage
-from vl2.train.step import Counts, StepReport, Tally, TrainStep
+from vl2.train.step import StepCounts, StepReport, StepTally, TrainStep
 
 
 class PipelineStep(TrainStep):
@@ -50,26 +50,26 @@ class PipelineStep(TrainStep):
         own = {name for name, _ in self.optimizer.masters()} | {"num_steps"}
         super().load_state_dict({name: values for name, values in state.items() if name in own})
 
-    def _run_all(self, own: list[Packed], counts: Counts, tally: Tally) -> None:
+    def _run_all(self, own: list[Packed], counts: StepCounts, tally: StepTally) -> None:
         own = [pack.to(self.ranks.device) for pack in own]
         with_images = [pack for pack in own if len(pack.tiles)]
         text = [pack for pack in own if not len(pack.tiles)]
         for packs, is_text in ((with_images, False), (text, True)):
             self._run_kind(packs, counts, tally, is_text=is_text)
 
-    def _run_kind(self, packs: list[Packed], counts: Counts, tally: Tally, *, is_text: bool) -> None:
+    def _run_kind(self, packs: list[Packed], counts: StepCounts, tally: StepTally, *, is_text: bool) -> None:
         model = self.pipeline
         size, longest = self._agree(len(packs), max((len(pack) for pack in packs), default=0))
         if not size:
             return
         # As many as there are stages, or a multiple: what PyTorch's schedules take.
-        size = -(-size // model.cut.num_ranks) * model.cut.num_ranks
+        size = -(-size // model.split.num_ranks) * model.split.num_ranks
         blank = blank_pack(model.config).to(self.ranks.device)
         packs = [pack.with_length(longest) for pack in packs]
         packs += [blank.with_length(longest)] * (size - len(packs))
         moves = self._moves(packs, is_text=is_text)
         most = max(self._most_tiles(packs, moves), 1)
-        num_tiles = 0 if is_text and model.cut.is_looped else 1 if is_text else tile_bucket(most)
+        num_tiles = 0 if is_text and model.split.is_looped else 1 if is_text else tile_bucket(most)
         batches = [self._micro_batch(pack, move, num_tiles, counts) for pack, move in zip(packs, moves, strict=True)]
         for segment in model.segments.values():
             segment.begin(batches)
@@ -77,13 +77,13 @@ class PipelineStep(TrainStep):
         is_trained = any(carries)
         shape = Shape(num_batches=size, num_tiles=num_tiles, num_tokens=longest, is_trained=is_trained)
         model.pipelines.run(shape, carries)
-        cut_again(model)
+        reshard(model)
         self._collect(tally)
 
     def _count_tiles(self, packs: Sequence[Packed]) -> tuple[tuple[int, ...], ...]:
         return super()._count_tiles([pack for pack in packs if len(pack.tiles)])
 
-    def _balanced(self, counts: Counts) -> float:
+    def _balanced(self, counts: StepCounts) -> float:
         if not self._balances_tiles:
             return imbalance(counts.tiles_by_rank)
         return imbalance([even_counts(held) for held in counts.tiles_by_rank])
@@ -110,7 +110,7 @@ class PipelineStep(TrainStep):
             for pack, move in zip(packs, moves, strict=True)
         )
 
-    def _micro_batch(self, pack: Packed, moves: TileMoves | None, num_tiles: int, counts: Counts) -> MicroBatch:
+    def _micro_batch(self, pack: Packed, moves: TileMoves | None, num_tiles: int, counts: StepCounts) -> MicroBatch:
         num_balanced = self._num_balanced(pack) if pack.num_tokens else 0
         return MicroBatch(
             pack=pack,
@@ -120,7 +120,7 @@ class PipelineStep(TrainStep):
             balance_scale=self.stage.balance_loss_weight * num_balanced / max(counts.balanced, 1),
         )
 
-    def _collect(self, tally: Tally) -> None:
+    def _collect(self, tally: StepTally) -> None:
         """Move what the segments have found to the tally, each on the rank where it was found."""
         model = self.pipeline
         for segment in model.segments.values():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vl2.train.parallel.cut import Cut
+from vl2.train.parallel.pipeline_split import PipelineSplit
 from vl2.train.parallel.segment import SegmentModel
 from vl2.train.ranks import Ranks
 
@@ -34,7 +34,7 @@ class Shape:
     """What all micro-batches of a step have in common."""
 
     num_batches: int
-    num_tiles: int  # 0: text alone, which does not enter the encoder where the cut lets it
+    num_tiles: int  # 0: text alone, which does not enter the encoder where the split lets it
     num_tokens: int
     is_trained: bool
 
@@ -42,9 +42,11 @@ class Shape:
 class Pipelines:
     """The pipelines of one rank's segments."""
 
-    def __init__(self, cut: Cut, segments: dict[int, SegmentModel], stage: Ranks, dtype: torch.dtype) -> None:
-        """`segments` are this rank's, by their number in the cut; activations travel in `dtype`."""
-        self._cut, self._segments, self._stage, self._dtype = cut, segments, stage, dtype
+    def __init__(
+        self, split: PipelineSplit, segments: dict[int, SegmentModel], stage: Ranks, dtype: torch.dtype
+    ) -> None:
+        """`segments` are this rank's, by their number in the split; activations travel in `dtype`."""
+        self._split, self._segments, self._stage, self._dtype = split, segments, stage, dtype
         self._built: OrderedDict[Shape, Schedule1F1B | ScheduleInterleaved1F1B] = OrderedDict()
 
     def run(self, shape: Shape, carries_gradient: Sequence[bool]) -> None:
@@ -84,16 +86,16 @@ class Pipelines:
                         group=self._stage.group,
                     )
                 )
-        if len(chosen) == self._cut.num_ranks:
+        if len(chosen) == self._split.num_ranks:
             return Schedule1F1B(stages[0], shape.num_batches, loss_fn=_as_it_is, scale_grads=False)
         return ScheduleInterleaved1F1B(stages, shape.num_batches, loss_fn=_as_it_is, scale_grads=False)
 
     def _chosen(self, shape: Shape) -> tuple[int, ...]:
-        return tuple(range(len(self._cut.segments))) if shape.num_tiles else self._cut.text_segments
+        return tuple(range(len(self._split.segments))) if shape.num_tiles else self._split.text_segments
 
     def _sent(self, number: int, shape: Shape, carries_gradient: Sequence[bool]) -> tuple[Tensor, ...]:
         """Return what a segment sends on, without its values."""
-        config, last = next(iter(self._segments.values())).config, self._cut.segments[number][-1].kind
+        config, last = next(iter(self._segments.values())).config, self._split.segments[number][-1].kind
         width = config.language_config.hidden_size
         shapes: list[tuple[tuple[int, ...], torch.dtype]]
         if last == "block":

@@ -1,6 +1,6 @@
 """The layers of one segment of a pipeline, taken out of a model under the names that they have there.
 
-What goes in and comes out depends on where the model is cut: patches [I, p, C] inside the encoder, visual tokens
+What goes in and comes out depends on where the model is split: patches [I, p, C] inside the encoder, visual tokens
 [I, Q, D] behind the adaptor, and from the join on the sequence [1, S, D] with the balance loss so far [1], which
 travels along so that its gradient finds every layer. Nothing else travels: each rank has the packs themselves.
 
@@ -27,7 +27,7 @@ from vl2.model.moe import Balance, sequences_of_documents
 from vl2.model.rope import rotary_angles
 from vl2.model.vision import CarriedAttentionPool, PatchEmbed
 from vl2.train.loss import next_token_loss
-from vl2.train.parallel import cut
+from vl2.train.parallel import pipeline_split
 from vl2.train.parallel.tile_moves import TileMoves
 from vl2.train.ranks import Ranks
 
@@ -82,7 +82,7 @@ class _Language(nn.Module):
 class SegmentModel(nn.Module):
     """Runs one segment on the micro-batches that `begin` has been given."""
 
-    def __init__(self, model: VL2, segment: cut.Segment, data: Ranks) -> None:
+    def __init__(self, model: VL2, segment: pipeline_split.Segment, data: Ranks) -> None:
         """Take the segment's layers out of a model; `data` are the ranks that hold them, for other packs."""
         super().__init__()
         self.config, self._data = model.config, data

@@ -14,7 +14,7 @@ from pathlib import Path
 from vl2.config import ModelConfig
 from vl2.errors import UserError
 from vl2.train.flops import ForwardCost
-from vl2.train.parallel.cut import Unit
+from vl2.train.parallel.pipeline_split import Unit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,8 +168,8 @@ def _values(width: int, latent_nR: Tensor, places_n4: Tensor) -> Tensor:
     """Return the directions [width, R] of the latent that tell best where things stand."""
     bins = F.one_hot((places_n4 * BINS).long().clamp(0, BINS - 1), BINS).flatten(1).to(latent_nR.dtype)
     told = torch.cat((bins, 3 * places_n4), dim=1)
-    centred_nR = latent_nR - latent_nR.mean(dim=0)
-    readout = _ridge(centred_nR, told - told.mean(dim=0), centred_nR.new_ones(len(told), 1), _VALUES_RIDGE)
+    centered_nR = latent_nR - latent_nR.mean(dim=0)
+    readout = _ridge(centered_nR, told - told.mean(dim=0), centered_nR.new_ones(len(told), 1), _VALUES_RIDGE)
     values_vR: Tensor = torch.linalg.svd(readout).U[:, :width].T
     return values_vR
 

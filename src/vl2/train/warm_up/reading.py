@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.model.projector import Projector
-from vl2.train.warm_up.boxes import BOX_WEIGHT, box_loss, square_centres
+from vl2.train.warm_up.boxes import BOX_WEIGHT, box_loss, square_centers
 from vl2.train.warm_up.classes import NOTHING
 from vl2.train.warm_up.naming import Naming
 
@@ -53,8 +53,8 @@ class Reading(nn.Module):
         self.classify = nn.Linear(width, num_classes)
         self.locate = nn.Linear(width, 4)
         self.edges = nn.ModuleList(nn.Linear(width, 4 * parts) for parts in PARTS)
-        self.register_buffer("centre_Q4", square_centres(tokens_per_side), persistent=False)
-        self.centre_Q4: Tensor
+        self.register_buffer("center_Q4", square_centers(tokens_per_side), persistent=False)
+        self.center_Q4: Tensor
 
     def forward(
         self, patches_IpC: Tensor, things_IQK: Tensor, boxes_IQ4: Tensor, places_IQ4: Tensor, generator: torch.Generator
@@ -77,8 +77,8 @@ class Reading(nn.Module):
         wanted_n = torch.cat(wanted)
         logits = self.classify(torch.cat(named)).float()
         first = things[:, 0] != NOTHING
-        centres = self.centre_Q4.expand_as(boxes_IQ4).flatten(0, 1)[first]
-        places = box_loss(self.locate(tokens[first]), boxes_IQ4.flatten(0, 1)[first], centres)
+        centers = self.center_Q4.expand_as(boxes_IQ4).flatten(0, 1)[first]
+        places = box_loss(self.locate(tokens[first]), boxes_IQ4.flatten(0, 1)[first], centers)
         edges = self._edge_loss(tokens[first], places_IQ4.flatten(0, 1)[first])
         loss, is_named = F.cross_entropy(logits, wanted_n) + BOX_WEIGHT * places + edges, None
         if self.naming is not None:

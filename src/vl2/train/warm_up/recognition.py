@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.model.vision import VisionEncoder
-from vl2.train.warm_up.boxes import BOX_WEIGHT, box_loss, square_centres
+from vl2.train.warm_up.boxes import BOX_WEIGHT, box_loss, square_centers
 from vl2.train.warm_up.classes import NOTHING
 from vl2.train.warm_up.reading import Read, Reading
 from vl2.train.warm_up.tiles import TileBatch
@@ -18,7 +18,7 @@ EMPTY_SHARE = 0.25  # of empty patches to shown ones in the loss: most patches a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recognised:
+class Recognized:
     """One batch's losses, and for each patch that was looked at the right class and whether it was found."""
 
     class_loss: Tensor
@@ -50,10 +50,10 @@ class Recognition(nn.Module):
         self.reading = reading
         self.classify = nn.Linear(width, num_classes)
         self.locate = nn.Linear(width, 4)
-        self.register_buffer("centre_n4", square_centres(patches_per_side), persistent=False)
-        self.centre_n4: Tensor
+        self.register_buffer("center_n4", square_centers(patches_per_side), persistent=False)
+        self.center_n4: Tensor
 
-    def forward(self, batch: TileBatch, generator: torch.Generator) -> Recognised:
+    def forward(self, batch: TileBatch, generator: torch.Generator) -> Recognized:
         """`generator` picks the empty patches that are looked at."""
         patches_IpC = self.encoder(batch.tiles_I3PP.to(self.classify.weight.dtype))
         features = patches_IpC.flatten(0, 1)
@@ -62,13 +62,13 @@ class Recognition(nn.Module):
         some = empty[torch.randperm(len(empty), generator=generator)[: max(1, int(len(shown) * EMPTY_SHARE))]]
         looked_at = torch.cat((shown, some))
         logits, wanted_n = self.classify(features[looked_at]).float(), wanted[looked_at]
-        centres = self.centre_n4.expand_as(batch.boxes_Ip4).flatten(0, 1)[shown]
+        centers = self.center_n4.expand_as(batch.boxes_Ip4).flatten(0, 1)[shown]
         read = None
         if self.reading is not None:
             read = self.reading(patches_IpC, batch.things_IQK, batch.first_boxes_IQ4, batch.first_places_IQ4, generator)
-        return Recognised(
+        return Recognized(
             class_loss=F.cross_entropy(logits, wanted_n),
-            box_loss=box_loss(self.locate(features[shown]), batch.boxes_Ip4.flatten(0, 1)[shown], centres),
+            box_loss=box_loss(self.locate(features[shown]), batch.boxes_Ip4.flatten(0, 1)[shown], centers),
             wanted_n=wanted_n,
             is_right_n=logits.detach().argmax(dim=-1) == wanted_n,
             read=read,

@@ -43,7 +43,7 @@ from vl2.train.warm_up.naming import Naming, ids_of_names
 from vl2.train.warm_up.pages import PageCutter
 from vl2.train.warm_up.reading import Reading
 from vl2.train.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe
-from vl2.train.warm_up.recognition import Recognised, Recognition
+from vl2.train.warm_up.recognition import Recognition, Recognized
 from vl2.train.warm_up.sheet import Tile
 from vl2.train.warm_up.tiles import TileBatch, TileDrawer
 from vl2.weights import load_model, save_model
@@ -221,7 +221,7 @@ class WarmUpRun:
             "accuracy": self.accuracy,
         }
 
-    def _one_step(self, rate: float) -> Recognised:
+    def _one_step(self, rate: float) -> Recognized:
         learns = self.step >= self.recipe.options.heads_steps
         for name, parameter in self.net.named_parameters():
             if name.startswith(KEPT):
@@ -229,7 +229,7 @@ class WarmUpRun:
         own = self._own()
         batch = TileBatch.of([self._tile(number) for number in own])
         generator = torch.Generator().manual_seed(self.step * self.ranks.size + self.ranks.rank)
-        found: Recognised = self.net(batch, generator)
+        found: Recognized = self.net(batch, generator)
         # By the rank's share of the tiles, which need not be the same on all.
         (found.loss / (self.recipe.options.batch_size / len(own))).backward()
         self.optimizer.sum_over_ranks()
@@ -248,7 +248,7 @@ class WarmUpRun:
     def _tile(self, number: int) -> Tile:
         return self.drawer.draw(random.Random(f"{self.recipe.seed}/{self.step}/{number}"), self.difficulty)
 
-    def _adjust(self, found: Recognised) -> None:
+    def _adjust(self, found: Recognized) -> None:
         """Make the tiles harder where the letters are read; all ranks come to the same difficulty."""
         latin = self.drawer.classes.groups["latin"]
         is_latin = (found.wanted_n >= latin.start) & (found.wanted_n < latin.stop)
@@ -267,7 +267,7 @@ class _Tally:
         self._groups = {"empty": range(1), **classes.groups, "space": range(classes.space, classes.space + 1)}
         self._clear()
 
-    def add(self, found: Recognised) -> None:
+    def add(self, found: Recognized) -> None:
         self._losses.append((found.class_loss.item(), found.box_loss.item()))
         self._count("", found.wanted_n, found.is_right_n)
         if found.read is not None:

@@ -45,7 +45,7 @@ class Sheet:
         self.image, self.is_dark = _background(side, rng)
         self.classes = np.full((num_patches, num_patches), NOTHING, dtype=np.int64)
         self.boxes = np.zeros((num_patches, num_patches, 4), dtype=np.float32)
-        self._centres = (np.arange(num_patches) + 0.5) / num_patches
+        self._centers = (np.arange(num_patches) + 0.5) / num_patches
 
     def pad(self, frame: tuple[int, int, int, int]) -> None:
         """Paint everything around the picture in the colour that the processor pads with. One frame per sheet."""
@@ -55,7 +55,7 @@ class Sheet:
             if outside[0] < outside[2] and outside[1] < outside[3]:
                 self.image.paste(PADDING, outside)
         self._frame = left, top, right, bottom = (x0 / self.side, y0 / self.side, x1 / self.side, y1 / self.side)
-        is_in_x, is_in_y = ((self._centres >= a) & (self._centres < b) for a, b in ((left, right), (top, bottom)))
+        is_in_x, is_in_y = ((self._centers >= a) & (self._centers < b) for a, b in ((left, right), (top, bottom)))
         is_outside = ~(is_in_y[:, None] & is_in_x[None, :])
         self.classes[is_outside], self.boxes[is_outside] = NOTHING, 0
 
@@ -65,8 +65,8 @@ class Sheet:
         self._marked.append((number, (x0, y0, x1, y1)))
         if not is_seen:
             return
-        columns = np.flatnonzero((self._centres >= x0) & (self._centres < x1))
-        rows = np.flatnonzero((self._centres >= y0) & (self._centres < y1))
+        columns = np.flatnonzero((self._centers >= x0) & (self._centers < x1))
+        rows = np.flatnonzero((self._centers >= y0) & (self._centers < y1))
         if len(columns) and len(rows):
             self.classes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = number
             self.boxes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = (x0, y0, x1, y1)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from vl2.config import preset
 from vl2.errors import UserError
-from vl2.train.parallel.cut import divide, make_cut, units
+from vl2.train.parallel.pipeline_split import divide, split_pipeline, units
 from vl2.train.parallel.unit_costs import UnitCosts
-from vl2.train.recipe import CutKind
+from vl2.train.recipe import SplitKind
 
 CONFIG = preset("base")
 ROW = units(CONFIG)
@@ -34,17 +34,17 @@ def test_the_largest_part_is_as_small_as_any_cut_makes_it(costs: list[int], part
 
 @pytest.mark.parametrize("kind", ["looped", "contiguous", "encoder_first"])
 @pytest.mark.parametrize("num_ranks", [2, 4, 8])
-def test_every_unit_is_in_one_segment_in_its_order(kind: CutKind, num_ranks: int) -> None:
-    cut = make_cut(kind, ROW, COSTS, num_ranks)
-    assert tuple(unit for segment in cut.segments for unit in segment) == ROW
-    assert sorted(i for rank in range(num_ranks) for i in cut.of_rank(rank)) == list(range(len(cut.segments)))
+def test_every_unit_is_in_one_segment_in_its_order(kind: SplitKind, num_ranks: int) -> None:
+    split = split_pipeline(kind, ROW, COSTS, num_ranks)
+    assert tuple(unit for segment in split.segments for unit in segment) == ROW
+    assert sorted(i for rank in range(num_ranks) for i in split.of_rank(rank)) == list(range(len(split.segments)))
 
 
 def test_text_goes_through_the_language_model_alone_on_all_ranks() -> None:
-    cut = make_cut("looped", ROW, COSTS, 4)
-    kinds = {unit.kind for number in cut.text_segments for unit in cut.segments[number]}
+    split = split_pipeline("looped", ROW, COSTS, 4)
+    kinds = {unit.kind for number in split.text_segments for unit in split.segments[number]}
     assert kinds == {"join", "layer", "head"}
-    assert len({number % 4 for number in cut.text_segments}) == 4
+    assert len({number % 4 for number in split.text_segments}) == 4
 
 
 def test_a_cut_through_the_encoder_is_more_even_than_one_stage_for_it() -> None:
@@ -53,9 +53,9 @@ def test_a_cut_through_the_encoder_is_more_even_than_one_stage_for_it() -> None:
     costs = UnitCosts.by_formula(config, 600.0).forward(row, config, tiles=10, tokens=4096)
     cost = dict(zip(row, costs, strict=True))
 
-    def worst(kind: CutKind) -> float:
-        cut = make_cut(kind, row, costs, 4)
-        return max(sum(cost[unit] for i in cut.of_rank(rank) for unit in cut.segments[i]) for rank in range(4))
+    def worst(kind: SplitKind) -> float:
+        split = split_pipeline(kind, row, costs, 4)
+        return max(sum(cost[unit] for i in split.of_rank(rank) for unit in split.segments[i]) for rank in range(4))
 
     even = sum(costs) / 4
     assert worst("contiguous") < 1.15 * even < 1.8 * even < worst("encoder_first")
@@ -64,4 +64,4 @@ def test_a_cut_through_the_encoder_is_more_even_than_one_stage_for_it() -> None:
 
 def test_more_ranks_than_there_is_to_cut_are_refused() -> None:
     with pytest.raises(UserError, match=r"engine\.pipeline must be at most 28"):
-        make_cut("looped", ROW, COSTS, 29)
+        split_pipeline("looped", ROW, COSTS, 29)

@@ -1,13 +1,13 @@
-"""Where a pipeline cuts the model: through the encoder's blocks as well as the language model's layers.
+"""Where a pipeline splits the model: through the encoder's blocks as well as the language model's layers.
 
 The model is a row of units that run one after another: vision blocks, the adaptor, the join of visual tokens with the
 embedded text, decoder layers, and the head with the loss. A segment is a run of units; segments go to the ranks of the
 pipeline in turn, so with as many segments as ranks each has one, and with twice as many each has two.
 
-- "looped": the encoder is cut into one segment for each rank, and the language model into as many. Each rank then
+- "looped": the encoder is split into one segment for each rank, and the language model into as many. Each rank then
   holds a part of both. Batches with images go twice round the ranks, text goes round once, through the language
   segments alone; both ways every rank has its even share of the work, and no weight moves when the way is switched.
-- "contiguous": one segment for each rank, cut where the costs say, inside the encoder or not.
+- "contiguous": one segment for each rank, split where the costs say, inside the encoder or not.
 - "encoder_first": the whole encoder on the first rank, the language model even over the others: what pipelines do
   that know the encoder as one stage. Here to compare with.
 
@@ -22,14 +22,14 @@ from typing import Literal, get_args
 
 from vl2.config import ModelConfig
 from vl2.errors import UserError
-from vl2.train.recipe import CutKind
+from vl2.train.recipe import SplitKind
 
 UnitKind = Literal["block", "projector", "join", "layer", "head"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A part of the model that is never cut."""
+    """A part of the model that is never split."""
 
     kind: UnitKind
     index: int = 0  # of the vision block or decoder layer
@@ -43,7 +43,7 @@ Segment = tuple[Unit, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class PipelineSplit:
     """The segments of a pipeline in the order in which a batch goes through them; segment i is on rank i % ranks."""
 
     num_ranks: int
@@ -87,37 +87,39 @@ def units(config: ModelConfig) -> tuple[Unit, ...]:
     )
 
 
-def make_cut(kind: CutKind, row: Sequence[Unit], costs: Sequence[float], num_ranks: int) -> Cut:
-    """Cut a model for a pipeline so that its busiest rank has least to do.
+def split_pipeline(kind: SplitKind, row: Sequence[Unit], costs: Sequence[float], num_ranks: int) -> PipelineSplit:
+    """Split a model for a pipeline so that its busiest rank has least to do.
 
-    `costs` are of the units, in one unit of time, for the mean batch with images. UserError if there is less to cut
+    `costs` are of the units, in one unit of time, for the mean batch with images. UserError if there is less to split
     than there are ranks.
     """
-    if kind not in get_args(CutKind):
-        raise UserError(f"engine.pipeline_cut must be one of {', '.join(get_args(CutKind))}, got {kind!r}")
+    if kind not in get_args(SplitKind):
+        raise UserError(f"engine.pipeline_cut must be one of {', '.join(get_args(SplitKind))}, got {kind!r}")
     assert len(row) == len(costs), f"{len(costs)} costs of {len(row)} units"
     num_visual = sum(unit.is_visual for unit in row)
     least = min(num_visual, len(row) - num_visual) if kind == "looped" else len(row) - (kind != "contiguous")
     if num_ranks > least:
-        raise UserError(f"engine.pipeline must be at most {least} for this model cut {kind}, got {num_ranks}")
+        raise UserError(
+            f"engine.pipeline must be at most {least} for this model with engine.pipeline_cut {kind}, got {num_ranks}"
+        )
     if kind == "contiguous":
-        return Cut(num_ranks=num_ranks, segments=_segments(row, divide(costs, num_ranks)))
+        return PipelineSplit(num_ranks=num_ranks, segments=_segments(row, divide(costs, num_ranks)))
     visual, text = row[:num_visual], row[num_visual:]
     if kind == "encoder_first":
         if num_ranks == 1:
-            return Cut(num_ranks=1, segments=(tuple(row),))
+            return PipelineSplit(num_ranks=1, segments=(tuple(row),))
         rest = divide(costs[num_visual:], num_ranks - 1)
-        return Cut(num_ranks=num_ranks, segments=(tuple(visual), *_segments(text, rest)))
+        return PipelineSplit(num_ranks=num_ranks, segments=(tuple(visual), *_segments(text, rest)))
     text_ends = divide(costs[num_visual:], num_ranks)
     loads = _loads(costs[num_visual:], text_ends)
     visual_ends = divide(costs[:num_visual], num_ranks, loads)
-    return Cut(num_ranks=num_ranks, segments=(*_segments(visual, visual_ends), *_segments(text, text_ends)))
+    return PipelineSplit(num_ranks=num_ranks, segments=(*_segments(visual, visual_ends), *_segments(text, text_ends)))
 
 
 def divide(costs: Sequence[float], num_parts: int, loads: Sequence[float] | None = None) -> list[int]:
-    """Cut a row into parts so that the largest sum of a part and its `loads` is least; return where each part ends.
+    """Split a row into parts so that the largest sum of a part and its `loads` is least; return where each part ends.
 
-    No part is empty. Ties are cut as early as can be.
+    No part is empty. Ties are split as early as can be.
     """
     assert len(costs) >= num_parts, f"{len(costs)} units for {num_parts} parts"
     loads = loads or [0.0] * num_parts

@@ -1,4 +1,4 @@
-"""From a recipe's engine to a model on its ranks: whole, in parts, or in segments."""
+"""Place a model on its ranks as the recipe's engine says: replicated, sharded, or in segments of a pipeline."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from vl2.config import ModelConfig
-from vl2.data.plan import Plan, Position
+from vl2.data.plan import PackPlan, Position
 from vl2.errors import UserError
 from vl2.model import VL2
-from vl2.train.parallel.cut import Cut, make_cut, units
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
+from vl2.train.parallel.pipeline_split import PipelineSplit, split_pipeline, units
 from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Recipe
@@ -21,8 +21,8 @@ from vl2.train.shard import check_divided, shard
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def lay_out(model: VL2, recipe: Recipe, plan: Plan, ranks: Ranks) -> tuple[VL2 | PipelineModel, Ranks]:
-    """Lay a model out on the ranks; return what this one holds, and the ranks that shall have different packs.
+def parallelize(model: VL2, recipe: Recipe, plan: PackPlan, ranks: Ranks) -> tuple[VL2 | PipelineModel, Ranks]:
+    """Place a model on the ranks; return what this one holds, and the ranks that shall have different packs.
 
     What is to stay frozen must be so already. UserError if the ranks cannot be divided as the recipe says.
     """
@@ -31,11 +31,11 @@ def lay_out(model: VL2, recipe: Recipe, plan: Plan, ranks: Ranks) -> tuple[VL2 |
         shard(model, engine.parallel, ranks, dtype, expert_parallel=engine.expert_parallel)
         return model, ranks
     layout = make_layout(ranks, pipeline=engine.pipeline, expert_parallel=engine.expert_parallel)
-    return PipelineModel(model, cut_for(model, recipe, plan), layout, dtype), layout.data
+    return PipelineModel(model, split_for(model, recipe, plan), layout, dtype), layout.data
 
 
-def cut_for(model: VL2, recipe: Recipe, plan: Plan) -> Cut:
-    """Cut a model by what its layers cost on the packs of the first step; the same on every rank."""
+def split_for(model: VL2, recipe: Recipe, plan: PackPlan) -> PipelineSplit:
+    """Split a model by what its layers cost on the packs of the first step; the same on every rank."""
     engine, config = recipe.engine, model.config
     packs = plan.step(Position()).packs
     entries = [entry for pack in packs for entry in pack.entries]
@@ -48,7 +48,9 @@ def cut_for(model: VL2, recipe: Recipe, plan: Plan) -> Cut:
     visual = [pack.num_tiles for pack in packs if pack.num_tiles]
     tiles = sum(visual) / max(len(visual), 1)
     row = units(config)
-    return make_cut(engine.pipeline_cut, row, costs.forward(row, config, tiles=tiles, tokens=tokens), engine.pipeline)
+    return split_pipeline(
+        engine.pipeline_cut, row, costs.forward(row, config, tiles=tiles, tokens=tokens), engine.pipeline
+    )
 
 
 def check_ranks(recipe: Recipe, num_ranks: int) -> None:

@@ -40,11 +40,16 @@ class ClientGone(Exception):
     """The client closed the connection, or reads nothing any more."""
 
 
-class Guard:
-    """Wraps the application."""
+class RequestGuard:
+    """Middleware around the application: host, key, body limits, drain, and the log line of each request."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app, self._service, self._settings, self._gate = app, service, service.settings, service.gate
+        self._app, self._service, self._settings, self._drain_state = (
+            app,
+            service,
+            service.settings,
+            service.drain_state,
+        )
         key = self._settings.api_key
         self._key = key.encode() if key is not None else None
         self._bytes_in_flight = 0
@@ -63,8 +68,8 @@ class Guard:
         began = time.monotonic()
         exchange = _Exchange(receive, send, request_id, self._settings.limits.write_timeout_s)
         is_work = scope["method"] == "POST"
-        if is_work and not self._gate.is_draining:
-            self._gate.enter()
+        if is_work and not self._drain_state.is_draining:
+            self._drain_state.enter()
             state["is_counted"] = True
         try:
             await self._pass_on(scope, headers, exchange, is_work)
@@ -78,7 +83,7 @@ class Guard:
                 await self._refuse(scope, exchange, error)
         finally:
             if state.pop("is_counted", False):
-                self._gate.leave()
+                self._drain_state.leave()
             self._report(scope, exchange, time.monotonic() - began)
 
     async def _pass_on(self, scope: Scope, headers: Headers, exchange: _Exchange, is_work: bool) -> None:

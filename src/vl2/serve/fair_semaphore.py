@@ -1,4 +1,4 @@
-"""What there is only so much of, shared by requests that wait for it: places, processes, bytes. The clients in turn."""
+"""A limit on what requests hold at once (places, processes, bytes), given to waiting clients in turn."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class _Turn:
     has_come: asyncio.Future[None]
 
 
-class FairSlots:
-    """A semaphore that is fair between clients, and from which one may take several at once.
+class FairSemaphore:
+    """A semaphore that is fair between clients, and from which one may take several permits at once.
 
-    Nobody overtakes who is next, so that who wants much gets it too. Used in the event loop only.
+    Nobody overtakes the next in line, so that large requests are served too. Used in the event loop only.
     """
 
-    def __init__(self, num_slots: int, max_waiting: int | None = None) -> None:
-        self._num_slots = self._num_free = num_slots
+    def __init__(self, num_permits: int, max_waiting: int | None = None) -> None:
+        self._num_permits = self._num_free = num_permits
         self._max_waiting = max_waiting
         self._waiting: FairQueue[_Turn] = FairQueue()
 
@@ -34,12 +34,12 @@ class FairSlots:
 
     @property
     def num_taken(self) -> int:
-        return self._num_slots - self._num_free
+        return self._num_permits - self._num_free
 
     @contextlib.asynccontextmanager
     async def hold(self, client: str, weight: int = 1) -> AsyncIterator[None]:
-        """Wait for so many slots and hold them. EngineFull if too many wait already."""
-        weight = min(weight, self._num_slots)  # who wants more than there is gets all
+        """Wait for so many permits and hold them. EngineFull if too many wait already."""
+        weight = min(weight, self._num_permits)  # who wants more than there is gets all
         await self._acquire(client, weight)
         try:
             yield

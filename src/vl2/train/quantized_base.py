@@ -1,8 +1,8 @@
 """The frozen weights under an adapter, held in 4 or 8 bits (QLoRA).
 
 Each layer makes its weights anew when it runs, once forward and once backward, so that of all layers only one is whole
-at a time. Arithmetic is that of the plain layer on the dequantised weights, to the bit: only where autograd keeps a
-weight for the backward pass, it keeps the quantised one instead. Gradients go through to what lies below; the weights
+at a time. Arithmetic is that of the plain layer on the dequantized weights, to the bit: only where autograd keeps a
+weight for the backward pass, it keeps the quantized one instead. Gradients go through to what lies below; the weights
 themselves have none.
 
 NF4: blocks of 64 weights share a scale, and each weight is one of 16 values that are even quantiles of a normal
@@ -39,8 +39,8 @@ CHUNK = 1 << 22  # weights at a time: what is in between is float32 and must not
 WITHIN = "language.model.layers."
 
 
-def quantise_base(model: nn.Module, kind: BaseKind, dtype: torch.dtype | None = None) -> int:
-    """Replace the linear layers and experts of the language model by quantised ones; return how many. In place.
+def quantize_base(model: nn.Module, kind: BaseKind, dtype: torch.dtype | None = None) -> int:
+    """Replace the linear layers and experts of the language model by quantized ones; return how many. In place.
 
     An adapter must be on the model already: its layers keep their place, and the weights under them are replaced.
     `dtype` is what the weights are made as when they are needed; None for the type that they have.
@@ -54,20 +54,20 @@ def quantise_base(model: nn.Module, kind: BaseKind, dtype: torch.dtype | None = 
     }
     for name, module in found.items():
         parent, _, leaf = name.rpartition(".")
-        make = QuantisedExperts if isinstance(module, Experts) else QuantisedLinear
-        quantised = make(module, kind, dtype)  # type: ignore[arg-type]  # the kind of module was just asked for
-        setattr(model.get_submodule(parent), leaf, quantised.train(module.training))
+        make = QuantizedBaseExperts if isinstance(module, Experts) else QuantizedBaseLinear
+        quantized = make(module, kind, dtype)  # type: ignore[arg-type]  # the kind of module was just asked for
+        setattr(model.get_submodule(parent), leaf, quantized.train(module.training))
     return len(found)
 
 
 def base_bytes(model: nn.Module) -> int:
-    """Return how much memory the weights of a model take, quantised or not."""
+    """Return how much memory the weights of a model take, quantized or not."""
     held = [*model.parameters(), *model.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 class NF4Weight(nn.Module):
-    """A tensor as 4-bit codes with doubly quantised scales."""
+    """A tensor as 4-bit codes with doubly quantized scales."""
 
     codes: Tensor  # uint8 [half the padded size]; the first of two weights in the high bits
     scale_codes: Tensor  # int8 [blocks]
@@ -97,7 +97,7 @@ class NF4Weight(nn.Module):
             codes.append(four_bits[::2] << 4 | four_bits[1::2])
         self.register_buffer("codes", torch.cat(codes))
 
-    def dequantise(self, start: int = 0, stop: int | None = None) -> Tensor:
+    def dequantize(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Return the weights from `start` to `stop` of the flat tensor, flat; `start` must be that of a block."""
         assert start % BLOCK == 0, f"blocks of {BLOCK} weights, got a start at {start}"
         stop = prod(self.shape) if stop is None else stop
@@ -134,7 +134,7 @@ class Int8Weight(nn.Module):
             part = slice(low, low + step)
             self.codes[part] = (rows[part].float() / scales[part, None]).round().to(torch.int8)
 
-    def dequantise(self, start: int = 0, stop: int | None = None) -> Tensor:
+    def dequantize(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Return the weights from `start` to `stop` of the flat tensor, flat; both must be at the border of a row."""
         width = self.codes.shape[1]
         first, last = start // width, (prod(self.shape) if stop is None else stop) // width
@@ -146,31 +146,31 @@ class Int8Weight(nn.Module):
         return out.flatten()
 
 
-QuantisedWeight = NF4Weight | Int8Weight
+QuantizedWeight = NF4Weight | Int8Weight
 KINDS: dict[BaseKind, type[NF4Weight] | type[Int8Weight]] = {"nf4": NF4Weight, "int8": Int8Weight}
 
 
-class QuantisedLinear(nn.Module):
-    """A linear layer whose frozen weight is quantised."""
+class QuantizedBaseLinear(nn.Module):
+    """A linear layer whose frozen weight is quantized."""
 
     def __init__(self, layer: nn.Linear, kind: BaseKind, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.weight: QuantisedWeight = KINDS[kind](layer.weight, dtype)
+        self.weight: QuantizedWeight = KINDS[kind](layer.weight, dtype)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        with whole(self.weight) as weight:
+        with dequantized(self.weight) as weight:
             return F.linear(x, weight, self.bias)
 
 
-class QuantisedExperts(nn.Module):
-    """Stacked experts whose frozen weights are quantised."""
+class QuantizedBaseExperts(nn.Module):
+    """Stacked experts whose frozen weights are quantized."""
 
     def __init__(self, experts: Experts, kind: BaseKind, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.gate_up_proj: QuantisedWeight = KINDS[kind](experts.gate_up_proj, dtype)
-        self.down_proj: QuantisedWeight = KINDS[kind](experts.down_proj, dtype)
+        self.gate_up_proj: QuantizedWeight = KINDS[kind](experts.gate_up_proj, dtype)
+        self.down_proj: QuantizedWeight = KINDS[kind](experts.down_proj, dtype)
 
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         """Run rows sorted by expert, `counts_E` rows for each."""
@@ -178,11 +178,11 @@ class QuantisedExperts(nn.Module):
         return self.down(F.silu(gate_NF) * up_NF, counts_E)
 
     def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
-        with whole(self.gate_up_proj) as weight:
+        with dequantized(self.gate_up_proj) as weight:
             return grouped_matmul(x_ND, weight, counts_E)
 
     def down(self, h_NF: Tensor, counts_E: Tensor) -> Tensor:
-        with whole(self.down_proj) as weight:
+        with dequantized(self.down_proj) as weight:
             return grouped_matmul(h_NF, weight, counts_E)
 
 
@@ -196,9 +196,9 @@ class _Again:
 
 
 @contextmanager
-def whole(quantised: QuantisedWeight) -> Iterator[Tensor]:
-    """Give the weight in full for the operations inside; for their backward pass only its quantised form is kept."""
-    weight = quantised.dequantise().view(quantised.shape)
+def dequantized(quantized: QuantizedWeight) -> Iterator[Tensor]:
+    """Yield the weight dequantized for the operations inside; their backward pass keeps only its quantized form."""
+    weight = quantized.dequantize().view(quantized.shape)
     storage = weight.untyped_storage().data_ptr()
 
     def pack(saved: Tensor) -> Tensor | _Again:
@@ -213,8 +213,8 @@ def whole(quantised: QuantisedWeight) -> Iterator[Tensor]:
         count = prod(kept.size)
         start, stop = kept.offset, kept.offset + count
         if start % BLOCK or stop % BLOCK:
-            start, stop = 0, prod(quantised.shape)
-        return quantised.dequantise(start, stop).as_strided(kept.size, kept.stride, kept.offset - start)
+            start, stop = 0, prod(quantized.shape)
+        return quantized.dequantize(start, stop).as_strided(kept.size, kept.stride, kept.offset - start)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield weight

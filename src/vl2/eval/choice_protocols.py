@@ -9,7 +9,7 @@ from vl2.data.convert.conversation import OPTION_LETTER
 from vl2.eval.asking import ask_letter, lettered, letters
 from vl2.eval.score.exact import exact_match
 from vl2.eval.score.multiple_choice import lmms_eval_letter, mmbench_letter, vlmevalkit_letter
-from vl2.eval.task import Item, JudgeRule, Mark, Result, Way, mean_score
+from vl2.eval.task import Item, JudgeRule, Protocol, Result, Score, mean_score
 from vl2.infer.prompts import Messages, user_message
 
 SELECT = "Please select the correct answer from the options above. \n"
@@ -55,16 +55,16 @@ def ask_with_options(suffix: str, *, is_stripped: bool = True) -> Callable[[Item
     return ask
 
 
-def mark_letter(read: Read, *, asks_judge: bool = False) -> Callable[[Item, str], Mark]:
+def score_letter(read: Read, *, asks_judge: bool = False) -> Callable[[Item, str], Score]:
     """Return what compares the letter that an extractor reads with the gold one."""
 
-    def mark(item: Item, answer: str) -> Mark:
+    def score(item: Item, answer: str) -> Score:
         if not item.options and len(str(item.gold)) != 1:
-            return Mark(score=exact_match(answer, [str(item.gold)]), read=answer)
+            return Score(value=exact_match(answer, [str(item.gold)]), read=answer)
         said = read(answer.rstrip("."), choices_of(item))
-        return Mark(score=float(said != "" and said == item.gold), read=said, is_undecided=asks_judge and not said)
+        return Score(value=float(said != "" and said == item.gold), read=said, is_undecided=asks_judge and not said)
 
-    return mark
+    return score
 
 
 def choices_of(item: Item) -> dict[str, str]:
@@ -86,47 +86,47 @@ def judge_by_letter(choices: Callable[[Item], dict[str, str]], gold: Callable[[I
             f"Question: {item.question}\n{options}\n\nAnswer: {answer}"
         )
 
-    def mark(item: Item, reply: str) -> Mark:
+    def score(item: Item, reply: str) -> Score:
         said = vlmevalkit_letter(reply, {**choices(item), "Z": "none of them"})
-        return Mark(score=float(said != "" and said == gold(item)), read=f"{said or 'Z'} (judge)")
+        return Score(value=float(said != "" and said == gold(item)), read=f"{said or 'Z'} (judge)")
 
-    return JudgeRule(prompt=prompt, mark=mark)
+    return JudgeRule(prompt=prompt, score=score)
 
 
 JUDGE = judge_by_letter(choices_of, lambda item: str(item.gold))
 
-VLMEVALKIT = Way(
+VLMEVALKIT = Protocol(
     messages=ask_vlmevalkit,
-    mark=mark_letter(vlmevalkit_letter, asks_judge=True),
+    score=score_letter(vlmevalkit_letter, asks_judge=True),
     says=VLMEVALKIT_SAYS,
     max_new_tokens=MAX_NEW_TOKENS,
     judge=JUDGE,
 )
 # The paper prints no prompt for these. This is the model's own short form, read by the same rule.
-PAPER = Way(
+PAPER = Protocol(
     messages=ask_letter,
-    mark=mark_letter(vlmevalkit_letter),
+    score=score_letter(vlmevalkit_letter),
     says="The only letter among the words, near the end, else the only option that is named.",
     max_new_tokens=64,
 )
 
 
-mark_lmms_letter = mark_letter(lambda answer, choices: lmms_eval_letter(answer, list(choices)[:4]))
+score_lmms_letter = score_letter(lambda answer, choices: lmms_eval_letter(answer, list(choices)[:4]))
 
 
-def lmms_eval_way(suffix: str, *, max_new_tokens: int = 16) -> Way:
-    return Way(
+def lmms_eval_protocol(suffix: str, *, max_new_tokens: int = 16) -> Protocol:
+    return Protocol(
         messages=ask_with_options(suffix),
-        mark=mark_lmms_letter,
+        score=score_lmms_letter,
         says="lmms-eval's shared extractor: the letter in the most trusted form.",
         max_new_tokens=max_new_tokens,
     )
 
 
-def lmms_mmbench_way(instruction: str = OPTION_LETTER, *, max_new_tokens: int) -> Way:
-    return Way(
+def lmms_mmbench_protocol(instruction: str = OPTION_LETTER, *, max_new_tokens: int) -> Protocol:
+    return Protocol(
         messages=lambda item: ask_mmbench(item, instruction),
-        mark=mark_letter(mmbench_letter),
+        score=score_letter(mmbench_letter),
         says="lmms-eval's rule step: the only letter, bare or in a usual form, else the only option that is named.",
         max_new_tokens=max_new_tokens,
     )

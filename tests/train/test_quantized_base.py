@@ -18,15 +18,15 @@ from vl2.lora.peft_files import save_adapter
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2
 from vl2.model.moe import Experts
-from vl2.train.quantised_base import (
+from vl2.train.quantized_base import (
     NF4_VALUES,
     BaseKind,
     Int8Weight,
     NF4Weight,
-    QuantisedExperts,
-    QuantisedLinear,
+    QuantizedBaseExperts,
+    QuantizedBaseLinear,
     base_bytes,
-    quantise_base,
+    quantize_base,
 )
 
 KINDS: tuple[BaseKind, ...] = ("nf4", "int8")
@@ -41,14 +41,14 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def test_a_weight_comes_back_near_and_in_its_shape(kind: Any, worst: float, shape: tuple[int, ...]) -> None:
     weight = normal(*shape)
     held = kind(weight)
-    again = held.dequantise().view(held.shape)
+    again = held.dequantize().view(held.shape)
     assert again.shape == weight.shape
     assert (again - weight).norm() <= worst * weight.norm()
 
 
 def test_every_one_of_the_sixteen_values_comes_back_as_itself() -> None:
     weight = torch.tensor(NF4_VALUES).repeat(64) * 0.5
-    assert torch.allclose(NF4Weight(weight).dequantise(), weight, atol=1e-7)
+    assert torch.allclose(NF4Weight(weight).dequantize(), weight, atol=1e-7)
 
 
 def test_four_bits_take_little_more_than_four_bits() -> None:
@@ -60,42 +60,42 @@ def test_four_bits_take_little_more_than_four_bits() -> None:
 def test_a_stretch_is_the_same_stretch_of_the_whole() -> None:
     weight = normal(40, 5, 64)
     for held in (NF4Weight(weight), Int8Weight(weight)):
-        assert torch.equal(held.dequantise(3 * 320, 7 * 320), held.dequantise()[3 * 320 : 7 * 320])
+        assert torch.equal(held.dequantize(3 * 320, 7 * 320), held.dequantize()[3 * 320 : 7 * 320])
 
 
 def test_the_sixteen_values_lie_on_the_device_of_the_weight_and_in_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     held = NF4Weight(normal(40, 64))
-    expected = held.dequantise()
+    expected = held.dequantize()
     assert held.state_dict().keys() == {"codes", "scale_codes", "scale_scales", "scale_mean"}
 
     def refuse(*values: Any, **options: Any) -> Tensor:
         raise AssertionError("a tensor was made from the host's numbers")
 
     monkeypatch.setattr(torch, "tensor", refuse)
-    assert torch.equal(held.dequantise(), expected)
+    assert torch.equal(held.dequantize(), expected)
     moved = held.to("meta")
     assert moved.values.device.type == "meta"
-    assert moved.dequantise().device.type == "meta"
+    assert moved.dequantize().device.type == "meta"
 
 
 def test_a_large_weight_is_made_in_pieces_that_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = normal(48, 512)
-    expected = [kind(weight).dequantise() for kind in (NF4Weight, Int8Weight)]
-    monkeypatch.setattr("vl2.train.quantised_base.CHUNK", 1024)
+    expected = [kind(weight).dequantize() for kind in (NF4Weight, Int8Weight)]
+    monkeypatch.setattr("vl2.train.quantized_base.CHUNK", 1024)
     held = [kind(weight) for kind in (NF4Weight, Int8Weight)]
-    assert all(torch.equal(a.dequantise(), b) for a, b in zip(held, expected, strict=True))
+    assert all(torch.equal(a.dequantize(), b) for a, b in zip(held, expected, strict=True))
 
 
 def dequantised(model: VL2) -> VL2:
     """Put plain layers of the same weights in place of the quantised ones."""
     for name, module in list(model.named_modules()):
         parent, _, leaf = name.rpartition(".")
-        if isinstance(module, QuantisedLinear):
+        if isinstance(module, QuantizedBaseLinear):
             plain: nn.Module = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
             weights: dict[str, Any] = {"weight": module.weight}
             if module.bias is not None:
                 plain.get_parameter("bias").data = module.bias.data
-        elif isinstance(module, QuantisedExperts):
+        elif isinstance(module, QuantizedBaseExperts):
             E, two_F, D = module.gate_up_proj.shape
             plain, weights = (
                 Experts(E, D, two_F // 2),
@@ -104,7 +104,7 @@ def dequantised(model: VL2) -> VL2:
         else:
             continue
         for parameter, held in weights.items():
-            plain.get_parameter(parameter).data = held.dequantise().view(held.shape)
+            plain.get_parameter(parameter).data = held.dequantize().view(held.shape)
         setattr(model.get_submodule(parent), leaf, plain.requires_grad_(False))
     return model
 
@@ -116,8 +116,8 @@ def test_outputs_and_gradients_are_exactly_those_of_the_dequantised_weights(
     size: str, kind: BaseKind, dtype: torch.dtype
 ) -> None:
     held, plain = (adapted_model(size).to(dtype) for _ in range(2))
-    assert quantise_base(held, kind) > 10
-    quantise_base(plain, kind)
+    assert quantize_base(held, kind) > 10
+    quantize_base(plain, kind)
     dequantised(plain)
     batch = batch_of(size, "text", "tiled")
     outputs = []
@@ -136,23 +136,23 @@ def test_outputs_and_gradients_are_exactly_those_of_the_dequantised_weights(
 def test_the_quantised_layers_take_their_part_of_the_memory(kind: BaseKind, part: float) -> None:
     layers = [adapted_model("base").language.model.layers for _ in range(2)]
     wrapped = nn.ModuleDict({"language": nn.ModuleDict({"model": nn.ModuleDict({"layers": layers[1]})})})
-    quantise_base(wrapped, kind)
+    quantize_base(wrapped, kind)
     held = [sum(base_bytes(layer.base_layer) for _, layer in lora_layers(one)) for one in (layers[0], layers[1])]
     assert held[1] < part * held[0]
 
 
 def test_a_pass_keeps_no_weight_in_full_for_its_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model = adapted_model("base", LoRASpec(rank=4))
-    quantise_base(model, "nf4")
+    quantize_base(model, "nf4")
     made: list[weakref.ref[Any]] = []
-    original = NF4Weight.dequantise
+    original = NF4Weight.dequantize
 
     def watched(self: NF4Weight, start: int = 0, stop: int | None = None) -> Tensor:
         out = original(self, start, stop)
         made.append(weakref.ref(out.untyped_storage()))
         return out
 
-    monkeypatch.setattr(NF4Weight, "dequantise", watched)
+    monkeypatch.setattr(NF4Weight, "dequantize", watched)
     loss = model.train()(batch_of("base")).logits.square().mean()
     gc.collect()
     num_forward = len(made)
@@ -165,7 +165,7 @@ def test_a_pass_keeps_no_weight_in_full_for_its_backward_pass(monkeypatch: pytes
 def test_an_adapter_trained_on_a_quantised_base_is_saved_as_any_other(tmp_path: Any) -> None:
     model = adapted_model("small", EVERYTHING)
     save_adapter(model, tmp_path / "plain")
-    quantise_base(model, "nf4")
+    quantize_base(model, "nf4")
     save_adapter(model, tmp_path / "quantised")
     names = [(tmp_path / folder / "adapter_model.safetensors").read_bytes() for folder in ("plain", "quantised")]
     assert names[0] == names[1]
@@ -180,7 +180,7 @@ def test_eight_bits_are_nearer_to_the_whole_weights_than_four(size: str) -> None
     errors = []
     for kind in KINDS:
         model = base_model(size)
-        quantise_base(model, kind)
+        quantize_base(model, kind)
         errors.append((logits(model, batch)[batch.attention_mask] - whole).norm() / whole.norm())
     four_bits, eight_bits = errors
     assert eight_bits < four_bits / 2
@@ -189,4 +189,4 @@ def test_eight_bits_are_nearer_to_the_whole_weights_than_four(size: str) -> None
 
 def test_another_kind_is_refused() -> None:
     with pytest.raises(UserError, match="nf4, int8"):
-        quantise_base(base_model("tiny"), "fp4")  # type: ignore[arg-type]
+        quantize_base(base_model("tiny"), "fp4")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Which steps are not applied: without a token to train, or with a loss or gradient that is no number or a spike.
+"""Skip steps on loss spikes: those without a token to train, or whose loss or gradient is no number or a spike.
 
 A spike is far above what the run has had of late. "Far" is measured in median absolute deviations of a running window,
 so that the same setting fits a loss of 8 with large batches and one of 0.1 with small ones. Only accepted steps enter
@@ -22,7 +22,7 @@ _LEAST_SPREAD = 0.05  # of the median: a window of equal values would call any o
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuardOptions:
+class LossSpikeOptions:
     """When a step is discarded, and when the run gives up."""
 
     spike_factor: float = 20.0
@@ -42,10 +42,10 @@ class GuardOptions:
             )
 
 
-class Guard:
-    """Judges steps one after the other."""
+class LossSpikeSkip:
+    """Decides step by step whether to skip the update."""
 
-    def __init__(self, options: GuardOptions) -> None:
+    def __init__(self, options: LossSpikeOptions) -> None:
         self.options = options
         self.num_discarded = 0
         self.num_in_a_row = 0
