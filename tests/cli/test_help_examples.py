@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.drawn_examples import right_boxes
 from vl2.cli.parse import COMMANDS, DESCRIPTION, GROUPS, parse
 from vl2.eval.score.iou import iou
 
 ROOT = Path(__file__).parents[2]
-HOUSE_PX = (1, 101, 57, 155)  # the green house of examples/scene.png, by its pixels
 KINDS = {**COMMANDS, **{f"{group} {name}": kind for group, kinds in GROUPS.items() for name, kind in kinds.items()}}
 # Commands whose examples need data, time, a GPU or a port that a test does not have: they are read, and not run.
 NOT_RUN = ("serve", "bench", "quantize", "data", "eval run", "eval compare", "eval report", "train", "finetune", "plan")
@@ -104,7 +104,7 @@ def test_a_chat_about_a_scene(vl2) -> None:
 def test_a_thing_is_located_and_drawn(vl2) -> None:
     ran = vl2(*of("green house").arguments)
     *corners, _, _ = ran.out.splitlines()[0].split()
-    assert iou(tuple(map(float, corners)), HOUSE_PX) > 0.7
+    assert iou(tuple(map(float, corners)), right_boxes("scene", "green house")[0]) > 0.7
     assert Image.open("boxes.png").size == Image.open("examples/scene.png").size
 
 

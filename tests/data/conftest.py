@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import matplotlib
 import pytest
 
 from vl2.data.construct import fonts
@@ -11,8 +13,12 @@ from vl2.data.construct import fonts
 
 @pytest.fixture
 def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Draw with Pillow's own font, whatever this machine has: what is drawn depends on it, and whether in Chinese."""
-    monkeypatch.setattr(fonts, "font_folders", list)
+    """Draw with the fonts of Pillow and matplotlib, whatever else this machine has.
+
+    What is drawn depends on the fonts, and whether some of it is in Chinese.
+    """
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    monkeypatch.setattr(fonts, "font_folders", lambda: [folder])
     fonts.find_faces.cache_clear()
     yield
     fonts.find_faces.cache_clear()
