@@ -106,6 +106,16 @@ def test_fields_without_effect_are_named_and_change_nothing(server: LiveServer) 
     assert text_of(server, **ignored) == plain.json()["choices"][0]["message"]["content"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "value"), [({"": 1}, '""'), ({"a": 1, "": 1}, 'a, ""'), ({" ": 1}, "?"), ({"\t,": 1, "b ": 1}, "??, b?")]
+)
+def test_names_that_no_header_may_hold_are_told_all_the_same(
+    fields: dict[str, int], value: str, server: LiveServer
+) -> None:
+    answer = server.post(CHAT, {**HELLO, **fields})
+    assert (answer.status_code, answer.headers[IGNORED]) == (200, value)
+
+
 def test_the_header_is_bounded_whatever_the_names_are(server: LiveServer) -> None:
     answer = server.post(CHAT, {**HELLO, **{f"é{'x' * 5000}{i}": 1 for i in range(1000)}})
     assert answer.status_code == 200

@@ -29,7 +29,8 @@ _UNSAFE = re.compile(r"[^!-+\--~]")  # what is no printable ASCII, and the comma
 def note_ignored(body: BaseModel, request: Request) -> None:
     """Keep the names of ignored fields for the header. ApiError where the server is strict."""
     found = dict.fromkeys(itertools.islice(ignored_fields(body), 1000 * MAX_NAMED))
-    names = [_UNSAFE.sub("?", name)[:MAX_NAME_CHARS] for name in itertools.islice(found, MAX_NAMED)]
+    # A field may have no name at all; nothing at the end would leave a blank there, which no header may end with.
+    names = [_UNSAFE.sub("?", name)[:MAX_NAME_CHARS] or '""' for name in itertools.islice(found, MAX_NAMED)]
     if names and request.app.state.service.settings.strict:
         raise ApiError(
             400,
