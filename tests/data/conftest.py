@@ -19,6 +19,8 @@ def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     monkeypatch.setattr(fonts, "font_folders", lambda: [folder])
-    fonts.find_faces.cache_clear()
+    for kept in (fonts.find_faces, fonts.languages):
+        kept.cache_clear()
     yield
-    fonts.find_faces.cache_clear()
+    for kept in (fonts.find_faces, fonts.languages):
+        kept.cache_clear()
