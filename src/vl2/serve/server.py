@@ -29,6 +29,7 @@ from vl2.serve.service import Service
 HEAD_TIMEOUT_S = 15.0  # for the request line and the headers
 MAX_HEAD_BYTES = 16 << 10
 PIECE_BYTES = 2048  # of what many lines are in, taken at once: some three milliseconds of parsing
+FEEDER_REST = 3  # times what the last piece took
 MANY_LINES = 256  # of what came at once; a chunk of a body has two
 MAX_CONNECTIONS = 2048
 MIN_CONNECTIONS = 64
@@ -135,7 +136,8 @@ class BoundedProtocol(H11Protocol):
 class _Feeder:
     """Hands what came to connections a piece at a time, in turn, and lets others work between two pieces.
 
-    A body in chunks of one byte takes a second of parsing for each megabyte, which would be that of all others too.
+    A body in chunks of one byte takes a second of parsing for each megabyte, which would be that of all others too. It
+    rests three times as long as it worked: the engine's thread needs the interpreter's lock again and again.
     """
 
     _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, _Feeder]] = WeakKeyDictionary()
@@ -155,11 +157,13 @@ class _Feeder:
             asyncio.get_running_loop().call_soon(self._feed)
 
     def _feed(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         connection = self._waiting.popleft()
         if connection.feed():
             self._waiting.append(connection)
         if self._waiting:
-            asyncio.get_running_loop().call_soon(self._feed)
+            loop.call_later(FEEDER_REST * (loop.time() - began), self._feed)
 
 
 class GracefulServer(uvicorn.Server):
