@@ -260,19 +260,26 @@ def test_bodies_in_chunks_of_one_byte_leave_time_for_others(served: Served) -> N
     start += b"Transfer-Encoding: chunked\r\n\r\n"
     is_over = threading.Event()
 
-    def send() -> None:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+    def send(connection: socket.socket) -> None:
+        with suppress(OSError):
             connection.sendall(start)
             while not is_over.is_set():
                 connection.sendall(b"1\r\nx\r\n" * 5000)
 
     def work() -> None:
-        threads = [threading.Thread(target=send) for _ in range(30)]
-        for thread in threads:
-            thread.start()
-        time.sleep(4)
-        is_over.set()
-        for thread in threads:
-            thread.join()
+        with ExitStack() as stack:
+            connections = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=60)) for _ in range(30)
+            ]
+            threads = [threading.Thread(target=send, args=(connection,)) for connection in connections]
+            for thread in threads:
+                thread.start()
+            time.sleep(8)
+            is_over.set()
+            for connection in connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)  # also of one that waits until the server takes more
+            for thread in threads:
+                thread.join()
 
     served.hold(work)

@@ -36,6 +36,9 @@ MIN_CONNECTIONS = 64
 MORE_CONNECTIONS = 64  # for probes, where all others have requests under way
 CLOSED_AT_ONCE = 8  # an eighth of all: looking for them takes a while
 OTHER_FILES = 256  # that the process has open: the model's, pictures', connections to elsewhere
+# Connections that the system holds until they are taken, or as many as it allows. One that finds no room is tried again
+# a second later, whoever it is from.
+LISTEN_QUEUE = 4096
 BACKLOG = 512  # connections that are taken at once, before it can be seen that they are too many
 LAST_ACCEPTING_S = 0.1
 LAST_READING_S = 0.5
@@ -183,6 +186,8 @@ class GracefulServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop, self._listeners = asyncio.get_running_loop(), sockets or []
         await super().startup(sockets)
+        for listener in self._listeners:
+            listener.listen(LISTEN_QUEUE)
         log("ready", {"model": self._service.settings.name, "url": f"http://{_shown(sockets)}"})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
