@@ -14,6 +14,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,20 @@ class TextTooLong(UserError):
     def __init__(self, message: str, max_tokens: int) -> None:
         super().__init__(message)
         self.max_tokens = max_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBounds:
+    """What the tokens of a vocabulary hold at most.
+
+    `byte_shares` [256] is the part of a token that each value of a byte takes up at least: one by the length of the
+    longest token that has it. A token of n bytes has only bytes of shares up to 1/n, so the shares of all bytes of a
+    text sum to no more than its tokens. A byte that is no token by itself may be dropped, and counts nothing.
+    """
+
+    max_bytes: int
+    max_chars: int  # characters that begin in one token
+    byte_shares: NDArray[np.float64]
 
 
 class Tokenizer:
@@ -177,13 +192,13 @@ class Tokenizer:
         """Raise TextTooLong if the texts together must have more tokens than `max_tokens`. Costs next to nothing.
 
         A text that passes may still be too long; one that fits always passes. No token stands for more characters
-        than the longest one, which bounds their number; `_byte_shares` gives a closer bound.
+        than the longest one, which bounds their number; `byte_shares` give a closer bound.
         """
         texts = list(texts)
         num_chars = sum(map(len, texts))
         if num_chars <= max_tokens:
             return
-        max_chars = max_tokens * self._max_token_chars
+        max_chars = max_tokens * self.token_bounds.max_chars
         least = 0
         if num_chars <= max_chars:
             least = self._least_tokens(texts)
@@ -200,35 +215,25 @@ class Tokenizer:
         counts = np.zeros(256, dtype=np.int64)
         for text in texts:
             counts += np.bincount(np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8), minlength=256)
-        return math.ceil(float(counts @ self._byte_shares) - 1e-3)
+        return math.ceil(float(counts @ self.token_bounds.byte_shares) - 1e-3)
 
     @cached_property
-    def _byte_shares(self) -> NDArray[np.float64]:
-        """The part of a token that each value of a byte takes up at least: one by the longest token that has it.
-
-        A token of n bytes has only bytes of shares up to 1/n, so the shares of all bytes of a text sum to no more
-        than its tokens. A byte that is no token by itself may be dropped, and counts nothing.
-        """
-        longest, alone = np.zeros(256), np.zeros(256, dtype=bool)
-        for token in self._tokens:
-            values = list(set(token))
-            longest[values] = np.maximum(longest[values], len(token))
-            alone[values] |= len(token) == 1
-        return np.divide(1.0, longest, out=np.zeros(256), where=alone)
-
-    @cached_property
-    def _max_token_chars(self) -> int:
-        """The most characters that begin in one token."""
-        return max(sum(byte & 0xC0 != 0x80 for byte in token) for token in self._tokens)
-
-    @cached_property
-    def max_token_bytes(self) -> int:
-        """The length of the longest token."""
-        return max(map(len, self._tokens))
-
-    @property
-    def _tokens(self) -> list[bytes]:
-        return [token for id in range(self.num_ids) if (token := self.token_bytes(id, skip_special=False))]
+    def token_bounds(self) -> TokenBounds:
+        """Half a second's work for a large vocabulary, once."""
+        tokens = [token for id in range(self.num_ids) if (token := self.token_bytes(id, skip_special=False))]
+        lengths = np.array([len(token) for token in tokens])
+        values = np.frombuffer(b"".join(tokens), dtype=np.uint8)
+        starts = np.cumsum(lengths) - lengths
+        num_chars = np.add.reduceat(values & 0xC0 != 0x80, starts, dtype=np.int64)
+        longest = np.zeros(256)
+        np.maximum.at(longest, values, np.repeat(lengths, lengths))
+        is_token = np.zeros(256, dtype=bool)
+        is_token[values[starts[lengths == 1]]] = True
+        return TokenBounds(
+            max_bytes=int(lengths.max()),
+            max_chars=int(num_chars.max()),
+            byte_shares=np.divide(1.0, longest, out=np.zeros(256), where=is_token),
+        )
 
     @staticmethod
     def _encode_raw(raw: RawTokenizer, text: str) -> list[int]:

@@ -48,7 +48,7 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    text_bytes = backend.max_context * backend.processor.tokenizer.max_token_bytes * settings.limits.max_choices
+    text_bytes = backend.max_context * backend.processor.tokenizer.token_bounds.max_bytes * settings.limits.max_choices
     app.state.body_parser = BodyParser(
         max_depth=settings.limits.max_depth,
         max_json_bytes=BYTES_OF_BYTE * text_bytes + OTHER_JSON_BYTES,
