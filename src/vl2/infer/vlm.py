@@ -28,6 +28,7 @@ from vl2.infer.prompts import (
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.session import Session
+from vl2.malloc import tune_malloc
 from vl2.model import VL2
 from vl2.paths import local_path
 from vl2.process.grounding import Box
@@ -38,7 +39,6 @@ from vl2.process.tiling import Tiling
 from vl2.quant.config import form_of
 from vl2.weights import locate_checkpoint, save_model
 from vl2.weights.locate import BUILT_IN
-from vl2.weights.malloc_tuning import tune_malloc
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

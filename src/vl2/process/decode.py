@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from vl2.errors import UserError
-from vl2.process.foreign import foreign_format
+from vl2.process.not_pictures import describe_non_picture
 
 # Pictures only. Pillow also opens formats that start a program (EPS), are containers or have no signature.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
@@ -227,7 +227,7 @@ def _open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.Ima
         if kind == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
             _check_scans(data, name)
         return image
-    told = foreign_format(data)
+    told = describe_non_picture(data)
     if told is not None:
         refuse(name, f"it is not a picture in a known format: {told}")
     refuse(name, damage or f"it is not a picture in a known format (allowed: {', '.join(FORMATS)})")

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from vl2.errors import UserError
+from vl2.malloc import return_freed_memory
 from vl2.process.decode import ImageOptions, decoding_bytes, load_rgb, open_header, upright_size
-from vl2.process.freed_memory import return_freed_memory
 from vl2.process.tiles import make_tiles
 
 if sys.platform != "win32":

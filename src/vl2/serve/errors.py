@@ -120,7 +120,11 @@ _PICTURE_CODES = (
     ("cannot fetch ", "", "invalid_image_url"),
     ("cannot read image ", "its base64 data is damaged", "invalid_base64_image"),
     ("cannot read image ", "not a picture in a known format", "invalid_image_format"),
-    ("cannot read image ", "which is not read", "invalid_image_format"),  # and more that `foreign_format` tells apart
+    (
+        "cannot read image ",
+        "which is not read",
+        "invalid_image_format",
+    ),  # and more that `describe_non_picture` tells apart
     ("cannot read image ", "it is a PDF file", "invalid_image_format"),
     ("cannot read image ", "it is a ZIP archive", "invalid_image_format"),
     ("cannot read image ", "it is a web page", "invalid_image_format"),

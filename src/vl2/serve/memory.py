@@ -1,6 +1,6 @@
 """What large requests leave behind goes back to the system: the C library keeps freed memory, here by intention.
 
-Passes of the model allocate the same again and again, so the process keeps what they free (`malloc_tuning.py`). A body
+Passes of the model allocate the same again and again, so the process keeps what they free (`vl2.malloc`). A body
 of 60 MB, once, is not of that kind.
 """
 
@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 
-from vl2.process.freed_memory import return_freed_memory
+from vl2.malloc import return_freed_memory
 
 CHECK_S = 2.0
 GROWTH_BYTES = 96 << 20  # since the last time

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vl2.data.packed import Packed
 from vl2.data.record import CATEGORIES
+from vl2.malloc import tune_malloc
 from vl2.model import VL2
 from vl2.model.language import Hidden
 from vl2.train.attention_loss import AttentionLoss
@@ -31,7 +32,6 @@ from vl2.train.parts import Configured, freeze, parameter_groups
 from vl2.train.ranks import Ranks
 from vl2.train.shard import is_sharded
 from vl2.train.stage import Stage
-from vl2.weights.malloc_tuning import tune_malloc
 
 LENGTH_MULTIPLE = 64
 

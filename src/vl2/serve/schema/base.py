@@ -158,6 +158,20 @@ class Sampling(Lenient):
         )
 
 
+class ConversationRequest(Sampling):
+    """What chat completions and Responses have in common."""
+
+    # Beside OpenAI's: `<|det|>` lists that cannot be malformed.
+    well_formed_boxes: bool | None = False
+    metadata: Metadata | None = None
+    store: WithoutEffect
+    service_tier: ShortText | None = None
+    safety_identifier: ShortText | None = None
+    prompt_cache_key: ShortText | None = None
+    prompt_cache_retention: WithoutEffect
+    parallel_tool_calls: WithoutEffect
+
+
 class StreamOptions(Lenient):
     include_usage: bool | None = False
     include_obfuscation: WithoutEffect

@@ -9,14 +9,12 @@ from pydantic import Field
 
 from vl2.serve.schema.answer_format import ChatFormat
 from vl2.serve.schema.base import (
+    ConversationRequest,
     Count,
     Effort,
     Ignored,
     Lenient,
-    Metadata,
     NoTool,
-    Sampling,
-    ShortText,
     Stop,
     StreamOptions,
     TextOnly,
@@ -104,7 +102,7 @@ def _answer(content: Content, calls: Sequence[str]) -> Content:
     return [*content, *({"type": "text", "text": call} for call in calls)]
 
 
-class ChatRequest(Sampling):
+class ChatRequest(ConversationRequest):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
@@ -114,15 +112,6 @@ class ChatRequest(Sampling):
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ChatFormat | None = None
-    # Beside OpenAI's: `<|det|>` lists that cannot be malformed.
-    well_formed_boxes: bool | None = False
-    metadata: Metadata | None = None
-    store: WithoutEffect
-    service_tier: ShortText | None = None
-    safety_identifier: ShortText | None = None
-    prompt_cache_key: ShortText | None = None
-    prompt_cache_retention: WithoutEffect
-    parallel_tool_calls: WithoutEffect
     prediction: WithoutEffect
     modalities: TextOnly
     tool_choice: NoTool

@@ -9,13 +9,11 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from vl2.serve.schema.answer_format import ResponsesFormat
 from vl2.serve.schema.base import (
+    ConversationRequest,
     Count,
     IgnoredUnless,
     Lenient,
-    Metadata,
     NoTool,
-    Sampling,
-    ShortText,
     StreamOptions,
     Tools,
     Unsupported,
@@ -118,21 +116,12 @@ def _check_background(value: Any) -> Any:
     return value
 
 
-class ResponsesRequest(Sampling):
+class ResponsesRequest(ConversationRequest):
     input: Text | Annotated[list[Item], Field(min_length=1)]
     instructions: Text | None = None
     max_output_tokens: Count | None = None
     text: TextOptions | None = None
     stream_options: StreamOptions | None = None
-    # Beside OpenAI's.
-    well_formed_boxes: bool | None = False
-    metadata: Metadata | None = None
-    store: WithoutEffect
-    service_tier: ShortText | None = None
-    safety_identifier: ShortText | None = None
-    prompt_cache_key: ShortText | None = None
-    prompt_cache_retention: WithoutEffect
-    parallel_tool_calls: WithoutEffect
     max_tool_calls: WithoutEffect
     background: Annotated[Any, AfterValidator(_check_background), Field(default=None)]
     conversation: Unsupported

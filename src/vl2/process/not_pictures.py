@@ -6,7 +6,7 @@ _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 _TO_PICTURE = "convert it to JPEG or PNG first"
 
 
-def foreign_format(data: bytes) -> str | None:
+def describe_non_picture(data: bytes) -> str | None:
     """Say what a file is that is no picture in a known format, and what to do; None where it cannot be told."""
     head = data[:1024]
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
