@@ -22,7 +22,7 @@ from vl2.serve.server import BoundedProtocol
 from vl2.serve.settings import ServerSettings
 
 from .live_server import LiveServer, serving, wait_for
-from .pictures import user
+from .pictures import data_url, png, user
 
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "nano", "messages": [user("Hello")]}
@@ -265,3 +265,21 @@ def test_a_server_that_others_can_reach_needs_a_key_or_to_be_told_otherwise(host
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_a_server_on_the_loopback_needs_none(host: str) -> None:
     ServerSettings(name="nano", host=host)
+
+
+def test_prompts_with_the_same_pictures_open_them_once_and_wait_for_no_memory_of_their_own(
+    backend: ScriptedBackend,
+) -> None:
+    side = backend.processor.config.tile_px
+    one_tile = 4 * 3 * side**2
+    body = {"model": "nano", "prompt": ["<image> One", "Two <image>", "<image>"], "images": [data_url(png(50, 50))]}
+    with serving(backend, ServerSettings(name="nano", max_kept_bytes=2 * one_tile)) as live:
+        answer = httpx.post(live.url + "/v1/completions", json=body, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["choices"]) == 3
+
+
+def test_each_of_several_prompts_must_have_the_pictures(live: LiveServer) -> None:
+    body = {"model": "nano", "prompt": ["<image> One", "Two"], "images": [data_url(png(50, 50))]}
+    answer = live.post("/v1/completions", body)
+    assert (answer.status_code, "0 <image> in the text, but 1 image" in answer.text) == (400, True), answer.text

@@ -21,7 +21,7 @@ from vl2.errors import UserError
 from vl2.infer.vlm import VLM
 from vl2.process.decode import ImageOptions, decoding_bytes
 from vl2.process.processor import Processor
-from vl2.serve.decoders import CutPicture, DecodeLimits, Decoders, Look, Picture
+from vl2.serve.decoders import DecodeLimits, Decoders, Picture, PictureHeader, TiledPicture
 from vl2.serve.images import ImageLoader
 from vl2.serve.settings import ServerSettings
 
@@ -38,13 +38,13 @@ def picture(data: bytes, name: str = "x") -> Picture:
     return Picture(name=name, load=lambda: data)
 
 
-async def look(decoders: Decoders, data: bytes) -> Look:
-    return await decoders.look(picture(data), OPTIONS, "client", len(data))
+async def read_header(decoders: Decoders, data: bytes) -> PictureHeader:
+    return await decoders.read_header(picture(data), OPTIONS, "client", len(data))
 
 
-async def cut(decoders: Decoders, data: bytes, *, has_whole: bool = False) -> CutPicture:
-    found = await look(decoders, data)
-    return await decoders.cut(
+async def decode_tiles(decoders: Decoders, data: bytes, *, has_whole: bool = False) -> TiledPicture:
+    found = await read_header(decoders, data)
+    return await decoders.decode_tiles(
         picture(data), found, (1, 1), tile_px=56, color=(1, 2, 3), has_whole=has_whole, options=OPTIONS, client="client"
     )
 
@@ -77,12 +77,12 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         await asyncio.sleep(0.02)
 
 
-class FreePlace:
-    """A place with room for everything."""
+class FreeAdmission:
+    """An admission with room for everything."""
 
     num_bytes = 0
 
-    async def keep(self, num_bytes: int) -> None:
+    async def reserve_memory(self, num_bytes: int) -> None:
         self.num_bytes = num_bytes
 
 
@@ -120,13 +120,13 @@ def test_processes_give_the_bits_that_the_processor_does(
 ) -> None:
     processor: Processor = nano.processor.with_tiling(tiling)
     expected = processor.prepare_images([[VARIED[name] for name in message] for message in messages])
-    place = FreePlace()
+    admission = FreeAdmission()
 
     async def main() -> None:
         loader = ImageLoader(ServerSettings(name="nano"), processor, needs_whole=True)
         try:
             sources = [[data_url(VARIED[name]) for name in message] for message in messages]
-            loaded = await loader.load(sources, "client", place)
+            loaded = await loader.load(sources, "client", admission)
         finally:
             loader.stop()
         assert torch.equal(loaded.prepared.tiles, expected.tiles)
@@ -140,7 +140,7 @@ def test_processes_give_the_bits_that_the_processor_does(
         assert [whole.tobytes() for whole in loaded.whole] == [whole.tobytes() for whole in opened]
 
     asyncio.run(main())
-    assert place.num_bytes >= 4 * expected.tiles.numel() or "turned behind its pixels" in str(messages)
+    assert admission.num_bytes >= 4 * expected.tiles.numel() or "turned behind its pixels" in str(messages)
 
 
 def test_a_process_that_decodes_imports_no_pytorch() -> None:
@@ -152,12 +152,12 @@ def test_a_process_that_decodes_imports_no_pytorch() -> None:
 @POSIX
 def test_a_picture_that_takes_too_much_of_the_processor_is_refused_and_others_are_not() -> None:
     async def work(decoders: Decoders) -> None:
-        slow = asyncio.create_task(cut(decoders, pictures.ppm_of_odd_depth(2500, 2500)))
-        others = [asyncio.create_task(cut(decoders, GOOD)) for _ in range(4)]
+        slow = asyncio.create_task(decode_tiles(decoders, pictures.ppm_of_odd_depth(2500, 2500)))
+        others = [asyncio.create_task(decode_tiles(decoders, GOOD)) for _ in range(4)]
         with pytest.raises(UserError, match="cannot read image x: decoding it takes more than 1 s of the processor"):
             await slow
         assert len({(await other).pixels.tobytes() for other in others}) == 1
-        assert (await cut(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
+        assert (await decode_tiles(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
 
     run(work, cpu_s=1.0)
 
@@ -165,9 +165,9 @@ def test_a_picture_that_takes_too_much_of_the_processor_is_refused_and_others_ar
 def test_a_picture_is_not_waited_for_beyond_the_deadline() -> None:
     async def work(decoders: Decoders) -> None:
         with pytest.raises(UserError, match="it was not decoded within 1 s"):
-            await cut(decoders, pictures.ppm_of_odd_depth(2500, 2500))
+            await decode_tiles(decoders, pictures.ppm_of_odd_depth(2500, 2500))
         decoders.limits = DecodeLimits(memory_bytes=640 << 20, cpu_s=30.0, timeout_s=120.0)
-        assert (await cut(decoders, GOOD)).size == Image.open(EXAMPLES / "line.png").size
+        assert (await decode_tiles(decoders, GOOD)).size == Image.open(EXAMPLES / "line.png").size
 
     run(work, timeout_s=1.0)
 
@@ -177,13 +177,13 @@ def test_a_picture_that_takes_more_memory_than_its_header_said_is_refused() -> N
     async def work(decoders: Decoders) -> None:
         (pid,) = decoders.process_ids
         data = pictures.flat_png(6000, 5000, color_type=6)
-        lie = Look(size=(6000, 5000), decoding_bytes=20 << 20)
+        lie = PictureHeader(size=(6000, 5000), decoding_bytes=20 << 20)
         with pytest.raises(UserError, match="cannot read image x: there is not enough memory to decode it"):
-            await decoders.cut(
+            await decoders.decode_tiles(
                 picture(data), lie, (1, 1), tile_px=56, color=(0, 0, 0), has_whole=False, options=OPTIONS, client="a"
             )
         assert is_running(pid), "it failed for itself alone"
-        assert (await cut(decoders, data)).size == (6000, 5000)
+        assert (await decode_tiles(decoders, data)).size == (6000, 5000)
 
     run(work)
 
@@ -192,7 +192,7 @@ def test_a_picture_that_takes_more_than_all_memory_for_decoding_is_refused_by_it
     async def work(decoders: Decoders) -> None:
         for data in (pictures.flat_png(2000, 2000), pictures.flat_png(1, 1_000_000)):
             with pytest.raises(UserError, match="memory, more than the limit of 50 MiB"):
-                await look(decoders, data)
+                await read_header(decoders, data)
 
     run(work, memory_bytes=50 << 20)
 
@@ -219,8 +219,8 @@ LARGE = {
 def test_the_header_of_a_large_webp_is_read_although_its_decoder_asks_for_both_frames_at_once() -> None:
     async def work(decoders: Decoders) -> None:
         data = pictures.flat("RGB", 8000, 5000, "WEBP", method=0)
-        assert (await look(decoders, data)).size == (8000, 5000)
-        assert (await cut(decoders, data)).size == (8000, 5000)
+        assert (await read_header(decoders, data)).size == (8000, 5000)
+        assert (await decode_tiles(decoders, data)).size == (8000, 5000)
 
     run(work, memory_bytes=ServerSettings.max_decoding_bytes)
 
@@ -240,13 +240,15 @@ def test_what_is_taken_to_be_needed_for_decoding_is_enough_and_is_not_exceeded(k
 
     async def work(decoders: Decoders) -> None:
         (pid,) = decoders.process_ids
-        await cut(decoders, GOOD)
+        await decode_tiles(decoders, GOOD)
         before = psutil.Process(pid).memory_info().rss
-        found = await cut(decoders, data, has_whole=False)  # in a process that may have no more addresses than that
+        found = await decode_tiles(
+            decoders, data, has_whole=False
+        )  # in a process that may have no more addresses than that
         assert found.size == (3000, 3000)
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         peak = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
-        assert peak - before < (await look(decoders, data)).decoding_bytes
+        assert peak - before < (await read_header(decoders, data)).decoding_bytes
 
     run(work)
 
@@ -254,17 +256,17 @@ def test_what_is_taken_to_be_needed_for_decoding_is_enough_and_is_not_exceeded(k
 def test_a_process_that_dies_takes_one_picture_with_it() -> None:
     async def work(decoders: Decoders) -> None:
         (pid,) = decoders.process_ids
-        slow = asyncio.create_task(cut(decoders, pictures.ppm_of_odd_depth(2500, 2500)))
+        slow = asyncio.create_task(decode_tiles(decoders, pictures.ppm_of_odd_depth(2500, 2500)))
         await until(lambda: psutil.Process(pid).cpu_times().user > 0.5)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(UserError, match="or fails"):
             await slow
-        assert (await cut(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
+        assert (await decode_tiles(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
         # One that died while nobody needed it is noticed too.
         for idle in decoders.process_ids:
             os.kill(idle, signal.SIGKILL)
         await until(lambda: not any(map(is_running, decoders.process_ids)))
-        assert (await cut(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
+        assert (await decode_tiles(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
 
     run(work)
 
@@ -274,7 +276,7 @@ def test_a_process_knows_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VL2_API_KEY", "very-secret")
 
     async def work(decoders: Decoders) -> None:
-        await cut(decoders, GOOD)
+        await decode_tiles(decoders, GOOD)
         (pid,) = decoders.process_ids
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         assert b"PATH=" in environment
@@ -287,7 +289,7 @@ def test_who_no_longer_waits_ends_the_work_and_gives_back_what_it_took() -> None
     async def work(decoders: Decoders) -> None:
         (pid,) = decoders.process_ids
         data = pictures.ppm_of_odd_depth(2500, 2500)
-        tasks = [asyncio.create_task(cut(decoders, data)) for _ in range(12)]
+        tasks = [asyncio.create_task(decode_tiles(decoders, data)) for _ in range(12)]
         await until(lambda: decoders.num_waiting > 0 and psutil.Process(pid).cpu_times().user > 0.5)
         for task in tasks:
             task.cancel()
@@ -295,7 +297,7 @@ def test_who_no_longer_waits_ends_the_work_and_gives_back_what_it_took() -> None
         assert decoders.num_waiting == 0
         assert decoders.memory.num_taken == 0
         await until(lambda: not is_running(pid))
-        assert (await cut(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
+        assert (await decode_tiles(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
 
     run(work)
 
@@ -305,12 +307,12 @@ def test_pictures_together_take_no_more_memory_than_there_is_for_all() -> None:
 
     async def work(decoders: Decoders) -> None:
         most = 0
-        tasks = [asyncio.create_task(cut(decoders, data)) for _ in range(6)]
+        tasks = [asyncio.create_task(decode_tiles(decoders, data)) for _ in range(6)]
         while not all(task.done() for task in tasks):
             most = max(most, decoders.memory.num_taken)
             await asyncio.sleep(0.002)
         assert {task.result().size for task in tasks} == {(2000, 2000)}
-        needed = (await look(decoders, data)).decoding_bytes
+        needed = (await read_header(decoders, data)).decoding_bytes
         assert needed <= most <= 70 << 20 < 2 * needed
 
     run(work, memory_bytes=70 << 20)
@@ -319,13 +321,13 @@ def test_pictures_together_take_no_more_memory_than_there_is_for_all() -> None:
 def test_after_the_end_nothing_runs_and_nothing_starts() -> None:
     async def work(decoders: Decoders) -> None:
         pids = decoders.process_ids
-        slow = asyncio.create_task(cut(decoders, pictures.ppm_of_odd_depth(2500, 2500)))
+        slow = asyncio.create_task(decode_tiles(decoders, pictures.ppm_of_odd_depth(2500, 2500)))
         await until(lambda: psutil.Process(pids[0]).cpu_times().user > 0.5)
         decoders.stop()
         for _ in range(2):
             with pytest.raises(UserError, match="the server"):
                 await slow
-            slow = asyncio.create_task(cut(decoders, GOOD))
+            slow = asyncio.create_task(decode_tiles(decoders, GOOD))
         with pytest.raises(UserError, match="the server"):
             await slow
         await until(lambda: not any(map(is_running, pids)))

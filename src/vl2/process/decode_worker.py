@@ -96,7 +96,7 @@ def main() -> None:
 def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[bytes]]:
     name, options = head["name"], ImageOptions(**head["options"])
     image = open_header(data, name, options)
-    if head["kind"] == "look":
+    if head["kind"] == "header":
         return {"size": upright_size(image, options), "decoding_bytes": decoding_bytes(image, len(data))}, []
     rgb = load_rgb(image, name, options)
     del image
@@ -107,7 +107,7 @@ def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[byt
 
 def _num_untouched(head: dict[str, Any], data: bytes) -> int:
     """Return for how many bytes a decoder asks as it opens a file, and does not use yet: a WebP's two frames."""
-    return 8 * int(head["options"]["max_pixels"]) if head["kind"] == "look" and data[8:12] == b"WEBP" else 0
+    return 8 * int(head["options"]["max_pixels"]) if head["kind"] == "header" and data[8:12] == b"WEBP" else 0
 
 
 def _give_way() -> None:

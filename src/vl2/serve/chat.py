@@ -39,8 +39,8 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     ]
     client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
-        place = await resources.enter_async_context(service.place(client))
-        prompt = await service.prepare_chat(body.turns(), place)
+        admission = await resources.enter_async_context(service.admission(client))
+        prompt = await service.prepare_chat(body.turns(), admission)
         answers = await service.open(
             [prompt] * num_choices,
             options,

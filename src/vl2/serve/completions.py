@@ -42,8 +42,8 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     ]
     client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
-        place = await resources.enter_async_context(service.place(client))
-        prepared = [await service.prepare_prompt(prompt, body.images or (), place) for prompt in prompts]
+        admission = await resources.enter_async_context(service.admission(client))
+        prepared = await service.prepare_prompts(prompts, body.images or (), admission)
         answers = await service.open(
             [prompt for prompt in prepared for _ in made],
             made * len(prepared),

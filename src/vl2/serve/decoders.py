@@ -62,7 +62,7 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class PictureHeader:
     """What a picture's header says."""
 
     size: Size  # upright, unless the orientation is told behind the pixels
@@ -70,7 +70,7 @@ class Look:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutPicture:
+class TiledPicture:
     """A picture as tiles."""
 
     size: Size  # upright
@@ -113,20 +113,22 @@ class Decoders:
     def num_waiting(self) -> int:
         return self.memory.num_waiting + self._places.num_waiting
 
-    async def look(self, picture: Picture, options: ImageOptions, client: str, num_file_bytes: int) -> Look:
+    async def read_header(
+        self, picture: Picture, options: ImageOptions, client: str, num_file_bytes: int
+    ) -> PictureHeader:
         """Return what the header of a picture says. UserError for what is none, or exceeds a limit."""
         memory_bytes = reading_bytes(num_file_bytes)
-        head, _ = await self._ask(picture, {"kind": "look"}, options, client, memory_bytes)
-        look = Look(size=tuple(head["size"]), decoding_bytes=head["decoding_bytes"])
-        if look.decoding_bytes > self.limits.memory_bytes:
-            most, needed = self.limits.memory_bytes >> 20, look.decoding_bytes >> 20
+        head, _ = await self._ask(picture, {"kind": "header"}, options, client, memory_bytes)
+        header = PictureHeader(size=tuple(head["size"]), decoding_bytes=head["decoding_bytes"])
+        if header.decoding_bytes > self.limits.memory_bytes:
+            most, needed = self.limits.memory_bytes >> 20, header.decoding_bytes >> 20
             refuse(picture.name, f"decoding it takes up to {needed} MiB of memory, more than the limit of {most} MiB")
-        return look
+        return header
 
-    async def cut(
+    async def decode_tiles(
         self,
         picture: Picture,
-        look: Look,
+        header: PictureHeader,
         grid: Grid,
         *,
         tile_px: int,
@@ -134,16 +136,16 @@ class Decoders:
         has_whole: bool,
         options: ImageOptions,
         client: str,
-    ) -> CutPicture:
+    ) -> TiledPicture:
         """Return the tiles of a picture, with `has_whole` the picture too."""
-        asked = {"kind": "cut", "grid": grid, "tile_px": tile_px, "color": color, "whole": has_whole}
-        head, body = await self._ask(picture, asked, options, client, look.decoding_bytes)
+        asked = {"kind": "tiles", "grid": grid, "tile_px": tile_px, "color": color, "whole": has_whole}
+        head, body = await self._ask(picture, asked, options, client, header.decoding_bytes)
         width, height = head["size"]
         num_bytes = head["num_tiles"] * tile_px**2 * 3
         assert len(body) == num_bytes + (width * height * 3 if has_whole else 0), "a picture came back in part"
         pixels = np.frombuffer(body, np.uint8, num_bytes).reshape(-1, tile_px, tile_px, 3)
         whole = Image.frombytes("RGB", (width, height), memoryview(body)[num_bytes:]) if has_whole else None
-        return CutPicture(size=(width, height), pixels=pixels, whole=whole)
+        return TiledPicture(size=(width, height), pixels=pixels, whole=whole)
 
     async def _ask(
         self, picture: Picture, asked: dict[str, Any], options: ImageOptions, client: str, memory_bytes: int

@@ -23,7 +23,7 @@ from vl2.process.decode import refuse
 from vl2.process.fetch import Cancellation, fetch
 from vl2.process.image import describe_source, read_source
 from vl2.process.processor import PreparedImages, Processor
-from vl2.serve.decoders import CutPicture, DecodeLimits, Decoders, Look, Picture
+from vl2.serve.decoders import DecodeLimits, Decoders, Picture, PictureHeader, TiledPicture
 from vl2.serve.fair_semaphore import FairSemaphore
 from vl2.serve.settings import ServerSettings
 
@@ -43,10 +43,10 @@ class Source:
     data: bytes | str
 
 
-class Place(Protocol):
+class Admission(Protocol):
     """What a request holds until its answer is complete."""
 
-    async def keep(self, num_bytes: int) -> None:
+    async def reserve_memory(self, num_bytes: int) -> None:
         """Wait until so much memory is free for its pictures."""
 
 
@@ -87,11 +87,11 @@ class ImageLoader:
         for threads in (self._readers, self._threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    async def load(self, messages: Sequence[Sequence[str]], client: str, place: Place) -> LoadedImages:
+    async def load(self, messages: Sequence[Sequence[str]], client: str, admission: Admission) -> LoadedImages:
         """Return the pictures of each message, cut into tiles.
 
-        UserError names the first that cannot be had, is none, or is too large. What their tiles take in memory is taken
-        from the `place` of the request. Cancelling ends the work wherever it is.
+        UserError names the first that cannot be had, is none, or is too large. What their tiles take in memory is
+        reserved by the `admission` of the request. Cancelling ends the work wherever it is.
         """
         sources = [source for message in messages for source in message]
         most = self._limits.max_images
@@ -103,13 +103,13 @@ class ImageLoader:
         async with self._read_bytes.hold(client, read_bytes):
             found = await self._read_all(sources) if num_elsewhere else _data_urls(sources)
             pictures = [Picture(name=source.name, load=self._loader_of(source)) for source in found]
-            looks = await self._look_at(found, pictures, client)
-            cuts = await self._cut(messages, pictures, looks, client, place)
-        sizes = [cut.size for cut in cuts]
+            headers = await self._read_headers(found, pictures, client)
+            tiled = await self._tile(messages, pictures, headers, client, admission)
+        sizes = [picture.size for picture in tiled]
         grids = self._processor.choose_grids(_by_message(sizes, messages))
-        pixels = [cut.pixels for cut in cuts]
-        whole = tuple(cut.whole for cut in cuts if cut.whole is not None)
-        del cuts
+        pixels = [picture.pixels for picture in tiled]
+        whole = tuple(picture.whole for picture in tiled if picture.whole is not None)
+        del tiled
         prepared = await asyncio.get_running_loop().run_in_executor(
             self._threads, lambda: self._processor.prepare_pixels(np.concatenate(pixels), grids, sizes)
         )
@@ -119,38 +119,40 @@ class ImageLoader:
         data = source.data
         return (lambda: data) if isinstance(data, bytes) else (lambda: read_source(data, self._options))
 
-    async def _look_at(self, found: Sequence[Source], pictures: Sequence[Picture], client: str) -> list[Look]:
-        limits, looks = self._limits, []
+    async def _read_headers(
+        self, found: Sequence[Source], pictures: Sequence[Picture], client: str
+    ) -> list[PictureHeader]:
+        limits, headers = self._limits, []
         pixels_left = limits.max_request_pixels
         for source, picture in zip(found, pictures, strict=True):
             if pixels_left < 1:
                 raise UserError(f"the images of the request have more than {limits.max_request_pixels} pixels")
             options = replace(self._options, max_pixels=min(limits.max_image_pixels, pixels_left))
-            looks.append(await self.decoders.look(picture, options, client, len(source.data)))
-            pixels_left -= looks[-1].size[0] * looks[-1].size[1]
-        return looks
+            headers.append(await self.decoders.read_header(picture, options, client, len(source.data)))
+            pixels_left -= headers[-1].size[0] * headers[-1].size[1]
+        return headers
 
-    async def _cut(
+    async def _tile(
         self,
         messages: Sequence[Sequence[str]],
         pictures: Sequence[Picture],
-        looks: Sequence[Look],
+        headers: Sequence[PictureHeader],
         client: str,
-        place: Place,
-    ) -> list[CutPicture]:
+        admission: Admission,
+    ) -> list[TiledPicture]:
         config = self._processor.config
-        sizes = [look.size for look in looks]
+        sizes = [header.size for header in headers]
         grids = self._processor.choose_grids(_by_message(sizes, messages))
         num_floats = sum(map(num_tiles, grids)) * 3 * config.tile_px**2
         num_pixels = sum(width * height for width, height in sizes) if self._needs_whole else 0
-        await place.keep(4 * (num_floats + num_pixels))
+        await admission.reserve_memory(4 * (num_floats + num_pixels))
         options = replace(self._options, max_pixels=self._limits.max_image_pixels)
-        cuts: list[CutPicture | None] = [None] * len(pictures)
-        while None in cuts:
-            for index, (picture, look) in enumerate(zip(pictures, looks, strict=True)):
-                cuts[index] = cuts[index] or await self.decoders.cut(
+        tiled: list[TiledPicture | None] = [None] * len(pictures)
+        while None in tiled:
+            for index, (picture, header) in enumerate(zip(pictures, headers, strict=True)):
+                tiled[index] = tiled[index] or await self.decoders.decode_tiles(
                     picture,
-                    look,
+                    header,
                     grids[index],
                     tile_px=config.tile_px,
                     color=config.padding_colour,
@@ -160,11 +162,11 @@ class ImageLoader:
                 )
             # Where a picture turned out to be turned, it may be cut otherwise, and others with it.
             true_grids = self._processor.choose_grids(
-                _by_message([cut.size for cut in cuts if cut is not None], messages)
+                _by_message([made.size for made in tiled if made is not None], messages)
             )
-            cuts = [cut if grid == true else None for cut, grid, true in zip(cuts, grids, true_grids, strict=True)]
+            tiled = [made if grid == true else None for made, grid, true in zip(tiled, grids, true_grids, strict=True)]
             grids = true_grids
-        return [cut for cut in cuts if cut is not None]
+        return [made for made in tiled if made is not None]
 
     async def _read_all(self, sources: Sequence[str]) -> list[Source]:
         cancellation = Cancellation()

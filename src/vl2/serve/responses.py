@@ -38,8 +38,8 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     )
     client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
-        place = await resources.enter_async_context(service.place(client))
-        prompt = await service.prepare_chat(body.turns(), place)
+        admission = await resources.enter_async_context(service.admission(client))
+        prompt = await service.prepare_chat(body.turns(), admission)
         answers = await service.open([prompt], [options], adapter=adapter, num_logprobs=None, client=client)
         resources.callback(answers.close)
         text = AnswerText(sample=prompt.sample, tokenizer=service.backend.processor.tokenizer)

@@ -1,6 +1,6 @@
-"""The way of every request: wait for a place, open its pictures, write its tokens, hand it to the backend.
+"""The way of every request: wait to be admitted, open its pictures, write its tokens, hand it to the backend.
 
-Requests without pictures have places and threads of their own: they wait for no picture.
+Requests without pictures have limits and threads of their own: they wait for no picture.
 """
 
 from __future__ import annotations
@@ -44,22 +44,20 @@ class Prompt:
     images: tuple[Image.Image, ...]
 
 
-class Place:
-    """What a request holds until its answer is complete: a place of its kind, and memory for its pictures."""
+class Admission:
+    """What a request holds until its answer is complete: its part of a limit, and memory for its pictures."""
 
     def __init__(self, service: Service, client: str, resources: contextlib.AsyncExitStack) -> None:
         self._service, self._resources = service, resources
         self.client = client
-        self._is_taken = False
 
-    async def take(self, *, has_images: bool) -> None:
-        """Wait for a place, once."""
-        if not self._is_taken:
-            semaphore = self._service.image_semaphore if has_images else self._service.text_semaphore
-            await self._resources.enter_async_context(semaphore.hold(self.client))
-            self._is_taken = True
+    async def wait(self, *, has_images: bool) -> None:
+        """Wait to be admitted. Once for a request: who waits for more while holding some may wait for ever."""
+        semaphore = self._service.image_semaphore if has_images else self._service.text_semaphore
+        await self._resources.enter_async_context(semaphore.hold(self.client))
 
-    async def keep(self, num_bytes: int) -> None:
+    async def reserve_memory(self, num_bytes: int) -> None:
+        """Wait until so much memory is free for the pictures of the request. Once too."""
         await self._resources.enter_async_context(self._service.kept_bytes.hold(self.client, num_bytes))
 
 
@@ -130,12 +128,12 @@ class Service:
         return next((count for count in wanted if count is not None), self.settings.limits.default_max_tokens)
 
     @contextlib.asynccontextmanager
-    async def place(self, client: str) -> AsyncIterator[Place]:
-        """Give a request a place, which it takes when it is known what it needs."""
+    async def admission(self, client: str) -> AsyncIterator[Admission]:
+        """Hold what a request is given as soon as it is known what it needs."""
         async with contextlib.AsyncExitStack() as resources:
-            yield Place(self, client, resources)
+            yield Admission(self, client, resources)
 
-    async def prepare_chat(self, turns: Turns, place: Place) -> Prompt:
+    async def prepare_chat(self, turns: Turns, admission: Admission) -> Prompt:
         """Open the pictures of a conversation and write its tokens."""
         limits = self.settings.limits
         if len(turns) > limits.max_messages:
@@ -144,47 +142,53 @@ class Service:
         self.backend.processor.check_length(text.strip() for text in _texts(turns))
 
         async def prepare() -> Prompt:
-            await place.take(has_images=_have_images(turns))
+            await admission.wait(has_images=_have_images(turns))
             # Its sources are what clients wrote, and are opened by the loader alone.
             normal = await self._in_thread(lambda: normalize(turns))
-            loaded = await self._load([turn.images for turn in normal], place)
+            loaded = await self._load([turn.images for turn in normal], admission)
             encode = self.backend.processor.encode_turns
             sample = await self._in_thread(lambda: encode(normal, images=loaded.prepared if loaded else None))
             return Prompt(sample=sample, images=loaded.whole if loaded else ())
 
         return await self._unless_cut_short(prepare())
 
-    async def prepare_prompt(self, prompt: str | Sequence[int], sources: Sequence[str], place: Place) -> Prompt:
-        """Open the pictures of a raw prompt, one for each `<image>` in it, and write its tokens.
+    async def prepare_prompts(
+        self, prompts: Sequence[str | Sequence[int]], sources: Sequence[str], admission: Admission
+    ) -> list[Prompt]:
+        """Open the pictures of raw prompts, one for each `<image>` in each of them, and write their tokens.
 
-        Token ids are read as they are, without a bos of their own.
+        The prompts have the same pictures, which are opened once. Token ids are read as they are, without a bos of
+        their own.
         """
-        if isinstance(prompt, str):
-            self.backend.processor.check_length([prompt])
+        processor = self.backend.processor
+        processor.check_length(prompt for prompt in prompts if isinstance(prompt, str))
 
-        async def prepare() -> Prompt:
-            await place.take(has_images=bool(sources))
-            processor = self.backend.processor
-            # Before anything is fetched: as many places as pictures.
-            if isinstance(prompt, str):
-                await self._in_thread(lambda: released_prompt(prompt, sources))
-            else:
-                await self._in_thread(lambda: processor.image_places(prompt, sources))
-            loaded = await self._load([sources], place)
+        def check_places() -> None:
+            for prompt in prompts:
+                if isinstance(prompt, str):
+                    released_prompt(prompt, sources)
+                else:
+                    processor.image_places(prompt, sources)
+
+        async def prepare() -> list[Prompt]:
+            await admission.wait(has_images=bool(sources))
+            await self._in_thread(check_places)  # before anything is fetched: as many places as pictures
+            loaded = await self._load([sources], admission)
             images = loaded.prepared if loaded else None
 
-            def encode() -> Sample:
+            def encode(prompt: str | Sequence[int]) -> Sample:
                 if isinstance(prompt, str):
                     return processor.encode_prompt(prompt, sources, prepared=images)
                 return processor.encode_ids(prompt, sources, prepared=images)
 
-            return Prompt(sample=await self._in_thread(encode), images=loaded.whole if loaded else ())
+            samples = await self._in_thread(lambda: [encode(prompt) for prompt in prompts])
+            return [Prompt(sample=sample, images=loaded.whole if loaded else ()) for sample in samples]
 
         return await self._unless_cut_short(prepare())
 
-    async def _load(self, messages: Sequence[Sequence[object]], place: Place) -> LoadedImages | None:
+    async def _load(self, messages: Sequence[Sequence[object]], admission: Admission) -> LoadedImages | None:
         sources = [[source for source in message if isinstance(source, str)] for message in messages]
-        return await self._loader.load(sources, place.client, place) if any(sources) else None
+        return await self._loader.load(sources, admission.client, admission) if any(sources) else None
 
     async def _unless_cut_short(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.create_task(work)

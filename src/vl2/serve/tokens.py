@@ -26,11 +26,11 @@ async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
     note_ignored(body, request)
     if body.model is not None:
         service.adapter_of(body.model)
-    async with service.place(request.state.client) as place:
+    async with service.admission(request.state.client) as admission:
         if body.prompt is not None:
-            prompt = await service.prepare_prompt(body.prompt, body.images or (), place)
+            (prompt,) = await service.prepare_prompts([body.prompt], body.images or (), admission)
         else:
-            prompt = await service.prepare_chat(body.turns(), place)
+            prompt = await service.prepare_chat(body.turns(), admission)
     ids: list[int] = prompt.sample.input_ids.tolist()
     if body.prompt is not None and body.add_special_tokens is False:
         ids = ids[1:]
