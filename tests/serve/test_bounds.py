@@ -279,6 +279,13 @@ def test_prompts_with_the_same_pictures_open_them_once_and_wait_for_no_memory_of
     assert len(answer.json()["choices"]) == 3
 
 
+def test_each_of_several_prompts_has_the_context_to_itself(live: LiveServer, backend: ScriptedBackend) -> None:
+    longest = "hello " * 2500  # eight of them are more characters than 4,096 tokens can hold
+    answer = live.post("/v1/completions", {"model": "nano", "prompt": [longest] * 8, "max_tokens": 1})
+    assert answer.status_code == 200, answer.text
+    assert len(backend.requests) == 8
+
+
 def test_each_of_several_prompts_must_have_the_pictures(live: LiveServer) -> None:
     body = {"model": "nano", "prompt": ["<image> One", "Two"], "images": [data_url(png(50, 50))]}
     answer = live.post("/v1/completions", body)

@@ -161,7 +161,9 @@ class Service:
         their own.
         """
         processor = self.backend.processor
-        processor.check_length(prompt for prompt in prompts if isinstance(prompt, str))
+        for prompt in prompts:  # each has the context to itself
+            if isinstance(prompt, str):
+                processor.check_length([prompt])
 
         def check_places() -> None:
             for prompt in prompts:
