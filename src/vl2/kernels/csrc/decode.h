@@ -1,10 +1,16 @@
-// One token for every row, through all layers: embeddings in, float32 logits out, keys and values into the cache.
+// One token for every row, through all layers, in one call: embeddings in, float32 logits out, keys and values into the
+// cache.
+//
+// In: a Model and a Step (model.h). Out: logits, and if wanted the states that they are made of. Called by kernels.cpp
+// for a decode step, and by fused_prefill.h for the last position of a prompt. Each phase of a layer is shared out
+// among the threads and ends at a barrier, because the next reads what all of them wrote. A row has the same bits alone
+// and in any batch.
 #pragma once
-#include "attention.h"
-#include "experts.h"
+#include "decode_attention.h"
+#include "decode_mlp.h"
+#include "decode_workspace.h"
 #include "model.h"
 #include "threads.h"
-#include "workspace.h"
 
 namespace vl2 {
 

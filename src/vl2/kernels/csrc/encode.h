@@ -1,9 +1,14 @@
-// The blocks of the vision encoder over the patches of some tiles, in one call: made of the kernels that Python calls one by one
-// where this does not apply, for the reason that fused_prefill.h gives.
+// The blocks of the vision encoder over the patches of some tiles, in one call.
+//
+// In: an Encoder, whose blocks point to PyTorch's weights, and patches as bfloat16 rows. Out: the same rows after all
+// blocks, in place; and whether it was done, for its products need AMX. Called by kernels.cpp for
+// vl2/infer/encoder_plan.py. It is made of the kernels that Python calls one by one where this does not apply, for the
+// reason that fused_prefill.h gives.
 #pragma once
-#include "lines.h"
-#include "prefill.h"
-#include "matmul_in_tiles.h"
+#include "gemm.h"
+#include "memory.h"
+#include "prefill_attention.h"
+#include "row_ops.h"
 
 namespace vl2 {
 
@@ -30,7 +35,8 @@ struct Encoder {
     const EncoderBlock* blocks;
 };
 
-// x [tiles, patches, width], in place. Whether the shapes were within what the kernels do; else what x holds is of no use.
+// x [tiles, patches, width], in place. Whether the shapes were within what the kernels do; else what x holds is of no
+// use.
 inline bool encode(const Encoder& encoder, bf16* x, int64_t tiles, int64_t patches, int threads) {
     constexpr int64_t LINE = LINE_BYTES / sizeof(bf16);
     const int64_t rows = tiles * patches, D = encoder.width, H = encoder.heads, C = D / H;

@@ -1,19 +1,22 @@
-// A chunk of a prompt through all layers, in one call: embeddings in, the state of the last position out, keys and values into
-// the cache.
+// A chunk of a prompt through all layers, in one call.
 //
-// It is made of the kernels that Python calls one by one where this does not apply. But each of them reads many megabytes, and
-// after it the interpreter finds neither its code nor its objects in a cache: that takes a third of a millisecond each time. In the
-// last layer only the last position asks, which is a step of decoding.
+// In: a Model and a PrefillChunk: embeddings, and a cache that holds what comes before. Out: the state of the last
+// position, and keys and values in the cache; and whether it was done, for it needs AMX and heads that are not latent.
+// Called by kernels.cpp for vl2/infer/language_plan.py. It is made of the kernels that Python calls one by one where
+// this does not apply. But each of them reads many megabytes, and after it the interpreter finds neither its code nor
+// its objects in a cache: that takes a third of a millisecond each time. In the last layer only the last position is a
+// query, which is a step of decoding.
 #pragma once
 #include <initializer_list>
 
-#include "blocks.h"
 #include "decode.h"
-#include "lines.h"
+#include "gemm.h"
+#include "int4.h"
+#include "memory.h"
 #include "model.h"
-#include "prefill.h"
-#include "matmul_in_tiles.h"
-#include "route.h"
+#include "prefill_attention.h"
+#include "prefill_moe.h"
+#include "row_ops.h"
 
 namespace vl2 {
 
@@ -141,7 +144,7 @@ class FusedPrefill {
     // Rows of heads beside one another to where each head's rows lie behind one another.
     void store_heads(const bf16* from, bf16* to, int64_t row_step, int64_t head_step) const {
         const int64_t C = model_.head_dim, width = model_.kv_heads * C;
-        each_rows([&](int64_t row) {
+        parallel_rows(rows_, 32, threads_, [&](int64_t row) {
             for (int64_t h = 0; h < model_.kv_heads; h++)
                 std::copy_n(from + row * width + h * C, C, to + row * row_step + h * head_step);
         });
@@ -150,7 +153,7 @@ class FusedPrefill {
     // x += the MLP of normed x.
     bool add_mlp(const Layer& layer) const {
         if (!run_mlp(layer, mlp_.data())) return false;
-        each_rows([&](int64_t row) {
+        parallel_rows(rows_, 32, threads_, [&](int64_t row) {
             bf16* x = chunk_.x + row * model_.width;
             const bf16* added = mlp_.data() + row * model_.width;
             for (int64_t d = 0; d < model_.width; d += LANES) store(x + d, load(x + d) + load(added + d));
@@ -203,17 +206,6 @@ class FusedPrefill {
         decode(rest, {1, chunk_.threads, chunk_.x + row * model_.width, &length, &cache, chunk_.cosines + row * half,
                       chunk_.sines + row * half, nullptr, chunk_.state});
         return true;
-    }
-
-    template <class Work>
-    void each_rows(const Work& work) const {
-        constexpr int64_t ROWS = 32;
-        run_team(threads_, [&](Team& team, int) {
-            int phase = 0;
-            team.each((rows_ + ROWS - 1) / ROWS, phase, [&](int64_t task) {
-                for (int64_t row = task * ROWS; row < std::min(rows_, (task + 1) * ROWS); row++) work(row);
-            });
-        });
     }
 };
 

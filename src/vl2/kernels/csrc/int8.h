@@ -1,4 +1,10 @@
-// What stands around an int8 matmul: rows rounded to 8 bits, and the sums made floating-point again.
+// What stands around a product in int8: rows quantized to 8 bits, and the epilogue that makes its sums floating-point
+// again.
+//
+// In: bfloat16 rows, or int32 sums with the scales of both sides. Out: codes with a scale each row, or bfloat16 rows
+// with bias, GELU and residual. Callers are kernels.cpp, where PyTorch multiplies in between, and gemm_amx.h and
+// prefill_moe_int8_amx.h, where tile registers do; all use the same expressions, so all have the same bits. All is
+// portable.
 #pragma once
 #include <algorithm>
 
@@ -6,18 +12,6 @@
 #include "threads.h"
 
 namespace vl2 {
-
-typedef int8_t Bytes __attribute__((vector_size(LANES)));
-
-constexpr int64_t ROWS_AT_ONCE = 8;
-
-inline Bytes lowest_bytes(Ints words) {
-#if defined(__AVX512F__)
-    return (Bytes)_mm512_cvtepi32_epi8((__m512i)words);  // GCC takes the general way apart, word by word
-#else
-    return __builtin_convertvector(words, Bytes);
-#endif
-}
 
 // Words whose lowest bytes are the codes: added to 1.5 * 2^23, a number is rounded to a whole one.
 inline Ints with_code(Floats x, float factor) { return bits<Ints>(x * factor + 12582912.0f); }
@@ -51,43 +45,33 @@ inline float to_int8_row(const bf16* x, int64_t width, int8_t* codes) {
 }
 
 inline void to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* codes, float* scales, int threads) {
-    run_team(threads, [&](Team& team, int) {
-        int phase = 0;
-        team.each((rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE, phase, [&](int64_t task) {
-            for (int64_t r = task * ROWS_AT_ONCE; r < std::min(rows, (task + 1) * ROWS_AT_ONCE); r++)
-                scales[r] = to_int8_row(x + r * width, width, codes + r * width);
-        });
-    });
+    parallel_rows(rows, 8, threads, [&](int64_t r) { scales[r] = to_int8_row(x + r * width, width, codes + r * width); });
 }
 
-// A sum times the row's scale and the column's, plus the bias, zero where there is none, and the GELU of that. One expression:
-// the compiler then makes the last product and the sum one instruction everywhere, and all that use it have the same bits.
+// A sum times the row's scale and the column's, plus the bias, zero where there is none, and the GELU of that. One
+// expression: the compiler then makes the last product and the sum one instruction everywhere, and all that use it have
+// the same bits.
 inline Floats scaled_sum(Ints sum, Floats row_scale, Floats column_scale, Floats bias, bool gelu) {
     const Floats value = __builtin_convertvector(sum, Floats) * row_scale * column_scale + bias;
-    return gelu ? near_gelu(rounded(value)) : value;
+    return gelu ? fast_gelu(rounded(value)) : value;
 }
 
-// out = sums * the row's scale * the column's + bias; gelu of that, rounded, where it is asked for; and that, rounded, added
-// to `residual` [rows, width] where there is one.
+// out = sums * the row's scale * the column's + bias; gelu of that, rounded, where it is asked for; and that, rounded,
+// added to `residual` [rows, width] where there is one.
 inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
                             const float* column_scales, const bf16* bias, bool gelu, const bf16* residual, bf16* out,
                             int threads) {
-    run_team(threads, [&](Team& team, int) {
-        int phase = 0;
-        team.each((rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE, phase, [&](int64_t task) {
-            for (int64_t r = task * ROWS_AT_ONCE; r < std::min(rows, (task + 1) * ROWS_AT_ONCE); r++) {
-                for (int64_t first = 0; first < width; first += LANES) {
-                    // The last lanes of a row begin earlier, over some that are done: the same numbers once more.
-                    const int64_t n = std::min(first, width - LANES);
-                    Ints whole;
-                    std::memcpy(&whole, sums + r * width + n, sizeof whole);
-                    const Floats added = bias ? load(bias + n) : Floats{};
-                    Floats value = scaled_sum(whole, splat(row_scales[r]), load(column_scales + n), added, gelu);
-                    if (residual) value = load(residual + r * width + n) + rounded(value);
-                    store(out + r * width + n, value);
-                }
-            }
-        });
+    parallel_rows(rows, 8, threads, [&](int64_t r) {
+        for (int64_t first = 0; first < width; first += LANES) {
+            // The last lanes of a row begin earlier, over some that are done: the same numbers once more.
+            const int64_t n = std::min(first, width - LANES);
+            Ints whole;
+            std::memcpy(&whole, sums + r * width + n, sizeof whole);
+            const Floats added = bias ? load(bias + n) : Floats{};
+            Floats value = scaled_sum(whole, splat(row_scales[r]), load(column_scales + n), added, gelu);
+            if (residual) value = load(residual + r * width + n) + rounded(value);
+            store(out + r * width + n, value);
+        }
     });
 }
 

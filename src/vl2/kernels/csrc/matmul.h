@@ -1,6 +1,11 @@
-// Rows of activations times a weight that is held in bfloat16, int8 or int4, as vl2/quant/formats.py lays them out.
+// A few rows of activations times a weight that is held in bfloat16, int8 or int4, as vl2/quant/formats.py lays them
+// out.
 //
-// Every result is summed in one fixed order, whatever number of rows is computed beside it.
+// In: bfloat16 rows filled up with zeros to a multiple of 32 inputs, and a Matrix. Out: float32 outputs `first` to
+// `last` of each row. `multiply` is called by decode.h and decode_mlp.h for each task, and by kernels.cpp for the
+// layers that Python runs one by one. For few rows the weight's bytes from memory are the limit, so no kernel packs it.
+// Every result is summed in one fixed order, whatever number of rows is computed beside it. Exactly one of the files
+// below does the work.
 #pragma once
 #include <algorithm>
 
@@ -60,10 +65,9 @@ inline void each_group(const T* row, int64_t inputs, const Step& step) {
 
 }  // namespace vl2
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#if defined(VL2_AVX512)
 #include "matmul_avx512.h"
-#else
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#elif defined(VL2_AVX2)
 #include "matmul_avx2.h"
 #else
 #include "matmul_portable.h"
@@ -73,10 +77,9 @@ namespace vl2 {
 
 // Outputs first to last of M rows; `first` is a multiple of 16, and so is `last` unless it is the last of all.
 inline void multiply(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
-    if (w.kind == INT4) multiply_panels(w, first, last, M, x, out);
-    else if (w.kind == INT8) multiply_rows<int8_t>(w, first, last, M, x, out);
-    else multiply_rows<bf16>(w, first, last, M, x, out);
+    if (w.kind == INT4) multiply_int4(w, first, last, M, x, out);
+    else if (w.kind == INT8) multiply_int8(w, first, last, M, x, out);
+    else multiply_bf16(w, first, last, M, x, out);
 }
 
 }  // namespace vl2
-#endif

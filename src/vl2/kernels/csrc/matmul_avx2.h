@@ -1,9 +1,12 @@
-// Products with AVX2 and FMA, for the many processors that have no AVX-512.
+// `multiply` with AVX2 and FMA, for the many processors that have no AVX-512.
 //
-// bfloat16 and int8 lie row by row and are widened to floats in registers; lanes are inputs. int4 lies in panels: lanes
-// are outputs, and each holds pairs of four-bit codes, so activations become 16-bit integers, a scale to each group of
-// 32, which keeps them as exactly as bfloat16 does; one instruction multiplies two codes with two of them.
+// In and out as matmul.h says, which alone includes this. bfloat16 and int8 lie row by row and are widened to floats in
+// registers; lanes are inputs. int4 lies in panels: lanes are outputs, and each holds pairs of four-bit codes, so
+// activations become 16-bit integers, a scale to each group of 32, which keeps them as exactly as bfloat16 does; one
+// instruction multiplies two codes with two of them.
 #pragma once
+#include <immintrin.h>
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -65,6 +68,14 @@ inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, c
             for (int r = 0; r < count; r++) out[m + r][n - first] = scales ? totals[r] * scales[n] : totals[r];
         }
     }
+}
+
+inline void multiply_bf16(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
+    multiply_rows<bf16>(w, first, last, M, x, out);
+}
+
+inline void multiply_int8(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
+    multiply_rows<int8_t>(w, first, last, M, x, out);
 }
 
 // Rows of activations as 16-bit integers.
@@ -143,7 +154,7 @@ inline void multiply_panel(const uint8_t* codes, const uint8_t* scales, int64_t 
         for (int half = 0; half < 2; half++) _mm256_storeu_ps(out[r] + 8 * half, totals[r][half]);
 }
 
-inline void multiply_panels(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x,
+inline void multiply_int4(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x,
                             float* const* out) {
     static thread_local Integers integers;
     const int64_t groups = w.groups();

@@ -1,30 +1,22 @@
-// Products with AVX-512: bfloat16 dot products, two inputs of 16 lanes an instruction.
+// `multiply` with AVX-512 for bfloat16 weights: dot products of two inputs in each of 16 lanes an instruction.
 //
-// bfloat16 lies row by row: lanes are inputs, and are added up at the end of a row. So does int8, which is multiplied in
-// integers, see matmul_int8_avx512.h. int4 lies in panels: lanes are outputs, inputs are broadcast, and a table turns four
-// bits into bfloat16; the scale of a group is applied to the sum of its 32 products.
+// In and out as matmul.h says, which alone includes this; int8 and int4 are in matmul_quantized_avx512.h, which it
+// includes. bfloat16 lies row by row: lanes are inputs, and are added up at the end of a row.
 //
 // What is read once from memory must come as one stream. Four rows of weights at a time, which spare loads of the
 // inputs, halve the bandwidth of one core; so one or two rows of inputs go over one row of weights after another, and
-// more of them over four rows which have been asked for ahead of time, evenly between the products.
+// more of them over four rows which have been prefetched, evenly between the products.
 #pragma once
 #include <algorithm>
-#include <vector>
-
-#include "prefetch.h"
 
 namespace vl2 {
 
 constexpr int ROWS = 4;        // rows of weights whose lanes are added up together
 constexpr int TILE = 4;        // rows of inputs at a time
 constexpr int64_t PREFETCH_BYTES = 10240;
-// Lines asked for with every 64 bytes of bfloat16, where rows of weights are read one after another. Processors with AMX
-// read a third faster so; those of AMD foresee such a stream by themselves.
-#if defined(__AMX_BF16__)
-constexpr int STREAM_LINES = 1;
-#else
-constexpr int STREAM_LINES = 0;
-#endif
+// Lines asked for with every 64 bytes of bfloat16, where rows of weights are read one after another. Processors with
+// AMX read a third faster so; those of AMD foresee such a stream by themselves.
+constexpr int STREAM_LINES = HAS_TILES ? 1 : 0;
 
 // The sums of four vectors. Each is added up in the same order, wherever it stands among the four.
 inline __m128 sums(__m512 a, __m512 b, __m512 c, __m512 d) {
@@ -76,7 +68,7 @@ inline void dots(int M, const uint8_t* weight, int64_t stride, int64_t inputs, c
     }
 }
 
-inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
+inline void multiply_bf16(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
     const int64_t stride = 2 * w.inputs;
     const bool is_stream = M <= 2;
     const int num_tiles = (M + TILE - 1) / TILE;
@@ -104,16 +96,4 @@ inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, c
 
 }  // namespace vl2
 
-#include "matmul_int4_avx512.h"
-#include "matmul_int8_avx512.h"
-
-namespace vl2 {
-
-// Outputs first to last of M rows; `first` is a multiple of 16, and so is `last` unless it is the last of all.
-inline void multiply(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
-    if (w.kind == INT4) multiply_panels(w, first, last, M, x, out);
-    else if (w.kind == INT8) multiply_int8(w, first, last, M, x, out);
-    else multiply_rows(w, first, last, M, x, out);
-}
-
-}  // namespace vl2
+#include "matmul_quantized_avx512.h"

@@ -1,5 +1,8 @@
-// Products in plain vectors, for machines with neither AVX-512 nor AVX2: weights are widened to floats in registers and multiplied with
-// one, two or four rows of activations. A row's sum is made in the same order whatever rows are beside it.
+// `multiply` for machines with neither AVX-512 nor AVX2, such as ARM: plain vectors that the compiler lowers.
+//
+// In and out as matmul.h says, which alone includes this. Weights are widened to floats in registers and multiplied
+// with one, two or four rows of activations, which are floats already. A row's sum is made in the same order whatever
+// rows are beside it.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -54,6 +57,14 @@ inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, c
     }
 }
 
+inline void multiply_bf16(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
+    multiply_rows<bf16>(w, first, last, M, x, out);
+}
+
+inline void multiply_int8(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
+    multiply_rows<int8_t>(w, first, last, M, x, out);
+}
+
 inline Floats halves_to_floats(const uint8_t* from) {
     Halves halves;
     std::memcpy(&halves, from, sizeof halves);
@@ -86,7 +97,7 @@ inline void multiply_panel(const uint8_t* codes, const uint8_t* scales, int64_t 
     }
 }
 
-inline void multiply_panels(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x,
+inline void multiply_int4(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x,
                             float* const* out) {
     const int64_t groups = w.groups(), width = padded(w.inputs);
     const float* wide = widened(x, M, width);

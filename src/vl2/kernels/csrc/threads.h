@@ -1,11 +1,15 @@
 // A team of threads that walks through the phases of one call together: dynamic tasks, then a barrier.
 //
-// The threads are those of the OpenMP runtime that PyTorch has loaded, so that two pools never spin against each other;
-// where there is none, each call starts its own.
+// In: a number of threads and the work. Out: nothing; all of it is done when a call returns. `parallel_for` and
+// `parallel_rows` are one phase, for single kernels; `run_team` is for calls of many phases (decode.h) or with state
+// per thread (gemm_amx.h). The threads are those of the OpenMP runtime that PyTorch has loaded, so that two pools never
+// spin against each other; where there is none, each call starts its own. Tasks are taken in any order, so no task may
+// depend on another of its phase, and no result on which thread had it.
 #pragma once
 #include <dlfcn.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <thread>
@@ -19,7 +23,8 @@ inline void pause_cpu() {
 #endif
 }
 
-// Wait a little: a spin for as long as a phase may last on an idle machine; then the core goes to whoever else wants it.
+// Wait a little: a spin for as long as a phase may last on an idle machine; then the core goes to whoever else wants
+// it.
 inline void wait_briefly(int& spins) {
     if (spins++ < 2000) pause_cpu();
     else sched_yield();
@@ -76,7 +81,8 @@ struct OpenMP {
 
 inline OpenMP openmp;
 
-// As many threads as pay: one where there is so little to read and to multiply that a second would take as long to come.
+// As many threads as pay: one where there is so little to read and to multiply that a second would take as long to
+// come.
 inline int threads_for(int threads, int64_t bytes, int64_t products) {
     return bytes < 1 << 18 && products < 1 << 22 ? 1 : threads;
 }
@@ -115,6 +121,23 @@ void run_team(int threads, const Body& body) {
     for (int id = 1; id < threads; id++) others.emplace_back([&team, &body, id] { body(team, id); });
     body(team, 0);
     for (std::thread& other : others) other.join();
+}
+
+// Run `work(task)` for tasks 0 to `tasks` on a team; returns when all are done.
+template <class Work>
+void parallel_for(int64_t tasks, int threads, const Work& work) {
+    run_team(threads, [&](Team& team, int) {
+        int phase = 0;
+        team.each(tasks, phase, work);
+    });
+}
+
+// Run `work(row)` for all rows, `at_once` of them a task.
+template <class Work>
+void parallel_rows(int64_t rows, int64_t at_once, int threads, const Work& work) {
+    parallel_for((rows + at_once - 1) / at_once, threads, [&](int64_t task) {
+        for (int64_t row = task * at_once; row < std::min(rows, (task + 1) * at_once); row++) work(row);
+    });
 }
 
 }  // namespace vl2

@@ -1,25 +1,13 @@
-// Attention of one new position over the cache of its row, with the norms and rotary embedding before it.
+// Attention of one new position over the cache of its row, with the rotary embedding before it.
 //
-// Each row is computed over exactly the positions that it holds: no mask, no padding, nothing of the rows beside it.
+// In: the projected query, key and value (or latent) of a row. Out: the attended row of one head, and the new key and
+// value in the cache. Called by decode.h, a task for each row and head of keys. Each row is computed over exactly the
+// positions that it holds: no mask, no padding, nothing of the rows beside it. All is portable.
 #pragma once
 #include "model.h"
-#include "workspace.h"
+#include "row_ops.h"
 
 namespace vl2 {
-
-// weight * round(x / rms(x)), rounded as the plain model rounds.
-inline void normalize(const bf16* x, const bf16* weight, int64_t width, double eps, bf16* out) {
-    Floats some[4] = {};  // a sum alone would wait for itself at each step
-    int64_t i = 0;
-    for (; i + 4 * LANES <= width; i += 4 * LANES)
-        for (int64_t k = 0; k < 4; k++) some[k] += load(x + i + k * LANES) * load(x + i + k * LANES);
-    for (; i + LANES <= width; i += LANES) some[0] += load(x + i) * load(x + i);
-    float total = sum((some[0] + some[1]) + (some[2] + some[3]));
-    for (; i < width; i++) total += to_float(x[i]) * to_float(x[i]);
-    const float scale = 1.0f / std::sqrt(total / static_cast<float>(width) + static_cast<float>(eps));
-    for (i = 0; i + LANES <= width; i += LANES) store(out + i, rounded(load(x + i) * scale) * load(weight + i));
-    for (; i < width; i++) out[i] = to_bf16(rounded(to_float(x[i]) * scale) * to_float(weight[i]));
-}
 
 // Channel i with channel i + half.
 inline void rotate_halves(const float* x, const float* cosine, const float* sine, int64_t half, bf16* out) {

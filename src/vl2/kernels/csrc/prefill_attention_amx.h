@@ -1,24 +1,16 @@
-// Attention of many queries in tile registers, two vectors of sixteen queries at a time.
+// All queries of one head in tile registers, two vectors of sixteen queries at a time.
 //
-// Lanes are queries all along: keys are the rows of the first product, and of its scores each lane finds its own largest
-// and its own sum; what comes out lies in pairs of keys as the second product takes it, whose rows are the channels of the
-// values, transposed once for each head. A query's result depends on nothing but itself and the keys that it sees: where others
-// beside it see more, its weights are exact zeros.
+// In and out as prefill_attention.h says, which alone includes this. Lanes are queries all along: keys are the rows of
+// the first product, and of its scores each lane finds its own largest and its own sum; what comes out lies in pairs of
+// keys as the second product takes it, whose rows are the channels of the values, transposed once for each head. Where
+// other queries beside it see more keys, a query's weights for them are exact zeros.
 #pragma once
-#if defined(__AMX_BF16__)
 #include "amx.h"
-#include "attention_many.h"
-#include "blocks.h"
+#include "memory.h"
 
 namespace vl2 {
 
 constexpr int64_t TILE_QUERIES = 2 * LANES, TILE_KEYS = 2 * LANES;  // at a time
-
-// The first `count` of 32 elements, zeros behind them.
-inline __m512i load_part(const bf16* from, int64_t count) {
-    if (count >= 32) return _mm512_loadu_si512(from);
-    return _mm512_maskz_loadu_epi16(count <= 0 ? 0 : static_cast<__mmask32>((1u << count) - 1), from);
-}
 
 // Keys as rows of whole tiles, values transposed: rows of channels. Zeros fill both up.
 struct HeadInTiles {
@@ -86,17 +78,17 @@ struct Lanes {
         largest = most;
     }
 
-    // e^(scale * (score - largest)) in pairs of keys as bfloat16, [pair of keys][32], zeros of what is not seen up to `width`,
-    // an even number. Returns their sums before rounding. `scale` is positive.
+    // e^(scale * (score - largest)) in pairs of keys as bfloat16, [pair of keys][32], zeros of what is not seen up to
+    // `width`, an even number. Returns their sums before rounding. `scale` is positive.
     Floats softmax(int64_t width, float scale, uint32_t* weights) const {
         const __m512 in_powers = _mm512_set1_ps(scale * 1.44269504f), down = _mm512_mul_ps(largest, in_powers);
         __m512 total = _mm512_setzero_ps();
         const auto weight = [&](int64_t key) {
-            return near_power_of_two(_mm512_fmsub_ps(score(key), in_powers, down));
+            return fast_power_of_two(_mm512_fmsub_ps(score(key), in_powers, down));
         };
         const auto take = [&](int64_t k, __m512 one, __m512 two) {
             total = _mm512_add_ps(total, _mm512_add_ps(one, two));
-            _mm512_storeu_si512(weights + k / 2 * TILE_QUERIES, in_pairs(one, two));
+            _mm512_storeu_si512(weights + k / 2 * TILE_QUERIES, interleave_bf16(one, two));
         };
         int64_t k = 0;
         for (; k + 2 <= all_see; k += 2) take(k, weight(k), weight(k + 1));
@@ -128,7 +120,7 @@ inline void store_means(const float* sums, const Floats* inverses, const Attenti
 }
 
 // All queries of one head.
-inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
+inline void attend_queries(const Attention& a, int64_t b, int64_t h) {
     static thread_local HeadInTiles head;
     static thread_local std::vector<Line> query, weights;
     static thread_local AlignedVector<float> scores;
@@ -168,7 +160,7 @@ inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
         for (int64_t c = 0; c < a.value_channels; c += 32) {
             const bf16* one = &head.values[c * head.value_row];
             alignas(LINE_BYTES) float sums[32 * TILE_QUERIES];
-            const Blocks values{one, one + LANES * head.value_row, head.value_row};
+            const BlockPair values{one, one + LANES * head.value_row, head.value_row};
             const auto multiply = [&](auto blocks) {
                 float* sums_two = sums + LANES * TILE_QUERIES;
                 multiply_blocks<2, blocks.value>(pairs, TILE_QUERIES, values, width, sums, sums_two, nothing);
@@ -181,4 +173,3 @@ inline void attend_in_tiles(const Attention& a, int64_t b, int64_t h) {
 }
 
 }  // namespace vl2
-#endif

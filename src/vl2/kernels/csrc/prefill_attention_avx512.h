@@ -1,49 +1,18 @@
-// Attention of many queries: a prefill's, where each sees the keys up to its own, and the encoder's, where all see all.
+// All queries of one head with the bfloat16 dot product of AVX-512.
 //
-// Keys and values of a head are packed once, so that sixteen of them lie beside one another in pairs as the bfloat16
-// dot product takes them. Scores, their softmax and all sums are float32; a query's result depends on nothing but
-// itself and the keys that it sees, so neither on its neighbours nor on the number of threads.
+// In and out as prefill_attention.h says, which alone includes this. Keys and values of the head are packed once, so
+// that sixteen of them lie beside one another in pairs, as the dot product takes them. Up to 60 queries are taken at a
+// time: six are scored at once over all keys, then as many as registers hold are multiplied with the values.
 #pragma once
 #include <algorithm>
 #include <vector>
 
-#include "lines.h"
-#include "matmul.h"
+#include "memory.h"
 
 namespace vl2 {
 
-// Rows of one head lie `row` elements apart, heads `head`, batches `batch`; channels lie together.
-struct Rows3 {
-    bf16* data;
-    int64_t batch, head, row;
-
-    bf16* at(int64_t b, int64_t h, int64_t r) const { return data + b * batch + h * head + r * row; }
-};
-
-// Held the same in Python, as a ctypes structure.
-struct Attention {
-    Rows3 query, key, value, out;
-    int64_t batches, heads, shared;  // `shared` query heads look at the same keys
-    int64_t queries, keys, channels, value_channels;
-    int64_t before;  // query i sees keys 0 to before + i; -1: all keys
-    double scale;
-
-    // How many keys a query sees.
-    int64_t seen(int64_t q) const { return before < 0 ? keys : std::min(keys, before + q + 1); }
-};
-
-constexpr int64_t MOST_CHANNELS = 256, MOST_VALUE_CHANNELS = 8 * LANES;
-
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
-
 constexpr int64_t KEYS_AT_ONCE = 4 * LANES;
 constexpr int QUERIES_AT_ONCE = 6;
-
-inline __m512bh pair_of(const bf16* from) {
-    int32_t pair;
-    std::memcpy(&pair, from, 4);
-    return (__m512bh)_mm512_set1_epi32(pair);
-}
 
 struct PackedHead {
     AlignedVector<uint32_t> keys, values;  // [block][pair of channels][64 keys]; [pair of keys][channels]
@@ -79,7 +48,7 @@ inline void attention_scores(const PackedHead& head, const bf16* const* queries,
             for (int v = 0; v < 4; v++) acc[m][v] = _mm512_setzero_ps();
         for (int64_t c = 0; c < head.channel_pairs; c++, keys += KEYS_AT_ONCE) {
             __m512bh query[M];
-            for (int m = 0; m < M; m++) query[m] = pair_of(queries[m] + 2 * c);
+            for (int m = 0; m < M; m++) query[m] = broadcast_pair(queries[m] + 2 * c);
 #pragma GCC unroll 4
             for (int v = 0; v < 4; v++) {
                 const __m512bh key = (__m512bh)_mm512_loadu_si512(keys + v * LANES);
@@ -125,7 +94,7 @@ inline void weighted_sum_of_values(const PackedHead& head, const bf16* weights, 
     const uint32_t* values = head.values.data();
     for (int64_t k = 0; k < key_pairs; k++, values += V * LANES) {
         __m512bh weight[M];
-        for (int m = 0; m < M; m++) weight[m] = pair_of(weights + m * width + 2 * k);
+        for (int m = 0; m < M; m++) weight[m] = broadcast_pair(weights + m * width + 2 * k);
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++) {
             const __m512bh value = (__m512bh)_mm512_loadu_si512(values + v * LANES);
@@ -155,7 +124,7 @@ inline void weighted_sums(const PackedHead& head, const bf16* weights, int64_t w
 }
 
 // All queries of one head.
-inline void attend_rows(const Attention& a, int64_t b, int64_t h) {
+inline void attend_queries(const Attention& a, int64_t b, int64_t h) {
     constexpr int64_t TILE = 60;  // queries: a multiple of what is scored and of what is summed at once
     static thread_local PackedHead head;
     static thread_local AlignedVector<float> scores;
@@ -196,7 +165,5 @@ inline void attend_rows(const Attention& a, int64_t b, int64_t h) {
         }
     }
 }
-
-#endif
 
 }  // namespace vl2

@@ -1,4 +1,8 @@
-// Buffers of one call. Activations are bfloat16 rows, rounded wherever the plain model rounds.
+// What a decode step works with: padded rows of activations, outputs of `multiply`, and the outputs of weights cut into
+// tasks.
+//
+// In: widths, and the bytes that an output's weights take. Out: buffers and a list of tasks. Used by decode.h,
+// decode_attention.h and decode_mlp.h. Activations are bfloat16 rows, rounded wherever the plain model rounds.
 #pragma once
 #include <algorithm>
 #include <vector>

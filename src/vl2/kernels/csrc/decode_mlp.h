@@ -1,10 +1,14 @@
-// The MLPs of the decode step: the dense layer, and the mixture of experts, of which only those in use are read.
+// The MLPs of a decode step: the dense layer, and the mixture of experts, of which only those in use are read.
+//
+// In: the normed rows of a step. Out: the rows, to which experts and shared experts are added. Called by decode.h in
+// four phases: `plan_mlp` (one thread routes and cuts the work), `run_up`, `run_down` (tasks, each some outputs of one
+// expert for all rows that visit it) and `combine` (a task for each row). All is portable; the products are matmul.h's.
 #pragma once
 #include <numeric>
 
+#include "decode_workspace.h"
 #include "model.h"
 #include "threads.h"
-#include "workspace.h"
 
 namespace vl2 {
 

@@ -1,4 +1,9 @@
-// Rounding weights to int4, and making them whole again: what vl2/quant/formats.py does in PyTorch, ten times faster.
+// Weights quantized to int4 and dequantized: what vl2/quant/formats.py does in PyTorch, ten times faster.
+//
+// In: a weight [outputs, inputs] in float32 or bfloat16. Out: codes in panels of sixteen outputs and a half-precision
+// scale for each group of 32 inputs; and back as floats, or with AVX-512 as bfloat16 (int4_avx512.h). Called by
+// kernels.cpp while a checkpoint is loaded, and by fused_prefill.h and prefill_moe_avx512.h, which multiply many rows.
+// Results are those of formats.py to the bit.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -76,7 +81,8 @@ inline void panel_to_int4(const T* weight, int64_t rows, int64_t inputs, const f
             float fours[GROUP];
             for (int64_t k = 0; k < GROUP; k += LANES) store(fours + k, four_bits(load(values + k), inverse));
             for (int64_t k = 0; k < GROUP; k++) {
-                // Input 2 * (4 * load + j) + half of a group lies in word 32 * load + 2 * row + half, bits 4j to 4j + 3.
+                // Input 2 * (4 * load + j) + half of a group lies in word 32 * load + 2 * row + half, bits 4j to 4j +
+                // 3.
                 const int64_t word = 32 * (k / 8) + 2 * row + k % 2, j = k / 2 % 4;
                 const int code = static_cast<int>(fours[k]) + 8;
                 codes[g * BLOCK_BYTES + 2 * word + j / 2] |= static_cast<uint8_t>(code << (j % 2 * 4));
@@ -115,3 +121,14 @@ inline void from_int4(const uint8_t* codes, const uint16_t* scales, int64_t firs
 }
 
 }  // namespace vl2
+
+#if defined(VL2_AVX512)
+#include "int4_avx512.h"
+#else
+
+namespace vl2 {
+
+inline bool unpack_int4(const uint8_t*, const uint16_t*, int64_t, int64_t, bf16*, int) { return false; }
+
+}  // namespace vl2
+#endif

@@ -1,16 +1,17 @@
-// The int8 experts of a prefill in integers: what enters each of the two products is rounded to 8 bits, row by row.
+// The int8 experts of a prefill, both products in integers in tile registers.
 //
-// Twice as many numbers fit a tile as of bfloat16, and no code is made one. A row's result depends on that row alone.
+// In: tasks, each some rows of one expert, and int8 weights with a scale for each output. Out: the rows after the
+// expert's gated MLP. Called by prefill_moe.h alone. What enters each of the two products is quantized to 8 bits, row
+// by row: twice as many numbers fit a tile as of bfloat16, and no code is dequantized. A row's result depends on that
+// row alone.
 #pragma once
 #include <algorithm>
 #include <vector>
 
-#include "matmul_in_tiles.h"
-#include "prefill.h"
+#include "gemm.h"
+#include "row_ops.h"
 
 namespace vl2 {
-
-#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
 
 // Tokens, each rounded once for all the experts that it visits, in memory that the calling thread keeps.
 struct Int8Tokens {
@@ -67,6 +68,15 @@ struct Int8Expert {
     }
 };
 
-#endif
+// The int8 experts of all tasks.
+inline bool run_int8_experts(const ExpertRows& e, const std::vector<ExpertTask>& tasks, int threads) {
+    const Int8Tokens tokens(e.x, e.tokens, e.width, threads);
+    parallel_for(static_cast<int64_t>(tasks.size()), threads, [&](int64_t task) {
+        const ExpertTask& t = tasks[task];
+        const Int8Expert expert{e.gate.at(t.expert), e.up.at(t.expert), e.down.at(t.expert)};
+        expert.run(tokens, t.rows, [&](int64_t row) { return e.token_of(t.first + row); }, e.out + t.first * e.width);
+    });
+    return true;
+}
 
 }  // namespace vl2

@@ -1,42 +1,20 @@
-// A whole product in tile registers: rows of bfloat16 times a weight, in bfloat16 or, where the weight is int8, in integers,
-// for which the rows are rounded to 8 bits as they are packed.
+// The product of gemm.h in tile registers: bfloat16, or int8 in integers, for which the rows are quantized as they are
+// packed.
 //
-// As in amx.h a tile of the weight is sixteen of its rows as they lie in memory, here of 64 bytes each, and the rows that it
-// meets lie beside one another in words, packed once for all outputs. Sums of integers are exact; what is made of them, and
-// in which order, is int8.h's: both ways give the same bits. A row's result depends on that row alone.
+// In and out as gemm.h says, which alone includes this; prefill_moe_int8_amx.h uses ProductInTiles by itself. Rows are
+// packed once for all outputs, in chunks that the second cache holds. Sums of integers are exact; what is made of them,
+// and in which order, is int8.h's: with and without tile registers the bits are the same. A row's result depends on
+// that row alone.
 #pragma once
 #include <algorithm>
 #include <type_traits>
 #include <vector>
 
 #include "amx.h"
-#include "blocks.h"
 #include "int8.h"
-#include "rows_in_tiles.h"
+#include "threads.h"
 
 namespace vl2 {
-
-// Held the same in Python, as a ctypes structure.
-struct RowsProduct {
-    const bf16* x;  // [rows, inputs], `x_stride` numbers from one row to the next
-    int64_t rows, inputs, x_stride;
-    int64_t kind;                // BF16 or INT8
-    const void* weight;          // [outputs, inputs]
-    const float* column_scales;  // [outputs], of INT8
-    const bf16* bias;            // [outputs]; null: none
-    int64_t outputs, gelu;       // gelu: the tanh GELU of the result
-    const bf16* residual;        // [rows, outputs], to which the result, rounded, is added; null: none
-    bf16* out;                   // [rows, outputs], `out_stride` from one row to the next
-    int64_t out_stride;
-};
-
-// Rows times a matrix in bfloat16 or int8, with no bias and nothing behind it.
-inline RowsProduct product_of(const Matrix& w, const bf16* x, int64_t rows, int64_t x_stride, bf16* out, int64_t out_stride) {
-    const float* scales = w.kind == INT8 ? reinterpret_cast<const float*>(w.scales) : nullptr;
-    return {x, rows, w.inputs, x_stride, w.kind, w.codes, scales, nullptr, w.outputs, 0, nullptr, out, out_stride};
-}
-
-#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
 
 constexpr int64_t CHUNK_BYTES = 3 << 18;         // of packed rows, which the second cache holds beside all else
 constexpr int64_t BLOCK = 2 * LANES;             // outputs, and rows, of four tiles of sums
@@ -62,8 +40,8 @@ class ProductInTiles {
     ProductInTiles(const RowsProduct& p, const RowsInTiles& x, const float* row_scales, bool is_far)
         : p_(p), x_(x), row_scales_(row_scales), is_far_(is_far) {}
 
-    // 32 outputs from a multiple of 32 on, or the last sixteen. Meanwhile, evenly over the steps, memory is asked for 32 rows of a
-    // weight that come `next`; null: none.
+    // 32 outputs from a multiple of 32 on, or the last sixteen. Meanwhile, evenly over the steps, memory is asked for
+    // 32 rows of a weight that come `next`; null: none.
     void multiply(int64_t first, const uint8_t* next) {
         // Of a single block of sixteen the second pair of tiles is the first once more, and is thrown away.
         const int64_t other = first + LANES < p_.outputs ? LANES : 0;
@@ -182,7 +160,7 @@ class ProductInTiles {
         const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
         const auto even = [](__m512i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); };
         const auto odd = [&](__m512i x) { return _mm512_castsi512_ps(_mm512_and_si512(x, upper)); };
-        return in_pairs(_mm512_add_ps(even(a), even(b)), _mm512_add_ps(odd(a), odd(b)));
+        return interleave_bf16(_mm512_add_ps(even(a), even(b)), _mm512_add_ps(odd(a), odd(b)));
     }
 
     // What is made of sixteen sums of one output. Of integers as from_int32_sums makes it.
@@ -194,7 +172,7 @@ class ProductInTiles {
             return scaled_sum(whole, row_scales, splat(p_.column_scales[output]), bias, p_.gelu);
         } else {
             const Floats value = load(sums) + bias;
-            return p_.gelu ? near_gelu(rounded(value)) : value;
+            return p_.gelu ? fast_gelu(rounded(value)) : value;
         }
     }
 
@@ -210,7 +188,7 @@ class ProductInTiles {
                 Floats value[2];
                 for (int64_t i = 0; i < 2; i++)
                     value[i] = result(sums[half] + (n + i) * LANES, first + half * other + n + i, row_scales);
-                block[half * LANES / 2 + n / 2] = in_pairs((__m512)value[0], (__m512)value[1]);
+                block[half * LANES / 2 + n / 2] = interleave_bf16((__m512)value[0], (__m512)value[1]);
             }
         transpose(block);
         const __mmask32 kept = other ? ~__mmask32(0) : 0xffff;
@@ -224,8 +202,9 @@ class ProductInTiles {
     }
 };
 
-// `count` products of the same rows, which are those of the first. Each thread takes some rows for all outputs, packed by itself:
-// what another has just written lies in that one's cache. Of rows that are too few for all threads, each takes some of the outputs.
+// `count` products of the same rows, which are those of the first. Each thread takes some rows for all outputs, packed
+// by itself: what another has just written lies in that one's cache. Of rows that are too few for all threads, each
+// takes some of the outputs.
 template <class Number>
 void multiply_rows_in_tiles(const RowsProduct* products, int64_t count, int threads) {
     const RowsProduct& all = *products;
@@ -292,11 +271,5 @@ inline bool multiply_rows_in_tiles(const RowsProduct* products, int64_t count, i
     else return false;
     return true;
 }
-
-#else
-
-inline bool multiply_rows_in_tiles(const RowsProduct*, int64_t, int) { return false; }
-
-#endif
 
 }  // namespace vl2
