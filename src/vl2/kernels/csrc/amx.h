@@ -5,7 +5,7 @@
 // memory, their products with sixteen rows of activations that lie beside one another in words of two bfloat16 or four
 // int8 numbers. So activations are packed, and weights never. TileRegisters must live while any of this runs.
 // Throughout, tiles 0 to 3 are accumulators, 4 and 5 hold two blocks of a weight, 6 and 7 two vectors of sixteen rows:
-// two loads for each two products, the most that eight registers allow.
+// four loads feed four products. With eight registers no other split needs fewer loads.
 #pragma once
 #include <immintrin.h>
 
@@ -46,13 +46,13 @@ inline Line* kept_lines(int64_t count) {
 // Rows of so many bytes: [vector][step][16 words], a Line of each.
 struct RowsInTiles {
     RowsInTiles(int64_t rows, int64_t bytes)
-        : rows(rows), bytes(bytes), steps((bytes + STEP - 1) / STEP), whole_steps(bytes / STEP),
+        : rows(rows), bytes(bytes), steps((bytes + STEP - 1) / STEP), full_steps(bytes / STEP),
           vectors((rows + LANES - 1) / LANES), lines_(kept_lines(vectors * steps * LANES)) {}
 
-    const int64_t rows, bytes, steps, whole_steps, vectors;  // steps along a row; vectors of sixteen rows
+    const int64_t rows, bytes, steps, full_steps, vectors;  // steps along a row; vectors of sixteen rows
 
     char* vector(int64_t v) const { return reinterpret_cast<char*>(lines_) + v * steps * TILE_BYTES; }
-    __mmask64 tail() const { return (uint64_t(1) << (bytes - whole_steps * STEP)) - 1; }
+    __mmask64 tail() const { return (uint64_t(1) << (bytes - full_steps * STEP)) - 1; }
 
     // A vector, of rows that lie where `row_at` says. Bytes behind the last are zeros, and so are the rows behind the
     // last.
@@ -63,8 +63,8 @@ struct RowsInTiles {
         });
     }
 
-    // The same, a byte of each number, of bfloat16 rows, `stride` numbers from one to the next, rounded as to_int8_row
-    // does it. Their scales are [rows].
+    // The same of bfloat16 rows, `stride` numbers from one to the next, quantized to a byte each as to_int8_row does
+    // it. Their scales are [rows].
     void round(int64_t v, const bf16* from, int64_t stride, float* scales) const {
         float factors[LANES];
         for (int64_t row = v * LANES; row < std::min(rows, (v + 1) * LANES); row++) {
@@ -85,7 +85,7 @@ struct RowsInTiles {
     void fill(int64_t v, const Part& part) const {
         char* to = vector(v);
         for (int64_t step = 0; step < steps; step++, to += TILE_BYTES) {
-            const __mmask64 kept = step < whole_steps ? ~__mmask64(0) : tail();
+            const __mmask64 kept = step < full_steps ? ~__mmask64(0) : tail();
             __m512i block[16];
             for (int64_t m = 0; m < LANES; m++) {
                 const int64_t row = v * LANES + m;
@@ -100,7 +100,7 @@ struct RowsInTiles {
         const auto quarter = [&](int part) {
             const __mmask16 mask = static_cast<__mmask16>(kept >> 16 * part);
             const __m512i words = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + 16 * part));
-            return (__m128i)lowest_bytes(with_code((Floats)_mm512_slli_epi32(words, 16), factor));
+            return (__m128i)lowest_bytes(code_words((Floats)_mm512_slli_epi32(words, 16), factor));
         };
         const __m256i lower = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter(0)), quarter(1), 1);
         const __m256i upper = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter(2)), quarter(3), 1);
@@ -115,16 +115,16 @@ struct BlockPair {
 };
 
 // Two blocks of sixteen outputs, or with B = 1 the first, for V vectors of sixteen rows, 1 or 2: sums [16][stride] of
-// each block, to which those that `sums` hold already are added where `is_more`. `x` holds pairs of channels, `stride`
-// words from one to the next; `width` channels are added up, a multiple of 32. `beside` is called with every 32 of
-// them, to ask for what comes next: a tile reads sixteen places far apart, which no processor foresees.
+// each block, to which those that `sums` hold already are added where `accumulate`. `x` holds pairs of channels,
+// `stride` words from one to the next; `width` channels are added up, a multiple of 32. `between` is called with every
+// 32 of them, to prefetch what comes next: a tile reads sixteen places far apart, which no processor foresees.
 template <int V, int B = 2, class Between>
 void multiply_blocks(const uint32_t* x, int64_t stride, const BlockPair& weight, int64_t width, float* sums_one,
-                     float* sums_two, const Between& beside, bool is_more = false) {
+                     float* sums_two, const Between& between, bool accumulate = false) {
     static_assert((V == 1 || V == 2) && (B == 1 || B == 2));
     const int64_t step = 4 * stride, row = 2 * weight.row;
     const bf16 *one = weight.one, *two = weight.two;
-    if (is_more) {
+    if (accumulate) {
         _tile_loadd(0, sums_one, step);
         if constexpr (B == 2) _tile_loadd(1, sums_two, step);
         if constexpr (V == 2) {
@@ -140,7 +140,7 @@ void multiply_blocks(const uint32_t* x, int64_t stride, const BlockPair& weight,
         }
     }
     for (int64_t channel = 0; channel < width; channel += 32, x += 16 * stride) {
-        beside();
+        between();
         _tile_loadd(4, one + channel, row);
         _tile_loadd(6, x, step);
         _tile_dpbf16ps(0, 4, 6);

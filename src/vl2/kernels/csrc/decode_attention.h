@@ -44,9 +44,10 @@ inline float softmax(float* scores, int64_t count) {
     return sum(total) + rest;
 }
 
-// `V` vectors of the sum over rows of weight * row, into `out`.
+// `V` vectors of the sum over rows of weight * row, into `out`. The sums stay in registers over all rows.
 template <int V, class T>
-inline void weighted_sum_vectors(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count, bf16* out) {
+inline void weighted_sum_vectors(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count,
+                                 bf16* out) {
     Floats acc[V] = {};
     for (int64_t i = 0; i < count; i++) {
         float weight;
@@ -60,8 +61,8 @@ inline void weighted_sum_vectors(const T* weights, float scale, const bf16* rows
 // The sum over rows of weight * row, times `scale`; `channels` is a multiple of 16. Each channel is added up alike,
 // however many are added up together.
 template <class T>
-inline void weighted_sum(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count, int64_t channels,
-                         bf16* out) {
+inline void weighted_sum(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count,
+                         int64_t channels, bf16* out) {
     int64_t c = 0;
     for (; c + 16 * LANES <= channels; c += 16 * LANES)
         weighted_sum_vectors<16>(weights, scale, rows + c, stride, count, out + c);
@@ -71,8 +72,8 @@ inline void weighted_sum(const T* weights, float scale, const bf16* rows, int64_
 }
 
 // Plain attention of one row and one head of keys, with all the query heads that share it.
-inline void attend_head(const Model& model, const Step& step, int64_t layer, int64_t row, int64_t head, const bf16* query,
-                        const bf16* key, const bf16* value, bf16* out) {
+inline void attend_head(const Model& model, const Step& step, int64_t layer, int64_t row, int64_t head,
+                        const bf16* query, const bf16* key, const bf16* value, bf16* out) {
     const int64_t C = model.head_dim, half = C / 2, length = step.lengths[row], shared = model.heads / model.kv_heads;
     const float *cosine = step.cosines + row * half, *sine = step.sines + row * half;
     const CacheRow& cache = step.cache_row(layer, row);

@@ -33,14 +33,25 @@ struct PrefillChunk {
 class FusedPrefill {
    public:
     FusedPrefill(const Model& model, const PrefillChunk& chunk)
-        : model_(model), chunk_(chunk), rows_(chunk.rows), threads_(static_cast<int>(chunk.threads)),
-          normed_(rows_ * model.width), query_(rows_ * heads_width()), rotated_(rows_ * heads_width()),
-          key_(rows_ * heads_width()), value_(rows_ * heads_width()), attended_(rows_ * heads_width()),
+        : model_(model),
+          chunk_(chunk),
+          rows_(chunk.rows),
+          threads_(static_cast<int>(chunk.threads)),
+          normed_(rows_ * model.width),
+          query_(rows_ * heads_width()),
+          rotated_(rows_ * heads_width()),
+          key_(rows_ * heads_width()),
+          value_(rows_ * heads_width()),
+          attended_(rows_ * heads_width()),
           mlp_(rows_ * model.width),
-          slots_(rows_ * model.experts_per_token * model.width), logits_(rows_ * model.experts),
-          weights_(rows_ * model.experts_per_token), chosen_(rows_ * model.experts_per_token),
-          token_index_(rows_ * model.experts_per_token), row_index_(rows_ * model.experts_per_token), counts_(model.experts),
-          unpacked_(most_unpacked(model)) {}
+          slots_(rows_ * model.experts_per_token * model.width),
+          logits_(rows_ * model.experts),
+          weights_(rows_ * model.experts_per_token),
+          chosen_(rows_ * model.experts_per_token),
+          token_index_(rows_ * model.experts_per_token),
+          row_index_(rows_ * model.experts_per_token),
+          counts_(model.experts),
+          dequantized_(max_dequantized(model)) {}
 
     // Whether the shapes were within what the kernels do; else what is written is of no use.
     bool run() {
@@ -62,9 +73,10 @@ class FusedPrefill {
     UninitializedBuffer<bf16> normed_, query_, rotated_, key_, value_, attended_, mlp_, slots_;
     UninitializedBuffer<float> logits_, weights_;
     UninitializedBuffer<int64_t> chosen_, token_index_, row_index_, counts_;
-    UninitializedBuffer<bf16> unpacked_;
+    UninitializedBuffer<bf16> dequantized_;
 
-    static constexpr int64_t FEW_ROWS = 16;  // of bfloat16: with no more, each product of an MLP is shared out by itself
+    // Of bfloat16: with no more, each product of an MLP is shared out by itself.
+    static constexpr int64_t FEW_ROWS = 16;
 
     int64_t heads_width() const { return model_.heads * model_.head_dim; }
 
@@ -80,17 +92,17 @@ class FusedPrefill {
     // Of the same rows. Codes of int4 are made bfloat16 first.
     bool multiply(std::initializer_list<Projection> projections) const {
         std::vector<RowsProduct> products;
-        bf16* room = unpacked_.data();
+        bf16* scratch = dequantized_.data();
         for (const Projection& p : projections) {
             const Matrix& w = p.weight;
             RowsProduct product = product_of(w, p.x, rows_, w.inputs, p.out, p.out_stride);
             product.residual = p.residual;
             if (w.kind == INT4) {
                 const uint16_t* scales = reinterpret_cast<const uint16_t*>(w.scales);
-                if (!unpack_int4(w.codes, scales, w.outputs, w.inputs, room, threads_)) return false;
+                if (!dequantize_int4(w.codes, scales, w.outputs, w.inputs, scratch, threads_)) return false;
                 product.kind = BF16;
-                product.weight = room;
-                room += w.outputs * w.inputs;
+                product.weight = scratch;
+                scratch += w.outputs * w.inputs;
             }
             products.push_back(product);
         }
@@ -101,7 +113,7 @@ class FusedPrefill {
     }
 
     // Numbers that codes are made at once.
-    static int64_t most_unpacked(const Model& model) {
+    static int64_t max_dequantized(const Model& model) {
         int64_t most = 0;
         const auto size = [](const Matrix& w) { return w.kind == INT4 ? w.outputs * w.inputs : 0; };
         for (int64_t i = 0; i < model.num_layers; i++) {
@@ -164,8 +176,10 @@ class FusedPrefill {
     // x += the weighted sum of each row's experts + the shared ones.
     bool add_experts(const Layer& layer) const {
         const int64_t E = model_.experts, K = model_.experts_per_token;
-        if (!router_logits(normed_.data(), rows_, model_.width, layer.router, E, logits_.data(), threads_)) return false;
-        choose_experts_of_all(model_, layer.expert_bias, rows_, logits_.data(), chosen_.data(), weights_.data(), threads_);
+        if (!router_logits(normed_.data(), rows_, model_.width, layer.router, E, logits_.data(), threads_))
+            return false;
+        choose_experts_of_all(model_, layer.expert_bias, rows_, logits_.data(), chosen_.data(), weights_.data(),
+                              threads_);
         sort_by_expert(chosen_.data(), rows_, K, E, token_index_.data(), row_index_.data(), counts_.data());
         const ExpertRows experts{normed_.data(), rows_, token_index_.data(), counts_.data(), E, model_.width,
                                  layer.expert_gate.first.outputs, layer.expert_gate, layer.expert_up, layer.expert_down,
@@ -182,9 +196,9 @@ class FusedPrefill {
     bool run_mlp(const Layer& layer, bf16* out) const {
         const int64_t hidden = layer.gate.outputs;
         if (rows_ > FEW_ROWS || layer.gate.kind != BF16) {
-            const auto alone = [](const Matrix& w) { return Stack{w, 0, 0}; };
+            const auto single = [](const Matrix& w) { return Stack{w, 0, 0}; };
             const ExpertRows all{normed_.data(), rows_, nullptr, &rows_, 1, model_.width, hidden,
-                                 alone(layer.gate), alone(layer.up), alone(layer.down), out};
+                                 single(layer.gate), single(layer.up), single(layer.down), out};
             return run_experts(all, threads_);
         }
         const UninitializedBuffer<bf16> gate_up(2 * rows_ * hidden), activated(rows_ * hidden);

@@ -23,7 +23,8 @@ struct RowsProduct {
 };
 
 // Rows times a matrix in bfloat16 or int8, with no bias and nothing behind it.
-inline RowsProduct product_of(const Matrix& w, const bf16* x, int64_t rows, int64_t x_stride, bf16* out, int64_t out_stride) {
+inline RowsProduct product_of(const Matrix& w, const bf16* x, int64_t rows, int64_t x_stride, bf16* out,
+                              int64_t out_stride) {
     const float* scales = w.kind == INT8 ? reinterpret_cast<const float*>(w.scales) : nullptr;
     return {x, rows, w.inputs, x_stride, w.kind, w.codes, scales, nullptr, w.outputs, 0, nullptr, out, out_stride};
 }

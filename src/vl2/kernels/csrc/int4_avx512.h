@@ -49,7 +49,8 @@ inline void dequantize_panel(const uint8_t* codes, const uint16_t* scales, int64
 
 // The whole weight so, [outputs, inputs]. Whether it was of whole panels and groups; nothing is written where it was
 // not.
-inline bool unpack_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs, int64_t inputs, bf16* out, int threads) {
+inline bool dequantize_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs, int64_t inputs, bf16* out,
+                            int threads) {
     if (outputs % PANEL || inputs % GROUP) return false;
     const int64_t groups = inputs / GROUP;
     parallel_for(outputs / PANEL, threads, [&](int64_t panel) {

@@ -13,10 +13,12 @@
 
 namespace vl2 {
 
-// Words whose lowest bytes are the codes: added to 1.5 * 2^23, a number is rounded to a whole one.
-inline Ints with_code(Floats x, float factor) { return bits<Ints>(x * factor + 12582912.0f); }
+// Words whose lowest bytes are the codes: added to 1.5 * 2^23 a float is rounded to an integer, nearest and ties to
+// even, which its lowest bits hold.
+inline Ints code_words(Floats x, float factor) { return bit_cast<Ints>(x * factor + 12582912.0f); }
 
-// Without its sign a number is the larger the larger its bits are. Of a row of zeros it is a tiny number.
+// The largest magnitude of a row; of zeros a tiny number, for it is divided by. Without their signs, bfloat16 numbers
+// are in the order of their bits, so they are compared as integers.
 inline float largest_magnitude(const bf16* x, int64_t width) {
     Halves most = {};
     int64_t n = 0;
@@ -32,26 +34,28 @@ inline float largest_magnitude(const bf16* x, int64_t width) {
     return std::max(to_float(largest), 1e-30f);
 }
 
-// A row by its own largest number: codes -127 to 127, and the scale returned is such that x is about code * scale.
+// Quantize a row by its own largest number: codes -127 to 127, so that both signs reach as far, and the scale returned
+// is such that x is about code * scale.
 inline float to_int8_row(const bf16* x, int64_t width, int8_t* codes) {
     const float largest = largest_magnitude(x, width), factor = 127 / largest;
     int64_t n = 0;
     for (; n + LANES <= width; n += LANES) {
-        const Bytes bytes = lowest_bytes(with_code(load(x + n), factor));
+        const Bytes bytes = lowest_bytes(code_words(load(x + n), factor));
         std::memcpy(codes + n, &bytes, sizeof bytes);
     }
-    for (; n < width; n++) codes[n] = static_cast<int8_t>(with_code(splat(to_float(x[n])), factor)[0]);
+    for (; n < width; n++) codes[n] = static_cast<int8_t>(code_words(splat(to_float(x[n])), factor)[0]);
     return largest / 127;
 }
 
 inline void to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* codes, float* scales, int threads) {
-    parallel_rows(rows, 8, threads, [&](int64_t r) { scales[r] = to_int8_row(x + r * width, width, codes + r * width); });
+    parallel_rows(rows, 8, threads,
+                  [&](int64_t r) { scales[r] = to_int8_row(x + r * width, width, codes + r * width); });
 }
 
 // A sum times the row's scale and the column's, plus the bias, zero where there is none, and the GELU of that. One
 // expression: the compiler then makes the last product and the sum one instruction everywhere, and all that use it have
 // the same bits.
-inline Floats scaled_sum(Ints sum, Floats row_scale, Floats column_scale, Floats bias, bool gelu) {
+inline Floats dequantize_sum(Ints sum, Floats row_scale, Floats column_scale, Floats bias, bool gelu) {
     const Floats value = __builtin_convertvector(sum, Floats) * row_scale * column_scale + bias;
     return gelu ? fast_gelu(rounded(value)) : value;
 }
@@ -65,10 +69,10 @@ inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, co
         for (int64_t first = 0; first < width; first += LANES) {
             // The last lanes of a row begin earlier, over some that are done: the same numbers once more.
             const int64_t n = std::min(first, width - LANES);
-            Ints whole;
-            std::memcpy(&whole, sums + r * width + n, sizeof whole);
+            Ints integers;
+            std::memcpy(&integers, sums + r * width + n, sizeof integers);
             const Floats added = bias ? load(bias + n) : Floats{};
-            Floats value = scaled_sum(whole, splat(row_scales[r]), load(column_scales + n), added, gelu);
+            Floats value = dequantize_sum(integers, splat(row_scales[r]), load(column_scales + n), added, gelu);
             if (residual) value = load(residual + r * width + n) + rounded(value);
             store(out + r * width + n, value);
         }

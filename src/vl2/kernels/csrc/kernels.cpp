@@ -3,8 +3,8 @@
 // In: pointers into the caller's memory, sizes and strides as 64-bit integers, and the number of threads. Out: results
 // in the caller's memory. Nothing is kept after a call but what threads reuse for the next. Functions that return a
 // number say 1 when done, and 0 where the kernel does not do this shape or this machine has no such kernel: then Python
-// takes the plain way. No exception may leave a function. This is the only file that is compiled; every header is
-// included from here.
+// takes the plain way. An exception that leaves a function ends the process, so the two that allocate much catch
+// std::bad_alloc. This is the only file that is compiled; every header is included from here.
 #include <new>
 
 #include "decode.h"
@@ -43,8 +43,8 @@ void vl2_normalize(const bf16* x, const bf16* weight, int64_t rows, int64_t widt
     normalize_rows(x, weight, rows, width, eps, out, static_cast<int>(threads));
 }
 
-void vl2_layer_norm(const bf16* x, const bf16* weight, const bf16* bias, int64_t rows, int64_t width, double eps, bf16* out,
-                    int64_t threads) {
+void vl2_layer_norm(const bf16* x, const bf16* weight, const bf16* bias, int64_t rows, int64_t width, double eps,
+                    bf16* out, int64_t threads) {
     layer_norm_rows(x, weight, bias, rows, width, eps, out, static_cast<int>(threads));
 }
 
@@ -120,28 +120,29 @@ int64_t vl2_encode(const Encoder* encoder, bf16* x, int64_t tiles, int64_t patch
 
 // out [rows, outputs] = x [rows, stride] times w; rows of x are bfloat16 with zeros up to a multiple of 32 inputs.
 void vl2_multiply(const Matrix* w, int64_t rows, const bf16* x, int64_t stride, float* out, int64_t threads) {
-    Cuts cuts;
-    cuts.add(0, w->outputs, w->bytes_per_output());
-    cuts.cut(threads);
-    parallel_for(cuts.size(), static_cast<int>(threads), [&](int64_t task) {
+    OutputTasks tasks;
+    tasks.add(0, w->outputs, w->bytes_per_output());
+    tasks.split(threads);
+    parallel_for(tasks.size(), static_cast<int>(threads), [&](int64_t task) {
         static thread_local std::vector<const bf16*> inputs;
         static thread_local std::vector<float*> outputs;
         inputs.resize(rows);
         outputs.resize(rows);
         for (int64_t m = 0; m < rows; m++) {
             inputs[m] = x + m * stride;
-            outputs[m] = out + m * w->outputs + cuts[task].first;
+            outputs[m] = out + m * w->outputs + tasks[task].first;
         }
-        multiply(*w, cuts[task].first, cuts[task].last, static_cast<int>(rows), inputs.data(),
+        multiply(*w, tasks[task].first, tasks[task].last, static_cast<int>(rows), inputs.data(),
                  outputs.data());
     });
 }
 
-// A weight [outputs, inputs], bfloat16 or float32, as int4; each group's scale is the best of the `shares` tried.
-void vl2_to_int4(const void* weight, int64_t is_float32, int64_t outputs, int64_t inputs, const float* shares,
-                 int64_t num_shares, uint8_t* codes, uint16_t* scales) {
-    if (is_float32) to_int4(static_cast<const float*>(weight), outputs, inputs, shares, num_shares, codes, scales);
-    else to_int4(static_cast<const bf16*>(weight), outputs, inputs, shares, num_shares, codes, scales);
+// A weight [outputs, inputs], bfloat16 or float32, as int4; each group's scale is the best of the `scale_ratios` tried.
+void vl2_to_int4(const void* weight, int64_t is_float32, int64_t outputs, int64_t inputs, const float* scale_ratios,
+                 int64_t num_ratios, uint8_t* codes, uint16_t* scales) {
+    if (is_float32)
+        to_int4(static_cast<const float*>(weight), outputs, inputs, scale_ratios, num_ratios, codes, scales);
+    else to_int4(static_cast<const bf16*>(weight), outputs, inputs, scale_ratios, num_ratios, codes, scales);
 }
 
 // The whole weight [outputs, inputs] of int4 codes and scales.
@@ -158,6 +159,6 @@ void vl2_from_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs
 // kernel.
 int64_t vl2_unpack_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs, int64_t inputs, bf16* out,
                         int64_t threads) {
-    return unpack_int4(codes, scales, outputs, inputs, out, static_cast<int>(threads));
+    return dequantize_int4(codes, scales, outputs, inputs, out, static_cast<int>(threads));
 }
 }

@@ -14,6 +14,8 @@
 namespace vl2 {
 
 enum Kind : int32_t { BF16 = 0, INT8 = 1, INT4 = 2 };
+// int4 lies in panels of sixteen outputs, one a lane of AVX-512, and has a scale for each group of 32 inputs; a block
+// is one group of a panel.
 constexpr int64_t PANEL = 16, GROUP = 32, BLOCK_BYTES = PANEL * GROUP / 2;
 
 // A weight [outputs, inputs]. Held the same in Python, as a ctypes structure.
@@ -28,7 +30,7 @@ struct Matrix {
     }
 };
 
-// Matrices of one shape behind one another; the strides are in bytes.
+// Matrices of one shape, those of a layer's experts, behind one another; the strides are in bytes.
 struct Stack {
     Matrix first;
     int64_t code_stride, scale_stride;
@@ -51,9 +53,10 @@ inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / t
 // Activations are held in rows of a multiple of 32, filled up with zeros.
 inline int64_t padded(int64_t inputs) { return round_up(inputs, GROUP); }
 
-// Take the weights of a row by groups, the last filled up with zeros.
+// Call `step` with each group of a row of weights, the last filled up with zeros: beyond a row lies the next, or what
+// is not ours to read.
 template <class T, class Step>
-inline void each_group(const T* row, int64_t inputs, const Step& step) {
+inline void for_each_group(const T* row, int64_t inputs, const Step& step) {
     const int64_t whole = inputs - inputs % GROUP;
     for (int64_t k = 0; k < whole; k += GROUP) step(row + k, k);
     if (whole < inputs) {

@@ -9,21 +9,22 @@
 namespace vl2 {
 
 // Sixteen rows' high bytes as one vector, their low bytes as the next, and so on.
-inline RowsInTiles in_fours(const Int16Rows& x, int M) {
+inline RowsInTiles pack_bytes(const Int16Rows& x, int M) {
     const RowsInTiles tiles((M + 15) / 16 * 32, x.width());
     for (int64_t v = 0; v < tiles.vectors; v++)
         tiles.pack(v, [&](int64_t packed) {
-            const int row = std::min(static_cast<int>(packed / 32 * 16 + packed % 16), M - 1);  // behind the last: thrown away later
+            // Behind the last: thrown away later.
+            const int row = std::min(static_cast<int>(packed / 32 * 16 + packed % 16), M - 1);
             return v % 2 ? x.low(row) : x.high(row);
         });
     return tiles;
 }
 
 // Sums of the high and of the low bytes of two blocks of sixteen outputs with one vector of rows: [high,
-// low][block][output, row]. Meanwhile memory is asked for what comes next, evenly between the tiles, or the places
-// where lines wait would all be taken at once.
-inline void add_up(const int8_t* weight, int64_t inputs, const char* high, const char* low,
-                   int32_t (*sums)[2][SUMS], Prefetch& prefetch) {
+// low][block][output, row]. Meanwhile what comes next is prefetched, evenly between the tiles, or all fill buffers
+// would be taken at once.
+inline void multiply_bytes(const int8_t* weight, int64_t inputs, const char* high, const char* low,
+                           int32_t (*sums)[2][SUMS], Prefetch& prefetch) {
     const int8_t* other = weight + 16 * inputs;
     _tile_zero(0);
     _tile_zero(1);
@@ -51,8 +52,9 @@ inline void add_up(const int8_t* weight, int64_t inputs, const char* high, const
 
 // Thirty-two outputs each time, for up to sixteen rows at a time. The inputs are a multiple of 64. Returns the first
 // output that was not computed.
-inline int64_t multiply_in_tiles(const Matrix& w, int64_t first, int64_t last, int M, const Int16Rows& x, float* const* out) {
-    const RowsInTiles tiles = in_fours(x, M);
+inline int64_t multiply_in_tiles(const Matrix& w, int64_t first, int64_t last, int M, const Int16Rows& x,
+                                 float* const* out) {
+    const RowsInTiles tiles = pack_bytes(x, M);
     const float* scales = reinterpret_cast<const float*>(w.scales);
     const TileRegisters registers;
     int64_t n = first;
@@ -62,7 +64,7 @@ inline int64_t multiply_in_tiles(const Matrix& w, int64_t first, int64_t last, i
         for (int row = 0; row < M; row += 16) {
             alignas(64) int32_t sums[2][2][SUMS];
             const char *high = tiles.vector(row / 8), *low = tiles.vector(row / 8 + 1);
-            add_up(reinterpret_cast<const int8_t*>(weight), w.inputs, high, low, sums, prefetch);
+            multiply_bytes(reinterpret_cast<const int8_t*>(weight), w.inputs, high, low, sums, prefetch);
             prefetch.lines = 0;
             const int count = std::min(16, M - row);
             const __m512 row_scales = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), &x.scales[row]);
@@ -71,7 +73,8 @@ inline int64_t multiply_in_tiles(const Matrix& w, int64_t first, int64_t last, i
                 for (int i = 0; i < 16; i++) {
                     const __m512i high = _mm512_load_si512(sums[0][block] + 16 * i);
                     const __m512i low = _mm512_load_si512(sums[1][block] + 16 * i);
-                    const __m512 scaled = _mm512_mul_ps(joined(high, low), _mm512_set1_ps(scales[n + 16 * block + i]));
+                    const __m512 scaled =
+                        _mm512_mul_ps(combine_bytes(high, low), _mm512_set1_ps(scales[n + 16 * block + i]));
                     results[i] = _mm512_castps_si512(_mm512_mul_ps(scaled, row_scales));
                 }
                 transpose(results);

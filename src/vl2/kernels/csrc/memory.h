@@ -19,7 +19,7 @@ struct alignas(LINE_BYTES) Line {
     uint32_t words[16];
 };
 
-// Numbers that nobody has written yet, from the beginning of a line of the cache on.
+// Numbers that nobody has written yet.
 template <class T>
 class UninitializedBuffer {
    public:

@@ -23,7 +23,8 @@ struct BlockPrefetch {
     void step() { prefetch.step(); }
 };
 
-// Of hidden channels as much as the second cache holds beside all else: half a megabyte of 1 to 2.
+// What the second cache holds of hidden channels beside all else. The MLP of tiny's first layer, whose 6,848 channels
+// do not fit, takes a quarter less so than with all of them at once.
 constexpr int64_t HIDDEN_BYTES = 1 << 19;
 
 // Hidden channels that are made before the second product adds them up: all, or a part where they are many. Int4 is
@@ -34,7 +35,8 @@ inline int64_t hidden_at_once(int64_t rows, int64_t hidden, int64_t kind) {
     return round_up((hidden + parts - 1) / parts, 32);
 }
 
-// Channels whose tiles of two blocks, and of two vectors of rows, the first cache holds: 16 KB each.
+// Channels at a time: their tiles of two blocks, and of two vectors of rows, are 16 KB each, which the first cache
+// holds.
 constexpr int64_t CHANNELS_AT_ONCE = 256;
 
 // Sixteen outputs each of two weights for the 16 * V rows of a panel: sums [16][16 * V] of each; `stride` is from one
@@ -42,16 +44,16 @@ constexpr int64_t CHANNELS_AT_ONCE = 256;
 // that are there where `accumulate` says so. Some channels of the weights go over all vectors before the next do, so
 // that the second cache, which fills tiles at half the rate at which they multiply, gives them only once.
 template <int V, class Between>
-void multiply_two_blocks(const uint32_t* x, int64_t pairs, const bf16* one, const bf16* two, int64_t stride, float* sums_one,
-                         float* sums_two, const Between& between, bool accumulate = false) {
+void multiply_two_blocks(const uint32_t* x, int64_t pairs, const bf16* one, const bf16* two, int64_t stride,
+                         float* sums_one, float* sums_two, const Between& between, bool accumulate = false) {
     constexpr int64_t PANEL_STRIDE = V * LANES;
     const int64_t width = 2 * pairs, at_once = V > 2 ? CHANNELS_AT_ONCE : width;
     for (int64_t first = 0; first < width; first += at_once, x += at_once / 2 * PANEL_STRIDE) {
         const BlockPair weight{one + first, two + first, stride};
         const int64_t channels = std::min(at_once, width - first);
         for (int v = 0; v + 2 <= V; v += 2)
-            multiply_blocks<2>(x + v * LANES, PANEL_STRIDE, weight, channels, sums_one + v * LANES, sums_two + v * LANES,
-                               between, accumulate || first > 0);
+            multiply_blocks<2>(x + v * LANES, PANEL_STRIDE, weight, channels, sums_one + v * LANES,
+                               sums_two + v * LANES, between, accumulate || first > 0);
         if constexpr (V % 2 != 0) {
             constexpr int64_t LAST = (V - 1) * LANES;
             multiply_blocks<1>(x + LAST, PANEL_STRIDE, weight, channels, sums_one + LAST, sums_two + LAST, between,

@@ -8,7 +8,6 @@
 // same panels.
 #pragma once
 #include <algorithm>
-#include <type_traits>
 #include <vector>
 
 #include "matmul.h"
@@ -60,19 +59,6 @@ void pack_rows(int64_t rows, int64_t channels, PackedRows& packed, const RowAt& 
     }
 }
 
-// Call `run` with the number of vectors of a panel as a constant, so that the microkernel's sums are registers.
-template <class Run>
-inline void with_vectors(int64_t vectors, const Run& run) {
-    switch (vectors) {
-        case 1: run(std::integral_constant<int, 1>()); break;
-        case 2: run(std::integral_constant<int, 2>()); break;
-        case 3: run(std::integral_constant<int, 3>()); break;
-        case 4: run(std::integral_constant<int, 4>()); break;
-        case 5: run(std::integral_constant<int, 5>()); break;
-        default: run(std::integral_constant<int, 6>()); break;
-    }
-}
-
 // Where sixteen rows of an expert's weight lie, in whatever kind, or of bfloat16 some of their channels.
 struct WeightBlock {
     const uint8_t* codes = nullptr;  // null: none
@@ -103,8 +89,7 @@ namespace vl2 {
 // What a thread must hold while it multiplies: nothing. With AMX, the tile registers.
 struct MicrokernelState {};
 
-// Nothing is prefetched: this microkernel reads at most eight rows of weights at a time, streams that a processor
-// foresees.
+// Nothing is prefetched: that was measured to pay with tile registers alone.
 struct BlockPrefetch {
     BlockPrefetch(const WeightBlock&, int64_t) {}
     void step() {}
@@ -116,7 +101,8 @@ inline int64_t hidden_at_once(int64_t, int64_t hidden, int64_t) { return hidden;
 // Outputs of N rows of a weight for the 16 * V rows of a panel: sums [N][16 * V]. Not inlined: beside other code the
 // compiler would not keep the sums in registers.
 template <int V, int N>
-__attribute__((noinline)) void multiply_panel(const uint32_t* x, int64_t pairs, const bf16* const* weight, float* sums) {
+__attribute__((noinline)) void multiply_panel(const uint32_t* x, int64_t pairs, const bf16* const* weight,
+                                              float* sums) {
     __m512 acc[N][V];
     for (int n = 0; n < N; n++)
         for (int v = 0; v < V; v++) acc[n][v] = _mm512_setzero_ps();
@@ -137,8 +123,8 @@ __attribute__((noinline)) void multiply_panel(const uint32_t* x, int64_t pairs, 
 // `stride` is from one row of a weight to the next. Eight rows of weights at a time, with more than three vectors four:
 // N * V sums and V rows are at most 30 registers.
 template <int V, class Between>
-void multiply_two_blocks(const uint32_t* x, int64_t pairs, const bf16* one, const bf16* two, int64_t stride, float* sums_one,
-                         float* sums_two, const Between&, bool = false) {
+void multiply_two_blocks(const uint32_t* x, int64_t pairs, const bf16* one, const bf16* two, int64_t stride,
+                         float* sums_one, float* sums_two, const Between&, bool = false) {
     constexpr int N = V > 3 ? 4 : 8, HALF = N / 2;
     for (int first = 0; first < 16; first += HALF) {
         const bf16* weight[N];

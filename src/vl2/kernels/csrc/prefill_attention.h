@@ -15,7 +15,7 @@
 namespace vl2 {
 
 // Rows of one head lie `row` elements apart, heads `head`, batches `batch`; channels lie together.
-struct Rows3 {
+struct StridedRows {
     bf16* data;
     int64_t batch, head, row;
 
@@ -24,16 +24,17 @@ struct Rows3 {
 
 // Held the same in Python, as a ctypes structure.
 struct Attention {
-    Rows3 query, key, value, out;
+    StridedRows query, key, value, out;
     int64_t batches, heads, shared;  // `shared` query heads look at the same keys
     int64_t queries, keys, channels, value_channels;
     int64_t before;  // query i sees keys 0 to before + i; -1: all keys
     double scale;
 
-    // How many keys a query sees.
-    int64_t seen(int64_t q) const { return before < 0 ? keys : std::min(keys, before + q + 1); }
+    // The keys that a query sees: the first so many.
+    int64_t visible_keys(int64_t q) const { return before < 0 ? keys : std::min(keys, before + q + 1); }
 };
 
+// More value channels than eight vectors would not stay in registers.
 constexpr int64_t MOST_CHANNELS = 256, MOST_VALUE_CHANNELS = 8 * LANES;
 
 }  // namespace vl2
@@ -42,25 +43,24 @@ constexpr int64_t MOST_CHANNELS = 256, MOST_VALUE_CHANNELS = 8 * LANES;
 #include "prefill_attention_amx.h"
 #elif defined(VL2_AVX512)
 #include "prefill_attention_avx512.h"
+#else
+
+namespace vl2 {
+
+inline void attend_queries(const Attention&, int64_t, int64_t) {}  // never called
+
+}  // namespace vl2
 #endif
 
 namespace vl2 {
 
-#if defined(VL2_AVX512)
-
 // Whether the shape was within what the kernel does; nothing is written where it was not.
 inline bool attend_many(const Attention& a, int threads) {
-    if (a.channels % 2 || a.channels > MOST_CHANNELS || a.value_channels > MOST_VALUE_CHANNELS) return false;
-    parallel_for(a.batches * a.heads, threads, [&](int64_t task) {
-        attend_queries(a, task / a.heads, task % a.heads);
-    });
+    if (!HAS_AVX512 || a.channels % 2 || a.channels > MOST_CHANNELS || a.value_channels > MOST_VALUE_CHANNELS)
+        return false;
+    parallel_for(a.batches * a.heads, threads,
+                 [&](int64_t task) { attend_queries(a, task / a.heads, task % a.heads); });
     return true;
 }
-
-#else
-
-inline bool attend_many(const Attention&, int) { return false; }
-
-#endif
 
 }  // namespace vl2

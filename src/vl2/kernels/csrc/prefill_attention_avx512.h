@@ -11,8 +11,9 @@
 
 namespace vl2 {
 
-constexpr int64_t KEYS_AT_ONCE = 4 * LANES;
-constexpr int QUERIES_AT_ONCE = 6;
+// Six queries against four vectors of keys: 24 accumulators, six queries and a vector of keys are 31 of 32 registers.
+constexpr int64_t KEY_BLOCK = 4 * LANES;
+constexpr int QUERY_BLOCK = 6;
 
 struct PackedHead {
     AlignedVector<uint32_t> keys, values;  // [block][pair of channels][64 keys]; [pair of keys][channels]
@@ -20,14 +21,14 @@ struct PackedHead {
 
     void pack(const Attention& a, int64_t b, int64_t h) {
         channel_pairs = a.channels / 2;
-        key_blocks = (a.keys + KEYS_AT_ONCE - 1) / KEYS_AT_ONCE;
+        key_blocks = (a.keys + KEY_BLOCK - 1) / KEY_BLOCK;
         value_width = round_up(a.value_channels, LANES);
-        keys.assign(key_blocks * channel_pairs * KEYS_AT_ONCE, 0);
+        keys.assign(key_blocks * channel_pairs * KEY_BLOCK, 0);
         values.assign((a.keys + 1) / 2 * value_width, 0);
         for (int64_t k = 0; k < a.keys; k++) {
-            uint32_t* to = &keys[k / KEYS_AT_ONCE * channel_pairs * KEYS_AT_ONCE + k % KEYS_AT_ONCE];
+            uint32_t* to = &keys[k / KEY_BLOCK * channel_pairs * KEY_BLOCK + k % KEY_BLOCK];
             const bf16* from = a.key.at(b, h, k);
-            for (int64_t c = 0; c < channel_pairs; c++) std::memcpy(&to[c * KEYS_AT_ONCE], from + 2 * c, 4);
+            for (int64_t c = 0; c < channel_pairs; c++) std::memcpy(&to[c * KEY_BLOCK], from + 2 * c, 4);
         }
         for (int64_t k = 0; k < a.keys; k++) {
             const bf16* from = a.value.at(b, h, k);
@@ -42,11 +43,11 @@ template <int M>
 inline void attention_scores(const PackedHead& head, const bf16* const* queries, int64_t blocks, float scale,
                              float* scores, int64_t width) {
     for (int64_t block = 0; block < blocks; block++) {
-        const uint32_t* keys = &head.keys[block * head.channel_pairs * KEYS_AT_ONCE];
+        const uint32_t* keys = &head.keys[block * head.channel_pairs * KEY_BLOCK];
         __m512 acc[M][4];
         for (int m = 0; m < M; m++)
             for (int v = 0; v < 4; v++) acc[m][v] = _mm512_setzero_ps();
-        for (int64_t c = 0; c < head.channel_pairs; c++, keys += KEYS_AT_ONCE) {
+        for (int64_t c = 0; c < head.channel_pairs; c++, keys += KEY_BLOCK) {
             __m512bh query[M];
             for (int m = 0; m < M; m++) query[m] = broadcast_pair(queries[m] + 2 * c);
 #pragma GCC unroll 4
@@ -57,16 +58,17 @@ inline void attention_scores(const PackedHead& head, const bf16* const* queries,
         }
         for (int m = 0; m < M; m++)
             for (int v = 0; v < 4; v++)
-                _mm512_storeu_ps(scores + m * width + block * KEYS_AT_ONCE + v * LANES,
+                _mm512_storeu_ps(scores + m * width + block * KEY_BLOCK + v * LANES,
                                  _mm512_mul_ps(acc[m][v], _mm512_set1_ps(scale)));
     }
 }
 
-// e^(score - largest) of the first `seen` scores as bfloat16, zeros up to `width`; returns their sum before rounding.
-inline float softmax_to_bf16(float* scores, int64_t seen, int64_t width, bf16* weights) {
-    for (int64_t k = seen; k < round_up(seen, LANES); k++) scores[k] = -INFINITY;
+// e^(score - largest) of the first `visible_keys` scores as bfloat16, zeros up to `width`; returns their sum before
+// rounding.
+inline float softmax_to_bf16(float* scores, int64_t visible_keys, int64_t width, bf16* weights) {
+    for (int64_t k = visible_keys; k < round_up(visible_keys, LANES); k++) scores[k] = -INFINITY;
     Floats best = load(scores);
-    for (int64_t k = LANES; k < seen; k += LANES) {
+    for (int64_t k = LANES; k < visible_keys; k += LANES) {
         const Floats next = load(scores + k);
         best = next > best ? next : best;
     }
@@ -74,10 +76,10 @@ inline float softmax_to_bf16(float* scores, int64_t seen, int64_t width, bf16* w
     for (int i = 1; i < LANES; i++) largest = std::max(largest, best[i]);
     Floats total = {};
     int64_t k = 0;
-    for (; k < seen; k += LANES) {
+    for (; k < visible_keys; k += LANES) {
         const Floats p = exponential(load(scores + k) - largest);
         total += p;
-        const __m256bh half = _mm512_cvtneps_pbh(bits<__m512>(p));
+        const __m256bh half = _mm512_cvtneps_pbh(bit_cast<__m512>(p));
         std::memcpy(weights + k, &half, sizeof half);
     }
     std::fill(weights + std::min(k, width), weights + width, static_cast<bf16>(0));
@@ -110,12 +112,13 @@ inline void weighted_sum_of_values(const PackedHead& head, const bf16* weights, 
         }
 }
 
-constexpr int summed_at_once(int vectors) { return vectors <= 4 ? 6 : vectors == 5 ? 5 : vectors == 6 ? 4 : 3; }
+// Queries whose sums over V vectors of values fit the registers, beside the queries' weights.
+constexpr int queries_at_once(int vectors) { return vectors <= 4 ? 6 : vectors == 5 ? 5 : vectors == 6 ? 4 : 3; }
 
 template <int V>
-inline void weighted_sums(const PackedHead& head, const bf16* weights, int64_t width, int64_t key_pairs, const float* totals,
-                          bf16* const* out, int64_t count, int64_t channels) {
-    constexpr int M = summed_at_once(V);
+inline void weighted_sums(const PackedHead& head, const bf16* weights, int64_t width, int64_t key_pairs,
+                          const float* totals, bf16* const* out, int64_t count, int64_t channels) {
+    constexpr int M = queries_at_once(V);
     int64_t m = 0;
     for (; m + M <= count; m += M)
         weighted_sum_of_values<M, V>(head, weights + m * width, width, key_pairs, totals + m, out + m, channels);
@@ -123,46 +126,40 @@ inline void weighted_sums(const PackedHead& head, const bf16* weights, int64_t w
         weighted_sum_of_values<1, V>(head, weights + m * width, width, key_pairs, totals + m, out + m, channels);
 }
 
-// All queries of one head.
+// All queries of one head. Scores of a query with all its keys are kept, so that its largest is known before the first
+// power is made: no sum is scaled again.
 inline void attend_queries(const Attention& a, int64_t b, int64_t h) {
-    constexpr int64_t TILE = 60;  // queries: a multiple of what is scored and of what is summed at once
+    constexpr int64_t QUERY_TILE = 60;  // queries: a multiple of what is scored and of what is summed at once
     static thread_local PackedHead head;
     static thread_local AlignedVector<float> scores;
     static thread_local AlignedVector<bf16> weights;
     head.pack(a, b, h / a.shared);
-    const int64_t width = head.key_blocks * KEYS_AT_ONCE;
-    scores.resize(QUERIES_AT_ONCE * width);
-    weights.resize(TILE * width);
+    const int64_t width = head.key_blocks * KEY_BLOCK;
+    scores.resize(QUERY_BLOCK * width);
+    weights.resize(QUERY_TILE * width);
     const float scale = static_cast<float>(a.scale);
-    for (int64_t first = 0; first < a.queries; first += TILE) {
-        const int64_t count = std::min(TILE, a.queries - first);
-        const auto seen = [&](int64_t q) { return a.seen(first + q); };
-        const int64_t key_pairs = (seen(count - 1) + 1) / 2;
-        float totals[TILE];
-        bf16* out[TILE];
-        for (int64_t q = 0; q < count; q += QUERIES_AT_ONCE) {
-            const int64_t some = std::min<int64_t>(QUERIES_AT_ONCE, count - q);
-            const bf16* queries[QUERIES_AT_ONCE];
-            for (int64_t m = 0; m < QUERIES_AT_ONCE; m++)
+    for (int64_t first = 0; first < a.queries; first += QUERY_TILE) {
+        const int64_t count = std::min(QUERY_TILE, a.queries - first);
+        const auto visible_keys = [&](int64_t q) { return a.visible_keys(first + q); };
+        const int64_t key_pairs = (visible_keys(count - 1) + 1) / 2;
+        float totals[QUERY_TILE];
+        bf16* out[QUERY_TILE];
+        for (int64_t q = 0; q < count; q += QUERY_BLOCK) {
+            const int64_t some = std::min<int64_t>(QUERY_BLOCK, count - q);
+            const bf16* queries[QUERY_BLOCK];
+            for (int64_t m = 0; m < QUERY_BLOCK; m++)
                 queries[m] = a.query.at(b, h, first + q + std::min(m, some - 1));  // a short tile repeats its last
-            const int64_t blocks = (seen(q + some - 1) + KEYS_AT_ONCE - 1) / KEYS_AT_ONCE;
-            attention_scores<QUERIES_AT_ONCE>(head, queries, blocks, scale, scores.data(), width);
+            const int64_t blocks = (visible_keys(q + some - 1) + KEY_BLOCK - 1) / KEY_BLOCK;
+            attention_scores<QUERY_BLOCK>(head, queries, blocks, scale, scores.data(), width);
             for (int64_t m = 0; m < some; m++) {
-                totals[q + m] = softmax_to_bf16(&scores[m * width], seen(q + m), round_up(2 * key_pairs, LANES),
+                totals[q + m] = softmax_to_bf16(&scores[m * width], visible_keys(q + m), round_up(2 * key_pairs, LANES),
                                                &weights[(q + m) * width]);
                 out[q + m] = a.out.at(b, h, first + q + m);
             }
         }
-        switch (head.value_width / LANES) {
-            case 1: weighted_sums<1>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            case 2: weighted_sums<2>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            case 3: weighted_sums<3>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            case 4: weighted_sums<4>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            case 5: weighted_sums<5>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            case 6: weighted_sums<6>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            case 7: weighted_sums<7>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-            default: weighted_sums<8>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels); break;
-        }
+        with_constant<MOST_VALUE_CHANNELS / LANES>(head.value_width / LANES, [&](auto vectors) {
+            weighted_sums<vectors.value>(head, weights.data(), width, key_pairs, totals, out, count, a.value_channels);
+        });
     }
 }
 

@@ -41,9 +41,9 @@ struct WeightPanel {
 
 // Two vectors, each rounded to bfloat16.
 inline void round_two(Floats (&x)[2]) {
-    const Words pair = bits<Words>(interleave_bf16((__m512)x[0], (__m512)x[1]));
-    x[0] = bits<Floats>(pair << 16);
-    x[1] = bits<Floats>(pair & 0xffff0000u);
+    const Words pair = bit_cast<Words>(interleave_bf16((__m512)x[0], (__m512)x[1]));
+    x[0] = bit_cast<Floats>(pair << 16);
+    x[1] = bit_cast<Floats>(pair & 0xffff0000u);
 }
 
 // Sixteen hidden channels of a panel, of which `gate` and `up` are the rows: silu(gate) * up, rounded where the plain
@@ -86,7 +86,7 @@ void store_outputs(const float* sums, int64_t width, int64_t rows, bf16* out) {
         }
         transpose(block);
         for (int64_t m = 0; m < std::min<int64_t>(LANES, rows - v * LANES); m++)
-            store_past_caches(out + (v * LANES + m) * width, block[m]);
+            store_nontemporal(out + (v * LANES + m) * width, block[m]);
     }
 }
 
@@ -94,7 +94,8 @@ void store_outputs(const float* sums, int64_t width, int64_t rows, bf16* out) {
 struct ExpertWorkspace {
     PackedRows x, hidden;
     std::vector<Line> scratch[2];  // two panels of int4 made bfloat16
-    AlignedVector<float> sums;     // of 32 outputs, [outputs][16 * vectors of a panel]; of all where hidden channels come in parts
+    // Of 32 outputs, [outputs][16 * vectors of a panel]; of all where hidden channels come in parts.
+    AlignedVector<float> sums;
 };
 
 // The rows of one task through the gated MLP of their expert. To be read from `run` down.
@@ -146,12 +147,14 @@ class ExpertPass {
         const int64_t steps = passes_ * (e_.width / 32 + LANES / 2);
         for (int64_t f = begin; f < end; f += PANEL) {
             const bool is_last = f + PANEL == end;
-            const WeightBlock next_gate = is_last ? down_block(0, begin, end) : WeightBlock(e_.gate, expert_, f + PANEL);
-            const WeightBlock next_up = is_last ? down_block(PANEL, begin, end) : WeightBlock(e_.up, expert_, f + PANEL);
+            const WeightBlock next_gate =
+                is_last ? down_block(0, begin, end) : WeightBlock(e_.gate, expert_, f + PANEL);
+            const WeightBlock next_up =
+                is_last ? down_block(PANEL, begin, end) : WeightBlock(e_.up, expert_, f + PANEL);
             WeightPanel gate(e_.gate, expert_, f, next_gate, steps, w_.scratch[0]);
             WeightPanel up(e_.up, expert_, f, next_up, steps, w_.scratch[1]);
             for (int64_t p = 0; p < w_.x.size(); p++)
-                with_vectors(w_.x.vectors(p), [&](auto vectors) {
+                with_constant<PackedRows::MOST_VECTORS>(w_.x.vectors(p), [&](auto vectors) {
                     uint32_t* to = w_.hidden.at(p) + (f - begin) / 2 * vectors.value * LANES;
                     swiglu_panel<vectors.value>(w_.x.at(p), w_.x.pairs, gate, up, to);
                 });
@@ -170,12 +173,12 @@ class ExpertPass {
                 two.prefetch.step();
             };
             for (int64_t p = 0; p < w_.x.size(); p++)
-                with_vectors(w_.x.vectors(p), [&](auto vectors) {
+                with_constant<PackedRows::MOST_VECTORS>(w_.x.vectors(p), [&](auto vectors) {
                     constexpr int64_t V = vectors.value;
                     const int64_t row = w_.x.first[p] * LANES;
                     float* sums = w_.sums.data() + (has_parts() ? row * e_.width + n * V * LANES : 0);
-                    multiply_two_blocks<V>(w_.hidden.at(p), w_.hidden.pairs, one.rows + begin, two.rows + begin, e_.hidden,
-                                           sums, sums + PANEL * V * LANES, prefetch, begin > 0);
+                    multiply_two_blocks<V>(w_.hidden.at(p), w_.hidden.pairs, one.rows + begin, two.rows + begin,
+                                           e_.hidden, sums, sums + PANEL * V * LANES, prefetch, begin > 0);
                     if (end < e_.hidden) return;
                     prefetch();
                     store_outputs<V>(sums, e_.width, rows_ - row, e_.out + (first_ + row) * e_.width + n);
@@ -210,13 +213,14 @@ inline bool router_logits(const bf16* x, int64_t tokens, int64_t width, const bf
         std::copy(weight, weight + experts * width, padded.begin());
         weight = padded.data();
     }
-    constexpr int64_t AT_ONCE = PackedRows::MOST_VECTORS * LANES;  // one panel: each weight is read once for all its tokens
+    // One panel: each weight is read once for all its tokens.
+    constexpr int64_t AT_ONCE = PackedRows::MOST_VECTORS * LANES;
     parallel_for((tokens + AT_ONCE - 1) / AT_ONCE, threads, [&](int64_t task) {
         static thread_local PackedRows packed;
         [[maybe_unused]] const MicrokernelState state;
         const int64_t first = task * AT_ONCE, count = std::min(AT_ONCE, tokens - first);
         pack_rows(count, width, packed, [&](int64_t row) { return x + (first + row) * width; }, [] {});
-        with_vectors(packed.vectors(0), [&](auto vectors) {
+        with_constant<PackedRows::MOST_VECTORS>(packed.vectors(0), [&](auto vectors) {
             constexpr int V = vectors.value;
             for (int64_t expert = 0; expert < experts; expert += 2 * LANES) {
                 const bf16 *one = weight + expert * width, *two = one + LANES * width;

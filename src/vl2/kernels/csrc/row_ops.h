@@ -20,7 +20,7 @@ constexpr int64_t ROWS_AT_ONCE = 16;
 
 // weight * round(x / rms(x)), rounded as the plain model rounds.
 inline void normalize(const bf16* x, const bf16* weight, int64_t width, double eps, bf16* out) {
-    Floats some[4] = {};  // a sum alone would wait for itself at each step
+    Floats some[4] = {};  // one sum alone would wait for itself at each step
     int64_t i = 0;
     for (; i + 4 * LANES <= width; i += 4 * LANES)
         for (int64_t k = 0; k < 4; k++) some[k] += load(x + i + k * LANES) * load(x + i + k * LANES);
@@ -40,21 +40,21 @@ inline void normalize_rows(const bf16* x, const bf16* weight, int64_t rows, int6
 }
 
 // Rows less their means, by their deviations, times the weight, plus the bias.
-inline void layer_norm_rows(const bf16* x, const bf16* weight, const bf16* bias, int64_t rows, int64_t width, double eps,
-                            bf16* out, int threads) {
-    // Whole fours of vectors, of zeros behind the last channel, which the two sums leave out. A sum alone would wait
-    // for itself at each step; there are four.
-    const int64_t whole = round_up(width, 4 * LANES), behind = whole - width;
+inline void layer_norm_rows(const bf16* x, const bf16* weight, const bf16* bias, int64_t rows, int64_t width,
+                            double eps, bf16* out, int threads) {
+    // Four vectors at a time: a sum alone would wait for itself at each step. Behind the last channel they hold zeros,
+    // which add nothing to the mean, and of which each adds mean * mean to the squares: that is taken off again.
+    const int64_t padded_width = round_up(width, 4 * LANES), num_zeros = padded_width - width;
     const auto sum_of = [&](const float* row, const auto& value) {
         Floats some[4] = {};
-        for (int64_t i = 0; i < whole; i += 4 * LANES)
+        for (int64_t i = 0; i < padded_width; i += 4 * LANES)
             for (int64_t k = 0; k < 4; k++) some[k] += value(load(row + i + k * LANES));
         return sum((some[0] + some[1]) + (some[2] + some[3]));
     };
     parallel_for((rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE, threads, [&](int64_t task) {
         static thread_local std::vector<float> kept;
-        kept.assign(3 * whole, 0.0f);
-        float *row = kept.data(), *weights = row + whole, *biases = weights + whole;
+        kept.assign(3 * padded_width, 0.0f);
+        float *row = kept.data(), *weights = row + padded_width, *biases = weights + padded_width;
         for (int64_t i = 0; i < width; i++) {
             weights[i] = to_float(weight[i]);
             biases[i] = to_float(bias[i]);
@@ -66,7 +66,7 @@ inline void layer_norm_rows(const bf16* x, const bf16* weight, const bf16* bias,
             for (; i < width; i++) row[i] = to_float(from[i]);
             const float mean = sum_of(row, [](Floats value) { return value; }) / static_cast<float>(width);
             const float squares = sum_of(row, [&](Floats value) { return (value - mean) * (value - mean); });
-            const float variance = (squares - static_cast<float>(behind) * mean * mean) / static_cast<float>(width);
+            const float variance = (squares - static_cast<float>(num_zeros) * mean * mean) / static_cast<float>(width);
             const float scale = 1.0f / std::sqrt(variance + static_cast<float>(eps));
             const auto normed = [&](int64_t at) {
                 return (load(row + at) - mean) * scale * load(weights + at) + load(biases + at);
@@ -142,8 +142,9 @@ inline void swiglu_rows(const bf16* rows, int64_t count, int64_t width, bool fas
 
 // out[t] = sum over k of weight[t, k] * rows[row_index[t, k]], in float32 and in the order of k; rounded, and added to
 // each of two residuals, which may be null, and rounded.
-inline void combine_experts(const bf16* rows, const int64_t* row_index, const float* weight, int64_t tokens, int64_t slots,
-                            int64_t width, const bf16* residual, const bf16* second_residual, bf16* out, int threads) {
+inline void combine_experts(const bf16* rows, const int64_t* row_index, const float* weight, int64_t tokens,
+                            int64_t slots, int64_t width, const bf16* residual, const bf16* second_residual, bf16* out,
+                            int threads) {
     parallel_rows(tokens, ROWS_AT_ONCE, threads, [&](int64_t t) {
         int64_t n = 0;
         for (; n + LANES <= width; n += LANES) {

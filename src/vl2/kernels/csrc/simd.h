@@ -7,12 +7,13 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "instruction_set.h"
 
 namespace vl2 {
 
-// Sixteen floats fill a register of AVX-512 and four of SSE or NEON. Vectors twice as wide as a register go through
+// Sixteen floats fill one register of AVX-512, or four of SSE or NEON. Vectors twice as wide as a register go through
 // memory at every step with AVX2, so there they are half as wide.
 #if defined(VL2_AVX2)
 constexpr int LANES = 8;
@@ -28,28 +29,40 @@ typedef int8_t Bytes __attribute__((vector_size(LANES)));
 using bf16 = uint16_t;  // the upper half of a float
 
 template <class To, class From>
-inline To bits(From value) {
+inline To bit_cast(From value) {
     static_assert(sizeof(To) == sizeof(From));
     To out;
     std::memcpy(&out, &value, sizeof out);
     return out;
 }
 
-inline float to_float(bf16 value) { return bits<float>(static_cast<uint32_t>(value) << 16); }
+inline float to_float(bf16 value) { return bit_cast<float>(static_cast<uint32_t>(value) << 16); }
 
 // Round to nearest, ties to even; NaN stays NaN.
 inline bf16 to_bf16(float value) {
-    const uint32_t word = bits<uint32_t>(value);
+    const uint32_t word = bit_cast<uint32_t>(value);
     if ((word & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
     return static_cast<bf16>((word + 0x7fff + (word >> 16 & 1)) >> 16);
 }
 
+// IEEE half precision, in which the scales of int4 are held, as a float.
 inline float from_half(uint16_t half) {
     const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, rest = half & 0x7fff;
     // Shifted, the exponent is 112 too small; the product puts that right and makes subnormals whole.
-    return bits<float>(bits<uint32_t>(bits<float>(rest << 13) * bits<float>(0x77800000u)) | sign);
+    return bit_cast<float>(bit_cast<uint32_t>(bit_cast<float>(rest << 13) * bit_cast<float>(0x77800000u)) | sign);
 }
 
+// Call `run` with a count from 1 to MOST as a constant: loops over it are unrolled, and their accumulators are
+// registers.
+template <int MOST, class Run>
+inline void with_constant(int64_t count, const Run& run) {
+    if constexpr (MOST > 1) {
+        if (count < MOST) return with_constant<MOST - 1>(count, run);
+    }
+    run(std::integral_constant<int, MOST>());
+}
+
+// The float that a bfloat16 holds after rounding: the plain model rounds each result so.
 inline float rounded(float value) { return to_float(to_bf16(value)); }
 
 inline Floats splat(float value) { return Floats{} + value; }
@@ -65,24 +78,24 @@ inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof valu
 inline Floats load(const bf16* from) {
     Halves halves;
     std::memcpy(&halves, from, sizeof halves);
-    return bits<Floats>(__builtin_convertvector(halves, Words) << 16);
+    return bit_cast<Floats>(__builtin_convertvector(halves, Words) << 16);
 }
 
 // Only finite values come here: activations.
 inline void store(bf16* to, Floats value) {
-    const Words words = bits<Words>(value);
+    const Words words = bit_cast<Words>(value);
     const Halves halves = __builtin_convertvector((words + 0x7fff + (words >> 16 & 1)) >> 16, Halves);
     std::memcpy(to, &halves, sizeof halves);
 }
 
 inline Floats rounded(Floats value) {
-    const Words words = bits<Words>(value);
-    return bits<Floats>((words + 0x7fff + (words >> 16 & 1)) & 0xffff0000u);
+    const Words words = bit_cast<Words>(value);
+    return bit_cast<Floats>((words + 0x7fff + (words >> 16 & 1)) & 0xffff0000u);
 }
 
 // e^x by splitting off the power of two; relative error below 2e-7. Below -87 it is 0.
 inline Floats exponential(Floats x) {
-    const Words tiny = bits<Words>(x < splat(-87.0f));
+    const Words tiny = bit_cast<Words>(x < splat(-87.0f));
     x = x > splat(88.0f) ? splat(88.0f) : x;
     x = x < splat(-87.0f) ? splat(-87.0f) : x;
     const Floats shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
@@ -96,7 +109,7 @@ inline Floats exponential(Floats x) {
     p = p * rest + 5.0000001201e-1f;
     p = p * rest * rest + rest + 1.0f;
     const Ints exponent = __builtin_convertvector(power, Ints);
-    return bits<Floats>((bits<Words>(p) + (bits<Words>(exponent) << 23)) & ~tiny);
+    return bit_cast<Floats>((bit_cast<Words>(p) + (bit_cast<Words>(exponent) << 23)) & ~tiny);
 }
 
 }  // namespace vl2
@@ -131,7 +144,7 @@ inline void store_fast(bf16* to, Floats value) { store(to, value); }
 // The lowest byte of each lane.
 inline Bytes lowest_bytes(Ints words) { return __builtin_convertvector(words, Bytes); }
 
-// 1 / (1 + e^-x). Below -60 it is what it is there: nothing tells it from zero.
+// 1 / (1 + e^-x).
 inline Floats logistic(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
 
 // SiLU and the tanh GELU of what is rounded to bfloat16 next: with AVX-512 their relative error is up to 7e-5.

@@ -24,7 +24,7 @@ inline void pause_cpu() {
 }
 
 // Wait a little: a spin for as long as a phase may last on an idle machine; then the core goes to whoever else wants
-// it.
+// it, which may be the thread that is waited for.
 inline void wait_briefly(int& spins) {
     if (spins++ < 2000) pause_cpu();
     else sched_yield();
@@ -44,10 +44,14 @@ class Team {
     }
 
    private:
+    // A line of the cache each: what all threads add to must not take the line that waiting ones read.
     struct alignas(64) Counter {
         std::atomic<int64_t> value{0};
     };
 
+    // The last to arrive clears the next phase's counter, which nobody reads any more: all have left the phase that
+    // used it last. Then it opens the next round. The acq_rel of arriving and the release of the round make what any
+    // thread wrote in this phase visible to all in the next.
     void barrier(int& phase) {
         const int64_t round = round_.value.load(std::memory_order_relaxed);
         if (arrived_.value.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
@@ -60,9 +64,12 @@ class Team {
         phase++;
     }
 
-    Counter counters_[2], arrived_, round_;
+    Counter counters_[2];      // next task of this phase and of the one after it
+    Counter arrived_, round_;  // threads at the barrier; how many barriers were passed
 };
 
+// The entry points of the OpenMP runtime that PyTorch has loaded, by the names of GNU's, which LLVM's and Intel's have
+// too.
 struct OpenMP {
     void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
     int (*thread_num)() = nullptr;
@@ -81,9 +88,9 @@ struct OpenMP {
 
 inline OpenMP openmp;
 
-// As many threads as pay: one where there is so little to read and to multiply that a second would take as long to
-// come.
-inline int threads_for(int threads, int64_t bytes, int64_t products) {
+// As many threads as pay: one where there is so little to read and to multiply (256 KB, four million products) that a
+// second would take as long to come.
+inline int useful_threads(int threads, int64_t bytes, int64_t products) {
     return bytes < 1 << 18 && products < 1 << 22 ? 1 : threads;
 }
 
@@ -99,15 +106,13 @@ void run_team(int threads, const Body& body) {
         struct Call {
             const Body* body;
             std::atomic<Team*> team{nullptr};
-            std::atomic<int> left{0};
         } call{&body};
-        // The runtime may give fewer threads than asked for: the first of them makes the team.
+        // The runtime may give fewer threads than asked for: the first of them makes the team of as many as there are,
+        // and the others wait for it.
         auto enter = [](void* data) {
             Call& call = *static_cast<Call*>(data);
             const int id = openmp.thread_num();
-            if (id == 0) {
-                call.team.store(new Team(openmp.num_threads()), std::memory_order_release);
-            }
+            if (id == 0) call.team.store(new Team(openmp.num_threads()), std::memory_order_release);
             Team* team;
             for (int spins = 0; !(team = call.team.load(std::memory_order_acquire));) wait_briefly(spins);
             (*call.body)(*team, id);
