@@ -61,9 +61,12 @@ inline void bf16_microkernel(const uint8_t* weight, int64_t stride, int64_t inpu
 template <int R>
 inline void bf16_dots(int M, const uint8_t* weight, int64_t stride, int64_t inputs, const bf16* const* x,
                       __m512 (*out)[WEIGHT_ROWS], int q, Prefetch& prefetch) {
-    with_constant<ROW_TILE>(M, [&](auto rows) {
-        bf16_microkernel<rows.value, R>(weight, stride, inputs, x, out, q, prefetch);
-    });
+    switch (M) {
+        case 1: return bf16_microkernel<1, R>(weight, stride, inputs, x, out, q, prefetch);
+        case 2: return bf16_microkernel<2, R>(weight, stride, inputs, x, out, q, prefetch);
+        case 3: return bf16_microkernel<3, R>(weight, stride, inputs, x, out, q, prefetch);
+        default: return bf16_microkernel<4, R>(weight, stride, inputs, x, out, q, prefetch);
+    }
 }
 
 inline void multiply_bf16(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x,
