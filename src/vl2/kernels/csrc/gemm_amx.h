@@ -1,51 +1,35 @@
-// A whole product in tile registers: rows of bfloat16 times a weight, in bfloat16 or, where the weight is int8, in integers,
-// for which the rows are rounded to 8 bits as they are packed.
+// The product of gemm.h in tile registers: bfloat16, or int8 in integers, for which the rows are quantized as they are
+// packed.
 //
-// As in amx.h a tile of the weight is sixteen of its rows as they lie in memory, here of 64 bytes each, and the rows that it
-// meets lie beside one another in words, packed once for all outputs. Sums of integers are exact; what is made of them, and
-// in which order, is int8.h's: both ways give the same bits. A row's result depends on that row alone.
+// In and out as gemm.h says, which alone includes this; prefill_moe_int8_amx.h uses ProductInTiles by itself. Rows are
+// packed once for all outputs, in chunks that the second cache holds. Sums of integers are exact; what is made of them,
+// and in which order, is int8.h's: with and without tile registers the bits are the same. A row's result depends on
+// that row alone.
 #pragma once
 #include <algorithm>
 #include <type_traits>
 #include <vector>
 
 #include "amx.h"
-#include "blocks.h"
 #include "int8.h"
-#include "rows_in_tiles.h"
+#include "threads.h"
 
 namespace vl2 {
 
-// Held the same in Python, as a ctypes structure.
-struct RowsProduct {
-    const bf16* x;  // [rows, inputs], `x_stride` numbers from one row to the next
-    int64_t rows, inputs, x_stride;
-    int64_t kind;                // BF16 or INT8
-    const void* weight;          // [outputs, inputs]
-    const float* column_scales;  // [outputs], of INT8
-    const bf16* bias;            // [outputs]; null: none
-    int64_t outputs, gelu;       // gelu: the tanh GELU of the result
-    const bf16* residual;        // [rows, outputs], to which the result, rounded, is added; null: none
-    bf16* out;                   // [rows, outputs], `out_stride` from one row to the next
-    int64_t out_stride;
-};
-
-// Rows times a matrix in bfloat16 or int8, with no bias and nothing behind it.
-inline RowsProduct product_of(const Matrix& w, const bf16* x, int64_t rows, int64_t x_stride, bf16* out, int64_t out_stride) {
-    const float* scales = w.kind == INT8 ? reinterpret_cast<const float*>(w.scales) : nullptr;
-    return {x, rows, w.inputs, x_stride, w.kind, w.codes, scales, nullptr, w.outputs, 0, nullptr, out, out_stride};
-}
-
-#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
-
-constexpr int64_t CHUNK_BYTES = 3 << 18;         // of packed rows, which the second cache holds beside all else
-constexpr int64_t BLOCK = 2 * LANES;             // outputs, and rows, of four tiles of sums
-constexpr int64_t FAR = 1 << 20;                 // results, from which on they are not read before much else is
-constexpr int64_t STEPS_AT_ONCE = 9, VECTORS_AT_ONCE = 4;  // 18 KB of a weight, and of two vectors each time
+// Of packed rows, which the second cache holds beside all else: with 512 KB and 1 MB products are 2 to 7 % slower.
+constexpr int64_t PACKED_BYTES = 3 << 18;
+constexpr int64_t BLOCK = 2 * LANES;  // outputs, and rows, of four tiles of accumulators
+// Results of a product from which on they are stored past the caches: the next kernel begins to read them after they
+// would have left the caches.
+constexpr int64_t NONTEMPORAL_RESULTS = 1 << 20;
+// Steps of a weight that go over all vectors before the next do: 18 KB of the weight and as much of two vectors, which
+// the first cache holds. Four vectors, for their accumulators are memory in between; six and more are slower.
+constexpr int64_t STEPS_AT_ONCE = 9, VECTORS_AT_ONCE = 4;
 
 inline int64_t blocks_of(const RowsProduct& p) { return (p.outputs + BLOCK - 1) / BLOCK; }
 
-// Rows of 64 bytes to which something will be added: a few are asked for at each step.
+// Rows of 64 bytes to which the epilogue will add: two are prefetched at each step, for the epilogue of a block begins
+// right after its last product and would wait for memory.
 struct Residual {
     const bf16* row;
     int64_t stride, count;
@@ -55,47 +39,51 @@ struct Residual {
     }
 };
 
-// A product of rows that are packed, int8_t with their scales, or bf16; of `p` its rows are not read.
+// A product of rows that are packed already, int8_t with their scales or bf16: `x` of `p` is not read. One object
+// serves a thread for some rows; `multiply` is called for one block of 32 outputs after another.
 template <class Number>
 class ProductInTiles {
    public:
-    ProductInTiles(const RowsProduct& p, const RowsInTiles& x, const float* row_scales, bool is_far)
-        : p_(p), x_(x), row_scales_(row_scales), is_far_(is_far) {}
+    ProductInTiles(const RowsProduct& p, const RowsInTiles& x, const float* row_scales, bool nontemporal)
+        : p_(p), x_(x), row_scales_(row_scales), nontemporal_(nontemporal) {}
 
-    // 32 outputs from a multiple of 32 on, or the last sixteen. Meanwhile, evenly over the steps, memory is asked for 32 rows of a
-    // weight that come `next`; null: none.
+    // 32 outputs from a multiple of 32 on, or the last sixteen. Meanwhile, evenly over the steps, 32 rows of a weight
+    // that come `next` are prefetched; null: none.
     void multiply(int64_t first, const uint8_t* next) {
         // Of a single block of sixteen the second pair of tiles is the first once more, and is thrown away.
         const int64_t other = first + LANES < p_.outputs ? LANES : 0;
         Weight weight{row_of_weight(first), row_of_weight(first + other)};
-        if (x_.steps > x_.whole_steps)
+        if (x_.steps > x_.full_steps)
             for (int64_t n = 0; n < LANES; n++)
                 for (int half = 0; half < 2; half++) {
-                    const uint8_t* from = (half ? weight.two : weight.one) + n * x_.bytes + x_.whole_steps * STEP;
+                    const uint8_t* from = (half ? weight.two : weight.one) + n * x_.bytes + x_.full_steps * STEP;
                     _mm512_store_si512(weight.tails[half][n], _mm512_maskz_loadu_epi8(x_.tail(), from));
                 }
-        const int64_t lines = (BLOCK * x_.bytes + 63) / 64, turns = (x_.vectors + 1) / 2 * x_.whole_steps;
+        const int64_t lines = (BLOCK * x_.bytes + 63) / 64, num_steps = (x_.vectors + 1) / 2 * x_.full_steps;
         StreamPrefetch prefetch;
-        if (next && turns > 0) prefetch = StreamPrefetch(next, lines, turns);
+        if (next && num_steps > 0) prefetch = StreamPrefetch(next, lines, num_steps);
         for (int64_t v = 0; v < x_.vectors; v += VECTORS_AT_ONCE)
             multiply_vectors(weight, v, std::min(VECTORS_AT_ONCE, x_.vectors - v), first, other, prefetch);
     }
 
     // 32 rows of the weight from one on; null where there are no more so many.
-    const uint8_t* rows_from(int64_t first) const { return first + BLOCK <= p_.outputs ? row_of_weight(first) : nullptr; }
+    const uint8_t* rows_from(int64_t first) const {
+        return first + BLOCK <= p_.outputs ? row_of_weight(first) : nullptr;
+    }
 
    private:
-    static constexpr bool IS_WHOLE = std::is_same_v<Number, int8_t>;
-    using Sum = std::conditional_t<IS_WHOLE, int32_t, float>;
+    static constexpr bool IS_INT8 = std::is_same_v<Number, int8_t>;
+    using Sum = std::conditional_t<IS_INT8, int32_t, float>;
 
     const RowsProduct& p_;
     const RowsInTiles& x_;
     const float* const row_scales_;
-    const bool is_far_;  // the result is not read before much else is
+    const bool nontemporal_;  // the result is not read before much else is
 
     const uint8_t* row_of_weight(int64_t row) const { return static_cast<const uint8_t*>(p_.weight) + row * x_.bytes; }
 
-    // Two blocks of sixteen rows of it, and what of them lies in the last step where that is not a whole one.
+    // Two blocks of sixteen rows of the weight, and a copy of what lies in the last step where that is not a full one:
+    // a tile there would read beyond the weight.
     struct Weight {
         const uint8_t *one, *two;
         alignas(64) uint8_t tails[2][LANES][STEP];
@@ -113,15 +101,15 @@ class ProductInTiles {
         for (int64_t step = 0; step < x_.steps; step += at_once) {
             const int64_t last_step = std::min(x_.steps, step + at_once);
             int64_t i = 0;
-            for (; i + 2 <= count; i += 2) add_up<2>(weight, v + i, step, last_step, sums + i, prefetch, residual);
-            if (i < count) add_up<1>(weight, v + i, step, last_step, sums + i, prefetch, residual);
+            for (; i + 2 <= count; i += 2) accumulate<2>(weight, v + i, step, last_step, sums + i, prefetch, residual);
+            if (i < count) accumulate<1>(weight, v + i, step, last_step, sums + i, prefetch, residual);
         }
-        for (int64_t i = 0; i < count; i++) finish(sums[i], v + i, first, other);
+        for (int64_t i = 0; i < count; i++) epilogue(sums[i], v + i, first, other);
     }
 
     // Some steps of V vectors, 1 or 2; from the second step on they are added to what `sums` hold.
     template <int V>
-    void add_up(const Weight& weight, int64_t v, int64_t first_step, int64_t last_step, Sum (*sums)[2][SUMS],
+    void accumulate(const Weight& weight, int64_t v, int64_t first_step, int64_t last_step, Sum (*sums)[2][SUMS],
                 StreamPrefetch& prefetch, Residual& residual) {
         const char *left = x_.vector(v), *right = x_.vector(v + V - 1);
         if (first_step) {
@@ -140,7 +128,7 @@ class ProductInTiles {
             }
         }
         for (int64_t step = first_step; step < last_step; step++) {
-            if (step < x_.whole_steps) {
+            if (step < x_.full_steps) {
                 prefetch.step();
                 residual.step();
                 _tile_loadd(4, weight.one + step * STEP, x_.bytes);
@@ -151,7 +139,7 @@ class ProductInTiles {
             }
             _tile_loadd(6, left + step * TILE_BYTES, 64);
             // The compiler takes a register's number as a literal alone: not as a template's.
-            if constexpr (IS_WHOLE) {
+            if constexpr (IS_INT8) {
                 _tile_dpbssd(0, 4, 6);
                 _tile_dpbssd(1, 5, 6);
             } else {
@@ -160,7 +148,7 @@ class ProductInTiles {
             }
             if constexpr (V == 2) {
                 _tile_loadd(7, right + step * TILE_BYTES, 64);
-                if constexpr (IS_WHOLE) {
+                if constexpr (IS_INT8) {
                     _tile_dpbssd(2, 4, 7);
                     _tile_dpbssd(3, 5, 7);
                 } else {
@@ -177,55 +165,56 @@ class ProductInTiles {
         }
     }
 
-    // 32 sums of bfloat16 numbers, each rounded.
-    static __m512i sum_of_halves(__m512i a, __m512i b) {
+    // Add 32 bfloat16 numbers, each sum rounded.
+    static __m512i add_bf16(__m512i a, __m512i b) {
         const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
         const auto even = [](__m512i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); };
         const auto odd = [&](__m512i x) { return _mm512_castsi512_ps(_mm512_and_si512(x, upper)); };
-        return in_pairs(_mm512_add_ps(even(a), even(b)), _mm512_add_ps(odd(a), odd(b)));
+        return interleave_bf16(_mm512_add_ps(even(a), even(b)), _mm512_add_ps(odd(a), odd(b)));
     }
 
-    // What is made of sixteen sums of one output. Of integers as from_int32_sums makes it.
-    Floats result(const Sum* sums, int64_t output, Floats row_scales) const {
+    // Sixteen sums of one output with scales, bias and GELU: of integers by the expression of from_int32_sums.
+    Floats scale_sums(const Sum* sums, int64_t output, Floats row_scales) const {
         const Floats bias = splat(p_.bias ? to_float(p_.bias[output]) : 0);
-        if constexpr (IS_WHOLE) {
-            Ints whole;
-            std::memcpy(&whole, sums, sizeof whole);
-            return scaled_sum(whole, row_scales, splat(p_.column_scales[output]), bias, p_.gelu);
+        if constexpr (IS_INT8) {
+            Ints integers;
+            std::memcpy(&integers, sums, sizeof integers);
+            return dequantize_sum(integers, row_scales, splat(p_.column_scales[output]), bias, p_.gelu);
         } else {
             const Floats value = load(sums) + bias;
-            return p_.gelu ? near_gelu(rounded(value)) : value;
+            return p_.gelu ? fast_gelu(rounded(value)) : value;
         }
     }
 
-    // Sums [output, row] of 32 outputs, or of 16 twice, and 16 rows.
-    void finish(const Sum (*sums)[SUMS], int64_t v, int64_t first, int64_t other) {
+    // The epilogue of sixteen rows: sums [output, row] of 32 outputs, or of 16 twice, become rows of bfloat16.
+    void epilogue(const Sum (*sums)[SUMS], int64_t v, int64_t first, int64_t other) {
         const int64_t row = v * LANES, count = std::min<int64_t>(LANES, p_.rows - row);
         float scales[LANES] = {};
-        if constexpr (IS_WHOLE) std::copy(row_scales_ + row, row_scales_ + row + count, scales);
+        if constexpr (IS_INT8) std::copy(row_scales_ + row, row_scales_ + row + count, scales);
         const Floats row_scales = load(scales);
         __m512i block[16];  // of a pair of outputs each, then of a row each
         for (int64_t half = 0; half < 2; half++)
             for (int64_t n = 0; n < LANES; n += 2) {
                 Floats value[2];
                 for (int64_t i = 0; i < 2; i++)
-                    value[i] = result(sums[half] + (n + i) * LANES, first + half * other + n + i, row_scales);
-                block[half * LANES / 2 + n / 2] = in_pairs((__m512)value[0], (__m512)value[1]);
+                    value[i] = scale_sums(sums[half] + (n + i) * LANES, first + half * other + n + i, row_scales);
+                block[half * LANES / 2 + n / 2] = interleave_bf16((__m512)value[0], (__m512)value[1]);
             }
         transpose(block);
         const __mmask32 kept = other ? ~__mmask32(0) : 0xffff;
         for (int64_t m = 0; m < count; m++) {
             const bf16* residual = p_.residual + (row + m) * p_.outputs + first;
-            if (p_.residual) block[m] = sum_of_halves(block[m], _mm512_maskz_loadu_epi16(kept, residual));
+            if (p_.residual) block[m] = add_bf16(block[m], _mm512_maskz_loadu_epi16(kept, residual));
             bf16* to = p_.out + (row + m) * p_.out_stride + first;
-            if (is_far_ && other) store_past_caches(to, block[m]);
+            if (nontemporal_ && other) store_nontemporal(to, block[m]);
             else _mm512_mask_storeu_epi16(to, kept, block[m]);
         }
     }
 };
 
-// `count` products of the same rows, which are those of the first. Each thread takes some rows for all outputs, packed by itself:
-// what another has just written lies in that one's cache. Of rows that are too few for all threads, each takes some of the outputs.
+// `count` products of the same rows, which are those of the first. Each thread takes some rows for all outputs, packed
+// by itself: what another has just written lies in that one's cache. Of rows that are too few for all threads, each
+// takes some of the outputs.
 template <class Number>
 void multiply_rows_in_tiles(const RowsProduct* products, int64_t count, int threads) {
     const RowsProduct& all = *products;
@@ -233,8 +222,9 @@ void multiply_rows_in_tiles(const RowsProduct* products, int64_t count, int thre
     const int64_t pairs = (all.rows + 2 * LANES - 1) / (2 * LANES);
     int64_t blocks = 0;  // of all products, one behind another
     for (int64_t i = 0; i < count; i++) blocks += blocks_of(products[i]);
-    const int64_t most = std::max<int64_t>(1, CHUNK_BYTES / (2 * steps * TILE_BYTES));  // pairs of vectors
-    const int64_t fewest = (pairs + most - 1) / most, splits = fewest < threads ? std::min<int64_t>(threads, blocks) : 1;
+    const int64_t most = std::max<int64_t>(1, PACKED_BYTES / (2 * steps * TILE_BYTES));  // pairs of vectors
+    const int64_t fewest = (pairs + most - 1) / most,
+                  splits = fewest < threads ? std::min<int64_t>(threads, blocks) : 1;
     const int64_t chunks = std::min(pairs, splits > 1 ? fewest : round_up(fewest, threads));
     run_team(threads, [&](Team& team, int) {
         static thread_local std::vector<float> scales;
@@ -261,16 +251,16 @@ void multiply_rows_in_tiles(const RowsProduct* products, int64_t count, int thre
             int64_t block = split * blocks / splits, last = (split + 1) * blocks / splits;
             for (int64_t i = 0; i < count && last > 0; i++) {
                 const RowsProduct part = part_of(i);
-                ProductInTiles<Number> product(part, x, scales.data(), all.rows * part.outputs > FAR);
-                const int64_t own = blocks_of(part);
-                for (; block < std::min(own, last); block++) {
+                ProductInTiles<Number> product(part, x, scales.data(), all.rows * part.outputs > NONTEMPORAL_RESULTS);
+                const int64_t num_blocks = blocks_of(part);
+                for (; block < std::min(num_blocks, last); block++) {
                     const uint8_t* next = nullptr;
-                    if (block + 1 < std::min(own, last)) next = product.rows_from((block + 1) * BLOCK);
+                    if (block + 1 < std::min(num_blocks, last)) next = product.rows_from((block + 1) * BLOCK);
                     else if (block + 1 < last) next = static_cast<const uint8_t*>(products[i + 1].weight);
                     product.multiply(block * BLOCK, next);
                 }
-                block -= own;
-                last -= own;
+                block -= num_blocks;
+                last -= num_blocks;
             }
         });
     });
@@ -286,17 +276,11 @@ inline bool multiply_rows_in_tiles(const RowsProduct* products, int64_t count, i
         outputs += products[i].outputs;
     }
     const int64_t weights = outputs * p.inputs;
-    threads = threads_for(threads, weights * (p.kind == INT8 ? 1 : 2), weights * p.rows);
+    threads = useful_threads(threads, weights * (p.kind == INT8 ? 1 : 2), weights * p.rows);
     if (p.kind == INT8) multiply_rows_in_tiles<int8_t>(products, count, threads);
     else if (p.kind == BF16) multiply_rows_in_tiles<bf16>(products, count, threads);
     else return false;
     return true;
 }
-
-#else
-
-inline bool multiply_rows_in_tiles(const RowsProduct*, int64_t, int) { return false; }
-
-#endif
 
 }  // namespace vl2

@@ -1,25 +1,13 @@
-// Attention of one new position over the cache of its row, with the norms and rotary embedding before it.
+// Attention of one new position over the cache of its row, with the rotary embedding before it.
 //
-// Each row is computed over exactly the positions that it holds: no mask, no padding, nothing of the rows beside it.
+// In: the projected query, key and value (or latent) of a row. Out: the attended row of one head, and the new key and
+// value in the cache. Called by decode.h, a task for each row and head of keys. Each row is computed over exactly the
+// positions that it holds: no mask, no padding, nothing of the rows beside it. All is portable.
 #pragma once
 #include "model.h"
-#include "workspace.h"
+#include "row_ops.h"
 
 namespace vl2 {
-
-// weight * round(x / rms(x)), rounded as the plain model rounds.
-inline void normalize(const bf16* x, const bf16* weight, int64_t width, double eps, bf16* out) {
-    Floats some[4] = {};  // a sum alone would wait for itself at each step
-    int64_t i = 0;
-    for (; i + 4 * LANES <= width; i += 4 * LANES)
-        for (int64_t k = 0; k < 4; k++) some[k] += load(x + i + k * LANES) * load(x + i + k * LANES);
-    for (; i + LANES <= width; i += LANES) some[0] += load(x + i) * load(x + i);
-    float total = sum((some[0] + some[1]) + (some[2] + some[3]));
-    for (; i < width; i++) total += to_float(x[i]) * to_float(x[i]);
-    const float scale = 1.0f / std::sqrt(total / static_cast<float>(width) + static_cast<float>(eps));
-    for (i = 0; i + LANES <= width; i += LANES) store(out + i, rounded(load(x + i) * scale) * load(weight + i));
-    for (; i < width; i++) out[i] = to_bf16(rounded(to_float(x[i]) * scale) * to_float(weight[i]));
-}
 
 // Channel i with channel i + half.
 inline void rotate_halves(const float* x, const float* cosine, const float* sine, int64_t half, bf16* out) {
@@ -56,9 +44,10 @@ inline float softmax(float* scores, int64_t count) {
     return sum(total) + rest;
 }
 
-// `V` vectors of the sum over rows of weight * row, into `out`.
+// `V` vectors of the sum over rows of weight * row, into `out`. The sums stay in registers over all rows.
 template <int V, class T>
-inline void weighted_sum_vectors(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count, bf16* out) {
+inline void weighted_sum_vectors(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count,
+                                 bf16* out) {
     Floats acc[V] = {};
     for (int64_t i = 0; i < count; i++) {
         float weight;
@@ -72,8 +61,8 @@ inline void weighted_sum_vectors(const T* weights, float scale, const bf16* rows
 // The sum over rows of weight * row, times `scale`; `channels` is a multiple of 16. Each channel is added up alike,
 // however many are added up together.
 template <class T>
-inline void weighted_sum(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count, int64_t channels,
-                         bf16* out) {
+inline void weighted_sum(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count,
+                         int64_t channels, bf16* out) {
     int64_t c = 0;
     for (; c + 16 * LANES <= channels; c += 16 * LANES)
         weighted_sum_vectors<16>(weights, scale, rows + c, stride, count, out + c);
@@ -83,8 +72,8 @@ inline void weighted_sum(const T* weights, float scale, const bf16* rows, int64_
 }
 
 // Plain attention of one row and one head of keys, with all the query heads that share it.
-inline void attend_head(const Model& model, const Step& step, int64_t layer, int64_t row, int64_t head, const bf16* query,
-                        const bf16* key, const bf16* value, bf16* out) {
+inline void attend_head(const Model& model, const Step& step, int64_t layer, int64_t row, int64_t head,
+                        const bf16* query, const bf16* key, const bf16* value, bf16* out) {
     const int64_t C = model.head_dim, half = C / 2, length = step.lengths[row], shared = model.heads / model.kv_heads;
     const float *cosine = step.cosines + row * half, *sine = step.sines + row * half;
     const CacheRow& cache = step.cache_row(layer, row);

@@ -1,14 +1,15 @@
-// Memory that begins on a line of the cache. A vector or a row of a tile that lies across two lines takes twice as long.
+// Memory that begins on a line of the cache.
+//
+// In: a count of numbers. Out: a buffer at a multiple of 64 bytes, with zeros (AlignedVector) or with whatever was
+// there (UninitializedBuffer: for what is written before it is read, where clearing would touch each page once more).
+// Every kernel whose tiles or vectors read a buffer takes it from here: a vector or a row of a tile that lies across
+// two lines takes twice as long. Inputs that come from Python need no alignment.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <new>
 #include <vector>
-
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
 
 namespace vl2 {
 
@@ -18,15 +19,7 @@ struct alignas(LINE_BYTES) Line {
     uint32_t words[16];
 };
 
-#if defined(__AVX512F__)
-// To memory that will not be read before much else is: its line is not read first, where the vector is all of it.
-inline void store_past_caches(void* to, __m512i value) {
-    if (reinterpret_cast<uintptr_t>(to) % LINE_BYTES) _mm512_storeu_si512(to, value);
-    else _mm512_stream_si512(static_cast<__m512i*>(to), value);
-}
-#endif
-
-// Numbers that nobody has written yet, from the beginning of a line of the cache on.
+// Numbers that nobody has written yet.
 template <class T>
 class UninitializedBuffer {
    public:

@@ -1,24 +1,18 @@
-// Sixteen rows of a weight at once: int4 made bfloat16, so that many rows of activations are multiplied by it at the speed
-// of bfloat16. A few are multiplied by the codes themselves, see matmul_int4_avx512.h.
+// int4 weights dequantized to bfloat16, so that many rows of activations are multiplied by them at the speed of
+// bfloat16.
+//
+// In: panels of sixteen rows of codes, and their scales. Out: sixteen rows of bfloat16. Included by int4.h alone; used
+// by prefill_moe_avx512.h panel by panel and by fused_prefill.h for whole weights. A few rows are multiplied by the
+// codes themselves, see matmul_quantized_avx512.h.
 #pragma once
 #include "matmul.h"
 #include "threads.h"
-#include "transpose.h"
-
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
 
 namespace vl2 {
 
-// Two vectors as bfloat16, an element of the first, one of the second, and so on.
-inline __m512i in_pairs(__m512 first, __m512 second) {
-    alignas(64) static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                   8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    return _mm512_permutexvar_epi16(_mm512_load_si512(order), (__m512i)_mm512_cvtne2ps_pbh(second, first));
-}
-
-// A panel of sixteen rows, of `groups` groups of inputs, as rows of bfloat16: code * scale, rounded once. Of each row and group
-// the sixteen numbers that its codes may stand for are made, and looked up.
-inline void unpack_panel(const uint8_t* codes, const uint16_t* scales, int64_t groups, bf16* out) {
+// A panel of sixteen rows, of `groups` groups of inputs, as rows of bfloat16: code * scale, rounded once. Of each row
+// and group the sixteen numbers that its codes may stand for are made, and looked up.
+inline void dequantize_panel(const uint8_t* codes, const uint16_t* scales, int64_t groups, bf16* out) {
     alignas(64) static const float values[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
     // Of each input: its word among the eight of its row, and where in that word its code begins.
     alignas(64) static const uint16_t words[32] = {0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3,
@@ -53,28 +47,17 @@ inline void unpack_panel(const uint8_t* codes, const uint16_t* scales, int64_t g
     }
 }
 
-// The whole weight so, [outputs, inputs]. Whether it was of whole panels and groups; nothing is written where it was not.
-inline bool unpack_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs, int64_t inputs, bf16* out, int threads) {
+// The whole weight so, [outputs, inputs]. Whether it was of whole panels and groups; nothing is written where it was
+// not.
+inline bool dequantize_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs, int64_t inputs, bf16* out,
+                            int threads) {
     if (outputs % PANEL || inputs % GROUP) return false;
     const int64_t groups = inputs / GROUP;
-    run_team(threads, [&](Team& team, int) {
-        int phase = 0;
-        team.each(outputs / PANEL, phase, [&](int64_t panel) {
-            unpack_panel(codes + panel * groups * BLOCK_BYTES, scales + panel * groups * PANEL, groups,
-                         out + panel * PANEL * inputs);
-        });
+    parallel_for(outputs / PANEL, threads, [&](int64_t panel) {
+        dequantize_panel(codes + panel * groups * BLOCK_BYTES, scales + panel * groups * PANEL, groups,
+                     out + panel * PANEL * inputs);
     });
     return true;
 }
 
 }  // namespace vl2
-
-#else
-
-namespace vl2 {
-
-inline bool unpack_int4(const uint8_t*, const uint16_t*, int64_t, int64_t, bf16*, int) { return false; }
-
-}  // namespace vl2
-
-#endif

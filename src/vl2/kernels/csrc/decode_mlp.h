@@ -1,14 +1,18 @@
-// The MLPs of the decode step: the dense layer, and the mixture of experts, of which only those in use are read.
+// The MLPs of a decode step: the dense layer, and the mixture of experts, of which only those in use are read.
+//
+// In: the normed rows of a step. Out: the rows, to which experts and shared experts are added. Called by decode.h in
+// four phases: `plan_mlp` (one thread routes and cuts the work), `run_up`, `run_down` (tasks, each some outputs of one
+// expert for all rows that visit it) and `combine` (a task for each row). All is portable; the products are matmul.h's.
 #pragma once
 #include <numeric>
 
+#include "decode_workspace.h"
 #include "model.h"
 #include "threads.h"
-#include "workspace.h"
 
 namespace vl2 {
 
-// Which rows visit an expert, and as their how-manieth.
+// The rows that visit an expert, and which of their K choices it is.
 struct Visits {
     int64_t expert;
     std::vector<int64_t> slots;  // row * K + k
@@ -19,7 +23,10 @@ struct Routing {
     std::vector<Visits> visits;  // experts in use, in their order
 };
 
-// softmax or sigmoid scores of one row; the K best by score and bias.
+// The K best experts of one row by score and bias, and their weights, which are scores without the bias.
+//
+// The standard library's exp is used, not this library's: two scores near each other must fall as in the plain model.
+// Equal scores go to the first expert, as in `topk` of prefill_moe.h.
 inline void choose_experts(const Model& model, const Layer& layer, const bf16* x, float* weights, int64_t* chosen) {
     const int64_t E = model.experts, K = model.experts_per_token, D = model.width;
     static thread_local std::vector<float> scores, ranked;
@@ -60,7 +67,7 @@ inline void choose_experts(const Model& model, const Layer& layer, const bf16* x
     }
 }
 
-inline Routing route(const Model& model, const Layer& layer, Rows& normed, int64_t rows) {
+inline Routing route(const Model& model, const Layer& layer, PaddedRows& normed, int64_t rows) {
     const int64_t K = model.experts_per_token;
     Routing routing;
     routing.weights.resize(rows * K);
@@ -81,9 +88,9 @@ inline Routing route(const Model& model, const Layer& layer, Rows& normed, int64
 // silu(gate) * up, rounded where the plain model rounds.
 inline Floats swiglu(Floats gate, Floats up) { return rounded(silu(rounded(gate))) * rounded(up); }
 
-// The hidden activations of one gated MLP, outputs first to last.
-inline void hidden(const Matrix& gate, const Matrix& up, int64_t first, int64_t last, Results& gates, Results& ups,
-                   const std::vector<bf16*>& to) {
+// The first two products of a gated MLP and its activation, outputs first to last, for the rows at `gates.inputs()`.
+inline void run_gate_up(const Matrix& gate, const Matrix& up, int64_t first, int64_t last, MatmulOutputs& gates,
+                        MatmulOutputs& ups, const std::vector<bf16*>& to) {
     gates.run(gate, first, last);
     ups.inputs() = gates.inputs();
     ups.run(up, first, last);
@@ -98,15 +105,16 @@ inline void hidden(const Matrix& gate, const Matrix& up, int64_t first, int64_t 
 // What all threads share of the MLP of one layer. Slots are [rows * K]: a row's visit to an expert.
 struct MLPState {
     Routing routing;
-    Rows slots, shared;                            // hidden activations
+    PaddedRows slots, shared;                            // hidden activations
     std::vector<float> slot_outputs, shared_outputs;  // [.., width]
-    Cuts up, down;
+    OutputTasks up, down;
 };
 
 constexpr int64_t SHARED = -1;  // in the place of an index into the visits: the shared experts, or the dense layer
 
-// Say which experts are used, and cut the work. One thread does it.
-inline void plan_mlp(const Model& model, const Layer& layer, int64_t threads, MLPState& state, Rows& normed,
+// Route the rows, and split the work of both phases. One thread does it: routing is short beside a barrier, and tasks
+// must be the same for all.
+inline void plan_mlp(const Model& model, const Layer& layer, int64_t threads, MLPState& state, PaddedRows& normed,
                      int64_t rows) {
     const int64_t K = model.experts_per_token;
     const bool is_moe = layer.router != nullptr;
@@ -128,48 +136,50 @@ inline void plan_mlp(const Model& model, const Layer& layer, int64_t threads, ML
         state.slots.resize(rows * K, layer.expert_down.first.inputs);
         state.slot_outputs.resize(rows * K * model.width);
     }
-    state.up.cut(threads);
-    state.down.cut(threads);
+    state.up.split(threads);
+    state.down.split(threads);
 }
 
-inline void run_up(const Model& model, const Layer& layer, const Cuts::Cut& cut, MLPState& state, Rows& normed,
-                   int64_t rows) {
-    static thread_local Results gates, ups;
+inline void run_up(const Model& model, const Layer& layer, const OutputTasks::Task& part, MLPState& state,
+                   PaddedRows& normed, int64_t rows) {
+    static thread_local MatmulOutputs gates, ups;
     static thread_local std::vector<bf16*> to;
     gates.inputs().clear();
     to.clear();
-    if (cut.matrix == SHARED) {
+    if (part.matrix == SHARED) {
         for (int64_t row = 0; row < rows; row++) {
             gates.inputs().push_back(normed[row]);
             to.push_back(state.shared[row]);
         }
-        hidden(layer.gate, layer.up, cut.first, cut.last, gates, ups, to);
+        run_gate_up(layer.gate, layer.up, part.first, part.last, gates, ups, to);
         return;
     }
-    const Visits& visits = state.routing.visits[cut.matrix];
+    const Visits& visits = state.routing.visits[part.matrix];
     for (int64_t slot : visits.slots) {
         gates.inputs().push_back(normed[slot / model.experts_per_token]);
         to.push_back(state.slots[slot]);
     }
-    hidden(layer.expert_gate.at(visits.expert), layer.expert_up.at(visits.expert), cut.first, cut.last, gates, ups, to);
+    run_gate_up(layer.expert_gate.at(visits.expert), layer.expert_up.at(visits.expert), part.first, part.last, gates,
+                ups, to);
 }
 
-inline void run_down(const Model& model, const Layer& layer, const Cuts::Cut& cut, MLPState& state, int64_t rows) {
-    static thread_local Results results;
+inline void run_down(const Model& model, const Layer& layer, const OutputTasks::Task& part, MLPState& state,
+                     int64_t rows) {
+    static thread_local MatmulOutputs results;
     results.inputs().clear();
-    const int64_t D = model.width, count = cut.last - cut.first;
-    if (cut.matrix == SHARED) {
+    const int64_t D = model.width, count = part.last - part.first;
+    if (part.matrix == SHARED) {
         for (int64_t row = 0; row < rows; row++) results.inputs().push_back(state.shared[row]);
-        results.run(layer.down, cut.first, cut.last);
+        results.run(layer.down, part.first, part.last);
         for (int64_t row = 0; row < rows; row++)
-            std::copy_n(results[row], count, &state.shared_outputs[row * D + cut.first]);
+            std::copy_n(results[row], count, &state.shared_outputs[row * D + part.first]);
         return;
     }
-    const Visits& visits = state.routing.visits[cut.matrix];
+    const Visits& visits = state.routing.visits[part.matrix];
     for (int64_t slot : visits.slots) results.inputs().push_back(state.slots[slot]);
-    results.run(layer.expert_down.at(visits.expert), cut.first, cut.last);
+    results.run(layer.expert_down.at(visits.expert), part.first, part.last);
     for (size_t m = 0; m < visits.slots.size(); m++)
-        std::copy_n(results[m], count, &state.slot_outputs[visits.slots[m] * D + cut.first]);
+        std::copy_n(results[m], count, &state.slot_outputs[visits.slots[m] * D + part.first]);
 }
 
 // x += the weighted sum of a row's experts + its shared experts, rounded where the plain model rounds.
