@@ -27,6 +27,7 @@ from vl2.model.moe import MoE, Router, update_expert_bias
 from vl2.model.rope import rotary_angles
 from vl2.process.collate import collate
 from vl2.process.grounding import box_to_999, format_boxes, parse_strict, parse_tolerant
+from vl2.runtime import PlainRunner
 
 SQUARE = str(IMAGES / "square384.png")
 
@@ -107,7 +108,7 @@ def test_r4_experts_run_as_sorted_blocks_and_prefill_never_builds_the_attention_
     assert torch.equal(counts, torch.bincount(experts.flatten(), minlength=len(counts)))
 
     attention = small_model("small").language.model.layers[0].self_attn
-    used = dict.fromkeys(("_naive", "_absorbed"), 0)
+    used = dict.fromkeys(("_attend_heads", "_attend_latent"), 0)
     for form in used:
         original = getattr(attention, form)
 
@@ -124,7 +125,7 @@ def test_r4_experts_run_as_sorted_blocks_and_prefill_never_builds_the_attention_
         twin.chat("Hello", max_new_tokens=4)
     finally:
         layers[0].self_attn = old
-    assert used == {"_naive": 1, "_absorbed": 3}
+    assert used == {"_attend_heads": 1, "_attend_latent": 3}
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
@@ -150,7 +151,7 @@ def test_r6_slots_and_features_are_counted_and_the_sample_is_named() -> None:
     # Two images of one sample, and two samples of one batch, each fill their own slots.
     model = reference_vlm("base").model
     with torch.no_grad():
-        visual = encode_images(model, sample)
+        visual = encode_images(PlainRunner(model), sample)
         together = model(collate([sample, sample_of("base", "single")])).logits
     assert len(visual) == int(sample.image_mask.sum())
     assert_near(together[0, -16:], tensors_of("base", "two")["logits"][-16:])

@@ -18,9 +18,9 @@ from PIL import Image
 from vl2.cli.flags import print_json, read_text
 from vl2.cli.print_stream import strip_stream
 from vl2.errors import UserError
-from vl2.infer.generate import Limits
 from vl2.infer.prompts import describe_prompt, locate_prompt
 from vl2.infer.reply import Reply, Usage
+from vl2.infer.sequence import Limits
 from vl2.infer.vlm import VLM, load
 
 from ..reference import CHECKPOINTS, IMAGES

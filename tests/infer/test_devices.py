@@ -136,7 +136,7 @@ def test_weights_are_quantised_to_the_same_codes_wherever_they_lie(device: str, 
 def answer_all(vlm: VLM, questions: Sequence[Question], **limits: int) -> list[tuple[int | None, ...]]:
     """Ask them of one engine, each some steps after the one before, and give up another one on the way."""
     made = EngineLimits(max_context=4096, cache_tokens=8192, **limits)
-    engine = Scheduler(vlm.model, vlm.processor.tokenizer, made, reuse=Reuse())
+    engine = Scheduler(vlm.runner, vlm.processor.tokenizer, made, reuse=Reuse())
     heard: dict[Task, list[int | None]] = {}
 
     def step() -> None:

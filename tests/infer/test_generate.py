@@ -15,8 +15,8 @@ from PIL import Image
 from tests.reference import CHECKPOINTS, IMAGES, messages_of, reference_vlm
 from vl2.errors import UserError
 from vl2.infer.answer_stream import AnswerStream
-from vl2.infer.generate import Limits
 from vl2.infer.reply import Reply, Usage
+from vl2.infer.sequence import Limits
 from vl2.infer.vlm import VLM, Request, choose_device, choose_dtype, load
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import TextTooLong

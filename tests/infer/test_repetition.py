@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tests.reference import reference_vlm
 from vl2.errors import UserError
 from vl2.infer.constraint_boxes import WellFormedBoxes
-from vl2.infer.generate import start_sequence, step_sequence
 from vl2.infer.prompts import user_message
 from vl2.infer.repetition import MAX_PERIOD, MIN_LOOP, ends_in_loop
 from vl2.infer.sampling import GenerateOptions
+from vl2.infer.sequence import start_sequence, step_sequence
 from vl2.process.grounding import parse_strict
 from vl2.process.tokenizer import Tokenizer
 

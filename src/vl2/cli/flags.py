@@ -82,8 +82,8 @@ class ModelFlags(CheckpointFlags):
 
     def check(self) -> None:
         """Refuse wrong values before anything is downloaded or loaded."""
-        from vl2.infer.generate import Limits
         from vl2.infer.open_model import check_weights, memory_bytes
+        from vl2.infer.sequence import Limits
         from vl2.infer.vlm import choose_device, choose_dtype
 
         self.tiling_rule()
@@ -108,7 +108,7 @@ class ModelFlags(CheckpointFlags):
 
     def load(self, *, quiet: bool, cache_tokens: int | None = None) -> VLM:
         """Load the model with a progress bar on stderr. `cache_tokens` as in `vl2.load`."""
-        from vl2.infer.generate import Limits
+        from vl2.infer.sequence import Limits
         from vl2.infer.vlm import load
         from vl2.weights.locate import BUILT_IN
 

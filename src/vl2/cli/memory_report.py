@@ -10,8 +10,10 @@ from typing import Any, TextIO
 from vl2.config import ModelConfig
 from vl2.infer.memory_plan import DTYPES, FORMATS, MemoryPlan, parameters, recommend, weight_bytes
 from vl2.infer.open_model import SHARE_OF_AVAILABLE
+from vl2.infer.vlm import choose_device
 from vl2.quant.config import QuantizationConfig
 from vl2.quant.scheme import Scheme
+from vl2.runtime import explain_on
 from vl2.weights.machine_memory import MachineMemory
 
 WIDTH = 99  # of the tables
@@ -116,6 +118,7 @@ class MemoryReport:
             ],
             "advised": None if self.advised is None else self.advised.weights,
             "advice": self.advice(),
+            "runner": self.runner(),
         }
 
     def print(self, file: TextIO) -> None:
@@ -141,10 +144,16 @@ class MemoryReport:
         print(
             f"memory    {gigabytes(machine.total)}, {gigabytes(machine.available)} of it free now{allowed}", file=file
         )
-        print(
-            textwrap.fill(f"advice    {self.advice()}", WIDTH, subsequent_indent=" " * 10, break_long_words=False),
-            file=file,
-        )
+        for name, said in (("advice", self.advice()), ("runner", self.runner())):
+            filled = textwrap.fill(f"{name:<10}{said}", WIDTH, subsequent_indent=" " * 10, break_long_words=False)
+            print(filled, file=file)
+
+    def runner(self) -> str:
+        """Say what would run the model on this machine's default device in the checkpoint's own type, and why."""
+        device = choose_device("auto")
+        dtype = DTYPES[self.config.torch_dtype]
+        name, *others = explain_on(device, dtype)
+        return "; ".join([f"{name}, in {self.config.torch_dtype} on {device}", *others])
 
 
 def gigabytes(num_bytes: int) -> str:

@@ -46,7 +46,7 @@ def answers(vlm: VLM, protocol: Protocol, items: Iterable[Item], *, batch_size: 
 def _replies(vlm: VLM, samples: list[Sample], options: GenerateOptions) -> Iterator[tuple[int, Reply]]:
     builders = [ReplyBuilder(sample) for sample in samples]
     tokenizer = vlm.processor.tokenizer
-    for event in generate(vlm.model, tokenizer, samples, [options] * len(samples), limits=vlm.limits):
+    for event in generate(vlm.runner, tokenizer, samples, [options] * len(samples), limits=vlm.limits):
         builders[event.request].add(event)
         if event.finish_reason is not None:
             yield event.request, builders[event.request].build()
@@ -58,7 +58,7 @@ def prepared(vlm: VLM, protocol: Protocol, batch_size: int) -> VLM:
     if protocol.max_tiles is not None and processor.max_tiles is None:
         processor = processor.with_tiling(processor.tiling, protocol.max_tiles)
     limits = replace(vlm.limits, max_rows=batch_size)
-    return VLM(vlm.model, processor, folder=vlm.folder, limits=limits)
+    return VLM(vlm.model, processor, folder=vlm.folder, limits=limits, runner=vlm.runner)
 
 
 def scored(protocol: Protocol, item: Item, reply: Reply) -> Result:

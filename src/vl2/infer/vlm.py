@@ -12,10 +12,9 @@ import torch
 from vl2.errors import UserError
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
-from vl2.infer.generate import Event, FinishReason, Limits, generate
+from vl2.infer.generate import generate
 from vl2.infer.open_model import LoadOptions, check_weights, memory_bytes, open_model
 from vl2.infer.prefill import Reuse
-from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.infer.prompts import (
     Message,
     Messages,
@@ -27,6 +26,7 @@ from vl2.infer.prompts import (
 )
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
+from vl2.infer.sequence import Event, FinishReason, Limits
 from vl2.infer.session import Session
 from vl2.malloc import tune_malloc
 from vl2.model import VL2
@@ -37,6 +37,7 @@ from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tiling import Tiling
 from vl2.quant.config import form_of
+from vl2.runtime import Runner, choose_runner
 from vl2.weights import locate_checkpoint, save_model
 from vl2.weights.locate import BUILT_IN
 
@@ -99,8 +100,11 @@ class VLM:
         folder: Path,
         limits: Limits | None = None,
         reuse: Reuse | None = None,
+        runner: Runner | None = None,
     ) -> None:
+        """`runner` is one that the model has already; None chooses one."""
         self.model = model
+        self.runner = runner or choose_runner(model)
         self.processor = processor
         self.folder = folder  # the checkpoint's; its tokenizer files are copied on saving
         self.limits = limits or Limits(max_context=model.config.language_config.max_position_embeddings)
@@ -119,6 +123,11 @@ class VLM:
     def weights(self) -> str:
         """How the weights are held: "int8", "int4", or their type."""
         return form_of(self.model) or str(self.model.dtype).removeprefix("torch.")
+
+    def refresh(self) -> None:
+        """Take the model as it is now, after its weights have been changed, replaced or moved."""
+        self.runner = choose_runner(self.model)
+        self.reuse.clear()
 
     def chat(
         self,
@@ -193,7 +202,7 @@ class VLM:
         """Yield an Event per generated token of a conversation that is already encoded."""
         tokenizer = self.processor.tokenizer
         return generate(
-            self.model,
+            self.runner,
             tokenizer,
             [sample],
             [options],
@@ -223,7 +232,7 @@ class VLM:
     def _answer(self, items: Sequence[Request], numbers: range, is_cancelled: Callable[[], bool]) -> list[Reply]:
         samples = [self.processor.encode(r.messages, name=f"request {i}") for i, r in zip(numbers, items, strict=True)]
         events = generate(
-            self.model,
+            self.runner,
             self.processor.tokenizer,
             samples,
             [r.options for r in items],
@@ -333,7 +342,6 @@ def load(
     )
     model = open_model(folder, options, progress)
     if on.type == "cpu":
-        use_prefill_kernels(model)
         tune_malloc()
     return VLM(model, processor, folder=folder, limits=limits, reuse=reuse)
 

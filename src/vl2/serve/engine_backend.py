@@ -29,8 +29,8 @@ class EngineBackend:
     needs_images = False
 
     def __init__(self, vlm: VLM, limits: EngineLimits, adapters: Mapping[str, Path]) -> None:
-        switch = AdapterSwitch(vlm.model, adapters) if adapters else None
-        self.scheduler = Scheduler(vlm.model, vlm.processor.tokenizer, limits, adapters=switch, reuse=vlm.reuse)
+        switch = AdapterSwitch(vlm.runner.model, adapters) if adapters else None
+        self.scheduler = Scheduler(vlm.runner, vlm.processor.tokenizer, limits, adapters=switch, reuse=vlm.reuse)
         self.processor: Processor = replace(vlm.processor, max_tokens=limits.max_context)
         self.max_context = limits.max_context
         self._engine = Engine(self.scheduler, self._deliver)

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from vl2.errors import UserError
 from vl2.infer.engine.engine import EngineFull, EngineStopped
-from vl2.infer.generate import ContextExceeded
+from vl2.infer.sequence import ContextExceeded
 from vl2.process.tokenizer import TextTooLong
 
 MAX_MESSAGE_CHARS = 500

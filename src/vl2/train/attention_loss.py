@@ -18,13 +18,14 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vl2.data.evidence import Evidence
 from vl2.data.packed import Packed
 from vl2.errors import UserError
 from vl2.model import VL2
-from vl2.model.attention import AttentionMask, LatentAttention, MultiHeadAttention
+from vl2.model.attention import LatentAttention, MultiHeadAttention
+from vl2.model.rope import Angles
 
 HEAD = 0
 
@@ -90,19 +91,25 @@ def _divergence(evidence: Evidence, share_g: Tensor, q_HDC: Tensor, k_HDC: Tenso
 
 
 class _Watch:
-    """Stands between one attention layer and its kernel, and keeps the queries and keys of the first head."""
+    """Follows one attention layer, and makes the queries and keys of its first head once more."""
 
     def __init__(self, attention: LatentAttention | MultiHeadAttention) -> None:
-        self._attend = attention.attend
-        self._seen: tuple[Tensor, Tensor, float] | None = None
-        attention.attend = self
+        self._attention = attention
+        self._seen: tuple[Tensor, Angles] | None = None
+        attention.register_forward_pre_hook(self._see)
 
-    def __call__(self, q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask: AttentionMask, scale: float) -> Tensor:
+    def _see(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled():
-            self._seen = q_BHSC[0, HEAD], k_BHLC[0, HEAD], scale
-        return self._attend(q_BHSC, k_BHLC, v_BHLC, mask, scale)
+            self._seen = inputs[0], inputs[1]
 
     def take(self) -> tuple[Tensor, Tensor, float]:
+        """Return queries and keys [S, C] of what the layer read last, and the scale of their products."""
         seen, self._seen = self._seen, None
         assert seen is not None, "a pack is run forward before its attention is judged"
-        return seen
+        x_1SD, angles = seen
+        attention = self._attention
+        if isinstance(attention, MultiHeadAttention):
+            q_1HSC, (k_1HSC, _) = attention.queries(x_1SD, angles), attention.keys_and_values(x_1SD, angles)
+            return q_1HSC[0, HEAD], k_1HSC[0, HEAD], attention.head_dim**-0.5
+        q_1HSC, k_1HSC, _ = attention.heads(*attention.queries(x_1SD, angles), attention.latents(x_1SD, angles))
+        return q_1HSC[0, HEAD], k_1HSC[0, HEAD], attention.scale

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from vl2.data.loader import LoadedStep, Loader
 from vl2.errors import UserError
-from vl2.infer.graph_cache import drop_graphs
 from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter
@@ -333,7 +332,6 @@ class Run:
         scores: dict[str, float] = {}
         for evaluation in self._evaluations:
             scores.update(evaluation(self.model, self.processor, self.step))
-        drop_graphs(self.model)  # the steps need the memory
         self.model.train(was_training)
         return scores
 

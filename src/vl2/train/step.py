@@ -22,7 +22,7 @@ from vl2.model import VL2
 from vl2.model.language import Hidden
 from vl2.train.attention_loss import AttentionLoss
 from vl2.train.balance import check_balance, update_expert_biases
-from vl2.train.blank import blank_pack
+from vl2.train.blank import blank_pack, run_pack
 from vl2.train.loss import next_token_loss, trained_positions
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parallel.pipeline_model import PipelineModel
@@ -230,9 +230,8 @@ class TrainStep:
 
     def _run(self, pack: Packed, counts: StepCounts, tally: StepTally, tokens_IQD: Tensor | None = None) -> None:
         assert isinstance(self.model, VL2), "a pipeline runs otherwise"
-        hidden = self.model.states(
-            pack, tokens_IQD=tokens_IQD, runs_blank_tile=self._is_sharded and self._balancer is None
-        )
+        runs_encoder = self._is_sharded and self._balancer is None
+        hidden = run_pack(self.model, pack, tokens_IQD, runs_encoder=runs_encoder)
         total, loss_n = next_token_loss(hidden.states_BSD[0], pack.labels, self.model.language.lm_head.weight)
         num_balanced = self._num_balanced(pack) if pack.num_tokens else 0
         loss = total / max(counts.trained_tokens, 1)

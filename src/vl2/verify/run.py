@@ -13,10 +13,10 @@ import torch
 
 from vl2.bench.protocol import Unsupported, peak_bytes
 from vl2.errors import UserError
-from vl2.infer.generate import Limits
 from vl2.infer.memory_plan import MemoryPlan
 from vl2.infer.open_model import AS_STORED
 from vl2.infer.prefill import Reuse
+from vl2.infer.sequence import Limits
 from vl2.infer.vlm import VLM, choose_device, choose_dtype, load
 from vl2.process.image import RELEASED_OPTIONS
 from vl2.process.tokenizer import USER

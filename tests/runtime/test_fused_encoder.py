@@ -9,17 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.infer.kernel_case import assert_as_near_as_bfloat16, draw
 from tests.model.configs import small_config
-from vl2.infer.encoder_plan import EncoderPlan, encoder_plan
-from vl2.infer.prefill_kernels import use_prefill_kernels
+from tests.runtime.kernel_case import assert_as_near_as_bfloat16, draw
+from vl2.kernels import load_kernels
 from vl2.kernels.prefill import has_tiles
 from vl2.lora.apply import add_lora
 from vl2.lora.spec import LoRASpec
-from vl2.model import VL2, init_weights, vision
+from vl2.model import VL2, init_weights
 from vl2.model.vision import VisionEncoder
 from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEMES
+from vl2.runtime.cpu import CpuRunner
+from vl2.runtime.cpu_modules import counterpart_of
+from vl2.runtime.fused_encoder import FusedEncoder
 
 pytestmark = pytest.mark.skipif(not has_tiles(), reason="the pass is for tile registers")
 
@@ -36,14 +38,14 @@ def model_of(*, is_quantized: bool = False) -> VL2:
     model = plain_model()
     if is_quantized:
         quantize_model(model, SCHEMES["int8"])
-    use_prefill_kernels(model)
     return model
 
 
-def plan_of(encoder: VisionEncoder) -> EncoderPlan:
-    plan = encoder_plan(encoder)
-    assert plan is not None
-    return plan
+def by_blocks(encoder: VisionEncoder, x: Tensor) -> Tensor:
+    """Return what comes from the blocks, one after another."""
+    for block in encoder.blocks:
+        x = block(x)
+    return x
 
 
 def patches(encoder: VisionEncoder, tiles: int) -> Tensor:
@@ -52,7 +54,9 @@ def patches(encoder: VisionEncoder, tiles: int) -> Tensor:
 
 def run(encoder: VisionEncoder, x: Tensor) -> Tensor:
     """Return what comes from the call."""
-    out = plan_of(encoder).run(x)
+    kernels = load_kernels()
+    assert kernels is not None
+    out = FusedEncoder(encoder, kernels).run(x)
     assert out is not None
     return out
 
@@ -63,7 +67,7 @@ def test_with_int8_the_bits_are_those_of_the_modules(tiles: int) -> None:
     encoder = model_of(is_quantized=True).vision
     x = patches(encoder, tiles)
     kept = x.clone()
-    assert torch.equal(run(encoder, x), vision.run_blocks(encoder, x))
+    assert torch.equal(run(encoder, x), by_blocks(counterpart_of(encoder), x))
     assert torch.equal(x, kept)
 
 
@@ -73,7 +77,7 @@ def test_in_bfloat16_they_are_as_near_to_float32(tiles: int) -> None:
     encoder = plain_model().vision
     exact, plain = copy.deepcopy(encoder).float(), copy.deepcopy(encoder)
     x = patches(encoder, tiles)
-    assert_as_near_as_bfloat16(run(encoder, x), vision.run_blocks(plain, x), vision.run_blocks(exact, x.float()))
+    assert_as_near_as_bfloat16(run(encoder, x), by_blocks(plain, x), by_blocks(exact, x.float()))
 
 
 @pytest.mark.parametrize("is_quantized", [False, True])
@@ -92,29 +96,23 @@ def test_a_tile_has_the_same_bits_in_any_company_and_on_any_number_of_threads(is
 
 
 @torch.inference_mode()
-def test_who_follows_a_module_still_does_and_moved_weights_are_followed() -> None:
-    encoder, seen = model_of().vision, []
-    x = patches(encoder, 2)
-    plain, first = encoder.run_blocks(encoder, x), plan_of(encoder)
-    handle = encoder.blocks[1].mlp.register_forward_hook(lambda *_: seen.append(True))
-    encoder.run_blocks(encoder, x)
+def test_who_follows_a_module_still_does() -> None:
+    model, seen = model_of(), []
+    side = model.config.vision_config.image_size
+    tiles = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    plain = CpuRunner(model).encode(tiles)
+    handle = model.vision.blocks[1].register_forward_hook(lambda *_: seen.append(True))
+    followed = CpuRunner(model).encode(tiles)
     handle.remove()
     assert seen == [True]
-    assert torch.equal(encoder.run_blocks(encoder, x), plain)
-    assert seen == [True]
-    assert plan_of(encoder) is first
-    weight = encoder.blocks[0].mlp.fc2.weight
-    weight.data = weight.data * 2
-    assert plan_of(encoder) is not first
-    assert not torch.equal(encoder.run_blocks(encoder, x), plain)
+    assert (followed - plain).norm() < 0.05 * plain.norm()
 
 
 @torch.inference_mode()
 def test_what_the_call_does_not_do_is_left_to_the_modules() -> None:
     model = model_of()
     add_lora(model, LoRASpec(targets=("vision",)))
-    assert encoder_plan(model.vision) is None
-    x = patches(model.vision, 1)
-    assert torch.equal(model.vision.run_blocks(model.vision, x), vision.run_blocks(model.vision, x))
-    quantized = model_of(is_quantized=True).vision
-    assert plan_of(quantized).run(patches(quantized, 1)[:, :8]) is None
+    assert any("LoRALinear" in note for note in CpuRunner(model).notes)
+    kernels, quantized = load_kernels(), model_of(is_quantized=True).vision
+    assert kernels is not None
+    assert FusedEncoder(quantized, kernels).run(patches(quantized, 1)[:, :8]) is None

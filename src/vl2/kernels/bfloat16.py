@@ -11,35 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TypeGuard
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 LEAST_ROWS = 8
 PANEL_BYTES = 4 << 20  # of float32 weights at a time: what a core's caches hold
-
-
-class FloatLinear(nn.Linear):
-    """A linear layer whose products of many rows are made in float32. An `nn.Linear` may be given this class."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if is_better_in_float32(input, self.weight):
-            return linear_in_float32(input, self.weight, self.bias)
-        return F.linear(input, self.weight, self.bias)
-
-
-def use_float_linear(model: nn.Module) -> None:
-    """Let the plain linear layers of a model multiply in float32 where that is faster. In place."""
-    for module in model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = FloatLinear
-
-
-def is_plain_linear(layer: object) -> TypeGuard[nn.Linear]:
-    """Whether all that a layer does is to multiply by its weight, so that the weight may be read past it."""
-    return type(layer) in (nn.Linear, FloatLinear)
 
 
 @cache

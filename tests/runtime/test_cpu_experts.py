@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.infer.kernel_case import ROW_LEVELS, assert_as_near_as_bfloat16, draw, needs_attention, needs_kernels
-from vl2.infer import prefill_kernels
+from tests.runtime.kernel_case import ROW_LEVELS, assert_as_near_as_bfloat16, draw, needs_attention, needs_kernels
 from vl2.kernels import prefill as kernels
 from vl2.kernels.library import kernels_of_level
 from vl2.model import layers, moe
 from vl2.quant import modules
 from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
+from vl2.runtime import cpu_modules
 
 QUANTIZED_LEVELS: list[tuple[Kind, str]] = [("int4", level) for level in ROW_LEVELS]
 QUANTIZED_LEVELS += [("int8", level) for level in ROW_LEVELS if level == "amx"]
@@ -46,10 +46,10 @@ def test_experts_are_those_of_pytorch_and_a_token_gets_the_same_bits_whatever_is
     exact_experts.to(torch.bfloat16).float()
     exact, places = moe.run_experts(exact_experts, x.float(), chosen, num_experts)
     plain, plain_places = moe.run_experts(experts, x, chosen, num_experts)
-    ours, our_places = prefill_kernels.run_experts(experts, x, chosen, num_experts)
+    ours, our_places = cpu_modules.run_experts(experts, x, chosen, num_experts)
     assert_as_near_as_bfloat16(ours[our_places], plain[plain_places], exact[places])
     for part in (slice(0, 9), slice(0, 64), slice(3, 140), slice(170, 500)):  # of a few tokens or many
-        alone, alone_places = prefill_kernels.run_experts(experts, x[part], chosen[part], num_experts)
+        alone, alone_places = cpu_modules.run_experts(experts, x[part], chosen[part], num_experts)
         assert torch.equal(alone[alone_places], ours[our_places[part]])
 
 
@@ -58,19 +58,18 @@ def test_experts_are_those_of_pytorch_and_a_token_gets_the_same_bits_whatever_is
 @torch.no_grad()
 def test_a_step_with_plain_weights_has_the_same_bits_in_any_company(rows: int) -> None:
     experts, mlp = moe.Experts(5, 160, 64).to(torch.bfloat16), layers.GatedMLP(160, 96).to(torch.bfloat16)
-    mlp.run = prefill_kernels.swiglu_mlp
     for seed, parameter in enumerate([*experts.parameters(), *mlp.parameters()]):
         parameter.copy_(draw(*parameter.shape, seed=seed) * 0.1)
+    fast = cpu_modules.counterpart_of(mlp)
     x, chosen = draw(rows, 160), torch.rand(rows, 5, generator=torch.Generator().manual_seed(2)).topk(2).indices
 
     def run(part: slice) -> Tensor:
-        out, places = prefill_kernels.run_experts(experts, x[part], chosen[part], 5, is_decode_step=True)
-        return torch.cat([out[places].flatten(1), mlp(x[part].unsqueeze(1)).squeeze(1)], dim=1)
+        out, places = cpu_modules.run_experts(experts, x[part], chosen[part], 5, equal_blocks=True)
+        return torch.cat([out[places].flatten(1), fast(x[part].unsqueeze(1)).squeeze(1)], dim=1)
 
     together = run(slice(0, rows))
     assert torch.equal(together, torch.cat([run(slice(row, row + 1)) for row in range(rows)]))
-    mlp.run = layers.swiglu_mlp
-    plain, places = moe.run_experts(experts, x, chosen, 5, is_decode_step=True)
+    plain, places = moe.run_experts(experts, x, chosen, 5, equal_blocks=True)
     for ours, theirs in ((together[:, :320], plain[places].flatten(1)), (together[:, 320:], mlp(x))):
         assert (ours - theirs).abs().max() <= 2**-6 * theirs.abs().max()
 
@@ -97,13 +96,13 @@ def test_quantised_experts_of_many_rows_are_those_they_stand_for(
     by_kernel: list[Tensor | None] = []
     run = kernels.run_experts
     monkeypatch.setattr(kernels, "run_experts", lambda *given: by_kernel.append(run(*given)) or by_kernel[-1])
-    ours, our_places = prefill_kernels.run_experts(quantized, x, chosen, num_experts)
+    ours, our_places = cpu_modules.run_experts(quantized, x, chosen, num_experts)
     assert by_kernel[0] is ours
     wanted = exact[places]
     assert (ours[our_places] - wanted).norm() < DISTANCE[kind] * wanted.norm()
     for name in ("FEW_FOR_CODES", "FEW_FOR_CODES_WITH_TILES"):
-        monkeypatch.setattr(prefill_kernels, name, 29)
-    prefill_kernels.run_experts(quantized, x[:70], chosen[:70], num_experts)
+        monkeypatch.setattr(cpu_modules, name, 29)
+    cpu_modules.run_experts(quantized, x[:70], chosen[:70], num_experts)
     is_by_codes = kind == "int4"
     assert len(by_kernel) == 2 - is_by_codes, "28 rows an expert are few: int4 is multiplied code by code"
 
@@ -127,11 +126,11 @@ def test_int8_experts_in_tiles_have_the_bits_of_the_products_one_by_one_whatever
     assert counts.max() > 192, "more than one task takes"
     assert any(0 < -count % 32 < 16 for count in counts), "an expert with an even number of vectors"
     assert any(-count % 32 >= 16 for count in counts), "an expert with an odd one"
-    ours, our_places = prefill_kernels.run_experts(experts, x, chosen, num_experts)
+    ours, our_places = cpu_modules.run_experts(experts, x, chosen, num_experts)
     each, places = moe.run_experts(experts, x, chosen, num_experts)
     assert torch.equal(ours[our_places], each[places])
     part = slice(170, 300)
-    alone, alone_places = prefill_kernels.run_experts(experts, x[part], chosen[part], num_experts)
+    alone, alone_places = cpu_modules.run_experts(experts, x[part], chosen[part], num_experts)
     assert torch.equal(alone[alone_places], ours[our_places[part]])
 
 
@@ -145,9 +144,7 @@ def test_a_step_of_decoding_is_as_the_plain_way_does_it(kind: Kind) -> None:
         experts.quantize_from("gate_up", expert, draw(128, 160, seed=expert) * 0.2)
         experts.quantize_from("down", expert, draw(160, 64, seed=10 + expert) * 0.2)
     x, chosen = draw(40, 160), torch.rand(40, 5, generator=torch.Generator().manual_seed(2)).topk(2).indices
-    ours, plain = (
-        way(experts, x, chosen, 5, is_decode_step=True) for way in (prefill_kernels.run_experts, moe.run_experts)
-    )
+    ours, plain = (way(experts, x, chosen, 5, equal_blocks=True) for way in (cpu_modules.run_experts, moe.run_experts))
     assert torch.equal(ours[0], plain[0])
     assert torch.equal(ours[1], plain[1])
 
@@ -169,10 +166,10 @@ def test_a_quantised_mlp_of_many_rows_is_that_it_stands_for(
         setattr(quantized, name, layer)
     x = draw(2, 100, 96)
     wanted = mlp(x.float())
-    weight = prefill_kernels._one_matrix(quantized.gate_proj, 200)
+    weight = cpu_modules._one_matrix(quantized.gate_proj, 200)
     assert weight is not None
     assert weight.first.scales is not None
-    assert (prefill_kernels.swiglu_mlp(quantized, x) - wanted).norm() < DISTANCE[kind] * wanted.norm()
+    assert (cpu_modules.counterpart_of(quantized)(x) - wanted).norm() < DISTANCE[kind] * wanted.norm()
 
 
 @needs_kernels
@@ -182,7 +179,7 @@ def test_experts_of_a_shape_beyond_the_kernel_take_the_plain_way() -> None:
     for parameter in experts.parameters():
         parameter.normal_()
     x, chosen = draw(20, 24), torch.tensor([[0, 2]]).expand(20, 2)
-    ours, plain = (way(experts, x, chosen, 3) for way in (prefill_kernels.run_experts, moe.run_experts))
+    ours, plain = (way(experts, x, chosen, 3) for way in (cpu_modules.run_experts, moe.run_experts))
     assert torch.equal(ours[0], plain[0])
     assert torch.equal(ours[1], plain[1])
 
@@ -192,5 +189,5 @@ def test_experts_of_a_shape_beyond_the_kernel_take_the_plain_way() -> None:
 def test_a_gated_mlp_is_that_of_pytorch() -> None:
     mlp = layers.GatedMLP(96, 160).to(torch.bfloat16)
     x = draw(2, 130, 96)
-    exact = layers.swiglu_mlp(copy.deepcopy(mlp).float(), x.float())
-    assert_as_near_as_bfloat16(prefill_kernels.swiglu_mlp(mlp, x), layers.swiglu_mlp(mlp, x), exact)
+    exact = copy.deepcopy(mlp).float()(x.float())
+    assert_as_near_as_bfloat16(cpu_modules.counterpart_of(mlp)(x), mlp(x), exact)

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from tests.model.configs import small_model
-from vl2.infer.language_plan import language_plan
-from vl2.infer.prefill_kernels import use_prefill_kernels
+from vl2.kernels import load_kernels
 from vl2.kernels.prefill import has_tiles
 from vl2.lora.apply import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, Cache
 from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEMES, SchemeName
+from vl2.runtime import PlainRunner
+from vl2.runtime.cpu import CpuRunner
+from vl2.runtime.cpu_modules import with_kernels
+from vl2.runtime.fused_language import FusedLanguage
 
 pytestmark = pytest.mark.skipif(not has_tiles(), reason="the fused prefill is for tile registers")
 
@@ -46,8 +49,7 @@ def model_of(kind: str = "tiny", scheme: SchemeName | None = None) -> VL2:
     model = small_model("tiny", **MODELS[kind]).to(torch.bfloat16)
     if scheme is not None:
         quantize_model(model, SCHEMES[scheme])
-    use_prefill_kernels(model)
-    return model
+    return with_kernels(model)
 
 
 def embedded(model: VL2, count: int, seed: int = 0) -> Tensor:
@@ -60,23 +62,21 @@ def new_cache(model: VL2, capacity: int = 200) -> Cache:
     return Cache.allocate(model.config.language_config, 1, capacity, dtype=model.dtype, device=model.device)
 
 
+def fused(model: VL2) -> FusedLanguage:
+    kernels = load_kernels()
+    assert kernels is not None
+    return FusedLanguage(model.language, kernels)
+
+
 def read(model: VL2, count: int, cache: Cache, seed: int = 0) -> Tensor:
     """Return the last state, which must have come from the call."""
-    plan = language_plan(model.language)
-    assert plan is not None
-    state = plan.prefill(embedded(model, count, seed), cache)
+    state = fused(model).prefill(embedded(model, count, seed), cache)
     assert state is not None
-    cache.advance(count)
     return state
 
 
 def read_by_modules(model: VL2, count: int, cache: Cache, seed: int = 0) -> Tensor:
-    language = model.language
-    language.fused_prefill, in_one_call = lambda *_: None, language.fused_prefill
-    try:
-        return language.extend(embedded(model, count, seed), cache, last_only=True)
-    finally:
-        language.fused_prefill = in_one_call
+    return PlainRunner(model).prefill(embedded(model, count, seed), cache)
 
 
 def difference(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -126,9 +126,8 @@ def test_nothing_but_the_new_positions_is_written_and_the_embeddings_stay() -> N
             t.fill_(7)
     x = embedded(model, 20)
     kept, cache.lengths = x.clone(), [5]
-    plan = language_plan(model.language)
-    assert plan is not None
-    assert plan.prefill(x, cache) is not None
+    language = fused(model)
+    assert language.prefill(x, cache) is not None
     assert torch.equal(x, kept)
     for layer in cache.layers:
         for t in layer:
@@ -137,22 +136,20 @@ def test_nothing_but_the_new_positions_is_written_and_the_embeddings_stay() -> N
             assert not (t[..., 5:25, :] == 7).all(dim=-1).any()
     cache.lengths = [31]
     with pytest.raises(AssertionError, match="the cache holds 50 positions, 51 are needed"):
-        plan.prefill(x, cache)
+        language.prefill(x, cache)
 
 
 @torch.inference_mode()
 def test_who_follows_a_module_still_does() -> None:
     model, seen = model_of(), []
-    plain = model.language.extend(embedded(model, 30), new_cache(model), last_only=True)
+    plain = CpuRunner(model).prefill(embedded(model, 30), new_cache(model))
     for layer in (model.language.model.layers[1], model.language.model.layers[0].self_attn):
         handle = layer.register_forward_hook(lambda *_: seen.append(True))
-        followed = model.language.extend(embedded(model, 30), new_cache(model), last_only=True)
+        followed = CpuRunner(model).prefill(embedded(model, 30), new_cache(model))
         handle.remove()
         assert seen.pop()
         assert not seen
         assert (followed - plain).norm() < 0.1 * plain.norm()
-    model.language.extend(embedded(model, 30), new_cache(model), last_only=True)
-    assert not seen
 
 
 @torch.inference_mode()
@@ -160,11 +157,10 @@ def test_what_the_call_does_not_do_is_left_to_the_modules() -> None:
     latent = small_model("base", qk_rope_head_dim=16, v_head_dim=16, kv_lora_rank=32, n_group=1, topk_group=1)
     latent.to(torch.bfloat16)
     for model, count in ((latent, 30), (model_of("tiny", "int4"), 8), (model_of("tiny", "int8"), 8), (model_of(), 1)):
-        plan = language_plan(model.language)
-        assert plan is not None
-        assert plan.prefill(embedded(model, count), new_cache(model)) is None
+        assert fused(model).prefill(embedded(model, count), new_cache(model)) is None
     model = model_of()
     add_lora(model, LoRASpec(targets=("attention",)))
-    state = model.language.extend(embedded(model, 30), new_cache(model), last_only=True)
-    assert torch.equal(state, read_by_modules(model, 30, new_cache(model)))
-    assert language_plan(model.language) is None
+    runner = CpuRunner(model)
+    state = runner.prefill(embedded(model, 30), new_cache(model))
+    assert torch.equal(state, read_by_modules(runner.model, 30, new_cache(model)))
+    assert any("LoRALinear" in note for note in runner.notes)

@@ -1,4 +1,4 @@
-"""Decoding by the kernels: close to the plain way, the same bits in any batch, and never with weights that are gone."""
+"""Decoding in one call of the kernels: close to the modules, and the same bits in any batch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from tests.model.configs import small_model
-from vl2.infer.generate import decode_plainly
-from vl2.infer.language_plan import LanguagePlan, language_plan
 from vl2.kernels import load_kernels
 from vl2.lora.apply import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, Cache
 from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEMES, SchemeName
+from vl2.runtime.cpu import CpuRunner
+from vl2.runtime.fused_language import FusedLanguage
+from vl2.runtime.weight_pointers import Unsupported
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="no compiler here, and no kernels were built before")
 
@@ -40,10 +41,23 @@ def filled_cache(model: VL2) -> Cache:
     return cache
 
 
-def plan_of(model: VL2) -> LanguagePlan:
-    plan = language_plan(model.language)
-    assert plan is not None
-    return plan
+def fused(model: VL2) -> FusedLanguage:
+    kernels = load_kernels()
+    assert kernels is not None
+    return FusedLanguage(model.language, kernels)
+
+
+def decode(language: FusedLanguage, token_ids: list[int], cache: Cache) -> torch.Tensor:
+    """Append one token to every row of a cache."""
+    rows = [cache.rows(number, number + 1) for number in range(len(token_ids))]
+    logits_BV = language.decode(token_ids, rows)
+    cache.lengths = [row.lengths[0] for row in rows]
+    return logits_BV
+
+
+def decode_plainly(model: VL2, token_ids: list[int], cache: Cache) -> torch.Tensor:
+    states_B1D = model.language.extend(model.language.embed(torch.tensor(token_ids)[:, None]), cache)
+    return model.language.logits(states_B1D[:, -1])
 
 
 @pytest.mark.parametrize("scheme", SCHEMES_AND_NONE)
@@ -51,10 +65,10 @@ def plan_of(model: VL2) -> LanguagePlan:
 @torch.inference_mode()
 def test_kernels_and_plain_layers_agree(size: str, scheme: SchemeName | None) -> None:
     model = model_of(size, scheme)
-    plan, plain, fast = plan_of(model), filled_cache(model), filled_cache(model)
+    language, plain, fast = fused(model), filled_cache(model), filled_cache(model)
     ids, differences = [5, 9, 11], []
     for _ in range(3):
-        expected, got = decode_plainly(model, ids, plain), plan.run(ids, fast)
+        expected, got = decode_plainly(model, ids, plain), decode(language, ids, fast)
         differences.append((got - expected).norm(dim=-1) / expected.norm(dim=-1))
         assert plain.lengths == fast.lengths
         ids = expected.argmax(dim=-1).tolist()
@@ -71,12 +85,12 @@ def test_kernels_and_plain_layers_agree(size: str, scheme: SchemeName | None) ->
 @torch.inference_mode()
 def test_a_row_has_the_same_bits_alone_and_in_a_batch(size: str, scheme: SchemeName | None) -> None:
     model = model_of(size, scheme)
-    plan, together, alone = plan_of(model), filled_cache(model), filled_cache(model)
+    language, together, alone = fused(model), filled_cache(model), filled_cache(model)
     for ids in ([5, 9, 11], [6, 6, 6]):
-        joint = plan.run(ids, together)
+        joint = decode(language, ids, together)
         for row, token in enumerate(ids):
             cache = alone.rows(row, row + 1)
-            assert torch.equal(plan.run([token], cache)[0], joint[row])
+            assert torch.equal(decode(language, [token], cache)[0], joint[row])
             alone.lengths[row] = cache.lengths[0]
     for ours, theirs in zip(together.layers, alone.layers, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -85,7 +99,7 @@ def test_a_row_has_the_same_bits_alone_and_in_a_batch(size: str, scheme: SchemeN
 @torch.inference_mode()
 def test_rows_of_several_caches_are_decoded_like_rows_of_one() -> None:
     model = model_of("tiny")
-    plan, joint = plan_of(model), filled_cache(model)
+    language, joint = fused(model), filled_cache(model)
     caches = []
     for row in range(len(PROMPTS)):
         config = model.config.language_config
@@ -95,52 +109,59 @@ def test_rows_of_several_caches_are_decoded_like_rows_of_one() -> None:
                 t[0, ..., :25, :] = s[row, ..., :25, :]
         cache.lengths = [joint.lengths[row]]
         caches.append(cache)
-    assert torch.equal(plan.run_rows([5, 9, 11], caches), plan.run([5, 9, 11], joint))
+    assert torch.equal(language.decode([5, 9, 11], caches), decode(language, [5, 9, 11], joint))
     assert [cache.lengths[0] for cache in caches] == joint.lengths
 
 
 @torch.inference_mode()
-def test_weights_that_were_moved_replaced_or_changed_are_followed() -> None:
+def test_what_is_written_into_a_weight_is_seen_and_what_takes_its_place_with_a_new_runner() -> None:
     model = model_of("tiny")
-    first, cache = plan_of(model), filled_cache(model)
-    assert language_plan(model.language) is first
-    head = model.language.lm_head
+    runner, cache = CpuRunner(model), filled_cache(model)
+    rows = [cache.rows(number, number + 1) for number in range(len(PROMPTS))]
+
+    def step(runner: CpuRunner) -> torch.Tensor:
+        for row, length in zip(rows, PROMPTS, strict=True):
+            row.lengths = [length]
+        return runner.decode([5, 9, 11], rows, 16)
+
+    first, head = step(runner), model.language.lm_head
+    head.weight.mul_(2)
+    torch.testing.assert_close(step(runner), first * 2)
     head.weight.data = head.weight.data * 2
-    moved = plan_of(model)
-    assert moved is not first
-    start = list(cache.lengths)
-    doubled = moved.run([5, 9, 11], cache)
-    cache.lengths = start
-    head.weight.mul_(0.5)
-    assert language_plan(model.language) is moved
-    torch.testing.assert_close(moved.run([5, 9, 11], cache) * 2, doubled)
-    quantize_model(model, SCHEMES["int8"])
-    assert plan_of(model) is not moved
+    torch.testing.assert_close(step(runner), first * 2)  # as it was when the runner was made, and still in memory
+    torch.testing.assert_close(step(CpuRunner(model)), first * 4)
 
 
 @torch.inference_mode()
-def test_what_the_kernels_do_not_know_is_left_to_the_plain_way() -> None:
-    model = small_model("tiny")
-    assert language_plan(model.language) is None, "float32"
-    model.to(torch.bfloat16)
-    assert language_plan(model.language) is not None
-    with torch.enable_grad():
-        assert language_plan(model.language) is None
-    add_lora(model, LoRASpec(targets=("attention",)))
-    assert language_plan(model.language) is None
-
-
-@torch.inference_mode()
-def test_who_follows_the_router_is_not_passed_by() -> None:
+def test_what_the_kernels_do_not_know_is_left_to_the_modules() -> None:
     model = model_of("tiny")
-    gates = [module.gate for module in model.language.model.layers.modules() if hasattr(module, "gate")]
-    handle = gates[0].register_forward_hook(lambda *_: None)
-    assert language_plan(model.language) is None
+    assert not [note for note in CpuRunner(model).notes if note.startswith("decoding")]
+    add_lora(model, LoRASpec(targets=("attention",)))
+    with pytest.raises(Unsupported, match="a layer is a LoRALinear"):
+        fused(model)
+    runner = CpuRunner(model)
+    assert "decoding goes module by module: a layer is a LoRALinear" in runner.notes
+    caches = [
+        Cache.allocate(model.config.language_config, 1, 9, dtype=model.dtype, device=model.device) for _ in range(2)
+    ]
+    torch.testing.assert_close(
+        runner.decode([7], caches[:1], 1), decode_plainly(model, [7], caches[1]), atol=0.02, rtol=0.1
+    )
+
+
+@torch.inference_mode()
+def test_who_follows_a_module_is_not_passed_by() -> None:
+    model = model_of("tiny")
+    gate = next(module.gate for module in model.language.model.layers.modules() if hasattr(module, "gate"))
+    seen: list[bool] = []
+    handle = gate.register_forward_hook(lambda *_: seen.append(True))
+    runner = CpuRunner(model)
+    assert any("gate has a hook" in note for note in runner.notes)
+    cache = Cache.allocate(model.config.language_config, 1, 9, dtype=model.dtype, device=model.device)
+    runner.decode([7], [cache], 1)
+    assert seen == [True]
     handle.remove()
-    assert language_plan(model.language) is not None
-    handle = gates[-1].register_forward_hook(lambda *_: None)  # when answers have been decoded
-    assert language_plan(model.language) is None
-    handle.remove()
+    assert not any("hook" in note for note in CpuRunner(model).notes)
 
 
 @pytest.mark.parametrize("size", MODELS)
@@ -149,5 +170,5 @@ def test_an_answer_may_begin_with_nothing_before_it(size: str) -> None:
     model = model_of(size)
     config = model.config.language_config
     caches = [Cache.allocate(config, 1, 4, dtype=model.dtype, device=model.device) for _ in range(2)]
-    expected, got = decode_plainly(model, [7], caches[0]), plan_of(model).run([7], caches[1])
+    expected, got = decode_plainly(model, [7], caches[0]), decode(fused(model), [7], caches[1])
     assert (got - expected).norm() < 0.05 * expected.norm()

@@ -12,11 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.devices import needs_graphs
 from tests.model.configs import small_model
 from tests.reference import assert_near, messages_of, reference_vlm
-from vl2.infer.decode_graph import DecodeGraphs, FixedStep
-from vl2.infer.generate import decode_plainly
+from tests.runtime.recording import Again
 from vl2.infer.prefill import prefill
 from vl2.infer.vlm import VLM
 from vl2.model import VL2, Cache, moe
+from vl2.runtime import PlainRunner, cuda
+from vl2.runtime.cuda import CudaGraphRunner, FixedStep, GraphPool
 
 LENGTHS = (7, 3, 11)
 
@@ -28,9 +29,24 @@ def filled_cache(model: VL2, capacity: int = 24) -> Cache:
     generator = torch.Generator().manual_seed(0)
     for row, length in enumerate(LENGTHS):
         ids = torch.randint(0, config.vocab_size, (1, length), generator=generator).to(model.device)
-        prefill(model, model.language.embed(ids), cache.rows(row, row + 1))
+        prefill(PlainRunner(model), model.language.embed(ids), cache.rows(row, row + 1))
     cache.lengths = list(LENGTHS)
     return cache
+
+
+def decode_plainly(model: VL2, ids: list[int], cache: Cache) -> torch.Tensor:
+    """Append one token to every row, as the model itself does."""
+    states_B1D = model.language.extend(model.language.embed(torch.tensor(ids, device=model.device)[:, None]), cache)
+    return model.language.logits(states_B1D[:, -1])
+
+
+def pool_of(model: VL2) -> tuple[GraphPool, list[Cache]]:
+    """Return a pool whose rows hold what those of `filled_cache` hold."""
+    pool = GraphPool(CudaGraphRunner(model), filled_cache(model))
+    rows = [pool.take(24) for _ in LENGTHS]
+    for row, length in zip(rows, LENGTHS, strict=True):
+        row.lengths = [length]
+    return pool, rows
 
 
 @pytest.mark.parametrize("num_positions", [13, 24], ids=["as many positions as are filled", "all"])
@@ -82,10 +98,31 @@ def test_nobody_waits_in_a_step(
         assert plain.seen, "a CPU counts how many rows each expert has"
         # As on a card with a kernel for all experts.
         monkeypatch.setattr(moe, "_use_grouped_mm", lambda x_ND, weight_EFD: True)
-        monkeypatch.setattr(moe, "_block_rows", lambda x_TD, experts, is_decode_step: 1)
+        monkeypatch.setattr(moe, "block_rows", lambda x_TD, experts, equal_blocks: 1)
         with Waits() as waits:
             step.run()
         assert waits.seen == []
+
+
+@torch.inference_mode()
+def test_rows_are_decoded_in_any_selection_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "Recorder", Again)
+    model = small_model("base")
+    plain, (pool, rows) = filled_cache(model), pool_of(model)
+    alone = [plain.rows(number, number + 1) for number in range(len(LENGTHS))]
+    for number, row in enumerate(alone):
+        row.lengths = [LENGTHS[number]]
+    for chosen in ([2, 0], [1], [0, 1, 2], [2]):
+        logits = pool.decode([5 + number for number in chosen], [rows[number] for number in chosen])
+        for number, logits_V in zip(chosen, logits, strict=True):
+            assert_near(logits_V, decode_plainly(model, [5 + number], alone[number])[0])
+    pool.give_back(rows[0])
+    taken = pool.take(24)
+    assert taken.layers[0][0].data_ptr() == rows[0].layers[0][0].data_ptr()
+    prefill(PlainRunner(model), model.language.embed(torch.tensor([[5, 6, 7]])), taken)
+    fresh = Cache.allocate(model.config.language_config, 1, 24, dtype=model.dtype, device=model.device)
+    prefill(PlainRunner(model), model.language.embed(torch.tensor([[5, 6, 7]])), fresh)
+    assert_near(pool.decode([9], [taken])[0], decode_plainly(model, [9], fresh)[0])
 
 
 @torch.inference_mode()
@@ -99,10 +136,9 @@ def test_where_no_graph_can_be_recorded_the_step_itself_is_run(
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "device", refuse)
     model = small_model("tiny")
-    plain, recorded = filled_cache(model), filled_cache(model)
-    graphs = DecodeGraphs(model, recorded)
+    plain, (pool, rows) = filled_cache(model), pool_of(model)
     for ids in ([5, 6, 7], [1, 2, 3]):
-        assert_near(graphs.decode(ids, recorded), decode_plainly(model, ids, plain))
+        assert_near(pool.decode(ids, rows), decode_plainly(model, ids, plain))
     assert [record.getMessage() for record in caplog.records] == [
         "vl2: steps are launched kernel by kernel, as no CUDA graph could be recorded: "
         "operation not permitted when stream is capturing"
@@ -110,7 +146,7 @@ def test_where_no_graph_can_be_recorded_the_step_itself_is_run(
 
 
 def test_graphs_are_for_cards_alone() -> None:
-    assert not DecodeGraphs.applies(small_model("tiny").to(torch.bfloat16))
+    assert CudaGraphRunner.refusal(small_model("tiny").to(torch.bfloat16)) == "the model is on cpu"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +165,7 @@ def test_graphs_are_for_cards_with_a_kernel_for_all_experts(
     capability: tuple[int, int], hip: str | None, applies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, capability, hip)
-    assert DecodeGraphs.applies(small_model("base").to(torch.bfloat16)) == applies
+    assert (CudaGraphRunner.refusal(small_model("base").to(torch.bfloat16)) is None) == applies
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], hip: str | None = None) -> None:
@@ -141,18 +177,18 @@ def pretend(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], hip: s
 
 def test_graphs_are_for_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, (9, 0))
-    assert not DecodeGraphs.applies(small_model("base")), "float32"
+    assert "bfloat16" in (CudaGraphRunner.refusal(small_model("base")) or ""), "float32"
     # Its experts are 20 wide, 40 bytes of the 16 that the kernel takes at a time.
-    assert not DecodeGraphs.applies(small_model("tiny").to(torch.bfloat16))
+    assert "16 bytes" in (CudaGraphRunner.refusal(small_model("tiny").to(torch.bfloat16)) or "")
 
 
 def test_who_follows_a_layer_is_not_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, (9, 0))
     model = small_model("base").to(torch.bfloat16)
     handle = model.language.lm_head.register_forward_hook(lambda *_: None)
-    assert not DecodeGraphs.applies(model)
+    assert "hook" in (CudaGraphRunner.refusal(model) or "")
     handle.remove()
-    assert DecodeGraphs.applies(model)
+    assert CudaGraphRunner.refusal(model) is None
 
 
 @pytest.mark.gpu
@@ -160,10 +196,9 @@ def test_who_follows_a_layer_is_not_passed_by(monkeypatch: pytest.MonkeyPatch) -
 @torch.inference_mode()
 def test_a_graph_gives_what_the_plain_step_gives() -> None:
     model = small_model("base").to("cuda", torch.bfloat16)
-    plain, recorded = filled_cache(model), filled_cache(model)
-    graphs = DecodeGraphs(model, recorded)
+    plain, (pool, rows) = filled_cache(model), pool_of(model)
     for ids in ([5, 6, 7], [1, 2, 3], [9, 8, 7]):
-        ours = graphs.decode(ids, recorded)
+        ours = pool.decode(ids, rows)
         torch.testing.assert_close(ours, decode_plainly(model, ids, plain), atol=0.3, rtol=0.05)
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from tests.infer.kernel_case import ROW_LEVELS, assert_as_near_as_bfloat16, draw, needs_attention, needs_kernels
 from tests.model.configs import small_model
-from vl2.infer import prefill_kernels
+from tests.runtime.kernel_case import ROW_LEVELS, assert_as_near_as_bfloat16, draw, needs_attention, needs_kernels
 from vl2.infer.prefill import prefill
-from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.kernels import prefill as kernels
 from vl2.kernels.library import kernels_of_level
 from vl2.model import VL2, Cache, attention, layers, moe, rope
-from vl2.model.attention import AttentionMask
+from vl2.model.mask import AttentionMask
+from vl2.runtime import PlainRunner, cpu_modules
+from vl2.runtime.cpu_modules import with_kernels
 
 # batch, query heads, key heads, queries, keys, channels, channels of values
 SHAPES = [
@@ -75,13 +78,13 @@ def test_large_scores_and_shapes_beyond_the_kernel(level: str, monkeypatch: pyte
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
     q, k, v = (draw(1, 1, 20, 64, seed=seed) for seed in range(3))
     mask = AttentionMask(tensor=None, is_causal=True, prefix_length=0)
-    ours = prefill_kernels.attend(q * 200, k * 200, v, mask, 1.0)
+    ours = cpu_modules.attend(q * 200, k * 200, v, mask, 1.0)
     exact = attention.attend(q.float() * 200, k.float() * 200, v.float(), mask, 1.0)
     torch.testing.assert_close(ours.float(), exact, atol=0.05, rtol=0.02)
     wide = draw(1, 1, 4, 300)
     assert kernels.attend(wide, wide, wide, 0, 0.1) is None
     plain = attention.attend(wide, wide, wide, mask, 0.1)
-    assert torch.equal(prefill_kernels.attend(wide, wide, wide, mask, 0.1), plain)
+    assert torch.equal(cpu_modules.attend(wide, wide, wide, mask, 0.1), plain)
 
 
 @needs_kernels
@@ -90,14 +93,19 @@ def test_large_scores_and_shapes_beyond_the_kernel(level: str, monkeypatch: pyte
 def test_gated_rows_and_summed_slots_are_those_of_pytorch(width: int) -> None:
     gate_up = draw(37, 2 * width) * 4
     # Rounded twice: what opens may fall on the other side of a half, and its product too.
-    torch.testing.assert_close(prefill_kernels.swiglu(gate_up), moe.swiglu(gate_up), atol=0, rtol=2**-7 + 2**-8)
+    torch.testing.assert_close(cpu_modules.swiglu(gate_up), moe.swiglu(gate_up), atol=0, rtol=2**-7 + 2**-8)
     rows, weights = draw(60, width), torch.rand(20, 3, generator=torch.Generator().manual_seed(3))
     places = torch.randperm(60, generator=torch.Generator().manual_seed(4)).view(20, 3)
-    ours, plain = (way(rows, places, weights) for way in (prefill_kernels.combine_experts, moe.combine_experts))
+    ours, plain = (way(rows, places, weights) for way in (cpu_modules.combine_experts, moe.combine_experts))
     torch.testing.assert_close(ours, plain, atol=2**-9, rtol=2**-7)
     before = draw(20, width, seed=5), draw(20, width, seed=6)
-    assert torch.equal(prefill_kernels.combine_experts(rows, places, weights, before[0]), before[0] + ours)
-    assert torch.equal(prefill_kernels.combine_experts(rows, places, weights, *before), before[1] + (before[0] + ours))
+    assert torch.equal(cpu_modules.combine_experts(rows, places, weights, before[0]), before[0] + ours)
+    assert torch.equal(cpu_modules.combine_experts(rows, places, weights, *before), before[1] + (before[0] + ours))
+
+
+def router_of(weight: Tensor, K: int = 1) -> Any:
+    """Return what the kernels of a router read of it."""
+    return SimpleNamespace(weight=weight, experts_per_token=K)
 
 
 @needs_attention
@@ -114,7 +122,7 @@ def test_logits_of_experts_are_those_of_float32_whatever_is_beside_a_token(
     exact = x.double() @ weight.double().mT
     ours = kernels.router_logits(x, weight)
     assert ours is not None
-    assert torch.equal(prefill_kernels.router_logits(x, weight), ours)
+    assert torch.equal(cpu_modules.CpuRouter.logits(router_of(weight), x), ours)
     # Products are exact; only the sums are rounded, to float32.
     assert (ours - exact).abs().max() <= 1e-6 * width**0.5 * exact.abs().max()
     for part in (slice(0, 1), slice(5, 38), slice(40, tokens)):
@@ -127,7 +135,7 @@ def test_logits_of_experts_are_those_of_float32_whatever_is_beside_a_token(
 @torch.no_grad()
 def test_the_largest_scores_are_those_of_pytorch(tokens: int, num_experts: int, K: int) -> None:
     scores = torch.rand(tokens, num_experts, generator=torch.Generator().manual_seed(3))
-    ours = prefill_kernels.topk(scores, K)
+    ours = cpu_modules.CpuRouter.topk(router_of(torch.zeros(num_experts, 8), K), scores)
     assert torch.equal(ours, kernels.topk(scores, K))
     assert torch.equal(ours, scores.topk(K, dim=-1).indices)
     for broken in (float("nan"), float("-inf"), float("inf")):  # whatever the place, it is one of the row
@@ -148,18 +156,21 @@ def test_slots_are_sorted_as_the_plain_way_sorts_them() -> None:
         assert torch.equal(ours, theirs)
 
 
+def plainly(layer: nn.Module, x: Tensor, is_gelu: bool, residual: Tensor | None) -> Tensor:
+    out: Tensor = layer(x)
+    out = F.gelu(out, approximate="tanh") if is_gelu else out
+    return out if residual is None else residual + out
+
+
 @torch.no_grad()
 def test_what_follows_a_product_and_is_made_inside_it_is_that_behind_it() -> None:
     layer = nn.Linear(48, 96).to(torch.bfloat16)
     x, before = draw(2, 30, 48), draw(2, 30, 96, seed=1)
     kept, in_float = before.clone(), copy.deepcopy(layer).float()
     for is_gelu, residual in ((False, None), (True, None), (False, before)):
-        exact = layers.linear(
-            in_float, x.float(), gelu=is_gelu, residual=None if residual is None else residual.float()
-        )
-        ours, plain = (
-            way(layer, x, gelu=is_gelu, residual=residual) for way in (prefill_kernels.linear, layers.linear)
-        )
+        exact = plainly(in_float, x.float(), is_gelu, None if residual is None else residual.float())
+        ours = cpu_modules.linear(layer, x, gelu=is_gelu, residual=residual)
+        plain = plainly(layer, x, is_gelu, residual)
         assert_as_near_as_bfloat16(ours, plain, exact)
     assert torch.equal(before, kept)
 
@@ -192,10 +203,11 @@ def test_logits_of_a_few_states_are_not_rounded() -> None:
     head = nn.Linear(64, 301, bias=False).to(torch.bfloat16)
     states = draw(1, 5, 64)
     exact = states.double() @ head.weight.double().mT
-    torch.testing.assert_close(prefill_kernels.lm_head_logits(head, states).double(), exact, rtol=1e-5, atol=1e-5)
-    assert torch.equal(
-        prefill_kernels.lm_head_logits(head, states[0, -1]), prefill_kernels.lm_head_logits(head, states)[0, -1]
-    )
+    logits, last = (cpu_modules.lm_head_logits(head, asked) for asked in (states, states[0, -1]))
+    assert logits is not None
+    assert last is not None
+    torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-5)
+    assert torch.equal(last, logits[0, -1])
 
 
 def answers(model: VL2) -> tuple[Tensor, Tensor]:
@@ -206,7 +218,7 @@ def answers(model: VL2) -> tuple[Tensor, Tensor]:
     ids = torch.randint(0, config.vocab_size, (1, 90), generator=generator)
     cache = Cache.allocate(config, 1, 90, dtype=model.dtype, device=model.device)
     with torch.inference_mode():
-        return model.encode_tiles(tiles), prefill(model, model.language.embed(ids), cache, 70)
+        return model.encode_tiles(tiles), prefill(PlainRunner(model), model.language.embed(ids), cache, 70)
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
@@ -214,16 +226,14 @@ def test_a_model_with_kernels_answers_like_one_without(size: str) -> None:
     plain = small_model(size)
     exact = answers(plain)
     plain.to(torch.bfloat16)
-    fast = copy.deepcopy(plain)
-    use_prefill_kernels(fast)
+    fast = with_kernels(plain)
     for ours, theirs, true in zip(answers(fast), answers(plain), exact, strict=True):
         assert (ours.float() - true).abs().max() <= 1.5 * (theirs.float() - true).abs().max()
 
 
 def test_float32_and_gradients_take_the_plain_way() -> None:
     plain = small_model("tiny")
-    fast = copy.deepcopy(plain)
-    use_prefill_kernels(fast)
+    fast = with_kernels(plain)
     for ours, theirs in zip(answers(fast), answers(plain), strict=True):
         assert torch.equal(ours, theirs)
     fast.to(torch.bfloat16)
@@ -238,17 +248,16 @@ def test_float32_and_gradients_take_the_plain_way() -> None:
 @torch.no_grad()
 def test_normed_and_rotated_rows_are_those_of_pytorch(width: int) -> None:
     x, weight = draw(2, 37, width) * 3, draw(width, seed=1)
-    torch.testing.assert_close(
-        prefill_kernels.normalize(x, weight, 1e-6), layers.normalize(x, weight, 1e-6), atol=2**-9, rtol=2**-7
-    )
+    norm = layers.RMSNorm(width, 1e-6)
+    norm.weight = nn.Parameter(weight)
+    torch.testing.assert_close(cpu_modules.counterpart_of(norm)(x), norm(x), atol=2**-9, rtol=2**-7)
     heads, angles = x.view(2, 37, 2, width // 2), rope.rotary_angles(torch.arange(74).view(2, 37), width // 2, 1e4)
-    ours, plain = (rotate(heads, angles) for rotate in (prefill_kernels.rotate_halves, rope.rotate_halves))
+    ours, plain = (rotate(heads, angles) for rotate in (cpu_modules.rotate_halves, rope.rotate_halves))
     torch.testing.assert_close(ours, plain, atol=2**-9, rtol=2**-7)
     one_row, its_angles = heads[:1], (angles[0][:1], angles[1][:1])
-    for rotate, whole in ((prefill_kernels.rotate_halves, ours), (rope.rotate_halves, plain)):
-        cached = torch.zeros(1, 2, 50, width // 2, dtype=torch.bfloat16)
-        place = cached[:, :, 5:42].transpose(1, 2)
-        assert rotate(one_row, its_angles, place).data_ptr() == place.data_ptr()
-        assert torch.equal(place, whole[:1])
-        assert not cached[:, :, :5].any()
-        assert not cached[:, :, 42:].any()
+    cached = torch.zeros(1, 2, 50, width // 2, dtype=torch.bfloat16)
+    place = cached[:, :, 5:42].transpose(1, 2)
+    assert cpu_modules.rotate_halves(one_row, its_angles, place).data_ptr() == place.data_ptr()
+    assert torch.equal(place, ours[:1])
+    assert not cached[:, :, :5].any()
+    assert not cached[:, :, 42:].any()

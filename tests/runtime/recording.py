@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vl2.infer import decode_graph
-from vl2.infer.decode_graph import DecodeGraphs, FixedStep, Recorder, Replay
+from vl2.model import VL2
+from vl2.runtime import cuda
+from vl2.runtime.cuda import CudaGraphRunner, FixedStep, Recorder, Replay
 
 Shape = tuple[int, int]  # rows, and positions that each looks at
 
@@ -32,11 +33,15 @@ class Counted:
         return self._recorder.record(step)
 
 
+def of_float32(model: VL2) -> str | None:
+    return None if model.dtype == torch.float32 else "in this test graphs are for float32"
+
+
 def count_recordings(device: str, monkeypatch: pytest.MonkeyPatch) -> list[Shape]:
     """Let models decode by graphs, on a CPU those of float32, and return the list of what is recorded."""
     shapes: list[Shape] = []
     made = Recorder if device == "cuda" else Again
-    monkeypatch.setattr(decode_graph, "Recorder", lambda device: Counted(made(device), shapes))
+    monkeypatch.setattr(cuda, "Recorder", lambda device: Counted(made(device), shapes))
     if device == "cpu":
-        monkeypatch.setattr(DecodeGraphs, "applies", staticmethod(lambda model: model.dtype == torch.float32))
+        monkeypatch.setattr(CudaGraphRunner, "refusal", staticmethod(of_float32))
     return shapes

@@ -15,17 +15,14 @@ import pytest
 import torch
 
 from tests.devices import CPU_AND_CARD_WITH_GRAPHS
-from tests.infer.recording import Shape, count_recordings
-from tests.model.configs import small_model
 from tests.reference import reference_vlm
+from tests.runtime.recording import Shape, count_recordings
 from vl2.errors import UserError
-from vl2.infer import graph_cache
-from vl2.infer.decode_graph import DecodeGraphs
-from vl2.infer.generate import Event, Limits
-from vl2.infer.graph_cache import drop_graphs
 from vl2.infer.prefill import Reuse
+from vl2.infer.sequence import Event, Limits
 from vl2.infer.vlm import VLM
 from vl2.model import Cache
+from vl2.runtime.cuda import CudaGraphRunner
 
 SHORT = "What is this?"
 OTHER = "Name a colour."
@@ -52,8 +49,8 @@ def fresh(device: str, **limits: Any) -> VLM:
 
 
 def kept(vlm: VLM) -> Cache | None:
-    found = graph_cache._KEPT.get(vlm.model)
-    return None if found is None else found[1].cache
+    assert isinstance(vlm.runner, CudaGraphRunner)
+    return None if vlm.runner._kept is None else vlm.runner._kept.cache
 
 
 def ids(vlm: VLM, text: str, count: int = 6) -> tuple[int, ...]:
@@ -63,7 +60,7 @@ def ids(vlm: VLM, text: str, count: int = 6) -> tuple[int, ...]:
 def plain_ids(text: str, count: int = 6) -> tuple[int, ...]:
     """Return the answer in float32 on a CPU, layer by layer: of a type for which no graphs are made here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DecodeGraphs, "applies", staticmethod(lambda model: False))
+        patch.setattr(CudaGraphRunner, "refusal", staticmethod(lambda model: "not in this test"))
         return ids(fresh("cpu"), text, count)
 
 
@@ -212,6 +209,7 @@ def test_other_weights_get_graphs_of_their_own(device: str, recorded: list[Shape
     del old
     head = vlm.model.language.lm_head
     head.weight.data = head.weight.data.flip(0).contiguous()
+    vlm.refresh()
     assert ids(vlm, SHORT) != ids(fresh(device), SHORT)
     assert gone() is None
     assert recorded == [(1, 512)] * 3
@@ -220,10 +218,10 @@ def test_other_weights_get_graphs_of_their_own(device: str, recorded: list[Shape
     assert ids(vlm, SHORT) == ids(fresh(device), SHORT)
 
 
-def test_a_model_that_was_moved_or_dropped_or_has_gone_keeps_nothing(device: str, recorded: list[Shape]) -> None:
+def test_a_model_that_was_moved_or_refreshed_or_has_gone_keeps_nothing(device: str, recorded: list[Shape]) -> None:
     vlm = fresh(device)
 
-    def cache_after_a_call() -> weakref.ref[Cache]:
+    def cache_after_a_call(vlm: VLM) -> weakref.ref[Cache]:
         ids(vlm, SHORT)
         cache = kept(vlm)
         assert cache is not None
@@ -231,17 +229,19 @@ def test_a_model_that_was_moved_or_dropped_or_has_gone_keeps_nothing(device: str
 
     gc.disable()  # nothing may wait for the garbage collector
     try:
-        dropped = cache_after_a_call()
-        drop_graphs(vlm.model)
-        assert dropped() is None
-        moved, dtype = cache_after_a_call(), vlm.model.dtype
+        refreshed = cache_after_a_call(vlm)
+        vlm.refresh()
+        assert refreshed() is None
+        moved, dtype = cache_after_a_call(vlm), vlm.model.dtype
         vlm.model.to("cpu", torch.bfloat16)
-        assert not DecodeGraphs.applies(vlm.model)
+        vlm.refresh()
+        assert not isinstance(vlm.runner, CudaGraphRunner)
         ids(vlm, SHORT)
         assert moved() is None
         vlm.model.to(device, dtype)
-        left = cache_after_a_call()
-        vlm.model = small_model()
+        vlm.refresh()
+        left = cache_after_a_call(vlm)
+        del vlm
         assert left() is None
     finally:
         gc.enable()

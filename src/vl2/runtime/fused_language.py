@@ -1,8 +1,7 @@
-"""One decoding step, or one chunk of a prompt, in one call: where a language model's weights lie, written once.
+"""One decoding step, or one chunk of a prompt, in one call of the kernels (csrc/decode.h, csrc/fused_prefill.h).
 
-The plain way to decode, layer by layer in PyTorch, is `decode_plainly` in `vl2.infer.generate`; a test holds both equal
-within what bfloat16 rounds. In the kernels every row is computed alike whatever is beside it, so a batch gives the bits
-that each request gives alone. A prefill is made of the kernels that `vl2.infer.prefill_kernels` puts into the modules.
+Every row of a step is computed alike whatever is beside it, so a batch gives the bits that each request gives alone.
+Tests hold both calls equal to the modules within what bfloat16 rounds.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from vl2.config import LanguageConfig
-from vl2.infer.weight_pointers import Plans, Unsupported, WeightPointers
 from vl2.kernels import Library
 from vl2.kernels.prefill import has_tiles
 from vl2.kernels.structures import BF16, INT4, QUANTIZED, LayerC, MatrixC, ModelC, PrefillChunkC, StackC, StepC
@@ -22,45 +20,35 @@ from vl2.kernels.tiles import LINE
 from vl2.model import Cache
 from vl2.model.attention import LatentAttention, MultiHeadAttention
 from vl2.model.language import DecoderLayer, LanguageModel
-from vl2.model.layers import GatedMLP
+from vl2.model.layers import GatedMLP, RMSNorm
 from vl2.model.memory_mapped_experts import MemoryMappedExperts
 from vl2.model.moe import Experts, MoE
 from vl2.model.rope import rotary_angles
 from vl2.quant.matmul import FEW_PREFILL_ROWS
 from vl2.quant.modules import QuantizedExperts
+from vl2.runtime.weight_pointers import Unsupported, WeightPointers
 
 LATENT_EPS = 1e-6
 
 
-class LanguagePlan:
-    """The addresses of all weights of a language model in the form that the kernels read."""
+class FusedLanguage:
+    """Runs a language model whose weights' addresses it has written down in the form that the kernels read."""
 
     def __init__(self, language: LanguageModel, kernels: Library) -> None:
         """Raise Unsupported where a layer is not one that the kernels know."""
         decoder = language.model
         self._kernels, self._config = kernels, decoder.config
-        self._weights, self._gates = WeightPointers(language), list[nn.Module]()
+        self._weights = WeightPointers(language)
         _check_config(self._config)
         layers = [self._layer(layer) for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         self._layers = (LayerC * len(layers))(*layers)
-        self._model = self._described(decoder.norm.weight, decoder.norm, language.lm_head)
+        self._model = self._described(decoder.norm, language.lm_head)
         self._embeddings = decoder.embed_tokens
-        self._least_rows = self._find_least_rows()
+        self._least_rows, self.prefill_refusal = self._find_least_rows()
         self._rotary_dim, self._angles = decoder.rotary_dim, (torch.empty(0, 0), torch.empty(0, 0))
 
-    def is_current(self) -> bool:
-        """Whether all weights are where the plan knows them, and nobody has begun to follow the routers."""
-        return self._weights.are_current() and not any(gate._forward_hooks for gate in self._gates)
-
-    def run(self, token_ids: Sequence[int], cache: Cache) -> Tensor:
-        """Append one token to every row and return the float32 logits that follow, [B, V]."""
-        return self.run_rows(token_ids, [cache.rows(row, row + 1) for row in range(len(token_ids))], advances=cache)
-
-    def run_rows(self, token_ids: Sequence[int], caches: Sequence[Cache], *, advances: Cache | None = None) -> Tensor:
-        """Append one token to each of several caches of one row, and return the logits, [B, V].
-
-        The lengths of the caches move on, or in their place those of the cache that they are rows of.
-        """
+    def decode(self, token_ids: Sequence[int], caches: Sequence[Cache]) -> Tensor:
+        """Append one token to each of several caches of one row, and return the float32 logits that follow, [B, V]."""
         rows, lengths = len(token_ids), [cache.lengths[0] for cache in caches]
         for cache, length in zip(caches, lengths, strict=True):
             assert length < cache.capacity, f"the cache holds {cache.capacity} positions, {length + 1} are needed"
@@ -81,24 +69,23 @@ class LanguagePlan:
             logits=logits_BV.data_ptr(),
         )
         self._kernels.decode(ctypes.byref(self._model), ctypes.byref(step))
-        for cache in caches if advances is None else [advances]:
+        for cache in caches:
             cache.advance(1)
         return logits_BV
 
     def prefill(self, x_1SD: Tensor, cache: Cache) -> Tensor | None:
-        """Append S embedded positions to a cache of one row, and return the state of the last, [1, 1, D].
+        """Append S embedded positions to a cache of one row, and return the state of the last, [D].
 
-        The length of the cache does not move. None where the kernels do not do it: there must be tile registers, plain
-        heads, and weights as the tiles take them; nor where somebody follows the modules.
+        None, and nothing done, for too few rows, and where the kernels do not do the shape.
         """
         rows, before = x_1SD.shape[1], cache.lengths[0]
-        if rows < self._least_rows or self._weights.are_followed():
+        if self._least_rows is None or rows < self._least_rows:
             return None
         end = before + rows
         assert end <= cache.capacity, f"the cache holds {cache.capacity} positions, {end} are needed"
         places = [place for layer in cache.layers for place in _place(layer)]
         cosines_SC, sines_SC = (angles[before:end] for angles in self._table(end))
-        x_1SD, state_11D = x_1SD.clone(memory_format=torch.contiguous_format), x_1SD.new_empty(1, 1, x_1SD.shape[2])
+        x_1SD, state_D = x_1SD.clone(memory_format=torch.contiguous_format), x_1SD.new_empty(x_1SD.shape[2])
         chunk = PrefillChunkC(
             rows=rows,
             before=before,
@@ -107,24 +94,30 @@ class LanguagePlan:
             cosines=cosines_SC.data_ptr(),
             sines=sines_SC.data_ptr(),
             x=x_1SD.data_ptr(),
-            state=state_11D.data_ptr(),
+            state=state_D.data_ptr(),
         )
-        return state_11D if self._kernels.prefill(ctypes.byref(self._model), ctypes.byref(chunk)) else None
+        if not self._kernels.prefill(ctypes.byref(self._model), ctypes.byref(chunk)):
+            return None
+        cache.advance(rows)
+        return state_D
 
-    def _find_least_rows(self) -> float:
-        """Return from how many rows on a prefill is for the kernels; infinite where none is."""
+    def _find_least_rows(self) -> tuple[int | None, str | None]:
+        """Return from how many rows on a prompt is for the kernels, or None and why it never is."""
         layers, config = list(self._layers), self._config
         matrices = [m for r in layers for m in (r.query, r.key, r.value, r.output, r.gate, r.up, r.down) if m.outputs]
         matrices += [stack.first for r in layers if r.router for stack in (r.expert_gate, r.expert_up, r.expert_down)]
+        if not has_tiles():
+            return None, "this processor has no tile registers"
+        if config.use_mla:
+            return None, "there is no kernel for the latent attention of a prompt"
+        if any(m.outputs % LINE or m.inputs % LINE for m in matrices):
+            return None, f"the sides of a weight are no multiples of {LINE}"
         kinds = {matrix.kind for matrix in matrices}
-        is_for_tiles = all(m.outputs % LINE == 0 and m.inputs % LINE == 0 for m in matrices) and has_tiles()
-        if config.use_mla or not is_for_tiles:
-            return float("inf")
-        # As `vl2.infer.prefill_kernels` decides: fewer rows, and experts of one row each, meet the codes themselves.
+        # As `vl2.runtime.cpu_modules` decides: fewer rows, and experts of one row each, meet the codes themselves.
         least = 2 if kinds == {BF16} else FEW_PREFILL_ROWS + 1
         if INT4 in kinds and config.n_routed_experts and config.num_experts_per_tok:
             least = max(least, config.n_routed_experts // config.num_experts_per_tok + 1)
-        return least
+        return least, None
 
     def _table(self, positions: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of at least so many positions, [positions, C / 2]."""
@@ -134,7 +127,7 @@ class LanguagePlan:
             self._angles = cosines[0], sines[0]
         return self._angles
 
-    def _described(self, final_norm: Tensor, norm: nn.Module, head: nn.Module) -> ModelC:
+    def _described(self, norm: RMSNorm, head: nn.Module) -> ModelC:
         config, latent = self._config, self._config.use_mla
         return ModelC(
             num_layers=config.num_hidden_layers,
@@ -154,23 +147,20 @@ class LanguagePlan:
             norm_eps=config.rms_norm_eps,
             latent_eps=LATENT_EPS,
             layers=self._layers,
-            final_norm=self._weights.address(norm, "weight", final_norm),
+            final_norm=self._weights.address(norm.weight),
             head=self._matrix(head),
         )
 
     def _layer(self, layer: DecoderLayer) -> LayerC:
         attention, out = layer.self_attn, LayerC()
-        out.input_norm = self._weights.address(layer.input_layernorm, "weight", layer.input_layernorm.weight)
-        out.post_norm = self._weights.address(
-            layer.post_attention_layernorm, "weight", layer.post_attention_layernorm.weight
-        )
+        out.input_norm = self._weights.address(layer.input_layernorm.weight)
+        out.post_norm = self._weights.address(layer.post_attention_layernorm.weight)
         out.query, out.output = self._matrix(attention.q_proj), self._matrix(attention.o_proj)
         if isinstance(attention, LatentAttention):
             out.key, out.value = self._matrix(attention.kv_a_proj_with_mqa), self._matrix(attention.kv_b_proj)
             if out.value.kind != BF16:
-                raise Unsupported("the expansion of the latent is quantised")
-            norm = attention.kv_a_layernorm
-            out.latent_norm = self._weights.address(norm, "weight", norm.weight)
+                raise Unsupported("the expansion of the latent is quantized")
+            out.latent_norm = self._weights.address(attention.kv_a_layernorm.weight)
         elif isinstance(attention, MultiHeadAttention):
             out.key, out.value = self._matrix(attention.k_proj), self._matrix(attention.v_proj)
         if isinstance(layer.mlp, GatedMLP):
@@ -184,44 +174,41 @@ class LanguagePlan:
         out.down = self._matrix(mlp.down_proj)
 
     def _mixture(self, out: LayerC, moe: MoE) -> None:
-        if moe.gate._forward_hooks:
-            raise Unsupported("somebody follows which experts are chosen")  # to bring them into memory, for example
-        self._gates.append(moe.gate)
-        out.router = self._weights.address(moe.gate, "weight", moe.gate.weight)
+        out.router = self._weights.address(moe.gate.weight)
         bias = moe.gate.e_score_correction_bias
         if bias is not None:
-            out.expert_bias = self._weights.address(moe.gate, "e_score_correction_bias", bias, torch.float32)
+            out.expert_bias = self._weights.address(bias, torch.float32)
         if moe.shared_experts is not None:
             self._gated(out, moe.shared_experts)
         experts: nn.Module = moe.experts
         if isinstance(experts, Experts):
             D, F = experts.down_proj.shape[1:]
-            first = self._weights.address(experts, "gate_up_proj", experts.gate_up_proj)
+            first = self._weights.address(experts.gate_up_proj)
             half = F * D * 2  # bytes of one matrix
             out.expert_gate = StackC(MatrixC(BF16, F, D, first, None), 2 * half, 0)
             out.expert_up = StackC(MatrixC(BF16, F, D, first + half, None), 2 * half, 0)
-            down = self._weights.address(experts, "down_proj", experts.down_proj)
+            down = self._weights.address(experts.down_proj)
             out.expert_down = StackC(MatrixC(BF16, D, F, down, None), half, 0)
         elif isinstance(experts, MemoryMappedExperts):
             out.expert_gate, out.expert_up, out.expert_down = self._weights.apart(experts)
         elif isinstance(experts, QuantizedExperts):
             kind = QUANTIZED[experts.kind]
-            codes, scales = (self._weights.address(experts, f"gate_up_{leaf}", None) for leaf in ("codes", "scales"))
+            codes, scales = (self._weights.address(t, None) for t in (experts.gate_up_codes, experts.gate_up_scales))
             steps = [t[0, 0].nbytes for t in (experts.gate_up_codes, experts.gate_up_scales)]
             D, F = experts.width, experts.hidden
             out.expert_gate = StackC(MatrixC(kind, F, D, codes, scales), 2 * steps[0], 2 * steps[1])
             up = MatrixC(kind, F, D, codes + steps[0], scales + steps[1])
             out.expert_up = StackC(up, 2 * steps[0], 2 * steps[1])
-            codes, scales = (self._weights.address(experts, f"down_{leaf}", None) for leaf in ("codes", "scales"))
+            codes, scales = (self._weights.address(t, None) for t in (experts.down_codes, experts.down_scales))
             out.expert_down = StackC(
                 MatrixC(kind, D, F, codes, scales), experts.down_codes[0].nbytes, experts.down_scales[0].nbytes
             )
         else:
-            raise Unsupported(f"experts of type {type(experts).__name__}")
+            raise Unsupported(f"experts are {type(experts).__name__}")
 
     def _matrix(self, layer: nn.Module) -> MatrixC:
         if getattr(layer, "bias", None) is not None:
-            raise Unsupported("a projection with a bias")
+            raise Unsupported("a projection has a bias")
         return self._weights.matrix(layer)
 
 
@@ -234,25 +221,11 @@ def _place(layer: tuple[Tensor, ...]) -> tuple[int, int, int, int]:
 
 def _check_config(config: LanguageConfig) -> None:
     if config.q_lora_rank is not None:
-        raise Unsupported("compressed queries")
+        raise Unsupported("queries are compressed")
     if (config.n_group or 1) > 1 and config.topk_method != "greedy":
-        raise Unsupported("experts in groups")
+        raise Unsupported("experts are in groups")
     widths = [config.kv_lora_rank or 0] if config.use_mla else [config.hidden_size // config.num_attention_heads]
     if config.use_mla:
         widths += [config.kv_lora_rank or 0, config.qk_rope_head_dim, config.v_head_dim]
     if any(width % 16 for width in widths):
-        raise Unsupported("heads that are not a multiple of 16 wide")
-
-
-_PLANS = Plans(LanguagePlan)
-
-
-def language_plan(language: LanguageModel) -> LanguagePlan | None:
-    """Return the plan of a model in inference, or None where the plain way must do: other devices, types or layers.
-
-    What is written into a weight in place it reads as it is.
-    """
-    embeddings = language.model.embed_tokens.weight
-    if embeddings.dtype != torch.bfloat16 or embeddings.device.type != "cpu" or torch.is_grad_enabled():
-        return None
-    return _PLANS.of(language)
+        raise Unsupported("heads are not a multiple of 16 wide")
