@@ -222,9 +222,9 @@ def test_r11_the_evaluation_says_which_protocol_gives_the_published_figure() -> 
     assert mmmu.PUBLISHED_PROTOCOL == "vlmevalkit"
     image = Image.new("RGB", (384, 384))
     question = mmmu.Question(text="What is in <image 1>?", options=["a", "b"], images=[image])
-    asked = mmmu.messages(question)
+    asked = mmmu.turns_of(question)
     sample = reference_vlm("tiny").processor.encode(asked)
-    plain = reference_vlm("tiny").processor.encode(mmmu.messages(question, "plain"))
+    plain = reference_vlm("tiny").processor.encode(mmmu.turns_of(question, "plain"))
     assert (plain.grids.tolist(), sample.grids.tolist()) == ([[1, 1]], [[2, 2]])
 
 

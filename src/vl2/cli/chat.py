@@ -9,9 +9,9 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from vl2.cli.flags import (
     GenerateFlags,
@@ -21,6 +21,7 @@ from vl2.cli.flags import (
     OutputFlags,
     check_answer_length,
     open_images,
+    option_fields,
     print_json,
 )
 from vl2.cli.print_stream import print_stream
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from vl2.infer.sampling import GenerateOptions
     from vl2.infer.session import Session
-    from vl2.infer.vlm import OptionFields
 
 HELP = """/image PATH   attach an image (path or URL) to the next question; again for more
 /clear        forget the conversation and the attached images
@@ -161,7 +161,7 @@ class ChatLoop:
         before = len(self._session.messages)
         try:
             if self._as_json:
-                reply = self._session.ask(question, self._attached, **self._fields())
+                reply = self._session.ask(question, self._attached, **option_fields(self._options))
                 print_json(reply.to_dict(), indent=None)
             else:
                 self._print_answer(question)
@@ -173,16 +173,13 @@ class ChatLoop:
             self._attached = []
 
     def _print_answer(self, question: str) -> None:
-        pieces = self._session.stream(question, self._attached, **self._fields())
+        pieces = self._session.stream(question, self._attached, **option_fields(self._options))
         try:
             with contextlib.closing(pieces):  # type: ignore[type-var]
                 print_stream(pieces)
         except KeyboardInterrupt:
             print(flush=True)
             raise
-
-    def _fields(self) -> OptionFields:
-        return cast("OptionFields", asdict(self._options))
 
     def _save(self, name: str) -> None:
         if not name:

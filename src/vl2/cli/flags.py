@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import tyro
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from vl2.infer.constraint_json import JsonSchema
     from vl2.infer.sampling import GenerateOptions
-    from vl2.infer.vlm import VLM
+    from vl2.infer.vlm import VLM, OptionFields
     from vl2.process.tiling import Tiling
 
 Images = Annotated[
@@ -162,18 +162,12 @@ class GenerateFlags:
     def options(self) -> GenerateOptions:
         from vl2.infer.sampling import GenerateOptions
 
-        return GenerateOptions(
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            no_repeat_ngram_size=self.no_repeat_ngram_size,
-            stop=self.stop,
-            seed=self.seed,
-            max_repeats=self.max_repeats,
-        )
+        return GenerateOptions(**vars(self))
+
+
+def option_fields(options: GenerateOptions) -> OptionFields:
+    """Return options as the keyword arguments of `VLM`'s methods."""
+    return cast("OptionFields", vars(options))
 
 
 def check_answer_length(model: ModelFlags, generate: GenerateFlags, *, quiet: bool) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from vl2.process.messages import ImageRef, Turn
+from vl2.process.conversation import Piece, Turn
 from vl2.process.sample import IGNORE_ID
 from vl2.process.tokenizer import Specials, Tokenizer
 
@@ -73,7 +73,7 @@ def tokenize_turns(
 
 
 def tokenize_prompt(
-    pieces: Sequence[str | ImageRef], tokenizer: Tokenizer, image_tokens: Sequence[int], *, train: bool
+    pieces: Sequence[Piece], tokenizer: Tokenizer, image_tokens: Sequence[int], *, train: bool
 ) -> TokenRow:
     """Write a raw prompt without the template: bos, then the pieces as they are; eos at the end for training."""
     row = TokenRow()
@@ -94,7 +94,7 @@ def _write_user(row: TokenRow, turn: Turn, tokenizer: Tokenizer, images: Iterato
 
 def _write_pieces(
     row: TokenRow,
-    pieces: Sequence[str | ImageRef],
+    pieces: Sequence[Piece],
     tokenizer: Tokenizer,
     images: Iterator[int],
     specials: Specials,

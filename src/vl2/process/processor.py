@@ -16,8 +16,9 @@ from torch import Tensor
 from vl2.errors import UserError
 from vl2.grid import Grid, num_visual_tokens
 from vl2.process.chat_template import TokenRow, tokenize_prompt, tokenize_turns
+from vl2.process.conversation import ImageRef, Turn
 from vl2.process.image import ImageOptions, ImageSource, open_image
-from vl2.process.messages import ImageRef, Turn, normalize, released_prompt
+from vl2.process.messages import released_prompt, to_turns
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.sample import Sample
 from vl2.process.tiles import make_tiles, normalize_pixels, pixel_values
@@ -92,39 +93,26 @@ class Processor:
         mask_prompt: bool = True,
         spells_answers: bool = False,
         name: str = "",
+        prepared: PreparedImages | None = None,
     ) -> Sample:
-        """Return the sample of a conversation, in the OpenAI or the released form.
+        """Return the sample of a conversation: turns, or messages in the OpenAI or the released form.
 
         `train` ends every answer with eos; otherwise the last turn is left open. With `mask_prompt`
-        only answers (and bos) are labelled, else all text is. Of a document all text is labelled always.
-        With `spells_answers` they are encoded character by character.
+        only answers (and bos) are labeled, else all text is. Of a document all text is labeled always.
+        With `spells_answers` answers are encoded character by character. Prepared images are not opened.
         """
-        return self.encode_turns(
-            normalize(messages), train=train, mask_prompt=mask_prompt, spells_answers=spells_answers, name=name
-        )
-
-    def encode_turns(
-        self,
-        turns: Sequence[Turn],
-        *,
-        train: bool = False,
-        mask_prompt: bool = True,
-        spells_answers: bool = False,
-        name: str = "",
-        images: PreparedImages | None = None,
-    ) -> Sample:
-        """Return the sample of a conversation that is already in normal form. Prepared images are not opened."""
+        turns = to_turns(messages)
         self.check_length(turn.text for turn in turns)
-        images = images or self.prepare_images([turn.images for turn in turns])
+        prepared = prepared or self.prepare_images([turn.images for turn in turns])
         row = tokenize_turns(
             turns,
             self.tokenizer,
-            images.tokens,
+            prepared.tokens,
             train=train,
             mask_prompt=mask_prompt,
             spells_answers=spells_answers,
         )
-        return self._sample(row, images, name)
+        return self._sample(row, prepared, name)
 
     def encode_prompt(
         self,
@@ -143,8 +131,8 @@ class Processor:
         pieces = released_prompt(text, images)
         self.check_length(piece for piece in pieces if isinstance(piece, str))
         if apply_template:
-            turns = normalize([{"role": "user", "content": text, "images": list(images)}])
-            return self.encode_turns(turns, train=train, mask_prompt=False, name=name, images=prepared)
+            turn = Turn(role="user", pieces=pieces, is_released=True)
+            return self.encode([turn], train=train, mask_prompt=False, name=name, prepared=prepared)
         sources = [piece.source for piece in pieces if isinstance(piece, ImageRef)]
         prepared = prepared or self.prepare_images([sources])
         return self._sample(tokenize_prompt(pieces, self.tokenizer, prepared.tokens, train=train), prepared, name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,7 +18,8 @@ from PIL import Image
 from vl2.errors import UserError
 from vl2.infer.engine.engine import EngineStopped
 from vl2.infer.sampling import GenerateOptions
-from vl2.process.messages import normalize, released_prompt
+from vl2.process.conversation import Turn, arrange
+from vl2.process.messages import released_prompt
 from vl2.process.sample import Sample
 from vl2.serve.backend import Answers, Backend, GenerationRequest
 from vl2.serve.decoders import Decoders
@@ -31,7 +32,6 @@ from vl2.serve.metrics import Metrics, Numbers
 from vl2.serve.settings import ServerSettings
 
 T = TypeVar("T")
-Turns = Sequence[Mapping[str, Any]]
 
 NUM_TOKENIZING = 4  # requests whose tokens are written at once
 
@@ -133,21 +133,21 @@ class Service:
         async with contextlib.AsyncExitStack() as resources:
             yield Admission(self, client, resources)
 
-    async def prepare_chat(self, turns: Turns, admission: Admission) -> Prompt:
+    async def prepare_chat(self, turns: Sequence[Turn], admission: Admission) -> Prompt:
         """Open the pictures of a conversation and write its tokens."""
         limits = self.settings.limits
         if len(turns) > limits.max_messages:
             raise UserError(f"a conversation may have at most {limits.max_messages} messages, got {len(turns)}")
         # Before anything is fetched or opened. The outer blanks of a message do not count.
-        self.backend.processor.check_length(text.strip() for text in _texts(turns))
+        self.backend.processor.check_length(p.strip() for turn in turns for p in turn.pieces if isinstance(p, str))
 
         async def prepare() -> Prompt:
-            await admission.wait(has_images=_have_images(turns))
+            await admission.wait(has_images=any(turn.images for turn in turns))
             # Its sources are what clients wrote, and are opened by the loader alone.
-            normal = await self._in_thread(lambda: normalize(turns))
-            loaded = await self._load([turn.images for turn in normal], admission)
-            encode = self.backend.processor.encode_turns
-            sample = await self._in_thread(lambda: encode(normal, images=loaded.prepared if loaded else None))
+            arranged = await self._in_thread(lambda: arrange(turns))
+            loaded = await self._load([turn.images for turn in arranged], admission)
+            encode = self.backend.processor.encode
+            sample = await self._in_thread(lambda: encode(arranged, prepared=loaded.prepared if loaded else None))
             return Prompt(sample=sample, images=loaded.whole if loaded else ())
 
         return await self._unless_cut_short(prepare())
@@ -236,18 +236,3 @@ class Service:
         most = self.settings.limits.max_choices
         if num_choices > most:
             raise ApiError(400, f"at most {most} answers can be had at once, got {num_choices}", param="n")
-
-
-def _texts(turns: Turns) -> list[str]:
-    contents = [turn["content"] for turn in turns]
-    parts = [part for content in contents if isinstance(content, list) for part in content]
-    return [
-        *(content for content in contents if isinstance(content, str)),
-        *(part["text"] for part in parts if part["type"] == "text"),
-    ]
-
-
-def _have_images(turns: Turns) -> bool:
-    return any(
-        part["type"] == "image" for turn in turns if isinstance(turn["content"], list) for part in turn["content"]
-    )

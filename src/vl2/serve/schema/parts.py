@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag
 
 from vl2.errors import UserError
+from vl2.process.conversation import ImageRef, Piece
 from vl2.serve.schema.base import Lenient, Unsupported, WithoutEffect
 
 Text = Annotated[str, Field(max_length=4_000_000)]
@@ -26,16 +27,16 @@ class TextPart(Lenient):
     logprobs: WithoutEffect
     boxes: WithoutEffect
 
-    def content(self) -> Mapping[str, Any]:
-        return {"type": "text", "text": self.text}
+    def piece(self) -> Piece:
+        return self.text
 
 
 class RefusalPart(Lenient):
     type: Literal["refusal"]
     refusal: Text
 
-    def content(self) -> Mapping[str, Any]:
-        return {"type": "text", "text": self.refusal}
+    def piece(self) -> Piece:
+        return self.refusal
 
 
 class ThoughtPart(Lenient):
@@ -44,7 +45,7 @@ class ThoughtPart(Lenient):
     type: Literal["thinking", "redacted_thinking", "reasoning", "reasoning_text"]
     model_config = ConfigDict(extra="ignore")
 
-    def content(self) -> None:
+    def piece(self) -> None:
         return None
 
 
@@ -61,8 +62,8 @@ class ImageUrlPart(Lenient):
     detail: WithoutEffect
     file_id: Unsupported
 
-    def content(self) -> Mapping[str, Any]:
-        return {"type": "image", "image": _url_of(self.image_url)}
+    def piece(self) -> Piece:
+        return ImageRef(source=_url_of(self.image_url))
 
 
 class ImageSource(Lenient):
@@ -89,15 +90,15 @@ class ImagePart(Lenient):
     source_type: WithoutEffect
     detail: WithoutEffect
 
-    def content(self) -> Mapping[str, Any]:
+    def piece(self) -> Piece:
         source = self.source
         given = self.image or self.image_url or self.url or (source.url if source else None)
         if given is not None:
-            return {"type": "image", "image": _url_of(given)}
+            return ImageRef(source=_url_of(given))
         data = self.data or (source.data if source else None)
         if data is None:
             raise UserError("a part of the type image needs image, image_url, source, or data with its media type")
-        return {"type": "image", "image": _data_url(data, self.media_type or (source.media_type if source else None))}
+        return ImageRef(source=_data_url(data, self.media_type or (source.media_type if source else None)))
 
 
 def _url_of(value: ImageUrl | str) -> str:
@@ -145,9 +146,9 @@ Part = Annotated[
 ]
 
 
-def content_of(content: str | Sequence[Part] | None) -> str | list[Mapping[str, Any]]:
-    """Return content as the processor reads it, with the sources of pictures as they came."""
+def content_of(content: str | Sequence[Part] | None) -> str | list[Piece]:
+    """Return content as turns have it, with the sources of pictures as they came."""
     if content is None or isinstance(content, str):
         return content or ""
-    made = [{"type": "text", "text": part} if isinstance(part, str) else part.content() for part in content]
-    return [part for part in made if part is not None]
+    pieces = (part if isinstance(part, str) else part.piece() for part in content)
+    return [piece for piece in pieces if piece is not None]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from vl2.process.conversation import Turn
 from vl2.serve.schema.base import Lenient, Name, Tools
-from vl2.serve.schema.chat import ChatMessage, to_messages
+from vl2.serve.schema.chat import ChatMessage, read_history
 from vl2.serve.schema.completion import TokenId
 from vl2.serve.schema.parts import Source, Text
-from vl2.serve.schema.turns import arrange
+from vl2.serve.schema.turns import order_turns
 
 
 class TokenizeRequest(Lenient):
@@ -34,9 +34,9 @@ class TokenizeRequest(Lenient):
             raise ValueError("either prompt or messages must be given")
         return self
 
-    def turns(self) -> list[Mapping[str, Any]]:
-        """Return the conversation as the processor reads it."""
-        return arrange(to_messages(self.messages or ()))
+    def turns(self) -> list[Turn]:
+        """Return the conversation in the template's order."""
+        return order_turns(read_history(self.messages or ()))
 
 
 class DetokenizeRequest(Lenient):

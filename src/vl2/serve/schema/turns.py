@@ -12,14 +12,15 @@ The forms, of chat completions and of responses alike:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
 
 from vl2.errors import UserError
+from vl2.process.conversation import ImageRef, Piece, Turn
 
-Turn = Mapping[str, Any]
-Content = str | list[Mapping[str, Any]]
 Role = Literal["system", "user", "assistant"]
+Content = str | list[Piece]  # one text, or parts between which the template puts line breaks
 
 
 def call_text(name: str | None, arguments: object) -> str:
@@ -33,34 +34,26 @@ def result_content(name: str | None, content: Content) -> Content:
     head = f"Result of {name or 'a tool'}:"
     if isinstance(content, str):
         return f"{head} {content}".rstrip()
-    return [{"type": "text", "text": f"{head} "}, *content]
+    return [f"{head} ", *content]
 
 
-def arrange(messages: Iterable[tuple[Role, Content]]) -> list[Turn]:
+def order_turns(messages: Iterable[tuple[Role, Content]]) -> list[Turn]:
     """Return turns in the template's order. UserError for a picture that the system or the assistant shows."""
     given = list(messages)
     for index, (role, content) in enumerate(given):
-        if role != "user" and isinstance(content, list) and any(part["type"] == "image" for part in content):
+        if role != "user" and any(isinstance(piece, ImageRef) for piece in content):
             raise UserError(f"message {index}: images belong into user messages, not into one of the {role}")
     has_others = any(role != "system" for role, _ in given)
     turns: list[Turn] = []
     for role, content in given:
-        before = turns[-1]["role"] if turns else None
+        pieces = (content,) if isinstance(content, str) else tuple(content)
+        before = turns[-1].role if turns else None
         if role == "system" and (before not in (None, "system") or not has_others):
-            turns.append({"role": "user", "content": content})
+            turns.append(Turn(role="user", pieces=pieces))
         elif role == "assistant" and before == "assistant":
-            turns[-1] = {"role": "assistant", "content": _joined(turns[-1]["content"], content)}
-        elif role == "assistant" and before != "user":
-            turns += [{"role": "user", "content": ""}, {"role": role, "content": content}]
+            turns[-1] = replace(turns[-1], pieces=(*turns[-1].pieces, *pieces))
         else:
-            turns.append({"role": role, "content": content})
+            if role == "assistant" and before != "user":
+                turns.append(Turn(role="user", pieces=()))
+            turns.append(Turn(role=role, pieces=pieces))
     return turns
-
-
-def _joined(first: Content, second: Content) -> Content:
-    """Return one content; the template puts a line break between its parts."""
-    return [*_parts(first), *_parts(second)]
-
-
-def _parts(content: Content) -> list[Mapping[str, Any]]:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
