@@ -65,6 +65,7 @@ class CheckpointFlags:
 class ModelFlags(CheckpointFlags):
     """Which model, and how it runs."""
 
+    # The arguments of `vl2.load`, by its names and with its defaults: a test compares them.
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"
@@ -83,15 +84,11 @@ class ModelFlags(CheckpointFlags):
     def check(self) -> None:
         """Refuse wrong values before anything is downloaded or loaded."""
         from vl2.infer.generate import Limits
-        from vl2.infer.open_model import check_weights, memory_bytes
-        from vl2.infer.vlm import choose_device, choose_dtype
+        from vl2.infer.vlm import check_machine
 
         self.tiling_rule()
         Limits(prefill_chunk=self.prefill_chunk, max_context=1 if self.max_context is None else self.max_context)
-        device = choose_device(self.device)
-        choose_dtype(self.dtype, device)
-        check_weights(self.weights)
-        memory_bytes(self.memory, device)
+        check_machine(device=self.device, dtype=self.dtype, weights=self.weights, memory=self.memory)
 
     def context(self, *, quiet: bool) -> int:
         """Return the most tokens of a prompt and its answer: as said, or the checkpoint's own.

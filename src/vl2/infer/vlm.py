@@ -341,10 +341,7 @@ def load(
     `reuse` bounds the memory of encoded images and of prompts that were read, 64 and 128 MiB unless said otherwise.
     """
     # What can be refused is refused before anything is downloaded.
-    on = choose_device(device)
-    as_type = choose_dtype(dtype, on)
-    check_weights(weights)
-    bound = memory_bytes(memory, on)
+    on, as_type, bound = check_machine(device=device, dtype=dtype, weights=weights, memory=memory)
     rule = tiling if isinstance(tiling, Tiling) else Tiling.parse(tiling)
     reuse = reuse or Reuse()
     folder = locate_checkpoint(name, revision=revision, offline=offline)
@@ -366,6 +363,16 @@ def load(
         use_prefill_kernels(model)
         tune_malloc()
     return VLM(model, processor, folder=folder, limits=limits, reuse=reuse)
+
+
+def check_machine(
+    *, device: str, dtype: str, weights: str, memory: str | int | None
+) -> tuple[torch.device, torch.dtype | None, int | None]:
+    """Return the device, the dtype and the most bytes that `load` is to use. UserError for what is not possible."""
+    on = choose_device(device)
+    as_type = choose_dtype(dtype, on)
+    check_weights(weights)
+    return on, as_type, memory_bytes(memory, on)
 
 
 def choose_device(name: str) -> torch.device:
