@@ -71,9 +71,9 @@ class ModelFlags(CheckpointFlags):
     dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"
     """auto, float32, bfloat16 or float16"""
     weights: Annotated[str, tyro.conf.arg(metavar="FORM")] = "auto"
-    """int8 or int4 quantises while loading; auto takes the checkpoint as it is"""
+    """int8 or int4 quantizes while loading; auto takes the checkpoint as it is"""
     memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="")] = None
-    """keep within e.g. 8GB; experts of a quantised folder are paged in and out for it"""
+    """keep within e.g. 8GB; experts of a quantized folder are paged in and out for it"""
     adapter: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """LoRA adapter in PEFT's format, as `vl2 finetune` writes it"""
     max_context: OptionalInt = None

@@ -2,13 +2,13 @@
 """The model as transformers drives it: Auto classes, generate, Trainer, PEFT.
 
 The arithmetic is `vl2.model.VL2`'s, whose modules this class holds under the same names. So state dicts,
-LoRA targets and adapter files are those of VL2 and, but for one misspelt name and the stacked experts, of
+LoRA targets and adapter files are those of VL2 and, but for one misspelled name and the stacked experts, of
 the released model.
 
 Weights are read and written by `vl2.weights`, not by the weight conversions of transformers: ours is strict
 (a missing or surplus tensor is an error there a warning), reads each released tensor straight into its place
 in the stacked experts, writes the released layout, and is the same code that `vl2.load` runs. The
-price: one device per model, and no quantisation on loading.
+price: one device per model, and no quantization on loading.
 
 Golden: generate, left_padded_batch and loss_on_text_labels in tests/golden/reference/model.
 """

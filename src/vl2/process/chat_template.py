@@ -50,7 +50,7 @@ def tokenize_turns(
 
     For training every answer ends with eos. For answering, a last user turn leaves the assistant's
     turn open, and a last assistant turn is left open too, to be continued. With `mask_prompt` the
-    labels are the answers, their eos, and the bos, as in the released processor. All text of a document is labelled;
+    labels are the answers, their eos, and the bos, as in the released processor. All text of a document is labeled;
     it is left open unless it is for training. With `spells_answers` they are encoded character by character.
     """
     row = TokenRow()

@@ -77,7 +77,7 @@ class ImageOptions:
 
     exif_orientation: bool = True  # turn as the camera says; the released model does not
     flatten_alpha: bool = True  # lay transparent pictures on white; the released model drops the alpha channel
-    scale_deep: bool = True  # bring 16-bit and float grey to 8 bits; the released model clips at 255
+    scale_deep: bool = True  # bring 16-bit and float gray to 8 bits; the released model clips at 255
     max_pixels: int = 100_000_000
     max_bytes: int = 100_000_000
     allow_paths: bool = True  # a server turns this off, or its clients read its files
@@ -290,7 +290,7 @@ def _lay_on_white(image: Image.Image) -> Image.Image:
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Bring deep grey to 8 bits: by its format's range if that is known, else by the values found."""
+    """Bring deep gray to 8 bits: by its format's range if that is known, else by the values found."""
     if image.mode.startswith("I;16"):
         table = np.rint(np.arange(65536) * (255.0 / 65535.0)).astype(np.uint8)
         return _by_strips(image, lambda strip: Image.fromarray(table[np.asarray(strip)]))

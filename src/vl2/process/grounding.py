@@ -85,7 +85,7 @@ def format_boxes(label: str, boxes_999: Sequence[Sequence[int]]) -> str:
 
 
 def parse_strict(text: str) -> list[LabeledBoxes]:
-    """Read every labelled box list; text between them is free.
+    """Read every labeled box list; text between them is free.
 
     UserError names the place of the first thing wrong: a tag out of order, a label without boxes, a
     malformed list, a number over 999.

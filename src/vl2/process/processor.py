@@ -124,7 +124,7 @@ class Processor:
         name: str = "",
         prepared: PreparedImages | None = None,
     ) -> Sample:
-        """Return the sample of a raw prompt, each `<image>` in it standing for the next image; all text is labelled.
+        """Return the sample of a raw prompt, each `<image>` in it standing for the next image; all text is labeled.
 
         With `apply_template` the prompt is the one user turn of a conversation. Prepared images are not opened.
         """
@@ -171,7 +171,7 @@ class Processor:
         return self._sample(row, prepared, name)
 
     def prepare_images(self, sources: Sequence[Sequence[ImageSource]]) -> PreparedImages:
-        """Open, tile and normalise the images of each message."""
+        """Open, tile and normalize the images of each message."""
         opened = [[open_image(source, self.image_options) for source in message] for message in sources]
         grids = self.choose_grids([[image.size for image in message] for message in opened])
         config = self.config
@@ -179,7 +179,7 @@ class Processor:
         tiles = [
             tile
             for image, grid in zip(flat, grids, strict=True)
-            for tile in make_tiles(image, grid, config.tile_px, config.padding_colour)
+            for tile in make_tiles(image, grid, config.tile_px, config.padding_color)
         ]
         return self._prepared(pixel_values(tiles, *self._scales, config.tile_px), grids, [image.size for image in flat])
 

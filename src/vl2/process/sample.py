@@ -18,7 +18,7 @@ IGNORE_ID = -100  # label of a token that is not trained
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A tokenised conversation; its counts of visual slots and of tiles have been checked against its grids."""
+    """A tokenized conversation; its counts of visual slots and of tiles have been checked against its grids."""
 
     input_ids: Tensor  # int64 [S]
     labels: Tensor  # int64 [S]; -100 where not trained

@@ -155,7 +155,7 @@ class ImageLoader:
                     header,
                     grids[index],
                     tile_px=config.tile_px,
-                    color=config.padding_colour,
+                    color=config.padding_color,
                     has_whole=self._needs_whole,
                     options=options,
                     client=client,
