@@ -25,8 +25,8 @@ from vl2.infer.vlm import VLM
 from vl2.model.attention import MultiHeadAttention
 from vl2.model.moe import MoE, Router, update_expert_bias
 from vl2.model.rope import rotary_angles
-from vl2.process.collate import collate
 from vl2.process.grounding import box_to_999, format_boxes, parse_strict, parse_tolerant
+from vl2.process.sample import collate
 
 SQUARE = str(IMAGES / "square384.png")
 

@@ -20,11 +20,10 @@ from vl2.errors import UserError
 from vl2.hf.files import refuse_unknown
 from vl2.hf.inputs import model_inputs
 from vl2.infer.vlm import TOKENIZER_FILES
-from vl2.process.collate import collate
 from vl2.process.image import ImageOptions
 from vl2.process.messages import to_turns
 from vl2.process.processor import Processor
-from vl2.process.sample import Sample
+from vl2.process.sample import Sample, collate
 from vl2.process.tiling import Tiling
 from vl2.weights import locate_checkpoint
 

@@ -23,7 +23,7 @@ from PIL import Image
 from vl2.errors import UserError
 from vl2.malloc import return_freed_memory
 from vl2.process.decode import ImageOptions, decoding_bytes, load_rgb, open_header, upright_size
-from vl2.process.tiles import make_tiles
+from vl2.process.pixels import make_tiles
 
 if sys.platform != "win32":
     import resource

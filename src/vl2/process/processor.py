@@ -19,9 +19,9 @@ from vl2.process.chat_template import TokenRow, tokenize_prompt, tokenize_turns
 from vl2.process.conversation import ImageRef, Turn
 from vl2.process.image import ImageOptions, ImageSource, open_image
 from vl2.process.messages import released_prompt, to_turns
+from vl2.process.pixels import make_tiles, normalize_pixels, pixel_values
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.sample import Sample
-from vl2.process.tiles import make_tiles, normalize_pixels, pixel_values
 from vl2.process.tiling import Size, Tiling, candidate_canvases
 from vl2.process.tokenizer import Tokenizer
 

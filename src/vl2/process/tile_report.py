@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vl2.errors import UserError
 from vl2.grid import UNTILED, Grid, num_tiles, num_visual_tokens
+from vl2.process.pixels import fit_inside, pad_to_canvas
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.processor import Processor
-from vl2.process.tiles import fit_inside, pad_to_canvas
 from vl2.process.tiling import Size
 
 DIAGRAM_COLUMNS, DIAGRAM_ROWS = 6, 3  # characters of the diagram per tile

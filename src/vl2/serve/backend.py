@@ -12,7 +12,7 @@ from vl2.infer.engine.task import Output
 from vl2.infer.sampling import GenerateOptions
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
-from vl2.serve.metrics import Numbers
+from vl2.serve.telemetry import Numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,4 +75,4 @@ class Backend(Protocol):
         """Accept all requests or none. UserError for what can never be answered, EngineFull where too many wait."""
 
     def numbers(self) -> Numbers:
-        """Return metrics by the names in `vl2.serve.metrics`."""
+        """Return metrics by the names in `vl2.serve.telemetry`."""

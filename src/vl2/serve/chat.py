@@ -12,10 +12,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vl2.serve.answer_text import AnswerText, usage_of
-from vl2.serve.exchange import Conversation, Event, EventStream, frame_data
+from vl2.serve.errors import ERRORS
+from vl2.serve.exchange import AnswerText, Conversation, Event, EventStream, frame_data, usage_of
 from vl2.serve.ignored import NotingRoute, note_ignored
-from vl2.serve.openapi import ERRORS
 from vl2.serve.schema.answer_format import constraint_of
 from vl2.serve.schema.chat import ChatRequest
 from vl2.serve.service import Service

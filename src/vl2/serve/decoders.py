@@ -27,7 +27,7 @@ from vl2.infer.engine.engine import EngineStopped
 from vl2.process.decode import ImageOptions, refuse
 from vl2.process.decode_worker import read_frame, reading_bytes, write_frame
 from vl2.process.tiling import Size
-from vl2.serve.fair_semaphore import FairSemaphore
+from vl2.serve.admission import FairSemaphore
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from vl2.infer.vlm import VLM
 from vl2.lora.switch import AdapterSwitch
 from vl2.process.processor import Processor
 from vl2.serve.backend import GenerationRequest, Timing
-from vl2.serve.metrics import Numbers
+from vl2.serve.telemetry import Numbers
 
 RATE_WINDOW_S = 10.0
 

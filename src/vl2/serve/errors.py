@@ -1,6 +1,7 @@
 """Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}} and a fitting status.
 
 Codes are OpenAI's where it has one for the case: clients compare them, and look for words of some messages.
+`ERRORS` says the same in the API's description.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -184,3 +186,34 @@ def _place(parts: Sequence[str | int]) -> str:
         elif part.isidentifier() and part.islower():  # not the name of a branch of a union
             shown += f".{part}" if shown else part
     return one_line(shown)[:100]
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(BaseModel):
+    """OpenAI's form of an error."""
+
+    error: ErrorBody
+
+
+_MEANINGS = {
+    400: "the request is wrong; the message says how",
+    401: "the API key is missing or wrong",
+    403: "the host name is not served",
+    404: "there is no such model",
+    405: "the method is not served",
+    408: "the body did not arrive in time",
+    413: "the body is too large",
+    415: "the body is not JSON",
+    429: "too many requests wait; try again later",
+    500: "the server failed",
+    503: "the server is stopping",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": meaning} for status, meaning in _MEANINGS.items()
+}

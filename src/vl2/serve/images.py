@@ -23,8 +23,8 @@ from vl2.process.decode import refuse
 from vl2.process.fetch import Cancellation, fetch
 from vl2.process.image import describe_source, read_source
 from vl2.process.processor import PreparedImages, Processor
+from vl2.serve.admission import FairSemaphore
 from vl2.serve.decoders import DecodeLimits, Decoders, Picture, PictureHeader, TiledPicture
-from vl2.serve.fair_semaphore import FairSemaphore
 from vl2.serve.settings import ServerSettings
 
 MAX_PATH_CHARS = 4096  # as most systems have it

@@ -22,9 +22,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vl2.errors import UserError
 from vl2.infer.engine.engine import ENGINE_THREAD
-from vl2.serve.logs import log
 from vl2.serve.request_guard import client_of
 from vl2.serve.service import Service
+from vl2.serve.telemetry import log
 
 HEAD_TIMEOUT_S = 15.0  # for the request line and the headers
 MAX_HEAD_BYTES = 16 << 10

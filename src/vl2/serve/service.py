@@ -21,15 +21,14 @@ from vl2.infer.sampling import GenerateOptions
 from vl2.process.conversation import Turn, arrange
 from vl2.process.messages import released_prompt
 from vl2.process.sample import Sample
+from vl2.serve.admission import DrainState, FairSemaphore
 from vl2.serve.backend import Answers, Backend, GenerationRequest
 from vl2.serve.decoders import Decoders
-from vl2.serve.drain_state import DrainState
 from vl2.serve.errors import ApiError
-from vl2.serve.fair_semaphore import FairSemaphore
 from vl2.serve.images import ImageLoader, LoadedImages
 from vl2.serve.memory import keep_small
-from vl2.serve.metrics import Metrics, Numbers
 from vl2.serve.settings import ServerSettings
+from vl2.serve.telemetry import Metrics, Numbers
 
 T = TypeVar("T")
 

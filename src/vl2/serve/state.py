@@ -10,8 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vl2 import __version__
-from vl2.serve.errors import ApiError
-from vl2.serve.openapi import ERRORS
+from vl2.serve.errors import ERRORS, ApiError
 from vl2.serve.service import Service
 
 router = APIRouter(tags=["state"])

@@ -29,7 +29,7 @@ from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import BOS, EOS, PAD, Tokenizer
 from vl2.serve.backend import GenerationRequest, Timing
-from vl2.serve.metrics import Numbers
+from vl2.serve.telemetry import Numbers
 
 ARCHITECTURE = "DeepseekVLV2ForCausalLM"
 MAX_UNDER_WAY = 1024

@@ -24,9 +24,8 @@ from vl2.infer.prefill import Prefill
 from vl2.infer.vlm import VLM
 from vl2.kernels import describe_kernels, load_kernels
 from vl2.kernels.library import VARIABLE
-from vl2.process.collate import collate
 from vl2.process.conversation import user_turn
-from vl2.process.sample import Sample
+from vl2.process.sample import Sample, collate
 from vl2.verify.check import GROUPS, Check, passed_if
 
 GROUP = GROUPS[6]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from vl2.infer.constraint import Constraint
 from vl2.infer.sampling import GenerateOptions
+from vl2.serve.ignored import IgnoredUnless
 
 
 class Strict(BaseModel):
@@ -23,13 +21,6 @@ class Lenient(Strict):
     """As strict about types, but a field that is not known is kept apart: `ignored_fields` names it."""
 
     model_config = ConfigDict(extra="allow")
-
-
-@dataclass(frozen=True)
-class IgnoredUnless:
-    """Marks a field that would change the answer elsewhere and has no effect here, unless it asks for nothing."""
-
-    is_harmless: Callable[[Any, Any], bool]  # of the body and the value
 
 
 def _ignored(*harmless: Any) -> IgnoredUnless:
@@ -176,35 +167,3 @@ class StreamOptions(Lenient):
     include_usage: bool | None = False
     include_obfuscation: WithoutEffect
     continuous_usage_stats: Annotated[Any, _ignored(False), Field(default=None)]
-
-
-def ignored_fields(body: BaseModel, place: str = "") -> Iterator[str]:
-    """Yield the place of every field that was sent, asks for something, and has no effect; of lists without indices."""
-    for name, value in (body.model_extra or {}).items():
-        if value is not None:
-            yield place + name
-    marked, nested = _fields_of(type(body))
-    for name, mark in marked:
-        if not mark.is_harmless(body, getattr(body, name)):
-            yield place + name
-    for name in nested:
-        value = getattr(body, name)
-        if isinstance(value, BaseModel):
-            yield from ignored_fields(value, f"{place}{name}.")
-        elif isinstance(value, list):
-            for item in value:
-                if isinstance(item, BaseModel):
-                    yield from ignored_fields(item, f"{place}{name}[].")
-
-
-@cache
-def _fields_of(model: type[BaseModel]) -> tuple[list[tuple[str, IgnoredUnless]], list[str]]:
-    """Return the marked fields of a model and those that may hold models: for 100,000 parts it is asked as often."""
-    marked = []
-    nested = []
-    for name, info in model.model_fields.items():
-        marks = [mark for mark in info.metadata if isinstance(mark, IgnoredUnless)]
-        marked += [(name, mark) for mark in marks]
-        if info.annotation not in (str, int, float, bool, Any) and not marks:
-            nested.append(name)
-    return marked, nested

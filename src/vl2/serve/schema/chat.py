@@ -23,8 +23,7 @@ from vl2.serve.schema.base import (
     Verbosity,
     WithoutEffect,
 )
-from vl2.serve.schema.parts import Part, Text, content_of
-from vl2.serve.schema.turns import Content, Role, call_text, order_turns, result_content
+from vl2.serve.schema.turns import Content, Part, Role, Text, call_text, content_of, order_turns, result_content
 
 
 class FunctionCall(Lenient):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from vl2.serve.schema.base import Count, Sampling, Stop, StreamOptions, Unsupported, WithoutEffect
-from vl2.serve.schema.parts import Source, Text
+from vl2.serve.schema.turns import Source, Text
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from vl2.process.conversation import Turn
+from vl2.serve.ignored import IgnoredUnless
 from vl2.serve.schema.answer_format import ResponsesFormat
 from vl2.serve.schema.base import (
     ConversationRequest,
     Count,
-    IgnoredUnless,
     Lenient,
     NoTool,
     StreamOptions,
@@ -21,8 +21,7 @@ from vl2.serve.schema.base import (
     Verbosity,
     WithoutEffect,
 )
-from vl2.serve.schema.parts import Part, Text, content_of
-from vl2.serve.schema.turns import Content, Role, call_text, order_turns, result_content
+from vl2.serve.schema.turns import Content, Part, Role, Text, call_text, content_of, order_turns, result_content
 
 
 class InputMessage(Lenient):

@@ -1,4 +1,4 @@
-"""A limit on what requests hold at once (places, processes, bytes), given to waiting clients in turn."""
+"""Who is let in: permits given out in fair turns between clients, and whether new requests are taken at all."""
 
 from __future__ import annotations
 
@@ -71,3 +71,31 @@ class FairSemaphore:
                 self._num_free -= turn.weight
                 turn.has_come.set_result(None)
             self._waiting.pop()
+
+
+class DrainState:
+    """Counts the requests under way; `drain` refuses new ones and waits for the last. Used in the event loop only."""
+
+    def __init__(self) -> None:
+        self.num_under_way = 0
+        self.is_draining = False
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+
+    def enter(self) -> None:
+        self.num_under_way += 1
+        self._is_empty.clear()
+
+    def leave(self) -> None:
+        self.num_under_way -= 1
+        if self.num_under_way == 0:
+            self._is_empty.set()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait until all have ended; False if some are still under way after the time."""
+        self.is_draining = True
+        try:
+            await asyncio.wait_for(self._is_empty.wait(), timeout_s)
+        except (TimeoutError, asyncio.TimeoutError):
+            return False
+        return True
