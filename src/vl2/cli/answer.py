@@ -1,4 +1,4 @@
-"""What `ask` and `describe` share: load, stream the answer to stdout, and draw its boxes."""
+"""Code that `ask` and `describe` share: load, stream the answer to stdout, and draw its boxes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vl2.paths import is_url, local_path
 if TYPE_CHECKING:
     from vl2.infer.constraint import Constraint
 
-# What is written well everywhere; Pillow registers more, and some of those cannot be written.
+# Formats that Pillow writes everywhere. It registers more, some of which it cannot write.
 DRAWN_AS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -40,7 +40,7 @@ def answer(
     options = option_fields(replace(generate.options(), constraint=constraint))
     check_answer_length(model, generate, quiet=output.quiet)
     vlm = model.load(quiet=output.quiet)
-    # What must be whole is printed at the end; only text is of use while it comes.
+    # JSON is printed when it is complete; only text is useful while it comes.
     if output.json or isinstance(constraint, JsonSchema):
         reply = vlm.chat(question, images, system=system, **options)
         check_whole(constraint, reply.text, reply.finish_reason, reply.usage.completion_tokens)
@@ -57,7 +57,7 @@ def answer(
 
 
 def check_drawable(draw: str | None, images: Sequence[str]) -> None:
-    """Refuse before the work what would fail after it."""
+    """Check before the work that the drawing can be written after it."""
     if draw is None:
         return
     if not images:

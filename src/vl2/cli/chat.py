@@ -91,7 +91,7 @@ class ChatLoop:
         self._session = session
         self._options = options
         self._as_json = as_json
-        self._stops_on_interrupt = stops_on_interrupt  # a script is ended by Ctrl-C, a person asks the next question
+        self._stops_on_interrupt = stops_on_interrupt  # Ctrl-C ends a script; for a person it only stops the answer
         self._attached: list[Image.Image] = []
         self._names: dict[int, str] = {}  # by the id() of an image of the conversation, for /save
 
@@ -157,7 +157,7 @@ class ChatLoop:
         print(f"attached {name} ({image.width} x {image.height})", file=sys.stderr)
 
     def _ask(self, question: str) -> None:
-        # The session remembers a turn, even one that was stopped, if there was an answer to remember.
+        # The session remembers a turn, even a stopped one, if some of the answer came.
         before = len(self._session.messages)
         try:
             if self._as_json:
@@ -185,7 +185,7 @@ class ChatLoop:
         if not name:
             raise UserError("/save needs a file name")
         content = json.dumps({"messages": self._session.messages}, indent=2, ensure_ascii=False, default=self._name_of)
-        written = f"{content}\n".encode("utf-8", "replace")  # before the file is opened, and with it emptied
+        written = f"{content}\n".encode("utf-8", "replace")  # encoded before the file is opened and emptied
         try:
             local_path(name).write_bytes(written)
         except OSError as error:
@@ -197,7 +197,7 @@ class ChatLoop:
 
 
 def as_path(typed: str) -> str:
-    """Return what a shell would make of a path: "~" is the home, quotes and backslashes of a dropped file go."""
+    """Return a path as a shell reads it: "~" is the home; quotes and backslashes of a dropped file are removed."""
     if is_url(typed) or os.path.exists(typed):
         return typed
     with contextlib.suppress(ValueError):  # a quote without its other half
@@ -208,11 +208,11 @@ def as_path(typed: str) -> str:
 
 @contextlib.contextmanager
 def remembered_input() -> Iterator[Callable[[], str]]:
-    """Yield a function that reads one line, with editing and a history over sessions where there is a terminal."""
+    """Yield a function that reads one line. On a terminal it has editing and a history that is kept on disk."""
     if not sys.stdin.isatty():
         yield input
         return
-    if not sys.stdout.isatty():  # the prompt must not get among the answers
+    if not sys.stdout.isatty():  # the prompt must not mix with the answers
         yield _prompted_on_stderr
         return
     try:
@@ -237,7 +237,7 @@ def _prompted() -> str:
     try:
         return input("> ")
     except EOFError:
-        print(file=sys.stderr)  # Ctrl-D leaves the cursor behind the prompt
+        print(file=sys.stderr)  # after Ctrl-D the cursor is still behind the prompt
         raise
 
 

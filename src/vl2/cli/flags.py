@@ -1,4 +1,4 @@
-"""The flags that several commands share, and what they make."""
+"""Flags that several commands share, and the objects made from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Images = Annotated[
     tuple[str, ...], tyro.conf.arg(name="image", aliases=["-i"], metavar="IMAGE"), tyro.conf.UseAppendAction
 ]
-# Left out, they are off: a "(default: None)" in the help would say nothing more.
+# No "(default: None)" in the help: leaving such a flag out turns it off.
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 OptionalFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
@@ -91,9 +91,9 @@ class ModelFlags(CheckpointFlags):
         check_machine(device=self.device, dtype=self.dtype, weights=self.weights, memory=self.memory)
 
     def context(self, *, quiet: bool) -> int:
-        """Return the most tokens of a prompt and its answer: as said, or the checkpoint's own.
+        """Return the largest number of tokens of a prompt and its answer: the flag's, or the checkpoint's own.
 
-        UserError if more is said than the model was made for.
+        UserError if the flag asks for more than the model was made for.
         """
         from vl2.config import ModelConfig
 
@@ -168,7 +168,7 @@ def option_fields(options: GenerateOptions) -> OptionFields:
 
 
 def check_answer_length(model: ModelFlags, generate: GenerateFlags, *, quiet: bool) -> None:
-    """Refuse an answer that was asked for to be longer than the model's context. The default is cut to what fits."""
+    """Refuse a max_new_tokens beyond the model's context. The default may be larger: it is cut to what fits."""
     model.check()
     context = model.context(quiet=quiet)
     if generate.max_new_tokens > context and generate.max_new_tokens != type(generate)().max_new_tokens:
@@ -191,7 +191,7 @@ class OutputFlags:
 def locate(name: str, *, revision: str | None, offline: bool, quiet: bool, needs_weights: bool = True) -> Path:
     """Return the folder of a checkpoint; `quiet` silences what the hub's client prints while it downloads."""
     if quiet:
-        # Its own switches, read when it is first imported: here at the latest.
+        # The client's own switches. It reads them when it is first imported, which is here at the latest.
         os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="error")
     from vl2.weights import locate_checkpoint
 

@@ -30,7 +30,7 @@ __all__ = [
     "VL2Processor",
 ]
 
-# exist_ok: ours also wins over a class of the same model type that a later transformers may bring.
+# exist_ok: these classes take precedence over any that a later transformers has for the same model type.
 AutoConfig.register(VL2Config.model_type, VL2Config, exist_ok=True)
 AutoModelForCausalLM.register(VL2Config, VL2ForCausalLM, exist_ok=True)
 AutoModelForImageTextToText.register(VL2Config, VL2ForCausalLM, exist_ok=True)

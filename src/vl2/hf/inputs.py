@@ -1,4 +1,4 @@
-"""The model's inputs as transformers passes them, tiles and grids of all rows in one stack; from data, by the collator.
+"""The model's inputs as transformers passes them, with tiles and grids of all rows in one stack, and their collator.
 
 B rows, S tokens in the longest row, I tiles of all rows together, P the side of a tile in pixels.
 """

@@ -1,7 +1,7 @@
 """Turns to token ids, labels and the places of the visual tokens, by the released template.
 
-bos, the system text bare, then per exchange `<|User|>: TEXT\\n\\n<|Assistant|>:`, the answer directly
-after the colon, eos, and the next exchange directly after that.
+The order is: bos, the system text without a role, then for each exchange `<|User|>: TEXT\\n\\n<|Assistant|>:`, the
+answer directly after the colon, and eos. The next exchange follows without a blank.
 
 A document has no template: bos, its texts and images as they are, eos.
 
@@ -51,7 +51,7 @@ def tokenize_turns(
     For training every answer ends with eos. For answering, a last user turn leaves the assistant's
     turn open, and a last assistant turn is left open too, to be continued. With `mask_prompt` the
     labels are the answers, their eos, and the bos, as in the released processor. All text of a document is labeled;
-    it is left open unless it is for training. With `spells_answers` they are encoded character by character.
+    it ends with eos only for training. With `spells_answers` answers are encoded character by character.
     """
     row = TokenRow()
     row.add([tokenizer.bos_id], is_trained=True)

@@ -26,7 +26,7 @@ REF, END_REF, DET, END_DET = "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>"
 _NUMBER = r"\s{0,9}(\d{1,4})\s{0,9}"
 _BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]", re.ASCII)
 _TAG = re.compile(r"<\|/?(?:ref|det)\|>")
-_MAX_LABEL = 1000  # characters; what is longer is a lost end tag, not a label
+_MAX_LABEL = 1000  # characters; a longer match means that the end tag is missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def parse_tolerant(text: str) -> list[LabeledBoxes]:
     label = ""
     for tag, body in _tagged_parts(text):
         if tag == REF:
-            # The label ends at the next tag, also when that is not the right one.
+            # The label ends at the next tag, even if that is the wrong one.
             label = body.strip() if len(body) <= _MAX_LABEL else ""
         elif tag == DET:
             boxes = tuple(box for match in _BOX.finditer(body) if (box := _box_of(match)))

@@ -1,11 +1,11 @@
-"""Messages as people write them, dictionaries, to turns and back. Everything malformed is refused here.
+"""Read messages, which are dictionaries, into turns, and write turns as messages. Malformed input is refused here.
 
 Two forms are read. OpenAI's: role and content, content a string or a list of parts; a literal `<image>`
 in it is text. The released one, known by an `images` key or a role like `<|User|>`: each `<image>` in
 the content stands for the next of the message's images, and any special token's text is that token.
 
-In both a message of the role "document", alone, is no conversation: its texts and images are joined as they are,
-without a template.
+In both forms a single message of the role "document" is not a conversation: its texts and images are joined as they
+are, without a template.
 
 Golden: `messages` in tests/golden/reference/processor/conversations_*.json.
 """

@@ -38,14 +38,14 @@ class PreparedImages:
 
 @dataclass(frozen=True)
 class Processor:
-    """Everything that stands between messages and the model: one value, no state."""
+    """Everything between messages and the model, as one value without state."""
 
     tokenizer: Tokenizer
     config: PreprocessConfig
     tiling: Tiling = field(default_factory=Tiling)
     image_options: ImageOptions = field(default_factory=ImageOptions)
     max_tiles: int | None = None  # canvases of up to so many tiles instead of the config's (InfoVQA: 18)
-    max_tokens: int | None = None  # texts that must have more are refused before anything is done about them
+    max_tokens: int | None = None  # texts that must have more are refused before any other work
     character_level: frozenset[str] = frozenset()  # categories whose answers are character-level targets in training
 
     def __post_init__(self) -> None:

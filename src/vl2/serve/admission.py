@@ -1,4 +1,4 @@
-"""Who is let in: permits given out in fair turns between clients, and whether new requests are taken at all."""
+"""Limits on requests: a semaphore that is fair between clients, and the state of a server that drains."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FairSemaphore:
     @contextlib.asynccontextmanager
     async def hold(self, client: str, weight: int = 1) -> AsyncIterator[None]:
         """Wait for so many permits and hold them. EngineFull if too many wait already."""
-        weight = min(weight, self._num_permits)  # who wants more than there is gets all
+        weight = min(weight, self._num_permits)  # a request that wants more than there is gets all
         await self._acquire(client, weight)
         try:
             yield
@@ -59,13 +59,13 @@ class FairSemaphore:
             await turn.has_come
         except asyncio.CancelledError:
             if not self._waiting.remove(client, turn) and turn.has_come.done() and not turn.has_come.cancelled():
-                self._num_free += weight  # they came with the cancellation
-            self._hand_out()  # to who waited behind
+                self._num_free += weight  # the permits came at the same moment as the cancellation
+            self._hand_out()  # to those that waited behind it
             raise
 
     def _hand_out(self) -> None:
         while (turn := self._waiting.peek()) is not None:
-            if not turn.has_come.done():  # else its client has gone a moment ago
+            if not turn.has_come.done():  # otherwise its client has just gone
                 if turn.weight > self._num_free:
                     return
                 self._num_free -= turn.weight

@@ -30,7 +30,7 @@ class AnswerText:
 
     sample: Sample
     tokenizer: Tokenizer
-    strips: bool = True  # outer white space; what continues a raw prompt begins with it
+    strips: bool = True  # strip outer white space; the continuation of a raw prompt keeps it
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)  # in OpenAI's form, one for each token but the end
@@ -114,7 +114,7 @@ Event = dict[str, Any]
 
 
 class Conversation:
-    """The answers of one request, and what is noted of them when they end."""
+    """The answers of one request; when they end, metrics and the log get their numbers."""
 
     def __init__(self, service: Service, request: Request, answers: Answers, texts: Sequence[AnswerText]) -> None:
         self._service, self._request, self._answers = service, request, answers
@@ -166,7 +166,7 @@ class Conversation:
 
 
 class EventStream(Response):
-    """Server-sent events. What fails in the middle is told as one last event, for the status is out already."""
+    """Server-sent events. An error in the middle becomes the last event, because the status has been sent already."""
 
     def __init__(
         self,

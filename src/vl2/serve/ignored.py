@@ -1,7 +1,7 @@
 """Fields of a request that have no effect: named in a header of the answer, or refused by a strict server.
 
 Clients send fields of other servers and of other models all the time. Most do no harm, and a refusal would keep the
-client from working at all; but nobody should have to guess what was heeded.
+client from working at all; but nobody should have to guess which fields were used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEADER = "x-vl2-ignored-fields"
 MAX_NAMED = 32
 MAX_NAME_CHARS = 80
 
-_UNSAFE = re.compile(r"[^!-+\--~]")  # what is no printable ASCII, and the comma that divides names
+_UNSAFE = re.compile(r"[^!-+\--~]")  # anything but printable ASCII, and the comma, which separates names
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class IgnoredUnless:
 
 
 def ignored_fields(body: BaseModel, place: str = "") -> Iterator[str]:
-    """Yield the place of every field that was sent, asks for something, and has no effect; of lists without indices."""
+    """Yield the path of every field that was sent, asks for something, and has no effect; without list indices."""
     for name, value in (body.model_extra or {}).items():
         if value is not None:
             yield place + name
@@ -55,7 +55,7 @@ def ignored_fields(body: BaseModel, place: str = "") -> Iterator[str]:
 
 @cache
 def _fields_of(model: type[BaseModel]) -> tuple[list[tuple[str, IgnoredUnless]], list[str]]:
-    """Return the marked fields of a model and those that may hold models: for 100,000 parts it is asked as often."""
+    """Return the marked fields of a model and those that may hold models. Cached: a body may have 100,000 parts."""
     marked = []
     nested = []
     for name, info in model.model_fields.items():
@@ -69,7 +69,7 @@ def _fields_of(model: type[BaseModel]) -> tuple[list[tuple[str, IgnoredUnless]],
 def note_ignored(body: BaseModel, request: Request) -> None:
     """Keep the names of ignored fields for the header. ApiError where the server is strict."""
     found = dict.fromkeys(itertools.islice(ignored_fields(body), 1000 * MAX_NAMED))
-    # A field may have no name at all; nothing at the end would leave a blank there, which no header may end with.
+    # A field's name may be empty. It is written as "", because a header must not end with a blank.
     names = [_UNSAFE.sub("?", name)[:MAX_NAME_CHARS] or '""' for name in itertools.islice(found, MAX_NAMED)]
     if names and request.app.state.service.settings.strict:
         raise ApiError(

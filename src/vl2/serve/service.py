@@ -1,6 +1,6 @@
-"""The way of every request: wait to be admitted, open its pictures, write its tokens, hand it to the backend.
+"""What every request goes through: admission, its pictures, its tokens, the backend.
 
-Requests without pictures have limits and threads of their own: they wait for no picture.
+Requests without pictures have their own limits and threads, so they never wait for pictures.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ class Prompt:
 
 
 class Admission:
-    """What a request holds until its answer is complete: its part of a limit, and memory for its pictures."""
+    """What a request holds until its answer is complete: a permit, and memory for its pictures."""
 
     def __init__(self, service: Service, client: str, resources: contextlib.AsyncExitStack) -> None:
         self._service, self._resources = service, resources
         self.client = client
 
     async def wait(self, *, has_images: bool) -> None:
-        """Wait to be admitted. Once for a request: who waits for more while holding some may wait for ever."""
+        """Wait for a permit. Call it once per request: waiting for more while holding one could deadlock."""
         semaphore = self._service.image_semaphore if has_images else self._service.text_semaphore
         await self._resources.enter_async_context(semaphore.hold(self.client))
 
     async def reserve_memory(self, num_bytes: int) -> None:
-        """Wait until so much memory is free for the pictures of the request. Once too."""
+        """Wait until so much memory is free for the pictures. Call it once per request too."""
         await self._resources.enter_async_context(self._service.kept_bytes.hold(self.client, num_bytes))
 
 
@@ -69,7 +69,7 @@ class Service:
         self.metrics = Metrics()
         self.metrics.watch(self._numbers)
         self.started_at = int(time.time())
-        # What cuts a connection off whose client reads nothing; the server that owns the connections puts it here.
+        # Drops the connection of a client that reads nothing. Set by the server, which owns the connections.
         self.abort_connection: Callable[[tuple[str, int] | None], None] = lambda client: None
         self.text_semaphore = FairSemaphore(settings.max_prepared, max_waiting=settings.max_waiting)
         self.image_semaphore = FairSemaphore(settings.max_prepared, max_waiting=settings.max_waiting)
@@ -128,7 +128,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def admission(self, client: str) -> AsyncIterator[Admission]:
-        """Hold what a request is given as soon as it is known what it needs."""
+        """Give a request an Admission, and free what it holds in the end."""
         async with contextlib.AsyncExitStack() as resources:
             yield Admission(self, client, resources)
 
@@ -137,12 +137,12 @@ class Service:
         limits = self.settings.limits
         if len(turns) > limits.max_messages:
             raise UserError(f"a conversation may have at most {limits.max_messages} messages, got {len(turns)}")
-        # Before anything is fetched or opened. The outer blanks of a message do not count.
+        # Before anything is fetched or opened. Outer blanks do not count.
         self.backend.processor.check_length(p.strip() for turn in turns for p in turn.pieces if isinstance(p, str))
 
         async def prepare() -> Prompt:
             await admission.wait(has_images=any(turn.images for turn in turns))
-            # Its sources are what clients wrote, and are opened by the loader alone.
+            # Clients name the sources, so only the loader may open them.
             arranged = await self._in_thread(lambda: arrange(turns))
             loaded = await self._load([turn.images for turn in arranged], admission)
             encode = self.backend.processor.encode
@@ -160,7 +160,7 @@ class Service:
         their own.
         """
         processor = self.backend.processor
-        for prompt in prompts:  # each has the context to itself
+        for prompt in prompts:  # each prompt has the whole context
             if isinstance(prompt, str):
                 processor.check_length([prompt])
 

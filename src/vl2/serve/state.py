@@ -73,7 +73,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "parent": None if name == base else base,
         "max_model_len": context,
         "context_length": context,
-        # As OpenRouter has it, which other programs read to know that pictures may be sent.
+        # In OpenRouter's form, from which other programs learn that the model takes pictures.
         "architecture": {
             "modality": "text+image->text",
             "input_modalities": ["text", "image"],

@@ -1,4 +1,4 @@
-"""What a server tells who runs it: a log, one JSON object a line on stderr, and metrics that Prometheus scrapes.
+"""What the operator of a server sees: a log of JSON lines on stderr, and metrics that Prometheus scrapes.
 
 The log says what happened to a request, never what was in it: no text, no picture, no address of a picture (it may
 hold a key), no header but the request id. Counters of the engine are read when they are asked for, times are noted as

@@ -17,7 +17,7 @@ def _say_what_prompts_are(value: Any, check: ValidatorFunctionWrapHandler) -> An
     try:
         return check(value)
     except ValidationError:
-        # One sentence for four branches, of which pydantic would tell one.
+        # One sentence about all four forms; pydantic would mention only one.
         raise ValueError("must be a text, a list of token ids, or a list of either, and not empty") from None
 
 

@@ -1,7 +1,7 @@
-"""What clients send as messages, to turns as the chat template has them: the model knows no tools, and one order only.
+"""Make turns of the messages that clients send. The model knows no tools, and the template has one order only.
 
-Parts of a content come in OpenAI's two forms, and pictures in others' too. Of histories, in chat completions and in
-responses alike:
+Parts of a message come in OpenAI's two forms, and pictures in forms of others too. Histories of chat completions and of
+responses become turns like this:
 
 - a call of a tool is text of the assistant, `Call of NAME: ARGUMENTS`, a line each;
 - what a tool returned is text of the user, `Result of NAME: CONTENT`, pictures included;
@@ -120,12 +120,12 @@ def _url_of(value: ImageUrl | str) -> str:
 def _data_url(data: str, media_type: str | None) -> str:
     if data.startswith("data:"):
         return data
-    # Only for messages: what the picture really is, its bytes say.
+    # Used in error messages only: the bytes say what the picture is.
     kind = media_type if media_type is not None and _MEDIA_TYPE.fullmatch(media_type) else "image/png"
     return f"data:{kind};base64,{data}"
 
 
-# Not names of fields: where something is wrong they are left out of the message.
+# Not names of fields, so error messages leave them out.
 _TAGS = {
     **dict.fromkeys(("text", "input_text", "output_text"), "Text"),
     "refusal": "Refusal",
