@@ -113,7 +113,7 @@ def usage_of(answers: list[AnswerText], num_prompts: int, num_reused: int) -> di
 Event = dict[str, Any]
 
 
-class Conversation:
+class AnswerCollector:
     """The answers of one request; when they end, metrics and the log get their numbers."""
 
     def __init__(self, service: Service, request: Request, answers: Answers, texts: Sequence[AnswerText]) -> None:

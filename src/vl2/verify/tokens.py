@@ -31,7 +31,7 @@ TEXTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conversation:
+class TemplateCase:
     """Turns, and the text that the released template makes of them."""
 
     what: str
@@ -40,22 +40,22 @@ class Conversation:
 
 
 CONVERSATIONS = (
-    Conversation(
+    TemplateCase(
         what="a question",
         turns=(user_turn("What is 3 + 4?"),),
         written="<|User|>: What is 3 + 4?\n\n<|Assistant|>:",
     ),
-    Conversation(
+    TemplateCase(
         what="a grounding question in Chinese",
         turns=(user_turn("找到<|ref|>淡定姐<|/ref|>"),),
         written="<|User|>: 找到<|ref|>淡定姐<|/ref|>\n\n<|Assistant|>:",
     ),
-    Conversation(
+    TemplateCase(
         what="a question about an image",
         turns=(user_turn("<|grounding|>Describe it.", [Image.new("RGB", (40, 40))]),),
         written="<|User|>: <image>\n<|grounding|>Describe it.\n\n<|Assistant|>:",
     ),
-    Conversation(
+    TemplateCase(
         what="two turns",
         turns=(
             user_turn("Name a color."),
@@ -150,7 +150,7 @@ def _check_template(subject: Subject, raw: RawTokenizer) -> Check:
     return Check(group=GROUP, name=name, verdict=passed_if(not wrong), found=found, details=listed(wrong[1:]))
 
 
-def _difference(conversation: Conversation, processor: Processor, raw: RawTokenizer) -> str:
+def _difference(conversation: TemplateCase, processor: Processor, raw: RawTokenizer) -> str:
     """Return where two ways to the ids of a conversation part, "" if they do not."""
     ours = processor.encode(conversation.turns).input_ids.tolist()
     theirs = released_ids(conversation.written, raw, visual_tokens_of_one_tile(processor))
