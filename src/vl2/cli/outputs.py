@@ -1,4 +1,4 @@
-"""Check before the work that its outputs can be written after it."""
+"""Outputs that are checked before the work: what could not be written after it is refused."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 
 def print_stream(pieces: Iterable[str]) -> None:
-    """Print an answer as it comes, and a newline. The whole output is that of `print(reply.text)`."""
+    """Print an answer as it comes, and a newline: in all what `print(reply.text)` would print."""
     for piece in strip_stream(pieces):
         print(piece, end="", flush=True)
     print(flush=True)

@@ -45,7 +45,7 @@ class Quantize:
         out = local_path(self.out)
         refuse_existing(out)  # before anything is downloaded
         folder = locate(self.checkpoint, revision=self.revision, offline=self.offline, quiet=self.quiet)
-        with loading_bar(self.quiet, "quantizing") as progress:
+        with loading_bar(self.quiet, "quantising") as progress:
             quantise_checkpoint(folder, out, weights=self.weights, progress=progress)
         before, after = _bytes(folder), _bytes(out)
         if self.json:

@@ -26,7 +26,7 @@ REF, END_REF, DET, END_DET = "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>"
 _NUMBER = r"\s{0,9}(\d{1,4})\s{0,9}"
 _BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]", re.ASCII)
 _TAG = re.compile(r"<\|/?(?:ref|det)\|>")
-_MAX_LABEL = 1000  # characters; a longer match means that the end tag is missing
+_MAX_LABEL = 1000  # characters; what is longer is a lost end tag, not a label
 
 
 @dataclass(frozen=True, kw_only=True)
