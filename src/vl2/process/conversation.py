@@ -115,10 +115,15 @@ def arrange(turns: Iterable[Turn]) -> list[Turn]:
 
 def _lone_document(turn: Turn, index: int, rest: Iterator[Turn]) -> Turn:
     if num_others := index + sum(1 for _ in rest):
-        raise UserError(f"a document must be the only message, got {num_others + 1} messages")
+        raise not_alone(num_others + 1)
     if not (pieces := merge(turn.pieces)):
         raise UserError("message 0: the document is empty")
     return replace(turn, pieces=pieces)
+
+
+def not_alone(num_messages: int) -> UserError:
+    """Return the error of a document among other messages."""
+    return UserError(f"a document must be the only message, got {num_messages} messages")
 
 
 def _check_order(previous: Turn | None, role: Role, index: int) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vl2.errors import UserError
-from vl2.process.conversation import SOURCES, ImageRef, Piece, Role, Turn, arrange, kind_of, merge
+from vl2.process.conversation import SOURCES, ImageRef, Piece, Role, Turn, arrange, kind_of, merge, not_alone
 from vl2.process.image import ImageSource, is_image_source
 from vl2.process.tokenizer import ASSISTANT, IMAGE, USER
 
@@ -61,6 +61,8 @@ def read_turns(conversation: object) -> Iterator[Turn]:
     for index, message in enumerate(conversation):
         role = _role(message, index)
         _refuse_misplaced(message, index)
+        if role == "document" and len(conversation) > 1:
+            raise not_alone(len(conversation))  # before the others are read, which may be malformed too
         pieces = _released_pieces(message, role, index) if is_released else _openai_pieces(message, role, index)
         yield Turn(role=role, pieces=pieces, is_released=is_released)
 
