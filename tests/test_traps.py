@@ -25,8 +25,8 @@ from vl2.infer.vlm import VLM
 from vl2.model.attention import MultiHeadAttention
 from vl2.model.moe import MoE, Router, update_expert_bias
 from vl2.model.rope import rotary_angles
-from vl2.process.collate import collate
 from vl2.process.grounding import box_to_999, format_boxes, parse_strict, parse_tolerant
+from vl2.process.sample import collate
 from vl2.runtime import PlainRunner
 
 SQUARE = str(IMAGES / "square384.png")
@@ -223,9 +223,9 @@ def test_r11_the_evaluation_says_which_protocol_gives_the_published_figure() -> 
     assert mmmu.PUBLISHED_PROTOCOL == "vlmevalkit"
     image = Image.new("RGB", (384, 384))
     question = mmmu.Question(text="What is in <image 1>?", options=["a", "b"], images=[image])
-    asked = mmmu.messages(question)
+    asked = mmmu.turns_of(question)
     sample = reference_vlm("tiny").processor.encode(asked)
-    plain = reference_vlm("tiny").processor.encode(mmmu.messages(question, "plain"))
+    plain = reference_vlm("tiny").processor.encode(mmmu.turns_of(question, "plain"))
     assert (plain.grids.tolist(), sample.grids.tolist()) == ([[1, 1]], [[2, 2]])
 
 

@@ -41,8 +41,7 @@ def closed(draft: Draft) -> Record:
 
 
 def sampled(record: Record, *, spells_answers: bool = False) -> tuple[Sample, Evidence]:
-    messages = record.to_messages([image.data for image in record.images])
-    sample = PROCESSOR.encode(messages, train=True, spells_answers=spells_answers)
+    sample = PROCESSOR.encode(record.to_turns(), train=True, spells_answers=spells_answers)
     return sample, find_evidence(record, sample, TOKENIZER, TILE_PX)
 
 

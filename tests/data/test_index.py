@@ -39,7 +39,7 @@ def test_costs_are_those_of_the_encoded_sample(tiling: str, mask_prompt: bool, s
     for record in records:
         images = [image.data for image in record.images]
         sample = processor.encode(
-            record.to_messages(images),
+            record.to_turns(images),
             train=True,
             mask_prompt=mask_prompt,
             spells_answers=record.category in spelled,

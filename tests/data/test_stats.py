@@ -43,7 +43,7 @@ def test_counting_without_pixels_is_counting_the_sample(tiling: str, processor: 
     processor = processor.with_tiling(tiling)
     for record in (*good_records(4), page("page"), *(many_images(count) for count in (1, 2, 3, 4))):
         images = [open_stored(image) for image in record.images]
-        sample = processor.encode(record.to_messages(images), train=True)
+        sample = processor.encode(record.to_turns(images), train=True)
         counts = count_tokens(record, processor)
         assert counts == TokenCounts.of_sample(sample)
         assert counts.total == len(sample)

@@ -23,8 +23,7 @@ from vl2.infer.prefill import Reuse
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM, choose_dtype, load
 from vl2.model import VL2
-from vl2.process.collate import collate
-from vl2.process.sample import Sample
+from vl2.process.sample import Sample, collate
 from vl2.quant import matmul
 from vl2.quant.apply import quantize_model
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear

@@ -23,7 +23,7 @@ from vl2.infer.image_tokens import embed_prompt
 from vl2.infer.prefill import prefill
 from vl2.infer.vlm import VLM
 from vl2.model import Cache
-from vl2.process.collate import collate
+from vl2.process.sample import collate
 from vl2.runtime import choose_runner
 
 NEW_TOKENS = 24

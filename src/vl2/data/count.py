@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vl2.data.record import Record
 from vl2.grid import Grid, num_tiles, num_visual_tokens
 from vl2.process.chat_template import tokenize_turns
-from vl2.process.messages import normalize
+from vl2.process.conversation import arrange
 from vl2.process.processor import Processor
 from vl2.process.sample import IGNORE_ID, Sample
 
@@ -48,7 +48,7 @@ class TokenCounts:
 def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = True) -> TokenCounts:
     """Count what `Processor.encode(train=True)` will make of the record. UserError if it cannot be a sample."""
     # The images are stood for by empty bytes, which nothing opens here.
-    turns = normalize(record.to_messages([b""] * len(record.images)))
+    turns = arrange(record.to_turns([b""] * len(record.images)))
     sizes = iter([(image.width, image.height) for image in record.images])
     per_turn = [[next(sizes) for _ in turn.images] for turn in turns]
     config = processor.config

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from vl2.data.record import PLACEHOLDER, BoxPx, Labelled, Message, Record
 from vl2.grid import UNTILED, Grid, num_visual_tokens
+from vl2.process.pixels import fit_inside
 from vl2.process.sample import Sample
-from vl2.process.tiles import fit_inside
 from vl2.process.tiling import Size
 from vl2.process.tokenizer import Tokenizer
 

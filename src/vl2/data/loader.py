@@ -173,12 +173,8 @@ class Loader:
         return sample
 
     def _encode(self, record: Record) -> Sample:
-        images = [image.data for image in record.images]
-        if None in images:
-            raise UserError(f"record {record.id} names image files: a store must give the bytes of images")
-        messages = record.to_messages(images)
         return self._processor.encode(
-            messages,
+            record.to_turns(),
             train=True,
             mask_prompt=self._options.mask_prompt,
             spells_answers=record.category in self._processor.character_level,

@@ -61,7 +61,7 @@ def show(records: Records, index: int, processor: Processor) -> Shown | Problem:
     record = found.record
     try:
         images = tuple(open_stored(image) for image in record.images)
-        sample = processor.encode(record.to_messages(images), train=True, name=record.id)
+        sample = processor.encode(record.to_turns(images), train=True, name=record.id)
     except UserError as error:
         return Problem(place=found.place, id=record.id, kind="encode", why=str(error))
     return Shown(

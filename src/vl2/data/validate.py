@@ -103,7 +103,7 @@ def _encoding_faults(
     record: Record, images: list[Image.Image], processor: Processor, max_tokens: int | None
 ) -> Iterator[tuple[Kind, str]]:
     try:
-        length = len(processor.encode(record.to_messages(images), train=True, name=record.id))
+        length = len(processor.encode(record.to_turns(images), train=True, name=record.id))
     except UserError as error:
         yield "encode", str(error)
     except Exception as error:  # one record that meets a fault of ours must not end a run over millions

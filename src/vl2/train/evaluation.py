@@ -128,7 +128,7 @@ def is_answered(record: Record) -> bool:
 
 def _prompt(record: Record, processor: Processor) -> Sample:
     """Return all of a record but its last message."""
-    return processor.encode(record.to_messages([image.data for image in record.images])[:-1], name=record.id)
+    return processor.encode(record.to_turns()[:-1], name=record.id)
 
 
 def answer_of(record: Record) -> str:

@@ -23,8 +23,8 @@ from vl2.infer.prefill import Prefill
 from vl2.infer.vlm import VLM
 from vl2.kernels import describe_kernels, load_kernels
 from vl2.kernels.library import VARIABLE
-from vl2.process.collate import collate
-from vl2.process.sample import Sample
+from vl2.process.conversation import user_turn
+from vl2.process.sample import Sample, collate
 from vl2.runtime import PlainRunner, Runner
 from vl2.verify.check import GROUPS, Check, passed_if
 
@@ -57,8 +57,7 @@ def own_sample(vlm: VLM, question: str = "Describe this picture in detail.", num
     draw = ImageDraw.Draw(image)
     draw.rectangle((side // 8, side // 8, side // 2, side // 2), fill="red")
     draw.ellipse((side // 2, side // 2, side - side // 8, side - side // 8), fill="blue")
-    content = [*[{"type": "image", "image": image}] * num_images, {"type": "text", "text": question}]
-    return vlm.processor.encode([{"role": "user", "content": content}])
+    return vlm.processor.encode([user_turn(question, [image] * num_images)])
 
 
 @torch.inference_mode()

@@ -49,11 +49,8 @@ def test_records_are_valid_repeatable_and_read_by_the_processor(name: str) -> No
         assert Record.from_dict(record.to_dict()) == record
         images = [Image.open(io.BytesIO(stored.data or b"")) for stored in record.images]
         assert [image.size for image in images] == [(stored.width, stored.height) for stored in record.images]
-        messages = record.to_messages(images)
-        parse_strict("".join(p["text"] for m in messages if m["role"] == "assistant" for p in m["content"]))
-    sample = processor.encode(
-        records[0].to_messages([Image.open(io.BytesIO(i.data or b"")) for i in records[0].images]), train=True
-    )
+        parse_strict("".join(turn.text for turn in record.to_turns(images) if turn.role == "assistant"))
+    sample = processor.encode(records[0].to_turns(), train=True)
     assert (sample.labels >= 0).any()
     again = source.make(int(records[0].id[-7:]), 3)
     assert again == records[0]

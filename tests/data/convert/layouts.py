@@ -59,7 +59,7 @@ def read(name: str, folder: Path, **settings: Any) -> tuple[list[Record], list[R
     assert len({record.id for record in records}) == len(records)
     assert all("\n" not in problem.why for problem in problems)
     for record in records:
-        record.to_messages([None] * len(record.images))
+        record.to_turns([b""] * len(record.images))
         assert Record.from_dict(record.to_dict()) == record
         assert record.source == name
     return records, problems

@@ -61,7 +61,7 @@ def test_long_records_are_dropped_by_characters_or_tokens() -> None:
     assert TooLong(limit=23)(short) == KEPT
     assert TooLong(limit=22)(short).why == "23 characters, the limit is 22"
     processor = Processor.from_folder(NANO)
-    tokens = len(processor.encode(short.to_messages([scene(0)]), train=True).input_ids)
+    tokens = len(processor.encode(short.to_turns([scene(0)]), train=True).input_ids)
     assert TooLong.in_tokens(tokens, processor)(short) == KEPT
     assert TooLong.in_tokens(tokens - 1, processor)(short).why == f"{tokens} tokens, the limit is {tokens - 1}"
     damaged = record("b", StoredImage(data=DAMAGED, width=240, height=180))

@@ -13,7 +13,7 @@ from vl2.data.construct.draft import Draft
 from vl2.data.construct.primer.bars import TITLES
 from vl2.data.construct.source import Dropped, Source
 from vl2.grid import UNTILED
-from vl2.process.tiles import make_tiles
+from vl2.process.pixels import make_tiles
 from vl2.train.warm_up.classes import ASCII, NOTHING, Classes
 from vl2.train.warm_up.pages import PageCutter
 from vl2.train.warm_up.sheet import PADDING

@@ -28,7 +28,7 @@ class TokenCount:
 
     def __call__(self, record: Record) -> int:
         images = [open_stored(image, self.root) for image in record.images]
-        sample = self.processor.encode(record.to_messages(images), train=True, name=record.id)
+        sample = self.processor.encode(record.to_turns(images), train=True, name=record.id)
         return len(sample.input_ids)
 
 

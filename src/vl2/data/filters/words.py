@@ -6,7 +6,8 @@ import hashlib
 import re
 import unicodedata
 
-from vl2.data.record import Record, Role
+from vl2.data.record import Record
+from vl2.process.conversation import Role
 
 # Chinese, Japanese and Korean are written without blanks, so each character counts as a word.
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0002fa1f"

@@ -48,7 +48,7 @@ TASK = Task(
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
         "lmms-eval": Protocol(
-            messages=ask_with_options(f"\n{OPTION_LETTER}", is_stripped=False),
+            ask=ask_with_options(f"\n{OPTION_LETTER}", is_stripped=False),
             score=score_lmms,
             says="lmms-eval: the letter before a full stop at the beginning, else the whole answer, without case.",
             max_new_tokens=16,

@@ -56,7 +56,7 @@ TASK = Task(
     layout="reads bccd.parquet and cards.parquet",
     folders=("photos",),
     read=read,
-    protocols={"vl2": Protocol(messages=ask, score=score, max_new_tokens=768,
+    protocols={"vl2": Protocol(ask=ask, score=score, max_new_tokens=768,
                                says="F1 of boxes matched one to one at IoU 0.5, mean over queries.")},
     metric=mean_score,
     has_whole=True,

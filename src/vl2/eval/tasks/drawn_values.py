@@ -37,9 +37,7 @@ CHART = Task(
     layout=_LAYOUT,
     read=read_with(lambda folders: PrimerBars(font_folders=folders, tasks=("value",), turns=1)),
     protocols={
-        "vl2": Protocol(
-            messages=ask, score=score_relaxed, says="Relaxed accuracy: off by at most 5 %.", max_new_tokens=24
-        )
+        "vl2": Protocol(ask=ask, score=score_relaxed, says="Relaxed accuracy: off by at most 5 %.", max_new_tokens=24)
     },
     metric=mean_score,
     count=200,
@@ -49,7 +47,7 @@ TABLE = Task(
     title="Read one cell of a small drawn table",
     layout=_LAYOUT,
     read=read_with(lambda folders: PrimerTable(font_folders=folders, tasks=("lookup",), turns=1)),
-    protocols={"vl2": Protocol(messages=ask, score=score_exact, says="Exact match without case.", max_new_tokens=24)},
+    protocols={"vl2": Protocol(ask=ask, score=score_exact, says="Exact match without case.", max_new_tokens=24)},
     metric=mean_score,
     count=200,
 )

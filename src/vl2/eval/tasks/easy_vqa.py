@@ -45,8 +45,6 @@ TASK = Task(
     layout="reads test/questions.json and test/images/N.png of the easy-vqa package",
     folders=("easy_vqa", "easy-vqa"),
     read=read,
-    protocols={
-        "vl2": Protocol(messages=ask_short, score=score_exact, says="Exact match without case.", max_new_tokens=16)
-    },
+    protocols={"vl2": Protocol(ask=ask_short, score=score_exact, says="Exact match without case.", max_new_tokens=16)},
     metric=mean_score,
 )

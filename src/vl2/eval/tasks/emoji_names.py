@@ -42,7 +42,7 @@ def _task(language: str, name: str) -> Task:
         title=f"Name an emoji in {name}, in a style kept back from training",
         layout="is drawn from the sprite set in --data (openmoji), else from the built-in shapes",
         read=read_in(language),
-        protocols={"vl2": Protocol(messages=ask, score=score_exact, max_new_tokens=32,
+        protocols={"vl2": Protocol(ask=ask, score=score_exact, max_new_tokens=32,
                                    says="The name, or a sentence that says just it, exactly.")},
         metric=mean_score,
         count=200,

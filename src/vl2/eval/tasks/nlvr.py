@@ -45,7 +45,7 @@ TASK = Task(
     read=read,
     protocols={
         "vl2": Protocol(
-            messages=ask, score=score_yes_no, says="The first word must say yes or no rightly.", max_new_tokens=8
+            ask=ask, score=score_yes_no, says="The first word must say yes or no rightly.", max_new_tokens=8
         )
     },
     metric=mean_score,

@@ -82,7 +82,7 @@ LOCATE = Task(
     layout=_LAYOUT,
     read=read_with(_locate),
     protocols={
-        "vl2": Protocol(messages=ask, score=score_first_box, max_new_tokens=96,
+        "vl2": Protocol(ask=ask, score=score_first_box, max_new_tokens=96,
                         says="The first box must have IoU 0.5 with the thing's box.")
     },
     metric=mean_score,
@@ -94,7 +94,7 @@ COUNT_TASK = Task(
     layout=_LAYOUT,
     read=read_with(_count),
     protocols={
-        "vl2": Protocol(messages=ask, score=score_exact, says="The number must be exact, in digits.", max_new_tokens=16)
+        "vl2": Protocol(ask=ask, score=score_exact, says="The number must be exact, in digits.", max_new_tokens=16)
     },
     metric=mean_score,
     count=200,
@@ -104,7 +104,7 @@ PRESENCE_TASK = Task(
     title="Is a thing in a composed scene (as POPE asks)",
     layout=_LAYOUT,
     read=read_with(_presence),
-    protocols={"vl2": Protocol(messages=ask, score=score_yes_no, says="The first word must say yes or no rightly.",
+    protocols={"vl2": Protocol(ask=ask, score=score_yes_no, says="The first word must say yes or no rightly.",
                                max_new_tokens=16)},
     metric=presence_metric,
     is_mean=True,

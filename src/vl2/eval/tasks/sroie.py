@@ -82,9 +82,7 @@ LINES = Task(
     folders=("sroie",),
     read=read_lines,
     protocols={
-        "vl2": Protocol(
-            messages=ask, score=score_lines, says="F1 over whole lines, without case.", max_new_tokens=1536
-        ),
+        "vl2": Protocol(ask=ask, score=score_lines, says="F1 over whole lines, without case.", max_new_tokens=1536),
     },
     metric=mean_score,
     has_whole=True,
@@ -95,7 +93,7 @@ FIELDS_TASK = Task(
     layout=_LAYOUT,
     folders=("sroie",),
     read=read_fields,
-    protocols={"vl2": Protocol(messages=ask, score=score_exact, says="Exact match without case.", max_new_tokens=96)},
+    protocols={"vl2": Protocol(ask=ask, score=score_exact, says="Exact match without case.", max_new_tokens=96)},
     metric=mean_score,
     has_whole=True,
 )

@@ -60,7 +60,7 @@ def _task(language: str, name: str) -> Task:
         layout="is drawn; --fonts takes a folder of fonts, --data one with text/en.txt or text/zh.txt",
         read=read_in(language),
         protocols={
-            "vl2": Protocol(messages=ask, score=score_exact, says="Exact match without case; also per character.",
+            "vl2": Protocol(ask=ask, score=score_exact, says="Exact match without case; also per character.",
                             max_new_tokens=96)
         },
         metric=line_metric,

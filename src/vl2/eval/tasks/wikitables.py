@@ -89,9 +89,7 @@ TASK = Task(
     folders=("wikitables",),
     read=read,
     protocols={
-        "vl2": Protocol(
-            messages=ask_short, score=score, says="All answers, in any order, without case.", max_new_tokens=64
-        )
+        "vl2": Protocol(ask=ask_short, score=score, says="All answers, in any order, without case.", max_new_tokens=64)
     },
     metric=mean_score,
     has_whole=True,

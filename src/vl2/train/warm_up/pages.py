@@ -22,7 +22,7 @@ from vl2.data.construct.primer.receipt import PrimerReceipt
 from vl2.data.construct.primer.table import PrimerTable
 from vl2.data.construct.source import Dropped, Source
 from vl2.data.record import BoxPx
-from vl2.process.tiles import cut_tiles, fit_inside, pad_to_canvas
+from vl2.process.pixels import cut_tiles, fit_inside, pad_to_canvas
 from vl2.process.tiling import Size, choose_canvas
 from vl2.train.warm_up.sheet import PADDING
 

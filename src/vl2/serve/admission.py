@@ -1,4 +1,4 @@
-"""A limit on what requests hold at once (places, processes, bytes), given to waiting clients in turn."""
+"""Limits on requests: a semaphore that is fair between clients, and the state of a server that drains."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FairSemaphore:
     @contextlib.asynccontextmanager
     async def hold(self, client: str, weight: int = 1) -> AsyncIterator[None]:
         """Wait for so many permits and hold them. EngineFull if too many wait already."""
-        weight = min(weight, self._num_permits)  # who wants more than there is gets all
+        weight = min(weight, self._num_permits)  # a request that wants more than there is gets all
         await self._acquire(client, weight)
         try:
             yield
@@ -59,15 +59,43 @@ class FairSemaphore:
             await turn.has_come
         except asyncio.CancelledError:
             if not self._waiting.remove(client, turn) and turn.has_come.done() and not turn.has_come.cancelled():
-                self._num_free += weight  # they came with the cancellation
-            self._hand_out()  # to who waited behind
+                self._num_free += weight  # the permits came at the same moment as the cancellation
+            self._hand_out()  # to those that waited behind it
             raise
 
     def _hand_out(self) -> None:
         while (turn := self._waiting.peek()) is not None:
-            if not turn.has_come.done():  # else its client has gone a moment ago
+            if not turn.has_come.done():  # otherwise its client has just gone
                 if turn.weight > self._num_free:
                     return
                 self._num_free -= turn.weight
                 turn.has_come.set_result(None)
             self._waiting.pop()
+
+
+class DrainState:
+    """Counts the requests under way; `drain` refuses new ones and waits for the last. Used in the event loop only."""
+
+    def __init__(self) -> None:
+        self.num_under_way = 0
+        self.is_draining = False
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+
+    def enter(self) -> None:
+        self.num_under_way += 1
+        self._is_empty.clear()
+
+    def leave(self) -> None:
+        self.num_under_way -= 1
+        if self.num_under_way == 0:
+            self._is_empty.set()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait until all have ended; False if some are still under way after the time."""
+        self.is_draining = True
+        try:
+            await asyncio.wait_for(self._is_empty.wait(), timeout_s)
+        except (TimeoutError, asyncio.TimeoutError):
+            return False
+        return True

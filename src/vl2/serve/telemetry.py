@@ -1,12 +1,62 @@
-"""What Prometheus scrapes. Counters of the engine are read when they are asked for, times are noted as answers end."""
+"""What the operator of a server sees: a log of JSON lines on stderr, and metrics that Prometheus scrapes.
+
+The log says what happened to a request, never what was in it: no text, no picture, no address of a picture (it may
+hold a key), no header but the request id. Counters of the engine are read when they are asked for, times are noted as
+answers end.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+LOGGER = logging.getLogger("vl2.serve")
+
+
+class JsonLines(logging.Formatter):
+    """Writes a record as one JSON object. What is given as `extra={"fields": {...}}` is added to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "time": f"{now}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True, default=str)
+
+
+def set_up_logs(level: str) -> None:
+    """Send the server's log, and uvicorn's own warnings, to stderr as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name, least in (("vl2.serve", level), ("uvicorn", "warning"), ("asyncio", "error")):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(least.upper())
+
+
+def log(
+    event: str,
+    fields: Mapping[str, object] | None = None,
+    *,
+    level: int = logging.INFO,
+    error: BaseException | None = None,
+) -> None:
+    LOGGER.log(level, event, extra={"fields": fields or {}}, exc_info=error)
+
 
 Numbers = Mapping[str, float]
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)

@@ -1,4 +1,4 @@
-"""One picture to the tiles that the vision encoder reads: resize, pad, cut, normalise.
+"""One picture to the tiles that the vision encoder reads: resize, pad, cut, normalize.
 
 Sizes are (width, height) until `pixel_values`, which makes [I, 3, P, P] with P the tile side. Up to there no PyTorch
 is needed, so a process that only decodes and cuts pictures does not import it.
@@ -21,7 +21,7 @@ from vl2.process.tiling import Size
 if TYPE_CHECKING:
     from torch import Tensor
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 def fit_inside(size: Size, canvas: Size) -> tuple[Size, Size]:
@@ -41,10 +41,10 @@ def fit_inside(size: Size, canvas: Size) -> tuple[Size, Size]:
     return resized, offset
 
 
-def pad_to_canvas(image: Image.Image, canvas: Size, colour: Colour) -> Image.Image:
-    """Scale an RGB image into the canvas with bicubic resampling and fill the rest with `colour`."""
+def pad_to_canvas(image: Image.Image, canvas: Size, color: Color) -> Image.Image:
+    """Scale an RGB image into the canvas with bicubic resampling and fill the rest with `color`."""
     resized, offset = fit_inside(image.size, canvas)
-    padded = Image.new("RGB", canvas, colour)
+    padded = Image.new("RGB", canvas, color)
     if min(resized) > 0:
         padded.paste(image.resize(resized, Image.Resampling.BICUBIC), offset)
     return padded
@@ -60,14 +60,14 @@ def cut_tiles(canvas: Image.Image, tile_px: int) -> list[Image.Image]:
     ]
 
 
-def make_tiles(image: Image.Image, grid: Grid, tile_px: int, colour: Colour) -> list[Image.Image]:
+def make_tiles(image: Image.Image, grid: Grid, tile_px: int, color: Color) -> list[Image.Image]:
     """Return the global view, then the local tiles row by row.
 
     A 1 x 1 grid's local tile would equal the global view, so that view stands alone.
     """
-    tiles = [pad_to_canvas(image, (tile_px, tile_px), colour)]
+    tiles = [pad_to_canvas(image, (tile_px, tile_px), color)]
     if grid != UNTILED:
-        canvas = pad_to_canvas(image, (grid[0] * tile_px, grid[1] * tile_px), colour)
+        canvas = pad_to_canvas(image, (grid[0] * tile_px, grid[1] * tile_px), color)
         tiles += cut_tiles(canvas, tile_px)
     return tiles
 

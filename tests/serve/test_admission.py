@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from vl2.infer.engine.engine import EngineFull
-from vl2.serve.fair_semaphore import FairSemaphore
+from vl2.serve.admission import FairSemaphore
 
 
 async def settle() -> None:

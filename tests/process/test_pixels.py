@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from vl2.grid import UNTILED, num_tiles
 from vl2.process.decode import RELEASED_OPTIONS
 from vl2.process.image import open_image
-from vl2.process.tiles import cut_tiles, fit_inside, make_tiles, pad_to_canvas, pixel_values
+from vl2.process.pixels import cut_tiles, fit_inside, make_tiles, pad_to_canvas, pixel_values
 from vl2.process.tiling import choose_canvas
 
 from ..reference import has_other_pixels
