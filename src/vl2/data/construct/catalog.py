@@ -17,10 +17,8 @@ from vl2.data.construct.in_context import InContext
 from vl2.data.construct.plot_code import PlotCode
 from vl2.data.construct.primer.bars import PrimerBars
 from vl2.data.construct.primer.reading import PrimerReading
-from vl2.data.construct.primer.receipt import PrimerReceipt
 from vl2.data.construct.primer.scene import PrimerScene
 from vl2.data.construct.primer.table import PrimerTable
-from vl2.data.construct.primer.told import PrimerTold
 from vl2.data.construct.receipt import Receipt
 from vl2.data.construct.scene import Scene
 from vl2.data.construct.source import Source
@@ -31,17 +29,22 @@ from vl2.data.construct.visual_prompt import VisualPrompt
 from vl2.data.construct.web_page import WebPage
 from vl2.data.settings import Values, arguments, nearest, settings_of
 from vl2.errors import UserError
+from vl2.import_path import import_named
 
 _ALL: tuple[type[Source], ...] = (
     TextImage, Formula, Receipt, Form, Document, TableImage, Chart, PlotCode, Emoji, Scene, VisualPrompt, InContext,
-    Album, Arithmetic, Textbook, WebPage, PrimerReading, PrimerScene, PrimerBars, PrimerTable, PrimerReceipt,
-    PrimerTold,
+    Album, Arithmetic, Textbook, WebPage, PrimerReading, PrimerScene, PrimerBars, PrimerTable,
 )  # fmt: skip
 SOURCES: dict[str, type[Source]] = {source.name: source for source in _ALL}
 
 
 def find_source(name: str) -> type[Source]:
-    """Return the source of a name; UserError lists the names."""
+    """Return the source of a name, or one of one's own by its import path; UserError lists the names."""
+    if ":" in name:
+        found = import_named(name, "draw")
+        if not (isinstance(found, type) and issubclass(found, Source)):
+            raise UserError(f"{name} is not a synthetic source: it must be a subclass of {Source.__qualname__}")
+        return found
     if name not in SOURCES:
         raise UserError(f"a synthetic source is one of {', '.join(SOURCES)}, got {name!r}")
     return SOURCES[name]

@@ -2,9 +2,9 @@
 
 Every kind of the sprite set is used, faces, signs and flags too; scenes take things only. In the tasks "name_shown" and
 "list_shown" the answer's evidence is the middle of each thing: the visual token there is where an encoder that has been
-warmed up holds it (`vl2.train.warm_up`). Their answers are bare names, English ones one per line: behind a space a
-name is made of other tokens, which would have to be learned by themselves. A record speaks one language: a second
-answer about the same things in another can be had from the first, without a look at the picture.
+warmed up holds it. Their answers are bare names, English ones one per line: behind a space a name is made of other
+tokens, which would have to be learned by themselves. A record speaks one language: a second answer about the same
+things in another can be had from the first, without a look at the picture.
 """
 
 from __future__ import annotations
