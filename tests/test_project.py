@@ -47,10 +47,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve": SHARED | {"process", "infer", "lora", "vl2"},
     "hf": SHARED | {"model", "process", "weights", "infer"},
     "data": SHARED | {"process"},
-    "eval": SHARED | {"process", "infer", "data"},
+    "synth": SHARED | {"process", "data"},
+    "datasets": SHARED | {"process", "data", "synth"},  # what is fetched as emoji is a sprite set
+    "curate": SHARED | {"process", "data", "synth", "datasets"},  # a stage is built of all three
+    # "synth" draws the drawn tests; of "curate" the judge takes the client of the jobs.
+    "eval": SHARED | {"process", "infer", "data", "datasets", "synth", "curate"},
     "bench": SHARED | {"model", "infer", "kernels", "quant", "train", "weights", "vl2"},
     "verify": SHARED | {"process", "weights", "infer", "quant", "kernels", "bench", "vl2"},
-    "train": SHARED | {"model", "process", "weights", "data", "infer", "eval", "lora"},
+    "train": SHARED | {"model", "process", "weights", "data", "datasets", "infer", "eval", "lora"},
     "plan": SHARED | {"model", "data", "train"},
     # "vl2": the public names
     "cli": SHARED
@@ -59,6 +63,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "weights",
         "infer",
         "data",
+        "synth",
+        "datasets",
+        "curate",
         "hf",
         "vl2",
         "eval",

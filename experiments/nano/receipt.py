@@ -8,15 +8,15 @@ from typing import ClassVar
 
 from PIL.Image import Image
 
-from vl2.data.construct import fonts, words
-from vl2.data.construct.distort import distort
-from vl2.data.construct.draft import Draft
-from vl2.data.construct.page import Page, letter_boxes, line_height, text_width
-from vl2.data.construct.paper import ink_for, make_paper
-from vl2.data.construct.primer.writing import LEAST_PX, choose_face, choose_language
-from vl2.data.construct.receipt import QUESTIONS, TITLES, money
-from vl2.data.construct.source import Dropped, Source
 from vl2.data.record import BoxPx
+from vl2.synth import fonts, words
+from vl2.synth.distort import distort
+from vl2.synth.draft import Draft
+from vl2.synth.page import Page, letter_boxes, line_height, text_width
+from vl2.synth.paper import ink_for, make_paper
+from vl2.synth.primer.writing import LEAST_PX, choose_face, choose_language
+from vl2.synth.receipt import QUESTIONS, TITLES, money
+from vl2.synth.source import Dropped, Source
 
 LARGEST = (336, 336)  # px
 Row = tuple[str, str]  # what stands left and right, or in the middle where there is no right

@@ -12,18 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vl2.data.construct import words
-from vl2.data.construct.chart import VALUE
-from vl2.data.construct.draft import Draft
-from vl2.data.construct.nouns import article, plural
-from vl2.data.construct.primer.bars import HIGHEST, LOWEST, TITLE, make_bars
-from vl2.data.construct.primer.table import make_table
-from vl2.data.construct.primer.writing import phrase, token
-from vl2.data.construct.scene_words import COUNT, PRESENCE
-from vl2.data.construct.source import Dropped, Source
-from vl2.data.construct.sprites import Kind, built_in_kinds, read_kinds, things
-from vl2.data.construct.table_questions import ask_lookup, ask_number, ask_rows
-from vl2.data.construct.text_image import READ, READ_NTH
+from vl2.synth import words
+from vl2.synth.chart import VALUE
+from vl2.synth.draft import Draft
+from vl2.synth.nouns import article, plural
+from vl2.synth.primer.bars import HIGHEST, LOWEST, TITLE, make_bars
+from vl2.synth.primer.table import make_table
+from vl2.synth.primer.writing import phrase, token
+from vl2.synth.scene_words import COUNT, PRESENCE
+from vl2.synth.source import Dropped, Source
+from vl2.synth.sprites import Kind, built_in_kinds, read_kinds, things
+from vl2.synth.table_questions import ask_lookup, ask_number, ask_rows
+from vl2.synth.text_image import READ, READ_NTH
 
 Asked = tuple[str, str]  # a question and its answer
 

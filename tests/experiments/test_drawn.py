@@ -9,11 +9,11 @@ import pytest
 
 from experiments.nano.receipt import SmallReceipt
 from experiments.nano.told import Told
-from tests.data.construct.test_primer import check_small, records
-from vl2.data.construct.catalog import find_source, make_source
-from vl2.data.construct.nouns import plural
-from vl2.data.stage.recipe import read_recipe
+from tests.synth.test_primer import check_small, records
+from vl2.curate.stage_recipe import read_recipe
 from vl2.errors import UserError
+from vl2.synth.catalog import find_source, make_source
+from vl2.synth.nouns import plural
 
 RECIPES = Path(__file__).parents[2] / "experiments" / "nano" / "recipes"
 

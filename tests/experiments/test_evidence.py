@@ -11,19 +11,19 @@ import torch
 import vl2
 from experiments.nano.evidence import Evidence, find_evidence, join, shown_squares
 from experiments.nano.receipt import SmallReceipt
-from vl2.data.construct.draft import Draft
-from vl2.data.construct.emoji import Emoji
-from vl2.data.construct.primer.bars import PrimerBars
-from vl2.data.construct.primer.reading import PrimerReading
-from vl2.data.construct.primer.scene import PrimerScene
-from vl2.data.construct.primer.table import PrimerTable
-from vl2.data.construct.scene import Composed, ask_count, ask_place, compose
-from vl2.data.construct.source import Source, generate
-from vl2.data.construct.sprites import Kind, built_in_kinds
 from vl2.data.record import Record
 from vl2.grid import UNTILED, Grid, num_visual_tokens
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
+from vl2.synth.draft import Draft
+from vl2.synth.emoji import Emoji
+from vl2.synth.primer.bars import PrimerBars
+from vl2.synth.primer.reading import PrimerReading
+from vl2.synth.primer.scene import PrimerScene
+from vl2.synth.primer.table import PrimerTable
+from vl2.synth.scene import Composed, ask_count, ask_place, compose
+from vl2.synth.source import Source, generate
+from vl2.synth.sprites import Kind, built_in_kinds
 
 PROCESSOR = Processor.from_folder(Path(vl2.__file__).parent / "nano")
 TOKENIZER, SIDE, TILE_PX = PROCESSOR.tokenizer, PROCESSOR.config.tokens_per_side, PROCESSOR.config.tile_px

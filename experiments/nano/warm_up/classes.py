@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vl2.data.construct.shapes import COLOURS, SHAPES
 from vl2.errors import UserError
+from vl2.synth.shapes import COLOURS, SHAPES
 
 ASCII = tuple(chr(code) for code in range(33, 127))
 NOTHING = 0

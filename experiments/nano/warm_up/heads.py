@@ -33,10 +33,10 @@ from torch.nn import functional as F
 from experiments.nano.warm_up.classes import NOTHING, Classes
 from experiments.nano.warm_up.sheet import THINGS
 from experiments.nano.warm_up.tiles import TileBatch
-from vl2.data.construct.nouns import plural
-from vl2.data.construct.sprites import Kind, built_in_kinds
 from vl2.model.projector import Projector
 from vl2.model.vision import VisionEncoder
+from vl2.synth.nouns import plural
+from vl2.synth.sprites import Kind, built_in_kinds
 
 BOX_SCALE = 4.0  # distances are parts of the tile; so they come to about 1
 BOX_WEIGHT = 2.0  # of this loss beside that of the classes

@@ -17,14 +17,14 @@ from PIL import Image
 
 from experiments.nano.receipt import SmallReceipt
 from experiments.nano.warm_up.sheet import PADDING
-from vl2.data.construct.draft import Draft
-from vl2.data.construct.primer.bars import PrimerBars
-from vl2.data.construct.primer.reading import PrimerReading
-from vl2.data.construct.primer.table import PrimerTable
-from vl2.data.construct.source import Dropped, Source
 from vl2.data.record import BoxPx
 from vl2.process.tiles import cut_tiles, fit_inside, pad_to_canvas
 from vl2.process.tiling import Size, choose_canvas
+from vl2.synth.draft import Draft
+from vl2.synth.primer.bars import PrimerBars
+from vl2.synth.primer.reading import PrimerReading
+from vl2.synth.primer.table import PrimerTable
+from vl2.synth.source import Dropped, Source
 
 ATTEMPTS = 40  # pictures tried, of which some cannot be drawn
 GLOBAL_SHARE = 0.15  # of the tiles of a picture with several: the whole picture, small

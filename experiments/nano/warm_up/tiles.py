@@ -23,12 +23,12 @@ from torch import Tensor
 from experiments.nano.warm_up.classes import Classes
 from experiments.nano.warm_up.pages import PageCutter
 from experiments.nano.warm_up.sheet import Box, Ink, Sheet, Tile
-from vl2.data.construct import fonts
-from vl2.data.construct.primer.writing import token
-from vl2.data.construct.restyle import restyle
-from vl2.data.construct.shapes import COLOURS, SHAPES, draw_shape
-from vl2.data.construct.sprites import Kind, draw_sprite
 from vl2.errors import UserError
+from vl2.synth import fonts
+from vl2.synth.primer.writing import token
+from vl2.synth.restyle import restyle
+from vl2.synth.shapes import COLOURS, SHAPES, draw_shape
+from vl2.synth.sprites import Kind, draw_sprite
 
 CHINESE_FROM, SPRITES_FROM = 0.25, 0.5  # difficulty from which on there are any
 EASY_FACES = 6

@@ -27,12 +27,12 @@ from experiments.nano.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRe
 from experiments.nano.warm_up.sheet import Tile
 from experiments.nano.warm_up.tiles import TileBatch, TileDrawer
 from vl2.config import ModelConfig
-from vl2.data.construct.sprites import Kind, read_kinds
-from vl2.data.construct.words import read_passages
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.tiling import Size
+from vl2.synth.sprites import Kind, read_kinds
+from vl2.synth.words import read_passages
 from vl2.train.checkpoint import Checkpoints, find_checkpoint
 from vl2.train.lost import rank_lost
 from vl2.train.metrics import MetricsFile

@@ -14,7 +14,7 @@ from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.index import RecordStore, StoreIndex, build_index
 from vl2.data.loader import Loader, LoaderOptions
 from vl2.data.pack import Packing
-from vl2.data.plan import PackPlan, PlanOptions
+from vl2.data.pack_plan import PackPlan, PlanOptions
 from vl2.data.store import Records, open_random
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights

@@ -13,11 +13,11 @@ from experiments.nano.warm_up.classes import ASCII, NOTHING, Classes
 from experiments.nano.warm_up.pages import PageCutter
 from experiments.nano.warm_up.sheet import PADDING
 from experiments.nano.warm_up.tiles import TileDrawer
-from vl2.data.construct.draft import Draft
-from vl2.data.construct.primer.bars import TITLES
-from vl2.data.construct.source import Dropped, Source
 from vl2.grid import UNTILED
 from vl2.process.tiles import make_tiles
+from vl2.synth.draft import Draft
+from vl2.synth.primer.bars import TITLES
+from vl2.synth.source import Dropped, Source
 
 CANVASES = ((168, 168), (336, 168), (168, 336), (336, 336))
 SIZE = (300, 140)

@@ -12,9 +12,9 @@ import pytest
 from experiments.nano.warm_up.classes import ASCII, NOTHING, Classes, choose_characters
 from experiments.nano.warm_up.sheet import PADDING
 from experiments.nano.warm_up.tiles import TileDrawer
-from tests.data.construct.pill_set import write_set
-from vl2.data.construct.shapes import COLOURS, SHAPES
-from vl2.data.construct.sprites import read_kinds
+from tests.synth.pill_set import write_set
+from vl2.synth.shapes import COLOURS, SHAPES
+from vl2.synth.sprites import read_kinds
 
 TEXTS = ("the quick brown fox jumps over the lazy dog", "Iron expands when it is heated")
 CLASSES = Classes(ASCII)

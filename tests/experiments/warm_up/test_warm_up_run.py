@@ -18,7 +18,7 @@ from experiments.nano.warm_up.heads import Recognized
 from experiments.nano.warm_up.pages import PageCutter
 from experiments.nano.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe, read_warm_up
 from experiments.nano.warm_up.train import KEPT, WarmUpRun, make_drawer, warm_up
-from tests.data.construct.pill_set import write_set
+from tests.synth.pill_set import write_set
 from vl2.config import preset
 from vl2.errors import RankLost, UserError
 from vl2.model import VL2

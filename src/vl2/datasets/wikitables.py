@@ -1,0 +1,136 @@
+"""WikiTableQuestions: questions about tables of Wikipedia.
+
+1. Files: data/training.tsv (id, utterance, context, targetValue) and csv/204-csv/590.csv, where a backslash escapes a
+   quote. In the TSV, `|` separates answers and `\\p`, `\\n`, `\\\\` stand for a bar, a line break and a backslash.
+2. Parquet: questions-*.parquet (id, table_id, question, answers) and tables-*.parquet (table_id, csv as RFC 4180).
+
+The tables are text. With `draw` each becomes a picture with all its questions as turns, so that no picture is stored
+twice; without it the table is written into each question.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vl2.data.raw_files import Json, Row, find_file, find_files, image_bytes, parquet_rows, read_text
+from vl2.data.record import Record
+from vl2.datasets.conversion import Conversion, Converted, RowProblem, Table, each, parsed
+from vl2.datasets.question_answers import Turn, converse, short_question
+from vl2.errors import UserError
+
+MAX_TEXT = 6000  # characters of a table written out: up to 4,000 tokens, as cells are short and many
+
+_ESCAPES = {"n": "\n", "p": "|", "\\": "\\"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    id: str
+    table: str  # its name
+    turn: Turn
+
+
+def read(conversion: Conversion) -> Converted:
+    if any(conversion.folder.glob("questions*.parquet")):
+        return _read_parquet(conversion)
+    name = {"train": "training", "test": "pristine-unseen-tables"}.get(conversion.split, conversion.split)
+    path = find_file(conversion.folder, f"data/{name}.tsv")
+    lines = read_text(path).split("\n")
+    rows: list[Row] = [(f"{path.name} line {i}", line) for i, line in enumerate(lines[1:], start=2) if line]
+
+    def parse(line: str) -> _Question:
+        cells = line.split("\t")
+        if len(cells) != 4:
+            raise UserError(f"a line must have 4 cells, got {len(cells)}")
+        id, question, context, target = cells
+        answers = [unescape(answer) for answer in target.split("|")]
+        return _Question(id=id, table=context, turn=_turn(unescape(question), answers))
+
+    return _ask(conversion, rows, parse, lambda name: _read_table(conversion.folder, name))
+
+
+def _read_parquet(conversion: Conversion) -> Converted:
+    tables = {}
+    for where, row in parquet_rows(find_files(conversion.folder, "tables*.parquet"), ("table_id", "csv")):
+        if isinstance(row, UserError):
+            raise UserError(f"{where}: {row}")
+        tables[row["table_id"]] = row["csv"]
+    columns = ("id", "table_id", "question", "answers")
+    questions = parquet_rows(find_files(conversion.folder, "questions*.parquet"), columns)
+
+    def parse(row: Json) -> _Question:
+        return _Question(id=row["id"], table=row["table_id"], turn=_turn(row["question"], row["answers"]))
+
+    return _ask(conversion, questions, parse, lambda name: list(csv.reader(io.StringIO(tables[name], newline=""))))
+
+
+def _turn(question: str, answers: list[str]) -> Turn:
+    return short_question(question), ", ".join(answers)
+
+
+def _ask(
+    conversion: Conversion, rows: Iterable[Row], parse: Callable[[Any], _Question], find_table: Callable[[str], Table]
+) -> Converted:
+    """Make a record of each question, or of all about a table where the table is drawn."""
+
+    def make(row: Any) -> Iterator[Record]:
+        asked = parse(row)
+        yield ask_table(conversion, asked.id, find_table(asked.table), [asked.turn])
+
+    def make_together(asked: list[_Question]) -> Iterator[Record]:
+        yield ask_table(conversion, asked[0].id, find_table(asked[0].table), [question.turn for question in asked])
+
+    if conversion.draw is None:
+        yield from each(rows, make)
+        return
+    groups: dict[str, tuple[str, list[_Question]]] = {}
+    for where, row in rows:
+        for found in parsed(where, row, parse):
+            if isinstance(found, RowProblem):
+                yield found
+            else:
+                groups.setdefault(found.table, (where, []))[1].append(found)
+    yield from each(groups.values(), make_together)
+
+
+def ask_table(conversion: Conversion, id: str, table: Table, turns: Sequence[Turn], *, title: str = "") -> Record:
+    """Ask about a table that is drawn, or written before the first question where the job has no `draw`."""
+    if conversion.draw is not None:
+        return converse(conversion, id, turns, [image_bytes(conversion.draw(table), id)])
+    written = "\n\n".join(filter(None, (title.strip(), markdown(table))))
+    if len(written) > MAX_TEXT:
+        raise UserError(f"the table is too long to write out: {len(written)} characters, {MAX_TEXT} are allowed")
+    (question, answer), *others = turns
+    return converse(conversion, id, [(f"{written}\n\n{question}", answer), *others], category="text")
+
+
+def markdown(table: Table) -> str:
+    """Write a table with bars; line breaks within a cell become blanks."""
+    if not table:
+        raise UserError("the table is empty")
+    lines = [f"| {' | '.join(map(_cell, row))} |" for row in table]
+    return "\n".join([lines[0], "|" + " --- |" * len(table[0]), *lines[1:]])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def unescape(text: str) -> str:
+    return re.sub(r"\\([np\\])", lambda match: _ESCAPES[match[1]], text)
+
+
+def _read_table(folder: Path, name: str) -> Table:
+    if not re.fullmatch(r"csv/[\w-]+/[\w-]+\.csv", name):
+        raise UserError(f"a table must be named csv/FOLDER/FILE.csv, got {name!r}")
+    try:
+        with (folder / name).open(encoding="utf-8", newline="") as lines:
+            return list(csv.reader(lines, escapechar="\\", doublequote=False))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UserError(f"{name} cannot be read: {type(error).__name__}") from None
