@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.datasets.layouts import layout, read, said, write_parquet
-from vl2.datasets.text_table import MAX_CHARACTERS, cut
+from vl2.datasets.text_sets import MAX_CHARACTERS, cut
 
 
 def test_a_table_of_texts_becomes_documents_that_keep_language_and_licence(tmp_path: Path) -> None:

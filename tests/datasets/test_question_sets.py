@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.datasets.layouts import layout, picture, read, said, write_parquet, write_tar
-from vl2.datasets.obelics import repetition
 from vl2.datasets.question_answers import OPTION_LETTER, SHORT_ANSWER
+from vl2.datasets.web_sets import repetition
 from vl2.errors import UserError
 
 

@@ -5,16 +5,32 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vl2.datasets.fetch_easy_vqa import write_easy_vqa
 from vl2.datasets.fetch_emoji import Drawing, Named, read_cldr, read_iconify, read_openmoji, write_emoji
-from vl2.datasets.fetch_package import Package, download
+from vl2.datasets.fetch_package import Package, download, read_members
 from vl2.errors import UserError
+
+_KEPT = re.compile(r"^easy_vqa/data/((?:train|test)/(?:questions\.json|images/\d+\.png)|answers\.txt)$")
+
+
+def write_easy_vqa(folder: Path, archive: Path) -> int:
+    """Write the files of both splits into a folder; return the number of pictures."""
+    pictures = 0
+    for name, data in read_members(archive, lambda member: bool(_KEPT.match(member))):
+        file = folder / name.removeprefix("easy_vqa/data/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        pictures += file.suffix == ".png"
+    if not pictures:
+        raise UserError(f"{archive.name} has no pictures: its layout has changed")
+    return pictures
+
 
 CLDR = (
     Package(registry="npm", name="cldr-annotations-full", version="48.2.0", licence="Unicode-3.0"),

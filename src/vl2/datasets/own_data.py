@@ -1,7 +1,7 @@
 """Whatever a person has to train on, as one stream of records: which of four kinds it is, and how it is read.
 
 records   a store of records, see docs/record.md
-llava     LLaVA's JSON or JSONL of conversations, see `llava.py`
+llava     LLaVA's JSON or JSONL of conversations, see `conversation_sets.py`
 table     CSV, TSV or JSONL of questions and answers, see `own_table.py`
 folder    one of these three in a folder, with its images
 """
@@ -18,7 +18,7 @@ from vl2.data.store import Found, Located, Place, Problem, read_records
 from vl2.data.store.files import ENDINGS, data_file
 from vl2.data.store.parse import load_images
 from vl2.data.store.tar import INDEX_ENDING
-from vl2.datasets import llava
+from vl2.datasets.conversation_sets import read_llava
 from vl2.datasets.conversion import Conversion, RowProblem
 from vl2.datasets.own_table import table_records, table_rows
 from vl2.errors import UserError
@@ -43,7 +43,7 @@ def read_own(location: str) -> Iterator[Found]:
     conversion = Conversion(folder=path.parent, split=path.stem, source=path.stem, category="vqa", licence="unknown")
     if kind == "table":
         return _with_images(conversion, table_records(conversion, table_rows(path)))
-    return _with_images(conversion, ((_where(item), _made(item)) for item in llava.read(conversion, path)))
+    return _with_images(conversion, ((_where(item), _made(item)) for item in read_llava(conversion, path)))
 
 
 def find_own(location: str) -> tuple[Kind, Path | None]:

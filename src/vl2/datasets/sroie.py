@@ -1,13 +1,4 @@
-"""SROIE: scanned receipts with their text lines, boxes, and four fields.
-
-1. Files: img/000.jpg; box/000.txt or box/000.csv with lines `x1,y1,x2,y2,x3,y3,x4,y4,TEXT`; and the fields as JSON in
-   entities/000.txt or key/000.json. The split is a folder around these, or none. The release's own
-   `0325updated.task1train(626p)` holds pictures and boxes together, `0325updated.task2train(626p)` the fields.
-2. Parquet: id, image, width, height, lines: [{text, x0, y0, x1, y1}], company, date, address, total.
-
-A receipt gives its transcription, questions about its fields, and queries for lines; lines of the receipt before that
-it does not have are absent.
-"""
+"""SROIE: scanned receipts with their text lines, boxes, and four fields."""
 
 from __future__ import annotations
 
@@ -43,7 +34,17 @@ class Receipt:
     fields: dict[str, str]
 
 
-def read(conversion: Conversion) -> Converted:
+def read_sroie(conversion: Conversion) -> Converted:
+    """Read SROIE: scanned receipts with their text lines, boxes, and four fields.
+
+    1. Files: img/000.jpg; box/000.txt or box/000.csv with lines `x1,y1,x2,y2,x3,y3,x4,y4,TEXT`; and the fields as JSON
+    in entities/000.txt or key/000.json. The split is a folder around these, or none. The release's own
+    `0325updated.task1train(626p)` holds pictures and boxes together, `0325updated.task2train(626p)` the fields. 2.
+    Parquet: id, image, width, height, lines: [{text, x0, y0, x1, y1}], company, date, address, total.
+
+    A receipt gives its transcription, questions about its fields, and queries for lines; lines of the receipt before
+    that it does not have are absent.
+    """
     if any(conversion.folder.glob("*.parquet")):
         columns = ("id", "image", "lines", *FIELDS)
         files = find_files(conversion.folder, f"{conversion.split}-*.parquet", f"{conversion.split}.parquet")

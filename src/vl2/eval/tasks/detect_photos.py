@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from vl2.datasets.boxed_photos import LABELS
+from vl2.datasets.box_sets import LABELS
 from vl2.eval.asking import ask
 from vl2.eval.rows import find_rows, images_of, read_rows
 from vl2.eval.score.grounding import our_boxes

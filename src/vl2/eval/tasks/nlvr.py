@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vl2.datasets.nlvr import statement
+from vl2.datasets.drawn_sets import statement
 from vl2.eval.asking import ask
 from vl2.eval.held_out import is_held_out
 from vl2.eval.rows import images_of, read_rows

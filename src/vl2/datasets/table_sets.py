@@ -1,12 +1,4 @@
-"""WikiTableQuestions: questions about tables of Wikipedia.
-
-1. Files: data/training.tsv (id, utterance, context, targetValue) and csv/204-csv/590.csv, where a backslash escapes a
-   quote. In the TSV, `|` separates answers and `\\p`, `\\n`, `\\\\` stand for a bar, a line break and a backslash.
-2. Parquet: questions-*.parquet (id, table_id, question, answers) and tables-*.parquet (table_id, csv as RFC 4180).
-
-The tables are text. With `draw` each becomes a picture with all its questions as turns, so that no picture is stored
-twice; without it the table is written into each question.
-"""
+"""Sets about tables that are text, which may be drawn: WikiTableQuestions and TabFact."""
 
 from __future__ import annotations
 
@@ -18,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vl2.data.raw_files import Json, Row, find_file, find_files, image_bytes, parquet_rows, read_text
+from vl2.data.raw_files import (
+    Json,
+    Row,
+    find_file,
+    find_files,
+    image_bytes,
+    parquet_rows,
+    read_json,
+    read_list,
+    read_text,
+)
 from vl2.data.record import Record
 from vl2.datasets.conversion import Conversion, Converted, RowProblem, Table, each, parsed
 from vl2.datasets.question_answers import Turn, converse, short_question
@@ -36,7 +38,16 @@ class _Question:
     turn: Turn
 
 
-def read(conversion: Conversion) -> Converted:
+def read_wikitables(conversion: Conversion) -> Converted:
+    """Read WikiTableQuestions: questions about tables of Wikipedia.
+
+    1. Files: data/training.tsv (id, utterance, context, targetValue) and csv/204-csv/590.csv, where a backslash escapes
+    a quote. In the TSV, `|` separates answers and `\p`, ` `, `\` stand for a bar, a line break and a backslash. 2.
+    Parquet: questions-*.parquet (id, table_id, question, answers) and tables-*.parquet (table_id, csv as RFC 4180).
+
+    The tables are text. With `draw` each becomes a picture with all its questions as turns, so that no picture is
+    stored twice; without it the table is written into each question.
+    """
     if any(conversion.folder.glob("questions*.parquet")):
         return _read_parquet(conversion)
     name = {"train": "training", "test": "pristine-unseen-tables"}.get(conversion.split, conversion.split)
@@ -52,7 +63,7 @@ def read(conversion: Conversion) -> Converted:
         answers = [unescape(answer) for answer in target.split("|")]
         return _Question(id=id, table=context, turn=_turn(unescape(question), answers))
 
-    return _ask(conversion, rows, parse, lambda name: _read_table(conversion.folder, name))
+    return _ask(conversion, rows, parse, lambda name: _read_wikitable(conversion.folder, name))
 
 
 def _read_parquet(conversion: Conversion) -> Converted:
@@ -126,7 +137,7 @@ def unescape(text: str) -> str:
     return re.sub(r"\\([np\\])", lambda match: _ESCAPES[match[1]], text)
 
 
-def _read_table(folder: Path, name: str) -> Table:
+def _read_wikitable(folder: Path, name: str) -> Table:
     if not re.fullmatch(r"csv/[\w-]+/[\w-]+\.csv", name):
         raise UserError(f"a table must be named csv/FOLDER/FILE.csv, got {name!r}")
     try:
@@ -134,3 +145,41 @@ def _read_table(folder: Path, name: str) -> Table:
             return list(csv.reader(lines, escapechar="\\", doublequote=False))
     except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"{name} cannot be read: {type(error).__name__}") from None
+
+
+def read_tabfact(conversion: Conversion) -> Converted:
+    """Read TabFact: statements that tables of Wikipedia entail or refute.
+
+        collected_data/r1_training_all.json (and r2)    {"1-24143253-5.html.csv": [[statement], [0 or 1], title]}
+        data/all_csv/1-24143253-5.html.csv              cells between `#`, the header first
+        data/train_id.json, val_id.json, test_id.json   the names of each split
+
+    The tables are text: drawn with `draw`, or written into the first question.
+    """
+    ids = find_file(conversion.folder, f"data/{conversion.split}_id.json")
+    wanted = {name for _, name in read_list(ids) if isinstance(name, str)}
+    rows: list[Row] = []
+    for path in find_files(conversion.folder, "collected_data/r*_training_all.json"):
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise UserError(f"{path.name} must hold an object of statements by table")
+        part = path.name.split("_")[0]
+        rows += [(f"{path.name} {name}", (part, name, row)) for name, row in content.items() if name in wanted]
+
+    def make(row: tuple[str, str, tuple[list[str], list[int], str]]) -> Iterator[Record]:
+        part, name, (statements, labels, title) = row
+        table = _read_csv(conversion.folder, name)
+        turns = [
+            (f"{statement.strip()}\nIs this true of the table? Answer yes or no.", "Yes" if label else "No")
+            for statement, label in zip(statements, labels, strict=True)
+        ]
+        yield ask_table(conversion, f"{part}-{name.split('.')[0]}", table, turns, title=title)
+
+    return each(rows, make)
+
+
+def _read_csv(folder: Path, name: str) -> Table:
+    if not re.fullmatch(r"[\w-]+\.html\.csv", name):
+        raise UserError(f"a table must be named NAME.html.csv, got {name!r}")
+    with (folder / "data" / "all_csv" / name).open(encoding="utf-8", newline="") as lines:
+        return list(csv.reader(lines, delimiter="#", quoting=csv.QUOTE_NONE))

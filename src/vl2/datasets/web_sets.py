@@ -1,25 +1,55 @@
-"""OBELICS: web pages as text and images in turn, filtered by image and by text.
-
-    *.parquet   images: [url or null], texts: [text or null], aligned: one of the two at each place;
-                metadata: JSON list beside them; general_metadata: JSON with the page's url
-    images/00000/000000000.jpg and images/00000.parquet (url, key, status), as img2dataset fetches the urls
-
-An entry of `images` may be bytes as well. Images that are missing or filtered are left out of their page. A page is a
-document: all its text is learned.
-"""
+"""Sets gathered from the web: images with their captions, and whole pages of text and images (OBELICS)."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from vl2.data.raw_files import Json, find_files, image_bytes, image_file, parquet_rows
+from vl2.data.raw_files import IMAGE_ENDINGS, Json, find_files, image_bytes, image_file, parquet_rows, tar_samples
 from vl2.data.record import Message, Part, Record, StoredImage
 from vl2.datasets.conversion import Conversion, Converted, each, numbered
-from vl2.datasets.question_answers import record
+from vl2.datasets.question_answers import DESCRIBE, DESCRIBE_IN_DETAIL, converse, record
 from vl2.errors import UserError
+
+CAPTION_KEYS = ("vlm_caption", "long_caption", "caption", "text")
+LONG_CAPTION = 200  # characters; above it the question asks for detail
+
+
+def read_captioned(conversion: Conversion) -> Converted:
+    """Read Images fetched by img2dataset with their captions: how the large caption sets, which are lists of urls,
+    arrive.
+
+            00000.tar   {key}.jpg, {key}.txt (the caption), {key}.json (with what --save_additional_columns kept)
+
+        Of several captions in the JSON the richest is taken: a written one before the alternative text of the web page.
+    """
+    files = find_files(conversion.folder, f"{conversion.split}/*.tar", "*.tar")
+    samples = chain.from_iterable(map(tar_samples, files))
+    rows = ((where, row if isinstance(row, UserError) else (where, row)) for where, row in samples)
+
+    def make(row: tuple[str, dict[str, bytes]]) -> Iterator[Record]:
+        where, sample = row
+        id = where.replace(".tar ", "-")
+        ending = next((e for e in IMAGE_ENDINGS if e in sample), None)
+        if ending is None:
+            raise UserError(f"no image: the sample has {', '.join(sample)}")
+        caption = _caption(sample)
+        prompts = DESCRIBE_IN_DETAIL if len(caption) > LONG_CAPTION else DESCRIBE
+        yield converse(
+            conversion, id, [(conversion.random(id).choice(prompts), caption)], [image_bytes(sample[ending], id)]
+        )
+
+    return each(rows, make)
+
+
+def _caption(sample: dict[str, bytes]) -> str:
+    fields = json.loads(sample.get(".json", b"{}"))
+    found = next((fields[key] for key in CAPTION_KEYS if fields.get(key)), None)
+    return str(found) if found is not None else sample.get(".txt", b"").decode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +73,16 @@ class Filters:
 FILTERS = Filters()
 
 
-def read(conversion: Conversion) -> Converted:
+def read_obelics(conversion: Conversion) -> Converted:
+    """Read OBELICS: web pages as text and images in turn, filtered by image and by text.
+
+        *.parquet   images: [url or null], texts: [text or null], aligned: one of the two at each place;
+                    metadata: JSON list beside them; general_metadata: JSON with the page's url
+        images/00000/000000000.jpg and images/00000.parquet (url, key, status), as img2dataset fetches the urls
+
+    An entry of `images` may be bytes as well. Images that are missing or filtered are left out of their page. A page is
+    a document: all its text is learned.
+    """
     files = find_files(
         conversion.folder, f"{conversion.split}-*.parquet", f"data/{conversion.split}-*.parquet", "*.parquet"
     )

@@ -1,18 +1,10 @@
-"""COCO's layout: boxes of every category in `instances_*.json`, five captions an image in `captions_*.json`.
-
-    annotations/instances_train2017.json   {images, annotations: [{image_id, category_id, bbox, iscrowd}], categories}
-    annotations/captions_train2017.json    {images, annotations: [{image_id, caption}]}
-    train2017/000000000009.jpg
-
-`bbox` is (left, top, width, height). A crowd region means that not all of its category is boxed, so that category is
-neither asked for in that image nor said to be absent. V3Det keeps its boxes in the same layout.
-"""
+"""Sets in COCO's layout: COCO's boxes and captions, V3Det, Objects365."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -126,3 +118,28 @@ def read_captions(conversion: Conversion) -> Converted:
         )
 
     return each(list_in(content, path.name, "annotations"), make)
+
+
+def read_objects365(conversion: Conversion) -> Converted:
+    """Read Objects365: COCO's layout, with the images in patches.
+
+        zhiyuan_objv2_train.json   images: [{id, file_name: "images/v1/patch8/objects365_v1_00420917.jpg"}], ...
+        train/patch8/objects365_v1_00420917.jpg   (or under images/train/, or as `file_name` says)
+
+    `isfake` marks a picture of the thing and `isreflected` its mirror image: both count as the thing.
+    """
+    names = (f"zhiyuan_objv2_{conversion.split}.json", f"objects365_{conversion.split}.json")
+    path = find_file(conversion.folder, *names, *(f"annotations/{name}" for name in names))
+    instances = read_instances(path)
+    patched = replace(instances, images=[_in_patch(row) for row in instances.images])
+    return locate_each(
+        conversion, patched, (f"{conversion.split}/", f"images/{conversion.split}/", "images/v1/", "images/v2/", "")
+    )
+
+
+def _in_patch(row: Row) -> Row:
+    """Keep `patch8/objects365_v1_00420917.jpg` of the file's name: the folders before it differ between copies."""
+    where, image = row
+    if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+        return row
+    return where, {**image, "file_name": "/".join(image["file_name"].split("/")[-2:])}
