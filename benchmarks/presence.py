@@ -25,7 +25,7 @@ from PIL import Image
 
 from vl2.infer.prompts import locate_prompt
 from vl2.synth.nouns import article
-from vl2.synth.primer.scene import PrimerScene
+from vl2.synth.primer_scene import PrimerScene
 from vl2.synth.scene import things
 
 OUTSIDE = {

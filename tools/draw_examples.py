@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from vl2.synth.fonts import BUILT_IN
-from vl2.synth.primer.bars import Bars, draw_bars
+from vl2.synth.primer_charts import Bars, draw_bars
 from vl2.synth.scene import Composed, compose
 from vl2.synth.sprites import built_in_kinds
 

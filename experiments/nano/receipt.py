@@ -12,9 +12,8 @@ from vl2.data.record import BoxPx
 from vl2.synth import fonts, words
 from vl2.synth.distort import distort
 from vl2.synth.draft import Draft
-from vl2.synth.page import Page, letter_boxes, line_height, text_width
-from vl2.synth.paper import ink_for, make_paper
-from vl2.synth.primer.writing import LEAST_PX, choose_face, choose_language
+from vl2.synth.page import Page, ink_for, letter_boxes, line_height, make_paper, text_width
+from vl2.synth.primer_lines import LEAST_PX, choose_face, choose_language
 from vl2.synth.receipt import QUESTIONS, TITLES, money
 from vl2.synth.source import Dropped, Source
 

@@ -16,9 +16,8 @@ from vl2.synth import words
 from vl2.synth.chart import VALUE
 from vl2.synth.draft import Draft
 from vl2.synth.nouns import article, plural
-from vl2.synth.primer.bars import HIGHEST, LOWEST, TITLE, make_bars
-from vl2.synth.primer.table import make_table
-from vl2.synth.primer.writing import phrase, token
+from vl2.synth.primer_charts import HIGHEST, LOWEST, TITLE, make_bars, make_table
+from vl2.synth.primer_lines import phrase, token
 from vl2.synth.scene_words import COUNT, PRESENCE
 from vl2.synth.source import Dropped, Source
 from vl2.synth.sprites import Kind, built_in_kinds, read_kinds, things

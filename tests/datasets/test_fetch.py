@@ -16,7 +16,7 @@ from vl2.data.record import Record
 from vl2.datasets import convert
 from vl2.synth.catalog import find_source
 from vl2.synth.source import generate
-from vl2.synth.sprite_set import read_sprite_set
+from vl2.synth.sprites import read_sprite_set
 
 CIRCLE = '<circle cx="8" cy="8" r="6" fill="{}"/>'
 # character -> its key in the icon set, its names, its group

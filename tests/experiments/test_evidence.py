@@ -17,10 +17,9 @@ from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.synth.draft import Draft
 from vl2.synth.emoji import Emoji
-from vl2.synth.primer.bars import PrimerBars
-from vl2.synth.primer.reading import PrimerReading
-from vl2.synth.primer.scene import PrimerScene
-from vl2.synth.primer.table import PrimerTable
+from vl2.synth.primer_charts import PrimerBars, PrimerTable
+from vl2.synth.primer_lines import PrimerReading
+from vl2.synth.primer_scene import PrimerScene
 from vl2.synth.scene import Composed, ask_count, ask_place, compose
 from vl2.synth.source import Source, generate
 from vl2.synth.sprites import Kind, built_in_kinds

@@ -11,11 +11,9 @@ import pytest
 
 from vl2.data.record import PLACEHOLDER, Record
 from vl2.errors import UserError
-from vl2.synth.primer.bars import PrimerBars
-from vl2.synth.primer.reading import PrimerReading
-from vl2.synth.primer.scene import PrimerScene
-from vl2.synth.primer.table import PrimerTable
-from vl2.synth.primer.writing import LEAST_PX, choose_face, fit, phrase
+from vl2.synth.primer_charts import PrimerBars, PrimerTable
+from vl2.synth.primer_lines import LEAST_PX, PrimerReading, choose_face, fit, phrase
+from vl2.synth.primer_scene import PrimerScene
 from vl2.synth.source import Dropped, Source, generate
 from vl2.synth.words import read_characters, read_passages
 

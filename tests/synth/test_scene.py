@@ -16,14 +16,13 @@ from tests.synth.pill_set import write_set
 from vl2.errors import UserError
 from vl2.synth.draft import Draft
 from vl2.synth.emoji import SHEET_CELL_PX, Emoji
-from vl2.synth.in_context import InContext
 from vl2.synth.nouns import article, plural
-from vl2.synth.primer.scene import PrimerScene
+from vl2.synth.primer_scene import PrimerScene
 from vl2.synth.scene import TASKS, Scene
 from vl2.synth.scene_words import named
 from vl2.synth.source import generate, rng_for
 from vl2.synth.sprites import Kind, built_in_kinds, draw_sprite, read_kinds, things
-from vl2.synth.visual_prompt import MARKS, Mark, VisualPrompt, draw_mark, mark
+from vl2.synth.visual_prompt import MARKS, InContext, Mark, VisualPrompt, draw_mark, mark
 
 
 def changed_pixels(before: Image.Image, after: Image.Image) -> np.ndarray:

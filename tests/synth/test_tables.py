@@ -17,13 +17,12 @@ from PIL import Image
 
 from vl2.errors import UserError
 from vl2.synth.arithmetic import PROBLEMS, Arithmetic
-from vl2.synth.cell_table import draw_cells
 from vl2.synth.chart import Chart
 from vl2.synth.plot_code import PlotCode
 from vl2.synth.plot_scripts import KINDS, write_script
 from vl2.synth.sandbox import MIB, Limits, run_script
 from vl2.synth.source import GenerationTally, generate
-from vl2.synth.table_image import TableImage
+from vl2.synth.table_image import TableImage, draw_cells
 from vl2.synth.table_questions import ask_number
 from vl2.synth.tables import Table, as_number, made_up, parse_table, read_tables, write_number
 

@@ -17,8 +17,7 @@ from vl2.synth import fonts, words
 from vl2.synth.distort import apply, distort
 from vl2.synth.document import Document, write_letter
 from vl2.synth.form import Form
-from vl2.synth.page import Page, wrap
-from vl2.synth.paper import PAPERS, ink_for, make_paper
+from vl2.synth.page import PAPERS, Page, ink_for, make_paper, wrap
 from vl2.synth.receipt import Receipt, as_json, make_purchase, money
 from vl2.synth.source import generate, rng_for
 from vl2.synth.text_image import TextImage

@@ -21,9 +21,8 @@ from vl2.data.record import BoxPx
 from vl2.process.tiles import cut_tiles, fit_inside, pad_to_canvas
 from vl2.process.tiling import Size, choose_canvas
 from vl2.synth.draft import Draft
-from vl2.synth.primer.bars import PrimerBars
-from vl2.synth.primer.reading import PrimerReading
-from vl2.synth.primer.table import PrimerTable
+from vl2.synth.primer_charts import PrimerBars, PrimerTable
+from vl2.synth.primer_lines import PrimerReading
 from vl2.synth.source import Dropped, Source
 
 ATTEMPTS = 40  # pictures tried, of which some cannot be drawn

@@ -25,7 +25,7 @@ from experiments.nano.warm_up.pages import PageCutter
 from experiments.nano.warm_up.sheet import Box, Ink, Sheet, Tile
 from vl2.errors import UserError
 from vl2.synth import fonts
-from vl2.synth.primer.writing import token
+from vl2.synth.primer_lines import token
 from vl2.synth.restyle import restyle
 from vl2.synth.shapes import COLOURS, SHAPES, draw_shape
 from vl2.synth.sprites import Kind, draw_sprite

@@ -71,7 +71,7 @@ class DataBuild:
     def _draw(self) -> None:
         from vl2.data.setting_values import split_setting
         from vl2.data.store import write_records
-        from vl2.data.store.write import check_writable
+        from vl2.data.store.access import check_writable
         from vl2.synth.catalog import make_source
         from vl2.synth.source import GenerationTally, generate
 

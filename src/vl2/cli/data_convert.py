@@ -51,9 +51,9 @@ class DataConvert:
 
     def run(self) -> None:
         from vl2.data.store import write_records
-        from vl2.data.store.write import check_writable
+        from vl2.data.store.access import check_writable
         from vl2.datasets import CATALOGUE, convert
-        from vl2.synth.cell_table import draw_cells
+        from vl2.synth.table_image import draw_cells
 
         if not self.name:
             for name, entry in CATALOGUE.items():

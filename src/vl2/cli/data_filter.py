@@ -14,7 +14,7 @@ from vl2.cli.flags import CheckpointFlags, OptionalFile, OutputFlags, print_json
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
-    from vl2.curate.filters.folder import Done
+    from vl2.curate.filters.filter_folder import Done
     from vl2.process.processor import Processor
 
 
@@ -51,8 +51,8 @@ class DataFilter:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.curate.filters.catalogue import FILTERS, filter_settings, make_filters
-        from vl2.curate.filters.folder import filter_folder
+        from vl2.curate.filters.filter_catalog import FILTERS, filter_settings, make_filters
+        from vl2.curate.filters.filter_folder import filter_folder
         from vl2.data.store import read_records
         from vl2.data.store.files import format_of
 

@@ -65,9 +65,9 @@ class DataJob:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.curate.jobs.catalogue import JOBS, job_settings, make_job
         from vl2.curate.jobs.client import Endpoint
         from vl2.curate.jobs.job import run_job
+        from vl2.curate.jobs.job_catalog import JOBS, job_settings, make_job
         from vl2.data.setting_values import split_setting
         from vl2.data.store import read_records
 

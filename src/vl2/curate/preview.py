@@ -11,7 +11,7 @@ from PIL import Image
 from vl2.data.count import TokenCounts
 from vl2.data.record import Record
 from vl2.data.store.access import Records
-from vl2.data.store.place import Place, Problem
+from vl2.data.store.parse import Place, Problem
 from vl2.data.stored_image import open_stored
 from vl2.errors import UserError
 from vl2.grid import num_visual_tokens

@@ -15,7 +15,7 @@ from PIL import Image
 
 from vl2.curate.preview import COLORS, INK_ON_COLORS, Piece, Shown
 from vl2.data.record import Labelled
-from vl2.data.store.place import Problem
+from vl2.data.store.parse import Problem
 
 MAX_SIDE_PX = 900  # of a picture in the page
 MAX_LABELS = 4  # in a picture

@@ -21,8 +21,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vl2.curate.filters.catalogue import LoadProcessor, make_filters
-from vl2.curate.filters.run import Counts, run_filters
+from vl2.curate.filters.filter_catalog import LoadProcessor, make_filters
+from vl2.curate.filters.filter_chain import Counts, run_filters
 from vl2.curate.stage_recipe import SourceEntry, StageRecipe
 from vl2.data.ray_map import Where
 from vl2.data.record import Record
@@ -32,8 +32,8 @@ from vl2.data.store.parse import check_text, load_images
 from vl2.datasets import convert
 from vl2.errors import UserError
 from vl2.synth.catalog import make_source
-from vl2.synth.cell_table import draw_cells
 from vl2.synth.source import GenerationTally, generate
+from vl2.synth.table_image import draw_cells
 
 REPORTS = "reports"
 PART = ".building"  # ending of the folder of a source that is not finished

@@ -35,7 +35,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vl2.curate.filters.catalogue import FILTERS
+from vl2.curate.filters.filter_catalog import FILTERS
 from vl2.data.setting_values import Values, arguments, nearest, read_toml
 from vl2.data.store.files import ENDINGS
 from vl2.datasets import CATALOGUE

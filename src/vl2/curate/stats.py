@@ -9,7 +9,7 @@ from typing import Any
 
 from vl2.data.count import TokenCounts, count_tokens
 from vl2.data.record import Record
-from vl2.data.store.place import Found, Problem
+from vl2.data.store.parse import Found, Problem
 from vl2.errors import UserError
 from vl2.grid import num_tiles
 from vl2.process.processor import Processor

@@ -176,7 +176,7 @@ def convert(
 
     `folder` is as the set's release unpacks: each converter's docstring shows it. Images of sets that keep them as
     files are paths relative to `folder`: `write_records(..., image_folder=folder)` stores them. `draw` makes a picture
-    of each table where tables are text: `vl2.synth.cell_table.draw_cells`. `negatives` is the rate of queries
+    of each table where tables are text: `vl2.synth.table_image.draw_cells`. `negatives` is the rate of queries
     for what is absent, for each query of what is there. `language="zh"` asks in Chinese for labels that
     `names_zh.json` in the folder ({"dog": "狗"}) names, and leaves out the others. UserError, before the first record,
     for a name, a folder or a setting that does not fit.

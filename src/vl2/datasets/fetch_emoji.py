@@ -17,7 +17,7 @@ from typing import Any
 
 from vl2.datasets.fetch_package import Package, read_members
 from vl2.errors import UserError
-from vl2.synth.sprite_set import Sprite, SpriteSet, write_sprite_set
+from vl2.synth.sprites import Sprite, SpriteSet, write_sprite_set
 
 VARIATION = "\ufe0f"  # asks for the coloured form of a character; sets write it or not
 _WITH_THE = re.compile(

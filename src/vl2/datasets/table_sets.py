@@ -39,7 +39,7 @@ class _Question:
 
 
 def read_wikitables(conversion: Conversion) -> Converted:
-    """Read WikiTableQuestions: questions about tables of Wikipedia.
+    r"""Read WikiTableQuestions: questions about tables of Wikipedia.
 
     1. Files: data/training.tsv (id, utterance, context, targetValue) and csv/204-csv/590.csv, where a backslash escapes
     a quote. In the TSV, `|` separates answers and `\p`, ` `, `\` stand for a bar, a line break and a backslash. 2.

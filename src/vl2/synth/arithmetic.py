@@ -17,8 +17,7 @@ from PIL import Image, ImageDraw
 from vl2.synth import fonts, words
 from vl2.synth.distort import distort
 from vl2.synth.draft import Draft
-from vl2.synth.page import Page, line_height, text_width, wrap
-from vl2.synth.paper import choose_paper, ink_for, make_paper
+from vl2.synth.page import Page, choose_paper, ink_for, line_height, make_paper, text_width, wrap
 from vl2.synth.source import Source
 
 ANSWER_SHORT = "Answer with the final result only."

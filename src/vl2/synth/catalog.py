@@ -16,19 +16,17 @@ from vl2.synth.document import Document
 from vl2.synth.emoji import Emoji
 from vl2.synth.form import Form
 from vl2.synth.formula import Formula
-from vl2.synth.in_context import InContext
 from vl2.synth.plot_code import PlotCode
-from vl2.synth.primer.bars import PrimerBars
-from vl2.synth.primer.reading import PrimerReading
-from vl2.synth.primer.scene import PrimerScene
-from vl2.synth.primer.table import PrimerTable
+from vl2.synth.primer_charts import PrimerBars, PrimerTable
+from vl2.synth.primer_lines import PrimerReading
+from vl2.synth.primer_scene import PrimerScene
 from vl2.synth.receipt import Receipt
 from vl2.synth.scene import Scene
 from vl2.synth.source import Source
 from vl2.synth.table_image import TableImage
 from vl2.synth.text_image import TextImage
 from vl2.synth.textbook import Textbook
-from vl2.synth.visual_prompt import VisualPrompt
+from vl2.synth.visual_prompt import InContext, VisualPrompt
 from vl2.synth.web_page import WebPage
 
 _ALL: tuple[type[Source], ...] = (

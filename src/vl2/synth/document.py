@@ -9,8 +9,7 @@ from typing import ClassVar
 from vl2.synth import fonts, words
 from vl2.synth.distort import distort
 from vl2.synth.draft import Draft
-from vl2.synth.page import Page, line_height, text_width, wrap
-from vl2.synth.paper import ink_for, make_paper
+from vl2.synth.page import Page, ink_for, line_height, make_paper, text_width, wrap
 from vl2.synth.source import Dropped, Source
 
 # Each letter: its subject, its paragraphs, and what can be asked about them. Braces name the facts.

@@ -25,8 +25,7 @@ from vl2.synth.restyle import restyle
 from vl2.synth.scene import make_backdrop
 from vl2.synth.scene_words import NAME_IT, named
 from vl2.synth.source import Source
-from vl2.synth.sprite_set import read_sprite_set
-from vl2.synth.sprites import Kind, built_in_kinds, draw_sprite, is_noun, read_kinds
+from vl2.synth.sprites import Kind, built_in_kinds, draw_sprite, is_noun, read_kinds, read_sprite_set
 
 LIST_THEM = {
     "en": (

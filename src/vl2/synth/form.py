@@ -12,8 +12,7 @@ from vl2.data.record import BoxPx
 from vl2.synth import fonts, words
 from vl2.synth.distort import distort
 from vl2.synth.draft import Draft
-from vl2.synth.page import Page, line_height, text_width
-from vl2.synth.paper import Colour, ink_for, make_paper
+from vl2.synth.page import Colour, Page, ink_for, line_height, make_paper, text_width
 from vl2.synth.source import Dropped, Source
 
 HEADS = {

@@ -15,8 +15,7 @@ from vl2.data.record import BoxPx
 from vl2.synth import fonts, words
 from vl2.synth.distort import distort
 from vl2.synth.draft import Draft
-from vl2.synth.page import Page, line_height, text_width
-from vl2.synth.paper import ink_for, make_paper
+from vl2.synth.page import Page, ink_for, line_height, make_paper, text_width
 from vl2.synth.source import Dropped, Source
 
 TITLES = {

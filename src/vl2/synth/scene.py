@@ -32,8 +32,7 @@ from vl2.synth.scene_words import (
     named,
 )  # fmt: skip
 from vl2.synth.source import Source
-from vl2.synth.sprite_set import read_sprite_set
-from vl2.synth.sprites import Kind, built_in_kinds, draw_sprite, read_kinds, things
+from vl2.synth.sprites import Kind, built_in_kinds, draw_sprite, read_kinds, read_sprite_set, things
 
 GAP_PX = 3  # between the boxes of two sprites
 ATTEMPTS = 60  # places tried for a sprite before it is left out

@@ -1,19 +1,24 @@
-"""Tables drawn as images in several styles: to Markdown or HTML, and questions with computed answers."""
+"""Tables drawn as images: chosen ones, to Markdown or HTML or with computed answers; and given ones, whole.
+
+The source draws tables that it has chosen, on one line a row. `draw_cells` draws a table as it is found, with long
+cells, because its question comes with it: every cell is broken into lines, and the table drawn whole or refused.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from PIL import Image
 
 from vl2.data.record import BoxPx
+from vl2.errors import UserError
 from vl2.synth import fonts
 from vl2.synth.distort import distort
-from vl2.synth.draft import Draft
-from vl2.synth.page import Page, line_height, text_width
-from vl2.synth.paper import Colour
+from vl2.synth.draft import Draft, store
+from vl2.synth.page import Colour, Page, line_height, text_width, wrap
 from vl2.synth.source import UNKNOWN_LICENCE, Dropped, Source
 from vl2.synth.table_questions import Asked, ask_lookup, ask_number, ask_rows
 from vl2.synth.tables import Table, choose_table, made_up, read_tables
@@ -140,3 +145,78 @@ def _rule(page: Page, corner: tuple[int, int, int], widths: list[int], rows: int
     lines = {"grid": range(rows + 2), "header": (0, 1, rows + 1), "rules": (0, 1, rows + 1), "open": (1,), "zebra": ()}
     for row in lines[style]:
         page.draw.line((x, y + row * row_px, right, y + row * row_px), fill=grey)
+
+
+MAX_CELL_PX = 190  # wider cells are broken into lines; a long word stays whole
+MAX_WIDTH_PX, MAX_HEIGHT_PX = 1600, 1800
+CELL_STYLES = ("grid", "zebra", "rules")
+
+_PAD = 6
+_INK, _LINE, _SHADE, _HEAD = (25, 25, 25), (150, 150, 150), (236, 240, 245), (216, 224, 234)
+
+
+def draw_cells(table: Sequence[Sequence[str]]) -> bytes:
+    """Draw rows of cells, the header first, and return the PNG. The same table looks the same every time.
+
+    UserError for a table that is too large to read in one picture, or that no font of this machine can write.
+    """
+    text = "\n".join("\t".join(row) for row in table)
+    if not text.strip():
+        raise UserError("the table is empty")
+    rng = random.Random(text)
+    face = fonts.choose_face(rng, "".join(text.split()))
+    if face is None:
+        raise UserError("no font of this machine covers the table")
+    font, style = fonts.load(face, rng.randint(13, 16)), rng.choice(CELL_STYLES)
+    rows = [[_lines(cell, font) for cell in row] for row in table]
+    num_columns = max(map(len, rows))
+    rows = [row + [[]] * (num_columns - len(row)) for row in rows]
+    widths = [_width([row[at] for row in rows], font) for at in range(num_columns)]
+    step = round(line_height(font) * 1.15)
+    heights = [step * max(1, *map(len, row)) + 2 * _PAD for row in rows]
+    size = (sum(widths) + 2 * _PAD, sum(heights) + 2 * _PAD)
+    if size[0] > MAX_WIDTH_PX or size[1] > MAX_HEIGHT_PX:
+        limit = f"{MAX_WIDTH_PX} x {MAX_HEIGHT_PX}"
+        raise UserError(f"the table is too large to draw: {size[0]} x {size[1]} px, {limit} are allowed")
+    page = Page(Image.new("RGB", size, "white"))
+    top = _PAD
+    for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
+        _draw_row(page, row, (top, height, step), widths, font, style, number)
+        top += height
+    data = store(page.image).data
+    assert data is not None
+    return data
+
+
+def _lines(cell: str, font: fonts.Font) -> list[str]:
+    language = "zh" if any("一" <= char <= "鿿" for char in cell) else "en"
+    return [line for part in cell.split("\n") for line in wrap(" ".join(part.split()), font, MAX_CELL_PX, language)]
+
+
+def _width(cells: Sequence[Sequence[str]], font: fonts.Font) -> int:
+    return max((text_width(font, line) for lines in cells for line in lines), default=0) + 2 * _PAD
+
+
+def _draw_row(
+    page: Page,
+    row: Sequence[Sequence[str]],
+    place: tuple[int, int, int],
+    widths: Sequence[int],
+    font: fonts.Font,
+    style: str,
+    number: int,
+) -> None:
+    """Draw one row at `place`: its top, its height, and the step between lines."""
+    top, height, step = place
+    right = _PAD + sum(widths)
+    if number == 0 or (style == "zebra" and number % 2 == 0):
+        page.draw.rectangle((_PAD, top, right, top + height), fill=_SHADE if number else _HEAD)
+    x = _PAD
+    for lines, width in zip(row, widths, strict=True):
+        if style == "grid":
+            page.draw.rectangle((x, top, x + width, top + height), outline=_LINE)
+        for at, line in enumerate(lines):
+            page.write((x + _PAD, top + _PAD + at * step), line, font, _INK)
+        x += width
+    if style == "rules":
+        page.draw.line((_PAD, top + height, right, top + height), fill=_LINE)

@@ -11,8 +11,7 @@ from vl2.data.record import BoxPx
 from vl2.synth import fonts, words
 from vl2.synth.distort import Distorted, distort
 from vl2.synth.draft import Draft
-from vl2.synth.page import Page, line_height, text_width, wrap
-from vl2.synth.paper import choose_paper, ink_for, make_paper
+from vl2.synth.page import Page, choose_paper, ink_for, line_height, make_paper, text_width, wrap
 from vl2.synth.source import UNKNOWN_LICENCE, Dropped, Source
 
 READ = {

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.curate.filters.examples import encoded, record, scene
-from vl2.curate.filters.decontaminate import Decontaminate
-from vl2.curate.filters.evaluation_index import EvaluationIndex
+from vl2.curate.filters.decontaminate import Decontaminate, EvaluationIndex
 from vl2.data.record import StoredImage
 from vl2.errors import UserError
 

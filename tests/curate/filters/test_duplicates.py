@@ -7,11 +7,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from tests.curate.filters.examples import encoded, page, record, scene
-from vl2.curate.filters.duplicate_image import DuplicateImage
-from vl2.curate.filters.duplicate_text import DuplicateText
-from vl2.curate.filters.hamming_index import HammingIndex
-from vl2.curate.filters.image_hash import distance, perceptual_hash
-from vl2.curate.filters.minhash import MinHashIndex, signature, similarity
+from vl2.curate.filters.duplicate_images import DuplicateImage, HammingIndex, distance, perceptual_hash
+from vl2.curate.filters.duplicate_texts import DuplicateText, MinHashIndex, signature, similarity
 from vl2.data.record import StoredImage
 from vl2.errors import UserError
 

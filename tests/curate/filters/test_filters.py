@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.curate.filters.examples import encoded, record, scene
-from vl2.curate.filters.damaged import Damaged
-from vl2.curate.filters.language import Language
-from vl2.curate.filters.repetition import Repetition, repeated_share
-from vl2.curate.filters.tiny import Tiny
-from vl2.curate.filters.too_long import TooLong, count_characters
-from vl2.curate.filters.verdict import KEPT, Filter, Verdict
-from vl2.curate.filters.words import words_of
+from vl2.curate.filters.filter_chain import KEPT, Filter, Verdict
+from vl2.curate.filters.record_filters import (
+    Damaged,
+    Language,
+    Repetition,
+    Tiny,
+    TooLong,
+    count_characters,
+    repeated_share,
+)
+from vl2.curate.record_texts import words_of
 from vl2.data.record import Record, StoredImage
 from vl2.errors import UserError
 from vl2.process.processor import Processor

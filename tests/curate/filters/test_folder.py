@@ -10,8 +10,8 @@ import pytest
 
 from tests.curate.filters.examples import record, scene
 from vl2.cli.main import run
-from vl2.curate.filters.catalogue import FILTERS, filter_settings, make_filters
-from vl2.curate.filters.folder import filter_folder
+from vl2.curate.filters.filter_catalog import FILTERS, filter_settings, make_filters
+from vl2.curate.filters.filter_folder import filter_folder
 from vl2.data.record import StoredImage
 from vl2.data.store import open_random, read_records, write_records
 from vl2.errors import UserError

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 
 from tests.curate.filters.examples import record, scene
-from vl2.curate.filters.damaged import Damaged
-from vl2.curate.filters.duplicate_image import DuplicateImage
-from vl2.curate.filters.duplicate_text import DuplicateText
-from vl2.curate.filters.run import Counts, run_filters
-from vl2.curate.filters.tiny import Tiny
-from vl2.curate.filters.verdict import Filter, OrderedFilter
+from vl2.curate.filters.duplicate_images import DuplicateImage
+from vl2.curate.filters.duplicate_texts import DuplicateText
+from vl2.curate.filters.filter_chain import Counts, Filter, OrderedFilter, run_filters
+from vl2.curate.filters.record_filters import Damaged, Tiny
 from vl2.data.ray_map import map_in_order
 from vl2.data.record import Record, StoredImage
 from vl2.errors import UserError

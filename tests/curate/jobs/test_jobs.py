@@ -10,18 +10,20 @@ import pytest
 from PIL import ExifTags, Image
 
 from tests.curate.filters.examples import encoded, record, scene
-from vl2.curate.filters.words import texts_of
-from vl2.curate.jobs.answer_text import checked, numbered_parts
-from vl2.curate.jobs.camera import camera_data
+from vl2.curate.jobs.answer_jobs import (
+    ANSWER_STYLE_OF_CATEGORY,
+    INSTRUCTIONS,
+    Recaption,
+    RegenerateAnswer,
+    ScoreWriting,
+    instruction_for,
+)
 from vl2.curate.jobs.chat_request import SentImage
-from vl2.curate.jobs.draft_qa import DraftQa
-from vl2.curate.jobs.material import MAX_SIDE_PX, Material, sent_image
+from vl2.curate.jobs.material import MAX_SIDE_PX, Material, camera_data, sent_image
 from vl2.curate.jobs.ocr import Line
-from vl2.curate.jobs.recaption import INSTRUCTIONS, Recaption, instruction_for
-from vl2.curate.jobs.regenerate_answer import STYLE_OF_CATEGORY, RegenerateAnswer
-from vl2.curate.jobs.score_writing import ScoreWriting
-from vl2.curate.jobs.task import Unreadable, Unsuitable
-from vl2.curate.jobs.translate_query import TranslateQuery
+from vl2.curate.jobs.question_jobs import DraftQa, TranslateQuery
+from vl2.curate.jobs.task import Unreadable, Unsuitable, checked, numbered_parts
+from vl2.curate.record_texts import texts_of
 from vl2.data.record import Labelled, Message, Part, Record
 from vl2.errors import UserError
 
@@ -114,7 +116,7 @@ def two_turns(category: str = "vqa") -> Record:
 
 def test_answers_are_made_anew_for_every_turn() -> None:
     request = RegenerateAnswer().ask(two_turns("reasoning"), MATERIAL)
-    for part in ("1. How much?\n2. In which currency?", "TOTAL 42.50", STYLE_OF_CATEGORY["reasoning"]):
+    for part in ("1. How much?\n2. In which currency?", "TOTAL 42.50", ANSWER_STYLE_OF_CATEGORY["reasoning"]):
         assert part in request.text
     assert "EUR" not in request.text  # an old answer
     made = RegenerateAnswer().read(two_turns(), MATERIAL, "=== 1 ===\nIt is\n42.50.\n\n=== 2 ===\nEuros.")

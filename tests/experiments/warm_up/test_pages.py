@@ -16,7 +16,7 @@ from experiments.nano.warm_up.tiles import TileDrawer
 from vl2.grid import UNTILED
 from vl2.process.tiles import make_tiles
 from vl2.synth.draft import Draft
-from vl2.synth.primer.bars import TITLES
+from vl2.synth.primer_charts import TITLES
 from vl2.synth.source import Dropped, Source
 
 CANVASES = ((168, 168), (336, 168), (168, 336), (336, 336))

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from vl2.curate.jobs.camera import camera_data
-from vl2.curate.jobs.material import Material, sent_image
+from vl2.curate.jobs.material import Material, camera_data, sent_image
 from vl2.curate.jobs.ocr import OcrCache
 from vl2.curate.jobs.task import DataJob
 from vl2.data.ray_map import Where

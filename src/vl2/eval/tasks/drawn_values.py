@@ -9,8 +9,7 @@ from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, font_folders, item_of
 from vl2.eval.scoring import score_exact, score_relaxed
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
-from vl2.synth.primer.bars import PrimerBars
-from vl2.synth.primer.table import PrimerTable
+from vl2.synth.primer_charts import PrimerBars, PrimerTable
 from vl2.synth.source import Source
 
 _LAYOUT = "is drawn; --fonts takes a folder of fonts"

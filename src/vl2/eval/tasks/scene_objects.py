@@ -12,7 +12,7 @@ from vl2.eval.scoring import score_exact, score_first_box, score_yes_no
 from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
 from vl2.infer.prompts import locate_prompt
 from vl2.synth.nouns import article, plural
-from vl2.synth.primer.scene import PrimerScene
+from vl2.synth.primer_scene import PrimerScene
 from vl2.synth.scene import Composed
 from vl2.synth.scene_words import COUNT, PRESENCE
 from vl2.synth.source import Dropped

@@ -13,7 +13,7 @@ from vl2.eval.score.exact import plain
 from vl2.eval.scoring import score_exact
 from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
 from vl2.synth.fonts import BUILT_IN
-from vl2.synth.primer.reading import PrimerReading
+from vl2.synth.primer_lines import PrimerReading
 from vl2.synth.source import Dropped
 
 

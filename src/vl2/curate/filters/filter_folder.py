@@ -20,14 +20,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vl2.curate.filters.catalogue import AnyFilter
-from vl2.curate.filters.run import Counts, run_filters
-from vl2.curate.filters.verdict import OrderedFilter
+from vl2.curate.filters.filter_catalog import AnyFilter
+from vl2.curate.filters.filter_chain import Counts, OrderedFilter, run_filters
 from vl2.data.ray_map import Where
 from vl2.data.record import Record
 from vl2.data.store import Located, Problem, write_records
-from vl2.data.store.parse import check_text, json_line
-from vl2.data.store.place import Found
+from vl2.data.store.parse import Found, check_text, json_line
 from vl2.errors import UserError
 
 PART_RECORDS = 2_000  # of the input

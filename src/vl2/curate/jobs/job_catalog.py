@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from vl2.curate.jobs.draft_qa import DraftQa
-from vl2.curate.jobs.recaption import Recaption
-from vl2.curate.jobs.regenerate_answer import RegenerateAnswer
-from vl2.curate.jobs.score_writing import ScoreWriting
+from vl2.curate.jobs.answer_jobs import Recaption, RegenerateAnswer, ScoreWriting
+from vl2.curate.jobs.question_jobs import DraftQa, TranslateQuery
 from vl2.curate.jobs.task import DataJob
-from vl2.curate.jobs.translate_query import TranslateQuery
 from vl2.data.setting_values import Values, arguments, nearest, settings_of
 from vl2.errors import UserError
 

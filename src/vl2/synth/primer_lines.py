@@ -1,4 +1,9 @@
-"""Reading for beginners: one line, or a few short ones, in English and Chinese."""
+"""The primer's texts: one line, or a few short ones, in English and Chinese, at sizes that a small model can read.
+
+A primer is small pictures with several questions each, for a model that reads little. No picture is larger than two
+tiles of 168 px side by side, so that it costs one to three tiles, and its questions share that cost. The drawn tests of
+`vl2 eval` are made by the same sources.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +14,87 @@ from typing import ClassVar
 from vl2.data.locate_phrases import locate
 from vl2.data.record import BoxPx
 from vl2.errors import UserError
-from vl2.synth import fonts
+from vl2.synth import fonts, words
 from vl2.synth.distort import distort
 from vl2.synth.draft import Draft
-from vl2.synth.page import Page, letter_boxes, line_height, text_width
-from vl2.synth.paper import choose_paper, ink_for, make_paper
-from vl2.synth.primer.writing import choose_face, choose_language, fit, phrase, token
+from vl2.synth.page import Page, choose_paper, ink_for, letter_boxes, line_height, make_paper, text_width
 from vl2.synth.source import Dropped, Source
 from vl2.synth.text_image import READ, READ_LINES, READ_NTH
 from vl2.synth.words import read_characters
 
+PHRASE_ATTEMPTS = 40  # faces tried for a text
+LEAST_PX = 13  # smaller text is not drawn: at this size a letter is half a patch wide
+
+
+def choose_language(rng: random.Random, languages: tuple[str, ...], folders: tuple[str, ...] | None) -> str:
+    """Return one of the wanted languages that the fonts can draw."""
+    possible = [language for language in languages if language in fonts.languages(folders)]
+    if not possible:
+        raise Dropped("no font for the language")
+    return rng.choice(possible)
+
+
+def choose_face(rng: random.Random, text: str, folders: tuple[str, ...] | None) -> fonts.Face:
+    """Return a face that covers a text. Faces are tried at random: to ask all would take longer than to draw."""
+    faces = fonts.find_faces(folders)
+    for _ in range(PHRASE_ATTEMPTS):
+        face = rng.choice(faces)
+        if fonts.covers(face, text):
+            return face
+    covering = fonts.faces_for(text, folders)
+    if not covering:
+        raise Dropped("no font covers the text")
+    return rng.choice(covering)
+
+
+def fit(face: fonts.Face, text: str, size_px: int, width_px: float) -> fonts.Font:
+    """Return the font at the wanted size, or as much smaller as the text needs to fit a width."""
+    length = fonts.load(face, size_px).getlength(text)
+    if length > width_px:
+        size_px = int(size_px * width_px / length)
+    if size_px < LEAST_PX:
+        raise Dropped("the text is too long for its place")
+    return fonts.load(face, size_px)
+
+
+def phrase(rng: random.Random, language: str, path: str | None, limit: int) -> str:
+    """Return one to a few words of at most `limit` characters from the texts of a file, or from the built-in ones."""
+    passages = words.read_passages(path) if path else words.PASSAGES[language]
+    passage = rng.choice(passages)
+    if language == "zh":
+        start = rng.randrange(max(1, len(passage) - 1))
+        piece = passage[start : start + rng.randint(1, limit)]
+        return piece.strip("，。、；：？！ ") or passage[:limit]
+    pieces = passage.split(" ")
+    start = rng.randrange(len(pieces))
+    length, taken = rng.randint(min(3, limit), limit), pieces[start][:limit]
+    for piece in pieces[start + 1 :]:
+        if len(taken) + 1 + len(piece) > length:
+            break
+        taken += f" {piece}"
+    return taken
+
+
+def token(rng: random.Random) -> str:
+    """Return something without words, as stands on labels and receipts: a price, a date, a code."""
+    kind = rng.randrange(6)
+    if kind == 0:
+        return f"${rng.randint(0, 199)}.{rng.randint(0, 99):02d}"
+    if kind == 1:
+        return f"{rng.randint(1, 28):02d}/{rng.randint(1, 12):02d}/{rng.randint(1990, 2030)}"
+    if kind == 2:
+        return f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}"
+    if kind == 3:
+        return str(rng.randint(0, 10 ** rng.randint(1, 7)))
+    if kind == 4:
+        return "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ23456789") for _ in range(rng.randint(2, 8)))
+    return f"{rng.randint(0, 999)}.{rng.randint(0, 99):02d}{rng.choice(('', '%', ' kg', ' km', ' EUR'))}"
+
+
 TOKEN_SHARE = 0.15  # of texts without words
 LEAST_OFTEN = 4  # times that texts must have a character for it to be written at random
 TURNS = 3
-ATTEMPTS = 50  # to find a text that is long enough
+LINE_ATTEMPTS = 50  # to find a text that is long enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +142,7 @@ class PrimerReading(Source):
 
     def _long_text(self, rng: random.Random, language: str) -> str:
         least = self.min_chars_en if language == "en" else 1
-        for _ in range(ATTEMPTS):
+        for _ in range(LINE_ATTEMPTS):
             text = self._text(rng, language, self._limit(language))
             if len(text) >= least:
                 return text

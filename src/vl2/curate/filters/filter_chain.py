@@ -1,4 +1,4 @@
-"""Run a chain of filters over records: those kept come out in order, and a ledger says what became of each.
+"""What a filter is, and a chain of them: those kept come out in order, and a ledger says what became of each record.
 
 The ledger is JSON lines: {"id", "source", "kept", "filter", "why"}; "filter" is the one that dropped the record.
 The first filter that says no ends the chain for a record, so the cheap ones go first.
@@ -6,18 +6,65 @@ The first filter that says no ends the chain for a record, so the cheap ones go 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
-from vl2.curate.filters.verdict import Filter, OrderedFilter, Verdict
 from vl2.data.ray_map import Where, map_in_order
 from vl2.data.record import Record
 from vl2.data.store.parse import json_line
 from vl2.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a record is kept; a dropped one says why, in one line."""
+
+    kept: bool
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.kept and not self.why:
+            raise ValueError("a record is never dropped without a reason")
+
+
+KEPT = Verdict(kept=True)
+
+
+def dropped(why: str) -> Verdict:
+    """Return the verdict of a record that goes, and the reason as one line."""
+    return Verdict(kept=False, why=" ".join(why.split()))
+
+
+class Filter(Protocol):
+    """A filter that looks at one record at a time: the same verdict whenever and wherever it is asked."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, record: Record) -> Verdict: ...
+
+
+class OrderedFilter(ABC):
+    """A filter that remembers what it kept, so its verdicts depend on the order of the records.
+
+    The work is cut in two: `measure` looks at one record alone and may run on any machine, so it holds settings and
+    no memory; `judge` is cheap, is called once for each record in order, and remembers.
+    """
+
+    name: str
+    measure: Callable[[Record], Any]
+
+    @abstractmethod
+    def judge(self, record: Record, measured: Any) -> Verdict:
+        """Return the verdict on a record that was measured, and remember the record if it is kept."""
+
+    def __call__(self, record: Record) -> Verdict:
+        return self.judge(record, self.measure(record))
 
 
 @dataclass(kw_only=True)

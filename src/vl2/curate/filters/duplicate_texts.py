@@ -1,4 +1,4 @@
-"""MinHash with banding: find texts that share most of their shingles, without comparing each with all.
+"""Drop records whose text nearly is that of a record kept before, found by MinHash with banding.
 
 A signature is the least value of each of 128 hash functions over the text's shingles; the share of equal places
 estimates the Jaccard similarity of the shingle sets (standard error about 0.04 at 0.8). Texts are compared only if one
@@ -8,12 +8,16 @@ of their 16 bands of 8 places is equal: at 0.8 that happens in 95 of 100 cases, 
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from vl2.curate.filters.words import n_grams, stable_hash, words_of
+from vl2.curate.filters.filter_chain import KEPT, OrderedFilter, Verdict, dropped
+from vl2.curate.record_texts import n_grams, stable_hash, texts_of, words_of
+from vl2.data.record import Record
+from vl2.errors import UserError
 
 Signature = npt.NDArray[np.uint64]
 
@@ -83,3 +87,38 @@ class MinHashIndex:
     def _keys(sign: Signature) -> list[tuple[int, bytes]]:
         small = sign.astype(np.uint32)
         return [(band, small[band * _ROWS : (band + 1) * _ROWS].tobytes()) for band in range(_BANDS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureText:
+    """Sign the text of a record; None where it is not compared."""
+
+    with_images: bool
+
+    def __call__(self, record: Record) -> Signature | None:
+        if record.images and not self.with_images:
+            return None
+        return signature("\n".join(texts_of(record, "user", "assistant")))
+
+
+class DuplicateText(OrderedFilter):
+    """Compare whole conversations. Records with images pass unless `with_images`: "What is this?" "A cat." recurs."""
+
+    name = "duplicate_text"
+
+    def __init__(self, *, threshold: float = 0.8, with_images: bool = False) -> None:
+        if not 0.5 <= threshold <= 1:
+            raise UserError(f"threshold must be in 0.5..1, got {threshold}")
+        self.index = MinHashIndex(threshold)
+        self._ids: list[str] = []
+        self.measure = MeasureText(with_images=with_images)
+
+    def judge(self, record: Record, measured: Signature | None) -> Verdict:
+        if measured is None:
+            return KEPT
+        match = self.index.nearest(measured)
+        if match is not None:
+            return dropped(f"its text is that of {self._ids[match[0]]}, similarity {match[1]:.2f}")
+        self.index.add(measured)
+        self._ids.append(record.id)
+        return KEPT

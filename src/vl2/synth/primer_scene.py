@@ -10,8 +10,7 @@ from typing import ClassVar
 from vl2.synth.draft import Draft
 from vl2.synth.scene import TASKS, Composed, absent_kind, ask_count, ask_place, ask_presence, compose
 from vl2.synth.source import Source
-from vl2.synth.sprite_set import read_sprite_set
-from vl2.synth.sprites import Kind, built_in_kinds, read_kinds, things
+from vl2.synth.sprites import Kind, built_in_kinds, read_kinds, read_sprite_set, things
 
 OFTEN = ("ground", "count")  # asked about more, being harder to learn
 COUNTS_ABSENT = 0.3  # share of scenes in which something is counted that is not there

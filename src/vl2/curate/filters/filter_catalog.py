@@ -13,16 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vl2.curate.filters.damaged import Damaged
-from vl2.curate.filters.decontaminate import Decontaminate
-from vl2.curate.filters.duplicate_image import DuplicateImage
-from vl2.curate.filters.duplicate_text import DuplicateText
-from vl2.curate.filters.evaluation_index import EvaluationIndex
-from vl2.curate.filters.language import Language
-from vl2.curate.filters.repetition import Repetition
-from vl2.curate.filters.tiny import Tiny
-from vl2.curate.filters.too_long import TooLong
-from vl2.curate.filters.verdict import KEPT, Filter, OrderedFilter, Verdict
+from vl2.curate.filters.decontaminate import Decontaminate, EvaluationIndex
+from vl2.curate.filters.duplicate_images import DuplicateImage
+from vl2.curate.filters.duplicate_texts import DuplicateText
+from vl2.curate.filters.filter_chain import KEPT, Filter, OrderedFilter, Verdict
+from vl2.curate.filters.record_filters import Damaged, Language, Repetition, Tiny, TooLong
 from vl2.data.record import CATEGORIES, Record
 from vl2.data.setting_values import Values, arguments, nearest, settings_of
 from vl2.errors import UserError
