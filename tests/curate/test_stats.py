@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.data.sample_records import good_records, page, picture, text_only
 from vl2.curate.stats import Stats, Tally, gather
-from vl2.data.count import TokenCounts, count_tokens
+from vl2.data.index import TokenCounts, count_tokens
 from vl2.data.record import Record
 from vl2.data.store import Located, Place, Problem
 from vl2.data.stored_image import open_stored
@@ -79,7 +79,7 @@ def test_a_length_is_counted_under_the_power_of_two_that_holds_it() -> None:
 @pytest.mark.parametrize("number", [0, 6, 30])
 def test_plots_are_pictures(number: int, processor: Processor, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from vl2.curate.stats_plot import save_plots
+    from vl2.curate.stats import save_plots
 
     records = [Record.from_dict({**text_only(f"r{i}").to_dict(), "source": f"$s_{i}^$ 中"}) for i in range(number)]
     paths = save_plots(gather(located(*records, *good_records(number)), processor), f"{tmp_path}/new/plots")
@@ -96,7 +96,7 @@ def test_plots_are_pictures(number: int, processor: Processor, tmp_path: Path) -
 
 
 def test_without_matplotlib_plots_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vl2.curate.stats_plot import save_plots
+    from vl2.curate.stats import save_plots
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r'plotting needs matplotlib.*: pip install -e ".+\[data\]"'):

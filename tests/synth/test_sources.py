@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 import vl2
+from tests.synth.diversity import diversity, measure
 from vl2.data.record import Record
 from vl2.errors import UserError
 from vl2.process.grounding import parse_strict
 from vl2.process.processor import Processor
 from vl2.synth.browser import find_browser
 from vl2.synth.catalog import SOURCES, find_source, make_source
-from vl2.synth.diversity import diversity, measure
 from vl2.synth.plot_code import PlotCode
 from vl2.synth.source import LEAST, Dropped, GenerationTally, Source, generate
 

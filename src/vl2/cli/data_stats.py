@@ -42,7 +42,7 @@ class DataStats:
         else:
             print_stats(stats)
         if self.plots is not None:
-            from vl2.curate.stats_plot import save_plots
+            from vl2.curate.stats import save_plots
 
             paths = save_plots(stats, self.plots)
             if not self.output.quiet:

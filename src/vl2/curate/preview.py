@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from vl2.data.count import TokenCounts
+from vl2.data.index import TokenCounts
 from vl2.data.record import Record
 from vl2.data.store.access import Records
 from vl2.data.store.parse import Place, Problem

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vl2.data.count import count_tokens
+from vl2.data.index import count_tokens
 from vl2.data.record import Record
 from vl2.data.store import Problem, write_records
 from vl2.data.validate import Checked, validate
