@@ -24,7 +24,7 @@ from vl2.datasets.conversion import Conversion, Converted, each, numbered, of_sp
 from vl2.errors import UserError
 
 # What the names in the files are called when they are asked for.
-LABELS = {
+PHOTO_LABELS = {
     "RBC": "red blood cell",
     "WBC": "white blood cell",
     "Platelets": "platelet",
@@ -41,17 +41,17 @@ def read_boxed_photos(conversion: Conversion) -> Converted:
     of queries for what is absent is 0.
     """
     path = find_file(conversion.folder, f"{conversion.source}.parquet")
-    vocabulary = [label for label in LABELS.values() if label.endswith(" card") == (conversion.source == "cards")]
+    vocabulary = [label for label in PHOTO_LABELS.values() if label.endswith(" card") == (conversion.source == "cards")]
 
     def make(row: Json) -> Iterator[Record]:
         image = image_bytes(row["image"], row["id"])
         check_size(row, image)
         boxes: dict[str, list[BoxPx]] = defaultdict(list)
         for found in row["objects"]:
-            if found["name"] not in LABELS:
-                raise UserError(f"an object must be one of {', '.join(LABELS)}, got {found['name']!r}")
+            if found["name"] not in PHOTO_LABELS:
+                raise UserError(f"an object must be one of {', '.join(PHOTO_LABELS)}, got {found['name']!r}")
             corners = [found[side] for side in ("x0", "y0", "x1", "y1")]
-            boxes[LABELS[found["name"]]].append(clip_box(corners, (image.width, image.height)))
+            boxes[PHOTO_LABELS[found["name"]]].append(clip_box(corners, (image.width, image.height)))
         queries = [Query(label=label, boxes_px=tuple(found)) for label, found in boxes.items()]
         queries += absent_queries(conversion, row["id"], len(queries), set(boxes), vocabulary)
         yield from locate_records(conversion, row["id"], image, queries)
@@ -102,7 +102,7 @@ def read_refcoco(conversion: Conversion) -> Converted:
     one") could fit anything.
     """
     if any(conversion.folder.glob("refs(*).json")):
-        return _read_json(conversion)
+        return _read_refcoco_json(conversion)
     if any(conversion.folder.glob("refs(*).p")) and not any(conversion.folder.rglob("*.parquet")):
         raise UserError(
             f"{conversion.folder} has only the pickle, which is not safe to open: use the Parquet copy or JSON"
@@ -115,24 +115,24 @@ def read_refcoco(conversion: Conversion) -> Converted:
     def make(row: Json) -> Iterator[Record]:
         image = image_bytes(row["image"], str(row["question_id"]))
         box = box_of_xywh(row["bbox"], (image.width, image.height))
-        queries = [Query(label=name, boxes_px=(box,)) for name in _expressions(conversion, row["answer"])]
+        queries = [Query(label=name, boxes_px=(box,)) for name in _refcoco_expressions(conversion, row["answer"])]
         yield from locate_records(conversion, row["question_id"], image, queries)
 
     return each(rows, make)
 
 
-def _expressions(conversion: Conversion, texts: list[str]) -> list[str]:
+def _refcoco_expressions(conversion: Conversion, texts: list[str]) -> list[str]:
     """Return each expression once, in the job's language."""
     return list(dict.fromkeys(name for text in texts if text.strip() and (name := conversion.name(text.strip()))))
 
 
-def _read_json(conversion: Conversion) -> Converted:
+def _read_refcoco_json(conversion: Conversion) -> Converted:
     refs_file = find_file(conversion.folder, "refs(umd).json", "refs(unc).json", "refs(google).json")
     rows = read_list(refs_file)
     instances = read_instances(find_file(conversion.folder, "instances.json"))
     pictures = index_by(instances.images, "id")
     annotations = index_by((("", a) for group in instances.by_image.values() for a in group), "id")
-    expressions = _by_category(conversion, rows, instances.names)
+    expressions = _refcoco_by_category(conversion, rows, instances.names)
 
     def make(ref: Json) -> Iterator[Record]:
         picture = pictures[ref["image_id"]]
@@ -140,7 +140,7 @@ def _read_json(conversion: Conversion) -> Converted:
         image = image_file(conversion.folder, f"train2014/{file}", f"images/mscoco/images/train2014/{file}", file)
         check_size(picture, image)
         box = box_of_xywh(annotations[ref["ann_id"]]["bbox"], (image.width, image.height))
-        names = _expressions(conversion, [sentence["sent"] for sentence in ref["sentences"]])
+        names = _refcoco_expressions(conversion, [sentence["sent"] for sentence in ref["sentences"]])
         here = {a["category_id"] for a in instances.by_image[ref["image_id"]]}
         elsewhere = [category for category in expressions if category not in here]
         vocabulary = expressions[conversion.random(ref["ref_id"], "category").choice(elsewhere)] if elsewhere else ()
@@ -151,7 +151,7 @@ def _read_json(conversion: Conversion) -> Converted:
     return chain(instances.problems, each(of_split(rows, "split", conversion.split), make))
 
 
-def _by_category(conversion: Conversion, rows: list[Row], names: dict[int, str]) -> dict[int, list[str]]:
+def _refcoco_by_category(conversion: Conversion, rows: list[Row], names: dict[int, str]) -> dict[int, list[str]]:
     """Gather the split's expressions that name their category."""
     expressions: dict[int, list[str]] = defaultdict(list)
     for _, ref in rows:
@@ -162,5 +162,5 @@ def _by_category(conversion: Conversion, rows: list[Row], names: dict[int, str])
         texts = [sentence["sent"] for sentence in sentences if isinstance(sentence, dict) and "sent" in sentence]
         category = ref["category_id"]
         naming = [text for text in texts if isinstance(text, str) and names[category].lower() in text.lower()]
-        expressions[category] += _expressions(conversion, naming)
+        expressions[category] += _refcoco_expressions(conversion, naming)
     return {category: expressions[category] for category in sorted(expressions) if expressions[category]}

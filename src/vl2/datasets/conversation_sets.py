@@ -41,10 +41,10 @@ def read_llava(conversion: Conversion, path: Path | None = None) -> Converted:
         conversion.folder, f"{conversion.split}.json", f"{conversion.split}.jsonl", "*.json", "*.jsonl"
     )
     rows: Iterable[Row] = jsonl_rows(path) if path.suffix.lower() == ".jsonl" else read_list(path)
-    return each(numbered(rows), lambda row: _records(conversion, *row))
+    return each(numbered(rows), lambda row: _llava_records(conversion, *row))
 
 
-def _records(conversion: Conversion, number: int, row: Json) -> Iterator[Record]:
+def _llava_records(conversion: Conversion, number: int, row: Json) -> Iterator[Record]:
     names = row.get("image") or []
     names = [names] if isinstance(names, str) else names
     images = [image_file(conversion.folder, name, f"images/{name}") for name in names]
@@ -76,7 +76,7 @@ def to_messages(turns: Sequence[Json], num_images: int) -> list[Message]:
 
 
 # Subsets that teach something else than answering general questions.
-CATEGORIES = {
+CAULDRON_CATEGORIES = {
     "academic": ("ai2d", "scienceqa", "tqa", "mimic_cgd"),
     "caption": ("localized_narratives", "textcaps"),
     "document": ("docvqa", "infographic_vqa", "visualmrc"),
@@ -102,7 +102,9 @@ def read_cauldron(conversion: Conversion) -> Converted:
     """
     rows = parquet_rows(parquet_files(conversion.folder, conversion.split), ("images", "texts"))
 
-    category = next((c for c, subsets in CATEGORIES.items() if conversion.folder.name in subsets), conversion.category)
+    category = next(
+        (c for c, subsets in CAULDRON_CATEGORIES.items() if conversion.folder.name in subsets), conversion.category
+    )
 
     def make(row: tuple[int, Json]) -> Iterator[Record]:
         number, content = row

@@ -35,10 +35,13 @@ def read_easy_vqa(conversion: Conversion) -> Converted:
     ever come first. In `test` each is a record of its own, because an earlier question gives answers away.
     """
     rows = read_list(find_file(conversion.folder, f"{conversion.split}/questions.json"))
-    return each(_single(rows) if conversion.split == "test" else _by_picture(rows), lambda row: _make(conversion, *row))
+    return each(
+        _single_questions(rows) if conversion.split == "test" else _by_picture(rows),
+        lambda row: _easy_vqa_record(conversion, *row),
+    )
 
 
-def _single(rows: list[Row]) -> Iterator[Row]:
+def _single_questions(rows: list[Row]) -> Iterator[Row]:
     for number, (where, row) in enumerate(rows):
         yield where, (number, [row])
 
@@ -53,7 +56,7 @@ def _by_picture(rows: list[Row]) -> Iterator[Row]:
         yield f"image {picture}", (picture, questions)
 
 
-def _make(conversion: Conversion, id: int, questions: list[list[object]]) -> Iterator[Record]:
+def _easy_vqa_record(conversion: Conversion, id: int, questions: list[list[object]]) -> Iterator[Record]:
     turns: list[Turn] = []
     for question, answer, picture in conversion.random("order", id).sample(questions, len(questions)):
         if not isinstance(question, str) or not isinstance(answer, str) or not isinstance(picture, int):
@@ -68,8 +71,8 @@ def _make(conversion: Conversion, id: int, questions: list[list[object]]) -> Ite
     )
 
 
-COLOURS = ("yellow", "black", "blue")
-SHAPES = ("square", "circle", "triangle")
+NLVR_COLOURS = ("yellow", "black", "blue")
+NLVR_SHAPES = ("square", "circle", "triangle")
 PERMUTATIONS = 6
 
 
@@ -85,12 +88,12 @@ def read_nlvr(conversion: Conversion) -> Converted:
         rows = parquet_rows(
             parquet_files(conversion.folder, conversion.split), ("id", "image", "sentence", "label", "objects")
         )
-        return each(rows, lambda row: _of_row(conversion, row))
+        return each(rows, lambda row: _nlvr_of_row(conversion, row))
     if conversion.negatives:
         raise UserError("the original files are read without their objects: set negatives to 0")
     return each(
         jsonl_rows(find_file(conversion.folder, f"{conversion.split}/{conversion.split}.json")),
-        lambda row: _of_line(conversion, row),
+        lambda row: _nlvr_of_line(conversion, row),
     )
 
 
@@ -98,7 +101,7 @@ def statement(sentence: str, is_true: bool) -> Turn:
     return f"{sentence.strip()}\nIs this true of the image? Answer yes or no.", "Yes" if is_true else "No"
 
 
-def _of_line(conversion: Conversion, row: Json) -> Iterator[Record]:
+def _nlvr_of_line(conversion: Conversion, row: Json) -> Iterator[Record]:
     label = str(row["label"]).lower()
     if label not in ("true", "false"):
         raise UserError(f"label must be true or false, got {row['label']!r}")
@@ -108,7 +111,7 @@ def _of_line(conversion: Conversion, row: Json) -> Iterator[Record]:
         yield converse(conversion, name, [statement(row["sentence"], label == "true")], [image])
 
 
-def _of_row(conversion: Conversion, row: Json) -> Iterator[Record]:
+def _nlvr_of_row(conversion: Conversion, row: Json) -> Iterator[Record]:
     image = image_bytes(row["image"], row["id"])
     check_size(row, image)
     yield converse(conversion, row["id"], [statement(row["sentence"], row["label"])], [image])
@@ -117,6 +120,6 @@ def _of_row(conversion: Conversion, row: Json) -> Iterator[Record]:
         corners = [found[side] for side in ("x0", "y0", "x1", "y1")]
         boxes[f"{found['color']} {found['shape']}"].append(clip_box(corners, (image.width, image.height)))
     queries = [Query(label=label, boxes_px=tuple(found)) for label, found in boxes.items()]
-    vocabulary = [f"{colour} {shape}" for colour, shape in product(COLOURS, SHAPES)]
+    vocabulary = [f"{colour} {shape}" for colour, shape in product(NLVR_COLOURS, NLVR_SHAPES)]
     queries += absent_queries(conversion, row["id"], len(queries), set(boxes), vocabulary)
     yield from locate_records(conversion, f"{row['id']}-objects", image, queries)

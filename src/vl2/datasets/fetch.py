@@ -16,22 +16,6 @@ from vl2.datasets.fetch_emoji import Drawing, Named, read_cldr, read_iconify, re
 from vl2.datasets.fetch_package import Package, download, read_members
 from vl2.errors import UserError
 
-_KEPT = re.compile(r"^easy_vqa/data/((?:train|test)/(?:questions\.json|images/\d+\.png)|answers\.txt)$")
-
-
-def write_easy_vqa(folder: Path, archive: Path) -> int:
-    """Write the files of both splits into a folder; return the number of pictures."""
-    pictures = 0
-    for name, data in read_members(archive, lambda member: bool(_KEPT.match(member))):
-        file = folder / name.removeprefix("easy_vqa/data/")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-        pictures += file.suffix == ".png"
-    if not pictures:
-        raise UserError(f"{archive.name} has no pictures: its layout has changed")
-    return pictures
-
-
 CLDR = (
     Package(registry="npm", name="cldr-annotations-full", version="48.2.0", licence="Unicode-3.0"),
     Package(registry="npm", name="cldr-annotations-derived-full", version="48.2.0", licence="Unicode-3.0"),
@@ -62,6 +46,7 @@ STREAMLINE = Package(
 )
 OPENMOJI = Package(registry="npm", name="openmoji", version="17.0.0", licence="CC-BY-SA-4.0", attribution="OpenMoji")
 EASY_VQA = Package(registry="pypi", name="easy-vqa", version="1.0", licence="MIT")
+_EASY_VQA = re.compile(r"^easy_vqa/data/((?:train|test)/(?:questions\.json|images/\d+\.png)|answers\.txt)$")
 
 
 class Archives:
@@ -108,6 +93,23 @@ def _write_cldr(folder: Path, archives: Archives, side_px: int) -> int:
     names = {char: {"en": en, "zh": zh} for char, (en, zh) in archives.names().items()}
     (folder / "names.json").write_text(json.dumps(names, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     return len(names)
+
+
+def write_easy_vqa(folder: Path, archive: Path) -> int:
+    """Write the files of both splits of easy-VQA into a folder; return the number of pictures.
+
+    easy_vqa/train/questions.json, easy_vqa/train/images/0.png, ...; the same in test/; answers.txt: 64 px pictures of
+    one coloured shape, with questions.
+    """
+    pictures = 0
+    for name, data in read_members(archive, lambda member: bool(_EASY_VQA.match(member))):
+        file = folder / name.removeprefix("easy_vqa/data/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        pictures += file.suffix == ".png"
+    if not pictures:
+        raise UserError(f"{archive.name} has no pictures: its layout has changed")
+    return pictures
 
 
 def _write_easy_vqa(folder: Path, archives: Archives, side_px: int) -> int:

@@ -43,21 +43,21 @@ def read_grit(conversion: Conversion) -> Converted:
     files = find_files(conversion.folder, "*.tar", "*.parquet")
     if files[0].suffix == ".tar":
         rows: Iterator[Row] = chain.from_iterable(map(tar_samples, files))
-        return each(rows, lambda sample: _records(conversion, *_of_sample(sample)))
+        return each(rows, lambda sample: _grit_records(conversion, *_grit_of_sample(sample)))
     rows = parquet_rows(files, ("key", "caption", "noun_chunks", "ref_exps"))
-    return each(rows, lambda row: _records(conversion, row, _file(conversion, str(row["key"]))))
+    return each(rows, lambda row: _grit_records(conversion, row, _grit_file(conversion, str(row["key"]))))
 
 
-def _of_sample(sample: dict[str, bytes]) -> tuple[Json, StoredImage]:
+def _grit_of_sample(sample: dict[str, bytes]) -> tuple[Json, StoredImage]:
     row = json.loads(sample[".json"])
     return row, image_bytes(sample[".jpg"], str(row["key"]))
 
 
-def _file(conversion: Conversion, key: str) -> StoredImage:
+def _grit_file(conversion: Conversion, key: str) -> StoredImage:
     return image_file(conversion.folder, f"images/{key}.jpg", f"{key[:5]}/{key}.jpg", f"{key}.jpg")
 
 
-def _records(conversion: Conversion, row: Json, image: StoredImage) -> Iterator[Record]:
+def _grit_records(conversion: Conversion, row: Json, image: StoredImage) -> Iterator[Record]:
     caption, size = row["caption"], (image.width, image.height)
     chunks = phrases(caption, row["noun_chunks"], size)
     yield grounded_caption(conversion, row["key"], image, _pieces(caption, chunks))

@@ -45,10 +45,10 @@ def read_ai2d(conversion: Conversion) -> Converted:
             raise UserError(f"split must be train, test or all, got {conversion.split!r}")
         tests = set(read_text(find_file(conversion.folder, "ai2d_test_ids.csv")).split())
         rows = [row for row in rows if (row[0].split(".")[0] in tests) == (conversion.split == "test")]
-    return each(rows, lambda path: _records(conversion, path))
+    return each(rows, lambda path: _ai2d_records(conversion, path))
 
 
-def _records(conversion: Conversion, path: Path) -> Iterator[Record]:
+def _ai2d_records(conversion: Conversion, path: Path) -> Iterator[Record]:
     content = read_json(path)
     name = content["imageName"]
     plain = image_file(conversion.folder, f"images/{name}")
@@ -79,7 +79,7 @@ def _with_letters(folder: Path, name: str) -> StoredImage:
     return image_bytes(stream.getvalue(), name)
 
 
-REASON = "Explain, and give the letter of the right option at the end."
+ASK_REASON = "Explain, and give the letter of the right option at the end."
 
 
 def read_arxivqa(conversion: Conversion) -> Converted:
@@ -96,7 +96,7 @@ def read_arxivqa(conversion: Conversion) -> Converted:
         letter = row["label"].strip()[:1].upper()
         if not "A" <= letter < chr(ord("A") + len(row["options"])):
             raise UserError(f"label must be one of {len(row['options'])} letters, got {row['label']!r}")
-        question = "\n".join([row["question"].strip(), *map(str.strip, row["options"]), REASON])
+        question = "\n".join([row["question"].strip(), *map(str.strip, row["options"]), ASK_REASON])
         answer = f"{row['rationale'].strip()}\nThe answer is {letter}."
         yield converse(conversion, row["id"], [(question, answer)], [image_file(conversion.folder, row["image"])])
 

@@ -71,7 +71,7 @@ def read_textvqa(conversion: Conversion) -> Converted:
     Where the file of tokens is there, every second question (by its id) gives them as a hint, as some benchmarks do.
     """
     path = find_file(conversion.folder, f"TextVQA_[0-9]*_{conversion.split}.json")
-    tokens = _ocr_tokens(conversion)
+    tokens = _textvqa_tokens(conversion)
 
     def make(row: Json) -> Iterator[Record]:
         name = f"{row['image_id']}.jpg"
@@ -87,7 +87,7 @@ def read_textvqa(conversion: Conversion) -> Converted:
     return each(read_list(path, "data"), make)
 
 
-def _ocr_tokens(conversion: Conversion) -> dict[str, Json]:
+def _textvqa_tokens(conversion: Conversion) -> dict[str, Json]:
     path = next(iter(sorted(conversion.folder.glob(f"TextVQA_Rosetta_OCR_*_{conversion.split}.json"))), None)
     return index_by(read_list(path, "data"), "image_id") if path is not None else {}
 
@@ -145,7 +145,7 @@ def read_chartqa(conversion: Conversion) -> Converted:
     The folder is the one that holds `train/` (`ChartQA Dataset` in the release).
     """
     files = find_files(conversion.folder, f"{conversion.split}/{conversion.split}_*.json")
-    rows = chain.from_iterable(_numbered(path) for path in files)
+    rows = chain.from_iterable(_chartqa_rows(path) for path in files)
 
     def make(row: tuple[str, int, dict[str, str]]) -> Iterator[Record]:
         part, number, question = row
@@ -157,6 +157,6 @@ def read_chartqa(conversion: Conversion) -> Converted:
     return each(rows, make)
 
 
-def _numbered(path: Path) -> list[Row]:
+def _chartqa_rows(path: Path) -> list[Row]:
     """Number a file's questions, which have no ids of their own."""
     return [(where, (path.stem, i, row)) for i, (where, row) in enumerate(read_list(path))]

@@ -47,10 +47,10 @@ def read_instruction(conversion: Conversion) -> Converted:
         raise UserError(
             f"{conversion.folder} has several files, give the split: {', '.join(p.stem for p in files[:5])}"
         )
-    return each(numbered(_rows(files)), lambda row: _records(conversion, *row))
+    return each(numbered(_instruction_rows(files)), lambda row: _instruction_records(conversion, *row))
 
 
-def _rows(files: list[Path]) -> Iterable[Row]:
+def _instruction_rows(files: list[Path]) -> Iterable[Row]:
     if files[0].suffix == ".jsonl":
         return jsonl_rows(files[0])
     if files[0].suffix == ".json":
@@ -58,7 +58,7 @@ def _rows(files: list[Path]) -> Iterable[Row]:
     return parquet_rows(files, ())
 
 
-def _records(conversion: Conversion, number: int, row: Json) -> Iterator[Record]:
+def _instruction_records(conversion: Conversion, number: int, row: Json) -> Iterator[Record]:
     pair = next((pair for pair in PAIRS if pair[0] in row and pair[1] in row), None)
     if pair is None:
         raise UserError(f"no question and answer: the row has {', '.join(map(str, row))}")
@@ -155,10 +155,12 @@ def read_freedict(conversion: Conversion) -> Converted:
     taken.
     """
     files = find_files(conversion.folder, f"{conversion.split}.parquet", "freedict-en-zh.parquet")
-    return each(_pages(parquet_rows(files, ("headword", "senses"))), lambda page: _make(conversion, *page))
+    return each(
+        _dictionary_pages(parquet_rows(files, ("headword", "senses"))), lambda page: _dictionary_page(conversion, *page)
+    )
 
 
-def _pages(rows: Iterator[Row]) -> Iterator[Row]:
+def _dictionary_pages(rows: Iterator[Row]) -> Iterator[Row]:
     """Gather nouns into pages; a file that cannot be read is passed on."""
     number = 0
     while rows_of_page := list(islice(rows, ENTRIES_PER_PAGE)):
@@ -170,11 +172,11 @@ def _pages(rows: Iterator[Row]) -> Iterator[Row]:
             number += 1
 
 
-def _make(conversion: Conversion, number: int, entries: list[Json]) -> Iterator[Record]:
-    yield document(conversion, number, "\n".join(_line(entry) for entry in entries))
+def _dictionary_page(conversion: Conversion, number: int, entries: list[Json]) -> Iterator[Record]:
+    yield document(conversion, number, "\n".join(_dictionary_line(entry) for entry in entries))
 
 
-def _line(entry: Json) -> str:
+def _dictionary_line(entry: Json) -> str:
     senses = []
     for sense in entry["senses"]:
         words = "，".join(sense["zh"])

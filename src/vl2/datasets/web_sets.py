@@ -37,7 +37,7 @@ def read_captioned(conversion: Conversion) -> Converted:
         ending = next((e for e in IMAGE_ENDINGS if e in sample), None)
         if ending is None:
             raise UserError(f"no image: the sample has {', '.join(sample)}")
-        caption = _caption(sample)
+        caption = _richest_caption(sample)
         prompts = DESCRIBE_IN_DETAIL if len(caption) > LONG_CAPTION else DESCRIBE
         yield converse(
             conversion, id, [(conversion.random(id).choice(prompts), caption)], [image_bytes(sample[ending], id)]
@@ -46,14 +46,14 @@ def read_captioned(conversion: Conversion) -> Converted:
     return each(rows, make)
 
 
-def _caption(sample: dict[str, bytes]) -> str:
+def _richest_caption(sample: dict[str, bytes]) -> str:
     fields = json.loads(sample.get(".json", b"{}"))
     found = next((fields[key] for key in CAPTION_KEYS if fields.get(key)), None)
     return str(found) if found is not None else sample.get(".txt", b"").decode()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filters:
+class ObelicsFilters:
     """Which images stay in a page, and which pages stay.
 
     The values are those that OBELICS itself was filtered with (obelisc/configs/config_filter_web_documents.yaml of
@@ -70,7 +70,7 @@ class Filters:
     max_repetition: float = 0.2  # share of the 5-word runs that occur again
 
 
-FILTERS = Filters()
+OBELICS_FILTERS = ObelicsFilters()
 
 
 def read_obelics(conversion: Conversion) -> Converted:
@@ -86,19 +86,19 @@ def read_obelics(conversion: Conversion) -> Converted:
     files = find_files(
         conversion.folder, f"{conversion.split}-*.parquet", f"data/{conversion.split}-*.parquet", "*.parquet"
     )
-    fetched = _fetched(conversion)
+    fetched = _obelics_images(conversion)
     rows = parquet_rows(files, ("images", "texts"))
 
     def make(row: tuple[int, Json]) -> Iterator[Record]:
         number, page = row
         places = zip(page["images"], page["texts"], strict=True)
-        kept = [text or _image(conversion, image, fetched) for image, text in places if text or image]
+        kept = [text or _obelics_image(conversion, image, fetched) for image, text in places if text or image]
         yield interleaved(conversion, number, [place for place in kept if place is not None])
 
     return each(numbered(rows), make)
 
 
-def _fetched(conversion: Conversion) -> dict[str, str]:
+def _obelics_images(conversion: Conversion) -> dict[str, str]:
     """Return the file of each url that img2dataset fetched."""
     files = {}
     for path in sorted((conversion.folder / "images").glob("*.parquet")):
@@ -110,7 +110,7 @@ def _fetched(conversion: Conversion) -> dict[str, str]:
     return files
 
 
-def _image(conversion: Conversion, value: Any, fetched: dict[str, str]) -> StoredImage | None:
+def _obelics_image(conversion: Conversion, value: Any, fetched: dict[str, str]) -> StoredImage | None:
     """Return an image that is there, can be read, and passes the filters."""
     try:
         if isinstance(value, str):
@@ -119,10 +119,10 @@ def _image(conversion: Conversion, value: Any, fetched: dict[str, str]) -> Store
             image = image_bytes(value, "of the page")
     except UserError:
         return None
-    return image if image is not None and fits(image, FILTERS) else None
+    return image if image is not None and fits(image, OBELICS_FILTERS) else None
 
 
-def fits(image: StoredImage, filters: Filters) -> bool:
+def fits(image: StoredImage, filters: ObelicsFilters) -> bool:
     short, long = sorted((image.width, image.height))
     return filters.min_side_px <= short and long <= filters.max_side_px and long <= filters.max_aspect * short
 
@@ -135,7 +135,7 @@ def repetition(words: Sequence[str], run: int = 5) -> float:
 
 
 def interleaved(
-    conversion: Conversion, id: object, places: Sequence[str | StoredImage], filters: Filters = FILTERS
+    conversion: Conversion, id: object, places: Sequence[str | StoredImage], filters: ObelicsFilters = OBELICS_FILTERS
 ) -> Record:
     """Return the page as a document, a blank line between its parts. UserError says which filter it fails."""
     # Images at the end have no text to learn from them.
