@@ -17,7 +17,10 @@ from vl2.process.processor import Processor
 
 @dataclass(frozen=True, kw_only=True)
 class Damaged:
-    """Open every image to its last pixel: a truncated file fails only there."""
+    """Drop records whose images are missing, do not open, or are not of the size that the record says.
+
+    Every image is opened to its last pixel: a truncated file fails only there.
+    """
 
     root: Path = Path()
     name: str = "damaged"
@@ -36,7 +39,10 @@ class Damaged:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiny:
-    """`max_aspect` is the longer side over the shorter one."""
+    """Drop records with an image too small or too narrow to show anything. Sizes are the record's, nothing is opened.
+
+    `max_aspect` is the longer side over the shorter one.
+    """
 
     min_side_px: int = 32
     max_aspect: float = 16.0
@@ -79,7 +85,10 @@ class TokenCount:
 
 @dataclass(frozen=True, kw_only=True)
 class TooLong:
-    """`count` is `count_characters` or a `TokenCount`; `unit` only names it in the reason."""
+    """Drop records longer than what a model reads at once, in tokens or in characters.
+
+    `count` is `count_characters` or a `TokenCount`; `unit` only names it in the reason.
+    """
 
     limit: int
     count: Callable[[Record], int] = count_characters
@@ -116,7 +125,11 @@ def cjk_share(text: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Language:
-    """`max_foreign` is the share of an answer's words that may be in the other script."""
+    """Drop records whose answers are not in the script of their language, such as Chinese with English mixed in.
+
+    It tells scripts apart, not languages: English and French pass for each other. `max_foreign` is the share of an
+    answer's words that may be in the other script.
+    """
 
     max_foreign: float = 0.3
     min_words: int = 8  # shorter answers are names and readings, in whatever script the picture has
@@ -146,7 +159,10 @@ def repeated_share(text: str, n: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Repetition:
-    """Meant for prose. Tables, code and lists of readings repeat themselves for good reasons."""
+    """Drop records whose answers repeat themselves, as captioners do when they get stuck.
+
+    Meant for prose. Tables, code and lists of readings repeat themselves for good reasons.
+    """
 
     n: int = 4
     max_share: float = 0.2
