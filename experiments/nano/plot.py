@@ -47,7 +47,10 @@ def means(steps: list[dict[str, Any]], loss: str) -> list[tuple[float, float]]:
     points = []
     for start in range(0, len(steps), WINDOW):
         window = steps[start : start + WINDOW]
-        values = [{"attention": line.get("auxiliary_loss"), **line["loss_by_category"]}.get(loss) for line in window]
+        values = [
+            {"attention": line.get("auxiliary_loss", line.get("attention_loss")), **line["loss_by_category"]}.get(loss)
+            for line in window
+        ]
         found = [value for value in values if value is not None]
         if found:
             points.append((window[-1]["step"], sum(found) / len(found)))
