@@ -10,8 +10,7 @@ import pytest
 
 from tests.data.loader_case import make_processor, make_record, make_stores
 from tests.data.sample_records import page
-from vl2.data.count import count_tokens
-from vl2.data.index import StoreIndex, build_index, settings_checksum
+from vl2.data.index import StoreIndex, build_index, count_tokens, settings_checksum
 from vl2.data.record import Message, Part, Record
 from vl2.data.store import Records, open_random, write_records
 from vl2.errors import UserError

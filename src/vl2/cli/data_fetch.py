@@ -37,7 +37,7 @@ class DataFetch:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.data.fetch.catalogue import FETCHABLE, check_names, fetch
+        from vl2.datasets.fetch import FETCHABLE, check_names, fetch
 
         if not self.names:
             for name, entry in FETCHABLE.items():

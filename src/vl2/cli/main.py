@@ -12,21 +12,26 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from vl2.errors import RankLost, UserError
 from vl2.thread_waits import brief_spins
 
+if TYPE_CHECKING:
+    from vl2.cli.parse import Command
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit."""
+    Parse = Callable[[Sequence[str]], Command]
+
+
+def main(arguments: Sequence[str] | None = None, parse: Parse | None = None) -> None:
+    """Run the command line and exit. `parse` None takes the commands of `vl2`."""
     try:
         if arguments is None:
             _leave_ascii()
         _prepare_streams()
         with brief_spins():
-            code = run(sys.argv[1:] if arguments is None else arguments)
+            code = run(sys.argv[1:] if arguments is None else arguments, parse)
     except RankLost as error:
         with contextlib.suppress(OSError):  # nobody may be left to tell
             _print_error(error)
@@ -76,7 +81,7 @@ def _end_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], parse: Parse | None = None) -> int:
     """Run one command and return the exit code. RankLost is left to `main`, which alone may end the process."""
     try:
         if list(arguments) in (["--version"], ["-V"]):
@@ -84,8 +89,10 @@ def run(arguments: Sequence[str]) -> int:
 
             print(f"vl2 {__version__}")
         else:
-            from vl2.cli.parse import parse
+            if parse is None:
+                from vl2.cli.parse import parse as parse_vl2
 
+                parse = parse_vl2
             parse(arguments).run()
         sys.stdout.flush()
     except RankLost:

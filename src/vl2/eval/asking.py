@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Sequence
 
-from vl2.data.convert.conversation import OPTION_LETTER, SHORT_ANSWER
+from vl2.datasets.question_answers import OPTION_LETTER, SHORT_ANSWER
 from vl2.eval.task import Item
 from vl2.process.conversation import Turn, user_turn
 

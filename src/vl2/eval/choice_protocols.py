@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from vl2.data.convert.conversation import OPTION_LETTER
+from vl2.datasets.question_answers import OPTION_LETTER
 from vl2.eval.asking import ask_letter, lettered, letters
 from vl2.eval.score.exact import exact_match
 from vl2.eval.score.multiple_choice import lmms_eval_letter, mmbench_letter, vlmevalkit_letter

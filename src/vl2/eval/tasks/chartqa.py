@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vl2.data.convert.layout import find_files, read_list
+from vl2.data.raw_files import find_files, read_list
 from vl2.eval.asking import ask_short, ask_short_as_is, ask_with
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, read_rows, stems_of, texts

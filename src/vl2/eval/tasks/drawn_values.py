@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from vl2.data.construct.primer.bars import PrimerBars
-from vl2.data.construct.primer.table import PrimerTable
-from vl2.data.construct.source import Source
 from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, font_folders, item_of
 from vl2.eval.scoring import score_exact, score_relaxed
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
+from vl2.synth.primer_charts import PrimerBars, PrimerTable
+from vl2.synth.source import Source
 
 _LAYOUT = "is drawn; --fonts takes a folder of fonts"
 Make = Callable[[tuple[str, ...] | None], Source]  # from folders of fonts

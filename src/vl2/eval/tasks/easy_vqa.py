@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vl2.data.convert.layout import find_file, read_list
+from vl2.data.raw_files import find_file, read_list
 from vl2.errors import UserError
 from vl2.eval.asking import ask_short
 from vl2.eval.scoring import score_exact

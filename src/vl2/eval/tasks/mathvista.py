@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vl2.data.convert.conversation import OPTION_LETTER
+from vl2.datasets.question_answers import OPTION_LETTER
 from vl2.eval.asking import ask
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, is_blank, read_rows, stems_of, texts

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vl2.data.convert.conversation import SHORT_ANSWER
-from vl2.data.convert.layout import IMAGE_ENDINGS, read_text
+from vl2.data.raw_files import IMAGE_ENDINGS, read_text
+from vl2.datasets.question_answers import SHORT_ANSWER
 from vl2.errors import UserError
 from vl2.eval.asking import ask
 from vl2.eval.hub import Dataset

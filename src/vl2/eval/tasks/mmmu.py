@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
-from vl2.data.convert.conversation import OPTION_LETTER, SHORT_ANSWER
+from vl2.datasets.question_answers import OPTION_LETTER, SHORT_ANSWER
 from vl2.errors import UserError
 from vl2.eval.asking import lettered, letters
 from vl2.eval.choice_protocols import judge_by_letter

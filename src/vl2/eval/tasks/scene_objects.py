@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
-from vl2.data.construct.nouns import article, plural
-from vl2.data.construct.primer.scene import PrimerScene
-from vl2.data.construct.scene import Composed
-from vl2.data.construct.scene_words import COUNT, PRESENCE
-from vl2.data.construct.source import Dropped
-from vl2.data.construct.sprites import Kind, things
 from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, png, sprite_folder
 from vl2.eval.score.pope import pope_scores
 from vl2.eval.scoring import score_exact, score_first_box, score_yes_no
 from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
 from vl2.infer.prompts import locate_prompt
+from vl2.synth.nouns import article, plural
+from vl2.synth.primer_scene import PrimerScene
+from vl2.synth.scene import Composed
+from vl2.synth.scene_words import COUNT, PRESENCE
+from vl2.synth.source import Dropped
+from vl2.synth.sprites import Kind, things
 
 LANGUAGES = ("en", "zh")
 SETS = ("openmoji",)  # sprite sets kept for tests; without one the built-in shapes are drawn

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from vl2.data.convert.conversation import TRANSCRIBE
-from vl2.data.convert.sroie import FIELDS
-from vl2.data.held_out import is_held_out
+from vl2.datasets.question_answers import TRANSCRIBE
+from vl2.datasets.sroie import FIELDS
 from vl2.eval.asking import ask
+from vl2.eval.held_out import is_held_out
 from vl2.eval.rows import Row, images_of, read_rows
 from vl2.eval.score.exact import plain
 from vl2.eval.scoring import score_exact

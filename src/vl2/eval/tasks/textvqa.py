@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vl2.data.convert.conversation import SHORT_ANSWER
+from vl2.datasets.question_answers import SHORT_ANSWER
 from vl2.eval.asking import ask_short, ask_short_as_is
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import Row, golds_of, images_of, read_rows, released_rows, stems_of
