@@ -202,7 +202,7 @@ def test_a_name_that_is_no_utf8_is_read_back_as_it_was(tmp_path: Path) -> None:
     with LineFile(tmp_path / "out.jsonl") as file:
         file.append({"id": name, "text": "报告"})
     with LineFile(tmp_path / "out.jsonl") as file:
-        assert file.ids == {name}
+        assert file.keys == {name}
 
 
 def test_a_file_that_is_no_job_is_not_overwritten(tmp_path: Path) -> None:

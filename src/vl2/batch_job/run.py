@@ -170,10 +170,10 @@ def run_batch(
     """
     check_unique(items)
     with LineFile(out) as file:
-        foreign = file.ids - {item.id for item in items}
+        foreign = file.keys - {item.id for item in items}
         if foreign:
             raise UserError(f"{out} is of another job: it answers {sorted(foreign)[0]!r}, which is not asked here")
-        left = [item for item in items if item.id not in file.ids]
+        left = [item for item in items if item.id not in file.keys]
         progress = BatchProgress(total=len(items), done_before=len(items) - len(left))
         report(progress)
         stems = {} if draw is None else file_stems(item.id for item in items)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vl2.batch_job.coco import write_whole
-from vl2.batch_job.line_file import clear
 from vl2.errors import UserError
+from vl2.resumable_log import clear
 
 Settings = Mapping[str, str]
 

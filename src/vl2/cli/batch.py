@@ -81,12 +81,12 @@ class Batch:
         from vl2.batch_job.answer_line import is_error
         from vl2.batch_job.coco import write_coco
         from vl2.batch_job.item import check_unique
-        from vl2.batch_job.line_file import read_lines
         from vl2.batch_job.markdown import write_markdown
         from vl2.batch_job.run import run_batch
         from vl2.batch_job.settings import check_settings, forget, hold_settings
         from vl2.cli.batch_progress import batch_progress, summary
         from vl2.infer.generate import Limits
+        from vl2.resumable_log import read_lines
 
         lines_path, is_markdown = self._lines_path()
         self.model.check()

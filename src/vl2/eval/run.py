@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from vl2.eval.answering import answers, prepared
 from vl2.eval.judge import Judge, judged
 from vl2.eval.progress import EvalProgress
 from vl2.eval.published import released_size
-from vl2.eval.results import RESULTS, RunId, Writer, open_run, read_parts, read_results, record_judge, write_results
+from vl2.eval.results import RESULTS, ResultLog, RunId, open_run, read_parts, read_results, record_judge, write_results
 from vl2.eval.score import SCORER_VERSION
 from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Result, Task
 from vl2.infer.memory_plan import count_parameters
@@ -256,14 +256,11 @@ def _answer(
     mine = set(ids[options.rank :: options.world_size])
     done = read_parts(folder).keys()
     progress = EvalProgress(label, total=len(mine), done_before=len(mine & done), quiet=options.quiet)
-    writer = Writer(folder / f"results.{options.rank}-of-{options.world_size}.jsonl")
-    try:
+    with ResultLog(folder / f"results.{options.rank}-of-{options.world_size}.jsonl") as log:
         todo = (item for item in items() if item.id in mine and item.id not in done)
         for result in answers(vlm, protocol, todo, batch_size=options.batch_size):
-            writer.write([result])
+            log.append(asdict(result))
             progress.step([result.score])
-    finally:
-        writer.close()
     if options.rank == 0:
         _join(folder, ids)
 
