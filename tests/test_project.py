@@ -23,7 +23,18 @@ else:
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "vl2"
 
-SHARED = {"config", "errors", "grid", "batch", "malloc", "paths", "install_hint", "resumable_log", "thread_waits"}
+SHARED = {
+    "config",
+    "errors",
+    "grid",
+    "batch",
+    "malloc",
+    "paths",
+    "install_hint",
+    "progress",
+    "resumable_log",
+    "thread_waits",
+}
 # What each package or module of vl2 may import from the others. A new one needs a line here.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -33,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "paths": {"errors"},
     "install_hint": set(),
     "malloc": set(),
+    "progress": set(),
     "resumable_log": {"errors"},
     "thread_waits": set(),
     "__main__": {"cli", "vl2"},

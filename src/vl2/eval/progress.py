@@ -1,50 +1,33 @@
-"""How far a run is: one line that stays on a terminal, else a line every half minute. To stderr, never to stdout."""
+"""How far an evaluation is: the items done, their mean score, the time left."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 
-EVERY_S = 30.0
+from vl2.progress import LINE_EVERY_S, ProgressDisplay, format_time
 
 
-def duration(seconds: float) -> str:
-    """Return a time as people say it."""
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
-    return f"{round(whole / 60)} min" if whole < 5400 else f"{whole / 3600:.1f} h"
-
-
-class EvalProgress:
-    """Counts items; the time left is estimated from the items of this call, not from those done before it."""
+class EvalProgress(ProgressDisplay):
+    """Counts items; a plain line comes every half minute and at the end."""
 
     def __init__(
         self, name: str, *, total: int, done_before: int, quiet: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._name, self._total, self._before = name, total, done_before
-        self._quiet, self._clock = quiet, clock
-        self._start = self._last = clock()
-        self._done, self._points = done_before, 0.0
-        self._is_live = sys.stderr.isatty()
+        super().__init__(total, done_before=done_before, quiet=quiet, is_kept=True, clock=clock)
+        self._name = name
+        self._points = 0.0
 
     def step(self, scores: list[float]) -> None:
-        self._done += len(scores)
+        self.done += len(scores)
         self._points += sum(scores)
-        now = self._clock()
-        if self._quiet or not (self._is_live or now - self._last >= EVERY_S or self._done == self._total):
-            return
-        self._last = now
-        end = "\n" if not self._is_live or self._done == self._total else ""
-        print(
-            f"{chr(13) + chr(27) + '[K' if self._is_live else ''}{self.line(now)}", end=end, file=sys.stderr, flush=True
-        )
+        line_every_s = 0.0 if self.done == self.total else LINE_EVERY_S
+        self.show(f"{self._name}, {self._mean()}", line=self.line(), line_every_s=line_every_s)
 
-    def line(self, now: float) -> str:
-        """Return what is shown: how many are done, their mean score, the time left."""
-        here = self._done - self._before
-        left = (now - self._start) / here * (self._total - self._done) if here else 0.0
-        mean = f", score {100 * self._points / here:.1f}" if here else ""
-        rest = f", {duration(left)} left" if self._done < self._total else f", {duration(now - self._start)}"
-        return f"{self._name}: {self._done} of {self._total}{mean}{rest}"
+    def line(self) -> str:
+        """Return what is shown: how many are done, their mean score, the time left; at the end the time taken."""
+        rest = format_time(self.elapsed_s) if self.done == self.total else self.time_left()
+        return f"{self._name}: {self.done} of {self.total}, {self._mean()}, {rest}"
+
+    def _mean(self) -> str:
+        return f"score {100 * self._points / (self.done - self.done_before):.1f}"

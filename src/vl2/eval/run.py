@@ -255,8 +255,9 @@ def _answer(
     """Ask what is not done yet; the first process then waits for the others and joins all results."""
     mine = set(ids[options.rank :: options.world_size])
     done = read_parts(folder).keys()
+    log = ResultLog(folder / f"results.{options.rank}-of-{options.world_size}.jsonl")
     progress = EvalProgress(label, total=len(mine), done_before=len(mine & done), quiet=options.quiet)
-    with ResultLog(folder / f"results.{options.rank}-of-{options.world_size}.jsonl") as log:
+    with log, progress:
         todo = (item for item in items() if item.id in mine and item.id not in done)
         for result in answers(vlm, protocol, todo, batch_size=options.batch_size):
             log.append(asdict(result))
