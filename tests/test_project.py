@@ -25,6 +25,7 @@ SOURCE = ROOT / "src" / "vl2"
 
 SHARED = {
     "config",
+    "dtypes",
     "errors",
     "grid",
     "batch",
@@ -41,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors"},
     "grid": {"errors"},
     "batch": {"errors", "grid"},
+    "dtypes": set(),
     "paths": {"errors"},
     "install_hint": set(),
     "malloc": set(),
@@ -63,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": SHARED | {"model", "infer", "kernels", "quant", "train", "weights", "vl2"},
     "verify": SHARED | {"process", "weights", "infer", "quant", "kernels", "bench", "vl2"},
     "train": SHARED | {"model", "process", "weights", "data", "infer", "eval", "lora"},
-    "plan": SHARED | {"model", "data", "train"},
+    "plan": SHARED | {"model", "process", "data", "train"},
     # "vl2": the public names
     "cli": SHARED
     | {

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vl2.batch_job.coco import write_whole
 from vl2.batch_job.drawing import file_stems
-
-_BOXES = re.compile(r"<\|det\|>.*?(?:<\|/det\|>|$)", re.DOTALL)
-_TAGS = re.compile(r"<\|/?(?:ref|det|grounding)\|>")
-
-
-def plain_text(answer: str) -> str:
-    """Return an answer as a person reads it: labels stay, boxes and tags go."""
-    return _TAGS.sub("", _BOXES.sub("", answer))
+from vl2.process.grounding import without_boxes
 
 
 def to_markdown(lines: Iterable[Mapping[str, Any]]) -> str:
@@ -38,7 +30,7 @@ def write_markdown(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
 def _documents(lines: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     parts: dict[str, list[str]] = {}
     for line in lines:
-        text = f"*not read: {line['error']}*" if "error" in line else plain_text(line["text"])
+        text = f"*not read: {line['error']}*" if "error" in line else without_boxes(line["text"])
         page = f"<!-- page {line['page']} -->\n\n" if "page" in line else ""
         parts.setdefault(line.get("file", line["id"]), []).append(page + text)
     return {name: "\n\n".join(texts) for name, texts in parts.items()}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from vl2.config import ModelConfig
-from vl2.infer.memory_plan import DTYPES, FORMATS, MemoryPlan, parameters, recommend, weight_bytes
+from vl2.dtypes import DTYPES
+from vl2.infer.memory_plan import FORMATS, MemoryPlan, parameters, recommend, weight_bytes
 from vl2.infer.open_model import SHARE_OF_AVAILABLE
 from vl2.quant.config import QuantizationConfig
 from vl2.quant.scheme import Scheme

@@ -38,10 +38,10 @@ class Read:
 
     def run(self) -> None:
         from vl2.batch_job.files import file_items
-        from vl2.batch_job.markdown import plain_text
         from vl2.cli.print_stream import print_stream
         from vl2.infer.prompts import read_prompt
         from vl2.infer.vlm import Request
+        from vl2.process.grounding import without_boxes
 
         first, last = page_range(self.pages)
         options = self.generate.options()
@@ -58,7 +58,7 @@ class Read:
             asked = item.read()
             if self.output.json:
                 reply = vlm.batch([Request(messages=asked.messages, options=asked.options)])[0]
-                print_json({"id": item.id, **item.about, "text": plain_text(reply.text),
+                print_json({"id": item.id, **item.about, "text": without_boxes(reply.text),
                             "finish_reason": reply.finish_reason}, indent=None)  # fmt: skip
                 continue
             if number:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from vl2.errors import UserError
-from vl2.process.grounding import box_to_999, format_boxes
+from vl2.process.grounding import TAG, box_to_999, format_boxes
 
 Role = Literal["system", "user", "assistant", "document"]
 BoxPx = tuple[float, float, float, float]
@@ -43,7 +43,6 @@ CATEGORIES = (
     "text",  # no image at all
 )
 
-TAG = re.compile(r"<\|/?(?:ref|det)\|>")
 PLACEHOLDER = re.compile(r"\{box:(\d+)\}")
 
 

@@ -21,6 +21,7 @@ from vl2.model.language import DecoderLayer
 from vl2.model.moe import sequences_of_documents
 from vl2.model.rope import rotary_angles
 from vl2.plan.profile import DataProfile
+from vl2.process.sample import IGNORE_ID
 from vl2.train.loss import next_token_loss
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parallel.unit_costs import UnitCosts
@@ -128,7 +129,7 @@ def _layer(layer: nn.Module, config: ModelConfig, load: Load, device: torch.devi
 
 def _head(model: VL2, config: ModelConfig, load: Load, device: torch.device) -> Callable[[Tensor], Tensor]:
     labels = torch.randint(config.language_config.vocab_size, (load.tokens,), device=device)
-    labels[: round(load.tokens * (1 - load.trained_share))] = -100
+    labels[: round(load.tokens * (1 - load.trained_share))] = IGNORE_ID
     weight = model.language.lm_head.weight
     return lambda x: next_token_loss(model.language.model.norm(x)[0], labels, weight)[0]
 

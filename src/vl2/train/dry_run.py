@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
-import torch
-
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.plan import PackPlan
+from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
@@ -33,7 +32,6 @@ from vl2.train.stage import Part
 
 ASSUMED_MFU = 0.4  # part of the rate of a plain matrix product that training reaches
 _SAMPLES = 16  # steps that the mean of tokens and tiles is taken over
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from vl2.data.loader import LoadedStep, Loader
+from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.infer.graph_cache import drop_graphs
 from vl2.model import VL2
@@ -57,7 +58,6 @@ from vl2.train.step import TrainStep
 from vl2.train.stopping import Ended, Stop
 from vl2.train.tensor_files import Block
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _LOST_SHOWN = 5  # records that cannot be read are reported so often, then counted
 
 Say = Callable[[str], None]

@@ -20,6 +20,7 @@ from vl2.data.record import CATEGORIES
 from vl2.malloc import tune_malloc
 from vl2.model import VL2
 from vl2.model.language import Hidden
+from vl2.process.sample import IGNORE_ID
 from vl2.train.attention_loss import AttentionLoss
 from vl2.train.balance import check_balance, update_expert_biases
 from vl2.train.blank import blank_pack
@@ -170,7 +171,7 @@ class TrainStep:
     def _count(self, packs: Sequence[Packed]) -> StepCounts:
         own = [0, 0, 0, 0, 0]
         for pack in packs:
-            own[0] += int((pack.labels[1:] != -100).sum())
+            own[0] += int((pack.labels[1:] != IGNORE_ID).sum())
             own[1] += pack.num_tokens
             own[2] += len(pack.tiles)
             own[3] += self._num_balanced(pack)

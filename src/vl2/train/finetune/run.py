@@ -23,11 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vl2.config import ModelConfig
 from vl2.data.record import Record
 from vl2.data.store import open_random
+from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.infer.vlm import VLM, load
 from vl2.model import VL2
@@ -157,7 +156,7 @@ def plan(
         )
         train_path = folder / own_data.FOLDER / own_data.TRAIN
         recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random)
-        size = trained_size(config, recipe.stage, recipe.adapter, getattr(torch, recipe.engine.compute))
+        size = trained_size(config, recipe.stage, recipe.adapter, DTYPES[recipe.engine.compute])
         if not size.num_trained:
             raise UserError("nothing is left to train: freeze fewer parts")
         fill = _fill(recipe, processor, folder, options.epochs)
@@ -269,7 +268,7 @@ def _over_few_bits(planned: Planned, trained: Path | None) -> tuple[VL2, Process
     adapter = recipe.adapter
     if trained is not None:
         adapter = AdapterOptions(method=adapter.method, base=adapter.base, start=str(trained))
-    dtype = getattr(torch, recipe.engine.compute)
+    dtype = DTYPES[recipe.engine.compute]
     model = load_model(folder)
     adapt(model, adapter, recipe.seed, dtype)
     shard(model, "replicated", dataclasses.replace(ONE, device=find_device(recipe.engine.device)), dtype)
