@@ -34,10 +34,9 @@ from torch import Tensor
 from vl2.config import ModelConfig, preset
 from vl2.data.pack import Packing
 from vl2.model import VL2, init_weights
-from vl2.plan.cluster import DEVICES, Cluster
-from vl2.plan.layout import LayoutChoice, Work, step_time
-from vl2.plan.profile import DataProfile
+from vl2.plan.inputs import DEVICES, Cluster, DataProfile
 from vl2.plan.search import PAPER
+from vl2.plan.step_time import LayoutChoice, StepPacks, step_time
 from vl2.plan.timeline import Timeline, simulate
 from vl2.train.blank import blank_pack
 from vl2.train.parallel.layout import make_layout
@@ -209,7 +208,7 @@ def at_paper_scale(size: str, kind: SplitKind, stages: int) -> PaperRow:
         expert_rate=cluster.peak_flops * cluster.expert_efficiency,
     )
     choice = LayoutChoice(pipeline=stages, expert_parallel=1, cut=kind)
-    step = step_time(config, cluster, choice, costs, Work(tokens=tokens, tiles=tiles), kept_bytes=16)
+    step = step_time(config, cluster, choice, costs, StepPacks(tokens=tokens, tiles=tiles), kept_bytes=16)
     return PaperRow(size=size, gpus=gpus, cut=kind, bubble=step.bubble, step_s=step.total_s)
 
 

@@ -34,9 +34,9 @@ from vl2.data.pack import balance
 from vl2.data.packed import Packed
 from vl2.grid import num_tiles, num_visual_tokens
 from vl2.model import VL2, init_weights
-from vl2.plan.cluster import Cluster
-from vl2.plan.layout import WIDE, LayoutChoice, Work, step_time
-from vl2.plan.measure import Load, measure_costs
+from vl2.plan.inputs import Cluster
+from vl2.plan.step_time import WIDE, LayoutChoice, StepPacks, step_time
+from vl2.plan.unit_sizes import Load, measure_costs
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_split import split_pipeline, units
@@ -236,7 +236,7 @@ def main() -> None:
     torch.set_num_threads(1)
     config = model_config(args.model)
     packs = make_packs(config, args.packs, args.seq_len)
-    work = Work(tokens=np.array([len(p) for p in packs]), tiles=np.array([len(p.tiles) for p in packs]))
+    work = StepPacks(tokens=np.array([len(p) for p in packs]), tiles=np.array([len(p.tiles) for p in packs]))
     trained = sum(int((p.labels[1:] != -100).sum()) for p in packs) / sum(map(len, packs))
     load = Load(
         tiles=round(float(work.tiles.mean())),

@@ -15,9 +15,9 @@ from vl2.config import ModelConfig
 from vl2.data.index import Ints
 from vl2.data.pack import balance
 from vl2.data.plan import tile_bucket
-from vl2.plan.cluster import Cluster
-from vl2.plan.parameters import SegmentSize, fullest_share, segment_size
+from vl2.plan.inputs import Cluster
 from vl2.plan.timeline import Action, Timeline, simulate
+from vl2.plan.unit_sizes import SegmentSize, fullest_share, segment_size
 from vl2.train.parallel.pipeline_split import Unit, split_pipeline, units
 from vl2.train.parallel.tile_moves import even_counts, imbalance
 from vl2.train.parallel.unit_costs import UnitCosts
@@ -38,7 +38,7 @@ class LayoutChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class StepPacks:
     """The packs of one step."""
 
     tokens: Ints
@@ -67,7 +67,7 @@ class StepTime:
 
 
 def step_time(
-    config: ModelConfig, cluster: Cluster, choice: LayoutChoice, costs: UnitCosts, work: Work, *, kept_bytes: float
+    config: ModelConfig, cluster: Cluster, choice: LayoutChoice, costs: UnitCosts, work: StepPacks, *, kept_bytes: float
 ) -> StepTime:
     """Simulate a step. `costs` are in seconds; `kept_bytes` is what a trained parameter and its optimizer take."""
     planned = _Planned(config, cluster, choice, costs, work, kept_bytes)
@@ -93,7 +93,7 @@ class _Planned:
         cluster: Cluster,
         choice: LayoutChoice,
         costs: UnitCosts,
-        work: Work,
+        work: StepPacks,
         kept_bytes: float,
     ) -> None:
         self.config, self.cluster, self.choice, self.costs = config, cluster, choice, costs
