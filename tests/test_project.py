@@ -282,6 +282,12 @@ def test_the_package_data_is_there() -> None:
         assert (SOURCE / name).is_file(), name
 
 
+def test_every_benchmark_is_in_the_list_of_benchmarks() -> None:
+    folder = ROOT / "benchmarks"
+    listed = set(re.findall(r"^\| `([\w.]+)` \|", (folder / "README.md").read_text(encoding="utf-8"), re.M))
+    assert listed == {path.name for path in folder.iterdir() if path.suffix in (".py", ".sh", ".cpp")}
+
+
 def heading_anchors(document: Path) -> set[str]:
     """Return the anchors that GitHub gives the headings of a document."""
     anchors: set[str] = set()
@@ -305,7 +311,8 @@ def broken_links(document: Path) -> list[str]:
 
 
 def test_links_in_the_documents_lead_to_files_and_headings() -> None:
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), SOURCE / "nano" / "README.md"]:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"]
+    for document in [*documents, SOURCE / "nano" / "README.md"]:
         assert broken_links(document) == [], document.name
 
 

@@ -1,4 +1,4 @@
-"""Measure targets stage by stage, in turns, with the machine's limits before and after."""
+"""Measure targets stage by stage, in turns, with the machine's limits before and after; tell it as a table or JSON."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
 from vl2.bench.machine import MachineLimits, measure_machine
 from vl2.bench.protocol import Answer
-from vl2.bench.stages import Sizes, Stage, load_stage
+from vl2.bench.stages import BenchStage, Bytes, Sizes, Types, load_stage
 from vl2.bench.target import Target
-from vl2.bench.work import Bytes, Types
 from vl2.config import ModelConfig
 from vl2.errors import UserError
 from vl2.weights.mapped_file import MappedFile
@@ -48,14 +47,14 @@ class Runs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class SpeedComparison:
     """All that was measured. The first target is ours."""
 
-    stages: list[Stage]
+    stages: list[BenchStage]
     runs: list[Runs]
     machine: MachineLimits
 
-    def share(self, stage: Stage) -> float | None:
+    def share(self, stage: BenchStage) -> float | None:
         """Return our share of what the machine allows, from the median run; None where no limit is known."""
         ours = self.runs[0]
         if stage.work is None or stage.name not in ours.seconds:
@@ -63,7 +62,7 @@ class Comparison:
         held, types = Bytes(**ours.loaded["bytes"]), Types(**ours.loaded["compute"])
         return stage.work(held).least_seconds(self.machine, types) / median(ours.seconds[stage.name])
 
-    def ratios(self, stage: Stage, peer: Runs) -> list[float]:
+    def ratios(self, stage: BenchStage, peer: Runs) -> list[float]:
         """Return how many times the peer's time (or memory) is ours, round by round."""
         ours = self.runs[0].seconds.get(stage.name, [])
         return [theirs / own for own, theirs in zip(ours, peer.seconds.get(stage.name, []), strict=False)]
@@ -72,13 +71,13 @@ class Comparison:
 def compare(
     config: ModelConfig,
     commands: Sequence[Sequence[str]],
-    stages: Sequence[Stage],
+    stages: Sequence[BenchStage],
     load_task: dict[str, Any],
     sizes: Sizes,
     *,
     device: torch.device,
     say: Say,
-) -> Comparison:
+) -> SpeedComparison:
     """Run every stage of every target once a round, the order of targets turned from round to round."""
     threads = load_task["threads"]
     with _threads(threads), contextlib.ExitStack() as stack:
@@ -119,7 +118,7 @@ def compare(
             time.sleep(SETTLE_S)
             again = measure_machine(config, device, new_bytes_per_s=machine.new_bytes_per_s)
             machine = machine.best_with(again)
-    return Comparison(stages=[loading, *stages], runs=runs, machine=machine)
+    return SpeedComparison(stages=[loading, *stages], runs=runs, machine=machine)
 
 
 def _read_files(folder: Path) -> None:
@@ -153,7 +152,7 @@ def _threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _measure(target: Target, made: Runs, stage: Stage, *, seed: int, warm_up: dict[str, Any]) -> None:
+def _measure(target: Target, made: Runs, stage: BenchStage, *, seed: int, warm_up: dict[str, Any]) -> None:
     if stage.name in made.unsupported:
         return
     time.sleep(SETTLE_S)
@@ -167,10 +166,90 @@ def _measure(target: Target, made: Runs, stage: Stage, *, seed: int, warm_up: di
     made.seconds.setdefault(stage.name, []).append(run)
 
 
-def _warm_up(target: Target, stages: Sequence[Stage]) -> None:
+def _warm_up(target: Target, stages: Sequence[BenchStage]) -> None:
     """Let each kind of work run once with little, so that no round pays for kernels that are made when first used."""
     little = {"encode": {"tiles": 1}, "prefill": {"tokens": 64}, "decode": {"steps": 1}}
     for stage in stages:
         kind = stage.task["do"]
         if kind in little:
             target.ask({**stage.task, **little[kind], "seed": 0}, timeout_s=STAGE_TIMEOUT_S)
+
+
+def to_dict(comparison: SpeedComparison, model: str) -> dict[str, Any]:
+    """Return everything that was measured, runs included."""
+    return {
+        "model": model,
+        "machine": comparison.machine.to_dict(),
+        "contestants": [
+            {"name": runs.name, "versions": runs.versions, "command": runs.command, "loaded": runs.loaded}
+            for runs in comparison.runs
+        ],
+        "stages": [_stage_dict(comparison, stage) for stage in comparison.stages],
+    }
+
+
+def _stage_dict(comparison: SpeedComparison, stage: BenchStage) -> dict[str, Any]:
+    ratios = {peer.name: ratios for peer in comparison.runs[1:] if (ratios := comparison.ratios(stage, peer))}
+    return {
+        "name": stage.name,
+        "unit": stage.unit,
+        "figures": {
+            runs.name: [stage.figure(run) for run in runs.seconds[stage.name]]
+            for runs in comparison.runs
+            if stage.name in runs.seconds
+        },
+        "share_of_limit": comparison.share(stage),
+        "peer_over_ours": {name: {"median": median(values), "rounds": values} for name, values in ratios.items()},
+        "unsupported": {
+            runs.name: runs.unsupported[stage.name] for runs in comparison.runs if stage.name in runs.unsupported
+        },
+    }
+
+
+def print_report(comparison: SpeedComparison, file: TextIO) -> None:
+    """Print the limits, then a row a stage."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console, machine = Console(file=file, highlight=False), comparison.machine
+    console.print(
+        f"{machine.device}, {machine.threads} threads: reads {machine.read_bytes_per_s / 1e9:.1f} GB/s, "
+        f"gets new memory at {machine.new_bytes_per_s / 1e9:.1f}; matrix products in GOP/s"
+    )
+    products = Table("type", *next(iter(machine.products.values())), box=SIMPLE_HEAD)
+    for kind, rates in machine.products.items():
+        products.add_row(kind, *(_number(rate / 1e9) for rate in rates.values()))
+    console.print(products)
+
+    ours, *peers = comparison.runs
+    if "kernels" in ours.loaded:
+        console.print(f"kernels: {ours.loaded['kernels']}")
+    if "compute" in ours.loaded:
+        parts = ", ".join(f"{part} in {kind}" for part, kind in ours.loaded["compute"].items())
+        console.print(f"multiplied: {parts}")
+    table = Table("", "unit", ours.name, "of the limit", box=SIMPLE_HEAD)
+    for peer in peers:
+        table.add_column(peer.name, justify="right")
+        table.add_column("takes", justify="right")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for stage in comparison.stages:
+        share = comparison.share(stage)
+        cells = [stage.name, stage.unit, _median(stage, ours), "" if share is None else f"{share:.0%}"]
+        for peer in peers:
+            ratios = comparison.ratios(stage, peer)
+            cells += [_median(stage, peer), f"{median(ratios):.2f} x" if ratios else ""]
+        table.add_row(*cells)
+    console.print(table)
+    if peers:
+        console.print('"takes": the peer\'s time or memory, as a multiple of ours; above 1 ours is the better.')
+
+
+def _median(stage: BenchStage, runs: Any) -> str:
+    values = runs.seconds.get(stage.name)
+    return _number(stage.figure(median(values))) if values else "-"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
