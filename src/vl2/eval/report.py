@@ -16,7 +16,7 @@ from vl2.errors import UserError
 from vl2.eval.catalogue import TASKS
 from vl2.eval.interval import Interval, bootstrap
 from vl2.eval.published import SIZES, PublishedRow, column, published, size_of_count
-from vl2.eval.report_page import Line, Sample, index_page, run_page
+from vl2.eval.report_page import IndexRow, ShownResult, index_page, run_page
 from vl2.eval.results import RESULTS, RunId, find_runs, read_results, read_run, write_whole
 from vl2.eval.rows import has_text
 from vl2.eval.run import choose, left_out_text, scan_items, tiling_text
@@ -214,7 +214,7 @@ def write_reports(out: Path, tasks: Mapping[str, Task], source: DataSource) -> l
         report = make_report(task, run, results)
         shown = chosen(results)
         items = pictured(task, source, run, {r.id for r in shown})
-        samples = [Sample(result=result, item=items.get(result.id)) for result in shown]
+        samples = [ShownResult(result=result, item=items.get(result.id)) for result in shown]
         write_whole(folder / "report.md", markdown(report))
         index = "../report.html" if out not in folders else None
         page = run_page(run.task, facts(report), tables(report), samples, total=len(results), index=index)
@@ -227,8 +227,8 @@ def write_reports(out: Path, tasks: Mapping[str, Task], source: DataSource) -> l
     return written
 
 
-def _line_of(report: Report) -> Line:
-    return Line(
+def _line_of(report: Report) -> IndexRow:
+    return IndexRow(
         task=report.task.name,
         title=report.task.title,
         figure=report.headline[1],
