@@ -13,10 +13,10 @@ from tests.eval.fixtures import picture_file
 from vl2.errors import UserError
 from vl2.eval.answering import answers, prepared
 from vl2.eval.catalogue import find_task
+from vl2.eval.choose_items import limited, scan_items
 from vl2.eval.judge import Judge
-from vl2.eval.progress import EvalProgress
 from vl2.eval.results import RESULTS, read_parts, read_results, read_run
-from vl2.eval.run import Options, limited, run_task, scan_items
+from vl2.eval.run_task import EvalProgress, Options, run_task
 from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Result, Score, Task, mean_score
 from vl2.infer.prompts import user_message
 from vl2.infer.vlm import VLM, load
@@ -71,7 +71,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(nano: VLM, tmp_path: Pat
             yield result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vl2.eval.run.answers", counting)
+        patch.setattr("vl2.eval.run_task.answers", counting)
         run(nano, folder)
     assert sorted(asked) == sorted(json.loads(line)["id"] for line in lines[2:])
     assert (folder / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(nano: VLM, tmp_path: Pat
 
 def test_a_finished_run_is_read_and_nothing_is_asked(whole: Path, nano: VLM) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vl2.eval.run.answers", lambda *_, **__: pytest.fail("asked again"))
+        patch.setattr("vl2.eval.run_task.answers", lambda *_, **__: pytest.fail("asked again"))
         assert run(nano, whole) == read_results(whole)
 
 
@@ -152,7 +152,7 @@ def test_a_judge_reads_what_the_rules_left_open_and_the_model_is_not_asked_again
 
     judge = Judge(name="a model", ask=reply)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vl2.eval.run.answers", lambda *_, **__: pytest.fail("asked again"))
+        patch.setattr("vl2.eval.run_task.answers", lambda *_, **__: pytest.fail("asked again"))
         (judged,) = run(nano, tmp_path / "run", replace(options, judge=judge), task)
     assert asked == [f"What? {without.answer!r}"]
     assert (judged.score, judged.is_undecided, judged.read) == (1.0, False, "blue (judge)")

@@ -55,9 +55,10 @@ class EvalRun:
 
     def run(self) -> None:
         from vl2.eval.catalogue import find_task
+        from vl2.eval.choose_items import check_whole, choose, first_item
         from vl2.eval.judge import endpoint_judge
         from vl2.eval.report import write_reports
-        from vl2.eval.run import Options, check_whole, choose, first_item, ranks_of_environment, run_task
+        from vl2.eval.run_task import Options, ranks_of_environment, run_task
 
         if not self.tasks:
             raise UserError("say which tasks to run; `vl2 eval list` shows them")

@@ -30,8 +30,7 @@ class EvalShow:
     source: DataSourceFlags = field(default_factory=DataSourceFlags)
 
     def run(self) -> None:
-        from vl2.eval.catalogue import find_task
-        from vl2.eval.show import describe
+        from vl2.eval.catalogue import describe, find_task
 
         task = find_task(self.task)
         if self.protocol is not None:

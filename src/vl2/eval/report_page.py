@@ -9,8 +9,8 @@ from typing import Any
 
 from vl2.errors import UserError
 from vl2.eval.interval import Interval
-from vl2.eval.rows import texts
-from vl2.eval.score.grounding import our_boxes
+from vl2.eval.public_data import texts
+from vl2.eval.score.boxes import our_boxes
 from vl2.eval.task import REFUSED, Item, Result
 from vl2.html_page import box_style, data_url, in_percent, render
 from vl2.process.image import open_image

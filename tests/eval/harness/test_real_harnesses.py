@@ -16,7 +16,7 @@ import pytest
 
 from tests.eval.harness.five_questions import write_parquet, write_tsv
 from vl2.eval.catalogue import find_task
-from vl2.eval.run import Options, run_task
+from vl2.eval.run_task import Options, run_task
 from vl2.eval.task import DataSource, Result
 from vl2.infer.vlm import load
 

@@ -8,9 +8,8 @@ from random import Random
 from vl2.data.construct.primer.bars import PrimerBars
 from vl2.data.construct.primer.table import PrimerTable
 from vl2.data.construct.source import Source
-from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, font_folders, item_of
-from vl2.eval.scoring import score_exact, score_relaxed
+from vl2.eval.protocols import ask, score_exact, score_relaxed
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
 
 _LAYOUT = "is drawn; --fonts takes a folder of fonts"

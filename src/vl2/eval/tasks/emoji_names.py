@@ -8,9 +8,8 @@ from random import Random
 from vl2.data.construct.emoji import draw_alone
 from vl2.data.construct.scene_words import NAME_IT, named
 from vl2.data.construct.sprites import built_in_kinds, read_kinds
-from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, png, sprite_folder
-from vl2.eval.scoring import score_exact
+from vl2.eval.protocols import ask, score_exact
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
 
 SIDE_PX = 224

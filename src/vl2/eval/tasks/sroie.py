@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from vl2.data.convert.conversation import TRANSCRIBE
 from vl2.data.convert.sroie import FIELDS
 from vl2.data.held_out import is_held_out
-from vl2.eval.asking import ask
-from vl2.eval.rows import Row, images_of, read_rows
-from vl2.eval.score.exact import plain
-from vl2.eval.scoring import score_exact
+from vl2.eval.protocols import ask, score_exact
+from vl2.eval.public_data import Row, images_of, read_rows
+from vl2.eval.score.text_rules import plain
 from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 
 SEEN = LeftOut(why="of shops that are kept for training", comes_with_whole=True)

@@ -9,11 +9,9 @@ from random import Random
 from vl2.data.construct.fonts import BUILT_IN
 from vl2.data.construct.primer.reading import PrimerReading
 from vl2.data.construct.source import Dropped
-from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, font_folders, item_of
-from vl2.eval.score.edit_distance import edit_distance
-from vl2.eval.score.exact import plain
-from vl2.eval.scoring import score_exact
+from vl2.eval.protocols import ask, score_exact
+from vl2.eval.score.text_rules import edit_distance, plain
 from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
 
 

@@ -20,10 +20,10 @@ from vl2.data.construct.table_image import STYLES, draw_table
 from vl2.data.construct.tables import Table
 from vl2.data.held_out import HELD_OUT_SEED, is_held_out_question
 from vl2.errors import UserError
-from vl2.eval.asking import ask_short
 from vl2.eval.drawn import font_folders, png
-from vl2.eval.rows import read_rows, texts
-from vl2.eval.score.exact import plain
+from vl2.eval.protocols import ask_short
+from vl2.eval.public_data import read_rows, texts
+from vl2.eval.score.text_rules import plain
 from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 
 MAX_ROWS, MAX_COLUMNS, MAX_CELL = 10, 6, 28

@@ -1,16 +1,85 @@
-"""Multiple choice as the paper's protocol and the two harnesses ask and read it, for the benchmarks that share it."""
+"""What the tasks' protocols share: how an item is asked and how its answer is scored.
+
+The usual way to ask is pictures first, then the question, with or without an instruction about the answer's form.
+Multiple choice is asked and read as the paper's protocol and the two harnesses do.
+"""
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from vl2.data.convert.conversation import OPTION_LETTER
-from vl2.eval.asking import ask_letter, lettered, letters
-from vl2.eval.score.exact import exact_match
+from vl2.data.convert.conversation import OPTION_LETTER, SHORT_ANSWER
+from vl2.eval.public_data import texts
+from vl2.eval.score.boxes import HIT, iou, our_boxes
 from vl2.eval.score.multiple_choice import lmms_eval_letter, mmbench_letter, vlmevalkit_letter
+from vl2.eval.score.text_rules import exact_match, plain, relaxed_accuracy
 from vl2.eval.task import Item, JudgeRule, Protocol, Result, Score, mean_score
 from vl2.infer.prompts import Messages, user_message
+
+Ask = Callable[[Item], Messages]
+
+
+def ask(item: Item) -> Messages:
+    """Ask the bare question."""
+    return [user_message(item.question, item.images)]
+
+
+def ask_with(suffix: str, *, is_stripped: bool = True) -> Ask:
+    """Return what asks the question with an instruction after it; some harnesses keep blanks at its ends."""
+    return lambda item: [user_message((item.question.strip() if is_stripped else item.question) + suffix, item.images)]
+
+
+ask_short = ask_with(f"\n{SHORT_ANSWER}")
+ask_short_as_is = ask_with(f"\n{SHORT_ANSWER}", is_stripped=False)
+
+
+def lettered(options: Sequence[str]) -> str:
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False))
+
+
+def letters(item: Item) -> dict[str, str]:
+    """Return the options by their letters."""
+    return dict(zip(string.ascii_uppercase, item.options, strict=False))
+
+
+def ask_letter(item: Item) -> Messages:
+    """Ask for the letter of an option; a question without options for a short answer."""
+    if not item.options:
+        return ask_short(item)
+    return [user_message(f"{item.question.strip()}\n{lettered(item.options)}\n{OPTION_LETTER}", item.images)]
+
+
+def score_exact(item: Item, answer: str) -> Score:
+    return Score(value=exact_match(answer, texts(item.gold)), read=plain(answer))
+
+
+def score_relaxed(item: Item, answer: str) -> Score:
+    return Score(value=max(relaxed_accuracy(answer, gold) for gold in texts(item.gold)), read=answer.strip())
+
+
+def score_yes_no(item: Item, answer: str) -> Score:
+    """Read the first word that says yes or no, in English or Chinese."""
+    said = read_yes_no(answer)
+    return Score(value=float(said == item.gold), read=said)
+
+
+def read_yes_no(answer: str) -> str:
+    """Return "yes", "no" or ""."""
+    text = plain(answer)
+    if text.startswith(("no", "没", "不", "无", "否", "false")):
+        return "no"
+    return "yes" if text.startswith(("yes", "有", "是", "对", "true")) else ""
+
+
+def score_first_box(item: Item, answer: str) -> Score:
+    """Compare the first box of an answer with the gold box, both in pixels of the last image."""
+    boxes = our_boxes(answer, tuple(item.notes["size"]))
+    overlap = iou(boxes[0], item.gold[0]) if boxes else 0.0
+    read = f"IoU {overlap:.2f}" if boxes else "no box"
+    return Score(value=float(overlap >= HIT), read=read)
+
 
 SELECT = "Please select the correct answer from the options above. \n"
 MAX_NEW_TOKENS = 512  # of VLMEvalKit's adapter for this model

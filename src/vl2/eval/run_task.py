@@ -11,28 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 
-from vl2.data.held_out import HELD_OUT_SEED
 from vl2.errors import UserError
-from vl2.eval import sample
 from vl2.eval.answering import answers, prepared
+from vl2.eval.choose_items import Chosen, check_whole, choose, scan_items
 from vl2.eval.judge import Judge, judged
-from vl2.eval.progress import EvalProgress
 from vl2.eval.published import released_size
 from vl2.eval.results import RESULTS, ResultLog, RunId, open_run, read_parts, read_results, record_judge, write_results
 from vl2.eval.score import SCORER_VERSION
-from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Result, Task
+from vl2.eval.task import DataSource, Item, Protocol, Result, Task
 from vl2.infer.memory_plan import count_parameters
 from vl2.infer.vlm import VLM
 from vl2.process.tiling import Tiling
+from vl2.progress import LINE_EVERY_S, ProgressDisplay, format_time
 
 Items = Callable[[], Iterator[Item]]
 
@@ -87,116 +82,6 @@ def run_task(vlm: VLM, task: Task, source: DataSource, folder: Path, options: Op
     if options.rank == 0 and options.judge is not None and protocol.judge is not None:
         _judge(protocol, chosen.items(), folder, options.judge)
     return read_results(folder) if options.rank == 0 else list(read_parts(folder).values())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """The items that a run asks, of those that the data have."""
-
-    task: Task
-    source: DataSource
-    limit: int | None
-    ids: frozenset[str] | None  # those that the limit takes; None: all
-    available: int | None  # items that there would be without the limit; None where they are drawn without end
-    left_out: Mapping[LeftOut, int]
-
-    def items(self) -> Iterator[Item]:
-        """Yield the items in the order of the data."""
-        if self.task.count is not None:
-            return iter(_drawn(self.task, self.source, self.limit or self.task.count))
-        return (item for item in self.task.items(self.source) if self.ids is None or item.id in self.ids)
-
-    @property
-    def is_subset(self) -> bool:
-        """Tell whether items are missing that the benchmark's figure is of."""
-        return self.ids is not None or any(not why.is_of_other_split for why in self.left_out)
-
-    @property
-    def seed(self) -> int | None:
-        if self.task.count is not None:
-            return HELD_OUT_SEED
-        return sample.SEED if self.ids is not None else None
-
-    def about_left_out(self) -> str:
-        """Return a clause that says what was left out, or nothing."""
-        if not self.left_out:
-            return ""
-        flag = " (--whole asks all that can be asked)" if any(why.comes_with_whole for why in self.left_out) else ""
-        return f"; left out: {left_out_text({why.why: n for why, n in self.left_out.items()})}{flag}"
-
-    def tell(self) -> None:
-        """Print to stderr what is not asked."""
-        if self.ids is not None:
-            print(f"{self.task.name}: asks {len(self.ids)} of {self.available} items, a sample spread over all parts",
-                  file=sys.stderr)  # fmt: skip
-        if self.left_out:
-            print(f"{self.task.name}{self.about_left_out().replace('; ', ': ', 1)}", file=sys.stderr)
-
-
-def left_out_text(left_out: Mapping[str, int]) -> str:
-    """Return how many items were left out and why, in words."""
-    return ", ".join(f"{count} {'item' if count == 1 else 'items'} {why}" for why, count in left_out.items())
-
-
-def check_whole(task: Task, source: DataSource) -> None:
-    """Raise UserError where all of the data are asked for and a task keeps nothing back."""
-    if source.whole and not task.has_whole:
-        raise UserError(f"{task.name} keeps no items for training, so --whole would change nothing: leave it out")
-
-
-def choose(task: Task, source: DataSource, limit: int | None) -> Chosen:
-    """Read a task's data once and choose the items of a run. The same data and limit give the same items."""
-    if task.count is not None:
-        return Chosen(task=task, source=source, limit=limit, ids=None, available=None, left_out={})
-    keys: list[sample.Key] = []
-    left_out: Counter[LeftOut] = Counter()
-    for found in task.read(task, source):
-        if isinstance(found, LeftOut):
-            left_out[found] += 1
-        else:
-            keys.append(sample.Key.of(found))
-    ids = None
-    if limit is not None and limit < len(keys):
-        ids = sample.sample(keys, limit, keeps_clusters=task.keeps_clusters)
-    return Chosen(task=task, source=source, limit=limit, ids=ids, available=len(keys), left_out=left_out)
-
-
-def limited(task: Task, source: DataSource, limit: int | None) -> Iterator[Item]:
-    """Return the items of a run with a limit; a drawn task has a number of its own by default, and is drawn once."""
-    return choose(task, source, limit).items()
-
-
-def first_item(task: Task, source: DataSource) -> Item | None:
-    """Return the first item of the data, None where there is none."""
-    return next(iter(_drawn(task, source, 1)) if task.count is not None else task.items(source), None)
-
-
-@lru_cache(maxsize=2)
-def _drawn(task: Task, source: DataSource, count: int) -> tuple[Item, ...]:
-    return tuple(islice(task.items(source), count))
-
-
-def scan_items(items: Iterable[Item]) -> tuple[list[str], str]:
-    """Return the ids of items, which must differ, and a hash of what they ask."""
-    ids: list[str] = []
-    digest = hashlib.sha256()
-    for item in items:
-        ids.append(item.id)
-        digest.update(repr((item.id, item.question, item.options, item.gold)).encode("utf-8", "surrogatepass"))
-        for image in item.images:
-            digest.update(hashlib.sha256(image).digest() if isinstance(image, bytes) else _named(image, item.id))
-    if len(set(ids)) < len(ids):
-        twice = next(id for id in ids if ids.count(id) > 1)
-        raise UserError(f"two items have the id {twice}: the results could not be told apart")
-    return ids, digest.hexdigest()[:16]
-
-
-def _named(image: object, id: str) -> bytes:
-    """Return name and size of a picture's file: the same data in another folder are the same data."""
-    path = Path(str(image))
-    if not path.is_file():
-        raise UserError(f"the picture of {id} is not there: {path}")
-    return f"{path.name} {path.stat().st_size}".encode("utf-8", "surrogateescape")
 
 
 def weights_hash(vlm: VLM) -> str:
@@ -296,3 +181,28 @@ def _version() -> str:
         return version("vl2")
     except PackageNotFoundError:
         return "0"
+
+
+class EvalProgress(ProgressDisplay):
+    """Counts items; a plain line comes every half minute and at the end."""
+
+    def __init__(
+        self, name: str, *, total: int, done_before: int, quiet: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(total, done_before=done_before, quiet=quiet, is_kept=True, clock=clock)
+        self._name = name
+        self._points = 0.0
+
+    def step(self, scores: list[float]) -> None:
+        self.done += len(scores)
+        self._points += sum(scores)
+        line_every_s = 0.0 if self.done == self.total else LINE_EVERY_S
+        self.show(f"{self._name}, {self._mean()}", line=self.line(), line_every_s=line_every_s)
+
+    def line(self) -> str:
+        """Return what is shown: how many are done, their mean score, the time left; at the end the time taken."""
+        rest = format_time(self.elapsed_s) if self.done == self.total else self.time_left()
+        return f"{self._name}: {self.done} of {self.total}, {self._mean()}, {rest}"
+
+    def _mean(self) -> str:
+        return f"score {100 * self._points / (self.done - self.done_before):.1f}"
