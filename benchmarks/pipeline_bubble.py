@@ -39,10 +39,9 @@ from vl2.plan.timeline import Timeline, simulate
 from vl2.train.blank import blank_pack
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
-from vl2.train.parallel.pipeline_split import PipelineSplit, split_pipeline, units
+from vl2.train.parallel.pipeline_split import PipelineSplit, UnitCosts, split_pipeline, units
 from vl2.train.parallel.schedules import Shape
 from vl2.train.parallel.segment import MicroBatch
-from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import SplitKind
 from vl2.train.stage import STAGES

@@ -37,9 +37,8 @@ from vl2.plan.unit_sizes import Load, measure_costs
 from vl2.process.sample import IGNORE_ID
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
-from vl2.train.parallel.pipeline_split import split_pipeline, units
+from vl2.train.parallel.pipeline_split import UnitCosts, split_pipeline, units
 from vl2.train.parallel.pipeline_step import PipelineStep
-from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.parts import freeze
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.shard import shard

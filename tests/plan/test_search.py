@@ -15,7 +15,7 @@ from vl2.plan.inputs import DEVICES, Cluster, DataProfile
 from vl2.plan.search import Fixed, PlannedStage, choices, plan_stage
 from vl2.plan.step_time import LayoutChoice, StepPacks, step_time
 from vl2.plan.unit_sizes import fullest_share
-from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.parallel.pipeline_split import UnitCosts
 from vl2.train.recipe import SplitKind
 from vl2.train.shard import check_divided
 from vl2.train.stage import STAGES, Part

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vl2.plan.inputs import Cluster, DataProfile
     from vl2.plan.report import PaperRow
     from vl2.plan.search import PlannedStage
-    from vl2.train.parallel.unit_costs import UnitCosts
+    from vl2.train.parallel.pipeline_split import UnitCosts
 
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
@@ -150,7 +150,7 @@ class Plan:
         return DataProfile.common() if self.profile is None else DataProfile.read(Path(self.profile))
 
     def _costs(self) -> UnitCosts | None:
-        from vl2.train.parallel.unit_costs import UnitCosts
+        from vl2.train.parallel.pipeline_split import UnitCosts
 
         return None if self.costs is None else UnitCosts.read(Path(self.costs))
 

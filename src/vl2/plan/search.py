@@ -17,13 +17,11 @@ from vl2.plan.inputs import Cluster, DataProfile
 from vl2.plan.step_time import LayoutChoice, StepPacks, StepTime, step_time
 from vl2.plan.unit_sizes import segment_size
 from vl2.train.flops import ForwardCost, step_flops
-from vl2.train.parallel.pipeline_split import units
-from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.parallel.pipeline_split import UnitCosts, units
 from vl2.train.recipe import SplitKind
-from vl2.train.schedule import total_steps
 from vl2.train.shard import check_divided
 from vl2.train.size import optimizer_bytes
-from vl2.train.stage import Stage
+from vl2.train.stage import Stage, total_steps
 
 _MOST_STAGES, _MOST_EXPERT_RANKS = 16, 16
 USABLE = 0.9  # of the memory: fragments and the libraries' own take the rest

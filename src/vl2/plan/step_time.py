@@ -18,9 +18,8 @@ from vl2.data.plan import tile_bucket
 from vl2.plan.inputs import Cluster
 from vl2.plan.timeline import Action, Timeline, simulate
 from vl2.plan.unit_sizes import SegmentSize, fullest_share, segment_size
-from vl2.train.parallel.pipeline_split import Unit, split_pipeline, units
-from vl2.train.parallel.tile_moves import even_counts, imbalance
-from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.parallel.pipeline_split import Unit, UnitCosts, split_pipeline, units
+from vl2.train.parallel.tile_balance import even_counts, imbalance
 from vl2.train.recipe import SplitKind
 
 WIDE = 4  # bytes of float32, in which gradients are summed

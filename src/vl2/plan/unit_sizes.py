@@ -27,8 +27,7 @@ from vl2.plan.inputs import DataProfile
 from vl2.process.sample import IGNORE_ID
 from vl2.train.loss import next_token_loss
 from vl2.train.optimizer import MasterAdamW
-from vl2.train.parallel.pipeline_split import Segment, Unit
-from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.parallel.pipeline_split import Segment, Unit, UnitCosts
 from vl2.train.parts import ParameterGroup
 from vl2.train.shard import even_axis, expert_matrices
 

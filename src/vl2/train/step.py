@@ -27,8 +27,7 @@ from vl2.train.blank import blank_pack
 from vl2.train.loss import next_token_loss, trained_positions
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parallel.pipeline_model import PipelineModel
-from vl2.train.parallel.tile_balance import TileBalancer
-from vl2.train.parallel.tile_moves import even_counts, imbalance
+from vl2.train.parallel.tile_balance import TileBalancer, even_counts, imbalance
 from vl2.train.parts import Configured, freeze, parameter_groups
 from vl2.train.ranks import Ranks
 from vl2.train.shard import is_sharded

@@ -11,8 +11,7 @@ from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
-from vl2.train.parallel.pipeline_split import PipelineSplit, split_pipeline, units
-from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.parallel.pipeline_split import PipelineSplit, UnitCosts, split_pipeline, units
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Recipe
 from vl2.train.shard import check_divided, shard

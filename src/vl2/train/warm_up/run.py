@@ -28,16 +28,14 @@ from vl2.model import VL2, init_weights
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.tiling import Size
 from vl2.train.checkpoint import Checkpoints, find_checkpoint
-from vl2.train.lost import rank_lost
 from vl2.train.metrics import MetricsFile
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parts import ParameterGroup, is_block_matrix
 from vl2.train.prepare import MODEL_FILES, TOKENIZER_FILES, find_model, keep_model_files
 from vl2.train.ranks import Ranks, join, leave
 from vl2.train.run import Outcome
-from vl2.train.schedule import learning_rate
-from vl2.train.stage import Stage
-from vl2.train.stopping import Ended, Stop
+from vl2.train.stage import Stage, learning_rate
+from vl2.train.stopping import Ended, Stop, rank_lost
 from vl2.train.warm_up.classes import Classes, choose_characters
 from vl2.train.warm_up.lookup import look_at_shapes, lookup_attention, seed_lookup
 from vl2.train.warm_up.naming import Naming, ids_of_names
