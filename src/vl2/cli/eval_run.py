@@ -1,17 +1,43 @@
-"""`vl2 eval run`: run tasks and write their results and reports."""
+"""`vl2 eval run`: run tasks and write their results and reports; and where the eval commands find data."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vl2.cli.eval_flags import DataSourceFlags
 from vl2.cli.flags import ModelFlags, OptionalInt, OptionalText, print_json
 from vl2.errors import UserError
+
+if TYPE_CHECKING:
+    from vl2.eval.task import DataSource
+
+
+Folder = Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSourceFlags:
+    """Where the data lie."""
+
+    data: Folder = None
+    """the benchmark's folder, or one that holds several of them by name; `hub` downloads the public copy"""
+    split: OptionalText = None
+    """another part than the one that is usually reported, as the files name it"""
+    fonts: Folder = None
+    """fonts for drawn texts; those of the system by default"""
+
+    def data_source(self) -> DataSource:
+        from vl2.eval.task import DataSource
+
+        return DataSource(
+            data=None if self.data is None else Path(self.data),
+            split=self.split,
+            fonts=None if self.fonts is None else Path(self.fonts),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ class Read:
 
     def run(self) -> None:
         from vl2.batch_job.files import file_items
-        from vl2.cli.print_stream import print_stream
+        from vl2.cli.outputs import print_stream
         from vl2.infer.prompts import read_prompt
         from vl2.infer.vlm import Request
         from vl2.process.grounding import without_boxes
