@@ -8,13 +8,9 @@ from typing import Any
 
 import pytest
 
-from vl2.batch_job.answer_line import answer_line, error_line
-from vl2.batch_job.coco import to_coco, write_coco
-from vl2.batch_job.drawing import file_stem, file_stems
-from vl2.batch_job.item import Asked, BatchItem
-from vl2.batch_job.line_file import LineFile
-from vl2.batch_job.markdown import to_markdown, write_markdown
-from vl2.batch_job.settings import forget, hold_settings
+from vl2.batch_job.exports import file_stem, file_stems, to_coco, to_markdown, write_coco, write_markdown
+from vl2.batch_job.item import Asked, BatchItem, LineFile, answer_line, error_line
+from vl2.batch_job.run_batch import forget, hold_settings
 from vl2.errors import UserError
 from vl2.infer.prompts import user_message
 from vl2.infer.reply import Reply, Usage

@@ -16,9 +16,8 @@ import pytest
 from PIL import Image
 
 from tests.reference import CHECKPOINTS, IMAGES, reference_vlm
-from vl2.batch_job.item import Asked, BatchItem
-from vl2.batch_job.line_file import LineFile
-from vl2.batch_job.run import BatchProgress, run_batch
+from vl2.batch_job.item import Asked, BatchItem, LineFile
+from vl2.batch_job.run_batch import BatchProgress, run_batch
 from vl2.errors import UserError
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.prompts import locate_prompt, user_message
@@ -143,7 +142,7 @@ def test_a_write_that_is_cut_short_leaves_whole_lines(tmp_path: Path) -> None:
     program = f"""
 import resource, signal, sys
 from pathlib import Path
-from vl2.batch_job.line_file import LineFile
+from vl2.batch_job.item import LineFile
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 with LineFile(Path({str(tmp_path / "out.jsonl")!r})) as file:

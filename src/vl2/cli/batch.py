@@ -20,7 +20,7 @@ from vl2.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from vl2.batch_job.item import BatchItem
-    from vl2.batch_job.run import BatchProgress, Report
+    from vl2.batch_job.run_batch import BatchProgress, Report
     from vl2.infer.sampling import GenerateOptions
 
 LOOP_REPEATS = 8
@@ -81,12 +81,9 @@ class Batch:
     generate: BatchFlags = field(default_factory=BatchFlags)
 
     def run(self) -> None:
-        from vl2.batch_job.answer_line import is_error
-        from vl2.batch_job.coco import write_coco
-        from vl2.batch_job.item import check_unique
-        from vl2.batch_job.markdown import write_markdown
-        from vl2.batch_job.run import run_batch
-        from vl2.batch_job.settings import check_settings, forget, hold_settings
+        from vl2.batch_job.exports import write_coco, write_markdown
+        from vl2.batch_job.item import check_unique, is_error
+        from vl2.batch_job.run_batch import check_settings, forget, hold_settings, run_batch
         from vl2.infer.generate import Limits
         from vl2.resumable_log import read_lines
 
@@ -138,7 +135,7 @@ class Batch:
             folder = local_path(self.draw)
             check_folder(folder, "--draw")
             given = {picture.resolve() for picture in self._pictures(items)}
-            from vl2.batch_job.drawing import file_stems
+            from vl2.batch_job.exports import file_stems
 
             for name, stem in file_stems(item.id for item in items).items():
                 if (folder / f"{stem}.png").resolve() in given:
@@ -180,8 +177,8 @@ class Batch:
         return replace(options, constraint=WellFormedBoxes()) if self.constrained else options
 
     def _items(self, options: GenerateOptions) -> list[BatchItem]:
-        from vl2.batch_job.coco import pages_folder
-        from vl2.batch_job.files import file_items
+        from vl2.batch_job.exports import pages_folder
+        from vl2.batch_job.file_items import file_items
         from vl2.batch_job.request_lines import request_items
 
         question = self._question()

@@ -37,7 +37,7 @@ class Read:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.batch_job.files import file_items
+        from vl2.batch_job.file_items import file_items
         from vl2.cli.outputs import print_stream
         from vl2.infer.prompts import read_prompt
         from vl2.infer.vlm import Request

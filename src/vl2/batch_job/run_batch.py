@@ -1,11 +1,13 @@
 """Run a job: every item answered once, its line written in the order of the items, and what fails recorded.
 
-The next run of the same job goes on after the lines that are there, also after `kill -9`. Answers are decoded
-together; a line waits until those before it are written.
+The next run of the same job goes on after the lines that are there, also after `kill -9`. What a job was begun with is
+kept beside its output, so that it is not gone on with under other settings. Answers are decoded together; a line waits
+until those before it are written.
 """
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from vl2.batch_job.answer_line import answer_line, error_line
-from vl2.batch_job.drawing import draw_answer, file_stems
-from vl2.batch_job.item import BatchItem, check_unique
-from vl2.batch_job.line_file import LineFile
+from vl2.batch_job.exports import draw_answer, file_stems, write_whole
+from vl2.batch_job.item import BatchItem, LineFile, answer_line, check_unique, error_line
 from vl2.errors import UserError
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_json import check_whole
@@ -27,6 +27,7 @@ from vl2.infer.generate import Event
 from vl2.infer.reply import Reply
 from vl2.infer.vlm import VLM, ReplyBuilder
 from vl2.process.image import open_image
+from vl2.resumable_log import clear
 
 READ_AHEAD = 2  # items in memory for each that can be decoded: pictures are large
 
@@ -51,7 +52,7 @@ Report = Callable[[BatchProgress], None]
 
 
 @dataclass(kw_only=True)
-class _Work:
+class _Pending:
     """An item between its reading and its line."""
 
     item: BatchItem
@@ -64,7 +65,7 @@ class _Work:
 
 
 @dataclass(kw_only=True)
-class _Job:
+class _BatchRun:
     """One run over the items that are left."""
 
     vlm: VLM
@@ -73,7 +74,7 @@ class _Job:
     report: Report
     model: str
     progress: BatchProgress
-    pending: deque[_Work] = field(default_factory=deque)  # in the order of the items
+    pending: deque[_Pending] = field(default_factory=deque)  # in the order of the items
 
     def run(self, items: Sequence[BatchItem]) -> None:
         limits = EngineLimits(
@@ -83,7 +84,7 @@ class _Job:
             cache_tokens=self.vlm.limits.max_rows * self.vlm.limits.max_context,
         )
         scheduler = Scheduler(self.vlm.model, self.vlm.processor.tokenizer, limits, reuse=self.vlm.reuse)
-        working: dict[Task, _Work] = {}
+        working: dict[Task, _Pending] = {}
         waiting = deque(items)
         while waiting or self.pending:
             while waiting and len(self.pending) < READ_AHEAD * limits.max_rows:
@@ -103,7 +104,7 @@ class _Job:
                     del working[task]
             self._write_finished()
 
-    def _end(self, work: _Work, reply: Reply) -> None:
+    def _end(self, work: _Pending, reply: Reply) -> None:
         try:
             check_whole(work.constraint, reply.text, reply.finish_reason, reply.usage.completion_tokens)
         except UserError as error:
@@ -113,8 +114,8 @@ class _Job:
         if work.last_image is not None:
             draw_answer(self.pictures[work.item.id], reply, work.last_image)
 
-    def _begin(self, item: BatchItem, scheduler: Scheduler, working: dict[Task, _Work]) -> None:
-        work = _Work(item=item)
+    def _begin(self, item: BatchItem, scheduler: Scheduler, working: dict[Task, _Pending]) -> None:
+        work = _Pending(item=item)
         self.pending.append(work)
         try:
             asked = item.read()
@@ -130,7 +131,7 @@ class _Job:
         working[task] = work
         scheduler.add(task)
 
-    def _fail(self, work: _Work, error: Exception) -> None:
+    def _fail(self, work: _Pending, error: Exception) -> None:
         if not isinstance(error, UserError):
             raise error  # a fault of ours, which every item might meet
         work.line = error_line(work.item, error)
@@ -178,7 +179,7 @@ def run_batch(
         report(progress)
         stems = {} if draw is None else file_stems(item.id for item in items)
         pictures = {name: draw / f"{stem}.png" for name, stem in stems.items()} if draw is not None else {}
-        job = _Job(vlm=vlm, file=file, pictures=pictures, report=report, model=model, progress=progress)
+        job = _BatchRun(vlm=vlm, file=file, pictures=pictures, report=report, model=model, progress=progress)
         try:
             if draw is not None:
                 draw.mkdir(parents=True, exist_ok=True)
@@ -191,3 +192,49 @@ def run_batch(
                 "same command goes on from there"
             ) from None
         return job.progress
+
+
+Settings = Mapping[str, str]
+
+
+def check_settings(out: Path, settings: Settings) -> None:
+    """Raise UserError if an output has answers of other settings, or of no job."""
+    path = _beside(out)
+    if not _has_answers(out):
+        return
+    if not path.exists():
+        raise UserError(f"{out} exists and is not of a job that can be gone on with: name another file")
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{path} cannot be read: remove it and {out} to begin again") from None
+    for name in before:
+        if before[name] != settings.get(name):
+            raise UserError(
+                f"{out} was begun with {name} {before[name]}, now it is {settings.get(name, 'not set')}: "
+                "name another output, or give --fresh to begin again"
+            )
+
+
+def hold_settings(out: Path, settings: Settings) -> None:
+    """Remember the settings of a new job; of one that is gone on with, UserError if they differ."""
+    check_settings(out, settings)
+    if not (_has_answers(out) and _beside(out).exists()):
+        write_whole(_beside(out), json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
+
+
+def forget(out: Path) -> None:
+    """Remove a job's answers and settings. UserError if it is running, or if there is a file that no job wrote."""
+    if _has_answers(out) and not _beside(out).exists():
+        raise UserError(f"{out} exists and is not of a job, so --fresh does not remove it: name another file")
+    if out.exists():
+        clear(out)
+    _beside(out).unlink(missing_ok=True)
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(out.name + ".job")
+
+
+def _has_answers(out: Path) -> bool:
+    return out.exists() and out.stat().st_size > 0
