@@ -16,7 +16,7 @@ from vl2.eval.catalogue import find_task
 from vl2.eval.choose_items import limited, scan_items
 from vl2.eval.judge import Judge
 from vl2.eval.results import RESULTS, read_parts, read_results, read_run
-from vl2.eval.run_task import EvalProgress, Options, run_task
+from vl2.eval.run_task import EvalOptions, EvalProgress, run_task
 from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Result, Score, Task, mean_score
 from vl2.infer.prompts import user_message
 from vl2.infer.vlm import VLM, load
@@ -24,10 +24,10 @@ from vl2.infer.vlm import VLM, load
 CHECKPOINTS = Path(__file__).parents[1] / "golden" / "reference" / "checkpoints"
 TASK = find_task("count_objects")
 ITEMS = 18  # more than the largest batch
-OPTIONS = Options(limit=ITEMS, batch_size=2, max_new_tokens=3, quiet=True)
+OPTIONS = EvalOptions(limit=ITEMS, batch_size=2, max_new_tokens=3, quiet=True)
 
 
-def run(vlm: VLM, folder: Path, options: Options = OPTIONS, task: Task = TASK) -> list[Result]:
+def run(vlm: VLM, folder: Path, options: EvalOptions = OPTIONS, task: Task = TASK) -> list[Result]:
     return run_task(vlm, task, DataSource(), folder, options, model="nano")
 
 
@@ -118,7 +118,7 @@ def test_a_result_holds_the_prompt_the_answer_and_what_was_read(whole: Path) -> 
 @pytest.mark.parametrize("field", ["limit", "batch_size", "max_new_tokens"])
 def test_a_number_below_one_is_refused(field: str) -> None:
     with pytest.raises(UserError, match=f"{field} must be at least 1, got 0"):
-        Options(**{field: 0})
+        EvalOptions(**{field: 0})
 
 
 def undecided_task(count: int = 1) -> Task:
@@ -141,7 +141,7 @@ def undecided_task(count: int = 1) -> Task:
 
 
 def test_a_judge_reads_what_the_rules_left_open_and_the_model_is_not_asked_again(nano: VLM, tmp_path: Path) -> None:
-    task, options = undecided_task(), Options(quiet=True)
+    task, options = undecided_task(), EvalOptions(quiet=True)
     (without,) = run(nano, tmp_path / "run", options, task)
     assert (without.score, without.is_undecided) == (0.0, True)
     asked: list[str] = []
@@ -170,7 +170,7 @@ def test_what_a_judge_has_read_stays_when_it_fails_half_way(nano: VLM, tmp_path:
             raise UserError("the judge gives no answer")
         return ["blue"] * len(prompts)
 
-    task, options = undecided_task(40), Options(quiet=True, judge=Judge(name="a model", ask=failing))
+    task, options = undecided_task(40), EvalOptions(quiet=True, judge=Judge(name="a model", ask=failing))
     with pytest.raises(UserError, match="gives no answer"):
         run(nano, tmp_path / "run", options, task)
     assert sum(result.is_undecided for result in read_results(tmp_path / "run")) == 8
@@ -182,7 +182,7 @@ def test_a_judge_that_never_answers_does_not_lock_the_folder(nano: VLM, tmp_path
     def failing(prompts: Sequence[str]) -> list[str]:
         raise UserError("the judge gives no answer")
 
-    task, options = undecided_task(), Options(quiet=True)
+    task, options = undecided_task(), EvalOptions(quiet=True)
     with pytest.raises(UserError, match="gives no answer"):
         run(nano, tmp_path / "run", replace(options, judge=Judge(name="wrong", ask=failing)), task)
     assert read_run(tmp_path / "run").judge is None
@@ -196,7 +196,7 @@ def test_an_answer_without_a_reply_stays_undecided_and_the_rest_is_judged(nano: 
     def partly(prompts: Sequence[str]) -> list[str | None]:
         return [None, *["blue"] * (len(prompts) - 1)]
 
-    task, options = undecided_task(40), Options(quiet=True, judge=Judge(name="a model", ask=partly))
+    task, options = undecided_task(40), EvalOptions(quiet=True, judge=Judge(name="a model", ask=partly))
     results = run(nano, tmp_path / "run", options, task)
     assert [result.id for result in results if result.is_undecided] == ["item 0", "item 32"]
     assert sum(result.score for result in results) == 38

@@ -18,8 +18,8 @@ from vl2.errors import UserError
 from vl2.grid import UNTILED
 from vl2.model import VL2
 from vl2.train.attention_loss import HEAD, AttentionLoss
-from vl2.train.memory import checkpoint_activations
 from vl2.train.ranks import ONE
+from vl2.train.recompute import checkpoint_activations
 from vl2.train.shard import shard
 from vl2.train.step import TrainStep
 

@@ -84,14 +84,14 @@ class EvalRun:
         from vl2.eval.choose_items import check_whole, choose, first_item
         from vl2.eval.judge import endpoint_judge
         from vl2.eval.report import write_reports
-        from vl2.eval.run_task import Options, ranks_of_environment, run_task
+        from vl2.eval.run_task import EvalOptions, ranks_of_environment, run_task
 
         if not self.tasks:
             raise UserError("say which tasks to run; `vl2 eval list` shows them")
         tasks = [find_task(name) for name in self.tasks]
         source = replace(self.source.data_source(), whole=self.whole)
         rank, world_size = ranks_of_environment()
-        options = Options(
+        options = EvalOptions(
             protocol=self.protocol,
             limit=self.limit,
             batch_size=self.batch_size,

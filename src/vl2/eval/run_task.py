@@ -36,7 +36,7 @@ HASHED = 64  # numbers of each weight that make the hash
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class EvalOptions:
     """How a task is run."""
 
     protocol: str | None = None
@@ -60,7 +60,9 @@ def ranks_of_environment() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def run_task(vlm: VLM, task: Task, source: DataSource, folder: Path, options: Options, *, model: str) -> list[Result]:
+def run_task(
+    vlm: VLM, task: Task, source: DataSource, folder: Path, options: EvalOptions, *, model: str
+) -> list[Result]:
     """Run a task into a folder. `model` is the name that the report shows.
 
     The first process returns all results in order, another one those that are known when its own are done.
@@ -95,7 +97,7 @@ def weights_hash(vlm: VLM) -> str:
 
 
 def _identify(
-    vlm: VLM, protocol: Protocol, chosen: Chosen, options: Options, *, protocol_name: str, data: str, model: str
+    vlm: VLM, protocol: Protocol, chosen: Chosen, options: EvalOptions, *, protocol_name: str, data: str, model: str
 ) -> RunId:
     processor = prepared(vlm, protocol, options.batch_size).processor
     judge = options.judge if protocol.judge is not None else None
@@ -135,7 +137,7 @@ def _arithmetic(vlm: VLM) -> str:
 
 
 def _answer(
-    vlm: VLM, protocol: Protocol, items: Items, ids: Sequence[str], folder: Path, options: Options, *, label: str
+    vlm: VLM, protocol: Protocol, items: Items, ids: Sequence[str], folder: Path, options: EvalOptions, *, label: str
 ) -> None:
     """Ask what is not done yet; the first process then waits for the others and joins all results."""
     mine = set(ids[options.rank :: options.world_size])

@@ -30,7 +30,6 @@ from vl2.train.checkpoint import RECIPE, Checkpoints, Keep
 from vl2.train.evaluation import Evaluation, HeldOut, open_evaluation
 from vl2.train.flops import product_dtype
 from vl2.train.loss_spike import LossSpikeSkip
-from vl2.train.memory import checkpoint_activations, compile_encoder
 from vl2.train.meter import Meter
 from vl2.train.metrics import METRICS, StepMetrics
 from vl2.train.outputs import Outputs, TrainProgress
@@ -50,6 +49,7 @@ from vl2.train.prepare import (
 )
 from vl2.train.ranks import Ranks, RankZeroSection, join, leave
 from vl2.train.recipe import Recipe, changes, read_recipe
+from vl2.train.recompute import checkpoint_activations, compile_encoder
 from vl2.train.shard import is_sharded, local, origin
 from vl2.train.stage import learning_rate
 from vl2.train.step import TrainStep

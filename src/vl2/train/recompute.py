@@ -1,4 +1,4 @@
-"""Memory of a training process: activations that are computed again instead of kept.
+"""Activations that are computed again instead of kept, and the encoder compiled.
 
 Checkpointing is a function applied to a finished model, before it is sharded. What modules report of a pass, such as
 the expert load, is returned from the first run and not collected anywhere, so the second run counts nothing twice.
