@@ -36,6 +36,7 @@ SHARED = {
     "progress",
     "resumable_log",
     "thread_waits",
+    "timing",
 }
 # What each package or module of vl2 may import from the others. A new one needs a line here.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -51,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": set(),
     "resumable_log": {"errors"},
     "thread_waits": set(),
+    "timing": set(),
     "__main__": {"cli", "vl2"},
     "process": SHARED,
     "model": SHARED,

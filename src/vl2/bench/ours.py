@@ -12,7 +12,6 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from vl2 import __version__  # noqa: E402
-from vl2.bench.machine import wait_for  # noqa: E402
 from vl2.bench.protocol import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
 from vl2.bench.stages import Bytes, Types  # noqa: E402
 from vl2.infer.decode_graph import DecodeGraphs  # noqa: E402
@@ -23,6 +22,7 @@ from vl2.infer.sampling import GenerateOptions, choose_token  # noqa: E402
 from vl2.infer.vlm import VLM, load  # noqa: E402
 from vl2.kernels import describe_kernels  # noqa: E402
 from vl2.model import Cache  # noqa: E402
+from vl2.timing import wait_for  # noqa: E402
 
 IMPORT_S = time.perf_counter() - STARTED
 

@@ -6,7 +6,6 @@ fastest of a few runs counts: what a part takes when nothing else wants the mach
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +24,7 @@ from vl2.model.moe import MoE, sequences_of_documents
 from vl2.model.rope import rotary_angles
 from vl2.plan.inputs import DataProfile
 from vl2.process.sample import IGNORE_ID
+from vl2.timing import time_when_done
 from vl2.train.loss import next_token_loss
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parallel.pipeline_split import Segment, Unit, UnitCosts
@@ -216,27 +216,21 @@ def _update_s(model: VL2, device: torch.device, repeats: int) -> float:
     optimizer = MasterAdamW([group], betas=(0.9, 0.95), eps=1e-8)
     best = float("inf")
     for _ in range(repeats):
-        start = _now(device)
+        start = time_when_done(device)
         optimizer.grad_norm()
         optimizer.scale(0.5)
         optimizer.step(1e-5)
-        best = min(best, _now(device) - start)
+        best = min(best, time_when_done(device) - start)
     return best / sum(p.numel() for _, p in named)
 
 
 def _time(run: Callable[..., Tensor], inputs: list[Tensor], device: torch.device, repeats: int) -> _Timing:
     forward = backward = float("inf")
     for _ in range(repeats + 1):
-        start = _now(device)
+        start = time_when_done(device)
         out = run(*inputs)
-        middle = _now(device)
+        middle = time_when_done(device)
         out.backward(torch.ones_like(out))
-        end = _now(device)
+        end = time_when_done(device)
         forward, backward = min(forward, middle - start), min(backward, end - middle)
     return _Timing(forward_s=forward, backward_s=backward)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

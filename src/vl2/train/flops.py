@@ -8,7 +8,6 @@ A backward pass costs once more for the gradients of activations, and once more 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import torch
 
 from vl2.config import ModelConfig
 from vl2.model.float_linear import has_bfloat16_products
+from vl2.timing import best_seconds
 from vl2.train.stage import Part
 
 
@@ -106,19 +106,7 @@ def measure_rate(device: torch.device, dtype: torch.dtype, size: int | None = No
     """Return the operations per second of one large matrix product, the best of a few."""
     size = size or (8192 if device.type == "cuda" else 1024)
     a = torch.ones(size, size, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(repeats + 1):
-        _wait(device)
-        start = time.perf_counter()
-        _ = a @ a
-        _wait(device)
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * size**3 / best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return 2.0 * size**3 / best_seconds(lambda: a @ a, device, repeats)
 
 
 def product_dtype(device: torch.device) -> torch.dtype:
