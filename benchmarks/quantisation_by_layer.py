@@ -30,13 +30,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.config import PRESETS, LanguageConfig, ModelConfig, preset
-from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.model import VL2
 from vl2.model.attention import AttentionMask
 from vl2.model.rope import rotary_angles
 from vl2.quant.apply import quantize_into
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES
 from vl2.quant.write import empty_quantized
+from vl2.runtime.cpu_modules import with_kernels
 from vl2.weights.load import build_empty, materialize, shape_of
 from vl2.weights.names import Place, places
 from vl2.weights.random_checkpoint import random_values
@@ -68,8 +68,7 @@ class Forms:
             materialize(model, dtype, torch.device("meta"))
         for name in SCHEME_NAMES:
             self.models[name] = empty_quantized(config, SCHEMES[name], dtypes[-1])
-        for model in self.models.values():
-            use_prefill_kernels(model.eval())
+        self.models = {name: with_kernels(model.eval()) for name, model in self.models.items()}
 
     @contextmanager
     def hold(self, part: str) -> Iterator[list[nn.Module]]:

@@ -32,6 +32,7 @@ SHARED = {
     "batch",
     "malloc",
     "paths",
+    "import_path",
     "install_hint",
     "progress",
     "resumable_log",
@@ -47,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dtypes": set(),
     "paths": {"errors"},
     "install_hint": set(),
+    "import_path": {"errors"},
     "malloc": set(),
     "html_page": set(),
     "progress": set(),
@@ -60,15 +62,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lora": SHARED | {"model", "weights"},
     "kernels": SHARED,
     "quant": SHARED | {"model", "weights", "kernels"},
-    "infer": SHARED | {"model", "process", "weights", "lora", "quant", "kernels"},
+    "runtime": SHARED | {"model", "kernels", "quant"},
+    "infer": SHARED | {"model", "process", "weights", "lora", "quant", "kernels", "runtime"},
     "batch_job": SHARED | {"process", "infer"},
     "serve": SHARED | {"process", "infer", "lora", "vl2"},
     "hf": SHARED | {"model", "process", "weights", "infer"},
     "data": SHARED | {"process"},
-    "eval": SHARED | {"process", "infer", "data"},
-    "bench": SHARED | {"model", "infer", "kernels", "quant", "train", "weights", "vl2"},
-    "verify": SHARED | {"process", "weights", "infer", "quant", "kernels", "bench", "vl2"},
-    "train": SHARED | {"model", "process", "weights", "data", "infer", "eval", "lora"},
+    "synth": SHARED | {"process", "data"},
+    "datasets": SHARED | {"process", "data", "synth"},  # what is fetched as emoji is a sprite set
+    "curate": SHARED | {"process", "data", "synth", "datasets"},  # a stage is built of all three
+    # "synth" draws the drawn tests; of "curate" the judge takes the client of the jobs.
+    "eval": SHARED | {"process", "infer", "data", "datasets", "synth", "curate"},
+    "bench": SHARED | {"model", "infer", "kernels", "quant", "runtime", "train", "weights", "vl2"},
+    "verify": SHARED | {"process", "weights", "infer", "quant", "kernels", "runtime", "bench", "vl2"},
+    "train": SHARED
+    | {"model", "process", "weights", "data", "datasets", "infer", "eval", "lora", "kernels", "runtime"},
     "plan": SHARED | {"model", "process", "data", "train"},
     # "vl2": the public names
     "cli": SHARED
@@ -77,6 +85,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "weights",
         "infer",
         "data",
+        "synth",
+        "datasets",
+        "curate",
         "hf",
         "vl2",
         "eval",
@@ -86,6 +97,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "plan",
         "quant",
         "kernels",
+        "runtime",
         "batch_job",
         "bench",
         "verify",
@@ -168,6 +180,7 @@ def test_imports_follow_the_directions(path: Path) -> None:
         if (there := imported_owner(module)) is not None and there != here and there not in MAY_IMPORT[here]
     }
     assert not forbidden, f"{here} may import {sorted(MAY_IMPORT[here])} only"
+    assert not [module for module in imported_modules(path) if module.split(".")[0] == "experiments"]
 
 
 @pytest.mark.parametrize("path", SOURCE_FILES, ids=lambda path: str(path.relative_to(SOURCE)))

@@ -12,9 +12,9 @@ from vl2.batch_job.exports import file_stem, file_stems, to_coco, to_markdown, w
 from vl2.batch_job.item import Asked, BatchItem, LineFile, answer_line, error_line
 from vl2.batch_job.run_batch import forget, hold_settings
 from vl2.errors import UserError
-from vl2.infer.prompts import user_message
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
+from vl2.process.conversation import user_turn
 from vl2.process.grounding import without_boxes
 
 TEXT = (
@@ -23,8 +23,8 @@ TEXT = (
 
 
 def item(name: str, form: Any = "plain", query: str | None = None, image: Any = None, **about: Any) -> BatchItem:
-    messages = [user_message("What?", [] if image is None else [image])]
-    asked = Asked(messages=messages, options=GenerateOptions())
+    turns = [user_turn("What?", [] if image is None else [image])]
+    asked = Asked(turns=turns, options=GenerateOptions())
     return BatchItem(id=name, read=lambda: asked, about=about, form=form, query=query)
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from vl2.batch_job.item import Asked, BatchItem
 from vl2.errors import UserError
-from vl2.infer.prompts import user_message
 from vl2.infer.sampling import GenerateOptions
 from vl2.install_hint import install_extra
 from vl2.paths import local_path
+from vl2.process.conversation import one_question
 from vl2.process.image import ImageSource
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _pages(name: str, path: Path, question: str, options: GenerateOptions, dpi: 
 
 
 def _asker(picture: Callable[[], ImageSource], question: str, options: GenerateOptions) -> Callable[[], Asked]:
-    return lambda: Asked(messages=[user_message(question, [picture()])], options=options)
+    return lambda: Asked(turns=one_question(question, [picture()]), options=options)
 
 
 POINTS_PER_INCH = 72

@@ -1,4 +1,4 @@
-"""One unit of a job: what it is called, how its messages are made, the line that answers it, and the file of all lines.
+"""One unit of a job: what it is called, what is asked, the line that answers it, and the file of all lines.
 
 A line is short, or as OpenAI's batches write it. The file is the output of a job and also its memory: a line for each
 item, in order, never twice.
@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vl2.errors import UserError
-from vl2.infer.prompts import Messages
 from vl2.infer.reply import Reply
 from vl2.infer.sampling import GenerateOptions
+from vl2.process.conversation import Turn
 from vl2.process.image import ImageSource
-from vl2.process.messages import normalize
 from vl2.resumable_log import ResumableLog
 
 
@@ -26,12 +25,12 @@ from vl2.resumable_log import ResumableLog
 class Asked:
     """What the model is asked, read when its turn comes."""
 
-    messages: Messages
+    turns: Sequence[Turn]
     options: GenerateOptions
 
     @property
     def images(self) -> list[ImageSource]:
-        return [source for turn in normalize(self.messages) for source in turn.images]
+        return [source for turn in self.turns for source in turn.images]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -223,6 +223,8 @@ def print_report(comparison: SpeedComparison, file: TextIO) -> None:
     console.print(products)
 
     ours, *peers = comparison.runs
+    for line in ours.loaded.get("runner", ()):
+        console.print(line)
     if "kernels" in ours.loaded:
         console.print(f"kernels: {ours.loaded['kernels']}")
     if "compute" in ours.loaded:

@@ -84,7 +84,7 @@ class Batch:
         from vl2.batch_job.exports import write_coco, write_markdown
         from vl2.batch_job.item import check_unique, is_error
         from vl2.batch_job.run_batch import check_settings, forget, hold_settings, run_batch
-        from vl2.infer.generate import Limits
+        from vl2.infer.sequence import Limits
         from vl2.resumable_log import read_lines
 
         lines_path, is_markdown = self._lines_path()

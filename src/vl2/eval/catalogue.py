@@ -37,6 +37,7 @@ from vl2.eval.tasks import (
     textvqa,
     wikitables,
 )
+from vl2.process.conversation import user_turn
 
 PAPERS: tuple[Task, ...] = (
     docvqa.DOCVQA, chartqa.TASK, docvqa.INFOVQA, textvqa.TASK, ocrbench.TASK, mmstar.TASK, ai2d.TASK, mmmu.TASK,
@@ -84,7 +85,7 @@ def describe(task: Task, source: DataSource, *, only: str | None = None, answer:
         if only in (None, name):
             lines += ["", f"== {name}: at most {protocol.max_new_tokens} tokens, greedy{_tiles(protocol)}"]
             lines += [f"   {protocol.says}{_judge(protocol)}", ""]
-            lines += [f"   | {line}" for line in prompt_text(protocol.messages(example)).splitlines()]
+            lines += [f"   | {line}" for line in prompt_text(protocol.ask(example)).splitlines()]
             if answer is not None:
                 lines += ["", f"   {answer!r} {_read(protocol, example, answer)}"]
     if item is None:
@@ -119,5 +120,5 @@ def made_up() -> Item:
         images=(picture.getvalue(),),
         gold=["GOLD"],
         options=("OPTION ONE", "OPTION TWO"),
-        notes={"size": [64, 48], "turns": [{"role": "user", "content": [{"type": "text", "text": "QUESTION?"}]}]},
+        notes={"size": [64, 48], "turns": [user_turn("QUESTION?")]},
     )

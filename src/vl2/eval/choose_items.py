@@ -16,8 +16,8 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from vl2.data.held_out import HELD_OUT_SEED
 from vl2.errors import UserError
+from vl2.eval.held_out import HELD_OUT_SEED
 from vl2.eval.task import DataSource, Item, LeftOut, Task
 
 SEED = 0  # of every sample, so that two runs with one limit can be compared

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from vl2.config import ModelConfig
 from vl2.data.pack import Packing
 from vl2.model import VL2, init_weights
-from vl2.model.attention import AttentionMask
 from vl2.model.empty import shapes_only
 from vl2.model.language import DecoderLayer
+from vl2.model.mask import AttentionMask
 from vl2.model.moe import MoE, sequences_of_documents
 from vl2.model.rope import rotary_angles
 from vl2.plan.inputs import DataProfile

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO, get_args
 
 from vl2.config import PRESETS, ModelConfig, preset
-from vl2.data.plan import PackPlan
+from vl2.data.pack_plan import PackPlan
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.model import VL2

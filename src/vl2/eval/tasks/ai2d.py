@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator
 
-from vl2.data.convert.conversation import OPTION_LETTER
+from vl2.datasets.question_answers import OPTION_LETTER
 from vl2.eval.protocols import PAPER, VLMEVALKIT, ask_with_options
 from vl2.eval.public_data import Dataset, images_of, options_of, read_rows, stems_of, texts
 from vl2.eval.score.multiple_choice import ai2d_text, is_ai2d_right
@@ -47,7 +47,7 @@ TASK = Task(
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
         "lmms-eval": Protocol(
-            messages=ask_with_options(f"\n{OPTION_LETTER}", is_stripped=False),
+            ask=ask_with_options(f"\n{OPTION_LETTER}", is_stripped=False),
             score=score_lmms,
             says="lmms-eval: the letter before a full stop at the beginning, else the whole answer, without case.",
             max_new_tokens=16,

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from vl2.data.convert.conversation import TRANSCRIBE
-from vl2.data.convert.sroie import FIELDS
-from vl2.data.held_out import is_held_out
+from vl2.datasets.question_answers import TRANSCRIBE
+from vl2.datasets.sroie import FIELDS
+from vl2.eval.held_out import is_held_out
 from vl2.eval.protocols import ask, score_exact
 from vl2.eval.public_data import Row, images_of, read_rows
 from vl2.eval.score.text_rules import plain
@@ -81,9 +81,7 @@ LINES = Task(
     folders=("sroie",),
     read=read_lines,
     protocols={
-        "vl2": Protocol(
-            messages=ask, score=score_lines, says="F1 over whole lines, without case.", max_new_tokens=1536
-        ),
+        "vl2": Protocol(ask=ask, score=score_lines, says="F1 over whole lines, without case.", max_new_tokens=1536),
     },
     metric=mean_score,
     has_whole=True,
@@ -94,7 +92,7 @@ FIELDS_TASK = Task(
     layout=_LAYOUT,
     folders=("sroie",),
     read=read_fields,
-    protocols={"vl2": Protocol(messages=ask, score=score_exact, says="Exact match without case.", max_new_tokens=96)},
+    protocols={"vl2": Protocol(ask=ask, score=score_exact, says="Exact match without case.", max_new_tokens=96)},
     metric=mean_score,
     has_whole=True,
 )

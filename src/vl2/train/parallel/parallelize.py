@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vl2.config import ModelConfig
-from vl2.data.plan import PackPlan, Position
+from vl2.data.pack_plan import PackPlan, Position
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.model import VL2
