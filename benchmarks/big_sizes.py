@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 
+from vl2.bench.protocol import peak_bytes
 from vl2.config import PRESETS, ModelConfig
 from vl2.infer.memory_plan import MemoryPlan
 from vl2.infer.prefill import prefill
@@ -96,7 +96,7 @@ def measure(folder: Path, memory: str, num_tokens: int, is_cached: bool) -> dict
         "cached": is_cached,
         "load_s": load_s,
         "tokens_per_s": num_tokens / seconds,
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "peak_gb": peak_bytes() / 1e9,
         "absent_share": (pager.misses - misses) / (num_tokens * layers * chosen) if pager else 0.0,
         "disk_mb_per_token": (_read_from_disk() - disk) / num_tokens / 1e6,
         "threads": torch.get_num_threads(),

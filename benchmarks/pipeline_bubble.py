@@ -17,9 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from local_ranks import run_ranks
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -34,19 +32,17 @@ from torch import Tensor
 from vl2.config import ModelConfig, preset
 from vl2.data.pack import Packing
 from vl2.model import VL2, init_weights
-from vl2.plan.cluster import DEVICES, Cluster
-from vl2.plan.layout import LayoutChoice, Work, step_time
-from vl2.plan.profile import DataProfile
+from vl2.plan.inputs import DEVICES, Cluster, DataProfile
 from vl2.plan.search import PAPER
+from vl2.plan.step_time import LayoutChoice, StepPacks, step_time
 from vl2.plan.timeline import Timeline, simulate
 from vl2.train.blank import blank_pack
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
-from vl2.train.parallel.pipeline_split import PipelineSplit, split_pipeline, units
+from vl2.train.parallel.pipeline_split import PipelineSplit, UnitCosts, split_pipeline, units
 from vl2.train.parallel.schedules import Shape
 from vl2.train.parallel.segment import MicroBatch
-from vl2.train.parallel.unit_costs import UnitCosts
-from vl2.train.ranks import join, leave
+from vl2.train.ranks import Ranks
 from vl2.train.recipe import SplitKind
 from vl2.train.stage import STAGES
 
@@ -130,13 +126,9 @@ def simulated(cut: PipelineSplit, seconds: Sequence[float], num_batches: int) ->
     )
 
 
-def run_rank(rank: int, port: int, size: str, kind: SplitKind, batch_s: float, args: Any, times: Any) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    ranks = join("cpu", timeout_s=300)
-    cut, seconds = cut_and_seconds(size, kind, batch_s)
+def time_pipeline(ranks: Ranks, size: str, kind: SplitKind, args: argparse.Namespace) -> float:
+    """Return the seconds of the fastest step."""
+    cut, seconds = cut_and_seconds(size, kind, args.batch_s)
     model = VL2(narrow_config(size))
     init_weights(model, 0)
     pipeline = PipelineModel(model, cut, make_layout(ranks, pipeline=RANKS), torch.float32)
@@ -158,8 +150,7 @@ def run_rank(rank: int, port: int, size: str, kind: SplitKind, batch_s: float, a
         pipeline.pipelines.run(shape, pipeline.carries_gradient)
         ranks.barrier()
         best = min(best, time.perf_counter() - start)
-    times.put((rank, best))
-    leave()
+    return best
 
 
 def sleep_backward(out: Any, seconds: float) -> Any:
@@ -169,20 +160,7 @@ def sleep_backward(out: Any, seconds: float) -> Any:
 
 
 def measure(size: str, kind: SplitKind, args: argparse.Namespace) -> Row:
-    context = multiprocessing.get_context("spawn")
-    times = context.Queue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [
-        context.Process(target=run_rank, args=(rank, port, size, kind, args.batch_s, args, times))
-        for rank in range(RANKS)
-    ]
-    for process in processes:
-        process.start()
-    length = max(times.get(timeout=600)[1] for _ in processes)
-    for process in processes:
-        process.join()
+    length = max(run_ranks(RANKS, time_pipeline, size, kind, args))
     cut, seconds = cut_and_seconds(size, kind, args.batch_s)
     timeline = simulated(cut, seconds, args.batches)
     busy = sum(seconds) * args.batches * (1 + BACKWARD)
@@ -209,7 +187,7 @@ def at_paper_scale(size: str, kind: SplitKind, stages: int) -> PaperRow:
         expert_rate=cluster.peak_flops * cluster.expert_efficiency,
     )
     choice = LayoutChoice(pipeline=stages, expert_parallel=1, cut=kind)
-    step = step_time(config, cluster, choice, costs, Work(tokens=tokens, tiles=tiles), kept_bytes=16)
+    step = step_time(config, cluster, choice, costs, StepPacks(tokens=tokens, tiles=tiles), kept_bytes=16)
     return PaperRow(size=size, gpus=gpus, cut=kind, bubble=step.bubble, step_s=step.total_s)
 
 

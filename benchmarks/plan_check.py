@@ -13,12 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
-import socket
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from local_ranks import run_ranks
 from rich.console import Console
 from rich.table import Table
 from training import model_config
@@ -34,16 +31,16 @@ from vl2.data.pack import balance
 from vl2.data.packed import Packed
 from vl2.grid import num_tiles, num_visual_tokens
 from vl2.model import VL2, init_weights
-from vl2.plan.cluster import Cluster
-from vl2.plan.layout import WIDE, LayoutChoice, Work, step_time
-from vl2.plan.measure import Load, measure_costs
+from vl2.plan.inputs import Cluster
+from vl2.plan.step_time import WIDE, LayoutChoice, StepPacks, step_time
+from vl2.plan.unit_sizes import Load, measure_costs
+from vl2.process.sample import IGNORE_ID
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
-from vl2.train.parallel.pipeline_split import split_pipeline, units
+from vl2.train.parallel.pipeline_split import UnitCosts, split_pipeline, units
 from vl2.train.parallel.pipeline_step import PipelineStep
-from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.parts import freeze
-from vl2.train.ranks import ONE, Ranks, join, leave
+from vl2.train.ranks import ONE, Ranks
 from vl2.train.shard import shard
 from vl2.train.stage import Stage
 from vl2.train.step import TrainStep
@@ -100,12 +97,12 @@ def make_packs(config: Any, count: int, seq_len: int) -> list[Packed]:
             tokens = torch.randint(config.language_config.vocab_size, (visual + TEXT,))
             mask = torch.arange(visual + TEXT) < visual
             ids.append(tokens)
-            labels.append(tokens.masked_fill(mask, -100))
+            labels.append(tokens.masked_fill(mask, IGNORE_ID))
             masks.append(mask)
             lengths.append(len(tokens))
             grids.append(grid)
         for label in labels:
-            label[0] = -100
+            label[0] = IGNORE_ID
         side_px = config.vision_config.image_size
         packs.append(
             Packed(
@@ -157,18 +154,6 @@ def time_steps(ranks: Ranks, args: Any, choice: LayoutChoice, costs: UnitCosts) 
     return statistics.median(times[1:] or times)
 
 
-def run_rank(rank: int, size: int, port: int, args: Any, job: Any, times: Any) -> None:
-    torch.set_num_threads(1)
-    if hasattr(os, "sched_setaffinity") and args.pin:
-        os.sched_setaffinity(0, {rank})
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    ranks = join("cpu", timeout_s=600)
-    times.put(time_steps(ranks, args, *job) if isinstance(job, tuple) else RATES[job](ranks))
-    leave()
-
-
 def exchange_rate(ranks: Ranks) -> float:
     """Return the bytes per second that a rank receives, of tensors as large as a layer's weights."""
     rows = torch.ones(1 << 22)
@@ -205,24 +190,6 @@ def weights_rate(ranks: Ranks) -> float:
     return (2 * 4 + WIDE) * (count - count // ranks.size) / best
 
 
-RATES: dict[str, Callable[[Ranks], float]] = {"exchange": exchange_rate, "weights": weights_rate}
-
-
-def on_processes(size: int, args: argparse.Namespace, job: Any) -> float:
-    context = multiprocessing.get_context("spawn")
-    times = context.Queue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [context.Process(target=run_rank, args=(r, size, port, args, job, times)) for r in range(size)]
-    for process in processes:
-        process.start()
-    values = [times.get(timeout=1800) for _ in processes]
-    for process in processes:
-        process.join()
-    return max(values) if isinstance(job, tuple) else min(values)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="middle", choices=("nano", "middle"))
@@ -236,8 +203,8 @@ def main() -> None:
     torch.set_num_threads(1)
     config = model_config(args.model)
     packs = make_packs(config, args.packs, args.seq_len)
-    work = Work(tokens=np.array([len(p) for p in packs]), tiles=np.array([len(p.tiles) for p in packs]))
-    trained = sum(int((p.labels[1:] != -100).sum()) for p in packs) / sum(map(len, packs))
+    work = StepPacks(tokens=np.array([len(p) for p in packs]), tiles=np.array([len(p.tiles) for p in packs]))
+    trained = sum(int((p.labels[1:] != IGNORE_ID).sum()) for p in packs) / sum(map(len, packs))
     load = Load(
         tiles=round(float(work.tiles.mean())),
         tokens=round(float(work.tokens.mean())),
@@ -245,7 +212,7 @@ def main() -> None:
         trained_share=trained,
     )
     costs = measure_costs(config, load, device=torch.device("cpu"), dtype=torch.float32)
-    rate, weights = (on_processes(2, args, name) for name in RATES)
+    rate, weights = (min(run_ranks(2, measure, pin=args.pin)) for measure in (exchange_rate, weights_rate))
     rows = []
     for name in args.only:
         size, choice = LAYOUTS[name]
@@ -263,7 +230,10 @@ def main() -> None:
         )
         unhidden = LayoutChoice(**(asdict(choice) | {"recomputes": False}))
         simulated = step_time(config, cluster, unhidden, costs, work, kept_bytes=16).total_s
-        measured = time_steps(ONE, args, choice, costs) if size == 1 else on_processes(size, args, (choice, costs))
+        if size == 1:
+            measured = time_steps(ONE, args, choice, costs)
+        else:
+            measured = max(run_ranks(size, time_steps, args, choice, costs, pin=args.pin))
         rows.append(Row(name=name, processes=size, measured_s=measured, simulated_s=simulated))
         print(f"{name}: measured {measured:.2f} s, simulated {simulated:.2f} s", flush=True)
         if args.out:  # after each, so that what is measured stays if a later one is stopped

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from vl2.config import preset
 from vl2.data.pack import Packing, balance
-from vl2.plan.profile import DataProfile
-from vl2.train.parallel.tile_moves import even_counts, imbalance
+from vl2.plan.inputs import DataProfile
+from vl2.train.parallel.tile_balance import even_counts, imbalance
 
 BYTES = 2  # of bfloat16
 

@@ -38,6 +38,7 @@ from vl2.data.pack import Packing
 from vl2.data.pack_plan import PackPlan, PlanOptions
 from vl2.data.packed import Packed
 from vl2.data.record import Record
+from vl2.dtypes import DTYPES
 from vl2.model import VL2, init_weights
 from vl2.process.processor import Processor
 from vl2.train.flops import ForwardCost, measure_rate, step_flops
@@ -46,7 +47,7 @@ from vl2.train.shard import shard
 from vl2.train.stage import Stage
 from vl2.train.step import TrainStep
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+COMPUTE = ["float32", "bfloat16"]
 # Five times the built-in model's arithmetic per token, with its tokenizer and tiles.
 MIDDLE = {
     "language_config": {
@@ -289,7 +290,7 @@ def show(console: Console, comparisons: list[Comparison], feeding: Feeding) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=["nano", "middle"], default=["nano", "middle"])
-    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--dtypes", nargs="+", choices=COMPUTE, default=COMPUTE)
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each model and type")
     parser.add_argument("--packs", type=int, default=4, help="of a step")
     parser.add_argument("--seq-len", type=int, default=1024)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.drawn_examples import drawing, right_answer, right_boxes
 from vl2.cli.main import run
-from vl2.eval.score.iou import iou
+from vl2.eval.score.boxes import iou
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

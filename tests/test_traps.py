@@ -179,7 +179,7 @@ def test_r8_model_text_is_parsed_and_never_run() -> None:
     assert [(f.label, b) for f in parse_tolerant(broken) for b in f.boxes] == [("cup", (1, 2, 3, 4))]
     sources = set(Path(vl2.__file__).parent.rglob("*.py"))
     # Running a plot's code in a process of its own, within limits, is what this one file is for.
-    sandbox = Path(vl2.__file__).parent / "data" / "construct" / "sandbox.py"
+    sandbox = Path(vl2.__file__).parent / "synth" / "sandbox.py"
     assert sandbox in sources
     for path in sources - {sandbox}:
         code = re.sub(r"\.eval\(\)", "", path.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ class Batch:
     """Rows of unequal length padded to one width, on the left or on the right."""
 
     input_ids: Tensor  # int64 [B, S]; the pad id where padded
-    labels: Tensor  # int64 [B, S]; -100 where not trained
+    labels: Tensor  # int64 [B, S]; IGNORE_ID of vl2.process.sample where not trained
     attention_mask: Tensor  # bool [B, S]; False where padded
     image_mask: Tensor  # bool [B, S]; True where a visual token goes
     tiles: Tensor  # float32 [I, 3, P, P]; row by row, image by image, global view first

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.reference import IMAGES
-from vl2.batch_job.files import file_items
+from vl2.batch_job.file_items import file_items
 from vl2.batch_job.item import check_unique
 from vl2.batch_job.request_lines import request_items
 from vl2.errors import UserError

@@ -8,17 +8,14 @@ from typing import Any
 
 import pytest
 
-from vl2.batch_job.answer_line import answer_line, error_line
-from vl2.batch_job.coco import to_coco, write_coco
-from vl2.batch_job.drawing import file_stem, file_stems
-from vl2.batch_job.item import Asked, BatchItem
-from vl2.batch_job.line_file import LineFile
-from vl2.batch_job.markdown import plain_text, to_markdown, write_markdown
-from vl2.batch_job.settings import forget, hold_settings
+from vl2.batch_job.exports import file_stem, file_stems, to_coco, to_markdown, write_coco, write_markdown
+from vl2.batch_job.item import Asked, BatchItem, LineFile, answer_line, error_line
+from vl2.batch_job.run_batch import forget, hold_settings
 from vl2.errors import UserError
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
 from vl2.process.conversation import user_turn
+from vl2.process.grounding import without_boxes
 
 TEXT = (
     "See <|ref|>cup<|/ref|><|det|>[[0, 0, 500, 999], [1, 1, 2, 2]]<|/det|> and <|ref|>dog<|/ref|><|det|>[[9, 9, 9, 9]]"
@@ -107,7 +104,7 @@ def test_markdown_has_a_heading_per_file_and_no_tags(tmp_path: Path) -> None:
     ("answer", "plain"), [("a <|grounding|>b", "a b"), ("<|ref|>x<|/ref|><|det|>[[1,", "x"), ("plain", "plain")]
 )
 def test_tags_go_and_labels_stay(answer: str, plain: str) -> None:
-    assert plain_text(answer) == plain
+    assert without_boxes(answer) == plain
 
 
 def test_openai_lines_have_openai_shapes() -> None:
@@ -202,7 +199,7 @@ def test_a_name_that_is_no_utf8_is_read_back_as_it_was(tmp_path: Path) -> None:
     with LineFile(tmp_path / "out.jsonl") as file:
         file.append({"id": name, "text": "报告"})
     with LineFile(tmp_path / "out.jsonl") as file:
-        assert file.ids == {name}
+        assert file.keys == {name}
 
 
 def test_a_file_that_is_no_job_is_not_overwritten(tmp_path: Path) -> None:

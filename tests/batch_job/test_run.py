@@ -16,15 +16,15 @@ import pytest
 from PIL import Image
 
 from tests.reference import CHECKPOINTS, IMAGES, reference_vlm
-from vl2.batch_job.item import Asked, BatchItem
-from vl2.batch_job.line_file import LineFile, read_lines
-from vl2.batch_job.run import BatchProgress, run_batch
+from vl2.batch_job.item import Asked, BatchItem, LineFile
+from vl2.batch_job.run_batch import BatchProgress, run_batch
 from vl2.errors import UserError
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.prompts import locate_prompt
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM
 from vl2.process.conversation import user_turn
+from vl2.resumable_log import read_lines
 
 QUESTIONS = [f"question {n}" for n in range(12)]
 
@@ -122,7 +122,7 @@ def test_a_full_disk_is_one_line_and_the_job_goes_on_when_there_is_room(
     append = LineFile.append
 
     def full_after_four(self: LineFile, line: Mapping[str, Any]) -> None:
-        if len(self.ids) == 4:
+        if len(self.keys) == 4:
             self._file.write(b'{"id": "i4", "te')  # the part that still found room
             self._file.truncate(self._end)
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -143,7 +143,7 @@ def test_a_write_that_is_cut_short_leaves_whole_lines(tmp_path: Path) -> None:
     program = f"""
 import resource, signal, sys
 from pathlib import Path
-from vl2.batch_job.line_file import LineFile
+from vl2.batch_job.item import LineFile
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 with LineFile(Path({str(tmp_path / "out.jsonl")!r})) as file:

@@ -16,15 +16,24 @@ import torch
 from tests.devices import CPU_AND_CARD, CPU_AND_CARD_WITH_GRAPHS
 from tests.model.configs import small_config, small_model
 from tests.runtime.recording import count_recordings
+from vl2.bench import compare as bench_run
 from vl2.bench import ours as our_side
-from vl2.bench import run as bench_run
+from vl2.bench.compare import Runs, SpeedComparison, compare, print_report, to_dict
 from vl2.bench.machine import MachineLimits, measure_machine, model_products
 from vl2.bench.protocol import make_image, random_ids
-from vl2.bench.report import print_report, to_dict
-from vl2.bench.run import Comparison, Runs, compare
-from vl2.bench.stages import Sizes, load_stage, make_stages
+from vl2.bench.stages import (
+    Bytes,
+    Sizes,
+    Types,
+    Work,
+    decode_work,
+    encode_work,
+    load_stage,
+    make_stages,
+    prefill_work,
+    visited_share,
+)
 from vl2.bench.target import Target, peer_command
-from vl2.bench.work import Bytes, Types, Work, decode_work, encode_work, prefill_work, visited_share
 from vl2.cli.main import run
 from vl2.config import preset
 from vl2.errors import UserError
@@ -153,7 +162,7 @@ def test_a_peer_that_fails_is_one_line(how: str, message: str) -> None:
         peer.ask(LOAD, timeout_s=60)
 
 
-def comparison_of(*commands: list[str]) -> Comparison:
+def comparison_of(*commands: list[str]) -> SpeedComparison:
     """Compare peers that say fixed times, in reading a prompt."""
     config, sizes = small_config("tiny"), Sizes.quick()
     stages = make_stages(config, sizes, ["prefill"])
@@ -252,7 +261,7 @@ def test_a_share_is_the_least_time_over_ours_and_a_ratio_the_peers_time_over_our
         Runs(name=name, versions={}, command=[], loaded=loaded, seconds={stage.name: seconds})
         for name, seconds in (("ours", [0.02, 0.01, 0.04]), ("peer", [0.04, 0.03]))
     )
-    comparison = Comparison(stages=[stage], runs=[ours, peer], machine=machine(read=1e9, rate=1e15))
+    comparison = SpeedComparison(stages=[stage], runs=[ours, peer], machine=machine(read=1e9, rate=1e15))
     # Four steps read a million bytes each at 1 GB/s: 4 ms, and the median run took 20 ms.
     assert comparison.share(stage) == pytest.approx(0.2)
     assert comparison.ratios(stage, peer) == pytest.approx([2, 3])
@@ -307,7 +316,7 @@ def test_loading_is_bound_by_new_memory_and_memory_is_told_in_gb(capsys: pytest.
         },
         seconds={"load": [1.25], "peak memory": [2_500_000_000.0]},
     )
-    comparison = Comparison(stages=stages, runs=[runs], machine=machine(read=1e9))
+    comparison = SpeedComparison(stages=stages, runs=[runs], machine=machine(read=1e9))
     # New memory comes at an eighth of the reading rate: 0.8 s for a hundred million bytes.
     assert comparison.share(stages[0]) == pytest.approx(0.8 / 1.25)
     print_report(comparison, sys.stdout)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.drawn_examples import right_boxes
 from vl2.cli.parse import COMMANDS, DESCRIPTION, GROUPS, parse
-from vl2.eval.score.iou import iou
+from vl2.eval.score.boxes import iou
 
 ROOT = Path(__file__).parents[2]
 KINDS = {**COMMANDS, **{f"{group} {name}": kind for group, kinds in GROUPS.items() for name, kind in kinds.items()}}

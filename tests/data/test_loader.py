@@ -17,9 +17,10 @@ import torch
 from tests.data import loader_case
 from tests.data.loader_case import SEQ_LEN, make_loader, make_plan, make_processor, make_record, make_stores
 from vl2.data.loader import LoadedStep, Loader
-from vl2.data.packed import Packed, block_causal_mask, pack_samples
+from vl2.data.packed import Packed, pack_samples
 from vl2.data.record import Record, StoredImage
 from vl2.errors import UserError
+from vl2.model.attention import AttentionMask
 
 
 def names(step: LoadedStep) -> list[tuple[str, ...]]:
@@ -60,7 +61,10 @@ def test_padding_is_made_where_the_pack_is(steps: list[LoadedStep]) -> None:
 
 def test_no_sample_sees_another_and_positions_restart(steps: list[LoadedStep]) -> None:
     for packed in (packed for step in steps for packed in step.packs):
-        mask = block_causal_mask(packed.cu_seqlens)
+        mask = AttentionMask.of_documents(packed.cu_seqlens, packed.max_seqlen).dense(
+            len(packed), len(packed), packed.cu_seqlens.device
+        )
+        assert mask is not None
         borders = packed.cu_seqlens.tolist()
         assert int(mask.sum()) == sum((b - a) * (b - a + 1) // 2 for a, b in pairwise(borders))
         for start, stop in pairwise(borders):

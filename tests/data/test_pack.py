@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vl2.data.pack import Packing, balance, even_order, make_packs
-from vl2.data.packed import block_causal_mask
 from vl2.errors import UserError
+from vl2.model.attention import AttentionMask
 
 SAMPLES = st.lists(st.tuples(st.integers(1, 64), st.integers(0, 9)), max_size=60)
 PACKS = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 4096)), max_size=40)
@@ -91,7 +91,9 @@ def test_any_run_of_packs_holds_about_the_mean_of_everything() -> None:
 
 
 def test_no_attention_crosses_samples() -> None:
-    mask = block_causal_mask(torch.tensor([0, 2, 5, 6], dtype=torch.int32))
+    borders = torch.tensor([0, 2, 5, 6], dtype=torch.int32)
+    mask = AttentionMask.of_documents(borders, 3).dense(6, 6, borders.device)
+    assert mask is not None
     document = [0, 0, 1, 1, 1, 2]
     for i in range(6):
         for j in range(6):

@@ -13,10 +13,10 @@ from tests.eval.fixtures import picture_file
 from vl2.errors import UserError
 from vl2.eval.answering import answers, prepared
 from vl2.eval.catalogue import find_task
+from vl2.eval.choose_items import limited, scan_items
 from vl2.eval.judge import Judge
-from vl2.eval.progress import EvalProgress, duration
 from vl2.eval.results import RESULTS, read_parts, read_results, read_run
-from vl2.eval.run import Options, limited, run_task, scan_items
+from vl2.eval.run_task import EvalOptions, EvalProgress, run_task
 from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Result, Score, Task, mean_score
 from vl2.infer.vlm import VLM, load
 from vl2.process.conversation import user_turn
@@ -24,10 +24,10 @@ from vl2.process.conversation import user_turn
 CHECKPOINTS = Path(__file__).parents[1] / "golden" / "reference" / "checkpoints"
 TASK = find_task("count_objects")
 ITEMS = 18  # more than the largest batch
-OPTIONS = Options(limit=ITEMS, batch_size=2, max_new_tokens=3, quiet=True)
+OPTIONS = EvalOptions(limit=ITEMS, batch_size=2, max_new_tokens=3, quiet=True)
 
 
-def run(vlm: VLM, folder: Path, options: Options = OPTIONS, task: Task = TASK) -> list[Result]:
+def run(vlm: VLM, folder: Path, options: EvalOptions = OPTIONS, task: Task = TASK) -> list[Result]:
     return run_task(vlm, task, DataSource(), folder, options, model="nano")
 
 
@@ -71,7 +71,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(nano: VLM, tmp_path: Pat
             yield result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vl2.eval.run.answers", counting)
+        patch.setattr("vl2.eval.run_task.answers", counting)
         run(nano, folder)
     assert sorted(asked) == sorted(json.loads(line)["id"] for line in lines[2:])
     assert (folder / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(nano: VLM, tmp_path: Pat
 
 def test_a_finished_run_is_read_and_nothing_is_asked(whole: Path, nano: VLM) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vl2.eval.run.answers", lambda *_, **__: pytest.fail("asked again"))
+        patch.setattr("vl2.eval.run_task.answers", lambda *_, **__: pytest.fail("asked again"))
         assert run(nano, whole) == read_results(whole)
 
 
@@ -118,7 +118,7 @@ def test_a_result_holds_the_prompt_the_answer_and_what_was_read(whole: Path) -> 
 @pytest.mark.parametrize("field", ["limit", "batch_size", "max_new_tokens"])
 def test_a_number_below_one_is_refused(field: str) -> None:
     with pytest.raises(UserError, match=f"{field} must be at least 1, got 0"):
-        Options(**{field: 0})
+        EvalOptions(**{field: 0})
 
 
 def undecided_task(count: int = 1) -> Task:
@@ -141,7 +141,7 @@ def undecided_task(count: int = 1) -> Task:
 
 
 def test_a_judge_reads_what_the_rules_left_open_and_the_model_is_not_asked_again(nano: VLM, tmp_path: Path) -> None:
-    task, options = undecided_task(), Options(quiet=True)
+    task, options = undecided_task(), EvalOptions(quiet=True)
     (without,) = run(nano, tmp_path / "run", options, task)
     assert (without.score, without.is_undecided) == (0.0, True)
     asked: list[str] = []
@@ -152,7 +152,7 @@ def test_a_judge_reads_what_the_rules_left_open_and_the_model_is_not_asked_again
 
     judge = Judge(name="a model", ask=reply)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vl2.eval.run.answers", lambda *_, **__: pytest.fail("asked again"))
+        patch.setattr("vl2.eval.run_task.answers", lambda *_, **__: pytest.fail("asked again"))
         (judged,) = run(nano, tmp_path / "run", replace(options, judge=judge), task)
     assert asked == [f"What? {without.answer!r}"]
     assert (judged.score, judged.is_undecided, judged.read) == (1.0, False, "blue (judge)")
@@ -170,7 +170,7 @@ def test_what_a_judge_has_read_stays_when_it_fails_half_way(nano: VLM, tmp_path:
             raise UserError("the judge gives no answer")
         return ["blue"] * len(prompts)
 
-    task, options = undecided_task(40), Options(quiet=True, judge=Judge(name="a model", ask=failing))
+    task, options = undecided_task(40), EvalOptions(quiet=True, judge=Judge(name="a model", ask=failing))
     with pytest.raises(UserError, match="gives no answer"):
         run(nano, tmp_path / "run", options, task)
     assert sum(result.is_undecided for result in read_results(tmp_path / "run")) == 8
@@ -182,7 +182,7 @@ def test_a_judge_that_never_answers_does_not_lock_the_folder(nano: VLM, tmp_path
     def failing(prompts: Sequence[str]) -> list[str]:
         raise UserError("the judge gives no answer")
 
-    task, options = undecided_task(), Options(quiet=True)
+    task, options = undecided_task(), EvalOptions(quiet=True)
     with pytest.raises(UserError, match="gives no answer"):
         run(nano, tmp_path / "run", replace(options, judge=Judge(name="wrong", ask=failing)), task)
     assert read_run(tmp_path / "run").judge is None
@@ -196,7 +196,7 @@ def test_an_answer_without_a_reply_stays_undecided_and_the_rest_is_judged(nano: 
     def partly(prompts: Sequence[str]) -> list[str | None]:
         return [None, *["blue"] * (len(prompts) - 1)]
 
-    task, options = undecided_task(40), Options(quiet=True, judge=Judge(name="a model", ask=partly))
+    task, options = undecided_task(40), EvalOptions(quiet=True, judge=Judge(name="a model", ask=partly))
     results = run(nano, tmp_path / "run", options, task)
     assert [result.id for result in results if result.is_undecided] == ["item 0", "item 32"]
     assert sum(result.score for result in results) == 38
@@ -244,5 +244,4 @@ def test_progress_tells_the_time_left_from_the_items_of_this_call() -> None:
     progress = EvalProgress("task", total=30, done_before=10, quiet=True, clock=lambda: now[0])
     now[0] = 20.0
     progress.step([1.0] * 5 + [0.0] * 5)
-    assert progress.line(20.0) == "task: 20 of 30, score 50.0, 20 s left"
-    assert [duration(s) for s in (0.4, 60, 100, 7000)] == ["0 s", "60 s", "2 min", "1.9 h"]
+    assert progress.line() == "task: 20 of 30, score 50.0, 20 s left"

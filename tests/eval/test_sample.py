@@ -10,8 +10,7 @@ import pytest
 
 from tests.eval.fixtures import cell, json_file, parquet, picture_file, png, tsv
 from vl2.eval.catalogue import find_task
-from vl2.eval.run import choose, limited
-from vl2.eval.sample import Key, sample
+from vl2.eval.choose_items import Key, choose, limited, sample
 from vl2.eval.task import DataSource, Item
 
 

@@ -12,7 +12,7 @@ from vl2.errors import UserError
 from vl2.eval.answering import prompt_text
 from vl2.eval.catalogue import PAPERS, find_task
 from vl2.eval.interval import bootstrap
-from vl2.eval.rows import has_text
+from vl2.eval.public_data import has_text
 from vl2.eval.task import DataSource, Item
 from vl2.process.image import open_image
 

@@ -23,9 +23,9 @@ from vl2.grid import UNTILED
 from vl2.model import VL2, attention
 from vl2.process.processor import Processor
 from vl2.train.auxiliary_loss import AuxiliaryLoss, open_auxiliary_loss
-from vl2.train.memory import checkpoint_activations
 from vl2.train.ranks import ONE
 from vl2.train.recipe import read_recipe
+from vl2.train.recompute import checkpoint_activations
 from vl2.train.shard import shard
 from vl2.train.step import TrainStep
 

@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 
 from tests.model.configs import small_model
 from tests.train.packs import random_pack, single_rows
-from vl2.data.packed import block_causal_mask
 from vl2.grid import UNTILED
 from vl2.model.attention import AttentionMask, LatentAttention, attend
+
+
+def block_causal_mask(cu_seqlens: torch.Tensor) -> torch.Tensor:
+    """Return which place may look at which, bool [S, S]: back within its own document. The oracle of the masks."""
+    return torch.block_diag(*(torch.ones(n, n, dtype=torch.bool).tril() for n in cu_seqlens.diff().tolist()))
+
 
 DOCUMENTS = [(5, UNTILED), (9, None), (1, (2, 1)), (7, UNTILED)]
 

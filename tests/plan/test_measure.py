@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.model.configs import small_config
-from vl2.plan.measure import Load, measure_costs
+from vl2.plan.unit_sizes import Load, measure_costs
 
 
 def test_every_part_has_a_cost_per_tile_or_per_token() -> None:

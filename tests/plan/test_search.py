@@ -11,12 +11,11 @@ import pytest
 
 from vl2.config import preset
 from vl2.errors import UserError
-from vl2.plan.cluster import DEVICES, Cluster
-from vl2.plan.layout import LayoutChoice, Work, step_time
-from vl2.plan.parameters import fullest_share
-from vl2.plan.profile import DataProfile
+from vl2.plan.inputs import DEVICES, Cluster, DataProfile
 from vl2.plan.search import Fixed, PlannedStage, choices, plan_stage
-from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.plan.step_time import LayoutChoice, StepPacks, step_time
+from vl2.plan.unit_sizes import fullest_share
+from vl2.train.parallel.pipeline_split import UnitCosts
 from vl2.train.recipe import SplitKind
 from vl2.train.shard import check_divided
 from vl2.train.stage import STAGES, Part
@@ -60,8 +59,8 @@ def test_where_no_axis_of_the_experts_divides_some_ranks_hold_one_whole_and_othe
 def test_weights_are_gathered_for_images_and_for_text_and_buffers_are_kept_for_both() -> None:
     """The language model alone runs twice in the looped cut, all of it in the others."""
     config, costs = preset("tiny"), UnitCosts.by_formula(preset("tiny"), 500.0)
-    images = Work(tokens=np.array([4096] * 8), tiles=np.array([9] * 8))
-    mixed = Work(tokens=np.array([4096] * 16), tiles=np.array([9] * 8 + [0] * 8))
+    images = StepPacks(tokens=np.array([4096] * 8), tiles=np.array([9] * 8))
+    mixed = StepPacks(tokens=np.array([4096] * 16), tiles=np.array([9] * 8 + [0] * 8))
     ratios = {}
     # What the first rank sends on of a text alone: states of the language model, or patches of a blank tile.
     cuts: dict[SplitKind, int] = {"looped": 4096 * 1280, "contiguous": 27**2 * 1152}

@@ -35,8 +35,7 @@ from vl2.train.evaluation import Benchmark, HeldOut
 from vl2.train.export import export
 from vl2.train.loss_spike import LossSpikeOptions
 from vl2.train.metrics import OF_THE_MACHINE, read_metrics
-from vl2.train.outputs import Outputs
-from vl2.train.progress import TrainProgress
+from vl2.train.outputs import Outputs, TrainProgress
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Compute, EngineOptions, EvaluationTask, Recipe, read_recipe
 from vl2.train.run import Run, train
@@ -440,9 +439,9 @@ def test_a_cpu_without_bfloat16_is_told_of_the_faster_type(
     monkeypatch: pytest.MonkeyPatch,
     has_bfloat16: bool,
 ) -> None:
-    from vl2.train import products
+    from vl2.train import flops
 
-    monkeypatch.setattr(products, "has_bfloat16_products", lambda: has_bfloat16)
+    monkeypatch.setattr(flops, "has_bfloat16_products", lambda: has_bfloat16)
     recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=1), export=False)
     train(replace_compute(recipe, "bfloat16"))
     assert ("no instructions for bfloat16" in capsys.readouterr().err) is not has_bfloat16

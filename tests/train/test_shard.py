@@ -21,9 +21,9 @@ from vl2.model import VL2
 from vl2.train import shard as shard_module
 from vl2.train.adapter_options import AdapterOptions
 from vl2.train.checkpoint import Checkpoints, find_checkpoint
-from vl2.train.memory import EncoderRecompute, checkpoint_activations
 from vl2.train.parts import freeze
 from vl2.train.ranks import ONE, Ranks
+from vl2.train.recompute import EncoderRecompute, checkpoint_activations
 from vl2.train.shard import Mode, full_tensor, full_tensors, is_sharded, local, origin, shard, sum_gradients_
 from vl2.train.size import size_of
 from vl2.train.stage import Part, Stage

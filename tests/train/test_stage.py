@@ -12,8 +12,7 @@ from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.train.balance import check_balance
 from vl2.train.parts import freeze, parameter_groups, part_of
-from vl2.train.schedule import learning_rate, total_steps
-from vl2.train.stage import STAGES, Stage
+from vl2.train.stage import STAGES, Stage, learning_rate, total_steps
 
 PAPER: dict[tuple[str, str], dict[str, Any]] = {
     ("tiny", "alignment"): {"learning_rate": 5.4e-4, "num_tokens": 2.0e9, "batch_size": 256},

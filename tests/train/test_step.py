@@ -17,9 +17,9 @@ from vl2.data.packed import Packed
 from vl2.grid import UNTILED
 from vl2.model import VL2
 from vl2.train.balance import load_over_mean, routers
-from vl2.train.memory import checkpoint_activations, compile_encoder
 from vl2.train.parts import part_of
 from vl2.train.ranks import ONE
+from vl2.train.recompute import checkpoint_activations, compile_encoder
 from vl2.train.shard import shard
 from vl2.train.step import TrainStep
 
@@ -251,7 +251,7 @@ def test_nothing_is_checkpointed_where_no_gradient_is_asked_for(monkeypatch: pyt
     def refuse(*inputs: Any, **options: Any) -> Any:
         raise AssertionError("checkpoint was entered")
 
-    monkeypatch.setattr("vl2.train.memory.checkpoint", refuse)
+    monkeypatch.setattr("vl2.train.recompute.checkpoint", refuse)
     for is_without in (torch.no_grad, torch.inference_mode):
         with is_without():
             assert torch.equal(model.states(pack).states_BSD, expected)

@@ -14,7 +14,7 @@ from PIL import Image
 import vl2
 from tests.serve.live_server import LiveServer, engine_backend, serving
 from tests.web.talk import DONE, answer_text, rect, wait_until
-from vl2.eval.score.iou import iou
+from vl2.eval.score.boxes import iou
 from vl2.infer.prompts import locate_prompt
 from vl2.serve.settings import ServerSettings
 

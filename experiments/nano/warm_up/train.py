@@ -27,6 +27,7 @@ from experiments.nano.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRe
 from experiments.nano.warm_up.sheet import Tile
 from experiments.nano.warm_up.tiles import TileBatch, TileDrawer
 from vl2.config import ModelConfig
+from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
 from vl2.process.preprocess_config import PreprocessConfig
@@ -34,19 +35,16 @@ from vl2.process.tiling import Size
 from vl2.synth.sprites import Kind, read_kinds
 from vl2.synth.words import read_passages
 from vl2.train.checkpoint import Checkpoints, find_checkpoint
-from vl2.train.lost import rank_lost
 from vl2.train.metrics import MetricsFile
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parts import ParameterGroup, is_block_matrix
 from vl2.train.prepare import MODEL_FILES, TOKENIZER_FILES, find_model, keep_model_files
 from vl2.train.ranks import Ranks, join, leave
 from vl2.train.run import Outcome
-from vl2.train.schedule import learning_rate
-from vl2.train.stage import Stage
-from vl2.train.stopping import Ended, Stop
+from vl2.train.stage import Stage, learning_rate
+from vl2.train.stopping import Ended, Stop, rank_lost
 from vl2.weights import load_model, save_model
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 READ = "read_"  # what the log calls the shares of the visual tokens
 NAMED = "named"  # and of the words for what they show, the share that is among the likeliest
 KEPT = ("encoder.", "reading.projector.")  # weights of the model; all others are heads, and thrown away
@@ -120,7 +118,7 @@ class WarmUpRun:
         num_classes, patches = len(self.drawer.classes), vision.patches_per_side
         reading = self._reading() if recipe.options.reads else None
         self.net = Recognition(self.model.vision, vision.width, num_classes, patches, reading)
-        self.net.to(_DTYPES[recipe.compute])
+        self.net.to(DTYPES[recipe.compute])
         self.optimizer = MasterAdamW(_groups(self.net, recipe.options), betas=(0.9, 0.98), eps=1e-8, ranks=ranks)
         self.checkpoints = Checkpoints(self.folder, ranks=ranks)
         self.step, self.difficulty, self.accuracy = 0, recipe.options.difficulty, 0.0

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from vl2.config import ModelConfig
+from vl2.timing import best_seconds, wait_for
 from vl2.weights.huge_pages import prefer_huge_pages
 
 READ_BYTES = 512 << 20  # far above the caches of a processor
@@ -108,26 +109,6 @@ def measure_machine(
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def best_seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Return the shortest of some runs, after one that does not count."""
-    times = []
-    for _ in range(repeats + 1):
-        wait_for(device)
-        start = time.perf_counter()
-        run()
-        wait_for(device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
-
-
-def wait_for(device: torch.device) -> None:
-    """Return when the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _read_rate(device: torch.device, repeats: int) -> float:

@@ -13,9 +13,8 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from vl2 import __version__  # noqa: E402
-from vl2.bench.machine import wait_for  # noqa: E402
 from vl2.bench.protocol import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
-from vl2.bench.work import Bytes, Types  # noqa: E402
+from vl2.bench.stages import Bytes, Types  # noqa: E402
 from vl2.infer.engine.scheduler import joint_rows  # noqa: E402
 from vl2.infer.image_tokens import tiles_per_pass  # noqa: E402
 from vl2.infer.prefill import prefill  # noqa: E402
@@ -25,6 +24,7 @@ from vl2.kernels import describe_kernels  # noqa: E402
 from vl2.model import Cache  # noqa: E402
 from vl2.runtime import explain_choice  # noqa: E402
 from vl2.runtime.cuda import CudaGraphRunner  # noqa: E402
+from vl2.timing import wait_for  # noqa: E402
 
 IMPORT_S = time.perf_counter() - STARTED
 

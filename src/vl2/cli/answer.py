@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from vl2.cli.flags import GenerateFlags, ModelFlags, OutputFlags, check_answer_length, option_fields, print_json
-from vl2.cli.print_stream import print_stream
+from vl2.cli.outputs import print_stream
 from vl2.errors import UserError
 from vl2.paths import is_url, local_path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,9 +16,11 @@ from vl2.cli.flags import GenerateFlags, ModelFlags, OptionalFile, OptionalText,
 from vl2.cli.outputs import check_file, check_folder
 from vl2.errors import UserError
 from vl2.paths import local_path
+from vl2.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from vl2.batch_job.item import BatchItem
+    from vl2.batch_job.run_batch import BatchProgress, Report
     from vl2.infer.sampling import GenerateOptions
 
 LOOP_REPEATS = 8
@@ -78,15 +81,11 @@ class Batch:
     generate: BatchFlags = field(default_factory=BatchFlags)
 
     def run(self) -> None:
-        from vl2.batch_job.answer_line import is_error
-        from vl2.batch_job.coco import write_coco
-        from vl2.batch_job.item import check_unique
-        from vl2.batch_job.line_file import read_lines
-        from vl2.batch_job.markdown import write_markdown
-        from vl2.batch_job.run import run_batch
-        from vl2.batch_job.settings import check_settings, forget, hold_settings
-        from vl2.cli.batch_progress import batch_progress, summary
+        from vl2.batch_job.exports import write_coco, write_markdown
+        from vl2.batch_job.item import check_unique, is_error
+        from vl2.batch_job.run_batch import check_settings, forget, hold_settings, run_batch
         from vl2.infer.sequence import Limits
+        from vl2.resumable_log import read_lines
 
         lines_path, is_markdown = self._lines_path()
         self.model.check()
@@ -136,7 +135,7 @@ class Batch:
             folder = local_path(self.draw)
             check_folder(folder, "--draw")
             given = {picture.resolve() for picture in self._pictures(items)}
-            from vl2.batch_job.drawing import file_stems
+            from vl2.batch_job.exports import file_stems
 
             for name, stem in file_stems(item.id for item in items).items():
                 if (folder / f"{stem}.png").resolve() in given:
@@ -178,8 +177,8 @@ class Batch:
         return replace(options, constraint=WellFormedBoxes()) if self.constrained else options
 
     def _items(self, options: GenerateOptions) -> list[BatchItem]:
-        from vl2.batch_job.coco import pages_folder
-        from vl2.batch_job.files import file_items
+        from vl2.batch_job.exports import pages_folder
+        from vl2.batch_job.file_items import file_items
         from vl2.batch_job.request_lines import request_items
 
         question = self._question()
@@ -222,3 +221,31 @@ class Batch:
         generate = {name: getattr(self.generate, name) for name in self.generate.__dataclass_fields__}
         rest = {"question": asked, "dpi": self.dpi, "constrained": self.constrained}
         return {name: str(value) for name, value in {**model, **generate, **rest}.items()}
+
+
+@contextmanager
+def batch_progress(*, quiet: bool) -> Iterator[Report]:
+    """Yield a function that shows how far a job is."""
+    with ProgressDisplay(None, quiet=quiet) as display:
+
+        def report(progress: BatchProgress) -> None:
+            display.total, display.done_before = progress.total, progress.done_before
+            display.done = progress.done_before + progress.done
+            failed = f"{progress.failed} with an error" if progress.failed else ""
+            parts = [f"{display.done} of {progress.total}", failed, display.time_left()]
+            line = f"vl2: {', '.join(part for part in parts if part)}"
+            display.show(f"answering{', ' * bool(failed)}{failed}", line=line)
+
+        yield report
+
+
+def summary(progress: BatchProgress, out: Path) -> str:
+    """Return the last line of a run."""
+    parts = [f"{progress.done_before + progress.done} of {progress.total} done"]
+    if progress.done_before:
+        parts.append(f"{progress.done_before} by earlier runs")
+    if progress.failed:
+        parts.append(f"{progress.failed} with an error")
+    if progress.repeating:
+        parts.append(f"{progress.repeating} ended because they repeated themselves")
+    return f"{', '.join(parts)}: {out}"

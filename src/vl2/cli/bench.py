@@ -58,8 +58,7 @@ class Bench:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.bench.report import print_report, to_dict
-        from vl2.bench.run import compare
+        from vl2.bench.compare import compare, print_report, to_dict
         from vl2.bench.stages import Sizes, make_stages
         from vl2.bench.target import OURS, peer_command
         from vl2.infer.open_model import check_weights

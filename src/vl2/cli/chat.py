@@ -24,7 +24,7 @@ from vl2.cli.flags import (
     option_fields,
     print_json,
 )
-from vl2.cli.print_stream import print_stream
+from vl2.cli.outputs import print_stream
 from vl2.errors import UserError
 from vl2.paths import is_url, local_path
 

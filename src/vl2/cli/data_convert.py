@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vl2.cli.data_flags import Number, show_progress
+from vl2.cli.data_flags import Number
 from vl2.cli.flags import OptionalInt, OptionalText, OutputFlags
 from vl2.errors import UserError
+from vl2.progress import counted
 
 if TYPE_CHECKING:
     from vl2.data.record import Record
@@ -72,7 +73,7 @@ class DataConvert:
             draw=draw_cells if self.draw_tables else None,
         )
         counts = Counter[str]()
-        good = self._good(show_progress(found, quiet=self.output.quiet), counts)
+        good = self._good(counted(found, quiet=self.output.quiet), counts)
         files = write_records(good, self.out, shard_records=self.shard_records)
         if not self.output.quiet:
             print(f"vl2: {counts['records']:,} records in {', '.join(files)}", file=sys.stderr)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from vl2.cli.data_flags import Locations, Number, check_locations, load_processor, show_progress
+from vl2.cli.data_flags import Locations, Number, check_locations, load_processor
 from vl2.cli.flags import CheckpointFlags, OptionalFile, OutputFlags, print_json
 from vl2.errors import UserError
+from vl2.progress import counted
 
 if TYPE_CHECKING:
     from vl2.curate.filters.filter_folder import Done
@@ -66,7 +67,7 @@ class DataFilter:
         format_of(f"x.{self.format}")
         wanted = self._wanted()
         chain = make_filters(wanted, self._load)
-        found = show_progress(read_records(*self.locations), quiet=self.output.quiet)
+        found = counted(read_records(*self.locations), quiet=self.output.quiet)
         settings = {"chain": wanted, "model": vars(self.model)}
         done = filter_folder(
             found,

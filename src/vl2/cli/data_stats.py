@@ -6,8 +6,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vl2.cli.data_flags import Locations, OptionalFolder, check_locations, load_processor, show_progress
+from vl2.cli.data_flags import Locations, OptionalFolder, check_locations, load_processor
 from vl2.cli.flags import CheckpointFlags, OutputFlags, print_json
+from vl2.progress import counted
 
 if TYPE_CHECKING:
     from vl2.curate.stats import Stats
@@ -35,7 +36,7 @@ class DataStats:
         from vl2.data.store import read_records
 
         check_locations(self.locations)
-        found = show_progress(read_records(*self.locations), quiet=self.output.quiet)
+        found = counted(read_records(*self.locations), quiet=self.output.quiet)
         stats = gather(found, load_processor(self.model, quiet=self.output.quiet))
         if self.output.json:
             print_json(stats.to_dict())

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vl2.cli.data_flags import Locations, Number, check_locations, load_processor, show_progress, write_text
+from vl2.cli.data_flags import Locations, Number, check_locations, load_processor, write_text
 from vl2.cli.flags import CheckpointFlags, OptionalFile, OptionalInt, OutputFlags, print_json
 from vl2.errors import UserError
+from vl2.progress import counted
 
 if TYPE_CHECKING:
     from vl2.data.record import Record
@@ -58,7 +59,7 @@ class DataValidate:
         if self.bad is not None and Path(self.bad).exists():
             raise UserError(f"--bad: {self.bad} is there already")
         processor = None if self.fast else load_processor(self.model, quiet=self.output.quiet)
-        found = show_progress(read_records(*self.locations), quiet=self.output.quiet)
+        found = counted(read_records(*self.locations), quiet=self.output.quiet)
         checks = validate(found, processor=processor, max_tokens=self.max_tokens)
         summary, problems = Summary(), list[dict[str, object]]()
         good = self._report(checks, summary, problems)

@@ -1,17 +1,43 @@
-"""`vl2 eval run`: run tasks and write their results and reports."""
+"""`vl2 eval run`: run tasks and write their results and reports; and where the eval commands find data."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vl2.cli.eval_flags import DataSourceFlags
 from vl2.cli.flags import ModelFlags, OptionalInt, OptionalText, print_json
 from vl2.errors import UserError
+
+if TYPE_CHECKING:
+    from vl2.eval.task import DataSource
+
+
+Folder = Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSourceFlags:
+    """Where the data lie."""
+
+    data: Folder = None
+    """the benchmark's folder, or one that holds several of them by name; `hub` downloads the public copy"""
+    split: OptionalText = None
+    """another part than the one that is usually reported, as the files name it"""
+    fonts: Folder = None
+    """fonts for drawn texts; those of the system by default"""
+
+    def data_source(self) -> DataSource:
+        from vl2.eval.task import DataSource
+
+        return DataSource(
+            data=None if self.data is None else Path(self.data),
+            split=self.split,
+            fonts=None if self.fonts is None else Path(self.fonts),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +81,17 @@ class EvalRun:
 
     def run(self) -> None:
         from vl2.eval.catalogue import find_task
+        from vl2.eval.choose_items import check_whole, choose, first_item
         from vl2.eval.judge import endpoint_judge
         from vl2.eval.report import write_reports
-        from vl2.eval.run import Options, check_whole, choose, first_item, ranks_of_environment, run_task
+        from vl2.eval.run_task import EvalOptions, ranks_of_environment, run_task
 
         if not self.tasks:
             raise UserError("say which tasks to run; `vl2 eval list` shows them")
         tasks = [find_task(name) for name in self.tasks]
         source = replace(self.source.data_source(), whole=self.whole)
         rank, world_size = ranks_of_environment()
-        options = Options(
+        options = EvalOptions(
             protocol=self.protocol,
             limit=self.limit,
             batch_size=self.batch_size,

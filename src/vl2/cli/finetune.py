@@ -19,7 +19,7 @@ from vl2.train.finetune.options import Compute, TuningOptions
 from vl2.train.stage import Part
 
 if TYPE_CHECKING:
-    from vl2.train.finetune.run import Planned, Tuned
+    from vl2.train.finetune.finetuning import Planned, Tuned
 
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 OptionalFolder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
@@ -123,7 +123,7 @@ class Finetune:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.train.finetune.run import finetune
+        from vl2.train.finetune.finetuning import finetune
 
         if self.run_flags.held_out is not None and self.run_flags.held_out < 0:
             raise UserError(f"held-out must not be negative, got {self.run_flags.held_out}")
@@ -195,7 +195,7 @@ class Finetune:
         return {part: rate for part in parts if (rate := given[part]) is not None}
 
     def _plan(self, folder: Path) -> Planned:
-        from vl2.train.finetune.run import plan
+        from vl2.train.finetune.finetuning import plan
 
         def say(text: str) -> None:
             print(f"vl2: {text}", file=sys.stderr)
@@ -214,7 +214,7 @@ class Finetune:
         return planned
 
     def _report(self, tuned: Tuned) -> None:
-        from vl2.train.finetune.run import ANSWERS, score_rows
+        from vl2.train.finetune.finetuning import ANSWERS, score_rows
 
         if tuned.before is not None and tuned.after is not None:
             for name, old, new in score_rows(tuned.before, tuned.after):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import tyro
 
 from vl2.errors import UserError
+from vl2.progress import bytes_bar
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -111,7 +111,7 @@ class ModelFlags(CheckpointFlags):
 
         self.check()
         folder = self.locate(quiet=quiet)
-        with loading_bar(quiet) as progress:
+        with bytes_bar(quiet) as progress:
             vlm = load(
                 BUILT_IN if self.model == BUILT_IN else folder,
                 device=self.device,
@@ -240,18 +240,3 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print readable JSON, escaped where stdout cannot hold every character."""
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     print(json.dumps(value, ensure_ascii=not is_unicode, indent=indent), flush=True)
-
-
-@contextmanager
-def loading_bar(quiet: bool, doing: str = "loading") -> Iterator[Callable[[int, int], None] | None]:
-    """Show bytes loaded on stderr where it is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn(doing), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(doing, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -82,8 +82,7 @@ class Inspect:
             save_drawing(report.draw(image), self.draw, quiet=self.output.quiet)
 
     def _inspect_checkpoint(self) -> None:
-        from vl2.cli.memory_report import MemoryReport
-        from vl2.cli.size_report import print_size
+        from vl2.cli.memory_report import MemoryReport, print_size
         from vl2.quant.config import QuantizationConfig
         from vl2.weights.locate import RELEASED
         from vl2.weights.machine_memory import parse_bytes

@@ -13,11 +13,10 @@ from vl2.cli.flags import OptionalText, OutputFlags, print_json
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
-    from vl2.plan.cluster import Cluster
-    from vl2.plan.profile import DataProfile
+    from vl2.plan.inputs import Cluster, DataProfile
     from vl2.plan.report import PaperRow
     from vl2.plan.search import PlannedStage
-    from vl2.train.parallel.unit_costs import UnitCosts
+    from vl2.train.parallel.pipeline_split import UnitCosts
 
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
@@ -130,7 +129,7 @@ class Plan:
         ]
 
     def _cluster(self, num_gpus: int) -> Cluster:
-        from vl2.plan.cluster import DEVICES, Cluster
+        from vl2.plan.inputs import DEVICES, Cluster
 
         device = DEVICES[self.gpu]
         return Cluster(
@@ -146,18 +145,18 @@ class Plan:
         )
 
     def _profile(self) -> DataProfile:
-        from vl2.plan.profile import DataProfile
+        from vl2.plan.inputs import DataProfile
 
         return DataProfile.common() if self.profile is None else DataProfile.read(Path(self.profile))
 
     def _costs(self) -> UnitCosts | None:
-        from vl2.train.parallel.unit_costs import UnitCosts
+        from vl2.train.parallel.pipeline_split import UnitCosts
 
         return None if self.costs is None else UnitCosts.read(Path(self.costs))
 
     def _measure(self, path: Path) -> None:
         from vl2.config import preset
-        from vl2.plan.measure import measure_here
+        from vl2.plan.unit_sizes import measure_here
 
         costs = measure_here(preset(self.size), self._profile())
         try:
@@ -168,7 +167,7 @@ class Plan:
             print(f"vl2: the costs of {self.size} are in {path}", file=sys.stderr)
 
     def _draw(self, stage: PlannedStage, path: Path) -> None:
-        from vl2.plan.draw import draw_timelines
+        from vl2.plan.timeline import draw_timelines
 
         if not stage.step.timelines:
             raise UserError("the best layout has no pipeline, so there is no schedule to draw: give --pipeline")

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vl2.cli.flags import OptionalText, loading_bar, locate, print_json
+from vl2.cli.flags import OptionalText, locate, print_json
 from vl2.paths import local_path
+from vl2.progress import bytes_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Quantize:
         out = local_path(self.out)
         refuse_existing(out)  # before anything is downloaded
         folder = locate(self.checkpoint, revision=self.revision, offline=self.offline, quiet=self.quiet)
-        with loading_bar(self.quiet, "quantising") as progress:
+        with bytes_bar(self.quiet, "quantising") as progress:
             quantise_checkpoint(folder, out, weights=self.weights, progress=progress)
         before, after = _bytes(folder), _bytes(out)
         if self.json:

@@ -37,10 +37,10 @@ class Read:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.batch_job.files import file_items
-        from vl2.batch_job.markdown import plain_text
-        from vl2.cli.print_stream import print_stream
+        from vl2.batch_job.file_items import file_items
+        from vl2.cli.outputs import print_stream
         from vl2.infer.prompts import read_prompt
+        from vl2.process.grounding import without_boxes
 
         first, last = page_range(self.pages)
         options = self.generate.options()
@@ -57,7 +57,7 @@ class Read:
             asked = item.read()
             if self.output.json:
                 reply = vlm.chat(read_prompt(), asked.images, **option_fields(asked.options))
-                print_json({"id": item.id, **item.about, "text": plain_text(reply.text),
+                print_json({"id": item.id, **item.about, "text": without_boxes(reply.text),
                             "finish_reason": reply.finish_reason}, indent=None)  # fmt: skip
                 continue
             if number:

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import tyro
 
-from vl2.cli.flags import OptionalFile, OptionalText, OutputFlags, loading_bar, locate, print_json
+from vl2.cli.flags import OptionalFile, OptionalText, OutputFlags, locate, print_json
 from vl2.errors import UserError
 from vl2.paths import local_path
+from vl2.progress import bytes_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class Verify:
             pictures=Pictures(pictures, may_download=not self.no_download),
             pictures_folder=pictures,
         )
-        with loading_bar(self.output.quiet, "reading weights") as progress:
+        with bytes_bar(self.output.quiet, "reading weights") as progress:
             page = verify(options, _teller(self.output.quiet), progress)
         if self.out is not None:
             self._write(page.to_markdown())

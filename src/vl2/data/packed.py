@@ -29,7 +29,7 @@ class Packed:
     """
 
     input_ids: Tensor  # int64 [S]; the pad id where padded
-    labels: Tensor  # int64 [S]; -100 where not trained, and at the first token of every document
+    labels: Tensor  # int64 [S]; IGNORE_ID where not trained, and at the first token of every document
     position_ids: Tensor  # int64 [S]; 0, 1, ... within each document
     cu_seqlens: Tensor  # int32 [n + 1]; document k is cu_seqlens[k] : cu_seqlens[k + 1]
     image_mask: Tensor  # bool [S]; True where a visual token goes
@@ -133,13 +133,6 @@ def pack_samples(
         categories=("",) * len(samples) if categories is None else tuple(categories),
         notes=tuple(notes),
     )
-
-
-def block_causal_mask(cu_seqlens: Tensor) -> Tensor:
-    """Return which place may look at which, bool [S, S]: back within its own document. The oracle for `attend`."""
-    lengths = cu_seqlens.diff().long()
-    document_S = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-    return (document_S[:, None] == document_S[None, :]).tril()
 
 
 def _without_first(labels: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from vl2.errors import UserError
 from vl2.process.conversation import ImageRef, Piece, Role, Turn
-from vl2.process.grounding import box_to_999, format_boxes
+from vl2.process.grounding import TAG, box_to_999, format_boxes
 from vl2.process.image import ImageSource
 
 BoxPx = tuple[float, float, float, float]
@@ -44,7 +44,6 @@ CATEGORIES = (
     "text",  # no image at all
 )
 
-TAG = re.compile(r"<\|/?(?:ref|det)\|>")
 PLACEHOLDER = re.compile(r"\{box:(\d+)\}")
 
 

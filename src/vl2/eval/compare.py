@@ -31,7 +31,7 @@ Draws = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """Figures are B's less A's, in the unit of the metric."""
 
     items: int
@@ -101,7 +101,7 @@ def compare(
     scale: float = 100.0,
     is_mean: bool = False,
     is_same_model: bool = False,
-) -> Comparison:
+) -> RunComparison:
     """Compare two lists of results. UserError if they are not of the same items.
 
     `scale` is the best figure of the metric; `is_mean`: its figure is the mean score, as that of `mean_score` is. Only
@@ -126,7 +126,7 @@ def compare(
     # Of so few clusters that differ no paired test can give a smaller p: each of them falls either way by chance.
     differing = sum(any(_outcome(r) != _outcome(by_id[r.id]) for r in group) for group in clusters(a))
     least = max(1 / len(figures), 2.0 ** (1 - min(differing, 60)))
-    return Comparison(
+    return RunComparison(
         items=len(a),
         figure_a=headline(metric, a),
         figure_b=headline(metric, list(by_id.values())),

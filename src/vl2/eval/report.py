@@ -14,12 +14,13 @@ from typing import Any
 
 from vl2.errors import UserError
 from vl2.eval.catalogue import TASKS
+from vl2.eval.choose_items import choose, left_out_text, scan_items
 from vl2.eval.interval import Interval, bootstrap
+from vl2.eval.public_data import has_text
 from vl2.eval.published import SIZES, PublishedRow, column, published, size_of_count
-from vl2.eval.report_page import Line, Sample, index_page, run_page
+from vl2.eval.report_page import IndexRow, ShownResult, index_page, run_page
 from vl2.eval.results import RESULTS, RunId, find_runs, read_results, read_run, write_whole
-from vl2.eval.rows import has_text
-from vl2.eval.run import choose, left_out_text, scan_items, tiling_text
+from vl2.eval.run_task import tiling_text
 from vl2.eval.task import REFUSED, DataSource, Item, Result, Task, mean_score
 from vl2.process.tiling import Tiling
 
@@ -28,7 +29,7 @@ WORST = 150
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class RunReport:
     """One run in figures."""
 
     task: Task
@@ -175,9 +176,9 @@ class Report:
         }
 
 
-def make_report(task: Task, run: RunId, results: Sequence[Result]) -> Report:
+def make_report(task: Task, run: RunId, results: Sequence[Result]) -> RunReport:
     metric = task.metric_of(run.protocol)
-    return Report(
+    return RunReport(
         task=task,
         run=run,
         figures=metric(results),
@@ -194,7 +195,7 @@ def make_report(task: Task, run: RunId, results: Sequence[Result]) -> Report:
     )
 
 
-def write_reports(out: Path, tasks: Mapping[str, Task], source: DataSource) -> list[Report]:
+def write_reports(out: Path, tasks: Mapping[str, Task], source: DataSource) -> list[RunReport]:
     """Write the reports of the finished runs in a folder whose task is among `tasks`, and return them.
 
     The page of the folder has all its finished runs. Without its data a report has no pictures.
@@ -214,7 +215,7 @@ def write_reports(out: Path, tasks: Mapping[str, Task], source: DataSource) -> l
         report = make_report(task, run, results)
         shown = chosen(results)
         items = pictured(task, source, run, {r.id for r in shown})
-        samples = [Sample(result=result, item=items.get(result.id)) for result in shown]
+        samples = [ShownResult(result=result, item=items.get(result.id)) for result in shown]
         write_whole(folder / "report.md", markdown(report))
         index = "../report.html" if out not in folders else None
         page = run_page(run.task, facts(report), tables(report), samples, total=len(results), index=index)
@@ -227,8 +228,8 @@ def write_reports(out: Path, tasks: Mapping[str, Task], source: DataSource) -> l
     return written
 
 
-def _line_of(report: Report) -> Line:
-    return Line(
+def _line_of(report: RunReport) -> IndexRow:
+    return IndexRow(
         task=report.task.name,
         title=report.task.title,
         figure=report.headline[1],
@@ -241,7 +242,7 @@ def _line_of(report: Report) -> Line:
     )
 
 
-def _note(report: Report) -> str:
+def _note(report: RunReport) -> str:
     notes = []
     if report.is_subset and not report.task.is_drawn:
         notes.append("a part of the items")
@@ -282,7 +283,7 @@ def pictured(task: Task, source: DataSource, run: RunId, ids: set[str]) -> dict[
     return found if is_same else {}
 
 
-def facts(report: Report) -> dict[str, str]:
+def facts(report: RunReport) -> dict[str, str]:
     """Return what the head of a report says."""
     run, (name, figure), (low, high) = report.run, report.headline, report.interval
     said = {
@@ -312,11 +313,11 @@ def facts(report: Report) -> dict[str, str]:
     return said
 
 
-def _about_protocol(report: Report) -> str:
+def _about_protocol(report: RunReport) -> str:
     return " (the published figure's)" if report.comparable else ""
 
 
-def unit(report: Report) -> str:
+def unit(report: RunReport) -> str:
     return " %" if report.task.unit == "%" else f" {report.task.unit}"
 
 
@@ -324,12 +325,12 @@ def _millions(count: int) -> str:
     return f"{count / 1e9:.1f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
 
 
-def parts(report: Report) -> dict[str, float]:
+def parts(report: RunReport) -> dict[str, float]:
     """Return the figures below the headline."""
     return dict(list(report.figures.items())[1:])
 
 
-def tables(report: Report) -> dict[str, dict[str, float]]:
+def tables(report: RunReport) -> dict[str, dict[str, float]]:
     """Return what can be unfolded: the other figures, and the paper's table with this run in its place."""
     found = {"more figures": parts(report)}
     if report.comparable:
@@ -344,7 +345,7 @@ def _named(row: PublishedRow) -> str:
     return name if row.activated in ("", "-") else f"{name} ({row.activated})"
 
 
-def markdown(report: Report) -> str:
+def markdown(report: RunReport) -> str:
     lines = [f"# {report.task.name}", ""]
     lines += [f"- {name}: {text}" for name, text in facts(report).items()]
     if parts(report):
@@ -353,7 +354,7 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown_of_all(reports: Sequence[Report]) -> str:
+def markdown_of_all(reports: Sequence[RunReport]) -> str:
     lines = ["# Evaluation", "", "| task | protocol | figure | 95 % | items | paper |"]
     lines.append("|---|---|---|---|---|---|")
     for r in reports:

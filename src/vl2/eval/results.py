@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from vl2.errors import UserError
 from vl2.eval.task import Result
+from vl2.resumable_log import ResumableLog, json_line
 
 RESULTS = "results.jsonl"
 RUN = "run.json"
@@ -128,31 +129,19 @@ def _lines(path: Path) -> Iterable[Result]:
             continue  # empty, or cut short when the process was killed: it is done again
 
 
-class Writer:
-    """Appends results to a file, each a whole line that is on disk when `write` returns."""
+class ResultLog(ResumableLog):
+    """The results of one process, each on disk when `append` returns."""
 
     def __init__(self, path: Path) -> None:
-        _drop_torn_line(path)
-        self._file = path.open("ab")
-
-    def write(self, results: Sequence[Result]) -> None:
-        self._file.write(b"".join(to_line(result) for result in results))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
+        # No lock: many a cluster's file system has none, and results are told apart by their ids.
+        super().__init__(path, lambda line: str(line["id"]), foreign=None, sync_every=1, is_exclusive=False)
 
 
 def write_results(folder: Path, results: Iterable[Result]) -> None:
     """Write all results at once, completely or not at all."""
     part = folder / f"{RESULTS}.part"
-    part.write_bytes(b"".join(map(to_line, results)))
+    part.write_bytes(b"".join(json_line(asdict(result)) for result in results))
     part.replace(folder / RESULTS)
-
-
-def to_line(result: Result) -> bytes:
-    return (json.dumps(asdict(result), ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -160,13 +149,6 @@ def write_whole(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
-
-
-def _drop_torn_line(path: Path) -> None:
-    if path.exists():
-        content = path.read_bytes()
-        if not content.endswith(b"\n"):
-            path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

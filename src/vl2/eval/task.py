@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vl2.errors import UserError
-from vl2.eval.hub import HUB, Dataset, fetch
+from vl2.eval.public_data import HUB, Dataset, fetch
 from vl2.process.conversation import Turn
 
 Json = Any

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from vl2.dtypes import DTYPES
 from vl2.errors import UserError
-from vl2.infer.vlm import DTYPES, choose_device
+from vl2.infer.vlm import choose_device
 
 # Options that transformers and its users pass by habit. They change nothing: no code of a checkpoint runs, only
 # safetensors are read and written, and loading never holds two copies.

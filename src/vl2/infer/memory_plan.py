@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from vl2.config import ModelConfig
+from vl2.dtypes import DTYPES
 from vl2.infer.image_tokens import DEFAULT_ENCODER_BYTES, tiles_per_pass
 from vl2.infer.prefix_cache import DEFAULT_PREFIX_BYTES
 from vl2.model import Cache
@@ -24,7 +25,6 @@ from vl2.quant.write import empty_quantized
 from vl2.weights.load import build_empty, materialize
 from vl2.weights.machine_memory import MachineMemory
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FORMATS = ("float32", "bfloat16", *SCHEME_NAMES)
 # "crowded": only where other programs give up memory; "paged": from quantised files, with some experts absent.
 Verdict = Literal["fits", "paged", "crowded", "too large"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
+from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
@@ -43,7 +44,6 @@ from vl2.weights.locate import BUILT_IN
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ENCODED_PER_ROW = 8  # requests encoded ahead for each row of the cache
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 

@@ -13,17 +13,15 @@ import torch
 from vl2.config import ModelConfig
 from vl2.data.pack import Packing
 from vl2.errors import UserError
-from vl2.plan.cluster import Cluster
-from vl2.plan.layout import LayoutChoice, StepTime, Work, step_time
-from vl2.plan.profile import DataProfile
+from vl2.plan.inputs import Cluster, DataProfile
+from vl2.plan.step_time import LayoutChoice, StepPacks, StepTime, step_time
+from vl2.plan.unit_sizes import segment_size
 from vl2.train.flops import ForwardCost, step_flops
-from vl2.train.parallel.pipeline_split import units
-from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.parallel.pipeline_split import UnitCosts, units
 from vl2.train.recipe import SplitKind
-from vl2.train.schedule import total_steps
 from vl2.train.shard import check_divided
 from vl2.train.size import optimizer_bytes
-from vl2.train.stage import Stage
+from vl2.train.stage import Stage, total_steps
 
 _MOST_STAGES, _MOST_EXPERT_RANKS = 16, 16
 USABLE = 0.9  # of the memory: fragments and the libraries' own take the rest
@@ -109,7 +107,7 @@ def plan_stage(
     fixed = fixed or Fixed()
     packing = Packing(seq_len=stage.seq_len, is_packed=stage.is_packed)
     tokens, tiles = profile.draw_packs(config, packing, stage.batch_size, seed)
-    work = Work(tokens=tokens, tiles=tiles)
+    work = StepPacks(tokens=tokens, tiles=tiles)
     if costs is None:
         costs = UnitCosts.by_formula(
             config,
@@ -200,8 +198,6 @@ def _why_not(cluster: Cluster, least: tuple[float, LayoutChoice] | None, num_pac
 
 def _trained_share(config: ModelConfig) -> float:
     """Return about what part of the parameters is outside the language model."""
-    from vl2.plan.parameters import segment_size
-
     row = units(config)
     visual, whole = segment_size(config, row[: config.vision_config.layers + 1]), segment_size(config, row)
     return (visual.dense + visual.experts) / (whole.dense + whole.experts)

@@ -20,7 +20,7 @@ from vl2.process.tokenizer import Specials, Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRow:
-    """Three lists of one length: ids, labels (-100 where not trained), True where a visual token goes."""
+    """Three lists of one length: ids, labels (IGNORE_ID where not trained), True where a visual token goes."""
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)

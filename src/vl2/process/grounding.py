@@ -25,7 +25,9 @@ REF, END_REF, DET, END_DET = "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>"
 # Bounded repeats and no nested ones: matching stays linear whatever the text.
 _NUMBER = r"\s{0,9}(\d{1,4})\s{0,9}"
 _BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]", re.ASCII)
-_TAG = re.compile(r"<\|/?(?:ref|det)\|>")
+TAG = re.compile(r"<\|/?(?:ref|det)\|>")
+_ANY_TAG = re.compile(rf"{TAG.pattern}|<\|/?grounding\|>")
+_BOX_LIST = re.compile(rf"{re.escape(DET)}.*?(?:{re.escape(END_DET)}|$)", re.DOTALL)
 _MAX_LABEL = 1000  # characters; what is longer is a lost end tag, not a label
 
 
@@ -75,7 +77,7 @@ def format_boxes(label: str, boxes_999: Sequence[Sequence[int]]) -> str:
     """Write a label and its boxes as the model was trained to. UserError for an empty list or a bad number."""
     if not boxes_999:
         raise UserError(f"a label needs at least one box, got none for {label!r}")
-    if _TAG.search(label):
+    if TAG.search(label):
         raise UserError(f"a label must not contain ref or det tags, got {label!r}")
     for box in boxes_999:
         if len(box) != 4 or not all(isinstance(v, int) and 0 <= v <= SCALE for v in box):
@@ -91,7 +93,7 @@ def parse_strict(text: str) -> list[LabeledBoxes]:
     malformed list, a number over 999.
     """
     found: list[LabeledBoxes] = []
-    tags = list(_TAG.finditer(text))
+    tags = list(TAG.finditer(text))
     for first in range(0, len(tags), 4):
         group = tags[first : first + 4]
         for tag, expected in zip(group, (REF, END_REF, DET, END_DET), strict=False):
@@ -106,6 +108,11 @@ def parse_strict(text: str) -> list[LabeledBoxes]:
         label = text[ref.end() : end_ref.start()]
         found.append(LabeledBoxes(label=label, boxes=_parse_list(text, det.end(), end_det.start())))
     return found
+
+
+def without_boxes(text: str) -> str:
+    """Return an answer as a person reads it: labels stay, boxes and tags go."""
+    return _ANY_TAG.sub("", _BOX_LIST.sub("", text))
 
 
 def _parse_list(text: str, start: int, end: int) -> tuple[Box999, ...]:
@@ -158,7 +165,7 @@ def parse_tolerant(text: str) -> list[LabeledBoxes]:
 def _tagged_parts(text: str) -> Iterator[tuple[str, str]]:
     """Yield (tag, the text up to the next tag)."""
     previous: re.Match[str] | None = None
-    for tag in _TAG.finditer(text):
+    for tag in TAG.finditer(text):
         if previous is not None:
             yield previous.group(), text[previous.end() : tag.start()]
         previous = tag

@@ -25,7 +25,7 @@ class Sample:
     """A tokenized conversation; its counts of visual slots and of tiles have been checked against its grids."""
 
     input_ids: Tensor  # int64 [S]
-    labels: Tensor  # int64 [S]; -100 where not trained
+    labels: Tensor  # int64 [S]; IGNORE_ID where not trained
     image_mask: Tensor  # bool [S]; True where a visual token goes
     tiles: Tensor  # float32 [I, 3, P, P]; image by image, global view first; [0, 3, P, P] without images
     grids: Tensor  # int64 [images, 2]; (columns, rows)

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, ClassVar
@@ -21,6 +20,7 @@ from typing import Any, ClassVar
 from vl2.data.ray_map import Where, map_in_order
 from vl2.data.record import Record
 from vl2.errors import UserError
+from vl2.progress import LINE_EVERY_S, ProgressDisplay
 from vl2.synth.draft import Draft
 
 RAY_CHUNKS = 256  # handed to a cluster at once
@@ -135,10 +135,14 @@ def generate(
         made = chain.from_iterable(map_in_order(_MakeChunk(source, seed), chunks, on, RAY_CHUNKS))
     else:
         made = _in_processes(source, seed, chunks, processes) if processes > 1 else _here(source, seed, chunks)
-    with _bar(source.name, count, progress) as bar:
+    with ProgressDisplay(count, quiet=not progress, is_kept=True) as display:
         for outcome in made:
             tally.count(outcome)
-            bar.step(sum(tally.dropped.values()))
+            display.done += 1
+            dropped = sum(tally.dropped.values())
+            name = f"{source.name}, {dropped} dropped" if dropped else source.name
+            line_every_s = 0.0 if display.done == count else LINE_EVERY_S
+            display.show(name, line=f"{name}: {display.done} of {count}", line_every_s=line_every_s)
             if isinstance(outcome, Record):
                 yield outcome
 
@@ -189,33 +193,3 @@ def _in_processes(source: Source, seed: int, chunks: list[range], processes: int
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _Bar(AbstractContextManager["_Bar"]):
-    """A progress bar of rich, or nothing."""
-
-    def __init__(self, name: str, count: int, show: bool) -> None:
-        self._progress: Any = nullcontext()
-        self._name, self._shown = name, show
-        if show:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._progress = Progress(console=Console(stderr=True))
-            self._task = self._progress.add_task(name, total=count)
-
-    def __enter__(self) -> _Bar:
-        self._progress.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._progress.__exit__(*exception)
-
-    def step(self, dropped: int) -> None:
-        if self._shown:
-            name = f"{self._name}, {dropped} dropped" if dropped else self._name
-            self._progress.update(self._task, advance=1, description=name)
-
-
-def _bar(name: str, count: int, show: bool) -> _Bar:
-    return _Bar(name, count, show)

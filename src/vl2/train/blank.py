@@ -16,6 +16,7 @@ from vl2.data.packed import Packed
 from vl2.grid import UNTILED, num_visual_tokens
 from vl2.model import VL2
 from vl2.model.language import Hidden
+from vl2.process.sample import IGNORE_ID
 
 _LENGTH = 8  # tokens; any number does, no rank needs the shapes of another
 
@@ -25,7 +26,7 @@ def blank_pack(config: ModelConfig) -> Packed:
     tile_px = config.vision_config.image_size
     return Packed(
         input_ids=torch.zeros(_LENGTH, dtype=torch.int64),
-        labels=torch.full((_LENGTH,), -100),
+        labels=torch.full((_LENGTH,), IGNORE_ID),
         position_ids=torch.arange(_LENGTH),
         cu_seqlens=torch.tensor([0, _LENGTH], dtype=torch.int32),
         image_mask=torch.zeros(_LENGTH, dtype=torch.bool),

@@ -13,19 +13,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
-import torch
-
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.pack_plan import PackPlan
+from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
+from vl2.progress import format_time
 from vl2.train.adapter import put_adapter
 from vl2.train.flops import ForwardCost, measure_rate, step_flops
 from vl2.train.loss import CHUNK
 from vl2.train.parts import check_trained, freeze, part_of, still_parts
 from vl2.train.prepare import find_model, make_plan, model_config, num_steps, open_stores, plan_options
-from vl2.train.progress import format_time
 from vl2.train.ranks import ONE, find_device
 from vl2.train.recipe import EncoderRecompute, ModelOptions, Recipe
 from vl2.train.size import GRADIENT_BYTES, size_of
@@ -33,7 +32,6 @@ from vl2.train.stage import Part
 
 ASSUMED_MFU = 0.4  # part of the rate of a plain matrix product that training reaches
 _SAMPLES = 16  # steps that the mean of tokens and tiles is taken over
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)

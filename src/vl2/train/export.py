@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from vl2.config import ModelConfig
+from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.lora.apply import lora_layers
 from vl2.lora.peft_files import save_adapter
@@ -22,8 +23,6 @@ from vl2.train.recipe import Recipe, read_recipe
 from vl2.train.tensor_files import TensorReader, whole_block
 from vl2.weights import save_model
 from vl2.weights.load import materialize
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def export(run_or_checkpoint: Path, out: Path, *, dtype: str | None = None, replaces: bool = False) -> Path:

@@ -29,7 +29,7 @@ def next_token_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of the losses, float32, and each trained position's own, [n], which carries no gradient.
 
-    Place i is trained to predict labels[i + 1], where that is not -100. Without any such place the sum is 0 and
+    Place i is trained to predict labels[i + 1], where that is not IGNORE_ID. Without any such place the sum is 0 and
     has gradients of zeros.
     """
     place_n = trained_positions(labels_S)

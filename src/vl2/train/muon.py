@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vl2.train.products import product_dtype
+from vl2.train.flops import product_dtype
 from vl2.train.ranks import ONE, Ranks
 
 MOMENTUM = 0.95

@@ -1,4 +1,4 @@
-"""Where the measurements of a run go: metrics.jsonl, TensorBoard where it is installed, and what the recipe adds.
+"""Where a run tells what it measures: stderr, metrics.jsonl, TensorBoard where it is installed, what the recipe adds.
 
 The first rank writes; on the others all of this does nothing.
 """
@@ -9,7 +9,9 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
+from vl2.progress import ProgressDisplay
 from vl2.train.metrics import MetricsFile, StepMetrics
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Recipe
@@ -57,3 +59,39 @@ def tracker_names(recipe: Recipe) -> tuple[TrackerName, ...]:
     if "tensorboard" not in asked and importlib.util.find_spec("tensorboard") is not None:
         return ("tensorboard", *asked)
     return asked
+
+
+# How a training run shows its steps.
+
+
+class TrainProgress(ProgressDisplay):
+    """Shows the steps of a run on stderr. Enter it before the first step."""
+
+    def __init__(
+        self, num_steps: int, first_step: int, *, log_every: int = 1, quiet: bool = False, file: TextIO | None = None
+    ) -> None:
+        super().__init__(num_steps, done_before=first_step, quiet=quiet, is_kept=True, file=file)
+        self._num_steps = num_steps
+        self._log_every = log_every
+
+    def step(self, metrics: StepMetrics) -> None:
+        """Show a step that is done."""
+        self.done = metrics.step
+        is_due = metrics.step % self._log_every == 0 or metrics.step == self._num_steps
+        line = f"vl2: step {metrics.step:,}/{self._num_steps:,}  {describe(metrics)}  {self.time_left()}"
+        self.show(describe(metrics), line=line if is_due else None, line_every_s=0.0)
+
+
+def describe(metrics: StepMetrics) -> str:
+    """Return the figures of a step that one watches."""
+    parts = [
+        f"loss {metrics.loss:.4f}",
+        f"rate {metrics.learning_rate:.2e}",
+        f"norm {metrics.grad_norm:.2f}",
+        f"{metrics.tokens_per_s:,.0f} tokens/s",
+    ]
+    if metrics.mfu is not None:
+        parts.append(f"MFU {metrics.mfu:.0%}")
+    if metrics.discarded:
+        parts.append(f"discarded: {metrics.discarded}")
+    return "  ".join(parts)

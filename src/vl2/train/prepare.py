@@ -23,8 +23,7 @@ from vl2.process.processor import Processor
 from vl2.train.auxiliary_loss import AuxiliaryLoss
 from vl2.train.ranks import Ranks, RankZeroSection
 from vl2.train.recipe import ModelOptions, Recipe
-from vl2.train.schedule import total_steps
-from vl2.train.stage import Stage
+from vl2.train.stage import Stage, total_steps
 from vl2.weights import load_model, locate_checkpoint
 from vl2.weights.load import materialize
 from vl2.weights.locate import BUILT_IN

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from vl2.data.loader import LoadedStep, Loader
+from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.process.processor import Processor
@@ -27,12 +28,11 @@ from vl2.train.adapter import adapt, trained_state, write_adapter
 from vl2.train.auxiliary_loss import AuxiliaryLoss, check_auxiliary_loss, open_auxiliary_loss
 from vl2.train.checkpoint import RECIPE, Checkpoints, Keep
 from vl2.train.evaluation import Evaluation, HeldOut, open_evaluation
+from vl2.train.flops import product_dtype
 from vl2.train.loss_spike import LossSpikeSkip
-from vl2.train.lost import rank_lost
-from vl2.train.memory import checkpoint_activations, compile_encoder
 from vl2.train.meter import Meter
 from vl2.train.metrics import METRICS, StepMetrics
-from vl2.train.outputs import Outputs
+from vl2.train.outputs import Outputs, TrainProgress
 from vl2.train.parallel.parallelize import check_experts, check_ranks, parallelize
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_step import PipelineStep
@@ -47,17 +47,15 @@ from vl2.train.prepare import (
     num_steps,
     open_stores,
 )
-from vl2.train.products import product_dtype
-from vl2.train.progress import TrainProgress
 from vl2.train.ranks import Ranks, RankZeroSection, join, leave
 from vl2.train.recipe import Recipe, changes, read_recipe
-from vl2.train.schedule import learning_rate
+from vl2.train.recompute import checkpoint_activations, compile_encoder
 from vl2.train.shard import is_sharded, local, origin
+from vl2.train.stage import learning_rate
 from vl2.train.step import TrainStep
-from vl2.train.stopping import Ended, Stop
+from vl2.train.stopping import Ended, Stop, rank_lost
 from vl2.train.tensor_files import Block
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _LOST_SHOWN = 5  # records that cannot be read are reported so often, then counted
 
 Say = Callable[[str], None]

@@ -20,14 +20,14 @@ from vl2.data.record import CATEGORIES
 from vl2.malloc import tune_malloc
 from vl2.model import VL2
 from vl2.model.language import Hidden
+from vl2.process.sample import IGNORE_ID
 from vl2.train.auxiliary_loss import AuxiliaryLoss
 from vl2.train.balance import check_balance, update_expert_biases
 from vl2.train.blank import blank_pack, run_pack
 from vl2.train.loss import next_token_loss, trained_positions
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parallel.pipeline_model import PipelineModel
-from vl2.train.parallel.tile_balance import TileBalancer
-from vl2.train.parallel.tile_moves import even_counts, imbalance
+from vl2.train.parallel.tile_balance import TileBalancer, even_counts, imbalance
 from vl2.train.parts import Configured, freeze, parameter_groups
 from vl2.train.ranks import Ranks
 from vl2.train.shard import is_sharded
@@ -176,7 +176,7 @@ class TrainStep:
     def _count(self, packs: Sequence[Packed]) -> StepCounts:
         own = [0, 0, 0, 0, 0]
         for pack in packs:
-            own[0] += int((pack.labels[1:] != -100).sum())
+            own[0] += int((pack.labels[1:] != IGNORE_ID).sum())
             own[1] += pack.num_tokens
             own[2] += len(pack.tiles)
             own[3] += self._num_balanced(pack)

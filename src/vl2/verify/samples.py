@@ -79,7 +79,7 @@ SAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class AnswerComparison:
     """How far an answer is from the published one."""
 
     likeness: Likeness
@@ -90,11 +90,11 @@ def samples_of(size: str | None) -> list[PublishedSample]:
     return [sample for sample in SAMPLES if sample.size == size]
 
 
-def compare_answers(ours: str, published: str) -> Comparison:
+def compare_answers(ours: str, published: str) -> AnswerComparison:
     """Compare exactly first, then boxes by number, then text by words."""
     ours, published = ours.strip(), published.strip()
     if ours == published:
-        return Comparison(likeness="same", said="the same text")
+        return AnswerComparison(likeness="same", said="the same text")
     expected = _boxes(published)
     if expected:
         return _compare_boxes(_boxes(ours), expected)
@@ -105,14 +105,14 @@ def compare_answers(ours: str, published: str) -> Comparison:
         f"{share:.0%} of the words are the same; the first difference is word {place + 1}: "
         f"{_word(mine, place)}, published {_word(theirs, place)}"
     )
-    return Comparison(likeness="close" if share >= SIMILAR else "differs", said=said)
+    return AnswerComparison(likeness="close" if share >= SIMILAR else "differs", said=said)
 
 
-def _compare_boxes(ours: list[LabeledBoxes], published: list[LabeledBoxes]) -> Comparison:
+def _compare_boxes(ours: list[LabeledBoxes], published: list[LabeledBoxes]) -> AnswerComparison:
     counts = [[(entry.label, len(entry.boxes)) for entry in found] for found in (ours, published)]
     if counts[0] != counts[1]:
         says = "no well-formed box" if not ours else f"labels and numbers of boxes {counts[0]}"
-        return Comparison(likeness="differs", said=f"{says}, published {counts[1]}")
+        return AnswerComparison(likeness="differs", said=f"{says}, published {counts[1]}")
     off = max(
         abs(a - b)
         for mine, theirs in zip(ours, published, strict=True)
@@ -120,7 +120,9 @@ def _compare_boxes(ours: list[LabeledBoxes], published: list[LabeledBoxes]) -> C
         for a, b in zip(box, other, strict=True)
     )
     likeness: Likeness = "close" if off <= BOX_TOLERANCE else "differs"
-    return Comparison(likeness=likeness, said=f"boxes are off by at most {off} of 999 ({BOX_TOLERANCE} is allowed)")
+    return AnswerComparison(
+        likeness=likeness, said=f"boxes are off by at most {off} of 999 ({BOX_TOLERANCE} is allowed)"
+    )
 
 
 def _boxes(text: str) -> list[LabeledBoxes]:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.eval.harness.five_questions import write_parquet, write_tsv
 from vl2.eval.catalogue import find_task
-from vl2.eval.run import Options, run_task
+from vl2.eval.run_task import EvalOptions, run_task
 from vl2.eval.task import DataSource, Result
 from vl2.infer.vlm import load
 
@@ -54,7 +54,7 @@ def ours(folder: Path, golds: list[str]) -> list[Result]:
     data = folder / "data"
     data.mkdir(parents=True)
     write_parquet(data, golds)
-    options = Options(protocol="vlmevalkit", max_new_tokens=TOKENS, batch_size=3, quiet=True)
+    options = EvalOptions(protocol="vlmevalkit", max_new_tokens=TOKENS, batch_size=3, quiet=True)
     return run_task(load("nano"), find_task("chartqa"), DataSource(data=data), folder / "out", options, model="nano")
 
 

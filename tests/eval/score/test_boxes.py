@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 
 from tests.eval.score.golden import cases, golden
-from vl2.eval.score.grounding import lmms_eval_box, lmms_eval_rec_box, our_boxes, vlmevalkit_box
-from vl2.eval.score.iou import HIT, Box, box_f1, iou, match_boxes
+from vl2.eval.score.boxes import (
+    HIT,
+    Box,
+    box_f1,
+    iou,
+    lmms_eval_box,
+    lmms_eval_rec_box,
+    match_boxes,
+    our_boxes,
+    vlmevalkit_box,
+)
 
 CLOSE = 1e-6
 

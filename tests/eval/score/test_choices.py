@@ -6,26 +6,22 @@ import pytest
 
 from tests.eval.score.golden import cases, golden, result_of
 from vl2.eval.catalogue import find_task
-from vl2.eval.score.exact import plain
-from vl2.eval.score.mathvista import (
-    MathVistaQuestion,
-    is_right,
-    lmms_eval_reading,
-    normalize_reading,
-    vlmevalkit_value,
-)
-from vl2.eval.score.mme import mme_scores
 from vl2.eval.score.multiple_choice import (
+    MathVistaQuestion,
     ai2d_text,
+    is_open_answer_right,
+    is_right,
     lmms_eval_letter,
+    lmms_eval_reading,
     mmbench_letter,
     mmmu_letter,
+    normalize_reading,
+    realworldqa_point,
     vlmevalkit_letter,
+    vlmevalkit_value,
 )
-from vl2.eval.score.open_answer import is_open_answer_right
-from vl2.eval.score.pope import pope_scores
-from vl2.eval.score.realworldqa import realworldqa_point
-from vl2.eval.score.yes_no import lmms_eval_yes_no, vlmevalkit_yes_no
+from vl2.eval.score.text_rules import plain
+from vl2.eval.score.yes_no import lmms_eval_yes_no, mme_scores, pope_scores, vlmevalkit_yes_no
 
 
 def test_letters_are_those_of_the_five_extractors() -> None:

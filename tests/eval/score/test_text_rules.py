@@ -6,11 +6,7 @@ import pytest
 
 from tests.eval.score.golden import cases, golden, result_of
 from vl2.eval.catalogue import find_task
-from vl2.eval.score.anls import anls
-from vl2.eval.score.edit_distance import edit_distance
-from vl2.eval.score.exact import exact_match
-from vl2.eval.score.ocrbench import ocrbench_point
-from vl2.eval.score.relaxed import relaxed_accuracy
+from vl2.eval.score.text_rules import anls, edit_distance, exact_match, ocrbench_point, relaxed_accuracy
 from vl2.eval.score.vqa import lmms_eval_form, vlmevalkit_form, vqa_accuracy
 
 CLOSE = 1e-6  # the goldens are rounded to 10 decimals

@@ -25,9 +25,9 @@ from vl2.train import checkpoint
 from vl2.train.adapter import adapt
 from vl2.train.adapter_options import AdapterOptions
 from vl2.train.export import export
-from vl2.train.finetune import run
+from vl2.train.finetune import finetuning
+from vl2.train.finetune.finetuning import Planned, Tuned, finetune, plan
 from vl2.train.finetune.options import TuningOptions
-from vl2.train.finetune.run import Planned, Tuned, finetune, plan
 from vl2.train.prepare import find_model, make_model, make_plan, open_stores
 from vl2.train.ranks import ONE
 from vl2.train.recipe import ModelOptions
@@ -75,7 +75,7 @@ def watch_loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, Any]]:
         opened.append((str(name), adapter, device))
         return load(name, adapter=adapter, device=device)
 
-    monkeypatch.setattr(run, "load", watched)
+    monkeypatch.setattr(finetuning, "load", watched)
     return opened
 
 

@@ -19,10 +19,9 @@ from vl2.model import VL2
 from vl2.train.checkpoint import Checkpoints, find_checkpoint
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
-from vl2.train.parallel.pipeline_split import split_pipeline, units
+from vl2.train.parallel.pipeline_split import UnitCosts, split_pipeline, units
 from vl2.train.parallel.pipeline_step import PipelineStep
 from vl2.train.parallel.tile_balance import TileBalancer
-from vl2.train.parallel.unit_costs import UnitCosts
 from vl2.train.parts import freeze
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.recipe import Mode, SplitKind

@@ -128,12 +128,12 @@ def test_a_killed_rank_is_reported_and_another_layout_on_fewer_ranks_goes_on(
 # The second rank dies with its part of the second checkpoint unwritten, or written before the first rank's.
 DIES_WRITING = """
 import os, signal, threading
-import vl2.train.checkpoint, vl2.train.lost
+import vl2.train.checkpoint, vl2.train.stopping
 
 write = vl2.train.checkpoint.write_tensors
-why_lost = vl2.train.lost.why_lost
+why_lost = vl2.train.stopping.why_lost
 is_lost = threading.Event()
-vl2.train.lost.LAST_WRITE_S = 60.0 if has_written else 0.5
+vl2.train.stopping.LAST_WRITE_S = 60.0 if has_written else 0.5
 
 def tell_why_lost(error):
     is_lost.set()
@@ -149,7 +149,7 @@ def write_or_die(snapshot, folder, rank):
         os.kill(os.getpid(), signal.SIGKILL)
 
 vl2.train.checkpoint.write_tensors = write_or_die
-vl2.train.lost.why_lost = tell_why_lost
+vl2.train.stopping.why_lost = tell_why_lost
 """
 
 

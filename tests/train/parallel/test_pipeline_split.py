@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from vl2.config import preset
 from vl2.errors import UserError
-from vl2.train.parallel.pipeline_split import divide, split_pipeline, units
-from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.parallel.pipeline_split import UnitCosts, divide, split_pipeline, units
 from vl2.train.recipe import SplitKind
 
 CONFIG = preset("base")

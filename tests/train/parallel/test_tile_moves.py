@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vl2.train.parallel.tile_moves import imbalance, plan_moves
+from vl2.train.parallel.tile_balance import imbalance, plan_moves
 
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 

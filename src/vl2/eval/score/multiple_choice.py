@@ -1,22 +1,26 @@
-"""The letter that an answer chooses, by five extractors. Lower-case letters are accepted by none of them.
-
-| function | used by |
-|---|---|
-| vlmevalkit_letter | VLMEvalKit without a judge, for every multiple-choice set |
-| lmms_eval_letter | lmms-eval's shared extractor: MMStar, RealWorldQA |
-| mmbench_letter | lmms-eval's MMBench, before a judge is asked |
-| mmmu_letter | MMMU's own parser, as lmms-eval runs it |
-| ai2d_text | lmms-eval's AI2D, which compares what is left with the letter |
-
-"" stands for undecided; MMMU's parser then draws at random, which is not done here.
-Golden: tests/golden/scorers/multiple_choice.json.
-"""
+"""Which option an answer means, by the extractors of the harnesses, and what their benchmarks take beside a letter."""
 
 from __future__ import annotations
 
 import re
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vl2.eval.score.text_rules import edit_distance
+
+# The letter that an answer chooses, by five extractors. Lower-case letters are accepted by none of them.
+#
+# | function | used by |
+# |---|---|
+# | vlmevalkit_letter | VLMEvalKit without a judge, for every multiple-choice set |
+# | lmms_eval_letter | lmms-eval's shared extractor: MMStar, RealWorldQA |
+# | mmbench_letter | lmms-eval's MMBench, before a judge is asked |
+# | mmmu_letter | MMMU's own parser, as lmms-eval runs it |
+# | ai2d_text | lmms-eval's AI2D, which compares what is left with the letter |
+#
+# "" stands for undecided; MMMU's parser then draws at random, which is not done here. Golden:
+# tests/golden/scorers/multiple_choice.json.
 
 # What introduces a letter in a longer answer.
 _PHRASES = (
@@ -131,3 +135,149 @@ def is_ai2d_right(answer: str, gold: str) -> bool:
 
 def _bare(text: str) -> str:
     return text.lower().translate(str.maketrans("", "", string.punctuation))
+
+
+# RealWorldQA as lmms-eval scores it: a letter by the shared extractor, anything else exactly, without case.
+#
+# Golden: tests/golden/scorers/realworldqa.json.
+
+
+def realworldqa_point(answer: str, gold: str) -> float:
+    gold = gold.strip()
+    if gold.upper() in ("A", "B", "C", "D"):
+        return float(lmms_eval_letter(answer) == gold.upper())
+    return float(answer.lower().strip().rstrip(".") == gold.lower())
+
+
+# MMMU's open questions: right when a gold value is among what can be read off the answer. As lmms-eval runs it.
+#
+# Golden: tests/golden/scorers/mmmu_open.json.
+
+_KEYS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
+_TRIVIAL = tuple(":,.!?;'")
+_WITH_COMMAS = re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b")
+_SCIENTIFIC = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+")
+_SIMPLE = re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])")
+
+ReadValue = str | float
+
+
+def is_open_answer_right(answer: str, golds: Sequence[str]) -> bool:
+    gold = [value for text in golds for value in _values(text)]
+    said = read_open_answer(answer)
+    # A number must be equal, a text must hold the gold text.
+    return any(
+        any(isinstance(g, str) and g in value for g in gold) if isinstance(value, str) else value in gold
+        for value in said
+    )
+
+
+def read_open_answer(answer: str) -> list[ReadValue]:
+    """Return the texts and numbers that the answer may mean."""
+    text = answer.strip().strip(".").lower()
+    parts = _key_parts(text) or [text]
+    numbers = [n for part in parts for rule in (_WITH_COMMAS, _SCIENTIFIC, _SIMPLE) for n in rule.findall(part)]
+    return [value for part in (*parts, *numbers) for value in _values(part)]
+
+
+def _key_parts(text: str) -> list[str]:
+    """Return what follows the last word like "is" or "so" of every line, the shortest of each."""
+    found = []
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        keys = (*_KEYS, "=") if number == len(lines) - 1 else _KEYS
+        tails = [line.split(key)[-1].strip() for key in keys if key in line]
+        best = ""
+        for tail in tails:
+            best = tail if not best or len(tail) < len(best) else best
+        if best and best not in _TRIVIAL:
+            found.append(best)
+    return found
+
+
+def _values(text: str) -> list[ReadValue]:
+    text = text.strip()
+    try:
+        return [round(float(text.replace(",", "")), 2)]
+    except ValueError:
+        pass
+    text = text.lower()
+    # A single letter must stand alone.
+    return [f" {text}", f"{text} "] if len(text) == 1 else [text]
+
+
+# MathVista: what can be decided without a judge. Everything else needs a language model to read the answer.
+#
+# VLMEvalKit decides only answers that are right as they stand (a bare number, or a letter). lmms-eval also takes a bare
+# number that is wrong, an option's own text and `The answer is "...".`.
+#
+# Golden: tests/golden/scorers/mathvista_rules.json.
+
+
+@dataclass(frozen=True, kw_only=True)
+class MathVistaQuestion:
+    """What the rules need to know of a question."""
+
+    is_multiple_choice: bool
+    answer_type: str  # integer, float, text or list
+    choices: tuple[str, ...]
+    precision: int  # decimals, of a float
+    answer: str
+
+    def letters(self) -> dict[str, str]:
+        return {chr(ord("A") + i): choice for i, choice in enumerate(self.choices)}
+
+
+def vlmevalkit_value(question: MathVistaQuestion, answer: str) -> str | int | float | None:
+    """Return the letter or the number that the answer is, or None where VLMEvalKit asks its judge."""
+    if question.is_multiple_choice:
+        return vlmevalkit_letter(answer, question.letters()) or None
+    value, gold = _number_of_type(question, answer), _number_of_type(question, question.answer)
+    return value if value is not None and value == gold else None
+
+
+def lmms_eval_reading(question: MathVistaQuestion, answer: str) -> str | None:
+    """Return the part of the answer that counts, or None where lmms-eval asks its judge."""
+    if not answer:
+        return ""
+    if question.is_multiple_choice and answer in question.choices:
+        return answer
+    value = _number_of_type(question, answer)
+    if value is not None:
+        return str(value)
+    quoted = re.search(r'The answer is "(.*)"\.', answer)
+    return quoted[1] if quoted else None
+
+
+def normalize_reading(question: MathVistaQuestion, reading: str) -> str | None:
+    """Return a reading (of the rules or of a judge) as the gold answer is written; None if it cannot be one."""
+    if not question.is_multiple_choice:
+        try:
+            if question.answer_type == "integer":
+                return str(int(float(reading)))
+            return str(round(float(reading), question.precision)) if question.answer_type == "float" else reading
+        except (ValueError, OverflowError):
+            return None
+    reading = reading.strip()
+    in_brackets = re.search(r"\(([a-zA-Z])\)", reading)
+    letter = in_brackets[1].upper() if in_brackets else reading
+    return question.letters().get(letter) or _nearest(letter, question.choices)
+
+
+def is_right(question: MathVistaQuestion, reading: str) -> bool:
+    """Tell whether a reading, of the rules or of a judge, is the gold answer."""
+    normalized = normalize_reading(question, reading)
+    return normalized is not None and normalized.strip() == question.answer.strip()
+
+
+def _nearest(text: str, choices: Sequence[str]) -> str:
+    return min(choices, key=lambda choice: edit_distance(text, choice))
+
+
+def _number_of_type(question: MathVistaQuestion, text: str) -> int | float | None:
+    try:
+        if question.answer_type == "integer":
+            return int(text)
+        return float(text) if question.answer_type == "float" else None
+    except ValueError:
+        return None

@@ -1,11 +1,15 @@
-"""Yes or no, read off an answer: VLMEvalKit looks for the words, lmms-eval at the first four characters.
-
-Golden: `parsed` in tests/golden/scorers/mme.json, `extracted` in pope.json.
-"""
+"""Answers of yes and no, and the figures of the two benchmarks that ask for them."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
 from vl2.eval.score.vqa import vlmevalkit_punctuation
+
+# Yes or no, read off an answer: VLMEvalKit looks for the words, lmms-eval at the first four characters.
+#
+# Golden: `parsed` in tests/golden/scorers/mme.json, `extracted` in pope.json.
 
 
 def vlmevalkit_yes_no(answer: str) -> str:
@@ -23,3 +27,54 @@ def lmms_eval_yes_no(answer: str) -> str:
         return {"y": "yes", "n": "no"}.get(text, "")
     start = text[:4]
     return "yes" if "yes" in start else "no" if "no" in start else ""
+
+
+# POPE: accuracy, precision, recall and F1 in percent. The two harnesses differ in answers that are neither yes nor no.
+#
+# VLMEvalKit, which reports F1 as the overall figure, takes an unclear answer to a question of gold yes for a miss;
+# lmms-eval leaves it out of the recall, and so of F1. In both it is wrong, and no yes. Golden:
+# tests/golden/scorers/pope.json, tests/golden/scorers/pope_harnesses.json.
+
+
+def pope_scores(readings: Sequence[tuple[str, str]], *, unclear_is_miss: bool = True) -> dict[str, float]:
+    """Return the four figures from pairs (said, gold) of "yes", "no" and, for what was said, anything else.
+
+    `unclear_is_miss` as VLMEvalKit has it; without it recall is that of lmms-eval.
+    """
+    hits = sum(said == gold for said, gold in readings)
+    true_yes = sum(said == gold == "yes" for said, gold in readings)
+    said_yes = sum(said == "yes" for said, _ in readings)
+    to_find = sum(gold == "yes" and (unclear_is_miss or said in ("yes", "no")) for said, gold in readings)
+    precision = true_yes / said_yes if said_yes else 0.0
+    recall = true_yes / to_find if to_find else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    accuracy = hits / len(readings) if readings else 0.0
+    return {"f1": 100 * f1, "accuracy": 100 * accuracy, "precision": 100 * precision, "recall": 100 * recall}
+
+
+# MME: per category the accuracy over questions plus that over images whose two questions are both right, in percent.
+#
+# Perception is the sum over ten categories, cognition (VLMEvalKit: reasoning) over four; the figure that is published
+# is the sum of both, at most 2,800.
+#
+# Golden: tests/golden/scorers/mme.json.
+
+PERCEPTION = (
+    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
+)  # fmt: skip
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+
+
+def mme_scores(answers: Iterable[tuple[str, str, float]]) -> dict[str, float]:
+    """Return the score of every category from (category, image, 0 or 1), then perception, cognition and their sum."""
+    by_category: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for category, image, score in answers:
+        by_category[category][image].append(score)
+    scores = {}
+    for category, images in by_category.items():
+        single = [score for both in images.values() for score in both]
+        pairs = [float(min(both) == 1 and len(both) > 1) for both in images.values()]
+        scores[category] = 100 * (sum(single) / len(single) + sum(pairs) / len(pairs))
+    perception = sum(scores.get(category, 0.0) for category in PERCEPTION)
+    cognition = sum(scores.get(category, 0.0) for category in COGNITION)
+    return {"sum": perception + cognition, "perception": perception, "cognition": cognition, **scores}

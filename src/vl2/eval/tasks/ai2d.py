@@ -10,9 +10,8 @@ import string
 from collections.abc import Iterator
 
 from vl2.datasets.question_answers import OPTION_LETTER
-from vl2.eval.choice_protocols import PAPER, VLMEVALKIT, ask_with_options
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import images_of, options_of, read_rows, stems_of, texts
+from vl2.eval.protocols import PAPER, VLMEVALKIT, ask_with_options
+from vl2.eval.public_data import Dataset, images_of, options_of, read_rows, stems_of, texts
 from vl2.eval.score.multiple_choice import ai2d_text, is_ai2d_right
 from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
 

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vl2.data.raw_files import find_files, read_list
-from vl2.eval.asking import ask_short, ask_short_as_is, ask_with
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import images_of, read_rows, stems_of, texts
-from vl2.eval.score.relaxed import relaxed_accuracy
+from vl2.eval.protocols import ask_short, ask_short_as_is, ask_with
+from vl2.eval.public_data import Dataset, images_of, read_rows, stems_of, texts
+from vl2.eval.score.text_rules import relaxed_accuracy
 from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
 
 

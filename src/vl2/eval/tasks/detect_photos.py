@@ -9,10 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from vl2.datasets.box_sets import PHOTO_LABELS
-from vl2.eval.asking import ask
-from vl2.eval.rows import find_rows, images_of, read_rows
-from vl2.eval.score.grounding import our_boxes
-from vl2.eval.score.iou import box_f1, match_boxes
+from vl2.eval.protocols import ask
+from vl2.eval.public_data import find_rows, images_of, read_rows
+from vl2.eval.score.boxes import box_f1, match_boxes, our_boxes
 from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 from vl2.infer.prompts import locate_prompt
 

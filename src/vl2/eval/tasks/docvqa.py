@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from vl2.eval.asking import ask_short, ask_short_as_is
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import Row, golds_of, images_of, read_rows, released_rows, stems_of
-from vl2.eval.score.anls import anls
+from vl2.eval.protocols import ask_short, ask_short_as_is
+from vl2.eval.public_data import Dataset, Row, golds_of, images_of, read_rows, released_rows, stems_of
+from vl2.eval.score.text_rules import anls
 from vl2.eval.task import REFUSED, DataSource, Item, Protocol, Result, Score, Task, mean_score
 
 BEFORE = "by raw lengths (VLMEvalKit until August 2026, lmms-eval)"

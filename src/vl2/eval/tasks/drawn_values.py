@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, font_folders, item_of
-from vl2.eval.scoring import score_exact, score_relaxed
+from vl2.eval.protocols import ask, score_exact, score_relaxed
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
 from vl2.synth.primer_charts import PrimerBars, PrimerTable
 from vl2.synth.source import Source

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 
 from vl2.data.raw_files import find_file, read_list
 from vl2.errors import UserError
-from vl2.eval.asking import ask_short
-from vl2.eval.scoring import score_exact
+from vl2.eval.protocols import ask_short, score_exact
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
 
 

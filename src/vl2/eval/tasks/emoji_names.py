@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, png, sprite_folder
-from vl2.eval.scoring import score_exact
+from vl2.eval.protocols import ask, score_exact
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
 from vl2.synth.emoji import draw_alone
 from vl2.synth.scene_words import NAME_IT, named

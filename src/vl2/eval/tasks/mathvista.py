@@ -12,10 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.datasets.question_answers import OPTION_LETTER
-from vl2.eval.asking import ask
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import images_of, is_blank, read_rows, stems_of, texts
-from vl2.eval.score.mathvista import MathVistaQuestion, is_right, lmms_eval_reading, normalize_reading, vlmevalkit_value
+from vl2.eval.protocols import ask
+from vl2.eval.public_data import Dataset, images_of, is_blank, read_rows, stems_of, texts
+from vl2.eval.score.multiple_choice import (
+    MathVistaQuestion,
+    is_right,
+    lmms_eval_reading,
+    normalize_reading,
+    vlmevalkit_value,
+)
 from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Score, Task, mean_score
 from vl2.process.conversation import Turn, user_turn
 

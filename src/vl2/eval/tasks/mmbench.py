@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vl2.eval.choice_protocols import PAPER, VLMEVALKIT, circular_accuracy, lmms_mmbench_protocol, merge_rotations
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import images_of, is_blank, options_of, read_rows, stems_of
+from vl2.eval.protocols import PAPER, VLMEVALKIT, circular_accuracy, lmms_mmbench_protocol, merge_rotations
+from vl2.eval.public_data import Dataset, images_of, is_blank, options_of, read_rows, stems_of
 from vl2.eval.task import DataSource, Item, Protocol, Task
 
 ROTATION = 1_000_000

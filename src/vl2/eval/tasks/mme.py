@@ -13,11 +13,9 @@ from pathlib import Path
 from vl2.data.raw_files import IMAGE_ENDINGS, read_text
 from vl2.datasets.question_answers import SHORT_ANSWER
 from vl2.errors import UserError
-from vl2.eval.asking import ask
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import Row, images_of, read_rows, stems_of
-from vl2.eval.score.mme import mme_scores
-from vl2.eval.score.yes_no import lmms_eval_yes_no, vlmevalkit_yes_no
+from vl2.eval.protocols import ask
+from vl2.eval.public_data import Dataset, Row, images_of, read_rows, stems_of
+from vl2.eval.score.yes_no import lmms_eval_yes_no, mme_scores, vlmevalkit_yes_no
 from vl2.eval.task import DataSource, Item, Protocol, Result, Score, Task
 from vl2.process.conversation import Turn, user_turn
 

@@ -23,12 +23,9 @@ from PIL import Image
 
 from vl2.datasets.question_answers import OPTION_LETTER, SHORT_ANSWER
 from vl2.errors import UserError
-from vl2.eval.asking import lettered, letters
-from vl2.eval.choice_protocols import judge_by_letter
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import golds_of, images_of, options_of, read_rows, stems_of
-from vl2.eval.score.multiple_choice import mmmu_letter, vlmevalkit_letter
-from vl2.eval.score.open_answer import is_open_answer_right
+from vl2.eval.protocols import judge_by_letter, lettered, letters
+from vl2.eval.public_data import Dataset, golds_of, images_of, options_of, read_rows, stems_of
+from vl2.eval.score.multiple_choice import is_open_answer_right, mmmu_letter, vlmevalkit_letter
 from vl2.eval.task import OTHER_SPLIT, DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 from vl2.process.conversation import Turn, user_turn
 from vl2.process.image import open_image

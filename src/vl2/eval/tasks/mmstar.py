@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vl2.eval.choice_protocols import PAPER, VLMEVALKIT, lmms_eval_protocol
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import images_of, options_of, read_rows, stems_of
+from vl2.eval.protocols import PAPER, VLMEVALKIT, lmms_eval_protocol
+from vl2.eval.public_data import Dataset, images_of, options_of, read_rows, stems_of
 from vl2.eval.task import DataSource, Item, Task, mean_score
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vl2.eval.asking import letters
-from vl2.eval.choice_protocols import PAPER, VLMEVALKIT, score_lmms_letter
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import images_of, options_of, read_rows, stems_of
+from vl2.eval.protocols import PAPER, VLMEVALKIT, letters, score_lmms_letter
+from vl2.eval.public_data import Dataset, images_of, options_of, read_rows, stems_of
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
 from vl2.process.conversation import Turn, user_turn
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vl2.datasets.drawn_sets import statement
-from vl2.eval.asking import ask
 from vl2.eval.held_out import is_held_out
-from vl2.eval.rows import images_of, read_rows
-from vl2.eval.scoring import score_yes_no
+from vl2.eval.protocols import ask, score_yes_no
+from vl2.eval.public_data import images_of, read_rows
 from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Task, mean_score
 
 SEEN = LeftOut(why="of groups that are kept for training", comes_with_whole=True)

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vl2.eval.asking import ask
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import Row, images_of, read_rows, released_rows, stems_of, texts
-from vl2.eval.score.ocrbench import FORMULAS, ocrbench_point
+from vl2.eval.protocols import ask
+from vl2.eval.public_data import Dataset, Row, images_of, read_rows, released_rows, stems_of, texts
+from vl2.eval.score.text_rules import FORMULAS, ocrbench_point
 from vl2.eval.task import DataSource, Item, Protocol, Result, Score, Task, mean_score
 
 QUESTIONS = 1000

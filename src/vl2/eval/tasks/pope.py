@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vl2.eval.asking import ask, ask_short
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import images_of, read_rows, stems_of
-from vl2.eval.score.pope import pope_scores
-from vl2.eval.score.yes_no import vlmevalkit_yes_no
+from vl2.eval.protocols import ask, ask_short
+from vl2.eval.public_data import Dataset, images_of, read_rows, stems_of
+from vl2.eval.score.yes_no import pope_scores, vlmevalkit_yes_no
 from vl2.eval.task import DataSource, Item, Protocol, Result, Score, Task
 
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vl2.eval.asking import ask
-from vl2.eval.choice_protocols import PAPER, VLMEVALKIT
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import images_of, options_of, read_rows, stems_of
-from vl2.eval.score.realworldqa import realworldqa_point
+from vl2.eval.protocols import PAPER, VLMEVALKIT, ask
+from vl2.eval.public_data import Dataset, images_of, options_of, read_rows, stems_of
+from vl2.eval.score.multiple_choice import realworldqa_point
 from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
 
 

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from vl2.data.record import PLACEHOLDER, Record
 from vl2.data.store import Problem, read_records
 from vl2.errors import UserError
-from vl2.eval.score.grounding import our_boxes
-from vl2.eval.score.iou import box_f1
-from vl2.eval.scoring import score_exact
+from vl2.eval.protocols import score_exact
+from vl2.eval.score.boxes import box_f1, our_boxes
 from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
 from vl2.process.conversation import Turn
 

@@ -15,12 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from vl2.errors import UserError
-from vl2.eval.asking import ask
-from vl2.eval.hub import Dataset
-from vl2.eval.rows import Row, images_of, read_rows, stems_of, texts
-from vl2.eval.score.grounding import lmms_eval_box, vlmevalkit_box
-from vl2.eval.score.iou import HIT, Box, iou
-from vl2.eval.scoring import score_first_box
+from vl2.eval.protocols import ask, score_first_box
+from vl2.eval.public_data import Dataset, Row, images_of, read_rows, stems_of, texts
+from vl2.eval.score.boxes import HIT, Box, iou, lmms_eval_box, vlmevalkit_box
 from vl2.eval.task import OTHER_SPLIT, DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 from vl2.infer.prompts import locate_prompt
 from vl2.process.conversation import Turn, user_turn

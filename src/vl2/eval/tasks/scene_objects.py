@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
-from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, png, sprite_folder
-from vl2.eval.score.pope import pope_scores
-from vl2.eval.scoring import score_exact, score_first_box, score_yes_no
+from vl2.eval.protocols import ask, score_exact, score_first_box, score_yes_no
+from vl2.eval.score.yes_no import pope_scores
 from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
 from vl2.infer.prompts import locate_prompt
 from vl2.synth.nouns import article, plural

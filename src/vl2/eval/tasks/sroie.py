@@ -12,11 +12,10 @@ from collections.abc import Iterator
 
 from vl2.datasets.question_answers import TRANSCRIBE
 from vl2.datasets.sroie import FIELDS
-from vl2.eval.asking import ask
 from vl2.eval.held_out import is_held_out
-from vl2.eval.rows import Row, images_of, read_rows
-from vl2.eval.score.exact import plain
-from vl2.eval.scoring import score_exact
+from vl2.eval.protocols import ask, score_exact
+from vl2.eval.public_data import Row, images_of, read_rows
+from vl2.eval.score.text_rules import plain
 from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 
 SEEN = LeftOut(why="of shops that are kept for training", comes_with_whole=True)

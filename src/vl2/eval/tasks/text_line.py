@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
-from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, font_folders, item_of
-from vl2.eval.score.edit_distance import edit_distance
-from vl2.eval.score.exact import plain
-from vl2.eval.scoring import score_exact
+from vl2.eval.protocols import ask, score_exact
+from vl2.eval.score.text_rules import edit_distance, plain
 from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
 from vl2.synth.fonts import BUILT_IN
 from vl2.synth.primer_lines import PrimerReading

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from vl2.errors import UserError
-from vl2.eval.asking import ask_short
 from vl2.eval.drawn import font_folders, png
 from vl2.eval.held_out import HELD_OUT_SEED, is_held_out_question
-from vl2.eval.rows import read_rows, texts
-from vl2.eval.score.exact import plain
+from vl2.eval.protocols import ask_short
+from vl2.eval.public_data import read_rows, texts
+from vl2.eval.score.text_rules import plain
 from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 from vl2.synth import fonts
 from vl2.synth.source import rng_for

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from vl2.config import ModelConfig
 from vl2.data.pack_plan import PackPlan, Position
+from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
-from vl2.train.parallel.pipeline_split import PipelineSplit, split_pipeline, units
-from vl2.train.parallel.unit_costs import UnitCosts
+from vl2.train.parallel.pipeline_split import PipelineSplit, UnitCosts, split_pipeline, units
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Recipe
 from vl2.train.shard import check_divided, shard
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def parallelize(model: VL2, recipe: Recipe, plan: PackPlan, ranks: Ranks) -> tuple[VL2 | PipelineModel, Ranks]:

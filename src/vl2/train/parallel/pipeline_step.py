@@ -19,7 +19,7 @@ from vl2.train.blank import blank_pack
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.schedules import Shape
 from vl2.train.parallel.segment import MicroBatch
-from vl2.train.parallel.tile_moves import TileMoves, even_counts, imbalance, plan_moves
+from vl2.train.parallel.tile_balance import TileMoves, even_counts, imbalance, plan_moves
 from vl2.train.ranks import Ranks
 from vl2.train.shard import reshard
 from vl2.train.stage import Stage

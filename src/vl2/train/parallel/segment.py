@@ -29,7 +29,7 @@ from vl2.model.vision import CarriedAttentionPool, PatchEmbed
 from vl2.train.blank import with_no_effect
 from vl2.train.loss import next_token_loss
 from vl2.train.parallel import pipeline_split
-from vl2.train.parallel.tile_moves import TileMoves
+from vl2.train.parallel.tile_balance import TileMoves
 from vl2.train.ranks import Ranks
 
 Boundary = tuple[Tensor, ...]

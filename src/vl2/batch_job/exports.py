@@ -1,0 +1,222 @@
+"""What is made of answers beside their lines: pictures with boxes, COCO JSON, Markdown; in files named after the items.
+
+COCO has images, categories and boxes as [x, y, width, height] in pixels. A category is what was asked for: of a search
+its query, whatever the model called what it found. Where nothing certain was asked for (descriptions), the model's
+labels are the categories, written alike. `file_name` is the path of the picture as the job was given it, from the
+folder where the job was started. Markdown has a heading per file and a comment per page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from vl2.batch_job.item import BatchItem, item_id
+from vl2.errors import UserError
+from vl2.infer.reply import Reply
+from vl2.paths import is_url
+from vl2.process.grounding import without_boxes
+from vl2.process.image import open_image
+
+UNNAMED = "object"  # a box without a label
+
+
+def to_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[BatchItem], pages: Mapping[str, str]) -> dict[str, Any]:
+    """Return COCO's object for plain lines. An image without boxes is listed, one with an error is not.
+
+    `pages` has the paths of pages that were made pictures, by the names of their items.
+    """
+    asked = {item.id: item for item in items}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    queries = [item.query for item in items if item.query is not None]
+    categories = {name: number for number, name in enumerate(dict.fromkeys(map(_one_line, queries)), start=1)}
+    for line in lines:
+        if "error" in line or "image_size" not in line:
+            continue
+        item = asked[item_id(line)]
+        width, height = line["image_size"]
+        image_id = len(images) + 1
+        named = {"file_name": pages[item.id]} if item.id in pages else _named(item)
+        images.append({"id": image_id, **named, "width": width, "height": height})
+        for box in line["boxes"]:
+            x0, y0, x1, y1 = box["xyxy_px"]
+            w, h = max(0.0, round(x1 - x0, 1)), max(0.0, round(y1 - y0, 1))
+            name = _one_line(item.query) if item.query is not None else _one_line(box["label"]).casefold() or UNNAMED
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": categories.setdefault(name, len(categories) + 1),
+                    "bbox": [x0, y0, w, h],
+                    "area": round(w * h, 1),
+                    "iscrowd": 0,
+                    "label": box["label"],  # the model's own word
+                }
+            )
+    return {
+        "info": {"description": "boxes located by vl2; file_name is a path from the folder where vl2 was started"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for name, number in categories.items()],
+    }
+
+
+def pages_folder(path: Path) -> Path:
+    """Return where the pages of PDF files go as pictures, beside a COCO file."""
+    return path.with_name(f"{path.stem}-pages")
+
+
+def write_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[BatchItem], path: Path) -> None:
+    """Write the file, whole or not at all, and the pages of PDF files as pictures beside it."""
+    pages = _write_pages(items, pages_folder(path))
+    write_whole(path, json.dumps(to_coco(lines, items, pages), ensure_ascii=False))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in one step. UserError if it cannot be written; then an older one stays as it was."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8", errors="replace")
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _write_pages(items: Sequence[BatchItem], folder: Path) -> dict[str, str]:
+    """Write the pages of PDF files, which are no files of their own, and return their paths by the items' names."""
+    stems = file_stems(item.id for item in items)
+    written: dict[str, str] = {}
+    for item in items:
+        if "page" not in item.about:
+            continue
+        path = folder / f"{stems[item.id]}.png"
+        try:
+            if not path.exists():
+                write_picture(open_image(item.read().images[-1]), path)
+        except UserError:  # it is an error in its line too
+            continue
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        written[item.id] = path.as_posix()
+    return written
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _named(item: BatchItem) -> dict[str, str]:
+    """Return what COCO says about where a picture is. One without a path or address is called as its item."""
+    images = item.read().images
+    source = images[-1] if images else None
+    if not isinstance(source, str) or source.lower().startswith("data:"):
+        return {"file_name": item.id}
+    if not is_url(source):
+        return {"file_name": Path(source).as_posix()}
+    last_part = source.partition("#")[0].partition("?")[0].rpartition("/")[2]
+    return {"file_name": last_part or item.id, "coco_url": source}
+
+
+def to_markdown(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return one document with all answers."""
+    return "\n\n".join(f"# {name}\n\n{text}" for name, text in _documents(lines).items()) + "\n"
+
+
+def write_markdown(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Write one file, or into a folder one file per document."""
+    if path.suffix.lower() == ".md":
+        write_whole(path, to_markdown(lines))
+        return
+    documents = _documents(lines)
+    stems = file_stems(documents)
+    for name, text in documents.items():
+        write_whole(path / f"{stems[name]}.md", text + "\n")
+
+
+def _documents(lines: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    parts: dict[str, list[str]] = {}
+    for line in lines:
+        text = f"*not read: {line['error']}*" if "error" in line else without_boxes(line["text"])
+        page = f"<!-- page {line['page']} -->\n\n" if "page" in line else ""
+        parts.setdefault(line.get("file", line["id"]), []).append(page + text)
+    return {name: "\n\n".join(texts) for name, texts in parts.items()}
+
+
+# Endings that say of what kind a file is, and that a file made of it does not repeat.
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")
+
+
+def draw_answer(path: Path, reply: Reply, image: Image.Image) -> None:
+    """Write the picture as PNG, whole or not at all. OSError if it cannot be written."""
+    write_picture(reply.draw(image), path)
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all. OSError, with the path, if it cannot be written."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(partial, format="PNG")
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def file_stems(names: Iterable[str]) -> dict[str, str]:
+    """Return for each name of an item or document what its files are called, without an ending.
+
+    "photos/bill.png" is "bill". Where two would be called alike, capitals aside, each keeps more of its name: its
+    folders, or its ending ("a-png" and "a-jpg").
+    """
+    left = list(dict.fromkeys(names))
+    stems: dict[str, str] = {}
+    for shorten in (_last_part, _without_ending, _with_ending_in_name):
+        candidates = {name: file_stem(shorten(name)) for name in left}
+        taken = Counter(stem.casefold() for stem in (*candidates.values(), *stems.values()))
+        stems |= {name: stem for name, stem in candidates.items() if taken[stem.casefold()] == 1}
+        left = [name for name in left if name not in stems]
+    return stems | {name: f"{file_stem(name)}-{_digest(name)}" for name in left}
+
+
+def file_stem(name: str) -> str:
+    """Return a name that any file system takes, different for different names."""
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("._")[:80]
+    if plain == name:
+        return plain
+    return f"{plain or 'item'}-{_digest(name)}"
+
+
+def _last_part(name: str) -> str:
+    return _without_ending(name).rstrip("/").rpartition("/")[2]
+
+
+def _without_ending(name: str) -> str:
+    """Return "a" for "a.png", and "report-2" for "report.pdf#2"."""
+    file, hash_sign, page = name.rpartition("#")
+    if hash_sign and page.isdigit() and PurePosixPath(file).suffix.lower() == ".pdf":
+        return f"{file[: -len('.pdf')]}-{page}"
+    ending = PurePosixPath(name).suffix
+    return name[: -len(ending)] if ending.lower() in _ENDINGS else name
+
+
+def _with_ending_in_name(name: str) -> str:
+    ending = PurePosixPath(name).suffix
+    return f"{name[: -len(ending)]}-{ending[1:]}" if ending.lower() in _ENDINGS else name
+
+
+def _digest(name: str) -> str:
+    return blake2b(name.encode("utf-8", "replace"), digest_size=4).hexdigest()

@@ -1,0 +1,155 @@
+"""Images and PDF files, also in folders, to items: one per image and one per page, in the order of their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from vl2.batch_job.item import Asked, BatchItem
+from vl2.errors import UserError
+from vl2.infer.sampling import GenerateOptions
+from vl2.install_hint import install_extra
+from vl2.paths import local_path
+from vl2.process.conversation import one_question
+from vl2.process.image import ImageSource
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfDocument
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+KNOWN = (*PICTURES, ".pdf")
+DEFAULT_DPI = 144  # an A4 page of 1,190 x 1,684 px: sharp at the finest of the released grids
+
+
+def file_items(
+    inputs: Sequence[str],
+    question: str,
+    options: GenerateOptions,
+    *,
+    dpi: int = DEFAULT_DPI,
+    query: str | None = None,
+    leave_out: Sequence[Path] = (),
+) -> list[BatchItem]:
+    """Return the items of files and folders, the same question for each.
+
+    A PDF file that cannot be opened is one item with an error. UserError for a path that is not there, or none found,
+    or PDF files without the library that reads them. `query` is what the question searches for; of a folder, what lies
+    in folders of `leave_out` below it, where results go, is no input.
+    """
+    if not inputs:
+        raise UserError("say what to read: images, PDF files or folders of them")
+    if not 18 <= dpi <= 600:
+        raise UserError(f"dpi must be in 18..600, got {dpi}")
+    items = [
+        item
+        for name, path in _files(inputs, leave_out)
+        for item in (_pages(name, path, question, options, dpi) if path.suffix.lower() == ".pdf"
+                     else [_picture(name, path, question, options)])
+    ]  # fmt: skip
+    items = [replace(item, query=query) for item in items]
+    if not items:
+        raise UserError(f"nothing to read in {', '.join(inputs)}: known are {', '.join(KNOWN)}")
+    return items
+
+
+def _files(inputs: Sequence[str], leave_out: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield (name, path): files of a folder by their path within it, but for those in folders that are left out."""
+    for text in inputs:
+        path = local_path(text)
+        if path.is_dir():
+            found = [p for p in path.rglob("*") if p.suffix.lower() in KNOWN and p.is_file()]
+            results = {folder.resolve() for folder in leave_out} - {path.resolve()}
+            found = [p for p in found if not results & {*p.resolve().parents}] if results else found
+            prefix = f"{path.as_posix()}/" if len(inputs) > 1 else ""
+            yield from sorted(((prefix + p.relative_to(path).as_posix(), p) for p in found), key=_natural)
+        elif not path.exists():
+            raise UserError(f"no file or folder {text}")
+        elif path.suffix.lower() not in KNOWN:
+            raise UserError(f"{text} is not of a known kind: {', '.join(KNOWN)}, or a .jsonl of requests alone")
+        else:
+            yield path.as_posix(), path
+
+
+def _natural(file: tuple[str, Path]) -> list[tuple[int, str]]:
+    """Order page2 before page10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d{1,9})", file[0])]
+
+
+def _picture(name: str, path: Path, question: str, options: GenerateOptions) -> BatchItem:
+    return BatchItem(id=name, read=_asker(path.as_posix, question, options), about={"file": name})
+
+
+def _pages(name: str, path: Path, question: str, options: GenerateOptions, dpi: int) -> Iterator[BatchItem]:
+    require_library()
+    try:
+        num_pages = count_pages(path)
+    except UserError as error:
+        reason = error
+
+        def fail() -> Asked:
+            raise reason
+
+        yield BatchItem(id=name, read=fail, about={"file": name})
+        return
+    for number in range(1, num_pages + 1):
+        yield BatchItem(
+            id=f"{name}#{number}",
+            read=_asker(lambda number=number: draw_page(path, number, dpi), question, options),  # type: ignore[misc]
+            about={"file": name, "page": number},
+        )
+
+
+def _asker(picture: Callable[[], ImageSource], question: str, options: GenerateOptions) -> Callable[[], Asked]:
+    return lambda: Asked(turns=one_question(question, [picture()]), options=options)
+
+
+POINTS_PER_INCH = 72
+MAX_PAGE_PX = 40_000_000  # of one page: what is larger is drawn coarser
+
+
+def require_library() -> None:
+    """Raise UserError, with what to install, if no PDF file can be read here."""
+    _library()
+
+
+def count_pages(path: Path) -> int:
+    """Return how many pages a file has. UserError if it cannot be opened."""
+    with _open(path) as document:
+        return len(document)
+
+
+def draw_page(path: Path, number: int, dpi: int) -> Image.Image:
+    """Return page `number`, from 1, as an RGB image."""
+    with _open(path) as document:
+        try:
+            page = document[number - 1]
+            width, height = page.get_size()  # in points
+            scale = min(dpi / POINTS_PER_INCH, (MAX_PAGE_PX / max(1.0, width * height)) ** 0.5)
+            picture: Image.Image = page.render(scale=scale).to_pil().convert("RGB")
+        except (_library().PdfiumError, IndexError) as error:
+            raise UserError(f"cannot draw page {number} of {path}: {error}") from None
+        return picture
+
+
+def _open(path: Path) -> PdfDocument:
+    try:
+        document: PdfDocument = _library().PdfDocument(path)
+        return document
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except _library().PdfiumError as error:
+        reason = "it has a password" if "assword" in str(error) else "it is not a PDF, or damaged"
+        raise UserError(f"cannot open {path}: {reason}") from None
+
+
+def _library() -> Any:
+    try:
+        import pypdfium2
+    except ImportError:
+        raise UserError(f"PDF files need pypdfium2: {install_extra('pdf')}") from None
+    return pypdfium2

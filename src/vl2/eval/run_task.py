@@ -1,0 +1,210 @@
+"""Run a task: ask every item, write each result as soon as it is known, join and judge them at the end.
+
+In float32 the answers do not depend on the batch size: each request has its own cache row, and nothing beside it enters
+its arithmetic. In bfloat16 the rounding of a product depends on its rows, and a near tie can fall the other way.
+
+A run that was killed goes on where it stopped. With several processes (torchrun sets RANK and WORLD_SIZE) each takes
+every n-th item; they meet on disk only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from vl2.errors import UserError
+from vl2.eval.answering import answers, prepared
+from vl2.eval.choose_items import Chosen, check_whole, choose, scan_items
+from vl2.eval.judge import Judge, judged
+from vl2.eval.published import released_size
+from vl2.eval.results import RESULTS, ResultLog, RunId, open_run, read_parts, read_results, record_judge, write_results
+from vl2.eval.score import SCORER_VERSION
+from vl2.eval.task import DataSource, Item, Protocol, Result, Task
+from vl2.infer.memory_plan import count_parameters
+from vl2.infer.vlm import VLM
+from vl2.process.tiling import Tiling
+from vl2.progress import LINE_EVERY_S, ProgressDisplay, format_time
+
+Items = Callable[[], Iterator[Item]]
+
+WAIT_S = 1.0  # between two looks for the results of another process
+HASHED = 64  # numbers of each weight that make the hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """How a task is run."""
+
+    protocol: str | None = None
+    limit: int | None = None
+    batch_size: int = 8
+    max_new_tokens: int | None = None  # instead of the protocol's
+    judge: Judge | None = None
+    quiet: bool = False
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "batch_size", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+
+
+def ranks_of_environment() -> tuple[int, int]:
+    """Return (rank, world size) as torchrun sets them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def run_task(
+    vlm: VLM, task: Task, source: DataSource, folder: Path, options: EvalOptions, *, model: str
+) -> list[Result]:
+    """Run a task into a folder. `model` is the name that the report shows.
+
+    The first process returns all results in order, another one those that are known when its own are done.
+    """
+    name, protocol = task.protocol(options.protocol)
+    if options.max_new_tokens is not None:
+        protocol = replace(protocol, max_new_tokens=options.max_new_tokens)
+    check_whole(task, source)
+    chosen = choose(task, source, options.limit)
+    ids, digest = scan_items(chosen.items())
+    if not ids:
+        raise UserError(f"{task.name} has no items in {source.data}{chosen.about_left_out()}")
+    if options.rank == 0 and not options.quiet:
+        chosen.tell()
+    open_run(folder, _identify(vlm, protocol, chosen, options, protocol_name=name, data=digest, model=model))
+    if not (folder / RESULTS).is_file():
+        label = f"{task.name} ({name})"
+        _answer(vlm, protocol, chosen.items, ids, folder, options, label=label)
+    if options.rank == 0 and options.judge is not None and protocol.judge is not None:
+        _judge(protocol, chosen.items(), folder, options.judge)
+    return read_results(folder) if options.rank == 0 else list(read_parts(folder).values())
+
+
+def weights_hash(vlm: VLM) -> str:
+    """Return a hash of a part of every weight: another checkpoint gives another one."""
+    digest = hashlib.sha256()
+    for name, weight in vlm.model.state_dict().items():
+        flat = weight.detach().flatten()
+        part = flat[:: max(1, len(flat) // HASHED)][:HASHED].double().cpu().numpy().tobytes()
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + part)
+    return digest.hexdigest()[:16]
+
+
+def _identify(
+    vlm: VLM, protocol: Protocol, chosen: Chosen, options: EvalOptions, *, protocol_name: str, data: str, model: str
+) -> RunId:
+    processor = prepared(vlm, protocol, options.batch_size).processor
+    judge = options.judge if protocol.judge is not None else None
+    return RunId(
+        task=chosen.task.name,
+        protocol=protocol_name,
+        model=model,
+        weights=weights_hash(vlm),
+        data=data,
+        limit=options.limit,
+        split=chosen.source.split,
+        max_new_tokens=protocol.max_new_tokens,
+        tiling=tiling_text(processor.tiling, processor.max_tiles),
+        arithmetic=_arithmetic(vlm),
+        parameters=count_parameters(vlm.model.config),
+        judge=judge.name if judge is not None else None,
+        version=_version(),
+        size=released_size(vlm.model.config),
+        scorer=SCORER_VERSION,
+        seed=chosen.seed,
+        available=chosen.available,
+        whole=chosen.source.whole,
+        left_out={why.why: count for why, count in sorted(chosen.left_out.items(), key=lambda pair: pair[0].why)},
+        is_subset=chosen.is_subset,
+    )
+
+
+def tiling_text(tiling: Tiling, max_tiles: int | None) -> str:
+    """Return how pictures are cut, as a run's id has it."""
+    return f"{tiling}" if max_tiles is None else f"{tiling}, up to {max_tiles} tiles"
+
+
+def _arithmetic(vlm: VLM) -> str:
+    dtype = str(vlm.model.dtype).removeprefix("torch.")
+    held = "" if vlm.weights == dtype else f", weights in {vlm.weights}"
+    return f"{dtype} on {vlm.model.device.type}{held}"
+
+
+def _answer(
+    vlm: VLM, protocol: Protocol, items: Items, ids: Sequence[str], folder: Path, options: EvalOptions, *, label: str
+) -> None:
+    """Ask what is not done yet; the first process then waits for the others and joins all results."""
+    mine = set(ids[options.rank :: options.world_size])
+    done = read_parts(folder).keys()
+    log = ResultLog(folder / f"results.{options.rank}-of-{options.world_size}.jsonl")
+    progress = EvalProgress(label, total=len(mine), done_before=len(mine & done), quiet=options.quiet)
+    with log, progress:
+        todo = (item for item in items() if item.id in mine and item.id not in done)
+        for result in answers(vlm, protocol, todo, batch_size=options.batch_size):
+            log.append(asdict(result))
+            progress.step([result.score])
+    if options.rank == 0:
+        _join(folder, ids)
+
+
+def _join(folder: Path, ids: Sequence[str]) -> None:
+    while len((done := read_parts(folder)).keys() & set(ids)) < len(ids):
+        time.sleep(WAIT_S)
+    write_results(folder, (done[id] for id in ids))
+    for path in folder.glob("results.*-of-*.jsonl"):
+        path.unlink()
+
+
+def _judge(protocol: Protocol, items: Iterable[Item], folder: Path, judge: Judge) -> None:
+    """Let the judge read the answers that the rules left open; what it has read is kept if it stops half-way."""
+    assert protocol.judge is not None
+    results = {result.id: result for result in read_results(folder)}
+    undecided = [result for result in results.values() if result.is_undecided]
+    if not undecided:
+        return
+    wanted = {result.id for result in undecided}
+    asked = [item for item in items if item.id in wanted]
+    for some in judged(protocol.judge, asked, undecided, judge):
+        record_judge(folder, judge.name)
+        results.update({result.id: result for result in some})
+        write_results(folder, results.values())
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("vl2")
+    except PackageNotFoundError:
+        return "0"
+
+
+class EvalProgress(ProgressDisplay):
+    """Counts items; a plain line comes every half minute and at the end."""
+
+    def __init__(
+        self, name: str, *, total: int, done_before: int, quiet: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(total, done_before=done_before, quiet=quiet, is_kept=True, clock=clock)
+        self._name = name
+        self._points = 0.0
+
+    def step(self, scores: list[float]) -> None:
+        self.done += len(scores)
+        self._points += sum(scores)
+        line_every_s = 0.0 if self.done == self.total else LINE_EVERY_S
+        self.show(f"{self._name}, {self._mean()}", line=self.line(), line_every_s=line_every_s)
+
+    def line(self) -> str:
+        """Return what is shown: how many are done, their mean score, the time left; at the end the time taken."""
+        rest = format_time(self.elapsed_s) if self.done == self.total else self.time_left()
+        return f"{self._name}: {self.done} of {self.total}, {self._mean()}, {rest}"
+
+    def _mean(self) -> str:
+        return f"score {100 * self._points / (self.done - self.done_before):.1f}"

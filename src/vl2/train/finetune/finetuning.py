@@ -1,0 +1,348 @@
+"""A fine-tuning from a person's data to a model that is scored, through the loop that all training runs in.
+
+The run folder gets what a run has, and:
+
+    data/           the checked records, and those held out
+    finetune.json   options, sizes and the scores before; a resumed run is held to them
+    adapter/        the adapter, in PEFT's format, or
+    tuned/          the whole model where its own weights were trained
+    merged/         the whole model with the adapter added in, if it was asked for
+    answers.md      answers to held-out records, before and after
+    report.json     scores before and after, and the loss on held-out records on the way
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vl2.config import ModelConfig
+from vl2.data.record import Record
+from vl2.data.store import open_random
+from vl2.dtypes import DTYPES
+from vl2.errors import UserError
+from vl2.infer.vlm import VLM, load
+from vl2.model import VL2
+from vl2.process.processor import Processor
+from vl2.train.adapter import adapt
+from vl2.train.adapter_options import AdapterOptions
+from vl2.train.evaluation import answer_of
+from vl2.train.finetune import own_data
+from vl2.train.finetune.options import TuningOptions
+from vl2.train.finetune.own_data import OwnData, prepare
+from vl2.train.finetune.score import LOSS, HeldOutLoss, Scores, score
+from vl2.train.metrics import METRICS
+from vl2.train.prepare import INDEXES, make_plan, open_stores
+from vl2.train.ranks import ONE, find_device, num_started
+from vl2.train.recipe import Recipe
+from vl2.train.run import train
+from vl2.train.shard import shard
+from vl2.train.size import TrainedSize, trained_size
+from vl2.train.stopping import Ended
+from vl2.weights import load_model, locate_checkpoint
+from vl2.weights.locate import BUILT_IN
+
+ABOUT, REPORT, ANSWERS = "finetune.json", "report.json", "answers.md"
+TUNED, MERGED = "tuned", "merged"
+_SHOWN = 8  # answers in answers.md
+_WINDOWS = 8  # of the plan, that say how full sequences are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """All that is known before the first step."""
+
+    options: TuningOptions
+    folder: Path
+    data: OwnData
+    recipe: Recipe
+    size: TrainedSize
+    fill: float  # part of the places of the sequences that hold a token
+
+    @property
+    def num_steps(self) -> int:
+        assert self.recipe.stage.num_steps is not None
+        return self.recipe.stage.num_steps
+
+    def lines(self) -> list[str]:
+        """Return what a person should know before it starts."""
+        data, stage, adapter, size = self.data, self.recipe.stage, self.recipe.adapter, self.size
+        bad = f", {data.num_bad} left out" if data.num_bad else ""
+        parts = ", ".join(f"{part} {count:,}" for part, count in size.trained.items())
+        what = "weights"
+        if adapter.is_used:
+            fresh = f"of rank {adapter.rank} on {', '.join(adapter.targets)}"
+            what = f"{adapter.method} {f'that goes on from {adapter.start}' if adapter.start else fresh}"
+        records = stage.batch_size * stage.seq_len * self.fill / data.mean_tokens
+        rates = "".join(f", {part} x {rate:g}" for part, rate in stage.rate_multipliers.items())
+        lines = [
+            f"data     {_counted(data.num_train, 'record')} to train on, {data.num_held_out} held out{bad}",
+            f"trained  {what}: {size.num_trained:,} of {size.parameters:,} parameters ({parts})",
+            f"memory   weights {_size(size.weight_bytes)}, optimizer {_size(size.optimizer_bytes)}, and activations",
+            f"steps    {self.num_steps} of about {records:.0f} records "
+            f"({_counted(stage.batch_size, 'sequence')} of {stage.seq_len} tokens), "
+            f"rate {stage.learning_rate:g}{rates}",
+        ]
+        if data.num_bare_boxes:
+            lines.append(
+                f"warning  {data.num_bare_boxes} answers hold numbers like boxes without <|ref|> and <|det|>: to the "
+                "model they are text; give boxes in pixels instead"
+            )
+        return lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What came of it."""
+
+    ended: Ended
+    step: int
+    folder: Path
+    before: Scores | None = None  # None without held-out records
+    on_the_way: tuple[tuple[int, float], ...] = ()  # steps, and the loss on held-out records after them
+    after: Scores | None = None
+    trained: Path | None = None  # adapter or model
+    merged: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "ended": self.ended,
+            "step": self.step,
+            "before": None if self.before is None else self.before.to_dict(),
+            "on_the_way": [{"step": step, "loss": loss} for step, loss in self.on_the_way],
+            "after": None if self.after is None else self.after.to_dict(),
+            "trained": None if self.trained is None else str(self.trained),
+            "merged": None if self.merged is None else str(self.merged),
+        }
+
+
+def plan(
+    location: str,
+    folder: Path,
+    options: TuningOptions,
+    *,
+    num_held_out: int | None = None,
+    resume: bool = False,
+    say: Callable[[str], None],
+) -> Planned:
+    """Check everything that can be checked, make the data ready and size the run. No weight is read.
+
+    UserError in one line for whatever a person can mend; nothing has been trained then.
+    """
+    if num_started() > 1:
+        raise UserError(
+            f"fine-tuning runs in one process, got {num_started()}: start it without torchrun, or train over several "
+            "with a recipe and vl2 train (docs/finetuning.md)"
+        )
+    asked = _asked(location, options, num_held_out)
+    _check_folder(folder, asked, resume=resume)
+    checkpoint = locate_checkpoint(options.model)
+    config = ModelConfig.from_file(checkpoint / "config.json")
+    processor = Processor.from_folder(checkpoint)
+    context = config.language_config.max_position_embeddings
+    is_random = options.model == BUILT_IN and not any(checkpoint.glob("*.safetensors"))
+    if not resume:
+        _write_json(folder / ABOUT, {"asked": asked, "before": None})
+    try:
+        data = prepare(
+            location, folder, processor, max_tokens=context, num_held_out=num_held_out, seed=options.seed, say=say
+        )
+        train_path = folder / own_data.FOLDER / own_data.TRAIN
+        recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random)
+        size = trained_size(config, recipe.stage, recipe.adapter, DTYPES[recipe.engine.compute])
+        if not size.num_trained:
+            raise UserError("nothing is left to train: freeze fewer parts")
+        fill = _fill(recipe, processor, folder, options.epochs)
+        recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random, fill=fill)
+    except UserError:
+        if not resume:  # nothing has begun, so nothing may stand in the way of the next try
+            for made in (own_data.FOLDER, INDEXES):
+                shutil.rmtree(folder / made, ignore_errors=True)
+            (folder / ABOUT).unlink()
+        raise
+    return Planned(options=options, folder=folder, data=data, recipe=recipe, size=size, fill=fill)
+
+
+def finetune(
+    planned: Planned, *, resume: bool = False, merge: bool = False, max_new_tokens: int = 128, quiet: bool = False
+) -> Tuned:
+    """Score, train, write what was trained, and score that."""
+    folder = planned.folder
+    records = _held_out(folder)
+    before = _score_before(planned, records, max_new_tokens)
+    watched = [HeldOutLoss(records)] if records else []
+    outcome = train(planned.recipe, resume=resume, quiet=quiet, evaluations=watched)
+    gc.collect()  # what was trained is in cycles of references, and would be in memory beside what is loaded next
+    tuned = Tuned(ended=outcome.ended, step=outcome.step, folder=folder, before=before, on_the_way=_on_the_way(folder))
+    if outcome.ended != "finished" or outcome.export is None:
+        return tuned
+    is_adapter = planned.recipe.adapter.is_used
+    trained = outcome.export if is_adapter else _replace(outcome.export, folder / TUNED)
+    after = _score(planned, trained, records, max_new_tokens) if records else None
+    tuned = dataclasses.replace(tuned, after=after, trained=trained)
+    if merge and is_adapter:
+        merged = _merge(load(planned.options.model, adapter=trained, device="cpu"), folder / MERGED)
+        tuned = dataclasses.replace(tuned, merged=merged)
+    _write_json(folder / REPORT, tuned.to_dict())
+    if before is not None and after is not None:
+        (folder / ANSWERS).write_text(answers_page(records, before, after), encoding="utf-8")
+    return tuned
+
+
+def answers_page(records: Sequence[Record], before: Scores, after: Scores) -> str:
+    """Return a Markdown page of held-out records with the answers before and after."""
+    lines = ["# Answers to held-out records", "", "| | before | after |", "|---|---|---|"]
+    lines += [f"| {name} | {old} | {new} |" for name, old, new in score_rows(before, after)]
+    for record, old, new in list(zip(records, before.answers, after.answers, strict=True))[:_SHOWN]:
+        asked = " ".join(
+            "(image)" if part.text is None else record.with_boxes(part.text)
+            for message in record.messages[:-1]
+            for part in message.parts
+        )
+        lines += [
+            "",
+            f"## {_plain(record.id)}",
+            "",
+            f"- asked: {_plain(asked)}",
+            f"- wanted: {_plain(answer_of(record))}",
+        ]
+        lines += [f"- before: {_plain(old)}", f"- after: {_plain(new)}"]
+    return "\n".join(lines) + "\n"
+
+
+def score_rows(before: Scores, after: Scores) -> list[tuple[str, str, str]]:
+    """Return name, score before and score after, as text."""
+    rows = [
+        ("loss", f"{before.loss:.3f}", f"{after.loss:.3f}"),
+        ("exact match", f"{before.exact_match:.1%}", f"{after.exact_match:.1%}"),
+    ]
+    if before.box_accuracy is not None and after.box_accuracy is not None:
+        rows.append(("boxes found", f"{before.box_accuracy:.1%}", f"{after.box_accuracy:.1%}"))
+    return rows
+
+
+def _score_before(planned: Planned, records: Sequence[Record], max_new_tokens: int) -> Scores | None:
+    """Return the scores of the model as it came; a resumed run has them already."""
+    if not records:
+        return None
+    about = json.loads((planned.folder / ABOUT).read_text(encoding="utf-8"))
+    if about["before"] is not None:
+        return Scores.from_dict(about["before"])
+    before = _score(planned, None, records, max_new_tokens)
+    _write_json(planned.folder / ABOUT, {**about, "before": before.to_dict()})
+    return before
+
+
+def _score(planned: Planned, trained: Path | None, records: Sequence[Record], max_new_tokens: int) -> Scores:
+    """Score the adapter or model that was trained as anybody would load it; None: what it starts from.
+
+    Over quantised weights an adapter is scored as it is trained: the plain ones may not fit where it is.
+    """
+    options, adapter = planned.options, planned.recipe.adapter
+    if adapter.method == "qlora":
+        model, processor = _over_few_bits(planned, trained)
+    else:
+        name: str | Path = options.model if trained is None or adapter.is_used else trained
+        start = (trained or adapter.start or None) if adapter.is_used else None
+        vlm = load(name, adapter=start, device=options.device)
+        model, processor = vlm.model, vlm.processor
+    return score(model, processor, records, max_new_tokens=max_new_tokens)
+
+
+def _on_the_way(folder: Path) -> tuple[tuple[int, float], ...]:
+    """Return the steps at which a run looked at held-out records, and their loss, of all its parts."""
+    lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    return tuple((line["step"], line["evaluation"][LOSS]) for line in lines if "evaluation" in line)
+
+
+def _over_few_bits(planned: Planned, trained: Path | None) -> tuple[VL2, Processor]:
+    """Return the model with its adapter, or the one that was trained, over the quantised weights of the run."""
+    recipe, folder = planned.recipe, locate_checkpoint(planned.options.model)
+    adapter = recipe.adapter
+    if trained is not None:
+        adapter = AdapterOptions(method=adapter.method, base=adapter.base, start=str(trained))
+    dtype = DTYPES[recipe.engine.compute]
+    model = load_model(folder)
+    adapt(model, adapter, recipe.seed, dtype)
+    shard(model, "replicated", dataclasses.replace(ONE, device=find_device(recipe.engine.device)), dtype)
+    return model.eval(), Processor.from_folder(folder)
+
+
+def _fill(recipe: Recipe, processor: Processor, folder: Path, epochs: float) -> float:
+    """Return the part of the places of a run's sequences that hold a token. The run takes the same index and plan.
+
+    A window of the plan is an epoch, to a sequence. The first few tell of any number of them.
+    """
+    plan = make_plan(recipe, open_stores(recipe), processor, folder=folder, ranks=ONE, say=lambda text: None)
+    packs = [pack for number in range(min(math.ceil(epochs), _WINDOWS)) for pack in plan.window(number)]
+    return sum(pack.num_tokens for pack in packs) / (len(packs) * recipe.stage.seq_len)
+
+
+def _held_out(folder: Path) -> list[Record]:
+    path = folder / own_data.FOLDER / own_data.HELD_OUT
+    return list(open_random(str(path))) if path.is_file() else []
+
+
+def _merge(vlm: VLM, folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    vlm.save(folder)
+    return folder
+
+
+def _replace(source: Path, target: Path) -> Path:
+    shutil.rmtree(target, ignore_errors=True)
+    source.rename(target)
+    return target
+
+
+def _asked(location: str, options: TuningOptions, num_held_out: int | None) -> dict[str, Any]:
+    """Return what a resumed run must agree with; where and how long it computes may change."""
+    free = ("device", "save_every", "minutes")
+    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
+    asked: dict[str, Any] = json.loads(json.dumps({"data": location, "num_held_out": num_held_out, **values}))
+    return asked
+
+
+def _check_folder(folder: Path, asked: dict[str, Any], *, resume: bool) -> None:
+    about = folder / ABOUT
+    if not resume:
+        if about.is_file():
+            raise UserError(f"a fine-tuning lives in {folder} already: go on with --resume, or choose another --out")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is not an empty folder: choose another --out")
+        return
+    if not about.is_file():
+        raise UserError(f"there is nothing to resume in {folder}")
+    before = json.loads(about.read_text(encoding="utf-8"))["asked"]
+    changed = [name for name in asked if asked[name] != before.get(name)]
+    if changed:
+        raise UserError(f"{folder} was begun with another {changed[0].replace('_', '-')}: {before.get(changed[0])!r}")
+
+
+def _write_json(path: Path, values: Any) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;") or "(nothing)"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
