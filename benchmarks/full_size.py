@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from vl2.checkpoint.folder import stored_tensors
+from vl2.checkpoint.model_size import ModelSize
 from vl2.config import ModelConfig
 from vl2.infer.image_tokens import embed_prompt, encode_images
 from vl2.infer.prefill import prefill
@@ -29,8 +31,6 @@ from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM, load
 from vl2.model import Cache
 from vl2.process.sample import Sample
-from vl2.weights.load import stored_tensors
-from vl2.weights.size import ModelSize
 
 
 def peak_bytes() -> int:

@@ -15,9 +15,9 @@ from vl2 import __version__  # noqa: E402
 from vl2.bench.machine import wait_for  # noqa: E402
 from vl2.bench.protocol import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
 from vl2.bench.work import Bytes, Types  # noqa: E402
+from vl2.checkpoint.memory_plan import tiles_per_pass  # noqa: E402
 from vl2.infer.decode_graph import DecodeGraphs  # noqa: E402
 from vl2.infer.generate import decoding  # noqa: E402
-from vl2.infer.image_tokens import tiles_per_pass  # noqa: E402
 from vl2.infer.prefill import prefill  # noqa: E402
 from vl2.infer.sampling import GenerateOptions, choose_token  # noqa: E402
 from vl2.infer.vlm import VLM, load  # noqa: E402

@@ -7,12 +7,13 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from vl2.checkpoint.machine_memory import MachineMemory
+from vl2.checkpoint.memory_plan import FORMATS, MemoryPlan, recommend
+from vl2.checkpoint.model_size import DTYPES, parameters, weight_bytes
+from vl2.checkpoint.policy import SHARE_OF_AVAILABLE
+from vl2.checkpoint.quantization_config import QuantizationConfig
 from vl2.config import ModelConfig
-from vl2.infer.memory_plan import DTYPES, FORMATS, MemoryPlan, parameters, recommend, weight_bytes
-from vl2.infer.open_model import SHARE_OF_AVAILABLE
-from vl2.quant.config import QuantizationConfig
 from vl2.quant.scheme import Scheme
-from vl2.weights.machine_memory import MachineMemory
 
 WIDTH = 99  # of the tables
 SHOWN = ("bfloat16", "int8", "int4")  # of each part

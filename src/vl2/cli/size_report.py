@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TextIO
 
+from vl2.checkpoint.model_size import ModelSize, parameters, share_at_work, weight_bytes
 from vl2.cli.memory_report import SHOWN, WIDTH, size_text
-from vl2.infer.memory_plan import parameters, share_at_work, weight_bytes
-from vl2.weights.size import ModelSize
 
 
 def print_size(size: ModelSize, file: TextIO) -> None:

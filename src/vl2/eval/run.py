@@ -20,6 +20,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
+from vl2.checkpoint.model_size import count_parameters
 from vl2.data.held_out import HELD_OUT_SEED
 from vl2.errors import UserError
 from vl2.eval import sample
@@ -30,7 +31,6 @@ from vl2.eval.published import released_size
 from vl2.eval.results import RESULTS, RunId, Writer, open_run, read_parts, read_results, record_judge, write_results
 from vl2.eval.score import SCORER_VERSION
 from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Result, Task
-from vl2.infer.memory_plan import count_parameters
 from vl2.infer.vlm import VLM
 from vl2.process.tiling import Tiling
 

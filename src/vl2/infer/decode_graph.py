@@ -21,7 +21,7 @@ from vl2.model import VL2, Cache
 from vl2.model.attention import AttentionMask
 from vl2.model.language import LanguageModel
 from vl2.model.moe import Experts, has_grouped_kernel, is_aligned
-from vl2.quant.config import form_of
+from vl2.quant.apply import quantization_of
 
 LOGGER = logging.getLogger("vl2.infer.decode_graph")
 WARM_UPS = 3  # runs before the recording, in which libraries choose their kernels and take their memory
@@ -137,7 +137,7 @@ class DecodeGraphs:
             model.device.type == "cuda"
             and model.dtype == torch.bfloat16
             and has_grouped_kernel(torch.cuda.get_device_capability(model.device), torch.version.hip)
-            and form_of(model) is None
+            and quantization_of(model) is None
             and not any(module._forward_hooks for module in model.language.modules())
             and all(
                 is_aligned(weight_EFD)

@@ -171,9 +171,6 @@ class QuantizedExperts(HoldsCodes):
         return f"{self.kind}, num_experts={self.num_experts}, width={self.width}, hidden={self.hidden}"
 
 
-QuantizedModule = QuantizedLinear | QuantizedExperts
-
-
 def _allocate(module: nn.Module, prefix: str, kind: Kind, shape: tuple[int, ...], device: torch.device) -> None:
     for name, leaf in zip(("codes", "scales"), storage(kind, shape), strict=True):
         module.register_buffer(prefix + name, torch.empty(leaf.shape, dtype=leaf.dtype, device=device))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vl2.checkpoint.locate import built_in_folder
 from vl2.data.construct.sprites import Kind
 from vl2.errors import UserError
 from vl2.process.tokenizer import Tokenizer
 from vl2.train.warm_up.classes import NOTHING, Classes
 from vl2.train.warm_up.naming import Naming, ids_of_names
 from vl2.train.warm_up.recipe import WarmUpOptions
-from vl2.weights.locate import built_in_folder
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.data.construct.pill_set import write_set
+from vl2.checkpoint import load_model
 from vl2.config import preset
 from vl2.errors import RankLost, UserError
 from vl2.model import VL2
@@ -25,7 +26,6 @@ from vl2.train.warm_up.pages import PageCutter
 from vl2.train.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe, read_warm_up
 from vl2.train.warm_up.recognition import Recognized
 from vl2.train.warm_up.run import KEPT, WarmUpRun, make_drawer, warm_up
-from vl2.weights import load_model
 
 
 @pytest.fixture

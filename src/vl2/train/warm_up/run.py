@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vl2.checkpoint import LoadOptions, load_model, save_model
 from vl2.config import ModelConfig
 from vl2.data.construct.sprites import Kind, read_kinds
 from vl2.data.construct.words import read_passages
@@ -46,7 +47,6 @@ from vl2.train.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe
 from vl2.train.warm_up.recognition import Recognition, Recognized
 from vl2.train.warm_up.sheet import Tile
 from vl2.train.warm_up.tiles import TileBatch, TileDrawer
-from vl2.weights import load_model, save_model
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 READ = "read_"  # what the log calls the shares of the visual tokens
@@ -111,7 +111,7 @@ class WarmUpRun:
         self.drawer = make_drawer(recipe.tiles, config, self.files.processor().config.candidate_resolutions)
         # The whole model is made, so that the export is one; only its encoder is trained.
         if self.files.weights_folder is not None:
-            self.model = load_model(self.files.weights_folder, dtype=torch.float32).train()
+            self.model = load_model(self.files.weights_folder, LoadOptions(dtype=torch.float32)).train()
         else:
             self.model = VL2(config)
             init_weights(self.model, recipe.seed)

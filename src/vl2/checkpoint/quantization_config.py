@@ -1,4 +1,4 @@
-"""How a folder says that its weights are quantised: `quantization_config` in its config.json.
+"""How a folder says that its weights are quantized: `quantization_config` in its config.json.
 
     {"quant_method": "vl2", "version": 1, "weights": "int4", "group_size": 32,
      "parts": {"layers": "int4", "head": "int4", "vision": "int8", "projector": "int8"}}
@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from vl2.config import Json, ModelConfig
 from vl2.errors import UserError
 from vl2.quant.formats import GROUP, KINDS
-from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.quant.scheme import Scheme, scheme_named
-from vl2.weights.load import QUANTIZED
 
+QUANTIZED = "quantization_config"  # the key of config.json
 METHOD, VERSION = "vl2", 1
 
 
@@ -75,9 +72,3 @@ def _scheme(parts: Any, folder: Path) -> Scheme:
         name, kind = next(iter(wrong.items()))
         raise UserError(f"{folder}: config.json must hold {', '.join(KINDS)} or null for {name}, got {kind!r}")
     return Scheme(**parts)
-
-
-def form_of(model: nn.Module) -> str | None:
-    """Return the smallest form that a model's weights are held in; None for a plain model."""
-    kinds = {module.kind for module in model.modules() if isinstance(module, QuantizedLinear | QuantizedExperts)}
-    return next((kind for kind in reversed(KINDS) if kind in kinds), None)

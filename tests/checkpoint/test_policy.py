@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tests.reference import CHECKPOINTS
+from vl2.checkpoint.memory_plan import MemoryPlan
+from vl2.checkpoint.model_size import weight_bytes
+from vl2.checkpoint.policy import memory_bytes
 from vl2.config import ModelConfig, preset
 from vl2.errors import UserError
-from vl2.infer.memory_plan import MemoryPlan, weight_bytes
-from vl2.infer.open_model import memory_bytes
 from vl2.infer.prefill import Reuse
 from vl2.infer.vlm import load
 
@@ -25,8 +26,7 @@ def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("vl2.infer.open_model.load_model", refuse)
-    monkeypatch.setattr("vl2.infer.open_model.load_quantizing", refuse)
+    monkeypatch.setattr("vl2.checkpoint.load.read_model", refuse)
 
 
 @pytest.mark.parametrize("memory", ["0GB", 0, -1])

@@ -18,18 +18,22 @@ from vl2.lora.peft_files import save_adapter
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2
 from vl2.model.moe import Experts
-from vl2.train.quantized_base import (
+from vl2.quant.apply import quantize_base
+from vl2.quant.base_modules import (
     NF4_VALUES,
     BaseKind,
     Int8Weight,
     NF4Weight,
     QuantizedBaseExperts,
     QuantizedBaseLinear,
-    base_bytes,
-    quantize_base,
 )
 
 KINDS: tuple[BaseKind, ...] = ("nf4", "int8")
+
+
+def base_bytes(model: nn.Module) -> int:
+    """Return how much memory the weights of a model take, quantized or not."""
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -81,7 +85,7 @@ def test_the_sixteen_values_lie_on_the_device_of_the_weight_and_in_no_state(monk
 def test_a_large_weight_is_made_in_pieces_that_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = normal(48, 512)
     expected = [kind(weight).dequantize() for kind in (NF4Weight, Int8Weight)]
-    monkeypatch.setattr("vl2.train.quantized_base.CHUNK", 1024)
+    monkeypatch.setattr("vl2.quant.base_modules.CHUNK", 1024)
     held = [kind(weight) for kind in (NF4Weight, Int8Weight)]
     assert all(torch.equal(a.dequantize(), b) for a, b in zip(held, expected, strict=True))
 
