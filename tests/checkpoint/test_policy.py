@@ -58,7 +58,7 @@ def test_what_is_kept_of_images_and_prompts_is_counted_as_far_as_it_is_kept() ->
         load(FOLDER, device="cpu", dtype="float32", memory=plan.total - plan.reuse, reuse=none)
 
 
-def test_what_is_not_quantised_counts_in_the_type_that_it_is_held_in() -> None:
+def test_what_is_not_quantized_counts_in_the_type_that_it_is_held_in() -> None:
     config = preset("tiny")
     own, wide = (MemoryPlan.of(config, "int4", 4096, dtype=dtype) for dtype in (None, torch.float32))
     assert wide.cache == 2 * own.cache

@@ -1,4 +1,4 @@
-"""Quantised files: written module by module, mapped, equal to quantising in memory, and strict about what is read."""
+"""Quantized files: written module by module, mapped, equal to quantizing in memory, and strict about what is read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def assert_equal(ours: VL2, theirs: VL2) -> None:
 @pytest.fixture(scope="module")
 def base4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The base-like checkpoint in int4, in several files: latent attention, sigmoid routing, expert biases."""
-    folder = tmp_path_factory.mktemp("quantised") / "base4"
+    folder = tmp_path_factory.mktemp("quantized") / "base4"
     quantize_checkpoint(CHECKPOINTS / "base", folder, max_shard_bytes=200_000)
     return folder
 
@@ -56,7 +56,7 @@ def copied(base4: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("weights", KINDS)
 @pytest.mark.parametrize("size", SIZES)
-def test_files_hold_what_quantising_in_memory_gives(size: str, weights: str, tmp_path: Path) -> None:
+def test_files_hold_what_quantizing_in_memory_gives(size: str, weights: str, tmp_path: Path) -> None:
     quantize_checkpoint(CHECKPOINTS / size, tmp_path / "out", weights=weights)
     in_memory = load_model(CHECKPOINTS / size)
     quantize_model(in_memory, scheme_named(weights))
@@ -64,7 +64,7 @@ def test_files_hold_what_quantising_in_memory_gives(size: str, weights: str, tmp
     assert_equal(load_model(CHECKPOINTS / size, LoadOptions(only_answers=True, weights=weights)), in_memory)
 
 
-def test_answers_are_those_of_quantising_while_loading(base4: Path) -> None:
+def test_answers_are_those_of_quantizing_while_loading(base4: Path) -> None:
     question = {"max_new_tokens": 8}
     while_loading = load(CHECKPOINTS / "base", device="cpu", weights="int4").chat("Hello", **question)
     from_files = load(base4, device="cpu").chat("Hello", **question)
@@ -92,7 +92,7 @@ def test_tensors_begin_where_wide_loads_want_them(base4: Path) -> None:
             assert tensor.offset % (64 if tensor.nbytes % 64 == 0 else tensor.dtype.itemsize) == 0
 
 
-def test_the_rest_of_the_folder_is_copied_and_says_how_it_is_quantised(base4: Path) -> None:
+def test_the_rest_of_the_folder_is_copied_and_says_how_it_is_quantized(base4: Path) -> None:
     source = CHECKPOINTS / "base"
     for file in source.glob("*.json"):
         if file.name != "config.json" and not file.name.endswith(".index.json"):
@@ -127,15 +127,15 @@ def test_reading_into_memory_gives_the_mapped_model(base4: Path) -> None:
     assert_equal(read_model(Checkpoint.of(base4), policy)[0], mapped(base4))
 
 
-def test_what_is_not_quantised_takes_another_type(base4: Path) -> None:
+def test_what_is_not_quantized_takes_another_type(base4: Path) -> None:
     model = load(base4, device="cpu", dtype="bfloat16").model
     assert model.dtype == torch.bfloat16
     assert model.language.model.layers[1].mlp.gate.e_score_correction_bias.dtype == torch.float32
     assert model.language.lm_head.codes.dtype == torch.uint8
 
 
-def test_a_quantised_checkpoint_is_not_quantised_again(base4: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="quantised to int4 already"):
+def test_a_quantized_checkpoint_is_not_quantized_again(base4: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="quantized to int4 already"):
         quantize_checkpoint(base4, tmp_path / "again")
 
 
@@ -226,8 +226,8 @@ def test_a_missing_file_is_named(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("recorded", "said"),
     [
-        ({"quant_method": "bitsandbytes"}, "quantised by 'bitsandbytes'"),
-        ("int4", "quantised by 'int4'"),
+        ({"quant_method": "bitsandbytes"}, "quantized by 'bitsandbytes'"),
+        ("int4", "quantized by 'int4'"),
         ({"quant_method": "vl2", "version": 2, "group_size": 32}, "version 2"),
         ({"quant_method": "vl2", "version": 1, "group_size": 32, "weights": "int4"}, "layers, head, vision, projector"),
         (
@@ -254,23 +254,23 @@ def test_plain_weights_behind_a_record_are_told_apart(copied: Path) -> None:
         load(copied, device="cpu")
 
 
-def test_other_loaders_say_that_weights_are_quantised(base4: Path) -> None:
-    with pytest.raises(UserError, match="quantised weights, which can only answer"):
+def test_other_loaders_say_that_weights_are_quantized(base4: Path) -> None:
+    with pytest.raises(UserError, match="quantized weights, which can only answer"):
         load_model(base4)
 
 
-def test_a_quantised_folder_keeps_its_form(base4: Path) -> None:
-    with pytest.raises(UserError, match="quantised to int4: int8 is made of the plain checkpoint"):
+def test_a_quantized_folder_keeps_its_form(base4: Path) -> None:
+    with pytest.raises(UserError, match="quantized to int4: int8 is made of the plain checkpoint"):
         load(base4, device="cpu", weights="int8")
     assert load(base4, device="cpu", weights="int4").folder == base4
 
 
-def test_an_adapter_is_not_added_into_quantised_weights(base4: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_not_added_into_quantized_weights(base4: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="an adapter is added into plain weights"):
         load(base4, device="cpu", adapter=tmp_path)
 
 
-def test_a_quantised_model_is_not_saved(base4: Path, tmp_path: Path) -> None:
+def test_a_quantized_model_is_not_saved(base4: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="vl2 quantize"):
         load(base4, device="cpu").save(tmp_path / "out")
 

@@ -1,4 +1,4 @@
-"""Random quantised checkpoints: written without a plain one, and usable like any other."""
+"""Random quantized checkpoints: written without a plain one, and usable like any other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model with quantised layers: what is replaced, and that all ways to fill them agree."""
+"""A model with quantized layers: what is replaced, and that all ways to fill them agree."""
 
 from __future__ import annotations
 

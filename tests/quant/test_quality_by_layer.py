@@ -1,4 +1,4 @@
-"""The benchmark of what quantising costs layer by layer: it says what the whole model says, in every form."""
+"""The benchmark of what quantizing costs layer by layer: it says what the whole model says, in every form."""
 
 from __future__ import annotations
 

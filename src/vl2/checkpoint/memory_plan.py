@@ -40,7 +40,7 @@ READ_ALWAYS = ("shared experts", "attention", "routers and norms", "dense layers
 class MemoryPlan:
     """Bytes that a model takes while it answers."""
 
-    weights: str  # one of FORMATS, or "quantised" for another scheme
+    weights: str  # one of FORMATS, or "quantized" for another scheme
     experts: int  # the routed ones, which can be paged where they are mapped from quantized files
     other_weights: int
     expert: int  # one of them
@@ -64,7 +64,7 @@ class MemoryPlan:
     ) -> MemoryPlan:
         """Plan one conversation that fills the context; `cache_tokens` for all positions that several take together.
 
-        `dtype` is of what is not quantised, None for the checkpoint's own. A plain format is its own type.
+        `dtype` is of what is not quantized, None for the checkpoint's own. A plain format is its own type.
         """
         name = weights if isinstance(weights, str) else name_of(weights)
         dtype = DTYPES.get(name, dtype or getattr(torch, config.torch_dtype))
@@ -123,7 +123,7 @@ class MemoryPlan:
 
 
 def name_of(scheme: Scheme) -> str:
-    return next((name for name, known in SCHEMES.items() if known == scheme), "quantised")
+    return next((name for name, known in SCHEMES.items() if known == scheme), "quantized")
 
 
 def recommend(plans: Sequence[MemoryPlan], memory: MachineMemory, torch_dtype: str) -> MemoryPlan | None:

@@ -67,7 +67,7 @@ class MappedFile:
     def prefer_huge_pages(self, prefer: bool) -> None:
         """Ask for 2 MiB pages, which a processor reads through faster, or refuse them.
 
-        They suit a file that is wanted as a whole. Of a part they bring in the neighbourhood too, uncounted.
+        They suit a file that is wanted as a whole. Of a part they bring in the neighborhood too, uncounted.
         """
         with contextlib.suppress(OSError):  # where the system has none for files
             if hasattr(mmap, "MADV_HUGEPAGE"):

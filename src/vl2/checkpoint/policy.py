@@ -115,13 +115,13 @@ def _of_quantized_files(checkpoint: Checkpoint, options: LoadOptions) -> Policy:
     folder, quantization = checkpoint.folder, checkpoint.quantization
     assert quantization is not None, f"{folder} is plain"
     if not options.only_answers:
-        raise UserError(f"{folder} holds quantised weights, which can only answer: vl2.load and the commands take it")
+        raise UserError(f"{folder} holds quantized weights, which can only answer: vl2.load and the commands take it")
     if options.weights not in (AS_STORED, quantization.weights):
         raise UserError(
-            f"{folder} is quantised to {quantization.weights}: {options.weights} is made of the plain checkpoint"
+            f"{folder} is quantized to {quantization.weights}: {options.weights} is made of the plain checkpoint"
         )
     if options.adapt is not None:
-        raise UserError(f"{folder} is quantised, and an adapter is added into plain weights: take the plain checkpoint")
+        raise UserError(f"{folder} is quantized, and an adapter is added into plain weights: take the plain checkpoint")
     dtype = options.dtype or checkpoint.dtype
     if options.device.type != "cpu":
         return Policy(dtype=dtype, device=options.device, in_place="nothing")

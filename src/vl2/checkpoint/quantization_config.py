@@ -44,11 +44,11 @@ class QuantizationConfig:
             return None
         if not isinstance(values, Mapping) or values.get("quant_method") != METHOD:
             method = values.get("quant_method") if isinstance(values, Mapping) else values
-            raise UserError(f"{folder} is quantised by {method!r}, which is not read here: take the plain checkpoint")
+            raise UserError(f"{folder} is quantized by {method!r}, which is not read here: take the plain checkpoint")
         if values.get("version") != VERSION or values.get("group_size") != GROUP:
             raise UserError(
-                f"{folder} is quantised in version {values.get('version')} with groups of {values.get('group_size')}, "
-                f"and this program reads version {VERSION} with groups of {GROUP}: quantise the plain checkpoint anew"
+                f"{folder} is quantized in version {values.get('version')} with groups of {values.get('group_size')}, "
+                f"and this program reads version {VERSION} with groups of {GROUP}: quantize the plain checkpoint anew"
             )
         return cls(weights=str(values.get("weights")), scheme=_scheme(values.get("parts"), folder))
 
@@ -66,7 +66,7 @@ class QuantizationConfig:
 def _scheme(parts: Any, folder: Path) -> Scheme:
     names = [field.name for field in dataclasses.fields(Scheme)]
     if not isinstance(parts, Mapping) or sorted(parts) != sorted(names):
-        raise UserError(f"{folder}: config.json must say for each of {', '.join(names)} how it is quantised")
+        raise UserError(f"{folder}: config.json must say for each of {', '.join(names)} how it is quantized")
     wrong = {name: kind for name, kind in parts.items() if kind is not None and kind not in KINDS}
     if wrong:
         name, kind = next(iter(wrong.items()))

@@ -85,7 +85,7 @@ def quantize_checkpoint(
     source = Checkpoint.of(locate_checkpoint(name))
     if source.quantization is not None:
         raise UserError(
-            f"{source.folder} is quantised to {source.quantization.weights} already: quantise the plain checkpoint"
+            f"{source.folder} is quantized to {source.quantization.weights} already: quantize the plain checkpoint"
         )
     beside = [file for file in sorted(source.folder.iterdir()) if _is_beside(file)]
     write_quantized(
@@ -93,7 +93,7 @@ def quantize_checkpoint(
     )
 
 
-quantise_checkpoint = quantize_checkpoint  # the name of `vl2` until 0.1
+quantise_checkpoint = quantize_checkpoint  # the British spelling, kept for programs that use it
 
 
 def write_quantized(

@@ -6,7 +6,7 @@ dequantized weights, to the bit: only where autograd keeps a weight for the back
 instead. Gradients go through to what lies below; the weights themselves have none.
 
 NF4: blocks of 64 weights share a scale, and each weight is one of 16 values that are even quantiles of a normal
-distribution. Double quantisation: the scales are 8-bit numbers themselves, 256 of them sharing a scale. 4.13 bits a
+distribution. Double quantization: the scales are 8-bit numbers themselves, 256 of them sharing a scale. 4.13 bits a
 weight. INT8: a row shares a scale, 8 bits a weight. Source: arXiv 2305.14314.
 """
 
