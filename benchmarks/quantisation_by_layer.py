@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from vl2.checkpoint.empty_model import build_empty
 from vl2.checkpoint.load import put_values
-from vl2.checkpoint.names import places
+from vl2.checkpoint.names import shapes
 from vl2.checkpoint.random_checkpoint import random_values
 from vl2.config import PRESETS, LanguageConfig, ModelConfig, preset
 from vl2.infer.prefill_kernels import use_prefill_kernels
@@ -58,9 +58,8 @@ class Forms:
 
     def __init__(self, config: ModelConfig, source: Source, dtypes: Sequence[torch.dtype]) -> None:
         """Plain ones of some types, and quantised ones in the last of these."""
-        plain = build_empty(config)
         self._source = source
-        self._shapes = {place: torch.Size(place.shape(plain)) for place in places(plain)}
+        self._shapes = {place: torch.Size(shape) for place, shape in shapes(build_empty(config)).items()}
         self.models: dict[str, VL2] = {}
         for dtype in dtypes:
             self.models[str(dtype).removeprefix("torch.")] = build_empty(config, dtype=dtype)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from vl2.checkpoint.empty_model import build_empty
-from vl2.checkpoint.names import Place, places
+from vl2.checkpoint.names import Place, shapes
 from vl2.checkpoint.quantization_config import QuantizationConfig
 from vl2.checkpoint.safetensors_file import StoredTensor, read_header
 from vl2.config import Json, ModelConfig
@@ -51,13 +51,13 @@ class Checkpoint:
 
         UserError unless the folder holds exactly these, by name and shape.
         """
-        wanted, stored = list(places(model)), stored_tensors(self.folder)
-        _check({place.name: place.shape(model) for place in wanted}, stored, self.folder)
+        expected, stored = shapes(model), stored_tensors(self.folder)
+        _check({place.name: shape for place, shape in expected.items()}, stored, self.folder)
         for name, buffer in model.named_buffers():
             # Codes of another type would be read as other numbers; what is not quantized may be cast.
             if buffer.dtype.itemsize == 1 and stored[name].dtype != buffer.dtype:
                 raise UserError(f"{self.folder} holds {name} as {stored[name].dtype}, and {buffer.dtype} is needed")
-        return wanted, stored
+        return list(expected), stored
 
     @property
     def dtype(self) -> torch.dtype:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,6 +28,8 @@ TABLE = "language.model.embed_tokens.weight"
 HEAD = "language.lm_head.weight"
 LEAST_BYTES = 1 << 28  # a smaller file is copied in no time
 
+Bring = Callable[[MappedFile, int, int], None]  # brings a part of a file into memory, by offset and bytes
+
 
 class FileViews:
     """The tensors of a checkpoint that a model views in their files."""
@@ -42,18 +45,19 @@ class FileViews:
         self._dtype, self._file_kind = dtype, file_kind
         self._files: dict[Path, MappedFile] = {}
         self._parts: list[tuple[Path, int, int]] = []  # of files, by offset and bytes: what is to be locked in memory
-        self._targets: dict[str, Tensor | None] = {}  # what a tensor is to be read into; None where it is viewed
+        self._bring: dict[str, Callable[[], None]] = {}  # by the names of tensors that stay
 
     def view_table(self, model: VL2) -> None:
         """Let a model view the token table, if that may stay. In place."""
         if self._fits(TABLE, self._dtype):
-            model.language.model.embed_tokens.weight = self._parameter(TABLE)
+            # Only asked for: a prompt wants some of its rows.
+            model.language.model.embed_tokens.weight = self._parameter(TABLE, MappedFile.prefetch)
 
     def view_large(self, model: VL2) -> None:
         """Let a plain model whose weights have no memory yet view table, head and routed experts. In place."""
         self.view_table(model)
         if self._may_stay([HEAD]):
-            model.language.lm_head.weight = self._parameter(HEAD)
+            model.language.lm_head.weight = self._parameter(HEAD, MappedFile.touch)
         for path, module in model.named_modules():
             if isinstance(module, MoE):
                 names = _projections(f"{path}.experts", module.gate.num_experts)
@@ -62,30 +66,24 @@ class FileViews:
 
     def view_all(self, model: VL2, wanted: Sequence[Place], *, huge_pages: bool) -> None:
         """Let a model whose weights have no memory yet view every tensor that has a place of its own. In place."""
+        self.view_table(model)
         for place in wanted:
+            if place.name == TABLE:
+                continue
             owner, _, leaf = place.parameter.rpartition(".")
             module = model.get_submodule(owner)
             is_parameter = leaf in module._parameters
             if self._fits(place.name, self._dtype if is_parameter else module.get_buffer(leaf).dtype):
-                view = self._parameter(place.name)
+                view = self._parameter(place.name, MappedFile.read)
                 setattr(module, leaf, view if is_parameter else view.detach())
         for file in self._files.values():
             file.prefer_huge_pages(huge_pages)
 
     def bring(self, name: str) -> bool:
-        """Bring a tensor of those that stay into memory and return True; False for others.
-
-        The table is only asked for: a prompt wants some of its rows.
-        """
-        if name not in self._targets:
+        """Bring a tensor of those that stay into memory and return True; False for others."""
+        if name not in self._bring:
             return False
-        stored, target = self.stored[name], self._targets[name]
-        if target is not None:
-            read_into(target, stored)
-        elif name == TABLE:
-            self.file(stored.path).prefetch(stored.offset, stored.nbytes)
-        else:
-            self.file(stored.path).touch(stored.offset, stored.nbytes)
+        self._bring[name]()
         return True
 
     def mlock(self) -> None:
@@ -122,23 +120,29 @@ class FileViews:
         self._parts += parts
         return True
 
-    def _parameter(self, name: str) -> nn.Parameter:
-        self._targets[name] = None
-        stored = self.stored[name]
-        view = self.file(stored.path).tensor(stored)
+    def _parameter(self, name: str, bring: Bring) -> nn.Parameter:
+        view = self._view(self.stored[name], bring, name)
         return nn.Parameter(view, requires_grad=view.is_floating_point())
+
+    def _view(self, stored: StoredTensor, bring: Bring, *names: str) -> Tensor:
+        """Return a tensor that views a file; whoever asks for one of these names brings it into memory."""
+        file = self.file(stored.path)
+        for name in names:
+            self._bring[name] = partial(bring, file, self.stored[name].offset, self.stored[name].nbytes)
+        return file.tensor(stored)
 
     def _pair(self, gate_name: str, up_name: str, down_name: str) -> Pair:
         """Return the matrices of one expert. Gate and up projection are copied where they do not follow each other."""
         gate, up, down = (self.stored[name] for name in (gate_name, up_name, down_name))
-        (F, D), follows = gate.shape, (gate.path, gate.offset + gate.nbytes) == (up.path, up.offset)
-        if follows:
-            gate_up = self.file(gate.path).tensor(replace(gate, shape=(2 * F, D), nbytes=2 * gate.nbytes))
+        F, D = gate.shape
+        if (gate.path, gate.offset + gate.nbytes) == (up.path, up.offset):
+            both = replace(gate, shape=(2 * F, D), nbytes=2 * gate.nbytes)
+            gate_up = self._view(both, MappedFile.touch, gate_name, up_name)
         else:
             gate_up = torch.empty(2 * F, D, dtype=self._dtype)
-        halves = (None, None) if follows else gate_up.chunk(2)
-        self._targets |= {gate_name: halves[0], up_name: halves[1], down_name: None}
-        return gate_up, self.file(down.path).tensor(down)
+            for name, half in zip((gate_name, up_name), gate_up.chunk(2), strict=True):
+                self._bring[name] = partial(read_into, half, self.stored[name])
+        return gate_up, self._view(down, MappedFile.touch, down_name)
 
 
 def _part(path: Path, tensors: Sequence[StoredTensor]) -> tuple[Path, int, int]:

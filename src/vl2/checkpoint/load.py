@@ -6,7 +6,7 @@ Peak memory is that of the model. Golden: tests/golden/reference/checkpoints.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from vl2.model import VL2
 from vl2.quant.apply import allocate_quantized, quantize_model, quantize_tensor
 
 LARGE_BYTES = 128 << 20
+BATCH_BYTES = 16 << 20  # read by a thread at once: on a busy machine, handing over many small tensors takes longer
 # Two readers already saturate a disk; the time goes into page faults on the fresh memory.
 NUM_READERS = min(4, os.cpu_count() or 1)
 
@@ -96,19 +97,34 @@ def fill(
         tensor = stored[place.name]
         return tensor.nbytes < LARGE_BYTES, tensor.path, tensor.offset
 
-    wanted = sorted(wanted, key=rank)
+    batches = _batches(sorted(wanted, key=rank), stored)
     total = sum(stored[place.name].nbytes for place in wanted)
 
-    def put_one(place: Place) -> int:
-        put(place, stored[place.name])
-        return stored[place.name].nbytes
+    def put_all(batch: Sequence[Place]) -> int:
+        for place in batch:
+            put(place, stored[place.name])
+        return sum(stored[place.name].nbytes for place in batch)
 
     with ThreadPoolExecutor(NUM_READERS) as readers:
         done = 0
-        for nbytes in readers.map(put_one, wanted):
+        for nbytes in readers.map(put_all, batches):
             done += nbytes
             if progress is not None:
                 progress(done, total)
+
+
+def _batches(wanted: Sequence[Place], stored: Mapping[str, StoredTensor]) -> Iterator[list[Place]]:
+    batch: list[Place] = []
+    held = 0
+    for place in wanted:
+        nbytes = stored[place.name].nbytes
+        if batch and held + nbytes > BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+        batch.append(place)
+        held += nbytes
+    if batch:
+        yield batch
 
 
 def put(model: VL2, place: Place, stored: StoredTensor) -> None:

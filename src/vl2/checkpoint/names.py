@@ -33,11 +33,11 @@ class Place:
         matrix = parameter[self.expert]
         return matrix if self.rows is None else matrix[slice(*self.rows)]
 
-    def shape(self, model: VL2) -> tuple[int, ...]:
-        """Return the shape that this tensor has in the files of a model."""
-        owner, _, leaf = self.parameter.rpartition(".")
-        tensor: Tensor = getattr(model.get_submodule(owner), leaf)
-        return tuple(self.view(tensor).shape)
+
+def shapes(model: VL2) -> dict[Place, tuple[int, ...]]:
+    """Return the shape of every tensor of the files of this model."""
+    state = model.state_dict()
+    return {place: tuple(place.view(state[place.parameter]).shape) for place in places(model)}
 
 
 def places(model: VL2) -> Iterator[Place]:

@@ -149,6 +149,7 @@ def write_folder(
             with SafetensorsWriter(partial / file, shard, aligned=aligned) as writer:
                 for name, tensor in values(writer.order):
                     writer.write(name, tensor)
+                    del tensor  # before the next module gets memory
             weight_map.update(dict.fromkeys(shard, file))
         if len(shards) > 1:
             write_json(partial / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

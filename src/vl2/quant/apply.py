@@ -35,7 +35,7 @@ def allocate_quantized(model: nn.Module, scheme: Scheme) -> list[str]:
     for name, kind in kinds.items():
         module = model.get_submodule(name)
         make = QuantizedExperts.like if isinstance(module, Experts) else QuantizedLinear.like
-        _replace(model, name, make(module, kind))  # type: ignore[arg-type]  # asked for by quantized_modules
+        _replace(model, name, module, make(module, kind))  # type: ignore[arg-type]  # asked for by quantized_modules
     return list(kinds)
 
 
@@ -51,11 +51,11 @@ def quantize_model(model: nn.Module, scheme: Scheme, progress: Callable[[int, in
                 for expert in range(experts.num_experts):
                     experts.quantize_from("gate_up", expert, module.gate_up_proj[expert])
                     experts.quantize_from("down", expert, module.down_proj[expert])
-                _replace(model, name, experts)
+                _replace(model, name, module, experts)
             elif isinstance(module, nn.Linear):
                 linear = QuantizedLinear.like(module, kind)
                 linear.quantize_from(module.weight)
-                _replace(model, name, linear)
+                _replace(model, name, module, linear)
         if progress is not None:
             progress(done, len(kinds))
     return list(kinds)
@@ -101,7 +101,7 @@ def quantize_base(model: nn.Module, kind: BaseKind, dtype: torch.dtype | None = 
     }
     for name, module in found.items():
         make = QuantizedBaseExperts if isinstance(module, Experts) else QuantizedBaseLinear
-        _replace(model, name, make(module, kind, dtype))  # type: ignore[arg-type]  # the kind of module was just asked
+        _replace(model, name, module, make(module, kind, dtype))  # type: ignore[arg-type]  # the kind of module was just asked
     return len(found)
 
 
@@ -120,5 +120,5 @@ def _named(name: str) -> Iterator[None]:
         raise UserError(f"{name}: {error}") from None
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    model.set_submodule(name, module.train(model.get_submodule(name).training))
+def _replace(model: nn.Module, name: str, module: nn.Module, by: nn.Module) -> None:
+    model.set_submodule(name, by.train(module.training))

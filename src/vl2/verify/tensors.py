@@ -10,7 +10,7 @@ import torch
 
 from vl2.checkpoint.empty_model import build_empty
 from vl2.checkpoint.folder import INDEX
-from vl2.checkpoint.names import places
+from vl2.checkpoint.names import shapes
 from vl2.checkpoint.quantization_config import QuantizationConfig
 from vl2.checkpoint.safetensors_file import StoredTensor
 from vl2.config import ModelConfig
@@ -25,8 +25,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 def expected_shapes(config: ModelConfig) -> Shapes:
     """Return every tensor that the files of a model must hold, by its released name."""
-    model = build_empty(config)
-    return {place.name: place.shape(model) for place in places(model)}
+    return {place.name: shape for place, shape in shapes(build_empty(config)).items()}
 
 
 def check_tensors(subject: Subject, tensors: Mapping[str, StoredTensor]) -> list[Check]:
