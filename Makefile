@@ -36,7 +36,7 @@ format: $(VENV)/dev.stamp ## put the code in order
 
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src experiments tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than pyproject.toml when what it lists is installed.
 $(VENV)/python.stamp:

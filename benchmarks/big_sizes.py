@@ -33,9 +33,9 @@ from vl2.checkpoint.paging import ExpertPager
 from vl2.checkpoint.policy import Policy
 from vl2.checkpoint.random_checkpoint import write_random_checkpoint
 from vl2.config import PRESETS
-from vl2.infer.generate import decode
 from vl2.infer.prefill import prefill
 from vl2.model import VL2, Cache
+from vl2.runtime import choose_runner
 
 CONTEXT = 64  # tokens before the first that is timed
 WARM_UP = 8  # tokens that are not timed
@@ -83,13 +83,14 @@ def measure(folder: Path, memory: str, num_tokens: int, is_cached: bool) -> dict
     language = model.config.language_config
     ids = torch.randint(language.vocab_size, (CONTEXT + WARM_UP + num_tokens,), generator=generator)
     cache = Cache.allocate(language, 1, len(ids), dtype=model.dtype, device=model.device)
-    prefill(model, model.language.embed(ids[None, :CONTEXT]), cache)
+    runner = choose_runner(model)
+    prefill(runner, model.language.embed(ids[None, :CONTEXT]), cache)
     for token in ids[CONTEXT : CONTEXT + WARM_UP].tolist():
-        decode(model, [token], cache)
+        runner.decode([token], [cache], 1)
     disk, misses = _read_from_disk(), pager.misses if pager else 0
     start = time.perf_counter()
     for token in ids[CONTEXT + WARM_UP :].tolist():
-        decode(model, [token], cache)
+        runner.decode([token], [cache], 1)
     seconds = time.perf_counter() - start
     chosen = language.num_experts_per_tok or 0
     layers = sum(language.is_moe_layer(i) for i in range(language.num_hidden_layers))

@@ -31,10 +31,10 @@ from rich.table import Table
 
 import vl2
 from vl2.config import preset
-from vl2.data.construct.scene import Scene
-from vl2.data.construct.source import generate
 from vl2.data.record import Message, Part, Record
 from vl2.data.store import write_records
+from vl2.synth.scene import Scene
+from vl2.synth.source import generate
 from vl2.train.metrics import read_metrics
 from vl2.train.recipe import DataOptions, EngineOptions, GroupOptions, ModelOptions, Recipe, RunOptions, SourceOptions
 from vl2.train.run import train

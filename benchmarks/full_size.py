@@ -85,13 +85,13 @@ def measure(vlm: VLM, sample: Sample, new_tokens: int) -> dict[str, float]:
     start = time.perf_counter()
     times = [time.perf_counter() - start for _ in vlm.sample_events(sample, GenerateOptions(max_new_tokens=new_tokens))]
     with torch.inference_mode():
-        encoder_s = best_time(lambda: encode_images(vlm.model, sample), 2)
-        embeds = embed_prompt(vlm.model, sample)
+        encoder_s = best_time(lambda: encode_images(vlm.runner, sample), 2)
+        embeds = embed_prompt(vlm.runner, sample)
 
         def read_prompt() -> None:
             config, length = vlm.model.config.language_config, embeds.shape[1]
             cache = Cache.allocate(config, 1, length, dtype=vlm.model.dtype, device=vlm.model.device)
-            prefill(vlm.model, embeds, cache)
+            prefill(vlm.runner, embeds, cache)
 
         prefill_s = best_time(read_prompt, 2)
     return {

@@ -34,7 +34,7 @@ from vl2.data.index import SourceIndex, build_index
 from vl2.data.loader import Loader, LoaderOptions
 from vl2.data.mixture import PRETRAINING, Mixture
 from vl2.data.pack import Packing
-from vl2.data.plan import PackPlan, PlanOptions
+from vl2.data.pack_plan import PackPlan, PlanOptions
 from vl2.data.record import Message, Part, Record, StoredImage
 from vl2.grid import num_tiles, num_visual_tokens
 from vl2.process.preprocess_config import PreprocessConfig

@@ -23,10 +23,10 @@ from typing import Any
 
 from PIL import Image
 
-from vl2.data.construct.nouns import article
-from vl2.data.construct.primer.scene import PrimerScene
-from vl2.data.construct.scene import things
 from vl2.infer.prompts import locate_prompt
+from vl2.synth.nouns import article
+from vl2.synth.primer_scene import PrimerScene
+from vl2.synth.scene import things
 
 OUTSIDE = {
     "en": ("red mug", "dog", "traffic light", "man in a hat", "laptop", "banana", "clock", "person", "chair"),

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from torch_products import Layout, copies, layouts
 
 from vl2.kernels import Library, load_kernels
+from vl2.kernels.bfloat16 import linear_in_float32
 from vl2.kernels.matmul import matmul
 from vl2.kernels.structures import BF16, INT4, INT8, MatrixC
-from vl2.model.float_linear import linear_in_float32
 from vl2.quant.formats import KINDS, Kind, Quantized, quantize, weight_bytes
 from vl2.quant.matmul import linear
 

@@ -34,11 +34,11 @@ from vl2.checkpoint.load import put_values
 from vl2.checkpoint.names import shapes
 from vl2.checkpoint.random_checkpoint import random_values
 from vl2.config import PRESETS, LanguageConfig, ModelConfig, preset
-from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.model import VL2
 from vl2.model.attention import AttentionMask
 from vl2.model.rope import rotary_angles
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES
+from vl2.runtime.cpu_modules import with_kernels
 
 # The weight of a released name and shape. It is asked for once, whatever the number of forms.
 Source = Callable[[str, torch.Size], Tensor]
@@ -65,8 +65,7 @@ class Forms:
             self.models[str(dtype).removeprefix("torch.")] = build_empty(config, dtype=dtype)
         for name in SCHEME_NAMES:
             self.models[name] = build_empty(config, SCHEMES[name], dtypes[-1])
-        for model in self.models.values():
-            use_prefill_kernels(model.eval())
+        self.models = {name: with_kernels(model.eval()) for name, model in self.models.items()}
 
     @contextmanager
     def hold(self, part: str) -> Iterator[list[nn.Module]]:

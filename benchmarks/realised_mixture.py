@@ -17,14 +17,14 @@ from importlib import resources
 from pathlib import Path
 
 from vl2.checkpoint.locate import built_in_folder
-from vl2.data.construct.catalog import SOURCES
-from vl2.data.construct.source import generate
 from vl2.data.index import RecordStore, SourceIndex, build_index
 from vl2.data.mixture import FINE_TUNING
 from vl2.data.pack import Packing
-from vl2.data.plan import PackPlan, PlanOptions
+from vl2.data.pack_plan import PackPlan, PlanOptions
 from vl2.data.store import open_random
 from vl2.process.processor import Processor
+from vl2.synth.catalog import SOURCES
+from vl2.synth.source import generate
 
 SLOW = ("plot_code", "web_page")  # they run a program for every record
 

@@ -25,8 +25,9 @@ from vl2.infer.vlm import VLM
 from vl2.model.attention import MultiHeadAttention
 from vl2.model.moe import MoE, Router, update_expert_bias
 from vl2.model.rope import rotary_angles
-from vl2.process.collate import collate
 from vl2.process.grounding import box_to_999, format_boxes, parse_strict, parse_tolerant
+from vl2.process.sample import collate
+from vl2.runtime import PlainRunner
 
 SQUARE = str(IMAGES / "square384.png")
 
@@ -107,7 +108,7 @@ def test_r4_experts_run_as_sorted_blocks_and_prefill_never_builds_the_attention_
     assert torch.equal(counts, torch.bincount(experts.flatten(), minlength=len(counts)))
 
     attention = small_model("small").language.model.layers[0].self_attn
-    used = dict.fromkeys(("_naive", "_absorbed"), 0)
+    used = dict.fromkeys(("_attend_heads", "_attend_latent"), 0)
     for form in used:
         original = getattr(attention, form)
 
@@ -124,7 +125,7 @@ def test_r4_experts_run_as_sorted_blocks_and_prefill_never_builds_the_attention_
         twin.chat("Hello", max_new_tokens=4)
     finally:
         layers[0].self_attn = old
-    assert used == {"_naive": 1, "_absorbed": 3}
+    assert used == {"_attend_heads": 1, "_attend_latent": 3}
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
@@ -150,7 +151,7 @@ def test_r6_slots_and_features_are_counted_and_the_sample_is_named() -> None:
     # Two images of one sample, and two samples of one batch, each fill their own slots.
     model = reference_vlm("base").model
     with torch.no_grad():
-        visual = encode_images(model, sample)
+        visual = encode_images(PlainRunner(model), sample)
         together = model(collate([sample, sample_of("base", "single")])).logits
     assert len(visual) == int(sample.image_mask.sum())
     assert_near(together[0, -16:], tensors_of("base", "two")["logits"][-16:])
@@ -222,9 +223,9 @@ def test_r11_the_evaluation_says_which_protocol_gives_the_published_figure() -> 
     assert mmmu.PUBLISHED_PROTOCOL == "vlmevalkit"
     image = Image.new("RGB", (384, 384))
     question = mmmu.Question(text="What is in <image 1>?", options=["a", "b"], images=[image])
-    asked = mmmu.messages(question)
+    asked = mmmu.turns_of(question)
     sample = reference_vlm("tiny").processor.encode(asked)
-    plain = reference_vlm("tiny").processor.encode(mmmu.messages(question, "plain"))
+    plain = reference_vlm("tiny").processor.encode(mmmu.turns_of(question, "plain"))
     assert (plain.grids.tolist(), sample.grids.tolist()) == ([[1, 1]], [[2, 2]])
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vl2.data.construct.fonts import BUILT_IN
-from vl2.data.construct.primer.bars import Bars, draw_bars
-from vl2.data.construct.scene import Composed, compose
-from vl2.data.construct.sprites import built_in_kinds
+from vl2.synth.fonts import BUILT_IN
+from vl2.synth.primer_charts import Bars, draw_bars
+from vl2.synth.scene import Composed, compose
+from vl2.synth.sprites import built_in_kinds
 
 INK = (38, 38, 46)
 FAINT = (150, 148, 142)

@@ -22,9 +22,9 @@ from transformers_model import DeepseekV3ForCausalLM, language_config, vision_co
 
 from vl2.bench.protocol import QUESTIONS, Answer, Task, Unsupported, make_image, random_ids, serve, timed
 from vl2.config import LanguageConfig, ModelConfig
-from vl2.infer.prompts import user_message
 from vl2.model.layout import arrange_tiles, place_visual
 from vl2.model.projector import Projector
+from vl2.process.conversation import user_turn
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 
@@ -110,7 +110,7 @@ class Peer:
         image = make_image(task["side"], task["seed"])
 
         def run() -> None:
-            sample: Sample = self.processor.encode([user_message(question, [image])])
+            sample: Sample = self.processor.encode([user_turn(question, [image])])
             visual = arrange_tiles(self._encode(sample.tiles), sample.grid_list, self.newline, self.separator)
             ids, mask = (t.unsqueeze(0).to(self.device) for t in (sample.input_ids, sample.image_mask))
             embeds = place_visual(self.language.get_input_embeddings()(ids), mask, visual)

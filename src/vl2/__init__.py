@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from vl2.infer.reply import Reply
     from vl2.infer.sampling import GenerateOptions
     from vl2.infer.vlm import VLM, Request, load
-    from vl2.process.collate import collate
     from vl2.process.grounding import Box
     from vl2.process.processor import Processor
-    from vl2.process.sample import Sample
+    from vl2.process.sample import Sample, collate
 
 __version__ = "0.1.0"
 
@@ -39,7 +38,7 @@ _HOMES = {
     "Request": "vl2.infer.vlm",
     "Sample": "vl2.process.sample",
     "VLM": "vl2.infer.vlm",
-    "collate": "vl2.process.collate",
+    "collate": "vl2.process.sample",
     "load": "vl2.infer.vlm",
     "quantise_checkpoint": "vl2.checkpoint.write",
     "quantize_checkpoint": "vl2.checkpoint.write",

@@ -17,7 +17,6 @@ from vl2.errors import UserError
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.constraint_json import JsonSchema
 from vl2.infer.sampling import GenerateOptions
-from vl2.process.messages import normalize
 
 OPTIONS = GenerateOptions(max_new_tokens=9)
 
@@ -85,7 +84,7 @@ def test_short_requests_set_questions_images_and_options(tmp_path: Path) -> None
     asked = first.read()
     assert asked.images == [str(tmp_path / "x.png"), "https://e.com/y.png"]
     assert (asked.options.temperature, asked.options.max_new_tokens) == (0.5, 9)
-    assert normalize(asked.messages)[0].role == "system"
+    assert asked.turns[0].role == "system"
     assert second.id == "line 2"
     assert second.read().images == ["/abs/z.png"]
     assert second.read().options.constraint == WellFormedBoxes()

@@ -16,9 +16,9 @@ from vl2.batch_job.line_file import LineFile
 from vl2.batch_job.markdown import plain_text, to_markdown, write_markdown
 from vl2.batch_job.settings import forget, hold_settings
 from vl2.errors import UserError
-from vl2.infer.prompts import user_message
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
+from vl2.process.conversation import user_turn
 
 TEXT = (
     "See <|ref|>cup<|/ref|><|det|>[[0, 0, 500, 999], [1, 1, 2, 2]]<|/det|> and <|ref|>dog<|/ref|><|det|>[[9, 9, 9, 9]]"
@@ -26,8 +26,8 @@ TEXT = (
 
 
 def item(name: str, form: Any = "plain", query: str | None = None, image: Any = None, **about: Any) -> BatchItem:
-    messages = [user_message("What?", [] if image is None else [image])]
-    asked = Asked(messages=messages, options=GenerateOptions())
+    turns = [user_turn("What?", [] if image is None else [image])]
+    asked = Asked(turns=turns, options=GenerateOptions())
     return BatchItem(id=name, read=lambda: asked, about=about, form=form, query=query)
 
 

@@ -21,9 +21,10 @@ from vl2.batch_job.line_file import LineFile, read_lines
 from vl2.batch_job.run import BatchProgress, run_batch
 from vl2.errors import UserError
 from vl2.infer.constraint_boxes import WellFormedBoxes
-from vl2.infer.prompts import locate_prompt, user_message
+from vl2.infer.prompts import locate_prompt
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM
+from vl2.process.conversation import user_turn
 
 QUESTIONS = [f"question {n}" for n in range(12)]
 
@@ -36,7 +37,7 @@ def vlm() -> VLM:
 
 def asking(name: str, question: str, images: tuple[Any, ...] = (), **options: Any) -> BatchItem:
     made = GenerateOptions(**{"max_new_tokens": 6, **options})
-    return BatchItem(id=name, read=lambda: Asked(messages=[user_message(question, images)], options=made))
+    return BatchItem(id=name, read=lambda: Asked(turns=[user_turn(question, images)], options=made))
 
 
 def failing(name: str, message: str) -> BatchItem:

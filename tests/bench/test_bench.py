@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from tests.devices import CPU_AND_CARD, CPU_AND_CARD_WITH_GRAPHS
-from tests.infer.recording import count_recordings
 from tests.model.configs import small_config, small_model
+from tests.runtime.recording import count_recordings
 from vl2.bench import ours as our_side
 from vl2.bench import run as bench_run
 from vl2.bench.machine import MachineLimits, measure_machine, model_products

@@ -16,13 +16,11 @@ from vl2.checkpoint import LoadOptions, in_place, load_model, pages, save_model
 from vl2.checkpoint.folder import SINGLE
 from vl2.checkpoint.pages import HUGE_PAGE, MAPPINGS, MappedFile, lies_in_huge_pages, mapped_huge
 from vl2.checkpoint.safetensors_file import SafetensorsWriter, read_header
-from vl2.infer.generate import decode
-from vl2.infer.language_plan import language_plan
 from vl2.infer.prefill import prefill
-from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.model import VL2, Cache
 from vl2.model.memory_mapped_experts import MemoryMappedExperts
 from vl2.model.moe import Experts, MoE
+from vl2.runtime import choose_runner
 
 WIDTHS = {"intermediate_size": 96, "moe_intermediate_size": 32}  # whole lines, as tile registers want them
 HEAD = "language.lm_head.weight"
@@ -50,9 +48,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def opened(folder: Path, *, only_answers: bool = True) -> VL2:
-    model = load_model(folder, LoadOptions(only_answers=only_answers))
-    use_prefill_kernels(model)
-    return model
+    return load_model(folder, LoadOptions(only_answers=only_answers))
 
 
 def experts_of(model: VL2) -> list[nn.Module]:
@@ -65,12 +61,13 @@ def states(model: VL2) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.config.language_config.vocab_size, (1, 90), generator=generator)
     cache = Cache.allocate(model.config.language_config, 1, 100, dtype=model.dtype, device=model.device)
-    yield prefill(model, model.language.embed(ids), cache)
+    runner = choose_runner(model)
+    yield prefill(runner, model.language.embed(ids), cache)
     for token in range(3):
-        yield decode(model, [token], cache)
+        yield runner.decode([token], [cache], 1)
     hook = model.language.model.norm.register_forward_hook(lambda *_: None)
     cache = Cache.allocate(model.config.language_config, 1, 100, dtype=model.dtype, device=model.device)
-    yield prefill(model, model.language.embed(ids), cache)
+    yield prefill(choose_runner(model), model.language.embed(ids), cache)
     hook.remove()
 
 
@@ -85,9 +82,8 @@ def test_the_answers_have_the_bits_that_those_of_copied_weights_have(folder: Pat
     assert {type(e) for e in experts_of(model)} == {MemoryMappedExperts}
     assert {type(e) for e in experts_of(copied)} == {Experts}
     assert_same(model, copied)
-    with torch.inference_mode():
-        plans = [language_plan(opened.language) for opened in (model, copied)]
-    assert (plans[0] is None) == (plans[1] is None), "the kernels take weights in their files"
+    notes = [choose_runner(opened).notes for opened in (model, copied)]
+    assert notes[0] == notes[1], "the kernels take weights in their files"
 
 
 @pytest.mark.skipif(not MAPPINGS.exists(), reason="looks at what is mapped as Linux shows it")
@@ -117,7 +113,6 @@ def test_projections_that_do_not_follow_each_other_are_copied_and_reported(apart
     file.unlink()
     seen: list[tuple[int, int]] = []
     model = load_model(folder, LoadOptions(only_answers=True), progress=lambda *counts: seen.append(counts))
-    use_prefill_kernels(model)
     assert {type(e) for e in experts_of(model)} == {MemoryMappedExperts}
     assert_same(model, expected)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
@@ -158,12 +153,9 @@ def test_a_model_is_saved_cast_and_copied_as_any_other(folder: Path, tmp_path: P
     assert not set(places) & {w.data_ptr() for experts in experts_of(again) for pair in experts.pairs() for w in pair}
     assert_same(again, plain)
 
-    with torch.inference_mode():
-        plan = language_plan(model.language)
     other = torch.float32 if model.dtype == torch.bfloat16 else torch.bfloat16
     assert_same(model.to(other), plain.to(other))
     assert {weight.dtype for experts in experts_of(model) for pair in experts.pairs() for weight in pair} == {other}
-    assert plan is None or not plan.is_current()
 
 
 def test_experts_in_their_file_learn_as_others_do_and_the_file_stays_as_it_is(folder: Path) -> None:

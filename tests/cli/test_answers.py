@@ -18,9 +18,9 @@ from PIL import Image
 from vl2.cli.flags import print_json, read_text
 from vl2.cli.print_stream import strip_stream
 from vl2.errors import UserError
-from vl2.infer.generate import Limits
 from vl2.infer.prompts import describe_prompt, locate_prompt
 from vl2.infer.reply import Reply, Usage
+from vl2.infer.sequence import Limits
 from vl2.infer.vlm import VLM, load
 
 from ..reference import CHECKPOINTS, IMAGES
@@ -168,10 +168,10 @@ class FixedAnswer:
     text: str
     limits: Limits = field(default_factory=Limits)
 
-    def batch(self, requests: Sequence[Any]) -> list[Reply]:
-        (image,) = (part["image"] for part in requests[0].messages[0]["content"] if part["type"] == "image")
+    def chat(self, text: str, images: Sequence[Image.Image], **options: Any) -> Reply:
+        (image,) = images
         usage = Usage(prompt_tokens=1, visual_tokens=1, completion_tokens=1)
-        return [Reply(text=self.text, token_ids=(1,), finish_reason="stop", usage=usage, image_sizes=(image.size,))]
+        return Reply(text=self.text, token_ids=(1,), finish_reason="stop", usage=usage, image_sizes=(image.size,))
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from vl2.cli.main import run
-from vl2.data.construct.catalog import SOURCES
 from vl2.data.store import open_random
+from vl2.synth.catalog import SOURCES
 
-# Each of these runs a program or draws slowly; tests/data/construct covers them.
+# Each of these runs a program or draws slowly; tests/synth covers them.
 SLOW = ("plot_code", "chart", "web_page")
 
 

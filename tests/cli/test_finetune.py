@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.own_folder import colour_rows, write_csv
+from tests.datasets.own_folder import colour_rows, write_csv
 from tests.reference import CHECKPOINTS
-from vl2.data.own_data import read_own
 from vl2.data.store import Problem, write_records
+from vl2.datasets.own_data import read_own
 
 ROOT = Path(__file__).parents[2]
 MODEL = ("--model", CHECKPOINTS / "base")

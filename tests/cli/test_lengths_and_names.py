@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 from pathlib import Path
 
@@ -9,8 +11,11 @@ import pytest
 
 import vl2 as package
 from vl2.checkpoint.locate import hub_id, locate_checkpoint
+from vl2.cli.flags import GenerateFlags, ModelFlags
 from vl2.config import ModelConfig
 from vl2.infer.constraint_json import JsonSchema, check_whole
+from vl2.infer.sampling import GenerateOptions
+from vl2.infer.vlm import OptionFields, load
 
 from ..reference import CHECKPOINTS, IMAGES
 
@@ -141,3 +146,19 @@ def test_a_folder_called_as_a_size_is_that_folder(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     Path("tiny").mkdir()
     assert (str(locate_checkpoint("tiny")), hub_id("tiny"), hub_id("org/x")) == ("tiny", "tiny", "org/x")
+
+
+def test_flags_of_a_model_are_the_arguments_of_load_with_its_defaults() -> None:
+    arguments = {name: p.default for name, p in inspect.signature(load).parameters.items()}
+    flags = {field.name: field.default for field in dataclasses.fields(ModelFlags)}
+    assert flags.pop("model") == arguments.pop("name")
+    limits = {"max_context", "prefill_chunk"}  # `limits` in Python
+    assert {name: arguments.get(name, "no such argument") for name in flags.keys() - limits} == {
+        name: default for name, default in flags.items() if name not in limits
+    }
+    assert arguments.keys() - flags.keys() == {"cache_tokens", "image_options", "limits", "reuse", "progress"}
+
+
+def test_flags_of_an_answer_are_options_of_generation_with_their_defaults() -> None:
+    assert GenerateFlags().options() == GenerateOptions()
+    assert OptionFields.__annotations__.keys() == {field.name for field in dataclasses.fields(GenerateOptions)}

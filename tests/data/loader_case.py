@@ -25,7 +25,7 @@ from vl2.data.index import build_index
 from vl2.data.loader import LoadedStep, Loader, LoaderOptions
 from vl2.data.mixture import Group, Mixture
 from vl2.data.pack import Packing
-from vl2.data.plan import PackPlan, PlanOptions
+from vl2.data.pack_plan import PackPlan, PlanOptions
 from vl2.data.record import Message, Part, Record, StoredImage
 from vl2.process.processor import Processor
 

@@ -10,8 +10,7 @@ import pytest
 
 from tests.data.loader_case import make_processor, make_record, make_stores
 from tests.data.sample_records import page
-from vl2.data.count import count_tokens
-from vl2.data.index import StoreIndex, build_index, settings_checksum
+from vl2.data.index import StoreIndex, build_index, count_tokens, settings_checksum
 from vl2.data.record import Message, Part, Record
 from vl2.data.store import Records, open_random, write_records
 from vl2.errors import UserError
@@ -39,7 +38,7 @@ def test_costs_are_those_of_the_encoded_sample(tiling: str, mask_prompt: bool, s
     for record in records:
         images = [image.data for image in record.images]
         sample = processor.encode(
-            record.to_messages(images),
+            record.to_turns(images),
             train=True,
             mask_prompt=mask_prompt,
             spells_answers=record.category in spelled,

@@ -43,7 +43,7 @@ def test_a_step_holds_the_planned_samples_as_the_processor_encodes_them(steps: l
             assert len(packed) == borders[-1] == SEQ_LEN
             for entry, (start, stop) in zip(entries, pairwise(borders), strict=False):
                 record = stores[entry.source][entry.record]
-                sample = processor.encode(record.to_messages([image.data for image in record.images]), train=True)
+                sample = processor.encode(record.to_turns(), train=True)
                 assert packed.input_ids[start:stop].equal(sample.input_ids)
                 assert packed.labels[start + 1 : stop].equal(sample.labels[1:])
                 assert packed.image_mask[start:stop].equal(sample.image_mask)
@@ -180,7 +180,7 @@ def test_samples_longer_than_the_sequence_are_refused() -> None:
 
 def test_a_pack_checks_its_counts() -> None:
     record = make_record("caption", 0)
-    sample = make_processor().encode(record.to_messages([record.images[0].data]), train=True)
+    sample = make_processor().encode(record.to_turns(), train=True)
     packed = pack_samples([sample], make_processor())
     assert isinstance(packed.to("cpu"), Packed)
     with pytest.raises(AssertionError, match="visual slots"):

@@ -48,15 +48,14 @@ def test_a_record_survives_its_own_json() -> None:
 
 
 def test_boxes_are_written_on_the_models_scale() -> None:
-    messages = Record.from_dict(GOOD).to_messages(["picture"])
-    assert messages[0]["content"][0] == {"type": "image", "image": "picture"}
-    text = messages[1]["content"][0]["text"]
-    assert text == "<|ref|>TOTAL<|/ref|><|det|>[[111, 788, 264, 812]]<|/det|>"
+    asked, answered = Record.from_dict(GOOD).to_turns(["picture"])
+    assert asked.images == ("picture",)
+    assert answered.text == "<|ref|>TOTAL<|/ref|><|det|>[[111, 788, 264, 812]]<|/det|>"
 
 
 def test_without_objects_a_placeholder_is_text() -> None:
     values = changed("objects", to=[])
-    assert Record.from_dict(values).to_messages(["p"])[1]["content"][0]["text"] == "{box:0}"
+    assert Record.from_dict(values).to_turns(["p"])[1].text == "{box:0}"
 
 
 @given(

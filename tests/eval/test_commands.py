@@ -9,7 +9,7 @@ import pytest
 
 from tests.eval.fixtures import cell, parquet
 from vl2.cli.main import run
-from vl2.data.held_out import is_held_out
+from vl2.eval.held_out import is_held_out
 
 SMALL = ["--limit", "3", "--max-new-tokens", "3", "--quiet"]
 

@@ -18,8 +18,8 @@ from vl2.eval.progress import EvalProgress, duration
 from vl2.eval.results import RESULTS, read_parts, read_results, read_run
 from vl2.eval.run import Options, limited, run_task, scan_items
 from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Result, Score, Task, mean_score
-from vl2.infer.prompts import user_message
 from vl2.infer.vlm import VLM, load
+from vl2.process.conversation import user_turn
 
 CHECKPOINTS = Path(__file__).parents[1] / "golden" / "reference" / "checkpoints"
 TASK = find_task("count_objects")
@@ -131,7 +131,7 @@ def undecided_task(count: int = 1) -> Task:
         score=lambda item, reply: Score(value=float(reply == item.gold[0]), read=f"{reply} (judge)"),
     )
     protocol = Protocol(
-        messages=lambda item: [user_message(item.question, [])],
+        ask=lambda item: [user_turn(item.question, [])],
         score=lambda item, answer: Score(value=0.0, is_undecided=True),
         says="",
         max_new_tokens=2,
@@ -203,9 +203,7 @@ def test_an_answer_without_a_reply_stays_undecided_and_the_rest_is_judged(nano: 
 
 
 def test_an_item_that_cannot_be_asked_counts_as_wrong_and_the_run_goes_on(nano: VLM) -> None:
-    protocol = replace(
-        undecided_task().protocols["vl2"], messages=lambda item: [user_message(item.question, item.images)]
-    )
+    protocol = replace(undecided_task().protocols["vl2"], ask=lambda item: [user_turn(item.question, item.images)])
     items = [
         Item(id="broken", question="?", images=(b"no picture",), gold=["x"]),
         Item(id="long", question="word " * 5000, gold=["x"]),

@@ -32,7 +32,7 @@ def items(name: str, data: Path, split: str | None = None) -> list[Item]:
 
 
 def said(name: str, item: Item, protocol: str) -> str:
-    return prompt_text(find_task(name).protocol(protocol)[1].messages(item)).removeprefix("<image>\n")
+    return prompt_text(find_task(name).protocol(protocol)[1].ask(item)).removeprefix("<image>\n")
 
 
 def score(name: str, item: Item, answer: str, protocol: str) -> float:

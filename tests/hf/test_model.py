@@ -12,7 +12,7 @@ import torch
 from tests.reference import CASES, CHECKPOINTS, SIZES, case_of, reference_vlm, sample_of
 from vl2.checkpoint import load_model
 from vl2.errors import UserError
-from vl2.process.collate import collate
+from vl2.process.sample import collate
 
 pytest.importorskip("transformers")
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.reference import CHECKPOINTS, IMAGES, SIZES, messages_of, sample_of
 from vl2.errors import UserError
-from vl2.process.collate import collate
 from vl2.process.processor import Processor
+from vl2.process.sample import collate
 
 pytest.importorskip("transformers")
 

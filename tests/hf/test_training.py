@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.reference import CHECKPOINTS, IMAGES, SIZES, sample_of
 from vl2.checkpoint import load_model
 from vl2.errors import UserError
-from vl2.process.collate import collate
+from vl2.process.sample import collate
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")

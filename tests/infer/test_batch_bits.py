@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import vl2
-from vl2.infer.generate import Limits
+from vl2.infer.sequence import Limits
 from vl2.kernels import load_kernels
 
 QUESTIONS = [

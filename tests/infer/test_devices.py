@@ -23,8 +23,7 @@ from vl2.infer.prefill import Reuse
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM, choose_dtype, load
 from vl2.model import VL2
-from vl2.process.collate import collate
-from vl2.process.sample import Sample
+from vl2.process.sample import Sample, collate
 from vl2.quant import matmul
 from vl2.quant.apply import quantize_model
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
@@ -136,7 +135,7 @@ def test_weights_are_quantised_to_the_same_codes_wherever_they_lie(device: str, 
 def answer_all(vlm: VLM, questions: Sequence[Question], **limits: int) -> list[tuple[int | None, ...]]:
     """Ask them of one engine, each some steps after the one before, and give up another one on the way."""
     made = EngineLimits(max_context=4096, cache_tokens=8192, **limits)
-    engine = Scheduler(vlm.model, vlm.processor.tokenizer, made, reuse=Reuse())
+    engine = Scheduler(vlm.runner, vlm.processor.tokenizer, made, reuse=Reuse())
     heard: dict[Task, list[int | None]] = {}
 
     def step() -> None:

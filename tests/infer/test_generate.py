@@ -15,8 +15,8 @@ from PIL import Image
 from tests.reference import CHECKPOINTS, IMAGES, messages_of, reference_vlm
 from vl2.errors import UserError
 from vl2.infer.answer_stream import AnswerStream
-from vl2.infer.generate import Limits
 from vl2.infer.reply import Reply, Usage
+from vl2.infer.sequence import Limits
 from vl2.infer.vlm import VLM, Request, choose_device, choose_dtype, load
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import TextTooLong
@@ -36,10 +36,22 @@ def limited(vlm: VLM, **changes: Any) -> VLM:
 
 
 def test_streamed_pieces_are_the_reply(vlm: VLM) -> None:
-    pieces = list(vlm.stream("What is this?", [SQUARE], max_new_tokens=20))
+    stream = vlm.stream("What is this?", [SQUARE], max_new_tokens=20)
+    pieces = list(stream)
     reply = vlm.chat("What is this?", [SQUARE], max_new_tokens=20)
     assert len(pieces) > 5
     assert "".join(pieces).strip() == reply.text
+    assert stream.reply == reply
+
+
+def test_a_stream_has_the_reply_as_far_as_it_came(vlm: VLM) -> None:
+    stream = vlm.stream("What is this?", [SQUARE], max_new_tokens=20)
+    with pytest.raises(UserError, match="no reply before the first piece"):
+        _ = stream.reply
+    pieces = [next(stream), next(stream)]
+    stream.close()
+    assert (stream.reply.text, stream.reply.finish_reason) == ("".join(pieces).strip(), "cancelled")
+    assert list(stream) == []
 
 
 def test_a_stop_string_ends_the_answer_before_it(vlm: VLM) -> None:
@@ -188,6 +200,10 @@ def test_a_session_remembers_turns_and_images(vlm: VLM) -> None:
     ]
     assert second.token_ids == vlm.generate(whole, max_new_tokens=6).token_ids
     assert second.usage.visual_tokens == first.usage.visual_tokens > 0
+    other = vlm.session()
+    other.messages = chat.messages[:-2]
+    assert other.ask("And its colour?", max_new_tokens=6) == second
+    assert other.messages == chat.messages
     chat.clear()
     assert chat.messages == [{"role": "system", "content": "Be brief."}]
 

@@ -19,12 +19,12 @@ from tests.reference import (
     sample_of,
     tensors_of,
 )
-from vl2.infer.generate import decode
 from vl2.infer.image_tokens import embed_prompt
 from vl2.infer.prefill import prefill
 from vl2.infer.vlm import VLM
 from vl2.model import Cache
-from vl2.process.collate import collate
+from vl2.process.sample import collate
+from vl2.runtime import choose_runner
 
 NEW_TOKENS = 24
 
@@ -57,11 +57,12 @@ def test_the_logits_of_every_greedy_step_are_the_released_ones(size: str, case: 
     model, sample, golden = reference_vlm(size).model, sample_of(size, case), tensors_of(size, case)["generate_logits"]
     cache = empty_cache(size, len(sample.input_ids) + len(golden))
     with torch.no_grad():
-        logits = prefill(model, embed_prompt(model, sample), cache)
+        runner = choose_runner(model)
+        logits = prefill(runner, embed_prompt(runner, sample), cache)
         for step, expected in enumerate(golden):
             assert_near(logits, expected)
             if step + 1 < len(golden):
-                logits = decode(model, [int(logits.argmax())], cache)[0]
+                logits = runner.decode([int(logits.argmax())], [cache], 1)[0]
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1024])
@@ -71,8 +72,8 @@ def test_chunked_prefill_answers_as_a_whole_one(size: str, case: str, chunk: int
     sample = sample_of(size, case)
     whole, parts = (empty_cache(size, len(sample.input_ids)) for _ in range(2))
     with torch.no_grad():
-        expected = prefill(vlm.model, embed_prompt(vlm.model, sample), whole)
-        last = prefill(vlm.model, embed_prompt(vlm.model, sample), parts, chunk)
+        expected = prefill(vlm.runner, embed_prompt(vlm.runner, sample), whole)
+        last = prefill(vlm.runner, embed_prompt(vlm.runner, sample), parts, chunk)
     assert_near(last, expected)
     for ours, theirs in zip(parts.layers, whole.layers, strict=True):
         for a, b in zip(ours, theirs, strict=True):

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tests.reference import reference_vlm
 from vl2.errors import UserError
 from vl2.infer.constraint_boxes import WellFormedBoxes
-from vl2.infer.generate import start_sequence, step_sequence
-from vl2.infer.prompts import user_message
 from vl2.infer.repetition import MAX_PERIOD, MIN_LOOP, ends_in_loop
 from vl2.infer.sampling import GenerateOptions
+from vl2.infer.sequence import start_sequence, step_sequence
+from vl2.process.conversation import user_turn
 from vl2.process.grounding import parse_strict
 from vl2.process.tokenizer import Tokenizer
 
@@ -75,7 +75,7 @@ def test_boxes_that_loop_are_ended_whole():
     processor = reference_vlm("base").processor
     tokenizer = processor.tokenizer
     options = GenerateOptions(max_new_tokens=2000, max_repeats=4, constraint=WellFormedBoxes())
-    sequence = start_sequence(0, processor.encode([user_message("Where?", ())]), options, 2000, tokenizer)
+    sequence = start_sequence(0, processor.encode([user_turn("Where?", ())]), options, 2000, tokenizer)
     wanted = tokenizer.encode("<|ref|>cup<|/ref|><|det|>[[1, 2, 30, 4" + "], [1, 2, 30, 4" * 100)
     for token_id in wanted:
         event = step_sequence(

@@ -14,7 +14,7 @@ from vl2.checkpoint import load_model
 from vl2.lora.apply import add_lora
 from vl2.lora.spec import TARGETS, LoRASpec
 from vl2.model import VL2
-from vl2.process.collate import collate
+from vl2.process.sample import collate
 
 EVERYTHING = LoRASpec(rank=4, alpha=8.0, targets=TARGETS)
 

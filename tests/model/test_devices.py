@@ -12,7 +12,7 @@ from tests.model.configs import small_model
 from tests.reference import SIZES, assert_near, messages_of, model_goldens, reference_vlm, sample_of
 from vl2.infer.vlm import VLM
 from vl2.model.moe import MoE
-from vl2.process.collate import collate
+from vl2.process.sample import collate
 
 needs_mps = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no MPS device")
 DEVICES = [pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda]), pytest.param("mps", marks=needs_mps)]

@@ -23,7 +23,8 @@ from vl2.infer.image_tokens import embed_prompt, encode_images
 from vl2.infer.prefill import prefill
 from vl2.model import Cache
 from vl2.model.moe import MoE
-from vl2.process.collate import collate
+from vl2.process.sample import collate
+from vl2.runtime import PlainRunner
 
 
 def with_tensor(*names: str) -> list[tuple[str, str]]:
@@ -88,7 +89,7 @@ def test_embeddings_states_and_logits_are_the_released_ones(size: str, case: str
 def test_visual_tokens_stand_where_the_released_code_puts_them(size: str, case: str) -> None:
     model, sample, golden = reference_vlm(size).model, sample_of(size, case), tensors_of(size, case)
     with torch.no_grad():
-        visual = encode_images(model, sample)
+        visual = encode_images(PlainRunner(model), sample)
         embeds = model.embed(sample.input_ids[None], sample.image_mask[None], visual)[0]
     if "inputs_embeds" in golden:
         assert_near(embeds, golden["inputs_embeds"])
@@ -119,7 +120,8 @@ def test_the_cache_holds_what_the_released_one_holds(size: str, case: str) -> No
     model, config, sample = vlm.model, vlm.model.config.language_config, sample_of(size, case)
     cache = Cache.allocate(config, 1, len(sample.input_ids), dtype=model.dtype, device=model.device)
     with torch.no_grad():
-        prefill(model, embed_prompt(model, sample), cache)
+        runner = PlainRunner(model)
+        prefill(runner, embed_prompt(runner, sample), cache)
     for layer, tensors in enumerate(cache.layers):
         if config.use_mla:
             latent, key = tensors[0][0].split((config.kv_lora_rank, config.qk_rope_head_dim), dim=-1)

@@ -177,7 +177,7 @@ def test_blocks_rounded_up_change_neither_output_nor_gradients() -> None:
     x = torch.randn(1, 30, model.config.language_config.hidden_size, generator=torch.manual_seed(0))
     results = []
     for block_rows in (1, 16):
-        with mock.patch.object(vl2.model.moe, "_block_rows", return_value=block_rows):
+        with mock.patch.object(vl2.model.moe, "block_rows", return_value=block_rows):
             moe.zero_grad()
             rows = x.clone().requires_grad_()
             y, _ = moe(rows)
@@ -196,7 +196,7 @@ def test_prompts_in_bfloat16_meet_few_shapes() -> None:
     x = torch.randn(1, 300, width, generator=torch.manual_seed(0)).bfloat16()
     with torch.no_grad():
         y, _ = moe(x)
-        with mock.patch.object(vl2.model.moe, "_block_rows", return_value=1):
+        with mock.patch.object(vl2.model.moe, "block_rows", return_value=1):
             exact, _ = moe(x)
     assert not (seen[0] % 8).any()
     assert (seen[1] % 8).any()

@@ -97,16 +97,6 @@ def test_nothing_of_a_document_reaches_another() -> None:
     assert not torch.allclose(before[border - 1], after.states_BSD[0, border - 1], atol=1e-2)
 
 
-def test_a_blank_tile_changes_nothing_and_leaves_gradients_of_zeros() -> None:
-    model = small_model("base")
-    pack = random_pack(model.config, [(5, None), (3, None)])
-    with_tile = model.states(pack, runs_blank_tile=True).states_BSD
-    assert torch.equal(with_tile, model.states(pack).states_BSD)
-    with_tile.square().sum().backward()
-    visual = {n: p for n, p in model.named_parameters() if not n.startswith("language") and "attn_pool" not in n}
-    assert all(p.grad is not None and not p.grad.any() for p in visual.values()), list(visual)
-
-
 @pytest.mark.parametrize("num_padding", [0, 6])
 def test_a_pack_of_another_length_has_the_same_documents(num_padding: int) -> None:
     config = small_model("base").config

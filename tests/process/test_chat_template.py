@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vl2.errors import UserError
 from vl2.process.chat_template import tokenize_turns
-from vl2.process.messages import normalize
+from vl2.process.messages import to_turns
 
 from ..reference import has_other_pixels
 from .golden import REFERENCE, TAGS, conversations, expand, processor_for, released_stack, sha256, with_paths
@@ -130,7 +130,7 @@ def test_the_loss_covers_exactly_the_answers_and_their_eos(toy, dialogue):
 @given(st.lists(st.integers(1, 30), max_size=4), TEXT)
 def test_every_image_gets_its_own_number_of_slots(toy, lengths, text):
     content = [*({"type": "image", "image": b"x"} for _ in lengths), {"type": "text", "text": text}]
-    turns = normalize([{"role": "user", "content": content}])
+    turns = to_turns([{"role": "user", "content": content}])
     row = tokenize_turns(turns, toy.tokenizer, lengths, train=False, mask_prompt=True)
     assert sum(row.image_mask) == sum(lengths) == row.ids.count(toy.tokenizer.image_id)
     runs = "".join("x" if slot else " " for slot in row.image_mask).split()

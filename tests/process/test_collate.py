@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vl2.errors import UserError
-from vl2.process.collate import collate
+from vl2.process.sample import collate
 
 from ..reference import has_other_pixels
 from .golden import TAGS, conversations, expand, processor_for, released_stack, sha256, with_paths

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vl2.errors import UserError
-from vl2.process.messages import normalize
+from vl2.process.messages import to_turns
 from vl2.process.sample import IGNORE_ID
 
 TEXT = "  铁 is a metal.\n\n<|User|>: no template <image>\n"
@@ -45,14 +45,14 @@ def test_images_stand_where_they_are_and_are_not_trained_on(toy) -> None:
 def test_images_beside_the_text_stand_where_it_says(toy) -> None:
     first, second = Image.new("RGB", (60, 40)), Image.new("RGB", (30, 50))
     beside = [{"role": "document", "content": "One.\n<image><image>\nTwo.", "images": [first, second]}]
-    [turn] = normalize(beside)
+    [turn] = to_turns(beside)
     assert turn.images == (first, second)
     within = toy.encode(document("One.\n", first, second, "\nTwo."), train=True)
     assert toy.encode(beside, train=True).input_ids.tolist() == within.input_ids.tolist()
 
 
 def test_neighbouring_texts_are_joined_as_they_are(toy) -> None:
-    [turn] = normalize(document("a", "b ", " c"))
+    [turn] = to_turns(document("a", "b ", " c"))
     assert turn.pieces == ("ab  c",)
 
 
@@ -73,4 +73,4 @@ def test_neighbouring_texts_are_joined_as_they_are(toy) -> None:
 )
 def test_a_document_stands_alone_and_says_something(messages: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        normalize(messages)
+        to_turns(messages)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vl2.errors import UserError
-from vl2.process.messages import ImageRef, Turn, normalize
+from vl2.process.conversation import ImageRef, Turn
+from vl2.process.messages import to_turns
 
 A, B = b"a", b"b"  # stand for pictures; nothing is opened here
 
@@ -49,7 +50,7 @@ def flat(turn: Turn) -> str:
     ],
 )
 def test_openai_parts_are_laid_out_as_the_released_prompts(parts, expected):
-    (turn,) = normalize([user(*parts)])
+    (turn,) = to_turns([user(*parts)])
     assert flat(turn) == expected
     assert turn.specials == "grounding"
 
@@ -64,18 +65,18 @@ def test_openai_parts_are_laid_out_as_the_released_prompts(parts, expected):
     ],
 )
 def test_images_are_known_in_every_openai_spelling(part):
-    (turn,) = normalize([user(part, {"type": "input_text", "text": "hi"})])
+    (turn,) = to_turns([user(part, {"type": "input_text", "text": "hi"})])
     assert turn.pieces == (ImageRef(source="x.png"), "\nhi")
 
 
 @pytest.mark.parametrize("source", ["p", Path("p"), b"p", bytearray(b"p"), memoryview(b"p"), Image.new("L", (1, 1))])
 def test_any_image_source_is_carried_as_it_is(source):
-    (turn,) = normalize([user(image(source))])
+    (turn,) = to_turns([user(image(source))])
     assert turn.images[0] is source
 
 
 def test_the_released_form_puts_images_at_their_placeholders():
-    turns = normalize(
+    turns = to_turns(
         [
             {"role": "<|User|>", "content": " <image>\nA <image> b ", "images": [A, B]},
             {"role": "<|Assistant|>", "content": " yes "},
@@ -87,19 +88,19 @@ def test_the_released_form_puts_images_at_their_placeholders():
 
 
 def test_an_images_key_alone_marks_the_released_form():
-    (turn,) = normalize([{"role": "user", "content": "<image>hi", "images": [A]}])
+    (turn,) = to_turns([{"role": "user", "content": "<image>hi", "images": [A]}])
     assert flat(turn) == "[a]hi"
-    (turn,) = normalize([{"role": "user", "content": "<image>hi", "images": None}])
+    (turn,) = to_turns([{"role": "user", "content": "<image>hi", "images": None}])
     assert flat(turn) == "<image>hi"
 
 
-def test_neighbouring_user_messages_are_joined_by_a_newline():
-    turns = normalize([user(text("one")), user(image(), text("two")), {"role": "user", "content": "three"}])
+def test_neighbouring_user_turns_are_joined_by_a_newline():
+    turns = to_turns([user(text("one")), user(image(), text("two")), {"role": "user", "content": "three"}])
     assert [flat(turn) for turn in turns] == ["one\n[a]\ntwo\nthree"]
 
 
 def test_system_messages_come_first_and_are_joined():
-    turns = normalize([{"role": "system", "content": "x "}, {"role": "system", "content": "y"}, user(text("hi"))])
+    turns = to_turns([{"role": "system", "content": "x "}, {"role": "system", "content": "y"}, user(text("hi"))])
     assert [(turn.role, flat(turn)) for turn in turns] == [("system", "x \ny"), ("user", "hi")]
 
 
@@ -108,7 +109,7 @@ def released(content: object, **more: object) -> dict[str, object]:
 
 
 def test_an_assistants_text_may_come_in_parts():
-    turns = normalize([user(text("q")), {"role": "assistant", "content": [text("a"), text("b")]}])
+    turns = to_turns([user(text("q")), {"role": "assistant", "content": [text("a"), text("b")]}])
     assert flat(turns[1]) == "a\nb"
 
 
@@ -166,7 +167,7 @@ HI = {"role": "user", "content": "hi"}
 )  # fmt: skip
 def test_malformed_messages_are_refused_with_their_place(messages, why):
     with pytest.raises(UserError, match=why) as caught:
-        normalize(messages)
+        to_turns(messages)
     assert "\n" not in str(caught.value)
 
 
@@ -189,7 +190,7 @@ JSON = st.recursive(
 @given(JSON)
 def test_no_shape_of_json_crashes(messages):
     try:
-        turns = normalize(messages)
+        turns = to_turns(messages)
     except UserError:
         return
     assert all(isinstance(turn, Turn) for turn in turns)

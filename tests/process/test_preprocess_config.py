@@ -26,14 +26,14 @@ def test_released_keys_are_written_back_unchanged(path):
 def test_tokens_per_side_follow_from_the_file(path, side):
     config = PreprocessConfig.from_file(path)
     assert config.tokens_per_side == side
-    assert config.padding_colour == (127, 127, 127)
+    assert config.padding_color == (127, 127, 127)
 
 
 def test_a_changed_value_is_written():
     config = replace(PreprocessConfig.from_dict(GIVEN), image_mean=(0.4, 0.4, 0.4), mask_prompt=True)
     assert config.to_dict()["image_mean"] == [0.4, 0.4, 0.4]
     assert config.to_dict()["mask_prompt"] is True
-    assert config.padding_colour == (102, 102, 102)
+    assert config.padding_color == (102, 102, 102)
 
 
 def test_missing_keys_take_the_released_defaults():

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.model.configs import small_model
+from vl2.kernels import bfloat16
 from vl2.kernels.library import VARIABLE
 from vl2.kernels.prefill import has_tiles
-from vl2.model import float_linear
+from vl2.kernels.rows import MAX_DECODED_ROWS
 from vl2.model.attention import AttentionMask
-from vl2.model.moe import MAX_DECODED_ROWS, Experts
+from vl2.model.moe import Experts
 from vl2.quant import matmul
 from vl2.quant.apply import quantize_model
 from vl2.quant.formats import KINDS, PANEL, Kind
@@ -121,7 +122,7 @@ def test_without_instructions_panels_give_the_product_unrounded(
     """As little of the weight at a time as can be, one panel and a part of the next, and all of it."""
     monkeypatch.setattr(matmul, "has_int8_products", lambda: False)
     monkeypatch.setattr(matmul, "_has_instructions", lambda kernels, kind: False)
-    monkeypatch.setattr(float_linear, "PANEL_BYTES", panel_bytes)
+    monkeypatch.setattr(bfloat16, "PANEL_BYTES", panel_bytes)
     plain = nn.Linear(72, 41).requires_grad_(False)
     layer = QuantizedLinear.like(plain, kind)
     layer.quantize_from(plain.weight)

@@ -15,10 +15,10 @@ from torch import Tensor
 from tests.model.configs import small_model
 from tests.reference import SIZES
 from vl2.checkpoint.names import places
-from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.model import VL2, Cache
 from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES
+from vl2.runtime.cpu_modules import with_kernels
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DTYPES = ((torch.float32,), (torch.bfloat16,), (torch.float32, torch.bfloat16))
@@ -33,8 +33,7 @@ def by_layer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @torch.inference_mode()
 def read_whole(model: VL2, ids_WS: Tensor) -> Tensor:
     """Return the logits of a whole model that reads each window as a prompt, into a cache."""
-    use_prefill_kernels(model)
-    logits, language, S = [], model.language, ids_WS.shape[1]
+    logits, language, S = [], with_kernels(model).language, ids_WS.shape[1]
     for ids_1S in ids_WS.split(1):
         cache = Cache.allocate(model.config.language_config, 1, S, dtype=model.dtype, device=model.device)
         logits.append(language.logits(language.extend(language.embed(ids_1S), cache))[0])

@@ -16,7 +16,7 @@ from vl2.errors import UserError
 from vl2.infer.vlm import VLM
 from vl2.serve import request_guard
 from vl2.serve import server as server_module
-from vl2.serve.answer_text import AnswerText
+from vl2.serve.exchange import AnswerText
 from vl2.serve.request_guard import client_of
 from vl2.serve.server import BoundedProtocol
 from vl2.serve.settings import ServerSettings

@@ -21,7 +21,7 @@ from vl2.errors import UserError
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM
 from vl2.serve.errors import ApiError
-from vl2.serve.schema.base import ignored_fields
+from vl2.serve.ignored import ignored_fields
 from vl2.serve.schema.chat import ChatRequest
 from vl2.serve.schema.completion import CompletionRequest
 from vl2.serve.schema.responses import ResponsesRequest

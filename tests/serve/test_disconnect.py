@@ -163,7 +163,7 @@ def test_while_it_waits_for_a_process_and_for_a_place(live: LiveServer, slow_pic
 
 def test_while_tokens_are_written(live: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     is_over, is_begun = threading.Event(), threading.Event()
-    encode = type(live.service.backend.processor).encode_turns
+    encode = type(live.service.backend.processor).encode
 
     def slow(*arguments: object, **named: object) -> object:
         is_begun.set()
@@ -171,7 +171,7 @@ def test_while_tokens_are_written(live: LiveServer, monkeypatch: pytest.MonkeyPa
         return encode(*arguments, **named)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(live.service.backend.processor), "encode_turns", slow)
+        patch.setattr(type(live.service.backend.processor), "encode", slow)
         client = ask(live, body())
         is_begun.wait(30)
         client.close()

@@ -280,7 +280,7 @@ def test_the_log_of_a_server_holds_no_secret_and_no_content(tmp_path: Path) -> N
 
 # What holds a server's threads for ever, put into it where it starts.
 HANGS = {
-    "a thread that writes tokens": "from vl2.process.processor import Processor as P; P.encode_turns = hang",
+    "a thread that writes tokens": "from vl2.process.processor import Processor as P; P.encode = hang",
     "a step of the engine": "from vl2.infer.engine.scheduler import Scheduler as S; S.step = hang",
     "the event loop": "from vl2.infer.engine.scheduler import Scheduler as S; S.make_task = hang",
 }

@@ -10,7 +10,7 @@ from openai import OpenAI
 
 from vl2.infer.engine.task import Output
 from vl2.infer.vlm import VLM
-from vl2.serve.answer_text import AnswerText
+from vl2.serve.exchange import AnswerText
 
 from .live_server import LiveServer
 from .pictures import EXAMPLES, example, user

@@ -73,6 +73,7 @@ def join(packs: Sequence[Packed]) -> Packed:
         max_seqlen=max(pack.max_seqlen for pack in packs),
         names=tuple(name for pack in packs for name in pack.names),
         categories=tuple(category for pack in packs for category in pack.categories),
+        notes=tuple(note for pack in packs for note in pack.notes),
     )
 
 

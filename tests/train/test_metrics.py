@@ -29,7 +29,7 @@ def metrics(step: int, **changes: Any) -> StepMetrics:
         "loss": 4 / step + 1,
         "loss_by_category": {"ocr": 4 / step + 1.2, "text": 4 / step + 0.8},
         "balance_loss": 2.0,
-        "attention_loss": 1.5,
+        "auxiliary_loss": 1.5,
         "learning_rate": 1e-3 / step,
         "grad_norm": 1.5,
         "tokens": 1000,

@@ -22,7 +22,7 @@ from tests.train.forks import Fork, wait_for_steps
 from tests.train.toy import make_toy_data, make_toy_model, run_toy, text_record, toy_recipe, toy_stage
 from tests.train.two_ranks import TwoRanks
 from vl2.data.loader import LoadedStep, Loader
-from vl2.data.plan import PackEntry
+from vl2.data.pack_plan import PackEntry
 from vl2.data.record import Message, Part, Record, StoredImage
 from vl2.data.store import write_records
 from vl2.errors import UserError

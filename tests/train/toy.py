@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 import vl2
-from vl2.data.construct.scene import Scene
-from vl2.data.construct.source import generate
 from vl2.data.record import Message, Part, Record
 from vl2.data.store import write_records
+from vl2.synth.scene import Scene
+from vl2.synth.source import generate
 from vl2.train.recipe import (
     DataOptions,
     EngineOptions,

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from vl2.kernels import load_kernels
+from vl2.kernels import prefill as kernels
 from vl2.model import language
 from vl2.model.cache import Cache
+from vl2.runtime.fused_language import FusedLanguage
 from vl2.verify import agreement
 
 AGREEMENT = "agreement on this machine"
@@ -40,16 +42,9 @@ def test_a_cache_that_forgets_is_found(verify, monkeypatch):
 def test_kernels_that_are_wrong_are_found(verify, monkeypatch):
     if load_kernels() is None:
         pytest.skip("no kernels here")
-    from vl2.infer import prefill_kernels
-
-    normalize = prefill_kernels.normalize
-
-    def normalize_wrongly(x, weight, eps):
-        out = normalize(x, weight, eps)
-        return out if not prefill_kernels.kernels.applies(x) else out.flip(-1)
-
-    monkeypatch.setattr(prefill_kernels, "normalize", normalize_wrongly)
-    monkeypatch.setattr(prefill_kernels, "fused_prefill", lambda *_: None)
+    normalize = kernels.normalize
+    monkeypatch.setattr(kernels, "normalize", lambda *given: normalize(*given).flip(-1))
+    monkeypatch.setattr(FusedLanguage, "prefill", lambda *_: None)
     assert "kernels = plain PyTorch" in failed(verify("nano"))
 
 

@@ -7,6 +7,7 @@ import io
 import pytest
 from PIL import Image
 
+from vl2.process.messages import to_turns
 from vl2.verify import pictures, run, samples
 from vl2.verify.samples import SAMPLES, PublishedSample, compare_answers, judge
 
@@ -150,8 +151,10 @@ def test_a_released_prompt_is_asked_in_the_released_form_with_its_pictures(monke
 
     vlm = Asked()
     assert run._ask(vlm, THREE_OF_SMALL, [RED, BLUE, RED]) == "a"
-    [message], options, chunk = vlm.seen
-    assert message == {"role": "<|User|>", "content": THREE_OF_SMALL.prompt, "images": [RED, BLUE, RED]}
+    turns, options, chunk = vlm.seen
+    assert to_turns(turns) == to_turns(
+        [{"role": "<|User|>", "content": THREE_OF_SMALL.prompt, "images": [RED, BLUE, RED]}]
+    )
     assert options == {"max_new_tokens": 512}  # greedy is the default
     assert (chunk, vlm.limits.prefill_chunk) == (512, None)
 

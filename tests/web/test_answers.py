@@ -15,7 +15,7 @@ from tests.serve.live_server import engine_backend, serving, wait_for
 from tests.web.scripted_backend import ScriptedBackend
 from tests.web.talk import DONE, add, answer_text, ask, choose, rect, send, wait_until
 from vl2.errors import UserError
-from vl2.infer.prompts import user_message
+from vl2.process.conversation import Turn, user_turn
 from vl2.serve.settings import ServerSettings
 
 BOXES = {"sky": [(100, 200, 500, 480)], "grass": [(0, 500, 999, 999), (700, 600, 800, 640)]}
@@ -219,9 +219,9 @@ def test_later_questions_carry_what_was_said(page: Any, backend: ScriptedBackend
     ask(page, "Its colour?")
     sample = backend.processor.encode(
         [
-            user_message("What is it?", [str(picture)]),
-            {"role": "assistant", "content": "A field."},
-            {"role": "user", "content": "Its colour?"},
+            user_turn("What is it?", [str(picture)]),
+            Turn(role="assistant", pieces=("A field.",)),
+            user_turn("Its colour?"),
         ]
     )  # fmt: skip
     assert backend.requests[-1].sample.input_ids.tolist() == sample.input_ids.tolist()

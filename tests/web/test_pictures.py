@@ -18,14 +18,14 @@ from vl2.infer.prompts import (
     locate_prompt,
     mark_object,
     read_prompt,
-    user_message,
 )
+from vl2.process.conversation import user_turn
 from vl2.process.tile_report import TileReport
 
 
 def same_prompt(backend: ScriptedBackend, prompt: str, *images: Any) -> bool:
     """Tell whether the last ask is what the Python API would have asked."""
-    expected = backend.processor.encode([user_message(prompt, images)])
+    expected = backend.processor.encode([user_turn(prompt, images)])
     found = backend.requests[-1].sample
     return found.input_ids.tolist() == expected.input_ids.tolist() and bool((found.tiles == expected.tiles).all())
 

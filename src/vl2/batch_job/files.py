@@ -10,9 +10,9 @@ from pathlib import Path
 from vl2.batch_job.item import Asked, BatchItem
 from vl2.batch_job.pdf import count_pages, draw_page, require_library
 from vl2.errors import UserError
-from vl2.infer.prompts import user_message
 from vl2.infer.sampling import GenerateOptions
 from vl2.paths import local_path
+from vl2.process.conversation import one_question
 from vl2.process.image import ImageSource
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -99,4 +99,4 @@ def _pages(name: str, path: Path, question: str, options: GenerateOptions, dpi: 
 
 
 def _asker(picture: Callable[[], ImageSource], question: str, options: GenerateOptions) -> Callable[[], Asked]:
-    return lambda: Asked(messages=[user_message(question, [picture()])], options=options)
+    return lambda: Asked(turns=one_question(question, [picture()]), options=options)

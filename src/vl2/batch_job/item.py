@@ -1,4 +1,4 @@
-"""One unit of a job: what it is called, how its messages are made, and what is said about it beside the answer."""
+"""One unit of a job: what it is called, what is asked, and what is said about it beside the answer."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vl2.errors import UserError
-from vl2.infer.prompts import Messages
 from vl2.infer.sampling import GenerateOptions
+from vl2.process.conversation import Turn
 from vl2.process.image import ImageSource
-from vl2.process.messages import normalize
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What the model is asked, read when its turn comes."""
 
-    messages: Messages
+    turns: Sequence[Turn]
     options: GenerateOptions
 
     @property
     def images(self) -> list[ImageSource]:
-        return [source for turn in normalize(self.messages) for source in turn.images]
+        return [source for turn in self.turns for source in turn.images]
 
 
 @dataclass(frozen=True, kw_only=True)

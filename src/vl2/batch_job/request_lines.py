@@ -19,8 +19,11 @@ from vl2.errors import UserError
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.constraint_json import JsonSchema
-from vl2.infer.prompts import locate_prompt, user_message
+from vl2.infer.prompts import locate_prompt
 from vl2.infer.sampling import GenerateOptions
+from vl2.process.conversation import Turn, one_question
+from vl2.process.image import ImageSource
+from vl2.process.messages import to_turns
 
 CHAT_URL = "/v1/chat/completions"
 SHORT_KEYS = ("id", "question", "messages", "locate", "image", "images", "system")
@@ -84,7 +87,7 @@ def _ask_openai(request: Mapping[str, Any], folder: Path, options: GenerateOptio
     if body.get("stream") or body.get("n") not in (None, 1):
         raise UserError("a batch has one answer per request, not streamed: n must be 1 and stream false")
     return Asked(
-        messages=_with_paths(body.get("messages"), folder),
+        turns=_read_turns(body.get("messages"), folder),
         options=_options(body, ("messages", *WITHOUT_EFFECT), options),
     )
 
@@ -95,15 +98,14 @@ def _ask_short(request: Mapping[str, Any], folder: Path, options: GenerateOption
         raise UserError(f"a request needs one of question, messages or locate, got {', '.join(given) or 'none'}")
     made = _options(request, SHORT_KEYS, options)
     if given == ["messages"]:
-        return Asked(messages=_with_paths(request["messages"], folder), options=made)
+        return Asked(turns=_read_turns(request["messages"], folder), options=made)
     images = request.get("images") or ([request["image"]] if request.get("image") else [])
     text = request[given[0]]
     if not isinstance(text, str) or not isinstance(images, list) or not all(isinstance(i, str) for i in images):
         raise UserError(f"{given[0]} must be a string and images a list of paths or URLs")
     question = locate_prompt(text) if given == ["locate"] else text
-    messages = [user_message(question, [_path(image, folder) for image in images])]
-    system = [{"role": "system", "content": request["system"]}] if request.get("system") else []
-    return Asked(messages=[*system, *messages], options=made)
+    turns = one_question(question, [_path(image, folder) for image in images], request.get("system") or None)
+    return Asked(turns=turns, options=made)
 
 
 def _options(request: Mapping[str, Any], others: tuple[str, ...], options: GenerateOptions) -> GenerateOptions:
@@ -133,25 +135,13 @@ def _constraint(response_format: object, constrained: object) -> Constraint | No
     raise UserError("response_format must have the type text, json_object or json_schema")
 
 
-def _with_paths(messages: Any, folder: Path) -> Any:
-    """Return the messages with paths of images beneath the folder. What is malformed is left for the processor."""
-    if isinstance(messages, list):
-        return [_with_paths(message, folder) for message in messages]
-    if not isinstance(messages, Mapping):
-        return messages
-    return {key: _resolved(key, value, folder) for key, value in messages.items()}
+def _read_turns(messages: object, folder: Path) -> list[Turn]:
+    return [turn.map_images(lambda source: _path(source, folder)) for turn in to_turns(messages)]
 
 
-def _resolved(key: str, value: Any, folder: Path) -> Any:
-    if key == "content":
-        return _with_paths(value, folder)
-    if key in ("image", "image_url", "url") and isinstance(value, str):
-        return _path(value, folder)
-    if key == "images" and isinstance(value, list):
-        return [_path(image, folder) if isinstance(image, str) else image for image in value]
-    return _with_paths(value, folder) if key == "image_url" else value
-
-
-def _path(source: str, folder: Path) -> str:
+def _path(source: ImageSource, folder: Path) -> ImageSource:
+    """Return a path of an image beneath the folder, and any other source as it is."""
+    if not isinstance(source, str):
+        return source
     is_path = not source[:8].lower().startswith(("data:", "http://", "https://"))
     return str(folder / source.removeprefix("file://")) if is_path else source

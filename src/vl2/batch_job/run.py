@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_json import check_whole
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
 from vl2.infer.engine.task import Job, Task
-from vl2.infer.generate import Event
 from vl2.infer.reply import Reply
+from vl2.infer.sequence import Event
 from vl2.infer.vlm import VLM, ReplyBuilder
 from vl2.process.image import open_image
 
@@ -82,11 +83,14 @@ class _Job:
             max_context=self.vlm.limits.max_context,
             cache_tokens=self.vlm.limits.max_rows * self.vlm.limits.max_context,
         )
-        scheduler = Scheduler(self.vlm.model, self.vlm.processor.tokenizer, limits, reuse=self.vlm.reuse)
+        scheduler = Scheduler(self.vlm.runner, self.vlm.processor.tokenizer, limits, reuse=self.vlm.reuse)
+        with closing(scheduler):
+            self._answer(scheduler, deque(items))
+
+    def _answer(self, scheduler: Scheduler, waiting: deque[BatchItem]) -> None:
         working: dict[Task, _Work] = {}
-        waiting = deque(items)
         while waiting or self.pending:
-            while waiting and len(self.pending) < READ_AHEAD * limits.max_rows:
+            while waiting and len(self.pending) < READ_AHEAD * scheduler.limits.max_rows:
                 self._begin(waiting.popleft(), scheduler, working)
             for task, output in scheduler.step() if scheduler.has_work else ():
                 work = working[task]
@@ -121,7 +125,7 @@ class _Job:
             images = asked.images
             if item.id in self.pictures and images:
                 work.last_image = open_image(images[-1], self.vlm.processor.image_options)
-            sample = self.vlm.processor.encode(asked.messages, name=item.id)
+            sample = self.vlm.processor.encode(asked.turns, name=item.id)
             task = scheduler.make_task(Job(sample=sample, options=asked.options))
         except UserError as error:
             self._fail(work, error)

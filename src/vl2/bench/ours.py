@@ -6,6 +6,7 @@ import time
 
 STARTED = time.perf_counter()
 
+from contextlib import closing  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
@@ -16,13 +17,14 @@ from vl2.bench.machine import wait_for  # noqa: E402
 from vl2.bench.protocol import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
 from vl2.bench.work import Bytes, Types  # noqa: E402
 from vl2.checkpoint.memory_plan import tiles_per_pass  # noqa: E402
-from vl2.infer.decode_graph import DecodeGraphs  # noqa: E402
-from vl2.infer.generate import decoding  # noqa: E402
+from vl2.infer.engine.scheduler import joint_rows  # noqa: E402
 from vl2.infer.prefill import prefill  # noqa: E402
 from vl2.infer.sampling import GenerateOptions, choose_token  # noqa: E402
 from vl2.infer.vlm import VLM, load  # noqa: E402
 from vl2.kernels import describe_kernels  # noqa: E402
 from vl2.model import Cache  # noqa: E402
+from vl2.runtime import explain_choice  # noqa: E402
+from vl2.runtime.cuda import CudaGraphRunner  # noqa: E402
 
 IMPORT_S = time.perf_counter() - STARTED
 
@@ -47,6 +49,7 @@ class Ours:
             "threads": torch.get_num_threads(),
             "device": str(model.device),
             "compute": Types.of(model).to_dict(),
+            "runner": [f"runner: {line}" for line in explain_choice(self.vlm.runner, model)],
             "kernels": describe_kernels() if model.device.type == "cpu" else "none: they are for a CPU",
             "bytes": Bytes.of(model).to_dict(),
         }
@@ -59,7 +62,7 @@ class Ours:
 
         def run() -> None:
             for part in tiles.split(tiles_per_pass(self.vlm.model.config.vision_config, self.vlm.model.device)):
-                self.vlm.model.encode_tiles(part.to(self.vlm.model.device))
+                self.vlm.runner.encode(part.to(self.vlm.model.device))
             wait_for(self.vlm.model.device)
 
         return timed(run)
@@ -81,23 +84,25 @@ class Ours:
         model, ids = self.vlm.model, random_ids(batch * steps, self._vocabulary, task["seed"] + 1)
         options, generator = GenerateOptions(), torch.Generator()
         longest = model.config.language_config.max_position_embeddings
-        with decoding(model, batch, context + steps, max_capacity=longest) as (cache, take_step):
-            row = cache.rows(0, 1)
-            self._prefill(self._prompt(context, task["seed"]), row)
-            for layer in cache.layers:
-                for t in layer:
-                    t[1:] = t[:1]
-            rows = cache.rows(0, batch)
-            rows.lengths = [context] * batch
+        with closing(self.vlm.runner.cache_pool(batch, context + steps, batch * longest)) as pool:
+            rows = [pool.take(context + steps) for _ in range(batch)]
+            self._prefill(self._prompt(context, task["seed"]), rows[0])
+            for row in rows[1:]:
+                for ours, first in zip(row.layers, rows[0].layers, strict=True):
+                    for t, filled in zip(ours, first, strict=True):
+                        t.copy_(filled)
+                row.lengths = [context]
 
             def run() -> None:
                 for step in range(steps):
-                    for logits_V in take_step(ids[step * batch : (step + 1) * batch], rows):
+                    given = ids[step * batch : (step + 1) * batch]
+                    for logits_V in self.vlm.runner.decode(given, rows, joint_rows(batch)):
                         choose_token(logits_V, options, seen_ids=(), new_ids=(), generator=generator)
 
-            if DecodeGraphs.applies(model):
+            if isinstance(self.vlm.runner, CudaGraphRunner):
                 run()  # graphs are recorded when they first occur
-                rows.lengths = [context] * batch
+                for row in rows:
+                    row.lengths = [context]
             wait_for(model.device)
             return timed(run)
 
@@ -120,7 +125,7 @@ class Ours:
         return torch.tensor([random_ids(num_tokens, self._vocabulary, seed)], device=self.vlm.model.device)
 
     def _prefill(self, ids_1S: Tensor, row: Cache) -> None:
-        prefill(self.vlm.model, self.vlm.model.language.embed(ids_1S), row)
+        prefill(self.vlm.runner, self.vlm.model.language.embed(ids_1S), row)
 
     def _cache(self, rows: int, capacity: int) -> Cache:
         model = self.vlm.model

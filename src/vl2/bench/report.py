@@ -57,6 +57,8 @@ def print_report(comparison: Comparison, file: TextIO) -> None:
     console.print(products)
 
     ours, *peers = comparison.runs
+    for line in ours.loaded.get("runner", ()):
+        console.print(line)
     if "kernels" in ours.loaded:
         console.print(f"kernels: {ours.loaded['kernels']}")
     if "compute" in ours.loaded:

@@ -1,17 +1,17 @@
-"""What `ask` and `describe` share: load, stream the answer to stdout, and draw its boxes."""
+"""Code that `ask` and `describe` share: load, stream the answer to stdout, and draw its boxes."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vl2.cli.flags import GenerateFlags, ModelFlags, OutputFlags, check_answer_length, print_json
+from vl2.cli.flags import GenerateFlags, ModelFlags, OutputFlags, check_answer_length, option_fields, print_json
 from vl2.cli.print_stream import print_stream
 from vl2.errors import UserError
 from vl2.paths import is_url, local_path
@@ -19,7 +19,7 @@ from vl2.paths import is_url, local_path
 if TYPE_CHECKING:
     from vl2.infer.constraint import Constraint
 
-# What is written well everywhere; Pillow registers more, and some of those cannot be written.
+# Formats that Pillow writes everywhere. It registers more, some of which it cannot write.
 DRAWN_AS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -36,42 +36,28 @@ def answer(
 ) -> None:
     """Answer one question on stdout: streamed as text, or as JSON at the end."""
     from vl2.infer.constraint_json import JsonSchema, check_whole
-    from vl2.infer.prompts import user_message
-    from vl2.infer.vlm import ReplyBuilder
 
-    options = replace(generate.options(), constraint=constraint)
+    options = option_fields(replace(generate.options(), constraint=constraint))
     check_answer_length(model, generate, quiet=output.quiet)
     vlm = model.load(quiet=output.quiet)
-    messages = [user_message(question, images)]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    sample = vlm.processor.encode(messages)
-    builder = ReplyBuilder(sample)
-
-    def pieces() -> Iterator[str]:
-        for event in vlm.sample_events(sample, options):
-            builder.add(event)
-            yield event.piece
-
-    # What must be whole is printed at the end; only text is of use while it comes.
+    # JSON is printed when it is complete; only text is useful while it comes.
     if output.json or isinstance(constraint, JsonSchema):
-        for _ in pieces():
-            pass
-        reply = builder.build()
+        reply = vlm.chat(question, images, system=system, **options)
         check_whole(constraint, reply.text, reply.finish_reason, reply.usage.completion_tokens)
         if output.json:
             print_json(reply.to_dict())
         else:
             print(reply.text, flush=True)
     else:
-        print_stream(pieces())
-        reply = builder.build()
+        stream = vlm.stream(question, images, system=system, **options)
+        print_stream(stream)
+        reply = stream.reply
     if draw is not None:
         save_drawing(reply.draw(images[-1]), draw, quiet=output.quiet)
 
 
 def check_drawable(draw: str | None, images: Sequence[str]) -> None:
-    """Refuse before the work what would fail after it."""
+    """Check before the work that the drawing can be written after it."""
     if draw is None:
         return
     if not images:

@@ -86,7 +86,7 @@ class Batch:
         from vl2.batch_job.run import run_batch
         from vl2.batch_job.settings import check_settings, forget, hold_settings
         from vl2.cli.batch_progress import batch_progress, summary
-        from vl2.infer.generate import Limits
+        from vl2.infer.sequence import Limits
 
         lines_path, is_markdown = self._lines_path()
         self.model.check()

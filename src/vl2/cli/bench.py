@@ -40,7 +40,7 @@ class Bench:
     dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"
     """auto, float32, bfloat16 or float16"""
     weights: Annotated[str, tyro.conf.arg(metavar="FORM")] = "auto"
-    """auto, int8 or int4: quantise a plain checkpoint while it is read; peers get the plain one"""
+    """auto, int8 or int4: quantize a plain checkpoint while it is read; peers get the plain one"""
     threads: OptionalInt = None
     """threads of this model, of peers and of the limits; by default PyTorch's own number"""
     quick: bool = False

@@ -9,9 +9,9 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from vl2.cli.flags import (
     GenerateFlags,
@@ -21,6 +21,7 @@ from vl2.cli.flags import (
     OutputFlags,
     check_answer_length,
     open_images,
+    option_fields,
     print_json,
 )
 from vl2.cli.print_stream import print_stream
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from vl2.infer.sampling import GenerateOptions
     from vl2.infer.session import Session
-    from vl2.infer.vlm import OptionFields
 
 HELP = """/image PATH   attach an image (path or URL) to the next question; again for more
 /clear        forget the conversation and the attached images
@@ -91,7 +91,7 @@ class ChatLoop:
         self._session = session
         self._options = options
         self._as_json = as_json
-        self._stops_on_interrupt = stops_on_interrupt  # a script is ended by Ctrl-C, a person asks the next question
+        self._stops_on_interrupt = stops_on_interrupt  # Ctrl-C ends a script; for a person it only stops the answer
         self._attached: list[Image.Image] = []
         self._names: dict[int, str] = {}  # by the id() of an image of the conversation, for /save
 
@@ -157,11 +157,11 @@ class ChatLoop:
         print(f"attached {name} ({image.width} x {image.height})", file=sys.stderr)
 
     def _ask(self, question: str) -> None:
-        # The session remembers a turn, even one that was stopped, if there was an answer to remember.
+        # The session remembers a turn, even a stopped one, if some of the answer came.
         before = len(self._session.messages)
         try:
             if self._as_json:
-                reply = self._session.ask(question, self._attached, **self._fields())
+                reply = self._session.ask(question, self._attached, **option_fields(self._options))
                 print_json(reply.to_dict(), indent=None)
             else:
                 self._print_answer(question)
@@ -173,7 +173,7 @@ class ChatLoop:
             self._attached = []
 
     def _print_answer(self, question: str) -> None:
-        pieces = self._session.stream(question, self._attached, **self._fields())
+        pieces = self._session.stream(question, self._attached, **option_fields(self._options))
         try:
             with contextlib.closing(pieces):  # type: ignore[type-var]
                 print_stream(pieces)
@@ -181,14 +181,11 @@ class ChatLoop:
             print(flush=True)
             raise
 
-    def _fields(self) -> OptionFields:
-        return cast("OptionFields", asdict(self._options))
-
     def _save(self, name: str) -> None:
         if not name:
             raise UserError("/save needs a file name")
         content = json.dumps({"messages": self._session.messages}, indent=2, ensure_ascii=False, default=self._name_of)
-        written = f"{content}\n".encode("utf-8", "replace")  # before the file is opened, and with it emptied
+        written = f"{content}\n".encode("utf-8", "replace")  # encoded before the file is opened and emptied
         try:
             local_path(name).write_bytes(written)
         except OSError as error:
@@ -200,7 +197,7 @@ class ChatLoop:
 
 
 def as_path(typed: str) -> str:
-    """Return what a shell would make of a path: "~" is the home, quotes and backslashes of a dropped file go."""
+    """Return a path as a shell reads it: "~" is the home; quotes and backslashes of a dropped file are removed."""
     if is_url(typed) or os.path.exists(typed):
         return typed
     with contextlib.suppress(ValueError):  # a quote without its other half
@@ -211,11 +208,11 @@ def as_path(typed: str) -> str:
 
 @contextlib.contextmanager
 def remembered_input() -> Iterator[Callable[[], str]]:
-    """Yield a function that reads one line, with editing and a history over sessions where there is a terminal."""
+    """Yield a function that reads one line. On a terminal it has editing and a history that is kept on disk."""
     if not sys.stdin.isatty():
         yield input
         return
-    if not sys.stdout.isatty():  # the prompt must not get among the answers
+    if not sys.stdout.isatty():  # the prompt must not mix with the answers
         yield _prompted_on_stderr
         return
     try:
@@ -240,7 +237,7 @@ def _prompted() -> str:
     try:
         return input("> ")
     except EOFError:
-        print(file=sys.stderr)  # Ctrl-D leaves the cursor behind the prompt
+        print(file=sys.stderr)  # after Ctrl-D the cursor is still behind the prompt
         raise
 
 

@@ -15,9 +15,9 @@ from vl2.cli.flags import CheckpointFlags, OptionalInt, OutputFlags, print_json
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
-    from vl2.data.construct.source import GenerationTally
-    from vl2.data.filters.ray_run import Where
+    from vl2.data.ray_map import Where
     from vl2.process.processor import Processor
+    from vl2.synth.source import GenerationTally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,8 @@ class DataBuild:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.data.construct.catalog import SOURCES
-        from vl2.data.settings import settings_of
+        from vl2.data.setting_values import settings_of
+        from vl2.synth.catalog import SOURCES
 
         if not self.source:
             for name, kind in SOURCES.items():
@@ -69,11 +69,11 @@ class DataBuild:
             self._draw()
 
     def _draw(self) -> None:
-        from vl2.data.construct.catalog import make_source
-        from vl2.data.construct.source import GenerationTally, generate
-        from vl2.data.settings import split_setting
+        from vl2.data.setting_values import split_setting
         from vl2.data.store import write_records
-        from vl2.data.store.write import check_writable
+        from vl2.data.store.access import check_writable
+        from vl2.synth.catalog import make_source
+        from vl2.synth.source import GenerationTally, generate
 
         if self.to is not None:
             raise UserError("--to is for a recipe: a single source is written to OUT")
@@ -90,8 +90,8 @@ class DataBuild:
         self._report(files, tally)
 
     def _build_stage(self) -> None:
-        from vl2.data.stage.build import How, build_stage
-        from vl2.data.stage.recipe import read_recipe
+        from vl2.curate.stage_build import How, build_stage
+        from vl2.curate.stage_recipe import read_recipe
 
         if self.out or self.settings or self.shard_records is not None:
             raise UserError("a recipe holds the settings of its sources: give the folder with --to, nothing else")

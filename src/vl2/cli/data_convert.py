@@ -15,8 +15,8 @@ from vl2.cli.flags import OptionalInt, OptionalText, OutputFlags
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
-    from vl2.data.convert import RowProblem
     from vl2.data.record import Record
+    from vl2.datasets import RowProblem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,10 @@ class DataConvert:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.data.construct.cell_table import draw_cells
-        from vl2.data.convert import CATALOGUE, convert
         from vl2.data.store import write_records
-        from vl2.data.store.write import check_writable
+        from vl2.data.store.access import check_writable
+        from vl2.datasets import CATALOGUE, convert
+        from vl2.synth.table_image import draw_cells
 
         if not self.name:
             for name, entry in CATALOGUE.items():

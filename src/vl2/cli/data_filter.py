@@ -14,7 +14,7 @@ from vl2.cli.flags import CheckpointFlags, OptionalFile, OutputFlags, print_json
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
-    from vl2.data.filters.folder import Done
+    from vl2.curate.filters.filter_folder import Done
     from vl2.process.processor import Processor
 
 
@@ -51,8 +51,8 @@ class DataFilter:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.data.filters.catalogue import FILTERS, filter_settings, make_filters
-        from vl2.data.filters.folder import filter_folder
+        from vl2.curate.filters.filter_catalog import FILTERS, filter_settings, make_filters
+        from vl2.curate.filters.filter_folder import filter_folder
         from vl2.data.store import read_records
         from vl2.data.store.files import format_of
 
@@ -80,7 +80,7 @@ class DataFilter:
         self._report(done)
 
     def _wanted(self) -> list[dict[str, Any]]:
-        from vl2.data.settings import read_toml
+        from vl2.data.setting_values import read_toml
 
         if (self.recipe is not None) == bool(self.filters):
             raise UserError("say which filters: --filter NAME, several times, or --recipe FILE")
@@ -108,7 +108,7 @@ class DataFilter:
 
 def _parsed(text: str) -> dict[str, Any]:
     """Read NAME:SETTING=VALUE,SETTING=VALUE. Several categories have a + between."""
-    from vl2.data.settings import split_setting
+    from vl2.data.setting_values import split_setting
 
     name, _, rest = text.partition(":")
     values = dict(map(split_setting, rest.split(","))) if rest else {}

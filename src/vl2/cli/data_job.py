@@ -15,7 +15,7 @@ from vl2.cli.flags import OptionalFile, OutputFlags, print_json
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
-    from vl2.data.jobs.outputs import Summary
+    from vl2.curate.jobs.outputs import Summary
     from vl2.data.record import Record
     from vl2.data.store import Found
 
@@ -65,10 +65,10 @@ class DataJob:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.data.jobs.catalogue import JOBS, job_settings, make_job
-        from vl2.data.jobs.client import Endpoint
-        from vl2.data.jobs.job import run_job
-        from vl2.data.settings import split_setting
+        from vl2.curate.jobs.client import Endpoint
+        from vl2.curate.jobs.job import run_job
+        from vl2.curate.jobs.job_catalog import JOBS, job_settings, make_job
+        from vl2.data.setting_values import split_setting
         from vl2.data.store import read_records
 
         if not self.job:

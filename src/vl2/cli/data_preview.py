@@ -42,18 +42,18 @@ class DataPreview:
 
             if not self.out.lower().endswith(DRAWN_AS):
                 raise UserError(f"--out must end in .html or {', '.join(DRAWN_AS)}, got {self.out}")
-        from vl2.data.preview import choose
+        from vl2.curate.preview import choose
         from vl2.data.store import open_random
 
         processor = load_processor(self.model, quiet=self.output.quiet)
         items = choose(open_random(*self.locations), processor, count=self.count, seed=self.seed)
         if is_page:
-            from vl2.data.preview_page import page
+            from vl2.curate.preview_page import page
 
             write_text(self.out, page(" ".join(self.locations), items))
         else:
             from vl2.cli.answer import save_drawing
-            from vl2.data.contact_sheet import contact_sheet
+            from vl2.curate.contact_sheet import contact_sheet
 
             save_drawing(contact_sheet(items), self.out, quiet=True)
         if self.output.json:

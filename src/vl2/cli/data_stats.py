@@ -10,7 +10,7 @@ from vl2.cli.data_flags import Locations, OptionalFolder, check_locations, load_
 from vl2.cli.flags import CheckpointFlags, OutputFlags, print_json
 
 if TYPE_CHECKING:
-    from vl2.data.stats import Stats
+    from vl2.curate.stats import Stats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class DataStats:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.data.stats import gather
+        from vl2.curate.stats import gather
         from vl2.data.store import read_records
 
         check_locations(self.locations)
@@ -42,7 +42,7 @@ class DataStats:
         else:
             print_stats(stats)
         if self.plots is not None:
-            from vl2.data.plot import save_plots
+            from vl2.curate.stats import save_plots
 
             paths = save_plots(stats, self.plots)
             if not self.output.quiet:
@@ -58,7 +58,7 @@ def print_stats(stats: Stats) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from vl2.data.stats import Tally, largest_first
+    from vl2.curate.stats import Tally, largest_first
 
     table = Table(box=None, pad_edge=False)
     table.add_column("")

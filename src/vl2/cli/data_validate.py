@@ -47,7 +47,7 @@ class DataValidate:
 
     def run(self) -> None:
         from vl2.data.store import read_records, write_records
-        from vl2.data.store.write import check_writable
+        from vl2.data.store.access import check_writable
         from vl2.data.validate import Summary, validate
 
         check_locations(self.locations)

@@ -1,4 +1,4 @@
-"""The flags that several commands share, and what they make."""
+"""Flags that several commands share, and the objects made from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import tyro
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from vl2.infer.constraint_json import JsonSchema
     from vl2.infer.sampling import GenerateOptions
-    from vl2.infer.vlm import VLM
+    from vl2.infer.vlm import VLM, OptionFields
     from vl2.process.tiling import Tiling
 
 Images = Annotated[
     tuple[str, ...], tyro.conf.arg(name="image", aliases=["-i"], metavar="IMAGE"), tyro.conf.UseAppendAction
 ]
-# Left out, they are off: a "(default: None)" in the help would say nothing more.
+# No "(default: None)" in the help: leaving such a flag out turns it off.
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 OptionalFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
@@ -65,14 +65,15 @@ class CheckpointFlags:
 class ModelFlags(CheckpointFlags):
     """Which model, and how it runs."""
 
+    # The arguments of `vl2.load`, by its names and with its defaults: a test compares them.
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"
     """auto, float32, bfloat16 or float16"""
     weights: Annotated[str, tyro.conf.arg(metavar="FORM")] = "auto"
-    """int8 or int4 quantises while loading; auto takes the checkpoint as it is"""
+    """int8 or int4 quantizes while loading; auto takes the checkpoint as it is"""
     memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="")] = None
-    """keep within e.g. 8GB; experts of a quantised folder are paged in and out for it"""
+    """keep within e.g. 8GB; experts of a quantized folder are paged in and out for it"""
     adapter: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """LoRA adapter in PEFT's format, as `vl2 finetune` writes it"""
     max_context: OptionalInt = None
@@ -82,21 +83,17 @@ class ModelFlags(CheckpointFlags):
 
     def check(self) -> None:
         """Refuse wrong values before anything is downloaded or loaded."""
-        from vl2.checkpoint.policy import check_weights, memory_bytes
-        from vl2.infer.generate import Limits
-        from vl2.infer.vlm import choose_device, choose_dtype
+        from vl2.infer.sequence import Limits
+        from vl2.infer.vlm import check_machine
 
         self.tiling_rule()
         Limits(prefill_chunk=self.prefill_chunk, max_context=1 if self.max_context is None else self.max_context)
-        device = choose_device(self.device)
-        choose_dtype(self.dtype, device)
-        check_weights(self.weights)
-        memory_bytes(self.memory, device)
+        check_machine(device=self.device, dtype=self.dtype, weights=self.weights, memory=self.memory)
 
     def context(self, *, quiet: bool) -> int:
-        """Return the most tokens of a prompt and its answer: as said, or the checkpoint's own.
+        """Return the largest number of tokens of a prompt and its answer: the flag's, or the checkpoint's own.
 
-        UserError if more is said than the model was made for.
+        UserError if the flag asks for more than the model was made for.
         """
         from vl2.config import ModelConfig
 
@@ -109,7 +106,7 @@ class ModelFlags(CheckpointFlags):
     def load(self, *, quiet: bool, cache_tokens: int | None = None) -> VLM:
         """Load the model with a progress bar on stderr. `cache_tokens` as in `vl2.load`."""
         from vl2.checkpoint.locate import BUILT_IN
-        from vl2.infer.generate import Limits
+        from vl2.infer.sequence import Limits
         from vl2.infer.vlm import load
 
         self.check()
@@ -162,22 +159,16 @@ class GenerateFlags:
     def options(self) -> GenerateOptions:
         from vl2.infer.sampling import GenerateOptions
 
-        return GenerateOptions(
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            no_repeat_ngram_size=self.no_repeat_ngram_size,
-            stop=self.stop,
-            seed=self.seed,
-            max_repeats=self.max_repeats,
-        )
+        return GenerateOptions(**vars(self))
+
+
+def option_fields(options: GenerateOptions) -> OptionFields:
+    """Return options as the keyword arguments of `VLM`'s methods."""
+    return cast("OptionFields", vars(options))
 
 
 def check_answer_length(model: ModelFlags, generate: GenerateFlags, *, quiet: bool) -> None:
-    """Refuse an answer that was asked for to be longer than the model's context. The default is cut to what fits."""
+    """Refuse a max_new_tokens beyond the model's context. The default may be larger: it is cut to what fits."""
     model.check()
     context = model.context(quiet=quiet)
     if generate.max_new_tokens > context and generate.max_new_tokens != type(generate)().max_new_tokens:
@@ -200,7 +191,7 @@ class OutputFlags:
 def locate(name: str, *, revision: str | None, offline: bool, quiet: bool, needs_weights: bool = True) -> Path:
     """Return the folder of a checkpoint; `quiet` silences what the hub's client prints while it downloads."""
     if quiet:
-        # Its own switches, read when it is first imported: here at the latest.
+        # The client's own switches. It reads them when it is first imported, which is here at the latest.
         os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="error")
     from vl2.checkpoint import locate_checkpoint
 

@@ -16,6 +16,7 @@ from vl2.cli.flags import (
     OutputFlags,
     check_answer_length,
     open_images,
+    option_fields,
     print_json,
 )
 from vl2.errors import UserError
@@ -57,8 +58,6 @@ class Locate:
             raise UserError(f"locate takes one image (-i), got {len(self.images)}")
         from vl2.cli.answer import check_drawable, save_drawing
         from vl2.infer.constraint_boxes import WellFormedBoxes
-        from vl2.infer.prompts import user_message
-        from vl2.infer.vlm import Request
 
         check_drawable(self.draw, self.images)
         prompt, references = self._prompt()
@@ -68,8 +67,7 @@ class Locate:
             options = replace(options, constraint=WellFormedBoxes())
         check_answer_length(self.model, self.generate, quiet=self.output.quiet)
         vlm = self.model.load(quiet=self.output.quiet)
-        messages = [user_message(prompt, images)]
-        reply = vlm.batch([Request(messages=messages, options=options)])[0]
+        reply = vlm.chat(prompt, images, **option_fields(options))
         if self.output.json:
             print_json(reply.to_dict())
         else:

@@ -1,4 +1,4 @@
-"""`vl2`: parse the arguments, run one command, turn what a person caused into one line.
+"""`vl2`: parse the arguments, run one command, and print a UserError as one line.
 
 Only the answer goes to stdout. Exit code 0: done; 1: bad input, or items that failed; 2: bad usage; 130: stopped by
 Ctrl-C. Nothing heavy is imported here, so that Ctrl-C is quiet while the commands are still being imported.
@@ -12,71 +12,76 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from vl2.errors import RankLost, UserError
 from vl2.thread_waits import brief_spins
 
+if TYPE_CHECKING:
+    from vl2.cli.parse import Command
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit."""
+    Parse = Callable[[Sequence[str]], Command]
+
+
+def main(arguments: Sequence[str] | None = None, parse: Parse | None = None) -> None:
+    """Run the command line and exit. `parse` None takes the commands of `vl2`."""
     try:
         if arguments is None:
             _leave_ascii()
         _prepare_streams()
         with brief_spins():
-            code = run(sys.argv[1:] if arguments is None else arguments)
+            code = run(sys.argv[1:] if arguments is None else arguments, parse)
     except RankLost as error:
         with contextlib.suppress(OSError):  # nobody may be left to tell
             _print_error(error)
-        # One of the threads may wait for the lost rank for ever.
+        # A thread may wait for the lost rank for ever.
         _end_at_once(1)
     except KeyboardInterrupt:
         code = 130
     if code == 130:
         with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the interpreter's own end as quietly
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C during shutdown is quiet too
     if code == 0 and os.environ.get("WORLD_SIZE", "1") != "1":
-        # PyTorch's caches of sharded weights keep the process group, and with it threads that now and then abort the
-        # process when they want the interpreter at its end: a rank that has done all its work would be called failed.
+        # PyTorch's caches of sharded weights keep the process group and its threads. They sometimes abort the process
+        # when they need the interpreter during its shutdown; a rank that has done its work would count as failed.
         _end_at_once(code)
     sys.exit(code)
 
 
 def _leave_ascii() -> None:
-    """Start again in UTF-8 where the locale is ASCII and Python was told to keep to it (LC_ALL=C PYTHONUTF8=0).
+    """Restart in UTF-8 mode where the locale is ASCII and Python was told to keep it (LC_ALL=C PYTHONUTF8=0).
 
-    There no other character of an argument, a file's name or an answer would have a meaning.
+    Otherwise no other character could be used in arguments, names of files and answers.
     """
     if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode and sys.executable:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _prepare_streams() -> None:
-    """Let anything be printed, wherever it goes: what a terminal's encoding lacks is written as an escape."""
+    """Make every text printable: characters that the encoding of a stream lacks are escaped."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by who started us; a `print` to it would go to the other one
+        if stream is None:  # closed by the parent process; prints would go to the other stream
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             is_windows_file = sys.platform == "win32" and not stream.isatty()
             if is_windows_file or stream.encoding.lower() in ("ascii", "us-ascii", "ansi_x3.4-1968"):
-                # What is redirected on Windows would get the code page of the system; ASCII is of a locale never set.
+                # On Windows redirected output would get the system's code page. ASCII means that no locale was set.
                 stream.reconfigure(encoding="utf-8", errors="backslashreplace")
             elif stream.errors in ("strict", "surrogateescape"):
                 stream.reconfigure(errors="backslashreplace")
 
 
 def _end_at_once(code: int) -> NoReturn:
-    """End the process without the interpreter's own end, which waits for every thread."""
+    """End the process without the interpreter's shutdown, which waits for every thread."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
     os._exit(code)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], parse: Parse | None = None) -> int:
     """Run one command and return the exit code. RankLost is left to `main`, which alone may end the process."""
     try:
         if list(arguments) in (["--version"], ["-V"]):
@@ -84,8 +89,10 @@ def run(arguments: Sequence[str]) -> int:
 
             print(f"vl2 {__version__}")
         else:
-            from vl2.cli.parse import parse
+            if parse is None:
+                from vl2.cli.parse import parse as parse_vl2
 
+                parse = parse_vl2
             parse(arguments).run()
         sys.stdout.flush()
     except RankLost:
@@ -111,12 +118,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _is_full(error: OSError) -> bool:
-    """Tell whether a write failed for want of room. With a file's name it is a fault of ours, not of stdout."""
+    """Tell whether writing to stdout failed for lack of space. An error with a file's name is not about stdout."""
     return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)) and error.filename is None
 
 
 def _forget_stdout() -> None:
-    """Let the interpreter's last flush go nowhere, which would fail as well."""
+    """Redirect stdout to nowhere, so that the interpreter's last flush does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -13,7 +13,9 @@ from vl2.checkpoint.model_size import DTYPES, parameters, weight_bytes
 from vl2.checkpoint.policy import SHARE_OF_AVAILABLE
 from vl2.checkpoint.quantization_config import QuantizationConfig
 from vl2.config import ModelConfig
+from vl2.infer.vlm import choose_device
 from vl2.quant.scheme import Scheme
+from vl2.runtime import explain_on
 
 WIDTH = 99  # of the tables
 SHOWN = ("bfloat16", "int8", "int4")  # of each part
@@ -26,7 +28,7 @@ class MemoryReport:
 
     target: str  # as it was named
     config: ModelConfig
-    record: QuantizationConfig | None  # where the files are quantised already
+    record: QuantizationConfig | None  # where the files are quantized already
     context: int
     memory: MachineMemory  # what the model may take
     is_bounded: bool  # by the user, not by the machine
@@ -117,6 +119,7 @@ class MemoryReport:
             ],
             "advised": None if self.advised is None else self.advised.weights,
             "advice": self.advice(),
+            "runner": self.runner(),
         }
 
     def print(self, file: TextIO) -> None:
@@ -142,10 +145,16 @@ class MemoryReport:
         print(
             f"memory    {gigabytes(machine.total)}, {gigabytes(machine.available)} of it free now{allowed}", file=file
         )
-        print(
-            textwrap.fill(f"advice    {self.advice()}", WIDTH, subsequent_indent=" " * 10, break_long_words=False),
-            file=file,
-        )
+        for name, said in (("advice", self.advice()), ("runner", self.runner())):
+            filled = textwrap.fill(f"{name:<10}{said}", WIDTH, subsequent_indent=" " * 10, break_long_words=False)
+            print(filled, file=file)
+
+    def runner(self) -> str:
+        """Say what would run the model on this machine's default device in the checkpoint's own type, and why."""
+        device = choose_device("auto")
+        dtype = DTYPES[self.config.torch_dtype]
+        name, *others = explain_on(device, dtype)
+        return "; ".join([f"{name}, in {self.config.torch_dtype} on {device}", *others])
 
 
 def gigabytes(num_bytes: int) -> str:

@@ -1,4 +1,4 @@
-"""From the words of a command line to one command, and what is wrong with them in one line."""
+"""Parse a command line to one command, and say in one line what is wrong with it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vl2.cli.verify import Verify
 
 
 class Command(Protocol):
-    """What a command line becomes: a record of its arguments that can be run."""
+    """A parsed command line: a record of its arguments that can be run."""
 
     def run(self) -> None: ...
 
@@ -77,7 +77,7 @@ base downloads a released one. `vl2 COMMAND --help` says more."""
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Return the command that the words say. SystemExit for help, and for what is wrong, which is said before."""
+    """Return the command of a command line. SystemExit after printing help, or what is wrong."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -92,7 +92,7 @@ def _cli(arguments: list[str]) -> Command:
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
     words, kind = _command(arguments)
     if kind is not None:
-        # With the whole docstring: by itself the parser drops the examples.
+        # The whole docstring is given, because the parser by itself drops the examples.
         prog, description = " ".join(("vl2", *words)), inspect.getdoc(kind)
         rest = arguments[len(words) :] or (["--help"] if words[0] in GROUPS and len(words) == 1 else [])
         if len(words) == 1 and words[0] in READERS:
@@ -104,7 +104,7 @@ def _cli(arguments: list[str]) -> Command:
 
 
 def _command(arguments: Sequence[str]) -> tuple[list[str], type[Command] | None]:
-    """Return the words that name the command, and the command; none for what is no command."""
+    """Return the words that name the command, and the command; no words and None if there is none."""
     first, second = [*arguments[:2], "", ""][:2]
     if second in GROUPS.get(first, {}):
         return [first, second], GROUPS[first][second]
@@ -112,8 +112,8 @@ def _command(arguments: Sequence[str]) -> tuple[list[str], type[Command] | None]
 
 
 def usage_error(boxed: str, arguments: Sequence[str]) -> str:
-    """Return in one line what the argument parser prints as a box: the fault, and the nearest name if it knows one."""
-    # The box is drawn with lines, or in ASCII where the output has no more. Its first line is a title.
+    """Make one line of the box that the argument parser prints: the fault, and the nearest name if there is one."""
+    # The box is drawn with line characters, or in ASCII where the output has no others. Its first line is a title.
     lines = [re.sub(r"^[│|]|[│|]$", "", line.strip()).strip() for line in boxed.splitlines()[1:]]
     blocks = re.split(r"^[╰+]?[─-]{3,}[╯+]?$", "\n".join(lines), flags=re.MULTILINE)
     first, *others = [block.strip().splitlines() for block in blocks if block.strip()] or [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from vl2.cli.batch import BatchFlags
-from vl2.cli.flags import ModelFlags, OutputFlags, check_answer_length, print_json
+from vl2.cli.flags import ModelFlags, OutputFlags, check_answer_length, option_fields, print_json
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class Read:
         from vl2.batch_job.markdown import plain_text
         from vl2.cli.print_stream import print_stream
         from vl2.infer.prompts import read_prompt
-        from vl2.infer.vlm import Request
 
         first, last = page_range(self.pages)
         options = self.generate.options()
@@ -57,7 +56,7 @@ class Read:
         for number, item in enumerate(items):
             asked = item.read()
             if self.output.json:
-                reply = vlm.batch([Request(messages=asked.messages, options=asked.options)])[0]
+                reply = vlm.chat(read_prompt(), asked.images, **option_fields(asked.options))
                 print_json({"id": item.id, **item.about, "text": plain_text(reply.text),
                             "finish_reason": reply.finish_reason}, indent=None)  # fmt: skip
                 continue
@@ -65,8 +64,7 @@ class Read:
                 print()
             if len(items) > 1 and not self.output.quiet:
                 print(f"vl2: {item.id}", file=sys.stderr)
-            sample = vlm.processor.encode(asked.messages, name=item.id)
-            print_stream(event.piece for event in vlm.sample_events(sample, asked.options))
+            print_stream(vlm.stream(read_prompt(), asked.images, **option_fields(asked.options)))
 
 
 def _check_readable(item: BatchItem) -> None:

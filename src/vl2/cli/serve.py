@@ -87,8 +87,8 @@ class Serve:
         except ImportError as missing:
             raise UserError(f"vl2 serve needs {missing.name}: {install_extra('serve')}") from None
         from vl2.serve.app import make_app
-        from vl2.serve.logs import set_up_logs
         from vl2.serve.server import bind, run_server
+        from vl2.serve.telemetry import set_up_logs
 
         self.model.check()
         if self.vllm_arg and self.engine != "vllm":

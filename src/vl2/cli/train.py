@@ -17,7 +17,6 @@ import tyro
 
 from vl2.cli.flags import OptionalText, OutputFlags, print_json
 from vl2.cli.train_ended import exit_as, print_outcome
-from vl2.cli.train_warm_up import TrainWarmUp
 from vl2.errors import UserError
 from vl2.train.recipe import ModelOptions, Recipe, RunOptions, paper_stage, read_recipe
 
@@ -154,7 +153,7 @@ class TrainExport:
             print(f"vl2: what was trained is in {folder}", file=sys.stderr)
 
 
-TRAIN_COMMANDS = {"plot": TrainPlot, "export": TrainExport, "warm-up": TrainWarmUp}
+TRAIN_COMMANDS = {"plot": TrainPlot, "export": TrainExport}
 
 
 def _without_none(text: str) -> str:

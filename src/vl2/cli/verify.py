@@ -41,9 +41,9 @@ class Verify:
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     weights: Annotated[str, tyro.conf.arg(metavar="FORM")] = "auto"
-    """int8 or int4 quantises while loading, where memory is short; the page says so"""
+    """int8 or int4 quantizes while loading, where memory is short; the page says so"""
     memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="")] = None
-    """keep within e.g. 8GB; experts of a quantised folder are paged in and out for it"""
+    """keep within e.g. 8GB; experts of a quantized folder are paged in and out for it"""
     out: OptionalFile = None
     """write the page to this file instead of stdout"""
     output: OutputFlags = field(default_factory=OutputFlags)

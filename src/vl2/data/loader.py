@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from vl2.data.evidence import Evidence, find_evidence
 from vl2.data.index import LostRecord, RecordStore, one_line
+from vl2.data.pack_plan import Division, Pack, PackEntry, PackPlan, Position, StepPlan
 from vl2.data.packed import Packed, pack_samples
-from vl2.data.plan import Division, Pack, PackEntry, PackPlan, Position, StepPlan
 from vl2.data.record import Record
 from vl2.errors import UserError
 from vl2.process.processor import Processor
@@ -36,7 +35,7 @@ class LoaderOptions:
     read_ahead: int = 8  # packs made or in the making beyond the step in hand
     is_padded: bool = True  # to the sequence length; else a pack is as long as its samples were planned
     mask_prompt: bool = True  # train on answers only, else on all text
-    finds_evidence: bool = False  # say where in their images answers are to be seen
+    note: Callable[[Record, Sample], Any] | None = None  # what `Packed.notes` shall say of each sample
 
     def __post_init__(self) -> None:
         if self.num_workers < 0 or self.read_ahead < 0:
@@ -142,16 +141,14 @@ class Loader:
     def _make(self, pack: Pack) -> _Made:
         samples: list[Sample] = []
         categories: list[str] = []
-        evidence: list[Evidence] = []
+        notes: list[Any] = []
         problems: list[LostRecord] = []
         for entry in pack.entries:
             try:
                 record = self._stores[entry.source][entry.record]
                 sample = self._sample(record, entry)
-                if self._options.finds_evidence:
-                    processor = self._processor
-                    found = find_evidence(record, sample, processor.tokenizer, processor.config.tile_px)
-                    evidence.append(found)
+                if self._options.note is not None:
+                    notes.append(self._options.note(record, sample))
                 samples.append(sample)
                 categories.append(record.category)
             except MemoryError:
@@ -159,7 +156,7 @@ class Loader:
             except Exception as error:  # whatever a damaged record raises, it concerns this record only
                 problems.append(LostRecord(source=entry.source, record=entry.record, message=one_line(error)))
         length = self.plan.options.packing.seq_len if self._options.is_padded else pack.num_tokens
-        packed = pack_samples(samples, self._processor, length, categories, evidence)
+        packed = pack_samples(samples, self._processor, length, categories, notes)
         return _Made(packed=packed, problems=tuple(problems))
 
     def _sample(self, record: Record, entry: PackEntry) -> Sample:
@@ -173,12 +170,8 @@ class Loader:
         return sample
 
     def _encode(self, record: Record) -> Sample:
-        images = [image.data for image in record.images]
-        if None in images:
-            raise UserError(f"record {record.id} names image files: a store must give the bytes of images")
-        messages = record.to_messages(images)
         return self._processor.encode(
-            messages,
+            record.to_turns(),
             train=True,
             mask_prompt=self._options.mask_prompt,
             spells_answers=record.category in self._processor.character_level,

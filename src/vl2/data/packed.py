@@ -9,12 +9,12 @@ masked, or the last token of the sample before would be trained to predict it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vl2.data.evidence import Evidence, join
 from vl2.errors import UserError
 from vl2.grid import num_tiles, num_visual_tokens
 from vl2.process.processor import Processor
@@ -40,11 +40,12 @@ class Packed:
     max_seqlen: int  # the longest document, for kernels that ask; known here, so that no step waits for the device
     names: tuple[str, ...]  # of the samples, padding has none
     categories: tuple[str, ...] = ()  # of the samples, what their records teach; "" where nothing is said
-    evidence: Evidence = field(default_factory=lambda: join([]))  # where answers are to be seen; none unless asked for
+    notes: tuple[Any, ...] = ()  # of the samples, what an auxiliary loss asked the loader to say; none unless asked for
 
     def __post_init__(self) -> None:
         size, num_samples = len(self.input_ids), len(self.names)
         assert len(self.categories) == num_samples, f"{len(self.categories)} categories for {num_samples} samples"
+        assert len(self.notes) in (0, num_samples), f"{len(self.notes)} notes for {num_samples} samples"
         for name in ("labels", "position_ids", "image_mask"):
             assert len(getattr(self, name)) == size, f"{name} has {len(getattr(self, name))} of {size} places"
         assert 0 <= self.num_tokens <= size, f"{self.num_tokens} tokens in {size} places"
@@ -88,9 +89,12 @@ class Packed:
         return torch.cat((tensor[: self.num_tokens], tensor.new_full((added,), value)))
 
     def to(self, device: torch.device | str) -> Packed:
-        """Return the pack with its tensors on `device`; the grids stay on the CPU, where the layout is computed."""
+        """Return the pack with its tensors on `device`.
+
+        The grids stay on the CPU, where the layout is computed, and the notes where they are.
+        """
         names = ("input_ids", "labels", "position_ids", "cu_seqlens", "image_mask", "tiles")
-        return replace(self, **{name: getattr(self, name).to(device) for name in (*names, "evidence")})
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def pack_samples(
@@ -98,11 +102,11 @@ def pack_samples(
     processor: Processor,
     seq_len: int | None = None,
     categories: Sequence[str] | None = None,
-    evidence: Sequence[Evidence] = (),
+    notes: Sequence[Any] = (),
 ) -> Packed:
     """Lay samples end to end and pad to `seq_len` if it is given. No samples make a sequence of padding alone.
 
-    `categories` has one for each sample, `evidence` too where there is any. UserError if the samples are longer than
+    `categories` has one for each sample, `notes` too where there are any. UserError if the samples are longer than
     `seq_len`.
     """
     lengths = [len(sample) for sample in samples]
@@ -127,7 +131,7 @@ def pack_samples(
         max_seqlen=max(documents, default=0),
         names=tuple(sample.name for sample in samples),
         categories=("",) * len(samples) if categories is None else tuple(categories),
-        evidence=join([(sum(lengths[:number]), found) for number, found in enumerate(evidence)]),
+        notes=tuple(notes),
     )
 
 

@@ -14,12 +14,13 @@ import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from vl2.errors import UserError
+from vl2.process.conversation import ImageRef, Piece, Role, Turn
 from vl2.process.grounding import box_to_999, format_boxes
+from vl2.process.image import ImageSource
 
-Role = Literal["system", "user", "assistant", "document"]
 BoxPx = tuple[float, float, float, float]
 Json = dict[str, Any]
 
@@ -172,25 +173,22 @@ class Record:
     def _texts(self) -> list[str]:
         return [part.text for message in self.messages for part in message.parts if part.text is not None]
 
-    def to_messages(self, images: Sequence[Any]) -> list[Json]:
-        """Return the conversation in OpenAI's form for `Processor.encode`, boxes written on the 0..999 scale.
+    def to_turns(self, images: Sequence[ImageSource] | None = None) -> list[Turn]:
+        """Return the conversation for `Processor.encode`, boxes written on the 0..999 scale.
 
-        `images` are what the processor opens, one for each of the record's.
+        `images` are what the processor opens, one for each of the record's; by default the bytes that it holds.
         """
+        if images is None:
+            images = [image.data for image in self.images if image.data is not None]
+            if len(images) != len(self.images):
+                raise UserError(f"record {self.id} names image files: a store must give the bytes of images")
         if len(images) != len(self.images):
             raise UserError(f"record {self.id} has {len(self.images)} images, {len(images)} were given")
-        return [
-            {
-                "role": message.role,
-                "content": [
-                    {"type": "text", "text": self.with_boxes(part.text)}
-                    if part.text is not None
-                    else {"type": "image", "image": images[part.image or 0]}
-                    for part in message.parts
-                ],
-            }
-            for message in self.messages
-        ]
+
+        def piece(part: Part) -> Piece:
+            return ImageRef(source=images[part.image]) if part.image is not None else self.with_boxes(part.text or "")
+
+        return [Turn(role=m.role, pieces=tuple(map(piece, m.parts))) for m in self.messages]
 
     def with_boxes(self, text: str) -> str:
         """Replace every `{box:k}` by the tags and coordinates of object k."""

@@ -13,8 +13,7 @@ from typing import Any
 from PIL import Image
 
 from vl2.data.record import Record
-from vl2.data.store.parse import check_text
-from vl2.data.store.place import Found, Kind, Located, Place, Problem
+from vl2.data.store.parse import Found, Kind, Located, Place, Problem, check_text
 from vl2.data.stored_image import open_stored
 from vl2.errors import UserError
 from vl2.process.processor import Processor
@@ -103,7 +102,7 @@ def _encoding_faults(
     record: Record, images: list[Image.Image], processor: Processor, max_tokens: int | None
 ) -> Iterator[tuple[Kind, str]]:
     try:
-        length = len(processor.encode(record.to_messages(images), train=True, name=record.id))
+        length = len(processor.encode(record.to_turns(images), train=True, name=record.id))
     except UserError as error:
         yield "encode", str(error)
     except Exception as error:  # one record that meets a fault of ours must not end a run over millions

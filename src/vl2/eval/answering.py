@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 from vl2.errors import UserError
 from vl2.eval.task import REFUSED, Item, Protocol, Result
@@ -13,7 +12,7 @@ from vl2.infer.generate import generate
 from vl2.infer.reply import Reply
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM, ReplyBuilder
-from vl2.process.messages import ImageRef, normalize
+from vl2.process.conversation import ImageRef, Turn, arrange
 from vl2.process.sample import Sample
 
 WINDOW = 4  # batches encoded at once: a row that ends early is refilled within it
@@ -29,7 +28,7 @@ def answers(vlm: VLM, protocol: Protocol, items: Iterable[Item], *, batch_size: 
         sampled: list[Item] = []
         for item in window:
             try:
-                sample = asked.processor.encode(protocol.messages(item), name=item.id)
+                sample = asked.processor.encode(protocol.ask(item), name=item.id)
                 if len(sample.input_ids) >= asked.limits.max_context:
                     raise UserError(
                         f"the prompt has {len(sample.input_ids)} tokens, the context is {asked.limits.max_context}"
@@ -46,7 +45,7 @@ def answers(vlm: VLM, protocol: Protocol, items: Iterable[Item], *, batch_size: 
 def _replies(vlm: VLM, samples: list[Sample], options: GenerateOptions) -> Iterator[tuple[int, Reply]]:
     builders = [ReplyBuilder(sample) for sample in samples]
     tokenizer = vlm.processor.tokenizer
-    for event in generate(vlm.model, tokenizer, samples, [options] * len(samples), limits=vlm.limits):
+    for event in generate(vlm.runner, tokenizer, samples, [options] * len(samples), limits=vlm.limits):
         builders[event.request].add(event)
         if event.finish_reason is not None:
             yield event.request, builders[event.request].build()
@@ -58,7 +57,7 @@ def prepared(vlm: VLM, protocol: Protocol, batch_size: int) -> VLM:
     if protocol.max_tiles is not None and processor.max_tiles is None:
         processor = processor.with_tiling(processor.tiling, protocol.max_tiles)
     limits = replace(vlm.limits, max_rows=batch_size)
-    return VLM(vlm.model, processor, folder=vlm.folder, limits=limits)
+    return VLM(vlm.model, processor, folder=vlm.folder, limits=limits, runner=vlm.runner)
 
 
 def scored(protocol: Protocol, item: Item, reply: Reply) -> Result:
@@ -67,7 +66,7 @@ def scored(protocol: Protocol, item: Item, reply: Reply) -> Result:
         id=item.id,
         part=item.part,
         cluster=item.cluster,
-        prompt=prompt_text(protocol.messages(item)),
+        prompt=prompt_text(protocol.ask(item)),
         answer=reply.text,
         read=score.read,
         gold=item.gold,
@@ -97,9 +96,9 @@ def refused(protocol: Protocol, item: Item, why: str) -> Result:
     )
 
 
-def prompt_text(messages: Any) -> str:
+def prompt_text(conversation: Sequence[Turn]) -> str:
     """Return a conversation as text, `<image>` where a picture stands."""
-    turns = normalize(messages)
+    turns = arrange(conversation)
     said = ["".join("<image>" if isinstance(p, ImageRef) else p for p in turn.pieces) for turn in turns]
     if len(turns) == 1:
         return said[0]

@@ -5,21 +5,21 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Sequence
 
-from vl2.data.convert.conversation import OPTION_LETTER, SHORT_ANSWER
+from vl2.datasets.question_answers import OPTION_LETTER, SHORT_ANSWER
 from vl2.eval.task import Item
-from vl2.infer.prompts import Messages, user_message
+from vl2.process.conversation import Turn, user_turn
 
-Ask = Callable[[Item], Messages]
+Ask = Callable[[Item], list[Turn]]
 
 
-def ask(item: Item) -> Messages:
+def ask(item: Item) -> list[Turn]:
     """Ask the bare question."""
-    return [user_message(item.question, item.images)]
+    return [user_turn(item.question, item.images)]
 
 
 def ask_with(suffix: str, *, is_stripped: bool = True) -> Ask:
     """Return what asks the question with an instruction after it; some harnesses keep blanks at its ends."""
-    return lambda item: [user_message((item.question.strip() if is_stripped else item.question) + suffix, item.images)]
+    return lambda item: [user_turn((item.question.strip() if is_stripped else item.question) + suffix, item.images)]
 
 
 ask_short = ask_with(f"\n{SHORT_ANSWER}")
@@ -35,8 +35,8 @@ def letters(item: Item) -> dict[str, str]:
     return dict(zip(string.ascii_uppercase, item.options, strict=False))
 
 
-def ask_letter(item: Item) -> Messages:
+def ask_letter(item: Item) -> list[Turn]:
     """Ask for the letter of an option; a question without options for a short answer."""
     if not item.options:
         return ask_short(item)
-    return [user_message(f"{item.question.strip()}\n{lettered(item.options)}\n{OPTION_LETTER}", item.images)]
+    return [user_turn(f"{item.question.strip()}\n{lettered(item.options)}\n{OPTION_LETTER}", item.images)]

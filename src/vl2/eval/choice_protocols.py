@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from vl2.data.convert.conversation import OPTION_LETTER
+from vl2.datasets.question_answers import OPTION_LETTER
 from vl2.eval.asking import ask_letter, lettered, letters
 from vl2.eval.score.exact import exact_match
 from vl2.eval.score.multiple_choice import lmms_eval_letter, mmbench_letter, vlmevalkit_letter
 from vl2.eval.task import Item, JudgeRule, Protocol, Result, Score, mean_score
-from vl2.infer.prompts import Messages, user_message
+from vl2.process.conversation import Turn, user_turn
 
 SELECT = "Please select the correct answer from the options above. \n"
 MAX_NEW_TOKENS = 512  # of VLMEvalKit's adapter for this model
@@ -33,24 +33,24 @@ def vlmevalkit_prompt(item: Item) -> str:
     return "\n".join(lines)
 
 
-def ask_vlmevalkit(item: Item) -> Messages:
-    return [user_message(vlmevalkit_prompt(item), item.images)]
+def ask_vlmevalkit(item: Item) -> list[Turn]:
+    return [user_turn(vlmevalkit_prompt(item), item.images)]
 
 
-def ask_mmbench(item: Item, instruction: str = OPTION_LETTER) -> Messages:
+def ask_mmbench(item: Item, instruction: str = OPTION_LETTER) -> list[Turn]:
     """Ask as lmms-eval's MMBench: hint, question and options in one."""
     hint = item.notes.get("hint")
     text = f"{hint + ' ' if hint else ''}{item.question} There are several options:\n{lettered(item.options)}"
-    return [user_message(f"{text}\n\n{instruction}", item.images)]
+    return [user_turn(f"{text}\n\n{instruction}", item.images)]
 
 
-def ask_with_options(suffix: str, *, is_stripped: bool = True) -> Callable[[Item], Messages]:
+def ask_with_options(suffix: str, *, is_stripped: bool = True) -> Callable[[Item], list[Turn]]:
     """Return what asks the question, its options if they are not part of it, and an instruction."""
 
-    def ask(item: Item) -> Messages:
+    def ask(item: Item) -> list[Turn]:
         options = f"\n{lettered(item.options)}" if item.options else ""
         question = item.question.strip() if is_stripped else item.question
-        return [user_message(f"{question}{options}{suffix}", item.images)]
+        return [user_turn(f"{question}{options}{suffix}", item.images)]
 
     return ask
 
@@ -96,7 +96,7 @@ def judge_by_letter(choices: Callable[[Item], dict[str, str]], gold: Callable[[I
 JUDGE = judge_by_letter(choices_of, lambda item: str(item.gold))
 
 VLMEVALKIT = Protocol(
-    messages=ask_vlmevalkit,
+    ask=ask_vlmevalkit,
     score=score_letter(vlmevalkit_letter, asks_judge=True),
     says=VLMEVALKIT_SAYS,
     max_new_tokens=MAX_NEW_TOKENS,
@@ -104,7 +104,7 @@ VLMEVALKIT = Protocol(
 )
 # The paper prints no prompt for these. This is the model's own short form, read by the same rule.
 PAPER = Protocol(
-    messages=ask_letter,
+    ask=ask_letter,
     score=score_letter(vlmevalkit_letter),
     says="The only letter among the words, near the end, else the only option that is named.",
     max_new_tokens=64,
@@ -116,7 +116,7 @@ score_lmms_letter = score_letter(lambda answer, choices: lmms_eval_letter(answer
 
 def lmms_eval_protocol(suffix: str, *, max_new_tokens: int = 16) -> Protocol:
     return Protocol(
-        messages=ask_with_options(suffix),
+        ask=ask_with_options(suffix),
         score=score_lmms_letter,
         says="lmms-eval's shared extractor: the letter in the most trusted form.",
         max_new_tokens=max_new_tokens,
@@ -125,7 +125,7 @@ def lmms_eval_protocol(suffix: str, *, max_new_tokens: int = 16) -> Protocol:
 
 def lmms_mmbench_protocol(instruction: str = OPTION_LETTER, *, max_new_tokens: int) -> Protocol:
     return Protocol(
-        messages=lambda item: ask_mmbench(item, instruction),
+        ask=lambda item: ask_mmbench(item, instruction),
         score=score_letter(mmbench_letter),
         says="lmms-eval's rule step: the only letter, bare or in a usual form, else the only option that is named.",
         max_new_tokens=max_new_tokens,

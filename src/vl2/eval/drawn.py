@@ -12,11 +12,11 @@ from itertools import count
 
 from PIL import Image
 
-from vl2.data.construct.draft import Draft
-from vl2.data.construct.source import Dropped, Source, rng_for
-from vl2.data.held_out import HELD_OUT_SEED
 from vl2.errors import UserError
+from vl2.eval.held_out import HELD_OUT_SEED
 from vl2.eval.task import DataSource, Item, Task
+from vl2.synth.draft import Draft
+from vl2.synth.source import Dropped, Source, rng_for
 
 MAX_DROPPED = 500  # in a row: then nothing can be drawn at all
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from vl2.data.convert.layout import find_file, jsonl_rows, parquet_rows, read_list
+from vl2.data.raw_files import find_file, jsonl_rows, parquet_rows, read_list
 from vl2.errors import UserError
 
 Row = dict[str, Any]

@@ -21,10 +21,10 @@ from itertools import islice
 from pathlib import Path
 
 from vl2.checkpoint.model_size import count_parameters
-from vl2.data.held_out import HELD_OUT_SEED
 from vl2.errors import UserError
 from vl2.eval import sample
 from vl2.eval.answering import answers, prepared
+from vl2.eval.held_out import HELD_OUT_SEED
 from vl2.eval.judge import Judge, judged
 from vl2.eval.progress import EvalProgress
 from vl2.eval.published import released_size

@@ -10,6 +10,7 @@ from vl2.errors import UserError
 from vl2.eval.answering import prompt_text
 from vl2.eval.run import first_item
 from vl2.eval.task import DataSource, Item, Protocol, Task
+from vl2.process.conversation import user_turn
 
 
 def describe(task: Task, source: DataSource, *, only: str | None = None, answer: str | None = None) -> str:
@@ -36,7 +37,7 @@ def describe(task: Task, source: DataSource, *, only: str | None = None, answer:
         if only in (None, name):
             lines += ["", f"== {name}: at most {protocol.max_new_tokens} tokens, greedy{_tiles(protocol)}"]
             lines += [f"   {protocol.says}{_judge(protocol)}", ""]
-            lines += [f"   | {line}" for line in prompt_text(protocol.messages(example)).splitlines()]
+            lines += [f"   | {line}" for line in prompt_text(protocol.ask(example)).splitlines()]
             if answer is not None:
                 lines += ["", f"   {answer!r} {_read(protocol, example, answer)}"]
     if item is None:
@@ -71,5 +72,5 @@ def made_up() -> Item:
         images=(picture.getvalue(),),
         gold=["GOLD"],
         options=("OPTION ONE", "OPTION TWO"),
-        notes={"size": [64, 48], "turns": [{"role": "user", "content": [{"type": "text", "text": "QUESTION?"}]}]},
+        notes={"size": [64, 48], "turns": [user_turn("QUESTION?")]},
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from vl2.errors import UserError
 from vl2.eval.hub import HUB, Dataset, fetch
-from vl2.infer.prompts import Messages
+from vl2.process.conversation import Turn
 
 Json = Any
 REFUSED = "refused"  # how a result ends whose item could not be asked
@@ -84,7 +84,7 @@ class JudgeRule:
 class Protocol:
     """How an item is asked and its answer scored."""
 
-    messages: Callable[[Item], Messages]
+    ask: Callable[[Item], list[Turn]]
     score: Callable[[Item, str], Score]
     says: str  # how the answer is read and scored, in a sentence or two
     max_new_tokens: int = 512

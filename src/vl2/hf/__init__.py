@@ -15,8 +15,8 @@ runs in a process that does not import vl2.hf. Checkpoints converted for transfo
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from vl2.hf.cache import VL2Cache
-from vl2.hf.collator import VL2DataCollator
 from vl2.hf.config import VL2Config
+from vl2.hf.inputs import VL2DataCollator
 from vl2.hf.model import VL2ForCausalLM, VL2Output
 from vl2.hf.processor import DeepseekVLV2Processor, VL2Processor
 
@@ -30,7 +30,7 @@ __all__ = [
     "VL2Processor",
 ]
 
-# exist_ok: ours also wins over a class of the same model type that a later transformers may bring.
+# exist_ok: these classes take precedence over any that a later transformers has for the same model type.
 AutoConfig.register(VL2Config.model_type, VL2Config, exist_ok=True)
 AutoModelForCausalLM.register(VL2Config, VL2ForCausalLM, exist_ok=True)
 AutoModelForImageTextToText.register(VL2Config, VL2ForCausalLM, exist_ok=True)

@@ -27,7 +27,7 @@ class VL2Cache(transformers.Cache):
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__(layers=[])
         self.config = config
-        self.rows: Cache | None = None  # made with the first tokens, which say how many rows there are
+        self.rows: Cache | None = None  # allocated with the first tokens, when the number of rows is known
         self.num_columns = 0  # padding included
 
     def extend(self, language: LanguageModel, embeds_BSD: Tensor, mask_BS: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class VL2Cache(transformers.Cache):
         return states_BSD
 
     def _reserve(self, embeds_BSD: Tensor) -> Cache:
-        """Return the rows with room for S more positions, moved to larger ones if need be."""
+        """Return rows with room for S more positions, copied to a larger cache if necessary."""
         num_rows, num_new = embeds_BSD.shape[:2]
         old = self.rows
         if old is not None and len(old.lengths) != num_rows:
@@ -66,7 +66,7 @@ class VL2Cache(transformers.Cache):
             layers = [tuple(t.index_select(0, index.to(t.device)) for t in layer) for layer in self.rows.layers]
             self.rows = Cache(layers, [self.rows.lengths[i] for i in index.tolist()])
 
-    # What transformers calls, under its names.
+    # The interface that transformers calls.
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.num_columns

@@ -1,8 +1,8 @@
 # mypy: allow-untyped-calls
 """config.json as transformers wants it: an object with attributes that writes back the released keys.
 
-The three sections stay plain dicts, as in the file. What they mean, which values are allowed and what
-holds where the file says nothing is `vl2.config.ModelConfig`'s business alone.
+The three sections stay plain dicts, as in the file. `vl2.config.ModelConfig` alone knows their meaning,
+the allowed values and the defaults.
 Golden: tests/golden/reference/checkpoints.
 """
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from vl2.config import MODEL_TYPE, RELEASED_DEFAULTS, ModelConfig
 from vl2.errors import UserError
 
-# Keys that are no part of the file: transformers passes them to the constructor.
+# Keys that transformers passes to the constructor but that are not in the file.
 _RUNTIME_KEYS = ("attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions")
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 
@@ -34,9 +34,9 @@ def _language_value(name: str) -> Any:
 
 
 class ConfigRefused(UserError, ValueError):
-    """What is wrong with a config, as ValueError too: transformers then goes on where it needs no config of its own.
+    """A refused config. It is a ValueError too, so that transformers goes on where it needs no config.
 
-    AutoTokenizer loads the tokenizer of a DeepSeek-OCR checkpoint so, as it does without vl2.hf.
+    Thus AutoTokenizer loads the tokenizer of a DeepSeek-OCR checkpoint, as it does without vl2.hf.
     """
 
 
@@ -81,7 +81,7 @@ class VL2Config(PreTrainedConfig):
         return ModelConfig.from_dict(copy.deepcopy(values))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the keys that the file had, with their values of now."""
+        """Return the keys that the file had, with their current values."""
         return {**self.to_model_config().to_dict(), "model_type": self.model_type}
 
     def to_diff_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Between the arguments of transformers' from_pretrained and save_pretrained and our checkpoint folders."""
+"""Translate arguments of transformers' from_pretrained and save_pretrained, and write into existing folders."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from vl2.errors import UserError
 from vl2.infer.vlm import DTYPES, choose_device
 
-# What transformers and its users pass by habit and what changes nothing here: only our own code ever runs,
-# only safetensors are read and written, and loading never holds two copies.
+# Options that transformers and its users pass by habit. They change nothing: no code of a checkpoint runs, only
+# safetensors are read and written, and loading never holds two copies.
 _HABITS = frozenset(
     ("trust_remote_code", "use_safetensors", "safe_serialization", "low_cpu_mem_usage", "weights_only", "_from_auto")
 )
@@ -65,7 +65,7 @@ def shard_bytes(size: int | str) -> int:
 def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a new folder, then move its files into `folder` in place of the weights there.
 
-    Transformers saves into folders that hold other files already; ours are first written whole.
+    Transformers saves into folders that hold other files already; our files are written completely before they move.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder to save to")
@@ -74,6 +74,6 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> None:
         fresh = Path(scratch) / "checkpoint"
         write(fresh)
         for old in folder.glob("model*.safetensors*"):
-            old.unlink()  # a shard of the former save beside the new ones would be read as a part of them
+            old.unlink()  # a shard of an earlier save would be read as part of the new one
         for file in fresh.iterdir():
             os.replace(file, folder / file.name)

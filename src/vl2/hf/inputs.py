@@ -1,11 +1,13 @@
-"""The model's inputs as transformers passes them: tensors by name, tiles and grids of all rows in one stack.
+"""The model's inputs as transformers passes them, with tiles and grids of all rows in one stack, and their collator.
 
 B rows, S tokens in the longest row, I tiles of all rows together, P the side of a tile in pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from torch import Tensor
 from vl2.batch import Batch
 from vl2.errors import UserError
 from vl2.grid import num_tiles
+from vl2.process.processor import Processor
+from vl2.process.sample import Sample, collate
 
 
 def model_inputs(batch: Batch) -> dict[str, Tensor]:
@@ -61,3 +65,29 @@ def checked_mask(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
     if bool((num_runs_B > 1).any()):
         raise UserError("attention_mask must be one run of ones per row: padding stands before or behind the tokens")
     return mask_BS
+
+
+class VL2DataCollator:
+    """The `data_collator` of a Trainer: samples, or mappings with messages, to one right-padded batch with labels."""
+
+    def __init__(self, processor: Processor | None = None, *, mask_prompt: bool = True) -> None:
+        """`processor` is needed for messages only; `mask_prompt` trains on the answers alone."""
+        self.processor = processor
+        self.mask_prompt = mask_prompt
+
+    def __call__(self, features: Sequence[Sample | Mapping[str, Any]]) -> dict[str, Tensor]:
+        batch = collate([self._sample(feature) for feature in features], pad="right")
+        return {**model_inputs(batch), "labels": batch.labels}
+
+    def _sample(self, feature: Sample | Mapping[str, Any]) -> Sample:
+        if isinstance(feature, Sample):
+            return feature
+        if "messages" not in feature:
+            raise UserError(
+                f"a training example needs messages, got {', '.join(map(str, feature)) or 'nothing'} "
+                "(Trainer drops unknown columns: set remove_unused_columns=False)"
+            )
+        if self.processor is None:
+            raise UserError("messages need a processor: VL2DataCollator(processor.core)")
+        name = str(feature.get("id", ""))
+        return self.processor.encode(feature["messages"], train=True, mask_prompt=self.mask_prompt, name=name)

@@ -2,13 +2,13 @@
 """The model as transformers drives it: Auto classes, generate, Trainer, PEFT.
 
 The arithmetic is `vl2.model.VL2`'s, whose modules this class holds under the same names. So state dicts,
-LoRA targets and adapter files are those of VL2 and, but for one misspelt name and the stacked experts, of
+LoRA targets and adapter files are those of VL2 and, but for one misspelled name and the stacked experts, of
 the released model.
 
-Weights are read and written by `vl2.checkpoint`, not by the weight conversions of transformers: ours is strict
-(a missing or surplus tensor is an error there a warning), reads each released tensor straight into its place
+Weights are read and written by `vl2.checkpoint`, not by the weight conversions of transformers: our code is strict
+(a missing or surplus tensor is an error, in transformers a warning), reads each released tensor straight into its place
 in the stacked experts, writes the released layout, and is the same code that `vl2.load` runs. The
-price: one device per model, and no quantisation on loading.
+price: one device per model, and no quantization on loading.
 
 Golden: generate, left_padded_batch and loss_on_text_labels in tests/golden/reference/model.
 """
@@ -37,7 +37,7 @@ from vl2.model import VL2, init_weights
 from vl2.model.empty import shapes_only
 from vl2.process.sample import IGNORE_ID
 
-# Transformers renamed the cache between 5.12 and 5.24; the older versions know the older name only.
+# Transformers renamed the cache between 5.12 and 5.24. Older versions know only the old name.
 _OUTPUT_FIELDS = {field.name for field in dataclasses.fields(CausalLMOutputWithPast)}
 CACHE_NAME = "cache" if "cache" in _OUTPUT_FIELDS else "past_key_values"
 GENERATION_FILE = "generation_config.json"
@@ -47,7 +47,7 @@ GENERATION_FILE = "generation_config.json"
 class VL2Output(CausalLMOutputWithPast):
     """What forward returns."""
 
-    balance_loss: Tensor | None = None  # of a pass without cache; unweighted, and no part of `loss`
+    balance_loss: Tensor | None = None  # only without a cache; unweighted, and not part of `loss`
 
 
 class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
@@ -60,7 +60,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
 
     def __init__(self, config: VL2Config, network: VL2 | None = None) -> None:
-        """Take the modules of `network`, or of a new one with random weights drawn from torch's seed."""
+        """Take the modules of `network`, or build one with random weights from torch's generator."""
         super().__init__(config)
         if config._attn_implementation not in (None, "sdpa"):
             raise UserError(f"attn_implementation must be 'sdpa', got {config._attn_implementation!r}")
@@ -68,8 +68,8 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
             network = VL2(config.to_model_config())
             if network.device.type != "meta":
                 init_weights(network, torch.initial_seed())
-        # One set of modules seen from two objects: the tables are shared, so that whatever PEFT or a move
-        # to a device replaces in one is replaced in the other. Not set as an attribute, which would add a prefix.
+        # Two objects share one set of modules: what PEFT or a move to a device replaces in one is replaced in the
+        # other. The network is not an attribute, because that would add a prefix to the names of its parameters.
         self._modules, self._parameters = network._modules, network._parameters
         object.__setattr__(self, "network", network)
         self.network: VL2
@@ -101,10 +101,10 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         """
         refuse_unknown("from_pretrained", others)
         if adapter_kwargs and "_adapter_model_path" in adapter_kwargs:
-            # Transformers would load it, but where names do not match it only warns and goes on with random weights.
+            # Transformers would load this but only warn about names that do not match, and use random weights.
             raise UserError("this folder holds an adapter: load it by peft.AutoPeftModelForCausalLM.from_pretrained")
         folder = locate_checkpoint(pretrained_model_name_or_path, revision=revision, offline=local_files_only)
-        # Some versions of the Auto classes hand the asked dtype over in the config alone.
+        # Some versions of the Auto classes pass the requested dtype only in the config.
         wanted = dtype_of(dtype or torch_dtype) or dtype_of(None if config is None else config.dtype)
         network = load_model(folder, LoadOptions(dtype=wanted, device=device_of(device_map)))
         if config is None:
@@ -131,7 +131,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         max_shard_size: int | str = "5GB",
         **others: Any,
     ) -> None:
-        """Write config, weights and generation config in the released layout, over a former save in the folder.
+        """Write config, weights and generation config in the released layout, in place of an earlier save.
 
         A model with an adapter from `add_adapter` saves the adapter alone, as all models of transformers do.
         """
@@ -150,7 +150,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         self.generation_config.save_pretrained(save_directory)
 
     def _plain_network(self, state: dict[str, Tensor]) -> VL2:
-        """Return a network of these tensors, shared; UserError if they are not exactly its parameters."""
+        """Return a network that shares these tensors. UserError if they are not exactly its parameters."""
         with shapes_only():
             network = VL2(self.config.to_model_config())
         try:
@@ -183,7 +183,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
 
         input_ids, attention_mask, image_mask and labels are [B, S]; `tiles` [I, 3, P, P] and `grids` [images, 2]
         hold all rows' images, row by row. Positions are counted from the mask, so there are no position_ids
-        (`cache_position` is what old versions pass unasked). With `cache` or `use_cache`, the S columns come after
+        (old versions pass `cache_position` unasked). With `cache` or `use_cache`, the S columns come after
         those of the cache, the mask covers both, and no gradient is kept.
         """
         if output_attentions or output_hidden_states:
@@ -307,7 +307,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
 
 
 def _generation_defaults(config: VL2Config) -> GenerationConfig:
-    # Padding behind a finished answer is never read again, so any id will do where the tokenizer's is not known.
+    # Padding after a finished answer is never read, so any id serves if the tokenizer's is not known.
     return GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.eos_token_id
     )

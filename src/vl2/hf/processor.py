@@ -21,11 +21,10 @@ from vl2.errors import UserError
 from vl2.hf.files import refuse_unknown
 from vl2.hf.inputs import model_inputs
 from vl2.infer.vlm import TOKENIZER_FILES
-from vl2.process.collate import collate
 from vl2.process.image import ImageOptions
-from vl2.process.messages import normalize
+from vl2.process.messages import to_turns
 from vl2.process.processor import Processor
-from vl2.process.sample import Sample
+from vl2.process.sample import Sample, collate
 from vl2.process.tiling import Tiling
 
 PROCESSOR_FILE = "processor_config.json"
@@ -127,7 +126,7 @@ class DeepseekVLV2Processor:
     def _encode(self, conversation: Any, opens_answer: bool, continues: bool) -> Sample:
         if isinstance(conversation, Sequence):
             conversation = [_plain_message(message) for message in conversation]
-        turns = normalize(conversation)
+        turns = to_turns(conversation)
         last = turns[-1]
         # The released form opens an answer by an empty assistant turn.
         awaits_answer = last.role == "user" or not last.text
@@ -135,7 +134,7 @@ class DeepseekVLV2Processor:
             raise UserError("the last turn is the user's: an answer is opened by add_generation_prompt=True")
         if opens_answer and not awaits_answer:
             raise UserError("the last turn is the assistant's: continue it by continue_final_message=True")
-        return self.core.encode_turns(turns, train=not (opens_answer or continues))
+        return self.core.encode(turns, train=not (opens_answer or continues))
 
     def decode(self, token_ids: Tensor | Iterable[int], skip_special_tokens: bool | None = None) -> str:
         """Return the text of ids. Bos, eos, pad and image tokens are dropped and grounding tags kept;

@@ -17,8 +17,8 @@ from torch import Tensor
 from vl2.checkpoint.memory_plan import DEFAULT_ENCODER_BYTES, tiles_per_pass
 from vl2.grid import Grid, num_tiles, num_visual_tokens
 from vl2.infer.byte_lru import ByteLRU
-from vl2.model import VL2
 from vl2.process.sample import Sample
+from vl2.runtime import Runner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,23 +87,24 @@ class EncoderCache:
         self._store.clear()
 
 
-def encode_image(model: VL2, image: TiledImage) -> Iterator[Tensor | None]:
+def encode_image(runner: Runner, image: TiledImage) -> Iterator[Tensor | None]:
     """Yield None after each pass of the encoder but the last, then the image's arranged visual tokens [tokens, D]."""
-    parts: list[Tensor] = []
+    model, parts = runner.model, list[Tensor]()
     for tiles in image.tiles.split(tiles_per_pass(model.config.vision_config, model.device)):
         if parts:
             yield None
-        parts.append(model.encode_tiles(tiles.to(model.device)))
+        parts.append(runner.encode(tiles.to(model.device)))
     yield model.arrange(torch.cat(parts), [image.grid])
 
 
-def encode_images(model: VL2, sample: Sample) -> Tensor | None:
+def encode_images(runner: Runner, sample: Sample) -> Tensor | None:
     """Return the visual tokens of a sample in the order of its slots, [tokens, D], or None without images."""
-    encoded = [step for image in images_of(sample) for step in encode_image(model, image) if step is not None]
+    encoded = [step for image in images_of(sample) for step in encode_image(runner, image) if step is not None]
     return torch.cat(encoded) if encoded else None
 
 
-def embed_prompt(model: VL2, sample: Sample) -> Tensor:
+def embed_prompt(runner: Runner, sample: Sample) -> Tensor:
     """Return the embedded prompt, visual tokens in their slots, [1, S, D]."""
+    model = runner.model
     ids, mask = (t.to(model.device).unsqueeze(0) for t in (sample.input_ids, sample.image_mask))
-    return model.embed(ids, mask, encode_images(model, sample))
+    return model.embed(ids, mask, encode_images(runner, sample))

@@ -15,8 +15,9 @@ from torch import Tensor
 from vl2.checkpoint.memory_plan import DEFAULT_ENCODER_BYTES, DEFAULT_PREFIX_BYTES
 from vl2.infer.image_tokens import EncoderCache, TiledImage, encode_image, images_of
 from vl2.infer.prefix_cache import PrefillChunk, PrefixCache, plan_chunks
-from vl2.model import VL2, Cache
+from vl2.model import Cache
 from vl2.process.sample import Sample
+from vl2.runtime import Runner
 
 
 class Reuse:
@@ -36,35 +37,26 @@ class Reuse:
         self.prefix.clear()
 
 
-def weights_key(model: VL2) -> bytes:
-    """Return a key that changes when weights are changed in place, replaced or moved: what they made is then stale."""
-    content = blake2b(digest_size=16)
-    for tensors in (model.parameters(), model.buffers()):
-        for t in tensors:
-            version = 0 if t.is_inference() else t._version
-            where = t.data_ptr() if t.layout == torch.strided else 0
-            content.update(repr((id(t), version, where, t.dtype)).encode())
-    return content.digest()
-
-
 class Prefill:
     """Reads one prompt into an empty one-row cache, step by step, so that others can be decoded in between."""
 
     def __init__(
         self,
-        model: VL2,
+        runner: Runner,
         sample: Sample,
         row: Cache,
         *,
         assistant_id: int,
         max_chunk: int | None = None,
         reuse: Reuse | None = None,
+        variant: str = "",
     ) -> None:
-        """Copy into the row what `reuse` knows. `assistant_id` is the token that opens an answer."""
+        """`assistant_id` is the token that opens an answer. `variant` names what changes the runner's model, an adapter
+        for example: what is known of one variant is not used for another."""
         assert row.lengths == [0], f"a prompt is read into an empty row, this one holds {row.lengths}"
-        self._model, self._sample, self._row, self._reuse = model, sample, row, reuse
+        self._runner, self._sample, self._row, self._reuse = runner, sample, row, reuse
         self._images = images_of(sample)
-        weights = weights_key(model) if reuse is not None else b""
+        weights = runner.key + variant.encode()
         hashes = [image.key() if reuse is not None else b"" for image in self._images]
         self._image_keys = [blake2b(weights + key, digest_size=16).digest() for key in hashes]
         self._chunks = plan_chunks(
@@ -75,14 +67,21 @@ class Prefill:
             longest=max_chunk,
             namespace=weights + str(max_chunk).encode(),
         )
-        self._num_cached_chunks, self._state_D = reuse.prefix.restore(self._chunks, row) if reuse else (0, None)
+        self._num_cached_chunks = 0
         # Not of `self`: a cycle would keep the row, 60 KB a token and more, until the garbage collector comes by.
         self._steps = type(self)._run(weakref.proxy(self))
 
     @property
     def num_reused(self) -> int:
-        """Tokens of the prompt that were known."""
+        """Tokens of the prompt that were known when its first step was done."""
         return self._chunks[self._num_cached_chunks - 1].stop if self._num_cached_chunks else 0
+
+    @property
+    def num_left(self) -> int:
+        """Tokens of the prompt that are left to read, as far as it can be said now."""
+        (read,) = self._row.lengths
+        known = self._reuse.prefix.num_known(self._chunks) if self._reuse is not None and not read else 0
+        return len(self._sample) - max(read, known)
 
     def step(self) -> Tensor | None:
         """Do the next piece of work, one pass of the encoder or one chunk of the prompt.
@@ -99,22 +98,26 @@ class Prefill:
 
     def _run(self) -> Iterator[Tensor | None]:
         encoded: dict[int, Tensor] = {}
+        state_D: Tensor | None = None
+        if self._reuse is not None:
+            # Now and not before: what was asked for beside it may have been read in the meantime.
+            self._num_cached_chunks, state_D = self._reuse.prefix.restore(self._chunks, self._row)
         for number, part in enumerate(self._chunks[self._num_cached_chunks :], self._num_cached_chunks):
             wanted = self._images_in(part)
             for index in wanted:
                 if index not in encoded:
-                    for tokens_TD in _encode(self._model, self._images[index], self._image_keys[index], self._reuse):
+                    for tokens_TD in _encode(self._runner, self._images[index], self._image_keys[index], self._reuse):
                         if tokens_TD is not None:
                             encoded[index] = tokens_TD
                         yield None
             embeds_1SD = self._embed(part, [(self._images[i], encoded[i]) for i in wanted])
-            self._state_D = self._model.language.extend(embeds_1SD, self._row, last_only=True)[0, -1]
+            state_D = self._runner.prefill(embeds_1SD, self._row)
             if self._reuse is not None:
-                self._reuse.prefix.store(self._chunks[: number + 1], self._row, self._state_D)
+                self._reuse.prefix.store(self._chunks[: number + 1], self._row, state_D)
             if part is not self._chunks[-1]:
                 yield None
-        assert self._state_D is not None, "a prompt has at least one token"
-        yield self._model.language.logits(self._state_D)
+        assert state_D is not None, "a prompt has at least one token"
+        yield self._runner.logits(state_D)
 
     def _images_in(self, part: PrefillChunk) -> list[int]:
         """Return the images of which a visual token stands in the chunk."""
@@ -127,34 +130,34 @@ class Prefill:
         return first, first + int(mask[part.start : part.stop].sum())
 
     def _embed(self, part: PrefillChunk, images: list[tuple[TiledImage, Tensor]]) -> Tensor:
-        device, span = self._model.device, slice(part.start, part.stop)
-        ids_1S, mask_1S = (t[span].to(device).unsqueeze(0) for t in (self._sample.input_ids, self._sample.image_mask))
+        model, sample, span = self._runner.model, self._sample, slice(part.start, part.stop)
+        ids_1S, mask_1S = (t[span].to(model.device).unsqueeze(0) for t in (sample.input_ids, sample.image_mask))
         if not images:
-            return self._model.embed(ids_1S, mask_1S, None)
+            return model.embed(ids_1S, mask_1S, None)
         first, stop = self._visual_range(part)
         offset = images[0][0].first
         visual_TD = torch.cat([tokens_TD for _, tokens_TD in images])[first - offset : stop - offset]
-        return self._model.embed(ids_1S, mask_1S, visual_TD)
+        return model.embed(ids_1S, mask_1S, visual_TD)
 
 
-def _encode(model: VL2, image: TiledImage, key: bytes, reuse: Reuse | None) -> Iterator[Tensor | None]:
+def _encode(runner: Runner, image: TiledImage, key: bytes, reuse: Reuse | None) -> Iterator[Tensor | None]:
     """Yield None after each pass of the encoder but the last, then the image's visual tokens, which may be known."""
     known = reuse.encoder.get(key) if reuse is not None else None
     if known is not None:
         yield known
         return
-    for tokens_TD in encode_image(model, image):
+    for tokens_TD in encode_image(runner, image):
         if tokens_TD is not None and reuse is not None:
             reuse.encoder.put(key, tokens_TD)
         yield tokens_TD
 
 
-def prefill(model: VL2, embeds_1SD: Tensor, cache: Cache, chunk: int | None = None) -> Tensor:
+def prefill(runner: Runner, embeds_1SD: Tensor, row: Cache, chunk: int | None = None) -> Tensor:
     """Write an embedded prompt into an empty one-row cache and return the logits of its last position, [V].
 
-    The plain way, which reuses nothing: a test holds `Prefill` equal to it.
+    It reuses nothing: a test holds `Prefill` equal to it.
     """
-    states_1SD = embeds_1SD
+    state_D = embeds_1SD
     for part in embeds_1SD.split(chunk or embeds_1SD.shape[1], dim=1):
-        states_1SD = model.language.extend(part, cache, last_only=True)
-    return model.language.logits(states_1SD[0, -1])
+        state_D = runner.prefill(part, row)
+    return runner.logits(state_D)

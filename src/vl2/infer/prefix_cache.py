@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from torch import Tensor
 
@@ -109,6 +109,11 @@ class PrefixCache:
     @property
     def nbytes(self) -> int:
         return self._store.nbytes
+
+    def num_known(self, chunks: Sequence[PrefillChunk]) -> int:
+        """Return how many tokens of the beginning of a prompt are known. Changes nothing of what is dropped first."""
+        known = list(takewhile(lambda part: part.key in self._store, chunks))
+        return known[-1].stop if known else 0
 
     def restore(self, chunks: Sequence[PrefillChunk], row: Cache) -> tuple[int, Tensor | None]:
         """Copy the longest known beginning into an empty row.

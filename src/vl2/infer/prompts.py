@@ -1,23 +1,13 @@
-"""Messages for one question, and the prompts that the released model was trained to answer."""
+"""The prompts that the released model was trained to answer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
 from vl2.errors import UserError
 from vl2.process.image import ImageOptions, ImageSource, open_image
-
-Message = Mapping[str, Any]
-Messages = Sequence[Message]
-
-
-def user_message(text: str, images: Sequence[Any]) -> Message:
-    """Return an OpenAI-style message: the images, then the text."""
-    parts = [{"type": "image", "image": image} for image in images]
-    return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
 
 def locate_prompt(query: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from vl2.infer.draw import draw_boxes
-from vl2.infer.generate import FinishReason
+from vl2.infer.sequence import FinishReason
 from vl2.process.grounding import Box, boxes_in_pixels
 
 Size = tuple[int, int]  # (width, height) in pixels

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vl2.infer.prompts import user_message
-from vl2.process.image import open_image
+from vl2.process.conversation import Turn, user_turn
+from vl2.process.image import ImageSource, open_image
+from vl2.process.messages import Conversation, read_turns, to_messages
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -23,23 +24,32 @@ class Session:
     def __init__(self, vlm: VLM, *, system: str | None = None) -> None:
         self._vlm = vlm
         self._system = system
-        self.messages: list[Mapping[str, Any]] = []
+        self.turns: list[Turn] = []
         self.clear()
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The turns in OpenAI's form, with the opened images."""
+        return to_messages(self.turns)
+
+    @messages.setter
+    def messages(self, messages: Conversation) -> None:
+        self.turns = list(read_turns(messages))
 
     def clear(self) -> None:
         """Forget every turn but the system prompt."""
-        self.messages = [] if self._system is None else [{"role": "system", "content": self._system}]
+        self.turns = [] if self._system is None else [Turn(role="system", pieces=(self._system,))]
 
-    def ask(self, text: str, images: Sequence[Any] = (), **options: Unpack[OptionFields]) -> Reply:
+    def ask(self, text: str, images: Sequence[ImageSource] = (), **options: Unpack[OptionFields]) -> Reply:
         """Ask with all earlier turns in view, and remember the answer."""
-        asked = [*self.messages, self._user(text, images)]
+        asked = [*self.turns, self._user(text, images)]
         reply = self._vlm.generate(asked, **options)
-        self.messages = [*asked, {"role": "assistant", "content": reply.text}]
+        self.turns = [*asked, _answer(reply.text)]
         return reply
 
-    def stream(self, text: str, images: Sequence[Any] = (), **options: Unpack[OptionFields]) -> Iterator[str]:
+    def stream(self, text: str, images: Sequence[ImageSource] = (), **options: Unpack[OptionFields]) -> Iterator[str]:
         """Ask and yield the answer piece by piece. Remembered when it ends, or as far as it came when closed."""
-        asked = [*self.messages, self._user(text, images)]
+        asked = [*self.turns, self._user(text, images)]
         answer = ""
         try:
             for event in self._vlm.events(asked, **options):
@@ -48,9 +58,13 @@ class Session:
                     yield event.piece
         finally:
             if answer.strip():
-                self.messages = [*asked, {"role": "assistant", "content": answer.strip()}]
+                self.turns = [*asked, _answer(answer.strip())]
 
-    def _user(self, text: str, images: Sequence[Any]) -> Mapping[str, Any]:
+    def _user(self, text: str, images: Sequence[ImageSource]) -> Turn:
         # Opened once: later turns do not depend on a file that may move, or a URL that may change.
         options = self._vlm.processor.image_options
-        return user_message(text, [i if isinstance(i, Image.Image) else open_image(i, options) for i in images])
+        return user_turn(text, [i if isinstance(i, Image.Image) else open_image(i, options) for i in images])
+
+
+def _answer(text: str) -> Turn:
+    return Turn(role="assistant", pieces=(text,))

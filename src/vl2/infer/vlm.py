@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,31 +16,31 @@ from vl2.checkpoint.policy import check_weights, memory_bytes
 from vl2.errors import UserError
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
-from vl2.infer.generate import Event, FinishReason, Limits, generate
+from vl2.infer.generate import generate
 from vl2.infer.prefill import Reuse
-from vl2.infer.prefill_kernels import use_prefill_kernels
 from vl2.infer.prompts import (
-    Message,
-    Messages,
     describe_prompt,
     locate_like_prompt,
     locate_prompt,
     mark_object,
-    user_message,
 )
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
+from vl2.infer.sequence import Event, FinishReason, Limits
 from vl2.infer.session import Session
 from vl2.lora.peft_files import merge_adapter
 from vl2.malloc import tune_malloc
 from vl2.model import VL2
 from vl2.paths import local_path
+from vl2.process.conversation import Turn, one_question
 from vl2.process.grounding import Box
-from vl2.process.image import ImageOptions
+from vl2.process.image import ImageOptions, ImageSource
+from vl2.process.messages import Conversation
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tiling import Tiling
 from vl2.quant.apply import quantization_of
+from vl2.runtime import Runner, choose_runner
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -73,7 +73,7 @@ class OptionFields(TypedDict, total=False):
 class Request:
     """One item of a batch, with its own options."""
 
-    messages: Messages
+    messages: Conversation
     options: GenerateOptions = field(default_factory=GenerateOptions)
 
 
@@ -101,8 +101,11 @@ class VLM:
         folder: Path,
         limits: Limits | None = None,
         reuse: Reuse | None = None,
+        runner: Runner | None = None,
     ) -> None:
+        """`runner` is one that the model has already; None chooses one."""
         self.model = model
+        self.runner = runner or choose_runner(model)
         self.processor = processor
         self.folder = folder  # the checkpoint's; its tokenizer files are copied on saving
         self.limits = limits or Limits(max_context=model.config.language_config.max_position_embeddings)
@@ -122,32 +125,35 @@ class VLM:
         """How the weights are held: "int8", "int4", or their type."""
         return quantization_of(self.model) or str(self.model.dtype).removeprefix("torch.")
 
+    def refresh(self) -> None:
+        """Take the model as it is now, after its weights have been changed, replaced or moved."""
+        self.runner = choose_runner(self.model)
+        self.reuse.clear()
+
     def chat(
         self,
         text: str,
-        images: Sequence[Any] = (),
+        images: Sequence[ImageSource] = (),
         *,
         system: str | None = None,
         **options: Unpack[OptionFields],
     ) -> Reply:
         """Answer one question. An image is a path, URL, data URL, bytes or PIL image."""
-        return self.generate(self._messages(text, images, system), **options)
+        return self.generate(one_question(text, images, system), **options)
 
     def stream(
         self,
         text: str,
-        images: Sequence[Any] = (),
+        images: Sequence[ImageSource] = (),
         *,
         system: str | None = None,
         **options: Unpack[OptionFields],
-    ) -> Iterator[str]:
-        """Yield the answer's text piece by piece. Close the iterator to stop."""
-        for event in self.events(self._messages(text, images, system), **options):
-            if event.piece:
-                yield event.piece
+    ) -> ReplyStream:
+        """Yield the answer's text piece by piece. Close the iterator to stop; its `reply` is what came."""
+        return ReplyStream(self, text, images, system, options)
 
     def locate(
-        self, query: str, image: Any, *, constrained: bool = False, **options: Unpack[OptionFields]
+        self, query: str, image: ImageSource, *, constrained: bool = False, **options: Unpack[OptionFields]
     ) -> list[Box]:
         """Return the boxes of what `query` describes, in pixels of the image.
 
@@ -157,9 +163,9 @@ class VLM:
 
     def locate_like(
         self,
-        reference: Any,
+        reference: ImageSource,
         box_px: Sequence[float],
-        image: Any,
+        image: ImageSource,
         *,
         constrained: bool = False,
         **options: Unpack[OptionFields],
@@ -169,7 +175,7 @@ class VLM:
         return self.chat(locate_like_prompt(), [marked, image], **_with_boxes(options, constrained)).boxes
 
     def describe(
-        self, image: Any, *, grounded: bool = False, constrained: bool = False, **options: Unpack[OptionFields]
+        self, image: ImageSource, *, grounded: bool = False, constrained: bool = False, **options: Unpack[OptionFields]
     ) -> Reply:
         """Describe an image; `grounded` asks for boxes around what is named, `constrained` makes them well-formed."""
         return self.chat(describe_prompt(grounded=grounded), [image], **_with_boxes(options, constrained))
@@ -178,12 +184,16 @@ class VLM:
         """Start a conversation that remembers its turns."""
         return Session(self, system=system)
 
-    def generate(self, messages: Messages, **options: Unpack[OptionFields]) -> Reply:
-        """Answer a whole conversation in OpenAI's or the released message form."""
+    def generate(self, messages: Conversation, **options: Unpack[OptionFields]) -> Reply:
+        """Answer a whole conversation: turns, or messages in OpenAI's or the released form."""
         return self.batch([Request(messages=messages, options=make_options(options))])[0]
 
     def events(
-        self, messages: Messages, *, is_cancelled: Callable[[], bool] = lambda: False, **options: Unpack[OptionFields]
+        self,
+        messages: Conversation,
+        *,
+        is_cancelled: Callable[[], bool] = lambda: False,
+        **options: Unpack[OptionFields],
     ) -> Iterator[Event]:
         """Yield an Event per generated token of a conversation."""
         made = make_options(options)
@@ -195,7 +205,7 @@ class VLM:
         """Yield an Event per generated token of a conversation that is already encoded."""
         tokenizer = self.processor.tokenizer
         return generate(
-            self.model,
+            self.runner,
             tokenizer,
             [sample],
             [options],
@@ -206,7 +216,7 @@ class VLM:
 
     def batch(
         self,
-        requests: Sequence[Request | Messages],
+        requests: Sequence[Request | Conversation],
         *,
         is_cancelled: Callable[[], bool] = lambda: False,
         **options: Unpack[OptionFields],
@@ -225,7 +235,7 @@ class VLM:
     def _answer(self, items: Sequence[Request], numbers: range, is_cancelled: Callable[[], bool]) -> list[Reply]:
         samples = [self.processor.encode(r.messages, name=f"request {i}") for i, r in zip(numbers, items, strict=True)]
         events = generate(
-            self.model,
+            self.runner,
             self.processor.tokenizer,
             samples,
             [r.options for r in items],
@@ -248,10 +258,6 @@ class VLM:
             extra_files=[file for name in TOKENIZER_FILES if (file := self.folder / name).is_file()],
             extra_json={"processor_config.json": self.processor.config.to_dict()},
         )
-
-    def _messages(self, text: str, images: Sequence[Any], system: str | None) -> list[Message]:
-        turns = [user_message(text, images)]
-        return turns if system is None else [{"role": "system", "content": system}, *turns]
 
 
 class ReplyBuilder:
@@ -284,6 +290,39 @@ class ReplyBuilder:
         )
 
 
+class ReplyStream(Iterator[str]):
+    """The text of one answer, piece by piece while it is generated. Nothing is done before the first is asked for."""
+
+    def __init__(
+        self, vlm: VLM, text: str, images: Sequence[ImageSource], system: str | None, options: OptionFields
+    ) -> None:
+        self._builder: ReplyBuilder | None = None
+        self._pieces = self._generate(vlm, lambda: one_question(text, images, system), options)
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop generating."""
+        self._pieces.close()
+
+    @property
+    def reply(self) -> Reply:
+        """The answer as far as it was generated."""
+        if self._builder is None:
+            raise UserError("there is no reply before the first piece of the answer")
+        return self._builder.build()
+
+    def _generate(self, vlm: VLM, ask: Callable[[], list[Turn]], options: OptionFields) -> Generator[str]:
+        made = make_options(options)
+        sample = vlm.processor.encode(ask())
+        self._builder = ReplyBuilder(sample)
+        for event in vlm.sample_events(sample, made):
+            self._builder.add(event)
+            if event.piece:
+                yield event.piece
+
+
 def load(
     name: str | Path = BUILT_IN,
     *,
@@ -313,10 +352,7 @@ def load(
     `reuse` bounds the memory of encoded images and of prompts that were read, 64 and 128 MiB unless said otherwise.
     """
     # What can be refused is refused before anything is downloaded.
-    on = choose_device(device)
-    as_type = choose_dtype(dtype, on)
-    check_weights(weights)
-    bound = memory_bytes(memory, on)
+    on, as_type, bound = check_machine(device=device, dtype=dtype, weights=weights, memory=memory)
     rule = tiling if isinstance(tiling, Tiling) else Tiling.parse(tiling)
     reuse = reuse or Reuse()
     folder = locate_checkpoint(name, revision=revision, offline=offline)
@@ -336,9 +372,18 @@ def load(
     )
     model = load_model(folder, options, progress)
     if on.type == "cpu":
-        use_prefill_kernels(model)
         tune_malloc()
     return VLM(model, processor, folder=folder, limits=limits, reuse=reuse)
+
+
+def check_machine(
+    *, device: str, dtype: str, weights: str, memory: str | int | None
+) -> tuple[torch.device, torch.dtype | None, int | None]:
+    """Return the device, the dtype and the most bytes that `load` is to use. UserError for what is not possible."""
+    on = choose_device(device)
+    as_type = choose_dtype(dtype, on)
+    check_weights(weights)
+    return on, as_type, memory_bytes(memory, on)
 
 
 def choose_device(name: str) -> torch.device:

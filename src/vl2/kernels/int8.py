@@ -1,6 +1,6 @@
 """Matmul in integers: bfloat16 rows rounded to 8 bits, int8 weights.
 
-With tile registers by csrc/matmul_in_tiles.h, else by csrc/int8.h around PyTorch's; both give the same bits.
+With tile registers by csrc/gemm.h, else by csrc/int8.h around PyTorch's; both give the same bits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a prefill and the encoder do between their products (csrc/prefill.h), and gated MLPs (csrc/expert_rows.h).
+"""What a prefill and the encoder do between their products (csrc/row_ops.h), and gated MLPs (csrc/prefill_moe.h).
 
-On bfloat16 tensors of a CPU. `vl2.infer.prefill_kernels` puts them into a model, and lets the plain function do what a
-kernel does not. Tests hold both equal.
+On bfloat16 tensors of a CPU. `vl2.runtime.cpu_modules` calls them in place of a model's plain functions, which do what
+a kernel does not. Tests hold both equal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows of bfloat16 times a whole weight in tile registers (csrc/matmul_in_tiles.h)."""
+"""Rows of bfloat16 times a whole weight in tile registers (csrc/gemm.h)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from vl2.errors import UserError
 from vl2.lora.apply import lora_layers, remove_lora
 from vl2.lora.layers import LoRALinear
 from vl2.lora.peft_files import load_adapter
-from vl2.model.float_linear import is_plain_linear
 
 
 class AdapterSwitch:
@@ -62,9 +61,9 @@ def _variant(place: str, layer: nn.Module) -> nn.Module:
     """Return what stands in the place. The matrix that latent attention absorbs must be whole, so it is merged."""
     if not place.endswith(".kv_b_proj") or not isinstance(layer, LoRALinear):
         return layer
-    if not is_plain_linear(layer.base_layer):
+    base: nn.Module = layer.base_layer  # of a quantized base no matrix can be merged
+    if not isinstance(base, nn.Linear):
         return layer
-    base = layer.base_layer
     merged = nn.Linear(base.in_features, base.out_features, bias=False, device=base.weight.device)
     merged.weight.data = (base.weight.float() + layer.deltas()["weight"]).to(base.weight.dtype)
     return merged

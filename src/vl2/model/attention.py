@@ -12,7 +12,6 @@ Source: arXiv 2405.04434 (latent attention); released DeepseekV2Attention. Golde
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -20,106 +19,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.config import LanguageConfig
-from vl2.model.cache import Cache, CacheRows
-from vl2.model.float_linear import is_plain_linear
-from vl2.model.layers import RMSNorm, linear
+from vl2.model.cache import CacheLayer, attend_cached
+from vl2.model.layers import RMSNorm
+from vl2.model.mask import AttentionMask, Documents
 from vl2.model.rope import Angles, rotate_halves, rotate_pairs
 
 MLAForm = Literal["auto", "naive", "absorbed"]
-AnyCache = Cache | CacheRows
 
 
-@dataclass(frozen=True, kw_only=True)
-class Documents:
-    """Where the documents of a packed sequence lie."""
-
-    cu_seqlens: Tensor  # int32 [n + 1]; document k is cu_seqlens[k] : cu_seqlens[k + 1]
-    max_seqlen: int  # the longest, known on the host
-    lengths: tuple[int, ...]  # without empty ones; left empty on a device, where nothing loops over them
-
-    def mask(self, S: int) -> Tensor:
-        """Return which of all places may see which, bool [S, S]; for what has no better way."""
-        borders = self.cu_seqlens
-        document_S = torch.bucketize(torch.arange(S, device=borders.device), borders[1:], right=True)
-        return (document_S[:, None] == document_S[None, :]).tril()
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionMask:
-    """Which keys each query may see: a tensor, or one of the cases that need none."""
-
-    tensor: Tensor | None  # bool [B, 1, S, L], True where visible
-    is_causal: bool  # query i sees keys 0..i; only with S == L and no mask
-    documents: Documents | None = None  # query i sees keys 0..i of its own document; one row, S == L
-    prefix_length: int | None = None  # where it is known that query i sees keys 0..prefix_length + i in every row
-
-    @classmethod
-    def of_rows(cls, attention_mask_BS: Tensor | None) -> AttentionMask:
-        """Return a causal mask for each row; `attention_mask_BS` is needed only where padding stands before tokens."""
-        if attention_mask_BS is None:
-            return cls(tensor=None, is_causal=True)
-        S = attention_mask_BS.shape[1]
-        causal = torch.ones(S, S, dtype=torch.bool, device=attention_mask_BS.device).tril()
-        # A padded query sees itself: a row that sees nothing would be NaN, and NaN spreads.
-        itself = torch.eye(S, dtype=torch.bool, device=causal.device)
-        return cls(tensor=(causal & attention_mask_BS[:, None, None, :]) | itself, is_causal=False)
-
-    @classmethod
-    def of_documents(cls, cu_seqlens: Tensor, max_seqlen: int) -> AttentionMask:
-        """Return a causal mask within each document of one packed row, which the borders cover from end to end."""
-        lengths = () if cu_seqlens.is_cuda else tuple(n for n in cu_seqlens.diff().tolist() if n)
-        documents = Documents(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, lengths=lengths)
-        return cls(tensor=None, is_causal=False, documents=documents)
-
-    @classmethod
-    def of_cache(cls, lengths: list[int], num_new: int, device: torch.device) -> AttentionMask:
-        """Return the mask of S new queries over rows that already hold `lengths` positions."""
-        prefix_length = lengths[0] if len(set(lengths)) == 1 else None
-        if prefix_length == 0:
-            return cls(tensor=None, is_causal=True, prefix_length=0)
-        if prefix_length is not None and num_new == 1:
-            return cls(tensor=None, is_causal=False, prefix_length=prefix_length)
-        last_B = torch.tensor(lengths, device=device)
-        key_L = torch.arange(max(lengths) + num_new, device=device)
-        query_S = torch.arange(num_new, device=device)
-        visible = key_L <= (last_B[:, None, None] + query_S[None, :, None])
-        return cls(tensor=visible.unsqueeze(1), is_causal=False, prefix_length=prefix_length)
-
-    def of_last(self, S: int) -> AttentionMask:
-        """Return the mask of the last of S queries alone. There is none for packed documents."""
-        assert self.documents is None, "packed documents have no mask of the last query alone"
-        if self.prefix_length is not None:  # then it sees every key
-            return AttentionMask(tensor=None, is_causal=False, prefix_length=self.prefix_length + S - 1)
-        return AttentionMask(tensor=None if self.tensor is None else self.tensor[:, :, -1:], is_causal=False)
-
-    def dense(self, S: int, L: int, device: torch.device) -> Tensor | None:
-        """Return it as a tensor that broadcasts to [B, H, S, L]; None where every key is visible."""
-        if self.documents is not None:
-            return self.documents.mask(S)
-        return torch.ones(S, L, dtype=torch.bool, device=device).tril() if self.is_causal else self.tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Queries:
-    """The positions that are queries: all, or the last of each row. Keys and values come from all of them."""
-
-    x_BSD: Tensor
-    angles: Angles
-    mask: AttentionMask
-    residual_BSD: Tensor | None
-
-    @classmethod
-    def of(
-        cls, x_BSD: Tensor, angles: Angles, mask: AttentionMask, residual_BSD: Tensor | None, *, last_only: bool
-    ) -> Queries:
-        if not last_only or x_BSD.shape[1] == 1:
-            return cls(x_BSD=x_BSD, angles=angles, mask=mask, residual_BSD=residual_BSD)
-        return cls(
-            x_BSD=x_BSD[:, -1:],
-            angles=(angles[0][:, -1:], angles[1][:, -1:]),
-            mask=mask.of_last(x_BSD.shape[1]),
-            residual_BSD=None if residual_BSD is None else residual_BSD[:, -1:],
-        )
+def of_last(x_BSD: Tensor, angles: Angles, mask: AttentionMask) -> tuple[Tensor, Angles, AttentionMask]:
+    """Return the last position of each row, its angles, and which keys it may see."""
+    S = x_BSD.shape[1]
+    if S == 1:
+        return x_BSD, angles, mask
+    return x_BSD[:, -1:], (angles[0][:, -1:], angles[1][:, -1:]), mask.of_last(S)
 
 
 def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask: AttentionMask, scale: float) -> Tensor:
@@ -181,41 +94,34 @@ class MultiHeadAttention(nn.Module):
         self.k_proj = nn.Linear(D, self.num_kv_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(D, self.num_kv_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(self.num_heads * self.head_dim, D, bias=bias)
-        self.rotate, self.attend, self.linear = rotate_halves, attend, linear  # kernels may take their places
 
     def forward(
         self,
         x_BSD: Tensor,
         angles: Angles,
         mask: AttentionMask,
-        cache: AnyCache | None,
-        layer: int,
-        residual_BSD: Tensor | None = None,
+        cache: CacheLayer | None = None,
+        *,
         last_only: bool = False,
     ) -> Tensor:
-        """Return the attention of x, or `residual` plus that; of all positions or of the last."""
-        queries = Queries.of(x_BSD, angles, mask, residual_BSD, last_only=last_only)
-        q_BSHC = self.rotate(
-            self.linear(self.q_proj, queries.x_BSD).unflatten(-1, (self.num_heads, -1)), queries.angles
+        """Return the attention of all positions, or of the last [B, 1, D]; keys and values are those of all."""
+        asked_BSD, asked_angles, mask = of_last(x_BSD, angles, mask) if last_only else (x_BSD, angles, mask)
+        q_BHSC, (k_BHLC, v_BHLC) = self.queries(asked_BSD, asked_angles), self.keys_and_values(x_BSD, angles)
+        out_BHSC = attend_cached(
+            cache, (q_BHSC,), (k_BHLC, v_BHLC), lambda q, kv: attend(q[0], kv[0], kv[1], mask, self.head_dim**-0.5)
         )
-        k_BSHC = self.linear(self.k_proj, x_BSD).unflatten(-1, (self.num_kv_heads, -1))
-        place_BSHC = None
-        if isinstance(cache, Cache) and x_BSD.shape[0] == 1 and x_BSD.shape[1] > 1:
-            # Keys of a prompt are rotated into their place.
-            place_BSHC = cache.place(layer, x_BSD.shape[1])[0].transpose(1, 2)
-        k_BSHC = self.rotate(k_BSHC, angles, place_BSHC)
-        v_BSHC = self.linear(self.v_proj, x_BSD).unflatten(-1, (self.num_kv_heads, -1))
-        q_BHSC, k_BHLC, v_BHLC = (t.transpose(1, 2) for t in (q_BSHC, k_BSHC, v_BSHC))
-        scale = self.head_dim**-0.5
-        if isinstance(cache, CacheRows):
-            out_BHSC = cache.attend_each(
-                layer, (k_BHLC, v_BHLC), lambda i, held: attend(q_BHSC[i : i + 1], held[0], held[1], mask, scale)
-            )
-        else:
-            if cache is not None:
-                k_BHLC, v_BHLC = cache.write(layer, (k_BHLC, v_BHLC))
-            out_BHSC = self.attend(q_BHSC, k_BHLC, v_BHLC, queries.mask, scale)
-        return self.linear(self.o_proj, out_BHSC.transpose(1, 2).flatten(2), residual=queries.residual_BSD)
+        out_BSD: Tensor = self.o_proj(out_BHSC.transpose(1, 2).flatten(2))
+        return out_BSD
+
+    def queries(self, x_BSD: Tensor, angles: Angles) -> Tensor:
+        """Return the rotated queries, [B, H, S, C]."""
+        return rotate_halves(self.q_proj(x_BSD).unflatten(-1, (self.num_heads, -1)), angles).transpose(1, 2)
+
+    def keys_and_values(self, x_BSD: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
+        """Return the rotated keys and the values, [B, KV heads, S, C] each."""
+        k_BSHC = rotate_halves(self.k_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1)), angles)
+        v_BSHC = self.v_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1))
+        return k_BSHC.transpose(1, 2), v_BSHC.transpose(1, 2)
 
 
 class LatentAttention(nn.Module):
@@ -241,80 +147,76 @@ class LatentAttention(nn.Module):
         self.kv_a_layernorm = RMSNorm(self.rank, eps=1e-6)
         self.kv_b_proj = nn.Linear(self.rank, H * (self.nope_dim + self.v_dim), bias=False)
         self.o_proj = nn.Linear(H * self.v_dim, D, bias=bias)
-        self.attend, self.linear = attend, linear  # kernels may take their places
 
     def forward(
         self,
         x_BSD: Tensor,
         angles: Angles,
         mask: AttentionMask,
-        cache: AnyCache | None,
-        layer: int,
-        residual_BSD: Tensor | None = None,
+        cache: CacheLayer | None = None,
+        *,
         last_only: bool = False,
     ) -> Tensor:
-        """Return the attention of x, or `residual` plus that; of all positions or of the last."""
-        queries = Queries.of(x_BSD, angles, mask, residual_BSD, last_only=last_only)
-        q_BSHC = self._queries(queries.x_BSD).unflatten(-1, (self.num_heads, -1))
-        q_nope_BSHC, q_rope_BSHC = q_BSHC.split((self.nope_dim, self.rope_dim), dim=-1)
-        q_rope_BSHC = rotate_pairs(q_rope_BSHC, queries.angles)
+        """Return the attention of all positions, or of the last [B, 1, D]; the latents are those of all."""
+        out_BSD: Tensor = self.o_proj(self.attended(x_BSD, angles, mask, cache, last_only=last_only).flatten(2))
+        return out_BSD
 
-        latent_BSR, k_rope_BSC = self.linear(self.kv_a_proj_with_mqa, x_BSD).split((self.rank, self.rope_dim), dim=-1)
-        k_rope_BSC = rotate_pairs(k_rope_BSC.unsqueeze(2), angles).squeeze(2)
-        shared_BLC = torch.cat((self.kv_a_layernorm(latent_BSR), k_rope_BSC), dim=-1)
-        is_absorbed = self.form == "absorbed" or (self.form == "auto" and q_BSHC.shape[1] == 1 and self._can_absorb())
-        if isinstance(cache, CacheRows):
-            out_BSHC = self._each_row(q_nope_BSHC, q_rope_BSHC, shared_BLC, mask, cache, layer, is_absorbed)
-        else:
-            if cache is not None:
-                (shared_BLC,) = cache.write(layer, (shared_BLC,))
-            attention = self._absorbed if is_absorbed else self._naive
-            out_BSHC = attention(q_nope_BSHC, q_rope_BSHC, shared_BLC, queries.mask)
-        return self.linear(self.o_proj, out_BSHC.flatten(2), residual=queries.residual_BSD)
-
-    def _each_row(
-        self,
-        q_nope_BSHC: Tensor,
-        q_rope_BSHC: Tensor,
-        shared_BSC: Tensor,
-        mask: AttentionMask,
-        cache: CacheRows,
-        layer: int,
-        is_absorbed: bool,
+    def attended(
+        self, x_BSD: Tensor, angles: Angles, mask: AttentionMask, cache: CacheLayer | None, *, last_only: bool
     ) -> Tensor:
-        if not is_absorbed:
-            return cache.attend_each(
-                layer,
-                (shared_BSC,),
-                lambda i, held: self._naive(q_nope_BSHC[i : i + 1], q_rope_BSHC[i : i + 1], held[0], mask),
+        """Return what every head gives, [B, S, H, C]."""
+        asked_BSD, asked_angles, mask = of_last(x_BSD, angles, mask) if last_only else (x_BSD, angles, mask)
+        q_nope_BSHC, q_rope_BSHC = self.queries(asked_BSD, asked_angles)
+        shared_BSC = self.latents(x_BSD, angles)
+        if self._is_absorbed(num_queries=asked_BSD.shape[1]):
+            # What does not depend on the length of a row is done for all rows at once.
+            q_BHSC = self._absorb(q_nope_BSHC, q_rope_BSHC)
+            out_BHSR = attend_cached(
+                cache, (q_BHSC,), (shared_BSC,), lambda q, kv: self._attend_latent(q[0], kv[0], mask)
             )
-        # What does not depend on the length of a row is done for all rows at once.
-        q_BHSC = self._absorb(q_nope_BSHC, q_rope_BSHC)
-        out_BHSR = cache.attend_each(
-            layer, (shared_BSC,), lambda i, held: self._attend_latent(q_BHSC[i : i + 1], held[0], mask)
-        )
-        return self._expand(out_BHSR)
+            return self._expand(out_BHSR)
+        queries = q_nope_BSHC, q_rope_BSHC
+        return attend_cached(cache, queries, (shared_BSC,), lambda q, kv: self._attend_heads(q[0], q[1], kv[0], mask))
+
+    def _is_absorbed(self, num_queries: int) -> bool:
+        return self.form == "absorbed" or (self.form == "auto" and num_queries == 1 and self._can_absorb())
 
     def _can_absorb(self) -> bool:
-        # The absorbed form reads the matrix itself, past whatever an adapter or a quantised layer adds to it.
-        return is_plain_linear(self.kv_b_proj)
+        # The absorbed form reads the matrix itself, past whatever an adapter or a quantized layer adds to it.
+        return type(self.kv_b_proj) is nn.Linear
 
-    def _queries(self, x_BSD: Tensor) -> Tensor:
+    def queries(self, x_BSD: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
+        """Return the parts of the queries without a position and the rotated ones, [B, S, H, C] each."""
         if self.compresses_queries:
-            return self.linear(self.q_b_proj, self.q_a_layernorm(self.linear(self.q_a_proj, x_BSD)))
-        return self.linear(self.q_proj, x_BSD)
+            q_BSD = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BSD)))
+        else:
+            q_BSD = self.q_proj(x_BSD)
+        q_BSHC = q_BSD.unflatten(-1, (self.num_heads, -1))
+        q_nope_BSHC, q_rope_BSHC = q_BSHC.split((self.nope_dim, self.rope_dim), dim=-1)
+        return q_nope_BSHC, rotate_pairs(q_rope_BSHC, angles)
 
-    def _naive(self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor, shared_BLC: Tensor, mask: AttentionMask) -> Tensor:
+    def latents(self, x_BSD: Tensor, angles: Angles) -> Tensor:
+        """Return what keys and values are made of: the normed latent and the rotated key, [B, S, R + rope]."""
+        latent_BSR, k_rope_BSC = self.kv_a_proj_with_mqa(x_BSD).split((self.rank, self.rope_dim), dim=-1)
+        k_rope_BSC = rotate_pairs(k_rope_BSC.unsqueeze(2), angles).squeeze(2)
+        return torch.cat((self.kv_a_layernorm(latent_BSR), k_rope_BSC), dim=-1)
+
+    def _attend_heads(
+        self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor, shared_BLC: Tensor, mask: AttentionMask
+    ) -> Tensor:
+        """Attend with the keys and values of every head, which the latent is expanded into, [B, S, H, C]."""
+        q_BHSC, k_BHLC, v_BHLC = self.heads(q_nope_BSHC, q_rope_BSHC, shared_BLC)
+        return attend(q_BHSC, k_BHLC, v_BHLC, mask, self.scale).transpose(1, 2)
+
+    def heads(self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor, shared_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values of every head, [B, H, S or L, C] each."""
         latent_BLR, k_rope_BLC = shared_BLC.split((self.rank, self.rope_dim), dim=-1)
-        kv_BLHC = self.linear(self.kv_b_proj, latent_BLR).unflatten(-1, (self.num_heads, -1))
+        kv_BLHC = self.kv_b_proj(latent_BLR).unflatten(-1, (self.num_heads, -1))
         k_nope_BLHC, v_BLHC = kv_BLHC.split((self.nope_dim, self.v_dim), dim=-1)
         k_rope_BLHC = k_rope_BLC.unsqueeze(2).expand(-1, -1, self.num_heads, -1)
         q_BHSC = torch.cat((q_nope_BSHC, q_rope_BSHC), dim=-1).transpose(1, 2)
         k_BHLC = torch.cat((k_nope_BLHC, k_rope_BLHC), dim=-1).transpose(1, 2)
-        return self.attend(q_BHSC, k_BHLC, v_BLHC.transpose(1, 2), mask, self.scale).transpose(1, 2)
-
-    def _absorbed(self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor, shared_BLC: Tensor, mask: AttentionMask) -> Tensor:
-        return self._expand(self._attend_latent(self._absorb(q_nope_BSHC, q_rope_BSHC), shared_BLC, mask))
+        return q_BHSC, k_BHLC, v_BLHC.transpose(1, 2)
 
     @property
     def _expansion(self) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,16 @@ shared key. Golden: cache_L_* in tests/golden/reference/model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vl2.config import LanguageConfig
+from vl2.model.mask import AttentionMask
+
+Tensors = tuple[Tensor, ...]
+Attend = Callable[[Tensors, Tensors], Tensor]  # of queries, and of all that the rows hold, to outputs
 
 
 class Cache:
@@ -61,40 +66,43 @@ class Cache:
         """Return a view of the rows start..stop. Their tensors are shared; its lengths are its own."""
         return Cache([tuple(t[start:stop] for t in layer) for layer in self.layers], self.lengths[start:stop])
 
-    def place(self, layer: int, num_new: int) -> tuple[Tensor, ...]:
-        """Return where `write` puts S new positions of rows of one length; what is made there it does not copy."""
+    def mask(self, num_new: int) -> AttentionMask:
+        """Return which positions each of `num_new` queries may see, when they have been written."""
+        return AttentionMask.of_cache(self.lengths, num_new, self.layers[0][0].device)
+
+    def place(self, layer: int, num_new: int) -> Tensors:
+        """Return where `write` puts new positions of rows that are all of one length."""
         (start,) = set(self.lengths)
         assert start + num_new <= self.capacity, f"the cache holds {self.capacity} positions, not {start + num_new}"
         return tuple(stored.narrow(-2, start, num_new) for stored in self.layers[layer])
 
-    def write(self, layer: int, new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Append S new positions to every row and return the filled part, as wide as the longest row.
+    def filled(self, layer: int, num_new: int) -> Tensors:
+        """Return what a layer holds with the new positions, as wide as the longest row."""
+        return tuple(stored.narrow(-2, 0, max(self.lengths) + num_new) for stored in self.layers[layer])
+
+    def write(self, layer: int, new: Tensors) -> Tensors:
+        """Append new positions to every row and return what the layer then holds.
 
         The lengths do not move until `advance`, so that all layers of a pass write at the same place.
         """
         num_new = new[0].shape[-2]
         end = max(self.lengths) + num_new
         assert end <= self.capacity, f"the cache holds {self.capacity} positions, {end} are needed"
-        for stored, fresh in zip(self.layers[layer], new, strict=True):
-            if len(set(self.lengths)) == 1:
-                place = stored.narrow(-2, self.lengths[0], num_new)
-                if fresh.data_ptr() != place.data_ptr():
-                    place.copy_(fresh)
-            else:
+        if len(set(self.lengths)) == 1:
+            for place, fresh in zip(self.place(layer, num_new), new, strict=True):
+                place.copy_(fresh)
+        else:
+            for stored, fresh in zip(self.layers[layer], new, strict=True):
                 for row, length in enumerate(self.lengths):
                     stored[row].narrow(-2, length, num_new).copy_(fresh[row])
-        return tuple(stored.narrow(-2, 0, end) for stored in self.layers[layer])
+        return self.filled(layer, num_new)
+
+    def attend(self, layer: int, queries: Tensors, new: Tensors, attend: Attend) -> Tensor:
+        """Write new positions, and let the queries see all that their rows hold."""
+        return attend(queries, self.write(layer, new))
 
     def advance(self, num_new: int) -> None:
         self.lengths = [length + num_new for length in self.lengths]
-
-    def move_row(self, source: int, target: int) -> None:
-        """Copy row `source` over row `target`, to close the gap that a finished request leaves."""
-        length = self.lengths[source]
-        for layer in self.layers:
-            for t in layer:
-                t[target].narrow(-2, 0, length).copy_(t[source].narrow(-2, 0, length))
-        self.lengths[target] = length
 
 
 class CacheRows:
@@ -115,15 +123,35 @@ class CacheRows:
         lengths = [cache.lengths[0] for cache in self._caches]
         return lengths + lengths[:1] * (self.num_rows - len(lengths))
 
+    def mask(self, num_new: int) -> AttentionMask:
+        """Return the mask of one query a row, which sees all that its row holds."""
+        assert num_new == 1, f"rows of several caches take one position at a time, not {num_new}"
+        return AttentionMask(tensor=None, is_causal=False)
+
     def advance(self, num_new: int) -> None:
         for cache in self._caches:
             cache.advance(num_new)
 
-    def attend_each(
-        self, layer: int, new: tuple[Tensor, ...], attend: Callable[[int, tuple[Tensor, ...]], Tensor]
-    ) -> Tensor:
-        """Write the new position of every row and attend to the row alone: attend(i, what row i holds), [1, ...]."""
-        attended = [
-            attend(i, cache.write(layer, tuple(t[i : i + 1] for t in new))) for i, cache in enumerate(self._caches)
-        ]
-        return torch.cat(attended + attended[:1] * (self.num_rows - len(attended)))
+    def attend(self, layer: int, queries: Tensors, new: Tensors, attend: Attend) -> Tensor:
+        """Write the new position of every row, and let each query see its own row alone."""
+        outputs = []
+        for i, cache in enumerate(self._caches):
+            held = cache.write(layer, tuple(t[i : i + 1] for t in new))
+            outputs.append(attend(tuple(q[i : i + 1] for q in queries), held))
+        return torch.cat(outputs + outputs[:1] * (self.num_rows - len(outputs)))
+
+
+AnyCache = Cache | CacheRows
+
+
+@dataclass(frozen=True)
+class CacheLayer:
+    """One layer of a cache: what its attention reads and writes."""
+
+    cache: AnyCache
+    index: int
+
+
+def attend_cached(layer: CacheLayer | None, queries: Tensors, new: Tensors, attend: Attend) -> Tensor:
+    """Let queries see the new keys and values, and those before them that a cache holds."""
+    return attend(queries, new) if layer is None else layer.cache.attend(layer.index, queries, new, attend)

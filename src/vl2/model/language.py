@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from vl2.config import LanguageConfig
-from vl2.model.attention import AnyCache, AttentionMask, LatentAttention, MultiHeadAttention
-from vl2.model.cache import CacheRows
+from vl2.model.attention import LatentAttention, MultiHeadAttention
+from vl2.model.cache import AnyCache, CacheLayer
 from vl2.model.layers import GatedMLP, RMSNorm
+from vl2.model.mask import AttentionMask
 from vl2.model.moe import MoE, RoutingStats
 from vl2.model.rope import Angles, rotary_angles
 
@@ -45,7 +46,6 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: LanguageConfig, index: int) -> None:
         super().__init__()
-        self.index = index
         self.self_attn = LatentAttention(config) if config.use_mla else MultiHeadAttention(config)
         is_moe = config.is_moe_layer(index)
         self.mlp = MoE(config) if is_moe else GatedMLP(config.hidden_size, config.intermediate_size)
@@ -57,16 +57,20 @@ class DecoderLayer(nn.Module):
         x_BSD: Tensor,
         angles: Angles,
         mask: AttentionMask,
-        cache: AnyCache | None,
-        sequences_GT: Tensor | None,
+        cache: CacheLayer | None = None,
+        sequences_GT: Tensor | None = None,
+        *,
         last_only: bool = False,
+        equal_blocks: bool = False,
     ) -> tuple[Tensor, RoutingStats | None]:
-        x_BSD = self.self_attn(self.input_layernorm(x_BSD), angles, mask, cache, self.index, x_BSD, last_only)
+        """Return the states of all positions, or of the last [B, 1, D]; and of a MoE layer its routing statistics."""
+        attended_BSD = self.self_attn(self.input_layernorm(x_BSD), angles, mask, cache, last_only=last_only)
+        x_BSD = (x_BSD[:, -1:] if last_only else x_BSD) + attended_BSD
         normed_BSD = self.post_attention_layernorm(x_BSD)
-        if isinstance(self.mlp, MoE):
-            out: tuple[Tensor, RoutingStats | None] = self.mlp(normed_BSD, sequences_GT, x_BSD)
-            return out
-        return x_BSD + self.mlp(normed_BSD), None
+        if not isinstance(self.mlp, MoE):
+            return x_BSD + self.mlp(normed_BSD), None
+        mixed_BSD, stats = self.mlp(normed_BSD, sequences_GT, equal_blocks=equal_blocks)
+        return x_BSD + mixed_BSD, stats
 
 
 class Decoder(nn.Module):
@@ -91,14 +95,19 @@ class Decoder(nn.Module):
         sequences_GT: Tensor | None = None,
         *,
         last_only: bool = False,
+        equal_blocks: bool = False,
     ) -> Hidden:
-        """Return the states of all positions, or of the last: then the last layer computes only keys and values for
-        the earlier ones."""
+        """Return the states of all positions, or of the last.
+
+        Of the last alone, the last layer computes only keys and values for earlier positions. `equal_blocks` is for
+        rows that must not change each other's arithmetic, see `vl2.model.moe.block_rows`.
+        """
         angles = rotary_angles(positions_BS, self.rotary_dim, self.config.rope_theta)
         collected = []
-        for layer in self.layers:
-            is_end = last_only and layer is self.layers[-1]
-            x_BSD, stats = layer(x_BSD, angles, mask, cache, sequences_GT, is_end)
+        for index, layer in enumerate(self.layers):
+            held = None if cache is None else CacheLayer(cache, index)
+            is_end = last_only and index == len(self.layers) - 1
+            x_BSD, stats = layer(x_BSD, angles, mask, held, sequences_GT, last_only=is_end, equal_blocks=equal_blocks)
             if stats is not None:
                 collected.append(stats)
         return Hidden(states_BSD=self.norm(x_BSD), stats=collected)
@@ -111,7 +120,6 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.lm_head_logits, self.fused_prefill = lm_head_logits, fused_prefill  # kernels may take their places
 
     def embed(self, input_ids_BS: Tensor) -> Tensor:
         embeds_BSD: Tensor = self.model.embed_tokens(input_ids_BS)
@@ -119,36 +127,23 @@ class LanguageModel(nn.Module):
 
     def logits(self, states_BSD: Tensor) -> Tensor:
         """Return float32 logits [..., V]. Select positions first: 4,096 x 129,280 of them are 2 GB."""
-        return self.lm_head_logits(self.lm_head, states_BSD)
+        logits: Tensor = self.lm_head(states_BSD)
+        return logits.float()
 
     def extend(self, embeds_BSD: Tensor, cache: AnyCache, *, last_only: bool = False) -> Tensor:
-        """Append S positions to every row of the cache; return their states [B, S, D], or the last ones [B, 1, D]."""
+        """Append S positions to every row of the cache; return their states [B, S, D], or the last ones [B, 1, D].
+
+        Rows that take one position each are rows of different requests: none changes the arithmetic of another.
+        """
         num_new, device = embeds_BSD.shape[1], embeds_BSD.device
-        states_B1D = self.fused_prefill(self, embeds_BSD, cache) if last_only else None
-        if states_B1D is not None:
-            cache.advance(num_new)
-            return states_B1D
         starts_B1 = torch.tensor(cache.lengths, device=device).unsqueeze(1)
-        positions_BS = starts_B1 + torch.arange(num_new, device=device)
-        if isinstance(cache, CacheRows):
-            assert num_new == 1, f"rows of several caches take one position at a time, not {num_new}"
-            mask = AttentionMask(tensor=None, is_causal=False)
-        else:
-            mask = AttentionMask.of_cache(cache.lengths, num_new, device)
-        hidden: Hidden = self.model(embeds_BSD, positions_BS, mask, cache, last_only=last_only)
+        hidden: Hidden = self.model(
+            embeds_BSD,
+            starts_B1 + torch.arange(num_new, device=device),
+            cache.mask(num_new),
+            cache,
+            last_only=last_only,
+            equal_blocks=num_new == 1,
+        )
         cache.advance(num_new)
         return hidden.states_BSD
-
-
-def fused_prefill(language: LanguageModel, embeds_BSD: Tensor, cache: AnyCache) -> Tensor | None:
-    """Append S positions to the cache in one call of the kernels, and return the states of the last, [B, 1, D].
-
-    Returns None where no kernels are put in, as here. The lengths of the cache do not move.
-    """
-    return None
-
-
-def lm_head_logits(head: nn.Module, states: Tensor) -> Tensor:
-    """Return the float32 logits of states [..., D], [..., V]."""
-    logits: Tensor = head(states)
-    return logits.float()

@@ -1,4 +1,4 @@
-"""The small layers that everything else is made of: RMS norm, the gated MLP, and what follows a product.
+"""The small layers that everything else is made of: the RMS norm and the gated MLP.
 
 Source: released DeepseekV2RMSNorm and DeepseekV2MLP. Golden: hidden_* in tests/golden/reference/model.
 """
@@ -19,16 +19,10 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
-        self.normalize = normalize  # a kernel may take its place
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.normalize(x, self.weight, self.eps)
-
-
-def normalize(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Return weight * x / rms(x), of the type of x."""
-    out: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
-    return out
+        out: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
+        return out
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -58,14 +52,6 @@ class _RMSNorm(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
-def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
-    """Return layer(x), or its tanh GELU, or `residual` + layer(x); never both."""
-    out: Tensor = layer(x)
-    if gelu:
-        return F.gelu(out, approximate="tanh")
-    return out if residual is None else residual + out
-
-
 class GatedMLP(nn.Module):
     """down(silu(gate(x)) * up(x)): the dense layers and the shared experts."""
 
@@ -74,12 +60,7 @@ class GatedMLP(nn.Module):
         self.gate_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
-        self.run = swiglu_mlp  # a kernel may take its place
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.run(self, x)
-
-
-def swiglu_mlp(mlp: GatedMLP, x: Tensor) -> Tensor:
-    out: Tensor = mlp.down_proj(F.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
-    return out
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.config import LanguageConfig
-from vl2.model.float_linear import is_better_in_float32, linear_in_float32
 from vl2.model.layers import GatedMLP
 
 Balance = Literal["sequence", "batch"]
@@ -47,7 +46,6 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.zeros(self.num_experts, config.hidden_size))
         bias = torch.zeros(self.num_experts, dtype=torch.float32) if config.has_expert_bias else None
         self.register_buffer("e_score_correction_bias", bias)
-        self.router_logits, self.topk = router_logits, topk  # kernels may take their places
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
         # The bias is a sum of many small steps, which bfloat16 would round away: no cast may touch it.
@@ -60,13 +58,17 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights [T, K] and scores [T, E] in float32, and the chosen experts [T, K]."""
-        logits_TE = self.router_logits(x_TD, self.weight)
+        logits_TE = self.logits(x_TD)
         scores_TE = logits_TE.softmax(dim=-1) if self.config.scoring_func == "softmax" else logits_TE.sigmoid()
         expert_TK = self._choose(scores_TE.detach())
         weight_TK = scores_TE.gather(1, expert_TK)
         if self.config.norm_topk_prob and self.experts_per_token > 1:
             weight_TK = weight_TK / (weight_TK.sum(dim=-1, keepdim=True) + 1e-20)
         return weight_TK * self.config.routed_scaling_factor, scores_TE, expert_TK
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """Return the logits of every expert for every token, in float32."""
+        return F.linear(x_TD.float(), self.weight.float())
 
     def _choose(self, scores_TE: Tensor) -> Tensor:
         method = self.config.topk_method
@@ -82,29 +84,19 @@ class Router(nn.Module):
             is_dropped_TG = torch.ones_like(group_score_TG, dtype=torch.bool).scatter(1, kept, False)
             # -inf, not 0 as released: a biased score may be negative, and then a dropped expert would win.
             scores_TE = grouped_TGE.masked_fill(is_dropped_TG.unsqueeze(-1), float("-inf")).flatten(1)
-        return self.topk(scores_TE, self.experts_per_token)
+        return self.topk(scores_TE)
 
-
-def router_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
-    """Return the logits of every expert for every token, in float32."""
-    return F.linear(x_TD.float(), weight_ED.float())
-
-
-def topk(scores_TE: Tensor, K: int) -> Tensor:
-    """Return the indices of the K largest scores of every token, [T, K], in no order."""
-    return scores_TE.topk(K, dim=-1, sorted=False).indices
+    def topk(self, scores_TE: Tensor) -> Tensor:
+        """Return the indices of the K largest scores of every token, [T, K], in no order."""
+        return scores_TE.topk(self.experts_per_token, dim=-1, sorted=False).indices
 
 
 class PlainExperts(nn.Module, ABC):
     """E gated MLPs with plain weights, wherever these lie; gate and up projection are one matrix."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.swiglu = swiglu  # a kernel may take its place
-
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         """Run rows sorted by expert, `counts_E` rows for each."""
-        return self.down(self.swiglu(self.gate_up(x_ND, counts_E)), counts_E)
+        return self.down(swiglu(self.gate_up(x_ND, counts_E)), counts_E)
 
     @abstractmethod
     def gate_up(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
@@ -191,9 +183,7 @@ def matmul_each(x_ND: Tensor, weights: Sequence[Tensor] | Tensor, counts_E: Tens
         return torch.cat(outputs or [F.linear(x_ND, weights[0])])
     out_NF = x_ND.new_empty(len(x_ND), weights[0].shape[0])
     for e, (rows, out) in enumerate(zip(blocks, out_NF.split(counts), strict=True)):
-        if is_better_in_float32(rows, weights[e]):
-            out.copy_(linear_in_float32(rows, weights[e]))
-        elif len(rows):
+        if len(rows):
             torch.mm(rows, weights[e].mT, out=out)
     return out_NF
 
@@ -226,33 +216,25 @@ def sort_by_expert(expert_TK: Tensor, num_experts: int, block_rows: int) -> Bloc
     return Blocks(token_index_M=token_index_M, row_index_TK=row_index_TK, counts_E=counts_E)
 
 
-# Up to so many tokens, one of each request, a step on a CPU gives every expert in use the same number of rows.
-MAX_DECODED_ROWS = 64
+# Up to so many tokens all blocks may have one length: it costs as many products as there are tokens, for each expert.
+MAX_EQUAL_ROWS = 64
 
 
-def is_decode_step(x: Tensor) -> bool:
-    """Whether these are a decoding step, one token of each request [B, 1, ...], and not a prefill [1, S, ...].
+def block_rows(x_TD: Tensor, experts: nn.Module, *, equal_blocks: bool) -> int:
+    """Return the multiple that each expert's block of rows is padded to, on a CPU.
 
-    Rows without a batch, [N, ...], are taken for a decoding step.
-    """
-    return x.dim() < 3 or x.shape[-2] == 1
+    A matmul of another shape may round otherwise, and how many tokens an expert gets depends on all tokens of a pass.
+    With `equal_blocks` every block has a row for each token, so that no token changes the arithmetic of another.
 
-
-def _block_rows(x_TD: Tensor, experts: nn.Module, is_decode_step: bool) -> int:
-    """Return the multiple that the rows of each expert are padded to.
-
-    In a decoding step all experts get one shape: a matmul of another shape may round otherwise, and how many tokens an
-    expert gets depends on what other requests say. In training and prefill oneDNN compiles a kernel for each new shape
-    in bfloat16, which takes some twenty times as long as the matmul and some MB of memory, so row counts are padded
-    to few shapes.
+    oneDNN compiles a bfloat16 kernel for each new shape, which takes some twenty times as long as the matmul and some
+    MB of memory, so row counts are padded to few shapes. Quantized experts multiply row by row.
     """
     if x_TD.device.type != "cpu":
         return 1
-    if not torch.is_grad_enabled() and is_decode_step and len(x_TD) <= MAX_DECODED_ROWS:
-        return len(x_TD)
     if torch.is_grad_enabled():
         return 64 if x_TD.dtype == torch.bfloat16 else 1
-    # Quantised experts have kernels of their own, which know no shapes.
+    if equal_blocks and len(x_TD) <= MAX_EQUAL_ROWS:
+        return len(x_TD)
     return 8 if x_TD.dtype == torch.bfloat16 and isinstance(experts, PlainExperts) else 1
 
 
@@ -290,28 +272,10 @@ class _Collect(torch.autograd.Function):
         return grad_MD.index_copy_(0, row_index_TK.flatten(), grad_TKD.flatten(0, 1)), None
 
 
-def combine_experts(rows_MD: Tensor, row_index_TK: Tensor, weight_TK: Tensor, *residual_TD: Tensor) -> Tensor:
-    """Return the weighted sum of every token's K rows, in float32, as rows of the type that came in, [T, D].
-
-    It is then added to each of `residual` in turn.
-    """
+def combine_experts(rows_MD: Tensor, row_index_TK: Tensor, weight_TK: Tensor) -> Tensor:
+    """Return the weighted sum of every token's K rows, in float32, as rows of the type that came in, [T, D]."""
     slots_TKD: Tensor = _Collect.apply(rows_MD, row_index_TK)  # type: ignore[no-untyped-call]
-    out_TD = (slots_TKD * weight_TK.unsqueeze(-1)).sum(dim=1).to(rows_MD.dtype)
-    for before_TD in residual_TD:
-        out_TD = before_TD + out_TD
-    return out_TD
-
-
-def run_experts(
-    experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, is_decode_step: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Return a row for each slot of every token, sorted by expert, [M, D], and the row of every slot, [T, K].
-
-    In a step of decoding every token is another request's.
-    """
-    blocks = sort_by_expert(expert_TK, num_experts, _block_rows(x_TD, experts, is_decode_step))
-    rows_MD: Tensor = _Dispatch.apply(x_TD, blocks.token_index_M, blocks.row_index_TK)  # type: ignore[no-untyped-call]
-    return experts(rows_MD, blocks.counts_E), blocks.row_index_TK
+    return (slots_TKD * weight_TK.unsqueeze(-1)).sum(dim=1).to(rows_MD.dtype)
 
 
 class MoE(nn.Module):
@@ -325,21 +289,31 @@ class MoE(nn.Module):
         self.experts = Experts(config.n_routed_experts, D, F_)
         shared = config.n_shared_experts
         self.shared_experts = GatedMLP(D, shared * F_) if shared else None
-        self.run_experts, self.combine_experts = run_experts, combine_experts  # kernels may take their places
 
     def forward(
-        self, x_BSD: Tensor, sequences_GT: Tensor | None = None, residual_BSD: Tensor | None = None
+        self, x_BSD: Tensor, sequences_GT: Tensor | None = None, *, equal_blocks: bool = False
     ) -> tuple[Tensor, RoutingStats | None]:
-        """Return the mixed output, or `residual` plus that; and the statistics, where `sequences_GT` says whose."""
+        """Return the mixed output; and the statistics, where `sequences_GT` says whose. See `block_rows`."""
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
         # Each expert sees one contiguous block of rows; then every token sums its K rows in float32.
-        num_experts, of_step = self.gate.num_experts, is_decode_step(x_BSD)
-        out_MD, row_index_TK = self.run_experts(self.experts, x_TD, expert_TK, num_experts, is_decode_step=of_step)
-        shared_BSD = None if self.shared_experts is None else self.shared_experts(x_BSD)
-        added_TD = (added_BSD.flatten(0, 1) for added_BSD in (shared_BSD, residual_BSD) if added_BSD is not None)
-        y_BSD = self.combine_experts(out_MD, row_index_TK, weight_TK, *added_TD).view_as(x_BSD)
+        out_MD, row_index_TK = run_experts(
+            self.experts, x_TD, expert_TK, self.gate.num_experts, equal_blocks=equal_blocks
+        )
+        y_BSD = combine_experts(out_MD, row_index_TK, weight_TK).view_as(x_BSD)
+        if self.shared_experts is not None:
+            y_BSD = self.shared_experts(x_BSD) + y_BSD
         return y_BSD, None if sequences_GT is None else routing_stats(scores_TE, expert_TK, sequences_GT)
+
+
+def run_experts(
+    experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, equal_blocks: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return a row for each slot of every token, sorted by expert, [M, D], and the row of every slot, [T, K]."""
+    rows = block_rows(x_TD, experts, equal_blocks=equal_blocks)
+    blocks = sort_by_expert(expert_TK, num_experts, rows)
+    rows_MD: Tensor = _Dispatch.apply(x_TD, blocks.token_index_M, blocks.row_index_TK)  # type: ignore[no-untyped-call]
+    return experts(rows_MD, blocks.counts_E), blocks.row_index_TK
 
 
 def routing_stats(scores_TE: Tensor, expert_TK: Tensor, sequences_GT: Tensor) -> RoutingStats:

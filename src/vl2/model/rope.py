@@ -18,14 +18,13 @@ def rotary_angles(positions_BS: Tensor, dim: int, theta: float) -> Angles:
     return angles_BSC.cos(), angles_BSC.sin()
 
 
-def rotate_halves(x_BSHC: Tensor, angles: Angles, out_BSHC: Tensor | None = None) -> Tensor:
-    """Rotate channel i together with channel i + C/2, in float32; write it to `out` where there is one.
+def rotate_halves(x_BSHC: Tensor, angles: Angles) -> Tensor:
+    """Rotate channel i together with channel i + C/2, in float32.
 
     Used by plain multi-head attention.
     """
     first, second = x_BSHC.float().chunk(2, dim=-1)
-    rotated_BSHC = _rotate(first, second, angles).to(x_BSHC.dtype)
-    return rotated_BSHC if out_BSHC is None else out_BSHC.copy_(rotated_BSHC)
+    return _rotate(first, second, angles).to(x_BSHC.dtype)
 
 
 def rotate_pairs(x_BSHC: Tensor, angles: Angles) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.config import VisionConfig
-from vl2.model.layers import linear
 
 NORM_EPS = 1e-6
 
@@ -38,12 +37,11 @@ class Attention(nn.Module):
         self.num_heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
-        self.attend, self.linear = attend, linear  # kernels may take their places
 
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return `residual` plus the attention of x."""
-        q, k, v = self.linear(self.qkv, x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.linear(self.proj, self.attend(q, k, v).transpose(1, 2).flatten(2), residual=residual)
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        out: Tensor = self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        return out
 
 
 def attend(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
@@ -62,11 +60,10 @@ class MLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(config.width, config.mlp_width)
         self.fc2 = nn.Linear(config.mlp_width, config.width)
-        self.linear = linear  # a kernel may take its place
 
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return `residual` plus the MLP of x."""
-        return self.linear(self.fc2, self.linear(self.fc1, x, gelu=True), residual=residual)
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return out
 
 
 class Block(nn.Module):
@@ -80,8 +77,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.attn(self.norm1(x), residual=x)
-        out: Tensor = self.mlp(self.norm2(x), residual=x)
+        x = x + self.attn(self.norm1(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
@@ -109,16 +106,15 @@ class VisionEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.attn_pool = CarriedAttentionPool(config) if config.global_pool == "map" else None
-        self.run_blocks = run_blocks  # a kernel may take its place
 
     def forward(self, tiles_I3PP: Tensor) -> Tensor:
-        x = self.patch_embed(tiles_I3PP.to(self.pos_embed.dtype)) + self.pos_embed
-        out: Tensor = self.norm(self.run_blocks(self, x))
+        x = self.embed(tiles_I3PP)
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.norm(x)
         return out
 
-
-def run_blocks(encoder: VisionEncoder, x: Tensor) -> Tensor:
-    """Return what comes out of the last block."""
-    for block in encoder.blocks:
-        x = block(x)
-    return x
+    def embed(self, tiles_I3PP: Tensor) -> Tensor:
+        """Return the patches that the first block reads, [I, patches, width]."""
+        out: Tensor = self.patch_embed(tiles_I3PP.to(self.pos_embed.dtype)) + self.pos_embed
+        return out

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from vl2.batch import Batch, PackedTensors
 from vl2.config import ModelConfig
-from vl2.grid import UNTILED, Grid
-from vl2.model.attention import AttentionMask
+from vl2.grid import Grid
 from vl2.model.language import Hidden, LanguageModel
 from vl2.model.layout import arrange_tiles, place_visual
+from vl2.model.mask import AttentionMask
 from vl2.model.moe import Balance, sequences_of_documents, sequences_of_rows
 from vl2.model.projector import Projector
 from vl2.model.vision import VisionEncoder
@@ -83,33 +83,29 @@ class VL2(nn.Module):
             expert_load=hidden.expert_load,
         )
 
-    def states(
-        self, packed: PackedTensors, *, tokens_IQD: Tensor | None = None, runs_blank_tile: bool = False
-    ) -> Hidden:
+    def states(self, packed: PackedTensors, *, tokens_IQD: Tensor | None = None) -> Hidden:
         """Run the documents of a packed sequence, each as if it were alone; states [1, S, D] after the final norm.
 
-        `tokens_IQD` are the visual tokens of its tiles where they have been encoded already. With `runs_blank_tile`
-        the encoder runs even where there is no image, to no effect: ranks that share the weights in parts must run
-        all of them together. Of a pack without images, given tokens are those of one blank tile.
+        `tokens_IQD` are the visual tokens of its tiles where they have been encoded already.
         """
+        return self.packed_states(packed, self.embed_packed(packed, tokens_IQD))
+
+    def embed_packed(self, packed: PackedTensors, tokens_IQD: Tensor | None = None) -> Tensor:
+        """Return the embedded documents of a packed sequence, [1, S, D]."""
         grids = [(columns, rows) for columns, rows in packed.grids.tolist()]
-        if tokens_IQD is None and grids:
-            tokens_IQD = self._encode_tiles(packed.tiles)
-        elif tokens_IQD is None and runs_blank_tile:
-            side = self.config.vision_config.image_size
-            tokens_IQD = self._encode_tiles(packed.tiles.new_zeros(1, 3, side, side))
-        visual_TD = self.arrange(tokens_IQD, grids) if grids and tokens_IQD is not None else None
-        embeds_1SD = self.embed(packed.input_ids.unsqueeze(0), packed.image_mask.unsqueeze(0), visual_TD)
-        if not grids and tokens_IQD is not None:
-            embeds_1SD = embeds_1SD + 0.0 * self.arrange(tokens_IQD, [UNTILED]).sum()
-        sequences_GT = sequences_of_documents(
-            packed.cu_seqlens, len(packed.input_ids), packed.num_tokens, self._balance
-        )
+        visual_TD = None
+        if grids:
+            visual_TD = self.arrange(self._encode_tiles(packed.tiles) if tokens_IQD is None else tokens_IQD, grids)
+        return self.embed(packed.input_ids.unsqueeze(0), packed.image_mask.unsqueeze(0), visual_TD)
+
+    def packed_states(self, packed: PackedTensors, embeds_1SD: Tensor) -> Hidden:
+        """Run the embedded documents of a packed sequence."""
+        num_positions = len(packed.input_ids)
         hidden: Hidden = self.language.model(
             embeds_1SD,
             packed.position_ids.unsqueeze(0),
             AttentionMask.of_documents(packed.cu_seqlens, packed.max_seqlen),
-            sequences_GT=sequences_GT,
+            sequences_GT=sequences_of_documents(packed.cu_seqlens, num_positions, packed.num_tokens, self._balance),
         )
         return hidden
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from vl2.config import ModelConfig
 from vl2.data.index import Ints
 from vl2.data.pack import balance
-from vl2.data.plan import tile_bucket
+from vl2.data.pack_plan import tile_bucket
 from vl2.plan.cluster import Cluster
 from vl2.plan.parameters import SegmentSize, fullest_share, segment_size
 from vl2.plan.timeline import Action, Timeline, simulate

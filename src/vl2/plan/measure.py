@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from vl2.config import ModelConfig
 from vl2.data.pack import Packing
 from vl2.model import VL2, init_weights
-from vl2.model.attention import AttentionMask
 from vl2.model.language import DecoderLayer
+from vl2.model.mask import AttentionMask
 from vl2.model.moe import sequences_of_documents
 from vl2.model.rope import rotary_angles
 from vl2.plan.profile import DataProfile

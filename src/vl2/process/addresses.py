@@ -1,8 +1,8 @@
-"""Which IP addresses are of the public internet: a list of our own, for that of Python changes with its version.
+"""Which IP addresses belong to the public internet. The list is our own: Python's changes with its version.
 
-Networks are those of IANA's special-purpose registries for IPv4 and IPv6 that are not globally reachable, or not the
-address of a host, and what clouds answer under for the machines inside. A network is refused whole, also where
-parts of it are global: nobody serves pictures from there.
+Refused are the networks of IANA's special-purpose registries for IPv4 and IPv6 that are not globally reachable or hold
+no hosts, and the metadata addresses of clouds. A network is refused as a whole, even where parts of it are global:
+nobody serves pictures from there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REFUSED_IPV4 = (
     "224.0.0.0/4",  # multicast
     "240.0.0.0/4",  # reserved, and broadcast
 )
-# Unicast addresses are given out from here alone. Outside lie loopback, private (fc00::/7, with fd00:ec2::254, Amazon's
+# All unicast addresses are assigned from here. Outside lie loopback, private (fc00::/7, with fd00:ec2::254, Amazon's
 # metadata, and fd20:ce::254, Google's), link-local, site-local (fec0::/10), multicast, segment routing (5f00::/16),
 # discard (100::/64), local NAT64 (64:ff9b:1::/48) and deprecated forms of IPv4.
 _GLOBAL_IPV6 = "2000::/3"
@@ -37,7 +37,7 @@ _REFUSED_IPV6 = (
     "2002::/16",  # 6to4
     "3fff::/20",  # documentation
 )
-# Of these the IPv4 address at the end decides.
+# For these the embedded IPv4 address decides.
 _WRAPPED_IPV4 = (
     "::ffff:0:0/96",  # mapped
     "64:ff9b::/96",  # NAT64

@@ -1,7 +1,7 @@
 """Turns to token ids, labels and the places of the visual tokens, by the released template.
 
-bos, the system text bare, then per exchange `<|User|>: TEXT\\n\\n<|Assistant|>:`, the answer directly
-after the colon, eos, and the next exchange directly after that.
+The order is: bos, the system text without a role, then for each exchange `<|User|>: TEXT\\n\\n<|Assistant|>:`, the
+answer directly after the colon, and eos. The next exchange follows without a blank.
 
 A document has no template: bos, its texts and images as they are, eos.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from vl2.process.messages import ImageRef, Turn
+from vl2.process.conversation import Piece, Turn
 from vl2.process.sample import IGNORE_ID
 from vl2.process.tokenizer import Specials, Tokenizer
 
@@ -50,8 +50,8 @@ def tokenize_turns(
 
     For training every answer ends with eos. For answering, a last user turn leaves the assistant's
     turn open, and a last assistant turn is left open too, to be continued. With `mask_prompt` the
-    labels are the answers, their eos, and the bos, as in the released processor. All text of a document is labelled;
-    it is left open unless it is for training. With `spells_answers` they are encoded character by character.
+    labels are the answers, their eos, and the bos, as in the released processor. All text of a document is labeled;
+    it ends with eos only for training. With `spells_answers` answers are encoded character by character.
     """
     row = TokenRow()
     row.add([tokenizer.bos_id], is_trained=True)
@@ -73,7 +73,7 @@ def tokenize_turns(
 
 
 def tokenize_prompt(
-    pieces: Sequence[str | ImageRef], tokenizer: Tokenizer, image_tokens: Sequence[int], *, train: bool
+    pieces: Sequence[Piece], tokenizer: Tokenizer, image_tokens: Sequence[int], *, train: bool
 ) -> TokenRow:
     """Write a raw prompt without the template: bos, then the pieces as they are; eos at the end for training."""
     row = TokenRow()
@@ -94,7 +94,7 @@ def _write_user(row: TokenRow, turn: Turn, tokenizer: Tokenizer, images: Iterato
 
 def _write_pieces(
     row: TokenRow,
-    pieces: Sequence[str | ImageRef],
+    pieces: Sequence[Piece],
     tokenizer: Tokenizer,
     images: Iterator[int],
     specials: Specials,

@@ -1,9 +1,9 @@
-"""Bytes of a picture to an RGB image, whatever the bytes are: limits first, one kind of error.
+"""Decode the bytes of a picture to an RGB image. Limits are checked first, and every fault is one UserError.
 
 The released model calls Pillow's `convert("RGB")` and nothing else. Three things are done better by
 default, and each can be switched off: EXIF orientation, transparency, more than 8 bits per channel.
 
-What decoding would cost is known from the header: `decoding_bytes`. Nothing here needs PyTorch, so that a process that
+The header tells what decoding will cost in memory: `decoding_bytes`. Nothing here needs PyTorch, so that a process that
 only decodes stays small (`decode_worker.py`).
 
 Golden: tests/golden/reference/processor/images.json (`rgb_sha256`).
@@ -52,7 +52,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # thousands.
 MAX_JPEG_SCANS = 50
 
-# Pillow reads them one by one in Python, empty ones too. Pixels come in chunks of 8 KB and more, mostly.
+# Pillow reads chunks one by one in Python, even empty ones. Usual files have pixels in chunks of 8 KB and more.
 MAX_PNG_CHUNKS = 100_000
 
 # Most memory that decoding to RGB takes, for each pixel, by measurement: Pillow's own image (up to 4 bytes), what the
@@ -77,7 +77,7 @@ class ImageOptions:
 
     exif_orientation: bool = True  # turn as the camera says; the released model does not
     flatten_alpha: bool = True  # lay transparent pictures on white; the released model drops the alpha channel
-    scale_deep: bool = True  # bring 16-bit and float grey to 8 bits; the released model clips at 255
+    scale_deep: bool = True  # bring 16-bit and float gray to 8 bits; the released model clips at 255
     max_pixels: int = 100_000_000
     max_bytes: int = 100_000_000
     allow_paths: bool = True  # a server turns this off, or its clients read its files
@@ -119,11 +119,12 @@ def open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.Imag
 def upright_size(image: ImageFile.ImageFile, options: ImageOptions) -> tuple[int, int]:
     """Return the size that the picture will have, as far as its header tells.
 
-    A PNG may name its orientation behind its pixels: then it turns out otherwise.
+    A PNG may state its orientation after its pixels; then the decoded picture can have another size.
     """
     width, height = image.size
     is_turned_by_pillow = image.format == "TIFF"
-    is_told_later = image.format == "PNG" and "exif" not in image.info  # and asking for it would decode the picture
+    # Asking for an orientation after the pixels would decode the picture.
+    is_told_later = image.format == "PNG" and "exif" not in image.info
     if not options.exif_orientation or is_turned_by_pillow or is_told_later:
         return width, height
     return (height, width) if _turn_of(image) in _SWAPS_SIDES else (width, height)
@@ -145,7 +146,7 @@ def load_rgb(image: ImageFile.ImageFile, name: str, options: ImageOptions) -> Im
 
 @contextmanager
 def _decoding(name: str, options: ImageOptions) -> Iterator[None]:
-    """Turn whatever a decoder raises into a refusal."""
+    """Turn any exception of a decoder into a UserError."""
     try:
         yield
     except UserError:
@@ -182,7 +183,7 @@ def to_rgb(image: Image.Image, name: str, options: ImageOptions) -> Image.Image:
             rgb = _lay_on_white(image)
         else:
             rgb = image.convert("RGB")
-        # Upright and opaque now: with its old EXIF or transparency beside it, it would be turned a second time.
+        # It is upright and opaque now. Old EXIF data left in `info` would turn it a second time.
         rgb.info.clear()
     except MemoryError:
         refuse(name, "there is not enough memory to convert it")
@@ -223,7 +224,7 @@ def _open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.Ima
             damage = f"its {kind} header is damaged ({_brief(error)})"
             continue
         check_size(image.size, name, options)
-        # Counting the two bytes is quick, and gives more than there are: thumbnails in the header have scans too.
+        # Counting the marker bytes is quick but may give too many: thumbnails in the header have scans too.
         if kind == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
             _check_scans(data, name)
         return image
@@ -285,12 +286,12 @@ def _lay_on_white(image: Image.Image) -> Image.Image:
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
 
     flattened = _by_strips(image, lay)
-    # What has nothing transparent is converted as if it had no alpha channel.
+    # An alpha channel that is fully opaque is ignored.
     return image.convert("RGB") if is_opaque else flattened
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Bring deep grey to 8 bits: by its format's range if that is known, else by the values found."""
+    """Bring deep gray to 8 bits: by its format's range if that is known, else by the values found."""
     if image.mode.startswith("I;16"):
         table = np.rint(np.arange(65536) * (255.0 / 65535.0)).astype(np.uint8)
         return _by_strips(image, lambda strip: Image.fromarray(table[np.asarray(strip)]))
@@ -313,7 +314,7 @@ def _values(strip: Image.Image) -> np.ndarray:
 
 
 def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Return an RGB image made strip by strip: copies of the whole in between would take several times its memory."""
+    """Return an RGB image made strip by strip: whole intermediate copies would take several times its memory."""
     rgb = Image.new("RGB", image.size)
     top = 0
     for strip in _strips(image):

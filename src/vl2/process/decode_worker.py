@@ -1,9 +1,9 @@
-"""A process that decodes pictures for a server: what a picture does to it, it does to nobody else.
+"""A process that decodes pictures for a server, so that a hostile picture harms this process only.
 
 It reads requests from its standard input and answers on its standard output, one after the other: a frame is the length
-of a JSON object, the length of a body, the object and the body. It limits its own time and memory for each picture,
-where the system has such limits, and is killed by who started it otherwise. It imports no PyTorch: it is small, and
-there at once.
+of a JSON object, the length of a body, the object and the body. It limits its own time and memory for each picture
+where the system has such limits; otherwise the server kills it. It imports no PyTorch, so it is small and starts
+quickly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 from vl2.errors import UserError
 from vl2.malloc import return_freed_memory
 from vl2.process.decode import ImageOptions, decoding_bytes, load_rgb, open_header, upright_size
-from vl2.process.tiles import make_tiles
+from vl2.process.pixels import make_tiles
 
 if sys.platform != "win32":
     import resource
@@ -106,12 +106,12 @@ def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[byt
 
 
 def _num_untouched(head: dict[str, Any], data: bytes) -> int:
-    """Return for how many bytes a decoder asks as it opens a file, and does not use yet: a WebP's two frames."""
+    """Return how many bytes a decoder reserves on opening without touching them yet: the two frames of a WebP."""
     return 8 * int(head["options"]["max_pixels"]) if head["kind"] == "header" and data[8:12] == b"WEBP" else 0
 
 
 def _give_way() -> None:
-    """Leave memory to others, and signals meant for the whole group to who started this."""
+    """Be the first process killed when memory runs out, and ignore signals that are meant for the server."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -130,7 +130,7 @@ def _num_addresses() -> int:
 
 
 def _limit(cpu_s: float | None, addresses: int | None) -> None:
-    """Bound what this process may have used of the processor in all, and its address space."""
+    """Limit the total CPU time of this process, and its address space."""
     if sys.platform == "win32":
         return
     for kind, value in ((resource.RLIMIT_CPU, cpu_s), (resource.RLIMIT_AS, addresses)):

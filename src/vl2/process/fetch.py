@@ -34,7 +34,7 @@ MAX_HOST_CHARS = 253
 
 
 class Cancellation:
-    """Ends a fetch that another thread is at. It then fails, with whatever error."""
+    """Ends a fetch that runs in another thread. The fetch then fails with some error."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -50,7 +50,7 @@ class Cancellation:
 
     @contextlib.contextmanager
     def calling(self, act: Callable[[], None]) -> Iterator[None]:
-        """Have something called on cancellation, at once if that was before."""
+        """Register a function to call on cancellation; it is called at once if that has happened already."""
         with self._lock:
             is_late = self.is_cancelled
             self._actions.append(act)
@@ -93,11 +93,11 @@ def fetch(
 
 
 class _Refused(Exception):
-    """A limit of ours was met; the message says which."""
+    """A limit of this module was exceeded; the message says which."""
 
 
 class _Guard:
-    """Cuts a connection off at the deadline, however slowly the other side sends."""
+    """Closes a connection at the deadline, however slowly the other side sends."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
@@ -127,7 +127,7 @@ class _Guard:
 def _fetch_once(
     parts: SplitResult, deadline: float, max_bytes: int, allow_private: bool, cancellation: Cancellation
 ) -> bytes | str:
-    """Return the body, or the place that a redirect names."""
+    """Return the body, or the address that a redirect names."""
     guard = _Guard(deadline)
     connection = _connection(parts, deadline, allow_private, guard, cancellation)
     target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~") + (
@@ -178,7 +178,7 @@ def _connection(
         context = ssl.create_default_context()
         connection = http.client.HTTPSConnection(host, parts.port or 443, timeout=timeout_s, context=context)
     else:
-        # With the port always said: without one, the end of an IPv6 address would be taken for it.
+        # The port is always given: without one, the end of an IPv6 address would be read as the port.
         connection = http.client.HTTPConnection(host, parts.port or 80, timeout=timeout_s)
 
     def connect(address: tuple[str, int], *_: object) -> socket.socket:
@@ -217,7 +217,7 @@ def _connect_checked(
 def _check_public(addresses: Sequence[str]) -> None:
     for address in addresses:
         if not is_public(address):
-            # One private address is enough: trying the others would tell the caller what exists.
+            # One private address is enough to refuse: trying the others would reveal which of them exist.
             raise _Refused(f"its address {address} is not on the public internet")
 
 
@@ -230,7 +230,7 @@ def _is_address(host: str) -> bool:
 
 
 def _resolve(host: str, port: int, deadline: float, cancellation: Cancellation) -> list[tuple[Any, ...]]:
-    """Return the addresses of a name. In a thread of its own: the system's resolver has no deadline but its own."""
+    """Return the addresses of a name. It runs in its own thread because the system's resolver takes no deadline."""
     answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
 
     def ask() -> None:

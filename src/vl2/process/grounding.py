@@ -85,7 +85,7 @@ def format_boxes(label: str, boxes_999: Sequence[Sequence[int]]) -> str:
 
 
 def parse_strict(text: str) -> list[LabeledBoxes]:
-    """Read every labelled box list; text between them is free.
+    """Read every labeled box list; text between them is free.
 
     UserError names the place of the first thing wrong: a tag out of order, a label without boxes, a
     malformed list, a number over 999.
@@ -145,7 +145,7 @@ def parse_tolerant(text: str) -> list[LabeledBoxes]:
     label = ""
     for tag, body in _tagged_parts(text):
         if tag == REF:
-            # The label ends at the next tag, also when that is not the right one.
+            # The label ends at the next tag, even if that is the wrong one.
             label = body.strip() if len(body) <= _MAX_LABEL else ""
         elif tag == DET:
             boxes = tuple(box for match in _BOX.finditer(body) if (box := _box_of(match)))

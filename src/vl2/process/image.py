@@ -1,4 +1,4 @@
-"""Open a picture from wherever it is: a path, a URL, a data URL, bytes, an open file, a PIL image.
+"""Open a picture from any source: a path, a URL, a data URL, bytes, an open file, a PIL image.
 
 Everything becomes bytes within the limits of `ImageOptions`, then an RGB image (`decode.py`).
 """
@@ -42,7 +42,7 @@ for _digit in string.hexdigits:
 
 @runtime_checkable
 class BinaryFile(Protocol):
-    """An open file, as far as it is needed here."""
+    """The part of an open file's interface that is needed here."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -129,7 +129,7 @@ def _read_url(url: str, name: str, options: ImageOptions) -> bytes:
 
 
 def read_data_url(url: str, name: str, options: ImageOptions) -> bytes:
-    """Return the data, piece by piece: in one go, lists of all its escapes would take a hundred times its memory."""
+    """Return the data. It is decoded in pieces: in one go, the list of its escapes would take 100 times its memory."""
     start = url.find(",", 0, MAX_HEAD_CHARS) + 1
     if not start:
         refuse(name, f"a data URL must have a comma before its data, within {MAX_HEAD_CHARS} characters")
@@ -142,7 +142,7 @@ def read_data_url(url: str, name: str, options: ImageOptions) -> bytes:
         if is_base64:
             digits = rest + piece.translate(_BASE64, b" \t\n\r\v\f")
             cut = len(digits) - len(digits) % 4
-            # The last group stays, for only there may be padding.
+            # The last group waits for the end: only there is padding allowed.
             cut = cut - 4 if cut == len(digits) and cut else cut
             piece, rest = _base64_decoded(digits[:cut], name), digits[cut:]
         data += piece
@@ -158,7 +158,7 @@ def _percent_decoded(url: str, start: int) -> Iterator[bytes]:
     end = start
     while end < len(url):
         start, end = end, min(end + DATA_URL_PIECE, len(url))
-        # No escape is cut in two.
+        # Do not cut an escape in two.
         if (sign := url.rfind("%", max(start, end - 2), end)) > start:
             end = sign if end < len(url) else end
         piece = url[start:end].encode("utf-8", "replace")
@@ -180,7 +180,7 @@ def _unescaped(piece: bytes) -> bytes:
 
 
 def _base64_decoded(digits: bytes, name: str, *, is_last: bool = False) -> bytes:
-    # Checked here, for Python's versions differ in what they pass over.
+    # Checked here because versions of Python differ in which characters they skip.
     if digits.translate(None, _BASE64_DIGITS) or (is_last and len(digits) % 4 == 1):
         refuse(name, "its base64 data is damaged")
     return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4))

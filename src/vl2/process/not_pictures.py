@@ -1,4 +1,4 @@
-"""Files that people take for pictures: told by their first bytes, with what to do instead."""
+"""Recognize files that people mistake for pictures by their first bytes, and say what to do instead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _TO_PICTURE = "convert it to JPEG or PNG first"
 
 
 def describe_non_picture(data: bytes) -> str | None:
-    """Say what a file is that is no picture in a known format, and what to do; None where it cannot be told."""
+    """Say what kind of file this is if it is not a picture, and what to do; None for an unknown kind."""
     head = data[:1024]
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if head[4:8] == b"ftyp" and not {b"avif", b"avis"} & _brands(head):

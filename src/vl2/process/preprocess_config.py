@@ -38,7 +38,7 @@ _SUPPORTED: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    """How pictures are tiled and normalised. Field names are the keys of processor_config.json."""
+    """How pictures are tiled and normalized. Field names are the keys of processor_config.json."""
 
     candidate_resolutions: tuple[Size, ...]  # canvases, (width, height); the first is one tile
     patch_size: int
@@ -79,8 +79,8 @@ class PreprocessConfig:
         return -(-(self.tile_px // self.patch_size) // self.downsample_ratio)
 
     @property
-    def padding_colour(self) -> tuple[int, int, int]:
-        """The mean as a colour, (127, 127, 127) for the released settings."""
+    def padding_color(self) -> tuple[int, int, int]:
+        """The mean as a color, (127, 127, 127) for the released settings."""
         red, green, blue = (int(channel * 255) for channel in self.image_mean)
         return red, green, blue
 

@@ -16,11 +16,12 @@ from torch import Tensor
 from vl2.errors import UserError
 from vl2.grid import Grid, num_visual_tokens
 from vl2.process.chat_template import TokenRow, tokenize_prompt, tokenize_turns
+from vl2.process.conversation import ImageRef, Turn
 from vl2.process.image import ImageOptions, ImageSource, open_image
-from vl2.process.messages import ImageRef, Turn, normalize, released_prompt
+from vl2.process.messages import released_prompt, to_turns
+from vl2.process.pixels import make_tiles, normalize_pixels, pixel_values
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.sample import Sample
-from vl2.process.tiles import make_tiles, normalize_pixels, pixel_values
 from vl2.process.tiling import Size, Tiling, candidate_canvases
 from vl2.process.tokenizer import Tokenizer
 
@@ -37,14 +38,14 @@ class PreparedImages:
 
 @dataclass(frozen=True)
 class Processor:
-    """Everything that stands between messages and the model: one value, no state."""
+    """Everything between messages and the model, as one value without state."""
 
     tokenizer: Tokenizer
     config: PreprocessConfig
     tiling: Tiling = field(default_factory=Tiling)
     image_options: ImageOptions = field(default_factory=ImageOptions)
     max_tiles: int | None = None  # canvases of up to so many tiles instead of the config's (InfoVQA: 18)
-    max_tokens: int | None = None  # texts that must have more are refused before anything is done about them
+    max_tokens: int | None = None  # texts that must have more are refused before any other work
     character_level: frozenset[str] = frozenset()  # categories whose answers are character-level targets in training
 
     def __post_init__(self) -> None:
@@ -92,39 +93,26 @@ class Processor:
         mask_prompt: bool = True,
         spells_answers: bool = False,
         name: str = "",
+        prepared: PreparedImages | None = None,
     ) -> Sample:
-        """Return the sample of a conversation, in the OpenAI or the released form.
+        """Return the sample of a conversation: turns, or messages in the OpenAI or the released form.
 
         `train` ends every answer with eos; otherwise the last turn is left open. With `mask_prompt`
-        only answers (and bos) are labelled, else all text is. Of a document all text is labelled always.
-        With `spells_answers` they are encoded character by character.
+        only answers (and bos) are labeled, else all text is. Of a document all text is labeled always.
+        With `spells_answers` answers are encoded character by character. Prepared images are not opened.
         """
-        return self.encode_turns(
-            normalize(messages), train=train, mask_prompt=mask_prompt, spells_answers=spells_answers, name=name
-        )
-
-    def encode_turns(
-        self,
-        turns: Sequence[Turn],
-        *,
-        train: bool = False,
-        mask_prompt: bool = True,
-        spells_answers: bool = False,
-        name: str = "",
-        images: PreparedImages | None = None,
-    ) -> Sample:
-        """Return the sample of a conversation that is already in normal form. Prepared images are not opened."""
+        turns = to_turns(messages)
         self.check_length(turn.text for turn in turns)
-        images = images or self.prepare_images([turn.images for turn in turns])
+        prepared = prepared or self.prepare_images([turn.images for turn in turns])
         row = tokenize_turns(
             turns,
             self.tokenizer,
-            images.tokens,
+            prepared.tokens,
             train=train,
             mask_prompt=mask_prompt,
             spells_answers=spells_answers,
         )
-        return self._sample(row, images, name)
+        return self._sample(row, prepared, name)
 
     def encode_prompt(
         self,
@@ -136,15 +124,15 @@ class Processor:
         name: str = "",
         prepared: PreparedImages | None = None,
     ) -> Sample:
-        """Return the sample of a raw prompt, each `<image>` in it standing for the next image; all text is labelled.
+        """Return the sample of a raw prompt, each `<image>` in it standing for the next image; all text is labeled.
 
         With `apply_template` the prompt is the one user turn of a conversation. Prepared images are not opened.
         """
         pieces = released_prompt(text, images)
         self.check_length(piece for piece in pieces if isinstance(piece, str))
         if apply_template:
-            turns = normalize([{"role": "user", "content": text, "images": list(images)}])
-            return self.encode_turns(turns, train=train, mask_prompt=False, name=name, images=prepared)
+            turn = Turn(role="user", pieces=pieces, is_released=True)
+            return self.encode([turn], train=train, mask_prompt=False, name=name, prepared=prepared)
         sources = [piece.source for piece in pieces if isinstance(piece, ImageRef)]
         prepared = prepared or self.prepare_images([sources])
         return self._sample(tokenize_prompt(pieces, self.tokenizer, prepared.tokens, train=train), prepared, name)
@@ -183,7 +171,7 @@ class Processor:
         return self._sample(row, prepared, name)
 
     def prepare_images(self, sources: Sequence[Sequence[ImageSource]]) -> PreparedImages:
-        """Open, tile and normalise the images of each message."""
+        """Open, tile and normalize the images of each message."""
         opened = [[open_image(source, self.image_options) for source in message] for message in sources]
         grids = self.choose_grids([[image.size for image in message] for message in opened])
         config = self.config
@@ -191,7 +179,7 @@ class Processor:
         tiles = [
             tile
             for image, grid in zip(flat, grids, strict=True)
-            for tile in make_tiles(image, grid, config.tile_px, config.padding_colour)
+            for tile in make_tiles(image, grid, config.tile_px, config.padding_color)
         ]
         return self._prepared(pixel_values(tiles, *self._scales, config.tile_px), grids, [image.size for image in flat])
 

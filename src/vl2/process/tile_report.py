@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vl2.errors import UserError
 from vl2.grid import UNTILED, Grid, num_tiles, num_visual_tokens
+from vl2.process.pixels import fit_inside, pad_to_canvas
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.processor import Processor
-from vl2.process.tiles import fit_inside, pad_to_canvas
 from vl2.process.tiling import Size
 
 DIAGRAM_COLUMNS, DIAGRAM_ROWS = 6, 3  # characters of the diagram per tile
@@ -30,7 +30,7 @@ class TileReport:
     resized: Size  # the picture on the canvas
     offset: Size
     tokens_per_side: int
-    padding_colour: tuple[int, int, int]
+    padding_color: tuple[int, int, int]
 
     @classmethod
     def of(cls, image: Image.Image, processor: Processor) -> TileReport:
@@ -65,7 +65,7 @@ class TileReport:
             resized=resized,
             offset=offset,
             tokens_per_side=config.tokens_per_side,
-            padding_colour=config.padding_colour,
+            padding_color=config.padding_color,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class TileReport:
 
     def draw(self, image: Image.Image) -> Image.Image:
         """Return the canvas as the model gets it, with the tiles outlined and numbered, under a line of figures."""
-        canvas = pad_to_canvas(image, self.canvas, self.padding_colour)
+        canvas = pad_to_canvas(image, self.canvas, self.padding_color)
         pen = ImageDraw.Draw(canvas)
         font = ImageFont.load_default(size=max(12, self.tile_px // 16))
         x0, y0 = self.offset

@@ -51,9 +51,9 @@ class TextTooLong(UserError):
 class TokenBounds:
     """What the tokens of a vocabulary hold at most.
 
-    `byte_shares` [256] is the part of a token that each value of a byte takes up at least: one by the length of the
-    longest token that has it. A token of n bytes has only bytes of shares up to 1/n, so the shares of all bytes of a
-    text sum to no more than its tokens. A byte that is no token by itself may be dropped, and counts nothing.
+    `byte_shares` [256] gives for each byte value the least part of a token that it can take up: 1 / n, where n is the
+    length of the longest token with that byte. So the shares of all bytes of a text sum to no more than its number of
+    tokens. A byte that is not a token by itself may be dropped by the tokenizer, and its share is 0.
     """
 
     max_bytes: int
@@ -219,7 +219,7 @@ class Tokenizer:
 
     @cached_property
     def token_bounds(self) -> TokenBounds:
-        """Half a second's work for a large vocabulary, once."""
+        """Computed once; it takes half a second for a large vocabulary."""
         tokens = [token for id in range(self.num_ids) if (token := self.token_bytes(id, skip_special=False))]
         lengths = np.array([len(token) for token in tokens])
         values = np.frombuffer(b"".join(tokens), dtype=np.uint8)
@@ -241,7 +241,7 @@ class Tokenizer:
         if len(text) < LONG_TEXT:
             encoding = raw.encode(text, add_special_tokens=False)
         else:
-            # A batch lets other threads run meanwhile, and works out no offsets. For short texts its threads cost more.
+            # A batch releases the interpreter's lock and computes no offsets. For short texts its threads cost more.
             (encoding,) = raw.encode_batch_fast([text], add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids

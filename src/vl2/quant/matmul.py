@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
+from vl2.kernels.bfloat16 import has_bfloat16_products, matmul_panels
 from vl2.kernels.int8 import LANES, int8_linear
 from vl2.kernels.library import Library
 from vl2.kernels.matmul import matmul
 from vl2.kernels.prefill import has_tiles
+from vl2.kernels.rows import MAX_DECODED_ROWS, is_decode_step
 from vl2.kernels.structures import INT8, QUANTIZED, MatrixC
-from vl2.model.float_linear import has_bfloat16_products, matmul_panels
-from vl2.model.moe import MAX_DECODED_ROWS, is_decode_step
 from vl2.quant.formats import PANEL, Kind, Quantized, dequantize
 
 # Up to so many rows the weight's bytes decide, and the rows keep their 16 bits: all that are decoded together.

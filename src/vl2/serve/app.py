@@ -12,13 +12,12 @@ from starlette.middleware.cors import CORSMiddleware
 
 from vl2 import __version__
 from vl2.errors import UserError
-from vl2.serve import chat, completions, image_tiles, responses, state, tokens
+from vl2.serve import chat, completions, responses, state, token_counts
 from vl2.serve.backend import Backend
-from vl2.serve.disconnect import CancelOnDisconnect
 from vl2.serve.errors import handle_error
 from vl2.serve.ignored import HEADER
 from vl2.serve.json_body import BodyParser
-from vl2.serve.request_guard import RequestGuard
+from vl2.serve.request_guard import CancelOnDisconnect, RequestGuard
 from vl2.serve.service import Service
 from vl2.serve.settings import ServerSettings
 from vl2.serve.web import page
@@ -56,7 +55,7 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
     )
     for error in (HTTPException, RequestValidationError, UserError):
         app.add_exception_handler(error, handle_error)
-    for part in (chat, responses, completions, tokens, image_tiles, state, page):
+    for part in (chat, responses, completions, token_counts, state, page):
         app.include_router(part.router)
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(RequestGuard, service=service)

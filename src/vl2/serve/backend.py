@@ -1,4 +1,4 @@
-"""What stands behind the API: something that answers encoded conversations token by token."""
+"""The interface of a backend, which answers encoded conversations token by token."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vl2.infer.engine.task import Output
 from vl2.infer.sampling import GenerateOptions
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
-from vl2.serve.metrics import Numbers
+from vl2.serve.telemetry import Numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """An encoded conversation and how to answer it: one of a request's prompts, or one of its choices."""
+    """An encoded conversation with its options. An HTTP request has one for each prompt and choice."""
 
     sample: Sample
     images: tuple[Image.Image, ...]  # those of the sample, where the backend needs them
@@ -34,7 +34,7 @@ class Timing:
     started_s: float | None
     first_token_s: float | None
     whole_s: float | None = None  # to the last token
-    num_reused: int = 0  # tokens of the prompt that were read before
+    num_reused: int = 0  # tokens of the prompt that were in the prefix cache
 
 
 class Answers(Protocol):
@@ -57,7 +57,7 @@ class Backend(Protocol):
 
     @property
     def needs_images(self) -> bool:
-        """Whether it cuts pictures itself, and so must have them whole."""
+        """Whether it tiles pictures itself and so needs them whole."""
 
     @property
     def max_context(self) -> int: ...
@@ -75,4 +75,4 @@ class Backend(Protocol):
         """Accept all requests or none. UserError for what can never be answered, EngineFull where too many wait."""
 
     def numbers(self) -> Numbers:
-        """Return metrics by the names in `vl2.serve.metrics`."""
+        """Return metrics by the names in `vl2.serve.telemetry`."""

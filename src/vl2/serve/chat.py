@@ -12,10 +12,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vl2.serve.answer_text import AnswerText, usage_of
-from vl2.serve.exchange import Conversation, Event, EventStream, frame_data
+from vl2.serve.errors import ERRORS
+from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_data, usage_of
 from vl2.serve.ignored import NotingRoute, note_ignored
-from vl2.serve.openapi import ERRORS
 from vl2.serve.schema.answer_format import constraint_of
 from vl2.serve.schema.chat import ChatRequest
 from vl2.serve.service import Service
@@ -51,18 +50,18 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         resources.callback(answers.close)
         tokenizer = service.backend.processor.tokenizer
         texts = [AnswerText(sample=prompt.sample, tokenizer=tokenizer) for _ in range(num_choices)]
-        conversation = Conversation(service, request, answers, texts)
+        collector = AnswerCollector(service, request, answers, texts)
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
         if body.stream:
             has_usage = bool(body.stream_options and body.stream_options.include_usage)
-            events = _chunks(conversation, head, has_usage=has_usage, has_logprobs=bool(body.logprobs))
+            events = _chunks(collector, head, has_usage=has_usage, has_logprobs=bool(body.logprobs))
             return EventStream(events, frame=frame_data, frame_error=frame_data, resources=resources.pop_all())
-        await conversation.collect()
-        return JSONResponse(_completion(conversation, head, has_logprobs=bool(body.logprobs)))
+        await collector.collect()
+        return JSONResponse(_completion(collector, head, has_logprobs=bool(body.logprobs)))
     raise AssertionError("not reached")
 
 
-def _completion(conversation: Conversation, head: Event, *, has_logprobs: bool) -> Event:
+def _completion(collector: AnswerCollector, head: Event, *, has_logprobs: bool) -> Event:
     choices = [
         {
             "index": index,
@@ -70,14 +69,14 @@ def _completion(conversation: Conversation, head: Event, *, has_logprobs: bool) 
             "logprobs": {"content": text.logprobs, "refusal": None} if has_logprobs else None,
             "finish_reason": text.finish_reason,
         }
-        for index, text in enumerate(conversation.texts)
+        for index, text in enumerate(collector.texts)
     ]
-    usage = usage_of(conversation.texts, 1, conversation.num_reused)
+    usage = usage_of(collector.texts, 1, collector.num_reused)
     return {**head, "object": "chat.completion", "choices": choices, "usage": usage}
 
 
 async def _chunks(
-    conversation: Conversation, head: Event, *, has_usage: bool, has_logprobs: bool
+    collector: AnswerCollector, head: Event, *, has_usage: bool, has_logprobs: bool
 ) -> AsyncIterator[Event | str]:
     frame = {**head, "object": "chat.completion.chunk"}
     if has_usage:
@@ -88,12 +87,12 @@ async def _chunks(
         choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": finish_reason}
         return {**frame, "choices": [choice]}
 
-    for index in range(len(conversation.texts)):
+    for index in range(len(collector.texts)):
         yield chunk(index, {"role": "assistant", "content": ""}, [], None)
-    num_told = [0] * len(conversation.texts)
-    async with contextlib.aclosing(conversation.pieces()) as pieces:  # type: ignore[type-var]
+    num_told = [0] * len(collector.texts)
+    async with contextlib.aclosing(collector.pieces()) as pieces:  # type: ignore[type-var]
         async for index, piece in pieces:
-            text = conversation.texts[index]
+            text = collector.texts[index]
             logprobs = text.logprobs[num_told[index] :]
             if piece or (has_logprobs and logprobs):
                 num_told[index] = len(text.logprobs)
@@ -101,6 +100,6 @@ async def _chunks(
             if text.finish_reason is not None:
                 yield chunk(index, {"boxes": text.boxes()}, [], text.finish_reason)
     if has_usage:
-        usage = usage_of(conversation.texts, 1, conversation.num_reused)
+        usage = usage_of(collector.texts, 1, collector.num_reused)
         yield {**frame, "choices": [], "usage": usage}
     yield "[DONE]"

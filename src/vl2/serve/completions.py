@@ -13,10 +13,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vl2.serve.answer_text import AnswerText, usage_of
-from vl2.serve.exchange import Conversation, Event, EventStream, frame_data
+from vl2.serve.errors import ERRORS
+from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_data, usage_of
 from vl2.serve.ignored import NotingRoute, note_ignored
-from vl2.serve.openapi import ERRORS
 from vl2.serve.schema.completion import CompletionRequest
 from vl2.serve.service import Service
 
@@ -56,7 +55,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         texts = [
             AnswerText(sample=prompt.sample, tokenizer=tokenizer, strips=False) for prompt in prepared for _ in made
         ]
-        conversation = Conversation(service, request, answers, texts)
+        collector = AnswerCollector(service, request, answers, texts)
         head: Event = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -66,9 +65,9 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         has_logprobs = body.logprobs is not None
         if body.stream:
             has_usage = bool(body.stream_options and body.stream_options.include_usage)
-            events = _chunks(conversation, head, len(prompts), has_usage=has_usage, has_logprobs=has_logprobs)
+            events = _chunks(collector, head, len(prompts), has_usage=has_usage, has_logprobs=has_logprobs)
             return EventStream(events, frame=frame_data, frame_error=frame_data, resources=resources.pop_all())
-        await conversation.collect()
+        await collector.collect()
         choices = [
             {
                 "index": index,
@@ -79,19 +78,19 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
             }
             for index, text in enumerate(texts)
         ]
-        usage = usage_of(texts, len(prompts), conversation.num_reused)
+        usage = usage_of(texts, len(prompts), collector.num_reused)
         return JSONResponse({**head, "choices": choices, "usage": usage})
     raise AssertionError("not reached")
 
 
 async def _chunks(
-    conversation: Conversation, head: Event, num_prompts: int, *, has_usage: bool, has_logprobs: bool
+    collector: AnswerCollector, head: Event, num_prompts: int, *, has_usage: bool, has_logprobs: bool
 ) -> AsyncIterator[Event | str]:
     frame = {**head, "usage": None} if has_usage else head
-    num_told = [0] * len(conversation.texts)
-    async with contextlib.aclosing(conversation.pieces()) as pieces:  # type: ignore[type-var]
+    num_told = [0] * len(collector.texts)
+    async with contextlib.aclosing(collector.pieces()) as pieces:  # type: ignore[type-var]
         async for index, piece in pieces:
-            text = conversation.texts[index]
+            text = collector.texts[index]
             if not piece and text.finish_reason is None:
                 continue
             told = _logprobs(text.logprobs, start=num_told[index]) if has_logprobs else None
@@ -101,7 +100,7 @@ async def _chunks(
                 choice["boxes"] = text.boxes()
             yield {**frame, "choices": [choice]}
     if has_usage:
-        yield {**frame, "choices": [], "usage": usage_of(conversation.texts, num_prompts, conversation.num_reused)}
+        yield {**frame, "choices": [], "usage": usage_of(collector.texts, num_prompts, collector.num_reused)}
     yield "[DONE]"
 
 

@@ -1,7 +1,7 @@
 """Processes that decode pictures, which can be killed, and how much they may do at once.
 
-A picture that takes too long, too much memory or its process down with it is refused; the others do not notice. Who
-cancels the wait for a picture, since its client has gone, kills the process: nothing else ends a decoder.
+A picture that takes too long or too much memory, or crashes its process, is refused; other pictures are not affected.
+Canceling the wait for a picture, when its client has gone, kills the process: nothing else stops a decoder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vl2.infer.engine.engine import EngineStopped
 from vl2.process.decode import ImageOptions, refuse
 from vl2.process.decode_worker import read_frame, reading_bytes, write_frame
 from vl2.process.tiling import Size
-from vl2.serve.fair_semaphore import FairSemaphore
+from vl2.serve.admission import FairSemaphore
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ MAX_PROCESSES = 4
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from vl2.process.decode_worker import main; main()"
 # Of libraries that the decoders import: one picture is work for one thread.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-# A decoder that a picture has taken over finds no keys.
+# No keys for a decoder that a hostile picture has taken over.
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
@@ -44,8 +44,8 @@ class DecodeLimits:
     """What decoding may take."""
 
     memory_bytes: int  # of all pictures that are being decoded, and so of each
-    cpu_s: float  # of the processor, for one picture
-    timeout_s: float  # by the clock: longer, for the machine may be busy
+    cpu_s: float  # CPU time for one picture
+    timeout_s: float  # wall-clock time: longer, since the machine may be busy
 
     @property
     def num_processes(self) -> int:
@@ -55,7 +55,7 @@ class DecodeLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture as it came, and where it may be had from."""
+    """A picture that is to be decoded, and a function that returns its bytes."""
 
     name: str  # for messages
     load: Callable[[], bytes]  # called in a thread, more than once
@@ -65,7 +65,7 @@ class Picture:
 class PictureHeader:
     """What a picture's header says."""
 
-    size: Size  # upright, unless the orientation is told behind the pixels
+    size: Size  # upright, unless the file states the orientation after the pixels
     decoding_bytes: int
 
 
@@ -85,7 +85,7 @@ class Decoders:
         self.limits = limits
         self.memory = FairSemaphore(limits.memory_bytes)
         self._places = FairSemaphore(limits.num_processes)
-        # A thread waits for each process. More than there are processes: one that is killed may take a moment to end.
+        # One thread waits for each process. There are some more, because a killed process may take a moment to end.
         self._threads = ThreadPoolExecutor(2 * limits.num_processes, thread_name_prefix="vl2-decode")
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
@@ -96,7 +96,7 @@ class Decoders:
         self._idle.append(await self._in_thread(self._start_process))
 
     def stop(self) -> None:
-        """Kill all processes; who waits for a picture gets an error."""
+        """Kill all processes; waits for pictures end with an error."""
         self._is_stopped = True
         for process in list(self._all):
             process.kill()
@@ -150,7 +150,7 @@ class Decoders:
     async def _ask(
         self, picture: Picture, asked: dict[str, Any], options: ImageOptions, client: str, memory_bytes: int
     ) -> tuple[dict[str, Any], bytes]:
-        """Let a process do something with a picture. UserError where it refuses or fails at it."""
+        """Send a request about a picture to a process. UserError if it refuses the picture or fails."""
         limits = self.limits
         head = {
             **asked,
@@ -166,7 +166,7 @@ class Decoders:
             except BaseException as error:
                 if not answer.done():
                     process.kill()
-                    answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody asks any more
+                    answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it
                 if isinstance(error, TimeoutError | asyncio.TimeoutError):
                     refuse(picture.name, f"it was not decoded within {limits.timeout_s:g} s")
                 raise
@@ -180,7 +180,7 @@ class Decoders:
 
     @contextlib.asynccontextmanager
     async def _process(self, client: str) -> AsyncIterator[_Process]:
-        """Hold a process, which may be killed meanwhile."""
+        """Hold a process for one request; it may be killed meanwhile."""
         async with self._places.hold(client):
             while self._idle:
                 process = self._idle.pop()
@@ -234,7 +234,7 @@ class _Process:
         return self._popen.pid
 
     def ask(self, head: dict[str, Any], load: Callable[[], bytes]) -> tuple[dict[str, Any], bytes] | None:
-        """Return the answer to a request, or None if the process ended over it."""
+        """Return the answer to a request, or None if the process ended before it answered."""
         data = load()
         found = None
         with contextlib.suppress(OSError, ValueError):  # its end of the pipe is gone
@@ -246,7 +246,7 @@ class _Process:
         return found
 
     def kill(self) -> None:
-        """End the process at once. What is left of it goes when its answer is waited for, or with this object."""
+        """Kill the process. It is reaped when its answer is waited for, or when this object goes."""
         with self._lock:
             self._is_killed = True
             self._popen.kill()

@@ -18,7 +18,7 @@ from vl2.infer.vlm import VLM
 from vl2.lora.switch import AdapterSwitch
 from vl2.process.processor import Processor
 from vl2.serve.backend import GenerationRequest, Timing
-from vl2.serve.metrics import Numbers
+from vl2.serve.telemetry import Numbers
 
 RATE_WINDOW_S = 10.0
 
@@ -29,8 +29,8 @@ class EngineBackend:
     needs_images = False
 
     def __init__(self, vlm: VLM, limits: EngineLimits, adapters: Mapping[str, Path]) -> None:
-        switch = AdapterSwitch(vlm.model, adapters) if adapters else None
-        self.scheduler = Scheduler(vlm.model, vlm.processor.tokenizer, limits, adapters=switch, reuse=vlm.reuse)
+        switch = AdapterSwitch(vlm.runner.model, adapters) if adapters else None
+        self.scheduler = Scheduler(vlm.runner, vlm.processor.tokenizer, limits, adapters=switch, reuse=vlm.reuse)
         self.processor: Processor = replace(vlm.processor, max_tokens=limits.max_context)
         self.max_context = limits.max_context
         self._engine = Engine(self.scheduler, self._deliver)
@@ -44,14 +44,14 @@ class EngineBackend:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        # A second each for a large vocabulary, which would hold up all others when the first request needs it.
+        # Each takes a second for a large vocabulary. Done later, the first request to need it would delay all others.
         for prepare in (prepare_boxes, prepare_json):
             await asyncio.to_thread(prepare, self.processor.tokenizer)
         self._engine.start()
 
     async def stop(self) -> None:
         await asyncio.to_thread(self._engine.stop)
-        # Where a step takes longer than is waited for, clients are told all the same.
+        # Clients are told even if the engine's last step outlasts the wait.
         for answers in set(self.open_answers.values()):
             answers.fail(EngineStopped("the server stopped before the answer was complete"))
         self.open_answers.clear()
@@ -130,7 +130,7 @@ class EngineBackend:
         }
 
     def _rate(self, num_tokens: int) -> float:
-        """Return tokens per second since the oldest reading that is not older than the window, or the last one."""
+        """Return tokens per second since the oldest reading within the window, or else since the last reading."""
         now = time.monotonic()
         while len(self._rates) > 1 and now - self._rates[0][0] > RATE_WINDOW_S:
             self._rates.popleft()
@@ -140,7 +140,7 @@ class EngineBackend:
 
 
 class _Answers:
-    """Jobs under way together, and what came of them."""
+    """Jobs that were submitted together, and their outputs."""
 
     def __init__(self, backend: EngineBackend, jobs: Sequence[Job]) -> None:
         self._backend = backend

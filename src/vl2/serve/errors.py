@@ -1,6 +1,7 @@
 """Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}} and a fitting status.
 
 Codes are OpenAI's where it has one for the case: clients compare them, and look for words of some messages.
+`ERRORS` says the same in the API's description.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vl2.errors import UserError
 from vl2.infer.engine.engine import EngineFull, EngineStopped
-from vl2.infer.generate import ContextExceeded
+from vl2.infer.sequence import ContextExceeded
 from vl2.process.tokenizer import TextTooLong
 
 MAX_MESSAGE_CHARS = 500
@@ -51,7 +53,7 @@ def one_line(text: str) -> str:
 
 
 def to_api_error(error: Exception) -> ApiError:
-    """Return what a client is told. Of what is our own fault it learns nothing but that."""
+    """Return what a client is told. For a fault of the server it is told no details."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineFull):
@@ -114,17 +116,14 @@ def context_error(max_tokens: int, why: str) -> ApiError:
     return ApiError(400, message, code="context_length_exceeded")
 
 
-# How errors of pictures begin, and words in them: OpenAI's code for each, the first that fits. By their text, since
-# that is all that a picture's error keeps on its way from where it was fetched or decoded.
+# How errors of pictures begin, words in them, and OpenAI's code; the first that fits counts. They are told apart by
+# text because only the text comes back from the process that decodes.
 _PICTURE_CODES = (
     ("cannot fetch ", "", "invalid_image_url"),
     ("cannot read image ", "its base64 data is damaged", "invalid_base64_image"),
     ("cannot read image ", "not a picture in a known format", "invalid_image_format"),
-    (
-        "cannot read image ",
-        "which is not read",
-        "invalid_image_format",
-    ),  # and more that `describe_non_picture` tells apart
+    # And others that `describe_non_picture` names.
+    ("cannot read image ", "which is not read", "invalid_image_format"),
     ("cannot read image ", "it is a PDF file", "invalid_image_format"),
     ("cannot read image ", "it is a ZIP archive", "invalid_image_format"),
     ("cannot read image ", "it is a web page", "invalid_image_format"),
@@ -157,7 +156,7 @@ _BOUNDS = {"greater_than": "below_min_value", "less_than": "above_max_value"}
 
 def _validation_error(problems: Sequence[Any]) -> ApiError:
     """Say the first thing wrong, and where."""
-    # Of a union every branch complains: the deepest complaint is about the branch that was meant.
+    # Every branch of a union reports errors: the deepest error is from the branch that was meant.
     first: Mapping[str, Any] = max(problems, key=lambda problem: len(problem["loc"]))
     place = _place([part for part in first["loc"] if part != "body"])
     message = str(first["msg"]).removeprefix("Value error, ")
@@ -184,3 +183,34 @@ def _place(parts: Sequence[str | int]) -> str:
         elif part.isidentifier() and part.islower():  # not the name of a branch of a union
             shown += f".{part}" if shown else part
     return one_line(shown)[:100]
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(BaseModel):
+    """OpenAI's form of an error."""
+
+    error: ErrorBody
+
+
+_MEANINGS = {
+    400: "the request is wrong; the message says how",
+    401: "the API key is missing or wrong",
+    403: "the host name is not served",
+    404: "there is no such model",
+    405: "the method is not served",
+    408: "the body did not arrive in time",
+    413: "the body is too large",
+    415: "the body is not JSON",
+    429: "too many requests wait; try again later",
+    500: "the server failed",
+    503: "the server is stopping",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": meaning} for status, meaning in _MEANINGS.items()
+}

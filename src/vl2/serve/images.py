@@ -23,8 +23,8 @@ from vl2.process.decode import refuse
 from vl2.process.fetch import Cancellation, fetch
 from vl2.process.image import describe_source, read_source
 from vl2.process.processor import PreparedImages, Processor
+from vl2.serve.admission import FairSemaphore
 from vl2.serve.decoders import DecodeLimits, Decoders, Picture, PictureHeader, TiledPicture
-from vl2.serve.fair_semaphore import FairSemaphore
 from vl2.serve.settings import ServerSettings
 
 MAX_PATH_CHARS = 4096  # as most systems have it
@@ -59,13 +59,13 @@ class LoadedImages:
 
 
 class ImageLoader:
-    """Opens what clients name: bytes in threads, which wait for networks and disks, pixels in processes."""
+    """Opens the pictures that clients name: threads read the bytes, processes decode the pixels."""
 
     def __init__(self, settings: ServerSettings, processor: Processor, *, needs_whole: bool) -> None:
         self._limits = limits = settings.limits
         self._processor, self._needs_whole = processor, needs_whole
         self._folders = tuple(folder.resolve() for folder in settings.allowed_folders)
-        # The processor says how pictures become RGB; what may be opened is the server's to say.
+        # The processor decides how pictures become RGB, the server decides what may be opened.
         self._options = replace(
             processor.image_options,
             allow_paths=False,
@@ -90,15 +90,15 @@ class ImageLoader:
     async def load(self, messages: Sequence[Sequence[str]], client: str, admission: Admission) -> LoadedImages:
         """Return the pictures of each message, cut into tiles.
 
-        UserError names the first that cannot be had, is none, or is too large. What their tiles take in memory is
-        reserved by the `admission` of the request. Cancelling ends the work wherever it is.
+        UserError names the first that cannot be read, is not a picture, or is too large. `admission` reserves the
+        memory of their tiles. Canceling ends the work wherever it is.
         """
         sources = [source for message in messages for source in message]
         most = self._limits.max_images
         if len(sources) > most:
             raise UserError(f"a request may have at most {most} images, got {len(sources)}")
         num_elsewhere = sum(not _is_data_url(source) for source in sources)
-        # As much as could come. Taken once, for who waits for more while holding some may wait for ever.
+        # The most that can come, reserved once: waiting for more while holding some could deadlock.
         read_bytes = min(num_elsewhere * self._limits.max_image_bytes, self._limits.max_body_bytes)
         async with self._read_bytes.hold(client, read_bytes):
             found = await self._read_all(sources) if num_elsewhere else _data_urls(sources)
@@ -155,12 +155,12 @@ class ImageLoader:
                     header,
                     grids[index],
                     tile_px=config.tile_px,
-                    color=config.padding_colour,
+                    color=config.padding_color,
                     has_whole=self._needs_whole,
                     options=options,
                     client=client,
                 )
-            # Where a picture turned out to be turned, it may be cut otherwise, and others with it.
+            # If a picture turned out to be rotated, it and the others may get other grids.
             true_grids = self._processor.choose_grids(
                 _by_message([made.size for made in tiled if made is not None], messages)
             )
@@ -179,7 +179,7 @@ class ImageLoader:
             raise
 
     def _read_each(self, sources: Sequence[str], cancellation: Cancellation) -> list[Source]:
-        """Return what the sources hold, undecoded. UserError names the first that cannot be had, and why."""
+        """Return the undecoded bytes of the sources. UserError names the first that cannot be read, and why."""
         limits = self._limits
         deadline = time.monotonic() + limits.fetch_timeout_s
         bytes_left = limits.max_body_bytes
@@ -193,7 +193,7 @@ class ImageLoader:
         return found
 
     def _read(self, source: str, deadline: float, max_bytes: int, cancellation: Cancellation) -> bytes | str:
-        """Return the bytes of a URL or file; a data URL stays as it is, its bytes are here already."""
+        """Return the bytes of a URL or file. A data URL is returned as it is."""
         scheme, name = source[:8].lower(), describe_source(source)
         if _is_data_url(source):
             return source
@@ -217,7 +217,7 @@ class ImageLoader:
     def _read_file(self, source: str, name: str, max_bytes: int) -> bytes:
         path = self._allowed_path(source, name)
         try:
-            # Not through a link put there since, and without waiting for the writer of a pipe.
+            # Do not follow a link that was put there meanwhile, and do not wait for the writer of a pipe.
             handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         except OSError as error:
             refuse(name, error.strerror or "it cannot be opened")
@@ -228,7 +228,7 @@ class ImageLoader:
             return file.read(max_bytes + 1)
 
     def _allowed_path(self, source: str, name: str) -> Path:
-        """Return where the file really is, which must be inside an allowed folder. Elsewhere nothing is looked at."""
+        """Return the resolved path, which must be inside an allowed folder. Nothing outside is looked at."""
         # Python resolves a path part by part, each from the beginning. The percent encoding of a URL triples a name.
         if len(source) > 3 * MAX_PATH_CHARS:
             refuse(name, f"a path may have at most {MAX_PATH_CHARS} characters")
@@ -248,7 +248,7 @@ class ImageLoader:
         for folder in self._folders:
             try:
                 path = (folder / text).resolve()
-            except (OSError, ValueError, RuntimeError):  # a NUL in the name, a circle of links
+            except (OSError, ValueError, RuntimeError):  # a NUL in the name, a loop of links
                 continue
             if path.is_relative_to(folder):
                 return path
@@ -264,6 +264,6 @@ def _data_urls(sources: Sequence[str]) -> list[Source]:
 
 
 def _by_message(items: Sequence[T], messages: Sequence[Sequence[object]]) -> list[list[T]]:
-    """Return items in lists as long as the messages are."""
+    """Divide the items into lists as long as the messages."""
     rest = iter(items)
     return [list(itertools.islice(rest, len(message))) for message in messages]

@@ -1,7 +1,7 @@
-"""A request body to a value: strict JSON within bounds, every fault a 4xx of one sentence.
+"""Parse request bodies: strict JSON within bounds; every fault is a 4xx with one sentence.
 
-Python's parser holds the interpreter for as long as it takes, so a thread alone keeps no event loop free. What makes
-bodies large are pictures in data URLs: these are cut out first, and are not parsed. What is left is bounded.
+Python's parser holds the interpreter's lock while it parses, so a thread alone does not keep the event loop free. Large
+bodies are large because of pictures in data URLs. These are cut out first and not parsed; the rest is bounded.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from starlette.responses import Response
 
 from vl2.serve.errors import ApiError, context_error
 
-MAX_VALUES = 200_000  # brackets and commas: a list of nothing but empty lists takes thirty times the memory of its text
+MAX_VALUES = 200_000  # brackets and commas: a list of empty lists takes thirty times the memory of its text
 MAX_DIGITS = 30
 SMALL_BODY = 64 << 10  # parsed at once: a thread would take longer to start
-MAX_PARSED = 2  # large bodies at once: what bounds the memory of copies
+MAX_PARSED = 2  # large bodies at once, which bounds the memory of copies
 MIN_CUT = 4096  # shorter data URLs are parsed like any text
 MAX_CUTS = 4096
 PIECE = 1 << 20  # bytes that are looked through before another thread may go on
@@ -64,7 +64,7 @@ class BodyParser:
 
 
 def parse_json(body: bytes, max_depth: int) -> Any:
-    """Return the value of a body. ApiError unless it is UTF-8, JSON of the standard, and at most so deep."""
+    """Return the value of a body. ApiError unless it is standard JSON in UTF-8, nested no deeper than `max_depth`."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -104,7 +104,7 @@ def _parse_float(digits: str) -> float:
 
 
 def _check_values(value: Any, max_depth: int, *, may_have_halves: bool) -> None:
-    """Walk through a value, not by recursion: it may be deeper than Python's stack."""
+    """Check all values of a body without recursion: nesting may be deeper than Python's stack."""
     level, depth = [value], 0
     while level:
         below: list[Any] = []
@@ -134,7 +134,7 @@ def _cut_data_urls(body: bytes, mark: str) -> tuple[bytes, list[tuple[int, int]]
     """Return the body with a short name in place of each long data URL, and where those were.
 
     A quote before `data:` that no backslash precedes opens a string, or the body is not JSON.
-    Only what stands for itself is cut out, so the rest is JSON if, and only if, the whole is.
+    Only text without escapes is cut out, so the rest is valid JSON if and only if the whole body is.
     """
     kept: list[bytes] = []
     cuts: list[tuple[int, int]] = []
@@ -164,7 +164,7 @@ def _is_plain(body: bytes, start: int, end: int) -> bool:
 
 
 def _put_back(values: list[Any], mark: str, cuts: Sequence[tuple[bytes, int, int]]) -> None:
-    """Replace the names in values by what they stand for, in place."""
+    """Put the data URLs back in the places of their names. Changes the value in place."""
     level: list[Any] = [values]
     num_left = len(cuts)
     while level:
@@ -201,16 +201,16 @@ class JsonRequest(Request):
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
             kind = self.headers.get("content-type", "").split(";")[0].strip().lower()
-            # Also a guard: a page of another site can send a form or text unasked, but not JSON.
+            # This also guards against other sites: a page can send a form or text without asking, but not JSON.
             if kind != "application/json" and not kind.endswith("+json"):
                 raise ApiError(415, "the body must be application/json", code="unsupported_media_type")
             parser: BodyParser = self.app.state.body_parser
             self._json = await parser.parse(await self._take_body())
-            self._body = b"{}"  # FastAPI asks whether there is one; the bytes themselves are not kept beside the value
+            self._body = b"{}"  # FastAPI only asks whether there is a body; the bytes are not kept beside the value
         return self._json
 
     async def _take_body(self) -> bytes:
-        """Return the body, which `RequestGuard` hands out whole: collecting it would be another copy."""
+        """Return the body. `RequestGuard` hands it out whole; collecting pieces would copy it again."""
         body: bytes = (await self.receive()).get("body", b"")
         return body
 
@@ -224,7 +224,7 @@ class JsonRoute(APIRoute):
         async def handle(request: Request) -> Response:
             strict = JsonRequest(request.scope, request.receive)
             if request.method in ("POST", "PUT", "PATCH"):
-                await strict.json()  # here, before FastAPI would take a body of another type as text
+                await strict.json()  # here, because FastAPI would read a body of another type as text
             return await handler(strict)
 
         return handle

@@ -1,7 +1,7 @@
-"""What large requests leave behind goes back to the system: the C library keeps freed memory, here by intention.
+"""Return the memory of large requests to the system.
 
-Passes of the model allocate the same again and again, so the process keeps what they free (`vl2.malloc`). A body
-of 60 MB, once, is not of that kind.
+Forward passes allocate the same sizes again and again, so `vl2.malloc` makes the process keep freed memory. The memory
+of one body of 60 MB should not be kept.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from vl2.malloc import return_freed_memory
 
 CHECK_S = 2.0
 GROWTH_BYTES = 96 << 20  # since the last time
-BUSY_S = 60.0  # so often at most while requests are under way, for what the model needs comes back page by page
+BUSY_S = 60.0  # at most this often while requests are under way: the model's memory comes back page by page
 
 
 async def keep_small(is_busy: Callable[[], bool]) -> None:
-    """Return freed memory now and then, for ever."""
+    """Return freed memory whenever the process has grown. Runs until it is cancelled."""
     floor, last = _resident_bytes(), float("-inf")
     while floor:
         await asyncio.sleep(CHECK_S)
@@ -29,12 +29,12 @@ async def keep_small(is_busy: Callable[[], bool]) -> None:
         if _resident_bytes() - floor > GROWTH_BYTES and (not was_busy or now - last > BUSY_S):
             await asyncio.to_thread(_return_memory)
             last = now
-            # What requests hold while they are under way is not what stays.
+            # Memory that requests hold while they are under way is not counted.
             floor = floor if was_busy or is_busy() else _resident_bytes()
 
 
 def _return_memory() -> None:
-    gc.collect()  # requests leave circles of frames and tasks, which hold their bodies until somebody looks
+    gc.collect()  # requests leave reference cycles of frames and tasks, which hold their bodies
     return_freed_memory()
 
 

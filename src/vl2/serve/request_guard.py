@@ -1,6 +1,7 @@
-"""What every request passes before any endpoint: who may ask, how much may be sent, how long it may take.
+"""Middleware before all endpoints: who may ask, how much may be sent, and how long it may take.
 
-Pure ASGI, so that a stream is passed on piece by piece. Every refusal is an error in OpenAI's form.
+Pure ASGI, so that a stream is passed on piece by piece. Every refusal is an error in OpenAI's form. When a client
+disconnects, its request ends wherever it is: waiting, fetching, decoding or in the engine.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vl2.serve.errors import ApiError, error_response, to_api_error
-from vl2.serve.logs import log
 from vl2.serve.service import Service
+from vl2.serve.telemetry import log
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-# Asked by probes and scrapers, which have no key, and of no use to anybody else.
+# For probes and scrapers, which have no key. They reveal nothing of use to others.
 _OPEN_PATHS = ("/health", "/ready", "/metrics")
-# Work, or what is served: the page, which asks for the key itself, and the API's description are for everybody.
+# These need the key. The page, which asks for the key itself, and the API's description are open to everybody.
 _KEY_PATHS = ("/v1", "/tokenize", "/detokenize")
 SMALL_BODY = 1 << 20
 OLD_BODY_S = 5.0
-SMALL_RESERVE = 64 << 20  # bytes of small bodies beyond what all may take
+SMALL_RESERVE = 64 << 20  # bytes that small bodies may take beyond the limit of all bodies
 
 
 class ClientGone(Exception):
-    """The client closed the connection, or reads nothing any more."""
+    """The client closed the connection or stopped reading."""
 
 
 class RequestGuard:
@@ -97,14 +98,14 @@ class RequestGuard:
             await self._refuse(scope, exchange, error)
             return
         replay, size = _Replay(body, exchange.receive), len(body)
-        del body  # whoever parses it may let it go
+        del body  # the parser may free it
         try:
             await self._app(scope, replay, exchange.send)
         finally:
             self._bytes_in_flight -= size
 
     def _check_host(self, headers: Headers) -> None:
-        """Without a key, on the loopback, answer its own names only: not a page whose name was pointed here."""
+        """Without a key, answer to names of the loopback only. This stops DNS rebinding by pages of other sites."""
         if self._key is not None or not self._settings.is_loopback:
             return
         host = headers.get("host", "")
@@ -113,7 +114,7 @@ class RequestGuard:
             raise ApiError(403, "this host name is not served here; --allow-host adds one", code="unknown_host")
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
-        # A browser asks for permission without the key.
+        # A CORS preflight comes without the key.
         if self._key is None or scope["method"] == "OPTIONS" or not scope["path"].startswith(_KEY_PATHS):
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -169,10 +170,10 @@ class RequestGuard:
         return message
 
     def _make_room(self, arriving: _Arriving) -> None:
-        """Where bodies take too much memory together, drop those that have been on their way for longest.
+        """Drop the bodies that have been arriving longest when all bodies together take too much memory.
 
-        Of the client that sends most, so that bodies without an end cost no other client its own. Where that is the one
-        which asks, it is refused unless an old one is left. Small bodies have a reserve: all others may be complete.
+        Dropped are those of the client that sends most, so that endless bodies harm only their own client. If that is
+        the client that asks, it is refused unless it has an old body to drop. Small bodies have a reserve of their own.
         """
         most = self._settings.max_in_flight_bytes
         most += SMALL_RESERVE if arriving.size <= SMALL_BODY else 0
@@ -192,7 +193,7 @@ class RequestGuard:
     async def _refuse(self, scope: Scope, exchange: _Exchange, error: Exception) -> None:
         scope["state"]["error"] = error
         response = error_response(error)
-        # Of a body that was not read to its end the rest would be taken for the next request.
+        # The unread rest of a body would be parsed as the next request.
         response.headers["connection"] = "close"
         with contextlib.suppress(ClientGone):
             await response(scope, exchange.receive, exchange.send)
@@ -208,7 +209,7 @@ class RequestGuard:
         error = state.get("error")
         told = to_api_error(error) if isinstance(error, Exception) else None
         if isinstance(error, Exception) and told is not None and told.status_code == 500:
-            # The one place where a fault of ours is logged, whoever met it, also if a stream had begun.
+            # The only place that logs our own faults, including those after a stream has begun.
             log("failed", {"request_id": state["request_id"]}, level=logging.ERROR, error=error)
         fields: dict[str, Any] = {"error": told.code} if told is not None and told.code else {}
         log(
@@ -227,7 +228,7 @@ class RequestGuard:
 
 @dataclass(eq=False)
 class _Arriving:
-    """A body that is not there yet."""
+    """A body that is still arriving."""
 
     client: str
     size: int = 0
@@ -242,7 +243,7 @@ class _Arriving:
 
 
 class _Exchange:
-    """Both directions of a request, with its id in the answer and a limit on a client that reads nothing."""
+    """Receives and sends for one request: adds its id to the answer and drops a client that reads nothing."""
 
     def __init__(self, receive: Receive, send: Send, request_id: str, timeout_s: float) -> None:
         self.receive = receive
@@ -260,7 +261,7 @@ class _Exchange:
             headers.setdefault("x-content-type-options", "nosniff")
         task = asyncio.current_task()
         assert task is not None
-        # Cheaper than a timeout, which makes a task of every piece of a stream.
+        # Cheaper than asyncio's timeout, which would make a task for every piece of a stream.
         alarm = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, task)
         try:
             await self._send(message)
@@ -279,7 +280,7 @@ class _Exchange:
 
 
 class _Replay:
-    """Hands a body out that was read already, then what the connection says."""
+    """Replays a body that was read already, then passes on messages of the connection."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:
         self._body: bytes | None = body
@@ -293,9 +294,9 @@ class _Replay:
 
 
 def client_of(peer: Sequence[Any] | None) -> str:
-    """Return who is asking, as far as turns and limits go: an address, of IPv6 the network that one customer gets.
+    """Return the client that limits and fair turns count: its IPv4 address, or its IPv6 network of one customer.
 
-    Nothing that a client may choose: with names of its choice it would be many.
+    A name that the client chooses would not do: one client could pose as many.
     """
     host = str(peer[0]) if peer else ""
     try:
@@ -315,3 +316,39 @@ def _overloaded() -> ApiError:
 
 def _too_large(most: int) -> ApiError:
     return ApiError(413, f"the body is larger than the limit of {most} bytes", code="body_too_large")
+
+
+class CancelOnDisconnect:
+    """Cancels the application when the client closes the connection, and raises ClientGone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        body: asyncio.Queue[Message] = asyncio.Queue()
+        has_gone = False
+
+        async def listen() -> None:
+            nonlocal has_gone
+            while (message := await receive())["type"] != "http.disconnect":
+                body.put_nowait(message)
+            has_gone = not work.done()
+            work.cancel()
+
+        # Unwinding frees what the request held, kills the process that decodes for it, and drops its answers.
+        work = asyncio.create_task(self._run(scope, body, send))
+        listener = asyncio.create_task(listen())
+        try:
+            await work
+        except asyncio.CancelledError:
+            if has_gone:
+                raise ClientGone from None
+            raise  # this task was cancelled itself, and `work` with it
+        finally:
+            listener.cancel()
+
+    async def _run(self, scope: Scope, body: asyncio.Queue[Message], send: Send) -> None:
+        await self._app(scope, body.get, send)

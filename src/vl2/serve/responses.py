@@ -13,10 +13,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vl2.serve.answer_text import AnswerText, usage_of
-from vl2.serve.exchange import Conversation, Event, EventStream, frame_named
+from vl2.serve.errors import ERRORS
+from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_named, usage_of
 from vl2.serve.ignored import NotingRoute, note_ignored
-from vl2.serve.openapi import ERRORS
 from vl2.serve.schema.answer_format import constraint_of
 from vl2.serve.schema.responses import ResponsesRequest
 from vl2.serve.service import Service
@@ -43,20 +42,20 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
         answers = await service.open([prompt], [options], adapter=adapter, num_logprobs=None, client=client)
         resources.callback(answers.close)
         text = AnswerText(sample=prompt.sample, tokenizer=service.backend.processor.tokenizer)
-        conversation = Conversation(service, request, answers, [text])
+        collector = AnswerCollector(service, request, answers, [text])
         head = _head(body, options.max_new_tokens)
         if body.stream:
             numbers = itertools.count()
             return EventStream(
-                _events(conversation, head, numbers),
+                _events(collector, head, numbers),
                 frame=frame_named,
                 frame_error=lambda error: frame_named(
                     {**error["error"], "type": "error", "sequence_number": next(numbers)}
                 ),
                 resources=resources.pop_all(),
             )
-        await conversation.collect()
-        return JSONResponse(_whole(conversation, head, f"msg_{uuid.uuid4().hex}"))
+        await collector.collect()
+        return JSONResponse(_whole(collector, head, f"msg_{uuid.uuid4().hex}"))
     raise AssertionError("not reached")
 
 
@@ -97,11 +96,11 @@ def _item(item_id: str, status: str, parts: list[Event]) -> Event:
     return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": parts}
 
 
-def _whole(conversation: Conversation, head: Event, item_id: str) -> Event:
-    (text,) = conversation.texts
+def _whole(collector: AnswerCollector, head: Event, item_id: str) -> Event:
+    (text,) = collector.texts
     is_complete = text.finish_reason == "stop"
     status = "completed" if is_complete else "incomplete"
-    usage = usage_of([text], 1, conversation.num_reused)
+    usage = usage_of([text], 1, collector.num_reused)
     return {
         **head,
         "status": status,
@@ -118,23 +117,23 @@ def _whole(conversation: Conversation, head: Event, item_id: str) -> Event:
     }
 
 
-async def _events(conversation: Conversation, head: Event, numbers: Iterator[int]) -> AsyncIterator[Event | str]:
+async def _events(collector: AnswerCollector, head: Event, numbers: Iterator[int]) -> AsyncIterator[Event | str]:
     item_id = f"msg_{uuid.uuid4().hex}"
 
     def event(kind: str, **fields: Any) -> Event:
         return {"type": f"response.{kind}", "sequence_number": next(numbers), **fields}
 
     place: Event = {"item_id": item_id, "output_index": 0, "content_index": 0}
-    (text,) = conversation.texts
+    (text,) = collector.texts
     yield event("created", response=head)
     yield event("in_progress", response=head)
     yield event("output_item.added", output_index=0, item=_item(item_id, "in_progress", []))
     yield event("content_part.added", **place, part=_part("", []))
-    async with contextlib.aclosing(conversation.pieces()) as pieces:  # type: ignore[type-var]
+    async with contextlib.aclosing(collector.pieces()) as pieces:  # type: ignore[type-var]
         async for _, piece in pieces:
             if piece:
                 yield event("output_text.delta", **place, delta=piece, logprobs=[])
-    whole = _whole(conversation, head, item_id)
+    whole = _whole(collector, head, item_id)
     (item,) = whole["output"]
     yield event("output_text.done", **place, text=text.text, logprobs=[])
     yield event("content_part.done", **place, part=item["content"][0])

@@ -1,4 +1,4 @@
-"""The process: uvicorn with a graceful stop and connections that cannot be held open for nothing."""
+"""Run uvicorn with a graceful stop and with limits on idle and slow connections."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vl2.errors import UserError
 from vl2.infer.engine.engine import ENGINE_THREAD
-from vl2.serve.logs import log
 from vl2.serve.request_guard import client_of
 from vl2.serve.service import Service
+from vl2.serve.telemetry import log
 
 HEAD_TIMEOUT_S = 15.0  # for the request line and the headers
 MAX_HEAD_BYTES = 16 << 10
-PIECE_BYTES = 2048  # of what many lines are in, taken at once: some three milliseconds of parsing
-FEEDER_REST = 3  # times what the last piece took
+PIECE_BYTES = 2048  # bytes parsed at once where there are many lines: about 3 ms
+FEEDER_REST = 3  # the pause, as a multiple of the time of the last piece
 MANY_LINES = 256  # of what came at once; a chunk of a body has two
 MAX_CONNECTIONS = 2048
 MIN_CONNECTIONS = 64
-MORE_CONNECTIONS = 64  # for probes, where all others have requests under way
-CLOSED_AT_ONCE = 8  # an eighth of all: looking for them takes a while
-OTHER_FILES = 256  # that the process has open: the model's, pictures', connections to elsewhere
+MORE_CONNECTIONS = 64  # kept for probes while all others have requests under way
+CLOSED_AT_ONCE = 8  # one in so many connections is closed at once: searching takes a while
+OTHER_FILES = 256  # files kept for other uses: the model, pictures, outgoing connections
 # Connections that the system holds until they are taken, or as many as it allows. One that finds no room is tried again
 # a second later, whoever it is from.
 LISTEN_QUEUE = 4096
-BACKLOG = 512  # connections that are taken at once, before it can be seen that they are too many
+BACKLOG = 512  # connections accepted at once, before their number can be checked
 LAST_ACCEPTING_S = 0.1
 LAST_READING_S = 0.5
-LAST_WORDS_S = 3  # for answers that were cut short to reach their clients
-END_GRACE_S = 10.0  # beyond the time to drain: then the process ends, whatever is under way
+LAST_WORDS_S = 3  # for errors of requests that were cut short to reach their clients
+END_GRACE_S = 10.0  # after the time to drain; then the process ends in any case
 LAST_THREADS_S = 1.0  # for threads to end after the server has
 
 
@@ -54,7 +54,7 @@ class BoundedProtocol(H11Protocol):
     _alarm: asyncio.TimerHandle | None = None
     _waits_since = 0.0
     _peer = ""
-    _pieces: deque[bytes] | None = None  # of what came, still to be taken
+    _pieces: deque[bytes] | None = None  # bytes received but not parsed yet
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -75,7 +75,7 @@ class BoundedProtocol(H11Protocol):
             _Feeder.of(self.loop).add(self)
 
     def feed(self) -> bool:
-        """Take one piece of what came, and return whether more is left."""
+        """Parse one piece of the received bytes, and return whether more is left."""
         if self._pieces and not self.transport.is_closing():
             self._take(self._pieces.popleft())
         if self._pieces and not self.transport.is_closing():
@@ -87,7 +87,7 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def _is_in_plain_body(self) -> bool:
-        """Whether a body of a length that was told is coming: nothing in it is parsed."""
+        """Whether a body with a stated length is arriving, in which nothing is parsed."""
         if self.cycle is None or not self.cycle.more_body:
             return False
         return all(name != b"transfer-encoding" for name, _ in self.headers)
@@ -109,13 +109,13 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def _is_waiting(self) -> bool:
-        """Whether the client has not yet said all that it wants: no head, half of one, or half of a body."""
+        """Whether the request is not complete: no head, half a head or half a body has come."""
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
     def _make_room(self) -> None:
-        """Close connections of the client that has the most waiting: those that have waited longest, many at once.
+        """Close the oldest waiting connections of the client that has the most, many at once.
 
-        So whoever opens connections without end closes its own. A request that was sent whole is never cut off.
+        A client that opens connections without end thus loses its own. A complete request is never cut off.
         """
         waiting: dict[str, list[BoundedProtocol]] = {}
         for other in self.connections:
@@ -125,7 +125,7 @@ class BoundedProtocol(H11Protocol):
             most = max(waiting.values(), key=len)
             most.sort(key=lambda other: other._waits_since)
             for other in most[: max(1, self.max_connections // CLOSED_AT_ONCE)]:
-                self.connections.discard(other)  # at once: the next ones need not look again
+                self.connections.discard(other)  # many at once, so that the next connections need no search
                 other.transport.abort()
         elif len(self.connections) > self.max_connections + MORE_CONNECTIONS:
             self.transport.abort()
@@ -137,10 +137,10 @@ class BoundedProtocol(H11Protocol):
 
 
 class _Feeder:
-    """Hands what came to connections a piece at a time, in turn, and lets others work between two pieces.
+    """Feeds received bytes to connections in turn, one piece at a time, and pauses between two pieces.
 
-    A body in chunks of one byte takes a second of parsing for each megabyte, which would be that of all others too. It
-    rests three times as long as it worked: the engine's thread needs the interpreter's lock again and again.
+    A body in chunks of one byte takes a second of parsing per megabyte, which would block all other connections. The
+    pause is three times the work: the engine's thread needs the interpreter's lock again and again.
     """
 
     _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, _Feeder]] = WeakKeyDictionary()
@@ -170,12 +170,12 @@ class _Feeder:
 
 
 class GracefulServer(uvicorn.Server):
-    """On the first SIGTERM or Ctrl-C accepted requests go on for a while, new ones get a 503; on the second all end."""
+    """Drains on the first SIGTERM or Ctrl-C: new requests get a 503. On the second signal all requests end."""
 
     def __init__(
         self, config: uvicorn.Config, service: Service, *, on_signal: Callable[[float], None] = lambda _: None
     ) -> None:
-        """`on_signal` is told in how many seconds the process must have ended."""
+        """`on_signal` gets the number of seconds after which the process must have ended."""
         super().__init__(config)
         self._service, self._on_signal = service, on_signal
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -206,16 +206,16 @@ class GracefulServer(uvicorn.Server):
         drain_state, settings = self._service.drain_state, self._service.settings
         log("draining", {"signal": name, "under_way": drain_state.num_under_way, "at_most_s": settings.drain_s})
         if not await drain_state.drain(settings.drain_s):
-            # What is still under way ends with a 503, or with an error at the end of its stream.
+            # Requests that are still under way end with a 503, or with an error at the end of their stream.
             log("cutting_short", {"under_way": drain_state.num_under_way})
             await self._service.cut_short()
-        # Closing resets the connections that the system holds ready. So first no more are held, and those are taken.
+        # Closing the socket would reset connections in the listen queue. So the queue is closed and emptied first.
         for listener in self._listeners:
             listener.listen(0)
         await asyncio.sleep(LAST_ACCEPTING_S)
         for listening in self.servers:
             listening.close()
-        # Connections that were taken a moment ago have not said yet what they want: they get their 503 too.
+        # Connections that were just accepted have sent no request yet: they get a 503 too.
         await asyncio.sleep(LAST_READING_S)
         self.should_exit = True
 
@@ -226,7 +226,7 @@ class GracefulServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take the address, before the model is loaded. UserError if it cannot be had."""
+    """Bind the address before the model is loaded. UserError if that is not possible."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -264,19 +264,19 @@ def run_server(app: FastAPI, listener: socket.socket) -> None:
     try:
         GracefulServer(config, service, on_signal=deadline.set).run(sockets=[listener])
     finally:
-        service.decoders.stop()  # also where a second signal left no time for it
+        service.decoders.stop()  # a second signal skips the end of the application
     deadline.check_threads()
 
 
 class _Deadline:
-    """Ends the process when its time is over. A thread that hangs in a library would hold it for ever."""
+    """Ends the process at a deadline. Otherwise a thread that hangs in a library would keep it alive for ever."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._timer: threading.Timer | None = None
 
     def set(self, seconds: float) -> None:
-        """Set the time, or another."""
+        """Set or change the deadline."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = threading.Timer(seconds, self._end, (1,))
@@ -284,7 +284,7 @@ class _Deadline:
         self._timer.start()
 
     def check_threads(self) -> None:
-        """End the process if threads are at work that Python would wait for, or that would not outlive it."""
+        """End the process at once if the engine or a thread that Python would wait for still runs."""
         until = time.monotonic() + LAST_THREADS_S
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and (not thread.daemon or thread.name == ENGINE_THREAD):
@@ -293,7 +293,7 @@ class _Deadline:
                     self._end(0)
 
     def _end(self, status: int) -> None:
-        # In a thread, for any lock may be held by what hangs, that of the log too.
+        # In a thread, because whatever hangs may hold any lock, even that of the log.
         last = threading.Thread(target=self._say_and_stop, daemon=True)
         last.start()
         last.join(LAST_THREADS_S)
@@ -305,7 +305,7 @@ class _Deadline:
 
 
 def _allowed_files() -> int:
-    """Let the process open as many files as the system allows it, and return how many: a connection is one."""
+    """Raise the limit of open files as far as the system allows, and return it. Every connection is a file."""
     if sys.platform == "win32":
         return MAX_CONNECTIONS + OTHER_FILES + BACKLOG
     import resource

@@ -1,6 +1,6 @@
-"""The way of every request: wait to be admitted, open its pictures, write its tokens, hand it to the backend.
+"""What every request goes through: admission, its pictures, its tokens, the backend.
 
-Requests without pictures have limits and threads of their own: they wait for no picture.
+Requests without pictures have their own limits and threads, so they never wait for pictures.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,20 +18,19 @@ from PIL import Image
 from vl2.errors import UserError
 from vl2.infer.engine.engine import EngineStopped
 from vl2.infer.sampling import GenerateOptions
-from vl2.process.messages import normalize, released_prompt
+from vl2.process.conversation import Turn, arrange
+from vl2.process.messages import released_prompt
 from vl2.process.sample import Sample
+from vl2.serve.admission import DrainState, FairSemaphore
 from vl2.serve.backend import Answers, Backend, GenerationRequest
 from vl2.serve.decoders import Decoders
-from vl2.serve.drain_state import DrainState
 from vl2.serve.errors import ApiError
-from vl2.serve.fair_semaphore import FairSemaphore
 from vl2.serve.images import ImageLoader, LoadedImages
 from vl2.serve.memory import keep_small
-from vl2.serve.metrics import Metrics, Numbers
 from vl2.serve.settings import ServerSettings
+from vl2.serve.telemetry import Metrics, Numbers
 
 T = TypeVar("T")
-Turns = Sequence[Mapping[str, Any]]
 
 NUM_TOKENIZING = 4  # requests whose tokens are written at once
 
@@ -45,19 +44,19 @@ class Prompt:
 
 
 class Admission:
-    """What a request holds until its answer is complete: its part of a limit, and memory for its pictures."""
+    """What a request holds until its answer is complete: a permit, and memory for its pictures."""
 
     def __init__(self, service: Service, client: str, resources: contextlib.AsyncExitStack) -> None:
         self._service, self._resources = service, resources
         self.client = client
 
     async def wait(self, *, has_images: bool) -> None:
-        """Wait to be admitted. Once for a request: who waits for more while holding some may wait for ever."""
+        """Wait for a permit. Call it once per request: waiting for more while holding one could deadlock."""
         semaphore = self._service.image_semaphore if has_images else self._service.text_semaphore
         await self._resources.enter_async_context(semaphore.hold(self.client))
 
     async def reserve_memory(self, num_bytes: int) -> None:
-        """Wait until so much memory is free for the pictures of the request. Once too."""
+        """Wait until so much memory is free for the pictures. Call it once per request too."""
         await self._resources.enter_async_context(self._service.kept_bytes.hold(self.client, num_bytes))
 
 
@@ -70,7 +69,7 @@ class Service:
         self.metrics = Metrics()
         self.metrics.watch(self._numbers)
         self.started_at = int(time.time())
-        # What cuts a connection off whose client reads nothing; the server that owns the connections puts it here.
+        # Drops the connection of a client that reads nothing. Set by the server, which owns the connections.
         self.abort_connection: Callable[[tuple[str, int] | None], None] = lambda client: None
         self.text_semaphore = FairSemaphore(settings.max_prepared, max_waiting=settings.max_waiting)
         self.image_semaphore = FairSemaphore(settings.max_prepared, max_waiting=settings.max_waiting)
@@ -129,25 +128,25 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def admission(self, client: str) -> AsyncIterator[Admission]:
-        """Hold what a request is given as soon as it is known what it needs."""
+        """Give a request an Admission, and free what it holds in the end."""
         async with contextlib.AsyncExitStack() as resources:
             yield Admission(self, client, resources)
 
-    async def prepare_chat(self, turns: Turns, admission: Admission) -> Prompt:
+    async def prepare_chat(self, turns: Sequence[Turn], admission: Admission) -> Prompt:
         """Open the pictures of a conversation and write its tokens."""
         limits = self.settings.limits
         if len(turns) > limits.max_messages:
             raise UserError(f"a conversation may have at most {limits.max_messages} messages, got {len(turns)}")
-        # Before anything is fetched or opened. The outer blanks of a message do not count.
-        self.backend.processor.check_length(text.strip() for text in _texts(turns))
+        # Before anything is fetched or opened. Outer blanks do not count.
+        self.backend.processor.check_length(p.strip() for turn in turns for p in turn.pieces if isinstance(p, str))
 
         async def prepare() -> Prompt:
-            await admission.wait(has_images=_have_images(turns))
-            # Its sources are what clients wrote, and are opened by the loader alone.
-            normal = await self._in_thread(lambda: normalize(turns))
-            loaded = await self._load([turn.images for turn in normal], admission)
-            encode = self.backend.processor.encode_turns
-            sample = await self._in_thread(lambda: encode(normal, images=loaded.prepared if loaded else None))
+            await admission.wait(has_images=any(turn.images for turn in turns))
+            # Clients name the sources, so only the loader may open them.
+            arranged = await self._in_thread(lambda: arrange(turns))
+            loaded = await self._load([turn.images for turn in arranged], admission)
+            encode = self.backend.processor.encode
+            sample = await self._in_thread(lambda: encode(arranged, prepared=loaded.prepared if loaded else None))
             return Prompt(sample=sample, images=loaded.whole if loaded else ())
 
         return await self._unless_cut_short(prepare())
@@ -161,7 +160,7 @@ class Service:
         their own.
         """
         processor = self.backend.processor
-        for prompt in prompts:  # each has the context to itself
+        for prompt in prompts:  # each prompt has the whole context
             if isinstance(prompt, str):
                 processor.check_length([prompt])
 
@@ -236,18 +235,3 @@ class Service:
         most = self.settings.limits.max_choices
         if num_choices > most:
             raise ApiError(400, f"at most {most} answers can be had at once, got {num_choices}", param="n")
-
-
-def _texts(turns: Turns) -> list[str]:
-    contents = [turn["content"] for turn in turns]
-    parts = [part for content in contents if isinstance(content, list) for part in content]
-    return [
-        *(content for content in contents if isinstance(content, str)),
-        *(part["text"] for part in parts if part["type"] == "text"),
-    ]
-
-
-def _have_images(turns: Turns) -> bool:
-    return any(
-        part["type"] == "image" for turn in turns if isinstance(turn["content"], list) for part in turn["content"]
-    )

@@ -1,4 +1,4 @@
-"""What a server is told when it starts, checked once."""
+"""The settings of a server, checked once when it starts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class RequestLimits:
     max_choices: int = 8  # n, and prompts of one completion request
     max_depth: int = 32  # of nested JSON
     fetch_timeout_s: float = 15.0  # for all pictures of a request together
-    decode_cpu_s: float = 15.0  # of the processor, for decoding and cutting one picture
-    # For the same by the clock, once it has begun. Where the system counts time of the processor, it is for what hangs
-    # without using any: on a busy machine a second of work may take a minute.
+    decode_cpu_s: float = 15.0  # CPU time for decoding and tiling one picture
+    # The same in wall-clock time. Where the system limits CPU time, this one catches only what hangs without using any:
+    # on a busy machine a second of work may take a minute.
     decode_timeout_s: float = 60.0 if sys.platform == "win32" else 300.0
     body_timeout_s: float = 60.0  # from the first byte of a request to its last
     write_timeout_s: float = 60.0  # a client that reads nothing for so long is dropped

@@ -10,8 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vl2 import __version__
-from vl2.serve.errors import ApiError
-from vl2.serve.openapi import ERRORS
+from vl2.serve.errors import ERRORS, ApiError
 from vl2.serve.service import Service
 
 router = APIRouter(tags=["state"])
@@ -74,7 +73,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "parent": None if name == base else base,
         "max_model_len": context,
         "context_length": context,
-        # As OpenRouter has it, which other programs read to know that pictures may be sent.
+        # In OpenRouter's form, from which other programs learn that the model takes pictures.
         "architecture": {
             "modality": "text+image->text",
             "input_modalities": ["text", "image"],

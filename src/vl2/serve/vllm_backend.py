@@ -1,7 +1,7 @@
-"""vLLM as a backend: the same checkpoint, the same API, for machines and loads that need it.
+"""vLLM as a backend, for loads that need it: the same checkpoint behind the same API.
 
-Prompts are written here, token by token, and answers are read here from token ids, so that template, tags and boxes
-are those of this package. vLLM cuts and encodes the pictures itself, by the paper's rule.
+Prompts and answers pass as token ids, so template, tags and boxes are those of this package. vLLM tiles and encodes the
+pictures itself, by the paper's rule.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint_json import JsonSchema
 from vl2.infer.engine.engine import EngineFull, EngineStopped
 from vl2.infer.engine.task import Logprobs, Output
-from vl2.infer.generate import ContextExceeded, FinishReason, check_bias
 from vl2.infer.repetition import ends_in_loop
+from vl2.infer.sequence import ContextExceeded, FinishReason, check_bias
 from vl2.install_hint import install_packages
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import BOS, EOS, PAD, Tokenizer
 from vl2.serve.backend import GenerationRequest, Timing
-from vl2.serve.metrics import Numbers
+from vl2.serve.telemetry import Numbers
 
 ARCHITECTURE = "DeepseekVLV2ForCausalLM"
 MAX_UNDER_WAY = 1024
@@ -50,10 +50,10 @@ class VllmBackend:
         dtype: str = "auto",
         more: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write what vLLM needs; `start` loads it. `more` are arguments of its engine.
+        """Write the files that vLLM needs; `start` loads the model. `more` are arguments of vLLM's engine.
 
-        UserError where vLLM is not installed or takes no such argument, or where it would read pictures by another rule
-        than is asked for.
+        UserError where vLLM is not installed or takes no such argument, or where its rule for pictures is not the
+        one that is asked for.
         """
         if processor.tiling.rule != "paper" or processor.max_tiles is not None:
             raise UserError("vLLM cuts pictures by the paper's rule alone: leave --tiling and --max-tiles out")
@@ -70,7 +70,7 @@ class VllmBackend:
         }
         try:
             self._arguments = self._vllm.AsyncEngineArgs(**arguments)
-        except TypeError as error:  # it names the argument that there is not
+        except TypeError as error:  # its message names the unknown argument
             raise UserError(f"vLLM's engine does not take this: {error}") from None
         self._engine: Any = None
         self._num_under_way = 0
@@ -90,7 +90,7 @@ class VllmBackend:
         self._is_stopping = True
         if self._engine is not None:
             self._engine.shutdown()
-        self._engine = None  # it shuts down once more when it is freed, which must not wait for the end of Python
+        self._engine = None  # the engine shuts down again when it is freed, which must happen before Python ends
         self._folder.cleanup()
 
     async def open(self, requests: Sequence[GenerationRequest]) -> _Answers:
@@ -169,14 +169,14 @@ class VllmBackend:
 
 
 class _Reader:
-    """Token ids of one answer to outputs."""
+    """Makes outputs of the token ids of one answer."""
 
     def __init__(self, request: GenerationRequest, processor: Processor) -> None:
         self._options, self._num_logprobs = request.options, request.num_logprobs
         self._tokenizer = processor.tokenizer
         self._text = AnswerStream(processor.tokenizer, request.options.stop)
         self._ids: list[int] = []
-        self.stopped_early = False  # by us, and vLLM does not know
+        self.stopped_early = False  # stopped by this reader, which vLLM does not know
 
     def read(self, token_id: int, known: Any, finish_reason: str | None) -> Output:
         self._ids.append(token_id)
@@ -197,13 +197,13 @@ class _Reader:
     def _logprobs(self, token_id: int, known: Any) -> Logprobs | None:
         if known is None or self._num_logprobs is None:
             return None
-        # vLLM adds the token that was drawn to the likeliest, if it is none of them.
+        # vLLM adds the drawn token to the likeliest ones if it is not among them.
         ranked = sorted(known.items(), key=lambda entry: -entry[1].logprob)[: self._num_logprobs]
         return Logprobs(chosen=known[token_id].logprob, likeliest={i: entry.logprob for i, entry in ranked})
 
 
 def prompt_ids(sample: Sample, image_id: int) -> list[int]:
-    """Return the prompt with one `<image>` for each picture, which vLLM widens itself."""
+    """Return the prompt with one `<image>` for each picture; vLLM repeats it for the visual tokens."""
     ids, place = [], 0
     lengths = iter(num_visual_tokens(grid, sample.tokens_per_side) for grid in sample.grid_list)
     mask = sample.image_mask.tolist()
@@ -215,7 +215,7 @@ def prompt_ids(sample: Sample, image_id: int) -> list[int]:
 
 
 class _Answers:
-    """Asks under way together."""
+    """Requests that are answered together."""
 
     def __init__(self, backend: VllmBackend, requests: Sequence[GenerationRequest], samplings: Sequence[Any]) -> None:
         self._outputs: asyncio.Queue[tuple[int, Output] | None] = asyncio.Queue()

@@ -16,7 +16,7 @@ from typing import Any, TextIO, get_args
 import torch
 
 from vl2.config import PRESETS, ModelConfig, preset
-from vl2.data.plan import PackPlan
+from vl2.data.pack_plan import PackPlan
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.empty import shapes_only

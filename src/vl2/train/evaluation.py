@@ -15,12 +15,14 @@ from vl2.data.index import RecordStore
 from vl2.data.record import Record
 from vl2.data.store import open_random
 from vl2.errors import UserError
-from vl2.infer.generate import Limits, answer_budget, generate
+from vl2.infer.generate import generate
 from vl2.infer.sampling import GenerateOptions
+from vl2.infer.sequence import Limits, answer_budget
 from vl2.model import VL2
 from vl2.process.grounding import Box999, LabeledBoxes, parse_tolerant
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
+from vl2.runtime import choose_runner
 from vl2.train.recipe import EvaluationTask
 
 LEAST_OVERLAP = 0.5
@@ -108,11 +110,12 @@ class HeldOut:
         """Return the answers, a window of rows at a time so that few images are in memory together."""
         limits = Limits(max_context=model.config.language_config.max_position_embeddings)
         answers: list[str] = []
+        runner = choose_runner(model)
         for start in range(0, len(self._records), limits.max_rows):
             samples = [_prompt(record, processor) for record in self._records[start : start + limits.max_rows]]
             options = [self._options] * len(samples)
             pieces: list[list[str]] = [[] for _ in samples]
-            for event in generate(model, processor.tokenizer, samples, options, limits=limits):
+            for event in generate(runner, processor.tokenizer, samples, options, limits=limits):
                 pieces[event.request].append(event.piece)
             answers += ["".join(piece) for piece in pieces]
         return answers
@@ -125,7 +128,7 @@ def is_answered(record: Record) -> bool:
 
 def _prompt(record: Record, processor: Processor) -> Sample:
     """Return all of a record but its last message."""
-    return processor.encode(record.to_messages([image.data for image in record.images])[:-1], name=record.id)
+    return processor.encode(record.to_turns()[:-1], name=record.id)
 
 
 def answer_of(record: Record) -> str:

@@ -47,11 +47,11 @@ def compile_encoder(model: VL2, backend: str = "inductor") -> None:
 def _run_again(module: nn.Module) -> None:
     forward = module.forward
 
-    def run(*inputs: Any) -> Any:
+    def run(*inputs: Any, **options: Any) -> Any:
         # An evaluation keeps nothing to compute again, and `checkpoint` reads the device's random state first, which
         # a CUDA graph that is being recorded does not allow.
         if not torch.is_grad_enabled():
-            return forward(*inputs)
-        return checkpoint(forward, *inputs, use_reentrant=False)
+            return forward(*inputs, **options)
+        return checkpoint(forward, *inputs, use_reentrant=False, **options)
 
     module.forward = run

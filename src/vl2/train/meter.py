@@ -67,7 +67,7 @@ class Meter:
                 name: total / count for name, (total, count) in sorted(report.loss_by_category.items()) if count
             },
             balance_loss=report.balance_loss,
-            attention_loss=report.attention_loss,
+            auxiliary_loss=report.auxiliary_loss,
             learning_rate=rate,
             grad_norm=report.grad_norm,
             tokens=report.num_tokens,

@@ -28,7 +28,7 @@ class StepMetrics:
     loss: float
     loss_by_category: Mapping[str, float]
     balance_loss: float
-    attention_loss: float
+    auxiliary_loss: float
     learning_rate: float
     grad_norm: float
     tokens: int  # without padding
@@ -59,7 +59,7 @@ class StepMetrics:
             "loss/all": self.loss,
             **{f"loss/{name}": value for name, value in self.loss_by_category.items()},
             "loss/balance": self.balance_loss,
-            "loss/attention": self.attention_loss,
+            "loss/auxiliary": self.auxiliary_loss,
             "step/learning_rate": self.learning_rate,
             "step/grad_norm": self.grad_norm,
             "step/tokens": self.tokens,

@@ -17,11 +17,12 @@ from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.index import RecordStore, StoreIndex, build_index
 from vl2.data.loader import Loader, LoaderOptions
 from vl2.data.pack import Packing
-from vl2.data.plan import PackPlan, PlanOptions
+from vl2.data.pack_plan import PackPlan, PlanOptions
 from vl2.data.store import Records, open_random
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
 from vl2.process.processor import Processor
+from vl2.train.auxiliary_loss import AuxiliaryLoss
 from vl2.train.ranks import Ranks, RankZeroSection
 from vl2.train.recipe import ModelOptions, Recipe
 from vl2.train.schedule import total_steps
@@ -160,7 +161,12 @@ def plan_options(recipe: Recipe) -> PlanOptions:
 
 
 def make_loader(
-    recipe: Recipe, plan: PackPlan, stores: Mapping[str, RecordStore], processor: Processor, ranks: Ranks
+    recipe: Recipe,
+    plan: PackPlan,
+    stores: Mapping[str, RecordStore],
+    processor: Processor,
+    ranks: Ranks,
+    auxiliary_loss: AuxiliaryLoss | None = None,
 ) -> Loader:
     options = LoaderOptions(
         num_workers=recipe.data.workers,
@@ -168,7 +174,7 @@ def make_loader(
         # Without packing a sequence is one sample, and padding it would be work for nothing.
         is_padded=recipe.stage.is_packed,
         mask_prompt=recipe.stage.mask_prompt,
-        finds_evidence=recipe.stage.attention_loss_weight > 0,
+        note=None if auxiliary_loss is None else auxiliary_loss.note,
     )
     return Loader(plan, stores, processor, ranks.rank, ranks.size, options)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vl2.model.float_linear import has_bfloat16_products
+from vl2.kernels.bfloat16 import has_bfloat16_products
 
 
 def product_dtype(device: torch.device) -> torch.dtype:

@@ -135,6 +135,19 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuxiliaryLossOptions:
+    """A loss of one's own beside that of the next token."""
+
+    function: str = ""
+    """MODULE:NAME of what makes it from the model and the processor; none where empty"""
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise UserError(f"auxiliary_loss.weight must be positive, got {self.weight:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """How it is computed. Of these only `compute` changes more than rounding."""
 
@@ -257,6 +270,7 @@ class Recipe:
     engine: EngineOptions = field(default_factory=EngineOptions)
     guard: LossSpikeOptions = field(default_factory=LossSpikeOptions)
     adapter: AdapterOptions = field(default_factory=AdapterOptions)
+    auxiliary_loss: AuxiliaryLossOptions = field(default_factory=AuxiliaryLossOptions)
     seed: int = 0
     """of random weights and of the order of the data"""
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from vl2.data.loader import LoadedStep, Loader
 from vl2.errors import UserError
-from vl2.infer.graph_cache import drop_graphs
 from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter
+from vl2.train.auxiliary_loss import AuxiliaryLoss, check_auxiliary_loss, open_auxiliary_loss
 from vl2.train.checkpoint import RECIPE, Checkpoints, Keep
 from vl2.train.evaluation import Evaluation, HeldOut, open_evaluation
 from vl2.train.loss_spike import LossSpikeSkip
@@ -111,6 +111,7 @@ class Run:
         total: int,
         evaluations: Sequence[Evaluation],
         quiet: bool,
+        auxiliary_loss: AuxiliaryLoss | None = None,
     ) -> None:
         self.recipe = recipe
         self.ranks = ranks
@@ -120,7 +121,7 @@ class Run:
         self.total = total
         self.folder = Path(recipe.run.folder)
         self.step = 0  # done
-        self.train_step = _train_step(recipe, model, ranks)
+        self.train_step = _train_step(recipe, model, ranks, auxiliary_loss)
         self.loss_spikes = LossSpikeSkip(recipe.guard)
         self.checkpoints = _checkpoints(recipe, ranks, writes_whole=self.train_step.data_ranks.is_first)
         self.is_quiet = quiet or not ranks.is_first
@@ -148,6 +149,7 @@ class Run:
         evaluations: Sequence[Evaluation] | None,
     ) -> Run:
         """Make everything, from the recipe alone or from the newest checkpoint."""
+        check_auxiliary_loss(recipe.auxiliary_loss)
         folder = Path(recipe.run.folder)
         say = _sayer(quiet or not ranks.is_first)
         found = _checkpoints(recipe, ranks).newest()
@@ -180,6 +182,7 @@ class Run:
             model, encoder=recipe.engine.recomputed_encoder, layers=recipe.engine.activation_checkpointing
         )
         parallelized, data_ranks = parallelize(model, recipe, plan, ranks)
+        auxiliary_loss = open_auxiliary_loss(recipe.auxiliary_loss, parallelized, processor)
         if ranks.is_first:
             keep_model_files(files, folder)
         run = cls(
@@ -187,10 +190,11 @@ class Run:
             ranks,
             model=parallelized,
             processor=processor,
-            loader=make_loader(recipe, plan, stores, processor, data_ranks),
+            loader=make_loader(recipe, plan, stores, processor, data_ranks, auxiliary_loss),
             total=num_steps(recipe.stage, plan),
             evaluations=evaluations,
             quiet=quiet,
+            auxiliary_loss=auxiliary_loss,
         )
         if found is not None:
             for change in _changes(found, recipe):
@@ -333,7 +337,6 @@ class Run:
         scores: dict[str, float] = {}
         for evaluation in self._evaluations:
             scores.update(evaluation(self.model, self.processor, self.step))
-        drop_graphs(self.model)  # the steps need the memory
         self.model.train(was_training)
         return scores
 
@@ -380,7 +383,9 @@ def _checkpoints(recipe: Recipe, ranks: Ranks, *, writes_whole: bool | None = No
     )
 
 
-def _train_step(recipe: Recipe, model: VL2 | PipelineModel, ranks: Ranks) -> TrainStep:
+def _train_step(
+    recipe: Recipe, model: VL2 | PipelineModel, ranks: Ranks, auxiliary_loss: AuxiliaryLoss | None
+) -> TrainStep:
     packs_together = recipe.engine.balance_tiles
     if isinstance(model, PipelineModel):
         return PipelineStep(model, recipe.stage, balances_tiles=packs_together > 0)
@@ -388,7 +393,14 @@ def _train_step(recipe: Recipe, model: VL2 | PipelineModel, ranks: Ranks) -> Tra
     if packs_together and ranks.size > 1:
         dtype = DTYPES[recipe.engine.compute]
         balancer = TileBalancer(model, ranks, packs_together=packs_together, tile_dtype=dtype)
-    return TrainStep(model, recipe.stage, ranks, balancer)
+    return TrainStep(
+        model,
+        recipe.stage,
+        ranks,
+        balancer,
+        auxiliary_loss=auxiliary_loss,
+        auxiliary_weight=recipe.auxiliary_loss.weight,
+    )
 
 
 def _changes(checkpoint: Path, recipe: Recipe) -> list[str]:

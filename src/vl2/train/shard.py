@@ -141,7 +141,7 @@ def _shard_model(model: VL2, layout: Layout, compute_dtype: torch.dtype) -> None
     model.to("meta")
     upcast(model, compute_dtype)
     shard_module(model, layout, compute_dtype)
-    for method in ("states", "encode_tiles"):
+    for method in ("states", "embed_packed", "packed_states", "encode_tiles"):
         register_fsdp_forward_method(model, method)
     model.to_empty(device=ranks.device)
     for name, tensor in _tensors(model).items():

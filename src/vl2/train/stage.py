@@ -42,8 +42,6 @@ class Stage:
     clip_norm: float = 1.0
     is_bfloat16_optimizer: bool = False  # its masters and moments are bfloat16; sharded weights stay float32
     balance_loss_weight: float
-    attention_loss_weight: float = 0.0  # of the loss that teaches attention where answers are to be seen
-    attention_loss_layers: tuple[int, ...] = ()  # the layers whose first head it teaches
     expert_bias_step: float = 0.0  # per optimizer step; only sigmoid routing with a bias has one
     num_steps: int | None = None
     num_tokens: int | None = None  # without padding
@@ -72,10 +70,6 @@ class Stage:
             raise UserError(f"stage {self.name}: language is frozen, so expert_bias_step must be 0")
         if (self.num_steps is None) == (self.num_tokens is None):
             raise UserError(f"stage {self.name}: give either num_steps or num_tokens")
-        if bool(self.attention_loss_layers) != (self.attention_loss_weight > 0):
-            raise UserError(f"stage {self.name}: attention_loss_weight and attention_loss_layers need each other")
-        if self.attention_loss_weight and "language" in self.frozen:
-            raise UserError(f"stage {self.name}: language is frozen, so attention_loss_weight must be 0")
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -93,8 +87,7 @@ class Stage:
                 raise UserError(f"stage {self.name}: {name} must be a positive number, got {value}")
         at_least_0 = {
             "warmup_steps": self.warmup_steps, "weight_decay": self.weight_decay,
-            "balance_loss_weight": self.balance_loss_weight, "attention_loss_weight": self.attention_loss_weight,
-            "expert_bias_step": self.expert_bias_step,
+            "balance_loss_weight": self.balance_loss_weight, "expert_bias_step": self.expert_bias_step,
         }  # fmt: skip
         for name, value in at_least_0.items():
             if not (math.isfinite(value) and value >= 0):

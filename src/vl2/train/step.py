@@ -20,9 +20,9 @@ from vl2.data.record import CATEGORIES
 from vl2.malloc import tune_malloc
 from vl2.model import VL2
 from vl2.model.language import Hidden
-from vl2.train.attention_loss import AttentionLoss
+from vl2.train.auxiliary_loss import AuxiliaryLoss
 from vl2.train.balance import check_balance, update_expert_biases
-from vl2.train.blank import blank_pack
+from vl2.train.blank import blank_pack, run_pack
 from vl2.train.loss import next_token_loss, trained_positions
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parallel.pipeline_model import PipelineModel
@@ -46,7 +46,7 @@ class StepReport:
     num_tokens: int  # without padding
     num_tiles: int
     balance_loss: float  # unweighted: the mean over the documents, summed over the layers
-    attention_loss: float  # unweighted: the mean over the tokens with evidence, and over the layers
+    auxiliary_loss: float  # unweighted: the mean over its terms; 0 without one
     grad_norm: float  # before clipping
     expert_load: Tensor  # int64 [MoE layers, E]
     tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, as the packs were dealt
@@ -61,7 +61,7 @@ class StepCounts:
     tokens: int
     tiles: int
     balanced: int  # what the balance loss is a mean over
-    evident: int  # tokens with evidence
+    auxiliary: int  # terms of the auxiliary loss
     tiles_by_rank: tuple[tuple[int, ...], ...]  # for each group of packs that are encoded at a time
 
 
@@ -73,7 +73,7 @@ class StepTally:
         num_layers = sum(config.is_moe_layer(i) for i in range(config.num_hidden_layers))
         self.loss_by_category = torch.zeros(len(CATEGORIES) + 1, 2, dtype=torch.float64, device=device)
         self.balance_loss = torch.zeros(1, dtype=torch.float64, device=device)
-        self.attention_loss = torch.zeros(1, dtype=torch.float64, device=device)
+        self.auxiliary_loss = torch.zeros(1, dtype=torch.float64, device=device)
         self.expert_load = torch.zeros(
             num_layers, config.n_routed_experts or 0 if num_layers else 0, dtype=torch.int64, device=device
         )
@@ -93,7 +93,7 @@ class StepTally:
         self.loss_by_category.index_add_(0, category_n, pairs_n2)
 
     def sum_over(self, ranks: Ranks) -> None:
-        for tensor in (self.loss_by_category, self.balance_loss, self.attention_loss, self.expert_load):
+        for tensor in (self.loss_by_category, self.balance_loss, self.auxiliary_loss, self.expert_load):
             ranks.sum_(tensor)
 
 
@@ -101,7 +101,14 @@ class TrainStep:
     """Trains a model that `shard` has placed on the ranks, by the rules of a stage."""
 
     def __init__(
-        self, model: VL2 | PipelineModel, stage: Stage, ranks: Ranks, balancer: TileBalancer | None = None
+        self,
+        model: VL2 | PipelineModel,
+        stage: Stage,
+        ranks: Ranks,
+        balancer: TileBalancer | None = None,
+        *,
+        auxiliary_loss: AuxiliaryLoss | None = None,
+        auxiliary_weight: float = 1.0,
     ) -> None:
         """`balancer` None lets every rank encode its own tiles."""
         check_balance(model, stage)
@@ -118,8 +125,7 @@ class TrainStep:
         )
         self._is_sharded = is_sharded(model)
         self._balancer = balancer
-        layers = stage.attention_loss_layers
-        self._attention_loss = AttentionLoss(model, layers) if layers else None
+        self._auxiliary_loss, self._auxiliary_weight = auxiliary_loss, auxiliary_weight
         self._is_balanced_by_document = model.config.language_config.seq_aux
 
     @property
@@ -174,14 +180,14 @@ class TrainStep:
             own[1] += pack.num_tokens
             own[2] += len(pack.tiles)
             own[3] += self._num_balanced(pack)
-            own[4] += len(pack.evidence)
+            own[4] += self._auxiliary_loss.count(pack) if self._auxiliary_loss is not None else 0
         total = self.data_ranks.sum_(torch.tensor(own, device=self.ranks.device)).tolist()
         return StepCounts(
             trained_tokens=total[0],
             tokens=total[1],
             tiles=total[2],
             balanced=total[3],
-            evident=total[4],
+            auxiliary=total[4],
             tiles_by_rank=self._count_tiles(packs),
         )
 
@@ -230,19 +236,18 @@ class TrainStep:
 
     def _run(self, pack: Packed, counts: StepCounts, tally: StepTally, tokens_IQD: Tensor | None = None) -> None:
         assert isinstance(self.model, VL2), "a pipeline runs otherwise"
-        hidden = self.model.states(
-            pack, tokens_IQD=tokens_IQD, runs_blank_tile=self._is_sharded and self._balancer is None
-        )
+        runs_encoder = self._is_sharded and self._balancer is None
+        hidden = run_pack(self.model, pack, tokens_IQD, runs_encoder=runs_encoder)
         total, loss_n = next_token_loss(hidden.states_BSD[0], pack.labels, self.model.language.lm_head.weight)
         num_balanced = self._num_balanced(pack) if pack.num_tokens else 0
         loss = total / max(counts.trained_tokens, 1)
         if self.stage.balance_loss_weight:
             share = num_balanced / max(counts.balanced, 1)
             loss = loss + hidden.balance_loss * (self.stage.balance_loss_weight * share)
-        if self._attention_loss is not None:
-            attention_loss = self._attention_loss.take(pack)
-            tally.attention_loss += attention_loss.detach()
-            loss = loss + attention_loss * (self.stage.attention_loss_weight / max(counts.evident, 1))
+        if self._auxiliary_loss is not None:
+            auxiliary_loss = self._auxiliary_loss.take(pack)
+            tally.auxiliary_loss += auxiliary_loss.detach()
+            loss = loss + auxiliary_loss * (self._auxiliary_weight / max(counts.auxiliary, 1))
         # With the language model frozen, a pack without images has nothing to train.
         if loss.requires_grad:
             loss.backward()
@@ -258,7 +263,7 @@ class TrainStep:
             num_tokens=counts.tokens,
             num_tiles=counts.tiles,
             balance_loss=float(tally.balance_loss) / max(counts.balanced, 1),
-            attention_loss=float(tally.attention_loss) / max(counts.evident, 1),
+            auxiliary_loss=float(tally.auxiliary_loss) / max(counts.auxiliary, 1),
             grad_norm=self.optimizer.grad_norm(),
             expert_load=tally.expert_load,
             tile_imbalance=imbalance(counts.tiles_by_rank),

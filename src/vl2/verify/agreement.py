@@ -12,20 +12,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from vl2.infer.generate import decoding
 from vl2.infer.prefill import Prefill
 from vl2.infer.vlm import VLM
 from vl2.kernels import describe_kernels, load_kernels
 from vl2.kernels.library import VARIABLE
-from vl2.process.collate import collate
-from vl2.process.sample import Sample
+from vl2.process.conversation import user_turn
+from vl2.process.sample import Sample, collate
+from vl2.runtime import PlainRunner, Runner
 from vl2.verify.check import GROUPS, Check, passed_if
 
 GROUP = GROUPS[6]
@@ -57,38 +57,39 @@ def own_sample(vlm: VLM, question: str = "Describe this picture in detail.", num
     draw = ImageDraw.Draw(image)
     draw.rectangle((side // 8, side // 8, side // 2, side // 2), fill="red")
     draw.ellipse((side // 2, side // 2, side - side // 8, side - side // 8), fill="blue")
-    content = [*[{"type": "image", "image": image}] * num_images, {"type": "text", "text": question}]
-    return vlm.processor.encode([{"role": "user", "content": content}])
+    return vlm.processor.encode([user_turn(question, [image] * num_images)])
 
 
 @torch.inference_mode()
 def answer_greedily(
-    vlm: VLM, sample: Sample, steps: int, *, chunk: int | None = None, said: tuple[int, ...] = ()
+    vlm: VLM,
+    sample: Sample,
+    steps: int,
+    *,
+    chunk: int | None = None,
+    said: tuple[int, ...] = (),
+    runner: Runner | None = None,
 ) -> Greedy:
     """Return the likeliest tokens after a prompt, whether or not the answer would have ended. Reuses nothing.
 
-    Where `said` goes, they are appended in place of the likeliest.
+    Where `said` goes, they are appended in place of the likeliest. `runner` takes the place of the model's own.
     """
-    model = vlm.model
+    runner = runner or vlm.runner
     ids: list[int] = []
     rows: list[Tensor] = []
     capacity = len(sample.input_ids) + steps
-    with decoding(model, 1, capacity, max_capacity=vlm.limits.max_context) as (cache, take_step):
+    with closing(runner.cache_pool(1, capacity, max(capacity, vlm.limits.max_context))) as pool:
         start = time.perf_counter()
-        row = cache.rows(0, 1)
-        row.lengths = [0]
-        prompt = Prefill(model, sample, row, assistant_id=vlm.processor.tokenizer.assistant_id, max_chunk=chunk)
+        row = pool.take(capacity)
+        prompt = Prefill(runner, sample, row, assistant_id=vlm.processor.tokenizer.assistant_id, max_chunk=chunk)
         logits_V = prompt.finish().cpu().clone()
         first_s = time.perf_counter() - start
-        cache.lengths[0] = row.lengths[0]
         while True:
             ids.append(said[len(ids)] if len(ids) < len(said) else int(logits_V.argmax()))
             rows.append(logits_V)
             if len(ids) == steps:
                 break
-            row = cache.rows(0, 1)
-            logits_V = take_step([ids[-1]], row)[0].cpu().clone()
-            cache.lengths[:1] = row.lengths
+            logits_V = runner.decode([ids[-1]], [row], 1)[0].cpu().clone()
         rest_s = time.perf_counter() - start - first_s
     return Greedy(ids=tuple(ids), logits_NV=torch.stack(rows), first_s=first_s, rest_s=rest_s)
 
@@ -137,7 +138,7 @@ def _check_kernels(vlm: VLM, sample: Sample, whole: Greedy) -> Check:
     if reason:
         return Check(group=GROUP, name=name, verdict="not checked", found=reason)
     with without_kernels():
-        plain = answer_greedily(vlm, sample, len(said), said=said)
+        plain = answer_greedily(vlm, sample, len(said), said=said, runner=PlainRunner(vlm.model))
     return _compared(name, vlm, whole.logits_NV[: len(said)], plain.logits_NV)
 
 
@@ -177,7 +178,7 @@ def passage_logits(vlm: VLM) -> Tensor:
 
     So far from the start that rounded positions show: bfloat16 has a number for every eighth of them there.
     """
-    model, sample = vlm.model, own_sample(vlm, PASSAGE, num_images=3)
+    model, sample = vlm.runner.model, own_sample(vlm, PASSAGE, num_images=3)
     on_device = sample.tiles.to(model.device, model.dtype)
     visual_TD = model.arrange(
         model.encode_tiles(on_device), [(columns, rows) for columns, rows in sample.grids.tolist()]
@@ -186,10 +187,8 @@ def passage_logits(vlm: VLM) -> Tensor:
     embeds_1SD = model.embed(ids_1S, mask_1S, visual_TD)
     first = int(sample.image_mask.nonzero().max()) + 1
     length = len(sample.input_ids)
-    with decoding(model, 1, length, max_capacity=max(length, vlm.limits.max_context)) as (cache, _):
-        row = cache.rows(0, 1)
-        row.lengths = [0]
-        states_1SD = model.language.extend(embeds_1SD, row)
+    with closing(vlm.runner.cache_pool(1, length, max(length, vlm.limits.max_context))) as pool:
+        states_1SD = model.language.extend(embeds_1SD, pool.take(length))
         return model.language.logits(states_1SD[0, first:]).cpu().clone()
 
 

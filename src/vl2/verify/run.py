@@ -16,11 +16,12 @@ from vl2.checkpoint.machine_memory import MachineMemory, parse_bytes
 from vl2.checkpoint.memory_plan import MemoryPlan
 from vl2.checkpoint.policy import AS_STORED
 from vl2.errors import UserError
-from vl2.infer.generate import Limits
 from vl2.infer.prefill import Reuse
+from vl2.infer.sequence import Limits
 from vl2.infer.vlm import VLM, choose_device, choose_dtype, load
+from vl2.process.conversation import Turn
 from vl2.process.image import RELEASED_OPTIONS
-from vl2.process.tokenizer import USER
+from vl2.process.messages import released_prompt
 from vl2.verify import agreement, samples, weight_health
 from vl2.verify.check import GROUPS, MOST_LISTED, Check, number_of
 from vl2.verify.config_files import check_config, check_file_list, check_index, read_headers
@@ -191,9 +192,9 @@ def _load(options: VerifyOptions, dtype: str) -> VLM:
 
 def _ask(vlm: VLM, sample: samples.PublishedSample, pictures: list[bytes]) -> str:
     limits, vlm.limits = vlm.limits, replace(vlm.limits, prefill_chunk=sample.prefill_chunk)
-    messages = [{"role": USER, "content": sample.prompt, "images": list(pictures)}]
     try:
-        return vlm.generate(messages, max_new_tokens=samples.ANSWER_TOKENS).text
+        turn = Turn(role="user", pieces=released_prompt(sample.prompt, pictures), is_released=True)
+        return vlm.generate([turn], max_new_tokens=samples.ANSWER_TOKENS).text
     except UserError as error:
         return f"(no answer: {error})"
     finally:

@@ -7,13 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as RawTokenizer
 
 from vl2.errors import UserError
+from vl2.process.conversation import Turn, user_turn
 from vl2.process.processor import Processor
 from vl2.process.tokenizer import ASSISTANT, BOS, EOS, GROUNDING, IMAGE, PAD, USER, Tokenizer
 from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
@@ -31,41 +31,36 @@ TEXTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conversation:
-    """Messages, and the text that the released template makes of them."""
+class TemplateCase:
+    """Turns, and the text that the released template makes of them."""
 
     what: str
-    messages: tuple[dict[str, Any], ...]
+    turns: tuple[Turn, ...]
     written: str  # without the bos; IMAGE stands for all visual tokens of an image
 
 
-def _asked(text: str, *, images: int = 0) -> dict[str, Any]:
-    parts: list[dict[str, Any]] = [{"type": "image", "image": Image.new("RGB", (40, 40))}] * images
-    return {"role": "user", "content": [*parts, {"type": "text", "text": text}] if images else text}
-
-
 CONVERSATIONS = (
-    Conversation(
+    TemplateCase(
         what="a question",
-        messages=(_asked("What is 3 + 4?"),),
+        turns=(user_turn("What is 3 + 4?"),),
         written="<|User|>: What is 3 + 4?\n\n<|Assistant|>:",
     ),
-    Conversation(
+    TemplateCase(
         what="a grounding question in Chinese",
-        messages=(_asked("找到<|ref|>淡定姐<|/ref|>"),),
+        turns=(user_turn("找到<|ref|>淡定姐<|/ref|>"),),
         written="<|User|>: 找到<|ref|>淡定姐<|/ref|>\n\n<|Assistant|>:",
     ),
-    Conversation(
+    TemplateCase(
         what="a question about an image",
-        messages=(_asked("<|grounding|>Describe it.", images=1),),
+        turns=(user_turn("<|grounding|>Describe it.", [Image.new("RGB", (40, 40))]),),
         written="<|User|>: <image>\n<|grounding|>Describe it.\n\n<|Assistant|>:",
     ),
-    Conversation(
+    TemplateCase(
         what="two turns",
-        messages=(
-            _asked("Name a color."),
-            {"role": "assistant", "content": "Blue."},
-            _asked("And another one?\nIn one word."),
+        turns=(
+            user_turn("Name a color."),
+            Turn(role="assistant", pieces=("Blue.",)),
+            user_turn("And another one?\nIn one word."),
         ),
         written="<|User|>: Name a color.\n\n<|Assistant|>:Blue.<｜end▁of▁sentence｜>"
         "<|User|>: And another one?\nIn one word.\n\n<|Assistant|>:",
@@ -155,9 +150,9 @@ def _check_template(subject: Subject, raw: RawTokenizer) -> Check:
     return Check(group=GROUP, name=name, verdict=passed_if(not wrong), found=found, details=listed(wrong[1:]))
 
 
-def _difference(conversation: Conversation, processor: Processor, raw: RawTokenizer) -> str:
+def _difference(conversation: TemplateCase, processor: Processor, raw: RawTokenizer) -> str:
     """Return where two ways to the ids of a conversation part, "" if they do not."""
-    ours = processor.encode(list(conversation.messages)).input_ids.tolist()
+    ours = processor.encode(conversation.turns).input_ids.tolist()
     theirs = released_ids(conversation.written, raw, visual_tokens_of_one_tile(processor))
     if ours == theirs:
         return ""

@@ -65,7 +65,7 @@ def test_the_text_is_that_of_the_harness(
     pictures = {"image_1" if name == "mmmu" else "decoded_image" if name == "mathvista" else "image": cell()}
     parquet(tmp_path / f"{split}-00000-of-00001.parquet", [{**given, "query": given["question"], **pictures}])
     (item,) = find_task(name).items(DataSource(data=tmp_path))
-    ours = prompt_text(find_task(name).protocol("lmms-eval")[1].messages(item)).removeprefix("<image>\n")
+    ours = prompt_text(find_task(name).protocol("lmms-eval")[1].ask(item)).removeprefix("<image>\n")
 
     try:
         config = load_yaml_config(str(Path(lmms_eval.__file__).parent / "tasks" / file), mode="full")

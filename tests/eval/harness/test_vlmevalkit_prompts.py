@@ -66,7 +66,7 @@ def test_the_text_is_that_of_the_harness(
     question = "Which <image 1> is the Dog? " if name == "mmmu" else "Where is the Dog?"
     tsv(tmp_path / f"{dataset}.tsv", [{"index": 1, "image": png(), "question": question, **row}])
     (item,) = find_task(name).items(DataSource(data=tmp_path))
-    ours = find_task(name).protocol("vlmevalkit")[1].messages(item)
+    ours = find_task(name).protocol("vlmevalkit")[1].ask(item)
 
     monkeypatch.setattr(made, "DATASET_MD5", {})
     data = made(dataset)

@@ -50,7 +50,7 @@ def encode(vlm: VLM, question: str, images: Sequence[str] = ()) -> Sample:
 def scheduler(vlm: VLM, *, reuse: bool = False, **limits: Any) -> Scheduler:
     made = EngineLimits(**{"max_rows": 6, "max_context": 4096, "cache_tokens": 8192, "prefill_chunk": 64, **limits})
     kept = Reuse() if reuse else Reuse(encoder_bytes=0, prefix_bytes=0)
-    return Scheduler(vlm.model, vlm.processor.tokenizer, made, reuse=kept)
+    return Scheduler(vlm.runner, vlm.processor.tokenizer, made, reuse=kept)
 
 
 def job(sample: Sample, max_new_tokens: int = 20, **fields: Any) -> Job:
@@ -201,6 +201,7 @@ def test_a_cancelled_request_leaves_at_every_stage_and_frees_its_tokens(nano: VL
         engine.make_task(job(encode(nano, text))) for text in ("word " * 300, "Tell me a story.", "Hello")
     )
     engine.add(decoded)
+    engine.step()  # it gives the first token, and leaves the second to the next
     engine.step()
     engine.add(read)
     engine.add(waiting)

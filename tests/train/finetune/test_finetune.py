@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.data.own_folder import SIDE, colour_rows, draw_images, write_csv, write_lines
+from tests.datasets.own_folder import SIDE, colour_rows, draw_images, write_csv, write_lines
 from tests.lora.adapted import base_model, batch_of, disturb, tree_bytes
 from tests.reference import CHECKPOINTS, SIZES
 from vl2.checkpoint import load_model

@@ -3,8 +3,7 @@
 Specification: docs/record.md.
 """
 
-from vl2.data.store.access import Records, open_random, read_records
-from vl2.data.store.place import Found, Located, Place, Problem
-from vl2.data.store.write import write_records
+from vl2.data.store.access import Records, open_random, read_records, write_records
+from vl2.data.store.parse import Found, Located, Place, Problem
 
 __all__ = ["Found", "Located", "Place", "Problem", "Records", "open_random", "read_records", "write_records"]

@@ -11,8 +11,7 @@ from typing import IO
 
 from vl2.data.record import Record, StoredImage
 from vl2.data.store.files import DataFile
-from vl2.data.store.parse import parse_json
-from vl2.data.store.place import Found, Place, Problem
+from vl2.data.store.parse import Found, Place, Problem, parse_json
 from vl2.errors import UserError
 
 SIGNATURES = (

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vl2.infer.prompts import Messages
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM, Request, load
+from vl2.process.conversation import Turn
 
 
 def load_model(name: str, *, device: str, dtype: str, batch_size: int, max_tiles: int | None) -> VLM:
@@ -30,7 +30,7 @@ def options_of(settings: Mapping[str, Any], default_tokens: int) -> GenerateOpti
     )
 
 
-def answer(vlm: VLM, conversations: Sequence[Messages], options: Sequence[GenerateOptions]) -> list[str]:
+def answer(vlm: VLM, conversations: Sequence[Sequence[Turn]], options: Sequence[GenerateOptions]) -> list[str]:
     """Return the texts of the answers."""
-    requests = [Request(messages=m, options=o) for m, o in zip(conversations, options, strict=True)]
+    requests = [Request(messages=turns, options=o) for turns, o in zip(conversations, options, strict=True)]
     return [reply.text for reply in vlm.batch(requests)]

@@ -14,7 +14,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 
 from vl2.errors import UserError
 from vl2.eval.harness.answer import answer, load_model, options_of
-from vl2.infer.prompts import Messages, user_message
+from vl2.process.conversation import ImageRef, Piece, Turn, user_turn
 
 DEFAULT_TOKENS = 512
 
@@ -62,7 +62,7 @@ class Simple(lmms):
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         arguments = [request.args for request in requests]
         options = [options_of(self._settings(args), DEFAULT_TOKENS) for args in arguments]
-        return answer(self.vlm, [self._messages(args) for args in arguments], options)
+        return answer(self.vlm, [self._turns(args) for args in arguments], options)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         raise UserError("vl2 answers by generation: a task that compares likelihoods cannot be run")
@@ -74,10 +74,10 @@ class Simple(lmms):
         settings: dict[str, Any] = args[1]
         return settings
 
-    def _messages(self, args: Sequence[Any]) -> Messages:
+    def _turns(self, args: Sequence[Any]) -> list[Turn]:
         text, _, to_pictures, document, task, split = args
         pictures = to_pictures(self.task_dict[task][split][document])
-        return [user_message(text, pictures or [])]
+        return [user_turn(text, pictures or [])]
 
 
 class Chat(Simple):
@@ -89,15 +89,15 @@ class Chat(Simple):
         settings: dict[str, Any] = args[2]
         return settings
 
-    def _messages(self, args: Sequence[Any]) -> Messages:
+    def _turns(self, args: Sequence[Any]) -> list[Turn]:
         _, to_messages, _, document, task, split = args
         turns = to_messages(self.task_dict[task][split][document])
-        return [{"role": turn["role"], "content": [_part(part) for part in turn["content"]]} for turn in turns]
+        return [Turn(role=turn["role"], pieces=tuple(map(_piece, turn["content"]))) for turn in turns]
 
 
-def _part(part: dict[str, Any]) -> dict[str, Any]:
+def _piece(part: dict[str, Any]) -> Piece:
     if part["type"] == "text":
-        return {"type": "text", "text": part["text"]}
+        return str(part["text"])
     if part["type"] == "image":
-        return {"type": "image", "image": part["url"]}
+        return ImageRef(source=part["url"])
     raise UserError(f"vl2 reads text and images, and the task gives {part['type']}")

@@ -16,12 +16,13 @@ from vlmeval.vlm.base import BaseModel
 
 from vl2.eval.harness.answer import answer, load_model, options_of
 from vl2.eval.tasks.mmmu import rewrite_for_adapter
-from vl2.infer.prompts import Message
+from vl2.process.conversation import Role, Turn
 from vl2.process.image import open_image
+from vl2.process.messages import released_prompt
 
 DEFAULT_TOKENS = 512
 MMMU = "MMMU_DEV_VAL"
-ROLES = {"user": "<|User|>", "assistant": "<|Assistant|>"}
+ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant"}
 
 
 class VL2ForVLMEvalKit(BaseModel):
@@ -50,12 +51,12 @@ class VL2ForVLMEvalKit(BaseModel):
         return self._answer(message, dataset)
 
     def _answer(self, turns: list[dict[str, Any]], dataset: str | None) -> str:
-        conversation: list[Message] = [released_turn(turn, dataset) for turn in turns]
-        conversation.append({"role": ROLES["assistant"], "content": ""})
+        conversation = [released_turn(turn, dataset) for turn in turns]
+        conversation.append(Turn(role="assistant", pieces=(), is_released=True))
         return answer(self.vlm, [conversation], [self.options])[0].rstrip(".")
 
 
-def released_turn(turn: dict[str, Any], dataset: str | None) -> Message:
+def released_turn(turn: dict[str, Any], dataset: str | None) -> Turn:
     """Return a turn in the released form, written as the adapter writes it."""
     pictures = [part["value"] for part in turn["content"] if part["type"] == "image"]
     if dataset == MMMU:
@@ -65,4 +66,4 @@ def released_turn(turn: dict[str, Any], dataset: str | None) -> Message:
     else:
         parts = ("<image>\n" if part["type"] == "image" else part["value"] for part in turn["content"])
         content, images = "".join(parts), pictures
-    return {"role": ROLES[turn["role"]], "content": content, "images": images}
+    return Turn(role=ROLES[turn["role"]], pieces=released_prompt(content, images), is_released=True)

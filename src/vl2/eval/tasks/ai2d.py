@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator
 
-from vl2.data.convert.conversation import OPTION_LETTER
+from vl2.datasets.question_answers import OPTION_LETTER
 from vl2.eval.choice_protocols import PAPER, VLMEVALKIT, ask_with_options
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, options_of, read_rows, stems_of, texts
@@ -48,7 +48,7 @@ TASK = Task(
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
         "lmms-eval": Protocol(
-            messages=ask_with_options(f"\n{OPTION_LETTER}", is_stripped=False),
+            ask=ask_with_options(f"\n{OPTION_LETTER}", is_stripped=False),
             score=score_lmms,
             says="lmms-eval: the letter before a full stop at the beginning, else the whole answer, without case.",
             max_new_tokens=16,

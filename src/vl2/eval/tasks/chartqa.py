@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vl2.data.convert.layout import find_files, read_list
+from vl2.data.raw_files import find_files, read_list
 from vl2.eval.asking import ask_short, ask_short_as_is, ask_with
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, read_rows, stems_of, texts
@@ -66,11 +66,11 @@ TASK = Task(
     read=read,
     split="test",
     protocols={
-        "paper": Protocol(messages=ask_short, score=score, says=f"{SAYS}; a final full stop is dropped.",
+        "paper": Protocol(ask=ask_short, score=score, says=f"{SAYS}; a final full stop is dropped.",
                           max_new_tokens=128),
-        "vlmevalkit": Protocol(messages=ask_short_as_is, score=score,
+        "vlmevalkit": Protocol(ask=ask_short_as_is, score=score,
                                says=f"{SAYS}; the adapter drops a final full stop."),
-        "lmms-eval": Protocol(messages=ask_one_word, score=score_lmms, says=f"{SAYS}.", max_new_tokens=16),
+        "lmms-eval": Protocol(ask=ask_one_word, score=score_lmms, says=f"{SAYS}.", max_new_tokens=16),
     },
     published_by="paper",
     published="chartqa",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from vl2.data.convert.boxed_photos import LABELS
+from vl2.datasets.box_sets import PHOTO_LABELS
 from vl2.eval.asking import ask
 from vl2.eval.rows import find_rows, images_of, read_rows
 from vl2.eval.score.grounding import our_boxes
@@ -28,7 +28,7 @@ def read(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
             is_asked = row["upstream_split"] == (source.split or SPLIT) or source.whole
             boxes: dict[str, list[list[float]]] = defaultdict(list)
             for found in row["objects"]:
-                boxes[LABELS[found["name"]]].append([float(found[side]) for side in ("x0", "y0", "x1", "y1")])
+                boxes[PHOTO_LABELS[found["name"]]].append([float(found[side]) for side in ("x0", "y0", "x1", "y1")])
             for label, gold in sorted(boxes.items()):
                 if not is_asked:
                     yield OTHER_SPLIT
@@ -56,7 +56,7 @@ TASK = Task(
     layout="reads bccd.parquet and cards.parquet",
     folders=("photos",),
     read=read,
-    protocols={"vl2": Protocol(messages=ask, score=score, max_new_tokens=768,
+    protocols={"vl2": Protocol(ask=ask, score=score, max_new_tokens=768,
                                says="F1 of boxes matched one to one at IoU 0.5, mean over queries.")},
     metric=mean_score,
     has_whole=True,

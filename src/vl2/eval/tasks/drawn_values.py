@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from vl2.data.construct.primer.bars import PrimerBars
-from vl2.data.construct.primer.table import PrimerTable
-from vl2.data.construct.source import Source
 from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, font_folders, item_of
 from vl2.eval.scoring import score_exact, score_relaxed
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
+from vl2.synth.primer_charts import PrimerBars, PrimerTable
+from vl2.synth.source import Source
 
 _LAYOUT = "is drawn; --fonts takes a folder of fonts"
 Make = Callable[[tuple[str, ...] | None], Source]  # from folders of fonts
@@ -37,9 +36,7 @@ CHART = Task(
     layout=_LAYOUT,
     read=read_with(lambda folders: PrimerBars(font_folders=folders, tasks=("value",), turns=1)),
     protocols={
-        "vl2": Protocol(
-            messages=ask, score=score_relaxed, says="Relaxed accuracy: off by at most 5 %.", max_new_tokens=24
-        )
+        "vl2": Protocol(ask=ask, score=score_relaxed, says="Relaxed accuracy: off by at most 5 %.", max_new_tokens=24)
     },
     metric=mean_score,
     count=200,
@@ -49,7 +46,7 @@ TABLE = Task(
     title="Read one cell of a small drawn table",
     layout=_LAYOUT,
     read=read_with(lambda folders: PrimerTable(font_folders=folders, tasks=("lookup",), turns=1)),
-    protocols={"vl2": Protocol(messages=ask, score=score_exact, says="Exact match without case.", max_new_tokens=24)},
+    protocols={"vl2": Protocol(ask=ask, score=score_exact, says="Exact match without case.", max_new_tokens=24)},
     metric=mean_score,
     count=200,
 )

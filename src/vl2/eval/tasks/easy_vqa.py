@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vl2.data.convert.layout import find_file, read_list
+from vl2.data.raw_files import find_file, read_list
 from vl2.errors import UserError
 from vl2.eval.asking import ask_short
 from vl2.eval.scoring import score_exact
@@ -45,8 +45,6 @@ TASK = Task(
     layout="reads test/questions.json and test/images/N.png of the easy-vqa package",
     folders=("easy_vqa", "easy-vqa"),
     read=read,
-    protocols={
-        "vl2": Protocol(messages=ask_short, score=score_exact, says="Exact match without case.", max_new_tokens=16)
-    },
+    protocols={"vl2": Protocol(ask=ask_short, score=score_exact, says="Exact match without case.", max_new_tokens=16)},
     metric=mean_score,
 )

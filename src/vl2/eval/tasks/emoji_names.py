@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from vl2.data.construct.emoji import draw_alone
-from vl2.data.construct.scene_words import NAME_IT, named
-from vl2.data.construct.sprites import built_in_kinds, read_kinds
 from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, png, sprite_folder
 from vl2.eval.scoring import score_exact
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
+from vl2.synth.emoji import draw_alone
+from vl2.synth.scene_words import NAME_IT, named
+from vl2.synth.sprites import built_in_kinds, read_kinds
 
 SIDE_PX = 224
 QUESTION = 2  # "Name the object in the image.", which is answered by the bare name
@@ -42,7 +42,7 @@ def _task(language: str, name: str) -> Task:
         title=f"Name an emoji in {name}, in a style kept back from training",
         layout="is drawn from the sprite set in --data (openmoji), else from the built-in shapes",
         read=read_in(language),
-        protocols={"vl2": Protocol(messages=ask, score=score_exact, max_new_tokens=32,
+        protocols={"vl2": Protocol(ask=ask, score=score_exact, max_new_tokens=32,
                                    says="The name, or a sentence that says just it, exactly.")},
         metric=mean_score,
         count=200,

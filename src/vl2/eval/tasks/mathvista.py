@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vl2.data.convert.conversation import OPTION_LETTER
+from vl2.datasets.question_answers import OPTION_LETTER
 from vl2.eval.asking import ask
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, is_blank, read_rows, stems_of, texts
 from vl2.eval.score.mathvista import MathVistaQuestion, is_right, lmms_eval_reading, normalize_reading, vlmevalkit_value
 from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Score, Task, mean_score
-from vl2.infer.prompts import Messages, user_message
+from vl2.process.conversation import Turn, user_turn
 
 _NUMBER = "Answer the question using a single"
 FORMS = {  # by type of answer and decimals
@@ -62,13 +62,13 @@ def question_of(item: Item) -> MathVistaQuestion:
     )
 
 
-def ask_lmms(item: Item) -> Messages:
+def ask_lmms(item: Item) -> list[Turn]:
     """Ask as lmms-eval's `mathvista_testmini_format`, which writes its own question and says what form is wanted."""
     question, unit = question_of(item), item.notes.get("unit")
     lines = [str(item.notes.get("question", item.question)) + (f" (Unit: {unit})" if unit else "")]
     lines += [f"{letter}. {choice}" for letter, choice in question.letters().items()]
     form = OPTION_LETTER if question.is_multiple_choice else FORMS.get((question.answer_type, question.precision))
-    return [user_message("\n".join([*lines, *([form] if form else [])]).strip(), item.images)]
+    return [user_turn("\n".join([*lines, *([form] if form else [])]).strip(), item.images)]
 
 
 def score_vlmevalkit(item: Item, answer: str) -> Score:
@@ -116,10 +116,10 @@ TASK = Task(
     read=read,
     split="testmini",
     protocols={
-        "paper": Protocol(messages=ask, score=score_lmms, judge=JUDGE, max_new_tokens=512, says=LMMS_EVAL_SAYS),
-        "vlmevalkit": Protocol(messages=ask, score=score_vlmevalkit, judge=JUDGE,
+        "paper": Protocol(ask=ask, score=score_lmms, judge=JUDGE, max_new_tokens=512, says=LMMS_EVAL_SAYS),
+        "vlmevalkit": Protocol(ask=ask, score=score_vlmevalkit, judge=JUDGE,
                                says="A right number as it stands or a letter; all else needs a judge."),
-        "lmms-eval": Protocol(messages=ask_lmms, score=score_lmms, judge=JUDGE, max_new_tokens=16384,
+        "lmms-eval": Protocol(ask=ask_lmms, score=score_lmms, judge=JUDGE, max_new_tokens=16384,
                               says=LMMS_EVAL_SAYS),
     },
     published_by="vlmevalkit",

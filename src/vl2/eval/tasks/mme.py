@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vl2.data.convert.conversation import SHORT_ANSWER
-from vl2.data.convert.layout import IMAGE_ENDINGS, read_text
+from vl2.data.raw_files import IMAGE_ENDINGS, read_text
+from vl2.datasets.question_answers import SHORT_ANSWER
 from vl2.errors import UserError
 from vl2.eval.asking import ask
 from vl2.eval.hub import Dataset
@@ -19,7 +19,7 @@ from vl2.eval.rows import Row, images_of, read_rows, stems_of
 from vl2.eval.score.mme import mme_scores
 from vl2.eval.score.yes_no import lmms_eval_yes_no, vlmevalkit_yes_no
 from vl2.eval.task import DataSource, Item, Protocol, Result, Score, Task
-from vl2.infer.prompts import Messages, user_message
+from vl2.process.conversation import Turn, user_turn
 
 YES_OR_NO = " Please answer yes or no."
 
@@ -58,8 +58,8 @@ def _released(folder: Path) -> Iterator[Row]:
                 yield {"category": category, "image_path": name, "image": name, "question": question, "answer": answer}
 
 
-def ask_lmms(item: Item) -> Messages:
-    return [user_message(f"{item.question.strip().replace(YES_OR_NO, '')}\n{SHORT_ANSWER}", item.images)]
+def ask_lmms(item: Item) -> list[Turn]:
+    return [user_turn(f"{item.question.strip().replace(YES_OR_NO, '')}\n{SHORT_ANSWER}", item.images)]
 
 
 def score(item: Item, answer: str) -> Score:
@@ -85,9 +85,9 @@ TASK = Task(
     read=read,
     split="test",
     protocols={
-        "paper": Protocol(messages=ask, score=score, says=f"{SAYS} as a word.", max_new_tokens=16),
-        "vlmevalkit": Protocol(messages=ask, score=score, says=f"{SAYS} as a word."),
-        "lmms-eval": Protocol(messages=ask_lmms, score=score_lmms, says=f"{SAYS} by the first four characters.",
+        "paper": Protocol(ask=ask, score=score, says=f"{SAYS} as a word.", max_new_tokens=16),
+        "vlmevalkit": Protocol(ask=ask, score=score, says=f"{SAYS} as a word."),
+        "lmms-eval": Protocol(ask=ask_lmms, score=score_lmms, says=f"{SAYS} by the first four characters.",
                               max_new_tokens=16),
     },
     published_by="vlmevalkit",

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
-from vl2.data.convert.conversation import OPTION_LETTER, SHORT_ANSWER
+from vl2.datasets.question_answers import OPTION_LETTER, SHORT_ANSWER
 from vl2.errors import UserError
 from vl2.eval.asking import lettered, letters
 from vl2.eval.choice_protocols import judge_by_letter
@@ -30,8 +30,9 @@ from vl2.eval.rows import golds_of, images_of, options_of, read_rows, stems_of
 from vl2.eval.score.multiple_choice import mmmu_letter, vlmevalkit_letter
 from vl2.eval.score.open_answer import is_open_answer_right
 from vl2.eval.task import OTHER_SPLIT, DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
-from vl2.infer.prompts import Messages, user_message
+from vl2.process.conversation import Turn, user_turn
 from vl2.process.image import open_image
+from vl2.process.messages import released_prompt
 
 ProtocolName = Literal["vlmevalkit", "plain"]
 
@@ -63,8 +64,8 @@ def plain_prompt(question: Question) -> str:
     return "\n".join(lines) + "\n"
 
 
-def messages(question: Question, protocol: ProtocolName = PUBLISHED_PROTOCOL) -> list[dict[str, Any]]:
-    """Return the conversation that asks a question, in the released message form."""
+def turns_of(question: Question, protocol: ProtocolName = PUBLISHED_PROTOCOL) -> list[Turn]:
+    """Return the conversation that asks a question, in the released form, which opens the answer by an empty turn."""
     if protocol not in get_args(ProtocolName):
         raise UserError(f"MMMU's protocols are {', '.join(get_args(ProtocolName))}, got {protocol}")
     prompt, images = plain_prompt(question), list(question.images)
@@ -77,8 +78,8 @@ def messages(question: Question, protocol: ProtocolName = PUBLISHED_PROTOCOL) ->
         content = re.sub(r"<image \d+>", "<image>\n", prompt)
         images = [images[index] for index in order]
     return [
-        {"role": "<|User|>", "content": content, "images": images},
-        {"role": "<|Assistant|>", "content": ""},
+        Turn(role="user", pieces=released_prompt(content, images), is_released=True),
+        Turn(role="assistant", pieces=(), is_released=True),
     ]
 
 
@@ -138,14 +139,14 @@ def _question(item: Item) -> Question:
     return Question(text=item.question, options=item.options, images=[open_image(image) for image in item.images])
 
 
-def ask_lmms(item: Item) -> Messages:
+def ask_lmms(item: Item) -> list[Turn]:
     """Ask as lmms-eval: pictures first, their marks stay in the text as words."""
     asked = (
         f"{item.question}\n{lettered(item.options)}\n\n{OPTION_LETTER}"
         if item.options
         else f"{item.question}\n\n{SHORT_ANSWER}"
     )
-    return [user_message(asked, item.images)]
+    return [user_turn(asked, item.images)]
 
 
 def score_vlmevalkit(item: Item, answer: str) -> Score:
@@ -180,7 +181,7 @@ TASK = Task(
     split="validation",
     protocols={
         "vlmevalkit": Protocol(
-            messages=lambda item: messages(_question(item), "vlmevalkit"),
+            ask=lambda item: turns_of(_question(item), "vlmevalkit"),
             score=score_vlmevalkit,
             says="The adapter doubles the sides of the first picture and rewrites the prompt; a letter is read off the "
             "answer, and what is none goes to a judge and counts as wrong without one.",
@@ -188,13 +189,13 @@ TASK = Task(
             judge=judge_by_letter(_choices, _gold_letter),
         ),
         "paper": Protocol(
-            messages=lambda item: messages(_question(item), "plain"),
+            ask=lambda item: turns_of(_question(item), "plain"),
             score=score_lmms,
             says="The benchmark's own prompt, pictures where they are named; read by MMMU's parser.",
             max_new_tokens=128,
         ),
         "lmms-eval": Protocol(
-            messages=ask_lmms,
+            ask=ask_lmms,
             score=score_lmms,
             says="MMMU's own parser; where it finds nothing it draws a letter at random, which counts as wrong here.",
             max_new_tokens=128,

@@ -13,7 +13,7 @@ from vl2.eval.choice_protocols import PAPER, VLMEVALKIT, score_lmms_letter
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import images_of, options_of, read_rows, stems_of
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
-from vl2.infer.prompts import Messages, user_message
+from vl2.process.conversation import Turn, user_turn
 
 
 def read(task: Task, source: DataSource) -> Iterator[Item]:
@@ -31,11 +31,11 @@ def read(task: Task, source: DataSource) -> Iterator[Item]:
         )
 
 
-def ask_lmms(item: Item) -> Messages:
+def ask_lmms(item: Item) -> list[Turn]:
     """Ask as lmms-eval, which writes `<image>` into the text although the pictures stand before it."""
     options = "\n".join(f"{letter}: {text.strip()}" for letter, text in letters(item).items())
     asked = f"Question: <image>\n{item.question.strip()}\n{options}"
-    return [user_message(f"{asked}\nAnswer the question using a single character from the given options.", item.images)]
+    return [user_turn(f"{asked}\nAnswer the question using a single character from the given options.", item.images)]
 
 
 TASK = Task(
@@ -48,7 +48,7 @@ TASK = Task(
     protocols={
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
-        "lmms-eval": Protocol(messages=ask_lmms, score=score_lmms_letter, max_new_tokens=8,
+        "lmms-eval": Protocol(ask=ask_lmms, score=score_lmms_letter, max_new_tokens=8,
                               says="lmms-eval's shared extractor: the letter in the most trusted form."),
     },
     published_by="vlmevalkit",

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vl2.data.convert.nlvr import statement
-from vl2.data.held_out import is_held_out
+from vl2.datasets.drawn_sets import statement
 from vl2.eval.asking import ask
+from vl2.eval.held_out import is_held_out
 from vl2.eval.rows import images_of, read_rows
 from vl2.eval.scoring import score_yes_no
 from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Task, mean_score
@@ -45,7 +45,7 @@ TASK = Task(
     read=read,
     protocols={
         "vl2": Protocol(
-            messages=ask, score=score_yes_no, says="The first word must say yes or no rightly.", max_new_tokens=8
+            ask=ask, score=score_yes_no, says="The first word must say yes or no rightly.", max_new_tokens=8
         )
     },
     metric=mean_score,

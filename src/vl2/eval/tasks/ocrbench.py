@@ -71,10 +71,10 @@ TASK = Task(
     read=read,
     split="test",
     protocols={
-        "paper": Protocol(messages=ask, score=score, says=f"{SAYS}.", max_new_tokens=128),
-        "vlmevalkit": Protocol(messages=ask, score=score, says=f"{SAYS}."),
+        "paper": Protocol(ask=ask, score=score, says=f"{SAYS}.", max_new_tokens=128),
+        "vlmevalkit": Protocol(ask=ask, score=score, says=f"{SAYS}."),
         "lmms-eval": Protocol(
-            messages=ask, score=score_lmms, says=f"{SAYS}; full-width ASCII is folded.", max_new_tokens=128
+            ask=ask, score=score_lmms, says=f"{SAYS}; full-width ASCII is folded.", max_new_tokens=128
         ),
     },
     published_by="paper",

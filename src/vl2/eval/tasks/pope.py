@@ -74,9 +74,9 @@ TASK = Task(
     read=read,
     split="test",
     protocols={
-        "paper": Protocol(messages=ask_short, score=score, says=f"{SAYS}.", max_new_tokens=16),
-        "vlmevalkit": Protocol(messages=ask, score=score, says=f"{SAYS}."),
-        "lmms-eval": Protocol(messages=ask_short, score=score_lmms, metric=metric_lmms, max_new_tokens=128,
+        "paper": Protocol(ask=ask_short, score=score, says=f"{SAYS}.", max_new_tokens=16),
+        "vlmevalkit": Protocol(ask=ask, score=score, says=f"{SAYS}."),
+        "lmms-eval": Protocol(ask=ask_short, score=score_lmms, metric=metric_lmms, max_new_tokens=128,
                               says="The whole answer must be yes or no; F1, whose recall leaves out unclear answers."),
     },
     metric=metric,

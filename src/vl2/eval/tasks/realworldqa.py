@@ -45,7 +45,7 @@ TASK = Task(
     protocols={
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
-        "lmms-eval": Protocol(messages=ask, score=score_lmms, max_new_tokens=16,
+        "lmms-eval": Protocol(ask=ask, score=score_lmms, max_new_tokens=16,
                               says="lmms-eval: a letter by the shared extractor, anything else exactly, without case."),
     },
     published_by="vlmevalkit",

@@ -14,7 +14,7 @@ from vl2.eval.score.grounding import our_boxes
 from vl2.eval.score.iou import box_f1
 from vl2.eval.scoring import score_exact
 from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
-from vl2.infer.prompts import Messages
+from vl2.process.conversation import Turn
 
 
 def read(task: Task, source: DataSource) -> Iterator[Item]:
@@ -31,12 +31,13 @@ def item_of_record(record: Record) -> Item:
     answer = "".join(part.text or "" for part in record.messages[-1].parts)
     named = [record.objects[int(k)] for k in PLACEHOLDER.findall(answer)] if record.objects else []
     boxes = [list(box) for labelled in named for box in labelled.boxes_px]
-    images = tuple(image.data for image in record.images)
-    turns = record.to_messages(list(range(len(images))))[:-1]
+    images = tuple(image.data for image in record.images if image.data is not None)
+    turns = record.to_turns(images)[:-1]
+    asked = turns[-1].pieces[-1]
     last = record.images[named[0].image] if named else None
     return Item(
         id=record.id,
-        question=str(turns[-1]["content"][-1].get("text", "")),
+        question=asked if isinstance(asked, str) else "",
         images=images,
         gold=boxes or [record.with_boxes(answer)],
         part=record.category,
@@ -44,18 +45,10 @@ def item_of_record(record: Record) -> Item:
     )
 
 
-def ask(item: Item) -> Messages:
+def ask(item: Item) -> list[Turn]:
     """Return the record's own turns, with its pictures where its messages have them."""
-    return [
-        {
-            **turn,
-            "content": [
-                part if part["type"] == "text" else {"type": "image", "image": item.images[part["image"]]}
-                for part in turn["content"]
-            ],
-        }
-        for turn in item.notes["turns"]
-    ]
+    turns: list[Turn] = item.notes["turns"]
+    return turns
 
 
 def score(item: Item, answer: str) -> Score:
@@ -70,6 +63,6 @@ TASK = Task(
     title="Records of your own: the last answer is the gold one",
     layout="reads records as Parquet, WebDataset tar or JSONL (docs/record.md)",
     read=read,
-    protocols={"vl2": Protocol(messages=ask, score=score, says="Exact match without case; boxes by F1 at IoU 0.5.")},
+    protocols={"vl2": Protocol(ask=ask, score=score, says="Exact match without case; boxes by F1 at IoU 0.5.")},
     metric=mean_score,
 )

@@ -22,7 +22,8 @@ from vl2.eval.score.grounding import lmms_eval_box, vlmevalkit_box
 from vl2.eval.score.iou import HIT, Box, iou
 from vl2.eval.scoring import score_first_box
 from vl2.eval.task import OTHER_SPLIT, DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
-from vl2.infer.prompts import Messages, locate_prompt, user_message
+from vl2.infer.prompts import locate_prompt
+from vl2.process.conversation import Turn, user_turn
 from vl2.process.image import open_image
 
 SETS = {
@@ -94,13 +95,13 @@ def _of_tsv(row: Row, images: tuple[object, ...]) -> Item:
     return Item(id=str(row["index"]), question=row["question"], images=images, gold=[box], notes={"size": size})
 
 
-def ask_ours(item: Item) -> Messages:
-    return [user_message(locate_prompt(item.question), item.images)]
+def ask_ours(item: Item) -> list[Turn]:
+    return [user_turn(locate_prompt(item.question), item.images)]
 
 
-def ask_lmms(item: Item) -> Messages:
+def ask_lmms(item: Item) -> list[Turn]:
     asked = f'Locate every object that matches the description "{item.question}" in the image.'
-    return [user_message(f"{asked} Report bbox coordinates in JSON format.", item.images)]
+    return [user_turn(f"{asked} Report bbox coordinates in JSON format.", item.images)]
 
 
 def score_vlmevalkit(item: Item, answer: str) -> Score:
@@ -127,11 +128,11 @@ def _task(name: str, split: str) -> Task:
         read=read_named(title, split),
         split=split,
         protocols={
-            "paper": Protocol(messages=ask_ours, score=score_first_box, max_new_tokens=128,
+            "paper": Protocol(ask=ask_ours, score=score_first_box, max_new_tokens=128,
                               says="The first box of the answer, on the scale 0..999, must have IoU 0.5."),
-            "vlmevalkit": Protocol(messages=ask, score=score_vlmevalkit,
+            "vlmevalkit": Protocol(ask=ask, score=score_vlmevalkit,
                                    says="VLMEvalKit: the first box of any form must have IoU 0.5."),
-            "lmms-eval": Protocol(messages=ask_lmms, score=score_lmms,
+            "lmms-eval": Protocol(ask=ask_lmms, score=score_lmms,
                                   says="lmms-eval's refcoco_grounding: the best of all boxes, in pixels or 0..1000."),
         },
         published_by="paper",

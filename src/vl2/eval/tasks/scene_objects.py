@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
-from vl2.data.construct.nouns import article, plural
-from vl2.data.construct.primer.scene import PrimerScene
-from vl2.data.construct.scene import Composed
-from vl2.data.construct.scene_words import COUNT, PRESENCE
-from vl2.data.construct.source import Dropped
-from vl2.data.construct.sprites import Kind, things
 from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, png, sprite_folder
 from vl2.eval.score.pope import pope_scores
 from vl2.eval.scoring import score_exact, score_first_box, score_yes_no
 from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
 from vl2.infer.prompts import locate_prompt
+from vl2.synth.nouns import article, plural
+from vl2.synth.primer_scene import PrimerScene
+from vl2.synth.scene import Composed
+from vl2.synth.scene_words import COUNT, PRESENCE
+from vl2.synth.source import Dropped
+from vl2.synth.sprites import Kind, things
 
 LANGUAGES = ("en", "zh")
 SETS = ("openmoji",)  # sprite sets kept for tests; without one the built-in shapes are drawn
@@ -82,7 +82,7 @@ LOCATE = Task(
     layout=_LAYOUT,
     read=read_with(_locate),
     protocols={
-        "vl2": Protocol(messages=ask, score=score_first_box, max_new_tokens=96,
+        "vl2": Protocol(ask=ask, score=score_first_box, max_new_tokens=96,
                         says="The first box must have IoU 0.5 with the thing's box.")
     },
     metric=mean_score,
@@ -94,7 +94,7 @@ COUNT_TASK = Task(
     layout=_LAYOUT,
     read=read_with(_count),
     protocols={
-        "vl2": Protocol(messages=ask, score=score_exact, says="The number must be exact, in digits.", max_new_tokens=16)
+        "vl2": Protocol(ask=ask, score=score_exact, says="The number must be exact, in digits.", max_new_tokens=16)
     },
     metric=mean_score,
     count=200,
@@ -104,7 +104,7 @@ PRESENCE_TASK = Task(
     title="Is a thing in a composed scene (as POPE asks)",
     layout=_LAYOUT,
     read=read_with(_presence),
-    protocols={"vl2": Protocol(messages=ask, score=score_yes_no, says="The first word must say yes or no rightly.",
+    protocols={"vl2": Protocol(ask=ask, score=score_yes_no, says="The first word must say yes or no rightly.",
                                max_new_tokens=16)},
     metric=presence_metric,
     is_mean=True,

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from vl2.data.convert.conversation import TRANSCRIBE
-from vl2.data.convert.sroie import FIELDS
-from vl2.data.held_out import is_held_out
+from vl2.datasets.question_answers import TRANSCRIBE
+from vl2.datasets.sroie import FIELDS
 from vl2.eval.asking import ask
+from vl2.eval.held_out import is_held_out
 from vl2.eval.rows import Row, images_of, read_rows
 from vl2.eval.score.exact import plain
 from vl2.eval.scoring import score_exact
@@ -82,9 +82,7 @@ LINES = Task(
     folders=("sroie",),
     read=read_lines,
     protocols={
-        "vl2": Protocol(
-            messages=ask, score=score_lines, says="F1 over whole lines, without case.", max_new_tokens=1536
-        ),
+        "vl2": Protocol(ask=ask, score=score_lines, says="F1 over whole lines, without case.", max_new_tokens=1536),
     },
     metric=mean_score,
     has_whole=True,
@@ -95,7 +93,7 @@ FIELDS_TASK = Task(
     layout=_LAYOUT,
     folders=("sroie",),
     read=read_fields,
-    protocols={"vl2": Protocol(messages=ask, score=score_exact, says="Exact match without case.", max_new_tokens=96)},
+    protocols={"vl2": Protocol(ask=ask, score=score_exact, says="Exact match without case.", max_new_tokens=96)},
     metric=mean_score,
     has_whole=True,
 )

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
-from vl2.data.construct.fonts import BUILT_IN
-from vl2.data.construct.primer.reading import PrimerReading
-from vl2.data.construct.source import Dropped
 from vl2.eval.asking import ask
 from vl2.eval.drawn import drawn, font_folders, item_of
 from vl2.eval.score.edit_distance import edit_distance
 from vl2.eval.score.exact import plain
 from vl2.eval.scoring import score_exact
 from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
+from vl2.synth.fonts import BUILT_IN
+from vl2.synth.primer_lines import PrimerReading
+from vl2.synth.source import Dropped
 
 
 def read_in(language: str) -> Callable[[Task, DataSource], Iterator[Item]]:
@@ -60,7 +60,7 @@ def _task(language: str, name: str) -> Task:
         layout="is drawn; --fonts takes a folder of fonts, --data one with text/en.txt or text/zh.txt",
         read=read_in(language),
         protocols={
-            "vl2": Protocol(messages=ask, score=score_exact, says="Exact match without case; also per character.",
+            "vl2": Protocol(ask=ask, score=score_exact, says="Exact match without case; also per character.",
                             max_new_tokens=96)
         },
         metric=line_metric,

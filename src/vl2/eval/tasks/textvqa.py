@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vl2.data.convert.conversation import SHORT_ANSWER
+from vl2.datasets.question_answers import SHORT_ANSWER
 from vl2.eval.asking import ask_short, ask_short_as_is
 from vl2.eval.hub import Dataset
 from vl2.eval.rows import Row, golds_of, images_of, read_rows, released_rows, stems_of
 from vl2.eval.score.vqa import Normalize, lmms_eval_form, vlmevalkit_form, vqa_accuracy
 from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
-from vl2.infer.prompts import Messages, user_message
+from vl2.process.conversation import Turn, user_turn
 
 
 def read(task: Task, source: DataSource) -> Iterator[Item]:
@@ -39,9 +39,9 @@ def read(task: Task, source: DataSource) -> Iterator[Item]:
         )
 
 
-def ask_lmms(item: Item) -> Messages:
+def ask_lmms(item: Item) -> list[Turn]:
     """Ask as lmms-eval, which writes the question in small letters after the first."""
-    return [user_message(f"{item.question.capitalize()}\n{SHORT_ANSWER}", item.images)]
+    return [user_turn(f"{item.question.capitalize()}\n{SHORT_ANSWER}", item.images)]
 
 
 def score_by(normalize: Normalize) -> Callable[[Item, str], Score]:
@@ -62,10 +62,10 @@ TASK = Task(
     split="validation",
     protocols={
         "paper": Protocol(
-            messages=ask_short, score=score_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit.", max_new_tokens=64
+            ask=ask_short, score=score_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit.", max_new_tokens=64
         ),
-        "vlmevalkit": Protocol(messages=ask_short_as_is, score=score_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit."),
-        "lmms-eval": Protocol(messages=ask_lmms, score=score_by(lmms_eval_form), says=f"{SAYS} lmms-eval."),
+        "vlmevalkit": Protocol(ask=ask_short_as_is, score=score_by(vlmevalkit_form), says=f"{SAYS} VLMEvalKit."),
+        "lmms-eval": Protocol(ask=ask_lmms, score=score_by(lmms_eval_form), says=f"{SAYS} lmms-eval."),
     },
     published_by="paper",
     published="textvqa",

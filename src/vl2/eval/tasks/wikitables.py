@@ -14,17 +14,17 @@ import io
 from collections.abc import Iterator
 from functools import lru_cache
 
-from vl2.data.construct import fonts
-from vl2.data.construct.source import rng_for
-from vl2.data.construct.table_image import STYLES, draw_table
-from vl2.data.construct.tables import Table
-from vl2.data.held_out import HELD_OUT_SEED, is_held_out_question
 from vl2.errors import UserError
 from vl2.eval.asking import ask_short
 from vl2.eval.drawn import font_folders, png
+from vl2.eval.held_out import HELD_OUT_SEED, is_held_out_question
 from vl2.eval.rows import read_rows, texts
 from vl2.eval.score.exact import plain
 from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
+from vl2.synth import fonts
+from vl2.synth.source import rng_for
+from vl2.synth.table_image import STYLES, draw_table
+from vl2.synth.tables import Table
 
 MAX_ROWS, MAX_COLUMNS, MAX_CELL = 10, 6, 28
 FONT_PX = 16
@@ -89,9 +89,7 @@ TASK = Task(
     folders=("wikitables",),
     read=read,
     protocols={
-        "vl2": Protocol(
-            messages=ask_short, score=score, says="All answers, in any order, without case.", max_new_tokens=64
-        )
+        "vl2": Protocol(ask=ask_short, score=score, says="All answers, in any order, without case.", max_new_tokens=64)
     },
     metric=mean_score,
     has_whole=True,

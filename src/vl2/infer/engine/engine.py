@@ -83,6 +83,7 @@ class Engine:
                 self._deliver(outputs)
         failure = EngineStopped("the server stopped before the answer was complete")
         left = [*self.scheduler.drop_all(), *self._inbox]
+        self.scheduler.close()
         if left:
             self._deliver([(task, Output(error=failure)) for task in left])
 

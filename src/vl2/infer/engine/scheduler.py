@@ -2,9 +2,8 @@
 
 A request waits until a place is free and the positions that it may need fit into the budget. Its prompt is prefilled in
 chunks, one or a few between two decoding steps, so that a long one does not hold up the others. Every request has a
-cache row of its own. All rows that are decoded with the same adapter take one step together: by the kernels, or in a
-pass of always the same shape, so that nothing beside a request enters its arithmetic, to the last bit. A test holds
-this.
+cache row of its own. All rows that are decoded with the same adapter take one step together, in a way of the runner's
+in which nothing beside a request enters its arithmetic, to the last bit. A test holds this.
 
 Not safe to share between threads: `Engine` is.
 """
@@ -18,16 +17,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vl2.errors import UserError, memory_errors
+from vl2.errors import UserError
 from vl2.infer.engine.fair_queue import FairQueue
 from vl2.infer.engine.task import Job, Logprobs, Output, Task
-from vl2.infer.generate import Limits, answer_budget, check_bias, start_sequence, step_sequence
-from vl2.infer.language_plan import language_plan
 from vl2.infer.prefill import Prefill, Reuse
+from vl2.infer.sequence import Limits, answer_budget, check_bias, start_sequence, step_sequence
+from vl2.kernels.rows import MAX_DECODED_ROWS
 from vl2.lora.switch import AdapterSwitch
-from vl2.model import VL2, Cache, CacheRows
-from vl2.model.moe import MAX_DECODED_ROWS
 from vl2.process.tokenizer import Tokenizer
+from vl2.runtime import CachePool, PlainRunner, Runner
 
 ROWS_TOGETHER = 16
 LONGEST_PAUSE_S = 0.2  # between two tokens of an answer, for prefill, beyond one chunk
@@ -71,25 +69,30 @@ class Scheduler:
 
     def __init__(
         self,
-        model: VL2,
+        runner: Runner,
         tokenizer: Tokenizer,
         limits: EngineLimits,
         *,
         adapters: AdapterSwitch | None = None,
         reuse: Reuse | None = None,
+        longest: int | None = None,
     ) -> None:
-        self.limits = limits
+        """`adapters` change the runner's model. No request has more than `longest` positions, None for the context's.
+
+        `close` frees what the requests have.
+        """
+        self.limits, self._longest = limits, longest or limits.max_context
         self.reuse = reuse or Reuse()
         self.totals = Totals()
-        self._model, self._tokenizer = model, tokenizer
+        self._runner, self._tokenizer = runner, tokenizer
         self._adapters = adapters
+        self._with_adapter = PlainRunner(runner.model)  # the runner itself knows no other weights than the model's own
+        self._pool: CachePool | None = None  # from the first request on
         self._waiting: FairQueue[Task] = FairQueue()
         self._prefilling: list[Task] = []  # in the order of their start
         self._decoding: list[Task] = []
-        self._is_turn_of_shortest = False
-        # Always as many rows as there can be: a product of another shape may round otherwise. And a multiple of the
-        # rows that matrix libraries take together, or the last ones go another way than the first.
-        self._num_joint_rows = -(-limits.max_rows // ROWS_TOGETHER) * ROWS_TOGETHER
+        self._is_turn_of_shortest = self._is_turn_of_decoding = False
+        self._num_joint_rows = joint_rows(limits.max_rows)
 
     @property
     def num_waiting(self) -> int:
@@ -128,7 +131,7 @@ class Scheduler:
         for tasks in (self._prefilling, self._decoding):
             if task in tasks:
                 tasks.remove(task)
-                _free(task)
+                self._free(task)
                 return True
         return False
 
@@ -139,30 +142,49 @@ class Scheduler:
             self.cancel(task)
         return tasks
 
+    def close(self) -> None:
+        """Drop every task and free the cache."""
+        self.drop_all()
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
     @torch.inference_mode()
     def step(self) -> list[tuple[Task, Output]]:
-        """Prefill a little of the prompts, then decode one token of every answer."""
+        """Prefill a little of the prompts, then decode one token of every answer.
+
+        Where prefill gives first tokens the step ends with them, so that nobody waits for them, and the next decodes.
+        """
         began = time.monotonic()
+        outputs = [] if self._is_turn_of_decoding else self._prefill_some(began)
+        self._is_turn_of_decoding = bool(outputs)
+        if not outputs:
+            outputs = self._decode_all()
+        self.totals.busy_s += time.monotonic() - began
+        return outputs
+
+    def _prefill_some(self, began: float) -> list[tuple[Task, Output]]:
         outputs = self._admit()
-        is_first = True
+        if self._prefilling:
+            outputs += self._prefill(self._next_to_prefill())
         # A decoding step costs nearly the same for one answer as for many: while more prompts are prefilled than
         # answers are under way it pays to prefill on, as long as nobody notices the pause.
-        while self._prefilling and (
-            is_first or (len(self._prefilling) > len(self._decoding) and time.monotonic() - began < LONGEST_PAUSE_S)
-        ):
+        while 0 < len(self._decoding) < len(self._prefilling) and time.monotonic() - began < LONGEST_PAUSE_S:
             outputs += self._prefill(self._next_to_prefill())
-            is_first = False
+        return outputs
+
+    def _decode_all(self) -> list[tuple[Task, Output]]:
+        outputs: list[tuple[Task, Output]] = []
         by_adapter: dict[str | None, list[Task]] = {}
         for task in self._decoding:
             by_adapter.setdefault(task.job.adapter, []).append(task)
         for adapter, tasks in by_adapter.items():
             outputs += self._decode(adapter, tasks)
-        self.totals.busy_s += time.monotonic() - began
         return outputs
 
     def _admit(self) -> list[tuple[Task, Output]]:
         failed = []
-        while self.num_running < self.limits.max_rows and (task := self._waiting.peek()) is not None:
+        while self.num_running < self._num_rows and (task := self._waiting.peek()) is not None:
             if self.num_reserved + task.num_reserved > self.limits.cache_tokens:
                 break
             self._waiting.pop()
@@ -171,26 +193,28 @@ class Scheduler:
             if failure is None:
                 self._prefilling.append(task)
             else:
-                _free(task)
+                self._free(task)
                 failed.append((task, Output(error=failure)))
         return failed
 
+    @property
+    def _num_rows(self) -> int:
+        return self.limits.max_rows if self._pool is None else self._pool.num_rows
+
     def _start(self, task: Task) -> None:
-        sample, model = task.job.sample, self._model
-        self._use(task.job.adapter)
-        with memory_errors(f"a cache of {task.num_reserved} tokens"):
-            task.cache = Cache.allocate(
-                model.config.language_config, 1, task.num_reserved, dtype=model.dtype, device=model.device
-            )
+        sample, adapter = task.job.sample, task.job.adapter
+        if self._pool is None:
+            self._pool = self._runner.cache_pool(self.limits.max_rows, self._longest, self.limits.cache_tokens)
+        task.cache = self._pool.take(task.num_reserved)
         task.prefill = Prefill(
-            model,
+            self._runner_of(adapter),
             sample,
             task.cache,
             assistant_id=self._tokenizer.assistant_id,
             max_chunk=self.limits.prefill_chunk,
             reuse=self.reuse,
+            variant=adapter or "",
         )
-        task.num_reused = task.prefill.num_reused
         self.totals.prompt_tokens += len(sample)
         self.totals.visual_tokens += int(sample.image_mask.sum())
         self.totals.tiles += len(sample.tiles)
@@ -203,7 +227,7 @@ class Scheduler:
         """
         self._is_turn_of_shortest = not self._is_turn_of_shortest
         if self._is_turn_of_shortest:
-            return min(self._prefilling, key=lambda task: task.num_to_prefill)
+            return min(self._prefilling, key=lambda task: task.prefill.num_left if task.prefill else 0)
         return self._prefilling[0]
 
     def _prefill(self, task: Task) -> list[tuple[Task, Output]]:
@@ -213,6 +237,7 @@ class Scheduler:
             assert task.prefill is not None
             self._use(task.job.adapter)
             logits_V = task.prefill.step()
+            task.num_reused = task.prefill.num_reused
             if logits_V is None:
                 return
             budget = task.num_reserved - len(task.job.sample)
@@ -235,15 +260,7 @@ class Scheduler:
         def decode() -> None:
             self._use(adapter)
             ids = [sequence.new_ids[-1] for sequence in sequences]
-            # The kernels compute every row alike. They run no adapter, and a plan of them would not outlast a switch.
-            plan = language_plan(self._model.language) if adapter is None else None
-            if plan is not None:
-                logits.extend(plan.run_rows(ids, caches))
-                return
-            joint = CacheRows(caches, num_rows=self._num_joint_rows)
-            ids_B1 = torch.tensor(ids + ids[:1] * (joint.num_rows - len(ids)), device=self._model.device).unsqueeze(1)
-            states_B1D = self._model.language.extend(self._model.language.embed(ids_B1), joint)
-            logits.extend(self._model.language.logits(states_B1D[:, -1]))
+            logits.extend(self._runner_of(adapter).decode(ids, caches, self._num_joint_rows))
 
         if (failure := _attempt(decode)) is not None:
             for task in tasks:
@@ -251,7 +268,7 @@ class Scheduler:
             return [(task, Output(error=failure)) for task in tasks]
         self.totals.steps += 1
         outputs = []
-        for task, logits_V in zip(tasks, logits, strict=False):
+        for task, logits_V in zip(tasks, logits, strict=True):
             try:
                 outputs.append((task, self._choose(task, logits_V)))
             except Exception as error:
@@ -283,6 +300,23 @@ class Scheduler:
         if self._adapters is not None:
             self._adapters.use(adapter)
 
+    def _runner_of(self, adapter: str | None) -> Runner:
+        return self._runner if adapter is None else self._with_adapter
+
+    def _free(self, task: Task) -> None:
+        if task.cache is not None and self._pool is not None:
+            self._pool.give_back(task.cache)
+        task.cache = task.prefill = task.sequence = None
+
+
+def joint_rows(max_rows: int) -> int:
+    """Return how many rows a joint pass of up to `max_rows` requests always has.
+
+    Always as many: a product of another shape may round otherwise. And a multiple of the rows that matrix libraries
+    take together, or the last ones go another way than the first.
+    """
+    return 1 if max_rows == 1 else -(-max_rows // ROWS_TOGETHER) * ROWS_TOGETHER
+
 
 def _attempt(work: Callable[[], None]) -> Exception | None:
     """Do the work of some requests; what goes wrong ends these and no others."""
@@ -291,10 +325,6 @@ def _attempt(work: Callable[[], None]) -> Exception | None:
     except Exception as error:
         return error
     return None
-
-
-def _free(task: Task) -> None:
-    task.cache = task.prefill = task.sequence = None
 
 
 def _logprobs(logits_V: Tensor, token_id: int, num_likeliest: int | None) -> Logprobs | None:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vl2.infer.generate import FinishReason, SequenceState
 from vl2.infer.prefill import Prefill
 from vl2.infer.sampling import GenerateOptions
+from vl2.infer.sequence import FinishReason, SequenceState
 from vl2.model import Cache
 from vl2.process.sample import Sample
 
@@ -64,8 +64,3 @@ class Task:
     cache: Cache | None = None  # from the start to the end of the work
     prefill: Prefill | None = None  # until the prompt is prefilled
     sequence: SequenceState | None = None  # from then on
-
-    @property
-    def num_to_prefill(self) -> int:
-        """Positions of the prompt that are left to prefill."""
-        return len(self.job.sample) - (self.cache.lengths[0] if self.cache else 0)

@@ -1,16 +1,22 @@
-// One token for every row, through all layers: embeddings in, float32 logits out, keys and values into the cache.
+// One token for every row, through all layers, in one call: embeddings in, float32 logits out, keys and values into the
+// cache.
+//
+// In: a Model and a Step (model.h). Out: logits, and if wanted the states that they are made of. Called by kernels.cpp
+// for a decode step, and by fused_prefill.h for the last position of a prompt. Each phase of a layer is shared out
+// among the threads and ends at a barrier, because the next reads what all of them wrote. A row has the same bits alone
+// and in any batch.
 #pragma once
-#include "attention.h"
-#include "experts.h"
+#include "decode_attention.h"
+#include "decode_mlp.h"
+#include "decode_workspace.h"
 #include "model.h"
 #include "threads.h"
-#include "workspace.h"
 
 namespace vl2 {
 
-// out = round(w * in) for all rows, in parts of the outputs.
-inline void project(const Matrix& w, int64_t first, int64_t last, Rows& in, Rows& out, int64_t rows) {
-    static thread_local Results results;
+// out = round(w * in) for all rows, outputs first to last.
+inline void project(const Matrix& w, int64_t first, int64_t last, PaddedRows& in, PaddedRows& out, int64_t rows) {
+    static thread_local MatmulOutputs results;
     results.inputs().clear();
     for (int64_t row = 0; row < rows; row++) results.inputs().push_back(in[row]);
     results.run(w, first, last);
@@ -21,7 +27,7 @@ inline void project(const Matrix& w, int64_t first, int64_t last, Rows& in, Rows
 inline void decode(const Model& model, const Step& step) {
     const int64_t rows = step.rows, D = model.width;
     const bool is_latent = model.rank > 0;
-    Rows x, normed, query, key, value, attended, added;
+    PaddedRows x, normed, query, key, value, attended, added;
     x.resize(rows, D);
     normed.resize(rows, D);
     query.resize(rows, model.layers[0].query.outputs);
@@ -30,14 +36,14 @@ inline void decode(const Model& model, const Step& step) {
     attended.resize(rows, model.layers[0].output.inputs);
     added.resize(rows, D);
     for (int64_t row = 0; row < rows; row++) std::copy_n(step.inputs + row * D, D, x[row]);
-    Cuts qkv, out, head;
+    OutputTasks qkv, output, head;
     qkv.add(0, model.layers[0].query.outputs, model.layers[0].query.bytes_per_output());
     qkv.add(1, model.layers[0].key.outputs, model.layers[0].key.bytes_per_output());
     if (!is_latent) qkv.add(2, model.layers[0].value.outputs, model.layers[0].value.bytes_per_output());
-    out.add(0, D, model.layers[0].output.bytes_per_output());
+    output.add(0, D, model.layers[0].output.bytes_per_output());
     head.add(0, model.head.outputs, model.head.bytes_per_output());
-    for (Cuts* cuts : {&qkv, &out, &head}) cuts->cut(step.threads);
-    MLPState mlp;
+    for (OutputTasks* tasks : {&qkv, &output, &head}) tasks->split(step.threads);
+    MLPState mlp;  // written by one phase and read by the next, with a barrier in between
 
     run_team(static_cast<int>(step.threads), [&](Team& team, int) {
         int phase = 0;
@@ -47,9 +53,10 @@ inline void decode(const Model& model, const Step& step) {
         for (int64_t index = 0; index < model.num_layers; index++) {
             const Layer& layer = model.layers[index];
             team.each(qkv.size(), phase, [&](int64_t task) {
-                const Cuts::Cut& cut = qkv[task];
-                const Matrix& w = cut.matrix == 0 ? layer.query : cut.matrix == 1 ? layer.key : layer.value;
-                project(w, cut.first, cut.last, normed, cut.matrix == 0 ? query : cut.matrix == 1 ? key : value, rows);
+                const OutputTasks::Task& part = qkv[task];
+                const Matrix& w = part.matrix == 0 ? layer.query : part.matrix == 1 ? layer.key : layer.value;
+                PaddedRows& out = part.matrix == 0 ? query : part.matrix == 1 ? key : value;
+                project(w, part.first, part.last, normed, out, rows);
             });
             if (is_latent) {
                 team.each(rows, phase, [&](int64_t row) { write_latent(model, step, index, row, key[row]); });
@@ -64,15 +71,16 @@ inline void decode(const Model& model, const Step& step) {
                                 attended[row]);
                 });
             }
-            team.each(out.size(), phase, [&](int64_t task) {
-                project(layer.output, out[task].first, out[task].last, attended, added, rows);
+            team.each(output.size(), phase, [&](int64_t task) {
+                project(layer.output, output[task].first, output[task].last, attended, added, rows);
             });
             team.each(rows, phase, [&](int64_t row) {
                 for (int64_t d = 0; d < D; d++) x[row][d] = to_bf16(to_float(x[row][d]) + to_float(added[row][d]));
                 normalize(x[row], layer.post_norm, D, model.norm_eps, normed[row]);
             });
             team.each(1, phase, [&](int64_t) { plan_mlp(model, layer, step.threads, mlp, normed, rows); });
-            team.each(mlp.up.size(), phase, [&](int64_t task) { run_up(model, layer, mlp.up[task], mlp, normed, rows); });
+            team.each(mlp.up.size(), phase,
+                      [&](int64_t task) { run_up(model, layer, mlp.up[task], mlp, normed, rows); });
             team.each(mlp.down.size(), phase, [&](int64_t task) { run_down(model, layer, mlp.down[task], mlp, rows); });
             const bool is_last = index + 1 == model.num_layers;
             team.each(rows, phase, [&](int64_t row) {
@@ -82,15 +90,15 @@ inline void decode(const Model& model, const Step& step) {
             });
         }
         team.each(head.size(), phase, [&](int64_t task) {
-            static thread_local Results results;
-            const Cuts::Cut& cut = head[task];
+            static thread_local MatmulOutputs results;
+            const OutputTasks::Task& part = head[task];
             results.inputs().clear();
             for (int64_t row = 0; row < rows; row++) results.inputs().push_back(normed[row]);
-            results.run(model.head, cut.first, cut.last);
+            results.run(model.head, part.first, part.last);
             // Rounded to bfloat16 as the plain model's are, so that both break ties alike.
             for (int64_t row = 0; row < rows; row++)
-                for (int64_t n = cut.first; n < cut.last; n++)
-                    step.logits[row * model.head.outputs + n] = rounded(results[row][n - cut.first]);
+                for (int64_t n = part.first; n < part.last; n++)
+                    step.logits[row * model.head.outputs + n] = rounded(results[row][n - part.first]);
         });
     });
     if (step.states)

@@ -1,9 +1,14 @@
-// The blocks of the vision encoder over the patches of some tiles, in one call: made of the kernels that Python calls one by one
-// where this does not apply, for the reason that fused_prefill.h gives.
+// The blocks of the vision encoder over the patches of some tiles, in one call.
+//
+// In: an Encoder, whose blocks point to PyTorch's weights, and patches as bfloat16 rows. Out: the same rows after all
+// blocks, in place; and whether it was done, for its products need AMX. Called by kernels.cpp for
+// vl2/infer/encoder_plan.py. It is made of the kernels that Python calls one by one where this does not apply, for the
+// reason that fused_prefill.h gives.
 #pragma once
-#include "lines.h"
-#include "prefill.h"
-#include "matmul_in_tiles.h"
+#include "gemm.h"
+#include "memory.h"
+#include "prefill_attention.h"
+#include "row_ops.h"
 
 namespace vl2 {
 
@@ -30,14 +35,16 @@ struct Encoder {
     const EncoderBlock* blocks;
 };
 
-// x [tiles, patches, width], in place. Whether the shapes were within what the kernels do; else what x holds is of no use.
+// x [tiles, patches, width], in place. Whether the shapes were within what the kernels do; else what x holds is of no
+// use.
 inline bool encode(const Encoder& encoder, bf16* x, int64_t tiles, int64_t patches, int threads) {
     constexpr int64_t LINE = LINE_BYTES / sizeof(bf16);
     const int64_t rows = tiles * patches, D = encoder.width, H = encoder.heads, C = D / H;
     const int64_t qkv_row = round_up(3 * D, LINE), hidden_row = round_up(encoder.blocks->fc1.weight.outputs, LINE);
-    const UninitializedBuffer<bf16> normed(rows * D), qkv(rows * qkv_row), attended(rows * D), hidden(rows * hidden_row);
-    const auto multiply = [&](const BiasedMatrix& layer, const bf16* from, int64_t from_row, bf16* to, int64_t to_row, bool gelu,
-                              const bf16* residual) {
+    const UninitializedBuffer<bf16> normed(rows * D), qkv(rows * qkv_row), attended(rows * D),
+        hidden(rows * hidden_row);
+    const auto multiply = [&](const BiasedMatrix& layer, const bf16* from, int64_t from_row, bf16* to, int64_t to_row,
+                              bool gelu, const bf16* residual) {
         RowsProduct product = product_of(layer.weight, from, rows, from_row, to, to_row);
         product.bias = layer.bias;
         product.gelu = gelu;
@@ -51,7 +58,7 @@ inline bool encode(const Encoder& encoder, bf16* x, int64_t tiles, int64_t patch
         const EncoderBlock& block = encoder.blocks[index];
         normalize(block.attention_norm);
         if (!multiply(block.qkv, normed.data(), D, qkv.data(), qkv_row, false, nullptr)) return false;
-        const auto part = [&](int64_t i) { return Rows3{qkv.data() + i * D, patches * qkv_row, C, qkv_row}; };
+        const auto part = [&](int64_t i) { return StridedRows{qkv.data() + i * D, patches * qkv_row, C, qkv_row}; };
         const Attention attention{part(0), part(1), part(2), {attended.data(), patches * D, C, D},
                                   tiles, H, 1, patches, patches, C, C, -1, 1 / std::sqrt(static_cast<double>(C))};
         if (!attend_many(attention, threads)) return false;

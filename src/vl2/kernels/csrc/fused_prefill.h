@@ -1,19 +1,22 @@
-// A chunk of a prompt through all layers, in one call: embeddings in, the state of the last position out, keys and values into
-// the cache.
+// A chunk of a prompt through all layers, in one call.
 //
-// It is made of the kernels that Python calls one by one where this does not apply. But each of them reads many megabytes, and
-// after it the interpreter finds neither its code nor its objects in a cache: that takes a third of a millisecond each time. In the
-// last layer only the last position asks, which is a step of decoding.
+// In: a Model and a PrefillChunk: embeddings, and a cache that holds what comes before. Out: the state of the last
+// position, and keys and values in the cache; and whether it was done, for it needs AMX and heads that are not latent.
+// Called by kernels.cpp for vl2/infer/language_plan.py. It is made of the kernels that Python calls one by one where
+// this does not apply. But each of them reads many megabytes, and after it the interpreter finds neither its code nor
+// its objects in a cache: that takes a third of a millisecond each time. In the last layer only the last position is a
+// query, which is a step of decoding.
 #pragma once
 #include <initializer_list>
 
-#include "blocks.h"
 #include "decode.h"
-#include "lines.h"
+#include "gemm.h"
+#include "int4.h"
+#include "memory.h"
 #include "model.h"
-#include "prefill.h"
-#include "matmul_in_tiles.h"
-#include "route.h"
+#include "prefill_attention.h"
+#include "prefill_moe.h"
+#include "row_ops.h"
 
 namespace vl2 {
 
@@ -30,14 +33,25 @@ struct PrefillChunk {
 class FusedPrefill {
    public:
     FusedPrefill(const Model& model, const PrefillChunk& chunk)
-        : model_(model), chunk_(chunk), rows_(chunk.rows), threads_(static_cast<int>(chunk.threads)),
-          normed_(rows_ * model.width), query_(rows_ * heads_width()), rotated_(rows_ * heads_width()),
-          key_(rows_ * heads_width()), value_(rows_ * heads_width()), attended_(rows_ * heads_width()),
+        : model_(model),
+          chunk_(chunk),
+          rows_(chunk.rows),
+          threads_(static_cast<int>(chunk.threads)),
+          normed_(rows_ * model.width),
+          query_(rows_ * heads_width()),
+          rotated_(rows_ * heads_width()),
+          key_(rows_ * heads_width()),
+          value_(rows_ * heads_width()),
+          attended_(rows_ * heads_width()),
           mlp_(rows_ * model.width),
-          slots_(rows_ * model.experts_per_token * model.width), logits_(rows_ * model.experts),
-          weights_(rows_ * model.experts_per_token), chosen_(rows_ * model.experts_per_token),
-          token_index_(rows_ * model.experts_per_token), row_index_(rows_ * model.experts_per_token), counts_(model.experts),
-          unpacked_(most_unpacked(model)) {}
+          slots_(rows_ * model.experts_per_token * model.width),
+          logits_(rows_ * model.experts),
+          weights_(rows_ * model.experts_per_token),
+          chosen_(rows_ * model.experts_per_token),
+          token_index_(rows_ * model.experts_per_token),
+          row_index_(rows_ * model.experts_per_token),
+          counts_(model.experts),
+          dequantized_(max_dequantized(model)) {}
 
     // Whether the shapes were within what the kernels do; else what is written is of no use.
     bool run() {
@@ -59,9 +73,10 @@ class FusedPrefill {
     UninitializedBuffer<bf16> normed_, query_, rotated_, key_, value_, attended_, mlp_, slots_;
     UninitializedBuffer<float> logits_, weights_;
     UninitializedBuffer<int64_t> chosen_, token_index_, row_index_, counts_;
-    UninitializedBuffer<bf16> unpacked_;
+    UninitializedBuffer<bf16> dequantized_;
 
-    static constexpr int64_t FEW_ROWS = 16;  // of bfloat16: with no more, each product of an MLP is shared out by itself
+    // Of bfloat16: with no more, each product of an MLP is shared out by itself.
+    static constexpr int64_t FEW_ROWS = 16;
 
     int64_t heads_width() const { return model_.heads * model_.head_dim; }
 
@@ -77,17 +92,17 @@ class FusedPrefill {
     // Of the same rows. Codes of int4 are made bfloat16 first.
     bool multiply(std::initializer_list<Projection> projections) const {
         std::vector<RowsProduct> products;
-        bf16* room = unpacked_.data();
+        bf16* scratch = dequantized_.data();
         for (const Projection& p : projections) {
             const Matrix& w = p.weight;
             RowsProduct product = product_of(w, p.x, rows_, w.inputs, p.out, p.out_stride);
             product.residual = p.residual;
             if (w.kind == INT4) {
                 const uint16_t* scales = reinterpret_cast<const uint16_t*>(w.scales);
-                if (!unpack_int4(w.codes, scales, w.outputs, w.inputs, room, threads_)) return false;
+                if (!dequantize_int4(w.codes, scales, w.outputs, w.inputs, scratch, threads_)) return false;
                 product.kind = BF16;
-                product.weight = room;
-                room += w.outputs * w.inputs;
+                product.weight = scratch;
+                scratch += w.outputs * w.inputs;
             }
             products.push_back(product);
         }
@@ -98,7 +113,7 @@ class FusedPrefill {
     }
 
     // Numbers that codes are made at once.
-    static int64_t most_unpacked(const Model& model) {
+    static int64_t max_dequantized(const Model& model) {
         int64_t most = 0;
         const auto size = [](const Matrix& w) { return w.kind == INT4 ? w.outputs * w.inputs : 0; };
         for (int64_t i = 0; i < model.num_layers; i++) {
@@ -141,7 +156,7 @@ class FusedPrefill {
     // Rows of heads beside one another to where each head's rows lie behind one another.
     void store_heads(const bf16* from, bf16* to, int64_t row_step, int64_t head_step) const {
         const int64_t C = model_.head_dim, width = model_.kv_heads * C;
-        each_rows([&](int64_t row) {
+        parallel_rows(rows_, 32, threads_, [&](int64_t row) {
             for (int64_t h = 0; h < model_.kv_heads; h++)
                 std::copy_n(from + row * width + h * C, C, to + row * row_step + h * head_step);
         });
@@ -150,7 +165,7 @@ class FusedPrefill {
     // x += the MLP of normed x.
     bool add_mlp(const Layer& layer) const {
         if (!run_mlp(layer, mlp_.data())) return false;
-        each_rows([&](int64_t row) {
+        parallel_rows(rows_, 32, threads_, [&](int64_t row) {
             bf16* x = chunk_.x + row * model_.width;
             const bf16* added = mlp_.data() + row * model_.width;
             for (int64_t d = 0; d < model_.width; d += LANES) store(x + d, load(x + d) + load(added + d));
@@ -161,8 +176,10 @@ class FusedPrefill {
     // x += the weighted sum of each row's experts + the shared ones.
     bool add_experts(const Layer& layer) const {
         const int64_t E = model_.experts, K = model_.experts_per_token;
-        if (!router_logits(normed_.data(), rows_, model_.width, layer.router, E, logits_.data(), threads_)) return false;
-        choose_experts_of_all(model_, layer.expert_bias, rows_, logits_.data(), chosen_.data(), weights_.data(), threads_);
+        if (!router_logits(normed_.data(), rows_, model_.width, layer.router, E, logits_.data(), threads_))
+            return false;
+        choose_experts_of_all(model_, layer.expert_bias, rows_, logits_.data(), chosen_.data(), weights_.data(),
+                              threads_);
         sort_by_expert(chosen_.data(), rows_, K, E, token_index_.data(), row_index_.data(), counts_.data());
         const ExpertRows experts{normed_.data(), rows_, token_index_.data(), counts_.data(), E, model_.width,
                                  layer.expert_gate.first.outputs, layer.expert_gate, layer.expert_up, layer.expert_down,
@@ -179,9 +196,9 @@ class FusedPrefill {
     bool run_mlp(const Layer& layer, bf16* out) const {
         const int64_t hidden = layer.gate.outputs;
         if (rows_ > FEW_ROWS || layer.gate.kind != BF16) {
-            const auto alone = [](const Matrix& w) { return Stack{w, 0, 0}; };
+            const auto single = [](const Matrix& w) { return Stack{w, 0, 0}; };
             const ExpertRows all{normed_.data(), rows_, nullptr, &rows_, 1, model_.width, hidden,
-                                 alone(layer.gate), alone(layer.up), alone(layer.down), out};
+                                 single(layer.gate), single(layer.up), single(layer.down), out};
             return run_experts(all, threads_);
         }
         const UninitializedBuffer<bf16> gate_up(2 * rows_ * hidden), activated(rows_ * hidden);
@@ -203,17 +220,6 @@ class FusedPrefill {
         decode(rest, {1, chunk_.threads, chunk_.x + row * model_.width, &length, &cache, chunk_.cosines + row * half,
                       chunk_.sines + row * half, nullptr, chunk_.state});
         return true;
-    }
-
-    template <class Work>
-    void each_rows(const Work& work) const {
-        constexpr int64_t ROWS = 32;
-        run_team(threads_, [&](Team& team, int) {
-            int phase = 0;
-            team.each((rows_ + ROWS - 1) / ROWS, phase, [&](int64_t task) {
-                for (int64_t row = task * ROWS; row < std::min(rows_, (task + 1) * ROWS); row++) work(row);
-            });
-        });
     }
 };
 

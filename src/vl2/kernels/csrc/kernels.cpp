@@ -1,36 +1,29 @@
-// The C interface. Every pointer is the caller's; nothing is kept after a call.
+// The C interface of the library, which vl2/kernels/library.py opens with ctypes.
+//
+// In: pointers into the caller's memory, sizes and strides as 64-bit integers, and the number of threads. Out: results
+// in the caller's memory. Nothing is kept after a call but what threads reuse for the next. Functions that return a
+// number say 1 when done, and 0 where the kernel does not do this shape or this machine has no such kernel: then Python
+// takes the plain way. An exception that leaves a function ends the process, so the two that allocate much catch
+// std::bad_alloc. This is the only file that is compiled; every header is included from here.
 #include <new>
 
-#include "blocks.h"
 #include "decode.h"
-#include "int8.h"
 #include "encode.h"
-#include "matmul_in_tiles.h"
-#include "expert_rows.h"
-#include "quantize.h"
-#include "prefill.h"
 #include "fused_prefill.h"
-#include "route.h"
+#include "gemm.h"
+#include "instruction_set.h"
+#include "int4.h"
+#include "int8.h"
+#include "prefill_attention.h"
+#include "prefill_moe.h"
+#include "row_ops.h"
 
 using namespace vl2;
 
 extern "C" {
 
 // Whether this machine has the instructions that this library was built for.
-int vl2_is_supported() {
-#if defined(__AMX_BF16__)
-    if (!vl2::may_use_tiles()) return 0;
-#endif
-#if defined(__AVX512BF16__)
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni");
-#elif defined(__AVX2__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    return 1;
-#endif
-}
+int vl2_is_supported() { return is_supported(); }
 
 // Take the threads of an OpenMP runtime that is loaded already; 0 where that cannot be had.
 int vl2_use_openmp(const char* path) { return openmp.open(path); }
@@ -50,8 +43,8 @@ void vl2_normalize(const bf16* x, const bf16* weight, int64_t rows, int64_t widt
     normalize_rows(x, weight, rows, width, eps, out, static_cast<int>(threads));
 }
 
-void vl2_layer_norm(const bf16* x, const bf16* weight, const bf16* bias, int64_t rows, int64_t width, double eps, bf16* out,
-                    int64_t threads) {
+void vl2_layer_norm(const bf16* x, const bf16* weight, const bf16* bias, int64_t rows, int64_t width, double eps,
+                    bf16* out, int64_t threads) {
     layer_norm_rows(x, weight, bias, rows, width, eps, out, static_cast<int>(threads));
 }
 
@@ -62,8 +55,8 @@ void vl2_rotate(const bf16* x, const float* cosines, const float* sines, int64_t
     rotate_rows(x, cosines, sines, rows, heads, half, out, out_row, out_head, static_cast<int>(threads));
 }
 
-void vl2_swiglu_rows(const bf16* rows, int64_t count, int64_t width, int64_t is_near, bf16* out, int64_t threads) {
-    swiglu_rows(rows, count, width, is_near != 0, out, static_cast<int>(threads));
+void vl2_swiglu_rows(const bf16* rows, int64_t count, int64_t width, int64_t fast, bf16* out, int64_t threads) {
+    swiglu_rows(rows, count, width, fast != 0, out, static_cast<int>(threads));
 }
 
 void vl2_combine_experts(const bf16* rows, const int64_t* row_index, const float* weight, int64_t tokens, int64_t slots,
@@ -106,8 +99,8 @@ int64_t vl2_multiply_rows_in_tiles(const RowsProduct* product, int64_t threads) 
 
 void vl2_decode(const Model* model, const Step* step) { decode(*model, *step); }
 
-// 1 when done; 0 where a kernel does not do a shape, or there is no memory: what x and the new places of the cache hold is then
-// of no use.
+// 1 when done; 0 where a kernel does not do a shape, or there is no memory: what x and the new places of the cache hold
+// is then of no use.
 int64_t vl2_prefill(const Model* model, const PrefillChunk* chunk) {
     try {
         return FusedPrefill(*model, *chunk).run();
@@ -127,49 +120,45 @@ int64_t vl2_encode(const Encoder* encoder, bf16* x, int64_t tiles, int64_t patch
 
 // out [rows, outputs] = x [rows, stride] times w; rows of x are bfloat16 with zeros up to a multiple of 32 inputs.
 void vl2_multiply(const Matrix* w, int64_t rows, const bf16* x, int64_t stride, float* out, int64_t threads) {
-    Cuts cuts;
-    cuts.add(0, w->outputs, w->bytes_per_output());
-    cuts.cut(threads);
-    run_team(static_cast<int>(threads), [&](Team& team, int) {
-        int phase = 0;
-        team.each(cuts.size(), phase, [&](int64_t task) {
-            static thread_local std::vector<const bf16*> inputs;
-            static thread_local std::vector<float*> outputs;
-            inputs.resize(rows);
-            outputs.resize(rows);
-            for (int64_t m = 0; m < rows; m++) {
-                inputs[m] = x + m * stride;
-                outputs[m] = out + m * w->outputs + cuts[task].first;
-            }
-            multiply(*w, cuts[task].first, cuts[task].last, static_cast<int>(rows), inputs.data(),
-                     outputs.data());
-        });
+    OutputTasks tasks;
+    tasks.add(0, w->outputs, w->bytes_per_output());
+    tasks.split(threads);
+    parallel_for(tasks.size(), static_cast<int>(threads), [&](int64_t task) {
+        static thread_local std::vector<const bf16*> inputs;
+        static thread_local std::vector<float*> outputs;
+        inputs.resize(rows);
+        outputs.resize(rows);
+        for (int64_t m = 0; m < rows; m++) {
+            inputs[m] = x + m * stride;
+            outputs[m] = out + m * w->outputs + tasks[task].first;
+        }
+        multiply(*w, tasks[task].first, tasks[task].last, static_cast<int>(rows), inputs.data(),
+                 outputs.data());
     });
 }
 
-// A weight [outputs, inputs], bfloat16 or float32, as int4; each group's scale is the best of the `shares` tried.
-void vl2_to_int4(const void* weight, int64_t is_float32, int64_t outputs, int64_t inputs, const float* shares,
-                 int64_t num_shares, uint8_t* codes, uint16_t* scales) {
-    if (is_float32) to_int4(static_cast<const float*>(weight), outputs, inputs, shares, num_shares, codes, scales);
-    else to_int4(static_cast<const bf16*>(weight), outputs, inputs, shares, num_shares, codes, scales);
+// A weight [outputs, inputs], bfloat16 or float32, as int4; each group's scale is the best of the `scale_ratios` tried.
+void vl2_to_int4(const void* weight, int64_t is_float32, int64_t outputs, int64_t inputs, const float* scale_ratios,
+                 int64_t num_ratios, uint8_t* codes, uint16_t* scales) {
+    if (is_float32)
+        to_int4(static_cast<const float*>(weight), outputs, inputs, scale_ratios, num_ratios, codes, scales);
+    else to_int4(static_cast<const bf16*>(weight), outputs, inputs, scale_ratios, num_ratios, codes, scales);
 }
 
 // The whole weight [outputs, inputs] of int4 codes and scales.
 void vl2_from_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs, int64_t inputs, float* out,
                    int64_t threads) {
     const int64_t panels = (outputs + PANEL - 1) / PANEL;
-    run_team(static_cast<int>(threads), [&](Team& team, int) {
-        int phase = 0;
-        team.each(panels, phase, [&](int64_t panel) {
-            const int64_t first = panel * PANEL, last = std::min(first + PANEL, outputs);
-            from_int4(codes, scales, first, last, inputs, out + first * inputs);
-        });
+    parallel_for(panels, static_cast<int>(threads), [&](int64_t panel) {
+        const int64_t first = panel * PANEL, last = std::min(first + PANEL, outputs);
+        from_int4(codes, scales, first, last, inputs, out + first * inputs);
     });
 }
 
-// The same as bfloat16, of whole panels: outputs a multiple of 16, inputs of 32. 0 where this machine has no such kernel.
+// The same as bfloat16, of whole panels: outputs a multiple of 16, inputs of 32. 0 where this machine has no such
+// kernel.
 int64_t vl2_unpack_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs, int64_t inputs, bf16* out,
                         int64_t threads) {
-    return unpack_int4(codes, scales, outputs, inputs, out, static_cast<int>(threads));
+    return dequantize_int4(codes, scales, outputs, inputs, out, static_cast<int>(threads));
 }
 }

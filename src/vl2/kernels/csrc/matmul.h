@@ -1,6 +1,11 @@
-// Rows of activations times a weight that is held in bfloat16, int8 or int4, as vl2/quant/formats.py lays them out.
+// A few rows of activations times a weight that is held in bfloat16, int8 or int4, as vl2/quant/formats.py lays them
+// out.
 //
-// Every result is summed in one fixed order, whatever number of rows is computed beside it.
+// In: bfloat16 rows filled up with zeros to a multiple of 32 inputs, and a Matrix. Out: float32 outputs `first` to
+// `last` of each row. `multiply` is called by decode.h and decode_mlp.h for each task, and by kernels.cpp for the
+// layers that Python runs one by one. For few rows the weight's bytes from memory are the limit, so no kernel packs it.
+// Every result is summed in one fixed order, whatever number of rows is computed beside it. Exactly one of the files
+// below does the work.
 #pragma once
 #include <algorithm>
 
@@ -9,6 +14,8 @@
 namespace vl2 {
 
 enum Kind : int32_t { BF16 = 0, INT8 = 1, INT4 = 2 };
+// int4 lies in panels of sixteen outputs, one a lane of AVX-512, and has a scale for each group of 32 inputs; a block
+// is one group of a panel.
 constexpr int64_t PANEL = 16, GROUP = 32, BLOCK_BYTES = PANEL * GROUP / 2;
 
 // A weight [outputs, inputs]. Held the same in Python, as a ctypes structure.
@@ -23,7 +30,7 @@ struct Matrix {
     }
 };
 
-// Matrices of one shape behind one another; the strides are in bytes.
+// Matrices of one shape, those of a layer's experts, behind one another; the strides are in bytes.
 struct Stack {
     Matrix first;
     int64_t code_stride, scale_stride;
@@ -46,9 +53,10 @@ inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / t
 // Activations are held in rows of a multiple of 32, filled up with zeros.
 inline int64_t padded(int64_t inputs) { return round_up(inputs, GROUP); }
 
-// Take the weights of a row by groups, the last filled up with zeros.
+// Call `step` with each group of a row of weights, the last filled up with zeros: beyond a row lies the next, or what
+// is not ours to read.
 template <class T, class Step>
-inline void each_group(const T* row, int64_t inputs, const Step& step) {
+inline void for_each_group(const T* row, int64_t inputs, const Step& step) {
     const int64_t whole = inputs - inputs % GROUP;
     for (int64_t k = 0; k < whole; k += GROUP) step(row + k, k);
     if (whole < inputs) {
@@ -60,10 +68,9 @@ inline void each_group(const T* row, int64_t inputs, const Step& step) {
 
 }  // namespace vl2
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#if defined(VL2_AVX512)
 #include "matmul_avx512.h"
-#else
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#elif defined(VL2_AVX2)
 #include "matmul_avx2.h"
 #else
 #include "matmul_portable.h"
@@ -73,10 +80,9 @@ namespace vl2 {
 
 // Outputs first to last of M rows; `first` is a multiple of 16, and so is `last` unless it is the last of all.
 inline void multiply(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
-    if (w.kind == INT4) multiply_panels(w, first, last, M, x, out);
-    else if (w.kind == INT8) multiply_rows<int8_t>(w, first, last, M, x, out);
-    else multiply_rows<bf16>(w, first, last, M, x, out);
+    if (w.kind == INT4) multiply_int4(w, first, last, M, x, out);
+    else if (w.kind == INT8) multiply_int8(w, first, last, M, x, out);
+    else multiply_bf16(w, first, last, M, x, out);
 }
 
 }  // namespace vl2
-#endif

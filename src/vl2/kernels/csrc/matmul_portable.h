@@ -1,5 +1,8 @@
-// Products in plain vectors, for machines with neither AVX-512 nor AVX2: weights are widened to floats in registers and multiplied with
-// one, two or four rows of activations. A row's sum is made in the same order whatever rows are beside it.
+// `multiply` for machines with neither AVX-512 nor AVX2, such as ARM: plain vectors that the compiler lowers.
+//
+// In and out as matmul.h says, which alone includes this. Weights are widened to floats in registers and multiplied
+// with one, two or four rows of activations, which are floats already. A row's sum is made in the same order whatever
+// rows are beside it.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -7,7 +10,7 @@
 namespace vl2 {
 
 // Rows of activations as floats, one behind another.
-inline const float* widened(const bf16* const* x, int M, int64_t width) {
+inline const float* to_floats(const bf16* const* x, int M, int64_t width) {
     static thread_local std::vector<float> wide;
     wide.resize(M * width);
     for (int m = 0; m < M; m++)
@@ -15,9 +18,9 @@ inline const float* widened(const bf16* const* x, int M, int64_t width) {
     return wide.data();
 }
 
-inline Floats weights(const bf16* from) { return load(from); }
+inline Floats load_weights(const bf16* from) { return load(from); }
 
-inline Floats weights(const int8_t* from) {
+inline Floats load_weights(const int8_t* from) {
     float values[LANES];
     for (int i = 0; i < LANES; i++) values[i] = from[i];
     return load(values);
@@ -25,10 +28,10 @@ inline Floats weights(const int8_t* from) {
 
 // One row of weights with R rows of activations; two sums each, that one need not wait for the other.
 template <int R, class T>
-inline void multiply_row(const T* row, int64_t inputs, const float* x, int64_t width, float* totals) {
+inline void row_microkernel(const T* row, int64_t inputs, const float* x, int64_t width, float* totals) {
     Floats even[R] = {}, odd[R] = {};
-    each_group(row, inputs, [&](const T* from, int64_t k) {
-        const Floats a = weights(from), b = weights(from + LANES);
+    for_each_group(row, inputs, [&](const T* from, int64_t k) {
+        const Floats a = load_weights(from), b = load_weights(from + LANES);
         for (int r = 0; r < R; r++) {
             even[r] += load(x + r * width + k) * a;
             odd[r] += load(x + r * width + k + LANES) * b;
@@ -38,34 +41,45 @@ inline void multiply_row(const T* row, int64_t inputs, const float* x, int64_t w
 }
 
 template <class T>
-inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x, float* const* out) {
+inline void multiply_rows(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x,
+                          float* const* out) {
     const int64_t width = padded(w.inputs);
-    const float* wide = widened(x, M, width);
+    const float* wide = to_floats(x, M, width);
     const float* scales = sizeof(T) == 1 ? reinterpret_cast<const float*>(w.scales) : nullptr;
     for (int64_t n = first; n < last; n++) {
         const T* row = reinterpret_cast<const T*>(w.codes) + n * w.inputs;
         for (int m = 0; m < M; m += 2) {
             float totals[2];
-            if (m + 1 < M) multiply_row<2>(row, w.inputs, wide + m * width, width, totals);
-            else multiply_row<1>(row, w.inputs, wide + m * width, width, totals);
+            if (m + 1 < M) row_microkernel<2>(row, w.inputs, wide + m * width, width, totals);
+            else row_microkernel<1>(row, w.inputs, wide + m * width, width, totals);
             for (int r = 0; r < 2 && m + r < M; r++)
                 out[m + r][n - first] = scales ? totals[r] * scales[n] : totals[r];
         }
     }
 }
 
+inline void multiply_bf16(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x,
+                          float* const* out) {
+    multiply_rows<bf16>(w, first, last, M, x, out);
+}
+
+inline void multiply_int8(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x,
+                          float* const* out) {
+    multiply_rows<int8_t>(w, first, last, M, x, out);
+}
+
 inline Floats halves_to_floats(const uint8_t* from) {
     Halves halves;
     std::memcpy(&halves, from, sizeof halves);
     const Words words = __builtin_convertvector(halves, Words);
-    const Floats value = bits<Floats>((words & 0x7fff) << 13) * bits<float>(0x77800000u);
-    return bits<Floats>(bits<Words>(value) | (words & 0x8000) << 16);
+    const Floats value = bit_cast<Floats>((words & 0x7fff) << 13) * bit_cast<float>(0x77800000u);
+    return bit_cast<Floats>(bit_cast<Words>(value) | (words & 0x8000) << 16);
 }
 
 // A panel of 16 outputs with R rows of activations.
 static_assert(LANES == PANEL);
 template <int R>
-inline void multiply_panel(const uint8_t* codes, const uint8_t* scales, int64_t groups, const float* x, int64_t width,
+inline void int4_microkernel(const uint8_t* codes, const uint8_t* scales, int64_t groups, const float* x, int64_t width,
                            Floats* totals) {
     for (int64_t g = 0; g < groups; g++, codes += BLOCK_BYTES, scales += 2 * PANEL) {
         Floats acc[R] = {};
@@ -75,8 +89,8 @@ inline void multiply_panel(const uint8_t* codes, const uint8_t* scales, int64_t 
             std::memcpy(&words, codes + part * sizeof words, sizeof words);
             for (int j = 0; j < 4; j++) {
                 const float* inputs = x + g * GROUP + 8 * part + 2 * j;
-                const Floats a = __builtin_convertvector(bits<Ints>(words >> 4 * j & 15), Floats) - 8.0f;
-                const Floats b = __builtin_convertvector(bits<Ints>(words >> (4 * j + 16) & 15), Floats) - 8.0f;
+                const Floats a = __builtin_convertvector(bit_cast<Ints>(words >> 4 * j & 15), Floats) - 8.0f;
+                const Floats b = __builtin_convertvector(bit_cast<Ints>(words >> (4 * j + 16) & 15), Floats) - 8.0f;
                 for (int r = 0; r < R; r++) acc[r] += a * inputs[r * width];
                 for (int r = 0; r < R; r++) acc[r] += b * inputs[r * width + 1];
             }
@@ -86,18 +100,18 @@ inline void multiply_panel(const uint8_t* codes, const uint8_t* scales, int64_t 
     }
 }
 
-inline void multiply_panels(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x,
+inline void multiply_int4(const Matrix& w, int64_t first, int64_t last, int M, const bf16* const* x,
                             float* const* out) {
     const int64_t groups = w.groups(), width = padded(w.inputs);
-    const float* wide = widened(x, M, width);
+    const float* wide = to_floats(x, M, width);
     for (int64_t n = first; n < last; n += PANEL) {
         const int64_t block = n / PANEL * groups;
         const uint8_t *codes = w.codes + block * BLOCK_BYTES, *scales = w.scales + block * PANEL * 2;
         for (int m = 0, count; m < M; m += count) {
             count = M - m >= 4 ? 4 : 1;
             Floats totals[4] = {};
-            if (count == 4) multiply_panel<4>(codes, scales, groups, wide + m * width, width, totals);
-            else multiply_panel<1>(codes, scales, groups, wide + m * width, width, totals);
+            if (count == 4) int4_microkernel<4>(codes, scales, groups, wide + m * width, width, totals);
+            else int4_microkernel<1>(codes, scales, groups, wide + m * width, width, totals);
             for (int r = 0; r < count; r++) {
                 float lanes[LANES];
                 store(lanes, totals[r]);

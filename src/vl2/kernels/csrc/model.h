@@ -1,5 +1,8 @@
-// What the decode step reads: the model as plain structures. Python holds the same as ctypes structures
-// (vl2/kernels/structures.py): fields, order and sizes must agree. All numbers are 64 bits wide.
+// The model, its cache and one decode step as plain structures, which Python fills in.
+//
+// In: pointers to PyTorch's memory, which vl2/infer/language_plan.py collects once and keeps alive. Read by decode.h
+// and fused_prefill.h; nothing here owns or copies. Python holds the same as ctypes structures
+// (vl2/kernels/structures.py): fields, order and sizes must agree, so all numbers are 64 bits wide.
 #pragma once
 #include "matmul.h"
 

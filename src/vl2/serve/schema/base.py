@@ -1,16 +1,14 @@
-"""What the requests of all endpoints share: strict types, fields that are told to be ignored, and sampling."""
+"""What the requests of all endpoints share: strict types, kinds of ignored and refused fields, and sampling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from vl2.infer.constraint import Constraint
 from vl2.infer.sampling import GenerateOptions
+from vl2.serve.ignored import IgnoredUnless
 
 
 class Strict(BaseModel):
@@ -25,20 +23,13 @@ class Lenient(Strict):
     model_config = ConfigDict(extra="allow")
 
 
-@dataclass(frozen=True)
-class IgnoredUnless:
-    """Marks a field that would change the answer elsewhere and has no effect here, unless it asks for nothing."""
-
-    is_harmless: Callable[[Any, Any], bool]  # of the body and the value
-
-
 def _ignored(*harmless: Any) -> IgnoredUnless:
     return IgnoredUnless(lambda body, value: value in (None, *harmless))
 
 
 def _only(*harmless: Any) -> AfterValidator:
     def check(value: Any) -> Any:
-        # By type too: to Python, True is 1 and False is 0.
+        # Types are compared too: in Python True equals 1 and False equals 0.
         if not any(value == allowed and type(value) is type(allowed) for allowed in (None, *harmless)):
             raise ValueError("this is not supported here; leave it out")
         return value
@@ -53,7 +44,7 @@ def _check_modalities(value: Any) -> Any:
 
 
 def _check_tool_choice(value: Any) -> Any:
-    """Refuse what promises a call: `required`, or a certain tool."""
+    """Refuse a choice that requires a call: `required`, or a certain tool."""
     mode = value
     if isinstance(value, dict) and value.get("type") == "allowed_tools":
         within = value.get("allowed_tools")
@@ -71,15 +62,15 @@ def _calls_none(body: Any) -> bool:
     return getattr(body, "function_call", None) == "none"
 
 
-# Taken and without effect here: they are about billing, caches, stores and speed elsewhere, not about the answer.
+# Accepted without effect: elsewhere they concern billing, caches, stores and speed, not the answer.
 WithoutEffect = Annotated[Any, Field(default=None)]
-# Refused where it asks for something, since the answer would not be what was asked for.
+# Refused unless it asks for nothing: the answer would not be what was asked for.
 Unsupported = Annotated[Any, _only(False, "", [], {}, 0, "none"), Field(default=None)]
 OnlyZero = Annotated[Any, _only(0, False, []), Field(default=None)]
 OnlyOne = Annotated[Any, _only(1), Field(default=None)]
 TextOnly = Annotated[list[str] | None, AfterValidator(_check_modalities), Field(default=None)]
 NoTool = Annotated[Any, AfterValidator(_check_tool_choice), Field(default=None)]
-# Answered without, and named in a header.
+# The answer ignores these, and a header names them.
 Ignored = Annotated[Any, _ignored(), Field(default=None)]
 Tools = Annotated[Any, IgnoredUnless(_are_tools_off), Field(default=None)]
 Effort = Annotated[Any, _ignored("none"), Field(default=None)]
@@ -87,7 +78,7 @@ Verbosity = Annotated[Any, _ignored("medium"), Field(default=None)]
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-# As OpenAI bounds them: what is only echoed or passed over need not be long.
+# Bounded as OpenAI does: they are only echoed or ignored.
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
@@ -176,35 +167,3 @@ class StreamOptions(Lenient):
     include_usage: bool | None = False
     include_obfuscation: WithoutEffect
     continuous_usage_stats: Annotated[Any, _ignored(False), Field(default=None)]
-
-
-def ignored_fields(body: BaseModel, place: str = "") -> Iterator[str]:
-    """Yield the place of every field that was sent, asks for something, and has no effect; of lists without indices."""
-    for name, value in (body.model_extra or {}).items():
-        if value is not None:
-            yield place + name
-    marked, nested = _fields_of(type(body))
-    for name, mark in marked:
-        if not mark.is_harmless(body, getattr(body, name)):
-            yield place + name
-    for name in nested:
-        value = getattr(body, name)
-        if isinstance(value, BaseModel):
-            yield from ignored_fields(value, f"{place}{name}.")
-        elif isinstance(value, list):
-            for item in value:
-                if isinstance(item, BaseModel):
-                    yield from ignored_fields(item, f"{place}{name}[].")
-
-
-@cache
-def _fields_of(model: type[BaseModel]) -> tuple[list[tuple[str, IgnoredUnless]], list[str]]:
-    """Return the marked fields of a model and those that may hold models: for 100,000 parts it is asked as often."""
-    marked = []
-    nested = []
-    for name, info in model.model_fields.items():
-        marks = [mark for mark in info.metadata if isinstance(mark, IgnoredUnless)]
-        marked += [(name, mark) for mark in marks]
-        if info.annotation not in (str, int, float, bool, Any) and not marks:
-            nested.append(name)
-    return marked, nested

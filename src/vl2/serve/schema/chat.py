@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from vl2.process.conversation import Turn
 from vl2.serve.schema.answer_format import ChatFormat
 from vl2.serve.schema.base import (
     ConversationRequest,
@@ -22,8 +23,7 @@ from vl2.serve.schema.base import (
     Verbosity,
     WithoutEffect,
 )
-from vl2.serve.schema.parts import Part, Text, content_of
-from vl2.serve.schema.turns import Content, Role, arrange, call_text, result_content
+from vl2.serve.schema.turns import Content, Part, Role, Text, call_text, content_of, order_turns, result_content
 
 
 class FunctionCall(Lenient):
@@ -78,7 +78,7 @@ class ChatMessage(Lenient):
         return calls
 
 
-def to_messages(messages: Sequence[ChatMessage]) -> Iterator[tuple[Role, Content]]:
+def read_history(messages: Sequence[ChatMessage]) -> Iterator[tuple[Role, Content]]:
     """Yield who says what, calls of tools and their results as text."""
     names: dict[str, str] = {}
     for message in messages:
@@ -99,7 +99,7 @@ def _answer(content: Content, calls: Sequence[str]) -> Content:
         return content
     if isinstance(content, str):
         return "\n".join([content, *calls] if content else calls)
-    return [*content, *({"type": "text", "text": call} for call in calls)]
+    return [*content, *calls]
 
 
 class ChatRequest(ConversationRequest):
@@ -123,6 +123,6 @@ class ChatRequest(ConversationRequest):
     verbosity: Verbosity
     web_search_options: Ignored
 
-    def turns(self) -> list[Mapping[str, Any]]:
-        """Return the conversation as the processor reads it."""
-        return arrange(to_messages(self.messages))
+    def turns(self) -> list[Turn]:
+        """Return the conversation in the template's order."""
+        return order_turns(read_history(self.messages))

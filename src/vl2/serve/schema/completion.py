@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from vl2.serve.schema.base import Count, Sampling, Stop, StreamOptions, Unsupported, WithoutEffect
-from vl2.serve.schema.parts import Source, Text
+from vl2.serve.schema.turns import Source, Text
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
@@ -17,7 +17,7 @@ def _say_what_prompts_are(value: Any, check: ValidatorFunctionWrapHandler) -> An
     try:
         return check(value)
     except ValidationError:
-        # One sentence for four branches, of which pydantic would tell one.
+        # One sentence about all four forms; pydantic would mention only one.
         raise ValueError("must be a text, a list of token ids, or a list of either, and not empty") from None
 
 

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from vl2.process.conversation import Turn
+from vl2.serve.ignored import IgnoredUnless
 from vl2.serve.schema.answer_format import ResponsesFormat
 from vl2.serve.schema.base import (
     ConversationRequest,
     Count,
-    IgnoredUnless,
     Lenient,
     NoTool,
     StreamOptions,
@@ -20,8 +21,7 @@ from vl2.serve.schema.base import (
     Verbosity,
     WithoutEffect,
 )
-from vl2.serve.schema.parts import Part, Text, content_of
-from vl2.serve.schema.turns import Content, Role, arrange, call_text, result_content
+from vl2.serve.schema.turns import Content, Part, Role, Text, call_text, content_of, order_turns, result_content
 
 
 class InputMessage(Lenient):
@@ -134,11 +134,11 @@ class ResponsesRequest(ConversationRequest):
     truncation: Annotated[Any, IgnoredUnless(lambda body, value: value in (None, "disabled")), Field(default=None)]
     top_logprobs: Annotated[Any, IgnoredUnless(lambda body, value: value in (None, 0)), Field(default=None)]
 
-    def turns(self) -> list[Mapping[str, Any]]:
-        """Return the conversation as the processor reads it."""
-        return arrange(self._messages())
+    def turns(self) -> list[Turn]:
+        """Return the conversation in the template's order."""
+        return order_turns(self._history())
 
-    def _messages(self) -> Iterator[tuple[Role, Content]]:
+    def _history(self) -> Iterator[tuple[Role, Content]]:
         if self.instructions is not None:
             yield "system", self.instructions
         if isinstance(self.input, str):

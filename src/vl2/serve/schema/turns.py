@@ -1,6 +1,7 @@
-"""A history as clients keep it to turns as the chat template has them: the model knows no tools, and one order only.
+"""Make turns of the messages that clients send. The model knows no tools, and the template has one order only.
 
-The forms, of chat completions and of responses alike:
+Parts of a message come in OpenAI's two forms, and pictures in forms of others too. Histories of chat completions and of
+responses become turns like this:
 
 - a call of a tool is text of the assistant, `Call of NAME: ARGUMENTS`, a line each;
 - what a tool returned is text of the user, `Result of NAME: CONTENT`, pictures included;
@@ -12,14 +13,161 @@ The forms, of chat completions and of responses alike:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag
 
 from vl2.errors import UserError
+from vl2.process.conversation import ImageRef, Piece, Turn
+from vl2.serve.schema.base import Lenient, Unsupported, WithoutEffect
 
-Turn = Mapping[str, Any]
-Content = str | list[Mapping[str, Any]]
+Text = Annotated[str, Field(max_length=4_000_000)]
+Source = Annotated[str, Field(min_length=1)]
+
+_MEDIA_TYPE = re.compile(r"image/[\w.+-]{1,60}", re.ASCII)
+
+
+class TextPart(Lenient):
+    """Text; `output_text` is a part of an answer that is sent back."""
+
+    type: Literal["text", "input_text", "output_text"]
+    text: Text
+    annotations: WithoutEffect
+    logprobs: WithoutEffect
+    boxes: WithoutEffect
+
+    def piece(self) -> Piece:
+        return self.text
+
+
+class RefusalPart(Lenient):
+    type: Literal["refusal"]
+    refusal: Text
+
+    def piece(self) -> Piece:
+        return self.refusal
+
+
+class ThoughtPart(Lenient):
+    """Thoughts of another model: passed over, as they are elsewhere."""
+
+    type: Literal["thinking", "redacted_thinking", "reasoning", "reasoning_text"]
+    model_config = ConfigDict(extra="ignore")
+
+    def piece(self) -> None:
+        return None
+
+
+class ImageUrl(Lenient):
+    url: Annotated[Source, Field(description="a data URL, an http(s) URL, or a file in a folder that is served")]
+    detail: WithoutEffect  # the tiling rule is the server's
+
+
+class ImageUrlPart(Lenient):
+    """A picture in OpenAI's forms."""
+
+    type: Literal["image_url", "input_image"]
+    image_url: ImageUrl | Source
+    detail: WithoutEffect
+    file_id: Unsupported
+
+    def piece(self) -> Piece:
+        return ImageRef(source=_url_of(self.image_url))
+
+
+class ImageSource(Lenient):
+    """A picture in Anthropic's form."""
+
+    type: Literal["base64", "url"]
+    media_type: str | None = None
+    data: Source | None = None
+    url: Source | None = None
+
+
+class ImagePart(Lenient):
+    """A picture in other forms: Anthropic's `source`, MCP's and LangChain's `data` with a media type, `image`."""
+
+    type: Literal["image"]
+    image: ImageUrl | Source | None = None
+    image_url: ImageUrl | Source | None = None
+    url: Source | None = None
+    source: ImageSource | None = None
+    data: Annotated[Source | None, Field(validation_alias=AliasChoices("data", "base64"))] = None
+    media_type: Annotated[str | None, Field(validation_alias=AliasChoices("media_type", "mime_type", "mimeType"))] = (
+        None
+    )
+    source_type: WithoutEffect
+    detail: WithoutEffect
+
+    def piece(self) -> Piece:
+        source = self.source
+        given = self.image or self.image_url or self.url or (source.url if source else None)
+        if given is not None:
+            return ImageRef(source=_url_of(given))
+        data = self.data or (source.data if source else None)
+        if data is None:
+            raise UserError("a part of the type image needs image, image_url, source, or data with its media type")
+        return ImageRef(source=_data_url(data, self.media_type or (source.media_type if source else None)))
+
+
+def _url_of(value: ImageUrl | str) -> str:
+    return value.url if isinstance(value, ImageUrl) else value
+
+
+def _data_url(data: str, media_type: str | None) -> str:
+    if data.startswith("data:"):
+        return data
+    # Used in error messages only: the bytes say what the picture is.
+    kind = media_type if media_type is not None and _MEDIA_TYPE.fullmatch(media_type) else "image/png"
+    return f"data:{kind};base64,{data}"
+
+
+# Not names of fields, so error messages leave them out.
+_TAGS = {
+    **dict.fromkeys(("text", "input_text", "output_text"), "Text"),
+    "refusal": "Refusal",
+    **dict.fromkeys(("thinking", "redacted_thinking", "reasoning", "reasoning_text"), "Thought"),
+    **dict.fromkeys(("image_url", "input_image"), "ImageUrl"),
+    "image": "Image",
+}
+
+
+def _tag_of(part: Any) -> str | None:
+    if isinstance(part, str):
+        return "String"
+    kind = part.get("type") if isinstance(part, Mapping) else getattr(part, "type", None)
+    return _TAGS.get(kind) if isinstance(kind, str) else None
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("Text")]
+    | Annotated[RefusalPart, Tag("Refusal")]
+    | Annotated[ThoughtPart, Tag("Thought")]
+    | Annotated[ImageUrlPart, Tag("ImageUrl")]
+    | Annotated[ImagePart, Tag("Image")]
+    | Annotated[Text, Tag("String")],
+    Discriminator(
+        _tag_of,
+        custom_error_type="unknown_part",
+        custom_error_message="the type of a part must be one of " + ", ".join(_TAGS) + ": this model reads text "
+        "and pictures",
+    ),
+]
+
+
+def content_of(content: str | Sequence[Part] | None) -> str | list[Piece]:
+    """Return content as turns have it, with the sources of pictures as they came."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    pieces = (part if isinstance(part, str) else part.piece() for part in content)
+    return [piece for piece in pieces if piece is not None]
+
+
 Role = Literal["system", "user", "assistant"]
+Content = str | list[Piece]  # one text, or parts between which the template puts line breaks
 
 
 def call_text(name: str | None, arguments: object) -> str:
@@ -33,34 +181,26 @@ def result_content(name: str | None, content: Content) -> Content:
     head = f"Result of {name or 'a tool'}:"
     if isinstance(content, str):
         return f"{head} {content}".rstrip()
-    return [{"type": "text", "text": f"{head} "}, *content]
+    return [f"{head} ", *content]
 
 
-def arrange(messages: Iterable[tuple[Role, Content]]) -> list[Turn]:
+def order_turns(messages: Iterable[tuple[Role, Content]]) -> list[Turn]:
     """Return turns in the template's order. UserError for a picture that the system or the assistant shows."""
     given = list(messages)
     for index, (role, content) in enumerate(given):
-        if role != "user" and isinstance(content, list) and any(part["type"] == "image" for part in content):
+        if role != "user" and any(isinstance(piece, ImageRef) for piece in content):
             raise UserError(f"message {index}: images belong into user messages, not into one of the {role}")
     has_others = any(role != "system" for role, _ in given)
     turns: list[Turn] = []
     for role, content in given:
-        before = turns[-1]["role"] if turns else None
+        pieces = (content,) if isinstance(content, str) else tuple(content)
+        before = turns[-1].role if turns else None
         if role == "system" and (before not in (None, "system") or not has_others):
-            turns.append({"role": "user", "content": content})
+            turns.append(Turn(role="user", pieces=pieces))
         elif role == "assistant" and before == "assistant":
-            turns[-1] = {"role": "assistant", "content": _joined(turns[-1]["content"], content)}
-        elif role == "assistant" and before != "user":
-            turns += [{"role": "user", "content": ""}, {"role": role, "content": content}]
+            turns[-1] = replace(turns[-1], pieces=(*turns[-1].pieces, *pieces))
         else:
-            turns.append({"role": role, "content": content})
+            if role == "assistant" and before != "user":
+                turns.append(Turn(role="user", pieces=()))
+            turns.append(Turn(role=role, pieces=pieces))
     return turns
-
-
-def _joined(first: Content, second: Content) -> Content:
-    """Return one content; the template puts a line break between its parts."""
-    return [*_parts(first), *_parts(second)]
-
-
-def _parts(content: Content) -> list[Mapping[str, Any]]:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content

@@ -19,7 +19,7 @@ MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
-    ".txt": "text/plain; charset=utf-8",  # the licences of what is not our own
+    ".txt": "text/plain; charset=utf-8",  # the licenses of what is not our own
 }
 # Scripts and styles of this server only; pictures also from memory, and from data URLs as they are pasted.
 POLICY = (

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vl2.data.count import count_tokens
-from vl2.data.own_data import read_own
+from vl2.data.index import count_tokens
 from vl2.data.record import Record
 from vl2.data.store import Problem, write_records
 from vl2.data.validate import Checked, validate
+from vl2.datasets.own_data import read_own
 from vl2.errors import UserError
 from vl2.process.grounding import DET, END_DET, END_REF, REF, parse_strict
 from vl2.process.processor import Processor

@@ -68,8 +68,7 @@ def answer_loss(model: VL2, processor: Processor, records: Sequence[Record]) -> 
     """Return the mean loss over the tokens that training would train, one record at a time."""
     total, count = 0.0, 0
     for record in records:
-        messages = record.to_messages([image.data for image in record.images])
-        sample = processor.encode(messages, train=True, name=record.id)
+        sample = processor.encode(record.to_turns(), train=True, name=record.id)
         pack = pack_samples([sample], processor).to(model.device)
         states_SD = model.states(pack).states_BSD[0]
         summed, loss_n = next_token_loss(states_SD, pack.labels, model.language.lm_head.weight)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from vl2.config import ModelConfig
-from vl2.data.plan import PackPlan, Position
+from vl2.data.pack_plan import PackPlan, Position
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.train.parallel.layout import make_layout

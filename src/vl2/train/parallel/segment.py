@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from vl2.data.packed import Packed
 from vl2.grid import UNTILED
 from vl2.model import VL2
-from vl2.model.attention import AttentionMask
 from vl2.model.language import DecoderLayer
 from vl2.model.layers import RMSNorm
 from vl2.model.layout import arrange_tiles, place_visual
+from vl2.model.mask import AttentionMask
 from vl2.model.moe import Balance, sequences_of_documents
 from vl2.model.rope import rotary_angles
 from vl2.model.vision import CarriedAttentionPool, PatchEmbed
+from vl2.train.blank import with_no_effect
 from vl2.train.loss import next_token_loss
 from vl2.train.parallel import pipeline_split
 from vl2.train.parallel.tile_moves import TileMoves
@@ -189,8 +190,7 @@ class SegmentModel(nn.Module):
             embeds_1SD = place_visual(embeds_1SD, pack.image_mask.unsqueeze(0), visual_TD)
         # Tiles that nobody needs, to no effect: every rank's encoder and every exchange must run backward.
         blank_TD = arrange_tiles(tokens_IQD[:1], [UNTILED], self.image_newline, self.view_separator)
-        idle = blank_TD.sum() + own_IQD.sum()
-        return embeds_1SD if grids else embeds_1SD + 0.0 * idle
+        return embeds_1SD if grids else with_no_effect(with_no_effect(embeds_1SD, blank_TD), own_IQD)
 
     def _run_layers(self, pack: Packed, x_1SD: Tensor, balance: Tensor) -> tuple[Tensor, Tensor]:
         config = self.config.language_config

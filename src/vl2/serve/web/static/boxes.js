@@ -4,17 +4,17 @@ import { make } from "./dom.js";
 import { SCALE, toPixels } from "./grounding.js";
 import { say } from "./i18n.js";
 
-// As in vl2.infer.draw: hues that stay apart for most colour-blind people.
-const COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"];
+// As in vl2.infer.draw: hues that stay apart for most color-blind people.
+const COLORS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"];
 const WHITE_ON = new Set(["#0072B2", "#000000"]); // black is read better on all the others
 
-/** Return a colour for each label, the first of them the first colour. */
-export function coloursOf(mentions) {
+/** Return a color for each label, the first of them the first color. */
+export function colorsOf(mentions) {
   const labels = [...new Set(mentions.map(({ label }) => label))];
-  return new Map(labels.map((label, index) => [label, COLOURS[index % COLOURS.length]]));
+  return new Map(labels.map((label, index) => [label, COLORS[index % COLORS.length]]));
 }
 
-const inkOn = (colour) => (WHITE_ON.has(colour) ? "#fff" : "#000");
+const inkOn = (color) => (WHITE_ON.has(color) ? "#fff" : "#000");
 
 /** A picture with the boxes of an answer that is still coming. `picture`: {url, name, width, height}. */
 export class BoxedPicture {
@@ -32,17 +32,17 @@ export class BoxedPicture {
 
   /** Add the boxes that are new: an answer grows, and what has come stays. */
   update(mentions) {
-    const colours = coloursOf(mentions);
+    const colors = colorsOf(mentions);
     const all = mentions.flatMap(({ label, boxes }, index) => boxes.map((box) => ({ label, box, index })));
     for (const { label, box, index } of all.slice(this.count)) {
-      this.frame.append(boxElement(box, label, index, colours.get(label), this.picture));
+      this.frame.append(boxElement(box, label, index, colors.get(label), this.picture));
     }
     this.count = all.length;
     this.element.setAttribute("aria-label", say("picture", this.count));
   }
 }
 
-function boxElement([x0, y0, x1, y1], label, index, colour, picture) {
+function boxElement([x0, y0, x1, y1], label, index, color, picture) {
   const [left, top, right, bottom] = toPixels([x0, y0, x1, y1], picture).map(Math.round);
   const element = make(
     "div",
@@ -61,21 +61,21 @@ function boxElement([x0, y0, x1, y1], label, index, colour, picture) {
     width: percent(Math.max(0, x1 - x0)),
     height: percent(Math.max(0, y1 - y0)),
   });
-  element.style.setProperty("--colour", colour);
-  element.style.setProperty("--ink", inkOn(colour));
+  element.style.setProperty("--color", color);
+  element.style.setProperty("--ink", inkOn(color));
   if (y0 < 60) element.classList.add("inside");
   return element;
 }
 
 /** Return a button for the words that name boxes. */
-export function mentionElement(mention, index, colour) {
+export function mentionElement(mention, index, color) {
   const element = make("button", {
     type: "button",
     className: "mention",
     textContent: mention.label || `□ ${index + 1}`,
     dataset: { mention: index },
   });
-  element.style.setProperty("--colour", colour);
+  element.style.setProperty("--color", color);
   return element;
 }
 
@@ -100,32 +100,32 @@ export async function drawPng(picture, mentions) {
   const canvas = make("canvas", { width: picture.width, height: picture.height });
   const pen = canvas.getContext("2d");
   pen.drawImage(bitmap, 0, 0, picture.width, picture.height);
-  const colours = coloursOf(mentions);
+  const colors = colorsOf(mentions);
   const unit = Math.max(2, Math.round(Math.min(picture.width, picture.height) / 200));
   const size = Math.max(12, 6 * unit);
   pen.font = `600 ${size}px system-ui, sans-serif`;
   pen.textBaseline = "top";
   for (const { label, boxes } of mentions) {
-    const colour = colours.get(label);
+    const color = colors.get(label);
     for (const box of boxes) {
       const [x0, y0, x1, y1] = toPixels(box, picture);
-      pen.strokeStyle = colour;
+      pen.strokeStyle = color;
       pen.lineWidth = unit;
       pen.strokeRect(x0 + unit / 2, y0 + unit / 2, Math.max(0, x1 - x0 - unit), Math.max(0, y1 - y0 - unit));
-      if (label) drawLabel(pen, label, x0, y0, size, colour, picture);
+      if (label) drawLabel(pen, label, x0, y0, size, color, picture);
     }
   }
   bitmap.close();
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
-function drawLabel(pen, label, x, y, size, colour, picture) {
+function drawLabel(pen, label, x, y, size, color, picture) {
   const width = pen.measureText(label).width + size / 2;
   const height = size * 1.4;
   const left = Math.max(0, Math.min(x, picture.width - width));
   const top = y >= height ? y - height : y;
-  pen.fillStyle = colour;
+  pen.fillStyle = color;
   pen.fillRect(left, top, width, height);
-  pen.fillStyle = inkOn(colour);
+  pen.fillStyle = inkOn(color);
   pen.fillText(label, left + size / 4, top + size * 0.2);
 }

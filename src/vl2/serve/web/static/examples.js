@@ -5,22 +5,22 @@ import { make } from "./dom.js";
 import { say } from "./i18n.js";
 
 const FONT = 'Arial, "Liberation Sans", Roboto, sans-serif'; // much alike wherever the page is opened
-const COLOURS = { red: "#d62828", blue: "#2654c8", green: "#24913e", yellow: "#f5cd23", orange: "#f3801a" };
+const COLORS = { red: "#d62828", blue: "#2654c8", green: "#24913e", yellow: "#f5cd23", orange: "#f3801a" };
 
 const CHART = { title: "Visitors", bars: [["Lisbon", 62], ["Oslo", 35], ["Leeds", 48], ["Cairo", 81]] };
 const WORD = "Garden";
 // Places are the left, the top and the side of the square around a shape, in pixels.
 const STARS = [
-  { shape: "star", colour: "red", place: [12, 14, 44] },
-  { shape: "circle", colour: "blue", place: [70, 20, 40] },
-  { shape: "star", colour: "red", place: [116, 60, 44] },
-  { shape: "star", colour: "red", place: [40, 104, 44] },
+  { shape: "star", color: "red", place: [12, 14, 44] },
+  { shape: "circle", color: "blue", place: [70, 20, 40] },
+  { shape: "star", color: "red", place: [116, 60, 44] },
+  { shape: "star", color: "red", place: [40, 104, 44] },
 ];
 const SHAPES = [
-  { shape: "triangle", colour: "green", place: [14, 20, 48] },
-  { shape: "circle", colour: "red", place: [100, 16, 44] },
-  { shape: "square", colour: "blue", place: [24, 104, 44] },
-  { shape: "star", colour: "orange", place: [104, 96, 52] },
+  { shape: "triangle", color: "green", place: [14, 20, 48] },
+  { shape: "circle", color: "red", place: [100, 16, 44] },
+  { shape: "square", color: "blue", place: [24, 104, 44] },
+  { shape: "star", color: "orange", place: [104, 96, 52] },
 ];
 
 const OUTLINES = {
@@ -40,14 +40,14 @@ function polygon(pen, points) {
 }
 
 function drawShapes(pen, shapes) {
-  for (const { shape, colour, place: [left, top, side] } of shapes) {
+  for (const { shape, color, place: [left, top, side] } of shapes) {
     pen.save();
     pen.translate(left, top);
     pen.scale(side, side);
     pen.beginPath();
     OUTLINES[shape](pen);
     pen.restore();
-    pen.fillStyle = COLOURS[colour];
+    pen.fillStyle = COLORS[color];
     pen.fill();
   }
 }
@@ -63,7 +63,7 @@ function drawChart(pen, font) {
   CHART.bars.forEach(([name, value], n) => {
     const middle = left + (n + 0.5) * room;
     const y = bottom - ((bottom - top) * value) / most;
-    pen.fillStyle = COLOURS.blue;
+    pen.fillStyle = COLORS.blue;
     pen.fillRect(middle - 0.35 * room, y, 0.7 * room, bottom - y);
     pen.fillStyle = "#141414";
     pen.fillText(String(value), middle, y - 4);
@@ -80,8 +80,8 @@ function drawWord(pen, font) {
   pen.fillText(WORD, 75, 28);
 }
 
-function boxOf(shape, colour) {
-  const [left, top, side] = SHAPES.find((one) => one.shape === shape && one.colour === colour).place;
+function boxOf(shape, color) {
+  const [left, top, side] = SHAPES.find((one) => one.shape === shape && one.color === color).place;
   return [left, top, left + side, top + side];
 }
 

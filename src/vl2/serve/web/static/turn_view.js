@@ -1,6 +1,6 @@
 // One turn on the page: the question with its pictures, the answer as it comes, its boxes, and what can be done with it.
 
-import { BoxedPicture, coloursOf, drawPng, linkMentions, mentionElement } from "./boxes.js";
+import { BoxedPicture, colorsOf, drawPng, linkMentions, mentionElement } from "./boxes.js";
 import { make, save, toast } from "./dom.js";
 import { plainText, readAnswer } from "./grounding.js";
 import { say } from "./i18n.js";
@@ -30,7 +30,7 @@ export class TurnView {
     this.again = again;
     this.mentions = [];
     this.markdown = new MarkdownView(this.text, {
-      mention: (index) => mentionElement(this.mentions[index], index, this.colours.get(this.mentions[index].label)),
+      mention: (index) => mentionElement(this.mentions[index], index, this.colors.get(this.mentions[index].label)),
       label: (index) => this.mentions[index].label,
       copy,
     });
@@ -45,7 +45,7 @@ export class TurnView {
     const { answer } = this.turn;
     const { markdown, mentions } = readAnswer(answer.text, answer.isDone);
     this.mentions = mentions;
-    this.colours = coloursOf(mentions);
+    this.colors = colorsOf(mentions);
     this.markdown.update(markdown);
     this.waiting.hidden = answer.text !== "" || answer.isDone;
     this.text.classList.toggle("is-coming", !answer.isDone && answer.text !== "");

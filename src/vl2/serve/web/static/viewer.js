@@ -24,7 +24,7 @@ function figures(plan) {
   );
 }
 
-/** The canvas as the model gets it: the picture on grey, cut by lines. */
+/** The canvas as the model gets it: the picture on gray, cut by lines. */
 function stage(picture, plan) {
   const canvas = plan?.canvas ?? [picture.width, picture.height];
   const resized = plan?.resized ?? canvas;

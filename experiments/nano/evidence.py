@@ -1,0 +1,269 @@
+"""Where in its images an answer is to be seen: what each token of a sample should attend to.
+
+A record says it: an answer gives the boxes of objects (`{box:k}`), or names objects as its evidence. From there on
+in the question where an object is named, until the next one is, and all along the answer, tokens rest on the visual
+tokens that lie in the object's boxes; between the brackets of one box, on those in that box alone. Where a text is
+named that has a box for each of its characters, the tokens of its name rest on their own ones, and the last on all.
+
+Evidence that the answer repeats, with a box for each of its characters, is read: the token that tells the next
+character rests on that one's box. The rest of the answer then rests on nothing.
+
+Every box weighs alike, whatever its size. Where evidence is named, none of it is read and no boxes are given, the
+first token of the sample weighs as much as one box: the more there is, the less falls on it, so that attention tells
+how many there are; of what is not there at all, everything.
+
+S tokens of a sample, n of them with evidence, g boxes (and first tokens) on which they rest, T visual tokens of an
+image with newlines and the separator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from vl2.data.record import PLACEHOLDER, BoxPx, Labelled, Message, Record
+from vl2.grid import UNTILED, Grid, num_visual_tokens
+from vl2.process.pixels import fit_inside
+from vl2.process.sample import Sample
+from vl2.process.tiling import Size
+from vl2.process.tokenizer import Tokenizer
+
+LEAST_COVERED = 0.3  # of a visual token's square or of the box, whichever is smaller, for the token to show the box
+
+Rests = tuple[int, list[list[int]]]  # a token, and for each box the places that show it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Tokens, for each of them groups of places that weigh alike, and the places in each group."""
+
+    token_n: Tensor  # int64 [n], places in the sequence, ascending, none twice
+    row_g: Tensor  # int64 [g], the row of `token_n` that a group is of, ascending
+    pairs_m2: Tensor  # int64 [m, 2]: a group, ascending, and a place in the sequence, of the same document
+
+    @classmethod
+    def of(cls, rests: Sequence[Rests]) -> Evidence:
+        rows = sorted(rests)
+        groups = [(row, places) for row, (_, groups) in enumerate(rows) for places in groups]
+        pairs = [(group, place) for group, (_, places) in enumerate(groups) for place in places]
+        return cls(
+            token_n=torch.tensor([token for token, _ in rows], dtype=torch.int64),
+            row_g=torch.tensor([row for row, _ in groups], dtype=torch.int64),
+            pairs_m2=torch.tensor(pairs, dtype=torch.int64).view(-1, 2),
+        )
+
+    def __len__(self) -> int:
+        return len(self.token_n)
+
+    def to(self, device: torch.device | str) -> Evidence:
+        return Evidence(token_n=self.token_n.to(device), row_g=self.row_g.to(device), pairs_m2=self.pairs_m2.to(device))
+
+
+def join(parts: Sequence[tuple[int, Evidence]]) -> Evidence:
+    """Lay the evidence of samples end to end; each comes with the place of its sample's first token."""
+    joined = Evidence.of([])
+    for first, evidence in parts:
+        joined = Evidence(
+            token_n=torch.cat((joined.token_n, evidence.token_n + first)),
+            row_g=torch.cat((joined.row_g, evidence.row_g + len(joined))),
+            pairs_m2=torch.cat((joined.pairs_m2, evidence.pairs_m2 + torch.tensor([len(joined.row_g), first]))),
+        )
+    return joined
+
+
+@lru_cache(maxsize=1024)
+def shown_squares(size: Size, grid: Grid, side: int, tile_px: int) -> Tensor:
+    """Return the part of an image that each of its visual tokens shows, (x0, y0, x1, y1) in its pixels, [T, 4].
+
+    Newlines and the separator show nothing and have squares without area; so do tokens of padding.
+    """
+    views = _view(size, UNTILED, side, tile_px), torch.zeros(1, 4), _view(size, grid, side, tile_px)
+    squares = torch.cat(views)
+    assert len(squares) == num_visual_tokens(grid, side)
+    return squares
+
+
+def _view(size: Size, grid: Grid, side: int, tile_px: int) -> Tensor:
+    """Return the squares of a view row by row, each row with its newline."""
+    columns, rows = grid
+    resized, offset = fit_inside(size, (columns * tile_px, rows * tile_px))
+    squares = torch.zeros(rows * side, columns * side + 1, 4)
+    if min(resized) > 0:
+        edges = [torch.arange(count * side + 1) * (tile_px / side) for count in grid]
+        # From the canvas to the image's own pixels, cut at its borders.
+        x, y = (
+            ((edge - offset[axis]) * (size[axis] / resized[axis])).clamp(0, size[axis])
+            for axis, edge in enumerate(edges)
+        )
+        top, left = torch.meshgrid(y[:-1], x[:-1], indexing="ij")
+        bottom, right = torch.meshgrid(y[1:], x[1:], indexing="ij")
+        squares[:, :-1] = torch.stack((left, top, right, bottom), dim=-1)
+    return squares.flatten(0, 1)
+
+
+def find_evidence(record: Record, sample: Sample, tokenizer: Tokenizer, tile_px: int) -> Evidence:
+    """Return what a sample's tokens rest on, where its record says so. None of what does not speak of images."""
+    answers = [message for message in record.messages if message.role == "assistant"]
+    spans = list(_spans(sample, tokenizer))
+    if not record.objects or len(spans) != len(answers):
+        return Evidence.of([])
+    finder = _Finder(record, sample, tokenizer, tile_px)
+    found: dict[int, list[list[int]]] = {}
+    for message, (question, answer) in zip(answers, spans, strict=True):
+        found.update(finder.of_turn(message, question, answer))
+    seen = ((token, [group for group in groups if group]) for token, groups in found.items())
+    return Evidence.of([(token, groups) for token, groups in seen if groups])
+
+
+def _spans(sample: Sample, tokenizer: Tokenizer) -> Iterator[tuple[range, range]]:
+    """Yield each turn's question, to before the assistant's token, and its answer, from the colon on, without eos."""
+    ids = sample.input_ids.tolist()
+    users = [place for place, id in enumerate(ids) if id == tokenizer.user_id]
+    for user, following in zip(users, [*users[1:], len(ids)], strict=True):
+        assistant = ids.index(tokenizer.assistant_id, user)
+        yield range(user, assistant), range(assistant + 1, following - (ids[following - 1] == tokenizer.eos_id))
+
+
+class _Finder:
+    """The visual tokens of one sample, and what boxes they show."""
+
+    def __init__(self, record: Record, sample: Sample, tokenizer: Tokenizer, tile_px: int) -> None:
+        self._record, self._tokenizer = record, tokenizer
+        self._ids = sample.input_ids.tolist()
+        side = sample.tokens_per_side
+        lengths = [num_visual_tokens(grid, side) for grid in sample.grid_list]
+        self._slots = sample.image_mask.nonzero().squeeze(1).split(lengths)
+        self._squares = [
+            shown_squares(size, grid, side, tile_px)
+            for size, grid in zip(sample.image_sizes, sample.grid_list, strict=True)
+        ]
+
+    def of_turn(self, message: Message, question: range, answer: range) -> dict[int, list[list[int]]]:
+        text = "".join(part.text or "" for part in message.parts)
+        given = [self._record.objects[int(k)] for k in PLACEHOLDER.findall(text)]
+        evidence = [self._record.objects[k] for k in message.evidence]
+        read = [labelled for labelled in evidence if _is_read(labelled, text)]
+        pointed = [labelled for labelled in evidence if labelled not in read]
+        is_counted = bool(pointed) and not read
+        found = dict(self._asked([*given, *pointed], question, may_be_none=is_counted))
+        if is_counted:
+            groups = [group for labelled in pointed for group in self._shown(labelled)]
+            found.update((token, [*groups, [0]]) for token in answer[:-1])
+        return found | dict(self._read(read, answer, text)) | dict(self._told(given, answer))
+
+    def _asked(self, objects: Sequence[Labelled], question: range, *, may_be_none: bool) -> Iterator[Rests]:
+        """Yield the tokens of a question from where an object is named to where the next one is.
+
+        While the name of a text is written, each token rests on the characters that it adds.
+        """
+        spans = [(self._name_in(labelled.label, question), labelled) for labelled in objects]
+        named = sorted(((tokens, labelled) for tokens, labelled in spans if tokens), key=lambda pair: pair[0][-1])
+        ends_at = [*(tokens[-1][0] for tokens, _ in named), question.stop]
+        for (tokens, labelled), (end, until) in zip(named, pairwise(ends_at), strict=True):
+            shown = self._shown(labelled)
+            if _has_character_boxes(labelled):
+                yield from ((token, shown[first:last]) for token, first, last in tokens[:-1] if first < last)
+            groups = [*shown, *([[0]] if may_be_none else [])]
+            yield from ((token, groups) for token in range(end, until))
+
+    def _read(self, read: Sequence[Labelled], answer: range, text: str) -> Iterator[Rests]:
+        """Yield the tokens that tell the next character of an answer, where that stands in the image."""
+        letters: dict[int, list[int]] = {}  # by the place of a character in the answer
+        after = 0
+        for labelled in read:
+            at = max(text.find(labelled.label, after), 0)
+            after = at + len(labelled.label)
+            letters.update(enumerate(self._shown(labelled), start=at))
+        num_read, written = 0, b""
+        for token in answer[1:]:
+            written += self._tokenizer.token_bytes(self._ids[token], skip_special=True)
+            whole = written.decode("utf-8", "ignore")
+            # A character of several tokens is looked at for each of them.
+            reached = len(whole) + (len(whole.encode()) < len(written))
+            groups = [letters[place] for place in range(num_read, reached) if place in letters]
+            num_read = len(whole)
+            if groups:
+                yield token - 1, groups
+
+    def _told(self, given: Sequence[Labelled], answer: range) -> Iterator[Rests]:
+        """Yield the tokens of the boxes that an answer gives, from the last of the name before them."""
+        remaining, depth, is_box, number = iter(given), 0, False, -1
+        labelled: Labelled | None = None
+        open_ref, close_ref = (self._tokenizer.special_ids[tag] for tag in ("<|ref|>", "<|/ref|>"))
+        close_det = self._tokenizer.special_ids["<|/det|>"]
+        for token in answer:
+            id = self._ids[token]
+            if id == open_ref:
+                labelled, number, is_box = next(remaining, None), -1, False
+                continue
+            if labelled is None:
+                continue
+            if id == close_det:
+                labelled = None
+                continue
+            if id == close_ref:
+                is_box, depth = True, 0
+                yield token - 1, self._shown(labelled)
+            if not is_box:
+                continue
+            written = self._tokenizer.token_bytes(id, skip_special=True).decode("ascii", "ignore")
+            for mark in written:
+                depth += (mark == "[") - (mark == "]")
+                number += mark == "[" and depth == 2
+            groups = self._shown(labelled)
+            yield token, groups[number : number + 1] if number >= 0 else groups
+
+    def _name_in(self, label: str, question: range) -> list[tuple[int, int, int]]:
+        """Return the tokens of a question that write a name, the last time that it is there.
+
+        With each come the characters of the name before it and up to its end.
+        """
+        written = b""
+        reached = [0]
+        for token in question:
+            is_visual = self._ids[token] == self._tokenizer.image_id
+            written += b"" if is_visual else self._tokenizer.token_bytes(self._ids[token], skip_special=True)
+            reached.append(len(written))
+        name = label.encode()
+        at = written.rfind(name)
+        if at < 0:
+            return []
+        chars = [len(name[: max(0, end - at)].decode("utf-8", "ignore")) for end in reached]
+        writes = zip(question, pairwise(reached), pairwise(chars), strict=True)
+        return [(token, *of) for token, (start, end), of in writes if start < at + len(name) and end > at]
+
+    def _shown(self, labelled: Labelled) -> list[list[int]]:
+        """Return for each box of an object the places of the visual tokens that show it."""
+        squares_T4, slots_T = self._squares[labelled.image], self._slots[labelled.image]
+        groups = []
+        for box in labelled.boxes_px:
+            covered_T = _covered(squares_T4, box)
+            # A small box may lie on the corner of four squares: then the one that has most of it shows it.
+            shows_T = covered_T >= min(LEAST_COVERED, max(float(covered_T.max()), 1e-6))
+            groups.append(slots_T[shows_T].tolist())
+        return groups
+
+
+def _has_character_boxes(labelled: Labelled) -> bool:
+    """Tell whether an object is a line of text: a box for each character of its label, one beside the other."""
+    boxes = labelled.boxes_px
+    return len(boxes) == len(labelled.label) and all(left[2] == right[0] for left, right in pairwise(boxes))
+
+
+def _is_read(labelled: Labelled, answer: str) -> bool:
+    """Tell whether an object is a text that the answer repeats, with a box for each of its characters."""
+    return len(labelled.boxes_px) == len(labelled.label) and labelled.label in answer
+
+
+def _covered(squares_T4: Tensor, box: BoxPx) -> Tensor:
+    """Return the area that squares share with a box, over the smaller of the two; 0 for what has no area. [T]."""
+    box_4 = torch.tensor(box)
+    sides_T2 = (torch.minimum(squares_T4[:, 2:], box_4[2:]) - torch.maximum(squares_T4[:, :2], box_4[:2])).clamp(min=0)
+    area_T = (squares_T4[:, 2:] - squares_T4[:, :2]).prod(dim=1)
+    smaller_T = area_T.clamp(max=float((box_4[2:] - box_4[:2]).prod()))
+    return torch.where(smaller_T > 0, sides_T2.prod(dim=1) / smaller_T.clamp(min=1e-9), 0.0)

@@ -1,0 +1,116 @@
+"""Tiles cut from whole pictures with text, as the processor cuts them: charts, tables, receipts and lines.
+
+A tile full of text teaches letters, but not what they look like between bars and rules, cut by the edge of a tile or
+shrunk in the global view. The primer's sources say where each letter stands, so their pictures can be cut up.
+
+Boxes are (x0, y0, x1, y1), in pixels of the picture or of the tile.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from experiments.nano.receipt import SmallReceipt
+from experiments.nano.warm_up.sheet import PADDING
+from vl2.data.record import BoxPx
+from vl2.process.pixels import cut_tiles, fit_inside, pad_to_canvas
+from vl2.process.tiling import Size, choose_canvas
+from vl2.synth.draft import Draft
+from vl2.synth.primer_charts import PrimerBars, PrimerTable
+from vl2.synth.primer_lines import PrimerReading
+from vl2.synth.source import Dropped, Source
+
+ATTEMPTS = 40  # pictures tried, of which some cannot be drawn
+GLOBAL_SHARE = 0.15  # of the tiles of a picture with several: the whole picture, small
+SAME_LINE_PX = 8  # texts whose upper edges are no further apart are read from left to right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A tile of a picture."""
+
+    image: Image.Image
+    frame: tuple[int, int, int, int]  # where the picture is, not its padding
+    letters: list[tuple[str, BoxPx]]  # in reading order, those of other tiles too
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageCutter:
+    """Draws pictures of `sources`, all of which show each letter of what they draw, and cuts them up."""
+
+    sources: Sequence[Source]
+    canvases: Sequence[Size]  # that the processor may fit a picture into; the first is one tile
+
+    @classmethod
+    def of_primer(
+        cls, canvases: Sequence[Size], texts_en: str, texts_zh: str, font_folders: tuple[str, ...] | None
+    ) -> PageCutter:
+        """Return a cutter of the primer's charts, tables, receipts and lines. Without `texts_zh` no line is Chinese."""
+        languages = ("en", "zh") if texts_zh else ("en",)
+        lines = PrimerReading(
+            texts_en=texts_en, texts_zh=texts_zh or None, font_folders=font_folders, languages=languages
+        )
+        sources = (
+            PrimerBars(tasks=("read",), turns=1, font_folders=font_folders, languages=languages),
+            PrimerTable(tasks=("read",), turns=1, font_folders=font_folders, languages=languages),
+            SmallReceipt(tasks=("read",), turns=1, font_folders=font_folders, languages=languages),
+            lines,
+        )
+        return cls(sources=sources, canvases=canvases)
+
+    def draw(self, rng: random.Random) -> Cut:
+        """Draw a picture and return one of its tiles, from the generator alone."""
+        draft = self._draft(rng)
+        stored = draft.images[0].data
+        assert stored is not None, "what is drawn is held, not fetched"
+        picture = Image.open(io.BytesIO(stored)).convert("RGB")
+        tile_px = self.canvases[0][0]
+        canvas = choose_canvas(picture.size, self.canvases)
+        if rng.random() < GLOBAL_SHARE:
+            canvas = self.canvases[0]
+        across = canvas[0] // tile_px
+        number = rng.randrange(across * (canvas[1] // tile_px))
+        left, top = number % across * tile_px, number // across * tile_px
+        (width, height), (x, y) = fit_inside(picture.size, canvas)
+        scale = width / picture.width, height / picture.height
+        return Cut(
+            image=cut_tiles(pad_to_canvas(picture, canvas, PADDING), tile_px)[number],
+            frame=(
+                max(0, x - left),
+                max(0, y - top),
+                min(tile_px, x + width - left),
+                min(tile_px, y + height - top),
+            ),
+            letters=[(char, _moved(box, scale, (x - left, y - top))) for char, box in _letters(draft)],
+        )
+
+    def _draft(self, rng: random.Random) -> Draft:
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return rng.choice(self.sources).draft(rng)
+            except Dropped:
+                continue
+        return self.sources[-1].draft(rng)
+
+
+def _letters(draft: Draft) -> list[tuple[str, BoxPx]]:
+    """Return the letters of all texts with their boxes, line by line."""
+    texts = {tuple(shown.boxes_px): shown.label for shown in draft.objects if len(shown.label) == len(shown.boxes_px)}
+    lines: list[list[tuple[str, BoxPx]]] = []
+    for boxes, text in sorted(texts.items(), key=lambda item: item[0][0][1]):
+        letters = list(zip(text, boxes, strict=True))
+        if lines and boxes[0][1] - lines[-1][0][1][1] <= SAME_LINE_PX:
+            lines[-1] = sorted([*lines[-1], *letters], key=lambda letter: letter[1][0])
+        else:
+            lines.append(letters)
+    return [letter for line in lines for letter in line]
+
+
+def _moved(box: BoxPx, scale: tuple[float, float], by: tuple[int, int]) -> BoxPx:
+    x0, y0, x1, y1 = box
+    return (x0 * scale[0] + by[0], y0 * scale[1] + by[1], x1 * scale[0] + by[0], y1 * scale[1] + by[1])

@@ -1,0 +1,181 @@
+"""Drop records that show nothing new: every image of theirs is, or nearly is, one of a record kept before.
+
+Images are compared by a perceptual hash: 256 bits that a picture keeps when it is scaled, recompressed or made
+brighter. They are the signs, against their median, of the 16 x 16 lowest frequencies of a 64 x 64 grey thumbnail. The
+usual 64 bits cannot tell two pages of text of one layout apart: their layout is all that the 8 x 8 lowest frequencies
+show.
+
+Hashes within a few bits of another one are found without comparing it with all, by multi-index hashing (Norouzi,
+Punjani, Fleet 2012): a hash is cut into 13 blocks of 19 or 20 bits. If two hashes differ in at most 25 bits, then in at
+least one block they differ in at most one, so only hashes that nearly share a block are compared: of random ones, 1 in
+3,000. Nothing within the distance is missed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vl2.curate.filters.filter_chain import KEPT, OrderedFilter, Verdict, dropped
+from vl2.curate.record_texts import stable_hash, texts_of, words_of
+from vl2.data.record import Record
+from vl2.data.stored_image import open_stored
+from vl2.errors import UserError
+
+HASH_BITS = 256
+FLAT = 0  # the hash of a picture of one colour, whichever
+_KEPT = 16  # frequencies in each direction
+_THUMBNAIL_PX = 64
+
+
+@cache
+def _cosines() -> npt.NDArray[np.float64]:
+    """Return the first frequencies of the discrete cosine transform, one a row; the constant is left out below."""
+    frequency, place = np.arange(_KEPT + 1)[:, None], np.arange(_THUMBNAIL_PX)[None, :]
+    return np.asarray(np.cos(np.pi * frequency * (2 * place + 1) / (2 * _THUMBNAIL_PX)))
+
+
+@cache
+def _order() -> npt.NDArray[np.int64]:
+    """Return the order of the bits in the hash: shuffled, by a generator whose stream NumPy keeps for ever.
+
+    Pages of one layout agree in whole rows of frequencies. The index looks at neighbouring bits, and would compare
+    each page with all others.
+    """
+    return np.random.RandomState(20241213).permutation(HASH_BITS)
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """Return the hash as a number of 256 bits. A picture of one colour hashes to `FLAT`."""
+    thumbnail = image.convert("L").resize((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BOX)
+    grey = np.asarray(thumbnail, dtype=np.float64)
+    spectrum = _cosines() @ grey @ _cosines().T
+    # Without the constant: brightness alone must not change the hash. Rounded, or the bits of a flat picture
+    # would be the signs of rounding errors.
+    lowest = np.round(spectrum.ravel()[1 : HASH_BITS + 1], 3)
+    bits = (lowest > np.median(lowest))[_order()]
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def distance(first: int, second: int) -> int:
+    """Return the number of bits in which two hashes differ."""
+    return (first ^ second).bit_count()
+
+
+_BLOCKS = 13
+_STARTS = [round(HASH_BITS * block / _BLOCKS) for block in range(_BLOCKS + 1)]
+_WIDTHS = [end - start for start, end in pairwise(_STARTS)]
+MAX_DISTANCE = 2 * _BLOCKS - 1  # one flipped bit per block; two would mean 211 look-ups a block
+
+
+class HammingIndex:
+    """The hashes added so far, numbered in order. `comparisons` counts how many were looked at in full."""
+
+    def __init__(self, max_distance: int) -> None:
+        if not 0 <= max_distance <= MAX_DISTANCE:
+            raise UserError(f"max_distance must be in 0..{MAX_DISTANCE} bits of {HASH_BITS}, got {max_distance}")
+        self.max_distance = max_distance
+        self.comparisons = 0
+        self.hashes: list[int] = []
+        self._buckets: dict[int, list[int]] = defaultdict(list)
+        self._flips = max_distance >= _BLOCKS  # otherwise one block at least is equal
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def add(self, image_hash: int) -> int:
+        """Remember a hash; return its number."""
+        number = len(self.hashes)
+        self.hashes.append(image_hash)
+        for key in self._keys(image_hash):
+            self._buckets[key].append(number)
+        return number
+
+    def near(self, image_hash: int) -> list[int]:
+        """Return the numbers of all hashes within `max_distance` bits, the nearest first, then the oldest."""
+        found: set[int] = set()
+        for key, width in zip(self._keys(image_hash), _WIDTHS, strict=True):
+            found.update(self._buckets.get(key, ()))
+            for bit in range(width if self._flips else 0):
+                found.update(self._buckets.get(key ^ (1 << bit), ()))
+        self.comparisons += len(found)
+        distances = {number: distance(image_hash, self.hashes[number]) for number in found}
+        close = [number for number in found if distances[number] <= self.max_distance]
+        return sorted(close, key=lambda number: (distances[number], number))
+
+    @staticmethod
+    def _keys(image_hash: int) -> Iterator[int]:
+        """Yield each block with its number above its bits, so that one table serves all blocks."""
+        for block, (start, width) in enumerate(zip(_STARTS, _WIDTHS, strict=False)):
+            bits = (image_hash >> start) & ((1 << width) - 1)
+            yield (block << max(_WIDTHS)) | bits
+
+
+NEAR_BITS = 24  # of 256: rescaled or recompressed copies differ in up to about 18, pages of one layout in 70 and more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictured:
+    """What is compared: the hash of each image, and of the question; or why an image does not open."""
+
+    hashes: tuple[int, ...]
+    question: int
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureImages:
+    """Hash the images of a record, and its question where that matters."""
+
+    root: Path
+    same_question: bool
+
+    def __call__(self, record: Record) -> Pictured:
+        question = stable_hash(tuple(words_of("\n".join(texts_of(record, "user"))))) if self.same_question else 0
+        try:
+            hashes = tuple(perceptual_hash(open_stored(image, self.root)) for image in record.images)
+        except UserError as error:
+            return Pictured(hashes=(), question=question, problem=str(error))
+        return Pictured(hashes=hashes, question=question)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    record_id: str
+    question: int
+
+
+class DuplicateImage(OrderedFilter):
+    """`same_question` keeps several questions about one image: only the same question is then a duplicate."""
+
+    name = "duplicate_image"
+
+    def __init__(self, *, root: Path = Path(), max_distance: int = NEAR_BITS, same_question: bool = False) -> None:
+        self.index = HammingIndex(max_distance)
+        self._seen: list[_Seen] = []  # by the number of its hash in the index
+        self.measure = MeasureImages(root=root, same_question=same_question)
+
+    def judge(self, record: Record, measured: Pictured) -> Verdict:
+        if measured.problem:
+            return dropped(measured.problem)
+        matches = [self._match(image_hash, measured.question) for image_hash in measured.hashes]
+        if matches and all(match is not None for match in matches):
+            first = matches[0] or 0
+            bits = distance(measured.hashes[0], self.index.hashes[first])
+            return dropped(f"its images are those of {self._seen[first].record_id}, {bits} bits apart")
+        for image_hash in measured.hashes:
+            self.index.add(image_hash)
+            self._seen.append(_Seen(record_id=record.id, question=measured.question))
+        return KEPT
+
+    def _match(self, image_hash: int, question: int) -> int | None:
+        near = self.index.near(image_hash)
+        return next((number for number in near if self._seen[number].question == question), None)

@@ -1,0 +1,121 @@
+"""Every filter by its name, made from settings that a person writes.
+
+[[filter]]
+name = "repetition"
+max_share = 0.3
+categories = ["caption"]     # only these are looked at; all when it is left out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vl2.curate.filters.decontaminate import Decontaminate, EvaluationIndex
+from vl2.curate.filters.duplicate_images import DuplicateImage
+from vl2.curate.filters.duplicate_texts import DuplicateText
+from vl2.curate.filters.filter_chain import KEPT, Filter, OrderedFilter, Verdict
+from vl2.curate.filters.record_filters import Damaged, Language, Repetition, Tiny, TooLong
+from vl2.data.record import CATEGORIES, Record
+from vl2.data.setting_values import Values, arguments, nearest, settings_of
+from vl2.errors import UserError
+from vl2.process.processor import Processor
+
+AnyFilter = Filter | OrderedFilter
+LoadProcessor = Callable[[], Processor]
+
+
+def _no_processor() -> Processor:
+    raise UserError("counting tokens needs a model: give it, or set unit to characters")
+
+
+def too_long(limit: int, unit: str = "tokens", *, load: LoadProcessor) -> TooLong:
+    """Return the filter of long records; of a whole file nothing but the record is opened."""
+    if unit == "characters":
+        return TooLong(limit=limit)
+    if unit != "tokens":
+        raise UserError(f"unit of too_long must be tokens or characters, got {unit!r}")
+    return TooLong.in_tokens(limit, load())
+
+
+def decontaminate(index: str, max_overlap: float = 0.5) -> Decontaminate:
+    """Return the filter of what an evaluation index, a file that `EvaluationIndex.save` wrote, holds."""
+    return Decontaminate(EvaluationIndex.load(Path(index)), max_overlap=max_overlap)
+
+
+# Cheap ones first, as a chain should have them.
+FILTERS: Mapping[str, Callable[..., AnyFilter]] = {
+    "tiny": Tiny,
+    "repetition": Repetition,
+    "language": Language,
+    "duplicate_text": DuplicateText,
+    "damaged": Damaged,
+    "too_long": too_long,
+    "duplicate_image": DuplicateImage,
+    "decontaminate": decontaminate,
+}
+_OURS = ("root", "name", "load")  # arguments that are not the user's
+
+
+def filter_settings(name: str) -> list[str]:
+    return [*settings_of(FILTERS[name], without=_OURS), "categories"]
+
+
+def make_filters(wanted: Sequence[Values], load: LoadProcessor = _no_processor) -> list[AnyFilter]:
+    """Return the chain that a list of settings describes, each with its `name`. UserError for what does not fit."""
+    return [_make(dict(each), load) for each in wanted]
+
+
+def _make(values: dict[str, Any], load: LoadProcessor) -> AnyFilter:
+    name = values.pop("name", None)
+    if name not in FILTERS:
+        raise UserError(f"no filter is called {name!r}: {nearest(str(name), FILTERS)}")
+    categories = values.pop("categories", ())
+    categories = tuple(categories.split(",")) if isinstance(categories, str) else tuple(categories)
+    for category in categories:
+        if category not in CATEGORIES:
+            raise UserError(f"categories of {name}: {category!r} is none, {nearest(str(category), CATEGORIES)}")
+    maker = FILTERS[name]
+    checked = arguments(maker, values, f"the filter {name}", without=_OURS)
+    made = maker(**checked, load=load) if maker is too_long else maker(**checked)
+    if not categories:
+        return made
+    return OnlyOrdered(made, categories) if isinstance(made, OrderedFilter) else Only(inner=made, categories=categories)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Only:
+    """A filter that looks at some categories and keeps all others."""
+
+    inner: Filter
+    categories: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    def __call__(self, record: Record) -> Verdict:
+        return self.inner(record) if record.category in self.categories else KEPT
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MeasureOnly:
+    inner: Callable[[Record], Any]
+    categories: tuple[str, ...]
+
+    def __call__(self, record: Record) -> tuple[Any, ...]:
+        return (self.inner(record),) if record.category in self.categories else ()
+
+
+class OnlyOrdered(OrderedFilter):
+    """The same for a filter that remembers what it kept."""
+
+    def __init__(self, inner: OrderedFilter, categories: Collection[str]) -> None:
+        self.name = inner.name
+        self.measure = _MeasureOnly(inner=inner.measure, categories=tuple(categories))
+        self._inner = inner
+
+    def judge(self, record: Record, measured: Any) -> Verdict:
+        return self._inner.judge(record, measured[0]) if measured else KEPT

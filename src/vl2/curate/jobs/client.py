@@ -1,0 +1,208 @@
+"""Ask an OpenAI-compatible endpoint: so many requests at once, so many a minute, again after what passes by itself.
+
+The API key comes from an environment variable, goes into one header, and is in no message, file or log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from vl2.curate.jobs.chat_request import ChatAnswer, ChatRequest
+from vl2.curate.jobs.rate_limit import Clock, RateLimit, Sleep
+from vl2.errors import UserError
+from vl2.install_hint import install_extra
+
+if TYPE_CHECKING:
+    import httpx
+
+_RETRIED = frozenset({408, 409, 425, 429, *range(500, 600)})
+# Nothing that one request could do about: the address, the key or the model is wrong for all of them.
+_FATAL = frozenset({401, 403, 404, 405})
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+_LONGEST_RETRY_AFTER_S = 600.0
+
+
+class RequestFailed(Exception):
+    """One request got no answer, and why, in one line. Others may."""
+
+
+class Stopped(Exception):
+    """The request was not sent, because the run is ending."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where to ask, and how hard."""
+
+    base_url: str  # up to and including /v1
+    model: str
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable with the key; unset where none is needed
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    timeout_s: float = 120.0
+    tries: int = 6
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserError(f"base_url must be like http://127.0.0.1:8000/v1, got {self.base_url!r:.80}")
+        if parts.username or parts.password or parts.query:
+            raise UserError(f"base_url must hold no credentials and no query: set {self.key_variable} instead")
+        if not self.model:
+            raise UserError("model must not be empty")
+        if self.concurrency < 1 or self.tries < 1 or self.timeout_s <= 0:
+            raise UserError(
+                f"concurrency and tries must be at least 1 and timeout_s above 0, "
+                f"got {self.concurrency}, {self.tries} and {self.timeout_s}"
+            )
+
+
+@dataclass(kw_only=True)
+class _Response:
+    """What came of one try: an answer, or why not and how long the endpoint wants to be left alone."""
+
+    answer: ChatAnswer | None = None
+    why: str = ""
+    retry_after_s: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Client:
+    """An open connection to an endpoint. `clock` and `sleep` are there for tests."""
+
+    endpoint: Endpoint
+    clock: Clock = time.monotonic
+    sleep: Sleep = asyncio.sleep
+    jitter: random.Random = field(default_factory=random.Random)
+
+    def __post_init__(self) -> None:
+        self._http = _open_http(self.endpoint)
+        self._slots = asyncio.Semaphore(self.endpoint.concurrency)
+        limits = self.endpoint.requests_per_minute, self.endpoint.tokens_per_minute
+        self._limit = RateLimit(*limits, self.clock, self._pause)
+        self.stopped = asyncio.Event()
+        self._resume_at_s = 0.0  # Retry-After of one request holds back all
+
+    @property
+    def stopping(self) -> bool:
+        return self.stopped.is_set()
+
+    def stop(self) -> None:
+        """Send nothing more: whoever waits gets Stopped, requests under way are still answered."""
+        self.stopped.set()
+
+    async def ask(self, request: ChatRequest) -> ChatAnswer:
+        """Return the answer. RequestFailed if there is none, UserError if there can be none for any request."""
+        async with self._slots:
+            why = ""
+            for number in range(self.endpoint.tries):
+                if number:
+                    await self._pause(self._backoff_s(number))
+                response = await self._try(request)
+                if response.answer is not None:
+                    return response.answer
+                why = response.why
+                self._resume_at_s = max(self._resume_at_s, self.clock() + response.retry_after_s)
+            raise RequestFailed(f"no answer after {self.endpoint.tries} tries, the last: {why}")
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _try(self, request: ChatRequest) -> _Response:
+        while (wait_s := self._resume_at_s - self.clock()) > 0:
+            await self._pause(wait_s)
+        tokens = await self._limit.take(request.estimated_tokens())
+        if self.stopping:
+            raise Stopped
+        response = await self._post(request)
+        if response.answer is not None and response.answer.total_tokens:
+            tokens.amount = response.answer.total_tokens
+        return response
+
+    async def _post(self, request: ChatRequest) -> _Response:
+        import httpx
+
+        url = f"{self.endpoint.base_url.rstrip('/')}/chat/completions"
+        try:
+            # httpx limits each read; a body that trickles in must end too.
+            posted = self._http.post(url, json=request.to_json(self.endpoint.model))
+            reply = await asyncio.wait_for(posted, self.endpoint.timeout_s)
+        except (httpx.TimeoutException, asyncio.TimeoutError):
+            return _Response(why=f"no answer within {self.endpoint.timeout_s:g} s")
+        except httpx.HTTPError as error:
+            return _Response(why=_one_line(f"{type(error).__name__}: {error}"))
+        return self._read(reply)
+
+    def _read(self, reply: httpx.Response) -> _Response:
+        if reply.status_code == 200:
+            try:
+                return _Response(answer=ChatAnswer.from_response(reply.json()))
+            except ValueError as error:
+                return _Response(why=_one_line(f"the response cannot be read: {error}"))
+        why = f"status {reply.status_code}"
+        if reply.status_code in _RETRIED:
+            return _Response(why=why, retry_after_s=_retry_after_s(reply.headers.get("retry-after", "")))
+        if reply.status_code in _FATAL:
+            needed = f"base_url, model and the key in {self.endpoint.key_variable}"
+            raise UserError(f"{self.endpoint.base_url} answers with {why}: check {needed}")
+        raise RequestFailed(f"{why}: {self._without_key(_one_line(reply.text))}")
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, or raise Stopped as soon as the run is ending."""
+        ends = [asyncio.ensure_future(self.sleep(seconds)), asyncio.ensure_future(self.stopped.wait())]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+        if self.stopping:
+            raise Stopped
+
+    def _backoff_s(self, number: int) -> float:
+        """Return a random wait, on average doubling with each try."""
+        longest = min(_FIRST_WAIT_S * 2**number, _LONGEST_WAIT_S)
+        return self.jitter.uniform(longest / 2, longest)
+
+    def _without_key(self, text: str) -> str:
+        key = os.environ.get(self.endpoint.key_variable, "")
+        return text.replace(key, "***") if key else text
+
+
+def _open_http(endpoint: Endpoint) -> httpx.AsyncClient:
+    try:
+        import httpx
+    except ImportError:
+        raise UserError(f"asking a model needs httpx: {install_extra('data')}") from None
+    key = os.environ.get(endpoint.key_variable, "").strip()
+    headers: dict[str, Any] = {"authorization": f"Bearer {key}"} if key else {}
+    limits = httpx.Limits(max_connections=endpoint.concurrency)
+    try:
+        return httpx.AsyncClient(headers=headers, timeout=endpoint.timeout_s, limits=limits)
+    except UnicodeEncodeError:
+        raise UserError(f"the key in {endpoint.key_variable} holds characters that no key has") from None
+
+
+def _retry_after_s(header: str) -> float:
+    """Return the seconds that a Retry-After header asks for: a number or a date; 0 for none or nonsense."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            until = parsedate_to_datetime(header)
+        except ValueError:
+            return 0.0
+        seconds = (until.astimezone(timezone.utc) - datetime.now(timezone.utc)).total_seconds()
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S) if seconds == seconds else 0.0
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]

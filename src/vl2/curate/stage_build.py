@@ -1,0 +1,208 @@
+"""Build the stores of a stage: source by source, each whole or not at all.
+
+    TO/grounding/scenes-00000.parquet    the records of a source and category, in order
+    TO/reports/scenes.json               written last: counts, what was dropped and why, what it was made with
+    TO/reports/scenes.dropped.ndjson     one line for each record that a filter dropped
+
+A source with a report is left as it is, so a run that was killed goes on with the next. Ids get the source's name in
+front: they are unique in the stage. Filters that remember, such as duplicate_image, remember within a source.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from glob import escape
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from vl2.curate.filters.filter_catalog import LoadProcessor, make_filters
+from vl2.curate.filters.filter_chain import Counts, run_filters
+from vl2.curate.stage_recipe import SourceEntry, StageRecipe
+from vl2.data.ray_map import Where
+from vl2.data.record import Record
+from vl2.data.store import Found, Located, read_records, write_records
+from vl2.data.store.files import data_file
+from vl2.data.store.parse import check_text, load_images
+from vl2.datasets import convert
+from vl2.errors import UserError
+from vl2.synth.catalog import make_source
+from vl2.synth.source import GenerationTally, generate
+from vl2.synth.table_image import draw_cells
+
+REPORTS = "reports"
+PART = ".building"  # ending of the folder of a source that is not finished
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What became of a source."""
+
+    name: str
+    kept: int = 0
+    by_category: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)  # by filter, or by why nothing could be made of a row
+    is_reused: bool = False  # it was there already
+
+    def to_dict(self) -> dict[str, Any]:
+        counts = {"by_category": dict(sorted(self.by_category.items())), "dropped": dict(sorted(self.dropped.items()))}
+        return {"name": self.name, "kept": self.kept, **counts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """What changes the time that a build takes, and nothing else."""
+
+    processes: int = 1
+    on: Where = "local"
+
+
+def build_stage(recipe: StageRecipe, to: Path, *, load: LoadProcessor, how: How | None = None) -> Iterator[Report]:
+    """Build what is not there yet, and yield the report of every source in order.
+
+    UserError if a source is there that was made with other settings.
+    """
+    (to / REPORTS).mkdir(parents=True, exist_ok=True)
+    for entry in recipe.sources:
+        finished = _finished(recipe, entry, to)
+        yield finished or _build(recipe, entry, to, load, how or How())
+
+
+def _made_with(recipe: StageRecipe, entry: SourceEntry) -> dict[str, Any]:
+    """Return all that the records of a source depend on, as JSON."""
+    seed = recipe.seed if entry.seed is None else entry.seed
+    common = {"filters": [*recipe.filters, *entry.filters], "format": recipe.format, "seed": seed}
+    values = {**vars(entry), **common, "shard_records": recipe.shard_records}
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str, sort_keys=True))
+    return plain
+
+
+def _finished(recipe: StageRecipe, entry: SourceEntry, to: Path) -> Report | None:
+    path = to / REPORTS / f"{entry.name}.json"
+    if not path.is_file():
+        return None
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        made_with, counts = report.pop("made_with"), report
+    except (ValueError, KeyError):
+        raise UserError(f"{path} is damaged: delete it to build {entry.name} again") from None
+    if made_with != _made_with(recipe, entry):
+        raise UserError(f"{entry.name} was built with other settings: delete {path} to build it again")
+    dropped, by_category = Counter(counts["dropped"]), Counter(counts["by_category"])
+    return Report(name=entry.name, kept=counts["kept"], by_category=by_category, dropped=dropped, is_reused=True)
+
+
+def _build(recipe: StageRecipe, entry: SourceEntry, to: Path, load: LoadProcessor, how: How) -> Report:
+    report = Report(name=entry.name)
+    part = to / f"{entry.name}{PART}"
+    _clear(entry, to, part)
+    part.mkdir()
+    filters = make_filters([*recipe.filters, *entry.filters], load)
+    ledger, counts = part / "ledger.jsonl", Counts()
+    passed = run_filters(_records(recipe, entry, report, how), filters, ledger=ledger, counts=counts, on=how.on)
+    _write_by_category(recipe, entry, passed, part, report)
+    report.dropped.update(counts.dropped)
+    _publish(recipe, entry, to, part, report)
+    return report
+
+
+def _clear(entry: SourceEntry, to: Path, part: Path) -> None:
+    """Remove what a killed run of this source left."""
+    shutil.rmtree(part, ignore_errors=True)
+    shard = f"*/{escape(entry.name)}-[0-9][0-9][0-9][0-9][0-9]"
+    for path in to.glob(f"{shard}.*"):
+        path.unlink()
+    for folder in to.glob(f"{shard}-images"):  # of a store in JSONL
+        shutil.rmtree(folder)
+
+
+def _records(recipe: StageRecipe, entry: SourceEntry, report: Report, how: How) -> Iterator[Record]:
+    """Yield the records of a source before its filters, their ids unique in the stage."""
+    made = _drawn(recipe, entry, report, how) if entry.draw else islice(_read(recipe, entry, report), entry.count)
+    for record in made:
+        yield replace(record, id=f"{entry.name}/{record.id}")
+
+
+def _drawn(recipe: StageRecipe, entry: SourceEntry, report: Report, how: How) -> Iterator[Record]:
+    seed = recipe.seed if entry.seed is None else entry.seed
+    runs, count = entry.runs(), entry.count or 0
+    for number, settings in enumerate(runs):
+        tally = GenerationTally()
+        # Of a count that does not divide, the first runs draw one more.
+        share = count // len(runs) + (number < count % len(runs))
+        source = make_source(entry.draw, settings)
+        made = generate(source, share, seed, how.processes, tally=tally, on=how.on)
+        yield from (replace(record, id=f"{number}/{record.id}") if len(runs) > 1 else record for record in made)
+        report.dropped.update(tally.dropped)
+
+
+def _read(recipe: StageRecipe, entry: SourceEntry, report: Report) -> Iterator[Record]:
+    if entry.records:
+        for found in read_records(entry.records):
+            try:
+                yield _whole(found)
+            except UserError:
+                report.dropped["read"] += 1
+        return
+    seed = recipe.seed if entry.seed is None else entry.seed
+    options: dict[str, Any] = {"split": entry.split, "language": entry.language, "negatives": entry.negatives}
+    options["draw"] = draw_cells if entry.draws_tables else None
+    folder = data_file(f"{entry.folder.rstrip('/')}/records")
+    for converted in convert(entry.convert, entry.folder, seed=seed, **options):
+        try:
+            if not isinstance(converted, Record):
+                raise UserError(converted.why)
+            yield load_images(converted, folder.read_image)
+        except UserError:
+            report.dropped["convert"] += 1
+
+
+def _whole(found: Found) -> Record:
+    """Return a record that can be written. UserError if it could not be read, or no file could hold it."""
+    if not isinstance(found, Located):
+        raise UserError(found.why)
+    check_text(found.record)
+    return found.record
+
+
+def _write_by_category(
+    recipe: StageRecipe, entry: SourceEntry, records: Iterator[Record], part: Path, report: Report
+) -> None:
+    waiting: dict[str, list[Record]] = {}
+    shards: Counter[str] = Counter()
+
+    def write(category: str) -> None:
+        file = part / category / f"{entry.name}-{shards[category]:05d}.{recipe.format}"
+        write_records(waiting.pop(category), str(file))
+        shards[category] += 1
+
+    for record in records:
+        report.kept += 1
+        report.by_category[record.category] += 1
+        own = waiting.setdefault(record.category, [])
+        own.append(record)
+        if len(own) == recipe.shard_records:
+            write(record.category)
+    for category in sorted(waiting):
+        write(category)
+
+
+def _publish(recipe: StageRecipe, entry: SourceEntry, to: Path, part: Path, report: Report) -> None:
+    """Move the files of a source to their places, the report last."""
+    reports = to / REPORTS
+    judged = (part / "ledger.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    dropped = "".join(line for line in judged if not json.loads(line)["kept"])
+    (reports / f"{entry.name}.dropped.ndjson").write_text(dropped, encoding="utf-8")
+    for file in sorted(part.glob("*/*")):
+        (to / file.parent.name).mkdir(exist_ok=True)
+        os.replace(file, to / file.parent.name / file.name)
+    text = json.dumps({**report.to_dict(), "made_with": _made_with(recipe, entry)}, ensure_ascii=False, indent=1)
+    unfinished = reports / f"{entry.name}.json.part"
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    os.replace(unfinished, reports / f"{entry.name}.json")
+    shutil.rmtree(part)

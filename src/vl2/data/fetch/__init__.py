@@ -1,1 +1,0 @@
-"""Pictures, names and small sets that package registries carry, got by name and laid out for the sources that draw."""

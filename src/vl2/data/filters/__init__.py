@@ -1,1 +1,0 @@
-"""Filters: each looks at a record and says whether it is kept, and why not; `run.py` chains them."""

@@ -1,0 +1,10 @@
+"""Public data sets, and one's own, as records: one catalogue entry for each set.
+
+`convert(name, folder)` yields the records of a public set, and docs/data.md lists the sets; `own_data.py` reads what a
+person has; `fetch.py` gets what package registries hold.
+"""
+
+from vl2.datasets.catalog import CATALOGUE, DataSet, convert
+from vl2.datasets.conversion import RowProblem
+
+__all__ = ["CATALOGUE", "DataSet", "RowProblem", "convert"]

@@ -1,0 +1,166 @@
+"""Sets of boxes and what is in them: blood cells and cards, elements of screens, things that an expression means."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import chain
+
+from vl2.data.raw_files import (
+    Json,
+    Row,
+    find_file,
+    image_bytes,
+    image_file,
+    index_by,
+    parquet_files,
+    parquet_rows,
+    read_list,
+)
+from vl2.data.record import BoxPx, Record
+from vl2.datasets.boxes import Query, absent_queries, box_of_xywh, check_size, clip_box, locate_records
+from vl2.datasets.coco_sets import read_instances
+from vl2.datasets.conversion import Conversion, Converted, each, numbered, of_split
+from vl2.errors import UserError
+
+# What the names in the files are called when they are asked for.
+PHOTO_LABELS = {
+    "RBC": "red blood cell",
+    "WBC": "white blood cell",
+    "Platelets": "platelet",
+    **{rank: f"{rank} card" for rank in ("nine", "ten", "jack", "queen", "king", "ace")},
+}
+
+
+def read_boxed_photos(conversion: Conversion) -> Converted:
+    """Read Photos with boxes in one Parquet file: blood cells (BCCD) and playing cards, small sets that anyone may use.
+
+        bccd.parquet or cards.parquet   id, image, width, height, objects: [{name, x0, y0, x1, y1}], upstream_split
+
+    The split is one of upstream's (train, val, test), or `all`. Not every red cell of BCCD is boxed, so its usual rate
+    of queries for what is absent is 0.
+    """
+    path = find_file(conversion.folder, f"{conversion.source}.parquet")
+    vocabulary = [label for label in PHOTO_LABELS.values() if label.endswith(" card") == (conversion.source == "cards")]
+
+    def make(row: Json) -> Iterator[Record]:
+        image = image_bytes(row["image"], row["id"])
+        check_size(row, image)
+        boxes: dict[str, list[BoxPx]] = defaultdict(list)
+        for found in row["objects"]:
+            if found["name"] not in PHOTO_LABELS:
+                raise UserError(f"an object must be one of {', '.join(PHOTO_LABELS)}, got {found['name']!r}")
+            corners = [found[side] for side in ("x0", "y0", "x1", "y1")]
+            boxes[PHOTO_LABELS[found["name"]]].append(clip_box(corners, (image.width, image.height)))
+        queries = [Query(label=label, boxes_px=tuple(found)) for label, found in boxes.items()]
+        queries += absent_queries(conversion, row["id"], len(queries), set(boxes), vocabulary)
+        yield from locate_records(conversion, row["id"], image, queries)
+
+    rows = parquet_rows([path], ("id", "image", "objects", "upstream_split"))
+    return each(rows if conversion.split == "all" else of_split(rows, "upstream_split", conversion.split), make)
+
+
+def read_waveui(conversion: Conversion) -> Converted:
+    """Read WaveUI-25k: elements of web, desktop and phone screens, one a row, each with its box.
+
+        data/train-00000-of-00022.parquet   image, bbox: [x0, y0, x1, y1] in pixels, resolution, name, description, ...
+
+    An element is asked for by its description, or else its name. The rest of a screen is not boxed, so nothing is said
+    to be absent.
+    """
+    rows = parquet_rows(
+        parquet_files(conversion.folder, conversion.split), ("image", "bbox", "name", "description"), batch_rows=4
+    )
+
+    def make(row: tuple[int, Json]) -> Iterator[Record]:
+        number, element = row
+        image = image_bytes(element["image"], f"of row {number}")
+        if element.get("resolution"):
+            check_size(dict(zip(("width", "height"), element["resolution"], strict=True)), image)
+        label = (element["description"] or element["name"] or "").strip().rstrip(".")
+        if not label:
+            raise UserError("the element has no description and no name")
+        box = clip_box(element["bbox"], (image.width, image.height))
+        yield from locate_records(conversion, number, image, [Query(label=label, boxes_px=(box,))])
+
+    return each(numbered(rows), make)
+
+
+def read_refcoco(conversion: Conversion) -> Converted:
+    """Read RefCOCO, RefCOCO+ and RefCOCOg: expressions that point at one object of a COCO image.
+
+    The original release keeps them in a pickle, `refs(unc).p`, which can run code when it is opened and is never read
+    here. Two layouts without it are:
+
+    1. Parquet as re-distributed on the hub by lmms-lab: `image`, `answer` (list of expressions), `bbox` (left, top,
+    width, height), `question_id`. It holds the parts to test on alone: val, test, testA, testB. Without categories
+    nothing can be said to be absent. 2. The pickle's list written as JSON, beside its COCO file: refs(unc).json
+    [{ref_id, ann_id, image_id, category_id, split, sentences: [{sent}]}] instances.json   and
+    train2014/COCO_train2014_000000000009.jpg
+
+    An expression that names its category ("the blue cup") is absent from images without that category. Others ("left
+    one") could fit anything.
+    """
+    if any(conversion.folder.glob("refs(*).json")):
+        return _read_refcoco_json(conversion)
+    if any(conversion.folder.glob("refs(*).p")) and not any(conversion.folder.rglob("*.parquet")):
+        raise UserError(
+            f"{conversion.folder} has only the pickle, which is not safe to open: use the Parquet copy or JSON"
+        )
+    if conversion.negatives:
+        raise UserError("the Parquet copy names no categories, so nothing is known to be absent: set negatives to 0")
+    columns = ("image", "answer", "bbox", "question_id")
+    rows = parquet_rows(parquet_files(conversion.folder, conversion.split), columns)
+
+    def make(row: Json) -> Iterator[Record]:
+        image = image_bytes(row["image"], str(row["question_id"]))
+        box = box_of_xywh(row["bbox"], (image.width, image.height))
+        queries = [Query(label=name, boxes_px=(box,)) for name in _refcoco_expressions(conversion, row["answer"])]
+        yield from locate_records(conversion, row["question_id"], image, queries)
+
+    return each(rows, make)
+
+
+def _refcoco_expressions(conversion: Conversion, texts: list[str]) -> list[str]:
+    """Return each expression once, in the job's language."""
+    return list(dict.fromkeys(name for text in texts if text.strip() and (name := conversion.name(text.strip()))))
+
+
+def _read_refcoco_json(conversion: Conversion) -> Converted:
+    refs_file = find_file(conversion.folder, "refs(umd).json", "refs(unc).json", "refs(google).json")
+    rows = read_list(refs_file)
+    instances = read_instances(find_file(conversion.folder, "instances.json"))
+    pictures = index_by(instances.images, "id")
+    annotations = index_by((("", a) for group in instances.by_image.values() for a in group), "id")
+    expressions = _refcoco_by_category(conversion, rows, instances.names)
+
+    def make(ref: Json) -> Iterator[Record]:
+        picture = pictures[ref["image_id"]]
+        file = picture["file_name"]
+        image = image_file(conversion.folder, f"train2014/{file}", f"images/mscoco/images/train2014/{file}", file)
+        check_size(picture, image)
+        box = box_of_xywh(annotations[ref["ann_id"]]["bbox"], (image.width, image.height))
+        names = _refcoco_expressions(conversion, [sentence["sent"] for sentence in ref["sentences"]])
+        here = {a["category_id"] for a in instances.by_image[ref["image_id"]]}
+        elsewhere = [category for category in expressions if category not in here]
+        vocabulary = expressions[conversion.random(ref["ref_id"], "category").choice(elsewhere)] if elsewhere else ()
+        absent = absent_queries(conversion, ref["ref_id"], len(names), set(names), vocabulary)
+        queries = [*(Query(label=name, boxes_px=(box,)) for name in names), *absent]
+        yield from locate_records(conversion, ref["ref_id"], image, queries)
+
+    return chain(instances.problems, each(of_split(rows, "split", conversion.split), make))
+
+
+def _refcoco_by_category(conversion: Conversion, rows: list[Row], names: dict[int, str]) -> dict[int, list[str]]:
+    """Gather the split's expressions that name their category."""
+    expressions: dict[int, list[str]] = defaultdict(list)
+    for _, ref in rows:
+        # A ref of another shape has no expressions here, and is a problem where it is converted.
+        if not isinstance(ref, dict) or ref.get("split") != conversion.split or ref.get("category_id") not in names:
+            continue
+        sentences = ref["sentences"] if isinstance(ref.get("sentences"), list) else []
+        texts = [sentence["sent"] for sentence in sentences if isinstance(sentence, dict) and "sent" in sentence]
+        category = ref["category_id"]
+        naming = [text for text in texts if isinstance(text, str) and names[category].lower() in text.lower()]
+        expressions[category] += _refcoco_expressions(conversion, naming)
+    return {category: expressions[category] for category in sorted(expressions) if expressions[category]}

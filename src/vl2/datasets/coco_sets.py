@@ -1,0 +1,145 @@
+"""Sets in COCO's layout: COCO's boxes and captions, V3Det, Objects365."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+from vl2.data.raw_files import Json, Row, find_file, image_file, index_by, list_in, read_json
+from vl2.data.record import BoxPx, Record
+from vl2.datasets.boxes import Query, absent_queries, box_of_xywh, check_size, locate_records
+from vl2.datasets.conversion import Conversion, Converted, RowProblem, each
+from vl2.datasets.question_answers import DESCRIBE, converse
+from vl2.errors import UserError
+from vl2.process.tiling import Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances:
+    """A COCO file of boxes, with the annotations gathered by image."""
+
+    images: list[Row]
+    names: dict[int, str]  # of the categories
+    by_image: dict[int, list[Json]]
+    problems: list[RowProblem]  # annotations that are of no image
+
+
+def read_instances(path: Path) -> Instances:
+    by_image: dict[int, list[Json]] = defaultdict(list)
+    problems = []
+    content = read_json(path)
+    for where, annotation in list_in(content, path.name, "annotations"):
+        image = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if isinstance(image, int):
+            by_image[image].append(annotation)
+        else:
+            problems.append(RowProblem(where=where, why="the annotation names no image"))
+    categories = index_by(list_in(content, path.name, "categories"), "id")
+    names = {id: str(category.get("name", "")).strip() for id, category in categories.items()}
+    return Instances(images=list_in(content, path.name, "images"), names=names, by_image=by_image, problems=problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What one image holds: labels with all their boxes, labels whose boxes are not all known, and bad boxes."""
+
+    boxes_px: dict[str, list[BoxPx]]
+    unsure: set[str]
+    problems: list[str]
+
+
+def boxes_by_label(annotations: Iterable[Json], names: dict[int, str], size: Size) -> Found:
+    boxes: dict[str, list[BoxPx]] = defaultdict(list)
+    unsure, problems = set(), []
+    for annotation in annotations:
+        label = names[annotation["category_id"]]
+        if annotation.get("iscrowd"):
+            unsure.add(label)
+            continue
+        try:
+            boxes[label].append(box_of_xywh(annotation["bbox"], size))
+        except UserError as error:
+            unsure.add(label)
+            problems.append(f"{label}: {error}")
+    return Found(boxes_px={k: v for k, v in boxes.items() if k not in unsure}, unsure=unsure, problems=problems)
+
+
+def locate_each(conversion: Conversion, instances: Instances, folders: Iterable[str]) -> Converted:
+    """Ask for every label of every image, and for labels that are absent."""
+    vocabulary = [name for label in instances.names.values() if (name := conversion.name(label))]
+    folders = tuple(folders)
+
+    def make(image: Json) -> Iterator[Record | RowProblem]:
+        stored = image_file(conversion.folder, *(f"{folder}{image['file_name']}" for folder in folders))
+        check_size(image, stored)
+        found = boxes_by_label(instances.by_image.get(image["id"], ()), instances.names, (stored.width, stored.height))
+        yield from (RowProblem(where=image["file_name"], why=why) for why in found.problems)
+        queries = [
+            Query(label=name, boxes_px=tuple(boxes))
+            for label, boxes in found.boxes_px.items()
+            if (name := conversion.name(label))
+        ]
+        present = {conversion.name(label) or label for label in (*found.boxes_px, *found.unsure)}
+        queries += absent_queries(conversion, image["id"], len(queries), present, vocabulary)
+        yield from locate_records(conversion, image["id"], stored, queries)
+
+    return chain(instances.problems, each(instances.images, make))
+
+
+def read_boxes(conversion: Conversion) -> Converted:
+    split = conversion.split
+    path = find_file(conversion.folder, f"annotations/instances_{split}*.json", f"instances_{split}*.json")
+    name = path.stem.removeprefix("instances_")
+    return locate_each(conversion, read_instances(path), (f"{name}/", f"images/{name}/", "images/", ""))
+
+
+def read_v3det(conversion: Conversion) -> Converted:
+    """Read V3Det: `file_name` starts with `images/`; `annotations/v3det_2023_v1_train.json`."""
+    names = (f"v3det_*_{conversion.split}.json", f"v3det_{conversion.split}.json")
+    path = find_file(conversion.folder, *(f"annotations/{n}" for n in names), *names)
+    return locate_each(conversion, read_instances(path), ("", "images/"))
+
+
+def read_captions(conversion: Conversion) -> Converted:
+    split = conversion.split
+    path = find_file(conversion.folder, f"annotations/captions_{split}*.json", f"captions_{split}*.json")
+    name = path.stem.removeprefix("captions_")
+    content = read_json(path)
+    pictures = index_by(list_in(content, path.name, "images"), "id")
+
+    def make(row: Json) -> Iterator[Record]:
+        file = pictures[row["image_id"]]["file_name"]
+        stored = image_file(conversion.folder, f"{name}/{file}", f"images/{name}/{file}", f"images/{file}", file)
+        yield converse(
+            conversion, row["id"], [(conversion.random(row["id"]).choice(DESCRIBE), row["caption"])], [stored]
+        )
+
+    return each(list_in(content, path.name, "annotations"), make)
+
+
+def read_objects365(conversion: Conversion) -> Converted:
+    """Read Objects365: COCO's layout, with the images in patches.
+
+        zhiyuan_objv2_train.json   images: [{id, file_name: "images/v1/patch8/objects365_v1_00420917.jpg"}], ...
+        train/patch8/objects365_v1_00420917.jpg   (or under images/train/, or as `file_name` says)
+
+    `isfake` marks a picture of the thing and `isreflected` its mirror image: both count as the thing.
+    """
+    names = (f"zhiyuan_objv2_{conversion.split}.json", f"objects365_{conversion.split}.json")
+    path = find_file(conversion.folder, *names, *(f"annotations/{name}" for name in names))
+    instances = read_instances(path)
+    patched = replace(instances, images=[_in_patch(row) for row in instances.images])
+    return locate_each(
+        conversion, patched, (f"{conversion.split}/", f"images/{conversion.split}/", "images/v1/", "images/v2/", "")
+    )
+
+
+def _in_patch(row: Row) -> Row:
+    """Keep `patch8/objects365_v1_00420917.jpg` of the file's name: the folders before it differ between copies."""
+    where, image = row
+    if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+        return row
+    return where, {**image, "file_name": "/".join(image["file_name"].split("/")[-2:])}

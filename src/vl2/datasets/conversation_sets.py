@@ -1,0 +1,116 @@
+"""Sets of whole conversations about images, in the two layouts that most of them have: LLaVA's and The Cauldron's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from vl2.data.raw_files import (
+    Json,
+    Row,
+    find_file,
+    image_bytes,
+    image_file,
+    jsonl_rows,
+    parquet_files,
+    parquet_rows,
+    read_list,
+)
+from vl2.data.record import Message, Part, Record
+from vl2.datasets.conversion import Conversion, Converted, each, numbered
+from vl2.datasets.question_answers import converse, filled, record, with_placeholders
+from vl2.errors import UserError
+
+ROLES: dict[str, Literal["system", "user", "assistant"]] = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
+}  # fmt: skip
+
+
+def read_llava(conversion: Conversion, path: Path | None = None) -> Converted:
+    """Read LLaVA's layout, which many sets share: conversations in which `<image>` stands for an image.
+
+        llava_v1_5_mix665k.json   [{id, image: "coco/train2017/000000033471.jpg" or a list, conversations: [...]}]
+
+    `from` is human or gpt (or system). Rows without an image are text. The split names the file, without its ending; a
+    folder with one such file needs none. ShareGPT4V, ALLaVA, MathV360K and LLaVA-NeXT-Interleave are kept this way.
+
+    Read the file at a path, or without one the file of the split.
+    """
+    path = path or find_file(
+        conversion.folder, f"{conversion.split}.json", f"{conversion.split}.jsonl", "*.json", "*.jsonl"
+    )
+    rows: Iterable[Row] = jsonl_rows(path) if path.suffix.lower() == ".jsonl" else read_list(path)
+    return each(numbered(rows), lambda row: _llava_records(conversion, *row))
+
+
+def _llava_records(conversion: Conversion, number: int, row: Json) -> Iterator[Record]:
+    names = row.get("image") or []
+    names = [names] if isinstance(names, str) else names
+    images = [image_file(conversion.folder, name, f"images/{name}") for name in names]
+    messages = to_messages(row["conversations"], len(images))
+    # Ids repeat in the public files: one image's conversation and its description share one.
+    id = f"{number}-{row['id']}" if row.get("id") else number
+    yield record(conversion, id, messages, images, category=None if images else "text")
+
+
+def to_messages(turns: Sequence[Json], num_images: int) -> list[Message]:
+    """Return the messages, with the images that no `<image>` stands for before the first question."""
+    tags = sum(turn["value"].count("<image>") for turn in turns if ROLES.get(turn["from"]) == "user")
+    if tags not in (0, num_images):
+        raise UserError(f"the conversation has {tags} <image> for {num_images} images")
+    used = 0
+    messages = []
+    for turn in turns:
+        role = ROLES.get(turn["from"])
+        if role is None:
+            raise UserError(f"from must be one of {', '.join(ROLES)}, got {turn['from']!r}")
+        if role != "user":
+            messages.append(Message(role=role, parts=(Part(text=filled(turn["value"], f"{role} message")),)))
+            continue
+        untagged = num_images if tags == 0 and used == 0 else 0
+        parts, used = with_placeholders(turn["value"], used) if num_images else ([Part(text=turn["value"])], used)
+        messages.append(Message(role="user", parts=(*(Part(image=i) for i in range(untagged)), *parts)))
+        used += untagged
+    return messages
+
+
+# Subsets that teach something else than answering general questions.
+CAULDRON_CATEGORIES = {
+    "academic": ("ai2d", "scienceqa", "tqa", "mimic_cgd"),
+    "caption": ("localized_narratives", "textcaps"),
+    "document": ("docvqa", "infographic_vqa", "visualmrc"),
+    "gui": ("screen2words",),
+    "ocr": ("iam", "ocrvqa", "rendered_text", "st_vqa", "textvqa", "diagram_image_to_text"),
+    "plot_to_code": ("datikz",),
+    "reasoning": ("clevr", "clevr_math", "geomverse", "iconqa", "intergps", "nlvr2", "raven"),
+    "table_chart": (
+        "chart2text", "chartqa", "dvqa", "figureqa", "finqa", "hitab", "mapqa", "multihiertt", "plotqa", "robut_sqa",
+        "robut_wikisql", "robut_wtq", "tabmwp", "tat_qa", "vistext",
+    ),
+    "web_to_code": ("websight",),
+}  # fmt: skip
+
+
+def read_cauldron(conversion: Conversion) -> Converted:
+    """Read The Cauldron (and Docmatix, in the same layout): images with conversations about them.
+
+        {subset}/train-00000-of-00001-*.parquet   images: [{bytes, path}], texts: [{user, assistant, source}]
+
+    A folder is one subset, and its name says what it teaches. Rows have no ids: they are numbered over the sorted
+    files.
+    """
+    rows = parquet_rows(parquet_files(conversion.folder, conversion.split), ("images", "texts"))
+
+    category = next(
+        (c for c, subsets in CAULDRON_CATEGORIES.items() if conversion.folder.name in subsets), conversion.category
+    )
+
+    def make(row: tuple[int, Json]) -> Iterator[Record]:
+        number, content = row
+        id = f"{conversion.folder.name}-{number}"
+        images = [image_bytes(image, f"{i} of row {number}") for i, image in enumerate(content["images"] or ())]
+        turns = [(text["user"], text["assistant"]) for text in content["texts"]]
+        yield converse(conversion, id, turns, images, category=category if images else "text")
+
+    return each(numbered(rows), make)

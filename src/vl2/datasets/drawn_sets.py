@@ -1,0 +1,125 @@
+"""Sets of drawn shapes, asked about and told of: easy-VQA and NLVR."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import product
+
+from vl2.data.raw_files import (
+    Json,
+    Row,
+    find_file,
+    image_bytes,
+    image_file,
+    jsonl_rows,
+    parquet_files,
+    parquet_rows,
+    read_list,
+)
+from vl2.data.record import BoxPx, Record
+from vl2.datasets.boxes import Query, absent_queries, check_size, clip_box, locate_records
+from vl2.datasets.conversion import Conversion, Converted, each
+from vl2.datasets.question_answers import Turn, converse, short_question
+from vl2.errors import UserError
+
+
+def read_easy_vqa(conversion: Conversion) -> Converted:
+    """Read easy-VQA: one coloured shape on a small picture, short questions; `vl2 data fetch easy_vqa` gets it.
+
+        train/questions.json   [[question, answer, image id], ...]
+        train/images/0.png
+
+    The same in `test`, the official split. All questions about a picture are turns of one record in `train`, in an
+    order that is drawn: the file has those for shape and colour before all yes-or-no questions, none of which would
+    ever come first. In `test` each is a record of its own, because an earlier question gives answers away.
+    """
+    rows = read_list(find_file(conversion.folder, f"{conversion.split}/questions.json"))
+    return each(
+        _single_questions(rows) if conversion.split == "test" else _by_picture(rows),
+        lambda row: _easy_vqa_record(conversion, *row),
+    )
+
+
+def _single_questions(rows: list[Row]) -> Iterator[Row]:
+    for number, (where, row) in enumerate(rows):
+        yield where, (number, [row])
+
+
+def _by_picture(rows: list[Row]) -> Iterator[Row]:
+    """Gather the questions of each picture, in the order in which pictures first occur."""
+    gathered: dict[int, list[object]] = {}
+    for _, row in rows:
+        picture = row[2] if isinstance(row, list) and len(row) == 3 else None
+        gathered.setdefault(picture if isinstance(picture, int) else -1, []).append(row)
+    for picture, questions in gathered.items():
+        yield f"image {picture}", (picture, questions)
+
+
+def _easy_vqa_record(conversion: Conversion, id: int, questions: list[list[object]]) -> Iterator[Record]:
+    turns: list[Turn] = []
+    for question, answer, picture in conversion.random("order", id).sample(questions, len(questions)):
+        if not isinstance(question, str) or not isinstance(answer, str) or not isinstance(picture, int):
+            raise UserError("a row must hold a question, an answer and the number of an image")
+        # The wish for a short answer is said once.
+        turns.append((question if turns else short_question(question), answer))
+    yield converse(
+        conversion,
+        f"{conversion.split}-{id}",
+        turns,
+        [image_file(conversion.folder, f"{conversion.split}/images/{picture}.png")],
+    )
+
+
+NLVR_COLOURS = ("yellow", "black", "blue")
+NLVR_SHAPES = ("square", "circle", "triangle")
+PERMUTATIONS = 6
+
+
+def read_nlvr(conversion: Conversion) -> Converted:
+    """Read NLVR: drawn scenes of coloured shapes, and sentences that are true or false of them.
+
+    1. Files: train/train.json (one JSON a line: identifier, directory, sentence, label) and six pictures a sentence,
+       train/images/{directory}/train-{identifier}-{0..5}.png, the same scene with its boxes in another order.
+    2. Parquet: id, image, sentence, label, and objects: [{shape, color, x0, y0, x1, y1}], which are all that is in the
+       scene: they give queries such as "yellow square", and what is absent is sure.
+    """
+    if any(conversion.folder.glob("*.parquet")):
+        rows = parquet_rows(
+            parquet_files(conversion.folder, conversion.split), ("id", "image", "sentence", "label", "objects")
+        )
+        return each(rows, lambda row: _nlvr_of_row(conversion, row))
+    if conversion.negatives:
+        raise UserError("the original files are read without their objects: set negatives to 0")
+    return each(
+        jsonl_rows(find_file(conversion.folder, f"{conversion.split}/{conversion.split}.json")),
+        lambda row: _nlvr_of_line(conversion, row),
+    )
+
+
+def statement(sentence: str, is_true: bool) -> Turn:
+    return f"{sentence.strip()}\nIs this true of the image? Answer yes or no.", "Yes" if is_true else "No"
+
+
+def _nlvr_of_line(conversion: Conversion, row: Json) -> Iterator[Record]:
+    label = str(row["label"]).lower()
+    if label not in ("true", "false"):
+        raise UserError(f"label must be true or false, got {row['label']!r}")
+    for number in range(PERMUTATIONS):
+        name = f"{conversion.split}-{row['identifier']}-{number}"
+        image = image_file(conversion.folder, f"{conversion.split}/images/{row['directory']}/{name}.png")
+        yield converse(conversion, name, [statement(row["sentence"], label == "true")], [image])
+
+
+def _nlvr_of_row(conversion: Conversion, row: Json) -> Iterator[Record]:
+    image = image_bytes(row["image"], row["id"])
+    check_size(row, image)
+    yield converse(conversion, row["id"], [statement(row["sentence"], row["label"])], [image])
+    boxes: dict[str, list[BoxPx]] = defaultdict(list)
+    for found in row["objects"]:
+        corners = [found[side] for side in ("x0", "y0", "x1", "y1")]
+        boxes[f"{found['color']} {found['shape']}"].append(clip_box(corners, (image.width, image.height)))
+    queries = [Query(label=label, boxes_px=tuple(found)) for label, found in boxes.items()]
+    vocabulary = [f"{colour} {shape}" for colour, shape in product(NLVR_COLOURS, NLVR_SHAPES)]
+    queries += absent_queries(conversion, row["id"], len(queries), set(boxes), vocabulary)
+    yield from locate_records(conversion, f"{row['id']}-objects", image, queries)

@@ -1,0 +1,178 @@
+"""What can be fetched: one entry a name, with its packages, their licences and how they are laid out."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vl2.datasets.fetch_emoji import Drawing, Named, read_cldr, read_iconify, read_openmoji, write_emoji
+from vl2.datasets.fetch_package import Package, download, read_members
+from vl2.errors import UserError
+
+CLDR = (
+    Package(registry="npm", name="cldr-annotations-full", version="48.2.0", licence="Unicode-3.0"),
+    Package(registry="npm", name="cldr-annotations-derived-full", version="48.2.0", licence="Unicode-3.0"),
+)
+NOTO = Package(registry="npm", name="@iconify-json/noto", version="1.2.9", licence="Apache-2.0")
+FLUENT = Package(registry="npm", name="@iconify-json/fluent-emoji-flat", version="1.2.6", licence="MIT")
+TWEMOJI = Package(
+    registry="npm", name="@iconify-json/twemoji", version="1.2.5", licence="CC-BY-4.0", attribution="Twitter"
+)
+NOTO_V1 = Package(registry="npm", name="@iconify-json/noto-v1", version="1.2.5", licence="Apache-2.0")
+FXEMOJI = Package(registry="npm", name="@iconify-json/fxemoji", version="1.2.2", licence="Apache-2.0")
+EMOJIONE = Package(
+    registry="npm", name="@iconify-json/emojione", version="1.2.3", licence="CC-BY-4.0", attribution="EmojiOne"
+)
+EMOJIONE_MONO = Package(
+    registry="npm", name="@iconify-json/emojione-monotone", version="1.2.1", licence="CC-BY-4.0", attribution="EmojiOne"
+)
+FLUENT_MONO = Package(registry="npm", name="@iconify-json/fluent-emoji-high-contrast", version="1.2.6", licence="MIT")
+EMOJIONE_V1 = Package(
+    registry="npm", name="@iconify-json/emojione-v1", version="1.2.3", licence="CC-BY-SA-4.0", attribution="EmojiOne"
+)
+STREAMLINE = Package(
+    registry="npm",
+    name="@iconify-json/streamline-emojis",
+    version="1.2.4",
+    licence="CC-BY-4.0",
+    attribution="Streamline",
+)
+OPENMOJI = Package(registry="npm", name="openmoji", version="17.0.0", licence="CC-BY-SA-4.0", attribution="OpenMoji")
+EASY_VQA = Package(registry="pypi", name="easy-vqa", version="1.0", licence="MIT")
+_EASY_VQA = re.compile(r"^easy_vqa/data/((?:train|test)/(?:questions\.json|images/\d+\.png)|answers\.txt)$")
+
+
+class Archives:
+    """Downloads each package once, into a folder that is left to the caller to delete."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._got: dict[Package, Path] = {}
+        self._names: Named | None = None
+
+    def __getitem__(self, package: Package) -> Path:
+        if package not in self._got:
+            place = self._folder / str(len(self._got))
+            place.mkdir()
+            self._got[package] = download(package, place)
+        return self._got[package]
+
+    def names(self) -> Named:
+        if self._names is None:
+            self._names = read_cldr(self[CLDR[0]], self[CLDR[1]])
+        return self._names
+
+
+Writer = Callable[[Path, Archives, int], int]  # writes into an empty folder; returns how many things it wrote
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetchable:
+    """One name: what it is, whose it is, how it is written."""
+
+    what: str
+    packages: tuple[Package, ...]
+    write: Writer
+
+
+def _emoji(name: str, package: Package, read: Callable[[Path, Named], Iterator[Drawing]], what: str) -> Fetchable:
+    def write(folder: Path, archives: Archives, side_px: int) -> int:
+        return write_emoji(folder, name, package, read(archives[package], archives.names()), archives.names(), side_px)
+
+    return Fetchable(what=f"sprite set: {what}", packages=(package, *CLDR), write=write)
+
+
+def _write_cldr(folder: Path, archives: Archives, side_px: int) -> int:
+    names = {char: {"en": en, "zh": zh} for char, (en, zh) in archives.names().items()}
+    (folder / "names.json").write_text(json.dumps(names, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    return len(names)
+
+
+def write_easy_vqa(folder: Path, archive: Path) -> int:
+    """Write the files of both splits of easy-VQA into a folder; return the number of pictures.
+
+    easy_vqa/train/questions.json, easy_vqa/train/images/0.png, ...; the same in test/; answers.txt: 64 px pictures of
+    one coloured shape, with questions.
+    """
+    pictures = 0
+    for name, data in read_members(archive, lambda member: bool(_EASY_VQA.match(member))):
+        file = folder / name.removeprefix("easy_vqa/data/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        pictures += file.suffix == ".png"
+    if not pictures:
+        raise UserError(f"{archive.name} has no pictures: its layout has changed")
+    return pictures
+
+
+def _write_easy_vqa(folder: Path, archives: Archives, side_px: int) -> int:
+    return write_easy_vqa(folder, archives[EASY_VQA])
+
+
+FETCHABLE: Mapping[str, Fetchable] = {
+    "noto": _emoji("noto", NOTO, read_iconify, "emoji, shaded"),
+    "fluent": _emoji("fluent", FLUENT, read_iconify, "emoji, flat colours"),
+    "twemoji": _emoji("twemoji", TWEMOJI, read_iconify, "emoji, flat"),
+    "noto_v1": _emoji("noto_v1", NOTO_V1, read_iconify, "emoji, the older Noto, rounder"),
+    "fxemoji": _emoji("fxemoji", FXEMOJI, read_iconify, "emoji, flat, as Firefox OS drew them"),
+    "emojione": _emoji("emojione", EMOJIONE, read_iconify, "emoji, shaded a little"),
+    "emojione_mono": _emoji("emojione_mono", EMOJIONE_MONO, read_iconify, "emoji, in black alone"),
+    "fluent_mono": _emoji("fluent_mono", FLUENT_MONO, read_iconify, "emoji, in black alone, outlined"),
+    "emojione_v1": _emoji("emojione_v1", EMOJIONE_V1, read_iconify, "emoji, the older EmojiOne"),
+    "streamline": _emoji("streamline", STREAMLINE, read_iconify, "emoji, outlined and coloured"),
+    "openmoji": _emoji("openmoji", OPENMOJI, read_openmoji, "emoji, outlined: a style to hold out"),
+    "cldr": Fetchable(what="names of emoji in English and Chinese", packages=CLDR, write=_write_cldr),
+    "easy_vqa": Fetchable(
+        what="drawn shapes, 48,248 questions; for `vl2 data convert`", packages=(EASY_VQA,), write=_write_easy_vqa
+    ),
+}
+
+
+def check_names(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in FETCHABLE:
+            near = difflib.get_close_matches(name, FETCHABLE, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FETCHABLE)}"
+            raise UserError(f"nothing is called {name!r}: {hint}")
+
+
+def fetch(names: tuple[str, ...], to: Path, *, side_px: int = 0) -> Iterator[tuple[str, int | None]]:
+    """Make the folder `to`/NAME for each name; yield the name and how many things it holds, None if it was there.
+
+    A folder appears only when it is complete. `side_px` draws SVG once, as PNG of that side; 0 keeps SVG.
+    """
+    check_names(names)
+    if side_px and not 16 <= side_px <= 1024:
+        raise UserError(f"pictures can be drawn 16 to 1024 px large, got {side_px}")
+    to.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="vl2-fetch-") as temporary:
+        archives = Archives(Path(temporary))
+        for name in dict.fromkeys(names):
+            target = to / name
+            yield name, None if target.exists() else _make(FETCHABLE[name], target, archives, side_px)
+
+
+def _make(entry: Fetchable, target: Path, archives: Archives, side_px: int) -> int:
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        unfinished.chmod(0o755)
+        count = entry.write(unfinished, archives, side_px)
+        (unfinished / "LICENCE.txt").write_text(_licence(entry), encoding="utf-8")
+        os.replace(unfinished, target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return count
+
+
+def _licence(entry: Fetchable) -> str:
+    return "".join(
+        f"{package} ({package.registry}): {package.licence}{', by ' * bool(package.attribution)}{package.attribution}\n"
+        for package in entry.packages
+    )

@@ -1,0 +1,163 @@
+"""Sets of captions whose phrases have boxes: GRIT and Flickr30k Entities."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from vl2.data.raw_files import (
+    Json,
+    Row,
+    find_file,
+    find_files,
+    image_bytes,
+    image_file,
+    parquet_rows,
+    read_text,
+    tar_samples,
+)
+from vl2.data.record import BoxPx, Record, StoredImage
+from vl2.datasets.boxes import Query, box_of_fractions, check_size, clip_box, grounded_caption, locate_records
+from vl2.datasets.conversion import Conversion, Converted, each
+from vl2.errors import UserError
+from vl2.process.tiling import Size
+
+Span = tuple[int, int]
+
+
+def read_grit(conversion: Conversion) -> Converted:
+    """Read GRIT: web images whose captions name boxes, found by a detector (so the boxes are not checked by people).
+
+        coyo_0_snappy.parquet   key, caption, noun_chunks, ref_exps, ... and images/{key}.jpg or {key[:5]}/{key}.jpg
+        00000.tar               the same as img2dataset writes it: {key}.jpg and {key}.json with those fields
+
+    `noun_chunks` and `ref_exps` are [start, end, x0, y0, x1, y1, score]: characters of the caption, then fractions of
+    the image's sides. Noun chunks make a grounded caption, referring expressions make queries. Most of an image is not
+    boxed, so nothing is said to be absent.
+    """
+    files = find_files(conversion.folder, "*.tar", "*.parquet")
+    if files[0].suffix == ".tar":
+        rows: Iterator[Row] = chain.from_iterable(map(tar_samples, files))
+        return each(rows, lambda sample: _grit_records(conversion, *_grit_of_sample(sample)))
+    rows = parquet_rows(files, ("key", "caption", "noun_chunks", "ref_exps"))
+    return each(rows, lambda row: _grit_records(conversion, row, _grit_file(conversion, str(row["key"]))))
+
+
+def _grit_of_sample(sample: dict[str, bytes]) -> tuple[Json, StoredImage]:
+    row = json.loads(sample[".json"])
+    return row, image_bytes(sample[".jpg"], str(row["key"]))
+
+
+def _grit_file(conversion: Conversion, key: str) -> StoredImage:
+    return image_file(conversion.folder, f"images/{key}.jpg", f"{key[:5]}/{key}.jpg", f"{key}.jpg")
+
+
+def _grit_records(conversion: Conversion, row: Json, image: StoredImage) -> Iterator[Record]:
+    caption, size = row["caption"], (image.width, image.height)
+    chunks = phrases(caption, row["noun_chunks"], size)
+    yield grounded_caption(conversion, row["key"], image, _pieces(caption, chunks))
+    expressions = phrases(caption, row["ref_exps"], size).values()
+    yield from locate_records(conversion, f"{row['key']}-phrases", image, list(expressions))
+
+
+def phrases(caption: str, found: Sequence[Sequence[float]], size: Size) -> dict[Span, Query]:
+    """Gather the boxes of each span of the caption."""
+    boxes = defaultdict(list)
+    for start, end, x0, y0, x1, y1, *_ in found:
+        boxes[int(start), int(end)].append(box_of_fractions((x0, y0, x1, y1), size))
+    return {
+        (start, end): Query(label=caption[start:end].strip(), boxes_px=tuple(boxes[start, end]))
+        for start, end in sorted(boxes)
+    }
+
+
+def _pieces(caption: str, chunks: dict[Span, Query]) -> list[str | Query]:
+    """Cut the caption at its chunks; a chunk that starts inside the one before it stays text."""
+    pieces: list[str | Query] = []
+    position = 0
+    for (start, end), query in chunks.items():
+        if start >= position:
+            pieces += [caption[position:start], query]
+            position = end
+    return [*pieces, caption[position:]]
+
+
+MAX_XML_BYTES = 1_000_000
+
+_PHRASE = re.compile(r"\[/EN#(\d+)/\S+ ([^\]]+)\]")
+
+
+def read_flickr30k_entities(conversion: Conversion) -> Converted:
+    """Read Flickr30k Entities: captions whose phrases are tied to boxes.
+
+        train.txt                 image ids, one a line
+        Sentences/36979.txt       five lines: A [/EN#1/people group of friends] ... (EN#0 is not visual)
+        Annotations/36979.xml     size, and objects: names (entity ids), and a bndbox, or nobndbox, or scene
+        flickr30k-images/36979.jpg
+
+    Every caption becomes a grounded caption, and the phrases that have boxes become queries. Boxes are not known for
+    everything in an image, so nothing is said to be absent.
+    """
+    ids = read_text(find_file(conversion.folder, f"{conversion.split}.txt")).split()
+
+    def make(id: str) -> Iterator[Record]:
+        image = image_file(
+            conversion.folder, f"flickr30k-images/{id}.jpg", f"flickr30k_images/{id}.jpg", f"images/{id}.jpg"
+        )
+        boxes = entity_boxes(conversion.folder / "Annotations" / f"{id}.xml", image)
+        sentences = read_text(conversion.folder / "Sentences" / f"{id}.txt").splitlines()
+        asked: dict[str, Query] = {}
+        for number, sentence in enumerate(filter(None, map(str.strip, sentences))):
+            pieces = sentence_pieces(sentence, boxes)
+            queries = [piece for piece in pieces if isinstance(piece, Query) and piece.boxes_px]
+            if queries:
+                yield grounded_caption(conversion, f"{id}-{number}", image, pieces)
+            for query in queries:
+                asked[query.label.lower()] = _joined(query, asked.get(query.label.lower()))
+        yield from locate_records(conversion, f"{id}-phrases", image, list(asked.values()))
+
+    return each([(f"image {id}", id) for id in ids], make)
+
+
+def _joined(query: Query, earlier: Query | None) -> Query:
+    """Add the boxes of an earlier phrase: "a man" of one caption may be another one than "a man" of the next."""
+    known = earlier.boxes_px if earlier is not None else ()
+    return Query(label=query.label, boxes_px=tuple(dict.fromkeys((*known, *query.boxes_px))))
+
+
+def sentence_pieces(sentence: str, boxes: dict[str, list[BoxPx]]) -> list[str | Query]:
+    """Cut a sentence into text and phrases; a phrase without boxes is a query with none."""
+    pieces: list[str | Query] = []
+    end = 0
+    for match in _PHRASE.finditer(sentence):
+        pieces += [sentence[end : match.start()], Query(label=match[2], boxes_px=tuple(boxes.get(match[1], ())))]
+        end = match.end()
+    return [*pieces, sentence[end:]]
+
+
+def entity_boxes(path: Path, image: StoredImage) -> dict[str, list[BoxPx]]:
+    """Return the boxes of each entity id. UserError for a file that declares entities or a type of its own."""
+    if path.is_file() and path.stat().st_size > MAX_XML_BYTES:
+        raise UserError(f"{path.name} is over {MAX_XML_BYTES} bytes")
+    # As text, not bytes: then the file cannot choose an encoding that hides a declaration from the search.
+    text = read_text(path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise UserError(f"{path.name} declares entities, which are not read")
+    try:
+        root = ET.fromstring(text)
+    except ET.ParseError as error:
+        raise UserError(f"{path.name} is not valid XML: {error}") from None
+    check_size({side.tag: float(side.text or "nan") for side in root.findall("size/*") if side.tag != "depth"}, image)
+    boxes: dict[str, list[BoxPx]] = defaultdict(list)
+    for found in root.iter("object"):
+        corners = found.find("bndbox")
+        if corners is not None:
+            values = [float(corners.findtext(name, "nan")) for name in ("xmin", "ymin", "xmax", "ymax")]
+            for name in found.iter("name"):
+                boxes[(name.text or "").strip()].append(clip_box(values, (image.width, image.height)))
+    return boxes

@@ -1,0 +1,162 @@
+"""Sets of questions with short answers: about photos (VQAv2, GQA), about text in photos, documents and charts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from vl2.data.raw_files import Json, Row, find_file, find_files, image_file, index_by, read_json, read_list
+from vl2.data.record import Record
+from vl2.datasets.conversion import Conversion, Converted, each
+from vl2.datasets.question_answers import converse, short_question
+from vl2.errors import UserError
+
+
+def read_vqav2(conversion: Conversion) -> Converted:
+    """Read VQAv2: short questions about COCO images, ten answers each; the most frequent one is learned.
+
+    v2_OpenEnded_mscoco_train2014_questions.json   {questions: [{question_id, image_id, question}]}
+    v2_mscoco_train2014_annotations.json           {annotations: [{question_id, multiple_choice_answer}]}
+    train2014/COCO_train2014_000000000009.jpg
+    """
+    questions_file = find_file(conversion.folder, f"v2_OpenEnded_mscoco_{conversion.split}*_questions.json")
+    part = questions_file.name.split("_")[3]  # train2014
+    answers_file = find_file(conversion.folder, f"v2_mscoco_{part}_annotations.json")
+    answers = index_by(read_list(answers_file, "annotations"), "question_id")
+
+    def make(row: Json) -> Iterator[Record]:
+        name = f"{part}/COCO_{part}_{row['image_id']:012d}.jpg"
+        turn = short_question(row["question"]), answers[row["question_id"]]["multiple_choice_answer"]
+        yield converse(conversion, row["question_id"], [turn], [image_file(conversion.folder, name, f"images/{name}")])
+
+    return each(read_list(questions_file, "questions"), make)
+
+
+def read_gqa(conversion: Conversion) -> Converted:
+    """Read GQA: compositional questions about Visual Genome images.
+
+        train_balanced_questions.json   {"02930152": {imageId, question, answer, fullAnswer}}
+        images/2354786.jpg
+
+    The split is `train_balanced`, `val_balanced`, ...; `train` means `train_balanced`.
+    """
+    path = find_file(
+        conversion.folder, f"{conversion.split}_questions.json", f"{conversion.split}_balanced_questions.json"
+    )
+    questions = read_json(path)
+    if not isinstance(questions, dict):
+        raise UserError(f"{path.name} must hold an object of questions by id")
+    rows: list[Row] = [(f"question {id}", (id, row)) for id, row in questions.items()]
+
+    def make(row: tuple[str, Json]) -> Iterator[Record]:
+        id, question = row
+        image = image_file(conversion.folder, f"images/{question['imageId']}.jpg", f"{question['imageId']}.jpg")
+        yield converse(conversion, id, [(short_question(question["question"]), question["answer"])], [image])
+
+    return each(rows, make)
+
+
+MAX_HINT_TOKENS = 50
+
+
+def read_textvqa(conversion: Conversion) -> Converted:
+    """Read TextVQA: questions that need the text in a photo, ten answers each; the most frequent one is learned.
+
+        TextVQA_0.5.1_train.json                {data: [{question_id, image_id, question, answers}]}
+        TextVQA_Rosetta_OCR_v0.2_train.json     {data: [{image_id, ocr_tokens}]}   (optional)
+        train_images/0054c91397f2fe05.jpg
+
+    Where the file of tokens is there, every second question (by its id) gives them as a hint, as some benchmarks do.
+    """
+    path = find_file(conversion.folder, f"TextVQA_[0-9]*_{conversion.split}.json")
+    tokens = _textvqa_tokens(conversion)
+
+    def make(row: Json) -> Iterator[Record]:
+        name = f"{row['image_id']}.jpg"
+        # The validation split's images are among the training split's.
+        image = image_file(conversion.folder, f"train_images/{name}", f"{conversion.split}_images/{name}")
+        # most_common() returns the first of equals.
+        answer: str = Counter(row["answers"]).most_common(1)[0][0]
+        question, hint = row["question"], tokens.get(row["image_id"], {}).get("ocr_tokens", [])[:MAX_HINT_TOKENS]
+        if hint and conversion.random(row["question_id"]).random() < 0.5:
+            question = f"{question.strip()}\nReference OCR token: {', '.join(hint)}"
+        yield converse(conversion, row["question_id"], [(short_question(question), answer)], [image])
+
+    return each(read_list(path, "data"), make)
+
+
+def _textvqa_tokens(conversion: Conversion) -> dict[str, Json]:
+    path = next(iter(sorted(conversion.folder.glob(f"TextVQA_Rosetta_OCR_*_{conversion.split}.json"))), None)
+    return index_by(read_list(path, "data"), "image_id") if path is not None else {}
+
+
+def read_docvqa(conversion: Conversion) -> Converted:
+    """Read DocVQA: questions about pages of scanned documents.
+
+        spdocvqa_qas/train_v1.0_withQT.json   {data: [{questionId, question, image: "documents/xnbl0037_1.png", ...}]}
+        spdocvqa_images/xnbl0037_1.png
+
+    The older release had train_v1.0.json and documents/ instead, both at the top or under train/: it is read too.
+    Several answers are spellings of one; the first is learned.
+    """
+    folders = ("spdocvqa_qas/", "", f"{conversion.split}/")
+    names = (f"{folder}{conversion.split}_v1.0{form}.json" for folder in folders for form in ("_withQT", ""))
+    path = find_file(conversion.folder, *names)
+    return read_questions(conversion, path, "image", ("", f"{conversion.split}/"), ("spdocvqa_images/",))
+
+
+def read_questions(
+    conversion: Conversion, path: Path, image_key: str, folders: tuple[str, ...], flat_folders: tuple[str, ...] = ()
+) -> Converted:
+    """Read the form that DocVQA and InfographicVQA share. In `flat_folders` a picture lies without its own folder."""
+
+    def make(row: Json) -> Iterator[Record]:
+        name: str = row[image_key]
+        flat = name.rpartition("/")[2]
+        places = (*(f"{folder}{name}" for folder in folders), *(f"{folder}{flat}" for folder in flat_folders))
+        image = image_file(conversion.folder, *places)
+        yield converse(conversion, row["questionId"], [(short_question(row["question"]), row["answers"][0])], [image])
+
+    return each(read_list(path, "data"), make)
+
+
+def read_infovqa(conversion: Conversion) -> Converted:
+    """Read InfographicVQA: DocVQA's form, about infographics.
+
+    infographicsvqa_qas/infographicsVQA_train_v1.0.json (or infographicVQA_..., also at the top)
+        {data: [{questionId, question, image_local_name: "30000.jpeg", answers}]}
+    infographicsvqa_images/30000.jpeg   (or images/)
+    """
+    names = (f"info*VQA_{conversion.split}_v1.0*.json", f"info*vqa_{conversion.split}_v1.0*.json")
+    path = find_file(
+        conversion.folder, *(f"{folder}{name}" for folder in ("infographicsvqa_qas/", "") for name in names)
+    )
+    return read_questions(conversion, path, "image_local_name", ("infographicsvqa_images/", "images/", ""))
+
+
+def read_chartqa(conversion: Conversion) -> Converted:
+    """Read ChartQA: questions that people wrote about charts, and ones made by a machine from their captions.
+
+        train/train_human.json, train/train_augmented.json   [{imgname, query, label}]
+        train/png/41699051005347.png
+
+    The folder is the one that holds `train/` (`ChartQA Dataset` in the release).
+    """
+    files = find_files(conversion.folder, f"{conversion.split}/{conversion.split}_*.json")
+    rows = chain.from_iterable(_chartqa_rows(path) for path in files)
+
+    def make(row: tuple[str, int, dict[str, str]]) -> Iterator[Record]:
+        part, number, question = row
+        image = image_file(conversion.folder, f"{conversion.split}/png/{question['imgname']}")
+        yield converse(
+            conversion, f"{part}-{number}", [(short_question(question["query"]), question["label"])], [image]
+        )
+
+    return each(rows, make)
+
+
+def _chartqa_rows(path: Path) -> list[Row]:
+    """Number a file's questions, which have no ids of their own."""
+    return [(where, (path.stem, i, row)) for i, (where, row) in enumerate(read_list(path))]

@@ -1,0 +1,166 @@
+"""Sets gathered from the web: images with their captions, and whole pages of text and images (OBELICS)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from vl2.data.raw_files import IMAGE_ENDINGS, Json, find_files, image_bytes, image_file, parquet_rows, tar_samples
+from vl2.data.record import Message, Part, Record, StoredImage
+from vl2.datasets.conversion import Conversion, Converted, each, numbered
+from vl2.datasets.question_answers import DESCRIBE, DESCRIBE_IN_DETAIL, converse, record
+from vl2.errors import UserError
+
+CAPTION_KEYS = ("vlm_caption", "long_caption", "caption", "text")
+LONG_CAPTION = 200  # characters; above it the question asks for detail
+
+
+def read_captioned(conversion: Conversion) -> Converted:
+    """Read Images fetched by img2dataset with their captions: how the large caption sets, which are lists of urls,
+    arrive.
+
+            00000.tar   {key}.jpg, {key}.txt (the caption), {key}.json (with what --save_additional_columns kept)
+
+        Of several captions in the JSON the richest is taken: a written one before the alternative text of the web page.
+    """
+    files = find_files(conversion.folder, f"{conversion.split}/*.tar", "*.tar")
+    samples = chain.from_iterable(map(tar_samples, files))
+    rows = ((where, row if isinstance(row, UserError) else (where, row)) for where, row in samples)
+
+    def make(row: tuple[str, dict[str, bytes]]) -> Iterator[Record]:
+        where, sample = row
+        id = where.replace(".tar ", "-")
+        ending = next((e for e in IMAGE_ENDINGS if e in sample), None)
+        if ending is None:
+            raise UserError(f"no image: the sample has {', '.join(sample)}")
+        caption = _richest_caption(sample)
+        prompts = DESCRIBE_IN_DETAIL if len(caption) > LONG_CAPTION else DESCRIBE
+        yield converse(
+            conversion, id, [(conversion.random(id).choice(prompts), caption)], [image_bytes(sample[ending], id)]
+        )
+
+    return each(rows, make)
+
+
+def _richest_caption(sample: dict[str, bytes]) -> str:
+    fields = json.loads(sample.get(".json", b"{}"))
+    found = next((fields[key] for key in CAPTION_KEYS if fields.get(key)), None)
+    return str(found) if found is not None else sample.get(".txt", b"").decode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObelicsFilters:
+    """Which images stay in a page, and which pages stay.
+
+    The values are those that OBELICS itself was filtered with (obelisc/configs/config_filter_web_documents.yaml of
+    huggingface/OBELICS): a page may fail them again once images are gone. `min_words_per_image` is ours.
+    """
+
+    min_side_px: int = 150
+    max_side_px: int = 20_000
+    max_aspect: float = 2.0  # the longer side over the shorter
+    max_images: int = 30
+    min_words: int = 10  # in the page
+    max_words: int = 2_000
+    min_words_per_image: float = 5.0  # pages of little but pictures teach nothing about them
+    max_repetition: float = 0.2  # share of the 5-word runs that occur again
+
+
+OBELICS_FILTERS = ObelicsFilters()
+
+
+def read_obelics(conversion: Conversion) -> Converted:
+    """Read OBELICS: web pages as text and images in turn, filtered by image and by text.
+
+        *.parquet   images: [url or null], texts: [text or null], aligned: one of the two at each place;
+                    metadata: JSON list beside them; general_metadata: JSON with the page's url
+        images/00000/000000000.jpg and images/00000.parquet (url, key, status), as img2dataset fetches the urls
+
+    An entry of `images` may be bytes as well. Images that are missing or filtered are left out of their page. A page is
+    a document: all its text is learned.
+    """
+    files = find_files(
+        conversion.folder, f"{conversion.split}-*.parquet", f"data/{conversion.split}-*.parquet", "*.parquet"
+    )
+    fetched = _obelics_images(conversion)
+    rows = parquet_rows(files, ("images", "texts"))
+
+    def make(row: tuple[int, Json]) -> Iterator[Record]:
+        number, page = row
+        places = zip(page["images"], page["texts"], strict=True)
+        kept = [text or _obelics_image(conversion, image, fetched) for image, text in places if text or image]
+        yield interleaved(conversion, number, [place for place in kept if place is not None])
+
+    return each(numbered(rows), make)
+
+
+def _obelics_images(conversion: Conversion) -> dict[str, str]:
+    """Return the file of each url that img2dataset fetched."""
+    files = {}
+    for path in sorted((conversion.folder / "images").glob("*.parquet")):
+        for where, row in parquet_rows([path], ("url", "key", "status"), batch_rows=1024):
+            if isinstance(row, UserError):
+                raise UserError(f"{where}: {row}")
+            if row["status"] == "success":
+                files[row["url"]] = f"images/{path.stem}/{row['key']}.jpg"
+    return files
+
+
+def _obelics_image(conversion: Conversion, value: Any, fetched: dict[str, str]) -> StoredImage | None:
+    """Return an image that is there, can be read, and passes the filters."""
+    try:
+        if isinstance(value, str):
+            image = image_file(conversion.folder, fetched[value]) if value in fetched else None
+        else:
+            image = image_bytes(value, "of the page")
+    except UserError:
+        return None
+    return image if image is not None and fits(image, OBELICS_FILTERS) else None
+
+
+def fits(image: StoredImage, filters: ObelicsFilters) -> bool:
+    short, long = sorted((image.width, image.height))
+    return filters.min_side_px <= short and long <= filters.max_side_px and long <= filters.max_aspect * short
+
+
+def repetition(words: Sequence[str], run: int = 5) -> float:
+    """Return the share of the runs of words that occur more than once."""
+    counts = Counter(tuple(words[i : i + run]) for i in range(len(words) - run + 1))
+    total = sum(counts.values())
+    return sum(n for n in counts.values() if n > 1) / total if total else 0.0
+
+
+def interleaved(
+    conversion: Conversion, id: object, places: Sequence[str | StoredImage], filters: ObelicsFilters = OBELICS_FILTERS
+) -> Record:
+    """Return the page as a document, a blank line between its parts. UserError says which filter it fails."""
+    # Images at the end have no text to learn from them.
+    while places and isinstance(places[-1], StoredImage):
+        places = places[:-1]
+    images = [place for place in places if isinstance(place, StoredImage)]
+    words = " ".join(place for place in places if isinstance(place, str)).split()
+    if not 1 <= len(images) <= filters.max_images:
+        raise UserError(f"filtered: {len(images)} images, 1 to {filters.max_images} are allowed")
+    if not filters.min_words <= len(words) <= filters.max_words:
+        raise UserError(f"filtered: {len(words)} words, {filters.min_words} to {filters.max_words} are allowed")
+    if len(words) < filters.min_words_per_image * len(images):
+        raise UserError(f"filtered: {len(words)} words for {len(images)} images")
+    if (share := repetition(words)) > filters.max_repetition:
+        raise UserError(f"filtered: {share:.0%} of the text repeats itself")
+    return record(conversion, id, [Message(role="document", parts=tuple(_parts(places)))], images)
+
+
+def _parts(places: Sequence[str | StoredImage]) -> Iterator[Part]:
+    """Yield texts and images in turn. The blank lines are part of the texts: a document is encoded as it stands."""
+    num_images = 0
+    for number, place in enumerate(places):
+        if isinstance(place, str):
+            yield Part(text=place if number == len(places) - 1 else f"{place}\n\n")
+        else:
+            yield Part(image=num_images)
+            num_images += 1
+            yield Part(text="\n\n")

@@ -1,0 +1,156 @@
+"""One request while it is answered: what it may cost, its options at work, and the events that come of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vl2.errors import UserError
+from vl2.infer.answer_stream import AnswerStream
+from vl2.infer.constraint import ConstraintState
+from vl2.infer.repetition import ends_in_loop
+from vl2.infer.sampling import GenerateOptions, choose_token
+from vl2.process.sample import Sample
+from vl2.process.tokenizer import Tokenizer
+
+FinishReason = Literal["stop", "length", "repetition", "cancelled"]
+
+
+class ContextExceeded(UserError):
+    """A prompt leaves no room for an answer in the context."""
+
+    def __init__(self, sample: Sample, max_context: int) -> None:
+        self.num_tokens, self.num_visual = len(sample), int(sample.image_mask.sum())
+        self.max_context = max_context
+        named = f" of {sample.name}" if sample.name else ""
+        super().__init__(
+            f"the prompt{named} has {self.num_tokens} tokens ({self.num_visual} visual), the context is "
+            f"{max_context}: use fewer images or turns, the tiling budget:N, or a larger max_context"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What bounds the memory of generation."""
+
+    max_rows: int = 8  # requests decoded together
+    prefill_chunk: int | None = None  # at most so many tokens per prefill chunk; None: no bound
+    max_context: int = 4096  # prompt and answer of one request
+
+    def __post_init__(self) -> None:
+        for name in ("max_rows", "prefill_chunk", "max_context"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One request got new text, or ended."""
+
+    request: int  # index into the requests
+    token_id: int | None  # None with the last event of a request that was cancelled
+    piece: str  # new text, possibly empty
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(kw_only=True)
+class SequenceState:
+    """The state of one request while it is decoded: a sequence."""
+
+    request: int
+    options: GenerateOptions
+    text: AnswerStream
+    generator: torch.Generator
+    seen: set[int]
+    max_new_tokens: int
+    eos_id: int
+    constraint: ConstraintState | None = None
+    new_ids: list[int] = field(default_factory=list)
+    is_looped: bool = False  # it began to repeat itself, and is to end
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.new_ids) >= self.max_new_tokens
+
+    def end_loop(self) -> None:
+        """Where the answer has begun to repeat itself, let it end: now, or as soon as its constraint can be met."""
+        repeats = self.options.max_repeats
+        if repeats == 0 or self.is_looped or not ends_in_loop(self.new_ids, repeats):
+            return
+        rest = 0 if self.constraint is None else self.constraint.num_to_finish
+        self.max_new_tokens = min(self.max_new_tokens, len(self.new_ids) + rest)
+        self.is_looped = True
+
+    def choose(self, logits_V: Tensor) -> int:
+        """Draw the next id. UserError if a constraint cannot be followed further."""
+        allowed_V = None
+        if self.constraint is not None:
+            allowed_V = self.constraint.allowed(self.max_new_tokens - len(self.new_ids))
+        token_id = choose_token(
+            logits_V,
+            self.options,
+            seen_ids=self.seen,
+            new_ids=self.new_ids,
+            generator=self.generator,
+            allowed_V=allowed_V,
+        )
+        if self.constraint is not None and token_id != self.eos_id:
+            self.constraint.advance(token_id)
+        self.new_ids.append(token_id)
+        self.seen.add(token_id)
+        return token_id
+
+
+def answer_budget(sample: Sample, options: GenerateOptions, limits: Limits) -> int:
+    """Return how many tokens the answer may have. ContextExceeded where the prompt leaves room for none."""
+    room = limits.max_context - len(sample)
+    if room < 1:
+        raise ContextExceeded(sample, limits.max_context)
+    return min(options.max_new_tokens, room)
+
+
+def check_bias(options: GenerateOptions, tokenizer: Tokenizer) -> None:
+    """Raise UserError where `logit_bias` names an id that the tokenizer does not have."""
+    unknown = next((token_id for token_id in options.logit_bias if token_id not in tokenizer), None)
+    if unknown is not None:
+        raise UserError(f"logit_bias: there is no token {unknown}; the ids are below {tokenizer.num_ids}")
+
+
+def start_sequence(
+    request: int, sample: Sample, options: GenerateOptions, budget: int, tokenizer: Tokenizer
+) -> SequenceState:
+    generator = torch.Generator()
+    if options.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(options.seed)
+    return SequenceState(
+        request=request,
+        options=options,
+        text=AnswerStream(tokenizer, options.stop),
+        generator=generator,
+        seen=set(sample.input_ids.tolist()),
+        max_new_tokens=budget,
+        eos_id=tokenizer.eos_id,
+        constraint=None if options.constraint is None else options.constraint.start(tokenizer, budget),
+    )
+
+
+def step_sequence(sequence: SequenceState, logits_V: Tensor, eos_id: int) -> Event:
+    token_id = sequence.choose(logits_V)
+    reason: FinishReason | None = None
+    if token_id == eos_id:
+        piece, reason = sequence.text.finish(), "stop"
+    else:
+        piece = sequence.text.push(token_id)
+        sequence.end_loop()
+        if sequence.text.is_stopped:
+            reason = "stop"
+        elif sequence.is_full:
+            piece, reason = piece + sequence.text.finish(), "repetition" if sequence.is_looped else "length"
+            reason = "stop" if sequence.text.is_stopped else reason
+    return Event(request=sequence.request, token_id=token_id, piece=piece, finish_reason=reason)

@@ -1,0 +1,43 @@
+// Many rows of bfloat16 times a whole weight in bfloat16 or int8, with bias, GELU and residual in the epilogue.
+//
+// In: a RowsProduct, held the same in Python (vl2/kernels/tiles.py). Out: bfloat16 rows, and whether it was done: only
+// AMX has this kernel (gemm_amx.h), elsewhere PyTorch's own products are the fastest. Callers are kernels.cpp,
+// fused_prefill.h and encode.h.
+#pragma once
+#include "matmul.h"
+
+namespace vl2 {
+
+// Held the same in Python, as a ctypes structure.
+struct RowsProduct {
+    const bf16* x;  // [rows, inputs], `x_stride` numbers from one row to the next
+    int64_t rows, inputs, x_stride;
+    int64_t kind;                // BF16 or INT8
+    const void* weight;          // [outputs, inputs]
+    const float* column_scales;  // [outputs], of INT8
+    const bf16* bias;            // [outputs]; null: none
+    int64_t outputs, gelu;       // gelu: the tanh GELU of the result
+    const bf16* residual;        // [rows, outputs], to which the result, rounded, is added; null: none
+    bf16* out;                   // [rows, outputs], `out_stride` from one row to the next
+    int64_t out_stride;
+};
+
+// Rows times a matrix in bfloat16 or int8, with no bias and nothing behind it.
+inline RowsProduct product_of(const Matrix& w, const bf16* x, int64_t rows, int64_t x_stride, bf16* out,
+                              int64_t out_stride) {
+    const float* scales = w.kind == INT8 ? reinterpret_cast<const float*>(w.scales) : nullptr;
+    return {x, rows, w.inputs, x_stride, w.kind, w.codes, scales, nullptr, w.outputs, 0, nullptr, out, out_stride};
+}
+
+}  // namespace vl2
+
+#if defined(VL2_AMX)
+#include "gemm_amx.h"
+#else
+
+namespace vl2 {
+
+inline bool multiply_rows_in_tiles(const RowsProduct*, int64_t, int) { return false; }
+
+}  // namespace vl2
+#endif

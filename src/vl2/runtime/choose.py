@@ -1,0 +1,40 @@
+"""Which runner a model gets: the first that is for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from vl2.model import VL2
+from vl2.runtime.cpu import CpuRunner
+from vl2.runtime.cuda import CudaGraphRunner
+from vl2.runtime.plain import PlainRunner
+from vl2.runtime.runner import Runner
+
+RUNNERS: tuple[type[CudaGraphRunner] | type[CpuRunner] | type[PlainRunner], ...] = (
+    CudaGraphRunner,
+    CpuRunner,
+    PlainRunner,
+)
+
+
+def choose_runner(model: VL2) -> Runner:
+    """Return the fastest runner that is for a model in evaluation mode. The model is not changed."""
+    return next(runner for runner in RUNNERS if runner.refusal(model) is None)(model)
+
+
+def explain_choice(runner: Runner, model: VL2) -> list[str]:
+    """Return which runner a model has, why it has none of those before it, and what the runner cannot do for it."""
+    return [*_explained(runner.name, [other.refusal(model) for other in RUNNERS]), *runner.notes]
+
+
+def explain_on(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Return which runner models of a type get on a device as a rule, and why none of those before it."""
+    refusals = [other.refusal_on(device, dtype) for other in RUNNERS]
+    return _explained(RUNNERS[refusals.index(None)].name, refusals)
+
+
+def _explained(name: str, refusals: Sequence[str | None]) -> list[str]:
+    first = [other.name for other in RUNNERS].index(name)
+    return [name, *(f"not {RUNNERS[i].name}: {refusals[i]}" for i in range(first))]

@@ -1,0 +1,273 @@
+"""Decoding as CUDA graphs: the hundreds of small kernels of a step are launched as one.
+
+A graph does the same work on the same addresses each time it is replayed. So nothing moves in the step written here:
+the tokens and the positions are tensors that are filled before, the new keys are scattered to their positions, and each
+row looks through a mask at as many of the cache's positions as the step was made for. A graph is made for each number
+of rows and of such positions when it first occurs, and kept with its cache.
+
+The step itself runs anywhere, and a test holds it equal to the plain one; the graph around it needs a card, and has not
+been measured by this project. L positions that are looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vl2.errors import memory_errors
+from vl2.model import VL2, Cache
+from vl2.model.language import LanguageModel
+from vl2.model.mask import AttentionMask
+from vl2.model.moe import Experts, has_grouped_kernel, is_aligned
+from vl2.quant.apply import quantization_of
+from vl2.runtime.plain import PlainRunner
+from vl2.runtime.runner import CachePool, new_key
+
+LOGGER = logging.getLogger("vl2.runtime.cuda")
+WARM_UPS = 3  # runs before the recording, in which libraries choose their kernels and take their memory
+LEAST_POSITIONS = 512
+Replay = Callable[[], Tensor]
+
+
+def round_up(positions: int) -> int:
+    """Return the power of two that is made for so many positions, so that numbers near each other share one."""
+    return max(LEAST_POSITIONS, 1 << (positions - 1).bit_length())
+
+
+class _ScatteredCache(Cache):
+    """A cache whose new positions are said by a tensor, and which is looked at as a whole."""
+
+    def __init__(self, layers: list[tuple[Tensor, ...]], place_B: Tensor) -> None:
+        super().__init__(layers, [0] * len(place_B))
+        self._place_B = place_B
+
+    def write(self, layer: int, new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        for stored, fresh in zip(self.layers[layer], new, strict=True):
+            place = self._place_B.view(-1, *[1] * (fresh.dim() - 1)).expand_as(fresh)
+            stored.scatter_(-2, place, fresh)
+        return self.layers[layer]
+
+
+class FixedStep:
+    """One step of all rows of a cache: `ids_B1` and `place_B` in, logits out, with no shape or address that changes."""
+
+    def __init__(self, language: LanguageModel, cache: Cache, num_positions: int) -> None:
+        """Every row must keep within the first `num_positions` of the cache, the new token included."""
+        num_rows, device = len(cache.lengths), cache.layers[0][0].device
+        self._language = language
+        self.ids_B1 = torch.zeros(num_rows, 1, dtype=torch.int64, device=device)
+        self.place_B = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        layers = [tuple(t.narrow(-2, 0, num_positions) for t in layer) for layer in cache.layers]
+        self._cache = _ScatteredCache(layers, self.place_B)
+        self._key_L = torch.arange(num_positions, device=device)
+
+    def fill(self, token_ids: Sequence[int], lengths: Sequence[int]) -> None:
+        """Say which tokens come next, and where."""
+        self.ids_B1.copy_(torch.tensor(token_ids).unsqueeze(1))
+        self.place_B.copy_(torch.tensor(lengths))
+
+    def run(self) -> Tensor:
+        """Return the float32 logits [B, V]. Running it again writes the same to the same places."""
+        visible_B11L = (self._key_L <= self.place_B[:, None])[:, None, None, :]
+        mask = AttentionMask(tensor=visible_B11L, is_causal=False)
+        embeds_B1D = self._language.embed(self.ids_B1)
+        hidden = self._language.model(embeds_B1D, self.place_B[:, None], mask, self._cache, equal_blocks=True)
+        return self._language.logits(hidden.states_BSD[:, -1])
+
+
+class Recorder:
+    """Records steps of one cache as graphs, all in the same memory: they take turns."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        # A stream of this card for all recordings: PyTorch's own is one of the card that it first recorded on.
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, step: FixedStep) -> Replay:
+        """Return what runs a filled step as a graph. What it returns is overwritten by the next run of any of them.
+
+        Where the recording fails it is the step itself, after a warning: slower, and as right.
+        """
+        try:
+            return self._record(step)
+        except RuntimeError as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            LOGGER.warning("vl2: steps are launched kernel by kernel, as no CUDA graph could be recorded: %s", reason)
+            return step.run
+
+    def _record(self, step: FixedStep) -> Replay:
+        # Streams and recordings are those of the current card, which need not be the model's.
+        with torch.cuda.device(self._device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                for _ in range(WARM_UPS):
+                    step.run()
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                logits_BV = step.run()
+
+        def replay() -> Tensor:
+            with torch.cuda.device(self._device):
+                graph.replay()
+            return logits_BV
+
+        return replay
+
+
+class GraphPool:
+    """Rows of one cache, and the graphs of steps that decode them.
+
+    A step runs all rows up to the last that is taken. A row that is not decoded in it writes to the position behind its
+    own, which whatever comes next there overwrites.
+    """
+
+    def __init__(self, runner: CudaGraphRunner, cache: Cache) -> None:
+        self.cache, self.num_rows = cache, len(cache.lengths)
+        self._runner = weakref.ref(runner)  # which keeps the pool: with a cycle its memory would outlast both
+        self._language = runner.model.language
+        self._taken: dict[int, Cache] = {}  # by the number of the row
+        self._recorder = Recorder(runner.model.device)
+        self._recorded: dict[tuple[int, int], tuple[FixedStep, Replay]] = {}  # by rows and positions
+
+    def take(self, num_positions: int) -> Cache:
+        assert num_positions <= self.cache.capacity, f"rows of {self.cache.capacity} positions, not {num_positions}"
+        number = next(number for number in range(self.num_rows) if number not in self._taken)
+        row = self.cache.rows(number, number + 1)
+        row.lengths = [0]
+        self._taken[number] = row
+        return row
+
+    def give_back(self, row: Cache) -> None:
+        del self._taken[self._number(row)]
+
+    def close(self) -> None:
+        """Keep the cache and the graphs for whom comes next."""
+        self._taken.clear()
+        if (runner := self._runner()) is not None:
+            runner.keep(self)
+
+    def clear(self) -> None:
+        self.cache.clear()
+
+    def decode(self, token_ids: Sequence[int], rows: Sequence[Cache]) -> Tensor:
+        """Append one token to each row and return the logits that follow, [B, V]; the next call overwrites them."""
+        needed = 1 + max(row.lengths[0] for row in self._taken.values())
+        assert needed <= self.cache.capacity, f"rows of {self.cache.capacity} positions, {needed} are needed"
+        num_rows = 1 + max(self._taken)
+        numbers = [self._number(row) for row in rows]
+        next_ids, lengths = [0] * num_rows, [0] * num_rows
+        for number, row in self._taken.items():
+            lengths[number] = row.lengths[0]
+        for number, token_id in zip(numbers, token_ids, strict=True):
+            next_ids[number] = token_id
+        step, replay = self._step(next_ids, lengths, min(round_up(needed), self.cache.capacity))
+        step.fill(next_ids, lengths)
+        logits_BV = replay()
+        for row in rows:
+            row.advance(1)
+        return logits_BV[numbers]
+
+    def _step(self, token_ids: Sequence[int], lengths: Sequence[int], num_positions: int) -> tuple[FixedStep, Replay]:
+        shape = len(token_ids), num_positions
+        if shape not in self._recorded:
+            step = FixedStep(self._language, self.cache.rows(0, shape[0]), num_positions)
+            # With what comes next anyway: the runs before and during the recording then write what belongs there.
+            step.fill(token_ids, lengths)
+            self._recorded[shape] = step, self._recorder.record(step)
+        return self._recorded[shape]
+
+    def has(self, row: Cache) -> bool:
+        return any(taken is row for taken in self._taken.values())
+
+    def _number(self, row: Cache) -> int:
+        return next(number for number, taken in self._taken.items() if taken is row)
+
+
+class CudaGraphRunner:
+    """Decodes by graphs. All else is launched kernel by kernel: a prompt's kernels are large."""
+
+    name: ClassVar[str] = "CUDA graphs"
+
+    def __init__(self, model: VL2) -> None:
+        self.key = new_key()
+        self.model = model
+        self._plain = PlainRunner(model)
+        self._kept: GraphPool | None = None  # whose rows nobody has
+        self._in_use: list[GraphPool] = []
+
+    @staticmethod
+    def refusal_on(device: torch.device, dtype: torch.dtype) -> str | None:
+        """Return why no step can be a graph: none may make the host wait for what the card computes."""
+        if device.type != "cuda":
+            return f"the model is on {device}"
+        if dtype != torch.bfloat16:
+            return f"PyTorch's grouped product takes bfloat16, and the model is in {str(dtype).removeprefix('torch.')}"
+        if not has_grouped_kernel(torch.cuda.get_device_capability(device), torch.version.hip):
+            return "PyTorch has no grouped product for this card, and would wait for the number of rows of each expert"
+        return None
+
+    @classmethod
+    def refusal(cls, model: VL2) -> str | None:
+        if (reason := cls.refusal_on(model.device, model.dtype)) is not None:
+            return reason
+        if quantization_of(model) is not None:
+            return "its weights are quantized"
+        modules = list(model.language.modules())
+        if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
+            return "a module has a hook, and a graph calls nobody"
+        experts = (module for module in modules if isinstance(module, Experts))
+        if not all(is_aligned(weight_EFD) for module in experts for weight_EFD in module.parameters()):
+            return "the sides of an expert are no multiples of 16 bytes"
+        return None
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return ()
+
+    def encode(self, tiles_I3PP: Tensor) -> Tensor:
+        return self._plain.encode(tiles_I3PP)
+
+    def prefill(self, embeds_1SD: Tensor, row: Cache) -> Tensor:
+        return self._plain.prefill(embeds_1SD, row)
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self._plain.logits(states)
+
+    def decode(self, token_ids: Sequence[int], rows: Sequence[Cache], num_rows: int) -> Tensor:
+        pool = next(pool for pool in self._in_use if pool.has(rows[0]))
+        return pool.decode(token_ids, rows)
+
+    def cache_pool(self, num_rows: int, longest: int, total: int) -> CachePool:
+        """Return the pool that was kept, where it is large enough, or a new one.
+
+        A new one gets some more positions, for calls to come. One that does not fit is freed first.
+        """
+        num_rows = max(1, min(num_rows, total // longest))
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.num_rows >= num_rows and kept.cache.capacity >= longest:
+            kept.clear()
+            pool = kept
+        else:
+            del kept
+            pool = GraphPool(self, self._allocated(num_rows, longest, total))
+        self._in_use.append(pool)
+        return pool
+
+    def keep(self, pool: GraphPool) -> None:
+        """Keep a pool that nobody uses any more; of two the larger."""
+        self._in_use.remove(pool)
+        if self._kept is None or self._kept.cache.nbytes <= pool.cache.nbytes:
+            self._kept = pool
+
+    def _allocated(self, num_rows: int, longest: int, total: int) -> Cache:
+        capacity = max(longest, min(round_up(longest), total // num_rows))
+        config, dtype, device = self.model.config.language_config, self.model.dtype, self.model.device
+        with memory_errors(f"a cache of {num_rows} rows of {capacity} tokens"):
+            return Cache.allocate(config, num_rows, capacity, dtype=dtype, device=device)

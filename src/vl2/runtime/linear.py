@@ -1,0 +1,84 @@
+"""Linear layers on a CPU in bfloat16: bias, residual and activation inside or right behind the product.
+
+M rows, K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vl2.kernels import load_kernels
+from vl2.kernels import prefill as kernels
+from vl2.kernels.bfloat16 import has_bfloat16_products, is_better_in_float32, linear_in_float32
+from vl2.kernels.rows import MAX_DECODED_ROWS, is_decode_step
+from vl2.kernels.tiles import LINE, multiply_rows_in_tiles
+from vl2.quant.matmul import FEW_PREFILL_ROWS
+from vl2.quant.matmul import linear as quantized_linear
+from vl2.quant.modules import QuantizedLinear
+
+
+class PanelLinear(nn.Linear):
+    """A linear layer that a processor without bfloat16 instructions multiplies in float32, a panel at a time."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if is_better_in_float32(input, self.weight):
+            return linear_in_float32(input, self.weight, self.bias)
+        return F.linear(input, self.weight, self.bias)
+
+
+class CpuLinear(PanelLinear):
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(self, input)
+
+
+def is_plain_linear(layer: object) -> TypeGuard[nn.Linear]:
+    """Whether all that a layer does is to multiply by its weight, so that the weight may be read past it."""
+    return type(layer) in (nn.Linear, PanelLinear, CpuLinear)
+
+
+def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
+    """Bias and sum inside the product. Not the activation: the product library takes half as long again for it."""
+    rows = x.numel() // x.shape[-1]
+    is_many = is_for_kernels(rows, is_decode_step(x), is_plain=is_plain_linear(layer))
+    # PyTorch's product has no form for a CPU without bfloat16 instructions, and raises.
+    if is_plain_linear(layer) and is_many and kernels.applies(x, layer.weight) and has_bfloat16_products():
+        in_tiles = _linear_in_tiles(layer, x, gelu=gelu, residual=residual)
+        if in_tiles is not None:
+            return in_tiles
+        product = torch.ops.mkldnn._linear_pointwise
+        if residual is not None:
+            added: Tensor = product.binary(x, residual, layer.weight, layer.bias, "add")
+            return added
+        out: Tensor = product(x, layer.weight, layer.bias, "none", [], "")
+        return kernels.gelu_(out) if gelu else out
+    if isinstance(layer, QuantizedLinear):
+        held = layer.quantized, layer.out_features, layer.in_features, layer.bias
+        return quantized_linear(x, *held, gelu=gelu, residual=residual)
+    out = PanelLinear.forward(layer, x) if isinstance(layer, PanelLinear) else layer(x)
+    if gelu:
+        return F.gelu(out, approximate="tanh")
+    return out if residual is None else residual + out
+
+
+def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, gelu: bool, residual: Tensor | None) -> Tensor | None:
+    """Do the same where the processor has tile registers, and rows of the weight begin on lines of the cache."""
+    library, (N, K) = load_kernels(), layer.weight.shape
+    if library is None or not kernels.has_tiles() or K % LINE or not layer.weight.is_contiguous():
+        return None
+    residual_MN = None if residual is None else residual.reshape(-1, N).contiguous()
+    out_MN = multiply_rows_in_tiles(
+        library, x.reshape(-1, K), layer.weight, bias_N=layer.bias, gelu=gelu, residual_MN=residual_MN
+    )
+    return None if out_MN is None else out_MN.view(*x.shape[:-1], N)
+
+
+def is_for_kernels(rows: int, is_step: bool, *, is_plain: bool) -> bool:
+    """Whether so many rows are. Of plain weights any number where there are tile registers, to which one is as sixteen.
+
+    Else a decoding step is as the plain modules do it, or in a call of its own.
+    """
+    return (is_plain and kernels.has_tiles()) or rows > (MAX_DECODED_ROWS if is_step else FEW_PREFILL_ROWS)

@@ -1,0 +1,53 @@
+"""Plain PyTorch: the model as it is written, on any device, in any type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vl2.model import VL2, Cache, CacheRows
+from vl2.runtime.runner import CachePool, FreshRows, new_key
+
+
+class PlainRunner:
+    """Calls the model."""
+
+    name: ClassVar[str] = "plain PyTorch"
+
+    def __init__(self, model: VL2) -> None:
+        self.key = new_key()
+        self.model = model
+
+    @staticmethod
+    def refusal_on(device: torch.device, dtype: torch.dtype) -> str | None:
+        return None
+
+    @classmethod
+    def refusal(cls, model: VL2) -> str | None:
+        return None
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return ()
+
+    def encode(self, tiles_I3PP: Tensor) -> Tensor:
+        return self.model.encode_tiles(tiles_I3PP)
+
+    def prefill(self, embeds_1SD: Tensor, row: Cache) -> Tensor:
+        return self.model.language.extend(embeds_1SD, row, last_only=True)[0, -1]
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self.model.language.logits(states)
+
+    def decode(self, token_ids: Sequence[int], rows: Sequence[Cache], num_rows: int) -> Tensor:
+        language, num_padding = self.model.language, num_rows - len(token_ids)
+        ids = [*token_ids, *[token_ids[0]] * num_padding]
+        ids_B1 = torch.tensor(ids, device=self.model.device).unsqueeze(1)
+        states_B1D = language.extend(language.embed(ids_B1), CacheRows(rows, num_rows))
+        return language.logits(states_B1D[:, -1])[: len(token_ids)]
+
+    def cache_pool(self, num_rows: int, longest: int, total: int) -> CachePool:
+        return FreshRows(self.model, num_rows)

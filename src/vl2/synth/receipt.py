@@ -1,0 +1,261 @@
+"""Shop receipts: items, totals that add up to the cent, and questions about the fields and where they are.
+
+Money is counted in whole cents.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vl2.data import locate_phrases
+from vl2.data.record import BoxPx
+from vl2.synth import fonts, words
+from vl2.synth.distort import distort
+from vl2.synth.draft import Draft
+from vl2.synth.page import Page, ink_for, line_height, make_paper, text_width
+from vl2.synth.source import Dropped, Source
+
+TITLES = {
+    "en": {"date": "Date", "no": "Receipt No", "sub": "Subtotal", "tax": "Tax", "total": "TOTAL", "cash": "Cash",
+           "change": "Change", "thanks": "Thank you!"},
+    "zh": {"date": "日期", "no": "单号", "sub": "小计", "tax": "税额", "total": "合计", "cash": "现金",
+           "change": "找零", "thanks": "谢谢惠顾"},
+}  # fmt: skip
+QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "en": {
+        "total": ("What is the total amount?", "How much was paid in total?", "Give the total of this receipt."),
+        "date": ("What is the date on the receipt?", "When was this receipt issued?"),
+        "shop": ("Which shop issued this receipt?", "What is the name of the shop?"),
+        "tax": ("How much tax is on the receipt?", "What is the tax amount?"),
+        "change": ("How much change was given?", "What is the change?"),
+        "price": ("How much does one {item} cost?", "What is the unit price of {item}?"),
+        "amount": ("What is the amount for {item}?", "How much was paid for {item} altogether?"),
+        "count": ("How many different items were bought?", "How many lines of items does the receipt have?"),
+        "json": (
+            "Extract shop, date, items, tax and total as JSON.",
+            "Give the key fields of this receipt (shop, date, items, tax, total) as JSON.",
+        ),
+        "read": ("Transcribe this receipt.", "Read all the text on the receipt, line by line."),
+    },
+    "zh": {
+        "total": ("合计金额是多少？", "这张小票一共多少钱？"),
+        "date": ("小票上的日期是什么？", "这张小票是哪一天开的？"),
+        "shop": ("这是哪家店的小票？", "商店的名字是什么？"),
+        "tax": ("税额是多少？", "小票上的税是多少？"),
+        "change": ("找零多少？", "找了多少钱？"),
+        "price": ("{item}的单价是多少？", "一件{item}多少钱？"),
+        "amount": ("{item}一共花了多少钱？", "{item}的金额是多少？"),
+        "count": ("一共买了几种商品？", "小票上有几行商品？"),
+        "json": (
+            "请用JSON提取shop、date、items、tax和total。",
+            "把小票的关键字段（shop、date、items、tax、total）写成JSON。",
+        ),
+        "read": ("请逐行抄录这张小票。", "读出小票上的全部文字。"),
+    },
+}
+FIELDS = ("shop", "date", "total", "tax", "change")
+# What is asked for is the value, not its title.
+LABELS = {
+    "en": {"shop": "shop name", "date": "date of purchase", "total": "total amount", "tax": "tax amount",
+           "change": "amount of change"},
+    "zh": {"shop": "店名", "date": "购物日期", "total": "合计金额", "tax": "税额数值", "change": "找零金额"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptItem:
+    name: str
+    count: int
+    price_cents: int
+
+    @property
+    def amount_cents(self) -> int:
+        return self.count * self.price_cents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purchase:
+    """What a receipt says."""
+
+    shop: str
+    date: str
+    number: str
+    address: str
+    items: tuple[ReceiptItem, ...]
+    tax_percent: int
+    cash_cents: int
+
+    @property
+    def subtotal_cents(self) -> int:
+        return sum(item.amount_cents for item in self.items)
+
+    @property
+    def tax_cents(self) -> int:
+        return (self.subtotal_cents * self.tax_percent + 50) // 100  # half a cent rounds up
+
+    @property
+    def total_cents(self) -> int:
+        return self.subtotal_cents + self.tax_cents
+
+    @property
+    def change_cents(self) -> int:
+        return self.cash_cents - self.total_cents
+
+
+def money(cents: int) -> str:
+    return f"{cents // 100}.{cents % 100:02d}"
+
+
+def make_purchase(rng: random.Random, language: str) -> Purchase:
+    chosen = rng.sample(words.GOODS[language], rng.randint(2, 8))
+    items = tuple(
+        ReceiptItem(name=good, count=rng.choice((1, 1, 1, 2, 3)), price_cents=rng.randint(40, 2999)) for good in chosen
+    )
+    date, number = words.date(rng, language), f"{rng.randint(1, 999999):06d}"
+    bought = Purchase(
+        shop=rng.choice(words.SHOPS[language]), date=date, number=number, address=words.address(rng, language),
+        items=items, tax_percent=rng.choice((5, 6, 8, 10, 19)), cash_cents=0,
+    )  # fmt: skip
+    note = rng.choice((100, 500, 1000, 2000))
+    cash = -(-bought.total_cents // note) * note
+    return Purchase(**{**bought.__dict__, "cash_cents": cash})
+
+
+def field_values(purchase: Purchase) -> dict[str, str]:
+    """Return what is printed for each field that can be asked for."""
+    return {
+        "shop": purchase.shop,
+        "date": purchase.date,
+        "total": money(purchase.total_cents),
+        "tax": money(purchase.tax_cents),
+        "change": money(purchase.change_cents),
+    }
+
+
+def as_json(purchase: Purchase) -> str:
+    values = field_values(purchase)
+    items = [{"name": i.name, "count": i.count, "amount": money(i.amount_cents)} for i in purchase.items]
+    fields = {"shop": values["shop"], "date": values["date"], "items": items, "tax": values["tax"]}
+    return json.dumps({**fields, "total": values["total"]}, ensure_ascii=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printed:
+    """A row of a receipt: what stands left and right, centred when there is no right."""
+
+    left: str
+    right: str = ""
+    field: str = ""
+
+
+def rows_of(purchase: Purchase, language: str) -> list[Printed]:
+    t = TITLES[language]
+    rows = [
+        Printed(left=purchase.shop, field="shop"),
+        Printed(left=purchase.address),
+        Printed(left=t["no"], right=purchase.number),
+        Printed(left=t["date"], right=purchase.date, field="date"),
+    ]
+    for item in purchase.items:
+        rows.append(
+            Printed(left=f"{item.count} x {item.name} @ {money(item.price_cents)}", right=money(item.amount_cents))
+        )
+    rows += [
+        Printed(left=t["sub"], right=money(purchase.subtotal_cents)),
+        Printed(left=f"{t['tax']} {purchase.tax_percent}%", right=money(purchase.tax_cents), field="tax"),
+        Printed(left=t["total"], right=money(purchase.total_cents), field="total"),
+        Printed(left=t["cash"], right=money(purchase.cash_cents)),
+        Printed(left=t["change"], right=money(purchase.change_cents), field="change"),
+        Printed(left=t["thanks"]),
+    ]
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt(Source):
+    """Receipts with questions on fields, key fields as JSON, transcripts, and where a field is."""
+
+    name = "receipt"
+    category = "ocr"
+    tasks_known: ClassVar[tuple[str, ...]] = ("field", "item", "json", "read", "locate")
+
+    font_folders: tuple[str, ...] | None = None
+    languages: tuple[str, ...] = ("en", "zh")
+    max_distortions: int = 3
+
+    def draft(self, rng: random.Random) -> Draft:
+        language = rng.choice([lang for lang in self.languages if lang in fonts.languages(self.font_folders)] or ["en"])
+        task = self.pick_task(rng)
+        purchase = make_purchase(rng, language)
+        rows = rows_of(purchase, language)
+        face = fonts.choose_face(rng, "".join(row.left + row.right for row in rows), self.font_folders)
+        if face is None:
+            raise Dropped("no font covers the text")
+        page, boxes = _print(rows, fonts.load(face, rng.randint(14, 22)), rng)
+        picture = distort(page.image, rng, rng.randint(0, self.max_distortions))
+        draft = Draft(
+            language=language, traits={"task": task, "font": face.name, "distortion": "+".join(picture.names)}
+        )
+        draft.picture(picture.image, jpeg_quality=picture.jpeg_quality)
+        moved = {name: picture.move(box) for name, box in boxes.items()}
+        _ask(draft, task, purchase, rows, moved, rng)
+        return draft
+
+
+def _print(rows: list[Printed], font: fonts.Font, rng: random.Random) -> tuple[Page, dict[str, BoxPx]]:
+    """Print the rows and return the page with the boxes of the values of fields."""
+    margin, step = rng.randint(12, 28), round(line_height(font) * rng.uniform(1.15, 1.5))
+    inner = max(text_width(font, row.left) + text_width(font, row.right) + 28 for row in rows)
+    width, height = inner + 2 * margin, step * (len(rows) + 2) + 2 * margin
+    kind = rng.choice(("white", "plain", "noise", "gradient", "folded"))
+    page, ink = Page(make_paper(kind, (width, height), rng)), ink_for(kind, rng)
+    boxes: dict[str, BoxPx] = {}
+    y = margin
+    for number, row in enumerate(rows):
+        if number == 2 or row.left == rows[-6].left:  # after the head, and before the subtotal
+            page.draw.line((margin, y + step // 3, width - margin, y + step // 3), fill=ink)
+            y += step * 2 // 3
+        if row.right:
+            page.write((margin, y), row.left, font, ink)
+            box = page.write((width - margin, y), row.right, font, ink, "ra")
+        else:
+            box = page.write((width / 2, y), row.left, font, ink, "ma")
+        if row.field:
+            boxes[row.field] = box
+        y += step
+    return page, boxes
+
+
+def _ask(
+    draft: Draft,
+    task: str,
+    purchase: Purchase,
+    rows: list[Printed],
+    boxes: dict[str, BoxPx],
+    rng: random.Random,
+) -> None:
+    questions, values = QUESTIONS[draft.language], field_values(purchase)
+    if task == "field":
+        for name in rng.sample(FIELDS, rng.randint(1, 3)):
+            draft.ask(rng.choice(questions[name]), values[name])
+    elif task == "item":
+        item = rng.choice(purchase.items)
+        kind = rng.choice(("price", "amount", "count"))
+        answers = {
+            "price": money(item.price_cents),
+            "amount": money(item.amount_cents),
+            "count": str(len(purchase.items)),
+        }
+        draft.ask(rng.choice(questions[kind]).format(item=item.name), answers[kind])
+    elif task == "json":
+        draft.ask(rng.choice(questions["json"]), as_json(purchase))
+    elif task == "read":
+        draft.ask(rng.choice(questions["read"]), "\n".join(f"{row.left} {row.right}".strip() for row in rows))
+    else:
+        name = rng.choice(FIELDS)
+        label = LABELS[draft.language][name]
+        draft.category = "grounding"
+        draft.ask(locate_phrases.locate(rng, draft.language, label), draft.box(label, [boxes[name]]))

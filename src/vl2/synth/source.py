@@ -1,0 +1,221 @@
+"""What every synthetic source is: a function of (index, seed) to a record, run in as many processes as there are.
+
+The order and the bytes of the records depend on the source, its settings and the seed alone, never on the number of
+processes. (Drawn text also depends on the fonts of the machine.)
+"""
+
+from __future__ import annotations
+
+import abc
+import multiprocessing
+import random
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, ClassVar
+
+from vl2.data.ray_map import Where, map_in_order
+from vl2.data.record import Record
+from vl2.errors import UserError
+from vl2.synth.draft import Draft
+
+RAY_CHUNKS = 256  # handed to a cluster at once
+CHUNK = 8  # records a process makes between two messages: enough to hide their cost
+Outcome = Record | str  # a record, or why it was dropped
+LANGUAGES = ("en", "zh")  # that questions are asked in
+FORMS = ("mixed", "worked", "concise")  # of what is worked out: with its steps, the answer alone, or either
+# The least value of a setting, in every source that has it: with less there would be nothing to draw or to ask.
+LEAST = {
+    "max_chars_en": 2, "max_chars_zh": 2, "max_columns": 2, "max_distortions": 0, "max_objects": 1, "max_of_kind": 1,
+    "max_pictures": 2, "max_rows": 3, "max_side_px": 64, "min_chars_en": 1, "min_side_px": 64, "turns": 1,
+}  # fmt: skip
+# As in the catalogue of public sets: texts and tables that were given have terms that only their giver knows.
+UNKNOWN_LICENCE = "check"
+
+
+class Dropped(Exception):
+    """A record that cannot be made, such as a plot whose code fails. `generate` counts it and goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(abc.ABC):
+    """A source of drawn records. Subclasses add their settings and `draft`."""
+
+    name: ClassVar[str]
+    category: ClassVar[str]
+    tasks_known: ClassVar[tuple[str, ...]]
+
+    licence: str = ""  # of the records, where a text or table given asks for one; "": see own_licence
+    tasks: tuple[str, ...] = ()  # which kinds of questions; all when empty
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            if task not in self.tasks_known:
+                raise UserError(f"tasks of {self.name} are {', '.join(self.tasks_known)}, got {task!r}")
+        _check_settings(self.name, vars(self))
+
+    @abc.abstractmethod
+    def draft(self, rng: random.Random) -> Draft:
+        """Draw one example from the generator alone. Raises Dropped when it cannot be made."""
+
+    def make(self, index: int, seed: int) -> Record:
+        """Return record `index`: the same for the same settings, index and seed."""
+        return self.finish(self.draft(rng_for(seed, self.name, index)), index, seed)
+
+    def finish(self, draft: Draft, index: int, seed: int) -> Record:
+        record_id, licence = f"{self.name}-{seed}-{index:07d}", self.licence or self.own_licence()
+        return draft.record(id=record_id, source=self.name, category=self.category, licence=licence)
+
+    def own_licence(self) -> str:
+        """Return the licence of records: CC0 where all that is shown is made up here, else that of what was given."""
+        return "CC0-1.0"
+
+    def pick_task(self, rng: random.Random) -> str:
+        return rng.choice(self.tasks or self.tasks_known)
+
+
+def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Check the settings that several sources have, before anything is drawn."""
+    languages = settings.get("languages", LANGUAGES)
+    if not languages or not set(languages) <= set(LANGUAGES):
+        given = ", ".join(languages) or "none"
+        raise UserError(f"languages of {name} are {' and '.join(LANGUAGES)}, or one of them, got {given}")
+    if settings.get("form", FORMS[0]) not in FORMS:
+        raise UserError(f"form of {name} is one of {', '.join(FORMS)}, got {settings['form']!r}")
+    for setting, least in LEAST.items():
+        if settings.get(setting, least) < least:
+            raise UserError(f"{setting} of {name} must be at least {least}, got {settings[setting]}")
+
+
+@dataclass
+class GenerationTally:
+    """What `generate` did so far: filled while it runs."""
+
+    made: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> how many
+
+    def count(self, outcome: Outcome) -> None:
+        if isinstance(outcome, str):
+            self.dropped[outcome] = self.dropped.get(outcome, 0) + 1
+        else:
+            self.made += 1
+
+
+def rng_for(seed: int, name: str, index: int) -> random.Random:
+    """Return the generator of one record. Python seeds from a text by SHA-512: equal on every machine."""
+    return random.Random(f"{seed}/{name}/{index}")
+
+
+def generate(
+    source: Source,
+    count: int,
+    seed: int = 0,
+    processes: int = 1,
+    *,
+    start: int = 0,
+    tally: GenerationTally | None = None,
+    progress: bool = False,
+    on: Where = "local",
+) -> Iterator[Record]:
+    """Yield the records `start` to `start + count - 1` in order, without the dropped ones.
+
+    `start` resumes an interrupted run. `progress` shows a bar on standard error. With on="ray" a cluster draws, and
+    the records are the same as far as its machines have the same fonts and files.
+    """
+    if count < 0 or processes < 1:
+        raise UserError(f"count must be at least 0 and processes at least 1, got {count} and {processes}")
+    tally = GenerationTally() if tally is None else tally
+    chunks = [range(at, min(at + CHUNK, start + count)) for at in range(start, start + count, CHUNK)]
+    made: Iterator[Record | str]
+    if on == "ray":
+        made = chain.from_iterable(map_in_order(_MakeChunk(source, seed), chunks, on, RAY_CHUNKS))
+    else:
+        made = _in_processes(source, seed, chunks, processes) if processes > 1 else _here(source, seed, chunks)
+    with _bar(source.name, count, progress) as bar:
+        for outcome in made:
+            tally.count(outcome)
+            bar.step(sum(tally.dropped.values()))
+            if isinstance(outcome, Record):
+                yield outcome
+
+
+@dataclass(frozen=True)
+class _MakeChunk:
+    """What travels to a cluster."""
+
+    source: Source
+    seed: int
+
+    def __call__(self, indices: range) -> list[Outcome]:
+        return _make_chunk(self.source, self.seed, indices)
+
+
+def _make_chunk(source: Source, seed: int, indices: range) -> list[Outcome]:
+    return [_attempt(source, seed, index) for index in indices]
+
+
+def _attempt(source: Source, seed: int, index: int) -> Outcome:
+    try:
+        return source.make(index, seed)
+    except Dropped as reason:
+        return str(reason)
+
+
+def _here(source: Source, seed: int, chunks: list[range]) -> Iterator[Outcome]:
+    for indices in chunks:
+        for index in indices:
+            yield _attempt(source, seed, index)
+
+
+def _in_processes(source: Source, seed: int, chunks: list[range], processes: int) -> Iterator[Outcome]:
+    # Spawned, not forked: forking a process whose libraries run threads can hang. A short queue, because a slow
+    # reader must not make the pictures of a whole run wait in memory.
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    waiting: deque[Future[list[Outcome]]] = deque()
+    try:
+        for indices in chunks:
+            waiting.append(pool.submit(_make_chunk, source, seed, indices))
+            if len(waiting) > 2 * processes:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"a process of {source.name} ended abruptly: too little memory, or a main program that cannot be imported"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Bar(AbstractContextManager["_Bar"]):
+    """A progress bar of rich, or nothing."""
+
+    def __init__(self, name: str, count: int, show: bool) -> None:
+        self._progress: Any = nullcontext()
+        self._name, self._shown = name, show
+        if show:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._progress = Progress(console=Console(stderr=True))
+            self._task = self._progress.add_task(name, total=count)
+
+    def __enter__(self) -> _Bar:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.__exit__(*exception)
+
+    def step(self, dropped: int) -> None:
+        if self._shown:
+            name = f"{self._name}, {dropped} dropped" if dropped else self._name
+            self._progress.update(self._task, advance=1, description=name)
+
+
+def _bar(name: str, count: int, show: bool) -> _Bar:
+    return _Bar(name, count, show)

@@ -1,0 +1,250 @@
+"""Marks drawn over an image (arrow, box, circle, scribble), and questions about what they mark.
+
+`mark` works on any record that has objects and carries its images; the sources of this file draw scenes to mark. In
+`in_context` an object is marked in one image, and those of its kind are to be found in a second one.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from PIL import Image, ImageDraw
+
+from vl2.data.record import BoxPx, Record
+from vl2.errors import UserError
+from vl2.synth.draft import Draft
+from vl2.synth.nouns import article
+from vl2.synth.scene import Composed, Placed, Scene, compose
+from vl2.synth.source import Dropped, Source
+from vl2.synth.sprites import Kind, things
+
+MARKS = ("arrow", "box", "circle", "scribble")
+COLOURS = {
+    "red": ("红色", (255, 0, 0)),
+    "green": ("绿色", (0, 200, 0)),
+    "blue": ("蓝色", (0, 60, 255)),
+    "yellow": ("黄色", (255, 220, 0)),
+    "magenta": ("洋红色", (255, 0, 255)),
+    "cyan": ("青色", (0, 215, 230)),
+}
+MARKS_ZH = {"arrow": "箭头", "box": "方框", "circle": "圆圈", "scribble": "涂鸦"}
+ASK: dict[str, dict[str, tuple[str, ...]]] = {
+    "en": {
+        "arrow": ("What does the {colour} arrow point at?", "What is at the tip of the {colour} arrow?"),
+        "box": ("What is inside the {colour} box?", "Name the object in the {colour} box."),
+        "circle": ("What is inside the {colour} circle?", "What does the {colour} circle mark?"),
+        "scribble": ("What is marked by the {colour} scribble?", "Which object is scribbled on in {colour}?"),
+    },
+    "zh": {
+        "arrow": ("{colour}箭头指的是什么？",),
+        "box": ("{colour}方框里是什么？", "请说出{colour}方框中的物体。"),
+        "circle": ("{colour}圆圈里是什么？", "{colour}圆圈标出的是什么？"),
+        "scribble": ("{colour}涂鸦标出的是什么？",),
+    },
+}
+ASK_COLOUR = {
+    "en": ("What colour is the {mark} that marks the {name}?",),
+    "zh": ("标出{name}的{mark}是什么颜色？",),
+}
+ASK_COUNT = {"en": "How many objects are marked?", "zh": "标出了几个物体？"}
+MIN_SIDE_PX = 10  # a smaller object is hidden by its mark
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What was drawn over which object."""
+
+    shape: str
+    colour: str
+    label: str
+    box: BoxPx
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualPrompt(Source):
+    """Scenes with marks. `base` is any source whose records have objects in their first image."""
+
+    name = "visual_prompt"
+    category = "visual_prompt"
+    tasks_known: ClassVar[tuple[str, ...]] = MARKS
+
+    base: Source = field(default_factory=lambda: Scene(tasks=("detect",)))
+
+    def own_licence(self) -> str:
+        return self.base.licence or self.base.own_licence()
+
+    def draft(self, rng: random.Random) -> Draft:
+        shape = self.pick_task(rng)
+        return mark(self.base.make(rng.getrandbits(31), rng.getrandbits(31)), shape, rng)
+
+
+def mark(record: Record, shape: str, rng: random.Random) -> Draft:
+    """Mark one to three objects of a record's first image and ask about them. Dropped when none is large enough."""
+    boxes = [(o.label, box) for o in record.objects if o.image == 0 for box in o.boxes_px]
+    large = [(label, box) for label, box in boxes if min(box[2] - box[0], box[3] - box[1]) >= MIN_SIDE_PX]
+    if not large or not free_colours([label for label, _ in boxes]) or record.images[0].data is None:
+        raise Dropped("nothing to mark")
+    image = Image.open(io.BytesIO(record.images[0].data)).convert("RGB")
+    chosen = rng.sample(large, min(len(large), rng.choice((1, 1, 1, 2, 3))))
+    colours = free_colours([label for label, _ in boxes])
+    chosen, colours = chosen[: len(colours)], rng.sample(colours, min(len(chosen), len(colours)))
+    marks = [
+        Mark(shape=shape, colour=colour, label=label, box=box)
+        for colour, (label, box) in zip(colours, chosen, strict=True)
+    ]
+    for each in marks:
+        draw_mark(image, each, rng)
+    draft = Draft(language=record.language, traits={"mark": shape, "marks": str(len(marks))})
+    draft.picture(image)
+    _ask(draft, marks, rng)
+    return draft
+
+
+def free_colours(labels: list[str]) -> list[str]:
+    """Return the colours of marks that no label names: "the red circle" must not be a thing of the picture too."""
+    return [name for name in sorted(COLOURS) if not any(name in text or COLOURS[name][0] in text for text in labels)]
+
+
+def _ask(draft: Draft, marks: list[Mark], rng: random.Random) -> None:
+    zh = draft.language == "zh"
+    asked = rng.choice(marks)
+    colour = COLOURS[asked.colour][0] if zh else asked.colour
+    question = rng.choice(ASK["zh" if zh else "en"][asked.shape]).format(colour=colour)
+    named = article(asked.label)
+    # Not str.capitalize(), which would lower the capitals within: "A Christmas tree."
+    draft.ask(question, f"{asked.label}。" if zh else f"{named[:1].upper()}{named[1:]}.")
+    if len(marks) > 1 and rng.random() < 0.3:
+        draft.ask(ASK_COUNT["zh" if zh else "en"], str(len(marks)))
+    elif [m.label for m in marks].count(asked.label) == 1 and rng.random() < 0.25:
+        # Asked before what is marked would be told: as a turn of its own.
+        other = rng.choice([m for m in marks if [n.label for n in marks].count(m.label) == 1])
+        shape = MARKS_ZH[other.shape] if zh else other.shape
+        text = rng.choice(ASK_COLOUR["zh" if zh else "en"]).format(mark=shape, name=other.label)
+        draft.ask(text, f"{COLOURS[other.colour][0]}。" if zh else f"{other.colour.capitalize()}.")
+
+
+def draw_mark(image: Image.Image, mark: Mark, rng: random.Random) -> None:
+    """Draw a mark into an image."""
+    if mark.shape not in MARKS:
+        raise UserError(f"a mark is one of {', '.join(MARKS)}, got {mark.shape!r}")
+    draw, ink = ImageDraw.Draw(image), COLOURS[mark.colour][1]
+    width = max(2, round(min(image.size) / 90))
+    x0, y0, x1, y1 = mark.box
+    if mark.shape == "box":
+        draw.rectangle((x0 - width - 1, y0 - width - 1, x1 + width, y1 + width), outline=ink, width=width)
+    elif mark.shape == "circle":
+        # The ellipse through the corners is larger than the box by the square root of two.
+        dx, dy = (x1 - x0) * 0.21 + width, (y1 - y0) * 0.21 + width
+        draw.ellipse((x0 - dx, y0 - dy, x1 + dx, y1 + dy), outline=ink, width=width)
+    elif mark.shape == "arrow":
+        _draw_arrow(draw, image.size, mark.box, ink, width)
+    else:
+        _draw_scribble(draw, mark.box, ink, width, rng)
+
+
+def _draw_arrow(
+    draw: ImageDraw.ImageDraw, size: tuple[int, int], box: BoxPx, ink: tuple[int, int, int], width: int
+) -> None:
+    """Draw an arrow that ends inside the box and comes from where the image is widest."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    angle = math.atan2(size[1] / 2 - y, size[0] / 2 - x) if (x, y) != (size[0] / 2, size[1] / 2) else 0.7
+    length = 0.22 * min(size)
+    # The tip lies a little inside: at the edge it could seem to point past the object.
+    reach = 0.25 * min(box[2] - box[0], box[3] - box[1])
+    tip = (x + reach * math.cos(angle), y + reach * math.sin(angle))
+    tail = (tip[0] + length * math.cos(angle), tip[1] + length * math.sin(angle))
+    draw.line((*tail, *tip), fill=ink, width=width)
+    for side in (-0.45, 0.45):
+        end = (tip[0] + 0.32 * length * math.cos(angle + side), tip[1] + 0.32 * length * math.sin(angle + side))
+        draw.line((*tip, *end), fill=ink, width=width)
+
+
+def _draw_scribble(
+    draw: ImageDraw.ImageDraw, box: BoxPx, ink: tuple[int, int, int], width: int, rng: random.Random
+) -> None:
+    x0, y0, x1, y1 = box
+    turns = rng.randint(4, 7)
+    points = []
+    for n in range(turns * 2 + 1):
+        across = 0.15 + 0.7 * n / (turns * 2) + rng.uniform(-0.05, 0.05)
+        down = (0.2 if n % 2 else 0.8) + rng.uniform(-0.1, 0.1)
+        points.append((x0 + across * (x1 - x0), y0 + down * (y1 - y0)))
+    draw.line(points, fill=ink, width=width, joint="curve")
+
+
+SHAPES_ZH = {"rectangle": "矩形", "ellipse": "椭圆"}
+ASK_OTHERS = {
+    # The first of each is the wording of the released prompt or of the report.
+    "en": (
+        "<|grounding|>In the first image, an object within the {colour} {shape} is marked. Locate the object of the "
+        "same category in the second image.",
+        "<|grounding|>The first image shows an object within the {colour} {shape}. Please identify the object of the "
+        "same category in the second image.",
+        "<|grounding|>Find what the {colour} {shape} marks in the first image. Where is it in the second image?",
+    ),
+    "zh": (
+        "<|grounding|>第一张图中，{colour}{shape}标出了一个物体。请在第二张图中定位同类的物体。",
+        "<|grounding|>在第二张图里找出与第一张图中{colour}{shape}内物体同类的物体。",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContext(Source):
+    """In-context grounding; the answer carries the kind's name and its boxes in the second image."""
+
+    name = "in_context"
+    category = "in_context_grounding"
+    tasks_known: ClassVar[tuple[str, ...]] = ("rectangle", "ellipse")
+
+    scene: Scene = field(default_factory=Scene)
+
+    def own_licence(self) -> str:
+        return self.scene.own_licence()
+
+    def draft(self, rng: random.Random) -> Draft:
+        language, shape = rng.choice(self.scene.languages), self.pick_task(rng)
+        kind, first, second = self._two_scenes(rng)
+        colour = rng.choice(free_colours([p.kind.full_name("en") for p in first.placed]))
+        marked = rng.choice([p for p in first.placed if p.kind == kind])
+        _mark(first, marked, shape, colour)
+        draft = Draft(language=language, traits={"mark": shape, "colour": colour})
+        draft.picture(first.image)
+        draft.picture(second.image)
+        place = draft.box(kind.name(language), second.boxes(language, kind.name(language)), image=1)
+        zh = language == "zh"
+        names = {"colour": COLOURS[colour][0] if zh else colour, "shape": SHAPES_ZH[shape] if zh else shape}
+        draft.ask(rng.choice(ASK_OTHERS[language]).format(**names), place)
+        return draft
+
+    def _two_scenes(self, rng: random.Random) -> tuple[Kind, Composed, Composed]:
+        """Return a kind and two scenes that show it, with other things around."""
+        pool = things(self.scene.kinds())
+        kind, *others = rng.sample(pool, min(len(pool), 6))
+        others = [other for other in others if other.en != kind.en]
+        # In another colour where there are colours: the category is meant, not the look.
+        same = [each for each in pool if each.en == kind.en]
+        shown = [rng.choice(same)] * rng.choice((1, 1, 1, 2, 3))
+        scenes = []
+        for wanted in ([kind], shown):
+            size = (rng.randrange(224, 520, 8), rng.randrange(224, 420, 8))
+            mixed = [*wanted, *(rng.choice(others) for _ in range(rng.randint(1, 4)) if others)]
+            scenes.append(compose(mixed, size, rng))
+        if not scenes[1].boxes("en", kind.en) or all(p.kind != kind for p in scenes[0].placed):
+            raise Dropped("no room for the object")
+        return kind, scenes[0], scenes[1]
+
+
+def _mark(composed: Composed, marked: Placed, shape: str, colour: str) -> None:
+    draw, ink = ImageDraw.Draw(composed.image), COLOURS[colour][1]
+    width = max(2, round(min(composed.image.size) / 90))
+    x0, y0, x1, y1 = marked.box
+    if shape == "rectangle":
+        draw.rectangle((x0 - width - 1, y0 - width - 1, x1 + width, y1 + width), outline=ink, width=width)
+    else:
+        dx, dy = (x1 - x0) * 0.21 + width, (y1 - y0) * 0.21 + width
+        draw.ellipse((x0 - dx, y0 - dy, x1 + dx, y1 + dy), outline=ink, width=width)

@@ -1,0 +1,27 @@
+"""What tests of drawn records share, wherever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Draw with the fonts of Pillow and matplotlib, whatever else this machine has.
+
+    What is drawn depends on the fonts, and whether some of it is in Chinese.
+    """
+    import matplotlib
+
+    from vl2.synth import fonts
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    monkeypatch.setattr(fonts, "font_folders", lambda: [folder])
+    for kept in (fonts.find_faces, fonts.languages):
+        kept.cache_clear()
+    yield
+    for kept in (fonts.find_faces, fonts.languages):
+        kept.cache_clear()

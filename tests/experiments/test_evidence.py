@@ -1,0 +1,244 @@
+"""Evidence: the visual tokens on which a question's and an answer's tokens rest, found in drawn records."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+import vl2
+from experiments.nano.evidence import Evidence, find_evidence, join, shown_squares
+from experiments.nano.receipt import SmallReceipt
+from vl2.data.record import Record
+from vl2.grid import UNTILED, Grid, num_visual_tokens
+from vl2.process.processor import Processor
+from vl2.process.sample import Sample
+from vl2.synth.draft import Draft
+from vl2.synth.emoji import Emoji
+from vl2.synth.primer_charts import PrimerBars, PrimerTable
+from vl2.synth.primer_lines import PrimerReading
+from vl2.synth.primer_scene import PrimerScene
+from vl2.synth.scene import Composed, ask_count, ask_place, compose
+from vl2.synth.source import Source, generate
+from vl2.synth.sprites import Kind, built_in_kinds
+
+PROCESSOR = Processor.from_folder(Path(vl2.__file__).parent / "nano")
+TOKENIZER, SIDE, TILE_PX = PROCESSOR.tokenizer, PROCESSOR.config.tokens_per_side, PROCESSOR.config.tile_px
+
+pytestmark = pytest.mark.usefixtures("no_system_fonts")
+
+
+def scene(names: tuple[str, ...], seed: int = 3) -> Composed:
+    kinds: dict[str, Kind] = {kind.full_name("en"): kind for kind in built_in_kinds()}
+    return compose([kinds[name] for name in names], (168, 128), random.Random(seed))
+
+
+def closed(draft: Draft) -> Record:
+    return draft.record(id="a", source="test", category="vqa", licence="CC0-1.0")
+
+
+def sampled(record: Record, *, spells_answers: bool = False) -> tuple[Sample, Evidence]:
+    sample = PROCESSOR.encode(record.to_turns(), train=True, spells_answers=spells_answers)
+    return sample, find_evidence(record, sample, TOKENIZER, TILE_PX)
+
+
+def groups_by_token(evidence: Evidence) -> dict[int, list[set[int]]]:
+    group, place = evidence.pairs_m2.unbind(1)
+    tokens = evidence.token_n.tolist()
+    return {
+        token: [set(place[group == g].tolist()) for g in (evidence.row_g == row).nonzero().flatten()]
+        for row, token in enumerate(tokens)
+    }
+
+
+def by_token(evidence: Evidence) -> dict[int, set[int]]:
+    return {token: set().union(*groups) for token, groups in groups_by_token(evidence).items()}
+
+
+def written(sample: Sample, tokens: list[int]) -> str:
+    return TOKENIZER.decode(sample.input_ids[tokens].tolist(), skip_special=False)
+
+
+@pytest.mark.parametrize(("size", "grid"), [((100, 60), (1, 1)), ((400, 160), (2, 1)), ((90, 300), (1, 2))])
+def test_the_squares_of_a_view_cover_the_image_once(size: tuple[int, int], grid: Grid) -> None:
+    squares = shown_squares(size, grid, SIDE, TILE_PX)
+    assert squares.shape == (num_visual_tokens(grid, SIDE), 4)
+    area = (squares[:, 2:] - squares[:, :2]).prod(dim=1)
+    in_global = SIDE * (SIDE + 1)
+    for view in (area[:in_global], area[in_global + 1 :]):
+        assert float(view.sum()) == pytest.approx(size[0] * size[1], rel=1e-3)
+    assert float(area[in_global]) == 0, "the separator shows nothing"
+    assert not area[:in_global].view(SIDE, SIDE + 1)[:, -1].any(), "a newline shows nothing"
+    # Row by row from the left, whatever tile a token is of.
+    local = squares[in_global + 1 :].view(grid[1] * SIDE, grid[0] * SIDE + 1, 4)[:, :-1]
+    assert bool((local[:, 1:, 0] >= local[:, :-1, 0]).all())
+    assert bool((local[1:, :, 1] >= local[:-1, :, 1]).all())
+
+
+def test_from_where_a_thing_is_named_all_rests_on_it_and_each_box_on_its_own() -> None:
+    composed = scene(("green house", "red star", "red star"))
+    draft = Draft(language="en")
+    draft.picture(composed.image)
+    ask_place(draft, composed, "red star", random.Random(1))
+    record = closed(draft)
+    sample, evidence = sampled(record)
+    found = by_token(evidence)
+    squares = shown_squares(sample.image_sizes[0], UNTILED, SIDE, TILE_PX)
+    slots = sample.image_mask.nonzero().squeeze(1).tolist()
+    first, second = composed.boxes("en", "red star")
+
+    def centre_shown(places: set[int], box: tuple[float, float, float, float]) -> bool:
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        shown = [squares[slots.index(place)].tolist() for place in places]
+        return any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in shown)
+
+    assert set().union(*found.values()) <= set(slots)
+    ids = sample.input_ids.tolist()
+    assistant = ids.index(TOKENIZER.assistant_id)
+    asked = [token for token in found if token < assistant]
+    assert asked == list(range(asked[0], assistant)), "from the name to the end of the question"
+    assert TOKENIZER.decode(ids[asked[0] - 3 : asked[0] + 1]).endswith("red star")
+    told = [token for token in found if token > assistant]
+    opened = [token for token in told if "[" in written(sample, [token])]
+    assert len(opened) == 2
+    for token in told:
+        in_first = centre_shown(found[token], first)
+        in_second = centre_shown(found[token], second)
+        if token < opened[0]:
+            assert (in_first, in_second) == (True, True), written(sample, [token])
+        else:
+            assert (in_first, in_second) == (token < opened[1], token >= opened[1]), written(sample, [token])
+    (green,) = composed.boxes("en", "green house")
+    assert not any(centre_shown(places, green) for places in found.values())
+
+
+def test_a_count_rests_on_each_that_it_counts_and_on_the_first_token() -> None:
+    composed = scene(("blue tree", "blue tree", "grey circle"))
+    draft = Draft(language="en")
+    draft.picture(composed.image)
+    ask_count(draft, composed, "blue tree", "", random.Random(0))
+    ask_count(draft, composed, "pink square", "", random.Random(0))
+    sample, evidence = sampled(closed(draft))
+    found, slots = (
+        groups_by_token(evidence),
+        set(sample.input_ids.new_tensor(range(len(sample)))[sample.image_mask].tolist()),
+    )
+    ids = sample.input_ids.tolist()
+    there, absent = (place + 1 for place, id in enumerate(ids) if id == TOKENIZER.assistant_id)
+    # The colon is the token that is trained to predict the number.
+    *trees, first = found[there]
+    assert first == {0}
+    assert len(trees) == 2
+    assert all(tree and tree <= slots for tree in trees)
+    assert found[absent] == [{0}], "what is not there rests on the first token alone"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        PrimerScene(of_every_kind=True),
+        PrimerBars(),
+        PrimerTable(),
+        PrimerReading(),
+        SmallReceipt(),
+        Emoji(tasks=("name_shown", "list_shown")),
+    ],
+    ids=lambda source: source.name,
+)
+def test_drawn_records_have_evidence_that_lies_in_their_images(source: Source) -> None:
+    with_evidence = 0
+    for record in generate(source, 30, seed=2):
+        assert Record.from_dict(record.to_dict()) == record
+        sample, evidence = sampled(record)
+        with_evidence += len(evidence) > 0
+        groups, places = evidence.pairs_m2.unbind(1)
+        assert set(evidence.row_g.tolist()) == set(range(len(evidence))), "no token without a group"
+        assert set(groups.tolist()) == set(range(len(evidence.row_g))), "no group without a place"
+        assert bool((sample.image_mask[places] | (places == 0)).all())
+        assert not sample.image_mask[evidence.token_n].any()
+        assert bool((places < evidence.token_n[evidence.row_g[groups]]).all()), "attention looks back"
+    assert with_evidence >= 15
+
+
+@pytest.mark.parametrize(
+    "source", [PrimerBars(tasks=("value",), turns=1), PrimerTable(tasks=("lookup",), turns=1)], ids=lambda s: s.name
+)
+def test_a_value_is_found_by_its_names_and_read_digit_by_digit(source: Source) -> None:
+    for record in generate(source, 20, seed=4):
+        question, answer = (message.parts[-1].text or "" for message in record.messages)
+        *named, value = (record.objects[index] for index in record.messages[1].evidence)
+        assert named
+        assert all(labelled.label in question for labelled in named)
+        assert value.label == answer
+        sample, evidence = sampled(record, spells_answers=True)
+        found, ids = groups_by_token(evidence), sample.input_ids.tolist()
+        colon = ids.index(TOKENIZER.assistant_id) + 1
+        read = {token: groups for token, groups in found.items() if token >= colon}
+        assert written(sample, [token + 1 for token in read]) == answer, "the token that tells a digit rests on it"
+        assert list(read) == list(range(colon, colon + len(answer)))
+        asked = [groups for token, groups in found.items() if token < colon]
+        assert {len(groups) for groups in asked[-2:]} <= {len(labelled.label) for labelled in named}, "a whole name"
+        spelled = written(sample, [token for token in found if token < colon])
+        assert all(labelled.label in spelled for labelled in named), "from the first piece of a name on"
+        assert not any({0} in groups for groups in found.values()), "what is read does not rest on the first token"
+
+
+@pytest.mark.parametrize(
+    ("source", "spells"), [(PrimerReading(max_distortions=0), False), (PrimerReading(), True), (SmallReceipt(), True)]
+)
+def test_a_text_is_read_letter_by_letter_from_left_to_right(source: Source, spells: bool) -> None:
+    num_read = 0
+    for record in generate(source, 25, seed=6):
+        sample, evidence = sampled(record, spells_answers=spells)
+        found, ids = groups_by_token(evidence), sample.input_ids.tolist()
+        colon = ids.index(TOKENIZER.assistant_id) + 1
+        first = record.messages[1]
+        if not first.evidence:
+            continue
+        num_read += 1
+        lines = [record.objects[index] for index in first.evidence]
+        text = first.parts[-1].text or ""
+        told = next(line for line in lines if text.startswith(line.label))
+        assert len(told.boxes_px) == len(told.label)
+        left = [box[0] for box in told.boxes_px]
+        assert left == sorted(left)
+        end = ids.index(TOKENIZER.eos_id, colon) if TOKENIZER.eos_id in ids[colon:] else len(ids)
+        reads = [token for token in found if colon <= token < end]
+        assert reads[0] == colon, "the colon tells the first letter"
+        if spells:
+            between = len(text) - sum(len(line.label) for line in lines if line.label in text)
+            assert len(reads) == len(text) - between
+    assert num_read >= 15
+
+
+def test_each_thing_of_a_sheet_is_named_where_it_lies() -> None:
+    for record in generate(Emoji(tasks=("list_shown",)), 6, seed=3):
+        sample, evidence = sampled(record)
+        found = groups_by_token(evidence)
+        ids, slots = sample.input_ids.tolist(), sample.image_mask.nonzero().flatten().tolist()
+        squares_T4 = shown_squares(sample.image_sizes[0], sample.grid_list[0], sample.tokens_per_side, TILE_PX)
+        answers = [message for message in record.messages if message.role == "assistant"]
+        colons = [place + 1 for place, id in enumerate(ids) if id == TOKENIZER.assistant_id]
+        for message, colon, end in zip(answers, colons, [*colons[1:], len(ids)], strict=True):
+            told = [record.objects[index] for index in message.evidence]
+            reads = [token for token in found if colon <= token < end]
+            assert reads[0] == colon, "the colon tells the first name"
+            assert len(reads) >= len(told)
+            seen = [thing.boxes_px[0] for thing in told]
+            for token in (reads[0], reads[-1]):
+                box = seen[0] if token == colon else seen[-1]
+                x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+                for places in found[token]:
+                    shown = squares_T4[[slots.index(place) for place in places]]
+                    holds = (shown[:, :2] <= torch.tensor((x, y))) & (torch.tensor((x, y)) <= shown[:, 2:])
+                    assert holds.all(dim=1).any(), "of the visual tokens one shows the middle of the thing"
+
+
+def test_evidence_of_packed_samples_keeps_its_tokens() -> None:
+    one = Evidence.of([(5, [[2, 3], [0]]), (7, [[2]])])
+    other = Evidence.of([(9, [[1]])])
+    joined = join([(0, one), (10, Evidence.of([])), (20, other)])
+    assert groups_by_token(joined) == {5: [{2, 3}, {0}], 7: [{2}], 29: [{21}]}
+    assert torch.equal(joined.token_n, torch.tensor([5, 7, 29]))
