@@ -24,17 +24,18 @@ from typing import Any
 import torch
 
 from vl2.bench.protocol import peak_bytes
-from vl2.config import PRESETS, ModelConfig
-from vl2.infer.memory_plan import MemoryPlan
+from vl2.checkpoint.folder import Checkpoint
+from vl2.checkpoint.load import read_model
+from vl2.checkpoint.machine_memory import parse_bytes
+from vl2.checkpoint.memory_plan import MemoryPlan
+from vl2.checkpoint.pages import MappedFile
+from vl2.checkpoint.paging import ExpertPager
+from vl2.checkpoint.policy import Policy
+from vl2.checkpoint.random_checkpoint import write_random_checkpoint
+from vl2.config import PRESETS
 from vl2.infer.prefill import prefill
 from vl2.model import VL2, Cache
-from vl2.quant.config import QuantizationConfig
-from vl2.quant.paging import ExpertPager
-from vl2.quant.random_checkpoint import write_random_quantized
-from vl2.quant.read import MappedModel, map_quantized
 from vl2.runtime import choose_runner
-from vl2.weights.machine_memory import parse_bytes
-from vl2.weights.mapped_file import MappedFile
 
 CONTEXT = 64  # tokens before the first that is timed
 WARM_UP = 8  # tokens that are not timed
@@ -55,19 +56,21 @@ class UncachedFile(MappedFile):
 
 
 def open_within(folder: Path, memory: str, is_cached: bool) -> tuple[VL2, ExpertPager | None]:
-    config = ModelConfig.from_file(folder / "config.json")
-    quantization = QuantizationConfig.of(config, folder)
-    assert quantization is not None, f"{folder} is not quantised"
-    kind = MappedFile if is_cached else UncachedFile
-    mapped: MappedModel = map_quantized(folder, config, quantization, file_kind=kind)
-    if memory == ALL:
-        mapped.read()
-        return mapped.model, None
-    plan = MemoryPlan.of(config, quantization.scheme, CONTEXT + 256)
-    pager = ExpertPager(mapped, plan.experts_within(parse_bytes(memory)))
+    checkpoint = Checkpoint.of(folder)
+    assert checkpoint.quantization is not None, f"{folder} is not quantised"
+    expert_bytes = None
+    if memory != ALL:
+        plan = MemoryPlan.of(checkpoint.config, checkpoint.quantization.scheme, CONTEXT + 256)
+        expert_bytes = plan.experts_within(parse_bytes(memory))
+    policy = Policy(
+        dtype=checkpoint.dtype, device=torch.device("cpu"), in_place="everything", expert_bytes=expert_bytes
+    )
+    model, views = read_model(checkpoint, policy, file_kind=MappedFile if is_cached else UncachedFile)
+    if expert_bytes is None:
+        return model, None
+    pager = ExpertPager(model, views, expert_bytes)
     pager.attach()
-    pager.read_the_rest()
-    return mapped.model, pager
+    return model, pager
 
 
 @torch.inference_mode()
@@ -124,7 +127,7 @@ def main() -> int:
     was_there = args.folder.exists()
     if not was_there:
         start = time.perf_counter()
-        write_random_quantized(args.size, args.folder)
+        write_random_checkpoint(args.size, args.folder, weights="int4")
         print(f"written in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     try:
         for memory in args.memory:

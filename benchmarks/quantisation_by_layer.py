@@ -29,17 +29,16 @@ from logit_cost import HEAD, LogitCost, compare_logits, markdown
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vl2.checkpoint.empty_model import build_empty
+from vl2.checkpoint.load import put_values
+from vl2.checkpoint.names import shapes
+from vl2.checkpoint.random_checkpoint import random_values
 from vl2.config import PRESETS, LanguageConfig, ModelConfig, preset
 from vl2.model import VL2
 from vl2.model.attention import AttentionMask
 from vl2.model.rope import rotary_angles
-from vl2.quant.apply import quantize_into
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES
-from vl2.quant.write import empty_quantized
 from vl2.runtime.cpu_modules import with_kernels
-from vl2.weights.load import build_empty, materialize, shape_of
-from vl2.weights.names import Place, places
-from vl2.weights.random_checkpoint import random_values
 
 # The weight of a released name and shape. It is asked for once, whatever the number of forms.
 Source = Callable[[str, torch.Size], Tensor]
@@ -59,15 +58,13 @@ class Forms:
 
     def __init__(self, config: ModelConfig, source: Source, dtypes: Sequence[torch.dtype]) -> None:
         """Plain ones of some types, and quantised ones in the last of these."""
-        plain = build_empty(config)
         self._source = source
-        self._shapes = {place: torch.Size(shape_of(plain, place)) for place in places(plain)}
+        self._shapes = {place: torch.Size(shape) for place, shape in shapes(build_empty(config)).items()}
         self.models: dict[str, VL2] = {}
         for dtype in dtypes:
-            model = self.models[str(dtype).removeprefix("torch.")] = build_empty(config)
-            materialize(model, dtype, torch.device("meta"))
+            self.models[str(dtype).removeprefix("torch.")] = build_empty(config, dtype=dtype)
         for name in SCHEME_NAMES:
-            self.models[name] = empty_quantized(config, SCHEMES[name], dtypes[-1])
+            self.models[name] = build_empty(config, SCHEMES[name], dtypes[-1])
         self.models = {name: with_kernels(model.eval()) for name, model in self.models.items()}
 
     @contextmanager
@@ -80,17 +77,10 @@ class Forms:
             if place.parameter.startswith(f"{part}."):
                 weight = self._source(place.name, shape)
                 for model in self.models.values():
-                    put(model, place, weight)
+                    put_values(model, place, weight)
         yield modules
         for module in modules:
             module.to_empty(device="meta")
-
-
-def put(model: VL2, place: Place, weight: Tensor) -> None:
-    """Bring a weight to its place, quantised where its layer is. In place."""
-    if not quantize_into(model, place, weight):
-        owner, _, leaf = place.parameter.rpartition(".")
-        place.view(getattr(model.get_submodule(owner), leaf)).copy_(weight)
 
 
 def drawn(seed: int) -> Source:

@@ -9,19 +9,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vl2.checkpoint.random_checkpoint import PLAIN, write_random_checkpoint
 from vl2.config import PRESETS
-from vl2.quant.random_checkpoint import write_random_quantized
 from vl2.quant.scheme import SCHEME_NAMES
-from vl2.weights.random_checkpoint import write_random_checkpoint
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", choices=PRESETS)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--weights", choices=["bfloat16", *SCHEME_NAMES], default="bfloat16")
+    parser.add_argument("--weights", choices=[PLAIN, *SCHEME_NAMES], default=PLAIN)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    if arguments.weights == "bfloat16":
-        write_random_checkpoint(arguments.size, arguments.folder, arguments.seed, say=print)
-    else:
-        write_random_quantized(arguments.size, arguments.folder, weights=arguments.weights, seed=arguments.seed)
+    write_random_checkpoint(arguments.size, arguments.folder, weights=arguments.weights, seed=arguments.seed)

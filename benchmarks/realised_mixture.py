@@ -16,6 +16,7 @@ from collections import Counter
 from importlib import resources
 from pathlib import Path
 
+from vl2.checkpoint.locate import built_in_folder
 from vl2.data.index import RecordStore, SourceIndex, build_index
 from vl2.data.mixture import FINE_TUNING
 from vl2.data.pack import Packing
@@ -24,7 +25,6 @@ from vl2.data.store import open_random
 from vl2.process.processor import Processor
 from vl2.synth.catalog import SOURCES
 from vl2.synth.source import generate
-from vl2.weights.locate import built_in_folder
 
 SLOW = ("plot_code", "web_page")  # they run a program for every record
 

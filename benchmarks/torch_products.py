@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vl2.weights.huge_pages import prefer_huge_pages
+from vl2.checkpoint.pages import prefer_huge_pages
 
 GROUP = 32  # inputs that share a scale of int4
 Product = Callable[[Tensor], Tensor]

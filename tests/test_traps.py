@@ -18,9 +18,9 @@ import vl2
 from tests.model.configs import small_model
 from tests.reference import IMAGES, assert_near, messages_of, model_goldens, reference_vlm, sample_of, tensors_of
 from tests.test_project import NEVER_NEEDED, requirement_name
+from vl2.checkpoint.memory_plan import MemoryPlan
 from vl2.eval.tasks import mmmu
 from vl2.infer.image_tokens import encode_images
-from vl2.infer.memory_plan import MemoryPlan
 from vl2.infer.vlm import VLM
 from vl2.model.attention import MultiHeadAttention
 from vl2.model.moe import MoE, Router, update_expert_bias

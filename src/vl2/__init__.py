@@ -17,6 +17,7 @@ from vl2.thread_waits import brief_spins
 
 if TYPE_CHECKING:
     from vl2.batch import Batch
+    from vl2.checkpoint.write import quantise_checkpoint, quantize_checkpoint
     from vl2.config import ModelConfig
     from vl2.infer.reply import Reply
     from vl2.infer.sampling import GenerateOptions
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from vl2.process.grounding import Box
     from vl2.process.processor import Processor
     from vl2.process.sample import Sample, collate
-    from vl2.quant.write import quantise_checkpoint
 
 __version__ = "0.1.0"
 
@@ -40,7 +40,8 @@ _HOMES = {
     "VLM": "vl2.infer.vlm",
     "collate": "vl2.process.sample",
     "load": "vl2.infer.vlm",
-    "quantise_checkpoint": "vl2.quant.write",
+    "quantise_checkpoint": "vl2.checkpoint.write",
+    "quantize_checkpoint": "vl2.checkpoint.write",
 }
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "collate",
     "load",
     "quantise_checkpoint",
+    "quantize_checkpoint",
 ]
 
 

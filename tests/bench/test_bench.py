@@ -34,6 +34,9 @@ from vl2.bench.stages import (
     visited_share,
 )
 from vl2.bench.target import Target, peer_command
+from vl2.checkpoint import LoadOptions, in_place, load_model, save_model
+from vl2.checkpoint.pages import MAPPINGS
+from vl2.checkpoint.random_checkpoint import random_checkpoint, write_random_checkpoint
 from vl2.cli.main import run
 from vl2.config import preset
 from vl2.errors import UserError
@@ -41,9 +44,6 @@ from vl2.infer.vlm import load
 from vl2.quant import matmul
 from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEMES, SchemeName
-from vl2.weights import in_place, load_model, save_model
-from vl2.weights.mapped_file import MAPPINGS
-from vl2.weights.random_checkpoint import random_checkpoint, write_random_checkpoint
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_peer.py")]
 LOAD = {"do": "load", "model": "none", "dtype": "auto", "weights": "auto", "device": "cpu", "threads": 1}
@@ -94,7 +94,7 @@ def test_the_command_measures_itself_and_a_peer_and_writes_all_of_it(
 @pytest.mark.usefixtures("_no_rests")
 def test_every_stage_runs_on_the_built_in_model() -> None:
     from vl2.bench.target import OURS
-    from vl2.weights.locate import built_in_folder
+    from vl2.checkpoint.locate import built_in_folder
 
     sizes = Sizes(tiles=1, prompt=20, short=4, long=30, steps=2, rounds=1)
     task = {**LOAD, "model": str(built_in_folder())}
@@ -233,7 +233,7 @@ def test_a_peer_that_hangs_is_ended() -> None:
         (["--out", "/no/such/folder/x.json"], "cannot write /no/such/folder/x.json"),
         (["--out", "/"], "cannot write /: it is a folder"),
         (["--against", "foo 'bar"], "is no command line: No closing quotation"),
-        (["--model", "random:nano", "--folder", __file__], "exists and is not an empty folder"),
+        (["--model", "random:nano", "--folder", __file__], "exists: choose a new folder"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(
@@ -347,7 +347,7 @@ def test_weights_that_stay_in_their_files_are_read_for_every_token_but_not_copie
     monkeypatch.setattr(in_place, "LEAST_BYTES", 0)
     model = small_model("tiny").bfloat16()  # float32 would have to begin at lines of the cache
     save_model(model, tmp_path / "saved")
-    copied, held = Bytes.of(model), Bytes.of(load_model(tmp_path / "saved", only_answers=True))
+    copied, held = Bytes.of(model), Bytes.of(load_model(tmp_path / "saved", LoadOptions(only_answers=True)))
     assert (held.total, held.experts, held.dense) == (copied.total, copied.experts, copied.dense)
     decoder = model.language.model
     in_file = held.experts + 2 * (decoder.embed_tokens.weight.numel() + model.language.lm_head.weight.numel())
@@ -410,7 +410,7 @@ def test_a_random_checkpoint_loads_and_is_deleted_unless_it_is_kept(tmp_path: Pa
         written = (kept / "config.json").stat().st_mtime_ns
     with random_checkpoint("nano", tmp_path / "kept") as again:
         assert (again / "config.json").stat().st_mtime_ns == written
-    with pytest.raises(UserError, match="exists and is not an empty folder"):
+    with pytest.raises(UserError, match="exists: choose a new folder"):
         write_random_checkpoint("nano", kept)
     with pytest.raises(UserError, match="not of the size tiny"), random_checkpoint("tiny", kept):
         pass

@@ -41,5 +41,5 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a checkpoint was looked up or loaded")
 
-    monkeypatch.setattr("vl2.weights.locate_checkpoint", refuse)
+    monkeypatch.setattr("vl2.checkpoint.locate_checkpoint", refuse)
     monkeypatch.setattr("vl2.infer.vlm.load", refuse)

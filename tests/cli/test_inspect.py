@@ -12,8 +12,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from vl2.quant.write import quantise_checkpoint
-from vl2.weights.safetensors_file import read_header
+from vl2.checkpoint.safetensors_file import read_header
+from vl2.checkpoint.write import quantize_checkpoint
 
 from ..reference import CHECKPOINTS, IMAGES, REFERENCE
 
@@ -130,7 +130,7 @@ def test_a_size_is_printed_as_tables(vl2, target):
 
 def test_the_plan_of_a_quantised_folder_is_its_files_to_the_byte(vl2, tmp_path):
     out = tmp_path / "int4"
-    quantise_checkpoint(TINY, out)
+    quantize_checkpoint(TINY, out)
     told = json.loads(vl2("inspect", out, "--json").out)
     (plan,) = told["plans"]
     tensors = [tensor for file in out.glob("*.safetensors") for tensor in read_header(file).values()]

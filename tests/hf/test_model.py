@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.reference import CASES, CHECKPOINTS, SIZES, case_of, reference_vlm, sample_of
+from vl2.checkpoint import load_model
 from vl2.errors import UserError
 from vl2.process.sample import collate
-from vl2.weights import load_model
 
 pytest.importorskip("transformers")
 

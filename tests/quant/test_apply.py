@@ -1,4 +1,4 @@
-"""A model with quantised layers: what is replaced, and that all ways to fill them agree."""
+"""A model with quantized layers: what is replaced, and that all ways to fill them agree."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from tests.model.configs import small_config, small_model
+from vl2.checkpoint.empty_model import materialize
+from vl2.checkpoint.load import put_values
+from vl2.checkpoint.names import places
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.moe import Router
-from vl2.quant.apply import allocate_quantized, is_quantized, quantize_into, quantize_model
+from vl2.quant.apply import allocate_quantized, quantization_of, quantize_model
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.quant.scheme import SCHEMES, SchemeName, quantized_modules, scheme_named
-from vl2.weights.load import materialize
-from vl2.weights.names import places
 
 
 @pytest.mark.parametrize("size", ["tiny", "base"])
@@ -45,10 +46,9 @@ def test_tensor_by_tensor_gives_the_same_model_as_all_at_once(size: str, name: S
     source, state = plain.state_dict(), streamed.state_dict()
     for place in wanted:
         tensor = place.view(source[place.parameter])
-        if not quantize_into(streamed, place, tensor):
-            place.view(state[place.parameter]).copy_(tensor)
-    assert is_quantized(streamed)
-    assert not is_quantized(plain)
+        put_values(streamed, place, tensor)
+    assert quantization_of(streamed) == name
+    assert quantization_of(plain) is None
     expected = whole.state_dict()
     assert list(state) == list(expected)
     for key, tensor in expected.items():

@@ -1,4 +1,4 @@
-"""The quantised forms: their layout, their error, and the layers that hold them."""
+"""The quantized forms: their layout, their error, and the layers that hold them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_rows_of_zeros_stay_zeros(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stack_is_quantised_matrix_by_matrix(kind: Kind) -> None:
+def test_a_stack_is_quantized_matrix_by_matrix(kind: Kind) -> None:
     weight = normal(3, 20, 40)
     stacked = quantize(weight, kind)
     for index, matrix in enumerate(weight):
@@ -118,7 +118,7 @@ def test_what_no_code_can_stand_for_is_refused(kind: Kind, value: float) -> None
         assert quantize(weight, kind).scales.isfinite().all()
         return
     for made in (weight, weight.to(torch.bfloat16)):
-        with pytest.raises(UserError, match=f"too large for {kind}, cannot be quantised"):
+        with pytest.raises(UserError, match=f"too large for {kind}, cannot be quantized"):
             quantize(made, kind)
         if kind == "int4":
             assert not int4_plainly(made)[1].isfinite().all()

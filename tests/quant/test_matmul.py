@@ -1,4 +1,4 @@
-"""Products with quantised weights: every way gives that of the weights they stand for, within what it rounds."""
+"""Products with quantized weights: every way gives that of the weights they stand for, within what it rounds."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_experts_give_what_their_whole_weights_give(kind: Kind, dtype: torch.dty
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_a_quantised_model_answers_nearly_as_the_plain_one(name: SchemeName) -> None:
+def test_a_quantized_model_answers_nearly_as_the_plain_one(name: SchemeName) -> None:
     model = small_model("tiny")
     ids = torch.randint(5, 100, (1, 60), generator=torch.Generator().manual_seed(0))
     positions = torch.arange(60).unsqueeze(0)

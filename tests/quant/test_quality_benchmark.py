@@ -1,4 +1,4 @@
-"""The benchmark of what quantising costs: plain weights cost nothing, and 8 bits less than 4."""
+"""The benchmark of what quantizing costs: plain weights cost nothing, and 8 bits less than 4."""
 
 from __future__ import annotations
 

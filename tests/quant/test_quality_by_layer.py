@@ -1,4 +1,4 @@
-"""The benchmark of what quantising costs layer by layer: it says what the whole model says, in every form."""
+"""The benchmark of what quantizing costs layer by layer: it says what the whole model says, in every form."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from tests.model.configs import small_model
 from tests.reference import SIZES
+from vl2.checkpoint.names import places
 from vl2.model import VL2, Cache
 from vl2.quant.apply import quantize_model
 from vl2.quant.scheme import SCHEME_NAMES, SCHEMES
 from vl2.runtime.cpu_modules import with_kernels
-from vl2.weights.names import places
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DTYPES = ((torch.float32,), (torch.bfloat16,), (torch.float32, torch.bfloat16))

@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.train.toy import toy_config, toy_stage
+from vl2.checkpoint.model_size import ModelSize
 from vl2.config import ModelConfig, preset
 from vl2.data.packed import Packed
 from vl2.errors import UserError
@@ -22,7 +23,6 @@ from vl2.train.ranks import ONE
 from vl2.train.recipe import ModelOptions, Recipe, RunOptions, paper_stage, recipe_from
 from vl2.train.stage import Part
 from vl2.train.step import TrainStep
-from vl2.weights.size import ModelSize
 
 COST = ForwardCost(
     per_token=1.0, per_token_in_end=0.0, per_logit=0.0, per_pair=0.0, per_tile_vision=1e6, per_tile_projector=1e3

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vl2.weights import random_checkpoint
+from vl2.checkpoint import random_checkpoint
 
 from ..cli.conftest import Ran
 from ..cli.conftest import vl2 as vl2

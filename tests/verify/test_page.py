@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from vl2.checkpoint.machine_memory import MachineMemory
 from vl2.kernels import load_kernels
 from vl2.verify import run
 from vl2.verify.check import Check
 from vl2.verify.page import Page
 from vl2.verify.privacy import Redactor
-from vl2.weights.machine_memory import MachineMemory
 
 from .conftest import change_json, first_file
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from vl2.checkpoint.safetensors_file import StoredTensor
 from vl2.config import preset
 from vl2.verify.released import VOCABULARIES, nearest_size
 from vl2.verify.subject import Subject, label_of
 from vl2.verify.tensors import check_tensors, expected_shapes
-from vl2.weights.safetensors_file import StoredTensor
 
+from ..checkpoint.test_hub import WEIGHTS, environment
+from ..checkpoint.test_hub import hub as hub
 from ..reference import CHECKPOINTS
-from ..weights.test_hub import WEIGHTS, environment
-from ..weights.test_hub import hub as hub
 
 HANGS_S = 240.0  # a whole run in a process of its own, on a busy machine
 

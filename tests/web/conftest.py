@@ -20,9 +20,9 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the `browser` ex
 from tests.serve.live_server import LiveServer, serving  # noqa: E402
 from tests.web.scripted_backend import ScriptedBackend  # noqa: E402
 from tests.web.talk import wait_until  # noqa: E402
+from vl2.checkpoint import locate_checkpoint  # noqa: E402
 from vl2.process.processor import Processor  # noqa: E402
 from vl2.serve.settings import ServerSettings  # noqa: E402
-from vl2.weights import locate_checkpoint  # noqa: E402
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

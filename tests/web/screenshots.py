@@ -18,10 +18,10 @@ from playwright.sync_api import sync_playwright
 from tests.serve.live_server import serving
 from tests.web.scripted_backend import ScriptedBackend
 from tests.web.talk import add, ask, choose, send, wait_until
+from vl2.checkpoint import locate_checkpoint
 from vl2.errors import UserError
 from vl2.process.processor import Processor
 from vl2.serve.settings import ServerSettings
-from vl2.weights import locate_checkpoint
 
 ANSWER = (
     "On the table there are three things:\n\n"

@@ -26,6 +26,7 @@ from experiments.nano.warm_up.pages import PageCutter
 from experiments.nano.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe
 from experiments.nano.warm_up.sheet import Tile
 from experiments.nano.warm_up.tiles import TileBatch, TileDrawer
+from vl2.checkpoint import LoadOptions, load_model, save_model
 from vl2.config import ModelConfig
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
@@ -43,7 +44,6 @@ from vl2.train.ranks import Ranks, join, leave
 from vl2.train.run import Outcome
 from vl2.train.stage import Stage, learning_rate
 from vl2.train.stopping import Ended, Stop, rank_lost
-from vl2.weights import load_model, save_model
 
 READ = "read_"  # what the log calls the shares of the visual tokens
 NAMED = "named"  # and of the words for what they show, the share that is among the likeliest
@@ -107,7 +107,7 @@ class WarmUpRun:
         self.drawer = make_drawer(recipe.tiles, config, self.files.processor().config.candidate_resolutions)
         # The whole model is made, so that the export is one; only its encoder is trained.
         if self.files.weights_folder is not None:
-            self.model = load_model(self.files.weights_folder, dtype=torch.float32).train()
+            self.model = load_model(self.files.weights_folder, LoadOptions(dtype=torch.float32)).train()
         else:
             self.model = VL2(config)
             init_weights(self.model, recipe.seed)

@@ -17,9 +17,9 @@ from vl2.bench.machine import MachineLimits, measure_machine
 from vl2.bench.protocol import Answer
 from vl2.bench.stages import BenchStage, Bytes, Sizes, Types, load_stage
 from vl2.bench.target import Target
+from vl2.checkpoint.pages import MappedFile
 from vl2.config import ModelConfig
 from vl2.errors import UserError
-from vl2.weights.mapped_file import MappedFile
 
 LOAD_TIMEOUT_S = 3600.0
 STAGE_TIMEOUT_S = 1800.0

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from vl2.checkpoint.pages import prefer_huge_pages
 from vl2.config import ModelConfig
 from vl2.timing import best_seconds, wait_for
-from vl2.weights.huge_pages import prefer_huge_pages
 
 READ_BYTES = 512 << 20  # far above the caches of a processor
 NEW_BYTES = 256 << 20  # little enough that hardly any of what is written here serves a model that is loaded next

@@ -15,8 +15,8 @@ from torch import Tensor  # noqa: E402
 from vl2 import __version__  # noqa: E402
 from vl2.bench.protocol import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
 from vl2.bench.stages import Bytes, Types  # noqa: E402
+from vl2.checkpoint.memory_plan import tiles_per_pass  # noqa: E402
 from vl2.infer.engine.scheduler import joint_rows  # noqa: E402
-from vl2.infer.image_tokens import tiles_per_pass  # noqa: E402
 from vl2.infer.prefill import prefill  # noqa: E402
 from vl2.infer.sampling import GenerateOptions, choose_token  # noqa: E402
 from vl2.infer.vlm import VLM, load  # noqa: E402

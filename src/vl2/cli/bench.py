@@ -61,7 +61,7 @@ class Bench:
         from vl2.bench.compare import compare, print_report, to_dict
         from vl2.bench.stages import Sizes, make_stages
         from vl2.bench.target import OURS, peer_command
-        from vl2.infer.open_model import check_weights
+        from vl2.checkpoint.policy import check_weights
         from vl2.infer.vlm import choose_device, choose_dtype
 
         for name in ("threads", "rounds"):
@@ -112,7 +112,7 @@ class Bench:
         size = self.model.removeprefix(RANDOM)
         if size not in PRESETS:
             raise UserError(f"{RANDOM}SIZE must have one of the sizes {', '.join(PRESETS)}, got {size}")
-        from vl2.weights.random_checkpoint import random_checkpoint
+        from vl2.checkpoint.random_checkpoint import random_checkpoint
 
         with random_checkpoint(size, None if self.folder is None else Path(self.folder)) as folder:
             yield folder.absolute()

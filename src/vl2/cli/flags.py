@@ -105,9 +105,9 @@ class ModelFlags(CheckpointFlags):
 
     def load(self, *, quiet: bool, cache_tokens: int | None = None) -> VLM:
         """Load the model with a progress bar on stderr. `cache_tokens` as in `vl2.load`."""
+        from vl2.checkpoint.locate import BUILT_IN
         from vl2.infer.sequence import Limits
         from vl2.infer.vlm import load
-        from vl2.weights.locate import BUILT_IN
 
         self.check()
         folder = self.locate(quiet=quiet)
@@ -193,7 +193,7 @@ def locate(name: str, *, revision: str | None, offline: bool, quiet: bool, needs
     if quiet:
         # The client's own switches. It reads them when it is first imported, which is here at the latest.
         os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="error")
-    from vl2.weights import locate_checkpoint
+    from vl2.checkpoint import locate_checkpoint
 
     return locate_checkpoint(name, revision=revision, offline=offline, needs_weights=needs_weights)
 

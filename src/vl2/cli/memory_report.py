@@ -7,16 +7,16 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from vl2.checkpoint.machine_memory import MachineMemory
+from vl2.checkpoint.memory_plan import FORMATS, MemoryPlan, recommend
+from vl2.checkpoint.model_size import ModelSize, parameters, share_at_work, weight_bytes
+from vl2.checkpoint.policy import SHARE_OF_AVAILABLE
+from vl2.checkpoint.quantization_config import QuantizationConfig
 from vl2.config import ModelConfig
 from vl2.dtypes import DTYPES
-from vl2.infer.memory_plan import FORMATS, MemoryPlan, parameters, recommend, share_at_work, weight_bytes
-from vl2.infer.open_model import SHARE_OF_AVAILABLE
 from vl2.infer.vlm import choose_device
-from vl2.quant.config import QuantizationConfig
 from vl2.quant.scheme import Scheme
 from vl2.runtime import explain_on
-from vl2.weights.machine_memory import MachineMemory
-from vl2.weights.size import ModelSize
 
 WIDTH = 99  # of the tables
 SHOWN = ("bfloat16", "int8", "int4")  # of each part

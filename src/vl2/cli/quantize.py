@@ -40,14 +40,14 @@ class Quantize:
     """show no progress"""
 
     def run(self) -> None:
-        from vl2.quant.write import quantise_checkpoint
-        from vl2.weights.new_folder import refuse_existing
+        from vl2.checkpoint.folder import refuse_existing
+        from vl2.checkpoint.write import quantize_checkpoint
 
         out = local_path(self.out)
         refuse_existing(out)  # before anything is downloaded
         folder = locate(self.checkpoint, revision=self.revision, offline=self.offline, quiet=self.quiet)
-        with bytes_bar(self.quiet, "quantising") as progress:
-            quantise_checkpoint(folder, out, weights=self.weights, progress=progress)
+        with bytes_bar(self.quiet, "quantizing") as progress:
+            quantize_checkpoint(folder, out, weights=self.weights, progress=progress)
         before, after = _bytes(folder), _bytes(out)
         if self.json:
             print_json({"folder": str(out), "weights": self.weights, "bytes": after, "source_bytes": before})

@@ -50,9 +50,9 @@ class Verify:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.infer.open_model import check_weights, memory_bytes
+        from vl2.checkpoint.locate import hub_id
+        from vl2.checkpoint.policy import check_weights, memory_bytes
         from vl2.infer.vlm import choose_device
-        from vl2.weights.locate import hub_id
 
         memory_bytes(self.memory, choose_device(self.device))
         check_weights(self.weights)

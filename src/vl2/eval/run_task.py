@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from vl2.checkpoint.model_size import count_parameters
 from vl2.errors import UserError
 from vl2.eval.answering import answers, prepared
 from vl2.eval.choose_items import Chosen, check_whole, choose, scan_items
@@ -24,7 +25,6 @@ from vl2.eval.published import released_size
 from vl2.eval.results import RESULTS, ResultLog, RunId, open_run, read_parts, read_results, record_judge, write_results
 from vl2.eval.score import SCORER_VERSION
 from vl2.eval.task import DataSource, Item, Protocol, Result, Task
-from vl2.infer.memory_plan import count_parameters
 from vl2.infer.vlm import VLM
 from vl2.process.tiling import Tiling
 from vl2.progress import LINE_EVERY_S, ProgressDisplay, format_time

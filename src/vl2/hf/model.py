@@ -5,7 +5,7 @@ The arithmetic is `vl2.model.VL2`'s, whose modules this class holds under the sa
 LoRA targets and adapter files are those of VL2 and, but for one misspelled name and the stacked experts, of
 the released model.
 
-Weights are read and written by `vl2.weights`, not by the weight conversions of transformers: our code is strict
+Weights are read and written by `vl2.checkpoint`, not by the weight conversions of transformers: our code is strict
 (a missing or surplus tensor is an error, in transformers a warning), reads each released tensor straight into its place
 in the stacked experts, writes the released layout, and is the same code that `vl2.load` runs. The
 price: one device per model, and no quantization on loading.
@@ -26,16 +26,16 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vl2.batch import Batch
+from vl2.checkpoint import LoadOptions, load_model, locate_checkpoint, save_model
+from vl2.checkpoint.memory_plan import TILES_PER_PASS
 from vl2.errors import UserError
 from vl2.hf.cache import VL2Cache
 from vl2.hf.config import VL2Config
 from vl2.hf.files import device_of, dtype_of, refuse_unknown, shard_bytes, write_checkpoint
 from vl2.hf.inputs import ImageInputs, checked_mask
-from vl2.infer.image_tokens import TILES_PER_PASS
 from vl2.model import VL2, init_weights
 from vl2.model.empty import shapes_only
 from vl2.process.sample import IGNORE_ID
-from vl2.weights import load_model, locate_checkpoint, save_model
 
 # Transformers renamed the cache between 5.12 and 5.24. Older versions know only the old name.
 _OUTPUT_FIELDS = {field.name for field in dataclasses.fields(CausalLMOutputWithPast)}
@@ -106,7 +106,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         folder = locate_checkpoint(pretrained_model_name_or_path, revision=revision, offline=local_files_only)
         # Some versions of the Auto classes pass the requested dtype only in the config.
         wanted = dtype_of(dtype or torch_dtype) or dtype_of(None if config is None else config.dtype)
-        network = load_model(folder, dtype=wanted, device=device_of(device_map))
+        network = load_model(folder, LoadOptions(dtype=wanted, device=device_of(device_map)))
         if config is None:
             config = VL2Config.from_pretrained(folder)
         elif config.to_model_config() != network.config:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 from transformers import BatchFeature
 
+from vl2.checkpoint import locate_checkpoint
 from vl2.errors import UserError
 from vl2.hf.files import refuse_unknown
 from vl2.hf.inputs import model_inputs
@@ -25,7 +26,6 @@ from vl2.process.messages import to_turns
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample, collate
 from vl2.process.tiling import Tiling
-from vl2.weights import locate_checkpoint
 
 PROCESSOR_FILE = "processor_config.json"
 

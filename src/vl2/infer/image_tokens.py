@@ -14,17 +14,11 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from vl2.config import VisionConfig
+from vl2.checkpoint.memory_plan import DEFAULT_ENCODER_BYTES, tiles_per_pass
 from vl2.grid import Grid, num_tiles, num_visual_tokens
 from vl2.infer.byte_lru import ByteLRU
 from vl2.process.sample import Sample
 from vl2.runtime import Runner
-
-# Tiles encoded at once: enough to keep the machine busy, few enough to bound the memory. On a CPU a pass reads and
-# packs the weights, and whoever waits for the next token of another answer waits for the pass: five large tiles.
-TILES_PER_PASS = 16
-PATCHES_PER_PASS_ON_CPU = 4096
-DEFAULT_ENCODER_BYTES = 64 << 20  # 130 tiles of the tiny size, 64 of the base size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +85,6 @@ class EncoderCache:
 
     def clear(self) -> None:
         self._store.clear()
-
-
-def tiles_per_pass(vision: VisionConfig, device: torch.device) -> int:
-    """Return how many tiles are encoded at once; it depends on the encoder and its device alone."""
-    if device.type != "cpu":
-        return TILES_PER_PASS
-    return min(TILES_PER_PASS, max(1, PATCHES_PER_PASS_ON_CPU // vision.patches_per_side**2))
 
 
 def encode_image(runner: Runner, image: TiledImage) -> Iterator[Tensor | None]:

@@ -12,8 +12,9 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from vl2.infer.image_tokens import DEFAULT_ENCODER_BYTES, EncoderCache, TiledImage, encode_image, images_of
-from vl2.infer.prefix_cache import DEFAULT_PREFIX_BYTES, PrefillChunk, PrefixCache, plan_chunks
+from vl2.checkpoint.memory_plan import DEFAULT_ENCODER_BYTES, DEFAULT_PREFIX_BYTES
+from vl2.infer.image_tokens import EncoderCache, TiledImage, encode_image, images_of
+from vl2.infer.prefix_cache import PrefillChunk, PrefixCache, plan_chunks
 from vl2.model import Cache
 from vl2.process.sample import Sample
 from vl2.runtime import Runner

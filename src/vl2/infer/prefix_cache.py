@@ -20,13 +20,13 @@ from itertools import pairwise, takewhile
 
 from torch import Tensor
 
+from vl2.checkpoint.memory_plan import DEFAULT_PREFIX_BYTES
 from vl2.infer.byte_lru import ByteLRU
 from vl2.model import Cache
 from vl2.process.sample import Sample
 
 # A chunk reads nearly all weights, however short it is: shorter ones than this are joined with what follows.
 MIN_CHUNK = 128
-DEFAULT_PREFIX_BYTES = 128 << 20  # 2,150 tokens of the tiny size, 4,300 of small, 3,850 of base: two pictures, or more
 
 
 @dataclass(frozen=True, kw_only=True)

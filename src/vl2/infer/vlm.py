@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
+from vl2.checkpoint import LoadOptions, load_model, locate_checkpoint, save_model
+from vl2.checkpoint.locate import BUILT_IN
+from vl2.checkpoint.policy import check_weights, memory_bytes
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.generate import generate
-from vl2.infer.open_model import LoadOptions, check_weights, memory_bytes, open_model
 from vl2.infer.prefill import Reuse
 from vl2.infer.prompts import (
     describe_prompt,
@@ -26,6 +29,7 @@ from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.sequence import Event, FinishReason, Limits
 from vl2.infer.session import Session
+from vl2.lora.peft_files import merge_adapter
 from vl2.malloc import tune_malloc
 from vl2.model import VL2
 from vl2.paths import local_path
@@ -36,10 +40,8 @@ from vl2.process.messages import Conversation
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tiling import Tiling
-from vl2.quant.config import form_of
+from vl2.quant.apply import quantization_of
 from vl2.runtime import Runner, choose_runner
-from vl2.weights import locate_checkpoint, save_model
-from vl2.weights.locate import BUILT_IN
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -121,7 +123,7 @@ class VLM:
     @property
     def weights(self) -> str:
         """How the weights are held: "int8", "int4", or their type."""
-        return form_of(self.model) or str(self.model.dtype).removeprefix("torch.")
+        return quantization_of(self.model) or str(self.model.dtype).removeprefix("torch.")
 
     def refresh(self) -> None:
         """Take the model as it is now, after its weights have been changed, replaced or moved."""
@@ -248,7 +250,7 @@ class VLM:
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder in the released layout. The folder must be new."""
-        if form_of(self.model) is not None:
+        if quantization_of(self.model) is not None:
             raise UserError("a quantised model is not saved: `vl2 quantize` writes one from the plain checkpoint")
         save_model(
             self.model,
@@ -360,14 +362,15 @@ def load(
     options = LoadOptions(
         device=on,
         dtype=as_type,
+        only_answers=True,
         weights=weights,
         memory=bound,
-        adapter=None if adapter is None else local_path(adapter),
+        adapt=None if adapter is None else partial(merge_adapter, folder=local_path(adapter)),
         context=None if limits is None else limits.max_context,
         cache_tokens=cache_tokens,
         reuse_bytes=reuse.max_bytes,
     )
-    model = open_model(folder, options, progress)
+    model = load_model(folder, options, progress)
     if on.type == "cpu":
         tune_malloc()
     return VLM(model, processor, folder=folder, limits=limits, reuse=reuse)

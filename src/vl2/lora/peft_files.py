@@ -23,11 +23,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vl2.checkpoint.safetensors_file import read_header, read_into
 from vl2.errors import UserError
-from vl2.lora.apply import insert_layer, is_adapted, lora_layers, remove_lora
+from vl2.lora.apply import insert_layer, is_adapted, lora_layers, merge_lora, remove_lora
 from vl2.lora.layers import LoRAExperts, LoRALinear
 from vl2.model.moe import Experts
-from vl2.weights.safetensors_file import read_header, read_into
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -130,6 +130,12 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
         raise
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(requires_grad.get(name.replace(".base_layer", ""), True))
+
+
+def merge_adapter(model: nn.Module, folder: Path) -> None:
+    """Add the adapter of a folder into the weights of a model. In place; UserError as in `load_adapter`."""
+    load_adapter(model, folder)
+    merge_lora(model)
 
 
 def _insert(model: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:

@@ -1,76 +1,114 @@
-"""Putting quantised layers into a model: empty ones to be filled from files, or made from the weights at hand.
+"""Putting quantized layers into a model: empty ones to be filled, or made from the weights at hand.
 
-Loading a plain checkpoint: build the model on the meta device, put quantised layers in with `allocate_quantized`,
-materialise, and quantise tensor by tensor with `quantize_into`; so the plain weights are never held together. Loading
-quantised files: the same, with the tensors of the state dict filled or mapped directly.
+A plain checkpoint is quantized tensor by tensor while it is read: empty layers are put into a model on the meta device
+with `allocate_quantized`, given memory, and filled with `quantize_tensor`. So the plain weights are never held
+together. `quantize_model` is for a model that is there already, `quantize_base` for one that trains an adapter.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from vl2.errors import UserError
-from vl2.model import VL2
 from vl2.model.moe import Experts
-from vl2.quant.modules import QuantizedExperts, QuantizedLinear, QuantizedModule
+from vl2.quant.base_modules import BaseKind, QuantizedBaseExperts, QuantizedBaseLinear
+from vl2.quant.formats import KINDS
+from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.quant.scheme import Scheme, quantized_modules
-from vl2.weights.names import Place
+
+# The layers that hold the weights under an adapter in few bits. Vision, projector, token table, head and router stay as
+# they are: small beside the rest, and sensitive.
+WITHIN = "language.model.layers."
 
 
-def allocate_quantized(model: VL2, scheme: Scheme) -> list[str]:
-    """Put empty quantised layers in the place of those that the scheme names; return the names. In place.
+def allocate_quantized(model: nn.Module, scheme: Scheme) -> list[str]:
+    """Put empty quantized layers in the place of those that the scheme names; return the names. In place.
 
     They lie on the device of what they replace, so a model on the meta device stays there.
     """
     kinds = quantized_modules(model, scheme)
     for name, kind in kinds.items():
         module = model.get_submodule(name)
-        _put(model, name, _empty(module, kind))
+        make = QuantizedExperts.like if isinstance(module, Experts) else QuantizedLinear.like
+        _replace(model, name, module, make(module, kind))  # type: ignore[arg-type]  # asked for by quantized_modules
     return list(kinds)
 
 
 @torch.no_grad()
-def quantize_model(model: VL2, scheme: Scheme, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Quantise a loaded model, layer by layer; return the names of the layers. In place."""
+def quantize_model(model: nn.Module, scheme: Scheme, progress: Callable[[int, int], None] | None = None) -> list[str]:
+    """Quantize a loaded model, layer by layer; return the names of the layers. In place."""
     kinds = quantized_modules(model, scheme)
     for done, (name, kind) in enumerate(kinds.items(), 1):
         module = model.get_submodule(name)
-        quantized = _empty(module, kind)
         with _named(name):
-            if isinstance(module, Experts) and isinstance(quantized, QuantizedExperts):
-                for expert in range(quantized.num_experts):
-                    quantized.quantize_from("gate_up", expert, module.gate_up_proj[expert])
-                    quantized.quantize_from("down", expert, module.down_proj[expert])
-            elif isinstance(module, nn.Linear) and isinstance(quantized, QuantizedLinear):
-                quantized.quantize_from(module.weight)
-        _put(model, name, quantized)
+            if isinstance(module, Experts):
+                experts = QuantizedExperts.like(module, kind)
+                for expert in range(experts.num_experts):
+                    experts.quantize_from("gate_up", expert, module.gate_up_proj[expert])
+                    experts.quantize_from("down", expert, module.down_proj[expert])
+                _replace(model, name, module, experts)
+            elif isinstance(module, nn.Linear):
+                linear = QuantizedLinear.like(module, kind)
+                linear.quantize_from(module.weight)
+                _replace(model, name, module, linear)
         if progress is not None:
             progress(done, len(kinds))
     return list(kinds)
 
 
-def quantize_into(model: VL2, place: Place, weight: Tensor) -> bool:
-    """Quantise a tensor of a plain checkpoint into its layer; False where its layer is not quantised. In place.
+def quantize_tensor(
+    model: nn.Module,
+    parameter: str,
+    weight: Tensor,
+    *,
+    expert: int | None = None,
+    part: int | None = None,
+    name: str | None = None,
+) -> None:
+    """Quantize one tensor into its layer. In place.
 
-    The place is that of the tensor in the plain model.
+    `parameter` is its name in the plain model; of stacked experts it is the matrix of one, and `part` tells gate (0)
+    and up projection (1). Errors call it `name`.
     """
-    name, _, leaf = place.parameter.rpartition(".")
-    module = model.get_submodule(name)
-    if isinstance(module, QuantizedLinear) and leaf == "weight":
-        with _named(place.name):
+    owner, _, leaf = parameter.rpartition(".")
+    module = model.get_submodule(owner)
+    with _named(name or parameter):
+        if isinstance(module, QuantizedLinear) and leaf == "weight":
             module.quantize_from(weight)
-        return True
-    if not isinstance(module, QuantizedExperts):
-        return False
-    assert place.expert is not None, f"{place.name} is not one expert's"
-    part = None if place.rows is None else int(place.rows[0] > 0)
-    with _named(place.name):
-        module.quantize_from("gate_up" if leaf == "gate_up_proj" else "down", place.expert, weight, part)
-    return True
+        else:
+            assert isinstance(module, QuantizedExperts), f"{parameter} has no place in the model"
+            assert expert is not None, f"{parameter} is not one expert's"
+            module.quantize_from("gate_up" if leaf == "gate_up_proj" else "down", expert, weight, part)
+
+
+def quantize_base(model: nn.Module, kind: BaseKind, dtype: torch.dtype | None = None) -> int:
+    """Replace the linear layers and experts of the language model by ones that train an adapter over few bits.
+
+    Returns how many. In place. The adapter must be on the model already: its layers keep their place, and the weights
+    under them are replaced. `dtype` is what the weights are made as when they are needed; None for the type they have.
+    """
+    if kind not in get_args(BaseKind):
+        raise UserError(f"the base must be held as one of {', '.join(get_args(BaseKind))}, got {kind!r}")
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if name.startswith(WITHIN) and isinstance(module, nn.Linear | Experts)
+    }
+    for name, module in found.items():
+        make = QuantizedBaseExperts if isinstance(module, Experts) else QuantizedBaseLinear
+        _replace(model, name, module, make(module, kind, dtype))  # type: ignore[arg-type]  # the kind of module was just asked
+    return len(found)
+
+
+def quantization_of(model: nn.Module) -> str | None:
+    """Return the smallest format that a model which answers holds weights in; None for a plain model."""
+    kinds = {module.kind for module in model.modules() if isinstance(module, QuantizedLinear | QuantizedExperts)}
+    return next((kind for kind in reversed(KINDS) if kind in kinds), None)
 
 
 @contextlib.contextmanager
@@ -82,16 +120,5 @@ def _named(name: str) -> Iterator[None]:
         raise UserError(f"{name}: {error}") from None
 
 
-def is_quantized(model: nn.Module) -> bool:
-    return any(isinstance(module, QuantizedLinear | QuantizedExperts) for module in model.modules())
-
-
-def _empty(module: nn.Module, kind: str) -> QuantizedModule:
-    make = QuantizedExperts.like if isinstance(module, Experts) else QuantizedLinear.like
-    quantized: QuantizedModule = make(module, kind)  # type: ignore[arg-type]  # asked for by quantized_modules
-    return quantized.train(module.training)
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
+def _replace(model: nn.Module, name: str, module: nn.Module, by: nn.Module) -> None:
+    model.set_submodule(name, by.train(module.training))

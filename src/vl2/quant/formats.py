@@ -1,4 +1,4 @@
-"""The two quantised forms of a weight [..., N, K] (N outputs, K inputs), and how they lie in memory.
+"""The two quantized forms of a weight [..., N, K] (N outputs, K inputs), and how they lie in memory.
 
 int8: codes int8 [..., N, K], scales float32 [..., N]; w = code * scale of its row. Codes run from -127 to 127.
 8.03 bits a weight.
@@ -10,7 +10,7 @@ lie in blocks of 16 rows by one group, 256 bytes, so that a processor's 512-bit 
     scales float16 [..., ceil(N / 16), ceil(K / 32), 16]
 
 Byte b of a block belongs to 16-bit word b // 2; of the word's four codes, code j (bits 4j to 4j + 3) is the weight of
-row word % 32 // 2 and input 2 * (4 * (word // 32) + j) + word % 2. So shifting 32 words by 4j brings two neighbouring
+row word % 32 // 2 and input 2 * (4 * (word // 32) + j) + word % 2. So shifting 32 words by 4j brings two neighboring
 inputs of 16 rows to their low bits. Rows and inputs that fill up the last block have scale 0 or code 8: weight 0.
 4.5 bits a weight.
 
@@ -37,7 +37,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 GROUP = 32  # inputs that share a scale
 PANEL = 16  # rows of a block
 BLOCK_BYTES = PANEL * GROUP // 2
-CHUNK = 1 << 20  # weights quantised at a time: what is in between is float32, and stays in the processor's cache
+CHUNK = 1 << 20  # weights quantized at a time: what is in between is float32, and stays in the processor's cache
 # The scale is tried at these shares of the one that just reaches a group's largest weight. Cutting off the largest a
 # little serves the other 31; more shares than these save less than a thousandth of the error.
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
@@ -88,7 +88,7 @@ def quantize(weight: Tensor, kind: Kind) -> Quantized:
     parts = [_int8(matrix) if kind == "int8" else _int4(matrix) for matrix in flat]
     codes, scales = (torch.stack(tensors).unflatten(0, tuple(stack) or (1,)) for tensors in zip(*parts, strict=True))
     if not bool(scales.isfinite().all()):
-        raise UserError(f"numbers that are not finite, or too large for {kind}, cannot be quantised")
+        raise UserError(f"numbers that are not finite, or too large for {kind}, cannot be quantized")
     return Quantized(kind, codes, scales) if stack else Quantized(kind, codes[0], scales[0])
 
 

@@ -1,4 +1,4 @@
-"""The layers that hold quantised weights: a linear layer and the stacked experts, for inference only.
+"""The layers that hold quantized weights: a linear layer and the stacked experts, for inference only.
 
 They hold what `vl2.quant.formats` describes as buffers, so that a state dict has codes and scales under the names of
 the layer: `codes` and `scales`, or `gate_up_codes`, `gate_up_scales`, `down_codes` and `down_scales`.
@@ -38,7 +38,7 @@ class HoldsCodes(nn.Module):
 
 
 class QuantizedLinear(HoldsCodes):
-    """A linear layer whose weight is quantised; the bias is not."""
+    """A linear layer whose weight is quantized; the bias is not."""
 
     codes: Tensor
     scales: Tensor
@@ -46,7 +46,7 @@ class QuantizedLinear(HoldsCodes):
     def __init__(
         self, kind: Kind, in_features: int, out_features: int, *, bias: nn.Parameter | None, device: torch.device
     ) -> None:
-        """Allocate uninitialised memory. The bias is taken as it is."""
+        """Allocate uninitialized memory. The bias is taken as it is."""
         super().__init__()
         self.kind, self.in_features, self.out_features = kind, in_features, out_features
         _allocate(self, "", kind, (out_features, in_features), device)
@@ -59,7 +59,7 @@ class QuantizedLinear(HoldsCodes):
 
     @torch.no_grad()
     def quantize_from(self, weight_NK: Tensor) -> None:
-        """Quantise a weight into this layer. In place."""
+        """Quantize a weight into this layer. In place."""
         quantized = quantize(weight_NK.to(self.codes.device), self.kind)
         self.codes.copy_(quantized.codes)
         self.scales.copy_(quantized.scales)
@@ -80,7 +80,7 @@ class QuantizedLinear(HoldsCodes):
 
 
 class QuantizedExperts(HoldsCodes):
-    """E gated MLPs with quantised, stacked weights; gate and up projection are one stack [E, 2, ...]."""
+    """E gated MLPs with quantized, stacked weights; gate and up projection are one stack [E, 2, ...]."""
 
     gate_up_codes: Tensor
     gate_up_scales: Tensor
@@ -88,7 +88,7 @@ class QuantizedExperts(HoldsCodes):
     down_scales: Tensor
 
     def __init__(self, kind: Kind, num_experts: int, width: int, hidden: int, *, device: torch.device) -> None:
-        """Allocate uninitialised memory."""
+        """Allocate uninitialized memory."""
         super().__init__()
         self.kind, self.num_experts, self.width, self.hidden = kind, num_experts, width, hidden
         _allocate(self, "gate_up_", kind, (num_experts, 2, hidden, width), device)
@@ -102,7 +102,7 @@ class QuantizedExperts(HoldsCodes):
 
     @torch.no_grad()
     def quantize_from(self, leaf: ExpertLeaf, expert: int, weight: Tensor, part: int | None = None) -> None:
-        """Quantise the matrix of one expert into its place. In place.
+        """Quantize the matrix of one expert into its place. In place.
 
         `part` 0 is the gate projection and 1 the up projection; None takes both, one above the other [2 F, D], or the
         down projection [D, F].
@@ -169,9 +169,6 @@ class QuantizedExperts(HoldsCodes):
 
     def extra_repr(self) -> str:
         return f"{self.kind}, num_experts={self.num_experts}, width={self.width}, hidden={self.hidden}"
-
-
-QuantizedModule = QuantizedLinear | QuantizedExperts
 
 
 def _allocate(module: nn.Module, prefix: str, kind: Kind, shape: tuple[int, ...], device: torch.device) -> None:

@@ -1,6 +1,6 @@
 """Which part of the model takes which form.
 
-Never quantised: the token table (a lookup reads one row of it, so fewer bits would save no time), the router, norms,
+Never quantized: the token table (a lookup reads one row of it, so fewer bits would save no time), the router, norms,
 positions and biases (small, and they decide much), the patch projection, and `kv_b_proj` of latent attention (its
 absorbed form multiplies by slices of the matrix in both directions).
 """
@@ -58,7 +58,7 @@ def scheme_named(name: str) -> Scheme:
 
 
 def quantized_modules(model: nn.Module, scheme: Scheme) -> dict[str, Kind]:
-    """Return the modules of a plain model that the scheme quantises, by name, and the form of each."""
+    """Return the modules of a plain model that the scheme quantizes, by name, and the form of each."""
     found: dict[str, Kind] = {}
     for name, module in model.named_modules():
         kind = scheme.kind_of(name)

@@ -24,7 +24,7 @@ from vl2.model import VL2, Cache
 from vl2.model.language import LanguageModel
 from vl2.model.mask import AttentionMask
 from vl2.model.moe import Experts, has_grouped_kernel, is_aligned
-from vl2.quant.config import form_of
+from vl2.quant.apply import quantization_of
 from vl2.runtime.plain import PlainRunner
 from vl2.runtime.runner import CachePool, new_key
 
@@ -217,7 +217,7 @@ class CudaGraphRunner:
     def refusal(cls, model: VL2) -> str | None:
         if (reason := cls.refusal_on(model.device, model.dtype)) is not None:
             return reason
-        if form_of(model) is not None:
+        if quantization_of(model) is not None:
             return "its weights are quantized"
         modules = list(model.language.modules())
         if any(module._forward_hooks or module._forward_pre_hooks for module in modules):

@@ -9,7 +9,7 @@ from vl2.errors import UserError
 from vl2.lora.spec import LoRASpec, Target
 
 Method = Literal["none", "lora", "qlora"]
-BaseKind = Literal["nf4", "int8"]
+BaseKind = Literal["nf4", "int8"]  # as in `vl2.quant.base_modules`, which loads PyTorch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,21 +8,20 @@ from pathlib import Path
 
 import torch
 
+from vl2.checkpoint import save_model
+from vl2.checkpoint.empty_model import build_empty, materialize
 from vl2.config import ModelConfig
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.lora.apply import lora_layers
 from vl2.lora.peft_files import save_adapter
 from vl2.model import VL2
-from vl2.model.empty import shapes_only
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.train.adapter import put_adapter
 from vl2.train.checkpoint import FOLDER, RECIPE, find_checkpoint
 from vl2.train.prepare import MODEL_FILES, TOKENIZER_FILES
 from vl2.train.recipe import Recipe, read_recipe
 from vl2.train.tensor_files import TensorReader, whole_block
-from vl2.weights import save_model
-from vl2.weights.load import materialize
 
 
 def export(run_or_checkpoint: Path, out: Path, *, dtype: str | None = None, replaces: bool = False) -> Path:
@@ -63,8 +62,7 @@ def read_model(checkpoint: Path, config: ModelConfig, dtype: torch.dtype) -> VL2
     """
     reader = TensorReader(checkpoint)
     stored = set(reader.unread())
-    with shapes_only():
-        model = VL2(config)
+    model = build_empty(config)
     materialize(model, dtype, torch.device("cpu"))
     for name, tensor in model.state_dict().items():
         master = f"train_step/{name}/master"
@@ -77,8 +75,7 @@ def _export_adapter(checkpoint: Path, recipe: Recipe, config: ModelConfig, out: 
     if out.exists():
         raise UserError(f"{out} is there already: choose a new folder")
     reader = TensorReader(checkpoint)
-    with shapes_only():
-        model = VL2(config)
+    model = build_empty(config)
     put_adapter(model, recipe.adapter)
     for name, layer in lora_layers(model):
         for leaf, shape in list(layer.named_parameters(recurse=False)):

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import torch
 
+from vl2.checkpoint import load_model, locate_checkpoint
+from vl2.checkpoint.empty_model import build_empty, materialize
+from vl2.checkpoint.locate import BUILT_IN
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.index import RecordStore, StoreIndex, build_index
 from vl2.data.loader import Loader, LoaderOptions
@@ -18,15 +21,11 @@ from vl2.data.pack_plan import PackPlan, PlanOptions
 from vl2.data.store import Records, open_random
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
-from vl2.model.empty import shapes_only
 from vl2.process.processor import Processor
 from vl2.train.auxiliary_loss import AuxiliaryLoss
 from vl2.train.ranks import Ranks, RankZeroSection
 from vl2.train.recipe import ModelOptions, Recipe
 from vl2.train.stage import Stage, total_steps
-from vl2.weights import load_model, locate_checkpoint
-from vl2.weights.load import materialize
-from vl2.weights.locate import BUILT_IN
 
 MODEL_FILES = "model"  # folder of a run: what an export needs beside the weights
 INDEXES = "indexes"
@@ -112,11 +111,9 @@ def make_model(files: ModelFiles, seed: int, *, is_first: bool, is_filled_later:
     `is_filled_later` gives memory alone: a checkpoint follows.
     """
     if not is_first:
-        with shapes_only():
-            return VL2(files.config)
+        return build_empty(files.config)
     if is_filled_later:
-        with shapes_only():
-            model = VL2(files.config)
+        model = build_empty(files.config)
         materialize(model, torch.float32, torch.device("cpu"))
         return model
     if files.weights_folder is not None:

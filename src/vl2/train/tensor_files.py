@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vl2.checkpoint.safetensors_file import StoredTensor, read_header, read_into
 from vl2.errors import UserError
-from vl2.weights.safetensors_file import StoredTensor, read_header, read_into
 
 
 @dataclass(frozen=True, kw_only=True)

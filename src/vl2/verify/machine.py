@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from vl2 import __version__
+from vl2.checkpoint.machine_memory import MachineMemory
 from vl2.kernels import describe_kernels
-from vl2.weights.machine_memory import MachineMemory
 
 CPUINFO = Path("/proc/cpuinfo")
 TIMEOUT_S = 10

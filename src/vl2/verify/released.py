@@ -12,10 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from vl2.checkpoint.locate import built_in_folder
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.tokenizer import ASSISTANT, BOS, EOS, GROUNDING, IMAGE, PAD, USER
-from vl2.weights.locate import built_in_folder
 
 PARTS = ("language_config", "vision_config", "projector_config")
 # Read by the trainer alone: another value changes no answer.

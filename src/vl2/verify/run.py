@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from vl2.bench.protocol import Unsupported, peak_bytes
+from vl2.checkpoint.machine_memory import MachineMemory, parse_bytes
+from vl2.checkpoint.memory_plan import MemoryPlan
+from vl2.checkpoint.policy import AS_STORED
 from vl2.errors import UserError
-from vl2.infer.memory_plan import MemoryPlan
-from vl2.infer.open_model import AS_STORED
 from vl2.infer.prefill import Reuse
 from vl2.infer.sequence import Limits
 from vl2.infer.vlm import VLM, choose_device, choose_dtype, load
@@ -32,7 +33,6 @@ from vl2.verify.processor_settings import check_processor
 from vl2.verify.subject import Subject
 from vl2.verify.tensors import check_tensors
 from vl2.verify.tokens import check_tokens
-from vl2.weights.machine_memory import MachineMemory, parse_bytes
 
 CONTEXT = 3072  # the longest published prompt and its answer fit
 STEPS = 32  # decoded for the speed

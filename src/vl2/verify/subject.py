@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vl2.checkpoint.folder import INDEX, SINGLE
+from vl2.checkpoint.locate import BUILT_IN, HUB_ID, RELEASED
+from vl2.checkpoint.quantization_config import QuantizationConfig
 from vl2.config import ModelConfig, preset
 from vl2.errors import UserError
-from vl2.quant.config import QuantizationConfig
 from vl2.verify.released import MOST_DIFFERENT_FIELDS, nearest_size
-from vl2.weights.load import INDEX, SINGLE
-from vl2.weights.locate import BUILT_IN, HUB_ID, RELEASED
 
 HUB_CACHE = re.compile(r"models--(?P<id>[^/\\]+)[/\\]snapshots[/\\](?P<commit>[0-9a-f]{7,40})$")
 

@@ -8,14 +8,15 @@ from math import prod
 
 import torch
 
+from vl2.checkpoint.empty_model import build_empty
+from vl2.checkpoint.folder import INDEX
+from vl2.checkpoint.names import shapes
+from vl2.checkpoint.quantization_config import QuantizationConfig
+from vl2.checkpoint.safetensors_file import StoredTensor
 from vl2.config import ModelConfig
 from vl2.errors import UserError
-from vl2.quant.config import QuantizationConfig
 from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
 from vl2.verify.subject import Subject, index_names
-from vl2.weights.load import INDEX, build_empty, shape_of
-from vl2.weights.names import places
-from vl2.weights.safetensors_file import StoredTensor
 
 GROUP = GROUPS[1]
 BIAS = "e_score_correction_bias"  # may be float32: whether the publisher stored it so is not known
@@ -24,8 +25,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 def expected_shapes(config: ModelConfig) -> Shapes:
     """Return every tensor that the files of a model must hold, by its released name."""
-    model = build_empty(config)
-    return {place.name: shape_of(model, place) for place in places(model)}
+    return {place.name: shape for place, shape in shapes(build_empty(config)).items()}
 
 
 def check_tensors(subject: Subject, tensors: Mapping[str, StoredTensor]) -> list[Check]:

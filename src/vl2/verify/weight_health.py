@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vl2.checkpoint.safetensors_file import StoredTensor
 from vl2.errors import UserError
 from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
-from vl2.weights.safetensors_file import StoredTensor
 
 GROUP = GROUPS[4]
 BLOCK_BYTES = 64 << 20

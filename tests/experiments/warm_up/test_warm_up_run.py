@@ -19,13 +19,13 @@ from experiments.nano.warm_up.pages import PageCutter
 from experiments.nano.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe, read_warm_up
 from experiments.nano.warm_up.train import KEPT, WarmUpRun, make_drawer, warm_up
 from tests.synth.pill_set import write_set
+from vl2.checkpoint import load_model
 from vl2.config import preset
 from vl2.errors import RankLost, UserError
 from vl2.model import VL2
 from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.recipe import ModelOptions
-from vl2.weights import load_model
 
 
 @pytest.fixture

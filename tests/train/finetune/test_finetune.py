@@ -13,6 +13,7 @@ import torch
 from tests.datasets.own_folder import SIDE, colour_rows, draw_images, write_csv, write_lines
 from tests.lora.adapted import base_model, batch_of, disturb, tree_bytes
 from tests.reference import CHECKPOINTS, SIZES
+from vl2.checkpoint import load_model
 from vl2.config import preset
 from vl2.data.record import Message, Part, Record
 from vl2.data.store import write_records
@@ -33,7 +34,6 @@ from vl2.train.ranks import ONE
 from vl2.train.recipe import ModelOptions
 from vl2.train.size import trained_size
 from vl2.train.stage import STAGES, Stage
-from vl2.weights import load_model
 
 LORA = AdapterOptions(method="lora", rank=4, alpha=8.0)
 

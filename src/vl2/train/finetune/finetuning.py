@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vl2.checkpoint import load_model, locate_checkpoint
+from vl2.checkpoint.locate import BUILT_IN
 from vl2.config import ModelConfig
 from vl2.data.record import Record
 from vl2.data.store import open_random
@@ -46,8 +48,6 @@ from vl2.train.run import train
 from vl2.train.shard import shard
 from vl2.train.size import TrainedSize, trained_size
 from vl2.train.stopping import Ended
-from vl2.weights import load_model, locate_checkpoint
-from vl2.weights.locate import BUILT_IN
 
 ABOUT, REPORT, ANSWERS = "finetune.json", "report.json", "answers.md"
 TUNED, MERGED = "tuned", "merged"

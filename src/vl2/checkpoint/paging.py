@@ -20,13 +20,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vl2.checkpoint.in_place import FileViews
+from vl2.checkpoint.pages import MappedFile
+from vl2.model import VL2
 from vl2.model.moe import MoE
-from vl2.quant.read import MappedModel
-from vl2.weights.load import Progress
-from vl2.weights.mapped_file import MappedFile
 
 WINDOW = 1 << 16  # with a page that is touched, Linux maps those around it that are in its cache, up to so many bytes
-EXPERTS = ".experts."  # in the names of the state dict
+EXPERTS = ".experts."  # in the names of tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,35 +48,23 @@ Key = tuple[str, int]  # a MoE layer by name, an expert of it
 
 
 class ExpertPager:
-    """Watches the routers of a mapped model, and keeps the bytes of its experts within a budget."""
+    """Watches the routers of a model whose experts lie in files, and keeps their bytes within a budget."""
 
-    def __init__(self, mapped: MappedModel, budget_bytes: int) -> None:
+    def __init__(self, model: VL2, views: FileViews, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self.held_bytes = 0
         self.hits = 0  # experts of a layer's pass that were in memory, and that were not
         self.misses = 0
-        self._mapped = mapped
-        self._byte_ranges = _byte_ranges(mapped)
+        self._model = model
+        self._byte_ranges = _byte_ranges(views)
         self._held: OrderedDict[Key, int] = OrderedDict()  # the least recently used first
         self._lock = Lock()
 
     def attach(self) -> None:
         """Follow what the model's routers choose from now on."""
-        for file in self._mapped.files.values():
-            file.prefer_huge_pages(False)
-        for name, module in self._mapped.model.named_modules():
+        for name, module in self._model.named_modules():
             if isinstance(module, MoE):
                 module.gate.register_forward_hook(partial(self._chosen, name))
-
-    def read_the_rest(self, progress: Progress | None = None) -> None:
-        """Bring into memory what every token needs: all but the experts."""
-        rest = [stored for name, stored in self._mapped.stored.items() if EXPERTS not in name]
-        done, total = 0, sum(stored.nbytes for stored in rest)
-        for stored in rest:
-            self._mapped.files[stored.path].read(stored.offset, stored.nbytes)
-            done += stored.nbytes
-            if progress is not None:
-                progress(done, total)
 
     def use(self, layer: str, experts: Iterable[int]) -> None:
         """Have the experts of a layer in memory, having evicted others beyond the budget."""
@@ -115,15 +103,15 @@ class ExpertPager:
         self.use(layer, expert_TK.unique().tolist())
 
 
-def _byte_ranges(mapped: MappedModel) -> dict[Key, list[ByteRange]]:
+def _byte_ranges(views: FileViews) -> dict[Key, list[ByteRange]]:
     found: dict[Key, list[ByteRange]] = {}
-    for name, stored in mapped.stored.items():
+    for name, stored in views.stored.items():
         layer, is_expert, _ = name.partition(EXPERTS)
         if not is_expert:
             continue
         num_experts = stored.shape[0]
         each = stored.nbytes // num_experts
         for expert in range(num_experts):
-            byte_range = ByteRange(file=mapped.files[stored.path], offset=stored.offset + expert * each, nbytes=each)
+            byte_range = ByteRange(file=views.file(stored.path), offset=stored.offset + expert * each, nbytes=each)
             found.setdefault((layer, expert), []).append(byte_range)
     return found

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tests.reference import CHECKPOINTS
+from vl2.checkpoint.memory_plan import MemoryPlan
+from vl2.checkpoint.model_size import weight_bytes
+from vl2.checkpoint.policy import memory_bytes
 from vl2.config import ModelConfig, preset
 from vl2.errors import UserError
-from vl2.infer.memory_plan import MemoryPlan, weight_bytes
-from vl2.infer.open_model import memory_bytes
 from vl2.infer.prefill import Reuse
 from vl2.infer.vlm import load
 
@@ -25,8 +26,7 @@ def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("vl2.infer.open_model.load_model", refuse)
-    monkeypatch.setattr("vl2.infer.open_model.load_quantizing", refuse)
+    monkeypatch.setattr("vl2.checkpoint.load.read_model", refuse)
 
 
 @pytest.mark.parametrize("memory", ["0GB", 0, -1])
@@ -58,7 +58,7 @@ def test_what_is_kept_of_images_and_prompts_is_counted_as_far_as_it_is_kept() ->
         load(FOLDER, device="cpu", dtype="float32", memory=plan.total - plan.reuse, reuse=none)
 
 
-def test_what_is_not_quantised_counts_in_the_type_that_it_is_held_in() -> None:
+def test_what_is_not_quantized_counts_in_the_type_that_it_is_held_in() -> None:
     config = preset("tiny")
     own, wide = (MemoryPlan.of(config, "int4", 4096, dtype=dtype) for dtype in (None, torch.float32))
     assert wide.cache == 2 * own.cache

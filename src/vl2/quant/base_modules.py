@@ -1,12 +1,12 @@
-"""The frozen weights under an adapter, held in 4 or 8 bits (QLoRA).
+"""Quantized layers that gradients pass through: the frozen weights under an adapter, in 4 or 8 bits (QLoRA).
 
-Each layer makes its weights anew when it runs, once forward and once backward, so that of all layers only one is whole
-at a time. Arithmetic is that of the plain layer on the dequantized weights, to the bit: only where autograd keeps a
-weight for the backward pass, it keeps the quantized one instead. Gradients go through to what lies below; the weights
-themselves have none.
+Unlike those of `vl2.quant.modules`, which only answer, each layer makes its weights anew when it runs, once forward and
+once backward, so that of all layers only one is whole at a time. Arithmetic is that of the plain layer on the
+dequantized weights, to the bit: only where autograd keeps a weight for the backward pass, it keeps the quantized one
+instead. Gradients go through to what lies below; the weights themselves have none.
 
 NF4: blocks of 64 weights share a scale, and each weight is one of 16 values that are even quantiles of a normal
-distribution. Double quantisation: the scales are 8-bit numbers themselves, 256 of them sharing a scale. 4.13 bits a
+distribution. Double quantization: the scales are 8-bit numbers themselves, 256 of them sharing a scale. 4.13 bits a
 weight. INT8: a row shares a scale, 8 bits a weight. Source: arXiv 2305.14314.
 """
 
@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vl2.errors import UserError
 from vl2.model.moe import Experts, grouped_matmul
-from vl2.train.adapter_options import BaseKind
+from vl2.quant.modules import HoldsCodes
 
+BaseKind = Literal["nf4", "int8"]
 # Appendix E of the paper.
 NF4_VALUES = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
@@ -35,38 +35,9 @@ NF4_VALUES = (
 )  # fmt: skip
 BLOCK, SCALES_PER_BLOCK = 64, 256
 CHUNK = 1 << 22  # weights at a time: what is in between is float32 and must not be as large as a stack of experts
-# Vision, projector, token table, head and router stay as they are: small beside the rest, and sensitive.
-WITHIN = "language.model.layers."
 
 
-def quantize_base(model: nn.Module, kind: BaseKind, dtype: torch.dtype | None = None) -> int:
-    """Replace the linear layers and experts of the language model by quantized ones; return how many. In place.
-
-    An adapter must be on the model already: its layers keep their place, and the weights under them are replaced.
-    `dtype` is what the weights are made as when they are needed; None for the type that they have.
-    """
-    if kind not in get_args(BaseKind):
-        raise UserError(f"the base must be held as one of {', '.join(get_args(BaseKind))}, got {kind!r}")
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if name.startswith(WITHIN) and isinstance(module, nn.Linear | Experts)
-    }
-    for name, module in found.items():
-        parent, _, leaf = name.rpartition(".")
-        make = QuantizedBaseExperts if isinstance(module, Experts) else QuantizedBaseLinear
-        quantized = make(module, kind, dtype)  # type: ignore[arg-type]  # the kind of module was just asked for
-        setattr(model.get_submodule(parent), leaf, quantized.train(module.training))
-    return len(found)
-
-
-def base_bytes(model: nn.Module) -> int:
-    """Return how much memory the weights of a model take, quantized or not."""
-    held = [*model.parameters(), *model.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in held)
-
-
-class NF4Weight(nn.Module):
+class NF4Weight(HoldsCodes):
     """A tensor as 4-bit codes with doubly quantized scales."""
 
     codes: Tensor  # uint8 [half the padded size]; the first of two weights in the high bits
@@ -116,7 +87,7 @@ class NF4Weight(nn.Module):
         return self.scale_codes[first:last].float() * self.scale_scales[groups] + self.scale_mean
 
 
-class Int8Weight(nn.Module):
+class Int8Weight(HoldsCodes):
     """A tensor as 8-bit codes with a scale per row."""
 
     codes: Tensor  # int8, as the tensor

@@ -1,4 +1,4 @@
-"""How a folder says that its weights are quantised: `quantization_config` in its config.json.
+"""How a folder says that its weights are quantized: `quantization_config` in its config.json.
 
     {"quant_method": "vl2", "version": 1, "weights": "int4", "group_size": 32,
      "parts": {"layers": "int4", "head": "int4", "vision": "int8", "projector": "int8"}}
@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from vl2.config import Json, ModelConfig
 from vl2.errors import UserError
 from vl2.quant.formats import GROUP, KINDS
-from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.quant.scheme import Scheme, scheme_named
-from vl2.weights.load import QUANTIZED
 
+QUANTIZED = "quantization_config"  # the key of config.json
 METHOD, VERSION = "vl2", 1
 
 
@@ -47,11 +44,11 @@ class QuantizationConfig:
             return None
         if not isinstance(values, Mapping) or values.get("quant_method") != METHOD:
             method = values.get("quant_method") if isinstance(values, Mapping) else values
-            raise UserError(f"{folder} is quantised by {method!r}, which is not read here: take the plain checkpoint")
+            raise UserError(f"{folder} is quantized by {method!r}, which is not read here: take the plain checkpoint")
         if values.get("version") != VERSION or values.get("group_size") != GROUP:
             raise UserError(
-                f"{folder} is quantised in version {values.get('version')} with groups of {values.get('group_size')}, "
-                f"and this program reads version {VERSION} with groups of {GROUP}: quantise the plain checkpoint anew"
+                f"{folder} is quantized in version {values.get('version')} with groups of {values.get('group_size')}, "
+                f"and this program reads version {VERSION} with groups of {GROUP}: quantize the plain checkpoint anew"
             )
         return cls(weights=str(values.get("weights")), scheme=_scheme(values.get("parts"), folder))
 
@@ -69,15 +66,9 @@ class QuantizationConfig:
 def _scheme(parts: Any, folder: Path) -> Scheme:
     names = [field.name for field in dataclasses.fields(Scheme)]
     if not isinstance(parts, Mapping) or sorted(parts) != sorted(names):
-        raise UserError(f"{folder}: config.json must say for each of {', '.join(names)} how it is quantised")
+        raise UserError(f"{folder}: config.json must say for each of {', '.join(names)} how it is quantized")
     wrong = {name: kind for name, kind in parts.items() if kind is not None and kind not in KINDS}
     if wrong:
         name, kind = next(iter(wrong.items()))
         raise UserError(f"{folder}: config.json must hold {', '.join(KINDS)} or null for {name}, got {kind!r}")
     return Scheme(**parts)
-
-
-def form_of(model: nn.Module) -> str | None:
-    """Return the smallest form that a model's weights are held in; None for a plain model."""
-    kinds = {module.kind for module in model.modules() if isinstance(module, QuantizedLinear | QuantizedExperts)}
-    return next((kind for kind in reversed(KINDS) if kind in kinds), None)

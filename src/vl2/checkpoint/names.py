@@ -19,7 +19,7 @@ RENAMED = {"view_separator": "view_seperator"}
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a released tensor lives in the model: a parameter, or a contiguous part of a stacked one."""
+    """Where a stored tensor lives in the model: a parameter, or a contiguous part of a stacked one."""
 
     name: str  # in the file
     parameter: str  # in the model's state dict
@@ -34,11 +34,20 @@ class Place:
         return matrix if self.rows is None else matrix[slice(*self.rows)]
 
 
+def shapes(model: VL2) -> dict[Place, tuple[int, ...]]:
+    """Return the shape of every tensor of the files of this model."""
+    state = model.state_dict()
+    return {place: tuple(place.view(state[place.parameter]).shape) for place in places(model)}
+
+
 def places(model: VL2) -> Iterator[Place]:
-    """Yield a Place for every tensor of the released file of this model, in the order of the model."""
+    """Yield a Place for every tensor of the files of this model, in the order of the model.
+
+    Quantized experts are stored as they are held, stacked.
+    """
     for parameter, tensor in model.state_dict().items():
         prefix, _, leaf = parameter.rpartition(".")
-        if not prefix.endswith(".experts"):
+        if not prefix.endswith(".experts") or leaf not in ("gate_up_proj", "down_proj"):
             yield Place(name=RENAMED.get(parameter, parameter), parameter=parameter)
             continue
         for expert in range(tensor.shape[0]):

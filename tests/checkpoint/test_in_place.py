@@ -12,17 +12,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.model.configs import small_model
+from vl2.checkpoint import LoadOptions, in_place, load_model, pages, save_model
+from vl2.checkpoint.folder import SINGLE
+from vl2.checkpoint.pages import HUGE_PAGE, MAPPINGS, MappedFile, lies_in_huge_pages, mapped_huge
+from vl2.checkpoint.safetensors_file import SafetensorsWriter, read_header
 from vl2.infer.prefill import prefill
 from vl2.model import VL2, Cache
 from vl2.model.memory_mapped_experts import MemoryMappedExperts
 from vl2.model.moe import Experts, MoE
 from vl2.runtime import choose_runner
-from vl2.weights import huge_page_files, in_place, load_model, save_model
-from vl2.weights.huge_page_files import HUGE_PAGE, lies_in_huge_pages, mapped_huge
-from vl2.weights.load import SINGLE
-from vl2.weights.mapped_file import MAPPINGS, MappedFile
-from vl2.weights.safetensors_file import read_header
-from vl2.weights.safetensors_writer import SafetensorsWriter
 
 WIDTHS = {"intermediate_size": 96, "moe_intermediate_size": 32}  # whole lines, as tile registers want them
 HEAD = "language.lm_head.weight"
@@ -35,7 +33,7 @@ def pages_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_aligned(tensors: dict[str, Tensor], path: Path) -> None:
-    with SafetensorsWriter(path, tensors) as file:
+    with SafetensorsWriter(path, tensors, aligned=True) as file:
         for name, tensor in tensors.items():
             file.write(name, tensor)
 
@@ -50,7 +48,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def opened(folder: Path, *, only_answers: bool = True) -> VL2:
-    return load_model(folder, only_answers=only_answers)
+    return load_model(folder, LoadOptions(only_answers=only_answers))
 
 
 def experts_of(model: VL2) -> list[nn.Module]:
@@ -114,7 +112,7 @@ def test_projections_that_do_not_follow_each_other_are_copied_and_reported(apart
     write_aligned(tensors, folder / "model-00002-of-00002.safetensors")
     file.unlink()
     seen: list[tuple[int, int]] = []
-    model = load_model(folder, only_answers=True, progress=lambda *counts: seen.append(counts))
+    model = load_model(folder, LoadOptions(only_answers=True), progress=lambda *counts: seen.append(counts))
     assert {type(e) for e in experts_of(model)} == {MemoryMappedExperts}
     assert_same(model, expected)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
@@ -137,9 +135,9 @@ def test_float32_matrices_that_begin_within_a_line_are_copied(folder: Path) -> N
 def test_weights_that_are_wanted_otherwise_or_lie_in_small_pages_are_copied(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cast = load_model(folder, only_answers=True, dtype=torch.float16)
+    cast = load_model(folder, LoadOptions(only_answers=True, dtype=torch.float16))
     monkeypatch.setattr(in_place, "lies_in_huge_pages", lambda *part: False)
-    for model in (cast, load_model(folder, only_answers=True)):
+    for model in (cast, load_model(folder, LoadOptions(only_answers=True))):
         assert {type(e) for e in experts_of(model)} == {Experts}
 
 
@@ -186,7 +184,7 @@ def test_where_the_system_does_not_say_what_it_maps_no_page_is_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_bytes(bytes(8 * HUGE_PAGE))
-    monkeypatch.setattr(huge_page_files, "MAPPINGS", tmp_path / "nothing")
+    monkeypatch.setattr(pages, "MAPPINGS", tmp_path / "nothing")
     assert not lies_in_huge_pages(tmp_path / "file", 0, 8 * HUGE_PAGE)
 
 

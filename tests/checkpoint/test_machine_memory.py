@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vl2.checkpoint import machine_memory
+from vl2.checkpoint.machine_memory import MachineMemory, parse_bytes
 from vl2.errors import UserError
-from vl2.weights import machine_memory
-from vl2.weights.machine_memory import MachineMemory, parse_bytes
 
 
 @pytest.mark.parametrize(

@@ -18,18 +18,22 @@ from vl2.lora.peft_files import save_adapter
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2
 from vl2.model.moe import Experts
-from vl2.train.quantized_base import (
+from vl2.quant.apply import quantize_base
+from vl2.quant.base_modules import (
     NF4_VALUES,
     BaseKind,
     Int8Weight,
     NF4Weight,
     QuantizedBaseExperts,
     QuantizedBaseLinear,
-    base_bytes,
-    quantize_base,
 )
 
 KINDS: tuple[BaseKind, ...] = ("nf4", "int8")
+
+
+def base_bytes(model: nn.Module) -> int:
+    """Return how much memory the weights of a model take, quantized or not."""
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -81,13 +85,13 @@ def test_the_sixteen_values_lie_on_the_device_of_the_weight_and_in_no_state(monk
 def test_a_large_weight_is_made_in_pieces_that_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = normal(48, 512)
     expected = [kind(weight).dequantize() for kind in (NF4Weight, Int8Weight)]
-    monkeypatch.setattr("vl2.train.quantized_base.CHUNK", 1024)
+    monkeypatch.setattr("vl2.quant.base_modules.CHUNK", 1024)
     held = [kind(weight) for kind in (NF4Weight, Int8Weight)]
     assert all(torch.equal(a.dequantize(), b) for a, b in zip(held, expected, strict=True))
 
 
-def dequantised(model: VL2) -> VL2:
-    """Put plain layers of the same weights in place of the quantised ones."""
+def dequantized(model: VL2) -> VL2:
+    """Put plain layers of the same weights in place of the quantized ones."""
     for name, module in list(model.named_modules()):
         parent, _, leaf = name.rpartition(".")
         if isinstance(module, QuantizedBaseLinear):
@@ -112,13 +116,13 @@ def dequantised(model: VL2) -> VL2:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES)
-def test_outputs_and_gradients_are_exactly_those_of_the_dequantised_weights(
+def test_outputs_and_gradients_are_exactly_those_of_the_dequantized_weights(
     size: str, kind: BaseKind, dtype: torch.dtype
 ) -> None:
     held, plain = (adapted_model(size).to(dtype) for _ in range(2))
     assert quantize_base(held, kind) > 10
     quantize_base(plain, kind)
-    dequantised(plain)
+    dequantized(plain)
     batch = batch_of(size, "text", "tiled")
     outputs = []
     for model in (held, plain):
@@ -133,7 +137,7 @@ def test_outputs_and_gradients_are_exactly_those_of_the_dequantised_weights(
 
 
 @pytest.mark.parametrize(("kind", "part"), [("nf4", 0.17), ("int8", 0.30)])
-def test_the_quantised_layers_take_their_part_of_the_memory(kind: BaseKind, part: float) -> None:
+def test_the_quantized_layers_take_their_part_of_the_memory(kind: BaseKind, part: float) -> None:
     layers = [adapted_model("base").language.model.layers for _ in range(2)]
     wrapped = nn.ModuleDict({"language": nn.ModuleDict({"model": nn.ModuleDict({"layers": layers[1]})})})
     quantize_base(wrapped, kind)
@@ -162,12 +166,12 @@ def test_a_pass_keeps_no_weight_in_full_for_its_backward_pass(monkeypatch: pytes
     assert len(made) > num_forward
 
 
-def test_an_adapter_trained_on_a_quantised_base_is_saved_as_any_other(tmp_path: Any) -> None:
+def test_an_adapter_trained_on_a_quantized_base_is_saved_as_any_other(tmp_path: Any) -> None:
     model = adapted_model("small", EVERYTHING)
     save_adapter(model, tmp_path / "plain")
     quantize_base(model, "nf4")
-    save_adapter(model, tmp_path / "quantised")
-    names = [(tmp_path / folder / "adapter_model.safetensors").read_bytes() for folder in ("plain", "quantised")]
+    save_adapter(model, tmp_path / "quantized")
+    names = [(tmp_path / folder / "adapter_model.safetensors").read_bytes() for folder in ("plain", "quantized")]
     assert names[0] == names[1]
     with pytest.raises(UserError, match="full precision"):
         merge_lora(model)

@@ -160,7 +160,7 @@ def hub() -> Iterator[Hub]:
 PROGRAM = """
 import json, sys
 from vl2.errors import UserError
-from vl2.weights import locate_checkpoint
+from vl2.checkpoint import locate_checkpoint
 for arguments in json.loads(sys.argv[1]):
     try:
         print("folder:", locate_checkpoint(arguments.pop("name", "org/toy"), **arguments))

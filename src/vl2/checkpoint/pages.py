@@ -1,26 +1,35 @@
-"""Tensors that view a file in place: nothing is copied, processes share the pages, and the system may take them back.
+"""Pages of memory: files mapped in place, and what the system is advised to do with them. Offsets and sizes in bytes.
 
-A page is read when it is first touched, unless it was asked for before. What is written to such a tensor stays in this
-process and never reaches the file. The file must not be cut short while it is mapped: the system would end the process.
+A tensor that views a file is not copied; processes share its pages, and the system may take them back. A page is read
+when it is first touched, unless it was asked for before. What is written to such a tensor stays in this process and
+never reaches the file. The file must not be cut short while it is mapped: the system would end the process.
 
-Offsets and sizes in bytes.
+A model is read from end to end for every token, at the speed of memory. With pages of 4 KiB a part of that goes into
+looking up where the next page lies: with huge ones, of 2 MiB, one core reads a fifth to a quarter faster from fresh
+memory and two to three times as fast from a file, and fresh memory is filled faster too. Only Linux gives them.
+
+Advice is no command: where a system lacks or refuses it, nothing happens.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import mmap
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vl2.checkpoint.safetensors_file import StoredTensor
 from vl2.errors import UserError
-from vl2.weights.safetensors_file import StoredTensor
 
+HUGE_PAGE = 2 << 20
+NUM_SAMPLES = 8  # huge pages that are looked at to tell of a part of a file
 # Linux's number for "read these pages now, with one call"; Python has no name for it. Refused before kernel 5.14.
 MADV_POPULATE_READ = 22
 # "Lock what has come and what comes." A plain lock would touch such pages as if they were written, and so copy them.
@@ -58,7 +67,7 @@ class MappedFile:
     def prefer_huge_pages(self, prefer: bool) -> None:
         """Ask for 2 MiB pages, which a processor reads through faster, or refuse them.
 
-        They suit a file that is wanted as a whole. Of a part they bring in the neighbourhood too, uncounted.
+        They suit a file that is wanted as a whole. Of a part they bring in the neighborhood too, uncounted.
         """
         with contextlib.suppress(OSError):  # where the system has none for files
             if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -117,3 +126,46 @@ def bytes_in_files(tensors: Iterable[Tensor]) -> int:
         for tensor in tensors
         if tensor.device.type == "cpu" and any(first <= tensor.data_ptr() < end for first, end in ranges)
     )
+
+
+def lies_in_huge_pages(path: Path, offset: int, nbytes: int) -> bool:
+    """Tell whether the system holds a part of a file in huge pages, by eight of them.
+
+    Linux says it only of what a process has mapped: these eight are, and read if they are not in memory yet.
+    """
+    first, stop = -(-offset // HUGE_PAGE), (offset + nbytes) // HUGE_PAGE
+    count = min(NUM_SAMPLES, stop - first)
+    if count < 2 or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return False
+    file = MappedFile(path)
+    file.prefer_huge_pages(True)
+    for sample in range(count):
+        file.read((first + sample * (stop - first) // count) * HUGE_PAGE, HUGE_PAGE)
+    return mapped_huge(file) >= (count - 1) * HUGE_PAGE  # one may lie where two writes meet
+
+
+def mapped_huge(file: MappedFile) -> int:
+    """Return how many bytes of a map lie in huge pages; 0 where the system does not say."""
+    try:
+        lines = MAPPINGS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    mine = itertools.dropwhile(lambda line: not line.startswith(f"{file.address:x}-"), lines)
+    return next((int(line.split()[1]) << 10 for line in mine if line.startswith("FilePmdMapped:")), 0)
+
+
+def prefer_huge_pages(tensor: Tensor) -> None:
+    """Ask for huge pages under a tensor that has not been written yet."""
+    advice: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
+    if advice is None or tensor.device.type != "cpu" or tensor.nbytes < mmap.PAGESIZE:
+        return
+    first = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+    stop = -(-(tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+    _madvise()(first, stop - first, advice)  # its refusal is no error: the memory is there all the same
+
+
+@cache
+def _madvise() -> ctypes._NamedFuncPointer:
+    function = ctypes.CDLL(None).madvise
+    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int], ctypes.c_int
+    return function

@@ -4,87 +4,45 @@ what is kept between requests.
 Weights and cache are counted on the meta device and exact. Activations are those of the most demanding pass, estimated
 by formula: the encoder on a pass of tiles on a CPU, or a prompt that fills the context, read at once (in chunks it
 needs less). All in bytes.
+
+The bounds that inference keeps to stand here too: tiles that are encoded at once, and what is kept between requests.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 
-from vl2.config import ModelConfig
+from vl2.checkpoint.machine_memory import MachineMemory
+from vl2.checkpoint.model_size import EXPERTS, weight_bytes
+from vl2.config import ModelConfig, VisionConfig
 from vl2.dtypes import DTYPES
-from vl2.infer.image_tokens import DEFAULT_ENCODER_BYTES, tiles_per_pass
-from vl2.infer.prefix_cache import DEFAULT_PREFIX_BYTES
 from vl2.model import Cache
-from vl2.quant.scheme import SCHEME_NAMES, SCHEMES, Scheme, scheme_named
-from vl2.quant.write import empty_quantized
-from vl2.weights.load import build_empty, materialize
-from vl2.weights.machine_memory import MachineMemory
+from vl2.quant.scheme import SCHEME_NAMES, SCHEMES, Scheme
 
 FORMATS = ("float32", "bfloat16", *SCHEME_NAMES)
-# "crowded": only where other programs give up memory; "paged": from quantised files, with some experts absent.
+# "crowded": only where other programs give up memory; "paged": from quantized files, with some experts absent.
 Verdict = Literal["fits", "paged", "crowded", "too large"]
 PROGRAM_BYTES = 400_000_000  # Python, PyTorch and its thread pools, measured on Linux
-# Parts of the names in the state dict, the first that fits.
-PARTS = {
-    "attention pool (unused)": ("vision.attn_pool.",),
-    "vision encoder": ("vision.",),
-    "projector": ("projector.", "image_newline", "view_separator"),
-    "token table": (".embed_tokens.",),
-    "routed experts": (".mlp.experts.",),
-    "shared experts": (".shared_experts.",),
-    "attention": (".self_attn.",),
-    "routers and norms": (".gate.", "norm."),
-    "dense layers": (".mlp.",),
-    "head": (".lm_head.",),
-}
-EXPERTS = "routed experts"
-UNREAD = ("token table", "attention pool (unused)")  # of the table one row, of the pool nothing
+# Tiles encoded at once: enough to keep the machine busy, few enough to bound the memory. On a CPU a pass reads and
+# packs the weights, and whoever waits for the next token of another answer waits for the pass: five large tiles.
+TILES_PER_PASS = 16
+PATCHES_PER_PASS_ON_CPU = 4096
+DEFAULT_ENCODER_BYTES = 64 << 20  # of encoded images: 130 tiles of the tiny size, 64 of the base size
+# Of prompts: 2,150 tokens of the tiny size, 4,300 of small, 3,850 of base; two pictures, or more.
+DEFAULT_PREFIX_BYTES = 128 << 20
 READ_ALWAYS = ("shared experts", "attention", "routers and norms", "dense layers", "head")
-
-
-def weight_bytes(config: ModelConfig, weights: str | Scheme, dtype: torch.dtype | None = None) -> dict[str, int]:
-    """Return the bytes of each part of a model whose weights are held in one of the formats, or by a scheme.
-
-    `dtype` is of what a scheme leaves as it is, None for the checkpoint's own.
-    """
-    if isinstance(weights, str) and weights in DTYPES:
-        model = build_empty(config)
-        materialize(model, DTYPES[weights], torch.device("meta"))
-    else:
-        scheme = scheme_named(weights) if isinstance(weights, str) else weights
-        model = empty_quantized(config, scheme, dtype or getattr(torch, config.torch_dtype))
-    return _by_part({name: tensor.nbytes for name, tensor in model.state_dict().items()})
-
-
-def parameters(config: ModelConfig) -> dict[str, int]:
-    """Return the number of parameters of each part."""
-    return _by_part({name: tensor.numel() for name, tensor in build_empty(config).state_dict().items()})
-
-
-def count_parameters(config: ModelConfig) -> int:
-    """Return the number of parameters, however they are held."""
-    return sum(parameter.numel() for parameter in build_empty(config).parameters())
-
-
-def share_at_work(config: ModelConfig, part: str) -> float:
-    """Return how much of a part works for one token of an image and its text."""
-    language = config.language_config
-    if part == EXPERTS:
-        return (language.num_experts_per_tok or 0) / (language.n_routed_experts or 1)
-    return 0.0 if part in UNREAD else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
     """Bytes that a model takes while it answers."""
 
-    weights: str  # one of FORMATS, or "quantised" for another scheme
-    experts: int  # the routed ones, which can be paged where they are mapped from quantised files
+    weights: str  # one of FORMATS, or "quantized" for another scheme
+    experts: int  # the routed ones, which can be paged where they are mapped from quantized files
     other_weights: int
     expert: int  # one of them
     experts_per_token: int  # over all layers
@@ -107,7 +65,7 @@ class MemoryPlan:
     ) -> MemoryPlan:
         """Plan one conversation that fills the context; `cache_tokens` for all positions that several take together.
 
-        `dtype` is of what is not quantised, None for the checkpoint's own. A plain format is its own type.
+        `dtype` is of what is not quantized, None for the checkpoint's own. A plain format is its own type.
         """
         name = weights if isinstance(weights, str) else name_of(weights)
         dtype = DTYPES.get(name, dtype or getattr(torch, config.torch_dtype))
@@ -166,7 +124,7 @@ class MemoryPlan:
 
 
 def name_of(scheme: Scheme) -> str:
-    return next((name for name, known in SCHEMES.items() if known == scheme), "quantised")
+    return next((name for name, known in SCHEMES.items() if known == scheme), "quantized")
 
 
 def recommend(plans: Sequence[MemoryPlan], memory: MachineMemory, torch_dtype: str) -> MemoryPlan | None:
@@ -178,6 +136,13 @@ def recommend(plans: Sequence[MemoryPlan], memory: MachineMemory, torch_dtype: s
     whole = [plan for plan in offered if plan.verdict(memory) == "fits"]
     paged = [plan for plan in offered if plan.verdict(memory) == "paged"]
     return next(iter(whole), None) or next(reversed(paged), None)
+
+
+def tiles_per_pass(vision: VisionConfig, device: torch.device) -> int:
+    """Return how many tiles are encoded at once; it depends on the encoder and its device alone."""
+    if device.type != "cpu":
+        return TILES_PER_PASS
+    return min(TILES_PER_PASS, max(1, PATCHES_PER_PASS_ON_CPU // vision.patches_per_side**2))
 
 
 def encoder_bytes(config: ModelConfig, itemsize: int) -> int:
@@ -201,11 +166,3 @@ def prefill_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
         attention = 8 * width * itemsize
     stream = 4 * width * itemsize
     return tokens * (stream + max(routed, attention))
-
-
-def _by_part(counts: dict[str, int]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for name, count in counts.items():
-        part = next(part for part, marks in PARTS.items() if any(mark in name for mark in marks))
-        total[part] += count
-    return {part: total[part] for part in PARTS if total[part]}

@@ -10,16 +10,19 @@ import pytest
 import torch
 
 from tests.reference import CHECKPOINTS, IMAGES
+from vl2.checkpoint.folder import Checkpoint
+from vl2.checkpoint.in_place import FileViews
+from vl2.checkpoint.load import read_model
+from vl2.checkpoint.memory_plan import MemoryPlan
+from vl2.checkpoint.pages import MappedFile
+from vl2.checkpoint.paging import EXPERTS, ExpertPager
+from vl2.checkpoint.policy import Policy
+from vl2.checkpoint.write import quantize_checkpoint
 from vl2.config import ModelConfig
 from vl2.errors import UserError
-from vl2.infer.memory_plan import MemoryPlan
 from vl2.infer.vlm import VLM, load
+from vl2.model import VL2
 from vl2.process.processor import Processor
-from vl2.quant.config import QuantizationConfig
-from vl2.quant.paging import EXPERTS, ExpertPager
-from vl2.quant.read import MappedModel, map_quantized
-from vl2.quant.write import quantise_checkpoint
-from vl2.weights.mapped_file import MappedFile
 
 LAYER = "language.model.layers.1.mlp"
 
@@ -27,35 +30,36 @@ LAYER = "language.model.layers.1.mlp"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("paged") / "base4"
-    quantise_checkpoint(CHECKPOINTS / "base", out)
+    quantize_checkpoint(CHECKPOINTS / "base", out)
     return out
 
 
-def open_mapped(folder: Path) -> MappedModel:
-    config = ModelConfig.from_file(folder / "config.json")
-    quantization = QuantizationConfig.of(config, folder)
-    assert quantization is not None
-    return map_quantized(folder, config, quantization)
+Opened = tuple[VL2, FileViews]
 
 
-def expert_bytes(mapped: MappedModel) -> int:
+def open_paged(folder: Path) -> Opened:
+    policy = Policy(dtype=torch.float32, device=torch.device("cpu"), in_place="everything", expert_bytes=0)
+    return read_model(Checkpoint.of(folder), policy)
+
+
+def expert_bytes(opened: Opened) -> int:
     """Return the bytes of all routed experts."""
-    return sum(stored.nbytes for name, stored in mapped.stored.items() if EXPERTS in name)
+    return sum(stored.nbytes for name, stored in opened[1].stored.items() if EXPERTS in name)
 
 
-def each(mapped: MappedModel) -> int:
+def each(opened: Opened) -> int:
     """Return the bytes of one expert."""
-    language = mapped.model.config.language_config
+    language = opened[0].config.language_config
     layers = sum(language.is_moe_layer(i) for i in range(language.num_hidden_layers))
     assert language.n_routed_experts is not None
-    return expert_bytes(mapped) // (layers * language.n_routed_experts)
+    return expert_bytes(opened) // (layers * language.n_routed_experts)
 
 
 class Watched(ExpertPager):
     """Remembers which experts were let go."""
 
-    def __init__(self, mapped: MappedModel, budget_bytes: int) -> None:
-        super().__init__(mapped, budget_bytes)
+    def __init__(self, opened: Opened, budget_bytes: int) -> None:
+        super().__init__(*opened, budget_bytes)
         self.gone: list[int] = []
 
     def use(self, layer: str, experts: Iterable[int]) -> None:
@@ -65,8 +69,8 @@ class Watched(ExpertPager):
 
 
 def test_the_least_recently_used_expert_leaves_first(folder: Path) -> None:
-    mapped = open_mapped(folder)
-    pager = Watched(mapped, 3 * each(mapped))
+    opened = open_paged(folder)
+    pager = Watched(opened, 3 * each(opened))
     pager.use(LAYER, [0, 1, 2])
     assert (pager.gone, pager.misses, pager.hits) == ([], 3, 0)
     pager.use(LAYER, [0])
@@ -74,26 +78,26 @@ def test_the_least_recently_used_expert_leaves_first(folder: Path) -> None:
     assert pager.gone == [1]
     pager.use(LAYER, [1])
     assert pager.gone == [1, 2]
-    assert pager.held_bytes == 3 * each(mapped)
+    assert pager.held_bytes == 3 * each(opened)
     assert (pager.misses, pager.hits) == (5, 1)
 
 
 def test_experts_of_one_pass_stay_even_above_the_budget(folder: Path) -> None:
-    mapped = open_mapped(folder)
-    pager = Watched(mapped, each(mapped))
+    opened = open_paged(folder)
+    pager = Watched(opened, each(opened))
     pager.use(LAYER, [0, 1, 2, 3])
     assert pager.gone == []
     pager.use(LAYER, [4])
     assert pager.gone == [0, 1, 2, 3]
-    assert pager.held_bytes == each(mapped)
+    assert pager.held_bytes == each(opened)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_answers_do_not_depend_on_the_budget(folder: Path, share: float) -> None:
-    mapped = open_mapped(folder)
-    pager = Watched(mapped, round(share * expert_bytes(mapped)))
+    opened = open_paged(folder)
+    pager = Watched(opened, round(share * expert_bytes(opened)))
     pager.attach()
-    paged = VLM(mapped.model, Processor.from_folder(folder), folder=folder)
+    paged = VLM(opened[0], Processor.from_folder(folder), folder=folder)
     question = ("What is this?", [IMAGES / "photo640x480.png"])
     answer = paged.chat(*question, max_new_tokens=6)
     assert pager.gone  # it did page

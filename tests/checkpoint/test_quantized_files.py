@@ -1,4 +1,4 @@
-"""Quantised files: written module by module, mapped, equal to quantising in memory, and strict about what is read."""
+"""Quantized files: written module by module, mapped, equal to quantizing in memory, and strict about what is read."""
 
 from __future__ import annotations
 
@@ -15,26 +15,23 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.reference import CHECKPOINTS, SIZES
-from vl2.config import ModelConfig
+from vl2.checkpoint import LoadOptions, load_model
+from vl2.checkpoint.folder import INDEX, Checkpoint
+from vl2.checkpoint.load import read_model
+from vl2.checkpoint.policy import Policy
+from vl2.checkpoint.quantization_config import QUANTIZED
+from vl2.checkpoint.safetensors_file import read_header
+from vl2.checkpoint.write import quantize_checkpoint
 from vl2.errors import UserError
 from vl2.infer.vlm import load
 from vl2.model import VL2
 from vl2.quant.apply import quantize_model
-from vl2.quant.config import QuantizationConfig
 from vl2.quant.formats import KINDS
-from vl2.quant.read import load_quantizing, map_quantized, read_quantized
 from vl2.quant.scheme import scheme_named
-from vl2.quant.write import quantise_checkpoint
-from vl2.weights import load_model
-from vl2.weights.load import INDEX, QUANTIZED
-from vl2.weights.safetensors_file import read_header
 
 
 def mapped(folder: Path) -> VL2:
-    config = ModelConfig.from_file(folder / "config.json")
-    quantization = QuantizationConfig.of(config, folder)
-    assert quantization is not None
-    return map_quantized(folder, config, quantization).model
+    return load_model(folder, LoadOptions(only_answers=True))
 
 
 def assert_equal(ours: VL2, theirs: VL2) -> None:
@@ -47,8 +44,8 @@ def assert_equal(ours: VL2, theirs: VL2) -> None:
 @pytest.fixture(scope="module")
 def base4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The base-like checkpoint in int4, in several files: latent attention, sigmoid routing, expert biases."""
-    folder = tmp_path_factory.mktemp("quantised") / "base4"
-    quantise_checkpoint(CHECKPOINTS / "base", folder, max_shard_bytes=200_000)
+    folder = tmp_path_factory.mktemp("quantized") / "base4"
+    quantize_checkpoint(CHECKPOINTS / "base", folder, max_shard_bytes=200_000)
     return folder
 
 
@@ -59,15 +56,15 @@ def copied(base4: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("weights", KINDS)
 @pytest.mark.parametrize("size", SIZES)
-def test_files_hold_what_quantising_in_memory_gives(size: str, weights: str, tmp_path: Path) -> None:
-    quantise_checkpoint(CHECKPOINTS / size, tmp_path / "out", weights=weights)
+def test_files_hold_what_quantizing_in_memory_gives(size: str, weights: str, tmp_path: Path) -> None:
+    quantize_checkpoint(CHECKPOINTS / size, tmp_path / "out", weights=weights)
     in_memory = load_model(CHECKPOINTS / size)
     quantize_model(in_memory, scheme_named(weights))
     assert_equal(mapped(tmp_path / "out"), in_memory)
-    assert_equal(load_quantizing(CHECKPOINTS / size, scheme_named(weights)), in_memory)
+    assert_equal(load_model(CHECKPOINTS / size, LoadOptions(only_answers=True, weights=weights)), in_memory)
 
 
-def test_answers_are_those_of_quantising_while_loading(base4: Path) -> None:
+def test_answers_are_those_of_quantizing_while_loading(base4: Path) -> None:
     question = {"max_new_tokens": 8}
     while_loading = load(CHECKPOINTS / "base", device="cpu", weights="int4").chat("Hello", **question)
     from_files = load(base4, device="cpu").chat("Hello", **question)
@@ -95,7 +92,7 @@ def test_tensors_begin_where_wide_loads_want_them(base4: Path) -> None:
             assert tensor.offset % (64 if tensor.nbytes % 64 == 0 else tensor.dtype.itemsize) == 0
 
 
-def test_the_rest_of_the_folder_is_copied_and_says_how_it_is_quantised(base4: Path) -> None:
+def test_the_rest_of_the_folder_is_copied_and_says_how_it_is_quantized(base4: Path) -> None:
     source = CHECKPOINTS / "base"
     for file in source.glob("*.json"):
         if file.name != "config.json" and not file.name.endswith(".index.json"):
@@ -126,28 +123,26 @@ def test_a_mapped_model_shares_its_bytes_with_the_file(copied: Path) -> None:
 
 
 def test_reading_into_memory_gives_the_mapped_model(base4: Path) -> None:
-    config = ModelConfig.from_file(base4 / "config.json")
-    quantization = QuantizationConfig.of(config, base4)
-    assert quantization is not None
-    assert_equal(read_quantized(base4, config, quantization, device="cpu"), mapped(base4))
+    policy = Policy(dtype=torch.float32, device=torch.device("cpu"), in_place="nothing")
+    assert_equal(read_model(Checkpoint.of(base4), policy)[0], mapped(base4))
 
 
-def test_what_is_not_quantised_takes_another_type(base4: Path) -> None:
+def test_what_is_not_quantized_takes_another_type(base4: Path) -> None:
     model = load(base4, device="cpu", dtype="bfloat16").model
     assert model.dtype == torch.bfloat16
     assert model.language.model.layers[1].mlp.gate.e_score_correction_bias.dtype == torch.float32
     assert model.language.lm_head.codes.dtype == torch.uint8
 
 
-def test_a_quantised_checkpoint_is_not_quantised_again(base4: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="quantised to int4 already"):
-        quantise_checkpoint(base4, tmp_path / "again")
+def test_a_quantized_checkpoint_is_not_quantized_again(base4: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="quantized to int4 already"):
+        quantize_checkpoint(base4, tmp_path / "again")
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="exists"):
-        quantise_checkpoint(CHECKPOINTS / "tiny", tmp_path)
+        quantize_checkpoint(CHECKPOINTS / "tiny", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -157,7 +152,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 1000, 1000))
     with pytest.raises(UserError, match=r"needs .* GB, and .* has 0.00 GB free"):
-        quantise_checkpoint(CHECKPOINTS / "tiny", tmp_path / "out")
+        quantize_checkpoint(CHECKPOINTS / "tiny", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -167,18 +162,18 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
-        quantise_checkpoint(CHECKPOINTS / "tiny", tmp_path / "out")
+        quantize_checkpoint(CHECKPOINTS / "tiny", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="int8, int4, got 'int3'"):
-        quantise_checkpoint(CHECKPOINTS / "tiny", tmp_path / "out", weights="int3")
+        quantize_checkpoint(CHECKPOINTS / "tiny", tmp_path / "out", weights="int3")
 
 
 def test_progress_reaches_the_whole(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    quantise_checkpoint(CHECKPOINTS / "tiny", tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
+    quantize_checkpoint(CHECKPOINTS / "tiny", tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1] > 1_000_000
 
@@ -231,8 +226,8 @@ def test_a_missing_file_is_named(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("recorded", "said"),
     [
-        ({"quant_method": "bitsandbytes"}, "quantised by 'bitsandbytes'"),
-        ("int4", "quantised by 'int4'"),
+        ({"quant_method": "bitsandbytes"}, "quantized by 'bitsandbytes'"),
+        ("int4", "quantized by 'int4'"),
         ({"quant_method": "vl2", "version": 2, "group_size": 32}, "version 2"),
         ({"quant_method": "vl2", "version": 1, "group_size": 32, "weights": "int4"}, "layers, head, vision, projector"),
         (
@@ -259,23 +254,23 @@ def test_plain_weights_behind_a_record_are_told_apart(copied: Path) -> None:
         load(copied, device="cpu")
 
 
-def test_other_loaders_say_that_weights_are_quantised(base4: Path) -> None:
-    with pytest.raises(UserError, match="quantised weights, which can only answer"):
+def test_other_loaders_say_that_weights_are_quantized(base4: Path) -> None:
+    with pytest.raises(UserError, match="quantized weights, which can only answer"):
         load_model(base4)
 
 
-def test_a_quantised_folder_keeps_its_form(base4: Path) -> None:
-    with pytest.raises(UserError, match="quantised to int4: int8 is made of the plain checkpoint"):
+def test_a_quantized_folder_keeps_its_form(base4: Path) -> None:
+    with pytest.raises(UserError, match="quantized to int4: int8 is made of the plain checkpoint"):
         load(base4, device="cpu", weights="int8")
     assert load(base4, device="cpu", weights="int4").folder == base4
 
 
-def test_an_adapter_is_not_added_into_quantised_weights(base4: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_not_added_into_quantized_weights(base4: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="an adapter is added into plain weights"):
         load(base4, device="cpu", adapter=tmp_path)
 
 
-def test_a_quantised_model_is_not_saved(base4: Path, tmp_path: Path) -> None:
+def test_a_quantized_model_is_not_saved(base4: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="vl2 quantize"):
         load(base4, device="cpu").save(tmp_path / "out")
 

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.reference import CHECKPOINTS, SIZES
+from vl2.checkpoint import LoadOptions, load_model, save_model
+from vl2.checkpoint.folder import INDEX
 from vl2.config import ModelConfig
 from vl2.errors import UserError
 from vl2.infer.vlm import load
-from vl2.weights import load_model, save_model
-from vl2.weights.load import INDEX
 
 
 def all_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -59,7 +59,7 @@ def test_a_saved_folder_has_the_released_files_and_settings(size: str, tmp_path:
 
 
 def test_saving_in_another_type_says_so_in_the_config(tmp_path: Path) -> None:
-    save_model(load_model(CHECKPOINTS / "base", dtype=torch.bfloat16), tmp_path / "half")
+    save_model(load_model(CHECKPOINTS / "base", LoadOptions(dtype=torch.bfloat16)), tmp_path / "half")
     assert json.loads((tmp_path / "half" / "config.json").read_text())["torch_dtype"] == "bfloat16"
     tensors = all_tensors(tmp_path / "half")
     biases = {name for name in tensors if name.endswith("e_score_correction_bias")}
@@ -160,7 +160,7 @@ def test_a_damaged_index_is_refused(copied: Path, index: str) -> None:
 
 
 def test_weights_are_cast_while_they_are_read(tmp_path: Path) -> None:
-    model = load_model(CHECKPOINTS / "small", dtype=torch.float16)
+    model = load_model(CHECKPOINTS / "small", LoadOptions(dtype=torch.float16))
     source = load_file(CHECKPOINTS / "small" / "model.safetensors")
     assert torch.equal(model.image_newline, source["image_newline"].half())
     assert model.dtype == torch.float16

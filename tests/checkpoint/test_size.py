@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from vl2.checkpoint.model_size import ModelSize
 from vl2.config import preset
-from vl2.weights.size import ModelSize
 
 # Parameters of the released files (base without its 29 x 72 expert biases), and of the language model per token.
 PUBLISHED = {

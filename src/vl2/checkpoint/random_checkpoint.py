@@ -1,0 +1,110 @@
+"""Full-size checkpoints with random weights, for speed and memory, not for answers; the tokenizer is the built-in one.
+
+A plain one has the names, shapes and types of the released checkpoints. A quantized one is written without it: the base
+size is 55 GB in bfloat16 and 16 GB in int4, so its speed can be measured where its plain weights would not fit.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vl2.checkpoint.empty_model import build_empty
+from vl2.checkpoint.folder import CONFIG
+from vl2.checkpoint.locate import BUILT_IN, built_in_folder
+from vl2.checkpoint.names import places
+from vl2.checkpoint.quantization_config import QuantizationConfig
+from vl2.checkpoint.write import disk_errors, write_folder, write_quantized
+from vl2.config import ModelConfig, preset
+from vl2.errors import UserError
+from vl2.model import VL2
+from vl2.quant.modules import QuantizedExperts, QuantizedLinear
+
+PLAIN = "bfloat16"
+SHARD_BYTES = 2_000_000_000
+DEVIATION = 0.02
+# Standard deviations of codes drawn evenly: 0..15 around 8, and -128..127.
+CODE_DEVIATION = {"int4": 4.64, "int8": 73.9}
+
+
+def write_random_checkpoint(size: str, folder: Path, *, weights: str = PLAIN, seed: int = 0) -> None:
+    """Write a checkpoint of a released size to a new folder, in bfloat16 or quantized.
+
+    Matrices are normal, norms are ones. UserError if the folder is there, or the disk has no room.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    config = preset(size)
+    presets = built_in_folder() if size == BUILT_IN else Path(str(resources.files("vl2") / "presets"))
+    beside = [presets / "processor_config.json", built_in_folder() / "tokenizer.json"]
+    if weights != PLAIN:
+        quantization = QuantizationConfig.named(weights)
+        write_quantized(config, quantization, folder, lambda model, name: _fill(model, name, generator), beside)
+        return
+    model = build_empty(config)
+    state = model.state_dict()
+    tensors = {
+        place.name: place.view(state[place.parameter]).to(torch.bfloat16)  # all of them: the expert bias too
+        for place in places(model)
+    }
+
+    def values(names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        return ((name, random_values(name, tensors[name].shape, generator)) for name in names)
+
+    with disk_errors(folder):
+        write_folder(folder, tensors, values, {CONFIG: config.to_dict()}, beside, max_shard_bytes=SHARD_BYTES)
+
+
+@contextmanager
+def random_checkpoint(size: str, folder: Path | None) -> Iterator[Path]:
+    """Give a folder with a random checkpoint: `folder`, made if need be and kept, or one that is deleted afterwards.
+
+    UserError if the folder holds a checkpoint of another size.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix=f"vl2-random-{size}-") as temporary:
+            write_random_checkpoint(size, Path(temporary) / size)
+            yield Path(temporary) / size
+        return
+    if not (folder / CONFIG).is_file():
+        write_random_checkpoint(size, folder)
+    if ModelConfig.from_file(folder / CONFIG) != preset(size):
+        raise UserError(f"{folder} holds a checkpoint that is not of the size {size}: name another folder")
+    yield folder
+
+
+def random_values(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Return what a plain random checkpoint holds under a name, in bfloat16."""
+    if len(shape) == 1 and name.endswith(".weight"):
+        return torch.ones(shape, dtype=torch.bfloat16)
+    return torch.empty(shape).normal_(0, DEVIATION, generator=generator).to(torch.bfloat16)
+
+
+def _fill(model: VL2, name: str, generator: torch.Generator) -> None:
+    """Give a module of a quantized model random values. Codes are drawn evenly; scales make the usual deviation."""
+    module = model.get_submodule(name)
+    kind = module.kind if isinstance(module, QuantizedLinear | QuantizedExperts) else None
+    for leaf, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        values = tensor.detach()
+        if kind is not None and leaf.endswith("codes"):
+            _draw_bytes(values, generator)
+        elif kind is not None and leaf.endswith("scales"):
+            # Either sign: codes have a mean of -1/2, and weights of one sign would send all tokens to the same experts.
+            values.random_(0, 2, generator=generator).mul_(2).sub_(1).mul_(DEVIATION / CODE_DEVIATION[kind])
+        elif leaf == "weight" and values.dim() == 1:  # of a norm
+            values.fill_(1)
+        else:
+            values.normal_(0, DEVIATION, generator=generator)
+
+
+def _draw_bytes(codes: Tensor, generator: torch.Generator) -> None:
+    """Fill a tensor of one-byte codes, eight at a time."""
+    flat = codes.view(-1)
+    whole = len(flat) // 8 * 8
+    flat[:whole].view(torch.int64).random_(-(2**63), None, generator=generator)
+    flat[whole:].random_(generator=generator)
