@@ -24,7 +24,7 @@ STAGES = (
     "naming-all", "all-tasks", "small-letters",
 )  # fmt: skip
 DRAWN = STAGES[1:]
-# Shares of patches, and of things that visual tokens hold, which the warm-ups recognise.
+# Shares of patches, and of things that visual tokens hold, which the warm-ups recognize.
 FOUND = ("latin", "chinese", "sprite", "shape", "read_latin", "read_chinese", "read_sprite", "read_shape", "read_space")
 CATEGORIES = ("ocr", "vqa", "grounding", "table_chart", "caption", "text")
 LOSSES = (*CATEGORIES, "attention")  # the last is no category: where attention falls
@@ -102,7 +102,7 @@ def draw(rows: list[tuple[str, int, str, float]]) -> None:
 
 
 def style_of_share(what: str) -> dict[str, str]:
-    """Return how a share is drawn: one colour for a sort of thing, dotted for patches."""
+    """Return how a share is drawn: one color for a sort of thing, dotted for patches."""
     colour = ("latin", "chinese", "sprite", "shape", "space").index(what.removeprefix("read_"))
     is_read = what.startswith("read_")
     return {"label": what.replace("_", " "), "color": f"C{colour}", "linestyle": "-" if is_read else ":"}

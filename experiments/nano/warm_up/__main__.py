@@ -18,7 +18,7 @@ from vl2.cli.train_ended import exit_as, print_outcome
 
 @dataclass(frozen=True, kw_only=True)
 class WarmUp:
-    """Train an encoder to recognise letters, emoji and shapes, patch by patch, before a model is built on it.
+    """Train an encoder to recognize letters, emoji and shapes, patch by patch, before a model is built on it.
 
     Only for encoders that start from random weights: the released sizes start from SigLIP.
 

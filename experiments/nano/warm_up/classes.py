@@ -1,4 +1,4 @@
-"""What a patch can show: nothing, a character, a sprite, or a shape in a colour; each is one class."""
+"""What a patch can show: nothing, a character, a sprite, or a shape in a color; each is one class."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class WarmUpOptions:
     difficulty: float = 0.0
     """of the first tiles, from 0 to 1"""
     raise_at: float = 0.42
-    """share of Latin letters recognised from which the difficulty rises"""
+    """share of Latin letters recognized from which the difficulty rises"""
     raise_steps: int = 700
     """steps from the easiest tiles to all of them"""
     save_every_steps: int = 250

@@ -48,7 +48,7 @@ class Sheet:
         self._centers = (np.arange(num_patches) + 0.5) / num_patches
 
     def pad(self, frame: tuple[int, int, int, int]) -> None:
-        """Paint everything around the picture in the colour that the processor pads with. One frame per sheet."""
+        """Paint everything around the picture in the color that the processor pads with. One frame per sheet."""
         x0, y0, x1, y1 = frame
         for outside in ((0, 0, self.side, y0), (0, y1, self.side, self.side), (0, 0, x0, self.side),
                         (x1, 0, self.side, self.side)):  # fmt: skip

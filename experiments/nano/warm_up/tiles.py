@@ -1,6 +1,6 @@
-"""Tiles to recognise: texts in many fonts, sprites and shapes, with the class and the box of what each patch shows.
+"""Tiles to recognize: texts in many fonts, sprites and shapes, with the class and the box of what each patch shows.
 
-A patch belongs to the thing whose box holds its centre. How hard the tiles are is a number from 0 (plain English in few
+A patch belongs to the thing whose box holds its center. How hard the tiles are is a number from 0 (plain English in few
 fonts near one size, and large shapes) to 1 (everything): a random encoder learns nothing from the hard ones for very
 long, and the hard ones soon once it can read the easy ones.
 

@@ -1,7 +1,7 @@
 """The warm-up as a run: tiles drawn on the way, checkpoints and metrics as in any other run, an encoder at the end.
 
 Tile `t` of step `s` is drawn from (seed, s, t) at the difficulty that the run has come to, so any number of ranks sees
-the same tiles. The difficulty rises by itself while Latin letters are recognised well enough.
+the same tiles. The difficulty rises by itself while Latin letters are recognized well enough.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def compare(
         runs: list[Runs] = []
         for target in targets:
             say(f"load: {target.command[-1]}")
-            # Ours alone is quantised; a peer says in its name what it holds.
+            # Ours alone is quantized; a peer says in its name what it holds.
             task = load_task if not runs else {**load_task, "weights": "auto"}
             _read_files(Path(load_task["model"]))
             loaded = target.ask(task, timeout_s=LOAD_TIMEOUT_S)

@@ -76,7 +76,7 @@ def random_ids(count: int, vocabulary: int, seed: int) -> list[int]:
 
 
 def make_image(side: int, seed: int) -> Any:
-    """Return a square picture of coloured patches."""
+    """Return a square picture of colored patches."""
     from PIL import Image
 
     pixels = random.Random(seed).randbytes(32 * 32 * 3)

@@ -2,7 +2,7 @@
 
 The least time of a stage follows from its bytes and operations. Weights are read once in a pass, of routed experts
 those that are visited when tokens choose evenly. Reading and arithmetic can go on side by side, so the least time is
-the longer of the two. One multiply-add is two operations. What stays plain among quantised layers, routers and
+the longer of the two. One multiply-add is two operations. What stays plain among quantized layers, routers and
 `kv_b_proj`, is counted with them: a fortieth at most.
 """
 

@@ -1,6 +1,6 @@
 """The plan with its data: for every step, this rank's packs as tensors.
 
-Packs are made ahead of the step that needs them by threads, not processes: decoding, resizing and tokenising leave
+Packs are made ahead of the step that needs them by threads, not processes: decoding, resizing and tokenizing leave
 the interpreter's lock, a pack's tiles (18 MB for ten of 384 px) need not be copied from one process to another, and
 nothing has to survive a fork. The threads start with the iteration and end with it.
 

@@ -45,7 +45,7 @@ class Mixture:
     """Shares of tokens: groups first, categories inside them, sources inside those.
 
     Sources of one category are weighed by their tokens to the power 1 / temperature: 1 goes through them evenly,
-    higher values favour the small ones. `sources` sets weights instead, by "name/category", for all sources of a
+    higher values favor the small ones. `sources` sets weights instead, by "name/category", for all sources of a
     category or for none.
     """
 

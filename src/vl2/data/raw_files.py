@@ -170,7 +170,7 @@ def image_bytes(value: Any, name: str) -> StoredImage:
 
 
 def tar_samples(path: Path) -> Iterator[Row]:
-    """Yield the samples of a WebDataset tar as {ending: bytes}: neighbouring files of one name are one sample."""
+    """Yield the samples of a WebDataset tar as {ending: bytes}: neighboring files of one name are one sample."""
     key = ""
     sample: dict[str, bytes] = {}
     try:

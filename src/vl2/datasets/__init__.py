@@ -1,4 +1,4 @@
-"""Public data sets, and one's own, as records: one catalogue entry for each set.
+"""Public data sets, and one's own, as records: one catalog entry for each set.
 
 `convert(name, folder)` yields the records of a public set, and docs/data.md lists the sets; `own_data.py` reads what a
 person has; `fetch.py` gets what package registries hold.

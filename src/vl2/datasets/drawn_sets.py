@@ -25,13 +25,13 @@ from vl2.errors import UserError
 
 
 def read_easy_vqa(conversion: Conversion) -> Converted:
-    """Read easy-VQA: one coloured shape on a small picture, short questions; `vl2 data fetch easy_vqa` gets it.
+    """Read easy-VQA: one colored shape on a small picture, short questions; `vl2 data fetch easy_vqa` gets it.
 
         train/questions.json   [[question, answer, image id], ...]
         train/images/0.png
 
     The same in `test`, the official split. All questions about a picture are turns of one record in `train`, in an
-    order that is drawn: the file has those for shape and colour before all yes-or-no questions, none of which would
+    order that is drawn: the file has those for shape and color before all yes-or-no questions, none of which would
     ever come first. In `test` each is a record of its own, because an earlier question gives answers away.
     """
     rows = read_list(find_file(conversion.folder, f"{conversion.split}/questions.json"))
@@ -77,7 +77,7 @@ PERMUTATIONS = 6
 
 
 def read_nlvr(conversion: Conversion) -> Converted:
-    """Read NLVR: drawn scenes of coloured shapes, and sentences that are true or false of them.
+    """Read NLVR: drawn scenes of colored shapes, and sentences that are true or false of them.
 
     1. Files: train/train.json (one JSON a line: identifier, directory, sentence, label) and six pictures a sentence,
        train/images/{directory}/train-{identifier}-{0..5}.png, the same scene with its boxes in another order.

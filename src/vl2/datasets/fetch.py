@@ -99,7 +99,7 @@ def write_easy_vqa(folder: Path, archive: Path) -> int:
     """Write the files of both splits of easy-VQA into a folder; return the number of pictures.
 
     easy_vqa/train/questions.json, easy_vqa/train/images/0.png, ...; the same in test/; answers.txt: 64 px pictures of
-    one coloured shape, with questions.
+    one colored shape, with questions.
     """
     pictures = 0
     for name, data in read_members(archive, lambda member: bool(_EASY_VQA.match(member))):

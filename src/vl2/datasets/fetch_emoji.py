@@ -19,7 +19,7 @@ from vl2.datasets.fetch_package import Package, read_members
 from vl2.errors import UserError
 from vl2.synth.sprites import Sprite, SpriteSet, write_sprite_set
 
-VARIATION = "\ufe0f"  # asks for the coloured form of a character; sets write it or not
+VARIATION = "\ufe0f"  # asks for the colored form of a character; sets write it or not
 _WITH_THE = re.compile(
     r"^United |Islands$|lands$|^(?:Bahamas|Philippines|Maldives|Comoros|Gambia)$|Republic$|Emirates$"
 )
@@ -109,7 +109,7 @@ def _svg(icon: Mapping[str, Any], side: tuple[int, int]) -> str:
 
 
 def read_openmoji(archive: Path, names: Named) -> Iterator[Drawing]:
-    """Read the package of OpenMoji: one coloured SVG for each emoji, named by its code points; no `names` needed."""
+    """Read the package of OpenMoji: one colored SVG for each emoji, named by its code points; no `names` needed."""
     table = read_json_members(archive, "data/openmoji.json")["data/openmoji.json"]
     is_art = re.compile(r"^package/color/svg/[0-9A-F-]+\.svg$").match
     drawn = {name.rpartition("/")[2][:-4]: data for name, data in read_members(archive, lambda n: bool(is_art(n)))}

@@ -2,7 +2,7 @@
 
     image       path relative to the table; `images` for several: a list in JSONL, split at ";" in CSV
     question    text; `<image>` in it is where an image stands, else the images come first
-    answer      text; {box:0} in it is the first labelled object
+    answer      text; {box:0} in it is the first labeled object
     label, x0, y0, x1, y1           one box in pixels of the image as it is seen
     boxes       several: [{"label": "mug", "box": [x0, y0, x1, y1], "image": 0}, ...], in CSV as JSON text
     system, id, category, language, licence     may be left out

@@ -1,4 +1,4 @@
-"""Boxes drawn on a copy of an image, one colour per label."""
+"""Boxes drawn on a copy of an image, one color per label."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vl2.process.grounding import Box
 from vl2.process.image import ImageOptions, open_image
 
-# Eight hues that stay apart for most colour-blind people (Okabe and Ito, 2008), black last.
+# Eight hues that stay apart for most color-blind people (Okabe and Ito, 2008), black last.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 
 

@@ -344,8 +344,8 @@ def load(
     """Load "nano" (built in), "tiny", "small" or "base" (released), a checkpoint folder, or a hub id.
 
     `device` auto takes CUDA, then MPS, then the CPU; `dtype` auto the checkpoint's own where the device has it.
-    `weights` "int8" or "int4" quantises a plain checkpoint while it is read; "auto" takes it as it is. `memory`, such
-    as "8GB", bounds what everything takes together: experts of a quantised folder beyond it are paged in and out. It is
+    `weights` "int8" or "int4" quantizes a plain checkpoint while it is read; "auto" takes it as it is. `memory`, such
+    as "8GB", bounds what everything takes together: experts of a quantized folder beyond it are paged in and out. It is
     planned for one conversation of the whole context, or for `cache_tokens` positions of several.
     `adapter` is a folder with a LoRA adapter in PEFT's format, which is added into the weights.
     `tiling` is "paper", "per-image" or "budget:N"; `max_tiles` allows finer grids than the released nine.

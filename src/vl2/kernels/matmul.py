@@ -1,4 +1,4 @@
-"""The kernels' product of rows with a bfloat16 or quantised weight, for PyTorch tensors."""
+"""The kernels' product of rows with a bfloat16 or quantized weight, for PyTorch tensors."""
 
 from __future__ import annotations
 

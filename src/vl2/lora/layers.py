@@ -22,7 +22,7 @@ class LoRALinear(nn.Module):
 
     def __init__(self, base_layer: nn.Linear, rank: int, scale: float, dropout: float = 0.0) -> None:
         super().__init__()
-        self.base_layer = base_layer  # or what has been put in its place since: a quantised layer
+        self.base_layer = base_layer  # or what has been put in its place since: a quantized layer
         self.scale, self.dropout = scale, dropout
         self.lora_A = _zeros(base_layer.weight, rank, base_layer.in_features)
         self.lora_B = _zeros(base_layer.weight, base_layer.out_features, rank)

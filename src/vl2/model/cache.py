@@ -39,7 +39,7 @@ class Cache:
         else:
             head_dim = config.hidden_size // config.num_attention_heads
             shapes = [(num_rows, config.num_kv_heads, capacity, head_dim)] * 2
-        # Zeros, not uninitialised: a masked position still enters a product with weight 0, and 0 * NaN is NaN.
+        # Zeros, not uninitialized: a masked position still enters a product with weight 0, and 0 * NaN is NaN.
         layers = [
             tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes)
             for _ in range(config.num_hidden_layers)

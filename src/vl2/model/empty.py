@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 def shapes_only() -> Iterator[None]:
     """Make modules on the meta device, and draw no initial weights for them.
 
-    There is nothing to draw into, and on that device PyTorch's initialisers bring its compiler with them: 70 MB, and a
+    There is nothing to draw into, and on that device PyTorch's initializers bring its compiler with them: 70 MB, and a
     second of importing.
     """
     with torch.device("meta"), _NoInitialWeights():

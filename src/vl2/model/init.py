@@ -1,8 +1,8 @@
-"""Initial weights for training from scratch: the released initialisers, and fan-in scaling in the encoder.
+"""Initial weights for training from scratch: the released initializers, and fan-in scaling in the encoder.
 
 The encoder's positions start as waves along both sides, as large as the patches that they place. From small random
-ones it takes thousands of steps until a patch finds its neighbours, and until then nothing that lies over two patches
-is recognised. Source: arXiv 2205.01580, section 3.
+ones it takes thousands of steps until a patch finds its neighbors, and until then nothing that lies over two patches
+is recognized. Source: arXiv 2205.01580, section 3.
 
 The language model draws from a normal distribution with the configured `initializer_range`, the newline
 and separator vectors with deviation 1 / sqrt(D), as released. The paper starts the encoder from SigLIP's

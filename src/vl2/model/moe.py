@@ -321,7 +321,7 @@ def routing_stats(scores_TE: Tensor, expert_TK: Tensor, sequences_GT: Tensor) ->
 
     `sequences_GT` is 1 where a token belongs to a sequence, float32; a token of none, padding, does not count, nor
     does a sequence without tokens. f_e is the share of a sequence's slots that went to expert e times E, P_e the
-    mean score of e, its scores normalised to sum 1 over the experts. Only P carries a gradient.
+    mean score of e, its scores normalized to sum 1 over the experts. Only P carries a gradient.
     """
     E, K = scores_TE.shape[1], expert_TK.shape[1]
     chosen_TE = torch.zeros_like(scores_TE).scatter(1, expert_TK, 1.0)

@@ -61,7 +61,7 @@ class Cluster:
             raise UserError(f"overlap must be in 0..1, got {self.overlap:g}")
 
     def bandwidth(self, num_ranks: int) -> float:
-        """Return what one device gets when so many neighbours exchange with one another."""
+        """Return what one device gets when so many neighbors exchange with one another."""
         if num_ranks <= self.gpus_per_node:
             return self.node_bandwidth
         return min(self.node_bandwidth, self.network_bandwidth / self.gpus_per_node)

@@ -45,7 +45,7 @@ def make_paper(kind: str, size: Size, rng: random.Random) -> Image.Image:
 
 
 def ink_for(kind: str, rng: random.Random) -> Colour:
-    """Return a colour that can be read on that paper."""
+    """Return a color that can be read on that paper."""
     if kind == "dark":
         return (rng.randint(200, 255), rng.randint(200, 255), rng.randint(160, 255))
     return rng.choice(((0, 0, 0), (25, 25, 35), (20, 30, 110), (110, 20, 20), (15, 75, 40), (60, 60, 60)))

@@ -144,7 +144,7 @@ def as_json(purchase: Purchase) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Printed:
-    """A row of a receipt: what stands left and right, centred when there is no right."""
+    """A row of a receipt: what stands left and right, centered when there is no right."""
 
     left: str
     right: str = ""

@@ -1,6 +1,6 @@
-"""A sprite as another hand would draw it: in few flat colours, with dark lines, a little leaning, other shades.
+"""A sprite as another hand would draw it: in few flat colors, with dark lines, a little leaning, other shades.
 
-What a picture shows is told by its shapes and roughly by its colours; how it is drawn is its set's own. With three sets
+What a picture shows is told by its shapes and roughly by its colors; how it is drawn is its set's own. With three sets
 to learn from, a model takes the manner for the thing.
 """
 
@@ -51,7 +51,7 @@ def _in_other_shades(colours: Image.Image, rng: random.Random) -> Image.Image:
 def _with_lines(
     colours: Image.Image, alpha: Image.Image, labels: np.ndarray, rng: random.Random
 ) -> tuple[Image.Image, Image.Image]:
-    """Draw a dark line where one colour meets another, and around the whole; now and then lines on white alone."""
+    """Draw a dark line where one color meets another, and around the whole; now and then lines on white alone."""
     meets = np.zeros(labels.shape, dtype=bool)
     meets[:-1] |= labels[:-1] != labels[1:]
     meets[:, :-1] |= labels[:, :-1] != labels[:, 1:]

@@ -54,7 +54,7 @@ class Composed:
     placed: tuple[Placed, ...]
 
     def boxes(self, language: str, label: str) -> list[BoxPx]:
-        """Return the boxes of every thing that a name stands for, with or without its colour; left to right."""
+        """Return the boxes of every thing that a name stands for, with or without its color; left to right."""
         found = [p.box for p in self.placed if label in (p.kind.name(language), p.kind.full_name(language))]
         return sorted(found)
 
@@ -68,7 +68,7 @@ class Composed:
 
 
 def make_backdrop(size: Size, rng: random.Random) -> Image.Image:
-    """Draw a pale background, on which every colour of the shapes can be seen."""
+    """Draw a pale background, on which every color of the shapes can be seen."""
     base = np.array([rng.randint(222, 255) for _ in range(3)], dtype=np.float32)
     width, height = size
     style, level = rng.choice(BACKDROPS), np.zeros((height, width), dtype=np.float32)
@@ -164,13 +164,13 @@ Task = Callable[[Draft, Composed, Sequence[Kind], random.Random], None]
 
 
 def _any_label(composed: Composed, language: str, rng: random.Random) -> str:
-    """Return a name of something in the scene, with or without its colour."""
+    """Return a name of something in the scene, with or without its color."""
     kind = rng.choice(composed.kinds())
     return rng.choice((kind.name(language), kind.full_name(language)))
 
 
 def absent_kind(composed: Composed, pool: Sequence[Kind], language: str, rng: random.Random) -> Kind | None:
-    """Return a kind that is not in the scene; as likely one that differs from what is there in its colour only."""
+    """Return a kind that is not in the scene; as likely one that differs from what is there in its color only."""
     missing = [kind for kind in pool if not composed.boxes(language, kind.full_name(language))]
     near = [kind for kind in missing if composed.boxes(language, kind.name(language))]
     if near and rng.random() < 0.5:
@@ -254,7 +254,7 @@ def _shown(draft: Draft, composed: Composed, label: str, said: str = "") -> list
 
 
 def _attribute(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
-    """Ask for the colour of what has a name, or for the name of what has a colour, where one thing alone fits."""
+    """Ask for the color of what has a name, or for the name of what has a color, where one thing alone fits."""
     lang, kinds = draft.language, composed.kinds()
     of_name = [kind for kind in kinds if kind.colour and sum(kind.en == other.en for other in kinds) == 1]
     of_colour = [kind for kind in kinds if kind.colour and sum(kind.colour == other.colour for other in kinds) == 1]

@@ -1,4 +1,4 @@
-"""What scenes are made of: shapes in colours, or the pictures of a sprite set, named in English and Chinese.
+"""What scenes are made of: shapes in colors, or the pictures of a sprite set, named in English and Chinese.
 
 A sprite set is a folder of cut-out pictures with their names, and their licence:
 
@@ -138,15 +138,15 @@ class Kind:
     group: str = ""  # of things of one sort, where the set says so
 
     def name(self, language: str) -> str:
-        """Return the bare name, for every colour of the thing."""
+        """Return the bare name, for every color of the thing."""
         return self.zh if language == "zh" else self.en
 
     def colour_name(self, language: str) -> str:
-        """Return the colour of a built-in shape."""
+        """Return the color of a built-in shape."""
         return COLOURS[self.colour][0] if language == "zh" else self.colour
 
     def full_name(self, language: str) -> str:
-        """Return the name with its colour, if it has one."""
+        """Return the name with its color, if it has one."""
         if not self.colour:
             return self.name(language)
         joined = "的" if language == "zh" else " "

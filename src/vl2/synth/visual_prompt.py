@@ -105,7 +105,7 @@ def mark(record: Record, shape: str, rng: random.Random) -> Draft:
 
 
 def free_colours(labels: list[str]) -> list[str]:
-    """Return the colours of marks that no label names: "the red circle" must not be a thing of the picture too."""
+    """Return the colors of marks that no label names: "the red circle" must not be a thing of the picture too."""
     return [name for name in sorted(COLOURS) if not any(name in text or COLOURS[name][0] in text for text in labels)]
 
 
@@ -226,7 +226,7 @@ class InContext(Source):
         pool = things(self.scene.kinds())
         kind, *others = rng.sample(pool, min(len(pool), 6))
         others = [other for other in others if other.en != kind.en]
-        # In another colour where there are colours: the category is meant, not the look.
+        # In another color where there are colors: the category is meant, not the look.
         same = [each for each in pool if each.en == kind.en]
         shown = [rng.choice(same)] * rng.choice((1, 1, 1, 2, 3))
         scenes = []

@@ -293,7 +293,7 @@ def _sum_of_norms(norms: Sequence[Tensor]) -> Tensor:
 
 
 def round_at_random(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Return float32 values as bfloat16, each rounded to one of its two neighbours, on average to itself."""
+    """Return float32 values as bfloat16, each rounded to one of its two neighbors, on average to itself."""
     bits = values.contiguous().view(torch.int32)
     noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
     # bfloat16 is the upper half of float32: a carry out of the lower half rounds away from zero.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito (2008), told apart by most colour-blind readers too; then the same dashed.
+# Okabe and Ito (2008), told apart by most color-blind readers too; then the same dashed.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 DASHES = ("-", "--", ":")
 ENDINGS = (".png", ".svg")

@@ -91,7 +91,7 @@ class DataOptions:
     only_present: bool = False
     """leave out categories of the mixture that no source has, instead of refusing"""
     temperature: float = 1.0
-    """1 goes through all sources of a category evenly, more favours small ones"""
+    """1 goes through all sources of a category evenly, more favors small ones"""
     weights: Mapping[str, float] = field(default_factory=dict)
     """weights of sources inside their category, by "name/category" """
     spelled: tuple[str, ...] = ()

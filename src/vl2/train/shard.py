@@ -314,5 +314,5 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """Return the type that a tensor gets: packed weights of a quantised layer keep theirs."""
+    """Return the type that a tensor gets: packed weights of a quantized layer keep theirs."""
     return dtype if tensor.is_floating_point() else tensor.dtype

@@ -65,7 +65,7 @@ class Subject:
 
     @property
     def record(self) -> QuantizationConfig | None:
-        """What config.json says about quantised weights. UserError for what this package cannot read."""
+        """What config.json says about quantized weights. UserError for what this package cannot read."""
         return None if self.config is None else QuantizationConfig.of(self.config, self.folder)
 
 

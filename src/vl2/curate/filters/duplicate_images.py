@@ -1,7 +1,7 @@
 """Drop records that show nothing new: every image of theirs is, or nearly is, one of a record kept before.
 
 Images are compared by a perceptual hash: 256 bits that a picture keeps when it is scaled, recompressed or made
-brighter. They are the signs, against their median, of the 16 x 16 lowest frequencies of a 64 x 64 grey thumbnail. The
+brighter. They are the signs, against their median, of the 16 x 16 lowest frequencies of a 64 x 64 gray thumbnail. The
 usual 64 bits cannot tell two pages of text of one layout apart: their layout is all that the 8 x 8 lowest frequencies
 show.
 
@@ -31,7 +31,7 @@ from vl2.data.stored_image import open_stored
 from vl2.errors import UserError
 
 HASH_BITS = 256
-FLAT = 0  # the hash of a picture of one colour, whichever
+FLAT = 0  # the hash of a picture of one color, whichever
 _KEPT = 16  # frequencies in each direction
 _THUMBNAIL_PX = 64
 
@@ -47,14 +47,14 @@ def _cosines() -> npt.NDArray[np.float64]:
 def _order() -> npt.NDArray[np.int64]:
     """Return the order of the bits in the hash: shuffled, by a generator whose stream NumPy keeps for ever.
 
-    Pages of one layout agree in whole rows of frequencies. The index looks at neighbouring bits, and would compare
+    Pages of one layout agree in whole rows of frequencies. The index looks at neighboring bits, and would compare
     each page with all others.
     """
     return np.random.RandomState(20241213).permutation(HASH_BITS)
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """Return the hash as a number of 256 bits. A picture of one colour hashes to `FLAT`."""
+    """Return the hash as a number of 256 bits. A picture of one color hashes to `FLAT`."""
     thumbnail = image.convert("L").resize((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BOX)
     grey = np.asarray(thumbnail, dtype=np.float64)
     spectrum = _cosines() @ grey @ _cosines().T

@@ -75,7 +75,7 @@ def _member(file: DataFile, entry: TarEntry, ending: str) -> bytes:
 
 
 def scan(file: DataFile) -> Iterator[TarEntry | Problem]:
-    """Yield the records of a tar as neighbours with one key, and what is damaged between them."""
+    """Yield the records of a tar as neighbors with one key, and what is damaged between them."""
     entry: TarEntry | None = None
     for member in _members(file):
         if isinstance(member, Problem):

@@ -60,7 +60,7 @@ def edit_distance(a: str, b: str) -> int:
     return row[-1]
 
 
-# ANLS, the normalised Levenshtein similarity of DocVQA and InfoVQA, 0..1.
+# ANLS, the normalized Levenshtein similarity of DocVQA and InfoVQA, 0..1.
 #
 # Case is ignored and white space collapsed for the distance. The length that divides it is that of the raw texts in
 # upper case in lmms-eval 0.7, and in VLMEvalKit until commit e8e78f05 (2026-08-18) at least; since commit 0a04a1d2

@@ -1,6 +1,6 @@
 """VQA accuracy with ten human answers (TextVQA): each is left out in turn, and min(1, matches / 3) is averaged.
 
-Answers are normalised first: no case, no articles, number words as digits, contractions with their apostrophe. The
+Answers are normalized first: no case, no articles, number words as digits, contractions with their apostrophe. The
 two harnesses differ there: lmms-eval drops commas and question marks and splits `'s` first, and removes a full stop
 after a digit; VLMEvalKit does neither.
 

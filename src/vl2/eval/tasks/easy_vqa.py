@@ -1,4 +1,4 @@
-"""easy-VQA: simple questions about one coloured shape on a plain ground, the official test split (9,673 questions).
+"""easy-VQA: simple questions about one colored shape on a plain ground, the official test split (9,673 questions).
 
     test/questions.json    [[question, answer, image id], ...]
     test/images/0.png

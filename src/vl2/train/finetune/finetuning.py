@@ -243,7 +243,7 @@ def _score_before(planned: Planned, records: Sequence[Record], max_new_tokens: i
 def _score(planned: Planned, trained: Path | None, records: Sequence[Record], max_new_tokens: int) -> Scores:
     """Score the adapter or model that was trained as anybody would load it; None: what it starts from.
 
-    Over quantised weights an adapter is scored as it is trained: the plain ones may not fit where it is.
+    Over quantized weights an adapter is scored as it is trained: the plain ones may not fit where it is.
     """
     options, adapter = planned.options, planned.recipe.adapter
     if adapter.method == "qlora":
@@ -263,7 +263,7 @@ def _on_the_way(folder: Path) -> tuple[tuple[int, float], ...]:
 
 
 def _over_few_bits(planned: Planned, trained: Path | None) -> tuple[VL2, Processor]:
-    """Return the model with its adapter, or the one that was trained, over the quantised weights of the run."""
+    """Return the model with its adapter, or the one that was trained, over the quantized weights of the run."""
     recipe, folder = planned.recipe, locate_checkpoint(planned.options.model)
     adapter = recipe.adapter
     if trained is not None:

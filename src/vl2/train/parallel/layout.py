@@ -1,6 +1,6 @@
 """Which rank does what: ranks that hold different layers, the same layers for other packs, different experts.
 
-Ranks are numbered stage by stage, so that neighbours, which are mostly on one machine, share experts; then come the
+Ranks are numbered stage by stage, so that neighbors, which are mostly on one machine, share experts; then come the
 ranks that hold the same layers; and the stages of a pipeline, which tell one another least, lie furthest apart.
 """
 
