@@ -57,7 +57,7 @@ class UncachedFile(MappedFile):
 
 def open_within(folder: Path, memory: str, is_cached: bool) -> tuple[VL2, ExpertPager | None]:
     checkpoint = Checkpoint.of(folder)
-    assert checkpoint.quantization is not None, f"{folder} is not quantised"
+    assert checkpoint.quantization is not None, f"{folder} is not quantized"
     expert_bytes = None
     if memory != ALL:
         plan = MemoryPlan.of(checkpoint.config, checkpoint.quantization.scheme, CONTEXT + 256)

@@ -185,7 +185,7 @@ class Peer:
             params.nthread = threads
             params.pure = True
             if lib.llama_model_quantize(str(plain).encode(), str(path).encode(), params):
-                raise RuntimeError(f"llama.cpp could not quantise to {self._kind}")
+                raise RuntimeError(f"llama.cpp could not quantize to {self._kind}")
             plain.unlink()
         lib.llama_backend_init()
         loaded = timed(lambda: self._open(path, threads))

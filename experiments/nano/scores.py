@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--weights", default="auto", help="int8 or int4: what quantising costs")
+    parser.add_argument("--weights", default="auto", help="int8 or int4: what quantizing costs")
     parser.add_argument("--limit", help="so many items of each task; all by default")
     parser.add_argument("--nlvr", type=Path)
     parser.add_argument("--sroie", type=Path)

@@ -128,7 +128,7 @@ def test_a_size_is_printed_as_tables(vl2, target):
     assert max(map(len, ran.out.splitlines())) < 100
 
 
-def test_the_plan_of_a_quantised_folder_is_its_files_to_the_byte(vl2, tmp_path):
+def test_the_plan_of_a_quantized_folder_is_its_files_to_the_byte(vl2, tmp_path):
     out = tmp_path / "int4"
     quantize_checkpoint(TINY, out)
     told = json.loads(vl2("inspect", out, "--json").out)

@@ -12,7 +12,7 @@ TINY = CHECKPOINTS / "tiny"
 ASK = ("ask", "Hello", "--max-new-tokens", "6", "--device", "cpu", "--json")
 
 
-def test_a_quantised_folder_answers_like_quantising_while_loading(vl2, tmp_path):
+def test_a_quantized_folder_answers_like_quantizing_while_loading(vl2, tmp_path):
     out = tmp_path / "int4"
     ran = vl2("quantize", TINY, out)
     assert (ran.code, ran.err) == (0, "")

@@ -1,4 +1,4 @@
-"""Answers on a card beside those of the CPU: in half the bits, quantised, many at once, and with what was kept.
+"""Answers on a card beside those of the CPU: in half the bits, quantized, many at once, and with what was kept.
 
 Each body runs on the CPU as well, where it is held to the same or to what is said beside it.
 """
@@ -96,7 +96,7 @@ def test_float16_answers_as_float32_does(device: str, question: Question) -> Non
 
 
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
-def test_a_quantised_model_gives_what_its_codes_say(
+def test_a_quantized_model_gives_what_its_codes_say(
     device: str, scheme: SchemeName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = load("nano", device="cpu", dtype="float32", weights=scheme)
@@ -117,7 +117,7 @@ def test_a_quantised_model_gives_what_its_codes_say(
 
 
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
-def test_weights_are_quantised_to_the_same_codes_wherever_they_lie(device: str, scheme: SchemeName) -> None:
+def test_weights_are_quantized_to_the_same_codes_wherever_they_lie(device: str, scheme: SchemeName) -> None:
     ours, theirs = (small_model("base") for _ in range(2))
     ours.to(device)
     names = quantize_model(ours, SCHEMES[scheme])

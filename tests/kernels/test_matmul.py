@@ -1,4 +1,4 @@
-"""The products of every level of instructions that this machine has, against PyTorch's on the dequantised weights."""
+"""The products of every level of instructions that this machine has, against PyTorch's on the dequantized weights."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_costs_are_ordered_and_written(tmp_path: Path) -> None:
-    script, out = ROOT / "benchmarks" / "quantisation_quality.py", tmp_path / "costs.json"
+    script, out = ROOT / "benchmarks" / "quantization_quality.py", tmp_path / "costs.json"
     text = ROOT / "docs" / "architecture.md"
     few = ("--windows", "2", "--window", "64", "--answer", "4", "--side", "168")
     done = subprocess.run(

@@ -27,7 +27,7 @@ DTYPES = ((torch.float32,), (torch.bfloat16,), (torch.float32, torch.bfloat16))
 @pytest.fixture
 def by_layer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(BENCHMARKS)  # where a script finds what lies beside it
-    return importlib.import_module("quantisation_by_layer")
+    return importlib.import_module("quantization_by_layer")
 
 
 @torch.inference_mode()

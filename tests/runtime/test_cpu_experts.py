@@ -1,4 +1,4 @@
-"""The kernels of experts and gated MLPs, plain and quantised, give what the plain functions give."""
+"""The kernels of experts and gated MLPs, plain and quantized, give what the plain functions give."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_step_with_plain_weights_has_the_same_bits_in_any_company(rows: int) -
 @needs_attention
 @pytest.mark.parametrize(("kind", "level"), QUANTIZED_LEVELS)
 @torch.no_grad()
-def test_quantised_experts_of_many_rows_are_those_they_stand_for(
+def test_quantized_experts_of_many_rows_are_those_they_stand_for(
     kind: Kind, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))
@@ -152,7 +152,7 @@ def test_a_step_of_decoding_is_as_the_plain_way_does_it(kind: Kind) -> None:
 @needs_attention
 @pytest.mark.parametrize(("kind", "level"), QUANTIZED_LEVELS)
 @torch.no_grad()
-def test_a_quantised_mlp_of_many_rows_is_that_it_stands_for(
+def test_a_quantized_mlp_of_many_rows_is_that_it_stands_for(
     kind: Kind, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(level))

@@ -77,7 +77,7 @@ def test_a_crash_of_ours_is_a_finding_without_paths(verify, correct, private, mo
         ("no file '/etc/vl2/config.json' there", "no file 'config.json' there"),
         (r"C:\Users\ann\models\x.json is missing", "x.json is missing"),
         ("86.5 tokens/s and <|ref|>a<|/ref|>", "86.5 tokens/s and <|ref|>a<|/ref|>"),
-        ("see docs/quantisation.md", "see docs/quantisation.md"),
+        ("see docs/quantization.md", "see docs/quantization.md"),
         ("cannot fetch https://example.org/images/a.png: 404", "cannot fetch https://example.org/images/a.png: 404"),
         (f"{USER} at {HOST}, {USER}2 is another", f"[removed] at [removed], {USER}2 is another"),
     ],

@@ -152,12 +152,12 @@ def test_nothing_is_downloaded_where_that_is_forbidden(hub, tmp_path):
     assert hub.fetched == []
 
 
-def test_a_quantised_folder_is_loaded_as_it_is_and_the_page_says_so(vl2, verify, tmp_path):
+def test_a_quantized_folder_is_loaded_as_it_is_and_the_page_says_so(vl2, verify, tmp_path):
     assert vl2("quantize", "nano", tmp_path / "int4", "--quiet").code == 0
     report = verify(tmp_path / "int4")
     assert report.ran.code == 0, report.ran.out
     assert report.page["held"] == "int4, the rest in bfloat16"
-    assert "quantised to int4" in report.find("names, shapes, types")["found"]
+    assert "quantized to int4" in report.find("names, shapes, types")["found"]
     assert report.verdict("int4 = float32") == "not checked"
     assert report.verdict("cached = read at once, uncached, bfloat16") == "pass"
 

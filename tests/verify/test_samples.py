@@ -76,7 +76,7 @@ def test_a_random_model_gives_another_answer_and_fails(verify, correct, publishe
     assert report.ran.code == 1
 
 
-def test_with_quantised_weights_another_answer_is_not_a_fault(verify, correct, published):
+def test_with_quantized_weights_another_answer_is_not_a_fault(verify, correct, published):
     report = verify(correct, "--weights", "int8")
     assert report.page["held"] == "int8, the rest in bfloat16"
     assert report.verdict("a red picture") == "not checked"

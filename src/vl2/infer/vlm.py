@@ -251,7 +251,7 @@ class VLM:
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder in the released layout. The folder must be new."""
         if quantization_of(self.model) is not None:
-            raise UserError("a quantised model is not saved: `vl2 quantize` writes one from the plain checkpoint")
+            raise UserError("a quantized model is not saved: `vl2 quantize` writes one from the plain checkpoint")
         save_model(
             self.model,
             Path(folder),

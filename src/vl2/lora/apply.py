@@ -77,7 +77,7 @@ def merge_lora(model: nn.Module) -> Callable[[], None]:
     layers = list(lora_layers(model))
     for name, layer in layers:
         if not isinstance(layer.base_layer, nn.Linear | Experts):
-            raise UserError(f"{name} is quantised: load the model in full precision to merge an adapter")
+            raise UserError(f"{name} is quantized: load the model in full precision to merge an adapter")
     old: list[tuple[nn.Parameter, Tensor]] = []
     for name, layer in layers:
         for leaf, delta in layer.deltas().items():

@@ -248,7 +248,7 @@ def _compare_with_float32(
     """Load the model once more, in float32, where the ways to an answer must agree closely."""
     reason = None
     if held != dtype:
-        reason = f"the weights are held in {held}: what that costs is measured in docs/quantisation.md"
+        reason = f"the weights are held in {held}: what that costs is measured in docs/quantization.md"
     else:
         reason = _lacks_memory(options, subject, "float32")
     if reason is not None:

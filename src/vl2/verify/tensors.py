@@ -37,7 +37,7 @@ def check_tensors(subject: Subject, tensors: Mapping[str, StoredTensor]) -> list
     except UserError as error:
         return [Check(group=GROUP, name="names", verdict="fail", found=str(error))]
     if record is not None:
-        return [_not_checked(f"the files are quantised to {record.weights}: they are checked when they are loaded")]
+        return [_not_checked(f"the files are quantized to {record.weights}: they are checked when they are loaded")]
     shapes = expected_shapes(config)
     if subject.is_settings_only:
         return _check_index_alone(subject, shapes)

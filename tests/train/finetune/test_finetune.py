@@ -166,7 +166,7 @@ def test_a_checkpoint_of_an_adapter_is_exported_as_the_run_writes_it(
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_over_quantised_weights_the_adapter_learns_too(
+def test_over_quantized_weights_the_adapter_learns_too(
     kind: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = watch_loads(monkeypatch)

@@ -51,7 +51,7 @@ def score_by(normalize: Normalize) -> Callable[[Item, str], Score]:
     return score
 
 
-SAYS = "VQA accuracy over ten answers, each left out in turn; normalised as by"
+SAYS = "VQA accuracy over ten answers, each left out in turn; normalized as by"
 TASK = Task(
     name="textvqa",
     title="TextVQA: questions about text in photos",

@@ -1,14 +1,14 @@
-"""What quantised weights cost in a language model that does not fit into memory, carried through it layer by layer.
+"""What quantized weights cost in a language model that does not fit into memory, carried through it layer by layer.
 
-    python benchmarks/quantisation_by_layer.py small
-    python benchmarks/quantisation_by_layer.py base --beside-float32 --out base.json
+    python benchmarks/quantization_by_layer.py small
+    python benchmarks/quantization_by_layer.py base --beside-float32 --out base.json
 
 A layer is drawn, put into every form, run, and let go. Held at a time are one layer in all forms, the hidden states of
 each form, and in the end the head; small's peak is 2.5 GB. Weights are those of a random checkpoint, normal with norms
 of ones, and nothing is written to the disk. Windows of drawn tokens are read as a prompt is, each by itself; but the
 head reads all places, where an answer asks it for the last.
 Random weights are a hard case: their logits are nearly even, so that the least change puts another token first.
-The tables go into docs/quantisation.md.
+The tables go into docs/quantization.md.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Forms:
     """The same model in every form, all of it on the meta device but for the part that is held."""
 
     def __init__(self, config: ModelConfig, source: Source, dtypes: Sequence[torch.dtype]) -> None:
-        """Plain ones of some types, and quantised ones in the last of these."""
+        """Plain ones of some types, and quantized ones in the last of these."""
         self._source = source
         self._shapes = {place: torch.Size(shape) for place, shape in shapes(build_empty(config)).items()}
         self.models: dict[str, VL2] = {}

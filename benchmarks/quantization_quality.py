@@ -1,12 +1,12 @@
-"""What quantised weights cost: how far logits move, how many tokens stay the same, what perplexity becomes.
+"""What quantized weights cost: how far logits move, how many tokens stay the same, what perplexity becomes.
 
-    python benchmarks/quantisation_quality.py nano --dtype float32 --text data/nano/test/text/en.txt
+    python benchmarks/quantization_quality.py nano --dtype float32 --text data/nano/test/text/en.txt
     python benchmarks/random_checkpoint.py tiny /data/tiny-random
-    python benchmarks/quantisation_quality.py /data/tiny-random --out tiny.json
+    python benchmarks/quantization_quality.py /data/tiny-random --out tiny.json
 
 Each form is made of the same plain weights and compared with them, on the same tokens: windows of a text, or drawn at
 random where none is given, and one answer to a picture, token by token. Random weights are a hard case: their logits
-are nearly even, so that the least change puts another token first. The table goes into docs/quantisation.md.
+are nearly even, so that the least change puts another token first. The table goes into docs/quantization.md.
 """
 
 from __future__ import annotations
