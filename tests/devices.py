@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vl2.model.moe import has_grouped_kernel
+from vl2.model.moe import has_grouped_mm
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-has_kernel = torch.cuda.is_available() and has_grouped_kernel(torch.cuda.get_device_capability(), torch.version.hip)
+has_kernel = torch.cuda.is_available() and has_grouped_mm(torch.cuda.get_device_capability(), torch.version.hip)
 needs_graphs = pytest.mark.skipif(not has_kernel, reason="no CUDA device of compute capability 9 or 10")
 
 CPU_AND_CARD = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda])]

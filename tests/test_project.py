@@ -194,6 +194,18 @@ def test_transformers_and_torch_distributed_stay_where_they_belong(path: Path) -
     assert not re.search(r"\btorch\.distributed\b", path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("path", sorted((SOURCE / "model").glob("*.py")), ids=lambda path: path.name)
+def test_the_model_names_no_kernel_runner_or_rank(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg | ast.keyword) and node.arg is not None}
+    names |= {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    words = {word for name in names - {"kernel_size"} for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", name)}
+    assert not {word.lower() for word in words} & {"kernel", "kernels", "runner", "rank0", "ranks", "blank", "decode"}
+    assert "__class__" not in names
+
+
 def test_every_public_name_loads_when_first_used() -> None:
     for name in vl2.__all__:
         assert getattr(vl2, name).__name__ == name.replace("quantise", "quantize")  # of which one name is kept

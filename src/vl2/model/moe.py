@@ -145,7 +145,7 @@ def _use_grouped_mm(x_ND: Tensor, weight_EFD: Tensor) -> bool:
         return False
     if x_ND.is_cuda:
         capability = torch.cuda.get_device_capability(x_ND.device)
-        is_better = has_grouped_kernel(capability, torch.version.hip) or torch.is_grad_enabled()
+        is_better = has_grouped_mm(capability, torch.version.hip) or torch.is_grad_enabled()
         return is_better and x_ND.dtype == torch.bfloat16 and capability >= (8, 0)
     return x_ND.device.type == "cpu" and torch.is_grad_enabled() and x_ND.dtype in (torch.float32, torch.bfloat16)
 
@@ -155,7 +155,7 @@ def is_aligned(weight_EFD: Tensor) -> bool:
     return all(side * weight_EFD.element_size() % 16 == 0 for side in weight_EFD.shape[1:])
 
 
-def has_grouped_kernel(capability: tuple[int, int], hip: str | None) -> bool:
+def has_grouped_mm(capability: tuple[int, int], hip: str | None) -> bool:
     """Whether PyTorch has a kernel for grouped products on a card of this compute capability, `hip` on AMD's.
 
     On others it loops over the experts as well, and waits for the device to know how many rows each of them has.

@@ -23,7 +23,7 @@ from vl2.errors import memory_errors
 from vl2.model import VL2, Cache
 from vl2.model.language import LanguageModel
 from vl2.model.mask import AttentionMask
-from vl2.model.moe import Experts, has_grouped_kernel, is_aligned
+from vl2.model.moe import Experts, has_grouped_mm, is_aligned
 from vl2.quant.apply import quantization_of
 from vl2.runtime.plain import PlainRunner
 from vl2.runtime.runner import CachePool, new_key
@@ -209,7 +209,7 @@ class CudaGraphRunner:
             return f"the model is on {device}"
         if dtype != torch.bfloat16:
             return f"PyTorch's grouped product takes bfloat16, and the model is in {str(dtype).removeprefix('torch.')}"
-        if not has_grouped_kernel(torch.cuda.get_device_capability(device), torch.version.hip):
+        if not has_grouped_mm(torch.cuda.get_device_capability(device), torch.version.hip):
             return "PyTorch has no grouped product for this card, and would wait for the number of rows of each expert"
         return None
 
