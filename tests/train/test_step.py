@@ -46,7 +46,7 @@ def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor]) ->
 
 def test_each_pack_comes_to_the_device_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     step, seen = make(), []
-    to, states = Packed.to, step.model.states
+    to, states = Packed.to, step.model.packed_states
 
     def move(pack: Packed, device: torch.device | str) -> Packed:
         seen.append("moved")
@@ -57,7 +57,7 @@ def test_each_pack_comes_to_the_device_when_its_turn_comes(monkeypatch: pytest.M
         return states(*arguments, **named)
 
     monkeypatch.setattr(Packed, "to", move)
-    monkeypatch.setattr(step.model, "states", run)
+    monkeypatch.setattr(step.model, "packed_states", run)
     step.accumulate([random_pack(step.model.config, DOCUMENTS, seed=seed) for seed in range(3)])
     assert seen == ["moved", "run"] * 3
 

@@ -56,9 +56,12 @@ def run_pack(model: VL2, pack: Packed, tokens_IQD: Tensor | None = None, *, runs
     `tokens_IQD` are the visual tokens of its tiles where they have been encoded already. With `runs_encoder` the
     encoder runs in any case. A pack without images then joins a blank tile, to no effect; tokens given with such a
     pack are those of a blank tile.
+
+    A sharded model has this as a method, `vl2.train.shard.RUN_PACK`, whose weights are gathered around it as a whole.
     """
     if len(pack.grids) or not (runs_encoder or tokens_IQD is not None):
-        return model.states(pack, tokens_IQD=tokens_IQD)
+        # Not the model's own `states`, which gathers weights itself where a model is sharded.
+        return VL2.states(model, pack, tokens_IQD=tokens_IQD)
     blank = blank_image_pack(model.config).to(pack.input_ids.device)
     idle_1SD = model.embed_packed(blank, tokens_IQD)
     return model.packed_states(pack, with_no_effect(model.embed_packed(pack), idle_1SD))

@@ -16,6 +16,7 @@ package touches them through `local`, `origin` and `full_tensor`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MethodType
 from typing import Literal, get_args
 
 import torch
@@ -30,11 +31,13 @@ from vl2.model import VL2
 from vl2.model.language import DecoderLayer
 from vl2.model.moe import Experts, Router
 from vl2.model.vision import Block, CarriedAttentionPool
+from vl2.train.blank import run_pack
 from vl2.train.parallel.experts import run_over_ranks
 from vl2.train.parallel.layout import Layout, make_layout
 from vl2.train.ranks import Ranks
 
 Mode = Literal["replicated", "sharded"]
+RUN_PACK = "run_pack"  # the method of a sharded model that is `vl2.train.blank.run_pack`
 
 BUCKET_ELEMENTS = 1 << 24  # 64 MiB of float32 are summed at a time
 
@@ -141,7 +144,9 @@ def _shard_model(model: VL2, layout: Layout, compute_dtype: torch.dtype) -> None
     model.to("meta")
     upcast(model, compute_dtype)
     shard_module(model, layout, compute_dtype)
-    for method in ("embed_packed", "packed_states", "encode_tiles"):
+    setattr(model, RUN_PACK, MethodType(run_pack, model))
+    # Each gathers the weights and lets them go: none of them may call another.
+    for method in ("states", "encode_tiles", RUN_PACK):
         register_fsdp_forward_method(model, method)
     model.to_empty(device=ranks.device)
     for name, tensor in _tensors(model).items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.tile_balance import TileBalancer, even_counts, imbalance
 from vl2.train.parts import Configured, freeze, parameter_groups
 from vl2.train.ranks import Ranks
-from vl2.train.shard import is_sharded
+from vl2.train.shard import RUN_PACK, is_sharded
 from vl2.train.stage import Stage
 
 LENGTH_MULTIPLE = 64
@@ -237,7 +238,8 @@ class TrainStep:
     def _run(self, pack: Packed, counts: StepCounts, tally: StepTally, tokens_IQD: Tensor | None = None) -> None:
         assert isinstance(self.model, VL2), "a pipeline runs otherwise"
         runs_encoder = self._is_sharded and self._balancer is None
-        hidden = run_pack(self.model, pack, tokens_IQD, runs_encoder=runs_encoder)
+        run = getattr(self.model, RUN_PACK) if self._is_sharded else partial(run_pack, self.model)
+        hidden: Hidden = run(pack, tokens_IQD, runs_encoder=runs_encoder)
         total, loss_n = next_token_loss(hidden.states_BSD[0], pack.labels, self.model.language.lm_head.weight)
         num_balanced = self._num_balanced(pack) if pack.num_tokens else 0
         loss = total / max(counts.trained_tokens, 1)
