@@ -20,7 +20,8 @@ from vl2.cli.main import run
 from vl2.eval.score.boxes import iou
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
+PAGES = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- not run: (?P<why>[^>]+) -->\n)?```(?P<language>python|console)\n(?P<code>.*?)```", re.DOTALL)
 PRINTED = re.compile(r"^ *print\(.*\)  # (?P<text>.+)$", re.MULTILINE)
 DEMO = re.compile(r"^\t\$\(BIN\)/vl2 (?P<command>.+)$(?:\n\t@echo \"\(Wrong: (?P<note>.+)\)\"$)?", re.MULTILINE)
@@ -89,29 +90,42 @@ def test_a_command_line_example_runs_and_prints_what_it_says(code: str, capsys: 
             assert captured.out.strip() == expected
 
 
-def test_the_readme_says_only_what_the_pictures_show() -> None:
-    """The outputs under the README's commands and beside its prints are the drawn values."""
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_documents_say_only_what_the_pictures_show() -> None:
+    """The outputs under the commands that ask the built-in model are the drawn values."""
     asked = [
-        (shlex.split(command, comments=True)[1:], output)
-        for match in BLOCK.finditer(page)
-        if match["language"] == "console" and match["why"] is None
-        for command, output in commands(match["code"])
-        if output
+        (arguments, output)
+        for example in examples("console")
+        for command, output in commands(example.values[0])
+        if output and (arguments := shlex.split(command, comments=True)[1:])[0] in ("ask", "locate")
     ]
-    assert len(asked) >= 2
+    assert len(asked) >= 3
     for arguments, output in asked:
         assert_right(arguments, output)
+
+
+def printed_by_make(outputs: list[str]) -> str:
+    """Return what `make demo` prints where its commands give these outputs."""
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\ndemo:")[2].partition("\n\n")[0]
+    lines: list[str] = []
+    remaining = iter(outputs)
+    for line in recipe.splitlines()[1:]:
+        if line.startswith("\t@echo "):
+            lines.append(shlex.split(line)[1])
+        else:
+            lines += [line.replace("\t$(BIN)/", ".venv/bin/"), next(remaining)]
+    return "\n".join(lines)
 
 
 def test_the_demo_gets_right_answers_or_says_which_are_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     shown = list(DEMO.finditer((ROOT / "Makefile").read_text(encoding="utf-8")))
     assert len(shown) == 6
+    outputs: list[str] = []
     num_wrong = 0
     for match in shown:
         arguments = shlex.split(match["command"])
         assert run(arguments) == 0
         output = capsys.readouterr().out.strip()
+        outputs.append(output)
         if match["note"] is None:
             assert_right(arguments, output)
             continue
@@ -122,6 +136,34 @@ def test_the_demo_gets_right_answers_or_says_which_are_wrong(capsys: pytest.Capt
         assert output != truth, "read rightly now: take the note out of the Makefile"
     assert num_wrong <= 1
     assert Path("demo.png").is_file()
+    for page in READMES:
+        assert f"```text\n{printed_by_make(outputs)}\n```\n" in page.read_text(encoding="utf-8"), page.name
+
+
+def memory_rows(text: str) -> list[list[str]]:
+    """Return the rows of `vl2 inspect`: a type of weights and five sizes, without what depends on the machine."""
+    return [line.split()[:11] for line in text.splitlines() if re.match(r" +(float32|bfloat16|int8|int4) ", line)]
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
+def test_the_memory_table_in_the_readme_is_what_inspect_prints(
+    page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run(["inspect", "tiny"]) == 0
+    rows = memory_rows(page.read_text(encoding="utf-8"))
+    assert len(rows) == 4
+    assert rows == memory_rows(capsys.readouterr().out)
+
+
+def test_both_readmes_have_the_same_commands_and_outputs() -> None:
+    def blocks(page: Path) -> list[tuple[str, str]]:
+        found = re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+        return [(kind, re.sub(r" +#.*", "", code) if kind == "sh" else code) for kind, code in found]
+
+    english, chinese = map(blocks, READMES)
+    assert len(english) >= 5
+    assert chinese == english
 
 
 @pytest.mark.parametrize("name", ["receipt", "shapes", "bill", "bars", "scene", "word"])

@@ -286,16 +286,18 @@ def tree_paths(block: str) -> list[str]:
     return paths
 
 
-def readme_tree() -> str | None:
-    blocks = re.findall(r"^```text\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
-    return next((block for block in blocks if block.startswith("src/vl2/")), None)
-
-
-def test_the_file_tree_in_the_readme_names_only_files_that_exist() -> None:
-    tree = readme_tree()
-    paths = tree_paths(tree) if tree is not None else []
+def test_the_file_tree_in_the_architecture_names_only_files_that_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    trees = re.findall(r"^```text\n(src/vl2/\n.*?)^```", page, re.M | re.S)
+    assert len(trees) == 1
+    paths = tree_paths(trees[0])
     assert [path for path in paths if not (ROOT / path).exists()] == []
-    assert tree is None or len(paths) > 1
+    assert len(paths) > 1
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_a_readme_is_short(name: str) -> None:
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_a_drawn_tree_is_read_with_its_folders_and_remarks() -> None:

@@ -1,4 +1,4 @@
-"""The calls that ask for boxes: by words, by an object in another image, and with boxes that cannot be malformed."""
+"""The calls that ask for boxes: by words, by an object in another image, and with guaranteed well-formed boxes."""
 
 from __future__ import annotations
 

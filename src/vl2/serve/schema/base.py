@@ -152,7 +152,7 @@ class Sampling(Lenient):
 class ConversationRequest(Sampling):
     """What chat completions and Responses have in common."""
 
-    # Beside OpenAI's: `<|det|>` lists that cannot be malformed.
+    # An addition to OpenAI's fields: constrained decoding guarantees well-formed `<|det|>` lists.
     well_formed_boxes: bool | None = False
     metadata: Metadata | None = None
     store: WithoutEffect
