@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format docs clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ format: $(VENV)/dev.stamp ## put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/docs.stamp ## build the documentation site, with every link inside it checked
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --fresh-env --quiet docs build/site
+	@echo "The site is in build/site/index.html"
+
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src experiments tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -52,6 +56,10 @@ $(VENV)/core.stamp: pyproject.toml | $(VENV)/python.stamp
 
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/python.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,data,hf,train,serve,pdf]'
+	@touch $@ $(VENV)/core.stamp
+
+$(VENV)/docs.stamp: pyproject.toml | $(VENV)/python.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs,serve]'
 	@touch $@ $(VENV)/core.stamp
 
 # The tokenizers of the released sizes. Where they cannot be had, the tests that compare with them are skipped.

@@ -24,6 +24,7 @@ from vl2.serve.web import page
 
 BYTES_OF_BYTE = 6  # of JSON, at most: \u0041
 OTHER_JSON_BYTES = 4 << 20  # of a body: schemas, boxes of earlier answers, names
+ROUTERS = tuple(part.router for part in (chat, responses, completions, token_counts, state, page))
 
 
 def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
@@ -55,8 +56,8 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
     )
     for error in (HTTPException, RequestValidationError, UserError):
         app.add_exception_handler(error, handle_error)
-    for part in (chat, responses, completions, token_counts, state, page):
-        app.include_router(part.router)
+    for router in ROUTERS:
+        app.include_router(router)
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(RequestGuard, service=service)
     if settings.cors_origins:
