@@ -182,6 +182,9 @@ def test_the_description_of_the_api_is_served(server: LiveServer) -> None:
         description["paths"]
     )
     assert "ChatRequest" in description["components"]["schemas"]
+    for path in (CHAT, "/v1/responses", "/v1/completions"):
+        content = description["paths"][path]["post"]["responses"]["200"]["content"]
+        assert set(content) == {"application/json", "text/event-stream"}
 
 
 def test_too_many_requests_are_told_to_come_back(nano: VLM) -> None:

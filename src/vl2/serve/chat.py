@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vl2.serve.errors import ERRORS
+from vl2.serve.errors import ERRORS_OR_STREAM
 from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_data, usage_of
 from vl2.serve.ignored import NotingRoute, note_ignored
 from vl2.serve.schema.answer_format import constraint_of
@@ -22,7 +22,7 @@ from vl2.serve.service import Service
 router = APIRouter(route_class=NotingRoute, tags=["chat"])
 
 
-@router.post("/v1/chat/completions", responses=ERRORS)
+@router.post("/v1/chat/completions", responses=ERRORS_OR_STREAM)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation with images. Beside OpenAI's fields, the message has `boxes`."""
     service: Service = request.app.state.service

@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vl2.serve.errors import ERRORS
+from vl2.serve.errors import ERRORS_OR_STREAM
 from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_data, usage_of
 from vl2.serve.ignored import NotingRoute, note_ignored
 from vl2.serve.schema.completion import CompletionRequest
@@ -22,7 +22,7 @@ from vl2.serve.service import Service
 router = APIRouter(route_class=NotingRoute, tags=["completions"])
 
 
-@router.post("/v1/completions", responses=ERRORS)
+@router.post("/v1/completions", responses=ERRORS_OR_STREAM)
 async def completions(body: CompletionRequest, request: Request) -> Response:
     """Continue raw prompts, texts or token ids, without the chat template.
 

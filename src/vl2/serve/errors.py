@@ -214,3 +214,8 @@ _MEANINGS = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Error, "description": meaning} for status, meaning in _MEANINGS.items()
 }
+# Of an endpoint that answers with JSON, or with `stream` as server-sent events.
+ERRORS_OR_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    **ERRORS,
+}

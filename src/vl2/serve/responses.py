@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vl2.serve.errors import ERRORS
+from vl2.serve.errors import ERRORS_OR_STREAM
 from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_named, usage_of
 from vl2.serve.ignored import NotingRoute, note_ignored
 from vl2.serve.schema.answer_format import constraint_of
@@ -23,7 +23,7 @@ from vl2.serve.service import Service
 router = APIRouter(route_class=NotingRoute, tags=["responses"])
 
 
-@router.post("/v1/responses", responses=ERRORS)
+@router.post("/v1/responses", responses=ERRORS_OR_STREAM)
 async def create_response(body: ResponsesRequest, request: Request) -> Response:
     """Answer a conversation in the form of OpenAI's Responses. Beside its fields, the output text has `boxes`."""
     service: Service = request.app.state.service
