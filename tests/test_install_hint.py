@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vl2 import install_hint
-from vl2.install_hint import install_extra, install_packages
+from vl2 import optional_imports
+from vl2.optional_imports import install_extra, install_packages
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "vl2"
@@ -37,7 +37,7 @@ class Installed:
 
 @pytest.fixture
 def outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(install_hint, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(optional_imports, "CHECKOUT", tmp_path)
 
 
 def found(monkeypatch: pytest.MonkeyPatch, installed: Installed) -> None:
@@ -46,7 +46,7 @@ def found(monkeypatch: pytest.MonkeyPatch, installed: Installed) -> None:
 
 def test_only_one_module_says_how_to_install() -> None:
     writing = [path.name for path in SOURCE.rglob("*.py") if "pip install" in path.read_text(encoding="utf-8")]
-    assert writing == ["install_hint.py"]
+    assert writing == ["optional_imports.py"]
     text = "".join(
         path.read_text(encoding="utf-8") for path in SOURCE.rglob("*") if path.suffix in (".py", ".js", ".html")
     )

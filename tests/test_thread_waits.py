@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from vl2.errors import UserError
-from vl2.thread_waits import SAID_BY_USER, SPINS, VARIABLE
+from vl2.process_tuning import SAID_BY_USER, SPINS, VARIABLE
 
 SHOW = f"import os; print(os.environ.get({VARIABLE!r}), end='')"
 
@@ -26,7 +26,7 @@ def inside(variable: str) -> str:
         f"""
         import os, sys
         {variable}
-        from vl2.thread_waits import brief_spins
+        from vl2.process_tuning import brief_spins
         with brief_spins():
             print(os.environ.get({VARIABLE!r}))
         print(os.environ.get({VARIABLE!r}))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vl2.cli.answer import print_stream
 from vl2.cli.flags import (
     GenerateFlags,
     Images,
@@ -24,7 +25,6 @@ from vl2.cli.flags import (
     option_fields,
     print_json,
 )
-from vl2.cli.outputs import print_stream
 from vl2.errors import UserError
 from vl2.paths import is_url, local_path
 

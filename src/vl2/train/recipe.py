@@ -26,7 +26,6 @@ from vl2.train.adapter_options import AdapterOptions
 from vl2.train.loss_spike import LossSpikeOptions
 from vl2.train.stage import STAGES, Stage
 from vl2.train.toml_file import from_table, load_toml, refuse_unknown, to_toml
-from vl2.train.trackers import TrackerName
 
 if TYPE_CHECKING:
     from vl2.data.mixture import Mixture
@@ -36,6 +35,7 @@ Init = Literal["weights", "random"]
 Mode = Literal["replicated", "sharded"]
 SplitKind = Literal["looped", "contiguous", "encoder_first"]
 EncoderRecompute = Literal["none", "blocks", "whole"]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from vl2.curate.filters.filter_chain import Counts, OrderedFilter, run_filters
 from vl2.data.ray_map import Where
 from vl2.data.record import Record
 from vl2.data.store import Located, Problem, write_records
-from vl2.data.store.parse import Found, check_text, json_line
+from vl2.data.store.entry import Found, check_text, json_line
 from vl2.errors import UserError
 
 PART_RECORDS = 2_000  # of the input
