@@ -113,7 +113,9 @@ def carry(
     names, models = list(forms.models), list(forms.models.values())
     S, num_layers = ids_WS.shape[1], language.num_hidden_layers
     mask = AttentionMask.of_cache([0], S, torch.device("cpu"))
-    angles = rotary_angles(torch.arange(S).unsqueeze(0), models[0].language.model.rotary_dim, language.rope_theta)
+    angles = rotary_angles(
+        torch.arange(S).unsqueeze(0), language.rotary_dim, language.rope_theta, language.rope_scaling
+    )
     with forms.hold("language.model.embed_tokens") as tables:
         states = [[table(ids_1S) for ids_1S in ids_WS.split(1)] for table in tables]
     errors: dict[str, list[float]] = {name: [] for name in names}

@@ -57,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": SHARED,
     "quant": SHARED | {"model", "kernels"},
     "checkpoint": SHARED | {"model", "quant"},
+    "assemble": SHARED | {"model", "process", "checkpoint"},
     "lora": SHARED | {"model", "checkpoint"},
     "runtime": SHARED | {"model", "kernels", "quant"},
     "infer": SHARED | {"model", "process", "checkpoint", "lora", "quant", "kernels", "runtime"},
@@ -97,6 +98,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "batch_job",
         "bench",
         "verify",
+        "assemble",
     },
     "__init__": SHARED | {"model", "process", "checkpoint", "infer"},
 }

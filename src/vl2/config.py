@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -60,6 +61,7 @@ RELEASED_DEFAULTS: dict[str, Json] = {
         "initializer_range": 0.02,
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
+        "rope_scaling": None,
         "attention_bias": False,
         "bos_token_id": 100000,
         "eos_token_id": 100001,
@@ -82,7 +84,6 @@ SUPPORTED_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "": {"tile_tag": ("2D",), "global_view_pos": ("head",)},
     "language_config": {
         "hidden_act": ("silu",),
-        "rope_scaling": (None,),
         "tie_word_embeddings": (False,),
         "attention_dropout": (0, 0.0),
         "ep_size": (1,),
@@ -107,6 +108,44 @@ def _require_positive(config: Any, *names: str) -> None:
 def _require_one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     if value not in allowed:
         raise UserError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How YaRN stretches rotary angles over a longer context (arXiv 2309.00071), as DeepSeek-V2-Lite has it."""
+
+    type: Literal["yarn"]
+    factor: float  # how many times longer the context became
+    original_max_position_embeddings: int  # before it was stretched
+    beta_fast: float  # channels with more turns than this in the original context keep their frequency
+    beta_slow: float  # channels with fewer have it divided by the factor
+    mscale: float
+    mscale_all_dim: float
+
+    def __post_init__(self) -> None:
+        _require_one_of("language_config.rope_scaling.type", self.type, ("yarn",))
+        _require_positive(self, "factor", "original_max_position_embeddings", "beta_fast", "beta_slow")
+
+    @classmethod
+    def from_dict(cls, values: Any) -> RopeScaling:
+        """Read the released keys, all of them and no others."""
+        names = [f.name for f in dataclasses.fields(cls)]
+        if not isinstance(values, Mapping) or set(names) != set(values):
+            raise UserError(f"language_config.rope_scaling must be null or have {', '.join(names)}, got {values!r}")
+        return cls(**{name: values[name] for name in names})
+
+    @property
+    def rotated_scale(self) -> float:
+        """What rotated queries and keys are multiplied by."""
+        return self._growth(self.mscale) / self._growth(self.mscale_all_dim)
+
+    @property
+    def softmax_scale(self) -> float:
+        """What attention scores are multiplied by, beside the usual root of the width."""
+        return self._growth(self.mscale_all_dim) ** 2
+
+    def _growth(self, weight: float) -> float:
+        return 0.1 * weight * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +181,7 @@ class LanguageConfig:
     initializer_range: float
     rms_norm_eps: float
     rope_theta: float
+    rope_scaling: RopeScaling | None
     attention_bias: bool
     bos_token_id: int
     eos_token_id: int
@@ -173,6 +213,8 @@ class LanguageConfig:
             rotary_dim, whose = self.hidden_size // self.num_attention_heads, "hidden_size / num_attention_heads"
         if rotary_dim % 2:
             raise UserError(f"{whose} must be even (rotary pairs), got {rotary_dim}")
+        if self.rope_scaling is not None and not self.use_mla:
+            raise UserError("language_config.rope_scaling must be null without latent attention (use_mla)")
         if self.n_routed_experts is not None:
             self._check_experts(self.n_routed_experts)
 
@@ -199,6 +241,11 @@ class LanguageConfig:
                     f"num_experts_per_tok must be at most {kept * (num_experts // groups)} "
                     f"(experts in the {kept} groups kept), got {experts_per_token}"
                 )
+
+    @property
+    def rotary_dim(self) -> int:
+        """Channels of a head that are rotated."""
+        return self.qk_rope_head_dim if self.use_mla else self.hidden_size // self.num_attention_heads
 
     @property
     def num_kv_heads(self) -> int:
@@ -391,7 +438,10 @@ C = TypeVar("C", LanguageConfig, VisionConfig, ProjectorConfig)
 def _fill(kind: type[C], part: str, values: Mapping[str, Any]) -> C:
     given, defaults = values[part], RELEASED_DEFAULTS[part]
     names = [f.name for f in dataclasses.fields(kind)]
-    return kind(**{name: given.get(name, defaults[name]) for name in names})
+    found = {name: given.get(name, defaults[name]) for name in names}
+    if found.get("rope_scaling") is not None:
+        found["rope_scaling"] = RopeScaling.from_dict(found["rope_scaling"])
+    return kind(**found)
 
 
 def _refuse_unsupported(values: Mapping[str, Any]) -> None:

@@ -24,7 +24,19 @@ from vl2.eval.score.boxes import iou
 ROOT = Path(__file__).parents[2]
 KINDS = {**COMMANDS, **{f"{group} {name}": kind for group, kinds in GROUPS.items() for name, kind in kinds.items()}}
 # Commands whose examples need data, time, a GPU or a port that a test does not have: they are read, and not run.
-NOT_RUN = ("serve", "bench", "quantize", "data", "eval run", "eval compare", "eval report", "train", "finetune", "plan")
+NOT_RUN = (
+    "serve",
+    "bench",
+    "quantize",
+    "data",
+    "eval run",
+    "eval compare",
+    "eval report",
+    "train",
+    "finetune",
+    "plan",
+    "assemble",
+)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_rotary_angles_that_are_rounded_with_the_weights_are_found(verify, monke
         types.append(x_BSD.dtype)
         return forward(self, x_BSD, *rest, **named)
 
-    def rounded(positions_BS, dim, theta):
+    def rounded(positions_BS, dim, theta, _scaling):
         if types[-1] != torch.bfloat16:
             return exact(positions_BS, dim, theta)
         frequencies = (1.0 / theta ** (torch.arange(0, dim, 2) / dim)).to(torch.bfloat16)

@@ -52,7 +52,7 @@ class Checkpoint:
         UserError unless the folder holds exactly these, by name and shape.
         """
         expected, stored = shapes(model), stored_tensors(self.folder)
-        _check({place.name: shape for place, shape in expected.items()}, stored, self.folder)
+        check_tensors({place.name: shape for place, shape in expected.items()}, stored, self.folder)
         for name, buffer in model.named_buffers():
             # Codes of another type would be read as other numbers; what is not quantized may be cast.
             if buffer.dtype.itemsize == 1 and stored[name].dtype != buffer.dtype:
@@ -101,7 +101,8 @@ def _weight_files(folder: Path) -> list[Path]:
     raise UserError(f"no {SINGLE} or {INDEX} in {folder}")
 
 
-def _check(expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredTensor], folder: Path) -> None:
+def check_tensors(expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredTensor], folder: Path) -> None:
+    """Raise UserError unless the stored tensors are the expected ones, by name and shape."""
     missing = [name for name in expected if name not in stored]
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} tensors: {_some(missing)}")

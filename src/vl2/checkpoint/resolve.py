@@ -66,6 +66,16 @@ def locate_checkpoint(
     return _download(repo_id, revision, offline, [SETTINGS, WEIGHTS]) if needs_weights else folder
 
 
+def locate_other_model(name: str, *, offline: bool = False, needs_weights: bool = True) -> Path:
+    """Return the folder of a model of any kind, downloading it if the name is a hub id; else as `locate_checkpoint`."""
+    folder = local_path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not HUB_ID.fullmatch(name):
+        raise UserError(f"no folder {name}: give a folder that holds config.json, or a hub id like org/model")
+    return _download(name, None, offline, [SETTINGS, WEIGHTS] if needs_weights else [SETTINGS])
+
+
 def _check_model(folder: Path) -> None:
     """Raise UserError where config.json is of another model. What else is wrong with it is told when it is read."""
     try:

@@ -193,11 +193,15 @@ class OutputFlags:
 def locate(name: str, *, revision: str | None, offline: bool, quiet: bool, needs_weights: bool = True) -> Path:
     """Return the folder of a checkpoint; `quiet` silences what the hub's client prints while it downloads."""
     if quiet:
-        # The client's own switches. It reads them when it is first imported, which is here at the latest.
-        os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="error")
+        silence_hub()
     from vl2.checkpoint import locate_checkpoint
 
     return locate_checkpoint(name, revision=revision, offline=offline, needs_weights=needs_weights)
+
+
+def silence_hub() -> None:
+    """Let the hub's client print nothing. It reads these switches when it is first imported: call this before."""
+    os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="error")
 
 
 def read_text(text: str) -> str:

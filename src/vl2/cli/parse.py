@@ -14,6 +14,7 @@ from typing import Annotated, Any, Protocol, Union
 import tyro
 
 from vl2.cli.ask import Ask, Describe
+from vl2.cli.assemble import Assemble
 from vl2.cli.batch import Batch
 from vl2.cli.bench import Bench
 from vl2.cli.chat import Chat
@@ -50,6 +51,7 @@ COMMANDS: dict[str, type[Command]] = {
     "quantize": Quantize,
     "data": Data,
     "eval": Eval,
+    "assemble": Assemble,
     "train": Train,
     "finetune": Finetune,
     "plan": Plan,

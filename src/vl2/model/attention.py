@@ -134,6 +134,8 @@ class LatentAttention(nn.Module):
         self.num_heads, self.rank = H, config.kv_lora_rank
         self.nope_dim, self.rope_dim, self.v_dim = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
         self.scale = (self.nope_dim + self.rope_dim) ** -0.5
+        if config.rope_scaling is not None:
+            self.scale *= config.rope_scaling.softmax_scale
         self.form: MLAForm = "auto"
         query_width = H * (self.nope_dim + self.rope_dim)
         self.compresses_queries = config.q_lora_rank is not None

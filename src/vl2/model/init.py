@@ -9,12 +9,14 @@ and separator vectors with deviation 1 / sqrt(D), as released. The paper starts 
 weights and says nothing of random ones, so there the choice is ours.
 """
 
-import torch
-from torch import nn
+from __future__ import annotations
 
-from vl2.model.layers import RMSNorm
-from vl2.model.moe import Experts, Router
-from vl2.model.vision import VisionEncoder
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vl2.config import ModelConfig
 from vl2.model.vl2 import VL2
 
 
@@ -22,37 +24,28 @@ from vl2.model.vl2 import VL2
 def init_weights(model: VL2, seed: int) -> None:
     """Fill every weight from one generator. In place; the same seed gives the same weights on every machine."""
     generator = torch.Generator().manual_seed(seed)
-    std = model.config.language_config.initializer_range
-
-    def draw(tensor: torch.Tensor, deviation: float) -> None:
-        tensor.copy_(torch.empty(tensor.shape).normal_(0.0, deviation, generator=generator))
-
-    for name, module in model.named_modules():
-        in_encoder = name.startswith(("vision", "projector"))
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            draw(module.weight, module.weight[0].numel() ** -0.5 if in_encoder else std)
-            if module.bias is not None:
-                module.bias.zero_()
-        elif isinstance(module, nn.Embedding | Router):
-            draw(module.weight, std)
-        elif isinstance(module, Experts):
-            draw(module.gate_up_proj, std)
-            draw(module.down_proj, std)
-        elif isinstance(module, nn.LayerNorm | RMSNorm):
-            module.weight.fill_(1.0)
-            if isinstance(module, nn.LayerNorm):
-                module.bias.zero_()
-        elif isinstance(module, VisionEncoder):
-            side = model.config.vision_config.patches_per_side
-            module.pos_embed.copy_(wave_positions(side, module.pos_embed.shape[-1]).unsqueeze(0))
-            if module.attn_pool is not None:
-                draw(module.attn_pool.latent, std)
-    width = model.config.projector_config.n_embed
-    draw(model.image_newline, width**-0.5)
-    draw(model.view_separator, width**-0.5)
+    # The two vectors of the layout last.
+    for name, parameter in sorted(model.named_parameters(), key=lambda named: "." not in named[0]):
+        parameter.copy_(initial_values(name, parameter.shape, model.config, generator))
 
 
-def wave_positions(side: int, width: int) -> torch.Tensor:
+def initial_values(name: str, shape: Sequence[int], config: ModelConfig, generator: torch.Generator) -> Tensor:
+    """Return initial values, float32, for the parameter of this name, or for one matrix of stacked experts."""
+    is_matrix = len(shape) > 1
+    if name == "vision.pos_embed":
+        return wave_positions(config.vision_config.patches_per_side, shape[-1]).unsqueeze(0)
+    if "." not in name:  # newline and separator
+        deviation = config.projector_config.n_embed**-0.5
+    elif not is_matrix:
+        return torch.ones(*shape) if name.endswith(".weight") else torch.zeros(*shape)  # of a norm; a bias
+    elif name.startswith(("vision.", "projector.")) and name.endswith(".weight"):
+        deviation = torch.Size(shape[1:]).numel() ** -0.5
+    else:
+        deviation = config.language_config.initializer_range
+    return torch.empty(*shape).normal_(0.0, deviation, generator=generator)
+
+
+def wave_positions(side: int, width: int) -> Tensor:
     """Return the positions of `side` x `side` patches, row by row, [side^2, width]: sines and cosines of the column in
     the first half, of the row in the second. Wavelengths go from one patch times 2 pi to 10,000 times that."""
     half = width // 2

@@ -82,9 +82,7 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.rotary_dim = (
-            config.qk_rope_head_dim if config.use_mla else config.hidden_size // config.num_attention_heads
-        )
+        self.rotary_dim = config.rotary_dim
 
     def forward(
         self,
@@ -102,7 +100,7 @@ class Decoder(nn.Module):
         Of the last alone, the last layer computes only keys and values for earlier positions. `equal_blocks` is for
         rows that must not change each other's arithmetic, see `vl2.model.moe.block_rows`.
         """
-        angles = rotary_angles(positions_BS, self.rotary_dim, self.config.rope_theta)
+        angles = rotary_angles(positions_BS, self.rotary_dim, self.config.rope_theta, self.config.rope_scaling)
         collected = []
         for index, layer in enumerate(self.layers):
             held = None if cache is None else CacheLayer(cache, index)

@@ -5,17 +5,47 @@ them in a buffer that `model.to(bfloat16)` rounds, which ruins the latent-attent
 position 256. Golden: cache_L_0 in tests/golden/reference/model (rotated keys).
 """
 
+import math
+
 import torch
 from torch import Tensor
+
+from vl2.config import RopeScaling
 
 Angles = tuple[Tensor, Tensor]  # cosines and sines, float32 [B, S, C/2]
 
 
-def rotary_angles(positions_BS: Tensor, dim: int, theta: float) -> Angles:
-    """Return cosine and sine of position * theta^(-2i/dim) for every pair i of channels."""
+def rotary_angles(positions_BS: Tensor, dim: int, theta: float, scaling: RopeScaling | None = None) -> Angles:
+    """Return cosine and sine of position * theta^(-2i/dim) for every pair i of channels.
+
+    With `scaling`, frequencies and amplitude are YaRN's.
+    """
     exponent = torch.arange(0, dim, 2, dtype=torch.float32, device=positions_BS.device) / dim
-    angles_BSC = positions_BS.to(torch.float32).unsqueeze(-1) * (1.0 / theta**exponent)
-    return angles_BSC.cos(), angles_BSC.sin()
+    frequencies_C = 1.0 / theta**exponent
+    if scaling is not None:
+        frequencies_C = _stretched(frequencies_C, theta, scaling)
+    angles_BSC = positions_BS.to(torch.float32).unsqueeze(-1) * frequencies_C
+    if scaling is None or scaling.rotated_scale == 1.0:
+        return angles_BSC.cos(), angles_BSC.sin()
+    return angles_BSC.cos() * scaling.rotated_scale, angles_BSC.sin() * scaling.rotated_scale
+
+
+def _stretched(frequencies_C: Tensor, theta: float, scaling: RopeScaling) -> Tensor:
+    """Return YaRN's frequencies: fast ones as they are, slow ones divided by the factor, a ramp between.
+
+    Source: arXiv 2309.00071, section 3.2; where the ramp begins and ends is rounded as in DeepSeek-V2's released code.
+    """
+    dim, length = 2 * len(frequencies_C), scaling.original_max_position_embeddings
+
+    def pair_with(turns: float) -> float:
+        """Return which pair of channels turns this often within the original context."""
+        return dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    first = max(math.floor(pair_with(scaling.beta_fast)), 0)
+    last = min(math.ceil(pair_with(scaling.beta_slow)), dim - 1)
+    pairs_C = torch.arange(len(frequencies_C), dtype=torch.float32, device=frequencies_C.device)
+    slow_C = ((pairs_C - first) / max(last - first, 0.001)).clamp(0, 1)
+    return frequencies_C / scaling.factor * slow_C + frequencies_C * (1 - slow_C)
 
 
 def rotate_halves(x_BSHC: Tensor, angles: Angles) -> Tensor:

@@ -190,8 +190,7 @@ def _layer(layer: nn.Module, config: ModelConfig, load: Load, device: torch.devi
     cu_seqlens = torch.tensor(borders, dtype=torch.int32, device=device)
     lengths = cu_seqlens.diff().tolist()
     positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0).to(device)
-    rotary = language.qk_rope_head_dim if language.use_mla else language.hidden_size // language.num_attention_heads
-    angles = rotary_angles(positions, rotary, language.rope_theta)
+    angles = rotary_angles(positions, language.rotary_dim, language.rope_theta, language.rope_scaling)
     mask = AttentionMask.of_documents(cu_seqlens, max(lengths))
     sequences = sequences_of_documents(cu_seqlens, load.tokens, load.tokens, "sequence")
     return lambda x: layer(x, angles, mask, None, sequences)[0]

@@ -93,14 +93,7 @@ class Tokenizer:
     @classmethod
     def from_file(cls, path: Path | str, pad_token: str = PAD) -> Tokenizer:
         """Read a tokenizer.json. UserError if it is missing or broken."""
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(f"no tokenizer file at {path}")
-        try:
-            raw = RawTokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
-            raise UserError(f"{path} is not a tokenizer file: {' '.join(str(error).split())[:120]}") from None
-        return cls(raw, pad_token)
+        return cls(read_raw(Path(path)), pad_token)
 
     def __len__(self) -> int:
         return self._raw.get_vocab_size(with_added_tokens=True)
@@ -252,6 +245,16 @@ class Tokenizer:
         state = json.loads(self._raw.to_str())
         state["added_tokens"] = []
         return RawTokenizer.from_str(json.dumps(state))
+
+
+def read_raw(path: Path) -> RawTokenizer:
+    """Read a tokenizer.json as it is. UserError if it is missing or broken."""
+    if not path.is_file():
+        raise UserError(f"no tokenizer file at {path}")
+    try:
+        return RawTokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"{path} is not a tokenizer file: {' '.join(str(error).split())[:120]}") from None
 
 
 class TextStream:

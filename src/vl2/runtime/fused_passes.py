@@ -331,6 +331,8 @@ def _place(layer: tuple[Tensor, ...]) -> tuple[int, int, int, int]:
 def _check_config(config: LanguageConfig) -> None:
     if config.q_lora_rank is not None:
         raise Unsupported("queries are compressed")
+    if config.rope_scaling is not None:
+        raise Unsupported("attention has a scale of its own")
     if (config.n_group or 1) > 1 and config.topk_method != "greedy":
         raise Unsupported("experts are in groups")
     widths = [config.kv_lora_rank or 0] if config.use_mla else [config.hidden_size // config.num_attention_heads]

@@ -194,7 +194,7 @@ class SegmentModel(nn.Module):
 
     def _run_layers(self, pack: Packed, x_1SD: Tensor, balance: Tensor) -> tuple[Tensor, Tensor]:
         config = self.config.language_config
-        angles = rotary_angles(pack.position_ids.unsqueeze(0), self._rotary_dim, config.rope_theta)
+        angles = rotary_angles(pack.position_ids.unsqueeze(0), self._rotary_dim, config.rope_theta, config.rope_scaling)
         mask = AttentionMask.of_documents(pack.cu_seqlens, pack.max_seqlen)
         kind: Balance = "sequence" if config.seq_aux else "batch"
         sequences_GT = sequences_of_documents(pack.cu_seqlens, len(pack), pack.num_tokens, kind)

@@ -1,0 +1,60 @@
+"""A part of a new checkpoint that comes from files under other names: which stored tensor goes where, strictly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vl2.checkpoint.folder import check_tensors, stored_tensors
+from vl2.checkpoint.safetensors_file import StoredTensor, read_tensor
+from vl2.errors import UserError
+
+READABLE = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What one tensor of the new checkpoint is made of."""
+
+    names: tuple[str, ...]  # stored tensors, joined along the first axis
+    shape: tuple[int, ...]  # of each
+    rows: tuple[int, int] | None = None  # of the stored tensor, where it holds several of ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPart:
+    """The stored tensors of a model, each of which is either taken or left out on purpose."""
+
+    stored: Mapping[str, StoredTensor]
+    origins: Mapping[str, Origin]  # by the names of the new checkpoint
+    left_out: Mapping[str, tuple[str, ...]]  # the names of stored tensors by what they are
+
+    @classmethod
+    def of(cls, folder: Path, origins: Mapping[str, Origin], droppable: Mapping[str, str]) -> StoredPart:
+        """Read what a folder holds. `droppable` are regular expressions of whole names, by what they are.
+
+        UserError names tensors that are missing, unknown, of another shape or of a type that is no plain weight.
+        """
+        stored = stored_tensors(folder)
+        left_out = {kind: tuple(n for n in stored if re.fullmatch(names, n)) for kind, names in droppable.items()}
+        dropped = {name for names in left_out.values() for name in names}
+        taken = {name: tensor for name, tensor in stored.items() if name not in dropped}
+        expected = {name: origin.shape for origin in origins.values() for name in origin.names}
+        check_tensors(expected, taken, folder)
+        for name, tensor in taken.items():
+            if tensor.dtype not in READABLE:
+                allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in READABLE)
+                raise UserError(f"{folder} holds {name} as {tensor.dtype}: weights must be {allowed}")
+        return cls(stored=taken, origins=origins, left_out={kind: names for kind, names in left_out.items() if names})
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return the tensor of this name in the new checkpoint, in the type of the file."""
+        origin = self.origins[name]
+        tensors = [read_tensor(self.stored[each]) for each in origin.names]
+        whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        return (whole if origin.rows is None else whole[slice(*origin.rows)]).reshape(shape)

@@ -1,0 +1,67 @@
+"""The language model's vocabulary with DeepSeek-VL2's special tokens, and the rows that these begin with.
+
+A token that the language model has not seen begins with the mean of the rows that it has seen. In the head that bounds
+its probability: the exponential of a mean is at most the mean of the exponentials, so next to n trained tokens a new
+one gets at most 1 / n. Rows drawn at random have logits around 0, where most trained ones are far below, and would take
+probability from the trained tokens; the alignment stage, which freezes the language model, could not mend that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vl2.errors import UserError
+from vl2.process.tokenizer import Tokenizer, read_raw
+
+MULTIPLE = 128  # rows of a table that grows; 102,400 and 129,280 are multiples too
+CHUNK_ROWS = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """A tokenizer with DeepSeek-VL2's special tokens, and the tables that it needs."""
+
+    tokenizer: Tokenizer
+    seen_ids: tuple[int, ...]  # what the language model's own tokenizer gives
+    added: dict[str, int]  # the new special tokens
+    stored_rows: int  # of the language model's tables
+    rows: int  # of ours
+
+    @classmethod
+    def of(cls, file: Path, stored_rows: int) -> Vocabulary:
+        """Add the special tokens to a tokenizer.json. UserError if it does not fit the tables of the language model."""
+        own = read_raw(file)
+        seen = sorted(own.get_vocab(with_added_tokens=True).values())
+        if not seen or seen[-1] >= stored_rows:
+            raise UserError(
+                f"{file} gives ids up to {seen[-1] if seen else None}, and the language model has {stored_rows} rows"
+            )
+        tokenizer = Tokenizer(own)
+        known = set(seen)
+        needed = tokenizer.num_ids
+        return cls(
+            tokenizer=tokenizer,
+            seen_ids=tuple(seen),
+            added={token: id for token, id in tokenizer.special_ids.items() if id not in known},
+            stored_rows=stored_rows,
+            rows=stored_rows if needed <= stored_rows else -(-needed // MULTIPLE) * MULTIPLE,
+        )
+
+    def extend(self, stored_RD: Tensor) -> Tensor:
+        """Return a table of the embeddings or the head with the rows of new tokens, in its type."""
+        out_RD = stored_RD.new_empty(self.rows, stored_RD.shape[1])
+        out_RD[: self.stored_rows] = stored_RD
+        new = [*(id for id in self.added.values() if id < self.stored_rows), *range(self.stored_rows, self.rows)]
+        if new:
+            out_RD[new] = self._mean(stored_RD).to(out_RD.dtype)
+        return out_RD
+
+    def _mean(self, stored_RD: Tensor) -> Tensor:
+        sum_D = torch.zeros(stored_RD.shape[1], dtype=torch.float64)
+        for ids in torch.tensor(self.seen_ids).split(CHUNK_ROWS):
+            sum_D += stored_RD[ids].double().sum(dim=0)
+        return sum_D / len(self.seen_ids)
