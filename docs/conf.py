@@ -10,8 +10,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 project = "vl2"
 copyright = "The vl2 authors"
 release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "site_reference"]
-source_suffix = {".md": "markdown"}
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton", "site_reference"]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+nb_execution_mode = "off"  # the outputs are kept in the notebooks: tools/run_notebooks.py
 
 myst_heading_anchors = 6  # the anchors that links on the pages use, as on GitHub
 autodoc_member_order = "bysource"

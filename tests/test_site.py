@@ -31,7 +31,8 @@ def test_every_page_stands_in_the_navigation_once() -> None:
     trees = re.findall(r"^```{toctree}\n(.*?)^```", (DOCS / "index.md").read_text(encoding="utf-8"), re.M | re.S)
     lines = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
     named = [re.sub(r".*<(.+)>$", r"\1", line) for line in lines]
-    pages = {path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md")}
+    files = [*DOCS.rglob("*.md"), *DOCS.rglob("*.ipynb")]
+    pages = {path.relative_to(DOCS).with_suffix("").as_posix() for path in files}
     assert sorted(named) == sorted(pages - {"index"})
 
 
