@@ -29,3 +29,13 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+
+
+def setup(app):
+    """Give the pages in docs/zh the language that a browser reads them in."""
+
+    def name_language(_, page, template, context, doctree):
+        if page.startswith("zh/"):
+            context["language"] = "zh-CN"
+
+    app.connect("html-page-context", name_language)
