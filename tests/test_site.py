@@ -51,6 +51,13 @@ def test_a_page_in_two_languages_leads_to_the_other(name: str) -> None:
     assert f"\n[English](../{name}.md) | 简体中文\n" in (DOCS / "zh" / f"{name}.md").read_text(encoding="utf-8")
 
 
+def test_a_decision_is_recorded_as_context_decision_and_consequences() -> None:
+    records = re.split(r"^### ", (DOCS / "decisions.md").read_text(encoding="utf-8"), flags=re.M)[1:]
+    parts = {text.splitlines()[0]: re.findall(r"^- \*\*(\w+)\.\*\* ", text, re.M) for text in records}
+    assert parts
+    assert {title: found for title, found in parts.items() if found != ["Context", "Decision", "Consequences"]} == {}
+
+
 def test_every_marker_names_something_that_is_made() -> None:
     for page in DOCS.rglob("*.md"):
         for match in site_reference().MARKER.finditer(page.read_text(encoding="utf-8")):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.web.scripted_backend import ScriptedBackend
 from tests.web.talk import DONE, add, answer_text, ask, choose, rect, wait_until
-from vl2.serve.web.page import STATIC, page_files
+from vl2.serve.web.static_files import STATIC, page_files
 
 GROUNDED = "A <|ref|>field<|/ref|><|det|>[[0, 500, 999, 999]]<|/det|> below."
 PHONE = {"viewport": {"width": 390, "height": 760}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
@@ -210,8 +210,9 @@ def test_nothing_in_english_is_left_on_a_page_in_chinese(
     """All words that a person reads or hears, but names: of the page, the model, formats and keys."""
     backend.text = "一片<|ref|>田野<|/ref|><|det|>[[0, 500, 999, 999]]<|/det|>。"
     page = open_page(scripted_server[1].url, locale="zh-CN", **phone)
-    seen = """() => [...document.querySelectorAll("body *")].filter((e) => !e.closest("script, noscript, #language")).flatMap((e) =>
-      [e.title, e.ariaLabel, e.placeholder, e.alt,
+    seen = """() => [...document.querySelectorAll("body *")]
+      .filter((e) => !e.closest("script, noscript, #language"))
+      .flatMap((e) => [e.title, e.ariaLabel, e.placeholder, e.alt,
        ...[...e.childNodes].filter((n) => n.nodeType === Node.TEXT_NODE).map((n) => n.data)])
       .filter((text) => /[a-z]{2,}/i.test(text ?? ""))"""
     allowed = r"vl2|nano|halves\.png|Shift|API|JSON|PNG|Oslo"
