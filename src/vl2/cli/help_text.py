@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
+from typing import TextIO
 
 # Of values that turn something off: leaving the option out does that.
 NO_DEFAULT = re.compile(r"\(default: (None|''|)\)")
@@ -21,7 +22,7 @@ def described(docstring: str) -> Iterator[None]:
 
     The parser would drop the examples of a docstring, and break its lines anew.
     """
-    said = _SameTerminal()
+    said = _Captured(sys.stdout)
     try:
         with contextlib.redirect_stdout(said):
             yield
@@ -31,15 +32,19 @@ def described(docstring: str) -> Iterator[None]:
         raise
 
 
-class _SameTerminal(io.StringIO):
-    """A text that is drawn and colored as on stdout."""
+class _Captured(io.StringIO):
+    """A text that is drawn and colored as another stream would be."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
 
     def isatty(self) -> bool:
-        return sys.__stdout__ is not None and sys.__stdout__.isatty()
+        return self._stream.isatty()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        return "utf-8" if sys.__stdout__ is None else sys.__stdout__.encoding
+        return self._stream.encoding
 
 
 def without_none(text: str) -> str:

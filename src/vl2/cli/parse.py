@@ -117,10 +117,13 @@ def _cli(arguments: list[str]) -> Command:
     words, kind = _command(arguments)
     if kind is None:
         return parse_any(arguments)
-    rest = arguments[len(words) :] or (["--help"] if kind is COMMANDS[words[0]] and words[0] in GROUPS else [])
+    rest = arguments[len(words) :]
+    if words[0] in GROUPS and kind is COMMANDS[words[0]] and words[0] not in READERS and {*rest} <= {"-h", "--help"}:
+        print(group_overview(words[0]))
+        raise SystemExit(0)
     with described(inspect.getdoc(kind) or ""):
         if len(words) == 1 and words[0] in READERS:
-            return READERS[words[0]](rest)
+            return READERS[words[0]](rest or ["--help"])
         config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
         return tyro.cli(kind, prog=" ".join(("vl2", *words)), description="", args=rest, config=config)
 
@@ -140,17 +143,26 @@ def parse_any(arguments: list[str]) -> Command:
 
 
 def overview() -> str:
-    """Return what `vl2 --help` prints: examples, then every command under its heading, in a line or two."""
-    indent = 2 + max(map(len, COMMANDS)) + 2
-    lines = ["usage: vl2 COMMAND [OPTIONS]", "", wrapped(DESCRIPTION), ""]
-    for heading, commands in SECTIONS.items():
-        lines.append(heading)
-        for name, kind in commands.items():
-            first = (inspect.getdoc(kind) or "").partition("\n\n")[0].partition(". ")[0]
-            said = f"  {name:<{indent - 4}}  {first.rstrip('.')}"
-            lines.append(textwrap.fill(said, columns(), subsequent_indent=" " * indent))
-        lines.append("")
-    return "\n".join([*lines, wrapped(MORE)])
+    """Return what `vl2 --help` prints: examples, then every command under its heading."""
+    sections = [_listed(heading, commands) for heading, commands in SECTIONS.items()]
+    return "\n\n".join(["usage: vl2 COMMAND [OPTIONS]", wrapped(DESCRIPTION), *sections, wrapped(MORE)])
+
+
+def group_overview(group: str) -> str:
+    """Return what the help of a group prints: its docstring with examples, then its commands."""
+    about = wrapped(inspect.getdoc(COMMANDS[group]) or "")
+    return "\n\n".join([f"usage: vl2 {group} COMMAND [OPTIONS]", about, _listed("Commands", GROUPS[group])])
+
+
+def _listed(heading: str, commands: Mapping[str, type[Command]]) -> str:
+    """Return commands with the first sentence of each, in a line or two."""
+    width = max(map(len, COMMANDS))
+    lines = [heading]
+    for name, kind in commands.items():
+        first = (inspect.getdoc(kind) or "").partition("\n\n")[0].partition(". ")[0]
+        said = f"  {name:<{width}}  {first.rstrip('.')}"
+        lines.append(textwrap.fill(said, columns(), subsequent_indent=" " * (width + 4)))
+    return "\n".join(lines)
 
 
 def _command(arguments: Sequence[str]) -> tuple[list[str], type[Command] | None]:
