@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.hub_cache import add_repo, bytes_of
-from vl2.checkpoint.locate import RELEASED
 from vl2.checkpoint.memory_plan import FORMATS, MemoryPlan
+from vl2.checkpoint.resolve import RELEASED
 from vl2.cli.main import run
 from vl2.config import ModelConfig, preset
 

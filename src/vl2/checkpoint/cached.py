@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vl2.checkpoint.folder import CONFIG, weight_files
-from vl2.checkpoint.locate import RELEASED
+from vl2.checkpoint.resolve import RELEASED
 from vl2.config import MODEL_TYPE, refuse_other_models
 from vl2.errors import UserError
 

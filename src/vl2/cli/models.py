@@ -80,7 +80,7 @@ class ModelsRemove:
 
     def run(self) -> None:
         from vl2.checkpoint.cached import delete_cached, find_cached
-        from vl2.checkpoint.locate import BUILT_IN
+        from vl2.checkpoint.resolve import BUILT_IN
         from vl2.cli.memory_report import size_text
 
         if self.name == BUILT_IN:
@@ -130,7 +130,7 @@ def _confirm(question: str) -> None:
 def list_models() -> list[Listed]:
     """Return the built-in model, the released sizes whether downloaded or not, and what else the cache holds."""
     from vl2.checkpoint.cached import cached_checkpoints
-    from vl2.checkpoint.locate import BUILT_IN, RELEASED, built_in_folder
+    from vl2.checkpoint.resolve import BUILT_IN, RELEASED, built_in_folder
     from vl2.config import preset
 
     folder = built_in_folder()
@@ -186,7 +186,7 @@ def _memory_of(config: ModelConfig, folder: Path | None) -> dict[str, int]:
     """Return the memory for each format of a plain checkpoint, or for the one that quantized files are in."""
     from vl2.checkpoint.memory_plan import FORMATS, MemoryPlan
     from vl2.checkpoint.quantization_config import QuantizationConfig
-    from vl2.quant.scheme import Scheme
+    from vl2.quant.quantize_model import Scheme
 
     record = None if folder is None else QuantizationConfig.of(config, folder)
     forms: tuple[str | Scheme, ...] = FORMATS if record is None else (record.scheme,)
