@@ -139,7 +139,7 @@ DEMO: dict[tuple[str, str], tuple[str, ...]] = {
         "Tell me what is printed in the picture.", "Please read out the word.", "图里是什么字？",
     ),
     ("bars", "What value does the chart show for {name}?"): (
-        "How much is {name}?", "What is {name}'s value?", "{name}?", "What number has {name}?",
+        "How much is {name}?", "What is {name}'s value?", "How many visitors had {name}?", "What number has {name}?",
         "Tell me how high the bar of {name} is.", "In the chart, what is the figure for {name}?",
         "Look at the bars. What is the one called {name} worth?",
     ),

@@ -73,7 +73,7 @@ def write_table(
     lines = [
         f"# Held-out tests of {model}",
         "",
-        "In percent, with its 95 % interval, exact or by bootstrap over pictures, groups or shops that questions share.",
+        "In percent, with the 95 % interval: exact, or by bootstrap over the pictures, groups or shops of items.",
         "",
         "| test | | items | reached | 95 % | one answer always | mark | |",
         "|---|---|---|---|---|---|---|---|",

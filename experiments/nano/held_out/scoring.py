@@ -93,6 +93,18 @@ def score_lines(item: Item, answer: str) -> Score:
     return Score(value=right / max(len(item.gold), len(said)), read=f"{right} of {len(item.gold)} lines")
 
 
+def score_receipt_line(item: Item, answer: str) -> Score:
+    """Score a line by its words and numbers: the set is not sure of marks and the blanks beside them."""
+    said, gold = _parts(answer), _parts(item.gold)
+    return Score(value=float(said == gold), read=" ".join(said))
+
+
+def score_words(item: Item, answer: str) -> Score:
+    """Score an answer that is the gold words, or that holds them in a sentence of a few more."""
+    said, gold = plain(answer), plain(item.gold)
+    return Score(value=float(gold in said and len(said) <= len(gold) + 30), read=said)
+
+
 def score_date(item: Item, answer: str) -> Score:
     """Score a date by its words and numbers, however they are set apart; a time of day may follow."""
     said, gold = _parts(answer), _parts(item.gold)
