@@ -103,9 +103,10 @@ def _values(rng: Random, count: int, rows: int, *, is_printed: bool) -> tuple[tu
     top = rng.choice((8, 20, 60, 150, 400, 900))
     decimals = 1 if top <= 20 and rng.random() < 0.6 else 0
     scale = 10**decimals
-    low = round(top * scale * (0.12 if is_printed else 0.42))
+    high = max(top * scale, 2 * count * rows + 2)
+    low = max(2, -(-high * (12 if is_printed else 36) // 100))
     # None is as high as another, so that the highest and the lowest are one each.
-    drawn = rng.sample(range(max(2, low), top * scale + count * rows), count * rows)
+    drawn = rng.sample(range(low, high + 1), count * rows)
     texts = [f"{value / scale:.{decimals}f}" for value in drawn]
     return tuple(tuple(texts[n * count : (n + 1) * count]) for n in range(rows))
 

@@ -108,8 +108,8 @@ def _by_altair(chart: Chart) -> Image.Image:
     names: dict[str, Any] = {"sort": None, "title": None}
     number = alt.Scale(domain=[0, top * 1.2], nice=False)
     amount: dict[str, Any] = {"title": None, "scale": number, "axis": alt.Axis(grid=chart.has_grid, tickCount=5)}
-    base = alt.Chart(alt.Data(values=rows))
-    color = alt.value(chart.palette[0])
+    base: Any = alt.Chart(alt.InlineData(values=rows))
+    color: Any = alt.value(chart.palette[0])
     if len(chart.series) > 1:
         scale = alt.Scale(domain=list(chart.series), range=list(chart.palette[: len(chart.series)]))
         color = alt.Color("series:N", title=None, scale=scale, sort=None)

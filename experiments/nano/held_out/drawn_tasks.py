@@ -57,7 +57,8 @@ def _line_task(name: str, title: str, picture: Picture, language: str) -> Task:
     def draw(rng: Random, id: str, source: DataSource) -> Item:
         image, text = picture(rng, kept_fonts(source))
         question = phrase(rng, phrasings.COPY_LINE, language)
-        return Item(id=id, question=question, images=(png(image),), gold=[text])
+        part = "" if language == "zh" else "plain words" if lines.is_plain(text) else "a name or sign"
+        return Item(id=id, question=question, images=(png(image),), gold=[text], part=part)
 
     return drawn_task(name, title, draw, score_exact, "Exact without case.", max_new_tokens=96)
 

@@ -157,7 +157,8 @@ DEMO: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("bill", "What is the total amount?"): (
         "What is the sum at the bottom?", "How much does all of it cost?", "How much do I have to pay?",
-        "What does the bill come to?", "Total?", "Please tell me the final amount.", "How much is the whole bill?",
+        "What does the bill come to?", "And the total?", "Please tell me the final amount.",
+        "How much is the whole bill?",
     ),
 }  # fmt: skip
 
