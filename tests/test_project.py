@@ -30,13 +30,11 @@ SHARED = {
     "grid",
     "html_page",
     "batch",
-    "malloc",
-    "paths",
-    "import_path",
-    "install_hint",
+    "files",
+    "optional_imports",
     "progress",
     "resumable_log",
-    "thread_waits",
+    "process_tuning",
     "timing",
 }
 # What each package or module of vl2 may import from the others. A new one needs a line here.
@@ -46,14 +44,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "grid": {"errors"},
     "batch": {"errors", "grid"},
     "dtypes": set(),
-    "paths": {"errors"},
-    "install_hint": set(),
-    "import_path": {"errors"},
-    "malloc": set(),
+    "files": {"errors", "optional_imports"},
+    "optional_imports": {"errors"},
     "html_page": set(),
     "progress": set(),
     "resumable_log": {"errors"},
-    "thread_waits": set(),
+    "process_tuning": set(),
     "timing": set(),
     "__main__": {"cli", "vl2"},
     "process": SHARED,
@@ -123,7 +119,7 @@ def test_what_the_build_reads_is_in_the_image() -> None:
 WITH_PROCESS_GROUPS = (
     "train/ranks.py",
     "train/shard.py",
-    "train/parallel/layout.py",
+    "train/parallel/rank_layout.py",
     "train/parallel/schedules.py",
 )
 

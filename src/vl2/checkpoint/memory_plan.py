@@ -21,7 +21,7 @@ from vl2.checkpoint.model_size import EXPERTS, weight_bytes
 from vl2.config import ModelConfig, VisionConfig
 from vl2.dtypes import DTYPES
 from vl2.model import Cache
-from vl2.quant.scheme import SCHEME_NAMES, SCHEMES, Scheme
+from vl2.quant.quantize_model import SCHEME_NAMES, SCHEMES, Scheme
 
 FORMATS = ("float32", "bfloat16", *SCHEME_NAMES)
 # "crowded": only where other programs give up memory; "paged": from quantized files, with some experts absent.

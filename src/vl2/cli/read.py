@@ -38,7 +38,7 @@ class Read:
 
     def run(self) -> None:
         from vl2.batch_job.file_items import file_items
-        from vl2.cli.outputs import print_stream
+        from vl2.cli.answer import print_stream
         from vl2.infer.prompts import read_prompt
         from vl2.process.grounding import without_boxes
 
