@@ -1,6 +1,6 @@
 """The held-out tests of the built-in model share nothing with its training that two sides can keep apart.
 
-What they must share: letters and digits; the names of shapes and colors and of emoji, which are the classes asked about;
+What they must share: letters and digits; the names of shapes, colors and emoji, which are the classes asked about;
 common words of English in running text and of the templates; the prompt that asks for a box; the questions that come
 with easy-VQA and NLVR; and sizes in general, since training is to cover all sizes of a range. What is held instead: no
 list, no label, no phrasing, no font, no style of emoji, and no fixed size of a scene or a chart.

@@ -19,7 +19,7 @@ from experiments.nano.held_out.catalogue import ENTRIES, Entry
 from experiments.nano.held_out.contact_sheet import draw_sheet
 from experiments.nano.held_out.fonts import fetch_fonts
 from experiments.nano.held_out.result_table import write_table
-from vl2.datasets.fetch import fetch
+from vl2.datasets.fetchable import fetch
 from vl2.errors import UserError
 from vl2.eval.choose_items import limited
 from vl2.eval.run_task import EvalOptions, run_task

@@ -11,8 +11,8 @@ from pathlib import Path
 from experiments.nano.held_out.catalogue import Entry
 from experiments.nano.held_out.scoring import admits
 from vl2.eval.interval import bootstrap
-from vl2.eval.results import write_whole
 from vl2.eval.task import Result, mean_score
+from vl2.files import write_whole
 
 FEW_ANSWERS = 12  # different ones: then always giving the most frequent is worth a column
 
