@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from vl2.eval.task import Result
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which every font is one that is always there, and nothing is downloaded."""
     kept = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     for language, packages in fonts.FILES.items():
@@ -29,7 +28,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(kept, file)
     monkeypatch.setattr(command, "fetch", lambda names, to, side_px: iter(()))
-    yield tmp_path / "data"
+    return tmp_path / "data"
 
 
 def arguments(data: Path, out: Path, *only: str, model: str = "nano", real: Path | None = None) -> argparse.Namespace:
@@ -71,8 +70,8 @@ def test_every_task_has_one_name_and_most_have_a_mark() -> None:
 
 def result(id: int, part: str, score: float, answer: str = "5", gold: str = "5") -> Result:
     return Result(
-        id=str(id), part=part, cluster="", prompt="?", answer=answer, read="", gold=gold, score=score, is_undecided=False,
-        finish_reason="stop", prompt_tokens=1, completion_tokens=1,
+        id=str(id), part=part, cluster="", prompt="?", answer=answer, read="", gold=gold, score=score,
+        is_undecided=False, finish_reason="stop", prompt_tokens=1, completion_tokens=1,
     )  # fmt: skip
 
 
@@ -84,9 +83,8 @@ def test_a_mark_for_every_part_is_missed_by_one() -> None:
     results = [result(n, "small" if n < 10 else "large", float(n < 18)) for n in range(20)]
     whole = result_table.row_of(entry_of("tables"), results)
     assert (whole.figure, whole.mark, whole.is_reached) == (90.0, 80, True)
-    parts = result_table.row_of(
-        entry_of("chart_printed"), [result(n, r.part, float(n < 17)) for n, r in enumerate(results)]
-    )
+    charts = [result(n, "small" if n < 10 else "large", float(n < 17)) for n in range(20)]
+    parts = result_table.row_of(entry_of("chart_printed"), charts)
     assert (parts.figure, parts.mark, parts.is_reached) == (85.0, 80, False)
     assert parts.parts == {"large": (10, 70.0), "small": (10, 100.0)}
     # Clopper and Pearson's interval of 18 of 20, from tables.

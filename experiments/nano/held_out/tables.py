@@ -19,7 +19,7 @@ from experiments.nano.held_out.word_lists import labels
 from vl2.errors import UserError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-SLOT_PX = (900, 420)  # each table has this much room in the page that holds several
+SLOT_PX = (1200, 420)  # each table has this much room in the page that holds several
 TIMEOUT_S = 120
 KEY = (1, 254, 2)  # the color of the room around a table
 STYLES = {
