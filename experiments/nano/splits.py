@@ -1,6 +1,6 @@
 """What is kept for the tests of the built-in model: training leaves it out, the tests of held_out take nothing else.
 
-Every rule is that of `vl2.eval.held_out`, by which the package's own tasks go too: one in five by a hash. The converters
+Every rule is that of `vl2.eval.held_out`, by which the package's own tasks go too: one in five by a hash. Converters
 of NLVR and SROIE know nothing of it: whoever makes training records of them asks here.
 """
 

@@ -39,9 +39,9 @@ from vl2.infer.prompts import locate_prompt
 TABLES_AT_ONCE = 24
 EMOJI_PX = (97, 131, 203, 259)  # the side of the picture
 EMOJI_PAPERS = ("#ffffff", "#f2f5f9", "#fdf6e3", "#e8f0e4")
-NOT_ASKED = ("flags", "symbols")  # groups: signs have names that nobody would say
+NOT_ASKED = ("flags", "symbols", "component")  # groups: signs and kinds of hair have names that nobody would say
 # The same picture as of a person, told apart by hair alone, and clocks.
-NOT_NAMED = re.compile(r"^(man|woman|men|women) |:|clock$|-thirty")
+NOT_NAMED = re.compile(r"^(man|woman|men|women) | (man|woman)$|:|clock$|-thirty")
 
 
 def kept_fonts(source: DataSource) -> fonts.Fonts:
