@@ -132,6 +132,16 @@ def test_a_changed_value_is_written_even_if_the_file_left_it_out() -> None:
     assert "vocab_size" not in config.to_dict()["language_config"]
 
 
+def test_a_stretched_context_is_read_and_written() -> None:
+    written = changed("small", language_config={"rope_scaling": YARN})
+    config = ModelConfig.from_dict(written)
+    assert config.to_dict() == written
+    # By hand: 0.1 * 0.707 * ln 40 + 1 = 1.2608.
+    assert config.language_config.rope_scaling.softmax_scale == pytest.approx(1.2608**2, rel=1e-4)
+    assert config.language_config.rope_scaling.rotated_scale == 1
+    assert preset("small").language_config.rope_scaling is None
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_checkpoints_of_the_released_layout_are_read_and_written_back(name: str) -> None:
     path = GOLDEN / name / "config.json"
@@ -149,11 +159,19 @@ def changed(size: str, **changes: Any) -> dict[str, Any]:
     return values
 
 
+# As DeepSeek-V2-Lite has it.
+YARN = {
+    "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 0.707, "mscale_all_dim": 0.707,
+    "original_max_position_embeddings": 4096, "type": "yarn",
+}  # fmt: skip
+
 UNSUPPORTED: list[tuple[str, dict[str, Any]]] = [
     ("tile_tag", {"tile_tag": "1D"}),
     ("global_view_pos", {"global_view_pos": "tail"}),
     ("language_config.hidden_act", {"language_config": {"hidden_act": "gelu"}}),
     ("language_config.rope_scaling", {"language_config": {"rope_scaling": {"type": "yarn", "factor": 40}}}),
+    ("language_config.rope_scaling.type", {"language_config": {"rope_scaling": {**YARN, "type": "linear"}}}),
+    ("language_config.rope_scaling", {"language_config": {"rope_scaling": {**YARN, "attention_factor": 2}}}),
     ("language_config.tie_word_embeddings", {"language_config": {"tie_word_embeddings": True}}),
     ("language_config.attention_dropout", {"language_config": {"attention_dropout": 0.1}}),
     ("language_config.ep_size", {"language_config": {"ep_size": 8}}),
@@ -180,6 +198,7 @@ def test_an_unsupported_value_is_refused_by_name_in_one_line(key: str, changes: 
 INCONSISTENT: list[tuple[str, str, dict[str, Any]]] = [
     ("hidden_size", "tiny", {"language_config": {"hidden_size": 1284}, "projector_config": {"n_embed": 1284}}),
     ("num_attention_heads", "tiny", {"language_config": {"num_key_value_heads": 3}}),
+    ("rope_scaling must be null without latent", "tiny", {"language_config": {"rope_scaling": YARN}}),
     ("even", "small", {"language_config": {"qk_rope_head_dim": 63}}),
     ("kv_lora_rank", "small", {"language_config": {"kv_lora_rank": None}}),
     ("num_experts_per_tok", "base", {"language_config": {"num_experts_per_tok": 73}}),

@@ -35,8 +35,13 @@ def test_an_assembled_model_is_aligned_and_answers(tmp_path: Path) -> None:
     write_records((replace(scene, category="caption") for scene in scenes), str(tmp_path / "data" / "captions.jsonl"))
 
     stage = toy_stage(
-        name="alignment", frozen=("language",), expert_bias_step=0.0, learning_rate=1e-2,
-        num_steps=12, batch_size=4, is_packed=False,
+        name="alignment",
+        frozen=("language",),
+        expert_bias_step=0.0,
+        learning_rate=1e-2,
+        num_steps=12,
+        batch_size=4,
+        is_packed=False,
     )
     recipe = toy_recipe(assembled, tmp_path / "data", tmp_path / "run", stage, save_every_steps=12)
     captions = GroupOptions(share=1.0, categories={"caption": 1.0})

@@ -18,6 +18,10 @@ pytestmark = pytest.mark.skipif(load_kernels() is None, reason="no compiler here
 
 PROMPTS = (7, 3, 20)  # tokens of each row's prompt
 LATENT = {"qk_rope_head_dim": 16, "v_head_dim": 16, "kv_lora_rank": 32, "n_group": 1, "topk_group": 1}
+YARN = {
+    "type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "beta_fast": 32, "beta_slow": 1, "mscale": 1,
+    "mscale_all_dim": 1,
+}  # fmt: skip
 MODELS = {"tiny": {}, "small": LATENT, "base": LATENT}
 SCHEMES_AND_NONE: tuple[SchemeName | None, ...] = (None, "int8", "int4")
 
@@ -134,6 +138,9 @@ def test_what_is_written_into_a_weight_is_seen_and_what_takes_its_place_with_a_n
 def test_what_the_kernels_do_not_know_is_left_to_the_modules() -> None:
     model = model_of("tiny")
     assert not [note for note in CpuRunner(model).notes if note.startswith("decoding")]
+    stretched = {**LATENT, "rope_scaling": YARN}
+    with pytest.raises(Unsupported, match="attention has a scale of its own"):
+        fused(small_model("small", **stretched).to(torch.bfloat16))
     add_lora(model, LoRASpec(targets=("attention",)))
     with pytest.raises(Unsupported, match="a layer is a LoRALinear"):
         fused(model)

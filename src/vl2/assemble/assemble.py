@@ -73,19 +73,20 @@ def assemble_checkpoint(
     parts = _stored_parts(text, sight, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     done, total = 0, sum(tensor.nbytes for tensor in tensors.values())
 
+    def value(name: str) -> Tensor:
+        like, part = tensors[name], parts.get(name.partition(".")[0])
+        if part is None:
+            return _draw(wanted[name], like, config, seed).to(like.dtype)
+        if name in (language_model.EMBEDDINGS, language_model.HEAD):
+            table = part.read(name, (text.vocabulary.stored_rows, like.shape[1]))
+            return text.vocabulary.extend(table).to(like.dtype)
+        return part.read(name, tuple(like.shape)).to(like.dtype)
+
     def values(names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         nonlocal done
         for name in names:
-            like, part = tensors[name], parts.get(name.partition(".")[0])
-            if part is None:
-                value = _draw(wanted[name], like, config, seed)
-            elif name in (language_model.EMBEDDINGS, language_model.HEAD):
-                stored_rows = (text.vocabulary.stored_rows, like.shape[1])
-                value = text.vocabulary.extend(part.read(name, stored_rows))
-            else:
-                value = part.read(name, tuple(like.shape))
-            yield name, value.to(like.dtype)
-            done += like.nbytes
+            yield name, value(name)  # and hold on to nothing
+            done += tensors[name].nbytes
             if progress is not None:
                 progress(done, total)
 

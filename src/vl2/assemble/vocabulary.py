@@ -52,9 +52,11 @@ class Vocabulary:
         )
 
     def extend(self, stored_RD: Tensor) -> Tensor:
-        """Return a table of the embeddings or the head with the rows of new tokens, in its type."""
-        out_RD = stored_RD.new_empty(self.rows, stored_RD.shape[1])
-        out_RD[: self.stored_rows] = stored_RD
+        """Return a table of the embeddings or the head with the rows of new tokens; where it has room, in place."""
+        out_RD = stored_RD
+        if self.rows != self.stored_rows:
+            out_RD = stored_RD.new_empty(self.rows, stored_RD.shape[1])
+            out_RD[: self.stored_rows] = stored_RD
         new = [*(id for id in self.added.values() if id < self.stored_rows), *range(self.stored_rows, self.rows)]
         if new:
             out_RD[new] = self._mean(stored_RD).to(out_RD.dtype)
