@@ -187,7 +187,7 @@ def at_paper_scale(size: str, kind: SplitKind, stages: int) -> PaperRow:
         expert_rate=cluster.peak_flops * cluster.expert_efficiency,
     )
     choice = LayoutChoice(pipeline=stages, expert_parallel=1, cut=kind)
-    step = step_time(config, cluster, choice, costs, StepPacks(tokens=tokens, tiles=tiles), kept_bytes=16)
+    step = step_time(config, cluster, choice, costs, StepPacks(tokens=tokens, tiles=tiles), bytes_per_parameter=16)
     return PaperRow(size=size, gpus=gpus, cut=kind, bubble=step.bubble, step_s=step.total_s)
 
 
