@@ -1,4 +1,4 @@
-"""`vl2 data build`: draw records of a synthetic source, or build a whole stage from a recipe."""
+"""The command `vl2 data build`, which generates records of a synthetic source, or builds a stage from a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vl2 data filter`: drop records that are not worth training on, and say of each why."""
+"""The command `vl2 data filter`, which drops records that are not worth training on and records the reasons."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class DataFilter:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """Read NAME:SETTING=VALUE,SETTING=VALUE. Several categories have a + between."""
+    """Parse NAME:SETTING=VALUE,SETTING=VALUE. Several categories are separated by "+"."""
     from vl2.data.setting_values import split_setting
 
     name, _, rest = text.partition(":")

@@ -1,4 +1,4 @@
-"""`vl2 finetune`: from a person's data to an adapter or a model, scored before and after."""
+"""The command `vl2 finetune`, which trains an adapter or a model on a user's data and scores it before and after."""
 
 from __future__ import annotations
 
