@@ -9,7 +9,6 @@ CPU time of one thread. A short spin covers most gaps between two matrix product
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import sys
@@ -40,6 +39,8 @@ def return_freed_memory() -> None:
 @functools.cache
 def _function(name: str) -> Any:
     """Return a function of the C library, or None if it does not have it (musl, macOS, Windows)."""
+    import ctypes  # imported here because it is slow, and `import vl2` loads this module: Ctrl-C must work early
+
     return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
 
 
