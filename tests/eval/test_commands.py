@@ -187,6 +187,6 @@ def test_the_built_in_model_has_no_published_figure_beside_it(
     code, out, _ = said(capsys, "run", "chartqa", *flags, "--max-new-tokens", "128")
     assert (code, "paper tiny" in out) == (0, False)
     text = (tmp_path / "deepseek-vl2-tiny/chartqa/report.md").read_text()
-    assert "is of none of the published sizes" in text
+    assert "which is none of the published sizes" in text
     assert "published figure's" not in text
     assert "DeepSeek-VL2 tiny" not in (tmp_path / "deepseek-vl2-tiny/chartqa/report.html").read_text()
