@@ -10,7 +10,6 @@ took six times the CPU time of one thread. A short spin covers most gaps between
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import sys
@@ -41,6 +40,8 @@ def return_freed_memory() -> None:
 @functools.cache
 def _function(name: str) -> Any:
     """Return a function of the C library, None where it has none of that name: musl, macOS, Windows."""
+    import ctypes  # slow, and the package itself imports this file: a Ctrl-C at the start should meet little
+
     return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
 
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tests.lora.adapted import EVERYTHING, adapted_model, base_model, batch_of, logits, tree_bytes
 from tests.reference import CHECKPOINTS, SIZES
 from vl2.errors import UserError
-from vl2.lora.adapter_layers import LoRASpec
 from vl2.lora.attach import is_adapted, lora_layers
 from vl2.lora.peft_files import CONFIG, WEIGHTS, load_adapter, save_adapter
+from vl2.lora.spec import LoRASpec
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from tests.lora.adapted import EVERYTHING, adapted_model, base_model, batch_of, logits
 from tests.reference import SIZES
 from vl2.errors import UserError
-from vl2.lora.adapter_layers import LoRASpec
 from vl2.lora.attach import lora_layers, merge_lora
 from vl2.lora.peft_files import save_adapter
+from vl2.lora.spec import LoRASpec
 from vl2.model import VL2
 from vl2.model.moe import Experts
 from vl2.quant.base_modules import (

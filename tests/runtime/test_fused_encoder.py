@@ -13,8 +13,8 @@ from tests.model.configs import small_config
 from tests.runtime.kernel_case import assert_as_near_as_bfloat16, draw
 from vl2.kernels import load_kernels
 from vl2.kernels.prefill_ops import has_tiles
-from vl2.lora.adapter_layers import LoRASpec
 from vl2.lora.attach import add_lora
+from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, init_weights
 from vl2.model.vision import VisionEncoder
 from vl2.quant.quantize_model import SCHEMES, quantize_model

@@ -11,8 +11,8 @@ from torch import Tensor
 from tests.model.configs import small_model
 from vl2.kernels import load_kernels
 from vl2.kernels.prefill_ops import has_tiles
-from vl2.lora.adapter_layers import LoRASpec
 from vl2.lora.attach import add_lora
+from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, Cache
 from vl2.quant.quantize_model import SCHEMES, SchemeName, quantize_model
 from vl2.runtime import PlainRunner

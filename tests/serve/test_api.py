@@ -15,9 +15,9 @@ from vl2.infer import constraint, constraint_boxes
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.engine.scheduler import EngineLimits
 from vl2.infer.vlm import VLM
-from vl2.lora.adapter_layers import LoRASpec
 from vl2.lora.attach import add_lora
 from vl2.lora.peft_files import save_adapter
+from vl2.lora.spec import LoRASpec
 from vl2.serve.engine_backend import EngineBackend
 from vl2.serve.settings import ServerSettings
 

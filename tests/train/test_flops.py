@@ -13,8 +13,8 @@ from vl2.checkpoint.model_size import ModelSize
 from vl2.config import ModelConfig, preset
 from vl2.data.pack import Packed
 from vl2.errors import UserError
-from vl2.lora.adapter_layers import LoRASpec
 from vl2.lora.attach import add_lora
+from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, init_weights
 from vl2.train.dry_run import activation_bytes, expected_memory, part_sizes, plan_run
 from vl2.train.flops import ForwardCost, measure_rate, step_flops

@@ -17,9 +17,10 @@ from typing import Any
 
 from PIL import Image
 
-from vl2.batch_job.exports import draw_answer, file_stems, write_whole
+from vl2.batch_job.exports import draw_answer, file_stems
 from vl2.batch_job.item import BatchItem, LineFile, answer_line, check_unique, error_line
 from vl2.errors import UserError
+from vl2.files import write_whole
 from vl2.infer.constraint import Constraint, check_whole
 from vl2.infer.engine.request import Job, Task
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vl2.config import refuse_other_models
 from vl2.errors import UserError
-from vl2.paths import local_path
+from vl2.files import local_path
 
 BUILT_IN = "nano"
 # The released models by their sizes. A folder of the same name in the working directory comes first, as for any hub id.

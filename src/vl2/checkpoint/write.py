@@ -29,8 +29,8 @@ from vl2.checkpoint.resolve import locate_checkpoint
 from vl2.checkpoint.safetensors_file import SafetensorsWriter
 from vl2.config import Json, ModelConfig
 from vl2.errors import UserError
+from vl2.files import local_path
 from vl2.model import VL2
-from vl2.paths import local_path
 
 PLAIN_SHARD_BYTES = 5_000_000_000
 QUANTIZED_SHARD_BYTES = 2_000_000_000

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vl2.cli.flags import GenerateFlags, ModelFlags, OutputFlags, check_answer_length, option_fields, print_json
 from vl2.errors import UserError
-from vl2.paths import is_url, local_path
+from vl2.files import is_url, local_path
 
 if TYPE_CHECKING:
     from vl2.infer.constraint import Constraint

@@ -26,7 +26,7 @@ from vl2.cli.flags import (
     print_json,
 )
 from vl2.errors import UserError
-from vl2.paths import is_url, local_path
+from vl2.files import is_url, local_path
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -89,7 +89,7 @@ class DataFilter:
         self._report(done)
 
     def _wanted(self) -> list[dict[str, Any]]:
-        from vl2.data.setting_values import read_toml
+        from vl2.files import read_toml
 
         if (self.recipe is not None) == bool(self.filters):
             raise UserError("say which filters: --filter NAME, several times, or --recipe FILE")

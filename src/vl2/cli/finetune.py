@@ -13,7 +13,7 @@ import tyro
 
 from vl2.cli.flags import OptionalInt, OutputFlags, print_json
 from vl2.errors import UserError
-from vl2.lora.adapter_layers import Target
+from vl2.lora.spec import Target
 from vl2.train.adapter_options import AdapterOptions, BaseKind
 from vl2.train.finetune.options import Compute, TuningOptions
 from vl2.train.stage import Part

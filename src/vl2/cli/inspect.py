@@ -11,7 +11,7 @@ import tyro
 from vl2.cli.flags import CheckpointFlags, OptionalFile, OptionalInt, OutputFlags, open_images, print_json
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.errors import UserError
-from vl2.paths import is_url, local_path
+from vl2.files import is_url, local_path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".ico", ".jp2", ".avif")
 

@@ -12,7 +12,7 @@ import tyro
 
 from vl2.cli.flags import OptionalFile, OptionalText, OutputFlags, locate, print_json
 from vl2.errors import UserError
-from vl2.paths import local_path
+from vl2.files import local_path
 from vl2.progress import bytes_bar
 
 

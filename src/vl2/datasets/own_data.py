@@ -38,7 +38,7 @@ from vl2.datasets.conversation_sets import read_llava
 from vl2.datasets.conversion import Conversion, RowProblem, numbered
 from vl2.datasets.question_answers import require_text, split_at_images
 from vl2.errors import UserError
-from vl2.paths import local_path
+from vl2.files import local_path
 from vl2.process.grounding import END_REF, REF
 
 CORNERS = ("x0", "y0", "x1", "y1")

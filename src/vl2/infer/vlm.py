@@ -15,6 +15,7 @@ from vl2.checkpoint.policy import check_weights, memory_bytes
 from vl2.checkpoint.resolve import BUILT_IN
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
+from vl2.files import local_path
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.generate import generate
@@ -31,7 +32,6 @@ from vl2.infer.sequence import Event, FinishReason, Limits
 from vl2.infer.session import Session
 from vl2.lora.peft_files import merge_adapter
 from vl2.model import VL2
-from vl2.paths import local_path
 from vl2.process.conversation import Turn, one_question
 from vl2.process.grounding import Box
 from vl2.process.image import ImageOptions, ImageSource

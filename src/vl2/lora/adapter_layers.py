@@ -1,6 +1,4 @@
-"""An adapter's layers: around a linear layer and around stacked experts; and which layers each target names.
-
-Source: arXiv 2106.09685 (LoRA), 2312.03732 (rank stabilised: the scale is alpha / sqrt(rank)).
+"""The two layers of an adapter: around a linear layer, and around the stacked experts of a MoE layer.
 
 Each computes what its base computes, plus scale * B A x. B starts at zero, so a fresh adapter changes nothing. The
 product B A is never built in the forward pass: for experts it would be as large as the experts.
@@ -10,60 +8,11 @@ r is the rank; N rows sorted by expert; E, D, F as in `vl2.model`.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vl2.errors import UserError
 from vl2.model.moe import Experts, grouped_matmul
-
-Target = Literal["attention", "mlp", "experts", "projector", "vision"]
-
-_LAYER = r"language\.model\.layers\.\d+\."
-# Which modules a target takes, by their names in the model. The router, the token table and the head are in none:
-# an adapted router would have to learn its balance anew, and PEFT and servers treat tables as a case of their own.
-PATTERNS: dict[Target, re.Pattern[str]] = {
-    "attention": re.compile(_LAYER + r"self_attn\.\w+_(?:proj|with_mqa)"),
-    "mlp": re.compile(_LAYER + r"mlp\.(?:shared_experts\.)?(?:gate|up|down)_proj"),
-    "experts": re.compile(_LAYER + r"mlp\.experts"),
-    "projector": re.compile(r"projector\.layers\.\d+"),
-    "vision": re.compile(r"vision\.blocks\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.fc[12])"),
-}
-TARGETS: tuple[Target, ...] = get_args(Target)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRASpec:
-    """Rank, strength and place of an adapter."""
-
-    rank: int = 16
-    alpha: float = 32.0  # the product of the two matrices is scaled by alpha / rank
-    dropout: float = 0.0  # on the input of the low-rank path, in training mode
-    is_rank_stabilised: bool = False  # alpha / sqrt(rank)
-    targets: tuple[Target, ...] = ("attention", "mlp", "experts")
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not self.alpha > 0:
-            raise UserError(f"rank must be at least 1 and alpha above 0, got {self.rank} and {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout must be in 0..1 and below 1, got {self.dropout}")
-        unknown = [target for target in self.targets if target not in TARGETS]
-        if unknown or not self.targets:
-            got = unknown[0] if unknown else "none"
-            raise UserError(f"targets must be some of {', '.join(TARGETS)}, got {got}")
-
-    @property
-    def scale(self) -> float:
-        return float(self.alpha / (self.rank**0.5 if self.is_rank_stabilised else self.rank))
-
-    def takes(self, module_name: str) -> bool:
-        """Whether the adapter has a layer in place of this module."""
-        return any(PATTERNS[target].fullmatch(module_name) for target in self.targets)
-
 
 Delta = dict[str, Tensor]  # name of a base parameter -> what the adapter adds to it, float32
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vl2.errors import UserError
-from vl2.lora.adapter_layers import LoRAExperts, LoRALayer, LoRALinear, LoRASpec
+from vl2.lora.adapter_layers import LoRAExperts, LoRALayer, LoRALinear
+from vl2.lora.spec import LoRASpec
 from vl2.model.moe import Experts
 
 

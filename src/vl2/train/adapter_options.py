@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vl2.errors import UserError
-from vl2.lora.adapter_layers import LoRASpec, Target
+from vl2.lora.spec import LoRASpec, Target
 
 Method = Literal["none", "lora", "qlora"]
 BaseKind = Literal["nf4", "int8"]  # as in `vl2.quant.base_modules`, which loads PyTorch

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vl2.errors import UserError
-from vl2.paths import is_url, local_path
+from vl2.files import is_url, local_path
 
 
 def test_the_home_is_put_in_and_other_paths_stay(tmp_path: Path) -> None:
