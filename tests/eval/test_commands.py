@@ -74,7 +74,7 @@ def test_a_task_shows_its_prompt_on_real_data_and_how_an_answer_is_read(
         (["run", "presence", "--out", "x", "--protocol", "paper"], "protocols of presence are vl2, got paper"),
         (["run", "presence", "--out", "x", "--limit", "0"], "limit must be at least 1, got 0"),
         (["run", "nlvr", "--out", "x", "--data", "nowhere"], "--data nowhere is not there"),
-        (["run", "nlvr", "--out", "x", "--data", "hub"], "nlvr has no data set on the hub"),
+        (["run", "nlvr", "--out", "x", "--data", "hub"], "nlvr has no dataset on the hub"),
         (["run", "presence", "--out", "x", "--judge-url", "localhost"], "base_url must be like http://"),
         (["run", "presence", "--out", "x", "--whole"], "presence keeps no items for training, so --whole would change"),
         (["show", "chartqa", "--protocol", "vl2"], "protocols of chartqa are paper, vlmevalkit, lmms-eval, got vl2"),

@@ -61,6 +61,8 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
+    """One message of a conversation, or the only message of a document."""
+
     role: Role
     parts: tuple[Part, ...]
     evidence: tuple[int, ...] = ()  # objects that support an answer, besides those whose boxes it contains

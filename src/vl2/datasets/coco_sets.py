@@ -28,6 +28,7 @@ class Instances:
 
 
 def read_instances(path: Path) -> Instances:
+    """Read a COCO file of boxes. Raise UserError if it is not in COCO's layout."""
     by_image: dict[int, list[Json]] = defaultdict(list)
     problems = []
     content = read_json(path)
@@ -91,6 +92,7 @@ def locate_each(conversion: Conversion, instances: Instances, folders: Iterable[
 
 
 def read_boxes(conversion: Conversion) -> Converted:
+    """Read COCO's boxes from `annotations/instances_train2017.json`, with the images in `train2017/`."""
     split = conversion.split
     path = find_file(conversion.folder, f"annotations/instances_{split}*.json", f"instances_{split}*.json")
     name = path.stem.removeprefix("instances_")
@@ -105,6 +107,7 @@ def read_v3det(conversion: Conversion) -> Converted:
 
 
 def read_captions(conversion: Conversion) -> Converted:
+    """Read COCO's captions from `annotations/captions_train2017.json`, with the images in `train2017/`."""
     split = conversion.split
     path = find_file(conversion.folder, f"annotations/captions_{split}*.json", f"captions_{split}*.json")
     name = path.stem.removeprefix("captions_")

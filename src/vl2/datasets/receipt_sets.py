@@ -28,6 +28,8 @@ _FOLDERS = ("{split}/img", "img", "*task1*{split}*", "{split}")
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
+    """One receipt: its image, its text lines with boxes, and the fields that it has."""
+
     id: str
     image: StoredImage
     lines: tuple[tuple[str, BoxPx], ...]

@@ -144,6 +144,7 @@ class RunReport:
         return left_out_text(self.run.left_out) + flag if self.run.left_out else ""
 
     def line(self) -> str:
+        """Return the result in one line for the terminal."""
         name, figure = self.headline
         low, high = self.interval
         text = f"{self.task.name} ({self.run.protocol}): {name} {figure:.1f} [{low:.1f}, {high:.1f}], "

@@ -83,6 +83,7 @@ class StepTally:
         self.add_loss(pack, loss_n, hidden.balance_loss.detach(), num_balanced)
 
     def add_loss(self, pack: Packed, loss_n: Tensor, balance_loss: Tensor, num_balanced: int) -> None:
+        """Add the losses of a pack, the next-token loss by category."""
         self.balance_loss += balance_loss * num_balanced
         place_n = trained_positions(pack.labels)
         document_n = torch.bucketize(place_n, pack.cu_seqlens[1:], right=True)

@@ -81,6 +81,8 @@ class ChatRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatAnswer:
+    """The answer to a request."""
+
     text: str
     finish_reason: str  # "stop", or "length" if it was truncated
     total_tokens: int = 0  # prompt and answer as the endpoint counts them, 0 if it does not report them

@@ -40,6 +40,8 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Summary:
+    """The counts of a job's run."""
+
     job: str
     seen: int = 0
     kept: int = 0
