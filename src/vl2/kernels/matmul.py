@@ -1,12 +1,14 @@
-"""Matrix products of the kernels: bfloat16, int8 and int4 weights, in tile registers (AMX) or without.
-
-Most desktop processors have none. PyTorch then emulates bfloat16 products, at a sixth to an eighth of the speed at
-which the same processor multiplies float32 (Zen 3, 256 rows: 8 and 61 GFLOP/s). Making a panel float32 takes as long as
-multiplying some ten rows by it, so a few rows are left to PyTorch. Sums are in float32 either way.
+"""Matrix products on the CPU: rows of bfloat16 times a bfloat16, int8 or int4 weight.
 
 M rows, K inputs, N outputs.
 
-With tile registers by csrc/gemm.h, else by csrc/int8.h around PyTorch's; both give the same bits.
+- bfloat16, with tile registers (AMX): `multiply_rows_in_tiles`, by csrc/gemm.h.
+- bfloat16, on a processor without instructions for it: `linear_in_float32`, a panel of the weight at a time. Most
+  desktop processors have none, and PyTorch then emulates the product at a sixth to an eighth of the speed at which the
+  same processor multiplies float32 (Zen 3, 256 rows: 8 and 61 GFLOP/s). Converting a panel to float32 takes as long as
+  multiplying some ten rows by it, so fewer rows are left to PyTorch. Sums are in float32 either way.
+- int8: the rows are rounded to 8 bits and multiplied as integers, with tile registers by csrc/gemm.h and otherwise by
+  csrc/int8.h around PyTorch's integer product. Both give the same bits.
 """
 
 from __future__ import annotations
@@ -23,8 +25,14 @@ from torch.nn import functional as F
 from vl2.kernels.library import Library
 from vl2.kernels.structures import BF16, INT8, MatrixC
 
-# Rows of different requests that may take a decoding step together.
-MAX_DECODED_ROWS = 64
+MAX_DECODED_ROWS = 64  # rows of different requests that may take a decoding step together
+LEAST_ROWS = 8  # for a product in float32
+PANEL_BYTES = 4 << 20  # of float32 weights at a time: what a core's caches hold
+LANES = 16  # outputs: PyTorch's integer product takes no fewer
+LINE = 32  # bfloat16 numbers in a cache line
+GROUP = 32  # the number of inputs is padded to a multiple of this
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
 def is_decode_step(x: Tensor) -> bool:
@@ -33,10 +41,6 @@ def is_decode_step(x: Tensor) -> bool:
     Rows without a batch, [N, ...], are taken for those of several requests.
     """
     return x.dim() < 3 or x.shape[-2] == 1
-
-
-LEAST_ROWS = 8
-PANEL_BYTES = 4 << 20  # of float32 weights at a time: what a core's caches hold
 
 
 @cache
@@ -76,9 +80,6 @@ def matmul_panels(
         made = x_MK @ panel(first, last).mT
         out_MN[:, first:last] = made if bias_N is None else made.add_(bias_N[first:last])
     return out_MN.view(*x.shape[:-1], N)
-
-
-LANES = 16  # the kernel takes no narrower result
 
 
 @dataclass(frozen=True)
@@ -153,11 +154,6 @@ def int8_linear_rounded(
     return out_MN
 
 
-LINE = 32  # bfloat16 numbers of a line of the cache
-
-_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
-
-
 class RowsProductC(ctypes.Structure):
     _fields_ = [
         ("x", _POINTER),
@@ -197,9 +193,6 @@ def multiply_rows_in_tiles(
     )
     is_done = kernels.multiply_rows_in_tiles(ctypes.byref(product), torch.get_num_threads())
     return out_MN if is_done else None
-
-
-GROUP = 32  # rows of inputs are filled up to a multiple of this
 
 
 def matmul(kernels: Library, weight: MatrixC, x_MK: Tensor) -> Tensor:
