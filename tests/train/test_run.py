@@ -193,7 +193,7 @@ def test_a_run_that_only_discards_gives_up_and_names_the_last_checkpoint(
 def test_a_run_whose_data_go_away_changes_nothing_more_and_gives_up(
     toy: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    num_read, original = 0, Loader._sample
+    num_read, original = 0, Loader._encode_checked
 
     def sample(self: Loader, record: Record, entry: PackEntry) -> Sample:
         nonlocal num_read
@@ -202,7 +202,7 @@ def test_a_run_whose_data_go_away_changes_nothing_more_and_gives_up(
             raise OSError(5, "Input/output error")
         return original(self, record, entry)
 
-    monkeypatch.setattr(Loader, "_sample", sample)
+    monkeypatch.setattr(Loader, "_encode_checked", sample)
     recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=50))
     recipe = dataclasses.replace(recipe, guard=LossSpikeOptions(most_discarded=3))
     with pytest.raises(UserError, match=r": 3 steps in a row .* its data held no token to train; the last checkpoint"):

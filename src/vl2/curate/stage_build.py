@@ -71,11 +71,11 @@ def build_stage(
     """
     (to / REPORTS).mkdir(parents=True, exist_ok=True)
     for entry in recipe.sources:
-        finished = _finished(recipe, entry, to)
+        finished = _existing_report(recipe, entry, to)
         yield finished or _build(recipe, entry, to, load, how or BuildOptions())
 
 
-def _made_with(recipe: StageRecipe, entry: SourceEntry) -> dict[str, Any]:
+def _build_settings(recipe: StageRecipe, entry: SourceEntry) -> dict[str, Any]:
     """Return everything that the records of a source depend on, as JSON values."""
     seed = recipe.seed if entry.seed is None else entry.seed
     common = {"filters": [*recipe.filters, *entry.filters], "format": recipe.format, "seed": seed}
@@ -84,7 +84,7 @@ def _made_with(recipe: StageRecipe, entry: SourceEntry) -> dict[str, Any]:
     return plain
 
 
-def _finished(recipe: StageRecipe, entry: SourceEntry, to: Path) -> Report | None:
+def _existing_report(recipe: StageRecipe, entry: SourceEntry, to: Path) -> Report | None:
     path = to / REPORTS / f"{entry.name}.json"
     if not path.is_file():
         return None
@@ -93,7 +93,7 @@ def _finished(recipe: StageRecipe, entry: SourceEntry, to: Path) -> Report | Non
         made_with, counts = report.pop("made_with"), report
     except (ValueError, KeyError):
         raise UserError(f"{path} is damaged: delete it to build {entry.name} again") from None
-    if made_with != _made_with(recipe, entry):
+    if made_with != _build_settings(recipe, entry):
         raise UserError(f"{entry.name} was built with other settings: delete {path} to build it again")
     dropped, by_category = Counter(counts["dropped"]), Counter(counts["by_category"])
     return Report(name=entry.name, kept=counts["kept"], by_category=by_category, dropped=dropped, is_reused=True)
@@ -203,7 +203,7 @@ def _publish(recipe: StageRecipe, entry: SourceEntry, to: Path, part: Path, repo
     for file in sorted(part.glob("*/*")):
         (to / file.parent.name).mkdir(exist_ok=True)
         os.replace(file, to / file.parent.name / file.name)
-    text = json.dumps({**report.to_dict(), "made_with": _made_with(recipe, entry)}, ensure_ascii=False, indent=1)
+    text = json.dumps({**report.to_dict(), "made_with": _build_settings(recipe, entry)}, ensure_ascii=False, indent=1)
     unfinished = reports / f"{entry.name}.json.part"
     unfinished.write_text(text + "\n", encoding="utf-8")
     os.replace(unfinished, reports / f"{entry.name}.json")

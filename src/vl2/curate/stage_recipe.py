@@ -75,8 +75,8 @@ class SourceEntry:
         if self.count is not None and self.count < 0:
             raise UserError(f"count of {self.name} must be at least 0, got {self.count}")
         if self.convert:
-            self._check_set()
-        if not self.draw and (self.repeat or set(self.settings) - self._of_set()):
+            self._check_dataset()
+        if not self.draw and (self.repeat or set(self.settings) - self._allowed_settings()):
             raise UserError(f"source {self.name} is not drawn: it takes no settings")
         if not self.draw and not isinstance(self.settings.get("draw_tables", False), bool):
             raise UserError(f"draw_tables of {self.name} must be true or false, got {self.settings['draw_tables']!r}")
@@ -86,14 +86,14 @@ class SourceEntry:
         for settings in self.runs() if self.draw else ():
             make_source(self.draw, settings)
 
-    def _of_set(self) -> set[str]:
+    def _allowed_settings(self) -> set[str]:
         return {"draw_tables"} if self.convert and CATALOGUE[self.convert].draws else set()
 
     @property
     def draws_tables(self) -> bool:
         return bool(self.settings.get("draw_tables", False))
 
-    def _check_set(self) -> None:
+    def _check_dataset(self) -> None:
         if self.convert not in CATALOGUE:
             raise UserError(f"source {self.name}: no dataset is called {self.convert!r}: "
                             f"{nearest(self.convert, CATALOGUE)}")  # fmt: skip

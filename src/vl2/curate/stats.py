@@ -162,7 +162,7 @@ def _draw_groups(axes: Axes, groups: Groups, title: str) -> None:
     axes.set_yticks(places, [row[0][:40].replace("$", r"\$") for row in rows])
     axes.invert_yaxis()
     axes.set_title(f"Tokens {title}", loc="left")
-    _finish(axes, "x")
+    _style_axes(axes, "x")
     if rows:
         axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
@@ -173,10 +173,10 @@ def _draw_histogram(axes: Axes, counts: dict[int, int], label: str, counted: str
     axes.bar_label(bars, padding=2, fmt="{:,.0f}")
     axes.set_xlabel(label)
     axes.set_title(f"{counted.capitalize()} by {label.removesuffix(', at most')}", loc="left")
-    _finish(axes, "y")
+    _style_axes(axes, "y")
 
 
-def _finish(axes: Axes, along: Any) -> None:
+def _style_axes(axes: Axes, along: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axis = axes.xaxis if along == "x" else axes.yaxis
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value == int(value) else "")

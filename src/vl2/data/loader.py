@@ -109,11 +109,11 @@ class Loader:
     def __iter__(self) -> Iterator[LoadedStep]:
         """Yield the steps from the current position on."""
         if not self._options.num_workers:
-            yield from self._steps(lambda pack: _completed(self._make(pack)))
+            yield from self._steps(lambda pack: _completed(self._prepare_pack(pack)))
             return
         executor = ThreadPoolExecutor(self._options.num_workers, thread_name_prefix="vl2-loader")
         try:
-            with closing(self._steps(lambda pack: executor.submit(self._make, pack))) as steps:
+            with closing(self._steps(lambda pack: executor.submit(self._prepare_pack, pack))) as steps:
                 yield from steps
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
@@ -138,7 +138,7 @@ class Loader:
             packs = tuple(one.packed for one in made)
             yield LoadedStep(number=number, packs=packs, division=division, num_lost=len(problems))
 
-    def _make(self, pack: Pack) -> _PreparedPack:
+    def _prepare_pack(self, pack: Pack) -> _PreparedPack:
         samples: list[Sample] = []
         categories: list[str] = []
         notes: list[Any] = []
@@ -146,7 +146,7 @@ class Loader:
         for entry in pack.entries:
             try:
                 record = self._stores[entry.source][entry.record]
-                sample = self._sample(record, entry)
+                sample = self._encode_checked(record, entry)
                 if self._options.note is not None:
                     notes.append(self._options.note(record, sample))
                 samples.append(sample)
@@ -159,7 +159,7 @@ class Loader:
         packed = pack_samples(samples, self._processor, length, categories, notes)
         return _PreparedPack(packed=packed, problems=tuple(problems))
 
-    def _sample(self, record: Record, entry: PackEntry) -> Sample:
+    def _encode_checked(self, record: Record, entry: PackEntry) -> Sample:
         """Encode one record. Raise UserError if its tokens or tiles differ from the planned counts."""
         sample = self._encode(record)
         if (len(sample), len(sample.tiles)) != (entry.num_tokens, entry.num_tiles):

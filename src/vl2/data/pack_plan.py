@@ -200,10 +200,10 @@ class PackPlan:
         chosen = make_packs(draw.num_tokens, draw.num_tiles, self.options.packing)
         entries = self._entries(draw)
         return tuple(
-            Pack(entries=tuple(entries[i] for i in chosen[pack])) for pack in self._order(number, draw, chosen)
+            Pack(entries=tuple(entries[i] for i in chosen[pack])) for pack in self._pack_order(number, draw, chosen)
         )
 
-    def _order(self, number: int, draw: Draw, chosen: list[Members]) -> list[int]:
+    def _pack_order(self, number: int, draw: Draw, chosen: list[Members]) -> list[int]:
         """Return the order of a window's packs: shuffled, then evened out in tiles and in each source's tokens."""
         if not self.options.packing.is_packed:
             return list(range(len(chosen)))  # the drawn order is already shuffled and even

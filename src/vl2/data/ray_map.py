@@ -33,7 +33,7 @@ def map_in_order(
 
 
 def _ray_map(function: Callable[[Item], Result], items: Iterable[Item], window: int) -> Iterator[Result]:
-    ray_data = _started_ray()
+    ray_data = _import_ray_data()
     remaining = iter(items)
     while batch := list(islice(remaining, window)):
         rows = ray_data.from_items([{"item": pickle.dumps(item)} for item in batch])
@@ -50,7 +50,7 @@ class _PickledCall:
         return {"result": pickle.dumps(self._function(pickle.loads(row["item"])))}
 
 
-def _started_ray() -> Any:
+def _import_ray_data() -> Any:
     try:
         import ray  # type: ignore[import-untyped, import-not-found, unused-ignore]
         import ray.data  # type: ignore[import-untyped, import-not-found, unused-ignore]

@@ -66,14 +66,14 @@ class Conversion:
 def convert_rows(rows: Iterable[Row], make: Callable[[Any], Iterable[Record | RowProblem]]) -> Converted:
     """Convert rows with `make`. If any record of a row fails, the whole row becomes a RowProblem."""
     for where, row in rows:
-        for made in parse_row(where, row, lambda row: [_writable(item) for item in make(row)]):
+        for made in parse_row(where, row, lambda row: [_check_record_text(item) for item in make(row)]):
             if isinstance(made, RowProblem):
                 yield made
             else:
                 yield from made
 
 
-def _writable(made: Record | RowProblem) -> Record | RowProblem:
+def _check_record_text(made: Record | RowProblem) -> Record | RowProblem:
     if isinstance(made, Record):
         check_text(made)
     return made

@@ -51,7 +51,7 @@ def write_emoji(
             continue
         file = f"art/{drawing.key}.{'png' if side_px else 'svg'}"
         (folder / file).write_bytes(_png(drawing.svg, side_px) if side_px else drawing.svg.encode())
-        en, zh = _said(*named)
+        en, zh = _phrases(*named)
         sprites.append(Sprite(file=file, en=en, zh=zh, group=drawing.group))
     if not sprites:
         raise UserError(f"no image of {package} has a name: its layout has changed")
@@ -64,7 +64,7 @@ def _is_left_out(en: str) -> bool:
     return "skin tone" in en or (":" in en and not en.startswith("flag: "))
 
 
-def _said(en: str, zh: str) -> tuple[str, str]:
+def _phrases(en: str, zh: str) -> tuple[str, str]:
     """Return names in the form used within a sentence."""
     country = en.removeprefix("flag: ")
     if country != en:
@@ -94,12 +94,12 @@ def read_iconify(archive: Path, names: Named) -> Iterator[Drawing]:
 
 def _by_name(icons: Iterable[str], names: Named) -> dict[str, str]:
     """Match icons to characters by name; names are compared by their lower-case letters and digits only."""
-    chars = {_letters(en): char for char, (en, _) in names.items()}
-    found = ((chars.get(_letters(key.replace("flag-for-", "flag-"))), key) for key in sorted(icons))
+    chars = {_normalized(en): char for char, (en, _) in names.items()}
+    found = ((chars.get(_normalized(key.replace("flag-for-", "flag-"))), key) for key in sorted(icons))
     return {char: key for char, key in found if char is not None}
 
 
-def _letters(name: str) -> str:
+def _normalized(name: str) -> str:
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]", "", plain.lower())
 

@@ -76,7 +76,7 @@ def read_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple
         if archive.suffix == ".whl":
             yield from _zip_members(archive, wanted)
         elif archive.suffix == ".deb":
-            yield from _tar_members(io.BytesIO(_files_of_deb(archive)), wanted)
+            yield from _tar_members(io.BytesIO(_deb_data_tar(archive)), wanted)
         else:
             with archive.open("rb") as file:
                 yield from _tar_members(file, wanted)
@@ -100,7 +100,7 @@ def _tar_members(file: object, wanted: Callable[[str], bool]) -> Iterator[tuple[
                 yield member.name, content.read()
 
 
-def _files_of_deb(archive: Path) -> bytes:
+def _deb_data_tar(archive: Path) -> bytes:
     """Return the tar with the files of a Debian package."""
     unpacked = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(archive)], capture_output=True, check=False)
     if unpacked.returncode:

@@ -165,14 +165,14 @@ def _make(entry: Fetchable, target: Path, archives: Archives, side_px: int) -> i
     try:
         unfinished.chmod(0o755)
         count = entry.write(unfinished, archives, side_px)
-        (unfinished / "LICENCE.txt").write_text(_licence(entry), encoding="utf-8")
+        (unfinished / "LICENCE.txt").write_text(_licence_text(entry), encoding="utf-8")
         os.replace(unfinished, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return count
 
 
-def _licence(entry: Fetchable) -> str:
+def _licence_text(entry: Fetchable) -> str:
     return "".join(
         f"{package} ({package.registry}): {package.licence}{', by ' * bool(package.attribution)}{package.attribution}\n"
         for package in entry.packages

@@ -80,13 +80,15 @@ def _records(conversion: Conversion, receipt: Receipt, before: list[str]) -> Ite
     chosen = rng.sample(single, min(LINES_ASKED, len(single)))
     queries = [Query(label=line, boxes_px=(box,)) for line, box in chosen if sum(line in other for other in count) == 1]
     # Compare letters and digits only: "TOTAL:" is not absent if "TOTAL" is present.
-    here = _letters(text)
-    vocabulary = [line for line in before if len(_letters(line)) > 3 and _letters(line) not in here]
+    here = _letters_and_digits(text)
+    vocabulary = [
+        line for line in before if len(_letters_and_digits(line)) > 3 and _letters_and_digits(line) not in here
+    ]
     queries += absent_queries(conversion, id, len(queries), set(count), vocabulary)
     yield from locate_records(conversion, f"{id}-lines", image, queries)
 
 
-def _letters(text: str) -> str:
+def _letters_and_digits(text: str) -> str:
     return "".join(filter(str.isalnum, text)).lower()
 
 

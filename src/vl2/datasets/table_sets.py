@@ -64,7 +64,7 @@ def read_wikitables(conversion: Conversion) -> Converted:
         answers = [unescape(answer) for answer in target.split("|")]
         return _Question(id=id, table=context, turn=_turn(unescape(question), answers))
 
-    return _ask(conversion, rows, parse, lambda name: _read_wikitable(conversion.folder, name))
+    return _question_records(conversion, rows, parse, lambda name: _read_wikitable(conversion.folder, name))
 
 
 def _read_parquet(conversion: Conversion) -> Converted:
@@ -79,14 +79,16 @@ def _read_parquet(conversion: Conversion) -> Converted:
     def parse(row: Json) -> _Question:
         return _Question(id=row["id"], table=row["table_id"], turn=_turn(row["question"], row["answers"]))
 
-    return _ask(conversion, questions, parse, lambda name: list(csv.reader(io.StringIO(tables[name], newline=""))))
+    return _question_records(
+        conversion, questions, parse, lambda name: list(csv.reader(io.StringIO(tables[name], newline="")))
+    )
 
 
 def _turn(question: str, answers: list[str]) -> Turn:
     return short_question(question), ", ".join(answers)
 
 
-def _ask(
+def _question_records(
     conversion: Conversion, rows: Iterable[Row], parse: Callable[[Any], _Question], find_table: Callable[[str], Table]
 ) -> Converted:
     """Make one record per question, or per table if tables are drawn."""

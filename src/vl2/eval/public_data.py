@@ -85,7 +85,7 @@ def _tsv_rows(path: Path) -> Iterator[tuple[str, Any]]:
         named = row.get("image")
         if _is_index(named):
             # Read the file a second time only if it has such rows; most files have none.
-            pictures = _named_pictures(path) if pictures is None else pictures
+            pictures = _shared_images(path) if pictures is None else pictures
             if named not in pictures:
                 yield path.name, UserError(f"line {number} takes the image of row {named}, which has none of its own")
                 return
@@ -99,7 +99,7 @@ def _tsv_lines(path: Path) -> Iterator[Row]:
         yield from csv.DictReader(lines, delimiter="\t")
 
 
-def _named_pictures(path: Path) -> dict[str, str]:
+def _shared_images(path: Path) -> dict[str, str]:
     """Return the images that other rows refer to, by the index of the row that has them."""
     named = {row["image"] for row in _tsv_lines(path) if _is_index(row.get("image"))}
     own = (row for row in _tsv_lines(path) if row.get("index") in named and row.get("image"))
@@ -120,9 +120,9 @@ def images_of(value: Any, folder: Path, what: str) -> tuple[Any, ...]:
         return (value,)
     if not isinstance(value, str) or not value:
         raise UserError(f"{what} has no image")
-    if (several := _written_list(value)) is not None:
+    if (several := _parse_list(value)) is not None:
         return images_of(several, folder, what)
-    if len(value) < 256 and (path := _within(folder, value)) is not None:
+    if len(value) < 256 and (path := _find_image_file(folder, value)) is not None:
         return (path,)
     try:
         return (base64.b64decode(value, validate=True),)
@@ -130,7 +130,7 @@ def images_of(value: Any, folder: Path, what: str) -> tuple[Any, ...]:
         raise UserError(f"{what}: its image is neither base64 nor a file in {folder}: {value!r:.60}") from None
 
 
-def _within(folder: Path, name: str) -> Path | None:
+def _find_image_file(folder: Path, name: str) -> Path | None:
     for place in (folder, folder / "images"):
         path = place / name
         if ".." not in Path(name).parts and not Path(name).is_absolute() and path.is_file():
@@ -140,11 +140,11 @@ def _within(folder: Path, name: str) -> Path | None:
 
 def texts(value: Any) -> list[str]:
     """Return a list of texts from a list, a string that represents a list, or a single value."""
-    several = _written_list(value) if isinstance(value, str) else value
+    several = _parse_list(value) if isinstance(value, str) else value
     return [str(item) for item in several] if isinstance(several, list | tuple) else [str(value)]
 
 
-def _written_list(text: str) -> list[Any] | None:
+def _parse_list(text: str) -> list[Any] | None:
     """Parse a list in JSON or Python notation; return None for any other text."""
     if text[:1] != "[" or text[-1:] != "]":
         return None

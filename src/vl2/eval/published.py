@@ -35,7 +35,7 @@ def released_size(config: ModelConfig) -> str | None:
 
     Fields that only training uses, and the maximum context, may differ, so a fine-tuned model keeps its size.
     """
-    return next((size for size in SIZES if _arithmetic_of(preset(size)) == _arithmetic_of(config)), None)
+    return next((size for size in SIZES if _computation_config(preset(size)) == _computation_config(config)), None)
 
 
 def size_of_count(num_parameters: int) -> str | None:
@@ -43,7 +43,7 @@ def size_of_count(num_parameters: int) -> str | None:
     return next((s for s, count in _PARAMETERS.items() if abs(num_parameters - count) <= count / 100), None)
 
 
-def _arithmetic_of(config: ModelConfig) -> ModelConfig:
+def _computation_config(config: ModelConfig) -> ModelConfig:
     given = config.language_config
     language = replace(
         given,

@@ -228,11 +228,11 @@ def write_reports(out: Path, tasks: Mapping[str, Task], source: DataSource) -> l
     if out not in folders:
         shown_all = sorted([*written, *others], key=lambda r: list(TASKS).index(r.task.name))
         write_whole(out / "report.md", markdown_of_all(shown_all))
-        write_whole(out / "report.html", index_page([_line_of(r) for r in shown_all]))
+        write_whole(out / "report.html", index_page([_index_row(r) for r in shown_all]))
     return written
 
 
-def _line_of(report: RunReport) -> IndexRow:
+def _index_row(report: RunReport) -> IndexRow:
     return IndexRow(
         task=report.task.name,
         title=report.task.title,
@@ -338,13 +338,13 @@ def tables(report: RunReport) -> dict[str, dict[str, float]]:
     """Return the collapsible tables: further figures, and the paper's table with this run inserted."""
     found = {"more figures": parts(report)}
     if report.comparable:
-        peers = {_named(row): figure for row, figure in column(report.task.published or "")}
+        peers = {_model_name(row): figure for row, figure in column(report.task.published or "")}
         ours = {f"this run: {report.run.model}": report.headline[1]}
         found["models in the paper's table"] = dict(sorted((peers | ours).items(), key=lambda pair: -pair[1]))
     return {name: figures for name, figures in found.items() if figures}
 
 
-def _named(row: PublishedRow) -> str:
+def _model_name(row: PublishedRow) -> str:
     name = f"DeepSeek-VL2 {row.model}" if row.model in SIZES else row.model
     return name if row.activated in ("", "-") else f"{name} ({row.activated})"
 

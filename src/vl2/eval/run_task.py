@@ -173,7 +173,7 @@ def run_task(
         raise UserError(f"{task.name} has no items in {source.data}{chosen.about_left_out()}")
     if options.rank == 0 and not options.quiet:
         chosen.tell()
-    open_run(folder, _identify(vlm, protocol, chosen, options, protocol_name=name, data=digest, model=model))
+    open_run(folder, _run_identity(vlm, protocol, chosen, options, protocol_name=name, data=digest, model=model))
     if not (folder / RESULTS).is_file():
         label = f"{task.name} ({name})"
         _answer_items(vlm, protocol, chosen.items, ids, folder, options, label=label)
@@ -192,7 +192,7 @@ def weights_hash(vlm: VLM) -> str:
     return digest.hexdigest()[:16]
 
 
-def _identify(
+def _run_identity(
     vlm: VLM,
     protocol: Protocol,
     chosen: ChosenItems,
@@ -214,7 +214,7 @@ def _identify(
         split=chosen.source.split,
         max_new_tokens=protocol.max_new_tokens,
         tiling=tiling_text(processor.tiling, processor.max_tiles),
-        arithmetic=_arithmetic(vlm),
+        arithmetic=_arithmetic_text(vlm),
         parameters=count_parameters(vlm.model.config),
         judge=judge.name if judge is not None else None,
         version=_version(),
@@ -233,7 +233,7 @@ def tiling_text(tiling: Tiling, max_tiles: int | None) -> str:
     return f"{tiling}" if max_tiles is None else f"{tiling}, up to {max_tiles} tiles"
 
 
-def _arithmetic(vlm: VLM) -> str:
+def _arithmetic_text(vlm: VLM) -> str:
     dtype = str(vlm.model.dtype).removeprefix("torch.")
     held = "" if vlm.weights == dtype else f", weights in {vlm.weights}"
     return f"{dtype} on {vlm.model.device.type}{held}"

@@ -105,7 +105,7 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
         except OSError as error:
-            raise self._failed(error) from None
+            raise self._write_error(error) from None
         self._ranks.barrier()
         self._writing = self._writer.submit(self._write, step, snapshot, recipe, partial)
 
@@ -122,7 +122,7 @@ class Checkpoints:
         try:
             writing.result()
         except OSError as error:
-            raise self._failed(error) from None
+            raise self._write_error(error) from None
 
     def give_up(self, after_s: float) -> None:
         """Wait up to `after_s` for the current write, then stop waiting for the files of other ranks.
@@ -199,7 +199,7 @@ class Checkpoints:
             if self._is_given_up.wait(_WAIT_S) or time.monotonic() > until:
                 raise OSError(None, "the other ranks have not written their parts")
 
-    def _failed(self, error: OSError) -> UserError:
+    def _write_error(self, error: OSError) -> UserError:
         last = self.newest()
         remains = f"the last complete one is {last}" if last is not None else "there is no complete one"
         return UserError(
@@ -213,7 +213,7 @@ def checkpoint_steps(run_folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     found = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return sorted(int(match[1]) for match, path in found if match is not None and _is_whole(path))
+    return sorted(int(match[1]) for match, path in found if match is not None and _is_complete(path))
 
 
 def newest_checkpoint(run_folder: Path) -> Path | None:
@@ -266,7 +266,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     """Return whether all files exist in full size. After a power loss, a file may exist without its content."""
     try:
         for rank in range(read_state(folder)["num_ranks"]):

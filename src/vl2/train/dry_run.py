@@ -117,13 +117,13 @@ def plan_run(recipe: Recipe, *, rate: float | None = None) -> PlannedRun:
     )
 
 
-def _is_here(options: ModelOptions) -> bool:
+def _is_local(options: ModelOptions) -> bool:
     """Return whether a model's configuration is available without a download."""
     return options.name in PRESETS or Path(options.name).is_dir()
 
 
 def _shape(options: ModelOptions) -> ModelConfig:
-    if _is_here(options):
+    if _is_local(options):
         return model_config(options)
     if not options.preset:
         raise UserError(f"the model {options.name} is not here: give the size to plan for with --model.preset")
@@ -251,7 +251,7 @@ def print_plan(planned: PlannedRun, file: TextIO) -> None:
 
 def _try_plan(recipe: Recipe) -> tuple[PackPlan | None, str]:
     """Return the pack plan of the recipe's data, or None and the reason why it cannot be made."""
-    if not _is_here(recipe.model):
+    if not _is_local(recipe.model):
         return None, f"the tokenizer of {recipe.model.name} is not here"
     try:
         processor = find_model(recipe.model).processor()
@@ -280,10 +280,10 @@ def _step_contents(recipe: Recipe, config: ModelConfig, plan: PackPlan | None) -
         weight * float(source.num_trained.sum()) / float(source.num_tokens.sum())
         for source, weight in zip(plan.sources, plan.shares, strict=True)
     )
-    return tokens, tiles, _scaled(chosen, tokens), round(tokens * trained)
+    return tokens, tiles, _scale_to_total(chosen, tokens), round(tokens * trained)
 
 
-def _scaled(lengths: Iterable[float], total: float) -> list[float]:
+def _scale_to_total(lengths: Iterable[float], total: float) -> list[float]:
     lengths = list(lengths)
     factor = total / sum(lengths)
     return [length * factor for length in lengths]

@@ -65,7 +65,7 @@ class _ChunkedLoss(torch.autograd.Function):
         loss_n = torch.empty(len(states_nD), dtype=torch.float32, device=states_nD.device)
         log_sum_n = torch.empty_like(loss_n)
         for rows in _chunks(len(states_nD), chunk):
-            logits_cV = F.linear(_rounded_up(states_nD[rows]), weight_VD)[: rows.stop - rows.start].float()
+            logits_cV = F.linear(_pad_rows(states_nD[rows]), weight_VD)[: rows.stop - rows.start].float()
             log_sum_n[rows] = logits_cV.logsumexp(dim=1)
             loss_n[rows] = log_sum_n[rows] - logits_cV.gather(1, target_n[rows, None]).squeeze(1)
         ctx.save_for_backward(states_nD, target_n, weight_VD, log_sum_n)
@@ -81,7 +81,7 @@ class _ChunkedLoss(torch.autograd.Function):
         # Sum the chunks in float32, because a long bfloat16 sum would lose small terms.
         grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
         for rows in _chunks(len(states_nD), ctx.chunk):
-            states_cD, num_rows = _rounded_up(states_nD[rows]), rows.stop - rows.start
+            states_cD, num_rows = _pad_rows(states_nD[rows]), rows.stop - rows.start
             # d loss / d logits = softmax - 1 at the target, times the gradient of the sum; 0 in padding rows.
             grad_cV = F.linear(states_cD, weight_VD).float()
             grad_cV[num_rows:] = 0.0
@@ -100,7 +100,7 @@ def _chunks(length: int, chunk: int) -> list[slice]:
     return [slice(start, min(start + chunk, length)) for start in range(0, length, chunk)]
 
 
-def _rounded_up(rows_cD: Tensor, multiple: int = 64) -> Tensor:
+def _pad_rows(rows_cD: Tensor, multiple: int = 64) -> Tensor:
     """Pad with zero rows, because oneDNN compiles its bfloat16 kernels for each number of rows."""
     return F.pad(rows_cD, (0, 0, 0, -len(rows_cD) % multiple))
 

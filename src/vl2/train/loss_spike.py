@@ -60,7 +60,7 @@ class LossSpikeSkip:
         """
         values = {"loss": loss, "gradient norm": grad_norm}
         if num_trained:
-            why = next((why for name, value in values.items() if (why := self._fault(name, value))), None)
+            why = next((why for name, value in values.items() if (why := self._find_fault(name, value))), None)
         else:
             why = NOTHING_TRAINED
         if why is None:
@@ -87,7 +87,7 @@ class LossSpikeSkip:
             values.clear()
             values.extend(state["recent"][name])
 
-    def _fault(self, name: str, value: float) -> str | None:
+    def _find_fault(self, name: str, value: float) -> str | None:
         if not math.isfinite(value):
             return f"{name} is {value}"
         recent = self._recent[name]

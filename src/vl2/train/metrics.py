@@ -105,10 +105,10 @@ class MetricsFile:
         """Open the file and remove lines after `last_step` and an incomplete last line."""
         self._path = folder / METRICS
         try:
-            self._keep(last_step)
+            self._drop_lines_after(last_step)
             self._file = self._path.open("ab", buffering=0)
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._write_error(error) from None
 
     def append(self, values: Mapping[str, Any]) -> None:
         line = json.dumps(_without_nan(values), ensure_ascii=False, allow_nan=False) + "\n"
@@ -117,12 +117,12 @@ class MetricsFile:
             while data:
                 data = data[self._file.write(data) or 0 :]
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._write_error(error) from None
 
     def close(self) -> None:
         self._file.close()
 
-    def _keep(self, last_step: int) -> None:
+    def _drop_lines_after(self, last_step: int) -> None:
         if not self._path.exists():
             return
         kept = [line for line in read_metrics(self._path) if line["step"] <= last_step]
@@ -133,7 +133,7 @@ class MetricsFile:
             os.fsync(file.fileno())
         partial.replace(self._path)
 
-    def _unwritable(self, error: OSError) -> UserError:
+    def _write_error(self, error: OSError) -> UserError:
         return UserError(f"cannot write {self._path}: {error.strerror or error}")
 
 

@@ -91,7 +91,7 @@ def _draw_loss(axes: Axes, lines: Lines) -> None:
             label="discarded",
         )
     axes.set_title("Loss per trained token", loc="left")
-    _finish(axes)
+    _style_axes(axes)
     _legend(axes)
 
 
@@ -106,8 +106,8 @@ def _draw_rate(figure: Figure, lines: Lines) -> None:
     lower.plot(steps, smooth(norms), color=COLORS[0])
     lower.set_title("Norm of the gradient before clipping", loc="left")
     lower.set_yscale("log")
-    _finish(upper, has_label=False)
-    _finish(lower)
+    _style_axes(upper, has_label=False)
+    _style_axes(lower)
 
 
 def _draw_load(figure: Figure, lines: Lines) -> None:
@@ -133,7 +133,7 @@ def _draw_load(figure: Figure, lines: Lines) -> None:
     lower.plot(steps, [sum(v) / len(v) for v in zip(*layers, strict=True)], color=COLORS[0], label="mean of the layers")
     lower.axhline(1, color="black", linewidth=0.8, linestyle=":", label="even")
     lower.set_ylim(bottom=0.9)
-    _finish(lower)
+    _style_axes(lower)
     # Put the legend above the axes: beside them it would separate the heat map from its scale, inside it hides lines.
     lower.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize="small")
 
@@ -144,7 +144,7 @@ def _draw_evaluations(axes: Axes, lines: Lines) -> None:
         points = [(line["step"], value) for line in lines if (value := line["evaluation"].get(name)) is not None]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=_plain(name), **_style(i))
     axes.set_title("Evaluations during training", loc="left")
-    _finish(axes)
+    _style_axes(axes)
     _legend(axes)
 
 
@@ -179,7 +179,7 @@ def _style(i: int) -> dict[str, Any]:
     return {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i // len(COLORS) % len(DASHES)]}
 
 
-def _finish(axes: Axes, *, has_label: bool = True) -> None:
+def _style_axes(axes: Axes, *, has_label: bool = True) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)

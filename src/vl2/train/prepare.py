@@ -83,7 +83,7 @@ def find_model(options: ModelOptions, run_folder: Path | None = None) -> ModelFi
     processor = locate_checkpoint(options.processor) if options.processor else folder
     if processor is None:
         raise UserError(f'"{options.name}" is a shape only: model.processor must name a folder with its tokenizer')
-    config = preset(options.name) if named else ModelConfig.from_file(_some(folder) / "config.json")
+    config = preset(options.name) if named else ModelConfig.from_file(_not_none(folder) / "config.json")
     return ModelFiles(
         config=config, processor_folder=processor, weights_folder=folder if options.init == "weights" else None
     )
@@ -237,6 +237,6 @@ def _is_usable(path: Path, store: Records, processor: Processor, stage: Stage) -
     return True
 
 
-def _some(folder: Path | None) -> Path:
+def _not_none(folder: Path | None) -> Path:
     assert folder is not None
     return folder

@@ -169,7 +169,7 @@ class RankZeroSection:
         """
         is_over = threading.Event()
         with ThreadPoolExecutor(1) as executor:
-            beats = executor.submit(self._beat_until, is_over)
+            beats = executor.submit(self._send_heartbeats, is_over)
             try:
                 yield
             finally:
@@ -177,7 +177,7 @@ class RankZeroSection:
         beats.result()
         self.end()
 
-    def _beat_until(self, is_over: threading.Event) -> None:
+    def _send_heartbeats(self, is_over: threading.Event) -> None:
         while not is_over.wait(self._every_s):
             self._ranks.max_(torch.zeros(1))
 

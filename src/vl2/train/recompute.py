@@ -25,13 +25,13 @@ def checkpoint_activations(model: VL2, *, encoder: EncoderRecompute = "blocks", 
     if encoder not in get_args(EncoderRecompute):
         raise UserError(f"the encoder's recomputation must be one of {', '.join(get_args(EncoderRecompute))}")
     if encoder == "whole":
-        _run_again(model.vision)
+        _checkpoint_forward(model.vision)
     elif encoder == "blocks":
         for block in model.vision.blocks:
-            _run_again(block)
+            _checkpoint_forward(block)
     if layers:
         for layer in model.language.model.layers:
-            _run_again(layer)
+            _checkpoint_forward(layer)
 
 
 def compile_encoder(model: VL2, backend: str = "inductor") -> None:
@@ -44,7 +44,7 @@ def compile_encoder(model: VL2, backend: str = "inductor") -> None:
         block.forward = torch.compile(block.forward, dynamic=True, backend=backend)
 
 
-def _run_again(module: nn.Module) -> None:
+def _checkpoint_forward(module: nn.Module) -> None:
     forward = module.forward
 
     def run(*inputs: Any, **options: Any) -> Any:

@@ -149,7 +149,7 @@ class Run:
         """Prepare a run from the recipe, and from the newest checkpoint with `resume`."""
         check_auxiliary_loss(recipe.auxiliary_loss)
         folder = Path(recipe.run.folder)
-        say = _sayer(quiet or not ranks.is_first)
+        say = _make_say(quiet or not ranks.is_first)
         found = _checkpoints(recipe, ranks).newest()
         if ranks.is_first:
             _open_folder(folder, resume=resume)
@@ -266,7 +266,7 @@ class Run:
 
     def finish(self, ended: Ended) -> Outcome:
         """Export and plot a finished run, and print the paths of the results."""
-        say = _sayer(self.is_quiet)
+        say = _make_say(self.is_quiet)
         self.checkpoints.close()
         checkpoint = self.checkpoints.newest()
         assert checkpoint is not None, "a run leaves a checkpoint"
@@ -283,7 +283,7 @@ class Run:
             from vl2.train.export import export
 
             outcome = replace(outcome, export=export(checkpoint, self.folder / "export", replaces=True))
-        _draw(self.folder, say)
+        _save_plots(self.folder, say)
         where = f"; the result is in {outcome.export}" if outcome.export is not None else ""
         say(f"finished {self.total:,} steps: saved {checkpoint}{where}")
         return outcome
@@ -424,7 +424,7 @@ def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _sayer(is_quiet: bool) -> Say:
+def _make_say(is_quiet: bool) -> Say:
     def say(text: str) -> None:
         if not is_quiet:
             print(f"vl2: {text}", file=sys.stderr, flush=True)
@@ -432,7 +432,7 @@ def _sayer(is_quiet: bool) -> Say:
     return say
 
 
-def _draw(folder: Path, say: Say) -> None:
+def _save_plots(folder: Path, say: Say) -> None:
     """Plot the run if matplotlib is installed. Missing plots do not make a run fail."""
     from vl2.train.plots import save_run_plots
 

@@ -269,10 +269,10 @@ class TrainStep:
             grad_norm=self.optimizer.grad_norm(),
             expert_load=tally.expert_load,
             tile_imbalance=imbalance(counts.tiles_by_rank),
-            tile_imbalance_balanced=self._balanced(counts),
+            tile_imbalance_balanced=self._balanced_imbalance(counts),
         )
 
-    def _balanced(self, counts: StepCounts) -> float:
+    def _balanced_imbalance(self, counts: StepCounts) -> float:
         if self._balancer is None:
             return imbalance(counts.tiles_by_rank)
         return imbalance([even_counts(held) for held in counts.tiles_by_rank])

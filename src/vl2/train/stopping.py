@@ -37,7 +37,7 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():  # only the main thread may set signal handlers
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -52,7 +52,7 @@ class Stop:
         code = int(self._ranks.max_(torch.tensor(0 if own is None else _REASONS.index(own) + 1)))
         return _REASONS[code - 1] if code else None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._signalled == "interrupted":
             os.write(2, b"\nvl2: stopped immediately; --resume continues from the last checkpoint\n")
             os._exit(130)  # this is safe, because a partly written checkpoint does not have its final name yet

@@ -43,7 +43,7 @@ def _cosines() -> npt.NDArray[np.float64]:
 
 
 @cache
-def _order() -> npt.NDArray[np.int64]:
+def _bit_order() -> npt.NDArray[np.int64]:
     """Return the fixed permutation of the bits of a hash.
 
     Pages in one layout agree in whole rows of frequencies. Without the shuffle, such rows would fill blocks of the
@@ -60,7 +60,7 @@ def perceptual_hash(image: Image.Image) -> int:
     # Leave out the constant, so that brightness does not change the hash. Round, because otherwise rounding errors
     # would set bits of flat images.
     lowest = np.round(spectrum.ravel()[1 : HASH_BITS + 1], 3)
-    bits = (lowest > np.median(lowest))[_order()]
+    bits = (lowest > np.median(lowest))[_bit_order()]
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 

@@ -30,7 +30,7 @@ _MAX_BUCKET = 64  # texts made from one template share bands; only the latest on
 
 
 @cache
-def _functions() -> tuple[Signature, Signature]:
+def _hash_functions() -> tuple[Signature, Signature]:
     # NumPy guarantees the stream of RandomState, so signatures can be stored.
     random = np.random.RandomState(20241213)
     factors = random.randint(1, _PRIME, _PLACES).astype(np.uint64)
@@ -47,7 +47,7 @@ def signature(text: str) -> Signature | None:
     if not words:
         return None
     shingles = sorted({stable_hash(gram) % _PRIME for gram in n_grams(words, min(SHINGLE_WORDS, len(words)))})
-    factors, offsets = _functions()
+    factors, offsets = _hash_functions()
     values = np.asarray(shingles, dtype=np.uint64)
     least = np.full(_PLACES, _PRIME, dtype=np.uint64)
     for start in range(0, len(values), 1024):  # bounds the memory for long texts

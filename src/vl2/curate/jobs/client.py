@@ -321,7 +321,7 @@ class Client:
         if reply.status_code in _FATAL:
             needed = f"base_url, model and the key in {self.endpoint.key_variable}"
             raise UserError(f"{self.endpoint.base_url} answers with {why}: check {needed}")
-        raise RequestFailed(f"{why}: {self._without_key(_one_line(reply.text))}")
+        raise RequestFailed(f"{why}: {self._redact_key(_one_line(reply.text))}")
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, or raise Stopped as soon as the run is stopping."""
@@ -339,7 +339,7 @@ class Client:
         longest = min(_FIRST_WAIT_S * 2**number, _LONGEST_WAIT_S)
         return self.jitter.uniform(longest / 2, longest)
 
-    def _without_key(self, text: str) -> str:
+    def _redact_key(self, text: str) -> str:
         key = os.environ.get(self.endpoint.key_variable, "")
         return text.replace(key, "***") if key else text
 

@@ -123,7 +123,7 @@ class _Pipeline:
             # `next` runs in a thread, because reading and OCR of images would block the event loop.
             while not self._client.stopping and (item := await asyncio.to_thread(next, prepared, None)) is not None:
                 self._in_progress.append(_InProgress(item.record, asyncio.create_task(self._outcome(item))))
-                self._write_done()
+                self._write_finished()
                 while len(self._in_progress) >= ahead and not self._client.stopping:
                     await self._wait_for_first()
             while self._in_progress and not self._client.stopping:
@@ -137,9 +137,9 @@ class _Pipeline:
         stopped = asyncio.create_task(self._client.stopped.wait())
         await asyncio.wait({self._in_progress[0].task, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        self._write_done()
+        self._write_finished()
 
-    def _write_done(self) -> None:
+    def _write_finished(self) -> None:
         while self._in_progress and self._in_progress[0].task.done():
             outcome = self._in_progress.popleft().task.result()
             if outcome is not None:
@@ -172,23 +172,23 @@ class _Pipeline:
             return Outcome(source=item.record, made=None, why=item.problem)
         try:
             request = self._job.ask(item.record, item.material)
-            return await self._answered(item, request)
+            return await self._request_and_read(item, request)
         except (Unsuitable, RequestFailed) as reason:
             return Outcome(source=item.record, made=None, why=str(reason))
         except Stopped:
             return None
 
-    async def _answered(self, item: Prepared, request: ChatRequest) -> Outcome:
+    async def _request_and_read(self, item: Prepared, request: ChatRequest) -> Outcome:
         why = ""
         for number in range(READ_TRIES):
             answer = await self._asker.ask(_for_attempt(request, number))
             try:
-                return self._read(item, answer)
+                return self._read_answer(item, answer)
             except Unreadable as reason:
                 why = str(reason)
         return Outcome(source=item.record, made=None, why=f"no readable answer in {READ_TRIES} tries: {why}")
 
-    def _read(self, item: Prepared, answer: ChatAnswer) -> Outcome:
+    def _read_answer(self, item: Prepared, answer: ChatAnswer) -> Outcome:
         if answer.finish_reason == "length":
             raise Unreadable("the answer was truncated")
         try:

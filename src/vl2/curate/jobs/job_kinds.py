@@ -88,14 +88,16 @@ class Recaption:
         if len(answers) != 1:
             raise Unsuitable(f"a caption is one answer, the record has {len(answers)}")
         check_no_boxes(record)
-        text = "\n\n".join([instruction_for(record.id), *self._hints(record, material), *self._written_in(record)])
+        text = "\n\n".join(
+            [instruction_for(record.id), *self._prompt_hints(record, material), *self._language_instruction(record)]
+        )
         return ChatRequest(system=CAPTION_SYSTEM, text=text, images=material.images, max_tokens=self.max_tokens)
 
     def read(self, record: Record, material: Material, answer: str) -> JobResult:
         made = with_answers(record, [clean_answer(answer)])
         return JobResult(record=replace(made, language=self.language or record.language))
 
-    def _hints(self, record: Record, material: Material) -> list[str]:
+    def _prompt_hints(self, record: Record, material: Material) -> list[str]:
         meta = [f"{name}: {value}" for name, value in self.meta.get(record.id, {}).items()]
         meta += [line for lines in material.camera for line in lines]
         caption = "\n".join(texts_of(record, "assistant"))[:_MAX_CAPTION_CHARACTERS]
@@ -106,7 +108,7 @@ class Recaption:
         )
         return [f"{title}:\n{text}" for title, text in known if text.strip()]
 
-    def _written_in(self, record: Record) -> list[str]:
+    def _language_instruction(self, record: Record) -> list[str]:
         name = LANGUAGES.get(self.language or record.language)
         return [f"Write in {name}."] if name else []
 
@@ -320,7 +322,7 @@ def _source_of(record: Record) -> _SourceTexts:
         for kept in _KEPT.finditer(text):
             if kept["phrase"]:
                 source.add(kept["phrase"], is_sentence=False)
-        source.add(_marked(text), is_sentence=True)
+        source.add(_mask_tags(text), is_sentence=True)
     if not source.texts:
         raise Unsuitable("it has no text to translate")
     if any(_MARK.search(_KEPT.sub("", part.text or "")) for message in record.messages for part in message.parts):
@@ -328,7 +330,7 @@ def _source_of(record: Record) -> _SourceTexts:
     return source
 
 
-def _marked(text: str) -> str:
+def _mask_tags(text: str) -> str:
     """Replace tags and boxes by the marks [[1]], [[2]], ... in order."""
     numbers = iter(range(1, 1 + len(_KEPT.findall(text))))
     return _KEPT.sub(lambda _: f"[[{next(numbers)}]]", text)
@@ -349,7 +351,7 @@ def _translated(record: Record, targets: dict[str, str]) -> Record:
     def part(old: Part) -> Part:
         if old.text is None:
             return old
-        marked = _marked(old.text)
+        marked = _mask_tags(old.text)
         things = [kept(match) for match in _KEPT.finditer(old.text)]
         return Part(text=_MARK.sub(lambda mark: things[int(mark[1]) - 1], targets.get(marked, marked)))
 

@@ -153,7 +153,7 @@ def _open(record: Record, job: DataJob, root: Path) -> _Opened:
         return _Opened(prepared=Prepared(record=record, problem=f"a text cannot be used: {error}"))
     try:
         files = tuple(read_stored(image, root) for image in record.images)
-        record = replace(record, images=tuple(map(_inlined, record.images, files)))
+        record = replace(record, images=tuple(map(_with_bytes, record.images, files)))
         if not (job.sends_images or job.needs_ocr):
             return _Opened(prepared=Prepared(record=record))
         images = tuple(map(sent_image, files))
@@ -164,7 +164,7 @@ def _open(record: Record, job: DataJob, root: Path) -> _Opened:
     return _Opened(prepared=Prepared(record=record, material=material), files=files)
 
 
-def _inlined(image: StoredImage, data: bytes) -> StoredImage:
+def _with_bytes(image: StoredImage, data: bytes) -> StoredImage:
     return replace(image, data=data, path=None)
 
 

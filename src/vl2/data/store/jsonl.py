@@ -78,10 +78,10 @@ def write_jsonl(records: Iterable[Record], out: IO[bytes], file: DataFile) -> No
 
 def images_folder(file: DataFile) -> DataFile:
     """Return the folder for the images of a JSONL file: "a-images" for "a.jsonl"."""
-    return DataFile(fs=file.fs, path=_images(file.path), name=_images(file.name))
+    return DataFile(fs=file.fs, path=_images_path(file.path), name=_images_path(file.name))
 
 
-def _images(path: str) -> str:
+def _images_path(path: str) -> str:
     return f"{path.rpartition('.')[0]}-images"
 
 

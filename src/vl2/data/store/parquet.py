@@ -129,13 +129,13 @@ class ParquetRecords:
 
         group = bisect_right(self._starts, index) - 1
         try:
-            table = self._group(group)
+            table = self._read_cached_group(group)
         except (UserError, OSError, ValueError, pa.ArrowException) as error:
             place = Place(file=self._file.name, row=index)
             return Problem(place=place, id=None, kind="unreadable", why=_first_line(error))
         return _read_row(self._file, table, index - self._starts[group], index)
 
-    def _group(self, group: int) -> Any:
+    def _read_cached_group(self, group: int) -> Any:
         import pyarrow.parquet as pq
 
         kept, table = self._kept

@@ -109,7 +109,7 @@ def _members(file: DataFile) -> Iterator[tarfile.TarInfo | Problem]:
             with tarfile.open(fileobj=raw, mode="r:", ignore_zeros=True) as tar:
                 while (member := tar.next()) is not None:
                     _forget_members(tar)
-                    if lost := _lost(file, end, member.offset):
+                    if lost := _unclaimed_bytes(file, end, member.offset):
                         yield lost
                     end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                     if member.isreg() and not member.issparse():
@@ -119,11 +119,11 @@ def _members(file: DataFile) -> Iterator[tarfile.TarInfo | Problem]:
         except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
             yield _damage(file, f"the tar is damaged after byte {end}: {error}")
             return
-    if lost := _lost(file, end, size):
+    if lost := _unclaimed_bytes(file, end, size):
         yield lost
 
 
-def _lost(file: DataFile, start: int, end: int) -> Problem | None:
+def _unclaimed_bytes(file: DataFile, start: int, end: int) -> Problem | None:
     """Return a problem if the bytes from `start` to `end`, which belong to no member, are not all zero."""
     step = 1 << 20
     for position in range(start, end, step):
@@ -193,12 +193,12 @@ def write_tar(records: Iterable[Record], out: IO[bytes], first: int = 0) -> None
                 path = f"{key}.{index}.{image_ending(image.data)}"
                 images.append((image.data, StoredImage(path=path, width=image.width, height=image.height)))
             values = replace(record, images=tuple(stored for _, stored in images)).to_dict()
-            _add(tar, f"{key}.json", json.dumps(values, ensure_ascii=False).encode("utf-8"))
+            _add_member(tar, f"{key}.json", json.dumps(values, ensure_ascii=False).encode("utf-8"))
             for data, stored in images:
-                _add(tar, str(stored.path), data)
+                _add_member(tar, str(stored.path), data)
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)  # time, owner and group are 0
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))

@@ -130,10 +130,10 @@ def _only_option_named(answer: str, choices: Choices) -> str:
 
 def is_ai2d_right(answer: str, gold: str) -> bool:
     """Compare the extracted text with the letter, ignoring case and punctuation."""
-    return _bare(ai2d_text(answer)) == _bare(gold)
+    return _strip_punctuation(ai2d_text(answer)) == _strip_punctuation(gold)
 
 
-def _bare(text: str) -> str:
+def _strip_punctuation(text: str) -> str:
     return text.lower().translate(str.maketrans("", "", string.punctuation))
 
 

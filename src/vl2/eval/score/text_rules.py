@@ -78,14 +78,14 @@ def anls(answer: str, golds: Sequence[str], *, divides_cleaned: bool = False) ->
 
 
 def _similarity(answer: str, gold: str, *, divides_cleaned: bool) -> float:
-    cleaned = _spaced(answer), _spaced(gold)
+    cleaned = _collapse_spaces(answer), _collapse_spaces(gold)
     longest = max(map(len, cleaned if divides_cleaned else (answer.upper(), gold.upper())))
     if longest == 0:
         return 1.0
     return 1.0 - edit_distance(*cleaned) / longest
 
 
-def _spaced(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     return " ".join(text.lower().split())
 
 
@@ -103,7 +103,7 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000:
 
 def ocrbench_point(answer: str, golds: Sequence[str], question_type: str, *, folds_width: bool = False) -> float:
     """Score one answer, 0 or 1, as in VLMEvalKit, or as in lmms-eval with `folds_width`."""
-    text_form = _folded if folds_width else _one_line
+    text_form = _fold_width if folds_width else _one_line
     form = _without_blanks if question_type == FORMULAS else text_form
     return float(any(form(gold) in form(answer) for gold in golds))
 
@@ -116,7 +116,7 @@ def _one_line(text: str) -> str:
     return text.lower().strip().replace("\n", " ")
 
 
-def _folded(text: str) -> str:
+def _fold_width(text: str) -> str:
     return _one_line(text.translate(_FULL_WIDTH))
 
 
@@ -149,14 +149,14 @@ _DOUBLE = (
 )  # fmt: skip
 
 
-def _forms(word: str) -> list[str]:
+def _without_apostrophes(word: str) -> list[str]:
     """Return a contraction without its apostrophes, and (if it has several) with each single one."""
     parts = word.split("'")
     one_left = ["".join(parts[:i]) + "'" + "".join(parts[i:]) for i in range(1, len(parts))] if len(parts) > 2 else []
     return ["".join(parts), *one_left]
 
 
-_WHOLE = {form: word for word in (*_CONTRACTIONS, *_DOUBLE) for form in _forms(word)}
+_WHOLE = {form: word for word in (*_CONTRACTIONS, *_DOUBLE) for form in _without_apostrophes(word)}
 
 Normalize = Callable[[str], str]
 

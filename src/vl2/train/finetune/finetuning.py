@@ -83,11 +83,11 @@ class TuningPlan:
         records = stage.batch_size * stage.seq_len * self.fill / data.mean_tokens
         rates = "".join(f", {part} x {rate:g}" for part, rate in stage.rate_multipliers.items())
         lines = [
-            f"data     {_counted(data.num_train, 'record')} to train on, {data.num_held_out} held out{bad}",
+            f"data     {_count_noun(data.num_train, 'record')} to train on, {data.num_held_out} held out{bad}",
             f"trained  {what}: {size.num_trained:,} of {size.parameters:,} parameters ({parts})",
             f"memory   weights {_size(size.weight_bytes)}, optimizer {_size(size.optimizer_bytes)}, and activations",
             f"steps    {self.num_steps} of about {records:.0f} records "
-            f"({_counted(stage.batch_size, 'sequence')} of {stage.seq_len} tokens), "
+            f"({_count_noun(stage.batch_size, 'sequence')} of {stage.seq_len} tokens), "
             f"rate {stage.learning_rate:g}{rates}",
         ]
         if data.num_bare_boxes:
@@ -141,7 +141,7 @@ def plan(
             f"fine-tuning runs in one process, got {num_started()}: start it without torchrun, or train over several "
             "with a recipe and vl2 train (docs/finetuning.md)"
         )
-    asked = _asked(location, options, num_held_out)
+    asked = _fixed_options(location, options, num_held_out)
     _check_folder(folder, asked, resume=resume)
     checkpoint = locate_checkpoint(options.model)
     config = ModelConfig.from_file(checkpoint / "config.json")
@@ -159,7 +159,7 @@ def plan(
         size = trained_size(config, recipe.stage, recipe.adapter, DTYPES[recipe.engine.compute])
         if not size.num_trained:
             raise UserError("nothing is left to train: freeze fewer parts")
-        fill = _fill(recipe, processor, folder, options.epochs)
+        fill = _measure_fill(recipe, processor, folder, options.epochs)
         recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random, fill=fill)
     except UserError:
         if not resume:  # leave no files that would block the next attempt
@@ -277,7 +277,7 @@ def _with_quantized_base(planned: TuningPlan, trained: Path | None) -> tuple[VL2
     return model.eval(), Processor.from_folder(folder)
 
 
-def _fill(recipe: Recipe, processor: Processor, folder: Path, epochs: float) -> float:
+def _measure_fill(recipe: Recipe, processor: Processor, folder: Path, epochs: float) -> float:
     """Return the fraction of the run's sequence positions that are not padding, from the first windows of its plan.
 
     A window of the plan is one epoch, to within a sequence. The index is written to the run folder for reuse.
@@ -304,7 +304,7 @@ def _replace(source: Path, target: Path) -> Path:
     return target
 
 
-def _asked(location: str, options: TuningOptions, num_held_out: int | None) -> dict[str, Any]:
+def _fixed_options(location: str, options: TuningOptions, num_held_out: int | None) -> dict[str, Any]:
     """Return the options that a resumed run must repeat; the device, save interval and time limit may change."""
     free = ("device", "save_every", "minutes")
     values = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
@@ -342,7 +342,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;") or "(nothing)"
 
 
-def _counted(count: int, noun: str) -> str:
+def _count_noun(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

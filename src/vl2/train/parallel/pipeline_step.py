@@ -59,7 +59,7 @@ class PipelineStep(TrainStep):
 
     def _run_kind(self, packs: list[Packed], counts: StepCounts, tally: StepTally, *, is_text: bool) -> None:
         model = self.pipeline
-        size, longest = self._agree(len(packs), max((len(pack) for pack in packs), default=0))
+        size, longest = self._max_over_ranks(len(packs), max((len(pack) for pack in packs), default=0))
         if not size:
             return
         # PyTorch's schedules require a multiple of the number of stages.
@@ -83,12 +83,12 @@ class PipelineStep(TrainStep):
     def _count_tiles(self, packs: Sequence[Packed]) -> tuple[tuple[int, ...], ...]:
         return super()._count_tiles([pack for pack in packs if len(pack.tiles)])
 
-    def _balanced(self, counts: StepCounts) -> float:
+    def _balanced_imbalance(self, counts: StepCounts) -> float:
         if not self._balances_tiles:
             return imbalance(counts.tiles_by_rank)
         return imbalance([even_counts(held) for held in counts.tiles_by_rank])
 
-    def _agree(self, count: int, length: int) -> tuple[int, int]:
+    def _max_over_ranks(self, count: int, length: int) -> tuple[int, int]:
         """Return the maximum of both values over the data-parallel ranks."""
         most = torch.tensor([count, length], device=self.ranks.device)
         count, length = self.data_ranks.max_(most).tolist()

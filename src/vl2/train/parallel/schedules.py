@@ -71,12 +71,12 @@ class Pipelines:
         # Imported here because it loads PyTorch's compiler, and most runs have no pipeline.
         from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
 
-        chosen = self._chosen(shape)
+        chosen = self._segment_numbers(shape)
         stages: list[_PipelineStageBase] = []
         for place, number in enumerate(chosen):
             if number in self._segments:
-                before = self._sent(chosen[place - 1], shape, carries_gradient) if place else ()
-                after = self._sent(number, shape, carries_gradient)
+                before = self._output_specs(chosen[place - 1], shape, carries_gradient) if place else ()
+                after = self._output_specs(number, shape, carries_gradient)
                 stages.append(
                     PipelineStage(
                         self._segments[number],
@@ -92,10 +92,12 @@ class Pipelines:
             return Schedule1F1B(stages[0], shape.num_batches, loss_fn=_squeeze_loss, scale_grads=False)
         return ScheduleInterleaved1F1B(stages, shape.num_batches, loss_fn=_squeeze_loss, scale_grads=False)
 
-    def _chosen(self, shape: MicroBatchShape) -> tuple[int, ...]:
+    def _segment_numbers(self, shape: MicroBatchShape) -> tuple[int, ...]:
         return tuple(range(len(self._split.segments))) if shape.num_tiles else self._split.text_segments
 
-    def _sent(self, number: int, shape: MicroBatchShape, carries_gradient: Sequence[bool]) -> tuple[Tensor, ...]:
+    def _output_specs(
+        self, number: int, shape: MicroBatchShape, carries_gradient: Sequence[bool]
+    ) -> tuple[Tensor, ...]:
         """Return a segment's outputs as tensors on the meta device."""
         config, last = next(iter(self._segments.values())).config, self._split.segments[number][-1].kind
         width = config.language_config.hidden_size

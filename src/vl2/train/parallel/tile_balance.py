@@ -121,7 +121,7 @@ class TileBalancer:
             own_IQD = torch.cat((kept_IQD, self._ranks.exchange(foreign_IQD, received, moves.moved[rank])))
         # With sharded weights, keep the output of a blank tile in the graph, so that all ranks run backward.
         whole_IQD = torch.cat((own_IQD, tokens_IQD[num_tiles:]))
-        return EncodedPacks(packs=sent.packs, tokens=self._divide(sent.packs, own_IQD), encoded_IQD=whole_IQD)
+        return EncodedPacks(packs=sent.packs, tokens=self._split_by_pack(sent.packs, own_IQD), encoded_IQD=whole_IQD)
 
     def _run_encoder(self, tiles_I3PP: Tensor) -> Tensor:
         """Return the visual tokens of the tiles. With sharded weights, a rank without tiles encodes a blank one."""
@@ -131,7 +131,7 @@ class TileBalancer:
             return self._model.encode_tiles(tiles_I3PP)
         return self._no_tokens().requires_grad_(self._is_trained)
 
-    def _divide(self, packs: Sequence[Packed], own_IQD: Tensor) -> list[Tensor | None]:
+    def _split_by_pack(self, packs: Sequence[Packed], own_IQD: Tensor) -> list[Tensor | None]:
         """Return each pack's tokens as leaves of the language model's graph.
 
         With sharded weights, a pack without tiles gets the tokens of a blank tile, so that all ranks run backward.
