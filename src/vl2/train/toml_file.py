@@ -1,7 +1,8 @@
 """Convert frozen dataclasses from and to TOML tables. The types of the fields are the schema.
 
 An unknown key raises a UserError that suggests the nearest known key; a value of the wrong type raises one that names
-the expected type. Written TOML reads back as an equal value. Fields that are None are left out, because TOML has no null.
+the expected type. Written TOML reads back as an equal value. Fields that are None are left out, because TOML has no
+null.
 """
 
 from __future__ import annotations
