@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from vl2.cli.flags import GenerateFlags, ModelFlags, OutputFlags, check_answer_length, option_fields, print_json
 from vl2.errors import UserError
 from vl2.files import is_url, local_path
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from vl2.infer.constraint import Constraint
 
 

@@ -118,7 +118,7 @@ class DataStats:
 
     Examples:
       vl2 data stats shards/
-      vl2 data stats "train-*.parquet" --model deepseek-ai/deepseek-vl2-small --plots plots/
+      vl2 data stats "train-*.parquet" --model small --plots plots/
       vl2 data stats train.jsonl --json
     """
 

@@ -37,7 +37,7 @@ class DataFilter:
     Examples:
       vl2 data filter raw/ --out clean --filter tiny --filter repetition:max_share=0.3,categories=caption
       vl2 data filter raw/ --out clean --recipe filters.toml --ray
-      vl2 data filter raw/ --out short --filter too_long:limit=4096 --model deepseek-ai/deepseek-vl2-tiny
+      vl2 data filter raw/ --out short --filter too_long:limit=4096 --model tiny
     """
 
     locations: Locations = ()

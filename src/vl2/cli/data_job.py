@@ -53,8 +53,11 @@ class DataJob:
     concurrency: Number = 8
     """requests under way at once"""
     requests_per_minute: Optional = None
+    """what the endpoint allows; no bound by default"""
     tokens_per_minute: Optional = None
+    """the same in tokens, of questions and answers together"""
     timeout_s: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 120.0
+    """how long an answer may take"""
     key_variable: Annotated[str, tyro.conf.arg(metavar="NAME")] = "OPENAI_API_KEY"
     """the environment variable with the key"""
     ocr_ledger: OptionalFile = None

@@ -85,7 +85,6 @@ class Inspect:
         from vl2.checkpoint.machine_memory import parse_bytes
         from vl2.checkpoint.model_size import ModelSize
         from vl2.checkpoint.quantization_config import QuantizationConfig
-        from vl2.checkpoint.resolve import RELEASED
         from vl2.cli.memory_report import MemoryReport, print_size
 
         if self.draw is not None:
@@ -100,17 +99,15 @@ class Inspect:
             if source.revision is not None:
                 raise UserError(f"--revision is for hub ids, and {self.target} is built in")
             config, record = preset(self.target), None
-            target = RELEASED.get(self.target, self.target)
         else:
-            target = self.target
-            folder = replace(source, model=target).locate(quiet=self.output.quiet, needs_weights=False)
+            folder = replace(source, model=self.target).locate(quiet=self.output.quiet, needs_weights=False)
             config = ModelConfig.from_file(folder / "config.json")
             record = QuantizationConfig.of(config, folder)
         own = config.language_config.max_position_embeddings
         if self.context is not None and self.context > own:
             raise UserError(f"--context must be at most {own}, the model's own, got {self.context}")
         size = ModelSize.of(config)
-        report = MemoryReport.of(target, config, record, context=self.context, bound=bound)
+        report = MemoryReport.of(self.target, config, record, context=self.context, bound=bound)
         if self.output.json:
             print_json({**size.to_dict(), **report.to_dict()})
         else:

@@ -101,7 +101,11 @@ def run(arguments: Sequence[str], parse: Parse | None = None) -> int:
         _print_error(error)
         return 1
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
+        with contextlib.suppress(BrokenPipeError):  # `vl2 --help | head`
+            sys.stdout.flush()
+            return _code_of(stop)
+        _forget_stdout()
+        return _code_of(stop)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -115,6 +119,10 @@ def run(arguments: Sequence[str], parse: Parse | None = None) -> int:
         _print_error(UserError(f"cannot write the answer: {error.strerror}"))
         return 1
     return 0
+
+
+def _code_of(stop: SystemExit) -> int:
+    return 0 if stop.code is None else stop.code if isinstance(stop.code, int) else 2
 
 
 def _is_full(error: OSError) -> bool:

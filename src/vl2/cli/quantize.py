@@ -21,7 +21,7 @@ class Quantize:
 
     Examples:
       vl2 quantize ./deepseek-vl2-tiny ./tiny-int4
-      vl2 quantize deepseek-ai/deepseek-vl2-small ./small-int8 --weights int8
+      vl2 quantize small ./small-int8 --weights int8
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]

@@ -30,7 +30,7 @@ class Serve:
 
     Examples:
       vl2 serve
-      vl2 serve --model deepseek-ai/deepseek-vl2-tiny --port 9000 --allow-files ~/scans
+      vl2 serve --model tiny --port 9000 --allow-files ~/scans
       VL2_API_KEY=secret vl2 serve --host 0.0.0.0 --lora receipts=tuned/adapter
     """
 

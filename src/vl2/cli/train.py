@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import inspect
-import io
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -85,19 +81,14 @@ class Train:
             recipe = _with_one_length(read_recipe(file), arguments)
         elif not is_help:
             raise UserError("say which recipe to train: a TOML file, such as recipes/tiny/alignment.toml")
-        said = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(said):
-                return tyro.cli(
-                    cls,
-                    prog="vl2 train",
-                    description=inspect.getdoc(cls),
-                    args=list(arguments),
-                    default=cls(recipe=recipe),
-                    config=(tyro.conf.FlagCreatePairsOff,),
-                )
-        finally:
-            print(_without_none(said.getvalue()), end="")
+        return tyro.cli(
+            cls,
+            prog="vl2 train",
+            description="",
+            args=list(arguments),
+            default=cls(recipe=recipe),
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
 
     def run(self) -> None:
         if self.dry_run:
@@ -173,12 +164,6 @@ class TrainExport:
 
 
 TRAIN_COMMANDS = {"plot": TrainPlot, "export": TrainExport}
-
-
-def _without_none(text: str) -> str:
-    """Take "None" out of a help: a value that is left out is off. The frame keeps its width."""
-    text = re.sub(r"\{None\}\|(\S+)", lambda match: match[1].ljust(len(match[0])), text)
-    return re.sub(r"\(default: None\)", lambda match: " " * len(match[0]), text)
 
 
 def _with_one_length(recipe: Recipe, arguments: Sequence[str]) -> Recipe:

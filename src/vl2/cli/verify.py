@@ -26,7 +26,7 @@ class Verify:
       vl2 verify nano
       vl2 verify tiny --out page.md
       vl2 verify ./deepseek-vl2-small --weights int4 --pictures ./images --no-download
-      vl2 verify deepseek-ai/deepseek-vl2 --quick
+      vl2 verify base --quick
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
