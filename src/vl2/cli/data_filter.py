@@ -23,7 +23,7 @@ from vl2.errors import UserError
 from vl2.progress import counted
 
 if TYPE_CHECKING:
-    from vl2.curate.filters.filter_folder import Done
+    from vl2.curate.filters.filter_folder import FilterResult
     from vl2.process.processor import Processor
 
 
@@ -104,7 +104,7 @@ class DataFilter:
     def _load(self) -> Processor:
         return load_processor(self.model, quiet=self.output.quiet)
 
-    def _report(self, done: Done) -> None:
+    def _report(self, done: FilterResult) -> None:
         if self.output.json:
             print_json({"folder": self.out, **done.to_dict()})
             return
