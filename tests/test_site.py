@@ -99,7 +99,7 @@ def test_the_python_page_has_every_public_name_and_the_comments_of_fields() -> N
 def test_the_recipe_page_has_the_values_of_every_table() -> None:
     page = site_reference().recipe_page()
     assert "| `learning_rate` | `float` |  | the peak |" in page
-    assert "| `workers` | `int` | `2` | threads that make packs ahead; 0 makes each when it is needed |" in page
+    assert "| `workers` | `int` | `2` | threads that prepare packs in advance; 0 prepares each pack on demand |" in page
 
 
 def test_the_http_page_has_the_endpoints_and_what_their_fields_take() -> None:

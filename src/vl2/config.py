@@ -1,9 +1,9 @@
-"""The shape of a model: frozen dataclasses keyed like the released config.json, and the presets.
+"""The model's configuration: frozen dataclasses with the keys of the released config.json, and the presets.
 
-No field has a default. Keys that a file leaves out are filled from `RELEASED_DEFAULTS`, the one
-table of what the released configuration classes assume; a value that this package does not
-implement is refused by `SUPPORTED_VALUES`, never ignored. Keys that change no arithmetic
-(`architectures`, `auto_map`, `transformers_version`, ...) are carried and written back as they came.
+No field has a default. Keys that a file leaves out are filled from `RELEASED_DEFAULTS`, the one table
+of the released configuration classes' defaults. A value that this package does not implement is an
+error (`SUPPORTED_VALUES`), never ignored. Keys that change no arithmetic (`architectures`, `auto_map`,
+`transformers_version`, ...) are kept and written back unchanged.
 
 Source: config.json of the three released checkpoints and the defaults of the released
 configuration classes. Golden: tests/golden/reference/checkpoints, tests/golden/configs.
@@ -29,7 +29,7 @@ TopkMethod = Literal["greedy", "group_limited_greedy", "noaux_tc"]
 
 PRESETS = ("nano", "tiny", "small", "base")
 
-# What the released configuration classes assume where config.json says nothing.
+# Defaults of the released configuration classes, for keys that are not in config.json.
 RELEASED_DEFAULTS: dict[str, Json] = {
     "language_config": {
         "vocab_size": 102400,
@@ -79,7 +79,7 @@ RELEASED_DEFAULTS: dict[str, Json] = {
     "projector_config": {"input_dim": 1152, "n_embed": 2048, "downsample_ratio": 2},
 }
 
-# Keys whose other values would change the arithmetic in ways that no released size needs.
+# Keys where another value would change the arithmetic in a way that no released size needs, so it is refused.
 SUPPORTED_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "": {"tile_tag": ("2D",), "global_view_pos": ("head",)},
     "language_config": {
@@ -150,7 +150,7 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
-    """Sizes and rules of the DeepSeekMoE language model. Field names are the keys of config.json."""
+    """Configuration of the DeepSeekMoE language model. Field names are the keys of config.json."""
 
     vocab_size: int  # V
     hidden_size: int  # D, channels per token
@@ -158,12 +158,12 @@ class LanguageConfig:
     moe_intermediate_size: int  # F of one expert
     num_hidden_layers: int
     num_attention_heads: int  # H
-    num_key_value_heads: int | None  # heads of keys and values without latent attention; None: H
+    num_key_value_heads: int | None  # key and value heads of plain attention (not MLA); None: H
     n_shared_experts: int | None
     n_routed_experts: int | None  # E; None: every layer is dense
     num_experts_per_tok: int | None  # K
     routed_scaling_factor: float
-    kv_lora_rank: int | None  # R of keys and values
+    kv_lora_rank: int | None  # R, latent rank of keys and values
     q_lora_rank: int | None  # rank of the queries; None: not compressed
     qk_rope_head_dim: int
     qk_nope_head_dim: int
@@ -265,7 +265,7 @@ class LanguageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """Sizes of the SigLIP vision transformer. Field names are the keys of config.json."""
+    """Configuration of the SigLIP vision transformer. Field names are the keys of config.json."""
 
     image_size: int  # P, side of a tile in pixels
     patch_size: int
@@ -273,7 +273,7 @@ class VisionConfig:
     layers: int
     heads: int
     mlp_ratio: float
-    global_pool: str  # "map": the files also hold an attention pool, which nothing reads; "": they do not
+    global_pool: str  # "map": the checkpoint also holds an attention pool, which the model does not use; "": none
 
     def __post_init__(self) -> None:
         _require_positive(self, "image_size", "patch_size", "width", "layers", "heads", "mlp_ratio")
@@ -294,7 +294,7 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectorConfig:
-    """Sizes of the adaptor between encoder and language model. Field names are the keys of config.json."""
+    """Configuration of the projector between encoder and language model. Field names are the keys of config.json."""
 
     input_dim: int
     n_embed: int
@@ -306,7 +306,7 @@ class ProjectorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One whole model. `source` holds the file's own keys, so that saving writes back what was read."""
+    """Configuration of a whole model. `source` holds all keys of the file, so that saving writes them back."""
 
     language_config: LanguageConfig
     vision_config: VisionConfig
@@ -327,7 +327,7 @@ class ModelConfig:
 
     @property
     def tokens_per_side(self) -> int:
-        """Visual tokens along one side of a tile, after the pixel shuffle (14 for 384 px tiles)."""
+        """Return the visual tokens along one side of a tile, after the pixel shuffle (14 for 384 px tiles)."""
         ratio = self.projector_config.downsample_ratio
         return -(-self.vision_config.patches_per_side // ratio)
 
@@ -337,7 +337,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Read the keys of a released config.json. UserError names the key that is missing or unsupported."""
+        """Read the keys of a released config.json. Raise UserError if a key is missing or unsupported."""
         refuse_other_models(values)
         for part in ("language_config", "vision_config", "projector_config"):
             if not isinstance(values.get(part), Mapping):
@@ -352,6 +352,7 @@ class ModelConfig:
 
     @classmethod
     def from_file(cls, path: Path) -> ModelConfig:
+        """Read a config.json file. Raise UserError if it is missing, not valid or not supported."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -363,7 +364,7 @@ class ModelConfig:
         return cls.from_dict(values)
 
     def to_dict(self) -> Json:
-        """Return the keys of config.json: those the source had, plus every value that the defaults do not give."""
+        """Return the keys for config.json: all keys of `source`, and every value that differs from its default."""
         out: Json = json.loads(json.dumps(dict(self.source)))
         for part, defaults in RELEASED_DEFAULTS.items():
             section = out.setdefault(part, {})
@@ -374,12 +375,12 @@ class ModelConfig:
 
 
 MODEL_TYPE = "deepseek_vl_v2"
-# Model types that transformers gives to the DeepSeek-OCR family; its released files say MODEL_TYPE, as DeepSeek-VL2's.
+# Model types of the DeepSeek-OCR family in transformers. The family's released files have the type of DeepSeek-VL2.
 _OCR_MODEL_TYPES = {"deepseek_ocr": "DeepSeek-OCR", "deepseek_ocr2": "DeepSeek-OCR-2", "unlimited_ocr": "Unlimited-OCR"}
 
 
 def refuse_other_models(values: Mapping[str, Any]) -> None:
-    """Raise UserError for a config.json of another model than DeepSeek-VL2, naming that model."""
+    """Raise UserError if a config.json describes another model than DeepSeek-VL2. The message names that model."""
     kind = values.get("model_type", MODEL_TYPE)
     if (name := _name_of_ocr_model(values)) is not None:
         raise UserError(
@@ -391,17 +392,17 @@ def refuse_other_models(values: Mapping[str, Any]) -> None:
 
 
 def _name_of_ocr_model(values: Mapping[str, Any]) -> str | None:
-    """Return which model of the DeepSeek-OCR family a config.json describes; None for any other.
+    """Return the name of the DeepSeek-OCR model that a config.json describes, or None if it is of another family.
 
-    They have DeepSeek-VL2's model type and language model, and a SAM encoder behind one linear layer.
+    Those models have the model type and the language model of DeepSeek-VL2, but a SAM encoder and a linear projector.
     """
     if (found := _OCR_MODEL_TYPES.get(str(values.get("model_type")))) is not None:
         return found
     vision, projector = (_section(values, part) for part in ("vision_config", "projector_config"))
     width, input_dim = vision.get("width"), projector.get("input_dim")
-    encoders = " ".join(map(str, width)).lower() if isinstance(width, Mapping) else ""  # by their names, as sam_vit_b
+    encoders = " ".join(map(str, width)).lower() if isinstance(width, Mapping) else ""  # names such as sam_vit_b
     classes = _plain_letters([values.get("architectures"), values.get("auto_map")])
-    # A DeepSeek-VL2 that was fine-tuned may have a folder called "ocr", so the name alone decides nothing.
+    # A fine-tuned DeepSeek-VL2 may be in a folder called "ocr", so "ocr" in the name alone is not enough.
     is_linear = projector.get("projector_type") == "linear" and input_dim not in (None, width)
     if not (encoders or is_linear or "ocr" in classes):
         return None
@@ -419,12 +420,12 @@ def _section(values: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 
 
 def _plain_letters(value: Any) -> str:
-    """Return the texts in nested lists and in the values of dictionaries, as small letters and digits alone."""
+    """Join all strings in nested lists and dictionary values, in lower case, with letters and digits only."""
     return "".join(c for text in _texts(value) for c in text.lower() if c.isalnum())
 
 
 def _texts(value: Any) -> list[str]:
-    """Return the texts in nested lists and the values of dictionaries."""
+    """Return all strings in nested lists and dictionary values."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -454,7 +455,7 @@ def _refuse_unsupported(values: Mapping[str, Any]) -> None:
 
 
 def preset(name: str) -> ModelConfig:
-    """Return the configuration of a released size, or of the built-in "nano"."""
+    """Return the configuration of a released size, or of the built-in model "nano"."""
     _require_one_of("preset", name, PRESETS)
     folder = resources.files("vl2") / ("nano" if name == "nano" else "presets")
     file = "config.json" if name == "nano" else f"{name}.config.json"

@@ -1,4 +1,4 @@
-"""How many tiles and visual tokens an image costs, from its grid of local tiles. Integers only.
+"""The number of tiles and visual tokens of an image, computed from its grid of local tiles.
 
 A grid is (columns, rows). An image is shown as one global view and columns x rows local tiles; a
 tile becomes `side` x `side` tokens (14 x 14 for the released sizes). The global view gets a newline

@@ -1,4 +1,4 @@
-"""`vl2 completion`: the script by which a shell completes commands, options and files."""
+"""The command `vl2 completion`, which prints a script for shell completion of commands, options and files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-# The parser's own function offers commands, options and choices. Where it knows nothing, a file is meant.
+# Tyro's function completes commands, options and choices. If it offers nothing, complete file names.
 FILES_IN_BASH = """
 _vl2_or_files() {
   COMPREPLY=()
@@ -44,7 +44,7 @@ class Completion:
 
 
 def completion_script(shell: Literal["bash", "zsh"]) -> str:
-    """Return the script for a shell, as the library of the command line writes it, with files where it has none."""
+    """Return tyro's completion script for a shell, extended by file names where tyro offers nothing."""
     from vl2.cli.parse import parse_any
 
     written = io.StringIO()

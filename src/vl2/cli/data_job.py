@@ -1,4 +1,4 @@
-"""`vl2 data job`: make records anew by asking a model behind an OpenAI-compatible endpoint."""
+"""The command `vl2 data job`, which rewrites or scores records with a model behind an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class DataJob:
 
 
 def _refuse_own_results(locations: tuple[str, ...], out: str) -> None:
-    """Refuse to read what the run will write anew."""
+    """Raise UserError if an input is the file that the job writes."""
     from vl2.data.store.locations import data_file, find_files
 
     kept = data_file(str(Path(out) / "kept.jsonl"))
@@ -128,7 +128,7 @@ def _refuse_own_results(locations: tuple[str, ...], out: str) -> None:
 
 
 def _good(found: Iterator[Found], unread: list[str]) -> Iterator[Record]:
-    """Pass the records on, and note what cannot be read."""
+    """Yield the records, and append the problems of unreadable ones to `unread`."""
     from vl2.data.store import Problem
 
     for item in found:

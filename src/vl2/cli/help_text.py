@@ -1,4 +1,4 @@
-"""What `--help` prints: a docstring with its examples behind the line of usage, fitted to the terminal."""
+"""Format the output of `--help`: the usage line, the whole docstring with its examples, then tyro's option boxes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import textwrap
 from collections.abc import Iterator
 from typing import TextIO
 
-# Of values that turn something off: leaving the option out does that.
+# Defaults that mean off. The help does not show them, because omitting the option has the same effect.
 NO_DEFAULT = re.compile(r"\(default: (None|''|)\)")
 
 
 @contextlib.contextmanager
 def described(docstring: str) -> Iterator[None]:
-    """Put a docstring into the help that the argument parser prints meanwhile.
+    """Insert a docstring into the help that tyro prints inside this context.
 
-    The parser would drop the examples of a docstring, and break its lines anew.
+    By itself, tyro would drop the examples of a docstring and rewrap its lines.
     """
-    said = _Captured(sys.stdout)
+    output = _Captured(sys.stdout)
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(output):
             yield
     except SystemExit as stop:
-        usage, _, boxes = without_none(said.getvalue()).partition("\n\n")
-        print(said.getvalue() if stop.code else f"{usage}\n\n{wrapped(docstring)}\n\n{boxes.lstrip()}", end="")
+        usage, _, boxes = without_none(output.getvalue()).partition("\n\n")
+        print(output.getvalue() if stop.code else f"{usage}\n\n{wrapped(docstring)}\n\n{boxes.lstrip()}", end="")
         raise
 
 
 class _Captured(io.StringIO):
-    """A text that is drawn and colored as another stream would be."""
+    """A text buffer that looks like another stream to libraries that draw boxes and colors."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -48,13 +48,13 @@ class _Captured(io.StringIO):
 
 
 def without_none(text: str) -> str:
-    """Take empty defaults out of a help. The frame keeps its width."""
+    """Remove empty defaults from a help text. The frame keeps its width."""
     text = re.sub(r"\{None\}\|(\S+)", lambda match: match[1].ljust(len(match[0])), text)
     return NO_DEFAULT.sub(lambda match: " " * len(match[0]), text)
 
 
 def wrapped(text: str) -> str:
-    """Return a text that fits the terminal. Indented lines are examples, and stay as they can be copied."""
+    """Wrap a text to the terminal's width. Indented lines are examples, which stay unchanged for copying."""
     blocks = itertools.groupby(text.splitlines(), lambda line: bool(line) and not line.startswith(" "))
     return "\n".join(
         textwrap.fill(" ".join(lines), columns(), break_on_hyphens=False) if is_prose else "\n".join(lines)

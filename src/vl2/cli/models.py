@@ -1,4 +1,4 @@
-"""`vl2 models`: which checkpoints are on this machine. `vl2 models remove` deletes one from the hub's cache."""
+"""The commands `vl2 models`, which lists checkpoints on this machine, and `vl2 models remove`, which deletes them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from vl2.checkpoint.cached import CachedCheckpoint
     from vl2.config import ModelConfig
 
-SHOWN = ("bfloat16", "int8", "int4")
+SHOWN = ("bfloat16", "int8", "int4")  # weight formats that have a column in every table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """A model that `--model` takes by name."""
+    """A model that can be given by name to `--model`."""
 
     name: str
     hub_id: str | None  # None for the built-in model
-    place: Path | None  # None if it is not on this machine
-    folder: Path | None  # its files, where they are used from
+    place: Path | None  # its folder in the hub's cache, or the built-in folder; None if it is not on this machine
+    folder: Path | None  # the checkpoint folder that is loaded
     bytes_on_disk: int
     is_complete: bool
     commits: tuple[str, ...]
-    memory: dict[str, int]  # bytes for a full context, everything included, by the format of the weights
+    memory: dict[str, int]  # weight format -> bytes needed in all for a full context
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -119,7 +119,7 @@ class Models:
 
 
 def _confirm(question: str) -> None:
-    """Ask on the terminal; UserError unless the answer is yes."""
+    """Ask for confirmation on the terminal. Raise UserError unless the answer is yes."""
     if sys.stdin is None or not sys.stdin.isatty():
         raise UserError("nothing was deleted: --yes deletes without asking, where nobody can answer")
     print(question, end="", file=sys.stderr, flush=True)
@@ -128,7 +128,7 @@ def _confirm(question: str) -> None:
 
 
 def list_models() -> list[Listed]:
-    """Return the built-in model, the released sizes whether downloaded or not, and what else the cache holds."""
+    """Return the built-in model, the other models in the cache, and the released sizes that are not downloaded."""
     from vl2.checkpoint.cached import cached_checkpoints
     from vl2.checkpoint.resolve import BUILT_IN, RELEASED, built_in_folder
     from vl2.config import preset
@@ -168,7 +168,7 @@ def _listed(checkpoint: CachedCheckpoint) -> Listed:
 
     try:
         memory = _memory_of(ModelConfig.from_file(checkpoint.folder / "config.json"), checkpoint.folder)
-    except UserError:  # a damaged configuration: it can be listed and removed, and nothing else
+    except UserError:  # a checkpoint with a damaged config.json is listed too, so that it can be removed
         memory = {}
     return Listed(
         name=checkpoint.name,
@@ -183,7 +183,7 @@ def _listed(checkpoint: CachedCheckpoint) -> Listed:
 
 
 def _memory_of(config: ModelConfig, folder: Path | None) -> dict[str, int]:
-    """Return the memory for each format of a plain checkpoint, or for the one that quantized files are in."""
+    """Return the memory needed for each weight format, or for the format of the files if they are quantized."""
     from vl2.checkpoint.memory_plan import FORMATS, MemoryPlan
     from vl2.checkpoint.quantization_config import QuantizationConfig
     from vl2.quant.quantize_model import Scheme
@@ -195,7 +195,7 @@ def _memory_of(config: ModelConfig, folder: Path | None) -> dict[str, int]:
 
 
 def print_models(listed: list[Listed], file: TextIO) -> None:
-    """Print the names with what they take, where they lie, and what this machine has."""
+    """Print the models with their sizes, memory and folders, and the memory of this machine."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""Parse a command line to one command, and say in one line what is wrong with it."""
+"""Parse a command line to one command, and report a usage error in one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from vl2.cli.verify import Verify
 
 
 class Command(Protocol):
-    """A parsed command line: a record of its arguments that can be run."""
+    """A parsed command line: a dataclass of its arguments with a `run` method."""
 
     def run(self) -> None: ...
 
@@ -74,16 +74,16 @@ SECTIONS: dict[str, dict[str, type[Command]]] = {
     },
 }
 COMMANDS = {name: kind for section in SECTIONS.values() for name, kind in section.items()}
-# The commands of a group, named by two words.
+# Groups of commands with two-word names.
 GROUPS: dict[str, Mapping[str, type[Command]]] = {
     "data": DATA_COMMANDS,
     "eval": EVAL_COMMANDS,
     "models": MODELS_COMMANDS,
     "train": TRAIN_COMMANDS,
 }
-# What a group does when no second word follows. The others print their help.
+# The command of a group that runs if no second word follows. Other groups print their help.
 DEFAULTS: Mapping[str, type[Command]] = {"models": ModelsList}
-# Commands whose options depend on a file that the line names, and which therefore read the line themselves.
+# Commands that parse their own arguments, because their options depend on a file that the command line names.
 READERS: Mapping[str, Callable[[Sequence[str]], Command]] = {"train": Train.read}
 
 DESCRIPTION = """DeepSeek-VL2: ask about images, documents and screens, and locate things in them.
@@ -100,14 +100,14 @@ MORE = "`vl2 COMMAND --help` shows the options of a command, with examples. `vl2
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Return the command of a command line. SystemExit after printing help, or what is wrong."""
-    said = io.StringIO()
+    """Return the command of a command line. Raise SystemExit after printing help or a usage error."""
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(message):
             return _cli(list(arguments) or ["--help"])
     except SystemExit as stop:
         if stop.code:
-            print(f"vl2: {usage_error(said.getvalue(), arguments)}", file=sys.stderr)
+            print(f"vl2: {usage_error(message.getvalue(), arguments)}", file=sys.stderr)
         raise
 
 
@@ -167,7 +167,7 @@ def _listed(heading: str, commands: Mapping[str, type[Command]]) -> str:
 
 
 def _command(arguments: Sequence[str]) -> tuple[list[str], type[Command] | None]:
-    """Return the words that name the command, and the command; no words and None if there is none."""
+    """Return the words that name the command and its class, or ([], None) if they name none."""
     first, second = [*arguments[:2], "", ""][:2]
     if second in GROUPS.get(first, {}):
         return [first, second], GROUPS[first][second]
@@ -177,8 +177,8 @@ def _command(arguments: Sequence[str]) -> tuple[list[str], type[Command] | None]
 
 
 def usage_error(boxed: str, arguments: Sequence[str]) -> str:
-    """Make one line of the box that the argument parser prints: the fault, and the nearest name if there is one."""
-    # The box is drawn with line characters, or in ASCII where the output has no others. Its first line is a title.
+    """Reduce the boxed error message of tyro to one line: the error, and the closest name if there is one."""
+    # The box is drawn with Unicode or ASCII characters, depending on the output's encoding. Its first line is a title.
     lines = [re.sub(r"^[│|]|[│|]$", "", line.strip()).strip() for line in boxed.splitlines()[1:]]
     blocks = re.split(r"^[╰+]?[─-]{3,}[╯+]?$", "\n".join(lines), flags=re.MULTILINE)
     first, *others = [block.strip().splitlines() for block in blocks if block.strip()] or [
@@ -191,7 +191,7 @@ def usage_error(boxed: str, arguments: Sequence[str]) -> str:
     if fault.startswith("Missing from"):
         fault = f"{first[1]} is missing"
     elif fault.startswith("Unrecognized options:"):
-        # The parser counts the value of an unknown option as another one.
+        # Tyro reports the value of an unknown option as another unknown option.
         unknown = fault.partition(":")[2].strip().split(", ")
         name = next((word for word in unknown if word.startswith("-")), unknown[0])
         lines = [line.strip() for block in others for line in block]

@@ -1,4 +1,4 @@
-"""`vl2 quantize`: write a checkpoint in 8 or 4 bits a weight, tensor by tensor."""
+"""The command `vl2 quantize`, which writes a checkpoint with 8-bit or 4-bit weights, tensor by tensor."""
 
 from __future__ import annotations
 

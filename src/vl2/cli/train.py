@@ -1,4 +1,4 @@
-"""`vl2 train`: run a recipe; `vl2 train plot` and `vl2 train export`: what comes of a run."""
+"""The commands `vl2 train`, which trains by a recipe, and `vl2 train plot` and `export`, which work on its results."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def exit_as(outcome: Outcome) -> None:
-    """End the process with the code of a run that a signal has stopped; return after any other."""
+    """Exit with the signal's code if a signal has stopped the run. Otherwise return."""
     if EXIT_CODES[outcome.ended]:
         sys.exit(EXIT_CODES[outcome.ended])
 
 
-# What `--help` shows where no recipe is named.
+# The recipe whose values `--help` shows if none is named.
 _EXAMPLE = Recipe(
     model=ModelOptions(name="deepseek-ai/deepseek-vl2-tiny"),
     stage=paper_stage("tiny/alignment"),
@@ -72,7 +72,7 @@ class Train:
 
     @classmethod
     def read(cls, arguments: Sequence[str]) -> Train:
-        """Read the recipe that the command line names, and then the rest of the line over it."""
+        """Read the recipe that the command line names, then override its values with the other arguments."""
         is_help = any(argument in ("-h", "--help") for argument in arguments)
         words = [argument for argument in arguments if not argument.startswith("-")]
         file = next((word for word in words if word.endswith(".toml")), words[0] if words else "")
@@ -167,7 +167,7 @@ TRAIN_COMMANDS = {"plot": TrainPlot, "export": TrainExport}
 
 
 def _with_one_length(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
-    """Let a length that the command line gives take the place of the recipe's, in steps or in tokens."""
+    """Let a length on the command line, in steps or in tokens, replace the recipe's length."""
     given = [name for name in ("num_steps", "num_tokens") if _names(arguments, name)]
     if len(given) != 1:
         return recipe
