@@ -233,7 +233,7 @@ def test_the_same_pictures_in_another_folder_are_the_same_data(tmp_path: Path) -
 
 def test_a_task_with_more_tiles_cuts_finer_and_a_given_number_wins(nano: VLM) -> None:
     protocol = replace(TASK.protocols["vl2"], max_tiles=18)
-    assert len(prepared(nano, protocol, 4).processor.canvases) > len(nano.processor.canvases)
+    assert prepared(nano, protocol, 4).processor.cutter.most_views > nano.processor.cutter.most_views
     chosen = VLM(nano.model, nano.processor.with_tiling("paper", 4), folder=nano.folder)
     assert prepared(chosen, protocol, 4).processor.max_tiles == 4
     assert prepared(nano, protocol, 4).limits.max_rows == 4

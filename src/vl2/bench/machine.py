@@ -67,7 +67,7 @@ class MachineLimits:
 
 def model_products(config: ModelConfig) -> list[Product]:
     """Return the products that make up most of an encoder's and a prefill's work."""
-    vision, language = config.vision_config, config.language_config
+    vision, language = config.siglip, config.language_config
     patches, width = vision.patches_per_side**2, language.hidden_size
     products = [
         Product(what="encoder MLP", rows=patches, inner=vision.width, columns=vision.mlp_width),

@@ -119,7 +119,7 @@ def load_work(held: Bytes) -> Work:
 
 
 def encode_work(config: ModelConfig, held: Bytes, tiles: int) -> Work:
-    cost, vision = ForwardCost.of(config), config.vision_config
+    cost, vision = ForwardCost.of(config), config.siglip
     scores = 4.0 * vision.layers * vision.patches_per_side**4 * vision.width
     weights = cost.per_tile_vision - scores + cost.per_tile_projector
     return Work(read_bytes=held.encoder, encoder=tiles * weights, rest=tiles * scores)
@@ -218,7 +218,7 @@ def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> 
             work=lambda held: decode_work(config, held, batch=batch, context=length, steps=steps),
         )
 
-    side = 2 * config.vision_config.image_size
+    side = 2 * config.siglip.image_size
     shown = {"side": side}
     stages = [
         BenchStage(

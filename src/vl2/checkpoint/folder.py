@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from vl2.checkpoint.empty_model import build_empty
-from vl2.checkpoint.names import Place, shapes
+from vl2.checkpoint.names import OPTIONAL, Place, shapes
 from vl2.checkpoint.quantization_config import QuantizationConfig
 from vl2.checkpoint.safetensors_file import StoredTensor, read_header
 from vl2.config import Json, ModelConfig
@@ -105,7 +105,7 @@ def _check(expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredT
     missing = [name for name in expected if name not in stored]
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} tensors: {_some(missing)}")
-    extra = sorted(stored.keys() - expected.keys())
+    extra = sorted(stored.keys() - expected.keys() - set(OPTIONAL))
     if extra:
         raise UserError(f"{folder} holds {len(extra)} tensors that config.json does not describe: {_some(extra)}")
     wrong = [

@@ -7,8 +7,8 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from vl2.config import refuse_other_models
 from vl2.errors import UserError
+from vl2.model_kind import model_kind
 from vl2.paths import local_path
 
 BUILT_IN = "nano"
@@ -73,7 +73,7 @@ def _check_model(folder: Path) -> None:
     except (OSError, ValueError):
         return
     if isinstance(values, dict):
-        refuse_other_models(values)
+        model_kind(values)
 
 
 def _download(repo_id: str, revision: str | None, offline: bool, wanted: list[str]) -> Path:

@@ -14,7 +14,6 @@ from vl2.data.store.access import Records
 from vl2.data.store.parse import Place, Problem
 from vl2.data.stored_image import open_stored
 from vl2.errors import UserError
-from vl2.grid import num_visual_tokens
 from vl2.process.processor import Processor
 from vl2.process.sample import IGNORE_ID, Sample
 from vl2.process.tokenizer import Tokenizer
@@ -77,7 +76,7 @@ def split_pieces(sample: Sample, tokenizer: Tokenizer) -> Iterator[Piece]:
     """Yield what the tokens say, in order; the pieces' tokens sum to the sample's length."""
     specials = {token: text for text, token in tokenizer.special_ids.items()}
     stream = tokenizer.stream(skip_special=False)
-    lengths = [num_visual_tokens(grid, sample.tokens_per_side) for grid in sample.grid_list]
+    lengths = [sample.layout.num_tokens(grid) for grid in sample.grid_list]
     waiting = 0  # tokens whose character is not complete yet
     visual = image = 0
     was_trained = False

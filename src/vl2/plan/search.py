@@ -199,7 +199,7 @@ def _why_not(cluster: Cluster, least: tuple[float, LayoutChoice] | None, num_pac
 def _trained_share(config: ModelConfig) -> float:
     """Return about what part of the parameters is outside the language model."""
     row = units(config)
-    visual, whole = segment_size(config, row[: config.vision_config.layers + 1]), segment_size(config, row)
+    visual, whole = segment_size(config, row[: config.siglip.layers + 1]), segment_size(config, row)
     return (visual.dense + visual.experts) / (whole.dense + whole.experts)
 
 

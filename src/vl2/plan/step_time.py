@@ -290,7 +290,7 @@ class _Planned:
         """Return what the tiles that move add: pixels there, tokens back, and the gradients of these."""
         if not self.choice.balances_tiles:
             return 0.0
-        pixels = 3 * self.config.vision_config.image_size**2 * self.cluster.value_bytes
+        pixels = 3 * self.config.siglip.image_size**2 * self.cluster.value_bytes
         tokens = self.config.tokens_per_side**2 * self.config.projector_config.n_embed * self.cluster.value_bytes
         busiest = 0
         for counts in held:
@@ -308,7 +308,7 @@ class _Planned:
     def _boundary_bytes(self, number: int, tiles: int, tokens: int) -> float:
         """Return the bytes that a segment sends on of one micro-batch."""
         last = self.split.segments[number][-1].kind
-        vision, width = self.config.vision_config, self.config.language_config.hidden_size
+        vision, width = self.config.siglip, self.config.language_config.hidden_size
         if last == "block":
             values = tiles * vision.patches_per_side**2 * vision.width
         elif last == "projector":
@@ -320,7 +320,7 @@ class _Planned:
     def _memory(self, rank: int, in_flight: int, *, tokens: int, tiles: int) -> float:
         """Return the bytes of one rank: its parts, what it has gathered, and the activations kept."""
         size = self._rank_size(rank)
-        language, vision = self.config.language_config, self.config.vision_config
+        language, vision = self.config.language_config, self.config.siglip
         own_experts = size.experts / self.choice.expert_parallel
         parts = self.kept_bytes * (size.dense / self.num_data + size.experts * self.fullest_share)
         # In a pipeline all layers of a rank stay gathered, and their gradients are summed over the step before they go.

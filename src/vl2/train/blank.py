@@ -23,7 +23,7 @@ _LENGTH = 8  # tokens; any number does, no rank needs the shapes of another
 
 def blank_pack(config: ModelConfig) -> Packed:
     """Return a pack without samples: no token of it is trained, counted, or seen by the balance of the experts."""
-    tile_px = config.vision_config.image_size
+    tile_px = config.siglip.image_size
     return Packed(
         input_ids=torch.zeros(_LENGTH, dtype=torch.int64),
         labels=torch.full((_LENGTH,), IGNORE_ID),
@@ -41,7 +41,7 @@ def blank_pack(config: ModelConfig) -> Packed:
 
 def blank_image_pack(config: ModelConfig) -> Packed:
     """Return a pack of nothing but the visual tokens of one blank tile."""
-    length, tile_px = num_visual_tokens(UNTILED, config.tokens_per_side), config.vision_config.image_size
+    length, tile_px = num_visual_tokens(UNTILED, config.tokens_per_side), config.siglip.image_size
     return replace(
         blank_pack(config).with_length(length),
         image_mask=torch.ones(length, dtype=torch.bool),

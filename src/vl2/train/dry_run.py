@@ -180,7 +180,7 @@ def activation_bytes(
     inside comes when the rest has gone. An estimate: the inputs of every matrix product and of what stands between
     them, counted once.
     """
-    language, vision, projector = config.language_config, config.vision_config, config.projector_config
+    language, vision, projector = config.language_config, config.siglip, config.projector_config
     width, heads = language.hidden_size, language.num_attention_heads
     if language.use_mla:
         query = heads * (language.qk_nope_head_dim + language.qk_rope_head_dim)

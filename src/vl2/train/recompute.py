@@ -27,7 +27,7 @@ def checkpoint_activations(model: VL2, *, encoder: EncoderRecompute = "blocks", 
     if encoder == "whole":
         _run_again(model.vision)
     elif encoder == "blocks":
-        for block in model.vision.blocks:
+        for block in model.siglip.blocks:
             _run_again(block)
     if layers:
         for layer in model.language.model.layers:
@@ -40,7 +40,7 @@ def compile_encoder(model: VL2, backend: str = "inductor") -> None:
     The blocks are one dense computation that always has the same shape but for the tiles, so they compile once. The
     decoder is left as it is: its documents and the loads of its experts have other lengths in every step.
     """
-    for block in model.vision.blocks:
+    for block in model.siglip.blocks:
         block.forward = torch.compile(block.forward, dynamic=True, backend=backend)
 
 

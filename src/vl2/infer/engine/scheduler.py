@@ -210,7 +210,7 @@ class Scheduler:
             self._runner_of(adapter),
             sample,
             task.cache,
-            assistant_id=self._tokenizer.assistant_id,
+            opening_id=self._tokenizer.opening_id,
             max_chunk=self.limits.prefill_chunk,
             reuse=self.reuse,
             variant=adapter or "",
