@@ -30,6 +30,7 @@ ScoringFunc = Literal["softmax", "sigmoid"]
 TopkMethod = Literal["greedy", "group_limited_greedy", "noaux_tc"]
 
 PRESETS = ("nano", "tiny", "small", "base")
+OCR_PRESETS = ("deepseek-ocr", "unlimited-ocr")  # reconstructed: the released files could not be read
 
 # What the released configuration classes assume where config.json says nothing.
 RELEASED_DEFAULTS: dict[str, Json] = {
@@ -387,8 +388,8 @@ def _refuse_unsupported(values: Mapping[str, Any], supported: Mapping[str, Mappi
 
 
 def preset(name: str) -> ModelConfig:
-    """Return the configuration of a released size, or of the built-in "nano"."""
-    _require_one_of("preset", name, PRESETS)
+    """Return the configuration of a released size, of the built-in "nano", or of one of the DeepSeek-OCR family."""
+    _require_one_of("preset", name, (*PRESETS, *OCR_PRESETS))
     folder = resources.files("vl2") / ("nano" if name == "nano" else "presets")
     file = "config.json" if name == "nano" else f"{name}.config.json"
     return ModelConfig.from_dict(json.loads((folder / file).read_text(encoding="utf-8")))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -61,11 +62,11 @@ def places(model: VL2) -> Iterator[Place]:
 
     Quantized experts are stored as they are held, stacked.
     """
-    rename = _ocr_name if isinstance(model.vision, DeepEncoder) else str
+    rename = partial(stored_name, model)
     for parameter, tensor in model.state_dict().items():
         prefix, _, leaf = parameter.rpartition(".")
         if not prefix.endswith(".experts") or leaf not in ("gate_up_proj", "down_proj"):
-            yield Place(name=rename(RENAMED.get(parameter, parameter)), parameter=parameter)
+            yield Place(name=rename(parameter), parameter=parameter)
             continue
         for expert in range(tensor.shape[0]):
             if leaf == "gate_up_proj":
@@ -78,6 +79,10 @@ def places(model: VL2) -> Iterator[Place]:
                 yield Place(name=stored, parameter=parameter, expert=expert)
 
 
-def _ocr_name(name: str) -> str:
+def stored_name(model: VL2, name: str) -> str:
+    """Return the name in the files of this model of a tensor that is stored as it is held."""
+    name = RENAMED.get(name, name)
+    if not isinstance(model.vision, DeepEncoder):
+        return name
     ours, theirs = next((ours, theirs) for ours, theirs in OCR_PREFIXES.items() if name.startswith(ours))
     return theirs + name.removeprefix(ours)

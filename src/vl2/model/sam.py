@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from vl2.deep_encoder_config import SamConfig
 
 NORM_EPS = 1e-6
-# Scores of one block of queries at once, over all heads and views: 64 MB of float32. The whole view's would be 800 MB.
-SCORES_AT_ONCE = 1 << 24
+# Scores of one block of queries at once, over all heads and views: 16 MB of float32. Those of a whole view take 800 MB.
+SCORES_AT_ONCE = 1 << 22
 
 
 class MapNorm(nn.Module):
