@@ -8,7 +8,8 @@ of the tensors, and the pictures of tests/ocr/cases.py, in float32. Where both c
 they agree.
 
     pip install torch torchvision transformers easydict addict einops
-    PYTHONPATH=src python tools/make_ocr_goldens.py --released .../DeepSeek-OCR-master/DeepSeek-OCR-vllm tests/golden/ocr
+    RELEASED=.../DeepSeek-OCR-master/DeepSeek-OCR-vllm
+    PYTHONPATH=src python tools/make_ocr_goldens.py --released $RELEASED tests/golden/ocr
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ def open_in_transformers(config: ModelConfig, folder: Path, window: int) -> Any:
     )
     left = {key: value for key, value in report.items() if value and key != "unexpected_keys"}
     unread = [name for name in report["unexpected_keys"] if "patch_embedding" not in name]
-    assert not left and not unread, (left, unread)
+    assert not left, left
+    assert not unread, unread
     return model.eval()
 
 
@@ -257,6 +259,22 @@ def record_window(released: Released, folder: Path) -> dict[str, Any]:
     return {"window": config.answer_window, "answers": answers}
 
 
+def guard_cases() -> list[dict[str, Any]]:
+    """Return which ids the released guard bans behind sequences of few different ids."""
+    logits_process = importlib.import_module("transformers.generation.logits_process")
+    vars(logits_process).setdefault("_calc_banned_ngram_tokens", None)  # imported and not called
+    kind = importlib.import_module("process.ngram_norepeat").NoRepeatNGramLogitsProcessor
+    draws, cases = np.random.RandomState(30), []
+    for _ in range(200):
+        size, window = int(draws.randint(2, 6)), int(draws.randint(1, 40))  # of size 1 it bans nothing
+        ids = draws.randint(0, draws.randint(2, 5), draws.randint(0, 60)).tolist()
+        allowed = draws.choice(5, draws.randint(0, 2), replace=False).tolist()
+        scores = kind(size, window, set(allowed))(ids, torch.zeros(5))
+        cases.append({"size": size, "window": window, "allowed": allowed, "ids": ids,
+                      "banned": scores.isinf().nonzero().flatten().tolist()})  # fmt: skip
+    return cases
+
+
 def write_json(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -276,7 +294,9 @@ def main() -> None:
             tokenizer_file=str(folder / "ocr" / "tokenizer.json"), bos_token="<｜begin▁of▁sentence｜>",
             eos_token="<｜end▁of▁sentence｜>", pad_token="<｜▁pad▁｜>",
         )  # fmt: skip
-        record(Released(arguments.released.resolve(), tokenizer), folder, arguments.out)
+        released = Released(arguments.released.resolve(), tokenizer)
+        (arguments.out / "ngram_guard.json").write_text(json.dumps(guard_cases()) + "\n", encoding="utf-8")
+        record(released, folder, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The pictures that the goldens of the DeepSeek-OCR family were recorded on: many shapes, all modes, drawn by a rule."""
+"""The pictures that the goldens of DeepSeek-OCR were recorded on: many shapes, all modes, drawn by a rule."""
 
 from __future__ import annotations
 

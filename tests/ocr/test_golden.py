@@ -72,6 +72,6 @@ def test_ten_thousand_sizes_get_the_released_grids(most: int) -> None:
 def test_ten_thousand_sizes_get_the_released_number_of_tokens() -> None:
     layout = toy_vlm("gundam").processor.cutter.layout
     for columns, rows in expand(page_grids()["6"]):
-        # As get_num_image_tokens of the released code counts: views of 1024 px have 16 tokens a side, crops of 640 px 10.
+        # As the released get_num_image_tokens counts: a view of 1024 px has 16 tokens a side, a crop of 640 px 10.
         local = rows * 10 * (columns * 10 + 1) if (columns, rows) != UNTILED else 0
         assert layout.num_tokens((columns, rows)) == 16 * 17 + local + 1

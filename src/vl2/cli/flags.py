@@ -147,8 +147,10 @@ class GenerateFlags:
     """draw from tokens at least this many times as likely as the likeliest; 0 is off"""
     repetition_penalty: float = 1.0
     """above 1 makes tokens that were already used less likely"""
-    no_repeat_ngram_size: int = 0
-    """forbid the answer to repeat n-grams of this size; 0 is off"""
+    no_repeat_ngram_size: OptionalInt = None
+    """forbid the answer to repeat n-grams of this size; 0 is off (default: as the model was released)"""
+    no_repeat_ngram_window: int = 0
+    """look for them in the last so many tokens of prompt and answer; 0 is the whole answer"""
     max_repeats: int = 0
     """end an answer that says something so many times in a row; 0 is off"""
     stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT"), tyro.conf.UseAppendAction] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,7 @@ from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint import ConstraintState
 from vl2.infer.repetition import ends_in_loop
 from vl2.infer.sampling import GenerateOptions, choose_token
+from vl2.model_kind import ModelKind
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import Tokenizer
 
@@ -69,6 +71,7 @@ class SequenceState:
     max_new_tokens: int
     eos_id: int
     constraint: ConstraintState | None = None
+    prompt_ids: Sequence[int] = ()  # the last of the prompt, as many as the n-gram guard looks at
     new_ids: list[int] = field(default_factory=list)
     is_looped: bool = False  # it began to repeat itself, and is to end
 
@@ -95,6 +98,7 @@ class SequenceState:
             self.options,
             seen_ids=self.seen,
             new_ids=self.new_ids,
+            prompt_ids=self.prompt_ids,
             generator=self.generator,
             allowed_V=allowed_V,
         )
@@ -121,19 +125,27 @@ def check_bias(options: GenerateOptions, tokenizer: Tokenizer) -> None:
 
 
 def start_sequence(
-    request: int, sample: Sample, options: GenerateOptions, budget: int, tokenizer: Tokenizer
+    request: int,
+    sample: Sample,
+    options: GenerateOptions,
+    budget: int,
+    tokenizer: Tokenizer,
+    kind: ModelKind = "DeepSeek-VL2",
 ) -> SequenceState:
+    options = options.with_released_guard(kind, tokenizer)
     generator = torch.Generator()
     if options.seed is None:
         generator.seed()
     else:
         generator.manual_seed(options.seed)
+    ids, window = sample.input_ids.tolist(), options.no_repeat_ngram_window
     return SequenceState(
         request=request,
         options=options,
         text=AnswerStream(tokenizer, options.stop),
         generator=generator,
-        seen=set(sample.input_ids.tolist()),
+        seen=set(ids),
+        prompt_ids=ids[-window:] if window else (),
         max_new_tokens=budget,
         eos_id=tokenizer.eos_id,
         constraint=None if options.constraint is None else options.constraint.start(tokenizer, budget),

@@ -62,7 +62,9 @@ class OptionFields(TypedDict, total=False):
     frequency_penalty: float
     presence_penalty: float
     logit_bias: Mapping[int, float]
-    no_repeat_ngram_size: int
+    no_repeat_ngram_size: int | None
+    no_repeat_ngram_window: int
+    no_repeat_ngram_allowed: Sequence[int]
     stop: Sequence[str]
     seed: int | None
     constraint: Constraint | None

@@ -242,7 +242,8 @@ class Scheduler:
                 return
             budget = task.num_reserved - len(task.job.sample)
             task.prefill = None
-            task.sequence = start_sequence(0, task.job.sample, task.job.options, budget, self._tokenizer)
+            kind = self._runner.model.config.kind
+            task.sequence = start_sequence(0, task.job.sample, task.job.options, budget, self._tokenizer, kind)
             self._prefilling.remove(task)
             self._decoding.append(task)
             outputs.append((task, self._choose(task, logits_V)))
