@@ -93,6 +93,7 @@ class Scheduler:
         self._decoding: list[Task] = []
         self._is_turn_of_shortest = self._is_turn_of_decoding = False
         self._num_joint_rows = joint_rows(limits.max_rows)
+        self._window = runner.model.config.answer_window
 
     @property
     def num_waiting(self) -> int:
@@ -119,7 +120,9 @@ class Scheduler:
         check_bias(job.options, self._tokenizer)
         if job.options.constraint is not None:
             job.options.constraint.start(self._tokenizer, budget)  # what cannot be held to is refused before it waits
-        return Task(job=job, num_reserved=len(job.sample) + budget)
+        # Behind a window of an answer one more place, for the row that is not decoded while others are.
+        held = budget if self._window is None else min(budget, self._window + 1)
+        return Task(job=job, max_new_tokens=budget, num_reserved=len(job.sample) + held)
 
     def add(self, task: Task) -> None:
         self._waiting.add(task.job.client, task)
@@ -240,7 +243,7 @@ class Scheduler:
             task.num_reused = task.prefill.num_reused
             if logits_V is None:
                 return
-            budget = task.num_reserved - len(task.job.sample)
+            budget = task.max_new_tokens
             task.prefill = None
             kind = self._runner.model.config.kind
             task.sequence = start_sequence(0, task.job.sample, task.job.options, budget, self._tokenizer, kind)
@@ -261,6 +264,9 @@ class Scheduler:
         def decode() -> None:
             self._use(adapter)
             ids = [sequence.new_ids[-1] for sequence in sequences]
+            if self._window is not None:
+                for task, cache in zip(tasks, caches, strict=True):
+                    cache.make_room(len(task.job.sample), self._window)
             logits.extend(self._runner_of(adapter).decode(ids, caches, self._num_joint_rows))
 
         if (failure := _attempt(decode)) is not None:
