@@ -56,7 +56,7 @@ def test_answers_together_are_those_alone() -> None:
 
 
 def test_the_kernels_forget_as_the_plain_model_does() -> None:
-    """In bfloat16, where the kernels run: the first tokens beyond the window are those of plain PyTorch, or near ties."""
+    """In bfloat16, where the kernels run: behind the window the logits are those of plain PyTorch in float32."""
     vlm = load(toy_folder("unlimited-ocr"), device="cpu", dtype="bfloat16", tiling="tiny")
     if vlm.runner.name == "plain PyTorch":
         pytest.skip("no kernels here")

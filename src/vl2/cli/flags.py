@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vl2.infer.constraint_json import JsonSchema
     from vl2.infer.sampling import GenerateOptions
     from vl2.infer.vlm import VLM, OptionFields
+    from vl2.model_kind import ModelKind
     from vl2.process.tiling import Tiling
 
 Images = Annotated[
@@ -39,7 +40,8 @@ class CheckpointFlags:
     model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "nano"
     """nano (built in), tiny, small or base (released), a checkpoint folder, or a hub id"""
     tiling: Annotated[str, tyro.conf.arg(metavar="RULE")] = "paper"
-    """paper (off above two images), per-image, or budget:N (at most N visual tokens)"""
+    """paper (off above two images), per-image, or budget:N (at most N visual tokens); for DeepSeek-OCR paper, or
+    tiny, small, base, large or gundam"""
     max_tiles: OptionalInt = None
     """allow finer grids than the released nine tiles, e.g. 18 for infographics"""
     revision: OptionalText = None
@@ -52,6 +54,15 @@ class CheckpointFlags:
         return locate(
             self.model, revision=self.revision, offline=self.offline, quiet=quiet, needs_weights=needs_weights
         )
+
+    def kind(self, *, quiet: bool) -> ModelKind:
+        """Return which model it is, which decides what it is asked; its settings are downloaded if need be."""
+        from vl2.checkpoint.locate import BUILT_IN, hub_id
+        from vl2.process.processor import kind_of_folder
+
+        if self.model == BUILT_IN or hub_id(self.model) != self.model:  # a released size
+            return "DeepSeek-VL2"
+        return kind_of_folder(self.locate(quiet=quiet, needs_weights=False))
 
     def tiling_rule(self) -> Tiling:
         from vl2.process.tiling import Tiling, check_max_tiles

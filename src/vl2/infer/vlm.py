@@ -161,7 +161,7 @@ class VLM:
 
         `constrained` makes malformed boxes impossible; an object may still be said to be absent.
         """
-        return self.chat(locate_prompt(query), [image], **_with_boxes(options, constrained)).boxes
+        return self.chat(locate_prompt(query, self.processor.kind), [image], **_with_boxes(options, constrained)).boxes
 
     def locate_like(
         self,
@@ -174,13 +174,17 @@ class VLM:
     ) -> list[Box]:
         """Return the boxes, in pixels of `image`, of objects of the kind that a box marks in a reference image."""
         marked = mark_object(reference, box_px, self.processor.image_options)
-        return self.chat(locate_like_prompt(), [marked, image], **_with_boxes(options, constrained)).boxes
+        return self.chat(
+            locate_like_prompt(self.processor.kind), [marked, image], **_with_boxes(options, constrained)
+        ).boxes
 
     def describe(
         self, image: ImageSource, *, grounded: bool = False, constrained: bool = False, **options: Unpack[OptionFields]
     ) -> Reply:
         """Describe an image; `grounded` asks for boxes around what is named, `constrained` makes them well-formed."""
-        return self.chat(describe_prompt(grounded=grounded), [image], **_with_boxes(options, constrained))
+        return self.chat(
+            describe_prompt(grounded=grounded, kind=self.processor.kind), [image], **_with_boxes(options, constrained)
+        )
 
     def session(self, *, system: str | None = None) -> Session:
         """Start a conversation that remembers its turns."""

@@ -69,7 +69,7 @@ class Processor:
     ) -> Processor:
         """Read tokenizer.json and processor_config.json of a checkpoint folder; config.json says for which model."""
         folder = Path(folder)
-        kind = _kind_of(folder)
+        kind = kind_of_folder(folder)
         config = PreprocessConfig.from_file(folder / "processor_config.json")
         tokenizer = Tokenizer.from_file(folder / "tokenizer.json", config.pad_token, has_roles=kind == "DeepSeek-VL2")
         return cls(tokenizer, config, tiling or Tiling(), image_options or ImageOptions(), max_tiles, kind=kind)
@@ -229,7 +229,7 @@ class Processor:
         )
 
 
-def _kind_of(folder: Path) -> ModelKind:
+def kind_of_folder(folder: Path) -> ModelKind:
     """Return which model a folder is of; without a config.json it is DeepSeek-VL2's processor alone."""
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))

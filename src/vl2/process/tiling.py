@@ -92,8 +92,8 @@ class Tiling:
         if name == "budget" and colon and number.isascii() and number.isdigit():
             return cls(rule="budget", budget_tokens=int(number))
         raise UserError(
-            "tiling must be paper, per-image or budget:N (N visual tokens), for DeepSeek-OCR paper or one of "
-            f"{', '.join(PAGE_MODES)}; got {text!r}"
+            f"tiling must be paper, per-image or budget:N (N visual tokens), got {text!r}; of DeepSeek-OCR paper or "
+            f"one of {', '.join(PAGE_MODES)}"
         )
 
     def __str__(self) -> str:
