@@ -41,11 +41,11 @@ def page_grids() -> dict[str, str]:
 _FOLDERS = TemporaryDirectory(prefix="vl2-ocr-toys-")
 
 
-@cache
 def toy_folder(kind: str = "deepseek-ocr") -> Path:
     """Return the folder of a toy, written once."""
     folder = Path(_FOLDERS.name) / kind
-    write_toy_checkpoint(folder, toy_config(kind))
+    if not folder.exists():
+        write_toy_checkpoint(folder, toy_config(kind))
     return folder
 
 

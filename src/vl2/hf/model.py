@@ -169,6 +169,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         tiles: Tensor | None = None,
         grids: Tensor | None = None,
         image_mask: Tensor | None = None,
+        overviews: Tensor | None = None,
         cache: VL2Cache | None = None,
         past_key_values: VL2Cache | None = None,
         use_cache: bool | None = None,
@@ -182,14 +183,14 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         """Return logits, and the mean next-token cross entropy where `labels` are not -100.
 
         input_ids, attention_mask, image_mask and labels are [B, S]; `tiles` [I, 3, P, P] and `grids` [images, 2]
-        hold all rows' images, row by row. Positions are counted from the mask, so there are no position_ids
-        (old versions pass `cache_position` unasked). With `cache` or `use_cache`, the S columns come after
-        those of the cache, the mask covers both, and no gradient is kept.
+        hold all rows' images, row by row, `overviews` [J, 3, B, B] too where a model has them. Positions are counted
+        from the mask, so there are no position_ids (old versions pass `cache_position` unasked). With `cache` or
+        `use_cache`, the S columns come after those of the cache, the mask covers both, and no gradient is kept.
         """
         if output_attentions or output_hidden_states:
             raise UserError("attentions and hidden states are not recorded: output_attentions and output_hidden_states")
         cache = cache if cache is not None else past_key_values
-        images = ImageInputs.of(image_mask, tiles, grids)
+        images = ImageInputs.of(image_mask, tiles, grids, overviews, self.network.config)
         balance_loss = None
         if cache is not None or use_cache:
             if labels is not None and torch.is_grad_enabled() and self.training:
@@ -216,6 +217,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         image_mask: Tensor | None = None,
         tiles: Tensor | None = None,
         grids: Tensor | None = None,
+        overviews: Tensor | None = None,
         **options: Any,
     ) -> Any:
         """Generate as all models of transformers do; prompts of unequal length are padded on the left.
@@ -225,12 +227,14 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if options.get("trust_remote_code") or isinstance(options.get("custom_generate"), str):
             raise UserError("generate runs no remote code: custom_generate must be a function, or left out")
+        if self.network.config.answer_window is not None:
+            raise UserError("Unlimited-OCR's window over its answers is not in this cache: answer with vl2.load")
         mask = options.get("attention_mask")
         if mask is not None and not bool(mask[:, -1].all()):
             raise UserError("generate continues the last column: pad on the left, not on the right")
         default = (generation_config or self.generation_config).use_cache
         uses_cache = options.get("use_cache", default) is not False
-        images = ImageInputs.of(image_mask, tiles, grids)
+        images = ImageInputs.of(image_mask, tiles, grids, overviews, self.network.config)
         if images is not None:
             if not uses_cache:
                 raise UserError("generate reads images once, into the cache: use_cache must be True")
@@ -259,10 +263,15 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids = input_ids.to(self.device)
         if images is None:
             return self.network.language.embed(input_ids)
-        parts = images.tiles.to(self.device).split(TILES_PER_PASS)
-        tokens_IQD = torch.cat([self.network.encode_tiles(part) for part in parts])
-        visual_TD = self.network.arrange(tokens_IQD, [(columns, rows) for columns, rows in images.grids.tolist()])
+        grids = [(columns, rows) for columns, rows in images.grids.tolist()]
+        overviews = None if images.overviews is None else self._encode(images.overviews)
+        tokens_IQD = self._encode(images.tiles) if overviews is None or len(images.tiles) else overviews[:0]
+        visual_TD = self.network.arrange(tokens_IQD, grids, overviews)
         return self.network.embed(input_ids, images.mask.to(self.device), visual_TD)
+
+    def _encode(self, tiles: Tensor) -> Tensor:
+        parts = tiles.to(self.device).split(TILES_PER_PASS)
+        return torch.cat([self.network.encode_tiles(part) for part in parts])
 
     @torch.no_grad()
     def _append(
@@ -287,6 +296,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
                 mask=torch.zeros_like(input_ids, dtype=torch.bool),
                 tiles=torch.zeros(0, 3, 1, 1, device=device),
                 grids=torch.zeros(0, 2, dtype=torch.int64),
+                overviews=None,
             )
         return Batch(
             input_ids=input_ids,
@@ -295,6 +305,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
             image_mask=images.mask,
             tiles=images.tiles,
             grids=images.grids,
+            overviews=images.overviews,
         )
 
     def _loss(self, logits_BSV: Tensor, labels_BS: Tensor, num_items: Tensor | int | None) -> Tensor:

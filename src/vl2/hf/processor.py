@@ -38,7 +38,14 @@ class DeepseekVLV2Processor:
     AutoProcessor finds a class by the name that the released processor_config.json holds, so it has that name.
     """
 
-    model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask", "image_mask", "tiles", "grids"]
+    model_input_names: ClassVar[list[str]] = [
+        "input_ids",
+        "attention_mask",
+        "image_mask",
+        "tiles",
+        "overviews",
+        "grids",
+    ]
 
     def __init__(self, core: Processor, folder: Path) -> None:
         """`folder` holds the tokenizer files that are saved again."""
