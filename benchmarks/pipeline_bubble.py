@@ -32,14 +32,14 @@ from torch import Tensor
 from vl2.config import ModelConfig, preset
 from vl2.data.pack import Packing
 from vl2.model import VL2, init_weights
-from vl2.plan.inputs import DEVICES, Cluster, DataProfile
+from vl2.plan.cluster import DEVICES, Cluster, DataProfile
 from vl2.plan.search import PAPER
 from vl2.plan.step_time import LayoutChoice, StepPacks, step_time
 from vl2.plan.timeline import Timeline, simulate
 from vl2.train.blank import blank_pack
-from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_split import PipelineSplit, UnitCosts, split_pipeline, units
+from vl2.train.parallel.rank_layout import make_layout
 from vl2.train.parallel.schedules import Shape
 from vl2.train.parallel.segment import MicroBatch
 from vl2.train.ranks import Ranks

@@ -27,18 +27,17 @@ from rich.console import Console
 from rich.table import Table
 from training import model_config
 
-from vl2.data.pack import balance
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed, balance
 from vl2.grid import num_tiles, num_visual_tokens
 from vl2.model import VL2, init_weights
-from vl2.plan.inputs import Cluster
+from vl2.plan.cluster import Cluster
 from vl2.plan.step_time import WIDE, LayoutChoice, StepPacks, step_time
 from vl2.plan.unit_sizes import Load, measure_costs
 from vl2.process.sample import IGNORE_ID
-from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_split import UnitCosts, split_pipeline, units
 from vl2.train.parallel.pipeline_step import PipelineStep
+from vl2.train.parallel.rank_layout import make_layout
 from vl2.train.parts import freeze
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.shard import shard

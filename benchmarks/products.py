@@ -22,11 +22,10 @@ from torch.nn import functional as F
 from torch_products import Layout, copies, layouts
 
 from vl2.kernels import Library, load_kernels
-from vl2.kernels.bfloat16 import linear_in_float32
-from vl2.kernels.matmul import matmul
+from vl2.kernels.matmul import linear_in_float32, matmul
 from vl2.kernels.structures import BF16, INT4, INT8, MatrixC
 from vl2.quant.formats import KINDS, Kind, Quantized, quantize, weight_bytes
-from vl2.quant.matmul import linear
+from vl2.quant.quantized_matmul import linear
 
 BYTES = 256 << 20
 SHAPES = {"a quarter of the head": (32320, 1280), "expert, gate": (896, 1280), "expert, down": (1280, 896)}

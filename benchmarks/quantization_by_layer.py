@@ -37,7 +37,7 @@ from vl2.config import PRESETS, LanguageConfig, ModelConfig, preset
 from vl2.model import VL2
 from vl2.model.attention import AttentionMask
 from vl2.model.rope import rotary_angles
-from vl2.quant.scheme import SCHEME_NAMES, SCHEMES
+from vl2.quant.quantize_model import SCHEME_NAMES, SCHEMES
 from vl2.runtime.cpu_modules import with_kernels
 
 # The weight of a released name and shape. It is asked for once, whatever the number of forms.

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from vl2.errors import UserError
 from vl2.infer.vlm import VLM, load
 from vl2.model.attention import AttentionMask
-from vl2.quant.scheme import SCHEME_NAMES
+from vl2.quant.quantize_model import SCHEME_NAMES
 
 QUESTION = "Describe this picture in detail."
 

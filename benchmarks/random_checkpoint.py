@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vl2.checkpoint.random_checkpoint import PLAIN, write_random_checkpoint
 from vl2.config import PRESETS
-from vl2.quant.scheme import SCHEME_NAMES
+from vl2.quant.quantize_model import SCHEME_NAMES
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

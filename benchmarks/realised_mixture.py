@@ -16,7 +16,7 @@ from collections import Counter
 from importlib import resources
 from pathlib import Path
 
-from vl2.checkpoint.locate import built_in_folder
+from vl2.checkpoint.resolve import built_in_folder
 from vl2.data.index import RecordStore, SourceIndex, build_index
 from vl2.data.mixture import FINE_TUNING
 from vl2.data.pack import Packing

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from vl2.config import preset
 from vl2.data.pack import Packing, balance
-from vl2.plan.inputs import DataProfile
+from vl2.plan.cluster import DataProfile
 from vl2.train.parallel.tile_balance import even_counts, imbalance
 
 BYTES = 2  # of bfloat16

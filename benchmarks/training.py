@@ -34,9 +34,8 @@ from transformers_model import TransformersModel
 from vl2.config import ModelConfig, preset
 from vl2.data.index import build_index
 from vl2.data.loader import LoadedStep, Loader, LoaderOptions
-from vl2.data.pack import Packing
+from vl2.data.pack import Packed, Packing
 from vl2.data.pack_plan import PackPlan, PlanOptions
-from vl2.data.packed import Packed
 from vl2.data.record import Record
 from vl2.dtypes import DTYPES
 from vl2.model import VL2, init_weights

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from vl2.config import LanguageConfig, VisionConfig
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.model import VL2
 from vl2.model.layout import arrange_tiles
 from vl2.process.sample import IGNORE_ID

@@ -35,6 +35,13 @@ def test_every_page_stands_in_the_navigation_once() -> None:
     assert sorted(named) == sorted(pages - {"index"})
 
 
+def test_a_decision_is_recorded_as_context_decision_and_consequences() -> None:
+    records = re.split(r"^### ", (DOCS / "decisions.md").read_text(encoding="utf-8"), flags=re.M)[1:]
+    parts = {text.splitlines()[0]: re.findall(r"^- \*\*(\w+)\.\*\* ", text, re.M) for text in records}
+    assert parts
+    assert {title: found for title, found in parts.items() if found != ["Context", "Decision", "Consequences"]} == {}
+
+
 def test_every_marker_names_something_that_is_made() -> None:
     for page in DOCS.rglob("*.md"):
         for match in site_reference().MARKER.finditer(page.read_text(encoding="utf-8")):

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.nano.evidence import Evidence, find_evidence, join
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.data.record import Record
 from vl2.errors import UserError
 from vl2.model import VL2

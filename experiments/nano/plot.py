@@ -1,4 +1,4 @@
-"""Draw how the built-in model was trained, and keep the numbers: docs/img/nano.png and docs/nano-metrics.csv.
+"""Draw how the built-in model was trained, and keep the numbers: docs/img/nano.png and docs/lab/nano-metrics.csv.
 
     python -m experiments.nano.plot runs/nano
 
@@ -63,7 +63,7 @@ def main() -> None:
     args = parser.parse_args()
     warm_ups = {name: lines(args.runs / name) for name in WARM_UPS}
     stages = {name: lines(args.runs / name) for name in STAGES}
-    path = DOCS / "nano-metrics.csv"
+    path = DOCS / "lab/nano-metrics.csv"
     known: list[Any] = []
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:

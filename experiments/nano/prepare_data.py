@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from vl2.datasets.fetch import fetch
+from vl2.datasets.fetchable import fetch
 
 TEXTS = {"enwiki": "en", "zhwiki": "zh"}
 ONE_IN = 20  # passages that are kept back

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vl2.errors import UserError
-from vl2.thread_waits import brief_spins
+from vl2.process_tuning import brief_spins
 
 if TYPE_CHECKING:
     from vl2.batch import Batch

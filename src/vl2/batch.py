@@ -44,7 +44,7 @@ class Batch:
 
 
 class PackedTensors(Protocol):
-    """Documents end to end in one sequence, none of which sees another; `vl2.data.packed` makes them."""
+    """Documents end to end in one sequence, none of which sees another; `vl2.data.pack` makes them."""
 
     @property
     def input_ids(self) -> Tensor: ...  # int64 [S]

@@ -14,8 +14,8 @@ from vl2.batch_job.file_items import file_items
 from vl2.batch_job.item import check_unique
 from vl2.batch_job.request_lines import request_items
 from vl2.errors import UserError
+from vl2.infer.constraint import JsonSchema
 from vl2.infer.constraint_boxes import WellFormedBoxes
-from vl2.infer.constraint_json import JsonSchema
 from vl2.infer.sampling import GenerateOptions
 
 OPTIONS = GenerateOptions(max_new_tokens=9)

@@ -16,10 +16,10 @@ import torch
 from tests.devices import CPU_AND_CARD, CPU_AND_CARD_WITH_GRAPHS
 from tests.model.configs import small_config, small_model
 from tests.runtime.recording import count_recordings
-from vl2.bench import compare as bench_run
+from vl2.bench import measure as bench_run
 from vl2.bench import ours as our_side
-from vl2.bench.compare import Runs, SpeedComparison, compare, print_report, to_dict
-from vl2.bench.machine import MachineLimits, measure_machine, model_products
+from vl2.bench.machine_limits import MachineLimits, measure_machine, model_products
+from vl2.bench.measure import Runs, SpeedComparison, compare, print_report, to_dict
 from vl2.bench.protocol import make_image, random_ids
 from vl2.bench.stages import (
     Bytes,
@@ -41,9 +41,8 @@ from vl2.cli.main import run
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.infer.vlm import load
-from vl2.quant import matmul
-from vl2.quant.apply import quantize_model
-from vl2.quant.scheme import SCHEMES, SchemeName
+from vl2.quant import quantized_matmul
+from vl2.quant.quantize_model import SCHEMES, SchemeName, quantize_model
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_peer.py")]
 LOAD = {"do": "load", "model": "none", "dtype": "auto", "weights": "auto", "device": "cpu", "threads": 1}
@@ -94,7 +93,7 @@ def test_the_command_measures_itself_and_a_peer_and_writes_all_of_it(
 @pytest.mark.usefixtures("_no_rests")
 def test_every_stage_runs_on_the_built_in_model() -> None:
     from vl2.bench.target import OURS
-    from vl2.checkpoint.locate import built_in_folder
+    from vl2.checkpoint.resolve import built_in_folder
 
     sizes = Sizes(tiles=1, prompt=20, short=4, long=30, steps=2, rounds=1)
     task = {**LOAD, "model": str(built_in_folder())}
@@ -293,8 +292,8 @@ def test_a_model_says_in_which_types_its_parts_multiply(
     weights: SchemeName | None, has_int8: bool, expected: Types, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VL2_KERNELS", "off")
-    monkeypatch.setattr(matmul, "has_int8_products", lambda: has_int8)
-    monkeypatch.setattr(matmul, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(quantized_matmul, "has_int8_products", lambda: has_int8)
+    monkeypatch.setattr(quantized_matmul, "has_bfloat16_products", lambda: True)
     model = small_model("tiny").to(torch.bfloat16)
     if weights is not None:
         quantize_model(model, SCHEMES[weights])

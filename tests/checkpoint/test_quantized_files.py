@@ -25,9 +25,8 @@ from vl2.checkpoint.write import quantize_checkpoint
 from vl2.errors import UserError
 from vl2.infer.vlm import load
 from vl2.model import VL2
-from vl2.quant.apply import quantize_model
 from vl2.quant.formats import KINDS
-from vl2.quant.scheme import scheme_named
+from vl2.quant.quantize_model import quantize_model, scheme_named
 
 
 def mapped(folder: Path) -> VL2:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from vl2.cli.answer import strip_stream
 from vl2.cli.flags import print_json, read_text
-from vl2.cli.outputs import strip_stream
 from vl2.errors import UserError
 from vl2.infer.prompts import describe_prompt, locate_prompt
 from vl2.infer.reply import Reply, Usage

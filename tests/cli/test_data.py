@@ -136,7 +136,7 @@ def test_a_page_that_cannot_be_written_is_one_line(vl2, folder):
 
 def test_importing_the_data_package_and_its_help_load_nothing_heavy():
     program = (
-        "import sys\nimport vl2.data.store.parse, vl2.cli.data\nfrom vl2.cli.main import run\n"
+        "import sys\nimport vl2.data.store.entry, vl2.cli.data\nfrom vl2.cli.main import run\n"
         "run(['data', 'validate', '--help'])\n"
         "heavy = [n for n in ('torch', 'pyarrow', 'matplotlib', 'fsspec') if n in sys.modules]\n"
         "sys.exit(' '.join(heavy) or None)\n"

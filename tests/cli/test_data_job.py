@@ -10,7 +10,7 @@ import pytest
 from tests.curate.filters.examples import record, scene
 from tests.curate.jobs.fake_endpoint import FakeEndpoint, Reply
 from vl2.cli.main import run
-from vl2.curate.jobs.job_catalog import JOBS, job_settings
+from vl2.curate.jobs.job_kinds import JOBS, job_settings
 from vl2.data.store import open_random, write_records
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import vl2 as package
-from vl2.checkpoint.locate import hub_id, locate_checkpoint
+from vl2.checkpoint.resolve import hub_id, locate_checkpoint
 from vl2.cli.flags import GenerateFlags, ModelFlags
 from vl2.config import ModelConfig
-from vl2.infer.constraint_json import JsonSchema, check_whole
+from vl2.infer.constraint import JsonSchema, check_whole
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import OptionFields, load
 
@@ -125,7 +125,7 @@ def test_a_released_size_is_its_hub_id_everywhere(
         raise package.UserError("enough")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vl2.checkpoint.locate._download", download)
+    monkeypatch.setattr("vl2.checkpoint.resolve._download", download)
     (tmp_path / "train.csv").write_text("question,answer\nHi,Hello\n")
     commands = [
         ("ask", "hi"),

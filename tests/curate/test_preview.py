@@ -13,8 +13,7 @@ from PIL import Image
 
 from tests.data.sample_records import good_records, grounded, text_only, two_images
 from vl2.curate.contact_sheet import contact_sheet
-from vl2.curate.preview import Shown, choose, split_pieces
-from vl2.curate.preview_page import page
+from vl2.curate.preview import Shown, choose, page, split_pieces
 from vl2.data.record import Record
 from vl2.data.store import Problem, Records, open_random, write_records
 from vl2.process.processor import Processor

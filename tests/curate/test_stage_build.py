@@ -165,7 +165,7 @@ def test_the_tables_of_a_set_are_drawn_where_a_recipe_says_so(here: Path) -> Non
         ('"own"', '"a/b"', "the name of a source must do as a file name, got 'a/b'"),
         ('"damaged"', '"damged"', "no filter is called 'damged': did you mean damaged?"),
         ("shard_records = 4", "shards = 4", "a stage has no setting shards"),
-        ("seed = 3", "seed = ", "cannot be read as TOML"),
+        ("seed = 3", "seed = ", "is not valid TOML"),
         ('languages = [["en"], ["zh"]]', 'languages = "en"', "repeat of names is one setting and a list of its values"),
     ],
 )
@@ -185,7 +185,7 @@ def test_what_is_wrong_in_a_recipe_is_one_line(changed: str, to: str, message: s
     [
         (["stage.toml"], "say where the stage goes: --to FOLDER"),
         (["stage.toml", "out.tar", "--to", "x"], "a recipe holds the settings of its sources"),
-        (["none.toml", "--to", "x"], "no file none.toml"),
+        (["none.toml", "--to", "x"], "cannot read none.toml: No such file or directory"),
         (["scene", "out.tar", "--to", "x"], "--to is for a recipe"),
     ],
 )

@@ -17,7 +17,7 @@ import torch
 from tests.data import loader_case
 from tests.data.loader_case import SEQ_LEN, make_loader, make_plan, make_processor, make_record, make_stores
 from vl2.data.loader import LoadedStep, Loader
-from vl2.data.packed import Packed, pack_samples
+from vl2.data.pack import Packed, pack_samples
 from vl2.data.record import Record, StoredImage
 from vl2.errors import UserError
 from vl2.model.attention import AttentionMask

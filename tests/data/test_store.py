@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tests.data.sample_records import good_records, grounded, page, picture, text_only, two_images
 from vl2.data.record import CATEGORIES, Labelled, Message, Part, Record, StoredImage
 from vl2.data.store import Located, Problem, open_random, read_records, write_records
-from vl2.data.store.files import DataFile, find_files
 from vl2.data.store.jsonl import read_jsonl
+from vl2.data.store.locations import DataFile, find_files
 from vl2.errors import UserError
 
 pytest.importorskip("pyarrow")

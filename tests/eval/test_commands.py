@@ -44,7 +44,7 @@ def test_a_cpu_computes_in_float32_unless_told_otherwise(tmp_path: Path, capsys:
 
 
 def test_every_task_is_shown_without_any_data(capsys: pytest.CaptureFixture[str]) -> None:
-    from vl2.eval.catalogue import TASKS
+    from vl2.eval.task_catalog import TASKS
 
     for name, task in TASKS.items():
         if task.is_drawn:

@@ -8,11 +8,11 @@ import pytest
 
 from tests.eval.fixtures import SIZE, cell, json_file, jsonl, parquet, picture_file, png, tsv
 from vl2.errors import UserError
-from vl2.eval.catalogue import find_task
 from vl2.eval.choose_items import choose
 from vl2.eval.during_training import TaskEvaluation
 from vl2.eval.held_out import is_held_out
 from vl2.eval.task import DataSource, Item
+from vl2.eval.task_catalog import find_task
 from vl2.infer.vlm import VLM
 
 

@@ -11,7 +11,6 @@ import pytest
 from tests.eval.fixtures import cell, parquet
 from vl2.config import ModelConfig, preset
 from vl2.errors import UserError
-from vl2.eval.catalogue import TASKS, find_task
 from vl2.eval.choose_items import limited, scan_items
 from vl2.eval.published import published, released_size, rows, size_of_count
 from vl2.eval.report import WORST, chosen, facts, make_report, write_reports
@@ -19,6 +18,7 @@ from vl2.eval.results import RunId, open_run, write_results
 from vl2.eval.run_task import tiling_text
 from vl2.eval.score import SCORER_VERSION
 from vl2.eval.task import DataSource, Item, Result
+from vl2.eval.task_catalog import TASKS, find_task
 from vl2.process.tiling import Tiling
 
 

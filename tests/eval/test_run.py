@@ -11,13 +11,12 @@ import pytest
 
 from tests.eval.fixtures import picture_file
 from vl2.errors import UserError
-from vl2.eval.answering import answers, prepared
-from vl2.eval.catalogue import find_task
 from vl2.eval.choose_items import limited, scan_items
 from vl2.eval.judge import Judge
 from vl2.eval.results import RESULTS, read_parts, read_results, read_run
-from vl2.eval.run_task import EvalOptions, EvalProgress, run_task
+from vl2.eval.run_task import EvalOptions, EvalProgress, answers, prepared, run_task
 from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Result, Score, Task, mean_score
+from vl2.eval.task_catalog import find_task
 from vl2.infer.vlm import VLM, load
 from vl2.process.conversation import user_turn
 

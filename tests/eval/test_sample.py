@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.eval.fixtures import cell, json_file, parquet, picture_file, png, tsv
-from vl2.eval.catalogue import find_task
 from vl2.eval.choose_items import Key, choose, limited, sample
 from vl2.eval.task import DataSource, Item
+from vl2.eval.task_catalog import find_task
 
 
 def keys(**sizes: int) -> list[Key]:

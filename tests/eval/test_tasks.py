@@ -9,11 +9,11 @@ import pytest
 
 from tests.eval.fixtures import SIZE, cell, json_file, jsonl, parquet, picture_file, png, tsv
 from vl2.errors import UserError
-from vl2.eval.answering import prompt_text
-from vl2.eval.catalogue import PAPERS, find_task
 from vl2.eval.interval import bootstrap
 from vl2.eval.public_data import has_text
+from vl2.eval.run_task import prompt_text
 from vl2.eval.task import DataSource, Item
+from vl2.eval.task_catalog import PAPERS, find_task
 from vl2.process.image import open_image
 
 SHORT = "\nAnswer the question using a single word or phrase."

@@ -17,12 +17,12 @@ from tests.model.configs import small_model
 from tests.train.packs import join, random_pack
 from tests.train.test_stage import a_stage
 from tests.train.test_step import assert_same_gradients, gradients
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.errors import UserError
 from vl2.grid import UNTILED
 from vl2.model import VL2, attention
 from vl2.process.processor import Processor
-from vl2.train.auxiliary_loss import AuxiliaryLoss, open_auxiliary_loss
+from vl2.train.loss import AuxiliaryLoss, open_auxiliary_loss
 from vl2.train.ranks import ONE
 from vl2.train.recipe import read_recipe
 from vl2.train.recompute import checkpoint_activations

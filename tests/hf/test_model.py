@@ -18,7 +18,7 @@ pytest.importorskip("transformers")
 
 from tests.hf.golden import hf_model, load_hf_model
 from vl2.hf import VL2Cache, VL2ForCausalLM
-from vl2.hf.inputs import model_inputs
+from vl2.hf.collator import model_inputs
 from vl2.hf.model import CACHE_NAME
 
 pytestmark = pytest.mark.hf

@@ -21,7 +21,7 @@ from transformers import AutoProcessor
 
 from tests.hf.golden import hf_processor
 from vl2.hf import VL2DataCollator, VL2Processor
-from vl2.hf.inputs import model_inputs
+from vl2.hf.collator import model_inputs
 
 pytestmark = pytest.mark.hf
 

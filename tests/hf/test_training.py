@@ -22,7 +22,7 @@ import transformers
 
 from tests.hf.golden import hf_processor, load_hf_model
 from vl2.hf import VL2DataCollator, VL2ForCausalLM
-from vl2.hf.inputs import model_inputs
+from vl2.hf.collator import model_inputs
 
 pytestmark = pytest.mark.hf
 

@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 
 from tests.reference import IMAGES, reference_vlm
 from vl2.errors import UserError
-from vl2.infer.box_list import ALPHABET, SHORTEST, BoxListState
-from vl2.infer.constraint import Constraint, keep_allowed
-from vl2.infer.constraint_boxes import ONE_GROUP, WellFormedBoxes
-from vl2.infer.constraint_json import JsonSchema
+from vl2.infer.constraint import Constraint, JsonSchema, keep_allowed
+from vl2.infer.constraint_boxes import ALPHABET, ONE_GROUP, SHORTEST, BoxListState, WellFormedBoxes
 from vl2.infer.sampling import GenerateOptions, choose_token
 from vl2.infer.vlm import Request
 from vl2.process.grounding import LabeledBoxes, format_boxes, parse_strict

@@ -17,17 +17,16 @@ from torch import Tensor
 from tests.devices import CPU_AND_CARD, without_tf32
 from tests.infer.talkative import load_talkative
 from tests.model.configs import small_model
+from vl2.infer.engine.request import Job, Task
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
-from vl2.infer.engine.task import Job, Task
 from vl2.infer.prefill import Reuse
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM, choose_dtype, load
 from vl2.model import VL2
 from vl2.process.sample import Sample, collate
-from vl2.quant import matmul
-from vl2.quant.apply import quantize_model
+from vl2.quant import quantized_matmul
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
-from vl2.quant.scheme import SCHEME_NAMES, SCHEMES, SchemeName
+from vl2.quant.quantize_model import SCHEME_NAMES, SCHEMES, SchemeName, quantize_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 Question = tuple[str, tuple[str, ...]]
@@ -104,7 +103,7 @@ def test_a_quantized_model_gives_what_its_codes_say(
     with monkeypatch.context() as patch:
         # Weights made whole and multiplied in float32, as everywhere but on a CPU with kernels.
         patch.setenv("VL2_KERNELS", "off")
-        patch.setattr(matmul, "has_int8_products", lambda: False)
+        patch.setattr(quantized_matmul, "has_int8_products", lambda: False)
         exact, expected = last_logits(made.model, samples), [ask(made, question) for question in QUESTIONS]
     made.reuse.clear()
     made.model.to(device)

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.model.configs import small_model
-from vl2.kernels import bfloat16
-from vl2.kernels.bfloat16 import LEAST_ROWS, is_better_in_float32, linear_in_float32
+from vl2.kernels import matmul
+from vl2.kernels.matmul import LEAST_ROWS, is_better_in_float32, linear_in_float32
 from vl2.model import Cache
 from vl2.runtime import cpu_modules
 from vl2.runtime.cpu_modules import PanelLinear, counterpart_of, matmul_each_in_float32
@@ -19,7 +19,7 @@ from vl2.runtime.cpu_modules import PanelLinear, counterpart_of, matmul_each_in_
 
 @pytest.fixture(autouse=True)
 def a_cpu_without_bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bfloat16, "has_bfloat16_products", lambda: False)
+    monkeypatch.setattr(matmul, "has_bfloat16_products", lambda: False)
     monkeypatch.setattr(cpu_modules, "has_bfloat16_products", lambda: False)
 
 
@@ -29,7 +29,7 @@ def test_products_are_those_of_float32_rounded_once(
     has_bias: bool, panel_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One output at a time, seven, or all."""
-    monkeypatch.setattr(bfloat16, "PANEL_BYTES", panel_bytes)
+    monkeypatch.setattr(matmul, "PANEL_BYTES", panel_bytes)
     torch.manual_seed(0)
     x, weight = torch.randn(3, 11, 24).bfloat16(), torch.randn(20, 24).bfloat16()
     bias = torch.randn(20).bfloat16() if has_bias else None

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
-from vl2.kernels.int8 import int8_linear, round_rows
 from vl2.kernels.library import Library
-from vl2.kernels.prefill import has_tiles
+from vl2.kernels.matmul import int8_linear, round_rows
+from vl2.kernels.prefill_ops import has_tiles
 from vl2.quant.formats import quantize
-from vl2.quant.matmul import int8_matmul
+from vl2.quant.quantized_matmul import int8_matmul
 
 SHAPES = [(729, 1152, 1152), (40, 48, 72), (33, 17, 9), (1, 100, 16)]
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
 from vl2.kernels.library import Library
-from vl2.kernels.prefill import has_tiles
-from vl2.kernels.tiles import multiply_rows_in_tiles
+from vl2.kernels.matmul import multiply_rows_in_tiles
+from vl2.kernels.prefill_ops import has_tiles
 
 SHAPES = [
     (1000, 160, 1280),  # rows of several chunks

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.reference import CHECKPOINTS, sample_of
 from vl2.batch import Batch
 from vl2.checkpoint import load_model
-from vl2.lora.apply import add_lora
+from vl2.lora.attach import add_lora
 from vl2.lora.spec import TARGETS, LoRASpec
 from vl2.model import VL2
 from vl2.process.sample import collate

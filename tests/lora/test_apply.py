@@ -9,7 +9,7 @@ from tests.lora.adapted import EVERYTHING, adapted_model, base_model, batch_of, 
 from tests.model.configs import small_model
 from tests.reference import SIZES
 from vl2.errors import UserError
-from vl2.lora.apply import add_lora, is_adapted, lora_layers, merge_lora, remove_lora
+from vl2.lora.attach import add_lora, is_adapted, lora_layers, merge_lora, remove_lora
 from vl2.lora.spec import LoRASpec, Target
 from vl2.model.moe import Experts
 

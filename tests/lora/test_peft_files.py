@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.lora.adapted import EVERYTHING, adapted_model, base_model, batch_of, logits, tree_bytes
 from tests.reference import CHECKPOINTS, SIZES
 from vl2.errors import UserError
-from vl2.lora.apply import is_adapted, lora_layers
+from vl2.lora.attach import is_adapted, lora_layers
 from vl2.lora.peft_files import CONFIG, WEIGHTS, load_adapter, save_adapter
 from vl2.lora.spec import LoRASpec
 
@@ -46,7 +46,7 @@ def peft_model(size: str) -> Any:
 
 
 def peft_logits(model: Any, size: str) -> torch.Tensor:
-    from vl2.hf.inputs import model_inputs
+    from vl2.hf.collator import model_inputs
 
     with torch.no_grad():
         return model.eval()(**model_inputs(batch_of(size))).logits

@@ -10,7 +10,7 @@ import torch
 from tests.lora.adapted import EVERYTHING, adapted_model, base_model, batch_of, disturb, logits
 from tests.reference import CHECKPOINTS
 from vl2.errors import UserError
-from vl2.lora.apply import add_lora
+from vl2.lora.attach import add_lora
 from vl2.lora.peft_files import load_adapter, save_adapter
 from vl2.lora.spec import LoRASpec
 from vl2.lora.switch import AdapterSwitch

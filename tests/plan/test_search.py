@@ -11,7 +11,7 @@ import pytest
 
 from vl2.config import preset
 from vl2.errors import UserError
-from vl2.plan.inputs import DEVICES, Cluster, DataProfile
+from vl2.plan.cluster import DEVICES, Cluster, DataProfile
 from vl2.plan.search import Fixed, PlannedStage, choices, plan_stage
 from vl2.plan.step_time import LayoutChoice, StepPacks, step_time
 from vl2.plan.unit_sizes import fullest_share

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from vl2.process.addresses import is_public
+from vl2.process.fetch import is_public
 
 # IANA IPv4 and IPv6 Special-Purpose Address Registries: every entry that is not globally reachable, and multicast.
 NOT_GLOBAL = (

@@ -14,9 +14,16 @@ from vl2.checkpoint.names import places
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.moe import Router
-from vl2.quant.apply import allocate_quantized, quantization_of, quantize_model
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
-from vl2.quant.scheme import SCHEMES, SchemeName, quantized_modules, scheme_named
+from vl2.quant.quantize_model import (
+    SCHEMES,
+    SchemeName,
+    allocate_quantized,
+    quantization_of,
+    quantize_model,
+    quantized_modules,
+    scheme_named,
+)
 
 
 @pytest.mark.parametrize("size", ["tiny", "base"])

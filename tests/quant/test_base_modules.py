@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from tests.lora.adapted import EVERYTHING, adapted_model, base_model, batch_of, logits
 from tests.reference import SIZES
 from vl2.errors import UserError
-from vl2.lora.apply import lora_layers, merge_lora
+from vl2.lora.attach import lora_layers, merge_lora
 from vl2.lora.peft_files import save_adapter
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2
 from vl2.model.moe import Experts
-from vl2.quant.apply import quantize_base
 from vl2.quant.base_modules import (
     NF4_VALUES,
     BaseKind,
@@ -27,6 +26,7 @@ from vl2.quant.base_modules import (
     QuantizedBaseExperts,
     QuantizedBaseLinear,
 )
+from vl2.quant.quantize_model import quantize_base
 
 KINDS: tuple[BaseKind, ...] = ("nf4", "int8")
 

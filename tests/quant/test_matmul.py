@@ -12,18 +12,17 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.model.configs import small_model
-from vl2.kernels import bfloat16
+from vl2.kernels import matmul
 from vl2.kernels.library import VARIABLE
-from vl2.kernels.prefill import has_tiles
-from vl2.kernels.rows import MAX_DECODED_ROWS
+from vl2.kernels.matmul import MAX_DECODED_ROWS
+from vl2.kernels.prefill_ops import has_tiles
 from vl2.model.attention import AttentionMask
 from vl2.model.moe import Experts
-from vl2.quant import matmul
-from vl2.quant.apply import quantize_model
+from vl2.quant import quantized_matmul
 from vl2.quant.formats import KINDS, PANEL, Kind
-from vl2.quant.matmul import FEW_PREFILL_ROWS, FEW_ROWS, PANEL_ROWS
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
-from vl2.quant.scheme import SCHEMES, SchemeName
+from vl2.quant.quantize_model import SCHEMES, SchemeName, quantize_model
+from vl2.quant.quantized_matmul import FEW_PREFILL_ROWS, FEW_ROWS, PANEL_ROWS
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -79,16 +78,16 @@ def test_the_type_of_many_rows_follows_the_weight_and_the_instructions(
 ) -> None:
     """`kernels`: None without any, else whether theirs have instructions for bfloat16."""
     library = None if kernels is None else SimpleNamespace(has_bfloat16_products=kernels)
-    monkeypatch.setattr(matmul, "load_kernels", lambda: library)
-    monkeypatch.setattr(matmul, "has_int8_products", lambda: has_int8)
-    monkeypatch.setattr(matmul, "has_bfloat16_products", lambda: True)
-    assert matmul.matmul_dtype(kind, dtype, torch.device("cpu")) == expected
-    assert matmul.matmul_dtype(kind, dtype, torch.device("meta")) == dtype
+    monkeypatch.setattr(quantized_matmul, "load_kernels", lambda: library)
+    monkeypatch.setattr(quantized_matmul, "has_int8_products", lambda: has_int8)
+    monkeypatch.setattr(quantized_matmul, "has_bfloat16_products", lambda: True)
+    assert quantized_matmul.matmul_dtype(kind, dtype, torch.device("cpu")) == expected
+    assert quantized_matmul.matmul_dtype(kind, dtype, torch.device("meta")) == dtype
 
 
 def test_plain_bfloat16_is_multiplied_in_float32_without_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matmul, "has_bfloat16_products", lambda: False)
-    assert matmul.matmul_dtype(None, torch.bfloat16, torch.device("cpu")) == torch.float32
+    monkeypatch.setattr(quantized_matmul, "has_bfloat16_products", lambda: False)
+    assert quantized_matmul.matmul_dtype(None, torch.bfloat16, torch.device("cpu")) == torch.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,9 +119,9 @@ def test_without_instructions_panels_give_the_product_unrounded(
     kind: Kind, dtype: torch.dtype, panel_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As little of the weight at a time as can be, one panel and a part of the next, and all of it."""
-    monkeypatch.setattr(matmul, "has_int8_products", lambda: False)
-    monkeypatch.setattr(matmul, "_has_instructions", lambda kernels, kind: False)
-    monkeypatch.setattr(bfloat16, "PANEL_BYTES", panel_bytes)
+    monkeypatch.setattr(quantized_matmul, "has_int8_products", lambda: False)
+    monkeypatch.setattr(quantized_matmul, "_has_instructions", lambda kernels, kind: False)
+    monkeypatch.setattr(matmul, "PANEL_BYTES", panel_bytes)
     plain = nn.Linear(72, 41).requires_grad_(False)
     layer = QuantizedLinear.like(plain, kind)
     layer.quantize_from(plain.weight)
@@ -164,7 +163,7 @@ def test_without_kernels_no_weight_is_made_whole(
     x = normal(2, 3, K, seed=2).sign().to(dtype)
     expected = F.linear(x, layer.dequantize(dtype), layer.bias)
     assert torch.equal(layer.dequantize(torch.float32), plain.weight)
-    monkeypatch.setattr(matmul, "MADE", 3 * PANEL * K)
+    monkeypatch.setattr(quantized_matmul, "MADE", 3 * PANEL * K)
     with LargestMade() as largest:
         got = layer(x)
     assert torch.equal(got, expected)

@@ -16,8 +16,7 @@ from tests.model.configs import small_model
 from tests.reference import SIZES
 from vl2.checkpoint.names import places
 from vl2.model import VL2, Cache
-from vl2.quant.apply import quantize_model
-from vl2.quant.scheme import SCHEME_NAMES, SCHEMES
+from vl2.quant.quantize_model import SCHEME_NAMES, SCHEMES, quantize_model
 from vl2.runtime.cpu_modules import with_kernels
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.runtime.kernel_case import ROW_LEVELS, assert_as_near_as_bfloat16, draw, needs_attention, needs_kernels
-from vl2.kernels import prefill as kernels
+from vl2.kernels import prefill_ops as kernels
 from vl2.kernels.library import kernels_of_level
 from vl2.model import layers, moe
 from vl2.quant import modules

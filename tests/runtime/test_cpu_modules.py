@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tests.model.configs import small_model
 from tests.runtime.kernel_case import ROW_LEVELS, assert_as_near_as_bfloat16, draw, needs_attention, needs_kernels
 from vl2.infer.prefill import prefill
-from vl2.kernels import prefill as kernels
+from vl2.kernels import prefill_ops as kernels
 from vl2.kernels.library import kernels_of_level
 from vl2.model import VL2, Cache, attention, layers, moe, rope
 from vl2.model.mask import AttentionMask

@@ -7,14 +7,12 @@ import torch
 
 from tests.model.configs import small_model
 from vl2.kernels import load_kernels
-from vl2.lora.apply import add_lora
+from vl2.lora.attach import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, Cache
-from vl2.quant.apply import quantize_model
-from vl2.quant.scheme import SCHEMES, SchemeName
+from vl2.quant.quantize_model import SCHEMES, SchemeName, quantize_model
 from vl2.runtime.cpu import CpuRunner
-from vl2.runtime.fused_language import FusedLanguage
-from vl2.runtime.weight_pointers import Unsupported
+from vl2.runtime.fused_passes import FusedLanguage, Unsupported
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="no compiler here, and no kernels were built before")
 

@@ -12,16 +12,15 @@ from torch import Tensor
 from tests.model.configs import small_config
 from tests.runtime.kernel_case import assert_as_near_as_bfloat16, draw
 from vl2.kernels import load_kernels
-from vl2.kernels.prefill import has_tiles
-from vl2.lora.apply import add_lora
+from vl2.kernels.prefill_ops import has_tiles
+from vl2.lora.attach import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, init_weights
 from vl2.model.vision import VisionEncoder
-from vl2.quant.apply import quantize_model
-from vl2.quant.scheme import SCHEMES
+from vl2.quant.quantize_model import SCHEMES, quantize_model
 from vl2.runtime.cpu import CpuRunner
 from vl2.runtime.cpu_modules import counterpart_of
-from vl2.runtime.fused_encoder import FusedEncoder
+from vl2.runtime.fused_passes import FusedEncoder
 
 pytestmark = pytest.mark.skipif(not has_tiles(), reason="the pass is for tile registers")
 

@@ -10,16 +10,15 @@ from torch import Tensor
 
 from tests.model.configs import small_model
 from vl2.kernels import load_kernels
-from vl2.kernels.prefill import has_tiles
-from vl2.lora.apply import add_lora
+from vl2.kernels.prefill_ops import has_tiles
+from vl2.lora.attach import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, Cache
-from vl2.quant.apply import quantize_model
-from vl2.quant.scheme import SCHEMES, SchemeName
+from vl2.quant.quantize_model import SCHEMES, SchemeName, quantize_model
 from vl2.runtime import PlainRunner
 from vl2.runtime.cpu import CpuRunner
 from vl2.runtime.cpu_modules import with_kernels
-from vl2.runtime.fused_language import FusedLanguage
+from vl2.runtime.fused_passes import FusedLanguage
 
 pytestmark = pytest.mark.skipif(not has_tiles(), reason="the fused prefill is for tile registers")
 

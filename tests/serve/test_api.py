@@ -11,11 +11,11 @@ import httpx
 import torch
 
 import vl2
-from vl2.infer import constraint_boxes, constraint_json
+from vl2.infer import constraint, constraint_boxes
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.engine.scheduler import EngineLimits
 from vl2.infer.vlm import VLM
-from vl2.lora.apply import add_lora
+from vl2.lora.attach import add_lora
 from vl2.lora.peft_files import save_adapter
 from vl2.lora.spec import LoRASpec
 from vl2.serve.engine_backend import EngineBackend
@@ -47,10 +47,10 @@ def test_a_key_is_asked_for_where_one_is_set(nano: VLM) -> None:
 
 
 def test_what_constraints_need_of_the_vocabulary_is_built_before_the_first_request(nano: VLM) -> None:
-    constraint_json._tokenizer.cache_clear()
+    constraint._tokenizer.cache_clear()
     constraint_boxes._vocabulary.cache_clear()
     with serving(engine_backend(nano), ServerSettings(name="nano")):
-        assert constraint_json._tokenizer.cache_info().currsize == 1
+        assert constraint._tokenizer.cache_info().currsize == 1
         assert constraint_boxes._vocabulary.cache_info().currsize == 1
 
 

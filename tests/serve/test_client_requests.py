@@ -20,7 +20,7 @@ from vl2 import __version__
 from vl2.errors import UserError
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM
-from vl2.serve.errors import ApiError
+from vl2.serve.api_errors import ApiError
 from vl2.serve.ignored import ignored_fields
 from vl2.serve.schema.chat import ChatRequest
 from vl2.serve.schema.completion import CompletionRequest

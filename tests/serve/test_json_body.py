@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vl2.serve import json_body
-from vl2.serve.errors import ApiError
+from vl2.serve.api_errors import ApiError
 from vl2.serve.json_body import BodyParser
 
 LONG = "data:image/png;base64," + "QUJD/+12" * 5

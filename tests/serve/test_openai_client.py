@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from vl2.infer.engine.task import Output
+from vl2.infer.engine.request import Output
 from vl2.infer.vlm import VLM
 from vl2.serve.exchange import AnswerText
 

@@ -9,7 +9,7 @@ import torch
 
 from vl2.batch import Batch
 from vl2.config import ModelConfig
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.grid import Grid, num_tiles, num_visual_tokens
 
 Document = tuple[int, Grid | None]  # tokens of text, of which the first half is not trained; the grid of its image

@@ -14,12 +14,12 @@ from tests.model.configs import small_model
 from tests.train.packs import random_pack
 from tests.train.test_stage import a_stage
 from tests.train.test_step import gradients
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.data.record import Record
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.process.sample import Sample
-from vl2.train.auxiliary_loss import open_auxiliary_loss
+from vl2.train.loss import open_auxiliary_loss
 from vl2.train.ranks import ONE
 from vl2.train.recipe import AuxiliaryLossOptions
 from vl2.train.shard import shard

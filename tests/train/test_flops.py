@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.train.toy import toy_config, toy_stage
 from vl2.checkpoint.model_size import ModelSize
 from vl2.config import ModelConfig, preset
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.errors import UserError
-from vl2.lora.apply import add_lora
+from vl2.lora.attach import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, init_weights
 from vl2.train.dry_run import activation_bytes, expected_memory, part_sizes, plan_run

@@ -16,11 +16,10 @@ import torch
 from tests.train.toy import toy_recipe
 from vl2.errors import UserError
 from vl2.progress import format_time
+from vl2.train.metric_outputs import Outputs, TrainProgress, open_tracker, tracker_names
 from vl2.train.metrics import MetricsFile, StepMetrics, read_metrics
-from vl2.train.outputs import Outputs, TrainProgress, tracker_names
 from vl2.train.plots import save_run_plots, smooth
 from vl2.train.ranks import Ranks
-from vl2.train.trackers import open_tracker
 
 
 def metrics(step: int, **changes: Any) -> StepMetrics:

@@ -34,8 +34,8 @@ from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
 from vl2.train.evaluation import Benchmark, HeldOut
 from vl2.train.export import export
 from vl2.train.loss_spike import LossSpikeOptions
+from vl2.train.metric_outputs import Outputs, TrainProgress
 from vl2.train.metrics import OF_THE_MACHINE, read_metrics
-from vl2.train.outputs import Outputs, TrainProgress
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Compute, EngineOptions, EvaluationTask, Recipe, read_recipe
 from vl2.train.run import Run, train

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.model.configs import small_config, small_model
 from tests.train.packs import Document, random_pack
 from tests.train.two_ranks import TwoRanks
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.errors import UserError
 from vl2.grid import Grid
 from vl2.model import VL2

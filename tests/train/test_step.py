@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tests.model.configs import small_model
 from tests.train.packs import join, random_pack, single_rows
 from tests.train.test_stage import a_stage
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.grid import UNTILED
 from vl2.model import VL2
 from vl2.train.balance import load_over_mean, routers

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from vl2.kernels import load_kernels
-from vl2.kernels import prefill as kernels
+from vl2.kernels import prefill_ops as kernels
 from vl2.model import language
 from vl2.model.cache import Cache
-from vl2.runtime.fused_language import FusedLanguage
+from vl2.runtime.fused_passes import FusedLanguage
 from vl2.verify import agreement
 
 AGREEMENT = "agreement on this machine"

@@ -27,7 +27,7 @@ def test_quick_reads_no_weights_and_finds_what_headers_show(verify, damaged, mon
         raise AssertionError("weights were read")
 
     monkeypatch.setattr("vl2.verify.weight_health.blocks", refuse)
-    monkeypatch.setattr("vl2.verify.run.load", refuse)
+    monkeypatch.setattr("vl2.verify.run_checks.load", refuse)
     assert verify(damaged, "--quick").ran.code == 0
 
     def drop(tensors):

@@ -9,10 +9,9 @@ import pytest
 
 from vl2.checkpoint.machine_memory import MachineMemory
 from vl2.kernels import load_kernels
-from vl2.verify import run
+from vl2.verify import run_checks
 from vl2.verify.check import Check
-from vl2.verify.page import Page
-from vl2.verify.privacy import Redactor
+from vl2.verify.issue_page import Page, Redactor
 
 from .conftest import change_json, first_file
 
@@ -59,13 +58,13 @@ def test_a_crash_of_ours_is_a_finding_without_paths(verify, correct, private, mo
     def crash(*_: object) -> None:
         raise ZeroDivisionError(f"in {private}/private-models/x.py of {USER} on {HOST}")
 
-    monkeypatch.setattr(run.agreement, "own_sample", crash)
+    monkeypatch.setattr(run_checks.agreement, "own_sample", crash)
     report = verify(correct)
     assert report.failed == ["run"]
     assert report.find("run")["found"] == "ended by ZeroDivisionError: in x.py of [removed] on [removed]"
     text = "\n".join(report.find("run")["details"])
     assert 'run.py", line ' in text
-    assert str(Path(run.__file__).parent) not in text
+    assert str(Path(run_checks.__file__).parent) not in text
     assert not any(secret in text for secret in secrets(private))
     assert report.verdict("values") == "pass"  # what was found before is kept
 
@@ -148,15 +147,15 @@ def test_what_cannot_be_done_is_refused_before_anything_is_checked(vl2, monkeypa
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was checked")
 
-    monkeypatch.setattr("vl2.verify.run.verify", refuse)
+    monkeypatch.setattr("vl2.verify.run_checks.verify", refuse)
     ran = vl2("verify", *arguments)
     assert (ran.code, ran.out) == (1, "")
     assert says in ran.err
 
 
 def test_a_machine_with_too_little_memory_is_told_what_is_needed(verify, correct, monkeypatch):
-    monkeypatch.setattr(run.MachineMemory, "now", lambda: MachineMemory(total=2 * 10**8, available=10**8))
-    monkeypatch.setattr(run, "load", None)  # it would be called
+    monkeypatch.setattr(run_checks.MachineMemory, "now", lambda: MachineMemory(total=2 * 10**8, available=10**8))
+    monkeypatch.setattr(run_checks, "load", None)  # it would be called
     report = verify(correct)
     assert report.ran.code == 0
     assert report.verdict("values") == "pass"
@@ -169,12 +168,12 @@ def test_a_machine_with_too_little_memory_is_told_what_is_needed(verify, correct
 
 
 def test_float32_is_left_out_where_only_bfloat16_fits(verify, correct, monkeypatch):
-    needed = run._lacks_memory
+    needed = run_checks._lacks_memory
 
     def lacks(plan, subject, dtype=None):
         return "needs 9.9 GB" if dtype == "float32" else needed(plan, subject, dtype)
 
-    monkeypatch.setattr(run, "_lacks_memory", lacks)
+    monkeypatch.setattr(run_checks, "_lacks_memory", lacks)
     report = verify(correct)
     assert report.find("bfloat16 = float32")["verdict"] == "not checked"
     assert report.find("bfloat16 = float32")["found"] == "needs 9.9 GB"

@@ -12,8 +12,7 @@ import torch
 
 from vl2.checkpoint.safetensors_file import StoredTensor
 from vl2.config import preset
-from vl2.verify.released import VOCABULARIES, nearest_size
-from vl2.verify.subject import Subject, label_of
+from vl2.verify.subject import VOCABULARIES, Subject, label_of, nearest_size
 from vl2.verify.tensors import check_tensors, expected_shapes
 
 from ..checkpoint.test_hub import WEIGHTS, environment

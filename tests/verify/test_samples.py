@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vl2.process.messages import to_turns
-from vl2.verify import pictures, run, samples
+from vl2.verify import run_checks, samples
 from vl2.verify.samples import SAMPLES, PublishedSample, compare_answers, judge
 
 from .conftest import git_id
@@ -32,12 +32,12 @@ def published(monkeypatch, picture_server):
         name="a red picture", size="nano", prompt="<image>\nWhich color?", pictures=("red.png",), answer="It is red."
     )
     monkeypatch.setattr(samples, "SAMPLES", (sample,))
-    monkeypatch.setattr(pictures, "BLOB_IDS", {"red.png": git_id(RED)})
-    monkeypatch.setattr(pictures, "PICTURES_URL", picture_server.url)
-    monkeypatch.setattr(pictures, "TIMEOUT_S", 10.0)
+    monkeypatch.setattr(samples, "BLOB_IDS", {"red.png": git_id(RED)})
+    monkeypatch.setattr(samples, "PICTURES_URL", picture_server.url)
+    monkeypatch.setattr(samples, "TIMEOUT_S", 10.0)
     # What is slow here and not about samples.
-    monkeypatch.setattr(run.agreement, "check_agreement", lambda *_: [])
-    monkeypatch.setattr(run, "_compare_with_float32", lambda *_, **__: [])
+    monkeypatch.setattr(run_checks.agreement, "check_agreement", lambda *_: [])
+    monkeypatch.setattr(run_checks, "_compare_with_float32", lambda *_, **__: [])
     picture_server.files["red.png"] = RED
     return picture_server
 
@@ -51,13 +51,13 @@ def asked(monkeypatch):
         seen["pictures"].append(found)
         return seen["answer"]
 
-    monkeypatch.setattr(run, "_ask", ask)
+    monkeypatch.setattr(run_checks, "_ask", ask)
     return seen
 
 
 def test_the_id_of_a_picture_is_gits():
     # `printf 'hello\n' | git hash-object --stdin`
-    assert pictures.blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+    assert samples.blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
 def test_a_picture_is_downloaded_checked_and_asked_about(verify, correct, published, asked):
@@ -102,7 +102,7 @@ def test_a_picture_that_is_gone_is_not_checked_with_the_reason(verify, correct, 
 
 
 def test_a_network_that_is_down_is_not_checked_with_the_reason(verify, correct, published, asked, monkeypatch):
-    monkeypatch.setattr(pictures, "PICTURES_URL", "http://127.0.0.1:9/images")  # the discard port: nothing listens
+    monkeypatch.setattr(samples, "PICTURES_URL", "http://127.0.0.1:9/images")  # the discard port: nothing listens
     report = verify(correct)
     assert report.verdict("a red picture") == "not checked"
     assert "cannot fetch" in report.find("a red picture")["found"]
@@ -136,21 +136,21 @@ def nothing_checked(monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was checked")
 
-    monkeypatch.setattr("vl2.verify.run.verify", refuse)
+    monkeypatch.setattr("vl2.verify.run_checks.verify", refuse)
 
 
 def test_a_released_prompt_is_asked_in_the_released_form_with_its_pictures(monkeypatch):
     """The messages are those of the publisher's README, whatever the model answers."""
 
     class Asked:
-        limits = run.Limits(max_context=100)
+        limits = run_checks.Limits(max_context=100)
 
         def generate(self, messages, **options):
             self.seen = (messages, options, self.limits.prefill_chunk)
             return type("Reply", (), {"text": "a"})
 
     vlm = Asked()
-    assert run._ask(vlm, THREE_OF_SMALL, [RED, BLUE, RED]) == "a"
+    assert run_checks._ask(vlm, THREE_OF_SMALL, [RED, BLUE, RED]) == "a"
     turns, options, chunk = vlm.seen
     assert to_turns(turns) == to_turns(
         [{"role": "<|User|>", "content": THREE_OF_SMALL.prompt, "images": [RED, BLUE, RED]}]
@@ -162,7 +162,7 @@ def test_a_released_prompt_is_asked_in_the_released_form_with_its_pictures(monke
 def test_every_sample_has_a_picture_for_each_place_and_an_id_for_each_picture():
     for sample in SAMPLES:
         assert sample.prompt.count("<image>") == len(sample.pictures)
-        assert set(sample.pictures) <= set(pictures.BLOB_IDS)
+        assert set(sample.pictures) <= set(samples.BLOB_IDS)
 
 
 @pytest.mark.parametrize(

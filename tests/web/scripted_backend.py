@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from vl2.infer.engine.task import Output
+from vl2.infer.engine.request import Output
 from vl2.process.processor import Processor
 from vl2.serve.backend import GenerationRequest, Timing
 

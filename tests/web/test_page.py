@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.web.scripted_backend import ScriptedBackend
 from tests.web.talk import DONE, add, answer_text, ask, choose, rect, wait_until
-from vl2.serve.web.page import STATIC, page_files
+from vl2.serve.web.static_files import STATIC, page_files
 
 GROUNDED = "A <|ref|>field<|/ref|><|det|>[[0, 500, 999, 999]]<|/det|> below."
 PHONE = {"viewport": {"width": 390, "height": 760}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}

@@ -13,7 +13,7 @@ import tyro
 from experiments.nano.warm_up.recipe import read_warm_up
 from vl2.cli.flags import OutputFlags
 from vl2.cli.main import main
-from vl2.cli.train_ended import exit_as, print_outcome
+from vl2.cli.train import exit_as, print_outcome
 
 
 @dataclass(frozen=True, kw_only=True)

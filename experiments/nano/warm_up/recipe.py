@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vl2.errors import UserError
+from vl2.files import read_toml
 from vl2.train.recipe import Compute, ModelOptions
 from vl2.train.stage import Optimizer
-from vl2.train.toml_file import from_table, load_toml, to_toml
+from vl2.train.toml_file import from_table, to_toml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class WarmUpRecipe:
 def read_warm_up(path: Path | str) -> WarmUpRecipe:
     """Read a recipe. UserError in one line for whatever is wrong with it."""
     try:
-        return from_table(WarmUpRecipe, load_toml(path))
+        return from_table(WarmUpRecipe, read_toml(path))
     except UserError as error:
         text = str(error)
         raise UserError(text if str(path) in text else f"{path}: {text}") from None

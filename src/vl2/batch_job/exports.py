@@ -21,8 +21,8 @@ from PIL import Image
 
 from vl2.batch_job.item import BatchItem, item_id
 from vl2.errors import UserError
+from vl2.files import is_url, write_whole
 from vl2.infer.reply import Reply
-from vl2.paths import is_url
 from vl2.process.grounding import without_boxes
 from vl2.process.image import open_image
 
@@ -79,19 +79,6 @@ def write_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[BatchItem], p
     """Write the file, whole or not at all, and the pages of PDF files as pictures beside it."""
     pages = _write_pages(items, pages_folder(path))
     write_whole(path, json.dumps(to_coco(lines, items, pages), ensure_ascii=False))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file in one step. UserError if it cannot be written; then an older one stays as it was."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", errors="replace")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _write_pages(items: Sequence[BatchItem], folder: Path) -> dict[str, str]:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from vl2.batch_job.item import Asked, BatchItem
 from vl2.errors import UserError
+from vl2.files import local_path
 from vl2.infer.sampling import GenerateOptions
-from vl2.install_hint import install_extra
-from vl2.paths import local_path
+from vl2.optional_imports import install_extra
 from vl2.process.conversation import one_question
 from vl2.process.image import ImageSource
 

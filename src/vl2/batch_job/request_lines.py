@@ -16,9 +16,8 @@ from typing import Any
 
 from vl2.batch_job.item import Asked, BatchItem
 from vl2.errors import UserError
-from vl2.infer.constraint import Constraint
+from vl2.infer.constraint import Constraint, JsonSchema
 from vl2.infer.constraint_boxes import WellFormedBoxes
-from vl2.infer.constraint_json import JsonSchema
 from vl2.infer.prompts import locate_prompt
 from vl2.infer.sampling import GenerateOptions
 from vl2.process.conversation import Turn, one_question

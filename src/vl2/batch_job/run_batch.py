@@ -17,13 +17,13 @@ from typing import Any
 
 from PIL import Image
 
-from vl2.batch_job.exports import draw_answer, file_stems, write_whole
+from vl2.batch_job.exports import draw_answer, file_stems
 from vl2.batch_job.item import BatchItem, LineFile, answer_line, check_unique, error_line
 from vl2.errors import UserError
-from vl2.infer.constraint import Constraint
-from vl2.infer.constraint_json import check_whole
+from vl2.files import write_whole
+from vl2.infer.constraint import Constraint, check_whole
+from vl2.infer.engine.request import Job, Task
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
-from vl2.infer.engine.task import Job, Task
 from vl2.infer.reply import Reply
 from vl2.infer.sequence import Event
 from vl2.infer.vlm import VLM, ReplyBuilder

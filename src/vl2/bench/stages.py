@@ -15,14 +15,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from vl2.bench.machine import MachineLimits
+from vl2.bench.machine_limits import MachineLimits
 from vl2.checkpoint.pages import bytes_in_files
 from vl2.config import ModelConfig
 from vl2.errors import UserError
 from vl2.model import VL2, Cache
 from vl2.quant.formats import Kind
-from vl2.quant.matmul import matmul_dtype
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
+from vl2.quant.quantized_matmul import matmul_dtype
 from vl2.train.flops import ForwardCost
 
 

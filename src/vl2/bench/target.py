@@ -18,7 +18,7 @@ from typing import Any
 
 from vl2.bench.protocol import Answer, Task
 from vl2.errors import UserError
-from vl2.thread_waits import SPINS, VARIABLE
+from vl2.process_tuning import SPINS, VARIABLE
 
 ADAPTERS = Path(__file__).parents[3] / "benchmarks" / "peers"
 OURS = (sys.executable, "-m", "vl2.bench.ours")

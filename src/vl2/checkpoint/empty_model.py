@@ -9,8 +9,7 @@ from vl2.checkpoint.pages import prefer_huge_pages
 from vl2.config import ModelConfig
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
-from vl2.quant.apply import allocate_quantized
-from vl2.quant.scheme import Scheme
+from vl2.quant.quantize_model import Scheme, allocate_quantized
 
 
 def build_empty(config: ModelConfig, scheme: Scheme | None = None, dtype: torch.dtype | None = None) -> VL2:

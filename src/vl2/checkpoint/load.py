@@ -22,7 +22,7 @@ from vl2.checkpoint.policy import LoadOptions, Policy, choose_policy
 from vl2.checkpoint.safetensors_file import StoredTensor, read_into, read_tensor
 from vl2.errors import memory_errors
 from vl2.model import VL2
-from vl2.quant.apply import allocate_quantized, quantize_model, quantize_tensor
+from vl2.quant.quantize_model import allocate_quantized, quantize_model, quantize_tensor
 
 LARGE_BYTES = 128 << 20
 BATCH_BYTES = 16 << 20  # read by a thread at once: on a busy machine, handing over many small tensors takes longer

@@ -23,7 +23,7 @@ from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.dtypes import DTYPES
 from vl2.model import Cache
 from vl2.model.sam import SCORES_AT_ONCE
-from vl2.quant.scheme import SCHEME_NAMES, SCHEMES, Scheme
+from vl2.quant.quantize_model import SCHEME_NAMES, SCHEMES, Scheme
 
 FORMATS = ("float32", "bfloat16", *SCHEME_NAMES)
 # "crowded": only where other programs give up memory; "paged": from quantized files, with some experts absent.

@@ -16,7 +16,7 @@ from vl2.checkpoint.empty_model import build_empty
 from vl2.config import ModelConfig
 from vl2.dtypes import DTYPES
 from vl2.model import Cache
-from vl2.quant.scheme import Scheme, scheme_named
+from vl2.quant.quantize_model import Scheme, scheme_named
 
 POOL, VISION, PROJECTOR = BESIDE_LANGUAGE = ("attention pool (unused)", "vision encoder", "projector")
 TABLE, EXPERTS = "token table", "routed experts"

@@ -35,7 +35,7 @@ from vl2.checkpoint.machine_memory import MachineMemory, parse_bytes
 from vl2.checkpoint.memory_plan import MemoryPlan
 from vl2.errors import UserError
 from vl2.model import VL2
-from vl2.quant.scheme import SCHEME_NAMES, Scheme, scheme_named
+from vl2.quant.quantize_model import SCHEME_NAMES, Scheme, scheme_named
 
 AS_STORED = "auto"
 # Of what the machine could give now, what a model may take without being told: the rest is left for others.

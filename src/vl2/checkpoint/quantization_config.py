@@ -18,7 +18,7 @@ from typing import Any
 from vl2.config import Json, ModelConfig
 from vl2.errors import UserError
 from vl2.quant.formats import GROUP, KINDS
-from vl2.quant.scheme import Scheme, scheme_named
+from vl2.quant.quantize_model import Scheme, scheme_named
 
 QUANTIZED = "quantization_config"  # the key of config.json
 METHOD, VERSION = "vl2", 1

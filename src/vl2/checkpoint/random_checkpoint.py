@@ -19,9 +19,9 @@ from torch import Tensor
 
 from vl2.checkpoint.empty_model import build_empty
 from vl2.checkpoint.folder import CONFIG
-from vl2.checkpoint.locate import BUILT_IN, built_in_folder
 from vl2.checkpoint.names import places
 from vl2.checkpoint.quantization_config import QuantizationConfig
+from vl2.checkpoint.resolve import BUILT_IN, built_in_folder
 from vl2.checkpoint.write import disk_errors, write_folder, write_quantized
 from vl2.config import OCR_PRESETS, ModelConfig, preset
 from vl2.errors import UserError

@@ -23,14 +23,14 @@ from torch import Tensor
 from vl2.checkpoint.empty_model import build_empty
 from vl2.checkpoint.folder import CONFIG, INDEX, SINGLE, Checkpoint, Progress, new_folder, refuse_existing, write_json
 from vl2.checkpoint.load import fill, put
-from vl2.checkpoint.locate import locate_checkpoint
 from vl2.checkpoint.names import Place, places
 from vl2.checkpoint.quantization_config import QUANTIZED, QuantizationConfig
+from vl2.checkpoint.resolve import locate_checkpoint
 from vl2.checkpoint.safetensors_file import SafetensorsWriter
 from vl2.config import Json, ModelConfig
 from vl2.errors import UserError
+from vl2.files import local_path
 from vl2.model import VL2
-from vl2.paths import local_path
 
 PLAIN_SHARD_BYTES = 5_000_000_000
 QUANTIZED_SHARD_BYTES = 2_000_000_000

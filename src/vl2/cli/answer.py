@@ -1,10 +1,10 @@
-"""Code that `ask` and `describe` share: load, stream the answer to stdout, and draw its boxes."""
+"""Write answers and drawings: stream text to stdout, and check before the work that a file can be written."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,60 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from vl2.cli.flags import GenerateFlags, ModelFlags, OutputFlags, check_answer_length, option_fields, print_json
-from vl2.cli.outputs import print_stream
 from vl2.errors import UserError
-from vl2.paths import is_url, local_path
+from vl2.files import is_url, local_path
 
 if TYPE_CHECKING:
     from vl2.infer.constraint import Constraint
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Raise UserError unless a file can be written here, its folders made if need be."""
+    if path.is_dir():
+        raise UserError(f"{flag} must name a file, and {path} is a folder")
+    if path.exists():
+        _check_writable(path, path, flag)
+    else:
+        check_folder(path.parent, flag, whole=path)
+
+
+def check_folder(folder: Path, flag: str, *, whole: Path | None = None) -> None:
+    """Raise UserError unless files can be written into a folder, which may be one that is still to be made."""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"{flag}: cannot write {whole or folder}: {there} is not a folder")
+    _check_writable(there, whole or folder, flag)
+
+
+def _check_writable(there: Path, path: Path, flag: str) -> None:
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{flag}: cannot write {path}: no permission")
+
+
+def print_stream(pieces: Iterable[str]) -> None:
+    """Print an answer as it comes, and a newline: in all what `print(reply.text)` would print."""
+    for piece in strip_stream(pieces):
+        print(piece, end="", flush=True)
+    print(flush=True)
+
+
+def strip_stream(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the pieces of a text without its leading and trailing blanks."""
+    held = ""  # blanks that may turn out to be the last
+    has_begun = False
+    for piece in pieces:
+        text = held + piece
+        kept = text.rstrip()
+        held = text[len(kept) :]
+        kept = kept if has_begun else kept.lstrip()
+        if kept:
+            has_begun = True
+            yield kept
+        elif not has_begun:
+            held = ""
+
 
 # Formats that Pillow writes everywhere. It registers more, some of which it cannot write.
 DRAWN_AS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -35,7 +83,7 @@ def answer(
     constraint: Constraint | None = None,
 ) -> None:
     """Answer one question on stdout: streamed as text, or as JSON at the end."""
-    from vl2.infer.constraint_json import JsonSchema, check_whole
+    from vl2.infer.constraint import JsonSchema, check_whole
 
     options = option_fields(replace(generate.options(), constraint=constraint))
     check_answer_length(model, generate, quiet=output.quiet)

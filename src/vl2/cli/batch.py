@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from vl2.cli.answer import check_file, check_folder
 from vl2.cli.flags import GenerateFlags, ModelFlags, OptionalFile, OptionalText, check_answer_length
-from vl2.cli.outputs import check_file, check_folder
 from vl2.errors import UserError
-from vl2.paths import local_path
+from vl2.files import local_path
 from vl2.progress import ProgressDisplay
 
 if TYPE_CHECKING:

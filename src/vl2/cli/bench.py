@@ -58,7 +58,7 @@ class Bench:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.bench.compare import compare, print_report, to_dict
+        from vl2.bench.measure import compare, print_report, to_dict
         from vl2.bench.stages import Sizes, make_stages
         from vl2.bench.target import OURS, peer_command
         from vl2.checkpoint.policy import check_weights

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vl2.cli.answer import print_stream
 from vl2.cli.flags import (
     GenerateFlags,
     Images,
@@ -24,9 +25,8 @@ from vl2.cli.flags import (
     option_fields,
     print_json,
 )
-from vl2.cli.outputs import print_stream
 from vl2.errors import UserError
-from vl2.paths import is_url, local_path
+from vl2.files import is_url, local_path
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vl2.cli.data_flags import Number, OptionalFolder, load_processor
-from vl2.cli.flags import CheckpointFlags, OptionalInt, OutputFlags, print_json
+from vl2.cli.flags import CheckpointFlags, Number, OptionalFolder, OptionalInt, OutputFlags, load_processor, print_json
 from vl2.errors import UserError
 
 if TYPE_CHECKING:

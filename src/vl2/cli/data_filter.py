@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from vl2.cli.data_flags import Locations, Number, check_locations, load_processor
-from vl2.cli.flags import CheckpointFlags, OptionalFile, OutputFlags, print_json
+from vl2.cli.flags import (
+    CheckpointFlags,
+    Locations,
+    Number,
+    OptionalFile,
+    OutputFlags,
+    check_locations,
+    load_processor,
+    print_json,
+)
 from vl2.errors import UserError
 from vl2.progress import counted
 
@@ -55,7 +63,7 @@ class DataFilter:
         from vl2.curate.filters.filter_catalog import FILTERS, filter_settings, make_filters
         from vl2.curate.filters.filter_folder import filter_folder
         from vl2.data.store import read_records
-        from vl2.data.store.files import format_of
+        from vl2.data.store.locations import format_of
 
         if not self.locations and not self.filters and self.recipe is None:
             for name in FILTERS:
@@ -81,7 +89,7 @@ class DataFilter:
         self._report(done)
 
     def _wanted(self) -> list[dict[str, Any]]:
-        from vl2.data.setting_values import read_toml
+        from vl2.files import read_toml
 
         if (self.recipe is not None) == bool(self.filters):
             raise UserError("say which filters: --filter NAME, several times, or --recipe FILE")

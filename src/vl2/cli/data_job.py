@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vl2.cli.data_flags import Number, check_locations
-from vl2.cli.flags import OptionalFile, OutputFlags, print_json
+from vl2.cli.flags import Number, OptionalFile, OutputFlags, check_locations, print_json
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
-    from vl2.curate.jobs.outputs import Summary
+    from vl2.curate.jobs.job_outputs import Summary
     from vl2.data.record import Record
     from vl2.data.store import Found
 
@@ -67,7 +66,7 @@ class DataJob:
     def run(self) -> None:
         from vl2.curate.jobs.client import Endpoint
         from vl2.curate.jobs.job import run_job
-        from vl2.curate.jobs.job_catalog import JOBS, job_settings, make_job
+        from vl2.curate.jobs.job_kinds import JOBS, job_settings, make_job
         from vl2.data.setting_values import split_setting
         from vl2.data.store import read_records
 
@@ -117,7 +116,7 @@ class DataJob:
 
 def _refuse_own_results(locations: tuple[str, ...], out: str) -> None:
     """Refuse to read what the run will write anew."""
-    from vl2.data.store.files import data_file, find_files
+    from vl2.data.store.locations import data_file, find_files
 
     kept = data_file(str(Path(out) / "kept.jsonl"))
     for location in locations:

@@ -2,15 +2,141 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from vl2.cli.eval_run import DataSourceFlags, EvalRun
-from vl2.cli.flags import OptionalText, print_json
+from vl2.cli.flags import ModelFlags, OptionalInt, OptionalText, print_json
 from vl2.errors import UserError
+
+if TYPE_CHECKING:
+    from vl2.eval.task import DataSource
+
+
+Folder = Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSourceFlags:
+    """Where the data lie."""
+
+    data: Folder = None
+    """the benchmark's folder, or one that holds several of them by name; `hub` downloads the public copy"""
+    split: OptionalText = None
+    """another part than the one that is usually reported, as the files name it"""
+    fonts: Folder = None
+    """fonts for drawn texts; those of the system by default"""
+
+    def data_source(self) -> DataSource:
+        from vl2.eval.task import DataSource
+
+        return DataSource(
+            data=None if self.data is None else Path(self.data),
+            split=self.split,
+            fonts=None if self.fonts is None else Path(self.fonts),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRun:
+    """Run tasks. Killed at any time, the same command goes on where it stopped.
+
+    Every task gets a folder in --out with results.jsonl (a line per item), report.md and report.html.
+    On a CPU it computes in float32 unless --dtype says otherwise.
+    With torchrun the items are shared among the processes.
+
+    Examples:
+      vl2 eval run count_objects presence --out eval/
+      vl2 eval run nlvr sroie_fields --data data/ --limit 200 --out eval/
+      vl2 eval run mmmu --protocol vlmevalkit --data MMMU/ --model ./deepseek-vl2-small --out eval/
+    """
+
+    tasks: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TASK...")]
+    """tasks; `vl2 eval list` shows them"""
+    out: Annotated[str, tyro.conf.arg(metavar="DIR")]
+    """where results and reports are written"""
+    source: DataSourceFlags = field(default_factory=DataSourceFlags)
+    protocol: OptionalText = None
+    """paper, vlmevalkit or lmms-eval; by default the one that gives the published figure"""
+    limit: OptionalInt = None
+    """only so many items: a sample spread over all parts, the same each time; a larger one holds a smaller one"""
+    whole: bool = False
+    """also the items that nlvr, sroie_*, wikitables and detect_photos keep for training"""
+    batch_size: int = 8
+    """items decoded together; in float32 it changes the time, never the answers"""
+    max_new_tokens: OptionalInt = None
+    """end an answer after this many tokens; the protocol's own by default"""
+    judge_url: OptionalText = None
+    """an OpenAI-compatible endpoint for answers that rules cannot read, such as http://localhost:8000/v1"""
+    judge_model: str = "gpt-4o-mini"
+    """the judge's name at that endpoint; its key is taken from OPENAI_API_KEY"""
+    model: ModelFlags = field(default_factory=ModelFlags)
+    json: bool = False
+    """print the figures as JSON"""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """print nothing but the figures"""
+
+    def run(self) -> None:
+        from vl2.eval.choose_items import check_whole, choose, first_item
+        from vl2.eval.judge import endpoint_judge
+        from vl2.eval.report import write_reports
+        from vl2.eval.run_task import EvalOptions, ranks_of_environment, run_task
+        from vl2.eval.task_catalog import find_task
+
+        if not self.tasks:
+            raise UserError("say which tasks to run; `vl2 eval list` shows them")
+        tasks = [find_task(name) for name in self.tasks]
+        source = replace(self.source.data_source(), whole=self.whole)
+        rank, world_size = ranks_of_environment()
+        options = EvalOptions(
+            protocol=self.protocol,
+            limit=self.limit,
+            batch_size=self.batch_size,
+            max_new_tokens=self.max_new_tokens,
+            judge=endpoint_judge(self.judge_url, self.judge_model) if self.judge_url else None,
+            quiet=self.quiet,
+            rank=rank,
+            world_size=world_size,
+        )
+        for task in tasks:  # what cannot be asked is said before a model is loaded
+            task.protocol(self.protocol)
+            check_whole(task, source)
+            if first_item(task, source) is None:
+                raise UserError(
+                    f"{task.name} has no items in {source.data}{choose(task, source, None).about_left_out()}"
+                )
+        flags = self._flags(world_size)
+        flags.check()
+        cache_tokens = self.batch_size * flags.context(quiet=self.quiet)
+        vlm = flags.load(quiet=self.quiet, cache_tokens=cache_tokens)
+        for task in tasks:
+            run_task(vlm, task, source, Path(self.out) / task.name, options, model=self.model.model)
+        if rank == 0:
+            written = write_reports(Path(self.out), {task.name: task for task in tasks}, source)
+            if self.json:
+                print_json([report.to_dict() for report in written])
+            else:
+                print("\n".join(report.line() for report in written))
+
+    def _flags(self, world_size: int) -> ModelFlags:
+        """Return the model's flags. Of several processes each takes its own card; a CPU computes in float32.
+
+        In bfloat16 a product of many rows is rounded otherwise than one of few, and a near tie between two tokens can
+        fall the other way: an answer would depend on what is decoded beside it.
+        """
+        import torch
+
+        from vl2.infer.vlm import choose_device
+
+        flags = self.model
+        if world_size > 1 and flags.device in ("auto", "cuda") and torch.cuda.is_available():
+            flags = replace(flags, device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        if flags.dtype == "auto" and choose_device(flags.device).type == "cpu":
+            flags = replace(flags, dtype="float32")
+        return flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +152,7 @@ class EvalList:
     """print JSON instead of lines"""
 
     def run(self) -> None:
-        from vl2.eval.catalogue import TASKS
+        from vl2.eval.task_catalog import TASKS
 
         if self.json:
             print_json(
@@ -59,7 +185,7 @@ class EvalShow:
     source: DataSourceFlags = field(default_factory=DataSourceFlags)
 
     def run(self) -> None:
-        from vl2.eval.catalogue import describe, find_task
+        from vl2.eval.task_catalog import describe, find_task
 
         task = find_task(self.task)
         if self.protocol is not None:
@@ -84,10 +210,10 @@ class EvalCompare:
     """print JSON instead of lines"""
 
     def run(self) -> None:
-        from vl2.eval.catalogue import find_task
         from vl2.eval.compare import check_same_items, check_same_test, compare
         from vl2.eval.results import find_runs, read_results, read_run
         from vl2.eval.task import mean_score
+        from vl2.eval.task_catalog import find_task
 
         runs = [{read_run(folder).task: folder for folder in find_runs(Path(name))} for name in (self.a, self.b)]
         shared = [name for name in runs[0] if name in runs[1]]
@@ -156,8 +282,8 @@ class EvalReport:
     """print the figures as JSON"""
 
     def run(self) -> None:
-        from vl2.eval.catalogue import TASKS
         from vl2.eval.report import write_reports
+        from vl2.eval.task_catalog import TASKS
 
         written = write_reports(Path(self.out), TASKS, self.source.data_source())
         if self.json:

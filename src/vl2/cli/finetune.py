@@ -164,7 +164,7 @@ class Finetune:
         )
         if self.method == "full" and flags != AdapterFlags():
             raise UserError("--method full trains no adapter: --rank, --targets and the like are for lora and qlora")
-        from vl2.checkpoint.locate import hub_id
+        from vl2.checkpoint.resolve import hub_id
 
         return TuningOptions(
             model=hub_id(self.model),

@@ -18,11 +18,13 @@ from vl2.progress import bytes_bar
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vl2.infer.constraint_json import JsonSchema
+    from vl2.infer.constraint import JsonSchema
     from vl2.infer.sampling import GenerateOptions
     from vl2.infer.vlm import VLM, OptionFields
     from vl2.model_kind import ModelKind
+    from vl2.process.processor import Processor
     from vl2.process.tiling import Tiling
+
 
 Images = Annotated[
     tuple[str, ...], tyro.conf.arg(name="image", aliases=["-i"], metavar="IMAGE"), tyro.conf.UseAppendAction
@@ -57,7 +59,7 @@ class CheckpointFlags:
 
     def kind(self, *, quiet: bool) -> ModelKind:
         """Return which model it is, which decides what it is asked; its settings are downloaded if need be."""
-        from vl2.checkpoint.locate import BUILT_IN, hub_id
+        from vl2.checkpoint.resolve import BUILT_IN, hub_id
         from vl2.process.processor import kind_of_folder
 
         if self.model == BUILT_IN or hub_id(self.model) != self.model:  # a released size
@@ -116,7 +118,7 @@ class ModelFlags(CheckpointFlags):
 
     def load(self, *, quiet: bool, cache_tokens: int | None = None) -> VLM:
         """Load the model with a progress bar on stderr. `cache_tokens` as in `vl2.load`."""
-        from vl2.checkpoint.locate import BUILT_IN
+        from vl2.checkpoint.resolve import BUILT_IN
         from vl2.infer.sequence import Limits
         from vl2.infer.vlm import load
 
@@ -223,7 +225,7 @@ def read_text(text: str) -> str:
 
 def read_schema(path: str) -> JsonSchema:
     """Return the JSON schema in a file."""
-    from vl2.infer.constraint_json import JsonSchema
+    from vl2.infer.constraint import JsonSchema
 
     try:
         return JsonSchema(json.loads(Path(path).read_text(encoding="utf-8")))
@@ -253,3 +255,31 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print readable JSON, escaped where stdout cannot hold every character."""
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     print(json.dumps(value, ensure_ascii=not is_unicode, indent=indent), flush=True)
+
+
+Locations = Annotated[
+    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LOCATION ...", help_behavior_hint="")
+]
+OptionalFolder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
+Number = Annotated[int, tyro.conf.arg(metavar="INT")]
+
+
+def check_locations(locations: tuple[str, ...]) -> None:
+    if not locations:
+        raise UserError("say where the records are: files, folders, globs or URLs")
+
+
+def load_processor(model: CheckpointFlags, *, quiet: bool) -> Processor:
+    """Return what encodes records for a model. No weights are loaded."""
+    from vl2.process.processor import Processor
+
+    tiling = model.tiling_rule()
+    return Processor.from_folder(model.locate(quiet=quiet), tiling=tiling, max_tiles=model.max_tiles)
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file; half a character, which no file can hold, becomes a question mark."""
+    try:
+        Path(path).write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None

@@ -11,7 +11,7 @@ import tyro
 from vl2.cli.flags import CheckpointFlags, OptionalFile, OptionalInt, OutputFlags, open_images, print_json
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.errors import UserError
-from vl2.paths import is_url, local_path
+from vl2.files import is_url, local_path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".ico", ".jp2", ".avif")
 
@@ -53,7 +53,7 @@ class Inspect:
         # "photos/cat.jpg" has the form of a hub id, but a mistyped path must not be looked up there.
         if path.exists() or path.suffix.lower() in PICTURES:
             return False
-        from vl2.checkpoint.locate import HUB_ID
+        from vl2.checkpoint.resolve import HUB_ID
 
         return HUB_ID.fullmatch(self.target) is not None
 
@@ -82,10 +82,10 @@ class Inspect:
             save_drawing(report.draw(image), self.draw, quiet=self.output.quiet)
 
     def _inspect_checkpoint(self) -> None:
-        from vl2.checkpoint.locate import RELEASED
         from vl2.checkpoint.machine_memory import parse_bytes
         from vl2.checkpoint.model_size import ModelSize
         from vl2.checkpoint.quantization_config import QuantizationConfig
+        from vl2.checkpoint.resolve import RELEASED
         from vl2.cli.memory_report import MemoryReport, print_size
 
         if self.draw is not None:

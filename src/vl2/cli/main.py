@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from vl2.errors import RankLost, UserError
-from vl2.thread_waits import brief_spins
+from vl2.process_tuning import brief_spins
 
 if TYPE_CHECKING:
     from vl2.cli.parse import Command

@@ -16,7 +16,7 @@ from vl2.config import ModelConfig
 from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.dtypes import DTYPES
 from vl2.infer.vlm import choose_device
-from vl2.quant.scheme import Scheme
+from vl2.quant.quantize_model import Scheme
 from vl2.runtime import explain_on
 
 WIDTH = 99  # of the tables

@@ -13,12 +13,11 @@ from typing import Annotated, Any, Protocol, Union
 
 import tyro
 
-from vl2.cli.ask import Ask
+from vl2.cli.ask import Ask, Describe
 from vl2.cli.batch import Batch
 from vl2.cli.bench import Bench
 from vl2.cli.chat import Chat
 from vl2.cli.data import DATA_COMMANDS, Data
-from vl2.cli.describe import Describe
 from vl2.cli.eval import EVAL_COMMANDS, Eval
 from vl2.cli.finetune import Finetune
 from vl2.cli.inspect import Inspect

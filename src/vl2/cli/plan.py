@@ -13,8 +13,8 @@ from vl2.cli.flags import OptionalText, OutputFlags, print_json
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
-    from vl2.plan.inputs import Cluster, DataProfile
-    from vl2.plan.report import PaperRow
+    from vl2.plan.cluster import Cluster, DataProfile
+    from vl2.plan.plan_report import PaperRow
     from vl2.plan.search import PlannedStage
     from vl2.train.parallel.pipeline_split import UnitCosts
 
@@ -82,7 +82,7 @@ class Plan:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.plan.report import print_paper, print_stages
+        from vl2.plan.plan_report import print_paper, print_stages
 
         if self.measure is not None:
             self._measure(Path(self.measure))
@@ -120,7 +120,7 @@ class Plan:
         return [plan_stage(preset(size), stage, cluster, profile, fixed, costs) for stage in stages]
 
     def _paper(self) -> list[PaperRow]:
-        from vl2.plan.report import PaperRow
+        from vl2.plan.plan_report import PaperRow
         from vl2.plan.search import PAPER
 
         return [
@@ -129,7 +129,7 @@ class Plan:
         ]
 
     def _cluster(self, num_gpus: int) -> Cluster:
-        from vl2.plan.inputs import DEVICES, Cluster
+        from vl2.plan.cluster import DEVICES, Cluster
 
         device = DEVICES[self.gpu]
         return Cluster(
@@ -145,7 +145,7 @@ class Plan:
         )
 
     def _profile(self) -> DataProfile:
-        from vl2.plan.inputs import DataProfile
+        from vl2.plan.cluster import DataProfile
 
         return DataProfile.common() if self.profile is None else DataProfile.read(Path(self.profile))
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from vl2.cli.flags import OptionalText, locate, print_json
-from vl2.paths import local_path
+from vl2.files import local_path
 from vl2.progress import bytes_bar
 
 

@@ -41,7 +41,7 @@ class Read:
 
     def run(self) -> None:
         from vl2.batch_job.file_items import file_items
-        from vl2.cli.outputs import print_stream
+        from vl2.cli.answer import print_stream
         from vl2.infer.prompts import read_prompt
 
         first, last = page_range(self.pages)

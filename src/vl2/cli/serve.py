@@ -12,8 +12,8 @@ import tyro
 
 from vl2.cli.flags import ModelFlags, OptionalInt, OptionalText, OutputFlags
 from vl2.errors import UserError
-from vl2.install_hint import install_extra
-from vl2.paths import local_path
+from vl2.files import local_path
+from vl2.optional_imports import install_extra
 
 if TYPE_CHECKING:
     from vl2.serve.backend import Backend

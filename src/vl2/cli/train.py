@@ -7,18 +7,37 @@ import dataclasses
 import inspect
 import io
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vl2.cli.flags import OptionalText, OutputFlags, print_json
-from vl2.cli.train_ended import exit_as, print_outcome
 from vl2.errors import UserError
 from vl2.train.recipe import ModelOptions, Recipe, RunOptions, paper_stage, read_recipe
+
+if TYPE_CHECKING:
+    from vl2.train.run import Outcome
+
+
+EXIT_CODES = {"finished": 0, "out of time": 0, "interrupted": 128 + signal.SIGINT, "terminated": 128 + signal.SIGTERM}
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """Print a run's outcome as JSON."""
+    values = dataclasses.asdict(outcome)
+    print_json({name: str(value) if isinstance(value, Path) else value for name, value in values.items()})
+
+
+def exit_as(outcome: Outcome) -> None:
+    """End the process with the code of a run that a signal has stopped; return after any other."""
+    if EXIT_CODES[outcome.ended]:
+        sys.exit(EXIT_CODES[outcome.ended])
+
 
 # What `--help` shows where no recipe is named.
 _EXAMPLE = Recipe(

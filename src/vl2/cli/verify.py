@@ -12,7 +12,7 @@ import tyro
 
 from vl2.cli.flags import OptionalFile, OptionalText, OutputFlags, locate, print_json
 from vl2.errors import UserError
-from vl2.paths import local_path
+from vl2.files import local_path
 from vl2.progress import bytes_bar
 
 
@@ -50,8 +50,8 @@ class Verify:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.checkpoint.locate import hub_id
         from vl2.checkpoint.policy import check_weights, memory_bytes
+        from vl2.checkpoint.resolve import hub_id
         from vl2.infer.vlm import choose_device
 
         memory_bytes(self.memory, choose_device(self.device))
@@ -66,8 +66,8 @@ class Verify:
             quiet=self.output.quiet,
             needs_weights=not self.quick,
         )
-        from vl2.verify.pictures import Pictures
-        from vl2.verify.run import VerifyOptions, verify
+        from vl2.verify.run_checks import VerifyOptions, verify
+        from vl2.verify.samples import Pictures
 
         options = VerifyOptions(
             target=target,

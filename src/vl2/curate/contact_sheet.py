@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from vl2.curate.preview import COLORS, INK_ON_COLORS, Shown
 from vl2.data.record import PLACEHOLDER, Record
-from vl2.data.store.parse import Problem
+from vl2.data.store.entry import Problem
 from vl2.synth.fonts import BUILT_IN, Face, Font, covers, find_faces, load
 
 COLUMNS = 4

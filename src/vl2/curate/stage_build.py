@@ -27,8 +27,8 @@ from vl2.curate.stage_recipe import SourceEntry, StageRecipe
 from vl2.data.ray_map import Where
 from vl2.data.record import Record
 from vl2.data.store import Found, Located, read_records, write_records
-from vl2.data.store.files import data_file
-from vl2.data.store.parse import check_text, load_images
+from vl2.data.store.entry import check_text, load_images
+from vl2.data.store.locations import data_file
 from vl2.datasets import convert
 from vl2.errors import UserError
 from vl2.synth.catalog import make_source

@@ -36,10 +36,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vl2.curate.filters.filter_catalog import FILTERS
-from vl2.data.setting_values import Values, arguments, nearest, read_toml
-from vl2.data.store.files import ENDINGS
+from vl2.data.setting_values import Values, arguments, nearest
+from vl2.data.store.locations import ENDINGS
 from vl2.datasets import CATALOGUE
 from vl2.errors import UserError
+from vl2.files import read_toml
 from vl2.synth.catalog import make_source
 
 _KINDS = ("draw", "convert", "records")

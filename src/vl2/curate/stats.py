@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vl2.data.index import TokenCounts, count_tokens
 from vl2.data.record import Record
-from vl2.data.store.files import needs_extra
-from vl2.data.store.parse import Found, Problem
+from vl2.data.store.entry import Found, Problem
+from vl2.data.store.locations import needs_extra
 from vl2.errors import UserError
 from vl2.grid import num_tiles
 from vl2.process.processor import Processor

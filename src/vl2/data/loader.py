@@ -19,8 +19,8 @@ from itertools import islice
 from typing import Any
 
 from vl2.data.index import LostRecord, RecordStore, one_line
+from vl2.data.pack import Packed, pack_samples
 from vl2.data.pack_plan import Division, Pack, PackEntry, PackPlan, Position, StepPlan
-from vl2.data.packed import Packed, pack_samples
 from vl2.data.record import Record
 from vl2.errors import UserError
 from vl2.process.processor import Processor

@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from vl2.data.record import StoredImage
 from vl2.errors import UserError
-from vl2.install_hint import install_extra
+from vl2.optional_imports import install_extra
 from vl2.process.tiling import Size
 
 Json = dict[str, Any]

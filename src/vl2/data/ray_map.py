@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Literal, TypeVar, get_args
 
 from vl2.errors import UserError
-from vl2.install_hint import install_extra
+from vl2.optional_imports import install_extra
 
 Where = Literal["local", "ray"]
 Item = TypeVar("Item")

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from vl2.data.record import Record
-from vl2.data.store.parse import Found, Kind, Located, Place, Problem, check_text
+from vl2.data.store.entry import Found, Kind, Located, Place, Problem, check_text
 from vl2.data.stored_image import open_stored
 from vl2.errors import UserError
 from vl2.process.processor import Processor

@@ -4,7 +4,7 @@
 person has; `fetch.py` gets what package registries hold.
 """
 
-from vl2.datasets.catalog import CATALOGUE, DataSet, convert
 from vl2.datasets.conversion import RowProblem
+from vl2.datasets.dataset_catalog import CATALOGUE, DataSet, convert
 
 __all__ = ["CATALOGUE", "DataSet", "RowProblem", "convert"]

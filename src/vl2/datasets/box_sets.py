@@ -18,7 +18,7 @@ from vl2.data.raw_files import (
     read_list,
 )
 from vl2.data.record import BoxPx, Record
-from vl2.datasets.boxes import Query, absent_queries, box_of_xywh, check_size, clip_box, locate_records
+from vl2.datasets.box_questions import Query, absent_queries, box_of_xywh, check_size, clip_box, locate_records
 from vl2.datasets.coco_sets import read_instances
 from vl2.datasets.conversion import Conversion, Converted, each, numbered, of_split
 from vl2.errors import UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vl2.data.raw_files import Json, Row, find_file, image_file, index_by, list_in, read_json
 from vl2.data.record import BoxPx, Record
-from vl2.datasets.boxes import Query, absent_queries, box_of_xywh, check_size, locate_records
+from vl2.datasets.box_questions import Query, absent_queries, box_of_xywh, check_size, locate_records
 from vl2.datasets.conversion import Conversion, Converted, RowProblem, each
 from vl2.datasets.question_answers import DESCRIBE, converse
 from vl2.errors import UserError

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from vl2.data.raw_files import Row
 from vl2.data.record import Record
-from vl2.data.store.parse import check_text
+from vl2.data.store.entry import check_text
 from vl2.errors import UserError
 
 Table = Sequence[Sequence[str]]  # rows of cells, the header first

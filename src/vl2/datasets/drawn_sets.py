@@ -18,7 +18,7 @@ from vl2.data.raw_files import (
     read_list,
 )
 from vl2.data.record import BoxPx, Record
-from vl2.datasets.boxes import Query, absent_queries, check_size, clip_box, locate_records
+from vl2.datasets.box_questions import Query, absent_queries, check_size, clip_box, locate_records
 from vl2.datasets.conversion import Conversion, Converted, each
 from vl2.datasets.question_answers import Turn, converse, short_question
 from vl2.errors import UserError

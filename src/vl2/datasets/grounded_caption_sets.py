@@ -22,7 +22,7 @@ from vl2.data.raw_files import (
     tar_samples,
 )
 from vl2.data.record import BoxPx, Record, StoredImage
-from vl2.datasets.boxes import Query, box_of_fractions, check_size, clip_box, grounded_caption, locate_records
+from vl2.datasets.box_questions import Query, box_of_fractions, check_size, clip_box, grounded_caption, locate_records
 from vl2.datasets.conversion import Conversion, Converted, each
 from vl2.errors import UserError
 from vl2.process.tiling import Size

@@ -1,28 +1,213 @@
-"""Whatever a person has to train on, as one stream of records: which of four kinds it is, and how it is read.
+"""A person's own data as one stream of records: which of four kinds it is, and how it is read.
 
 records   a store of records, see docs/record.md
 llava     LLaVA's JSON or JSONL of conversations, see `conversation_sets.py`
-table     CSV, TSV or JSONL of questions and answers, see `own_table.py`
+table     CSV, TSV or JSONL of questions and answers, its columns below
 folder    one of these three in a folder, with its images
+
+The columns of a table:
+
+    image       path relative to the table; `images` for several: a list in JSONL, split at ";" in CSV
+    question    text; `<image>` in it is where an image stands, else the images come first
+    answer      text; {box:0} in it is the first labeled object
+    label, x0, y0, x1, y1           one box in pixels of the image as it is seen
+    boxes       several: [{"label": "mug", "box": [x0, y0, x1, y1], "image": 0}, ...], in CSV as JSON text
+    system, id, category, language, licence     optional
+
+With boxes, an answer that is left out is the boxes themselves, and a question that is left out asks for the one label.
+Boxes of one label in one image are one object.
 """
 
 from __future__ import annotations
 
+import csv
+import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from vl2.data.record import Record
+from vl2.data.raw_files import Row, image_file, jsonl_rows
+from vl2.data.record import PLACEHOLDER, BoxPx, Labelled, Message, Part, Record, StoredImage
 from vl2.data.store import Found, Located, Place, Problem, read_records
-from vl2.data.store.files import ENDINGS, data_file
-from vl2.data.store.parse import load_images
+from vl2.data.store.entry import load_images
+from vl2.data.store.locations import ENDINGS, data_file
 from vl2.data.store.tar import INDEX_ENDING
+from vl2.datasets.box_questions import clip_box
 from vl2.datasets.conversation_sets import read_llava
-from vl2.datasets.conversion import Conversion, RowProblem
-from vl2.datasets.own_table import table_records, table_rows
+from vl2.datasets.conversion import Conversion, RowProblem, numbered
+from vl2.datasets.question_answers import filled, with_placeholders
 from vl2.errors import UserError
-from vl2.paths import local_path
+from vl2.files import local_path
+from vl2.process.grounding import END_REF, REF
+
+CORNERS = ("x0", "y0", "x1", "y1")
+COLUMNS = (
+    "image", "images", "question", "answer", "label", *CORNERS, "boxes", "system",
+    "id", "category", "language", "licence",
+)  # fmt: skip
+
+
+def table_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a table with their places. UserError for a header that names something else."""
+    if path.suffix.lower() == ".jsonl":
+        yield from jsonl_rows(path)
+        return
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            _check_columns([name for name in reader.fieldnames or () if name is not None], path.name)
+            for row in reader:
+                where = f"{path.name} line {reader.line_num}"
+                if None in row or None in row.values():
+                    yield where, UserError(f"it does not have the {len(reader.fieldnames or ())} cells of the header")
+                else:
+                    yield where, {name: cell for name, cell in row.items() if cell.strip()}
+    except UnicodeDecodeError:
+        raise UserError(f"{path.name} is not text in UTF-8: save it as UTF-8") from None
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def table_records(conversion: Conversion, rows: Iterable[Row]) -> Iterator[tuple[str, Record | UserError]]:
+    """Yield each row's place with its record, or with what is wrong with it."""
+    for where, row in numbered(rows):
+        try:
+            if isinstance(row, UserError):
+                raise row
+            yield where, _record(conversion, *row)
+        except UserError as error:
+            yield where, error
+
+
+def _check_columns(names: Sequence[str], what: str) -> None:
+    for name in names:
+        if name not in COLUMNS:
+            near = difflib.get_close_matches(name, COLUMNS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COLUMNS)}"
+            raise UserError(f"{what} has a column {name!r}: {hint}")
+
+
+def _record(conversion: Conversion, number: int, row: Any) -> Record:
+    if not isinstance(row, Mapping):
+        raise UserError(f"a row must be an object, got {type(row).__name__}")
+    _check_columns(list(row), "the row")
+    images = [image_file(conversion.folder, name) for name in _image_names(row)]
+    objects = _objects(row, images)
+    question, answer = _texts(row, objects)
+    asked = _question_parts(question, len(images))
+    system = _text(row, "system")
+    return Record(
+        id=f"{conversion.source}-{_text(row, 'id') or number}",
+        source=conversion.source,
+        category=_text(row, "category") or _category(images, objects, answer),
+        language=_text(row, "language") or conversion.language,
+        licence=_text(row, "licence") or conversion.licence,
+        messages=(
+            *([Message(role="system", parts=(Part(text=system),))] if system else []),
+            Message(role="user", parts=asked),
+            Message(role="assistant", parts=(Part(text=answer),)),
+        ),
+        images=tuple(images),
+        objects=tuple(objects),
+    )
+
+
+def _texts(row: Mapping[str, Any], objects: Sequence[Labelled]) -> tuple[str, str]:
+    """Return question and answer, made from the boxes where they are left out."""
+    question, answer = _text(row, "question"), _text(row, "answer")
+    if not question:
+        labels = {labelled.label for labelled in objects}
+        if len(labels) != 1:
+            raise UserError("the question is empty; only boxes of one label need none")
+        question = f"{REF}{objects[0].label}{END_REF}."
+    if not answer and objects:
+        answer = "\n".join(f"{{box:{k}}}" for k in range(len(objects)))
+    if objects and not PLACEHOLDER.search(answer):
+        raise UserError("the answer does not say where the boxes stand: write {box:0}, or leave the answer out")
+    return question, filled(answer, "answer")
+
+
+def _question_parts(question: str, num_images: int) -> tuple[Part, ...]:
+    if not num_images:
+        return (Part(text=question),)
+    parts, used = with_placeholders(question, 0)
+    if used not in (0, num_images):
+        raise UserError(f"the question has {used} <image> for {num_images} images")
+    return (*(Part(image=i) for i in range(num_images - used)), *parts)
+
+
+def _category(images: Sequence[StoredImage], objects: Sequence[Labelled], answer: str) -> str:
+    if not images:
+        return "text"
+    if not objects:
+        return "vqa"
+    return "grounded_conversation" if PLACEHOLDER.sub("", answer).strip() else "grounding"
+
+
+def _image_names(row: Mapping[str, Any]) -> list[str]:
+    if "image" in row and "images" in row:
+        raise UserError("give either image or images")
+    given = row.get("images", row.get("image", []))
+    names = given if isinstance(given, list) else [name.strip() for name in str(given).split(";")]
+    if not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"images must be names of files, got {given!r:.80}")
+    return names
+
+
+def _objects(row: Mapping[str, Any], images: Sequence[StoredImage]) -> list[Labelled]:
+    found: dict[tuple[int, str], list[BoxPx]] = {}
+    for labelled in _boxes(row):
+        image, label, corners = labelled.get("image", 0), labelled.get("label"), labelled.get("box")
+        if not isinstance(label, str) or not label.strip():
+            raise UserError(f"a box must have a label, got {labelled!r:.80}")
+        if isinstance(image, bool) or not isinstance(image, int) or not 0 <= image < len(images):
+            raise UserError(f"the box of {label!r} is in image {image!r}, there are {len(images)}")
+        if not isinstance(corners, list) or len(corners) != 4:
+            raise UserError(f"the box of {label!r} must be [x0, y0, x1, y1], got {corners!r:.80}")
+        size = images[image].width, images[image].height
+        found.setdefault((image, label.strip()), []).append(clip_box([_number(v, label) for v in corners], size))
+    return [Labelled(image=image, label=label, boxes_px=tuple(boxes)) for (image, label), boxes in found.items()]
+
+
+def _boxes(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    single = [name for name in ("label", *CORNERS) if name in row]
+    if "boxes" not in row:
+        if not single:
+            return []
+        if len(single) != 5:
+            raise UserError(f"a box needs label, {', '.join(CORNERS)}; the row has {', '.join(single)}")
+        return [{"label": row["label"], "box": [row[name] for name in CORNERS]}]
+    if single:
+        raise UserError(f"give either boxes or {', '.join(single)}")
+    boxes = row["boxes"]
+    if isinstance(boxes, str):
+        try:
+            boxes = json.loads(boxes)
+        except ValueError as error:
+            raise UserError(f"boxes are not valid JSON: {error}") from None
+    if not isinstance(boxes, list) or not all(isinstance(box, dict) for box in boxes):
+        raise UserError(f"boxes must be a list of objects with label and box, got {boxes!r:.80}")
+    for box in boxes:
+        unknown = box.keys() - {"label", "box", "image"}
+        if unknown:
+            raise UserError(f"a box has label, box and image, got {sorted(unknown)[0]!r}")
+    return boxes
+
+
+def _number(value: Any, label: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"the box of {label!r} must be numbers, got {value!r}") from None
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name, "")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"{name} must be a text, got {type(value).__name__}")
+    return str(value).strip()
+
 
 Kind = Literal["records", "llava", "table"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vl2.errors import UserError
-from vl2.eval.answering import answers
-from vl2.eval.catalogue import find_task
 from vl2.eval.choose_items import limited
+from vl2.eval.run_task import answers
 from vl2.eval.task import DataSource, Item, Protocol, Task
+from vl2.eval.task_catalog import find_task
 from vl2.infer.vlm import VLM
 
 # What the built-in model can be watched by without any file.

@@ -9,8 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from vl2.curate.jobs.chat_request import ChatRequest
-from vl2.curate.jobs.client import Client, Endpoint, RequestFailed
+from vl2.curate.jobs.client import ChatRequest, Client, Endpoint, RequestFailed
 from vl2.errors import UserError
 from vl2.eval.task import Item, JudgeRule, Result, Score
 

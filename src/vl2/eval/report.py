@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from vl2.errors import UserError
-from vl2.eval.catalogue import TASKS
 from vl2.eval.choose_items import choose, left_out_text, scan_items
 from vl2.eval.interval import Interval, bootstrap
 from vl2.eval.public_data import has_text
 from vl2.eval.published import SIZES, PublishedRow, column, published, size_of_count
 from vl2.eval.report_page import IndexRow, ShownResult, index_page, run_page
-from vl2.eval.results import RESULTS, RunId, find_runs, read_results, read_run, write_whole
+from vl2.eval.results import RESULTS, RunId, find_runs, read_results, read_run
 from vl2.eval.run_task import tiling_text
 from vl2.eval.task import REFUSED, DataSource, Item, Result, Task, mean_score
+from vl2.eval.task_catalog import TASKS
+from vl2.files import write_whole
 from vl2.process.tiling import Tiling
 
 MAX_SAMPLES = 200  # in a page; three quarters of them the worst

@@ -8,7 +8,6 @@ first process joins them.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from vl2.errors import UserError
 from vl2.eval.task import Result
+from vl2.files import write_whole
 from vl2.resumable_log import ResumableLog, json_line
 
 RESULTS = "results.jsonl"
@@ -142,13 +142,6 @@ def write_results(folder: Path, results: Iterable[Result]) -> None:
     part = folder / f"{RESULTS}.part"
     part.write_bytes(b"".join(json_line(asdict(result)) for result in results))
     part.replace(folder / RESULTS)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

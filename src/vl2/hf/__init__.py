@@ -15,8 +15,8 @@ runs in a process that does not import vl2.hf. Checkpoints converted for transfo
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from vl2.hf.cache import VL2Cache
+from vl2.hf.collator import VL2DataCollator
 from vl2.hf.config import VL2Config
-from vl2.hf.inputs import VL2DataCollator
 from vl2.hf.model import VL2ForCausalLM, VL2Output
 from vl2.hf.processor import DeepseekVLV2Processor, VL2Processor
 

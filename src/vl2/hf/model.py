@@ -30,9 +30,9 @@ from vl2.checkpoint import LoadOptions, load_model, locate_checkpoint, save_mode
 from vl2.checkpoint.memory_plan import TILES_PER_PASS
 from vl2.errors import UserError
 from vl2.hf.cache import VL2Cache
+from vl2.hf.collator import ImageInputs, checked_mask
 from vl2.hf.config import VL2Config
-from vl2.hf.files import device_of, dtype_of, refuse_unknown, shard_bytes, write_checkpoint
-from vl2.hf.inputs import ImageInputs, checked_mask
+from vl2.hf.pretrained_files import device_of, dtype_of, refuse_unknown, shard_bytes, write_checkpoint
 from vl2.model import VL2, init_weights
 from vl2.model.empty import shapes_only
 from vl2.process.sample import IGNORE_ID

@@ -18,8 +18,8 @@ from transformers import BatchFeature
 
 from vl2.checkpoint import locate_checkpoint
 from vl2.errors import UserError
-from vl2.hf.files import refuse_unknown
-from vl2.hf.inputs import model_inputs
+from vl2.hf.collator import model_inputs
+from vl2.hf.pretrained_files import refuse_unknown
 from vl2.infer.vlm import TOKENIZER_FILES
 from vl2.process.image import ImageOptions
 from vl2.process.messages import to_turns

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
+from vl2.infer.engine.request import Job
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
-from vl2.infer.engine.task import Job
 from vl2.infer.prefill import Reuse
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.sequence import Event, Limits, answer_budget
-from vl2.kernels.rows import MAX_DECODED_ROWS
+from vl2.kernels.matmul import MAX_DECODED_ROWS
 from vl2.model import VL2
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import Tokenizer

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from vl2.checkpoint import LoadOptions, load_model, locate_checkpoint, save_model
-from vl2.checkpoint.locate import BUILT_IN
 from vl2.checkpoint.policy import check_weights, memory_bytes
+from vl2.checkpoint.resolve import BUILT_IN
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
+from vl2.files import local_path
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.generate import generate
@@ -30,9 +31,7 @@ from vl2.infer.sampling import GenerateOptions
 from vl2.infer.sequence import Event, FinishReason, Limits
 from vl2.infer.session import Session
 from vl2.lora.peft_files import merge_adapter
-from vl2.malloc import tune_malloc
 from vl2.model import VL2
-from vl2.paths import local_path
 from vl2.process.conversation import Turn, one_question
 from vl2.process.grounding import Box
 from vl2.process.image import ImageOptions, ImageSource
@@ -40,7 +39,8 @@ from vl2.process.messages import Conversation
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tiling import Tiling
-from vl2.quant.apply import quantization_of
+from vl2.process_tuning import tune_malloc
+from vl2.quant.quantize_model import quantization_of
 from vl2.runtime import Runner, choose_runner
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from vl2.checkpoint.safetensors_file import read_header, read_into
 from vl2.errors import UserError
-from vl2.lora.apply import insert_layer, is_adapted, lora_layers, merge_lora, remove_lora
-from vl2.lora.layers import LoRAExperts, LoRALinear
+from vl2.lora.adapter_layers import LoRAExperts, LoRALinear
+from vl2.lora.attach import insert_layer, is_adapted, lora_layers, merge_lora, remove_lora
 from vl2.model.moe import Experts
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -1,4 +1,4 @@
-"""Several adapters on one model, of which one at most is at work: each pass says which.
+"""Several adapters on one model: each pass selects one of them, or none.
 
 Changing adapters changes which modules stand in the model, a few hundred assignments. The base's own modules are
 never wrapped, so the base answers as if there were no adapters, bit for bit.
@@ -12,8 +12,8 @@ from pathlib import Path
 from torch import nn
 
 from vl2.errors import UserError
-from vl2.lora.apply import lora_layers, remove_lora
-from vl2.lora.layers import LoRALinear
+from vl2.lora.adapter_layers import LoRALinear
+from vl2.lora.attach import lora_layers, remove_lora
 from vl2.lora.peft_files import load_adapter
 
 

@@ -13,7 +13,7 @@ import torch
 from vl2.config import ModelConfig
 from vl2.data.pack import Packing
 from vl2.errors import UserError
-from vl2.plan.inputs import Cluster, DataProfile
+from vl2.plan.cluster import Cluster, DataProfile
 from vl2.plan.step_time import LayoutChoice, StepPacks, StepTime, step_time
 from vl2.plan.unit_sizes import segment_size
 from vl2.train.flops import ForwardCost, step_flops

@@ -15,7 +15,7 @@ from vl2.config import ModelConfig
 from vl2.data.index import Ints
 from vl2.data.pack import balance
 from vl2.data.pack_plan import tile_bucket
-from vl2.plan.inputs import Cluster
+from vl2.plan.cluster import Cluster
 from vl2.plan.timeline import Action, Timeline, simulate
 from vl2.plan.unit_sizes import SegmentSize, fullest_share, segment_size
 from vl2.train.parallel.pipeline_split import Unit, UnitCosts, split_pipeline, units

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from vl2.errors import UserError
-from vl2.install_hint import install_extra
+from vl2.optional_imports import install_extra
 
 Direction = Literal["forward", "backward"]
 

@@ -22,7 +22,7 @@ from vl2.model.language import DecoderLayer
 from vl2.model.mask import AttentionMask
 from vl2.model.moe import MoE, sequences_of_documents
 from vl2.model.rope import rotary_angles
-from vl2.plan.inputs import DataProfile
+from vl2.plan.cluster import DataProfile
 from vl2.process.sample import IGNORE_ID
 from vl2.timing import time_when_done
 from vl2.train.loss import next_token_loss

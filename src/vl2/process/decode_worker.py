@@ -21,9 +21,9 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from vl2.errors import UserError
-from vl2.malloc import return_freed_memory
 from vl2.process.decode import ImageOptions, decoding_bytes, load_rgb, open_header, upright_size
 from vl2.process.pixels import draw_views, plan_from_json
+from vl2.process_tuning import return_freed_memory
 
 if sys.platform != "win32":
     import resource

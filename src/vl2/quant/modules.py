@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vl2.kernels.int8 import int8_linear_rounded, round_rows
 from vl2.kernels.library import Library
-from vl2.kernels.prefill import swiglu_rows
+from vl2.kernels.matmul import int8_linear_rounded, round_rows
+from vl2.kernels.prefill_ops import swiglu_rows
 from vl2.quant.formats import Kind, Quantized, dequantize, quantize, storage
-from vl2.quant.matmul import FEW_ROWS, int8_kernels, linear, matmul_few_rows
+from vl2.quant.quantized_matmul import FEW_ROWS, int8_kernels, linear, matmul_few_rows
 
 ExpertLeaf = Literal["gate_up", "down"]
 

@@ -14,16 +14,14 @@ import torch
 from torch import Tensor
 
 from vl2.kernels import describe_kernels, load_kernels
-from vl2.kernels.bfloat16 import has_bfloat16_products
-from vl2.kernels.prefill import has_tiles
+from vl2.kernels.matmul import has_bfloat16_products
+from vl2.kernels.prefill_ops import has_tiles
 from vl2.model import VL2, Cache
 from vl2.model.deep_encoder import DeepEncoder
 from vl2.runtime.cpu_modules import CpuVisionEncoder, with_kernels
-from vl2.runtime.fused_encoder import FusedEncoder
-from vl2.runtime.fused_language import FusedLanguage
+from vl2.runtime.fused_passes import FusedEncoder, FusedLanguage, Unsupported
 from vl2.runtime.plain import PlainRunner
 from vl2.runtime.runner import CachePool, FreshRows, new_key
-from vl2.runtime.weight_pointers import Unsupported
 
 
 class CpuRunner:

@@ -14,13 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from vl2.kernels import load_kernels
-from vl2.kernels import prefill as kernels
-from vl2.kernels.bfloat16 import has_bfloat16_products, is_better_in_float32, linear_in_float32
-from vl2.kernels.matmul import matmul
-from vl2.kernels.prefill import Weights
-from vl2.kernels.rows import MAX_DECODED_ROWS, is_decode_step
+from vl2.kernels import prefill_ops as kernels
+from vl2.kernels.matmul import (
+    LINE,
+    MAX_DECODED_ROWS,
+    has_bfloat16_products,
+    is_better_in_float32,
+    is_decode_step,
+    linear_in_float32,
+    matmul,
+)
+from vl2.kernels.prefill_ops import Weights
 from vl2.kernels.structures import BF16, QUANTIZED, MatrixC, StackC
-from vl2.kernels.tiles import LINE
 from vl2.model import VL2, Cache, attention, language, layers, moe, rope, vision
 from vl2.model.attention import of_last
 from vl2.model.cache import CacheLayer, attend_cached
@@ -30,9 +35,8 @@ from vl2.model.moe import RoutingStats, routing_stats
 from vl2.model.rope import Angles
 from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
-from vl2.runtime.fused_encoder import FusedEncoder
+from vl2.runtime.fused_passes import FusedEncoder, stacks_apart
 from vl2.runtime.linear import CpuLinear, PanelLinear, is_for_kernels, is_plain_linear, linear
-from vl2.runtime.weight_pointers import stacks_apart
 
 # Rows of an expert, on average, up to which int4 is multiplied code by code: to unpack it would take longer. With tile
 # registers sixteen rows of what is unpacked are as few as one.

@@ -24,7 +24,7 @@ from vl2.model import VL2, Cache
 from vl2.model.language import LanguageModel
 from vl2.model.mask import AttentionMask
 from vl2.model.moe import Experts, has_grouped_mm, is_aligned
-from vl2.quant.apply import quantization_of
+from vl2.quant.quantize_model import quantization_of
 from vl2.runtime.plain import PlainRunner
 from vl2.runtime.runner import CachePool, new_key
 

@@ -12,13 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
-from vl2.kernels import prefill as kernels
-from vl2.kernels.bfloat16 import has_bfloat16_products, is_better_in_float32, linear_in_float32
-from vl2.kernels.rows import MAX_DECODED_ROWS, is_decode_step
-from vl2.kernels.tiles import LINE, multiply_rows_in_tiles
-from vl2.quant.matmul import FEW_PREFILL_ROWS
-from vl2.quant.matmul import linear as quantized_linear
+from vl2.kernels import prefill_ops as kernels
+from vl2.kernels.matmul import (
+    LINE,
+    MAX_DECODED_ROWS,
+    has_bfloat16_products,
+    is_better_in_float32,
+    is_decode_step,
+    linear_in_float32,
+    multiply_rows_in_tiles,
+)
 from vl2.quant.modules import QuantizedLinear
+from vl2.quant.quantized_matmul import FEW_PREFILL_ROWS
+from vl2.quant.quantized_matmul import linear as quantized_linear
 
 
 class PanelLinear(nn.Linear):

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from vl2.infer.engine.engine import EngineFull
-from vl2.infer.engine.fair_queue import FairQueue
+from vl2.infer.engine.request import FairQueue
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,18 +13,18 @@ from starlette.middleware.cors import CORSMiddleware
 from vl2 import __version__
 from vl2.errors import UserError
 from vl2.serve import chat, completions, responses, state, token_counts
+from vl2.serve.api_errors import handle_error
 from vl2.serve.backend import Backend
-from vl2.serve.errors import handle_error
 from vl2.serve.ignored import HEADER
 from vl2.serve.json_body import BodyParser
 from vl2.serve.request_guard import CancelOnDisconnect, RequestGuard
 from vl2.serve.service import Service
 from vl2.serve.settings import ServerSettings
-from vl2.serve.web import page
+from vl2.serve.web import static_files
 
 BYTES_OF_BYTE = 6  # of JSON, at most: \u0041
 OTHER_JSON_BYTES = 4 << 20  # of a body: schemas, boxes of earlier answers, names
-ROUTERS = tuple(part.router for part in (chat, responses, completions, token_counts, state, page))
+ROUTERS = tuple(part.router for part in (chat, responses, completions, token_counts, state, static_files))
 
 
 def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:

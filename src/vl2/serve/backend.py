@@ -8,7 +8,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from vl2.infer.engine.task import Output
+from vl2.infer.engine.request import Output
 from vl2.infer.sampling import GenerateOptions
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from vl2.infer.constraint import prepare_json
 from vl2.infer.constraint_boxes import prepare_boxes
-from vl2.infer.constraint_json import prepare_json
 from vl2.infer.engine.engine import Engine, EngineStopped
+from vl2.infer.engine.request import Job, Output, Task
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
-from vl2.infer.engine.task import Job, Output, Task
 from vl2.infer.vlm import VLM
 from vl2.lora.switch import AdapterSwitch
 from vl2.process.processor import Processor

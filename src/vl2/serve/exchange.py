@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from vl2.infer.engine.task import Output
+from vl2.infer.engine.request import Output
 from vl2.infer.reply import Reply, Usage
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import Tokenizer
+from vl2.serve.api_errors import to_api_error
 from vl2.serve.backend import Answers
-from vl2.serve.errors import to_api_error
 from vl2.serve.request_guard import ClientGone
 from vl2.serve.service import Service
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vl2.serve.errors import ApiError
+from vl2.serve.api_errors import ApiError
 from vl2.serve.json_body import JsonRoute
 
 HEADER = "x-vl2-ignored-fields"

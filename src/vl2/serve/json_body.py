@@ -19,7 +19,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vl2.serve.errors import ApiError, context_error
+from vl2.serve.api_errors import ApiError, context_error
 
 MAX_VALUES = 200_000  # brackets and commas: a list of empty lists takes thirty times the memory of its text
 MAX_DIGITS = 30

@@ -1,7 +1,7 @@
 """Return the memory of large requests to the system.
 
-Forward passes allocate the same sizes again and again, so `vl2.malloc` makes the process keep freed memory. The memory
-of one body of 60 MB should not be kept.
+Forward passes allocate the same sizes again and again, so `vl2.process_tuning` makes the process keep freed memory.
+The memory of one body of 60 MB should not be kept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 
-from vl2.malloc import return_freed_memory
+from vl2.process_tuning import return_freed_memory
 
 CHECK_S = 2.0
 GROWTH_BYTES = 96 << 20  # since the last time

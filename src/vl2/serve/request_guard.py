@@ -22,7 +22,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vl2.serve.errors import ApiError, error_response, to_api_error
+from vl2.serve.api_errors import ApiError, error_response, to_api_error
 from vl2.serve.service import Service
 from vl2.serve.telemetry import log
 

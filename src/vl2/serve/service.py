@@ -22,9 +22,9 @@ from vl2.process.conversation import Turn, arrange
 from vl2.process.messages import released_prompt
 from vl2.process.sample import Sample
 from vl2.serve.admission import DrainState, FairSemaphore
+from vl2.serve.api_errors import ApiError
 from vl2.serve.backend import Answers, Backend, GenerationRequest
 from vl2.serve.decoders import Decoders
-from vl2.serve.errors import ApiError
 from vl2.serve.images import ImageLoader, LoadedImages
 from vl2.serve.memory import keep_small
 from vl2.serve.settings import ServerSettings

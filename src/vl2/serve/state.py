@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vl2 import __version__
-from vl2.serve.errors import ERRORS, ApiError
+from vl2.serve.api_errors import ERRORS, ApiError
 from vl2.serve.service import Service
 
 router = APIRouter(tags=["state"])

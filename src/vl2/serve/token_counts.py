@@ -11,7 +11,7 @@ from starlette.requests import Request
 from vl2.errors import UserError
 from vl2.process.conversation import Turn
 from vl2.process.tile_report import TileReport
-from vl2.serve.errors import ERRORS, ApiError
+from vl2.serve.api_errors import ERRORS, ApiError
 from vl2.serve.ignored import NotingRoute, note_ignored
 from vl2.serve.schema.base import Lenient, Name, Strict, Tools
 from vl2.serve.schema.chat import ChatMessage, read_history

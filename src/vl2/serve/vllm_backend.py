@@ -18,12 +18,12 @@ from typing import Any
 
 from vl2.errors import UserError
 from vl2.infer.answer_stream import AnswerStream
-from vl2.infer.constraint_json import JsonSchema
+from vl2.infer.constraint import JsonSchema
 from vl2.infer.engine.engine import EngineFull, EngineStopped
-from vl2.infer.engine.task import Logprobs, Output
+from vl2.infer.engine.request import Logprobs, Output
 from vl2.infer.repetition import ends_in_loop
 from vl2.infer.sequence import ContextExceeded, FinishReason, check_bias
-from vl2.install_hint import install_packages
+from vl2.optional_imports import install_packages
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import BOS, EOS, PAD, Tokenizer

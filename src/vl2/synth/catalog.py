@@ -8,7 +8,7 @@ from typing import Any
 
 from vl2.data.setting_values import Values, arguments, nearest, settings_of
 from vl2.errors import UserError
-from vl2.import_path import import_named
+from vl2.optional_imports import import_named
 from vl2.synth.album import Album
 from vl2.synth.arithmetic import Arithmetic
 from vl2.synth.chart import Chart

@@ -15,7 +15,7 @@ from typing import ClassVar
 from PIL import Image
 
 from vl2.errors import UserError
-from vl2.install_hint import install_extra
+from vl2.optional_imports import install_extra
 from vl2.synth import plot_scripts
 from vl2.synth.draft import Draft
 from vl2.synth.sandbox import Limits, run_script

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from vl2.errors import UserError
-from vl2.install_hint import install_extra
+from vl2.optional_imports import install_extra
 from vl2.synth.nouns import is_mass
 from vl2.synth.shapes import COLOURS, SHAPES, draw_shape
 

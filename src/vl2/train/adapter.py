@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from vl2.errors import UserError
-from vl2.lora.apply import add_lora, lora_layers
+from vl2.files import local_path
+from vl2.lora.attach import add_lora, lora_layers
 from vl2.lora.peft_files import load_adapter, save_adapter
 from vl2.model import VL2
-from vl2.paths import local_path
-from vl2.quant.apply import quantize_base
+from vl2.quant.quantize_model import quantize_base
 from vl2.train.adapter_options import AdapterOptions
 
 ADAPTER = "adapter"  # folder of a run

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vl2.config import ModelConfig
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.grid import UNTILED, num_visual_tokens
 from vl2.model import VL2
 from vl2.model.language import Hidden

@@ -44,9 +44,9 @@ class Benchmark:
 
     def __init__(self, task: EvaluationTask) -> None:
         # Here, not above: a run without benchmarks needs none of them.
-        from vl2.eval.catalogue import find_task
         from vl2.eval.during_training import TaskEvaluation
         from vl2.eval.task import DataSource
+        from vl2.eval.task_catalog import find_task
 
         self._scale = 0.01 if find_task(task.name).unit == "%" else 1.0
         self._ask = TaskEvaluation(

@@ -13,7 +13,7 @@ from vl2.checkpoint.empty_model import build_empty, materialize
 from vl2.config import ModelConfig
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
-from vl2.lora.apply import lora_layers
+from vl2.lora.attach import lora_layers
 from vl2.lora.peft_files import save_adapter
 from vl2.model import VL2
 from vl2.process.preprocess_config import PreprocessConfig

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from vl2.config import ModelConfig
-from vl2.kernels.bfloat16 import has_bfloat16_products
+from vl2.kernels.matmul import has_bfloat16_products
 from vl2.timing import best_seconds
 from vl2.train.stage import Part
 

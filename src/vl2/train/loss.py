@@ -1,20 +1,37 @@
-"""Next-token loss from states, a chunk of positions at a time: the logits of a whole sequence never exist.
+"""Next-token loss in chunks of positions, and an auxiliary loss that a recipe names by import path.
 
 4,096 x 129,280 logits are 2 GB in float32, and several times that with their gradient. Only positions that are trained
 pass the head at all. The loss is a sum, so the caller divides by the count of trained tokens that it is one of.
 
 S places, n of them trained, D width, V vocabulary.
+
+    [auxiliary_loss]
+    function = "my_package.my_module:make_loss"
+    weight = 0.5
+
+The function gets the model, as it is placed on this rank and with what is frozen, and the processor, and returns an
+`AuxiliaryLoss`. A recipe that names one runs that code.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vl2.process.sample import IGNORE_ID
+from vl2.data.pack import Packed
+from vl2.data.record import Record
+from vl2.errors import UserError
+from vl2.model import VL2
+from vl2.optional_imports import import_named
+from vl2.process.processor import Processor
+from vl2.process.sample import IGNORE_ID, Sample
+
+if TYPE_CHECKING:
+    from vl2.train.recipe import AuxiliaryLossOptions
+
 
 CHUNK = 1024  # positions; 0.5 GB of logits with the largest vocabulary
 
@@ -85,3 +102,33 @@ def _chunks(length: int, chunk: int) -> list[slice]:
 def _rounded_up(rows_cD: Tensor, multiple: int = 64) -> Tensor:
     """Add rows of zeros: the CPU compiles its bfloat16 kernels for each number of rows that it meets."""
     return F.pad(rows_cD, (0, 0, 0, -len(rows_cD) % multiple))
+
+
+class AuxiliaryLoss(Protocol):
+    """What a step asks of it. The loss of a step is the mean over the terms of all packs on all ranks."""
+
+    def note(self, record: Record, sample: Sample) -> Any:
+        """Return what `Packed.notes` shall hold of a sample for this loss. The loader's threads call it."""
+
+    def count(self, pack: Packed) -> int:
+        """Return how many terms a pack has."""
+
+    def take(self, pack: Packed) -> Tensor:
+        """Return the sum of the terms of the pack that was run forward last, as a scalar with its gradient."""
+
+
+def check_auxiliary_loss(options: AuxiliaryLossOptions) -> None:
+    """UserError if the loss that a recipe names cannot be imported: before anything is downloaded or counted."""
+    if options.function:
+        import_named(options.function, "auxiliary_loss.function")
+
+
+def open_auxiliary_loss(options: AuxiliaryLossOptions, model: nn.Module, processor: Processor) -> AuxiliaryLoss | None:
+    """Return the loss that a recipe names; None if it names none."""
+    if not options.function:
+        return None
+    make = import_named(options.function, "auxiliary_loss.function")
+    if not isinstance(model, VL2):
+        raise UserError('an auxiliary loss needs whole models: engine.parallel = "replicated", no pipeline')
+    loss: AuxiliaryLoss = make(model, processor)
+    return loss

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vl2.errors import UserError
-from vl2.install_hint import install_extra
+from vl2.optional_imports import install_extra
 from vl2.train.metrics import read_metrics
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 
 from vl2.checkpoint import load_model, locate_checkpoint
 from vl2.checkpoint.empty_model import build_empty, materialize
-from vl2.checkpoint.locate import BUILT_IN
+from vl2.checkpoint.resolve import BUILT_IN
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.index import RecordStore, StoreIndex, build_index
 from vl2.data.loader import Loader, LoaderOptions
@@ -22,7 +22,7 @@ from vl2.data.store import Records, open_random
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
 from vl2.process.processor import Processor
-from vl2.train.auxiliary_loss import AuxiliaryLoss
+from vl2.train.loss import AuxiliaryLoss
 from vl2.train.ranks import Ranks, RankZeroSection
 from vl2.train.recipe import ModelOptions, Recipe
 from vl2.train.stage import Stage, total_steps

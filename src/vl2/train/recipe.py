@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vl2.errors import UserError
+from vl2.files import read_toml
 from vl2.train.adapter_options import AdapterOptions
 from vl2.train.loss_spike import LossSpikeOptions
 from vl2.train.stage import STAGES, Stage
-from vl2.train.toml_file import from_table, load_toml, refuse_unknown, to_toml
-from vl2.train.trackers import TrackerName
+from vl2.train.toml_file import from_table, refuse_unknown, to_toml
 
 if TYPE_CHECKING:
     from vl2.data.mixture import Mixture
@@ -36,6 +36,7 @@ Init = Literal["weights", "random"]
 Mode = Literal["replicated", "sharded"]
 SplitKind = Literal["looped", "contiguous", "encoder_first"]
 EncoderRecompute = Literal["none", "blocks", "whole"]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +291,7 @@ class Recipe:
 def read_recipe(path: Path | str) -> Recipe:
     """Read a recipe. UserError in one line for whatever is wrong with it."""
     try:
-        return recipe_from(load_toml(path))
+        return recipe_from(read_toml(path))
     except UserError as error:
         text = str(error)
         raise UserError(text if str(path) in text else f"{path}: {text}") from None

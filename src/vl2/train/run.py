@@ -25,14 +25,13 @@ from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter
-from vl2.train.auxiliary_loss import AuxiliaryLoss, check_auxiliary_loss, open_auxiliary_loss
 from vl2.train.checkpoint import RECIPE, Checkpoints, Keep
 from vl2.train.evaluation import Evaluation, HeldOut, open_evaluation
 from vl2.train.flops import product_dtype
+from vl2.train.loss import AuxiliaryLoss, check_auxiliary_loss, open_auxiliary_loss
 from vl2.train.loss_spike import LossSpikeSkip
-from vl2.train.meter import Meter
-from vl2.train.metrics import METRICS, StepMetrics
-from vl2.train.outputs import Outputs, TrainProgress
+from vl2.train.metric_outputs import Outputs, TrainProgress
+from vl2.train.metrics import METRICS, Meter, StepMetrics
 from vl2.train.parallel.parallelize import check_experts, check_ranks, parallelize
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_step import PipelineStep

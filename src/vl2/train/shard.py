@@ -32,8 +32,8 @@ from vl2.model.language import DecoderLayer
 from vl2.model.moe import Experts, Router
 from vl2.model.vision import Block, CarriedAttentionPool
 from vl2.train.blank import run_pack
-from vl2.train.parallel.experts import run_over_ranks
-from vl2.train.parallel.layout import Layout, make_layout
+from vl2.train.parallel.expert_parallel import run_over_ranks
+from vl2.train.parallel.rank_layout import Layout, make_layout
 from vl2.train.ranks import Ranks
 
 Mode = Literal["replicated", "sharded"]

@@ -18,8 +18,8 @@ from vl2.config import ModelConfig
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
 from vl2.model.moe import Experts
-from vl2.quant.apply import WITHIN
 from vl2.quant.base_modules import BLOCK, SCALES_PER_BLOCK
+from vl2.quant.quantize_model import WITHIN
 from vl2.train.adapter import put_adapter
 from vl2.train.adapter_options import AdapterOptions, BaseKind
 from vl2.train.parts import freeze, part_of

@@ -16,16 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.data.record import CATEGORIES
-from vl2.malloc import tune_malloc
 from vl2.model import VL2
 from vl2.model.language import Hidden
 from vl2.process.sample import IGNORE_ID
-from vl2.train.auxiliary_loss import AuxiliaryLoss
+from vl2.process_tuning import tune_malloc
 from vl2.train.balance import check_balance, update_expert_biases
 from vl2.train.blank import blank_pack, run_pack
-from vl2.train.loss import next_token_loss, trained_positions
+from vl2.train.loss import AuxiliaryLoss, next_token_loss, trained_positions
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.tile_balance import TileBalancer, even_counts, imbalance

@@ -10,34 +10,14 @@ import dataclasses
 import difflib
 import json
 import math
-import sys
 import types
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from vl2.errors import UserError
-from vl2.install_hint import install_packages
 
 T = TypeVar("T")
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def load_toml(path: Path | str) -> dict[str, Any]:
-    """Return the tables of a file. UserError if it is missing or no TOML."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError:
-            raise UserError(f"TOML files need tomli before Python 3.11: {install_packages('tomli')}") from None
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
 
 
 def from_table(kind: type[T], table: Mapping[str, Any], where: str = "") -> T:

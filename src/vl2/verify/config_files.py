@@ -13,8 +13,7 @@ from vl2.checkpoint.safetensors_file import StoredTensor, read_header
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
-from vl2.verify.released import TRAINING_ONLY, fields_of, nearest_size
-from vl2.verify.subject import Subject, index_names
+from vl2.verify.subject import TRAINING_ONLY, Subject, fields_of, index_names, nearest_size
 
 GROUP = GROUPS[0]
 NEEDED = ("config.json", "processor_config.json", "tokenizer.json")

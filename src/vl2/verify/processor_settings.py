@@ -8,8 +8,7 @@ from typing import Any
 from vl2.errors import UserError
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.verify.check import GROUPS, Check, listed, passed_if
-from vl2.verify.released import processor_settings
-from vl2.verify.subject import Subject
+from vl2.verify.subject import Subject, processor_settings
 
 GROUP = GROUPS[3]
 TRAINING_ONLY = ("mask_prompt",)  # changes no answer, and its released value is not certain

@@ -17,8 +17,7 @@ from vl2.process.conversation import Turn, user_turn
 from vl2.process.processor import Processor
 from vl2.process.tokenizer import ASSISTANT, BOS, EOS, GROUNDING, IMAGE, PAD, USER, Tokenizer
 from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
-from vl2.verify.released import VOCABULARIES
-from vl2.verify.subject import Subject
+from vl2.verify.subject import VOCABULARIES, Subject
 
 GROUP = GROUPS[2]
 TEXTS = (

@@ -169,7 +169,7 @@ def test_length_in_tokens_asks_for_the_model(raw: str, tmp_path: Path) -> None:
         (["raw.jsonl", "--out", "x", "--filter", "too_long"], "the filter too_long needs the setting limit"),
         (["raw.jsonl", "--out", "x", "--filter", "tiny:categories=pets"], "categories of tiny: 'pets' is none"),
         (["raw.jsonl", "--out", "x", "--filter", "tiny", "--format", "csv"], "records are in files that end in"),
-        (["raw.jsonl", "--out", "x", "--recipe", "none.toml"], "no file none.toml"),
+        (["raw.jsonl", "--out", "x", "--recipe", "none.toml"], "cannot read none.toml: No such file or directory"),
         (["raw.jsonl", "--out", "x", "--filter", "decontaminate:index=no.npz"], "no evaluation index at no.npz"),
     ],
 )

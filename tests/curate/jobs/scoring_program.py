@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from tests.curate.filters.examples import record
-from vl2.curate.jobs.answer_jobs import ScoreWriting
 from vl2.curate.jobs.client import Endpoint
 from vl2.curate.jobs.job import run_job
-from vl2.curate.jobs.outputs import Summary
+from vl2.curate.jobs.job_kinds import ScoreWriting
+from vl2.curate.jobs.job_outputs import Summary
 
 NUM_RECORDS = 60
 CONCURRENCY = 4

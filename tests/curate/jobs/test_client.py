@@ -12,9 +12,16 @@ from typing import Any
 import pytest
 
 from tests.curate.jobs.fake_endpoint import FakeEndpoint, Reply
-from vl2.curate.jobs.chat_request import ChatAnswer, ChatRequest, SentImage
-from vl2.curate.jobs.client import Client, Endpoint, RequestFailed, Stopped
-from vl2.curate.jobs.rate_limit import RateLimit
+from vl2.curate.jobs.client import (
+    ChatAnswer,
+    ChatRequest,
+    Client,
+    Endpoint,
+    RateLimit,
+    RequestFailed,
+    SentImage,
+    Stopped,
+)
 from vl2.errors import UserError
 
 pytest.importorskip("httpx")

@@ -20,11 +20,11 @@ from tests.curate.filters.examples import encoded, record, scene
 from tests.curate.jobs.fake_endpoint import FakeEndpoint, Reply, prompt_of
 from tests.curate.jobs.scoring_program import CONCURRENCY, NUM_RECORDS, score_all
 from vl2.curate.jobs import ocr
-from vl2.curate.jobs.answer_jobs import Recaption, ScoreWriting
 from vl2.curate.jobs.client import Client, Endpoint
 from vl2.curate.jobs.job import run_job
+from vl2.curate.jobs.job_kinds import Recaption, ScoreWriting
+from vl2.curate.jobs.job_outputs import Summary, reason_kind
 from vl2.curate.jobs.ocr import Line
-from vl2.curate.jobs.outputs import Summary, reason_kind
 from vl2.curate.record_texts import texts_of
 from vl2.data.record import Record, StoredImage
 from vl2.errors import UserError

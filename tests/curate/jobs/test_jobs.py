@@ -10,19 +10,20 @@ import pytest
 from PIL import ExifTags, Image
 
 from tests.curate.filters.examples import encoded, record, scene
-from vl2.curate.jobs.answer_jobs import (
+from vl2.curate.jobs.client import SentImage
+from vl2.curate.jobs.job_kinds import (
     ANSWER_STYLE_OF_CATEGORY,
     INSTRUCTIONS,
+    DraftQa,
     Recaption,
     RegenerateAnswer,
     ScoreWriting,
+    TranslateQuery,
     instruction_for,
 )
-from vl2.curate.jobs.chat_request import SentImage
+from vl2.curate.jobs.job_protocol import Unreadable, Unsuitable, checked, numbered_parts
 from vl2.curate.jobs.material import MAX_SIDE_PX, Material, camera_data, sent_image
 from vl2.curate.jobs.ocr import Line
-from vl2.curate.jobs.question_jobs import DraftQa, TranslateQuery
-from vl2.curate.jobs.task import Unreadable, Unsuitable, checked, numbered_parts
 from vl2.curate.record_texts import texts_of
 from vl2.data.record import Labelled, Message, Part, Record
 from vl2.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vl2.curate.jobs.ledger import Ledger
+from vl2.curate.jobs.asker import Ledger
 from vl2.errors import UserError
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tests.curate.filters.examples import encoded
 from vl2.curate.jobs import ocr
-from vl2.curate.jobs.ledger import Ledger
+from vl2.curate.jobs.asker import Ledger
 from vl2.curate.jobs.ocr import OcrCache, hints, read_lines
 from vl2.errors import UserError
 

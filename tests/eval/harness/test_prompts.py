@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.eval.fixtures import cell, parquet
-from vl2.eval.answering import prompt_text
-from vl2.eval.catalogue import find_task
+from vl2.eval.run_task import prompt_text
 from vl2.eval.task import DataSource
+from vl2.eval.task_catalog import find_task
 
 pytestmark = [
     pytest.mark.slow,

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.eval.harness.five_questions import write_parquet, write_tsv
-from vl2.eval.catalogue import find_task
 from vl2.eval.run_task import EvalOptions, run_task
 from vl2.eval.task import DataSource, Result
+from vl2.eval.task_catalog import find_task
 from vl2.infer.vlm import load
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.eval.score.golden import cases, golden, result_of
-from vl2.eval.catalogue import find_task
 from vl2.eval.score.multiple_choice import (
     MathVistaQuestion,
     ai2d_text,
@@ -22,6 +21,7 @@ from vl2.eval.score.multiple_choice import (
 )
 from vl2.eval.score.text_rules import plain
 from vl2.eval.score.yes_no import lmms_eval_yes_no, mme_scores, pope_scores, vlmevalkit_yes_no
+from vl2.eval.task_catalog import find_task
 
 
 def test_letters_are_those_of_the_five_extractors() -> None:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import pytest
 
 from tests.eval.score.golden import cases, golden, result_of
-from vl2.eval.catalogue import find_task
-from vl2.eval.score.text_rules import anls, edit_distance, exact_match, ocrbench_point, relaxed_accuracy
-from vl2.eval.score.vqa import lmms_eval_form, vlmevalkit_form, vqa_accuracy
+from vl2.eval.score.text_rules import (
+    anls,
+    edit_distance,
+    exact_match,
+    lmms_eval_form,
+    ocrbench_point,
+    relaxed_accuracy,
+    vlmevalkit_form,
+    vqa_accuracy,
+)
+from vl2.eval.task_catalog import find_task
 
 CLOSE = 1e-6  # the goldens are rounded to 10 decimals
 

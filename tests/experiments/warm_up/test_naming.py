@@ -8,7 +8,7 @@ import torch
 from experiments.nano.warm_up.classes import NOTHING, Classes
 from experiments.nano.warm_up.heads import Naming, ids_of_names
 from experiments.nano.warm_up.recipe import WarmUpOptions
-from vl2.checkpoint.locate import built_in_folder
+from vl2.checkpoint.resolve import built_in_folder
 from vl2.errors import UserError
 from vl2.process.tokenizer import Tokenizer
 from vl2.synth.sprites import Kind

@@ -10,8 +10,8 @@ import pytest
 
 from tests.infer.talkative import load_talkative
 from vl2.infer.engine.engine import Engine, EngineFull, EngineStopped
+from vl2.infer.engine.request import Job, Output, Task
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
-from vl2.infer.engine.task import Job, Output, Task
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM
 

@@ -13,9 +13,9 @@ import torch
 import vl2
 from tests.infer.talkative import load_talkative
 from vl2.errors import UserError
-from vl2.infer.constraint_json import JsonSchema
+from vl2.infer.constraint import JsonSchema
+from vl2.infer.engine.request import Job, Output, Task
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
-from vl2.infer.engine.task import Job, Output, Task
 from vl2.infer.prefill import Reuse
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM

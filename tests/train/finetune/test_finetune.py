@@ -19,7 +19,7 @@ from vl2.data.record import Message, Part, Record
 from vl2.data.store import write_records
 from vl2.errors import UserError
 from vl2.infer.vlm import load
-from vl2.lora.apply import is_adapted
+from vl2.lora.attach import is_adapted
 from vl2.lora.peft_files import save_adapter
 from vl2.process.processor import Processor
 from vl2.train import checkpoint

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from tests.model.configs import small_config, small_model
 from tests.train.packs import Document, random_pack
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.grid import Grid
 from vl2.model import VL2
 from vl2.train.checkpoint import Checkpoints, find_checkpoint
-from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_split import UnitCosts, split_pipeline, units
 from vl2.train.parallel.pipeline_step import PipelineStep
+from vl2.train.parallel.rank_layout import make_layout
 from vl2.train.parallel.tile_balance import TileBalancer
 from vl2.train.parts import freeze
 from vl2.train.ranks import ONE, Ranks

@@ -13,8 +13,8 @@ from tests.train.toy import toy_recipe
 from vl2.config import preset
 from vl2.errors import RankLost, UserError
 from vl2.model.moe import Experts
-from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.parallelize import check_experts, check_ranks
+from vl2.train.parallel.rank_layout import make_layout
 from vl2.train.ranks import ONE, why_lost
 from vl2.train.recipe import EngineOptions
 from vl2.train.run import Run, train

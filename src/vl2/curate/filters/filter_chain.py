@@ -16,7 +16,7 @@ from typing import Any, Protocol, TextIO
 
 from vl2.data.ray_map import Where, map_in_order
 from vl2.data.record import Record
-from vl2.data.store.parse import json_line
+from vl2.data.store.entry import json_line
 from vl2.errors import UserError
 
 

@@ -12,7 +12,6 @@ what they saw before, nothing else is looked at twice: the result is that of a r
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +24,9 @@ from vl2.curate.filters.filter_chain import Counts, OrderedFilter, run_filters
 from vl2.data.ray_map import Where
 from vl2.data.record import Record
 from vl2.data.store import Located, Problem, write_records
-from vl2.data.store.parse import Found, check_text, json_line
+from vl2.data.store.entry import Found, check_text, json_line
 from vl2.errors import UserError
+from vl2.files import write_whole
 
 PART_RECORDS = 2_000  # of the input
 READING = "read"  # stands for a filter where a record could not be read
@@ -77,7 +77,7 @@ def filter_folder(
             lines = _filter_part(part, filters, ledger, kept, on)
         for line in lines:
             done.add(line)
-    _write_whole(out / "summary.json", json.dumps(done.to_dict(), indent=1) + "\n")
+    write_whole(out / "summary.json", json.dumps(done.to_dict(), indent=1) + "\n")
     return done
 
 
@@ -92,7 +92,7 @@ def _claim(out: Path, settings: object) -> None:
         raise UserError(f"{out} is not empty: choose another folder")
     for folder in ("kept", "ledger"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    _write_whole(path, text)
+    write_whole(path, text)
 
 
 def _parts(found: Iterable[Found], part_records: int) -> Iterator[list[Found]]:
@@ -123,7 +123,7 @@ def _filter_part(
     if passed:
         write_records(passed, str(kept))
     unfinished.unlink()
-    _write_whole(ledger, "".join(map(json_line, lines)))
+    write_whole(ledger, "".join(map(json_line, lines)))
     return lines
 
 
@@ -147,9 +147,3 @@ def _show(record: Record, filters: Sequence[AnyFilter]) -> None:
     for each in filters:
         if isinstance(each, OrderedFilter):
             each.judge(record, each.measure(record))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

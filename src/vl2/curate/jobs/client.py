@@ -1,4 +1,4 @@
-"""Ask an OpenAI-compatible endpoint: so many requests at once, so many a minute, again after what passes by itself.
+"""Ask an OpenAI-compatible endpoint: requests in parallel, a rate limit, and retries after errors that pass.
 
 The API key comes from an environment variable, goes into one header, and is in no message, file or log.
 """
@@ -6,22 +6,178 @@ The API key comes from an environment variable, goes into one header, and is in 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 import random
 import time
+from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vl2.curate.jobs.chat_request import ChatAnswer, ChatRequest
-from vl2.curate.jobs.rate_limit import Clock, RateLimit, Sleep
 from vl2.errors import UserError
-from vl2.install_hint import install_extra
+from vl2.optional_imports import install_extra
 
 if TYPE_CHECKING:
     import httpx
+
+
+_IMAGE_TOKENS = 800  # a guess for the rate limit, put right by the usage that the answer reports
+_CHARACTERS_PER_TOKEN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentImage:
+    """A picture as a data URL, and the hash of the stored file. The hash names it: encoders change, files do not."""
+
+    digest: str
+    url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest:
+    """One user turn, after an optional system prompt. Images stand before the text."""
+
+    text: str
+    system: str = ""
+    images: tuple[SentImage, ...] = ()
+    max_tokens: int = 1024
+    temperature: float = 0.0
+    seed: int = 0
+
+    def key(self, model: str) -> str:
+        """Return the name of the question asked of a model: equal questions have one answer."""
+        fields = (model, self.system, self.text, [image.digest for image in self.images])
+        settings = (self.max_tokens, self.temperature, self.seed)
+        return hashlib.sha256(json.dumps([*fields, *settings]).encode()).hexdigest()
+
+    def to_json(self, model: str) -> dict[str, Any]:
+        """Return the body of the request."""
+        content: Any = self.text
+        if self.images:
+            pictures = [{"type": "image_url", "image_url": {"url": image.url}} for image in self.images]
+            content = [*pictures, {"type": "text", "text": self.text}]
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return {
+            "model": model,
+            "messages": [*system, {"role": "user", "content": content}],
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "seed": self.seed,
+        }
+
+    def estimated_tokens(self) -> int:
+        """Return what the request may cost, prompt and answer."""
+        prompt = (len(self.system) + len(self.text)) // _CHARACTERS_PER_TOKEN
+        return prompt + _IMAGE_TOKENS * len(self.images) + self.max_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatAnswer:
+    text: str
+    finish_reason: str  # "stop", or "length" if it was cut off
+    total_tokens: int = 0  # prompt and answer as the endpoint counts them, 0 if it does not say
+
+    def to_json(self) -> dict[str, Any]:
+        return {"text": self.text, "finish_reason": self.finish_reason, "total_tokens": self.total_tokens}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ChatAnswer:
+        return cls(**values)
+
+    @classmethod
+    def from_response(cls, body: Any) -> ChatAnswer:
+        """Read the body of a response. ValueError if it is not one."""
+        try:
+            choice = body["choices"][0]
+            text, finish = choice["message"]["content"], choice.get("finish_reason")
+            tokens = (body.get("usage") or {}).get("total_tokens", 0)
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise ValueError("the response has no choices[0].message.content") from None
+        if not isinstance(text, str):
+            raise ValueError("the content of the response is not a text")
+        return cls(
+            text=text, finish_reason=str(finish or "stop"), total_tokens=tokens if isinstance(tokens, int) else 0
+        )
+
+
+WINDOW_S = 60.0
+
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class Spending:
+    """An amount spent at a time; it can be put right once it is known."""
+
+    def __init__(self, time_s: float, amount: float) -> None:
+        self.time_s = time_s
+        self.amount = amount
+
+
+class Window:
+    """What was spent in the last 60 seconds of one kind; None is no limit."""
+
+    def __init__(self, limit: float | None) -> None:
+        if limit is not None and limit <= 0:
+            raise UserError(f"a limit per minute must be above 0, got {limit}")
+        self._limit = limit
+        self._spent: deque[Spending] = deque()
+
+    def wait_s(self, now: float, amount: float) -> float:
+        """Return the seconds until the amount may be spent, 0 for now. One larger than the limit goes alone."""
+        while self._spent and self._spent[0].time_s <= now - WINDOW_S:
+            self._spent.popleft()
+        if self._limit is None:
+            return 0.0
+        over = sum(spending.amount for spending in self._spent) + amount - self._limit
+        wait_s = 0.0
+        for spending in self._spent:
+            if over <= 0:
+                break
+            over -= spending.amount
+            wait_s = spending.time_s + WINDOW_S - now
+        return wait_s
+
+    def spend(self, now: float, amount: float) -> Spending:
+        spending = Spending(now, amount)
+        if self._limit is not None:
+            self._spent.append(spending)
+        return spending
+
+
+class RateLimit:
+    """Sliding windows over requests and tokens, taken together: both are counted when the request goes out."""
+
+    def __init__(
+        self,
+        requests_per_minute: float | None,
+        tokens_per_minute: float | None,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._requests = Window(requests_per_minute)
+        self._tokens = Window(tokens_per_minute)
+        self._clock = clock
+        self._sleep = sleep
+        self._turn = asyncio.Lock()
+
+    async def take(self, tokens: float) -> Spending:
+        """Wait until one request of so many tokens may go out; return the tokens, to be put right later."""
+        async with self._turn:  # held while waiting, so that nobody overtakes
+            while (wait_s := self._wait_s(tokens)) > 0:
+                await self._sleep(wait_s)
+            self._requests.spend(self._clock(), 1)
+            return self._tokens.spend(self._clock(), tokens)
+
+    def _wait_s(self, tokens: float) -> float:
+        now = self._clock()
+        return max(self._requests.wait_s(now, 1), self._tokens.wait_s(now, tokens))
+
 
 _RETRIED = frozenset({408, 409, 425, 429, *range(500, 600)})
 # Nothing that one request could do about: the address, the key or the model is wrong for all of them.

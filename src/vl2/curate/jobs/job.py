@@ -14,15 +14,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vl2.curate.jobs.asker import Asker
-from vl2.curate.jobs.chat_request import ChatAnswer, ChatRequest
-from vl2.curate.jobs.client import Client, Endpoint, RequestFailed, Stopped
-from vl2.curate.jobs.ledger import Ledger
+from vl2.curate.jobs.asker import Asker, Ledger
+from vl2.curate.jobs.client import ChatAnswer, ChatRequest, Client, Endpoint, RequestFailed, Stopped
+from vl2.curate.jobs.job_outputs import Outcome, Outputs, Report, Summary, shown_progress
+from vl2.curate.jobs.job_protocol import DataJob, Unreadable, Unsuitable
+from vl2.curate.jobs.material import Prepared, prepare
 from vl2.curate.jobs.ocr import OcrCache
-from vl2.curate.jobs.outputs import Outcome, Outputs, Summary
-from vl2.curate.jobs.prepare import Prepared, prepare
-from vl2.curate.jobs.progress import Report, shown_progress
-from vl2.curate.jobs.task import DataJob, Unreadable, Unsuitable
 from vl2.data.ray_map import Where
 from vl2.data.record import Record
 from vl2.errors import UserError
@@ -46,7 +43,7 @@ def run_job(
     total: int | None = None,
     open_client: Callable[[Endpoint], Client] | None = None,
 ) -> Summary:
-    """Run a job and leave its files in `out` (see `outputs.py`).
+    """Run a job and leave its files in `out` (see `job_outputs.py`).
 
     `root` is the folder that paths of the records' images are relative to; `ocr_ledger` lets jobs share what was read
     off images. With on="ray" the reading happens on a cluster. Ctrl-C ends the run after the requests under way and

@@ -13,12 +13,12 @@ from typing import Any
 
 from PIL import Image
 
-from vl2.curate.jobs.ledger import Ledger
+from vl2.curate.jobs.asker import Ledger
 from vl2.data.ray_map import Where, map_in_order
 from vl2.data.record import BoxPx
 from vl2.data.stored_image import content_hash
 from vl2.errors import UserError
-from vl2.install_hint import install_extra
+from vl2.optional_imports import install_extra
 from vl2.process.image import open_image
 
 

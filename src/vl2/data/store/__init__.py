@@ -4,6 +4,6 @@ Specification: docs/record.md.
 """
 
 from vl2.data.store.access import Records, open_random, read_records, write_records
-from vl2.data.store.parse import Found, Located, Place, Problem
+from vl2.data.store.entry import Found, Located, Place, Problem
 
 __all__ = ["Found", "Located", "Place", "Problem", "Records", "open_random", "read_records", "write_records"]

@@ -14,10 +14,10 @@ from itertools import accumulate, chain, islice
 from typing import Protocol, overload
 
 from vl2.data.record import Record
-from vl2.data.store.files import PART, DataFile, Format, data_file, find_files, format_of
+from vl2.data.store.entry import Found, Problem, check_text, load_images
 from vl2.data.store.jsonl import JsonlRecords, images_folder, read_jsonl, write_jsonl
+from vl2.data.store.locations import PART, DataFile, Format, data_file, find_files, format_of
 from vl2.data.store.parquet import ParquetRecords, read_parquet, write_parquet
-from vl2.data.store.parse import Found, Problem, check_text, load_images
 from vl2.data.store.tar import INDEX_ENDING, TarRecords, read_tar, write_index, write_tar
 from vl2.errors import UserError
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import IO
 
 from vl2.data.record import Record, StoredImage
-from vl2.data.store.files import DataFile
-from vl2.data.store.parse import Found, Place, Problem, parse_json
+from vl2.data.store.entry import Found, Place, Problem, parse_json
+from vl2.data.store.locations import DataFile
 from vl2.errors import UserError
 
 SIGNATURES = (

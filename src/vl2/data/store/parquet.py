@@ -11,8 +11,8 @@ from itertools import accumulate
 from typing import IO, TYPE_CHECKING, Any
 
 from vl2.data.record import Record
-from vl2.data.store.files import DataFile, needs_extra
-from vl2.data.store.parse import Found, Place, Problem, parse_values
+from vl2.data.store.entry import Found, Place, Problem, parse_values
+from vl2.data.store.locations import DataFile, needs_extra
 from vl2.errors import UserError
 
 if TYPE_CHECKING:

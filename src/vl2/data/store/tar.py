@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 from vl2.data.record import Record, StoredImage
-from vl2.data.store.files import DataFile
+from vl2.data.store.entry import Found, Place, Problem, parse_json
 from vl2.data.store.jsonl import image_ending
-from vl2.data.store.parse import Found, Place, Problem, parse_json
+from vl2.data.store.locations import DataFile
 from vl2.errors import UserError
 
 INDEX_ENDING = ".idx.json"

@@ -13,7 +13,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 
 from vl2.errors import UserError
-from vl2.eval.harness.answer import answer, load_model, options_of
+from vl2.eval.harness.shared_model import answer, load_model, options_of
 from vl2.process.conversation import ImageRef, Piece, Turn, user_turn
 
 DEFAULT_TOKENS = 512

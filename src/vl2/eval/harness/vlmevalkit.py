@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmeval.vlm.base import BaseModel
 
-from vl2.eval.harness.answer import answer, load_model, options_of
+from vl2.eval.harness.shared_model import answer, load_model, options_of
 from vl2.eval.tasks.mmmu import rewrite_for_adapter
 from vl2.process.conversation import Role, Turn
 from vl2.process.image import open_image

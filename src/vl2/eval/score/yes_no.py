@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from vl2.eval.score.vqa import vlmevalkit_punctuation
+from vl2.eval.score.text_rules import vlmevalkit_punctuation
 
 # Yes or no, read off an answer: VLMEvalKit looks for the words, lmms-eval at the first four characters.
 #

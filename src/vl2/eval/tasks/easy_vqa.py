@@ -40,7 +40,7 @@ def _part(answer: str) -> str:
 
 TASK = Task(
     name="easy_vqa",
-    title="Questions about one coloured shape (official test split)",
+    title="Questions about one colored shape (official test split)",
     layout="reads test/questions.json and test/images/N.png of the easy-vqa package",
     folders=("easy_vqa", "easy-vqa"),
     read=read,

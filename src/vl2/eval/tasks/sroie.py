@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from vl2.datasets.question_answers import TRANSCRIBE
-from vl2.datasets.sroie import FIELDS
+from vl2.datasets.receipt_sets import FIELDS
 from vl2.eval.held_out import is_held_out
 from vl2.eval.protocols import ask, score_exact
 from vl2.eval.public_data import Row, images_of, read_rows

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from vl2.datasets.question_answers import SHORT_ANSWER
 from vl2.eval.protocols import ask_short, ask_short_as_is
 from vl2.eval.public_data import Dataset, Row, golds_of, images_of, read_rows, released_rows, stems_of
-from vl2.eval.score.vqa import Normalize, lmms_eval_form, vlmevalkit_form, vqa_accuracy
+from vl2.eval.score.text_rules import Normalize, lmms_eval_form, vlmevalkit_form, vqa_accuracy
 from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
 from vl2.process.conversation import Turn, user_turn
 

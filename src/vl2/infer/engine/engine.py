@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from vl2.errors import UserError
+from vl2.infer.engine.request import Job, Output, Task
 from vl2.infer.engine.scheduler import Scheduler
-from vl2.infer.engine.task import Job, Output, Task
 
 ENGINE_THREAD = "vl2-engine"
 

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from vl2.errors import UserError
-from vl2.infer.engine.fair_queue import FairQueue
-from vl2.infer.engine.task import Job, Logprobs, Output, Task
+from vl2.infer.engine.request import FairQueue, Job, Logprobs, Output, Task
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.infer.sequence import Limits, answer_budget, check_bias, start_sequence, step_sequence
-from vl2.kernels.rows import MAX_DECODED_ROWS
+from vl2.kernels.matmul import MAX_DECODED_ROWS
 from vl2.lora.switch import AdapterSwitch
 from vl2.process.tokenizer import Tokenizer
 from vl2.runtime import CachePool, PlainRunner, Runner

@@ -1,6 +1,6 @@
 // Many rows of bfloat16 times a whole weight in bfloat16 or int8, with bias, GELU and residual in the epilogue.
 //
-// In: a RowsProduct, held the same in Python (vl2/kernels/tiles.py). Out: bfloat16 rows, and whether it was done: only
+// In: a RowsProduct, held the same in Python (vl2/kernels/matmul.py). Out: bfloat16 rows, and whether it was done: only
 // AMX has this kernel (gemm_amx.h), elsewhere PyTorch's own products are the fastest. Callers are kernels.cpp,
 // fused_prefill.h and encode.h.
 #pragma once

@@ -1,6 +1,6 @@
 // Attention of many queries: a prefill's, where each sees the keys up to its own, and the encoder's, where all see all.
 //
-// In: strided bfloat16 queries, keys and values (Attention, held the same in vl2/kernels/prefill.py). Out: strided
+// In: strided bfloat16 queries, keys and values (Attention, held the same in vl2/kernels/prefill_ops.py). Out: strided
 // bfloat16 rows, and whether it was done: there are kernels for AVX-512 and AMX, elsewhere PyTorch's attention is used.
 // Callers are kernels.cpp, fused_prefill.h and encode.h. A task is one head of one batch. Scores, their softmax and all
 // sums are float32; a query's result depends on nothing but itself and the keys that it sees, so neither on its

@@ -1,13 +1,15 @@
-"""What the requests of all endpoints share: strict types, kinds of ignored and refused fields, and sampling."""
+"""What the requests of all endpoints share: strict types, ignored and refused fields, sampling, answer formats."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from vl2.infer.constraint import Constraint
+from vl2.infer.constraint import Constraint, JsonSchema
+from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.sampling import GenerateOptions
+from vl2.serve.api_errors import ApiError
 from vl2.serve.ignored import IgnoredUnless
 
 
@@ -173,3 +175,55 @@ class StreamOptions(Lenient):
     include_usage: bool | None = False
     include_obfuscation: WithoutEffect
     continuous_usage_stats: Annotated[Any, _ignored(False), Field(default=None)]
+
+
+class PlainText(Lenient):
+    type: Literal["text"]
+
+
+class JsonObject(Lenient):
+    type: Literal["json_object"]
+
+
+class NamedSchema(Lenient):
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
+    name: Name
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None  # the schema is held to either way
+
+
+class JsonSchemaFormat(Lenient):
+    """The form of chat completions."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+class FlatJsonSchemaFormat(NamedSchema):
+    """The form of responses."""
+
+    type: Literal["json_schema"]
+
+
+ChatFormat = Annotated[PlainText | JsonObject | JsonSchemaFormat, Field(discriminator="type")]
+ResponsesFormat = Annotated[PlainText | JsonObject | FlatJsonSchemaFormat, Field(discriminator="type")]
+
+
+def constraint_of(
+    form: PlainText | JsonObject | JsonSchemaFormat | FlatJsonSchemaFormat | None, *, well_formed_boxes: bool
+) -> Constraint | None:
+    """Return what the answer is held to. UserError for a schema that cannot be held to."""
+    schema: dict[str, Any] | None = None
+    if isinstance(form, JsonObject):
+        schema = {"type": "object"}
+    elif isinstance(form, JsonSchemaFormat):
+        schema = form.json_schema.schema_
+    elif isinstance(form, FlatJsonSchemaFormat):
+        schema = form.schema_
+    if schema is not None and well_formed_boxes:
+        raise ApiError(400, "well_formed_boxes and a JSON format cannot both be had", param="well_formed_boxes")
+    if schema is not None:
+        return JsonSchema(schema)
+    return WellFormedBoxes() if well_formed_boxes else None

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from vl2.process.conversation import Turn
-from vl2.serve.schema.answer_format import ChatFormat
 from vl2.serve.schema.base import (
+    ChatFormat,
     ConversationRequest,
     Count,
     Effort,

@@ -9,12 +9,12 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from vl2.process.conversation import Turn
 from vl2.serve.ignored import IgnoredUnless
-from vl2.serve.schema.answer_format import ResponsesFormat
 from vl2.serve.schema.base import (
     ConversationRequest,
     Count,
     Lenient,
     NoTool,
+    ResponsesFormat,
     StreamOptions,
     Tools,
     Unsupported,

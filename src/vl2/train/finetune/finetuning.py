@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from vl2.checkpoint import load_model, locate_checkpoint
-from vl2.checkpoint.locate import BUILT_IN
+from vl2.checkpoint.resolve import BUILT_IN
 from vl2.config import ModelConfig
 from vl2.data.record import Record
 from vl2.data.store import open_random
@@ -36,10 +36,10 @@ from vl2.process.processor import Processor
 from vl2.train.adapter import adapt
 from vl2.train.adapter_options import AdapterOptions
 from vl2.train.evaluation import answer_of
-from vl2.train.finetune import own_data
+from vl2.train.finetune import split_data
 from vl2.train.finetune.options import TuningOptions
-from vl2.train.finetune.own_data import OwnData, prepare
 from vl2.train.finetune.score import LOSS, HeldOutLoss, Scores, score
+from vl2.train.finetune.split_data import OwnData, prepare
 from vl2.train.metrics import METRICS
 from vl2.train.prepare import INDEXES, make_plan, open_stores
 from vl2.train.ranks import ONE, find_device, num_started
@@ -154,7 +154,7 @@ def plan(
         data = prepare(
             location, folder, processor, max_tokens=context, num_held_out=num_held_out, seed=options.seed, say=say
         )
-        train_path = folder / own_data.FOLDER / own_data.TRAIN
+        train_path = folder / split_data.FOLDER / split_data.TRAIN
         recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random)
         size = trained_size(config, recipe.stage, recipe.adapter, DTYPES[recipe.engine.compute])
         if not size.num_trained:
@@ -163,7 +163,7 @@ def plan(
         recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random, fill=fill)
     except UserError:
         if not resume:  # nothing has begun, so nothing may stand in the way of the next try
-            for made in (own_data.FOLDER, INDEXES):
+            for made in (split_data.FOLDER, INDEXES):
                 shutil.rmtree(folder / made, ignore_errors=True)
             (folder / ABOUT).unlink()
         raise
@@ -286,7 +286,7 @@ def _fill(recipe: Recipe, processor: Processor, folder: Path, epochs: float) -> 
 
 
 def _held_out(folder: Path) -> list[Record]:
-    path = folder / own_data.FOLDER / own_data.HELD_OUT
+    path = folder / split_data.FOLDER / split_data.HELD_OUT
     return list(open_random(str(path))) if path.is_file() else []
 
 

@@ -28,7 +28,7 @@ from vl2.train.recipe import (
 from vl2.train.stage import Part, Stage
 
 if TYPE_CHECKING:
-    from vl2.train.finetune.own_data import OwnData
+    from vl2.train.finetune.split_data import OwnData
 
 Compute = Literal["auto", "float32", "bfloat16"]
 

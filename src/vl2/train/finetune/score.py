@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vl2.data.packed import pack_samples
+from vl2.data.pack import pack_samples
 from vl2.data.record import Record
 from vl2.model import VL2
 from vl2.process.grounding import parse_tolerant

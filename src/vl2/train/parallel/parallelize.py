@@ -9,9 +9,9 @@ from vl2.data.pack_plan import PackPlan, Position
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.model import VL2
-from vl2.train.parallel.layout import make_layout
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_split import PipelineSplit, UnitCosts, split_pipeline, units
+from vl2.train.parallel.rank_layout import make_layout
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Recipe
 from vl2.train.shard import check_divided, shard

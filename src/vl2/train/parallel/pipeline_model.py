@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vl2.model import VL2
 from vl2.model.moe import MoE, Router
-from vl2.train.parallel.layout import Layout
 from vl2.train.parallel.pipeline_split import PipelineSplit, Unit
+from vl2.train.parallel.rank_layout import Layout
 from vl2.train.parallel.schedules import Pipelines
 from vl2.train.parallel.segment import SegmentModel
 from vl2.train.parts import part_of, still_parts

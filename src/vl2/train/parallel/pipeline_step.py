@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from vl2.data.pack import Packed
 from vl2.data.pack_plan import tile_bucket
-from vl2.data.packed import Packed
 from vl2.model.moe import update_expert_bias
 from vl2.train.blank import blank_pack
 from vl2.train.parallel.pipeline_model import PipelineModel

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.grid import UNTILED
 from vl2.model import VL2
 from vl2.model.language import DecoderLayer

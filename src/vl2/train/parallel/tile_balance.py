@@ -23,7 +23,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from vl2.data.packed import Packed
+from vl2.data.pack import Packed
 from vl2.model import VL2
 from vl2.train.ranks import Arriving, Ranks
 from vl2.train.shard import is_sharded

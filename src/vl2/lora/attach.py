@@ -1,0 +1,113 @@
+"""Put an adapter on a model, take it off, and add it into the weights.
+
+A layer of the adapter stands in place of the module that it adapts and holds it, so the model's own code knows nothing
+of adapters. Taken off, the model has its own modules and weights again, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from vl2.errors import UserError
+from vl2.lora.adapter_layers import LoRAExperts, LoRALayer, LoRALinear
+from vl2.lora.spec import LoRASpec
+from vl2.model.moe import Experts
+
+
+def add_lora(model: nn.Module, spec: LoRASpec, seed: int = 0) -> list[str]:
+    """Put a fresh adapter on the model, which changes no output yet, and return the names of the adapted modules.
+
+    Only the adapter is left to be trained. UserError where a target names nothing in this model.
+    """
+    if is_adapted(model):
+        raise UserError("the model has an adapter already: merge it or take it off first")
+    names = [name for name, module in model.named_modules() if spec.takes(name) and _is_adaptable(module)]
+    for target in spec.targets:
+        if not any(LoRASpec(targets=(target,)).takes(name) for name in names):
+            raise UserError(f"this model has no {target} to adapt")
+    model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for name in names:
+        layer = insert_layer(model, name, rank=spec.rank, scale=spec.scale, dropout=spec.dropout)
+        _draw(layer, generator)
+    return names
+
+
+def insert_layer(model: nn.Module, name: str, *, rank: int, scale: float, dropout: float = 0.0) -> LoRALayer:
+    """Put a layer of zeros in place of one module and return it."""
+    base = model.get_submodule(name)
+    layer: LoRALayer
+    if isinstance(base, Experts):
+        layer = LoRAExperts(base, rank, scale, dropout)
+    elif isinstance(base, nn.Linear):
+        layer = LoRALinear(base, rank, scale, dropout)
+    else:
+        raise UserError(f"{name} is a {type(base).__name__}, which cannot be adapted")
+    layer.train(base.training)
+    _put(model, name, layer)
+    return layer
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:
+    """Yield the layers of the adapter with the names of the modules that they adapt."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear | LoRAExperts):
+            yield name, module
+
+
+def is_adapted(model: nn.Module) -> bool:
+    return any(True for _ in lora_layers(model))
+
+
+def remove_lora(model: nn.Module) -> None:
+    """Put the adapted modules back. What is trained is the caller's to say again."""
+    for name, layer in list(lora_layers(model)):
+        _put(model, name, layer.base_layer)
+
+
+@torch.no_grad()
+def merge_lora(model: nn.Module) -> Callable[[], None]:
+    """Add the adapter into the weights, take it off, and return what undoes both exactly.
+
+    The sum is made in float32 and rounded once. As long as the returned function is kept, so are the old weights.
+    """
+    layers = list(lora_layers(model))
+    for name, layer in layers:
+        if not isinstance(layer.base_layer, nn.Linear | Experts):
+            raise UserError(f"{name} is quantized: load the model in full precision to merge an adapter")
+    old: list[tuple[nn.Parameter, Tensor]] = []
+    for name, layer in layers:
+        for leaf, delta in layer.deltas().items():
+            parameter = layer.base_layer.get_parameter(leaf)
+            old.append((parameter, parameter.data))
+            parameter.data = (parameter.float() + delta).to(parameter.dtype)
+        _put(model, name, layer.base_layer)
+
+    def undo() -> None:
+        for parameter, data in old:
+            parameter.data = data
+        for name, layer in layers:
+            _put(model, name, layer)
+
+    return undo
+
+
+def _is_adaptable(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Experts)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+@torch.no_grad()
+def _draw(layer: LoRALayer, generator: torch.Generator) -> None:
+    """Fill A evenly from -1 / sqrt(in) to 1 / sqrt(in), as PEFT does; B stays zero."""
+    for name, parameter in layer.named_parameters(recurse=False):
+        if name.endswith("lora_A") and not parameter.is_meta:
+            bound = parameter.shape[-1] ** -0.5
+            parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))

@@ -1,0 +1,161 @@
+"""Matmul with a quantized weight. How it is computed depends on the number of rows and on the processor.
+
+| weight | rows                               | where                      | activations                            |
+|--------|------------------------------------|----------------------------|----------------------------------------|
+| int8   | over 32; over 8 of a prompt on AMX | CPU, 8-bit instructions    | int8, a scale for each row             |
+| int4   | over 64, in bfloat16               | CPU, bfloat16 instructions | bfloat16; the weight is dequantized    |
+| either | 12 or more                         | CPU without these          | float32; dequantized a panel at a time |
+| either | fewer                              | CPU with the kernels       | 16 bits; the kernels read the codes    |
+| either | any                                | no kernels, other devices  | as they are; dequantized in parts      |
+
+int8 rows are twice as fast as bfloat16 ones. float32 panels are ten times as fast as codes on a processor that has no
+instructions for them. A part holds four million weights.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vl2.kernels import load_kernels
+from vl2.kernels.library import Library
+from vl2.kernels.matmul import (
+    LANES,
+    MAX_DECODED_ROWS,
+    has_bfloat16_products,
+    int8_linear,
+    is_decode_step,
+    matmul,
+    matmul_panels,
+)
+from vl2.kernels.prefill_ops import has_tiles
+from vl2.kernels.structures import INT8, QUANTIZED, MatrixC
+from vl2.quant.formats import PANEL, Kind, Quantized, dequantize
+
+# Up to so many rows the weight's bytes decide, and the rows keep their 16 bits: all that are decoded together.
+FEW_ROWS = 32
+# Of a prompt, whose rows are of one request, with tile registers, to which sixteen rows are as few as one.
+FEW_PREFILL_ROWS = 8
+MADE = 1 << 22  # weights made at a time where there are no kernels: all of an expert, a thirtieth of tiny's head
+PANEL_ROWS = 12  # on a processor without the instructions panels pay from here on
+
+
+def linear(
+    x: Tensor,
+    weight: Quantized,
+    N: int,
+    K: int,
+    bias: Tensor | None = None,
+    *,
+    gelu: bool = False,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Return x times the transposed weight, plus the bias, [..., N], in the type of x; or its GELU; or + `residual`."""
+    kernels = int8_kernels(x, N, bias) if weight.kind == "int8" and x.numel() > _few_rows(x) * K else None
+    if kernels is not None:
+        residual_MN = None if residual is None else residual.reshape(-1, N).contiguous()
+        out_MN = int8_linear(
+            kernels, x.reshape(-1, K), weight.codes, weight.scales, bias_N=bias, gelu=gelu, residual_MN=residual_MN
+        )
+        return out_MN.view(*x.shape[:-1], N)
+    out = _linear(x, weight, N, K, bias)
+    if gelu:
+        return F.gelu(out, approximate="tanh")
+    return out if residual is None else residual + out
+
+
+def _few_rows(x: Tensor) -> int:
+    return FEW_ROWS if is_decode_step(x) or not has_tiles() else FEW_PREFILL_ROWS
+
+
+def _linear(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
+    x_MK = x.reshape(-1, K)
+    if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float32) or not len(x_MK):
+        return matmul_in_parts(x, weight, N, K, bias)
+    if weight.kind == "int8" and len(x_MK) > FEW_ROWS and has_int8_products():
+        out_MN = int8_matmul(x_MK, weight)
+    else:
+        kernels = load_kernels()
+        is_unpacked = weight.kind == "int4" and x.dtype == torch.bfloat16 and len(x_MK) > MAX_DECODED_ROWS
+        if kernels is None:
+            return matmul_in_parts(x, weight, N, K, bias)
+        if is_unpacked and kernels.has_bfloat16_products:
+            return F.linear(x, dequantize(weight, N, K, x.dtype), bias)
+        if len(x_MK) >= PANEL_ROWS and not _has_instructions(kernels, weight.kind):
+            return matmul_in_float32(x, weight, N, K, bias)
+        held = MatrixC(QUANTIZED[weight.kind], N, K, weight.codes.data_ptr(), weight.scales.data_ptr())
+        out_MN = matmul(kernels, held, x_MK)
+    if bias is not None:
+        out_MN = out_MN.add_(bias)
+    return out_MN.to(x.dtype).view(*x.shape[:-1], N)
+
+
+def matmul_in_parts(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
+    """Return x times the weight's transpose, plus the bias, in the type of x; some outputs of the weight at a time."""
+    step = max(1, MADE // (K * PANEL)) * PANEL
+    if step >= N:
+        return F.linear(x, dequantize(weight, N, K, x.dtype), bias)
+    out = x.new_empty(*x.shape[:-1], N)
+    for first in range(0, N, step):
+        last = min(first + step, N)
+        part = dequantize(weight.rows(first, last), last - first, K, x.dtype)
+        out[..., first:last] = F.linear(x, part, None if bias is None else bias[first:last])
+    return out
+
+
+def matmul_in_float32(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
+    """Return x times the weight's transpose, plus the bias, in the type of x; a panel of the weight at a time."""
+    return matmul_panels(
+        x, N, K, lambda first, last: dequantize(weight.rows(first, last), last - first, K, torch.float32), bias, PANEL
+    )
+
+
+@cache
+def has_int8_products() -> bool:
+    """Whether this CPU has the instructions by which PyTorch multiplies 8-bit numbers; else it loops over them."""
+    return bool(torch.cpu._is_vnni_supported())
+
+
+def _has_instructions(kernels: Library, kind: Kind) -> bool:
+    return has_int8_products() if kind == "int8" else kernels.has_bfloat16_products
+
+
+def matmul_dtype(kind: Kind | None, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the type in which many rows are multiplied by a weight of a form; None is a plain weight.
+
+    `dtype` is that of the rows.
+    """
+    if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32):
+        return dtype
+    if kind is None:
+        return dtype if has_bfloat16_products() else torch.float32
+    if kind == "int8" and has_int8_products():
+        return torch.int8
+    kernels = load_kernels()
+    if kernels is None:
+        return dtype  # parts of the weight are made in that type
+    return torch.bfloat16 if _has_instructions(kernels, kind) else torch.float32
+
+
+def matmul_few_rows(kernels: Library, x_MK: Tensor, codes_NK: Tensor, scales_N: Tensor) -> Tensor:
+    """Return x times an int8 weight's transpose, float32 [M, N], with the 16 bits of x."""
+    return matmul(kernels, MatrixC(INT8, *codes_NK.shape, codes_NK.data_ptr(), scales_N.data_ptr()), x_MK)
+
+
+def int8_kernels(x: Tensor, N: int, bias: Tensor | None = None) -> Library | None:
+    """Return the kernels if they round these activations and what comes of them, N numbers a row."""
+    types = {x.dtype} if bias is None else {x.dtype, bias.dtype}
+    is_inference = not (torch.is_grad_enabled() and x.requires_grad)
+    applies = x.device.type == "cpu" and types == {torch.bfloat16} and N >= LANES and is_inference
+    return load_kernels() if applies and has_int8_products() else None
+
+
+def int8_matmul(x_MK: Tensor, weight: Quantized) -> Tensor:
+    """Return x times an int8 weight's transpose, float32 [M, N], with x rounded to 8 bits row by row."""
+    largest_M1 = x_MK.abs().amax(dim=1, keepdim=True).float().clamp_(min=1e-30)
+    codes_MK = (x_MK.float() * (127 / largest_M1)).round_().to(torch.int8)
+    sums_MN = torch._int_mm(codes_MK, weight.codes.T)
+    return sums_MN.float().mul_(largest_M1 / 127).mul_(weight.scales)

@@ -1,0 +1,83 @@
+"""The files of the page: read once, served with a policy under which a browser runs nothing but them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from vl2.serve.api_errors import ApiError
+
+STATIC = Path(__file__).parent / "static"
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",  # the licenses of what is not our own
+}
+# Scripts and styles of this server only; pictures also from memory, and from data URLs as they are pasted.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    # A newer server's files must be seen at once; unchanged ones cost a 304.
+    "Cache-Control": "no-cache",
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageFile:
+    """One file of the page."""
+
+    body: bytes
+    media_type: str
+    tag: str  # changes with the content
+
+
+@cache
+def page_files() -> dict[str, PageFile]:
+    """Return the files by name: a name that is not in this table is not served, whatever lies on the disk."""
+    return {
+        path.name: PageFile(
+            body=path.read_bytes(),
+            media_type=MEDIA_TYPES[path.suffix],
+            tag=f'"{blake2b(path.read_bytes(), digest_size=8).hexdigest()}"',
+        )
+        for path in STATIC.iterdir()
+        if path.suffix in MEDIA_TYPES
+    }
+
+
+@router.get("/")
+async def index(request: Request) -> Response:
+    """Serve the page."""
+    return _answer("index.html", request)
+
+
+@router.get("/web/{name}")
+async def file(name: str, request: Request) -> Response:
+    """Serve one of its files."""
+    return _answer(name, request)
+
+
+def _answer(name: str, request: Request) -> Response:
+    found = page_files().get(name)
+    if found is None:
+        raise ApiError(404, "the page has no such file", code="not_found")
+    headers = {**HEADERS, "ETag": found.tag}
+    if request.headers.get("if-none-match") == found.tag:
+        return Response(status_code=304, headers=headers)
+    return Response(found.body, media_type=found.media_type, headers=headers)
