@@ -305,9 +305,16 @@ class ModelConfig:
     @property
     def siglip(self) -> VisionConfig:
         """The encoder of DeepSeek-VL2. UserError for another model's, where nothing else is implemented."""
-        if not isinstance(self.vision_config, VisionConfig):
-            raise UserError(f"this checkpoint is {self.kind}: it can answer, and this is for DeepSeek-VL2 only so far")
+        self.require_deepseek_vl2("this")
+        assert isinstance(self.vision_config, VisionConfig), self.kind
         return self.vision_config
+
+    def require_deepseek_vl2(self, what: str) -> None:
+        """Raise UserError for another model, naming what is not done for it."""
+        if self.kind != "DeepSeek-VL2":
+            raise UserError(
+                f"this checkpoint is {self.kind}: it can answer, and {what} is for DeepSeek-VL2 only so far"
+            )
 
     def layout(self, overview_side: int, tile_side: int) -> ImageLayout:
         """Return what an image becomes, given the tokens along one side of its views."""

@@ -159,6 +159,7 @@ class Serve:
         folder = self.model.locate(quiet=self.output.quiet)
         processor = Processor.from_folder(folder, tiling=self.model.tiling_rule(), max_tiles=self.model.max_tiles)
         config = ModelConfig.from_file(folder / "config.json")
+        config.require_deepseek_vl2("serving with vLLM")
         return VllmBackend(
             folder,
             processor,
