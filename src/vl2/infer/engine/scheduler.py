@@ -219,7 +219,7 @@ class Scheduler:
         )
         self.totals.prompt_tokens += len(sample)
         self.totals.visual_tokens += int(sample.image_mask.sum())
-        self.totals.tiles += len(sample.tiles)
+        self.totals.tiles += len(sample.tiles) + sample.num_overviews
 
     def _next_to_prefill(self) -> Task:
         """Take turns between the oldest prompt and the one with the least left to prefill.
