@@ -40,7 +40,7 @@ from vl2.train.blank import blank_pack
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_split import PipelineSplit, UnitCosts, split_pipeline, units
 from vl2.train.parallel.rank_layout import make_layout
-from vl2.train.parallel.schedules import Shape
+from vl2.train.parallel.schedules import MicroBatchShape
 from vl2.train.parallel.segment import MicroBatch
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import SplitKind
@@ -139,7 +139,7 @@ def time_pipeline(ranks: Ranks, size: str, kind: SplitKind, args: argparse.Names
         )
     pack = blank_pack(pipeline.config)
     batch = MicroBatch(pack=pack, moves=None, num_tiles=1, loss_scale=1.0, balance_scale=0.0)
-    shape = Shape(num_batches=args.batches, num_tiles=1, num_tokens=len(pack), is_trained=True)
+    shape = MicroBatchShape(num_batches=args.batches, num_tiles=1, num_tokens=len(pack), is_trained=True)
     best = float("inf")
     for _ in range(args.repeats + 1):  # the first connects the processes
         for segment in pipeline.segments.values():
@@ -187,7 +187,7 @@ def at_paper_scale(size: str, kind: SplitKind, stages: int) -> PaperRow:
         expert_rate=cluster.peak_flops * cluster.expert_efficiency,
     )
     choice = LayoutChoice(pipeline=stages, expert_parallel=1, cut=kind)
-    step = step_time(config, cluster, choice, costs, StepPacks(tokens=tokens, tiles=tiles), kept_bytes=16)
+    step = step_time(config, cluster, choice, costs, StepPacks(tokens=tokens, tiles=tiles), bytes_per_parameter=16)
     return PaperRow(size=size, gpus=gpus, cut=kind, bubble=step.bubble, step_s=step.total_s)
 
 

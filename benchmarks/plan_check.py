@@ -31,8 +31,8 @@ from vl2.data.pack import Packed, balance
 from vl2.grid import num_tiles, num_visual_tokens
 from vl2.model import VL2, init_weights
 from vl2.plan.cluster import Cluster
-from vl2.plan.step_time import WIDE, LayoutChoice, StepPacks, step_time
-from vl2.plan.unit_sizes import Load, measure_costs
+from vl2.plan.step_time import GRADIENT_BYTES, LayoutChoice, StepPacks, step_time
+from vl2.plan.unit_sizes import CostInputs, measure_costs
 from vl2.process.sample import IGNORE_ID
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_split import UnitCosts, split_pipeline, units
@@ -186,7 +186,7 @@ def weights_rate(ranks: Ranks) -> float:
         torch._chunk_cat(rows, dim=0, num_chunks=ranks.size, out=whole.view(ranks.size, -1))
         dist.reduce_scatter_tensor(shard, whole)
         best = min(best, time.perf_counter() - start)
-    return (2 * 4 + WIDE) * (count - count // ranks.size) / best
+    return (2 * 4 + GRADIENT_BYTES) * (count - count // ranks.size) / best
 
 
 def main() -> None:
@@ -204,7 +204,7 @@ def main() -> None:
     packs = make_packs(config, args.packs, args.seq_len)
     work = StepPacks(tokens=np.array([len(p) for p in packs]), tiles=np.array([len(p.tiles) for p in packs]))
     trained = sum(int((p.labels[1:] != IGNORE_ID).sum()) for p in packs) / sum(map(len, packs))
-    load = Load(
+    load = CostInputs(
         tiles=round(float(work.tiles.mean())),
         tokens=round(float(work.tokens.mean())),
         document=round(statistics.mean(p.num_tokens / len(p.names) for p in packs)),
@@ -228,7 +228,7 @@ def main() -> None:
             value_bytes=4,
         )
         unhidden = LayoutChoice(**(asdict(choice) | {"recomputes": False}))
-        simulated = step_time(config, cluster, unhidden, costs, work, kept_bytes=16).total_s
+        simulated = step_time(config, cluster, unhidden, costs, work, bytes_per_parameter=16).total_s
         if size == 1:
             measured = time_steps(ONE, args, choice, costs)
         else:

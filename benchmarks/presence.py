@@ -3,7 +3,7 @@
     vl2 serve &
     python benchmarks/presence.py http://127.0.0.1:8000 [--scenes 60]
 
-Each scene is asked for the box of a shape that is there, of one that is there in another colour only, of one that is
+Each scene is asked for the box of a shape that is there, of one that is there in another color only, of one that is
 not there, and of a thing that is no shape; and whether each is there, in the words of the page. The figures of
 docs/web.md and docs/decisions.md: answers with a box, answers of yes and no, and how well the mean log-probability of a
 box's digits tells the first kind from the others (area under the curve; 0.5 is chance). The same command gives the same
@@ -60,11 +60,11 @@ def draw(rng: random.Random) -> tuple[Image.Image, str, dict[str, str]]:
     source = PrimerScene()
     scene, language = source.compose(rng), rng.choice(("en", "zh"))
     missing = [kind for kind in things(source.kinds()) if not scene.boxes(language, kind.full_name(language))]
-    other_colour = [kind for kind in missing if scene.boxes(language, kind.name(language))]
-    absent = [kind for kind in missing if kind not in other_colour]
+    other_color = [kind for kind in missing if scene.boxes(language, kind.name(language))]
+    absent = [kind for kind in missing if kind not in other_color]
     asked = {"there": rng.choice(scene.kinds()).full_name(language)}
-    if other_colour:
-        asked["in another colour"] = rng.choice(other_colour).full_name(language)
+    if other_color:
+        asked["in another color"] = rng.choice(other_color).full_name(language)
     return (
         scene.image,
         language,

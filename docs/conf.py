@@ -10,8 +10,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 project = "vl2"
 copyright = "The vl2 authors"
 release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "site_reference"]
-source_suffix = {".md": "markdown"}
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton", "site_reference"]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+nb_execution_mode = "off"  # the outputs are kept in the notebooks: tools/run_notebooks.py
 
 myst_heading_anchors = 6  # the anchors that links on the pages use, as on GitHub
 autodoc_member_order = "bysource"
@@ -28,3 +29,13 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+
+
+def setup(app):
+    """Give the pages in docs/zh the language that a browser reads them in."""
+
+    def name_language(_, page, template, context, doctree):
+        if page.startswith("zh/"):
+            context["language"] = "zh-CN"
+
+    app.connect("html-page-context", name_language)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.reference import CHECKPOINTS
+
 
 @pytest.fixture
 def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -25,3 +27,17 @@ def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for kept in (fonts.find_faces, fonts.languages):
         kept.cache_clear()
+
+
+@pytest.fixture
+def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The hub's cache, in a folder that is not there yet."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture
+def checkpoint() -> Path:
+    """A small checkpoint of random weights."""
+    return CHECKPOINTS / "tiny"

@@ -21,7 +21,12 @@ from vl2.eval.score.boxes import iou
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
-PAGES = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *READMES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "src" / "vl2" / "nano" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 BLOCK = re.compile(r"(<!-- not run: (?P<why>[^>]+) -->\n)?```(?P<language>python|console)\n(?P<code>.*?)```", re.DOTALL)
 PRINTED = re.compile(r"^ *print\(.*\)  # (?P<text>.+)$", re.MULTILINE)
 DEMO = re.compile(r"^\t\$\(BIN\)/vl2 (?P<command>.+)$(?:\n\t@echo \"\(Wrong: (?P<note>.+)\)\"$)?", re.MULTILINE)

@@ -10,13 +10,13 @@ import textwrap
 import pytest
 
 from vl2.errors import UserError
-from vl2.process_tuning import SAID_BY_USER, SPINS, VARIABLE
+from vl2.process_tuning import SPINS, USER_SETTINGS, VARIABLE
 
 SHOW = f"import os; print(os.environ.get({VARIABLE!r}), end='')"
 
 
 def run(program: str, **variables: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in SAID_BY_USER} | variables
+    environment = {name: value for name, value in os.environ.items() if name not in USER_SETTINGS} | variables
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     return done.stdout
 
@@ -38,7 +38,7 @@ def test_the_runtime_is_told_before_pytorch_is_loaded_and_nobody_after() -> None
     assert run(inside("")).split() == [str(SPINS), "None"]
 
 
-@pytest.mark.parametrize("name", SAID_BY_USER)
+@pytest.mark.parametrize("name", USER_SETTINGS)
 def test_what_the_user_said_stays(name: str) -> None:
     given = "active" if name == "OMP_WAIT_POLICY" else "77"
     expected = "None" if name == "OMP_WAIT_POLICY" else "77"

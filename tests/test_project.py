@@ -347,6 +347,13 @@ def test_links_in_the_documents_lead_to_files_and_headings() -> None:
         assert broken_links(document) == [], document.name
 
 
+def test_links_in_the_notebooks_lead_to_files() -> None:
+    notebooks = sorted((ROOT / "docs").rglob("*.ipynb"))
+    assert notebooks
+    for notebook in notebooks:
+        assert broken_links(notebook) == [], notebook.name
+
+
 def test_a_link_to_a_heading_that_is_not_there_is_found(tmp_path: Path) -> None:
     (tmp_path / "b.md").write_text("# The `vl2 plan` command, [in short](c.md): 2 x 2\n")
     page = tmp_path / "a.md"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
 import vl2
 
@@ -223,3 +224,78 @@ def test_only_the_release_may_write() -> None:
 
 def test_nothing_is_uploaded_to_an_index_before_its_name_is_confirmed() -> None:
     assert jobs(ROOT / ".github" / "workflows" / "release.yml")["pypi"]["if"] == "vars.PYPI_PROJECT == 'vl2'"
+
+
+CARD = ROOT / "src" / "vl2" / "nano" / "README.md"
+
+
+def test_the_card_of_the_built_in_model_is_one_of_the_hub() -> None:
+    data = ModelCard.load(CARD).data
+    assert (data.license, data.language, data.library_name) == ("apache-2.0", ["en", "zh"], "vl2")
+    assert data.pipeline_tag == "image-text-to-text"
+    assert data.model_name == "nano"
+    assert data.eval_results
+    # Written again, it says the same.
+    assert ModelCardData(**data.to_dict()).to_dict() == data.to_dict()
+
+
+def test_the_figures_of_the_card_are_those_of_its_metadata() -> None:
+    card = ModelCard.load(CARD)
+    rows = {}
+    for line in re.findall(r"^\| .+ \|$", card.text.partition("## Evaluation")[2], re.MULTILINE):
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        rows[name.lower()] = cells
+    for result in card.data.eval_results or []:
+        cells = rows[result.dataset_name.lower()]
+        if result.dataset_split:
+            interval = str(result.metric_name).rpartition("interval ")[2]
+            assert cells == [result.dataset_split, str(result.metric_value), interval]
+        else:
+            assert "outside the project" in str(result.metric_name)
+            assert cells == [f"{result.metric_value:g}"]
+
+
+def test_the_figures_of_the_card_are_those_of_the_page_about_the_model() -> None:
+    """The page says how they were measured."""
+    said = (ROOT / "docs" / "nano.md").read_text(encoding="utf-8")
+    for result in ModelCard.load(CARD).data.eval_results or []:
+        if result.dataset_split:
+            interval = str(result.metric_name).rpartition("interval ")[2]
+            assert f"{result.metric_value} ({interval})" in said
+
+
+def test_a_package_has_links_that_lead_somewhere(tmp_path: Path) -> None:
+    for name in ("README.md", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    load(ROOT / "tools" / "set_home.py").main("https://github.com/someone/vl2/", "abc123", tmp_path)
+    readme = (tmp_path / "README.md").read_text(encoding="utf-8")
+    before = re.findall(r"(!?)\[[^\[\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    after = re.findall(r"(!?)\[[^\[\]]*\]\(([^)]+)\)", readme)
+    assert len(before) == len(after) > 20
+    assert sum(mark == "!" for mark, _ in before) >= 2
+    for (mark, old), (_, new) in zip(before, after, strict=True):
+        if "://" in old:
+            assert new == old
+        elif mark:
+            assert new == f"https://raw.githubusercontent.com/someone/vl2/abc123/{old}"
+        else:
+            assert new == f"https://github.com/someone/vl2/blob/abc123/{old}"
+    urls = tomllib.loads((tmp_path / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    assert urls["Homepage"] == "https://github.com/someone/vl2"
+    assert PROJECT["urls"].items() <= urls.items()
+
+
+def test_a_home_that_is_no_address_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="an address such as"):
+        load(ROOT / "tools" / "set_home.py").main("vl2", "abc123", tmp_path)
+
+
+def test_every_package_is_built_with_the_address_of_its_repository() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "wheels.yml").read_text(encoding="utf-8"))["jobs"]
+    for job in jobs.values():
+        commands = [step.get("run", "") for step in job["steps"]]
+        builds = [
+            place for place, command in enumerate(commands) if "cibuildwheel -" in command or "-m build" in command
+        ]
+        if builds:
+            assert any("set_home.py" in command for command in commands[: builds[0]])

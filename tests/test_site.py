@@ -31,8 +31,24 @@ def test_every_page_stands_in_the_navigation_once() -> None:
     trees = re.findall(r"^```{toctree}\n(.*?)^```", (DOCS / "index.md").read_text(encoding="utf-8"), re.M | re.S)
     lines = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
     named = [re.sub(r".*<(.+)>$", r"\1", line) for line in lines]
-    pages = {path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md")}
+    files = [*DOCS.rglob("*.md"), *DOCS.rglob("*.ipynb")]
+    pages = {path.relative_to(DOCS).with_suffix("").as_posix() for path in files}
     assert sorted(named) == sorted(pages - {"index"})
+
+
+@pytest.mark.parametrize("name", ["quick-start"])
+def test_a_page_in_chinese_has_the_sections_and_blocks_of_the_english_one(name: str) -> None:
+    english, chinese = ((DOCS / folder / f"{name}.md").read_text(encoding="utf-8") for folder in ("", "zh"))
+    for marks in (r"^(#+) ", r"^```(\w+)$", r"^<!-- (not run: .+) -->$"):
+        found = re.findall(marks, english, re.M)
+        assert len(found) > 1
+        assert re.findall(marks, chinese, re.M) == found
+
+
+@pytest.mark.parametrize("name", ["index", "quick-start"])
+def test_a_page_in_two_languages_leads_to_the_other(name: str) -> None:
+    assert f"\nEnglish | [简体中文](zh/{name}.md)\n" in (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    assert f"\n[English](../{name}.md) | 简体中文\n" in (DOCS / "zh" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_a_decision_is_recorded_as_context_decision_and_consequences() -> None:
@@ -83,7 +99,7 @@ def test_the_python_page_has_every_public_name_and_the_comments_of_fields() -> N
 def test_the_recipe_page_has_the_values_of_every_table() -> None:
     page = site_reference().recipe_page()
     assert "| `learning_rate` | `float` |  | the peak |" in page
-    assert "| `workers` | `int` | `2` | threads that make packs ahead; 0 makes each when it is needed |" in page
+    assert "| `workers` | `int` | `2` | threads that prepare packs in advance; 0 prepares each pack on demand |" in page
 
 
 def test_the_http_page_has_the_endpoints_and_what_their_fields_take() -> None:

@@ -1,10 +1,10 @@
-"""DeepSeek-VL2, whole: read documents, charts and screens, and locate things in images.
+"""DeepSeek-VL2 in one package: read documents, charts and screens, and locate things in images.
 
     import vl2
     vlm = vl2.load("nano")
     reply = vlm.chat("What is the total?", images=["receipt.png"])
 
-The names below are loaded when they are first used, so that importing the package costs nothing.
+Each public name is imported when it is first used, so `import vl2` is fast and does not load PyTorch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULE_OF = {  # public name -> the module that defines it
     "Batch": "vl2.batch",
     "Box": "vl2.process.grounding",
     "GenerateOptions": "vl2.infer.sampling",
@@ -63,7 +63,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'vl2' has no attribute {name!r}")
     with brief_spins():
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(_MODULE_OF[name]), name)

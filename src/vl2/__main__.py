@@ -1,4 +1,4 @@
-"""`python -m vl2`: the command line, as `vl2` starts it."""
+"""Run the command line with `python -m vl2`, the same as the command `vl2`."""
 
 from vl2.cli.main import main
 

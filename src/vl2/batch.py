@@ -1,6 +1,6 @@
-"""The tensors that the model reads: rows of tokens, or documents end to end, and all their tiles in one stack.
+"""The model's input tensors: a padded batch (`Batch`) or one packed sequence of documents (`PackedTensors`).
 
-B rows, S tokens in the longest row, I tiles of all rows together, P the side of a tile in pixels.
+Shapes: B rows, S tokens in the longest row, I tiles of all rows together, P the side of a tile in pixels.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Rows of unequal length padded to one width, on the left or on the right."""
+    """A batch of rows padded to one length, on the left or on the right, with the tiles of all rows in one stack."""
 
-    input_ids: Tensor  # int64 [B, S]; the pad id where padded
-    labels: Tensor  # int64 [B, S]; IGNORE_ID of vl2.process.sample where not trained
-    attention_mask: Tensor  # bool [B, S]; False where padded
-    image_mask: Tensor  # bool [B, S]; True where a visual token goes
+    input_ids: Tensor  # int64 [B, S]; the pad id at padding
+    labels: Tensor  # int64 [B, S]; IGNORE_ID of vl2.process.sample at positions without loss
+    attention_mask: Tensor  # bool [B, S]; False at padding
+    image_mask: Tensor  # bool [B, S]; True at visual tokens
     tiles: Tensor  # float32 [I, 3, P, P]; row by row, image by image, global view first
     grids: Tensor  # int64 [images, 2], on the CPU; (columns, rows), row by row
     overviews: Tensor | None = None  # float32 [J, 3, B, B]; views of whole images that are no tiles, image by image
-    is_left_padded: bool = field(init=False)  # known here, so that the forward pass needs no host sync
+    is_left_padded: bool = field(init=False)  # computed once here, so that the forward pass needs no host sync
 
     def __post_init__(self) -> None:
         num_edges = (self.attention_mask[:, 1:] != self.attention_mask[:, :-1]).sum(dim=1)
-        assert not num_edges.numel() or int(num_edges.max()) <= 1, "padding may stand on one side of a row only"
+        assert not num_edges.numel() or int(num_edges.max()) <= 1, "a row may be padded on one side only"
         object.__setattr__(self, "is_left_padded", not bool(self.attention_mask[:, 0].all()))
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with its tensors on `device`; the grids stay on the CPU, where the layout is computed."""
+        """Copy the tensors to `device`. `grids` stays on the CPU, where the image layout is computed."""
         return replace(
             self,
             input_ids=self.input_ids.to(device),
@@ -44,7 +44,7 @@ class Batch:
 
 
 class PackedTensors(Protocol):
-    """Documents end to end in one sequence, none of which sees another; `vl2.data.pack` makes them."""
+    """Several documents in one sequence, where attention stays within each document. Made by `vl2.data.pack`."""
 
     @property
     def input_ids(self) -> Tensor: ...  # int64 [S]
@@ -53,7 +53,7 @@ class PackedTensors(Protocol):
     def position_ids(self) -> Tensor: ...  # int64 [S]; 0, 1, ... within each document
 
     @property
-    def cu_seqlens(self) -> Tensor: ...  # int32 [n + 1], from 0 to S; padding is a document of its own, the last
+    def cu_seqlens(self) -> Tensor: ...  # int32 [n + 1], document borders from 0 to S; padding is the last document
 
     @property
     def image_mask(self) -> Tensor: ...  # bool [S]
@@ -68,4 +68,4 @@ class PackedTensors(Protocol):
     def num_tokens(self) -> int: ...  # without padding
 
     @property
-    def max_seqlen(self) -> int: ...  # the longest document
+    def max_seqlen(self) -> int: ...  # tokens of the longest document

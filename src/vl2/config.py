@@ -1,9 +1,9 @@
-"""The shape of a model: frozen dataclasses keyed like the released config.json, and the presets.
+"""The model's configuration: frozen dataclasses with the keys of the released config.json, and the presets.
 
-No field has a default. Keys that a file leaves out are filled from `RELEASED_DEFAULTS`, the one
-table of what the released configuration classes assume; a value that this package does not
-implement is refused by `SUPPORTED_VALUES`, never ignored. Keys that change no arithmetic
-(`architectures`, `auto_map`, `transformers_version`, ...) are carried and written back as they came.
+No field has a default. Keys that a file leaves out are filled from `RELEASED_DEFAULTS`, the one table
+of the released configuration classes' defaults. A value that this package does not implement is an
+error (`SUPPORTED_VALUES`), never ignored. Keys that change no arithmetic (`architectures`, `auto_map`,
+`transformers_version`, ...) are kept and written back unchanged.
 
 Source: config.json of the three released checkpoints and the defaults of the released
 configuration classes. Golden: tests/golden/reference/checkpoints, tests/golden/configs.
@@ -32,7 +32,7 @@ TopkMethod = Literal["greedy", "group_limited_greedy", "noaux_tc"]
 PRESETS = ("nano", "tiny", "small", "base")
 OCR_PRESETS = ("deepseek-ocr", "unlimited-ocr")  # reconstructed: the released files could not be read
 
-# What the released configuration classes assume where config.json says nothing.
+# Defaults of the released configuration classes, for keys that are not in config.json.
 RELEASED_DEFAULTS: dict[str, Json] = {
     "language_config": {
         "vocab_size": 102400,
@@ -83,7 +83,7 @@ RELEASED_DEFAULTS: dict[str, Json] = {
 # The linear layer of the DeepSeek-OCR family joins no tokens.
 _LINEAR_PROJECTOR = {"input_dim": 2048, "n_embed": 1280, "downsample_ratio": 1}
 
-# Keys whose other values would change the arithmetic in ways that no released size needs.
+# Keys where another value would change the arithmetic in a way that no released size needs, so it is refused.
 SUPPORTED_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "": {"tile_tag": ("2D",), "global_view_pos": ("head",)},
     "language_config": {
@@ -121,7 +121,7 @@ def _require_one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
-    """Sizes and rules of the DeepSeekMoE language model. Field names are the keys of config.json."""
+    """Configuration of the DeepSeekMoE language model. Field names are the keys of config.json."""
 
     vocab_size: int  # V
     hidden_size: int  # D, channels per token
@@ -129,12 +129,12 @@ class LanguageConfig:
     moe_intermediate_size: int  # F of one expert
     num_hidden_layers: int
     num_attention_heads: int  # H
-    num_key_value_heads: int | None  # heads of keys and values without latent attention; None: H
+    num_key_value_heads: int | None  # key and value heads of plain attention (not MLA); None: H
     n_shared_experts: int | None
     n_routed_experts: int | None  # E; None: every layer is dense
     num_experts_per_tok: int | None  # K
     routed_scaling_factor: float
-    kv_lora_rank: int | None  # R of keys and values
+    kv_lora_rank: int | None  # R, latent rank of keys and values
     q_lora_rank: int | None  # rank of the queries; None: not compressed
     qk_rope_head_dim: int
     qk_nope_head_dim: int
@@ -228,7 +228,7 @@ class LanguageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """Sizes of the SigLIP vision transformer. Field names are the keys of config.json."""
+    """Configuration of the SigLIP vision transformer. Field names are the keys of config.json."""
 
     image_size: int  # P, side of a tile in pixels
     patch_size: int
@@ -236,7 +236,7 @@ class VisionConfig:
     layers: int
     heads: int
     mlp_ratio: float
-    global_pool: str  # "map": the files also hold an attention pool, which nothing reads; "": they do not
+    global_pool: str  # "map": the checkpoint also holds an attention pool, which the model does not use; "": none
 
     def __post_init__(self) -> None:
         _require_positive(self, "image_size", "patch_size", "width", "layers", "heads", "mlp_ratio")
@@ -261,7 +261,7 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectorConfig:
-    """Sizes of the adaptor between encoder and language model. Field names are the keys of config.json."""
+    """Configuration of the projector between encoder and language model. Field names are the keys of config.json."""
 
     input_dim: int
     n_embed: int
@@ -273,7 +273,7 @@ class ProjectorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One whole model. `source` holds the file's own keys, so that saving writes back what was read."""
+    """Configuration of a whole model. `source` holds all keys of the file, so that saving writes them back."""
 
     language_config: LanguageConfig
     vision_config: VisionConfig | DeepEncoderConfig
@@ -327,7 +327,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Read the keys of a released config.json. UserError names the key that is missing or unsupported."""
+        """Read the keys of a released config.json. Raise UserError if a key is missing or unsupported."""
         kind = model_kind(values)
         for part in ("language_config", "vision_config", "projector_config"):
             if not isinstance(values.get(part), Mapping):
@@ -348,6 +348,7 @@ class ModelConfig:
 
     @classmethod
     def from_file(cls, path: Path) -> ModelConfig:
+        """Read a config.json file. Raise UserError if it is missing, not valid or not supported."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -359,7 +360,7 @@ class ModelConfig:
         return cls.from_dict(values)
 
     def to_dict(self) -> Json:
-        """Return the keys of config.json: those the source had, plus every value that the defaults do not give."""
+        """Return the keys for config.json: all keys of `source`, and every value that differs from its default."""
         out: Json = json.loads(json.dumps(dict(self.source)))
         if isinstance(self.vision_config, DeepEncoderConfig):
             out["vision_config"] = self.vision_config.to_section(out.get("vision_config", {}))

@@ -1,4 +1,4 @@
-"""The types that weights and arithmetic may have, by the names that configurations, recipes and flags give them."""
+"""The floating-point dtypes of weights and arithmetic, by their names in config.json, recipes and flags."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The one exception for what a person can cause: bad input, a missing file, a setting out of range.
+"""UserError, the exception for everything that a user can cause: bad input, a missing file, a value out of range.
 
-The command line prints its message as one line and exits with 1; a server answers with a 4xx.
-Our own broken invariants are assertions, never this.
+The command line prints its message as one line and exits with 1; the server answers with a 4xx status.
+A broken invariant of our own code is an assertion, never a UserError.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Say in one line what was wrong, what is allowed and what was given."""
+    """An error that the user can fix. The message is one line: what was wrong, what is allowed, what was given."""
 
 
 class RankLost(UserError):
-    """Say that another process of this run has died or hangs. Threads of this one may wait for it for ever."""
+    """Another process of this training run has died or hangs.
+
+    Threads of this process may wait for it forever, so the process cannot end by returning from `main`.
+    """
 
 
 @contextmanager
 def memory_errors(wanted: str) -> Iterator[None]:
-    """Turn a failed allocation into a UserError that says what there was no memory for."""
+    """Turn a failed allocation into a UserError. `wanted` says in the message what the memory was for."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Files: paths as people type them, TOML, and text that is written completely or not at all."""
+"""Files: check paths and URLs that users type, read TOML, and write a text file completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from typing import Any
 from vl2.errors import UserError
 from vl2.optional_imports import install_packages
 
-SHOWN = 60  # characters of a path in a message: what is no path may be a whole picture
+MAX_SHOWN_CHARS = 60  # of a path in an error message, since a whole encoded image may be given by mistake
 URLS = ("data:", "http://", "https://", "file://")
 
 
 def local_path(typed: str | Path) -> Path:
-    """Return the path with "~" as the home. UserError where no file can be called so, or nobody has that home."""
+    """Return the path with "~" expanded, whether the file exists or not.
+
+    Raise UserError if the system cannot have a file of that name, or if there is no home folder of that user.
+    """
     try:
         path = Path(typed).expanduser()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            path.stat()  # raises what would end later calls too
+            path.stat()  # raises now for a name that the system does not allow, not in a later call
     except RuntimeError:
         raise UserError(f"{_short(typed)}: there is no home of that name") from None
     except (OSError, ValueError) as error:
@@ -29,12 +32,12 @@ def local_path(typed: str | Path) -> Path:
 
 
 def is_url(typed: str) -> bool:
-    """Tell whether a name of a picture is a URL, which no file is looked for under."""
+    """Tell whether an image source is a URL rather than the path of a file."""
     return typed[:8].lower().startswith(URLS)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file. UserError if it is missing or malformed."""
+    """Read a TOML file. Raise UserError if it is missing or malformed."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -51,10 +54,10 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file in one step: readers see the old file or the new one, never a part.
+    """Write a text file atomically: readers see the old file or the new one, never a part of it.
 
-    Missing folders are made. UserError if it cannot be written; then an older file stays as it was. Half a surrogate
-    pair, which no file can hold, becomes a question mark.
+    Missing folders are created, and a lone surrogate is written as a question mark. Raise UserError if the file cannot
+    be written; then an older file stays unchanged.
     """
     partial = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
@@ -69,4 +72,4 @@ def write_whole(path: Path, text: str) -> None:
 
 def _short(typed: str | Path) -> str:
     text = str(typed)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."

@@ -1,7 +1,7 @@
-"""Pages that need nothing else: pictures inside, every text escaped, and a policy that loads nothing.
+"""Self-contained HTML pages for reports: images are embedded, and the page loads nothing from elsewhere.
 
-What is shown comes from strangers: records, questions, answers. The templates escape all values, and pictures are
-decoded and encoded anew.
+The content is untrusted (records, questions, answers). So the templates escape all values, images are decoded and
+encoded again as JPEG, and a content security policy blocks every other source.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def render(template: str, *, title: str, style: str, script: str | None = None, **values: Any) -> str:
-    """Fill a template that extends `html_page.jinja`. Template, style and script are paths within the package."""
+    """Render a template that extends `html_page.jinja`. Template, style and script are paths within the package."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -39,7 +39,7 @@ def _read(path: str) -> str:
 
 
 def data_url(picture: Image.Image, *, max_side_px: int, quality: int) -> str:
-    """Return a JPEG of the picture, scaled down to fit."""
+    """Return the image as a JPEG data URL, scaled down to `max_side_px` if it is larger."""
     small = picture.copy()
     small.thumbnail((max_side_px, max_side_px))
     out = io.BytesIO()
@@ -48,11 +48,11 @@ def data_url(picture: Image.Image, *, max_side_px: int, quality: int) -> str:
 
 
 def in_percent(box: Sequence[float], size: tuple[int, int]) -> tuple[float, ...]:
-    """Return a box (x0, y0, x1, y1) in percent of a picture's width and height."""
+    """Convert a box (x0, y0, x1, y1) from pixels to percent of the image's (width, height)."""
     return tuple(value / side * 100 for value, side in zip(box, size * 2, strict=True))
 
 
 def box_style(percent: Sequence[float], digits: int = 2) -> str:
-    """Return the CSS that places an element where the box is."""
+    """Return the CSS position and size of an element that covers the box (x0, y0, x1, y1, in percent)."""
     x0, y0, x1, y1 = percent
     return f"left:{x0:.{digits}f}%;top:{y0:.{digits}f}%;width:{x1 - x0:.{digits}f}%;height:{y1 - y0:.{digits}f}%"

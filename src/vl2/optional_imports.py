@@ -1,7 +1,7 @@
-"""Optional imports: how to install an extra that is missing, and code that a recipe names by its import path.
+"""Optional imports: the command that installs a missing extra, and objects that a recipe names by import path.
 
-The name `vl2` on a package index is not this project's, so `pip install "vl2[serve]"` is never advised: the hint names
-where this copy came from, or the packages themselves.
+The name `vl2` on the package index belongs to another project, so a hint never says `pip install "vl2[serve]"`. It
+names the checkout or repository that this copy came from, or the extra's packages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vl2.errors import UserError
 
 
 def import_named(path: str, key: str) -> Any:
-    """Return what an import path names. UserError if it cannot be imported; `key` is where the recipe names it."""
+    """Import the object at MODULE:NAME. Raise UserError, with the recipe's `key` in the message, if that fails."""
     try:
         if ":" not in path:
             raise ValueError("it must be MODULE:NAME")
@@ -47,7 +47,7 @@ def install_extra(extra: str) -> str:
 
 
 def install_packages(*names: str) -> str:
-    """Return the command that installs packages of others."""
+    """Return the command that installs packages from the package index."""
     return " ".join(["pip install", *(_quoted(name) if re.search(r"[^\w.-]", name) else name for name in names)])
 
 
@@ -59,7 +59,7 @@ def _is_checkout(folder: Path) -> bool:
 
 
 def _source_url(installed: metadata.Distribution) -> str | None:
-    """Return the file or repository that pip installed this copy from, if it is still there (PEP 610)."""
+    """Return the file or repository that pip installed this copy from (PEP 610), or None if a file is gone."""
     try:
         record = json.loads(installed.read_text("direct_url.json") or "")
         url = str(record["url"])
@@ -72,11 +72,11 @@ def _source_url(installed: metadata.Distribution) -> str | None:
 
 
 def _requirements(installed: metadata.Distribution, extra: str) -> list[str]:
-    """Return what an extra adds, without the versions of Python that each is for."""
+    """Return the requirements of an extra, without environment markers."""
     listed = [text.partition(";") for text in installed.requires or ()]
     return [what.strip() for what, _, when in listed if re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", when)]
 
 
 def _quoted(text: str) -> str:
-    """Quote for a shell with double quotes, which cmd.exe knows too, where the text allows it."""
+    """Quote for a shell, with double quotes where possible, because cmd.exe does not know single quotes."""
     return shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'

@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: a bar with the time left on a terminal, plain lines elsewhere, nothing if quiet."""
+"""Progress displays on stderr: a bar with the time left on a terminal, plain lines elsewhere, nothing if quiet."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LINE_EVERY_S = 30.0
 
 
 class ProgressDisplay:
-    """Shows a count that grows. Enter it before the first step.
+    """Progress of a run that counts steps. Use it as a context manager; set `done`, then call `show`.
 
-    Set `done`, then call `show`. `done_before` were done by earlier runs and tell nothing about the pace of this one.
-    `total` None: not known.
+    `total` is None if it is not known. `done_before` steps were done by earlier runs, so the time left is computed
+    without them.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class ProgressDisplay:
         *,
         done_before: int = 0,
         quiet: bool = False,
-        is_kept: bool = False,  # the last state of the bar stays on the terminal
+        is_kept: bool = False,  # leave the finished bar on the terminal
         file: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,14 +61,14 @@ class ProgressDisplay:
         return self._clock() - self._start
 
     def time_left(self) -> str:
-        """Return the time left by this run's pace, as in "1 min 05 s left"; "" where it is not known."""
-        here = self.done - self.done_before
-        if self.total is None or here <= 0 or self.elapsed_s <= 0:
+        """Estimate the time left from this run's pace, like "1 min 05 s left". Return "" if it is not known."""
+        done_now = self.done - self.done_before
+        if self.total is None or done_now <= 0 or self.elapsed_s <= 0:
             return ""
-        return f"{format_time(self.elapsed_s / here * (self.total - self.done))} left"
+        return f"{format_time(self.elapsed_s / done_now * (self.total - self.done))} left"
 
     def show(self, status: str, *, line: str | None = None, line_every_s: float = LINE_EVERY_S) -> None:
-        """Show the count with a text: beside the bar, or as a plain line if the last one is so long ago."""
+        """Update the bar with `status`, or without a bar print `line` if the last line is `line_every_s` ago."""
         if self._bar is not None and self._task is not None:
             left = self.time_left() or format_time(self.elapsed_s)
             self._bar.update(self._task, total=self.total, completed=self.done, description=status, left=left)
@@ -77,7 +77,7 @@ class ProgressDisplay:
             print(line, file=self._file, flush=True)
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar if there is one."""
+        """Print a line on stderr, above the bar if there is one."""
         if self._is_quiet:
             return
         if self._bar is not None:
@@ -98,14 +98,14 @@ class ProgressDisplay:
             TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
         )
         console = Console(file=self._file)
-        # Expanded, so that in a narrow terminal the text alone is cut.
+        # With expand=True a narrow terminal truncates the description, not the bar or the counts.
         self._bar = Bar(*columns, console=console, transient=not self._is_kept, redirect_stdout=False, expand=True)
         self._task = self._bar.add_task("", total=self.total, completed=self.done, left="")
         self._bar.start()
 
 
 def format_time(seconds: float) -> str:
-    """Return a duration as days, hours, minutes and seconds, the two largest that matter."""
+    """Format a duration in its two largest units, like "2 h 05 min"."""
     total = round(seconds)
     days, hours, minutes = total // 86400, total // 3600 % 24, total // 60 % 60
     if days:
@@ -116,7 +116,7 @@ def format_time(seconds: float) -> str:
 
 
 def counted(items: Iterator[T], *, quiet: bool) -> Iterator[T]:
-    """Pass items on and count them on stderr where it is a terminal."""
+    """Yield the items, and show their count on stderr if it is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield from items
         return
@@ -125,7 +125,7 @@ def counted(items: Iterator[T], *, quiet: bool) -> Iterator[T]:
 
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} records"), TimeElapsedColumn())
     console = Console(stderr=True, soft_wrap=True)
-    # On a terminal the lines on stdout go above the counter; elsewhere they must stay on stdout.
+    # If stdout is this terminal too, its lines go above the counter. A pipe or a file must get them unchanged.
     is_shared = sys.stdout.isatty()
     with Progress(*columns, console=console, transient=True, redirect_stdout=is_shared) as bar:
         yield from bar.track(items)
@@ -133,7 +133,7 @@ def counted(items: Iterator[T], *, quiet: bool) -> Iterator[T]:
 
 @contextmanager
 def bytes_bar(quiet: bool, doing: str = "loading") -> Iterator[Callable[[int, int], None] | None]:
-    """Yield a function that takes (bytes done, bytes in all) and shows them on stderr; None where it is no terminal."""
+    """Yield a function that shows (bytes done, bytes in all) on stderr, or None if stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return

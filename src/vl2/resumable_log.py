@@ -1,7 +1,8 @@
-"""An append-only file of JSON lines that is a run's memory: what is in it is done, and a new run goes on from there.
+"""An append-only JSON Lines file from which a stopped run is resumed: items that have a line in it are done.
 
-A line is with the operating system before `append` returns, so it survives `kill -9`; it reaches the disk at every
-`sync_every`th, so a power cut loses at most those. A last line that was torn is cut off when the file is opened again.
+Batch jobs, data jobs and evaluations write their results to such a file. `append` hands each line to the operating
+system before it returns, so the line survives `kill -9`. The file is synced to disk after every `sync_every` lines, so
+a power cut loses at most that many. An incomplete last line is removed when the file is opened again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SYNC_EVERY = 32
 
 
 class ResumableLog:
-    """Lines by key. In memory are the keys and where their lines begin; the lines stay in the file."""
+    """JSON lines with a key each. Only the keys and the byte offsets of their lines are kept in memory."""
 
     def __init__(
         self,
@@ -34,12 +35,12 @@ class ResumableLog:
         sync_every: int = SYNC_EVERY,
         is_exclusive: bool = True,
     ) -> None:
-        """Open or make the file. UserError if another run has it open, or if it is of another kind.
+        """Open or create the file. Raise UserError if another run has it open, or if it has lines of another kind.
 
-        `key_of` gets a line's values, and raises KeyError or TypeError for what is no line of this log. `foreign` then
-        says what the file is not; with None such a line is passed over. `surrogates` is how a lone surrogate is
-        encoded, as in `str.encode`: by default as JSON's own escape, which is read as the same text again. Without
-        `is_exclusive` no lock is taken, for shared file systems that have none.
+        `key_of` returns the key of a decoded line and raises KeyError or TypeError if it is not a line of this log.
+        `foreign` is the error message for such a line ("{number}" is its line number); with None the line is skipped.
+        `surrogates` is the error handler of `str.encode` for lone surrogates; the default writes JSON's own escape, so
+        the text is read back unchanged. `is_exclusive=False` takes no lock, for shared file systems without locks.
         """
         self.path = path
         self._key_of = key_of
@@ -48,7 +49,7 @@ class ResumableLog:
         self._unsynced = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab", buffering=0)  # what is written is with the system at once
+            self._file = path.open("ab", buffering=0)  # unbuffered: a written line survives a killed process
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from None
         self._reader = path.open("rb")
@@ -56,44 +57,44 @@ class ResumableLog:
             if is_exclusive:
                 _lock(self._file.fileno(), path)
             self._end = 0
-            self._places = self._read_places(foreign)
+            self._offsets = self._read_offsets(foreign)
         except BaseException:
             ResumableLog.close(self)
             raise
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._offsets
 
     @property
     def keys(self) -> KeysView[str]:
-        return self._places.keys()
+        return self._offsets.keys()
 
     def line(self, key: str) -> Any:
-        """Return the first line of a key that is in the log."""
-        self._reader.seek(self._places[key])
+        """Return the first line with this key, which must be in the log."""
+        self._reader.seek(self._offsets[key])
         return json.loads(self._reader.readline())
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write one line whole, or nothing: OSError if the disk is full."""
+        """Write one line, complete or not at all. Raise OSError if it cannot be written, as on a full disk."""
         data = json_line(line, self._surrogates)
         rest = memoryview(data)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError:
-            self._file.truncate(self._end)  # a torn line in the middle would spoil the file
+            self._file.truncate(self._end)  # otherwise the next line would continue this incomplete one
             raise
-        self._places.setdefault(self._key_of(line), self._end)
+        self._offsets.setdefault(self._key_of(line), self._end)
         self._end += len(data)
         self._unsynced += 1
         if self._unsynced >= self._sync_every:
             self.sync()
 
     def sync(self) -> None:
-        """Wait until everything is on the disk."""
+        """Wait until all lines are on the disk."""
         os.fsync(self._file.fileno())
         self._unsynced = 0
 
@@ -109,22 +110,24 @@ class ResumableLog:
     ) -> None:
         self.close()
 
-    def _read_places(self, foreign: str | None) -> dict[str, int]:
-        places: dict[str, int] = {}
+    def _read_offsets(self, foreign: str | None) -> dict[str, int]:
+        """Return the byte offset of each key's first line, and cut off an incomplete last line."""
+        offsets: dict[str, int] = {}
         for number, line in enumerate(self._reader, start=1):
             if not line.endswith(b"\n"):
                 self._file.truncate(self._end)  # the process was killed while it wrote its last line
                 break
             try:
-                places.setdefault(self._key_of(json.loads(line)), self._end)
+                offsets.setdefault(self._key_of(json.loads(line)), self._end)
             except (ValueError, KeyError, TypeError):
                 if foreign is not None:
                     raise UserError(f"{self.path} {foreign.format(number=number)}") from None
             self._end += len(line)
-        return places
+        return offsets
 
 
 def json_line(line: Mapping[str, Any], surrogates: str = "backslashreplace") -> bytes:
+    """Encode an object as one line of JSON in UTF-8."""
     return json.dumps(line, ensure_ascii=False).encode("utf-8", surrogates) + b"\n"
 
 
@@ -135,7 +138,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def clear(path: Path) -> None:
-    """Empty the file. UserError if a run has it open."""
+    """Empty the file. Raise UserError if a run has it open."""
     with path.open("ab") as file:
         _lock(file.fileno(), path)
         file.truncate(0)
@@ -144,7 +147,7 @@ def clear(path: Path) -> None:
 def _lock(file: int, path: Path) -> None:
     try:
         import fcntl
-    except ImportError:  # Windows: two runs of one job are then the person's own care
+    except ImportError:  # Windows has no flock, so there the user must not start two runs of one job
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

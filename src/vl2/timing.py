@@ -1,4 +1,4 @@
-"""How long something takes on a device, whose work goes on after a call has returned."""
+"""Time work on a device that runs asynchronously: wait for it before reading the clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when the device has done all that it was given."""
+    """Block until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -17,13 +17,13 @@ def wait_for(device: torch.device) -> None:
 
 
 def time_when_done(device: torch.device) -> float:
-    """Return the clock's seconds once the device has done all that it was given."""
+    """Wait for the device, then return `time.perf_counter()` in seconds."""
     wait_for(device)
     return time.perf_counter()
 
 
 def best_seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Return the shortest of some runs, after one that does not count."""
+    """Return the seconds of the fastest of `repeats` runs, after one warm-up run."""
     times = []
     for _ in range(repeats + 1):
         start = time_when_done(device)

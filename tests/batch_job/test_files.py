@@ -56,7 +56,8 @@ def test_a_file_that_is_no_pdf_is_one_item_with_an_error(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "message"), [(["no/such"], "no file or folder"), ([str(IMAGES / ".." / "README.md")], "known kind")]
+    ("inputs", "message"),
+    [(["no/such"], "no file or folder"), ([str(IMAGES / ".." / "README.md")], "not a supported file")],
 )
 def test_what_cannot_be_read_is_refused(inputs: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from vl2.batch_job.exports import file_stem, file_stems, to_coco, to_markdown, write_coco, write_markdown
-from vl2.batch_job.item import Asked, BatchItem, LineFile, answer_line, error_line
-from vl2.batch_job.run_batch import forget, hold_settings
+from vl2.batch_job.item import BatchItem, BatchRequest, LineFile, answer_line, error_line
+from vl2.batch_job.run_batch import remove_job, store_settings
 from vl2.errors import UserError
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
@@ -24,7 +24,7 @@ TEXT = (
 
 def item(name: str, form: Any = "plain", query: str | None = None, image: Any = None, **about: Any) -> BatchItem:
     turns = [user_turn("What?", [] if image is None else [image])]
-    asked = Asked(turns=turns, options=GenerateOptions())
+    asked = BatchRequest(turns=turns, options=GenerateOptions())
     return BatchItem(id=name, read=lambda: asked, about=about, form=form, query=query)
 
 
@@ -157,40 +157,40 @@ def test_no_two_items_share_a_file_also_where_capitals_are_not_told_apart() -> N
 
 def test_other_settings_are_refused_and_forgotten_ones_are_not(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    hold_settings(out, {"dpi": "144"})
+    store_settings(out, {"dpi": "144"})
     out.write_text('{"id": "a"}\n')
-    hold_settings(out, {"dpi": "144"})
+    store_settings(out, {"dpi": "144"})
     with pytest.raises(UserError, match="begun with dpi 144, now it is 72"):
-        hold_settings(out, {"dpi": "72"})
-    forget(out)
-    hold_settings(out, {"dpi": "72"})
+        store_settings(out, {"dpi": "72"})
+    remove_job(out)
+    store_settings(out, {"dpi": "72"})
 
 
 def test_a_job_without_an_answer_yet_takes_other_settings(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    hold_settings(out, {"model": "typo"})
-    hold_settings(out, {"model": "nano"})
+    store_settings(out, {"model": "typo"})
+    store_settings(out, {"model": "nano"})
     out.write_text('{"id": "a"}\n')
-    hold_settings(out, {"model": "nano"})
+    store_settings(out, {"model": "nano"})
 
 
 def test_a_job_of_before_a_setting_was_held_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    hold_settings(out, {"dpi": "144"})
+    store_settings(out, {"dpi": "144"})
     out.write_text('{"id": "a"}\n')
-    hold_settings(out, {"dpi": "144", "weights": "int4"})
+    store_settings(out, {"dpi": "144", "weights": "int4"})
 
 
 def test_what_no_job_wrote_or_one_is_writing_is_not_forgotten(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text('{"id": "mine"}\n')
-    with pytest.raises(UserError, match="is not of a job, so --fresh does not remove it"):
-        forget(out)
+    with pytest.raises(UserError, match="is not the output of a job, so --fresh does not"):
+        remove_job(out)
     (tmp_path / "out.jsonl.job").write_text("{}")
     with LineFile(out), pytest.raises(UserError, match="in use by another run"):
-        forget(out)
+        remove_job(out)
     assert out.read_text() == '{"id": "mine"}\n'
-    forget(out)
+    remove_job(out)
     assert out.read_text() == ""
 
 
@@ -205,8 +205,8 @@ def test_a_name_that_is_no_utf8_is_read_back_as_it_was(tmp_path: Path) -> None:
 def test_a_file_that_is_no_job_is_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("mine\n")
-    with pytest.raises(UserError, match="exists and is not of a job"):
-        hold_settings(out, {})
+    with pytest.raises(UserError, match="exists and is not the output of a job"):
+        store_settings(out, {})
     assert out.read_text() == "mine\n"
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.reference import CHECKPOINTS, IMAGES, reference_vlm
-from vl2.batch_job.item import Asked, BatchItem, LineFile
+from vl2.batch_job.item import BatchItem, BatchRequest, LineFile
 from vl2.batch_job.run_batch import BatchProgress, run_batch
 from vl2.errors import UserError
 from vl2.infer.constraint_boxes import WellFormedBoxes
@@ -37,11 +37,11 @@ def vlm() -> VLM:
 
 def asking(name: str, question: str, images: tuple[Any, ...] = (), **options: Any) -> BatchItem:
     made = GenerateOptions(**{"max_new_tokens": 6, **options})
-    return BatchItem(id=name, read=lambda: Asked(turns=[user_turn(question, images)], options=made))
+    return BatchItem(id=name, read=lambda: BatchRequest(turns=[user_turn(question, images)], options=made))
 
 
 def failing(name: str, message: str) -> BatchItem:
-    def fail() -> Asked:
+    def fail() -> BatchRequest:
         raise UserError(message)
 
     return BatchItem(id=name, read=fail)
@@ -102,7 +102,7 @@ def test_a_second_run_asks_only_what_is_left(vlm: VLM, tmp_path: Path) -> None:
 def test_lines_of_another_job_and_files_of_another_kind_are_refused(vlm: VLM, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     run_batch(vlm, [asking("a", "x")], out)
-    with pytest.raises(UserError, match="another job: it answers 'a'"):
+    with pytest.raises(UserError, match="another job: this one has no item 'a'"):
         run_batch(vlm, [asking("b", "x")], out)
     out.write_text('{"text": "no id"}\n')
     with pytest.raises(UserError, match="line 1 has no id"):

@@ -18,14 +18,14 @@ from tests.model.configs import small_config, small_model
 from tests.runtime.recording import count_recordings
 from vl2.bench import measure as bench_run
 from vl2.bench import ours as our_side
-from vl2.bench.machine_limits import MachineLimits, measure_machine, model_products
-from vl2.bench.measure import Runs, SpeedComparison, compare, print_report, to_dict
+from vl2.bench.machine_limits import MachineLimits, measure_machine, model_matmuls
+from vl2.bench.measure import SpeedComparison, TargetResults, compare, print_report, to_dict
 from vl2.bench.protocol import make_image, random_ids
 from vl2.bench.stages import (
-    Bytes,
+    ComputeTypes,
+    ModelBytes,
     Sizes,
-    Types,
-    Work,
+    StageWork,
     decode_work,
     encode_work,
     load_stage,
@@ -50,7 +50,9 @@ LOAD = {"do": "load", "model": "none", "dtype": "auto", "weights": "auto", "devi
 
 def machine(read: float = 1e9, rate: float = 1e12) -> MachineLimits:
     products = {"float32": {"a": rate / 4, "b": rate}}
-    return MachineLimits(device="cpu", threads=1, read_bytes_per_s=read, new_bytes_per_s=read / 8, products=products)
+    return MachineLimits(
+        device="cpu", threads=1, read_bytes_per_s=read, first_write_bytes_per_s=read / 8, products=products
+    )
 
 
 @pytest.fixture
@@ -153,7 +155,7 @@ def test_no_graph_is_recorded_while_steps_are_timed(device: str, monkeypatch: py
         ("is killed", "was killed, which the system does when memory runs out, at load: "),
         ("crashes", "was ended by SIGSEGV at load"),
         ("fails", "failed at load: ValueError: no such model"),
-        ("babbles", "answered load with no JSON object: 'not JSON"),
+        ("babbles", "answered load without a JSON object: 'not JSON"),
     ],
 )
 def test_a_peer_that_fails_is_one_line(how: str, message: str) -> None:
@@ -253,11 +255,11 @@ def test_the_named_peers_are_the_adapters_of_the_checkout() -> None:
 def test_a_share_is_the_least_time_over_ours_and_a_ratio_the_peers_time_over_ours() -> None:
     config = small_config("tiny")
     stage = next(s for s in make_stages(config, Sizes.quick()) if s.name.startswith("decode, batch 4"))
-    held = Bytes(total=0, copied=0, encoder=0, dense=1_000_000, experts=0, cache_per_token=0)
-    plain = Types(encoder="float32", language="float32", rest="float32")
+    held = ModelBytes(total=0, copied=0, encoder=0, dense=1_000_000, experts=0, cache_per_token=0)
+    plain = ComputeTypes(encoder="float32", language="float32", rest="float32")
     loaded = {"bytes": held.to_dict(), "compute": plain.to_dict()}
     ours, peer = (
-        Runs(name=name, versions={}, command=[], loaded=loaded, seconds={stage.name: seconds})
+        TargetResults(name=name, versions={}, command=[], loaded=loaded, seconds={stage.name: seconds})
         for name, seconds in (("ours", [0.02, 0.01, 0.04]), ("peer", [0.04, 0.03]))
     )
     comparison = SpeedComparison(stages=[stage], runs=[ours, peer], machine=machine(read=1e9, rate=1e15))
@@ -272,24 +274,24 @@ def test_a_share_is_the_least_time_over_ours_and_a_ratio_the_peers_time_over_our
 def test_each_part_of_the_work_takes_the_limit_of_its_own_type() -> None:
     products_of = {"float32": {"a": 1e8}, "bfloat16": {"a": 1e9}, "int8": {"a": 4e9, "b": 1e9}}
     limits = replace(machine(), products=products_of)
-    work = Work(read_bytes=1, encoder=8e9, language=4e9, rest=1e9)
-    plain = Types(encoder="bfloat16", language="bfloat16", rest="bfloat16")
-    assert work.least_seconds(limits, plain) == pytest.approx(13)
-    assert work.least_seconds(limits, replace(plain, encoder="int8")) == pytest.approx(2 + 4 + 1)
-    assert work.least_seconds(limits, replace(plain, encoder="int8", language="int8")) == pytest.approx(2 + 1 + 1)
+    work = StageWork(read_bytes=1, encoder=8e9, language=4e9, rest=1e9)
+    plain = ComputeTypes(encoder="bfloat16", language="bfloat16", rest="bfloat16")
+    assert work.min_seconds(limits, plain) == pytest.approx(13)
+    assert work.min_seconds(limits, replace(plain, encoder="int8")) == pytest.approx(2 + 4 + 1)
+    assert work.min_seconds(limits, replace(plain, encoder="int8", language="int8")) == pytest.approx(2 + 1 + 1)
 
 
 @pytest.mark.parametrize(
     ("weights", "has_int8", "expected"),
     [
-        (None, True, Types(encoder="bfloat16", language="bfloat16", rest="bfloat16")),
-        ("int8", True, Types(encoder="int8", language="int8", rest="bfloat16")),
-        ("int4", True, Types(encoder="int8", language="bfloat16", rest="bfloat16")),
-        ("int8", False, Types(encoder="bfloat16", language="bfloat16", rest="bfloat16")),
+        (None, True, ComputeTypes(encoder="bfloat16", language="bfloat16", rest="bfloat16")),
+        ("int8", True, ComputeTypes(encoder="int8", language="int8", rest="bfloat16")),
+        ("int4", True, ComputeTypes(encoder="int8", language="bfloat16", rest="bfloat16")),
+        ("int8", False, ComputeTypes(encoder="bfloat16", language="bfloat16", rest="bfloat16")),
     ],
 )
 def test_a_model_says_in_which_types_its_parts_multiply(
-    weights: SchemeName | None, has_int8: bool, expected: Types, monkeypatch: pytest.MonkeyPatch
+    weights: SchemeName | None, has_int8: bool, expected: ComputeTypes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VL2_KERNELS", "off")
     monkeypatch.setattr(quantized_matmul, "has_int8_products", lambda: has_int8)
@@ -297,21 +299,21 @@ def test_a_model_says_in_which_types_its_parts_multiply(
     model = small_model("tiny").to(torch.bfloat16)
     if weights is not None:
         quantize_model(model, SCHEMES[weights])
-    assert Types.of(model) == expected
+    assert ComputeTypes.of(model) == expected
 
 
 def test_loading_is_bound_by_new_memory_and_memory_is_told_in_gb(capsys: pytest.CaptureFixture[str]) -> None:
     stages = [load_stage(LOAD), *(s for s in make_stages(small_config("tiny"), Sizes.quick(), ["memory"]))]
-    runs = Runs(
+    runs = TargetResults(
         name="ours",
         versions={},
         command=[],
         loaded={
-            "bytes": Bytes(
+            "bytes": ModelBytes(
                 total=100_000_000, copied=100_000_000, encoder=0, dense=0, experts=0, cache_per_token=0
             ).to_dict(),
             "kernels": "avx2; amx could not be had: a reason",
-            "compute": Types(encoder="int8", language="bfloat16", rest="bfloat16").to_dict(),
+            "compute": ComputeTypes(encoder="int8", language="bfloat16", rest="bfloat16").to_dict(),
         },
         seconds={"load": [1.25], "peak memory": [2_500_000_000.0]},
     )
@@ -321,15 +323,15 @@ def test_loading_is_bound_by_new_memory_and_memory_is_told_in_gb(capsys: pytest.
     print_report(comparison, sys.stdout)
     said = capsys.readouterr().out
     assert "1.25" in said
-    assert "gets new memory at 0.1" in said
+    assert "writes new memory at 0.1 GB/s" in said
     assert "2.5" in said
     assert "kernels: avx2; amx could not be had: a reason" in said
-    assert "multiplied: encoder in int8, language in bfloat16, rest in bfloat16" in said
+    assert "matrix products: encoder in int8, language in bfloat16, rest in bfloat16" in said
 
 
 def test_the_bytes_of_a_model_are_those_of_its_tensors() -> None:
     model = small_model("base")
-    held = Bytes.of(model)
+    held = ModelBytes.of(model)
     assert held.total == sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     experts = sum(p.numel() * 4 for n, p in model.named_parameters() if ".mlp.experts." in n)
     table = model.language.model.embed_tokens.weight.numel() * 4
@@ -346,7 +348,7 @@ def test_weights_that_stay_in_their_files_are_read_for_every_token_but_not_copie
     monkeypatch.setattr(in_place, "LEAST_BYTES", 0)
     model = small_model("tiny").bfloat16()  # float32 would have to begin at lines of the cache
     save_model(model, tmp_path / "saved")
-    copied, held = Bytes.of(model), Bytes.of(load_model(tmp_path / "saved", LoadOptions(only_answers=True)))
+    copied, held = ModelBytes.of(model), ModelBytes.of(load_model(tmp_path / "saved", LoadOptions(only_answers=True)))
     assert (held.total, held.experts, held.dense) == (copied.total, copied.experts, copied.dense)
     decoder = model.language.model
     in_file = held.experts + 2 * (decoder.embed_tokens.weight.numel() + model.language.lm_head.weight.numel())
@@ -355,7 +357,7 @@ def test_weights_that_stay_in_their_files_are_read_for_every_token_but_not_copie
 
 def test_the_work_of_the_full_sizes_is_what_is_known_of_them() -> None:
     config = preset("tiny")
-    held = Bytes(
+    held = ModelBytes(
         total=0, copied=0, encoder=826_000_000, dense=692_000_000, experts=4_844_000_000, cache_per_token=61_440
     )
     assert encode_work(config, held, 5).operations / 5 == pytest.approx(669e9, rel=0.03)
@@ -378,13 +380,15 @@ def test_the_limits_of_the_machine_are_measured_at_the_models_shapes() -> None:
     limits = measure_machine(config, torch.device("cpu"), repeats=1)
     assert limits.read_bytes_per_s > 1e8
     for kind in ("float32", "bfloat16", "int8"):
-        assert set(limits.products[kind]) == {product.what for product in model_products(config)}
+        assert set(limits.products[kind]) == {shape.name for shape in model_matmuls(config)}
         assert limits.operations_per_s(kind) == max(limits.products[kind].values())
     slower = replace(limits, read_bytes_per_s=limits.read_bytes_per_s / 2)
     assert slower.best_with(limits) == limits.best_with(slower) == limits
-    assert limits.new_bytes_per_s > 1e7
-    again = measure_machine(config, torch.device("cpu"), repeats=1, new_bytes_per_s=limits.new_bytes_per_s)
-    assert again.new_bytes_per_s == limits.new_bytes_per_s
+    assert limits.first_write_bytes_per_s > 1e7
+    again = measure_machine(
+        config, torch.device("cpu"), repeats=1, first_write_bytes_per_s=limits.first_write_bytes_per_s
+    )
+    assert again.first_write_bytes_per_s == limits.first_write_bytes_per_s
 
 
 def test_ids_and_images_are_the_same_for_a_seed_everywhere() -> None:

@@ -39,7 +39,7 @@ def test_the_help_of_each_has_examples(vl2, command):
 def test_the_group_alone_shows_its_help(vl2):
     ran = vl2("data")
     assert (ran.code, ran.out) == (0, vl2("data", "--help").out)
-    assert all(f"• {command} " in ran.out for command in DATA_COMMANDS)
+    assert all(f"\n  {command} " in ran.out for command in DATA_COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_each_bad_record_is_a_line_and_the_good_ones_are_written_on(vl2, bad, tm
     assert [(p["row"], p["id"], p["kind"]) for p in problems] == [(6, "twisted", "record"), (7, None, "unreadable")]
     again = vl2("data", "validate", bad / "set", "--good", tmp_path / "g.tar")
     assert (again.code, again.out) == (1, "")
-    assert "g.tar is there already" in again.err
+    assert "g.tar already exists" in again.err
 
 
 def test_validate_as_json(vl2, bad):

@@ -111,7 +111,7 @@ def test_rows_that_cannot_be_stored_are_lines_and_the_rest_is_converted(tmp_path
     assert [each.id for each in open_random(out)] == ["llava-0-0", "llava-3-3"]
     first, second, last = capsys.readouterr().err.splitlines()
     assert first.startswith("vl2: record 'llava-1-1': image 0: path must be relative")
-    assert second == "vl2: llava.json entry 2: message 0 holds half a character (U+D83D)"
+    assert second == "vl2: llava.json entry 2: message 0 has an unpaired surrogate (U+D83D)"
     assert last == f"vl2: 2 records in {out}"
 
 

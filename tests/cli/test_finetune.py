@@ -52,7 +52,7 @@ def test_it_trains_reports_and_its_adapter_answers(vl2, colours, tmp_path):
     assert json.loads(adapted.out)["text"] == json.loads(merged.out)["text"]
     again = vl2("finetune", colours, "--out", tmp_path / "out", *MODEL, *few)
     assert (again.code, again.out) == (1, "")
-    assert "go on with --resume" in again.err
+    assert "resume it with --resume" in again.err
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,19 @@ from vl2.eval.score.boxes import iou
 ROOT = Path(__file__).parents[2]
 KINDS = {**COMMANDS, **{f"{group} {name}": kind for group, kinds in GROUPS.items() for name, kind in kinds.items()}}
 # Commands whose examples need data, time, a GPU or a port that a test does not have: they are read, and not run.
-NOT_RUN = ("serve", "bench", "quantize", "data", "eval run", "eval compare", "eval report", "train", "finetune", "plan")
+NOT_RUN = (
+    "serve",
+    "bench",
+    "quantize",
+    "data",
+    "eval run",
+    "eval compare",
+    "eval report",
+    "train",
+    "finetune",
+    "plan",
+    "models remove",
+)
 
 
 @dataclass(frozen=True)
@@ -147,8 +159,24 @@ def test_the_built_in_model_is_verified(vl2) -> None:
         assert ran.out.startswith("# vl2 verify")
 
 
+def test_models_are_listed(vl2, hub_cache) -> None:
+    for example in (each for each in RUN if each.arguments[0] == "models"):
+        ran = vl2(*example.arguments)
+        assert (ran.code, ran.err) == (0, "")
+        assert "nano" in ran.out
+
+
+def test_scripts_of_completion_are_printed(vl2) -> None:
+    shells = [example for example in RUN if example.arguments[0] == "completion"]
+    assert len(shells) == 2
+    for example in shells:
+        assert "vl2" in vl2(*example.arguments).out
+
+
 def test_no_example_of_the_built_in_model_is_left_out() -> None:
     commands = {example.arguments[0] for example in RUN}
-    assert commands == {"ask", "chat", "locate", "read", "batch", "inspect", "eval", "verify"}
+    assert commands == {
+        "ask", "chat", "locate", "read", "batch", "inspect", "eval", "verify", "models", "completion",
+    }  # fmt: skip
     asking = [example for example in RUN if example.arguments[0] in ("ask", "chat", "locate", "read", "batch")]
     assert len(asking) == 7

@@ -18,7 +18,6 @@ from vl2.checkpoint.write import quantize_checkpoint
 from ..reference import CHECKPOINTS, IMAGES, REFERENCE
 
 TINY = CHECKPOINTS / "tiny"
-BASE = "deepseek-ai/deepseek-vl2"
 RESOLUTIONS = json.loads((REFERENCE / "processor" / "resolutions.json").read_text(encoding="utf-8"))
 # A flat picture costs nothing to make or decode up to here; the rule itself is tested on every case elsewhere.
 CASES = [case for case in RESOLUTIONS["cases"] if case["size"][0] * case["size"][1] < 4_000_000]
@@ -142,10 +141,10 @@ def test_the_plan_of_a_quantized_folder_is_its_files_to_the_byte(vl2, tmp_path):
 @pytest.mark.parametrize(
     ("bound", "verdicts", "advice"),
     [
-        ("200GB", ["fits"] * 4, f"`vl2 ask ... --model {BASE}`: all of it fits"),
-        ("60GB", ["too large", "fits", "fits", "fits"], f"`vl2 ask ... --model {BASE}`"),
-        ("30GB", ["too large", "too large", "fits", "fits"], f"`vl2 quantize {BASE} OUT --weights int8`"),
-        ("24GB", ["too large", "too large", "paged", "fits"], f"`vl2 quantize {BASE} OUT --weights int4`"),
+        ("200GB", ["fits"] * 4, "`vl2 ask ... --model base`: all of it fits"),
+        ("60GB", ["too large", "fits", "fits", "fits"], "`vl2 ask ... --model base`"),
+        ("30GB", ["too large", "too large", "fits", "fits"], "`vl2 quantize base OUT --weights int8`"),
+        ("24GB", ["too large", "too large", "paged", "fits"], "`vl2 quantize base OUT --weights int4`"),
         ("8GB", ["too large", "too large", "paged", "paged"], "--model OUT --memory 8.0GB`: 29% of the experts"),
         ("3GB", ["too large"] * 4, "too large for 3.0 GB: it needs 5.1 GB at least"),
     ],

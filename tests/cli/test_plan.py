@@ -28,7 +28,7 @@ def test_a_plan_as_a_table_says_what_it_assumes_and_draws_its_schedule(
     assert run([*arguments, "--picture", str(picture)]) == 0
     said = capsys.readouterr()
     assert "GPU-hours" in said.out
-    assert "Assumed: 312 TFLOP/s a GPU" in said.out
+    assert "Assumed: 312 TFLOP/s per GPU" in said.out
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -41,7 +41,7 @@ def test_a_plan_as_a_table_says_what_it_assumes_and_draws_its_schedule(
         (["--memory-gb", "1"], "nothing fits: the smallest layout"),
         (["--dense-efficiency", "2"], "dense efficiency must be in 0..1, got 2"),
         (["--overlap", "2"], "overlap must be in 0..1, got 2"),
-        (["--profile", "none.json"], "none.json is not what `vl2 data stats --json` prints"),
+        (["--profile", "none.json"], "none.json is not the output of `vl2 data stats --json`"),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(

@@ -23,7 +23,7 @@ def test_help_names_every_command_and_has_examples(vl2, arguments):
     assert (ran.code, ran.err) == (0, "")
     assert "Examples:\n  vl2 ask " in ran.out
     for command in COMMANDS:
-        assert f"• {command} " in ran.out
+        assert f"\n  {command} " in ran.out
 
 
 @pytest.mark.parametrize("command", COMMANDS)

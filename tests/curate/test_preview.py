@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.data.sample_records import good_records, grounded, text_only, two_images
 from vl2.curate.contact_sheet import contact_sheet
-from vl2.curate.preview import Shown, choose, page, split_pieces
+from vl2.curate.preview import PreviewItem, choose, page, split_pieces
 from vl2.data.record import Record
 from vl2.data.store import Problem, Records, open_random, write_records
 from vl2.process.processor import Processor
@@ -31,10 +31,10 @@ def opened(tmp_path: Path, *records: Record) -> Records:
     return open_random(f"{tmp_path}/a.jsonl")
 
 
-def shown(tmp_path: Path, processor: Processor, *records: Record) -> list[Shown]:
+def shown(tmp_path: Path, processor: Processor, *records: Record) -> list[PreviewItem]:
     items = choose(opened(tmp_path, *records), processor, count=len(records), seed=0)
-    assert all(isinstance(item, Shown) for item in items)
-    return [item for item in items if isinstance(item, Shown)]
+    assert all(isinstance(item, PreviewItem) for item in items)
+    return [item for item in items if isinstance(item, PreviewItem)]
 
 
 def hostile(attack: str) -> Record:
@@ -139,7 +139,7 @@ def test_the_same_seed_chooses_the_same_records_and_bad_ones_are_shown_as_such(
 
     def names(seed: int) -> list[str]:
         items = choose(records, processor, count=5, seed=seed)
-        return [item.record.id if isinstance(item, Shown) else f"bad {item.id}" for item in items]
+        return [item.record.id if isinstance(item, PreviewItem) else f"bad {item.id}" for item in items]
 
     assert names(1) == names(1) != names(2)
     everything = choose(records, processor, count=99, seed=0)

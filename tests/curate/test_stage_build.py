@@ -153,7 +153,7 @@ def test_the_tables_of_a_set_are_drawn_where_a_recipe_says_so(here: Path) -> Non
         ("tasks =", "task =", "scene has no setting task: did you mean tasks?"),
         ("count = 9", "", "source shapes is drawn: it needs a count"),
         ("count = 9", 'count = "many"', "count of source shapes must be a whole number, got 'many'"),
-        ('convert = "easy_vqa"', 'convert = "easyvqa"', "no data set is called 'easyvqa': did you mean easy_vqa?"),
+        ('convert = "easy_vqa"', 'convert = "easyvqa"', "no dataset is called 'easyvqa': did you mean easy_vqa?"),
         (
             'from = "easy_vqa"',
             'from = "easy_vqa"\nsettings = {draw_tables = true}',
@@ -162,7 +162,7 @@ def test_the_tables_of_a_set_are_drawn_where_a_recipe_says_so(here: Path) -> Non
         ('from = "easy_vqa"', "", "source drawn-shapes is converted: it needs from"),
         ('records = "own.jsonl"', "", "source own must have one of draw, convert, records, it has 0"),
         ('"own"', '"names"', "two sources are called names"),
-        ('"own"', '"a/b"', "the name of a source must do as a file name, got 'a/b'"),
+        ('"own"', '"a/b"', "the name of a source must be usable as a file name, got 'a/b'"),
         ('"damaged"', '"damged"', "no filter is called 'damged': did you mean damaged?"),
         ("shard_records = 4", "shards = 4", "a stage has no setting shards"),
         ("seed = 3", "seed = ", "is not valid TOML"),

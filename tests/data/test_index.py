@@ -103,7 +103,7 @@ def test_a_stale_index_is_refused(tmp_path: Path) -> None:
             StoreIndex.load(path, other, 3)
     with pytest.raises(UserError, match="build it again"):
         StoreIndex.load(path, processor, 3, mask_prompt=False)
-    with pytest.raises(UserError, match="of 3 records, the store has 4"):
+    with pytest.raises(UserError, match="has 3 records, the store 4"):
         StoreIndex.load(path, processor, 4)
 
 

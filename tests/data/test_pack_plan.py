@@ -147,7 +147,7 @@ def test_without_packing_a_sequence_holds_one_sample() -> None:
 def test_positions_outside_the_plan_are_refused() -> None:
     with pytest.raises(UserError, match="negative"):
         Position(window=-1)
-    with pytest.raises(UserError, match="no place 10000"):
+    with pytest.raises(UserError, match="no position 10000"):
         small_plan().step(Position(pack=10_000))
     with pytest.raises(UserError, match="packs_per_step"):
         PlanOptions(packs_per_step=0)

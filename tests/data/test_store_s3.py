@@ -55,7 +55,7 @@ def test_records_come_back_from_s3(ending: str, shard_records: int | None, s3: A
     assert [item.record for item in found if isinstance(item, Located)] == records
     assert [record.id for record in open_random("s3://bucket/a")] == [record.id for record in records]
     assert not [path for path in s3.find("bucket") if path.endswith(".part")]
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         write_records(records, f"s3://bucket/a/set.{ending}", shard_records=shard_records)
 
 

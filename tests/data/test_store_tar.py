@@ -59,7 +59,7 @@ def test_an_index_that_lies_gives_a_problem_not_wrong_data(shard: Path) -> None:
     records = open_random(str(shard))
     with pytest.raises(UserError, match=r"a.tar:000000000 unreadable: not JSON"):
         records[0]
-    with pytest.raises(UserError, match=r"a.tar:000000001 \[r1\] image: image 0: .* is cut off"):
+    with pytest.raises(UserError, match=r"a.tar:000000001 \[r1\] image: image 0: .* is truncated"):
         records[1]
     assert [r.id for r in records[2:]] == [r.id for r in RECORDS[2:]]
     # Reading in order looks at the tar itself.
@@ -97,7 +97,7 @@ def test_links_and_members_twice_are_named(tmp_path: Path) -> None:
     found = list(read_records(str(tmp_path / "a.tar")))
     assert [item.record.id for item in found if isinstance(item, Located)] == ["r3"]
     whys = [item.why for item in found if isinstance(item, Problem)]
-    assert whys == ["k.json is there twice", "k.0.png is no ordinary file"]
+    assert whys == ["k.json occurs twice", "k.0.png is not a regular file"]
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"no tar at all" * 1000, b"\0" * 5000])

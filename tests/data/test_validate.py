@@ -87,11 +87,11 @@ def test_problems_say_where_who_and_why(damaged: tuple[Path, Expected]) -> None:
         ("path outside", "image: image 0: path must be relative and stay in the folder of its file"),
         ("truncated image", "image: image 0: cannot read image <"),
         ("another width", "size: image 0 is 40 x 30 px upright, the record says 77 x 30"),
-        ("same id", "duplicate: the id is that of a.jsonl:1"),
-        ("text with an image", "category: category text is for records without images, it has 1"),
-        ("half a character", "text: message 4 holds half a character (U+D83D)"),
+        ("same id", "duplicate: a.jsonl:1 has the same id"),
+        ("text with an image", "category: category text is for records without images, this one has 1"),
+        ("half a character", "text: message 4 has an unpaired surrogate (U+D83D)"),
         ("no json", "unreadable: no bad86.json beside bad86.0.png"),
-        ("cut off", "b.tar:cut [tar-cut] image: image 0: cut.0.png is cut off"),
+        ("cut off", "b.tar:cut [tar-cut] image: image 0: cut.0.png is truncated"),
         ("damaged row group", "d.parquet:11 unreadable: row group 1 is damaged: "),
     ):
         assert says in by_kind[kind]
@@ -146,4 +146,4 @@ def test_problems_come_while_reading_goes_on() -> None:
 
 def test_names_of_strangers_cannot_steer_the_terminal() -> None:
     (_, second) = check(text_only("a\x1b[2J\nb"), text_only("a\x1b[2J\nb"))
-    assert str(second.problems[0]) == "f:2 [a?[2J b] duplicate: the id is that of f:1"
+    assert str(second.problems[0]) == "f:2 [a?[2J b] duplicate: f:1 has the same id"

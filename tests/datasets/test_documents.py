@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.datasets.layouts import layout, read, said, write_parquet
-from vl2.datasets.text_sets import MAX_CHARACTERS, cut
+from vl2.datasets.text_sets import MAX_CHARACTERS, split_text
 
 
 def test_a_table_of_texts_becomes_documents_that_keep_language_and_licence(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_long_texts_of_a_parquet_file_are_cut(tmp_path: Path) -> None:
 
 @given(st.text(alphabet="ab .。\n", min_size=1, max_size=200), st.integers(1, 40))
 def test_cutting_loses_nothing_but_blanks(text: str, limit: int) -> None:
-    pieces = cut(text, limit)
+    pieces = split_text(text, limit)
     assert "".join("".join(pieces).split()) == "".join(text.split())
     assert all(len(piece) <= limit for piece in pieces)
 

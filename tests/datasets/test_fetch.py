@@ -164,9 +164,9 @@ def test_a_wheel_is_unpacked_and_converted(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nota", "--to", "x"], "nothing is called 'nota': did you mean noto?"),
+        (["nota", "--to", "x"], "nothing to fetch is called 'nota': did you mean noto?"),
         (["noto"], "say where the folders go: --to FOLDER"),
-        (["noto", "--to", "x", "--size", "5"], "pictures can be drawn 16 to 1024 px large, got 5"),
+        (["noto", "--to", "x", "--size", "5"], "the side of images must be 16 to 1024 px, got 5"),
         (["twemoji", "--to", "x"], "npm could not get @iconify-json/twemoji 1.2.5: npm error 404 not found"),
     ],
 )

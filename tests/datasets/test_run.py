@@ -22,11 +22,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("vqa2", {}, "no data set is called 'vqa2': did you mean vqav2?"),
+        ("vqa2", {}, "no dataset is called 'vqa2': did you mean vqav2?"),
         ("gqa", {}, "is not in the layout: it has no train_questions.json"),
         ("gqa", {"negatives": 0.5}, "gqa does not say what is absent from an image"),
         ("coco", {"negatives": 2}, "negatives must be in 0..1, got 2"),
-        ("gqa", {"language": "zh"}, "gqa can be had in en, got 'zh'"),
+        ("gqa", {"language": "zh"}, "gqa is available in en, got 'zh'"),
         ("coco", {"language": "zh"}, "names_zh.json must hold the names of labels"),
         ("gqa", {"draw": lambda table: b""}, "gqa has no tables to draw"),
         ("ai2d", {"split": "dev"}, "it has no questions/*.json"),

@@ -74,7 +74,7 @@ def test_a_task_shows_its_prompt_on_real_data_and_how_an_answer_is_read(
         (["run", "presence", "--out", "x", "--protocol", "paper"], "protocols of presence are vl2, got paper"),
         (["run", "presence", "--out", "x", "--limit", "0"], "limit must be at least 1, got 0"),
         (["run", "nlvr", "--out", "x", "--data", "nowhere"], "--data nowhere is not there"),
-        (["run", "nlvr", "--out", "x", "--data", "hub"], "nlvr has no data set on the hub"),
+        (["run", "nlvr", "--out", "x", "--data", "hub"], "nlvr has no dataset on the hub"),
         (["run", "presence", "--out", "x", "--judge-url", "localhost"], "base_url must be like http://"),
         (["run", "presence", "--out", "x", "--whole"], "presence keeps no items for training, so --whole would change"),
         (["show", "chartqa", "--protocol", "vl2"], "protocols of chartqa are paper, vlmevalkit, lmms-eval, got vl2"),
@@ -187,6 +187,6 @@ def test_the_built_in_model_has_no_published_figure_beside_it(
     code, out, _ = said(capsys, "run", "chartqa", *flags, "--max-new-tokens", "128")
     assert (code, "paper tiny" in out) == (0, False)
     text = (tmp_path / "deepseek-vl2-tiny/chartqa/report.md").read_text()
-    assert "is of none of the published sizes" in text
+    assert "which is none of the published sizes" in text
     assert "published figure's" not in text
     assert "DeepSeek-VL2 tiny" not in (tmp_path / "deepseek-vl2-tiny/chartqa/report.html").read_text()

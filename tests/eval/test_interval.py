@@ -212,7 +212,7 @@ def run_of(**changes: object) -> RunId:
 def test_runs_of_two_different_tests_are_refused_in_a_line_that_says_what_differs(
     changes: dict[str, object], says: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"the two runs of chartqa are not of one test, .*: {says}") as caught:
+    with pytest.raises(UserError, match=rf"the two runs of chartqa are different tests and .*: {says}") as caught:
         check_same_test(run_of(), run_of(**changes))
     assert "\n" not in str(caught.value)
 

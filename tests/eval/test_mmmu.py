@@ -41,7 +41,7 @@ def test_the_plain_protocol_puts_images_where_they_are_named() -> None:
 
 
 def test_a_mark_without_its_image_is_an_error() -> None:
-    with pytest.raises(UserError, match="names image 2, and has 1"):
+    with pytest.raises(UserError, match="refers to image 2, but it has 1"):
         turns_of(Question(text="<image 2>", options=[], images=QUESTION.images[:1]), "plain")
 
 

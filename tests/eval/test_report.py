@@ -13,7 +13,7 @@ from vl2.config import ModelConfig, preset
 from vl2.errors import UserError
 from vl2.eval.choose_items import limited, scan_items
 from vl2.eval.published import published, released_size, rows, size_of_count
-from vl2.eval.report import WORST, chosen, facts, make_report, write_reports
+from vl2.eval.report import WORST, choose_samples, facts, make_report, write_reports
 from vl2.eval.results import RunId, open_run, write_results
 from vl2.eval.run_task import tiling_text
 from vl2.eval.score import SCORER_VERSION
@@ -69,7 +69,7 @@ def chart_run(tmp_path: Path) -> Path:
 def test_the_paper_stands_beside_the_figure_of_a_released_size_its_own_first(chart_run: Path) -> None:
     text = (chart_run / "report.md").read_text(encoding="utf-8")
     assert "score: 66.7 %, 95 % interval" in text
-    assert "paper: 81 by tiny, which this model is by its config.json; small 84.5, base 86\n" in text
+    assert "paper: 81 for tiny, the size of this model by its config.json; small 84.5, base 86\n" in text
     assert "protocol: paper (the published figure's)\n" in text
     assert "Not the same test" not in text
 
@@ -79,7 +79,7 @@ def test_the_paper_stands_beside_the_figure_of_a_released_size_its_own_first(cha
     [
         (
             {"size": None, "parameters": 17_000_000},
-            "the model, of 17.0 million parameters, is of none of the published sizes",
+            "the model has 17.0 million parameters, which is none of the published sizes",
         ),
         ({"limit": 3, "available": 2500, "seed": 0, "is_subset": True}, "the published ones are of all items"),
         ({"is_subset": True, "left_out": {"too large": 7}}, "the published ones are of all items"),
@@ -255,7 +255,7 @@ def test_missing_judges_gold_answers_and_refused_items_are_told() -> None:
 
 def test_the_worst_are_shown_first_and_some_of_the_best_after_them() -> None:
     item = Item(id="1", question="?", gold=["x"])
-    shown = chosen([result(item, "x", float(n % 2)) for n in range(1000)])
+    shown = choose_samples([result(item, "x", float(n % 2)) for n in range(1000)])
     assert len(shown) == 200
     assert [r.score for r in shown[:WORST]] == [0.0] * WORST
     assert {r.score for r in shown[WORST:]} == {1.0}

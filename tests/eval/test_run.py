@@ -14,7 +14,7 @@ from vl2.errors import UserError
 from vl2.eval.choose_items import limited, scan_items
 from vl2.eval.judge import Judge
 from vl2.eval.results import RESULTS, read_parts, read_results, read_run
-from vl2.eval.run_task import EvalOptions, EvalProgress, answers, prepared, run_task
+from vl2.eval.run_task import EvalOptions, EvalProgress, answers, apply_protocol, run_task
 from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Result, Score, Task, mean_score
 from vl2.eval.task_catalog import find_task
 from vl2.infer.vlm import VLM, load
@@ -217,7 +217,7 @@ def test_an_item_that_cannot_be_asked_counts_as_wrong_and_the_run_goes_on(nano: 
 
 
 def test_a_picture_that_is_not_there_is_told_before_anything_is_asked(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the picture of a is not there"):
+    with pytest.raises(UserError, match="the image of a is missing"):
         scan_items([Item(id="a", question="?", images=(tmp_path / "x.png",), gold=["x"])])
 
 
@@ -232,10 +232,10 @@ def test_the_same_pictures_in_another_folder_are_the_same_data(tmp_path: Path) -
 
 def test_a_task_with_more_tiles_cuts_finer_and_a_given_number_wins(nano: VLM) -> None:
     protocol = replace(TASK.protocols["vl2"], max_tiles=18)
-    assert prepared(nano, protocol, 4).processor.cutter.most_views > nano.processor.cutter.most_views
+    assert apply_protocol(nano, protocol, 4).processor.cutter.most_views > nano.processor.cutter.most_views
     chosen = VLM(nano.model, nano.processor.with_tiling("paper", 4), folder=nano.folder)
-    assert prepared(chosen, protocol, 4).processor.max_tiles == 4
-    assert prepared(nano, protocol, 4).limits.max_rows == 4
+    assert apply_protocol(chosen, protocol, 4).processor.max_tiles == 4
+    assert apply_protocol(nano, protocol, 4).limits.max_rows == 4
 
 
 def test_progress_tells_the_time_left_from_the_items_of_this_call() -> None:

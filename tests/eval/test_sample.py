@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.eval.fixtures import cell, json_file, parquet, picture_file, png, tsv
-from vl2.eval.choose_items import Key, choose, limited, sample
+from vl2.eval.choose_items import ItemKey, choose, limited, sample_ids
 from vl2.eval.task import DataSource, Item
 from vl2.eval.task_catalog import find_task
 
 
-def keys(**sizes: int) -> list[Key]:
+def keys(**sizes: int) -> list[ItemKey]:
     """Return items in the order of their parts, as files have them."""
-    return [Key(id=f"{part}-{n}", part=part, cluster="") for part, size in sizes.items() for n in range(size)]
+    return [ItemKey(id=f"{part}-{n}", part=part, cluster="") for part, size in sizes.items() for n in range(size)]
 
 
 def parts_of(ids: frozenset[str]) -> Counter[str]:
@@ -26,7 +26,7 @@ def parts_of(ids: frozenset[str]) -> Counter[str]:
 @pytest.mark.parametrize("limit", [1, 2, 7, 10, 33, 100, 250])
 def test_every_part_has_its_share_to_within_one_item(limit: int) -> None:
     sizes = {"human": 125, "augmented": 100, "rare": 25}
-    taken = parts_of(sample(keys(**sizes), limit))
+    taken = parts_of(sample_ids(keys(**sizes), limit))
     assert sum(taken.values()) == limit
     for part, size in sizes.items():
         assert abs(taken[part] - limit * size / 250) <= 1
@@ -34,32 +34,35 @@ def test_every_part_has_its_share_to_within_one_item(limit: int) -> None:
 
 def test_two_halves_are_taken_evenly() -> None:
     for limit in (2, 10, 64):
-        assert parts_of(sample(keys(human=1250, augmented=1250), limit)) == {"human": limit / 2, "augmented": limit / 2}
+        assert parts_of(sample_ids(keys(human=1250, augmented=1250), limit)) == {
+            "human": limit / 2,
+            "augmented": limit / 2,
+        }
 
 
 def test_every_subject_of_thirty_is_asked_from_a_limit_of_thirty_on() -> None:
     subjects = keys(**{f"subject{n}": 30 for n in range(30)})
-    assert set(parts_of(sample(subjects, 30)).values()) == {1}
-    assert set(parts_of(sample(subjects, 90)).values()) == {3}
+    assert set(parts_of(sample_ids(subjects, 30)).values()) == {1}
+    assert set(parts_of(sample_ids(subjects, 90)).values()) == {3}
 
 
 def test_a_larger_limit_asks_all_that_a_smaller_one_asks() -> None:
     items = keys(a=50, b=31, c=7)
     for limit in range(1, 88):
-        assert sample(items, limit) < sample(items, limit + 1)
+        assert sample_ids(items, limit) < sample_ids(items, limit + 1)
 
 
 def test_a_sample_depends_on_nothing_but_the_items() -> None:
     items = keys(a=50, b=31)
-    assert sample(items, 20) == sample(items[::-1], 20)
+    assert sample_ids(items, 20) == sample_ids(items[::-1], 20)
     first_ones = {f"a-{n}" for n in range(12)}
-    assert not first_ones <= sample(items, 20)
+    assert not first_ones <= sample_ids(items, 20)
 
 
 def test_clusters_are_taken_whole_where_a_figure_needs_all_of_them() -> None:
-    items = [Key(id=f"{n}/{rotation}", part="p", cluster=str(n)) for n in range(20) for rotation in range(4)]
+    items = [ItemKey(id=f"{n}/{rotation}", part="p", cluster=str(n)) for n in range(20) for rotation in range(4)]
     for limit in (1, 4, 7, 8, 40, 79):
-        taken = Counter(id.partition("/")[0] for id in sample(items, limit, keeps_clusters=True))
+        taken = Counter(id.partition("/")[0] for id in sample_ids(items, limit, keeps_clusters=True))
         assert set(taken.values()) == {4}
         assert sum(taken.values()) <= max(limit, 4)
         assert len(taken) == max(1, limit // 4)

@@ -108,7 +108,7 @@ def test_a_cache_grows_past_its_first_capacity(monkeypatch: pytest.MonkeyPatch) 
         ({"image_mask": None}, "tiles need an image_mask"),
         ({"tiles": None, "grids": None}, "no tiles"),
         ({"input_ids": None}, "input_ids are needed"),
-        ({"output_attentions": True}, "not recorded"),
+        ({"output_attentions": True}, "not supported"),
         ({"attention_mask": torch.ones(1, 3)}, "attention_mask must be"),
         ({"attention_mask": torch.tensor([[1, 0] * 32])}, "one run of ones"),
         ({"cache": object()}, "must be a VL2Cache"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from tests.model.configs import small_config
-from vl2.plan.unit_sizes import Load, measure_costs
+from vl2.plan.unit_sizes import CostInputs, measure_costs
 
 
 def test_every_part_has_a_cost_per_tile_or_per_token() -> None:
     costs = measure_costs(
         small_config(),
-        Load(tiles=2, tokens=64, document=32),
+        CostInputs(tiles=2, tokens=64, document=32),
         device=torch.device("cpu"),
         dtype=torch.float32,
         repeats=1,

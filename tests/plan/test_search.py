@@ -12,9 +12,9 @@ import pytest
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.plan.cluster import DEVICES, Cluster, DataProfile
-from vl2.plan.search import Fixed, PlannedStage, choices, plan_stage
+from vl2.plan.search import FixedLayout, PlannedStage, candidate_layouts, plan_stage
 from vl2.plan.step_time import LayoutChoice, StepPacks, step_time
-from vl2.plan.unit_sizes import fullest_share
+from vl2.plan.unit_sizes import largest_expert_share
 from vl2.train.parallel.pipeline_split import UnitCosts
 from vl2.train.recipe import SplitKind
 from vl2.train.shard import check_divided
@@ -31,29 +31,29 @@ def cluster(num_gpus: int = 8, **changes: float) -> Cluster:
     return Cluster(num_gpus=num_gpus, **{**values, **changes})
 
 
-def plan(num_gpus: int = 8, fixed: Fixed | None = None, **changes: float) -> PlannedStage:
+def plan(num_gpus: int = 8, fixed: FixedLayout | None = None, **changes: float) -> PlannedStage:
     return plan_stage(preset("tiny"), STAGE, cluster(num_gpus, **changes), DataProfile.common(), fixed)
 
 
 def test_every_layout_divides_the_ranks_and_the_experts() -> None:
-    for choice in choices(preset("base"), cluster(48), Fixed()):
+    for choice in candidate_layouts(preset("base"), cluster(48), FixedLayout()):
         assert 48 % choice.pipeline == 0
         assert (48 // choice.pipeline) % choice.expert_parallel == 0
         assert 72 % choice.expert_parallel == 0
 
 
 def test_no_layout_is_one_whose_experts_the_trainer_cannot_cut() -> None:
-    found = list(choices(preset("base"), cluster(336), Fixed(pipeline=1)))
+    found = list(candidate_layouts(preset("base"), cluster(336), FixedLayout(pipeline=1)))
     assert {choice.expert_parallel for choice in found} == {1}
-    for choice in choices(preset("base"), cluster(336), Fixed()):
+    for choice in candidate_layouts(preset("base"), cluster(336), FixedLayout()):
         check_divided(preset("base").language_config, 336 // choice.pipeline, choice.expert_parallel)
 
 
 def test_where_no_axis_of_the_experts_divides_some_ranks_hold_one_whole_and_others_none() -> None:
     base = preset("base")
-    assert fullest_share(base, 8, 1) == pytest.approx(1 / 8)
-    assert fullest_share(base, 336, 1) == pytest.approx(1 / 72)
-    assert fullest_share(base, 48, 8) == pytest.approx(1 / 48)
+    assert largest_expert_share(base, 8, 1) == pytest.approx(1 / 8)
+    assert largest_expert_share(base, 336, 1) == pytest.approx(1 / 72)
+    assert largest_expert_share(base, 48, 8) == pytest.approx(1 / 48)
 
 
 def test_weights_are_gathered_for_images_and_for_text_and_buffers_are_kept_for_both() -> None:
@@ -66,7 +66,9 @@ def test_weights_are_gathered_for_images_and_for_text_and_buffers_are_kept_for_b
     cuts: dict[SplitKind, int] = {"looped": 4096 * 1280, "contiguous": 27**2 * 1152}
     for cut, sent in cuts.items():
         choice = LayoutChoice(pipeline=2, expert_parallel=1, cut=cut)
-        one, two = (step_time(config, cluster(4), choice, costs, work, kept_bytes=16.0) for work in (images, mixed))
+        one, two = (
+            step_time(config, cluster(4), choice, costs, work, bytes_per_parameter=16.0) for work in (images, mixed)
+        )
         ratios[cut] = two.weights_s / one.weights_s
         assert two.memory_bytes - one.memory_bytes >= 4 * sent * 2, "of each of four the gradient comes back"
     assert ratios["contiguous"] == pytest.approx(2)
@@ -76,11 +78,11 @@ def test_weights_are_gathered_for_images_and_for_text_and_buffers_are_kept_for_b
 def test_the_plan_fits_and_is_no_slower_than_a_layout_that_is_given() -> None:
     best = plan()
     assert best.step.memory_bytes <= 0.9 * A100.memory_bytes
-    assert best.step.total_s <= plan(fixed=Fixed(pipeline=4, cut="encoder_first")).step.total_s
+    assert best.step.total_s <= plan(fixed=FixedLayout(pipeline=4, cut="encoder_first")).step.total_s
 
 
 def test_twice_the_rate_takes_less_time_and_no_less_than_half() -> None:
-    fixed = Fixed(pipeline=2, expert_parallel=2, cut="looped")
+    fixed = FixedLayout(pipeline=2, expert_parallel=2, cut="looped")
     slow, fast = plan(fixed=fixed), plan(fixed=fixed, peak_flops=2 * A100.peak_flops)
     assert slow.step.total_s / 2 <= fast.step.total_s < slow.step.total_s
 
@@ -92,16 +94,18 @@ def test_useful_work_is_never_more_than_the_kernels_reach() -> None:
 
 
 def test_cutting_through_the_encoder_loses_less_than_one_stage_for_it() -> None:
-    one_stage, by_layers = (plan(fixed=Fixed(pipeline=4, cut=cut)).step for cut in ("encoder_first", "contiguous"))
+    one_stage, by_layers = (
+        plan(fixed=FixedLayout(pipeline=4, cut=cut)).step for cut in ("encoder_first", "contiguous")
+    )
     assert by_layers.bubble < one_stage.bubble
-    assert plan(fixed=Fixed(pipeline=4, cut="looped")).step.bubble < one_stage.bubble
+    assert plan(fixed=FixedLayout(pipeline=4, cut="looped")).step.bubble < one_stage.bubble
 
 
 def test_balanced_tiles_are_even() -> None:
-    step = plan(fixed=Fixed(pipeline=1)).step
+    step = plan(fixed=FixedLayout(pipeline=1)).step
     assert step.imbalance_after <= 1.02
     assert step.imbalance_after <= step.imbalance_before
-    assert plan(fixed=Fixed(pipeline=1, balances_tiles=False)).step.tiles_s == 0
+    assert plan(fixed=FixedLayout(pipeline=1, balances_tiles=False)).step.tiles_s == 0
 
 
 def test_too_little_memory_is_one_line_that_says_how_much_is_needed() -> None:
@@ -114,7 +118,7 @@ def test_a_bfloat16_optimizer_takes_less_memory_whatever_is_frozen(frozen: tuple
     held = []
     for is_bfloat16 in (False, True):
         stage = replace(STAGE, frozen=frozen, is_bfloat16_optimizer=is_bfloat16)
-        fixed = Fixed(pipeline=1, expert_parallel=1, recomputes=True)
+        fixed = FixedLayout(pipeline=1, expert_parallel=1, recomputes=True)
         planned = plan_stage(preset("tiny"), stage, cluster(), DataProfile.common(), fixed)
         held.append(planned.step.memory_bytes)
     assert held[1] < held[0]
@@ -122,7 +126,7 @@ def test_a_bfloat16_optimizer_takes_less_memory_whatever_is_frozen(frozen: tuple
 
 def test_more_ranks_than_sequences_are_refused() -> None:
     with pytest.raises(UserError, match="no layout divides 1024 GPUs"):
-        plan(1024, fixed=Fixed(pipeline=1))
+        plan(1024, fixed=FixedLayout(pipeline=1))
 
 
 def test_a_profile_is_read_from_what_stats_prints(tmp_path: Path) -> None:
@@ -136,7 +140,7 @@ def test_a_profile_is_read_from_what_stats_prints(tmp_path: Path) -> None:
     profile = DataProfile.read(path)
     assert profile == DataProfile(tiles_per_image={1: 5, 5: 5}, text_of_image=100, text_document=500, text_share=0.2)
     path.write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="is not what `vl2 data stats --json` prints"):
+    with pytest.raises(UserError, match="is not the output of `vl2 data stats --json`"):
         DataProfile.read(path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vl2.plan.timeline import Action, order, simulate
+from vl2.plan.timeline import Action, rank_schedule, simulate
 
 
 def run(num_ranks: int, num_segments: int, num_batches: int, transfer_s: float = 0.0):  # type: ignore[no-untyped-def]
@@ -59,9 +59,9 @@ def test_one_slow_stage_makes_the_others_wait() -> None:
 
 def test_the_first_stage_keeps_as_many_micro_batches_as_there_are_stages() -> None:
     timeline = run(4, 4, 12)
-    assert [timeline.most_in_flight(rank) for rank in range(4)] == [4, 3, 2, 1]
+    assert [timeline.max_in_flight(rank) for rank in range(4)] == [4, 3, 2, 1]
 
 
 def test_a_rank_goes_forward_and_backward_in_turn_once_it_is_warm() -> None:
-    directions = [action.direction[0] for action in order(2, 2, 4, 0)]
+    directions = [action.direction[0] for action in rank_schedule(2, 2, 4, 0)]
     assert "".join(directions) == "ffbfbfbb"

@@ -225,7 +225,7 @@ PICTURES = [
           lambda: _encoded({"model": "nano", "messages": [user("Look", *[example("line.png")] * 5)]})),
     _case("pictures", "pictures of more pixels together than are allowed", "more than",
           lambda: _encoded({"model": "nano", "messages": [user("Look", *[data_url(png(1000, 1000))] * 4)]})),
-    _case("pictures", "a picture in a system message", "images belong into user messages",
+    _case("pictures", "a picture in a system message", "images belong in user messages",
           lambda: _encoded({"model": "nano", "messages": [{**user("x", example("line.png")), "role": "system"}]})),
 ]  # fmt: skip
 

@@ -38,11 +38,11 @@ class LiveServer:
     def post(self, path: str, body: Any, **arguments: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=60, **arguments)
 
-    def numbers(self) -> dict[str, float]:
-        return dict(self.backend.numbers())
+    def metric_values(self) -> dict[str, float]:
+        return dict(self.backend.metric_values())
 
     def wait_until_idle(self) -> None:
-        wait_for(lambda: self.service.drain_state.num_under_way == 0 and not self.backend.scheduler.has_work)
+        wait_for(lambda: self.service.drain_state.num_active == 0 and not self.backend.scheduler.has_work)
 
 
 def wait_for(condition: Any, seconds: float = 30.0) -> None:

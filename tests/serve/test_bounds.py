@@ -189,7 +189,7 @@ def large(text: str = "x" * 400_000) -> bytes:
 def stalled(live: LiveServer, stack: ExitStack, count: int) -> list[socket.socket]:
     body = large()
     found = [stack.enter_context(connect(live.port, head(len(body)) + body[:-1])) for _ in range(count)]
-    wait_for(lambda: live.service.drain_state.num_under_way == count)
+    wait_for(lambda: live.service.drain_state.num_active == count)
     return found
 
 
@@ -209,7 +209,7 @@ def test_bodies_that_do_not_end_keep_out_no_small_ones(
             assert answer.json()["error"]["code"] == "context_length_exceeded"  # it was read, in place of the oldest
             first.settimeout(20)
             assert b" 429 " in first.recv(1000)
-    wait_for(lambda: live.service.drain_state.num_under_way == 0)
+    wait_for(lambda: live.service.drain_state.num_active == 0)
 
 
 def test_a_client_that_sends_much_has_its_own_bodies_dropped_for_another(
@@ -225,7 +225,7 @@ def test_a_client_that_sends_much_has_its_own_bodies_dropped_for_another(
         first.settimeout(20)
         assert b" 429 " in first.recv(1000)
         assert not is_closed(second)
-    wait_for(lambda: live.service.drain_state.num_under_way == 0)
+    wait_for(lambda: live.service.drain_state.num_active == 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -22,7 +22,7 @@ from vl2.infer.vlm import VLM
 from vl2.process.decode import ImageOptions, decoding_bytes
 from vl2.process.pixels import CutPlan, tile_canvases
 from vl2.process.processor import Processor
-from vl2.serve.decoders import DecodeLimits, Decoders, Picture, PictureHeader, TiledPicture
+from vl2.serve.decoders import DecodeLimits, Decoders, EncodedImage, ImageHeader, TiledImage
 from vl2.serve.images import ImageLoader
 from vl2.serve.settings import ServerSettings
 
@@ -36,15 +36,15 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="there are no such li
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="addresses are limited on Linux alone")
 
 
-def picture(data: bytes, name: str = "x") -> Picture:
-    return Picture(name=name, load=lambda: data)
+def picture(data: bytes, name: str = "x") -> EncodedImage:
+    return EncodedImage(name=name, load=lambda: data)
 
 
-async def read_header(decoders: Decoders, data: bytes) -> PictureHeader:
+async def read_header(decoders: Decoders, data: bytes) -> ImageHeader:
     return await decoders.read_header(picture(data), OPTIONS, "client", len(data))
 
 
-async def decode_tiles(decoders: Decoders, data: bytes, *, has_whole: bool = False) -> TiledPicture:
+async def decode_tiles(decoders: Decoders, data: bytes, *, has_whole: bool = False) -> TiledImage:
     found = await read_header(decoders, data)
     return await decoders.decode_tiles(
         picture(data), found, PLAN, color=(1, 2, 3), has_whole=has_whole, options=OPTIONS, client="client"
@@ -179,7 +179,7 @@ def test_a_picture_that_takes_more_memory_than_its_header_said_is_refused() -> N
     async def work(decoders: Decoders) -> None:
         (pid,) = decoders.process_ids
         data = pictures.flat_png(6000, 5000, color_type=6)
-        lie = PictureHeader(size=(6000, 5000), decoding_bytes=20 << 20)
+        lie = ImageHeader(size=(6000, 5000), decoding_bytes=20 << 20)
         with pytest.raises(UserError, match="cannot read image x: there is not enough memory to decode it"):
             await decoders.decode_tiles(
                 picture(data), lie, PLAN, color=(0, 0, 0), has_whole=False, options=OPTIONS, client="a"

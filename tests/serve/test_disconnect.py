@@ -62,11 +62,11 @@ def body(*urls: str, text: str = "Look.", max_tokens: int = 4, **fields: object)
 def assert_gone(server: LiveServer) -> None:
     """Nothing is under way any more, and nothing is held."""
     service = server.service
-    wait_for(lambda: service.drain_state.num_under_way == 0, 10)
+    wait_for(lambda: service.drain_state.num_active == 0, 10)
     server.wait_until_idle()
     held = (service.image_semaphore, service.text_semaphore, service.kept_bytes, service.decoders.memory)
     assert [semaphore.num_taken for semaphore in held] == [0, 0, 0, 0]
-    assert server.numbers()["vl2_cache_tokens_reserved"] == 0
+    assert server.metric_values()["vl2_cache_tokens_reserved"] == 0
     answer = server.post(CHAT, json.loads(body(example("line.png"))))
     assert answer.status_code == 200
 
@@ -128,7 +128,7 @@ def test_while_a_name_is_looked_up(live: LiveServer, monkeypatch: pytest.MonkeyP
         client = ask(live, body("http://slow-name.test/a.png"))
         is_asked.wait(30)
         client.close()
-        wait_for(lambda: live.service.drain_state.num_under_way == 0, 10)
+        wait_for(lambda: live.service.drain_state.num_active == 0, 10)
         wait_for(lambda: not any(thread.name.startswith("vl2-read") and _is_fetching(thread)
                                  for thread in threading.enumerate()), 10)  # fmt: skip
         is_over.set()
@@ -175,7 +175,7 @@ def test_while_tokens_are_written(live: LiveServer, monkeypatch: pytest.MonkeyPa
         client = ask(live, body())
         is_begun.wait(30)
         client.close()
-        wait_for(lambda: live.service.drain_state.num_under_way == 0, 10)
+        wait_for(lambda: live.service.drain_state.num_active == 0, 10)
         is_over.set()
     assert_gone(live)
 
@@ -192,12 +192,12 @@ def test_while_it_waits_in_the_engine_and_before_its_first_token(talkative: VLM,
     content = json.dumps(texts[path]).encode()
     with serving(engine_backend(talkative, max_rows=1), ServerSettings(name="nano")) as server:
         first, second = ask(server, content, path), ask(server, content, path)
-        wait_for(lambda: server.numbers()["vl2_queue_length"] == 1 and server.numbers()["vl2_running"] == 1)
-        (second if server.service.drain_state.num_under_way == 2 else first).close()
-        wait_for(lambda: server.service.drain_state.num_under_way == 1, 10)
-        wait_for(lambda: server.numbers()["vl2_queue_length"] == 0)
+        wait_for(lambda: server.metric_values()["vl2_queue_length"] == 1 and server.metric_values()["vl2_running"] == 1)
+        (second if server.service.drain_state.num_active == 2 else first).close()
+        wait_for(lambda: server.service.drain_state.num_active == 1, 10)
+        wait_for(lambda: server.metric_values()["vl2_queue_length"] == 0)
         first.close()
-        wait_for(lambda: server.service.drain_state.num_under_way == 0, 10)
+        wait_for(lambda: server.service.drain_state.num_active == 0, 10)
         server.wait_until_idle()
 
 
@@ -245,7 +245,7 @@ def test_more_fetches_than_threads_keep_text_and_data_urls_waiting_for_nothing(n
     settings = ServerSettings(name="nano", allow_private_urls=True, limits=RequestLimits(fetch_timeout_s=100.0))
     with silent_web() as (url, taken), serving(engine_backend(nano), settings) as server:
         clients = [ask(server, body(url)) for _ in range(30)]
-        wait_for(lambda: len(taken) >= 12 and server.service.drain_state.num_under_way == 30)
+        wait_for(lambda: len(taken) >= 12 and server.service.drain_state.num_active == 30)
         assert server.post(CHAT, json.loads(body())).status_code == 200
         assert server.post(CHAT, json.loads(body(example("line.png")))).status_code == 200
         for client in clients:
@@ -257,7 +257,7 @@ def test_what_waits_for_a_picture_when_the_server_ends_is_told_so(nano: VLM, slo
     limits = RequestLimits(decode_cpu_s=100.0, decode_timeout_s=100.0)
     with serving(engine_backend(nano), ServerSettings(name="nano", drain_s=0.2, limits=limits)) as server:
         client = ask(server, body(slow_picture))
-        wait_for(lambda: server.service.drain_state.num_under_way == 1)
+        wait_for(lambda: server.service.drain_state.num_active == 1)
         graceful = server.service.abort_connection.__self__  # type: ignore[attr-defined]
         graceful.handle_exit(15, None)
         client.settimeout(30)

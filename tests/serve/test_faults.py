@@ -69,7 +69,7 @@ def test_a_hundred_clients_that_vanish_leave_nothing_behind(server: LiveServer) 
     for first in range(0, 100, 25):
         asyncio.run(run(first))
         server.wait_until_idle()
-        assert server.numbers()["vl2_cache_tokens_reserved"] == 0
+        assert server.metric_values()["vl2_cache_tokens_reserved"] == 0
         rss.append(PROCESS.memory_info().rss)
     # The first rounds fill caches; after them a leak of one request's cache and picture each would show.
     assert rss[-1] - rss[1] < 30 << 20
@@ -84,11 +84,11 @@ def test_a_request_that_waits_is_dropped_when_its_client_goes(talkative: VLM) ->
         for _ in range(4):  # one is answered, one waits for the engine, two wait for a slot
             connections.append(socket.create_connection(("127.0.0.1", live.port)))
             connections[-1].sendall(head(content) + content)
-        wait_for(lambda: live.service._numbers()["vl2_queue_length"] == 3)
+        wait_for(lambda: live.service._metric_values()["vl2_queue_length"] == 3)
         for connection in connections[1:]:
             connection.close()
-        wait_for(lambda: live.service._numbers()["vl2_queue_length"] == 0)
-        assert live.service.drain_state.num_under_way == 1
+        wait_for(lambda: live.service._metric_values()["vl2_queue_length"] == 0)
+        assert live.service.drain_state.num_active == 1
         connections[0].close()
         live.wait_until_idle()
 
@@ -132,7 +132,7 @@ def test_a_client_that_reads_nothing_is_dropped(impatient: LiveServer) -> None:
          "top_logprobs": 20, "temperature": 1.9, "seed": 1, "n": 8}
     ).encode()  # fmt: skip
     connection.sendall(head(content) + content)
-    wait_for(lambda: impatient.service.drain_state.num_under_way == 1)
+    wait_for(lambda: impatient.service.drain_state.num_active == 1)
     impatient.wait_until_idle()
     wait_for(lambda: _peers(impatient.port) == 0)
     connection.close()
@@ -230,7 +230,7 @@ def test_what_does_not_end_in_time_is_told_so(talkative: VLM) -> None:
         ]
         for thread in threads:
             thread.start()
-        wait_for(lambda: live.numbers()["vl2_running"] == 3)
+        wait_for(lambda: live.metric_values()["vl2_running"] == 3)
         graceful = live.service.abort_connection.__self__  # type: ignore[attr-defined]
         graceful.handle_exit(signal.SIGTERM, None)
         for thread in threads:

@@ -72,7 +72,7 @@ def test_after_all_that_the_server_answers_as_before(guarded: LiveServer, nano: 
     )
     assert made.json()["choices"][0]["message"]["content"] == reply.text
     guarded.wait_until_idle()
-    assert guarded.numbers()["vl2_cache_tokens_reserved"] == 0
+    assert guarded.metric_values()["vl2_cache_tokens_reserved"] == 0
 
 
 def test_there_are_many_of_them_and_the_document_lists_them_all() -> None:

@@ -31,7 +31,7 @@ VALUES = st.recursive(
 def short_texts_are_long() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_body, "MIN_CUT", 20)
-        patch.setattr(json_body, "PIECE", 10)
+        patch.setattr(json_body, "CHUNK_BYTES", 10)
         yield
 
 
@@ -65,7 +65,7 @@ def test_a_data_url_is_not_counted_and_other_text_is() -> None:
     limit = {"max_json_bytes": 10_000}
     assert parse(json.dumps({"a": [LONG * 1000, LONG]}).encode(), **limit) == {"a": [LONG * 1000, LONG]}
     for text in ("x" * 20_000, "data:" + "\n" * 10_000, "DATA:" + "x" * 20_000, "data:" + "\u00e9" * 10_000):
-        with pytest.raises(ApiError, match="bytes beside its data URLs, the limit is 10000") as caught:
+        with pytest.raises(ApiError, match="bytes besides its data URLs; the limit is 10000") as caught:
             parse(json.dumps({"a": text}).encode(), **limit)
         assert (caught.value.status_code, caught.value.code) == (400, "context_length_exceeded")
 

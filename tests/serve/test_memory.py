@@ -25,7 +25,7 @@ def test_memory_is_returned_after_the_work_although_it_was_tried_while_it_went_o
 
     async def main() -> None:
         nonlocal resident, is_busy
-        task = asyncio.create_task(memory.keep_small(lambda: is_busy))
+        task = asyncio.create_task(memory.trim_memory(lambda: is_busy))
         await asyncio.sleep(0.1)
         assert returned == []
         resident, is_busy = 900 << 20, True

@@ -117,7 +117,7 @@ def test_what_vllm_cannot_do_is_refused(live: LiveServer, nano: VLM) -> None:
         assert answer.status_code == 400
         assert "vLLM" in answer.json()["error"]["message"]
     tiled = nano.processor.with_tiling(Tiling.parse("per-image"))
-    with pytest.raises(UserError, match="paper's rule alone"):
+    with pytest.raises(UserError, match="paper's tiling rule only"):
         VllmBackend(nano.folder, tiled, max_context=4096, max_images=16)
 
 

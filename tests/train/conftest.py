@@ -15,7 +15,7 @@ def _undrawn() -> Iterator[None]:
     That a run draws them is shown by tests/cli/test_train.py, what they hold by test_metrics.py.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vl2.train.run._draw", lambda folder, say: None)
+        patch.setattr("vl2.train.run._save_plots", lambda folder, say: None)
         yield
 
 

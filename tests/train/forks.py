@@ -18,7 +18,7 @@ from vl2.cli.main import main
 _IMPORTED = ["vl2.train.run", "vl2.cli.train", "vl2.train.export", "torch.distributed.pipelining"]
 
 # What comes before a program that trains, where nobody looks at the pictures of the run: see conftest.py.
-UNDRAWN = "import vl2.train.run; vl2.train.run._draw = lambda folder, say: None"
+UNDRAWN = "import vl2.train.run; vl2.train.run._save_plots = lambda folder, say: None"
 
 
 def forking() -> BaseContext:

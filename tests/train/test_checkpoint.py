@@ -14,7 +14,7 @@ from torch import Tensor
 from vl2.errors import UserError
 from vl2.train.checkpoint import (
     Checkpoints,
-    Keep,
+    Retention,
     checkpoint_steps,
     find_checkpoint,
     newest_checkpoint,
@@ -110,9 +110,13 @@ def test_a_checkpoint_is_read_whether_or_not_both_machines_have_cuda(
 
 @pytest.mark.parametrize(
     ("keep", "left"),
-    [(Keep(newest=2), [8, 10]), (Keep(newest=1, every_steps=4), [4, 8, 10]), (Keep(newest=9), [2, 4, 6, 8, 10])],
+    [
+        (Retention(newest=2), [8, 10]),
+        (Retention(newest=1, every_steps=4), [4, 8, 10]),
+        (Retention(newest=9), [2, 4, 6, 8, 10]),
+    ],
 )
-def test_old_checkpoints_go_by_rule(tmp_path: Path, keep: Keep, left: list[int]) -> None:
+def test_old_checkpoints_go_by_rule(tmp_path: Path, keep: Retention, left: list[int]) -> None:
     checkpoints = Checkpoints(tmp_path, keep=keep)
     for step in range(2, 12, 2):
         checkpoints.save(step, {"x": torch.ones(1)}, "")
@@ -148,7 +152,7 @@ def test_a_write_that_fails_is_one_line_and_leaves_the_last_whole_one(tmp_path: 
     blocked.wait()
     (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
     (tmp_path / "checkpoints").write_text("")
-    with pytest.raises(UserError, match=r"^cannot write the checkpoint of step 3 in .*; there is no whole one$"):
+    with pytest.raises(UserError, match=r"^cannot write the checkpoint of step 3 in .*; there is no complete one$"):
         checkpoints.save(3, {"x": torch.ones(1)}, "")
     assert checkpoint_steps(tmp_path) == []
 
@@ -220,7 +224,7 @@ def test_another_model_is_refused_by_the_name_of_its_tensor(tmp_path: Path) -> N
     reader = TensorReader(tmp_path)
     with pytest.raises(UserError, match=r"w is \[2, 3\], the model has \[3, 3\]"):
         fill({"w": torch.ones(3, 3)}, {}, reader, whole_block)
-    with pytest.raises(UserError, match="has no v: it was written by a run of another kind"):
+    with pytest.raises(UserError, match="has no v: another kind of run wrote it"):
         fill({"v": torch.ones(1)}, {}, reader, whole_block)
     assert reader.unread() == []
 

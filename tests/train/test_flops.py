@@ -165,7 +165,9 @@ def test_a_model_that_is_not_here_needs_a_size() -> None:
     recipe = Recipe(
         model=ModelOptions(name="not/here"), stage=paper_stage("tiny/alignment"), run=RunOptions(folder="out")
     )
-    with pytest.raises(UserError, match=r"the model not/here is not here: --model\.preset says which size"):
+    with pytest.raises(
+        UserError, match=r"the model not/here is not here: give the size to plan for with --model\.preset"
+    ):
         plan_run(recipe, rate=1e12)
 
 

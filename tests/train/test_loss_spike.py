@@ -62,9 +62,9 @@ def test_a_step_without_a_token_to_train_is_discarded_and_does_not_move_the_medi
     spikes = trained(options=LossSpikeOptions(most_discarded=2))
     before = spikes.state_dict()["recent"]
     assert spikes.judge(0.0, 0.0, 0) == "data held no token to train"
-    assert not spikes.is_hopeless
+    assert not spikes.must_stop
     spikes.judge(0.0, 0.5, 0)
-    assert spikes.is_hopeless
+    assert spikes.must_stop
     assert spikes.state_dict()["recent"] == before
 
 
@@ -77,7 +77,7 @@ def test_too_many_in_a_row_are_hopeless() -> None:
     found = []
     for _ in range(3):
         spikes.judge(math.nan, 1.0, 100)
-        found.append(spikes.is_hopeless)
+        found.append(spikes.must_stop)
     assert found == [False, False, True]
 
 

@@ -10,7 +10,7 @@ from tests.train.two_ranks import TwoRanks
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.model import VL2
-from vl2.train.muon import each, muon_, orthogonalise
+from vl2.train.muon import muon_, orthogonalize, split_joined
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parts import ParameterGroup, parameter_groups
 from vl2.train.ranks import Ranks
@@ -20,10 +20,10 @@ from vl2.train.stage import STAGES, Stage
 def test_singular_values_come_near_one() -> None:
     torch.manual_seed(0)
     for shape in ((24, 40), (40, 24), (3, 16, 16)):
-        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)).float())
+        values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)).float())
         assert values.min() > 0.5
         assert values.max() < 1.3
-    assert torch.equal(orthogonalise(torch.zeros(4, 6)).float(), torch.zeros(4, 6))
+    assert torch.equal(orthogonalize(torch.zeros(4, 6)).float(), torch.zeros(4, 6))
 
 
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
@@ -90,7 +90,7 @@ def test_joined_matrices_move_each_by_itself(name: str, shape: tuple[int, ...], 
     gradient = torch.randn(shape)
     (parameter * gradient).sum().backward()
     optimizer.step(0.1)
-    assert each(name, alone).shape[-2:] == (shape[-2] // parts, shape[-1])
+    assert split_joined(name, alone).shape[-2:] == (shape[-2] // parts, shape[-1])
     for part, own in zip(alone.chunk(parts, dim=-2), gradient.chunk(parts, dim=-2), strict=True):
         moved, momentum = part.clone(), torch.zeros_like(part)
         muon_([moved], [own.contiguous()], [momentum], learning_rate=0.1, weight_decay=0.1)

@@ -144,10 +144,10 @@ def test_an_incomplete_environment_names_what_is_missing(bare_environment: pytes
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("RANK", "one", "RANK must be a number that is not negative, got 'one'"),
-        ("RANK", "-1", "RANK must be a number that is not negative, got '-1'"),
+        ("RANK", "one", "RANK must be a non-negative number, got 'one'"),
+        ("RANK", "-1", "RANK must be a non-negative number, got '-1'"),
         ("RANK", "2", r"RANK must be in 0..WORLD_SIZE - 1 \(1\), got 2"),
-        ("MASTER_PORT", "http", "MASTER_PORT must be a number that is not negative, got 'http'"),
+        ("MASTER_PORT", "http", "MASTER_PORT must be a non-negative number, got 'http'"),
     ],
 )
 def test_a_wrong_environment_says_what_is_wrong(

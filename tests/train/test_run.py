@@ -35,7 +35,7 @@ from vl2.train.evaluation import Benchmark, HeldOut
 from vl2.train.export import export
 from vl2.train.loss_spike import LossSpikeOptions
 from vl2.train.metric_outputs import Outputs, TrainProgress
-from vl2.train.metrics import OF_THE_MACHINE, read_metrics
+from vl2.train.metrics import MACHINE_DEPENDENT, read_metrics
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Compute, EngineOptions, EvaluationTask, Recipe, read_recipe
 from vl2.train.run import Run, train
@@ -59,7 +59,7 @@ def replace_compute(recipe: Recipe, compute: Compute) -> Recipe:
 
 def curve(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run without what the machine's speed says."""
-    return [{k: v for k, v in line.items() if k not in OF_THE_MACHINE} for line in read_metrics(folder)]
+    return [{k: v for k, v in line.items() if k not in MACHINE_DEPENDENT} for line in read_metrics(folder)]
 
 
 def start(recipe: Recipe, *arguments: str, first: Callable[[], None] | None = None, before: str = "") -> Fork:
@@ -124,7 +124,7 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line_and_the_last_checkpoint_re
     last = said.strip().splitlines()[-1]
     assert last.startswith("vl2: cannot write the checkpoint of step 4 in ")
     assert "File too large" in last
-    assert last.endswith(f"the last whole one is {tmp_path / 'run' / 'checkpoints' / 'step-00000002'}")
+    assert last.endswith(f"the last complete one is {tmp_path / 'run' / 'checkpoints' / 'step-00000002'}")
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000002"]
     assert (tmp_path / "run/checkpoints/step-00000002/rank-00000.safetensors").read_bytes() == before
 
@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line(toy: tuple[Path,
 def test_a_run_is_not_started_over_another(toy: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=1), export=False)
     run_toy(recipe)
-    with pytest.raises(UserError, match=r"a run lives in .* already: go on with --resume"):
+    with pytest.raises(UserError, match=r"already has a run: resume it with --resume"):
         run_toy(recipe)
     again = run_toy(recipe, resume=True)
     assert (again.ended, again.step, len(curve(tmp_path / "run"))) == ("finished", 1, 1)
@@ -193,7 +193,7 @@ def test_a_run_that_only_discards_gives_up_and_names_the_last_checkpoint(
 def test_a_run_whose_data_go_away_changes_nothing_more_and_gives_up(
     toy: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    num_read, original = 0, Loader._sample
+    num_read, original = 0, Loader._encode_checked
 
     def sample(self: Loader, record: Record, entry: PackEntry) -> Sample:
         nonlocal num_read
@@ -202,7 +202,7 @@ def test_a_run_whose_data_go_away_changes_nothing_more_and_gives_up(
             raise OSError(5, "Input/output error")
         return original(self, record, entry)
 
-    monkeypatch.setattr(Loader, "_sample", sample)
+    monkeypatch.setattr(Loader, "_encode_checked", sample)
     recipe = toy_recipe(*toy, tmp_path / "run", toy_stage(num_steps=50))
     recipe = dataclasses.replace(recipe, guard=LossSpikeOptions(most_discarded=3))
     with pytest.raises(UserError, match=r": 3 steps in a row .* its data held no token to train; the last checkpoint"):

@@ -85,4 +85,4 @@ def test_a_second_interrupt_ends_the_process_at_once() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment
     )
     assert (done.returncode, done.stdout) == (130, "interrupted\n")
-    assert done.stderr.strip().endswith("vl2: stopped at once; --resume goes on from the last checkpoint")
+    assert done.stderr.strip().endswith("vl2: stopped immediately; --resume continues from the last checkpoint")

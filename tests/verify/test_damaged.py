@@ -182,7 +182,7 @@ def test_another_template_in_our_code_is_found(verify, correct, monkeypatch):
     report = verify(correct, "--quick")
     assert report.failed == ["chat template"]
     # Bos, the user's mark and the colon are the same, what follows is not.
-    assert "a question: ids part at position 3, ours " in report.find("chat template")["found"]
+    assert "a question: ids differ from position 3 on, ours " in report.find("chat template")["found"]
 
 
 def test_another_format_of_conversations_is_named(verify, damaged):

@@ -58,12 +58,12 @@ def test_a_crash_of_ours_is_a_finding_without_paths(verify, correct, private, mo
     def crash(*_: object) -> None:
         raise ZeroDivisionError(f"in {private}/private-models/x.py of {USER} on {HOST}")
 
-    monkeypatch.setattr(run_checks.agreement, "own_sample", crash)
+    monkeypatch.setattr(run_checks.agreement, "make_test_sample", crash)
     report = verify(correct)
     assert report.failed == ["run"]
     assert report.find("run")["found"] == "ended by ZeroDivisionError: in x.py of [removed] on [removed]"
     text = "\n".join(report.find("run")["details"])
-    assert 'run.py", line ' in text
+    assert 'run_checks.py", line ' in text
     assert str(Path(run_checks.__file__).parent) not in text
     assert not any(secret in text for secret in secrets(private))
     assert report.verdict("values") == "pass"  # what was found before is kept
@@ -168,12 +168,12 @@ def test_a_machine_with_too_little_memory_is_told_what_is_needed(verify, correct
 
 
 def test_float32_is_left_out_where_only_bfloat16_fits(verify, correct, monkeypatch):
-    needed = run_checks._lacks_memory
+    needed = run_checks._memory_shortage
 
     def lacks(plan, subject, dtype=None):
         return "needs 9.9 GB" if dtype == "float32" else needed(plan, subject, dtype)
 
-    monkeypatch.setattr(run_checks, "_lacks_memory", lacks)
+    monkeypatch.setattr(run_checks, "_memory_shortage", lacks)
     report = verify(correct)
     assert report.find("bfloat16 = float32")["verdict"] == "not checked"
     assert report.find("bfloat16 = float32")["found"] == "needs 9.9 GB"

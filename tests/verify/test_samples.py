@@ -9,7 +9,7 @@ from PIL import Image
 
 from vl2.process.messages import to_turns
 from vl2.verify import run_checks, samples
-from vl2.verify.samples import SAMPLES, PublishedSample, compare_answers, judge
+from vl2.verify.samples import SAMPLES, PublishedSample, check_answer, compare_answers
 
 from .conftest import git_id
 
@@ -182,7 +182,7 @@ def test_boxes_are_compared_number_by_number(box, likeness):
     answer = f"<|ref|>The giraffe at the back.<|/ref|><|det|>{box}<|/det|>"
     comparison = compare_answers(answer, GIRAFFE.answer)
     assert comparison.likeness == likeness
-    check = judge(GIRAFFE, answer, weights="bfloat16")
+    check = check_answer(GIRAFFE, answer, weights="bfloat16")
     assert check.verdict == ("fail" if likeness == "differs" else "pass")
 
 
@@ -195,23 +195,23 @@ def test_text_is_compared_by_words_and_the_first_difference_is_shown():
     close = THREE_OF_TINY.answer.replace("orange", "bright orange")
     comparison = compare_answers(close, THREE_OF_TINY.answer)
     assert comparison.likeness == "close"
-    assert "the first difference is word 14: 'bright', published 'orange'" in comparison.said
+    assert "the first difference is word 14: 'bright', published 'orange'" in comparison.explanation
     other = "The images show a dog, a cat and a very small bird that sits on a fence in the evening sun."
     assert compare_answers(other, THREE_OF_TINY.answer).likeness == "differs"
     assert compare_answers("", THREE_OF_TINY.answer).likeness == "differs"
     cut = " ".join(THREE_OF_TINY.answer.split()[:-1])
-    assert "published 'marbling.'" in compare_answers(cut, THREE_OF_TINY.answer).said
+    assert "published 'marbling.'" in compare_answers(cut, THREE_OF_TINY.answer).explanation
 
 
 def test_the_small_sample_may_differ_because_published_angles_were_rounded():
-    check = judge(THREE_OF_SMALL, "Something else.", weights="bfloat16")
+    check = check_answer(THREE_OF_SMALL, "Something else.", weights="bfloat16")
     assert check.verdict == "not checked"
     assert "not yet a fault: the published answer was made by code that rounds the rotary angles" in check.found
-    assert judge(THREE_OF_TINY, "Something else.", weights="bfloat16").verdict == "fail"
-    assert judge(THREE_OF_SMALL, THREE_OF_SMALL.answer, weights="bfloat16").verdict == "pass"
+    assert check_answer(THREE_OF_TINY, "Something else.", weights="bfloat16").verdict == "fail"
+    assert check_answer(THREE_OF_SMALL, THREE_OF_SMALL.answer, weights="bfloat16").verdict == "pass"
 
 
 def test_of_base_the_answer_is_shown_without_a_verdict():
-    check = judge(GIRAFFE_OF_BASE, "<|det|>", weights="bfloat16")
+    check = check_answer(GIRAFFE_OF_BASE, "<|det|>", weights="bfloat16")
     assert check.verdict == "not checked"
     assert "answered:  <|det|>" in check.details

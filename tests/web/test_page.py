@@ -188,6 +188,47 @@ def test_a_browser_in_chinese_gets_a_page_in_chinese(open_page, scripted_server,
     assert page.evaluate("document.documentElement.lang") == "en"
 
 
+def test_a_page_follows_the_browsers_language_until_a_person_chooses_one(open_page, scripted_server, backend):
+    page = open_page(scripted_server[1].url, locale="zh-CN")
+    assert page.evaluate("localStorage.getItem('vl2.language')") is None
+    assert page.locator("#language").inner_text() == "English"
+    page.click("#language")
+    assert page.locator("#language").inner_text() == "中文"
+    assert page.locator("#language").get_attribute("lang") == "zh"
+    page.reload()
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.locator("#welcome-title").inner_text() == "Ask about your pictures"
+    page.click("#language")
+    page.reload()
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+
+
+@pytest.mark.parametrize("phone", [{}, PHONE], ids=["desktop", "phone"])
+def test_nothing_in_english_is_left_on_a_page_in_chinese(
+    open_page, scripted_server, backend, picture: Path, phone: dict[str, Any]
+):
+    """All words that a person reads or hears, but names: of the page, the model, formats and keys."""
+    backend.text = "一片<|ref|>田野<|/ref|><|det|>[[0, 500, 999, 999]]<|/det|>。"
+    page = open_page(scripted_server[1].url, locale="zh-CN", **phone)
+    seen = """() => [...document.querySelectorAll("body *")]
+      .filter((e) => !e.closest("script, noscript, #language"))
+      .flatMap((e) => [e.title, e.ariaLabel, e.placeholder, e.alt,
+       ...[...e.childNodes].filter((n) => n.nodeType === Node.TEXT_NODE).map((n) => n.data)])
+      .filter((text) => /[a-z]{2,}/i.test(text ?? ""))"""
+    allowed = r"vl2|nano|halves\.png|Shift|API|JSON|PNG|Oslo"
+    left = page.evaluate(seen)
+    page.set_input_files("#file", str(picture))
+    wait_until(page, "() => document.querySelector('.cost')?.textContent")
+    choose(page, "describe")
+    ask(page)
+    left += page.evaluate(seen)
+    page.set_input_files("#file", str(picture))
+    page.click(".attachment-open")
+    left += page.evaluate(seen)
+    assert len(left) > 3
+    assert [text for text in left if re.search("[A-Za-z]{2,}", re.sub(allowed, "", text))] == []
+
+
 def test_both_languages_say_the_same_things(page: Any):
     keys = page.evaluate(
         "import('/web/i18n.js').then(async m => {"

@@ -1,1 +1,1 @@
-"""Long jobs: files, pages or requests in, one line each out, in order; stopped at any time, the same call goes on."""
+"""Batch jobs: files, PDF pages or requests in, one output line for each in order; a stopped job can be continued."""

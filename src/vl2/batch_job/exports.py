@@ -1,9 +1,9 @@
-"""What is made of answers beside their lines: pictures with boxes, COCO JSON, Markdown; in files named after the items.
+"""Export the answers of a job: images with drawn boxes, COCO JSON and Markdown, in files named after the items.
 
-COCO has images, categories and boxes as [x, y, width, height] in pixels. A category is what was asked for: of a search
-its query, whatever the model called what it found. Where nothing certain was asked for (descriptions), the model's
-labels are the categories, written alike. `file_name` is the path of the picture as the job was given it, from the
-folder where the job was started. Markdown has a heading per file and a comment per page.
+COCO has images, categories and boxes as [x, y, width, height] in pixels. The category of a located box is the item's
+query, whatever label the model gave it. Without a query, as for descriptions, the categories are the model's labels
+with case and whitespace normalized. `file_name` is the path of the image as it was given, relative to the folder where
+the job was started. Markdown has a heading for each file and a comment for each page.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from vl2.infer.reply import Reply
 from vl2.process.grounding import without_boxes
 from vl2.process.image import open_image
 
-UNNAMED = "object"  # a box without a label
+UNNAMED = "object"  # category of a box without a label
 
 
 def to_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[BatchItem], pages: Mapping[str, str]) -> dict[str, Any]:
-    """Return COCO's object for plain lines. An image without boxes is listed, one with an error is not.
+    """Convert plain output lines to a COCO object. An image without boxes is included, one with an error is not.
 
-    `pages` has the paths of pages that were made pictures, by the names of their items.
+    `pages` maps the id of each PDF page's item to the image file that was written for the page.
     """
-    asked = {item.id: item for item in items}
+    item_by_id = {item.id: item for item in items}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     queries = [item.query for item in items if item.query is not None]
@@ -42,11 +42,11 @@ def to_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[BatchItem], page
     for line in lines:
         if "error" in line or "image_size" not in line:
             continue
-        item = asked[item_id(line)]
+        item = item_by_id[item_id(line)]
         width, height = line["image_size"]
         image_id = len(images) + 1
-        named = {"file_name": pages[item.id]} if item.id in pages else _named(item)
-        images.append({"id": image_id, **named, "width": width, "height": height})
+        names = {"file_name": pages[item.id]} if item.id in pages else _coco_names(item)
+        images.append({"id": image_id, **names, "width": width, "height": height})
         for box in line["boxes"]:
             x0, y0, x1, y1 = box["xyxy_px"]
             w, h = max(0.0, round(x1 - x0, 1)), max(0.0, round(y1 - y0, 1))
@@ -71,18 +71,18 @@ def to_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[BatchItem], page
 
 
 def pages_folder(path: Path) -> Path:
-    """Return where the pages of PDF files go as pictures, beside a COCO file."""
+    """Return the folder beside a COCO file for the images of PDF pages."""
     return path.with_name(f"{path.stem}-pages")
 
 
 def write_coco(lines: Iterable[Mapping[str, Any]], items: Sequence[BatchItem], path: Path) -> None:
-    """Write the file, whole or not at all, and the pages of PDF files as pictures beside it."""
+    """Write the COCO file, complete or not at all, and an image of each PDF page beside it."""
     pages = _write_pages(items, pages_folder(path))
     write_whole(path, json.dumps(to_coco(lines, items, pages), ensure_ascii=False))
 
 
 def _write_pages(items: Sequence[BatchItem], folder: Path) -> dict[str, str]:
-    """Write the pages of PDF files, which are no files of their own, and return their paths by the items' names."""
+    """Write an image of each PDF page, so that COCO can name it. Return the paths by item id."""
     stems = file_stems(item.id for item in items)
     written: dict[str, str] = {}
     for item in items:
@@ -92,7 +92,7 @@ def _write_pages(items: Sequence[BatchItem], folder: Path) -> dict[str, str]:
         try:
             if not path.exists():
                 write_picture(open_image(item.read().images[-1]), path)
-        except UserError:  # it is an error in its line too
+        except UserError:  # the item's output line reports this error
             continue
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from None
@@ -104,8 +104,8 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _named(item: BatchItem) -> dict[str, str]:
-    """Return what COCO says about where a picture is. One without a path or address is called as its item."""
+def _coco_names(item: BatchItem) -> dict[str, str]:
+    """Return COCO's `file_name`, and `coco_url` for a URL. An image without path or URL has the item's id as name."""
     images = item.read().images
     source = images[-1] if images else None
     if not isinstance(source, str) or source.lower().startswith("data:"):
@@ -117,12 +117,12 @@ def _named(item: BatchItem) -> dict[str, str]:
 
 
 def to_markdown(lines: Iterable[Mapping[str, Any]]) -> str:
-    """Return one document with all answers."""
+    """Return one Markdown document with all answers."""
     return "\n\n".join(f"# {name}\n\n{text}" for name, text in _documents(lines).items()) + "\n"
 
 
 def write_markdown(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Write one file, or into a folder one file per document."""
+    """Write one file if `path` ends in .md, else one file per document into the folder `path`."""
     if path.suffix.lower() == ".md":
         write_whole(path, to_markdown(lines))
         return
@@ -141,17 +141,17 @@ def _documents(lines: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {name: "\n\n".join(texts) for name, texts in parts.items()}
 
 
-# Endings that say of what kind a file is, and that a file made of it does not repeat.
+# Suffixes of input files, which are removed from the names of output files.
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")
 
 
 def draw_answer(path: Path, reply: Reply, image: Image.Image) -> None:
-    """Write the picture as PNG, whole or not at all. OSError if it cannot be written."""
+    """Draw a reply's boxes on the image and write it as PNG. Raise OSError if it cannot be written."""
     write_picture(reply.draw(image), path)
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all. OSError, with the path, if it cannot be written."""
+    """Write a PNG, complete or not at all. Raise OSError, with the path, if it cannot be written."""
     partial = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,10 +164,10 @@ def write_picture(picture: Image.Image, path: Path) -> None:
 
 
 def file_stems(names: Iterable[str]) -> dict[str, str]:
-    """Return for each name of an item or document what its files are called, without an ending.
+    """Map the name of each item or document to a unique file name without suffix.
 
-    "photos/bill.png" is "bill". Where two would be called alike, capitals aside, each keeps more of its name: its
-    folders, or its ending ("a-png" and "a-jpg").
+    "photos/bill.png" becomes "bill". If two names would be equal (ignoring case), each keeps more of its path: the
+    folders, or the suffix ("a-png" and "a-jpg").
     """
     left = list(dict.fromkeys(names))
     stems: dict[str, str] = {}
@@ -180,7 +180,7 @@ def file_stems(names: Iterable[str]) -> dict[str, str]:
 
 
 def file_stem(name: str) -> str:
-    """Return a name that any file system takes, different for different names."""
+    """Return a file name that every file system allows. Different names give different results."""
     plain = re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("._")[:80]
     if plain == name:
         return plain

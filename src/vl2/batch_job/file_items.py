@@ -1,4 +1,4 @@
-"""Images and PDF files, also in folders, to items: one per image and one per page, in the order of their names."""
+"""Make batch items from images, PDF files and folders of them: one item for each image or page, in natural order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vl2.batch_job.item import Asked, BatchItem
+from vl2.batch_job.item import BatchItem, BatchRequest
 from vl2.errors import UserError
 from vl2.files import local_path
 from vl2.infer.sampling import GenerateOptions
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 KNOWN = (*PICTURES, ".pdf")
-DEFAULT_DPI = 144  # an A4 page of 1,190 x 1,684 px: sharp at the finest of the released grids
+DEFAULT_DPI = 144  # an A4 page has 1,190 x 1,684 px, enough for the largest of the released grids
 
 
 def file_items(
@@ -35,11 +35,11 @@ def file_items(
     query: str | None = None,
     leave_out: Sequence[Path] = (),
 ) -> list[BatchItem]:
-    """Return the items of files and folders, the same question for each.
+    """Return the items of files and folders, with the same question for each.
 
-    A PDF file that cannot be opened is one item with an error. UserError for a path that is not there, or none found,
-    or PDF files without the library that reads them. `query` is what the question searches for; of a folder, what lies
-    in folders of `leave_out` below it, where results go, is no input.
+    `query` is the object to locate, if the question asks for one. Folders in `leave_out`, where results are written,
+    are skipped when they are below an input folder. A PDF file that cannot be opened becomes one item with an error.
+    Raise UserError if a path does not exist, if no file is found, or if pypdfium2 is needed but not installed.
     """
     if not inputs:
         raise UserError("say what to read: images, PDF files or folders of them")
@@ -48,17 +48,17 @@ def file_items(
     items = [
         item
         for name, path in _files(inputs, leave_out)
-        for item in (_pages(name, path, question, options, dpi) if path.suffix.lower() == ".pdf"
-                     else [_picture(name, path, question, options)])
+        for item in (_page_items(name, path, question, options, dpi) if path.suffix.lower() == ".pdf"
+                     else [_image_item(name, path, question, options)])
     ]  # fmt: skip
     items = [replace(item, query=query) for item in items]
     if not items:
-        raise UserError(f"nothing to read in {', '.join(inputs)}: known are {', '.join(KNOWN)}")
+        raise UserError(f"nothing to read in {', '.join(inputs)}: supported files are {', '.join(KNOWN)}")
     return items
 
 
 def _files(inputs: Sequence[str], leave_out: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Yield (name, path): files of a folder by their path within it, but for those in folders that are left out."""
+    """Yield (name, path) of each input file. The name of a file in a folder is its path within that folder."""
     for text in inputs:
         path = local_path(text)
         if path.is_dir():
@@ -70,28 +70,28 @@ def _files(inputs: Sequence[str], leave_out: Sequence[Path]) -> Iterator[tuple[s
         elif not path.exists():
             raise UserError(f"no file or folder {text}")
         elif path.suffix.lower() not in KNOWN:
-            raise UserError(f"{text} is not of a known kind: {', '.join(KNOWN)}, or a .jsonl of requests alone")
+            raise UserError(f"{text} is not a supported file: give {', '.join(KNOWN)}, or one .jsonl file of requests")
         else:
             yield path.as_posix(), path
 
 
 def _natural(file: tuple[str, Path]) -> list[tuple[int, str]]:
-    """Order page2 before page10."""
+    """Return a sort key that puts page2 before page10."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d{1,9})", file[0])]
 
 
-def _picture(name: str, path: Path, question: str, options: GenerateOptions) -> BatchItem:
-    return BatchItem(id=name, read=_asker(path.as_posix, question, options), about={"file": name})
+def _image_item(name: str, path: Path, question: str, options: GenerateOptions) -> BatchItem:
+    return BatchItem(id=name, read=_reader(path.as_posix, question, options), about={"file": name})
 
 
-def _pages(name: str, path: Path, question: str, options: GenerateOptions, dpi: int) -> Iterator[BatchItem]:
+def _page_items(name: str, path: Path, question: str, options: GenerateOptions, dpi: int) -> Iterator[BatchItem]:
     require_library()
     try:
         num_pages = count_pages(path)
     except UserError as error:
         reason = error
 
-        def fail() -> Asked:
+        def fail() -> BatchRequest:
             raise reason
 
         yield BatchItem(id=name, read=fail, about={"file": name})
@@ -99,32 +99,32 @@ def _pages(name: str, path: Path, question: str, options: GenerateOptions, dpi: 
     for number in range(1, num_pages + 1):
         yield BatchItem(
             id=f"{name}#{number}",
-            read=_asker(lambda number=number: draw_page(path, number, dpi), question, options),  # type: ignore[misc]
+            read=_reader(lambda number=number: draw_page(path, number, dpi), question, options),  # type: ignore[misc]
             about={"file": name, "page": number},
         )
 
 
-def _asker(picture: Callable[[], ImageSource], question: str, options: GenerateOptions) -> Callable[[], Asked]:
-    return lambda: Asked(turns=one_question(question, [picture()]), options=options)
+def _reader(image: Callable[[], ImageSource], question: str, options: GenerateOptions) -> Callable[[], BatchRequest]:
+    return lambda: BatchRequest(turns=one_question(question, [image()]), options=options)
 
 
 POINTS_PER_INCH = 72
-MAX_PAGE_PX = 40_000_000  # of one page: what is larger is drawn coarser
+MAX_PAGE_PX = 40_000_000  # a page that would be larger is rendered at a lower resolution
 
 
 def require_library() -> None:
-    """Raise UserError, with what to install, if no PDF file can be read here."""
+    """Raise UserError, with the install command, if pypdfium2 is missing."""
     _library()
 
 
 def count_pages(path: Path) -> int:
-    """Return how many pages a file has. UserError if it cannot be opened."""
+    """Return the number of pages of a PDF file. Raise UserError if it cannot be opened."""
     with _open(path) as document:
         return len(document)
 
 
 def draw_page(path: Path, number: int, dpi: int) -> Image.Image:
-    """Return page `number`, from 1, as an RGB image."""
+    """Render page `number`, counted from 1, as an RGB image. Raise UserError if that fails."""
     with _open(path) as document:
         try:
             page = document[number - 1]

@@ -1,7 +1,7 @@
-"""One unit of a job: what it is called, what is asked, the line that answers it, and the file of all lines.
+"""The items of a batch job, the JSON lines that answer them, and the output file.
 
-A line is short, or as OpenAI's batches write it. The file is the output of a job and also its memory: a line for each
-item, in order, never twice.
+A line is in the plain format or in that of OpenAI's batch API. The output file has one line for each finished item, in
+the order of the items, so it also records how far the job is.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from vl2.resumable_log import ResumableLog
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the model is asked, read when its turn comes."""
+class BatchRequest:
+    """The request of one item: a conversation and the options for its answer."""
 
     turns: Sequence[Turn]
     options: GenerateOptions
@@ -35,17 +35,20 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchItem:
-    """One line of the output. `read` may raise UserError, which becomes the item's error."""
+    """An item of a job. `read` loads its request when it is about to be answered.
+
+    If `read` raises UserError, the item's output line reports that error.
+    """
 
     id: str  # unique within the job
-    read: Callable[[], Asked]
-    about: Mapping[str, Any] = field(default_factory=dict)  # goes into the line: file, page
-    form: Literal["plain", "openai"] = "plain"
-    query: str | None = None  # what is searched for, where one thing is
+    read: Callable[[], BatchRequest]
+    about: Mapping[str, Any] = field(default_factory=dict)  # extra fields of the output line: file, page
+    form: Literal["plain", "openai"] = "plain"  # format of the output line
+    query: str | None = None  # the object to locate, if the item asks for one
 
 
 def check_unique(items: Sequence[BatchItem]) -> None:
-    """Refuse two items of one name: of the second nobody could say whether it is done."""
+    """Raise UserError if two items have the same id, because ids tell which items are done."""
     seen: set[str] = set()
     for item in items:
         if item.id in seen:
@@ -57,22 +60,22 @@ FINISH_REASONS = {"stop": "stop", "length": "length", "repetition": "length", "c
 
 
 def answer_line(item: BatchItem, reply: Reply, model: str) -> dict[str, Any]:
-    """Return what is written for an answer."""
-    told = reply.to_dict()
+    """Return the output line of an answered item."""
+    fields = reply.to_dict()
     if item.form == "plain":
         size = {"image_size": list(reply.image_sizes[-1])} if reply.image_sizes else {}
-        shown = {key: told[key] for key in ("text", "boxes", "finish_reason", "usage")}
+        shown = {key: fields[key] for key in ("text", "boxes", "finish_reason", "usage")}
         return {"id": item.id, **item.about, **size, **shown}
     usage = reply.usage
     body = {
-        "id": f"chatcmpl-{_name(item)}",
+        "id": f"chatcmpl-{_digest(item)}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": model,
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": reply.text, "boxes": told["boxes"]},
+                "message": {"role": "assistant", "content": reply.text, "boxes": fields["boxes"]},
                 "finish_reason": FINISH_REASONS[reply.finish_reason],
             }
         ],
@@ -87,7 +90,7 @@ def answer_line(item: BatchItem, reply: Reply, model: str) -> dict[str, Any]:
 
 
 def error_line(item: BatchItem, error: UserError) -> dict[str, Any]:
-    """Return what is written for an item that failed."""
+    """Return the output line of a failed item."""
     message = " ".join(str(error).split())
     if item.form == "plain":
         return {"id": item.id, **item.about, "error": message}
@@ -96,31 +99,31 @@ def error_line(item: BatchItem, error: UserError) -> dict[str, Any]:
 
 
 def is_error(line: Mapping[str, Any]) -> bool:
-    """Tell whether a line says that its item failed."""
+    """Tell whether an output line is that of a failed item."""
     response = line.get("response")
     return response["status_code"] != 200 if isinstance(response, Mapping) else "error" in line
 
 
 def _openai_line(item: BatchItem, status: int, body: dict[str, Any]) -> dict[str, Any]:
-    response = {"status_code": status, "request_id": f"req_{_name(item)}", "body": body}
-    return {"id": f"batch_req_{_name(item)}", "custom_id": item.id, "response": response, "error": None}
+    response = {"status_code": status, "request_id": f"req_{_digest(item)}", "body": body}
+    return {"id": f"batch_req_{_digest(item)}", "custom_id": item.id, "response": response, "error": None}
 
 
-def _name(item: BatchItem) -> str:
+def _digest(item: BatchItem) -> str:
     return blake2b(item.id.encode("utf-8", "replace"), digest_size=12).hexdigest()
 
 
 class LineFile(ResumableLog):
-    """Lines by the name of their item."""
+    """The output file of a job: one line per finished item, with the item's id as key."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make the file. UserError if another run has it open, or it was not written by a job."""
+        """Open or create the file. Raise UserError if another run has it open, or if no job wrote it."""
         foreign = "is not the output of a job: line {number} has no id"
         super().__init__(path, item_id, foreign=foreign)
 
 
 def item_id(line: Mapping[str, Any]) -> str:
-    """Return the name of the item that a line answers."""
+    """Return the id of the item that an output line belongs to."""
     name = line["custom_id"] if "custom_id" in line else line["id"]
     if not isinstance(name, str):
         raise TypeError(name)

@@ -1,9 +1,9 @@
-"""A JSONL file of requests to items: OpenAI's batch lines, or short ones.
+"""Read a JSONL file of requests, in the format of OpenAI's batch API or in a short format.
 
 OpenAI: `{"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [...], ...}}`.
-Short: `{"id": ..., "question": ..., "images": [...]}`, with `messages` or `locate` in the place of the question.
-Both may set generation options. A path of an image is relative to the file's folder. A line that is wrong becomes an
-item with an error.
+Short: `{"id": ..., "question": ..., "images": [...]}`, with `messages` or `locate` instead of the question.
+Both may set generation options. Image paths are relative to the file's folder. An invalid line becomes an item with an
+error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from vl2.batch_job.item import Asked, BatchItem
+from vl2.batch_job.item import BatchItem, BatchRequest
 from vl2.errors import UserError
 from vl2.infer.constraint import Constraint, JsonSchema
 from vl2.infer.constraint_boxes import WellFormedBoxes
@@ -26,7 +26,7 @@ from vl2.process.messages import to_turns
 
 CHAT_URL = "/v1/chat/completions"
 SHORT_KEYS = ("id", "question", "messages", "locate", "image", "images", "system")
-# Keys of OpenAI's that change nothing here.
+# Keys of OpenAI's format that are accepted and have no effect here.
 WITHOUT_EFFECT = ("model", "user", "metadata", "store", "stream", "n", "safety_identifier")
 OPTION_NAMES = {field.name for field in fields(GenerateOptions)} - {"constraint"}
 RENAMED = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
@@ -34,7 +34,7 @@ EXTRA_OPTIONS = ("response_format", "constrained")
 
 
 def request_items(path: Path, options: GenerateOptions) -> list[BatchItem]:
-    """Return one item per line that is not empty. UserError if the file cannot be read or has none."""
+    """Return one item per non-empty line. Raise UserError if the file cannot be read or has no requests."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
@@ -59,25 +59,25 @@ def _item(line: str, number: int, folder: Path, options: GenerateOptions) -> Bat
         name = request.get("custom_id", f"line {number}")
         return BatchItem(
             id=name if isinstance(name, str) else f"line {number}",
-            read=lambda: _ask_openai(request, folder, options),
+            read=lambda: _read_openai(request, folder, options),
             form="openai",
         )
     name, query = request.get("id", f"line {number}"), request.get("locate")
     return BatchItem(
         id=str(name),
-        read=lambda: _ask_short(request, folder, options),
+        read=lambda: _read_short(request, folder, options),
         query=query if isinstance(query, str) else None,
     )
 
 
-def _failing(message: str) -> Callable[[], Asked]:
-    def fail() -> Asked:
+def _failing(message: str) -> Callable[[], BatchRequest]:
+    def fail() -> BatchRequest:
         raise UserError(message)
 
     return fail
 
 
-def _ask_openai(request: Mapping[str, Any], folder: Path, options: GenerateOptions) -> Asked:
+def _read_openai(request: Mapping[str, Any], folder: Path, options: GenerateOptions) -> BatchRequest:
     body = request.get("body")
     if not isinstance(request.get("custom_id"), str) or not isinstance(body, Mapping):
         raise UserError("a request needs custom_id, a string, and body, an object")
@@ -85,37 +85,38 @@ def _ask_openai(request: Mapping[str, Any], folder: Path, options: GenerateOptio
         raise UserError(f"a request must be a POST to {CHAT_URL}, got {request.get('method')} {request.get('url')}")
     if body.get("stream") or body.get("n") not in (None, 1):
         raise UserError("a batch has one answer per request, not streamed: n must be 1 and stream false")
-    return Asked(
+    return BatchRequest(
         turns=_read_turns(body.get("messages"), folder),
         options=_options(body, ("messages", *WITHOUT_EFFECT), options),
     )
 
 
-def _ask_short(request: Mapping[str, Any], folder: Path, options: GenerateOptions) -> Asked:
+def _read_short(request: Mapping[str, Any], folder: Path, options: GenerateOptions) -> BatchRequest:
     given = [key for key in ("question", "messages", "locate") if request.get(key) is not None]
     if len(given) != 1:
         raise UserError(f"a request needs one of question, messages or locate, got {', '.join(given) or 'none'}")
     made = _options(request, SHORT_KEYS, options)
     if given == ["messages"]:
-        return Asked(turns=_read_turns(request["messages"], folder), options=made)
+        return BatchRequest(turns=_read_turns(request["messages"], folder), options=made)
     images = request.get("images") or ([request["image"]] if request.get("image") else [])
     text = request[given[0]]
     if not isinstance(text, str) or not isinstance(images, list) or not all(isinstance(i, str) for i in images):
         raise UserError(f"{given[0]} must be a string and images a list of paths or URLs")
     question = locate_prompt(text) if given == ["locate"] else text
     turns = one_question(question, [_path(image, folder) for image in images], request.get("system") or None)
-    return Asked(turns=turns, options=made)
+    return BatchRequest(turns=turns, options=made)
 
 
 def _options(request: Mapping[str, Any], others: tuple[str, ...], options: GenerateOptions) -> GenerateOptions:
+    """Return `options` with those of the request. `others` are the request's keys that are not options."""
     values = {RENAMED.get(k, k): v for k, v in request.items() if k not in others and v is not None}
-    asked_constraint = _constraint(values.pop("response_format", None), values.pop("constrained", False))
+    own_constraint = _constraint(values.pop("response_format", None), values.pop("constrained", False))
     unknown = sorted(values.keys() - OPTION_NAMES)
     if unknown:
         known = ", ".join(sorted({*OPTION_NAMES, *RENAMED, *EXTRA_OPTIONS}))
         raise UserError(f"unknown option {unknown[0]}: the options are {known}")
     try:
-        return replace(options, constraint=asked_constraint or options.constraint, **values)
+        return replace(options, constraint=own_constraint or options.constraint, **values)
     except TypeError:
         raise UserError(f"an option has the wrong type: {values}"[:200]) from None
 
@@ -139,7 +140,7 @@ def _read_turns(messages: object, folder: Path) -> list[Turn]:
 
 
 def _path(source: ImageSource, folder: Path) -> ImageSource:
-    """Return a path of an image beneath the folder, and any other source as it is."""
+    """Resolve an image path against the folder. Return a URL or an image unchanged."""
     if not isinstance(source, str):
         return source
     is_path = not source[:8].lower().startswith(("data:", "http://", "https://"))

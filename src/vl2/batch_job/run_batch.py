@@ -1,8 +1,8 @@
-"""Run a job: every item answered once, its line written in the order of the items, and what fails recorded.
+"""Run a batch job: answer each item once and write one line for it, in the order of the items.
 
-The next run of the same job goes on after the lines that are there, also after `kill -9`. What a job was begun with is
-kept beside its output, so that it is not gone on with under other settings. Answers are decoded together; a line waits
-until those before it are written.
+A later run of the same job continues after the lines that are in the output, also after `kill -9`. The settings of a
+job are stored in a file beside the output, so that a run with other settings is refused. Answers are decoded together
+by continuous batching, so an item's line may have to wait for the lines of items before it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from vl2.infer.vlm import VLM, ReplyBuilder
 from vl2.process.image import open_image
 from vl2.resumable_log import clear
 
-READ_AHEAD = 2  # items in memory for each that can be decoded: pictures are large
+READ_AHEAD = 2  # items held in memory per sequence that is decoded at once; small, because images are large
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchProgress:
-    """How far a job is."""
+    """Counts of a job's items."""
 
     total: int
     done_before: int  # by earlier runs
-    done: int = 0  # by this one, failures included
+    done: int = 0  # by this run, failures included
     failed: int = 0
-    repeating: int = 0  # ended because they began to repeat themselves
+    repeating: int = 0  # answers that were stopped because they repeated themselves
     new_tokens: int = 0
 
     @property
@@ -54,10 +54,10 @@ Report = Callable[[BatchProgress], None]
 
 @dataclass(kw_only=True)
 class _Pending:
-    """An item between its reading and its line."""
+    """An item that has been read, and whose line is not yet written."""
 
     item: BatchItem
-    line: dict[str, Any] | None = None  # when it is answered
+    line: dict[str, Any] | None = None  # set when the item is answered or has failed
     builder: ReplyBuilder | None = None
     constraint: Constraint | None = None
     last_image: Image.Image | None = None  # kept only for drawing
@@ -67,11 +67,11 @@ class _Pending:
 
 @dataclass(kw_only=True)
 class _BatchRun:
-    """One run over the items that are left."""
+    """One run over the items that no earlier run has answered."""
 
     vlm: VLM
     file: LineFile
-    pictures: Mapping[str, Path]  # where the picture of an item with its boxes goes; of none where none is asked for
+    pictures: Mapping[str, Path]  # item id -> file for the image with drawn boxes; empty if none are wanted
     report: Report
     model: str
     progress: BatchProgress
@@ -122,22 +122,22 @@ class _BatchRun:
         work = _Pending(item=item)
         self.pending.append(work)
         try:
-            asked = item.read()
-            images = asked.images
+            request = item.read()
+            images = request.images
             if item.id in self.pictures and images:
                 work.last_image = open_image(images[-1], self.vlm.processor.image_options)
-            sample = self.vlm.processor.encode(asked.turns, name=item.id)
-            task = scheduler.make_task(Job(sample=sample, options=asked.options))
+            sample = self.vlm.processor.encode(request.turns, name=item.id)
+            task = scheduler.make_task(Job(sample=sample, options=request.options))
         except UserError as error:
             self._fail(work, error)
             return
-        work.builder, work.constraint = ReplyBuilder(sample), asked.options.constraint
+        work.builder, work.constraint = ReplyBuilder(sample), request.options.constraint
         working[task] = work
         scheduler.add(task)
 
     def _fail(self, work: _Pending, error: Exception) -> None:
         if not isinstance(error, UserError):
-            raise error  # a fault of ours, which every item might meet
+            raise error  # a bug of ours: stop the job, because all other items might fail the same way
         work.line = error_line(work.item, error)
         work.finish_reason = None
 
@@ -168,16 +168,16 @@ def run_batch(
     model: str = "vl2",
     report: Report = lambda progress: None,
 ) -> BatchProgress:
-    """Answer the items that `out` lacks, one JSON line each. `draw`: a folder for pictures with the boxes.
+    """Answer the items that have no line in `out`, and append one JSON line for each.
 
-    UserError if the output cannot be written, for instance on a full disk: what is there stays, and the same call
-    goes on. UserError too if `out` holds lines of another job.
+    If `draw` is given, images with drawn boxes are written into that folder. Raise UserError if `out` holds lines of
+    another job, or if the output cannot be written, as on a full disk; then the same call continues from there.
     """
     check_unique(items)
     with LineFile(out) as file:
         foreign = file.keys - {item.id for item in items}
         if foreign:
-            raise UserError(f"{out} is of another job: it answers {sorted(foreign)[0]!r}, which is not asked here")
+            raise UserError(f"{out} belongs to another job: this one has no item {sorted(foreign)[0]!r}")
         left = [item for item in items if item.id not in file.keys]
         progress = BatchProgress(total=len(items), done_before=len(items) - len(left))
         report(progress)
@@ -193,7 +193,7 @@ def run_batch(
             done = job.progress.done_before + job.progress.done
             raise UserError(
                 f"cannot write {error.filename or out}: {error.strerror}; {done} of {len(items)} are done, and the "
-                "same command goes on from there"
+                "same command continues from there"
             ) from None
         return job.progress
 
@@ -202,41 +202,41 @@ Settings = Mapping[str, str]
 
 
 def check_settings(out: Path, settings: Settings) -> None:
-    """Raise UserError if an output has answers of other settings, or of no job."""
-    path = _beside(out)
+    """Raise UserError if `out` has answers of a job with other settings, or was not written by a job."""
+    path = _settings_path(out)
     if not _has_answers(out):
         return
     if not path.exists():
-        raise UserError(f"{out} exists and is not of a job that can be gone on with: name another file")
+        raise UserError(f"{out} exists and is not the output of a job that can be continued: name another file")
     try:
         before = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        raise UserError(f"{path} cannot be read: remove it and {out} to begin again") from None
+        raise UserError(f"{path} cannot be read: remove it and {out} to start over") from None
     for name in before:
         if before[name] != settings.get(name):
             raise UserError(
                 f"{out} was begun with {name} {before[name]}, now it is {settings.get(name, 'not set')}: "
-                "name another output, or give --fresh to begin again"
+                "name another output, or give --fresh to start over"
             )
 
 
-def hold_settings(out: Path, settings: Settings) -> None:
-    """Remember the settings of a new job; of one that is gone on with, UserError if they differ."""
+def store_settings(out: Path, settings: Settings) -> None:
+    """Store the settings of a new job. If the job is continued, raise UserError if its settings differ."""
     check_settings(out, settings)
-    if not (_has_answers(out) and _beside(out).exists()):
-        write_whole(_beside(out), json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
+    if not (_has_answers(out) and _settings_path(out).exists()):
+        write_whole(_settings_path(out), json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
 
 
-def forget(out: Path) -> None:
-    """Remove a job's answers and settings. UserError if it is running, or if there is a file that no job wrote."""
-    if _has_answers(out) and not _beside(out).exists():
-        raise UserError(f"{out} exists and is not of a job, so --fresh does not remove it: name another file")
+def remove_job(out: Path) -> None:
+    """Remove a job's answers and settings. Raise UserError if the job is running, or if no job wrote `out`."""
+    if _has_answers(out) and not _settings_path(out).exists():
+        raise UserError(f"{out} exists and is not the output of a job, so --fresh does not clear it: use another name")
     if out.exists():
         clear(out)
-    _beside(out).unlink(missing_ok=True)
+    _settings_path(out).unlink(missing_ok=True)
 
 
-def _beside(out: Path) -> Path:
+def _settings_path(out: Path) -> Path:
     return out.with_name(out.name + ".job")
 
 

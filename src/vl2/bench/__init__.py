@@ -1,1 +1,1 @@
-"""Speed and memory: what this machine allows, what a model reaches of it, and how a peer does beside it."""
+"""The benchmark of `vl2 bench`: a model's speed and memory beside the machine's limits and other programs."""

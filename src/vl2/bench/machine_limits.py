@@ -1,4 +1,4 @@
-"""The machine's own limits: how fast it reads memory, and how fast it multiplies matrices of the model's shapes."""
+"""Measure the machine's limits: memory bandwidth, and the rate of matrix products of the model's shapes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from vl2.checkpoint.pages import prefer_huge_pages
 from vl2.config import ModelConfig
 from vl2.timing import best_seconds, wait_for
 
-READ_BYTES = 512 << 20  # far above the caches of a processor
-NEW_BYTES = 256 << 20  # little enough that hardly any of what is written here serves a model that is loaded next
-PREFILL_ROWS = 1000
+READ_BYTES = 512 << 20  # much larger than a processor's caches
+FIRST_WRITE_BYTES = 256 << 20  # small, so that a model loaded afterwards gets few of these already mapped pages
+PREFILL_ROWS = 1000  # tokens of a typical prompt
 
 
 @dataclass(frozen=True, kw_only=True)
-class Product:
-    """A matrix product [rows, inner] x [inner, columns] that the model does."""
+class MatmulShape:
+    """A matrix product [rows, inner] x [inner, columns] of the model."""
 
-    what: str
+    name: str
     rows: int
     inner: int
     columns: int
@@ -32,22 +32,22 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineLimits:
-    """The best rates that were seen."""
+    """The best measured rates of a device."""
 
     device: str
     threads: int
     read_bytes_per_s: float
-    new_bytes_per_s: float  # of memory that the process has not had before, written for the first time
-    products: dict[str, dict[str, float]]  # type -> what is multiplied -> operations per second
+    first_write_bytes_per_s: float  # first write to memory that is new to the process
+    products: dict[str, dict[str, float]]  # type -> name of the matrix product -> operations per second
 
     def operations_per_s(self, compute: str) -> float:
-        """Return the rate of the fastest product in a type; that of float32 where the type was not measured."""
+        """Return the rate of the fastest matrix product in a type, or in float32 if the type was not measured."""
         return max(self.products.get(compute, self.products["float32"]).values())
 
     def best_with(self, other: MachineLimits) -> MachineLimits:
-        """Join two measurements: what was reached once is possible."""
+        """Combine two measurements, with the higher of each pair of rates."""
         products = {
-            kind: {what: max(rate, other.products[kind][what]) for what, rate in rates.items()}
+            kind: {name: max(rate, other.products[kind][name]) for name, rate in rates.items()}
             for kind, rates in self.products.items()
         }
         read = max(self.read_bytes_per_s, other.read_bytes_per_s)
@@ -58,51 +58,55 @@ class MachineLimits:
             "device": self.device,
             "threads": self.threads,
             "read_gb_per_s": self.read_bytes_per_s / 1e9,
-            "new_gb_per_s": self.new_bytes_per_s / 1e9,
+            "new_gb_per_s": self.first_write_bytes_per_s / 1e9,
             "products_gop_per_s": {
-                kind: {what: rate / 1e9 for what, rate in rates.items()} for kind, rates in self.products.items()
+                kind: {name: rate / 1e9 for name, rate in rates.items()} for kind, rates in self.products.items()
             },
         }
 
 
-def model_products(config: ModelConfig) -> list[Product]:
-    """Return the products that make up most of an encoder's and a prefill's work."""
+def model_matmuls(config: ModelConfig) -> list[MatmulShape]:
+    """Return the matrix products that take most of the time of image encoding and prefill."""
     vision, language = config.siglip, config.language_config
     patches, width = vision.patches_per_side**2, language.hidden_size
     products = [
-        Product(what="encoder MLP", rows=patches, inner=vision.width, columns=vision.mlp_width),
-        Product(what="encoder attention", rows=patches, inner=vision.width, columns=3 * vision.width),
-        Product(what="language attention", rows=PREFILL_ROWS, inner=width, columns=width),
+        MatmulShape(name="encoder MLP", rows=patches, inner=vision.width, columns=vision.mlp_width),
+        MatmulShape(name="encoder attention", rows=patches, inner=vision.width, columns=3 * vision.width),
+        MatmulShape(name="language attention", rows=PREFILL_ROWS, inner=width, columns=width),
     ]
     if language.n_routed_experts and language.num_experts_per_tok:
         rows = -(-PREFILL_ROWS * language.num_experts_per_tok // language.n_routed_experts)
         hidden = language.moe_intermediate_size
-        products.append(Product(what="one expert", rows=rows, inner=width, columns=2 * hidden))
+        products.append(MatmulShape(name="one expert", rows=rows, inner=width, columns=2 * hidden))
         if language.n_shared_experts:
             columns = language.n_shared_experts * hidden
-            products.append(Product(what="shared experts", rows=PREFILL_ROWS, inner=width, columns=columns))
+            products.append(MatmulShape(name="shared experts", rows=PREFILL_ROWS, inner=width, columns=columns))
     return products
 
 
 def measure_machine(
-    config: ModelConfig, device: torch.device, *, repeats: int = 5, new_bytes_per_s: float | None = None
+    config: ModelConfig, device: torch.device, *, repeats: int = 5, first_write_bytes_per_s: float | None = None
 ) -> MachineLimits:
-    """Measure for some seconds. Memory is new only once: its rate is given where it was measured before."""
-    new = _new_rate(device) if new_bytes_per_s is None else new_bytes_per_s  # first: what the others let go is not new
+    """Measure the limits, which takes a few seconds.
+
+    Pass `first_write_bytes_per_s` of an earlier call in the same process: later on, its memory is no longer new.
+    """
+    # This comes first, because the other measurements free memory that would be used again here.
+    first_write = _first_write_rate(device) if first_write_bytes_per_s is None else first_write_bytes_per_s
     products = {}
-    for kind, multiply in _kinds(device).items():
+    for kind, multiply in _matmul_types(device).items():
         rates = {}
-        for product in model_products(config):
-            rate = _product_rate(product, multiply, device, repeats)
+        for shape in model_matmuls(config):
+            rate = _matmul_rate(shape, multiply, device, repeats)
             if rate is not None:
-                rates[product.what] = rate
+                rates[shape.name] = rate
         if rates:
             products[kind] = rates
     return MachineLimits(
         device=_device_name(device),
         threads=torch.get_num_threads(),
         read_bytes_per_s=_read_rate(device, repeats),
-        new_bytes_per_s=new,
+        first_write_bytes_per_s=first_write,
         products=products,
     )
 
@@ -112,57 +116,58 @@ def _device_name(device: torch.device) -> str:
 
 
 def _read_rate(device: torch.device, repeats: int) -> float:
-    """Return the bytes per second that all threads together read."""
-    # Of the CPU's reductions the sum of float64 is nearest to the memory's own speed; not every device has that type.
+    """Return the bytes per second that all threads read together."""
+    # On a CPU the sum in float64 is the reduction that comes closest to memory bandwidth. Not every device has float64.
     dtype = torch.float64 if device.type == "cpu" else torch.float32
     values = torch.ones(READ_BYTES // dtype.itemsize, dtype=dtype, device=device)
     return READ_BYTES / best_seconds(values.sum, device, repeats)
 
 
-def _new_rate(device: torch.device) -> float:
-    """Return the bytes per second of memory that is written for the first time, as a model's weights are.
+def _first_write_rate(device: torch.device) -> float:
+    """Return the bytes per second of the first write to new memory, as happens when a model is loaded.
 
-    The system clears it first, and that of a virtual machine may have to ask for it at its host.
+    It is slower than a later write, because the system clears the pages first, and in a virtual machine it may have to
+    request them from the host.
     """
-    values = torch.empty(NEW_BYTES, dtype=torch.uint8, device=device)
+    values = torch.empty(FIRST_WRITE_BYTES, dtype=torch.uint8, device=device)
     prefer_huge_pages(values)
     wait_for(device)
     start = time.perf_counter()
     values.fill_(1)
     wait_for(device)
-    return NEW_BYTES / (time.perf_counter() - start)
+    return FIRST_WRITE_BYTES / (time.perf_counter() - start)
 
 
-Multiply = Callable[[Product, torch.device], Callable[[], object]]
+MakeMatmul = Callable[[MatmulShape, torch.device], Callable[[], object]]
 
 
-def _kinds(device: torch.device) -> dict[str, Multiply]:
-    kinds: dict[str, Multiply] = {
+def _matmul_types(device: torch.device) -> dict[str, MakeMatmul]:
+    kinds: dict[str, MakeMatmul] = {
         "float32": lambda p, d: _linear(p, d, torch.float32),
         "bfloat16": lambda p, d: _linear(p, d, torch.bfloat16),
     }
     if device.type != "cpu":
         kinds["float16"] = lambda p, d: _linear(p, d, torch.float16)
-    kinds["int8"] = _int8_product
+    kinds["int8"] = _int8_matmul
     return kinds
 
 
-def _linear(product: Product, device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
-    x = torch.randn(product.rows, product.inner, device=device).to(dtype)
-    weight = torch.randn(product.columns, product.inner, device=device).to(dtype)
+def _linear(shape: MatmulShape, device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
+    x = torch.randn(shape.rows, shape.inner, device=device).to(dtype)
+    weight = torch.randn(shape.columns, shape.inner, device=device).to(dtype)
     return lambda: F.linear(x, weight)
 
 
-def _int8_product(product: Product, device: torch.device) -> Callable[[], object]:
-    x = torch.randint(-127, 127, (product.rows, product.inner), device=device, dtype=torch.int8)
-    weight = torch.randint(-127, 127, (product.columns, product.inner), device=device, dtype=torch.int8)
+def _int8_matmul(shape: MatmulShape, device: torch.device) -> Callable[[], object]:
+    x = torch.randint(-127, 127, (shape.rows, shape.inner), device=device, dtype=torch.int8)
+    weight = torch.randint(-127, 127, (shape.columns, shape.inner), device=device, dtype=torch.int8)
     return lambda: torch._int_mm(x, weight.mT)
 
 
-def _product_rate(product: Product, make: Multiply, device: torch.device, repeats: int) -> float | None:
-    """Return the operations per second, or None where the device does not have this product."""
+def _matmul_rate(shape: MatmulShape, make: MakeMatmul, device: torch.device, repeats: int) -> float | None:
+    """Return the operations per second, or None if the device does not support this matrix product."""
     try:
-        seconds = best_seconds(make(product, device), device, repeats)
+        seconds = best_seconds(make(shape, device), device, repeats)
     except (RuntimeError, NotImplementedError):
         return None
-    return 2.0 * product.rows * product.inner * product.columns / seconds
+    return 2.0 * shape.rows * shape.inner * shape.columns / seconds

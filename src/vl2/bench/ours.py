@@ -1,4 +1,4 @@
-"""This project's side of a benchmark, in a process of its own: `python -m vl2.bench.ours`."""
+"""vl2 as a target of a benchmark: a process that answers tasks (`python -m vl2.bench.ours`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor  # noqa: E402
 
 from vl2 import __version__  # noqa: E402
 from vl2.bench.protocol import QUESTIONS, Answer, Task, make_image, random_ids, serve, timed  # noqa: E402
-from vl2.bench.stages import Bytes, Types  # noqa: E402
+from vl2.bench.stages import ComputeTypes, ModelBytes  # noqa: E402
 from vl2.checkpoint.memory_plan import tiles_per_pass  # noqa: E402
 from vl2.infer.engine.scheduler import joint_rows  # noqa: E402
 from vl2.infer.prefill import prefill  # noqa: E402
@@ -30,7 +30,7 @@ IMPORT_S = time.perf_counter() - STARTED
 
 
 class Ours:
-    """One loaded model, doing tasks."""
+    """A loaded model with one method per task of `vl2.bench.protocol`."""
 
     vlm: VLM
 
@@ -48,10 +48,10 @@ class Ours:
             "versions": {"torch": torch.__version__},
             "threads": torch.get_num_threads(),
             "device": str(model.device),
-            "compute": Types.of(model).to_dict(),
+            "compute": ComputeTypes.of(model).to_dict(),
             "runner": [f"runner: {line}" for line in explain_choice(self.vlm.runner, model)],
             "kernels": describe_kernels() if model.device.type == "cpu" else "none: they are for a CPU",
-            "bytes": Bytes.of(model).to_dict(),
+            "bytes": ModelBytes.of(model).to_dict(),
         }
 
     @torch.inference_mode()
@@ -79,7 +79,7 @@ class Ours:
 
     @torch.inference_mode()
     def decode(self, task: Task) -> Answer:
-        """Time joint steps after a prompt; the ids are drawn, so that rows visit experts of their own."""
+        """Time batched decoding steps after a prompt. The ids are random, so that rows select different experts."""
         batch, context, steps = task["batch"], task["context"], task["steps"]
         model, ids = self.vlm.model, random_ids(batch * steps, self._vocabulary, task["seed"] + 1)
         options, generator = GenerateOptions(), torch.Generator()
@@ -100,7 +100,7 @@ class Ours:
                         choose_token(logits_V, options, seen_ids=(), new_ids=(), generator=generator)
 
             if isinstance(self.vlm.runner, CudaGraphRunner):
-                run()  # graphs are recorded when they first occur
+                run()  # the first run records the CUDA graphs
                 for row in rows:
                     row.lengths = [context]
             wait_for(model.device)
@@ -113,7 +113,7 @@ class Ours:
         return self._ask(task, QUESTIONS[1])
 
     def _ask(self, task: Task, question: str) -> Answer:
-        """Time from the picture and the words to the first token."""
+        """Time from an image and a question to the first token of the answer."""
         image = make_image(task["side"], task["seed"])
         content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
         events = self.vlm.events([{"role": "user", "content": content}], max_new_tokens=2)

@@ -1,17 +1,17 @@
-"""The answering side of a benchmark: a process that does one task a line, so that two can take turns.
+"""The protocol of benchmark targets: a process reads one task per line from stdin and writes one answer per line.
 
-A task is a JSON object with the key "do"; the answer is one as well: "seconds" and whatever else the task is about, or
-"unsupported" or "error" with a sentence. The answer to "load" also says a "name" and "versions"; one that makes its
-weights up, instead of loading them, says why in "not_loaded" in place of the seconds. Only answers go to stdout.
-Standard library only: a peer's adapter imports this file in an environment that has nothing else of ours.
+A task is a JSON object with the key "do". The answer is a JSON object too: it has "seconds" and other results of the
+task, or "unsupported" or "error" with a sentence. The answer to "load" also has a "name" and "versions"; a target with
+random weights gives the reason in "not_loaded" instead of the seconds. Only answers go to stdout. This file needs the
+standard library only, because a peer's adapter imports it in an environment without vl2's dependencies.
 
     {"do": "load", "model": FOLDER, "dtype": "bfloat16", "weights": "auto", "device": "cpu", "threads": 2}
     {"do": "encode", "tiles": 5, "seed": 1}
     {"do": "prefill", "tokens": 1000, "seed": 1}
     {"do": "decode", "batch": 4, "context": 32, "steps": 16, "seed": 1}
-    {"do": "first_token", "side": 768, "seed": 1}           an image of that seed and a question
+    {"do": "first_token", "side": 768, "seed": 1}           a question about the image of this seed
     {"do": "second_question", "side": 768, "seed": 1}       another question about the same image
-    {"do": "memory"}                                        the most memory that this process had, in "bytes"
+    {"do": "memory"}                                        the peak memory of this process, in "bytes"
     {"do": "quit"}
 """
 
@@ -35,13 +35,13 @@ MEMORY_STATUS = Path("/proc/self/status")
 
 
 class Unsupported(Exception):
-    """Say why this target does not do a task."""
+    """A target cannot do a task. The message is the reason."""
 
 
 def serve(handlers: Mapping[str, Callable[[Task], Answer]]) -> None:
-    """Do tasks from stdin until it ends or says quit."""
+    """Answer tasks from stdin until its end or the task "quit"."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print goes to stderr
+    os.dup2(2, 1)  # libraries may print, so stdout is redirected to stderr
     known = {"memory": lambda task: {"bytes": peak_bytes()}, **handlers}
     for line in sys.stdin:
         task = json.loads(line)
@@ -63,20 +63,21 @@ def _answer(handlers: Mapping[str, Callable[[Task], Answer]], task: Task) -> Ans
 
 
 def timed(run: Callable[[], object]) -> Answer:
-    """Run and return the seconds that it took."""
+    """Call `run` and return the seconds that it took, as an answer."""
     start = time.perf_counter()
     run()
     return {"seconds": time.perf_counter() - start}
 
 
 def random_ids(count: int, vocabulary: int, seed: int) -> list[int]:
-    """Return token ids that are no special ones, the same everywhere for a seed."""
+    """Return random ids of ordinary tokens, the same on every machine for a seed."""
+    # Special tokens are at the ends of a vocabulary, so ids from its middle avoid them.
     draw = random.Random(seed)
     return [draw.randrange(vocabulary // 8, vocabulary // 2) for _ in range(count)]
 
 
 def make_image(side: int, seed: int) -> Any:
-    """Return a square picture of colored patches."""
+    """Return a square image of random colors, the same on every machine for a seed. `side` is in pixels."""
     from PIL import Image
 
     pixels = random.Random(seed).randbytes(32 * 32 * 3)
@@ -84,14 +85,14 @@ def make_image(side: int, seed: int) -> Any:
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has held."""
-    if MEMORY_STATUS.exists():  # rusage also counts what the parent held when it started this process
+    """Return the peak memory of this process in bytes. Raise Unsupported if the system does not report it."""
+    if MEMORY_STATUS.exists():  # preferred, because rusage includes the parent's memory from before exec
         for line in MEMORY_STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     try:
         import resource
     except ImportError:
-        raise Unsupported("this system does not say how much memory a process has had") from None
+        raise Unsupported("this system does not report the peak memory of a process") from None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,9 +1,8 @@
-"""What is measured, in which order, how each figure is told, and what a stage cannot do without.
+"""The stages of a benchmark, and the lower bound of each stage's time from its memory traffic and arithmetic.
 
-The least time of a stage follows from its bytes and operations. Weights are read once in a pass, of routed experts
-those that are visited when tokens choose evenly. Reading and arithmetic can go on side by side, so the least time is
-the longer of the two. One multiply-add is two operations. What stays plain among quantized layers, routers and
-`kv_b_proj`, is counted with them: a fortieth at most.
+A pass reads every weight once; of the routed experts it reads those that are selected if tokens choose evenly. Reading
+and arithmetic can overlap, so the lower bound is the longer of the two. One multiply-add is two operations. In a
+quantized model the unquantized layers (routers and `kv_b_proj`) are counted as quantized, an error of at most 1/40.
 """
 
 from __future__ import annotations
@@ -27,27 +26,27 @@ from vl2.train.flops import ForwardCost
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bytes:
-    """The memory of a loaded model's parts, as they are held."""
+class ModelBytes:
+    """Bytes of the parts of a loaded model, in the types that it has in memory."""
 
     total: int
-    copied: int  # of all, what does not lie in the checkpoint's files
+    copied: int  # part of the total that is not memory-mapped from the checkpoint's files
     encoder: int  # with the projector, without the attention pool
-    dense: int  # of the language model what every token reads: all but the experts and the token table
+    dense: int  # language model without routed experts and token embedding: what every token reads
     experts: int  # all routed experts of all layers
     cache_per_token: int
 
     @classmethod
-    def of(cls, model: VL2) -> Bytes:
+    def of(cls, model: VL2) -> ModelBytes:
         tensors = [*model.named_parameters(), *model.named_buffers()]
-        held = [(name, tensor.nbytes) for name, tensor in tensors]
+        sizes = [(name, tensor.nbytes) for name, tensor in tensors]
 
         def total(*parts: str, without: tuple[str, ...] = ()) -> int:
             return sum(
-                size for name, size in held if name.startswith(parts) and not any(word in name for word in without)
+                size for name, size in sizes if name.startswith(parts) and not any(word in name for word in without)
             )
 
-        everything, encoder = sum(size for _, size in held), total("vision.", "projector.", without=(".attn_pool.",))
+        everything, encoder = sum(size for _, size in sizes), total("vision.", "projector.", without=(".attn_pool.",))
         all_but_experts = total("language.", without=("embed_tokens", ".mlp.experts."))
         language = total("language.", without=("embed_tokens",))
         row = Cache.allocate(model.config.language_config, 1, 1, dtype=model.dtype, device=model.device)
@@ -65,15 +64,15 @@ class Bytes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Types:
-    """In which types a loaded model multiplies, by name."""
+class ComputeTypes:
+    """Names of the types in which a loaded model computes matrix products."""
 
-    encoder: str  # rows of the encoder and the projector by their weights
-    language: str  # rows of a prompt by weights of the language model
-    rest: str  # scores of attention, and what is done for one row or a few, whose numbers keep their 16 bits
+    encoder: str  # linear layers of the encoder and the projector
+    language: str  # linear layers of the language model in prefill
+    rest: str  # attention scores, and linear layers for one or a few rows, where activations are not quantized
 
     @classmethod
-    def of(cls, model: VL2) -> Types:
+    def of(cls, model: VL2) -> ComputeTypes:
         encoder, language = (
             matmul_dtype(_form(part), model.dtype, model.device) for part in (model.vision, model.language)
         )
@@ -84,7 +83,7 @@ class Types:
 
 
 def _form(part: nn.Module) -> Kind | None:
-    """Return the form of a part's weights, None for plain ones."""
+    """Return the quantization of a part's weights, or None if they are not quantized."""
     return next((m.kind for m in part.modules() if isinstance(m, QuantizedLinear | QuantizedExperts)), None)
 
 
@@ -93,11 +92,11 @@ def _name(dtype: torch.dtype) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """Bytes of one stage, and its operations by what they are done with, as in `Types`."""
+class StageWork:
+    """Memory traffic of one stage in bytes, and its operations in the groups of `ComputeTypes`."""
 
     read_bytes: float
-    new_bytes: float = 0.0  # of memory that is written for the first time
+    first_write_bytes: float = 0.0  # written to memory that is new to the process
     encoder: float = 0.0
     language: float = 0.0
     rest: float = 0.0
@@ -106,50 +105,56 @@ class Work:
     def operations(self) -> float:
         return self.encoder + self.language + self.rest
 
-    def least_seconds(self, machine: MachineLimits, types: Types) -> float:
-        """Return the least time on this machine, each operation at the limit of its type."""
+    def min_seconds(self, machine: MachineLimits, types: ComputeTypes) -> float:
+        """Return the lower bound of the stage's time on this machine."""
         parts = ((self.encoder, types.encoder), (self.language, types.language), (self.rest, types.rest))
         arithmetic = sum(operations / machine.operations_per_s(kind) for operations, kind in parts)
-        memory = self.read_bytes / machine.read_bytes_per_s, self.new_bytes / machine.new_bytes_per_s
-        return max(*memory, arithmetic)
+        reading, writing = (
+            self.read_bytes / machine.read_bytes_per_s,
+            self.first_write_bytes / machine.first_write_bytes_per_s,
+        )
+        return max(reading, writing, arithmetic)
 
 
-def load_work(held: Bytes) -> Work:
-    return Work(read_bytes=held.copied, new_bytes=held.copied)
+def load_work(memory: ModelBytes) -> StageWork:
+    return StageWork(read_bytes=memory.copied, first_write_bytes=memory.copied)
 
 
-def encode_work(config: ModelConfig, held: Bytes, tiles: int) -> Work:
+def encode_work(config: ModelConfig, memory: ModelBytes, tiles: int) -> StageWork:
     cost, vision = ForwardCost.of(config), config.siglip
     scores = 4.0 * vision.layers * vision.patches_per_side**4 * vision.width
     weights = cost.per_tile_vision - scores + cost.per_tile_projector
-    return Work(read_bytes=held.encoder, encoder=tiles * weights, rest=tiles * scores)
+    return StageWork(read_bytes=memory.encoder, encoder=tiles * weights, rest=tiles * scores)
 
 
-def prefill_work(config: ModelConfig, held: Bytes, tokens: int) -> Work:
-    """The pass of a whole prompt, with the logits of its last position: the last layer keeps no other's state."""
+def prefill_work(config: ModelConfig, memory: ModelBytes, tokens: int) -> StageWork:
+    """Return the work of a prompt's prefill with the logits of its last position.
+
+    For the earlier positions the last layer computes keys and values only.
+    """
     cost, language = ForwardCost.of(config), config.language_config
     layers, pairs = language.num_hidden_layers, tokens * (tokens + 1) / 2
     weights = (cost.per_token - cost.per_token_in_end) * (tokens - 1) + cost.per_token
     scores = cost.per_pair * (pairs * (layers - 1) + tokens) / layers
     is_moe = [language.is_moe_layer(layer) for layer in range(layers)]
     read = sum(visited_share(config, 1 if layer == layers - 1 else tokens) for layer in range(layers) if is_moe[layer])
-    read_bytes = held.dense + held.experts * read / max(1, sum(is_moe))
-    return Work(read_bytes=read_bytes, language=weights, rest=scores + cost.per_logit)
+    read_bytes = memory.dense + memory.experts * read / max(1, sum(is_moe))
+    return StageWork(read_bytes=read_bytes, language=weights, rest=scores + cost.per_logit)
 
 
-def decode_work(config: ModelConfig, held: Bytes, *, batch: int, context: int, steps: int) -> Work:
-    """Steps of one token for each of `batch` rows that hold `context` tokens at the start."""
+def decode_work(config: ModelConfig, memory: ModelBytes, *, batch: int, context: int, steps: int) -> StageWork:
+    """Return the work of `steps` decoding steps for `batch` rows that start with `context` tokens each."""
     cost = ForwardCost.of(config)
-    weights = held.dense + held.experts * visited_share(config, batch)
-    seen = context + steps / 2  # positions that a step looks back on, on average
-    return Work(
-        read_bytes=steps * (weights + batch * seen * held.cache_per_token),
+    weights = memory.dense + memory.experts * visited_share(config, batch)
+    seen = context + steps / 2  # mean number of cached positions that a step attends to
+    return StageWork(
+        read_bytes=steps * (weights + batch * seen * memory.cache_per_token),
         rest=steps * batch * (cost.per_token + cost.per_logit + cost.per_pair * seen),
     )
 
 
 def visited_share(config: ModelConfig, tokens: int) -> float:
-    """Return the share of the experts that tokens visit which choose K of E evenly and by themselves."""
+    """Return the expected share of experts that are selected if each token chooses K of E at random."""
     language = config.language_config
     if not language.n_routed_experts:
         return 0.0
@@ -162,17 +167,17 @@ Unit = Literal["s", "s/tile", "tokens/s", "GB"]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchStage:
-    """One measured thing. Its runs are seconds (bytes for memory); `amount` turns them into the unit."""
+    """One measurement. A run gives seconds (bytes for memory), which `figure` converts to the unit."""
 
     name: str
-    group: str  # what --only names
+    group: str  # name for --only
     task: dict[str, Any]
     unit: Unit
     amount: float = 1.0  # tiles or tokens in a run
-    work: Callable[[Bytes], Work] | None = None  # None: no limit is known
+    work: Callable[[ModelBytes], StageWork] | None = None  # None: no lower bound is known
 
     def figure(self, run: float) -> float:
-        """Return a run in the stage's unit."""
+        """Convert a run's seconds or bytes to the stage's unit."""
         if self.unit == "tokens/s":
             return self.amount / run
         return run / 1e9 if self.unit == "GB" else run / self.amount
@@ -180,13 +185,13 @@ class BenchStage:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much is measured."""
+    """Sizes of the measured tasks."""
 
     tiles: int = 5
-    prompt: int = 1000
-    short: int = 32  # tokens of context
+    prompt: int = 1000  # tokens of prefill
+    short: int = 32  # tokens of context for decoding
     long: int = 1050
-    steps: int = 24
+    steps: int = 24  # decoding steps
     rounds: int = 3
 
     @classmethod
@@ -199,7 +204,7 @@ GROUPS = ("encode", "prefill", "decode", "first-token", "memory")  # load is alw
 
 
 def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> list[BenchStage]:
-    """Return the stages of a model, in the order in which they are run. UserError for a group that there is not."""
+    """Return the stages for a model in the order of their runs. Raise UserError for an unknown group in `only`."""
     for group in only:
         if group not in GROUPS:
             raise UserError(f"there is no stage {group}: the stages are {', '.join(GROUPS)}")
@@ -215,7 +220,7 @@ def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> 
             task={"do": "decode", "batch": batch, "context": length, "steps": steps},
             unit="tokens/s",
             amount=batch * steps,
-            work=lambda held: decode_work(config, held, batch=batch, context=length, steps=steps),
+            work=lambda memory: decode_work(config, memory, batch=batch, context=length, steps=steps),
         )
 
     side = 2 * config.siglip.image_size
@@ -227,14 +232,14 @@ def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> 
             task={"do": "encode", "tiles": sizes.tiles},
             unit="s/tile",
             amount=sizes.tiles,
-            work=lambda held: encode_work(config, held, sizes.tiles),
+            work=lambda memory: encode_work(config, memory, sizes.tiles),
         ),
         BenchStage(
             name=f"prefill, {sizes.prompt} tokens",
             group="prefill",
             task={"do": "prefill", "tokens": sizes.prompt},
             unit="s",
-            work=lambda held: prefill_work(config, held, sizes.prompt),
+            work=lambda memory: prefill_work(config, memory, sizes.prompt),
         ),
         *(decode(batch, sizes.short, sizes.steps) for batch in BATCHES),
         decode(1, sizes.long, sizes.steps),
@@ -243,7 +248,7 @@ def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> 
             group="first-token",
             task={"do": "first_token", **shown},
             unit="s",
-            work=lambda held: _image_work(config, held),
+            work=lambda memory: _image_work(config, memory),
         ),
         BenchStage(
             name="another question about it", group="first-token", task={"do": "second_question", **shown}, unit="s"
@@ -257,12 +262,12 @@ def load_stage(task: dict[str, Any]) -> BenchStage:
     return BenchStage(name="load", group="load", task=task, unit="s", work=load_work)
 
 
-def _image_work(config: ModelConfig, held: Bytes) -> Work:
-    """A 2 x 2 grid and a dozen words."""
+def _image_work(config: ModelConfig, memory: ModelBytes) -> StageWork:
+    """Return the work until the first token, for an image with a 2 x 2 grid of tiles and a question of 12 tokens."""
     side = config.tokens_per_side
-    encoder = encode_work(config, held, 5)
-    prompt = prefill_work(config, held, side * (side + 1) + 1 + 2 * side * (2 * side + 1) + 12)
-    return Work(
+    encoder = encode_work(config, memory, 5)
+    prompt = prefill_work(config, memory, side * (side + 1) + 1 + 2 * side * (2 * side + 1) + 12)
+    return StageWork(
         read_bytes=encoder.read_bytes + prompt.read_bytes,
         encoder=encoder.encoder,
         language=prompt.language,

@@ -1,4 +1,4 @@
-"""A process that does benchmark tasks, seen from the side that gives them."""
+"""Start a benchmark target as a process and send it tasks. The other side is `vl2.bench.protocol`."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from vl2.process_tuning import SPINS, VARIABLE
 
 ADAPTERS = Path(__file__).parents[3] / "benchmarks" / "peers"
 OURS = (sys.executable, "-m", "vl2.bench.ours")
-LINES_SHOWN = 3
+NUM_LOG_LINES = 3
 QUIT_TIMEOUT_S = 20.0
 
 
 def adapters() -> dict[str, Path]:
-    """Return the adapters of a checkout by name; without a checkout there are none."""
+    """Return the adapters in benchmarks/peers by name. Outside a checkout there are none."""
     return {path.stem.replace("_", "-"): path for path in sorted(ADAPTERS.glob("*.py"))}
 
 
 def peer_command(text: str) -> list[str]:
-    """Return the command of a peer: a name of `benchmarks/peers`, or a command line as it is."""
+    """Return a peer's command from the name of an adapter or from a command line. Raise UserError if it is neither."""
     known = adapters()
     if text in known:
         return [sys.executable, str(known[text])]
@@ -41,21 +41,21 @@ def peer_command(text: str) -> list[str]:
     except ValueError as error:
         raise UserError(f"{text!r} is no command line: {error}") from None
     if len(words) < 2:
-        named = ", ".join(known) or "none, outside of a checkout"
+        named = ", ".join(known) or "none outside a checkout"
         raise UserError(f"no peer {text!r}: give a command line or one of the adapters ({named})")
     return words
 
 
 class Target:
-    """One running process. Use it as a context: it is told to quit, and ended if it does not."""
+    """A running target. Use it as a context manager, which ends the process."""
 
     def __init__(self, command: Sequence[str], *, threads: int | None) -> None:
-        """Start the command. UserError if it cannot be started."""
+        """Start the command. Raise UserError if that fails."""
         self.command = list(command)
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115, closed with the process
         environment = dict(os.environ)
         if tuple(command[: len(OURS)]) != OURS and environment.get(VARIABLE) == str(SPINS):
-            del environment[VARIABLE]  # a setting of ours: a peer waits as it does by itself
+            del environment[VARIABLE]  # set by this process for itself; a peer must run with its own default
         if threads is not None:
             environment["OMP_NUM_THREADS"] = str(threads)
         try:
@@ -81,7 +81,7 @@ class Target:
         self.close()
 
     def ask(self, task: Task, *, timeout_s: float) -> Answer:
-        """Give a task and return the answer. UserError where the process dies, says an error or takes too long."""
+        """Send a task and return the answer. Raise UserError if the process dies, fails or takes too long."""
         try:
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(dict(task)) + "\n")
@@ -89,37 +89,37 @@ class Target:
             line = self._lines.get(timeout=timeout_s)
         except (BrokenPipeError, Empty) as error:
             if isinstance(error, Empty):
-                raise UserError(f"{self._named} did not answer {task['do']} within {timeout_s:.0f} s") from None
+                raise UserError(f"{self._shown_command} did not answer {task['do']} within {timeout_s:.0f} s") from None
             line = None
         if line is None:
-            ended = _said_of(self._process.wait())
-            raise UserError(f"{self._named} {ended} at {task['do']}: {self._last_lines()}")
+            ended = _describe_exit(self._process.wait())
+            raise UserError(f"{self._shown_command} {ended} at {task['do']}: {self._last_lines()}")
         try:
             answer: Any = json.loads(line)
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise UserError(f"{self._named} answered {task['do']} with no JSON object: {line[:100]!r}")
+            raise UserError(f"{self._shown_command} answered {task['do']} without a JSON object: {line[:100]!r}")
         if "error" in answer:
-            raise UserError(f"{self._named} failed at {task['do']}: {answer['error']}")
+            raise UserError(f"{self._shown_command} failed at {task['do']}: {answer['error']}")
         return answer
 
     def number(self, answer: Answer, key: str, task: Task) -> float:
-        """Return what an answer says under a key. UserError unless it is a number above 0."""
+        """Return the number under a key of an answer. Raise UserError unless it is above 0."""
         value = answer.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise self._misses(answer, f'"{key}", a number above 0', task)
+            raise self._wrong_answer(answer, f'"{key}", a number above 0', task)
         return value
 
     def text(self, answer: Answer, key: str, task: Task) -> str:
-        """Return what an answer says under a key. UserError unless it is a text."""
+        """Return the text under a key of an answer. Raise UserError if there is none."""
         value = answer.get(key)
         if not isinstance(value, str) or not value:
-            raise self._misses(answer, f'"{key}", a text', task)
+            raise self._wrong_answer(answer, f'"{key}", a text', task)
         return value
 
     def close(self) -> None:
-        """Let the process quit, end it if it does not, and forget its messages."""
+        """Ask the process to quit, and kill it if it does not within QUIT_TIMEOUT_S."""
         if self._process.poll() is None:
             assert self._process.stdin is not None
             try:
@@ -137,21 +137,23 @@ class Target:
             self._lines.put(line)
         self._lines.put(None)
 
-    def _misses(self, answer: Answer, wanted: str, task: Task) -> UserError:
-        return UserError(f"{self._named} must answer {task['do']} with {wanted}, got {json.dumps(answer)[:100]}")
+    def _wrong_answer(self, answer: Answer, wanted: str, task: Task) -> UserError:
+        return UserError(
+            f"{self._shown_command} must answer {task['do']} with {wanted}, got {json.dumps(answer)[:100]}"
+        )
 
     @property
-    def _named(self) -> str:
+    def _shown_command(self) -> str:
         return f"`{shlex.join(self.command)}`"
 
     def _last_lines(self) -> str:
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        return " / ".join(lines[-LINES_SHOWN:]) or "it said nothing"
+        return " / ".join(lines[-NUM_LOG_LINES:]) or "it printed nothing"
 
 
-def _said_of(code: int) -> str:
-    """Say how a process ended; POSIX gives the signal that ended it as a negative code."""
+def _describe_exit(code: int) -> str:
+    """Describe how a process ended. On POSIX a negative code is the number of the signal that ended it."""
     if code >= 0:
         return f"ended with code {code}"
     if -code == getattr(signal, "SIGKILL", None):

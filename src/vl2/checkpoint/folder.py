@@ -71,7 +71,7 @@ class Checkpoint:
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Return every tensor of a folder by its name in the files."""
     tensors: dict[str, StoredTensor] = {}
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         for name, tensor in read_header(file).items():
             if name in tensors:
                 raise UserError(f"{name} is stored twice, in {tensors[name].path.name} and {file.name}")
@@ -79,7 +79,8 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold a folder's weights. UserError if there are none, or not all that its index names."""
     if (folder / INDEX).is_file():
         try:
             weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]

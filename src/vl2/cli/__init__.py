@@ -1,1 +1,1 @@
-"""The command line: `main` and one file per command."""
+"""The command line: `main`, the parser, and one module per command."""

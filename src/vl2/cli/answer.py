@@ -1,4 +1,4 @@
-"""Write answers and drawings: stream text to stdout, and check before the work that a file can be written."""
+"""Print answers to stdout, write drawings, and check before a long task that its output files can be written."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from vl2.cli.flags import GenerateFlags, ModelFlags, OutputFlags, check_answer_length, option_fields, print_json
 from vl2.errors import UserError
 from vl2.files import is_url, local_path
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from vl2.infer.constraint import Constraint
 
 
 def check_file(path: Path, flag: str) -> None:
-    """Raise UserError unless a file can be written here, its folders made if need be."""
+    """Raise UserError unless a file can be written at `path`, if necessary after creating its folders."""
     if path.is_dir():
         raise UserError(f"{flag} must name a file, and {path} is a folder")
     if path.exists():
@@ -30,7 +30,7 @@ def check_file(path: Path, flag: str) -> None:
 
 
 def check_folder(folder: Path, flag: str, *, whole: Path | None = None) -> None:
-    """Raise UserError unless files can be written into a folder, which may be one that is still to be made."""
+    """Raise UserError unless files can be written into a folder, which need not exist yet."""
     there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -45,15 +45,15 @@ def _check_writable(there: Path, path: Path, flag: str) -> None:
 
 
 def print_stream(pieces: Iterable[str]) -> None:
-    """Print an answer as it comes, and a newline: in all what `print(reply.text)` would print."""
+    """Print an answer piece by piece, then a newline. The output is the same as that of `print(reply.text)`."""
     for piece in strip_stream(pieces):
         print(piece, end="", flush=True)
     print(flush=True)
 
 
 def strip_stream(pieces: Iterable[str]) -> Iterator[str]:
-    """Yield the pieces of a text without its leading and trailing blanks."""
-    held = ""  # blanks that may turn out to be the last
+    """Yield the pieces of a text without its leading and trailing white space."""
+    held = ""  # white space that is dropped unless more text follows
     has_begun = False
     for piece in pieces:
         text = held + piece
@@ -67,7 +67,7 @@ def strip_stream(pieces: Iterable[str]) -> Iterator[str]:
             held = ""
 
 
-# Formats that Pillow writes everywhere. It registers more, some of which it cannot write.
+# Formats that every build of Pillow can write. It registers more, but cannot write all of them.
 DRAWN_AS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -82,13 +82,13 @@ def answer(
     draw: str | None = None,
     constraint: Constraint | None = None,
 ) -> None:
-    """Answer one question on stdout: streamed as text, or as JSON at the end."""
+    """Answer one question and print the answer: text as a stream, JSON when it is complete."""
     from vl2.infer.constraint import JsonSchema, check_whole
 
     options = option_fields(replace(generate.options(), constraint=constraint))
     check_answer_length(model, generate, quiet=output.quiet)
     vlm = model.load(quiet=output.quiet)
-    # JSON is printed when it is complete; only text is useful while it comes.
+    # Incomplete JSON is of no use, so it is not streamed.
     if output.json or isinstance(constraint, JsonSchema):
         reply = vlm.chat(question, images, system=system, **options)
         check_whole(constraint, reply.text, reply.finish_reason, reply.usage.completion_tokens)
@@ -105,7 +105,7 @@ def answer(
 
 
 def check_drawable(draw: str | None, images: Sequence[str]) -> None:
-    """Check before the work that the drawing can be written after it."""
+    """Raise UserError, before the model is loaded, if the drawing could not be written afterwards."""
     if draw is None:
         return
     if not images:
@@ -124,9 +124,10 @@ def check_drawable(draw: str | None, images: Sequence[str]) -> None:
 
 
 def save_drawing(picture: Image.Image, path: str, *, quiet: bool) -> None:
+    """Write an image in the format of the path's suffix. Raise UserError if that fails."""
     try:
         picture.save(local_path(path))
-    except (OSError, ValueError) as error:  # ValueError: more pixels than the format holds
+    except (OSError, ValueError) as error:  # ValueError: the image is too large for the format
         raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     if not quiet:
         print(f"vl2: drawn to {path}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`vl2 ask`: one question, one answer; `vl2 describe`: what an image shows."""
+"""The commands `vl2 ask`, which answers one question, and `vl2 describe`, which describes an image."""
 
 from __future__ import annotations
 

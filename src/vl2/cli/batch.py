@@ -1,4 +1,4 @@
-"""`vl2 batch`: folders, PDF files or a file of requests to JSONL or Markdown, however long it takes."""
+"""The command `vl2 batch`, which answers a question for many images, PDF pages or requests and can be continued."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Batch:
     def run(self) -> None:
         from vl2.batch_job.exports import write_coco, write_markdown
         from vl2.batch_job.item import check_unique, is_error
-        from vl2.batch_job.run_batch import check_settings, forget, hold_settings, run_batch
+        from vl2.batch_job.run_batch import check_settings, remove_job, run_batch, store_settings
         from vl2.infer.sequence import Limits
         from vl2.resumable_log import read_lines
 
@@ -97,12 +97,12 @@ class Batch:
         if not self.fresh:
             check_settings(lines_path, self._settings())
         check_answer_length(self.model, self.generate, quiet=self.quiet)
-        # As many positions as `run_batch` gives away.
+        # The number of cache positions that `run_batch` uses.
         cache_tokens = Limits.max_rows * self.model.context(quiet=self.quiet)
         vlm = self.model.load(quiet=self.quiet, cache_tokens=cache_tokens)
         if self.fresh:
-            forget(lines_path)
-        hold_settings(lines_path, self._settings())
+            remove_job(lines_path)
+        store_settings(lines_path, self._settings())
         draw = local_path(self.draw) if self.draw is not None else None
         try:
             with batch_progress(quiet=self.quiet) as report:
@@ -115,14 +115,15 @@ class Batch:
         if is_markdown:
             write_markdown(read_lines(lines_path), local_path(self.out))
         self._say(summary(done, lines_path))
-        num_failed = sum(map(is_error, read_lines(lines_path)))  # in earlier runs too: the same call ends the same way
+        # Failures of earlier runs count too, so that the same command always ends with the same exit code.
+        num_failed = sum(map(is_error, read_lines(lines_path)))
         if num_failed:
             raise UserError(
                 f"{num_failed} of {len(items)} items failed: the lines with an error in {lines_path} say why"
             )
 
     def _check_outputs(self, lines_path: Path, items: Sequence[BatchItem]) -> None:
-        """Refuse before the model loads what could not be written after it."""
+        """Raise UserError, before the model is loaded, if an output could not be written afterwards."""
         check_file(lines_path, "-o")
         if self.coco is not None:
             coco = local_path(self.coco)
@@ -145,7 +146,7 @@ class Batch:
         return {local_path(text).resolve() for text in self.inputs}
 
     def _pictures(self, items: Sequence[BatchItem]) -> Iterator[Path]:
-        """Yield the files of the pictures that are read, without opening one."""
+        """Yield the paths of the input images, without opening them."""
         for item in items:
             if "page" in item.about:
                 continue
@@ -157,7 +158,7 @@ class Batch:
             print(f"vl2: {text}", file=sys.stderr)
 
     def _lines_path(self) -> tuple[Path, bool]:
-        """Return where the lines go, and whether Markdown is made of them."""
+        """Return the path of the output lines, and whether they are also exported as Markdown."""
         out = local_path(self.out)
         suffix = out.suffix.lower()
         if suffix == ".jsonl":
@@ -216,18 +217,18 @@ class Batch:
         return asked[0] if asked else None
 
     def _settings(self) -> dict[str, str]:
-        """Return what changes the answers."""
-        asked = self._question()
+        """Return the settings that influence the answers."""
+        question = self._question()
         names = ("model", "adapter", "tiling", "max_tiles", "revision", "weights", "dtype", "max_context")
         model = {name: getattr(self.model, name) for name in names}
         generate = {name: getattr(self.generate, name) for name in self.generate.__dataclass_fields__}
-        rest = {"question": asked, "dpi": self.dpi, "constrained": self.constrained}
+        rest = {"question": question, "dpi": self.dpi, "constrained": self.constrained}
         return {name: str(value) for name, value in {**model, **generate, **rest}.items()}
 
 
 @contextmanager
 def batch_progress(*, quiet: bool) -> Iterator[Report]:
-    """Yield a function that shows how far a job is."""
+    """Yield a function that shows the progress of a job."""
     with ProgressDisplay(None, quiet=quiet) as display:
 
         def report(progress: BatchProgress) -> None:
@@ -242,7 +243,7 @@ def batch_progress(*, quiet: bool) -> Iterator[Report]:
 
 
 def summary(progress: BatchProgress, out: Path) -> str:
-    """Return the last line of a run."""
+    """Return the message that a finished run prints."""
     parts = [f"{progress.done_before + progress.done} of {progress.total} done"]
     if progress.done_before:
         parts.append(f"{progress.done_before} by earlier runs")

@@ -1,4 +1,4 @@
-"""`vl2 bench`: speed and memory of a model, beside what the machine allows and what a peer reaches."""
+"""The command `vl2 bench`, which measures a model's speed and memory beside the machine's limits and other programs."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Bench:
             print_json(result)
         else:
             print_report(comparison, sys.stdout)
-        if self.out is not None:  # last: what was measured is not lost where it cannot be written
+        if self.out is not None:  # after printing, so that the results are not lost if the file cannot be written
             try:
                 Path(self.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
             except OSError as error:
@@ -103,7 +103,7 @@ class Bench:
 
     @contextlib.contextmanager
     def _checkpoint(self) -> Iterator[Path]:
-        """Give the checkpoint's folder; one of random weights is made, and deleted unless it was to be kept."""
+        """Yield the checkpoint's folder. One with random weights is deleted at the end, unless --folder is given."""
         if not self.model.startswith(RANDOM):
             if self.folder is not None:
                 raise UserError("--folder is for random:SIZE")
@@ -120,7 +120,7 @@ class Bench:
 
 @contextlib.contextmanager
 def _saying(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Show on stderr what is being measured, where it is a terminal."""
+    """Yield a function that shows the current measurement on stderr, if that is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda text: None
         return

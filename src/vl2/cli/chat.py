@@ -1,4 +1,4 @@
-"""`vl2 chat`: a conversation in the terminal that streams."""
+"""The command `vl2 chat`, a conversation in the terminal with streamed answers."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Chat:
 
 
 class ChatLoop:
-    """Commands and questions, one line each."""
+    """The loop of a chat. Each input line is a command or a question."""
 
     def __init__(
         self, session: Session, options: GenerateOptions, *, as_json: bool = False, stops_on_interrupt: bool = False
@@ -91,9 +91,9 @@ class ChatLoop:
         self._session = session
         self._options = options
         self._as_json = as_json
-        self._stops_on_interrupt = stops_on_interrupt  # Ctrl-C ends a script; for a person it only stops the answer
+        self._stops_on_interrupt = stops_on_interrupt  # Ctrl-C ends a script; on a terminal it only stops the answer
         self._attached: list[Image.Image] = []
-        self._names: dict[int, str] = {}  # by the id() of an image of the conversation, for /save
+        self._names: dict[int, str] = {}  # id() of each image in the conversation -> its name, for /save
 
     def run(self, read_line: Callable[[], str]) -> None:
         """Read lines until the end of input or /exit."""
@@ -116,7 +116,7 @@ class ChatLoop:
                 print(f"vl2: {error}", file=sys.stderr)
 
     def handle(self, line: str) -> bool:
-        """Do what one line says. False ends the loop; a UserError leaves everything as it was."""
+        """Execute one input line. Return False to end the loop. If it raises UserError, nothing has changed."""
         line = line.strip()
         command, _, argument = line.partition(" ")
         argument = argument.strip()
@@ -142,7 +142,7 @@ class ChatLoop:
         return True
 
     def attach(self, name: str, image: Image.Image) -> None:
-        """Keep an image for the next question. It is opened once, so that later turns do not depend on its file."""
+        """Attach an opened image to the next question, so that later turns do not depend on its file."""
         self._attached.append(image)
         self._names[id(image)] = name
 
@@ -157,7 +157,7 @@ class ChatLoop:
         print(f"attached {name} ({image.width} x {image.height})", file=sys.stderr)
 
     def _ask(self, question: str) -> None:
-        # The session remembers a turn, even a stopped one, if some of the answer came.
+        # The session keeps a stopped turn if a part of its answer was generated. Only then are its images used up.
         before = len(self._session.messages)
         try:
             if self._as_json:
@@ -197,10 +197,10 @@ class ChatLoop:
 
 
 def as_path(typed: str) -> str:
-    """Return a path as a shell reads it: "~" is the home; quotes and backslashes of a dropped file are removed."""
+    """Interpret a typed path like a shell: expand "~", and remove the quotes and backslashes of a dropped file."""
     if is_url(typed) or os.path.exists(typed):
         return typed
-    with contextlib.suppress(ValueError):  # a quote without its other half
+    with contextlib.suppress(ValueError):  # an unmatched quote
         words = shlex.split(typed)
         typed = words[0] if len(words) == 1 else typed
     return str(local_path(typed)) if typed.startswith("~") else typed
@@ -208,7 +208,7 @@ def as_path(typed: str) -> str:
 
 @contextlib.contextmanager
 def remembered_input() -> Iterator[Callable[[], str]]:
-    """Yield a function that reads one line. On a terminal it has editing and a history that is kept on disk."""
+    """Yield a function that reads one line, on a terminal with line editing and a history that is kept on disk."""
     if not sys.stdin.isatty():
         yield input
         return
@@ -237,7 +237,7 @@ def _prompted() -> str:
     try:
         return input("> ")
     except EOFError:
-        print(file=sys.stderr)  # after Ctrl-D the cursor is still behind the prompt
+        print(file=sys.stderr)  # after Ctrl-D the cursor is still on the line of the prompt
         raise
 
 

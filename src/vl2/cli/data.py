@@ -1,4 +1,4 @@
-"""`vl2 data`: the commands that make training records, and look at them before a model does."""
+"""The command group `vl2 data`, which makes, checks and shows training records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vl2 data build`: draw records of a synthetic source, or build a whole stage from a recipe."""
+"""The command `vl2 data build`, which generates records of a synthetic source, or builds a stage from a recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vl2.cli.flags import CheckpointFlags, Number, OptionalFolder, OptionalInt, 
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
-    from vl2.data.ray_map import Where
+    from vl2.data.ray_map import MapBackend
     from vl2.process.processor import Processor
     from vl2.synth.source import GenerationTally
 
@@ -89,7 +89,7 @@ class DataBuild:
         self._report(files, tally)
 
     def _build_stage(self) -> None:
-        from vl2.curate.stage_build import How, build_stage
+        from vl2.curate.stage_build import BuildOptions, build_stage
         from vl2.curate.stage_recipe import read_recipe
 
         if self.out or self.settings or self.shard_records is not None:
@@ -98,7 +98,7 @@ class DataBuild:
         if self.to is None:
             raise UserError("say where the stage goes: --to FOLDER")
         reports = []
-        how = How(processes=self._processes(), on=self._where())
+        how = BuildOptions(processes=self._processes(), on=self._where())
         for report in build_stage(recipe, Path(self.to), load=self._load, how=how):
             reports.append(report.to_dict())
             if not self.output.quiet and not self.output.json:
@@ -111,7 +111,7 @@ class DataBuild:
     def _processes(self) -> int:
         return self.processes or os.cpu_count() or 1
 
-    def _where(self) -> Where:
+    def _where(self) -> MapBackend:
         return "ray" if self.ray else "local"
 
     def _load(self) -> Processor:

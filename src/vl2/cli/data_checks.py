@@ -1,4 +1,4 @@
-"""`vl2 data validate`, `stats` and `preview`: what is in a set of records, before a model trains on it."""
+"""The commands `vl2 data validate`, `stats` and `preview`, which check, count and show records before training."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class DataValidate:
         elif self.shard_records is not None:
             raise UserError("--shard-records is for --good")
         if self.bad is not None and Path(self.bad).exists():
-            raise UserError(f"--bad: {self.bad} is there already")
+            raise UserError(f"--bad: {self.bad} already exists")
         processor = None if self.fast else load_processor(self.model, quiet=self.output.quiet)
         found = counted(read_records(*self.locations), quiet=self.output.quiet)
         checks = validate(found, processor=processor, max_tokens=self.max_tokens)
@@ -87,7 +87,7 @@ class DataValidate:
     def _report(
         self, checks: Iterator[Checked], summary: Summary, problems: list[dict[str, object]]
     ) -> Iterator[Record]:
-        """Pass the good records on; print, keep and count what is wrong with the others."""
+        """Yield the good records. Print, collect and count the problems of the others."""
         for checked in checks:
             summary.add(checked)
             for problem in checked.problems:
@@ -118,7 +118,7 @@ class DataStats:
 
     Examples:
       vl2 data stats shards/
-      vl2 data stats "train-*.parquet" --model deepseek-ai/deepseek-vl2-small --plots plots/
+      vl2 data stats "train-*.parquet" --model small --plots plots/
       vl2 data stats train.jsonl --json
     """
 
@@ -152,7 +152,7 @@ class DataStats:
 
 
 def print_stats(stats: Stats) -> None:
-    """Print one table: all, then each group."""
+    """Print a table with the totals and the counts of each group."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -168,7 +168,7 @@ def print_stats(stats: Stats) -> None:
         values = (tally.records, tally.images, tally.tiles, tally.text_tokens, tally.trained_tokens)
         numbers = [f"{value:,}" for value in (*values, tally.visual_tokens, tally.tokens)]
         share = f"{tally.tokens / max(1, stats.total.tokens):.1%}"
-        table.add_row(Text(name), *numbers, share, style=style)  # Text: a name is no markup
+        table.add_row(Text(name), *numbers, share, style=style)  # Text, so that a name is not parsed as markup
 
     add("all", stats.total, "bold")
     for title, groups in stats.groups().items():

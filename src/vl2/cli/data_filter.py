@@ -1,4 +1,4 @@
-"""`vl2 data filter`: drop records that are not worth training on, and say of each why."""
+"""The command `vl2 data filter`, which drops records that are not worth training on and records the reasons."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vl2.errors import UserError
 from vl2.progress import counted
 
 if TYPE_CHECKING:
-    from vl2.curate.filters.filter_folder import Done
+    from vl2.curate.filters.filter_folder import FilterResult
     from vl2.process.processor import Processor
 
 
@@ -37,7 +37,7 @@ class DataFilter:
     Examples:
       vl2 data filter raw/ --out clean --filter tiny --filter repetition:max_share=0.3,categories=caption
       vl2 data filter raw/ --out clean --recipe filters.toml --ray
-      vl2 data filter raw/ --out short --filter too_long:limit=4096 --model deepseek-ai/deepseek-vl2-tiny
+      vl2 data filter raw/ --out short --filter too_long:limit=4096 --model tiny
     """
 
     locations: Locations = ()
@@ -104,7 +104,7 @@ class DataFilter:
     def _load(self) -> Processor:
         return load_processor(self.model, quiet=self.output.quiet)
 
-    def _report(self, done: Done) -> None:
+    def _report(self, done: FilterResult) -> None:
         if self.output.json:
             print_json({"folder": self.out, **done.to_dict()})
             return
@@ -116,7 +116,7 @@ class DataFilter:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """Read NAME:SETTING=VALUE,SETTING=VALUE. Several categories have a + between."""
+    """Parse NAME:SETTING=VALUE,SETTING=VALUE. Several categories are separated by "+"."""
     from vl2.data.setting_values import split_setting
 
     name, _, rest = text.partition(":")

@@ -1,4 +1,4 @@
-"""`vl2 data job`: make records anew by asking a model behind an OpenAI-compatible endpoint."""
+"""The command `vl2 data job`, which rewrites or scores records with a model behind an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -53,8 +53,11 @@ class DataJob:
     concurrency: Number = 8
     """requests under way at once"""
     requests_per_minute: Optional = None
+    """what the endpoint allows; no bound by default"""
     tokens_per_minute: Optional = None
+    """the same in tokens, of questions and answers together"""
     timeout_s: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 120.0
+    """how long an answer may take"""
     key_variable: Annotated[str, tyro.conf.arg(metavar="NAME")] = "OPENAI_API_KEY"
     """the environment variable with the key"""
     ocr_ledger: OptionalFile = None
@@ -115,7 +118,7 @@ class DataJob:
 
 
 def _refuse_own_results(locations: tuple[str, ...], out: str) -> None:
-    """Refuse to read what the run will write anew."""
+    """Raise UserError if an input is the file that the job writes."""
     from vl2.data.store.locations import data_file, find_files
 
     kept = data_file(str(Path(out) / "kept.jsonl"))
@@ -125,7 +128,7 @@ def _refuse_own_results(locations: tuple[str, ...], out: str) -> None:
 
 
 def _good(found: Iterator[Found], unread: list[str]) -> Iterator[Record]:
-    """Pass the records on, and note what cannot be read."""
+    """Yield the records, and append the problems of unreadable ones to `unread`."""
     from vl2.data.store import Problem
 
     for item in found:

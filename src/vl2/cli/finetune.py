@@ -1,4 +1,4 @@
-"""`vl2 finetune`: from a person's data to an adapter or a model, scored before and after."""
+"""The command `vl2 finetune`, which trains an adapter or a model on a user's data and scores it before and after."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vl2.train.finetune.options import Compute, TuningOptions
 from vl2.train.stage import Part
 
 if TYPE_CHECKING:
-    from vl2.train.finetune.finetuning import Planned, Tuned
+    from vl2.train.finetune.finetuning import TuningPlan, TuningResult
 
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 OptionalFolder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
@@ -194,7 +194,7 @@ class Finetune:
         parts: tuple[Part, ...] = ("vision", "projector")
         return {part: rate for part in parts if (rate := given[part]) is not None}
 
-    def _plan(self, folder: Path) -> Planned:
+    def _plan(self, folder: Path) -> TuningPlan:
         from vl2.train.finetune.finetuning import plan
 
         def say(text: str) -> None:
@@ -213,7 +213,7 @@ class Finetune:
                 print(line, file=sys.stderr)
         return planned
 
-    def _report(self, tuned: Tuned) -> None:
+    def _report(self, tuned: TuningResult) -> None:
         from vl2.train.finetune.finetuning import ANSWERS, score_rows
 
         if tuned.before is not None and tuned.after is not None:
@@ -225,7 +225,7 @@ class Finetune:
             print(f"merged       {tuned.merged}")
 
 
-def plan_to_dict(planned: Planned) -> dict[str, object]:
+def plan_to_dict(planned: TuningPlan) -> dict[str, object]:
     from dataclasses import asdict
 
     return {"data": asdict(planned.data), "size": planned.size.to_dict(), "steps": planned.num_steps}

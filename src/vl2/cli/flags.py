@@ -52,7 +52,7 @@ class CheckpointFlags:
     """use only what is already downloaded"""
 
     def locate(self, *, quiet: bool, needs_weights: bool = True) -> Path:
-        """Return the checkpoint's folder, downloaded if need be."""
+        """Return the checkpoint's folder, after downloading it if necessary."""
         return locate(
             self.model, revision=self.revision, offline=self.offline, quiet=quiet, needs_weights=needs_weights
         )
@@ -78,7 +78,7 @@ class CheckpointFlags:
 class ModelFlags(CheckpointFlags):
     """Which model, and how it runs."""
 
-    # The arguments of `vl2.load`, by its names and with its defaults: a test compares them.
+    # These are the arguments of `vl2.load`, with the same names and defaults. A test compares them.
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"
@@ -95,7 +95,7 @@ class ModelFlags(CheckpointFlags):
     """read long prompts in passes of this many tokens, to save memory"""
 
     def check(self) -> None:
-        """Refuse wrong values before anything is downloaded or loaded."""
+        """Raise UserError for invalid values, before anything is downloaded or loaded."""
         from vl2.infer.sequence import Limits
         from vl2.infer.vlm import check_machine
 
@@ -104,9 +104,9 @@ class ModelFlags(CheckpointFlags):
         check_machine(device=self.device, dtype=self.dtype, weights=self.weights, memory=self.memory)
 
     def context(self, *, quiet: bool) -> int:
-        """Return the largest number of tokens of a prompt and its answer: the flag's, or the checkpoint's own.
+        """Return the context length in tokens: that of the flag, or the checkpoint's own.
 
-        UserError if the flag asks for more than the model was made for.
+        Raise UserError if the flag exceeds the checkpoint's.
         """
         from vl2.config import ModelConfig
 
@@ -183,7 +183,7 @@ def option_fields(options: GenerateOptions) -> OptionFields:
 
 
 def check_answer_length(model: ModelFlags, generate: GenerateFlags, *, quiet: bool) -> None:
-    """Refuse a max_new_tokens beyond the model's context. The default may be larger: it is cut to what fits."""
+    """Raise UserError if max_new_tokens exceeds the model's context, unless it is the default, which is reduced."""
     model.check()
     context = model.context(quiet=quiet)
     if generate.max_new_tokens > context and generate.max_new_tokens != type(generate)().max_new_tokens:
@@ -204,9 +204,9 @@ class OutputFlags:
 
 
 def locate(name: str, *, revision: str | None, offline: bool, quiet: bool, needs_weights: bool = True) -> Path:
-    """Return the folder of a checkpoint; `quiet` silences what the hub's client prints while it downloads."""
+    """Return the folder of a checkpoint. `quiet` silences the hub client's output during a download."""
     if quiet:
-        # The client's own switches. It reads them when it is first imported, which is here at the latest.
+        # The hub client reads these variables when it is first imported, which happens below or later.
         os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="error")
     from vl2.checkpoint import locate_checkpoint
 
@@ -214,11 +214,11 @@ def locate(name: str, *, revision: str | None, offline: bool, quiet: bool, needs
 
 
 def read_text(text: str) -> str:
-    """Return a question as given, or from stdin for "-": UTF-8, whatever the locale is."""
+    """Return the question, for "-" read from stdin as UTF-8 in any locale."""
     if text != "-":
         return text
     try:
-        return stdin_bytes().decode("utf-8-sig").replace("\r\n", "\n")  # as editors on Windows write
+        return stdin_bytes().decode("utf-8-sig").replace("\r\n", "\n")  # Windows editors write a BOM and CRLF
     except UnicodeDecodeError:
         raise UserError("the question on stdin is not text (UTF-8)") from None
 
@@ -236,7 +236,7 @@ def read_schema(path: str) -> JsonSchema:
 
 
 def open_images(names: Sequence[str], *, is_stdin_taken: bool = False) -> list[Image.Image]:
-    """Open the images named on the command line, "-" being stdin, each once and before the model loads."""
+    """Open the images named on the command line ("-" is stdin). Call this before the model is loaded."""
     from vl2.process.image import open_image
 
     if list(names).count("-") + is_stdin_taken > 1:
@@ -245,14 +245,14 @@ def open_images(names: Sequence[str], *, is_stdin_taken: bool = False) -> list[I
 
 
 def stdin_bytes() -> bytes:
-    """Return all of stdin. UserError where there is none."""
+    """Read all of stdin. Raise UserError if there is none."""
     if sys.stdin is None:
         raise UserError("there is no stdin to read - from")
     return sys.stdin.buffer.read()
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """Print readable JSON, escaped where stdout cannot hold every character."""
+    """Print indented JSON, with non-ASCII characters escaped if stdout is not Unicode."""
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     print(json.dumps(value, ensure_ascii=not is_unicode, indent=indent), flush=True)
 
@@ -270,7 +270,7 @@ def check_locations(locations: tuple[str, ...]) -> None:
 
 
 def load_processor(model: CheckpointFlags, *, quiet: bool) -> Processor:
-    """Return what encodes records for a model. No weights are loaded."""
+    """Return a model's processor, which encodes records. No weights are loaded."""
     from vl2.process.processor import Processor
 
     tiling = model.tiling_rule()

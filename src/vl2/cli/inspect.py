@@ -1,4 +1,7 @@
-"""`vl2 inspect`: what an image costs in tokens, or what a checkpoint costs in memory here. Loads no weights."""
+"""The command `vl2 inspect`, which shows the tokens of an image, or the memory that a checkpoint needs.
+
+It loads no weights.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class Inspect:
         path = local_path(self.target)
         if self._is_size() or path.is_dir():
             return True
-        # "photos/cat.jpg" has the form of a hub id, but a mistyped path must not be looked up there.
+        # "photos/cat.jpg" looks like a hub id, but a mistyped path must not be looked up on the hub.
         if path.exists() or path.suffix.lower() in PICTURES:
             return False
         from vl2.checkpoint.resolve import HUB_ID
@@ -58,7 +61,7 @@ class Inspect:
         return HUB_ID.fullmatch(self.target) is not None
 
     def _is_size(self) -> bool:
-        """Tell whether a size is meant: as where a model is asked for, a folder comes before a released size."""
+        """Tell whether the target is a size. As for --model, a folder takes precedence over a released size."""
         return self.target in PRESETS and (self.target == "nano" or not local_path(self.target).is_dir())
 
     def _inspect_image(self) -> None:
@@ -85,7 +88,6 @@ class Inspect:
         from vl2.checkpoint.machine_memory import parse_bytes
         from vl2.checkpoint.model_size import ModelSize
         from vl2.checkpoint.quantization_config import QuantizationConfig
-        from vl2.checkpoint.resolve import RELEASED
         from vl2.cli.memory_report import MemoryReport, print_size
 
         if self.draw is not None:
@@ -100,17 +102,15 @@ class Inspect:
             if source.revision is not None:
                 raise UserError(f"--revision is for hub ids, and {self.target} is built in")
             config, record = preset(self.target), None
-            target = RELEASED.get(self.target, self.target)
         else:
-            target = self.target
-            folder = replace(source, model=target).locate(quiet=self.output.quiet, needs_weights=False)
+            folder = replace(source, model=self.target).locate(quiet=self.output.quiet, needs_weights=False)
             config = ModelConfig.from_file(folder / "config.json")
             record = QuantizationConfig.of(config, folder)
         own = config.language_config.max_position_embeddings
         if self.context is not None and self.context > own:
             raise UserError(f"--context must be at most {own}, the model's own, got {self.context}")
         size = ModelSize.of(config)
-        report = MemoryReport.of(target, config, record, context=self.context, bound=bound)
+        report = MemoryReport.of(self.target, config, record, context=self.context, bound=bound)
         if self.output.json:
             print_json({**size.to_dict(), **report.to_dict()})
         else:

@@ -1,4 +1,4 @@
-"""`vl2 locate`: where something is in an image, as boxes in pixels."""
+"""The command `vl2 locate`, which prints the boxes of an object in an image, in pixels."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ class Locate:
             num_tokens = reply.usage.completion_tokens
             print(f"vl2: the answer was cut off after {num_tokens} tokens: boxes may be missing", file=sys.stderr)
         if not reply.boxes and not self.output.quiet:
-            said = " ".join(reply.text.split())
-            print(f"vl2: nothing located; the model said: {said[:200]}", file=sys.stderr)
+            text = " ".join(reply.text.split())
+            print(f"vl2: nothing located; the model said: {text[:200]}", file=sys.stderr)
         if self.draw is not None:
             save_drawing(reply.draw(images[-1]), self.draw, quiet=self.output.quiet)
 
     def _prompt(self) -> tuple[str, list[Image.Image]]:
-        """Return what to ask, and the image before the one that is searched, if any."""
+        """Return the prompt, and the reference image that precedes the searched image, if any."""
         from vl2.infer.prompts import locate_like_prompt, locate_prompt, mark_object
 
         if (self.like is None) != (self.box is None):

@@ -1,7 +1,7 @@
-"""`vl2`: parse the arguments, run one command, and print a UserError as one line.
+"""The entry point of `vl2`: parse the arguments, run one command, and print a UserError as one line.
 
-Only the answer goes to stdout. Exit code 0: done; 1: bad input, or items that failed; 2: bad usage; 130: stopped by
-Ctrl-C. Nothing heavy is imported here, so that Ctrl-C is quiet while the commands are still being imported.
+Only the answer goes to stdout. Exit codes: 0 for success, 1 for bad input or failed items, 2 for wrong usage, 130 for
+Ctrl-C. This module imports nothing heavy, so that Ctrl-C is handled while the commands are still being imported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None, parse: Parse | None = None) -> None:
-    """Run the command line and exit. `parse` None takes the commands of `vl2`."""
+    """Run the command line and exit. By default `parse` is the parser of `vl2`'s commands."""
     try:
         if arguments is None:
             _leave_ascii()
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None, parse: Parse | None = None) -> 
         with brief_spins():
             code = run(sys.argv[1:] if arguments is None else arguments, parse)
     except RankLost as error:
-        with contextlib.suppress(OSError):  # nobody may be left to tell
+        with contextlib.suppress(OSError):  # stderr may be closed
             _print_error(error)
-        # A thread may wait for the lost rank for ever.
+        # A thread may wait for the lost rank forever.
         _end_at_once(1)
     except KeyboardInterrupt:
         code = 130
@@ -43,38 +43,38 @@ def main(arguments: Sequence[str] | None = None, parse: Parse | None = None) -> 
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C during shutdown is quiet too
     if code == 0 and os.environ.get("WORLD_SIZE", "1") != "1":
-        # PyTorch's caches of sharded weights keep the process group and its threads. They sometimes abort the process
-        # when they need the interpreter during its shutdown; a rank that has done its work would count as failed.
+        # PyTorch's caches of sharded weights keep the process group and its threads alive. These threads sometimes
+        # abort the process during the interpreter's shutdown, and then a successful rank would count as failed.
         _end_at_once(code)
     sys.exit(code)
 
 
 def _leave_ascii() -> None:
-    """Restart in UTF-8 mode where the locale is ASCII and Python was told to keep it (LC_ALL=C PYTHONUTF8=0).
+    """Restart Python in UTF-8 mode if the locale is ASCII and UTF-8 mode is disabled (LC_ALL=C PYTHONUTF8=0).
 
-    Otherwise no other character could be used in arguments, names of files and answers.
+    Otherwise arguments, file names and answers could not contain other characters.
     """
     if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode and sys.executable:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _prepare_streams() -> None:
-    """Make every text printable: characters that the encoding of a stream lacks are escaped."""
+    """Make any text printable by escaping characters that a stream's encoding lacks."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by the parent process; prints would go to the other stream
+        if stream is None:  # closed by the parent process; print(file=None) would write to the other stream
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             is_windows_file = sys.platform == "win32" and not stream.isatty()
             if is_windows_file or stream.encoding.lower() in ("ascii", "us-ascii", "ansi_x3.4-1968"):
-                # On Windows redirected output would get the system's code page. ASCII means that no locale was set.
+                # On Windows redirected output would use the system's code page. ASCII means that no locale is set.
                 stream.reconfigure(encoding="utf-8", errors="backslashreplace")
             elif stream.errors in ("strict", "surrogateescape"):
                 stream.reconfigure(errors="backslashreplace")
 
 
 def _end_at_once(code: int) -> NoReturn:
-    """End the process without the interpreter's shutdown, which waits for every thread."""
+    """End the process without the interpreter's shutdown, which would wait for every thread."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
@@ -82,7 +82,7 @@ def _end_at_once(code: int) -> NoReturn:
 
 
 def run(arguments: Sequence[str], parse: Parse | None = None) -> int:
-    """Run one command and return the exit code. RankLost is left to `main`, which alone may end the process."""
+    """Run one command and return its exit code. RankLost is passed on to `main`, which must end the process."""
     try:
         if list(arguments) in (["--version"], ["-V"]):
             from vl2 import __version__
@@ -101,11 +101,15 @@ def run(arguments: Sequence[str], parse: Parse | None = None) -> int:
         _print_error(error)
         return 1
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
+        with contextlib.suppress(BrokenPipeError):  # `vl2 --help | head`
+            sys.stdout.flush()
+            return _code_of(stop)
+        _forget_stdout()
+        return _code_of(stop)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our stdout went away (`vl2 ask ... | head`): nobody is left to tell.
+        # The reader of our stdout has closed the pipe, as in `vl2 ask ... | head`.
         _forget_stdout()
         return 0
     except OSError as error:
@@ -117,13 +121,17 @@ def run(arguments: Sequence[str], parse: Parse | None = None) -> int:
     return 0
 
 
+def _code_of(stop: SystemExit) -> int:
+    return 0 if stop.code is None else stop.code if isinstance(stop.code, int) else 2
+
+
 def _is_full(error: OSError) -> bool:
-    """Tell whether writing to stdout failed for lack of space. An error with a file's name is not about stdout."""
+    """Tell whether writing to stdout failed because the disk is full. Such an error has no file name."""
     return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)) and error.filename is None
 
 
 def _forget_stdout() -> None:
-    """Redirect stdout to nowhere, so that the interpreter's last flush does not fail."""
+    """Redirect stdout to the null device, so that the interpreter's last flush does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""The parts of a model, where its memory goes, part by part and form by form, and what this machine can do with it."""
+"""The memory report of `vl2 inspect`: the memory of each part in each weight format, and what fits this machine."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from vl2.infer.vlm import choose_device
 from vl2.quant.quantize_model import Scheme
 from vl2.runtime import explain_on
 
-WIDTH = 99  # of the tables
-SHOWN = ("bfloat16", "int8", "int4")  # of each part
-SAID = {"fits": "fits", "paged": "paging experts", "crowded": "if others make room", "too large": "too large"}
+WIDTH = 99  # columns of the tables
+SHOWN_FORMATS = ("bfloat16", "int8", "int4")  # formats in the table of parts
+VERDICT_TEXT = {"fits": "fits", "paged": "paging experts", "crowded": "if others make room", "too large": "too large"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryReport:
-    """The plans of a model in every form that can be made of it."""
+    """The memory plans of a model for every weight format that it can have."""
 
-    target: str  # as it was named
+    target: str  # as the user named it
     config: ModelConfig
-    record: QuantizationConfig | None  # where the files are quantized already
-    context: int
-    memory: MachineMemory  # what the model may take
-    is_bounded: bool  # by the user, not by the machine
-    forms: tuple[str | Scheme, ...]
-    plans: tuple[MemoryPlan, ...]  # one for each form, from the most exact to the smallest
+    record: QuantizationConfig | None  # if the files are quantized already
+    context: int  # tokens that the KV cache is planned for
+    memory: MachineMemory  # the memory that the model may use
+    is_bounded: bool  # whether `memory` is the user's limit, not the machine's free memory
+    forms: tuple[str | Scheme, ...]  # weight formats
+    plans: tuple[MemoryPlan, ...]  # one per format, from the most exact to the smallest
 
     @classmethod
     def of(
@@ -47,7 +47,7 @@ class MemoryReport:
         context: int | None,
         bound: int | None,
     ) -> MemoryReport:
-        """Plan for this machine as it is now, or for `bound` bytes."""
+        """Plan for the memory that is free on this machine now, or for `bound` bytes."""
         context = context or config.language_config.max_position_embeddings
         machine = MachineMemory.now()
         free = MachineMemory(total=machine.total, available=round(SHARE_OF_AVAILABLE * machine.available))
@@ -68,7 +68,7 @@ class MemoryReport:
         return recommend(self.plans, self.memory, self.config.torch_dtype)
 
     def advice(self) -> str:
-        """Say what to run, in a sentence or two with the commands."""
+        """Return a sentence or two with the commands to run the model."""
         plan = self.advised
         if plan is None:
             least = min(plan.least for plan in self.plans)
@@ -125,7 +125,7 @@ class MemoryReport:
         }
 
     def print(self, file: TextIO) -> None:
-        """Print the plans, what this machine has, and the advice."""
+        """Print the plans, the machine's memory, and the advice."""
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
@@ -138,7 +138,7 @@ class MemoryReport:
             column.justify = "right"
         for plan in self.plans:
             sizes = (plan.weight_bytes, plan.read_per_token, plan.cache, plan.activations, plan.total)
-            table.add_row(plan.weights, *(size_text(size) for size in sizes), SAID[plan.verdict(self.memory)])
+            table.add_row(plan.weights, *(size_text(size) for size in sizes), VERDICT_TEXT[plan.verdict(self.memory)])
         console.print(table)
         kept, program = (size_text(size) for size in (self.plans[0].reuse, self.plans[0].program))
         print(f"all       with {program} for the program and {kept} that is kept of images and prompts", file=file)
@@ -147,12 +147,12 @@ class MemoryReport:
         print(
             f"memory    {gigabytes(machine.total)}, {gigabytes(machine.available)} of it free now{allowed}", file=file
         )
-        for name, said in (("advice", self.advice()), ("runner", self.runner())):
-            filled = textwrap.fill(f"{name:<10}{said}", WIDTH, subsequent_indent=" " * 10, break_long_words=False)
+        for name, text in (("advice", self.advice()), ("runner", self.runner())):
+            filled = textwrap.fill(f"{name:<10}{text}", WIDTH, subsequent_indent=" " * 10, break_long_words=False)
             print(filled, file=file)
 
     def runner(self) -> str:
-        """Say what would run the model on this machine's default device in the checkpoint's own type, and why."""
+        """Name the runner for this machine's default device and the checkpoint's own type, with the reason."""
         device = choose_device("auto")
         dtype = DTYPES[self.config.torch_dtype]
         name, *others = explain_on(device, dtype)
@@ -168,7 +168,7 @@ def size_text(num_bytes: int) -> str:
 
 
 def print_size(size: ModelSize, file: TextIO) -> None:
-    """Print what a model consists of, and the bytes of each part."""
+    """Print the architecture of a model, and the parameters and bytes of each part."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -188,15 +188,15 @@ def print_size(size: ModelSize, file: TextIO) -> None:
         f"          vocabulary {language.vocab_size:,}, context {language.max_position_embeddings:,} tokens\n"
         f"vision    {_encoder_text(size.config)}"
     )
-    parts = Table("part", "parameters", "active per token", *SHOWN, box=SIMPLE_HEAD)
+    parts = Table("part", "parameters", "active per token", *SHOWN_FORMATS, box=SIMPLE_HEAD)
     for column in parts.columns[1:]:
         column.justify = "right"
-    sizes = {form: weight_bytes(size.config, form) for form in SHOWN}
+    sizes = {form: weight_bytes(size.config, form) for form in SHOWN_FORMATS}
     for part, count in parameters(size.config).items():
         share = share_at_work(size.config, part)
         active = _millions(round(count * share)) if share else "-"
-        parts.add_row(part, _millions(count), active, *(size_text(sizes[form][part]) for form in SHOWN))
-    totals = (size_text(sum(sizes[form].values())) for form in SHOWN)
+        parts.add_row(part, _millions(count), active, *(size_text(sizes[form][part]) for form in SHOWN_FORMATS))
+    totals = (size_text(sum(sizes[form].values())) for form in SHOWN_FORMATS)
     parts.add_row("all", _millions(size.parameters), _millions(size.active), *totals, style="bold")
     console.print(parts)
     print(

@@ -1,4 +1,4 @@
-"""`vl2 plan`: how a stage would best be trained on a cluster, and how long it takes."""
+"""The command `vl2 plan`, which finds the fastest layout of a training stage on a cluster and estimates its time."""
 
 from __future__ import annotations
 
@@ -104,10 +104,10 @@ class Plan:
 
     def _stages(self, size: str, cluster: Cluster, name: str | None = None) -> list[PlannedStage]:
         from vl2.config import preset
-        from vl2.plan.search import Fixed, plan_stage
+        from vl2.plan.search import FixedLayout, plan_stage
         from vl2.train.stage import STAGES
 
-        fixed = Fixed(
+        fixed = FixedLayout(
             pipeline=self.pipeline,
             expert_parallel=self.expert_parallel,
             cut=self.cut,

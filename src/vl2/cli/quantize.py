@@ -1,4 +1,4 @@
-"""`vl2 quantize`: write a checkpoint in 8 or 4 bits a weight, tensor by tensor."""
+"""The command `vl2 quantize`, which writes a checkpoint with 8-bit or 4-bit weights, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Quantize:
 
     Examples:
       vl2 quantize ./deepseek-vl2-tiny ./tiny-int4
-      vl2 quantize deepseek-ai/deepseek-vl2-small ./small-int8 --weights int8
+      vl2 quantize small ./small-int8 --weights int8
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]

@@ -1,4 +1,4 @@
-"""`vl2 read`: the text of a document, page by page."""
+"""The command `vl2 read`, which prints the text of a document page by page."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class Read:
         if not items:
             raise UserError(f"there is no page {self.pages} in {', '.join(self.files)}")
         self.model.check()
-        for item in items:  # what cannot be read is told before the model loads
+        for item in items:  # report unreadable files before the model is loaded
             _check_readable(item)
         check_answer_length(self.model, self.generate, quiet=self.output.quiet)
         vlm = self.model.load(quiet=self.output.quiet)
         for number, item in enumerate(items):
-            asked = item.read()
+            request = item.read()
             if self.output.json:
-                reply = vlm.chat(prompt, asked.images, **option_fields(asked.options))
+                reply = vlm.chat(prompt, request.images, **option_fields(request.options))
                 print_json({"id": item.id, **item.about, **_read(reply, kind),
                             "finish_reason": reply.finish_reason}, indent=None)  # fmt: skip
                 continue
@@ -69,9 +69,9 @@ class Read:
             if len(items) > 1 and not self.output.quiet:
                 print(f"vl2: {item.id}", file=sys.stderr)
             if kind == "DeepSeek-VL2":
-                print_stream(vlm.stream(prompt, asked.images, **option_fields(asked.options)))
+                print_stream(vlm.stream(prompt, request.images, **option_fields(request.options)))
             else:  # the tags of its blocks are taken out of the whole
-                print(vlm.chat(prompt, asked.images, **option_fields(asked.options)).markdown, flush=True)
+                print(vlm.chat(prompt, request.images, **option_fields(request.options)).markdown, flush=True)
 
 
 def _read(reply: Reply, kind: ModelKind) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _read(reply: Reply, kind: ModelKind) -> dict[str, Any]:
 
 
 def _check_readable(item: BatchItem) -> None:
-    """Raise UserError for a picture that cannot be opened, or a PDF file. Its pages are drawn when their turn comes."""
+    """Raise UserError for an image or a PDF file that cannot be opened. Only the first page of a PDF is checked."""
     from vl2.process.image import open_image
 
     if item.about.get("page", 1) == 1:
@@ -93,7 +93,7 @@ def _check_readable(item: BatchItem) -> None:
 
 
 def page_range(text: str | None) -> tuple[int, int]:
-    """Return the first and the last page that "3", "2-5" or "2-" means; all for None."""
+    """Parse "3", "2-5" or "2-" to the first and the last page. None means all pages."""
     if text is None:
         return 1, sys.maxsize
     first, dash, last = text.partition("-")

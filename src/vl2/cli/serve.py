@@ -1,4 +1,4 @@
-"""`vl2 serve`: the model behind OpenAI's API."""
+"""The command `vl2 serve`, which runs the OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Serve:
 
     Examples:
       vl2 serve
-      vl2 serve --model deepseek-ai/deepseek-vl2-tiny --port 9000 --allow-files ~/scans
+      vl2 serve --model tiny --port 9000 --allow-files ~/scans
       VL2_API_KEY=secret vl2 serve --host 0.0.0.0 --lora receipts=tuned/adapter
     """
 
@@ -118,7 +118,7 @@ class Serve:
             drain_s=self.drain_s,
             max_prepared=max(4 * self.max_rows, 16),
             max_waiting=self.max_waiting,
-            # vLLM is given pictures whole, which are larger than their tiles.
+            # vLLM gets whole images, which are larger than their tiles.
             max_kept_bytes=2 << 30 if self.engine == "vllm" else ServerSettings.max_kept_bytes,
             limits=RequestLimits(
                 max_body_bytes=self.max_body_mb << 20,

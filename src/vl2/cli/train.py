@@ -1,12 +1,8 @@
-"""`vl2 train`: run a recipe; `vl2 train plot` and `vl2 train export`: what comes of a run."""
+"""The commands `vl2 train`, which trains by a recipe, and `vl2 train plot` and `export`, which work on its results."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import inspect
-import io
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -34,12 +30,12 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def exit_as(outcome: Outcome) -> None:
-    """End the process with the code of a run that a signal has stopped; return after any other."""
+    """Exit with the signal's code if a signal has stopped the run. Otherwise return."""
     if EXIT_CODES[outcome.ended]:
         sys.exit(EXIT_CODES[outcome.ended])
 
 
-# What `--help` shows where no recipe is named.
+# The recipe whose values `--help` shows if none is named.
 _EXAMPLE = Recipe(
     model=ModelOptions(name="deepseek-ai/deepseek-vl2-tiny"),
     stage=paper_stage("tiny/alignment"),
@@ -76,7 +72,7 @@ class Train:
 
     @classmethod
     def read(cls, arguments: Sequence[str]) -> Train:
-        """Read the recipe that the command line names, and then the rest of the line over it."""
+        """Read the recipe that the command line names, then override its values with the other arguments."""
         is_help = any(argument in ("-h", "--help") for argument in arguments)
         words = [argument for argument in arguments if not argument.startswith("-")]
         file = next((word for word in words if word.endswith(".toml")), words[0] if words else "")
@@ -85,19 +81,14 @@ class Train:
             recipe = _with_one_length(read_recipe(file), arguments)
         elif not is_help:
             raise UserError("say which recipe to train: a TOML file, such as recipes/tiny/alignment.toml")
-        said = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(said):
-                return tyro.cli(
-                    cls,
-                    prog="vl2 train",
-                    description=inspect.getdoc(cls),
-                    args=list(arguments),
-                    default=cls(recipe=recipe),
-                    config=(tyro.conf.FlagCreatePairsOff,),
-                )
-        finally:
-            print(_without_none(said.getvalue()), end="")
+        return tyro.cli(
+            cls,
+            prog="vl2 train",
+            description="",
+            args=list(arguments),
+            default=cls(recipe=recipe),
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
 
     def run(self) -> None:
         if self.dry_run:
@@ -175,14 +166,8 @@ class TrainExport:
 TRAIN_COMMANDS = {"plot": TrainPlot, "export": TrainExport}
 
 
-def _without_none(text: str) -> str:
-    """Take "None" out of a help: a value that is left out is off. The frame keeps its width."""
-    text = re.sub(r"\{None\}\|(\S+)", lambda match: match[1].ljust(len(match[0])), text)
-    return re.sub(r"\(default: None\)", lambda match: " " * len(match[0]), text)
-
-
 def _with_one_length(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
-    """Let a length that the command line gives take the place of the recipe's, in steps or in tokens."""
+    """Let a length on the command line, in steps or in tokens, replace the recipe's length."""
     given = [name for name in ("num_steps", "num_tokens") if _names(arguments, name)]
     if len(given) != 1:
         return recipe

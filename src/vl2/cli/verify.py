@@ -1,4 +1,4 @@
-"""`vl2 verify`: tell whether a checkpoint and this machine are right, in one page to paste into an issue."""
+"""The command `vl2 verify`, which checks a checkpoint and this machine and prints a page to paste into an issue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Verify:
       vl2 verify nano
       vl2 verify tiny --out page.md
       vl2 verify ./deepseek-vl2-small --weights int4 --pictures ./images --no-download
-      vl2 verify deepseek-ai/deepseek-vl2 --quick
+      vl2 verify base --quick
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -80,7 +80,7 @@ class Verify:
             pictures_folder=pictures,
         )
         with bytes_bar(self.output.quiet, "reading weights") as progress:
-            page = verify(options, _teller(self.output.quiet), progress)
+            page = verify(options, _step_printer(self.output.quiet), progress)
         if self.out is not None:
             self._write(page.to_markdown())
         if self.output.json:
@@ -99,7 +99,7 @@ class Verify:
         return folder
 
     def _check_out(self) -> None:
-        """Refuse what cannot be written before an hour of work, not after it."""
+        """Raise UserError, before an hour of work, if the page could not be written afterwards."""
         if self.out is None:
             return
         path = local_path(self.out)
@@ -116,6 +116,6 @@ class Verify:
             raise UserError(f"cannot write {self.out}: {error.strerror}") from None
 
 
-def _teller(quiet: bool) -> Callable[[str], None]:
-    """Say on stderr what is being checked."""
+def _step_printer(quiet: bool) -> Callable[[str], None]:
+    """Return a function that prints the current group of checks on stderr."""
     return (lambda text: None) if quiet else (lambda text: print(f"vl2 verify: {text}", file=sys.stderr, flush=True))

@@ -1,1 +1,1 @@
-"""What makes records better and shows them: filters, jobs that ask a model, previews, counts, the build of a stage."""
+"""Improve and inspect records: filters, jobs that query a model, previews, statistics, and the build of a stage."""

@@ -1,4 +1,4 @@
-"""The preview as one picture: a sheet of small images with their boxes, and a caption of counts under each."""
+"""Draw a preview of records as one image: thumbnails with boxes, and a caption with token counts under each."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from itertools import islice
 
 from PIL import Image, ImageDraw
 
-from vl2.curate.preview import COLORS, INK_ON_COLORS, Shown
+from vl2.curate.preview import COLORS, INK_ON_COLORS, PreviewItem
 from vl2.data.record import PLACEHOLDER, Record
 from vl2.data.store.entry import Problem
 from vl2.synth.fonts import BUILT_IN, Face, Font, covers, find_faces, load
 
 COLUMNS = 4
-CELL_PX = (360, 300)  # of the picture, without the caption
+CELL_PX = (360, 300)  # (width, height) of the thumbnail, without the caption
 CAPTION_PX = 84
 GAP_PX = 14
 BACKGROUND, CARD, INK, DIM, BAD = "#f4f5f7", "#ffffff", "#1b1f24", "#5f6773", "#b42318"
 TEXT_PX, LINE_PX, LABEL_PX = 12, 18, 11
 
 
-def contact_sheet(items: Sequence[Shown | Problem]) -> Image.Image:
-    """Return the sheet, four records to a row."""
+def contact_sheet(items: Sequence[PreviewItem | Problem]) -> Image.Image:
+    """Return the contact sheet, with four records per row."""
     columns = max(1, min(COLUMNS, len(items)))
     rows = max(1, -(-len(items) // columns))
     width, height = CELL_PX[0] + GAP_PX, CELL_PX[1] + CAPTION_PX + GAP_PX
@@ -32,7 +32,7 @@ def contact_sheet(items: Sequence[Shown | Problem]) -> Image.Image:
     return sheet
 
 
-def _cell(item: Shown | Problem) -> Image.Image:
+def _cell(item: PreviewItem | Problem) -> Image.Image:
     cell = Image.new("RGB", (CELL_PX[0], CELL_PX[1] + CAPTION_PX), CARD)
     if isinstance(item, Problem):
         _write(cell, 10, str(item), BAD, lines=18)
@@ -60,7 +60,7 @@ def _write(cell: Image.Image, top: int, text: str, color: str, *, lines: int = 1
 
 
 def _wrap(text: str, font: Font, width_px: int) -> Iterator[str]:
-    """Yield lines that fit, broken at blanks where there are any."""
+    """Yield lines that fit the width, broken at spaces where possible."""
     for paragraph in text.splitlines():
         rest = paragraph.strip()
         while rest:
@@ -72,7 +72,7 @@ def _wrap(text: str, font: Font, width_px: int) -> Iterator[str]:
 
 
 def _font(text: str, size_px: int) -> Font:
-    """Return the font of this machine that has most of a text's characters; Pillow's own if it has all."""
+    """Return Pillow's built-in font if it covers the text, else the installed font that covers most characters."""
     if text.isascii() or covers(BUILT_IN, text):
         return load(BUILT_IN, size_px)
 
@@ -83,27 +83,27 @@ def _font(text: str, size_px: int) -> Font:
 
 
 def _with_labels(text: str, record: Record) -> str:
-    """Write each box as its label: the coordinates are drawn."""
+    """Replace each box placeholder by its label; the box itself is drawn on the image."""
     if not record.objects:
         return text
     return PLACEHOLDER.sub(lambda match: f"[{record.objects[int(match[1])].label}]", text)
 
 
-def _question(item: Shown) -> str:
+def _question(item: PreviewItem) -> str:
     return "\n".join(f"{m.role}: {' '.join(p.text or '' for p in m.parts)}" for m in item.record.messages[:-1])
 
 
-def _draw_pictures(cell: Image.Image, item: Shown) -> None:
-    """Put the images side by side, each in its share of the width."""
+def _draw_pictures(cell: Image.Image, item: PreviewItem) -> None:
+    """Draw the images side by side, with equal shares of the width."""
     share = CELL_PX[0] // len(item.images)
     if share < 8:
-        share = 8  # a long document: the first images stand for it
+        share = 8  # a document with many images: only the first ones fit
     for index, image in enumerate(item.images[: CELL_PX[0] // share]):
         small = _with_boxes(image, item, index, (share - 2, CELL_PX[1]))
         cell.paste(small, (index * share + (share - small.width) // 2, (CELL_PX[1] - small.height) // 2))
 
 
-def _with_boxes(image: Image.Image, item: Shown, index: int, limit: tuple[int, int]) -> Image.Image:
+def _with_boxes(image: Image.Image, item: PreviewItem, index: int, limit: tuple[int, int]) -> Image.Image:
     scale = min(limit[0] / image.width, limit[1] / image.height)
     small = image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
     pen = ImageDraw.Draw(small)

@@ -1,4 +1,4 @@
-"""Show records to a person: pictures with boxes, tokens as they are trained and counts, as data or as an HTML page."""
+"""Preview records: images with boxes, tokens with their training mask, and counts, as data or as an HTML page."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ INK_ON_COLORS = ("#fff", "#fff", "#fff", "#000", "#000", "#000", "#000", "#fff")
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Neighbouring tokens that are shown as one: a token, several that make one character, or an image's slots."""
+    """Consecutive tokens shown as one: a token, several tokens of one character, or all visual tokens of an image."""
 
     text: str
     tokens: int
     is_trained: bool
     is_special: bool = False
-    image: int | None = None  # of visual tokens
+    image: int | None = None  # the image's index, for visual tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """One record ready to be drawn."""
+class PreviewItem:
+    """A record with everything that a preview shows."""
 
     record: Record
     place: Place
@@ -45,16 +45,16 @@ class Shown:
     counts: TokenCounts
 
 
-def choose(records: Records, processor: Processor, *, count: int, seed: int) -> list[Shown | Problem]:
-    """Draw records at random, without repeating one, in the order in which they lie."""
+def choose(records: Records, processor: Processor, *, count: int, seed: int) -> list[PreviewItem | Problem]:
+    """Choose records at random without replacement, and return them in store order."""
     if count < 1:
         raise UserError(f"count must be at least 1, got {count}")
     chosen = sorted(random.Random(seed).sample(range(len(records)), min(count, len(records))))
     return [show(records, index, processor) for index in chosen]
 
 
-def show(records: Records, index: int, processor: Processor) -> Shown | Problem:
-    """Return a record ready to be drawn, or what prevents it."""
+def show(records: Records, index: int, processor: Processor) -> PreviewItem | Problem:
+    """Return the preview of a record, or the problem that prevents it."""
     found = records.find(index)
     if isinstance(found, Problem):
         return found
@@ -64,7 +64,7 @@ def show(records: Records, index: int, processor: Processor) -> Shown | Problem:
         sample = processor.encode(record.to_turns(images), train=True, name=record.id)
     except UserError as error:
         return Problem(place=found.place, id=record.id, kind="encode", why=str(error))
-    return Shown(
+    return PreviewItem(
         record=record,
         place=found.place,
         images=images,
@@ -74,7 +74,7 @@ def show(records: Records, index: int, processor: Processor) -> Shown | Problem:
 
 
 def split_pieces(sample: Sample, tokenizer: Tokenizer) -> Iterator[Piece]:
-    """Yield what the tokens say, in order; the pieces' tokens sum to the sample's length."""
+    """Yield the tokens of a sample as pieces of text, in order. Their token counts add up to its length."""
     specials = {token: text for text, token in tokenizer.special_ids.items()}
     stream = tokenizer.stream(skip_special=False)
     lengths = [sample.layout.num_tokens(grid) for grid in sample.grid_list]
@@ -105,12 +105,12 @@ def split_pieces(sample: Sample, tokenizer: Tokenizer) -> Iterator[Piece]:
         yield Piece(text=stream.flush(), tokens=waiting, is_trained=was_trained)
 
 
-MAX_SIDE_PX = 900  # of a picture in the page
-MAX_LABELS = 4  # in a picture
+MAX_SIDE_PX = 900  # of an image on the page
+MAX_LABELS = 4  # labels drawn on an image
 
 
-def page(title: str, items: Sequence[Shown | Problem]) -> str:
-    """Return the whole page."""
+def page(title: str, items: Sequence[PreviewItem | Problem]) -> str:
+    """Return the HTML page."""
     return render(
         "curate/preview.jinja",
         title=title,
@@ -135,14 +135,14 @@ class _Figure:
     url: str
     caption: str
     boxes: list[_DrawnBox]
-    names: list[tuple[str, str]]  # labels with their colors, below a picture that has too many to stand in it
+    names: list[tuple[str, str]]  # labels with their colors, listed below an image that has too many labels
 
 
 def _facts(record: Record) -> tuple[str, ...]:
     return record.category, record.language, record.source, record.licence
 
 
-def _counts(item: Shown) -> tuple[tuple[str, int], ...]:
+def _counts(item: PreviewItem) -> tuple[tuple[str, int], ...]:
     counts = item.counts
     return (
         ("text", counts.text),
@@ -153,7 +153,7 @@ def _counts(item: Shown) -> tuple[tuple[str, int], ...]:
     )
 
 
-def _figures(item: Shown) -> Iterator[_Figure]:
+def _figures(item: PreviewItem) -> Iterator[_Figure]:
     labels = list(dict.fromkeys(labelled.label for labelled in item.record.objects))
     colors = {label: _colors(number) for number, label in enumerate(labels)}
     for index, (image, (columns, rows)) in enumerate(zip(item.images, item.counts.grids, strict=True)):
@@ -163,7 +163,7 @@ def _figures(item: Shown) -> Iterator[_Figure]:
             if labelled.image == index
             for box in labelled.boxes_px
         ]
-        # Many labels in a small picture would hide what they name: they stand below it instead.
+        # Many labels on a small image would hide the objects, so they are listed below it.
         shown = {box.label for box in boxes} if len(boxes) > MAX_LABELS else set()
         yield _Figure(
             url=data_url(image, max_side_px=MAX_SIDE_PX, quality=85),
@@ -180,6 +180,6 @@ def _colors(number: int) -> str:
 
 def _drawn(label: str, box: Sequence[float], size: tuple[int, int], colors: str) -> _DrawnBox:
     percent = in_percent(box, size)
-    # Near the top edge the label goes inside its box, near the right edge it ends with the box.
+    # Near the top edge the label goes inside the box; near the right edge it is right-aligned.
     place = " ".join(["inside"] * (percent[1] < 6) + ["right"] * (percent[0] > 70))
     return _DrawnBox(label=label, style=f"{box_style(percent, digits=3)};{colors}", place=place)

@@ -1,11 +1,11 @@
-"""Build the stores of a stage: source by source, each whole or not at all.
+"""Build the stores of a stage, source by source. Each source is built completely or not at all.
 
     TO/grounding/scenes-00000.parquet    the records of a source and category, in order
-    TO/reports/scenes.json               written last: counts, what was dropped and why, what it was made with
+    TO/reports/scenes.json               written last: counts of kept and dropped records, and the settings
     TO/reports/scenes.dropped.ndjson     one line for each record that a filter dropped
 
-A source with a report is left as it is, so a run that was killed goes on with the next. Ids get the source's name in
-front: they are unique in the stage. Filters that remember, such as duplicate_image, remember within a source.
+A source that has a report is finished, so a resumed run continues with the next one. The source's name is prefixed to
+ids to make them unique in the stage. Ordered filters such as duplicate_image compare records within a source only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from vl2.curate.filters.filter_catalog import LoadProcessor, make_filters
 from vl2.curate.filters.filter_chain import Counts, run_filters
 from vl2.curate.stage_recipe import SourceEntry, StageRecipe
-from vl2.data.ray_map import Where
+from vl2.data.ray_map import MapBackend
 from vl2.data.record import Record
 from vl2.data.store import Found, Located, read_records, write_records
 from vl2.data.store.entry import check_text, load_images
@@ -36,18 +36,18 @@ from vl2.synth.source import GenerationTally, generate
 from vl2.synth.table_image import draw_cells
 
 REPORTS = "reports"
-PART = ".building"  # ending of the folder of a source that is not finished
+PART = ".building"  # ending of the folder of an unfinished source
 
 
 @dataclass(kw_only=True)
 class Report:
-    """What became of a source."""
+    """The counts of one source."""
 
     name: str
     kept: int = 0
     by_category: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)  # by filter, or by why nothing could be made of a row
-    is_reused: bool = False  # it was there already
+    dropped: Counter[str] = field(default_factory=Counter)  # by filter, or by the reason why a row gave no record
+    is_reused: bool = False  # the source was already built
 
     def to_dict(self) -> dict[str, Any]:
         counts = {"by_category": dict(sorted(self.by_category.items())), "dropped": dict(sorted(self.dropped.items()))}
@@ -55,26 +55,28 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
-    """What changes the time that a build takes, and nothing else."""
+class BuildOptions:
+    """Options of a build that affect its speed only, not its result."""
 
     processes: int = 1
-    on: Where = "local"
+    on: MapBackend = "local"
 
 
-def build_stage(recipe: StageRecipe, to: Path, *, load: LoadProcessor, how: How | None = None) -> Iterator[Report]:
-    """Build what is not there yet, and yield the report of every source in order.
+def build_stage(
+    recipe: StageRecipe, to: Path, *, load: LoadProcessor, how: BuildOptions | None = None
+) -> Iterator[Report]:
+    """Build the sources that are not built yet, and yield the report of every source in order.
 
-    UserError if a source is there that was made with other settings.
+    Raise UserError if a source was built with other settings.
     """
     (to / REPORTS).mkdir(parents=True, exist_ok=True)
     for entry in recipe.sources:
-        finished = _finished(recipe, entry, to)
-        yield finished or _build(recipe, entry, to, load, how or How())
+        finished = _existing_report(recipe, entry, to)
+        yield finished or _build(recipe, entry, to, load, how or BuildOptions())
 
 
-def _made_with(recipe: StageRecipe, entry: SourceEntry) -> dict[str, Any]:
-    """Return all that the records of a source depend on, as JSON."""
+def _build_settings(recipe: StageRecipe, entry: SourceEntry) -> dict[str, Any]:
+    """Return everything that the records of a source depend on, as JSON values."""
     seed = recipe.seed if entry.seed is None else entry.seed
     common = {"filters": [*recipe.filters, *entry.filters], "format": recipe.format, "seed": seed}
     values = {**vars(entry), **common, "shard_records": recipe.shard_records}
@@ -82,7 +84,7 @@ def _made_with(recipe: StageRecipe, entry: SourceEntry) -> dict[str, Any]:
     return plain
 
 
-def _finished(recipe: StageRecipe, entry: SourceEntry, to: Path) -> Report | None:
+def _existing_report(recipe: StageRecipe, entry: SourceEntry, to: Path) -> Report | None:
     path = to / REPORTS / f"{entry.name}.json"
     if not path.is_file():
         return None
@@ -91,13 +93,13 @@ def _finished(recipe: StageRecipe, entry: SourceEntry, to: Path) -> Report | Non
         made_with, counts = report.pop("made_with"), report
     except (ValueError, KeyError):
         raise UserError(f"{path} is damaged: delete it to build {entry.name} again") from None
-    if made_with != _made_with(recipe, entry):
+    if made_with != _build_settings(recipe, entry):
         raise UserError(f"{entry.name} was built with other settings: delete {path} to build it again")
     dropped, by_category = Counter(counts["dropped"]), Counter(counts["by_category"])
     return Report(name=entry.name, kept=counts["kept"], by_category=by_category, dropped=dropped, is_reused=True)
 
 
-def _build(recipe: StageRecipe, entry: SourceEntry, to: Path, load: LoadProcessor, how: How) -> Report:
+def _build(recipe: StageRecipe, entry: SourceEntry, to: Path, load: LoadProcessor, how: BuildOptions) -> Report:
     report = Report(name=entry.name)
     part = to / f"{entry.name}{PART}"
     _clear(entry, to, part)
@@ -112,28 +114,28 @@ def _build(recipe: StageRecipe, entry: SourceEntry, to: Path, load: LoadProcesso
 
 
 def _clear(entry: SourceEntry, to: Path, part: Path) -> None:
-    """Remove what a killed run of this source left."""
+    """Remove the files that a killed build of this source left."""
     shutil.rmtree(part, ignore_errors=True)
     shard = f"*/{escape(entry.name)}-[0-9][0-9][0-9][0-9][0-9]"
     for path in to.glob(f"{shard}.*"):
         path.unlink()
-    for folder in to.glob(f"{shard}-images"):  # of a store in JSONL
+    for folder in to.glob(f"{shard}-images"):  # image folders of JSONL stores
         shutil.rmtree(folder)
 
 
-def _records(recipe: StageRecipe, entry: SourceEntry, report: Report, how: How) -> Iterator[Record]:
-    """Yield the records of a source before its filters, their ids unique in the stage."""
-    made = _drawn(recipe, entry, report, how) if entry.draw else islice(_read(recipe, entry, report), entry.count)
+def _records(recipe: StageRecipe, entry: SourceEntry, report: Report, how: BuildOptions) -> Iterator[Record]:
+    """Yield the records of a source before filtering, with ids that are unique in the stage."""
+    made = _generated(recipe, entry, report, how) if entry.draw else islice(_read(recipe, entry, report), entry.count)
     for record in made:
         yield replace(record, id=f"{entry.name}/{record.id}")
 
 
-def _drawn(recipe: StageRecipe, entry: SourceEntry, report: Report, how: How) -> Iterator[Record]:
+def _generated(recipe: StageRecipe, entry: SourceEntry, report: Report, how: BuildOptions) -> Iterator[Record]:
     seed = recipe.seed if entry.seed is None else entry.seed
     runs, count = entry.runs(), entry.count or 0
     for number, settings in enumerate(runs):
         tally = GenerationTally()
-        # Of a count that does not divide, the first runs draw one more.
+        # If the count is not divisible by the number of runs, the first runs draw one more.
         share = count // len(runs) + (number < count % len(runs))
         source = make_source(entry.draw, settings)
         made = generate(source, share, seed, how.processes, tally=tally, on=how.on)
@@ -145,7 +147,7 @@ def _read(recipe: StageRecipe, entry: SourceEntry, report: Report) -> Iterator[R
     if entry.records:
         for found in read_records(entry.records):
             try:
-                yield _whole(found)
+                yield _checked_record(found)
             except UserError:
                 report.dropped["read"] += 1
         return
@@ -162,8 +164,8 @@ def _read(recipe: StageRecipe, entry: SourceEntry, report: Report) -> Iterator[R
             report.dropped["convert"] += 1
 
 
-def _whole(found: Found) -> Record:
-    """Return a record that can be written. UserError if it could not be read, or no file could hold it."""
+def _checked_record(found: Found) -> Record:
+    """Return the record if it can be written. Raise UserError if it is a problem or has invalid text."""
     if not isinstance(found, Located):
         raise UserError(found.why)
     check_text(found.record)
@@ -193,7 +195,7 @@ def _write_by_category(
 
 
 def _publish(recipe: StageRecipe, entry: SourceEntry, to: Path, part: Path, report: Report) -> None:
-    """Move the files of a source to their places, the report last."""
+    """Move the files of a source to their final paths, the report last."""
     reports = to / REPORTS
     judged = (part / "ledger.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     dropped = "".join(line for line in judged if not json.loads(line)["kept"])
@@ -201,7 +203,7 @@ def _publish(recipe: StageRecipe, entry: SourceEntry, to: Path, part: Path, repo
     for file in sorted(part.glob("*/*")):
         (to / file.parent.name).mkdir(exist_ok=True)
         os.replace(file, to / file.parent.name / file.name)
-    text = json.dumps({**report.to_dict(), "made_with": _made_with(recipe, entry)}, ensure_ascii=False, indent=1)
+    text = json.dumps({**report.to_dict(), "made_with": _build_settings(recipe, entry)}, ensure_ascii=False, indent=1)
     unfinished = reports / f"{entry.name}.json.part"
     unfinished.write_text(text + "\n", encoding="utf-8")
     os.replace(unfinished, reports / f"{entry.name}.json")

@@ -1,32 +1,32 @@
-"""What a stage is made of, as a TOML file says it.
+"""The recipe of a stage's data, read from a TOML file.
 
     seed = 1
     format = "parquet"                 # or tar, jsonl
     shard_records = 1000
 
-    [[source]]                         # drawn
+    [[source]]                         # synthetic records
     name = "scenes"
     draw = "scene"
     count = 2000
     settings = {art = "assets/noto"}
-    repeat = {art = ["assets/noto", "assets/twemoji"]}   # instead: one run for each value, sharing the count
+    repeat = {art = ["assets/noto", "assets/twemoji"]}   # alternative: one run per value, which share the count
 
-    [[source]]                         # a public set in its own layout
+    [[source]]                         # a public dataset in its original layout
     name = "coco-boxes"
     convert = "coco"
     from = "sets/coco"
     split = "train2017"
-    settings = {draw_tables = true}    # of wikitables and tabfact: their tables as pictures
+    settings = {draw_tables = true}    # for wikitables and tabfact: draw the tables as images
     filter = [{name = "tiny", min_side_px = 64}]
 
-    [[source]]                         # records that are there already
+    [[source]]                         # existing records
     name = "own"
     records = "own/*.parquet"
 
-    [[filter]]                         # of every source, before its own
+    [[filter]]                         # for every source, before the source's own filters
     name = "damaged"
 
-Paths are relative to where the command runs.
+Paths are relative to the working directory of the command.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ _KINDS = ("draw", "convert", "records")
 
 @dataclass(frozen=True, kw_only=True)
 class SourceEntry:
-    """One source of a stage: exactly one of `draw`, `convert` and `records` says which kind."""
+    """One source of a stage; exactly one of `draw`, `convert` and `records` is set and determines the kind."""
 
     name: str
     draw: str = ""
     convert: str = ""
     records: str = ""
-    count: int | None = None  # so many are drawn, or read at most
-    seed: int | None = None  # the recipe's by default
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of a drawn source; of a set of tables: draw_tables
-    repeat: Mapping[str, Any] = field(default_factory=dict)  # a setting and its values: one run for each
-    folder: str = ""  # "from" in the file: where a public set is unpacked
+    count: int | None = None  # the number of records to draw, or the most to read
+    seed: int | None = None  # default: the recipe's seed
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of a synthetic source; draw_tables of a table dataset
+    repeat: Mapping[str, Any] = field(default_factory=dict)  # one setting and its values, with one run per value
+    folder: str = ""  # "from" in the file: the unpacked public dataset
     split: str = "train"
     language: str | None = None
     negatives: float | None = None
@@ -66,7 +66,7 @@ class SourceEntry:
 
     def __post_init__(self) -> None:
         if not self.name or self.name.startswith(".") or any(sign in self.name for sign in "/\\ "):
-            raise UserError(f"the name of a source must do as a file name, got {self.name!r}")
+            raise UserError(f"the name of a source must be usable as a file name, got {self.name!r}")
         kinds = [kind for kind in _KINDS if getattr(self, kind)]
         if len(kinds) != 1:
             raise UserError(f"source {self.name} must have one of {', '.join(_KINDS)}, it has {len(kinds)}")
@@ -75,8 +75,8 @@ class SourceEntry:
         if self.count is not None and self.count < 0:
             raise UserError(f"count of {self.name} must be at least 0, got {self.count}")
         if self.convert:
-            self._check_set()
-        if not self.draw and (self.repeat or set(self.settings) - self._of_set()):
+            self._check_dataset()
+        if not self.draw and (self.repeat or set(self.settings) - self._allowed_settings()):
             raise UserError(f"source {self.name} is not drawn: it takes no settings")
         if not self.draw and not isinstance(self.settings.get("draw_tables", False), bool):
             raise UserError(f"draw_tables of {self.name} must be true or false, got {self.settings['draw_tables']!r}")
@@ -86,22 +86,22 @@ class SourceEntry:
         for settings in self.runs() if self.draw else ():
             make_source(self.draw, settings)
 
-    def _of_set(self) -> set[str]:
+    def _allowed_settings(self) -> set[str]:
         return {"draw_tables"} if self.convert and CATALOGUE[self.convert].draws else set()
 
     @property
     def draws_tables(self) -> bool:
         return bool(self.settings.get("draw_tables", False))
 
-    def _check_set(self) -> None:
+    def _check_dataset(self) -> None:
         if self.convert not in CATALOGUE:
-            raise UserError(f"source {self.name}: no data set is called {self.convert!r}: "
+            raise UserError(f"source {self.name}: no dataset is called {self.convert!r}: "
                             f"{nearest(self.convert, CATALOGUE)}")  # fmt: skip
         if not self.folder:
-            raise UserError(f"source {self.name} is converted: it needs from, the folder of the set")
+            raise UserError(f"source {self.name} is converted: it needs from, the folder of the dataset")
 
     def runs(self) -> list[dict[str, Any]]:
-        """Return the settings of every run of a drawn source: one, or one for each value of `repeat`."""
+        """Return the settings of every run of a synthetic source: one run, or one for each value of `repeat`."""
         values = [(name, value) for name, listed in self.repeat.items() for value in listed]
         return [{**self.settings, name: value} for name, value in values] or [dict(self.settings)]
 
@@ -131,7 +131,7 @@ class StageRecipe:
 
 
 def read_recipe(path: str) -> StageRecipe:
-    """Read a recipe. UserError, one line that names the file, for what does not fit."""
+    """Read a recipe. Raise a UserError that names the file if anything in it is not valid."""
     values = read_toml(path)
     try:
         sources = tuple(_entry(each) for each in _tables(values.pop("source", []), "source"))
@@ -143,7 +143,7 @@ def read_recipe(path: str) -> StageRecipe:
 
 
 def _entry(values: Values) -> SourceEntry:
-    # "from" is no name in Python, and "filter" reads better in the file than a plural.
+    # "from" is a keyword in Python, and "filter" reads better than a plural in the file.
     renamed = {{"from": "folder", "filter": "filters"}.get(key, key): value for key, value in values.items()}
     filters = tuple(_tables(renamed.pop("filters", []), "filter"))
     tables: dict[str, Any] = {key: _table(renamed.pop(key, {}), key) for key in ("settings", "repeat")}

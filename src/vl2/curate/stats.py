@@ -1,4 +1,4 @@
-"""What a set of records holds, counted and drawn: tokens by category, language and source, tiles, lengths."""
+"""Statistics of a set of records as data and plots: tokens by category, language and source, tiles and lengths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Tally:
-    """Sums over records."""
+    """Totals over records."""
 
     records: int = 0
     images: int = 0
@@ -54,15 +54,15 @@ Groups = dict[str, Tally]
 
 @dataclass(kw_only=True)
 class Stats:
-    """Everything that is counted over a set of records."""
+    """All statistics of a set of records."""
 
     total: Tally = field(default_factory=Tally)
     by_category: Groups = field(default_factory=dict)
     by_language: Groups = field(default_factory=dict)
     by_source: Groups = field(default_factory=dict)
-    tiles_per_image: Counter[int] = field(default_factory=Counter)  # tiles to images
-    lengths: Counter[int] = field(default_factory=Counter)  # tokens up to a power of two to records
-    skipped: int = 0  # could not be read or encoded
+    tiles_per_image: Counter[int] = field(default_factory=Counter)  # number of tiles -> number of images
+    lengths: Counter[int] = field(default_factory=Counter)  # tokens, rounded up to a power of two -> records
+    skipped: int = 0  # records that could not be read or encoded
 
     def add(self, record: Record, counts: TokenCounts) -> None:
         self.total.add(counts)
@@ -92,12 +92,12 @@ class Stats:
 
 
 def largest_first(groups: Groups) -> list[tuple[str, Tally]]:
-    """Return the groups by falling number of tokens; ties by name."""
+    """Return the groups by decreasing number of tokens; ties are sorted by name."""
     return sorted(groups.items(), key=lambda item: (-item[1].tokens, item[0]))
 
 
 def gather(found: Iterable[Found], processor: Processor) -> Stats:
-    """Count all records. Those that cannot be read or encoded are counted as skipped: `validate` says why."""
+    """Count all records. Records that cannot be read or encoded count as skipped; `validate` reports the reasons."""
     stats = Stats()
     for item in found:
         if isinstance(item, Problem):
@@ -111,11 +111,11 @@ def gather(found: Iterable[Found], processor: Processor) -> Stats:
 
 
 TEXT_COLOR, VISUAL_COLOR = "#0072B2", "#E69F00"  # Okabe and Ito (2008)
-MAX_BARS = 20  # of groups; the others are summed up in the last bar
+MAX_BARS = 20  # the last bar sums up all further groups
 
 
 def save_plots(stats: Stats, folder: str) -> list[Path]:
-    """Write every plot as a PNG into the folder, which is made. UserError if it cannot be written."""
+    """Write all plots as PNG files into a folder, which is created. Raise UserError if that fails."""
     with needs_extra("plotting"):
         import matplotlib.figure
     target = Path(folder)
@@ -143,7 +143,7 @@ def save_plots(stats: Stats, folder: str) -> list[Path]:
 
 def _save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes.
+        # A name in a script that the font lacks is drawn as boxes, which needs no warning.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(path, dpi=120)
 
@@ -158,11 +158,11 @@ def _draw_groups(axes: Axes, groups: Groups, title: str) -> None:
     text, visual = [row[1] for row in rows], [row[2] for row in rows]
     axes.barh(places, text, color=TEXT_COLOR, label="text")
     axes.barh(places, visual, left=text, color=VISUAL_COLOR, label="visual")
-    # Names come from strangers: "$" would start a formula.
+    # Escape "$" in names from the data, because it would start a formula.
     axes.set_yticks(places, [row[0][:40].replace("$", r"\$") for row in rows])
     axes.invert_yaxis()
     axes.set_title(f"Tokens {title}", loc="left")
-    _finish(axes, "x")
+    _style_axes(axes, "x")
     if rows:
         axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
@@ -173,10 +173,10 @@ def _draw_histogram(axes: Axes, counts: dict[int, int], label: str, counted: str
     axes.bar_label(bars, padding=2, fmt="{:,.0f}")
     axes.set_xlabel(label)
     axes.set_title(f"{counted.capitalize()} by {label.removesuffix(', at most')}", loc="left")
-    _finish(axes, "y")
+    _style_axes(axes, "y")
 
 
-def _finish(axes: Axes, along: Any) -> None:
+def _style_axes(axes: Axes, along: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axis = axes.xaxis if along == "x" else axes.yaxis
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value == int(value) else "")

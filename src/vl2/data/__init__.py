@@ -1,1 +1,1 @@
-"""Training data: one record format, sources that make records, and the plan that packs them."""
+"""Training data: the record format, its stores, the mixture of sources, packing and the loader."""

@@ -1,10 +1,11 @@
-"""What records cost in tokens and tiles, known before anything is loaded: of one, and of every one of a store.
+"""Count the tokens and tiles of records, and keep the counts of a whole store in an index file.
 
-No pixel is read: the grids follow from the sizes that the record states, which are those of the image as shown
-(upright). A record that turns out otherwise when it is loaded is a problem of that record, see `loader.py`.
-Held by a test that the counts are those of `Processor.encode`.
+The mixture and the packing work from these counts alone. No image is decoded: the grids follow from the image sizes
+that a record states, which are the sizes of the upright image. If the loader finds that a record encodes to another
+length, it reports that record and leaves it out (see `loader.py`). A test checks that the counts equal those of
+`Processor.encode`.
 
-N records. Counts are of whole samples, visual tokens included.
+Arrays have one entry for each of N records. Counts are of whole samples, visual tokens included.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from vl2.process.sample import IGNORE_ID, Sample
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCounts:
-    """Tokens of one record, and how each of its images is cut."""
+    """Token counts of one record, and the tile grid of each of its images."""
 
     text: int  # tokens that are not visual
-    trained: int  # tokens that something is trained to predict: the bos has a label, but nothing before it
+    trained: int  # labels in the loss; the first label is not one, because no token precedes it to predict it
     visual: int
     grids: tuple[Grid, ...]
 
@@ -43,7 +44,7 @@ class TokenCounts:
 
     @property
     def tiles(self) -> int:
-        """Tiles that the vision encoder reads, global views among them."""
+        """The number of tiles that the vision encoder reads, global views included."""
         return sum(num_tiles(grid) for grid in self.grids)
 
     @classmethod
@@ -59,8 +60,11 @@ class TokenCounts:
 
 
 def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = True) -> TokenCounts:
-    """Count what `Processor.encode(train=True)` will make of the record. UserError if it cannot be a sample."""
-    # The images are stood for by empty bytes, which nothing opens here.
+    """Count the tokens that `Processor.encode(train=True)` makes of the record, without decoding its images.
+
+    Raise UserError if the record cannot be encoded.
+    """
+    # Empty bytes stand in for the images, because only their sizes are needed here.
     turns = arrange(record.to_turns([b""] * len(record.images)))
     sizes = iter([(image.width, image.height) for image in record.images])
     per_turn = [[next(sizes) for _ in turn.images] for turn in turns]
@@ -86,12 +90,12 @@ Ints = NDArray[np.int64]
 
 _FORMAT = 2  # of the .npz file
 _ARRAYS = ("categories", "num_tokens", "num_trained", "num_tiles")
-# Its ids tell one vocabulary from another of the same size.
+# The token ids of this text distinguish vocabularies of the same size.
 _PROBE = "The quick brown fox, 12,345.67 <|ref|>图片<|/ref|> naïve"
 
 
 class RecordStore(Protocol):
-    """A store that gives any record, its images as bytes, to several threads at once; see `store.open_random`."""
+    """Random access to records whose images are bytes, safe to read from several threads (see `store.open_random`)."""
 
     def __len__(self) -> int: ...
 
@@ -100,20 +104,20 @@ class RecordStore(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LostRecord:
-    """A record that cannot be used, and why, in one line."""
+    """A record that cannot be used, and the reason in one line."""
 
     source: str
-    record: int  # its place in the store
+    record: int  # its number in the store
     message: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceIndex:
-    """The records of one category in one store: what a mixture draws from."""
+    """The counts of all records of one category in one store; a mixture draws from such sources."""
 
     name: str  # of the store
     category: str
-    records: Ints  # [N], places in the store
+    records: Ints  # [N], numbers in the store
     num_tokens: Ints  # [N]
     num_trained: Ints  # [N]
     num_tiles: Ints  # [N]
@@ -123,7 +127,7 @@ class SourceIndex:
             raise UserError(f"category must be one of {', '.join(CATEGORIES)}, got {self.category!r}")
         lengths = {len(self.records), len(self.num_tokens), len(self.num_trained), len(self.num_tiles)}
         assert len(lengths) == 1, f"arrays of one source must have one length, got {sorted(lengths)}"
-        assert not len(self) or int(self.num_tokens.min()) > 0, "a record of no tokens cannot be weighed"
+        assert not len(self) or int(self.num_tokens.min()) > 0, "a record without tokens has no share of a mixture"
 
     def __len__(self) -> int:
         return len(self.records)
@@ -133,11 +137,11 @@ class SourceIndex:
         return f"{self.name}/{self.category}"
 
     def is_fitting(self, seq_len: int) -> NDArray[np.bool_]:
-        """Tell of each record whether it fits a sequence; a sample is never cut."""
+        """Return a mask of the records that fit a sequence of `seq_len` tokens; samples are never truncated."""
         return self.num_tokens <= seq_len
 
     def take(self, chosen: NDArray[np.bool_]) -> SourceIndex:
-        """Return the index of the chosen records alone."""
+        """Return an index of the chosen records only."""
         return SourceIndex(
             name=self.name,
             category=self.category,
@@ -150,11 +154,14 @@ class SourceIndex:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoreIndex:
-    """The costs of a whole store, in its order. Unreadable records have 0 tokens and are listed in `problems`."""
+    """The counts of every record of a store, in the store's order.
+
+    Unreadable records count 0 tokens and are listed in `problems`.
+    """
 
     name: str
-    settings: str  # checksum of all that the costs depend on beside the records
-    files: str = ""  # checksum of the files that hold the records; "": not known
+    settings: str  # checksum of everything besides the records that the counts depend on
+    files: str = ""  # checksum of the files that hold the records; "" if unknown
     categories: Ints  # [N], positions in CATEGORIES
     num_tokens: Ints  # [N]
     num_trained: Ints  # [N]
@@ -165,7 +172,7 @@ class StoreIndex:
         return len(self.categories)
 
     def sources(self) -> tuple[SourceIndex, ...]:
-        """Return one source for each category that the store holds, in the order of CATEGORIES."""
+        """Return one source for each category in the store, in the order of CATEGORIES."""
         return tuple(self._sources())
 
     def _sources(self) -> Iterator[SourceIndex]:
@@ -182,7 +189,7 @@ class StoreIndex:
                 )
 
     def save(self, path: Path | str) -> None:
-        """Write one .npz file; it appears whole or not at all."""
+        """Write the index to one .npz file atomically. Raise UserError if that fails."""
         path = Path(path)
         problems = [[problem.record, problem.message] for problem in self.problems]
         about = {
@@ -205,18 +212,21 @@ class StoreIndex:
     def load(
         cls, path: Path | str, processor: Processor, num_records: int, *, files: str = "", mask_prompt: bool = True
     ) -> StoreIndex:
-        """Read an index. UserError if its settings, its files or its number of records are not these."""
+        """Read an index.
+
+        Raise UserError if it was built with other settings, from other files or for another number of records.
+        """
         path = Path(path)
         try:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
                 arrays: dict[str, Any] = {name: file[name].astype(np.int64) for name in _ARRAYS}
             name, settings, version = about["name"], about["settings"], about["format"]
-            counted = about.get("files")  # formats before 2 have none, and are refused below
+            counted = about.get("files")  # missing before format 2, which is refused below
             problems = tuple(LostRecord(source=name, record=r, message=m) for r, m in about["problems"])
         except FileNotFoundError:
             raise UserError(f"no index at {path}") from None
-        except Exception as error:  # zip, numpy and JSON raise a dozen kinds on damaged data
+        except Exception as error:  # zip, numpy and JSON raise many exception types on damaged data
             raise UserError(f"{path} is not an index: {' '.join(str(error).split())[:120]}") from None
         if version != _FORMAT or settings != settings_checksum(processor, mask_prompt=mask_prompt):
             raise UserError(
@@ -227,12 +237,12 @@ class StoreIndex:
             raise UserError(f"the files of {name} have changed since the index {path} was made: build it again")
         index = cls(name=name, settings=settings, files=counted, problems=problems, **arrays)
         if len(index) != num_records:
-            raise UserError(f"the index {path} is of {len(index)} records, the store has {num_records}: build it again")
+            raise UserError(f"the index {path} has {len(index)} records, the store {num_records}: build it again")
         return index
 
 
 def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
-    """Return a checksum of everything that turns a record into its cost."""
+    """Return a checksum of all settings that determine the token and tile counts of a record."""
     config, tokenizer = processor.config, processor.tokenizer
     values: tuple[object, ...] = (
         len(tokenizer),
@@ -257,7 +267,11 @@ def build_index(
     mask_prompt: bool = True,
     after_each: Callable[[], None] = lambda: None,
 ) -> StoreIndex:
-    """Read every record of a store once and count. A record that fails is listed, and the others go on."""
+    """Read every record of a store once and count its tokens and tiles.
+
+    A record that cannot be read or counted is listed in the index's `problems`. `after_each` is called after every
+    record, for progress displays.
+    """
     rows = np.zeros((len(records), 4), dtype=np.int64)
     problems: list[LostRecord] = []
     for place in range(len(records)):
@@ -266,7 +280,7 @@ def build_index(
             counts = count_tokens(record, processor, mask_prompt=mask_prompt)
         except MemoryError:
             raise
-        except Exception as error:  # whatever a damaged shard raises, it concerns this record only
+        except Exception as error:  # a damaged shard may raise anything; it affects this record only
             problems.append(LostRecord(source=name, record=place, message=one_line(error)))
         else:
             rows[place] = (CATEGORIES.index(record.category), counts.total, counts.trained, counts.tiles)
@@ -281,13 +295,13 @@ def build_index(
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of an error in one line; its kind too unless it is ours."""
+    """Return an error's message in one line, with the exception type unless it is a UserError."""
     text = " ".join(str(error).split())[:200]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def too_long(sources: Sequence[SourceIndex], seq_len: int) -> tuple[LostRecord, ...]:
-    """List the records that no sequence of `seq_len` tokens can hold."""
+    """List the records that are longer than `seq_len` tokens."""
     return tuple(
         LostRecord(source=source.name, record=int(source.records[i]), message=f"{length} tokens > {seq_len}")
         for source in sources

@@ -1,11 +1,11 @@
-"""The plan with its data: for every step, this rank's packs as tensors.
+"""Load the packs of a plan: for every step, this rank's packs as tensors.
 
-Packs are made ahead of the step that needs them by threads, not processes: decoding, resizing and tokenizing leave
-the interpreter's lock, a pack's tiles (18 MB for ten of 384 px) need not be copied from one process to another, and
-nothing has to survive a fork. The threads start with the iteration and end with it.
+Worker threads prepare packs ahead of the step that needs them. Threads suffice because decoding, resizing and
+tokenizing release the GIL; unlike processes they need not copy a pack's tiles (18 MB for ten of 384 px) and nothing
+has to survive a fork. The threads live as long as the iteration.
 
-A record that cannot be read, or that is not what the index says, is reported in `problems` and its place becomes
-padding. The plan stays as it is, so the ranks still agree, and the run goes on.
+A record that cannot be read, or whose counts differ from the index, is reported in `problems` and replaced by
+padding. The plan does not change, so all ranks still agree on it and training continues.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from vl2.process.sample import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderOptions:
-    """How packs are made; nothing here changes which samples they hold."""
+    """How packs are prepared. No option here changes which samples a pack holds."""
 
-    num_workers: int = 0  # threads; 0 makes every pack when it is asked for
-    read_ahead: int = 8  # packs made or in the making beyond the step in hand
-    is_padded: bool = True  # to the sequence length; else a pack is as long as its samples were planned
-    mask_prompt: bool = True  # train on answers only, else on all text
-    note: Callable[[Record, Sample], Any] | None = None  # what `Packed.notes` shall say of each sample
+    num_workers: int = 0  # threads; 0 prepares every pack on demand
+    read_ahead: int = 8  # packs prefetched beyond the current step
+    is_padded: bool = True  # pad to the sequence length; otherwise a pack is as long as its planned samples
+    mask_prompt: bool = True  # train on answers only, otherwise on all text
+    note: Callable[[Record, Sample], Any] | None = None  # computes each sample's entry of `Packed.notes`
 
     def __post_init__(self) -> None:
         if self.num_workers < 0 or self.read_ahead < 0:
@@ -46,25 +46,25 @@ class LoaderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedStep:
-    """One step as a rank sees it: its own packs, and who has what."""
+    """The data of one step for one rank: its own packs, and the division of all packs among the ranks."""
 
     number: int
-    packs: tuple[Packed, ...]  # fewer than `division.num_rounds` where this rank sits the last round out
+    packs: tuple[Packed, ...]  # one fewer than `division.num_rounds` if this rank has no pack in the last round
     division: Division
-    num_lost: int = 0  # records of these packs that became padding
+    num_lost: int = 0  # records of these packs that were replaced by padding
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Made:
+class _PreparedPack:
     packed: Packed
     problems: tuple[LostRecord, ...]
 
 
-_Started = tuple[StepPlan, Division, list[Future[_Made]]]
+_StartedStep = tuple[StepPlan, Division, list[Future[_PreparedPack]]]
 
 
 class Loader:
-    """An endless iterator over steps. Its state is that of the plan and is the same on every rank."""
+    """An endless iterator over the steps of a plan. Its state is the same on every rank."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Loader:
         num_ranks: int = 1,
         options: LoaderOptions | None = None,
     ) -> None:
-        """UserError if the plan needs a store that is not given, or the rank is not one of `num_ranks`."""
+        """Raise UserError if a store that the plan draws from is missing, or if `rank` is out of range."""
         if not 0 <= rank < num_ranks:
             raise UserError(f"rank must be in 0..{num_ranks - 1}, got {rank}")
         missing = {source.name for source in plan.sources} - set(stores)
@@ -84,7 +84,7 @@ class Loader:
         self.plan = plan
         self.rank = rank
         self.num_ranks = num_ranks
-        self.problems: list[LostRecord] = []  # of the steps handed out, in their order
+        self.problems: list[LostRecord] = []  # of the steps yielded so far, in order
         self._stores = stores
         self._processor = processor
         self._options = options or LoaderOptions()
@@ -92,39 +92,39 @@ class Loader:
         self._number = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place behind the last step handed out, whatever has been made ahead of it."""
+        """Return the position after the last step yielded; packs prefetched beyond it do not count."""
         place = {"window": self._position.window, "pack": self._position.pack, "step": self._number}
         return {**place, "plan": self.plan.fingerprint}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, on any number of ranks. UserError if it is of another plan."""
+        """Continue from a state, on any number of ranks. Raise UserError if it belongs to another plan."""
         keys = ("window", "pack", "step")
         if set(state) != {*keys, "plan"} or not all(isinstance(state[key], int) for key in keys):
             raise UserError(f"a loader's state must have {', '.join(keys)} and plan, got {', '.join(map(str, state))}")
         if state["plan"] != self.plan.fingerprint:
-            raise UserError("the state is of another plan: data, mixture, seed or packing have changed since")
+            raise UserError("the state belongs to another plan: data, mixture, seed or packing have changed since")
         self._position = Position(window=state["window"], pack=state["pack"])
         self._number = state["step"]
 
     def __iter__(self) -> Iterator[LoadedStep]:
-        """Yield the steps from the current place on."""
+        """Yield the steps from the current position on."""
         if not self._options.num_workers:
-            yield from self._steps(lambda pack: _done(self._make(pack)))
+            yield from self._steps(lambda pack: _completed(self._prepare_pack(pack)))
             return
         executor = ThreadPoolExecutor(self._options.num_workers, thread_name_prefix="vl2-loader")
         try:
-            with closing(self._steps(lambda pack: executor.submit(self._make, pack))) as steps:
+            with closing(self._steps(lambda pack: executor.submit(self._prepare_pack, pack))) as steps:
                 yield from steps
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
-    def _steps(self, start: Callable[[Pack], Future[_Made]]) -> Generator[LoadedStep, None, None]:
+    def _steps(self, start: Callable[[Pack], Future[_PreparedPack]]) -> Generator[LoadedStep, None, None]:
         planned = self.plan.steps(self._position)
-        started: deque[_Started] = deque()
+        started: deque[_StartedStep] = deque()
         ahead = self._options.read_ahead if self._options.num_workers else 0
         while True:
-            # The step in hand, and then whole steps until enough packs are on their way. Steps are limited as well:
-            # a rank beyond the packs of a step would plan on for ever.
+            # Start the current step, then whole steps until enough packs are prefetched. The number of steps is
+            # limited too: a rank that gets no packs at all would otherwise plan ahead forever.
             while not started or (len(started) <= ahead and _num_ahead(started) < ahead):
                 step = next(planned)
                 division = step.divide(self.num_ranks)
@@ -133,12 +133,12 @@ class Loader:
             made = [future.result() for future in futures]
             problems = [problem for one in made for problem in one.problems]
             self.problems += problems
-            # Moved on before the step is handed out: whoever holds the step may save the state.
+            # Advance before yielding: the caller may save the state while it holds the step.
             self._position, number, self._number = step.end, self._number, self._number + 1
             packs = tuple(one.packed for one in made)
             yield LoadedStep(number=number, packs=packs, division=division, num_lost=len(problems))
 
-    def _make(self, pack: Pack) -> _Made:
+    def _prepare_pack(self, pack: Pack) -> _PreparedPack:
         samples: list[Sample] = []
         categories: list[str] = []
         notes: list[Any] = []
@@ -146,26 +146,26 @@ class Loader:
         for entry in pack.entries:
             try:
                 record = self._stores[entry.source][entry.record]
-                sample = self._sample(record, entry)
+                sample = self._encode_checked(record, entry)
                 if self._options.note is not None:
                     notes.append(self._options.note(record, sample))
                 samples.append(sample)
                 categories.append(record.category)
             except MemoryError:
                 raise
-            except Exception as error:  # whatever a damaged record raises, it concerns this record only
+            except Exception as error:  # a damaged record may raise anything; it affects this record only
                 problems.append(LostRecord(source=entry.source, record=entry.record, message=one_line(error)))
         length = self.plan.options.packing.seq_len if self._options.is_padded else pack.num_tokens
         packed = pack_samples(samples, self._processor, length, categories, notes)
-        return _Made(packed=packed, problems=tuple(problems))
+        return _PreparedPack(packed=packed, problems=tuple(problems))
 
-    def _sample(self, record: Record, entry: PackEntry) -> Sample:
-        """Encode one record. UserError if it is not what the plan was made for."""
+    def _encode_checked(self, record: Record, entry: PackEntry) -> Sample:
+        """Encode one record. Raise UserError if its tokens or tiles differ from the planned counts."""
         sample = self._encode(record)
         if (len(sample), len(sample.tiles)) != (entry.num_tokens, entry.num_tiles):
             raise UserError(
                 f"record {record.id} has {len(sample)} tokens and {len(sample.tiles)} tiles, the index says "
-                f"{entry.num_tokens} and {entry.num_tiles}: is the size of an image stated wrongly?"
+                f"{entry.num_tokens} and {entry.num_tiles}: does the record state a wrong image size?"
             )
         return sample
 
@@ -179,12 +179,12 @@ class Loader:
         )
 
 
-def _num_ahead(started: deque[_Started]) -> int:
-    """Count the packs on their way for the steps after the one in hand."""
+def _num_ahead(started: deque[_StartedStep]) -> int:
+    """Count the packs in preparation for the steps after the current one."""
     return sum(len(futures) for _, _, futures in islice(started, 1, None))
 
 
-def _done(made: _Made) -> Future[_Made]:
-    future: Future[_Made] = Future()
+def _completed(made: _PreparedPack) -> Future[_PreparedPack]:
+    future: Future[_PreparedPack] = Future()
     future.set_result(made)
     return future

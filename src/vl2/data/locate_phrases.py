@@ -1,7 +1,8 @@
-"""How records ask where something is, and answer that it is not there: one pool for drawn and converted records.
+"""Phrases that ask where an object is, and that answer that it is absent.
 
-Half of the questions are in the released wording, `<|ref|>query<|/ref|>.`, which is the one that people use; the second
-is the report's, which says that more were drawn at random. What is absent is asked for in the same words.
+Synthetic and converted records share this pool. Half of the questions use the wording of the released model,
+`<|ref|>query<|/ref|>.`, because users will use it. The others are drawn at random, as the report describes; the
+first of them is the report's example. Questions about absent objects use the same wordings.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LOCATE = {
         "检测图像里的<|ref|>{label}<|/ref|>。",
     ),
 }
-# No article: a label may be a phrase of any form.
+# These avoid articles, because a label may be any phrase.
 ABSENT = {
     "en": (
         "There is no {label} in the image.",
@@ -46,5 +47,5 @@ def locate(rng: random.Random, language: str, label: str) -> str:
 
 
 def absent(rng: random.Random, language: str, label: str) -> str:
-    """Return the answer that something is not there."""
+    """Return an answer that something is absent."""
     return rng.choice(ABSENT[language]).replace("{label}", label)

@@ -1,12 +1,12 @@
-"""In which shares of tokens the sources are seen, and in which order each is gone through.
+"""Mixtures: the share of training tokens that each source gets, and the order of each source's records.
 
-A mixture divides tokens, not samples: all tokens of a sample count, visual ones too. The paper gives one number,
-about 70 : 30 of vision-language to text in pretraining, and no share of any category (arXiv 2412.10302,
-section 3). The shares inside `STAGE_MIXTURES` are therefore our choice, written down here and nowhere else.
+A mixture divides tokens, not samples; visual tokens count too. The paper gives one number, about 70 : 30 of
+vision-language to text in pretraining, and no share of any category (arXiv 2412.10302, section 3). The shares inside
+`STAGE_MIXTURES` are therefore our choice, and this file is the only place that defines them.
 
-How the draw follows the shares: lay all sources on one axis of tokens. Where the whole run has seen T tokens,
-a source of share s has seen s * T, to within one sample. So any stretch of the axis can be drawn without knowing what
-came before it: an epoch of a source is the same number of tokens in any order, and division finds the place.
+The sampler works on a token axis shared by all sources. After T tokens of the whole run, a source with share s has
+contributed s * T tokens, to within one sample. Any interval of the axis can be drawn without its past: an epoch of a
+source has the same number of tokens in any order, so a division finds the epoch and the offset in it.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Shares of tokens: groups first, categories inside them, sources inside those.
+    """Shares of tokens by group, by category inside a group, and by source inside a category.
 
-    Sources of one category are weighed by their tokens to the power 1 / temperature: 1 goes through them evenly,
-    higher values favor the small ones. `sources` sets weights instead, by "name/category", for all sources of a
-    category or for none.
+    The weight of a source in its category is its number of tokens to the power 1 / temperature: at 1 all sources are
+    repeated equally often, higher values favor the small ones. `sources` overrides the weights, keyed by
+    "name/category"; it must name all sources of a category or none.
     """
 
     groups: tuple[Group, ...]
@@ -67,7 +67,7 @@ class Mixture:
         return frozenset(category for group in self.groups for category in group.categories)
 
     def only(self, categories: Iterable[str]) -> Mixture:
-        """Return the mixture of these categories alone; groups keep their shares, empty ones go."""
+        """Return the mixture restricted to these categories. Groups keep their shares; empty groups are dropped."""
         kept = set(categories)
         inside = [(group, {c: w for c, w in group.categories.items() if c in kept}) for group in self.groups]
         groups = tuple(replace(group, categories=weights) for group, weights in inside if weights)
@@ -76,9 +76,10 @@ class Mixture:
         return replace(self, groups=groups)
 
     def shares(self, sources: Sequence[SourceIndex]) -> tuple[float, ...]:
-        """Return the share of all tokens of each source; they add up to 1.
+        """Return each source's share of all tokens; the shares add up to 1.
 
-        UserError if a category has no source, or a source no place in the mixture: neither is dropped in silence.
+        Raise UserError if a category has no source or a source's category is not in the mixture, so that neither is
+        dropped silently.
         """
         self._check(sources)
         total = sum(group.share for group in self.groups)
@@ -111,7 +112,7 @@ class Mixture:
         if self.categories != held:
             odd = sorted(self.categories ^ held)[0]
             where = "no place in the mixture" if odd in held else "no source"
-            raise UserError(f"category {odd!r} has {where}; Mixture.only() leaves out what there is no data for")
+            raise UserError(f"category {odd!r} has {where}; Mixture.only() keeps just the categories that have data")
         unknown = self.sources.keys() - set(keys)
         if unknown:
             raise UserError(f"the mixture weighs {sorted(unknown)[0]!r}, the sources are {', '.join(keys)}")
@@ -121,12 +122,12 @@ class Mixture:
                 raise UserError(f"the mixture must weigh all sources of category {category!r} or none")
 
 
-VISION_LANGUAGE_SHARE, TEXT_SHARE = 0.7, 0.3  # arXiv 2412.10302, pretraining; about, says the paper
+VISION_LANGUAGE_SHARE, TEXT_SHARE = 0.7, 0.3  # arXiv 2412.10302, pretraining: "around" 70 : 30
 
-# Alignment is ShareGPT4V alone: captions, and conversations about images, which are of one category here.
+# Alignment uses ShareGPT4V only: captions and conversations about images, both in category "caption".
 ALIGNMENT = Mixture(groups=(Group(share=1.0, categories={"caption": 1.0}),))
 
-# 70 : 30 is the paper's, the shares inside are ours: captions and documents of interleaved text carry the breadth.
+# 70 : 30 is from the paper, the shares inside are our choice: captions and interleaved documents are the most diverse.
 PRETRAINING = Mixture(
     groups=(
         Group(
@@ -149,7 +150,7 @@ PRETRAINING = Mixture(
     )
 )
 
-# The paper mixes in text-only dialogue and gives no ratio: 70 : 30 is kept. The shares inside are ours.
+# The paper mixes in text-only dialogue without a ratio, so 70 : 30 is kept. The shares inside are our choice.
 FINE_TUNING = Mixture(
     groups=(
         Group(
@@ -182,10 +183,10 @@ STAGE_MIXTURES: Mapping[str, Mixture] = {
 
 
 def epoch_order(seed: int, key: str, epoch: int, num_records: int) -> Ints:
-    """Return the order in which an epoch goes through a source, from these four values alone.
+    """Return the record order of one epoch of a source, a permutation that depends on the four arguments alone.
 
-    Records are sorted by a hash of their own (splitmix64), not by a library's generator, whose stream may change
-    with its version: ranks on unlike machines must agree.
+    Records are sorted by a splitmix64 hash. A library's generator would not do: its stream may change between
+    versions, and ranks on different machines must agree.
     """
     text = f"{seed}\0{key}\0{epoch}".encode()
     salt = int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
@@ -198,7 +199,7 @@ def epoch_order(seed: int, key: str, epoch: int, num_records: int) -> Ints:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draw:
-    """Samples in the order in which the mixture asks for them."""
+    """Samples in the order in which the mixture draws them."""
 
     sources: Ints  # [n], which source
     rows: Ints  # [n], which of its records
@@ -210,7 +211,10 @@ class Draw:
 
 
 class MixtureSampler:
-    """Samples a mixture: draws any interval of the token axis, the same each time; keeps each source's last order."""
+    """Draws the samples of any interval of the token axis, deterministically.
+
+    The record order of the last epoch used is cached for each source.
+    """
 
     def __init__(self, sources: Sequence[SourceIndex], shares: Sequence[float], seed: int) -> None:
         self.sources = tuple(sources)
@@ -219,18 +223,18 @@ class MixtureSampler:
         self._epoch_tokens = [int(source.num_tokens.sum()) for source in sources]
         self._orders: dict[int, tuple[int, Ints, Ints]] = {}  # source -> epoch, order, tokens before each
 
-    def place(self, source: int, token: int) -> int:
-        """Return how many tokens of a source lie before a place on the axis."""
+    def tokens_before(self, source: int, token: int) -> int:
+        """Return how many tokens of a source precede a position on the token axis."""
         return token * self._shares[source] >> _SHARE_BITS
 
     def epochs(self, token: int) -> dict[str, float]:
-        """Return how often each source has been gone through at a place on the axis."""
-        return {s.key: self.place(i, token) / self._epoch_tokens[i] for i, s in enumerate(self.sources)}
+        """Return the number of epochs of each source before a position on the token axis."""
+        return {s.key: self.tokens_before(i, token) / self._epoch_tokens[i] for i, s in enumerate(self.sources)}
 
     def draw(self, start: int, stop: int) -> Draw:
-        """Return the samples that begin in [start, stop) of the axis.
+        """Return the samples that begin in [start, stop) of the token axis.
 
-        The one whose source is furthest behind its share comes first; ties go to the earlier source.
+        The sample whose source is furthest behind its share comes first; ties go to the earlier source.
         """
         parts = [self._draw_source(number, start, stop) for number in range(len(self.sources))]
         numbers = np.concatenate([np.full(len(rows), number) for number, (rows, _) in enumerate(parts)])
@@ -246,8 +250,8 @@ class MixtureSampler:
         )
 
     def _draw_source(self, number: int, start: int, stop: int) -> tuple[Ints, NDArray[np.float64]]:
-        """Return the records of one source in the stretch, and where on the axis, from `start`, each is due."""
-        first, last = self.place(number, start), self.place(number, stop)
+        """Return one source's records in the interval, and the axis position of each, relative to `start`."""
+        first, last = self.tokens_before(number, start), self.tokens_before(number, stop)
         size = self._epoch_tokens[number]
         rows: list[Ints] = [np.zeros(0, dtype=np.int64)]
         begins: list[Ints] = [np.zeros(0, dtype=np.int64)]
@@ -259,7 +263,7 @@ class MixtureSampler:
         return np.concatenate(rows), np.concatenate(begins) / max(self._shares[number], 1)
 
     def _epoch(self, number: int, epoch: int) -> tuple[Ints, Ints]:
-        """Return the order of an epoch, and the tokens before each of its samples."""
+        """Return the record order of an epoch, and the number of tokens before each of its samples."""
         kept = self._orders.get(number)
         if kept is None or kept[0] != epoch:
             source = self.sources[number]

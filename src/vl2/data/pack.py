@@ -1,15 +1,17 @@
-"""Samples into packs: full sequences of tokens with balanced tiles, and a pack as tensors.
+"""Pack samples into full sequences with balanced numbers of tiles, and build the tensors of a pack.
 
-Best fit over the samples of one window, large ones first by size, then the small ones as they were drawn: sorted too,
-they would share packs with their like, and a step of few packs would hold one kind of sample alone. There are two
-budgets. That of tokens is hard and a sample is never cut. That of tiles makes packs cost the vision encoder alike; a
-sample with more tiles than that on its own is no reason to lose it, so it gets a pack which only samples without images
-may share.
+Packing is best fit over the samples of one window: first the large samples by decreasing size, then the small ones in
+the order in which they were drawn. Sorted small samples would end up beside their like, and a step of few packs would
+hold one kind of sample only.
 
-S tokens, n documents, I tiles of all samples together, P the side of a tile in pixels.
+A pack has two budgets. The token budget is hard, and samples are never truncated. The tile budget keeps the cost of
+the vision encoder even between packs; a sample that exceeds it alone is kept, in a pack that it shares only with
+samples without images.
 
-Labels stand at their own token: position i is trained to predict labels[i + 1]. The first label of every sample is
-masked, or the last token of the sample before would be trained to predict it.
+Shapes: S tokens, n documents, I tiles of all samples together, P pixels per side of a tile.
+
+Labels are not shifted: position i is trained to predict labels[i + 1]. The first label of every sample is masked, so
+that the last token of the sample before it is not trained to predict it.
 """
 
 from __future__ import annotations
@@ -30,16 +32,16 @@ from vl2.grid import num_tiles, num_visual_tokens
 from vl2.process.processor import Processor
 from vl2.process.sample import IGNORE_ID, Sample
 
-LARGE = 1 / 8  # of a pack; smaller samples fill what is left in any order
+LARGE = 1 / 8  # of a pack; smaller samples fill the gaps in the order drawn
 _SCALE = 16
 _TAKEN = 2**62  # more than any distance
 
-Chosen = list[int]  # numbers of the samples in one pack, in the order in which they were drawn
+Members = list[int]  # numbers of the samples in one pack, in the order in which they were drawn
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """How samples share a sequence. The defaults are the paper's length and packing, and our cap of tiles."""
+    """How samples share a sequence. Length and packing default to the paper's; the tile budget is our choice."""
 
     seq_len: int = 4096
     max_tiles: int = 16
@@ -50,10 +52,11 @@ class Packing:
             raise UserError(f"seq_len and max_tiles must be at least 1, got {self.seq_len} and {self.max_tiles}")
 
 
-class _Shelf:
-    """Open packs by what is left in them: for each number of tiles left, a set of numbers of tokens left.
+class _OpenPacks:
+    """The packs that have room, indexed by free tiles and free tokens.
 
-    A set is the bits of one integer, so that the tightest fit is found by shifting, not by searching.
+    For each number of free tiles, the numbers of free tokens form a bit set in one integer, so that shifting finds
+    the tightest fit without a search.
     """
 
     def __init__(self, max_tiles: int) -> None:
@@ -65,7 +68,10 @@ class _Shelf:
         self._lefts[tiles_left] |= 1 << tokens_left
 
     def take(self, num_tokens: int, num_tiles: int) -> tuple[int, int, int] | None:
-        """Remove and return (pack, tokens left, tiles left) of the tightest fit; fewest tiles left among equals."""
+        """Remove the pack that fits tightest and return (pack, free tokens, free tiles); None if none fits.
+
+        The pack with the fewest free tokens wins; ties go to the fewest free tiles.
+        """
         fitting = 0
         for left in self._lefts[num_tiles:]:
             fitting |= left
@@ -82,48 +88,49 @@ class _Shelf:
         return pack, tokens_left, tiles_left
 
 
-def make_packs(num_tokens: Ints, num_tiles: Ints, packing: Packing) -> list[Chosen]:
-    """Divide samples into packs, every sample into exactly one. The result depends on the arguments alone.
+def make_packs(num_tokens: Ints, num_tiles: Ints, packing: Packing) -> list[Members]:
+    """Divide samples into packs, each sample into exactly one. The result depends on the arguments alone.
 
-    Every sample must fit a sequence.
+    No sample may be longer than a sequence.
     """
     assert not len(num_tokens) or int(num_tokens.max()) <= packing.seq_len, "a sample is longer than a sequence"
     if not packing.is_packed:
         return [[number] for number in range(len(num_tokens))]
     size = np.maximum(num_tokens / packing.seq_len, np.minimum(num_tiles / packing.max_tiles, 1))
-    packs: list[Chosen] = []
-    shelf = _Shelf(packing.max_tiles)
+    packs: list[Members] = []
+    open_packs = _OpenPacks(packing.max_tiles)
     tokens, tiles = num_tokens.tolist(), num_tiles.tolist()
     for number in np.argsort(-np.where(size > LARGE, size, 0), kind="stable").tolist():
-        wanted = min(tiles[number], packing.max_tiles)  # more than the cap fills a pack as much as the cap does
-        found = shelf.take(tokens[number], wanted)
+        wanted = min(tiles[number], packing.max_tiles)  # a sample above the tile budget uses the whole budget
+        found = open_packs.take(tokens[number], wanted)
         if found is None:
             found = len(packs), packing.seq_len, packing.max_tiles
             packs.append([])
         pack, tokens_left, tiles_left = found
         packs[pack].append(number)
-        shelf.put(pack, tokens_left - tokens[number], tiles_left - wanted)
+        open_packs.put(pack, tokens_left - tokens[number], tiles_left - wanted)
     return [sorted(pack) for pack in packs]
 
 
 def even_order(contents: Ints, order: Ints) -> Ints:
-    """Reorder packs so that any run of them holds about the mean of every column of `contents`, [packs, columns].
+    """Reorder packs so that every run of consecutive packs has about the mean of each column of `contents`.
 
-    Each next pack is the one that brings the sums closest to what they should be by then, every column relative to
-    its own mean; ties go to the earlier in `order`. Integers only, so that all machines agree.
+    `contents` is [packs, columns]. The greedy choice takes the pack that brings the running sums closest to their
+    expected values, each column scaled by its mean; ties go to the earlier pack in `order`. The arithmetic uses
+    integers only, so that all machines agree.
     """
     if not len(order):
         return order
     mean = contents.mean(axis=0)
     used = mean > 0
-    # In units in which a column counts by its variance if it were drawn at random: sum of squares over mean.
+    # Divide each column by the square root of its mean, so that a column counts as a random (Poisson) count would.
     scaled = np.rint(contents[order][:, used] * (_SCALE / np.sqrt(mean[used]))).astype(np.int64)
     target = np.rint(scaled.mean(axis=0)).astype(np.int64)
     squares = (scaled * scaled).sum(axis=1)
     off = np.zeros_like(target)
     chosen = np.empty_like(order)
     for turn in range(len(order)):
-        # |off - target + row| squared, without the part that is the same for every row
+        # |off - target + row|^2 without the term that is equal for all rows
         best = int(np.argmin(squares + 2 * (scaled @ (off - target))))
         off += scaled[best] - target
         squares[best] = _TAKEN
@@ -133,19 +140,19 @@ def even_order(contents: Ints, order: Ints) -> Ints:
 
 
 def balance(num_tiles: list[int], num_tokens: list[int], num_ranks: int) -> list[list[int]]:
-    """Deal packs to ranks so that the ranks have about as many tiles, then tokens: largest first to the least loaded.
+    """Assign packs to ranks with balanced tiles, then balanced tokens: the largest pack to the least loaded rank.
 
-    Counts of packs differ by at most one. Within a rank the packs with most tiles come first, so that what the ranks
-    do at the same time costs alike as well.
+    The numbers of packs differ by at most one. Each rank runs its packs with the most tiles first, so that packs that
+    run at the same time on different ranks cost about the same.
     """
     if num_ranks < 1:
         raise UserError(f"there must be at least one rank, got {num_ranks}")
     least, num_larger = divmod(len(num_tiles), num_ranks)
     ranks: list[list[int]] = [[] for _ in range(num_ranks)]
-    least_loaded = [(0, 0, rank) for rank in range(num_ranks)]  # tiles, tokens: a heap
+    least_loaded = [(0, 0, rank) for rank in range(num_ranks)]  # a heap of (tiles, tokens, rank)
     for pack in sorted(range(len(num_tiles)), key=lambda i: (-num_tiles[i], -num_tokens[i], i)):
         tiles, tokens, rank = heappop(least_loaded)
-        # Full ranks leave the heap; once all that may have one pack more have it, the others are full one earlier.
+        # Full ranks leave the heap. Only `num_larger` ranks may take one pack more than the others.
         while len(ranks[rank]) >= least + (num_larger > 0):
             tiles, tokens, rank = heappop(least_loaded)
         ranks[rank].append(pack)
@@ -156,9 +163,9 @@ def balance(num_tiles: list[int], num_tokens: list[int], num_ranks: int) -> list
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """One training sequence. Its counts of visual slots and tiles have been checked against its grids.
+    """One training sequence as tensors. Its numbers of visual tokens and tiles are checked against its grids.
 
-    Padding stands at the end as a document of its own, so `cu_seqlens` always covers the whole sequence.
+    Padding comes last and is a document of its own, so `cu_seqlens` always covers the whole sequence.
     """
 
     input_ids: Tensor  # int64 [S]; the pad id where padded
@@ -170,10 +177,10 @@ class Packed:
     grids: Tensor  # int64 [images, 2], on the CPU; (columns, rows)
     tokens_per_side: int
     num_tokens: int  # without padding
-    max_seqlen: int  # the longest document, for kernels that ask; known here, so that no step waits for the device
-    names: tuple[str, ...]  # of the samples, padding has none
-    categories: tuple[str, ...] = ()  # of the samples, what their records teach; "" where nothing is said
-    notes: tuple[Any, ...] = ()  # of the samples, what an auxiliary loss asked the loader to say; none unless asked for
+    max_seqlen: int  # the longest document, for kernels that need it; an int, so that no step syncs with the device
+    names: tuple[str, ...]  # of the samples; padding has none
+    categories: tuple[str, ...] = ()  # of the samples' records; "" if unknown
+    notes: tuple[Any, ...] = ()  # of the samples, from `LoaderOptions.note` for an auxiliary loss; empty without it
 
     def __post_init__(self) -> None:
         size, num_samples = len(self.input_ids), len(self.names)
@@ -196,11 +203,11 @@ class Packed:
 
     @property
     def token_mask(self) -> Tensor:
-        """True where a token is real, bool [S]."""
+        """A mask that is False at padding, bool [S]."""
         return torch.arange(len(self), device=self.input_ids.device) < self.num_tokens
 
     def with_length(self, size: int) -> Packed:
-        """Return the pack padded, or with its padding cut, to `size` places, which must hold all its tokens."""
+        """Return the pack with its padding grown or shrunk to a length of `size`, which must hold all its tokens."""
         assert self.num_tokens <= size, f"{self.num_tokens} tokens in {size} places"
         if size == len(self):
             return self
@@ -224,7 +231,7 @@ class Packed:
     def to(self, device: torch.device | str) -> Packed:
         """Return the pack with its tensors on `device`.
 
-        The grids stay on the CPU, where the layout is computed, and the notes where they are.
+        The grids stay on the CPU, where the layout is computed; the notes are not moved.
         """
         names = ("input_ids", "labels", "position_ids", "cu_seqlens", "image_mask", "tiles")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
@@ -237,10 +244,10 @@ def pack_samples(
     categories: Sequence[str] | None = None,
     notes: Sequence[Any] = (),
 ) -> Packed:
-    """Lay samples end to end and pad to `seq_len` if it is given. No samples make a sequence of padding alone.
+    """Concatenate samples and pad them to `seq_len` if it is given. Without samples the sequence is all padding.
 
-    `categories` has one for each sample, `notes` too where there are any. UserError if the samples are longer than
-    `seq_len`.
+    `categories` has one entry for each sample; `notes` has one for each sample or is empty. Raise UserError if the
+    samples are longer than `seq_len`.
     """
     lengths = [len(sample) for sample in samples]
     num_tokens = sum(lengths)
@@ -252,11 +259,11 @@ def pack_samples(
     tiles = [torch.zeros(0, 3, config.tile_px, config.tile_px), *(sample.tiles for sample in samples)]
     grids = [torch.zeros(0, 2, dtype=torch.int64), *(sample.grids for sample in samples)]
     return Packed(
-        input_ids=_lay_out([sample.input_ids for sample in samples], size, processor.tokenizer.pad_id),
-        labels=_lay_out([_without_first(sample.labels) for sample in samples], size, IGNORE_ID),
+        input_ids=_concat_and_pad([sample.input_ids for sample in samples], size, processor.tokenizer.pad_id),
+        labels=_concat_and_pad([_mask_first(sample.labels) for sample in samples], size, IGNORE_ID),
         position_ids=torch.cat([torch.zeros(0, dtype=torch.int64), *(torch.arange(n) for n in documents)]),
         cu_seqlens=torch.tensor([0, *documents]).cumsum(0).to(torch.int32),
-        image_mask=_lay_out([sample.image_mask for sample in samples], size, False),
+        image_mask=_concat_and_pad([sample.image_mask for sample in samples], size, False),
         tiles=torch.cat(tiles),
         grids=torch.cat(grids),
         tokens_per_side=config.tokens_per_side,
@@ -268,11 +275,11 @@ def pack_samples(
     )
 
 
-def _without_first(labels: Tensor) -> Tensor:
+def _mask_first(labels: Tensor) -> Tensor:
     return torch.cat((labels.new_full((min(len(labels), 1),), IGNORE_ID), labels[1:]))
 
 
-def _lay_out(rows: Sequence[Tensor], size: int, padding: int | bool) -> Tensor:
+def _concat_and_pad(rows: Sequence[Tensor], size: int, padding: int | bool) -> Tensor:
     out = torch.full((size,), padding)
     if rows:
         joined = torch.cat(list(rows))

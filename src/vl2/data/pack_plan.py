@@ -1,9 +1,9 @@
-"""Which samples make which pack of which step, from the seed alone: every rank computes the same plan.
+"""Plan which samples form which pack of which step. The plan follows from the seed, so every rank computes the same.
 
-The token axis of the mixture is cut into windows. A window is drawn, packed and ordered by itself, from
-(seed, window), so that any of them can be planned without the ones before. A step takes the next packs, over the
-border of windows where it must. So a place in the plan is two integers, and it knows no ranks: they only divide
-the packs of a step among them.
+The token axis of the mixture is split into windows. Each window is drawn, packed and ordered independently from
+(seed, window), so any window can be planned without the ones before it. A step takes the next packs and may cross the
+border of two windows. A position in the plan is therefore two integers. It does not depend on the number of ranks,
+which only divide the packs of a step among themselves.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 
 from vl2.data.index import LostRecord, SourceIndex, too_long
 from vl2.data.mixture import Draw, Mixture, MixtureSampler, epoch_order
-from vl2.data.pack import Chosen, Packing, balance, even_order, make_packs
+from vl2.data.pack import Members, Packing, balance, even_order, make_packs
 from vl2.errors import UserError
 
-_KEPT_WINDOWS = 2  # a step may reach from one into the next
+_KEPT_WINDOWS = 2  # a step may use packs of two windows
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackEntry:
-    """One sample of a pack: a record by its place in the store, and what the index says of it."""
+    """One sample of a pack: the number of its record in the store, and the record's counts in the index."""
 
     source: str  # name of the store
     record: int
@@ -35,7 +35,7 @@ class PackEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """The samples of one sequence."""
+    """The samples of one packed sequence."""
 
     entries: tuple[PackEntry, ...]
 
@@ -50,7 +50,7 @@ class Pack:
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """A place in the plan: the next pack to use, by its window and its number there."""
+    """A position in the plan: the window of the next pack, and the pack's number in it."""
 
     window: int = 0
     pack: int = 0
@@ -62,14 +62,17 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """The packs of one global batch, the same ones on any number of ranks."""
+    """The packs of one global batch; they do not depend on the number of ranks."""
 
     packs: tuple[Pack, ...]
     start: Position
     end: Position
 
     def divide(self, num_ranks: int) -> Division:
-        """Return who takes which pack. Every rank computes all of it, and so knows who has no image or no pack."""
+        """Divide the packs among ranks.
+
+        Every rank computes the whole division, so each knows which ranks have no image or no pack in a round.
+        """
         tiles = [pack.num_tiles for pack in self.packs]
         ranks = balance(tiles, [pack.num_tokens for pack in self.packs], num_ranks)
         return Division(
@@ -80,34 +83,34 @@ class StepPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """One step's packs by rank, each rank's in the order in which it runs them."""
+    """The packs of one step by rank, in the order in which each rank runs them."""
 
     ranks: tuple[tuple[int, ...], ...]  # numbers of packs
     num_tiles: tuple[tuple[int, ...], ...]  # tiles of the same packs
 
     @property
     def num_rounds(self) -> int:
-        """The most packs that any rank has; counts differ by at most one, so some may sit the last round out."""
+        """The largest number of packs of any rank. Ranks differ by at most one, so some may skip the last round."""
         return max(len(rank) for rank in self.ranks)
 
-    def most_tiles(self, turn: int) -> int:
-        """Return the most tiles that any rank has in a round: what all must pad to where shapes must agree."""
-        return max((tiles[turn] for tiles in self.num_tiles if turn < len(tiles)), default=0)
+    def most_tiles(self, round_: int) -> int:
+        """Return the largest number of tiles of any rank in a round, to which all pad if shapes must be equal."""
+        return max((tiles[round_] for tiles in self.num_tiles if round_ < len(tiles)), default=0)
 
 
 def tile_bucket(num_tiles: int, width: int = 4) -> int:
-    """Round a number of tiles up to a multiple, so that a run meets few shapes. 0 stays 0."""
+    """Round a number of tiles up to a multiple of `width`, so that a run has few distinct shapes. 0 stays 0."""
     return -(-num_tiles // width) * width
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What the plan depends on beside the data and the mixture."""
+    """The settings of a plan, besides the data and the mixture."""
 
-    packs_per_step: int  # global batch, in sequences; the paper has 256, 2304 or 3360, and 64
+    packs_per_step: int  # global batch in sequences; the paper uses 256 (alignment), 2304 or 3360, and 64 (SFT)
     seed: int = 0
     packing: Packing = field(default_factory=Packing)
-    window_packs: int = 512  # larger windows fill better, and hold more records out of order
+    window_packs: int = 512  # larger windows leave less padding, but reorder records more
 
     def __post_init__(self) -> None:
         if self.packs_per_step < 1 or self.window_packs < 1:
@@ -117,15 +120,15 @@ class PlanOptions:
 
     @property
     def window_tokens(self) -> int:
-        """How much of the token axis is planned at a time."""
+        """The length of one window on the token axis."""
         return self.window_packs * self.packing.seq_len
 
 
 class PackPlan:
-    """The endless sequence of packs of a mixture. Records that fit no sequence are left out, see `excluded`."""
+    """The endless sequence of packs of a mixture. Records longer than a sequence are left out; see `excluded`."""
 
     def __init__(self, sources: Sequence[SourceIndex], mixture: Mixture, options: PlanOptions) -> None:
-        """UserError where sources and mixture do not agree, or where nothing of a source fits."""
+        """Raise UserError if the sources do not match the mixture, or if no record of a source fits a sequence."""
         seq_len = options.packing.seq_len
         self.options = options
         self.mixture = mixture
@@ -137,8 +140,8 @@ class PackPlan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A checksum of all that the plan depends on; a state of another plan is refused by it."""
-        # The options' class names are part of the digest: with others no older checkpoint could be resumed.
+        """A checksum of everything that the plan depends on, to recognize the state of another plan."""
+        # The options' class names are part of the digest. Renaming them would make older checkpoints unresumable.
         digest = hashlib.sha256(repr((self.options, self.shares)).encode())
         for source in self.sources:
             digest.update(source.key.encode())
@@ -147,7 +150,7 @@ class PackPlan:
         return digest.hexdigest()[:16]
 
     def window(self, number: int) -> tuple[Pack, ...]:
-        """Return the packs of one window, in an order in which any run of them has the mixture's shares."""
+        """Return the packs of one window, in an order in which every run of packs has about the mixture's shares."""
         packs = self._windows.get(number)
         if packs is None:
             packs = self._make_window(number)
@@ -163,7 +166,7 @@ class PackPlan:
         while True:
             here = self.window(window)
             if offset > len(here):
-                raise UserError(f"window {window} has {len(here)} packs, there is no place {offset}")
+                raise UserError(f"window {window} has {len(here)} packs, so there is no position {offset} in it")
             taken = here[offset : offset + self.options.packs_per_step - len(packs)]
             packs += taken
             offset += len(taken)
@@ -172,7 +175,7 @@ class PackPlan:
             window, offset = window + 1, 0
 
     def steps(self, start: Position | None = None) -> Iterator[StepPlan]:
-        """Yield the steps from a position on, without end."""
+        """Yield the steps from a position on, endlessly."""
         position = start or Position()
         while True:
             step = self.step(position)
@@ -180,12 +183,15 @@ class PackPlan:
             position = step.end
 
     def fill(self, window: int) -> float:
-        """Return the part of a window's places that hold a token; a cap of tiles near the mean makes it small."""
+        """Return the fraction of a window's positions that are not padding.
+
+        It is low if the tile budget is close to the mean number of tiles of a full pack.
+        """
         packs = self.window(window)
         return sum(pack.num_tokens for pack in packs) / max(len(packs) * self.options.packing.seq_len, 1)
 
     def epochs(self, position: Position) -> dict[str, float]:
-        """Return how often each source has been gone through where the position's window begins."""
+        """Return the number of epochs of each source before the position's window."""
         return self._sampler.epochs(position.window * self.options.window_tokens)
 
     def _make_window(self, number: int) -> tuple[Pack, ...]:
@@ -194,13 +200,13 @@ class PackPlan:
         chosen = make_packs(draw.num_tokens, draw.num_tiles, self.options.packing)
         entries = self._entries(draw)
         return tuple(
-            Pack(entries=tuple(entries[i] for i in chosen[pack])) for pack in self._order(number, draw, chosen)
+            Pack(entries=tuple(entries[i] for i in chosen[pack])) for pack in self._pack_order(number, draw, chosen)
         )
 
-    def _order(self, number: int, draw: Draw, chosen: list[Chosen]) -> list[int]:
-        """Return the order of a window's packs: shuffled, and even in every source's tokens and in tiles."""
+    def _pack_order(self, number: int, draw: Draw, chosen: list[Members]) -> list[int]:
+        """Return the order of a window's packs: shuffled, then evened out in tiles and in each source's tokens."""
         if not self.options.packing.is_packed:
-            return list(range(len(chosen)))  # as drawn, which is shuffled and even already
+            return list(range(len(chosen)))  # the drawn order is already shuffled and even
         pack_of = np.empty(len(draw), dtype=np.int64)
         for pack, samples in enumerate(chosen):
             pack_of[samples] = pack

@@ -1,7 +1,7 @@
-"""Reading files that are not stores of records: JSON, JSONL, Parquet and tar row by row, images measured undecoded.
+"""Read the files of public datasets row by row (JSON, JSONL, Parquet, tar) and measure images without decoding them.
 
-What is wrong with one row takes that row's place as a UserError, and the rest goes on; only a folder or file that is
-not in the layout at all raises one. Image paths are relative to the folder.
+The converters in `datasets/` use this. An error in one row is yielded in its place as a UserError and reading goes on;
+a folder or file that is not in the expected layout raises UserError. Image paths are relative to the dataset's folder.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from vl2.optional_imports import install_extra
 from vl2.process.tiling import Size
 
 Json = dict[str, Any]
-Row = tuple[str, Any]  # where it is, and what it holds: a row, or the UserError that reading it gave
+Row = tuple[str, Any]  # (location, content): the content is a row, or the UserError from reading it
 
-MAX_MEMBER_BYTES = 2**28  # of a file in a tar; a larger one is read as empty, and so as no image
+MAX_MEMBER_BYTES = 2**28  # of one file in a tar; a larger file is read as empty and then fails as an image
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
-_WIDTH, _ORIENTATION = 0x0100, 0x0112  # of TIFF and EXIF
-_TURNED = (5, 6, 7, 8)  # the orientations that swap width and height
+_WIDTH, _ORIENTATION = 0x0100, 0x0112  # tags of TIFF and EXIF
+_SIDES_SWAPPED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 def find_files(folder: Path, *patterns: str) -> list[Path]:
-    """Return what the first pattern that matches anything matches, sorted."""
+    """Return the files of the first pattern that matches any, sorted. Raise UserError if none does."""
     for pattern in patterns:
         found = sorted(path for path in folder.glob(pattern) if path.is_file())
         if found:
@@ -40,7 +40,7 @@ def find_files(folder: Path, *patterns: str) -> list[Path]:
 
 
 def find_file(folder: Path, *patterns: str) -> Path:
-    """Return the one file that the first matching pattern matches."""
+    """Return the only file of the first pattern that matches. Raise UserError if there is none or more than one."""
     found = find_files(folder, *patterns)
     if len(found) > 1:
         raise UserError(f"{folder} has several files that fit, give the split: {', '.join(p.name for p in found[:5])}")
@@ -62,12 +62,12 @@ def read_json(path: Path) -> Any:
 
 
 def read_list(path: Path, *keys: str) -> list[Row]:
-    """Return the entries of the list in a JSON file: the file itself, or what lies under the keys."""
+    """Return the entries of a list in a JSON file: the whole file, or the value at the path of `keys`."""
     return list_in(read_json(path), path.name, *keys)
 
 
 def list_in(content: Any, name: str, *keys: str) -> list[Row]:
-    """Return the entries of a list in the content of a JSON file of this name."""
+    """Return the entries of the list at the path of `keys` in parsed JSON; `name` is the file's, for errors."""
     for key in keys:
         if not isinstance(content, dict) or key not in content:
             raise UserError(f"{name} is not in the layout: it must hold an object with {key}")
@@ -78,12 +78,12 @@ def list_in(content: Any, name: str, *keys: str) -> list[Row]:
 
 
 def index_by(rows: Iterable[Row], key: str) -> dict[Any, Json]:
-    """Return the entries by one of their fields. One without it is missed where it is asked for."""
+    """Return the entries keyed by one of their fields. Entries without the field are left out."""
     return {row[key]: row for _, row in rows if isinstance(row, dict) and isinstance(row.get(key), int | str)}
 
 
 def jsonl_rows(path: Path) -> Iterator[Row]:
-    """Yield the lines of a JSONL file; a line that is no JSON is an error of that line."""
+    """Yield the rows of a JSONL file. A line that is not valid JSON is yielded as a UserError."""
     with path.open(encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -94,7 +94,7 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def parquet_rows(paths: Iterable[Path], columns: Sequence[str], *, batch_rows: int = 32) -> Iterator[Row]:
-    """Yield rows as dicts, a few in memory at a time; a file that cannot be read is one error."""
+    """Yield rows as dicts, with few in memory at a time. A file that cannot be read is yielded as one UserError."""
     try:
         import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
         from pyarrow import ArrowException
@@ -118,38 +118,38 @@ def parquet_rows(paths: Iterable[Path], columns: Sequence[str], *, batch_rows: i
 
 
 def parquet_files(folder: Path, split: str) -> list[Path]:
-    """Return the shards of a split, named as the Hugging Face hub names them."""
+    """Return the Parquet shards of a split under the names that the Hugging Face hub uses."""
     return find_files(folder, f"{split}-*.parquet", f"data/{split}-*.parquet", f"{split}.parquet")
 
 
 def measure(source: Path | bytes, name: str) -> Size:
-    """Return (width, height) of the upright picture, from the file's header."""
+    """Return (width, height) of the upright image from the file's header. Raise UserError if it cannot be read."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             width, height = image.size
-            return (height, width) if _is_turned(image) else (width, height)
+            return (height, width) if _swaps_sides(image) else (width, height)
     except FileNotFoundError:
         raise UserError(f"image {name} is not there") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"image {name} cannot be read: {type(error).__name__}") from None
 
 
-def _is_turned(image: Image.Image) -> bool:
-    """Say whether the EXIF data swaps width and height. Damaged EXIF data is no reason to refuse a good picture."""
+def _swaps_sides(image: Image.Image) -> bool:
+    """Return whether the EXIF orientation swaps width and height. Damaged EXIF data counts as upright."""
     if image.format == "PNG" and "exif" not in image.info:
-        return False  # getexif() would decode the picture to look for the data at its end
+        return False  # getexif() would decode the image to find an EXIF chunk at its end
     if isinstance(image, TiffImageFile) and image.width != image.tag_v2.get(_WIDTH):
-        return False  # newer versions of Pillow give the upright size of a TIFF by themselves
+        return False  # newer versions of Pillow already report the upright size of a TIFF
     try:
-        return image.getexif().get(_ORIENTATION, 1) in _TURNED
+        return image.getexif().get(_ORIENTATION, 1) in _SIDES_SWAPPED
     except Exception:
         return False
 
 
 def image_file(folder: Path, *names: str) -> StoredImage:
-    """Return the first of these files that exists, by its path relative to `folder`.
+    """Return the first of these files that exists, with its path relative to `folder`.
 
-    Names come from the data, so none may lead out of the folder.
+    Names come from untrusted data: raise UserError for one that leads out of the folder.
     """
     for name in names:
         pure = PurePosixPath(name)
@@ -161,7 +161,7 @@ def image_file(folder: Path, *names: str) -> StoredImage:
 
 
 def image_bytes(value: Any, name: str) -> StoredImage:
-    """Return an image kept in a column: bytes, or the hub's struct of bytes and path."""
+    """Return the image in a column's value: bytes, or the Hugging Face struct of bytes and path."""
     data = value.get("bytes") if isinstance(value, Mapping) else value
     if not isinstance(data, bytes):
         raise UserError(f"image {name} has no bytes")
@@ -170,7 +170,7 @@ def image_bytes(value: Any, name: str) -> StoredImage:
 
 
 def tar_samples(path: Path) -> Iterator[Row]:
-    """Yield the samples of a WebDataset tar as {ending: bytes}: neighboring files of one name are one sample."""
+    """Yield the samples of a WebDataset tar as {ending: bytes}. Consecutive files with one stem form a sample."""
     key = ""
     sample: dict[str, bytes] = {}
     try:
@@ -187,6 +187,6 @@ def tar_samples(path: Path) -> Iterator[Row]:
                 sample[f".{ending.lower()}"] = content.read() if content else b""
     except (OSError, tarfile.TarError) as error:
         yield path.name, UserError(f"the archive cannot be read: {error}")
-        return  # what was read of the last sample may be cut short
+        return  # the last sample may be truncated
     if sample:
         yield f"{path.name} {key}", sample

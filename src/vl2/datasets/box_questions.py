@@ -1,6 +1,6 @@
-"""Boxes as questions: locate queries with their answers, queries for what is absent, and captions with boxes.
+"""Make records from boxes: questions that ask to locate an object, present or absent, and captions with boxes.
 
-Boxes are (x0, y0, x1, y1) in pixels. The wordings are those of `data/locate_phrases.py`.
+Boxes are (x0, y0, x1, y1) in pixels. The questions use the phrases of `data/locate_phrases.py`.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ GROUNDED = (
     "<|grounding|>What is in this picture?",
 )
 
-MAX_TURNS = 8  # queries in one record; the rest go into further records
-MAX_BOXES = 40  # of one label; about 20 tokens each
+MAX_TURNS = 8  # queries in one record; further queries go into further records
+MAX_BOXES = 40  # boxes of one label; a box takes about 20 tokens
 
 _TAG = re.compile(r"<\|.*?\|>")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What to locate, and where it is: nowhere when there are no boxes."""
+    """A label to locate, and its boxes; it is absent if there are none."""
 
     label: str
     boxes_px: tuple[BoxPx, ...] = ()
 
 
 def clip_box(box: Sequence[float], size: Size) -> BoxPx:
-    """Return the box within its image. UserError if it has no area, or if most of it lies outside."""
+    """Clip a box to its image. Raise UserError if it has no area, or if more than half of it lies outside."""
     x0, y0, x1, y1 = (float(v) for v in box)
     if not all(map(math.isfinite, (x0, y0, x1, y1))):
         raise UserError(f"a box must be finite numbers, got {list(box)}")
@@ -55,20 +55,23 @@ def _area(box: BoxPx) -> float:
 
 
 def check_size(stated: Mapping[str, object], image: StoredImage) -> None:
-    """Refuse an image that is not of the size that its boxes are for: a resized copy, or one turned by its EXIF."""
+    """Raise UserError if an image's size differs from the size that its boxes are for.
+
+    This happens with resized copies, and with images that EXIF rotates.
+    """
     width, height = stated.get("width", image.width), stated.get("height", image.height)
     if (width, height) != (image.width, image.height):
         raise UserError(f"its boxes are for {width} x {height} px, but the image has {image.width} x {image.height}")
 
 
 def box_of_xywh(box: Sequence[float], size: Size) -> BoxPx:
-    """Convert (left, top, width, height)."""
+    """Convert a box (left, top, width, height) in pixels."""
     x, y, width, height = box
     return clip_box((x, y, x + width, y + height), size)
 
 
 def box_of_fractions(box: Sequence[float], size: Size) -> BoxPx:
-    """Convert (x0, y0, x1, y1) in fractions of the image's sides."""
+    """Convert a box (x0, y0, x1, y1) in fractions of the image's sides."""
     x0, y0, x1, y1 = box
     return clip_box((x0 * size[0], y0 * size[1], x1 * size[0], y1 * size[1]), size)
 
@@ -76,7 +79,10 @@ def box_of_fractions(box: Sequence[float], size: Size) -> BoxPx:
 def locate_records(
     conversion: Conversion, id: object, image: StoredImage, queries: Sequence[Query]
 ) -> Iterator[Record]:
-    """Ask for every query in an order drawn by the id; boxes are read in rows, from the top left."""
+    """Yield records that ask for every query, in an order drawn from the id.
+
+    The boxes of an answer are sorted by row, from the top left. Queries with more than MAX_BOXES boxes are left out.
+    """
     rng = conversion.random(id, "locate")
     asked = [query for query in queries if len(query.boxes_px) <= MAX_BOXES]
     for query in asked:
@@ -93,27 +99,27 @@ def locate_records(
             objects.append(Labelled(image=0, label=query.label, boxes_px=boxes))
             turns.append((question, answer))
         name = id if len(asked) <= MAX_TURNS else f"{id}-{start // MAX_TURNS}"
-        yield converse(conversion, name, turns, [image], category=_kind(conversion), objects=objects)
+        yield converse(conversion, name, turns, [image], category=_category(conversion), objects=objects)
 
 
-def _kind(conversion: Conversion) -> str:
-    """Return what a query teaches: elements of screens are a category of their own."""
+def _category(conversion: Conversion) -> str:
+    """Return the category of locate questions: "gui" for screens, otherwise "grounding"."""
     return "gui" if conversion.category == "gui" else "grounding"
 
 
 def absent_queries(
     conversion: Conversion, id: object, num_present: int, present: set[str], vocabulary: Sequence[str]
 ) -> list[Query]:
-    """Draw labels that are not in the image: `job.negatives` of them for each query about what is there.
+    """Draw queries for labels that are absent from the image, `conversion.negatives` for each query of a present one.
 
-    `present` must hold every label that is or may be in the image. An image with nothing in it counts as one query.
+    `present` must hold every label that is or may be in the image. An image without objects counts as one query.
     """
     rng = conversion.random(id, "absent")
     lower = {label.lower() for label in present}
     drawn: list[str] = []
     for _ in range(max(1, num_present)):
         if vocabulary and rng.random() < conversion.negatives:
-            # A few tries instead of a list of what is left: vocabularies are long, images hold few labels.
+            # Rejection sampling is cheaper than listing the absent labels: vocabularies are long, images hold few.
             tries = (rng.choice(vocabulary) for _ in range(20))
             label = next((t for t in tries if t.lower() not in lower), None)
             if label is not None:
@@ -129,7 +135,10 @@ def grounded_caption(
     pieces: Sequence[str | Query],
     prompts: Sequence[str] = GROUNDED,
 ) -> Record:
-    """Return a caption whose phrases carry boxes. Pieces are joined as they are."""
+    """Return a record of a caption whose phrases have boxes. The pieces are concatenated without separators.
+
+    Raise UserError if no phrase has boxes, or if the text holds special tokens.
+    """
     text = ""
     objects: list[Labelled] = []
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Sets of boxes and what is in them: blood cells and cards, elements of screens, things that an expression means."""
+"""Converters of datasets with labeled boxes: BCCD and playing cards, WaveUI, RefCOCO."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from vl2.data.raw_files import (
 from vl2.data.record import BoxPx, Record
 from vl2.datasets.box_questions import Query, absent_queries, box_of_xywh, check_size, clip_box, locate_records
 from vl2.datasets.coco_sets import read_instances
-from vl2.datasets.conversion import Conversion, Converted, each, numbered, of_split
+from vl2.datasets.conversion import Conversion, Converted, convert_rows, numbered, rows_of_split
 from vl2.errors import UserError
 
-# What the names in the files are called when they are asked for.
+# The labels used in questions, by the names in the files.
 PHOTO_LABELS = {
     "RBC": "red blood cell",
     "WBC": "white blood cell",
@@ -33,12 +33,12 @@ PHOTO_LABELS = {
 
 
 def read_boxed_photos(conversion: Conversion) -> Converted:
-    """Read Photos with boxes in one Parquet file: blood cells (BCCD) and playing cards, small sets that anyone may use.
+    """Read BCCD (blood cells) or the playing cards: photos with boxes in one Parquet file, under free licenses.
 
         bccd.parquet or cards.parquet   id, image, width, height, objects: [{name, x0, y0, x1, y1}], upstream_split
 
-    The split is one of upstream's (train, val, test), or `all`. Not every red cell of BCCD is boxed, so its usual rate
-    of queries for what is absent is 0.
+    The split is one of upstream's (train, val, test), or `all`. Not every red cell of BCCD has a box, so by default
+    it gets no queries for absent labels.
     """
     path = find_file(conversion.folder, f"{conversion.source}.parquet")
     vocabulary = [label for label in PHOTO_LABELS.values() if label.endswith(" card") == (conversion.source == "cards")]
@@ -57,16 +57,18 @@ def read_boxed_photos(conversion: Conversion) -> Converted:
         yield from locate_records(conversion, row["id"], image, queries)
 
     rows = parquet_rows([path], ("id", "image", "objects", "upstream_split"))
-    return each(rows if conversion.split == "all" else of_split(rows, "upstream_split", conversion.split), make)
+    return convert_rows(
+        rows if conversion.split == "all" else rows_of_split(rows, "upstream_split", conversion.split), make
+    )
 
 
 def read_waveui(conversion: Conversion) -> Converted:
-    """Read WaveUI-25k: elements of web, desktop and phone screens, one a row, each with its box.
+    """Read WaveUI-25k: elements of web, desktop and phone screens, one element with its box per row.
 
         data/train-00000-of-00022.parquet   image, bbox: [x0, y0, x1, y1] in pixels, resolution, name, description, ...
 
-    An element is asked for by its description, or else its name. The rest of a screen is not boxed, so nothing is said
-    to be absent.
+    Questions use the description of an element, or its name if there is none. The other elements of a screen have no
+    boxes, so there are no queries for absent ones.
     """
     rows = parquet_rows(
         parquet_files(conversion.folder, conversion.split), ("image", "bbox", "name", "description"), batch_rows=4
@@ -83,23 +85,24 @@ def read_waveui(conversion: Conversion) -> Converted:
         box = clip_box(element["bbox"], (image.width, image.height))
         yield from locate_records(conversion, number, image, [Query(label=label, boxes_px=(box,))])
 
-    return each(numbered(rows), make)
+    return convert_rows(numbered(rows), make)
 
 
 def read_refcoco(conversion: Conversion) -> Converted:
-    """Read RefCOCO, RefCOCO+ and RefCOCOg: expressions that point at one object of a COCO image.
+    """Read RefCOCO, RefCOCO+ and RefCOCOg: expressions that refer to one object of a COCO image.
 
-    The original release keeps them in a pickle, `refs(unc).p`, which can run code when it is opened and is never read
-    here. Two layouts without it are:
+    The original release is a pickle, `refs(unc).p`, which could run code when opened and is never read here. Two
+    layouts without a pickle are supported:
 
-    1. Parquet as re-distributed on the hub by lmms-lab: `image`, `answer` (list of expressions), `bbox` (left, top,
-    width, height), `question_id`. It holds the parts to test on alone: val, test, testA, testB. Without categories
-    nothing can be said to be absent. 2. The pickle's list written as JSON, beside its COCO file: refs(unc).json
-    [{ref_id, ann_id, image_id, category_id, split, sentences: [{sent}]}] instances.json   and
-    train2014/COCO_train2014_000000000009.jpg
+    1. Parquet as redistributed by lmms-lab: `image`, `answer` (list of expressions), `bbox` (left, top, width,
+       height), `question_id`. It holds only the evaluation splits val, test, testA and testB. It has no categories,
+       so there are no queries for absent objects.
+    2. The pickle's list written as JSON, beside the COCO file and the images:
+       refs(unc).json   [{ref_id, ann_id, image_id, category_id, split, sentences: [{sent}]}]
+       instances.json and train2014/COCO_train2014_000000000009.jpg
 
-    An expression that names its category ("the blue cup") is absent from images without that category. Others ("left
-    one") could fit anything.
+    An expression that names its category ("the blue cup") is a query for an absent object in images without that
+    category. Other expressions ("left one") could fit any image.
     """
     if any(conversion.folder.glob("refs(*).json")):
         return _read_refcoco_json(conversion)
@@ -118,11 +121,11 @@ def read_refcoco(conversion: Conversion) -> Converted:
         queries = [Query(label=name, boxes_px=(box,)) for name in _refcoco_expressions(conversion, row["answer"])]
         yield from locate_records(conversion, row["question_id"], image, queries)
 
-    return each(rows, make)
+    return convert_rows(rows, make)
 
 
 def _refcoco_expressions(conversion: Conversion, texts: list[str]) -> list[str]:
-    """Return each expression once, in the job's language."""
+    """Return the distinct expressions in the language of the conversion."""
     return list(dict.fromkeys(name for text in texts if text.strip() and (name := conversion.name(text.strip()))))
 
 
@@ -148,14 +151,14 @@ def _read_refcoco_json(conversion: Conversion) -> Converted:
         queries = [*(Query(label=name, boxes_px=(box,)) for name in names), *absent]
         yield from locate_records(conversion, ref["ref_id"], image, queries)
 
-    return chain(instances.problems, each(of_split(rows, "split", conversion.split), make))
+    return chain(instances.problems, convert_rows(rows_of_split(rows, "split", conversion.split), make))
 
 
 def _refcoco_by_category(conversion: Conversion, rows: list[Row], names: dict[int, str]) -> dict[int, list[str]]:
-    """Gather the split's expressions that name their category."""
+    """Return, by category, the split's expressions that name their category."""
     expressions: dict[int, list[str]] = defaultdict(list)
     for _, ref in rows:
-        # A ref of another shape has no expressions here, and is a problem where it is converted.
+        # A malformed ref is skipped here and reported when it is converted.
         if not isinstance(ref, dict) or ref.get("split") != conversion.split or ref.get("category_id") not in names:
             continue
         sentences = ref["sentences"] if isinstance(ref.get("sentences"), list) else []

@@ -1,4 +1,4 @@
-"""Sets in COCO's layout: COCO's boxes and captions, V3Det, Objects365."""
+"""Converters of datasets in COCO's layout: COCO boxes and captions, V3Det, Objects365."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from vl2.data.raw_files import Json, Row, find_file, image_file, index_by, list_in, read_json
 from vl2.data.record import BoxPx, Record
 from vl2.datasets.box_questions import Query, absent_queries, box_of_xywh, check_size, locate_records
-from vl2.datasets.conversion import Conversion, Converted, RowProblem, each
+from vl2.datasets.conversion import Conversion, Converted, RowProblem, convert_rows
 from vl2.datasets.question_answers import DESCRIBE, converse
 from vl2.errors import UserError
 from vl2.process.tiling import Size
@@ -19,15 +19,16 @@ from vl2.process.tiling import Size
 
 @dataclass(frozen=True, kw_only=True)
 class Instances:
-    """A COCO file of boxes, with the annotations gathered by image."""
+    """The content of a COCO file of boxes, with annotations grouped by image id."""
 
     images: list[Row]
-    names: dict[int, str]  # of the categories
+    names: dict[int, str]  # category names by id
     by_image: dict[int, list[Json]]
-    problems: list[RowProblem]  # annotations that are of no image
+    problems: list[RowProblem]  # annotations without an image id
 
 
 def read_instances(path: Path) -> Instances:
+    """Read a COCO file of boxes. Raise UserError if it is not in COCO's layout."""
     by_image: dict[int, list[Json]] = defaultdict(list)
     problems = []
     content = read_json(path)
@@ -43,15 +44,16 @@ def read_instances(path: Path) -> Instances:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What one image holds: labels with all their boxes, labels whose boxes are not all known, and bad boxes."""
+class ImageBoxes:
+    """The boxes of one image by label."""
 
-    boxes_px: dict[str, list[BoxPx]]
-    unsure: set[str]
+    boxes_px: dict[str, list[BoxPx]]  # labels whose boxes are all known
+    unsure: set[str]  # labels with crowds or bad boxes
     problems: list[str]
 
 
-def boxes_by_label(annotations: Iterable[Json], names: dict[int, str], size: Size) -> Found:
+def boxes_by_label(annotations: Iterable[Json], names: dict[int, str], size: Size) -> ImageBoxes:
+    """Group the annotations of an image by label. A label with a crowd or a bad box counts as unsure."""
     boxes: dict[str, list[BoxPx]] = defaultdict(list)
     unsure, problems = set(), []
     for annotation in annotations:
@@ -64,11 +66,11 @@ def boxes_by_label(annotations: Iterable[Json], names: dict[int, str], size: Siz
         except UserError as error:
             unsure.add(label)
             problems.append(f"{label}: {error}")
-    return Found(boxes_px={k: v for k, v in boxes.items() if k not in unsure}, unsure=unsure, problems=problems)
+    return ImageBoxes(boxes_px={k: v for k, v in boxes.items() if k not in unsure}, unsure=unsure, problems=problems)
 
 
 def locate_each(conversion: Conversion, instances: Instances, folders: Iterable[str]) -> Converted:
-    """Ask for every label of every image, and for labels that are absent."""
+    """Make locate questions for every label of every image, and for absent labels."""
     vocabulary = [name for label in instances.names.values() if (name := conversion.name(label))]
     folders = tuple(folders)
 
@@ -86,10 +88,11 @@ def locate_each(conversion: Conversion, instances: Instances, folders: Iterable[
         queries += absent_queries(conversion, image["id"], len(queries), present, vocabulary)
         yield from locate_records(conversion, image["id"], stored, queries)
 
-    return chain(instances.problems, each(instances.images, make))
+    return chain(instances.problems, convert_rows(instances.images, make))
 
 
 def read_boxes(conversion: Conversion) -> Converted:
+    """Read COCO's boxes from `annotations/instances_train2017.json`, with the images in `train2017/`."""
     split = conversion.split
     path = find_file(conversion.folder, f"annotations/instances_{split}*.json", f"instances_{split}*.json")
     name = path.stem.removeprefix("instances_")
@@ -97,13 +100,14 @@ def read_boxes(conversion: Conversion) -> Converted:
 
 
 def read_v3det(conversion: Conversion) -> Converted:
-    """Read V3Det: `file_name` starts with `images/`; `annotations/v3det_2023_v1_train.json`."""
+    """Read V3Det from `annotations/v3det_2023_v1_train.json`, whose `file_name` starts with `images/`."""
     names = (f"v3det_*_{conversion.split}.json", f"v3det_{conversion.split}.json")
     path = find_file(conversion.folder, *(f"annotations/{n}" for n in names), *names)
     return locate_each(conversion, read_instances(path), ("", "images/"))
 
 
 def read_captions(conversion: Conversion) -> Converted:
+    """Read COCO's captions from `annotations/captions_train2017.json`, with the images in `train2017/`."""
     split = conversion.split
     path = find_file(conversion.folder, f"annotations/captions_{split}*.json", f"captions_{split}*.json")
     name = path.stem.removeprefix("captions_")
@@ -117,16 +121,16 @@ def read_captions(conversion: Conversion) -> Converted:
             conversion, row["id"], [(conversion.random(row["id"]).choice(DESCRIBE), row["caption"])], [stored]
         )
 
-    return each(list_in(content, path.name, "annotations"), make)
+    return convert_rows(list_in(content, path.name, "annotations"), make)
 
 
 def read_objects365(conversion: Conversion) -> Converted:
-    """Read Objects365: COCO's layout, with the images in patches.
+    """Read Objects365: COCO's layout, with the images in folders named patch0, patch1 and so on.
 
         zhiyuan_objv2_train.json   images: [{id, file_name: "images/v1/patch8/objects365_v1_00420917.jpg"}], ...
         train/patch8/objects365_v1_00420917.jpg   (or under images/train/, or as `file_name` says)
 
-    `isfake` marks a picture of the thing and `isreflected` its mirror image: both count as the thing.
+    Objects with `isfake` (a picture of the object) or `isreflected` (its reflection) count as the object.
     """
     names = (f"zhiyuan_objv2_{conversion.split}.json", f"objects365_{conversion.split}.json")
     path = find_file(conversion.folder, *names, *(f"annotations/{name}" for name in names))
@@ -138,7 +142,7 @@ def read_objects365(conversion: Conversion) -> Converted:
 
 
 def _in_patch(row: Row) -> Row:
-    """Keep `patch8/objects365_v1_00420917.jpg` of the file's name: the folders before it differ between copies."""
+    """Shorten a file name to `patch8/objects365_v1_00420917.jpg`, because the folders before it vary by copy."""
     where, image = row
     if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
         return row

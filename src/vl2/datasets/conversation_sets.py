@@ -1,4 +1,4 @@
-"""Sets of whole conversations about images, in the two layouts that most of them have: LLaVA's and The Cauldron's."""
+"""Converters of conversations about images in the two common layouts, LLaVA's and The Cauldron's."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vl2.data.raw_files import (
     read_list,
 )
 from vl2.data.record import Message, Part, Record
-from vl2.datasets.conversion import Conversion, Converted, each, numbered
-from vl2.datasets.question_answers import converse, filled, record, with_placeholders
+from vl2.datasets.conversion import Conversion, Converted, convert_rows, numbered
+from vl2.datasets.question_answers import converse, record, require_text, split_at_images
 from vl2.errors import UserError
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
@@ -28,20 +28,21 @@ ROLES: dict[str, Literal["system", "user", "assistant"]] = {
 
 
 def read_llava(conversion: Conversion, path: Path | None = None) -> Converted:
-    """Read LLaVA's layout, which many sets share: conversations in which `<image>` stands for an image.
+    """Read conversations in LLaVA's layout, in which `<image>` marks the position of an image.
 
         llava_v1_5_mix665k.json   [{id, image: "coco/train2017/000000033471.jpg" or a list, conversations: [...]}]
 
-    `from` is human or gpt (or system). Rows without an image are text. The split names the file, without its ending; a
-    folder with one such file needs none. ShareGPT4V, ALLaVA, MathV360K and LLaVA-NeXT-Interleave are kept this way.
+    `from` is human, gpt or system. Rows without an image get category "text". ShareGPT4V, ALLaVA, MathV360K and
+    LLaVA-NeXT-Interleave use this layout.
 
-    Read the file at a path, or without one the file of the split.
+    The file is `path`, or the file of the split: the split is its name without the ending, and may be anything in a
+    folder with only one such file.
     """
     path = path or find_file(
         conversion.folder, f"{conversion.split}.json", f"{conversion.split}.jsonl", "*.json", "*.jsonl"
     )
     rows: Iterable[Row] = jsonl_rows(path) if path.suffix.lower() == ".jsonl" else read_list(path)
-    return each(numbered(rows), lambda row: _llava_records(conversion, *row))
+    return convert_rows(numbered(rows), lambda row: _llava_records(conversion, *row))
 
 
 def _llava_records(conversion: Conversion, number: int, row: Json) -> Iterator[Record]:
@@ -49,13 +50,13 @@ def _llava_records(conversion: Conversion, number: int, row: Json) -> Iterator[R
     names = [names] if isinstance(names, str) else names
     images = [image_file(conversion.folder, name, f"images/{name}") for name in names]
     messages = to_messages(row["conversations"], len(images))
-    # Ids repeat in the public files: one image's conversation and its description share one.
+    # Ids are not unique in the public files: a conversation about an image and its description share one.
     id = f"{number}-{row['id']}" if row.get("id") else number
     yield record(conversion, id, messages, images, category=None if images else "text")
 
 
 def to_messages(turns: Sequence[Json], num_images: int) -> list[Message]:
-    """Return the messages, with the images that no `<image>` stands for before the first question."""
+    """Convert turns to messages. If no turn has an `<image>`, all images go before the first question."""
     tags = sum(turn["value"].count("<image>") for turn in turns if ROLES.get(turn["from"]) == "user")
     if tags not in (0, num_images):
         raise UserError(f"the conversation has {tags} <image> for {num_images} images")
@@ -66,16 +67,16 @@ def to_messages(turns: Sequence[Json], num_images: int) -> list[Message]:
         if role is None:
             raise UserError(f"from must be one of {', '.join(ROLES)}, got {turn['from']!r}")
         if role != "user":
-            messages.append(Message(role=role, parts=(Part(text=filled(turn["value"], f"{role} message")),)))
+            messages.append(Message(role=role, parts=(Part(text=require_text(turn["value"], f"{role} message")),)))
             continue
         untagged = num_images if tags == 0 and used == 0 else 0
-        parts, used = with_placeholders(turn["value"], used) if num_images else ([Part(text=turn["value"])], used)
+        parts, used = split_at_images(turn["value"], used) if num_images else ([Part(text=turn["value"])], used)
         messages.append(Message(role="user", parts=(*(Part(image=i) for i in range(untagged)), *parts)))
         used += untagged
     return messages
 
 
-# Subsets that teach something else than answering general questions.
+# The categories of subsets other than general questions.
 CAULDRON_CATEGORIES = {
     "academic": ("ai2d", "scienceqa", "tqa", "mimic_cgd"),
     "caption": ("localized_narratives", "textcaps"),
@@ -97,8 +98,8 @@ def read_cauldron(conversion: Conversion) -> Converted:
 
         {subset}/train-00000-of-00001-*.parquet   images: [{bytes, path}], texts: [{user, assistant, source}]
 
-    A folder is one subset, and its name says what it teaches. Rows have no ids: they are numbered over the sorted
-    files.
+    A folder holds one subset, and its name determines the category. Rows have no ids, so they are numbered across the
+    sorted files.
     """
     rows = parquet_rows(parquet_files(conversion.folder, conversion.split), ("images", "texts"))
 
@@ -113,4 +114,4 @@ def read_cauldron(conversion: Conversion) -> Converted:
         turns = [(text["user"], text["assistant"]) for text in content["texts"]]
         yield converse(conversion, id, turns, images, category=category if images else "text")
 
-    return each(numbered(rows), make)
+    return convert_rows(numbered(rows), make)

@@ -1,7 +1,7 @@
-"""What every converter stands on: one run of it with its choices, and rows that may fail.
+"""The settings of one conversion, and the conversion of rows that may fail. Every converter uses this.
 
-A converter is a function `Conversion -> Iterator[Record | RowProblem]`. A bad row becomes a `RowProblem` and the rest
-goes on; only a folder that is not in the layout at all raises UserError.
+A converter is a function `Conversion -> Iterator[Record | RowProblem]`. A bad row becomes a `RowProblem` and the
+conversion continues; a folder that is not in the expected layout raises UserError.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Table = Sequence[Sequence[str]]  # rows of cells, the header first
 
 T = TypeVar("T")
 
-MAX_NAMED = 8  # things in a list within an error
+MAX_NAMED = 8  # most items listed in an error message
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowProblem:
-    """A row that could not be converted, and why, in one line."""
+    """A row that could not be converted, and the reason in one line."""
 
     where: str
     why: str
@@ -41,7 +41,7 @@ Converted = Iterator[Record | RowProblem]
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """One run of a converter: what it reads, and the choices that its records depend on."""
+    """The settings of one run of a converter: the files that it reads, and all that its records depend on."""
 
     folder: Path
     split: str
@@ -50,37 +50,37 @@ class Conversion:
     licence: str
     language: str = "en"
     seed: int = 0
-    negatives: float = 0.0  # queries for what is absent, per query for what is there
+    negatives: float = 0.0  # queries for absent labels, per query for a present one
     draw: Callable[[Table], bytes] | None = None  # draws a table as an image file
-    names: Mapping[str, str] = field(default_factory=dict)  # label -> its name in `language`, where that is not English
+    names: Mapping[str, str] = field(default_factory=dict)  # label -> its name in `language`, if that is not English
 
     def random(self, *key: object) -> random.Random:
-        """Return a generator that depends on the seed and the key alone: order and sharding change nothing."""
+        """Return a generator seeded by the seed and the key alone, so that row order and sharding do not matter."""
         return random.Random("/".join(map(str, (self.seed, self.source, *key))))
 
     def name(self, label: str) -> str | None:
-        """Return the label in the job's language, or None where it has no name there."""
+        """Return a label in the language of the conversion, or None if it has no name in that language."""
         return label if self.language == "en" else self.names.get(label)
 
 
-def each(rows: Iterable[Row], make: Callable[[Any], Iterable[Record | RowProblem]]) -> Converted:
-    """Convert row by row, all of a row or nothing of it."""
+def convert_rows(rows: Iterable[Row], make: Callable[[Any], Iterable[Record | RowProblem]]) -> Converted:
+    """Convert rows with `make`. If any record of a row fails, the whole row becomes a RowProblem."""
     for where, row in rows:
-        for made in parsed(where, row, lambda row: [_writable(item) for item in make(row)]):
+        for made in parse_row(where, row, lambda row: [_check_record_text(item) for item in make(row)]):
             if isinstance(made, RowProblem):
                 yield made
             else:
                 yield from made
 
 
-def _writable(made: Record | RowProblem) -> Record | RowProblem:
+def _check_record_text(made: Record | RowProblem) -> Record | RowProblem:
     if isinstance(made, Record):
         check_text(made)
     return made
 
 
-def parsed(where: str, row: object, parse: Callable[[Any], T]) -> Iterator[T | RowProblem]:
-    """Yield what a row is read as, or what is wrong with it."""
+def parse_row(where: str, row: object, parse: Callable[[Any], T]) -> Iterator[T | RowProblem]:
+    """Yield `parse(row)`, or a RowProblem if the row is a UserError or does not have the expected layout."""
     try:
         if isinstance(row, UserError):
             raise row
@@ -88,7 +88,7 @@ def parsed(where: str, row: object, parse: Callable[[Any], T]) -> Iterator[T | R
     except UserError as error:
         yield RowProblem(where=where, why=_one_line(str(error)))
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError, csv.Error) as error:
-        # What indexing into JSON of another shape gives, or opening a file that is not there.
+        # Indexing into JSON of another shape raises these, and so does opening a missing file.
         yield RowProblem(where=where, why=_one_line(f"not in the layout: {type(error).__name__}: {error}")[:200])
     else:
         yield found
@@ -99,25 +99,25 @@ def _one_line(text: str) -> str:
 
 
 def numbered(rows: Iterable[Row]) -> Iterator[Row]:
-    """Pair every row with its number, for sets whose rows have no ids; the errors among them count too."""
+    """Pair every row with its number, for datasets whose rows have no ids. Rows that are errors count too."""
     for number, (where, row) in enumerate(rows):
         yield where, row if isinstance(row, UserError) else (number, row)
 
 
-def of_split(rows: Iterable[Row], key: str, split: str) -> Iterator[Row]:
-    """Yield the rows whose field `key` names the split, and the errors among the others.
+def rows_of_split(rows: Iterable[Row], key: str, split: str) -> Iterator[Row]:
+    """Yield the rows whose field `key` names the split, and all rows that are errors.
 
-    UserError, after the last row, if all are of other splits.
+    Raise UserError after the last row if no row is of the split.
     """
-    met: set[str] = set()
+    seen: set[str] = set()
     for where, row in rows:
         if not isinstance(row, dict):
             yield where, row
         elif not isinstance(row.get(key), str):
             yield where, UserError(f"{key} must name a split, got {row.get(key)!r:.80}")
         else:
-            met.add(row[key])
+            seen.add(row[key])
             if row[key] == split:
                 yield where, row
-    if met and split not in met:
-        raise UserError(f"no row is of the split {split!r}: there are {', '.join(sorted(met)[:MAX_NAMED])}")
+    if seen and split not in seen:
+        raise UserError(f"no row is of the split {split!r}: there are {', '.join(sorted(seen)[:MAX_NAMED])}")

@@ -1,7 +1,8 @@
-"""Every public set by its name, with its licence, its home and what it is for; and reading one as records.
+"""The catalog of public datasets with their licenses and homepages, and `convert`, which reads one as records.
 
-A licence of `check` means that it differs within the set or could not be made sure of: see the home before use. It is
-the licence of the annotations; images often have terms of their own. docs/data.md says where the paper used each set.
+The license is that of the annotations; images often have terms of their own. A license of `check` means that it
+varies within the dataset or could not be verified: see the homepage before use. docs/data.md says where the paper
+used each dataset.
 """
 
 from __future__ import annotations
@@ -30,19 +31,22 @@ from vl2.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """One public set. `negatives` is the usual rate of queries for what is absent, None where it cannot be told."""
+    """One public dataset.
+
+    `negatives` is the default rate of queries for absent labels; None if the annotations do not show what is absent.
+    """
 
     read: Callable[[Conversion], Converted]
     category: str
     licence: str
     home: str
     used: str  # by the paper
-    languages: tuple[str, ...] = ("en",)  # the first is the usual one
+    languages: tuple[str, ...] = ("en",)  # the first is the default; empty if each row states its language
     negatives: float | None = None
     draws: bool = False  # whether its tables can be drawn as images
 
 
-_NAMED = ("en", "zh")  # in Chinese where the folder has names_zh.json
+_NAMED = ("en", "zh")  # Chinese needs the file names_zh.json in the folder
 _HUB = "huggingface.co/datasets/"
 _NOT_USED = "not named by the paper"
 
@@ -171,14 +175,15 @@ def convert(
     negatives: float | None = None,
     draw: Callable[[Table], bytes] | None = None,
 ) -> Iterator[Record | RowProblem]:
-    """Yield the set's records, and a `RowProblem` for each row that has none, in the order of its files.
+    """Yield the records of a public dataset in the order of its files, and a `RowProblem` for each row that fails.
 
-    `folder` is as the set's release unpacks: each converter's docstring shows it. Images of sets that keep them as
-    files are paths relative to `folder`: `write_records(..., image_folder=folder)` stores them. `draw` makes a picture
-    of each table where tables are text: `vl2.synth.table_image.draw_cells`. `negatives` is the rate of queries
-    for what is absent, for each query of what is there. `language="zh"` asks in Chinese for labels that
-    `names_zh.json` in the folder ({"dog": "狗"}) names, and leaves out the others. UserError, before the first record,
-    for a name, a folder or a setting that does not fit.
+    `folder` is the unpacked release; the docstring of each converter shows its layout. Image files become paths
+    relative to `folder`; `write_records(..., image_folder=folder)` stores their bytes. `negatives` is the number of
+    queries for absent labels per query for a present one. `draw` draws the tables of datasets whose tables are text,
+    for example `vl2.synth.table_image.draw_cells`. `language="zh"` asks in Chinese for the labels that
+    `names_zh.json` in the folder ({"dog": "狗"}) translates, and leaves out the others.
+
+    Raise UserError before the first record if the name, the folder or a setting is not valid.
     """
     entry = _entry(name)
     folder = Path(folder)
@@ -206,7 +211,7 @@ def _entry(name: str) -> DataSet:
     if name not in CATALOGUE:
         near = difflib.get_close_matches(name, CATALOGUE, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CATALOGUE)}"
-        raise UserError(f"no data set is called {name!r}: {hint}")
+        raise UserError(f"no dataset is called {name!r}: {hint}")
     return CATALOGUE[name]
 
 
@@ -221,11 +226,11 @@ def _rate(name: str, entry: DataSet, negatives: float | None) -> float:
 
 
 def _names(name: str, entry: DataSet, language: str, folder: Path) -> dict[str, str]:
-    """Return the labels' names in a language that the set itself does not speak."""
+    """Return the translated names of labels, or nothing if the dataset itself is in the language."""
     if not entry.languages:
-        return {}  # the rows say their language; the one given is for those that do not
+        return {}  # rows state their language; the given one is the fallback
     if language not in entry.languages:
-        raise UserError(f"{name} can be had in {', '.join(entry.languages)}, got {language!r}")
+        raise UserError(f"{name} is available in {', '.join(entry.languages)}, got {language!r}")
     if language == entry.languages[0]:
         return {}
     path = folder / f"names_{language}.json"

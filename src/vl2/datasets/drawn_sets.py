@@ -1,4 +1,4 @@
-"""Sets of drawn shapes, asked about and told of: easy-VQA and NLVR."""
+"""Converters of datasets of drawn shapes: easy-VQA (questions) and NLVR (statements)."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from vl2.data.raw_files import (
 )
 from vl2.data.record import BoxPx, Record
 from vl2.datasets.box_questions import Query, absent_queries, check_size, clip_box, locate_records
-from vl2.datasets.conversion import Conversion, Converted, each
+from vl2.datasets.conversion import Conversion, Converted, convert_rows
 from vl2.datasets.question_answers import Turn, converse, short_question
 from vl2.errors import UserError
 
 
 def read_easy_vqa(conversion: Conversion) -> Converted:
-    """Read easy-VQA: one colored shape on a small picture, short questions; `vl2 data fetch easy_vqa` gets it.
+    """Read easy-VQA: short questions about one colored shape. `vl2 data fetch easy_vqa` downloads it.
 
         train/questions.json   [[question, answer, image id], ...]
         train/images/0.png
 
-    The same in `test`, the official split. All questions about a picture are turns of one record in `train`, in an
-    order that is drawn: the file has those for shape and color before all yes-or-no questions, none of which would
-    ever come first. In `test` each is a record of its own, because an earlier question gives answers away.
+    The official split `test` has the same layout. In `train` all questions about an image are turns of one record, in
+    random order, because the file lists the yes-or-no questions last and they would never come first. In `test` each
+    question is its own record, because earlier turns would give answers away.
     """
     rows = read_list(find_file(conversion.folder, f"{conversion.split}/questions.json"))
-    return each(
+    return convert_rows(
         _single_questions(rows) if conversion.split == "test" else _by_picture(rows),
         lambda row: _easy_vqa_record(conversion, *row),
     )
@@ -47,7 +47,7 @@ def _single_questions(rows: list[Row]) -> Iterator[Row]:
 
 
 def _by_picture(rows: list[Row]) -> Iterator[Row]:
-    """Gather the questions of each picture, in the order in which pictures first occur."""
+    """Group the questions by image, in the order in which the images first occur."""
     gathered: dict[int, list[object]] = {}
     for _, row in rows:
         picture = row[2] if isinstance(row, list) and len(row) == 3 else None
@@ -61,7 +61,7 @@ def _easy_vqa_record(conversion: Conversion, id: int, questions: list[list[objec
     for question, answer, picture in conversion.random("order", id).sample(questions, len(questions)):
         if not isinstance(question, str) or not isinstance(answer, str) or not isinstance(picture, int):
             raise UserError("a row must hold a question, an answer and the number of an image")
-        # The wish for a short answer is said once.
+        # Only the first question asks for a short answer.
         turns.append((question if turns else short_question(question), answer))
     yield converse(
         conversion,
@@ -71,27 +71,27 @@ def _easy_vqa_record(conversion: Conversion, id: int, questions: list[list[objec
     )
 
 
-NLVR_COLOURS = ("yellow", "black", "blue")
+NLVR_COLORS = ("yellow", "black", "blue")
 NLVR_SHAPES = ("square", "circle", "triangle")
 PERMUTATIONS = 6
 
 
 def read_nlvr(conversion: Conversion) -> Converted:
-    """Read NLVR: drawn scenes of colored shapes, and sentences that are true or false of them.
+    """Read NLVR: drawn scenes of colored shapes with sentences that are true or false.
 
-    1. Files: train/train.json (one JSON a line: identifier, directory, sentence, label) and six pictures a sentence,
-       train/images/{directory}/train-{identifier}-{0..5}.png, the same scene with its boxes in another order.
-    2. Parquet: id, image, sentence, label, and objects: [{shape, color, x0, y0, x1, y1}], which are all that is in the
-       scene: they give queries such as "yellow square", and what is absent is sure.
+    1. Files: train/train.json (one JSON object per line: identifier, directory, sentence, label) and six images per
+       sentence, train/images/{directory}/train-{identifier}-{0..5}.png, the same scene with its boxes permuted.
+    2. Parquet: id, image, sentence, label, and objects: [{shape, color, x0, y0, x1, y1}]. The objects are complete,
+       so they give locate queries such as "yellow square", for present and for absent shapes.
     """
     if any(conversion.folder.glob("*.parquet")):
         rows = parquet_rows(
             parquet_files(conversion.folder, conversion.split), ("id", "image", "sentence", "label", "objects")
         )
-        return each(rows, lambda row: _nlvr_of_row(conversion, row))
+        return convert_rows(rows, lambda row: _nlvr_of_row(conversion, row))
     if conversion.negatives:
         raise UserError("the original files are read without their objects: set negatives to 0")
-    return each(
+    return convert_rows(
         jsonl_rows(find_file(conversion.folder, f"{conversion.split}/{conversion.split}.json")),
         lambda row: _nlvr_of_line(conversion, row),
     )
@@ -120,6 +120,6 @@ def _nlvr_of_row(conversion: Conversion, row: Json) -> Iterator[Record]:
         corners = [found[side] for side in ("x0", "y0", "x1", "y1")]
         boxes[f"{found['color']} {found['shape']}"].append(clip_box(corners, (image.width, image.height)))
     queries = [Query(label=label, boxes_px=tuple(found)) for label, found in boxes.items()]
-    vocabulary = [f"{colour} {shape}" for colour, shape in product(NLVR_COLOURS, NLVR_SHAPES)]
+    vocabulary = [f"{color} {shape}" for color, shape in product(NLVR_COLORS, NLVR_SHAPES)]
     queries += absent_queries(conversion, row["id"], len(queries), set(boxes), vocabulary)
     yield from locate_records(conversion, f"{row['id']}-objects", image, queries)

@@ -1,7 +1,7 @@
-"""Emoji drawings of an icon package and their names by CLDR, as a sprite set.
+"""Convert the emoji of an icon package to a sprite set, with their English and Chinese names from CLDR.
 
-Left out: skin tones (one of six near copies is enough), and names that read as lists ("family: man, boy"). Flags are
-called by their country.
+Skin tones are left out, because the six variants hardly differ, and so are names that are lists ("family: man, boy").
+Flags are named after their country.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from vl2.datasets.fetch_package import Package, read_members
 from vl2.errors import UserError
 from vl2.synth.sprites import Sprite, SpriteSet, write_sprite_set
 
-VARIATION = "\ufe0f"  # asks for the colored form of a character; sets write it or not
+VARIATION = "\ufe0f"  # selects the colored form of a character; some packages omit it
 _WITH_THE = re.compile(
     r"^United |Islands$|lands$|^(?:Bahamas|Philippines|Maldives|Comoros|Gambia)$|Republic$|Emirates$"
 )
-Named = Mapping[str, tuple[str, str]]  # character -> its English and its Chinese name
+Named = Mapping[str, tuple[str, str]]  # character -> (English name, Chinese name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Drawing:
     """One emoji of a package."""
 
     char: str
-    key: str  # a name for its file
+    key: str  # the stem of its file name
     svg: str
     group: str
 
@@ -39,7 +39,10 @@ class Drawing:
 def write_emoji(
     folder: Path, name: str, package: Package, drawings: Iterator[Drawing], names: Named, side_px: int
 ) -> int:
-    """Write a sprite set of the drawings that have names; return how many. `side_px` 0 keeps SVG, else PNG."""
+    """Write a sprite set of the drawings that have names, and return their number.
+
+    `side_px` is the side of PNG files; 0 keeps SVG. Raise UserError if no drawing has a name.
+    """
     (folder / "art").mkdir()
     sprites = []
     for drawing in drawings:
@@ -48,10 +51,10 @@ def write_emoji(
             continue
         file = f"art/{drawing.key}.{'png' if side_px else 'svg'}"
         (folder / file).write_bytes(_png(drawing.svg, side_px) if side_px else drawing.svg.encode())
-        en, zh = _said(*named)
+        en, zh = _phrases(*named)
         sprites.append(Sprite(file=file, en=en, zh=zh, group=drawing.group))
     if not sprites:
-        raise UserError(f"no picture of {package} has a name: its layout has changed")
+        raise UserError(f"no image of {package} has a name: its layout has changed")
     made = SpriteSet(name=name, licence=package.licence, origin=str(package), sprites=tuple(sprites))
     write_sprite_set(folder, made)
     return len(sprites)
@@ -61,8 +64,8 @@ def _is_left_out(en: str) -> bool:
     return "skin tone" in en or (":" in en and not en.startswith("flag: "))
 
 
-def _said(en: str, zh: str) -> tuple[str, str]:
-    """Return names as they are said in a sentence."""
+def _phrases(en: str, zh: str) -> tuple[str, str]:
+    """Return names in the form used within a sentence."""
     country = en.removeprefix("flag: ")
     if country != en:
         return (
@@ -73,10 +76,10 @@ def _said(en: str, zh: str) -> tuple[str, str]:
 
 
 def read_iconify(archive: Path, names: Named) -> Iterator[Drawing]:
-    """Read an icon set of the iconify collection.
+    """Yield the emoji of an icon set of the iconify collection.
 
-    Some sets say which character an icon draws. In the others an icon bears the name that CLDR had for it then; one
-    whose name is no longer in use is left out.
+    Some icon sets state the character of an icon. In the others an icon has the name that CLDR used at the time; an
+    icon whose name is no longer in use is left out.
     """
     files = read_json_members(archive, "icons.json", "chars.json", "metadata.json")
     icons, chars = files["icons.json"], files["chars.json"]
@@ -90,13 +93,13 @@ def read_iconify(archive: Path, names: Named) -> Iterator[Drawing]:
 
 
 def _by_name(icons: Iterable[str], names: Named) -> dict[str, str]:
-    """Return the icon of each character whose English name, in small letters and digits alone, is the icon's."""
-    chars = {_letters(en): char for char, (en, _) in names.items()}
-    found = ((chars.get(_letters(key.replace("flag-for-", "flag-"))), key) for key in sorted(icons))
+    """Match icons to characters by name; names are compared by their lower-case letters and digits only."""
+    chars = {_normalized(en): char for char, (en, _) in names.items()}
+    found = ((chars.get(_normalized(key.replace("flag-for-", "flag-"))), key) for key in sorted(icons))
     return {char: key for char, key in found if char is not None}
 
 
-def _letters(name: str) -> str:
+def _normalized(name: str) -> str:
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]", "", plain.lower())
 
@@ -109,7 +112,7 @@ def _svg(icon: Mapping[str, Any], side: tuple[int, int]) -> str:
 
 
 def read_openmoji(archive: Path, names: Named) -> Iterator[Drawing]:
-    """Read the package of OpenMoji: one colored SVG for each emoji, named by its code points; no `names` needed."""
+    """Yield the emoji of the OpenMoji package: one color SVG each, named by code points. `names` is not used."""
     table = read_json_members(archive, "data/openmoji.json")["data/openmoji.json"]
     is_art = re.compile(r"^package/color/svg/[0-9A-F-]+\.svg$").match
     drawn = {name.rpartition("/")[2][:-4]: data for name, data in read_members(archive, lambda n: bool(is_art(n)))}
@@ -121,7 +124,7 @@ def read_openmoji(archive: Path, names: Named) -> Iterator[Drawing]:
 
 
 def read_cldr(characters: Path, sequences: Path) -> dict[str, tuple[str, str]]:
-    """Return the spoken names of every character that has one in English and in Chinese."""
+    """Return the CLDR names of all characters that have one in both English and Chinese."""
     english, chinese = ({**_spoken(sequences, "annotationsDerived", lang), **_spoken(characters, "annotations", lang)}
                         for lang in ("en", "zh"))  # fmt: skip
     return {char: (english[char], chinese[char]) for char in sorted(english.keys() & chinese.keys())}
@@ -134,14 +137,14 @@ def _spoken(archive: Path, kind: str, language: str) -> dict[str, str]:
 
 
 def read_json_members(archive: Path, *names: str) -> dict[str, Any]:
-    """Return JSON files of an npm package by their names. UserError if one is missing or is no JSON."""
+    """Return the parsed JSON files of an npm package by name. Raise UserError if one is missing or not valid."""
     wanted = {f"package/{name}": name for name in names}
     found: dict[str, Any] = {}
     for member, data in read_members(archive, wanted.__contains__):
         try:
             found[wanted[member]] = json.load(io.BytesIO(data))
         except ValueError as error:
-            raise UserError(f"{member} of {archive.name} is no JSON: {error}") from None
+            raise UserError(f"{member} of {archive.name} is not valid JSON: {error}") from None
     for name in names:
         if name not in found:
             raise UserError(f"{archive.name} has no {name}: its layout has changed")

@@ -1,7 +1,7 @@
-"""One archive of a package registry, got by the registry's own client: npm, pip or apt-get.
+"""Download a package archive with its registry's own client (npm, pip or apt-get) and read its members.
 
-The client knows its mirror, proxy, cache and checks the archive's hash. Nothing of a package is run: archives are only
-downloaded, and only the wanted members are read.
+The client handles mirrors, proxies and its cache, and verifies the archive's hash. No code of a package is run:
+archives are downloaded, and only the wanted members are read.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ TIMEOUT_S = 1800
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """A pinned package and the licence of what is used of it."""
+    """A pinned package, and the license of the files used from it."""
 
     registry: Registry
     name: str
-    version: str  # of Debian "": the one of the release at hand
+    version: str  # for Debian "" means the installed release's version
     licence: str  # SPDX
     attribution: str = ""
 
@@ -39,7 +39,10 @@ class Package:
 
 
 def download(package: Package, folder: Path) -> Path:
-    """Download the archive of a package into an empty folder and return the file."""
+    """Download the archive of a package into an empty folder and return the file.
+
+    Raise UserError if the client is missing, fails or takes more than TIMEOUT_S.
+    """
     client, arguments = _commands(package, folder)
     if shutil.which(client) is None:
         raise UserError(f"getting {package} needs {client}, which is not installed")
@@ -61,7 +64,7 @@ def _commands(package: Package, folder: Path) -> tuple[str, list[str]]:
     if package.registry == "npm":
         return "npm", ["pack", "--silent", "--pack-destination", str(folder), f"{package.name}@{package.version}"]
     if package.registry == "pypi":
-        # A wheel only: building a source distribution would run its code.
+        # Allow wheels only, because building a source distribution would run its code.
         wheel = ["--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
         return sys.executable, ["-m", "pip", "download", "--quiet", *wheel, exact]
     return "apt-get", ["download", package.name + (f"={package.version}" if package.version else "")]
@@ -73,7 +76,7 @@ def read_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple
         if archive.suffix == ".whl":
             yield from _zip_members(archive, wanted)
         elif archive.suffix == ".deb":
-            yield from _tar_members(io.BytesIO(_files_of_deb(archive)), wanted)
+            yield from _tar_members(io.BytesIO(_deb_data_tar(archive)), wanted)
         else:
             with archive.open("rb") as file:
                 yield from _tar_members(file, wanted)
@@ -97,8 +100,8 @@ def _tar_members(file: object, wanted: Callable[[str], bool]) -> Iterator[tuple[
                 yield member.name, content.read()
 
 
-def _files_of_deb(archive: Path) -> bytes:
-    """Return the tar of files in a Debian package: an ar archive of three members."""
+def _deb_data_tar(archive: Path) -> bytes:
+    """Return the tar with the files of a Debian package."""
     unpacked = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(archive)], capture_output=True, check=False)
     if unpacked.returncode:
         raise UserError(f"{archive.name} cannot be unpacked: {unpacked.stderr.decode(errors='replace').strip()[:200]}")

@@ -1,4 +1,4 @@
-"""What can be fetched: one entry a name, with its packages, their licences and how they are laid out."""
+"""The datasets and sprite sets that `vl2 data fetch` can download, with their packages and licenses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _EASY_VQA = re.compile(r"^easy_vqa/data/((?:train|test)/(?:questions\.json|image
 
 
 class Archives:
-    """Downloads each package once, into a folder that is left to the caller to delete."""
+    """Downloads each package once, into a folder that the caller deletes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -59,9 +59,9 @@ class Archives:
 
     def __getitem__(self, package: Package) -> Path:
         if package not in self._got:
-            place = self._folder / str(len(self._got))
-            place.mkdir()
-            self._got[package] = download(package, place)
+            folder = self._folder / str(len(self._got))
+            folder.mkdir()
+            self._got[package] = download(package, folder)
         return self._got[package]
 
     def names(self) -> Named:
@@ -70,12 +70,12 @@ class Archives:
         return self._names
 
 
-Writer = Callable[[Path, Archives, int], int]  # writes into an empty folder; returns how many things it wrote
+Writer = Callable[[Path, Archives, int], int]  # (empty folder, archives, side_px) -> number of items written
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetchable:
-    """One name: what it is, whose it is, how it is written."""
+    """An entry that can be fetched: its description, its packages and the function that writes its folder."""
 
     what: str
     packages: tuple[Package, ...]
@@ -96,10 +96,10 @@ def _write_cldr(folder: Path, archives: Archives, side_px: int) -> int:
 
 
 def write_easy_vqa(folder: Path, archive: Path) -> int:
-    """Write the files of both splits of easy-VQA into a folder; return the number of pictures.
+    """Write both splits of easy-VQA into a folder, and return the number of images.
 
-    easy_vqa/train/questions.json, easy_vqa/train/images/0.png, ...; the same in test/; answers.txt: 64 px pictures of
-    one colored shape, with questions.
+    Each of train/ and test/ gets questions.json and images/0.png and so on: 64 px images of one colored shape. The
+    file answers.txt lists all answers.
     """
     pictures = 0
     for name, data in read_members(archive, lambda member: bool(_EASY_VQA.match(member))):
@@ -108,7 +108,7 @@ def write_easy_vqa(folder: Path, archive: Path) -> int:
         file.write_bytes(data)
         pictures += file.suffix == ".png"
     if not pictures:
-        raise UserError(f"{archive.name} has no pictures: its layout has changed")
+        raise UserError(f"{archive.name} has no images: its layout has changed")
     return pictures
 
 
@@ -118,16 +118,16 @@ def _write_easy_vqa(folder: Path, archives: Archives, side_px: int) -> int:
 
 FETCHABLE: Mapping[str, Fetchable] = {
     "noto": _emoji("noto", NOTO, read_iconify, "emoji, shaded"),
-    "fluent": _emoji("fluent", FLUENT, read_iconify, "emoji, flat colours"),
+    "fluent": _emoji("fluent", FLUENT, read_iconify, "emoji, flat colors"),
     "twemoji": _emoji("twemoji", TWEMOJI, read_iconify, "emoji, flat"),
     "noto_v1": _emoji("noto_v1", NOTO_V1, read_iconify, "emoji, the older Noto, rounder"),
-    "fxemoji": _emoji("fxemoji", FXEMOJI, read_iconify, "emoji, flat, as Firefox OS drew them"),
-    "emojione": _emoji("emojione", EMOJIONE, read_iconify, "emoji, shaded a little"),
-    "emojione_mono": _emoji("emojione_mono", EMOJIONE_MONO, read_iconify, "emoji, in black alone"),
-    "fluent_mono": _emoji("fluent_mono", FLUENT_MONO, read_iconify, "emoji, in black alone, outlined"),
+    "fxemoji": _emoji("fxemoji", FXEMOJI, read_iconify, "emoji, flat, from Firefox OS"),
+    "emojione": _emoji("emojione", EMOJIONE, read_iconify, "emoji, lightly shaded"),
+    "emojione_mono": _emoji("emojione_mono", EMOJIONE_MONO, read_iconify, "emoji, black only"),
+    "fluent_mono": _emoji("fluent_mono", FLUENT_MONO, read_iconify, "emoji, black only, outlined"),
     "emojione_v1": _emoji("emojione_v1", EMOJIONE_V1, read_iconify, "emoji, the older EmojiOne"),
-    "streamline": _emoji("streamline", STREAMLINE, read_iconify, "emoji, outlined and coloured"),
-    "openmoji": _emoji("openmoji", OPENMOJI, read_openmoji, "emoji, outlined: a style to hold out"),
+    "streamline": _emoji("streamline", STREAMLINE, read_iconify, "emoji, outlined and colored"),
+    "openmoji": _emoji("openmoji", OPENMOJI, read_openmoji, "emoji, outlined; suited as a held-out style"),
     "cldr": Fetchable(what="names of emoji in English and Chinese", packages=CLDR, write=_write_cldr),
     "easy_vqa": Fetchable(
         what="drawn shapes, 48,248 questions; for `vl2 data convert`", packages=(EASY_VQA,), write=_write_easy_vqa
@@ -136,21 +136,22 @@ FETCHABLE: Mapping[str, Fetchable] = {
 
 
 def check_names(names: tuple[str, ...]) -> None:
+    """Raise UserError, with a suggestion, if a name is not in FETCHABLE."""
     for name in names:
         if name not in FETCHABLE:
             near = difflib.get_close_matches(name, FETCHABLE, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FETCHABLE)}"
-            raise UserError(f"nothing is called {name!r}: {hint}")
+            raise UserError(f"nothing to fetch is called {name!r}: {hint}")
 
 
 def fetch(names: tuple[str, ...], to: Path, *, side_px: int = 0) -> Iterator[tuple[str, int | None]]:
-    """Make the folder `to`/NAME for each name; yield the name and how many things it holds, None if it was there.
+    """Create the folder `to`/NAME for each name; yield the name and its number of items, None if it already exists.
 
-    A folder appears only when it is complete. `side_px` draws SVG once, as PNG of that side; 0 keeps SVG.
+    A folder appears only when it is complete. `side_px` renders SVG to PNG of that side; 0 keeps SVG.
     """
     check_names(names)
     if side_px and not 16 <= side_px <= 1024:
-        raise UserError(f"pictures can be drawn 16 to 1024 px large, got {side_px}")
+        raise UserError(f"the side of images must be 16 to 1024 px, got {side_px}")
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="vl2-fetch-") as temporary:
         archives = Archives(Path(temporary))
@@ -164,14 +165,14 @@ def _make(entry: Fetchable, target: Path, archives: Archives, side_px: int) -> i
     try:
         unfinished.chmod(0o755)
         count = entry.write(unfinished, archives, side_px)
-        (unfinished / "LICENCE.txt").write_text(_licence(entry), encoding="utf-8")
+        (unfinished / "LICENCE.txt").write_text(_licence_text(entry), encoding="utf-8")
         os.replace(unfinished, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return count
 
 
-def _licence(entry: Fetchable) -> str:
+def _licence_text(entry: Fetchable) -> str:
     return "".join(
         f"{package} ({package.registry}): {package.licence}{', by ' * bool(package.attribution)}{package.attribution}\n"
         for package in entry.packages

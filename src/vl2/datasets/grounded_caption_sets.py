@@ -1,4 +1,4 @@
-"""Sets of captions whose phrases have boxes: GRIT and Flickr30k Entities."""
+"""Converters of captions whose phrases have boxes: GRIT and Flickr30k Entities."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vl2.data.raw_files import (
 )
 from vl2.data.record import BoxPx, Record, StoredImage
 from vl2.datasets.box_questions import Query, box_of_fractions, check_size, clip_box, grounded_caption, locate_records
-from vl2.datasets.conversion import Conversion, Converted, each
+from vl2.datasets.conversion import Conversion, Converted, convert_rows
 from vl2.errors import UserError
 from vl2.process.tiling import Size
 
@@ -31,21 +31,21 @@ Span = tuple[int, int]
 
 
 def read_grit(conversion: Conversion) -> Converted:
-    """Read GRIT: web images whose captions name boxes, found by a detector (so the boxes are not checked by people).
+    """Read GRIT: web images with captions whose phrases have boxes from a detector, not verified by people.
 
         coyo_0_snappy.parquet   key, caption, noun_chunks, ref_exps, ... and images/{key}.jpg or {key[:5]}/{key}.jpg
-        00000.tar               the same as img2dataset writes it: {key}.jpg and {key}.json with those fields
+        00000.tar               the same, written by img2dataset: {key}.jpg and {key}.json with those fields
 
     `noun_chunks` and `ref_exps` are [start, end, x0, y0, x1, y1, score]: characters of the caption, then fractions of
-    the image's sides. Noun chunks make a grounded caption, referring expressions make queries. Most of an image is not
-    boxed, so nothing is said to be absent.
+    the image's sides. Noun chunks give a grounded caption, referring expressions give queries. Most objects of an
+    image have no boxes, so there are no queries for absent ones.
     """
     files = find_files(conversion.folder, "*.tar", "*.parquet")
     if files[0].suffix == ".tar":
         rows: Iterator[Row] = chain.from_iterable(map(tar_samples, files))
-        return each(rows, lambda sample: _grit_records(conversion, *_grit_of_sample(sample)))
+        return convert_rows(rows, lambda sample: _grit_records(conversion, *_grit_of_sample(sample)))
     rows = parquet_rows(files, ("key", "caption", "noun_chunks", "ref_exps"))
-    return each(rows, lambda row: _grit_records(conversion, row, _grit_file(conversion, str(row["key"]))))
+    return convert_rows(rows, lambda row: _grit_records(conversion, row, _grit_file(conversion, str(row["key"]))))
 
 
 def _grit_of_sample(sample: dict[str, bytes]) -> tuple[Json, StoredImage]:
@@ -66,7 +66,7 @@ def _grit_records(conversion: Conversion, row: Json, image: StoredImage) -> Iter
 
 
 def phrases(caption: str, found: Sequence[Sequence[float]], size: Size) -> dict[Span, Query]:
-    """Gather the boxes of each span of the caption."""
+    """Return the boxes of each span of the caption, as queries by span."""
     boxes = defaultdict(list)
     for start, end, x0, y0, x1, y1, *_ in found:
         boxes[int(start), int(end)].append(box_of_fractions((x0, y0, x1, y1), size))
@@ -77,7 +77,7 @@ def phrases(caption: str, found: Sequence[Sequence[float]], size: Size) -> dict[
 
 
 def _pieces(caption: str, chunks: dict[Span, Query]) -> list[str | Query]:
-    """Cut the caption at its chunks; a chunk that starts inside the one before it stays text."""
+    """Split the caption at its chunks. A chunk that overlaps the one before it stays text."""
     pieces: list[str | Query] = []
     position = 0
     for (start, end), query in chunks.items():
@@ -93,15 +93,15 @@ _PHRASE = re.compile(r"\[/EN#(\d+)/\S+ ([^\]]+)\]")
 
 
 def read_flickr30k_entities(conversion: Conversion) -> Converted:
-    """Read Flickr30k Entities: captions whose phrases are tied to boxes.
+    """Read Flickr30k Entities: captions whose phrases are linked to boxes.
 
-        train.txt                 image ids, one a line
+        train.txt                 image ids, one per line
         Sentences/36979.txt       five lines: A [/EN#1/people group of friends] ... (EN#0 is not visual)
         Annotations/36979.xml     size, and objects: names (entity ids), and a bndbox, or nobndbox, or scene
         flickr30k-images/36979.jpg
 
-    Every caption becomes a grounded caption, and the phrases that have boxes become queries. Boxes are not known for
-    everything in an image, so nothing is said to be absent.
+    Every caption becomes a grounded caption, and the phrases with boxes become queries. Not every object of an image
+    has a box, so there are no queries for absent ones.
     """
     ids = read_text(find_file(conversion.folder, f"{conversion.split}.txt")).split()
 
@@ -118,20 +118,20 @@ def read_flickr30k_entities(conversion: Conversion) -> Converted:
             if queries:
                 yield grounded_caption(conversion, f"{id}-{number}", image, pieces)
             for query in queries:
-                asked[query.label.lower()] = _joined(query, asked.get(query.label.lower()))
+                asked[query.label.lower()] = _with_boxes_of(query, asked.get(query.label.lower()))
         yield from locate_records(conversion, f"{id}-phrases", image, list(asked.values()))
 
-    return each([(f"image {id}", id) for id in ids], make)
+    return convert_rows([(f"image {id}", id) for id in ids], make)
 
 
-def _joined(query: Query, earlier: Query | None) -> Query:
-    """Add the boxes of an earlier phrase: "a man" of one caption may be another one than "a man" of the next."""
+def _with_boxes_of(query: Query, earlier: Query | None) -> Query:
+    """Add the boxes of an equal earlier phrase: "a man" may refer to different men in different captions."""
     known = earlier.boxes_px if earlier is not None else ()
     return Query(label=query.label, boxes_px=tuple(dict.fromkeys((*known, *query.boxes_px))))
 
 
 def sentence_pieces(sentence: str, boxes: dict[str, list[BoxPx]]) -> list[str | Query]:
-    """Cut a sentence into text and phrases; a phrase without boxes is a query with none."""
+    """Split a sentence into text and phrases. A phrase without boxes becomes a query without boxes."""
     pieces: list[str | Query] = []
     end = 0
     for match in _PHRASE.finditer(sentence):
@@ -141,10 +141,13 @@ def sentence_pieces(sentence: str, boxes: dict[str, list[BoxPx]]) -> list[str | 
 
 
 def entity_boxes(path: Path, image: StoredImage) -> dict[str, list[BoxPx]]:
-    """Return the boxes of each entity id. UserError for a file that declares entities or a type of its own."""
+    """Return the boxes of each entity id.
+
+    Raise UserError if the file declares a document type or entities, which could exhaust memory ("billion laughs").
+    """
     if path.is_file() and path.stat().st_size > MAX_XML_BYTES:
         raise UserError(f"{path.name} is over {MAX_XML_BYTES} bytes")
-    # As text, not bytes: then the file cannot choose an encoding that hides a declaration from the search.
+    # Parse text, not bytes: otherwise the file could choose an encoding that hides a declaration from this search.
     text = read_text(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise UserError(f"{path.name} declares entities, which are not read")

@@ -1,4 +1,4 @@
-"""Sets of questions with options: about diagrams (AI2D), figures of papers (ArxivQA), drawings (IconQA)."""
+"""Converters of multiple-choice datasets: AI2D (diagrams), ArxivQA (figures of papers), IconQA (drawings)."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ from vl2.data.raw_files import (
     read_text,
 )
 from vl2.data.record import Record, StoredImage
-from vl2.datasets.conversion import Conversion, Converted, each
+from vl2.datasets.conversion import Conversion, Converted, convert_rows
 from vl2.datasets.question_answers import choice_question, converse, short_question
 from vl2.errors import UserError
 
 
 def read_ai2d(conversion: Conversion) -> Converted:
-    """Read AI2D: multiple-choice questions about school-book diagrams.
+    """Read AI2D: multiple-choice questions about diagrams of science textbooks.
 
         questions/0.png.json     {questions: {TEXT: {abcLabel, answerTexts, correctAnswer, questionId}}, imageName}
         annotations/0.png.json   {text: {T0: {rectangle: [[x0, y0], [x1, y1]], replacementText}}}
         images/0.png
-        ai2d_test_ids.csv        image ids of the test split, one a line
+        ai2d_test_ids.csv        image ids of the test split, one per line
 
-    Where `abcLabel` holds, the options are letters that stand for the diagram's labels: they are drawn over them.
-
-    The split is `train`, `test`, or `all`; without the list of test ids only `all` can be told.
+    If `abcLabel` is true, the options are letters that stand for the diagram's labels, and the letters are drawn over
+    the labels. The split is `train`, `test` or `all`; without the list of test ids only `all` is possible.
     """
     rows: list[Row] = [(path.name, path) for path in find_files(conversion.folder, "questions/*.json")]
     if conversion.split != "all":
@@ -45,7 +44,7 @@ def read_ai2d(conversion: Conversion) -> Converted:
             raise UserError(f"split must be train, test or all, got {conversion.split!r}")
         tests = set(read_text(find_file(conversion.folder, "ai2d_test_ids.csv")).split())
         rows = [row for row in rows if (row[0].split(".")[0] in tests) == (conversion.split == "test")]
-    return each(rows, lambda path: _ai2d_records(conversion, path))
+    return convert_rows(rows, lambda path: _ai2d_records(conversion, path))
 
 
 def _ai2d_records(conversion: Conversion, path: Path) -> Iterator[Record]:
@@ -65,7 +64,7 @@ def _ai2d_records(conversion: Conversion, path: Path) -> Iterator[Record]:
 
 
 def _with_letters(folder: Path, name: str) -> StoredImage:
-    """Draw each label's letter on white over the label."""
+    """Return the diagram with each label covered by its letter in a white box."""
     labels: dict[str, Any] = json.loads((folder / "annotations" / f"{name}.json").read_bytes())["text"]
     with Image.open(folder / "images" / name) as opened:
         image = opened.convert("RGB")
@@ -83,13 +82,12 @@ ASK_REASON = "Explain, and give the letter of the right option at the end."
 
 
 def read_arxivqa(conversion: Conversion) -> Converted:
-    """Read ArxivQA, the questions of Multimodal ArXiv: options about figures of papers, with a reason for the right
-    one.
+    """Read ArxivQA of Multimodal ArXiv: multiple-choice questions about figures of papers, with rationales.
 
-            arxivqa.jsonl   {id, image: "images/1501.00713_1.jpg", question, options: ["A) ..."], label: "A", rationale}
-            images/1501.00713_1.jpg
+        arxivqa.jsonl   {id, image: "images/1501.00713_1.jpg", question, options: ["A) ..."], label: "A", rationale}
+        images/1501.00713_1.jpg
 
-        The reason comes first and the option last, as reasoning is learned.
+    In the answer the rationale precedes the option, so that the model learns to reason first.
     """
 
     def make(row: Json) -> Iterator[Record]:
@@ -100,17 +98,17 @@ def read_arxivqa(conversion: Conversion) -> Converted:
         answer = f"{row['rationale'].strip()}\nThe answer is {letter}."
         yield converse(conversion, row["id"], [(question, answer)], [image_file(conversion.folder, row["image"])])
 
-    return each(jsonl_rows(find_file(conversion.folder, "arxivqa.jsonl")), make)
+    return convert_rows(jsonl_rows(find_file(conversion.folder, "arxivqa.jsonl")), make)
 
 
 def read_iconqa(conversion: Conversion) -> Converted:
-    """Read IconQA: questions about abstract diagrams, with options in words or a blank to fill.
+    """Read IconQA: questions about abstract diagrams, with text options or a blank to fill.
 
         iconqa/train/choose_txt/0/data.json   {question, choices, answer: the index of the right one}
         iconqa/train/fill_in_blank/1/data.json   {question, answer: a text}
         .../image.png beside it
 
-    The third kind, `choose_img`, whose options are pictures, is left out.
+    The third kind, `choose_img`, whose options are images, is left out.
     """
     files = find_files(
         conversion.folder, f"iconqa/{conversion.split}/*/*/data.json", f"{conversion.split}/*/*/data.json"
@@ -131,4 +129,4 @@ def read_iconqa(conversion: Conversion) -> Converted:
             turn = short_question(question), str(answer)
         yield converse(conversion, f"{conversion.split}-{path.parts[-2]}", [turn], [image])
 
-    return each(rows, make)
+    return convert_rows(rows, make)

@@ -1,21 +1,21 @@
-"""A person's own data as one stream of records: which of four kinds it is, and how it is read.
+"""Read a user's own data as records, after detecting which of four kinds it is.
 
-records   a store of records, see docs/record.md
-llava     LLaVA's JSON or JSONL of conversations, see `conversation_sets.py`
-table     CSV, TSV or JSONL of questions and answers, its columns below
-folder    one of these three in a folder, with its images
+records   a store of records (docs/record.md)
+llava     conversations in LLaVA's JSON or JSONL (`conversation_sets.py`)
+table     CSV, TSV or JSONL of questions and answers, with the columns below
+folder    a folder with one of these three and its images
 
 The columns of a table:
 
-    image       path relative to the table; `images` for several: a list in JSONL, split at ";" in CSV
-    question    text; `<image>` in it is where an image stands, else the images come first
-    answer      text; {box:0} in it is the first labeled object
-    label, x0, y0, x1, y1           one box in pixels of the image as it is seen
-    boxes       several: [{"label": "mug", "box": [x0, y0, x1, y1], "image": 0}, ...], in CSV as JSON text
+    image       path relative to the table; `images` for several: a list in JSONL, separated by ";" in CSV
+    question    text; `<image>` in it marks the position of an image, otherwise the images come first
+    answer      text; {box:0} in it stands for the first labeled object
+    label, x0, y0, x1, y1           one box in pixels of the upright image
+    boxes       several boxes: [{"label": "mug", "box": [x0, y0, x1, y1], "image": 0}, ...], in CSV as JSON text
     system, id, category, language, licence     optional
 
-With boxes, an answer that is left out is the boxes themselves, and a question that is left out asks for the one label.
-Boxes of one label in one image are one object.
+With boxes, an empty answer becomes the boxes themselves, and an empty question asks for the label, if there is only
+one. Boxes with one label in one image form one object.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vl2.data.store.tar import INDEX_ENDING
 from vl2.datasets.box_questions import clip_box
 from vl2.datasets.conversation_sets import read_llava
 from vl2.datasets.conversion import Conversion, RowProblem, numbered
-from vl2.datasets.question_answers import filled, with_placeholders
+from vl2.datasets.question_answers import require_text, split_at_images
 from vl2.errors import UserError
 from vl2.files import local_path
 from vl2.process.grounding import END_REF, REF
@@ -49,7 +49,7 @@ COLUMNS = (
 
 
 def table_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a table with their places. UserError for a header that names something else."""
+    """Yield the rows of a table with their locations. Raise UserError if the header has an unknown column."""
     if path.suffix.lower() == ".jsonl":
         yield from jsonl_rows(path)
         return
@@ -60,7 +60,7 @@ def table_rows(path: Path) -> Iterator[Row]:
             for row in reader:
                 where = f"{path.name} line {reader.line_num}"
                 if None in row or None in row.values():
-                    yield where, UserError(f"it does not have the {len(reader.fieldnames or ())} cells of the header")
+                    yield where, UserError(f"the row does not have {len(reader.fieldnames or ())} cells as the header")
                 else:
                     yield where, {name: cell for name, cell in row.items() if cell.strip()}
     except UnicodeDecodeError:
@@ -70,7 +70,7 @@ def table_rows(path: Path) -> Iterator[Row]:
 
 
 def table_records(conversion: Conversion, rows: Iterable[Row]) -> Iterator[tuple[str, Record | UserError]]:
-    """Yield each row's place with its record, or with what is wrong with it."""
+    """Yield the location of each row with its record, or with the error."""
     for where, row in numbered(rows):
         try:
             if isinstance(row, UserError):
@@ -114,24 +114,24 @@ def _record(conversion: Conversion, number: int, row: Any) -> Record:
 
 
 def _texts(row: Mapping[str, Any], objects: Sequence[Labelled]) -> tuple[str, str]:
-    """Return question and answer, made from the boxes where they are left out."""
+    """Return the question and the answer; empty ones are made from the boxes."""
     question, answer = _text(row, "question"), _text(row, "answer")
     if not question:
         labels = {labelled.label for labelled in objects}
         if len(labels) != 1:
-            raise UserError("the question is empty; only boxes of one label need none")
+            raise UserError("the question is empty; only a row whose boxes all have one label can omit it")
         question = f"{REF}{objects[0].label}{END_REF}."
     if not answer and objects:
         answer = "\n".join(f"{{box:{k}}}" for k in range(len(objects)))
     if objects and not PLACEHOLDER.search(answer):
-        raise UserError("the answer does not say where the boxes stand: write {box:0}, or leave the answer out")
-    return question, filled(answer, "answer")
+        raise UserError("the answer does not use the boxes: write {box:0} in it, or leave the answer out")
+    return question, require_text(answer, "answer")
 
 
 def _question_parts(question: str, num_images: int) -> tuple[Part, ...]:
     if not num_images:
         return (Part(text=question),)
-    parts, used = with_placeholders(question, 0)
+    parts, used = split_at_images(question, 0)
     if used not in (0, num_images):
         raise UserError(f"the question has {used} <image> for {num_images} images")
     return (*(Part(image=i) for i in range(num_images - used)), *parts)
@@ -217,9 +217,9 @@ _SHOWN = 5
 
 
 def read_own(location: str) -> Iterator[Found]:
-    """Yield every record with the bytes of its images, and a problem for each row that cannot be one.
+    """Yield every record with the bytes of its images, or a problem for a row that is not a valid record.
 
-    UserError, before the first, where there is nothing that can be read.
+    Raise UserError before the first record if there is no readable data at the location.
     """
     kind, path = find_own(location)
     if kind == "records":
@@ -228,11 +228,14 @@ def read_own(location: str) -> Iterator[Found]:
     conversion = Conversion(folder=path.parent, split=path.stem, source=path.stem, category="vqa", licence="unknown")
     if kind == "table":
         return _with_images(conversion, table_records(conversion, table_rows(path)))
-    return _with_images(conversion, ((_where(item), _made(item)) for item in read_llava(conversion, path)))
+    return _with_images(conversion, ((_where(item), _record_or_error(item)) for item in read_llava(conversion, path)))
 
 
 def find_own(location: str) -> tuple[Kind, Path | None]:
-    """Return what kind of data lies at a location, and the file. None for a store that is more than one local file."""
+    """Return the kind of the data at a location, and its file; None if a store is not a single local file.
+
+    Raise UserError if there is no readable data, or if a folder has several tables.
+    """
     path = local_path(location)
     if path.is_file():
         return kind_of(path), path
@@ -255,7 +258,10 @@ def find_own(location: str) -> tuple[Kind, Path | None]:
 
 
 def kind_of(path: Path) -> Kind:
-    """Return the kind of one file, by its ending and, for JSONL, its first line. UserError for another ending."""
+    """Return the kind of a file by its ending and, for JSONL, its first line.
+
+    Raise UserError if the ending is unknown.
+    """
     ending = path.suffix.lower()
     if ending in TABLES:
         return "table"
@@ -273,7 +279,7 @@ def _kind_of_lines(path: Path) -> Kind:
         with path.open(encoding="utf-8-sig", errors="replace") as lines:
             first = json.loads(next((line for line in lines if line.strip()), "null"))
     except (OSError, ValueError, RecursionError):
-        return "records"  # whose reader says what is wrong with each line
+        return "records"  # the reader of records reports what is wrong with each line
     if isinstance(first, dict) and "messages" not in first:
         return "llava" if "conversations" in first else "table"
     return "records"
@@ -296,5 +302,5 @@ def _where(item: Record | RowProblem) -> str:
     return item.id if isinstance(item, Record) else item.where
 
 
-def _made(item: Record | RowProblem) -> Record | UserError:
+def _record_or_error(item: Record | RowProblem) -> Record | UserError:
     return item if isinstance(item, Record) else UserError(item.why)

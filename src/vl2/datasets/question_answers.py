@@ -1,6 +1,6 @@
-"""Questions and answers as the messages of a record, and the fixed instructions that go with them.
+"""Make records of questions and answers, and the standard instructions that converters add to them.
 
-An instruction that has several wordings is drawn by the record's id, so that the same data always reads the same.
+If an instruction has several wordings, the record's id selects one, so that conversion is deterministic.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from vl2.data.record import Labelled, Message, Part, Record, StoredImage
 from vl2.datasets.conversion import Conversion
 from vl2.errors import UserError
 
-# As the benchmarks ask, so that the model knows when a short answer is wanted.
+# The wordings of the benchmarks, so that the model learns when a short answer is wanted.
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 OPTION_LETTER = "Answer with the option's letter from the given choices directly."
 
@@ -46,7 +46,7 @@ PAGE_TO_HTML = (
     "Generate the HTML for this page.",
 )
 
-Turn = tuple[str, str]  # what the user says, what the assistant answers
+Turn = tuple[str, str]  # (the user's question, the assistant's answer)
 
 _IMAGE = re.compile(r"\s*<image>\s*")
 
@@ -56,7 +56,7 @@ def short_question(question: str) -> str:
 
 
 def choice_question(question: str, options: Sequence[str]) -> str:
-    """Write a question with its options lettered from A."""
+    """Return a question with its options lettered from A and the instruction to answer with a letter."""
     lettered = [f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options)]
     return "\n".join([question.strip(), *lettered, OPTION_LETTER])
 
@@ -70,12 +70,12 @@ def converse(
     category: str | None = None,
     objects: Sequence[Labelled] = (),
 ) -> Record:
-    """Return a conversation in which the images come first of all. UserError for an empty side of a turn."""
+    """Return the record of a conversation whose images come first. Raise UserError for an empty text."""
     messages: list[Message] = []
     for question, answer in turns:
         shown = [Part(image=i) for i in range(len(images))] if not messages else []
-        messages.append(Message(role="user", parts=(*shown, Part(text=filled(question, "question")))))
-        messages.append(Message(role="assistant", parts=(Part(text=filled(answer, "answer")),)))
+        messages.append(Message(role="user", parts=(*shown, Part(text=require_text(question, "question")))))
+        messages.append(Message(role="assistant", parts=(Part(text=require_text(answer, "answer")),)))
     return record(conversion, id, messages, images, category=category, objects=objects)
 
 
@@ -100,8 +100,8 @@ def record(
     )
 
 
-def filled(text: str, what: str) -> str:
-    """Return the text without outer blanks. UserError if nothing is left, or half a character (a lone surrogate)."""
+def require_text(text: str, what: str) -> str:
+    """Strip a text; `what` names it in errors. Raise UserError if it is empty or has an unpaired surrogate."""
     text = text.strip()
     try:
         text.encode()
@@ -112,8 +112,8 @@ def filled(text: str, what: str) -> str:
     return text
 
 
-def with_placeholders(text: str, first_image: int) -> tuple[list[Part], int]:
-    """Cut a text at its literal `<image>`; return the parts and the number of the next image."""
+def split_at_images(text: str, first_image: int) -> tuple[list[Part], int]:
+    """Split a text at its `<image>` tags. Return the parts, and the number of the next image."""
     parts: list[Part] = []
     pieces = _IMAGE.split(text)
     for number, piece in enumerate(pieces):

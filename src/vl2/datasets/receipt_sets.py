@@ -1,4 +1,4 @@
-"""SROIE: scanned receipts with their text lines, boxes, and four fields."""
+"""Converter of SROIE: scanned receipts with text lines, boxes and four fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from vl2.data.raw_files import Json, Row, find_files, image_bytes, image_file, parquet_rows
 from vl2.data.record import BoxPx, Record, StoredImage
 from vl2.datasets.box_questions import Query, absent_queries, check_size, clip_box, locate_records
-from vl2.datasets.conversion import Conversion, Converted, each
+from vl2.datasets.conversion import Conversion, Converted, convert_rows
 from vl2.datasets.question_answers import TRANSCRIBE, converse
 from vl2.errors import UserError
 
@@ -21,13 +21,15 @@ FIELDS = {
     "address": "What is the address?",
     "total": "What is the total?",
 }
-LINES_ASKED = 6  # queries a receipt; its other lines are in the transcription
+LINES_ASKED = 6  # locate queries per receipt; its other lines occur in the transcription only
 
 _FOLDERS = ("{split}/img", "img", "*task1*{split}*", "{split}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
+    """One receipt: its image, its text lines with boxes, and the fields that it has."""
+
     id: str
     image: StoredImage
     lines: tuple[tuple[str, BoxPx], ...]
@@ -35,15 +37,15 @@ class Receipt:
 
 
 def read_sroie(conversion: Conversion) -> Converted:
-    """Read SROIE: scanned receipts with their text lines, boxes, and four fields.
+    """Read SROIE: scanned receipts with text lines, boxes and four fields.
 
-    1. Files: img/000.jpg; box/000.txt or box/000.csv with lines `x1,y1,x2,y2,x3,y3,x4,y4,TEXT`; and the fields as JSON
-    in entities/000.txt or key/000.json. The split is a folder around these, or none. The release's own
-    `0325updated.task1train(626p)` holds pictures and boxes together, `0325updated.task2train(626p)` the fields. 2.
-    Parquet: id, image, width, height, lines: [{text, x0, y0, x1, y1}], company, date, address, total.
+    1. Files: img/000.jpg; box/000.txt or box/000.csv with lines `x1,y1,x2,y2,x3,y3,x4,y4,TEXT`; and the fields as
+       JSON in entities/000.txt or key/000.json. A folder around these may name the split. In the original release,
+       `0325updated.task1train(626p)` holds images and boxes, `0325updated.task2train(626p)` the fields.
+    2. Parquet: id, image, width, height, lines: [{text, x0, y0, x1, y1}], company, date, address, total.
 
-    A receipt gives its transcription, questions about its fields, and queries for lines; lines of the receipt before
-    that it does not have are absent.
+    A receipt gives a transcription, questions about its fields, and locate queries for its lines. Queries for absent
+    lines use lines of the previous receipt.
     """
     if any(conversion.folder.glob("*.parquet")):
         columns = ("id", "image", "lines", *FIELDS)
@@ -54,14 +56,14 @@ def read_sroie(conversion: Conversion) -> Converted:
 
 
 def _convert(conversion: Conversion, rows: Iterator[Row] | list[Row], *, from_parquet: bool) -> Converted:
-    before: list[str] = []  # the lines of the receipt before
+    before: list[str] = []  # the lines of the previous receipt
 
     def make(row: Json | Path) -> Iterator[Record]:
         receipt = _of_row(row) if isinstance(row, dict) else _of_files(conversion.folder, row)
         yield from _records(conversion, receipt, list(before))
         before[:] = [text for text, _ in receipt.lines]
 
-    return each(rows, make)
+    return convert_rows(rows, make)
 
 
 def _records(conversion: Conversion, receipt: Receipt, before: list[str]) -> Iterator[Record]:
@@ -72,19 +74,21 @@ def _records(conversion: Conversion, receipt: Receipt, before: list[str]) -> Ite
     if receipt.fields:
         turns = [(FIELDS[name], value) for name, value in receipt.fields.items()]
         yield converse(conversion, f"{id}-fields", turns, [image], category="document")
-    # A line that occurs twice, or within another, would have several right answers.
+    # A line that occurs twice, or inside another line, would have several correct answers.
     count = Counter(line for line, _ in receipt.lines)
     single = [(line, box) for line, box in receipt.lines if count[line] == 1 and len(line) > 3]
     chosen = rng.sample(single, min(LINES_ASKED, len(single)))
     queries = [Query(label=line, boxes_px=(box,)) for line, box in chosen if sum(line in other for other in count) == 1]
-    # "TOTAL:" is not absent where "TOTAL" is.
-    here = _letters(text)
-    vocabulary = [line for line in before if len(_letters(line)) > 3 and _letters(line) not in here]
+    # Compare letters and digits only: "TOTAL:" is not absent if "TOTAL" is present.
+    here = _letters_and_digits(text)
+    vocabulary = [
+        line for line in before if len(_letters_and_digits(line)) > 3 and _letters_and_digits(line) not in here
+    ]
     queries += absent_queries(conversion, id, len(queries), set(count), vocabulary)
     yield from locate_records(conversion, f"{id}-lines", image, queries)
 
 
-def _letters(text: str) -> str:
+def _letters_and_digits(text: str) -> str:
     return "".join(filter(str.isalnum, text)).lower()
 
 
@@ -120,7 +124,7 @@ def _text(path: Path) -> str:
 
 
 def box_line(line: str, size: tuple[int, int]) -> tuple[str, BoxPx]:
-    """Read `x1,y1,...,x4,y4,TEXT`; the text may hold commas."""
+    """Parse a line `x1,y1,...,x4,y4,TEXT`, whose text may hold commas, into the text and its bounding box."""
     *corners, text = line.split(",", 8)
     if len(corners) != 8:
         raise UserError(f"a line must be eight numbers and a text, got {line!r:.80}")

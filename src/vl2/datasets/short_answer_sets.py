@@ -1,4 +1,4 @@
-"""Sets of questions with short answers: about photos (VQAv2, GQA), about text in photos, documents and charts."""
+"""Converters of short-answer datasets: VQAv2, GQA, TextVQA, DocVQA, InfographicVQA and ChartQA."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from vl2.data.raw_files import Json, Row, find_file, find_files, image_file, index_by, read_json, read_list
 from vl2.data.record import Record
-from vl2.datasets.conversion import Conversion, Converted, each
+from vl2.datasets.conversion import Conversion, Converted, convert_rows
 from vl2.datasets.question_answers import converse, short_question
 from vl2.errors import UserError
 
 
 def read_vqav2(conversion: Conversion) -> Converted:
-    """Read VQAv2: short questions about COCO images, ten answers each; the most frequent one is learned.
+    """Read VQAv2: short questions about COCO images. Of the ten answers the most frequent one is used.
 
     v2_OpenEnded_mscoco_train2014_questions.json   {questions: [{question_id, image_id, question}]}
     v2_mscoco_train2014_annotations.json           {annotations: [{question_id, multiple_choice_answer}]}
@@ -31,7 +31,7 @@ def read_vqav2(conversion: Conversion) -> Converted:
         turn = short_question(row["question"]), answers[row["question_id"]]["multiple_choice_answer"]
         yield converse(conversion, row["question_id"], [turn], [image_file(conversion.folder, name, f"images/{name}")])
 
-    return each(read_list(questions_file, "questions"), make)
+    return convert_rows(read_list(questions_file, "questions"), make)
 
 
 def read_gqa(conversion: Conversion) -> Converted:
@@ -55,36 +55,36 @@ def read_gqa(conversion: Conversion) -> Converted:
         image = image_file(conversion.folder, f"images/{question['imageId']}.jpg", f"{question['imageId']}.jpg")
         yield converse(conversion, id, [(short_question(question["question"]), question["answer"])], [image])
 
-    return each(rows, make)
+    return convert_rows(rows, make)
 
 
 MAX_HINT_TOKENS = 50
 
 
 def read_textvqa(conversion: Conversion) -> Converted:
-    """Read TextVQA: questions that need the text in a photo, ten answers each; the most frequent one is learned.
+    """Read TextVQA: questions about text in photos. Of the ten answers the most frequent one is used.
 
         TextVQA_0.5.1_train.json                {data: [{question_id, image_id, question, answers}]}
         TextVQA_Rosetta_OCR_v0.2_train.json     {data: [{image_id, ocr_tokens}]}   (optional)
         train_images/0054c91397f2fe05.jpg
 
-    Where the file of tokens is there, every second question (by its id) gives them as a hint, as some benchmarks do.
+    If the file of OCR tokens exists, half of the questions (chosen by id) give them as a hint, as some benchmarks do.
     """
     path = find_file(conversion.folder, f"TextVQA_[0-9]*_{conversion.split}.json")
     tokens = _textvqa_tokens(conversion)
 
     def make(row: Json) -> Iterator[Record]:
         name = f"{row['image_id']}.jpg"
-        # The validation split's images are among the training split's.
+        # The images of the validation split are in the folder of the training split.
         image = image_file(conversion.folder, f"train_images/{name}", f"{conversion.split}_images/{name}")
-        # most_common() returns the first of equals.
+        # If answers are equally frequent, most_common() returns the one that occurs first.
         answer: str = Counter(row["answers"]).most_common(1)[0][0]
         question, hint = row["question"], tokens.get(row["image_id"], {}).get("ocr_tokens", [])[:MAX_HINT_TOKENS]
         if hint and conversion.random(row["question_id"]).random() < 0.5:
             question = f"{question.strip()}\nReference OCR token: {', '.join(hint)}"
         yield converse(conversion, row["question_id"], [(short_question(question), answer)], [image])
 
-    return each(read_list(path, "data"), make)
+    return convert_rows(read_list(path, "data"), make)
 
 
 def _textvqa_tokens(conversion: Conversion) -> dict[str, Json]:
@@ -93,13 +93,12 @@ def _textvqa_tokens(conversion: Conversion) -> dict[str, Json]:
 
 
 def read_docvqa(conversion: Conversion) -> Converted:
-    """Read DocVQA: questions about pages of scanned documents.
+    """Read DocVQA: questions about pages of scanned documents. Of several spellings of an answer the first is used.
 
         spdocvqa_qas/train_v1.0_withQT.json   {data: [{questionId, question, image: "documents/xnbl0037_1.png", ...}]}
         spdocvqa_images/xnbl0037_1.png
 
-    The older release had train_v1.0.json and documents/ instead, both at the top or under train/: it is read too.
-    Several answers are spellings of one; the first is learned.
+    The older release is supported too. It has train_v1.0.json and documents/, either at the top or under train/.
     """
     folders = ("spdocvqa_qas/", "", f"{conversion.split}/")
     names = (f"{folder}{conversion.split}_v1.0{form}.json" for folder in folders for form in ("_withQT", ""))
@@ -110,7 +109,10 @@ def read_docvqa(conversion: Conversion) -> Converted:
 def read_questions(
     conversion: Conversion, path: Path, image_key: str, folders: tuple[str, ...], flat_folders: tuple[str, ...] = ()
 ) -> Converted:
-    """Read the form that DocVQA and InfographicVQA share. In `flat_folders` a picture lies without its own folder."""
+    """Read the layout that DocVQA and InfographicVQA share.
+
+    Images are searched under `folders` by their full name, and under `flat_folders` by their base name.
+    """
 
     def make(row: Json) -> Iterator[Record]:
         name: str = row[image_key]
@@ -119,11 +121,11 @@ def read_questions(
         image = image_file(conversion.folder, *places)
         yield converse(conversion, row["questionId"], [(short_question(row["question"]), row["answers"][0])], [image])
 
-    return each(read_list(path, "data"), make)
+    return convert_rows(read_list(path, "data"), make)
 
 
 def read_infovqa(conversion: Conversion) -> Converted:
-    """Read InfographicVQA: DocVQA's form, about infographics.
+    """Read InfographicVQA: questions about infographics, in the layout of DocVQA.
 
     infographicsvqa_qas/infographicsVQA_train_v1.0.json (or infographicVQA_..., also at the top)
         {data: [{questionId, question, image_local_name: "30000.jpeg", answers}]}
@@ -137,12 +139,12 @@ def read_infovqa(conversion: Conversion) -> Converted:
 
 
 def read_chartqa(conversion: Conversion) -> Converted:
-    """Read ChartQA: questions that people wrote about charts, and ones made by a machine from their captions.
+    """Read ChartQA: questions about charts, written by people or generated from the charts' captions.
 
         train/train_human.json, train/train_augmented.json   [{imgname, query, label}]
         train/png/41699051005347.png
 
-    The folder is the one that holds `train/` (`ChartQA Dataset` in the release).
+    The folder must contain `train/`; in the release it is called `ChartQA Dataset`.
     """
     files = find_files(conversion.folder, f"{conversion.split}/{conversion.split}_*.json")
     rows = chain.from_iterable(_chartqa_rows(path) for path in files)
@@ -154,9 +156,9 @@ def read_chartqa(conversion: Conversion) -> Converted:
             conversion, f"{part}-{number}", [(short_question(question["query"]), question["label"])], [image]
         )
 
-    return each(rows, make)
+    return convert_rows(rows, make)
 
 
 def _chartqa_rows(path: Path) -> list[Row]:
-    """Number a file's questions, which have no ids of their own."""
+    """Return the questions of a file, numbered because they have no ids."""
     return [(where, (path.stem, i, row)) for i, (where, row) in enumerate(read_list(path))]

@@ -1,4 +1,4 @@
-"""Sets about tables that are text, which may be drawn: WikiTableQuestions and TabFact."""
+"""Converters of datasets about tables as text, which can be drawn as images: WikiTableQuestions and TabFact."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from vl2.data.raw_files import (
     read_text,
 )
 from vl2.data.record import Record
-from vl2.datasets.conversion import Conversion, Converted, RowProblem, Table, each, parsed
+from vl2.datasets.conversion import Conversion, Converted, RowProblem, Table, convert_rows, parse_row
 from vl2.datasets.question_answers import Turn, converse, short_question
 from vl2.errors import UserError
 
-MAX_TEXT = 6000  # characters of a table written out: up to 4,000 tokens, as cells are short and many
+MAX_TEXT = 6000  # characters of a table as text; that is up to 4,000 tokens, because cells are short and many
 
 _ESCAPES = {"n": "\n", "p": "|", "\\": "\\"}
 
@@ -34,19 +34,20 @@ _ESCAPES = {"n": "\n", "p": "|", "\\": "\\"}
 @dataclass(frozen=True, kw_only=True)
 class _Question:
     id: str
-    table: str  # its name
+    table: str  # the table's name
     turn: Turn
 
 
 def read_wikitables(conversion: Conversion) -> Converted:
     r"""Read WikiTableQuestions: questions about tables of Wikipedia.
 
-    1. Files: data/training.tsv (id, utterance, context, targetValue) and csv/204-csv/590.csv, where a backslash escapes
-    a quote. In the TSV, `|` separates answers and `\p`, ` `, `\` stand for a bar, a line break and a backslash. 2.
-    Parquet: questions-*.parquet (id, table_id, question, answers) and tables-*.parquet (table_id, csv as RFC 4180).
+    1. Files: data/training.tsv (id, utterance, context, targetValue) and csv/204-csv/590.csv, where a backslash
+       escapes a quote. In the TSV, `|` separates answers; `\p` is a bar, `\n` a line break and `\\` a backslash.
+    2. Parquet: questions-*.parquet (id, table_id, question, answers) and tables-*.parquet (table_id, csv as in
+       RFC 4180).
 
-    The tables are text. With `draw` each becomes a picture with all its questions as turns, so that no picture is
-    stored twice; without it the table is written into each question.
+    The tables are text. With `draw`, a table becomes one image with all its questions as turns, so that no image is
+    stored twice. Without it, the table is written into each question.
     """
     if any(conversion.folder.glob("questions*.parquet")):
         return _read_parquet(conversion)
@@ -63,7 +64,7 @@ def read_wikitables(conversion: Conversion) -> Converted:
         answers = [unescape(answer) for answer in target.split("|")]
         return _Question(id=id, table=context, turn=_turn(unescape(question), answers))
 
-    return _ask(conversion, rows, parse, lambda name: _read_wikitable(conversion.folder, name))
+    return _question_records(conversion, rows, parse, lambda name: _read_wikitable(conversion.folder, name))
 
 
 def _read_parquet(conversion: Conversion) -> Converted:
@@ -78,17 +79,19 @@ def _read_parquet(conversion: Conversion) -> Converted:
     def parse(row: Json) -> _Question:
         return _Question(id=row["id"], table=row["table_id"], turn=_turn(row["question"], row["answers"]))
 
-    return _ask(conversion, questions, parse, lambda name: list(csv.reader(io.StringIO(tables[name], newline=""))))
+    return _question_records(
+        conversion, questions, parse, lambda name: list(csv.reader(io.StringIO(tables[name], newline="")))
+    )
 
 
 def _turn(question: str, answers: list[str]) -> Turn:
     return short_question(question), ", ".join(answers)
 
 
-def _ask(
+def _question_records(
     conversion: Conversion, rows: Iterable[Row], parse: Callable[[Any], _Question], find_table: Callable[[str], Table]
 ) -> Converted:
-    """Make a record of each question, or of all about a table where the table is drawn."""
+    """Make one record per question, or per table if tables are drawn."""
 
     def make(row: Any) -> Iterator[Record]:
         asked = parse(row)
@@ -98,31 +101,34 @@ def _ask(
         yield ask_table(conversion, asked[0].id, find_table(asked[0].table), [question.turn for question in asked])
 
     if conversion.draw is None:
-        yield from each(rows, make)
+        yield from convert_rows(rows, make)
         return
     groups: dict[str, tuple[str, list[_Question]]] = {}
     for where, row in rows:
-        for found in parsed(where, row, parse):
+        for found in parse_row(where, row, parse):
             if isinstance(found, RowProblem):
                 yield found
             else:
                 groups.setdefault(found.table, (where, []))[1].append(found)
-    yield from each(groups.values(), make_together)
+    yield from convert_rows(groups.values(), make_together)
 
 
 def ask_table(conversion: Conversion, id: str, table: Table, turns: Sequence[Turn], *, title: str = "") -> Record:
-    """Ask about a table that is drawn, or written before the first question where the job has no `draw`."""
+    """Return a record of questions about a table, which is drawn or, without `draw`, precedes the first question.
+
+    Raise UserError if the table as text is longer than MAX_TEXT.
+    """
     if conversion.draw is not None:
         return converse(conversion, id, turns, [image_bytes(conversion.draw(table), id)])
     written = "\n\n".join(filter(None, (title.strip(), markdown(table))))
     if len(written) > MAX_TEXT:
-        raise UserError(f"the table is too long to write out: {len(written)} characters, {MAX_TEXT} are allowed")
+        raise UserError(f"the table is too long as text: {len(written)} characters, at most {MAX_TEXT} are allowed")
     (question, answer), *others = turns
     return converse(conversion, id, [(f"{written}\n\n{question}", answer), *others], category="text")
 
 
 def markdown(table: Table) -> str:
-    """Write a table with bars; line breaks within a cell become blanks."""
+    """Return a table as Markdown. Line breaks within a cell become spaces."""
     if not table:
         raise UserError("the table is empty")
     lines = [f"| {' | '.join(map(_cell, row))} |" for row in table]
@@ -151,10 +157,10 @@ def read_tabfact(conversion: Conversion) -> Converted:
     """Read TabFact: statements that tables of Wikipedia entail or refute.
 
         collected_data/r1_training_all.json (and r2)    {"1-24143253-5.html.csv": [[statement], [0 or 1], title]}
-        data/all_csv/1-24143253-5.html.csv              cells between `#`, the header first
-        data/train_id.json, val_id.json, test_id.json   the names of each split
+        data/all_csv/1-24143253-5.html.csv              cells separated by `#`, the header first
+        data/train_id.json, val_id.json, test_id.json   the table names of each split
 
-    The tables are text: drawn with `draw`, or written into the first question.
+    The tables are text. They are drawn with `draw`, or written into the first question.
     """
     ids = find_file(conversion.folder, f"data/{conversion.split}_id.json")
     wanted = {name for _, name in read_list(ids) if isinstance(name, str)}
@@ -175,7 +181,7 @@ def read_tabfact(conversion: Conversion) -> Converted:
         ]
         yield ask_table(conversion, f"{part}-{name.split('.')[0]}", table, turns, title=title)
 
-    return each(rows, make)
+    return convert_rows(rows, make)
 
 
 def _read_csv(folder: Path, name: str) -> Table:

@@ -1,4 +1,4 @@
-"""Sets without images: instructions and their answers, tables of passages, a dictionary."""
+"""Converters of text-only datasets: instructions with answers, tables of passages, a dictionary."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from vl2.data.raw_files import Json, Row, find_files, jsonl_rows, parquet_rows, read_list
 from vl2.data.record import Message, Part, Record
-from vl2.datasets.conversion import Conversion, Converted, each, numbered
-from vl2.datasets.question_answers import converse, filled, record
+from vl2.datasets.conversion import Conversion, Converted, convert_rows, numbered
+from vl2.datasets.question_answers import converse, record, require_text
 from vl2.errors import UserError
 
-# The first pair that a row has is taken.
+# The field names of question and answer; the first pair that a row has is used.
 PAIRS = (
     ("question", "answer"),  # GSM8K, Orca-Math
     ("query", "response"),  # MetaMath
@@ -29,12 +29,12 @@ CONTEXT = ("input", "context")
 
 
 def read_instruction(conversion: Conversion) -> Converted:
-    """Read Text only: an instruction or question with its answer, under the names that the public sets use.
+    """Read text-only instructions or questions with answers, under the field names of the public datasets.
 
-        {split}.jsonl, {split}.json (a list), or {split}-*.parquet; a folder with one file of these needs no split
+        {split}.jsonl, {split}.json (a list), or {split}-*.parquet; the split is not needed if there is only one file
 
-    GSM8K's answers lose their calculator marks (`<<48/2=24>>`), and `#### 72` becomes a sentence. MathQA's options
-    stand below its question: the answers name their letters.
+    The calculator annotations of GSM8K (`<<48/2=24>>`) are removed, and `#### 72` becomes a sentence. The options of
+    MathQA are added to the question, because the answers refer to their letters.
     """
     names = (
         f"{conversion.split}.jsonl",
@@ -47,7 +47,7 @@ def read_instruction(conversion: Conversion) -> Converted:
         raise UserError(
             f"{conversion.folder} has several files, give the split: {', '.join(p.stem for p in files[:5])}"
         )
-    return each(numbered(_instruction_rows(files)), lambda row: _instruction_records(conversion, *row))
+    return convert_rows(numbered(_instruction_rows(files)), lambda row: _instruction_records(conversion, *row))
 
 
 def _instruction_rows(files: list[Path]) -> Iterable[Row]:
@@ -65,7 +65,7 @@ def _instruction_records(conversion: Conversion, number: int, row: Json) -> Iter
     context = next((row[name] for name in CONTEXT if row.get(name)), "")
     question = f"{row[pair[0]].strip()}\n\n{context.strip()}" if context else row[pair[0]]
     if pair == MATHQA:
-        question = f"{question.strip()}\n{filled(row['options'], 'list of options')}"
+        question = f"{question.strip()}\n{require_text(row['options'], 'list of options')}"
     yield converse(conversion, number, [(question, without_marks(row[pair[1]]))], category="text")
 
 
@@ -80,14 +80,14 @@ _SENTENCE = re.compile(r"[^.!?。！？；]*[.!?。！？；]+\s*|[^.!?。！？
 
 
 def read_text_table(conversion: Conversion) -> Converted:
-    """Read Plain text in any language, one passage or article a row, as documents.
+    """Read plain text in any language, one passage or article per row, as documents.
 
         {split}.parquet, {split}-*.parquet, {split}.jsonl
-        text; and where there are: id, language, license (or licence), title, author
+        text; optionally id, language, license (or licence), title, author
 
-    The split is the name of a file, `enwiki` for enwiki.parquet. What a row says of its language and licence is kept.
-    Text of more than MAX_CHARACTERS is cut between paragraphs, or else between sentences; a title becomes the first
-    line.
+    The split is the name of a file: `enwiki` for enwiki.parquet. The language and license of a row take precedence
+    over the given ones. Text longer than MAX_CHARACTERS is split between paragraphs, or else between sentences. A
+    title becomes the first line.
     """
     names = (
         f"{conversion.split}.parquet",
@@ -106,18 +106,18 @@ def read_text_table(conversion: Conversion) -> Converted:
         number, values = row
         licence = values.get("license") or values.get("licence") or conversion.licence
         own = replace(conversion, language=values.get("language") or conversion.language, licence=licence)
-        text = filled(values["text"], "text")
-        title = " ".join(part.strip() for part in (values.get("title"), _poet(values)) if part)
-        pieces = cut(f"{title}\n{text}" if title else text, MAX_CHARACTERS)
+        text = require_text(values["text"], "text")
+        title = " ".join(part.strip() for part in (values.get("title"), _author(values)) if part)
+        pieces = split_text(f"{title}\n{text}" if title else text, MAX_CHARACTERS)
         name = f"{conversion.split}-{values.get('id') or number}"
         for at, piece in enumerate(pieces):
             yield document(own, name if len(pieces) == 1 else f"{name}-{at}", piece)
 
-    return each(numbered(rows), make)
+    return convert_rows(numbered(rows), make)
 
 
-def _poet(values: Json) -> str | None:
-    """Return who wrote a text that has a title; the authors of an encyclopedia are no part of it."""
+def _author(values: Json) -> str | None:
+    """Return the author in parentheses, for a text with a title (a poem); other authors are left out."""
     return f"（{values['author']}）" if values.get("title") and values.get("author") else None
 
 
@@ -125,8 +125,8 @@ def document(conversion: Conversion, id: object, text: str) -> Record:
     return record(conversion, id, [Message(role="document", parts=(Part(text=text),))])
 
 
-def cut(text: str, limit: int) -> list[str]:
-    """Cut a text into pieces of at most `limit` characters, between paragraphs or sentences if it can be."""
+def split_text(text: str, limit: int) -> list[str]:
+    """Split a text into pieces of at most `limit` characters, between paragraphs or sentences where possible."""
     pieces: list[str] = []
     for part in _parts(text, limit):
         if pieces and len(pieces[-1]) + len(part) <= limit:
@@ -137,7 +137,7 @@ def cut(text: str, limit: int) -> list[str]:
 
 
 def _parts(text: str, limit: int) -> Iterator[str]:
-    """Yield the paragraphs of a text, the sentences of one that is too long, and parts of one that is still."""
+    """Yield paragraphs; the sentences of a paragraph over the limit; and fixed-size parts of such a sentence."""
     for paragraph in _PARAGRAPH.findall(text):
         for sentence in [paragraph] if len(paragraph) <= limit else _SENTENCE.findall(paragraph):
             yield from (sentence[start : start + limit] for start in range(0, len(sentence), limit))
@@ -147,21 +147,21 @@ ENTRIES_PER_PAGE = 24
 
 
 def read_freedict(conversion: Conversion) -> Converted:
-    """Read FreeDict's English-Chinese dictionary, as pages of entries.
+    """Read FreeDict's English-Chinese dictionary as documents of ENTRIES_PER_PAGE rows.
 
         freedict-en-zh.parquet   headword, pos, senses: list of {zh: list of text, definition}
 
-    Made by machine from Wiktionary: part of the translations of verbs and function words is wrong: only nouns are
-    taken.
+    The dictionary was generated from Wiktionary, and some translations of verbs and function words are wrong, so only
+    nouns are used.
     """
     files = find_files(conversion.folder, f"{conversion.split}.parquet", "freedict-en-zh.parquet")
-    return each(
+    return convert_rows(
         _dictionary_pages(parquet_rows(files, ("headword", "senses"))), lambda page: _dictionary_page(conversion, *page)
     )
 
 
 def _dictionary_pages(rows: Iterator[Row]) -> Iterator[Row]:
-    """Gather nouns into pages; a file that cannot be read is passed on."""
+    """Group the nouns into pages. Rows that are errors are passed through."""
     number = 0
     while rows_of_page := list(islice(rows, ENTRIES_PER_PAGE)):
         failed = [(where, row) for where, row in rows_of_page if isinstance(row, UserError)]

@@ -1,4 +1,4 @@
-"""Sets gathered from the web: captioned images, pages of text and images (OBELICS), pictures with their HTML."""
+"""Converters of web data: captioned images, OBELICS (pages of text and images), PubTabNet and WebSight (HTML)."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from vl2.data.raw_files import (
     tar_samples,
 )
 from vl2.data.record import Message, Part, Record, StoredImage
-from vl2.datasets.conversion import Conversion, Converted, each, numbered, of_split
+from vl2.datasets.conversion import Conversion, Converted, convert_rows, numbered, rows_of_split
 from vl2.datasets.question_answers import DESCRIBE, DESCRIBE_IN_DETAIL, PAGE_TO_HTML, TABLE_TO_HTML, converse, record
 from vl2.errors import UserError
 
 CAPTION_KEYS = ("vlm_caption", "long_caption", "caption", "text")
-LONG_CAPTION = 200  # characters; above it the question asks for detail
+LONG_CAPTION = 200  # characters; for longer captions the question asks for detail
 
 
 def read_captioned(conversion: Conversion) -> Converted:
-    """Read Images fetched by img2dataset with their captions: how the large caption sets, which are lists of urls,
-    arrive.
+    """Read images with captions as downloaded by img2dataset, for the large caption datasets that are lists of URLs.
 
-            00000.tar   {key}.jpg, {key}.txt (the caption), {key}.json (with what --save_additional_columns kept)
+        00000.tar   {key}.jpg, {key}.txt (the caption), {key}.json (with the columns of --save_additional_columns)
 
-        Of several captions in the JSON the richest is taken: a written one before the alternative text of the web page.
+    If the JSON has several captions, the first of CAPTION_KEYS is used: a written caption rather than the alternative
+    text of the web page.
     """
     files = find_files(conversion.folder, f"{conversion.split}/*.tar", "*.tar")
     samples = chain.from_iterable(map(tar_samples, files))
@@ -54,7 +54,7 @@ def read_captioned(conversion: Conversion) -> Converted:
             conversion, id, [(conversion.random(id).choice(prompts), caption)], [image_bytes(sample[ending], id)]
         )
 
-    return each(rows, make)
+    return convert_rows(rows, make)
 
 
 def _richest_caption(sample: dict[str, bytes]) -> str:
@@ -65,10 +65,11 @@ def _richest_caption(sample: dict[str, bytes]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ObelicsFilters:
-    """Which images stay in a page, and which pages stay.
+    """The conditions that the images of a page, and then the page, must meet.
 
-    The values are those that OBELICS itself was filtered with (obelisc/configs/config_filter_web_documents.yaml of
-    huggingface/OBELICS): a page may fail them again once images are gone. `min_words_per_image` is ours.
+    Except for `min_words_per_image`, which is our choice, the values are those of OBELICS itself
+    (obelisc/configs/config_filter_web_documents.yaml of huggingface/OBELICS). A page may fail them when images that
+    can no longer be downloaded are missing.
     """
 
     min_side_px: int = 150
@@ -77,22 +78,22 @@ class ObelicsFilters:
     max_images: int = 30
     min_words: int = 10  # in the page
     max_words: int = 2_000
-    min_words_per_image: float = 5.0  # pages of little but pictures teach nothing about them
-    max_repetition: float = 0.2  # share of the 5-word runs that occur again
+    min_words_per_image: float = 5.0  # pages with hardly any text teach nothing about their images
+    max_repetition: float = 0.2  # share of 5-word sequences that occur more than once
 
 
 OBELICS_FILTERS = ObelicsFilters()
 
 
 def read_obelics(conversion: Conversion) -> Converted:
-    """Read OBELICS: web pages as text and images in turn, filtered by image and by text.
+    """Read OBELICS: web pages of interleaved text and images, filtered by `ObelicsFilters`.
 
-        *.parquet   images: [url or null], texts: [text or null], aligned: one of the two at each place;
-                    metadata: JSON list beside them; general_metadata: JSON with the page's url
-        images/00000/000000000.jpg and images/00000.parquet (url, key, status), as img2dataset fetches the urls
+        *.parquet   images: [url or null], texts: [text or null], aligned: one of the two at each position;
+                    metadata: JSON list beside them; general_metadata: JSON with the page's URL
+        images/00000/000000000.jpg and images/00000.parquet (url, key, status), as img2dataset downloads the URLs
 
-    An entry of `images` may be bytes as well. Images that are missing or filtered are left out of their page. A page is
-    a document: all its text is learned.
+    An entry of `images` may also be bytes. Images that are missing or filtered out are left out of their page. A page
+    becomes a document, so all its text is trained on.
     """
     files = find_files(
         conversion.folder, f"{conversion.split}-*.parquet", f"data/{conversion.split}-*.parquet", "*.parquet"
@@ -104,13 +105,13 @@ def read_obelics(conversion: Conversion) -> Converted:
         number, page = row
         places = zip(page["images"], page["texts"], strict=True)
         kept = [text or _obelics_image(conversion, image, fetched) for image, text in places if text or image]
-        yield interleaved(conversion, number, [place for place in kept if place is not None])
+        yield interleaved_record(conversion, number, [place for place in kept if place is not None])
 
-    return each(numbered(rows), make)
+    return convert_rows(numbered(rows), make)
 
 
 def _obelics_images(conversion: Conversion) -> dict[str, str]:
-    """Return the file of each url that img2dataset fetched."""
+    """Return the file of each URL that img2dataset downloaded."""
     files = {}
     for path in sorted((conversion.folder / "images").glob("*.parquet")):
         for where, row in parquet_rows([path], ("url", "key", "status"), batch_rows=1024):
@@ -122,7 +123,7 @@ def _obelics_images(conversion: Conversion) -> dict[str, str]:
 
 
 def _obelics_image(conversion: Conversion, value: Any, fetched: dict[str, str]) -> StoredImage | None:
-    """Return an image that is there, can be read, and passes the filters."""
+    """Return an image, or None if it is missing, cannot be read or fails the filters."""
     try:
         if isinstance(value, str):
             image = image_file(conversion.folder, fetched[value]) if value in fetched else None
@@ -139,17 +140,17 @@ def fits(image: StoredImage, filters: ObelicsFilters) -> bool:
 
 
 def repetition(words: Sequence[str], run: int = 5) -> float:
-    """Return the share of the runs of words that occur more than once."""
+    """Return the share of sequences of `run` words that occur more than once."""
     counts = Counter(tuple(words[i : i + run]) for i in range(len(words) - run + 1))
     total = sum(counts.values())
     return sum(n for n in counts.values() if n > 1) / total if total else 0.0
 
 
-def interleaved(
+def interleaved_record(
     conversion: Conversion, id: object, places: Sequence[str | StoredImage], filters: ObelicsFilters = OBELICS_FILTERS
 ) -> Record:
-    """Return the page as a document, a blank line between its parts. UserError says which filter it fails."""
-    # Images at the end have no text to learn from them.
+    """Return a page as a document with a blank line between its parts. Raise UserError if it fails a filter."""
+    # No text follows the images at the end, so nothing is learned from them.
     while places and isinstance(places[-1], StoredImage):
         places = places[:-1]
     images = [place for place in places if isinstance(place, StoredImage)]
@@ -166,7 +167,7 @@ def interleaved(
 
 
 def _parts(places: Sequence[str | StoredImage]) -> Iterator[Part]:
-    """Yield texts and images in turn. The blank lines are part of the texts: a document is encoded as it stands."""
+    """Yield the parts of a document. The blank lines are part of the texts, because a document is encoded verbatim."""
     num_images = 0
     for number, place in enumerate(places):
         if isinstance(place, str):
@@ -178,7 +179,7 @@ def _parts(places: Sequence[str | StoredImage]) -> Iterator[Part]:
 
 
 def read_pubtabnet(conversion: Conversion) -> Converted:
-    """Read PubTabNet: pictures of tables and their HTML.
+    """Read PubTabNet: images of tables with their HTML.
 
     PubTabNet_2.0.0.jsonl   {filename, split, html: {structure: {tokens}, cells: [{tokens}]}}
     train/PMC1064074_007_00.png
@@ -194,11 +195,11 @@ def read_pubtabnet(conversion: Conversion) -> Converted:
         )
 
     rows = jsonl_rows(find_file(conversion.folder, "PubTabNet*.jsonl"))
-    return each(of_split(rows, "split", conversion.split), make)
+    return convert_rows(rows_of_split(rows, "split", conversion.split), make)
 
 
 def table_html(structure: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """Put the cells between the structure's tags. UserError if their numbers differ."""
+    """Insert the cells into the structure's `<td>` tags. Raise UserError if their numbers differ."""
     places = structure.count("</td>")
     if places != len(cells):
         raise UserError(f"the table has {places} places for {len(cells)} cells")
@@ -208,7 +209,7 @@ def table_html(structure: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 
 
 def read_websight(conversion: Conversion) -> Converted:
-    """Read WebSight: screenshots of made-up web pages with their HTML.
+    """Read WebSight: screenshots of synthetic web pages with their HTML.
 
     data/train-00000-of-00738-*.parquet   image: {bytes, path}, text (the HTML)
     """
@@ -219,4 +220,4 @@ def read_websight(conversion: Conversion) -> Converted:
         image = image_bytes(page["image"], f"of row {number}")
         yield converse(conversion, number, [(conversion.random(number).choice(PAGE_TO_HTML), page["text"])], [image])
 
-    return each(numbered(rows), make)
+    return convert_rows(numbered(rows), make)

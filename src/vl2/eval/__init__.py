@@ -1,1 +1,1 @@
-"""Evaluation: benchmarks by their own rules. One file per benchmark in `tasks`."""
+"""Evaluate models on benchmarks with the benchmarks' own rules. Each file in `tasks` is one benchmark."""

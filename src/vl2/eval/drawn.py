@@ -1,6 +1,7 @@
-"""Tests that are drawn on the spot: the same items on every machine with the same fonts, from a seed kept for tests.
+"""Draw synthetic test items from a seed that is reserved for tests.
 
-Every drawn item is a function of its number and `HELD_OUT_SEED`, so a limit takes the first ones of a fixed list.
+An item depends on its number and `HELD_OUT_SEED` alone, so a limit takes the first items of a fixed list, which is the
+same on every machine with the same fonts.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from vl2.eval.task import DataSource, Item, Task
 from vl2.synth.draft import Draft
 from vl2.synth.source import Dropped, Source, rng_for
 
-MAX_DROPPED = 500  # in a row: then nothing can be drawn at all
+MAX_DROPPED = 500  # after this many failures in a row, assume that no item can be drawn
 
-Draw = Callable[[random.Random, str], Item]  # a generator and an id to an item; Dropped where it cannot be made
+Draw = Callable[[random.Random, str], Item]  # (generator, id) -> item; raises Dropped if it cannot be drawn
 
 
-def drawn(task: Task, draw: Draw) -> Iterator[Item]:
-    """Yield items without end."""
+def draw_items(task: Task, draw: Draw) -> Iterator[Item]:
+    """Yield drawn items endlessly. Raise UserError after MAX_DROPPED failures in a row."""
     dropped = 0
     for number in count():
         try:
@@ -37,7 +38,7 @@ def drawn(task: Task, draw: Draw) -> Iterator[Item]:
 
 
 def item_of(source: Source, draft: Draft, id: str, *, part: str | None = None) -> Item:
-    """Return the first question about a drawn picture, as training asks it; `part` is the language by default."""
+    """Return the first question of a draft as an item, worded as in training. `part` defaults to the language."""
     record = source.finish(draft, 0, 0)
     question, answer = (message.parts[-1].text or "" for message in record.messages[:2])
     image = record.images[0].data
@@ -51,16 +52,16 @@ def png(image: Image.Image) -> bytes:
 
 
 def font_folders(data_source: DataSource) -> tuple[str, ...] | None:
-    """Return the folder of --fonts, or None for the fonts of the system."""
+    """Return the folder of --fonts, or None for the system's fonts. Raise UserError if it is not a folder."""
     if data_source.fonts is None:
         return None
     if not data_source.fonts.is_dir():
-        raise UserError(f"--fonts {data_source.fonts} is no folder")
+        raise UserError(f"--fonts {data_source.fonts} is not a folder")
     return (str(data_source.fonts),)
 
 
 def sprite_folder(data_source: DataSource, *names: str) -> str:
-    """Return the first sprite set of these names within --data, "" for the built-in shapes."""
+    """Return the first sprite set with one of these names in --data, or "" for the built-in shapes."""
     if data_source.data is None:
         return ""
     found = [

@@ -1,6 +1,6 @@
-"""A few tasks by generation while a model trains: the same few items each time, so that only the model changes.
+"""Evaluate a few tasks by generation during training, on the same items each time.
 
-`TaskEvaluation` is an `Evaluation` of vl2.train: hand it to `train(recipe, evaluations=[...])`.
+`TaskEvaluation` implements `Evaluation` of vl2.train; pass it to `train(recipe, evaluations=[...])`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from vl2.eval.task import DataSource, Item, Protocol, Task
 from vl2.eval.task_catalog import find_task
 from vl2.infer.vlm import VLM
 
-# What the built-in model can be watched by without any file.
+# Tasks that need no files, for the built-in model.
 DRAWN = ("text_line_en", "count_objects", "presence", "locate_objects", "chart_values", "table_values")
 
 
 class TaskEvaluation:
-    """Runs some tasks on a sample of their items and gives the headline figure of each."""
+    """Runs tasks on a fixed sample of their items, and returns the headline figure of each."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class TaskEvaluation:
         batch_size: int = 8,
         max_new_tokens: int | None = None,
     ) -> None:
-        """Read the items once. UserError for a task that does not exist or has no items."""
+        """Read the items once. Raise UserError for an unknown task or one without items."""
         self._batch_size = batch_size
         self._tasks: list[tuple[Task, str, Protocol, list[Item]]] = []
         for name in names:
@@ -43,11 +43,11 @@ class TaskEvaluation:
                 protocol = replace(protocol, max_new_tokens=max_new_tokens)
             items = list(limited(task, source or DataSource(), limit))
             if not items:
-                raise UserError(f"{name} has no items to watch a training by")
+                raise UserError(f"{name} has no items to evaluate during training")
             self._tasks.append((task, protocol_name, protocol, items))
 
     def __call__(self, model: Any, processor: Any, step: int) -> Mapping[str, float]:
-        """Return `TASK/FIGURE` to its value. The model is a loaded VL2 in evaluation mode; nothing of it changes."""
+        """Return the figures by `TASK/FIGURE`. The model is a VL2 in evaluation mode and is not modified."""
         vlm = VLM(model, processor, folder=Path())
         figures = {}
         for task, protocol_name, protocol, items in self._tasks:

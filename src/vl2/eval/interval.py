@@ -1,8 +1,8 @@
-"""How sure a figure is: exact where items are right or wrong each by itself, else the bootstrap over clusters.
+"""Confidence intervals of figures: exact for independent right-or-wrong items, otherwise a bootstrap over clusters.
 
-Items that share a picture or a sentence are no independent ones, so the bootstrap draws them together. It knows only of
-what it has seen: where every draw gives the same figure, the interval is widened by the share of items that could be
-otherwise and still not be seen once in forty times.
+Items that share an image or a sentence are not independent, so the bootstrap draws them together as a cluster. If all
+draws give the same figure, the interval is widened by the largest share of other clusters that the sample would miss
+with a probability of one in forty.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from vl2.eval.task import Metric, Result, mean_score
 
 DRAWS = 2000
-SLOW_DRAWS = 300  # of a metric that is no mean and must be computed anew each time
+SLOW_DRAWS = 300  # for a metric that is not a mean and is recomputed for each draw
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 SEED = 0
@@ -25,7 +25,7 @@ Interval = tuple[float, float]
 
 
 def clusters(results: Sequence[Result]) -> list[list[Result]]:
-    """Return the results that are drawn together, in order."""
+    """Group the results by cluster, in order. A result without a cluster is its own."""
     found: dict[str, list[Result]] = {}
     for result in results:
         found.setdefault(result.cluster or f"id {result.id}", []).append(result)
@@ -37,15 +37,14 @@ def headline(metric: Metric, results: Sequence[Result]) -> float:
 
 
 def is_binary(results: Sequence[Result]) -> bool:
-    """Tell whether every item is right or wrong, and none shares a cluster with another."""
+    """Return whether every score is 0 or 1 and no two items share a cluster."""
     return len(clusters(results)) == len(results) and all(r.score in (0.0, 1.0) for r in results)
 
 
 def bootstrap(metric: Metric, results: Sequence[Result], *, scale: float = 100.0, is_mean: bool = False) -> Interval:
-    """Return the 95 % interval of the first figure of a metric, within 0 and `scale`.
+    """Return the 95 % interval of the first figure of a metric, between 0 and `scale`. It is deterministic.
 
-    `is_mean`: that figure is the mean score in percent, as that of `mean_score` is. The same results give the same
-    interval.
+    `is_mean` says that the figure is the mean score in percent, as for `mean_score`.
     """
     is_mean = is_mean or metric is mean_score
     if is_mean and is_binary(results):
@@ -61,17 +60,19 @@ def bootstrap(metric: Metric, results: Sequence[Result], *, scale: float = 100.0
         drawn = (rng.integers(len(groups), size=len(groups)) for _ in range(SLOW_DRAWS))
         figures = np.array([headline(metric, [r for i in draw for r in groups[i]]) for draw in drawn])
     best = 100.0 if is_mean else min(scale, _best(metric, results, scale))
-    return widened(figures, len(groups), 0.0, best)
+    return bootstrap_interval(figures, len(groups), 0.0, best)
 
 
 def _best(metric: Metric, results: Sequence[Result], scale: float) -> float:
-    """Return the figure of all right, where the metric reads scores; `scale` where it reads something else."""
+    """Return the figure if all scores were 1, or `scale` if the metric does not depend on scores."""
     best = headline(metric, [replace(r, score=1.0) for r in results])
     return best if best > headline(metric, [replace(r, score=0.0) for r in results]) else scale
 
 
-def widened(figures: np.ndarray[tuple[int], np.dtype[np.float64]], count: int, worst: float, best: float) -> Interval:
-    """Return the quantiles of figures drawn from `count` clusters; wider where the draws know of one figure only."""
+def bootstrap_interval(
+    figures: np.ndarray[tuple[int], np.dtype[np.float64]], count: int, worst: float, best: float
+) -> Interval:
+    """Return the interval of bootstrap figures of `count` clusters; widened if all figures are equal."""
     low, high = (float(q) for q in np.quantile(figures, [TAIL, 1 - TAIL]))
     if float(np.ptp(figures)) > 1e-9 * max(1.0, abs(best)):
         return low, high
@@ -80,14 +81,14 @@ def widened(figures: np.ndarray[tuple[int], np.dtype[np.float64]], count: int, w
 
 
 def unseen_share(count: int) -> float:
-    """Return the largest share of otherwise clusters of which `count` show none with a chance of one in forty."""
+    """Return the largest share of clusters of another kind that `count` samples miss with probability 1/40."""
     return float(1 - TAIL ** (1 / count))
 
 
 def clopper_pearson(right: int, count: int) -> Interval:
-    """Return the exact 95 % interval of a share, in percent.
+    """Return the exact 95 % interval of a proportion, in percent.
 
-    Source: Clopper and Pearson 1934. The limits are those at which one in forty runs is as good, or as bad.
+    Source: Clopper and Pearson 1934. At each limit, one in forty samples would be as extreme as this one.
     """
     low = 0.0 if right == 0 else _solve(lambda share: binomial_tail(right, count, share) - TAIL)
     high = 1.0 if right == count else _solve(lambda share: TAIL - binomial_tail(count - right, count, 1 - share))
@@ -95,13 +96,13 @@ def clopper_pearson(right: int, count: int) -> Interval:
 
 
 def binomial_tail(least: int, count: int, share: float) -> float:
-    """Return the chance of at least `least` successes of `count`."""
+    """Return the probability of at least `least` successes in `count` trials."""
     if share in (0.0, 1.0):
         return float(share == 1.0 or least == 0)
     k = np.arange(least, count + 1)
     factorials = _log_factorials(count)
-    protocols = factorials[count] - factorials[k] - factorials[count - k]
-    return float(np.exp(protocols + k * np.log(share) + (count - k) * np.log1p(-share)).sum())
+    log_choose = factorials[count] - factorials[k] - factorials[count - k]
+    return float(np.exp(log_choose + k * np.log(share) + (count - k) * np.log1p(-share)).sum())
 
 
 @lru_cache(maxsize=8)
@@ -110,7 +111,7 @@ def _log_factorials(count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
 
 
 def _solve(rising: Callable[[float], float], low: float = 0.0, high: float = 1.0) -> float:
-    """Return where a rising function is 0."""
+    """Return the root of a rising function by bisection."""
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if rising(middle) < 0 else (low, middle)
@@ -118,11 +119,11 @@ def _solve(rising: Callable[[float], float], low: float = 0.0, high: float = 1.0
 
 
 def paired_difference(better: int, worse: int, count: int) -> Interval:
-    """Return the 95 % interval, in percent, of the difference of two shares on the same items.
+    """Return the 95 % interval, in percent, of the difference of two proportions on the same items.
 
-    `better` items are right in the second run alone, `worse` in the first alone. The limits are the differences that
-    the score test rejects with p 0.05: so few items give a wide interval also where none differs. It is widened to the
-    exact limits for so many items that differ, and so holds 0 wherever McNemar's exact p is above 0.05.
+    `better` items are correct in the second run only, `worse` in the first only. The limits are the differences at
+    which the score test has p = 0.05, so few items give a wide interval even if none differs. The interval is widened
+    to the exact limits given the number of differing items, so it contains 0 whenever McNemar's exact p is above 0.05.
     Source: Tango 1998, Statistics in Medicine 17, 891-908.
     """
     found, changed = (better - worse) / count, better + worse
@@ -142,7 +143,7 @@ def _score(better: int, worse: int, count: int, difference: float) -> float:
     a = 2 * count
     b = -better - worse + (2 * count - better + worse) * difference
     c = -worse * difference * (1 - difference)
-    # The likeliest share of `worse` if the difference were this one.
+    # The maximum-likelihood share of `worse` items under this difference.
     share = (np.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
     variance = count * (2 * share + difference * (1 - difference))
     lead = better - worse - count * difference

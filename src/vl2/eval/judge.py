@@ -1,6 +1,6 @@
-"""A language model as judge, at any OpenAI-compatible endpoint, for answers that the rules cannot read.
+"""Score answers that the rules cannot read with a language model as judge, at any OpenAI-compatible endpoint.
 
-The model under test is never asked again for it: the judge reads the answers of a finished run.
+The judge reads the answers of a finished run, so the model under test is not run again.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from vl2.eval.task import Item, JudgeRule, Result, Score
 
 MAX_TOKENS = 256
 TRIAL = "Reply with the letter A."
-AT_ONCE = 32  # answers judged before they are written
+BATCH_SIZE = 32  # answers judged in parallel, and then saved
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Who judges: a name for the report, and what gives the replies to prompts, in order; None for no reply."""
+    """A judge: its name for the report, and a function from prompts to replies, with None for a missing reply."""
 
     name: str
     ask: Callable[[Sequence[str]], Sequence[str | None]]
 
 
 def endpoint_judge(base_url: str, model: str) -> Judge:
-    """Return the judge at an endpoint, asked greedily. UserError when it answers nothing, not even a trial question."""
+    """Return the judge at an endpoint, with greedy decoding.
+
+    Its `ask` raises UserError if the endpoint fails for a prompt and for a trial question.
+    """
     endpoint = Endpoint(base_url=base_url, model=model)
 
     async def ask_all(prompts: Sequence[str]) -> list[str | None]:
@@ -47,24 +50,23 @@ def endpoint_judge(base_url: str, model: str) -> Judge:
 
 
 async def _reply(client: Client, prompt: str) -> str | None:
-    """Return the reply, or None where this prompt alone gets none. RequestFailed if the endpoint answers nothing."""
+    """Return the reply, or None if only this prompt fails. Raise RequestFailed if a trial question fails too."""
     try:
         answer = await client.ask(ChatRequest(text=prompt, max_tokens=MAX_TOKENS))
     except RequestFailed:
-        # One answer that is too long for the judge must not end the run, a wrong address must.
+        # An answer that is too long for the judge must not end the run, but a wrong address must.
         await client.ask(ChatRequest(text=TRIAL, max_tokens=MAX_TOKENS))
         return None
     return answer.text
 
 
-def judged(rule: JudgeRule, items: Sequence[Item], results: Sequence[Result], judge: Judge) -> Iterator[list[Result]]:
-    """Yield the results of answers that were undecided with the judge's score, some at a time.
-
-    Those to which the judge gave no reply are left out: they stay undecided.
-    """
+def judge_results(
+    rule: JudgeRule, items: Sequence[Item], results: Sequence[Result], judge: Judge
+) -> Iterator[list[Result]]:
+    """Yield batches of undecided results with the judge's scores. Results without a reply stay undecided."""
     by_id = {item.id: item for item in items}
-    for start in range(0, len(results), AT_ONCE):
-        some = results[start : start + AT_ONCE]
+    for start in range(0, len(results), BATCH_SIZE):
+        some = results[start : start + BATCH_SIZE]
         replies = judge.ask([rule.prompt(by_id[result.id], result.answer) for result in some])
         answered = [(result, reply) for result, reply in zip(some, replies, strict=True) if reply is not None]
         if answered:

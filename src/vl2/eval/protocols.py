@@ -1,7 +1,7 @@
-"""What the tasks' protocols share: how an item is asked and how its answer is scored.
+"""Prompts and scoring functions that several tasks share, by the protocols of the paper and the two harnesses.
 
-The usual way to ask is pictures first, then the question, with or without an instruction about the answer's form.
-Multiple choice is asked and read as the paper's protocol and the two harnesses do.
+Unless a protocol differs, a prompt consists of the images, the question, and optionally an instruction about the form
+of the answer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def ask(item: Item) -> list[Turn]:
 
 
 def ask_with(suffix: str, *, is_stripped: bool = True) -> Ask:
-    """Return what asks the question with an instruction after it; some harnesses keep blanks at its ends."""
+    """Return a function that asks the question followed by `suffix`; some harnesses do not strip the question."""
     return lambda item: [user_turn((item.question.strip() if is_stripped else item.question) + suffix, item.images)]
 
 
@@ -45,7 +45,7 @@ def letters(item: Item) -> dict[str, str]:
 
 
 def ask_letter(item: Item) -> list[Turn]:
-    """Ask for the letter of an option; a question without options for a short answer."""
+    """Ask for the letter of an option, or for a short answer if the question has no options."""
     if not item.options:
         return ask_short(item)
     return [user_turn(f"{item.question.strip()}\n{lettered(item.options)}\n{OPTION_LETTER}", item.images)]
@@ -60,13 +60,13 @@ def score_relaxed(item: Item, answer: str) -> Score:
 
 
 def score_yes_no(item: Item, answer: str) -> Score:
-    """Read the first word that says yes or no, in English or Chinese."""
+    """Score an answer that begins with yes or no, in English or Chinese."""
     said = read_yes_no(answer)
     return Score(value=float(said == item.gold), read=said)
 
 
 def read_yes_no(answer: str) -> str:
-    """Return "yes", "no" or ""."""
+    """Return "yes" or "no" if the answer begins with it in English or Chinese, otherwise ""."""
     text = plain(answer)
     if text.startswith(("no", "没", "不", "无", "否", "false")):
         return "no"
@@ -74,7 +74,7 @@ def read_yes_no(answer: str) -> str:
 
 
 def score_first_box(item: Item, answer: str) -> Score:
-    """Compare the first box of an answer with the gold box, both in pixels of the last image."""
+    """Score the first box of an answer against the gold box, both in pixels of the image."""
     boxes = our_boxes(answer, tuple(item.notes["size"]))
     overlap = iou(boxes[0], item.gold[0]) if boxes else 0.0
     read = f"IoU {overlap:.2f}" if boxes else "no box"
@@ -93,7 +93,7 @@ VLMEVALKIT_SAYS = (
 
 
 def vlmevalkit_prompt(item: Item) -> str:
-    """Return the text that VLMEvalKit's multiple-choice sets ask with."""
+    """Return the prompt of VLMEvalKit's multiple-choice datasets."""
     hint = item.notes.get("hint")
     lines = [f"Hint: {hint}"] if hint else []
     lines.append(f"Question: {item.question}")
@@ -107,14 +107,14 @@ def ask_vlmevalkit(item: Item) -> list[Turn]:
 
 
 def ask_mmbench(item: Item, instruction: str = OPTION_LETTER) -> list[Turn]:
-    """Ask as lmms-eval's MMBench: hint, question and options in one."""
+    """Ask as lmms-eval's MMBench does: hint, question, options and instruction."""
     hint = item.notes.get("hint")
     text = f"{hint + ' ' if hint else ''}{item.question} There are several options:\n{lettered(item.options)}"
     return [user_turn(f"{text}\n\n{instruction}", item.images)]
 
 
 def ask_with_options(suffix: str, *, is_stripped: bool = True) -> Callable[[Item], list[Turn]]:
-    """Return what asks the question, its options if they are not part of it, and an instruction."""
+    """Return a function that asks the question, its options (unless they are in the question) and `suffix`."""
 
     def ask(item: Item) -> list[Turn]:
         options = f"\n{lettered(item.options)}" if item.options else ""
@@ -125,7 +125,7 @@ def ask_with_options(suffix: str, *, is_stripped: bool = True) -> Callable[[Item
 
 
 def score_letter(read: Read, *, asks_judge: bool = False) -> Callable[[Item, str], Score]:
-    """Return what compares the letter that an extractor reads with the gold one."""
+    """Return a function that scores the letter that an extractor reads from an answer."""
 
     def score(item: Item, answer: str) -> Score:
         if not item.options and len(str(item.gold)) != 1:
@@ -137,19 +137,19 @@ def score_letter(read: Read, *, asks_judge: bool = False) -> Callable[[Item, str
 
 
 def choices_of(item: Item) -> dict[str, str]:
-    """Return the options by their letters; A to D without texts where they are part of the question.
+    """Return the options by their letters, or A to D with empty texts if the options are part of the question.
 
-    With an empty text an option can be named by its letter alone: with "d" as its text, "dog" would name D.
+    An option with an empty text can only be named by its letter. If the letter were its text, "dog" would name D.
     """
     return letters(item) or dict.fromkeys("ABCD", "")
 
 
 def judge_by_letter(choices: Callable[[Item], dict[str, str]], gold: Callable[[Item], str]) -> JudgeRule:
-    """Return the rule by which a judge says which of the choices an answer means."""
+    """Return a judge rule that asks which of the choices an answer means."""
 
     def prompt(item: Item, answer: str) -> str:
         texts = list(choices(item).values())
-        options = lettered(texts) if any(texts) else ""  # else the question holds them
+        options = lettered(texts) if any(texts) else ""  # otherwise the question contains them
         return (
             "Which option does this answer mean? Reply with its letter alone, or Z if it means none of them.\n\n"
             f"Question: {item.question}\n{options}\n\nAnswer: {answer}"
@@ -171,7 +171,7 @@ VLMEVALKIT = Protocol(
     max_new_tokens=MAX_NEW_TOKENS,
     judge=JUDGE,
 )
-# The paper prints no prompt for these. This is the model's own short form, read by the same rule.
+# The paper gives no prompt for multiple choice. This is a short prompt of our own, scored by VLMEvalKit's rule.
 PAPER = Protocol(
     ask=ask_letter,
     score=score_letter(vlmevalkit_letter),
@@ -202,7 +202,7 @@ def lmms_mmbench_protocol(instruction: str = OPTION_LETTER, *, max_new_tokens: i
 
 
 def merge_rotations(results: Sequence[Result]) -> list[Result]:
-    """Return one result per question, right only if every rotation of the options is answered rightly."""
+    """Return one result per question, which is correct only if every rotation of its options is."""
     merged: dict[str, Result] = {}
     for result in results:
         question = result.cluster or result.id
@@ -213,5 +213,5 @@ def merge_rotations(results: Sequence[Result]) -> list[Result]:
 
 
 def circular_accuracy(results: Sequence[Result]) -> dict[str, float]:
-    """Return the accuracy over questions, right only if every rotation of the options is answered rightly."""
+    """Return the accuracy over questions, which are correct only if every rotation of their options is."""
     return mean_score(merge_rotations(results))

@@ -1,7 +1,7 @@
-"""A benchmark's public files: downloaded from the hub or found in a folder, and read row by row.
+"""Read the public files of benchmarks row by row, from a folder or downloaded from the Hugging Face hub.
 
-Parquet, JSONL, JSON and TSV; images as bytes, base64, files or lists of these. Every row is a dict. What a benchmark's
-file must be called is said by patterns, the usual public names first.
+Files are Parquet, JSONL, JSON or TSV; images are bytes, base64, files or lists of these. Every row is a dict. Files are
+found by name patterns, the common public names first.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from vl2.errors import UserError
 
 Row = dict[str, Any]
 READABLE = ("parquet", "jsonl", "tsv", "json")
-LONGEST_INDEX = 64  # characters; in a TSV a picture is longer
+LONGEST_INDEX = 64  # characters; a longer cell of a TSV is an image
 
 
 def read_rows(folder: Path, stems: Sequence[str], columns: Sequence[str] = ()) -> Iterator[Row]:
-    """Yield the rows of the first stem that has files: `data/test-*` finds test-00000-of-00002.parquet, and so on."""
+    """Yield the rows of the first stem that matches files; `data/test-*` matches data/test-00000-of-00002.parquet.
+
+    Raise UserError for a missing file or column, or a row that is not an object.
+    """
     for path in find_rows(folder, stems):
         for where, row in _read(path, columns):
             if isinstance(row, UserError):
@@ -41,13 +44,13 @@ def read_rows(folder: Path, stems: Sequence[str], columns: Sequence[str] = ()) -
 
 
 def stems_of(split: str, *, tsv: Mapping[str, str] | None = None, folders: Sequence[str] = ("", "data/")) -> list[str]:
-    """Return the stems under which the hub's files of a split lie, then the one of VLMEvalKit's file for that split."""
+    """Return the stems of a split's files on the hub, followed by the stem of VLMEvalKit's TSV for the split."""
     stems = [f"{folder}{split}{end}" for folder in folders for end in ("-*", "")]
     return [*stems, *([tsv[split]] if tsv and split in tsv else [])]
 
 
 def find_rows(folder: Path, stems: Sequence[str]) -> list[Path]:
-    """Return the files of a part of a benchmark, sorted."""
+    """Return the files of the first stem that matches any, sorted. Raise UserError if none does."""
     for stem in stems:
         for ending in READABLE:
             found = sorted(path for path in folder.glob(f"{stem}.{ending}") if path.is_file())
@@ -57,7 +60,7 @@ def find_rows(folder: Path, stems: Sequence[str]) -> list[Path]:
 
 
 def released_rows(folder: Path, pattern: str, *keys: str) -> Iterator[Row]:
-    """Yield the rows of a release's one JSON file of questions, a list under `keys`."""
+    """Yield the rows of a release's JSON file of questions, which is a list at the path of `keys`."""
     for where, row in read_list(find_file(folder, pattern), *keys):
         if not isinstance(row, dict):
             raise UserError(f"{where}: an object is needed, got {type(row).__name__}")
@@ -76,13 +79,13 @@ def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the rows of a TSV. A picture may be the index of another row, before or after it, as in VLMEvalKit's."""
+    """Yield the rows of a TSV. As in VLMEvalKit, an image cell may be the index of another row that has the image."""
     pictures: dict[str, str] | None = None
     for number, row in enumerate(_tsv_lines(path), start=2):
         named = row.get("image")
         if _is_index(named):
-            # Only now, as most files have no such rows and are read once.
-            pictures = _named_pictures(path) if pictures is None else pictures
+            # Read the file a second time only if it has such rows; most files have none.
+            pictures = _shared_images(path) if pictures is None else pictures
             if named not in pictures:
                 yield path.name, UserError(f"line {number} takes the image of row {named}, which has none of its own")
                 return
@@ -96,8 +99,8 @@ def _tsv_lines(path: Path) -> Iterator[Row]:
         yield from csv.DictReader(lines, delimiter="\t")
 
 
-def _named_pictures(path: Path) -> dict[str, str]:
-    """Return the pictures that other rows take, by the index of their own row."""
+def _shared_images(path: Path) -> dict[str, str]:
+    """Return the images that other rows refer to, by the index of the row that has them."""
     named = {row["image"] for row in _tsv_lines(path) if _is_index(row.get("image"))}
     own = (row for row in _tsv_lines(path) if row.get("index") in named and row.get("image"))
     return {row["index"]: row["image"] for row in own if not _is_index(row["image"])}
@@ -117,9 +120,9 @@ def images_of(value: Any, folder: Path, what: str) -> tuple[Any, ...]:
         return (value,)
     if not isinstance(value, str) or not value:
         raise UserError(f"{what} has no image")
-    if (several := _written_list(value)) is not None:
+    if (several := _parse_list(value)) is not None:
         return images_of(several, folder, what)
-    if len(value) < 256 and (path := _within(folder, value)) is not None:
+    if len(value) < 256 and (path := _find_image_file(folder, value)) is not None:
         return (path,)
     try:
         return (base64.b64decode(value, validate=True),)
@@ -127,7 +130,7 @@ def images_of(value: Any, folder: Path, what: str) -> tuple[Any, ...]:
         raise UserError(f"{what}: its image is neither base64 nor a file in {folder}: {value!r:.60}") from None
 
 
-def _within(folder: Path, name: str) -> Path | None:
+def _find_image_file(folder: Path, name: str) -> Path | None:
     for place in (folder, folder / "images"):
         path = place / name
         if ".." not in Path(name).parts and not Path(name).is_absolute() and path.is_file():
@@ -136,13 +139,13 @@ def _within(folder: Path, name: str) -> Path | None:
 
 
 def texts(value: Any) -> list[str]:
-    """Return a list of texts from a list, a text that is written as a list, or one text."""
-    several = _written_list(value) if isinstance(value, str) else value
+    """Return a list of texts from a list, a string that represents a list, or a single value."""
+    several = _parse_list(value) if isinstance(value, str) else value
     return [str(item) for item in several] if isinstance(several, list | tuple) else [str(value)]
 
 
-def _written_list(text: str) -> list[Any] | None:
-    """Return the list that a text is written as, in JSON or as Python prints it; None for any other text."""
+def _parse_list(text: str) -> list[Any] | None:
+    """Parse a list in JSON or Python notation; return None for any other text."""
     if text[:1] != "[" or text[-1:] != "]":
         return None
     for parse in (json.loads, ast.literal_eval):
@@ -156,23 +159,23 @@ def _written_list(text: str) -> list[Any] | None:
 
 
 def golds_of(value: Any) -> list[str]:
-    """Return the gold answers of a cell; none where all are blank, as in a test split whose server keeps them."""
+    """Return the gold answers of a cell; none if all are blank, as in test splits with withheld answers."""
     found = [] if is_blank(value) else texts(value)
     return found if has_text(found) else []
 
 
 def has_text(gold: Any) -> bool:
-    """Tell whether a gold answer, or any of several, holds more than blanks."""
+    """Return whether a gold answer, or any of several, is not blank."""
     return any(text.strip() for text in texts(gold))
 
 
 def is_blank(value: Any) -> bool:
-    """Tell whether a cell holds nothing: None, a NaN, or the text that a spreadsheet writes for it."""
+    """Return whether a cell is empty: None, NaN, a blank text or "nan"."""
     return value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
 
 
 def options_of(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the options that stand in columns A, B, C and so on."""
+    """Return the options in the columns A, B, C and so on."""
     found = []
     for letter in "ABCDEFGHI":
         if letter not in row or is_blank(row[letter]):
@@ -186,17 +189,18 @@ HUB = "hub"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set of the hub, and the files of it that a task needs."""
+    """A dataset on the hub, and the files of it that a task needs."""
 
     name: str  # owner/name
-    files: tuple[str, ...]  # patterns, as in a shell, in which {split} stands for the part that is read
+    files: tuple[str, ...]  # glob patterns, in which {split} stands for the split
 
 
 @cache
 def fetch(dataset: Dataset, split: str) -> Path:
-    """Return the folder of a data set in the hub's own cache, downloaded if it is not there. UserError if it cannot be.
+    """Return the folder of a dataset in the hub's cache, and download it if necessary.
 
-    Only data of the split are downloaded, never a program; a dropped connection is resumed.
+    Only the data files of the split are downloaded, no code. Raise UserError if the dataset cannot be downloaded;
+    another try resumes the download.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -207,12 +211,12 @@ def fetch(dataset: Dataset, split: str) -> Path:
     except GatedRepoError:
         raise UserError(f"{dataset.name} is gated: accept its terms on the hub, then `hf auth login`") from None
     except RepositoryNotFoundError:
-        raise UserError(f"there is no data set {dataset.name} on the hub (private ones need a login)") from None
+        raise UserError(f"there is no dataset {dataset.name} on the hub (private ones need a login)") from None
     except LocalEntryNotFoundError:
         raise UserError(
             f"{dataset.name} is not in the local cache and the hub cannot be reached: give local files with --data"
         ) from None
-    except Exception as error:  # the transport library, and so its exceptions, changes between hub versions
+    except Exception as error:  # the transport library and its exceptions change between hub versions
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"downloading {dataset.name} failed: {reason}; try again: finished files are kept") from error
     if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):

@@ -1,4 +1,4 @@
-"""The paper's figures, and which of its sizes a model has."""
+"""Look up the figures of the paper's tables, and which of the released sizes a model has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.resources import files
 from vl2.config import ModelConfig, preset
 
 SIZES = ("tiny", "small", "base")
-_PARAMETERS = {"tiny": 3.371e9, "small": 16.148e9, "base": 27.480e9}  # all of the checkpoint's
+_PARAMETERS = {"tiny": 3.371e9, "small": 16.148e9, "base": 27.480e9}  # all parameters of the checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,31 +19,31 @@ class PublishedRow:
     """One model of the paper's tables."""
 
     model: str
-    activated: str  # parameters, as printed; "" where the table does not say
+    activated: str  # activated parameters, as printed; "" if the table does not give them
     figures: Mapping[str, float]
 
 
 @lru_cache(maxsize=1)
 def rows() -> tuple[PublishedRow, ...]:
-    """Return all rows, this model's three sizes first."""
+    """Return all rows, DeepSeek-VL2's three sizes first."""
     content = json.loads(files("vl2.eval").joinpath("published.json").read_text(encoding="utf-8"))
     return tuple(PublishedRow(**row) for row in content["rows"])
 
 
 def released_size(config: ModelConfig) -> str | None:
-    """Return the released size that a configuration is of, by all that its arithmetic depends on; None for others.
+    """Return the released size whose computation a configuration has in common; None if there is none.
 
-    What only training reads, and the longest conversation, may differ: a fine-tuned model has the size that it had.
+    Fields that only training uses, and the maximum context, may differ, so a fine-tuned model keeps its size.
     """
-    return next((size for size in SIZES if _arithmetic_of(preset(size)) == _arithmetic_of(config)), None)
+    return next((size for size in SIZES if _computation_config(preset(size)) == _computation_config(config)), None)
 
 
 def size_of_count(num_parameters: int) -> str | None:
-    """Return the released size with this number of parameters, to a hundredth; None for another number."""
+    """Return the released size with this number of parameters, to within 1 %; None if there is none."""
     return next((s for s, count in _PARAMETERS.items() if abs(num_parameters - count) <= count / 100), None)
 
 
-def _arithmetic_of(config: ModelConfig) -> ModelConfig:
+def _computation_config(config: ModelConfig) -> ModelConfig:
     given = config.language_config
     language = replace(
         given,
@@ -59,10 +59,10 @@ def _arithmetic_of(config: ModelConfig) -> ModelConfig:
 
 
 def published(column: str, model: str) -> float | None:
-    """Return the figure of a model in a column, None where the paper has none."""
+    """Return the figure of a model in a column, or None if the paper has none."""
     return next((row.figures.get(column) for row in rows() if row.model == model), None)
 
 
 def column(name: str) -> list[tuple[PublishedRow, float]]:
-    """Return every model's figure of a column."""
+    """Return the figures of all models in a column."""
     return [(row, row.figures[name]) for row in rows() if name in row.figures]

@@ -1,7 +1,7 @@
-"""What a run says: figures with their uncertainty, the paper's beside them, and the samples to look at.
+"""Make the report of a run: figures with confidence intervals, the paper's figures, and samples to inspect.
 
-`report.md` is short and `report.html` holds the samples, failures first. The folder of several runs gets both too, with
-one line for each finished run in it, whichever call made it.
+`report.md` is short; `report.html` shows samples, failures first. A folder of several runs gets both files too, with
+one line for each finished run in it.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from vl2.eval.task_catalog import TASKS
 from vl2.files import write_whole
 from vl2.process.tiling import Tiling
 
-MAX_SAMPLES = 200  # in a page; three quarters of them the worst
+MAX_SAMPLES = 200  # samples on a page, of which WORST are the worst
 WORST = 150
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """One run in figures."""
+    """The figures of one run."""
 
     task: Task
     run: RunId
     figures: Mapping[str, float]  # the headline first
     interval: Interval  # 95 %, of the headline
     items: int
-    undecided: int  # answers that a judge would have read
-    cut_off: int  # answers that reached the longest length
+    undecided: int  # answers that need a judge
+    cut_off: int  # answers that reached the maximum length
     refused: int  # items that could not be asked
-    unanswered: int  # items whose gold answer is not in the data
+    unanswered: int  # items without a gold answer in the data
 
     @property
     def headline(self) -> tuple[str, float]:
@@ -49,7 +49,7 @@ class RunReport:
 
     @property
     def comparable(self) -> bool:
-        """Tell whether the figure is one of the published test, of a released size."""
+        """Return whether the figure can be compared with the paper's: a released size and the same test."""
         return self.size is not None and self.task.published is not None and not self.differences()
 
     @property
@@ -57,14 +57,14 @@ class RunReport:
         """The released size that the model has."""
         if self.run.size is not None or self.run.scorer > 1:
             return self.run.size
-        return size_of_count(self.run.parameters)  # a run from before the size was written down
+        return size_of_count(self.run.parameters)  # old runs did not record the size
 
     def differences(self) -> list[str]:
-        """Return why the figure is not of the published test, in words."""
+        """Return the properties of the published figure that this run lacks, in words."""
         return self._other_split() + self._other_test()
 
     def _other_split(self) -> list[str]:
-        """Tell of the one difference that nobody can help: only a server may have the published split's answers."""
+        """Return the difference in split, which is often unavoidable: test answers may be withheld."""
         published_split = self.task.published_split or self.task.split
         is_other = (self.run.split or self.task.split) != published_split
         return [f"of split {published_split}"] if is_other else []
@@ -79,14 +79,14 @@ class RunReport:
 
     @property
     def is_subset(self) -> bool:
-        """Tell whether items of the benchmark were not asked."""
+        """Return whether items of the benchmark were not asked."""
         run = self.run
         is_cut = run.limit is not None and (run.available is None or self.items < run.available)
         return run.is_subset or (is_cut and not self.task.is_drawn)
 
     def _changed_settings(self) -> list[str]:
         if self.run.protocol != self.task.published_by:
-            return []  # which is told, and has settings of its own
+            return []  # the other protocol is already reported, and has its own settings
         protocol, found = self.task.protocols[self.run.protocol], []
         if self.run.max_new_tokens != protocol.max_new_tokens:
             found.append(f"of answers of up to {protocol.max_new_tokens} tokens")
@@ -102,7 +102,8 @@ class RunReport:
     def paper(self) -> dict[str, float]:
         """Return the figures of the three published sizes, the model's own first.
 
-        None for a model of no released size, and none beside a run of another test, but for the split.
+        The result is empty for a model of another size, and for a run that differs from the published test in more
+        than the split.
         """
         if self.size is None or self.task.published is None or self._other_test():
             return {}
@@ -111,30 +112,30 @@ class RunReport:
         return {size: figure for size, figure in found.items() if figure is not None}
 
     def about_paper(self) -> str:
-        """Return the paper's figures, or why there are none beside this one; "" for a task that the paper has not."""
+        """Return the paper's figures, or the reason why none is shown; "" for a task that is not in the paper."""
         if self.task.published is None:
             return ""
         if self.paper():
             (own, figure), *rest = self.paper().items()
-            said = f"{figure:g} by {own}, which this model is by its config.json; "
+            said = f"{figure:g} for {own}, the size of this model by its config.json; "
             said += ", ".join(f"{size} {value:g}" for size, value in rest)
             if self._other_split():
                 said += f". Not the same test: the published figures are {' and '.join(self._other_split())}"
             return said
         if self.size is None:
             count = _millions(self.run.parameters)
-            return f"no figure to compare with: the model, of {count} parameters, is of none of the published sizes"
+            return f"no figure to compare with: the model has {count} parameters, which is none of the published sizes"
         return f"no figure to compare with: the published ones are {' and '.join(self.differences())}"
 
     def counted(self) -> str:
-        """Return how many items were asked, and of how many where a limit took some of them."""
+        """Return the number of items asked, and the number available if a limit was used."""
         is_cut = self.is_subset and self.run.available not in (None, self.items)
         return f"{self.items} of {self.run.available}" if is_cut else f"{self.items}"
 
     def about_items(self) -> str:
-        """Return the same, and which of them."""
+        """Return `counted`, and how the items were chosen."""
         if self.run.available is None and self.run.limit is not None and not self.task.is_drawn:
-            return f"{self.items}, the first ones"  # as runs of before took them
+            return f"{self.items}, the first ones"  # old runs took the first items
         which = f", a sample spread over all parts (seed {self.run.seed})" if " of " in self.counted() else ""
         return self.counted() + which
 
@@ -143,6 +144,7 @@ class RunReport:
         return left_out_text(self.run.left_out) + flag if self.run.left_out else ""
 
     def line(self) -> str:
+        """Return the result in one line for the terminal."""
         name, figure = self.headline
         low, high = self.interval
         text = f"{self.task.name} ({self.run.protocol}): {name} {figure:.1f} [{low:.1f}, {high:.1f}], "
@@ -197,9 +199,10 @@ def make_report(task: Task, run: RunId, results: Sequence[Result]) -> RunReport:
 
 
 def write_reports(out: Path, tasks: Mapping[str, Task], source: DataSource) -> list[RunReport]:
-    """Write the reports of the finished runs in a folder whose task is among `tasks`, and return them.
+    """Write and return the reports of a folder's finished runs whose task is in `tasks`.
 
-    The page of the folder has all its finished runs. Without its data a report has no pictures.
+    The index page lists all finished runs of the folder. A report has no images if the data are not available. Raise
+    UserError if no run is finished.
     """
     folders = [folder for folder in find_runs(out) if (folder / RESULTS).is_file()]
     if not folders:
@@ -214,8 +217,8 @@ def write_reports(out: Path, tasks: Mapping[str, Task], source: DataSource) -> l
         task = tasks[run.task]
         results = read_results(folder)
         report = make_report(task, run, results)
-        shown = chosen(results)
-        items = pictured(task, source, run, {r.id for r in shown})
+        shown = choose_samples(results)
+        items = items_with_images(task, source, run, {r.id for r in shown})
         samples = [ShownResult(result=result, item=items.get(result.id)) for result in shown]
         write_whole(folder / "report.md", markdown(report))
         index = "../report.html" if out not in folders else None
@@ -225,11 +228,11 @@ def write_reports(out: Path, tasks: Mapping[str, Task], source: DataSource) -> l
     if out not in folders:
         shown_all = sorted([*written, *others], key=lambda r: list(TASKS).index(r.task.name))
         write_whole(out / "report.md", markdown_of_all(shown_all))
-        write_whole(out / "report.html", index_page([_line_of(r) for r in shown_all]))
+        write_whole(out / "report.html", index_page([_index_row(r) for r in shown_all]))
     return written
 
 
-def _line_of(report: RunReport) -> IndexRow:
+def _index_row(report: RunReport) -> IndexRow:
     return IndexRow(
         task=report.task.name,
         title=report.task.title,
@@ -252,17 +255,17 @@ def _note(report: RunReport) -> str:
     return ", ".join(notes)
 
 
-def chosen(results: Sequence[Result]) -> list[Result]:
-    """Return the results that a page shows: the worst first, and some of the best after them."""
-    ranked = sorted(results, key=lambda r: r.score)  # stable: of equals the earlier item
+def choose_samples(results: Sequence[Result]) -> list[Result]:
+    """Return the results that a page shows: the worst first, followed by some of the best."""
+    ranked = sorted(results, key=lambda r: r.score)  # stable: ties stay in item order
     if len(ranked) <= MAX_SAMPLES:
         return ranked
     best = [r for r in ranked[WORST:] if r.score == ranked[-1].score][: MAX_SAMPLES - WORST]
     return ranked[:WORST] + best
 
 
-def pictured(task: Task, source: DataSource, run: RunId, ids: set[str]) -> dict[str, Item]:
-    """Return the items of some ids, with their pictures; none where the data are not here or are not the run's."""
+def items_with_images(task: Task, source: DataSource, run: RunId, ids: set[str]) -> dict[str, Item]:
+    """Return the items with these ids, for their images; none if the data are missing or not those of the run."""
     if source.data is None and not task.is_drawn:
         return {}
     found: dict[str, Item] = {}
@@ -274,7 +277,7 @@ def pictured(task: Task, source: DataSource, run: RunId, ids: set[str]) -> dict[
             yield item
 
     try:
-        # All of them: other data with the same ids would show other pictures beside the answers.
+        # Hash all items: other data with the same ids would show wrong images beside the answers.
         is_same = scan_items(read())[1] == run.data
         why = "the data are not those of the run"
     except UserError as error:
@@ -285,7 +288,7 @@ def pictured(task: Task, source: DataSource, run: RunId, ids: set[str]) -> dict[
 
 
 def facts(report: RunReport) -> dict[str, str]:
-    """Return what the head of a report says."""
+    """Return the facts in the header of a report, by name."""
     run, (name, figure), (low, high) = report.run, report.headline, report.interval
     said = {
         "task": report.task.title,
@@ -332,16 +335,16 @@ def parts(report: RunReport) -> dict[str, float]:
 
 
 def tables(report: RunReport) -> dict[str, dict[str, float]]:
-    """Return what can be unfolded: the other figures, and the paper's table with this run in its place."""
+    """Return the collapsible tables: further figures, and the paper's table with this run inserted."""
     found = {"more figures": parts(report)}
     if report.comparable:
-        peers = {_named(row): figure for row, figure in column(report.task.published or "")}
+        peers = {_model_name(row): figure for row, figure in column(report.task.published or "")}
         ours = {f"this run: {report.run.model}": report.headline[1]}
         found["models in the paper's table"] = dict(sorted((peers | ours).items(), key=lambda pair: -pair[1]))
     return {name: figures for name, figures in found.items() if figures}
 
 
-def _named(row: PublishedRow) -> str:
+def _model_name(row: PublishedRow) -> str:
     name = f"DeepSeek-VL2 {row.model}" if row.model in SIZES else row.model
     return name if row.activated in ("", "-") else f"{name} ({row.activated})"
 

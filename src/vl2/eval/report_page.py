@@ -1,4 +1,4 @@
-"""The report as HTML: figures, and samples with their pictures. Gold boxes are green and solid, the answer's orange."""
+"""Render the report as HTML: figures, and samples with images. Gold boxes are solid green, predicted boxes orange."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vl2.eval.task import REFUSED, Item, Result
 from vl2.html_page import box_style, data_url, in_percent, render
 from vl2.process.image import open_image
 
-MAX_SIDE_PX = 560  # of a picture in the page
+MAX_SIDE_PX = 560  # of an image on the page
 SHOWN_GOLDS = 3
 STYLE, SCRIPT = "eval/report.css", "eval/report.js"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShownResult:
-    """A result, and its item where there are pictures to show."""
+    """A result, and its item if its images can be shown."""
 
     result: Result
     item: Item | None
@@ -36,13 +36,13 @@ class ShownResult:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexRow:
-    """One run in the page of several."""
+    """One run on the index page."""
 
     task: str
     title: str
     figure: float
     interval: Interval
-    scale: float  # the best figure there can be
+    scale: float  # the best possible figure
     items: int
     protocol: str
     paper: str
@@ -58,7 +58,7 @@ def run_page(
     total: int,
     index: str | None,
 ) -> str:
-    """Return the page of one run of `total` items; `tables` can be unfolded, `index` leads to the other runs."""
+    """Return the HTML page of one run of `total` items. `tables` are collapsible; `index` links to the index page."""
     cards = [_card(sample) for sample in samples]
     return render(
         "eval/report.jinja",
@@ -77,7 +77,7 @@ def run_page(
 
 
 def index_page(runs: Sequence[IndexRow]) -> str:
-    """Return the page of several runs."""
+    """Return the HTML index page of several runs."""
     return render("eval/report_index.jinja", title="Evaluation", style=STYLE, runs=runs)
 
 
@@ -87,7 +87,7 @@ class _Picture:
     width: int = 0
     height: int = 0
     boxes: tuple[tuple[str, str], ...] = ()  # kind and style
-    problem: str = ""  # why it cannot be shown
+    problem: str = ""  # the reason why it cannot be shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def _card(sample: ShownResult) -> _Card:
 
 
 def _gold(gold: Any) -> str:
-    """Return gold answers in a few lines; boxes rounded."""
+    """Format gold answers in a few lines, with boxes rounded to pixels."""
     if isinstance(gold, list) and gold and isinstance(gold[0], list):
         boxes = ["(" + ", ".join(f"{v:.0f}" for v in box) + ")" for box in gold]
         more = f" and {len(boxes) - SHOWN_GOLDS} more boxes" if len(boxes) > SHOWN_GOLDS else ""

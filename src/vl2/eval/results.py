@@ -1,8 +1,8 @@
-"""A run on disk: `run.json` says what it is, `results.jsonl` has one line per item, in order.
+"""Store a run on disk: `run.json` identifies it, `results.jsonl` has one line per item, in order.
 
-A line is on disk as soon as its answer is known, so a run that was killed goes on after its last whole line. Until all
-are done they stand in the order in which the answers ended, in a file of each process (`results.0-of-2.jsonl`); the
-first process joins them.
+Each result is written as soon as it is known, so a killed run can resume after its last complete line. Until all
+results are done, each process appends to its own file (`results.0-of-2.jsonl`) in order of completion; rank 0 then
+joins the files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RUN = "run.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RunId:
-    """What a run is of. Two runs with the same id give the same results."""
+    """Everything that the results of a run depend on. Runs with equal ids give equal results."""
 
     task: str
     protocol: str
@@ -37,23 +37,23 @@ class RunId:
     tiling: str  # the rule, and the tiles allowed
     arithmetic: str  # type and device
     parameters: int  # of the model
-    judge: str | None  # model and endpoint; None while no answer is judged
+    judge: str | None  # model and endpoint; None if no answer is judged yet
     version: str
-    # What runs of before did not write down has a default.
-    size: str | None = None  # the released size that the model has by its config.json: tiny, small or base
+    # The fields below have defaults because older runs did not record them.
+    size: str | None = None  # the released size of the model by its config.json: tiny, small or base
     scorer: int = 1  # `SCORER_VERSION` of vl2.eval.score
-    seed: int | None = None  # of the sample that a limit takes; None: the first items
-    available: int | None = None  # items that a run without a limit asks
-    whole: bool = False  # also the items that are kept for training
-    left_out: Mapping[str, int] = field(default_factory=dict)  # items not asked, by why
-    is_subset: bool = False  # by a limit, or by something left out that the benchmark has
+    seed: int | None = None  # of the sample of a limit; None if the first items were taken
+    available: int | None = None  # the number of items without a limit
+    whole: bool = False  # whether items kept for training are included
+    left_out: Mapping[str, int] = field(default_factory=dict)  # the number of items not asked, by reason
+    is_subset: bool = False  # whether a limit or left-out items make it a part of the benchmark
 
 
 def open_run(folder: Path, run: RunId) -> None:
-    """Make the folder, or check that it holds the same run. UserError for another one.
+    """Create the folder of a run, or check that it holds the same run. Raise UserError if it holds another run.
 
-    A judge may come later: it reads what the rules left open, and the answers stay. It belongs to the run once it has
-    read one of them (`record_judge`), so that one that never answers does not lock the folder.
+    A judge may be added later, because it only scores answers that exist. It becomes part of the run's id with its
+    first reply (`record_judge`), so that a judge that never replies does not lock the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RUN
@@ -71,7 +71,7 @@ def open_run(folder: Path, run: RunId) -> None:
 
 
 def record_judge(folder: Path, name: str) -> None:
-    """Write down who reads the answers that the rules left open."""
+    """Record the judge in the run's id."""
     _write_run(folder / RUN, {**_read_json(folder / RUN), "judge": name})
 
 
@@ -80,7 +80,7 @@ def _write_run(path: Path, run: dict[str, Any]) -> None:
 
 
 def read_run(folder: Path) -> RunId:
-    """Read what a run is of. UserError for a folder without one."""
+    """Read the id of a run. Raise UserError if the folder holds no run."""
     if not (folder / RUN).is_file():
         raise UserError(f"{folder} holds no run: {RUN} is missing")
     found = _read_json(folder / RUN)
@@ -95,7 +95,7 @@ def _has_default(f: Field[Any]) -> bool:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Return the folders of the runs in a folder, which may be one itself."""
+    """Return the folders of the runs in a folder, which may be a run itself. Raise UserError if there are none."""
     found = [folder] if (folder / RUN).is_file() else sorted(path.parent for path in folder.glob(f"*/{RUN}"))
     if not found:
         raise UserError(f"{folder} holds no run: make one with `vl2 eval run TASK --out {folder}`")
@@ -103,7 +103,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """Return the finished results. UserError for a run that is not complete."""
+    """Return the results of a finished run. Raise UserError if it is not finished."""
     path = folder / RESULTS
     if not path.is_file():
         raise UserError(f"the run in {folder} is not finished: start it again with the same --out")
@@ -111,7 +111,7 @@ def read_results(folder: Path) -> list[Result]:
 
 
 def read_parts(folder: Path) -> dict[str, Result]:
-    """Return what was done so far by its id, the lines of all processes, a torn last line left out."""
+    """Return the results so far of all processes, by id. Incomplete lines are ignored."""
     return {result.id: result for path in sorted(folder.glob("results*.jsonl")) for result in _lines(path)}
 
 
@@ -120,25 +120,25 @@ def _lines(path: Path) -> Iterable[Result]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return  # joined and removed by the first process just now
+        return  # rank 0 has just joined and removed the files
     for line in content.split(b"\n"):
         try:
             values = json.loads(line)
             yield Result(**{name: values[name] for name in names})
         except (ValueError, KeyError, TypeError):
-            continue  # empty, or cut short when the process was killed: it is done again
+            continue  # empty, or incomplete because the process was killed: the item is asked again
 
 
 class ResultLog(ResumableLog):
-    """The results of one process, each on disk when `append` returns."""
+    """The results of one process. `append` returns when the result is on disk."""
 
     def __init__(self, path: Path) -> None:
-        # No lock: many a cluster's file system has none, and results are told apart by their ids.
+        # No lock: cluster file systems often lack locks, and duplicate results are resolved by id.
         super().__init__(path, lambda line: str(line["id"]), foreign=None, sync_every=1, is_exclusive=False)
 
 
 def write_results(folder: Path, results: Iterable[Result]) -> None:
-    """Write all results at once, completely or not at all."""
+    """Write all results atomically."""
     part = folder / f"{RESULTS}.part"
     part.write_bytes(b"".join(json_line(asdict(result)) for result in results))
     part.replace(folder / RESULTS)

@@ -1,10 +1,10 @@
-"""Run a task: ask every item in batches, score and write each answer as soon as it ends, and judge them at the end.
+"""Run a task: ask the items in batches, score and save each answer as soon as it is complete, then run the judge.
 
-In float32 the answers do not depend on the batch size: each request has its own cache row, and nothing beside it enters
-its arithmetic. In bfloat16 the rounding of a product depends on its rows, and a near tie can fall the other way.
+In float32 answers do not depend on the batch size, because each request has its own cache row. In bfloat16 the rounding
+of a matrix product depends on its number of rows, which can flip a near tie between tokens.
 
-A run that was killed goes on where it stopped. With several processes (torchrun sets RANK and WORLD_SIZE) each takes
-every n-th item; they meet on disk only.
+A killed run can be resumed. With several processes (torchrun sets RANK and WORLD_SIZE) each takes every n-th item; they
+communicate through files only.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from vl2.checkpoint.model_size import count_parameters
 from vl2.errors import UserError
-from vl2.eval.choose_items import Chosen, check_whole, choose, scan_items
-from vl2.eval.judge import Judge, judged
+from vl2.eval.choose_items import ChosenItems, check_whole, choose, scan_items
+from vl2.eval.judge import Judge, judge_results
 from vl2.eval.published import released_size
 from vl2.eval.results import RESULTS, ResultLog, RunId, open_run, read_parts, read_results, record_judge, write_results
 from vl2.eval.score import SCORER_VERSION
@@ -34,12 +34,12 @@ from vl2.process.sample import Sample
 from vl2.process.tiling import Tiling
 from vl2.progress import LINE_EVERY_S, ProgressDisplay, format_time
 
-WINDOW = 4  # batches encoded at once: a row that ends early is refilled within it
+WINDOW = 4  # batches encoded at once; a row that finishes early is refilled from the window
 
 
 def answers(vlm: VLM, protocol: Protocol, items: Iterable[Item], *, batch_size: int) -> Iterator[Result]:
-    """Yield a result per item, each as soon as its answer ends: within a window of items in any order."""
-    asked = prepared(vlm, protocol, batch_size)
+    """Yield one result per item as soon as its answer is complete; the order within a window of items varies."""
+    asked = apply_protocol(vlm, protocol, batch_size)
     options = GenerateOptions(max_new_tokens=protocol.max_new_tokens)
     waiting = iter(items)
     while window := list(islice(waiting, WINDOW * batch_size)):
@@ -53,12 +53,12 @@ def answers(vlm: VLM, protocol: Protocol, items: Iterable[Item], *, batch_size: 
                         f"the prompt has {len(sample.input_ids)} tokens, the context is {asked.limits.max_context}"
                     )
             except UserError as error:
-                yield refused(protocol, item, str(error))
+                yield refused_result(protocol, item, str(error))
             else:
                 samples.append(sample)
                 sampled.append(item)
         for index, reply in _replies(asked, samples, options):
-            yield scored(protocol, sampled[index], reply)
+            yield score_reply(protocol, sampled[index], reply)
 
 
 def _replies(vlm: VLM, samples: list[Sample], options: GenerateOptions) -> Iterator[tuple[int, Reply]]:
@@ -70,8 +70,8 @@ def _replies(vlm: VLM, samples: list[Sample], options: GenerateOptions) -> Itera
             yield event.request, builders[event.request].build()
 
 
-def prepared(vlm: VLM, protocol: Protocol, batch_size: int) -> VLM:
-    """Return the same model with the tiles and rows that the run wants."""
+def apply_protocol(vlm: VLM, protocol: Protocol, batch_size: int) -> VLM:
+    """Return the same model with the protocol's number of tiles and the batch size."""
     processor = vlm.processor
     if protocol.max_tiles is not None and processor.max_tiles is None:
         processor = processor.with_tiling(processor.tiling, protocol.max_tiles)
@@ -79,7 +79,7 @@ def prepared(vlm: VLM, protocol: Protocol, batch_size: int) -> VLM:
     return VLM(vlm.model, processor, folder=vlm.folder, limits=limits, runner=vlm.runner)
 
 
-def scored(protocol: Protocol, item: Item, reply: Reply) -> Result:
+def score_reply(protocol: Protocol, item: Item, reply: Reply) -> Result:
     score = protocol.score(item, reply.text)
     return Result(
         id=item.id,
@@ -97,8 +97,8 @@ def scored(protocol: Protocol, item: Item, reply: Reply) -> Result:
     )
 
 
-def refused(protocol: Protocol, item: Item, why: str) -> Result:
-    """Return the result of an item that cannot be asked: it counts as wrong, and one item does not end a long run."""
+def refused_result(protocol: Protocol, item: Item, why: str) -> Result:
+    """Return the result of an item that cannot be asked. It counts as wrong, so that it does not end a long run."""
     return Result(
         id=item.id,
         part=item.part,
@@ -116,7 +116,7 @@ def refused(protocol: Protocol, item: Item, why: str) -> Result:
 
 
 def prompt_text(conversation: Sequence[Turn]) -> str:
-    """Return a conversation as text, `<image>` where a picture stands."""
+    """Return a conversation as text, with `<image>` in place of images."""
     turns = arrange(conversation)
     said = ["".join("<image>" if isinstance(p, ImageRef) else p for p in turn.pieces) for turn in turns]
     if len(turns) == 1:
@@ -126,18 +126,18 @@ def prompt_text(conversation: Sequence[Turn]) -> str:
 
 Items = Callable[[], Iterator[Item]]
 
-WAIT_S = 1.0  # between two looks for the results of another process
-HASHED = 64  # numbers of each weight that make the hash
+WAIT_S = 1.0  # polling interval for the results of other processes
+HASHED = 64  # values of each weight that enter the hash
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """How a task is run."""
+    """The options of a run."""
 
     protocol: str | None = None
     limit: int | None = None
     batch_size: int = 8
-    max_new_tokens: int | None = None  # instead of the protocol's
+    max_new_tokens: int | None = None  # overrides the protocol's
     judge: Judge | None = None
     quiet: bool = False
     rank: int = 0
@@ -151,16 +151,17 @@ class EvalOptions:
 
 
 def ranks_of_environment() -> tuple[int, int]:
-    """Return (rank, world size) as torchrun sets them."""
+    """Return (rank, world size) from the environment variables that torchrun sets."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def run_task(
     vlm: VLM, task: Task, source: DataSource, folder: Path, options: EvalOptions, *, model: str
 ) -> list[Result]:
-    """Run a task into a folder. `model` is the name that the report shows.
+    """Run a task, or resume it, with its results in a folder. `model` is the model's name in the report.
 
-    The first process returns all results in order, another one those that are known when its own are done.
+    Rank 0 returns all results in order; other ranks return the results known when they finish. Raise UserError if the
+    task has no items or the folder holds another run.
     """
     name, protocol = task.protocol(options.protocol)
     if options.max_new_tokens is not None:
@@ -172,17 +173,17 @@ def run_task(
         raise UserError(f"{task.name} has no items in {source.data}{chosen.about_left_out()}")
     if options.rank == 0 and not options.quiet:
         chosen.tell()
-    open_run(folder, _identify(vlm, protocol, chosen, options, protocol_name=name, data=digest, model=model))
+    open_run(folder, _run_identity(vlm, protocol, chosen, options, protocol_name=name, data=digest, model=model))
     if not (folder / RESULTS).is_file():
         label = f"{task.name} ({name})"
-        _answer(vlm, protocol, chosen.items, ids, folder, options, label=label)
+        _answer_items(vlm, protocol, chosen.items, ids, folder, options, label=label)
     if options.rank == 0 and options.judge is not None and protocol.judge is not None:
         _judge(protocol, chosen.items(), folder, options.judge)
     return read_results(folder) if options.rank == 0 else list(read_parts(folder).values())
 
 
 def weights_hash(vlm: VLM) -> str:
-    """Return a hash of a part of every weight: another checkpoint gives another one."""
+    """Return a hash of a sample of every weight, to distinguish checkpoints."""
     digest = hashlib.sha256()
     for name, weight in vlm.model.state_dict().items():
         flat = weight.detach().flatten()
@@ -191,10 +192,17 @@ def weights_hash(vlm: VLM) -> str:
     return digest.hexdigest()[:16]
 
 
-def _identify(
-    vlm: VLM, protocol: Protocol, chosen: Chosen, options: EvalOptions, *, protocol_name: str, data: str, model: str
+def _run_identity(
+    vlm: VLM,
+    protocol: Protocol,
+    chosen: ChosenItems,
+    options: EvalOptions,
+    *,
+    protocol_name: str,
+    data: str,
+    model: str,
 ) -> RunId:
-    processor = prepared(vlm, protocol, options.batch_size).processor
+    processor = apply_protocol(vlm, protocol, options.batch_size).processor
     judge = options.judge if protocol.judge is not None else None
     return RunId(
         task=chosen.task.name,
@@ -206,7 +214,7 @@ def _identify(
         split=chosen.source.split,
         max_new_tokens=protocol.max_new_tokens,
         tiling=tiling_text(processor.tiling, processor.max_tiles),
-        arithmetic=_arithmetic(vlm),
+        arithmetic=_arithmetic_text(vlm),
         parameters=count_parameters(vlm.model.config),
         judge=judge.name if judge is not None else None,
         version=_version(),
@@ -221,20 +229,20 @@ def _identify(
 
 
 def tiling_text(tiling: Tiling, max_tiles: int | None) -> str:
-    """Return how pictures are cut, as a run's id has it."""
+    """Return the tiling settings as text for the run's id."""
     return f"{tiling}" if max_tiles is None else f"{tiling}, up to {max_tiles} tiles"
 
 
-def _arithmetic(vlm: VLM) -> str:
+def _arithmetic_text(vlm: VLM) -> str:
     dtype = str(vlm.model.dtype).removeprefix("torch.")
     held = "" if vlm.weights == dtype else f", weights in {vlm.weights}"
     return f"{dtype} on {vlm.model.device.type}{held}"
 
 
-def _answer(
+def _answer_items(
     vlm: VLM, protocol: Protocol, items: Items, ids: Sequence[str], folder: Path, options: EvalOptions, *, label: str
 ) -> None:
-    """Ask what is not done yet; the first process then waits for the others and joins all results."""
+    """Ask the items that are not done yet. Rank 0 then waits for the other ranks and joins all results."""
     mine = set(ids[options.rank :: options.world_size])
     done = read_parts(folder).keys()
     log = ResultLog(folder / f"results.{options.rank}-of-{options.world_size}.jsonl")
@@ -257,7 +265,7 @@ def _join(folder: Path, ids: Sequence[str]) -> None:
 
 
 def _judge(protocol: Protocol, items: Iterable[Item], folder: Path, judge: Judge) -> None:
-    """Let the judge read the answers that the rules left open; what it has read is kept if it stops half-way."""
+    """Let the judge score the undecided answers. Its scores are saved batch by batch, in case it fails."""
     assert protocol.judge is not None
     results = {result.id: result for result in read_results(folder)}
     undecided = [result for result in results.values() if result.is_undecided]
@@ -265,7 +273,7 @@ def _judge(protocol: Protocol, items: Iterable[Item], folder: Path, judge: Judge
         return
     wanted = {result.id for result in undecided}
     asked = [item for item in items if item.id in wanted]
-    for some in judged(protocol.judge, asked, undecided, judge):
+    for some in judge_results(protocol.judge, asked, undecided, judge):
         record_judge(folder, judge.name)
         results.update({result.id: result for result in some})
         write_results(folder, results.values())
@@ -281,7 +289,7 @@ def _version() -> str:
 
 
 class EvalProgress(ProgressDisplay):
-    """Counts items; a plain line comes every half minute and at the end."""
+    """A progress display that counts items and shows their mean score."""
 
     def __init__(
         self, name: str, *, total: int, done_before: int, quiet: bool, clock: Callable[[], float] = time.monotonic
@@ -297,7 +305,7 @@ class EvalProgress(ProgressDisplay):
         self.show(f"{self._name}, {self._mean()}", line=self.line(), line_every_s=line_every_s)
 
     def line(self) -> str:
-        """Return what is shown: how many are done, their mean score, the time left; at the end the time taken."""
+        """Return a line with the items done, the mean score and the time left, or at the end the time taken."""
         rest = format_time(self.elapsed_s) if self.done == self.total else self.time_left()
         return f"{self._name}: {self.done} of {self.total}, {self._mean()}, {rest}"
 

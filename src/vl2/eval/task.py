@@ -1,7 +1,7 @@
-"""What a benchmark is: items from local files, protocols that ask and score them, and the figure they sum up to.
+"""The types of a benchmark: a task with its items, the protocols that ask and score them, and results.
 
-Protocols have names: `paper`, `vlmevalkit`, `lmms-eval`, or `vl2` for this project's own tasks.
-Scores of an item are 0..1; a metric maps results to named figures, the headline first.
+Protocols are named `paper`, `vlmevalkit` or `lmms-eval`, or `vl2` for this project's own tasks. The score of an item is
+in 0..1. A metric maps results to named figures, the headline figure first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vl2.eval.public_data import HUB, Dataset, fetch
 from vl2.process.conversation import Turn
 
 Json = Any
-REFUSED = "refused"  # how a result ends whose item could not be asked
+REFUSED = "refused"  # the finish reason of a result whose item could not be asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,21 +25,21 @@ class Item:
 
     id: str
     question: str
-    images: tuple[Any, ...] = ()  # what the processor opens: bytes, a path or a picture
-    gold: Json  # what the scorer of the task compares with; plain JSON
+    images: tuple[Any, ...] = ()  # any image source of the processor: bytes, a path or an image
+    gold: Json  # the gold answer as the task's scorer expects it, in JSON values
     options: tuple[str, ...] = ()  # of a multiple-choice question, A first
-    part: str = ""  # the category that it is also reported under
-    cluster: str = ""  # items with one picture or sentence are not independent: the bootstrap draws them together
-    notes: Mapping[str, Json] = field(default_factory=dict)  # what only this benchmark's prompt or scorer knows
+    part: str = ""  # a category that is also reported separately
+    cluster: str = ""  # dependent items, such as those of one image, share a cluster, which the bootstrap draws whole
+    notes: Mapping[str, Json] = field(default_factory=dict)  # additional data for this task's prompts and scorers
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """An item of the data that a run does not ask, and why, in words that follow a number of items."""
+    """An item of the data that a run does not ask, with the reason as a phrase that follows "N items"."""
 
     why: str
-    is_of_other_split: bool = False  # then the run is whole without it
-    comes_with_whole: bool = False  # `DataSource.whole` takes it too
+    is_of_other_split: bool = False  # a run without it is still complete
+    comes_with_whole: bool = False  # included with `DataSource.whole`
 
 
 OTHER_SPLIT = LeftOut(why="of other splits", is_of_other_split=True)
@@ -47,16 +47,16 @@ OTHER_SPLIT = LeftOut(why="of other splits", is_of_other_split=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What was read off an answer, and its score."""
+    """The score of an answer, and the text that was read from it."""
 
     value: float
     read: str = ""
-    is_undecided: bool = False  # the harness would ask a judge; without one the score above stands
+    is_undecided: bool = False  # the harness would ask a judge; `value` is the score without one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One line of a run's results. It depends on the item and the model alone."""
+    """The result of one item, a line of `results.jsonl`. It depends on the item and the model alone."""
 
     id: str
     part: str
@@ -67,14 +67,14 @@ class Result:
     gold: Json
     score: float
     is_undecided: bool
-    finish_reason: str  # stop, length, or refused: it could not be asked, and `read` says why
+    finish_reason: str  # stop, length, or refused if it could not be asked; `read` then has the reason
     prompt_tokens: int
     completion_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeRule:
-    """How a language model is asked about an answer that the rules cannot read."""
+    """The prompt and scoring of a judge for answers that the rules cannot read."""
 
     prompt: Callable[[Item, str], str]
     score: Callable[[Item, str], Score]  # reads the judge's reply
@@ -82,40 +82,43 @@ class JudgeRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How an item is asked and its answer scored."""
+    """The way in which a harness asks the items of a task and scores the answers."""
 
     ask: Callable[[Item], list[Turn]]
     score: Callable[[Item, str], Score]
-    says: str  # how the answer is read and scored, in a sentence or two
+    says: str  # a description of the scoring, in a sentence or two
     max_new_tokens: int = 512
-    max_tiles: int | None = None  # local tiles allowed, where the benchmark allows more than the model's nine
+    max_tiles: int | None = None  # the most local tiles, if the benchmark allows more than the model's default of nine
     judge: JudgeRule | None = None
-    metric: Metric | None = None  # instead of the task's, where the harness sums up otherwise
+    metric: Metric | None = None  # overrides the task's metric if the harness uses another one
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """Where the data of a task lie, and which part of them is taken."""
+    """The location of a task's data, and the part of the data to use."""
 
-    data: Path | None = None  # a folder, or `hub` for the task's own public data set
+    data: Path | None = None  # a folder, or `hub` for the task's public dataset on the hub
     split: str | None = None
     fonts: Path | None = None  # a folder of fonts for drawn texts
-    whole: bool = False  # also what is kept for training
+    whole: bool = False  # include items that are kept for training
 
     def folder(self, task: Task) -> Path:
-        """Return the folder of a task: one of its names within `data` if there is one, else `data` itself."""
+        """Return the folder of a task's data: the first of `task.folders` that exists in `data`, else `data` itself.
+
+        Raise UserError if there is no such data.
+        """
         if self.data is None:
             raise UserError(f"{task.name} reads local files: say where with --data; it {task.layout}")
         if str(self.data) == HUB:
             if task.hub is None:
-                raise UserError(f"{task.name} has no data set on the hub: say where its files are with --data")
+                raise UserError(f"{task.name} has no dataset on the hub: say where its files are with --data")
             return fetch(task.hub, self.part(task))
         if not self.data.exists():
             raise UserError(f"--data {self.data} is not there")
         return next((path for name in task.folders if (path := self.data / name).is_dir()), self.data)
 
     def part(self, task: Task) -> str:
-        """Return the split that is read of a task."""
+        """Return the split of a task to read: the given one or the task's default."""
         return self.split or task.split
 
 
@@ -124,26 +127,26 @@ Metric = Callable[[Sequence[Result]], dict[str, float]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """One benchmark. Each is one value, equal to itself only."""
+    """One benchmark. Tasks compare by identity."""
 
     name: str
-    title: str  # what it asks, in a sentence
-    layout: str  # what it reads, or how it is drawn
+    title: str  # a description in one sentence
+    layout: str  # the files that it reads, or how it is drawn, as a phrase after "it"
     read: Callable[[Task, DataSource], Iterator[Item | LeftOut]]
     protocols: Mapping[str, Protocol]
-    split: str = ""  # the part that is read by default, as its files name it
-    published_by: str | None = None  # the protocol that gives the published figure
-    published: str | None = None  # its column in vl2.eval.published
-    published_split: str | None = None  # the figure's, where it is not the one that is run by default
+    split: str = ""  # the default split, as its files name it
+    published_by: str | None = None  # the protocol of the published figure
+    published: str | None = None  # the column of the figure in vl2.eval.published
+    published_split: str | None = None  # the split of the published figure, if it is not the default one
     metric: Metric
-    folders: tuple[str, ...] = ()  # names of its folder within a folder of several benchmarks
+    folders: tuple[str, ...] = ()  # possible names of its folder in a folder of several benchmarks
     hub: Dataset | None = None  # its public copy
     unit: str = "%"
-    count: int | None = None  # items drawn by default; None where files say it
-    has_whole: bool = False  # a part of the data is kept for training, and `DataSource.whole` asks it too
-    is_mean: bool = False  # the headline is the mean score, whatever else the metric gives
-    keeps_clusters: bool = False  # an item counts only together with the others of its cluster
-    # Makes a result per question of those of its items; the headline is their mean.
+    count: int | None = None  # the default number of drawn items; None if the items come from files
+    has_whole: bool = False  # a part of the data is kept for training and included with `DataSource.whole` only
+    is_mean: bool = False  # the headline figure is the mean score, in addition to which the metric may give others
+    keeps_clusters: bool = False  # an item counts only together with the other items of its cluster
+    # Merges the results of the items of each question; the headline figure is the mean of the merged scores.
     merge: Callable[[Sequence[Result]], list[Result]] | None = None
 
     @property
@@ -151,7 +154,10 @@ class Task:
         return self.count is not None
 
     def protocol(self, name: str | None = None) -> tuple[str, Protocol]:
-        """Return the protocol of a name, with that name; the default gives the published figure where there is one."""
+        """Return the name and the protocol; the default is the one of the published figure, or else the first.
+
+        Raise UserError for an unknown name.
+        """
         name = name or self.published_by or next(iter(self.protocols))
         if name not in self.protocols:
             raise UserError(f"protocols of {self.name} are {', '.join(self.protocols)}, got {name}")
@@ -161,17 +167,17 @@ class Task:
         return (found for found in self.read(self, source) if isinstance(found, Item))
 
     def metric_of(self, name: str) -> Metric:
-        """Return how a protocol sums up the scores."""
+        """Return the metric of a protocol, by default the task's."""
         return self.protocols[name].metric or self.metric
 
     @property
     def scale(self) -> float:
-        """The best figure there can be."""
+        """The best possible figure."""
         return float(self.unit.split()[-1]) if self.unit.startswith("of ") else 100.0
 
 
 def mean_score(results: Sequence[Result]) -> dict[str, float]:
-    """Return the mean score in percent, and that of every part where there are several."""
+    """Return the mean score in percent, and the mean of every part if there are several."""
     figures = {"score": _mean(results)}
     parts = sorted({r.part for r in results} - {""})
     if len(parts) > 1:

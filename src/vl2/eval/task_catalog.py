@@ -1,4 +1,4 @@
-"""Every task by its name, and what `vl2 eval show` says of one: how it asks, how an answer is read and scored."""
+"""The catalog of tasks by name, and the description of a task for `vl2 eval show`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (*PAPERS, *OURS)}
 
 
 def find_task(name: str) -> Task:
-    """Return the task of a name; UserError names the nearest one."""
+    """Return a task by name. Raise UserError with the nearest name if it is unknown."""
     if name in TASKS:
         return TASKS[name]
     near = difflib.get_close_matches(name, TASKS, n=1)
@@ -62,9 +62,9 @@ def find_task(name: str) -> Task:
 
 
 def describe(task: Task, source: DataSource, *, only: str | None = None, answer: str | None = None) -> str:
-    """Return the description of a task; with data, the prompt of its first item, else of a made-up one.
+    """Return the description of a task, with the prompt of its first item, or of a made-up item without data.
 
-    `answer` is read and scored under every protocol.
+    `only` selects one protocol. An `answer` is scored by every protocol shown; this needs data.
     """
     try:
         item = first_item(task, source)
@@ -74,7 +74,7 @@ def describe(task: Task, source: DataSource, *, only: str | None = None, answer:
         item = None
     if item is None and answer is not None:
         raise UserError("an answer is scored against a gold answer: give the task's --data")
-    example = item or made_up()
+    example = item or example_item()
     lines = [f"{task.name}: {task.title}", f"data: {task.layout}"]
     if task.hub is not None:
         lines.append(f"hub: --data hub takes {task.hub.name}")
@@ -110,8 +110,8 @@ def _read(protocol: Protocol, item: Item, answer: str) -> str:
     return f"is read as {score.read!r}, score {score.value:g}"
 
 
-def made_up() -> Item:
-    """Return an item that every task's prompt can be made of."""
+def example_item() -> Item:
+    """Return a made-up item from which every task can make its prompt."""
     picture = io.BytesIO()
     Image.new("RGB", (64, 48), "white").save(picture, "PNG")
     return Item(

@@ -1,15 +1,16 @@
 # mypy: allow-untyped-calls
-"""Transformers integration (extra `hf`): importing it registers the released model type "deepseek_vl_v2".
+"""Transformers integration (extra `hf`): importing this package registers the model type "deepseek_vl_v2".
 
     import vl2.hf
     from transformers import AutoModelForCausalLM, AutoProcessor
     model = AutoModelForCausalLM.from_pretrained("deepseek-ai/deepseek-vl2-tiny")
 
-Config, model and processor are this package's own: with them the Auto classes run no code of a checkpoint, even
-with trust_remote_code=True (transformers 5.0 still did, 5.5 does not). Nothing else in vl2 imports transformers.
+The Auto classes then use the config, model and processor of this package and run no code from a checkpoint, even with
+trust_remote_code=True (transformers 5.0 still ran it, 5.5 does not). Nothing else in vl2 imports transformers.
 
-The released files of the DeepSeek-OCR family have the same model type. Here they are refused by name; their own code
-runs in a process that does not import vl2.hf. Checkpoints converted for transformers have model types of their own.
+The released checkpoints of the DeepSeek-OCR family have the same model type. These classes refuse them with an error
+that names the model; to run them with their own code, use a process that does not import vl2.hf. Checkpoints that were
+converted for transformers have other model types.
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
@@ -30,7 +31,7 @@ __all__ = [
     "VL2Processor",
 ]
 
-# exist_ok: these classes take precedence over any that a later transformers has for the same model type.
+# exist_ok: a later version of transformers may have classes for this model type, and ours must replace them.
 AutoConfig.register(VL2Config.model_type, VL2Config, exist_ok=True)
 AutoModelForCausalLM.register(VL2Config, VL2ForCausalLM, exist_ok=True)
 AutoModelForImageTextToText.register(VL2Config, VL2ForCausalLM, exist_ok=True)

@@ -1,8 +1,8 @@
-"""The key-value cache that transformers' generate carries from step to step, around `vl2.model.Cache`.
+"""The KV cache for transformers' `generate`, a wrapper of `vl2.model.Cache`.
 
-Transformers counts columns of a left-padded rectangle. Our rows have no padding: each prompt is prefilled
-alone into its row and starts at its own position 0, then all rows decode together. So an answer never
-depends on what was generated beside it. B rows, S new columns.
+Transformers counts the columns of a left-padded batch. Our cache has no padding: each prompt is prefilled
+alone into its row from position 0, then all rows are decoded together. So an answer does not depend on the
+other rows of the batch. Shapes: B rows, S new columns.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from vl2.errors import UserError
 from vl2.model import Cache
 from vl2.model.language import LanguageModel
 
-FIRST_CAPACITY = 256  # positions reserved behind a prompt; doubled when they are full
+FIRST_CAPACITY = 256  # positions allocated after a prompt; the capacity doubles when they are full
 
 
 class VL2Cache(transformers.Cache):
-    """Rows of unequal length, and the number of columns that transformers has seen of them."""
+    """A cache with rows of unequal length, which also counts transformers' padded columns."""
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__(layers=[])
         self.config = config
-        self.rows: Cache | None = None  # allocated with the first tokens, when the number of rows is known
+        self.rows: Cache | None = None  # allocated by the first `extend`, which knows the number of rows
         self.num_columns = 0  # padding included
 
     def extend(self, language: LanguageModel, embeds_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-        """Append the columns where the mask is True to their rows; return their states, 0 where it is False."""
-        rows = self._reserve(embeds_BSD)
+        """Append the positions where the mask is True to their rows. Return hidden states [B, S, D], 0 elsewhere."""
+        rows = self._ensure_capacity(embeds_BSD)
         self.num_columns += embeds_BSD.shape[1]
         if embeds_BSD.shape[1] == 1 and bool(mask_BS.all()):
             return language.extend(embeds_BSD, rows)
@@ -44,8 +44,8 @@ class VL2Cache(transformers.Cache):
                 rows.lengths[index] = row.lengths[0]
         return states_BSD
 
-    def _reserve(self, embeds_BSD: Tensor) -> Cache:
-        """Return rows with room for S more positions, copied to a larger cache if necessary."""
+    def _ensure_capacity(self, embeds_BSD: Tensor) -> Cache:
+        """Return the rows with room for S more positions. Copy them to a larger cache if necessary."""
         num_rows, num_new = embeds_BSD.shape[:2]
         old = self.rows
         if old is not None and len(old.lengths) != num_rows:
@@ -66,7 +66,7 @@ class VL2Cache(transformers.Cache):
             layers = [tuple(t.index_select(0, index.to(t.device)) for t in layer) for layer in self.rows.layers]
             self.rows = Cache(layers, [self.rows.lengths[i] for i in index.tolist()])
 
-    # The interface that transformers calls.
+    # Methods and properties that transformers calls.
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.num_columns
@@ -85,7 +85,7 @@ class VL2Cache(transformers.Cache):
         self.rows, self.num_columns = None, 0
 
     def crop(self, *_: int) -> NoReturn:
-        raise UserError("the cache cannot be cut back: assisted and prompt-lookup generation are not supported")
+        raise UserError("the cache cannot be cropped, so assisted and prompt-lookup generation are not supported")
 
     @property
     def is_croppable(self) -> bool:

@@ -1,6 +1,6 @@
-"""The model's inputs as transformers passes them, with tiles and grids of all rows in one stack, and their collator.
+"""The data collator for transformers' Trainer, and checks of the model inputs that transformers passes.
 
-B rows, S tokens in the longest row, I tiles of all rows together, P the side of a tile in pixels.
+Shapes: B rows, S tokens in the longest row, I tiles of all rows together, P the side of a tile in pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vl2.process.sample import Sample, collate
 
 
 def model_inputs(batch: Batch) -> dict[str, Tensor]:
-    """Return the arguments of the model's forward, without labels; the attention mask as int64, as is usual there."""
+    """Return a batch as keyword arguments of `VL2ForCausalLM.forward`, without labels. The mask is int64 as usual."""
     overviews = {} if batch.overviews is None else {"overviews": batch.overviews}
     return {
         **overviews,
@@ -34,9 +34,9 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInputs:
-    """The images of a batch."""
+    """The images of a batch, as `forward` gets them."""
 
-    mask: Tensor  # bool [B, S]; True where a visual token goes
+    mask: Tensor  # bool [B, S]; True at visual tokens
     tiles: Tensor  # float32 [I, 3, P, P]; row by row, image by image, global view first
     grids: Tensor  # int64 [images, 2], on the CPU; (columns, rows)
     overviews: Tensor | None  # float32 [J, 3, B, B]; views of whole images, of models where they are no tiles
@@ -69,7 +69,7 @@ class ImageInputs:
 
 
 def checked_mask(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
-    """Return the mask as bool [B, S], all True if there is none. UserError for a row with gaps."""
+    """Return the mask as bool [B, S], all True if there is none. Raise UserError for a row with gaps."""
     if attention_mask is None:
         return torch.ones_like(input_ids, dtype=torch.bool)
     mask_BS = attention_mask.bool()
@@ -77,15 +77,15 @@ def checked_mask(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
         raise UserError(f"attention_mask must be {list(input_ids.shape)}, got {list(mask_BS.shape)}")
     num_runs_B = mask_BS[:, 0].long() + (mask_BS[:, 1:] & ~mask_BS[:, :-1]).sum(dim=1)
     if bool((num_runs_B > 1).any()):
-        raise UserError("attention_mask must be one run of ones per row: padding stands before or behind the tokens")
+        raise UserError("attention_mask must be one run of ones per row, with padding before or after the tokens only")
     return mask_BS
 
 
 class VL2DataCollator:
-    """The `data_collator` of a Trainer: samples, or mappings with messages, to one right-padded batch with labels."""
+    """A `data_collator` for Trainer: it makes one right-padded batch with labels from samples or from messages."""
 
     def __init__(self, processor: Processor | None = None, *, mask_prompt: bool = True) -> None:
-        """`processor` is needed for messages only; `mask_prompt` trains on the answers alone."""
+        """Make a collator. `processor` is needed for messages only; `mask_prompt` computes the loss on answers only."""
         self.processor = processor
         self.mask_prompt = mask_prompt
 

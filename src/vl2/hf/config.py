@@ -1,8 +1,8 @@
 # mypy: allow-untyped-calls
-"""config.json as transformers wants it: an object with attributes that writes back the released keys.
+"""The model configuration for transformers, which reads and writes the released config.json.
 
-The three sections stay plain dicts, as in the file. `vl2.config.ModelConfig` alone knows their meaning,
-the allowed values and the defaults.
+The three sections stay plain dicts, as in the file. Their meaning, allowed values and defaults are defined
+in `vl2.config.ModelConfig` only.
 Golden: tests/golden/reference/checkpoints.
 """
 
@@ -17,13 +17,13 @@ from vl2.config import RELEASED_DEFAULTS, ModelConfig
 from vl2.errors import UserError
 from vl2.model_kind import MODEL_TYPE
 
-# Keys that transformers passes to the constructor but that are not in the file.
+# Keys that transformers passes to the constructor, but that are not in config.json.
 _RUNTIME_KEYS = ("attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions")
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
 def _language_value(name: str) -> Any:
-    """Return a property that reads and writes a key of the language section, where transformers expects it on top."""
+    """Return a property for a key of language_config that transformers expects as an attribute of the config."""
 
     def read(self: VL2Config) -> Any:
         return self.language_config.get(name, RELEASED_DEFAULTS["language_config"][name])
@@ -35,14 +35,15 @@ def _language_value(name: str) -> Any:
 
 
 class ConfigRefused(UserError, ValueError):
-    """A refused config. It is a ValueError too, so that transformers goes on where it needs no config.
+    """A configuration that this package does not support.
 
-    Thus AutoTokenizer loads the tokenizer of a DeepSeek-OCR checkpoint, as it does without vl2.hf.
+    It is a ValueError too, because transformers catches that error where it does not need a config. So AutoTokenizer
+    still loads the tokenizer of a DeepSeek-OCR checkpoint, as it does without vl2.hf.
     """
 
 
 class VL2Config(PreTrainedConfig):
-    """The configuration of a whole model, keyed like config.json. UserError where a value is not supported."""
+    """Configuration of a whole model, with the keys of config.json. Raises UserError for an unsupported value."""
 
     model_type = MODEL_TYPE
     has_no_defaults_at_init = True
@@ -65,7 +66,7 @@ class VL2Config(PreTrainedConfig):
     def __init__(self, **values: Any) -> None:
         values = copy.deepcopy(values)
         try:
-            ModelConfig.from_dict(values)  # refuse early what the model would refuse
+            ModelConfig.from_dict(values)  # fail now rather than when the model is built
         except UserError as error:
             raise ConfigRefused(str(error)) from None
         super().__init__(**values)
@@ -82,11 +83,11 @@ class VL2Config(PreTrainedConfig):
         return ModelConfig.from_dict(copy.deepcopy(values))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the keys that the file had, with their current values."""
+        """Return the keys of the file with their current values."""
         return {**self.to_model_config().to_dict(), "model_type": self.model_type}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Return what is written to config.json: all of `to_dict`, since a released file is complete."""
+        """Return all of `to_dict`, because a released config.json has all keys, not only changed ones."""
         return self.to_dict()
 
     def _dtype_name(self) -> str | None:

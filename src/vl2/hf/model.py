@@ -1,14 +1,14 @@
 # mypy: allow-untyped-calls
-"""The model as transformers drives it: Auto classes, generate, Trainer, PEFT.
+"""The model class for transformers: Auto classes, generate, Trainer, PEFT.
 
-The arithmetic is `vl2.model.VL2`'s, whose modules this class holds under the same names. So state dicts,
-LoRA targets and adapter files are those of VL2 and, but for one misspelled name and the stacked experts, of
-the released model.
+`VL2ForCausalLM` holds the modules of `vl2.model.VL2` under the same names, and VL2 does the arithmetic. So state
+dicts, LoRA targets and adapter files are those of VL2. They differ from the released model's in one misspelled name
+and in the stacked experts.
 
-Weights are read and written by `vl2.checkpoint`, not by the weight conversions of transformers: our code is strict
-(a missing or surplus tensor is an error, in transformers a warning), reads each released tensor straight into its place
-in the stacked experts, writes the released layout, and is the same code that `vl2.load` runs. The
-price: one device per model, and no quantization on loading.
+`vl2.checkpoint` reads and writes the weights, not transformers. It is the code that `vl2.load` runs: it is strict (a
+missing or surplus tensor is an error, in transformers a warning), copies each released tensor directly into the
+stacked experts, and writes the released layout. The price is that a model has one device and cannot be quantized on
+loading.
 
 Golden: generate, left_padded_batch and loss_on_text_labels in tests/golden/reference/model.
 """
@@ -45,9 +45,9 @@ GENERATION_FILE = "generation_config.json"
 
 @dataclass
 class VL2Output(CausalLMOutputWithPast):
-    """What forward returns."""
+    """The output of `VL2ForCausalLM.forward`."""
 
-    balance_loss: Tensor | None = None  # only without a cache; unweighted, and not part of `loss`
+    balance_loss: Tensor | None = None  # None with a cache; unweighted, and not included in `loss`
 
 
 class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
@@ -56,11 +56,11 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
     config: VL2Config
     config_class = VL2Config
     main_input_name = "input_ids"
-    accepts_loss_kwargs = True  # Trainer gives num_items_in_batch: the loss is a mean over all tokens of a step
+    accepts_loss_kwargs = True  # Trainer passes num_items_in_batch, so the loss is a mean over all tokens of a step
     _supports_sdpa = True
 
     def __init__(self, config: VL2Config, network: VL2 | None = None) -> None:
-        """Take the modules of `network`, or build one with random weights from torch's generator."""
+        """Use the modules of `network`, or build a network with random weights, seeded by `torch.initial_seed`."""
         super().__init__(config)
         if config._attn_implementation not in (None, "sdpa"):
             raise UserError(f"attn_implementation must be 'sdpa', got {config._attn_implementation!r}")
@@ -68,8 +68,9 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
             network = VL2(config.to_model_config())
             if network.device.type != "meta":
                 init_weights(network, torch.initial_seed())
-        # Two objects share one set of modules: what PEFT or a move to a device replaces in one is replaced in the
-        # other. The network is not an attribute, because that would add a prefix to the names of its parameters.
+        # This object and the network share their module and parameter tables. So a module that PEFT replaces, or
+        # parameters that move to a device, change in both. The network is not registered as a submodule, because
+        # that would add a prefix to the parameter names.
         self._modules, self._parameters = network._modules, network._parameters
         object.__setattr__(self, "network", network)
         self.network: VL2
@@ -97,14 +98,14 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> VL2ForCausalLM:
         """Load a checkpoint folder in the released layout, or a hub id, in evaluation mode.
 
-        `dtype` None or "auto" keeps the checkpoint's; `device_map` names one device.
+        With `dtype` None or "auto" the weights keep the checkpoint's dtype. `device_map` names one device.
         """
         refuse_unknown("from_pretrained", others)
         if adapter_kwargs and "_adapter_model_path" in adapter_kwargs:
-            # Transformers would load this but only warn about names that do not match, and use random weights.
-            raise UserError("this folder holds an adapter: load it by peft.AutoPeftModelForCausalLM.from_pretrained")
+            # Transformers would only warn about names that do not match, and leave random weights in their place.
+            raise UserError("this folder holds an adapter: load it with peft.AutoPeftModelForCausalLM.from_pretrained")
         folder = locate_checkpoint(pretrained_model_name_or_path, revision=revision, offline=local_files_only)
-        # Some versions of the Auto classes pass the requested dtype only in the config.
+        # Some versions of transformers' Auto classes pass the requested dtype only in the config.
         wanted = dtype_of(dtype or torch_dtype) or dtype_of(None if config is None else config.dtype)
         network = load_model(folder, LoadOptions(dtype=wanted, device=device_of(device_map)))
         if config is None:
@@ -131,9 +132,9 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         max_shard_size: int | str = "5GB",
         **others: Any,
     ) -> None:
-        """Write config, weights and generation config in the released layout, in place of an earlier save.
+        """Write config, weights and generation config in the released layout, and replace an earlier save.
 
-        A model with an adapter from `add_adapter` saves the adapter alone, as all models of transformers do.
+        A model with an adapter from `add_adapter` saves the adapter only, as all models in transformers do.
         """
         if getattr(self, "_hf_peft_config_loaded", False):
             others["max_shard_size"] = max_shard_size
@@ -150,14 +151,14 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         self.generation_config.save_pretrained(save_directory)
 
     def _plain_network(self, state: dict[str, Tensor]) -> VL2:
-        """Return a network that shares these tensors. UserError if they are not exactly its parameters."""
+        """Return a VL2 that uses these tensors. Raise UserError if they are not exactly its parameters."""
         with shapes_only():
             network = VL2(self.config.to_model_config())
         try:
             network.load_state_dict(state, assign=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"only whole models are saved: merge adapters, or save them by PEFT ({reason})") from None
+            raise UserError(f"only whole models are saved: merge adapters, or save them with PEFT ({reason})") from None
         return network
 
     def forward(
@@ -180,28 +181,29 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> VL2Output | tuple[Any, ...]:
-        """Return logits, and the mean next-token cross entropy where `labels` are not -100.
+        """Return logits, and with `labels` the mean next-token cross entropy over labels other than -100.
 
         input_ids, attention_mask, image_mask and labels are [B, S]; `tiles` [I, 3, P, P] and `grids` [images, 2]
-        hold all rows' images, row by row, `overviews` [J, 3, B, B] too where a model has them. Positions are counted
-        from the mask, so there are no position_ids (old versions pass `cache_position` unasked). With `cache` or
-        `use_cache`, the S columns come after those of the cache, the mask covers both, and no gradient is kept.
+        hold the images of all rows, row by row, and so does `overviews` [J, 3, B, B] if the model has them. Positions
+        are computed from the mask, so there are no position_ids (`cache_position`, which old versions of transformers
+        pass, is ignored). With `cache` or `use_cache` the S columns are appended to the cache, attention_mask covers
+        the cached and the new columns, and no gradient is computed.
         """
         if output_attentions or output_hidden_states:
-            raise UserError("attentions and hidden states are not recorded: output_attentions and output_hidden_states")
+            raise UserError("output_attentions and output_hidden_states are not supported")
         cache = cache if cache is not None else past_key_values
         images = ImageInputs.of(image_mask, tiles, grids, overviews, self.network.config)
         balance_loss = None
         if cache is not None or use_cache:
             if labels is not None and torch.is_grad_enabled() and self.training:
-                raise UserError("training takes whole rows: use_cache must be False")
+                raise UserError("training does not use a cache: use_cache must be False")
             if inputs_embeds is None:
                 inputs_embeds = self._embed(_required(input_ids), images)
             cache, states_BSD = self._append(inputs_embeds, attention_mask, cache)
             logits_BSV = self.network.language.logits(_last(states_BSD, logits_to_keep))
         else:
             if inputs_embeds is not None:
-                raise UserError("inputs_embeds are for generation with a cache: give input_ids")
+                raise UserError("without a cache inputs_embeds are not supported: give input_ids")
             output = self.network(self._batch(_required(input_ids), attention_mask, images))
             logits_BSV, balance_loss = _last(output.logits, logits_to_keep), output.balance_loss
         loss = None if labels is None else self._loss(logits_BSV, labels, num_items_in_batch)
@@ -220,13 +222,13 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         overviews: Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """Generate as all models of transformers do; prompts of unequal length are padded on the left.
+        """Generate like any model of transformers. Prompts of unequal length must be padded on the left.
 
-        Images are encoded once, before transformers repeats the rows for beams and several answers: the tiles
-        of all rows lie in one stack, which it could not repeat.
+        Images are encoded here, before transformers repeats the rows for beams or several answers, because it
+        cannot repeat `tiles`, which holds the tiles of all rows in one stack.
         """
         if options.get("trust_remote_code") or isinstance(options.get("custom_generate"), str):
-            raise UserError("generate runs no remote code: custom_generate must be a function, or left out")
+            raise UserError("generate runs no remote code: omit trust_remote_code; custom_generate must be a function")
         if self.network.config.answer_window is not None:
             raise UserError("Unlimited-OCR's window over its answers is not in this cache: answer with vl2.load")
         mask = options.get("attention_mask")
@@ -237,7 +239,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         images = ImageInputs.of(image_mask, tiles, grids, overviews, self.network.config)
         if images is not None:
             if not uses_cache:
-                raise UserError("generate reads images once, into the cache: use_cache must be True")
+                raise UserError("generate with images needs the cache: use_cache must be True")
             input_ids = _required(inputs if inputs is not None else options.get("input_ids"))
             with torch.no_grad():
                 options |= {"input_ids": input_ids, "inputs_embeds": self._embed(input_ids, images)}
@@ -253,13 +255,16 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         return self.network.language.lm_head
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *_: Any, **__: Any) -> nn.Embedding:
-        """Return the token table if it has room for so many tokens, as PEFT asks for; it is never made smaller."""
+        """Return the embedding unchanged if it has at least `new_num_tokens` rows, otherwise raise UserError.
+
+        PEFT calls this with the tokenizer's size, which may be smaller than the released vocabulary.
+        """
         if new_num_tokens is not None and new_num_tokens > self.config.vocab_size:
             raise UserError(f"the vocabulary has {self.config.vocab_size} ids, {new_num_tokens} were asked for")
         return self.get_input_embeddings()
 
     def _embed(self, input_ids: Tensor, images: ImageInputs | None) -> Tensor:
-        """Return the embedded prompts [B, S, D], visual tokens in their slots."""
+        """Return the embeddings [B, S, D] of the prompts, with the visual tokens in their positions."""
         input_ids = input_ids.to(self.device)
         if images is None:
             return self.network.language.embed(input_ids)
@@ -277,7 +282,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
     def _append(
         self, embeds_BSD: Tensor, attention_mask: Tensor | None, cache: VL2Cache | None
     ) -> tuple[VL2Cache, Tensor]:
-        """Append S columns to the cache, or to a new one, and return it with their states [B, S, D]."""
+        """Append S columns to the cache, or to a new one. Return it with the columns' hidden states [B, S, D]."""
         if cache is None:
             cache = VL2Cache(self.network.config.language_config)
         if not isinstance(cache, VL2Cache):
@@ -318,7 +323,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
 
 
 def _generation_defaults(config: VL2Config) -> GenerationConfig:
-    # Padding after a finished answer is never read, so any id serves if the tokenizer's is not known.
+    # The tokenizer's pad id is not known here. Padding after a finished answer is not read, so any id will do.
     return GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.eos_token_id
     )
@@ -331,5 +336,5 @@ def _required(input_ids: Tensor | None) -> Tensor:
 
 
 def _last(x_BS: Tensor, kept: int | Tensor) -> Tensor:
-    """Return the last `kept` positions, all for 0, or those of an index."""
+    """Return the last `kept` positions (all if it is 0), or the positions of an index tensor."""
     return x_BS[:, kept] if isinstance(kept, Tensor) else x_BS[:, -kept:]

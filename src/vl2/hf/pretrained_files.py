@@ -1,4 +1,4 @@
-"""Translate arguments of transformers' from_pretrained and save_pretrained, and write into existing folders."""
+"""Arguments of from_pretrained and save_pretrained in our own types, and saving into a folder that has files."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.infer.vlm import choose_device
 
-# Options that transformers and its users pass by habit. They change nothing: no code of a checkpoint runs, only
+# Options that transformers and its users often pass, and that may be ignored: no code of a checkpoint runs, only
 # safetensors are read and written, and loading never holds two copies.
-_HABITS = frozenset(
+_IGNORED = frozenset(
     ("trust_remote_code", "use_safetensors", "safe_serialization", "low_cpu_mem_usage", "weights_only", "_from_auto")
 )
 
 
 def refuse_unknown(call: str, options: Mapping[str, Any]) -> None:
-    """Raise UserError for an option that would be ignored. Options that are off (None, False) ask for nothing."""
-    unknown = [name for name, value in options.items() if value not in (None, False) and name not in _HABITS]
+    """Raise UserError for an option that has no effect here, unless its value is None or False."""
+    unknown = [name for name, value in options.items() if value not in (None, False) and name not in _IGNORED]
     if unknown:
         raise UserError(f"{call} does not take {', '.join(unknown)}")
 
 
 def device_of(device_map: Any) -> torch.device:
-    """Return the one device of a device map: a device, {"": device}, "auto", or None for the CPU."""
+    """Return the device of a device map, which may be a device, {"": device}, "auto", or None for the CPU.
+
+    Raise UserError for a map over several devices.
+    """
     if isinstance(device_map, dict) and list(device_map) == [""]:
         device_map = device_map[""]
     if device_map is None:
@@ -42,7 +45,7 @@ def device_of(device_map: Any) -> torch.device:
 
 
 def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """Return a dtype by name; None for the checkpoint's own."""
+    """Return a dtype by its name, or None for None and "auto" (the checkpoint's dtype)."""
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
     name = dtype.removeprefix("torch.")
@@ -54,7 +57,7 @@ def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 
 def shard_bytes(size: int | str) -> int:
-    """Return a size like 5000000000 or "5GB" in bytes."""
+    """Return the bytes of a size like 5000000000 or "5GB"."""
     if isinstance(size, int):
         return size
     found = re.fullmatch(r"(\d+)(KB|MB|GB)", size.strip().upper())
@@ -64,9 +67,9 @@ def shard_bytes(size: int | str) -> int:
 
 
 def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new folder, then move its files into `folder` in place of the weights there.
+    """Call `write` with a new folder, then move its files into `folder` and remove the weights of an earlier save.
 
-    Transformers saves into folders that hold other files already; our files are written completely before they move.
+    `folder` may hold other files, which stay. An earlier save is removed only after the new one is complete.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder to save to")

@@ -1,4 +1,4 @@
-"""The processor as transformers calls it. Templates, tiling and tokens are `vl2.process.Processor`'s.
+"""The processor class for transformers, a wrapper of `vl2.process.processor.Processor`.
 
 Golden: tests/golden/reference/processor.
 """
@@ -33,9 +33,9 @@ Side = Literal["left", "right"]
 
 
 class DeepseekVLV2Processor:
-    """Text and images to the inputs of `generate`, and ids back to text.
+    """Convert text and images to the inputs of `generate`, and token ids to text.
 
-    AutoProcessor finds a class by the name that the released processor_config.json holds, so it has that name.
+    AutoProcessor looks a class up by the name in the released processor_config.json, so the class has that name.
     """
 
     model_input_names: ClassVar[list[str]] = [
@@ -48,7 +48,7 @@ class DeepseekVLV2Processor:
     ]
 
     def __init__(self, core: Processor, folder: Path) -> None:
-        """`folder` holds the tokenizer files that are saved again."""
+        """Wrap `core`. `folder` is the folder of the tokenizer files, which `save_pretrained` copies."""
         self.core = core
         self.folder = folder
 
@@ -64,14 +64,14 @@ class DeepseekVLV2Processor:
         local_files_only: bool = False,
         **others: Any,
     ) -> DeepseekVLV2Processor:
-        """Read a checkpoint folder or a hub id. The first options are those of `vl2.load`."""
+        """Load from a checkpoint folder or a hub id. `tiling` and `max_tiles` are the same as in `vl2.load`."""
         refuse_unknown("the processor's from_pretrained", others)
         folder = locate_checkpoint(pretrained_model_name_or_path, revision=revision, offline=local_files_only)
         rule = tiling if isinstance(tiling, Tiling) else Tiling.parse(tiling)
         return cls(Processor.from_folder(folder, rule, image_options, max_tiles), folder)
 
     def save_pretrained(self, save_directory: str | Path, **others: Any) -> list[str]:
-        """Write processor_config.json and the tokenizer's files; return their paths."""
+        """Write processor_config.json and the tokenizer files. Return their paths."""
         refuse_unknown("the processor's save_pretrained", others)
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,9 +93,9 @@ class DeepseekVLV2Processor:
         padding_side: Side = "left",
         return_tensors: str = "pt",
     ) -> BatchFeature:
-        """Encode raw prompts, each `<image>` in them standing for the next image. No template is applied.
+        """Encode raw prompts without a chat template. Each `<image>` in a text stands for the next image.
 
-        For one text `images` is an image or a list of them; for several it has one such entry per text.
+        For one text, `images` is an image or a list of images; for several texts, it has one such entry per text.
         """
         texts, per_text = ([text], [images]) if isinstance(text, str) else (list(text), _per_text(text, images))
         samples = [self.core.encode_prompt(t, _image_list(i)) for t, i in zip(texts, per_text, strict=True)]
@@ -113,15 +113,15 @@ class DeepseekVLV2Processor:
         padding_side: Side = "left",
         return_tensors: str = "pt",
     ) -> BatchFeature:
-        """Encode one conversation or several, in the form of transformers, of OpenAI or of the released code.
+        """Encode one conversation or several, with messages as in transformers, OpenAI or the released code.
 
-        A last user turn needs `add_generation_prompt`; a last assistant turn is closed, or left open with
-        `continue_final_message`.
+        If the last turn is the user's, `add_generation_prompt` must be True. If it is the assistant's, it is closed,
+        or left open with `continue_final_message`.
         """
         if not tokenize or not return_dict:
             raise UserError(
-                "the template makes ids, not text, so that no text can imitate a role, and images go with them: "
-                "tokenize and return_dict must be True"
+                "tokenize and return_dict must be True: the template returns token ids and images, not text, so that "
+                "no text can imitate a role"
             )
         is_one = bool(conversation) and isinstance(conversation[0], Mapping)
         samples = [
@@ -135,16 +135,16 @@ class DeepseekVLV2Processor:
             conversation = [_plain_message(message) for message in conversation]
         turns = to_turns(conversation)
         last = turns[-1]
-        # The released form opens an answer by an empty assistant turn.
+        # In the released code's format a last, empty assistant turn asks for the answer.
         awaits_answer = last.role == "user" or not last.text
         if awaits_answer and not opens_answer:
-            raise UserError("the last turn is the user's: an answer is opened by add_generation_prompt=True")
+            raise UserError("the last turn is the user's: give add_generation_prompt=True")
         if opens_answer and not awaits_answer:
-            raise UserError("the last turn is the assistant's: continue it by continue_final_message=True")
+            raise UserError("the last turn is the assistant's: continue it with continue_final_message=True")
         return self.core.encode(turns, train=not (opens_answer or continues))
 
     def decode(self, token_ids: Tensor | Iterable[int], skip_special_tokens: bool | None = None) -> str:
-        """Return the text of ids. Bos, eos, pad and image tokens are dropped and grounding tags kept;
+        """Decode token ids. By default bos, eos, pad and image tokens are dropped and grounding tags are kept;
         with True every special token is dropped, with False none."""
         ids = token_ids.tolist() if isinstance(token_ids, Tensor) else list(token_ids)
         return self.core.tokenizer.decode(ids, skip_special_tokens)
@@ -193,7 +193,7 @@ def _image_list(images: Any) -> list[Any]:
 
 
 def _plain_message(message: Any) -> Any:
-    """Return the message with transformers' image parts (`url`, `path`, `base64`) written as {"type", "image"}."""
+    """Rewrite transformers' image parts (`url`, `path`, `base64`) of a message as {"type": "image", "image": ...}."""
     if not isinstance(message, Mapping) or not isinstance(message.get("content"), list | tuple):
         return message
     return {**message, "content": [_plain_part(part) for part in message["content"]]}

@@ -1,1 +1,1 @@
-"""Planning a training run on a cluster: memory, step time, bubbles and days of a layout, by simulation."""
+"""The planner behind `vl2 plan`: simulate a training run on a cluster to get memory, step time, bubbles and days."""

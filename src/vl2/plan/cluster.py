@@ -1,10 +1,10 @@
-"""What a plan is for: the cluster, and what the data are like.
+"""The inputs of a plan: the cluster, and the distribution of the training data.
 
-Bytes and operations per second, one way. The efficiencies are assumptions about kernels alone: bubbles, communication
-and uneven loads are simulated and come on top.
+Rates are bytes and operations per second; bandwidths are in one direction. The efficiencies are assumptions about
+kernels only: bubbles, communication and uneven loads are simulated in addition.
 
-The data are described by the JSON of `vl2 data stats --json`, or, without one, by sizes of images that are common in
-such data, tiled as the processor would: photos, charts, screens, pages, lines of text. Those shares are our assumption.
+The data's distribution comes from the output of `vl2 data stats --json`. Without one it is an assumed mix of common
+image sizes (photos, charts, screens, pages, lines of text), tiled as the processor tiles them.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from vl2.data.pack import Packing, make_packs
 from vl2.errors import UserError
 from vl2.grid import Grid, num_tiles, num_visual_tokens
 
-MAX_GPUS = 100_000  # more would be searched for hours
+MAX_GPUS = 100_000  # with more, the search would take hours
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A number of equal devices in equal machines."""
+    """A cluster of identical machines with identical GPUs."""
 
     num_gpus: int
     gpus_per_node: int = 8
     memory_bytes: float
     peak_flops: float  # dense bfloat16
-    node_bandwidth: float  # between devices of one machine, of one device
-    network_bandwidth: float  # between machines, of one machine
+    node_bandwidth: float  # per GPU, between the GPUs of one machine
+    network_bandwidth: float  # per machine, between machines
     latency_s: float = 10e-6  # of one message
-    value_bytes: int = 2  # of a weight that is gathered and of an activation: bfloat16
-    dense_efficiency: float = 0.45  # encoder, adaptor, attention, head
-    expert_efficiency: float = 0.35  # grouped products of small matrices
-    weights_efficiency: float = 1.0  # of the bandwidth, gathering weights and summing gradients, with their copies
-    overlap: float = 0.5  # part of the weights' communication that computing hides
+    value_bytes: int = 2  # bytes of a gathered weight or an activation (bfloat16)
+    dense_efficiency: float = 0.45  # share of peak_flops in encoder, projector, attention, head
+    expert_efficiency: float = 0.35  # share of peak_flops in the grouped matrix products of experts
+    weights_efficiency: float = 1.0  # share of the bandwidth for weights and gradients, with the time of their copies
+    overlap: float = 0.5  # share of the communication of weights that overlaps with computation
 
     def __post_init__(self) -> None:
         if not (1 <= self.num_gpus <= MAX_GPUS and self.gpus_per_node >= 1):
@@ -61,7 +61,7 @@ class Cluster:
             raise UserError(f"overlap must be in 0..1, got {self.overlap:g}")
 
     def bandwidth(self, num_ranks: int) -> float:
-        """Return what one device gets when so many neighbors exchange with one another."""
+        """Return the bandwidth of one GPU when `num_ranks` neighboring ranks communicate with one another."""
         if num_ranks <= self.gpus_per_node:
             return self.node_bandwidth
         return min(self.node_bandwidth, self.network_bandwidth / self.gpus_per_node)
@@ -69,7 +69,7 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A kind of device, with the machines that it usually comes in. From the makers' data sheets."""
+    """A type of GPU in the machine it usually comes in. The values are from the manufacturers' data sheets."""
 
     memory_bytes: float
     peak_flops: float
@@ -78,7 +78,7 @@ class Device:
 
 
 DEVICES: Mapping[str, Device] = {
-    # PCIe cards in machines with one 200 Gb/s adapter; and the two kinds with NVLink and one 200 or 400 Gb/s each.
+    # a100-pcie: machines with one 200 Gb/s adapter. The others have NVLink, and a 200 or 400 Gb/s adapter per GPU.
     "a100-pcie": Device(memory_bytes=40e9, peak_flops=312e12, node_bandwidth=24e9, network_bandwidth=25e9),
     "a100": Device(memory_bytes=80e9, peak_flops=312e12, node_bandwidth=300e9, network_bandwidth=200e9),
     "h100": Device(memory_bytes=80e9, peak_flops=989e12, node_bandwidth=450e9, network_bandwidth=400e9),
@@ -86,7 +86,7 @@ DEVICES: Mapping[str, Device] = {
 }
 
 
-# Grids of local tiles (columns, rows), by what is shown; tiles are the released 384 px.
+# Assumed shares of grids of local tiles (columns, rows), for tiles of 384 px.
 _COMMON_GRIDS: Mapping[Grid, float] = {
     (1, 1): 0.22,  # icons, crops, short lines
     (2, 1): 0.20,  # photos of 640 x 480 and the like
@@ -100,18 +100,18 @@ _COMMON_GRIDS: Mapping[Grid, float] = {
     (2, 4): 0.02,
     (1, 1 + 3): 0.01,
 }
-_TEXT_OF_IMAGE, _TEXT_DOCUMENT = 180.0, 900.0  # mean tokens of the text beside an image, and of a text alone
-_SPREAD = 0.8  # of the logarithm of a text's length
+_TEXT_OF_IMAGE, _TEXT_DOCUMENT = 180.0, 900.0  # mean text tokens per image, and of a document without images
+_SPREAD = 0.8  # standard deviation of the logarithm of a text's length
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataProfile:
-    """A distribution of records."""
+    """The distribution of training records."""
 
-    tiles_per_image: Mapping[int, float]  # relative
-    text_of_image: float  # mean tokens beside one image
-    text_document: float  # mean tokens of a record without an image
-    text_share: float  # of all tokens, those of records without an image
+    tiles_per_image: Mapping[int, float]  # number of tiles -> relative frequency
+    text_of_image: float  # mean text tokens per image
+    text_document: float  # mean tokens of a record without images
+    text_share: float  # share of all tokens that are in records without images
 
     def __post_init__(self) -> None:
         if not self.tiles_per_image or min(self.tiles_per_image) < 1 or min(self.tiles_per_image.values()) < 0:
@@ -121,6 +121,7 @@ class DataProfile:
 
     @classmethod
     def common(cls) -> DataProfile:
+        """Return the assumed mix of common image sizes."""
         tiles: dict[int, float] = {}
         for grid, share in _COMMON_GRIDS.items():
             tiles[num_tiles(grid)] = tiles.get(num_tiles(grid), 0.0) + share
@@ -130,7 +131,7 @@ class DataProfile:
 
     @classmethod
     def read(cls, path: Path) -> DataProfile:
-        """Read what `vl2 data stats --json` has printed."""
+        """Read the output of `vl2 data stats --json`. Raise UserError if the file is something else."""
         try:
             stats: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             tiles = {int(number): float(images) for number, images in stats["tiles_per_image"].items()}
@@ -143,16 +144,16 @@ class DataProfile:
                 text_share=text["tokens"] / max(total["tokens"], 1),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is not what `vl2 data stats --json` prints: {error}") from None
+            raise UserError(f"{path} is not the output of `vl2 data stats --json`: {error}") from None
 
     def document_length(self, config: ModelConfig) -> float:
-        """Return the length that the mean token's document has."""
+        """Return the mean document length in tokens, averaged over tokens rather than documents."""
         shares = sum(self.tiles_per_image.values())
         visual = sum(self._visual_tokens(n, config) * share for n, share in self.tiles_per_image.items()) / shares
         return self.text_share * self.text_document + (1 - self.text_share) * (visual + self.text_of_image)
 
     def draw_packs(self, config: ModelConfig, packing: Packing, num_packs: int, seed: int) -> tuple[Ints, Ints]:
-        """Return tokens and tiles of packs, made of drawn records as the loader makes them."""
+        """Draw random records, pack them as the data loader does, and return the tokens and tiles of each pack."""
         random = np.random.default_rng(seed)
         tokens, tiles = [], []
         drawn, wanted = 0, num_packs * (packing.seq_len if packing.is_packed else 1)
@@ -181,7 +182,7 @@ class DataProfile:
 
     @staticmethod
     def _visual_tokens(count: int, config: ModelConfig) -> int:
-        """Return the tokens of an image of so many tiles, in the squarest grid that has them."""
+        """Return the visual tokens of an image of `count` tiles, in the grid closest to a square."""
         local = max(count - 1, 1)
         columns = max(side for side in range(1, local + 1) if local % side == 0 and side * side <= local)
         return num_visual_tokens((columns, local // columns), config.tokens_per_side)

@@ -1,4 +1,4 @@
-"""Plans as tables, with what they assume."""
+"""Print plans as tables, followed by their assumptions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vl2.plan.search import PlannedStage
 
 @dataclass(frozen=True, kw_only=True)
 class PaperRow:
-    """One size on the paper's cluster."""
+    """The plan of one model size on the paper's cluster, beside the days that the paper reports."""
 
     size: str
     paper_days: float
@@ -23,12 +23,12 @@ class PaperRow:
 
     @property
     def factor(self) -> float:
-        """The paper's days over the planned ones."""
+        """Return the paper's days divided by the planned days."""
         return self.paper_days / self.days
 
     @property
     def paper_mfu(self) -> float:
-        """What part of the devices' peak rate the paper's days come to, by the same count of operations."""
+        """Return the MFU that follows from the paper's days, with our count of operations."""
         cluster = self.stages[0].cluster
         flops = sum(stage.flops_per_step * stage.num_steps for stage in self.stages)
         return flops / (self.paper_days * 86_400 * cluster.peak_flops * cluster.num_gpus)
@@ -46,7 +46,7 @@ class PaperRow:
 
 
 def print_stages(size: str, stages: Sequence[PlannedStage], file: TextIO) -> None:
-    """Print what every stage comes to."""
+    """Print a table with one column per training stage."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -68,7 +68,7 @@ def print_stages(size: str, stages: Sequence[PlannedStage], file: TextIO) -> Non
 
 
 def print_paper(rows: Sequence[PaperRow], file: TextIO) -> None:
-    """Print the paper's days beside the planned ones, and what lies between them."""
+    """Print the paper's days beside the planned days, and what the plan leaves out."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -103,9 +103,9 @@ def print_paper(rows: Sequence[PaperRow], file: TextIO) -> None:
         )
     console.print(table)
     print(
-        "The paper gives days and GPUs, and neither degrees of parallelism nor a share of the peak rate. What it has\n"
-        "and the plan does not: restarts and failed machines, evaluation and checkpoints, loading of data, steps that\n"
-        "were repeated, and pauses between stages.",
+        "The paper reports days and GPUs, but neither degrees of parallelism nor MFU. Its days include restarts and\n"
+        "failed machines, evaluation and checkpoints, data loading, repeated steps, and pauses between stages; the\n"
+        "planned days do not.",
         file=file,
     )
     _print_assumptions(rows[0].stages[0], file)
@@ -117,7 +117,7 @@ def _rows(stages: Sequence[PlannedStage]) -> list[tuple[str, list[str]]]:
 
     return [
         ("layout", cells(_layout)),
-        ("memory on the fullest GPU", cells(lambda s: f"{s.step.memory_bytes / 1e9:.1f} GB")),
+        ("peak memory of a GPU", cells(lambda s: f"{s.step.memory_bytes / 1e9:.1f} GB")),
         ("step", cells(lambda s: f"{s.step.total_s:.2f} s")),
         ("  computing, padding included", cells(lambda s: f"{s.step.compute_s:.2f} s")),
         ("  waiting in the pipeline", cells(lambda s: f"{s.step.waiting_s:.2f} s")),
@@ -147,12 +147,12 @@ def _layout(stage: PlannedStage) -> str:
 def _print_assumptions(stage: PlannedStage, file: TextIO) -> None:
     cluster, choice = stage.cluster, stage.choice
     print(
-        f"Assumed: {cluster.peak_flops / 1e12:.0f} TFLOP/s a GPU, of which dense products reach "
+        f"Assumed: {cluster.peak_flops / 1e12:.0f} TFLOP/s per GPU, of which dense layers reach "
         f"{cluster.dense_efficiency:.0%} and experts {cluster.expert_efficiency:.0%};\n"
-        f"{cluster.node_bandwidth / 1e9:.0f} GB/s a GPU within {cluster.gpus_per_node}, "
-        f"{cluster.network_bandwidth / 1e9:.0f} GB/s a machine between them; "
-        f"{cluster.overlap:.0%} of the weights' traffic hidden;\n"
-        f"experts evenly used; {'activations computed again' if choice.recomputes else 'all activations kept'}; "
-        "half of the tokens trained.",
+        f"{cluster.node_bandwidth / 1e9:.0f} GB/s per GPU within a machine of {cluster.gpus_per_node}, "
+        f"{cluster.network_bandwidth / 1e9:.0f} GB/s per machine between machines;\n"
+        f"{cluster.overlap:.0%} of the communication of weights overlaps with computation; "
+        f"experts are used evenly;\n"
+        f"activations are {'recomputed' if choice.recomputes else 'all kept'}; half of the tokens have a loss.",
         file=file,
     )

@@ -1,4 +1,4 @@
-"""The best layout of a stage on a cluster, and how long the stage takes with it."""
+"""Search the parallel layouts of a training stage on a cluster for the fastest one that fits into memory."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from vl2.train.shard import check_divided
 from vl2.train.size import optimizer_bytes
 from vl2.train.stage import Stage, total_steps
 
-_MOST_STAGES, _MOST_EXPERT_RANKS = 16, 16
-USABLE = 0.9  # of the memory: fragments and the libraries' own take the rest
+_MAX_STAGES, _MAX_EXPERT_RANKS = 16, 16
+USABLE = 0.9  # share of the memory; the rest is lost to fragmentation and used by libraries
 _DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed:
-    """What of a layout is given; None is chosen."""
+class FixedLayout:
+    """The parts of a layout that the user has fixed. None leaves a part to the search."""
 
     pipeline: int | None = None
     expert_parallel: int | None = None
@@ -41,7 +41,7 @@ class Fixed:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
-    """What a stage comes to."""
+    """The chosen layout of a training stage, with its step time, number of steps and total time."""
 
     stage: str
     choice: LayoutChoice
@@ -71,7 +71,7 @@ class PlannedStage:
 
     @property
     def mfu(self) -> float:
-        """The part of the peak rate that does useful work, without recomputation and padding."""
+        """Return the model FLOPs utilization: useful operations (no recomputation, no padding) over the peak rate."""
         return self.flops_per_step / self.step.total_s / (self.cluster.peak_flops * self.cluster.num_gpus)
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,19 +95,19 @@ def plan_stage(
     stage: Stage,
     cluster: Cluster,
     profile: DataProfile,
-    fixed: Fixed | None = None,
+    fixed: FixedLayout | None = None,
     costs: UnitCosts | None = None,
     *,
     seed: int = 0,
 ) -> PlannedStage:
-    """Return the fastest layout that fits. `costs` are measured seconds; None takes the cluster's rates.
+    """Return the fastest layout that fits into memory. Raise UserError if none does.
 
-    UserError if none fits.
+    `costs` are measured seconds; with None they are computed from the cluster's rates.
     """
-    fixed = fixed or Fixed()
+    fixed = fixed or FixedLayout()
     packing = Packing(seq_len=stage.seq_len, is_packed=stage.is_packed)
     tokens, tiles = profile.draw_packs(config, packing, stage.batch_size, seed)
-    work = StepPacks(tokens=tokens, tiles=tiles)
+    packs = StepPacks(tokens=tokens, tiles=tiles)
     if costs is None:
         costs = UnitCosts.by_formula(
             config,
@@ -116,16 +116,16 @@ def plan_stage(
             expert_rate=cluster.peak_flops * cluster.expert_efficiency,
             trained_share=0.5,
         )
-    # Sharded weights are float32 where they are trained and bfloat16 where they are not.
-    kept = float(torch.float32.itemsize + optimizer_bytes(stage, torch.float32))
+    # Sharded weights are float32 if they are trained and bfloat16 if they are frozen.
+    bytes_per_parameter = float(torch.float32.itemsize + optimizer_bytes(stage, torch.float32))
     if "language" in stage.frozen:
-        kept = 2.0 + (kept - 2.0) * _trained_share(config)
+        bytes_per_parameter = 2.0 + (bytes_per_parameter - 2.0) * _trained_share(config)
     best: tuple[LayoutChoice, StepTime] | None = None
     least_memory: tuple[float, LayoutChoice] | None = None
-    for choice in choices(config, cluster, fixed):
+    for choice in candidate_layouts(config, cluster, fixed):
         if cluster.num_gpus // choice.pipeline > len(tokens):
-            continue  # ranks without a pack
-        step = step_time(config, cluster, choice, costs, work, kept_bytes=kept)
+            continue  # some data ranks would have no pack
+        step = step_time(config, cluster, choice, costs, packs, bytes_per_parameter=bytes_per_parameter)
         if least_memory is None or step.memory_bytes < least_memory[0]:
             least_memory = step.memory_bytes, choice
         if step.memory_bytes > USABLE * cluster.memory_bytes:
@@ -133,7 +133,7 @@ def plan_stage(
         if best is None or step.total_s < best[1].total_s:
             best = choice, step
     if best is None:
-        raise UserError(_why_not(cluster, least_memory, len(tokens)))
+        raise UserError(_no_layout_message(cluster, least_memory, len(tokens)))
     choice, step = best
     mean = float(tokens.mean())
     return PlannedStage(
@@ -149,32 +149,32 @@ def plan_stage(
     )
 
 
-def choices(config: ModelConfig, cluster: Cluster, fixed: Fixed) -> Iterator[LayoutChoice]:
-    """Yield the layouts that the model and the cluster allow."""
+def candidate_layouts(config: ModelConfig, cluster: Cluster, fixed: FixedLayout) -> Iterator[LayoutChoice]:
+    """Yield the layouts that are possible with the model and the cluster."""
     row = units(config)
     num_visual = sum(unit.is_visual for unit in row)
-    most = min(_MOST_STAGES, num_visual, len(row) - num_visual)
+    most = min(_MAX_STAGES, num_visual, len(row) - num_visual)
     for pipeline in [fixed.pipeline] if fixed.pipeline else range(1, most + 1):
         if cluster.num_gpus % pipeline:
             continue
         num_data = cluster.num_gpus // pipeline
-        for own in [fixed.expert_parallel] if fixed.expert_parallel else range(1, _MOST_EXPERT_RANKS + 1):
-            if num_data % own or not _is_divided(config, num_data, own):
+        for expert_parallel in [fixed.expert_parallel] if fixed.expert_parallel else range(1, _MAX_EXPERT_RANKS + 1):
+            if num_data % expert_parallel or not _can_shard_experts(config, num_data, expert_parallel):
                 continue
             cuts: list[SplitKind] = [fixed.cut] if fixed.cut else ["looped", "contiguous"]
             recomputes = [False, True] if fixed.recomputes is None else [fixed.recomputes]
             for cut, recomputed in product(cuts if pipeline > 1 else cuts[:1], recomputes):
                 yield LayoutChoice(
                     pipeline=pipeline,
-                    expert_parallel=own,
+                    expert_parallel=expert_parallel,
                     cut=cut if pipeline > 1 else "contiguous",
                     balances_tiles=fixed.balances_tiles,
                     recomputes=recomputed,
                 )
 
 
-def _is_divided(config: ModelConfig, num_data: int, expert_parallel: int) -> bool:
-    """Whether the trainer takes a model's experts divided so."""
+def _can_shard_experts(config: ModelConfig, num_data: int, expert_parallel: int) -> bool:
+    """Tell whether the trainer can shard the model's experts over these ranks."""
     try:
         check_divided(config.language_config, num_data, expert_parallel)
     except UserError:
@@ -182,22 +182,22 @@ def _is_divided(config: ModelConfig, num_data: int, expert_parallel: int) -> boo
     return bool(config.language_config.n_routed_experts) or expert_parallel == 1
 
 
-def _why_not(cluster: Cluster, least: tuple[float, LayoutChoice] | None, num_packs: int) -> str:
+def _no_layout_message(cluster: Cluster, least: tuple[float, LayoutChoice] | None, num_packs: int) -> str:
     if least is None:
         return (
-            f"no layout divides {cluster.num_gpus} GPUs and the experts and gives each data rank one of {num_packs} "
-            "sequences: take another number of GPUs"
+            f"no layout divides {cluster.num_gpus} GPUs and the experts evenly and gives each data rank at least one "
+            f"of {num_packs} sequences: choose another number of GPUs"
         )
     needed, choice = least
     return (
         f"nothing fits: the smallest layout (pipeline {choice.pipeline}, expert parallel {choice.expert_parallel}) "
-        f"needs {needed / 1e9:.0f} GB on a GPU, {USABLE * cluster.memory_bytes / 1e9:.0f} of "
-        f"{cluster.memory_bytes / 1e9:.0f} GB may be used"
+        f"needs {needed / 1e9:.0f} GB on a GPU, of which {USABLE * cluster.memory_bytes / 1e9:.0f} of "
+        f"{cluster.memory_bytes / 1e9:.0f} GB are usable"
     )
 
 
 def _trained_share(config: ModelConfig) -> float:
-    """Return about what part of the parameters is outside the language model."""
+    """Return approximately the share of the parameters outside the language model."""
     row = units(config)
     visual, whole = segment_size(config, row[: config.siglip.layers + 1]), segment_size(config, row)
     return (visual.dense + visual.experts) / (whole.dense + whole.experts)
@@ -222,4 +222,4 @@ def _flops(
 
 
 PAPER: Mapping[str, tuple[int, int]] = {"tiny": (128, 7), "small": (264, 10), "base": (336, 14)}
-"""GPUs and days of all stages, by size. Source: arXiv 2412.10302, section on training infrastructure."""
+"""Model size -> (GPUs, days of all stages). Source: arXiv 2412.10302, section on training infrastructure."""

@@ -1,9 +1,9 @@
-"""One way to lay a training out, and what it comes to: memory, time of a step, what is lost to waiting.
+"""Simulate one training step with a given parallel layout: its time, its parts, and the memory of a GPU.
 
-Every rank of a pipeline pads its micro-batches to the same shapes, so one pipeline is simulated for all. Without a
-pipeline the ranks run pack by pack and wait for one another in every layer, so each round lasts as long as its
-slowest. Communication of weights is half hidden by computing unless the cluster says otherwise; that of tokens to
-experts and of tiles is not hidden at all.
+All pipelines pad their micro-batches to the same shapes, so one pipeline is simulated for all. Without a pipeline the
+ranks process their packs one by one and synchronize in every layer, so each round takes as long as its slowest rank.
+`Cluster.overlap` is the share of the communication of weights that overlaps with computation. Exchanging tokens with
+experts and moving tiles between ranks do not overlap.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from vl2.data.pack import balance
 from vl2.data.pack_plan import tile_bucket
 from vl2.plan.cluster import Cluster
 from vl2.plan.timeline import Action, Timeline, simulate
-from vl2.plan.unit_sizes import SegmentSize, fullest_share, segment_size
+from vl2.plan.unit_sizes import SegmentSize, largest_expert_share, segment_size
 from vl2.train.parallel.pipeline_split import Unit, UnitCosts, split_pipeline, units
 from vl2.train.parallel.tile_balance import even_counts, imbalance
 from vl2.train.recipe import SplitKind
 
-WIDE = 4  # bytes of float32, in which gradients are summed
+GRADIENT_BYTES = 4  # gradients are reduced in float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutChoice:
-    """What a recipe's engine says."""
+    """A parallel layout, with the meaning of the keys in a recipe's [engine] section."""
 
     pipeline: int
     expert_parallel: int
@@ -40,25 +40,25 @@ class LayoutChoice:
 class StepPacks:
     """The packs of one step."""
 
-    tokens: Ints
-    tiles: Ints
+    tokens: Ints  # of each pack
+    tiles: Ints  # of each pack
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """Seconds of a step, by what they are spent on, and the parts of it that are lost."""
+    """The seconds of a step by activity, with the losses to bubbles and imbalance."""
 
     compute_s: float  # of the busiest rank, padding included
-    waiting_s: float  # bubbles of pipelines
-    experts_s: float
-    weights_s: float
-    tiles_s: float
-    update_s: float
-    bubble: float  # of the pipeline's time
-    imbalance_before: float  # tiles, busiest rank over the mean, as packs are dealt
-    imbalance_after: float
-    memory_bytes: float  # of the fullest rank
-    timelines: tuple[Timeline, ...]  # image batches, then text
+    waiting_s: float  # pipeline bubbles
+    experts_s: float  # exchanging tokens with experts
+    weights_s: float  # gathering weights and reducing gradients
+    tiles_s: float  # moving tiles between ranks
+    update_s: float  # optimizer
+    bubble: float  # share of the pipeline's time
+    imbalance_before: float  # tiles of the busiest rank over the mean, before balancing
+    imbalance_after: float  # the same after balancing
+    memory_bytes: float  # of the rank that needs most
+    timelines: tuple[Timeline, ...]  # of packs with images, then of text-only packs; empty without a pipeline
 
     @property
     def total_s(self) -> float:
@@ -66,40 +66,48 @@ class StepTime:
 
 
 def step_time(
-    config: ModelConfig, cluster: Cluster, choice: LayoutChoice, costs: UnitCosts, work: StepPacks, *, kept_bytes: float
+    config: ModelConfig,
+    cluster: Cluster,
+    choice: LayoutChoice,
+    costs: UnitCosts,
+    packs: StepPacks,
+    *,
+    bytes_per_parameter: float,
 ) -> StepTime:
-    """Simulate a step. `costs` are in seconds; `kept_bytes` is what a trained parameter and its optimizer take."""
-    planned = _Planned(config, cluster, choice, costs, work, kept_bytes)
-    return planned.in_pipeline() if choice.pipeline > 1 else planned.by_rounds()
+    """Simulate a step. `costs` are in seconds; `bytes_per_parameter` includes the optimizer state."""
+    simulation = _StepSimulation(config, cluster, choice, costs, packs, bytes_per_parameter)
+    return simulation.in_pipeline() if choice.pipeline > 1 else simulation.by_rounds()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Kind:
-    """The packs of a step that go through a pipeline together: those with images, or those of text alone."""
+class _PipelineRun:
+    """One run of the pipeline in a step. There is one for packs with images and one for text-only packs."""
 
     timeline: Timeline
-    segments: tuple[int, ...]  # that they go through
+    segments: tuple[int, ...]  # the pipeline segments that the packs pass through
     num_batches: int
-    tokens: int  # to which all are padded
-    tiles: int
-    experts_s: float  # of the busiest rank, on the exchange with experts
+    tokens: int  # padded tokens of every micro-batch
+    tiles: int  # padded tiles of every micro-batch
+    experts_s: float  # seconds that the busiest rank exchanges tokens with experts
 
 
-class _Planned:
+class _StepSimulation:
+    """The simulation of one step. The packs are distributed over the data ranks when it is made."""
+
     def __init__(
         self,
         config: ModelConfig,
         cluster: Cluster,
         choice: LayoutChoice,
         costs: UnitCosts,
-        work: StepPacks,
-        kept_bytes: float,
+        packs: StepPacks,
+        bytes_per_parameter: float,
     ) -> None:
         self.config, self.cluster, self.choice, self.costs = config, cluster, choice, costs
-        self.kept_bytes = kept_bytes
+        self.bytes_per_parameter = bytes_per_parameter
         self.num_data = cluster.num_gpus // choice.pipeline
-        self.fullest_share = fullest_share(config, self.num_data, choice.expert_parallel)
-        tokens, tiles = work.tokens.tolist(), work.tiles.tolist()
+        self.largest_expert_share = largest_expert_share(config, self.num_data, choice.expert_parallel)
+        tokens, tiles = packs.tokens.tolist(), packs.tiles.tolist()
         dealt = balance(tiles, tokens, self.num_data)
         self.packs = [[(tokens[i], tiles[i]) for i in rank] for rank in dealt]
         self.row = units(config)
@@ -112,63 +120,67 @@ class _Planned:
         )
         self.sizes = [segment_size(config, segment) for segment in self.split.segments]
 
-    # A backward pass costs twice the forward, and the forward again where activations are not kept.
     @property
-    def ratio(self) -> float:
+    def backward_ratio(self) -> float:
+        """Return the time of a backward pass over that of a forward pass, recomputation of activations included."""
         return self.costs.backward_ratio + self.choice.recomputes
 
     def in_pipeline(self) -> StepTime:
+        """Simulate a step with a pipeline."""
         images = [[pack for pack in packs if pack[1]] for packs in self.packs]
         texts = [[pack for pack in packs if not pack[1]] for packs in self.packs]
-        kinds = [self._one_kind(kind, is_text) for kind, is_text in ((images, False), (texts, True)) if any(kind)]
-        timelines = tuple(kind.timeline for kind in kinds)
+        runs = [self._run_pipeline(packs, is_text) for packs, is_text in ((images, False), (texts, True)) if any(packs)]
+        timelines = tuple(run.timeline for run in runs)
         length = sum(timeline.length_s for timeline in timelines)
         busiest = sum(max(timeline.busy_s) for timeline in timelines)
         busy = sum(sum(timeline.busy_s) for timeline in timelines)
-        experts = sum(kind.experts_s for kind in kinds)
+        experts = sum(run.experts_s for run in runs)
         held, encoded = self._rounds(images)
         in_flight = [
-            max(timeline.most_in_flight(rank) for timeline in timelines) for rank in range(self.split.num_ranks)
+            max(timeline.max_in_flight(rank) for timeline in timelines) for rank in range(self.split.num_ranks)
         ]
-        most = max(kinds, key=lambda kind: kind.tokens * kind.tiles)
+        largest = max(runs, key=lambda run: run.tokens * run.tiles)
         return StepTime(
             compute_s=busiest - experts,
             waiting_s=length - busiest,
             experts_s=experts,
-            weights_s=max(self._pipeline_weights_s(rank, kinds) for rank in range(self.split.num_ranks)),
+            weights_s=max(self._pipeline_weights_s(rank, runs) for rank in range(self.split.num_ranks)),
             tiles_s=self._tiles_s(held),
             update_s=self._update_s(),
             bubble=1 - busy / (self.split.num_ranks * length),
             imbalance_before=imbalance(held),
             imbalance_after=imbalance(encoded),
             memory_bytes=max(
-                self._memory(rank, in_flight[rank], tokens=most.tokens, tiles=most.tiles)
-                + sum(self._received_bytes(rank, kind) for kind in kinds)
+                self._memory(rank, in_flight[rank], tokens=largest.tokens, tiles=largest.tiles)
+                + sum(self._received_bytes(rank, run) for run in runs)
                 for rank in range(self.split.num_ranks)
             ),
             timelines=timelines,
         )
 
-    def _pipeline_weights_s(self, rank: int, kinds: Sequence[_Kind]) -> float:
-        """Return what weights add to a step: each kind gathers those that it runs, and sums their gradients."""
-        return sum(self._weights_s(self._rank_size(rank, kind.segments), 1, 1) for kind in kinds)
+    def _pipeline_weights_s(self, rank: int, runs: Sequence[_PipelineRun]) -> float:
+        """Return the seconds for weights. Each run gathers the weights of its segments and reduces their gradients."""
+        return sum(self._weights_s(self._rank_size(rank, run.segments), 1, 1) for run in runs)
 
-    def _received_bytes(self, rank: int, kind: _Kind) -> float:
-        """Return the room that a rank keeps for what comes from others: activations, and gradients of its own.
+    def _received_bytes(self, rank: int, run: _PipelineRun) -> float:
+        """Return the bytes of a rank's receive buffers for activations and for the gradients of its outputs.
 
-        PyTorch has a buffer for every micro-batch of the schedule, from one step to the next.
+        PyTorch keeps a buffer for every micro-batch of the schedule, from one step to the next.
         """
-        last = len(kind.segments) - 1
-        borders = 0.0
-        for place, number in enumerate(kind.segments):
+        last = len(run.segments) - 1
+        boundaries = 0.0
+        for position, number in enumerate(run.segments):
             if number in self.split.of_rank(rank):
-                borders += self._boundary_bytes(kind.segments[place - 1], kind.tiles, kind.tokens) if place else 0.0
-                borders += self._boundary_bytes(number, kind.tiles, kind.tokens) if place < last else 0.0
-        return kind.num_batches * borders
+                if position:
+                    boundaries += self._boundary_bytes(run.segments[position - 1], run.tiles, run.tokens)
+                if position < last:
+                    boundaries += self._boundary_bytes(number, run.tiles, run.tokens)
+        return run.num_batches * boundaries
 
-    def _one_kind(self, packs: Sequence[Sequence[tuple[int, int]]], is_text: bool) -> _Kind:
+    def _run_pipeline(self, packs: Sequence[Sequence[tuple[int, int]]], is_text: bool) -> _PipelineRun:
+        """Simulate the pipeline for packs (tokens, tiles) of each data rank."""
         ranks = self.split.num_ranks
-        count = -(-max(map(len, packs)) // ranks) * ranks
+        count = -(-max(map(len, packs)) // ranks) * ranks  # micro-batches, a multiple of the pipeline's ranks
         longest = max(tokens for rank in packs for tokens, _ in rank)
         tiles = 0 if is_text and self.split.is_looped else 1 if is_text else self._padded_tiles(packs)
         chosen = self.split.text_segments if is_text else tuple(range(len(self.split.segments)))
@@ -181,7 +193,7 @@ class _Planned:
             seconds.append(sum(cost) + exchanges[-1])
 
         def duration_s(action: Action) -> float:
-            return seconds[action.segment] * (1.0 if action.direction == "forward" else self.ratio)
+            return seconds[action.segment] * (1.0 if action.direction == "forward" else self.backward_ratio)
 
         timeline = simulate(
             ranks,
@@ -191,13 +203,13 @@ class _Planned:
             transfer_s=lambda action: self._boundary_s(chosen[action.segment], tiles, longest),
         )
         per_rank = [sum(exchanges[i] for i in range(rank, len(chosen), ranks)) for rank in range(ranks)]
-        return _Kind(
+        return _PipelineRun(
             timeline=timeline,
             segments=chosen,
             num_batches=count,
             tokens=longest,
             tiles=tiles,
-            experts_s=count * max(per_rank) * (1 + self.ratio),
+            experts_s=count * max(per_rank) * (1 + self.backward_ratio),
         )
 
     def _padded_tiles(self, packs: Sequence[Sequence[tuple[int, int]]]) -> int:
@@ -208,7 +220,7 @@ class _Planned:
     def _rounds(
         self, packs: Sequence[Sequence[tuple[int, int]]]
     ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-        """Return the tiles that each rank has in every round, and those that it encodes."""
+        """Return the tiles of each rank in every round, before and after balancing."""
         most = max(map(len, packs))
         held = [tuple(rank[turn][1] if turn < len(rank) else 0 for rank in packs) for turn in range(most)]
         if not self.choice.balances_tiles:
@@ -216,9 +228,9 @@ class _Planned:
         return held, [tuple(even_counts(counts)) for counts in held]
 
     def by_rounds(self) -> StepTime:
-        """Every rank runs its packs one after another; all wait for the slowest in each."""
+        """Simulate a step without a pipeline: in each round every rank processes one pack and waits for the slowest."""
         held, encoded = self._rounds(self.packs)
-        # What is balanced together is a whole step's packs where tiles are balanced: see `balance_tiles`.
+        # Balancing tiles works on all packs of a step together: see `balance_tiles`.
         if self.choice.balances_tiles:
             held = [tuple(map(sum, zip(*held, strict=True)))]
             encoded = [tuple(even_counts(held[0]))]
@@ -226,7 +238,7 @@ class _Planned:
         visual = [unit for unit in self.row if unit.is_visual]
         text = [unit for unit in self.row if not unit.is_visual]
         num_moe = sum(self._is_moe(unit) for unit in text)
-        factor = 1 + self.ratio
+        factor = 1 + self.backward_ratio
         num_rounds = max(map(len, self.packs))
         for turn in range(num_rounds):
             longest = max(rank[turn][0] for rank in self.packs if turn < len(rank))
@@ -255,7 +267,7 @@ class _Planned:
         return unit.kind == "layer" and self.config.language_config.is_moe_layer(unit.index)
 
     def _rank_size(self, rank: int, segments: Sequence[int] | None = None) -> SegmentSize:
-        """Return the size of what a rank holds, or of what it holds of some segments."""
+        """Return the total size of a rank's segments, or of those of them that are in `segments`."""
         own = [self.sizes[number] for number in self.split.of_rank(rank) if segments is None or number in segments]
         return SegmentSize(
             dense=sum(size.dense for size in own),
@@ -265,7 +277,7 @@ class _Planned:
         )
 
     def _exchange_s(self, tokens: int) -> float:
-        """Return the seconds in which the tokens of a pack go to their experts and back, one way of the pass."""
+        """Return the seconds to send a pack's tokens to their experts and back, in one MoE layer of a forward pass."""
         ranks, language = self.choice.expert_parallel, self.config.language_config
         if ranks == 1:
             return 0.0
@@ -273,21 +285,24 @@ class _Planned:
         num_bytes = 2 * slots * language.hidden_size * self.cluster.value_bytes
         return num_bytes / self.cluster.bandwidth(ranks) + 3 * self.cluster.latency_s
 
-    def _weights_s(self, size: SegmentSize, gathers: int, sums: int) -> float:
-        """Return what gathering weights and summing gradients adds to a step; experts travel among their replicas."""
+    def _weights_s(self, size: SegmentSize, gathers: int, reductions: int) -> float:
+        """Return the seconds for gathering weights and reducing gradients that do not overlap with computation.
+
+        Experts are sharded over their replicas, the other weights over all data ranks.
+        """
         seconds = 0.0
         replicas = self.num_data // self.choice.expert_parallel
-        # Parts travel padded to the fullest.
-        experts = size.experts * self.fullest_share * replicas
+        # Shards are padded to the largest one when they are sent.
+        experts = size.experts * self.largest_expert_share * replicas
         for parameters, ranks in ((size.dense, self.num_data), (experts, replicas)):
             if ranks > 1:
                 share = parameters * (ranks - 1) / ranks
                 bandwidth = self.cluster.bandwidth(self.num_data) * self.cluster.weights_efficiency
-                seconds += share * (gathers * self.cluster.value_bytes + sums * WIDE) / bandwidth
+                seconds += share * (gathers * self.cluster.value_bytes + reductions * GRADIENT_BYTES) / bandwidth
         return seconds * (1 - self.cluster.overlap)
 
     def _tiles_s(self, held: Sequence[tuple[int, ...]]) -> float:
-        """Return what the tiles that move add: pixels there, tokens back, and the gradients of these."""
+        """Return the seconds to move tiles for balancing: pixels there, visual tokens back, and their gradients."""
         if not self.choice.balances_tiles:
             return 0.0
         pixels = 3 * self.config.siglip.image_size**2 * self.cluster.value_bytes
@@ -299,14 +314,17 @@ class _Planned:
 
     def _update_s(self) -> float:
         sizes = [self._rank_size(rank) for rank in range(self.split.num_ranks)]
-        return max(size.dense / self.num_data + size.experts * self.fullest_share for size in sizes) * self.costs.update
+        return (
+            max(size.dense / self.num_data + size.experts * self.largest_expert_share for size in sizes)
+            * self.costs.update
+        )
 
     def _boundary_s(self, number: int, tiles: int, tokens: int) -> float:
         num_bytes = self._boundary_bytes(number, tiles, tokens)
         return num_bytes / self.cluster.bandwidth(self.cluster.num_gpus) + self.cluster.latency_s
 
     def _boundary_bytes(self, number: int, tiles: int, tokens: int) -> float:
-        """Return the bytes that a segment sends on of one micro-batch."""
+        """Return the bytes that a segment sends to the next one for a micro-batch."""
         last = self.split.segments[number][-1].kind
         vision, width = self.config.siglip, self.config.language_config.hidden_size
         if last == "block":
@@ -318,25 +336,25 @@ class _Planned:
         return values * self.cluster.value_bytes
 
     def _memory(self, rank: int, in_flight: int, *, tokens: int, tiles: int) -> float:
-        """Return the bytes of one rank: its parts, what it has gathered, and the activations kept."""
+        """Return the memory of a rank: its shards with optimizer state, gathered weights, and stored activations."""
         size = self._rank_size(rank)
         language, vision = self.config.language_config, self.config.siglip
         own_experts = size.experts / self.choice.expert_parallel
-        parts = self.kept_bytes * (size.dense / self.num_data + size.experts * self.fullest_share)
-        # In a pipeline all layers of a rank stay gathered, and their gradients are summed over the step before they go.
+        parts = self.bytes_per_parameter * (size.dense / self.num_data + size.experts * self.largest_expert_share)
+        # In a pipeline the weights of all layers of a rank stay gathered during the step, and so do their gradients.
         is_whole = self.choice.pipeline > 1
         largest = max((size.dense + own_experts) / max(size.num_layers + size.num_blocks, 1), 1)
         root = 2 * language.vocab_size * language.hidden_size
         gathered = (
-            (size.dense + own_experts) * (self.cluster.value_bytes + WIDE)
+            (size.dense + own_experts) * (self.cluster.value_bytes + GRADIENT_BYTES)
             if is_whole
-            else (2 * largest + root) * (self.cluster.value_bytes + WIDE)
+            else (2 * largest + root) * (self.cluster.value_bytes + GRADIENT_BYTES)
         )
         of_layer, of_block = (
             tokens * language.hidden_size * self.cluster.value_bytes,
             (tiles * vision.patches_per_side**2 * vision.width * self.cluster.value_bytes),
         )
-        inside = 30.0  # activations of a layer that is computed again, over its input
+        inside = 30.0  # bytes of a layer's activations divided by those of its input
         kept = in_flight * (size.num_layers * of_layer + size.num_blocks * of_block) / max(self.split.loops, 1)
         if not self.choice.recomputes:
             kept *= inside

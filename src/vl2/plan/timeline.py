@@ -1,7 +1,7 @@
-"""A discrete-event simulation of one pipeline: who runs what when, how long everybody waits, and a picture of it.
+"""Simulate one pipeline step as discrete events, and draw its timeline.
 
-Each rank has a list of actions in the order of its schedule. An action begins when its rank is free and what it needs
-has arrived; it ends after its duration. Times are seconds from the start of the step.
+Each rank runs the actions of its schedule in order. An action starts when its rank is free and its inputs have arrived,
+and takes its duration. Times are seconds from the start of the step.
 
 Source: arXiv 2104.04473 (1F1B and its interleaved form).
 """
@@ -21,7 +21,7 @@ Direction = Literal["forward", "backward"]
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """One micro-batch through one segment, one way."""
+    """The forward or backward pass of one micro-batch through one pipeline segment."""
 
     segment: int
     batch: int
@@ -30,7 +30,7 @@ class Action:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """An action with its time."""
+    """An action with its start and end on a rank."""
 
     rank: int
     action: Action
@@ -40,7 +40,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """All actions of a step of one pipeline."""
+    """All events of one pipeline step."""
 
     num_ranks: int
     events: tuple[Event, ...]
@@ -51,7 +51,7 @@ class Timeline:
 
     @property
     def busy_s(self) -> tuple[float, ...]:
-        """The seconds in which each rank computes."""
+        """Return the seconds that each rank computes."""
         busy = [0.0] * self.num_ranks
         for event in self.events:
             busy[event.rank] += event.end_s - event.start_s
@@ -59,11 +59,11 @@ class Timeline:
 
     @property
     def bubble(self) -> float:
-        """The part of all ranks' time in which they wait."""
+        """Return the share of all ranks' time that is spent waiting."""
         return 1 - sum(self.busy_s) / (self.num_ranks * self.length_s) if self.length_s else 0.0
 
-    def most_in_flight(self, rank: int) -> int:
-        """Return the most micro-batches that a rank has gone forward with and not yet backward, over its segments."""
+    def max_in_flight(self, rank: int) -> int:
+        """Return the largest number of micro-batches whose activations a rank holds at once, over all its segments."""
         changes = [
             (event.end_s, -1) if event.action.direction == "backward" else (event.start_s, 1)
             for event in self.events
@@ -76,11 +76,11 @@ class Timeline:
         return most
 
 
-def order(num_ranks: int, num_segments: int, num_batches: int, rank: int) -> list[Action]:
-    """Return what a rank does in turn: 1F1B with one segment each, interleaved 1F1B with several.
+def rank_schedule(num_ranks: int, num_segments: int, num_batches: int, rank: int) -> list[Action]:
+    """Return the actions of a rank in order: 1F1B with one segment per rank, interleaved 1F1B with several.
 
-    Segment i is on rank i % ranks. With several, micro-batches go in rounds of as many as there are ranks; a last
-    round may have fewer.
+    Segment i is on rank i % num_ranks. With several segments, micro-batches go in rounds of `num_ranks`; the last round
+    may have fewer.
     """
     assert num_segments % num_ranks == 0, f"{num_segments} segments on {num_ranks} ranks"
     loops = num_segments // num_ranks
@@ -114,32 +114,32 @@ def simulate(
     duration_s: Callable[[Action], float],
     transfer_s: Callable[[Action], float],
 ) -> Timeline:
-    """Run a step. `transfer_s` is how long what an action makes is on its way to the next segment's rank."""
-    orders = [order(num_ranks, num_segments, num_batches, rank) for rank in range(num_ranks)]
-    free, place = [0.0] * num_ranks, [0] * num_ranks
+    """Simulate a step. `transfer_s` returns the seconds to send an action's output to the next segment's rank."""
+    schedules = [rank_schedule(num_ranks, num_segments, num_batches, rank) for rank in range(num_ranks)]
+    free, position = [0.0] * num_ranks, [0] * num_ranks
     ended: dict[Action, float] = {}
     events: list[Event] = []
-    while any(place[rank] < len(orders[rank]) for rank in range(num_ranks)):
+    while any(position[rank] < len(schedules[rank]) for rank in range(num_ranks)):
         is_stuck = True
         for rank in range(num_ranks):
-            while place[rank] < len(orders[rank]):
-                action = orders[rank][place[rank]]
+            while position[rank] < len(schedules[rank]):
+                action = schedules[rank][position[rank]]
                 needs = _needs(action, num_segments)
                 if any(need not in ended for need in needs):
                     break
-                arrived = [ended[need] + _way(need, action, num_ranks, transfer_s) for need in needs]
+                arrived = [ended[need] + _arrival_delay(need, action, num_ranks, transfer_s) for need in needs]
                 start = max([free[rank], *arrived])
                 end = start + duration_s(action)
                 events.append(Event(rank=rank, action=action, start_s=start, end_s=end))
                 ended[action], free[rank] = end, end
-                place[rank] += 1
+                position[rank] += 1
                 is_stuck = False
         assert not is_stuck, f"the schedule of {num_ranks} ranks and {num_segments} segments waits for itself"
     return Timeline(num_ranks=num_ranks, events=tuple(events))
 
 
 def _needs(action: Action, num_segments: int) -> Sequence[Action]:
-    """Return what must have ended before an action begins."""
+    """Return the actions that must have ended before `action` starts."""
     step = -1 if action.direction == "forward" else 1
     other = action.segment + step
     needs = []
@@ -150,18 +150,21 @@ def _needs(action: Action, num_segments: int) -> Sequence[Action]:
     return needs
 
 
-def _way(need: Action, action: Action, num_ranks: int, transfer_s: Callable[[Action], float]) -> float:
+def _arrival_delay(need: Action, action: Action, num_ranks: int, transfer_s: Callable[[Action], float]) -> float:
     return 0.0 if need.segment % num_ranks == action.segment % num_ranks else transfer_s(need)
 
 
-# Forward and backward, of a rank's first segment and of its later ones.
-_COLOURS = {
+# (direction, 0 for a rank's first segment or 1 for a later one) -> color
+_COLORS = {
     ("forward", 0): "#4c78a8", ("backward", 0): "#f58518", ("forward", 1): "#9ecae9", ("backward", 1): "#ffbf79",
 }  # fmt: skip
 
 
 def draw_timelines(timelines: Sequence[Timeline], titles: Sequence[str], path: Path) -> None:
-    """Write a picture; its ending says of which kind. UserError if it cannot be drawn or written."""
+    """Draw the timelines into an image file. Its suffix selects the format.
+
+    Raise UserError if matplotlib is missing or the file cannot be written.
+    """
     try:
         import matplotlib
 
@@ -180,7 +183,7 @@ def draw_timelines(timelines: Sequence[Timeline], titles: Sequence[str], path: P
                 event.end_s - event.start_s,
                 left=event.start_s,
                 height=0.9,
-                color=_COLOURS[event.action.direction, loop],
+                color=_COLORS[event.action.direction, loop],
                 edgecolor="white",
                 linewidth=0.4,
             )
@@ -191,7 +194,7 @@ def draw_timelines(timelines: Sequence[Timeline], titles: Sequence[str], path: P
         axis.set_title(f"{title}: {timeline.length_s:.3g} s, bubble {timeline.bubble:.1%}")
     names = ("forward", "backward", "forward, second segment", "backward, second segment")
     figure.legend(
-        handles=[Patch(color=colour, label=name) for name, colour in zip(names, _COLOURS.values(), strict=True)],
+        handles=[Patch(color=color, label=name) for name, color in zip(names, _COLORS.values(), strict=True)],
         loc="lower center",
         ncols=4,
         frameon=False,

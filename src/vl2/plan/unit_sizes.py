@@ -1,7 +1,8 @@
-"""What the parts of a model hold and cost: parameters by formula, seconds as measured on this machine.
+"""The size and cost of pipeline units (the layers that a pipeline is split into).
 
-For the measure one part of each kind is run alone, forward and backward, on as many tiles and tokens as a pack has. The
-fastest of a few runs counts: what a part takes when nothing else wants the machine.
+Sizes are numbers of parameters. Costs are seconds measured on this machine: one unit of each kind runs alone, forward
+and backward, on the tiles and tokens of a mean pack. The fastest of a few runs counts, because other programs can only
+slow a run down.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from vl2.train.shard import even_axis, expert_matrices
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentSize:
-    """Parameters of a segment, those of routed experts apart, which ranks may divide among them."""
+    """Numbers of parameters and layers of a pipeline segment. Routed experts are counted apart from the dense part."""
 
     dense: float
     experts: float
@@ -56,10 +57,11 @@ def segment_size(config: ModelConfig, segment: Segment) -> SegmentSize:
     )
 
 
-def fullest_share(config: ModelConfig, num_data: int, expert_parallel: int) -> float:
-    """Return the part of the routed experts' parameters that the fullest of the ranks with the same layers holds.
+def largest_expert_share(config: ModelConfig, num_data: int, expert_parallel: int) -> float:
+    """Return the largest share of the routed experts' parameters that any of the ranks with the same layers holds.
 
-    Divided experts are always cut evenly. Undivided ones go whole to ranks where no axis divides, to some none.
+    With expert parallelism the shares are equal. Without it, a matrix is sharded evenly if one of its axes can be
+    divided by the number of ranks; otherwise whole experts are distributed, and some ranks may have none.
     """
     language = config.language_config
     if expert_parallel > 1 or not language.n_routed_experts:
@@ -73,8 +75,8 @@ def fullest_share(config: ModelConfig, num_data: int, expert_parallel: int) -> f
 
 
 def _unit_size(config: ModelConfig, unit: Unit) -> tuple[int, int]:
-    """Return the parameters of a unit outside routed experts, and in them."""
-    model = _shape(config)
+    """Return the number of a unit's parameters outside the routed experts, and that in them."""
+    model = _model_on_meta(config)
     if unit.kind == "block":
         return _count(model.siglip.blocks[unit.index]), 0
     if unit.kind == "projector":
@@ -89,7 +91,7 @@ def _unit_size(config: ModelConfig, unit: Unit) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4)
-def _shape(config: ModelConfig) -> VL2:
+def _model_on_meta(config: ModelConfig) -> VL2:
     with shapes_only():
         return VL2(config)
 
@@ -99,8 +101,8 @@ def _count(module: torch.nn.Module) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
-    """What a part is measured on."""
+class CostInputs:
+    """Sizes of the inputs on which costs are measured."""
 
     tiles: int
     tokens: int
@@ -115,29 +117,32 @@ class _Timing:
 
 
 def measure_here(config: ModelConfig, profile: DataProfile) -> UnitCosts:
-    """Measure on the device and in the type that training takes here, on the mean pack of a profile."""
+    """Measure costs on this machine's training device and type, with the mean pack of a data profile."""
     packing = Packing()
     tokens, tiles = profile.draw_packs(config, packing, 64, 0)
-    load = Load(
+    inputs = CostInputs(
         tiles=max(round(float(tiles.mean())), 1),
         tokens=round(float(tokens.mean())),
         document=max(round(profile.document_length(config)), 1),
     )
     is_cuda = torch.cuda.is_available()
     device, dtype = torch.device("cuda" if is_cuda else "cpu"), torch.bfloat16 if is_cuda else torch.float32
-    return measure_costs(config, load, device=device, dtype=dtype)
+    return measure_costs(config, inputs, device=device, dtype=dtype)
 
 
 def measure_costs(
-    config: ModelConfig, load: Load, *, device: torch.device, dtype: torch.dtype, repeats: int = 5
+    config: ModelConfig, inputs: CostInputs, *, device: torch.device, dtype: torch.dtype, repeats: int = 5
 ) -> UnitCosts:
-    """Return the seconds of one part of each kind, with random weights. Takes the memory of one layer of each kind."""
+    """Measure the seconds of one unit of each kind, with random weights.
+
+    This needs the memory of one vision block, one dense and one MoE layer, the embedding and the head.
+    """
     one = _one_of_each(config).to(device)
     width = config.language_config.hidden_size
     vision = config.siglip
-    patches = torch.randn(load.tiles, vision.patches_per_side**2, vision.width, device=device, dtype=dtype)
-    states = torch.randn(1, load.tokens, width, device=device, dtype=dtype)
-    ids = torch.randint(config.language_config.vocab_size, (1, load.tokens), device=device)
+    patches = torch.randn(inputs.tiles, vision.patches_per_side**2, vision.width, device=device, dtype=dtype)
+    states = torch.randn(1, inputs.tokens, width, device=device, dtype=dtype)
+    ids = torch.randint(config.language_config.vocab_size, (1, inputs.tokens), device=device)
 
     def time_of(run: Callable[..., Tensor], *inputs: Tensor) -> _Timing:
         return _time(run, [x.requires_grad_(x.is_floating_point()) for x in inputs], device, repeats)
@@ -148,13 +153,13 @@ def measure_costs(
         "block": time_of(one.siglip.blocks[0], patches),
         "projector": time_of(lambda x: one.projector(one.siglip.norm(x)), patches),
         "join": time_of(one.language.embed, ids),
-        "dense_layer": time_of(_layer(layers[0], config, load, device), states),
-        "layer": time_of(_layer(layers[-1], config, load, device), states),
-        "head": time_of(_head(one, config, load, device), states),
+        "dense_layer": time_of(_layer(layers[0], config, inputs, device), states),
+        "layer": time_of(_layer(layers[-1], config, inputs, device), states),
+        "head": time_of(_head(one, config, inputs, device), states),
     }
     visual = ("block", "projector")
     forward = {
-        name: (t.forward_s / load.tiles, 0.0) if name in visual else (0.0, t.forward_s / load.tokens)
+        name: (t.forward_s / inputs.tiles, 0.0) if name in visual else (0.0, t.forward_s / inputs.tokens)
         for name, t in timings.items()
     }
     counts = {"block": vision.layers, "layer": config.language_config.num_hidden_layers}
@@ -165,7 +170,7 @@ def measure_costs(
 
 
 def _one_of_each(config: ModelConfig) -> VL2:
-    """Return a model with one vision block, and one layer of each kind."""
+    """Return a model with one vision block and one language layer of each kind."""
     source = config.to_dict()
     language = {"num_hidden_layers": min(2, config.language_config.num_hidden_layers)}
     small = {
@@ -179,33 +184,35 @@ def _one_of_each(config: ModelConfig) -> VL2:
 
 def _cast(model: VL2, dtype: torch.dtype) -> None:
     for name, parameter in model.named_parameters():
-        if not name.endswith("gate.weight"):  # routers are float32 in any type
+        if not name.endswith("gate.weight"):  # routers stay float32
             parameter.data = parameter.data.to(dtype)
 
 
-def _layer(layer: nn.Module, config: ModelConfig, load: Load, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _layer(
+    layer: nn.Module, config: ModelConfig, inputs: CostInputs, device: torch.device
+) -> Callable[[Tensor], Tensor]:
     assert isinstance(layer, DecoderLayer)
     language = config.language_config
-    borders = [*range(0, load.tokens, load.document), load.tokens]
+    borders = [*range(0, inputs.tokens, inputs.document), inputs.tokens]
     cu_seqlens = torch.tensor(borders, dtype=torch.int32, device=device)
     lengths = cu_seqlens.diff().tolist()
     positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0).to(device)
     rotary = language.qk_rope_head_dim if language.use_mla else language.hidden_size // language.num_attention_heads
     angles = rotary_angles(positions, rotary, language.rope_theta)
     mask = AttentionMask.of_documents(cu_seqlens, max(lengths))
-    sequences = sequences_of_documents(cu_seqlens, load.tokens, load.tokens, "sequence")
+    sequences = sequences_of_documents(cu_seqlens, inputs.tokens, inputs.tokens, "sequence")
     return lambda x: layer(x, angles, mask, None, sequences)[0]
 
 
-def _head(model: VL2, config: ModelConfig, load: Load, device: torch.device) -> Callable[[Tensor], Tensor]:
-    labels = torch.randint(config.language_config.vocab_size, (load.tokens,), device=device)
-    labels[: round(load.tokens * (1 - load.trained_share))] = IGNORE_ID
+def _head(model: VL2, config: ModelConfig, inputs: CostInputs, device: torch.device) -> Callable[[Tensor], Tensor]:
+    labels = torch.randint(config.language_config.vocab_size, (inputs.tokens,), device=device)
+    labels[: round(inputs.tokens * (1 - inputs.trained_share))] = IGNORE_ID
     weight = model.language.lm_head.weight
     return lambda x: next_token_loss(model.language.model.norm(x)[0], labels, weight)[0]
 
 
 def _update_s(model: VL2, device: torch.device, repeats: int) -> float:
-    """Return the seconds that norm, clipping and AdamW take for one parameter."""
+    """Return the seconds of gradient norm, clipping and AdamW, per parameter."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     group = ParameterGroup(
         names=tuple(name for name, _ in named),

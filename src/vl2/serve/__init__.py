@@ -1,1 +1,1 @@
-"""An OpenAI-compatible server: requests checked and bounded, answered by the engine here or by vLLM."""
+"""An OpenAI-compatible HTTP server, which checks and bounds requests and answers them with our engine or with vLLM."""

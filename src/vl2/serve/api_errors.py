@@ -1,7 +1,7 @@
-"""Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}} and a fitting status.
+"""Errors in OpenAI's format, {"error": {"message", "type", "param", "code"}}, with the HTTP status.
 
-Codes are OpenAI's where it has one for the case: clients compare them, and look for words of some messages.
-`ERRORS` says the same in the API's description.
+Codes are OpenAI's if it has one for the case, because clients compare codes and look for words in some messages.
+`ERRORS` describes the errors in the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 
 class ApiError(HTTPException):
-    """An answer that is an error, whatever part of the server finds it."""
+    """An error response. Any part of the server may raise it."""
 
     def __init__(
         self,
@@ -46,14 +46,14 @@ class ApiError(HTTPException):
 
 
 def one_line(text: str) -> str:
-    """Return printable text of bounded length that any encoder takes, whatever a client put into it."""
+    """Return the text as one printable line of bounded length, because it may contain text from a client."""
     clean = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     clean = clean.encode("utf-8", "replace").decode("utf-8")
     return clean if len(clean) <= MAX_MESSAGE_CHARS else clean[: MAX_MESSAGE_CHARS - 3] + "..."
 
 
 def to_api_error(error: Exception) -> ApiError:
-    """Return what a client is told. For a fault of the server it is told no details."""
+    """Convert an exception to an error response. The details of an internal error are not sent to the client."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineFull):
@@ -66,7 +66,7 @@ def to_api_error(error: Exception) -> ApiError:
     if isinstance(error, TextTooLong):
         return context_error(error.max_tokens, str(error))
     if isinstance(error, UserError):
-        return ApiError(400, str(error), code=_code_of(str(error)))
+        return ApiError(400, str(error), code=_user_error_code(str(error)))
     if isinstance(error, RequestValidationError):
         return _validation_error(error.errors())
     if isinstance(error, HTTPException):
@@ -87,7 +87,7 @@ async def handle_error(request: Request, error: Exception) -> Response:
 
 
 def _routing_error(request: Request, error: HTTPException) -> HTTPException:
-    """Say which path, or which method, is not served."""
+    """Return an error that names the path or the method that is not served."""
     method, path = request.method, request.url.path[:200]
     if error.status_code == 404:
         return ApiError(
@@ -108,21 +108,21 @@ def _routing_error(request: Request, error: HTTPException) -> HTTPException:
 
 
 def context_error(max_tokens: int, why: str) -> ApiError:
-    """Return the error of a prompt that is too long.
+    """Return the error for a prompt that exceeds the context.
 
-    It begins as OpenAI's does: clients look for these words, some to send a shorter conversation.
+    The message begins like OpenAI's, because some clients look for these words and then shorten the conversation.
     """
     message = f"This model's maximum context length is {max_tokens} tokens. However, {why}"
     return ApiError(400, message, code="context_length_exceeded")
 
 
-# How errors of pictures begin, words in them, and OpenAI's code; the first that fits counts. They are told apart by
-# text because only the text comes back from the process that decodes.
+# (start of a message, words in it, OpenAI's code) for errors of images; the first match counts. Messages are compared,
+# because the process that decodes an image returns nothing but the text of its error.
 _PICTURE_CODES = (
     ("cannot fetch ", "", "invalid_image_url"),
     ("cannot read image ", "its base64 data is damaged", "invalid_base64_image"),
     ("cannot read image ", "not a picture in a known format", "invalid_image_format"),
-    # And others that `describe_non_picture` names.
+    # Kinds of files that `describe_non_picture` recognizes.
     ("cannot read image ", "which is not read", "invalid_image_format"),
     ("cannot read image ", "it is a PDF file", "invalid_image_format"),
     ("cannot read image ", "it is a ZIP archive", "invalid_image_format"),
@@ -137,12 +137,12 @@ _PICTURE_CODES = (
 )
 
 
-def _code_of(message: str) -> str:
+def _user_error_code(message: str) -> str:
     fitting = (code for start, words, code in _PICTURE_CODES if message.startswith(start) and words in message)
     return next(fitting, "invalid_request")
 
 
-# Pydantic's kinds of errors and OpenAI's codes, for the rest "invalid_value".
+# Pydantic's error type -> OpenAI's code. `_validation_code` has the rules for other types.
 _CODES = {
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
@@ -155,19 +155,19 @@ _BOUNDS = {"greater_than": "below_min_value", "less_than": "above_max_value"}
 
 
 def _validation_error(problems: Sequence[Any]) -> ApiError:
-    """Say the first thing wrong, and where."""
-    # Every branch of a union reports errors: the deepest error is from the branch that was meant.
+    """Return an error with the first problem and the field that it is in."""
+    # Every branch of a union reports errors. The deepest error is most likely from the branch that the client meant.
     first: Mapping[str, Any] = max(problems, key=lambda problem: len(problem["loc"]))
-    place = _place([part for part in first["loc"] if part != "body"])
+    place = _field_path([part for part in first["loc"] if part != "body"])
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "unknown field"
     if first["type"] == "missing" and not place:
         message = "the request needs a JSON body"
-    return ApiError(400, f"{place}: {message}" if place else message, code=_code(first), param=place or None)
+    return ApiError(400, f"{place}: {message}" if place else message, code=_validation_code(first), param=place or None)
 
 
-def _code(problem: Mapping[str, Any]) -> str:
+def _validation_code(problem: Mapping[str, Any]) -> str:
     kind: str = problem["type"]
     if bound := next((end for start, end in _BOUNDS.items() if kind.startswith(start)), None):
         limit = next(iter(problem.get("ctx", {}).values()), None)
@@ -175,12 +175,12 @@ def _code(problem: Mapping[str, Any]) -> str:
     return _CODES.get(kind, "invalid_type" if kind.endswith("_type") else "invalid_value")
 
 
-def _place(parts: Sequence[str | int]) -> str:
+def _field_path(parts: Sequence[str | int]) -> str:
     shown = ""
     for part in parts:
         if isinstance(part, int):
             shown += f"[{part}]"
-        elif part.isidentifier() and part.islower():  # not the name of a branch of a union
+        elif part.isidentifier() and part.islower():  # skips the names of union branches
             shown += f".{part}" if shown else part
     return one_line(shown)[:100]
 
@@ -193,7 +193,7 @@ class ErrorBody(BaseModel):
 
 
 class Error(BaseModel):
-    """OpenAI's form of an error."""
+    """An error in OpenAI's format."""
 
     error: ErrorBody
 
@@ -214,7 +214,7 @@ _MEANINGS = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Error, "description": meaning} for status, meaning in _MEANINGS.items()
 }
-# Of an endpoint that answers with JSON, or with `stream` as server-sent events.
+# For an endpoint that answers with JSON, or with server-sent events if `stream` is true.
 ERRORS_OR_STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
     **ERRORS,

@@ -1,4 +1,4 @@
-"""The application: endpoints, errors, and what stands before them."""
+"""Assemble the FastAPI application from endpoints, error handlers and middleware."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from vl2.serve.service import Service
 from vl2.serve.settings import ServerSettings
 from vl2.serve.web import static_files
 
-BYTES_OF_BYTE = 6  # of JSON, at most: \u0041
-OTHER_JSON_BYTES = 4 << 20  # of a body: schemas, boxes of earlier answers, names
+BYTES_OF_BYTE = 6  # JSON may escape one byte of text as \u0041
+OTHER_JSON_BYTES = 4 << 20  # allowed for the rest of a body: schemas, boxes of earlier answers, names
 ROUTERS = tuple(part.router for part in (chat, responses, completions, token_counts, state, static_files))
 
 
 def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
-    """Return the application. It starts and stops the backend, and all else that runs, with itself."""
+    """Return the application. Its lifespan starts and stops the backend and all other workers."""
     service = Service(backend, settings)
 
     @contextlib.asynccontextmanager
@@ -44,7 +44,7 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
         version=__version__,
         description="DeepSeek-VL2 behind OpenAI's API, with boxes.",
         lifespan=run,
-        docs_url=None,  # its page loads scripts from another site
+        docs_url=None,  # FastAPI's page would load scripts from another site
         redoc_url=None,
     )
     app.state.service = service
@@ -61,12 +61,12 @@ def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(RequestGuard, service=service)
     if settings.cors_origins:
-        # Outermost, so that a page can read errors too.
+        # This is added last and so is the outermost middleware: error responses get CORS headers too.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["*"],  # clients send headers of their own, as OpenAI's does; the origins are the guard
+            allow_headers=["*"],  # clients such as OpenAI's send their own headers; the origins protect the server
             expose_headers=["x-request-id", "retry-after", HEADER],
         )
     return app

@@ -1,4 +1,4 @@
-"""The interface of a backend, which answers encoded conversations token by token."""
+"""The interface of a backend: it generates answers to encoded conversations, token by token."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vl2.infer.engine.request import Output
 from vl2.infer.sampling import GenerateOptions
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
-from vl2.serve.telemetry import Numbers
+from vl2.serve.telemetry import MetricValues
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """An encoded conversation with its options. An HTTP request has one for each prompt and choice."""
+    """An encoded conversation with its options. An HTTP request makes one for each prompt and choice."""
 
     sample: Sample
-    images: tuple[Image.Image, ...]  # those of the sample, where the backend needs them
+    images: tuple[Image.Image, ...]  # the sample's whole images, if the backend needs them
     options: GenerateOptions
     adapter: str | None
     num_logprobs: int | None
@@ -29,35 +29,35 @@ class GenerationRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """When things happened to an answer, in seconds after it was accepted; None for what did not."""
+    """Times of an answer in seconds after its request was accepted. None means not reached or not known."""
 
-    started_s: float | None
+    started_s: float | None  # start of the prefill
     first_token_s: float | None
-    whole_s: float | None = None  # to the last token
-    num_reused: int = 0  # tokens of the prompt that were in the prefix cache
+    whole_s: float | None = None  # last token
+    num_reused: int = 0  # prompt tokens found in the prefix cache
 
 
 class Answers(Protocol):
-    """The answers to some requests, under way together."""
+    """The answers to the requests of one `Backend.open`, while they are generated."""
 
     def __aiter__(self) -> AsyncIterator[tuple[int, Output]]:
-        """Yield what comes, with the index of its request; ends when all have ended or after `close`."""
+        """Yield (index of the request, output) until all answers have ended or `close` is called."""
 
     def close(self) -> None:
-        """Stop working on what has not ended. May be called again."""
+        """Cancel the answers that have not ended. It may be called more than once."""
 
     def timing(self, index: int) -> Timing: ...
 
 
 class Backend(Protocol):
-    """Answers generation requests."""
+    """Generates answers to requests."""
 
     @property
     def processor(self) -> Processor: ...
 
     @property
     def needs_images(self) -> bool:
-        """Whether it tiles pictures itself and so needs them whole."""
+        """Tell whether the backend needs whole images, because it tiles them itself."""
 
     @property
     def max_context(self) -> int: ...
@@ -66,13 +66,16 @@ class Backend(Protocol):
     def is_ready(self) -> bool: ...
 
     async def start(self) -> None:
-        """Get ready. Called once, in the event loop that the server runs in."""
+        """Prepare for requests. The server calls this once, in its event loop."""
 
     async def stop(self) -> None:
-        """End what is under way with an error, and free everything."""
+        """End all active answers with an error and free all resources."""
 
     async def open(self, requests: Sequence[GenerationRequest]) -> Answers:
-        """Accept all requests or none. UserError for what can never be answered, EngineFull where too many wait."""
+        """Accept all of the requests or none.
 
-    def numbers(self) -> Numbers:
-        """Return metrics by the names in `vl2.serve.telemetry`."""
+        Raise UserError if one can never be answered, and EngineFull if too many requests wait already.
+        """
+
+    def metric_values(self) -> MetricValues:
+        """Return the current values of metrics, by their names in `vl2.serve.telemetry`."""

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`."""
+"""The endpoint `/v1/chat/completions`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from starlette.responses import JSONResponse, Response
 
 from vl2.serve.api_errors import ERRORS_OR_STREAM
 from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_data, usage_of
-from vl2.serve.ignored import NotingRoute, note_ignored
+from vl2.serve.ignored import IgnoredFieldsRoute, record_ignored_fields
 from vl2.serve.schema.base import constraint_of
 from vl2.serve.schema.chat import ChatRequest
 from vl2.serve.service import Service
 
-router = APIRouter(route_class=NotingRoute, tags=["chat"])
+router = APIRouter(route_class=IgnoredFieldsRoute, tags=["chat"])
 
 
 @router.post("/v1/chat/completions", responses=ERRORS_OR_STREAM)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
-    """Answer a conversation with images. Beside OpenAI's fields, the message has `boxes`."""
+    """Answer a conversation with images. In addition to OpenAI's fields, the message has `boxes`."""
     service: Service = request.app.state.service
-    note_ignored(body, request)
+    record_ignored_fields(body, request)
     adapter = service.adapter_of(body.model)
     request.state.log = {"model": body.model}
     num_choices = body.n or 1
@@ -83,19 +83,19 @@ async def _chunks(
         frame["usage"] = None
 
     def chunk(index: int, delta: Event, logprobs: list[Any], finish_reason: str | None) -> Event:
-        told = {"content": logprobs, "refusal": None} if has_logprobs and logprobs else None
-        choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": finish_reason}
+        shown = {"content": logprobs, "refusal": None} if has_logprobs and logprobs else None
+        choice = {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
         return {**frame, "choices": [choice]}
 
     for index in range(len(collector.texts)):
         yield chunk(index, {"role": "assistant", "content": ""}, [], None)
-    num_told = [0] * len(collector.texts)
+    num_sent = [0] * len(collector.texts)
     async with contextlib.aclosing(collector.pieces()) as pieces:  # type: ignore[type-var]
         async for index, piece in pieces:
             text = collector.texts[index]
-            logprobs = text.logprobs[num_told[index] :]
+            logprobs = text.logprobs[num_sent[index] :]
             if piece or (has_logprobs and logprobs):
-                num_told[index] = len(text.logprobs)
+                num_sent[index] = len(text.logprobs)
                 yield chunk(index, {"content": piece}, logprobs, None)
             if text.finish_reason is not None:
                 yield chunk(index, {"boxes": text.boxes()}, [], text.finish_reason)

@@ -1,4 +1,4 @@
-"""`/v1/completions`: raw prompts to text."""
+"""The endpoint `/v1/completions`, which continues raw prompts."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from starlette.responses import JSONResponse, Response
 
 from vl2.serve.api_errors import ERRORS_OR_STREAM
 from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_data, usage_of
-from vl2.serve.ignored import NotingRoute, note_ignored
+from vl2.serve.ignored import IgnoredFieldsRoute, record_ignored_fields
 from vl2.serve.schema.completion import CompletionRequest
 from vl2.serve.service import Service
 
-router = APIRouter(route_class=NotingRoute, tags=["completions"])
+router = APIRouter(route_class=IgnoredFieldsRoute, tags=["completions"])
 
 
 @router.post("/v1/completions", responses=ERRORS_OR_STREAM)
 async def completions(body: CompletionRequest, request: Request) -> Response:
-    """Continue raw prompts, texts or token ids, without the chat template.
+    """Continue raw prompts (texts or token ids) without the chat template.
 
-    Each `<image>` stands for the next of `images`.
+    Each `<image>` in a prompt stands for the next of `images`.
     """
     service: Service = request.app.state.service
-    note_ignored(body, request)
+    record_ignored_fields(body, request)
     adapter = service.adapter_of(body.model)
     request.state.log = {"model": body.model}
     prompts = body.prompts()
@@ -87,15 +87,15 @@ async def _chunks(
     collector: AnswerCollector, head: Event, num_prompts: int, *, has_usage: bool, has_logprobs: bool
 ) -> AsyncIterator[Event | str]:
     frame = {**head, "usage": None} if has_usage else head
-    num_told = [0] * len(collector.texts)
+    num_sent = [0] * len(collector.texts)
     async with contextlib.aclosing(collector.pieces()) as pieces:  # type: ignore[type-var]
         async for index, piece in pieces:
             text = collector.texts[index]
             if not piece and text.finish_reason is None:
                 continue
-            told = _logprobs(text.logprobs, start=num_told[index]) if has_logprobs else None
-            num_told[index] = len(text.logprobs)
-            choice = {"index": index, "text": piece, "logprobs": told, "finish_reason": text.finish_reason}
+            shown = _logprobs(text.logprobs, start=num_sent[index]) if has_logprobs else None
+            num_sent[index] = len(text.logprobs)
+            choice = {"index": index, "text": piece, "logprobs": shown, "finish_reason": text.finish_reason}
             if text.finish_reason is not None:
                 choice["boxes"] = text.boxes()
             yield {**frame, "choices": [choice]}
@@ -105,7 +105,7 @@ async def _chunks(
 
 
 def _logprobs(entries: list[dict[str, Any]], start: int = 0) -> dict[str, Any]:
-    """Return the older form of the entries from `start` on: lists beside each other."""
+    """Convert the entries from `start` on to the format of completions, which has parallel lists."""
     offsets = list(itertools.accumulate((len(entry["token"]) for entry in entries), initial=0))[start:-1]
     entries = entries[start:]
     return {

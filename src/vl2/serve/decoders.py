@@ -1,7 +1,8 @@
-"""Processes that decode pictures, which can be killed, and how much they may do at once.
+"""Decode images in subprocesses with limits on time and memory.
 
-A picture that takes too long or too much memory, or crashes its process, is refused; other pictures are not affected.
-Canceling the wait for a picture, when its client has gone, kills the process: nothing else stops a decoder.
+Images come from untrusted clients. An image that takes too long or too much memory, or that crashes its process, is
+refused, and other images are not affected. If the client disconnects, the wait for its image is canceled, which kills
+the process, because a running decoder cannot be stopped in another way.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ T = TypeVar("T")
 
 MAX_PROCESSES = 4
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from vl2.process.decode_worker import main; main()"
-# Of libraries that the decoders import: one picture is work for one thread.
+# Settings of libraries that a decoder imports: decoding one image uses one thread.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-# No keys for a decoder that a hostile picture has taken over.
+# Environment variables that are not passed to a decoder, in case a hostile image takes it over.
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """What decoding may take."""
+    """Limits on decoding."""
 
-    memory_bytes: int  # of all pictures that are being decoded, and so of each
-    cpu_s: float  # CPU time for one picture
-    timeout_s: float  # wall-clock time: longer, since the machine may be busy
+    memory_bytes: int  # for all images that are decoded at once, and so for each
+    cpu_s: float  # CPU time for one image
+    timeout_s: float  # wall-clock time for one image; longer than cpu_s, because the machine may be busy
 
     @property
     def num_processes(self) -> int:
@@ -53,24 +54,24 @@ class DecodeLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture that is to be decoded, and a function that returns its bytes."""
+class EncodedImage:
+    """An encoded image, with a function that returns its bytes."""
 
-    name: str  # for messages
-    load: Callable[[], bytes]  # called in a thread, more than once
-
-
-@dataclass(frozen=True, kw_only=True)
-class PictureHeader:
-    """What a picture's header says."""
-
-    size: Size  # upright, unless the file states the orientation after the pixels
-    decoding_bytes: int
+    name: str  # for error messages
+    load: Callable[[], bytes]  # called in a thread, and more than once
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiledPicture:
-    """A picture cut into views."""
+class ImageHeader:
+    """The properties of an image that its header tells."""
+
+    size: Size  # upright, unless the file stores the orientation after the pixels
+    decoding_bytes: int  # upper bound of the memory for decoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiledImage:
+    """The views of a decoded image."""
 
     size: Size  # upright
     views: CutImage
@@ -78,24 +79,24 @@ class TiledPicture:
 
 
 class Decoders:
-    """Decodes pictures in processes that start when they are needed and stay."""
+    """A pool of decoder processes, which are started when needed and then reused."""
 
     def __init__(self, limits: DecodeLimits) -> None:
         self.limits = limits
         self.memory = FairSemaphore(limits.memory_bytes)
-        self._places = FairSemaphore(limits.num_processes)
-        # One thread waits for each process. There are some more, because a killed process may take a moment to end.
+        self._process_slots = FairSemaphore(limits.num_processes)
+        # A thread waits for each process. There are twice as many, because a killed process may take a moment to end.
         self._threads = ThreadPoolExecutor(2 * limits.num_processes, thread_name_prefix="vl2-decode")
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
         self._is_stopped = False
 
     async def start(self) -> None:
-        """Have one process ready."""
+        """Start one process in advance."""
         self._idle.append(await self._in_thread(self._start_process))
 
     def stop(self) -> None:
-        """Kill all processes; waits for pictures end with an error."""
+        """Kill all processes. Calls that wait for an image raise EngineStopped."""
         self._is_stopped = True
         for process in list(self._all):
             process.kill()
@@ -105,81 +106,84 @@ class Decoders:
 
     @property
     def process_ids(self) -> tuple[int, ...]:
-        """Return which processes there are, some of them perhaps ending."""
+        """Return the ids of all processes, including those that are ending."""
         return tuple(process.pid for process in list(self._all))
 
     @property
     def num_waiting(self) -> int:
-        return self.memory.num_waiting + self._places.num_waiting
+        return self.memory.num_waiting + self._process_slots.num_waiting
 
     async def read_header(
-        self, picture: Picture, options: ImageOptions, client: str, num_file_bytes: int
-    ) -> PictureHeader:
-        """Return what the header of a picture says. UserError for what is none, or exceeds a limit."""
+        self, image: EncodedImage, options: ImageOptions, client: str, num_file_bytes: int
+    ) -> ImageHeader:
+        """Read the header of an image. Raise UserError if it is not an image or exceeds a limit."""
         memory_bytes = reading_bytes(num_file_bytes)
-        head, _ = await self._ask(picture, {"kind": "header"}, options, client, memory_bytes)
-        header = PictureHeader(size=tuple(head["size"]), decoding_bytes=head["decoding_bytes"])
+        head, _ = await self._request(image, {"kind": "header"}, options, client, memory_bytes)
+        header = ImageHeader(size=tuple(head["size"]), decoding_bytes=head["decoding_bytes"])
         if header.decoding_bytes > self.limits.memory_bytes:
             most, needed = self.limits.memory_bytes >> 20, header.decoding_bytes >> 20
-            refuse(picture.name, f"decoding it takes up to {needed} MiB of memory, more than the limit of {most} MiB")
+            refuse(image.name, f"decoding it takes up to {needed} MiB of memory, more than the limit of {most} MiB")
         return header
 
     async def decode_tiles(
         self,
-        picture: Picture,
-        header: PictureHeader,
+        image: EncodedImage,
+        header: ImageHeader,
         plan: CutPlan,
         *,
         color: tuple[int, int, int],
         has_whole: bool,
         options: ImageOptions,
         client: str,
-    ) -> TiledPicture:
-        """Return the views of a picture, with `has_whole` the picture too."""
-        asked = {"kind": "tiles", "plan": asdict(plan), "color": color, "whole": has_whole}
-        head, body = await self._ask(picture, asked, options, client, header.decoding_bytes)
+    ) -> TiledImage:
+        """Decode an image and return its views, and with `has_whole` also the image."""
+        task = {"kind": "tiles", "plan": asdict(plan), "color": color, "whole": has_whole}
+        head, body = await self._request(image, task, options, client, header.decoding_bytes)
         width, height = head["size"]
         num_bytes = 3 * plan.num_pixels
-        assert len(body) == num_bytes + (width * height * 3 if has_whole else 0), "a picture came back in part"
+        assert len(body) == num_bytes + (width * height * 3 if has_whole else 0), (
+            "a decoder returned an incomplete image"
+        )
         views = views_from_bytes(memoryview(body)[:num_bytes], plan)
         whole = Image.frombytes("RGB", (width, height), memoryview(body)[num_bytes:]) if has_whole else None
-        return TiledPicture(size=(width, height), views=views, whole=whole)
+        return TiledImage(size=(width, height), views=views, whole=whole)
 
-    async def _ask(
-        self, picture: Picture, asked: dict[str, Any], options: ImageOptions, client: str, memory_bytes: int
+    async def _request(
+        self, image: EncodedImage, task: dict[str, Any], options: ImageOptions, client: str, memory_bytes: int
     ) -> tuple[dict[str, Any], bytes]:
-        """Send a request about a picture to a process. UserError if it refuses the picture or fails."""
+        """Let a process do a task with an image. Raise UserError if it refuses the image or fails."""
         limits = self.limits
         head = {
-            **asked,
-            "name": picture.name,
+            **task,
+            "name": image.name,
             "options": vars(options),
             "memory_bytes": memory_bytes,
             "cpu_s": limits.cpu_s,
         }
         async with self.memory.hold(client, memory_bytes), self._process(client) as process:
-            answer = self._in_thread(process.ask, head, picture.load)
+            answer = self._in_thread(process.ask, head, image.load)
             try:
                 found = await asyncio.wait_for(asyncio.shield(answer), limits.timeout_s)
             except BaseException as error:
                 if not answer.done():
                     process.kill()
-                    answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it
+                    # Nobody awaits this future any more, so its exception must be retrieved here.
+                    answer.add_done_callback(lambda done: done.cancelled() or done.exception())
                 if isinstance(error, TimeoutError | asyncio.TimeoutError):
-                    refuse(picture.name, f"it was not decoded within {limits.timeout_s:g} s")
+                    refuse(image.name, f"it was not decoded within {limits.timeout_s:g} s")
                 raise
         if found is None:
             if self._is_stopped:
                 raise EngineStopped("the server stopped before the answer was complete")
-            refuse(picture.name, f"decoding it takes more than {limits.cpu_s:g} s of the processor, or fails")
+            refuse(image.name, f"decoding it takes more than {limits.cpu_s:g} s of the processor, or fails")
         if "refusal" in found[0]:
             raise UserError(found[0]["refusal"])
         return found
 
     @contextlib.asynccontextmanager
     async def _process(self, client: str) -> AsyncIterator[_Process]:
-        """Hold a process for one request; it may be killed meanwhile."""
-        async with self._places.hold(client):
+        """Hold a process for one task, during which it may be killed."""
+        async with self._process_slots.hold(client):
             while self._idle:
                 process = self._idle.pop()
                 if process.is_alive:
@@ -209,7 +213,7 @@ class Decoders:
 
 
 class _Process:
-    """One process. It belongs to one thread at a time; any may kill it."""
+    """A decoder process. One thread at a time uses it, and any thread may kill it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -232,10 +236,10 @@ class _Process:
         return self._popen.pid
 
     def ask(self, head: dict[str, Any], load: Callable[[], bytes]) -> tuple[dict[str, Any], bytes] | None:
-        """Return the answer to a request, or None if the process ended before it answered."""
+        """Send a task with an image and return the answer, or None if the process ends before it answers."""
         data = load()
         found = None
-        with contextlib.suppress(OSError, ValueError):  # its end of the pipe is gone
+        with contextlib.suppress(OSError, ValueError):  # raised if the process has closed its end of the pipe
             write_frame(self._stdin, head, data)
             del data
             found = read_frame(self._stdout)
@@ -244,15 +248,15 @@ class _Process:
         return found
 
     def kill(self) -> None:
-        """Kill the process. It is reaped when its answer is waited for, or when this object goes."""
+        """Kill the process. It is reaped by `ask`, which waits for its answer, or when this object is deleted."""
         with self._lock:
             self._is_killed = True
             self._popen.kill()
 
     def close(self) -> None:
-        """End the process and wait until it has."""
+        """Kill the process and wait for its end."""
         self.kill()
         self._popen.wait()
         for pipe in (self._stdin, self._stdout):
-            with contextlib.suppress(OSError):  # of what was not sent
+            with contextlib.suppress(OSError):  # closing flushes unsent data into a broken pipe
                 pipe.close()

@@ -1,4 +1,4 @@
-"""The engine of this package as a backend: its thread on one side, the server's event loop on the other."""
+"""The backend that runs this package's engine, and passes outputs from its thread to the server's event loop."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from vl2.infer.vlm import VLM
 from vl2.lora.switch import AdapterSwitch
 from vl2.process.processor import Processor
 from vl2.serve.backend import GenerationRequest, Timing
-from vl2.serve.telemetry import Numbers
+from vl2.serve.telemetry import MetricValues
 
 RATE_WINDOW_S = 10.0
 
 
 class EngineBackend:
-    """Runs the engine on a loaded model."""
+    """A backend that runs the engine on a loaded model."""
 
     needs_images = False
 
@@ -44,14 +44,14 @@ class EngineBackend:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        # Each takes a second for a large vocabulary. Done later, the first request to need it would delay all others.
+        # Each takes a second with a large vocabulary. Prepared later, it would delay all requests that are active then.
         for prepare in (prepare_boxes, prepare_json):
             await asyncio.to_thread(prepare, self.processor.tokenizer)
         self._engine.start()
 
     async def stop(self) -> None:
         await asyncio.to_thread(self._engine.stop)
-        # Clients are told even if the engine's last step outlasts the wait.
+        # The engine's last step may take longer than `stop` waits, so its answers end with an error here.
         for answers in set(self.open_answers.values()):
             answers.fail(EngineStopped("the server stopped before the answer was complete"))
         self.open_answers.clear()
@@ -72,7 +72,7 @@ class EngineBackend:
             self.open_answers[id(job)] = answers
         try:
             if any(request.options.constraint is not None for request in requests):
-                # In a thread: the grammar of a schema takes a while to build. All else is quick, and waits for none.
+                # Building a schema's grammar takes a while, so this runs in a thread. Other requests are quick.
                 await asyncio.to_thread(self._submit, answers)
             else:
                 self._submit(answers)
@@ -84,7 +84,7 @@ class EngineBackend:
     def _submit(self, answers: _Answers) -> None:
         for job in answers.jobs:
             task = answers.tasks[id(job)] = self._engine.submit(job)
-            if answers.is_closed:  # the client went while this thread was at work
+            if answers.is_closed:  # the client disconnected while this thread was working
                 self._engine.cancel(task)
 
     def cancel(self, job: Job, task: Task | None) -> None:
@@ -95,7 +95,7 @@ class EngineBackend:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._dispatch, outputs)
-        except RuntimeError:  # the loop is closed: nobody is left to tell
+        except RuntimeError:  # the event loop is closed, so no client is waiting
             return
 
     def _dispatch(self, outputs: Sequence[tuple[Task, Output]]) -> None:
@@ -107,7 +107,7 @@ class EngineBackend:
                 del self.open_answers[id(task.job)]
             answers.put(task.job, task, output)
 
-    def numbers(self) -> Numbers:
+    def metric_values(self) -> MetricValues:
         scheduler, totals, reuse = self.scheduler, self.scheduler.totals, self.scheduler.reuse
         return {
             "vl2_queue_length": self._engine.num_waiting,
@@ -130,7 +130,7 @@ class EngineBackend:
         }
 
     def _rate(self, num_tokens: int) -> float:
-        """Return tokens per second since the oldest reading within the window, or else since the last reading."""
+        """Return tokens per second since the oldest reading in the window, or since the last one if all are older."""
         now = time.monotonic()
         while len(self._rates) > 1 and now - self._rates[0][0] > RATE_WINDOW_S:
             self._rates.popleft()
@@ -140,7 +140,7 @@ class EngineBackend:
 
 
 class _Answers:
-    """Jobs that were submitted together, and their outputs."""
+    """The answers to jobs that were submitted together."""
 
     def __init__(self, backend: EngineBackend, jobs: Sequence[Job]) -> None:
         self._backend = backend
@@ -156,7 +156,7 @@ class _Answers:
         self._outputs.put_nowait((self._index[id(job)], output))
 
     def fail(self, error: Exception) -> None:
-        """End what has not ended."""
+        """End the answers that have not ended with an error."""
         for index, job in enumerate(self.jobs):
             if id(job) in self._backend.open_answers:
                 self._outputs.put_nowait((index, Output(error=error)))

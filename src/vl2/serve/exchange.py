@@ -1,4 +1,7 @@
-"""From answers under way to an HTTP response, whole or as server-sent events. A client that goes ends its answers."""
+"""Turn the outputs of a backend into an HTTP response: a complete answer, or a stream of server-sent events.
+
+If the client disconnects, its answers are canceled.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +24,24 @@ from vl2.serve.backend import Answers
 from vl2.serve.request_guard import ClientGone
 from vl2.serve.service import Service
 
-LEAST_LOGPROB = -9999.0  # JSON has no infinity
+MIN_LOGPROB = -9999.0  # JSON has no infinity
 
 
 @dataclass(kw_only=True)
 class AnswerText:
-    """Collects the outputs of one request. The pieces that `add` returns, joined, are the text of the whole reply."""
+    """Collects the outputs of one answer. Joined, the pieces that `add` returns are the answer's complete text."""
 
     sample: Sample
     tokenizer: Tokenizer
-    strips: bool = True  # strip outer white space; the continuation of a raw prompt keeps it
+    strips: bool = True  # strip outer white space; False for the continuation of a raw prompt
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[dict[str, Any]] = field(default_factory=list)  # in OpenAI's form, one for each token but the end
+    logprobs: list[dict[str, Any]] = field(default_factory=list)  # in OpenAI's format, for each token except eos
     finish_reason: str | None = None
-    _held: str = ""  # white space, until something follows it
+    _pending_space: str = ""  # trailing white space, which is dropped unless more text follows
 
     def add(self, output: Output) -> str:
-        """Take an output and return the text that is now certain. Raises what the output failed with."""
+        """Add an output and return the new text that can be sent. Raise the output's error if it has one."""
         if output.error is not None:
             raise output.error
         if output.token_id is not None:
@@ -46,22 +49,22 @@ class AnswerText:
             if output.logprobs is not None and output.token_id != self.tokenizer.eos_id:
                 self.logprobs.append(self._logprob(output))
         if output.finish_reason is not None:
-            # A loop that was cut off is, to a client that knows OpenAI's reasons, an answer cut off.
+            # OpenAI has no reason for an answer that was stopped because it repeats itself; "length" is the closest.
             self.finish_reason = "stop" if output.finish_reason == "stop" else "length"
         if not self.strips:
             self.text += output.piece
             return output.piece
-        pending = self._held + output.piece
+        pending = self._pending_space + output.piece
         certain = pending.rstrip()
-        self._held = pending[len(certain) :]
+        self._pending_space = pending[len(certain) :]
         if not self.text:
             certain = certain.lstrip()
-            self._held = self._held if certain else ""
+            self._pending_space = self._pending_space if certain else ""
         self.text += certain
         return certain
 
     def reply(self) -> Reply:
-        """Return the reply as the Python API gives it."""
+        """Return the answer as a `Reply`, the type of the Python API."""
         return Reply(
             text=self.text,
             token_ids=tuple(self.token_ids),
@@ -75,7 +78,7 @@ class AnswerText:
         )
 
     def boxes(self) -> list[dict[str, Any]]:
-        """Return the boxes of the answer, in pixels of the image and in 999ths."""
+        """Return the answer's boxes as JSON values, in pixels and in units of 1/999 of the image."""
         found: list[dict[str, Any]] = self.reply().to_dict()["boxes"]
         return found
 
@@ -89,13 +92,13 @@ class AnswerText:
         data = self.tokenizer.token_bytes(token_id, skip_special=False)
         return {
             "token": data.decode("utf-8", "replace"),
-            "logprob": max(logprob, LEAST_LOGPROB),
+            "logprob": max(logprob, MIN_LOGPROB),
             "bytes": list(data),
         }
 
 
 def usage_of(answers: list[AnswerText], num_prompts: int, num_reused: int) -> dict[str, Any]:
-    """Return the tokens of a request in the form of chat completions; each prompt counts once."""
+    """Return the token counts of a request in the format of chat completions. Each prompt is counted once."""
     prompts = answers[:: max(1, len(answers) // num_prompts)]
     prompt = sum(len(answer.sample) for answer in prompts)
     completion = sum(len(answer.token_ids) for answer in answers)
@@ -114,23 +117,23 @@ Event = dict[str, Any]
 
 
 class AnswerCollector:
-    """The answers of one request; when they end, metrics and the log get their numbers."""
+    """Collects the answers of one HTTP request, and records their metrics and log fields at the end."""
 
     def __init__(self, service: Service, request: Request, answers: Answers, texts: Sequence[AnswerText]) -> None:
         self._service, self._request, self._answers = service, request, answers
         self.texts = list(texts)
 
     async def pieces(self) -> AsyncIterator[tuple[int, str]]:
-        """Yield (index, new text); the text is empty with some tokens. Raises what an answer failed with.
+        """Yield (index of the answer, new text) until all answers have ended. The text of a token may be empty.
 
-        Ends with the last answer; where the client goes before, it is cancelled.
+        Raise the error of an answer that fails. The generator is canceled if the client disconnects.
         """
         try:
             async for index, output in self._answers:
                 yield index, self.texts[index].add(output)
         finally:
             self._answers.close()
-            self._note()
+            self._record()
 
     async def collect(self) -> None:
         async for _ in self.pieces():
@@ -140,33 +143,36 @@ class AnswerCollector:
     def num_reused(self) -> int:
         return self._answers.timing(0).num_reused if self.texts else 0
 
-    def _note(self) -> None:
+    def _record(self) -> None:
         metrics = self._service.metrics
-        noted: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         for index, text in enumerate(self.texts):
             timing = self._answers.timing(index)
             if timing.started_s is not None:
                 metrics.queue_s.observe(timing.started_s)
-                noted.setdefault("queue_s", round(timing.started_s, 3))
+                fields.setdefault("queue_s", round(timing.started_s, 3))
             if timing.first_token_s is not None:
                 metrics.first_token_s.observe(timing.first_token_s)
-                noted.setdefault("first_token_s", round(timing.first_token_s, 3))
+                fields.setdefault("first_token_s", round(timing.first_token_s, 3))
             if timing.whole_s is not None and text.finish_reason is not None:
                 metrics.whole_s.observe(timing.whole_s)
                 if timing.first_token_s is not None and len(text.token_ids) > 1:
                     metrics.token_s.observe((timing.whole_s - timing.first_token_s) / (len(text.token_ids) - 1))
         if self.texts:
-            noted |= {
+            fields |= {
                 "prompt_tokens": len(self.texts[0].sample),
                 "visual_tokens": int(self.texts[0].sample.image_mask.sum()),
                 "completion_tokens": sum(len(text.token_ids) for text in self.texts),
                 "finish": ",".join(text.finish_reason or "cancelled" for text in self.texts),
             }
-        self._request.state.log = {**getattr(self._request.state, "log", {}), **noted}
+        self._request.state.log = {**getattr(self._request.state, "log", {}), **fields}
 
 
 class EventStream(Response):
-    """Server-sent events. An error in the middle becomes the last event, because the status has been sent already."""
+    """A response of server-sent events.
+
+    If an error occurs in the middle, it is sent as the last event, because the status has been sent already.
+    """
 
     def __init__(
         self,
@@ -200,12 +206,12 @@ class EventStream(Response):
 
 
 def frame_data(event: Event | str) -> str:
-    """Write an event of chat completions: data alone."""
+    """Format an event of chat completions, which has data only."""
     return f"data: {event if isinstance(event, str) else to_json(event)}\n\n"
 
 
 def frame_named(event: Event | str) -> str:
-    """Write an event of responses: its type as the name."""
+    """Format an event of the Responses API, which has its type as name."""
     assert isinstance(event, dict)
     return f"event: {event['type']}\ndata: {to_json(event)}\n\n"
 

@@ -1,7 +1,7 @@
-"""Fields of a request that have no effect: named in a header of the answer, or refused by a strict server.
+"""Request fields without effect: the response names them in a header, or a strict server refuses the request.
 
-Clients send fields of other servers and of other models all the time. Most do no harm, and a refusal would keep the
-client from working at all; but nobody should have to guess which fields were used.
+Clients often send fields that other servers and models understand. Most do no harm, and a client whose requests are
+refused cannot be used at all. The header tells which fields were ignored.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ HEADER = "x-vl2-ignored-fields"
 MAX_NAMED = 32
 MAX_NAME_CHARS = 80
 
-_UNSAFE = re.compile(r"[^!-+\--~]")  # anything but printable ASCII, and the comma, which separates names
+_UNSAFE = re.compile(r"[^!-+\--~]")  # a comma (the separator of names), or not printable ASCII
 
 
 @dataclass(frozen=True)
 class IgnoredUnless:
-    """Marks a field that would change the answer elsewhere and has no effect here, unless it asks for nothing."""
+    """Annotation of a field that changes the answer on other servers and is ignored here.
 
-    is_harmless: Callable[[Any, Any], bool]  # of the body and the value
+    A value for which `is_harmless` is true would not change the answer on other servers either, so it is not reported.
+    """
+
+    is_harmless: Callable[[Any, Any], bool]  # called with the body and the value
 
 
 def ignored_fields(body: BaseModel, place: str = "") -> Iterator[str]:
-    """Yield the path of every field that was sent, asks for something, and has no effect; without list indices."""
+    """Yield the path of every ignored field in a body, without list indices: unknown fields and annotated ones."""
     for name, value in (body.model_extra or {}).items():
         if value is not None:
             yield place + name
@@ -55,7 +58,10 @@ def ignored_fields(body: BaseModel, place: str = "") -> Iterator[str]:
 
 @cache
 def _fields_of(model: type[BaseModel]) -> tuple[list[tuple[str, IgnoredUnless]], list[str]]:
-    """Return the marked fields of a model and those that may hold models. Cached: a body may have 100,000 parts."""
+    """Return a model's annotated fields, and its fields that may contain models.
+
+    The result is cached, because a body may have 100,000 parts.
+    """
     marked = []
     nested = []
     for name, info in model.model_fields.items():
@@ -66,10 +72,10 @@ def _fields_of(model: type[BaseModel]) -> tuple[list[tuple[str, IgnoredUnless]],
     return marked, nested
 
 
-def note_ignored(body: BaseModel, request: Request) -> None:
-    """Keep the names of ignored fields for the header. ApiError where the server is strict."""
+def record_ignored_fields(body: BaseModel, request: Request) -> None:
+    """Record the names of ignored fields for the header. Raise ApiError if the server is strict."""
     found = dict.fromkeys(itertools.islice(ignored_fields(body), 1000 * MAX_NAMED))
-    # A field's name may be empty. It is written as "", because a header must not end with a blank.
+    # A field's name may be empty. It is written as "", because a header must not end with a space.
     names = [_UNSAFE.sub("?", name)[:MAX_NAME_CHARS] or '""' for name in itertools.islice(found, MAX_NAMED)]
     if names and request.app.state.service.settings.strict:
         raise ApiError(
@@ -83,8 +89,8 @@ def note_ignored(body: BaseModel, request: Request) -> None:
     request.state.ignored = ", ".join(names)
 
 
-class NotingRoute(JsonRoute):
-    """Adds the header to the answers of its endpoints, streams too."""
+class IgnoredFieldsRoute(JsonRoute):
+    """A route that adds the header with ignored fields to its responses, including streams."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

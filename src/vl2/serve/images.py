@@ -1,4 +1,4 @@
-"""The pictures of a request: from data URLs, the web, or allowed folders, within the limits of a request."""
+"""Load the images of a request from data URLs, the web or allowed folders, within the request's limits."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ from vl2.process.fetch import Cancellation, fetch
 from vl2.process.image import describe_source, read_source
 from vl2.process.processor import PreparedImages, Processor
 from vl2.serve.admission import FairSemaphore
-from vl2.serve.decoders import DecodeLimits, Decoders, Picture, PictureHeader, TiledPicture
+from vl2.serve.decoders import DecodeLimits, Decoders, EncodedImage, ImageHeader, TiledImage
 from vl2.serve.settings import ServerSettings
 
-MAX_PATH_CHARS = 4096  # as most systems have it
+MAX_PATH_CHARS = 4096  # the limit of most systems
 MAX_PATH_PARTS = 256
 T = TypeVar("T")
 
-MAX_READING = 16  # requests whose pictures are fetched or read from files at once
-MAX_READ_BYTES = 256 << 20  # of pictures that were fetched or read and are not decoded yet
+MAX_READING = 16  # requests whose images are fetched or read from files at the same time
+MAX_READ_BYTES = 256 << 20  # bytes of images that were fetched or read and are not yet decoded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A picture as it came: its bytes, or a data URL that holds them."""
+    """An encoded image from a client: its bytes, or the data URL that contains them."""
 
-    name: str  # for messages
+    name: str  # for error messages
     data: bytes | str
 
 
 class Admission(Protocol):
-    """What a request holds until its answer is complete."""
+    """The part of `vl2.serve.service.Admission` that is needed here."""
 
     async def reserve_memory(self, num_bytes: int) -> None:
-        """Wait until so much memory is free for its pictures."""
+        """Wait until `num_bytes` of memory are free for the request's images, and reserve them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedImages:
-    """The pictures of a request, ready for the model."""
+    """The images of a request, ready for the model."""
 
     prepared: PreparedImages
-    whole: tuple[Image.Image, ...]  # where the backend needs them
+    whole: tuple[Image.Image, ...]  # the untiled images, if the backend needs them
 
 
 class ImageLoader:
-    """Opens the pictures that clients name: threads read the bytes, processes decode the pixels."""
+    """Loads the images that clients name. Threads read the bytes, and processes decode the pixels."""
 
     def __init__(self, settings: ServerSettings, processor: Processor, *, needs_whole: bool) -> None:
         self._limits = limits = settings.limits
         self._processor, self._needs_whole = processor, needs_whole
         self._folders = tuple(folder.resolve() for folder in settings.allowed_folders)
-        # The processor decides how pictures become RGB, the server decides what may be opened.
+        # The options for conversion to RGB are the processor's. What may be opened is up to the server's settings.
         self._options = replace(
             processor.image_options,
             allow_paths=False,
@@ -86,27 +86,27 @@ class ImageLoader:
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def load(self, messages: Sequence[Sequence[str]], client: str, admission: Admission) -> LoadedImages:
-        """Return the pictures of each message, cut into tiles.
+        """Load and tile the images of each message. `admission` reserves memory for the tiles.
 
-        UserError names the first that cannot be read, is not a picture, or is too large. `admission` reserves the
-        memory of their tiles. Canceling ends the work wherever it is.
+        Raise UserError for the first image that cannot be read, is not an image, or is too large. The work stops when
+        this coroutine is canceled.
         """
         sources = [source for message in messages for source in message]
         most = self._limits.max_images
         if len(sources) > most:
             raise UserError(f"a request may have at most {most} images, got {len(sources)}")
         num_elsewhere = sum(not _is_data_url(source) for source in sources)
-        # The most that can come, reserved once: waiting for more while holding some could deadlock.
+        # The largest possible size is reserved once, because waiting for more while holding some could deadlock.
         read_bytes = min(num_elsewhere * self._limits.max_image_bytes, self._limits.max_body_bytes)
         async with self._read_bytes.hold(client, read_bytes):
             found = await self._read_all(sources) if num_elsewhere else _data_urls(sources)
-            pictures = [Picture(name=source.name, load=self._loader_of(source)) for source in found]
-            headers = await self._read_headers(found, pictures, client)
-            tiled = await self._tile(messages, pictures, headers, client, admission)
-        sizes = [picture.size for picture in tiled]
+            images = [EncodedImage(name=source.name, load=self._loader_of(source)) for source in found]
+            headers = await self._read_headers(found, images, client)
+            tiled = await self._tile(messages, images, headers, client, admission)
+        sizes = [image.size for image in tiled]
         grids = self._processor.choose_grids(_by_message(sizes, messages))
-        views = [picture.views for picture in tiled]
-        whole = tuple(picture.whole for picture in tiled if picture.whole is not None)
+        views = [image.views for image in tiled]
+        whole = tuple(image.whole for image in tiled if image.whole is not None)
         del tiled
         prepared = await asyncio.get_running_loop().run_in_executor(
             self._threads, lambda: self._processor.prepare_views(views, grids, sizes)
@@ -118,26 +118,26 @@ class ImageLoader:
         return (lambda: data) if isinstance(data, bytes) else (lambda: read_source(data, self._options))
 
     async def _read_headers(
-        self, found: Sequence[Source], pictures: Sequence[Picture], client: str
-    ) -> list[PictureHeader]:
+        self, found: Sequence[Source], images: Sequence[EncodedImage], client: str
+    ) -> list[ImageHeader]:
         limits, headers = self._limits, []
         pixels_left = limits.max_request_pixels
-        for source, picture in zip(found, pictures, strict=True):
+        for source, image in zip(found, images, strict=True):
             if pixels_left < 1:
                 raise UserError(f"the images of the request have more than {limits.max_request_pixels} pixels")
             options = replace(self._options, max_pixels=min(limits.max_image_pixels, pixels_left))
-            headers.append(await self.decoders.read_header(picture, options, client, len(source.data)))
+            headers.append(await self.decoders.read_header(image, options, client, len(source.data)))
             pixels_left -= headers[-1].size[0] * headers[-1].size[1]
         return headers
 
     async def _tile(
         self,
         messages: Sequence[Sequence[str]],
-        pictures: Sequence[Picture],
-        headers: Sequence[PictureHeader],
+        images: Sequence[EncodedImage],
+        headers: Sequence[ImageHeader],
         client: str,
         admission: Admission,
-    ) -> list[TiledPicture]:
+    ) -> list[TiledImage]:
         cutter, color = self._processor.cutter, self._processor.config.padding_color
         sizes = [header.size for header in headers]
         grids = self._processor.choose_grids(_by_message(sizes, messages))
@@ -145,11 +145,11 @@ class ImageLoader:
         num_pixels = sum(width * height for width, height in sizes) if self._needs_whole else 0
         await admission.reserve_memory(4 * (num_floats + num_pixels))
         options = replace(self._options, max_pixels=self._limits.max_image_pixels)
-        tiled: list[TiledPicture | None] = [None] * len(pictures)
+        tiled: list[TiledImage | None] = [None] * len(images)
         while None in tiled:
-            for index, (picture, header) in enumerate(zip(pictures, headers, strict=True)):
+            for index, (image, header) in enumerate(zip(images, headers, strict=True)):
                 tiled[index] = tiled[index] or await self.decoders.decode_tiles(
-                    picture,
+                    image,
                     header,
                     cutter.plan(grids[index]),
                     color=color,
@@ -157,13 +157,16 @@ class ImageLoader:
                     options=options,
                     client=client,
                 )
-            # If a picture turned out to be rotated, it and the others may get other grids.
+            # If decoding shows that an image is rotated, the grids of all images may change; then tile those again.
             true_grids = self._processor.choose_grids(
-                _by_message([made.size for made in tiled if made is not None], messages)
+                _by_message([tiled_image.size for tiled_image in tiled if tiled_image is not None], messages)
             )
-            tiled = [made if grid == true else None for made, grid, true in zip(tiled, grids, true_grids, strict=True)]
+            tiled = [
+                tiled_image if grid == true else None
+                for tiled_image, grid, true in zip(tiled, grids, true_grids, strict=True)
+            ]
             grids = true_grids
-        return [made for made in tiled if made is not None]
+        return [tiled_image for tiled_image in tiled if tiled_image is not None]
 
     async def _read_all(self, sources: Sequence[str]) -> list[Source]:
         cancellation = Cancellation()
@@ -176,7 +179,7 @@ class ImageLoader:
             raise
 
     def _read_each(self, sources: Sequence[str], cancellation: Cancellation) -> list[Source]:
-        """Return the undecoded bytes of the sources. UserError names the first that cannot be read, and why."""
+        """Read the encoded bytes of the sources. Raise UserError for the first that cannot be read."""
         limits = self._limits
         deadline = time.monotonic() + limits.fetch_timeout_s
         bytes_left = limits.max_body_bytes
@@ -190,7 +193,7 @@ class ImageLoader:
         return found
 
     def _read(self, source: str, deadline: float, max_bytes: int, cancellation: Cancellation) -> bytes | str:
-        """Return the bytes of a URL or file. A data URL is returned as it is."""
+        """Read the bytes of a URL or file. Return a data URL unchanged."""
         scheme, name = source[:8].lower(), describe_source(source)
         if _is_data_url(source):
             return source
@@ -214,7 +217,7 @@ class ImageLoader:
     def _read_file(self, source: str, name: str, max_bytes: int) -> bytes:
         path = self._allowed_path(source, name)
         try:
-            # Do not follow a link that was put there meanwhile, and do not wait for the writer of a pipe.
+            # O_NOFOLLOW: a symbolic link may have been put there since the check. O_NONBLOCK: do not wait on a FIFO.
             handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         except OSError as error:
             refuse(name, error.strerror or "it cannot be opened")
@@ -225,8 +228,8 @@ class ImageLoader:
             return file.read(max_bytes + 1)
 
     def _allowed_path(self, source: str, name: str) -> Path:
-        """Return the resolved path, which must be inside an allowed folder. Nothing outside is looked at."""
-        # Python resolves a path part by part, each from the beginning. The percent encoding of a URL triples a name.
+        """Return the resolved path, which must be inside an allowed folder. No file outside is accessed."""
+        # Resolving takes quadratic time in a path's parts, so its length is limited. Percent encoding can triple it.
         if len(source) > 3 * MAX_PATH_CHARS:
             refuse(name, f"a path may have at most {MAX_PATH_CHARS} characters")
         text = source
@@ -245,7 +248,7 @@ class ImageLoader:
         for folder in self._folders:
             try:
                 path = (folder / text).resolve()
-            except (OSError, ValueError, RuntimeError):  # a NUL in the name, a loop of links
+            except (OSError, ValueError, RuntimeError):  # for instance a NUL in the name, or a loop of links
                 continue
             if path.is_relative_to(folder):
                 return path
@@ -261,6 +264,6 @@ def _data_urls(sources: Sequence[str]) -> list[Source]:
 
 
 def _by_message(items: Sequence[T], messages: Sequence[Sequence[object]]) -> list[list[T]]:
-    """Divide the items into lists as long as the messages."""
+    """Split the items into lists that have the same lengths as the messages."""
     rest = iter(items)
     return [list(itertools.islice(rest, len(message))) for message in messages]

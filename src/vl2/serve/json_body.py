@@ -1,7 +1,8 @@
-"""Parse request bodies: strict JSON within bounds; every fault is a 4xx with one sentence.
+"""Parse request bodies as strict JSON within limits. Every error is a 4xx response with one sentence.
 
-Python's parser holds the interpreter's lock while it parses, so a thread alone does not keep the event loop free. Large
-bodies are large because of pictures in data URLs. These are cut out first and not parsed; the rest is bounded.
+Python's parser holds the GIL while it parses, so parsing a large body in a thread would still block the event loop.
+Large bodies are large because of images in data URLs. So data URLs are cut out before parsing and put back afterwards,
+and the size of the rest is limited.
 """
 
 from __future__ import annotations
@@ -21,54 +22,54 @@ from starlette.responses import Response
 
 from vl2.serve.api_errors import ApiError, context_error
 
-MAX_VALUES = 200_000  # brackets and commas: a list of empty lists takes thirty times the memory of its text
+MAX_VALUES = 200_000  # counted by brackets and commas; a list of empty lists takes 30 times the memory of its text
 MAX_DIGITS = 30
-SMALL_BODY = 64 << 10  # parsed at once: a thread would take longer to start
-MAX_PARSED = 2  # large bodies at once, which bounds the memory of copies
-MIN_CUT = 4096  # shorter data URLs are parsed like any text
+SMALL_BODY = 64 << 10  # bytes up to which a body is parsed in the event loop, which is faster than a thread
+MAX_PARALLEL = 2  # large bodies parsed at the same time, to bound the memory of copies
+MIN_CUT = 4096  # length from which a data URL is cut out
 MAX_CUTS = 4096
-PIECE = 1 << 20  # bytes that are looked through before another thread may go on
+CHUNK_BYTES = 1 << 20  # bytes processed at a time, so that other threads get the GIL in between
 
-_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _DATA = b'"data:'
 _PRINTABLE = bytes(byte for byte in range(0x20, 0x7F) if byte != ord('"'))
 
 
 class BodyParser:
-    """Parses bodies beside the event loop, a few at once."""
+    """Parses large bodies in threads, a few at the same time."""
 
     def __init__(self, *, max_depth: int, max_json_bytes: int, max_context: int) -> None:
-        """`max_json_bytes` bounds what is not data URLs. It must leave room for all text that fits the context."""
+        """Make a parser. `max_json_bytes` limits a body without its data URLs; it must allow any text that fits."""
         self._max_depth, self._max_json_bytes, self._max_context = max_depth, max_json_bytes, max_context
-        self._threads = ThreadPoolExecutor(MAX_PARSED, thread_name_prefix="vl2-parse")
+        self._threads = ThreadPoolExecutor(MAX_PARALLEL, thread_name_prefix="vl2-parse")
 
     async def parse(self, body: bytes) -> Any:
-        """Return what `parse_json` returns."""
+        """Parse a body. Raise ApiError as `parse_json` does, or if the body is too large."""
         if len(body) <= SMALL_BODY:
             return parse_json(body, self._max_depth)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._parse_large, body)
 
     def _parse_large(self, body: bytes) -> Any:
-        mark = secrets.token_hex(16)  # which no client can have written
-        rest, cuts = _cut_data_urls(body, mark)
+        placeholder = secrets.token_hex(16)  # random, so that no client can have written it
+        rest, cuts = _cut_data_urls(body, placeholder)
         if len(rest) > self._max_json_bytes:
             raise context_error(
                 self._max_context,
-                f"the request has {len(rest)} bytes beside its data URLs, the limit is {self._max_json_bytes}: more "
+                f"the request has {len(rest)} bytes besides its data URLs; the limit is {self._max_json_bytes}, more "
                 "than any text that fits",
             )
         whole = [parse_json(rest, self._max_depth)]
         if cuts:
-            _put_back(whole, "data:" + mark, [(body, start, end) for start, end in cuts])
+            _restore_data_urls(whole, "data:" + placeholder, [(body, start, end) for start, end in cuts])
         return whole[0]
 
 
 def parse_json(body: bytes, max_depth: int) -> Any:
-    """Return the value of a body. ApiError unless it is standard JSON in UTF-8, nested no deeper than `max_depth`."""
+    """Parse a body. Raise ApiError unless it is standard JSON in UTF-8, nested no deeper than `max_depth`."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _error(f"the body is not UTF-8: byte {error.start} is wrong") from None
+        raise _error(f"the body is not UTF-8: byte {error.start} is invalid") from None
     if sum(map(text.count, "[{,")) > MAX_VALUES:
         raise _error(f"the body holds more than {MAX_VALUES} values")
     try:
@@ -78,7 +79,7 @@ def parse_json(body: bytes, max_depth: int) -> Any:
         raise _error(f"the body is not JSON: {error.msg} ({where})") from None
     except RecursionError:
         raise _error(f"the body is nested more than {max_depth} deep") from None
-    _check_values(value, max_depth, may_have_halves=_HALF_PAIR.search(text) is not None)
+    _check_values(value, max_depth, may_have_surrogates=_SURROGATE.search(text) is not None)
     return value
 
 
@@ -103,18 +104,18 @@ def _parse_float(digits: str) -> float:
     return value
 
 
-def _check_values(value: Any, max_depth: int, *, may_have_halves: bool) -> None:
-    """Check all values of a body without recursion: nesting may be deeper than Python's stack."""
+def _check_values(value: Any, max_depth: int, *, may_have_surrogates: bool) -> None:
+    """Check depth and characters of all values. This uses no recursion, because nesting may exceed Python's stack."""
     level, depth = [value], 0
     while level:
         below: list[Any] = []
         for item in level:
             if isinstance(item, dict):
                 below += item.values()
-                below += item.keys() if may_have_halves else ()
+                below += item.keys() if may_have_surrogates else ()
             elif isinstance(item, list):
                 below += item
-            elif may_have_halves and isinstance(item, str) and not _is_encodable(item):
+            elif may_have_surrogates and isinstance(item, str) and not _is_encodable(item):
                 raise _error("the body holds half of a surrogate pair, which is no character")
         depth += 1
         if below and depth > max_depth:
@@ -130,11 +131,11 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
-def _cut_data_urls(body: bytes, mark: str) -> tuple[bytes, list[tuple[int, int]]]:
-    """Return the body with a short name in place of each long data URL, and where those were.
+def _cut_data_urls(body: bytes, placeholder: str) -> tuple[bytes, list[tuple[int, int]]]:
+    """Replace each long data URL in a body by a placeholder. Return the body and the (start, end) of each URL.
 
-    A quote before `data:` that no backslash precedes opens a string, or the body is not JSON.
-    Only text without escapes is cut out, so the rest is valid JSON if and only if the whole body is.
+    A quote before `data:` without a backslash before it opens a string, unless the body is not JSON. Only text without
+    escapes is cut out, so the result is valid JSON if and only if the body is.
     """
     kept: list[bytes] = []
     cuts: list[tuple[int, int]] = []
@@ -148,7 +149,7 @@ def _cut_data_urls(body: bytes, mark: str) -> tuple[bytes, list[tuple[int, int]]
         close = body.find(b'"', start)
         is_opening = body[max(at - 1, 0) : at] != b"\\"
         if is_opening and close - start >= MIN_CUT and _is_plain(body, start, close):
-            kept += (body[end:start], f"{mark}{len(cuts)}".encode())
+            kept += (body[end:start], f"{placeholder}{len(cuts)}".encode())
             cuts.append((start, close))
             end = close
         at = max(at, close - 1)
@@ -157,14 +158,16 @@ def _cut_data_urls(body: bytes, mark: str) -> tuple[bytes, list[tuple[int, int]]
 
 
 def _is_plain(body: bytes, start: int, end: int) -> bool:
-    """Whether a part of a string is printable ASCII, with no escape but that of a slash, which some encoders write."""
+    """Tell whether a part of a string is printable ASCII without escapes except `\\/`, which some encoders write."""
     if body.count(b"\\", start, end) != body.count(b"\\/", start, end):
         return False
-    return not any(body[at : min(at + PIECE, end)].translate(None, _PRINTABLE) for at in range(start, end, PIECE))
+    return not any(
+        body[at : min(at + CHUNK_BYTES, end)].translate(None, _PRINTABLE) for at in range(start, end, CHUNK_BYTES)
+    )
 
 
-def _put_back(values: list[Any], mark: str, cuts: Sequence[tuple[bytes, int, int]]) -> None:
-    """Put the data URLs back in the places of their names. Changes the value in place."""
+def _restore_data_urls(values: list[Any], placeholder: str, cuts: Sequence[tuple[bytes, int, int]]) -> None:
+    """Replace the placeholders in nested values by their data URLs, in place."""
     level: list[Any] = [values]
     num_left = len(cuts)
     while level:
@@ -172,8 +175,8 @@ def _put_back(values: list[Any], mark: str, cuts: Sequence[tuple[bytes, int, int
         for item in level:
             places = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
             for place, inner in list(places):
-                if isinstance(inner, str) and inner.startswith(mark):
-                    item[place] = _text_of(*cuts[int(inner[len(mark) :])])
+                if isinstance(inner, str) and inner.startswith(placeholder):
+                    item[place] = _text_of(*cuts[int(inner[len(placeholder) :])])
                     num_left -= 1
                 elif isinstance(inner, (dict, list)):
                     below.append(inner)
@@ -186,37 +189,37 @@ def _text_of(body: bytes, start: int, end: int) -> str:
     start -= len("data:")
     if body.find(b"\\", start, end) < 0:
         return str(memoryview(body)[start:end], "ascii")
-    pieces = []
+    chunks = []
     while start < end:
-        stop = min(start + PIECE, end)
-        stop += body[stop - 1] == ord("\\")  # its slash belongs to it
-        pieces.append(body[start:stop].replace(b"\\/", b"/").decode("ascii"))
+        stop = min(start + CHUNK_BYTES, end)
+        stop += body[stop - 1] == ord("\\")  # keep the two characters of an escape together
+        chunks.append(body[start:stop].replace(b"\\/", b"/").decode("ascii"))
         start = stop
-    return "".join(pieces)
+    return "".join(chunks)
 
 
 class JsonRequest(Request):
-    """A request whose `json` is strict. `app.state.body_parser` has the bounds."""
+    """A request whose `json` method parses strictly, with `app.state.body_parser`."""
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
             kind = self.headers.get("content-type", "").split(";")[0].strip().lower()
-            # This also guards against other sites: a page can send a form or text without asking, but not JSON.
+            # This also protects against pages of other sites, which can send forms and text but no JSON without CORS.
             if kind != "application/json" and not kind.endswith("+json"):
                 raise ApiError(415, "the body must be application/json", code="unsupported_media_type")
             parser: BodyParser = self.app.state.body_parser
             self._json = await parser.parse(await self._take_body())
-            self._body = b"{}"  # FastAPI only asks whether there is a body; the bytes are not kept beside the value
+            self._body = b"{}"  # FastAPI only checks that there is a body, so its bytes need not be kept
         return self._json
 
     async def _take_body(self) -> bytes:
-        """Return the body. `RequestGuard` hands it out whole; collecting pieces would copy it again."""
+        """Return the body. `RequestGuard` delivers it in one message, so no copy is made here."""
         body: bytes = (await self.receive()).get("body", b"")
         return body
 
 
 class JsonRoute(APIRoute):
-    """Hands every endpoint a `JsonRequest`."""
+    """A route that passes a `JsonRequest` to its endpoint."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -224,7 +227,7 @@ class JsonRoute(APIRoute):
         async def handle(request: Request) -> Response:
             strict = JsonRequest(request.scope, request.receive)
             if request.method in ("POST", "PUT", "PATCH"):
-                await strict.json()  # here, because FastAPI would read a body of another type as text
+                await strict.json()  # parse before FastAPI, which would accept a body of another type as text
             return await handler(strict)
 
         return handle

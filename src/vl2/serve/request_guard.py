@@ -1,7 +1,7 @@
-"""Middleware before all endpoints: who may ask, how much may be sent, and how long it may take.
+"""Middleware for all endpoints: it checks host and API key, limits request bodies, and logs each request.
 
-Pure ASGI, so that a stream is passed on piece by piece. Every refusal is an error in OpenAI's form. When a client
-disconnects, its request ends wherever it is: waiting, fetching, decoding or in the engine.
+It is pure ASGI, so streams pass through without buffering. Every refusal is an error in OpenAI's format. When a client
+disconnects, its request is canceled at any stage: waiting, fetching, decoding or generating.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from vl2.serve.telemetry import log
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-# For probes and scrapers, which have no key. They reveal nothing of use to others.
+# Health probes and metrics scrapers have no key. These paths reveal nothing confidential.
 _OPEN_PATHS = ("/health", "/ready", "/metrics")
-# These need the key. The page, which asks for the key itself, and the API's description are open to everybody.
+# Paths that need the key. The web page, which asks for the key itself, and the OpenAPI document are public.
 _KEY_PATHS = ("/v1", "/tokenize", "/detokenize")
 SMALL_BODY = 1 << 20
-OLD_BODY_S = 5.0
-SMALL_RESERVE = 64 << 20  # bytes that small bodies may take beyond the limit of all bodies
+OLD_BODY_S = 5.0  # age from which a client's own body may be dropped for its next one
+SMALL_RESERVE = 64 << 20  # bytes beyond the limit of all bodies that only small bodies may use
 
 
 class ClientGone(Exception):
-    """The client closed the connection or stopped reading."""
+    """The client has closed the connection or stopped reading."""
 
 
 class RequestGuard:
-    """Middleware around the application: host, key, body limits, drain, and the log line of each request."""
+    """The outer middleware: it checks host and key, limits bodies, counts requests for draining, and logs."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service, self._settings, self._drain_state = (
@@ -54,7 +54,7 @@ class RequestGuard:
         key = self._settings.api_key
         self._key = key.encode() if key is not None else None
         self._bytes_in_flight = 0
-        self._arriving: list[_Arriving] = []
+        self._arriving: list[_IncomingBody] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,45 +67,48 @@ class RequestGuard:
         state["request_id"] = request_id
         state["client"] = client_of(scope.get("client"))
         began = time.monotonic()
-        exchange = _Exchange(receive, send, request_id, self._settings.limits.write_timeout_s)
-        is_work = scope["method"] == "POST"
-        if is_work and not self._drain_state.is_draining:
+        channel = _Channel(receive, send, request_id, self._settings.limits.write_timeout_s)
+        is_post = scope["method"] == "POST"
+        if is_post and not self._drain_state.is_draining:
             self._drain_state.enter()
             state["is_counted"] = True
         try:
-            await self._pass_on(scope, headers, exchange, is_work)
+            await self._handle(scope, headers, channel, is_post)
         except ClientGone:
-            exchange.status = exchange.status or 499
-            if exchange.has_stalled:
+            channel.status = channel.status or 499
+            if channel.has_stalled:
                 self._service.abort_connection(scope.get("client"))
         except Exception as error:
             state["error"] = error
-            if exchange.status is None:
-                await self._refuse(scope, exchange, error)
+            if channel.status is None:
+                await self._refuse(scope, channel, error)
         finally:
             if state.pop("is_counted", False):
                 self._drain_state.leave()
-            self._report(scope, exchange, time.monotonic() - began)
+            self._log_request(scope, channel, time.monotonic() - began)
 
-    async def _pass_on(self, scope: Scope, headers: Headers, exchange: _Exchange, is_work: bool) -> None:
+    async def _handle(self, scope: Scope, headers: Headers, channel: _Channel, is_post: bool) -> None:
         try:
             self._check_host(headers)
             self._check_key(scope, headers)
-            if is_work and not scope["state"].get("is_counted"):
+            if is_post and not scope["state"].get("is_counted"):
                 raise ApiError(503, "the server is stopping and takes no new requests", code="stopping", retry_s=5)
-            body = await self._read_body(headers, exchange, scope["state"]["client"]) if is_work else b""
+            body = await self._read_body(headers, channel, scope["state"]["client"]) if is_post else b""
         except ApiError as error:
-            await self._refuse(scope, exchange, error)
+            await self._refuse(scope, channel, error)
             return
-        replay, size = _Replay(body, exchange.receive), len(body)
-        del body  # the parser may free it
+        replay, size = _BodyReplay(body, channel.receive), len(body)
+        del body  # otherwise this frame would keep it alive after parsing
         try:
-            await self._app(scope, replay, exchange.send)
+            await self._app(scope, replay, channel.send)
         finally:
             self._bytes_in_flight -= size
 
     def _check_host(self, headers: Headers) -> None:
-        """Without a key, answer to names of the loopback only. This stops DNS rebinding by pages of other sites."""
+        """Refuse other host names than those of the loopback if there is no key.
+
+        This prevents DNS rebinding, by which a page of another site could use a local server.
+        """
         if self._key is not None or not self._settings.is_loopback:
             return
         host = headers.get("host", "")
@@ -123,7 +126,7 @@ class RequestGuard:
             what = "is wrong" if key else "is missing: send it as `Authorization: Bearer KEY`"
             raise ApiError(401, f"the API key {what}", code="invalid_api_key")
 
-    async def _read_body(self, headers: Headers, exchange: _Exchange, client: str) -> bytes:
+    async def _read_body(self, headers: Headers, channel: _Channel, client: str) -> bytes:
         limits = self._settings.limits
         most = limits.max_body_bytes
         declared = headers.get("content-length")
@@ -133,11 +136,11 @@ class RequestGuard:
             raise _too_large(most)
         deadline = time.monotonic() + limits.body_timeout_s
         parts: list[bytes] = []
-        arriving = _Arriving(client=client)
+        arriving = _IncomingBody(client=client)
         self._arriving.append(arriving)
         try:
             while True:
-                message = await self._receive(arriving, exchange, deadline)
+                message = await self._receive(arriving, channel, deadline)
                 if message["type"] == "http.disconnect":
                     raise ClientGone
                 part = message.get("body", b"")
@@ -155,9 +158,9 @@ class RequestGuard:
         finally:
             self._arriving.remove(arriving)
 
-    async def _receive(self, arriving: _Arriving, exchange: _Exchange, deadline: float) -> Message:
+    async def _receive(self, arriving: _IncomingBody, channel: _Channel, deadline: float) -> Message:
         try:
-            message = await asyncio.wait_for(exchange.receive(), max(0.0, deadline - time.monotonic()))
+            message = await asyncio.wait_for(channel.receive(), max(0.0, deadline - time.monotonic()))
         except (TimeoutError, asyncio.TimeoutError):
             limit_s = self._settings.limits.body_timeout_s
             raise ApiError(408, f"the body did not arrive within {limit_s:g} s", code="timeout") from None
@@ -169,11 +172,11 @@ class RequestGuard:
             raise _overloaded()
         return message
 
-    def _make_room(self, arriving: _Arriving) -> None:
-        """Drop the bodies that have been arriving longest when all bodies together take too much memory.
+    def _make_room(self, arriving: _IncomingBody) -> None:
+        """Drop the oldest incoming bodies if all bodies together take too much memory.
 
-        Dropped are those of the client that sends most, so that endless bodies harm only their own client. If that is
-        the client that asks, it is refused unless it has an old body to drop. Small bodies have a reserve of their own.
+        Bodies of the client with the most bytes are dropped, so endless bodies harm only the client that sends them. If
+        that is the client of this request, the request is refused unless the client has an old body to drop.
         """
         most = self._settings.max_in_flight_bytes
         most += SMALL_RESERVE if arriving.size <= SMALL_BODY else 0
@@ -190,28 +193,28 @@ class RequestGuard:
             self._bytes_in_flight -= oldest.size
             oldest.drop()
 
-    async def _refuse(self, scope: Scope, exchange: _Exchange, error: Exception) -> None:
+    async def _refuse(self, scope: Scope, channel: _Channel, error: Exception) -> None:
         scope["state"]["error"] = error
         response = error_response(error)
-        # The unread rest of a body would be parsed as the next request.
+        # Close the connection, because the unread rest of the body would be parsed as the next request.
         response.headers["connection"] = "close"
         with contextlib.suppress(ClientGone):
-            await response(scope, exchange.receive, exchange.send)
+            await response(scope, channel.receive, channel.send)
 
-    def _report(self, scope: Scope, exchange: _Exchange, took_s: float) -> None:
+    def _log_request(self, scope: Scope, channel: _Channel, took_s: float) -> None:
         state: dict[str, Any] = scope["state"]
         route = scope.get("route")
         path = getattr(route, "path", None) or (scope["path"] if scope["path"] in _OPEN_PATHS else "other")
-        status = exchange.status or 500
+        status = channel.status or 500
         self._service.metrics.requests.labels(path, str(status)).inc()
         if path in _OPEN_PATHS:
             return
         error = state.get("error")
-        told = to_api_error(error) if isinstance(error, Exception) else None
-        if isinstance(error, Exception) and told is not None and told.status_code == 500:
-            # The only place that logs our own faults, including those after a stream has begun.
+        api_error = to_api_error(error) if isinstance(error, Exception) else None
+        if isinstance(error, Exception) and api_error is not None and api_error.status_code == 500:
+            # All internal errors are logged here, including those after a stream has begun.
             log("failed", {"request_id": state["request_id"]}, level=logging.ERROR, error=error)
-        fields: dict[str, Any] = {"error": told.code} if told is not None and told.code else {}
+        fields: dict[str, Any] = {"error": api_error.code} if api_error is not None and api_error.code else {}
         log(
             "request",
             {
@@ -227,8 +230,8 @@ class RequestGuard:
 
 
 @dataclass(eq=False)
-class _Arriving:
-    """A body that is still arriving."""
+class _IncomingBody:
+    """A request body that is being received."""
 
     client: str
     size: int = 0
@@ -242,8 +245,11 @@ class _Arriving:
             self.task.cancel()
 
 
-class _Exchange:
-    """Receives and sends for one request: adds its id to the answer and drops a client that reads nothing."""
+class _Channel:
+    """The receive and send functions of one request.
+
+    `send` adds the request id to the response, and raises ClientGone if the client does not read for too long.
+    """
 
     def __init__(self, receive: Receive, send: Send, request_id: str, timeout_s: float) -> None:
         self.receive = receive
@@ -261,8 +267,8 @@ class _Exchange:
             headers.setdefault("x-content-type-options", "nosniff")
         task = asyncio.current_task()
         assert task is not None
-        # Cheaper than asyncio's timeout, which would make a task for every piece of a stream.
-        alarm = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, task)
+        # This is cheaper than asyncio.wait_for, which would create a task for every chunk of a stream.
+        alarm = asyncio.get_running_loop().call_later(self._timeout_s, self._time_out, task)
         try:
             await self._send(message)
         except OSError:
@@ -274,13 +280,13 @@ class _Exchange:
         finally:
             alarm.cancel()
 
-    def _give_up(self, task: asyncio.Task[Any]) -> None:
+    def _time_out(self, task: asyncio.Task[Any]) -> None:
         self.has_stalled = True
         task.cancel()
 
 
-class _Replay:
-    """Replays a body that was read already, then passes on messages of the connection."""
+class _BodyReplay:
+    """A receive function that returns a body that was already read, and then the messages of the connection."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:
         self._body: bytes | None = body
@@ -294,9 +300,10 @@ class _Replay:
 
 
 def client_of(peer: Sequence[Any] | None) -> str:
-    """Return the client that limits and fair turns count: its IPv4 address, or its IPv6 network of one customer.
+    """Return the client's identity for limits and fairness: its IPv4 address, or its IPv6 /64 network.
 
-    A name that the client chooses would not do: one client could pose as many.
+    A /64 network usually belongs to one customer. An identity that clients choose themselves would let one client pose
+    as many.
     """
     host = str(peer[0]) if peer else ""
     try:
@@ -319,7 +326,7 @@ def _too_large(most: int) -> ApiError:
 
 
 class CancelOnDisconnect:
-    """Cancels the application when the client closes the connection, and raises ClientGone."""
+    """Middleware that cancels the application and raises ClientGone when the client disconnects."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -338,7 +345,7 @@ class CancelOnDisconnect:
             has_gone = not work.done()
             work.cancel()
 
-        # Unwinding frees what the request held, kills the process that decodes for it, and drops its answers.
+        # Canceling this task releases the request's permits, kills its decoder process, and cancels its answers.
         work = asyncio.create_task(self._run(scope, body, send))
         listener = asyncio.create_task(listen())
         try:
@@ -346,7 +353,7 @@ class CancelOnDisconnect:
         except asyncio.CancelledError:
             if has_gone:
                 raise ClientGone from None
-            raise  # this task was cancelled itself, and `work` with it
+            raise  # this task itself was canceled, and `work` with it
         finally:
             listener.cancel()
 

@@ -1,4 +1,4 @@
-"""`/v1/responses`. Nothing is kept between requests: a conversation is sent whole."""
+"""The endpoint `/v1/responses`. It is stateless: each request must contain the whole conversation."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from starlette.responses import JSONResponse, Response
 
 from vl2.serve.api_errors import ERRORS_OR_STREAM
 from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_named, usage_of
-from vl2.serve.ignored import NotingRoute, note_ignored
+from vl2.serve.ignored import IgnoredFieldsRoute, record_ignored_fields
 from vl2.serve.schema.base import constraint_of
 from vl2.serve.schema.responses import ResponsesRequest
 from vl2.serve.service import Service
 
-router = APIRouter(route_class=NotingRoute, tags=["responses"])
+router = APIRouter(route_class=IgnoredFieldsRoute, tags=["responses"])
 
 
 @router.post("/v1/responses", responses=ERRORS_OR_STREAM)
 async def create_response(body: ResponsesRequest, request: Request) -> Response:
-    """Answer a conversation in the form of OpenAI's Responses. Beside its fields, the output text has `boxes`."""
+    """Answer a conversation in the format of OpenAI's Responses API. The output text has `boxes` in addition."""
     service: Service = request.app.state.service
-    note_ignored(body, request)
+    record_ignored_fields(body, request)
     adapter = service.adapter_of(body.model)
     request.state.log = {"model": body.model}
     form = body.text.format if body.text else None
@@ -108,7 +108,7 @@ def _whole(collector: AnswerCollector, head: Event, item_id: str) -> Event:
         "output": [_item(item_id, status, [_part(text.text, text.boxes())])],
         "usage": {
             "input_tokens": usage["prompt_tokens"],
-            # The client of OpenAI takes no usage without the first.
+            # OpenAI's client requires cache_write_tokens.
             "input_tokens_details": {"cache_write_tokens": 0, **usage["prompt_tokens_details"]},
             "output_tokens": usage["completion_tokens"],
             "output_tokens_details": {"reasoning_tokens": 0},

@@ -1,4 +1,4 @@
-"""Run uvicorn with a graceful stop and with limits on idle and slow connections."""
+"""Run uvicorn with graceful shutdown, and with limits on idle and slow connections."""
 
 from __future__ import annotations
 
@@ -28,94 +28,94 @@ from vl2.serve.telemetry import log
 
 HEAD_TIMEOUT_S = 15.0  # for the request line and the headers
 MAX_HEAD_BYTES = 16 << 10
-PIECE_BYTES = 2048  # bytes parsed at once where there are many lines: about 3 ms
-FEEDER_REST = 3  # the pause, as a multiple of the time of the last piece
-MANY_LINES = 256  # of what came at once; a chunk of a body has two
+PARSE_CHUNK_BYTES = 2048  # received bytes with many lines are parsed in chunks of this size, about 3 ms each
+PARSE_PAUSE_FACTOR = 3  # pause between two chunks, as a multiple of the time for parsing the last one
+MANY_LINES = 256  # lines in received data from which it is parsed in chunks; an HTTP chunk has two
 MAX_CONNECTIONS = 2048
 MIN_CONNECTIONS = 64
-MORE_CONNECTIONS = 64  # kept for probes while all others have requests under way
-CLOSED_AT_ONCE = 8  # one in so many connections is closed at once: searching takes a while
-OTHER_FILES = 256  # files kept for other uses: the model, pictures, outgoing connections
-# Connections that the system holds until they are taken, or as many as it allows. One that finds no room is tried again
-# a second later, whoever it is from.
+EXTRA_CONNECTIONS = 64  # reserved for health probes while all other connections have active requests
+CLOSE_DIVISOR = 8  # 1/8 of all connections are closed at a time, because the search takes a while
+OTHER_FILES = 256  # file descriptors reserved for the model, images, outgoing connections
+# The system's queue of connections that are not yet accepted. If it is full, a client retries a second later.
 LISTEN_QUEUE = 4096
-BACKLOG = 512  # connections accepted at once, before their number can be checked
-LAST_ACCEPTING_S = 0.1
-LAST_READING_S = 0.5
-LAST_WORDS_S = 3  # for errors of requests that were cut short to reach their clients
-END_GRACE_S = 10.0  # after the time to drain; then the process ends in any case
-LAST_THREADS_S = 1.0  # for threads to end after the server has
+BACKLOG = 512  # connections that asyncio accepts at a time, before their number can be checked
+ACCEPT_GRACE_S = 0.1  # for accepting the connections in the listen queue
+READ_GRACE_S = 0.5  # for reading requests of the last connections
+SHUTDOWN_S = 3  # for sending the errors of aborted requests
+END_GRACE_S = 10.0  # after the time for draining, the process ends within this time in any case
+THREAD_GRACE_S = 1.0  # for threads to end after the server
 
 
 class BoundedProtocol(H11Protocol):
-    """Cuts a connection off when the head of a request does not arrive in time, or when others need its place."""
+    """An HTTP connection that is closed if a request's head does not arrive in time, or if too many are open."""
 
     max_connections = MAX_CONNECTIONS
-    _alarm: asyncio.TimerHandle | None = None
-    _waits_since = 0.0
+    _head_timeout: asyncio.TimerHandle | None = None
+    _idle_since = 0.0
     _peer = ""
-    _pieces: deque[bytes] | None = None  # bytes received but not parsed yet
+    _chunks: deque[bytes] | None = None  # received bytes that are not yet parsed
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._waits_since, self._peer = self.loop.time(), client_of(self.client)
-        self._alarm = self.loop.call_later(HEAD_TIMEOUT_S, transport.abort)
+        self._idle_since, self._peer = self.loop.time(), client_of(self.client)
+        self._head_timeout = self.loop.call_later(HEAD_TIMEOUT_S, transport.abort)
         if len(self.connections) > self.max_connections:
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
-        if self._pieces is None and (
-            len(data) <= PIECE_BYTES or self._is_in_plain_body or data.count(b"\n") < MANY_LINES
+        if self._chunks is None and (
+            len(data) <= PARSE_CHUNK_BYTES or self._is_in_plain_body or data.count(b"\n") < MANY_LINES
         ):
-            self._take(data)
+            self._parse(data)
         else:
-            pieces = self._pieces = self._pieces or deque()
-            pieces.extend(data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
+            chunks = self._chunks = self._chunks or deque()
+            chunks.extend(data[at : at + PARSE_CHUNK_BYTES] for at in range(0, len(data), PARSE_CHUNK_BYTES))
             self.transport.pause_reading()
-            _Feeder.of(self.loop).add(self)
+            _ParseScheduler.of(self.loop).add(self)
 
-    def feed(self) -> bool:
-        """Parse one piece of the received bytes, and return whether more is left."""
-        if self._pieces and not self.transport.is_closing():
-            self._take(self._pieces.popleft())
-        if self._pieces and not self.transport.is_closing():
+    def parse_next(self) -> bool:
+        """Parse one chunk of the received bytes. Return whether more are left."""
+        if self._chunks and not self.transport.is_closing():
+            self._parse(self._chunks.popleft())
+        if self._chunks and not self.transport.is_closing():
             return True
-        self._pieces = None
+        self._chunks = None
         if not self.flow.read_paused:
             self.transport.resume_reading()
         return False
 
     @property
     def _is_in_plain_body(self) -> bool:
-        """Whether a body with a stated length is arriving, in which nothing is parsed."""
+        """Tell whether a body with a Content-Length is being received, which needs no parsing."""
         if self.cycle is None or not self.cycle.more_body:
             return False
         return all(name != b"transfer-encoding" for name, _ in self.headers)
 
-    def _take(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self._silence()
-        elif self._alarm is None:
-            self._alarm = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
+            self._cancel_timeout()
+        elif self._head_timeout is None:
+            self._head_timeout = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
 
     def on_response_complete(self) -> None:
-        self._waits_since = self.loop.time()
+        self._idle_since = self.loop.time()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._silence()
+        self._cancel_timeout()
         super().connection_lost(exc)
 
     @property
     def _is_waiting(self) -> bool:
-        """Whether the request is not complete: no head, half a head or half a body has come."""
+        """Tell whether the connection is idle or its request is not yet complete."""
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
     def _make_room(self) -> None:
-        """Close the oldest waiting connections of the client that has the most, many at once.
+        """Close the oldest waiting connections of the client that has most of them.
 
-        A client that opens connections without end thus loses its own. A complete request is never cut off.
+        So a client that opens connections without end loses its own. A connection with a complete request is never
+        closed.
         """
         waiting: dict[str, list[BoundedProtocol]] = {}
         for other in self.connections:
@@ -123,33 +123,33 @@ class BoundedProtocol(H11Protocol):
                 waiting.setdefault(other._peer, []).append(other)
         if waiting:
             most = max(waiting.values(), key=len)
-            most.sort(key=lambda other: other._waits_since)
-            for other in most[: max(1, self.max_connections // CLOSED_AT_ONCE)]:
-                self.connections.discard(other)  # many at once, so that the next connections need no search
+            most.sort(key=lambda other: other._idle_since)
+            for other in most[: max(1, self.max_connections // CLOSE_DIVISOR)]:
+                self.connections.discard(other)
                 other.transport.abort()
-        elif len(self.connections) > self.max_connections + MORE_CONNECTIONS:
+        elif len(self.connections) > self.max_connections + EXTRA_CONNECTIONS:
             self.transport.abort()
 
-    def _silence(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+    def _cancel_timeout(self) -> None:
+        if self._head_timeout is not None:
+            self._head_timeout.cancel()
+            self._head_timeout = None
 
 
-class _Feeder:
-    """Feeds received bytes to connections in turn, one piece at a time, and pauses between two pieces.
+class _ParseScheduler:
+    """Lets connections parse received bytes round-robin, one chunk at a time, with pauses between chunks.
 
-    A body in chunks of one byte takes a second of parsing per megabyte, which would block all other connections. The
-    pause is three times the work: the engine's thread needs the interpreter's lock again and again.
+    A body sent in HTTP chunks of one byte takes a second of parsing per megabyte, which would block all other
+    connections. The pauses are three times as long as the parsing, because the engine's thread needs the GIL.
     """
 
-    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, _Feeder]] = WeakKeyDictionary()
+    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, _ParseScheduler]] = WeakKeyDictionary()
 
     def __init__(self) -> None:
         self._waiting: deque[BoundedProtocol] = deque()
 
     @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> _Feeder:
+    def of(cls, loop: asyncio.AbstractEventLoop) -> _ParseScheduler:
         return cls._of_loop.setdefault(loop, cls())
 
     def add(self, connection: BoundedProtocol) -> None:
@@ -157,25 +157,28 @@ class _Feeder:
             return
         self._waiting.append(connection)
         if len(self._waiting) == 1:
-            asyncio.get_running_loop().call_soon(self._feed)
+            asyncio.get_running_loop().call_soon(self._run)
 
-    def _feed(self) -> None:
+    def _run(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         connection = self._waiting.popleft()
-        if connection.feed():
+        if connection.parse_next():
             self._waiting.append(connection)
         if self._waiting:
-            loop.call_later(FEEDER_REST * (loop.time() - began), self._feed)
+            loop.call_later(PARSE_PAUSE_FACTOR * (loop.time() - began), self._run)
 
 
 class GracefulServer(uvicorn.Server):
-    """Drains on the first SIGTERM or Ctrl-C: new requests get a 503. On the second signal all requests end."""
+    """A server that drains on the first SIGTERM or Ctrl-C, and refuses new requests with a 503 meanwhile.
+
+    On a second signal it ends all requests at once.
+    """
 
     def __init__(
         self, config: uvicorn.Config, service: Service, *, on_signal: Callable[[float], None] = lambda _: None
     ) -> None:
-        """`on_signal` gets the number of seconds after which the process must have ended."""
+        """Make a server. On a signal, `on_signal` is called with the seconds until the process must have ended."""
         super().__init__(config)
         self._service, self._on_signal = service, on_signal
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -204,19 +207,19 @@ class GracefulServer(uvicorn.Server):
 
     async def _drain(self, name: str) -> None:
         drain_state, settings = self._service.drain_state, self._service.settings
-        log("draining", {"signal": name, "under_way": drain_state.num_under_way, "at_most_s": settings.drain_s})
+        log("draining", {"signal": name, "under_way": drain_state.num_active, "at_most_s": settings.drain_s})
         if not await drain_state.drain(settings.drain_s):
-            # Requests that are still under way end with a 503, or with an error at the end of their stream.
-            log("cutting_short", {"under_way": drain_state.num_under_way})
-            await self._service.cut_short()
-        # Closing the socket would reset connections in the listen queue. So the queue is closed and emptied first.
+            # Requests that are still active end with a 503, or with an error at the end of their stream.
+            log("cutting_short", {"under_way": drain_state.num_active})
+            await self._service.abort_requests()
+        # Closing a socket resets the connections in its listen queue. So allow no new ones, and accept those in it.
         for listener in self._listeners:
             listener.listen(0)
-        await asyncio.sleep(LAST_ACCEPTING_S)
+        await asyncio.sleep(ACCEPT_GRACE_S)
         for listening in self.servers:
             listening.close()
-        # Connections that were just accepted have sent no request yet: they get a 503 too.
-        await asyncio.sleep(LAST_READING_S)
+        # Wait for the requests of connections that were just accepted, which get a 503 too.
+        await asyncio.sleep(READ_GRACE_S)
         self.should_exit = True
 
     def _abort(self, client: tuple[str, int] | None) -> None:
@@ -226,7 +229,7 @@ class GracefulServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Bind the address before the model is loaded. UserError if that is not possible."""
+    """Bind the address. It is called before the model is loaded. Raise UserError if that fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -242,7 +245,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def run_server(app: FastAPI, listener: socket.socket) -> None:
-    """Serve until a signal ends it."""
+    """Serve the application until a signal ends it."""
     BoundedProtocol.max_connections = min(MAX_CONNECTIONS, _allowed_files() - OTHER_FILES - BACKLOG)
     config = uvicorn.Config(
         app,
@@ -255,7 +258,7 @@ def run_server(app: FastAPI, listener: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=LAST_WORDS_S,
+        timeout_graceful_shutdown=SHUTDOWN_S,
         backlog=BACKLOG,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
@@ -264,12 +267,12 @@ def run_server(app: FastAPI, listener: socket.socket) -> None:
     try:
         GracefulServer(config, service, on_signal=deadline.set).run(sockets=[listener])
     finally:
-        service.decoders.stop()  # a second signal skips the end of the application
+        service.decoders.stop()  # after a second signal, the application's own shutdown is skipped
     deadline.check_threads()
 
 
 class _Deadline:
-    """Ends the process at a deadline. Otherwise a thread that hangs in a library would keep it alive for ever."""
+    """Ends the process at a deadline, because a thread that hangs in a library would keep it alive forever."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -284,8 +287,8 @@ class _Deadline:
         self._timer.start()
 
     def check_threads(self) -> None:
-        """End the process at once if the engine or a thread that Python would wait for still runs."""
-        until = time.monotonic() + LAST_THREADS_S
+        """End the process at once if the engine's thread or a non-daemon thread is still running."""
+        until = time.monotonic() + THREAD_GRACE_S
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and (not thread.daemon or thread.name == ENGINE_THREAD):
                 thread.join(max(0.0, until - time.monotonic()))
@@ -293,19 +296,19 @@ class _Deadline:
                     self._end(0)
 
     def _end(self, status: int) -> None:
-        # In a thread, because whatever hangs may hold any lock, even that of the log.
-        last = threading.Thread(target=self._say_and_stop, daemon=True)
+        # This runs in a thread, because the thread that hangs may hold any lock, even that of the log.
+        last = threading.Thread(target=self._log_and_stop, daemon=True)
         last.start()
-        last.join(LAST_THREADS_S)
+        last.join(THREAD_GRACE_S)
         os._exit(status)
 
-    def _say_and_stop(self) -> None:
+    def _log_and_stop(self) -> None:
         self._service.decoders.stop()
         log("ended_with_work_under_way", {"threads": [thread.name for thread in threading.enumerate()]})
 
 
 def _allowed_files() -> int:
-    """Raise the limit of open files as far as the system allows, and return it. Every connection is a file."""
+    """Raise the limit of open files as far as needed and allowed, and return it. Every connection is a file."""
     if sys.platform == "win32":
         return MAX_CONNECTIONS + OTHER_FILES + BACKLOG
     import resource
@@ -315,7 +318,7 @@ def _allowed_files() -> int:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted
     wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    with contextlib.suppress(OSError, ValueError):  # some systems allow less than they say
+    with contextlib.suppress(OSError, ValueError):  # some systems allow less than their hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     return max(soft, OTHER_FILES + BACKLOG + MIN_CONNECTIONS)

@@ -1,6 +1,6 @@
-"""What every request goes through: admission, its pictures, its tokens, the backend.
+"""The steps of every request: admission, loading its images, tokenizing, and handing it to the backend.
 
-Requests without pictures have their own limits and threads, so they never wait for pictures.
+Requests without images have their own limits and threads, so they never wait for images of other requests.
 """
 
 from __future__ import annotations
@@ -26,50 +26,50 @@ from vl2.serve.api_errors import ApiError
 from vl2.serve.backend import Answers, Backend, GenerationRequest
 from vl2.serve.decoders import Decoders
 from vl2.serve.images import ImageLoader, LoadedImages
-from vl2.serve.memory import keep_small
+from vl2.serve.memory import trim_memory
 from vl2.serve.settings import ServerSettings
-from vl2.serve.telemetry import Metrics, Numbers
+from vl2.serve.telemetry import Metrics, MetricValues
 
 T = TypeVar("T")
 
-NUM_TOKENIZING = 4  # requests whose tokens are written at once
+NUM_TOKENIZING = 4  # requests that are tokenized at the same time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A conversation or raw prompt that is ready to be answered."""
+    """An encoded conversation or raw prompt."""
 
     sample: Sample
     images: tuple[Image.Image, ...]
 
 
 class Admission:
-    """What a request holds until its answer is complete: a permit, and memory for its pictures."""
+    """The resources that a request holds until its answer is complete: a permit, and memory for its images."""
 
     def __init__(self, service: Service, client: str, resources: contextlib.AsyncExitStack) -> None:
         self._service, self._resources = service, resources
         self.client = client
 
     async def wait(self, *, has_images: bool) -> None:
-        """Wait for a permit. Call it once per request: waiting for more while holding one could deadlock."""
+        """Wait for a permit. Call this once per request, because waiting for a second permit could deadlock."""
         semaphore = self._service.image_semaphore if has_images else self._service.text_semaphore
         await self._resources.enter_async_context(semaphore.hold(self.client))
 
     async def reserve_memory(self, num_bytes: int) -> None:
-        """Wait until so much memory is free for the pictures. Call it once per request too."""
+        """Wait until `num_bytes` are free for the request's images, and reserve them. Call this once per request."""
         await self._resources.enter_async_context(self._service.kept_bytes.hold(self.client, num_bytes))
 
 
 class Service:
-    """What the endpoints share."""
+    """The state and the functions that all endpoints share."""
 
     def __init__(self, backend: Backend, settings: ServerSettings) -> None:
         self.backend, self.settings = backend, settings
         self.drain_state = DrainState()
         self.metrics = Metrics()
-        self.metrics.watch(self._numbers)
+        self.metrics.watch(self._metric_values)
         self.started_at = int(time.time())
-        # Drops the connection of a client that reads nothing. Set by the server, which owns the connections.
+        # Aborts the connection of a client that does not read. The server sets it, because it owns the connections.
         self.abort_connection: Callable[[tuple[str, int] | None], None] = lambda client: None
         self.text_semaphore = FairSemaphore(settings.max_prepared, max_waiting=settings.max_waiting)
         self.image_semaphore = FairSemaphore(settings.max_prepared, max_waiting=settings.max_waiting)
@@ -77,15 +77,15 @@ class Service:
         self._threads = ThreadPoolExecutor(NUM_TOKENIZING, thread_name_prefix="vl2-tokenize")
         self._loader = ImageLoader(settings, backend.processor, needs_whole=backend.needs_images)
         self._preparing: set[asyncio.Task[Any]] = set()
-        self._is_cut_short = False
+        self._is_aborted = False
         self._memory: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await asyncio.gather(self.decoders.start(), self.backend.start())
-        self._memory = asyncio.create_task(keep_small(lambda: self.drain_state.num_under_way > 0))
+        self._memory = asyncio.create_task(trim_memory(lambda: self.drain_state.num_active > 0))
 
     async def stop(self) -> None:
-        """End what is under way, and free everything."""
+        """End all active requests and free all resources."""
         if self._memory is not None:
             self._memory.cancel()
         self.decoders.stop()
@@ -93,9 +93,9 @@ class Service:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self.backend.stop()
 
-    async def cut_short(self) -> None:
-        """End every request that is under way with an error that says why."""
-        self._is_cut_short = True
+    async def abort_requests(self) -> None:
+        """End every active request with the error that the server is stopping."""
+        self._is_aborted = True
         for task in self._preparing:
             task.cancel()
         await self.backend.stop()
@@ -104,8 +104,8 @@ class Service:
     def decoders(self) -> Decoders:
         return self._loader.decoders
 
-    def _numbers(self) -> Numbers:
-        numbers = dict(self.backend.numbers())
+    def _metric_values(self) -> MetricValues:
+        numbers = dict(self.backend.metric_values())
         num_waiting = self.text_semaphore.num_waiting + self.image_semaphore.num_waiting
         numbers["vl2_queue_length"] = numbers.get("vl2_queue_length", 0) + num_waiting
         return numbers
@@ -115,7 +115,7 @@ class Service:
         return (self.settings.name, *self.settings.adapters)
 
     def adapter_of(self, model: str) -> str | None:
-        """Return which adapter a model's name stands for, None for the base. ApiError for a name that is not served."""
+        """Return the adapter that a model name selects, None for the base model. Raise ApiError for other names."""
         if model not in self.model_names:
             served = ", ".join(self.model_names)
             raise ApiError(404, f"the model {model!r} is not served; there is {served}", code="model_not_found",
@@ -123,44 +123,43 @@ class Service:
         return None if model == self.settings.name else model
 
     def max_tokens(self, *wanted: int | None) -> int:
-        """Return the first bound that was given."""
+        """Return the first limit that is not None, else the default."""
         return next((count for count in wanted if count is not None), self.settings.limits.default_max_tokens)
 
     @contextlib.asynccontextmanager
     async def admission(self, client: str) -> AsyncIterator[Admission]:
-        """Give a request an Admission, and free what it holds in the end."""
+        """Yield an Admission for a request, and release its resources at the end."""
         async with contextlib.AsyncExitStack() as resources:
             yield Admission(self, client, resources)
 
     async def prepare_chat(self, turns: Sequence[Turn], admission: Admission) -> Prompt:
-        """Open the pictures of a conversation and write its tokens."""
+        """Load the images of a conversation and encode it. Raise UserError if it is not valid."""
         limits = self.settings.limits
         if len(turns) > limits.max_messages:
             raise UserError(f"a conversation may have at most {limits.max_messages} messages, got {len(turns)}")
-        # Before anything is fetched or opened. Outer blanks do not count.
+        # This check comes before any image is fetched. Outer white space does not count.
         self.backend.processor.check_length(p.strip() for turn in turns for p in turn.pieces if isinstance(p, str))
 
         async def prepare() -> Prompt:
             await admission.wait(has_images=any(turn.images for turn in turns))
-            # Clients name the sources, so only the loader may open them.
+            # The image sources come from clients, so only the loader may open them.
             arranged = await self._in_thread(lambda: arrange(turns))
             loaded = await self._load([turn.images for turn in arranged], admission)
             encode = self.backend.processor.encode
             sample = await self._in_thread(lambda: encode(arranged, prepared=loaded.prepared if loaded else None))
             return Prompt(sample=sample, images=loaded.whole if loaded else ())
 
-        return await self._unless_cut_short(prepare())
+        return await self._run_unless_aborted(prepare())
 
     async def prepare_prompts(
         self, prompts: Sequence[str | Sequence[int]], sources: Sequence[str], admission: Admission
     ) -> list[Prompt]:
-        """Open the pictures of raw prompts, one for each `<image>` in each of them, and write their tokens.
+        """Load the images of raw prompts and encode the prompts. Each `<image>` stands for the next of `sources`.
 
-        The prompts have the same pictures, which are opened once. Token ids are read as they are, without a bos of
-        their own.
+        All prompts share the images, which are loaded once. A prompt of token ids gets no additional bos.
         """
         processor = self.backend.processor
-        for prompt in prompts:  # each prompt has the whole context
+        for prompt in prompts:  # each prompt may use the whole context
             if isinstance(prompt, str):
                 processor.check_length([prompt])
 
@@ -173,7 +172,7 @@ class Service:
 
         async def prepare() -> list[Prompt]:
             await admission.wait(has_images=bool(sources))
-            await self._in_thread(check_places)  # before anything is fetched: as many places as pictures
+            await self._in_thread(check_places)  # before fetching, check that there is an image for each `<image>`
             loaded = await self._load([sources], admission)
             images = loaded.prepared if loaded else None
 
@@ -185,21 +184,21 @@ class Service:
             samples = await self._in_thread(lambda: [encode(prompt) for prompt in prompts])
             return [Prompt(sample=sample, images=loaded.whole if loaded else ()) for sample in samples]
 
-        return await self._unless_cut_short(prepare())
+        return await self._run_unless_aborted(prepare())
 
     async def _load(self, messages: Sequence[Sequence[object]], admission: Admission) -> LoadedImages | None:
         sources = [[source for source in message if isinstance(source, str)] for message in messages]
         return await self._loader.load(sources, admission.client, admission) if any(sources) else None
 
-    async def _unless_cut_short(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _run_unless_aborted(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.create_task(work)
         self._preparing.add(task)
         try:
-            if self._is_cut_short:
+            if self._is_aborted:
                 task.cancel()
             return await task
         except asyncio.CancelledError:
-            if self._is_cut_short:
+            if self._is_aborted:
                 raise EngineStopped("the server stopped before the answer was complete") from None
             raise
         finally:
@@ -217,7 +216,7 @@ class Service:
         num_logprobs: int | None,
         client: str,
     ) -> Answers:
-        """Hand the backend a request for each prompt and its options."""
+        """Pass a request for each prompt and its options to the backend."""
         requests = [
             GenerationRequest(
                 sample=prompt.sample,

@@ -1,4 +1,4 @@
-"""`/v1/models`, `/version`, `/health`, `/ready`, `/metrics`: what is served, and how the server is."""
+"""Endpoints about the server: `/v1/models`, `/version`, `/health`, `/ready` and `/metrics`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def list_models(request: Request) -> dict[str, Any]:
 
 @router.get("/v1/models/{name:path}", responses={404: ERRORS[404]})
 async def show_model(name: str, request: Request) -> dict[str, Any]:
-    """Show one model."""
+    """Describe one model."""
     service: Service = request.app.state.service
     service.adapter_of(name)
     return _card(service, name)
@@ -33,19 +33,19 @@ async def show_model(name: str, request: Request) -> dict[str, Any]:
 
 @router.get("/version")
 async def version() -> dict[str, str]:
-    """Tell the version of this package."""
+    """Return the version of vl2."""
     return {"version": __version__}
 
 
 @router.get("/health")
 async def health() -> dict[str, str]:
-    """Tell that the process answers."""
+    """Report that the process is alive."""
     return {"status": "ok"}
 
 
 @router.get("/ready", responses={503: ERRORS[503]})
 async def ready(request: Request) -> Response:
-    """Tell whether new requests are taken."""
+    """Report whether the server accepts new requests."""
     service: Service = request.app.state.service
     if service.drain_state.is_draining or not service.backend.is_ready:
         raise ApiError(503, "the server is stopping", code="stopping", retry_s=5)
@@ -54,7 +54,7 @@ async def ready(request: Request) -> Response:
 
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Report metrics in Prometheus' text format."""
+    """Return metrics in Prometheus' text format."""
     service: Service = request.app.state.service
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
@@ -73,7 +73,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "parent": None if name == base else base,
         "max_model_len": context,
         "context_length": context,
-        # In OpenRouter's form, from which other programs learn that the model takes pictures.
+        # OpenRouter's format, from which some clients detect that the model accepts images.
         "architecture": {
             "modality": "text+image->text",
             "input_modalities": ["text", "image"],

@@ -1,8 +1,7 @@
-"""What the operator of a server sees: a log of JSON lines on stderr, and metrics that Prometheus scrapes.
+"""The server's log (JSON lines on stderr) and its metrics for Prometheus.
 
-The log says what happened to a request, never what was in it: no text, no picture, no address of a picture (it may
-hold a key), no header but the request id. Counters of the engine are read when they are asked for, times are noted as
-answers end.
+The log never contains the content of a request: no text, no image, no URL of an image (which may contain a key), and no
+header except the request id. The engine's counters are read at each scrape; times are recorded when answers end.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ LOGGER = logging.getLogger("vl2.serve")
 
 
 class JsonLines(logging.Formatter):
-    """Writes a record as one JSON object. What is given as `extra={"fields": {...}}` is added to it."""
+    """Formats a log record as one JSON object, with the fields given as `extra={"fields": {...}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -38,7 +37,7 @@ class JsonLines(logging.Formatter):
 
 
 def set_up_logs(level: str) -> None:
-    """Send the server's log, and uvicorn's own warnings, to stderr as JSON lines."""
+    """Send the server's log and uvicorn's warnings to stderr as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     for name, least in (("vl2.serve", level), ("uvicorn", "warning"), ("asyncio", "error")):
@@ -58,47 +57,47 @@ def log(
     LOGGER.log(level, event, extra={"fields": fields or {}}, exc_info=error)
 
 
-Numbers = Mapping[str, float]
+MetricValues = Mapping[str, float]
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
 
-# What a backend may report, by name: (kind, help).
-_REPORTED = {
-    "vl2_queue_length": ("gauge", "requests that wait for a place"),
-    "vl2_running": ("gauge", "requests being read or answered"),
-    "vl2_cache_tokens_reserved": ("gauge", "positions of the key-value cache that are given away"),
-    "vl2_cache_tokens_limit": ("gauge", "positions that can be given away"),
+# Metrics that a backend may report: name -> (type, help).
+_BACKEND_METRICS = {
+    "vl2_queue_length": ("gauge", "requests that wait"),
+    "vl2_running": ("gauge", "requests in prefill or decoding"),
+    "vl2_cache_tokens_reserved": ("gauge", "reserved positions of the KV cache"),
+    "vl2_cache_tokens_limit": ("gauge", "positions of the KV cache that can be reserved"),
     "vl2_tokens_per_second": ("gauge", "tokens generated per second, over the last seconds"),
     "vl2_generated_tokens": ("counter", "tokens of answers"),
     "vl2_prompt_tokens": ("counter", "tokens of prompts, visual ones included"),
     "vl2_visual_tokens": ("counter", "visual tokens of prompts"),
     "vl2_tiles": ("counter", "tiles of the images of prompts"),
-    "vl2_decode_steps": ("counter", "joint decoding steps"),
+    "vl2_decode_steps": ("counter", "batched decoding steps"),
     "vl2_busy_seconds": ("counter", "time that the engine worked"),
-    "vl2_encoder_cache_hits": ("counter", "images that were encoded before"),
+    "vl2_encoder_cache_hits": ("counter", "images found in the encoder cache"),
     "vl2_encoder_cache_misses": ("counter", "images that had to be encoded"),
-    "vl2_encoder_cache_bytes": ("gauge", "memory of encoded images"),
-    "vl2_prefix_cache_reused_tokens": ("counter", "prompt tokens that were read before"),
-    "vl2_prefix_cache_read_tokens": ("counter", "prompt tokens that had to be read"),
-    "vl2_prefix_cache_bytes": ("gauge", "memory of prompts that were read"),
+    "vl2_encoder_cache_bytes": ("gauge", "memory of the encoder cache"),
+    "vl2_prefix_cache_reused_tokens": ("counter", "prompt tokens found in the prefix cache"),
+    "vl2_prefix_cache_read_tokens": ("counter", "prompt tokens that needed prefill"),
+    "vl2_prefix_cache_bytes": ("gauge", "memory of the prefix cache"),
 }
 
 
 class Metrics:
-    """All metrics of one server, in a registry of their own."""
+    """The metrics of one server, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "vl2_requests", "HTTP requests by path and status", ("path", "status"), registry=self.registry
         )
-        self.queue_s = self._times("vl2_queue_seconds", "from acceptance to the start of reading")
+        self.queue_s = self._times("vl2_queue_seconds", "from acceptance to the start of prefill")
         self.first_token_s = self._times("vl2_time_to_first_token_seconds", "from acceptance to the first token")
         self.token_s = self._times("vl2_time_per_output_token_seconds", "mean time between two tokens of an answer")
         self.whole_s = self._times("vl2_answer_seconds", "from acceptance to the last token")
 
-    def watch(self, read: Callable[[], Numbers]) -> None:
-        """Report what `read` returns at every scrape."""
-        self.registry.register(_Reported(read))
+    def watch(self, read: Callable[[], MetricValues]) -> None:
+        """Report the values that `read` returns at every scrape."""
+        self.registry.register(_BackendCollector(read))
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
@@ -107,12 +106,12 @@ class Metrics:
         return Histogram(name, documentation, registry=self.registry, buckets=_SECONDS)
 
 
-class _Reported(Collector):
-    def __init__(self, read: Callable[[], Numbers]) -> None:
+class _BackendCollector(Collector):
+    def __init__(self, read: Callable[[], MetricValues]) -> None:
         self._read = read
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         for name, value in self._read().items():
-            kind, documentation = _REPORTED[name]
+            kind, documentation = _BACKEND_METRICS[name]
             family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
             yield family(name, documentation, value=value)

@@ -1,4 +1,4 @@
-"""What a request costs before it is sent: `/tokenize` and `/detokenize` as vLLM has them, and `/v1/images/tiles`."""
+"""Endpoints that count tokens: `/tokenize` and `/detokenize` as in vLLM, and `/v1/images/tiles`."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from vl2.errors import UserError
 from vl2.process.conversation import Turn
 from vl2.process.tile_report import TileReport
 from vl2.serve.api_errors import ERRORS, ApiError
-from vl2.serve.ignored import NotingRoute, note_ignored
+from vl2.serve.ignored import IgnoredFieldsRoute, record_ignored_fields
 from vl2.serve.schema.base import Lenient, Name, Strict, Tools
 from vl2.serve.schema.chat import ChatMessage, read_history
 from vl2.serve.schema.completion import TokenId
 from vl2.serve.schema.turns import Source, Text, order_turns
 from vl2.serve.service import Service
 
-router = APIRouter(route_class=NotingRoute)
+router = APIRouter(route_class=IgnoredFieldsRoute)
 
 
 class TokenizeRequest(Lenient):
-    """Either a raw prompt, as completions take it, or messages, as chat completions take them."""
+    """Either a raw prompt, as for completions, or messages, as for chat completions."""
 
     model: Name | None = None
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
-    # Beside vLLM's: each `<image>` in the prompt stands for the next of these.
+    # An addition to vLLM's fields: each `<image>` in the prompt stands for the next of these.
     images: list[Source] | None = None
     add_special_tokens: Annotated[
-        bool | None, Field(description="of a prompt: the token of its beginning; a conversation always has it")
+        bool | None, Field(description="false omits bos from a raw prompt; a conversation always begins with bos")
     ] = None
     return_token_strs: bool | None = None
     tools: Tools
@@ -54,12 +54,12 @@ class DetokenizeRequest(Lenient):
 
 @router.post("/tokenize", responses=ERRORS, tags=["tokens"])
 async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
-    """Count and list the tokens of a prompt or of messages: a picture has its `<image>` token once for each of its own.
+    """Count and list the tokens of a prompt or of messages. An image has one `<image>` token per visual token.
 
-    Pictures are opened for it, since their size decides how many tokens they have.
+    Images are loaded, because their size determines how many tokens they have.
     """
     service: Service = request.app.state.service
-    note_ignored(body, request)
+    record_ignored_fields(body, request)
     if body.model is not None:
         service.adapter_of(body.model)
     async with service.admission(request.state.client) as admission:
@@ -71,17 +71,17 @@ async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
     if body.prompt is not None and body.add_special_tokens is False:
         ids = ids[1:]
     tokenizer = service.backend.processor.tokenizer
-    told: list[str] | None = None
+    strings: list[str] | None = None
     if body.return_token_strs:
-        told = [tokenizer.token_bytes(i, skip_special=False).decode("utf-8", "replace") for i in ids]
-    return {"count": len(ids), "max_model_len": service.backend.max_context, "tokens": ids, "token_strs": told}
+        strings = [tokenizer.token_bytes(i, skip_special=False).decode("utf-8", "replace") for i in ids]
+    return {"count": len(ids), "max_model_len": service.backend.max_context, "tokens": ids, "token_strs": strings}
 
 
 @router.post("/detokenize", responses=ERRORS, tags=["tokens"])
 async def detokenize(body: DetokenizeRequest, request: Request) -> dict[str, str]:
     """Return the text of token ids, special tokens included."""
     service: Service = request.app.state.service
-    note_ignored(body, request)
+    record_ignored_fields(body, request)
     if body.model is not None:
         service.adapter_of(body.model)
     tokenizer = service.backend.processor.tokenizer
@@ -93,7 +93,7 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> dict[str, str
 
 MAX_SIZES = 1000  # of all messages together
 
-Side = Annotated[int, Field(ge=1, le=1_000_000, description="in pixels, of the picture held upright")]
+Side = Annotated[int, Field(ge=1, le=1_000_000, description="in pixels, of the upright image")]
 
 
 class ImageSize(Strict):
@@ -102,7 +102,7 @@ class ImageSize(Strict):
 
 
 class TilesRequest(Strict):
-    """The images of a whole conversation: how one is cut may depend on the others."""
+    """The image sizes of a whole conversation, because the tiling of an image may depend on the others."""
 
     messages: Annotated[
         list[Annotated[list[ImageSize], Field(max_length=1000)]],
@@ -112,7 +112,7 @@ class TilesRequest(Strict):
 
 @router.post("/v1/images/tiles", responses=ERRORS, tags=["images"])
 async def image_tiles(body: TilesRequest, request: Request) -> dict[str, Any]:
-    """Report canvas, grid, tiles and visual tokens of each image, in order, and of all together."""
+    """Report the canvas, grid, tiles and visual tokens of each image in order, and the totals."""
     service: Service = request.app.state.service
     sizes = [[(size.width, size.height) for size in message] for message in body.messages]
     if (num_images := sum(map(len, sizes))) > MAX_SIZES:

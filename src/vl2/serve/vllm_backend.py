@@ -1,7 +1,7 @@
-"""vLLM as a backend, for loads that need it: the same checkpoint behind the same API.
+"""The backend that runs vLLM, for high load, with the same checkpoint and the same API.
 
-Prompts and answers pass as token ids, so template, tags and boxes are those of this package. vLLM tiles and encodes the
-pictures itself, by the paper's rule.
+Prompts and answers are exchanged as token ids, so the chat template, tags and boxes are handled by this package. vLLM
+tiles and encodes the images itself, by the paper's rule.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import BOS, EOS, PAD, Tokenizer
 from vl2.serve.backend import GenerationRequest, Timing
-from vl2.serve.telemetry import Numbers
+from vl2.serve.telemetry import MetricValues
 
 ARCHITECTURE = "DeepseekVLV2ForCausalLM"
-MAX_UNDER_WAY = 1024
+MAX_ACTIVE = 1024
 
 
 class VllmBackend:
-    """Runs vLLM's asynchronous engine in this process."""
+    """A backend that runs vLLM's asynchronous engine in this process."""
 
     needs_images = True
 
@@ -49,18 +49,18 @@ class VllmBackend:
         dtype: str = "auto",
         more: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the files that vLLM needs; `start` loads the model. `more` are arguments of vLLM's engine.
+        """Write the files that vLLM needs. `start` loads the model. `more` are arguments of vLLM's engine.
 
-        UserError where vLLM is not installed or takes no such argument, or where its rule for pictures is not the
-        one that is asked for.
+        Raise UserError if vLLM is not installed, if it does not accept an argument, or if another tiling than the
+        paper's is wanted.
         """
         if processor.tiling.rule != "paper" or processor.max_tiles is not None:
-            raise UserError("vLLM cuts pictures by the paper's rule alone: leave --tiling and --max-tiles out")
+            raise UserError("vLLM supports the paper's tiling rule only: omit --tiling and --max-tiles")
         self._vllm = _library()
         self.processor, self.max_context = replace(processor, max_tokens=max_context), max_context
         self._folder = tempfile.TemporaryDirectory(prefix="vl2-vllm-")
         arguments: dict[str, Any] = {
-            "model": str(_with_tokens(folder, processor.tokenizer, Path(self._folder.name))),
+            "model": str(_link_checkpoint(folder, processor.tokenizer, Path(self._folder.name))),
             "dtype": dtype,
             "max_model_len": max_context,
             "hf_overrides": {"architectures": [ARCHITECTURE]},
@@ -72,7 +72,7 @@ class VllmBackend:
         except TypeError as error:  # its message names the unknown argument
             raise UserError(f"vLLM's engine does not take this: {error}") from None
         self._engine: Any = None
-        self._num_under_way = 0
+        self._num_active = 0
         self._num_generated = 0
         self._is_stopping = False
 
@@ -89,23 +89,23 @@ class VllmBackend:
         self._is_stopping = True
         if self._engine is not None:
             self._engine.shutdown()
-        self._engine = None  # the engine shuts down again when it is freed, which must happen before Python ends
+        self._engine = None  # its finalizer shuts down again, which must happen before Python exits
         self._folder.cleanup()
 
     async def open(self, requests: Sequence[GenerationRequest]) -> _Answers:
         if self._is_stopping:
             raise EngineStopped("the server is stopping")
-        if self._num_under_way + len(requests) > MAX_UNDER_WAY:
-            raise EngineFull(f"{self._num_under_way} requests are under way already: try again later")
+        if self._num_active + len(requests) > MAX_ACTIVE:
+            raise EngineFull(f"{self._num_active} requests are active already: try again later")
         for request in requests:
             if len(request.sample) >= self.max_context:
                 raise ContextExceeded(request.sample, self.max_context)
             check_bias(request.options, self.processor.tokenizer)
         return _Answers(self, requests, [self._sampling(request) for request in requests])
 
-    def numbers(self) -> Numbers:
-        # The rest is in vLLM's own metrics.
-        return {"vl2_running": self._num_under_way, "vl2_generated_tokens": self._num_generated}
+    def metric_values(self) -> MetricValues:
+        # vLLM has other metrics of its own.
+        return {"vl2_running": self._num_active, "vl2_generated_tokens": self._num_generated}
 
     def _sampling(self, request: GenerationRequest) -> Any:
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -136,14 +136,14 @@ class VllmBackend:
         )
 
     async def generate(self, request: GenerationRequest, sampling: Any) -> AsyncIterator[Output]:
-        """Yield an output per token of one request."""
+        """Yield one output per token of a request's answer."""
         request_id = uuid.uuid4().hex
         prompt: dict[str, Any] = {"prompt_token_ids": prompt_ids(request.sample, self.processor.tokenizer.image_id)}
         if request.images:
             prompt["multi_modal_data"] = {"image": list(request.images)}
-        engine, reader = self._engine, _Reader(request, self.processor)
+        engine, reader = self._engine, _AnswerReader(request, self.processor)
         is_over = False
-        self._num_under_way += 1
+        self._num_active += 1
         try:
             stream = engine.generate(prompt, sampling, request_id)
             async for output in stream:
@@ -162,20 +162,20 @@ class VllmBackend:
                     yield Output(finish_reason="length" if part.finish_reason == "length" else "stop")
                     return
         finally:
-            self._num_under_way -= 1
+            self._num_active -= 1
             if not is_over or reader.stopped_early:
                 await engine.abort(request_id)
 
 
-class _Reader:
-    """Makes outputs of the token ids of one answer."""
+class _AnswerReader:
+    """Converts the token ids of one answer to outputs."""
 
     def __init__(self, request: GenerationRequest, processor: Processor) -> None:
         self._options, self._num_logprobs = request.options, request.num_logprobs
         self._tokenizer = processor.tokenizer
         self._text = AnswerStream(processor.tokenizer, request.options.stop)
         self._ids: list[int] = []
-        self.stopped_early = False  # stopped by this reader, which vLLM does not know
+        self.stopped_early = False  # by a stop string or a repetition, so vLLM must be told to abort
 
     def read(self, token_id: int, known: Any, finish_reason: str | None) -> Output:
         self._ids.append(token_id)
@@ -196,13 +196,13 @@ class _Reader:
     def _logprobs(self, token_id: int, known: Any) -> Logprobs | None:
         if known is None or self._num_logprobs is None:
             return None
-        # vLLM adds the drawn token to the likeliest ones if it is not among them.
+        # vLLM adds the sampled token to the most likely ones if it is not among them.
         ranked = sorted(known.items(), key=lambda entry: -entry[1].logprob)[: self._num_logprobs]
         return Logprobs(chosen=known[token_id].logprob, likeliest={i: entry.logprob for i, entry in ranked})
 
 
 def prompt_ids(sample: Sample, image_id: int) -> list[int]:
-    """Return the prompt with one `<image>` for each picture; vLLM repeats it for the visual tokens."""
+    """Return the prompt with one `<image>` per image, which vLLM repeats for the visual tokens."""
     ids, place = [], 0
     lengths = iter(sample.layout.num_tokens(grid) for grid in sample.grid_list)
     mask = sample.image_mask.tolist()
@@ -214,7 +214,7 @@ def prompt_ids(sample: Sample, image_id: int) -> list[int]:
 
 
 class _Answers:
-    """Requests that are answered together."""
+    """The answers to requests that were opened together."""
 
     def __init__(self, backend: VllmBackend, requests: Sequence[GenerationRequest], samplings: Sequence[Any]) -> None:
         self._outputs: asyncio.Queue[tuple[int, Output] | None] = asyncio.Queue()
@@ -260,8 +260,8 @@ class _Answers:
         )
 
 
-def _with_tokens(folder: Path, tokenizer: Tokenizer, to: Path) -> Path:
-    """Link a checkpoint into `to`, with a tokenizer file that holds all special tokens: vLLM adds none."""
+def _link_checkpoint(folder: Path, tokenizer: Tokenizer, to: Path) -> Path:
+    """Link a checkpoint into `to`, with a tokenizer file that has all special tokens, because vLLM adds none."""
     for file in folder.iterdir():
         if file.name not in ("tokenizer.json", "tokenizer_config.json"):
             (to / file.name).symlink_to(file.absolute())
@@ -276,6 +276,6 @@ def _library() -> Any:
         import vllm
     except ImportError:
         raise UserError(
-            f"--engine vllm needs vLLM: {install_packages('vllm')}, in an environment that suits its torch"
+            f"--engine vllm needs vLLM: {install_packages('vllm')}, in an environment with the torch that it needs"
         ) from None
     return vllm

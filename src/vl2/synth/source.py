@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, ClassVar
 
-from vl2.data.ray_map import Where, map_in_order
+from vl2.data.ray_map import MapBackend, map_in_order
 from vl2.data.record import Record
 from vl2.errors import UserError
 from vl2.progress import LINE_EVERY_S, ProgressDisplay
@@ -119,7 +119,7 @@ def generate(
     start: int = 0,
     tally: GenerationTally | None = None,
     progress: bool = False,
-    on: Where = "local",
+    on: MapBackend = "local",
 ) -> Iterator[Record]:
     """Yield the records `start` to `start + count - 1` in order, without the dropped ones.
 

@@ -1,1 +1,1 @@
-"""Training: stages, one step, and the ranks that take it together."""
+"""Training: recipes and stages, the training loop, one optimizer step, parallelism over ranks, checkpoints."""

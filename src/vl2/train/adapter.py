@@ -1,7 +1,7 @@
-"""A run that trains an adapter: how the model gets it, what its checkpoints hold, and where it is written.
+"""Train an adapter: attach it to the model, select the state for checkpoints, and write the result.
 
-The weights under an adapter do not change, so a checkpoint holds the adapter alone and a resumed run reads the weights
-from where they came from.
+The weights under an adapter do not change, so a checkpoint holds the adapter only. A resumed run reads the weights
+from the original checkpoint again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ ADAPTER = "adapter"  # folder of a run
 
 
 def adapt(model: VL2, options: AdapterOptions, seed: int, dtype: torch.dtype) -> None:
-    """Put the adapter of a recipe on the model and freeze all else. In place; before the model is sharded.
+    """Attach a recipe's adapter to the model and freeze all other weights. In place; call it before sharding.
 
-    `dtype` is what the run computes in.
+    With QLoRA the frozen weights are also quantized. `dtype` is the compute type of the run.
     """
     put_adapter(model, options, seed)
     if options.method == "qlora":
@@ -35,9 +35,9 @@ def adapt(model: VL2, options: AdapterOptions, seed: int, dtype: torch.dtype) ->
 
 
 def put_adapter(model: VL2, options: AdapterOptions, seed: int = 0) -> None:
-    """Put a fresh adapter on the model, or the one to go on from, over weights as they are; freeze all else. In place.
+    """Attach a new adapter, or the one in `options.start`, and freeze all other weights. In place.
 
-    A model of shapes only gets an adapter of shapes only.
+    The weights are not quantized. A model on the meta device gets an adapter on the meta device.
     """
     if options.start:
         load_adapter(model, local_path(options.start))
@@ -51,12 +51,12 @@ def put_adapter(model: VL2, options: AdapterOptions, seed: int = 0) -> None:
 
 
 def trained_state(model: VL2) -> dict[str, Tensor]:
-    """Return the weights that are trained, by name, sharing their memory."""
+    """Return the trained weights by name; they share memory with the model."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def write_adapter(model: VL2, run_folder: Path, base_model: str) -> Path:
-    """Write the adapter into the run's folder, in place of an older one, and return where it is."""
+    """Write the adapter into the run's folder, replacing an older one, and return its folder."""
     folder = run_folder / ADAPTER
     fresh = run_folder / f".{ADAPTER}.new-{os.getpid()}"
     try:

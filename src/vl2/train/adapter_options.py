@@ -1,4 +1,4 @@
-"""What a recipe says of an adapter. Importing this loads no PyTorch, see `recipe.py`."""
+"""The adapter options of a recipe. Importing this module does not load PyTorch (see `recipe.py`)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BaseKind = Literal["nf4", "int8"]  # as in `vl2.quant.base_modules`, which loads
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterOptions:
-    """A low-rank adapter that is trained in place of the weights."""
+    """A low-rank adapter that is trained instead of the weights."""
 
     method: Method = "none"
-    """none: the weights themselves are trained; qlora: the frozen weights are held in few bits"""
+    """none trains the weights themselves, lora an adapter, qlora an adapter over quantized weights"""
     rank: int = 16
     alpha: float = 32.0
     """the adapter is scaled by alpha / rank"""
@@ -27,9 +27,9 @@ class AdapterOptions:
     targets: tuple[Target, ...] = ("attention", "mlp", "experts")
     """attention, mlp, experts, projector, vision"""
     base: BaseKind = "nf4"
-    """how qlora holds the weights"""
+    """how qlora quantizes the weights"""
     start: str = ""
-    """folder of an adapter to go on from; rank, alpha, rank_stabilised and targets are then its own"""
+    """folder of an adapter to continue from, which determines rank, alpha, rank_stabilised and targets"""
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -41,7 +41,7 @@ class AdapterOptions:
             for name, usual in _ITS_OWN.items():
                 if getattr(self, name) != usual:
                     raise UserError(
-                        f"adapter.{name} must be left out: it is that of the adapter to go on from, {self.start}; "
+                        f"adapter.{name} must be left out: the adapter {self.start} determines it; "
                         f"got {getattr(self, name)}"
                     )
 
@@ -59,5 +59,5 @@ class AdapterOptions:
         )
 
 
-# What an adapter to go on from has of its own, and its value where it is left out.
+# The options that an adapter in `start` determines, with their defaults.
 _ITS_OWN = {name: getattr(AdapterOptions, name) for name in ("rank", "alpha", "rank_stabilised", "targets")}

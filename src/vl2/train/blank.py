@@ -1,6 +1,7 @@
-"""What a rank runs where it has nothing of its own but must take part: padding and a blank tile, which train nothing.
+"""Blank packs and tiles for ranks that have no data but must take part in a forward and backward pass.
 
-Ranks that share the weights in parts must run all of them equally often, forward and backward.
+With sharded weights, all ranks must run every module equally often, because each pass is a collective operation. Blank
+data contribute zero gradients.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from vl2.model import VL2
 from vl2.model.language import Hidden
 from vl2.process.sample import IGNORE_ID
 
-_LENGTH = 8  # tokens; any number does, no rank needs the shapes of another
+_LENGTH = 8  # tokens; the value does not matter, because ranks may have different shapes
 
 
 def blank_pack(config: ModelConfig) -> Packed:
-    """Return a pack without samples: no token of it is trained, counted, or seen by the balance of the experts."""
+    """Return a pack of padding only. Its tokens enter neither the loss nor any count nor the expert load."""
     tile_px = config.siglip.image_size
     return Packed(
         input_ids=torch.zeros(_LENGTH, dtype=torch.int64),
@@ -40,7 +41,7 @@ def blank_pack(config: ModelConfig) -> Packed:
 
 
 def blank_image_pack(config: ModelConfig) -> Packed:
-    """Return a pack of nothing but the visual tokens of one blank tile."""
+    """Return a pack that consists of the visual tokens of one blank tile."""
     length, tile_px = num_visual_tokens(UNTILED, config.tokens_per_side), config.siglip.image_size
     return replace(
         blank_pack(config).with_length(length),
@@ -51,16 +52,17 @@ def blank_image_pack(config: ModelConfig) -> Packed:
 
 
 def run_pack(model: VL2, pack: Packed, tokens_IQD: Tensor | None = None, *, runs_encoder: bool = False) -> Hidden:
-    """Return the states of a pack.
+    """Return the hidden states of a pack.
 
-    `tokens_IQD` are the visual tokens of its tiles where they have been encoded already. With `runs_encoder` the
-    encoder runs in any case. A pack without images then joins a blank tile, to no effect; tokens given with such a
-    pack are those of a blank tile.
+    `tokens_IQD` are the visual tokens of its tiles if they are already encoded. With `runs_encoder` the encoder always
+    runs: a pack without images is then joined with a blank tile that has no effect on it. Tokens given with a pack
+    without images are those of a blank tile.
 
-    A sharded model has this as a method, `vl2.train.shard.RUN_PACK`, whose weights are gathered around it as a whole.
+    A sharded model has this function as its method `vl2.train.shard.RUN_PACK`, so that FSDP gathers the root's weights
+    once for the whole call.
     """
     if len(pack.grids) or not (runs_encoder or tokens_IQD is not None):
-        # Not the model's own `states`, which gathers weights itself where a model is sharded.
+        # Call the class's `states`, because a sharded model's own method gathers weights again.
         return VL2.states(model, pack, tokens_IQD=tokens_IQD)
     blank = blank_image_pack(model.config).to(pack.input_ids.device)
     idle_1SD = model.embed_packed(blank, tokens_IQD)
@@ -68,13 +70,13 @@ def run_pack(model: VL2, pack: Packed, tokens_IQD: Tensor | None = None, *, runs
 
 
 def with_no_effect(x: Tensor, idle: Tensor) -> Tensor:
-    """Return x. Backward runs through `idle` as well, with gradients of zeros."""
+    """Return x unchanged, but let the backward pass also run through `idle`, with zero gradients."""
     out: Tensor = _NoEffect.apply(x, idle)  # type: ignore[no-untyped-call]
     return out
 
 
 class _NoEffect(torch.autograd.Function):
-    """Not x + 0 * idle, in which a NaN of `idle` would reach x."""
+    """The function behind `with_no_effect`. x + 0 * idle would not do, because it spreads a NaN of `idle` to x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, idle: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Checkpoints of a run: all that it needs to go on as if it had never stopped.
+"""Write and read the checkpoints of a run, from which it resumes as if it had not been interrupted.
 
-A checkpoint is a folder `checkpoints/step-N`. It is written under another name by a thread, while training goes on with
-the copy made at the step, and gets its name when every file of every rank has reached the disk. So a folder of that
-name is whole, whatever was killed when. Ranks tell the first one by files that they are done, not by messages, which
-a thread must not send; they need a folder that all of them see.
+A checkpoint is a folder `checkpoints/step-N`. The state is copied at the step, and a thread writes the copy to a
+temporary folder while training continues. The folder gets its final name when every file of every rank is on disk, so a
+folder with that name is always complete. Ranks signal the first rank with files that they are done, because a thread
+must not use collectives while the main thread does. All ranks therefore need a shared file system.
 """
 
 from __future__ import annotations
@@ -40,42 +40,43 @@ from vl2.train.tensor_files import (
 FOLDER, STATE, RECIPE = "checkpoints", "state.json", "recipe.toml"
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
-_WAIT_S = 0.05  # of the first rank for the files of the others, between two looks
+_WAIT_S = 0.05  # polling interval of the first rank for the files of the others
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keep:
-    """Which checkpoints stay when a newer one is whole."""
+class Retention:
+    """Which checkpoints to keep after a newer one is complete."""
 
     newest: int = 3
-    every_steps: int | None = None  # those of multiples of this stay for ever
+    every_steps: int | None = None  # also keep all checkpoints at multiples of this
 
     def removes(self, steps: list[int]) -> list[int]:
+        """Return the steps whose checkpoints are to be removed."""
         old = sorted(steps)[: -self.newest]
         return [step for step in old if not (self.every_steps and step % self.every_steps == 0)]
 
 
 class Checkpoints:
-    """Writes the checkpoints of a run, and finds them."""
+    """Writes, finds and loads the checkpoints of a run."""
 
     def __init__(
         self,
         run_folder: Path,
         *,
-        keep: Keep | None = None,
+        keep: Retention | None = None,
         ranks: Ranks = ONE,
         block_of: BlockOf = whole_block,
         writes_whole: bool | None = None,
         most_wait_s: float = 1800.0,
     ) -> None:
-        """The first rank waits `most_wait_s` for the other ranks' parts, then the checkpoint has failed.
+        """Prepare to write checkpoints into a run folder.
 
-        `writes_whole` says whether this rank writes what it and others hold whole; None: the first rank does.
-
-        Where ranks hold different layers, the first of those that hold the same ones must.
+        The first rank waits up to `most_wait_s` for the other ranks' files; after that the checkpoint has failed.
+        `writes_whole` says whether this rank writes the tensors that several ranks hold in full; by default the first
+        rank does. If ranks hold different layers, the first rank of those with the same layers must.
         """
         self.folder = run_folder / FOLDER
-        self._keep = keep or Keep()
+        self._keep = keep or Retention()
         self._ranks = ranks
         self._block_of = block_of
         self._writes_whole = ranks.is_first if writes_whole is None else writes_whole
@@ -86,9 +87,10 @@ class Checkpoints:
         self._step = 0
 
     def save(self, step: int, state: Mapping[str, Any], recipe: str) -> None:
-        """Copy the state and start to write it. All ranks call it. Waits while the one before is still being written.
+        """Copy the state and start writing it in a thread. All ranks must call this together.
 
-        UserError if the one before could not be written; so say `check` and `wait`.
+        Wait first if the previous checkpoint is still being written. Raise UserError if that one failed, as `check`
+        and `wait` do.
         """
         self.wait()
         snapshot = take_snapshot(state, self._block_of, writes_whole=self._writes_whole)
@@ -103,29 +105,30 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
         except OSError as error:
-            raise self._failed(error) from None
+            raise self._write_error(error) from None
         self._ranks.barrier()
         self._writing = self._writer.submit(self._write, step, snapshot, recipe, partial)
 
     def check(self) -> None:
-        """UserError if the last write failed. Does not wait."""
+        """Raise UserError if the last write has failed, without waiting for it."""
         if self._writing is not None and self._writing.done():
             self.wait()
 
     def wait(self) -> None:
-        """Return when nothing is being written any more."""
+        """Wait until the current write is finished. Raise UserError if it failed."""
         if self._writing is None:
             return
         writing, self._writing = self._writing, None
         try:
             writing.result()
         except OSError as error:
-            raise self._failed(error) from None
+            raise self._write_error(error) from None
 
     def give_up(self, after_s: float) -> None:
-        """Wait so long for what is being written, then for no other rank's part: one is lost, and may have left none.
+        """Wait up to `after_s` for the current write, then stop waiting for the files of other ranks.
 
-        Else the writer would wait on for that part, and the interpreter, at its end, for the writer.
+        Call this when a rank is lost. Otherwise the writer thread would keep waiting for that rank's files, and the
+        interpreter would wait for the thread at exit.
         """
         try:
             if self._writing is not None:
@@ -134,35 +137,36 @@ class Checkpoints:
             self._is_given_up.set()
 
     def close(self) -> None:
-        """End the writer; what is being written is finished first."""
+        """Finish the current write and end the writer thread."""
         self._writer.shutdown(wait=True)
 
     def newest(self) -> Path | None:
-        """Return the newest whole checkpoint."""
+        """Return the newest complete checkpoint, or None."""
         return newest_checkpoint(self.folder.parent)
 
     def load(self, folder: Path, into: Mapping[str, Any]) -> dict[str, Any]:
-        """Fill the tensors of a state in place, from any number of ranks, and return it with its plain values.
+        """Fill the tensors of a state in place, and return the state with the stored values.
 
-        The random state is set as well.
+        The checkpoint may have been written by any number of ranks. The random generators are restored as well. Raise
+        UserError if the checkpoint does not match the state.
         """
         values = read_state(folder)["values"]
         reader = TensorReader(folder)
         generators = random_state()
-        if "random/cuda" not in reader.unread():  # begun on another kind of device
+        if "random/cuda" not in reader.unread():  # the checkpoint was written on another kind of device
             generators.pop("cuda", None)
         template = {**into, "random": generators}
         loaded: dict[str, Any] = fill(template, values, reader, self._block_of)
-        # What another rank has read is of layers that are not here.
+        # Tensors that another rank has read belong to layers that this rank does not hold.
         unread = set.intersection(*map(set, self._ranks.gather_objects(reader.unread())))
         surplus = sorted(path for path in unread if not path.startswith("random/"))
         if surplus:
-            raise UserError(f"{folder} holds {surplus[0]}, which this run has no place for: is the recipe another one?")
+            raise UserError(f"{folder} has {surplus[0]}, which this run does not have: is it from another recipe?")
         set_random_state(loaded.pop("random"))
         return loaded
 
     def remove_partial(self) -> None:
-        """Remove what a killed run has left half-written."""
+        """Remove the incomplete checkpoints of a killed run."""
         for path in self.folder.glob(".step-*.partial"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -195,31 +199,34 @@ class Checkpoints:
             if self._is_given_up.wait(_WAIT_S) or time.monotonic() > until:
                 raise OSError(None, "the other ranks have not written their parts")
 
-    def _failed(self, error: OSError) -> UserError:
+    def _write_error(self, error: OSError) -> UserError:
         last = self.newest()
-        remains = f"the last whole one is {last}" if last is not None else "there is no whole one"
+        remains = f"the last complete one is {last}" if last is not None else "there is no complete one"
         return UserError(
             f"cannot write the checkpoint of step {self._step} in {self.folder}: {error.strerror or error}; {remains}"
         )
 
 
 def checkpoint_steps(run_folder: Path) -> list[int]:
-    """Return the steps of the whole checkpoints of a run, in order."""
+    """Return the steps of the complete checkpoints of a run, in order."""
     folder = run_folder / FOLDER
     if not folder.is_dir():
         return []
     found = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return sorted(int(match[1]) for match, path in found if match is not None and _is_whole(path))
+    return sorted(int(match[1]) for match, path in found if match is not None and _is_complete(path))
 
 
 def newest_checkpoint(run_folder: Path) -> Path | None:
-    """Return the newest whole checkpoint of a run."""
+    """Return the newest complete checkpoint of a run, or None."""
     steps = checkpoint_steps(run_folder)
     return run_folder / FOLDER / f"step-{steps[-1]:08d}" if steps else None
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that a path names: a checkpoint itself, or the newest of a run folder."""
+    """Return the checkpoint at a path, which is a checkpoint itself or a run folder, whose newest one is taken.
+
+    Raise UserError if there is none.
+    """
     if (path / STATE).is_file():
         return path
     newest = newest_checkpoint(path)
@@ -229,7 +236,10 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return the plain values of a checkpoint: step, number of ranks and the values of its state."""
+    """Return the content of a checkpoint's state.json: step, number of ranks and the values of the state.
+
+    Raise UserError if it is not a checkpoint of this format.
+    """
     try:
         state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if state["format"] != _FORMAT:
@@ -256,8 +266,8 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether all files are there in full; a disk that lost power may have kept a name without its content."""
+def _is_complete(folder: Path) -> bool:
+    """Return whether all files exist in full size. After a power loss, a file may exist without its content."""
     try:
         for rank in range(read_state(folder)["num_ranks"]):
             table = json.loads((folder / f"rank-{rank:05d}.json").read_text(encoding="utf-8"))
@@ -269,6 +279,6 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a checkpoint so that what is left of it at any moment is not taken for one."""
+    """Remove a checkpoint, its state file first, so that a partly removed folder does not count as a checkpoint."""
     (folder / STATE).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

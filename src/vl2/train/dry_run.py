@@ -1,9 +1,9 @@
-"""What a recipe would do, without doing it: what is trained, how long, in how much memory and time.
+"""Estimate a recipe without training: the trained parameters, number of steps, memory and time.
 
-Everything is counted on the meta device or by formula, so the largest size is planned on any machine. The data are read
-if they are there; where they are not, sequences are taken to be full, with the most tiles that a pack may have.
+Everything is computed on the meta device or by formula, so any machine can plan the largest size. The data are read if
+they are available; otherwise sequences are assumed to be full, with the most tiles that a pack may have.
 
-Bytes of activations are those that one pack keeps for its backward pass; packs run one after another.
+The activation memory is that of one pack, because packs run one after another.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from vl2.train.recipe import EncoderRecompute, ModelOptions, Recipe
 from vl2.train.size import GRADIENT_BYTES, size_of
 from vl2.train.stage import Part
 
-ASSUMED_MFU = 0.4  # part of the rate of a plain matrix product that training reaches
-_SAMPLES = 16  # steps that the mean of tokens and tiles is taken over
+ASSUMED_MFU = 0.4  # the fraction of the rate of a large matrix product that training reaches
+_SAMPLES = 16  # steps over which tokens and tiles are averaged
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartSize:
-    """Parameters of one part of the model."""
+    """The number of parameters of one part of the model."""
 
     trained: int
     frozen: int
@@ -44,13 +44,13 @@ class PartSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes on one rank."""
+    """The memory of one rank, in bytes."""
 
     weights: int
     gradients: int
-    optimizer: int  # masters where they are not the weights themselves, and moments
+    optimizer: int  # moments, and masters if they are not the weights themselves
     activations: int
-    logits: int  # of a chunk, with their gradients
+    logits: int  # of one chunk, with their gradients
 
     @property
     def total(self) -> int:
@@ -59,7 +59,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """What a recipe comes to."""
+    """The estimates for a recipe."""
 
     stage: str
     model: str
@@ -68,8 +68,8 @@ class PlannedRun:
     batch_size: int
     tokens_per_step: float
     tiles_per_step: float
-    is_measured: bool  # on the recipe's data; else assumed
-    note: str  # why the data could not be read
+    is_measured: bool  # whether tokens and tiles come from the recipe's data or are assumed
+    note: str  # the reason why the data could not be read
     memory: Memory
     flops_per_step: float
     rate: float  # operations per second of one device
@@ -80,7 +80,7 @@ class PlannedRun:
 
 
 def plan_run(recipe: Recipe, *, rate: float | None = None) -> PlannedRun:
-    """Plan a run. `rate` is that of one device, in operations per second; None measures this machine's."""
+    """Estimate a run. `rate` is the operations per second of one device; None measures this machine."""
     config = _shape(recipe.model)
     with shapes_only():
         model = VL2(config)
@@ -117,21 +117,21 @@ def plan_run(recipe: Recipe, *, rate: float | None = None) -> PlannedRun:
     )
 
 
-def _is_here(options: ModelOptions) -> bool:
-    """Whether a model can be looked at without a download."""
+def _is_local(options: ModelOptions) -> bool:
+    """Return whether a model's configuration is available without a download."""
     return options.name in PRESETS or Path(options.name).is_dir()
 
 
 def _shape(options: ModelOptions) -> ModelConfig:
-    if _is_here(options):
+    if _is_local(options):
         return model_config(options)
     if not options.preset:
-        raise UserError(f"the model {options.name} is not here: --model.preset says which size to plan for")
+        raise UserError(f"the model {options.name} is not here: give the size to plan for with --model.preset")
     return preset(options.preset)
 
 
 def part_sizes(model: VL2) -> dict[str, PartSize]:
-    """Count the parameters of every part; `freeze` has been called."""
+    """Count the parameters of every part of a model on which `freeze` has been called."""
     sizes = {part: [0, 0] for part in get_args(Part)}
     for name, parameter in model.named_parameters():
         sizes[part_of(name)][0 if parameter.requires_grad else 1] += parameter.numel()
@@ -139,12 +139,12 @@ def part_sizes(model: VL2) -> dict[str, PartSize]:
 
 
 def expected_memory(model: VL2, recipe: Recipe, *, most_tiles: int) -> Memory:
-    """Return the bytes that training takes on one rank that holds the whole model; sharded, of all ranks together.
+    """Return the memory of training on one rank; for a sharded model, of all ranks together.
 
-    Activations and logits are of one rank in any case.
+    Activations and logits are those of one rank in both cases.
     """
     stage, config, dtype = recipe.stage, model.config, DTYPES[recipe.engine.compute]
-    # Routers are float32 in any case, and too small to count.
+    # Routers are always float32, but too small to count.
     size = size_of(model, stage, recipe.adapter, dtype, is_sharded=recipe.engine.parallel == "sharded")
     gradients = GRADIENT_BYTES * size.num_trained
     return Memory(
@@ -174,11 +174,11 @@ def activation_bytes(
     recomputes_layers: bool = False,
     encoder: EncoderRecompute = "none",
 ) -> int:
-    """Return what one pack keeps for its backward pass; nothing is trained in the parts that are `still`.
+    """Return the bytes of activations that one pack keeps for its backward pass.
 
-    Where blocks are computed again it is the inputs of all and the inside of one; where the whole encoder is, its
-    inside comes when the rest has gone. An estimate: the inputs of every matrix product and of what stands between
-    them, counted once.
+    Nothing is trained in the parts `still`. The estimate counts the inputs of all matrix products and of the operations
+    between them once. With recomputation by blocks, it is the inputs of all blocks and the inside of one. With
+    recomputation of the whole encoder, the encoder's activations exist only after the rest has been freed.
     """
     language, vision, projector = config.language_config, config.siglip, config.projector_config
     width, heads = language.hidden_size, language.num_attention_heads
@@ -213,7 +213,7 @@ def activation_bytes(
 
 
 def print_plan(planned: PlannedRun, file: TextIO) -> None:
-    """Print what a run would be as tables."""
+    """Print the estimates as tables."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -246,12 +246,12 @@ def print_plan(planned: PlannedRun, file: TextIO) -> None:
             column.justify = "right"
         console.print(table)
     if not planned.is_measured:
-        console.print(f"Tokens and tiles are the most there can be: {planned.note}.", markup=False)
+        console.print(f"Tokens and tiles are upper bounds: {planned.note}.", markup=False)
 
 
 def _try_plan(recipe: Recipe) -> tuple[PackPlan | None, str]:
-    """Return the plan of the recipe's data, or why there is none here."""
-    if not _is_here(recipe.model):
+    """Return the pack plan of the recipe's data, or None and the reason why it cannot be made."""
+    if not _is_local(recipe.model):
         return None, f"the tokenizer of {recipe.model.name} is not here"
     try:
         processor = find_model(recipe.model).processor()
@@ -262,7 +262,7 @@ def _try_plan(recipe: Recipe) -> tuple[PackPlan | None, str]:
 
 
 def _step_contents(recipe: Recipe, config: ModelConfig, plan: PackPlan | None) -> tuple[float, float, list[float], int]:
-    """Return the mean tokens and tiles of a step, the lengths of its documents, and its trained tokens."""
+    """Return the mean numbers of tokens and tiles of a step, its document lengths, and its trained tokens."""
     stage = recipe.stage
     if plan is None:
         most_tiles = stage.batch_size * _most_tiles(recipe, config, None)
@@ -274,26 +274,26 @@ def _step_contents(recipe: Recipe, config: ModelConfig, plan: PackPlan | None) -
     lengths = [float(entry.num_tokens) for pack in packs for entry in pack.entries]
     tiles = sum(pack.num_tiles for pack in packs) * share
     tokens = sum(lengths) * share
-    # A step's worth of documents, spread evenly over those that were looked at.
+    # Choose as many documents as one step has, evenly spaced over the sampled ones.
     chosen = lengths[:: max(1, round(1 / share))]
     trained = sum(
         weight * float(source.num_trained.sum()) / float(source.num_tokens.sum())
         for source, weight in zip(plan.sources, plan.shares, strict=True)
     )
-    return tokens, tiles, _scaled(chosen, tokens), round(tokens * trained)
+    return tokens, tiles, _scale_to_total(chosen, tokens), round(tokens * trained)
 
 
-def _scaled(lengths: Iterable[float], total: float) -> list[float]:
+def _scale_to_total(lengths: Iterable[float], total: float) -> list[float]:
     lengths = list(lengths)
     factor = total / sum(lengths)
     return [length * factor for length in lengths]
 
 
 def _most_tiles(recipe: Recipe, config: ModelConfig, plan: PackPlan | None) -> int:
-    """Return the most tiles of a pack: of those planned first, or of what a pack may hold."""
+    """Return the most tiles of a pack: in the plan's first window, or the limit of a pack without a plan."""
     if plan is not None:
         return max((pack.num_tiles for pack in plan.window(0)), default=0)
-    # A sequence has no room for more visual tokens than places.
+    # A sequence cannot have more visual tokens than positions.
     return min(plan_options(recipe).packing.max_tiles, recipe.stage.seq_len // config.tokens_per_side**2)
 
 

@@ -1,8 +1,8 @@
-"""Evaluations during training: held-out records, or a task of `vl2.eval`, answered greedily.
+"""Evaluate a model during training, with greedy answers to held-out records or a task of `vl2.eval`.
 
-Scores of records are exact match of the whole answer, and for answers with boxes the share of the wanted boxes that the
-model names with the same label and an intersection over union of at least 0.5. All this watches a run; what is
-reported of a model is a whole run of `vl2 eval`.
+The scores of records are exact match of the whole answer and, for answers with boxes, the share of expected boxes that
+the model gives with the same label and an intersection over union of at least 0.5. These scores serve to monitor a run.
+To report results of a model, run `vl2 eval` on all items.
 """
 
 from __future__ import annotations
@@ -29,21 +29,24 @@ LEAST_OVERLAP = 0.5
 
 
 class Evaluation(Protocol):
-    """Called on the first rank with the model in evaluation mode; it must change neither weights nor random states."""
+    """An evaluation, called on the first rank with the model in evaluation mode.
+
+    It must change neither weights nor random states.
+    """
 
     def __call__(self, model: VL2, processor: Processor, step: int) -> Mapping[str, float]: ...
 
 
 def open_evaluation(task: EvaluationTask) -> Evaluation:
-    """Return what a recipe asks for. UserError where there is nothing to ask, or no such task."""
+    """Return the evaluation of a recipe's task. Raise UserError if it has no items or the task is unknown."""
     return HeldOut.open(task) if task.path else Benchmark(task)
 
 
 class Benchmark:
-    """Asks a sample of a task of `vl2.eval`. A figure in percent is told as a part of 1, as all are here."""
+    """Evaluates a sample of a `vl2.eval` task. Percentages are converted to fractions of 1."""
 
     def __init__(self, task: EvaluationTask) -> None:
-        # Here, not above: a run without benchmarks needs none of them.
+        # Imported here because most runs have no benchmarks.
         from vl2.eval.during_training import TaskEvaluation
         from vl2.eval.task import DataSource
         from vl2.eval.task_catalog import find_task
@@ -61,7 +64,7 @@ class Benchmark:
 
 
 class HeldOut:
-    """Answers the last turn of records that training does not see."""
+    """Evaluates the answers to the last turn of held-out records."""
 
     def __init__(self, name: str, records: Sequence[Record], *, max_new_tokens: int = 128) -> None:
         self.name = name
@@ -70,7 +73,7 @@ class HeldOut:
 
     @classmethod
     def open(cls, task: EvaluationTask) -> HeldOut:
-        """Read the records of a task. UserError where there are none, or one cannot be read or has no answer."""
+        """Read the records of a task. Raise UserError if there are none, or if one is damaged or has no answer."""
         store: RecordStore = open_random(task.path)
         records = [store[i] for i in range(min(task.num_records, len(store)))]
         if not records:
@@ -85,9 +88,9 @@ class HeldOut:
         return cls(task.name, records, max_new_tokens=task.max_new_tokens)
 
     def check(self, processor: Processor, context: int) -> None:
-        """UserError for a record that cannot be asked: better before the first step than after hours.
+        """Raise UserError if a record cannot be asked, so that the run fails before its first step and not after hours.
 
-        `context` is the most tokens that the model takes of a prompt and its answer.
+        `context` is the maximum number of tokens of a prompt and its answer.
         """
         for record in self._records:
             try:
@@ -107,7 +110,7 @@ class HeldOut:
         return scores
 
     def answers(self, model: VL2, processor: Processor) -> list[str]:
-        """Return the answers, a window of rows at a time so that few images are in memory together."""
+        """Return the answers to all records. Records are processed in batches to limit the images in memory."""
         limits = Limits(max_context=model.config.language_config.max_position_embeddings)
         answers: list[str] = []
         runner = choose_runner(model)
@@ -122,22 +125,22 @@ class HeldOut:
 
 
 def is_answered(record: Record) -> bool:
-    """Whether the last message is an answer, which can be asked for; a document has none."""
+    """Return whether the last message is an answer; a document has none."""
     return record.messages[-1].role == "assistant"
 
 
 def _prompt(record: Record, processor: Processor) -> Sample:
-    """Return all of a record but its last message."""
+    """Encode all messages of a record except the last one."""
     return processor.encode(record.to_turns()[:-1], name=record.id)
 
 
 def answer_of(record: Record) -> str:
-    """Return the last message as the model was trained to write it."""
+    """Return the last message in the form that the model is trained to write."""
     return "".join(record.with_boxes(part.text) for part in record.messages[-1].parts if part.text is not None)
 
 
 def num_found(wanted: Sequence[LabeledBoxes], given: Sequence[LabeledBoxes]) -> int:
-    """Count the wanted boxes that are named; a box that was given counts for one wanted box only."""
+    """Count the expected boxes that were found; each given box can match one expected box only."""
     free = [(entry.label, box) for entry in given for box in entry.boxes]
     count = 0
     for entry in wanted:
@@ -150,7 +153,7 @@ def num_found(wanted: Sequence[LabeledBoxes], given: Sequence[LabeledBoxes]) -> 
 
 
 def overlap(one: Box999, other: Box999) -> float:
-    """Return intersection over union; 0 where neither box has an area."""
+    """Return the intersection over union; 0 if neither box has an area."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     shared = max(width, 0) * max(height, 0)

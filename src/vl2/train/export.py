@@ -1,4 +1,4 @@
-"""From a checkpoint to a folder that `vl2.load` and other tools open: in the released layout, an adapter in PEFT's."""
+"""Export a training checkpoint as a model folder in the released layout, or as an adapter in PEFT's format."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from vl2.train.tensor_files import TensorReader, whole_block
 
 
 def export(run_or_checkpoint: Path, out: Path, *, dtype: str | None = None, replaces: bool = False) -> Path:
-    """Write the model or the adapter of a checkpoint, or of a run's newest one, and return the folder.
+    """Write the model or adapter of a checkpoint, or of a run's newest checkpoint, and return the folder.
 
-    `dtype` None takes the type that the run computed in. UserError if the folder is there and may not be replaced.
+    `dtype` defaults to the compute type of the run. Raise UserError if the folder exists and `replaces` is false.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -56,9 +56,9 @@ def export(run_or_checkpoint: Path, out: Path, *, dtype: str | None = None, repl
 
 
 def read_model(checkpoint: Path, config: ModelConfig, dtype: torch.dtype) -> VL2:
-    """Return the model of a checkpoint, whichever ranks wrote it.
+    """Return the model of a checkpoint that any number of ranks wrote.
 
-    What was trained is read from the optimizer's masters: the model's own weights may be rounded copies of them.
+    Trained weights are read from the optimizer's masters, because the model's own weights may be rounded copies.
     """
     reader = TensorReader(checkpoint)
     stored = set(reader.unread())
@@ -71,9 +71,9 @@ def read_model(checkpoint: Path, config: ModelConfig, dtype: torch.dtype) -> VL2
 
 
 def _export_adapter(checkpoint: Path, recipe: Recipe, config: ModelConfig, out: Path, dtype: torch.dtype) -> Path:
-    """Write the adapter of a checkpoint as the run does at its end. The weights under it are not read."""
+    """Write the adapter of a checkpoint as the run does at its end. The frozen weights are not read."""
     if out.exists():
-        raise UserError(f"{out} is there already: choose a new folder")
+        raise UserError(f"{out} already exists: choose a new folder")
     reader = TensorReader(checkpoint)
     model = build_empty(config)
     put_adapter(model, recipe.adapter)

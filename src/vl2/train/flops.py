@@ -1,9 +1,9 @@
-"""Arithmetic of a training step, counted by formula; how fast this machine multiplies matrices, and in which type.
+"""Count the operations of a training step by formula, and measure the rate of matrix products on a device.
 
-One multiply-add is two operations. Counted are the matrix products that the model asks for: of each token its active
-weights, of each document its causal half of the scores, of each tile its patches. Recomputed activations and padding
-count as nothing, so the share of the machine's rate that these numbers make up is what does useful work (MFU).
-A backward pass costs once more for the gradients of activations, and once more for those of trained weights.
+One multiply-add is two operations. The count includes the matrix products of the active weights for each token, the
+causal half of the attention scores for each document, and the patches of each tile. Recomputed activations and padding
+do not count, so the achieved fraction of the machine's rate is useful work (MFU). A backward pass costs as much as the
+forward pass for the gradients of activations, and as much again for the gradients of trained weights.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from vl2.train.stage import Part
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardCost:
-    """Operations of one forward pass, by what they grow with."""
+    """The operations of one forward pass, by the quantity with which they grow."""
 
-    per_token: float  # language model without attention scores and without logits
-    per_token_in_end: float  # of these, what the last layer does beside keys and values: for nothing but its state
+    per_token: float  # the language model without attention scores and logits
+    per_token_in_end: float  # the part of `per_token` in the last layer that only the token's own state needs
     per_logit: float  # one trained position
-    per_pair: float  # one token looking at one before it, all layers
+    per_pair: float  # one token attending to one earlier token, in all layers
     per_tile_vision: float
     per_tile_projector: float
 
     @classmethod
     def of(cls, config: ModelConfig) -> ForwardCost:
+        """Compute the costs of a model configuration."""
         language, vision, projector = config.language_config, config.siglip, config.projector_config
         width, heads = language.hidden_size, language.num_attention_heads
         if language.use_mla:
@@ -83,16 +84,16 @@ def step_flops(
     num_tiles: int,
     trains_weights: bool = True,
 ) -> float:
-    """Return the operations of a training step over documents of these lengths, forward and backward.
+    """Return the operations of a training step, forward and backward, over documents of these lengths.
 
-    `frozen` are the parts in which nothing is trained. Where an adapter is trained in the others, and not their
-    weights, no gradients of weights are made; the adapter's own products are left out.
+    Nothing is trained in the parts `frozen`. With `trains_weights=False` an adapter is trained in the other parts: no
+    gradients of weights are computed, and the adapter's own operations are not counted.
     """
     still = set(frozen)
     lengths = list(lengths)
     pairs = sum(length * (length + 1) / 2 for length in lengths)
     language = cost.per_token * sum(lengths) + cost.per_logit * num_trained + cost.per_pair * pairs
-    # Gradients of activations flow through a frozen part only where something before it is trained.
+    # Gradients of activations flow through a frozen part only if an earlier part is trained.
     to_vision = "vision" not in still
     to_projector = to_vision or "projector" not in still
     return (
@@ -103,15 +104,15 @@ def step_flops(
 
 
 def measure_rate(device: torch.device, dtype: torch.dtype, size: int | None = None, repeats: int = 3) -> float:
-    """Return the operations per second of one large matrix product, the best of a few."""
+    """Return the operations per second of one large matrix product, the best of `repeats`."""
     size = size or (8192 if device.type == "cuda" else 1024)
     a = torch.ones(size, size, device=device, dtype=dtype)
     return 2.0 * size**3 / best_seconds(lambda: a @ a, device, repeats)
 
 
-def product_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where the device has instructions for it, else float32.
+def matmul_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 if the device has instructions for it, else float32.
 
-    A CPU without them emulates bfloat16 products, at a tenth of the speed of float32 (Zen 3: 6.5 and 65 GFLOP/s).
+    A CPU without them emulates bfloat16 products at a tenth of the speed of float32 (Zen 3: 6.5 and 65 GFLOP/s).
     """
     return torch.float32 if device.type == "cpu" and not has_bfloat16_products() else torch.bfloat16

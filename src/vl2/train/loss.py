@@ -1,16 +1,17 @@
-"""Next-token loss in chunks of positions, and an auxiliary loss that a recipe names by import path.
+"""Compute the next-token loss in chunks of positions, and open the auxiliary loss that a recipe names.
 
-4,096 x 129,280 logits are 2 GB in float32, and several times that with their gradient. Only positions that are trained
-pass the head at all. The loss is a sum, so the caller divides by the count of trained tokens that it is one of.
+4,096 x 129,280 logits take 2 GB in float32, and several times that with their gradient. Therefore only trained
+positions pass through the head, one chunk at a time. The loss is a sum; the caller divides it by the number of trained
+tokens of the step.
 
-S places, n of them trained, D width, V vocabulary.
+Shapes: S positions, n trained positions, D width, V vocabulary.
 
     [auxiliary_loss]
     function = "my_package.my_module:make_loss"
     weight = 0.5
 
-The function gets the model, as it is placed on this rank and with what is frozen, and the processor, and returns an
-`AuxiliaryLoss`. A recipe that names one runs that code.
+The function gets the model, after freezing and placement on this rank, and the processor. It returns an
+`AuxiliaryLoss`. Note that such a recipe runs the code that it names.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ CHUNK = 1024  # positions; 0.5 GB of logits with the largest vocabulary
 
 
 def trained_positions(labels_S: Tensor) -> Tensor:
-    """Return the places that are trained to predict the label of the next one, int64 [n]."""
+    """Return the positions that are trained to predict the label of the next position, int64 [n]."""
     return (labels_S[1:] != IGNORE_ID).nonzero().squeeze(1)
 
 
 def next_token_loss(
     states_SD: Tensor, labels_S: Tensor, weight_VD: Tensor, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """Return the sum of the losses, float32, and each trained position's own, [n], which carries no gradient.
+    """Return the sum of the losses, float32, and the loss of each trained position, [n], without gradient.
 
-    Place i is trained to predict labels[i + 1], where that is not IGNORE_ID. Without any such place the sum is 0 and
-    has gradients of zeros.
+    Position i is trained to predict labels[i + 1] unless that is IGNORE_ID. Without trained positions the sum is 0 and
+    its gradients are zero.
     """
     place_n = trained_positions(labels_S)
     total, loss_n = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
@@ -57,14 +58,14 @@ def next_token_loss(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Sum of cross entropies. The backward pass makes the logits again instead of keeping them."""
+    """The sum of cross entropies. The backward pass recomputes the logits instead of keeping them."""
 
     @staticmethod
     def forward(ctx: Any, states_nD: Tensor, target_n: Tensor, weight_VD: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
         loss_n = torch.empty(len(states_nD), dtype=torch.float32, device=states_nD.device)
         log_sum_n = torch.empty_like(loss_n)
         for rows in _chunks(len(states_nD), chunk):
-            logits_cV = F.linear(_rounded_up(states_nD[rows]), weight_VD)[: rows.stop - rows.start].float()
+            logits_cV = F.linear(_pad_rows(states_nD[rows]), weight_VD)[: rows.stop - rows.start].float()
             log_sum_n[rows] = logits_cV.logsumexp(dim=1)
             loss_n[rows] = log_sum_n[rows] - logits_cV.gather(1, target_n[rows, None]).squeeze(1)
         ctx.save_for_backward(states_nD, target_n, weight_VD, log_sum_n)
@@ -77,11 +78,11 @@ class _ChunkedLoss(torch.autograd.Function):
         states_nD, target_n, weight_VD, log_sum_n = ctx.saved_tensors
         needs_states, _, needs_weight, _ = ctx.needs_input_grad
         grad_nD = torch.empty_like(states_nD) if needs_states else None
-        # Chunks are summed in float32: in bfloat16 a long sum would lose the later ones.
+        # Sum the chunks in float32, because a long bfloat16 sum would lose small terms.
         grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
         for rows in _chunks(len(states_nD), ctx.chunk):
-            states_cD, num_rows = _rounded_up(states_nD[rows]), rows.stop - rows.start
-            # d loss / d logits = softmax - 1 at the target, times the gradient of the sum; 0 in rows added.
+            states_cD, num_rows = _pad_rows(states_nD[rows]), rows.stop - rows.start
+            # d loss / d logits = softmax - 1 at the target, times the gradient of the sum; 0 in padding rows.
             grad_cV = F.linear(states_cD, weight_VD).float()
             grad_cV[num_rows:] = 0.0
             real_cV = grad_cV[:num_rows]
@@ -99,32 +100,32 @@ def _chunks(length: int, chunk: int) -> list[slice]:
     return [slice(start, min(start + chunk, length)) for start in range(0, length, chunk)]
 
 
-def _rounded_up(rows_cD: Tensor, multiple: int = 64) -> Tensor:
-    """Add rows of zeros: the CPU compiles its bfloat16 kernels for each number of rows that it meets."""
+def _pad_rows(rows_cD: Tensor, multiple: int = 64) -> Tensor:
+    """Pad with zero rows, because oneDNN compiles its bfloat16 kernels for each number of rows."""
     return F.pad(rows_cD, (0, 0, 0, -len(rows_cD) % multiple))
 
 
 class AuxiliaryLoss(Protocol):
-    """What a step asks of it. The loss of a step is the mean over the terms of all packs on all ranks."""
+    """An auxiliary loss. Its value for a step is the mean over the terms of all packs on all ranks."""
 
     def note(self, record: Record, sample: Sample) -> Any:
-        """Return what `Packed.notes` shall hold of a sample for this loss. The loader's threads call it."""
+        """Return the entry of `Packed.notes` for a sample. Called by the loader's threads."""
 
     def count(self, pack: Packed) -> int:
-        """Return how many terms a pack has."""
+        """Return the number of terms of a pack."""
 
     def take(self, pack: Packed) -> Tensor:
-        """Return the sum of the terms of the pack that was run forward last, as a scalar with its gradient."""
+        """Return the sum of the terms of the pack whose forward pass was last, as a scalar with its graph."""
 
 
 def check_auxiliary_loss(options: AuxiliaryLossOptions) -> None:
-    """UserError if the loss that a recipe names cannot be imported: before anything is downloaded or counted."""
+    """Raise UserError if the loss that a recipe names cannot be imported. Call this before expensive work."""
     if options.function:
         import_named(options.function, "auxiliary_loss.function")
 
 
 def open_auxiliary_loss(options: AuxiliaryLossOptions, model: nn.Module, processor: Processor) -> AuxiliaryLoss | None:
-    """Return the loss that a recipe names; None if it names none."""
+    """Return the loss that a recipe names, or None. Raise UserError if the model is sharded or in a pipeline."""
     if not options.function:
         return None
     make = import_named(options.function, "auxiliary_loss.function")

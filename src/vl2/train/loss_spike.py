@@ -1,9 +1,9 @@
-"""Skip steps on loss spikes: those without a token to train, or whose loss or gradient is no number or a spike.
+"""Skip the update of a step if its loss or gradient norm is not finite or is a spike, or if it has no trained tokens.
 
-A spike is far above what the run has had of late. "Far" is measured in median absolute deviations of a running window,
-so that the same setting fits a loss of 8 with large batches and one of 0.1 with small ones. Only accepted steps enter
-the window. Every rank sees the same global numbers and so judges alike. The state is part of a checkpoint: a resumed
-run judges as an uninterrupted one.
+A value is a spike if it is many median absolute deviations above the median of a running window, so that one setting
+suits a loss of 8 with large batches as well as a loss of 0.1 with small ones. Only accepted steps enter the window.
+All ranks see the same global numbers and therefore decide alike. The state is part of a checkpoint, so a resumed run
+decides as an uninterrupted one would.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any
 from vl2.errors import UserError
 
 NOTHING_TRAINED = "data held no token to train"
-_LEAST_SPREAD = 0.05  # of the median: a window of equal values would call any other a spike
+_LEAST_SPREAD = 0.05  # of the median; otherwise any change after a window of equal values would be a spike
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpikeOptions:
-    """When a step is discarded, and when the run gives up."""
+    """The conditions for discarding a step and for stopping the run."""
 
     spike_factor: float = 20.0
-    """discard a step this many median deviations above the median; 0 never does"""
+    """discard a step this many median deviations above the median; 0 disables this"""
     window: int = 64
-    """accepted steps that the median is of"""
+    """accepted steps over which the median is taken"""
     least_steps: int = 20
-    """accepted steps before a spike is called one"""
+    """accepted steps before spikes are detected"""
     most_discarded: int = 5
     """stop after this many discarded steps in a row"""
 
@@ -43,7 +43,7 @@ class LossSpikeOptions:
 
 
 class LossSpikeSkip:
-    """Decides step by step whether to skip the update."""
+    """Decides for each step whether to skip the update."""
 
     def __init__(self, options: LossSpikeOptions) -> None:
         self.options = options
@@ -54,13 +54,13 @@ class LossSpikeSkip:
         }
 
     def judge(self, loss: float, grad_norm: float, num_trained: int) -> str | None:
-        """Return why the step must be discarded, or None where it is accepted.
+        """Return the reason for discarding a step, or None if it is accepted.
 
-        `num_trained` tokens were trained: where there was none the data have gone, and an update would be of nothing.
+        A step without trained tokens (`num_trained` 0) is discarded, because its data could not be read.
         """
         values = {"loss": loss, "gradient norm": grad_norm}
         if num_trained:
-            why = next((why for name, value in values.items() if (why := self._fault(name, value))), None)
+            why = next((why for name, value in values.items() if (why := self._find_fault(name, value))), None)
         else:
             why = NOTHING_TRAINED
         if why is None:
@@ -73,7 +73,8 @@ class LossSpikeSkip:
         return why
 
     @property
-    def is_hopeless(self) -> bool:
+    def must_stop(self) -> bool:
+        """Whether so many steps in a row were discarded that the run should stop."""
         return self.num_in_a_row >= self.options.most_discarded
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,7 +87,7 @@ class LossSpikeSkip:
             values.clear()
             values.extend(state["recent"][name])
 
-    def _fault(self, name: str, value: float) -> str | None:
+    def _find_fault(self, name: str, value: float) -> str | None:
         if not math.isfinite(value):
             return f"{name} is {value}"
         recent = self._recent[name]

@@ -1,11 +1,9 @@
-"""Where the metrics of a run go: stderr, metrics.jsonl, TensorBoard, Weights & Biases, trackio.
+"""Write the metrics of a run to stderr, metrics.jsonl, TensorBoard, Weights & Biases and trackio.
 
-The first rank writes; on the others all of this does nothing.
-
-None is imported before it is asked for. A run that resumes goes on in the same place, which the hosted ones know by an
-id that is drawn when the run begins and kept in its folder: another run may have a folder of the same name. Steps that
-are measured twice, since the run went back to its checkpoint, are the later ones in TensorBoard and the earlier ones in
-the others; they have the same numbers but for the machine's speed.
+Only the first rank writes. Trackers are imported only if they are used. A resumed run continues in the same place; the
+hosted trackers identify it by a random id in the run folder, because different runs may have equal folder names. If
+steps are repeated after a resume, TensorBoard keeps the later values and the other trackers the earlier ones. They
+differ only in the machine's speed.
 """
 
 from __future__ import annotations
@@ -27,10 +25,10 @@ from vl2.train.recipe import Recipe, TrackerName
 
 
 class Outputs:
-    """Takes the steps and evaluations of a run. Closed when it is left."""
+    """Writes the steps and evaluations of a run to all outputs. A context manager that closes them."""
 
     def __init__(self, recipe: Recipe, ranks: Ranks, step: int) -> None:
-        """Go on after `step`."""
+        """Open the outputs to continue after `step`. Raise UserError if a tracker is not installed."""
         self._file: MetricsFile | None = None
         self._trackers: list[Tracker] = []
         if ranks.is_first:
@@ -62,18 +60,15 @@ class Outputs:
 
 
 def tracker_names(recipe: Recipe) -> tuple[TrackerName, ...]:
-    """Return the trackers of a run: TensorBoard wherever it can be had, then those that the recipe asks for."""
+    """Return the trackers of a run: TensorBoard if it is installed, and those in the recipe."""
     asked = recipe.run.trackers
     if "tensorboard" not in asked and importlib.util.find_spec("tensorboard") is not None:
         return ("tensorboard", *asked)
     return asked
 
 
-# How a training run shows its steps.
-
-
 class TrainProgress(ProgressDisplay):
-    """Shows the steps of a run on stderr. Enter it before the first step."""
+    """Displays the steps of a run on stderr. A context manager."""
 
     def __init__(
         self, num_steps: int, first_step: int, *, log_every: int = 1, quiet: bool = False, file: TextIO | None = None
@@ -83,7 +78,7 @@ class TrainProgress(ProgressDisplay):
         self._log_every = log_every
 
     def step(self, metrics: StepMetrics) -> None:
-        """Show a step that is done."""
+        """Display a finished step."""
         self.done = metrics.step
         is_due = metrics.step % self._log_every == 0 or metrics.step == self._num_steps
         line = f"vl2: step {metrics.step:,}/{self._num_steps:,}  {describe(metrics)}  {self.time_left()}"
@@ -91,7 +86,7 @@ class TrainProgress(ProgressDisplay):
 
 
 def describe(metrics: StepMetrics) -> str:
-    """Return the figures of a step that one watches."""
+    """Return the main metrics of a step in one line."""
     parts = [
         f"loss {metrics.loss:.4f}",
         f"rate {metrics.learning_rate:.2e}",
@@ -109,7 +104,7 @@ RUN_ID = "tracker_id"
 
 
 class Tracker(Protocol):
-    """Takes the numbers of a step."""
+    """An experiment tracker."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -117,7 +112,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run folder."""
+    """Writes TensorBoard event files to the run folder."""
 
     def __init__(self, folder: Path, name: str, config: Mapping[str, Any], first_step: int) -> None:
         with _needs("tensorboard"):
@@ -133,7 +128,7 @@ class TensorBoard:
 
 
 class Hosted:
-    """wandb, or trackio, which has the same calls."""
+    """Logs to wandb, or to trackio, which has the same interface."""
 
     def __init__(self, module: Any, folder: Path, name: str, options: Mapping[str, Any]) -> None:
         self._module = module
@@ -156,12 +151,12 @@ def _wandb(folder: Path, name: str, config: Mapping[str, Any], first_step: int) 
 def _trackio(folder: Path, name: str, config: Mapping[str, Any], first_step: int) -> Tracker:
     with _needs("trackio"):
         import trackio
-    # Its runs have no ids: the name is what they are known by.
+    # trackio identifies runs by their name only, so the id is a part of it.
     return Hosted(trackio, folder, f"{name}-{_run_id(folder, first_step)}", {"config": dict(config)})
 
 
 def _run_id(folder: Path, first_step: int) -> str:
-    """Return the id of the run in a folder: the one that was drawn, if it goes on, else a new one."""
+    """Return the id of the run in a folder: the stored one for a resumed run, else a new random one."""
     path = folder / RUN_ID
     if first_step > 1 and path.is_file():
         return path.read_text(encoding="utf-8")
@@ -178,7 +173,7 @@ _OPENERS: dict[str, Callable[[Path, str, Mapping[str, Any], int], Tracker]] = {
 
 
 def open_tracker(kind: TrackerName, folder: Path, config: Mapping[str, Any], first_step: int) -> Tracker:
-    """Start or go on in one place. UserError says what to install."""
+    """Open a tracker for a new or resumed run. Raise UserError if it is not installed."""
     name = "-".join(folder.absolute().parts[-2:]).strip("/")
     return _OPENERS[kind](folder, name, config, first_step)
 

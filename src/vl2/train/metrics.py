@@ -1,7 +1,7 @@
-"""What a step is measured by: what the model did, how evenly, how fast, and how much of the machine's rate that is.
+"""Measure the steps of a run: losses, load balance, speed and MFU; and read and write metrics.jsonl.
 
-`metrics.jsonl` in the run folder is always written: one line a step, and one for each evaluation. Where a run resumes,
-lines beyond the checkpoint are cut off, so the curve has every step once. Loads of experts are per MoE layer.
+`metrics.jsonl` in the run folder is always written, with one line per step and per evaluation. A resumed run removes
+the lines after its checkpoint, so that every step occurs once. Expert loads are per MoE layer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class StepMetrics:
-    """One step, global over the ranks. A discarded step says why, and left the weights as they were."""
+    """The metrics of one step over all ranks. A discarded step has a reason and did not change the weights."""
 
     step: int  # counted from 1
     loss: float
@@ -48,26 +48,26 @@ class StepMetrics:
     tokens: int  # without padding
     trained_tokens: int
     tiles: int
-    lost_records: int = 0  # that could not be read, and became padding
-    tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, as the packs were dealt to the ranks
-    tile_imbalance_balanced: float = 1.0  # as they were encoded
-    pack_fill: float  # part of the places that hold a token
-    expert_load: tuple[float, ...]  # of each layer, slots of the fullest expert over the mean
-    bias_range: tuple[float, ...]  # of each layer, largest less smallest expert bias
-    discarded: str = ""
+    lost_records: int = 0  # records that could not be read and became padding
+    tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, before tile balancing
+    tile_imbalance_balanced: float = 1.0  # the same after tile balancing
+    pack_fill: float  # the fraction of sequence positions that are not padding
+    expert_load: tuple[float, ...]  # by layer, load of the fullest expert over the mean
+    bias_range: tuple[float, ...]  # by layer, the largest minus the smallest expert bias
+    discarded: str = ""  # the reason, if the step was discarded
     num_discarded: int = 0  # so far
-    # What follows depends on the machine, and differs between two runs of one recipe.
+    # The fields below depend on the machine and differ between runs of one recipe.
     step_s: float
     data_wait_s: float
     tokens_per_s: float
     tiles_per_s: float
-    mfu: float | None  # part of the machine's measured rate of matrix products
+    mfu: float | None  # the fraction of the machine's measured rate of matrix products
 
     def to_dict(self) -> dict[str, Any]:
         return _without_nan(dataclasses.asdict(self))
 
     def scalars(self) -> dict[str, float]:
-        """Return what a tracker draws, by names in groups."""
+        """Return the values for trackers, with names like "group/name"."""
         loads, ranges = self.expert_load, self.bias_range
         values: dict[str, float | None] = {
             "loss/all": self.loss,
@@ -94,21 +94,21 @@ class StepMetrics:
         return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
-# Fields of a line that two runs of one recipe need not share.
-OF_THE_MACHINE = ("step_s", "data_wait_s", "tokens_per_s", "tiles_per_s", "mfu")
+# The fields that may differ between two runs of one recipe.
+MACHINE_DEPENDENT = ("step_s", "data_wait_s", "tokens_per_s", "tiles_per_s", "mfu")
 
 
 class MetricsFile:
-    """Appends lines. Each is in the file when `append` returns, so a kill loses none."""
+    """Appends lines to metrics.jsonl without buffering, so that a kill loses none."""
 
     def __init__(self, folder: Path, *, last_step: int = 0) -> None:
-        """Go on after `last_step`: what the file holds beyond it, and a line that was cut short, goes."""
+        """Open the file and remove lines after `last_step` and an incomplete last line."""
         self._path = folder / METRICS
         try:
-            self._keep(last_step)
+            self._drop_lines_after(last_step)
             self._file = self._path.open("ab", buffering=0)
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._write_error(error) from None
 
     def append(self, values: Mapping[str, Any]) -> None:
         line = json.dumps(_without_nan(values), ensure_ascii=False, allow_nan=False) + "\n"
@@ -117,12 +117,12 @@ class MetricsFile:
             while data:
                 data = data[self._file.write(data) or 0 :]
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._write_error(error) from None
 
     def close(self) -> None:
         self._file.close()
 
-    def _keep(self, last_step: int) -> None:
+    def _drop_lines_after(self, last_step: int) -> None:
         if not self._path.exists():
             return
         kept = [line for line in read_metrics(self._path) if line["step"] <= last_step]
@@ -133,12 +133,15 @@ class MetricsFile:
             os.fsync(file.fileno())
         partial.replace(self._path)
 
-    def _unwritable(self, error: OSError) -> UserError:
+    def _write_error(self, error: OSError) -> UserError:
         return UserError(f"cannot write {self._path}: {error.strerror or error}")
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a run's metrics, given the file or the run's folder; a last line cut short is left out."""
+    """Yield the lines of metrics.jsonl, given the file or the run folder. An incomplete last line is left out.
+
+    Raise UserError if the file is missing or damaged.
+    """
     path = path if path.name == METRICS else path / METRICS
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -157,7 +160,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace what JSON cannot hold by null."""
+    """Replace NaN and infinity, which JSON cannot represent, by null."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
@@ -170,7 +173,7 @@ def _without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Meter:
-    """Measures the steps of one run. The rate of the ranks' matrix products is taken when it is made."""
+    """Measures the steps of one run. The constructor measures the rate of matrix products for the MFU."""
 
     def __init__(
         self,
@@ -182,7 +185,10 @@ class Meter:
         data_ranks: Ranks | None = None,
         trains_weights: bool = True,
     ) -> None:
-        """`data_ranks` are those with different packs; None: all. `trains_weights` is false where an adapter is."""
+        """Measure the device. `data_ranks` are the ranks with different packs, by default all.
+
+        `trains_weights` is false if an adapter is trained.
+        """
         self._model, self._stage, self._ranks = model, stage, data_ranks or ranks
         self._still = model.still_parts if isinstance(model, PipelineModel) else still_parts(model)
         self._trains_weights = trains_weights
@@ -190,7 +196,7 @@ class Meter:
         self._rate = measure_rate(ranks.device, dtype) * ranks.size
 
     def totals(self, loaded: LoadedStep) -> tuple[float, int]:
-        """Return the operations of a step and its lost records on all ranks, which call it together."""
+        """Return the operations and the lost records of a step over all ranks, which must call this together."""
         own = [sum(map(self._pack_flops, loaded.packs)), loaded.num_lost]
         flops, num_lost = self._ranks.sum_(torch.tensor(own, dtype=torch.float64)).tolist()
         return flops, int(num_lost)
@@ -242,7 +248,7 @@ class Meter:
         return step_flops(
             self._cost,
             self._still,
-            lengths=pack.cu_seqlens.diff().tolist()[: len(pack.names)],  # without the document of padding
+            lengths=pack.cu_seqlens.diff().tolist()[: len(pack.names)],  # without the padding document
             num_trained=len(trained_positions(pack.labels)),
             num_tiles=len(pack.tiles),
             trains_weights=self._trains_weights,
@@ -250,6 +256,6 @@ class Meter:
 
 
 def bias_range(model: nn.Module) -> tuple[float, ...]:
-    """Return largest less smallest expert bias of each layer that has one and is held here."""
+    """Return the largest minus the smallest expert bias, for each layer on this rank that has a bias."""
     biases = [bias for router in routers(model) if (bias := router.e_score_correction_bias) is not None]
     return tuple(torch.stack([bias.max() - bias.min() for bias in biases]).tolist()) if biases else ()

@@ -1,15 +1,15 @@
-"""AdamW on float32 masters of the weights, whatever type the model computes in.
+"""AdamW with float32 master weights, independent of the compute type of the model.
 
-A bfloat16 weight cannot take a step of a thousandth of itself, and a bfloat16 sum of gradients loses the small ones. So
-a gradient is added to a float32 buffer and freed as soon as it has been made, AdamW moves float32 masters, and the
-model gets their rounded copies. A parameter that is float32 already is its own master.
+A bfloat16 weight cannot represent a change of a thousandth of itself, and a bfloat16 sum of gradients loses small
+terms. Therefore each gradient is added to a float32 buffer and freed as soon as it is computed, AdamW updates float32
+masters, and the model gets rounded copies of them. A float32 parameter is its own master.
 
-With `is_bfloat16` masters and moments are bfloat16, the arithmetic is float32, and masters are rounded at random, up or
-down by how near each is, or small steps would always be rounded away. A bfloat16 parameter is its own master; a float32
-one, as sharded ones are, is a copy of it. The random bits come from the step and the parameter alone, so every rank and
-every repetition draws the same.
+With `is_bfloat16`, masters and moments are bfloat16 and the arithmetic is float32. Masters are rounded stochastically,
+because small steps would otherwise always be rounded away. A bfloat16 parameter is its own master; a float32 parameter
+(sharded parameters are float32) has a bfloat16 master. The random bits depend on the step and the parameter's name
+alone, so that all ranks and repetitions round alike.
 
-A group may ask for Muon instead of AdamW; see `muon.py`. It works on whole matrices, so on no sharded ones.
+A group may use Muon instead of AdamW (see `muon.py`). Muon needs whole matrices, so it does not support sharding.
 
 Source: arXiv 1711.05101 (AdamW).
 """
@@ -26,16 +26,16 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from vl2.errors import UserError
-from vl2.train.muon import each, muon_
+from vl2.train.muon import muon_, split_joined
 from vl2.train.parts import ParameterGroup
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.shard import local, sum_gradients_
 
-_NORM_ROW = 256  # elements: as fast as one sum of all, and exact to about 1e-8
+_NORM_ROW = 256  # elements; as fast as a single sum, with a relative error of about 1e-8
 
 
 class MasterAdamW:
-    """Collects the gradients of its parameters and updates them. Works on this rank's part of sharded ones."""
+    """Accumulates the gradients of its parameters and updates them. Of sharded parameters it holds this rank's part."""
 
     def __init__(
         self,
@@ -54,13 +54,13 @@ class MasterAdamW:
 
     @torch.no_grad()
     def sum_over_ranks(self) -> None:
-        """Add up the gradients of all ranks; sharded ones are summed already. All ranks call it once per step."""
+        """Sum the gradients over all ranks; sharded ones are already summed. All ranks call it once per step."""
         self._clear_empty()
         sum_gradients_((weight.gradient for weight in self._weights() if not weight.is_sharded), self._ranks)
 
     @torch.no_grad()
     def grad_norm(self) -> float:
-        """Return the norm of all gradients of the whole model. All ranks call it together."""
+        """Return the norm of all gradients of the whole model. All ranks must call it together."""
         self._clear_empty()
         whole, parts = self._squares(is_sharded=False), self._squares(is_sharded=True)
         return float((whole + self._ranks.sum_(parts)).sqrt())
@@ -70,14 +70,15 @@ class MasterAdamW:
         """Multiply all gradients."""
         self._clear_empty()
         gradients = [weight.gradient for weight in self._weights()]
-        if gradients:  # a rank of a pipeline may hold frozen layers alone
+        if gradients:  # a pipeline rank may hold frozen layers only
             torch._foreach_mul_(gradients, factor)
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Update the weights by the gradients collected since `zero`. Decay and multipliers are the groups'.
+        """Update the weights by the gradients accumulated since `zero`.
 
-        A group none of whose parameters requires a gradient stands still for this step.
+        Weight decay and rate multipliers are set per group. A group without a parameter that requires a gradient is
+        skipped.
         """
         self._clear_empty()
         self._num_steps += 1
@@ -101,26 +102,26 @@ class MasterAdamW:
             group.copy_masters()
 
     def zero(self) -> None:
-        """Forget the gradients."""
+        """Discard the accumulated gradients."""
         for weight in self._weights():
             weight.is_empty = True
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the name of every trained weight with its gradient, float32, of which this rank's part is held here."""
+        """Yield the name and the float32 gradient of every trained weight; of sharded ones, this rank's part."""
         self._clear_empty()
         for group in self._groups:
             yield from zip(group.names, group.gradients, strict=True)
 
     def masters(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the name of every trained weight with its master, sharded as the weight is."""
+        """Yield the name and the master of every trained weight, sharded as the weight is."""
         for group in self._groups:
             for name, weight in zip(group.names, group.weights, strict=True):
                 yield name, weight.state["master"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return masters and moments by the parameters' names, sharing their memory, and the count of steps.
+        """Return the masters and moments by parameter name, and the number of steps.
 
-        Those of a sharded parameter are sharded as it is.
+        The tensors share memory with the optimizer and are sharded as their parameters are.
         """
         state: dict[str, Any] = {"num_steps": self._num_steps}
         for group in self._groups:
@@ -130,10 +131,10 @@ class MasterAdamW:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of the same parameters. The model's weights are set from the masters."""
+        """Restore a state of the same parameters, and set the model's weights from the masters."""
         names = {name for group in self._groups for name in group.names}
         strays = names.symmetric_difference(set(state) - {"num_steps"})
-        assert not strays, f"the state is of other parameters: {sorted(strays)[0]}"
+        assert not strays, f"the state has other parameters: {sorted(strays)[0]}"
         self._num_steps = int(state["num_steps"])
         for group in self._groups:
             for name, weight in zip(group.names, group.weights, strict=True):
@@ -142,7 +143,7 @@ class MasterAdamW:
             group.copy_masters()
 
     def _clear_empty(self) -> None:
-        """Set the buffers of weights that got no gradient to zero, before they are read."""
+        """Zero the buffers of weights that received no gradient. Call this before reading the buffers."""
         for weight in self._weights():
             if weight.is_empty:
                 weight.gradient.zero_()
@@ -167,7 +168,7 @@ class MasterAdamW:
         second: list[Tensor],
         rate: float,
     ) -> None:
-        # The count is raised by the update itself, one tensor for each parameter.
+        # `adamw` needs one step counter per parameter and increments it.
         counts = [torch.tensor(float(self._num_steps - 1), device=master.device) for master in masters]
         adamw(
             masters,
@@ -187,7 +188,7 @@ class MasterAdamW:
         )
 
     def _step_rounded(self, group: _Group, rate: float) -> None:
-        """Update one parameter at a time, so that only one is ever held in float32."""
+        """Update one parameter at a time, so that only one at a time needs float32 copies."""
         for name, weight in zip(group.names, group.weights, strict=True):
             master, first, second = (t.float() for t in (weight.master, weight.first, weight.second))
             self._update(group, [master], [weight.gradient], [first], [second], rate)
@@ -198,13 +199,13 @@ class MasterAdamW:
 
 
 class _Weight:
-    """One parameter with what the optimizer keeps of it. Tensors in `state` are sharded as the parameter is."""
+    """The optimizer's state of one parameter. The tensors in `state` are sharded as the parameter is."""
 
     def __init__(self, parameter: nn.Parameter, dtype: torch.dtype, *, has_second: bool) -> None:
         self.parameter = parameter
         self.is_sharded = local(parameter) is not parameter
         values = parameter.detach()
-        # Its own master where the type is right, so that no memory is spent twice.
+        # A parameter of the right type is its own master, which saves a copy.
         master = values if values.dtype == dtype else values.to(dtype)
         first = torch.zeros_like(master)
         second = torch.zeros_like(master) if has_second else master.new_zeros(0)
@@ -212,10 +213,10 @@ class _Weight:
         self.master, self.first, self.second = local(master), local(first), local(second)
         self.values = local(values)
         self.gradient = torch.zeros_like(self.master, dtype=torch.float32)
-        self.is_empty = True  # what the buffer holds is old; the first gradient is copied instead of added
+        self.is_empty = True  # the buffer's content is stale; the first gradient overwrites it
 
     def take_gradient(self, parameter: Tensor) -> None:
-        """Add the gradient to the buffer and free it."""
+        """Add the parameter's gradient to the buffer, and free the gradient."""
         assert parameter.grad is not None
         if self.is_empty:
             self.gradient.copy_(local(parameter.grad))
@@ -226,10 +227,10 @@ class _Weight:
 
 
 def _take_gradient_of(weight: _Weight) -> Callable[[Tensor], None]:
-    """Return the hook of a weight's parameter, which does nothing once the optimizer has gone.
+    """Return the gradient hook of a weight's parameter. It does nothing after the optimizer has been freed.
 
-    It holds the weight weakly: a hook is kept where Python's garbage collector does not see it, so one that held what
-    holds its parameter would keep model and optimizer in memory for ever.
+    The hook refers to the weight weakly. PyTorch keeps hooks where Python's garbage collector cannot see them, so a
+    strong reference would form a cycle that keeps the model and the optimizer in memory forever.
     """
     method = weakref.WeakMethod(weight.take_gradient)
 
@@ -242,7 +243,7 @@ def _take_gradient_of(weight: _Weight) -> Callable[[Tensor], None]:
 
 
 class _Group:
-    """A group's weights, and the lists of their tensors that the fused and foreach kernels take."""
+    """The weights of a parameter group, and lists of their tensors for the fused and foreach kernels."""
 
     def __init__(self, group: ParameterGroup, dtype: torch.dtype) -> None:
         self.names = group.names
@@ -256,22 +257,22 @@ class _Group:
         self.first = [weight.first for weight in self.weights]
         if self.is_orthogonal:
             for tensors in (self.masters, self.gradients, self.first):
-                tensors[:] = [each(name, tensor) for name, tensor in zip(self.names, tensors, strict=True)]
+                tensors[:] = [split_joined(name, tensor) for name, tensor in zip(self.names, tensors, strict=True)]
         self.second = [weight.second for weight in self.weights]
         apart = [weight for weight in self.weights if weight.values.dtype != weight.master.dtype]
         self._copies, self._copied = [w.values for w in apart], [w.master for w in apart]
 
     def copy_masters(self) -> None:
-        """Give the model the masters, rounded to its type, where they are not its own weights."""
+        """Copy the masters, rounded to the model's type, to the weights that are not their own masters."""
         if self._copies:
             torch._foreach_copy_(self._copies, self._copied)
 
 
 def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the sum of the squares of all elements of float32 tensors of one device, a float64 scalar there.
+    """Return the sum of squares of all elements of float32 tensors on one device, as a float64 scalar there.
 
-    On a CPU `_foreach_norm` adds a tensor's squares one after another in float32: at 40 million it loses 0.3 %.
-    So the CPU sums rows of `_NORM_ROW` elements in float32 and the rows in float64. CUDA's kernel sums in a tree.
+    On a CPU `_foreach_norm` adds squares sequentially in float32, which loses 0.3 % with 40 million elements. So on a
+    CPU this sums rows of `_NORM_ROW` elements in float32, and the rows in float64. CUDA's kernel sums in a tree.
     """
     if tensors[0].device.type != "cpu":
         return _sum_of_norms(torch._foreach_norm(list(tensors)))
@@ -293,13 +294,13 @@ def _sum_of_norms(norms: Sequence[Tensor]) -> Tensor:
 
 
 def round_at_random(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Return float32 values as bfloat16, each rounded to one of its two neighbors, on average to itself."""
+    """Round float32 values stochastically to bfloat16: to one of the two neighbors, and on average to the value."""
     bits = values.contiguous().view(torch.int32)
     noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
-    # bfloat16 is the upper half of float32: a carry out of the lower half rounds away from zero.
+    # bfloat16 is the upper half of float32, so a carry out of the lower half rounds away from zero.
     return ((bits + noise) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
 
 
 def _seed(name: str, step: int) -> int:
-    # In 32 bits: a generator on the CPU leaves the rest of its seed out.
+    # The seed has 32 bits, because a CPU generator ignores higher bits.
     return zlib.crc32(f"{step}/{name}".encode())

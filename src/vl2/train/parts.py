@@ -1,6 +1,6 @@
-"""Which parameter belongs to which part of the model, what a stage trains of it, and how fast.
+"""Assign parameters to the parts of the model, freeze parts, and form the optimizer's parameter groups.
 
-The encoder's attention pool is in the released files and read by nothing. It is never trained.
+The encoder's attention pool is in the released files but is not used, so it is never trained.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _PARTS: dict[str, Part] = {
     "language": "language",
 }
 _UNUSED = "vision.attn_pool."
-_NOT_DECAYED = "vision.pos_embed"  # a table of offsets by its use, though a matrix by its shape
+_NOT_DECAYED = "vision.pos_embed"  # a table of offsets, although it has the shape of a matrix
 
 
-class Configured(Protocol):
-    """A model, or the part of one that a rank holds."""
+class HasConfig(Protocol):
+    """A model, or the part of a model on one rank."""
 
     config: ModelConfig
 
@@ -43,39 +43,39 @@ class ParameterGroup:
 
 
 def is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a matrix, or a stack of them, inside a block: what Muon is for. A router is none."""
+    """Return whether Muon applies to a parameter: a matrix or a stack of matrices in a block, except routers."""
     return parameter.ndim > 1 and (".blocks." in name or ".layers." in name) and not name.endswith("gate.weight")
 
 
 def part_of(name: str) -> Part:
-    """Return the part of the model that a parameter belongs to, by its name in the model."""
+    """Return the part of the model to which a parameter belongs, by its name."""
     return _PARTS[name.split(".")[0]]
 
 
 def freeze(model: nn.Module, stage: Stage) -> None:
-    """Let no part that the stage freezes require gradients. In place. What was frozen before stays frozen."""
+    """Freeze the parts that the stage freezes, in place. Parameters that are already frozen stay frozen."""
     for name, parameter in model.named_parameters():
         if part_of(name) in stage.frozen or name.startswith(_UNUSED):
             parameter.requires_grad_(False)
 
 
 def check_trained(model: nn.Module, stage: Stage) -> None:
-    """UserError if the stage and what was frozen before leave nothing to train."""
+    """Raise UserError if no parameter is trainable."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(
             f"stage {stage.name}: nothing is left to train, because its adapter is in parts that are frozen "
-            f"({', '.join(stage.frozen)}): set adapter.targets or stage.frozen otherwise"
+            f"({', '.join(stage.frozen)}): change adapter.targets or stage.frozen"
         )
 
 
 def still_parts(model: nn.Module) -> tuple[Part, ...]:
-    """Return the parts in which nothing is trained, whether the stage has frozen them or an adapter leaves them out."""
+    """Return the parts without trainable parameters, because the stage freezes them or the adapter omits them."""
     moving = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
     return tuple(part for part in get_args(Part) if part not in moving)
 
 
 def parameter_groups(model: nn.Module, stage: Stage) -> list[ParameterGroup]:
-    """Return what is trained, in the model's order within each group. Only matrices decay."""
+    """Return the trainable parameters in groups, in the model's order within a group. Only matrices decay."""
     found: dict[tuple[float, float, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

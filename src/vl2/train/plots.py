@@ -1,4 +1,4 @@
-"""Pictures of a run from its metrics.jsonl: loss, learning rate, expert load and evaluations, as PNG and SVG."""
+"""Plot a run from its metrics.jsonl: loss, learning rate, expert load and evaluations, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito (2008), told apart by most color-blind readers too; then the same dashed.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+# The palette of Okabe and Ito (2008), which is safe for most color-blind readers; further lines repeat it dashed.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 DASHES = ("-", "--", ":")
 ENDINGS = (".png", ".svg")
-_SMOOTHED = 60  # about so many points of a smoothed curve show its shape
-_MOST_COLUMNS = 400  # of the heat map; longer runs are averaged
+_SMOOTHED = 60  # the smoothing window is the length of the curve divided by this
+_MOST_COLUMNS = 400  # columns of the heat map; longer runs are thinned
 
 Lines = Sequence[Mapping[str, Any]]
 
 
 def save_run_plots(run_folder: Path, out: Path | None = None) -> list[Path]:
-    """Draw what a run has measured into its folder `plots`, or another. UserError if there is nothing to draw."""
+    """Write the plots of a run to its folder `plots` or to `out`, and return their paths.
+
+    Raise UserError if the run has no steps or evaluations, or if matplotlib is missing.
+    """
     lines = list(read_metrics(run_folder))
     steps = [line for line in lines if "loss" in line]
     evaluations = [line for line in lines if "evaluation" in line]
@@ -52,7 +55,7 @@ def _save(drawings: Mapping[str, Callable[[Figure], None]], folder: Path) -> lis
     paths: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # The same run draws the same files, byte for byte.
+        # Fix ids and dates in the SVG, so that the same run gives identical files.
         with matplotlib.rc_context({"svg.hashsalt": "vl2", "svg.fonttype": "none"}):
             for name, draw in drawings.items():
                 figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -60,14 +63,14 @@ def _save(drawings: Mapping[str, Callable[[Figure], None]], folder: Path) -> lis
                 for ending in ENDINGS:
                     paths.append(folder / f"{name}{ending}")
                     figure.savefig(paths[-1], dpi=120, metadata={"Date": None} if ending == ".svg" else None)
-                    figure.set_layout_engine("none")  # places stay: finding them takes as long as a drawing
+                    figure.set_layout_engine("none")  # keep the layout; computing it takes as long as drawing
     except OSError as error:
         raise UserError(f"cannot write plots to {folder}: {error.strerror or error}") from None
     return paths
 
 
 def _draw_loss(axes: Axes, lines: Lines) -> None:
-    """Every category smoothed, and all together as measured, faint, and smoothed, bold."""
+    """Plot the smoothed loss of every category, and the total loss raw (faint) and smoothed (bold)."""
     steps = [line["step"] for line in lines]
     total = [_number(line["loss"]) for line in lines]
     axes.plot(steps, total, color="black", alpha=0.18, linewidth=0.8)
@@ -88,23 +91,23 @@ def _draw_loss(axes: Axes, lines: Lines) -> None:
             label="discarded",
         )
     axes.set_title("Loss per trained token", loc="left")
-    _finish(axes)
+    _style_axes(axes)
     _legend(axes)
 
 
 def _draw_rate(figure: Figure, lines: Lines) -> None:
     upper, lower = figure.subplots(2, 1, sharex=True)
     steps = [line["step"] for line in lines]
-    upper.plot(steps, [line["learning_rate"] for line in lines], color=COLOURS[0])
+    upper.plot(steps, [line["learning_rate"] for line in lines], color=COLORS[0])
     upper.set_title("Learning rate", loc="left")
     upper.set_ylim(bottom=0)
     norms = [_number(line["grad_norm"]) for line in lines]
-    lower.plot(steps, norms, color=COLOURS[0], alpha=0.25, linewidth=0.8)
-    lower.plot(steps, smooth(norms), color=COLOURS[0])
+    lower.plot(steps, norms, color=COLORS[0], alpha=0.25, linewidth=0.8)
+    lower.plot(steps, smooth(norms), color=COLORS[0])
     lower.set_title("Norm of the gradient before clipping", loc="left")
     lower.set_yscale("log")
-    _finish(upper, has_label=False)
-    _finish(lower)
+    _style_axes(upper, has_label=False)
+    _style_axes(lower)
 
 
 def _draw_load(figure: Figure, lines: Lines) -> None:
@@ -126,14 +129,12 @@ def _draw_load(figure: Figure, lines: Lines) -> None:
     upper.set_yticks(range(1, len(layers) + 1, max(1, len(layers) // 6)))
     upper.set_ylabel("MoE layer")
     upper.set_title("Load of the fullest expert over the mean", loc="left")
-    lower.plot(steps, [max(values) for values in zip(*layers, strict=True)], color=COLOURS[3], label="worst layer")
-    lower.plot(
-        steps, [sum(v) / len(v) for v in zip(*layers, strict=True)], color=COLOURS[0], label="mean of the layers"
-    )
+    lower.plot(steps, [max(values) for values in zip(*layers, strict=True)], color=COLORS[3], label="worst layer")
+    lower.plot(steps, [sum(v) / len(v) for v in zip(*layers, strict=True)], color=COLORS[0], label="mean of the layers")
     lower.axhline(1, color="black", linewidth=0.8, linestyle=":", label="even")
     lower.set_ylim(bottom=0.9)
-    _finish(lower)
-    # Above, between the two: beside the axes it would part the heat map from its scale, inside it would hide lines.
+    _style_axes(lower)
+    # Put the legend above the axes: beside them it would separate the heat map from its scale, inside it hides lines.
     lower.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize="small")
 
 
@@ -143,24 +144,24 @@ def _draw_evaluations(axes: Axes, lines: Lines) -> None:
         points = [(line["step"], value) for line in lines if (value := line["evaluation"].get(name)) is not None]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=_plain(name), **_style(i))
     axes.set_title("Evaluations during training", loc="left")
-    _finish(axes)
+    _style_axes(axes)
     _legend(axes)
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Return an exponential mean over about a sixtieth of the curve; what is no number is passed over."""
+    """Return an exponential moving average over about a sixtieth of the curve; NaN values are skipped."""
     weight = 1 / max(1.0, len(values) / _SMOOTHED)
     out: list[float] = []
     mean, total = 0.0, 0.0
     for value in values:
         if value == value:
             mean, total = mean + weight * (value - mean), total + weight * (1 - total)
-        out.append(mean / total if total else float("nan"))  # over the total, or the start would be drawn towards 0
+        out.append(mean / total if total else float("nan"))  # dividing by the total corrects the bias towards 0
     return out
 
 
 def _edges(steps: Sequence[int]) -> list[float]:
-    """Return the borders of cells around the steps."""
+    """Return the borders of heat map cells around the steps."""
     inner = [(a + b) / 2 for a, b in pairwise(steps)]
     first = steps[0] - ((inner[0] - steps[0]) if inner else 0.5)
     return [first, *inner, steps[-1] + ((steps[-1] - inner[-1]) if inner else 0.5)]
@@ -175,10 +176,10 @@ def _plain(name: str) -> str:
 
 
 def _style(i: int) -> dict[str, Any]:
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
+    return {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i // len(COLORS) % len(DASHES)]}
 
 
-def _finish(axes: Axes, *, has_label: bool = True) -> None:
+def _style_axes(axes: Axes, *, has_label: bool = True) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)

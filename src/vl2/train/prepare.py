@@ -1,4 +1,4 @@
-"""What a run needs before its first step: the model's shape and files, its weights, and the data as a loader."""
+"""Prepare a run: locate the model's files, build the model, index the data, and make the plan and the loader."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vl2.train.ranks import Ranks, RankZeroSection
 from vl2.train.recipe import ModelOptions, Recipe
 from vl2.train.stage import Stage, total_steps
 
-MODEL_FILES = "model"  # folder of a run: what an export needs beside the weights
+MODEL_FILES = "model"  # folder in the run folder with the files that an export needs besides the weights
 INDEXES = "indexes"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -36,14 +36,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """Where a model comes from: its configuration, the folder of its processor, and that of its weights if any."""
+    """The origin of a model: its configuration, the folder of its processor, and the folder of its weights if any."""
 
     config: ModelConfig
     processor_folder: Path
     weights_folder: Path | None
 
     def processor(self) -> Processor:
-        """Return the processor. UserError if it makes other tiles or ids than the model takes."""
+        """Return the processor. Raise UserError if its tiles or vocabulary do not fit the model."""
         processor = Processor.from_folder(self.processor_folder)
         made = processor.config.tile_px, processor.config.tokens_per_side
         taken = self.config.siglip.image_size, self.config.tokens_per_side
@@ -61,14 +61,17 @@ class ModelFiles:
 
 
 def model_config(options: ModelOptions) -> ModelConfig:
-    """Return the shape of a recipe's model."""
+    """Return the configuration of a recipe's model."""
     if options.name in PRESETS:
         return preset(options.name)
     return ModelConfig.from_file(locate_checkpoint(options.name) / "config.json")
 
 
 def find_model(options: ModelOptions, run_folder: Path | None = None) -> ModelFiles:
-    """Locate a recipe's model, downloading what a hub id names. A run that has begun has its own copy of the files."""
+    """Locate a recipe's model, and download it if it is a hub id. A resumed run uses the copy in its run folder.
+
+    Raise UserError if weights or the processor are missing.
+    """
     own = run_folder / MODEL_FILES if run_folder is not None else None
     if own is not None and (own / "config.json").is_file():
         return ModelFiles(config=ModelConfig.from_file(own / "config.json"), processor_folder=own, weights_folder=None)
@@ -80,14 +83,14 @@ def find_model(options: ModelOptions, run_folder: Path | None = None) -> ModelFi
     processor = locate_checkpoint(options.processor) if options.processor else folder
     if processor is None:
         raise UserError(f'"{options.name}" is a shape only: model.processor must name a folder with its tokenizer')
-    config = preset(options.name) if named else ModelConfig.from_file(_some(folder) / "config.json")
+    config = preset(options.name) if named else ModelConfig.from_file(_not_none(folder) / "config.json")
     return ModelFiles(
         config=config, processor_folder=processor, weights_folder=folder if options.init == "weights" else None
     )
 
 
 def keep_model_files(files: ModelFiles, run_folder: Path) -> None:
-    """Copy what an export and a resumed run need, so that neither depends on where the model came from."""
+    """Copy the model's files into the run folder, so that exports and resumed runs do not need the original."""
     folder = run_folder / MODEL_FILES
     if files.processor_folder == folder:
         return
@@ -96,7 +99,7 @@ def keep_model_files(files: ModelFiles, run_folder: Path) -> None:
         for name in ("processor_config.json", *TOKENIZER_FILES):
             if (files.processor_folder / name).is_file():
                 shutil.copyfile(files.processor_folder / name, folder / name)
-        # Last: a folder with a configuration is taken for whole.
+        # Write the configuration last, because its presence marks the folder as complete.
         text = json.dumps(files.config.to_dict(), indent=2, ensure_ascii=False) + "\n"
         partial = folder / "config.json.partial"
         partial.write_text(text, encoding="utf-8")
@@ -106,9 +109,9 @@ def keep_model_files(files: ModelFiles, run_folder: Path) -> None:
 
 
 def make_model(files: ModelFiles, seed: int, *, is_first: bool, is_filled_later: bool) -> VL2:
-    """Return the model, in training mode, with its weights on the first rank, on the meta device elsewhere.
+    """Return the model in training mode, with weights on the first rank and on the meta device on other ranks.
 
-    `is_filled_later` gives memory alone: a checkpoint follows.
+    With `is_filled_later` the weights are uninitialized, because a checkpoint will be loaded into them.
     """
     if not is_first:
         return build_empty(files.config)
@@ -132,7 +135,10 @@ def open_stores(recipe: Recipe) -> dict[str, Records]:
 def make_plan(
     recipe: Recipe, stores: Mapping[str, Records], processor: Processor, *, folder: Path | None, ranks: Ranks, say: Say
 ) -> PackPlan:
-    """Return the plan of a recipe. The first rank builds the indexes, and keeps them in the run's folder if given."""
+    """Return the pack plan of a recipe. With a `folder`, the first rank builds the indexes and stores them there.
+
+    `say` gets notes about records that are left out.
+    """
     indexes = [_index(name, store, processor, recipe, folder, ranks, say) for name, store in stores.items()]
     for index in indexes:
         if index.problems:
@@ -170,7 +176,7 @@ def make_loader(
     options = LoaderOptions(
         num_workers=recipe.data.workers,
         read_ahead=recipe.data.read_ahead,
-        # Without packing a sequence is one sample, and padding it would be work for nothing.
+        # Without packing a sequence is one sample, and padding it would waste computation.
         is_padded=recipe.stage.is_packed,
         mask_prompt=recipe.stage.mask_prompt,
         note=None if auxiliary_loss is None else auxiliary_loss.note,
@@ -179,14 +185,14 @@ def make_loader(
 
 
 def num_steps(stage: Stage, plan: PackPlan | None) -> int:
-    """Return the length of a stage in steps.
+    """Return the number of steps of a stage.
 
-    Where a stage is as long as a number of tokens, packed sequences count as full, which is how the paper's numbers
-    make whole runs. Without packing a sequence is one sample, and counts for the mean of those that the plan draws.
+    If the length is given in tokens, packed sequences count as full, as in the paper. Without packing, a sequence is
+    one sample and counts as the mean length of the samples that the plan draws.
     """
     if stage.is_packed or plan is None:
         return total_steps(stage)
-    # Shares are of tokens: a source of share s and mean length m gives s / m samples per token.
+    # Shares are fractions of tokens, so a source with share s and mean length m gives s / m samples per token.
     samples_per_token = sum(
         share * len(source) / float(source.num_tokens.sum())
         for source, share in zip(plan.sources, plan.shares, strict=True)
@@ -231,6 +237,6 @@ def _is_usable(path: Path, store: Records, processor: Processor, stage: Stage) -
     return True
 
 
-def _some(folder: Path | None) -> Path:
+def _not_none(folder: Path | None) -> Path:
     assert folder is not None
     return folder

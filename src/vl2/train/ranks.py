@@ -1,8 +1,8 @@
-"""Ranks: the processes that train together, and the few things that they tell one another.
+"""The ranks of a training run and their collective operations.
 
-One process is `ONE` and needs no process group: all sums are then over itself. More are started by torchrun, whose
-environment `join` reads. Tensors on the CPU travel by gloo, tensors on CUDA devices by NCCL.
-Only this file, `shard` and `layout` and `pipeline` of `parallel` know that PyTorch has process groups.
+A single process is `ONE` and needs no process group; its collectives are no-ops. Several processes are started by
+torchrun, whose environment variables `join` reads. CPU tensors use gloo, CUDA tensors NCCL.
+Only this file, `shard.py`, and `rank_layout.py` and `schedules.py` of `parallel` use `torch.distributed`.
 """
 
 from __future__ import annotations
@@ -27,46 +27,46 @@ T = TypeVar("T")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _HINT = "start with: torchrun --nproc-per-node N --no-python vl2 train ..."
-_HEARTBEAT_S = 10.0  # between two heartbeats of a section that only rank zero runs
+_HEARTBEAT_S = 10.0  # interval between heartbeats in a section that only rank zero runs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among all. Every method but the properties must be called by all ranks, in the same order."""
+    """This process's rank in a group, and the group's collectives, which all ranks must call in the same order."""
 
     rank: int
     size: int
     device: torch.device
-    group: dist.ProcessGroup | None = None  # None: all that were started; else some of them, and `rank` is among these
+    group: dist.ProcessGroup | None = None  # None for all processes; otherwise `rank` and `size` are of this group
 
     def __post_init__(self) -> None:
         assert 0 <= self.rank < self.size, f"rank {self.rank} of {self.size}"
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the rank that prints and writes."""
+        """Whether this is the first rank, which prints and writes files."""
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Replace a contiguous tensor by its sum over the ranks, the same bits on each, and return it."""
+        """Replace a contiguous tensor by its sum over the ranks, bit-identical on each, and return it."""
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.SUM, group=self.group)
         return tensor
 
     def max_(self, tensor: Tensor) -> Tensor:
-        """Replace a contiguous tensor by its largest values over the ranks and return it."""
+        """Replace a contiguous tensor by its elementwise maximum over the ranks, and return it."""
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
         return tensor
 
     def broadcast_(self, tensor: Tensor) -> Tensor:
-        """Replace a contiguous tensor by the first rank's and return it."""
+        """Replace a contiguous tensor by the first rank's, and return it."""
         if self.size > 1:
             dist.broadcast(tensor, group=self.group, group_src=0)
         return tensor
 
     def broadcast_object(self, value: T) -> T:
-        """Return the first rank's value on all; it must be one that pickle takes. The others' values are ignored."""
+        """Return the first rank's value on all ranks. It must be picklable; the other ranks' values are ignored."""
         if self.size == 1:
             return value
         values = [value]
@@ -74,7 +74,7 @@ class Ranks:
         return values[0]
 
     def gather_objects(self, value: T) -> list[T]:
-        """Return the values of all ranks, in their order, on all."""
+        """Return the list of all ranks' values, in rank order, on all ranks."""
         if self.size == 1:
             return [value]
         values: list[T | None] = [None] * self.size
@@ -82,32 +82,33 @@ class Ranks:
         return cast("list[T]", values)
 
     def barrier(self) -> None:
-        """Wait until all ranks are here."""
+        """Wait until all ranks have reached this call."""
         if self.size > 1:
-            # Not dist.barrier: on CUDA it guesses a device before the first product has chosen one.
+            # dist.barrier would have to guess the CUDA device, so reduce a CPU tensor instead.
             dist.all_reduce(torch.zeros(1), group=self.group)
 
     def exchange(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
-        """Send `sent[r]` rows to rank r, in this order, and return the `received[r]` rows of each rank, in theirs.
+        """Send `sent[r]` consecutive rows to each rank r, and return the `received[r]` rows from each rank r in order.
 
-        Gradients travel the other way. So where any rank's rows require gradients, those of all must, empty ones too.
+        The backward pass sends gradients the other way. So if the rows of any rank require gradients, the rows of all
+        ranks must, even empty ones.
         """
         exchanged: Tensor = _Exchange.apply(rows, list(sent), list(received), self.group)  # type: ignore[no-untyped-call]
         return exchanged
 
     def start_exchange(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Arriving:
-        """Begin an exchange without gradients, to be waited for where the rows are needed."""
+        """Start an exchange without gradients, and return a handle to wait for it."""
         arrived, work = _exchange(rows, list(sent), list(received), self.group, is_async=True)
         return Arriving(rows=arrived, work=work, sent=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arriving:
-    """Rows on their way."""
+    """An exchange in progress."""
 
     rows: Tensor
     work: dist.Work
-    sent: Tensor  # kept until they have left
+    sent: Tensor  # keeps the sent rows alive until they have been sent
 
     def wait(self) -> Tensor:
         self.work.wait()
@@ -115,7 +116,7 @@ class Arriving:
 
 
 class _Exchange(torch.autograd.Function):
-    """An all-to-all of rows; backward it is the same one with the counts exchanged."""
+    """An all-to-all of rows. Its backward pass is an all-to-all with sent and received counts swapped."""
 
     @staticmethod
     def forward(
@@ -139,10 +140,10 @@ def _exchange(
 
 
 class RankZeroSection:
-    """A section that only rank zero runs while the others wait, however long it takes.
+    """A section that only rank zero runs while the others wait, for however long it takes.
 
-    Rank zero sends a heartbeat every few seconds. So no rank gives up after `timeout_s` while it is at work, and all
-    fail soon where it is lost.
+    Rank zero sends a heartbeat every few seconds. Therefore the other ranks do not time out after `timeout_s` while it
+    works, but fail soon if it is lost.
     """
 
     def __init__(self, ranks: Ranks, timeout_s: float) -> None:
@@ -150,25 +151,25 @@ class RankZeroSection:
         self._next = time.monotonic() + self._every_s
 
     def heartbeat(self) -> None:
-        """Send a heartbeat to the others if one is due. Rank zero calls it often."""
+        """Send a heartbeat to the others if one is due. Rank zero must call this often."""
         if time.monotonic() >= self._next:
             self._ranks.max_(torch.zeros(1))
             self._next = time.monotonic() + self._every_s
 
     def end(self) -> None:
-        """Release the others. Rank zero calls it once, at the end of the section."""
+        """Release the others. Rank zero calls this once, at the end of the section."""
         self._ranks.max_(torch.ones(1))
 
     @contextmanager
     def heartbeats(self) -> Iterator[None]:
-        """Send heartbeats from a thread, for work that cannot call `heartbeat`, and release the others at its end.
+        """Send heartbeats from a thread during the `with` block, and release the others at its end.
 
-        The work must not communicate with other ranks itself. Where it fails, the others are not released: they fail
-        as soon as this rank leaves.
+        This is for work that cannot call `heartbeat`. The work must not use collectives itself. If it raises, the
+        others are not released; they fail as soon as this rank leaves.
         """
         is_over = threading.Event()
         with ThreadPoolExecutor(1) as executor:
-            beats = executor.submit(self._beat_until, is_over)
+            beats = executor.submit(self._send_heartbeats, is_over)
             try:
                 yield
             finally:
@@ -176,12 +177,12 @@ class RankZeroSection:
         beats.result()
         self.end()
 
-    def _beat_until(self, is_over: threading.Event) -> None:
+    def _send_heartbeats(self, is_over: threading.Event) -> None:
         while not is_over.wait(self._every_s):
             self._ranks.max_(torch.zeros(1))
 
     def wait(self) -> None:
-        """Return when the section has ended. The other ranks call it."""
+        """Wait until the section has ended. All ranks except rank zero call this."""
         while not float(self._ranks.max_(torch.zeros(1))):
             pass
 
@@ -190,10 +191,10 @@ ONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 
 
 def join(device: torch.device | str, timeout_s: float = 1800.0) -> Ranks:
-    """Join the ranks that torchrun has started, or be the only one where it has not.
+    """Join the process group that torchrun has started, or return a single rank without torchrun.
 
-    The device is as `find_device` takes it. A collective that waits longer than `timeout_s` for another rank fails.
-    UserError if the environment is incomplete or wrong, or if there is no such device.
+    `device` is a name for `find_device`. A collective that waits longer than `timeout_s` for another rank fails. Raise
+    UserError if the environment is incomplete or invalid, or if the device does not exist.
     """
     place = _read_environment(os.environ)
     if place is None:
@@ -213,7 +214,7 @@ def join(device: torch.device | str, timeout_s: float = 1800.0) -> Ranks:
 
 
 def why_lost(error: BaseException) -> str | None:
-    """Return in a sentence what an error says of other ranks: that one has gone, or does not answer; else None."""
+    """Return a sentence if an error means that another rank has died or does not answer, otherwise None."""
     seen: BaseException | None = error
     while seen is not None:
         text = str(seen)
@@ -226,20 +227,23 @@ def why_lost(error: BaseException) -> str | None:
 
 
 def leave() -> None:
-    """End what `join` began. Harmless where it began nothing."""
+    """Leave the process group. This does nothing if `join` created none."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def num_started() -> int:
-    """Return how many processes torchrun has started, without joining them. UserError as of `join`."""
+    """Return the number of processes that torchrun has started, without joining them.
+
+    Raise UserError if the environment is incomplete or invalid.
+    """
     place = _read_environment(os.environ)
     return 1 if place is None else place[1]
 
 
 def _read_environment(environment: Mapping[str, str]) -> tuple[int, int, int] | None:
-    """Return rank, number of ranks and rank on this machine; None where none of them is given."""
-    # MASTER_ADDR alone says nothing: clusters set it for every job.
+    """Return the rank, the number of ranks and the local rank; None if none of them is set."""
+    # MASTER_ADDR alone means nothing, because clusters set it for every job.
     if not any(name in environment for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")):
         return None
     missing = [name for name in _VARIABLES if not environment.get(name)]
@@ -248,7 +252,7 @@ def _read_environment(environment: Mapping[str, str]) -> tuple[int, int, int] | 
     numbers = {name: environment[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     for name, value in numbers.items():
         if not value.isdecimal():
-            raise UserError(f"{name} must be a number that is not negative, got {value!r}; {_HINT}")
+            raise UserError(f"{name} must be a non-negative number, got {value!r}; {_HINT}")
     rank, size, local_rank = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if rank >= size:
         raise UserError(f"RANK must be in 0..WORLD_SIZE - 1 ({size - 1}), got {rank}; {_HINT}")
@@ -256,9 +260,9 @@ def _read_environment(environment: Mapping[str, str]) -> tuple[int, int, int] | 
 
 
 def find_device(name: torch.device | str, local_rank: int = 0) -> torch.device:
-    """Return the device of a process by name: auto, which takes CUDA where it is, cpu, cuda or cuda:N.
+    """Return the device of a process by name: auto (CUDA if available), cpu, cuda or cuda:N.
 
-    "cuda" is that of the process's number on this machine. UserError where there is none.
+    "cuda" is the device with the process's local rank. Raise UserError if the device does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,13 +1,14 @@
-"""A recipe: everything that one training run depends on, as one value, read from TOML and from the command line.
+"""The recipe: all settings of a training run as one value, read from TOML and the command line.
 
-The stage is written out, or taken from the paper's table by `like = "tiny/alignment"` with the values that differ:
+The stage is given in full, or based on a stage of the paper's table by `like`, with the values that differ:
 
     [stage]
     like = "tiny/alignment"
     batch_size = 32
 
-The resolved recipe, every value written out, is saved beside each checkpoint and starts the same run again.
-Importing this loads neither PyTorch nor NumPy: the command line reads it to answer `--help`.
+The resolved recipe, with all values, is saved in each checkpoint and starts the same run again. The docstring or
+comment of a field is its help text on the command line and in the documentation. Importing this module loads neither
+PyTorch nor NumPy, because `--help` needs it.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What is trained."""
+    """The model to train."""
 
     name: str
     """"nano", "tiny", "small", "base", a checkpoint folder, or a hub id"""
     init: Init = "weights"
-    """start from the checkpoint's weights, or from random ones of its shape"""
+    """start from the checkpoint's weights, or from random weights of its shape"""
     processor: str = ""
-    """folder or hub id of the tokenizer and processor_config.json, where the model has none"""
+    """folder or hub id of the tokenizer and processor_config.json, if the model has none"""
     preset: str = ""
-    """size whose shape a dry run takes while the checkpoint is not here"""
+    """size that a dry run assumes if the checkpoint is not available"""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -62,7 +63,7 @@ class SourceOptions:
     """One store of records."""
 
     name: str
-    """how metrics and the mixture call it"""
+    """its name in metrics and in the mixture"""
     path: str
     """file, folder, glob or URL; .parquet, .tar or .jsonl"""
 
@@ -73,7 +74,7 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupOptions:
-    """Categories that share one part of all tokens."""
+    """Categories that share one fraction of all tokens."""
 
     share: float
     categories: Mapping[str, float]
@@ -82,27 +83,27 @@ class GroupOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """What it is trained on, and in which shares."""
+    """The training data and their mixture."""
 
     sources: tuple[SourceOptions, ...] = ()
     mixture: str = ""
-    """a stage whose mixture is used; the recipe's own stage where empty and without groups"""
+    """the stage whose mixture is used; empty for the recipe's own stage, or for groups"""
     groups: tuple[GroupOptions, ...] = ()
-    """a mixture of one's own"""
+    """a custom mixture"""
     only_present: bool = False
-    """leave out categories of the mixture that no source has, instead of refusing"""
+    """leave out categories of the mixture that no source has, instead of an error"""
     temperature: float = 1.0
-    """1 goes through all sources of a category evenly, more favors small ones"""
+    """1 repeats all sources of a category equally often, higher values favor small sources"""
     weights: Mapping[str, float] = field(default_factory=dict)
     """weights of sources inside their category, by "name/category" """
     spelled: tuple[str, ...] = ()
-    """categories whose answers are character-level targets, encoded by character: so a small model learns to read"""
+    """categories whose answers are tokenized by character, from which a small model learns to read"""
     window_packs: int = 512
     """packs planned at a time"""
     workers: int = 2
-    """threads that make packs ahead; 0 makes each when it is needed"""
+    """threads that prepare packs in advance; 0 prepares each pack on demand"""
     read_ahead: int = 8
-    """packs made ahead"""
+    """packs prepared in advance"""
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
@@ -121,7 +122,10 @@ class DataOptions:
             raise UserError(f"data.spelled must be of {', '.join(CATEGORIES)}, got {unknown[0]!r}")
 
     def make_mixture(self, stage: str) -> Mixture:
-        """Return the mixture that is named or given; a stage of one's own must give it."""
+        """Return the mixture of `groups`, or the one named by `mixture` or the stage.
+
+        Raise UserError if there is no mixture of that name.
+        """
         from vl2.data.mixture import STAGE_MIXTURES, Group, Mixture
 
         if self.groups:
@@ -137,10 +141,10 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AuxiliaryLossOptions:
-    """A loss of one's own beside that of the next token."""
+    """A custom loss in addition to the next-token loss."""
 
     function: str = ""
-    """MODULE:NAME of what makes it from the model and the processor; none where empty"""
+    """MODULE:NAME of a function that makes the loss from the model and the processor; empty for none"""
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -150,33 +154,33 @@ class AuxiliaryLossOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How it is computed. Of these only `compute` changes more than rounding."""
+    """How the training is computed. Only `compute` affects results by more than rounding."""
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     compute: Compute = "bfloat16"
     """type of weights and activations; masters and sums stay float32"""
     activation_checkpointing: bool = False
-    """compute activations again in the backward pass instead of keeping them, block by block"""
+    """recompute the activations of each block in the backward pass instead of keeping them"""
     encoder_recompute: Literal["auto", "none", "blocks", "whole"] = "auto"
-    """the encoder's: none, blocks, or whole, which keeps its tiles alone; auto goes by activation_checkpointing"""
+    """in the encoder: none, blocks, or whole, which keeps only its tiles; auto follows activation_checkpointing"""
     compile: bool = False
-    """compile the encoder's blocks with torch.compile: for CUDA devices, on a CPU it costs more than it brings"""
+    """compile the encoder's blocks with torch.compile; this pays off on CUDA devices, not on a CPU"""
     parallel: Mode = "replicated"
-    """with several ranks: every rank the whole model, or its part of each weight"""
+    """with several ranks: every rank holds the whole model (replicated) or a part of each weight (sharded)"""
     balance_tiles: int = 0
-    """packs of each rank whose tiles are encoded by all ranks alike; 0: every rank encodes its own"""
+    """packs of each rank whose tiles are balanced over all ranks at a time; 0: every rank encodes its own tiles"""
     expert_parallel: int = 1
-    """ranks that share one set of experts, each holding some of them whole; needs parallel = "sharded" """
+    """ranks that divide one set of experts among themselves; needs parallel = "sharded" """
 
     pipeline: int = 1
-    """ranks that the layers are divided among; needs parallel = "sharded" """
+    """ranks among which the layers are divided; needs parallel = "sharded" """
     pipeline_cut: SplitKind = "looped"
-    """looped: every rank a part of the encoder and of the language model; contiguous; encoder_first, to compare"""
+    """looped: every rank has a part of encoder and language model; contiguous; encoder_first, for comparison"""
     pipeline_costs: str = ""
-    """file of measured costs that say where to cut; by formula where empty"""
+    """file of measured costs by which the pipeline is split; empty for a formula"""
     timeout_s: float = 1800.0
-    """how long a rank waits for another before it gives up"""
+    """how long a rank waits for another before it fails"""
 
     def __post_init__(self) -> None:
         if not self.timeout_s > 0:
@@ -203,16 +207,16 @@ class EngineOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTask:
-    """What is answered greedily during training: held-out records, or a task of `vl2 eval`."""
+    """An evaluation during training with greedy answers: held-out records, or a task of `vl2 eval`."""
 
     name: str
-    """of the figures; without a path, the task, such as count_objects"""
+    """its name in the metrics; without a path, the name of a task such as count_objects"""
     path: str = ""
-    """held-out records: scored by exact match, and boxes at IoU 0.5"""
+    """held-out records, scored by exact match and by boxes at IoU 0.5"""
     data: str = ""
-    """where the files of a task lie; those that are drawn need none"""
+    """folder of a task's files; drawn tasks need none"""
     num_records: int = 64
-    """the first so many"""
+    """the number of records or items to use"""
     max_new_tokens: int = 128
 
     def __post_init__(self) -> None:
@@ -224,29 +228,29 @@ class EvaluationTask:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Where a run lives, and what it leaves there."""
+    """The run folder, and when to save, log and evaluate."""
 
     folder: str
     save_every_steps: int = 500
     keep: int = 3
-    """newest checkpoints that stay"""
+    """number of newest checkpoints to keep"""
     keep_every_steps: int | None = None
-    """checkpoints at multiples of this stay for ever"""
+    """also keep all checkpoints at multiples of this"""
     log_every_steps: int = 10
-    """of lines where there is no terminal; metrics.jsonl has every step"""
+    """interval of log lines without a terminal; metrics.jsonl has every step"""
     evaluate_every_steps: int | None = None
-    """and at the end"""
+    """interval of evaluations, which also run at the end"""
     tasks: tuple[EvaluationTask, ...] = ()
     minutes: float | None = None
-    """save and stop after so many; --resume goes on"""
+    """save and stop after this time; --resume continues"""
     trackers: tuple[TrackerName, ...] = ()
     """tensorboard, wandb, trackio"""
     export: bool = True
-    """write FOLDER/export, which the next stage starts from, at the end"""
+    """write FOLDER/export at the end, from which the next stage can start"""
 
     def __post_init__(self) -> None:
         if not self.folder:
-            raise UserError("run.folder is empty: say where the run shall live")
+            raise UserError("run.folder is empty: give a folder for the run")
         for name in (
             "save_every_steps",
             "keep",
@@ -262,7 +266,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One training run."""
+    """All settings of one training run."""
 
     model: ModelOptions
     stage: Stage
@@ -273,7 +277,7 @@ class Recipe:
     adapter: AdapterOptions = field(default_factory=AdapterOptions)
     auxiliary_loss: AuxiliaryLossOptions = field(default_factory=AuxiliaryLossOptions)
     seed: int = 0
-    """of random weights and of the order of the data"""
+    """seed of random weights and of the order of the data"""
 
     def __post_init__(self) -> None:
         if self.adapter.is_used and self.engine.parallel == "sharded":
@@ -289,7 +293,7 @@ class Recipe:
 
 
 def read_recipe(path: Path | str) -> Recipe:
-    """Read a recipe. UserError in one line for whatever is wrong with it."""
+    """Read a recipe from a TOML file. Raise a UserError that names the file if anything in it is not valid."""
     try:
         return recipe_from(read_toml(path))
     except UserError as error:
@@ -307,14 +311,14 @@ def recipe_from(table: Mapping[str, Any]) -> Recipe:
 
 
 def changes(before: Recipe, after: Recipe) -> list[str]:
-    """Return what differs between two recipes beside where and how the run is kept, one line for each value."""
+    """Return the differences between two recipes, except those in `run`, one line for each value."""
     old, new = _flat(dataclasses.asdict(before)), _flat(dataclasses.asdict(after))
     names = [name for name in {**old, **new} if not name.startswith("run.") and old.get(name) != new.get(name)]
     return [f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names]
 
 
 def paper_stage(name: str) -> Stage:
-    """Return a stage of the paper's table by "size/stage"."""
+    """Return a stage of the paper's table by its name "size/stage". Raise UserError for an unknown name."""
     known = [f"{size}/{stage}" for size, stages in STAGES.items() for stage in stages]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
@@ -325,7 +329,7 @@ def paper_stage(name: str) -> Stage:
 
 
 def _fill_stage(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the table of a stage with what it leaves out taken from the one that it is like."""
+    """Complete the table of a stage with the values of the stage that `like` names."""
     given = dict(given)
     like = given.pop("like", None)
     if like is None:
@@ -336,21 +340,21 @@ def _fill_stage(given: dict[str, Any]) -> dict[str, Any]:
     names = [one.name for one in dataclasses.fields(base)]
     refuse_unknown(given, [*names, "like"], "stage")
     values = {name: getattr(base, name) for name in names}
-    if {"num_steps", "num_tokens"} & given.keys():  # one gives the length, so it takes the other's place
+    if {"num_steps", "num_tokens"} & given.keys():  # either gives the length, so it replaces both
         values["num_steps"] = values["num_tokens"] = None
     plain = {name: _plain(value) for name, value in values.items() if value is not None}
     return {**plain, **given}
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as TOML would have it."""
+    """Return a value as the TOML reader would return it."""
     if isinstance(value, tuple):
         return list(value)
     return dict(value) if isinstance(value, Mapping) else value
 
 
 def _numbers(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
-    """Yield all numbers in nested tables and lists, by their dotted names."""
+    """Yield all floats in nested tables and lists with their dotted names."""
     if isinstance(value, Mapping):
         for name, one in value.items():
             yield from _numbers(one, f"{where}.{name}" if where else str(name))

@@ -1,7 +1,7 @@
-"""Activations that are computed again instead of kept, and the encoder compiled.
+"""Activation checkpointing, and compilation of the encoder, as functions on a finished model.
 
-Checkpointing is a function applied to a finished model, before it is sharded. What modules report of a pass, such as
-the expert load, is returned from the first run and not collected anywhere, so the second run counts nothing twice.
+Apply them before sharding. Statistics such as the expert load are return values of the first forward pass, so the
+recomputation does not count them twice.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from vl2.train.recipe import EncoderRecompute
 
 
 def checkpoint_activations(model: VL2, *, encoder: EncoderRecompute = "blocks", layers: bool = True) -> None:
-    """Keep only the inputs of each vision block and each decoder layer, or of the encoder as a whole. In place.
+    """Keep only the inputs of each vision block and decoder layer, or of the encoder as a whole. In place.
 
-    "whole" keeps the tiles alone, at the price that the inside of all blocks is there at once in the backward pass.
+    `encoder="whole"` keeps only the tiles, but the activations of all blocks exist at once in the backward pass.
     """
     if encoder not in get_args(EncoderRecompute):
         raise UserError(f"the encoder's recomputation must be one of {', '.join(get_args(EncoderRecompute))}")
     if encoder == "whole":
-        _run_again(model.vision)
+        _checkpoint_forward(model.vision)
     elif encoder == "blocks":
         for block in model.siglip.blocks:
-            _run_again(block)
+            _checkpoint_forward(block)
     if layers:
         for layer in model.language.model.layers:
-            _run_again(layer)
+            _checkpoint_forward(layer)
 
 
 def compile_encoder(model: VL2, backend: str = "inductor") -> None:
-    """Compile the vision blocks, for any number of tiles. In place; before activations are checkpointed.
+    """Compile the vision blocks for any number of tiles. In place; call this before `checkpoint_activations`.
 
-    The blocks are one dense computation that always has the same shape but for the tiles, so they compile once. The
-    decoder is left as it is: its documents and the loads of its experts have other lengths in every step.
+    The shapes in the blocks vary only in the number of tiles, so each compiles once. The decoder is not compiled,
+    because document lengths and expert loads differ in every step.
     """
     for block in model.siglip.blocks:
         block.forward = torch.compile(block.forward, dynamic=True, backend=backend)
 
 
-def _run_again(module: nn.Module) -> None:
+def _checkpoint_forward(module: nn.Module) -> None:
     forward = module.forward
 
     def run(*inputs: Any, **options: Any) -> Any:
-        # An evaluation keeps nothing to compute again, and `checkpoint` reads the device's random state first, which
-        # a CUDA graph that is being recorded does not allow.
+        # Without gradients there is nothing to recompute. `checkpoint` would also read the device's random state,
+        # which is not allowed during the capture of a CUDA graph.
         if not torch.is_grad_enabled():
             return forward(*inputs, **options)
         return checkpoint(forward, *inputs, use_reentrant=False, **options)

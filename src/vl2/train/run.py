@@ -1,9 +1,10 @@
-"""The life of a run: prepare or resume, step until the end, and leave a checkpoint whatever ends it.
+"""The training loop: prepare or resume a run, step until the end, and always leave a checkpoint.
 
-One step is: packs from the loader, gradients, the check for a loss spike, the update, one line of metrics. A checkpoint
-holds everything that the next step depends on, so a run that was killed goes on with the same numbers: on CPUs bit for
-bit, on CUDA up to the order in which kernels add.
-What ends a run early is in `stopping`, what is measured of a step in `meter`, and where that goes in `outputs`.
+One step loads packs, computes gradients, checks for a loss spike, updates the weights and writes one line of metrics. A
+checkpoint holds everything that the next step depends on, so a resumed run continues with the same numbers: bit for bit
+on CPUs, and up to the order of summation in kernels on CUDA.
+
+`stopping.py` handles early ends, `metrics.py` the measurement of steps, and `metric_outputs.py` their output.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter
-from vl2.train.checkpoint import RECIPE, Checkpoints, Keep
+from vl2.train.checkpoint import RECIPE, Checkpoints, Retention
 from vl2.train.evaluation import Evaluation, HeldOut, open_evaluation
-from vl2.train.flops import product_dtype
+from vl2.train.flops import matmul_dtype
 from vl2.train.loss import AuxiliaryLoss, check_auxiliary_loss, open_auxiliary_loss
 from vl2.train.loss_spike import LossSpikeSkip
 from vl2.train.metric_outputs import Outputs, TrainProgress
@@ -55,14 +56,14 @@ from vl2.train.step import TrainStep
 from vl2.train.stopping import Ended, Stop, rank_lost
 from vl2.train.tensor_files import Block
 
-_LOST_SHOWN = 5  # records that cannot be read are reported so often, then counted
+_LOST_SHOWN = 5  # the number of unreadable records that are reported; further ones are only counted
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended, at which step, and where its checkpoint and export are."""
+    """The outcome of a run: how and at which step it ended, and its checkpoint and export."""
 
     ended: Ended
     step: int
@@ -73,11 +74,11 @@ class Outcome:
 def train(
     recipe: Recipe, *, resume: bool = False, quiet: bool = False, evaluations: Sequence[Evaluation] | None = None
 ) -> Outcome:
-    """Run a recipe to its end, or until it is stopped. Under torchrun, every rank calls it.
+    """Train by a recipe until its end or until the run is stopped. Under torchrun, every rank calls this.
 
-    `evaluations` None makes those of the recipe. UserError in one line for whatever a person can mend. It is
-    RankLost where another rank has died or hangs. Threads of PyTorch may then wait for that one when the interpreter
-    ends; the command line ends without.
+    `evaluations` overrides those of the recipe. Raise UserError for invalid input, and RankLost, a UserError, if
+    another rank has died or hangs. After RankLost, threads of PyTorch may block the interpreter's exit because they
+    wait for that rank; the command line therefore exits without joining them.
     """
     ranks = join(recipe.engine.device, recipe.engine.timeout_s)
     run: Run | None = None
@@ -95,7 +96,7 @@ def train(
 
 
 class Run:
-    """One process's part in a run that is ready to step."""
+    """A prepared run, on one rank."""
 
     def __init__(
         self,
@@ -145,20 +146,20 @@ class Run:
         quiet: bool,
         evaluations: Sequence[Evaluation] | None,
     ) -> Run:
-        """Make everything, from the recipe alone or from the newest checkpoint."""
+        """Prepare a run from the recipe, and from the newest checkpoint with `resume`."""
         check_auxiliary_loss(recipe.auxiliary_loss)
         folder = Path(recipe.run.folder)
-        say = _sayer(quiet or not ranks.is_first)
+        say = _make_say(quiet or not ranks.is_first)
         found = _checkpoints(recipe, ranks).newest()
         if ranks.is_first:
             _open_folder(folder, resume=resume)
         if resume and found is None:
             say(f"there is no checkpoint in {folder} yet: starting at the first step")
-        if recipe.engine.compute == "bfloat16" and product_dtype(ranks.device) != torch.bfloat16:
+        if recipe.engine.compute == "bfloat16" and matmul_dtype(ranks.device) != torch.bfloat16:
             say('this CPU has no instructions for bfloat16: compute = "float32" is several times faster here')
         if evaluations is None:
             evaluations = [open_evaluation(task) for task in recipe.run.tasks]
-        # The weights under an adapter are in no checkpoint: they come again from where they came from at first.
+        # Checkpoints do not contain the weights under an adapter, which are loaded from their original source again.
         is_filled_later = found is not None and not recipe.adapter.is_used
         files = find_model(recipe.model, folder if is_filled_later else None)
         check_experts(files.config, recipe, ranks.size)
@@ -201,7 +202,7 @@ class Run:
         return run
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on."""
+        """Return everything that the next step depends on."""
         model = self.model
         weights = model.state_dict()
         if self.recipe.adapter.is_used and isinstance(model, VL2):
@@ -215,7 +216,7 @@ class Run:
         }
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint."""
+        """Restore a checkpoint."""
         state = self.checkpoints.load(folder, self.state_dict())
         self.train_step.load_state_dict(state["train_step"])
         self.loader.load_state_dict(state["loader"])
@@ -226,7 +227,7 @@ class Run:
         self.checkpoints.save(self.step, self.state_dict(), self.recipe.to_toml())
 
     def loop(self) -> Ended:
-        """Step until the end, a signal or the time limit, and write a checkpoint then."""
+        """Step until the end, a signal or the time limit, then write a checkpoint. Return the reason for the end."""
         options = self.recipe.run
         progress = TrainProgress(self.total, self.step, log_every=options.log_every_steps, quiet=self.is_quiet)
         if self.ranks.is_first:
@@ -242,12 +243,12 @@ class Run:
                 outputs.step(metrics)
                 progress.step(metrics)
                 self._report_lost(progress)
-                if self.loss_spikes.is_hopeless:
-                    raise self._hopeless(metrics)
+                if self.loss_spikes.must_stop:
+                    raise self._loss_spike_error(metrics)
                 self.checkpoints.check()
                 is_last = self.step == self.total
                 is_evaluated = is_last or _is_due(self.step, options.evaluate_every_steps)
-                # Before the evaluation: whatever goes wrong in it, the steps are kept and a resumed run goes on.
+                # Save before the evaluation, so that no steps are lost if it fails.
                 if is_evaluated or _is_due(self.step, options.save_every_steps):
                     self.save()
                     is_saved = True
@@ -264,8 +265,8 @@ class Run:
         return ended
 
     def finish(self, ended: Ended) -> Outcome:
-        """Export and draw what a finished run is for, and say in a line where things are."""
-        say = _sayer(self.is_quiet)
+        """Export and plot a finished run, and print the paths of the results."""
+        say = _make_say(self.is_quiet)
         self.checkpoints.close()
         checkpoint = self.checkpoints.newest()
         assert checkpoint is not None, "a run leaves a checkpoint"
@@ -273,7 +274,7 @@ class Run:
         if not self.ranks.is_first:
             return outcome
         if ended != "finished":
-            say(f"{ended} at step {self.step:,} of {self.total:,}: saved {checkpoint}; go on with --resume")
+            say(f"{ended} at step {self.step:,} of {self.total:,}: saved {checkpoint}; resume with --resume")
             return outcome
         if self.recipe.adapter.is_used:
             assert isinstance(self.model, VL2), "an adapter is trained on whole models"
@@ -282,8 +283,8 @@ class Run:
             from vl2.train.export import export
 
             outcome = replace(outcome, export=export(checkpoint, self.folder / "export", replaces=True))
-        _draw(self.folder, say)
-        where = f"; what was trained is in {outcome.export}" if outcome.export is not None else ""
+        _save_plots(self.folder, say)
+        where = f"; the result is in {outcome.export}" if outcome.export is not None else ""
         say(f"finished {self.total:,} steps: saved {checkpoint}{where}")
         return outcome
 
@@ -325,10 +326,10 @@ class Run:
             progress.say(f"step {self.step:,}  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 
     def _scores(self) -> dict[str, float] | None:
-        """Return what the evaluations come to; None without any."""
+        """Run the evaluations and return their scores; None if there are none."""
         if not self._evaluations:
             return None
-        assert isinstance(self.model, VL2), "no rank of a pipeline answers"
+        assert isinstance(self.model, VL2), "a pipeline cannot be evaluated"
         was_training = self.model.training
         self.model.eval()
         scores: dict[str, float] = {}
@@ -345,7 +346,7 @@ class Run:
             if self._num_lost == _LOST_SHOWN:
                 progress.say("more records may be left out, which is not reported")
 
-    def _hopeless(self, metrics: StepMetrics) -> UserError:
+    def _loss_spike_error(self, metrics: StepMetrics) -> UserError:
         self.checkpoints.wait()
         newest = self.checkpoints.newest()
         where = f"the last checkpoint is {newest}" if newest is not None else "there is no checkpoint"
@@ -356,9 +357,9 @@ class Run:
 
 
 def _open_folder(folder: Path, *, resume: bool) -> None:
-    """Make the run's folder. UserError if a run lives there already and is not to be resumed."""
+    """Create the run folder. Raise UserError if it holds a run that is not to be resumed, or is not writable."""
     if not resume and (folder / METRICS).exists():
-        raise UserError(f"a run lives in {folder} already: go on with --resume, or choose another --run.folder")
+        raise UserError(f"{folder} already has a run: resume it with --resume, or choose another --run.folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -369,7 +370,7 @@ def _open_folder(folder: Path, *, resume: bool) -> None:
 
 
 def _checkpoints(recipe: Recipe, ranks: Ranks, *, writes_whole: bool | None = None) -> Checkpoints:
-    keep = Keep(newest=recipe.run.keep, every_steps=recipe.run.keep_every_steps)
+    keep = Retention(newest=recipe.run.keep, every_steps=recipe.run.keep_every_steps)
     return Checkpoints(
         Path(recipe.run.folder),
         keep=keep,
@@ -403,7 +404,7 @@ def _train_step(
 def _changes(checkpoint: Path, recipe: Recipe) -> list[str]:
     try:
         return changes(read_recipe(checkpoint / RECIPE), recipe)
-    except UserError as error:  # of another version of this program: its values cannot be compared, only its state read
+    except UserError as error:  # the recipe is from another version and cannot be compared; its state can be read
         return [str(error)]
 
 
@@ -412,9 +413,9 @@ def _block_of(tensor: Tensor) -> Block:
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    """Return what a rank draws a step's dropout from: the same in a resumed run, and another on every rank.
+    """Return the dropout seed of a step on a rank, which is the same in a resumed run.
 
-    A checkpoint holds the generators of the first rank alone.
+    A seed per step is necessary because a checkpoint holds only the first rank's generators.
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:4], "little")
 
@@ -423,7 +424,7 @@ def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _sayer(is_quiet: bool) -> Say:
+def _make_say(is_quiet: bool) -> Say:
     def say(text: str) -> None:
         if not is_quiet:
             print(f"vl2: {text}", file=sys.stderr, flush=True)
@@ -431,8 +432,8 @@ def _sayer(is_quiet: bool) -> Say:
     return say
 
 
-def _draw(folder: Path, say: Say) -> None:
-    """Draw the run where matplotlib is there; a run does not fail for want of pictures."""
+def _save_plots(folder: Path, say: Say) -> None:
+    """Plot the run if matplotlib is installed. Missing plots do not make a run fail."""
     from vl2.train.plots import save_run_plots
 
     try:

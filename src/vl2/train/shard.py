@@ -1,16 +1,16 @@
-"""Where the weights live: whole on every rank, or sharded, so that each rank holds one part.
+"""Place the weights on the ranks: replicated on every rank, or sharded, so that each rank holds a part.
 
-"replicated": every rank has the model in the compute type, runs its own packs alone, and the gradients are summed
-once per optimizer step, in a few flat pieces. Ranks need not run equally often.
+"replicated": every rank has the model in the compute type and runs its own packs independently. Gradients are summed
+once per optimizer step, in a few flat buckets. Ranks need not run equally many packs.
 
-"sharded" (FSDP2): every rank holds its part of each weight. A vision block or decoder layer is gathered when it
-runs, in the compute type, and its gradients are summed in float32 and sharded again, in every backward pass. So all
-ranks must run equally often and through all blocks: a rank without images or packs runs blank ones, see
-`vl2.train.blank`. What is trained is held in float32, what was frozen before in the compute type.
+"sharded" (FSDP2): every rank holds a part of each weight. A vision block or decoder layer is gathered in the compute
+type when it runs; its gradients are reduce-scattered in float32 in every backward pass. All ranks must therefore run
+equally often and through all blocks: a rank without images or packs runs blank ones (see `vl2.train.blank`). Trained
+weights are held in float32, weights frozen beforehand in the compute type.
 
-In both the router's weights and the expert bias stay float32, and the sums are sums, not means: the loss has been
-divided by the count of all ranks before. Sharded weights are DTensors, each split along one axis; the rest of the
-package touches them through `local`, `origin` and `full_tensor`.
+In both modes the router's weights and the expert bias stay float32. Gradients are summed, not averaged, because the
+loss has already been divided by the count over all ranks. Sharded weights are DTensors, each split along one axis per
+mesh; the rest of the package accesses them through `local`, `origin` and `full_tensor`.
 """
 
 from __future__ import annotations
@@ -39,16 +39,15 @@ from vl2.train.ranks import Ranks
 Mode = Literal["replicated", "sharded"]
 RUN_PACK = "run_pack"  # the method of a sharded model that is `vl2.train.blank.run_pack`
 
-BUCKET_ELEMENTS = 1 << 24  # 64 MiB of float32 are summed at a time
+BUCKET_ELEMENTS = 1 << 24  # elements summed in one collective: 64 MiB of float32
 
 
 def shard(model: VL2, mode: Mode, ranks: Ranks, compute_dtype: torch.dtype, *, expert_parallel: int = 1) -> VL2:
-    """Place the model on the ranks' devices, in place, and return it; its parameters may be new objects.
+    """Place the model on the ranks' devices in place, and return it. Its parameters may be new objects.
 
-    With `expert_parallel` above 1, which only "sharded" takes, that many ranks share each set of experts.
-
-    All ranks get the first one's weights: the others may give a model on the meta device. What is to stay frozen
-    must be so already, and the optimizer is made afterwards. One rank alone is always "replicated".
+    All ranks get the first rank's weights; the other ranks may pass a model on the meta device. Freeze parameters
+    before, and create the optimizer after this call. A single rank is always "replicated". `expert_parallel` is the
+    number of ranks that share each set of experts; values above 1 need "sharded". Raise UserError for invalid settings.
     """
     if mode not in get_args(Mode):
         raise UserError(f"the weights must be {' or '.join(get_args(Mode))}, got {mode!r}")
@@ -62,17 +61,17 @@ def shard(model: VL2, mode: Mode, ranks: Ranks, compute_dtype: torch.dtype, *, e
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether all ranks must run this model together."""
+    """Return whether the model is sharded, so that all ranks must run it together."""
     return any(isinstance(module, FSDPModule) for module in (model, *model.children()))
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return this rank's part of a sharded tensor, sharing its memory; any other tensor as it is."""
+    """Return this rank's part of a sharded tensor, which shares its memory; return other tensors unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def origin(tensor: Tensor) -> tuple[int, ...]:
-    """Return where in the whole tensor this rank's part begins."""
+    """Return the index in the whole tensor at which this rank's part begins."""
     place = [0] * tensor.ndim
     if isinstance(tensor, DTensor):
         mesh = tensor.device_mesh
@@ -80,25 +79,25 @@ def origin(tensor: Tensor) -> tuple[int, ...]:
             assert isinstance(placement, Shard), f"placed as {placement}"
             assert not place[placement.dim], "sharded twice along one axis"
             size = tensor.shape[placement.dim]
-            share = -(-size // mesh.size(axis))  # the last ranks may have less, or nothing
+            share = -(-size // mesh.size(axis))  # the last ranks may have fewer elements, or none
             place[placement.dim] = min(mesh.get_local_rank(axis) * share, size)
     return tuple(place)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Gather a sharded tensor and return it in full; any other as it is. All ranks must call it together."""
+    """Gather and return a sharded tensor; return other tensors unchanged. All ranks must call it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every parameter and buffer in full, one at a time, by name. All ranks must go through it together."""
+    """Yield the name and the full tensor of every parameter and buffer. All ranks must iterate together."""
     for name, tensor in _tensors(model).items():
         yield name, full_tensor(tensor)
 
 
 @torch.no_grad()
 def sum_gradients_(gradients: Iterable[Tensor], ranks: Ranks) -> None:
-    """Add up the gradients of all ranks, in place. Sharded ones are sums already and are left alone."""
+    """Sum the gradients over all ranks in place. Sharded gradients are already summed and are skipped."""
     if ranks.size == 1:
         return
     bucket: list[Tensor] = []
@@ -140,23 +139,23 @@ def _replicate(model: VL2, ranks: Ranks, compute_dtype: torch.dtype) -> None:
 def _shard_model(model: VL2, layout: Layout, compute_dtype: torch.dtype) -> None:
     ranks = layout.world
     source: Mapping[str, Tensor] = {name: t.detach() for name, t in _tensors(model).items()} if ranks.is_first else {}
-    # From here on without memory, so that no rank but the first ever needs room for a whole model.
+    # Continue on the meta device, so that only the first rank ever needs memory for a whole model.
     model.to("meta")
     upcast(model, compute_dtype)
     shard_module(model, layout, compute_dtype)
     setattr(model, RUN_PACK, MethodType(run_pack, model))
-    # Each gathers the weights and lets them go: none of them may call another.
+    # Each of these methods gathers and frees the weights, so none of them may call another.
     for method in ("states", "encode_tiles", RUN_PACK):
         register_fsdp_forward_method(model, method)
     model.to_empty(device=ranks.device)
     for name, tensor in _tensors(model).items():
         fill_from_first(name, tensor, source, ranks)
-    settle(model)
+    gather_once(model)
 
 
 @torch.no_grad()
 def upcast(model: nn.Module, compute_dtype: torch.dtype) -> None:
-    """Cast every weight to the type in which its shards are kept: float32 where it is trained."""
+    """Cast every weight to the type in which its shards are held: float32 if it is trained."""
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             is_wide = isinstance(module, Router) or parameter.requires_grad
@@ -174,15 +173,15 @@ def shard_module(model: nn.Module, layout: Layout, compute_dtype: torch.dtype) -
     for group in _groups(model, has_own_experts=has_own_experts):
         dtype = torch.float32 if isinstance(group, Router) else compute_dtype
         mesh = layout.replica_mesh if isinstance(group, Experts) else layout.data_mesh
-        # In a pipeline a layer runs once for every micro-batch: gathering it each time would cost more than the room.
+        # In a pipeline a layer runs once per micro-batch, so gathering it each time would cost more than the memory.
         _fully_shard(group, mesh, dtype, stays_gathered=layout.stage.size > 1)
 
 
-def settle(model: nn.Module) -> None:
-    """Gather every weight once.
+def gather_once(model: nn.Module) -> None:
+    """Gather and free every weight once, before the optimizer is created.
 
-    The first gathering of a weight whose rows the ranks cannot share evenly moves its part to padded memory. It must
-    not come after an optimizer has taken hold of the parts.
+    If the rows of a weight cannot be divided evenly, its first gathering moves the local parts to padded memory. An
+    optimizer that was created before would still refer to the old memory.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -193,7 +192,8 @@ def settle(model: nn.Module) -> None:
 def reshard(model: nn.Module) -> None:
     """Free gathered weights, so that the next pass gathers the shards that the optimizer has updated.
 
-    FSDP does so after a backward pass that reaches all weights of a group. Of a segment of a pipeline some are frozen.
+    FSDP does this itself after a backward pass that reaches all weights of a group, but in a pipeline's segment some
+    weights may be frozen.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -201,7 +201,7 @@ def reshard(model: nn.Module) -> None:
 
 
 def _divide_experts(experts: Experts, mesh: DeviceMesh) -> None:
-    """Give each rank of the mesh some of the experts. The weights are on the meta device."""
+    """Divide the experts among the ranks of the mesh. The weights are on the meta device."""
     for name, parameter in list(experts.named_parameters(recurse=False)):
         num_experts = len(parameter)
         if num_experts % mesh.size():
@@ -216,20 +216,20 @@ def _divide_experts(experts: Experts, mesh: DeviceMesh) -> None:
 def _groups(model: nn.Module, *, has_own_experts: bool) -> Iterator[nn.Module]:
     """Yield the modules whose own weights are gathered together, inner ones first."""
     for module in list(model.modules()):
-        if isinstance(module, CarriedAttentionPool | Block):  # the pool is never run, so never gathered
+        if isinstance(module, CarriedAttentionPool | Block):  # the pool never runs, so it is never gathered
             yield module
         elif isinstance(module, DecoderLayer):
             yield from (inner for inner in module.modules() if isinstance(inner, Router))
             if has_own_experts:
                 yield from (inner for inner in module.modules() if isinstance(inner, Experts))
             yield module
-    # The rest goes with the root, which stays gathered from the forward to the end of the backward pass. The output
-    # head must be there: the loss uses its weight after the model has returned.
+    # The root holds the rest and stays gathered until the end of the backward pass. The output head must belong to
+    # the root, because the loss uses its weight after the model's forward has returned.
     yield model
 
 
 def _fully_shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, *, stays_gathered: bool) -> None:
-    # Inputs are not cast: that would round the rotary angles, which are float32 arguments of every layer.
+    # Do not cast inputs, because that would round the rotary angles, which are float32 arguments of every layer.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     fully_shard(
         module,
@@ -240,13 +240,13 @@ def _fully_shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, *, sta
     )
     assert isinstance(module, FSDPModule)
     module.set_gradient_divide_factor(1.0)
-    module.set_force_sum_reduction_for_comms(True)  # gloo knows no sum with a factor
+    module.set_force_sum_reduction_for_comms(True)  # gloo does not support sums with a factor
 
 
 def _placement(parameter: nn.Parameter, num_ranks: int) -> Shard:
-    """Shard along the first axis that gives every rank the same share: 72 experts on 16 ranks are sharded inside.
+    """Shard along the first axis that divides evenly; 72 experts on 16 ranks are sharded along an inner axis.
 
-    Experts that have been divided already are always sharded inside.
+    Experts that are already divided by expert parallelism are always sharded along an inner axis.
     """
     if isinstance(parameter, DTensor):
         return Shard(1 + inner_axis(parameter.shape[1:], num_ranks))
@@ -255,12 +255,15 @@ def _placement(parameter: nn.Parameter, num_ranks: int) -> Shard:
 
 
 def even_axis(shape: Sequence[int], num_ranks: int) -> int | None:
-    """Return the first axis that gives every rank the same share; None where there is none."""
+    """Return the first axis that divides evenly among the ranks, or None."""
     return next((axis for axis, size in enumerate(shape) if size % num_ranks == 0), None)
 
 
 def inner_axis(matrix: Sequence[int], num_ranks: int) -> int:
-    """Return the axis of an expert's matrix that is sharded where ranks hold the same experts; UserError if none is."""
+    """Return the axis along which ranks with the same experts shard an expert's matrix.
+
+    Raise UserError if no axis divides evenly.
+    """
     axis = even_axis(matrix, num_ranks)
     if axis is None:
         raise UserError(
@@ -271,7 +274,7 @@ def inner_axis(matrix: Sequence[int], num_ranks: int) -> int:
 
 
 def check_divided(language: LanguageConfig, num_data: int, expert_parallel: int) -> None:
-    """UserError if experts cannot be divided among `expert_parallel` ranks, and each sharded among its holders."""
+    """Raise UserError unless experts can be divided among `expert_parallel` ranks, and sharded among their holders."""
     num_experts = language.n_routed_experts or 0
     if expert_parallel == 1 or not num_experts:
         return
@@ -290,7 +293,7 @@ def expert_matrices(language: LanguageConfig) -> tuple[tuple[int, int], tuple[in
 
 
 def fill_from_first(name: str, tensor: Tensor, source: Mapping[str, Tensor], ranks: Ranks) -> None:
-    """Fill a tensor on all ranks from the first one's `source`, in which it is whole."""
+    """Fill a tensor on all ranks from the full tensor in the first rank's `source`."""
     full = torch.empty(tensor.shape, dtype=tensor.dtype, device=ranks.device)
     if name in source:
         full.copy_(source[name])
@@ -298,7 +301,7 @@ def fill_from_first(name: str, tensor: Tensor, source: Mapping[str, Tensor], ran
 
 
 def copy_part_(tensor: Tensor, full: Tensor) -> None:
-    """Fill this rank's part of a tensor from the whole, which every rank has."""
+    """Fill this rank's part of a tensor from the full tensor, which every rank has."""
     if isinstance(tensor, DTensor):
         part = distribute_tensor(full, tensor.device_mesh, tensor.placements, src_data_rank=None)
         tensor.to_local().copy_(part.to_local())
@@ -319,5 +322,5 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """Return the type that a tensor gets: packed weights of a quantized layer keep theirs."""
+    """Return the type to which a tensor is cast; the packed weights of a quantized layer keep theirs."""
     return dtype if tensor.is_floating_point() else tensor.dtype

@@ -1,7 +1,7 @@
-"""What a run will train, and the memory of what stays: weights, and what the optimizer keeps of those trained.
+"""Count the trained parameters of a run, and the memory of its weights, gradients and optimizer state.
 
-Activations come on top and depend on the sequence; with a long one they are the larger part unless they are computed
-again. Counted on the meta device: no weight is read.
+Activations come in addition. They depend on the sequence length, and dominate for long sequences unless they are
+recomputed. Everything is counted on the meta device, without reading weights.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ BITS_PER_WEIGHT: Mapping[BaseKind, float] = {"nf4": 4 + 8 / BLOCK + 32 / (BLOCK 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedSize:
-    """Counts of parameters, and bytes."""
+    """The parameter counts and memory of a run."""
 
     parameters: int
     trained: Mapping[str, int]  # by part: vision, projector, language
     weight_bytes: int
-    optimizer_bytes: int  # gradients too
+    optimizer_bytes: int  # including gradients
 
     @property
     def num_trained(self) -> int:
@@ -47,7 +47,7 @@ class TrainedSize:
 
 
 def trained_size(config: ModelConfig, stage: Stage, adapter: AdapterOptions, dtype: torch.dtype) -> TrainedSize:
-    """Return what a run will hold."""
+    """Return the size of a run for a model configuration."""
     with shapes_only():
         model = VL2(config)
     if adapter.is_used:
@@ -59,7 +59,7 @@ def trained_size(config: ModelConfig, stage: Stage, adapter: AdapterOptions, dty
 def size_of(
     model: VL2, stage: Stage, adapter: AdapterOptions, dtype: torch.dtype, *, is_sharded: bool = False
 ) -> TrainedSize:
-    """Return what a run of this model will hold; it has its adapter, and `freeze` has been called.
+    """Return the size of a run for a model that has its adapter and on which `freeze` has been called.
 
     Sharded weights are counted over all ranks.
     """
@@ -70,7 +70,7 @@ def size_of(
     total = sum(parameter.numel() for parameter in model.parameters())
     few_bits = _num_quantized(model) if adapter.method == "qlora" else 0
     num_trained = sum(trained.values())
-    held = torch.float32 if is_sharded else dtype  # of what is trained; see `shard.py`
+    held = torch.float32 if is_sharded else dtype  # the type of trained weights; see `shard.py`
     weight_bytes: float = (total - few_bits - num_trained) * dtype.itemsize + num_trained * held.itemsize
     weight_bytes += few_bits * BITS_PER_WEIGHT[adapter.base] / 8
     return TrainedSize(
@@ -82,16 +82,16 @@ def size_of(
 
 
 def optimizer_bytes(stage: Stage, held: torch.dtype) -> int:
-    """Return what is kept for a trained weight that is held in this type: gradient, two moments, and its master.
+    """Return the bytes per trained weight of type `held`: gradient, two moments, and a master if it is separate.
 
-    A weight of the optimizer's own type is its own master; see `optimizer.py`.
+    A weight of the optimizer's own type is its own master (see `optimizer.py`).
     """
     own = torch.bfloat16 if stage.is_bfloat16_optimizer else torch.float32
     return GRADIENT_BYTES + 2 * own.itemsize + (own.itemsize if held != own else 0)
 
 
 def _num_quantized(model: VL2) -> int:
-    """Count the weights that `quantize_base` replaces."""
+    """Count the weights that `quantize_base` quantizes."""
     return sum(
         parameter.numel()
         for name, module in model.named_modules()

@@ -1,11 +1,10 @@
-"""Stages as values: what is trained, how fast, how long, on what; the paper's three stages for its three sizes.
+"""The settings of a training stage, the paper's three stages for its three sizes, and the learning rate schedule.
 
-The learning rate of a step follows from the stage: a linear warm-up, then one of the paper's three schedules. Steps
-count from 0.
+The learning rate has a linear warm-up followed by one of the paper's three schedules. Steps count from 0.
 
-Source: arXiv 2412.10302, table 2 and section on training. It leaves three things open, which are our choice: the steps
-of warm-up, where the cosine ends (a tenth of the peak, which is also where its "step" schedule ends) and AdamW's
-epsilon (1e-8).
+Source: arXiv 2412.10302, table 2 and section on training. The paper does not give the number of warm-up steps, the
+final rate of the cosine schedule and AdamW's epsilon. Our choices are the constants below, a tenth of the peak (where
+the paper's "step" schedule ends, too) and 1e-8.
 """
 
 from __future__ import annotations
@@ -19,40 +18,38 @@ from vl2.errors import UserError
 
 Part = Literal["vision", "projector", "language"]  # the projector includes the newline and separator vectors
 Schedule = Literal["cosine", "step", "constant"]
-Optimizer = Literal["adamw", "muon"]  # Muon is for the matrices of the blocks; what is not one stays with AdamW
+Optimizer = Literal["adamw", "muon"]  # muon: Muon for the matrices of the blocks, AdamW for all other parameters
 
-WARMUP_STEPS = 100  # of the alignment and the fine-tuning; the pretraining, 50 times as long, has more
+WARMUP_STEPS = 100  # of alignment and fine-tuning
 PRETRAINING_WARMUP_STEPS = 2000
 COSINE_FLOOR = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of training. One of `num_steps` and `num_tokens` gives its length."""
+    """The settings of one training stage. Either `num_steps` or `num_tokens` gives its length."""
 
     name: str
     learning_rate: float  # the peak
-    rate_multipliers: Mapping[Part, float] = field(default_factory=dict)  # a part not named has 1
+    rate_multipliers: Mapping[Part, float] = field(default_factory=dict)  # by part; the default is 1
     frozen: tuple[Part, ...] = ()
     schedule: Schedule
     warmup_steps: int
-    final_rate_ratio: float = (
-        COSINE_FLOOR  # where the cosine ends, over the peak; the other schedules have no use of it
-    )
+    final_rate_ratio: float = COSINE_FLOOR  # the final rate over the peak, for the cosine schedule only
     optimizer: Optimizer = "adamw"
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     clip_norm: float = 1.0
-    is_bfloat16_optimizer: bool = False  # its masters and moments are bfloat16; sharded weights stay float32
+    is_bfloat16_optimizer: bool = False  # masters and moments in bfloat16; sharded weights stay float32
     balance_loss_weight: float
-    expert_bias_step: float = 0.0  # per optimizer step; only sigmoid routing with a bias has one
+    expert_bias_step: float = 0.0  # change of the expert bias per optimizer step; for sigmoid routing with a bias only
     num_steps: int | None = None
     num_tokens: int | None = None  # without padding
     batch_size: int  # sequences per optimizer step
     seq_len: int = 4096
     is_packed: bool
-    mask_prompt: bool  # train on answers only, else on all text
+    mask_prompt: bool  # train on answers only, otherwise on all text
     max_tiles_per_pack: int | None = None
 
     def __post_init__(self) -> None:
@@ -159,7 +156,7 @@ def _paper_stages(
     return {stage.name: stage for stage in (alignment, pretraining, tuning)}
 
 
-# Size, then name of the stage.
+# By size, then by the name of the stage.
 STAGES: Mapping[str, Mapping[str, Stage]] = {
     "tiny": _paper_stages(
         rates=(5.4e-4, 5.4e-4, 3.0e-5),
@@ -185,7 +182,7 @@ STAGES: Mapping[str, Mapping[str, Stage]] = {
 
 
 def total_steps(stage: Stage, tokens_per_sequence: float | None = None) -> int:
-    """Return how many steps a stage has. Its sequences are taken to be full unless their mean length is given."""
+    """Return the number of steps of a stage. Sequences count as full unless their mean length is given."""
     if stage.num_steps is not None:
         return stage.num_steps
     assert stage.num_tokens is not None
@@ -195,7 +192,7 @@ def total_steps(stage: Stage, tokens_per_sequence: float | None = None) -> int:
 
 
 def learning_rate(stage: Stage, step: int, num_steps: int) -> float:
-    """Return the rate of a step, before the multipliers of parts."""
+    """Return the learning rate of a step, before the multipliers of parts."""
     assert 0 <= step < num_steps, f"step {step} of {num_steps}"
     if step < stage.warmup_steps:
         return stage.learning_rate * (step + 1) / stage.warmup_steps
@@ -204,7 +201,7 @@ def learning_rate(stage: Stage, step: int, num_steps: int) -> float:
         floor = stage.final_rate_ratio
         return stage.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
     if stage.schedule == "step":
-        # Divided by the root of 10 at half of the steps, and again at three quarters.
+        # The rate is divided by sqrt(10) after half of the steps, and again after three quarters.
         num_cuts = (step >= 0.5 * num_steps) + (step >= 0.75 * num_steps)
         return stage.learning_rate * float(10 ** (-num_cuts / 2))
     return stage.learning_rate

@@ -1,9 +1,9 @@
-"""One optimizer step: this rank's packs forward and backward, gradients and counts summed over the ranks, one update.
+"""One optimizer step: run this rank's packs forward and backward, sum gradients and counts over ranks, and update.
 
-The loss is the mean over all trained tokens of the step. They are counted first, over all ranks, and every pack's sum
-is divided by that count before it goes backward. So packs one after another, in one, or on several ranks give the same
-gradients, however unequal their lengths. The balance loss is a mean over the documents in the same way; only where a
-model keeps its balance per batch (`seq_aux` false) is it a mean over packs, each a batch of its own.
+The loss is the mean over all trained tokens of the step. These are counted over all ranks first, and the summed loss of
+every pack is divided by that count before its backward pass. So the gradients do not depend on how samples are
+distributed over packs and ranks, even with unequal lengths. The balance loss is likewise a mean over documents; if the
+model balances per batch (`seq_aux` false), it is a mean over packs, each of which is a batch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vl2.train.loss import AuxiliaryLoss, next_token_loss, trained_positions
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.tile_balance import TileBalancer, even_counts, imbalance
-from vl2.train.parts import Configured, freeze, parameter_groups
+from vl2.train.parts import HasConfig, freeze, parameter_groups
 from vl2.train.ranks import Ranks
 from vl2.train.shard import RUN_PACK, is_sharded
 from vl2.train.stage import Stage
@@ -38,37 +38,37 @@ LENGTH_MULTIPLE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What a step has come to before it is applied, over all ranks."""
+    """The results of a step over all ranks, before the update."""
 
     loss: float  # mean over the trained tokens; 0 without any
-    loss_by_category: Mapping[str, tuple[float, int]]  # sum and count of the categories that were there
+    loss_by_category: Mapping[str, tuple[float, int]]  # (sum, count) of each category in the step
     num_trained_tokens: int
     num_tokens: int  # without padding
     num_tiles: int
-    balance_loss: float  # unweighted: the mean over the documents, summed over the layers
-    auxiliary_loss: float  # unweighted: the mean over its terms; 0 without one
+    balance_loss: float  # unweighted: mean over the documents, summed over the layers
+    auxiliary_loss: float  # unweighted: mean over its terms; 0 without one
     grad_norm: float  # before clipping
     expert_load: Tensor  # int64 [MoE layers, E]
-    tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, as the packs were dealt
-    tile_imbalance_balanced: float = 1.0  # as they were encoded
+    tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, before tile balancing
+    tile_imbalance_balanced: float = 1.0  # the same after tile balancing
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepCounts:
-    """How much of everything a step has."""
+    """The counts of a step over all ranks."""
 
     trained_tokens: int
     tokens: int
     tiles: int
-    balanced: int  # what the balance loss is a mean over
+    balanced: int  # documents or packs over which the balance loss is averaged
     auxiliary: int  # terms of the auxiliary loss
-    tiles_by_rank: tuple[tuple[int, ...], ...]  # for each group of packs that are encoded at a time
+    tiles_by_rank: tuple[tuple[int, ...], ...]  # for each group of packs encoded together
 
 
 class StepTally:
-    """Sums over the packs of a step, kept on the device until all have run."""
+    """The running sums over the packs of a step. They stay on the device until the end, to avoid synchronization."""
 
-    def __init__(self, model: Configured, device: torch.device) -> None:
+    def __init__(self, model: HasConfig, device: torch.device) -> None:
         config = model.config.language_config
         num_layers = sum(config.is_moe_layer(i) for i in range(config.num_hidden_layers))
         self.loss_by_category = torch.zeros(len(CATEGORIES) + 1, 2, dtype=torch.float64, device=device)
@@ -83,11 +83,12 @@ class StepTally:
         self.add_loss(pack, loss_n, hidden.balance_loss.detach(), num_balanced)
 
     def add_loss(self, pack: Packed, loss_n: Tensor, balance_loss: Tensor, num_balanced: int) -> None:
+        """Add the losses of a pack, the next-token loss by category."""
         self.balance_loss += balance_loss * num_balanced
         place_n = trained_positions(pack.labels)
         document_n = torch.bucketize(place_n, pack.cu_seqlens[1:], right=True)
         known = [CATEGORIES.index(name) if name in CATEGORIES else len(CATEGORIES) for name in pack.categories]
-        # Padding is a document without a category, and nothing of it is trained.
+        # Padding is a document without category, and has no trained positions.
         category_n = torch.tensor([*known, len(CATEGORIES)], device=loss_n.device)[document_n]
         pairs_n2 = torch.stack((loss_n.double(), torch.ones_like(loss_n, dtype=torch.float64)), dim=1)
         self.loss_by_category.index_add_(0, category_n, pairs_n2)
@@ -98,7 +99,7 @@ class StepTally:
 
 
 class TrainStep:
-    """Trains a model that `shard` has placed on the ranks, by the rules of a stage."""
+    """Trains a model, which `shard` has placed on the ranks, with the settings of a stage."""
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class TrainStep:
         auxiliary_loss: AuxiliaryLoss | None = None,
         auxiliary_weight: float = 1.0,
     ) -> None:
-        """`balancer` None lets every rank encode its own tiles."""
+        """Create the optimizer. Without a `balancer`, every rank encodes its own tiles."""
         check_balance(model, stage)
         if ranks.device.type == "cpu":
             tune_malloc()
@@ -130,14 +131,14 @@ class TrainStep:
 
     @property
     def data_ranks(self) -> Ranks:
-        """The ranks that have different packs."""
+        """The ranks with different packs."""
         return self.ranks
 
     def accumulate(self, packs: Sequence[Packed]) -> StepReport:
-        """Run this rank's packs forward and backward, and return what the step has come to over all ranks.
+        """Run this rank's packs forward and backward, and return the results over all ranks.
 
-        All ranks call it together; one may have no packs. Without a trained token the gradients are those of the
-        balance loss alone.
+        All ranks must call this together, but a rank may have no packs. Without trained tokens the gradients are those
+        of the balance loss alone.
         """
         own = [self._trim(pack) for pack in packs if pack.num_tokens]
         counts = self._count(own)
@@ -148,7 +149,7 @@ class TrainStep:
         return self._report(counts, tally)
 
     def apply(self, report: StepReport, learning_rate: float) -> None:
-        """Update the weights, and the expert bias by the load of the step. The gradients are forgotten."""
+        """Clip the gradients, update the weights and the expert bias, and discard the gradients."""
         self._apply_gradients(report, learning_rate)
         update_expert_biases(self.model, report.expert_load, self.stage.expert_bias_step)
 
@@ -160,7 +161,7 @@ class TrainStep:
         self.optimizer.zero()
 
     def discard(self) -> None:
-        """Forget the gradients and leave everything as it was before the step."""
+        """Discard the gradients without an update."""
         self.optimizer.zero()
 
     def state_dict(self) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class TrainStep:
         self.optimizer.load_state_dict(state)
 
     def _trim(self, pack: Packed) -> Packed:
-        """Cut padding, but to a multiple: the CPU compiles its bfloat16 kernels for each length that it meets."""
+        """Trim padding to a multiple of LENGTH_MULTIPLE, because oneDNN compiles its bfloat16 kernels per length."""
         return pack.with_length(-(-pack.num_tokens // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
 
     def _count(self, packs: Sequence[Packed]) -> StepCounts:
@@ -192,7 +193,7 @@ class TrainStep:
         )
 
     def _count_tiles(self, packs: Sequence[Packed]) -> tuple[tuple[int, ...], ...]:
-        """Return the tiles of every rank, for each group of packs that the ranks encode at the same time."""
+        """Return the number of tiles of every rank, for each group of packs that the ranks encode together."""
         together = self._packs_together
         own = [len(pack.tiles) for pack in packs]
         size = together or max(len(own), 1)
@@ -205,7 +206,7 @@ class TrainStep:
 
     @property
     def _packs_together(self) -> int:
-        """The packs of a rank whose tiles are encoded while no other rank may go ahead; 0: those of a whole step."""
+        """The packs per rank between two synchronizations of the encoder; 0 if ranks only synchronize per step."""
         if self._balancer is not None:
             return self._balancer.packs_together
         return 1 if self._is_sharded else 0
@@ -214,7 +215,7 @@ class TrainStep:
         return len(pack.names) if self._is_balanced_by_document else 1
 
     def _with_blanks(self, packs: list[Packed]) -> list[Packed]:
-        """Return the packs, and as many blank ones as other ranks have more, where all must run together."""
+        """Append blank packs so that all ranks have equally many, if the weights are sharded."""
         if not self._is_sharded:
             return packs
         num_rounds = int(self.ranks.max_(torch.tensor(len(packs), device=self.ranks.device)))
@@ -226,7 +227,7 @@ class TrainStep:
         own = self._with_blanks(own)
         if self._balancer is None:
             for pack in own:
-                # One at a time: the tiles of a whole step can be more than a device has room for.
+                # Move one pack at a time, because the tiles of a whole step may not fit on the device.
                 self._run(pack.to(self.ranks.device), counts, tally)
             return
         for group in self._balancer.groups(own, counts.tiles_by_rank):
@@ -235,7 +236,7 @@ class TrainStep:
             group.backward()
 
     def _run(self, pack: Packed, counts: StepCounts, tally: StepTally, tokens_IQD: Tensor | None = None) -> None:
-        assert isinstance(self.model, VL2), "a pipeline runs otherwise"
+        assert isinstance(self.model, VL2), "PipelineStep overrides this"
         runs_encoder = self._is_sharded and self._balancer is None
         run = getattr(self.model, RUN_PACK) if self._is_sharded else partial(run_pack, self.model)
         hidden: Hidden = run(pack, tokens_IQD, runs_encoder=runs_encoder)
@@ -268,10 +269,10 @@ class TrainStep:
             grad_norm=self.optimizer.grad_norm(),
             expert_load=tally.expert_load,
             tile_imbalance=imbalance(counts.tiles_by_rank),
-            tile_imbalance_balanced=self._balanced(counts),
+            tile_imbalance_balanced=self._balanced_imbalance(counts),
         )
 
-    def _balanced(self, counts: StepCounts) -> float:
+    def _balanced_imbalance(self, counts: StepCounts) -> float:
         if self._balancer is None:
             return imbalance(counts.tiles_by_rank)
         return imbalance([even_counts(held) for held in counts.tiles_by_rank])

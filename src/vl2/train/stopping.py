@@ -1,6 +1,7 @@
-"""What ends a run before its last step: SIGINT, SIGTERM or its time limit, agreed on by all ranks; or a lost rank.
+"""Stop a run early: by SIGINT, SIGTERM or the time limit, agreed on by all ranks, or because a rank is lost.
 
-The first signal lets the step in hand end and a checkpoint follow. A second SIGINT ends the process at once.
+After the first signal the run finishes the current step and writes a checkpoint. A second SIGINT ends the process
+immediately.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from vl2.train.checkpoint import Checkpoints, newest_checkpoint
 from vl2.train.ranks import Ranks, why_lost
 
 Ended = Literal["finished", "interrupted", "terminated", "out of time"]
-_REASONS: tuple[Ended, ...] = ("out of time", "terminated", "interrupted")  # the later one counts where ranks differ
+_REASONS: tuple[Ended, ...] = ("out of time", "terminated", "interrupted")  # if ranks differ, the later one wins
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Notes signals instead of dying of them, from entering to leaving it, and watches the clock."""
+    """A context manager that records signals instead of terminating, and checks the time limit."""
 
     def __init__(self, minutes: float | None, ranks: Ranks, clock: Callable[[], float] = time.monotonic) -> None:
         self._ranks, self._clock = ranks, clock
@@ -35,8 +36,8 @@ class Stop:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():  # only it may ask for signals
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set signal handlers
+            self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -46,28 +47,26 @@ class Stop:
             signal.signal(number, handler)
 
     def why(self) -> Ended | None:
-        """Return why the run must stop now. All ranks call it after each step, and all get the same answer."""
+        """Return the reason to stop now, or None. All ranks call this after each step and get the same answer."""
         own = self._signalled or ("out of time" if self._clock() > self._until else None)
         code = int(self._ranks.max_(torch.tensor(0 if own is None else _REASONS.index(own) + 1)))
         return _REASONS[code - 1] if code else None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._signalled == "interrupted":
-            os.write(2, b"\nvl2: stopped at once; --resume goes on from the last checkpoint\n")
-            os._exit(130)  # a checkpoint that is half-written has no name yet, so nothing can be left broken
+            os.write(2, b"\nvl2: stopped immediately; --resume continues from the last checkpoint\n")
+            os._exit(130)  # this is safe, because a partly written checkpoint does not have its final name yet
         self._signalled = "interrupted" if number == signal.SIGINT else "terminated"
         os.write(2, b"\nvl2: stopping after this step, with a checkpoint\n")
 
 
-# What a rank does and says when another one is lost: it has died, or hangs.
-
-LAST_WRITE_S = 10.0  # for a checkpoint that is being written then; torchrun kills after 30
+LAST_WRITE_S = 10.0  # time to finish a checkpoint after a rank is lost; torchrun kills the processes after 30 s
 
 
 def rank_lost(error: BaseException, ranks: Ranks, folder: Path, checkpoints: Checkpoints | None) -> RankLost | None:
-    """Return what to raise for an error that came of another rank's loss, None for any other error.
+    """Return a RankLost if an error was caused by the loss of another rank, otherwise None.
 
-    What waits for the lost rank is given up. `folder` is the run's, `checkpoints` those that it writes.
+    Also stop waiting for the lost rank's part of a checkpoint. `folder` is the run folder.
     """
     why = why_lost(error)
     if why is None:
@@ -77,5 +76,5 @@ def rank_lost(error: BaseException, ranks: Ranks, folder: Path, checkpoints: Che
     newest = newest_checkpoint(folder)
     how = "there is no checkpoint yet, so start again from the beginning"
     if newest is not None:
-        how = f"the last checkpoint is {newest}: go on with --resume, on as many ranks or on others"
+        how = f"the last checkpoint is {newest}: continue with --resume, on any number of ranks"
     return RankLost(f"rank {ranks.rank} of {ranks.size}: {why}; {how}")

@@ -1,11 +1,11 @@
-"""Nested state as safetensors and JSON: every rank writes the parts it holds, and any number of ranks reads them back.
+"""Store a nested state as safetensors and JSON. Every rank writes its parts, and any number of ranks can read them.
 
-State is what `state_dict` returns: mappings and lists of tensors and of plain values. A tensor is known by its path,
-as in `model/language.model.norm.weight`. Of a sharded tensor each rank stores its block of the whole, with the block's
-place and the shape of the whole, so another number of ranks finds what it needs.
+A state is what `state_dict` returns: mappings and lists of tensors and plain values. A tensor is identified by its
+path, such as `model/language.model.norm.weight`. For a sharded tensor, each rank stores its block with the block's
+origin and the shape of the whole tensor, so that another number of ranks can find the values it needs.
 
-Safetensors and JSON run nothing when they are read. PyTorch's own sharded format keeps its table of contents as a
-pickle, which does.
+Reading safetensors and JSON runs no code. PyTorch's own sharded format has a pickle as its table of contents, which
+can.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vl2.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """What one rank holds of a tensor: the part that begins at `origin` in a whole of `shape`."""
+    """One rank's part of a tensor: the part that begins at `origin` of a whole tensor of `shape`."""
 
     local: Tensor
     origin: tuple[int, ...]
@@ -43,22 +43,22 @@ BlockOf = Callable[[Tensor], Block]
 
 
 def whole_block(tensor: Tensor) -> Block:
-    """Return a tensor that is not sharded as its block."""
+    """Return the block of a tensor that is not sharded."""
     return Block(local=tensor, origin=(0,) * tensor.dim(), shape=tuple(tensor.shape))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A state as it was at one moment: its tensors on the CPU, its plain values as JSON."""
+    """A copy of a state: its tensors on the CPU, its plain values as JSON values."""
 
     tensors: Mapping[str, Block]
     values: Any
 
 
 def take_snapshot(state: Mapping[str, Any], block_of: BlockOf, *, writes_whole: bool) -> Snapshot:
-    """Copy a state. Of tensors that several ranks hold whole, only one keeps a copy: the one that `writes_whole`.
+    """Copy a state to the CPU. Only the rank with `writes_whole` copies tensors that several ranks hold in full.
 
-    Two names of one memory, as a float32 weight and its master are, share one copy.
+    Tensors that share memory, such as a float32 weight and its master, share one copy.
     """
     tensors: dict[str, Block] = {}
     copies: dict[tuple[object, ...], Tensor] = {}
@@ -74,7 +74,7 @@ def take_snapshot(state: Mapping[str, Any], block_of: BlockOf, *, writes_whole: 
 
 
 def write_tensors(snapshot: Snapshot, folder: Path, rank: int) -> None:
-    """Write a rank's tensors, and then, as the sign that they are whole, their table. OSError where it fails."""
+    """Write a rank's tensors, and then their table as the sign that they are complete. Raise OSError on failure."""
     file = folder / f"rank-{rank:05d}.safetensors"
     stored_as: dict[int, str] = {}  # by the copy
     for path, block in snapshot.tensors.items():
@@ -92,7 +92,7 @@ def write_tensors(snapshot: Snapshot, folder: Path, rank: int) -> None:
 
 
 def write_json(values: Any, path: Path) -> None:
-    """Write a file that is whole when it is there."""
+    """Write a JSON file atomically, and wait until it is on disk."""
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(values), encoding="utf-8")
     sync(partial)
@@ -100,11 +100,11 @@ def write_json(values: Any, path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder has reached the disk. Windows has no such wait for folders."""
+    """Wait until a file or folder is on disk. For folders on Windows, which does not support this, do nothing."""
     is_windows = os.name == "nt"
     if is_windows and path.is_dir():
         return
-    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)  # Windows waits for what can be written
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)  # fsync on Windows needs a writable file
     try:
         os.fsync(descriptor)
     finally:
@@ -119,7 +119,7 @@ class _StoredBlock:
 
 
 class TensorReader:
-    """The tensors of a folder, whichever ranks wrote them."""
+    """Reads the tensors of a folder that any number of ranks wrote."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -135,11 +135,11 @@ class TensorReader:
         self._unread = set(self._blocks)
 
     def unread(self) -> list[str]:
-        """Return the tensors that nobody has asked for yet."""
+        """Return the paths of the tensors that have not been read yet."""
         return sorted(self._unread)
 
     def read(self, path: str, wanted: Block) -> None:
-        """Fill the block that this rank holds. In place; UserError if the folder has another tensor of this name."""
+        """Fill this rank's block of a tensor in place. Raise UserError if it is missing or has another shape."""
         blocks = self._find(path)
         self._unread.discard(path)
         if blocks[0].shape != wanted.shape:
@@ -147,16 +147,16 @@ class TensorReader:
         local = wanted.local.detach()
         num_filled = sum(_copy_overlap(local, wanted.origin, block) for block in blocks)
         if num_filled != local.numel():
-            raise UserError(f"{self._folder}: {num_filled} of {local.numel()} values of {path} are there")
+            raise UserError(f"{self._folder} has only {num_filled} of {local.numel()} values of {path}")
 
     def _find(self, path: str) -> list[_StoredBlock]:
         if path not in self._blocks:
-            raise UserError(f"{self._folder} has no {path}: it was written by a run of another kind")
+            raise UserError(f"{self._folder} has no {path}: another kind of run wrote it")
         return self._blocks[path]
 
 
 def _copy_overlap(target: Tensor, origin: tuple[int, ...], block: _StoredBlock) -> int:
-    """Fill the part of `target`, which begins at `origin`, that a stored block covers; return how many values."""
+    """Fill the part of `target` (which begins at `origin`) that a stored block covers. Return the number of values."""
     stored = block.stored
     if (origin, tuple(target.shape)) == (block.origin, stored.shape):
         read_into(target, stored)
@@ -174,7 +174,7 @@ def _copy_overlap(target: Tensor, origin: tuple[int, ...], block: _StoredBlock) 
 
 
 def fill(template: Any, values: Any, reader: TensorReader, block_of: BlockOf, path: str = "") -> Any:
-    """Return a state like `template`: its tensors filled in place from a folder, its plain values from `values`."""
+    """Return a state like `template`, with its tensors filled in place by `reader` and plain values from `values`."""
     if isinstance(template, Tensor):
         reader.read(path, block_of(template))
         return template
@@ -202,7 +202,7 @@ def _tensors(state: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _values(state: Any) -> Any:
-    """Return the plain values of a state, null in the place of a tensor."""
+    """Return the plain values of a state, with None in place of tensors."""
     if isinstance(state, Tensor):
         return None
     if isinstance(state, Mapping):

@@ -1,7 +1,8 @@
-"""Frozen dataclasses from a TOML file and back: the types of the fields are the schema, and nothing is ignored.
+"""Convert frozen dataclasses from and to TOML tables. The types of the fields are the schema.
 
-A key that no field has is an error that names the nearest one; a value of another type is an error of one line. What
-is written reads back as an equal value. Fields that are None are left out, because TOML has no null.
+An unknown key raises a UserError that suggests the nearest known key; a value of the wrong type raises one that names
+the expected type. Written TOML reads back as an equal value. Fields that are None are left out, because TOML has no
+null.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 
 
 def from_table(kind: type[T], table: Mapping[str, Any], where: str = "") -> T:
-    """Make a dataclass from a table. `where` is the dotted name of the table, for messages."""
+    """Make a dataclass from a table. `where` is the dotted name of the table for messages.
+
+    Raise UserError for an unknown key, a missing value or a wrong type.
+    """
     fields = {field.name: field for field in dataclasses.fields(cast("Any", kind))}
     refuse_unknown(table, list(fields), where)
     hints = get_type_hints(kind)
@@ -37,7 +41,7 @@ def from_table(kind: type[T], table: Mapping[str, Any], where: str = "") -> T:
 
 
 def refuse_unknown(table: Mapping[str, Any], known: Sequence[str], where: str = "") -> None:
-    """UserError for a key that is not known; it names the nearest."""
+    """Raise UserError, with the nearest known key, if a table has an unknown key."""
     for name in table:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -46,7 +50,7 @@ def refuse_unknown(table: Mapping[str, Any], known: Sequence[str], where: str = 
 
 
 def from_value(hint: Any, value: Any, where: str) -> Any:
-    """Return a TOML value as the type of a field. UserError if it is of another."""
+    """Convert a TOML value to the type of a field. Raise UserError if it has another type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hasattr(hint, "__metadata__"):  # Annotated
         return from_value(arguments[0], value, where)
@@ -89,12 +93,12 @@ def _scalar(kind: type, value: Any, where: str) -> Any:
 
 
 def to_toml(value: Any) -> str:
-    """Write a dataclass as TOML: plain values first, then its tables."""
+    """Return a dataclass as TOML: plain values first, then its tables."""
     return "\n".join(_table(_plain(value), "")).strip() + "\n"
 
 
 def _plain(value: Any) -> Any:
-    """Return nested dicts, lists and scalars without what is None."""
+    """Convert to nested dicts, lists and scalars, without None values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
         return {name: _plain(one) for name, one in pairs if one is not None}
@@ -114,7 +118,7 @@ def _is_tables(value: Any) -> bool:
 
 
 def _table(table: Mapping[str, Any], name: str) -> list[str]:
-    """Return the lines of a table. One that holds scalars alone, inside another, is written inline."""
+    """Return the lines of a table. A nested table of scalars only is written inline."""
     lines = [
         f"{_key(key)} = {_inline(value)}"
         for key, value in table.items()

@@ -1,1 +1,1 @@
-"""Whether a checkpoint and this machine are right: what `vl2 verify` checks, and the page that it writes."""
+"""The checks of `vl2 verify`: is a checkpoint complete and correct, does this machine compute right, and the report."""

@@ -1,10 +1,10 @@
-"""Group 7: whether the ways to an answer agree on this machine: whole and in chunks, with the cache and without, with
-kernels and without, in bfloat16 and float32.
+"""Group 7: check that the ways to compute an answer agree on this machine.
 
-Two ways round differently, so logits are compared by how far apart they are: the norm of the difference over the norm
-of the logits, less their mean. Rounding to bfloat16 in every layer gives some hundredths, now and then more where it
-sends a token to another expert; a wrong position, mask or weight gives about 1, and everywhere. So the median over
-several positions decides in bfloat16, and the largest in float32.
+A prompt is read whole and in chunks, with and without the KV cache, with and without our kernels, in bfloat16 and in
+float32. The results are rounded differently, so logits are compared by a relative distance: the norm of the difference
+over the norm of the centered logits. Rounding to bfloat16 in every layer gives a few hundredths, and occasionally more
+where it routes a token to another expert. A wrong position, mask or weight gives about 1 at every position. So the
+verdict rests on the median over several positions in bfloat16, and on the maximum in float32.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from vl2.runtime import PlainRunner, Runner
 from vl2.verify.check import GROUPS, Check, passed_if
 
 GROUP = GROUPS[6]
-FIRST_TOKENS = 16
-FAR = 0.2  # of the logits' norm, as a median: what rounding to fewer bits explains, with room
-FAR_EXACT = 0.01  # at most, in float32
-LEAST_AGREEMENT = 0.75  # of likeliest tokens: models whose rotary angles are rounded have 0.5 to 0.7
+FIRST_TOKENS = 16  # answer tokens whose logits are compared
+MAX_DISTANCE = 0.2  # allowed median distance below float32: more than rounding gives
+MAX_DISTANCE_FLOAT32 = 0.01  # allowed maximum distance in float32
+MIN_AGREEMENT = 0.75  # share of equal most likely tokens; a model with rounded rotary angles has 0.5 to 0.7
 PASSAGE = (
     "A lighthouse is a tower with a bright light at the top. It stands near the sea and shows ships where the coast "
     "is. In former times a keeper lit a fire every evening; today lamps are electric and switch themselves on. "
@@ -42,17 +42,17 @@ PASSAGE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Greedy:
-    """One greedy answer, and how long it took."""
+class GreedyAnswer:
+    """A greedy answer with its logits and times."""
 
     ids: tuple[int, ...]
-    logits_NV: Tensor  # float32, before each of the ids
-    first_s: float  # encoding the image, reading the prompt, the first logits
-    rest_s: float
+    logits_NV: Tensor  # float32; row i predicts ids[i]
+    first_s: float  # image encoding and prefill, until the first logits
+    rest_s: float  # decoding
 
 
-def own_sample(vlm: VLM, question: str = "Describe this picture in detail.", num_images: int = 1) -> Sample:
-    """Return a question about a picture that is drawn here, of one tile, as often as said."""
+def make_test_sample(vlm: VLM, question: str = "Describe this picture in detail.", num_images: int = 1) -> Sample:
+    """Encode a question about a drawn image of one tile, which is shown `num_images` times."""
     side = vlm.processor.config.tile_px
     image = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(image)
@@ -68,12 +68,12 @@ def answer_greedily(
     steps: int,
     *,
     chunk: int | None = None,
-    said: tuple[int, ...] = (),
+    forced_ids: tuple[int, ...] = (),
     runner: Runner | None = None,
-) -> Greedy:
-    """Return the likeliest tokens after a prompt, whether or not the answer would have ended. Reuses nothing.
+) -> GreedyAnswer:
+    """Decode `steps` tokens greedily, without caches of earlier requests and without stopping at the end of the answer.
 
-    Where `said` goes, they are appended in place of the likeliest. `runner` takes the place of the model's own.
+    The first tokens are `forced_ids` if given, not the most likely ones. `runner` replaces the model's own runner.
     """
     runner = runner or vlm.runner
     ids: list[int] = []
@@ -86,51 +86,51 @@ def answer_greedily(
         logits_V = prompt.finish().cpu().clone()
         first_s = time.perf_counter() - start
         while True:
-            ids.append(said[len(ids)] if len(ids) < len(said) else int(logits_V.argmax()))
+            ids.append(forced_ids[len(ids)] if len(ids) < len(forced_ids) else int(logits_V.argmax()))
             rows.append(logits_V)
             if len(ids) == steps:
                 break
             logits_V = runner.decode([ids[-1]], [row], 1)[0].cpu().clone()
         rest_s = time.perf_counter() - start - first_s
-    return Greedy(ids=tuple(ids), logits_NV=torch.stack(rows), first_s=first_s, rest_s=rest_s)
+    return GreedyAnswer(ids=tuple(ids), logits_NV=torch.stack(rows), first_s=first_s, rest_s=rest_s)
 
 
 @torch.inference_mode()
-def read_at_once(vlm: VLM, sample: Sample, ids: tuple[int, ...]) -> Tensor:
-    """Return the logits before each of the ids, float32 [N, V], of prompt and answer read at once without a cache."""
-    said = torch.tensor(ids[:-1], dtype=torch.int64)
+def logits_without_cache(vlm: VLM, sample: Sample, ids: tuple[int, ...]) -> Tensor:
+    """Return the logits that predict each of the ids, float32 [N, V], from one forward pass without a cache."""
+    answer_ids = torch.tensor(ids[:-1], dtype=torch.int64)
     whole = replace(
         sample,
-        input_ids=torch.cat((sample.input_ids, said)),
-        labels=torch.cat((sample.labels, said)),
-        image_mask=torch.cat((sample.image_mask, torch.zeros(len(said), dtype=torch.bool))),
+        input_ids=torch.cat((sample.input_ids, answer_ids)),
+        labels=torch.cat((sample.labels, answer_ids)),
+        image_mask=torch.cat((sample.image_mask, torch.zeros(len(answer_ids), dtype=torch.bool))),
     )
     logits_SV: Tensor = vlm.model(collate([whole]).to(vlm.model.device)).logits[0]
     return logits_SV[len(sample.input_ids) - 1 :].cpu()
 
 
 def distances(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Return how far each row of logits is from the other's, as a share."""
+    """Return the relative distance between each two rows of logits [N, V]."""
     centered = theirs - theirs.mean(dim=-1, keepdim=True)
     shares: Tensor = (ours - theirs).norm(dim=-1) / centered.norm(dim=-1).clamp(min=1e-9)
     return shares
 
 
-def check_agreement(vlm: VLM, sample: Sample, whole: Greedy) -> list[Check]:
-    """Compare what a loaded model answers with what it answers in other ways, all of them after the same tokens."""
-    said = whole.ids[:FIRST_TOKENS]
+def check_agreement(vlm: VLM, sample: Sample, whole: GreedyAnswer) -> list[Check]:
+    """Compare the logits of an answer with those computed in other ways, after the same tokens."""
+    forced_ids = whole.ids[:FIRST_TOKENS]
     chunk = max(1, len(sample.input_ids) // 3)
-    ours = whole.logits_NV[: len(said)]
-    chunked = answer_greedily(vlm, sample, len(said), chunk=chunk, said=said)
+    ours = whole.logits_NV[: len(forced_ids)]
+    chunked = answer_greedily(vlm, sample, len(forced_ids), chunk=chunk, forced_ids=forced_ids)
     checks = [
-        _compared(f"prompt whole = in passes of {chunk}", vlm, chunked.logits_NV, ours),
-        _compared("cached = read at once, uncached", vlm, ours, read_at_once(vlm, sample, said)),
+        _compare_logits(f"prompt whole = in passes of {chunk}", vlm, chunked.logits_NV, ours),
+        _compare_logits("cached = read at once, uncached", vlm, ours, logits_without_cache(vlm, sample, forced_ids)),
     ]
     return checks if vlm.model.dtype == torch.float32 else [*checks, _check_kernels(vlm, sample, whole)]
 
 
-def _check_kernels(vlm: VLM, sample: Sample, whole: Greedy) -> Check:
-    name, said = "kernels = plain PyTorch", whole.ids[:FIRST_TOKENS]
+def _check_kernels(vlm: VLM, sample: Sample, whole: GreedyAnswer) -> Check:
+    name, forced_ids = "kernels = plain PyTorch", whole.ids[:FIRST_TOKENS]
     reason = ""
     if vlm.model.device.type != "cpu":
         reason = f"the kernels are for CPUs, and the model is on {vlm.model.device.type}"
@@ -138,14 +138,14 @@ def _check_kernels(vlm: VLM, sample: Sample, whole: Greedy) -> Check:
         reason = f"no kernels: {describe_kernels()}"
     if reason:
         return Check(group=GROUP, name=name, verdict="not checked", found=reason)
-    with without_kernels():
-        plain = answer_greedily(vlm, sample, len(said), said=said, runner=PlainRunner(vlm.model))
-    return _compared(name, vlm, whole.logits_NV[: len(said)], plain.logits_NV)
+    with _kernels_disabled():
+        plain = answer_greedily(vlm, sample, len(forced_ids), forced_ids=forced_ids, runner=PlainRunner(vlm.model))
+    return _compare_logits(name, vlm, whole.logits_NV[: len(forced_ids)], plain.logits_NV)
 
 
 @contextmanager
-def without_kernels() -> Iterator[None]:
-    """Let PyTorch do all the work: the variable is read anew by every call."""
+def _kernels_disabled() -> Iterator[None]:
+    """Disable our CPU kernels. This works at any time, because every call reads the environment variable."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = "off"
     try:
@@ -157,29 +157,29 @@ def without_kernels() -> Iterator[None]:
             os.environ[VARIABLE] = before
 
 
-def _compared(name: str, vlm: VLM, ours: Tensor, theirs: Tensor) -> Check:
+def _compare_logits(name: str, vlm: VLM, ours: Tensor, theirs: Tensor) -> Check:
     far = distances(ours, theirs)
     dtype = str(vlm.model.dtype).removeprefix("torch.")
     is_exact = vlm.model.dtype == torch.float32
-    middle, largest = float(far.median()), float(far.max())
-    is_near = largest <= FAR_EXACT if is_exact else middle <= FAR
+    median, largest = float(far.median()), float(far.max())
+    is_close = largest <= MAX_DISTANCE_FLOAT32 if is_exact else median <= MAX_DISTANCE
     same = int((ours.argmax(dim=-1) == theirs.argmax(dim=-1)).sum())
-    allowed = f"the largest may be {FAR_EXACT}" if is_exact else f"the median may be {FAR}"
+    allowed = f"the largest may be {MAX_DISTANCE_FLOAT32}" if is_exact else f"the median may be {MAX_DISTANCE}"
     found = (
-        f"logits at {len(far)} positions are {middle:.2g} (median) to {largest:.2g} apart, {allowed}; "
+        f"logits at {len(far)} positions are {median:.2g} (median) to {largest:.2g} apart, {allowed}; "
         f"the likeliest token is the same at {same} of them"
     )
-    # Not a number is never near.
-    return Check(group=GROUP, name=f"{name}, {dtype}", verdict=passed_if(is_near), found=found)
+    # NaN fails both comparisons, so it fails the check.
+    return Check(group=GROUP, name=f"{name}, {dtype}", verdict=passed_if(is_close), found=found)
 
 
 @torch.inference_mode()
 def passage_logits(vlm: VLM) -> Tensor:
-    """Return the logits along a text that follows three images, float32 [S, V].
+    """Return the logits at each position of a text that follows three images, float32 [S, V].
 
-    So far from the start that rounded positions show: bfloat16 has a number for every eighth of them there.
+    The positions are so large that bfloat16 can represent only every eighth, so rounded rotary angles show.
     """
-    model, sample = vlm.runner.model, own_sample(vlm, PASSAGE, num_images=3)
+    model, sample = vlm.runner.model, make_test_sample(vlm, PASSAGE, num_images=3)
     embeds_1SD = embed_prompt(vlm.runner, sample)
     first = int(sample.image_mask.nonzero().max()) + 1
     length = len(sample.input_ids)
@@ -189,12 +189,12 @@ def passage_logits(vlm: VLM) -> Tensor:
 
 
 def compare_types(lower_SV: Tensor, exact_SV: Tensor, dtype: str) -> Check:
-    """Compare a type with float32 along a text."""
+    """Compare the logits of a type with those of float32 along a text."""
     share = float((lower_SV.argmax(dim=-1) == exact_SV.argmax(dim=-1)).double().mean())
-    middle = float(distances(lower_SV, exact_SV).median())
+    median = float(distances(lower_SV, exact_SV).median())
     found = (
         f"the likeliest token is the same at {share:.1%} of {len(exact_SV)} positions of a text after three images "
-        f"({LEAST_AGREEMENT:.0%} needed); logits are {middle:.2g} (median) apart, {FAR} is allowed"
+        f"({MIN_AGREEMENT:.0%} needed); logits are {median:.2g} (median) apart, {MAX_DISTANCE} is allowed"
     )
-    is_near = share >= LEAST_AGREEMENT and middle <= FAR
-    return Check(group=GROUP, name=f"{dtype} = float32", verdict=passed_if(is_near), found=found)
+    is_close = share >= MIN_AGREEMENT and median <= MAX_DISTANCE
+    return Check(group=GROUP, name=f"{dtype} = float32", verdict=passed_if(is_close), found=found)

@@ -1,4 +1,4 @@
-"""One check and what came of it."""
+"""The result of a check, and the groups of checks in the order of the report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# "measured": there is no right or wrong, such as for speed.
+# "measured" is for values without a right or wrong, such as speed.
 Verdict = Literal["pass", "fail", "not checked", "measured"]
 
 GROUPS = (
@@ -19,18 +19,18 @@ GROUPS = (
     "agreement on this machine",
     "speed and memory",
 )
-MOST_LISTED = 20
+MAX_LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A verdict with the sentence that explains it."""
+    """The result of one check: a verdict and a sentence that explains it."""
 
     group: str  # one of GROUPS
     name: str
     verdict: Verdict
-    found: str  # one line; for "not checked" the reason
-    details: tuple[str, ...] = ()  # lines that are shown as they are
+    found: str  # one line: what was found, or the reason for "not checked"
+    details: tuple[str, ...] = ()  # lines that the page shows verbatim
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -47,11 +47,11 @@ def passed_if(is_right: bool) -> Verdict:
 
 
 def listed(lines: Sequence[str]) -> tuple[str, ...]:
-    """Return the first lines, and how many more there are."""
-    more = len(lines) - MOST_LISTED
-    return (*lines[:MOST_LISTED], f"... and {more} more") if more > 0 else tuple(lines)
+    """Return the first MAX_LISTED lines, and a last line with the number of others."""
+    more = len(lines) - MAX_LISTED
+    return (*lines[:MAX_LISTED], f"... and {more} more") if more > 0 else tuple(lines)
 
 
 def number_of(count: int, noun: str) -> str:
-    """Return "1 tensor", "2 tensors"."""
+    """Return a count with its noun, like "1 tensor" or "2 tensors"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Group 1: config.json against the preset of its size; the files, their sizes and the index."""
+"""Group 1: compare config.json with the preset of its size; check the list of files, the weight files and the index."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from vl2.verify.subject import TRAINING_ONLY, Subject, fields_of, index_names, n
 
 GROUP = GROUPS[0]
 NEEDED = ("config.json", "processor_config.json", "tokenizer.json")
-READ = (".json", ".safetensors")  # other files are not looked at, and their names are nobody's business
-HASHED_BYTES = 64_000_000  # larger files are weights
+READ = (".json", ".safetensors")  # other files are ignored, and their names may be private
+HASHED_BYTES = 64_000_000  # largest file that is hashed; larger ones are weights
 _ABSENT = object()
 
 
 def check_config(subject: Subject) -> Check:
-    """Compare config.json with the preset, field by field."""
+    """Compare config.json with the preset of its size, field by field."""
     name = "config.json"
     if subject.config is None:
         return Check(group=GROUP, name=name, verdict="fail", found=subject.fault)
@@ -53,7 +53,7 @@ def check_config(subject: Subject) -> Check:
 
 
 def check_file_list(subject: Subject) -> Check:
-    """See that every file is there that a model is read from. Details: all files with size and hash."""
+    """Check that no file is missing that loading a model needs. The details list all files with size and hash."""
     missing = [name for name in NEEDED if not (subject.folder / name).is_file()]
     if not subject.is_settings_only and not any(subject.folder.glob("*.safetensors")):
         missing.append("the weights (*.safetensors)")
@@ -64,7 +64,7 @@ def check_file_list(subject: Subject) -> Check:
 
 
 def read_headers(subject: Subject) -> tuple[dict[str, StoredTensor], list[str]]:
-    """Return the tensors of all files that can be read, and what is wrong with files. Reads no weights."""
+    """Read the headers of all weight files, but no weights. Return their tensors by name, and the faults found."""
     tensors: dict[str, StoredTensor] = {}
     faults: list[str] = []
     for file in sorted(subject.folder.glob("*.safetensors")):
@@ -87,7 +87,7 @@ def read_headers(subject: Subject) -> tuple[dict[str, StoredTensor], list[str]]:
 
 
 def check_index(subject: Subject, tensors: Mapping[str, StoredTensor], faults: list[str]) -> Check:
-    """See that the weight files are whole, and that the index names all of them and all they hold."""
+    """Check that the weight files are complete, and that the index lists all files and tensors correctly."""
     name = "weight files and index"
     if subject.is_settings_only:
         return Check(group=GROUP, name=name, verdict="not checked", found="not all weight files are on this machine")
@@ -98,13 +98,13 @@ def check_index(subject: Subject, tensors: Mapping[str, StoredTensor], faults: l
     num_files = len({tensor.path for tensor in tensors.values()})
     if path.is_file():
         wrong += _index_faults(path, tensors)
-        said = f"{number_of(num_files, 'file')}, whole, and the index names all of them"
+        summary = f"{number_of(num_files, 'file')}, whole, and the index names all of them"
     elif num_files == 1 and (subject.folder / SINGLE).is_file():
-        said = "one file, whole, which needs no index"
+        summary = "one file, whole, which needs no index"
     else:
         wrong.append(f"{INDEX} is missing")
-        said = ""
-    found = wrong[0] if wrong else said
+        summary = ""
+    found = wrong[0] if wrong else summary
     found += f" (and {len(wrong) - 1} more faults)" if len(wrong) > 1 else ""
     return Check(group=GROUP, name=name, verdict=passed_if(not wrong), found=found, details=listed(wrong[1:]))
 
@@ -127,15 +127,15 @@ def _index_faults(path: Path, tensors: Mapping[str, StoredTensor]) -> list[str]:
             wrong.append(f"{tensor}: the index says {file}, it is in {held.path.name}")
     wrong += [f"{tensor} is not in the index" for tensor in tensors if tensor not in named]
     metadata = json.loads(path.read_text(encoding="utf-8")).get("metadata")
-    said = metadata.get("total_size") if isinstance(metadata, Mapping) else None
+    listed_bytes = metadata.get("total_size") if isinstance(metadata, Mapping) else None
     total = sum(tensor.nbytes for tensor in tensors.values())
-    if said is not None and said != total and not absent and readable == files:
-        wrong.append(f"the index says {said:,} bytes in all, the files hold {total:,}")
+    if listed_bytes is not None and listed_bytes != total and not absent and readable == files:
+        wrong.append(f"the index says {listed_bytes:,} bytes in all, the files hold {total:,}")
     return wrong
 
 
 def _different_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Return the dotted keys of two JSON objects that differ, with both values."""
+    """Return (dotted key, our value, their value) for each key in which two JSON objects differ."""
     found: list[tuple[str, Any, Any]] = []
     for key in [*theirs, *(key for key in ours if key not in theirs)]:
         mine, other = ours.get(key, _ABSENT), theirs.get(key, _ABSENT)

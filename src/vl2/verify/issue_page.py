@@ -1,4 +1,4 @@
-"""The page to paste into an issue, as Markdown or JSON, without paths or names of this machine."""
+"""The report of `vl2 verify` as Markdown or JSON, to paste into an issue, without private paths and names."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any
 from vl2.verify.check import GROUPS, Check
 
 REMOVED = "[removed]"
-# Names that say nothing about anybody, and words of the page itself.
-TELL_NOTHING = frozenset(
+# Names that are not private, and words of the page itself.
+COMMON_NAMES = frozenset(
     {"root", "user", "users", "home", "admin", "ubuntu", "localhost", "vl2", "tiny", "small", "base"}
 )
-SHORTEST_NAME = 3  # a shorter one would be found in every other word
+MIN_NAME_LENGTH = 3  # a shorter name would match parts of many words
 _ENDS = r"\s'\"<>|,;()\[\]"
 _PATHS = (
     re.compile(rf"~(?:/[^/{_ENDS}]+)+/?"),
@@ -32,35 +32,35 @@ _PATHS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Redactor:
-    """Takes places and names out of text. Paths keep their last part only."""
+    """Removes private paths and names from text. A path keeps only its last part."""
 
-    places: tuple[tuple[str, str], ...]  # path as text, what stands for it; the longest first
+    path_names: tuple[tuple[str, str], ...]  # (path, its replacement), the longest path first
     names: re.Pattern[str] | None
 
     @classmethod
     def of_this_machine(cls, known: Mapping[Path, str]) -> Redactor:
-        """Return one that knows this user and host, and what some paths are to be called."""
-        places = {Path(tempfile.gettempdir()): "~"}
-        with contextlib.suppress(RuntimeError):  # nobody's home is known
-            places[Path.home()] = "~"
+        """Return a redactor for this user and host. `known` maps paths to the names that replace them."""
+        path_names = {Path(tempfile.gettempdir()): "~"}
+        with contextlib.suppress(RuntimeError):  # there is no home folder
+            path_names[Path.home()] = "~"
         with contextlib.suppress(OSError):  # the working directory was deleted
-            places[Path.cwd()] = "."
-        spelled = {
+            path_names[Path.cwd()] = "."
+        name_by_path = {
             text: name
-            for path, name in {**places, **known}.items()
+            for path, name in {**path_names, **known}.items()
             for text in (str(path), str(path.absolute()), str(path.resolve()))
             if len(text) > 1
         }
-        private = {name for name in _own_names() if len(name) >= SHORTEST_NAME and name.lower() not in TELL_NOTHING}
+        private = {name for name in _own_names() if len(name) >= MIN_NAME_LENGTH and name.lower() not in COMMON_NAMES}
         words = "|".join(re.escape(name) for name in sorted(private, key=len, reverse=True))
         return cls(
-            places=tuple(sorted(spelled.items(), key=lambda item: -len(item[0]))),
+            path_names=tuple(sorted(name_by_path.items(), key=lambda item: -len(item[0]))),
             names=re.compile(rf"(?<![^\W_])(?:{words})(?![^\W_])", re.IGNORECASE) if private else None,
         )
 
     def clean(self, text: str) -> str:
-        for path, name in self.places:
-            # Not inside a longer name: /home/ann is no part of /home/anna.
+        for path, name in self.path_names:
+            # A path must not match inside a longer name: /home/ann is not part of /home/anna.
             text = re.sub(rf"{re.escape(path)}(?![\w.-])", lambda _, name=name: name, text)  # type: ignore[misc]
         for pattern in _PATHS:
             text = pattern.sub(lambda found: re.split(r"[/\\]", found.group().rstrip("/\\"))[-1], text)
@@ -71,27 +71,27 @@ def _own_names() -> set[str]:
     names = {socket.gethostname(), socket.gethostname().partition(".")[0]}
     with contextlib.suppress(RuntimeError):
         names.add(Path.home().name)
-    with contextlib.suppress(OSError, KeyError, ImportError):  # nobody is logged in, or there is no list of users
+    with contextlib.suppress(OSError, KeyError, ImportError):  # the system does not know the user's name
         names.add(getpass.getuser())
     return names
 
 
-CELL_CHARACTERS, LINE_CHARACTERS = 500, 4000  # what a damaged file names may have any length
+MAX_CELL_CHARS, MAX_LINE_CHARS = 500, 4000  # names in a damaged file may have any length
 MARKS = {"pass": "pass", "fail": "**FAIL**", "not checked": "not checked", "measured": "measured"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """All checks of one checkpoint on one machine. What is shown went through a `Redactor`."""
+    """The results of all checks of one checkpoint on one machine. Call `cleaned` before showing it to anyone."""
 
     label: str
     size: str | None
-    held: str  # how the weights were held, "" where nothing was loaded
+    held: str  # type of the weights in memory, "" if no model was loaded
     checks: tuple[Check, ...]
     machine: Mapping[str, str]
 
     def cleaned(self, redactor: Redactor) -> Page:
-        """Return the same page without what is private."""
+        """Return the page without private paths and names."""
         clean = redactor.clean
         return dataclasses.replace(
             self,
@@ -149,14 +149,14 @@ class Page:
 
 
 def _cell(text: str) -> str:
-    """Return text as one cell of a table: special tokens are neither tags of HTML nor borders of cells."""
-    escaped = html.escape(_shortened(" ".join(text.split()), CELL_CHARACTERS), quote=False).replace("|", "\\|")
-    # Nobody is called by a page that is pasted, and no other issue is linked.
+    """Escape text for a cell of a Markdown table, because special tokens contain < > and |."""
+    escaped = html.escape(_shortened(" ".join(text.split()), MAX_CELL_CHARS), quote=False).replace("|", "\\|")
+    # Without this, a page pasted into an issue could mention users (@) and link other issues (#).
     return re.sub(r"([@#*_`~\[\]])", r"\\\1", escaped)
 
 
 def _fenced(lines: tuple[str, ...]) -> list[str]:
-    body = "\n".join(_shortened(line, LINE_CHARACTERS) for line in lines)
+    body = "\n".join(_shortened(line, MAX_LINE_CHARS) for line in lines)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", body)), default=0))
     return [f"{fence}text", body, fence]
 

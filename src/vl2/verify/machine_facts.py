@@ -1,4 +1,4 @@
-"""The machine and the program in a few lines: what speed depends on, and nothing about who uses it."""
+"""Describe the machine and the software versions for the report, without anything that identifies the user."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ TIMEOUT_S = 10
 
 
 def describe_machine(device: torch.device | None = None) -> dict[str, str]:
-    """Return what is told of the machine, by name."""
+    """Return the facts about the machine as (name, text)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    said = {
+    facts = {
         "CPU": f"{_cpu_model()}, {cores} cores for this program, {torch.get_num_threads()} threads",
         "memory": f"{MachineMemory.now().total / 1e9:.1f} GB",
         "system": _system(),
@@ -35,8 +35,8 @@ def describe_machine(device: torch.device | None = None) -> dict[str, str]:
     }
     if device is not None and device.type == "cuda":
         card = torch.cuda.get_device_properties(device)
-        said["GPU"] = f"{card.name}, {card.total_memory / 1e9:.1f} GB"
-    return said
+        facts["GPU"] = f"{card.name}, {card.total_memory / 1e9:.1f} GB"
+    return facts
 
 
 def _cpu_model() -> str:
@@ -53,7 +53,7 @@ def _cpu_model() -> str:
 
 
 def _system() -> str:
-    """Return the kind of system, without its node name or the name of a kernel that somebody built."""
+    """Return the operating system without host name and kernel version, which may contain private names."""
     name = platform.system()
     if name == "Linux":
         with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ def _version() -> str:
 
 
 def _installed_commit() -> str:
-    """Return the commit that was installed, which pip records (PEP 610)."""
+    """Return the installed commit as recorded by pip (PEP 610), or ""."""
     try:
         text = importlib.metadata.distribution("vl2").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
@@ -80,7 +80,7 @@ def _installed_commit() -> str:
 
 
 def _checkout_commit() -> str:
-    """Return the commit of the checkout that this file lies in, and whether its source was changed."""
+    """Return the commit of the checkout that contains this file, with a note if its source was changed."""
     root = Path(__file__).parents[3]
     if not (root / ".git").exists() or not (root / "src" / "vl2").is_dir():
         return ""

@@ -1,4 +1,4 @@
-"""Group 4: processor_config.json against the released values, or against config.json where there are none."""
+"""Group 4: compare processor_config.json with the released values, or with config.json if it is of no released size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vl2.verify.check import GROUPS, Check, listed, passed_if
 from vl2.verify.subject import Subject, processor_settings
 
 GROUP = GROUPS[3]
-TRAINING_ONLY = ("mask_prompt",)  # changes no answer, and its released value is not certain
+TRAINING_ONLY = ("mask_prompt",)  # does not change answers, and its released value is not known
 
 
 def check_processor(subject: Subject) -> list[Check]:
@@ -29,12 +29,12 @@ def check_processor(subject: Subject) -> list[Check]:
     }
     wrong = [line for key, line in lines.items() if key not in TRAINING_ONLY]
     noted = [f"{line} (changes no answer)" for key, line in lines.items() if key in TRAINING_ONLY]
-    said = f"all values of {subject.size}: {len(ours.candidate_resolutions)} canvases, tiles of {ours.tile_px} px"
-    return [_check(wrong, noted, said)]
+    summary = f"all values of {subject.size}: {len(ours.candidate_resolutions)} canvases, tiles of {ours.tile_px} px"
+    return [_check(wrong, noted, summary)]
 
 
-def _check(wrong: list[str], noted: list[str], said: str) -> Check:
-    found = wrong[0] if wrong else said
+def _check(wrong: list[str], noted: list[str], summary: str) -> Check:
+    found = wrong[0] if wrong else summary
     details = listed(wrong[1:] + noted)
     return Check(group=GROUP, name="processor_config.json", verdict=passed_if(not wrong), found=found, details=details)
 

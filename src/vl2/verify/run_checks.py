@@ -1,4 +1,4 @@
-"""All checks of a checkpoint, in order: what reads no weights first, then the weights, then a loaded model."""
+"""Run all checks of a checkpoint: first those that read no weights, then the weights, then a loaded model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vl2.process.conversation import Turn
 from vl2.process.image import RELEASED_OPTIONS
 from vl2.process.messages import released_prompt
 from vl2.verify import agreement, samples, weight_health
-from vl2.verify.check import GROUPS, MOST_LISTED, Check, number_of
+from vl2.verify.check import GROUPS, MAX_LISTED, Check, number_of
 from vl2.verify.config_files import check_config, check_file_list, check_index, read_headers
 from vl2.verify.issue_page import Page, Redactor
 from vl2.verify.machine_facts import describe_machine
@@ -33,37 +33,39 @@ from vl2.verify.subject import Subject
 from vl2.verify.tensors import check_tensors
 from vl2.verify.tokens import check_tokens
 
-CONTEXT = 3072  # the longest published prompt and its answer fit
-STEPS = 32  # decoded for the speed
-COMPARED_POSITIONS = 500  # rows of logits that a comparison holds, at most
+CONTEXT = 3072  # enough for the longest published prompt and its answer
+STEPS = 32  # tokens decoded to measure the speed
+COMPARED_POSITIONS = 500  # upper bound of the rows of logits in a comparison
 PUBLISHED_DTYPE = "bfloat16"
 
-Say = Callable[[str], None]
+ReportProgress = Callable[[str], None]
 ProgressBar = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """What is to be verified, and how."""
+    """The checkpoint to verify, and the options of `vl2 verify`."""
 
-    target: str  # as it was typed
+    target: str  # as the user typed it
     folder: Path
     device: str = "auto"
     weights: str = AS_STORED
     memory: str | None = None
-    quick: bool = False  # leave out what reads weights
+    quick: bool = False  # skip all checks that read weights
     pictures: Pictures
     pictures_folder: Path | None = None
 
     @property
     def dtype(self) -> str:
-        """The type of the published samples, or what this device has in its place."""
+        """Return the type of the published samples, or the one that this device uses instead."""
         chosen = choose_dtype("auto", choose_device(self.device))
         return PUBLISHED_DTYPE if chosen is None else str(chosen).removeprefix("torch.")
 
 
-def verify(options: VerifyOptions, say: Say = lambda text: None, progress: ProgressBar | None = None) -> Page:
-    """Run every check that applies."""
+def verify(
+    options: VerifyOptions, say: ReportProgress = lambda text: None, progress: ProgressBar | None = None
+) -> Page:
+    """Run all checks that apply, and return the report without private names."""
     subject = Subject.of(options.target, options.folder, needs_weights=not options.quick)
     tensors, faults = read_headers(subject)
 
@@ -82,21 +84,21 @@ def verify(options: VerifyOptions, say: Say = lambda text: None, progress: Progr
         strict=False,
     ):
         say(group)
-        checks += _guarded(group, work)
+        checks += _catch_errors(group, work)
     held = ""
     if options.quick or not tensors:
-        reason = "left out, as --quick says" if options.quick else "there are no weights that can be read"
+        reason = "left out by --quick" if options.quick else "there are no weights that can be read"
         checks += _all_not_checked(reason, GROUPS[4:])
     else:
         say(GROUPS[4])
-        checks += _guarded(GROUPS[4], lambda: weight_health.check_weights(tensors, progress))
+        checks += _catch_errors(GROUPS[4], lambda: weight_health.check_weights(tensors, progress))
         broken = [check for check in checks if check.verdict == "fail" and check.group in (*GROUPS[:2], GROUPS[4])]
         if broken:
             reason = f"the files are not those of a model that works (see {broken[0].name})"
             checks += _all_not_checked(reason, GROUPS[5:])
         else:
-            run = _Run(options=options, subject=subject, say=say)
-            checks += _guarded(GROUPS[6], run.checks)
+            run = _ModelChecks(options=options, subject=subject, say=say)
+            checks += _catch_errors(GROUPS[6], run.checks)
             held = run.held
     page = Page(
         label=subject.label,
@@ -111,14 +113,14 @@ def verify(options: VerifyOptions, say: Say = lambda text: None, progress: Progr
     return page.cleaned(Redactor.of_this_machine(known))
 
 
-def _guarded(group: str, work: Callable[[], list[Check]]) -> list[Check]:
-    """Run checks; an error that nobody foresaw is a finding too, and must not cost the page what was found before."""
+def _catch_errors(group: str, work: Callable[[], list[Check]]) -> list[Check]:
+    """Run checks. An unexpected error becomes a failed check, so that the results of other checks are not lost."""
     try:
         return work()
     except Exception as error:
         lines = tuple(line for text in traceback.format_exception(error) for line in text.splitlines())
         found = f"ended by {type(error).__name__}: {error}"
-        return [Check(group=group, name="run", verdict="fail", found=found, details=lines[-MOST_LISTED:])]
+        return [Check(group=group, name="run", verdict="fail", found=found, details=lines[-MAX_LISTED:])]
 
 
 def _all_not_checked(reason: str, groups: tuple[str, ...]) -> list[Check]:
@@ -126,19 +128,19 @@ def _all_not_checked(reason: str, groups: tuple[str, ...]) -> list[Check]:
 
 
 @dataclass(kw_only=True)
-class _Run:
-    """What needs a loaded model."""
+class _ModelChecks:
+    """The checks of groups 6 to 8, which need a loaded model."""
 
     options: VerifyOptions
     subject: Subject
-    say: Say
-    held: str = ""  # how the weights are held, once they are
+    say: ReportProgress
+    held: str = ""  # type of the weights in memory; set when the model is loaded
 
     def checks(self) -> list[Check]:
         options, subject = self.options, self.subject
-        if (short := _lacks_memory(options, subject)) is not None:
+        if (short := _memory_shortage(options, subject)) is not None:
             return _all_not_checked(short, GROUPS[5:])
-        # Before the model is loaded, so that what cannot be asked is known early.
+        # Get the images before loading the model, so that a missing image is reported early.
         wanted = [
             (sample, samples.pictures_of(sample, options.pictures)) for sample in samples.samples_of(subject.size)
         ]
@@ -153,12 +155,12 @@ class _Run:
         held, dtype = vlm.weights, str(vlm.model.dtype).removeprefix("torch.")
         self.held = held if held == dtype else f"{held}, the rest in {dtype}"
         self.say(GROUPS[7])
-        own = agreement.own_sample(vlm)
+        own = agreement.make_test_sample(vlm)
         cold = agreement.answer_greedily(vlm, own, 1)
         whole = agreement.answer_greedily(vlm, own, STEPS)
         self.say(GROUPS[5])
         asked = [
-            found if isinstance(found, Check) else samples.judge(sample, _ask(vlm, sample, found), weights=held)
+            found if isinstance(found, Check) else samples.check_answer(sample, _ask(vlm, sample, found), weights=held)
             for sample, found in wanted
         ]
         if not asked:
@@ -167,7 +169,7 @@ class _Run:
         agreeing = agreement.check_agreement(vlm, own, whole)
         speed = _speed(load_s, cold, whole, len(own.input_ids))
         lower_SV = agreement.passage_logits(vlm)
-        del vlm  # before the same model is loaded in another type
+        del vlm  # free its memory before the model is loaded again in float32
         gc.collect()
         agreeing += _compare_with_float32(options, subject, lower_SV, held=held, dtype=dtype, say=self.say)
         return [*asked, *agreeing, *speed]
@@ -200,17 +202,21 @@ def _ask(vlm: VLM, sample: samples.PublishedSample, pictures: list[bytes]) -> st
         vlm.limits = limits
 
 
-def _lacks_memory(options: VerifyOptions, subject: Subject, dtype: str | None = None) -> str | None:
-    """Return what the model needs and this machine lacks, None where it fits."""
+def _memory_shortage(options: VerifyOptions, subject: Subject, dtype: str | None = None) -> str | None:
+    """Say how much memory is missing, or return None if the model fits."""
     device = choose_device(options.device)
-    if device.type == "mps" or subject.config is None:  # MPS does not say what it has
+    if device.type == "mps" or subject.config is None:  # MPS does not report its memory
         return None
-    record = subject.record
-    form = options.weights if options.weights != AS_STORED else dtype or (record.weights if record else options.dtype)
-    planned = MemoryPlan.of(subject.config, record.scheme if record else form, CONTEXT, reuse=0)
-    # One row of logits is enough to answer; a comparison holds those of all positions twice.
+    quantization = subject.quantization
+    form = (
+        options.weights
+        if options.weights != AS_STORED
+        else dtype or (quantization.weights if quantization else options.dtype)
+    )
+    planned = MemoryPlan.of(subject.config, quantization.scheme if quantization else form, CONTEXT, reuse=0)
+    # A comparison holds the float32 logits of all positions twice.
     logits = 2 * 4 * COMPARED_POSITIONS * subject.config.language_config.vocab_size
-    needed = (planned.least if record and device.type == "cpu" else planned.total) + logits
+    needed = (planned.least if quantization and device.type == "cpu" else planned.total) + logits
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
@@ -218,43 +224,43 @@ def _lacks_memory(options: VerifyOptions, subject: Subject, dtype: str | None = 
     if needed <= free:
         return None
     where = "free" if options.memory is None else "allowed"
-    said = f"needs {needed / 1e9:.2f} GB of memory in {form}, and {free / 1e9:.2f} GB are {where}"
+    shortage = f"needs {needed / 1e9:.2f} GB of memory in {form}, and {free / 1e9:.2f} GB are {where}"
     smallest = MemoryPlan.of(subject.config, "int4", CONTEXT, reuse=0).total + logits
-    if record is None and form != "int4" and dtype is None:
-        said += f"; with --weights int4 it needs {smallest / 1e9:.2f} GB"
-    return said
+    if quantization is None and form != "int4" and dtype is None:
+        shortage += f"; with --weights int4 it needs {smallest / 1e9:.2f} GB"
+    return shortage
 
 
-def _speed(load_s: float, cold: agreement.Greedy, whole: agreement.Greedy, num_tokens: int) -> list[Check]:
-    """Say how fast it was. No verdict: what is fast depends on the machine."""
+def _speed(load_s: float, cold: agreement.GreedyAnswer, whole: agreement.GreedyAnswer, num_tokens: int) -> list[Check]:
+    """Report the speed and the peak memory, without a verdict."""
     try:
         peak = f"{peak_bytes() / 1e9:.2f} GB"
     except Unsupported as reason:
         peak = str(reason)
-    said = {
+    figures = {
         "load": f"{load_s:.1f} s",
         "first token": f"{cold.first_s:.2f} s the first time, {whole.first_s:.2f} s the second, "
         f"of a prompt of {num_tokens} tokens with an image of one tile",
         "decoding": f"{(len(whole.ids) - 1) / whole.rest_s:.1f} tokens/s over {number_of(len(whole.ids) - 1, 'token')}",
         "peak memory": peak,
     }
-    return [Check(group=GROUPS[7], name=name, verdict="measured", found=found) for name, found in said.items()]
+    return [Check(group=GROUPS[7], name=name, verdict="measured", found=found) for name, found in figures.items()]
 
 
 def _compare_with_float32(
-    options: VerifyOptions, subject: Subject, lower_SV: torch.Tensor, *, held: str, dtype: str, say: Say
+    options: VerifyOptions, subject: Subject, lower_SV: torch.Tensor, *, held: str, dtype: str, say: ReportProgress
 ) -> list[Check]:
-    """Load the model once more, in float32, where the ways to an answer must agree closely."""
+    """Load the model again in float32, compare it with the lower type, and repeat the agreement checks exactly."""
     reason = None
     if held != dtype:
         reason = f"the weights are held in {held}: what that costs is measured in docs/quantization.md"
     else:
-        reason = _lacks_memory(options, subject, "float32")
+        reason = _memory_shortage(options, subject, "float32")
     if reason is not None:
         return [Check(group=GROUPS[6], name=f"{held} = float32", verdict="not checked", found=reason)]
     say("loading the model in float32")
     vlm = _load(options, "float32")
-    own = agreement.own_sample(vlm)
+    own = agreement.make_test_sample(vlm)
     whole = agreement.answer_greedily(vlm, own, agreement.FIRST_TOKENS)
     exact_SV = agreement.passage_logits(vlm)
     return [agreement.compare_types(lower_SV, exact_SV, dtype), *agreement.check_agreement(vlm, own, whole)]

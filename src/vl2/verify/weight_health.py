@@ -1,7 +1,7 @@
-"""Group 5: whether what lies in the files can be weights. Streamed block by block, in bounded memory.
+"""Group 5: check that the stored values are plausible weights. Tensors are read block by block, in bounded memory.
 
-Found are numbers that are not finite, files with holes (what a download left as zeros), and values that no weight has,
-as bytes give that are shifted or not of this file.
+The check finds values that are not finite, runs of zeros from incomplete downloads, and values too large for a weight,
+which appear when the bytes are shifted or belong to another file.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
 
 GROUP = GROUPS[4]
 BLOCK_BYTES = 64 << 20
-HOLE_VALUES = 1 << 16  # so many zeros in a row are no weights
-SAMPLED_EVERY = 61  # prime, so that a sample runs over all columns of a matrix
-LARGEST_WEIGHT = 1e5  # far above any weight of a trained model, far below what random bytes hold
-# Rows of tokens that never occurred may be zeros.
+HOLE_VALUES = 1 << 16  # a run of this many zeros is a hole
+SAMPLED_EVERY = 61  # prime, so that the sample covers all columns of a matrix
+LARGEST_WEIGHT = 1e5  # larger than any trained weight, and much smaller than the largest values in random bytes
+# In these tensors the rows of tokens that never occurred in training may be zeros.
 TABLES = ("embed_tokens.weight", "lm_head.weight")
 
 
 @dataclass(kw_only=True)
-class Health:
-    """What was seen of one tensor."""
+class TensorStatistics:
+    """Statistics of one tensor's values."""
 
     not_finite: bool = False
-    largest: float = 0.0
-    holes: int = 0  # blocks of HOLE_VALUES zeros
-    sampled: int = 0
+    largest: float = 0.0  # largest absolute value
+    holes: int = 0  # aligned runs of HOLE_VALUES zeros
+    sampled: int = 0  # size of the sample, which the values below describe
     total: float = 0.0
     squares: float = 0.0
     least: float = math.inf
@@ -41,7 +41,7 @@ class Health:
 
     def add(self, values: Tensor) -> None:
         whole = len(values) // HOLE_VALUES * HOLE_VALUES
-        # NaN and infinity both come through abs and max, so that one pass finds all there is.
+        # NaN and infinity propagate through abs and max, so one pass over the values finds them too.
         peaks = values[:whole].view(-1, HOLE_VALUES).abs().amax(dim=1).float()
         rest = values[whole:]
         self.holes += int((peaks == 0).sum())
@@ -59,7 +59,7 @@ class Health:
         return math.sqrt(self.squares / max(1, self.sampled))
 
     def faults(self, name: str, num_dimensions: int) -> list[str]:
-        """Say what is wrong with it; a bias may be zero, a matrix or the weight of a norm may not."""
+        """Describe what is wrong with the tensor. A bias may be all zeros; a matrix or a norm's weight may not."""
         if self.not_finite:
             return [f"{name} holds NaN or infinity"]
         if self.largest == 0 and (num_dimensions > 1 or name.endswith(".weight")):
@@ -76,29 +76,29 @@ class Health:
 def check_weights(
     tensors: Mapping[str, StoredTensor], progress: Callable[[int, int], None] | None = None
 ) -> list[Check]:
-    """Read every weight once."""
+    """Read every weight once and check its values. `progress` gets (bytes done, bytes in all)."""
     floats = {name: tensor for name, tensor in tensors.items() if tensor.dtype.is_floating_point}
     total = sum(tensor.nbytes for tensor in floats.values())
     done = 0
     wrong: list[str] = []
     remarks: list[str] = []
-    matrices: dict[str, Health] = {}
+    matrices: dict[str, TensorStatistics] = {}
     for name, tensor in sorted(floats.items(), key=lambda item: (item[1].path, item[1].offset)):
-        health = Health()
+        statistics = TensorStatistics()
         try:
             for values in blocks(tensor):
-                health.add(values)
+                statistics.add(values)
                 done += values.nbytes
                 if progress is not None:
                     progress(done, total)
         except (OSError, UserError) as error:
             wrong.append(f"{name}: {error}")
             continue
-        wrong += health.faults(name, len(tensor.shape))
-        if health.holes and name.endswith(TABLES):
-            remarks.append(f"{name}: {number_of(health.holes, 'run')} of {HOLE_VALUES:,} zeros")
+        wrong += statistics.faults(name, len(tensor.shape))
+        if statistics.holes and name.endswith(TABLES):
+            remarks.append(f"{name}: {number_of(statistics.holes, 'run')} of {HOLE_VALUES:,} zeros")
         if len(tensor.shape) > 1:
-            matrices[name] = health
+            matrices[name] = statistics
     found = wrong[0] if wrong else f"{number_of(len(floats), 'tensor')}, all finite, none empty"
     found += f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     check = Check(
@@ -108,7 +108,7 @@ def check_weights(
 
 
 def blocks(tensor: StoredTensor) -> Iterator[Tensor]:
-    """Yield the values of a tensor in pieces of at most BLOCK_BYTES. UserError where the file ends before."""
+    """Yield the values of a tensor in blocks of at most BLOCK_BYTES. Raise UserError if the file ends too early."""
     left = tensor.nbytes
     with tensor.path.open("rb") as file:
         file.seek(tensor.offset)
@@ -121,11 +121,11 @@ def blocks(tensor: StoredTensor) -> Iterator[Tensor]:
             yield values.float() if tensor.dtype.itemsize == 1 else values  # 8-bit floats have no abs
 
 
-def _statistics(matrices: Mapping[str, Health]) -> Check:
-    """Show how large weights are, for whoever compares two pages. No verdict: what is usual is not published."""
+def _statistics(matrices: Mapping[str, TensorStatistics]) -> Check:
+    """Report the magnitudes of the weights, to compare two pages. The usual magnitudes are not known: no verdict."""
     ranked = sorted(matrices, key=lambda name: matrices[name].rms)
     largest = max(matrices, key=lambda name: matrices[name].largest)
-    sampled = sum(health.sampled for health in matrices.values())
+    sampled = sum(statistics.sampled for statistics in matrices.values())
     middle = ranked[len(ranked) // 2]
     smallest, median, most = (matrices[name].rms for name in (ranked[0], middle, ranked[-1]))
     found = f"rms of {len(ranked):,} matrices: {smallest:.3g} to {most:.3g}, median {median:.3g}, of {sampled:,} values"

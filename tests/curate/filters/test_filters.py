@@ -69,7 +69,7 @@ def test_long_records_are_dropped_by_characters_or_tokens() -> None:
     assert TooLong.in_tokens(tokens, processor)(short) == KEPT
     assert TooLong.in_tokens(tokens - 1, processor)(short).why == f"{tokens} tokens, the limit is {tokens - 1}"
     damaged = record("b", StoredImage(data=DAMAGED, width=240, height=180))
-    assert "its length cannot be told" in TooLong.in_tokens(9, processor)(damaged).why
+    assert "its length cannot be counted" in TooLong.in_tokens(9, processor)(damaged).why
 
 
 def test_stuck_answers_are_dropped_in_any_script() -> None:

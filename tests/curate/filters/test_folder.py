@@ -87,7 +87,7 @@ def test_another_run_in_the_same_folder_is_refused(raw: str, tmp_path: Path, cap
     assert "holds a run with other settings" in capsys.readouterr().err
     write_records([record("new")], str(tmp_path / "other.jsonl"))
     assert run(["data", "filter", str(tmp_path / "other.jsonl"), "--out", out, "--filter", "tiny", "-q"]) == 1
-    assert "is of other records" in capsys.readouterr().err
+    assert "is about other records" in capsys.readouterr().err
 
 
 def test_half_a_character_is_dropped_as_what_cannot_be_read(tmp_path: Path, capsys) -> None:
@@ -106,8 +106,8 @@ def test_half_a_character_is_dropped_as_what_cannot_be_read(tmp_path: Path, caps
         assert (report["seen"], report["kept"], report["dropped"]) == (5, 2, {"read": 3})
     assert [each.id for each in open_random(str(out / "kept"))] == ["a", "b"]
     why = [line["why"] for line in ledger(out)]
-    assert why[1] == f"{path}:2: message 1 holds half a character (U+D83D)"
-    assert why[2] == f"{path}:3: id holds half a character (U+D83D)"
+    assert why[1] == f"{path}:2: message 1 has an unpaired surrogate (U+D83D)"
+    assert why[2] == f"{path}:3: id has an unpaired surrogate (U+D83D)"
 
 
 def test_a_recipe_says_the_same_as_flags(raw: str, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_length_in_tokens_asks_for_the_model(raw: str, tmp_path: Path) -> None:
             "min_side_px of the filter tiny must be a ",
         ),
         (["raw.jsonl", "--out", "x", "--filter", "too_long"], "the filter too_long needs the setting limit"),
-        (["raw.jsonl", "--out", "x", "--filter", "tiny:categories=pets"], "categories of tiny: 'pets' is none"),
+        (["raw.jsonl", "--out", "x", "--filter", "tiny:categories=pets"], "categories of tiny: 'pets' is not a"),
         (["raw.jsonl", "--out", "x", "--filter", "tiny", "--format", "csv"], "records are in files that end in"),
         (["raw.jsonl", "--out", "x", "--recipe", "none.toml"], "cannot read none.toml: No such file or directory"),
         (["raw.jsonl", "--out", "x", "--filter", "decontaminate:index=no.npz"], "no evaluation index at no.npz"),

@@ -209,7 +209,7 @@ def test_stopping_wakes_those_who_wait_to_try_again() -> None:
     ("settings", "why"),
     [
         ({"base_url": "127.0.0.1:8000"}, "base_url must be like"),
-        ({"base_url": "https://me:secret@example.org/v1"}, "no credentials"),
+        ({"base_url": "https://me:secret@example.org/v1"}, "must not have credentials"),
         ({"model": ""}, "model must not be empty"),
         ({"concurrency": 0}, "concurrency and tries must be at least 1"),
     ],

@@ -95,7 +95,7 @@ def test_every_record_has_an_outcome_in_order_and_nothing_is_asked_twice(tmp_pat
         why = {int(line["id"][2:]): line["why"] for line in outcomes if not line["kept"]}
         assert why[13] == "status 400: no thirteens"
         assert why[17].startswith("no readable answer in 2 tries: expected a number from 1 to 10, got 'garbage'")
-        assert why[19] == "no readable answer in 2 tries: the answer was cut off"
+        assert why[19] == "no readable answer in 2 tries: the answer was truncated"
         assert why[20] == "its writing scores 1, below 4"
         assert outcomes[7]["why"] == "its writing scores 8"  # garbage at first
         kept = [Record.from_dict(line) for line in lines_of(tmp_path / "kept.jsonl")]
@@ -129,7 +129,10 @@ def test_half_a_character_is_an_outcome_like_any_other(tmp_path: Path) -> None:
         summary = run_job(ScoreWriting(threshold=1), records, endpoint, out=tmp_path, progress=False)
     assert (summary.kept, summary.dropped) == (1, {"a text cannot be used": 1})
     first, second = lines_of(tmp_path / "outcomes.jsonl")
-    assert (first["id"], first["why"]) == (records[0].id, "a text cannot be used: id holds half a character (U+D83D)")
+    assert (first["id"], first["why"]) == (
+        records[0].id,
+        "a text cannot be used: id has an unpaired surrogate (U+D83D)",
+    )
     assert second["kept"]
 
 
@@ -219,7 +222,7 @@ def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
 
 def test_an_endpoint_that_is_down_ends_the_run_and_not_the_records(tmp_path: Path) -> None:
     with FakeEndpoint(lambda body, number: Reply(status=500)) as fake:
-        with pytest.raises(UserError, match="failed 20 requests in a row; run again to go on"):
+        with pytest.raises(UserError, match="failed 20 requests in a row; run again to resume"):
             run_scores(fake.url, tmp_path, count=500)
         assert fake.requests < 100
     with FakeEndpoint(lambda body, number: Reply(status=401)) as fake:

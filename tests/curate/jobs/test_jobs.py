@@ -21,7 +21,7 @@ from vl2.curate.jobs.job_kinds import (
     TranslateQuery,
     instruction_for,
 )
-from vl2.curate.jobs.job_protocol import Unreadable, Unsuitable, checked, numbered_parts
+from vl2.curate.jobs.job_protocol import Unreadable, Unsuitable, clean_answer, numbered_parts
 from vl2.curate.jobs.material import MAX_SIDE_PX, Material, camera_data, sent_image
 from vl2.curate.jobs.ocr import Line
 from vl2.curate.record_texts import texts_of
@@ -65,10 +65,10 @@ def test_records_without_an_image_or_with_boxes_are_not_captioned() -> None:
     boxed = replace(
         record("g", scene(0), answer="{box:0}"), objects=(Labelled(image=0, label="x", boxes_px=((0, 0, 9, 9),)),)
     )
-    for each, why in ((record("t"), "no image"), (boxed, "carry boxes")):
+    for each, why in ((record("t"), "no image"), (boxed, "contain boxes")):
         with pytest.raises(Unsuitable, match=why):
             Recaption().ask(each, MATERIAL)
-    with pytest.raises(Unsuitable, match="carry boxes"):
+    with pytest.raises(Unsuitable, match="contain boxes"):
         RegenerateAnswer().ask(boxed, MATERIAL)
 
 
@@ -86,7 +86,7 @@ def test_records_without_an_image_or_with_boxes_are_not_captioned() -> None:
 )
 def test_refusals_and_tokens_of_the_chat_format_never_become_training_text(answer: str, error: type) -> None:
     with pytest.raises(error):
-        checked(answer)
+        clean_answer(answer)
 
 
 def test_writing_is_scored_from_the_text_alone() -> None:

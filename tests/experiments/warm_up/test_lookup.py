@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.nano.warm_up.lookup import Shown, seed_lookup
+from experiments.nano.warm_up.lookup import PreviewItem, seed_lookup
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
@@ -32,7 +32,7 @@ def tokens_of(model: VL2, colours: Tensor, shapes: Tensor, places_n4: Tensor) ->
     return embedding[WORDS[colours]] + embedding[WORDS[6 + shapes]] + places_n4 @ directions + noise
 
 
-def scene(model: VL2, number: int, seed: int) -> tuple[Tensor, Shown]:
+def scene(model: VL2, number: int, seed: int) -> tuple[Tensor, PreviewItem]:
     """Return the words' columns that each token shows, and the tokens."""
     generator = torch.Generator().manual_seed(seed)
     colours, shapes = (torch.randint(6, (number,), generator=generator) for _ in range(2))
@@ -41,7 +41,7 @@ def scene(model: VL2, number: int, seed: int) -> tuple[Tensor, Shown]:
     is_word[torch.arange(number), 6 + shapes] = True
     places = torch.rand(number, 4, generator=generator)
     nothing = model.language.model.embed_tokens.weight.std() * torch.randn(number, 256, generator=generator)
-    shown = Shown(
+    shown = PreviewItem(
         tokens_nD=tokens_of(model, colours, shapes, places), is_word_nV=is_word, places_n4=places, nothing_bD=nothing
     )
     return colours, shown

@@ -27,7 +27,7 @@ from vl2.train.adapter import adapt
 from vl2.train.adapter_options import AdapterOptions
 from vl2.train.export import export
 from vl2.train.finetune import finetuning
-from vl2.train.finetune.finetuning import Planned, Tuned, finetune, plan
+from vl2.train.finetune.finetuning import TuningPlan, TuningResult, finetune, plan
 from vl2.train.finetune.options import TuningOptions
 from vl2.train.prepare import find_model, make_model, make_plan, open_stores
 from vl2.train.ranks import ONE
@@ -50,7 +50,7 @@ def options(size: str, **values: Any) -> TuningOptions:
 
 def tune(
     data: Path, out: Path, chosen: TuningOptions, *, said: list[str] | None = None, resume: bool = False, **rest: Any
-) -> tuple[Planned, Tuned]:
+) -> tuple[TuningPlan, TuningResult]:
     planned = plan(
         str(data),
         out,
@@ -161,7 +161,7 @@ def test_a_checkpoint_of_an_adapter_is_exported_as_the_run_writes_it(
     export(tmp_path / "out", tmp_path / "exported")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "exported" / name).read_bytes() == (tmp_path / "out" / "adapter" / name).read_bytes()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         export(tmp_path / "out", tmp_path / "exported")
 
 
@@ -300,7 +300,7 @@ def test_a_folder_in_use_another_setting_and_nothing_to_resume_are_refused(colou
     with pytest.raises(UserError, match="nothing to resume"):
         plan(str(colours), out, options("base"), resume=True, say=print)
     plan(str(colours), out, options("base"), say=print)
-    with pytest.raises(UserError, match="go on with --resume"):
+    with pytest.raises(UserError, match="resume it with --resume"):
         plan(str(colours), out, options("base"), say=print)
     with pytest.raises(UserError, match="begun with another batch-size: 4"):
         plan(str(colours), out, options("base", batch_size=5), resume=True, say=print)

@@ -117,7 +117,7 @@ def test_a_killed_rank_is_reported_and_another_layout_on_fewer_ranks_goes_on(
     assert steps
     assert last == (
         f"vl2: rank 0 of 2: the connection to another rank has broken: it has died, or its machine has; "
-        f"the last checkpoint is {newest}: go on with --resume, on as many ranks or on others"
+        f"the last checkpoint is {newest}: continue with --resume, on any number of ranks"
     )
     run_toy(replace(whole, run=broken.run), resume=True)
     for mine, theirs in zip(curve(tmp_path / "broken"), curve(tmp_path / "whole"), strict=True):
@@ -166,7 +166,7 @@ def test_a_checkpoint_in_the_making_is_whole_or_given_up_when_a_rank_is_killed(
     assert code == 1
     assert last.startswith("vl2: rank 0 of 2: the connection to another rank has broken: ")
     newest = tmp_path / "run" / "checkpoints" / f"step-{steps[-1]:08d}"
-    assert f"the last checkpoint is {newest}: go on with --resume" in last
+    assert f"the last checkpoint is {newest}: continue with --resume" in last
     assert checkpoint_steps(tmp_path / "run") == steps
 
 
@@ -219,7 +219,7 @@ def test_a_rank_that_hangs_is_reported_after_the_time_that_the_recipe_gives(
         ranks.kill()
     assert code == 1
     assert last.startswith("vl2: rank 0 of 2: another rank has not answered in time: it hangs, or its machine does; ")
-    assert last.endswith("go on with --resume, on as many ranks or on others")
+    assert last.endswith("continue with --resume, on any number of ranks")
 
 
 def test_a_full_disk_of_one_rank_ends_the_run_and_the_last_checkpoint_remains(
@@ -237,5 +237,5 @@ def test_a_full_disk_of_one_rank_ends_the_run_and_the_last_checkpoint_remains(
         ranks.kill()
     assert code == 1
     assert last.startswith("vl2: cannot write the checkpoint of step 4 in ")
-    assert last.endswith(f"the last whole one is {tmp_path / 'run' / 'checkpoints' / 'step-00000002'}")
+    assert last.endswith(f"the last complete one is {tmp_path / 'run' / 'checkpoints' / 'step-00000002'}")
     assert checkpoint_steps(tmp_path / "run") == [2]

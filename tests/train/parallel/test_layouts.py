@@ -14,7 +14,7 @@ from tests.model.configs import small_config
 from tests.train.parallel.layouts import RATE, STEPS, Case, Trained, train, train_alone
 from tests.train.two_ranks import TwoRanks
 from vl2.train.parallel.pipeline_split import split_pipeline, units
-from vl2.train.parallel.schedules import Pipelines, Shape
+from vl2.train.parallel.schedules import MicroBatchShape, Pipelines
 from vl2.train.ranks import ONE
 
 
@@ -98,15 +98,15 @@ def test_four_processes_train_as_one(four: TwoRanks, case: Case) -> None:
 
 
 def test_only_the_last_shapes_keep_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[Shape] = []
+    built: list[MicroBatchShape] = []
 
-    def build(_: Pipelines, shape: Shape, carries_gradient: Sequence[bool]) -> Any:
+    def build(_: Pipelines, shape: MicroBatchShape, carries_gradient: Sequence[bool]) -> Any:
         built.append(shape)
         return SimpleNamespace(step=lambda **_: None)
 
     monkeypatch.setattr(Pipelines, "_build", build)
     images, text, more_text = (
-        Shape(num_batches=2, num_tiles=tiles, num_tokens=tokens, is_trained=True)
+        MicroBatchShape(num_batches=2, num_tiles=tiles, num_tokens=tokens, is_trained=True)
         for tiles, tokens in ((4, 64), (0, 64), (0, 128))
     )
     config = small_config()

@@ -1,1 +1,1 @@
-"""Filters: each looks at a record and says whether it is kept, and why not; `filter_chain.py` chains them."""
+"""Filters, each of which keeps a record or drops it with a reason; `filter_chain.py` runs several in order."""

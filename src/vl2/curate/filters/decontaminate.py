@@ -1,7 +1,8 @@
-"""Drop records that the evaluation sets hold: an image of theirs, or most of the words of a question.
+"""Drop records that overlap with evaluation sets, by image or by the words of a question.
 
-What those sets hold is an index of hashes: of their images, exact and near, and of the n-grams of their questions. It
-is built once, saved as one .npz file without pickled objects, and holds no text and no picture of the sets.
+The evaluation sets are represented by an index of hashes: exact and perceptual hashes of their images, and hashes of
+the n-grams of their questions. The index is built once and saved as one .npz file without pickled objects. It contains
+no text and no image of the sets.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from vl2.errors import UserError
 from vl2.process.image import open_image
 
 NGRAM_WORDS = 8
-# An n-gram in more questions than this is a set's wording ("answer the question using a single word"), not content.
+# An n-gram in more questions than this is boilerplate ("answer the question using a single word"), not content.
 MAX_QUESTIONS = 20
 _FORMAT = 1
 
 
 def question_grams(text: str) -> set[int]:
-    """Return the hashes of a question's 8-grams; none if it is shorter: such questions are asked everywhere."""
+    """Return the hashes of a question's 8-grams. Shorter questions have none, because they occur everywhere."""
     return {stable_hash(gram) for gram in n_grams(words_of(text), NGRAM_WORDS)}
 
 
 class EvaluationIndex:
-    """Add every image and question of the evaluation sets, then ask."""
+    """An index of the images and questions of evaluation sets; fill it completely before the first query."""
 
     def __init__(self, max_distance: int = 24) -> None:
         self.near = HammingIndex(max_distance)
@@ -42,34 +43,34 @@ class EvaluationIndex:
         self._grams: Counter[int] = Counter()
 
     def add_image(self, data: bytes) -> None:
-        """Remember the bytes of an image file and how the picture looks. UserError if it does not open."""
+        """Add the content hash and the perceptual hash of an image file. Raise UserError if it cannot be decoded."""
         self.exact.add(content_hash(data))
         image_hash = perceptual_hash(open_image(data))
         if image_hash != FLAT:  # one blank page in a set must not drop every blank page
             self.near.add(image_hash)
 
     def add_question(self, text: str) -> None:
-        """Remember the n-grams of a question."""
+        """Add the n-grams of a question."""
         self._grams.update(question_grams(text))
 
     def add_all(self, images: Iterable[bytes], questions: Iterable[str]) -> None:
-        """Remember many images and questions."""
+        """Add many images and questions."""
         for data in images:
             self.add_image(data)
         for text in questions:
             self.add_question(text)
 
     def has_picture(self, image: Image.Image) -> bool:
-        """Tell whether a picture looks like one of the sets'."""
+        """Return whether an image is a near duplicate of one in the evaluation sets."""
         return bool(self.near.near(perceptual_hash(image)))
 
     def overlap(self, text: str) -> float:
-        """Return the share of the text's n-grams that questions of the sets hold; 0 if it has none."""
+        """Return the share of the text's n-grams that occur in evaluation questions; 0 if it has no n-grams."""
         grams = question_grams(text)
         return sum(0 < self._grams[gram] <= MAX_QUESTIONS for gram in grams) / len(grams) if grams else 0.0
 
     def save(self, path: Path) -> None:
-        """Write the index; the same content gives the same arrays."""
+        """Write the index to a file. The same content gives the same arrays."""
         grams = sorted(self._grams.items())
         with path.open("wb") as file:
             np.savez_compressed(
@@ -83,7 +84,7 @@ class EvaluationIndex:
 
     @classmethod
     def load(cls, path: Path) -> EvaluationIndex:
-        """Read an index that `save` wrote. UserError if it is missing, damaged or of another kind."""
+        """Read an index that `save` wrote. Raise UserError if it is missing, damaged or of another format."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 tables = {name: arrays[name] for name in ("format", "exact", "near", "grams", "counts")}
@@ -107,7 +108,10 @@ def _bytes_table(rows: list[bytes], width: int) -> np.ndarray[tuple[int, ...], n
 
 
 class Decontaminate:
-    """`max_overlap` is the share of a question's 8-grams that may be an evaluation question's."""
+    """Drop records whose images or questions are in the evaluation sets.
+
+    `max_overlap` is the largest allowed share of a text's 8-grams that occur in evaluation questions.
+    """
 
     name = "decontaminate"
 

@@ -1,14 +1,13 @@
-"""Drop records that show nothing new: every image of theirs is, or nearly is, one of a record kept before.
+"""Drop records whose images are all duplicates or near duplicates of images of records kept before.
 
-Images are compared by a perceptual hash: 256 bits that a picture keeps when it is scaled, recompressed or made
-brighter. They are the signs, against their median, of the 16 x 16 lowest frequencies of a 64 x 64 gray thumbnail. The
-usual 64 bits cannot tell two pages of text of one layout apart: their layout is all that the 8 x 8 lowest frequencies
-show.
+Images are compared by a perceptual hash of 256 bits that hardly changes when an image is scaled, recompressed or
+brightened. A bit says whether one of the 16 x 16 lowest DCT frequencies of a 64 x 64 gray thumbnail is above their
+median. The usual 64-bit hash cannot distinguish two pages of text in the same layout, because the 8 x 8 lowest
+frequencies only show the layout.
 
-Hashes within a few bits of another one are found without comparing it with all, by multi-index hashing (Norouzi,
-Punjani, Fleet 2012): a hash is cut into 13 blocks of 19 or 20 bits. If two hashes differ in at most 25 bits, then in at
-least one block they differ in at most one, so only hashes that nearly share a block are compared: of random ones, 1 in
-3,000. Nothing within the distance is missed.
+Hashes within a few bits are found by multi-index hashing (Norouzi, Punjani, Fleet 2012), without comparing all pairs.
+A hash is split into 13 blocks of 19 or 20 bits. If two hashes differ in at most 25 bits, at least one block differs in
+at most one bit, so only hashes that nearly share a block are compared (1 in 3,000 random ones). The search is exact.
 """
 
 from __future__ import annotations
@@ -31,37 +30,37 @@ from vl2.data.stored_image import open_stored
 from vl2.errors import UserError
 
 HASH_BITS = 256
-FLAT = 0  # the hash of a picture of one color, whichever
+FLAT = 0  # the hash of every image of a single color
 _KEPT = 16  # frequencies in each direction
 _THUMBNAIL_PX = 64
 
 
 @cache
 def _cosines() -> npt.NDArray[np.float64]:
-    """Return the first frequencies of the discrete cosine transform, one a row; the constant is left out below."""
+    """Return the basis of the lowest DCT frequencies, one per row; row 0 is the constant."""
     frequency, place = np.arange(_KEPT + 1)[:, None], np.arange(_THUMBNAIL_PX)[None, :]
     return np.asarray(np.cos(np.pi * frequency * (2 * place + 1) / (2 * _THUMBNAIL_PX)))
 
 
 @cache
-def _order() -> npt.NDArray[np.int64]:
-    """Return the order of the bits in the hash: shuffled, by a generator whose stream NumPy keeps for ever.
+def _bit_order() -> npt.NDArray[np.int64]:
+    """Return the fixed permutation of the bits of a hash.
 
-    Pages of one layout agree in whole rows of frequencies. The index looks at neighboring bits, and would compare
-    each page with all others.
+    Pages in one layout agree in whole rows of frequencies. Without the shuffle, such rows would fill blocks of the
+    index, which would then compare each page with all others. NumPy guarantees the stream of RandomState.
     """
     return np.random.RandomState(20241213).permutation(HASH_BITS)
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """Return the hash as a number of 256 bits. A picture of one color hashes to `FLAT`."""
+    """Return the perceptual hash as an integer of 256 bits. An image of a single color has the hash `FLAT`."""
     thumbnail = image.convert("L").resize((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BOX)
-    grey = np.asarray(thumbnail, dtype=np.float64)
-    spectrum = _cosines() @ grey @ _cosines().T
-    # Without the constant: brightness alone must not change the hash. Rounded, or the bits of a flat picture
-    # would be the signs of rounding errors.
+    gray = np.asarray(thumbnail, dtype=np.float64)
+    spectrum = _cosines() @ gray @ _cosines().T
+    # Leave out the constant, so that brightness does not change the hash. Round, because otherwise rounding errors
+    # would set bits of flat images.
     lowest = np.round(spectrum.ravel()[1 : HASH_BITS + 1], 3)
-    bits = (lowest > np.median(lowest))[_order()]
+    bits = (lowest > np.median(lowest))[_bit_order()]
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
@@ -73,11 +72,14 @@ def distance(first: int, second: int) -> int:
 _BLOCKS = 13
 _STARTS = [round(HASH_BITS * block / _BLOCKS) for block in range(_BLOCKS + 1)]
 _WIDTHS = [end - start for start, end in pairwise(_STARTS)]
-MAX_DISTANCE = 2 * _BLOCKS - 1  # one flipped bit per block; two would mean 211 look-ups a block
+MAX_DISTANCE = 2 * _BLOCKS - 1  # allows one flipped bit per block; two would need 211 look-ups per block
 
 
 class HammingIndex:
-    """The hashes added so far, numbered in order. `comparisons` counts how many were looked at in full."""
+    """An index of hashes, numbered in the order of addition, for search by Hamming distance.
+
+    `comparisons` counts the hashes that were compared in full.
+    """
 
     def __init__(self, max_distance: int) -> None:
         if not 0 <= max_distance <= MAX_DISTANCE:
@@ -86,13 +88,13 @@ class HammingIndex:
         self.comparisons = 0
         self.hashes: list[int] = []
         self._buckets: dict[int, list[int]] = defaultdict(list)
-        self._flips = max_distance >= _BLOCKS  # otherwise one block at least is equal
+        self._flips = max_distance >= _BLOCKS  # below this, at least one block is equal
 
     def __len__(self) -> int:
         return len(self.hashes)
 
     def add(self, image_hash: int) -> int:
-        """Remember a hash; return its number."""
+        """Add a hash and return its number."""
         number = len(self.hashes)
         self.hashes.append(image_hash)
         for key in self._keys(image_hash):
@@ -100,7 +102,7 @@ class HammingIndex:
         return number
 
     def near(self, image_hash: int) -> list[int]:
-        """Return the numbers of all hashes within `max_distance` bits, the nearest first, then the oldest."""
+        """Return the numbers of all hashes within `max_distance` bits, nearest first; ties go to the oldest."""
         found: set[int] = set()
         for key, width in zip(self._keys(image_hash), _WIDTHS, strict=True):
             found.update(self._buckets.get(key, ()))
@@ -113,18 +115,18 @@ class HammingIndex:
 
     @staticmethod
     def _keys(image_hash: int) -> Iterator[int]:
-        """Yield each block with its number above its bits, so that one table serves all blocks."""
+        """Yield one key per block: its bits, with the block's number in the high bits, for one shared table."""
         for block, (start, width) in enumerate(zip(_STARTS, _WIDTHS, strict=False)):
             bits = (image_hash >> start) & ((1 << width) - 1)
             yield (block << max(_WIDTHS)) | bits
 
 
-NEAR_BITS = 24  # of 256: rescaled or recompressed copies differ in up to about 18, pages of one layout in 70 and more
+NEAR_BITS = 24  # of 256; rescaled or recompressed copies differ in up to about 18, pages in one layout in 70 or more
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictured:
-    """What is compared: the hash of each image, and of the question; or why an image does not open."""
+class ImageHashes:
+    """The hashes by which a record is compared: of each image and of its question; or the reason why there are none."""
 
     hashes: tuple[int, ...]
     question: int
@@ -133,37 +135,41 @@ class Pictured:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureImages:
-    """Hash the images of a record, and its question where that matters."""
+    """Hash the images of a record, and its question if `same_question` is set."""
 
     root: Path
     same_question: bool
 
-    def __call__(self, record: Record) -> Pictured:
+    def __call__(self, record: Record) -> ImageHashes:
         question = stable_hash(tuple(words_of("\n".join(texts_of(record, "user"))))) if self.same_question else 0
         try:
             hashes = tuple(perceptual_hash(open_stored(image, self.root)) for image in record.images)
         except UserError as error:
-            return Pictured(hashes=(), question=question, problem=str(error))
-        return Pictured(hashes=hashes, question=question)
+            return ImageHashes(hashes=(), question=question, problem=str(error))
+        return ImageHashes(hashes=hashes, question=question)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
+class _KeptImage:
     record_id: str
     question: int
 
 
 class DuplicateImage(OrderedFilter):
-    """`same_question` keeps several questions about one image: only the same question is then a duplicate."""
+    """Drop records whose images were all seen before.
+
+    With `same_question`, a record is a duplicate only if the question is also the same, so several questions about
+    one image are kept.
+    """
 
     name = "duplicate_image"
 
     def __init__(self, *, root: Path = Path(), max_distance: int = NEAR_BITS, same_question: bool = False) -> None:
         self.index = HammingIndex(max_distance)
-        self._seen: list[_Seen] = []  # by the number of its hash in the index
+        self._seen: list[_KeptImage] = []  # by the number of its hash in the index
         self.measure = MeasureImages(root=root, same_question=same_question)
 
-    def judge(self, record: Record, measured: Pictured) -> Verdict:
+    def judge(self, record: Record, measured: ImageHashes) -> Verdict:
         if measured.problem:
             return dropped(measured.problem)
         matches = [self._match(image_hash, measured.question) for image_hash in measured.hashes]
@@ -173,7 +179,7 @@ class DuplicateImage(OrderedFilter):
             return dropped(f"its images are those of {self._seen[first].record_id}, {bits} bits apart")
         for image_hash in measured.hashes:
             self.index.add(image_hash)
-            self._seen.append(_Seen(record_id=record.id, question=measured.question))
+            self._seen.append(_KeptImage(record_id=record.id, question=measured.question))
         return KEPT
 
     def _match(self, image_hash: int, question: int) -> int | None:

@@ -1,8 +1,8 @@
-"""Drop records whose text nearly is that of a record kept before, found by MinHash with banding.
+"""Drop records whose text is nearly that of a record kept before, found by MinHash with banding.
 
-A signature is the least value of each of 128 hash functions over the text's shingles; the share of equal places
-estimates the Jaccard similarity of the shingle sets (standard error about 0.04 at 0.8). Texts are compared only if one
-of their 16 bands of 8 places is equal: at 0.8 that happens in 95 of 100 cases, at 0.4 in 1.
+A signature holds the minimum of each of 128 hash functions over the text's shingles. The share of equal entries
+estimates the Jaccard similarity of two shingle sets (standard error about 0.04 at 0.8). Texts are compared only if one
+of their 16 bands of 8 entries is equal; the probability of that is 95 % at similarity 0.8 and 1 % at 0.4.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _PLACES = 128
 _BANDS = 16
 _ROWS = _PLACES // _BANDS
 _PRIME = (1 << 31) - 1  # products of two residues fit into 64 bits
-_MAX_BUCKET = 64  # texts off one template share bands without end: only the latest of them are compared
+_MAX_BUCKET = 64  # texts made from one template share bands; only the latest ones in a bucket are compared
 
 
 @cache
-def _functions() -> tuple[Signature, Signature]:
-    # A fixed seed of a generator whose stream NumPy keeps for ever: signatures can be stored.
+def _hash_functions() -> tuple[Signature, Signature]:
+    # NumPy guarantees the stream of RandomState, so signatures can be stored.
     random = np.random.RandomState(20241213)
     factors = random.randint(1, _PRIME, _PLACES).astype(np.uint64)
     offsets = random.randint(0, _PRIME, _PLACES).astype(np.uint64)
@@ -39,15 +39,18 @@ def _functions() -> tuple[Signature, Signature]:
 
 
 def signature(text: str) -> Signature | None:
-    """Return the signature, uint64 [128]; None for a text without words. Short texts are one shingle."""
+    """Return the MinHash signature, uint64 [128], or None for a text without words.
+
+    A text of fewer than SHINGLE_WORDS words is one shingle.
+    """
     words = words_of(text)
     if not words:
         return None
     shingles = sorted({stable_hash(gram) % _PRIME for gram in n_grams(words, min(SHINGLE_WORDS, len(words)))})
-    factors, offsets = _functions()
+    factors, offsets = _hash_functions()
     values = np.asarray(shingles, dtype=np.uint64)
     least = np.full(_PLACES, _PRIME, dtype=np.uint64)
-    for start in range(0, len(values), 1024):  # a book must not become one huge matrix
+    for start in range(0, len(values), 1024):  # bounds the memory for long texts
         table = (values[start : start + 1024, None] * factors + offsets) % np.uint64(_PRIME)
         least = np.minimum(least, table.min(axis=0))
     return least
@@ -59,7 +62,7 @@ def similarity(first: Signature, second: Signature) -> float:
 
 
 class MinHashIndex:
-    """The signatures added so far, numbered in order. `comparisons` counts how many were looked at in full."""
+    """An index of signatures, numbered in the order of addition. `comparisons` counts full comparisons."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
@@ -68,7 +71,7 @@ class MinHashIndex:
         self._buckets: dict[tuple[int, bytes], deque[int]] = defaultdict(lambda: deque(maxlen=_MAX_BUCKET))
 
     def add(self, new: Signature) -> int:
-        """Remember a signature; return its number."""
+        """Add a signature and return its number."""
         number = len(self._signatures)
         self._signatures.append(new.astype(np.uint32))
         for key in self._keys(new):
@@ -76,7 +79,10 @@ class MinHashIndex:
         return number
 
     def nearest(self, wanted: Signature) -> tuple[int, float] | None:
-        """Return the number and similarity of the most similar text at or above the threshold; the oldest of ties."""
+        """Return the number and similarity of the most similar text, or None if none reaches the threshold.
+
+        Ties go to the oldest text.
+        """
         found = sorted({number for key in self._keys(wanted) for number in self._buckets.get(key, ())})
         self.comparisons += len(found)
         scored = [(number, similarity(self._signatures[number], wanted)) for number in found]
@@ -91,7 +97,7 @@ class MinHashIndex:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureText:
-    """Sign the text of a record; None where it is not compared."""
+    """Compute the signature of a record's text; None if the record is not compared."""
 
     with_images: bool
 
@@ -102,7 +108,11 @@ class MeasureText:
 
 
 class DuplicateText(OrderedFilter):
-    """Compare whole conversations. Records with images pass unless `with_images`: "What is this?" "A cat." recurs."""
+    """Drop records whose whole conversation is a near duplicate.
+
+    Records with images are kept unless `with_images` is set, because the same short texts ("What is this?" "A cat.")
+    recur with different images.
+    """
 
     name = "duplicate_text"
 

@@ -1,9 +1,9 @@
-"""Every filter by its name, made from settings that a person writes.
+"""The catalog of filters by name, and their construction from a user's settings.
 
 [[filter]]
 name = "repetition"
 max_share = 0.3
-categories = ["caption"]     # only these are looked at; all when it is left out
+categories = ["caption"]     # the filter applies to these only; without it, to all
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _no_processor() -> Processor:
 
 
 def too_long(limit: int, unit: str = "tokens", *, load: LoadProcessor) -> TooLong:
-    """Return the filter of long records; of a whole file nothing but the record is opened."""
+    """Return the filter of long records. `load` is called only if lengths are counted in tokens."""
     if unit == "characters":
         return TooLong(limit=limit)
     if unit != "tokens":
@@ -41,11 +41,11 @@ def too_long(limit: int, unit: str = "tokens", *, load: LoadProcessor) -> TooLon
 
 
 def decontaminate(index: str, max_overlap: float = 0.5) -> Decontaminate:
-    """Return the filter of what an evaluation index, a file that `EvaluationIndex.save` wrote, holds."""
+    """Return the filter of records in an evaluation index; `index` is a file that `EvaluationIndex.save` wrote."""
     return Decontaminate(EvaluationIndex.load(Path(index)), max_overlap=max_overlap)
 
 
-# Cheap ones first, as a chain should have them.
+# The cheap filters come first, as they should in a chain.
 FILTERS: Mapping[str, Callable[..., AnyFilter]] = {
     "tiny": Tiny,
     "repetition": Repetition,
@@ -56,15 +56,19 @@ FILTERS: Mapping[str, Callable[..., AnyFilter]] = {
     "duplicate_image": DuplicateImage,
     "decontaminate": decontaminate,
 }
-_OURS = ("root", "name", "load")  # arguments that are not the user's
+_INTERNAL = ("root", "name", "load")  # parameters that users cannot set
 
 
 def filter_settings(name: str) -> list[str]:
-    return [*settings_of(FILTERS[name], without=_OURS), "categories"]
+    """Return the names of the settings of a filter."""
+    return [*settings_of(FILTERS[name], without=_INTERNAL), "categories"]
 
 
 def make_filters(wanted: Sequence[Values], load: LoadProcessor = _no_processor) -> list[AnyFilter]:
-    """Return the chain that a list of settings describes, each with its `name`. UserError for what does not fit."""
+    """Return the filters that a list of settings describes, each with a `name`.
+
+    Raise UserError for an unknown name or an invalid setting.
+    """
     return [_make(dict(each), load) for each in wanted]
 
 
@@ -76,18 +80,23 @@ def _make(values: dict[str, Any], load: LoadProcessor) -> AnyFilter:
     categories = tuple(categories.split(",")) if isinstance(categories, str) else tuple(categories)
     for category in categories:
         if category not in CATEGORIES:
-            raise UserError(f"categories of {name}: {category!r} is none, {nearest(str(category), CATEGORIES)}")
-    maker = FILTERS[name]
-    checked = arguments(maker, values, f"the filter {name}", without=_OURS)
-    made = maker(**checked, load=load) if maker is too_long else maker(**checked)
+            hint = nearest(str(category), CATEGORIES)
+            raise UserError(f"categories of {name}: {category!r} is not a category, {hint}")
+    factory = FILTERS[name]
+    checked = arguments(factory, values, f"the filter {name}", without=_INTERNAL)
+    made = factory(**checked, load=load) if factory is too_long else factory(**checked)
     if not categories:
         return made
-    return OnlyOrdered(made, categories) if isinstance(made, OrderedFilter) else Only(inner=made, categories=categories)
+    return (
+        OrderedCategoryFilter(made, categories)
+        if isinstance(made, OrderedFilter)
+        else CategoryFilter(inner=made, categories=categories)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Only:
-    """A filter that looks at some categories and keeps all others."""
+class CategoryFilter:
+    """A filter that applies to some categories and keeps all other records."""
 
     inner: Filter
     categories: tuple[str, ...]
@@ -101,7 +110,7 @@ class Only:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _MeasureOnly:
+class _CategoryMeasure:
     inner: Callable[[Record], Any]
     categories: tuple[str, ...]
 
@@ -109,12 +118,12 @@ class _MeasureOnly:
         return (self.inner(record),) if record.category in self.categories else ()
 
 
-class OnlyOrdered(OrderedFilter):
-    """The same for a filter that remembers what it kept."""
+class OrderedCategoryFilter(OrderedFilter):
+    """An ordered filter that applies to some categories and keeps all other records."""
 
     def __init__(self, inner: OrderedFilter, categories: Collection[str]) -> None:
         self.name = inner.name
-        self.measure = _MeasureOnly(inner=inner.measure, categories=tuple(categories))
+        self.measure = _CategoryMeasure(inner=inner.measure, categories=tuple(categories))
         self._inner = inner
 
     def judge(self, record: Record, measured: Any) -> Verdict:

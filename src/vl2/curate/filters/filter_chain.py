@@ -1,7 +1,7 @@
-"""What a filter is, and a chain of them: those kept come out in order, and a ledger says what became of each record.
+"""The protocol of filters, and a chain that runs several of them over records in order.
 
-The ledger is JSON lines: {"id", "source", "kept", "filter", "why"}; "filter" is the one that dropped the record.
-The first filter that says no ends the chain for a record, so the cheap ones go first.
+A ledger of JSON lines {"id", "source", "kept", "filter", "why"} records the verdict on every record; "filter" is the
+filter that dropped it. The first filter that drops a record ends the chain for it, so cheap filters should come first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from vl2.data.ray_map import Where, map_in_order
+from vl2.data.ray_map import MapBackend, map_in_order
 from vl2.data.record import Record
 from vl2.data.store.entry import json_line
 from vl2.errors import UserError
@@ -22,7 +22,7 @@ from vl2.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether a record is kept; a dropped one says why, in one line."""
+    """The decision on a record, with a one-line reason if it is dropped."""
 
     kept: bool
     why: str = ""
@@ -36,12 +36,12 @@ KEPT = Verdict(kept=True)
 
 
 def dropped(why: str) -> Verdict:
-    """Return the verdict of a record that goes, and the reason as one line."""
+    """Return a verdict that drops a record, with the reason on one line."""
     return Verdict(kept=False, why=" ".join(why.split()))
 
 
 class Filter(Protocol):
-    """A filter that looks at one record at a time: the same verdict whenever and wherever it is asked."""
+    """A filter whose verdict depends on the record alone, so it may run in any order and on any machine."""
 
     @property
     def name(self) -> str: ...
@@ -50,10 +50,10 @@ class Filter(Protocol):
 
 
 class OrderedFilter(ABC):
-    """A filter that remembers what it kept, so its verdicts depend on the order of the records.
+    """A filter that remembers the records it kept, so its verdicts depend on their order.
 
-    The work is cut in two: `measure` looks at one record alone and may run on any machine, so it holds settings and
-    no memory; `judge` is cheap, is called once for each record in order, and remembers.
+    The work has two parts. `measure` is stateless, depends on one record alone and may run on any machine. `judge` is
+    cheap, keeps the state and is called once for each record in order.
     """
 
     name: str
@@ -61,7 +61,7 @@ class OrderedFilter(ABC):
 
     @abstractmethod
     def judge(self, record: Record, measured: Any) -> Verdict:
-        """Return the verdict on a record that was measured, and remember the record if it is kept."""
+        """Return the verdict on a measured record, and remember the record if it is kept."""
 
     def __call__(self, record: Record) -> Verdict:
         return self.judge(record, self.measure(record))
@@ -69,7 +69,7 @@ class OrderedFilter(ABC):
 
 @dataclass(kw_only=True)
 class Counts:
-    """What a run did so far."""
+    """The running counts of a filter run."""
 
     seen: int = 0
     kept: int = 0
@@ -88,20 +88,20 @@ def run_filters(
     *,
     ledger: Path | None = None,
     counts: Counts | None = None,
-    on: Where = "local",
+    on: MapBackend = "local",
 ) -> Iterator[Record]:
-    """Yield the records that every filter keeps, in order; write `ledger` and fill `counts` on the way.
+    """Yield the records that every filter keeps, in order, while writing `ledger` and updating `counts`.
 
-    With on="ray" the looking happens on a cluster; the verdicts and the ledger are the same. Ordered filters remember
-    what they kept, so a chain of them serves one run.
+    With on="ray" the stateless parts of the filters run on a cluster; the verdicts and the ledger are the same.
+    Ordered filters keep state, so they must not be reused for another run. Raise UserError if a filter occurs twice.
     """
     names = [each.name for each in filters]
     if len(set(names)) != len(names):
         raise UserError(f"each filter may stand once in a chain, got {', '.join(names)}")
     counts = Counts() if counts is None else counts
     with nullcontext() if ledger is None else ledger.open("w", encoding="utf-8") as file:
-        for record, findings in map_in_order(Chain(filters).measure, records, on):
-            verdict, by = _judged(record, filters, findings)
+        for record, findings in map_in_order(StatelessChain(filters).measure, records, on):
+            verdict, by = _judge(record, filters, findings)
             counts.add(verdict, by)
             if file is not None:
                 _write(file, record, verdict, by)
@@ -109,15 +109,15 @@ def run_filters(
                 yield record
 
 
-class Chain:
-    """The part of a chain that looks at one record alone, wherever it runs."""
+class StatelessChain:
+    """The stateless part of a chain of filters, which may run on any machine."""
 
     def __init__(self, filters: Sequence[Filter | OrderedFilter]) -> None:
-        # Of an ordered filter only this part travels to other machines, not what it remembers.
+        # OnlyIn `measure` of an ordered filter is sent to other machines, not its state.
         self._steps = [(each.measure if isinstance(each, OrderedFilter) else each) for each in filters]
 
     def measure(self, record: Record) -> tuple[Record, list[Any]]:
-        """Return the record and what each filter found, up to the first that drops it on its own."""
+        """Return the record and each filter's verdict or measurement, up to the first filter that drops it."""
         findings = []
         for step in self._steps:
             findings.append(step(record))
@@ -126,7 +126,7 @@ class Chain:
         return record, findings
 
 
-def _judged(record: Record, filters: Sequence[Filter | OrderedFilter], findings: list[Any]) -> tuple[Verdict, str]:
+def _judge(record: Record, filters: Sequence[Filter | OrderedFilter], findings: list[Any]) -> tuple[Verdict, str]:
     verdict = Verdict(kept=True)
     for each, found in zip(filters, findings, strict=False):
         verdict = each.judge(record, found) if isinstance(each, OrderedFilter) else found

@@ -1,12 +1,12 @@
-"""Filter whole stores into a folder, a part at a time, so that a run that was killed goes on where it was.
+"""Filter whole stores into a folder, part by part, so that a killed run can be resumed.
 
-    OUT/settings.json       what the run depends on; another run into the same folder must have the same
+    OUT/settings.json       the settings of the run; a resumed run must have the same ones
     OUT/kept/00000.parquet  the kept records of the first part of the input
-    OUT/ledger/00000.ndjson what became of each record of that part, and why
-    OUT/summary.json        counts by filter, when all is done
+    OUT/ledger/00000.ndjson the verdict on each record of that part
+    OUT/summary.json        counts by filter, written at the end
 
-A part is finished when its ledger is there. When a run goes on, filters that remember what they kept are shown again
-what they saw before, nothing else is looked at twice: the result is that of a run in one go.
+A part is finished when its ledger exists. A resumed run replays finished parts through the ordered filters to restore
+their state, and does no other work twice. Its result equals that of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from vl2.curate.filters.filter_catalog import AnyFilter
 from vl2.curate.filters.filter_chain import Counts, OrderedFilter, run_filters
-from vl2.data.ray_map import Where
+from vl2.data.ray_map import MapBackend
 from vl2.data.record import Record
 from vl2.data.store import Located, Problem, write_records
 from vl2.data.store.entry import Found, check_text, json_line
@@ -29,12 +29,12 @@ from vl2.errors import UserError
 from vl2.files import write_whole
 
 PART_RECORDS = 2_000  # of the input
-READING = "read"  # stands for a filter where a record could not be read
+READING = "read"  # the "filter" of records that could not be read
 
 
 @dataclass(kw_only=True)
-class Done:
-    """What a run left: counts of the whole input, and how many parts were there already."""
+class FilterResult:
+    """The result of a run: counts over the whole input, and the number of parts that were already finished."""
 
     seen: int = 0
     kept: int = 0
@@ -59,19 +59,19 @@ def filter_folder(
     *,
     part_records: int = PART_RECORDS,
     ending: str = "parquet",
-    on: Where = "local",
-) -> Done:
-    """Filter records into a folder. UserError if the folder holds a run of other settings."""
+    on: MapBackend = "local",
+) -> FilterResult:
+    """Filter records into a folder. Raise UserError if the folder holds a run with other settings."""
     if part_records < 1:
         raise UserError(f"a part must hold at least 1 record, got {part_records}")
-    _claim(out, {"filters": settings, "part_records": part_records, "format": ending})
-    done = Done()
+    _check_settings(out, {"filters": settings, "part_records": part_records, "format": ending})
+    done = FilterResult()
     for number, part in enumerate(_parts(found, part_records)):
         ledger = out / "ledger" / f"{number:05d}.ndjson"
         kept = out / "kept" / f"{number:05d}.{ending}"
         if ledger.is_file():
             lines = [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
-            _remember(part, lines, filters, ledger)
+            _replay_part(part, lines, filters, ledger)
             done.parts_reused += 1
         else:
             lines = _filter_part(part, filters, ledger, kept, on)
@@ -81,7 +81,7 @@ def filter_folder(
     return done
 
 
-def _claim(out: Path, settings: object) -> None:
+def _check_settings(out: Path, settings: object) -> None:
     text = json.dumps(settings, sort_keys=True, default=str, indent=1) + "\n"
     path = out / "settings.json"
     if path.is_file():
@@ -102,7 +102,7 @@ def _parts(found: Iterable[Found], part_records: int) -> Iterator[list[Found]]:
 
 
 def _writable(item: Found) -> Found:
-    """Return a problem in place of a record that no file could hold."""
+    """Replace a record whose text UTF-8 cannot encode by a problem."""
     if isinstance(item, Located):
         try:
             check_text(item.record)
@@ -112,14 +112,14 @@ def _writable(item: Found) -> Found:
 
 
 def _filter_part(
-    part: list[Found], filters: Sequence[AnyFilter], ledger: Path, kept: Path, on: Where
+    part: list[Found], filters: Sequence[AnyFilter], ledger: Path, kept: Path, on: MapBackend
 ) -> list[dict[str, Any]]:
     unfinished = ledger.with_name(f"{ledger.name}.part")
     records = [item.record for item in part if isinstance(item, Located)]
     passed = list(run_filters(records, filters, ledger=unfinished, counts=Counts(), on=on))
     judged = iter(json.loads(line) for line in unfinished.read_text(encoding="utf-8").splitlines())
-    lines = [_unread(item) if isinstance(item, Problem) else next(judged) for item in part]
-    kept.unlink(missing_ok=True)  # of a run that was killed before its ledger was there
+    lines = [_unread_line(item) if isinstance(item, Problem) else next(judged) for item in part]
+    kept.unlink(missing_ok=True)  # left by a run that was killed before it wrote the ledger
     if passed:
         write_records(passed, str(kept))
     unfinished.unlink()
@@ -127,23 +127,23 @@ def _filter_part(
     return lines
 
 
-def _unread(problem: Problem) -> dict[str, Any]:
+def _unread_line(problem: Problem) -> dict[str, Any]:
     why = f"{problem.place}: {problem.why}"
     return {"id": problem.id, "source": None, "kept": False, "filter": READING, "why": " ".join(why.split())}
 
 
-def _remember(part: list[Found], lines: list[dict[str, Any]], filters: Sequence[AnyFilter], ledger: Path) -> None:
-    """Show the records of a finished part again to the filters that remember them."""
+def _replay_part(part: list[Found], lines: list[dict[str, Any]], filters: Sequence[AnyFilter], ledger: Path) -> None:
+    """Replay the records of a finished part through the ordered filters that saw them, to restore their state."""
     if [item.record.id if isinstance(item, Located) else item.id for item in part] != [line["id"] for line in lines]:
-        raise UserError(f"{ledger} is of other records: the input has changed, choose another folder")
+        raise UserError(f"{ledger} is about other records: the input has changed, choose another folder")
     names = [each.name for each in filters]
     for item, line in zip(part, lines, strict=True):
         if isinstance(item, Located):
             reached = len(names) if line["kept"] else names.index(line["filter"])
-            _show(item.record, filters[:reached])
+            _replay(item.record, filters[:reached])
 
 
-def _show(record: Record, filters: Sequence[AnyFilter]) -> None:
+def _replay(record: Record, filters: Sequence[AnyFilter]) -> None:
     for each in filters:
         if isinstance(each, OrderedFilter):
             each.judge(record, each.measure(record))

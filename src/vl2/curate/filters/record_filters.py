@@ -1,4 +1,4 @@
-"""Filters that look at one record alone: damaged or tiny images, too much text, another script, repetition."""
+"""Filters that depend on one record alone: damaged or tiny images, length, script of the language, repetition."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from vl2.process.processor import Processor
 
 @dataclass(frozen=True, kw_only=True)
 class Damaged:
-    """Drop records whose images are missing, do not open, or are not of the size that the record says.
+    """Drop records whose images are missing, cannot be decoded, or differ in size from the record.
 
-    Every image is opened to its last pixel: a truncated file fails only there.
+    Every image is decoded completely, because a truncated file fails only at its end.
     """
 
     root: Path = Path()
@@ -39,9 +39,9 @@ class Damaged:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiny:
-    """Drop records with an image too small or too narrow to show anything. Sizes are the record's, nothing is opened.
+    """Drop records with an image that is too small or too narrow to show anything.
 
-    `max_aspect` is the longer side over the shorter one.
+    Sizes are taken from the record, no image is opened. `max_aspect` is the longer side over the shorter one.
     """
 
     min_side_px: int = 32
@@ -66,13 +66,13 @@ class Tiny:
 
 
 def count_characters(record: Record) -> int:
-    """Return the characters of all texts; images count nothing."""
+    """Return the number of characters of all texts of a record; images do not count."""
     return sum(map(len, texts_of(record, "system", "user", "assistant")))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCount:
-    """Count the tokens of a record as training will see them, visual tokens included. It opens the images."""
+    """Count the tokens of a record in training, visual tokens included. This decodes the images."""
 
     processor: Processor
     root: Path = Path()
@@ -85,9 +85,9 @@ class TokenCount:
 
 @dataclass(frozen=True, kw_only=True)
 class TooLong:
-    """Drop records longer than what a model reads at once, in tokens or in characters.
+    """Drop records that are longer than a limit in tokens or characters.
 
-    `count` is `count_characters` or a `TokenCount`; `unit` only names it in the reason.
+    `count` is `count_characters` or a `TokenCount`; `unit` names the unit in the reason.
     """
 
     limit: int
@@ -101,14 +101,14 @@ class TooLong:
 
     @classmethod
     def in_tokens(cls, limit: int, processor: Processor, root: Path = Path()) -> TooLong:
-        """Return the filter that counts the tokens of a processor."""
+        """Return the filter that counts tokens with a processor."""
         return cls(limit=limit, count=TokenCount(processor=processor, root=root), unit="tokens")
 
     def __call__(self, record: Record) -> Verdict:
         try:
             length = self.count(record)
         except UserError as error:
-            return dropped(f"its length cannot be told: {error}")
+            return dropped(f"its length cannot be counted: {error}")
         return KEPT if length <= self.limit else dropped(f"{length} {self.unit}, the limit is {self.limit}")
 
 
@@ -118,7 +118,7 @@ _LETTER_RUN = re.compile(f"[^\\W\\d_{CJK}]+")
 
 
 def cjk_share(text: str) -> float:
-    """Return the share of the words that are Chinese, Japanese or Korean characters; 0 for a text without words."""
+    """Return the share of words that are Chinese, Japanese or Korean characters; 0 for a text without words."""
     cjk, others = len(_CJK.findall(text)), len(_LETTER_RUN.findall(text))
     return cjk / (cjk + others) if cjk + others else 0.0
 
@@ -127,12 +127,12 @@ def cjk_share(text: str) -> float:
 class Language:
     """Drop records whose answers are not in the script of their language, such as Chinese with English mixed in.
 
-    It tells scripts apart, not languages: English and French pass for each other. `max_foreign` is the share of an
-    answer's words that may be in the other script.
+    The filter distinguishes scripts, not languages: it cannot tell English from French. `max_foreign` is the largest
+    allowed share of an answer's words in the other script.
     """
 
     max_foreign: float = 0.3
-    min_words: int = 8  # shorter answers are names and readings, in whatever script the picture has
+    min_words: int = 8  # shorter answers are often names or text from the image, in any script
     name: str = "language"
 
     def __post_init__(self) -> None:
@@ -152,16 +152,16 @@ class Language:
 
 
 def repeated_share(text: str, n: int) -> float:
-    """Return the share of the text's n-grams that were already said in it: 0 for none, near 1 for a stuck text."""
+    """Return the share of a text's n-grams that repeat an earlier one: 0 for none, near 1 for a text in a loop."""
     grams = n_grams(words_of(text), n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repetition:
-    """Drop records whose answers repeat themselves, as captioners do when they get stuck.
+    """Drop records whose answers repeat themselves, as the output of captioning models in a loop does.
 
-    Meant for prose. Tables, code and lists of readings repeat themselves for good reasons.
+    Use it for prose only: tables, code and lists repeat themselves legitimately.
     """
 
     n: int = 4

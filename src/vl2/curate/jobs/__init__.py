@@ -1,1 +1,1 @@
-"""Jobs that make or judge records by asking a model at an OpenAI-compatible endpoint."""
+"""Jobs that rewrite or score records by sending requests to a model at an OpenAI-compatible endpoint."""

@@ -1,4 +1,4 @@
-"""Ask an endpoint through a ledger on disk: what was answered once is not asked again."""
+"""Send requests to an endpoint and cache the answers in a ledger on disk, so that no request is sent twice."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from vl2.resumable_log import SYNC_EVERY, ResumableLog
 
 
 class Ledger(ResumableLog):
-    """Values by key, in lines of {"key", "value"}."""
+    """A persistent map from keys to JSON values, in lines of {"key", "value"}."""
 
     def __init__(self, path: Path, sync_every: int = SYNC_EVERY) -> None:
-        """Open or make the file. UserError if another process has it open or it is no ledger."""
+        """Open or create the file. Raise UserError if another process has it open or it is not a ledger."""
         foreign = "is not a ledger of answers: line {number} cannot be read"
         super().__init__(path, _key_of, foreign=foreign, surrogates="replace", sync_every=sync_every)
 
     def get(self, key: str) -> Any:
-        """Return the value of a key, None if there is none."""
+        """Return the value of a key, or None if the key is missing."""
         return self.line(key)["value"] if key in self else None
 
     def put(self, key: str, value: Any) -> None:
-        """Append a value, plain JSON. A key has one value for ever. UserError if the disk is full."""
+        """Append the JSON value of a new key. Raise UserError if it cannot be written.
+
+        A key must not be in the ledger yet.
+        """
         assert key not in self, f"{key} is in the ledger already"
         try:
             self.append({"key": key, "value": value})
@@ -43,12 +46,15 @@ def _key_of(line: Any) -> str:
     return key
 
 
-# So many failures without one answer between them are the endpoint's, not the records'.
+# This many failures without an answer between them are caused by the endpoint, not by the records.
 MAX_FAILURES_IN_A_ROW = 20
 
 
 class Asker:
-    """`asked` counts the answers that the endpoint gave, `reused` those that the ledger held."""
+    """A client with a cache of answers. Concurrent equal requests are sent once.
+
+    `asked` counts the answers from the endpoint, `reused` those from the ledger.
+    """
 
     def __init__(self, client: Client, ledger: Ledger) -> None:
         self._client = client
@@ -59,18 +65,21 @@ class Asker:
         self.reused = 0
 
     async def ask(self, request: ChatRequest) -> ChatAnswer:
-        """Return the answer, kept in the ledger before it is returned. Raises what `Client.ask` raises."""
+        """Return the answer to a request, from the ledger or else from the endpoint, and store it in the ledger.
+
+        Raise what `Client.ask` raises. Raise UserError after MAX_FAILURES_IN_A_ROW failures.
+        """
         key = request.key(self._client.endpoint.model)
         if key in self._ledger:
             self.reused += 1
             return ChatAnswer.from_json(self._ledger.get(key))
         task = self._running.get(key)
         if task is None:
-            task = self._running[key] = asyncio.create_task(self._ask_anew(key, request))
+            task = self._running[key] = asyncio.create_task(self._send(key, request))
             task.add_done_callback(lambda _: self._running.pop(key))
         return await task
 
-    async def _ask_anew(self, key: str, request: ChatRequest) -> ChatAnswer:
+    async def _send(self, key: str, request: ChatRequest) -> ChatAnswer:
         try:
             answer = await self._client.ask(request)
         except RequestFailed as failure:
@@ -79,11 +88,11 @@ class Asker:
                 self._client.stop()
                 url = self._client.endpoint.base_url
                 raise UserError(
-                    f"{url} failed {MAX_FAILURES_IN_A_ROW} requests in a row; run again to go on. The last: {failure}"
+                    f"{url} failed {MAX_FAILURES_IN_A_ROW} requests in a row; run again to resume. The last: {failure}"
                 ) from None
             raise
         except UserError:
-            self._client.stop()  # the others would fail alike
+            self._client.stop()  # all other requests would fail in the same way
             raise
         self._failures_in_a_row = 0
         self._ledger.put(key, answer.to_json())

@@ -1,6 +1,6 @@
-"""Ask an OpenAI-compatible endpoint: requests in parallel, a rate limit, and retries after errors that pass.
+"""A client for OpenAI-compatible endpoints: parallel requests, a rate limit, and retries after temporary errors.
 
-The API key comes from an environment variable, goes into one header, and is in no message, file or log.
+The API key comes from an environment variable and is sent in one header. It never appears in messages, files or logs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ if TYPE_CHECKING:
     import httpx
 
 
-_IMAGE_TOKENS = 800  # a guess for the rate limit, put right by the usage that the answer reports
+_IMAGE_TOKENS = 800  # an estimate for the rate limit, corrected by the usage that the response reports
 _CHARACTERS_PER_TOKEN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentImage:
-    """A picture as a data URL, and the hash of the stored file. The hash names it: encoders change, files do not."""
+    """An image as a data URL, and the hash of the stored file.
+
+    Cache keys use the hash of the file, because the bytes of a re-encoded image depend on the encoder's version.
+    """
 
     digest: str
     url: str
@@ -40,7 +43,7 @@ class SentImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
-    """One user turn, after an optional system prompt. Images stand before the text."""
+    """A request of one user turn with an optional system prompt. Images precede the text."""
 
     text: str
     system: str = ""
@@ -50,13 +53,13 @@ class ChatRequest:
     seed: int = 0
 
     def key(self, model: str) -> str:
-        """Return the name of the question asked of a model: equal questions have one answer."""
+        """Return the cache key of the request to a model: a hash of everything that the answer depends on."""
         fields = (model, self.system, self.text, [image.digest for image in self.images])
         settings = (self.max_tokens, self.temperature, self.seed)
         return hashlib.sha256(json.dumps([*fields, *settings]).encode()).hexdigest()
 
     def to_json(self, model: str) -> dict[str, Any]:
-        """Return the body of the request."""
+        """Return the JSON body of the request."""
         content: Any = self.text
         if self.images:
             pictures = [{"type": "image_url", "image_url": {"url": image.url}} for image in self.images]
@@ -71,16 +74,18 @@ class ChatRequest:
         }
 
     def estimated_tokens(self) -> int:
-        """Return what the request may cost, prompt and answer."""
+        """Return an estimate of the largest number of tokens of prompt and answer."""
         prompt = (len(self.system) + len(self.text)) // _CHARACTERS_PER_TOKEN
         return prompt + _IMAGE_TOKENS * len(self.images) + self.max_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatAnswer:
+    """The answer to a request."""
+
     text: str
-    finish_reason: str  # "stop", or "length" if it was cut off
-    total_tokens: int = 0  # prompt and answer as the endpoint counts them, 0 if it does not say
+    finish_reason: str  # "stop", or "length" if it was truncated
+    total_tokens: int = 0  # prompt and answer as the endpoint counts them, 0 if it does not report them
 
     def to_json(self) -> dict[str, Any]:
         return {"text": self.text, "finish_reason": self.finish_reason, "total_tokens": self.total_tokens}
@@ -91,7 +96,7 @@ class ChatAnswer:
 
     @classmethod
     def from_response(cls, body: Any) -> ChatAnswer:
-        """Read the body of a response. ValueError if it is not one."""
+        """Parse the body of a response. Raise ValueError if it has another form."""
         try:
             choice = body["choices"][0]
             text, finish = choice["message"]["content"], choice.get("finish_reason")
@@ -112,7 +117,7 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class Spending:
-    """An amount spent at a time; it can be put right once it is known."""
+    """An amount spent at a point in time. An estimated amount can be corrected later."""
 
     def __init__(self, time_s: float, amount: float) -> None:
         self.time_s = time_s
@@ -120,7 +125,7 @@ class Spending:
 
 
 class Window:
-    """What was spent in the last 60 seconds of one kind; None is no limit."""
+    """A sliding window of 60 seconds over the requests or tokens spent; a limit of None means no limit."""
 
     def __init__(self, limit: float | None) -> None:
         if limit is not None and limit <= 0:
@@ -129,7 +134,10 @@ class Window:
         self._spent: deque[Spending] = deque()
 
     def wait_s(self, now: float, amount: float) -> float:
-        """Return the seconds until the amount may be spent, 0 for now. One larger than the limit goes alone."""
+        """Return the seconds until the amount may be spent; 0 means now.
+
+        An amount above the limit has to wait until the window is empty.
+        """
         while self._spent and self._spent[0].time_s <= now - WINDOW_S:
             self._spent.popleft()
         if self._limit is None:
@@ -151,7 +159,7 @@ class Window:
 
 
 class RateLimit:
-    """Sliding windows over requests and tokens, taken together: both are counted when the request goes out."""
+    """A rate limit on requests and tokens per minute. Both are counted when a request is sent."""
 
     def __init__(
         self,
@@ -167,8 +175,8 @@ class RateLimit:
         self._turn = asyncio.Lock()
 
     async def take(self, tokens: float) -> Spending:
-        """Wait until one request of so many tokens may go out; return the tokens, to be put right later."""
-        async with self._turn:  # held while waiting, so that nobody overtakes
+        """Wait until a request with this many tokens may be sent. Return the spending, to be corrected later."""
+        async with self._turn:  # held while waiting, so that requests are sent in order of arrival
             while (wait_s := self._wait_s(tokens)) > 0:
                 await self._sleep(wait_s)
             self._requests.spend(self._clock(), 1)
@@ -180,27 +188,27 @@ class RateLimit:
 
 
 _RETRIED = frozenset({408, 409, 425, 429, *range(500, 600)})
-# Nothing that one request could do about: the address, the key or the model is wrong for all of them.
+# These affect all requests: the address, the key or the model is wrong.
 _FATAL = frozenset({401, 403, 404, 405})
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 _LONGEST_RETRY_AFTER_S = 600.0
 
 
 class RequestFailed(Exception):
-    """One request got no answer, and why, in one line. Others may."""
+    """A single request failed; other requests may succeed. The message is a one-line reason."""
 
 
 class Stopped(Exception):
-    """The request was not sent, because the run is ending."""
+    """The request was not sent because the run is stopping."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Where to ask, and how hard."""
+    """The address and model of an endpoint, and the limits on its use."""
 
     base_url: str  # up to and including /v1
     model: str
-    key_variable: str = "OPENAI_API_KEY"  # the environment variable with the key; unset where none is needed
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable with the key; unset if no key is needed
     concurrency: int = 8
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
@@ -212,7 +220,7 @@ class Endpoint:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"base_url must be like http://127.0.0.1:8000/v1, got {self.base_url!r:.80}")
         if parts.username or parts.password or parts.query:
-            raise UserError(f"base_url must hold no credentials and no query: set {self.key_variable} instead")
+            raise UserError(f"base_url must not have credentials or a query: set {self.key_variable} instead")
         if not self.model:
             raise UserError("model must not be empty")
         if self.concurrency < 1 or self.tries < 1 or self.timeout_s <= 0:
@@ -224,7 +232,7 @@ class Endpoint:
 
 @dataclass(kw_only=True)
 class _Response:
-    """What came of one try: an answer, or why not and how long the endpoint wants to be left alone."""
+    """The result of one attempt: an answer, or the reason for the failure and the requested delay."""
 
     answer: ChatAnswer | None = None
     why: str = ""
@@ -233,7 +241,7 @@ class _Response:
 
 @dataclass(kw_only=True)
 class Client:
-    """An open connection to an endpoint. `clock` and `sleep` are there for tests."""
+    """An open connection to an endpoint. Tests replace `clock` and `sleep`."""
 
     endpoint: Endpoint
     clock: Clock = time.monotonic
@@ -246,18 +254,21 @@ class Client:
         limits = self.endpoint.requests_per_minute, self.endpoint.tokens_per_minute
         self._limit = RateLimit(*limits, self.clock, self._pause)
         self.stopped = asyncio.Event()
-        self._resume_at_s = 0.0  # Retry-After of one request holds back all
+        self._resume_at_s = 0.0  # a Retry-After response delays all requests
 
     @property
     def stopping(self) -> bool:
         return self.stopped.is_set()
 
     def stop(self) -> None:
-        """Send nothing more: whoever waits gets Stopped, requests under way are still answered."""
+        """Send no further requests. Waiting requests raise Stopped; requests in flight are still answered."""
         self.stopped.set()
 
     async def ask(self, request: ChatRequest) -> ChatAnswer:
-        """Return the answer. RequestFailed if there is none, UserError if there can be none for any request."""
+        """Return the answer to a request.
+
+        Raise RequestFailed if this request fails, UserError if every request would fail, Stopped if `stop` was called.
+        """
         async with self._slots:
             why = ""
             for number in range(self.endpoint.tries):
@@ -289,7 +300,7 @@ class Client:
 
         url = f"{self.endpoint.base_url.rstrip('/')}/chat/completions"
         try:
-            # httpx limits each read; a body that trickles in must end too.
+            # httpx limits the time of each read only; this limits the time of a body that trickles in.
             posted = self._http.post(url, json=request.to_json(self.endpoint.model))
             reply = await asyncio.wait_for(posted, self.endpoint.timeout_s)
         except (httpx.TimeoutException, asyncio.TimeoutError):
@@ -310,10 +321,10 @@ class Client:
         if reply.status_code in _FATAL:
             needed = f"base_url, model and the key in {self.endpoint.key_variable}"
             raise UserError(f"{self.endpoint.base_url} answers with {why}: check {needed}")
-        raise RequestFailed(f"{why}: {self._without_key(_one_line(reply.text))}")
+        raise RequestFailed(f"{why}: {self._redact_key(_one_line(reply.text))}")
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, or raise Stopped as soon as the run is ending."""
+        """Sleep, or raise Stopped as soon as the run is stopping."""
         ends = [asyncio.ensure_future(self.sleep(seconds)), asyncio.ensure_future(self.stopped.wait())]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -324,11 +335,11 @@ class Client:
             raise Stopped
 
     def _backoff_s(self, number: int) -> float:
-        """Return a random wait, on average doubling with each try."""
+        """Return a random delay whose mean doubles with each attempt (exponential backoff with jitter)."""
         longest = min(_FIRST_WAIT_S * 2**number, _LONGEST_WAIT_S)
         return self.jitter.uniform(longest / 2, longest)
 
-    def _without_key(self, text: str) -> str:
+    def _redact_key(self, text: str) -> str:
         key = os.environ.get(self.endpoint.key_variable, "")
         return text.replace(key, "***") if key else text
 
@@ -344,11 +355,11 @@ def _open_http(endpoint: Endpoint) -> httpx.AsyncClient:
     try:
         return httpx.AsyncClient(headers=headers, timeout=endpoint.timeout_s, limits=limits)
     except UnicodeEncodeError:
-        raise UserError(f"the key in {endpoint.key_variable} holds characters that no key has") from None
+        raise UserError(f"the key in {endpoint.key_variable} has characters that a key cannot have") from None
 
 
 def _retry_after_s(header: str) -> float:
-    """Return the seconds that a Retry-After header asks for: a number or a date; 0 for none or nonsense."""
+    """Return the delay in a Retry-After header, which is a number or a date; 0 if it is missing or invalid."""
     try:
         seconds = float(header)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Run a job: records in, questions to the endpoint, records out in the same order, and a reason for each that is not.
+"""Run a job over records: send a request for each, and write the resulting records in order, or a reason for none.
 
-A run can be stopped at any time, by Ctrl-C or `kill -9`. The next one asks only for what the ledger lacks and leaves
-the same files as a run that was never stopped.
+A run can be stopped at any time by Ctrl-C or `kill -9`. The next run sends only the requests whose answers are not in
+the ledger, and writes the same files as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from vl2.curate.jobs.job_outputs import Outcome, Outputs, Report, Summary, shown
 from vl2.curate.jobs.job_protocol import DataJob, Unreadable, Unsuitable
 from vl2.curate.jobs.material import Prepared, prepare
 from vl2.curate.jobs.ocr import OcrCache
-from vl2.data.ray_map import Where
+from vl2.data.ray_map import MapBackend
 from vl2.data.record import Record
 from vl2.errors import UserError
 
-READ_TRIES = 2  # an answer in the wrong form is asked for once more, with another seed
-_RETRY_TEMPERATURE = 0.7  # at 0 the same answer would come again
-_AHEAD = 4  # records begun for each request that may be under way, so that a slow one does not hold up the others
-_GRACE_S = 30.0  # for requests under way when a run is stopped: they are paid for
+READ_TRIES = 2  # a request whose answer has the wrong form is sent once more, with another seed
+_RETRY_TEMPERATURE = 0.7  # at temperature 0 the same answer would come again
+_AHEAD = 4  # records in progress per concurrent request, so that a slow request does not block the others
+_GRACE_S = 30.0  # time for requests in flight to finish when a run is stopped, because they are already paid for
 
 
 def run_job(
@@ -38,16 +38,16 @@ def run_job(
     out: Path,
     root: Path = Path(),
     ocr_ledger: Path | None = None,
-    on: Where = "local",
+    on: MapBackend = "local",
     progress: bool = True,
     total: int | None = None,
     open_client: Callable[[Endpoint], Client] | None = None,
 ) -> Summary:
-    """Run a job and leave its files in `out` (see `job_outputs.py`).
+    """Run a job and write its files to `out` (see `job_outputs.py`).
 
-    `root` is the folder that paths of the records' images are relative to; `ocr_ledger` lets jobs share what was read
-    off images. With on="ray" the reading happens on a cluster. Ctrl-C ends the run after the requests under way and
-    keeps what there is. UserError if the endpoint can answer nothing: run again once it can.
+    Image paths in records are relative to `root`. Jobs can share OCR results through `ocr_ledger`. With on="ray" OCR
+    runs on a cluster. Ctrl-C stops the run after the requests in flight and keeps the results so far. Raise UserError
+    if the endpoint answers no requests; run the job again to resume it.
     """
 
     async def run() -> Summary:
@@ -58,9 +58,9 @@ def run_job(
                 ocr = OcrCache(stack.enter_context(Ledger(ocr_ledger or out / "ocr.jsonl"))) if job.needs_ocr else None
                 outputs = stack.enter_context(Outputs(out, Summary(job=job.name)))
                 report = stack.enter_context(shown_progress(job.name, total, progress))
-                pump = _Pump(job, client, Asker(client, answers), outputs, report)
-                stack.enter_context(_on_interrupt(pump.stop))
-                await pump.run(prepare(records, job, root=root, ocr=ocr, on=on))
+                pipeline = _Pipeline(job, client, Asker(client, answers), outputs, report)
+                stack.enter_context(_on_interrupt(pipeline.stop))
+                await pipeline.run(prepare(records, job, root=root, ocr=ocr, on=on))
                 outputs.publish()
                 return outputs.summary
         finally:
@@ -75,7 +75,7 @@ def _open_client(endpoint: Endpoint) -> Client:
 
 @contextmanager
 def _on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first Ctrl-C; the second one interrupts as ever."""
+    """Call `stop` at the first Ctrl-C. The second one raises KeyboardInterrupt as usual."""
     loop = asyncio.get_running_loop()
 
     def first() -> None:
@@ -94,15 +94,15 @@ def _on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
 
 
 @dataclass
-class _Begun:
-    """A record under way. Its task returns None if the run was stopped before there was an outcome."""
+class _InProgress:
+    """A record in progress. Its task returns None if the run was stopped before there was an outcome."""
 
     record: Record
     task: asyncio.Task[Outcome | None]
 
 
-class _Pump:
-    """Keep enough records under way, and write their outcomes in order."""
+class _Pipeline:
+    """Keeps enough records in progress to use the endpoint's concurrency, and writes their outcomes in order."""
 
     def __init__(self, job: DataJob, client: Client, asker: Asker, outputs: Outputs, report: Report) -> None:
         self._job = job
@@ -110,44 +110,44 @@ class _Pump:
         self._asker = asker
         self._outputs = outputs
         self._report = report
-        self._begun: deque[_Begun] = deque()
+        self._in_progress: deque[_InProgress] = deque()
 
     def stop(self) -> None:
-        """Send nothing more, and end once the requests under way are answered."""
+        """Send no further requests, and finish when the requests in flight are answered."""
         self._client.stop()
 
     async def run(self, prepared: Iterator[Prepared]) -> None:
-        """Go through all records. UserError if a request cannot be answered by any means."""
+        """Process all records. Raise UserError if the endpoint cannot answer any request."""
         ahead = _AHEAD * self._client.endpoint.concurrency
         try:
-            # In a thread: reading images and their text must not hold up the requests.
+            # `next` runs in a thread, because reading and OCR of images would block the event loop.
             while not self._client.stopping and (item := await asyncio.to_thread(next, prepared, None)) is not None:
-                self._begun.append(_Begun(item.record, asyncio.create_task(self._outcome(item))))
-                self._write_done()
-                while len(self._begun) >= ahead and not self._client.stopping:
+                self._in_progress.append(_InProgress(item.record, asyncio.create_task(self._outcome(item))))
+                self._write_finished()
+                while len(self._in_progress) >= ahead and not self._client.stopping:
                     await self._wait_for_first()
-            while self._begun and not self._client.stopping:
+            while self._in_progress and not self._client.stopping:
                 await self._wait_for_first()
             self._outputs.summary.finished = not self._client.stopping
         finally:
-            await self._wind_up()
+            await self._finish()
 
     async def _wait_for_first(self) -> None:
-        """Wait for the oldest record, or the order to stop."""
+        """Wait until the oldest record is done or the run is stopped."""
         stopped = asyncio.create_task(self._client.stopped.wait())
-        await asyncio.wait({self._begun[0].task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({self._in_progress[0].task, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        self._write_done()
+        self._write_finished()
 
-    def _write_done(self) -> None:
-        while self._begun and self._begun[0].task.done():
-            outcome = self._begun.popleft().task.result()
+    def _write_finished(self) -> None:
+        while self._in_progress and self._in_progress[0].task.done():
+            outcome = self._in_progress.popleft().task.result()
             if outcome is not None:
                 self._write(outcome)
 
-    async def _wind_up(self) -> None:
-        """End what is under way; write what has an outcome, in order; raise what ended the run."""
-        tasks = [begun.task for begun in self._begun]
+    async def _finish(self) -> None:
+        """Finish or cancel the records in progress, write their outcomes in order, and raise any failure."""
+        tasks = [item.task for item in self._in_progress]
         if tasks:
             self._client.stop()
             _, late = await asyncio.wait(tasks, timeout=_GRACE_S)
@@ -172,33 +172,33 @@ class _Pump:
             return Outcome(source=item.record, made=None, why=item.problem)
         try:
             request = self._job.ask(item.record, item.material)
-            return await self._answered(item, request)
+            return await self._request_and_read(item, request)
         except (Unsuitable, RequestFailed) as reason:
             return Outcome(source=item.record, made=None, why=str(reason))
         except Stopped:
             return None
 
-    async def _answered(self, item: Prepared, request: ChatRequest) -> Outcome:
+    async def _request_and_read(self, item: Prepared, request: ChatRequest) -> Outcome:
         why = ""
         for number in range(READ_TRIES):
-            answer = await self._asker.ask(_varied(request, number))
+            answer = await self._asker.ask(_for_attempt(request, number))
             try:
-                return self._read(item, answer)
+                return self._read_answer(item, answer)
             except Unreadable as reason:
                 why = str(reason)
         return Outcome(source=item.record, made=None, why=f"no readable answer in {READ_TRIES} tries: {why}")
 
-    def _read(self, item: Prepared, answer: ChatAnswer) -> Outcome:
+    def _read_answer(self, item: Prepared, answer: ChatAnswer) -> Outcome:
         if answer.finish_reason == "length":
-            raise Unreadable("the answer was cut off")
+            raise Unreadable("the answer was truncated")
         try:
             made = self._job.read(item.record, item.material, answer.text)
-        except UserError as error:  # the record made of it is none: an object's label became empty, for instance
+        except UserError as error:  # the new record is not valid, for example because a label became empty
             raise Unreadable(str(error)) from None
         return Outcome(source=item.record, made=made.record, why=made.note)
 
 
-def _varied(request: ChatRequest, number: int) -> ChatRequest:
+def _for_attempt(request: ChatRequest, number: int) -> ChatRequest:
     if not number:
         return request
     return replace(request, seed=request.seed + number, temperature=max(request.temperature, _RETRY_TEMPERATURE))

@@ -1,24 +1,23 @@
-"""Jobs after arXiv 2412.10302, section 3: caption and answer anew, judge writing, draft and translate questions.
+"""The jobs of arXiv 2412.10302, section 3: recaption, regenerate answers, score writing, draft and translate questions.
 
-`Recaption` captions images again, with what is known about them: OCR hints, meta information such as location and
-camera settings, and the original caption go into the prompt, with varied instructions as in PixelProse.
+`Recaption` writes new captions. The prompt contains OCR hints, metadata such as location and camera settings, and the
+original caption, with varied instructions as in PixelProse.
 
-`RegenerateAnswer` answers the questions of a record from the image, the question and the text on the image: the
-paper's remedy for public answers that are short, poor in OCR or made up. The old answers are not shown: a model that
-sees one repeats it.
+`RegenerateAnswer` answers the questions of a record again, from the image and the text on it. This is the paper's
+remedy for public answers that are short, poor in OCR or hallucinated. The prompt omits the old answers, because a model
+that sees an answer repeats it.
 
-`ScoreWriting` scores how well an answer is written, 1 to 10, and drops the badly written. A language model looks at
-the writing only, without the image, which finds the repetition that captioners fall into. The paper gives no scale and
-no threshold; both are ours, and so are all prompts.
+`ScoreWriting` scores the writing of an answer from 1 to 10, and drops badly written ones. A language model sees the
+text only, without the image, which finds the repetition of captioning models. The paper gives no scale, threshold or
+prompts; all of them are ours.
 
 `DraftQa` drafts a conversation of several turns about a document from the text on its page. The paper makes document
-questions from in-house pages and gives no prompt; this one is ours. The model that is asked sees the text alone, so a
-language model will do.
+questions from in-house pages and gives no prompt; this one is ours. The model sees the text only, so a language model
+suffices.
 
-`TranslateQuery` translates the questions of grounding records from English to Chinese, with their tags and boxes in
-place. What must survive is never shown to the model: `<|ref|>phrase<|/ref|>`, `<|grounding|>` and `{box:k}` are sent
-as marks [[1]], [[2]], ... and the phrases as texts of their own, so that the phrase in the question and the label of
-its boxes stay the same.
+`TranslateQuery` translates the questions of grounding records from English to Chinese, and keeps tags and boxes. The
+model does not see them: `<|ref|>phrase<|/ref|>`, `<|grounding|>` and `{box:k}` are sent as marks [[1]], [[2]], ...
+Phrases are sent as separate texts, so that a phrase in the question and the label of its boxes stay the same.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from vl2.curate.jobs.client import ChatRequest
 from vl2.curate.jobs.job_protocol import (
     NUMBERED,
     DataJob,
-    Made,
+    JobResult,
     Unreadable,
     Unsuitable,
     check_no_boxes,
-    checked,
+    clean_answer,
     numbered_parts,
     with_answers,
 )
@@ -69,11 +68,11 @@ _MAX_CAPTION_CHARACTERS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Recaption:
-    """`meta` holds lines of further information by record id, such as {"a-1": {"location": "Lisbon"}}."""
+    """Write new captions. `meta` holds additional metadata by record id, such as {"a-1": {"location": "Lisbon"}}."""
 
     meta: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     max_tokens: int = 1024
-    language: str = ""  # of the new captions, en or zh; empty is that of the record
+    language: str = ""  # of the new captions, en or zh; empty for the record's own
     name: str = "recaption"
     sends_images: bool = True
     needs_ocr: bool = True
@@ -89,14 +88,16 @@ class Recaption:
         if len(answers) != 1:
             raise Unsuitable(f"a caption is one answer, the record has {len(answers)}")
         check_no_boxes(record)
-        text = "\n\n".join([instruction_for(record.id), *self._hints(record, material), *self._written_in(record)])
+        text = "\n\n".join(
+            [instruction_for(record.id), *self._prompt_hints(record, material), *self._language_instruction(record)]
+        )
         return ChatRequest(system=CAPTION_SYSTEM, text=text, images=material.images, max_tokens=self.max_tokens)
 
-    def read(self, record: Record, material: Material, answer: str) -> Made:
-        made = with_answers(record, [checked(answer)])
-        return Made(record=replace(made, language=self.language or record.language))
+    def read(self, record: Record, material: Material, answer: str) -> JobResult:
+        made = with_answers(record, [clean_answer(answer)])
+        return JobResult(record=replace(made, language=self.language or record.language))
 
-    def _hints(self, record: Record, material: Material) -> list[str]:
+    def _prompt_hints(self, record: Record, material: Material) -> list[str]:
         meta = [f"{name}: {value}" for name, value in self.meta.get(record.id, {}).items()]
         meta += [line for lines in material.camera for line in lines]
         caption = "\n".join(texts_of(record, "assistant"))[:_MAX_CAPTION_CHARACTERS]
@@ -107,13 +108,13 @@ class Recaption:
         )
         return [f"{title}:\n{text}" for title, text in known if text.strip()]
 
-    def _written_in(self, record: Record) -> list[str]:
+    def _language_instruction(self, record: Record) -> list[str]:
         name = LANGUAGES.get(self.language or record.language)
         return [f"Write in {name}."] if name else []
 
 
 def instruction_for(record_id: str) -> str:
-    """Return one of the instructions, always the same for a record."""
+    """Return one of the instructions, always the same one for a record."""
     return INSTRUCTIONS[zlib.crc32(record_id.encode("utf-8", "replace")) % len(INSTRUCTIONS)]
 
 
@@ -135,6 +136,8 @@ ANSWER_STYLE_OF_CATEGORY = {
 
 @dataclass(frozen=True, kw_only=True)
 class RegenerateAnswer:
+    """Answer the questions of a record again."""
+
     max_tokens: int = 1536
     name: str = "regenerate_answer"
     sends_images: bool = True
@@ -150,14 +153,14 @@ class RegenerateAnswer:
         text = "\n\n".join([f"Questions:\n{listed}", *ocr, style, NUMBERED])
         return ChatRequest(system=ANSWER_SYSTEM, text=text, images=material.images, max_tokens=self.max_tokens)
 
-    def read(self, record: Record, material: Material, answer: str) -> Made:
-        checked(answer)
-        answers = [checked(part) for part in numbered_parts(answer, len(_questions(record)))]
-        return Made(record=with_answers(record, answers))
+    def read(self, record: Record, material: Material, answer: str) -> JobResult:
+        clean_answer(answer)
+        answers = [clean_answer(part) for part in numbered_parts(answer, len(_questions(record)))]
+        return JobResult(record=with_answers(record, answers))
 
 
 def _questions(record: Record) -> list[str]:
-    """Return the texts of the user, one for each turn. Unsuitable unless turns alternate and all hold text."""
+    """Return the user's texts, one per turn. Raise Unsuitable unless roles alternate and every turn has text."""
     turns = [message for message in record.messages if message.role != "system"]
     roles = [message.role for message in turns]
     if roles != ["user", "assistant"] * (len(turns) // 2):
@@ -185,7 +188,7 @@ _MAX_CHARACTERS = 8000
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreWriting:
-    """Keep records whose answers score `threshold` or more. Another threshold asks nothing again."""
+    """Keep records whose answers score at least `threshold`. Changing it sends no new requests."""
 
     threshold: int
     name: str = "score_writing"
@@ -203,13 +206,13 @@ class ScoreWriting:
         prompt = SCORE_PROMPT.replace("{text}", text[:_MAX_CHARACTERS])
         return ChatRequest(system=SCORE_SYSTEM, text=prompt, max_tokens=8)
 
-    def read(self, record: Record, material: Material, answer: str) -> Made:
+    def read(self, record: Record, material: Material, answer: str) -> JobResult:
         if not _SCORE.fullmatch(answer.strip()):
             raise Unreadable(f"expected a number from 1 to 10, got {' '.join(answer.split())[:40]!r}")
         score = int(answer)
         if score < self.threshold:
             raise Unsuitable(f"its writing scores {score}, below {self.threshold}")
-        return Made(record=record, note=f"its writing scores {score}")
+        return JobResult(record=record, note=f"its writing scores {score}")
 
 
 DRAFT_SYSTEM = (
@@ -227,7 +230,7 @@ _PAIR = re.compile(r"Q:[ \t]*(?P<question>[^\n]+)\n+A:[ \t]*(?P<answer>.+)", re.
 
 @dataclass(frozen=True, kw_only=True)
 class DraftQa:
-    """The messages of the record are replaced; all its images stand in the first question."""
+    """Replace the messages of a record by drafted questions and answers. All images go into the first question."""
 
     turns: int = 3
     min_characters: int = 80  # a page with less text is not worth questions
@@ -247,16 +250,16 @@ class DraftQa:
         prompt = DRAFT_PROMPT.replace("{turns}", str(self.turns)).replace("{form}", NUMBERED).replace("{text}", text)
         return ChatRequest(system=DRAFT_SYSTEM, text=prompt, max_tokens=self.max_tokens)
 
-    def read(self, record: Record, material: Material, answer: str) -> Made:
+    def read(self, record: Record, material: Material, answer: str) -> JobResult:
         messages: list[Message] = []
-        for part in numbered_parts(checked(answer), self.turns):
+        for part in numbered_parts(clean_answer(answer), self.turns):
             pair = _PAIR.fullmatch(part)
             if pair is None:
                 raise Unreadable("a part is not one line of Q: followed by A:")
             images = tuple(Part(image=number) for number in range(len(record.images))) if not messages else ()
             messages.append(Message(role="user", parts=(*images, Part(text=pair["question"].strip()))))
             messages.append(Message(role="assistant", parts=(Part(text=pair["answer"].strip()),)))
-        return Made(record=replace(record, category="document", messages=tuple(messages), objects=()))
+        return JobResult(record=replace(record, category="document", messages=tuple(messages), objects=()))
 
 
 TRANSLATE_SYSTEM = (
@@ -274,8 +277,8 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Source:
-    """What of a record is translated: distinct texts, in the order in which they are numbered."""
+class _SourceTexts:
+    """The distinct texts of a record to translate, in the order in which they are numbered."""
 
     texts: list[str] = field(default_factory=list)
     is_sentence: list[bool] = field(default_factory=list)
@@ -288,7 +291,7 @@ class _Source:
 
 @dataclass(frozen=True, kw_only=True)
 class TranslateQuery:
-    """The new record is in Chinese and has "-zh" after its id, so that both can stand in one mixture."""
+    """Translate a record to Chinese. The new id ends in "-zh", so both records can be in one mixture."""
 
     max_tokens: int = 1024
     name: str = "translate_query"
@@ -301,25 +304,25 @@ class TranslateQuery:
         prompt = TRANSLATE_PROMPT.replace("{form}", NUMBERED).replace("{texts}", listed)
         return ChatRequest(system=TRANSLATE_SYSTEM, text=prompt, max_tokens=self.max_tokens)
 
-    def read(self, record: Record, material: Material, answer: str) -> Made:
+    def read(self, record: Record, material: Material, answer: str) -> JobResult:
         source = _source_of(record)
-        targets = [checked(part) for part in numbered_parts(answer, len(source.texts))]
+        targets = [clean_answer(part) for part in numbered_parts(answer, len(source.texts))]
         for text, target, is_sentence in zip(source.texts, targets, source.is_sentence, strict=True):
             _check_translation(text, target, is_sentence)
-        return Made(record=_translated(record, dict(zip(source.texts, targets, strict=True))))
+        return JobResult(record=_translated(record, dict(zip(source.texts, targets, strict=True))))
 
 
-def _source_of(record: Record) -> _Source:
+def _source_of(record: Record) -> _SourceTexts:
     if record.language.split("-")[0].lower() != "en":
         raise Unsuitable(f"its language is {record.language}, only English is translated")
-    source = _Source()
+    source = _SourceTexts()
     for labelled in record.objects:
         source.add(labelled.label, is_sentence=False)
     for text in (part.text for message in record.messages for part in message.parts if part.text is not None):
         for kept in _KEPT.finditer(text):
             if kept["phrase"]:
                 source.add(kept["phrase"], is_sentence=False)
-        source.add(_marked(text), is_sentence=True)
+        source.add(_mask_tags(text), is_sentence=True)
     if not source.texts:
         raise Unsuitable("it has no text to translate")
     if any(_MARK.search(_KEPT.sub("", part.text or "")) for message in record.messages for part in message.parts):
@@ -327,8 +330,8 @@ def _source_of(record: Record) -> _Source:
     return source
 
 
-def _marked(text: str) -> str:
-    """Replace what is kept by [[1]], [[2]], ... in order."""
+def _mask_tags(text: str) -> str:
+    """Replace tags and boxes by the marks [[1]], [[2]], ... in order."""
     numbers = iter(range(1, 1 + len(_KEPT.findall(text))))
     return _KEPT.sub(lambda _: f"[[{next(numbers)}]]", text)
 
@@ -348,7 +351,7 @@ def _translated(record: Record, targets: dict[str, str]) -> Record:
     def part(old: Part) -> Part:
         if old.text is None:
             return old
-        marked = _marked(old.text)
+        marked = _mask_tags(old.text)
         things = [kept(match) for match in _KEPT.finditer(old.text)]
         return Part(text=_MARK.sub(lambda mark: things[int(mark[1]) - 1], targets.get(marked, marked)))
 
@@ -364,15 +367,16 @@ JOBS: Mapping[str, Callable[..., DataJob]] = {
     "translate": TranslateQuery,
     "draft-qa": DraftQa,
 }
-_OURS = ("name", "sends_images", "needs_ocr", "meta")
+_INTERNAL = ("name", "sends_images", "needs_ocr", "meta")
 
 
 def job_settings(name: str) -> list[str]:
-    return settings_of(JOBS[name], without=_OURS)
+    """Return the names of the settings of a job."""
+    return settings_of(JOBS[name], without=_INTERNAL)
 
 
 def make_job(name: str, values: Values) -> DataJob:
-    """Return a job with its settings. UserError for a name or a setting that there is not."""
+    """Return a job with the given settings. Raise UserError for an unknown name or an invalid setting."""
     if name not in JOBS:
         raise UserError(f"no job is called {name!r}: {nearest(name, JOBS)}")
-    return JOBS[name](**arguments(JOBS[name], values, f"the job {name}", without=_OURS))
+    return JOBS[name](**arguments(JOBS[name], values, f"the job {name}", without=_INTERNAL))

@@ -1,13 +1,13 @@
-"""The files that a job leaves in its folder, and the progress that it shows.
+"""Write the output files of a job, and show its progress.
 
-kept.jsonl       the records made, in the order of the input, the bytes of their images in them
-outcomes.jsonl   {"id", "source", "kept", "why"} for every record, in the order of the input
-summary.json     counts, and whether the input was read to its end
-answers.jsonl    the ledger: every answer of the endpoint (`asker.py`)
-ocr.jsonl        the ledger of text read off images
+kept.jsonl       the resulting records with the bytes of their images, in input order
+outcomes.jsonl   {"id", "source", "kept", "why"} for every record, in input order
+summary.json     counts, and whether the whole input was processed
+answers.jsonl    the ledger of all answers of the endpoint (`asker.py`)
+ocr.jsonl        the ledger of OCR results
 
-The first three are derived from the ledgers, and are of one job: another one needs a folder of its own. They are
-written as *.part and renamed when the run ends.
+The first three files can be rebuilt from the ledgers. A folder belongs to one job; another job needs its own folder.
+The files are written as *.part and renamed at the end of the run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vl2.progress import ProgressDisplay
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a record: the one made of it, or none; and why, or what to note."""
+    """The outcome of a job for one record: the new record or None, and the reason or a note."""
 
     source: Record
     made: Record | None
@@ -40,24 +40,26 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Summary:
+    """The counts of a job's run."""
+
     job: str
     seen: int = 0
     kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)  # by reason, numbers taken out
-    asked: int = 0  # answers that the endpoint gave in this run
-    reused: int = 0  # answers that the ledger held
+    dropped: Counter[str] = field(default_factory=Counter)  # by reason, with numbers replaced by #
+    asked: int = 0  # answers from the endpoint in this run
+    reused: int = 0  # answers from the ledger
     finished: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        # Not dataclasses.asdict: before Python 3.12 it mistakes the counter's items for its elements.
+        # Before Python 3.12, dataclasses.asdict() mistakes a Counter's items for its elements.
         return {**vars(self), "dropped": dict(self.dropped.most_common())}
 
 
 class Outputs:
-    """The files of one run."""
+    """The output files of one run."""
 
     def __init__(self, folder: Path, summary: Summary) -> None:
-        """Begin the files. UserError if the folder holds the results of another job."""
+        """Open the files for writing. Raise UserError if the folder holds the results of another job."""
         folder.mkdir(parents=True, exist_ok=True)
         _check_job(folder, summary.job)
         self._folder = folder
@@ -75,7 +77,7 @@ class Outputs:
         self._outcomes.close()
 
     def write(self, outcome: Outcome) -> None:
-        """Append what became of a record."""
+        """Append the outcome of a record."""
         record, kept = outcome.source, outcome.made is not None
         line = {"id": record.id, "source": record.source, "kept": kept, "why": outcome.why}
         _write_line(self._outcomes, line)
@@ -87,7 +89,7 @@ class Outputs:
             _write_line(self._kept, outcome.made.to_dict())
 
     def publish(self) -> None:
-        """Give the files their names, whole."""
+        """Rename the finished files to their final names, and write the summary."""
         for file, name in ((self._kept, "kept.jsonl"), (self._outcomes, "outcomes.jsonl")):
             file.flush()
             os.fsync(file.fileno())
@@ -98,7 +100,7 @@ class Outputs:
 
 
 def _check_job(folder: Path, job: str) -> None:
-    """Refuse to put the results of one job in the place of another's, which its records may be made of."""
+    """Raise UserError if the folder holds another job's results, which may be the input of this job."""
     path = folder / "summary.json"
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))["job"] if path.exists() else job
@@ -109,7 +111,7 @@ def _check_job(folder: Path, job: str) -> None:
 
 
 def reason_kind(why: str) -> str:
-    """Return the part of a reason that recurs: what stands before its first colon, with numbers as #."""
+    """Return the recurring part of a reason: the text before the first colon, with numbers replaced by #."""
     return re.sub(r"\d+(\.\d+)?", "#", why.split(":")[0])
 
 
@@ -122,7 +124,7 @@ Report = Callable[[Summary], None]
 
 @contextmanager
 def shown_progress(name: str, total: int | None, is_shown: bool) -> Iterator[Report]:
-    """Yield a function that shows how far a run is. On a pipe nothing is drawn."""
+    """Yield a function that displays the progress of a run."""
     with ProgressDisplay(total, quiet=not is_shown) as display:
 
         def report(summary: Summary) -> None:

@@ -1,4 +1,4 @@
-"""What a job is, a question made of a record and a record made of the answer; and what every answer must be."""
+"""The protocol of jobs, which make a request from a record and a record from the answer, and checks of answers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from vl2.data.record import PLACEHOLDER, Message, Part, Record
 
 
 class Unsuitable(Exception):
-    """The record is not one for this job, or its answer was read and says to drop it. The message is the reason."""
+    """The record does not suit the job, or its answer says to drop it. The message is the reason."""
 
 
 class Unreadable(Exception):
-    """The answer is not in the form that was asked for; another try may be."""
+    """The answer does not have the requested form; another attempt may succeed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """The record that a job made, and what to note about it."""
+class JobResult:
+    """The record that a job made, with an optional note for the ledger of outcomes."""
 
     record: Record
     note: str = ""
 
 
 class DataJob(Protocol):
-    """`ask` and `read` depend on their arguments alone, so a job that is run again asks the same questions."""
+    """A job. `ask` and `read` depend on their arguments alone, so a job that is run again sends equal requests."""
 
     @property
     def name(self) -> str: ...
@@ -40,13 +40,13 @@ class DataJob(Protocol):
     def needs_ocr(self) -> bool: ...
 
     def ask(self, record: Record, material: Material) -> ChatRequest:
-        """Return the question. Unsuitable if the record is none for this job."""
+        """Return the request for a record. Raise Unsuitable if the record does not suit the job."""
 
-    def read(self, record: Record, material: Material, answer: str) -> Made:
-        """Return the record made of an answer that was not cut off. Unreadable or Unsuitable say why there is none."""
+    def read(self, record: Record, material: Material, answer: str) -> JobResult:
+        """Return the record made from a complete answer. Raise Unreadable or Unsuitable if there is none."""
 
 
-# Tokens of the chat format: as text in an answer they would become structure.
+# Special tokens of the chat format. As text in an answer they would be tokenized as structure.
 _SPECIAL = re.compile(r"<\|[^|>\n]{1,24}\|>|<｜[^｜>\n]{1,24}｜>|<image>")
 _REFUSALS = re.compile(
     r"^(i'?m sorry|i am sorry|sorry,|i apologi[sz]e|i can(no|')t (help|assist|see|view)|as an ai\b|i'?m unable"
@@ -57,8 +57,8 @@ NUMBERED = "Write each answer below a line of its own that reads === 1 ===, === 
 _NUMBER_LINE = re.compile(r"^[ \t]*===[ \t]*(\d+)[ \t]*===[ \t]*$", re.MULTILINE)
 
 
-def checked(text: str) -> str:
-    """Return the answer without blanks around it. Unsuitable for a refusal, Unreadable for what is no plain text."""
+def clean_answer(text: str) -> str:
+    """Return the stripped answer. Raise Unsuitable for a refusal, Unreadable if it is empty or has special tokens."""
     text = text.strip()
     if not text:
         raise Unreadable("the answer is empty")
@@ -70,7 +70,10 @@ def checked(text: str) -> str:
 
 
 def numbered_parts(answer: str, count: int) -> list[str]:
-    """Return the texts below === 1 ===, === 2 === ... Unreadable unless there are exactly `count`, in order."""
+    """Return the texts below the lines === 1 ===, === 2 === and so on.
+
+    Raise Unreadable unless there are exactly `count` parts in order.
+    """
     pieces = _NUMBER_LINE.split(answer)
     numbers, texts = [int(number) for number in pieces[1::2]], [text.strip() for text in pieces[2::2]]
     if pieces[0].strip():
@@ -81,7 +84,7 @@ def numbered_parts(answer: str, count: int) -> list[str]:
 
 
 def with_answers(record: Record, answers: list[str]) -> Record:
-    """Return the record with the texts of its assistant messages replaced, in order."""
+    """Return the record with its assistant messages replaced by the answers, in order."""
     remaining = iter(answers)
     messages = [
         Message(role="assistant", parts=(Part(text=next(remaining)),)) if message.role == "assistant" else message
@@ -91,6 +94,6 @@ def with_answers(record: Record, answers: list[str]) -> Record:
 
 
 def check_no_boxes(record: Record) -> None:
-    """Raise Unsuitable if an answer of the record carries boxes: a new text would lose them."""
+    """Raise Unsuitable if a text of the record contains boxes, because a new text would lose them."""
     if record.objects and any(PLACEHOLDER.search(part.text or "") for m in record.messages for part in m.parts):
-        raise Unsuitable("its texts carry boxes, which a new answer would lose")
+        raise Unsuitable("its texts contain boxes, which a new answer would lose")

@@ -1,4 +1,4 @@
-"""What a job may put into its prompt besides the record: encoded pictures, their text and their camera data."""
+"""Prepare the material of a job's prompt besides the record: encoded images, their OCR text and camera metadata."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from vl2.curate.jobs.client import SentImage
 from vl2.curate.jobs.ocr import Line, OcrCache, hints
-from vl2.data.ray_map import Where
+from vl2.data.ray_map import MapBackend
 from vl2.data.record import Record, StoredImage
 from vl2.data.store.entry import check_text
 from vl2.data.stored_image import content_hash, read_stored
@@ -31,12 +31,12 @@ _MAX_CHARACTERS = 80
 
 
 def camera_data(data: bytes) -> tuple[str, ...]:
-    """Return lines such as "FNumber: 2.8" from the EXIF data of an image file; none if there are none."""
+    """Return lines such as "FNumber: 2.8" from the EXIF data of an image file, if any."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             exif = image.getexif()
         photo, place = exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
-    except Exception:  # EXIF is often broken in ways of its own, and never worth losing the picture
+    except Exception:  # broken EXIF data may raise anything, and must not make the image unusable
         return ()
     found = [(name, exif.get(_NUMBERS[name])) for name in _MAIN]
     found += [(name, photo.get(_NUMBERS[name])) for name in _PHOTO]
@@ -51,7 +51,7 @@ def _printable(value: Any) -> str:
 
 
 def _position(place: dict[int, Any]) -> str:
-    """Return latitude and longitude in degrees to about a kilometre; nothing if they are not both there."""
+    """Return latitude and longitude in degrees, to about a kilometer; "" unless both are present."""
     try:
         latitude = _degrees(place[ExifTags.GPS.GPSLatitude], place[ExifTags.GPS.GPSLatitudeRef] == "S")
         longitude = _degrees(place[ExifTags.GPS.GPSLongitude], place[ExifTags.GPS.GPSLongitudeRef] == "W")
@@ -66,28 +66,28 @@ def _degrees(parts: Any, is_negative: bool) -> float:
     return -value if is_negative else value
 
 
-MAX_SIDE_PX = 2048  # larger pictures are scaled down: endpoints refuse or shrink them anyway
+MAX_SIDE_PX = 2048  # larger images are scaled down, because endpoints refuse or shrink them anyway
 _SENT_AS_STORED = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 _JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """One entry for each image of the record in all three; `ocr` is empty where the job does not ask for it."""
+    """The material of one record, with one entry per image in each field; `ocr` is empty if the job does not use it."""
 
     images: tuple[SentImage, ...] = ()
     ocr: tuple[tuple[Line, ...], ...] = ()
     camera: tuple[tuple[str, ...], ...] = ()  # such as "FNumber: 2.8"
 
     def ocr_hints(self) -> str:
-        """Return the text of all images, one below the other."""
+        """Return the OCR text of all images, separated by blank lines."""
         return "\n\n".join(filter(None, map(hints, self.ocr)))
 
 
 def sent_image(data: bytes) -> SentImage:
-    """Return an image file as it is sent: as stored if endpoints take that, else as JPEG. UserError if damaged.
+    """Return an image file in the form to send: unchanged if endpoints accept it, otherwise as JPEG.
 
-    It is always decoded: a damaged file must not cost a request.
+    Raise UserError if the file is damaged. It is always decoded, so that a damaged file does not cost a request.
     """
     image = open_image(data)
     media = _media_type(data)
@@ -100,11 +100,11 @@ def sent_image(data: bytes) -> SentImage:
 
 
 def _media_type(data: bytes) -> str | None:
-    """Return the type under which the file may be sent as it is; None if it must be encoded anew."""
+    """Return the media type under which the file can be sent unchanged; None if it must be re-encoded."""
     with Image.open(io.BytesIO(data)) as image:
-        # Whether an endpoint turns a picture as its EXIF data say is anybody's guess.
-        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return None if is_turned else _SENT_AS_STORED.get(image.format or "")
+        # Endpoints differ in whether they apply the EXIF orientation.
+        is_rotated = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return None if is_rotated else _SENT_AS_STORED.get(image.format or "")
 
 
 def _as_jpeg(image: Image.Image) -> bytes:
@@ -113,12 +113,12 @@ def _as_jpeg(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-_RAY_WINDOW = 1024  # records whose images go to the cluster at once
+_RAY_WINDOW = 1024  # records whose images are sent to the cluster at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A record, the bytes of its images in it, with its material; with a `problem` it cannot be asked about."""
+    """A record with the bytes of its images and its material, or with the `problem` that prevents a request."""
 
     record: Record
     material: Material = field(default_factory=Material)
@@ -128,13 +128,13 @@ class Prepared:
 @dataclass(frozen=True, kw_only=True)
 class _Opened:
     prepared: Prepared
-    files: tuple[bytes, ...] = ()  # the images that the text is still to be read of
+    files: tuple[bytes, ...] = ()  # the images that still need OCR
 
 
 def prepare(
-    records: Iterable[Record], job: DataJob, *, root: Path, ocr: OcrCache | None, on: Where = "local"
+    records: Iterable[Record], job: DataJob, *, root: Path, ocr: OcrCache | None, on: MapBackend = "local"
 ) -> Iterator[Prepared]:
-    """Yield every record in order with the material that the job asks for."""
+    """Yield every record in order with the material that the job needs."""
     remaining = iter(records)
     window = _RAY_WINDOW if on == "ray" else 1
     while batch := list(islice(remaining, window)):
@@ -153,7 +153,7 @@ def _open(record: Record, job: DataJob, root: Path) -> _Opened:
         return _Opened(prepared=Prepared(record=record, problem=f"a text cannot be used: {error}"))
     try:
         files = tuple(read_stored(image, root) for image in record.images)
-        record = replace(record, images=tuple(map(_inlined, record.images, files)))
+        record = replace(record, images=tuple(map(_with_bytes, record.images, files)))
         if not (job.sends_images or job.needs_ocr):
             return _Opened(prepared=Prepared(record=record))
         images = tuple(map(sent_image, files))
@@ -164,7 +164,7 @@ def _open(record: Record, job: DataJob, root: Path) -> _Opened:
     return _Opened(prepared=Prepared(record=record, material=material), files=files)
 
 
-def _inlined(image: StoredImage, data: bytes) -> StoredImage:
+def _with_bytes(image: StoredImage, data: bytes) -> StoredImage:
     return replace(image, data=data, path=None)
 
 

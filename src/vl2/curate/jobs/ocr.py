@@ -1,6 +1,6 @@
-"""Read the text off a picture with a real engine, rapidocr, whose wheel holds its models.
+"""OCR of images with rapidocr, whose wheel contains its models, and a cache of the results.
 
-Boxes are in pixels of the upright picture.
+Boxes are in pixels of the upright image.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from vl2.curate.jobs.asker import Ledger
-from vl2.data.ray_map import Where, map_in_order
+from vl2.data.ray_map import MapBackend, map_in_order
 from vl2.data.record import BoxPx
 from vl2.data.stored_image import content_hash
 from vl2.errors import UserError
@@ -24,7 +24,7 @@ from vl2.process.image import open_image
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of text, the upright box around it, and how sure the engine is, 0..1."""
+    """A line of text, its axis-aligned bounding box, and the engine's confidence from 0 to 1."""
 
     text: str
     box_px: BoxPx
@@ -32,15 +32,15 @@ class Line:
 
 
 def read_lines(data: bytes) -> list[Line]:
-    """Return the lines of an image file, from top to bottom. UserError if it does not open."""
+    """Return the text lines of an image file, from top to bottom. Raise UserError if it cannot be decoded."""
     return lines_of(open_image(data))
 
 
 def lines_of(image: Image.Image) -> list[Line]:
-    """Return the lines of an RGB picture, from top to bottom; none if there is no text."""
+    """Return the text lines of an RGB image, from top to bottom."""
     import numpy as np
 
-    found = _engine()(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))  # it takes blue first
+    found = _engine()(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))  # the engine expects BGR
     if found.txts is None:
         return []
     lines = [
@@ -52,27 +52,27 @@ def lines_of(image: Image.Image) -> list[Line]:
 
 
 def hints(lines: Iterable[Line], min_score: float = 0.6, max_characters: int = 4000) -> str:
-    """Return the lines that the engine is sure of, one below the other, as prompts carry them."""
+    """Return the lines with a confidence of at least `min_score` as text for a prompt."""
     return "\n".join(line.text for line in lines if line.score >= min_score)[:max_characters]
 
 
 class OcrCache:
-    """The lines of every image read so far, by its content: a job that is run again reads nothing twice."""
+    """A persistent cache of OCR results by content hash, so that a job that is run again reads no image twice."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def read_all(self, images: Iterable[bytes], on: Where = "local") -> None:
-        """Read the images that were not read before, here or on a cluster. All of them must open."""
+    def read_all(self, images: Iterable[bytes], on: MapBackend = "local") -> None:
+        """Run OCR on the images that are not cached yet, on this machine or a cluster. All must be decodable."""
         missing = {self._key(data): data for data in images}
         missing = {key: data for key, data in missing.items() if key not in self._ledger}
-        if not missing:  # or a cluster would be started for nothing
+        if not missing:  # do not start a cluster needlessly
             return
         for key, lines in zip(missing, map_in_order(read_lines, missing.values(), on), strict=True):
             self._ledger.put(key, [[line.text, list(line.box_px), line.score] for line in lines])
 
     def lines(self, data: bytes) -> tuple[Line, ...]:
-        """Return the lines of an image, reading it if that was not done."""
+        """Return the lines of an image, running OCR if they are not cached."""
         self.read_all([data])
         found = self._ledger.get(self._key(data))
         return tuple(Line(text=text, box_px=tuple(box), score=score) for text, box, score in found)
@@ -84,12 +84,12 @@ class OcrCache:
 
 @cache
 def _engine_name() -> str:
-    """Return the engine and its version: another version reads anew."""
+    """Return the engine's name and version, which are part of the cache key."""
     _import_engine()
     return f"rapidocr-{version('rapidocr')}"
 
 
-@cache  # one for each process: loading the models takes longer than reading a page
+@cache  # one engine per process, because loading the models takes longer than reading a page
 def _engine() -> Any:
     return _import_engine()(params={"Global.log_level": "error"})
 

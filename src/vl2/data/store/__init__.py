@@ -1,4 +1,4 @@
-"""Records on disk: JSONL with image paths, WebDataset tar shards and Parquet, in local folders and object stores.
+"""Read and write files of records: JSONL with image paths, WebDataset tar shards and Parquet, local or remote.
 
 Specification: docs/record.md.
 """

@@ -1,6 +1,7 @@
-"""Records at any location: read one after the other or any one by its number, and written.
+"""Read records in order or by number, and write them, at any location and in any format.
 
-Files are written whole or not at all, nothing is overwritten, and the same records give the same bytes.
+Writing is atomic and deterministic: a file appears complete or not at all, nothing is overwritten, and the same
+records give the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ READERS: dict[Format, Callable[[DataFile], Iterator[Found]]] = {
 
 
 class RecordFile(Protocol):
-    """One open file: how many records it holds, and any of them."""
+    """An open file of records with random access."""
 
     def __len__(self) -> int: ...
 
@@ -44,16 +45,16 @@ OPENERS: dict[Format, Callable[[DataFile], RecordFile]] = {
 
 
 def read_records(*locations: str) -> Iterator[Found]:
-    """Yield every record of the locations with its images as bytes, and a Problem for each that cannot be read.
+    """Yield every record of the locations with its images as bytes, or a Problem if it cannot be read.
 
-    Nothing damaged stops it. UserError, before the first record, for a location where there is nothing.
+    Damaged data does not stop the iteration. Raise UserError before the first record if a location has no records.
     """
     files = [file for location in locations for file in find_files(location)]
     return (found for file in files for found in READERS[file.format](file))
 
 
 def open_random(*locations: str) -> Records:
-    """Open the files of the locations for reading any record. UserError for a file that cannot be opened at all."""
+    """Open the locations for random access to their records. Raise UserError if a file cannot be opened."""
     files = [file for location in locations for file in find_files(location)]
     sizes = [(posixpath.basename(file.path), file.size()) for file in files]
     checksum = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
@@ -61,11 +62,11 @@ def open_random(*locations: str) -> Records:
 
 
 class Records(Sequence[Record]):
-    """The records of several files under one number. Each is read, images too, when it is asked for."""
+    """A sequence of the records of several files. A record and its images are read on access."""
 
     def __init__(self, files: Sequence[RecordFile], checksum: str = "") -> None:
         self._files = files
-        self.checksum = checksum  # of the names and sizes of the files; not of their folder, which may move
+        self.checksum = checksum  # of the names and sizes of the files, not of their folder, which may move
         self._starts = [0, *accumulate(len(file) for file in files)]
 
     def __len__(self) -> int:
@@ -78,7 +79,7 @@ class Records(Sequence[Record]):
     def __getitem__(self, index: slice) -> list[Record]: ...
 
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        """Return a record with its images as bytes. UserError names the place of one that cannot be read."""
+        """Return a record with its images as bytes. Raise a UserError with its location if it cannot be read."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         found = self.find(index)
@@ -87,7 +88,10 @@ class Records(Sequence[Record]):
         return found.record
 
     def find(self, index: int) -> Found:
-        """Return the record and its place, or its problem. IndexError outside the range; negative counts backwards."""
+        """Return the record and its location, or the problem with it.
+
+        Negative numbers count from the end. Raise IndexError if the number is out of range.
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"no record {index}, there are {len(self)}")
         index %= len(self)
@@ -98,17 +102,17 @@ class Records(Sequence[Record]):
 def write_records(
     records: Iterable[Record], location: str, *, shard_records: int | None = None, image_folder: str = "."
 ) -> list[str]:
-    """Write records in the format of the location's ending and return the names of the files.
+    """Write records in the format of the location's ending, and return the names of the files.
 
-    With `shard_records`, "a.tar" becomes a-00000.tar, a-00001.tar and so on with that many records each. Paths of
-    images are relative to `image_folder`; their files are read and stored. Until all is written every file ends in
-    .part. UserError for what is there already or cannot be written.
+    With `shard_records`, "a.tar" becomes a-00000.tar, a-00001.tar and so on, with that many records each. Image paths
+    are relative to `image_folder`; the image files are read and stored with the records. Files have the ending .part
+    until all are written. Raise UserError if a file already exists or cannot be written.
     """
     check_writable(location, shard_records=shard_records)
     folder = data_file(f"{image_folder.rstrip('/')}/records")
-    ready = (_ready(record, folder) for record in records)
+    ready = (_check_and_load(record, folder) for record in records)
     written: list[DataFile] = []
-    folders: list[DataFile] = []  # of images, made here
+    folders: list[DataFile] = []  # image folders created here, to remove after an error
     try:
         for file, first, shard in _shards(ready, location, shard_records):
             written.append(file)
@@ -129,7 +133,10 @@ def write_records(
 
 
 def check_writable(location: str, *, shard_records: int | None = None) -> None:
-    """Refuse before the work what would fail after it."""
+    """Raise UserError if the location cannot be written because of its ending, its shards or existing files.
+
+    Callers use this to fail before long work instead of after it.
+    """
     format_of(location)
     if shard_records is not None and shard_records < 1:
         raise UserError(f"shard_records must be at least 1, got {shard_records}")
@@ -138,10 +145,10 @@ def check_writable(location: str, *, shard_records: int | None = None) -> None:
     others = [] if shard_records is None else file.fs.glob(f"{file.path.rpartition('.')[0]}-[0-9]*{dot}{ending}")
     taken = location if file.exists() else f"{stem}-*{dot}{ending}" if others else None
     if taken is not None:
-        raise UserError(f"{taken} is there already: choose another name")
+        raise UserError(f"{taken} already exists: choose another name")
 
 
-def _ready(record: Record, folder: DataFile) -> Record:
+def _check_and_load(record: Record, folder: DataFile) -> Record:
     try:
         check_text(record)
         return load_images(record, folder.read_image)
@@ -152,13 +159,13 @@ def _ready(record: Record, folder: DataFile) -> Record:
 def _shards(
     records: Iterator[Record], location: str, shard_records: int | None
 ) -> Iterator[tuple[DataFile, int, Iterator[Record]]]:
-    """Yield each file, the number of its first record, and its records, which must be used up before the next."""
+    """Yield each file, the number of its first record, and its records, which the caller must exhaust first."""
     if shard_records is None:
         yield data_file(location), 0, records
         return
     stem, dot, ending = location.rpartition(".")
     for shard, head in enumerate(chain([next(records, None)], records)):
-        own = [] if head is None else [head]  # without any record there is one empty shard
+        own = [] if head is None else [head]  # without any records, one empty shard is written
         rest = islice(records, shard_records - 1)
         yield data_file(f"{stem}-{shard:05d}{dot}{ending}"), shard * shard_records, chain(own, rest)
 

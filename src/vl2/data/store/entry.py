@@ -1,4 +1,4 @@
-"""What reading gives, a record and where it lies or a problem and where that lies; and plain values to one of them."""
+"""The results of reading a store: a located record or a located problem, and the parsing of JSON values into them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vl2.errors import UserError
 
 Kind = Literal[
     "unreadable",  # a file, a row or a line is damaged
-    "record",  # it is read, and is no record
+    "record",  # the values are not a valid record
     "image",  # an image is missing or cannot be opened
-    "size",  # an image has another width or height than stated
+    "size",  # an image's width or height differs from the record's
     "duplicate",  # an earlier record has the same id
     "category",  # the category does not fit the content
-    "text",  # a text holds half a character
-    "encode",  # the processor refuses it
+    "text",  # a text has an unpaired surrogate
+    "encode",  # the processor cannot encode the record
     "long",  # a warning: more tokens than the sequence length
 ]
 WARNINGS: tuple[Kind, ...] = ("long",)
@@ -27,10 +27,13 @@ WARNINGS: tuple[Kind, ...] = ("long",)
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A file, and which record in it. Written `file:number`, counted from 1 as editors do, or `file:key` in a tar."""
+    """The location of a record in a file.
+
+    It prints as `file:number`, counted from 1 as in editors, or as `file:key` for a tar.
+    """
 
     file: str
-    row: int | None = None  # from 0; a line of JSONL; None is the file as a whole
+    row: int | None = None  # from 0; the line number in JSONL; None for the whole file
     key: str | None = None
 
     def __str__(self) -> str:
@@ -40,7 +43,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """A record with the bytes of its images, and where it is from."""
+    """A record with the bytes of its images, and its location."""
 
     record: Record
     place: Place
@@ -48,10 +51,10 @@ class Located:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing wrong with one record, or with a file."""
+    """One problem with a record or a file."""
 
     place: Place
-    id: str | None  # where it can be read
+    id: str | None  # the record's id, if it could be read
     kind: Kind
     why: str
 
@@ -60,7 +63,7 @@ class Problem:
         return self.kind in WARNINGS
 
     def __str__(self) -> str:
-        """One printable line: place, id, kind and reason."""
+        """Return one printable line: location, id, kind and reason."""
         name = "" if self.id is None else f" [{self.id}]"
         line = " ".join(f"{self.place}{name} {self.kind}: {self.why}".split())
         return "".join(c if c.isprintable() else "?" for c in line)
@@ -73,29 +76,29 @@ class Problem:
 Found = Located | Problem
 
 
-ReadImage = Callable[[str], bytes]  # the bytes behind an image's path; UserError if there are none
+ReadImage = Callable[[str], bytes]  # returns the bytes of an image path; raises UserError if it cannot be read
 
 
 def parse_json(line: bytes, place: Place, read_image: ReadImage) -> Found:
-    """Read one record of JSON in UTF-8."""
+    """Parse one record from UTF-8 JSON, and read its images."""
     try:
         values = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
     except UnicodeDecodeError as error:
         return Problem(place=place, id=None, kind="unreadable", why=f"not UTF-8 at byte {error.start}")
     except json.JSONDecodeError as error:
         return Problem(place=place, id=None, kind="unreadable", why=f"not JSON: {error.msg} at character {error.pos}")
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
-        return Problem(place=place, id=None, kind="unreadable", why=f"not JSON that can be read: {error}")
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits, or excessive nesting
+        return Problem(place=place, id=None, kind="unreadable", why=f"JSON that cannot be parsed: {error}")
     return parse_values(values, place, read_image)
 
 
 def parse_values(values: Any, place: Place, read_image: ReadImage) -> Found:
-    """Make the record and read its images."""
+    """Make a record of JSON values, and read its images."""
     given = values.get("id") if isinstance(values, dict) else None
     name = given if isinstance(given, str) else None
     try:
         record = Record.from_dict(values)
-    except (UserError, ValueError, TypeError, OverflowError) as error:  # 1e400 as a whole number, and the like
+    except (UserError, ValueError, TypeError, OverflowError) as error:  # e.g. 1e400 where an integer is expected
         return Problem(place=place, id=name, kind="record", why=str(error))
     try:
         return Located(record=load_images(record, read_image), place=place)
@@ -104,7 +107,7 @@ def parse_values(values: Any, place: Place, read_image: ReadImage) -> Found:
 
 
 def load_images(record: Record, read_image: ReadImage) -> Record:
-    """Return the record with bytes where it had paths. UserError names the image that cannot be read."""
+    """Return the record with every image path replaced by bytes. Raise UserError if an image cannot be read."""
 
     def loaded(index: int, image: StoredImage) -> StoredImage:
         if image.path is None:
@@ -118,7 +121,7 @@ def load_images(record: Record, read_image: ReadImage) -> Record:
 
 
 def json_line(values: object) -> str:
-    """Return plain values as a line of JSON that any file can hold: half a character is escaped, as JSON can."""
+    """Return values as a line of JSON that UTF-8 can encode; unpaired surrogates are escaped."""
     line = json.dumps(values, ensure_ascii=False)
     try:
         line.encode("utf-8")
@@ -128,7 +131,7 @@ def json_line(values: object) -> str:
 
 
 def check_text(record: Record) -> None:
-    """Refuse half a surrogate pair: JSON can write it, UTF-8 and so every file cannot. UserError names the field."""
+    """Raise UserError if a text field has an unpaired surrogate, which JSON can express but UTF-8 cannot."""
     texts = {name: getattr(record, name) for name in ("id", "source", "language", "licence")}
     texts |= {f"message {i}": "".join(p.text or "" for p in m.parts) for i, m in enumerate(record.messages)}
     texts |= {f"the label of object {i}": labelled.label for i, labelled in enumerate(record.objects)}
@@ -136,4 +139,4 @@ def check_text(record: Record) -> None:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise UserError(f"{where} holds half a character (U+{ord(text[error.start]):04X})") from None
+            raise UserError(f"{where} has an unpaired surrogate (U+{ord(text[error.start]):04X})") from None

@@ -1,4 +1,4 @@
-"""JSONL: one record a line, images in files whose paths are relative to the file. Images as base64 are read too."""
+"""JSONL: one record per line. Images are files with paths relative to the JSONL file, or base64 text when reading."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIGNATURES = (
 
 
 def read_jsonl(file: DataFile) -> Iterator[Found]:
-    """Yield every line's record or problem; blank lines are passed over."""
+    """Yield the record or problem of every line. Blank lines are skipped."""
     row = 0
     try:
         with file.open() as lines:
@@ -37,7 +37,7 @@ def read_jsonl(file: DataFile) -> Iterator[Found]:
 
 
 class JsonlRecords:
-    """Random access by the offsets of the lines, found when it is opened."""
+    """Random access to the records of a JSONL file. Opening it scans the file for line offsets."""
 
     def __init__(self, file: DataFile) -> None:
         self._file = file
@@ -62,7 +62,7 @@ class JsonlRecords:
 
 
 def write_jsonl(records: Iterable[Record], out: IO[bytes], file: DataFile) -> None:
-    """Write the lines to `out`, and the images into a folder named like the file."""
+    """Write the lines to `out`, and the images to the folder `images_folder(file)`."""
     folder = posixpath.basename(images_folder(file).path)
     for row, record in enumerate(records):
         images = []
@@ -77,16 +77,16 @@ def write_jsonl(records: Iterable[Record], out: IO[bytes], file: DataFile) -> No
 
 
 def images_folder(file: DataFile) -> DataFile:
-    """Return the folder that the images of a file go into."""
-    return DataFile(fs=file.fs, path=_images(file.path), name=_images(file.name))
+    """Return the folder for the images of a JSONL file: "a-images" for "a.jsonl"."""
+    return DataFile(fs=file.fs, path=_images_path(file.path), name=_images_path(file.name))
 
 
-def _images(path: str) -> str:
+def _images_path(path: str) -> str:
     return f"{path.rpartition('.')[0]}-images"
 
 
 def image_ending(data: bytes) -> str:
-    """Return the ending for an image's bytes, "bin" for what is not known."""
+    """Return the file ending for an image's bytes, "bin" if the format is unknown."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return next((ending for start, ending in SIGNATURES if data.startswith(start)), "bin")

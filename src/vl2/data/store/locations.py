@@ -1,6 +1,6 @@
-"""Files of records wherever they are: locations to files, reading ranges, writing without ever showing half a file.
+"""Find, read and write files of records on any file system that fsspec supports.
 
-A location is a file, a folder, a glob, or a URL that fsspec knows (memory://, s3://, gs://, https://).
+A location is a file, a folder, a glob or an fsspec URL (memory://, s3://, gs://, https://).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from vl2.process.image import ImageOptions
 
 Format = Literal["parquet", "tar", "jsonl"]
 ENDINGS: dict[str, Format] = {".parquet": "parquet", ".tar": "tar", ".jsonl": "jsonl"}
-PART = ".part"  # ending of what is still being written
+PART = ".part"  # ending of a file that is being written
 
 _MAX_IMAGE_BYTES = ImageOptions().max_bytes
-# The packages behind fsspec's object stores; an unreachable endpoint, say, is no OSError of theirs.
+# The packages behind fsspec's object stores. They report an unreachable endpoint, for example, not as an OSError.
 _CLIENTS = ("botocore", "aiobotocore", "s3fs", "aiohttp", "google", "gcsfs", "azure", "adlfs")
 
 
 @contextmanager
 def needs_extra(what: str) -> Iterator[None]:
-    """Turn a failed import into a UserError that says what to install."""
+    """Convert an ImportError to a UserError that says what to install."""
     try:
         yield
     except ImportError as error:
@@ -36,7 +36,7 @@ def needs_extra(what: str) -> Iterator[None]:
 
 @contextmanager
 def client_errors(name: str) -> Iterator[None]:
-    """Turn what the client of an object store raises, beside OSError, into a UserError that names the file."""
+    """Convert the exceptions of an object store's client, except OSError, to a UserError that names the file."""
     try:
         yield
     except Exception as error:
@@ -47,21 +47,21 @@ def client_errors(name: str) -> Iterator[None]:
 
 @contextmanager
 def storage_errors(name: str) -> Iterator[None]:
-    """Turn what a file system raises into a UserError that names the file."""
+    """Convert the exceptions of a file system to a UserError that names the file."""
     try:
         with client_errors(name):
             yield
     except FileNotFoundError:
         raise UserError(f"no file {name}") from None
     except FileExistsError:
-        raise UserError(f"{name} is there already") from None
+        raise UserError(f"{name} already exists") from None
     except OSError as error:
         raise UserError(f"cannot reach {name}: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFile:
-    """One file of records. Every read stands alone, so threads, forks and pickles may share it."""
+    """One file of records. It keeps no open handle, so threads, forked processes and pickles may share it."""
 
     fs: Any  # an fsspec file system
     path: str
@@ -80,7 +80,7 @@ class DataFile:
             return bool(self.fs.exists(self.path))
 
     def read(self, start: int = 0, end: int | None = None) -> bytes:
-        """Return the bytes from `start` up to `end`, fewer if the file is shorter."""
+        """Return the bytes from `start` up to `end`, or fewer if the file is shorter."""
         with storage_errors(self.name):
             return cast(bytes, self.fs.cat_file(self.path, start=start, end=end))
 
@@ -92,11 +92,14 @@ class DataFile:
             yield file
 
     def beside(self, ending: str) -> DataFile:
-        """Return the file whose name is this one's with an ending more."""
+        """Return the file with this file's name plus an ending."""
         return DataFile(fs=self.fs, path=self.path + ending, name=self.name + ending)
 
     def within_folder(self, path: str) -> DataFile:
-        """Return a file in this file's folder. UserError for a path that leaves it: records come from strangers."""
+        """Return a file in this file's folder.
+
+        Records are untrusted: raise UserError for a path that leaves the folder.
+        """
         parts = path.replace("\\", "/").split("/")
         if not path or path.startswith("/") or ".." in parts or ":" in parts[0] or "\0" in path:
             raise UserError(f"path must be relative and stay in the folder of its file, got {path!r:.200}")
@@ -104,7 +107,7 @@ class DataFile:
         return DataFile(fs=self.fs, path=posixpath.join(folder, *parts), name=posixpath.join(name_folder, *parts))
 
     def read_image(self, path: str) -> bytes:
-        """Return the bytes of an image that a record of this file names. UserError if that cannot be."""
+        """Return the bytes of an image that a record of this file names. Raise UserError if it cannot be read."""
         data = self.within_folder(path).read(0, _MAX_IMAGE_BYTES + 1)
         if len(data) > _MAX_IMAGE_BYTES:
             raise UserError(f"{path} is larger than the limit of {_MAX_IMAGE_BYTES} bytes")
@@ -112,13 +115,13 @@ class DataFile:
 
     @contextmanager
     def create(self) -> Iterator[IO[bytes]]:
-        """Open for writing, with its folder made."""
+        """Open the file for writing, and create its folder if necessary."""
         with storage_errors(self.name), self._open_new() as out:
             yield out
 
     def _open_new(self) -> AbstractContextManager[IO[bytes]]:
-        # Folders are made only where a file cannot do without: in an object store "making the folder" would make a
-        # bucket of a name that was mistyped.
+        # Create the folder only if opening fails without it: in an object store makedirs() would create a bucket
+        # even if its name was mistyped.
         with suppress(FileNotFoundError):
             return cast("IO[bytes]", self.fs.open(self.path, "wb"))
         self.fs.makedirs(posixpath.dirname(self.path), exist_ok=True)
@@ -129,13 +132,13 @@ class DataFile:
             self.fs.mv(self.path, to.path)
 
     def remove(self) -> None:
-        """Remove the file, or the folder with all that it holds; nothing if it is not there."""
+        """Remove the file, or the folder with all its contents. A missing file is not an error."""
         with suppress(OSError):
             self.fs.rm(self.path, recursive=True)
 
 
 def format_of(name: str) -> Format:
-    """Return the format that a name's ending says. UserError for any other."""
+    """Return the format of a file name by its ending. Raise UserError if the ending is unknown."""
     ending = next((e for e in ENDINGS if name.lower().endswith(e)), None)
     if ending is None:
         raise UserError(f"records are in files that end in {', '.join(ENDINGS)}, got {name}")
@@ -143,7 +146,7 @@ def format_of(name: str) -> Format:
 
 
 def data_file(location: str) -> DataFile:
-    """Return the one file that a location names, there or not. UserError if fsspec cannot reach it."""
+    """Return the file at a location, whether or not it exists. Raise UserError if fsspec does not support it."""
     with needs_extra("reading records"):
         from fsspec.core import url_to_fs
     try:
@@ -154,9 +157,9 @@ def data_file(location: str) -> DataFile:
 
 
 def find_files(location: str) -> list[DataFile]:
-    """Return the files of records at a location, sorted by name; a folder is searched to its depths.
+    """Return the files of records at a location, sorted by name. Folders are searched recursively.
 
-    UserError if there is none.
+    Raise UserError if there are none.
     """
     root = data_file(location)
     with storage_errors(location):
@@ -181,7 +184,7 @@ def find_files(location: str) -> list[DataFile]:
 
 
 def _name(root: DataFile, path: str, base: str | None) -> str:
-    """Write a path the way that the location was written."""
+    """Return a path in the notation in which the user wrote the location."""
     if base is not None:
         return base + path
     if path.startswith(root.path.rstrip("/") + "/"):

@@ -1,6 +1,6 @@
-"""Parquet: one record a row in nested columns, images as bytes in the file, compressed with zstd.
+"""Parquet: one record per row in nested columns, with images as bytes, compressed with zstd.
 
-Row groups are kept small, because one record read at random costs the reading of its row group.
+Row groups are small, because random access to one record reads its whole row group.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 GROUP_ROWS = 64
 GROUP_BYTES = 4_000_000  # of images
 BATCH_ROWS = 16
-MAX_NAMED_ROWS = 1_000_000  # a damaged footer may claim any number
+MAX_NAMED_ROWS = 1_000_000  # a damaged footer may claim any number of rows
 
 
 def schema() -> pa.Schema:
-    """Return the columns, which are the keys of a record."""
+    """Return the Arrow schema, whose columns are the keys of a record."""
     with needs_extra("Parquet"):
         import pyarrow as pa
 
@@ -41,7 +41,7 @@ def schema() -> pa.Schema:
 
 
 def read_parquet(file: DataFile) -> Iterator[Found]:
-    """Yield every row's record or problem. A row group that cannot be decoded is one problem for each of its rows."""
+    """Yield the record or problem of every row. A row group that cannot be decoded gives one problem per row."""
     with needs_extra("Parquet"):
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -80,7 +80,7 @@ def _read_batch(file: DataFile, batch: Any, start: int) -> Iterator[Found]:
 
     try:
         rows = batch.to_pylist()
-    except (ValueError, pa.ArrowException):  # one row is damaged: row by row, at a third of the speed
+    except (ValueError, pa.ArrowException):  # some row is damaged: convert each alone, at a third of the speed
         for index in range(batch.num_rows):
             yield _read_row(file, batch, index, start + index)
         return
@@ -89,7 +89,7 @@ def _read_batch(file: DataFile, batch: Any, start: int) -> Iterator[Found]:
 
 
 def _read_row(file: DataFile, rows: Any, index: int, row: int) -> Found:
-    """Convert one row of a batch or table; text that is not UTF-8 spoils its own row only."""
+    """Convert one row of a batch or table, so that text that is not UTF-8 affects its own row only."""
     import pyarrow as pa
 
     place = Place(file=file.name, row=row)
@@ -105,7 +105,7 @@ def _first_line(error: Exception) -> str:
 
 
 class ParquetRecords:
-    """Random access by row group. The last group read is kept."""
+    """Random access to the records of a Parquet file. The row group read last is cached."""
 
     def __init__(self, file: DataFile) -> None:
         with needs_extra("Parquet"):
@@ -129,20 +129,20 @@ class ParquetRecords:
 
         group = bisect_right(self._starts, index) - 1
         try:
-            table = self._group(group)
+            table = self._read_cached_group(group)
         except (UserError, OSError, ValueError, pa.ArrowException) as error:
             place = Place(file=self._file.name, row=index)
             return Problem(place=place, id=None, kind="unreadable", why=_first_line(error))
         return _read_row(self._file, table, index - self._starts[group], index)
 
-    def _group(self, group: int) -> Any:
+    def _read_cached_group(self, group: int) -> Any:
         import pyarrow.parquet as pq
 
         kept, table = self._kept
         if kept != group:
             with self._file.open() as raw:
                 table = pq.ParquetFile(raw, metadata=self._metadata).read_row_group(group, use_threads=False)
-            self._kept = (group, table)  # one assignment, so that threads may share this
+            self._kept = (group, table)  # one atomic assignment, because threads share this object
         return table
 
     def __getstate__(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class ParquetRecords:
 
 
 def write_parquet(records: Iterable[Record], out: IO[bytes]) -> None:
-    """Write rows in groups of at most GROUP_ROWS, fewer where images are large."""
+    """Write records in row groups of at most GROUP_ROWS rows and about GROUP_BYTES bytes of images."""
     columns = schema()
     import pyarrow as pa
     import pyarrow.parquet as pq

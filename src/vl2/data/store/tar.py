@@ -1,7 +1,7 @@
 """WebDataset tar shards: `KEY.json` and its images `KEY.0.png`, `KEY.1.jpg`, with an index for random access.
 
-In the JSON an image's path is the name of a member. The index, `FILE.tar.idx.json`, says where each member of each
-record lies; it is written with the shard, or when a shard without one is first opened, and is only a shortcut.
+An image's path in the JSON is the name of a member. The index `FILE.tar.idx.json` holds the offset and size of each
+member of each record. It is written with the shard, or when a shard without one is first opened, and can be deleted.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _BLOCK = 512
 
 @dataclass(frozen=True, kw_only=True)
 class TarEntry:
-    """The members of one record: ending to (offset, size) in bytes."""
+    """The members of one record, as {ending: (offset, size)} in bytes."""
 
     key: str
     members: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def read_tar(file: DataFile) -> Iterator[Found]:
-    """Yield every record or problem in order; after a damaged stretch reading goes on at the next whole member."""
+    """Yield every record or problem in order. After damaged bytes reading continues at the next intact member."""
     row = 0
     try:
         for item in scan(file):
@@ -47,7 +47,7 @@ def read_tar(file: DataFile) -> Iterator[Found]:
 
 
 def read_entry(file: DataFile, entry: TarEntry, row: int) -> Found:
-    """Read one record and its images. Without a JSON member it is a problem."""
+    """Read one record and its images. An entry without a JSON member is a problem."""
     place = Place(file=file.name, row=row, key=entry.key)
     if "json" not in entry.members:
         names = ", ".join(f"{entry.key}.{ending}" for ending in entry.members)
@@ -70,12 +70,12 @@ def _member(file: DataFile, entry: TarEntry, ending: str) -> bytes:
     offset, size = entry.members[ending]
     data = file.read(offset, offset + size) if size else b""
     if len(data) != size:
-        raise UserError(f"{entry.key}.{ending} is cut off: {len(data)} of {size} bytes are there")
+        raise UserError(f"{entry.key}.{ending} is truncated: it has {len(data)} of {size} bytes")
     return data
 
 
 def scan(file: DataFile) -> Iterator[TarEntry | Problem]:
-    """Yield the records of a tar as neighbors with one key, and what is damaged between them."""
+    """Yield an entry for each run of members with one key, and a problem for damage between them."""
     entry: TarEntry | None = None
     for member in _members(file):
         if isinstance(member, Problem):
@@ -87,7 +87,7 @@ def scan(file: DataFile) -> Iterator[TarEntry | Problem]:
             entry = None
         entry = entry or TarEntry(key=key)
         if ending in entry.members:
-            yield _damage(file, f"{member.name} is there twice", key=key)
+            yield _damage(file, f"{member.name} occurs twice", key=key)
         else:
             entry.members[ending] = (member.offset_data, member.size)
     if entry is not None:
@@ -105,26 +105,26 @@ def _members(file: DataFile) -> Iterator[tarfile.TarInfo | Problem]:
     size, end = file.size(), 0
     with file.open() as raw:
         try:
-            # Without ignore_zeros a damaged header ends the reading in silence.
+            # Without ignore_zeros, a damaged header would silently end the iteration.
             with tarfile.open(fileobj=raw, mode="r:", ignore_zeros=True) as tar:
                 while (member := tar.next()) is not None:
                     _forget_members(tar)
-                    if lost := _lost(file, end, member.offset):
+                    if lost := _unclaimed_bytes(file, end, member.offset):
                         yield lost
                     end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                     if member.isreg() and not member.issparse():
                         yield member
                     elif not member.isdir():
-                        yield _damage(file, f"{member.name} is no ordinary file")
+                        yield _damage(file, f"{member.name} is not a regular file")
         except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
             yield _damage(file, f"the tar is damaged after byte {end}: {error}")
             return
-    if lost := _lost(file, end, size):
+    if lost := _unclaimed_bytes(file, end, size):
         yield lost
 
 
-def _lost(file: DataFile, start: int, end: int) -> Problem | None:
-    """Return the problem of bytes that belong to no member; zeros are padding."""
+def _unclaimed_bytes(file: DataFile, start: int, end: int) -> Problem | None:
+    """Return a problem if the bytes from `start` to `end`, which belong to no member, are not all zero."""
     step = 1 << 20
     for position in range(start, end, step):
         if file.read(position, min(position + step, end)).strip(b"\0"):
@@ -137,7 +137,10 @@ def _damage(file: DataFile, why: str, key: str | None = None) -> Problem:
 
 
 class TarRecords:
-    """Random access by the index beside the tar; without a fitting one it is made, and kept where that is allowed."""
+    """Random access to the records of a tar through its index file.
+
+    If the index is missing or outdated, it is built, and saved if the folder is writable.
+    """
 
     def __init__(self, file: DataFile) -> None:
         self._file = file
@@ -151,7 +154,7 @@ class TarRecords:
 
 
 def write_index(file: DataFile, tar: DataFile | None = None) -> list[TarEntry]:
-    """Scan a tar and write its index beside `file`; `tar` is where its bytes still are."""
+    """Scan a tar and write its index beside `file`. `tar` is the file to scan if it has not been renamed yet."""
     tar = tar or file
     entries = [item for item in scan(tar) if isinstance(item, TarEntry)]
     rows = [[entry.key, entry.members] for entry in entries]
@@ -160,12 +163,12 @@ def write_index(file: DataFile, tar: DataFile | None = None) -> list[TarEntry]:
         with file.beside(INDEX_ENDING).create() as out:
             out.write(text.encode("utf-8"))
     except UserError:
-        pass  # a folder that may only be read: the index lives in memory
+        pass  # the folder is read-only: the index stays in memory
     return entries
 
 
 def read_index(file: DataFile) -> list[TarEntry] | None:
-    """Return what the index says; None if there is none, or none of this tar as it is now."""
+    """Return the entries of the index file; None if it is missing, damaged or of another version of the tar."""
     try:
         values = json.loads(file.beside(INDEX_ENDING).read())
         if values["version"] != INDEX_VERSION or values["tar_bytes"] != file.size():
@@ -180,7 +183,7 @@ def _ranges(members: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def write_tar(records: Iterable[Record], out: IO[bytes], first: int = 0) -> None:
-    """Write records under keys that count up from `first`. The same records give the same bytes."""
+    """Write records under consecutive keys from `first`. The same records give the same bytes."""
     with tarfile.open(fileobj=out, mode="w:", format=tarfile.USTAR_FORMAT) as tar:
         for number, record in enumerate(records, first):
             key = f"{number:09d}"
@@ -190,12 +193,12 @@ def write_tar(records: Iterable[Record], out: IO[bytes], first: int = 0) -> None
                 path = f"{key}.{index}.{image_ending(image.data)}"
                 images.append((image.data, StoredImage(path=path, width=image.width, height=image.height)))
             values = replace(record, images=tuple(stored for _, stored in images)).to_dict()
-            _add(tar, f"{key}.json", json.dumps(values, ensure_ascii=False).encode("utf-8"))
+            _add_member(tar, f"{key}.json", json.dumps(values, ensure_ascii=False).encode("utf-8"))
             for data, stored in images:
-                _add(tar, str(stored.path), data)
+                _add_member(tar, str(stored.path), data)
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)  # time, owner and group are 0
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
@@ -203,4 +206,4 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _forget_members(tar: tarfile.TarFile) -> None:
-    tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every member of a long file
+    tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every member in memory

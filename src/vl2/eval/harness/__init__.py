@@ -1,1 +1,1 @@
-"""The model in the two harnesses that the field uses. Each file imports its harness; nothing else of vl2 does."""
+"""Plug-ins for lmms-eval and VLMEvalKit. Only these files import the harnesses."""

@@ -1,7 +1,7 @@
-"""The model for lmms-eval 0.7: `--model vl2 --model_args pretrained=NAME`, by its entry point `lmms_eval.models`.
+"""The model plug-in for lmms-eval 0.7: `--model vl2 --model_args pretrained=NAME` (entry point `lmms_eval.models`).
 
-`Simple` puts a task's pictures before its text, `Chat` where the task's messages have them; lmms-eval takes `Chat`
-unless `--force_simple` is given. All requests of a call are answered together, `batch_size` rows at a time.
+`Simple` puts the images before the text; `Chat` leaves them where the task's messages have them. lmms-eval uses `Chat`
+unless `--force_simple` is given. All requests of a call are answered in batches of `batch_size` rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEFAULT_TOKENS = 512
 
 
 def manifest() -> ModelManifest:
-    """Return what lmms-eval registers; the entry point names this function."""
+    """Return the manifest that lmms-eval registers; the entry point refers to this function."""
     here = __name__
     return ModelManifest(
         model_id="vl2",
@@ -31,7 +31,7 @@ def manifest() -> ModelManifest:
 
 
 class Simple(lmms):
-    """Answers (text, pictures) requests."""
+    """A model that answers requests of a text and images."""
 
     is_simple = True
 
@@ -48,7 +48,7 @@ class Simple(lmms):
         if unknown:
             raise UserError(
                 f"unknown model argument {next(iter(unknown))}: "
-                "there are pretrained, device, dtype, batch_size, max_tiles"
+                "known are pretrained, device, dtype, batch_size, max_tiles"
             )
         self.batch_size = 8 if batch_size == "auto" else int(batch_size)
         self.vlm = load_model(
@@ -81,7 +81,7 @@ class Simple(lmms):
 
 
 class Chat(Simple):
-    """Answers requests that are conversations."""
+    """A model that answers requests of conversations."""
 
     is_simple = False
 

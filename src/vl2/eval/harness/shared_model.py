@@ -1,4 +1,4 @@
-"""What both plug-ins share: a model loaded by name, and conversations answered greedily and together."""
+"""Load a model and answer conversations in batches; shared by both harness plug-ins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load_model(name: str, *, device: str, dtype: str, batch_size: int, max_tiles
 
 
 def options_of(settings: Mapping[str, Any], default_tokens: int) -> GenerateOptions:
-    """Return how an answer is generated, from the names that the harnesses use. Without a temperature it is greedy."""
+    """Convert the generation settings of the harnesses. Without a temperature decoding is greedy."""
     temperature = settings.get("temperature") if settings.get("do_sample", True) else 0
     until = settings.get("until") or ()
     return GenerateOptions(
@@ -31,6 +31,6 @@ def options_of(settings: Mapping[str, Any], default_tokens: int) -> GenerateOpti
 
 
 def answer(vlm: VLM, conversations: Sequence[Sequence[Turn]], options: Sequence[GenerateOptions]) -> list[str]:
-    """Return the texts of the answers."""
+    """Return the texts of the answers to the conversations."""
     requests = [Request(messages=turns, options=o) for turns, o in zip(conversations, options, strict=True)]
     return [reply.text for reply in vlm.batch(requests)]

@@ -1,11 +1,11 @@
-"""The model for VLMEvalKit: a `BaseModel` with the prompts of that harness's adapter for DeepSeek-VL2.
+"""The model plug-in for VLMEvalKit, with the prompts of that harness's adapter for DeepSeek-VL2.
 
     from vlmeval.config import supported_VLM
     from vl2.eval.harness.vlmevalkit import VL2ForVLMEvalKit
     supported_VLM["vl2-tiny"] = partial(VL2ForVLMEvalKit, model_path="deepseek-ai/deepseek-vl2-tiny")
 
-Greedy, at most 512 tokens unless `max_new_tokens` says otherwise; a final full stop is dropped. On MMMU the first
-picture's sides are doubled and the prompt is rewritten, which the published figure needs.
+Decoding is greedy, with at most 512 tokens unless `max_new_tokens` is given, and final periods are dropped. On MMMU the
+sides of the first image are doubled and the prompt is rewritten, as for the published figure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant"}
 
 
 class VL2ForVLMEvalKit(BaseModel):
-    """Answers VLMEvalKit's lists of texts and pictures."""
+    """A VLMEvalKit model that answers lists of texts and images."""
 
     INSTALL_REQ = False
     INTERLEAVE = True
@@ -57,7 +57,7 @@ class VL2ForVLMEvalKit(BaseModel):
 
 
 def released_turn(turn: dict[str, Any], dataset: str | None) -> Turn:
-    """Return a turn in the released form, written as the adapter writes it."""
+    """Return a turn in the released prompt format, worded as the adapter does."""
     pictures = [part["value"] for part in turn["content"] if part["type"] == "image"]
     if dataset == MMMU:
         marks = (f"<image {number}>" for number in range(1, len(pictures) + 1))

@@ -1,7 +1,7 @@
-"""How answers are scored: one file per rule, pure functions, each naming the harness that it follows.
+"""Scoring rules as pure functions; each names the harness that it follows.
 
-Golden: tests/golden/scorers, what two public harnesses gave for the same answers.
+Golden: tests/golden/scorers, the scores of two public harnesses for the same answers.
 """
 
-# Raise it when the score of some answer changes: runs of two versions are not compared.
+# Increment this when the score of any answer changes: runs of different versions are not compared.
 SCORER_VERSION = 2

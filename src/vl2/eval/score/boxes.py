@@ -1,4 +1,4 @@
-"""Boxes (x0, y0, x1, y1): how much they overlap, and which box an answer means."""
+"""Score boxes (x0, y0, x1, y1): their overlap, and parsers that read boxes from an answer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from vl2.process.grounding import box_to_pixels, parse_tolerant
 
-# Intersection over union of boxes (x0, y0, x1, y1), and matching many boxes with many.
+# Intersection over union, and matching of several boxes with several gold boxes.
 #
 # Golden: tests/golden/scorers/iou_pairs.json.
 
 Box = Sequence[float]
-HIT = 0.5  # a box is found at this IoU or more
+HIT = 0.5  # the least IoU at which a box counts as found
 
 
 def area(box: Box) -> float:
@@ -22,7 +22,7 @@ def area(box: Box) -> float:
 
 
 def iou(a: Box, b: Box) -> float:
-    """Return 0..1. A box with swapped corners or without area meets nothing."""
+    """Return the intersection over union, 0..1. A box with swapped corners or without area gives 0."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     shared = max(0.0, width) * max(0.0, height)
@@ -31,7 +31,7 @@ def iou(a: Box, b: Box) -> float:
 
 
 def match_boxes(found: Sequence[Box], gold: Sequence[Box], threshold: float = HIT) -> int:
-    """Return how many gold boxes are found, each box used once, the best pairs first."""
+    """Return the number of gold boxes found by greedy one-to-one matching in order of IoU."""
     pairs = sorted(
         ((iou(a, b), i, j) for i, a in enumerate(found) for j, b in enumerate(gold)), key=lambda p: (-p[0], p[1], p[2])
     )
@@ -46,22 +46,21 @@ def match_boxes(found: Sequence[Box], gold: Sequence[Box], threshold: float = HI
 
 
 def box_f1(found: Sequence[Box], gold: Sequence[Box], threshold: float = HIT) -> float:
-    """Return the harmonic mean of precision and recall at that IoU; 1 where there is nothing and nothing is said."""
+    """Return the F1 score at an IoU threshold; 1 if there are neither gold nor found boxes."""
     if not found and not gold:
         return 1.0
     return 2 * match_boxes(found, gold, threshold) / (len(found) + len(gold))
 
 
-# The box that an answer means, by the readers of the two harnesses and by this model's own form.
+# Parsers that read boxes from an answer, by the rules of the two harnesses and in this model's own form. They return
+# boxes (x0, y0, x1, y1) in pixels of the image.
 #
-# Boxes come back as (x0, y0, x1, y1) in pixels of the image. A hit is an intersection over union of 0.5 or more.
-#
-# | reader | what it takes |
+# | parser | what it reads |
 # |---|---|
 # | our_boxes | `<|det|>[[x0, y0, x1, y1], ...]<|/det|>` on the scale 0..999, all boxes |
-# | vlmevalkit_box | the first box of any form; 0..1, 0..1000 or pixels by its largest number |
+# | vlmevalkit_box | the first box of any form; 0..1, 0..1000 or pixels, by its largest number |
 # | lmms_eval_box | the best of all boxes, each read as pixels and as 0..1000 |
-# | lmms_eval_rec_box | the first four numbers in brackets, shares of the sides: the older task; our form fails |
+# | lmms_eval_rec_box | the first four numbers in brackets as fractions of the sides (the older task); not our form |
 #
 # Golden: tests/golden/scorers/grounding_iou.json.
 
@@ -82,7 +81,7 @@ def our_boxes(answer: str, size: Size) -> list[Box]:
 
 
 def vlmevalkit_box(answer: str, size: Size) -> Box | None:
-    """Return the first box, its corners in order and within the image."""
+    """Return the first box, with its corners sorted and clipped to the image; None if there is none."""
     match = _IN_BRACKETS.search(answer)
     values = [float(v) for v in (match.groups() if match else re.findall(_NUMBER, answer)[:4])]
     if len(values) < 4:
@@ -95,7 +94,7 @@ def vlmevalkit_box(answer: str, size: Size) -> Box | None:
 
 
 def lmms_eval_box(answer: str, size: Size, gold: Box) -> Box | None:
-    """Return the box that overlaps the gold box most."""
+    """Return the box that overlaps the gold box most; None if there is none."""
     boxes = list(_boxes_of(_read_json(answer))) or [[float(v) for v in m.groups()] for m in _LOOSE.finditer(answer)]
     if not boxes:
         return None
@@ -105,7 +104,7 @@ def lmms_eval_box(answer: str, size: Size, gold: Box) -> Box | None:
 
 
 def lmms_eval_rec_box(answer: str, size: Size) -> Box | None:
-    """Return the first four numbers in brackets, taken as shares of the image's sides."""
+    """Return the first four numbers in brackets, read as fractions of the image's sides; None if there are none."""
     match = _REC.search(answer)
     if match is None:
         return None
@@ -130,7 +129,7 @@ def _read_json(text: str) -> Any:
 
 
 def _boxes_of(value: Any) -> Iterator[list[float]]:
-    """Yield every list of four numbers; of an object with a key like "bbox", that one only."""
+    """Yield every list of four numbers in a JSON value. An object with a key like "bbox" yields that box only."""
     if isinstance(value, list):
         if len(value) == 4 and all(isinstance(v, int | float) for v in value):
             yield [float(v) for v in value]

@@ -1,4 +1,4 @@
-"""Which option an answer means, by the extractors of the harnesses, and what their benchmarks take beside a letter."""
+"""Read the chosen option from an answer, by the extractors of the harnesses, and other answers of their benchmarks."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 
 from vl2.eval.score.text_rules import edit_distance
 
-# The letter that an answer chooses, by five extractors. Lower-case letters are accepted by none of them.
+# Five extractors of the letter that an answer chooses. None of them accepts lower-case letters.
 #
 # | function | used by |
 # |---|---|
 # | vlmevalkit_letter | VLMEvalKit without a judge, for every multiple-choice set |
 # | lmms_eval_letter | lmms-eval's shared extractor: MMStar, RealWorldQA |
-# | mmbench_letter | lmms-eval's MMBench, before a judge is asked |
-# | mmmu_letter | MMMU's own parser, as lmms-eval runs it |
-# | ai2d_text | lmms-eval's AI2D, which compares what is left with the letter |
+# | mmbench_letter | lmms-eval's MMBench, before the judge |
+# | mmmu_letter | MMMU's own parser, as in lmms-eval |
+# | ai2d_text | lmms-eval's AI2D, which compares the extracted text with the letter |
 #
-# "" stands for undecided; MMMU's parser then draws at random, which is not done here. Golden:
-# tests/golden/scorers/multiple_choice.json.
+# "" means undecided. MMMU's parser would then choose a letter at random, which is not done here.
+# Golden: tests/golden/scorers/multiple_choice.json.
 
-# What introduces a letter in a longer answer.
+# Phrases that introduce a letter in a longer answer.
 _PHRASES = (
     "answer is", "option is", "choice is", "i choose", "i select", "i pick", "옵션", "정답은", "답은", "답:", "答案是",
     "答案为", "选", "答えは",
 )  # fmt: skip
-_START, _END, _PHRASE, _ROUND, _POINT, _COLON, _CLOSED, _BLANK = 10, 9, 7, 6, 5, 4, 3, 2  # which form wins
+_START, _END, _PHRASE, _ROUND, _POINT, _COLON, _CLOSED, _BLANK = 10, 9, 7, 6, 5, 4, 3, 2  # priority of each form
 _REFUSALS = (
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
@@ -40,7 +40,7 @@ Choices = Mapping[str, str]  # letter -> text of the option
 
 
 def vlmevalkit_letter(answer: str, choices: Choices) -> str:
-    """Return the only letter among the words, near the end; else the only option whose text occurs."""
+    """Return the only letter among the words if it is near the end, else the only option whose text occurs."""
     if any(refusal in answer for refusal in _REFUSALS):
         return ""
     words = re.sub(r"[.()\[\],:;!*#{}]", " ", answer).split()
@@ -55,7 +55,7 @@ def vlmevalkit_letter(answer: str, choices: Choices) -> str:
 
 
 def lmms_eval_letter(answer: str, letters: Sequence[str] = "ABCD") -> str:
-    """Return the letter in the most trusted form, of several the last."""
+    """Return the letter in the form of the highest priority; of several the last one."""
     text = answer.strip()
     for mark in ",.!?;:'\"":
         text = text.strip(mark)
@@ -65,12 +65,12 @@ def lmms_eval_letter(answer: str, letters: Sequence[str] = "ABCD") -> str:
     found = [candidate for letter in letters for candidate in _candidates(padded, letter)]
     if not found:
         found = [(0, padded.rfind(letter), letter) for letter in letters if letter in padded]
-    # Of equals the first letter wins, as a stable sort would have it.
+    # On ties the first letter wins, as with a stable sort.
     return max(found, key=lambda candidate: candidate[:2])[2] if found else ""
 
 
 def _candidates(padded: str, letter: str) -> list[tuple[int, int, str]]:
-    """Return (rank of the form, place, letter) for every form in which the letter occurs."""
+    """Return (priority, position, letter) for every form in which the letter occurs."""
     forms = ((f"({letter})", _ROUND), (f"{letter}.", _POINT), (f"{letter}:", _COLON), (f"{letter})", _CLOSED),
              (f"{letter} ", _BLANK))  # fmt: skip
     found = [(rank, padded.rfind(form), letter) for form, rank in forms if form in padded]
@@ -89,10 +89,10 @@ def _candidates(padded: str, letter: str) -> list[tuple[int, int, str]]:
 
 
 def mmbench_letter(answer: str, choices: Choices, letters: Sequence[str] = "ABCDE") -> str:
-    """Return the only letter among the words, bare or in one of the usual forms; else the only option named."""
+    """Return the only letter among the words, bare or in a common form, else the only option whose text occurs."""
     words = answer.split()
     bare = [letter for letter in letters if letter in words]
-    # In a longer answer a lone A may be the article.
+    # In a longer answer a single A may be the article.
     if len(bare) == 1 and not ("A" in words and len(words) > 3):
         return bare[0]
     for form in _MMBENCH_FORMS:
@@ -103,7 +103,7 @@ def mmbench_letter(answer: str, choices: Choices, letters: Sequence[str] = "ABCD
 
 
 def mmmu_letter(answer: str, choices: Choices) -> str:
-    """Return the last letter in brackets, else before a blank, else before a full stop; else the last option named."""
+    """Return the last letter in parentheses, else before a space, else before a period, else the last option named."""
     text = answer
     for mark in ",.!?;:'":
         text = text.strip(mark)
@@ -118,7 +118,7 @@ def mmmu_letter(answer: str, choices: Choices) -> str:
 
 
 def ai2d_text(answer: str) -> str:
-    """Return the letter of an answer that begins with "A.", else the answer."""
+    """Return the letter of an answer that begins like "A.", otherwise the whole answer."""
     match = re.match(r"\s*([A-Z])\.", answer)
     return match[1] if match else answer
 
@@ -129,15 +129,15 @@ def _only_option_named(answer: str, choices: Choices) -> str:
 
 
 def is_ai2d_right(answer: str, gold: str) -> bool:
-    """Compare what is left of an answer with the letter, without case and punctuation."""
-    return _bare(ai2d_text(answer)) == _bare(gold)
+    """Compare the extracted text with the letter, ignoring case and punctuation."""
+    return _strip_punctuation(ai2d_text(answer)) == _strip_punctuation(gold)
 
 
-def _bare(text: str) -> str:
+def _strip_punctuation(text: str) -> str:
     return text.lower().translate(str.maketrans("", "", string.punctuation))
 
 
-# RealWorldQA as lmms-eval scores it: a letter by the shared extractor, anything else exactly, without case.
+# RealWorldQA as scored by lmms-eval: a letter by the shared extractor, other answers by exact match ignoring case.
 #
 # Golden: tests/golden/scorers/realworldqa.json.
 
@@ -149,7 +149,7 @@ def realworldqa_point(answer: str, gold: str) -> float:
     return float(answer.lower().strip().rstrip(".") == gold.lower())
 
 
-# MMMU's open questions: right when a gold value is among what can be read off the answer. As lmms-eval runs it.
+# MMMU's open questions, as in lmms-eval: correct if a gold value is among the values read from the answer.
 #
 # Golden: tests/golden/scorers/mmmu_open.json.
 
@@ -165,7 +165,7 @@ ReadValue = str | float
 def is_open_answer_right(answer: str, golds: Sequence[str]) -> bool:
     gold = [value for text in golds for value in _values(text)]
     said = read_open_answer(answer)
-    # A number must be equal, a text must hold the gold text.
+    # A number must be equal; a text must contain the gold text.
     return any(
         any(isinstance(g, str) and g in value for g in gold) if isinstance(value, str) else value in gold
         for value in said
@@ -173,7 +173,7 @@ def is_open_answer_right(answer: str, golds: Sequence[str]) -> bool:
 
 
 def read_open_answer(answer: str) -> list[ReadValue]:
-    """Return the texts and numbers that the answer may mean."""
+    """Return the texts and numbers that can be read from an answer."""
     text = answer.strip().strip(".").lower()
     parts = _key_parts(text) or [text]
     numbers = [n for part in parts for rule in (_WITH_COMMAS, _SCIENTIFIC, _SIMPLE) for n in rule.findall(part)]
@@ -181,7 +181,7 @@ def read_open_answer(answer: str) -> list[ReadValue]:
 
 
 def _key_parts(text: str) -> list[str]:
-    """Return what follows the last word like "is" or "so" of every line, the shortest of each."""
+    """Return, for every line, the shortest text after a key word such as "is" or "so"."""
     found = []
     lines = text.split("\n")
     for number, line in enumerate(lines):
@@ -202,26 +202,26 @@ def _values(text: str) -> list[ReadValue]:
     except ValueError:
         pass
     text = text.lower()
-    # A single letter must stand alone.
+    # A single letter must be a separate word.
     return [f" {text}", f"{text} "] if len(text) == 1 else [text]
 
 
-# MathVista: what can be decided without a judge. Everything else needs a language model to read the answer.
+# MathVista: the answers that can be scored without a judge. All others need a language model to read them.
 #
-# VLMEvalKit decides only answers that are right as they stand (a bare number, or a letter). lmms-eval also takes a bare
-# number that is wrong, an option's own text and `The answer is "...".`.
+# VLMEvalKit scores only answers that are correct verbatim (a bare number, or a letter). lmms-eval also scores a wrong
+# bare number, the text of an option, and `The answer is "...".`.
 #
 # Golden: tests/golden/scorers/mathvista_rules.json.
 
 
 @dataclass(frozen=True, kw_only=True)
 class MathVistaQuestion:
-    """What the rules need to know of a question."""
+    """The properties of a question that the rules need."""
 
     is_multiple_choice: bool
     answer_type: str  # integer, float, text or list
     choices: tuple[str, ...]
-    precision: int  # decimals, of a float
+    precision: int  # decimal places of a float
     answer: str
 
     def letters(self) -> dict[str, str]:
@@ -229,7 +229,7 @@ class MathVistaQuestion:
 
 
 def vlmevalkit_value(question: MathVistaQuestion, answer: str) -> str | int | float | None:
-    """Return the letter or the number that the answer is, or None where VLMEvalKit asks its judge."""
+    """Return the letter or number that the answer is, or None if VLMEvalKit would ask its judge."""
     if question.is_multiple_choice:
         return vlmevalkit_letter(answer, question.letters()) or None
     value, gold = _number_of_type(question, answer), _number_of_type(question, question.answer)
@@ -237,7 +237,7 @@ def vlmevalkit_value(question: MathVistaQuestion, answer: str) -> str | int | fl
 
 
 def lmms_eval_reading(question: MathVistaQuestion, answer: str) -> str | None:
-    """Return the part of the answer that counts, or None where lmms-eval asks its judge."""
+    """Return the part of the answer that lmms-eval scores, or None if it would ask its judge."""
     if not answer:
         return ""
     if question.is_multiple_choice and answer in question.choices:
@@ -250,7 +250,7 @@ def lmms_eval_reading(question: MathVistaQuestion, answer: str) -> str | None:
 
 
 def normalize_reading(question: MathVistaQuestion, reading: str) -> str | None:
-    """Return a reading (of the rules or of a judge) as the gold answer is written; None if it cannot be one."""
+    """Convert a reading (of the rules or of a judge) to the form of the gold answer; None if that is not possible."""
     if not question.is_multiple_choice:
         try:
             if question.answer_type == "integer":
@@ -265,7 +265,7 @@ def normalize_reading(question: MathVistaQuestion, reading: str) -> str | None:
 
 
 def is_right(question: MathVistaQuestion, reading: str) -> bool:
-    """Tell whether a reading, of the rules or of a judge, is the gold answer."""
+    """Return whether a reading, by the rules or by a judge, equals the gold answer."""
     normalized = normalize_reading(question, reading)
     return normalized is not None and normalized.strip() == question.answer.strip()
 

@@ -1,11 +1,4 @@
-"""Rules that compare an answer with gold texts: exact, relaxed, edit distance, containment, and VQA accuracy.
-
-Answers are normalized first: no case, no articles, number words as digits, contractions with their apostrophe. The
-two harnesses differ there: lmms-eval drops commas and question marks and splits `'s` first, and removes a full stop
-after a digit; VLMEvalKit does neither.
-
-Golden: tests/golden/scorers/vqa_accuracy.json.
-"""
+"""Compare an answer with gold texts: exact match, relaxed accuracy, edit distance, containment and VQA accuracy."""
 
 from __future__ import annotations
 
@@ -14,13 +7,13 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-# Exact match without case, outer space and a final full stop: the rule of the tasks that are this project's own.
+# Exact match, ignoring case, outer spaces and a final period: the rule of this project's own tasks.
 
 _FINAL = ".。!！"
 
 
 def plain(text: str) -> str:
-    """Return a text in one form: compatibility characters unified, no case, single blanks, no final full stop."""
+    """Normalize a text: NFKC, case folded, single spaces, no final period or exclamation mark."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(_FINAL).strip()
 
 
@@ -28,9 +21,9 @@ def exact_match(answer: str, golds: Sequence[str]) -> float:
     return float(plain(answer) in {plain(gold) for gold in golds})
 
 
-# Relaxed accuracy of ChartQA, 0 or 1: a number may be off by 5 % of the gold value, a text must match without case.
+# Relaxed accuracy of ChartQA, 0 or 1: a number may be off by 5 % of the gold value; a text must match ignoring case.
 #
-# `45%` reads as 0.45. A gold value of zero is compared as a text. Commas, currencies and units are not understood.
+# `45%` is read as 0.45. A gold value of zero is compared as text. Commas, currencies and units are not parsed.
 # VLMEvalKit strips the answer first, lmms-eval does not.
 #
 # Golden: tests/golden/scorers/relaxed_accuracy.json.
@@ -39,7 +32,7 @@ MAX_RELATIVE_ERROR = 0.05
 
 
 def relaxed_accuracy(answer: str, gold: str, *, is_stripped: bool = True) -> float:
-    """Score one answer; `is_stripped` follows VLMEvalKit, without it lmms-eval."""
+    """Score one answer, as in VLMEvalKit, or as in lmms-eval with `is_stripped=False`."""
     answer = answer.strip() if is_stripped else answer
     value, gold_value = _number_in_percent(answer), _number_in_percent(gold)
     if value is None or not gold_value:
@@ -54,10 +47,8 @@ def _number_in_percent(text: str) -> float | None:
         return None
 
 
-# The edit distance of two texts: insertions, deletions and substitutions, one each (Levenshtein).
-
-
 def edit_distance(a: str, b: str) -> int:
+    """Return the Levenshtein distance of two texts."""
     if len(a) < len(b):
         a, b = b, a
     row = list(range(len(b) + 1))
@@ -71,9 +62,9 @@ def edit_distance(a: str, b: str) -> int:
 
 # ANLS, the normalized Levenshtein similarity of DocVQA and InfoVQA, 0..1.
 #
-# Case is ignored and white space collapsed for the distance. The length that divides it is that of the raw texts in
-# upper case in lmms-eval 0.7, and in VLMEvalKit until commit e8e78f05 (2026-08-18) at least; since commit 0a04a1d2
-# VLMEvalKit divides by that of the cleaned ones. The two differ only where white space or the length of the case does.
+# The distance ignores case and collapses white space. It is divided by the length of the raw texts in upper case in
+# lmms-eval 0.7, and in VLMEvalKit until at least commit e8e78f05 (2026-08-18); since commit 0a04a1d2 VLMEvalKit divides
+# by the length of the cleaned texts. The two differ only if cleaning or upper-casing changes the length.
 # A similarity below 0.5 counts as 0. The best of several gold answers counts.
 #
 # Golden: tests/golden/scorers/anls.json, tests/golden/scorers/anls_harnesses.json.
@@ -87,21 +78,21 @@ def anls(answer: str, golds: Sequence[str], *, divides_cleaned: bool = False) ->
 
 
 def _similarity(answer: str, gold: str, *, divides_cleaned: bool) -> float:
-    cleaned = _spaced(answer), _spaced(gold)
+    cleaned = _collapse_spaces(answer), _collapse_spaces(gold)
     longest = max(map(len, cleaned if divides_cleaned else (answer.upper(), gold.upper())))
     if longest == 0:
         return 1.0
     return 1.0 - edit_distance(*cleaned) / longest
 
 
-def _spaced(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-# OCRBench: one point when a gold text is part of the answer.
+# OCRBench: one point if the answer contains a gold text.
 #
-# Handwritten formulas are compared without blanks and with case, everything else without case and line breaks. lmms-
-# eval folds full-width ASCII to plain ASCII, VLMEvalKit does not.
+# Handwritten formulas are compared without spaces and with case, other texts without case and line breaks. lmms-eval
+# folds full-width ASCII to ASCII, VLMEvalKit does not.
 #
 # Golden: tests/golden/scorers/ocrbench.json.
 
@@ -111,8 +102,8 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000:
 
 
 def ocrbench_point(answer: str, golds: Sequence[str], question_type: str, *, folds_width: bool = False) -> float:
-    """Score one answer, 0 or 1; `folds_width` follows lmms-eval."""
-    text_form = _folded if folds_width else _one_line
+    """Score one answer, 0 or 1, as in VLMEvalKit, or as in lmms-eval with `folds_width`."""
+    text_form = _fold_width if folds_width else _one_line
     form = _without_blanks if question_type == FORMULAS else text_form
     return float(any(form(gold) in form(answer) for gold in golds))
 
@@ -125,16 +116,22 @@ def _one_line(text: str) -> str:
     return text.lower().strip().replace("\n", " ")
 
 
-def _folded(text: str) -> str:
+def _fold_width(text: str) -> str:
     return _one_line(text.translate(_FULL_WIDTH))
 
+
+# VQA accuracy. Answers are normalized first: lower case, no articles, number words as digits, contractions with their
+# apostrophe. The harnesses differ in punctuation: lmms-eval first drops commas and question marks and splits `'s`, and
+# removes a period after a digit; VLMEvalKit does neither.
+#
+# Golden: tests/golden/scorers/vqa_accuracy.json.
 
 _MARKS = tuple(';/[]"{}()=+\\_-><@`,?!')
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _ARTICLES = ("a", "an", "the")
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {"none": "0"} | {word: str(value) for value, word in enumerate(_NUMBERS)}
-# Written without an apostrophe they are the same answer.
+# Without the apostrophe they count as the same answer.
 _CONTRACTIONS = (
     "ain't", "aren't", "can't", "could've", "couldn't", "didn't", "doesn't", "don't", "hadn't", "hasn't",
     "haven't", "he'd", "he's", "how'd", "how'll", "how's", "i'd", "i'm", "i've", "isn't", "it'd", "it'll",
@@ -152,38 +149,38 @@ _DOUBLE = (
 )  # fmt: skip
 
 
-def _forms(word: str) -> list[str]:
-    """Return a contraction without its apostrophes, and with any one of them."""
+def _without_apostrophes(word: str) -> list[str]:
+    """Return a contraction without its apostrophes, and (if it has several) with each single one."""
     parts = word.split("'")
     one_left = ["".join(parts[:i]) + "'" + "".join(parts[i:]) for i in range(1, len(parts))] if len(parts) > 2 else []
     return ["".join(parts), *one_left]
 
 
-_WHOLE = {form: word for word in (*_CONTRACTIONS, *_DOUBLE) for form in _forms(word)}
+_WHOLE = {form: word for word in (*_CONTRACTIONS, *_DOUBLE) for form in _without_apostrophes(word)}
 
 Normalize = Callable[[str], str]
 
 
 def lmms_eval_form(text: str) -> str:
-    """Return an answer as lmms-eval compares it."""
+    """Normalize an answer as lmms-eval does."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = _without_marks(_single_line(text))
-    # Any full stop that no digit follows goes.
+    # Remove every period that is not followed by a digit.
     return _words(re.sub(r"\.(?!\d)", "", text))
 
 
 def vlmevalkit_form(text: str) -> str:
-    """Return an answer as VLMEvalKit compares it."""
+    """Normalize an answer as VLMEvalKit does."""
     return _words(vlmevalkit_punctuation(_single_line(text)))
 
 
 def vlmevalkit_punctuation(text: str) -> str:
-    """Remove punctuation as VLMEvalKit does; a full stop that touches a digit stays."""
+    """Remove punctuation as VLMEvalKit does; a period next to a digit stays."""
     return re.sub(r"(?<!\d)\.(?!\d)", "", _without_marks(text))
 
 
 def vqa_accuracy(answer: str, golds: Sequence[str], normalize: Normalize = lmms_eval_form) -> float:
-    """Score one answer, 0..1. With a single gold answer the score is always 0."""
+    """Return the VQA accuracy of one answer, 0..1. With a single gold answer it is always 0."""
     said = normalize(answer)
     matches = [_normalized(gold, normalize) == said for gold in golds]
     total = sum(matches)
@@ -201,7 +198,7 @@ def _single_line(text: str) -> str:
 
 
 def _without_marks(text: str) -> str:
-    """Remove a mark that stands beside a blank anywhere, put a blank where it stands between letters only."""
+    """Remove a mark if it occurs next to a space anywhere; otherwise replace it by a space."""
     has_number = _COMMA_IN_NUMBER.search(text) is not None
     cleaned = text
     for mark in _MARKS:

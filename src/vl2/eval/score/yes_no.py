@@ -1,4 +1,4 @@
-"""Answers of yes and no, and the figures of the two benchmarks that ask for them."""
+"""Read yes or no from answers, and compute the figures of POPE and MME."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from vl2.eval.score.text_rules import vlmevalkit_punctuation
 
-# Yes or no, read off an answer: VLMEvalKit looks for the words, lmms-eval at the first four characters.
+# Reading yes or no from an answer: VLMEvalKit searches for the words, lmms-eval checks the first four characters.
 #
 # Golden: `parsed` in tests/golden/scorers/mme.json, `extracted` in pope.json.
 
 
 def vlmevalkit_yes_no(answer: str) -> str:
-    """Return "yes" or "no" when exactly one of the two words occurs, else ""."""
+    """Return "yes" or "no" if exactly one of the two words occurs, otherwise ""."""
     words = vlmevalkit_punctuation(answer.lower()).split()
     if ("yes" in words) == ("no" in words):
         return ""
@@ -21,7 +21,7 @@ def vlmevalkit_yes_no(answer: str) -> str:
 
 
 def lmms_eval_yes_no(answer: str) -> str:
-    """Return "yes" or "no" by the beginning of the answer, else "". "Nothing" begins with no."""
+    """Return "yes" or "no" by the first four characters of the answer, otherwise "". "Nothing" counts as "no"."""
     text = answer.lower().strip().replace(".", "")
     if len(text) == 1:
         return {"y": "yes", "n": "no"}.get(text, "")
@@ -31,15 +31,15 @@ def lmms_eval_yes_no(answer: str) -> str:
 
 # POPE: accuracy, precision, recall and F1 in percent. The two harnesses differ in answers that are neither yes nor no.
 #
-# VLMEvalKit, which reports F1 as the overall figure, takes an unclear answer to a question of gold yes for a miss;
-# lmms-eval leaves it out of the recall, and so of F1. In both it is wrong, and no yes. Golden:
-# tests/golden/scorers/pope.json, tests/golden/scorers/pope_harnesses.json.
+# If the gold answer is yes, VLMEvalKit (which reports F1 as the overall figure) counts an unclear answer as a miss;
+# lmms-eval leaves it out of recall and F1. In both it is wrong and does not count as yes.
+# Golden: tests/golden/scorers/pope.json, tests/golden/scorers/pope_harnesses.json.
 
 
 def pope_scores(readings: Sequence[tuple[str, str]], *, unclear_is_miss: bool = True) -> dict[str, float]:
-    """Return the four figures from pairs (said, gold) of "yes", "no" and, for what was said, anything else.
+    """Return the four figures from pairs (answer, gold) of "yes" and "no"; other answers are unclear.
 
-    `unclear_is_miss` as VLMEvalKit has it; without it recall is that of lmms-eval.
+    `unclear_is_miss` computes recall as VLMEvalKit does, otherwise as lmms-eval does.
     """
     hits = sum(said == gold for said, gold in readings)
     true_yes = sum(said == gold == "yes" for said, gold in readings)
@@ -52,10 +52,11 @@ def pope_scores(readings: Sequence[tuple[str, str]], *, unclear_is_miss: bool = 
     return {"f1": 100 * f1, "accuracy": 100 * accuracy, "precision": 100 * precision, "recall": 100 * recall}
 
 
-# MME: per category the accuracy over questions plus that over images whose two questions are both right, in percent.
+# MME: per category, the accuracy over questions plus the accuracy over images, in percent. An image is correct if both
+# of its questions are.
 #
-# Perception is the sum over ten categories, cognition (VLMEvalKit: reasoning) over four; the figure that is published
-# is the sum of both, at most 2,800.
+# Perception is the sum over ten categories, cognition (VLMEvalKit: reasoning) over four. The published figure is the
+# sum of both, at most 2,800.
 #
 # Golden: tests/golden/scorers/mme.json.
 
@@ -66,7 +67,7 @@ COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation
 
 
 def mme_scores(answers: Iterable[tuple[str, str, float]]) -> dict[str, float]:
-    """Return the score of every category from (category, image, 0 or 1), then perception, cognition and their sum."""
+    """Return the sum, perception, cognition and the score of every category, from (category, image, 0 or 1)."""
     by_category: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for category, image, score in answers:
         by_category[category][image].append(score)

@@ -1,1 +1,1 @@
-"""One file per benchmark: its prompts under each protocol, and how an answer is read."""
+"""One file per benchmark: reading its data, its prompts by protocol, and the scoring of answers."""

@@ -1,4 +1,4 @@
-"""AI2D: multiple choice about diagrams of school books.
+"""AI2D: multiple choice about diagrams of science textbooks.
 
 test-*.parquet (lmms-eval's)    question, options, answer (a number), image
 AI2D_TEST.tsv (VLMEvalKit's)    index, image, question, A to D, answer, category
@@ -49,7 +49,7 @@ TASK = Task(
         "lmms-eval": Protocol(
             ask=ask_with_options(f"\n{OPTION_LETTER}", is_stripped=False),
             score=score_lmms,
-            says="lmms-eval: the letter before a full stop at the beginning, else the whole answer, without case.",
+            says="lmms-eval: the letter before a period at the beginning, else the whole answer, ignoring case.",
             max_new_tokens=16,
         ),
     },

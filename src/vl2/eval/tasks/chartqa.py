@@ -1,4 +1,4 @@
-"""ChartQA: questions about charts, half of them written by people, scored by relaxed accuracy.
+"""ChartQA: questions about charts, half of them written by people, scored by relaxed accuracy. Files:
 
 test-*.parquet (lmms-eval's)    type, question, answer, image
 ChartQA_TEST.tsv (VLMEvalKit's)    index, image, question, answer, split

@@ -1,4 +1,4 @@
-"""Detection on real photos: every box of one label, on upstream's test split of blood cells and playing cards.
+"""Detection on photos: all boxes of one label, on upstream's test split of blood cells and playing cards.
 
 bccd.parquet, cards.parquet    id, image, width, height, objects: [{name, x0, y0, x1, y1}], upstream_split
 """

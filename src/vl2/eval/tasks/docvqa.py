@@ -4,7 +4,7 @@
     DocVQA_VAL.tsv, InfoVQA_VAL.tsv (VLMEvalKit's)    index, image, question, answer
     val_v1.0*.json and documents/, infographicsVQA_val_v1.0*.json and infographicsvqa_images/ (the release's)
 
-The published figures are of the test splits, whose answers only the benchmark's server knows. What is scored here is
+The published figures are of the test splits, whose answers are withheld on the benchmark's server, so these tasks score
 the validation split. The report evaluated InfographicVQA with up to 18 local tiles.
 """
 
@@ -46,7 +46,7 @@ def read_named(tsv: str, hub_folder: str, released: str) -> Callable[[Task, Data
 
 
 def _images(row: Row, folder: Path, id: str) -> tuple[object, ...]:
-    """Return the page; the release names a file, in one of its folders."""
+    """Return the image of the page; the release gives a file name, relative to one of its folders."""
     name = row.get("image_local_name", row.get("image", row.get("image_path")))
     if "image_local_name" in row:
         return images_of(name, folder / "infographicsvqa_images", id)
@@ -64,7 +64,7 @@ def score_cleaned(item: Item, answer: str) -> Score:
 
 
 def both_lengths(results: Sequence[Result]) -> dict[str, float]:
-    """Return the mean ANLS as VLMEvalKit has it now, and by the raw lengths that it divided by before."""
+    """Return the mean ANLS as VLMEvalKit computes it now, and the one it computed before, divided by raw lengths."""
     before = [anls(result.read, result.gold) if result.finish_reason != REFUSED else 0.0 for result in results]
     return {**mean_score(results), BEFORE: 100 * sum(before) / len(before) if before else 0.0}
 

@@ -1,22 +1,22 @@
-"""One value from a drawn bar chart, and one cell from a drawn small table. All numbers are made up."""
+"""Reading one value of a drawn bar chart, and one cell of a small drawn table. All numbers are synthetic."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from random import Random
 
-from vl2.eval.drawn import drawn, font_folders, item_of
+from vl2.eval.drawn import draw_items, font_folders, item_of
 from vl2.eval.protocols import ask, score_exact, score_relaxed
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
 from vl2.synth.primer_charts import PrimerBars, PrimerTable
 from vl2.synth.source import Source
 
 _LAYOUT = "is drawn; --fonts takes a folder of fonts"
-Make = Callable[[tuple[str, ...] | None], Source]  # from folders of fonts
+Make = Callable[[tuple[str, ...] | None], Source]  # font folders -> source
 
 
 def read_with(make: Make) -> Callable[[Task, DataSource], Iterator[Item]]:
-    """Return what asks the first question about each picture of a source."""
+    """Return a reader whose items are the first questions about the images of a synthetic source."""
 
     def read(task: Task, data_source: DataSource) -> Iterator[Item]:
         source = make(font_folders(data_source))
@@ -24,7 +24,7 @@ def read_with(make: Make) -> Callable[[Task, DataSource], Iterator[Item]]:
         def draw(rng: Random, id: str) -> Item:
             return item_of(source, source.draft(rng), id)
 
-        return drawn(task, draw)
+        return draw_items(task, draw)
 
     return read
 

@@ -1,9 +1,9 @@
-"""easy-VQA: simple questions about one colored shape on a plain ground, the official test split (9,673 questions).
+"""easy-VQA: simple questions about one colored shape on a plain background; the official test split (9,673 questions).
 
     test/questions.json    [[question, answer, image id], ...]
     test/images/0.png
 
-Source: the PyPI package easy-vqa; `vl2 data fetch` lays it out like this.
+Source: the PyPI package easy-vqa; `vl2 data fetch` creates this layout.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""MathVista: mathematics on pictures, multiple choice and free answers. Most answers need a judge to be read.
+"""MathVista: mathematics in images, with multiple-choice and free answers. Most answers need a judge.
 
     testmini-*.parquet (the release's)    pid, question, query, decoded_image, choices, unit, answer, ...
     MathVista_MINI.tsv (VLMEvalKit's)    index, image, question (the query), answer, question_type, answer_type, choices
 
-Without a judge an answer counts only where the rules can read it. The judge's prompt is this project's own; the
-harnesses show theirs worked examples, so figures of different judges differ.
+Without a judge an answer counts only if the rules can read it. The judge's prompt is our own; the harnesses give their
+judges worked examples, so figures by different judges differ.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Score, Task, me
 from vl2.process.conversation import Turn, user_turn
 
 _NUMBER = "Answer the question using a single"
-FORMS = {  # by type of answer and decimals
+FORMS = {  # by answer type and decimal places
     ("integer", 0): f"{_NUMBER} integer number.",
     ("float", 1): f"{_NUMBER} floating-point number with one decimal place.",
     ("float", 2): f"{_NUMBER} floating-point number with two decimal places.",
@@ -68,7 +68,7 @@ def question_of(item: Item) -> MathVistaQuestion:
 
 
 def ask_lmms(item: Item) -> list[Turn]:
-    """Ask as lmms-eval's `mathvista_testmini_format`, which writes its own question and says what form is wanted."""
+    """Ask as lmms-eval's `mathvista_testmini_format` does: its own prompt, with an instruction about the form."""
     question, unit = question_of(item), item.notes.get("unit")
     lines = [str(item.notes.get("question", item.question)) + (f" (Unit: {unit})" if unit else "")]
     lines += [f"{letter}. {choice}" for letter, choice in question.letters().items()]
@@ -105,7 +105,7 @@ def _judge_prompt(item: Item, answer: str) -> str:
 
 def _judge_score(item: Item, reply: str) -> Score:
     question = question_of(item)
-    reading = reply.strip().rstrip(".")  # else "C." would be the choice that is spelled most like it
+    reading = reply.strip().rstrip(".")  # otherwise "C." would match the choice with the nearest spelling
     if not reading:
         return Score(value=0.0, read="nothing (judge)")
     return Score(value=float(is_right(question, reading)), read=f"{normalize_reading(question, reading)} (judge)")
@@ -115,7 +115,7 @@ JUDGE = JudgeRule(prompt=_judge_prompt, score=_judge_score)
 LMMS_EVAL_SAYS = 'A bare number, an option\'s text or `The answer is "...".`; all else needs a judge.'
 TASK = Task(
     name="mathvista",
-    title="MathVista (testmini): mathematics on pictures",
+    title="MathVista (testmini): mathematics in images",
     layout="reads testmini-*.parquet (pid, query, decoded_image, choices, answer, ...) or MathVista_MINI.tsv",
     folders=("mathvista", "MathVista"),
     read=read,
@@ -123,7 +123,7 @@ TASK = Task(
     protocols={
         "paper": Protocol(ask=ask, score=score_lmms, judge=JUDGE, max_new_tokens=512, says=LMMS_EVAL_SAYS),
         "vlmevalkit": Protocol(ask=ask, score=score_vlmevalkit, judge=JUDGE,
-                               says="A right number as it stands or a letter; all else needs a judge."),
+                               says="A correct bare number or a letter; all else needs a judge."),
         "lmms-eval": Protocol(ask=ask_lmms, score=score_lmms, judge=JUDGE, max_new_tokens=16384,
                               says=LMMS_EVAL_SAYS),
     },

@@ -1,10 +1,10 @@
-"""MMBench in English, in Chinese and version 1.1: multiple choice, each question with its options rotated.
+"""MMBench in English, in Chinese and version 1.1: multiple choice, with rotations of each question's options.
 
     MMBench_DEV_EN.tsv, MMBench_DEV_CN.tsv, MMBench_DEV_EN_V11.tsv    index, image, question, hint, A to D, answer
     en/dev-*.parquet, cn/dev-*.parquet (lmms-eval's)    the same columns
 
-A question counts as right only if all its rotations are answered rightly; rotations have the index of the question
-plus a multiple of 1,000,000. The published figures are of the test splits, whose answers only the server knows.
+A question is correct only if all its rotations are. The index of a rotation is that of the question plus a multiple of
+1,000,000. The published figures are of the test splits, whose answers are withheld on the server.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ CHINESE = "请直接使用所提供的选项字母作为答案回答。"
 def read_named(tsv: str, part: str) -> Callable[[Task, DataSource], Iterator[Item]]:
     def read(task: Task, source: DataSource) -> Iterator[Item]:
         folder, split = source.folder(task), source.part(task)
-        # The hub's copy has a folder per language, so that bare names cannot be those of another one.
+        # The hub's copy has one folder per language, which must come first.
         stems = [tsv.format(split=split.upper()), *stems_of(split, folders=(f"{part}/", "", "data/"))]
         for row in read_rows(folder, stems, ("index", "question")):
             index = int(row["index"])
-            answer = row.get("answer")  # which the files of the test splits lack
+            answer = row.get("answer")  # missing in the files of the test splits
             yield Item(
                 id=str(index),
                 question=row["question"],

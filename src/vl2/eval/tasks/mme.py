@@ -1,4 +1,4 @@
-"""MME: two yes-or-no questions about each picture, in fourteen categories; at most 2,800 points.
+"""MME: two yes-or-no questions about each image, in fourteen categories; at most 2,800 points.
 
 test-*.parquet (lmms-eval's)    question_id, image, question, answer, category
 MME.tsv (VLMEvalKit's)    index, category, image_path, question, answer, image
@@ -42,13 +42,13 @@ def read(task: Task, source: DataSource) -> Iterator[Item]:
 
 
 def _released(folder: Path) -> Iterator[Row]:
-    """Read one file of questions per picture, two lines each."""
+    """Yield the rows of the release, which has one file of two questions per image."""
     for path in sorted(folder.glob("*/*.txt")) + sorted(folder.glob("*/questions_answers_YN/*.txt")):
         category = path.relative_to(folder).parts[0]
         places = [folder / category / "images", path.parent]
         pictures = [p for place in places for p in sorted(place.glob(f"{path.stem}.*")) if p.suffix in IMAGE_ENDINGS]
         if not pictures:
-            raise UserError(f"{path} has no picture beside it or in {category}/images")
+            raise UserError(f"{path} has no image beside it or in {category}/images")
         for line in read_text(path).splitlines():
             question, tab, answer = line.strip().partition("\t")
             if tab:
@@ -74,7 +74,7 @@ def metric(results: Sequence[Result]) -> dict[str, float]:
     return mme_scores((r.part, r.cluster, r.score) for r in results)
 
 
-SAYS = "Accuracy over questions plus accuracy over pictures with both right, summed over categories; yes or no"
+SAYS = "Accuracy over questions plus accuracy over images with both right, summed over categories; yes or no"
 TASK = Task(
     name="mme",
     title="MME: yes-or-no questions on perception and cognition",

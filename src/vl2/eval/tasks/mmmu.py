@@ -1,13 +1,13 @@
-"""MMMU: college-level multiple choice over several images, with the prompts of two protocols.
+"""MMMU: college-level multiple choice about several images.
 
     validation-*.parquet or SUBJECT/validation-*.parquet (the release's)    id, question, options, image_1 ..., answer
     MMMU_DEV_VAL.tsv (VLMEvalKit's)    index, image, question, A to I, answer, category, split
 
-The published figures (40.7, 48.0 and 51.1 on the validation split) are those of VLMEvalKit's adapter
-for this model. It rewrites the benchmark's prompt and doubles the sides of the first image, which
-gives that image a finer grid; with the plain prompt the small size loses about 12 points.
+The published figures (40.7, 48.0 and 51.1 on the validation split) are those of VLMEvalKit's adapter for this model.
+The adapter rewrites the benchmark's prompt and doubles the sides of the first image, which gives that image a finer
+grid. With the plain prompt the small size scores about 12 points lower.
 
-Source: VLMEvalKit, vlm/deepseek_vl2.py and the MMMU prompt of its multiple-choice data set.
+Source: VLMEvalKit, vlm/deepseek_vl2.py and the MMMU prompt of its multiple-choice dataset.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ProtocolName = Literal["vlmevalkit", "plain"]
 
 PUBLISHED_PROTOCOL: ProtocolName = "vlmevalkit"
 MAX_NEW_TOKENS = 512  # greedy
-WITHHELD = "?"  # the answer of each question of the test split
+WITHHELD = "?"  # the answer of all questions of the test split
 
 CHOOSE = "Please select the correct answer from the options above."
 CHOOSE_REWRITTEN = (
@@ -62,7 +62,7 @@ def plain_prompt(question: Question) -> str:
 
 
 def turns_of(question: Question, protocol: ProtocolName = PUBLISHED_PROTOCOL) -> list[Turn]:
-    """Return the conversation that asks a question, in the released form, which opens the answer by an empty turn."""
+    """Return the conversation that asks a question, in the released format with an empty turn for the answer."""
     if protocol not in get_args(ProtocolName):
         raise UserError(f"MMMU's protocols are {', '.join(get_args(ProtocolName))}, got {protocol}")
     prompt, images = plain_prompt(question), list(question.images)
@@ -71,7 +71,7 @@ def turns_of(question: Question, protocol: ProtocolName = PUBLISHED_PROTOCOL) ->
     else:
         order = [int(number) - 1 for number in re.findall(r"<image (\d+)>", prompt)]
         if any(not 0 <= index < len(images) for index in order):
-            raise UserError(f"the question names image {max(order) + 1}, and has {len(images)}")
+            raise UserError(f"the question refers to image {max(order) + 1}, but it has {len(images)}")
         content = re.sub(r"<image \d+>", "<image>\n", prompt)
         images = [images[index] for index in order]
     return [
@@ -81,15 +81,15 @@ def turns_of(question: Question, protocol: ProtocolName = PUBLISHED_PROTOCOL) ->
 
 
 def rewrite_for_adapter(prompt: str, images: Sequence[Image.Image]) -> tuple[str, list[Image.Image]]:
-    """Return a prompt and its images as VLMEvalKit's adapter changes them for this benchmark."""
-    # All images stand first; the marks stay in the text as words.
+    """Rewrite a prompt and its images as VLMEvalKit's adapter does for this benchmark."""
+    # All images come first; the marks `<image k>` stay in the text as words.
     prompt = prompt.replace(CHOOSE, CHOOSE_REWRITTEN).replace("Question:", "").replace("Options:\n", "")
     changed = [_doubled(image) for image in images[:1]] + list(images[1:])
     return "<image>" * len(changed) + "\n" + prompt, changed
 
 
 def read_answer(text: str) -> str:
-    """Return the answer as the adapter hands it to the scorer: without trailing full stops."""
+    """Return the answer as the adapter passes it to the scorer: without trailing periods."""
     return text.rstrip(".")
 
 
@@ -137,7 +137,7 @@ def _question(item: Item) -> Question:
 
 
 def ask_lmms(item: Item) -> list[Turn]:
-    """Ask as lmms-eval: pictures first, their marks stay in the text as words."""
+    """Ask as lmms-eval does: images first; the marks `<image k>` stay in the text as words."""
     asked = (
         f"{item.question}\n{lettered(item.options)}\n\n{OPTION_LETTER}"
         if item.options
@@ -152,7 +152,7 @@ def score_vlmevalkit(item: Item, answer: str) -> Score:
 
 
 def _choices(item: Item) -> dict[str, str]:
-    """Return the options by letter; an open question has the gold answer as A, and everything else as B."""
+    """Return the options by letter. For an open question A is the gold answer and B any other answer."""
     return letters(item) or {"A": str(item.gold[0]) if item.gold else WITHHELD, "B": "Other Answers"}
 
 
@@ -171,7 +171,7 @@ def score_lmms(item: Item, answer: str) -> Score:
 
 TASK = Task(
     name="mmmu",
-    title="MMMU (validation): college-level questions on pictures",
+    title="MMMU (validation): college-level questions about images",
     layout="reads validation-*.parquet, SUBJECT/validation-*.parquet or MMMU_DEV_VAL.tsv",
     folders=("mmmu", "MMMU"),
     read=read,
@@ -180,21 +180,21 @@ TASK = Task(
         "vlmevalkit": Protocol(
             ask=lambda item: turns_of(_question(item), "vlmevalkit"),
             score=score_vlmevalkit,
-            says="The adapter doubles the sides of the first picture and rewrites the prompt; a letter is read off the "
-            "answer, and what is none goes to a judge and counts as wrong without one.",
+            says="The adapter doubles the sides of the first image and rewrites the prompt; a letter is read from the "
+            "answer. Answers without a letter go to a judge, and count as wrong without one.",
             max_new_tokens=MAX_NEW_TOKENS,
             judge=judge_by_letter(_choices, _gold_letter),
         ),
         "paper": Protocol(
             ask=lambda item: turns_of(_question(item), "plain"),
             score=score_lmms,
-            says="The benchmark's own prompt, pictures where they are named; read by MMMU's parser.",
+            says="The benchmark's own prompt, with images where the text refers to them; read by MMMU's parser.",
             max_new_tokens=128,
         ),
         "lmms-eval": Protocol(
             ask=ask_lmms,
             score=score_lmms,
-            says="MMMU's own parser; where it finds nothing it draws a letter at random, which counts as wrong here.",
+            says="MMMU's own parser; if it finds nothing it draws a letter at random, which counts as wrong here.",
             max_new_tokens=128,
         ),
     },

@@ -1,4 +1,4 @@
-"""MMStar: 1,500 multiple-choice questions that need the picture.
+"""MMStar: 1,500 multiple-choice questions that cannot be answered without the image.
 
 mmstar.parquet (the release's), val-*.parquet    index, question (options in it), image, answer, category
 MMStar.tsv (VLMEvalKit's)    index, image, question, A to D, answer, category
@@ -31,7 +31,7 @@ def read(task: Task, source: DataSource) -> Iterator[Item]:
 
 TASK = Task(
     name="mmstar",
-    title="MMStar: multiple choice that needs the picture",
+    title="MMStar: multiple choice that needs the image",
     layout="reads mmstar.parquet or val-*.parquet (index, question, image, answer, category) or MMStar.tsv",
     folders=("mmstar", "MMStar"),
     read=read,

@@ -1,4 +1,4 @@
-"""MMT-Bench: multiple choice over 162 tasks, many with several pictures.
+"""MMT-Bench: multiple choice over 162 tasks, many with several images.
 
 MMT-Bench_VAL.tsv (VLMEvalKit's)    index, image, question, A to I, answer, category, l2-category
 val-*.parquet (lmms-eval's)    the same columns
@@ -30,7 +30,7 @@ def read(task: Task, source: DataSource) -> Iterator[Item]:
 
 
 def ask_lmms(item: Item) -> list[Turn]:
-    """Ask as lmms-eval, which writes `<image>` into the text although the pictures stand before it."""
+    """Ask as lmms-eval does: it writes `<image>` into the text although the images precede it."""
     options = "\n".join(f"{letter}: {text.strip()}" for letter, text in letters(item).items())
     asked = f"Question: <image>\n{item.question.strip()}\n{options}"
     return [user_turn(f"{asked}\nAnswer the question using a single character from the given options.", item.images)]

@@ -1,8 +1,8 @@
-"""NLVR: is a sentence true of a drawn scene? Yes or no, on the groups that training never sees.
+"""NLVR: whether a sentence is true of a drawn scene, on the groups that are held out from training.
 
     *.parquet    id, group, sentence_id, image, sentence, label
 
-The six images of a sentence show one scene in another order, so the bootstrap draws groups, not images.
+The six images of a sentence show the same scene in different orders, so the bootstrap draws groups, not images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vl2.eval.protocols import ask, score_yes_no
 from vl2.eval.public_data import images_of, read_rows
 from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Task, mean_score
 
-SEEN = LeftOut(why="of groups that are kept for training", comes_with_whole=True)
+KEPT_FOR_TRAINING = LeftOut(why="of groups that are kept for training", comes_with_whole=True)
 
 
 def read(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
@@ -24,7 +24,7 @@ def read(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
     stems = (f"{source.split}*",) if source.split else ("dev*", "*")
     for row in read_rows(folder, stems, columns):
         if not source.whole and not is_held_out("nlvr", str(row["group"])):
-            yield SEEN
+            yield KEPT_FOR_TRAINING
             continue
         question, answer = statement(row["sentence"], bool(row["label"]))
         yield Item(
@@ -38,13 +38,13 @@ def read(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
 
 TASK = Task(
     name="nlvr",
-    title="Is a sentence true of a drawn scene (groups kept back from training)",
+    title="Is a sentence true of a drawn scene (groups held out from training)",
     layout="reads Parquet with id, group, image, sentence and label",
     folders=("nlvr",),
     read=read,
     protocols={
         "vl2": Protocol(
-            ask=ask, score=score_yes_no, says="The first word must say yes or no rightly.", max_new_tokens=8
+            ask=ask, score=score_yes_no, says="The first word must be the correct yes or no.", max_new_tokens=8
         )
     },
     metric=mean_score,

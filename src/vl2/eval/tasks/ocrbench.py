@@ -1,4 +1,4 @@
-"""OCRBench: 1,000 questions on reading text, one point each for an answer that holds a gold text.
+"""OCRBench: 1,000 questions about text in images, with one point for each answer that contains a gold text.
 
 test-*.parquet (the release's)    dataset, question, question_type, answer, image
 OCRBench.tsv (VLMEvalKit's)    index, image, question, answer, category
@@ -57,11 +57,11 @@ def score_lmms(item: Item, answer: str) -> Score:
 
 
 def points(results: Sequence[Result]) -> dict[str, float]:
-    """Return points of 1,000, also where fewer questions were asked."""
+    """Return points out of 1,000, scaled if fewer questions were asked."""
     return {name: figure / 100 * QUESTIONS for name, figure in mean_score(results).items()}
 
 
-SAYS = "One point where the answer holds a gold text"
+SAYS = "One point if the answer contains a gold text"
 TASK = Task(
     name="ocrbench",
     title="OCRBench: reading text of ten kinds",

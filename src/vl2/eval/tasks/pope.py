@@ -1,4 +1,4 @@
-"""POPE: is a thing in a photo? Yes or no, for random, popular and adversarial things. Not in the paper's tables.
+"""POPE: whether an object is in a photo, for random, popular and adversarial objects. Not in the paper's tables.
 
 test-*.parquet (lmms-eval's)    id, question, answer, image, image_source, category
 POPE.tsv (VLMEvalKit's)    index, category, question, answer, image
@@ -41,16 +41,16 @@ def score_lmms(item: Item, answer: str) -> Score:
 
 
 def metric(results: Sequence[Result]) -> dict[str, float]:
-    """Return F1 first, as VLMEvalKit does, then the other figures and the F1 of each category.
+    """Return VLMEvalKit's figures: F1 first, then the other figures and the F1 of each category.
 
-    A question of several categories, "popular,random", counts once for each, in the overall figures too.
+    A question with several categories ("popular,random") counts once for each, also in the overall figures.
     """
     readings = [(part, (r.read, r.gold)) for r in results for part in r.part.split(",")]
     return _by_part(readings, unclear_is_miss=True)
 
 
 def metric_lmms(results: Sequence[Result]) -> dict[str, float]:
-    """Return the figures of lmms-eval, F1 first. It has no categories; theirs are by its rule too."""
+    """Return lmms-eval's figures, F1 first. It does not report categories; they are computed by its rule."""
     return _by_part([(r.part, (r.read, r.gold)) for r in results], unclear_is_miss=False)
 
 
@@ -66,7 +66,7 @@ def _by_part(readings: Sequence[tuple[str, tuple[str, str]]], *, unclear_is_miss
 SAYS = "Exactly one of the words yes and no; F1, where an unclear answer counts as no"
 TASK = Task(
     name="pope",
-    title="POPE: is a thing in a photo",
+    title="POPE: is an object in a photo",
     layout="reads test-*.parquet (id, question, answer, image, category) or POPE.tsv",
     folders=("pope", "POPE"),
     read=read,

@@ -44,7 +44,7 @@ TASK = Task(
         "paper": PAPER,
         "vlmevalkit": VLMEVALKIT,
         "lmms-eval": Protocol(ask=ask, score=score_lmms, max_new_tokens=16,
-                              says="lmms-eval: a letter by the shared extractor, anything else exactly, without case."),
+                              says="lmms-eval: a letter by the shared extractor, else exact match ignoring case."),
     },
     published_by="vlmevalkit",
     published="realworldqa",

@@ -1,6 +1,6 @@
-"""Any records of this project's own form: the last answer is the gold one. For a set of one's own.
+"""A user's own records as a benchmark: the last answer of a record is the gold answer.
 
-Boxes in an answer are scored by F1 at IoU 0.5, everything else by exact match.
+Boxes are scored by F1 at IoU 0.5, other answers by exact match.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def read(task: Task, source: DataSource) -> Iterator[Item]:
 
 
 def item_of_record(record: Record) -> Item:
-    """Ask the conversation up to the last answer."""
+    """Return the item that asks a record's conversation up to the last answer."""
     answer = "".join(part.text or "" for part in record.messages[-1].parts)
     named = [record.objects[int(k)] for k in PLACEHOLDER.findall(answer)] if record.objects else []
     boxes = [list(box) for labelled in named for box in labelled.boxes_px]
@@ -45,7 +45,7 @@ def item_of_record(record: Record) -> Item:
 
 
 def ask(item: Item) -> list[Turn]:
-    """Return the record's own turns, with its pictures where its messages have them."""
+    """Return the record's own turns, with images at their positions in the messages."""
     turns: list[Turn] = item.notes["turns"]
     return turns
 

@@ -1,12 +1,12 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg: find the one thing that a phrase describes; right at IoU 0.5.
+"""RefCOCO, RefCOCO+ and RefCOCOg: locate the object that a phrase describes; correct at IoU 0.5 or more.
 
     val-*.parquet, testA-*.parquet and so on (lmms-eval's)    question_id, image, answer: [phrases], bbox: [x, y, w, h]
     RefCOCO.tsv (VLMEvalKit's)    index, image, question, split, width, height, bbox_x1, bbox_y1, bbox_x2, bbox_y2
     refcoco_val.jsonl, refcoco+_testA.jsonl and so on (Qwen-VL's)    image, sent, bbox: [x0, y0, x1, y1], width, height
 
-The Parquet copy's `val` of RefCOCO and RefCOCOg has 5,000 rows more than the split that papers report; the other two
-layouts have exactly that split. Every phrase of a row is a question. The report gives no prompt; the model's own is
-`<|ref|>phrase<|/ref|>.`
+The `val` split of the Parquet copies of RefCOCO and RefCOCOg has 5,000 rows more than the split that papers report; the
+other two layouts have exactly that split. Every phrase of a row is a question. The report gives no prompt; the model's
+own is `<|ref|>phrase<|/ref|>.`
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _of_parquet(row: Row, number: int, images: tuple[object, ...]) -> Iterator[I
 
 
 def _photo(row: Row, folder: Path) -> tuple[object, ...]:
-    """Return the photo of a JSONL row, whose path begins where its makers had the photos."""
+    """Return the photo of a JSONL row, whose path may have folders that do not exist here."""
     name = PurePosixPath(row["image"]).name
     places = (str(row["image"]), f"train2014/{name}", name)
     found = next((place for place in places if (folder / place).is_file()), places[1])
@@ -118,7 +118,7 @@ def _task(name: str, split: str) -> Task:
     title, _ = SETS[name]
     return Task(
         name=f"{name}_{split}",
-        title=f"{title} {split}: the one thing that a phrase describes",
+        title=f"{title} {split}: the object that a phrase describes",
         layout=f"reads {title.lower()}_{split}.jsonl, RefCOCO.tsv or {split}-*.parquet (image, answer, bbox)",
         folders=(name, title),
         hub=Dataset(HUBS[name], (f"data/{split}-*",)),

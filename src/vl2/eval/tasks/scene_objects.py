@@ -1,11 +1,11 @@
-"""Composed scenes, drawn from sprites or shapes: locate one thing, count things, say whether something is there."""
+"""Tasks on scenes composed of sprites or shapes: locate an object, count objects, say whether an object is present."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
-from vl2.eval.drawn import drawn, png, sprite_folder
+from vl2.eval.drawn import draw_items, png, sprite_folder
 from vl2.eval.protocols import ask, score_exact, score_first_box, score_yes_no
 from vl2.eval.score.yes_no import pope_scores
 from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
@@ -18,15 +18,15 @@ from vl2.synth.source import Dropped
 from vl2.synth.sprites import Kind, things
 
 LANGUAGES = ("en", "zh")
-SETS = ("openmoji",)  # sprite sets kept for tests; without one the built-in shapes are drawn
+SETS = ("openmoji",)  # sprite sets held out for tests; without one, the built-in shapes are drawn
 _LAYOUT = "is drawn from the sprite set in --data (openmoji), else from the built-in shapes"
 
-Asked = tuple[str, object]  # a question and its gold answer
+Asked = tuple[str, object]  # (question, gold answer)
 Compose = Callable[[Composed, Sequence[Kind], Random, str], Asked]
 
 
 def read_with(make: Compose) -> Callable[[Task, DataSource], Iterator[Item]]:
-    """Return what draws a scene and asks about it in one of the two languages."""
+    """Return a reader that draws scenes and asks about each in one of the two languages."""
 
     def read(task: Task, data_source: DataSource) -> Iterator[Item]:
         source = PrimerScene(art=sprite_folder(data_source, *SETS))
@@ -39,7 +39,7 @@ def read_with(make: Compose) -> Callable[[Task, DataSource], Iterator[Item]]:
             notes = {"size": list(composed.image.size)}
             return Item(id=id, question=question, images=(png(composed.image),), gold=gold, part=language, notes=notes)
 
-        return drawn(task, draw)
+        return draw_items(task, draw)
 
     return read
 
@@ -77,19 +77,19 @@ def presence_metric(results: Sequence[Result]) -> dict[str, float]:
 
 LOCATE = Task(
     name="locate_objects",
-    title="Locate the one thing of a name in a composed scene",
+    title="Locate the object with a given name in a composed scene",
     layout=_LAYOUT,
     read=read_with(_locate),
     protocols={
         "vl2": Protocol(ask=ask, score=score_first_box, max_new_tokens=96,
-                        says="The first box must have IoU 0.5 with the thing's box.")
+                        says="The first box must have IoU 0.5 with the object's box.")
     },
     metric=mean_score,
     count=200,
 )  # fmt: skip
 COUNT_TASK = Task(
     name="count_objects",
-    title="Count the things of a name in a composed scene",
+    title="Count the objects with a given name in a composed scene",
     layout=_LAYOUT,
     read=read_with(_count),
     protocols={
@@ -100,10 +100,10 @@ COUNT_TASK = Task(
 )
 PRESENCE_TASK = Task(
     name="presence",
-    title="Is a thing in a composed scene (as POPE asks)",
+    title="Is an object in a composed scene (as POPE asks)",
     layout=_LAYOUT,
     read=read_with(_presence),
-    protocols={"vl2": Protocol(ask=ask, score=score_yes_no, says="The first word must say yes or no rightly.",
+    protocols={"vl2": Protocol(ask=ask, score=score_yes_no, says="The first word must be the correct yes or no.",
                                max_new_tokens=16)},
     metric=presence_metric,
     is_mean=True,

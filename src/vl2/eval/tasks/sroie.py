@@ -1,8 +1,8 @@
-"""SROIE: scanned receipts of shops that training never sees. Two tasks: all text lines, and the four key fields.
+"""SROIE: scanned receipts of shops that are held out from training. Two tasks: all text lines, and four key fields.
 
     train-*.parquet    id, image, lines: [{text, ...}], company, date, address, total
 
-Texts are upper case in the set whatever is printed, so case does not count.
+Scoring ignores case, because the dataset's texts are all upper case.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vl2.eval.public_data import Row, images_of, read_rows
 from vl2.eval.score.text_rules import plain
 from vl2.eval.task import DataSource, Item, LeftOut, Protocol, Score, Task, mean_score
 
-SEEN = LeftOut(why="of shops that are kept for training", comes_with_whole=True)
+KEPT_FOR_TRAINING = LeftOut(why="of shops that are kept for training", comes_with_whole=True)
 BLANK = LeftOut(why="without a gold answer in the data")
 _LAYOUT = "reads Parquet with id, image, lines, company, date, address and total"
 
@@ -37,7 +37,7 @@ def _is_asked(row: Row, source: DataSource) -> bool:
 def read_lines(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
     for row in rows_with_images(task, source):
         if not _is_asked(row, source):
-            yield SEEN
+            yield KEPT_FOR_TRAINING
             continue
         lines = [line["text"] for line in row["lines"]]
         yield Item(id=str(row["id"]), question=TRANSCRIBE[2], images=row["images"], gold=lines, cluster=_shop(row))
@@ -49,7 +49,7 @@ def read_fields(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
             if not row[name]:
                 yield BLANK
             elif not _is_asked(row, source):
-                yield SEEN
+                yield KEPT_FOR_TRAINING
             else:
                 yield Item(
                     id=f"{row['id']}-{name}",
@@ -66,7 +66,7 @@ def _shop(row: Row) -> str:
 
 
 def score_lines(item: Item, answer: str) -> Score:
-    """Score by the harmonic mean of precision and recall over whole lines, without case and order."""
+    """Score by F1 over whole lines, ignoring case and order."""
     said = Counter(plain(line) for line in answer.splitlines() if line.strip())
     gold = Counter(plain(line) for line in item.gold)
     shared = (said & gold).total()
@@ -76,7 +76,7 @@ def score_lines(item: Item, answer: str) -> Score:
 
 LINES = Task(
     name="sroie_lines",
-    title="All text lines of a scanned receipt (shops kept back from training)",
+    title="All text lines of a scanned receipt (shops held out from training)",
     layout=_LAYOUT,
     folders=("sroie",),
     read=read_lines,
@@ -88,7 +88,7 @@ LINES = Task(
 )
 FIELDS_TASK = Task(
     name="sroie_fields",
-    title="Company, date, address and total of a scanned receipt (shops kept back from training)",
+    title="Company, date, address and total of a scanned receipt (shops held out from training)",
     layout=_LAYOUT,
     folders=("sroie",),
     read=read_fields,

@@ -1,4 +1,4 @@
-"""One line of text, drawn in English or Chinese, to be read exactly; with --fonts in fonts that training never sees."""
+"""Reading one drawn line of English or Chinese text exactly; use --fonts for fonts that are not in training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
-from vl2.eval.drawn import drawn, font_folders, item_of
+from vl2.eval.drawn import draw_items, font_folders, item_of
 from vl2.eval.protocols import ask, score_exact
 from vl2.eval.score.text_rules import edit_distance, plain
 from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
@@ -16,7 +16,7 @@ from vl2.synth.source import Dropped
 
 
 def read_in(language: str) -> Callable[[Task, DataSource], Iterator[Item]]:
-    """Return what draws one line in a language and asks for it."""
+    """Return a reader whose items are drawn lines in a language."""
 
     def read(task: Task, data_source: DataSource) -> Iterator[Item]:
         source = PrimerReading(
@@ -33,19 +33,19 @@ def read_in(language: str) -> Callable[[Task, DataSource], Iterator[Item]]:
                 raise Dropped("the font is not one of --fonts")
             return item_of(source, draft, id, part=draft.traits["font"])
 
-        return drawn(task, draw)
+        return draw_items(task, draw)
 
     return read
 
 
 def _texts(data_source: DataSource, language: str) -> str | None:
-    """Return a file of passages to take lines from: text/en.txt within --data, or None for the built-in ones."""
+    """Return the file of passages in --data, such as text/en.txt, or None for the built-in passages."""
     path = Path(data_source.data or ".") / "text" / f"{language}.txt"
     return str(path) if data_source.data is not None and path.is_file() else None
 
 
 def line_metric(results: Sequence[Result]) -> dict[str, float]:
-    """Return the share of lines that are read exactly, and the share of characters that are right."""
+    """Return the percentages of lines read exactly and of correct characters."""
     wrong = sum(min(edit_distance(plain(r.answer), plain(r.gold[0])), len(plain(r.gold[0]))) for r in results)
     length = sum(len(plain(r.gold[0])) for r in results)
     return {"lines": mean_score(results)["score"], "characters": 100 * (1 - wrong / length) if length else 0.0}

@@ -21,7 +21,7 @@ def read(task: Task, source: DataSource) -> Iterator[Item]:
     folder, split = source.folder(task), source.part(task)
     pattern = f"TextVQA_[0-9]*_{'val' if split == 'validation' else split}.json"
     if any(folder.glob(pattern)):
-        # The validation split's pictures are among the training split's.
+        # The images of the validation split are in the folder of the training split.
         place = "test_images" if split == "test" else "train_images"
         named = released_rows(folder, pattern, "data")
         rows: Iterator[Row] = ({**row, "image": f"{place}/{row['image_id']}.jpg"} for row in named)
@@ -39,7 +39,7 @@ def read(task: Task, source: DataSource) -> Iterator[Item]:
 
 
 def ask_lmms(item: Item) -> list[Turn]:
-    """Ask as lmms-eval, which writes the question in small letters after the first."""
+    """Ask as lmms-eval does: it capitalizes the question, which lower-cases all letters after the first."""
     return [user_turn(f"{item.question.capitalize()}\n{SHORT_ANSWER}", item.images)]
 
 

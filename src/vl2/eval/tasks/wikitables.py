@@ -1,10 +1,10 @@
-"""WikiTableQuestions with the tables drawn: questions of the development fold that training never sees.
+"""WikiTableQuestions with drawn tables: questions of the development fold that is held out from training.
 
     questions-*.parquet    id, table_id, question, answers, dev_folds
     tables-*.parquet       table_id, csv
 
-Only small tables are drawn, as larger ones do not fit a picture that can be read. Every item of a list of answers must
-be said, in any order.
+Only small tables are used, because larger ones would not be legible as an image. An answer must contain all items of a
+list of gold answers, in any order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vl2.synth.tables import Table
 
 MAX_ROWS, MAX_COLUMNS, MAX_CELL = 10, 6, 28
 FONT_PX = 16
-SEEN = LeftOut(why="of folds that are kept for training", comes_with_whole=True)
+KEPT_FOR_TRAINING = LeftOut(why="of folds that are kept for training", comes_with_whole=True)
 TOO_LARGE = LeftOut(why="about tables too large to be drawn legibly")
 
 
@@ -43,7 +43,7 @@ def read(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
             yield TOO_LARGE
             continue
         if not source.whole and not is_held_out_question(row["dev_folds"]):
-            yield SEEN
+            yield KEPT_FOR_TRAINING
             continue
         yield Item(
             id=str(row["id"]),
@@ -55,7 +55,7 @@ def read(task: Task, source: DataSource) -> Iterator[Item | LeftOut]:
 
 
 def small_table(text: str) -> Table | None:
-    """Return a table that can be drawn, or None for one too large."""
+    """Parse a table, or return None if it is too large to draw."""
     rows = [[" ".join(cell.split()) for cell in row] for row in csv.reader(io.StringIO(text, newline=""))]
     if len(rows) < 2 or len(rows) > MAX_ROWS + 1 or not 1 <= len(rows[0]) <= MAX_COLUMNS:
         return None
@@ -64,10 +64,10 @@ def small_table(text: str) -> Table | None:
     return Table(title="", header=tuple(rows[0]), rows=tuple(tuple(row) for row in rows[1:]))
 
 
-@lru_cache(maxsize=1024)  # the data are read several times in a run: to choose, to check and to ask
+@lru_cache(maxsize=1024)  # a run reads the data several times: to choose the items, to hash and to ask them
 def draw(table: Table, key: str, source: DataSource) -> bytes:
     rng = rng_for(HELD_OUT_SEED, f"wikitables/{key}", 0)
-    # Some of Wikipedia's characters are in no font: the face that draws Latin text then shows its mark for them.
+    # Some characters of Wikipedia are in no font. A face for Latin text then draws its replacement glyph for them.
     face = fonts.choose_face(rng, table.text, font_folders(source)) or fonts.choose_face(rng, "A", font_folders(source))
     if face is None:
         raise UserError("there is no font to draw tables with: give a folder of fonts with --fonts")

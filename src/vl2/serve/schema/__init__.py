@@ -1,1 +1,1 @@
-"""What clients may send, as pydantic models: the API's own description is made from them."""
+"""Pydantic models of request bodies. The OpenAPI document is generated from them."""

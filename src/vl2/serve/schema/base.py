@@ -1,4 +1,4 @@
-"""What the requests of all endpoints share: strict types, ignored and refused fields, sampling, answer formats."""
+"""Parts that the request bodies share: strict types, ignored and refused fields, sampling, answer formats."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vl2.serve.ignored import IgnoredUnless
 
 
 class Strict(BaseModel):
-    """A number is not taken from a string, nor a truth value from a number; a field that is not known is an error."""
+    """A model without type conversions (a string is not a number), in which an unknown field is an error."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class Lenient(Strict):
-    """As strict about types, but a field that is not known is kept apart: `ignored_fields` names it."""
+    """A model with strict types in which unknown fields are kept, so that `ignored_fields` can name them."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -31,7 +31,7 @@ def _ignored(*harmless: Any) -> IgnoredUnless:
 
 def _only(*harmless: Any) -> AfterValidator:
     def check(value: Any) -> Any:
-        # Types are compared too: in Python True equals 1 and False equals 0.
+        # Types are compared too, because in Python True equals 1 and False equals 0.
         if not any(value == allowed and type(value) is type(allowed) for allowed in (None, *harmless)):
             raise ValueError("this is not supported here; leave it out")
         return value
@@ -41,12 +41,12 @@ def _only(*harmless: Any) -> AfterValidator:
 
 def _check_modalities(value: Any) -> Any:
     if value not in (None, [], ["text"]):
-        raise ValueError("this model answers in text only")
+        raise ValueError("the model answers in text only")
     return value
 
 
 def _check_tool_choice(value: Any) -> Any:
-    """Refuse a choice that requires a call: `required`, or a certain tool."""
+    """Refuse a choice that requires a tool call: "required", or a certain tool."""
     mode = value
     if isinstance(value, dict) and value.get("type") == "allowed_tools":
         within = value.get("allowed_tools")
@@ -64,15 +64,15 @@ def _calls_none(body: Any) -> bool:
     return getattr(body, "function_call", None) == "none"
 
 
-# Accepted without effect: elsewhere they concern billing, caches, stores and speed, not the answer.
+# Accepted without effect, because these concern billing, caching, storage or speed, not the answer.
 WithoutEffect = Annotated[Any, Field(default=None)]
-# Refused unless it asks for nothing: the answer would not be what was asked for.
+# Refused unless the value is neutral, because without support the answer would not be what the client wants.
 Unsupported = Annotated[Any, _only(False, "", [], {}, 0, "none"), Field(default=None)]
 OnlyZero = Annotated[Any, _only(0, False, []), Field(default=None)]
 OnlyOne = Annotated[Any, _only(1), Field(default=None)]
 TextOnly = Annotated[list[str] | None, AfterValidator(_check_modalities), Field(default=None)]
 NoTool = Annotated[Any, AfterValidator(_check_tool_choice), Field(default=None)]
-# The answer ignores these, and a header names them.
+# Ignored, and named in a header of the response.
 Ignored = Annotated[Any, _ignored(), Field(default=None)]
 Tools = Annotated[Any, IgnoredUnless(_are_tools_off), Field(default=None)]
 Effort = Annotated[Any, _ignored("none"), Field(default=None)]
@@ -80,7 +80,7 @@ Verbosity = Annotated[Any, _ignored("medium"), Field(default=None)]
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-# Bounded as OpenAI does: they are only echoed or ignored.
+# These have OpenAI's limits; they are only echoed or ignored.
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
@@ -90,12 +90,12 @@ Stop = StopText | Annotated[list[StopText], Field(max_length=16)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[
     dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]],
-    Field(max_length=4096, description="token ids, as strings, and what is added to their logits"),
+    Field(max_length=4096, description="token ids as strings, with the values to add to their logits"),
 ]
 
 
 class Sampling(Lenient):
-    """The options that decide how an answer is drawn. Where nothing is said the likeliest token is taken."""
+    """The sampling options of an answer. By default decoding is greedy."""
 
     model: Name
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -106,8 +106,8 @@ class Sampling(Lenient):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stream: bool | None = False
     user: ShortText | None = None
-    # Beside OpenAI's.
-    top_k: Annotated[int, Field(ge=-1, le=1_000_000, description="0, and -1 as vLLM has it: off")] | None = None
+    # Additions to OpenAI's fields.
+    top_k: Annotated[int, Field(ge=-1, le=1_000_000, description="0 or -1 (as in vLLM): off")] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     no_repeat_ngram_size: Annotated[int, Field(ge=0, le=100, description="None: as the model was released")] | None = (
@@ -116,7 +116,7 @@ class Sampling(Lenient):
     no_repeat_ngram_window: Annotated[int, Field(ge=0, le=100_000)] | None = None
     no_repeat_ngram_allowed: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1000)] | None = None
     max_repeats: Annotated[int, Field(ge=0, le=1000)] | None = None
-    # vLLM's: an answer without them would not be what was asked for.
+    # Fields of vLLM that are not supported, so they are refused unless neutral.
     min_tokens: OnlyZero
     ignore_eos: OnlyZero
     stop_token_ids: OnlyZero
@@ -133,7 +133,7 @@ class Sampling(Lenient):
     def options(
         self, *, max_tokens: int, stop: Stop | None = None, constraint: Constraint | None = None, choice: int = 0
     ) -> GenerateOptions:
-        """Return how one of several choices is drawn: each from a seed of its own."""
+        """Return the options of one choice. Each choice of a request gets its own seed."""
         seed = self.seed
         if seed is not None and choice:
             seed = (seed + choice + 2**63) % 2**64 - 2**63
@@ -158,7 +158,7 @@ class Sampling(Lenient):
 
 
 class ConversationRequest(Sampling):
-    """What chat completions and Responses have in common."""
+    """Fields that chat completions and Responses share."""
 
     # An addition to OpenAI's fields: constrained decoding guarantees well-formed `<|det|>` lists.
     well_formed_boxes: bool | None = False
@@ -191,18 +191,18 @@ class NamedSchema(Lenient):
     name: Name
     description: str | None = None
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    strict: bool | None = None  # the schema is held to either way
+    strict: bool | None = None  # without effect: the schema is always enforced
 
 
 class JsonSchemaFormat(Lenient):
-    """The form of chat completions."""
+    """The JSON schema format of chat completions."""
 
     type: Literal["json_schema"]
     json_schema: NamedSchema
 
 
 class FlatJsonSchemaFormat(NamedSchema):
-    """The form of responses."""
+    """The JSON schema format of Responses."""
 
     type: Literal["json_schema"]
 
@@ -214,7 +214,7 @@ ResponsesFormat = Annotated[PlainText | JsonObject | FlatJsonSchemaFormat, Field
 def constraint_of(
     form: PlainText | JsonObject | JsonSchemaFormat | FlatJsonSchemaFormat | None, *, well_formed_boxes: bool
 ) -> Constraint | None:
-    """Return what the answer is held to. UserError for a schema that cannot be held to."""
+    """Return the constraint of an answer format. Raise UserError if a schema is not supported."""
     schema: dict[str, Any] | None = None
     if isinstance(form, JsonObject):
         schema = {"type": "object"}
@@ -223,7 +223,7 @@ def constraint_of(
     elif isinstance(form, FlatJsonSchemaFormat):
         schema = form.schema_
     if schema is not None and well_formed_boxes:
-        raise ApiError(400, "well_formed_boxes and a JSON format cannot both be had", param="well_formed_boxes")
+        raise ApiError(400, "well_formed_boxes cannot be combined with a JSON format", param="well_formed_boxes")
     if schema is not None:
         return JsonSchema(schema)
     return WellFormedBoxes() if well_formed_boxes else None

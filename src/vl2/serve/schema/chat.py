@@ -1,4 +1,4 @@
-"""The body of `/v1/chat/completions`."""
+"""The request body of `/v1/chat/completions`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vl2.serve.schema.turns import Content, Part, Role, Text, call_text, content
 
 class FunctionCall(Lenient):
     name: Text | None = None
-    arguments: Any = None  # JSON in a string; some clients send the value
+    arguments: Any = None  # a JSON string; some clients send the decoded value
 
 
 class CustomCall(Lenient):
@@ -37,7 +37,7 @@ class CustomCall(Lenient):
 
 
 class ToolCall(Lenient):
-    """A call in a history."""
+    """A tool call in the history of a conversation."""
 
     id: str | None = None
     type: WithoutEffect
@@ -56,7 +56,7 @@ class ToolCall(Lenient):
 
 
 class ChatMessage(Lenient):
-    """One message. Of an answer that is sent back everything but its text and its calls is passed over."""
+    """A message. Of an earlier answer that is sent back, only the text and the tool calls are used."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text | list[Part] | None = None
@@ -79,7 +79,7 @@ class ChatMessage(Lenient):
 
 
 def read_history(messages: Sequence[ChatMessage]) -> Iterator[tuple[Role, Content]]:
-    """Yield who says what, calls of tools and their results as text."""
+    """Yield (role, content) of each message, with tool calls and their results as text."""
     names: dict[str, str] = {}
     for message in messages:
         content = content_of(message.content)
@@ -124,5 +124,5 @@ class ChatRequest(ConversationRequest):
     web_search_options: Ignored
 
     def turns(self) -> list[Turn]:
-        """Return the conversation in the template's order."""
+        """Return the conversation's turns in the order that the chat template needs."""
         return order_turns(read_history(self.messages))

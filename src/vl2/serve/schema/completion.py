@@ -1,4 +1,4 @@
-"""The body of `/v1/completions`: raw prompts, without the chat template."""
+"""The request body of `/v1/completions`: raw prompts without the chat template."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 
 
-def _say_what_prompts_are(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+def _explain_prompt_error(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     try:
         return check(value)
     except ValidationError:
-        # One sentence about all four forms; pydantic would mention only one.
+        # One sentence covers all four forms of a prompt; pydantic's message would name only one.
         raise ValueError("must be a text, a list of token ids, or a list of either, and not empty") from None
 
 
 class CompletionRequest(Sampling):
     prompt: Annotated[
         Text | TokenIds | Annotated[list[Text] | list[TokenIds], Field(min_length=1)],
-        WrapValidator(_say_what_prompts_are),
-        Field(description="text or token ids, one or several; ids are read as they are, without a token before them"),
+        WrapValidator(_explain_prompt_error),
+        Field(description="one or several prompts, each a text or a list of token ids; no bos is added to ids"),
     ]
-    # Beside OpenAI's: each `<image>` in the prompt stands for the next of these.
+    # An addition to OpenAI's fields: each `<image>` in the prompt stands for the next of these.
     images: list[Source] | None = None
     max_tokens: Count | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = 1
@@ -44,7 +44,7 @@ class CompletionRequest(Sampling):
     @model_validator(mode="after")
     def _check_best_of(self) -> CompletionRequest:
         if self.best_of not in (None, 1, self.n or 1):
-            raise ValueError(f"best_of must be n, {self.n or 1}, or be left out: no choice is dropped here")
+            raise ValueError(f"best_of must be equal to n ({self.n or 1}) or be left out: all choices are returned")
         return self
 
     def prompts(self) -> list[str | list[int]]:

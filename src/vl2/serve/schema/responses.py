@@ -1,4 +1,4 @@
-"""The body of `/v1/responses`."""
+"""The request body of `/v1/responses`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vl2.serve.schema.turns import Content, Part, Role, Text, call_text, content
 
 
 class InputMessage(Lenient):
-    """A message of either side."""
+    """A message of the user, the assistant or the system."""
 
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
@@ -36,7 +36,7 @@ class InputMessage(Lenient):
 
 
 class InputCall(Lenient):
-    """A call in a history."""
+    """A tool call in the history of a conversation."""
 
     type: Literal["function_call", "custom_tool_call"]
     name: Text | None = None
@@ -48,7 +48,7 @@ class InputCall(Lenient):
 
 
 class InputResult(Lenient):
-    """What a tool returned."""
+    """The result of a tool call."""
 
     type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: str | None = None
@@ -58,7 +58,7 @@ class InputResult(Lenient):
 
 
 class InputThought(Lenient):
-    """Thoughts of another model: passed over."""
+    """The reasoning of another model, which is ignored."""
 
     type: Literal["reasoning"]
     id: WithoutEffect
@@ -93,8 +93,8 @@ Item = Annotated[
     Discriminator(
         _tag_of,
         custom_error_type="unknown_item",
-        custom_error_message="the type of an item must be one of " + ", ".join(_TAGS) + "; nothing is kept here, so an "
-        "earlier item cannot be referred to: send it whole",
+        custom_error_message="the type of an item must be one of " + ", ".join(_TAGS) + "; the server stores nothing, "
+        "so an earlier item cannot be referenced: send it whole",
     ),
 ]
 
@@ -112,7 +112,7 @@ def _has_no_effort(body: Any, value: Any) -> bool:
 
 def _check_background(value: Any) -> Any:
     if value not in (None, False):
-        raise ValueError("nothing is kept here: an answer comes on the connection that asks for it")
+        raise ValueError("the server stores nothing: the answer is sent on the connection of its request only")
     return value
 
 
@@ -135,7 +135,7 @@ class ResponsesRequest(ConversationRequest):
     top_logprobs: Annotated[Any, IgnoredUnless(lambda body, value: value in (None, 0)), Field(default=None)]
 
     def turns(self) -> list[Turn]:
-        """Return the conversation in the template's order."""
+        """Return the conversation's turns in the order that the chat template needs."""
         return order_turns(self._history())
 
     def _history(self) -> Iterator[tuple[Role, Content]]:

@@ -1,13 +1,14 @@
-"""Make turns of the messages that clients send. The model knows no tools, and the template has one order only.
+"""Convert clients' messages to turns of the chat template.
 
-Parts of a message come in OpenAI's two forms, and pictures in forms of others too. Histories of chat completions and of
-responses become turns like this:
+Message parts may be in either of OpenAI's formats; images may also be in formats of other APIs. The model does not know
+tools, and the template allows one order of roles only. So a history is converted as follows:
 
-- a call of a tool is text of the assistant, `Call of NAME: ARGUMENTS`, a line each;
-- what a tool returned is text of the user, `Result of NAME: CONTENT`, pictures included;
-- a system message behind the first turn is text of the user at its place, as are system messages alone;
-- an assistant that speaks first answers an empty turn of the user;
-- what the assistant says in several messages is one answer.
+- a tool call becomes text of the assistant, `Call of NAME: ARGUMENTS`, one line each;
+- a tool's result becomes text of the user, `Result of NAME: CONTENT`, with its images;
+- a system message after the first turn becomes text of the user at its position, and so does a system message without
+  any other message;
+- if the assistant speaks first, an empty turn of the user is put before it;
+- consecutive messages of the assistant become one answer.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _MEDIA_TYPE = re.compile(r"image/[\w.+-]{1,60}", re.ASCII)
 
 
 class TextPart(Lenient):
-    """Text; `output_text` is a part of an answer that is sent back."""
+    """A text. The type `output_text` is a part of an earlier answer that is sent back."""
 
     type: Literal["text", "input_text", "output_text"]
     text: Text
@@ -52,7 +53,7 @@ class RefusalPart(Lenient):
 
 
 class ThoughtPart(Lenient):
-    """Thoughts of another model: passed over, as they are elsewhere."""
+    """The reasoning of another model, which is ignored."""
 
     type: Literal["thinking", "redacted_thinking", "reasoning", "reasoning_text"]
     model_config = ConfigDict(extra="ignore")
@@ -62,12 +63,12 @@ class ThoughtPart(Lenient):
 
 
 class ImageUrl(Lenient):
-    url: Annotated[Source, Field(description="a data URL, an http(s) URL, or a file in a folder that is served")]
+    url: Annotated[Source, Field(description="a data URL, an http(s) URL, or a file in an allowed folder")]
     detail: WithoutEffect  # the tiling rule is the server's
 
 
 class ImageUrlPart(Lenient):
-    """A picture in OpenAI's forms."""
+    """An image in OpenAI's formats."""
 
     type: Literal["image_url", "input_image"]
     image_url: ImageUrl | Source
@@ -79,7 +80,7 @@ class ImageUrlPart(Lenient):
 
 
 class ImageSource(Lenient):
-    """A picture in Anthropic's form."""
+    """An image source in Anthropic's format."""
 
     type: Literal["base64", "url"]
     media_type: str | None = None
@@ -88,7 +89,7 @@ class ImageSource(Lenient):
 
 
 class ImagePart(Lenient):
-    """A picture in other forms: Anthropic's `source`, MCP's and LangChain's `data` with a media type, `image`."""
+    """An image in other formats: Anthropic's `source`, MCP's and LangChain's `data` with a media type, or `image`."""
 
     type: Literal["image"]
     image: ImageUrl | Source | None = None
@@ -109,7 +110,7 @@ class ImagePart(Lenient):
             return ImageRef(source=_url_of(given))
         data = self.data or (source.data if source else None)
         if data is None:
-            raise UserError("a part of the type image needs image, image_url, source, or data with its media type")
+            raise UserError("a part of type image needs image, image_url, source, or data with its media type")
         return ImageRef(source=_data_url(data, self.media_type or (source.media_type if source else None)))
 
 
@@ -120,12 +121,12 @@ def _url_of(value: ImageUrl | str) -> str:
 def _data_url(data: str, media_type: str | None) -> str:
     if data.startswith("data:"):
         return data
-    # Used in error messages only: the bytes say what the picture is.
+    # The media type appears in error messages only, because the image format is detected from the bytes.
     kind = media_type if media_type is not None and _MEDIA_TYPE.fullmatch(media_type) else "image/png"
     return f"data:{kind};base64,{data}"
 
 
-# Not names of fields, so error messages leave them out.
+# Tags of union branches. They begin with a capital letter, so that error messages omit them from field paths.
 _TAGS = {
     **dict.fromkeys(("text", "input_text", "output_text"), "Text"),
     "refusal": "Refusal",
@@ -152,14 +153,14 @@ Part = Annotated[
     Discriminator(
         _tag_of,
         custom_error_type="unknown_part",
-        custom_error_message="the type of a part must be one of " + ", ".join(_TAGS) + ": this model reads text "
-        "and pictures",
+        custom_error_message="the type of a part must be one of " + ", ".join(_TAGS) + ": the model reads text "
+        "and images",
     ),
 ]
 
 
 def content_of(content: str | Sequence[Part] | None) -> str | list[Piece]:
-    """Return content as turns have it, with the sources of pictures as they came."""
+    """Convert message content to the content of a turn. Image sources are not opened."""
     if content is None or isinstance(content, str):
         return content or ""
     pieces = (part if isinstance(part, str) else part.piece() for part in content)
@@ -167,17 +168,17 @@ def content_of(content: str | Sequence[Part] | None) -> str | list[Piece]:
 
 
 Role = Literal["system", "user", "assistant"]
-Content = str | list[Piece]  # one text, or parts between which the template puts line breaks
+Content = str | list[Piece]  # one text, or pieces that the template separates by line breaks
 
 
 def call_text(name: str | None, arguments: object) -> str:
-    """Return how a call is written; arguments are JSON already, or any value."""
+    """Return the text of a tool call. The arguments may be a JSON string or a decoded value."""
     written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     return f"Call of {name or 'a tool'}: {'' if arguments is None else written}".rstrip()
 
 
 def result_content(name: str | None, content: Content) -> Content:
-    """Return how what a tool returned is written."""
+    """Return the content that stands for a tool's result."""
     head = f"Result of {name or 'a tool'}:"
     if isinstance(content, str):
         return f"{head} {content}".rstrip()
@@ -185,11 +186,11 @@ def result_content(name: str | None, content: Content) -> Content:
 
 
 def order_turns(messages: Iterable[tuple[Role, Content]]) -> list[Turn]:
-    """Return turns in the template's order. UserError for a picture that the system or the assistant shows."""
+    """Convert messages to turns in the template's order. Raise UserError for an image outside a user message."""
     given = list(messages)
     for index, (role, content) in enumerate(given):
         if role != "user" and any(isinstance(piece, ImageRef) for piece in content):
-            raise UserError(f"message {index}: images belong into user messages, not into one of the {role}")
+            raise UserError(f"message {index}: images belong in user messages, not in one of the {role}")
     has_others = any(role != "system" for role, _ in given)
     turns: list[Turn] = []
     for role, content in given:

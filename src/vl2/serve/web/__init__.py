@@ -1,1 +1,1 @@
-"""The web page at `/`: files that a browser loads from this server alone, and what they ask besides the API."""
+"""The web page at `/`. The browser loads all its files from this server."""

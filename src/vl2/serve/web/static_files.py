@@ -1,4 +1,4 @@
-"""The files of the page: read once, served with a policy under which a browser runs nothing but them."""
+"""Serve the files of the web page with a content security policy that allows no other scripts or styles."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
-    ".txt": "text/plain; charset=utf-8",  # the licenses of what is not our own
+    ".txt": "text/plain; charset=utf-8",  # licenses of third-party files
 }
-# Scripts and styles of this server only; pictures also from memory, and from data URLs as they are pasted.
+# Scripts and styles come from this server only. Images may also be blobs and data URLs, for pasted images.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -31,7 +31,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    # A newer server's files must be seen at once; unchanged ones cost a 304.
+    # A browser must use a newer server's files at once, so it checks each file; an unchanged one costs a 304.
     "Cache-Control": "no-cache",
 }
 
@@ -40,16 +40,16 @@ router = APIRouter(include_in_schema=False)
 
 @dataclass(frozen=True, kw_only=True)
 class PageFile:
-    """One file of the page."""
+    """A file of the page."""
 
     body: bytes
     media_type: str
-    tag: str  # changes with the content
+    tag: str  # ETag, a hash of the content
 
 
 @cache
 def page_files() -> dict[str, PageFile]:
-    """Return the files by name: a name that is not in this table is not served, whatever lies on the disk."""
+    """Return the page's files by name. Only files in this table are served."""
     return {
         path.name: PageFile(
             body=path.read_bytes(),
@@ -63,13 +63,13 @@ def page_files() -> dict[str, PageFile]:
 
 @router.get("/")
 async def index(request: Request) -> Response:
-    """Serve the page."""
+    """Serve the web page."""
     return _answer("index.html", request)
 
 
 @router.get("/web/{name}")
 async def file(name: str, request: Request) -> Response:
-    """Serve one of its files."""
+    """Serve a file of the web page."""
     return _answer(name, request)
 
 

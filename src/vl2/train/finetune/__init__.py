@@ -1,1 +1,1 @@
-"""Fine-tuning on a person's own data: check and split it, size the run, train, score before and after."""
+"""Fine-tune on a user's own data: validate and split the data, plan the run, train, and score before and after."""

@@ -1,14 +1,14 @@
-"""A fine-tuning from a person's data to a model that is scored, through the loop that all training runs in.
+"""Fine-tune a model on a user's data and score it, using the general training loop.
 
-The run folder gets what a run has, and:
+In addition to the files of a training run, the run folder contains:
 
-    data/           the checked records, and those held out
-    finetune.json   options, sizes and the scores before; a resumed run is held to them
-    adapter/        the adapter, in PEFT's format, or
-    tuned/          the whole model where its own weights were trained
-    merged/         the whole model with the adapter added in, if it was asked for
-    answers.md      answers to held-out records, before and after
-    report.json     scores before and after, and the loss on held-out records on the way
+    data/           the validated records, split into training and held-out records
+    finetune.json   the options and the scores before training; a resumed run must have the same options
+    adapter/        the adapter in PEFT's format, or
+    tuned/          the whole model if its own weights were trained
+    merged/         the whole model with the adapter merged in, if requested
+    answers.md      answers to held-out records before and after training
+    report.json     scores before and after training, and the held-out loss during training
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ from vl2.train.stopping import Ended
 ABOUT, REPORT, ANSWERS = "finetune.json", "report.json", "answers.md"
 TUNED, MERGED = "tuned", "merged"
 _SHOWN = 8  # answers in answers.md
-_WINDOWS = 8  # of the plan, that say how full sequences are
+_WINDOWS = 8  # windows of the plan from which the fill of sequences is measured
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
-    """All that is known before the first step."""
+class TuningPlan:
+    """A fine-tuning run that has been checked and sized but not started."""
 
     options: TuningOptions
     folder: Path
     data: OwnData
     recipe: Recipe
     size: TrainedSize
-    fill: float  # part of the places of the sequences that hold a token
+    fill: float  # the fraction of sequence positions that are not padding
 
     @property
     def num_steps(self) -> int:
@@ -72,7 +72,7 @@ class Planned:
         return self.recipe.stage.num_steps
 
     def lines(self) -> list[str]:
-        """Return what a person should know before it starts."""
+        """Return a summary to print before the run starts."""
         data, stage, adapter, size = self.data, self.recipe.stage, self.recipe.adapter, self.size
         bad = f", {data.num_bad} left out" if data.num_bad else ""
         parts = ", ".join(f"{part} {count:,}" for part, count in size.trained.items())
@@ -83,11 +83,11 @@ class Planned:
         records = stage.batch_size * stage.seq_len * self.fill / data.mean_tokens
         rates = "".join(f", {part} x {rate:g}" for part, rate in stage.rate_multipliers.items())
         lines = [
-            f"data     {_counted(data.num_train, 'record')} to train on, {data.num_held_out} held out{bad}",
+            f"data     {_count_noun(data.num_train, 'record')} to train on, {data.num_held_out} held out{bad}",
             f"trained  {what}: {size.num_trained:,} of {size.parameters:,} parameters ({parts})",
             f"memory   weights {_size(size.weight_bytes)}, optimizer {_size(size.optimizer_bytes)}, and activations",
             f"steps    {self.num_steps} of about {records:.0f} records "
-            f"({_counted(stage.batch_size, 'sequence')} of {stage.seq_len} tokens), "
+            f"({_count_noun(stage.batch_size, 'sequence')} of {stage.seq_len} tokens), "
             f"rate {stage.learning_rate:g}{rates}",
         ]
         if data.num_bare_boxes:
@@ -99,16 +99,16 @@ class Planned:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuned:
-    """What came of it."""
+class TuningResult:
+    """The result of a fine-tuning run."""
 
     ended: Ended
     step: int
     folder: Path
     before: Scores | None = None  # None without held-out records
-    on_the_way: tuple[tuple[int, float], ...] = ()  # steps, and the loss on held-out records after them
+    on_the_way: tuple[tuple[int, float], ...] = ()  # (step, held-out loss after it) during training
     after: Scores | None = None
-    trained: Path | None = None  # adapter or model
+    trained: Path | None = None  # the folder of the adapter or model
     merged: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,17 +131,17 @@ def plan(
     num_held_out: int | None = None,
     resume: bool = False,
     say: Callable[[str], None],
-) -> Planned:
-    """Check everything that can be checked, make the data ready and size the run. No weight is read.
+) -> TuningPlan:
+    """Check the inputs, prepare the data and size the run, without reading any weights.
 
-    UserError in one line for whatever a person can mend; nothing has been trained then.
+    Raise UserError if anything is wrong, before any training.
     """
     if num_started() > 1:
         raise UserError(
             f"fine-tuning runs in one process, got {num_started()}: start it without torchrun, or train over several "
             "with a recipe and vl2 train (docs/finetuning.md)"
         )
-    asked = _asked(location, options, num_held_out)
+    asked = _fixed_options(location, options, num_held_out)
     _check_folder(folder, asked, resume=resume)
     checkpoint = locate_checkpoint(options.model)
     config = ModelConfig.from_file(checkpoint / "config.json")
@@ -160,28 +160,30 @@ def plan(
         size = trained_size(config, recipe.stage, recipe.adapter, DTYPES[recipe.engine.compute])
         if not size.num_trained:
             raise UserError("nothing is left to train: freeze fewer parts")
-        fill = _fill(recipe, processor, folder, options.epochs)
+        fill = _measure_fill(recipe, processor, folder, options.epochs)
         recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random, fill=fill)
     except UserError:
-        if not resume:  # nothing has begun, so nothing may stand in the way of the next try
+        if not resume:  # leave no files that would block the next attempt
             for made in (split_data.FOLDER, INDEXES):
                 shutil.rmtree(folder / made, ignore_errors=True)
             (folder / ABOUT).unlink()
         raise
-    return Planned(options=options, folder=folder, data=data, recipe=recipe, size=size, fill=fill)
+    return TuningPlan(options=options, folder=folder, data=data, recipe=recipe, size=size, fill=fill)
 
 
 def finetune(
-    planned: Planned, *, resume: bool = False, merge: bool = False, max_new_tokens: int = 128, quiet: bool = False
-) -> Tuned:
-    """Score, train, write what was trained, and score that."""
+    planned: TuningPlan, *, resume: bool = False, merge: bool = False, max_new_tokens: int = 128, quiet: bool = False
+) -> TuningResult:
+    """Score the model, train it, write the result, and score that."""
     folder = planned.folder
     records = _held_out(folder)
     before = _score_before(planned, records, max_new_tokens)
     watched = [HeldOutLoss(records)] if records else []
     outcome = train(planned.recipe, resume=resume, quiet=quiet, evaluations=watched)
-    gc.collect()  # what was trained is in cycles of references, and would be in memory beside what is loaded next
-    tuned = Tuned(ended=outcome.ended, step=outcome.step, folder=folder, before=before, on_the_way=_on_the_way(folder))
+    gc.collect()  # free the trained model, which is in reference cycles, before the next model is loaded
+    tuned = TuningResult(
+        ended=outcome.ended, step=outcome.step, folder=folder, before=before, on_the_way=_on_the_way(folder)
+    )
     if outcome.ended != "finished" or outcome.export is None:
         return tuned
     is_adapter = planned.recipe.adapter.is_used
@@ -198,7 +200,7 @@ def finetune(
 
 
 def answers_page(records: Sequence[Record], before: Scores, after: Scores) -> str:
-    """Return a Markdown page of held-out records with the answers before and after."""
+    """Return a Markdown page of held-out records with the answers before and after training."""
     lines = ["# Answers to held-out records", "", "| | before | after |", "|---|---|---|"]
     lines += [f"| {name} | {old} | {new} |" for name, old, new in score_rows(before, after)]
     for record, old, new in list(zip(records, before.answers, after.answers, strict=True))[:_SHOWN]:
@@ -219,7 +221,7 @@ def answers_page(records: Sequence[Record], before: Scores, after: Scores) -> st
 
 
 def score_rows(before: Scores, after: Scores) -> list[tuple[str, str, str]]:
-    """Return name, score before and score after, as text."""
+    """Return rows of (name, score before, score after) as text."""
     rows = [
         ("loss", f"{before.loss:.3f}", f"{after.loss:.3f}"),
         ("exact match", f"{before.exact_match:.1%}", f"{after.exact_match:.1%}"),
@@ -229,8 +231,8 @@ def score_rows(before: Scores, after: Scores) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _score_before(planned: Planned, records: Sequence[Record], max_new_tokens: int) -> Scores | None:
-    """Return the scores of the model as it came; a resumed run has them already."""
+def _score_before(planned: TuningPlan, records: Sequence[Record], max_new_tokens: int) -> Scores | None:
+    """Return the scores of the original model; a resumed run reads them from finetune.json."""
     if not records:
         return None
     about = json.loads((planned.folder / ABOUT).read_text(encoding="utf-8"))
@@ -241,14 +243,14 @@ def _score_before(planned: Planned, records: Sequence[Record], max_new_tokens: i
     return before
 
 
-def _score(planned: Planned, trained: Path | None, records: Sequence[Record], max_new_tokens: int) -> Scores:
-    """Score the adapter or model that was trained as anybody would load it; None: what it starts from.
+def _score(planned: TuningPlan, trained: Path | None, records: Sequence[Record], max_new_tokens: int) -> Scores:
+    """Score the trained adapter or model, loaded as a user would; with None, the starting point of the training.
 
-    Over quantized weights an adapter is scored as it is trained: the plain ones may not fit where it is.
+    A QLoRA adapter is scored over the quantized weights, because the full ones may not fit into memory.
     """
     options, adapter = planned.options, planned.recipe.adapter
     if adapter.method == "qlora":
-        model, processor = _over_few_bits(planned, trained)
+        model, processor = _with_quantized_base(planned, trained)
     else:
         name: str | Path = options.model if trained is None or adapter.is_used else trained
         start = (trained or adapter.start or None) if adapter.is_used else None
@@ -258,13 +260,13 @@ def _score(planned: Planned, trained: Path | None, records: Sequence[Record], ma
 
 
 def _on_the_way(folder: Path) -> tuple[tuple[int, float], ...]:
-    """Return the steps at which a run looked at held-out records, and their loss, of all its parts."""
+    """Return the steps at which a run evaluated the held-out records, and their loss, from its metrics file."""
     lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
     return tuple((line["step"], line["evaluation"][LOSS]) for line in lines if "evaluation" in line)
 
 
-def _over_few_bits(planned: Planned, trained: Path | None) -> tuple[VL2, Processor]:
-    """Return the model with its adapter, or the one that was trained, over the quantized weights of the run."""
+def _with_quantized_base(planned: TuningPlan, trained: Path | None) -> tuple[VL2, Processor]:
+    """Return the model with the trained adapter, or the initial one, over the quantized weights of the run."""
     recipe, folder = planned.recipe, locate_checkpoint(planned.options.model)
     adapter = recipe.adapter
     if trained is not None:
@@ -276,10 +278,10 @@ def _over_few_bits(planned: Planned, trained: Path | None) -> tuple[VL2, Process
     return model.eval(), Processor.from_folder(folder)
 
 
-def _fill(recipe: Recipe, processor: Processor, folder: Path, epochs: float) -> float:
-    """Return the part of the places of a run's sequences that hold a token. The run takes the same index and plan.
+def _measure_fill(recipe: Recipe, processor: Processor, folder: Path, epochs: float) -> float:
+    """Return the fraction of the run's sequence positions that are not padding, from the first windows of its plan.
 
-    A window of the plan is an epoch, to a sequence. The first few tell of any number of them.
+    A window of the plan is one epoch, to within a sequence. The index is written to the run folder for reuse.
     """
     plan = make_plan(recipe, open_stores(recipe), processor, folder=folder, ranks=ONE, say=lambda text: None)
     packs = [pack for number in range(min(math.ceil(epochs), _WINDOWS)) for pack in plan.window(number)]
@@ -303,8 +305,8 @@ def _replace(source: Path, target: Path) -> Path:
     return target
 
 
-def _asked(location: str, options: TuningOptions, num_held_out: int | None) -> dict[str, Any]:
-    """Return what a resumed run must agree with; where and how long it computes may change."""
+def _fixed_options(location: str, options: TuningOptions, num_held_out: int | None) -> dict[str, Any]:
+    """Return the options that a resumed run must repeat; the device, save interval and time limit may change."""
     free = ("device", "save_every", "minutes")
     values = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
     asked: dict[str, Any] = json.loads(json.dumps({"data": location, "num_held_out": num_held_out, **values}))
@@ -315,7 +317,7 @@ def _check_folder(folder: Path, asked: dict[str, Any], *, resume: bool) -> None:
     about = folder / ABOUT
     if not resume:
         if about.is_file():
-            raise UserError(f"a fine-tuning lives in {folder} already: go on with --resume, or choose another --out")
+            raise UserError(f"{folder} already has a fine-tuning run: resume it with --resume, or choose another --out")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} is not an empty folder: choose another --out")
         return
@@ -341,7 +343,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;") or "(nothing)"
 
 
-def _counted(count: int, noun: str) -> str:
+def _count_noun(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

@@ -1,8 +1,8 @@
-"""What a person chooses of a fine-tuning, and the recipe that follows from it and from the data.
+"""The options of a fine-tuning run, and their conversion to a recipe.
 
-A batch is counted in records, as people think of it. The run packs them: its sequences are as long as a batch is on
-average, or as the longest record, and a step takes as many as make up the batch, by how full they are. Epochs are
-counted in tokens. Importing this loads no PyTorch.
+Users give the batch size in records. The run packs records into sequences, whose length is that of an average batch or
+of the longest record, whichever is larger. A step takes as many sequences as make up the batch, given how full they
+are. Epochs are counted in tokens. Importing this module does not load PyTorch.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ if TYPE_CHECKING:
 
 Compute = Literal["auto", "float32", "bfloat16"]
 
-# The paper fine-tunes all weights at 1.4e-5 to 3e-5. An adapter takes ten times that: it starts from nothing.
+# The paper fine-tunes all weights at 1.4e-5 to 3e-5. An adapter needs ten times that, because it starts from zero.
 FULL_RATE, ADAPTER_RATE = 2e-5, 2e-4
 VISION_RATE = 0.1  # of the encoder, as in the paper
-# Balance is the pretraining's work: an adapter does not move the router, and a small set of data is uneven by itself.
-# Where all weights are trained it is the paper's, which has a tenth for the size with sigmoid routing.
+# Adapters train without balance loss: they do not change the router, and a small dataset is unbalanced by nature. When
+# all weights are trained, the weight is the paper's, which is ten times smaller for sigmoid routing.
 FULL_BALANCE_WEIGHTS: Mapping[ScoringFunc, float] = {"softmax": 0.001, "sigmoid": 0.0001}
 WARMUP_PART = 0.03
-LOOKS = 8  # how often a run looks at the held-out records, at most
+MAX_EVALUATIONS = 8  # the most evaluations of the held-out records during a run
 DATA_NAME = "own"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningOptions:
-    """What is trained on what, how long and how fast."""
+    """The options of a fine-tuning run."""
 
     model: str
-    adapter: AdapterOptions = field(default_factory=AdapterOptions)  # its method "none" trains the weights themselves
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)  # method "none" trains the weights themselves
     frozen: tuple[Part, ...] = ()
     rates: Mapping[Part, float] = field(default_factory=dict)  # multiples of the learning rate
     learning_rate: float | None = None
     epochs: float = 3.0
-    steps: int | None = None  # instead of epochs
+    steps: int | None = None  # overrides epochs
     batch_size: int = 16  # records per step, on average
     seq_len: int | None = None
     mask_prompt: bool = True
@@ -84,9 +84,10 @@ class TuningOptions:
         is_random: bool,
         fill: float = 1.0,
     ) -> Recipe:
-        """Return the run: one epoch goes through every record once, in tokens.
+        """Return the recipe of the run. One epoch has as many tokens as all training records together.
 
-        `fill` is the part of the places of its sequences that hold a token, from which batch and length follow.
+        `fill` is the fraction of sequence positions that are not padding; it determines the numbers of sequences and
+        steps. Raise UserError if `seq_len` is out of range.
         """
         context = config.language_config.max_position_embeddings
         step_tokens = min(self.batch_size, data.num_train) * data.mean_tokens
@@ -97,7 +98,7 @@ class TuningOptions:
             )
         num_sequences = max(1, round(step_tokens / (seq_len * fill)))
         steps_per_epoch = sum(data.tokens.values()) / (num_sequences * seq_len * fill)
-        # Of a step more than a millionth: less is rounding.
+        # Subtract a millionth of a step, which is rounding error.
         num_steps = self.steps or max(1, math.ceil(self.epochs * steps_per_epoch - 1e-6))
         return Recipe(
             model=ModelOptions(name=self.model, init="random" if is_random else "weights"),
@@ -110,7 +111,7 @@ class TuningOptions:
                 keep=1,
                 minutes=self.minutes,
                 log_every_steps=10,
-                evaluate_every_steps=math.ceil(num_steps / LOOKS),
+                evaluate_every_steps=math.ceil(num_steps / MAX_EVALUATIONS),
             ),
             data=DataOptions(
                 sources=(SourceOptions(name=DATA_NAME, path=str(data_path)),),

@@ -1,4 +1,4 @@
-"""How well a model answers held-out records: the loss on their answers, exact match, and boxes found."""
+"""Score a model on held-out records: loss on the answers, exact match, and boxes found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vl2.train.evaluation import HeldOut, answer_of, num_found
 from vl2.train.loss import next_token_loss
 
 LOSS = "held-out/loss"
-MOST_WATCHED = 64  # records that the loss during the run is of
+MOST_WATCHED = 64  # the most records for the held-out loss during training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Scores:
 
     loss: float  # mean over the tokens of the answers
     exact_match: float
-    box_accuracy: float | None  # boxes found at an overlap of 0.5, over those wanted; None where none are wanted
+    box_accuracy: float | None  # the share of expected boxes found at IoU 0.5; None if no boxes are expected
     answers: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Scores:
 
 
 def score(model: VL2, processor: Processor, records: Sequence[Record], *, max_new_tokens: int) -> Scores:
-    """Answer the last turn of every record greedily, and compare."""
+    """Answer the last turn of every record greedily, and score the answers."""
     answers = HeldOut("held-out", records, max_new_tokens=max_new_tokens).answers(model, processor)
     wanted = [answer_of(record) for record in records]
     matched = [one.strip() == other.strip() for one, other in zip(wanted, answers, strict=True)]
@@ -54,7 +54,7 @@ def score(model: VL2, processor: Processor, records: Sequence[Record], *, max_ne
 
 
 class HeldOutLoss:
-    """An `Evaluation`: the loss on the answers of the first held-out records, which costs no generation."""
+    """An `Evaluation` of the loss on the answers of the first held-out records, which needs no generation."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self._records = records[:MOST_WATCHED]
@@ -65,7 +65,7 @@ class HeldOutLoss:
 
 @torch.no_grad()
 def answer_loss(model: VL2, processor: Processor, records: Sequence[Record]) -> float:
-    """Return the mean loss over the tokens that training would train, one record at a time."""
+    """Return the mean loss over the tokens that training would use. Records are processed one at a time."""
     total, count = 0.0, 0
     for record in records:
         sample = processor.encode(record.to_turns(), train=True, name=record.id)

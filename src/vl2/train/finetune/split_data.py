@@ -1,7 +1,7 @@
-"""A person's data made ready: every record checked, some held out, the rest written where the run reads them.
+"""Validate a user's data, split it into training and held-out records, and write both into the run folder.
 
-The data is gone through once to look and once or twice to write, so that it need not fit in memory. The run has its
-own copy: what it trains on cannot change under it, and a resumed run finds the same.
+The data are read once for validation and once or twice for writing, so they need not fit into memory. The run has its
+own copy, so the training data cannot change during a run or before it is resumed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vl2.train.evaluation import is_answered
 
 FOLDER, TRAIN, HELD_OUT, ABOUT = "data", "train.tar", "held-out.tar", "about.json"
 HELD_OUT_PART, MOST_HELD_OUT = 0.1, 64
-# Four numbers in brackets in an answer without tags: boxes that the model will not read as boxes.
+# Four numbers in brackets in an answer without tags: boxes that the model would learn as plain text.
 _BARE_BOX = re.compile(r"[\[(]\s*\d+(?:\.\d+)?(?:\s*,\s*\d+(?:\.\d+)?){3}\s*[\])]")
 
 Say = Callable[[str], None]
@@ -35,15 +35,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class OwnData:
-    """The data of a run, as it was written."""
+    """A summary of the data written for a run."""
 
     num_train: int
     num_held_out: int
     num_bad: int
-    num_bare_boxes: int  # answers that hold numbers like a box, without the tags
-    most_tokens: int  # of one record
+    num_bare_boxes: int  # answers with box-like numbers but without the tags
+    most_tokens: int  # of any record
     most_tiles: int
-    tokens: Mapping[str, int]  # of the records to train on, by category
+    tokens: Mapping[str, int]  # of the training records, by category
 
     @property
     def mean_tokens(self) -> float:
@@ -51,34 +51,34 @@ class OwnData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """What is kept of a good record between the passes."""
+class _RecordInfo:
+    """The properties of a valid record that are kept between the passes."""
 
-    group: bytes  # the same for records that show the same first image
+    group: bytes  # equal for records with the same first image
     category: str
     num_tokens: int
     num_tiles: int
     has_bare_box: bool
-    is_answered: bool  # a document is not: there is nothing to ask
+    is_answered: bool  # false for a document, which has no question
 
 
 def prepare(
     location: str, folder: Path, processor: Processor, *, max_tokens: int, num_held_out: int | None, seed: int, say: Say
 ) -> OwnData:
-    """Check the data at a location, split it and write it into the run's folder; what is there already is used again.
+    """Validate the data at a location, split it and write it into the run's folder, unless that is already done.
 
-    `num_held_out` None is a tenth, at most 64. Records of one image are held out together, documents never. Every bad
-    record is said in one line. UserError if nothing is left to train on.
+    `num_held_out` defaults to a tenth of the records, at most 64. Records with the same image are held out together;
+    documents are never held out. `say` gets one line for every bad record. Raise UserError if no record is valid.
     """
     own = folder / FOLDER
     if (own / ABOUT).is_file():
         return OwnData(**json.loads((own / ABOUT).read_text(encoding="utf-8")))
     bad: Counter[str] = Counter()
-    seen = [_look(record, processor) for record in _good(location, processor, max_tokens, bad, say)]
+    seen = [_inspect(record, processor) for record in _valid_records(location, processor, max_tokens, bad, say)]
     num_bad = sum(bad.values())
     if not seen:
         raise UserError(f"nothing in {location} can be trained on: {num_bad} records are bad")
-    held_out = _choose(seen, num_held_out, seed)
+    held_out = _choose_held_out(seen, num_held_out, seed)
     train = [one for number, one in enumerate(seen) if number not in held_out]
     tokens: Counter[str] = Counter()
     for one in train:
@@ -98,11 +98,11 @@ def prepare(
 
 def _write(location: str, own: Path, processor: Processor, max_tokens: int, held_out: set[int], data: OwnData) -> None:
     def records(is_held_out: bool) -> Iterator[Record]:
-        again = _good(location, processor, max_tokens, Counter(), lambda text: None)
+        again = _valid_records(location, processor, max_tokens, Counter(), lambda text: None)
         return (record for number, record in enumerate(again) if (number in held_out) == is_held_out)
 
     try:
-        shutil.rmtree(own, ignore_errors=True)  # without the last file it is what a stopped run has left
+        shutil.rmtree(own, ignore_errors=True)  # a folder without the last file is left from an interrupted run
         own.mkdir(parents=True)
         write_records(records(False), str(own / TRAIN))
         if held_out:
@@ -112,8 +112,10 @@ def _write(location: str, own: Path, processor: Processor, max_tokens: int, held
         raise UserError(f"cannot write {own}: {error.strerror or error}") from None
 
 
-def _good(location: str, processor: Processor, max_tokens: int, bad: Counter[str], say: Say) -> Iterator[Record]:
-    """Yield the records that can be trained on, and say why of each that cannot."""
+def _valid_records(
+    location: str, processor: Processor, max_tokens: int, bad: Counter[str], say: Say
+) -> Iterator[Record]:
+    """Yield the valid records, and report the first problem of each other one with `say`."""
     for checked in validate(read_own(location), processor=processor, max_tokens=max_tokens):
         problems = list(_problems(checked))
         if problems or checked.located is None:
@@ -124,7 +126,7 @@ def _good(location: str, processor: Processor, max_tokens: int, bad: Counter[str
 
 
 def _problems(checked: Checked) -> Iterator[Problem]:
-    """Yield what keeps a record out; one that is too long cannot be trained on, so here that is no warning."""
+    """Yield the problems that exclude a record. Here a record that is too long is excluded, not just a warning."""
     yield from checked.problems
     if checked.located is None or checked.problems:
         return
@@ -139,11 +141,11 @@ def _problems(checked: Checked) -> Iterator[Problem]:
                 yield Problem(place=checked.located.place, id=record.id, kind="encode", why=why)
 
 
-def _look(record: Record, processor: Processor) -> _Seen:
+def _inspect(record: Record, processor: Processor) -> _RecordInfo:
     counts = count_tokens(record, processor)
     first = record.images[0].data if record.images else record.id.encode()
     answers = [part.text or "" for m in record.messages if m.role == "assistant" for part in m.parts]
-    return _Seen(
+    return _RecordInfo(
         group=hashlib.sha256(first or b"").digest(),
         category=record.category,
         num_tokens=counts.total,
@@ -153,10 +155,10 @@ def _look(record: Record, processor: Processor) -> _Seen:
     )
 
 
-def _choose(seen: list[_Seen], wanted: int | None, seed: int) -> set[int]:
+def _choose_held_out(seen: list[_RecordInfo], wanted: int | None, seed: int) -> set[int]:
     """Return the numbers of the held-out records: whole groups, in an order that depends on seed and image alone.
 
-    Groups with a record that has no answer to ask for are left to training.
+    Groups with a record without an answer are not held out.
     """
     if wanted is None:
         wanted = min(MOST_HELD_OUT, int(len(seen) * HELD_OUT_PART))
@@ -169,6 +171,6 @@ def _choose(seen: list[_Seen], wanted: int | None, seed: int) -> set[int]:
         if len(chosen) >= wanted:
             break
         is_asked = all(seen[number].is_answered for number in groups[group])
-        if is_asked and len(chosen) + len(groups[group]) < len(seen):  # something must be left to train on
+        if is_asked and len(chosen) + len(groups[group]) < len(seen):  # keep at least one record for training
             chosen.update(groups[group])
     return chosen

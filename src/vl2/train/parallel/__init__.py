@@ -1,1 +1,1 @@
-"""Layouts over many ranks: experts, layers and tiles on the ranks that have room or time for them."""
+"""Parallelism over ranks: expert parallelism, pipeline parallelism and tile balancing."""

@@ -1,11 +1,11 @@
-"""Expert parallelism: each rank of a group holds some of the experts whole, and tokens travel to them and back.
+"""Expert parallelism: each rank of a group holds some of the experts, and tokens are sent to them and back.
 
-A rank sorts its rows by expert, as it would alone. Those of each rank's experts are one contiguous piece, so one
-all-to-all brings every piece to its rank, which sorts what has come by expert again, runs its experts, and sends the
-results back the same way. The number of rows is told first: no row is dropped, and none is padded to a capacity.
-Backward, autograd runs the exchanges the other way round, so each expert's gradient is that of the whole group's rows.
+A rank sorts its rows by expert, as without parallelism, so the rows for each rank's experts are contiguous. One
+all-to-all sends them. The receiving rank sorts the rows by expert again, runs its experts, and sends the results back
+the same way. The row counts are exchanged first, so no row is dropped or padded to a capacity. In the backward pass
+autograd reverses the exchanges, so each expert's gradient covers the rows of the whole group.
 
-M rows of a rank, E experts, n ranks, D width, F hidden width.
+Shapes: M rows of a rank, E experts, n ranks, D width, F hidden width.
 
 Source: arXiv 2006.16668 (expert parallelism); 2412.10302, section on training infrastructure.
 """
@@ -24,7 +24,7 @@ from vl2.train.ranks import Ranks
 
 
 def run_over_ranks(experts: Experts, ranks: Ranks, own: Callable[[Tensor], Tensor]) -> None:
-    """Let a layer's experts run on the ranks that hold them. In place; `own` gives this rank's part of a weight."""
+    """Make a layer's experts run on the ranks that hold them. In place; `own` returns this rank's part of a weight."""
 
     def forward(x_MD: Tensor, counts_E: Tensor) -> Tensor:
         counts_nE = counts_E.view(ranks.size, -1)
@@ -32,7 +32,7 @@ def run_over_ranks(experts: Experts, ranks: Ranks, own: Callable[[Tensor], Tenso
         received_nE = ranks.exchange(counts_nE, one_each, one_each)
         sent, received = counts_nE.sum(1).tolist(), received_nE.sum(1).tolist()
         rows_MD = ranks.exchange(x_MD, sent, received)
-        # By sender and then expert, as they came; by expert and then sender, as they are multiplied.
+        # The rows arrive sorted by sender and then expert; grouped matmul needs them sorted by expert and then sender.
         expert_nE = torch.arange(counts_nE.shape[1], device=x_MD.device).expand_as(received_nE)
         order_M = expert_nE.flatten().repeat_interleave(received_nE.flatten()).argsort(stable=True)
         place_M = torch.empty_like(order_M).index_copy_(0, order_M, torch.arange(len(order_M), device=order_M.device))
@@ -51,7 +51,7 @@ def _reorder(rows_MD: Tensor, order_M: Tensor, place_M: Tensor) -> Tensor:
 
 
 class _Reorder(torch.autograd.Function):
-    """Put rows into another order. Backward it is the order the other way round, where plain indexing would add up."""
+    """A permutation of rows whose backward pass is the inverse permutation; plain indexing would use a scatter-add."""
 
     @staticmethod
     def forward(ctx: Any, rows_MD: Tensor, order_M: Tensor, place_M: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Place a model on its ranks as the recipe's engine says: replicated, sharded, or in segments of a pipeline."""
+"""Place a model on the ranks as the recipe's engine options say: replicated, sharded, or as a pipeline."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from vl2.train.shard import check_divided, shard
 
 
 def parallelize(model: VL2, recipe: Recipe, plan: PackPlan, ranks: Ranks) -> tuple[VL2 | PipelineModel, Ranks]:
-    """Place a model on the ranks; return what this one holds, and the ranks that shall have different packs.
+    """Place a model on the ranks. Return this rank's model or part, and the ranks that get different packs.
 
-    What is to stay frozen must be so already. UserError if the ranks cannot be divided as the recipe says.
+    Call `freeze` first. Raise UserError if the ranks cannot be divided as the recipe says.
     """
     engine, dtype = recipe.engine, DTYPES[recipe.engine.compute]
     if engine.pipeline == 1:
@@ -31,7 +31,7 @@ def parallelize(model: VL2, recipe: Recipe, plan: PackPlan, ranks: Ranks) -> tup
 
 
 def split_for(model: VL2, recipe: Recipe, plan: PackPlan) -> PipelineSplit:
-    """Split a model by what its layers cost on the packs of the first step; the same on every rank."""
+    """Split a model by the costs of its layers for the packs of the first step; all ranks compute the same split."""
     engine, config = recipe.engine, model.config
     packs = plan.step(Position()).packs
     entries = [entry for pack in packs for entry in pack.entries]
@@ -50,9 +50,9 @@ def split_for(model: VL2, recipe: Recipe, plan: PackPlan) -> PipelineSplit:
 
 
 def check_ranks(recipe: Recipe, num_ranks: int) -> None:
-    """UserError before anything is loaded if a recipe asks for another number of ranks than there are.
+    """Raise UserError if the recipe does not fit the number of ranks. Call this before loading anything.
 
-    What the model's sizes say of it is for `check_experts`.
+    `check_experts` checks the rest when the model's sizes are known.
     """
     engine = recipe.engine
     needed = engine.pipeline * engine.expert_parallel
@@ -64,6 +64,6 @@ def check_ranks(recipe: Recipe, num_ranks: int) -> None:
 
 
 def check_experts(config: ModelConfig, recipe: Recipe, num_ranks: int) -> None:
-    """UserError before any weight is loaded if the ranks cannot share the model's experts as a recipe says."""
+    """Raise UserError if the ranks cannot divide the model's experts as the recipe says. Call this before loading."""
     engine = recipe.engine
     check_divided(config.language_config, num_ranks // engine.pipeline, engine.expert_parallel)

@@ -1,4 +1,4 @@
-"""One rank's segments of a model as one thing: its weights under the names that they have in the whole."""
+"""The segments of a pipeline that one rank holds, as one module with the weight names of the whole model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from vl2.train.parallel.rank_layout import Layout
 from vl2.train.parallel.schedules import Pipelines
 from vl2.train.parallel.segment import SegmentModel
 from vl2.train.parts import part_of, still_parts
-from vl2.train.shard import copy_part_, settle, shard_module, upcast
+from vl2.train.shard import copy_part_, gather_once, shard_module, upcast
 
 
 class PipelineModel(nn.Module):
-    """The segments that this rank holds. No rank holds the whole model, and none can answer with it."""
+    """The segments on this rank. No rank holds the whole model, so it cannot be used for inference."""
 
     def __init__(self, model: VL2, split: PipelineSplit, layout: Layout, compute_dtype: torch.dtype) -> None:
-        """Take the rank's layers out of a model, of which the first rank has the weights, and shard those as well.
+        """Take this rank's layers out of a model and shard them. The first rank provides the weights.
 
-        What is to stay frozen must be so already. All ranks call it together; `model` is of no use afterwards.
+        Call `freeze` first. All ranks must call this together; `model` must not be used afterwards.
         """
         super().__init__()
         self.config, self.split, self.layout = model.config, split, layout
@@ -53,7 +53,7 @@ class PipelineModel(nn.Module):
                 layout.world.broadcast_(full)
                 if name in own:
                     copy_part_(own[name], full)
-            settle(self)
+            gather_once(self)
         self.pipelines = Pipelines(split, self.segments, layout.stage, compute_dtype)
         config = model.config.language_config
         self.moe_layers = [i for i in range(config.num_hidden_layers) if config.is_moe_layer(i)]
@@ -61,7 +61,7 @@ class PipelineModel(nn.Module):
     def named_parameters(  # type: ignore[override]
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the weights held here by their names in the whole model."""
+        """Yield this rank's weights with their names in the whole model."""
         for segment in self.segments.values():
             yield from segment.named_parameters(prefix, recurse, remove_duplicate)
 
@@ -75,7 +75,7 @@ class PipelineModel(nn.Module):
         return {name: tensor for segment in self.segments.values() for name, tensor in segment.state_dict().items()}
 
     def held_routers(self) -> dict[int, Router]:
-        """Return the routers held here by their row in an expert load."""
+        """Return this rank's routers by their row in an expert load."""
         found: dict[int, Router] = {}
         for segment in self.segments.values():
             for index, layer in segment.layers():
@@ -85,8 +85,8 @@ class PipelineModel(nn.Module):
 
 
 def _carries_gradient(split: PipelineSplit, trained: Set[str], *, is_text: bool) -> list[bool]:
-    """Return for every segment whether what it sends on depends on anything that is trained."""
-    is_text = is_text and split.is_looped  # else it goes with a blank tile through the encoder
+    """Return for every segment whether its output depends on anything that is trained."""
+    is_text = is_text and split.is_looped  # otherwise text passes through the encoder with a blank tile
     chosen = split.text_segments if is_text else range(len(split.segments))
     carries, so_far = [False] * len(split.segments), False
     for number in chosen:

@@ -1,18 +1,18 @@
-"""Where a pipeline splits the model: through the encoder's blocks as well as the language model's layers.
+"""Split a model into the segments of a pipeline, through the encoder's blocks as well as the decoder layers.
 
-The model is a row of units that run one after another: vision blocks, the adaptor, the join of visual tokens with the
-embedded text, decoder layers, and the head with the loss. A segment is a run of units; segments go to the ranks of the
-pipeline in turn, so with as many segments as ranks each has one, and with twice as many each has two.
+The model is a sequence of units: vision blocks, the projector, the join of visual tokens with the embedded text,
+decoder layers, and the head with the loss. A segment is a run of consecutive units. Segments are assigned to the ranks
+round-robin, so with as many segments as ranks each rank has one, with twice as many each has two.
 
-- "looped": the encoder is split into one segment for each rank, and the language model into as many. Each rank then
-  holds a part of both. Batches with images go twice round the ranks, text goes round once, through the language
-  segments alone; both ways every rank has its even share of the work, and no weight moves when the way is switched.
-- "contiguous": one segment for each rank, split where the costs say, inside the encoder or not.
-- "encoder_first": the whole encoder on the first rank, the language model even over the others: what pipelines do
-  that know the encoder as one stage. Here to compare with.
+- "looped": the encoder is split into one segment per rank, and so is the language model; each rank holds a part of
+  both. Batches with images pass the ranks twice, text batches once, through the language segments only. Both kinds
+  load all ranks evenly, and no weights move between the two.
+- "contiguous": one segment per rank, split by costs, inside the encoder or not.
+- "encoder_first": the whole encoder on the first rank, the language model evenly over the others, as in pipelines that
+  treat the encoder as one stage. It serves for comparison.
 
-What a unit costs is operations by formula, or seconds as measured: of one micro-batch, forward and backward, as a share
-per tile and a share per token. A measured file is JSON: {"block": [per tile, per token], "projector": ..., "join": ...,
+The cost of a unit is a number of operations by formula, or measured seconds, for one micro-batch, per tile and per
+token. A file of measured costs is JSON: {"block": [per tile, per token], "projector": ..., "join": ...,
 "dense_layer": ..., "layer": ..., "head": ...}.
 
 Source: arXiv 2412.10302, section on training infrastructure (fine-grained division of the encoder, two strategies).
@@ -36,7 +36,7 @@ UnitKind = Literal["block", "projector", "join", "layer", "head"]
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A part of the model that is never split."""
+    """An indivisible part of the model."""
 
     kind: UnitKind
     index: int = 0  # of the vision block or decoder layer
@@ -51,7 +51,7 @@ Segment = tuple[Unit, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineSplit:
-    """The segments of a pipeline in the order in which a batch goes through them; segment i is on rank i % ranks."""
+    """The segments of a pipeline, in the order in which a batch passes them. Segment i is on rank i % num_ranks."""
 
     num_ranks: int
     segments: tuple[Segment, ...]
@@ -62,7 +62,7 @@ class PipelineSplit:
 
     @property
     def loops(self) -> int:
-        """The segments of each rank."""
+        """The number of segments per rank."""
         return len(self.segments) // self.num_ranks
 
     @property
@@ -71,9 +71,9 @@ class PipelineSplit:
 
     @property
     def text_segments(self) -> tuple[int, ...]:
-        """The segments that a batch without images goes through.
+        """The segments that a batch without images passes.
 
-        With one segment on each rank it is all of them: those of the encoder then run a blank tile.
+        With one segment per rank these are all segments; those of the encoder then run on a blank tile.
         """
         if not self.is_looped:
             return tuple(range(len(self.segments)))
@@ -84,7 +84,7 @@ class PipelineSplit:
 
 
 def units(config: ModelConfig) -> tuple[Unit, ...]:
-    """Return the model as a row of units."""
+    """Return the model as a sequence of units."""
     return (
         *(Unit(kind="block", index=i) for i in range(config.siglip.layers)),
         Unit(kind="projector"),
@@ -95,10 +95,10 @@ def units(config: ModelConfig) -> tuple[Unit, ...]:
 
 
 def split_pipeline(kind: SplitKind, row: Sequence[Unit], costs: Sequence[float], num_ranks: int) -> PipelineSplit:
-    """Split a model for a pipeline so that its busiest rank has least to do.
+    """Split a model for a pipeline with the least cost of the busiest rank.
 
-    `costs` are of the units, in one unit of time, for the mean batch with images. UserError if there is less to split
-    than there are ranks.
+    `costs` are the costs of the units for the mean batch with images. Raise UserError if there are fewer units than
+    ranks.
     """
     if kind not in get_args(SplitKind):
         raise UserError(f"engine.pipeline_cut must be one of {', '.join(get_args(SplitKind))}, got {kind!r}")
@@ -124,16 +124,16 @@ def split_pipeline(kind: SplitKind, row: Sequence[Unit], costs: Sequence[float],
 
 
 def divide(costs: Sequence[float], num_parts: int, loads: Sequence[float] | None = None) -> list[int]:
-    """Split a row into parts so that the largest sum of a part and its `loads` is least; return where each part ends.
+    """Split a sequence into non-empty parts so that the largest cost of a part plus its load is least.
 
-    No part is empty. Ties are split as early as can be.
+    Return the end of each part. `loads` are costs that the parts already have. On ties the earliest split wins.
     """
     assert len(costs) >= num_parts, f"{len(costs)} units for {num_parts} parts"
     loads = loads or [0.0] * num_parts
     before = [0.0]
     for cost in costs:
         before.append(before[-1] + cost)
-    # best[end]: the least maximum of the parts so far over the first `end` units
+    # best[end] is the least maximum cost when the parts so far cover the first `end` units.
     best = [float("inf")] * (len(costs) + 1)
     best[0] = 0.0
     choices: list[list[int]] = []
@@ -162,7 +162,7 @@ def _loads(costs: Sequence[float], ends: Sequence[int]) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitCosts:
-    """Per tile and per token, forward. Backward is `backward_ratio` times as much."""
+    """The forward cost of each kind of unit per tile and per token. Backward costs `backward_ratio` times as much."""
 
     block: tuple[float, float]
     projector: tuple[float, float]
@@ -171,7 +171,7 @@ class UnitCosts:
     layer: tuple[float, float]
     head: tuple[float, float]
     backward_ratio: float = 2.0
-    update: float = 0.0  # seconds of the optimizer for one parameter
+    update: float = 0.0  # seconds of the optimizer per parameter
 
     @classmethod
     def by_formula(
@@ -183,9 +183,10 @@ class UnitCosts:
         expert_rate: float = 1.0,
         trained_share: float = 0.5,
     ) -> UnitCosts:
-        """Count operations, and divide them by rates where these are given: then the costs are seconds.
+        """Compute costs as operations, or as seconds if rates in operations per second are given.
 
-        Documents of this mean length make the scores; `trained_share` of the tokens pass the head.
+        `document_length` is the mean length, which determines the attention scores. `trained_share` is the fraction of
+        tokens that pass the head.
         """
         cost = ForwardCost.of(config)
         language, blocks = config.language_config, config.siglip.layers
@@ -207,6 +208,7 @@ class UnitCosts:
 
     @classmethod
     def read(cls, path: Path) -> UnitCosts:
+        """Read a file of measured costs. Raise UserError if it is not valid."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             ratio, update = float(values.pop("backward_ratio", 2.0)), float(values.pop("update", 0.0))

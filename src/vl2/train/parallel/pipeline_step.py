@@ -1,8 +1,8 @@
-"""One optimizer step over a pipeline: the packs of a step as micro-batches, once with images and once without.
+"""One optimizer step of a pipeline, whose micro-batches are the packs of the step.
 
-Packs with images and packs of text alone go through separately, for each kind the way that the split has for it: images
-through all segments, text through those of the language model. Ranks with other packs run as many micro-batches,
-blank ones where they have fewer, because they share weights and experts.
+Packs with images and text-only packs run in separate passes: packs with images pass all segments, text-only packs pass
+the segments of the language model if the split allows. Data-parallel ranks run equally many micro-batches, because they
+share weights and experts; a rank with fewer packs runs blank ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vl2.data.pack_plan import tile_bucket
 from vl2.model.moe import update_expert_bias
 from vl2.train.blank import blank_pack
 from vl2.train.parallel.pipeline_model import PipelineModel
-from vl2.train.parallel.schedules import Shape
+from vl2.train.parallel.schedules import MicroBatchShape
 from vl2.train.parallel.segment import MicroBatch
 from vl2.train.parallel.tile_balance import TileMoves, even_counts, imbalance, plan_moves
 from vl2.train.ranks import Ranks
@@ -27,10 +27,10 @@ from vl2.train.step import StepCounts, StepReport, StepTally, TrainStep
 
 
 class PipelineStep(TrainStep):
-    """Trains the segments that this rank holds, together with the ranks that hold the others."""
+    """A training step for the segments on this rank, together with the ranks that hold the others."""
 
     def __init__(self, model: PipelineModel, stage: Stage, *, balances_tiles: bool) -> None:
-        """With `balances_tiles` the ranks that hold the encoder's first layers encode as many tiles each."""
+        """Prepare training; `balances_tiles` balances tiles over the ranks that hold the encoder's first layers."""
         self.pipeline = model
         self._balances_tiles = balances_tiles
         super().__init__(model, stage, model.layout.world)
@@ -46,7 +46,7 @@ class PipelineStep(TrainStep):
                 update_expert_bias(router, report.expert_load[row], self.stage.expert_bias_step)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that may name weights of other ranks as well."""
+        """Restore a state, which may contain weights of other ranks as well."""
         own = {name for name, _ in self.optimizer.masters()} | {"num_steps"}
         super().load_state_dict({name: values for name, values in state.items() if name in own})
 
@@ -59,10 +59,10 @@ class PipelineStep(TrainStep):
 
     def _run_kind(self, packs: list[Packed], counts: StepCounts, tally: StepTally, *, is_text: bool) -> None:
         model = self.pipeline
-        size, longest = self._agree(len(packs), max((len(pack) for pack in packs), default=0))
+        size, longest = self._max_over_ranks(len(packs), max((len(pack) for pack in packs), default=0))
         if not size:
             return
-        # As many as there are stages, or a multiple: what PyTorch's schedules take.
+        # PyTorch's schedules require a multiple of the number of stages.
         size = -(-size // model.split.num_ranks) * model.split.num_ranks
         blank = blank_pack(model.config).to(self.ranks.device)
         packs = [pack.with_length(longest) for pack in packs]
@@ -75,7 +75,7 @@ class PipelineStep(TrainStep):
             segment.begin(batches)
         carries = model.carries_text_gradient if is_text else model.carries_gradient
         is_trained = any(carries)
-        shape = Shape(num_batches=size, num_tiles=num_tiles, num_tokens=longest, is_trained=is_trained)
+        shape = MicroBatchShape(num_batches=size, num_tiles=num_tiles, num_tokens=longest, is_trained=is_trained)
         model.pipelines.run(shape, carries)
         reshard(model)
         self._collect(tally)
@@ -83,19 +83,19 @@ class PipelineStep(TrainStep):
     def _count_tiles(self, packs: Sequence[Packed]) -> tuple[tuple[int, ...], ...]:
         return super()._count_tiles([pack for pack in packs if len(pack.tiles)])
 
-    def _balanced(self, counts: StepCounts) -> float:
+    def _balanced_imbalance(self, counts: StepCounts) -> float:
         if not self._balances_tiles:
             return imbalance(counts.tiles_by_rank)
         return imbalance([even_counts(held) for held in counts.tiles_by_rank])
 
-    def _agree(self, count: int, length: int) -> tuple[int, int]:
-        """Return the most of both over the ranks with other packs."""
+    def _max_over_ranks(self, count: int, length: int) -> tuple[int, int]:
+        """Return the maximum of both values over the data-parallel ranks."""
         most = torch.tensor([count, length], device=self.ranks.device)
         count, length = self.data_ranks.max_(most).tolist()
         return count, length
 
     def _moves(self, packs: Sequence[Packed], *, is_text: bool) -> list[TileMoves | None]:
-        """Return for each micro-batch which tiles move between the ranks that encode at the same time."""
+        """Return for each micro-batch the tiles that move between the ranks that encode at the same time."""
         data = self.data_ranks
         if not self._balances_tiles or is_text or data.size == 1:
             return [None] * len(packs)
@@ -121,7 +121,7 @@ class PipelineStep(TrainStep):
         )
 
     def _collect(self, tally: StepTally) -> None:
-        """Move what the segments have found to the tally, each on the rank where it was found."""
+        """Add the losses and expert loads of this rank's segments to the tally."""
         model = self.pipeline
         for segment in model.segments.values():
             for scored in segment.scored:

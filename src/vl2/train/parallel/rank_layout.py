@@ -1,7 +1,7 @@
-"""Which rank does what: ranks that hold different layers, the same layers for other packs, different experts.
+"""Arrange the ranks along the axes of pipeline, data and expert parallelism.
 
-Ranks are numbered stage by stage, so that neighbors, which are mostly on one machine, share experts; then come the
-ranks that hold the same layers; and the stages of a pipeline, which tell one another least, lie furthest apart.
+Ranks are numbered stage by stage. Neighboring ranks, which are mostly on one machine, share a set of experts, because
+they communicate most. Data-parallel ranks come next. Pipeline stages communicate least and are furthest apart.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _AXES = ("stage", "replica", "expert")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """This process's place among all, and over which of them each weight is sharded."""
+    """This process's groups of ranks, and the device meshes over which weights are sharded."""
 
     world: Ranks
-    data: Ranks  # those with the same layers: they have different packs
-    stage: Ranks  # those with the same packs: they have different layers
-    experts: Ranks  # those of `data` that have different experts; of size 1 where all have parts of all
-    data_mesh: DeviceMesh  # every weight but the experts'
-    replica_mesh: DeviceMesh  # each expert: the ranks that hold parts of the same ones
-    expert_mesh: DeviceMesh | None  # None where `experts` has one rank
+    data: Ranks  # ranks with the same layers and different packs
+    stage: Ranks  # ranks with the same packs and different layers
+    experts: Ranks  # ranks of `data` with different experts; one rank without expert parallelism
+    data_mesh: DeviceMesh  # for all weights except the experts'
+    replica_mesh: DeviceMesh  # for the experts: ranks that hold parts of the same experts
+    expert_mesh: DeviceMesh | None  # None if `experts` has one rank
 
 
 def make_layout(world: Ranks, *, pipeline: int = 1, expert_parallel: int = 1) -> Layout:
-    """Divide all ranks. All of them call it together. UserError if they cannot be divided so."""
+    """Divide the ranks. All ranks must call this together. Raise UserError if the sizes do not divide their number."""
     for name, size in (("pipeline", pipeline), ("expert_parallel", expert_parallel)):
         if world.size % size:
             raise UserError(f"engine.{name} must divide the number of ranks: {size} does not divide {world.size}")

@@ -1,11 +1,11 @@
-"""Running segments as a pipeline: PyTorch's schedules, one for each shape that a step may have.
+"""Run segments as a pipeline with PyTorch's schedules, one schedule for each shape of micro-batches.
 
-PyTorch wants to know what travels before anything runs, and every micro-batch of a step must have the same shapes. So
-there is a pipeline for each (tiles, tokens) that a run meets, around the same layers. Each keeps, from step to step,
-room for what every one of its micro-batches receives, so only the last few stay. Shapes are given, not found by a first
-pass, which would count the experts' load once more.
+PyTorch needs the shapes of all communicated tensors in advance, and all micro-batches of a step must have the same
+shapes. So there is one pipeline per (tiles, tokens) over the same layers. A pipeline keeps receive buffers for all its
+micro-batches, so only the pipelines used last are kept. Shapes are computed here: PyTorch's shape inference would run
+an additional forward pass and count the expert load twice.
 
-This is the only file that knows `torch.distributed.pipelining`.
+Only this file uses `torch.distributed.pipelining`.
 """
 
 from __future__ import annotations
@@ -26,55 +26,57 @@ if TYPE_CHECKING:
     from torch.distributed.pipelining import Schedule1F1B, ScheduleInterleaved1F1B
     from torch.distributed.pipelining.stage import _PipelineStageBase
 
-_KEPT = 2  # pipelines of shapes met lately: a step has one for packs with images and one for text alone
+_KEPT = 2  # cached pipelines; a step uses one for packs with images and one for text-only packs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What all micro-batches of a step have in common."""
+class MicroBatchShape:
+    """The properties that all micro-batches of a pass have in common."""
 
     num_batches: int
-    num_tiles: int  # 0: text alone, which does not enter the encoder where the split lets it
+    num_tiles: int  # 0 for text-only batches that skip the encoder
     num_tokens: int
     is_trained: bool
 
 
 class Pipelines:
-    """The pipelines of one rank's segments."""
+    """The pipelines over one rank's segments."""
 
     def __init__(
         self, split: PipelineSplit, segments: dict[int, SegmentModel], stage: Ranks, dtype: torch.dtype
     ) -> None:
-        """`segments` are this rank's, by their number in the split; activations travel in `dtype`."""
+        """Keep this rank's segments, keyed by their number in the split. Activations are sent in `dtype`."""
         self._split, self._segments, self._stage, self._dtype = split, segments, stage, dtype
-        self._built: OrderedDict[Shape, Schedule1F1B | ScheduleInterleaved1F1B] = OrderedDict()
+        self._built: OrderedDict[MicroBatchShape, Schedule1F1B | ScheduleInterleaved1F1B] = OrderedDict()
 
-    def run(self, shape: Shape, carries_gradient: Sequence[bool]) -> None:
-        """Run the micro-batches that the segments have been given, forward and backward. All ranks call it together.
+    def run(self, shape: MicroBatchShape, carries_gradient: Sequence[bool]) -> None:
+        """Run the micro-batches given to the segments, forward and backward. All ranks must call this together.
 
-        `carries_gradient` says of every segment whether what it sends on requires a gradient.
+        `carries_gradient` says for every segment whether its output requires a gradient.
         """
         schedule = self._built.get(shape)
         if schedule is None:
             if len(self._built) == _KEPT:
-                self._built.popitem(last=False)  # before the new one takes its room
+                self._built.popitem(last=False)  # free its buffers before building the new one
             schedule = self._built[shape] = self._build(shape, carries_gradient)
         self._built.move_to_end(shape)
         numbers = torch.arange(shape.num_batches)
         run = schedule.step if shape.is_trained else schedule.eval
-        # Segments keep what is of interest of their outputs.
+        # The schedule's outputs are ignored, because segments keep the losses themselves.
         run(number=numbers, target=numbers)
 
-    def _build(self, shape: Shape, carries_gradient: Sequence[bool]) -> Schedule1F1B | ScheduleInterleaved1F1B:
-        # Here, not above: it brings PyTorch's compiler with it, and most runs have no pipeline.
+    def _build(
+        self, shape: MicroBatchShape, carries_gradient: Sequence[bool]
+    ) -> Schedule1F1B | ScheduleInterleaved1F1B:
+        # Imported here because it loads PyTorch's compiler, and most runs have no pipeline.
         from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
 
-        chosen = self._chosen(shape)
+        chosen = self._segment_numbers(shape)
         stages: list[_PipelineStageBase] = []
         for place, number in enumerate(chosen):
             if number in self._segments:
-                before = self._sent(chosen[place - 1], shape, carries_gradient) if place else ()
-                after = self._sent(number, shape, carries_gradient)
+                before = self._output_specs(chosen[place - 1], shape, carries_gradient) if place else ()
+                after = self._output_specs(number, shape, carries_gradient)
                 stages.append(
                     PipelineStage(
                         self._segments[number],
@@ -87,14 +89,16 @@ class Pipelines:
                     )
                 )
         if len(chosen) == self._split.num_ranks:
-            return Schedule1F1B(stages[0], shape.num_batches, loss_fn=_as_it_is, scale_grads=False)
-        return ScheduleInterleaved1F1B(stages, shape.num_batches, loss_fn=_as_it_is, scale_grads=False)
+            return Schedule1F1B(stages[0], shape.num_batches, loss_fn=_squeeze_loss, scale_grads=False)
+        return ScheduleInterleaved1F1B(stages, shape.num_batches, loss_fn=_squeeze_loss, scale_grads=False)
 
-    def _chosen(self, shape: Shape) -> tuple[int, ...]:
+    def _segment_numbers(self, shape: MicroBatchShape) -> tuple[int, ...]:
         return tuple(range(len(self._split.segments))) if shape.num_tiles else self._split.text_segments
 
-    def _sent(self, number: int, shape: Shape, carries_gradient: Sequence[bool]) -> tuple[Tensor, ...]:
-        """Return what a segment sends on, without its values."""
+    def _output_specs(
+        self, number: int, shape: MicroBatchShape, carries_gradient: Sequence[bool]
+    ) -> tuple[Tensor, ...]:
+        """Return a segment's outputs as tensors on the meta device."""
         config, last = next(iter(self._segments.values())).config, self._split.segments[number][-1].kind
         width = config.language_config.hidden_size
         shapes: list[tuple[tuple[int, ...], torch.dtype]]
@@ -111,6 +115,6 @@ class Pipelines:
         return tuple(torch.empty(size, dtype=dtype, device="meta", requires_grad=needs) for size, dtype in shapes)
 
 
-def _as_it_is(loss: Tensor, _target: Tensor) -> Tensor:
-    """The last segment makes the loss itself; the schedule wants a number without axes."""
+def _squeeze_loss(loss: Tensor, _target: Tensor) -> Tensor:
+    """Return the last segment's output, which is the loss, as the scalar that the schedule requires."""
     return loss.squeeze()

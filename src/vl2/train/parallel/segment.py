@@ -1,10 +1,11 @@
-"""The layers of one segment of a pipeline, taken out of a model under the names that they have there.
+"""One segment of a pipeline: its layers, taken out of a model with their names, and their forward pass.
 
-What goes in and comes out depends on where the model is split: patches [I, p, C] inside the encoder, visual tokens
-[I, Q, D] behind the adaptor, and from the join on the sequence [1, S, D] with the balance loss so far [1], which
-travels along so that its gradient finds every layer. Nothing else travels: each rank has the packs themselves.
+The inputs and outputs depend on where the model is split: patches [I, p, C] inside the encoder, visual tokens [I, Q, D]
+after the projector, and from the join on the sequence [1, S, D] with the accumulated balance loss [1]. The balance loss
+is passed along so that its gradient reaches every layer. Nothing else is sent, because each rank has the packs.
 
-I is the number of tiles that all micro-batches of a step are padded to, since what travels must have one shape.
+I is the number of tiles to which all micro-batches of a step are padded, because communicated tensors must have equal
+shapes.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ Boundary = tuple[Tensor, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """One pack on its way through a pipeline."""
+    """One pack as a micro-batch of a pipeline."""
 
     pack: Packed
-    moves: TileMoves | None  # where its tiles are encoded by all ranks that hold these layers; None: by its own
-    num_tiles: int  # tiles to pad to; 0 where the batch has none and does not enter the encoder
-    loss_scale: float  # what its summed loss is multiplied by
-    balance_scale: float  # the same of its balance loss
+    moves: TileMoves | None  # the tiles that other data-parallel ranks encode; None without tile balancing
+    num_tiles: int  # tiles to pad to; 0 if the batch has no tiles and skips the encoder
+    loss_scale: float  # the factor of its summed loss
+    balance_scale: float  # the factor of its balance loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
-    """What the last segment has made of a pack."""
+class PackLoss:
+    """The losses of a pack, computed by the last segment."""
 
     pack: Packed
     loss_n: Tensor
@@ -56,7 +57,7 @@ class Scored:
 
 
 class _Vision(nn.Module):
-    """The part of the encoder that is held; what is not is no attribute."""
+    """The encoder's modules of this segment; modules of other segments are missing attributes."""
 
     patch_embed: PatchEmbed
     pos_embed: nn.Parameter
@@ -66,7 +67,7 @@ class _Vision(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """The same of the decoder."""
+    """The decoder's modules of this segment."""
 
     embed_tokens: nn.Embedding
     layers: nn.ModuleDict
@@ -74,17 +75,17 @@ class _Decoder(nn.Module):
 
 
 class _Language(nn.Module):
-    """The same of the language model."""
+    """The language model's modules of this segment."""
 
     model: _Decoder
     lm_head: nn.Linear
 
 
 class SegmentModel(nn.Module):
-    """Runs one segment on the micro-batches that `begin` has been given."""
+    """Runs one segment on the micro-batches given to `begin`."""
 
     def __init__(self, model: VL2, segment: pipeline_split.Segment, data: Ranks) -> None:
-        """Take the segment's layers out of a model; `data` are the ranks that hold them, for other packs."""
+        """Take the segment's layers out of a model; `data` are the ranks with the same layers and other packs."""
         super().__init__()
         self.config, self._data = model.config, data
         kinds = {unit.kind for unit in segment}
@@ -118,22 +119,22 @@ class SegmentModel(nn.Module):
         ]
         self._rotary_dim = model.language.model.rotary_dim
         self._batches: Sequence[MicroBatch] = ()
-        self.scored: list[Scored] = []
+        self.scored: list[PackLoss] = []
         self.loads: dict[int, Tensor] = {}  # by decoder layer, slots per expert
 
     def layers(self) -> list[tuple[int, DecoderLayer]]:
-        """Return the decoder layers held here, with their numbers."""
+        """Return the decoder layers of this segment with their numbers."""
         return self._layers
 
     def begin(self, batches: Sequence[MicroBatch]) -> None:
-        """Take the micro-batches of a step. What was found of earlier ones stays until `forget`."""
+        """Set the micro-batches of a pass. Losses and expert loads of earlier ones are kept until `forget`."""
         self._batches = batches
 
     def forget(self) -> None:
         self._batches, self.scored, self.loads = (), [], {}
 
     def forward(self, *inputs: Tensor, number: Tensor) -> Tensor | Boundary:
-        """Run micro-batch `number`, [1], on what the segment before has made of it; the last returns its loss, [1]."""
+        """Run micro-batch `number`, [1], on the previous segment's outputs. The last segment returns the loss, [1]."""
         batch = self._batches[int(number)]
         x, balance = (*inputs, None)[:2] if inputs else (None, None)
         if self.has_patches:
@@ -153,7 +154,7 @@ class SegmentModel(nn.Module):
         return self._loss(batch, x, balance) if self.has_head else (_sendable(x), balance)
 
     def _patches(self, batch: MicroBatch) -> Tensor:
-        """Return the embedded patches of the tiles that this rank encodes, and of as many blank ones as are missing."""
+        """Return the embedded patches of the tiles that this rank encodes, padded with blank tiles."""
         tiles_I3PP = batch.pack.tiles.to(self.vision.pos_embed.dtype)
         if batch.moves is not None and batch.moves.num_moved:
             sent = batch.moves.moved[self._data.rank]
@@ -168,12 +169,12 @@ class SegmentModel(nn.Module):
         return patches
 
     def _join(self, batch: MicroBatch, tokens_IQD: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the embedded sequence with the visual tokens in their places, and a balance loss of nothing."""
+        """Return the embedded sequence with the visual tokens inserted, and a balance loss of zero."""
         pack = batch.pack
         embeds_1SD = self.language.model.embed_tokens(pack.input_ids.unsqueeze(0))
         if tokens_IQD is not None:
             embeds_1SD = self._place(batch, tokens_IQD, embeds_1SD)
-        # Of the graph where the sequence is, so that all packs' gradients travel alike.
+        # The zero is part of the sequence's graph, so that all packs send the same gradients.
         return embeds_1SD, 0.0 * embeds_1SD.flatten()[:1].float()
 
     def _place(self, batch: MicroBatch, tokens_IQD: Tensor, embeds_1SD: Tensor) -> Tensor:
@@ -188,7 +189,7 @@ class SegmentModel(nn.Module):
         if grids:
             visual_TD = arrange_tiles(own_IQD, grids, self.image_newline, self.view_separator)
             embeds_1SD = place_visual(embeds_1SD, pack.image_mask.unsqueeze(0), visual_TD)
-        # Tiles that nobody needs, to no effect: every rank's encoder and every exchange must run backward.
+        # Unused tiles are included without effect, because all encoders and exchanges must run backward on every rank.
         blank_TD = arrange_tiles(tokens_IQD[:1], [UNTILED], self.image_newline, self.view_separator)
         return embeds_1SD if grids else with_no_effect(with_no_effect(embeds_1SD, blank_TD), own_IQD)
 
@@ -198,7 +199,7 @@ class SegmentModel(nn.Module):
         mask = AttentionMask.of_documents(pack.cu_seqlens, pack.max_seqlen)
         kind: Balance = "sequence" if config.seq_aux else "batch"
         sequences_GT = sequences_of_documents(pack.cu_seqlens, len(pack), pack.num_tokens, kind)
-        # A copy even where no layer adds to it: what came in must not go out as it is.
+        # Copy the balance loss even if no layer adds to it, because an output must not be an input tensor.
         balance = balance * 1.0
         for index, layer in self._layers:
             x_1SD, stats = layer(x_1SD, angles, mask, None, sequences_GT)
@@ -211,10 +212,10 @@ class SegmentModel(nn.Module):
     def _loss(self, batch: MicroBatch, x_1SD: Tensor, balance: Tensor) -> Tensor:
         states_1SD = self.language.model.norm(x_1SD)
         total, loss_n = next_token_loss(states_1SD[0], batch.pack.labels, self.language.lm_head.weight)
-        self.scored.append(Scored(pack=batch.pack, loss_n=loss_n, balance_loss=balance.detach().squeeze(0)))
+        self.scored.append(PackLoss(pack=batch.pack, loss_n=loss_n, balance_loss=balance.detach().squeeze(0)))
         return total * batch.loss_scale + balance * batch.balance_scale  # [1], as the balance loss is
 
 
 def _sendable(x: Tensor) -> Tensor:
-    """Return a copy in one piece, for what is sent must be so; no view, for FSDP2 hooks onto what a module returns."""
+    """Return a contiguous copy. Sent tensors must be contiguous, and FSDP2's hooks need an output that is no view."""
     return x.clone(memory_format=torch.contiguous_format)

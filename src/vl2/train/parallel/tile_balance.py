@@ -1,17 +1,17 @@
-"""Tile balancing: loaded ranks let idle ones encode some of their tiles, and get the visual tokens back.
+"""Tile balancing: ranks with many tiles send some to ranks with few, and receive the visual tokens.
 
-The tiles of a few packs of every rank are encoded together, as many on each rank. Tiles travel as pixels, before the
-encoder, and come back as visual tokens, behind the adaptor; in the backward pass the gradients of the tokens go to
-the rank that has encoded the tile. So the gradients are those of the unbalanced run, up to the order of sums.
+The tiles of a few packs of every rank are encoded together, equally many on each rank. Tiles are sent as pixels and
+return as visual tokens after the projector. In the backward pass the gradients of the tokens go to the rank that
+encoded the tile. The gradients therefore equal those of an unbalanced run, up to the order of summation.
 
-The pixels of the next packs travel while the language model runs on those in hand, its text embedding first.
+The pixels for the next group of packs are sent while the language model runs on the current group.
 
-Which tiles move follows from their counts alone: a tile costs the encoder the same whatever it shows, so even counts
-are even work. Every rank computes the same moves from the counts of all, and no assignment has a lower maximum.
+The moves depend on the numbers of tiles alone, because every tile costs the encoder the same. Every rank computes the
+same moves from the counts of all ranks, and no assignment has a lower maximum.
 
 Source: arXiv 2412.10302, section on training infrastructure (image tiles balanced over data-parallel ranks).
 
-I tiles, P side of a tile, Q visual tokens per tile, D width.
+Shapes: I tiles, P side of a tile, Q visual tokens per tile, D width.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from vl2.train.shard import is_sharded
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedPacks:
-    """Packs with the visual tokens of each, cut off from the encoder until `backward`."""
+    """Packs with their visual tokens, which are detached from the encoder's graph until `backward`."""
 
     packs: Sequence[Packed]
-    tokens: Sequence[Tensor | None]  # by pack, [I, Q, D]; None where there are none and none are needed
-    encoded_IQD: Tensor  # of all packs, with its graph; behind them a blank tile's where one had to be run
+    tokens: Sequence[Tensor | None]  # by pack, [I, Q, D]; None if the pack has none and needs none
+    encoded_IQD: Tensor  # of all packs, with its graph, followed by a blank tile's if one had to run
 
     def backward(self) -> None:
-        """Send the gradients of the packs' tokens through the encoder, here and where the tiles were encoded."""
+        """Backpropagate the gradients of the packs' tokens through the encoder, on all ranks that encoded the tiles."""
         if not self.encoded_IQD.requires_grad:
             return
         gradient_IQD = torch.zeros_like(self.encoded_IQD)
@@ -53,22 +53,22 @@ class EncodedPacks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sent:
-    """Tiles on their way to the ranks that encode them."""
+class _TilesInFlight:
+    """The tiles of a group of packs, some of which are being sent to other ranks."""
 
     packs: Sequence[Packed]
     moves: TileMoves
     kept_I3PP: Tensor
-    arriving: Arriving | None  # None where no rank moves a tile
+    arriving: Arriving | None  # None if no rank moves a tile
 
 
 class TileBalancer:
-    """Encodes the tiles of packs, as many on each rank. All ranks use it together."""
+    """Encodes the tiles of packs with equal numbers of tiles on each rank. All ranks must use it together."""
 
     def __init__(self, model: VL2, ranks: Ranks, *, packs_together: int, tile_dtype: torch.dtype) -> None:
-        """`packs_together` of each rank are balanced at a time: more are more even and need more memory.
+        """Balance `packs_together` packs of each rank at a time. More packs balance better but need more memory.
 
-        Tiles travel in `tile_dtype`; the encoder's own type loses nothing, for it rounds them to that anyhow.
+        Tiles are sent in `tile_dtype`. The encoder's own type is exact, because the encoder casts tiles to it anyway.
         """
         assert packs_together >= 1, f"{packs_together} packs together"
         self.packs_together = packs_together
@@ -79,11 +79,11 @@ class TileBalancer:
         )
 
     def groups(self, packs: Sequence[Packed], held: Sequence[Sequence[int]]) -> Iterator[EncodedPacks]:
-        """Yield this rank's packs a few at a time, encoded. `held` has the tiles of each rank for every such group.
+        """Yield this rank's packs in encoded groups. `held` has the number of tiles of each rank for every group.
 
-        Each group must have gone `backward` before the next is asked for.
+        Call `backward` on a group before requesting the next one.
         """
-        # What is on its way for the next group fills the time of the language model on this one.
+        # Send the next group's tiles before yielding, so that they travel while the language model runs.
         sent = self._send(packs, 0, held[0]) if held else None
         for number in range(len(held)):
             assert sent is not None
@@ -91,7 +91,7 @@ class TileBalancer:
             sent = self._send(packs, number + 1, held[number + 1]) if number + 1 < len(held) else None
             yield encoded
 
-    def _send(self, packs: Sequence[Packed], number: int, held: Sequence[int]) -> _Sent:
+    def _send(self, packs: Sequence[Packed], number: int, held: Sequence[int]) -> _TilesInFlight:
         first = number * self.packs_together
         mine = [pack.to(self._ranks.device) for pack in packs[first : first + self.packs_together]]
         tiles = [pack.tiles.to(self._tile_dtype) for pack in mine]
@@ -105,9 +105,9 @@ class TileBalancer:
         if moves.num_moved:
             received = [row[rank] for row in moves.moved]
             arriving = self._ranks.start_exchange(tiles_I3PP[kept:], sent, received)
-        return _Sent(packs=mine, moves=moves, kept_I3PP=tiles_I3PP[:kept], arriving=arriving)
+        return _TilesInFlight(packs=mine, moves=moves, kept_I3PP=tiles_I3PP[:kept], arriving=arriving)
 
-    def _encode(self, sent: _Sent) -> EncodedPacks:
+    def _encode(self, sent: _TilesInFlight) -> EncodedPacks:
         moves, rank = sent.moves, self._ranks.rank
         num_tiles = moves.encoded[rank]
         tiles_I3PP = sent.kept_I3PP
@@ -119,22 +119,22 @@ class TileBalancer:
             kept_IQD, foreign_IQD = own_IQD.split([len(sent.kept_I3PP), num_tiles - len(sent.kept_I3PP)])
             received = [row[rank] for row in moves.moved]
             own_IQD = torch.cat((kept_IQD, self._ranks.exchange(foreign_IQD, received, moves.moved[rank])))
-        # Where all must run the encoder together, what is its output only for that reason is kept in the graph.
+        # With sharded weights, keep the output of a blank tile in the graph, so that all ranks run backward.
         whole_IQD = torch.cat((own_IQD, tokens_IQD[num_tiles:]))
-        return EncodedPacks(packs=sent.packs, tokens=self._divide(sent.packs, own_IQD), encoded_IQD=whole_IQD)
+        return EncodedPacks(packs=sent.packs, tokens=self._split_by_pack(sent.packs, own_IQD), encoded_IQD=whole_IQD)
 
     def _run_encoder(self, tiles_I3PP: Tensor) -> Tensor:
-        """Return the visual tokens of the tiles, and of a blank one where there are none and all must run."""
+        """Return the visual tokens of the tiles. With sharded weights, a rank without tiles encodes a blank one."""
         if not len(tiles_I3PP) and self._is_sharded:
             tiles_I3PP = tiles_I3PP.new_zeros(1, *tiles_I3PP.shape[1:])
         if len(tiles_I3PP):
             return self._model.encode_tiles(tiles_I3PP)
         return self._no_tokens().requires_grad_(self._is_trained)
 
-    def _divide(self, packs: Sequence[Packed], own_IQD: Tensor) -> list[Tensor | None]:
+    def _split_by_pack(self, packs: Sequence[Packed], own_IQD: Tensor) -> list[Tensor | None]:
         """Return each pack's tokens as leaves of the language model's graph.
 
-        A pack without a tile gets those of a blank one where ranks run together, so that all of them go backward.
+        With sharded weights, a pack without tiles gets the tokens of a blank tile, so that all ranks run backward.
         """
         leaves: list[Tensor | None] = []
         for tokens_IQD in own_IQD.split([len(pack.tiles) for pack in packs]):
@@ -159,14 +159,14 @@ class TileBalancer:
 
 @dataclass(frozen=True, kw_only=True)
 class TileMoves:
-    """How many tiles each rank has, and how many of them each other rank encodes for it."""
+    """The number of tiles of each rank, and how many of them each other rank encodes."""
 
     held: tuple[int, ...]
-    moved: tuple[tuple[int, ...], ...]  # [from][to], in the order in which the sender's last tiles leave
+    moved: tuple[tuple[int, ...], ...]  # [from][to]; a rank sends its last tiles, in the order of the receivers
 
     @cached_property
     def encoded(self) -> tuple[int, ...]:
-        """The tiles that each rank encodes: a floor or ceiling of the mean."""
+        """The number of tiles that each rank encodes: the mean rounded down or up."""
         received = [sum(column) for column in zip(*self.moved, strict=True)]
         return tuple(held - sum(row) + more for held, row, more in zip(self.held, self.moved, received, strict=True))
 
@@ -176,9 +176,9 @@ class TileMoves:
 
 
 def plan_moves(held: Sequence[int]) -> TileMoves:
-    """Even the tiles out with the fewest moves: the most that any rank encodes is the mean, rounded up.
+    """Balance the tiles with the fewest moves, so that no rank encodes more than the mean rounded up.
 
-    Where the mean is not whole, the ranks with most tiles keep one more; ties go to the earlier rank.
+    If the mean is not an integer, the ranks with the most tiles keep one more; ties go to the earlier rank.
     """
     target = even_counts(held)
     moved = [[0] * len(held) for _ in held]
@@ -197,7 +197,7 @@ def plan_moves(held: Sequence[int]) -> TileMoves:
 
 
 def even_counts(held: Sequence[int]) -> list[int]:
-    """Return how many tiles each rank encodes once they are even: the mean, rounded down or up."""
+    """Return the number of tiles that each rank encodes after balancing: the mean rounded down or up."""
     mean, rest = divmod(sum(held), len(held))
     target = [mean] * len(held)
     for rank in sorted(range(len(held)), key=lambda rank: (-held[rank], rank))[:rest]:
@@ -206,9 +206,9 @@ def even_counts(held: Sequence[int]) -> list[int]:
 
 
 def imbalance(rounds: Sequence[Sequence[int]]) -> float:
-    """Return the work of the busiest rank over the mean, in rounds in which all wait for the busiest. 1 is even.
+    """Return the summed work of the busiest rank of each round over the mean; 1 is balanced.
 
-    One sequence a round: the tiles of each rank. Without a tile it is 1.
+    `rounds` has the number of tiles of each rank for each round. Without any tiles the result is 1.
     """
     total = sum(map(sum, rounds))
     busiest = sum(max(counts) for counts in rounds)

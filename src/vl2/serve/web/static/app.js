@@ -5,7 +5,7 @@ import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { byId, toast } from "./dom.js";
 import { exampleButtons } from "./examples.js";
-import { currentLanguage, initialLanguage, setLanguage } from "./i18n.js";
+import { chooseLanguage, currentLanguage, initialLanguage, setLanguage } from "./i18n.js";
 import { presenceQuestion, yesOrNo } from "./prompts.js";
 import { connectSettings, offerModels, settings } from "./settings.js";
 import { connectTheme } from "./theme.js";
@@ -133,7 +133,7 @@ function showLanguage() {
 }
 
 byId("language").addEventListener("click", () => {
-  setLanguage(currentLanguage() === "zh" ? "en" : "zh");
+  chooseLanguage(currentLanguage() === "zh" ? "en" : "zh");
   showLanguage();
 });
 byId("new-chat").addEventListener("click", () => {

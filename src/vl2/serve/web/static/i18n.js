@@ -224,10 +224,15 @@ export function say(key, ...values) {
   });
 }
 
+/** Show the page in a language that a person chose, now and when it is opened again. */
+export function chooseLanguage(name) {
+  localStorage.setItem("vl2.language", name);
+  setLanguage(name);
+}
+
 /** Show the page in a language. */
 export function setLanguage(name) {
   language = name;
-  localStorage.setItem("vl2.language", name);
   document.documentElement.lang = name === "zh" ? "zh-CN" : "en";
   for (const element of document.querySelectorAll("[data-i18n]")) element.textContent = say(element.dataset.i18n);
   for (const element of document.querySelectorAll("[data-i18n-title]")) {

@@ -1,0 +1,65 @@
+"""The examples of docs/how-to/clients.md, as they stand there, against a server of the built-in model."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.drawn_examples import ROOT, right_answer
+from vl2.infer.vlm import VLM
+
+from .live_server import LiveServer
+
+PAGE = (ROOT / "docs" / "how-to" / "clients.md").read_text(encoding="utf-8")
+# The package that an example is for, by its heading.
+PACKAGES = {"LangChain": "langchain_openai", "LlamaIndex": "llama_index", "docling": "docling"}
+
+
+def example(heading: str) -> str:
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
+    return str(code)
+
+
+def run(heading: str, server: LiveServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run an example in a folder, with the address and the model of the server in place of those on the page."""
+    if importlib.util.find_spec(PACKAGES[heading]) is None:
+        pytest.skip(f"{PACKAGES[heading]} is not installed")
+    code = example(heading)
+    assert "http://127.0.0.1:8000" in code
+    assert '"tiny"' in code
+    os.symlink(ROOT / "examples", folder / "examples")
+    monkeypatch.chdir(folder)
+    exec(compile(code.replace("http://127.0.0.1:8000", server.url).replace('"tiny"', '"nano"'), heading, "exec"), {})
+
+
+def test_every_example_of_the_page_is_run_here() -> None:
+    assert len(re.findall(r"^```python$", PAGE, re.M)) == len(PACKAGES)
+    assert all(example(heading) for heading in PACKAGES)
+
+
+@pytest.mark.parametrize("heading", ["LangChain", "LlamaIndex"])
+def test_a_client_gets_the_answer_that_the_model_gives(
+    heading: str,
+    server: LiveServer,
+    nano: VLM,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(heading, server, tmp_path, monkeypatch)
+    expected = nano.chat("What is the total amount?", images=[ROOT / "examples" / "bill.png"]).text
+    assert capsys.readouterr().out.strip().removeprefix("assistant: ") == expected
+
+
+def test_docling_gets_the_text_of_a_page(
+    server: LiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.open(ROOT / "examples" / "word.png").save(tmp_path / "report.pdf")
+    run("docling", server, tmp_path, monkeypatch)
+    assert capsys.readouterr().out.strip() == right_answer("word", "What does the image say?")
