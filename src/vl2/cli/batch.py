@@ -98,7 +98,7 @@ class Batch:
             check_settings(lines_path, self._settings())
         check_answer_length(self.model, self.generate, quiet=self.quiet)
         # The number of cache positions that `run_batch` uses.
-        cache_tokens = Limits.max_rows * self.model.context(quiet=self.quiet)
+        cache_tokens = Limits.max_num_seqs * self.model.context(quiet=self.quiet)
         vlm = self.model.load(quiet=self.quiet, cache_tokens=cache_tokens)
         if self.fresh:
             remove_job(lines_path)

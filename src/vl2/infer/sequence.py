@@ -38,12 +38,12 @@ class ContextExceeded(UserError):
 class Limits:
     """What bounds the memory of generation."""
 
-    max_rows: int = 8  # requests decoded together
+    max_num_seqs: int = 8  # requests decoded together
     prefill_chunk: int | None = None  # at most so many tokens per prefill chunk; None: no bound
     max_context: int = 4096  # prompt and answer of one request
 
     def __post_init__(self) -> None:
-        for name in ("max_rows", "prefill_chunk", "max_context"):
+        for name in ("max_num_seqs", "prefill_chunk", "max_context"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")

@@ -234,7 +234,7 @@ class VLM:
         default = make_options(options)
         items = [r if isinstance(r, Request) else Request(messages=r, options=default) for r in requests]
         # A window at a time: the pixels of all images of a long list would not fit in memory.
-        size = ENCODED_PER_ROW * self.limits.max_rows
+        size = ENCODED_PER_ROW * self.limits.max_num_seqs
         windows = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
         return [reply for window in windows for reply in self._answer([items[i] for i in window], window, is_cancelled)]
 

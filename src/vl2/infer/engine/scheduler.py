@@ -34,7 +34,7 @@ LONGEST_PAUSE_S = 0.2  # between two tokens of an answer, for prefill, beyond on
 class EngineLimits(Limits):
     """What bounds the engine's memory."""
 
-    max_rows: int = 16  # requests prefilled or decoded at once
+    max_num_seqs: int = 16  # requests prefilled or decoded at once
     prefill_chunk: int | None = 512
     cache_tokens: int = 65_536  # positions of all requests at work together
     max_waiting: int = 256
@@ -45,8 +45,8 @@ class EngineLimits(Limits):
             raise UserError(
                 f"cache_tokens must hold one request of the whole context, {self.max_context}, got {self.cache_tokens}"
             )
-        if self.max_rows > MAX_DECODED_ROWS:
-            raise UserError(f"max_rows must be at most {MAX_DECODED_ROWS}, got {self.max_rows}")
+        if self.max_num_seqs > MAX_DECODED_ROWS:
+            raise UserError(f"max_num_seqs must be at most {MAX_DECODED_ROWS}, got {self.max_num_seqs}")
         if self.max_waiting < 1:
             raise UserError(f"max_waiting must be at least 1, got {self.max_waiting}")
 
@@ -91,7 +91,7 @@ class Scheduler:
         self._prefilling: list[Task] = []  # in the order of their start
         self._decoding: list[Task] = []
         self._is_turn_of_shortest = self._is_turn_of_decoding = False
-        self._num_joint_rows = joint_rows(limits.max_rows)
+        self._num_joint_rows = joint_rows(limits.max_num_seqs)
         self._window = runner.model.config.answer_window
 
     @property
@@ -201,12 +201,12 @@ class Scheduler:
 
     @property
     def _num_rows(self) -> int:
-        return self.limits.max_rows if self._pool is None else self._pool.num_rows
+        return self.limits.max_num_seqs if self._pool is None else self._pool.num_rows
 
     def _start(self, task: Task) -> None:
         sample, adapter = task.job.sample, task.job.adapter
         if self._pool is None:
-            self._pool = self._runner.cache_pool(self.limits.max_rows, self._longest, self.limits.cache_tokens)
+            self._pool = self._runner.cache_pool(self.limits.max_num_seqs, self._longest, self.limits.cache_tokens)
         task.cache = self._pool.take(task.num_reserved)
         task.prefill = Prefill(
             self._runner_of(adapter),
@@ -315,13 +315,13 @@ class Scheduler:
         task.cache = task.prefill = task.sequence = None
 
 
-def joint_rows(max_rows: int) -> int:
-    """Return how many rows a joint pass of up to `max_rows` requests always has.
+def joint_rows(max_num_seqs: int) -> int:
+    """Return how many rows a joint pass of up to `max_num_seqs` requests always has.
 
     Always as many: a product of another shape may round otherwise. And a multiple of the rows that matrix libraries
     take together, or the last ones go another way than the first.
     """
-    return 1 if max_rows == 1 else -(-max_rows // ROWS_TOGETHER) * ROWS_TOGETHER
+    return 1 if max_num_seqs == 1 else -(-max_num_seqs // ROWS_TOGETHER) * ROWS_TOGETHER
 
 
 def _attempt(work: Callable[[], None]) -> Exception | None:
