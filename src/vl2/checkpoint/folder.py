@@ -1,4 +1,4 @@
-"""The files of a checkpoint folder: which hold weights, what they must hold, and how a new folder comes to be."""
+"""The files of a checkpoint folder: which hold weights, what they must hold, and writing a new folder in one step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of a model that stay in their files: what is not copied need not be waited for.
+"""Memory-map tensors from the checkpoint's files instead of copying them, so that loading does not wait for them.
 
 Which tensors are asked to stay is the policy's to say (`vl2.checkpoint.policy`). Of these a tensor does stay where it
 lies in its file as the model wants it; large ones of a plain checkpoint only where the system holds their file in huge

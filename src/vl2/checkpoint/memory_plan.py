@@ -1,11 +1,11 @@
-"""What a model will need in memory before any of it is loaded: weights to the byte, cache, activations, and
-what is kept between requests.
+"""Plan the memory that a model will need, before any of it is loaded: weights, cache, activations, kept results.
 
 Weights and cache are counted on the meta device and exact. Activations are those of the most demanding pass, estimated
-by formula: the encoder on a pass of tiles on a CPU, or a prompt that fills the context, read at once (in chunks it
-needs less). All in bytes.
+by formula: the encoder on a pass of tiles on a CPU, or a prompt that fills the context and is prefilled at once (in
+chunks it needs less). All in bytes.
 
-The bounds that inference keeps to stand here too: tiles that are encoded at once, and what is kept between requests.
+The limits that inference keeps are defined here too: how many tiles are encoded at once, and how many bytes are kept
+between requests.
 """
 
 from __future__ import annotations

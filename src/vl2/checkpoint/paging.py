@@ -1,4 +1,4 @@
-"""Running a model whose experts do not all fit in memory: those in use are kept, the least recently used evicted.
+"""Expert paging: run a model whose experts do not all fit in memory, evicting the least recently used.
 
 The policy. What every token needs (attention, dense and shared layers, head, encoder) is read at the start and stays.
 Routed experts are read when a token first visits them; all of a layer's experts that a pass needs are asked for at

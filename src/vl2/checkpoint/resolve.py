@@ -1,4 +1,4 @@
-"""From what a user names to a checkpoint folder: the built-in model, a local folder, or a hub id."""
+"""Resolve a name to a checkpoint folder: the built-in model, a local folder, or a hub id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers to a list of requests, as they come.
+"""Generate answers to a list of requests, and yield each when it is finished.
 
 Golden: generate in tests/golden/reference/model.
 """

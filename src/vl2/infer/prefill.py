@@ -1,4 +1,4 @@
-"""A prompt on its way into a row of the cache: what is known is copied, the rest is encoded and prefilled in chunks.
+"""Prefill one prompt into a cache row: copy the cached prefix, encode its images, process the rest in chunks.
 
 Golden: incremental_prefilling in tests/golden/reference/model.
 """

@@ -1,4 +1,4 @@
-"""Prompts that begin alike are read once: the cache rows of their chunks are kept and copied.
+"""The prefix cache: key-value rows of earlier prompts, kept in chunks and copied for prompts that begin alike.
 
 A prompt is read in chunks. Where a chunk ends follows from what stands before its end alone: behind an image, behind
 the opening of an answer (the end of an earlier turn's prompt), or where a chunk is as long as it may be. Two prompts

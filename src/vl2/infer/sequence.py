@@ -1,4 +1,4 @@
-"""One request while it is answered: what it may cost, its options at work, and the events that come of it."""
+"""The state of one request while it is answered: its budget, its options, its tokens, and the events it emits."""
 
 from __future__ import annotations
 

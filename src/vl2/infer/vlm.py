@@ -1,4 +1,4 @@
-"""The front door: a loaded model with its processor, asked in one call."""
+"""`VLM`: a loaded model with its processor, and `load`, which opens a checkpoint."""
 
 from __future__ import annotations
 

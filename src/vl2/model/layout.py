@@ -1,4 +1,4 @@
-"""From the tokens of views to the token sequence of images, and from there to their places in the prompt.
+"""Arrange the visual tokens of an image's views into one sequence, and put them at their places in the prompt.
 
 The order depends on the layout and the grid alone (`vl2.grid`), so it is computed once for each as a table of indices
 and applied as one gather.
