@@ -24,9 +24,9 @@ from tests.assemble.hub_models import (
 )
 from vl2.assemble import assemble_checkpoint
 from vl2.checkpoint.load import load_model
-from vl2.config import RopeScaling
 from vl2.model import VL2
 from vl2.model.mask import AttentionMask
+from vl2.rope_scaling import RopeScaling
 
 SAVE_LANGUAGE: dict[str, Callable[[Path], Any]] = {
     "DeepSeek-V2-Lite": save_deepseek_v2,

@@ -114,10 +114,10 @@ class WarmUpRun:
         if recipe.options.looks_up:
             lookup_attention(self.model)  # or an hour's training would end in an error
         torch.manual_seed(recipe.seed)
-        vision = config.vision_config
+        vision = config.siglip
         num_classes, patches = len(self.drawer.classes), vision.patches_per_side
         reading = self._reading() if recipe.options.reads else None
-        self.net = Recognition(self.model.vision, vision.width, num_classes, patches, reading)
+        self.net = Recognition(self.model.siglip, vision.width, num_classes, patches, reading)
         self.net.to(DTYPES[recipe.compute])
         self.optimizer = MasterAdamW(_groups(self.net, recipe.options), betas=(0.9, 0.98), eps=1e-8, ranks=ranks)
         self.checkpoints = Checkpoints(self.folder, ranks=ranks)
@@ -318,7 +318,7 @@ def make_drawer(options: TileOptions, config: ModelConfig, canvases: Sequence[Si
     shared = {name for name, count in num_styles.items() if count > 1 or len(styles) == 1}
     kept = [[kind for kind in style if kind.en in shared] for style in styles]
     classes = Classes(choose_characters(texts_zh, options.num_chinese), tuple(sorted(shared)))
-    vision = config.vision_config
+    vision = config.siglip
     pages = None
     if options.pages_share:
         pages = PageCutter.of_primer(canvases, options.texts_en, options.texts_zh, options.fonts or None)

@@ -18,7 +18,7 @@ NOT_KEPT = ("chat_template", "auto_map", "added_tokens_decoder", "additional_spe
 def model_config(language: Language, vision: Vision, dtype: str) -> ModelConfig:
     """Return config.json. UserError names a value that this package does not implement."""
     released = preset("small")
-    tile, released_tile = vision.config.get("image_size", 384), released.vision_config.image_size
+    tile, released_tile = vision.config.get("image_size", 384), released.siglip.image_size
     tokenizer = language.vocabulary.tokenizer
     values = {
         # The paper's grids of tiles.
@@ -45,10 +45,10 @@ def model_config(language: Language, vision: Vision, dtype: str) -> ModelConfig:
         "vision_config": vision.config,
     }
     config = ModelConfig.from_dict(values)
-    if config.vision_config == released.vision_config:
+    if config.siglip == released.siglip:
         name = released.source["vision_config"]["model_name"]
     else:
-        name = vision.config.get("model_name", f"siglip_patch{config.vision_config.patch_size}_{tile}")
+        name = vision.config.get("model_name", f"siglip_patch{config.siglip.patch_size}_{tile}")
     return ModelConfig.from_dict({**values, "vision_config": {"model_name": name, **vision.config}})
 
 
@@ -58,7 +58,7 @@ def processor_config(config: ModelConfig) -> Json:
     return {
         **released,
         "candidate_resolutions": config.source["candidate_resolutions"],
-        "patch_size": config.vision_config.patch_size,
+        "patch_size": config.siglip.patch_size,
         "downsample_ratio": config.projector_config.downsample_ratio,
     }
 

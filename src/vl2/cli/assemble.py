@@ -71,7 +71,7 @@ class Assemble:
             "dtype": self.dtype,
             "bytes": made.num_bytes,
             "parameters": made.parameters,
-            "tile_px": made.config.vision_config.image_size,
+            "tile_px": made.config.siglip.image_size,
             "context": made.config.language_config.max_position_embeddings,
             "vocabulary": {
                 "rows_before": made.vocabulary.stored_rows,
@@ -82,7 +82,7 @@ class Assemble:
         }
 
     def _text(self, made: Assembled) -> str:
-        vision, language = made.config.vision_config, made.config.language_config
+        vision, language = made.config.siglip, made.config.language_config
         sources = {"language": self.language, "vision": self.vision, "projector": f"fresh, seed {self.seed}"}
         sizes = {
             "language": f"{language.num_hidden_layers} layers, context {language.max_position_embeddings:,}",

@@ -11,6 +11,7 @@ weights and says nothing of random ones, so there the choice is ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,16 +31,15 @@ def init_weights(model: VL2, seed: int) -> None:
 
 
 def initial_values(name: str, shape: Sequence[int], config: ModelConfig, generator: torch.Generator) -> Tensor:
-    """Return initial values, float32, for the parameter of this name, or for one matrix of stacked experts."""
-    is_matrix = len(shape) > 1
-    if name == "vision.pos_embed":
-        return wave_positions(config.vision_config.patches_per_side, shape[-1]).unsqueeze(0)
+    """Return float32 initial values for the parameter of this name, or for one matrix of stacked experts."""
+    if name.endswith("pos_embed"):
+        return wave_positions(math.isqrt(math.prod(shape[:-1])), shape[-1]).view(*shape)
     if "." not in name:  # newline and separator
         deviation = config.projector_config.n_embed**-0.5
-    elif not is_matrix:
+    elif len(shape) == 1 and not name.endswith("class_embedding"):
         return torch.ones(*shape) if name.endswith(".weight") else torch.zeros(*shape)  # of a norm; a bias
-    elif name.startswith(("vision.", "projector.")) and name.endswith(".weight"):
-        deviation = torch.Size(shape[1:]).numel() ** -0.5
+    elif name.startswith(("vision.", "projector.")) and name.endswith(".weight") and "embedding" not in name:
+        deviation = math.prod(shape[1:]) ** -0.5
     else:
         deviation = config.language_config.initializer_range
     return torch.empty(*shape).normal_(0.0, deviation, generator=generator)

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from vl2.config import RopeScaling
+from vl2.rope_scaling import RopeScaling
 
 Angles = tuple[Tensor, Tensor]  # cosines and sines, float32 [B, S, C/2]
 

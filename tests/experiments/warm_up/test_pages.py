@@ -14,7 +14,7 @@ from experiments.nano.warm_up.pages import PageCutter
 from experiments.nano.warm_up.sheet import PADDING
 from experiments.nano.warm_up.tiles import TileDrawer
 from vl2.grid import UNTILED
-from vl2.process.pixels import make_tiles
+from vl2.process.pixels import draw_views, tile_canvases
 from vl2.synth.draft import Draft
 from vl2.synth.primer_charts import TITLES
 from vl2.synth.source import Dropped, Source
@@ -61,10 +61,10 @@ def test_every_tile_of_the_processor_is_drawn_and_no_other() -> None:
     for boxes in WORDS.values():
         for x0, y0, x1, y1 in boxes:
             ImageDraw.Draw(image).rectangle((x0, y0, x1 - 1, y1 - 1), "black")
-    wanted = {tile.tobytes() for tile in make_tiles(image, (2, 1), 168, PADDING)}
+    wanted = {tile.tobytes() for tile in draw_views(image, tile_canvases((2, 1), 168), PADDING)}
     assert len(wanted) == 3
     assert {cutter().draw(random.Random(seed)).image.tobytes() for seed in range(60)} == wanted
-    assert make_tiles(image, UNTILED, 168, PADDING)[0].tobytes() in wanted
+    assert draw_views(image, tile_canvases(UNTILED, 168), PADDING)[0].tobytes() in wanted
 
 
 def test_letters_stand_where_it_is_black_in_reading_order_and_the_frame_is_the_picture() -> None:
