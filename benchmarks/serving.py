@@ -184,7 +184,7 @@ def start(arguments: list[str]) -> tuple[subprocess.Popen[str], str]:
         "0",
         "--log-level",
         "warning",
-        "--max-rows",
+        "--max-num-seqs",
         "32",
         *arguments,
     ]

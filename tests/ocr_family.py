@@ -1,4 +1,4 @@
-"""Folders of the DeepSeek-OCR family: its configurations, as far as they are known, without weights."""
+"""Folders of the DeepSeek-OCR family without weights: its configurations, as far as they are known."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ OCR = released("DeepseekOCR", {**CLIP, **SAM}, 2048)
 OCR_2 = released("DeepseekOCR2", {**QWEN, **SAM}, 896)
 UNLIMITED = released("UnlimitedOCR", {**CLIP, **SAM}, 2048)
 NAMELESS = {k: v for k, v in OCR.items() if k not in ("_name_or_path", "architectures", "auto_map")}
+# Those that are not run, and what is said of them.
+_OTHER_ENCODERS = {"width": {"sam_vit_b": {}, "siglip2": {}}}
+_CONVERTED = {"model_type": "unlimited_ocr", "text_config": {}, "vision_config": {}}
 FAMILY = [
-    (OCR, "DeepSeek-OCR"),
-    (OCR_2, "DeepSeek-OCR-2"),
-    (UNLIMITED, "Unlimited-OCR"),
-    (NAMELESS, "a model of the DeepSeek-OCR family"),
-    ({"model_type": "unlimited_ocr", "text_config": {}, "vision_config": {}}, "Unlimited-OCR"),
-    ({"model_type": "deepseek_ocr2", "text_config": {}, "vision_config": {}}, "DeepSeek-OCR-2"),
+    (OCR_2, "DeepSeek-OCR-2: it has a language model as the second half of its image encoder"),
+    ({**OCR, "vision_config": _OTHER_ENCODERS}, "a model of the DeepSeek-OCR family: it has image encoders"),
+    (_CONVERTED, "Unlimited-OCR as transformers converts it"),
+    ({**_CONVERTED, "model_type": "deepseek_ocr2"}, "DeepSeek-OCR-2: it has"),
 ]
 
 

@@ -25,12 +25,14 @@ SOURCE = ROOT / "src" / "vl2"
 
 SHARED = {
     "config",
+    "deep_encoder_config",
     "dtypes",
     "errors",
     "grid",
     "html_page",
     "batch",
     "files",
+    "model_kind",
     "optional_imports",
     "progress",
     "resumable_log",
@@ -40,7 +42,9 @@ SHARED = {
 # What each package or module of vl2 may import from the others. A new one needs a line here.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "config": {"errors"},
+    "config": {"errors", "deep_encoder_config", "grid", "model_kind"},
+    "deep_encoder_config": {"errors"},
+    "model_kind": {"errors"},
     "grid": {"errors"},
     "batch": {"errors", "grid"},
     "dtypes": set(),

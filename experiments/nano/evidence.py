@@ -137,7 +137,7 @@ class _Finder:
     def __init__(self, record: Record, sample: Sample, tokenizer: Tokenizer, tile_px: int) -> None:
         self._record, self._tokenizer = record, tokenizer
         self._ids = sample.input_ids.tolist()
-        side = sample.tokens_per_side
+        side = sample.layout.tile_side
         lengths = [num_visual_tokens(grid, side) for grid in sample.grid_list]
         self._slots = sample.image_mask.nonzero().squeeze(1).split(lengths)
         self._squares = [

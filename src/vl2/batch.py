@@ -22,6 +22,7 @@ class Batch:
     image_mask: Tensor  # bool [B, S]; True at visual tokens
     tiles: Tensor  # float32 [I, 3, P, P]; row by row, image by image, global view first
     grids: Tensor  # int64 [images, 2], on the CPU; (columns, rows), row by row
+    overviews: Tensor | None = None  # float32 [J, 3, B, B]; views of whole images that are no tiles, image by image
     is_left_padded: bool = field(init=False)  # computed once here, so that the forward pass needs no host sync
 
     def __post_init__(self) -> None:
@@ -38,6 +39,7 @@ class Batch:
             attention_mask=self.attention_mask.to(device),
             image_mask=self.image_mask.to(device),
             tiles=self.tiles.to(device),
+            overviews=None if self.overviews is None else self.overviews.to(device),
         )
 
 

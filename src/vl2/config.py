@@ -19,7 +19,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.errors import UserError
+from vl2.grid import ImageLayout, OverviewFirst, TilesFirst
+from vl2.model_kind import ModelKind, answer_window, model_kind
 
 Json = dict[str, Any]
 
@@ -27,6 +30,7 @@ ScoringFunc = Literal["softmax", "sigmoid"]
 TopkMethod = Literal["greedy", "group_limited_greedy", "noaux_tc"]
 
 PRESETS = ("nano", "tiny", "small", "base")
+OCR_PRESETS = ("deepseek-ocr", "unlimited-ocr")  # reconstructed: the released files could not be read
 
 # Defaults of the released configuration classes, for keys that are not in config.json.
 RELEASED_DEFAULTS: dict[str, Json] = {
@@ -76,6 +80,8 @@ RELEASED_DEFAULTS: dict[str, Json] = {
     },
     "projector_config": {"input_dim": 1152, "n_embed": 2048, "downsample_ratio": 2},
 }
+# The linear layer of the DeepSeek-OCR family joins no tokens.
+_LINEAR_PROJECTOR = {"input_dim": 2048, "n_embed": 1280, "downsample_ratio": 1}
 
 # Keys where another value would change the arithmetic in a way that no released size needs, so it is refused.
 SUPPORTED_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -94,6 +100,10 @@ SUPPORTED_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         "mlp_ratio": (1,),
         "token_pooling": (False,),
     },
+}
+_SUPPORTED_BY_OCR = {
+    **{part: SUPPORTED_VALUES[part] for part in ("", "language_config")},
+    "projector_config": {"projector_type": ("linear",), "token_pooling": (False,)},
 }
 
 
@@ -244,6 +254,10 @@ class VisionConfig:
     def mlp_width(self) -> int:
         return int(self.width * self.mlp_ratio)
 
+    def num_patches(self, tile_px: int) -> int:
+        """Count the patches of a tile."""
+        return (tile_px // self.patch_size) ** 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectorConfig:
@@ -262,8 +276,10 @@ class ModelConfig:
     """Configuration of a whole model. `source` holds all keys of the file, so that saving writes them back."""
 
     language_config: LanguageConfig
-    vision_config: VisionConfig
+    vision_config: VisionConfig | DeepEncoderConfig
     projector_config: ProjectorConfig
+    kind: ModelKind = "DeepSeek-VL2"
+    answer_window: int | None = None  # tokens of an answer that are seen beside the prompt; None: all
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -280,9 +296,30 @@ class ModelConfig:
 
     @property
     def tokens_per_side(self) -> int:
-        """Return the visual tokens along one side of a tile, after the pixel shuffle (14 for 384 px tiles)."""
-        ratio = self.projector_config.downsample_ratio
-        return -(-self.vision_config.patches_per_side // ratio)
+        """Visual tokens along one side of a tile of the encoder's own size (14 for DeepSeek-VL2's 384 px)."""
+        vision = self.vision_config
+        if isinstance(vision, DeepEncoderConfig):
+            return vision.tokens_per_side(vision.image_size)
+        return -(-vision.patches_per_side // self.projector_config.downsample_ratio)
+
+    @property
+    def siglip(self) -> VisionConfig:
+        """The encoder of DeepSeek-VL2. UserError for another model's, where nothing else is implemented."""
+        self.require_deepseek_vl2("this")
+        assert isinstance(self.vision_config, VisionConfig), self.kind
+        return self.vision_config
+
+    def require_deepseek_vl2(self, what: str) -> None:
+        """Raise UserError for another model, naming what is not done for it."""
+        if self.kind != "DeepSeek-VL2":
+            raise UserError(
+                f"this checkpoint is {self.kind}: it can answer, and {what} is for DeepSeek-VL2 only so far"
+            )
+
+    def layout(self, overview_side: int, tile_side: int) -> ImageLayout:
+        """Return what an image becomes, given the tokens along one side of its views."""
+        kind = OverviewFirst if self.kind == "DeepSeek-VL2" else TilesFirst
+        return kind(overview_side=overview_side, tile_side=tile_side)
 
     @property
     def torch_dtype(self) -> str:
@@ -291,15 +328,21 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Read the keys of a released config.json. Raise UserError if a key is missing or unsupported."""
-        refuse_other_models(values)
+        kind = model_kind(values)
         for part in ("language_config", "vision_config", "projector_config"):
             if not isinstance(values.get(part), Mapping):
                 raise UserError(f"config.json has no {part}: is this a DeepSeek-VL2 checkpoint?")
-        _refuse_unsupported(values)
+        is_vl2 = kind == "DeepSeek-VL2"
+        _refuse_unsupported(values, SUPPORTED_VALUES if is_vl2 else _SUPPORTED_BY_OCR)
+        vision, projector = values["vision_config"], values["projector_config"]
         return cls(
-            language_config=_fill(LanguageConfig, "language_config", values),
-            vision_config=_fill(VisionConfig, "vision_config", values),
-            projector_config=_fill(ProjectorConfig, "projector_config", values),
+            language_config=_fill(LanguageConfig, values["language_config"], RELEASED_DEFAULTS["language_config"]),
+            vision_config=_fill(VisionConfig, vision, RELEASED_DEFAULTS["vision_config"])
+            if is_vl2
+            else DeepEncoderConfig.from_section(vision),
+            projector_config=_fill(ProjectorConfig, projector, _projector_defaults(kind)),
+            kind=kind,
+            answer_window=None if is_vl2 else answer_window(values),
             source=values,
         )
 
@@ -319,7 +362,11 @@ class ModelConfig:
     def to_dict(self) -> Json:
         """Return the keys for config.json: all keys of `source`, and every value that differs from its default."""
         out: Json = json.loads(json.dumps(dict(self.source)))
-        for part, defaults in RELEASED_DEFAULTS.items():
+        if isinstance(self.vision_config, DeepEncoderConfig):
+            out["vision_config"] = self.vision_config.to_section(out.get("vision_config", {}))
+        for part, defaults in {**RELEASED_DEFAULTS, "projector_config": _projector_defaults(self.kind)}.items():
+            if isinstance(getattr(self, part), DeepEncoderConfig):
+                continue
             section = out.setdefault(part, {})
             for key, value in dataclasses.asdict(getattr(self, part)).items():
                 if key in section or value != defaults[key]:
@@ -327,76 +374,20 @@ class ModelConfig:
         return out
 
 
-MODEL_TYPE = "deepseek_vl_v2"
-# Model types of the DeepSeek-OCR family in transformers. The family's released files have the type of DeepSeek-VL2.
-_OCR_MODEL_TYPES = {"deepseek_ocr": "DeepSeek-OCR", "deepseek_ocr2": "DeepSeek-OCR-2", "unlimited_ocr": "Unlimited-OCR"}
-
-
-def refuse_other_models(values: Mapping[str, Any]) -> None:
-    """Raise UserError if a config.json describes another model than DeepSeek-VL2. The message names that model."""
-    kind = values.get("model_type", MODEL_TYPE)
-    if (name := _name_of_ocr_model(values)) is not None:
-        raise UserError(
-            f"this checkpoint is {name}: it has another image encoder than DeepSeek-VL2, and this version of vl2 does "
-            "not run it"
-        )
-    if kind != MODEL_TYPE and "language_config" not in values:
-        raise UserError(f"this checkpoint is of model type {kind!r}, and vl2 runs DeepSeek-VL2 ({MODEL_TYPE!r}) only")
-
-
-def _name_of_ocr_model(values: Mapping[str, Any]) -> str | None:
-    """Return the name of the DeepSeek-OCR model that a config.json describes, or None if it is of another family.
-
-    Those models have the model type and the language model of DeepSeek-VL2, but a SAM encoder and a linear projector.
-    """
-    if (found := _OCR_MODEL_TYPES.get(str(values.get("model_type")))) is not None:
-        return found
-    vision, projector = (_section(values, part) for part in ("vision_config", "projector_config"))
-    width, input_dim = vision.get("width"), projector.get("input_dim")
-    encoders = " ".join(map(str, width)).lower() if isinstance(width, Mapping) else ""  # names such as sam_vit_b
-    classes = _plain_letters([values.get("architectures"), values.get("auto_map")])
-    # A fine-tuned DeepSeek-VL2 may be in a folder called "ocr", so "ocr" in the name alone is not enough.
-    is_linear = projector.get("projector_type") == "linear" and input_dim not in (None, width)
-    if not (encoders or is_linear or "ocr" in classes):
-        return None
-    named = classes + _plain_letters(values.get("_name_or_path"))
-    if "unlimitedocr" in named:
-        return "Unlimited-OCR"
-    if "deepseekocr2" in named or "qwen2" in encoders or input_dim == 896:
-        return "DeepSeek-OCR-2"
-    return "DeepSeek-OCR" if "deepseekocr" in named else "a model of the DeepSeek-OCR family"
-
-
-def _section(values: Mapping[str, Any], part: str) -> Mapping[str, Any]:
-    found = values.get(part)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _plain_letters(value: Any) -> str:
-    """Join all strings in nested lists and dictionary values, in lower case, with letters and digits only."""
-    return "".join(c for text in _texts(value) for c in text.lower() if c.isalnum())
-
-
-def _texts(value: Any) -> list[str]:
-    """Return all strings in nested lists and dictionary values."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return [text for item in value for text in _texts(item)]
-    return [value] if isinstance(value, str) else []
-
-
 C = TypeVar("C", LanguageConfig, VisionConfig, ProjectorConfig)
 
 
-def _fill(kind: type[C], part: str, values: Mapping[str, Any]) -> C:
-    given, defaults = values[part], RELEASED_DEFAULTS[part]
+def _fill(kind: type[C], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> C:
     names = [f.name for f in dataclasses.fields(kind)]
     return kind(**{name: given.get(name, defaults[name]) for name in names})
 
 
-def _refuse_unsupported(values: Mapping[str, Any]) -> None:
-    for part, table in SUPPORTED_VALUES.items():
+def _projector_defaults(kind: ModelKind) -> Mapping[str, Any]:
+    return RELEASED_DEFAULTS["projector_config"] if kind == "DeepSeek-VL2" else _LINEAR_PROJECTOR
+
+
+def _refuse_unsupported(values: Mapping[str, Any], supported: Mapping[str, Mapping[str, tuple[Any, ...]]]) -> None:
+    for part, table in supported.items():
         given = values.get(part, {}) if part else values
         for key, allowed in table.items():
             if key in given and given[key] not in allowed:
@@ -405,8 +396,8 @@ def _refuse_unsupported(values: Mapping[str, Any]) -> None:
 
 
 def preset(name: str) -> ModelConfig:
-    """Return the configuration of a released size, or of the built-in model "nano"."""
-    _require_one_of("preset", name, PRESETS)
+    """Return the configuration of a released size, of the built-in "nano", or of one of the DeepSeek-OCR family."""
+    _require_one_of("preset", name, (*PRESETS, *OCR_PRESETS))
     folder = resources.files("vl2") / ("nano" if name == "nano" else "presets")
     file = "config.json" if name == "nano" else f"{name}.config.json"
     return ModelConfig.from_dict(json.loads((folder / file).read_text(encoding="utf-8")))

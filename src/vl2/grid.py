@@ -1,24 +1,115 @@
-"""The number of tiles and visual tokens of an image, computed from its grid of local tiles.
+"""What an image becomes: its views, their visual tokens, and the order of these. Integers only.
 
-A grid is (columns, rows). An image is shown as one global view and columns x rows local tiles; a
-tile becomes `side` x `side` tokens (14 x 14 for the released sizes). The global view gets a newline
-after every row, then a separator, then the whole stitched local grid with a newline after every row.
+A grid is (columns, rows) of local tiles; a view becomes `side` x `side` tokens. An image's tokens are written in
+blocks: each is one picture stitched from views, row by row, with a newline after each row. A separator stands between
+or behind them. The two families of models differ in which views they encode and in the order of the blocks, and in
+nothing else; an `ImageLayout` is that difference as a value.
 
-Source: arXiv 2412.10302, section on dynamic tiling. Golden: tests/golden/reference/processor/resolutions.json.
+Source: arXiv 2412.10302, section on dynamic tiling; released `DeepseekOCRProcessor.tokenize_with_images`. Goldens:
+tests/golden/reference/processor/resolutions.json, tests/golden/ocr/page_grids.json.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 Grid = tuple[int, int]  # (columns, rows) of local tiles
 
 UNTILED: Grid = (1, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Views stitched to one picture: its rows of tokens, with a newline after each."""
+
+    first: int  # the views' first token among those of all views of the image
+    grid: Grid  # of views
+    side: int  # tokens along one side of a view
+
+    @property
+    def num_tokens(self) -> int:
+        columns, rows = self.grid
+        return rows * self.side * (columns * self.side + 1)
+
+
+SEPARATOR = None  # in a list of blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLayout:
+    """Which views of an image are encoded, and how their tokens are written."""
+
+    overview_side: int  # tokens along one side of the view of the whole image
+    tile_side: int  # tokens along one side of a local tile
+
+    def num_overviews(self, grid: Grid) -> int:
+        """Count the overviews that are encoded apart from the tiles, in a size of their own."""
+        raise NotImplementedError
+
+    def num_tiles(self, grid: Grid) -> int:
+        """Count the tiles to encode."""
+        raise NotImplementedError
+
+    def blocks(self, grid: Grid) -> Sequence[Block | None]:
+        """Return the blocks and SEPARATOR in the order of the tokens."""
+        raise NotImplementedError
+
+    def num_tokens(self, grid: Grid) -> int:
+        """Count the tokens of one image, newlines and separator included."""
+        return sum(1 if block is SEPARATOR else block.num_tokens for block in self.blocks(grid))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverviewFirst(ImageLayout):
+    """DeepSeek-VL2: overview, separator, tiles. The overview is a tile like the others, and encoded with them.
+
+    A 1 x 1 grid's only local tile equals the overview, so it is encoded once and stands in both places.
+    """
+
+    def __post_init__(self) -> None:
+        assert self.overview_side == self.tile_side, "the overview is a tile like the others"
+
+    @classmethod
+    def of_side(cls, side: int) -> OverviewFirst:
+        return cls(overview_side=side, tile_side=side)
+
+    def num_overviews(self, grid: Grid) -> int:
+        return 0
+
+    def num_tiles(self, grid: Grid) -> int:
+        columns, rows = grid
+        return 1 if grid == UNTILED else 1 + columns * rows
+
+    def blocks(self, grid: Grid) -> Sequence[Block | None]:
+        overview = Block(first=0, grid=UNTILED, side=self.tile_side)
+        first_local = 0 if grid == UNTILED else self.tile_side**2
+        return overview, SEPARATOR, Block(first=first_local, grid=grid, side=self.tile_side)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilesFirst(ImageLayout):
+    """DeepSeek-OCR: tiles, overview, separator. The overview has a size of its own; a 1 x 1 grid has no tiles."""
+
+    def num_overviews(self, grid: Grid) -> int:
+        return 1
+
+    def num_tiles(self, grid: Grid) -> int:
+        columns, rows = grid
+        return 0 if grid == UNTILED else columns * rows
+
+    def blocks(self, grid: Grid) -> Sequence[Block | None]:
+        overview = Block(first=0, grid=UNTILED, side=self.overview_side)
+        if grid == UNTILED:
+            return overview, SEPARATOR
+        return Block(first=self.overview_side**2, grid=grid, side=self.tile_side), overview, SEPARATOR
+
+
 def num_tiles(grid: Grid) -> int:
-    """Count the tiles to encode. A 1 x 1 grid's local tile equals its global view, so it is encoded once."""
-    columns, rows = grid
-    return 1 if grid == UNTILED else 1 + columns * rows
+    """Count the tiles of an image of DeepSeek-VL2."""
+    return OverviewFirst.of_side(1).num_tiles(grid)
 
 
 def num_visual_tokens(grid: Grid, side: int) -> int:
-    """Count the tokens of one image: global view, separator and local grid, newlines included."""
-    columns, rows = grid
-    return side * (side + 1) + 1 + rows * side * (columns * side + 1)
+    """Count the tokens of an image of DeepSeek-VL2, whose tiles have `side` tokens along a side (14 as released)."""
+    return OverviewFirst.of_side(side).num_tokens(grid)

@@ -1,15 +1,17 @@
-"""A folder of the DeepSeek-OCR family is refused by every command in one line that says what it is."""
+"""Commands on the DeepSeek-OCR family: what is run, and one line that says what it is of what is not."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.ocr_family import FAMILY, OCR, write_folder
+from tests.ocr.golden import toy_folder
+from tests.ocr_family import OCR_2, write_folder
 from tests.reference import IMAGES
-from vl2.errors import UserError
-from vl2.infer.vlm import load
+from vl2.infer.reply import Reply, Usage
+from vl2.infer.vlm import VLM
 
 PHOTO = str(IMAGES / "small50x37.png")
 COMMANDS = [
@@ -33,7 +35,7 @@ COMMANDS = [
 @pytest.mark.parametrize("is_bare", [False, True], ids=["with tokenizer", "bare"])
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c[:3]))
 def test_every_command_says_what_the_folder_is(vl2, tmp_path: Path, command: tuple[str, ...], is_bare: bool) -> None:
-    folder = write_folder(tmp_path / "folder", OCR, is_bare=is_bare)
+    folder = write_folder(tmp_path / "folder", OCR_2, is_bare=is_bare)
     (tmp_path / "data.jsonl").write_text(
         '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     )
@@ -45,12 +47,68 @@ def test_every_command_says_what_the_folder_is(vl2, tmp_path: Path, command: tup
         "IN": tmp_path / "in.jsonl",
     }
     ran = vl2(*(paths.get(word, word) for word in command))
-    assert "this checkpoint is DeepSeek-OCR: " in ran.err
+    assert "this checkpoint is DeepSeek-OCR-2: " in ran.err
     assert "this version of vl2 does not run it" in ran.err
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
 
 
-@pytest.mark.parametrize(("config", "name"), FAMILY, ids=[name for _, name in FAMILY])
-def test_each_of_the_family_is_told_by_its_name(tmp_path: Path, config: dict, name: str) -> None:
-    with pytest.raises(UserError, match=f"this checkpoint is {name}: it has another image encoder"):
-        load(write_folder(tmp_path / "folder", config))
+def reply(text: str) -> Reply:
+    usage = Usage(prompt_tokens=1, visual_tokens=0, completion_tokens=1)
+    return Reply(text=text, token_ids=(1,), finish_reason="stop", usage=usage, image_sizes=((1998, 999),))
+
+
+PAGE = (
+    "<|ref|>title<|/ref|><|det|>[[0, 0, 999, 500]]<|/det|>\n# Report\n"
+    "<|ref|>image<|/ref|><|det|>[[0, 500, 999, 999]]<|/det|>\n"
+)
+
+
+def test_read_prints_markdown_and_blocks(vl2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model says is put in its place: a toy's words mean nothing."""
+    asked: list[str] = []
+
+    def chat(self: VLM, text: str, *_: object, **__: object) -> Reply:
+        asked.append(text)
+        return reply(PAGE)
+
+    monkeypatch.setattr(VLM, "chat", chat)
+    ran = vl2("read", PHOTO, "--model", toy_folder())
+    assert (ran.code, ran.out) == (0, "# Report\n")
+    ran = vl2("read", PHOTO, "--model", toy_folder(), "--json")
+    assert asked == ["<|grounding|>Convert the document to markdown."] * 2
+    line = json.loads(ran.out)
+    assert (line["text"], [block["type"] for block in line["blocks"]]) == ("# Report", ["title", "image"])
+    assert line["blocks"][0]["boxes_px"] == [[0.0, 0.0, 1998.0, 500.0]]
+
+
+def test_ask_answers_in_a_mode_with_the_guard_of_a_request(vl2) -> None:
+    flags = ("--model", toy_folder(), "--tiling", "tiny", "--max-new-tokens", "3", "--json")
+    ran = vl2("ask", "Free OCR.", "-i", PHOTO, *flags, "--no-repeat-ngram-size", "5", "--no-repeat-ngram-window", "50")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["usage"]["visual_tokens"] == 8 * 9 + 1
+
+
+def test_inspect_shows_a_page_and_a_checkpoint(vl2) -> None:
+    ran = vl2("inspect", PHOTO, "--model", toy_folder(), "--tiling", "base")
+    assert "views   the whole in 1024 px" in ran.out
+    ran = vl2("inspect", toy_folder())
+    assert ran.code == 0, ran.err
+    assert "SAM, 3 layers of 48, and CLIP, 2 layers of 32; views of 1024 px, 256 tokens each" in " ".join(
+        ran.out.split()
+    )
+
+
+@pytest.mark.parametrize("command", [("verify", "FOLDER"), ("bench", "--model", "FOLDER")], ids=lambda c: c[0])
+def test_what_is_not_for_this_model_says_so(vl2, command: tuple[str, ...]) -> None:
+    ran = vl2(*(toy_folder() if word == "FOLDER" else word for word in command))
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "this checkpoint is DeepSeek-OCR: it can answer, and " in ran.err
+
+
+def test_fine_tuning_is_not_for_this_model_and_says_so(vl2, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' * 4
+    )
+    ran = vl2("finetune", tmp_path / "data.jsonl", "--model", toy_folder(), "--out", tmp_path / "out")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "this checkpoint is DeepSeek-OCR: it can answer, and fine-tuning is for DeepSeek-VL2 only so far" in ran.err

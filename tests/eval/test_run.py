@@ -232,10 +232,10 @@ def test_the_same_pictures_in_another_folder_are_the_same_data(tmp_path: Path) -
 
 def test_a_task_with_more_tiles_cuts_finer_and_a_given_number_wins(nano: VLM) -> None:
     protocol = replace(TASK.protocols["vl2"], max_tiles=18)
-    assert len(apply_protocol(nano, protocol, 4).processor.canvases) > len(nano.processor.canvases)
+    assert apply_protocol(nano, protocol, 4).processor.cutter.most_views > nano.processor.cutter.most_views
     chosen = VLM(nano.model, nano.processor.with_tiling("paper", 4), folder=nano.folder)
     assert apply_protocol(chosen, protocol, 4).processor.max_tiles == 4
-    assert apply_protocol(nano, protocol, 4).limits.max_rows == 4
+    assert apply_protocol(nano, protocol, 4).limits.max_num_seqs == 4
 
 
 def test_progress_tells_the_time_left_from_the_items_of_this_call() -> None:

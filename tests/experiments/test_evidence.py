@@ -249,7 +249,7 @@ def test_each_thing_of_a_sheet_is_named_where_it_lies() -> None:
         sample, evidence = sampled(record)
         found = groups_by_token(evidence)
         ids, slots = sample.input_ids.tolist(), sample.image_mask.nonzero().flatten().tolist()
-        squares_T4 = shown_squares(sample.image_sizes[0], sample.grid_list[0], sample.tokens_per_side, TILE_PX)
+        squares_T4 = shown_squares(sample.image_sizes[0], sample.grid_list[0], sample.layout.tile_side, TILE_PX)
         answers = [message for message in record.messages if message.role == "assistant"]
         colons = [place + 1 for place, id in enumerate(ids) if id == TOKENIZER.assistant_id]
         for message, colon, end in zip(answers, colons, [*colons[1:], len(ids)], strict=True):

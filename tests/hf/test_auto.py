@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from tests.ocr_family import OCR, OCR_2, UNLIMITED, write_folder
+from tests.ocr.golden import toy_folder, toy_vlm
+from tests.ocr_family import OCR_2, write_folder
 from tests.reference import CHECKPOINTS, SIZES
 from vl2.config import ModelConfig, preset
 from vl2.errors import UserError
@@ -142,20 +143,31 @@ def test_a_new_model_has_weights_drawn_from_the_seed() -> None:
     assert new_weight(1).std().item() == pytest.approx(config.initializer_range, rel=0.05)
 
 
-@pytest.mark.parametrize("config", [OCR, OCR_2, UNLIMITED], ids=["OCR", "OCR-2", "Unlimited"])
 @pytest.mark.parametrize("options", [{}, {"trust_remote_code": True}], ids=["", "trusted"])
-def test_the_ocr_family_is_refused_by_its_name_and_vl2_still_opens(
-    config: dict[str, Any], options: dict[str, bool], tmp_path: Path
-) -> None:
+def test_deepseek_ocr_2_is_refused_by_its_name_and_vl2_still_opens(options: dict[str, bool], tmp_path: Path) -> None:
     """Their files have DeepSeek-VL2's model type and its processor's name, and transformers has no class for that."""
-    folder = write_folder(tmp_path / "ocr", config)
+    folder = write_folder(tmp_path / "ocr", OCR_2)
     assert json.loads((folder / "processor_config.json").read_text())["processor_class"] == "DeepseekVLV2Processor"
     for auto in (AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor):
-        with pytest.raises(UserError, match=r"this checkpoint is (DeepSeek-OCR|DeepSeek-OCR-2|Unlimited-OCR): "):
+        with pytest.raises(UserError, match=r"this checkpoint is DeepSeek-OCR-2: "):
             auto.from_pretrained(folder, **options)
     assert AutoTokenizer.from_pretrained(folder, **options).encode("a")  # which transformers has a class for
     assert type(AutoConfig.from_pretrained(CHECKPOINTS / "tiny")) is VL2Config
     assert type(AutoProcessor.from_pretrained(CHECKPOINTS / "tiny")) is VL2Processor
+
+
+def test_deepseek_ocr_answers_beside_deepseek_vl2_as_without_transformers() -> None:
+    """Both kinds in one process, by the Auto classes: the right classes, and the answers of `vl2.load`."""
+    image = Image.effect_noise((641, 1280), 60).convert("RGB")
+    folder, vlm = toy_folder(), toy_vlm("gundam")
+    model, processor = AutoModelForCausalLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    assert (type(model), type(processor)) == (VL2ForCausalLM, VL2Processor)
+    assert (model.network.config.kind, processor.core.kind) == ("DeepSeek-OCR", "DeepSeek-OCR")
+    inputs = processor("<image>\nFree OCR.", images=image)
+    assert (len(inputs["tiles"]), len(inputs["overviews"])) == (2, 1)
+    answer = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert tuple(answer.tolist()) == vlm.chat("Free OCR.", [image], max_new_tokens=6).token_ids
+    assert AutoModelForCausalLM.from_pretrained(CHECKPOINTS / "tiny").network.config.kind == "DeepSeek-VL2"
 
 
 @pytest.mark.parametrize("model_type", ["deepseek_ocr2", "unlimited_ocr"])

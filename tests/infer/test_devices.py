@@ -165,14 +165,14 @@ def answer_all(vlm: VLM, questions: Sequence[Question], **limits: int) -> list[t
 
 def test_requests_that_join_and_leave_are_answered_as_each_alone(device: str) -> None:
     vlm = talkative("float32", device)
-    answers = answer_all(vlm, QUESTIONS, max_rows=4, prefill_chunk=64)
+    answers = answer_all(vlm, QUESTIONS, max_num_seqs=4, prefill_chunk=64)
     assert [len(answer) for answer in answers] == [16, 14, 12, 10, 8]
     assert answers == [ask(vlm, question)[: len(a)] for question, a in zip(QUESTIONS, answers, strict=True)]
 
 
 def test_requests_in_bfloat16_are_answered_within_what_it_rounds(device: str) -> None:
     vlm = talkative("bfloat16", device)
-    together = answer_all(vlm, QUESTIONS, max_rows=4)
+    together = answer_all(vlm, QUESTIONS, max_num_seqs=4)
     for answers in (together, [ask(vlm, question) for question in QUESTIONS]):
         found = torch.cat([gaps(*pair) for pair in zip(QUESTIONS, answers, strict=True)])
         # A near tie of the router may send a token to another expert, and then its logits are others: one in 60 here.

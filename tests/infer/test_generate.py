@@ -130,7 +130,7 @@ def test_sampling_depends_on_the_seed_and_not_on_the_batch(vlm: VLM) -> None:
 def test_requests_of_any_mix_run_together(vlm: VLM) -> None:
     requests = [messages_of("base", case) for case in ("text", "three", "tiled", "text", "two")]
     one_by_one = [vlm.generate(r, max_new_tokens=6).token_ids for r in requests]
-    limited(vlm, max_rows=2)
+    limited(vlm, max_num_seqs=2)
     assert [r.token_ids for r in vlm.batch(requests, max_new_tokens=6)] == one_by_one
     assert vlm.batch([]) == []
 
@@ -145,7 +145,7 @@ def test_usage_counts_text_and_visual_tokens(vlm: VLM) -> None:
 def test_a_cancelled_batch_keeps_what_it_has(vlm: VLM) -> None:
     steps = iter([False] * 5 + [True] * 99)
     requests = [messages_of("base", "text")] * 3
-    replies = limited(vlm, max_rows=2).batch(requests, max_new_tokens=20, is_cancelled=lambda: next(steps))
+    replies = limited(vlm, max_num_seqs=2).batch(requests, max_new_tokens=20, is_cancelled=lambda: next(steps))
     assert [r.finish_reason for r in replies] == ["cancelled"] * 3
     assert 0 < len(replies[0].token_ids) < 20
     assert replies[2].token_ids == ()
@@ -306,7 +306,7 @@ def test_the_built_in_model_answers_without_files_or_network() -> None:
 
 
 def test_a_long_list_is_encoded_a_window_at_a_time(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    limited(vlm, max_rows=1)
+    limited(vlm, max_num_seqs=1)
     log: list[str] = []
     original = type(vlm.processor).encode
     monkeypatch.setattr(

@@ -99,10 +99,10 @@ def test_cached_tokens_are_those_of_one_uncached_pass(size: str, case: str) -> N
     assert logits.argmax(-1).tolist() == new.tolist()
 
 
-@pytest.mark.parametrize("max_rows", [1, 2, 8])
+@pytest.mark.parametrize("max_num_seqs", [1, 2, 8])
 @pytest.mark.parametrize("size", SIZES)
-def test_a_batch_of_unequal_prompts_answers_as_one_by_one(size: str, max_rows: int) -> None:
+def test_a_batch_of_unequal_prompts_answers_as_one_by_one(size: str, max_num_seqs: int) -> None:
     golden = model_goldens(size)["left_padded_batch"]
     requests = [messages_of(size, case) for case in golden["cases"]]
-    replies = with_limits(reference_vlm(size), max_rows=max_rows).batch(requests, max_new_tokens=NEW_TOKENS)
+    replies = with_limits(reference_vlm(size), max_num_seqs=max_num_seqs).batch(requests, max_new_tokens=NEW_TOKENS)
     assert [list(reply.token_ids) for reply in replies] == [row["ids"] for row in golden["rows"]]

@@ -63,7 +63,7 @@ def logits_of(vlm: VLM, sample: Sample, reuse: Reuse | None, longest: int | None
             vlm.runner,
             sample,
             row,
-            assistant_id=vlm.processor.tokenizer.assistant_id,
+            opening_id=vlm.processor.tokenizer.opening_id,
             max_chunk=longest,
             reuse=reuse,
         )
@@ -256,11 +256,11 @@ def test_of_prompts_that_are_read_in_turns_one_is_kept_whole_where_only_one_fits
     vlm, longest = shared("bfloat16"), 96
     samples = [vlm.processor.encode(turns(with_images(LONG + "Why?", picture(seed)))) for seed in (0, 1)]
     reuse = Reuse(prefix_bytes=kept_bytes(vlm, samples[0], longest))
-    model, assistant_id = vlm.model, vlm.processor.tokenizer.assistant_id
+    model, opening_id = vlm.model, vlm.processor.tokenizer.opening_id
     prompts = []
     for sample in samples:
         row = Cache.allocate(model.config.language_config, 1, len(sample), dtype=model.dtype, device=model.device)
-        prompts.append(Prefill(vlm.runner, sample, row, assistant_id=assistant_id, max_chunk=longest, reuse=reuse))
+        prompts.append(Prefill(vlm.runner, sample, row, opening_id=opening_id, max_chunk=longest, reuse=reuse))
     with torch.inference_mode():
         while [prompt.step() for prompt in prompts][-1] is None:
             pass
@@ -284,9 +284,7 @@ def test_a_row_of_the_cache_goes_with_its_prompt(chunks: int | None) -> None:
     gc.disable()  # nothing may wait for the garbage collector: a row of the released sizes is 60 KB a token and more
     try:
         with torch.inference_mode():
-            prompt = Prefill(
-                vlm.runner, sample, row, assistant_id=vlm.processor.tokenizer.assistant_id, reuse=vlm.reuse
-            )
+            prompt = Prefill(vlm.runner, sample, row, opening_id=vlm.processor.tokenizer.opening_id, reuse=vlm.reuse)
             _ = prompt.finish() if chunks is None else prompt.step()
         del prompt, row
         assert gone() is None

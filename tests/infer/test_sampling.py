@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vl2.errors import UserError
+from vl2.infer.ngram_guard import ban_repeated_ngrams
 from vl2.infer.sampling import (
     LEAST_TEMPERATURE,
     GenerateOptions,
     add_bias,
-    ban_repeated_ngrams,
     choose_token,
     keep_min_p,
     keep_top_k,

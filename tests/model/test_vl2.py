@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from tests.model.configs import small_model
 from vl2.batch import Batch
 from vl2.config import preset
-from vl2.grid import num_tiles, num_visual_tokens
+from vl2.grid import OverviewFirst, num_tiles, num_visual_tokens
 from vl2.model import VL2, init_weights
-from vl2.model.layout import NEWLINE, SEPARATOR, arrange_tiles, image_order, place_visual
+from vl2.model.layout import NEWLINE_INDEX, SEPARATOR_INDEX, arrange_tiles, image_order, place_visual
 from vl2.model.projector import pixel_shuffle
 
 grids = st.tuples(st.integers(1, 5), st.integers(1, 5))
@@ -23,11 +23,11 @@ grids = st.tuples(st.integers(1, 5), st.integers(1, 5))
 @settings(deadline=None, derandomize=True)
 def test_the_layout_reads_the_stitched_picture_row_by_row(grid: tuple[int, int], side: int) -> None:
     columns, rows = grid
-    order = image_order(grid, side).tolist()
+    order = image_order(grid, OverviewFirst.of_side(side)).tolist()
     assert len(order) == num_visual_tokens(grid, side)
     head = side * (side + 1)
-    assert order[head] == SEPARATOR
-    assert order[side : head : side + 1] == [NEWLINE] * side
+    assert order[head] == SEPARATOR_INDEX
+    assert order[side : head : side + 1] == [NEWLINE_INDEX] * side
     # Give each token the pixel it was cut from, and read the local part back as a picture.
     picture = torch.arange(rows * side * columns * side).view(rows * side, columns * side)
     tiles = [
@@ -36,8 +36,8 @@ def test_the_layout_reads_the_stitched_picture_row_by_row(grid: tuple[int, int],
         for c in range(columns)
     ]
     tokens = torch.cat(tiles) if grid == (1, 1) else torch.cat([torch.full((side * side,), -9), *tiles])
-    local = [NEWLINE if i == NEWLINE else int(tokens[i]) for i in order[head + 1 :]]
-    expected = torch.cat((picture, torch.full((rows * side, 1), NEWLINE)), dim=1)
+    local = [NEWLINE_INDEX if i == NEWLINE_INDEX else int(tokens[i]) for i in order[head + 1 :]]
+    expected = torch.cat((picture, torch.full((rows * side, 1), NEWLINE_INDEX)), dim=1)
     assert local == expected.flatten().tolist()
 
 
@@ -56,7 +56,7 @@ def test_images_are_arranged_one_after_another(shapes: list[tuple[int, int]]) ->
 
 
 def test_too_few_tiles_is_an_assertion_with_the_counts() -> None:
-    with pytest.raises(AssertionError, match=r"4 tiles given, grids \[\(2, 2\)\] need 5"):
+    with pytest.raises(AssertionError, match=r"16 tokens of views given, grids \[\(2, 2\)\] need 20"):
         arrange_tiles(torch.zeros(4, 4, 3), [(2, 2)], torch.zeros(3), torch.zeros(3))
 
 

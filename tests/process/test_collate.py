@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vl2.errors import UserError
+from vl2.grid import OverviewFirst
 from vl2.process.sample import collate
 
 from ..reference import has_other_pixels
@@ -52,8 +53,8 @@ def test_a_batch_needs_samples_that_fit_together(toy):
         collate([sample], pad="middle")
     with pytest.raises(UserError, match=r"share their pad_id, got \[2, 9\]"):
         collate([sample, replace(sample, pad_id=9)])
-    with pytest.raises(UserError, match="share their tokens_per_side"):
-        collate([sample, replace(sample, tokens_per_side=14)])
+    with pytest.raises(UserError, match="share their tokens along a tile"):
+        collate([sample, replace(sample, layout=OverviewFirst.of_side(14))])
 
 
 def test_a_given_pad_id_wins(toy):

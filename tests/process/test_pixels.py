@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from vl2.grid import UNTILED, num_tiles
 from vl2.process.decode import RELEASED_OPTIONS
 from vl2.process.image import open_image
-from vl2.process.pixels import cut_tiles, fit_inside, make_tiles, pad_to_canvas, pixel_values
+from vl2.process.pixels import cut_tiles, draw_views, fit_inside, pad_to_canvas, pixel_values, tile_canvases
 from vl2.process.tiling import choose_canvas
 
 from ..reference import has_other_pixels
@@ -38,7 +38,7 @@ def u8_sha256(tile: Image.Image) -> str:
 def test_tiles_and_pixel_values_are_bit_equal_to_the_released_ones(case, view):
     golden = case["views"][view]
     grid = tuple(golden["spatial_crop"])
-    tiles = make_tiles(picture(case["name"]), grid, 384, GREY)
+    tiles = draw_views(picture(case["name"]), tile_canvases(grid, 384), GREY)
     assert len(tiles) == num_tiles(grid)
     values = pixel_values(tiles, HALF, HALF, 384)
     if grid == UNTILED:  # the released code encodes the same view twice
@@ -55,7 +55,7 @@ def test_tiles_and_pixel_values_are_bit_equal_to_the_released_ones(case, view):
 @pytest.mark.parametrize("path", sorted((REFERENCE / "processor" / "tiles").glob("*.png")), ids=lambda path: path.stem)
 def test_tile_pictures_are_the_golden_ones(path):
     name, index = path.stem.rsplit("_", 1)
-    tiles = make_tiles(picture(name), UNTILED, 384, GREY) * 2
+    tiles = draw_views(picture(name), tile_canvases(UNTILED, 384), GREY) * 2
     assert np.array_equal(np.asarray(tiles[int(index)]), np.asarray(Image.open(path).convert("RGB")))
 
 
@@ -63,7 +63,7 @@ def test_whole_pixel_tensors_are_the_golden_ones():
     golden = load_file(REFERENCE / "processor" / "pixel_values.safetensors")
     assert golden
     for key, expected in golden.items():
-        tiles = make_tiles(picture(key.split(".")[0]), UNTILED, 384, GREY)
+        tiles = draw_views(picture(key.split(".")[0]), tile_canvases(UNTILED, 384), GREY)
         assert torch.equal(pixel_values(tiles, HALF, HALF, 384)[0], expected)
 
 
@@ -113,9 +113,9 @@ def test_cutting_then_gluing_restores_the_canvas(width, height):
 
 
 def test_no_tile_is_made_twice():
-    tiles = make_tiles(picture("photo640x480"), UNTILED, 384, GREY)
+    tiles = draw_views(picture("photo640x480"), tile_canvases(UNTILED, 384), GREY)
     assert len(tiles) == 1
-    assert len(make_tiles(picture("photo640x480"), (2, 2), 384, GREY)) == 5
+    assert len(draw_views(picture("photo640x480"), tile_canvases((2, 2), 384), GREY)) == 5
 
 
 def test_no_images_make_an_empty_stack():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vl2.errors import UserError
+from vl2.grid import OverviewFirst
 from vl2.process.sample import Sample
 
 
@@ -19,7 +20,7 @@ def sample(**changes: object) -> Sample:
         "tiles": torch.zeros(1, 3, 56, 56),
         "grids": torch.tensor([[1, 1]]),
         "image_sizes": ((30, 20),),
-        "tokens_per_side": 2,
+        "layout": OverviewFirst.of_side(2),
         "pad_id": 2,
         "name": "sroie-7",
         **changes,
@@ -38,7 +39,7 @@ def test_a_sample_whose_counts_agree_is_accepted():
         ({"image_mask": torch.zeros(15, dtype=torch.bool)}, "0 visual slots .* 13 visual tokens"),
         ({"grids": torch.tensor([[2, 1]])}, "13 visual slots .* 17 visual tokens"),
         ({"tiles": torch.zeros(2, 3, 56, 56)}, "2 tiles, but its grids need 1"),
-        ({"tokens_per_side": 14}, "13 visual slots .* 421 visual tokens"),
+        ({"layout": OverviewFirst.of_side(14)}, "13 visual slots .* 421 visual tokens"),
         ({"labels": torch.full((14,), -100)}, r"length of input_ids \(15\), got 14 and 15"),
         ({"image_sizes": ()}, r"one size per image is needed \(1\), got 0"),
     ],

@@ -57,7 +57,7 @@ def test_a_step_that_never_moves_is_the_plain_step(size: str, num_positions: int
     plain, fixed = filled_cache(model), filled_cache(model)
     step = FixedStep(model.language, fixed, num_positions)
     for ids in ([5, 6, 7], [1, 2, 3]):
-        step.fill(ids, fixed.lengths)
+        step.fill(ids, fixed.lengths, fixed.positions)
         step.run()
         ours = step.run()  # again: it writes the same to the same places
         fixed.advance(1)
@@ -92,7 +92,7 @@ def test_nobody_waits_in_a_step(
     model = small_model(size, **sizes).to(torch.bfloat16)
     with seen_by():
         step = FixedStep(model.language, filled_cache(model), 24)
-        step.fill([5, 6, 7], LENGTHS)
+        step.fill([5, 6, 7], LENGTHS, LENGTHS)
         with Waits() as plain:
             step.run()
         assert plain.seen, "a CPU counts how many rows each expert has"

@@ -83,7 +83,7 @@ def serving(
 
 
 def engine_backend(vlm: VLM, **limits: Any) -> EngineBackend:
-    made = {"max_rows": 8, "max_context": vlm.limits.max_context, "cache_tokens": 16_384, **limits}
+    made = {"max_num_seqs": 8, "max_context": vlm.limits.max_context, "cache_tokens": 16_384, **limits}
     return EngineBackend(vlm, EngineLimits(**made), {})
 
 

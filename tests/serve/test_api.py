@@ -124,7 +124,7 @@ def test_an_adapter_is_a_model_of_its_own_beside_the_base(tmp_path: Path) -> Non
     save_adapter(vlm.model, tmp_path / "tuned", "nano")
     base, merged = vl2.load("nano"), vl2.load("nano", adapter=tmp_path / "tuned")
     adapters = {"tuned": tmp_path / "tuned"}
-    limits = EngineLimits(max_rows=4, max_context=4096, cache_tokens=8192)
+    limits = EngineLimits(max_num_seqs=4, max_context=4096, cache_tokens=8192)
     asked = {"messages": [user("Tell me a story.")], "max_tokens": 12}
     expected = {
         "nano": base.chat("Tell me a story.", max_new_tokens=12).text,
@@ -188,7 +188,7 @@ def test_the_description_of_the_api_is_served(server: LiveServer) -> None:
 
 
 def test_too_many_requests_are_told_to_come_back(nano: VLM) -> None:
-    with serving(engine_backend(nano, max_rows=1, max_waiting=1), ServerSettings(name="nano")) as live:
+    with serving(engine_backend(nano, max_num_seqs=1, max_waiting=1), ServerSettings(name="nano")) as live:
         asked = {**HELLO, "n": 4, "max_tokens": 300}
         answer = live.post(CHAT, asked)
         assert answer.status_code == 429

@@ -20,6 +20,7 @@ from PIL import Image
 from vl2.errors import UserError
 from vl2.infer.vlm import VLM
 from vl2.process.decode import ImageOptions, decoding_bytes
+from vl2.process.pixels import CutPlan, tile_canvases
 from vl2.process.processor import Processor
 from vl2.serve.decoders import DecodeLimits, Decoders, EncodedImage, ImageHeader, TiledImage
 from vl2.serve.images import ImageLoader
@@ -29,6 +30,7 @@ from . import hostile_pictures as pictures
 from .pictures import EXAMPLES, data_url
 
 OPTIONS = ImageOptions(max_pixels=40_000_000)
+PLAN = CutPlan(tiles=tile_canvases((1, 1), 56))
 GOOD = (EXAMPLES / "line.png").read_bytes()
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="addresses are limited on Linux alone")
@@ -45,7 +47,7 @@ async def read_header(decoders: Decoders, data: bytes) -> ImageHeader:
 async def decode_tiles(decoders: Decoders, data: bytes, *, has_whole: bool = False) -> TiledImage:
     found = await read_header(decoders, data)
     return await decoders.decode_tiles(
-        picture(data), found, (1, 1), tile_px=56, color=(1, 2, 3), has_whole=has_whole, options=OPTIONS, client="client"
+        picture(data), found, PLAN, color=(1, 2, 3), has_whole=has_whole, options=OPTIONS, client="client"
     )
 
 
@@ -156,8 +158,8 @@ def test_a_picture_that_takes_too_much_of_the_processor_is_refused_and_others_ar
         others = [asyncio.create_task(decode_tiles(decoders, GOOD)) for _ in range(4)]
         with pytest.raises(UserError, match="cannot read image x: decoding it takes more than 1 s of the processor"):
             await slow
-        assert len({(await other).pixels.tobytes() for other in others}) == 1
-        assert (await decode_tiles(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
+        assert len({(await other).views.tiles.tobytes() for other in others}) == 1
+        assert (await decode_tiles(decoders, GOOD)).views.tiles.shape == (1, 56, 56, 3)
 
     run(work, cpu_s=1.0)
 
@@ -180,7 +182,7 @@ def test_a_picture_that_takes_more_memory_than_its_header_said_is_refused() -> N
         lie = ImageHeader(size=(6000, 5000), decoding_bytes=20 << 20)
         with pytest.raises(UserError, match="cannot read image x: there is not enough memory to decode it"):
             await decoders.decode_tiles(
-                picture(data), lie, (1, 1), tile_px=56, color=(0, 0, 0), has_whole=False, options=OPTIONS, client="a"
+                picture(data), lie, PLAN, color=(0, 0, 0), has_whole=False, options=OPTIONS, client="a"
             )
         assert is_running(pid), "it failed for itself alone"
         assert (await decode_tiles(decoders, data)).size == (6000, 5000)
@@ -261,12 +263,12 @@ def test_a_process_that_dies_takes_one_picture_with_it() -> None:
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(UserError, match="or fails"):
             await slow
-        assert (await decode_tiles(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
+        assert (await decode_tiles(decoders, GOOD)).views.tiles.shape == (1, 56, 56, 3)
         # One that died while nobody needed it is noticed too.
         for idle in decoders.process_ids:
             os.kill(idle, signal.SIGKILL)
         await until(lambda: not any(map(is_running, decoders.process_ids)))
-        assert (await decode_tiles(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
+        assert (await decode_tiles(decoders, GOOD)).views.tiles.shape == (1, 56, 56, 3)
 
     run(work)
 
@@ -297,7 +299,7 @@ def test_who_no_longer_waits_ends_the_work_and_gives_back_what_it_took() -> None
         assert decoders.num_waiting == 0
         assert decoders.memory.num_taken == 0
         await until(lambda: not is_running(pid))
-        assert (await decode_tiles(decoders, GOOD)).pixels.shape == (1, 56, 56, 3)
+        assert (await decode_tiles(decoders, GOOD)).views.tiles.shape == (1, 56, 56, 3)
 
     run(work)
 

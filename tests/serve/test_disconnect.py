@@ -190,7 +190,7 @@ def test_while_it_waits_in_the_engine_and_before_its_first_token(talkative: VLM,
         "/v1/responses": {**fields, "input": "Hello", "max_output_tokens": 900},
     }
     content = json.dumps(texts[path]).encode()
-    with serving(engine_backend(talkative, max_rows=1), ServerSettings(name="nano")) as server:
+    with serving(engine_backend(talkative, max_num_seqs=1), ServerSettings(name="nano")) as server:
         first, second = ask(server, content, path), ask(server, content, path)
         wait_for(lambda: server.metric_values()["vl2_queue_length"] == 1 and server.metric_values()["vl2_running"] == 1)
         (second if server.service.drain_state.num_active == 2 else first).close()

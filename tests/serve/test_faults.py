@@ -78,7 +78,7 @@ def test_a_hundred_clients_that_vanish_leave_nothing_behind(server: LiveServer) 
 
 
 def test_a_request_that_waits_is_dropped_when_its_client_goes(talkative: VLM) -> None:
-    with serving(engine_backend(talkative, max_rows=1), ServerSettings(name="nano", max_prepared=2)) as live:
+    with serving(engine_backend(talkative, max_num_seqs=1), ServerSettings(name="nano", max_prepared=2)) as live:
         content = body(max_tokens=900, stream=True)
         connections = []
         for _ in range(4):  # one is answered, one waits for the engine, two wait for a slot
@@ -147,7 +147,7 @@ def process() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`vl2 serve` as a user starts it."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     program = "import sys; from vl2.cli.main import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", program, "serve", "--port", "0", "--max-rows", "4", "--drain-s", "60"]
+    command = [sys.executable, "-c", program, "serve", "--port", "0", "--max-num-seqs", "4", "--drain-s", "60"]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert running.stderr is not None
     line = json.loads(running.stderr.readline())
@@ -251,7 +251,7 @@ def test_what_does_not_end_in_time_is_told_so(talkative: VLM) -> None:
 
 def test_the_log_of_a_server_holds_no_secret_and_no_content(tmp_path: Path) -> None:
     program = "import sys; from vl2.cli.main import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", program, "serve", "--port", "0", "--max-rows", "2", "--log-level", "debug"]
+    command = [sys.executable, "-c", program, "serve", "--port", "0", "--max-num-seqs", "2", "--log-level", "debug"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "VL2_API_KEY": "very-secret-key"}
     with open(tmp_path / "log", "w+") as file:
         running = subprocess.Popen(command, stderr=file, env=environment)

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from experiments.nano.warm_up.classes import NOTHING, Classes
 from experiments.nano.warm_up.sheet import THINGS
 from experiments.nano.warm_up.tiles import TileBatch
-from vl2.model.projector import Projector
+from vl2.model.projector import LinearProjector, Projector
 from vl2.model.vision import VisionEncoder
 from vl2.synth.nouns import plural
 from vl2.synth.sprites import Kind, built_in_kinds
@@ -125,7 +125,12 @@ class Reading(nn.Module):
     """Names and boxes from visual tokens."""
 
     def __init__(
-        self, projector: Projector, width: int, num_classes: int, tokens_per_side: int, naming: Naming
+        self,
+        projector: Projector | LinearProjector,
+        width: int,
+        num_classes: int,
+        tokens_per_side: int,
+        naming: Naming,
     ) -> None:
         """`width` is that of a visual token."""
         super().__init__()

@@ -110,9 +110,9 @@ class WarmUpRun:
             self.model = VL2(config)
             init_weights(self.model, recipe.seed)
         torch.manual_seed(recipe.seed)
-        vision = config.vision_config
+        vision = config.siglip
         num_classes, patches = len(self.drawer.classes), vision.patches_per_side
-        self.net = Recognition(self.model.vision, vision.width, num_classes, patches, self._reading())
+        self.net = Recognition(self.model.siglip, vision.width, num_classes, patches, self._reading())
         self.net.to(ranks.device, DTYPES[recipe.compute])
         self.optimizer = MasterAdamW(_groups(self.net, recipe.options), betas=(0.9, 0.98), eps=1e-8, ranks=ranks)
         self.checkpoints = Checkpoints(self.folder, ranks=ranks)
@@ -296,7 +296,7 @@ def make_drawer(options: TileOptions, config: ModelConfig, canvases: Sequence[Si
     shared = {name for name, count in num_styles.items() if count > 1 or len(styles) == 1}
     kept = [[kind for kind in style if kind.en in shared] for style in styles]
     classes = Classes(choose_characters(texts_zh, options.num_chinese), tuple(sorted(shared)))
-    vision = config.vision_config
+    vision = config.siglip
     pages = None
     if options.pages_share:
         pages = PageCutter.of_inputs(canvases, options.inputs)

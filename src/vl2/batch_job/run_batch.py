@@ -79,10 +79,10 @@ class _BatchRun:
 
     def run(self, items: Sequence[BatchItem]) -> None:
         limits = EngineLimits(
-            max_rows=self.vlm.limits.max_rows,
+            max_num_seqs=self.vlm.limits.max_num_seqs,
             prefill_chunk=self.vlm.limits.prefill_chunk,
             max_context=self.vlm.limits.max_context,
-            cache_tokens=self.vlm.limits.max_rows * self.vlm.limits.max_context,
+            cache_tokens=self.vlm.limits.max_num_seqs * self.vlm.limits.max_context,
         )
         scheduler = Scheduler(self.vlm.runner, self.vlm.processor.tokenizer, limits, reuse=self.vlm.reuse)
         with closing(scheduler):
@@ -91,7 +91,7 @@ class _BatchRun:
     def _answer(self, scheduler: Scheduler, waiting: deque[BatchItem]) -> None:
         working: dict[Task, _Pending] = {}
         while waiting or self.pending:
-            while waiting and len(self.pending) < READ_AHEAD * scheduler.limits.max_rows:
+            while waiting and len(self.pending) < READ_AHEAD * scheduler.limits.max_num_seqs:
                 self._begin(waiting.popleft(), scheduler, working)
             for task, output in scheduler.step() if scheduler.has_work else ():
                 work = working[task]

@@ -67,7 +67,7 @@ class MachineLimits:
 
 def model_matmuls(config: ModelConfig) -> list[MatmulShape]:
     """Return the matrix products that take most of the time of image encoding and prefill."""
-    vision, language = config.vision_config, config.language_config
+    vision, language = config.siglip, config.language_config
     patches, width = vision.patches_per_side**2, language.hidden_size
     products = [
         MatmulShape(name="encoder MLP", rows=patches, inner=vision.width, columns=vision.mlp_width),

@@ -56,12 +56,12 @@ class Ours:
 
     @torch.inference_mode()
     def encode(self, task: Task) -> Answer:
-        side = self.vlm.model.config.vision_config.image_size
+        side = self.vlm.model.config.siglip.image_size
         generator = torch.Generator().manual_seed(task["seed"])
         tiles = torch.randn(task["tiles"], 3, side, side, generator=generator)
 
         def run() -> None:
-            for part in tiles.split(tiles_per_pass(self.vlm.model.config.vision_config, self.vlm.model.device)):
+            for part in tiles.split(tiles_per_pass(self.vlm.model.config, self.vlm.model.device)):
                 self.vlm.runner.encode(part.to(self.vlm.model.device))
             wait_for(self.vlm.model.device)
 

@@ -121,7 +121,7 @@ def load_work(memory: ModelBytes) -> StageWork:
 
 
 def encode_work(config: ModelConfig, memory: ModelBytes, tiles: int) -> StageWork:
-    cost, vision = ForwardCost.of(config), config.vision_config
+    cost, vision = ForwardCost.of(config), config.siglip
     scores = 4.0 * vision.layers * vision.patches_per_side**4 * vision.width
     weights = cost.per_tile_vision - scores + cost.per_tile_projector
     return StageWork(read_bytes=memory.encoder, encoder=tiles * weights, rest=tiles * scores)
@@ -223,7 +223,7 @@ def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> 
             work=lambda memory: decode_work(config, memory, batch=batch, context=length, steps=steps),
         )
 
-    side = 2 * config.vision_config.image_size
+    side = 2 * config.siglip.image_size
     shown = {"side": side}
     stages = [
         BenchStage(

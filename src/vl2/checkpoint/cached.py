@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from vl2.checkpoint.folder import CONFIG, weight_files
 from vl2.checkpoint.resolve import RELEASED
-from vl2.config import MODEL_TYPE, refuse_other_models
 from vl2.errors import UserError
+from vl2.model_kind import MODEL_TYPE, model_kind
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, HFCacheInfo
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedCheckpoint:
-    """A DeepSeek-VL2 checkpoint that was downloaded from the hub."""
+    """A DeepSeek-VL2 or DeepSeek-OCR checkpoint that was downloaded from the hub."""
 
     hub_id: str
     repo_folder: Path  # everything that the cache holds of it
@@ -115,7 +115,7 @@ def _is_ours(folder: Path) -> bool:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(values, dict) or (values.get("model_type") != MODEL_TYPE and "language_config" not in values):
             return False
-        refuse_other_models(values)
+        model_kind(values)
     except (OSError, ValueError, UserError):
         return False
     return True

@@ -1,4 +1,4 @@
-"""The files of a checkpoint folder: which hold weights, what they must hold, and how a new folder comes to be."""
+"""The files of a checkpoint folder: which hold weights, what they must hold, and writing a new folder in one step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from vl2.checkpoint.empty_model import build_empty
-from vl2.checkpoint.names import Place, shapes
+from vl2.checkpoint.names import OPTIONAL, Place, shapes, stored_name
 from vl2.checkpoint.quantization_config import QuantizationConfig
 from vl2.checkpoint.safetensors_file import StoredTensor, read_header
 from vl2.config import Json, ModelConfig
@@ -55,8 +55,10 @@ class Checkpoint:
         _check({place.name: shape for place, shape in expected.items()}, stored, self.folder)
         for name, buffer in model.named_buffers():
             # Codes of another type would be read as other numbers; what is not quantized may be cast.
-            if buffer.dtype.itemsize == 1 and stored[name].dtype != buffer.dtype:
-                raise UserError(f"{self.folder} holds {name} as {stored[name].dtype}, and {buffer.dtype} is needed")
+            if buffer.dtype.itemsize != 1:
+                continue
+            if (found := stored[stored_name(model, name)].dtype) != buffer.dtype:
+                raise UserError(f"{self.folder} holds {name} as {found}, and {buffer.dtype} is needed")
         return list(expected), stored
 
     @property
@@ -106,7 +108,7 @@ def _check(expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredT
     missing = [name for name in expected if name not in stored]
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} tensors: {_some(missing)}")
-    extra = sorted(stored.keys() - expected.keys())
+    extra = sorted(stored.keys() - expected.keys() - set(OPTIONAL))
     if extra:
         raise UserError(f"{folder} holds {len(extra)} tensors that config.json does not describe: {_some(extra)}")
     wrong = [

@@ -1,4 +1,4 @@
-"""Tensors of a model that stay in their files: what is not copied need not be waited for.
+"""Memory-map tensors from the checkpoint's files instead of copying them, so that loading does not wait for them.
 
 Which tensors are asked to stay is the policy's to say (`vl2.checkpoint.policy`). Of these a tensor does stay where it
 lies in its file as the model wants it; large ones of a plain checkpoint only where the system holds their file in huge
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vl2.checkpoint.names import Place
+from vl2.checkpoint.names import Place, stored_name
 from vl2.checkpoint.pages import MappedFile, lies_in_huge_pages
 from vl2.checkpoint.safetensors_file import ALIGNMENT, StoredTensor, read_into
 from vl2.model import VL2
@@ -49,18 +49,20 @@ class FileViews:
 
     def view_table(self, model: VL2) -> None:
         """Let a model view the token table, if that may stay. In place."""
-        if self._fits(TABLE, self._dtype):
+        table = stored_name(model, TABLE)
+        if self._fits(table, self._dtype):
             # Only asked for: a prompt wants some of its rows.
-            model.language.model.embed_tokens.weight = self._parameter(TABLE, MappedFile.prefetch)
+            model.language.model.embed_tokens.weight = self._parameter(table, MappedFile.prefetch)
 
     def view_large(self, model: VL2) -> None:
         """Let a plain model whose weights have no memory yet view table, head and routed experts. In place."""
         self.view_table(model)
-        if self._may_stay([HEAD]):
-            model.language.lm_head.weight = self._parameter(HEAD, MappedFile.touch)
+        head = stored_name(model, HEAD)
+        if self._may_stay([head]):
+            model.language.lm_head.weight = self._parameter(head, MappedFile.touch)
         for path, module in model.named_modules():
             if isinstance(module, MoE):
-                names = _projections(f"{path}.experts", module.gate.num_experts)
+                names = _projections(stored_name(model, f"{path}.experts"), module.gate.num_experts)
                 if self._may_stay([name for expert in names for name in expert]):
                     module.add_module("experts", MemoryMappedExperts([self._pair(*expert) for expert in names]))
 
@@ -68,7 +70,7 @@ class FileViews:
         """Let a model whose weights have no memory yet view every tensor that has a place of its own. In place."""
         self.view_table(model)
         for place in wanted:
-            if place.name == TABLE:
+            if place.parameter == TABLE:
                 continue
             owner, _, leaf = place.parameter.rpartition(".")
             module = model.get_submodule(owner)

@@ -1,4 +1,4 @@
-"""How much memory this machine has and could give to a model now, in bytes. Standard library only."""
+"""The memory of this machine in bytes: in total, and available to a model now. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""What a model will need in memory before any of it is loaded: weights to the byte, cache, activations, and
-what is kept between requests.
+"""Plan the memory that a model will need, before any of it is loaded: weights, cache, activations, kept results.
 
 Weights and cache are counted on the meta device and exact. Activations are those of the most demanding pass, estimated
-by formula: the encoder on a pass of tiles on a CPU, or a prompt that fills the context, read at once (in chunks it
-needs less). All in bytes.
+by formula: the encoder on a pass of tiles on a CPU, or a prompt that fills the context and is prefilled at once (in
+chunks it needs less). All in bytes.
 
-The bounds that inference keeps to stand here too: tiles that are encoded at once, and what is kept between requests.
+The limits that inference keeps are defined here too: how many tiles are encoded at once, and how many bytes are kept
+between requests.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import torch
 
 from vl2.checkpoint.machine_memory import MachineMemory
 from vl2.checkpoint.model_size import EXPERTS, weight_bytes
-from vl2.config import ModelConfig, VisionConfig
+from vl2.config import ModelConfig
+from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.dtypes import DTYPES
 from vl2.model import Cache
+from vl2.model.sam import SCORES_AT_ONCE
 from vl2.quant.quantize_model import SCHEME_NAMES, SCHEMES, Scheme
 
 FORMATS = ("float32", "bfloat16", *SCHEME_NAMES)
@@ -138,19 +140,29 @@ def recommend(plans: Sequence[MemoryPlan], memory: MachineMemory, torch_dtype: s
     return next(iter(whole), None) or next(reversed(paged), None)
 
 
-def tiles_per_pass(vision: VisionConfig, device: torch.device) -> int:
-    """Return how many tiles are encoded at once; it depends on the encoder and its device alone."""
+def tiles_per_pass(config: ModelConfig, device: torch.device, tile_px: int | None = None) -> int:
+    """Return how many tiles are encoded at once; it depends on the encoder, its device and the size of a tile alone."""
     if device.type != "cpu":
         return TILES_PER_PASS
-    return min(TILES_PER_PASS, max(1, PATCHES_PER_PASS_ON_CPU // vision.patches_per_side**2))
+    num_patches = config.vision_config.num_patches(tile_px or config.vision_config.image_size)
+    return min(TILES_PER_PASS, max(1, PATCHES_PER_PASS_ON_CPU // num_patches))
 
 
 def encoder_bytes(config: ModelConfig, itemsize: int) -> int:
-    """Return the activations of a pass of tiles on a CPU: the MLP of a block, with its input, and the pixels."""
-    vision = config.vision_config
-    per_patch = (2 * vision.width + 2 * vision.mlp_width) * itemsize
+    """Return the activations of a pass of tiles on a CPU: the MLP of a block, with its input, and the pixels.
+
+    Of DeepEncoder it is SAM's MLP, and the biases of the scores of one block of queries.
+    """
+    vision, scores = config.vision_config, 0
+    if isinstance(vision, DeepEncoderConfig):
+        width, mlp_width = vision.sam.width, vision.sam.width * vision.sam.mlp_ratio
+        scores = 2 * SCORES_AT_ONCE * itemsize
+    else:
+        width, mlp_width = vision.width, vision.mlp_width
+    per_patch = (2 * width + 2 * mlp_width) * itemsize
     pixels = 3 * vision.image_size**2 * (4 + itemsize)
-    return tiles_per_pass(vision, torch.device("cpu")) * (vision.patches_per_side**2 * per_patch + pixels)
+    num_tiles = tiles_per_pass(config, torch.device("cpu"))
+    return num_tiles * (vision.num_patches(vision.image_size) * per_patch + pixels) + scores
 
 
 def prefill_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:

@@ -1,4 +1,4 @@
-"""How large a model is: parameters in all and per token, bytes of each part, cache per token.
+"""The size of a model: parameters in all and per token, bytes of each part, cache per token.
 
 Counted from the configuration on the meta device; no weight is read. What a model needs to run is in
 `vl2.checkpoint.memory_plan`. Golden: the parameter totals of the released files, in tests/checkpoint/test_size.py.

@@ -1,20 +1,37 @@
 """The one table between our parameters and the tensor names of released files.
 
-Names are equal but for two cases: the released name of the separator is misspelt, and the experts of a
-layer are stored one by one where we stack them, gate and up projection in one matrix.
-Golden: tests/golden/reference/checkpoints.
+In DeepSeek-VL2's files names are equal but for two cases: the released name of the separator is misspelt, and the
+experts of a layer are stored one by one where we stack them, gate and up projection in one matrix. The files of the
+DeepSeek-OCR family have the experts and the misspelling too, and other prefixes: everything but the head is under
+`model.`, the encoders have names of their own, and the language model has none.
+
+Source: released files of DeepSeek-VL2; of the family, what the released `load_weights` and transformers' renaming of
+these files expect. Golden: tests/golden/reference/checkpoints, tests/golden/ocr.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from vl2.model import VL2
+from vl2.model.deep_encoder import DeepEncoder
 
 RENAMED = {"view_separator": "view_seperator"}
+# Our prefixes and those of the DeepSeek-OCR family's files, the first that fits.
+OCR_PREFIXES = {
+    "vision.sam.": "model.sam_model.",
+    "vision.clip.": "model.vision_model.",
+    "projector.": "model.projector.",
+    "image_newline": "model.image_newline",
+    "view_seperator": "model.view_seperator",
+    "language.": "",
+}
+# Counts 0, 1, 2, ...: written by a program that keeps it as a buffer, needed by none.
+OPTIONAL = ("model.vision_model.embeddings.position_ids",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +62,27 @@ def places(model: VL2) -> Iterator[Place]:
 
     Quantized experts are stored as they are held, stacked.
     """
+    rename = partial(stored_name, model)
     for parameter, tensor in model.state_dict().items():
         prefix, _, leaf = parameter.rpartition(".")
         if not prefix.endswith(".experts") or leaf not in ("gate_up_proj", "down_proj"):
-            yield Place(name=RENAMED.get(parameter, parameter), parameter=parameter)
+            yield Place(name=rename(parameter), parameter=parameter)
             continue
         for expert in range(tensor.shape[0]):
             if leaf == "gate_up_proj":
                 hidden = tensor.shape[1] // 2
                 for name, rows in (("gate_proj", (0, hidden)), ("up_proj", (hidden, 2 * hidden))):
-                    yield Place(name=f"{prefix}.{expert}.{name}.weight", parameter=parameter, expert=expert, rows=rows)
+                    stored = rename(f"{prefix}.{expert}.{name}.weight")
+                    yield Place(name=stored, parameter=parameter, expert=expert, rows=rows)
             else:
-                yield Place(name=f"{prefix}.{expert}.{leaf}.weight", parameter=parameter, expert=expert)
+                stored = rename(f"{prefix}.{expert}.{leaf}.weight")
+                yield Place(name=stored, parameter=parameter, expert=expert)
+
+
+def stored_name(model: VL2, name: str) -> str:
+    """Return the name in the files of this model of a tensor that is stored as it is held."""
+    name = RENAMED.get(name, name)
+    if not isinstance(model.vision, DeepEncoder):
+        return name
+    ours, theirs = next((ours, theirs) for ours, theirs in OCR_PREFIXES.items() if name.startswith(ours))
+    return theirs + name.removeprefix(ours)

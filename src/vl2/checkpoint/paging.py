@@ -1,4 +1,4 @@
-"""Running a model whose experts do not all fit in memory: those in use are kept, the least recently used evicted.
+"""Expert paging: run a model whose experts do not all fit in memory, evicting the least recently used.
 
 The policy. What every token needs (attention, dense and shared layers, head, encoder) is read at the start and stays.
 Routed experts are read when a token first visits them; all of a layer's experts that a pass needs are asked for at
@@ -21,6 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vl2.checkpoint.in_place import FileViews
+from vl2.checkpoint.names import places
 from vl2.checkpoint.pages import MappedFile
 from vl2.model import VL2
 from vl2.model.moe import MoE
@@ -56,7 +57,7 @@ class ExpertPager:
         self.hits = 0  # experts of a layer's pass that were in memory, and that were not
         self.misses = 0
         self._model = model
-        self._byte_ranges = _byte_ranges(views)
+        self._byte_ranges = _byte_ranges(model, views)
         self._held: OrderedDict[Key, int] = OrderedDict()  # the least recently used first
         self._lock = Lock()
 
@@ -103,12 +104,13 @@ class ExpertPager:
         self.use(layer, expert_TK.unique().tolist())
 
 
-def _byte_ranges(views: FileViews) -> dict[Key, list[ByteRange]]:
+def _byte_ranges(model: VL2, views: FileViews) -> dict[Key, list[ByteRange]]:
     found: dict[Key, list[ByteRange]] = {}
-    for name, stored in views.stored.items():
-        layer, is_expert, _ = name.partition(EXPERTS)
+    for place in places(model):
+        layer, is_expert, _ = place.parameter.partition(EXPERTS)
         if not is_expert:
             continue
+        stored = views.stored[place.name]
         num_experts = stored.shape[0]
         each = stored.nbytes // num_experts
         for expert in range(num_experts):

@@ -1,4 +1,4 @@
-"""How a checkpoint comes into memory: which tensors stay in their files, are copied, quantized or paged, and why.
+"""Loading policy: which tensors stay in their files, are copied, quantized or paged, and why.
 
 | files     | to                         | stay in their files             | read into memory of their own             |
 |-----------|----------------------------|---------------------------------|-------------------------------------------|

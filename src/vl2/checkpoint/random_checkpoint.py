@@ -6,6 +6,8 @@ size is 55 GB in bfloat16 and 16 GB in int4, so its speed can be measured where 
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +23,14 @@ from vl2.checkpoint.names import places
 from vl2.checkpoint.quantization_config import QuantizationConfig
 from vl2.checkpoint.resolve import BUILT_IN, built_in_folder
 from vl2.checkpoint.write import disk_errors, write_folder, write_quantized
-from vl2.config import ModelConfig, preset
+from vl2.config import OCR_PRESETS, ModelConfig, preset
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 
+# As `vl2.process.tokenizer` has them, which this package does not import.
+USER, ASSISTANT = "<|User|>", "<|Assistant|>"
+TABLE_CELL = ("<td>", "</td>")
 PLAIN = "bfloat16"
 SHARD_BYTES = 2_000_000_000
 DEVIATION = 0.02
@@ -40,8 +45,11 @@ def write_random_checkpoint(size: str, folder: Path, *, weights: str = PLAIN, se
     """
     generator = torch.Generator().manual_seed(seed)
     config = preset(size)
-    presets = built_in_folder() if size == BUILT_IN else Path(str(resources.files("vl2") / "presets"))
-    beside = [presets / "processor_config.json", built_in_folder() / "tokenizer.json"]
+    with _files_beside(size) as beside:
+        _write(config, folder, beside, weights, generator)
+
+
+def _write(config: ModelConfig, folder: Path, beside: Sequence[Path], weights: str, generator: torch.Generator) -> None:
     if weights != PLAIN:
         quantization = QuantizationConfig.named(weights)
         write_quantized(config, quantization, folder, lambda model, name: _fill(model, name, generator), beside)
@@ -58,6 +66,28 @@ def write_random_checkpoint(size: str, folder: Path, *, weights: str = PLAIN, se
 
     with disk_errors(folder):
         write_folder(folder, tensors, values, {CONFIG: config.to_dict()}, beside, max_shard_bytes=SHARD_BYTES)
+
+
+@contextmanager
+def _files_beside(size: str) -> Iterator[list[Path]]:
+    """Give the files of processor and tokenizer, by their names in a checkpoint."""
+    presets = built_in_folder() if size == BUILT_IN else Path(str(resources.files("vl2") / "presets"))
+    if size not in OCR_PRESETS:
+        yield [presets / "processor_config.json", built_in_folder() / "tokenizer.json"]
+        return
+    with tempfile.TemporaryDirectory(prefix="vl2-files-") as temporary:
+        files = [Path(temporary) / name for name in ("processor_config.json", "tokenizer.json")]
+        shutil.copyfile(presets / "ocr.processor_config.json", files[0])
+        files[1].write_text(ocr_tokenizer_json(), encoding="utf-8")
+        yield files
+
+
+def ocr_tokenizer_json() -> str:
+    """Return the built-in tokenizer with the tags of tables in the places of the roles, as DeepSeek-OCR has them."""
+    text = (built_in_folder() / "tokenizer.json").read_text(encoding="utf-8")
+    for role, tag in zip((USER, ASSISTANT), TABLE_CELL, strict=True):
+        text = text.replace(json.dumps(role), json.dumps(tag))
+    return text
 
 
 @contextmanager

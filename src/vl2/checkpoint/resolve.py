@@ -1,4 +1,4 @@
-"""From what a user names to a checkpoint folder: the built-in model, a local folder, or a hub id."""
+"""Resolve a name to a checkpoint folder: the built-in model, a local folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from vl2.config import refuse_other_models
 from vl2.errors import UserError
 from vl2.files import local_path
+from vl2.model_kind import model_kind
 
 BUILT_IN = "nano"
 # The released models by their sizes. A folder of the same name in the working directory comes first, as for any hub id.
@@ -73,7 +73,7 @@ def _check_model(folder: Path) -> None:
     except (OSError, ValueError):
         return
     if isinstance(values, dict):
-        refuse_other_models(values)
+        model_kind(values)
 
 
 def _download(repo_id: str, revision: str | None, offline: bool, wanted: list[str]) -> Path:

@@ -97,6 +97,6 @@ class Describe:
 
         check_drawable(self.draw, self.images)
         images = open_images(self.images)
-        question = describe_prompt(grounded=self.grounded)
+        question = describe_prompt(grounded=self.grounded, kind=self.model.kind(quiet=self.output.quiet))
         constraint = WellFormedBoxes() if self.constrained else None
         answer(self.model, self.generate, self.output, question, images, draw=self.draw, constraint=constraint)

@@ -98,7 +98,7 @@ class Batch:
             check_settings(lines_path, self._settings())
         check_answer_length(self.model, self.generate, quiet=self.quiet)
         # The number of cache positions that `run_batch` uses.
-        cache_tokens = Limits.max_rows * self.model.context(quiet=self.quiet)
+        cache_tokens = Limits.max_num_seqs * self.model.context(quiet=self.quiet)
         vlm = self.model.load(quiet=self.quiet, cache_tokens=cache_tokens)
         if self.fresh:
             remove_job(lines_path)
@@ -202,11 +202,13 @@ class Batch:
 
         if self.grounded and not self.describe:
             raise UserError("--grounded belongs to --describe")
+        is_ours = self.read or self.describe or self.locate is not None  # else the question is the user's own
+        kind = self.model.kind(quiet=self.quiet) if is_ours else "DeepSeek-VL2"
         asked = [
-            *([read_prompt()] if self.read else []),
-            *([describe_prompt(grounded=self.grounded)] if self.describe else []),
+            *([read_prompt(kind)] if self.read else []),
+            *([describe_prompt(grounded=self.grounded, kind=kind)] if self.describe else []),
             *([self.ask] if self.ask is not None else []),
-            *([locate_prompt(self.locate)] if self.locate is not None else []),
+            *([locate_prompt(self.locate, kind)] if self.locate is not None else []),
         ]
         if len(asked) > 1:
             raise UserError("only one of --read, --describe, --ask and --locate can be asked")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vl2.infer.constraint import JsonSchema
     from vl2.infer.sampling import GenerateOptions
     from vl2.infer.vlm import VLM, OptionFields
+    from vl2.model_kind import ModelKind
     from vl2.process.processor import Processor
     from vl2.process.tiling import Tiling
 
@@ -41,7 +42,8 @@ class CheckpointFlags:
     model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "nano"
     """nano (built in), tiny, small or base (released), a checkpoint folder, or a hub id"""
     tiling: Annotated[str, tyro.conf.arg(metavar="RULE")] = "paper"
-    """paper (off above two images), per-image, or budget:N (at most N visual tokens)"""
+    """paper (off above two images), per-image, or budget:N (at most N visual tokens); for DeepSeek-OCR paper, or
+    tiny, small, base, large or gundam"""
     max_tiles: OptionalInt = None
     """allow finer grids than the released nine tiles, e.g. 18 for infographics"""
     revision: OptionalText = None
@@ -54,6 +56,15 @@ class CheckpointFlags:
         return locate(
             self.model, revision=self.revision, offline=self.offline, quiet=quiet, needs_weights=needs_weights
         )
+
+    def kind(self, *, quiet: bool) -> ModelKind:
+        """Return which model it is, which decides what it is asked; its settings are downloaded if need be."""
+        from vl2.checkpoint.resolve import BUILT_IN, hub_id
+        from vl2.process.processor import kind_of_folder
+
+        if self.model == BUILT_IN or hub_id(self.model) != self.model:  # a released size
+            return "DeepSeek-VL2"
+        return kind_of_folder(self.locate(quiet=quiet, needs_weights=False))
 
     def tiling_rule(self) -> Tiling:
         from vl2.process.tiling import Tiling, check_max_tiles
@@ -149,8 +160,10 @@ class GenerateFlags:
     """draw from tokens at least this many times as likely as the likeliest; 0 is off"""
     repetition_penalty: float = 1.0
     """above 1 makes tokens that were already used less likely"""
-    no_repeat_ngram_size: int = 0
-    """forbid the answer to repeat n-grams of this size; 0 is off"""
+    no_repeat_ngram_size: OptionalInt = None
+    """forbid the answer to repeat n-grams of this size; 0 is off (default: as the model was released)"""
+    no_repeat_ngram_window: int = 0
+    """look for them in the last so many tokens of prompt and answer; 0 is the whole answer"""
     max_repeats: int = 0
     """end an answer that says something so many times in a row; 0 is off"""
     stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT"), tyro.conf.UseAppendAction] = ()

@@ -89,11 +89,11 @@ class Locate:
         if (self.like is None) != (self.box is None):
             raise UserError("--like and --box belong together: an image, and the object in it")
         if self.like is None or self.box is None:
-            return locate_prompt(self.query), []
+            return locate_prompt(self.query, self.model.kind(quiet=self.output.quiet)), []
         if self.query:
             raise UserError("locate takes either a description or --like with --box, got both")
         try:
             corners = [float(part) for part in self.box.split(",")]
         except ValueError:
             raise UserError(f"--box must be four numbers x0,y0,x1,y1 in pixels, got {self.box}") from None
-        return locate_like_prompt(), [mark_object(self.like, corners)]
+        return locate_like_prompt(self.model.kind(quiet=self.output.quiet)), [mark_object(self.like, corners)]

@@ -13,6 +13,7 @@ from vl2.checkpoint.model_size import ModelSize, parameters, share_at_work, weig
 from vl2.checkpoint.policy import SHARE_OF_AVAILABLE
 from vl2.checkpoint.quantization_config import QuantizationConfig
 from vl2.config import ModelConfig
+from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.dtypes import DTYPES
 from vl2.infer.vlm import choose_device
 from vl2.quant.quantize_model import Scheme
@@ -172,7 +173,7 @@ def print_size(size: ModelSize, file: TextIO) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    language, vision = size.config.language_config, size.config.vision_config
+    language = size.config.language_config
     attention = f"latent attention, rank {language.kv_lora_rank}" if language.use_mla else "multi-head attention"
     experts = (
         f"{language.n_routed_experts} experts, {language.num_experts_per_tok} per token, "
@@ -185,8 +186,7 @@ def print_size(size: ModelSize, file: TextIO) -> None:
         f"language  {language.num_hidden_layers} layers of {language.hidden_size}, {attention}\n"
         f"          {experts}\n"
         f"          vocabulary {language.vocab_size:,}, context {language.max_position_embeddings:,} tokens\n"
-        f"vision    {vision.layers} layers of {vision.width}, tiles of {vision.image_size} px, "
-        f"{size.config.tokens_per_side**2} tokens each"
+        f"vision    {_encoder_text(size.config)}"
     )
     parts = Table("part", "parameters", "active per token", *SHOWN_FORMATS, box=SIMPLE_HEAD)
     for column in parts.columns[1:]:
@@ -204,6 +204,18 @@ def print_size(size: ModelSize, file: TextIO) -> None:
         "GB = 10^9 bytes, MB = 10^6.",
         file=file,
     )
+
+
+def _encoder_text(config: ModelConfig) -> str:
+    vision = config.vision_config
+    tokens = f"{config.tokens_per_side**2} tokens each"
+    if isinstance(vision, DeepEncoderConfig):
+        sam, clip = vision.sam, vision.clip
+        return (
+            f"SAM, {sam.layers} layers of {sam.width}, and CLIP, {clip.layers} layers of {clip.width}; "
+            f"views of {vision.image_size} px, {tokens}"
+        )
+    return f"{vision.layers} layers of {vision.width}, tiles of {vision.image_size} px, {tokens}"
 
 
 def _millions(count: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -14,6 +14,8 @@ from vl2.errors import UserError
 
 if TYPE_CHECKING:
     from vl2.batch_job.item import BatchItem
+    from vl2.infer.reply import Reply
+    from vl2.model_kind import ModelKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class Read:
       vl2 read examples/word.png
       vl2 read examples/word.png examples/line.png --json
       vl2 read report.pdf --pages 2-5 --model tiny > report.txt
+      vl2 read scan.pdf --model deepseek-ai/DeepSeek-OCR > scan.md
     """
 
     files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
@@ -40,11 +43,12 @@ class Read:
         from vl2.batch_job.file_items import file_items
         from vl2.cli.answer import print_stream
         from vl2.infer.prompts import read_prompt
-        from vl2.process.grounding import without_boxes
 
         first, last = page_range(self.pages)
         options = self.generate.options()
-        items = file_items(self.files, read_prompt(), options, dpi=self.dpi)
+        kind = self.model.kind(quiet=self.output.quiet)
+        prompt = read_prompt(kind)
+        items = file_items(self.files, prompt, options, dpi=self.dpi)
         items = [item for item in items if first <= item.about.get("page", first) <= last]
         if not items:
             raise UserError(f"there is no page {self.pages} in {', '.join(self.files)}")
@@ -56,15 +60,27 @@ class Read:
         for number, item in enumerate(items):
             request = item.read()
             if self.output.json:
-                reply = vlm.chat(read_prompt(), request.images, **option_fields(request.options))
-                print_json({"id": item.id, **item.about, "text": without_boxes(reply.text),
+                reply = vlm.chat(prompt, request.images, **option_fields(request.options))
+                print_json({"id": item.id, **item.about, **_read(reply, kind),
                             "finish_reason": reply.finish_reason}, indent=None)  # fmt: skip
                 continue
             if number:
                 print()
             if len(items) > 1 and not self.output.quiet:
                 print(f"vl2: {item.id}", file=sys.stderr)
-            print_stream(vlm.stream(read_prompt(), request.images, **option_fields(request.options)))
+            if kind == "DeepSeek-VL2":
+                print_stream(vlm.stream(prompt, request.images, **option_fields(request.options)))
+            else:  # the tags of its blocks are taken out of the whole
+                print(vlm.chat(prompt, request.images, **option_fields(request.options)).markdown, flush=True)
+
+
+def _read(reply: Reply, kind: ModelKind) -> dict[str, Any]:
+    """Return what was read, as data: the text, and of the DeepSeek-OCR family the blocks too."""
+    from vl2.process.grounding import without_boxes
+
+    if kind == "DeepSeek-VL2":
+        return {"text": without_boxes(reply.text)}
+    return {"text": reply.markdown, "blocks": [block.to_dict() for block in reply.blocks]}
 
 
 def _check_readable(item: BatchItem) -> None:

@@ -62,10 +62,10 @@ class Serve:
     """answer under this host name too, where no key is set"""
     cors_origin: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORIGIN"), tyro.conf.UseAppendAction] = ()
     """let pages of this origin ask, e.g. https://example.org"""
-    max_rows: int = 16
-    """requests read and answered together"""
+    max_num_seqs: Annotated[int, tyro.conf.arg(aliases=["--max-rows"])] = 16
+    """requests prefilled and decoded together"""
     cache_tokens: OptionalInt = None
-    """tokens of all requests under way, prompts and answers; a quarter of max_rows full contexts by default"""
+    """tokens of all requests under way, prompts and answers; a quarter of --max-num-seqs full contexts by default"""
     max_waiting: int = 256
     """requests that may wait; more get a 429"""
     max_images: int = 16
@@ -116,7 +116,7 @@ class Serve:
             allowed_hosts=self.allow_host,
             adapters=dict(map(_named_folder, self.lora)),
             drain_s=self.drain_s,
-            max_prepared=max(4 * self.max_rows, 16),
+            max_prepared=max(4 * self.max_num_seqs, 16),
             max_waiting=self.max_waiting,
             # vLLM gets whole images, which are larger than their tiles.
             max_kept_bytes=2 << 30 if self.engine == "vllm" else ServerSettings.max_kept_bytes,
@@ -138,9 +138,9 @@ class Serve:
         context = self.model.context(quiet=self.output.quiet)
         cache_tokens = self.cache_tokens
         if cache_tokens is None:
-            cache_tokens = max(context, self.max_rows * context // 4)
+            cache_tokens = max(context, self.max_num_seqs * context // 4)
         limits = EngineLimits(
-            max_rows=self.max_rows,
+            max_num_seqs=self.max_num_seqs,
             max_context=context,
             cache_tokens=cache_tokens,
             prefill_chunk=self.model.prefill_chunk or EngineLimits.prefill_chunk,
@@ -159,6 +159,7 @@ class Serve:
         folder = self.model.locate(quiet=self.output.quiet)
         processor = Processor.from_folder(folder, tiling=self.model.tiling_rule(), max_tiles=self.model.max_tiles)
         config = ModelConfig.from_file(folder / "config.json")
+        config.require_deepseek_vl2("serving with vLLM")
         return VllmBackend(
             folder,
             processor,

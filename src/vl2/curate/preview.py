@@ -14,7 +14,6 @@ from vl2.data.store.access import Records
 from vl2.data.store.entry import Place, Problem
 from vl2.data.stored_image import open_stored
 from vl2.errors import UserError
-from vl2.grid import num_visual_tokens
 from vl2.html_page import box_style, data_url, in_percent, render
 from vl2.process.processor import Processor
 from vl2.process.sample import IGNORE_ID, Sample
@@ -78,7 +77,7 @@ def split_pieces(sample: Sample, tokenizer: Tokenizer) -> Iterator[Piece]:
     """Yield the tokens of a sample as pieces of text, in order. Their token counts add up to its length."""
     specials = {token: text for text, token in tokenizer.special_ids.items()}
     stream = tokenizer.stream(skip_special=False)
-    lengths = [num_visual_tokens(grid, sample.tokens_per_side) for grid in sample.grid_list]
+    lengths = [sample.layout.num_tokens(grid) for grid in sample.grid_list]
     waiting = 0  # tokens whose character is not complete yet
     visual = image = 0
     was_trained = False

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vl2.data.record import CATEGORIES, Record
 from vl2.errors import UserError
-from vl2.grid import Grid, num_tiles, num_visual_tokens
+from vl2.grid import Grid, num_tiles
 from vl2.process.chat_template import tokenize_turns
 from vl2.process.conversation import arrange
 from vl2.process.processor import Processor
@@ -68,10 +68,8 @@ def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = Tr
     turns = arrange(record.to_turns([b""] * len(record.images)))
     sizes = iter([(image.width, image.height) for image in record.images])
     per_turn = [[next(sizes) for _ in turn.images] for turn in turns]
-    config = processor.config
-    side = config.tokens_per_side
-    grids = processor.tiling.choose_grids(per_turn, processor.canvases, tile_px=config.tile_px, side=side)
-    visual = [num_visual_tokens(grid, side) for grid in grids]
+    grids = processor.choose_grids(per_turn)
+    visual = [processor.cutter.layout.num_tokens(grid) for grid in grids]
     row = tokenize_turns(
         turns,
         processor.tokenizer,
@@ -250,7 +248,7 @@ def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
         len(tokenizer),
         tokenizer.encode(_PROBE),
         str(processor.tiling),
-        processor.canvases,
+        processor.config.candidate_resolutions if processor.max_tiles is None else processor.max_tiles,
         config.tile_px,
         config.tokens_per_side,
         mask_prompt,

@@ -55,7 +55,7 @@ def _computation_config(config: ModelConfig) -> ModelConfig:
         initializer_range=0.0,
         max_position_embeddings=1,
     )
-    return replace(config, language_config=language, vision_config=replace(config.vision_config, global_pool=""))
+    return replace(config, language_config=language, vision_config=replace(config.siglip, global_pool=""))
 
 
 def published(column: str, model: str) -> float | None:

@@ -75,7 +75,7 @@ def apply_protocol(vlm: VLM, protocol: Protocol, batch_size: int) -> VLM:
     processor = vlm.processor
     if protocol.max_tiles is not None and processor.max_tiles is None:
         processor = processor.with_tiling(processor.tiling, protocol.max_tiles)
-    limits = replace(vlm.limits, max_rows=batch_size)
+    limits = replace(vlm.limits, max_num_seqs=batch_size)
     return VLM(vlm.model, processor, folder=vlm.folder, limits=limits, runner=vlm.runner)
 
 

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from vl2.batch import Batch
+from vl2.config import ModelConfig
 from vl2.errors import UserError
-from vl2.grid import num_tiles
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample, collate
 
 
 def model_inputs(batch: Batch) -> dict[str, Tensor]:
     """Return a batch as keyword arguments of `VL2ForCausalLM.forward`, without labels. The mask is int64 as usual."""
+    overviews = {} if batch.overviews is None else {"overviews": batch.overviews}
     return {
+        **overviews,
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask.long(),
         "image_mask": batch.image_mask,
@@ -37,21 +39,33 @@ class ImageInputs:
     mask: Tensor  # bool [B, S]; True at visual tokens
     tiles: Tensor  # float32 [I, 3, P, P]; row by row, image by image, global view first
     grids: Tensor  # int64 [images, 2], on the CPU; (columns, rows)
+    overviews: Tensor | None  # float32 [J, 3, B, B]; views of whole images, of models where they are no tiles
 
     @classmethod
-    def of(cls, image_mask: Tensor | None, tiles: Tensor | None, grids: Tensor | None) -> ImageInputs | None:
-        """Collect the image arguments of `forward`; None for text only. Raise UserError if they do not match."""
-        num_given = 0 if tiles is None else len(tiles)
-        num_needed = 0 if grids is None else sum(num_tiles((columns, rows)) for columns, rows in grids.tolist())
+    def of(
+        cls,
+        image_mask: Tensor | None,
+        tiles: Tensor | None,
+        grids: Tensor | None,
+        overviews: Tensor | None,
+        config: ModelConfig,
+    ) -> ImageInputs | None:
+        """Return the images of forward's arguments, None for text alone. UserError unless they fit together."""
+        layout = config.layout(1, 1)
+        made = [] if grids is None else [(int(columns), int(rows)) for columns, rows in grids.tolist()]
+        num_given, num_needed = 0 if tiles is None else len(tiles), sum(map(layout.num_tiles, made))
         if num_given != num_needed:
             raise UserError(f"tiles and grids go together: {num_given} tiles, the grids need {num_needed}")
-        if tiles is None or grids is None or num_given == 0:
+        num_given, num_needed = 0 if overviews is None else len(overviews), sum(map(layout.num_overviews, made))
+        if num_given != num_needed:
+            raise UserError(f"overviews and grids go together: {num_given} overviews, the grids need {num_needed}")
+        if tiles is None or grids is None or not made:
             if image_mask is not None and bool(image_mask.any()):
                 raise UserError("image_mask marks visual tokens, but there are no tiles")
             return None
         if image_mask is None:
             raise UserError("tiles need an image_mask that says where their visual tokens go")
-        return cls(mask=image_mask.bool(), tiles=tiles, grids=grids.cpu())
+        return cls(mask=image_mask.bool(), tiles=tiles, grids=grids.cpu(), overviews=overviews)
 
 
 def checked_mask(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:

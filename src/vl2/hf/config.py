@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from vl2.config import MODEL_TYPE, RELEASED_DEFAULTS, ModelConfig
+from vl2.config import RELEASED_DEFAULTS, ModelConfig
 from vl2.errors import UserError
+from vl2.model_kind import MODEL_TYPE
 
 # Keys that transformers passes to the constructor, but that are not in config.json.
 _RUNTIME_KEYS = ("attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions")

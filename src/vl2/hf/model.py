@@ -170,6 +170,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         tiles: Tensor | None = None,
         grids: Tensor | None = None,
         image_mask: Tensor | None = None,
+        overviews: Tensor | None = None,
         cache: VL2Cache | None = None,
         past_key_values: VL2Cache | None = None,
         use_cache: bool | None = None,
@@ -183,15 +184,15 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         """Return logits, and with `labels` the mean next-token cross entropy over labels other than -100.
 
         input_ids, attention_mask, image_mask and labels are [B, S]; `tiles` [I, 3, P, P] and `grids` [images, 2]
-        hold the images of all rows, row by row. Positions are computed from the mask, so there are no position_ids
-        (`cache_position`, which old versions of transformers pass, is ignored). With `cache` or `use_cache` the S
-        columns are appended to the cache, attention_mask covers the cached and the new columns, and no gradient is
-        computed.
+        hold the images of all rows, row by row, and so does `overviews` [J, 3, B, B] if the model has them. Positions
+        are computed from the mask, so there are no position_ids (`cache_position`, which old versions of transformers
+        pass, is ignored). With `cache` or `use_cache` the S columns are appended to the cache, attention_mask covers
+        the cached and the new columns, and no gradient is computed.
         """
         if output_attentions or output_hidden_states:
             raise UserError("output_attentions and output_hidden_states are not supported")
         cache = cache if cache is not None else past_key_values
-        images = ImageInputs.of(image_mask, tiles, grids)
+        images = ImageInputs.of(image_mask, tiles, grids, overviews, self.network.config)
         balance_loss = None
         if cache is not None or use_cache:
             if labels is not None and torch.is_grad_enabled() and self.training:
@@ -218,6 +219,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         image_mask: Tensor | None = None,
         tiles: Tensor | None = None,
         grids: Tensor | None = None,
+        overviews: Tensor | None = None,
         **options: Any,
     ) -> Any:
         """Generate like any model of transformers. Prompts of unequal length must be padded on the left.
@@ -227,12 +229,14 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if options.get("trust_remote_code") or isinstance(options.get("custom_generate"), str):
             raise UserError("generate runs no remote code: omit trust_remote_code; custom_generate must be a function")
+        if self.network.config.answer_window is not None:
+            raise UserError("Unlimited-OCR's window over its answers is not in this cache: answer with vl2.load")
         mask = options.get("attention_mask")
         if mask is not None and not bool(mask[:, -1].all()):
             raise UserError("generate continues the last column: pad on the left, not on the right")
         default = (generation_config or self.generation_config).use_cache
         uses_cache = options.get("use_cache", default) is not False
-        images = ImageInputs.of(image_mask, tiles, grids)
+        images = ImageInputs.of(image_mask, tiles, grids, overviews, self.network.config)
         if images is not None:
             if not uses_cache:
                 raise UserError("generate with images needs the cache: use_cache must be True")
@@ -264,10 +268,15 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids = input_ids.to(self.device)
         if images is None:
             return self.network.language.embed(input_ids)
-        parts = images.tiles.to(self.device).split(TILES_PER_PASS)
-        tokens_IQD = torch.cat([self.network.encode_tiles(part) for part in parts])
-        visual_TD = self.network.arrange(tokens_IQD, [(columns, rows) for columns, rows in images.grids.tolist()])
+        grids = [(columns, rows) for columns, rows in images.grids.tolist()]
+        overviews = None if images.overviews is None else self._encode(images.overviews)
+        tokens_IQD = self._encode(images.tiles) if overviews is None or len(images.tiles) else overviews[:0]
+        visual_TD = self.network.arrange(tokens_IQD, grids, overviews)
         return self.network.embed(input_ids, images.mask.to(self.device), visual_TD)
+
+    def _encode(self, tiles: Tensor) -> Tensor:
+        parts = tiles.to(self.device).split(TILES_PER_PASS)
+        return torch.cat([self.network.encode_tiles(part) for part in parts])
 
     @torch.no_grad()
     def _append(
@@ -292,6 +301,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
                 mask=torch.zeros_like(input_ids, dtype=torch.bool),
                 tiles=torch.zeros(0, 3, 1, 1, device=device),
                 grids=torch.zeros(0, 2, dtype=torch.int64),
+                overviews=None,
             )
         return Batch(
             input_ids=input_ids,
@@ -300,6 +310,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
             image_mask=images.mask,
             tiles=images.tiles,
             grids=images.grids,
+            overviews=images.overviews,
         )
 
     def _loss(self, logits_BSV: Tensor, labels_BS: Tensor, num_items: Tensor | int | None) -> Tensor:

@@ -38,7 +38,14 @@ class DeepseekVLV2Processor:
     AutoProcessor looks a class up by the name in the released processor_config.json, so the class has that name.
     """
 
-    model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask", "image_mask", "tiles", "grids"]
+    model_input_names: ClassVar[list[str]] = [
+        "input_ids",
+        "attention_mask",
+        "image_mask",
+        "tiles",
+        "overviews",
+        "grids",
+    ]
 
     def __init__(self, core: Processor, folder: Path) -> None:
         """Wrap `core`. `folder` is the folder of the tokenizer files, which `save_pretrained` copies."""

@@ -1,4 +1,4 @@
-"""A store that keeps what was used last, up to a number of bytes. Safe to share between threads."""
+"""A least-recently-used cache with a limit in bytes. Safe to share between threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers to a list of requests, as they come.
+"""Generate answers to a list of requests, and yield each when it is finished.
 
 Golden: generate in tests/golden/reference/model.
 """
@@ -38,15 +38,15 @@ def generate(
     if not samples:
         return
     lengths = [len(sample) + answer_budget(sample, made, limits) for sample, made in zip(samples, options, strict=True)]
-    max_rows = min(limits.max_rows, len(samples), MAX_DECODED_ROWS)
+    max_num_seqs = min(limits.max_num_seqs, len(samples), MAX_DECODED_ROWS)
     scheduler = Scheduler(
         choose_runner(model) if isinstance(model, VL2) else model,
         tokenizer,
         EngineLimits(
-            max_rows=max_rows,
+            max_num_seqs=max_num_seqs,
             prefill_chunk=limits.prefill_chunk,
             max_context=limits.max_context,
-            cache_tokens=max_rows * limits.max_context,
+            cache_tokens=max_num_seqs * limits.max_context,
         ),
         reuse=reuse or Reuse(encoder_bytes=0, prefix_bytes=0),
         longest=max(lengths),

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from vl2.checkpoint.memory_plan import DEFAULT_ENCODER_BYTES, tiles_per_pass
-from vl2.grid import Grid, num_tiles, num_visual_tokens
+from vl2.grid import Grid, ImageLayout
 from vl2.infer.byte_lru import ByteLRU
 from vl2.process.sample import Sample
 from vl2.runtime import Runner
@@ -26,16 +27,19 @@ class TiledImage:
     """One image of a sample: its pixels and where its visual tokens stand among those of all images."""
 
     tiles: Tensor  # float32 [n, 3, P, P]
+    overviews: Tensor | None  # float32 [1, 3, B, B], where it is no tile
     grid: Grid
+    layout: ImageLayout
     first: int  # its visual tokens are first : stop of the sample's
     stop: int
 
     def key(self) -> bytes:
         """Return the hash of what the encoder reads."""
-        content = blake2b(repr((self.grid, tuple(self.tiles.shape))).encode(), digest_size=16)
+        views = [stack for stack in (self.tiles, self.overviews) if stack is not None]
+        content = blake2b(repr((self.grid, *(tuple(stack.shape) for stack in views))).encode(), digest_size=16)
         # Side by side, a tile each: hashing, a gigabyte a second, lets go of the interpreter.
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            for digest in threads.map(_hash, self.tiles):
+            for digest in threads.map(_hash, chain.from_iterable(views)):
                 content.update(digest)
         return content.digest()
 
@@ -46,12 +50,18 @@ def _hash(tile_3PP: Tensor) -> bytes:
 
 def images_of(sample: Sample) -> list[TiledImage]:
     """Return the images of a sample in order."""
-    images, first_tile, first_token = [], 0, 0
+    images, first_tile, first_overview, first_token = [], 0, 0, 0
+    layout = sample.layout
     for grid in sample.grid_list:
-        tiles = sample.tiles[first_tile : first_tile + num_tiles(grid)]
-        stop = first_token + num_visual_tokens(grid, sample.tokens_per_side)
-        images.append(TiledImage(tiles=tiles, grid=grid, first=first_token, stop=stop))
-        first_tile, first_token = first_tile + len(tiles), stop
+        tiles = sample.tiles[first_tile : first_tile + layout.num_tiles(grid)]
+        num_overviews, overviews = layout.num_overviews(grid), None
+        if sample.overviews is not None:
+            overviews = sample.overviews[first_overview : first_overview + num_overviews]
+        stop = first_token + layout.num_tokens(grid)
+        images.append(
+            TiledImage(tiles=tiles, overviews=overviews, grid=grid, layout=layout, first=first_token, stop=stop)
+        )
+        first_tile, first_overview, first_token = first_tile + len(tiles), first_overview + num_overviews, stop
     return images
 
 
@@ -89,12 +99,19 @@ class EncoderCache:
 
 def encode_image(runner: Runner, image: TiledImage) -> Iterator[Tensor | None]:
     """Yield None after each pass of the encoder but the last, then the image's arranged visual tokens [tokens, D]."""
-    model, parts = runner.model, list[Tensor]()
-    for tiles in image.tiles.split(tiles_per_pass(model.config.vision_config, model.device)):
+    model = runner.model
+    passes = [
+        views
+        for stack in (image.overviews, image.tiles)
+        if stack is not None and len(stack)
+        for views in stack.split(tiles_per_pass(model.config, model.device, stack.shape[-1]))
+    ]
+    parts: list[Tensor] = []
+    for views in passes:
         if parts:
             yield None
-        parts.append(runner.encode(tiles.to(model.device)))
-    yield model.arrange(torch.cat(parts), [image.grid])
+        parts.append(runner.encode(views.to(model.device)).flatten(0, 1))
+    yield model.arrange_image(torch.cat(parts), image.grid, image.layout)
 
 
 def encode_images(runner: Runner, sample: Sample) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""A prompt on its way into a row of the cache: what is known is copied, the rest is encoded and prefilled in chunks.
+"""Prefill one prompt into a cache row: copy the cached prefix, encode its images, process the rest in chunks.
 
 Golden: incremental_prefilling in tests/golden/reference/model.
 """
@@ -46,13 +46,13 @@ class Prefill:
         sample: Sample,
         row: Cache,
         *,
-        assistant_id: int,
+        opening_id: int | None,
         max_chunk: int | None = None,
         reuse: Reuse | None = None,
         variant: str = "",
     ) -> None:
-        """`assistant_id` is the token that opens an answer. `variant` names what changes the runner's model, an adapter
-        for example: what is known of one variant is not used for another."""
+        """`opening_id` is the token that opens an answer, where there is one. `variant` names what changes the
+        runner's model, an adapter for example: what is known of one variant is not used for another."""
         assert row.lengths == [0], f"a prompt is read into an empty row, this one holds {row.lengths}"
         self._runner, self._sample, self._row, self._reuse = runner, sample, row, reuse
         self._images = images_of(sample)
@@ -63,7 +63,7 @@ class Prefill:
             sample,
             [image.stop for image in self._images],
             self._image_keys,
-            assistant_id=assistant_id,
+            opening_id=opening_id,
             longest=max_chunk,
             namespace=weights + str(max_chunk).encode(),
         )

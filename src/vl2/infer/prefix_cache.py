@@ -1,4 +1,4 @@
-"""Prompts that begin alike are read once: the cache rows of their chunks are kept and copied.
+"""The prefix cache: key-value rows of earlier prompts, kept in chunks and copied for prompts that begin alike.
 
 A prompt is read in chunks. Where a chunk ends follows from what stands before its end alone: behind an image, behind
 the opening of an answer (the end of an earlier turn's prompt), or where a chunk is as long as it may be. Two prompts
@@ -38,14 +38,15 @@ class PrefillChunk:
     key: bytes
 
 
-def chunk_ends(sample: Sample, image_stops: Sequence[int], assistant_id: int, longest: int | None) -> list[int]:
+def chunk_ends(sample: Sample, image_stops: Sequence[int], opening_id: int | None, longest: int | None) -> list[int]:
     """Return where the chunks of a prompt end, the last at its end.
 
     `image_stops` are the counts of visual tokens up to the end of each image.
     """
     slots = sample.image_mask.nonzero().flatten()
     behind_images = [int(slots[stop - 1]) + 1 for stop in image_stops]
-    behind_openings = [int(place) + 2 for place in (sample.input_ids == assistant_id).nonzero().flatten()]  # "<...>:"
+    openings = sample.input_ids == (-1 if opening_id is None else opening_id)
+    behind_openings = [int(place) + 2 for place in openings.nonzero().flatten()]  # "<...>:"
     length, ends, last = len(sample), [], 0
     for end in sorted({*behind_images, *behind_openings, length}):
         while longest is not None and min(end, length) - last > longest:
@@ -62,13 +63,13 @@ def plan_chunks(
     image_stops: Sequence[int],
     image_keys: Sequence[bytes],
     *,
-    assistant_id: int,
+    opening_id: int | None,
     longest: int | None,
     namespace: bytes = b"",
 ) -> list[PrefillChunk]:
     """Return the chunks of a prompt with their keys. The namespace stands for whatever else decides on the result."""
     slots = sample.image_mask.cumsum(0)
-    ends = chunk_ends(sample, image_stops, assistant_id, longest)
+    ends = chunk_ends(sample, image_stops, opening_id, longest)
     chunks, key, num_images = [], namespace, 0
     for start, stop in pairwise([0, *ends]):
         content = blake2b(key, digest_size=16)

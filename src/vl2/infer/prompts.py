@@ -7,18 +7,25 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from vl2.errors import UserError
+from vl2.model_kind import ModelKind
 from vl2.process.image import ImageOptions, ImageSource, open_image
 
 
-def locate_prompt(query: str) -> str:
+def locate_prompt(query: str, kind: ModelKind = "DeepSeek-VL2") -> str:
     """Ask for the boxes of what `query` describes."""
     if not query.strip():
         raise UserError("the query is empty: say what to locate")
-    return f"<|ref|>{query.strip()}<|/ref|>."
+    asked = f"<|ref|>{query.strip()}<|/ref|>"
+    return f"{asked}." if kind == "DeepSeek-VL2" else f"Locate {asked} in the image."
 
 
-def locate_like_prompt() -> str:
-    """Ask for the boxes, in the second image, of what `mark_object` marked in the first."""
+def locate_like_prompt(kind: ModelKind = "DeepSeek-VL2") -> str:
+    """Ask for the boxes, in the second image, of what `mark_object` marked in the first.
+
+    UserError for a model that was not trained for it.
+    """
+    if kind != "DeepSeek-VL2":
+        raise UserError(f"{kind} does not locate objects like a marked one: that is for DeepSeek-VL2")
     return (
         "<|grounding|>In the first image, an object within the red rectangle is marked. Locate the object of the "
         "same category in the second image."
@@ -43,11 +50,15 @@ def mark_object(image: ImageSource, box_px: Sequence[float], options: ImageOptio
     return marked
 
 
-def read_prompt() -> str:
-    """Ask for the text of a page."""
-    return "Transcribe the whole page."
+def read_prompt(kind: ModelKind = "DeepSeek-VL2") -> str:
+    """Ask for the text of a page; the DeepSeek-OCR family is asked for Markdown, with a box for each block."""
+    if kind == "Unlimited-OCR":
+        return "document parsing."
+    return "Transcribe the whole page." if kind == "DeepSeek-VL2" else "<|grounding|>Convert the document to markdown."
 
 
-def describe_prompt(*, grounded: bool) -> str:
+def describe_prompt(*, grounded: bool, kind: ModelKind = "DeepSeek-VL2") -> str:
     """Ask for a description; grounded, with a box behind everything named."""
+    if kind != "DeepSeek-VL2":
+        return ("<|grounding|>" if grounded else "") + "Describe this image in detail."
     return ("<|grounding|>" if grounded else "") + "Can you describe this image in detail?"

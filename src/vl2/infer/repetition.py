@@ -1,4 +1,4 @@
-"""A guard against loops: has an answer begun to say the same over and over?"""
+"""Detect loops: whether an answer has begun to repeat itself."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vl2.infer.sequence import FinishReason
 from vl2.process.grounding import Box, boxes_in_pixels
 from vl2.process.image import ImageOptions, open_image
+from vl2.process.page_blocks import PageBlock, parse_blocks, to_markdown
 
 # Eight hues that stay apart for most color-blind people (Okabe and Ito, 2008), black last.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -68,7 +69,7 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One answer. `text` keeps the grounding tags; `boxes` says the same as data."""
+    """One answer. `text` keeps the grounding tags; `boxes` and `blocks` say the same as data."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -87,6 +88,16 @@ class Reply:
         The model's text does not say which image a box belongs to; a caller who knows better says so here.
         """
         return boxes_in_pixels(self.text, self.image_sizes, image_index)
+
+    @property
+    def blocks(self) -> list[PageBlock]:
+        """The blocks of the pages that a model of the DeepSeek-OCR family has read, with types, boxes and text."""
+        return parse_blocks(self.text, self.image_sizes)
+
+    @property
+    def markdown(self) -> str:
+        """The text of the blocks without tags, an empty line between them."""
+        return to_markdown(self.blocks)
 
     def draw(self, image: Image.Image | str, image_index: int | None = None) -> Image.Image:
         """Return a copy of the image, by default the last one, with the boxes and their labels drawn on it."""

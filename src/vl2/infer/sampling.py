@@ -11,15 +11,21 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from vl2.errors import UserError
 from vl2.infer.constraint import NEVER, Constraint, keep_allowed
+from vl2.infer.ngram_guard import ban_repeated_ngrams, guarded_ids, released_guard
+from vl2.model_kind import ModelKind
+from vl2.process.tokenizer import Tokenizer
 
-WHOLE_NUMBERS = ("max_new_tokens", "top_k", "no_repeat_ngram_size", "max_repeats", "seed")
+WHOLE_NUMBERS = (
+    "max_new_tokens", "top_k", "no_repeat_ngram_size", "no_repeat_ngram_window", "max_repeats", "seed",
+)  # fmt: skip
+UNSAID = ("seed", "no_repeat_ngram_size")  # may be None
 NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 SEEDS = range(-(2**63), 2**64)  # what PyTorch's generators take
 LEAST_TEMPERATURE = 1e-6  # a float32 divided by less is no number, and the likeliest id would be drawn anyway
@@ -39,7 +45,9 @@ class GenerateOptions:
     frequency_penalty: float = 0.0  # -2..2, as in OpenAI's API: off a logit for each time that its id was generated
     presence_penalty: float = 0.0  # -2..2: once off the logit of every id that was generated
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to the logits of these ids; -100..100
-    no_repeat_ngram_size: int = 0  # 0: off; over the new ids only, a guard against loops
+    no_repeat_ngram_size: int | None = None  # a guard against loops; 0: off; None: as the model was released
+    no_repeat_ngram_window: int = 0  # over the last so many ids of prompt and answer; 0: over the whole answer
+    no_repeat_ngram_allowed: Sequence[int] = ()  # ids that may end an n-gram which was there before
     stop: Sequence[str] = ()  # the answer ends before the first of these
     seed: int | None = None  # None: a fresh one
     constraint: Constraint | None = None  # what the answer must look like: JsonSchema(...), WellFormedBoxes()
@@ -70,16 +78,31 @@ class GenerateOptions:
             value = getattr(self, name)
             _check(-2 <= value <= 2, f"{name} must be in -2..2 (0 is off)", value)
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
-        _check(self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size must be at least 0 (0 is off)",
-               self.no_repeat_ngram_size)  # fmt: skip
+        _check(self.no_repeat_ngram_size is None or self.no_repeat_ngram_size >= 0,
+               "no_repeat_ngram_size must be at least 0 (0 is off)", self.no_repeat_ngram_size)  # fmt: skip
+        _check(self.no_repeat_ngram_window >= 0, "no_repeat_ngram_window must be at least 0 (0 is the whole answer)",
+               self.no_repeat_ngram_window)  # fmt: skip
+        object.__setattr__(self, "no_repeat_ngram_allowed", _checked_ids(self.no_repeat_ngram_allowed))
         _check(self.max_repeats == 0 or self.max_repeats >= 2, "max_repeats must be at least 2 (0 is off)",
                self.max_repeats)  # fmt: skip
         _check(all(isinstance(s, str) and s for s in self.stop), "stop strings must not be empty", list(self.stop))
 
+    def with_released_guard(self, kind: ModelKind, tokenizer: Tokenizer) -> GenerateOptions:
+        """Return options that say whether n-grams may come again: where nothing was said, as the model was released."""
+        if self.no_repeat_ngram_size is not None:
+            return self
+        size, window, allowed = released_guard(kind, tokenizer)
+        return replace(
+            self,
+            no_repeat_ngram_size=size,
+            no_repeat_ngram_window=self.no_repeat_ngram_window or window,
+            no_repeat_ngram_allowed=self.no_repeat_ngram_allowed or allowed,
+        )
+
 
 def _whole(name: str, value: object) -> object:
     """Return a whole number as an int: tables and JSON give 4.0 for 4."""
-    if value is None and name == "seed":
+    if value is None and name in UNSAID:
         return None
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -101,6 +124,16 @@ def _checked_bias(bias: object) -> dict[int, float]:
         _check(is_number and -100 <= value <= 100, f"logit_bias of {token_id} must be in -100..100", repr(value)[:40])
         checked[token_id] = float(value)
     return checked
+
+
+def _checked_ids(ids: object) -> tuple[int, ...]:
+    is_list = isinstance(ids, Sequence) and not isinstance(ids, str | bytes)
+    _check(is_list, "no_repeat_ngram_allowed must be a list of token ids", type(ids).__name__)
+    assert isinstance(ids, Sequence)
+    for token_id in ids:
+        is_id = isinstance(token_id, int) and not isinstance(token_id, bool) and token_id >= 0
+        _check(is_id, "no_repeat_ngram_allowed: a token id must be a whole number of at least 0", repr(token_id)[:40])
+    return tuple(ids)
 
 
 def _check(holds: bool, rule: str, given: object) -> None:
@@ -138,18 +171,6 @@ def add_bias(logits_V: Tensor, bias: Mapping[int, float]) -> Tensor:
     return logits_V.index_add(0, index, value)
 
 
-def ban_repeated_ngrams(logits_V: Tensor, new_ids: Sequence[int], size: int) -> Tensor:
-    """Forbid every id that would complete an n-gram which already occurs in `new_ids`."""
-    if len(new_ids) < size:
-        return logits_V
-    prefix = tuple(new_ids[len(new_ids) - size + 1 :])
-    starts = range(len(new_ids) - size + 1)
-    banned = {new_ids[i + size - 1] for i in starts if tuple(new_ids[i : i + size - 1]) == prefix}
-    if not banned:
-        return logits_V
-    return logits_V.index_fill(0, torch.tensor(sorted(banned), device=logits_V.device), NEVER)
-
-
 def keep_top_k(logits_V: Tensor, k: int) -> Tensor:
     """Keep the k largest logits, and those equal to the smallest of them."""
     smallest = logits_V.topk(min(k, len(logits_V))).values[-1]
@@ -178,10 +199,12 @@ def choose_token(
     seen_ids: Collection[int],
     new_ids: Sequence[int],
     generator: torch.Generator,
+    prompt_ids: Sequence[int] = (),
     allowed_V: Tensor | None = None,
 ) -> int:
     """Return the next id. `seen_ids` are the ids of prompt and answer; the generator advances by one draw.
 
+    `prompt_ids` are the last of the prompt, as many as the window of the n-gram guard needs.
     `allowed_V` is the mask of a constraint; where it leaves only what the n-gram guard bans, the guard yields.
     """
     if options.logit_bias:
@@ -195,7 +218,8 @@ def choose_token(
     if allowed_V is not None:
         logits_V = keep_allowed(logits_V, allowed_V)
     if options.no_repeat_ngram_size:
-        guarded_V = ban_repeated_ngrams(logits_V, new_ids, options.no_repeat_ngram_size)
+        ids = guarded_ids(prompt_ids, new_ids, options.no_repeat_ngram_window)
+        guarded_V = ban_repeated_ngrams(logits_V, ids, options.no_repeat_ngram_size, options.no_repeat_ngram_allowed)
         logits_V = guarded_V if allowed_V is None or bool((guarded_V > NEVER).any()) else logits_V
     if options.temperature < LEAST_TEMPERATURE:
         return int(logits_V.argmax())

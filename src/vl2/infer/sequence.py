@@ -1,7 +1,8 @@
-"""One request while it is answered: what it may cost, its options at work, and the events that come of it."""
+"""The state of one request while it is answered: its budget, its options, its tokens, and the events it emits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,7 @@ from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint import ConstraintState
 from vl2.infer.repetition import ends_in_loop
 from vl2.infer.sampling import GenerateOptions, choose_token
+from vl2.model_kind import ModelKind
 from vl2.process.sample import Sample
 from vl2.process.tokenizer import Tokenizer
 
@@ -36,12 +38,12 @@ class ContextExceeded(UserError):
 class Limits:
     """What bounds the memory of generation."""
 
-    max_rows: int = 8  # requests decoded together
+    max_num_seqs: int = 8  # requests decoded together
     prefill_chunk: int | None = None  # at most so many tokens per prefill chunk; None: no bound
     max_context: int = 4096  # prompt and answer of one request
 
     def __post_init__(self) -> None:
-        for name in ("max_rows", "prefill_chunk", "max_context"):
+        for name in ("max_num_seqs", "prefill_chunk", "max_context"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
@@ -69,6 +71,7 @@ class SequenceState:
     max_new_tokens: int
     eos_id: int
     constraint: ConstraintState | None = None
+    prompt_ids: Sequence[int] = ()  # the last of the prompt, as many as the n-gram guard looks at
     new_ids: list[int] = field(default_factory=list)
     is_looped: bool = False  # it began to repeat itself, and is to end
 
@@ -95,6 +98,7 @@ class SequenceState:
             self.options,
             seen_ids=self.seen,
             new_ids=self.new_ids,
+            prompt_ids=self.prompt_ids,
             generator=self.generator,
             allowed_V=allowed_V,
         )
@@ -121,19 +125,27 @@ def check_bias(options: GenerateOptions, tokenizer: Tokenizer) -> None:
 
 
 def start_sequence(
-    request: int, sample: Sample, options: GenerateOptions, budget: int, tokenizer: Tokenizer
+    request: int,
+    sample: Sample,
+    options: GenerateOptions,
+    budget: int,
+    tokenizer: Tokenizer,
+    kind: ModelKind = "DeepSeek-VL2",
 ) -> SequenceState:
+    options = options.with_released_guard(kind, tokenizer)
     generator = torch.Generator()
     if options.seed is None:
         generator.seed()
     else:
         generator.manual_seed(options.seed)
+    ids, window = sample.input_ids.tolist(), options.no_repeat_ngram_window
     return SequenceState(
         request=request,
         options=options,
         text=AnswerStream(tokenizer, options.stop),
         generator=generator,
-        seen=set(sample.input_ids.tolist()),
+        seen=set(ids),
+        prompt_ids=ids[-window:] if window else (),
         max_new_tokens=budget,
         eos_id=tokenizer.eos_id,
         constraint=None if options.constraint is None else options.constraint.start(tokenizer, budget),

@@ -1,4 +1,4 @@
-"""The front door: a loaded model with its processor, asked in one call."""
+"""`VLM`: a loaded model with its processor, and `load`, which opens a checkpoint."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ class OptionFields(TypedDict, total=False):
     frequency_penalty: float
     presence_penalty: float
     logit_bias: Mapping[int, float]
-    no_repeat_ngram_size: int
+    no_repeat_ngram_size: int | None
+    no_repeat_ngram_window: int
+    no_repeat_ngram_allowed: Sequence[int]
     stop: Sequence[str]
     seed: int | None
     constraint: Constraint | None
@@ -159,7 +161,7 @@ class VLM:
 
         `constrained` makes malformed boxes impossible; an object may still be said to be absent.
         """
-        return self.chat(locate_prompt(query), [image], **_with_boxes(options, constrained)).boxes
+        return self.chat(locate_prompt(query, self.processor.kind), [image], **_with_boxes(options, constrained)).boxes
 
     def locate_like(
         self,
@@ -172,13 +174,17 @@ class VLM:
     ) -> list[Box]:
         """Return the boxes, in pixels of `image`, of objects of the kind that a box marks in a reference image."""
         marked = mark_object(reference, box_px, self.processor.image_options)
-        return self.chat(locate_like_prompt(), [marked, image], **_with_boxes(options, constrained)).boxes
+        return self.chat(
+            locate_like_prompt(self.processor.kind), [marked, image], **_with_boxes(options, constrained)
+        ).boxes
 
     def describe(
         self, image: ImageSource, *, grounded: bool = False, constrained: bool = False, **options: Unpack[OptionFields]
     ) -> Reply:
         """Describe an image; `grounded` asks for boxes around what is named, `constrained` makes them well-formed."""
-        return self.chat(describe_prompt(grounded=grounded), [image], **_with_boxes(options, constrained))
+        return self.chat(
+            describe_prompt(grounded=grounded, kind=self.processor.kind), [image], **_with_boxes(options, constrained)
+        )
 
     def session(self, *, system: str | None = None) -> Session:
         """Start a conversation that remembers its turns."""
@@ -228,7 +234,7 @@ class VLM:
         default = make_options(options)
         items = [r if isinstance(r, Request) else Request(messages=r, options=default) for r in requests]
         # A window at a time: the pixels of all images of a long list would not fit in memory.
-        size = ENCODED_PER_ROW * self.limits.max_rows
+        size = ENCODED_PER_ROW * self.limits.max_num_seqs
         windows = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
         return [reply for window in windows for reply in self._answer([items[i] for i in window], window, is_cancelled)]
 

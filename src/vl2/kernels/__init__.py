@@ -1,4 +1,4 @@
-"""Kernels of our own for the CPU, in C++ without PyTorch's headers, and everything else without them.
+"""CPU kernels in C++, built without PyTorch's headers. Every operation also has a plain PyTorch implementation.
 
 `load_kernels()` gives the loaded library or None; what uses it has a plain PyTorch way beside it, and tests hold both
 equal.

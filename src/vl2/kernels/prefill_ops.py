@@ -1,7 +1,7 @@
-"""What a prefill and the encoder do between their products (csrc/row_ops.h), and gated MLPs (csrc/prefill_moe.h).
+"""What prefill and the encoder compute between matrix products (csrc/row_ops.h), and gated MLPs (csrc/prefill_moe.h).
 
-On bfloat16 tensors of a CPU. `vl2.runtime.cpu_modules` calls them in place of a model's plain functions, which do what
-a kernel does not. Tests hold both equal.
+For bfloat16 tensors on a CPU. `vl2.runtime.cpu_modules` calls these instead of the model's plain functions, and falls
+back to those where a kernel does not support a shape. Tests compare the two.
 """
 
 from __future__ import annotations

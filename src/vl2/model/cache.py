@@ -22,11 +22,16 @@ Attend = Callable[[Tensors, Tensors], Tensor]  # of queries, and of all that the
 
 
 class Cache:
-    """Tensors of all layers with their position axis second to last, and the length of every row."""
+    """Tensors of all layers with their position axis second to last, and the length of every row.
+
+    A row of a request may have forgotten positions (`make_room`): what it holds is then shorter than what was written,
+    and not in order. Attention does not ask for the order: keys carry their positions by rotation.
+    """
 
     def __init__(self, layers: list[tuple[Tensor, ...]], lengths: list[int]) -> None:
         self.layers = layers
         self.lengths = lengths
+        self.num_forgotten = 0  # of the only row; of several none may
 
     @classmethod
     def allocate(
@@ -54,6 +59,27 @@ class Cache:
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for layer in self.layers for t in layer)
 
+    @property
+    def positions(self) -> list[int]:
+        """The position that comes next in every row: how many have been written."""
+        return [length + self.num_forgotten for length in self.lengths]
+
+    def make_room(self, first: int, window: int) -> None:
+        """Forget the oldest position from `first` on, where `window` of them are held: one more may follow.
+
+        For rows of Unlimited-OCR, which see the prompt and the last tokens of their answer.
+        """
+        (length,) = self.lengths
+        if length - first < window:
+            return
+        # The newest moves to the place of the oldest, and what follows takes its place at the end.
+        if window > 1:
+            oldest, newest = first + self.num_forgotten % (window - 1), length - 1
+            for stored in (t for layer in self.layers for t in layer):
+                stored.narrow(-2, oldest, 1).copy_(stored.narrow(-2, newest, 1))
+        self.lengths = [length - 1]
+        self.num_forgotten += 1
+
     def clear(self) -> None:
         """Make all rows empty, as they were allocated."""
         # Not the lengths alone: a number that is not finite would reach, through weight 0, every row after it.
@@ -61,6 +87,7 @@ class Cache:
             for t in layer:
                 t.zero_()
         self.lengths = [0] * len(self.lengths)
+        self.num_forgotten = 0
 
     def rows(self, start: int, stop: int) -> Cache:
         """Return a view of the rows start..stop. Their tensors are shared; its lengths are its own."""
@@ -122,6 +149,11 @@ class CacheRows:
     def lengths(self) -> list[int]:
         lengths = [cache.lengths[0] for cache in self._caches]
         return lengths + lengths[:1] * (self.num_rows - len(lengths))
+
+    @property
+    def positions(self) -> list[int]:
+        positions = [cache.positions[0] for cache in self._caches]
+        return positions + positions[:1] * (self.num_rows - len(positions))
 
     def mask(self, num_new: int) -> AttentionMask:
         """Return the mask of one query a row, which sees all that its row holds."""

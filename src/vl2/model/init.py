@@ -12,8 +12,10 @@ weights and says nothing of random ones, so there the choice is ours.
 import torch
 from torch import nn
 
+from vl2.model.clip import Embeddings
 from vl2.model.layers import RMSNorm
 from vl2.model.moe import Experts, Router
+from vl2.model.sam import Attention, MapNorm, SamEncoder
 from vl2.model.vision import VisionEncoder
 from vl2.model.vl2 import VL2
 
@@ -38,15 +40,24 @@ def init_weights(model: VL2, seed: int) -> None:
         elif isinstance(module, Experts):
             draw(module.gate_up_proj, std)
             draw(module.down_proj, std)
-        elif isinstance(module, nn.LayerNorm | RMSNorm):
+        elif isinstance(module, nn.LayerNorm | MapNorm | RMSNorm):
             module.weight.fill_(1.0)
-            if isinstance(module, nn.LayerNorm):
+            if not isinstance(module, RMSNorm):
                 module.bias.zero_()
         elif isinstance(module, VisionEncoder):
-            side = model.config.vision_config.patches_per_side
+            side = model.config.siglip.patches_per_side
             module.pos_embed.copy_(wave_positions(side, module.pos_embed.shape[-1]).unsqueeze(0))
             if module.attn_pool is not None:
                 draw(module.attn_pool.latent, std)
+        elif isinstance(module, SamEncoder):
+            side = module.pos_embed.shape[1]
+            module.pos_embed.copy_(wave_positions(side, module.pos_embed.shape[-1]).view_as(module.pos_embed))
+        elif isinstance(module, Attention):
+            draw(module.rel_pos_h, std)
+            draw(module.rel_pos_w, std)
+        elif isinstance(module, Embeddings):
+            draw(module.class_embedding, std)
+            draw(module.patch_embedding.weight, std)
     width = model.config.projector_config.n_embed
     draw(model.image_newline, width**-0.5)
     draw(model.view_separator, width**-0.5)

@@ -136,7 +136,7 @@ class LanguageModel(nn.Module):
         Rows that take one position each are rows of different requests: none changes the arithmetic of another.
         """
         num_new, device = embeds_BSD.shape[1], embeds_BSD.device
-        starts_B1 = torch.tensor(cache.lengths, device=device).unsqueeze(1)
+        starts_B1 = torch.tensor(cache.positions, device=device).unsqueeze(1)
         hidden: Hidden = self.model(
             embeds_BSD,
             starts_B1 + torch.arange(num_new, device=device),

@@ -1,62 +1,91 @@
-"""From the tokens of tiles to the token sequence of images, and from there to their places in the prompt.
+"""Arrange the visual tokens of an image's views into one sequence, and put them at their places in the prompt.
 
-An image reads: the global view row by row with a newline after each, a separator, then the local tiles
-stitched to one picture, row by row with a newline after each full row. The order depends on the grid
-alone, so it is computed once per grid as a table of indices and applied as one gather.
+The order depends on the layout and the grid alone (`vl2.grid`), so it is computed once for each as a table of indices
+and applied as one gather.
 
-Source: released prepare_inputs_embeds, tile_tag "2D", global view at the head.
-Golden: inputs_embeds in tests/golden/reference/model.
+Source: released prepare_inputs_embeds, tile_tag "2D", global view at the head; released DeepSeek-OCR
+`_pixel_values_to_embedding`. Goldens: inputs_embeds in tests/golden/reference/model; tests/golden/ocr.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from vl2.grid import UNTILED, Grid, num_tiles, num_visual_tokens
+from vl2.grid import SEPARATOR, Block, Grid, ImageLayout, OverviewFirst
 
-NEWLINE, SEPARATOR = -1, -2
+NEWLINE_INDEX, SEPARATOR_INDEX = -1, -2
 
 
 @lru_cache(maxsize=256)
-def image_order(grid: Grid, side: int) -> Tensor:
-    """Return for each token of an image its index among the image's tile tokens, NEWLINE or SEPARATOR. int64."""
-    columns, rows = grid
-    newline = torch.full((1, 1), NEWLINE)
-    tile = torch.arange(side * side).view(side, side)
-    first_local = 0 if grid == UNTILED else side * side  # the only tile serves as both views
-    local = torch.arange(rows * columns * side * side) + first_local
-    # [rows, columns, y, x] -> [rows * y, columns * x]: the picture that the tiles were cut from
-    stitched = local.view(rows, columns, side, side).permute(0, 2, 1, 3).reshape(rows * side, columns * side)
+def image_order(grid: Grid, layout: ImageLayout) -> Tensor:
+    """Return for each token of an image its index among the tokens of the image's views, or one of the two above.
+
+    The views are counted overview first, then the tiles row by row. int64.
+    """
     order = torch.cat(
-        (
-            torch.cat((tile, newline.expand(side, 1)), dim=1).flatten(),
-            torch.tensor([SEPARATOR]),
-            torch.cat((stitched, newline.expand(rows * side, 1)), dim=1).flatten(),
-        )
+        [
+            torch.tensor([SEPARATOR_INDEX]) if block is SEPARATOR else _block_order(block)
+            for block in layout.blocks(grid)
+        ]
     )
-    assert len(order) == num_visual_tokens(grid, side)
+    assert len(order) == layout.num_tokens(grid)
     return order
 
 
-def arrange_tiles(tokens_IQD: Tensor, grids: Sequence[Grid], newline_D: Tensor, separator_D: Tensor) -> Tensor:
+def _block_order(block: Block) -> Tensor:
+    (columns, rows), side = block.grid, block.side
+    views = torch.arange(block.first, block.first + rows * columns * side * side)
+    # [rows, columns, y, x] -> [rows * y, columns * x]: the picture that the views were cut from
+    stitched = views.view(rows, columns, side, side).permute(0, 2, 1, 3).reshape(rows * side, columns * side)
+    newline = torch.full((rows * side, 1), NEWLINE_INDEX)
+    return torch.cat((stitched, newline), dim=1).flatten()
+
+
+def arrange_views(
+    tokens_TD: Tensor, grids: Sequence[Grid], layout: ImageLayout, newline_D: Tensor, separator_D: Tensor
+) -> Tensor:
     """Return the visual tokens of all images, one after another, [tokens, D].
 
-    Tiles come image by image, global view first; `grids` are (columns, rows).
+    `tokens_TD` are those of the views: image by image, overview first; `grids` are (columns, rows).
     """
-    num_given, tokens_per_tile = tokens_IQD.shape[:2]
-    num_expected = sum(num_tiles(grid) for grid in grids)
-    assert num_given == num_expected, f"{num_given} tiles given, grids {list(grids)} need {num_expected}"
-    side = round(tokens_per_tile**0.5)
-    # The two learned vectors stand behind the tile tokens, where the negative indices find them.
-    pool = torch.cat((tokens_IQD.flatten(0, 1), separator_D.unsqueeze(0), newline_D.unsqueeze(0)))
+    num_expected = sum(_num_view_tokens(grid, layout) for grid in grids)
+    assert len(tokens_TD) == num_expected, (
+        f"{len(tokens_TD)} tokens of views given, grids {list(grids)} need {num_expected}"
+    )
+    # The two learned vectors stand behind the views' tokens, where the negative indices find them.
+    pool = torch.cat((tokens_TD, separator_D.unsqueeze(0), newline_D.unsqueeze(0)))
     pieces, first = [], 0
     for grid in grids:
-        order = image_order(grid, side)
+        order = image_order(grid, layout)
         pieces.append(torch.where(order >= 0, order + first, order + len(pool)))
-        first += num_tiles(grid) * tokens_per_tile
+        first += _num_view_tokens(grid, layout)
     return pool[torch.cat(pieces).to(pool.device)]
+
+
+def arrange_tiles(tokens_IQD: Tensor, grids: Sequence[Grid], newline_D: Tensor, separator_D: Tensor) -> Tensor:
+    """Return the visual tokens of images of DeepSeek-VL2, whose views are all in one stack, [tokens, D]."""
+    layout = OverviewFirst.of_side(side_of(tokens_IQD))
+    return arrange_views(tokens_IQD.flatten(0, 1), grids, layout, newline_D, separator_D)
+
+
+def side_of(tokens_IQD: Tensor) -> int:
+    """Return how many tokens lie along one side of the views of a stack."""
+    return math.isqrt(tokens_IQD.shape[1])
+
+
+def _num_view_tokens(grid: Grid, layout: ImageLayout) -> int:
+    return layout.num_overviews(grid) * layout.overview_side**2 + layout.num_tiles(grid) * layout.tile_side**2
+
+
+def join_views(tiles_IQD: Tensor, overviews_JQD: Tensor, grids: Sequence[Grid], layout: ImageLayout) -> Tensor:
+    """Return the tokens of all views image by image, overview first, [tokens, D], from those of both stacks."""
+    tiles = tiles_IQD.split([layout.num_tiles(grid) for grid in grids])
+    overviews = overviews_JQD.split([layout.num_overviews(grid) for grid in grids])
+    both = zip(overviews, tiles, strict=True)
+    return torch.cat([part.flatten(0, 1) for pair in both for part in pair])
 
 
 def place_visual(embeds_BSD: Tensor, image_mask_BS: Tensor, visual_TD: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Routed experts whose matrices stay memory-mapped where a released file has them: for a model that answers.
+"""Routed experts whose matrices stay memory-mapped from the released files, for inference.
 
 To stack them is to copy three quarters of tiny. Otherwise they are what `vl2.model.moe.Experts` is.
 """

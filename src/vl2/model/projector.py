@@ -1,7 +1,10 @@
-"""The adaptor: 2 x 2 pixel shuffle, then a two-layer MLP into the language model's width.
+"""The adaptor between encoder and language model.
 
-A side that the ratio does not divide (27 patches) is padded with zeros on the right and at the bottom.
-Source: released MlpProjector "downsample_mlp_gelu". Golden: projector_out in tests/golden/reference/model.
+DeepSeek-VL2's is a 2 x 2 pixel shuffle, then a two-layer MLP into the language model's width; DeepSeek-OCR's is one
+linear layer. A side that the ratio does not divide (27 patches) is padded with zeros on the right and at the bottom.
+
+Source: released MlpProjector "downsample_mlp_gelu" and "linear". Goldens: projector_out in
+tests/golden/reference/model; tests/golden/ocr.
 """
 
 from torch import Tensor, nn
@@ -35,4 +38,16 @@ class Projector(nn.Module):
     def forward(self, patches_IpC: Tensor) -> Tensor:
         side = round(patches_IpC.shape[1] ** 0.5)
         out: Tensor = self.layers(pixel_shuffle(patches_IpC.unflatten(1, (side, side)), self.ratio))
+        return out
+
+
+class LinearProjector(nn.Module):
+    """Features [I, tokens, width] to visual tokens [I, Q, D], one each."""
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__()
+        self.layers = nn.Linear(config.input_dim, config.n_embed)
+
+    def forward(self, features_IQC: Tensor) -> Tensor:
+        out: Tensor = self.layers(features_IQC)
         return out

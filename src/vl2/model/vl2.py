@@ -1,6 +1,10 @@
 """The whole model: vision -> projector -> layout -> language.
 
-Source: arXiv 2412.10302; released DeepseekVLV2ForCausalLM. Golden: tests/golden/reference/model.
+DeepSeek-VL2 and the DeepSeek-OCR family differ in the encoder, the projector and the order of an image's tokens;
+`config.json` decides, and the language model is the same.
+
+Source: arXiv 2412.10302; released DeepseekVLV2ForCausalLM and DeepseekOCRForCausalLM. Goldens:
+tests/golden/reference/model, tests/golden/ocr.
 """
 
 from __future__ import annotations
@@ -13,12 +17,14 @@ from torch import Tensor, nn
 
 from vl2.batch import Batch, PackedTensors
 from vl2.config import ModelConfig
-from vl2.grid import Grid
+from vl2.deep_encoder_config import DeepEncoderConfig
+from vl2.grid import Grid, ImageLayout
+from vl2.model.deep_encoder import DeepEncoder
 from vl2.model.language import Hidden, LanguageModel
-from vl2.model.layout import arrange_tiles, place_visual
+from vl2.model.layout import arrange_views, join_views, place_visual, side_of
 from vl2.model.mask import AttentionMask
 from vl2.model.moe import Balance, sequences_of_documents, sequences_of_rows
-from vl2.model.projector import Projector
+from vl2.model.projector import LinearProjector, Projector
 from vl2.model.vision import VisionEncoder
 
 
@@ -32,16 +38,28 @@ class ModelOutput:
 
 
 class VL2(nn.Module):
-    """DeepSeek-VL2 of any size."""
+    """DeepSeek-VL2 of any size, or a model of the DeepSeek-OCR family."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision = VisionEncoder(config.vision_config)
-        self.projector = Projector(config.projector_config)
+        self.vision: VisionEncoder | DeepEncoder
+        self.projector: Projector | LinearProjector
+        if isinstance(config.vision_config, DeepEncoderConfig):
+            self.vision = DeepEncoder(config.vision_config)
+            self.projector = LinearProjector(config.projector_config)
+        else:
+            self.vision = VisionEncoder(config.vision_config)
+            self.projector = Projector(config.projector_config)
         self.image_newline = nn.Parameter(torch.zeros(config.projector_config.n_embed))
         self.view_separator = nn.Parameter(torch.zeros(config.projector_config.n_embed))
         self.language = LanguageModel(config.language_config)
+
+    @property
+    def siglip(self) -> VisionEncoder:
+        """The encoder of DeepSeek-VL2, for what is made for that alone; `config.siglip` refuses others."""
+        assert isinstance(self.vision, VisionEncoder), f"the encoder is a {type(self.vision).__name__}"
+        return self.vision
 
     @property
     def device(self) -> torch.device:
@@ -52,7 +70,7 @@ class VL2(nn.Module):
         return self.image_newline.dtype
 
     def encode_tiles(self, tiles_I3PP: Tensor) -> Tensor:
-        """Return the visual tokens of each tile, [I, Q, D]."""
+        """Return the visual tokens of each tile, or of each overview, [I, Q, D]."""
         return self._encode_tiles(tiles_I3PP)
 
     def _encode_tiles(self, tiles_I3PP: Tensor) -> Tensor:
@@ -60,9 +78,21 @@ class VL2(nn.Module):
         tokens: Tensor = self.projector(self.vision(tiles_I3PP))
         return tokens
 
-    def arrange(self, tokens_IQD: Tensor, grids: Sequence[Grid]) -> Tensor:
-        """Return the visual tokens of all images with newlines and separators, [tokens, D]."""
-        return arrange_tiles(tokens_IQD, grids, self.image_newline, self.view_separator)
+    def arrange(self, tokens_IQD: Tensor, grids: Sequence[Grid], overviews_JQD: Tensor | None = None) -> Tensor:
+        """Return the visual tokens of all images with newlines and separators, [tokens, D].
+
+        `overviews_JQD` are those of the views of whole images where these are encoded apart from the tiles.
+        """
+        tile_side = side_of(tokens_IQD)
+        layout = self.config.layout(tile_side if overviews_JQD is None else side_of(overviews_JQD), tile_side)
+        views_TD = (
+            tokens_IQD.flatten(0, 1) if overviews_JQD is None else join_views(tokens_IQD, overviews_JQD, grids, layout)
+        )
+        return arrange_views(views_TD, grids, layout, self.image_newline, self.view_separator)
+
+    def arrange_image(self, views_TD: Tensor, grid: Grid, layout: ImageLayout) -> Tensor:
+        """Return the visual tokens of one image, [tokens, D], from those of its views, overview first."""
+        return arrange_views(views_TD, [grid], layout, self.image_newline, self.view_separator)
 
     def embed(self, input_ids_BS: Tensor, image_mask_BS: Tensor, visual_TD: Tensor | None) -> Tensor:
         """Return the embedded prompt [B, S, D], visual tokens in their slots."""
@@ -71,7 +101,7 @@ class VL2(nn.Module):
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Run whole rows, padded on either side, with no cache."""
-        embeds_BSD = self.embed(batch.input_ids, batch.image_mask, self._encode(batch.tiles, batch.grids))
+        embeds_BSD = self.embed(batch.input_ids, batch.image_mask, self._encode(batch))
         # A causal mask hides padding behind the tokens; only padding before them must be masked.
         mask = AttentionMask.of_rows(batch.attention_mask if batch.is_left_padded else None)
         positions_BS = (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -109,11 +139,15 @@ class VL2(nn.Module):
         )
         return hidden
 
-    def _encode(self, tiles_I3PP: Tensor, grids: Tensor) -> Tensor | None:
+    def _encode(self, batch: Batch) -> Tensor | None:
         """Return the visual tokens of all images in order, or None where there are none."""
-        if not len(grids):
+        if not len(batch.grids):
             return None
-        return self.arrange(self._encode_tiles(tiles_I3PP), [(columns, rows) for columns, rows in grids.tolist()])
+        grids = [(columns, rows) for columns, rows in batch.grids.tolist()]
+        overviews = None if batch.overviews is None else self._encode_tiles(batch.overviews)
+        if overviews is not None and not len(batch.tiles):
+            return self.arrange(overviews[:0], grids, overviews)
+        return self.arrange(self._encode_tiles(batch.tiles), grids, overviews)
 
     @property
     def _balance(self) -> Balance:

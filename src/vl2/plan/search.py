@@ -199,7 +199,7 @@ def _no_layout_message(cluster: Cluster, least: tuple[float, LayoutChoice] | Non
 def _trained_share(config: ModelConfig) -> float:
     """Return approximately the share of the parameters outside the language model."""
     row = units(config)
-    visual, whole = segment_size(config, row[: config.vision_config.layers + 1]), segment_size(config, row)
+    visual, whole = segment_size(config, row[: config.siglip.layers + 1]), segment_size(config, row)
     return (visual.dense + visual.experts) / (whole.dense + whole.experts)
 
 

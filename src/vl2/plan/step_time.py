@@ -305,7 +305,7 @@ class _StepSimulation:
         """Return the seconds to move tiles for balancing: pixels there, visual tokens back, and their gradients."""
         if not self.choice.balances_tiles:
             return 0.0
-        pixels = 3 * self.config.vision_config.image_size**2 * self.cluster.value_bytes
+        pixels = 3 * self.config.siglip.image_size**2 * self.cluster.value_bytes
         tokens = self.config.tokens_per_side**2 * self.config.projector_config.n_embed * self.cluster.value_bytes
         busiest = 0
         for counts in held:
@@ -326,7 +326,7 @@ class _StepSimulation:
     def _boundary_bytes(self, number: int, tiles: int, tokens: int) -> float:
         """Return the bytes that a segment sends to the next one for a micro-batch."""
         last = self.split.segments[number][-1].kind
-        vision, width = self.config.vision_config, self.config.language_config.hidden_size
+        vision, width = self.config.siglip, self.config.language_config.hidden_size
         if last == "block":
             values = tiles * vision.patches_per_side**2 * vision.width
         elif last == "projector":
@@ -338,7 +338,7 @@ class _StepSimulation:
     def _memory(self, rank: int, in_flight: int, *, tokens: int, tiles: int) -> float:
         """Return the memory of a rank: its shards with optimizer state, gathered weights, and stored activations."""
         size = self._rank_size(rank)
-        language, vision = self.config.language_config, self.config.vision_config
+        language, vision = self.config.language_config, self.config.siglip
         own_experts = size.experts / self.choice.expert_parallel
         parts = self.bytes_per_parameter * (size.dense / self.num_data + size.experts * self.largest_expert_share)
         # In a pipeline the weights of all layers of a rank stay gathered during the step, and so do their gradients.

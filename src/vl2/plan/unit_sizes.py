@@ -78,7 +78,7 @@ def _unit_size(config: ModelConfig, unit: Unit) -> tuple[int, int]:
     """Return the number of a unit's parameters outside the routed experts, and that in them."""
     model = _model_on_meta(config)
     if unit.kind == "block":
-        return _count(model.vision.blocks[unit.index]), 0
+        return _count(model.siglip.blocks[unit.index]), 0
     if unit.kind == "projector":
         return _count(model.projector), 0
     if unit.kind == "join":
@@ -139,7 +139,7 @@ def measure_costs(
     """
     one = _one_of_each(config).to(device)
     width = config.language_config.hidden_size
-    vision = config.vision_config
+    vision = config.siglip
     patches = torch.randn(inputs.tiles, vision.patches_per_side**2, vision.width, device=device, dtype=dtype)
     states = torch.randn(1, inputs.tokens, width, device=device, dtype=dtype)
     ids = torch.randint(config.language_config.vocab_size, (1, inputs.tokens), device=device)
@@ -150,8 +150,8 @@ def measure_costs(
     _cast(one, dtype)
     layers = one.language.model.layers
     timings = {
-        "block": time_of(one.vision.blocks[0], patches),
-        "projector": time_of(lambda x: one.projector(one.vision.norm(x)), patches),
+        "block": time_of(one.siglip.blocks[0], patches),
+        "projector": time_of(lambda x: one.projector(one.siglip.norm(x)), patches),
         "join": time_of(one.language.embed, ids),
         "dense_layer": time_of(_layer(layers[0], config, inputs, device), states),
         "layer": time_of(_layer(layers[-1], config, inputs, device), states),

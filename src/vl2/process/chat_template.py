@@ -3,7 +3,8 @@
 The order is: bos, the system text without a role, then for each exchange `<|User|>: TEXT\\n\\n<|Assistant|>:`, the
 answer directly after the colon, and eos. The next exchange follows without a blank.
 
-A document has no template: bos, its texts and images as they are, eos.
+A document has no template: bos, its texts and images as they are, eos. The prompts of DeepSeek-OCR have none either:
+its vocabulary has no roles, so the turns follow one another as they are, each answer with its eos.
 
 Golden: tests/golden/reference/processor/conversations_*.json.
 """
@@ -85,6 +86,9 @@ def tokenize_prompt(
 
 
 def _write_user(row: TokenRow, turn: Turn, tokenizer: Tokenizer, images: Iterator[int], *, is_trained: bool) -> None:
+    if not tokenizer.has_roles:
+        _write_pieces(row, turn.pieces, tokenizer, images, turn.specials, is_trained=is_trained)
+        return
     # The space and the blank line are encoded together with the text that they touch: byte pairs
     # merge across that border. The role tokens are ids, so no text can imitate them.
     row.add([tokenizer.user_id], is_trained=is_trained)

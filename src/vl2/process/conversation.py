@@ -1,4 +1,4 @@
-"""A conversation as the whole package hands it around: a list of `Turn`, text and images in order.
+"""A conversation as a list of `Turn`, the form that the whole package uses: text and images in order.
 
 Dictionaries are read into turns where they come from outside (`messages.py`, `serve/schema`, `data/record.py`).
 `arrange` brings turns into the form that the chat template writes.

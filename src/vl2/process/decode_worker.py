@@ -22,7 +22,7 @@ from PIL import Image
 
 from vl2.errors import UserError
 from vl2.process.decode import ImageOptions, decoding_bytes, load_rgb, open_header, upright_size
-from vl2.process.pixels import make_tiles
+from vl2.process.pixels import draw_views, plan_from_json
 from vl2.process_tuning import return_freed_memory
 
 if sys.platform != "win32":
@@ -100,9 +100,11 @@ def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[byt
         return {"size": upright_size(image, options), "decoding_bytes": decoding_bytes(image, len(data))}, []
     rgb = load_rgb(image, name, options)
     del image
-    tiles = make_tiles(rgb, tuple(head["grid"]), head["tile_px"], tuple(head["color"]))
+    plan = plan_from_json(head["plan"])
+    color = tuple(head["color"])
+    views = [view for canvases in (plan.overviews, plan.tiles) for view in draw_views(rgb, canvases, color)]
     whole = [rgb.tobytes()] if head["whole"] else []
-    return {"size": rgb.size, "num_tiles": len(tiles)}, [*(tile.tobytes() for tile in tiles), *whole]
+    return {"size": rgb.size}, [*(view.tobytes() for view in views), *whole]
 
 
 def _num_untouched(head: dict[str, Any], data: bytes) -> int:

@@ -5,8 +5,10 @@ Golden: tests/golden/reference/processor/conversations_*.json.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +16,17 @@ import torch
 from torch import Tensor
 
 from vl2.errors import UserError
-from vl2.grid import Grid, num_visual_tokens
+from vl2.grid import Grid
+from vl2.model_kind import ModelKind, model_kind
 from vl2.process.chat_template import TokenRow, tokenize_prompt, tokenize_turns
 from vl2.process.conversation import ImageRef, Turn
+from vl2.process.cutter import Cutter, make_cutter
 from vl2.process.image import ImageOptions, ImageSource, open_image
 from vl2.process.messages import released_prompt, to_turns
-from vl2.process.pixels import make_tiles, normalize_pixels, pixel_values
+from vl2.process.pixels import CutImage, cut, normalize_pixels
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.sample import Sample
-from vl2.process.tiling import Size, Tiling, candidate_canvases
+from vl2.process.tiling import Size, Tiling
 from vl2.process.tokenizer import Tokenizer
 
 
@@ -31,6 +35,7 @@ class PreparedImages:
     """The images of one conversation, cut and counted."""
 
     tiles: Tensor  # float32 [I, 3, P, P]
+    overviews: Tensor | None  # float32 [J, 3, B, B], where they are no tiles
     grids: list[Grid]
     sizes: tuple[Size, ...]
     tokens: list[int]  # visual tokens of each image
@@ -47,10 +52,12 @@ class Processor:
     max_tiles: int | None = None  # canvases of up to so many tiles instead of the config's (InfoVQA: 18)
     max_tokens: int | None = None  # texts that must have more are refused before any other work
     character_level: frozenset[str] = frozenset()  # categories whose answers are character-level targets in training
+    kind: ModelKind = "DeepSeek-VL2"  # the model that it is for
 
     def __post_init__(self) -> None:
         if self.max_tiles is not None and self.max_tiles < 1:
             raise UserError(f"max_tiles must be at least 1, got {self.max_tiles}")
+        self.cutter  # noqa: B018 - refuses a rule that the model does not have
 
     @classmethod
     def from_folder(
@@ -60,11 +67,12 @@ class Processor:
         image_options: ImageOptions | None = None,
         max_tiles: int | None = None,
     ) -> Processor:
-        """Read tokenizer.json and processor_config.json of a checkpoint folder."""
+        """Read tokenizer.json and processor_config.json of a checkpoint folder; config.json says for which model."""
         folder = Path(folder)
+        kind = kind_of_folder(folder)
         config = PreprocessConfig.from_file(folder / "processor_config.json")
-        tokenizer = Tokenizer.from_file(folder / "tokenizer.json", config.pad_token)
-        return cls(tokenizer, config, tiling or Tiling(), image_options or ImageOptions(), max_tiles)
+        tokenizer = Tokenizer.from_file(folder / "tokenizer.json", config.pad_token, has_roles=kind == "DeepSeek-VL2")
+        return cls(tokenizer, config, tiling or Tiling(), image_options or ImageOptions(), max_tiles, kind=kind)
 
     def with_tiling(self, tiling: Tiling | str, max_tiles: int | None = None) -> Processor:
         """Return the same processor with another rule, and another number of tiles if one is given."""
@@ -79,11 +87,10 @@ class Processor:
         if self.max_tokens is not None:
             self.tokenizer.check_length(texts, self.max_tokens)
 
-    @property
-    def canvases(self) -> tuple[Size, ...]:
-        if self.max_tiles is None:
-            return self.config.candidate_resolutions
-        return candidate_canvases(self.config.tile_px, self.max_tiles)
+    @cached_property
+    def cutter(self) -> Cutter:
+        """How images become views."""
+        return make_cutter(self.kind, self.config, self.tiling, self.max_tiles)
 
     def encode(
         self,
@@ -174,34 +181,38 @@ class Processor:
         """Open, tile and normalize the images of each message."""
         opened = [[open_image(source, self.image_options) for source in message] for message in sources]
         grids = self.choose_grids([[image.size for image in message] for message in opened])
-        config = self.config
         flat = [image for message in opened for image in message]
-        tiles = [
-            tile
+        views = [
+            cut(image, self.cutter.plan(grid), self.config.padding_color)
             for image, grid in zip(flat, grids, strict=True)
-            for tile in make_tiles(image, grid, config.tile_px, config.padding_color)
         ]
-        return self._prepared(pixel_values(tiles, *self._scales, config.tile_px), grids, [image.size for image in flat])
+        return self.prepare_views(views, grids, [image.size for image in flat])
 
     def choose_grids(self, sizes: Sequence[Sequence[Size]]) -> list[Grid]:
         """Return one grid per image, in order, given the sizes of each message's images."""
-        config = self.config
-        return self.tiling.choose_grids(sizes, self.canvases, tile_px=config.tile_px, side=config.tokens_per_side)
+        return self.cutter.choose_grids(sizes)
 
-    def prepare_pixels(self, pixels: np.ndarray, grids: list[Grid], sizes: Sequence[Size]) -> PreparedImages:
-        """Normalize images that are cut already: bytes [I, P, P, 3], which are not kept."""
-        return self._prepared(normalize_pixels(pixels, *self._scales), grids, sizes)
+    def prepare_views(self, images: Sequence[CutImage], grids: list[Grid], sizes: Sequence[Size]) -> PreparedImages:
+        """Normalize images that are cut already, whose bytes are not kept."""
+        layout = self.cutter.layout
+        overviews = [image.overviews for image in images if len(image.overviews)]
+        return PreparedImages(
+            tiles=self._normalized([image.tiles for image in images if len(image.tiles)]),
+            overviews=self._normalized(overviews) if overviews else None,
+            grids=grids,
+            sizes=tuple(sizes),
+            tokens=[layout.num_tokens(grid) for grid in grids],
+        )
+
+    def _normalized(self, stacks: Sequence[np.ndarray]) -> Tensor:
+        px = self.cutter.tile_px
+        pixels = np.concatenate(stacks) if stacks else np.zeros((0, px, px, 3), np.uint8)
+        return normalize_pixels(pixels, *self._scales)
 
     @property
     def _scales(self) -> tuple[Sequence[float], Sequence[float]]:
         config = self.config
         return (config.image_mean, config.image_std) if config.normalize else ((0.0,) * 3, (1.0,) * 3)
-
-    def _prepared(self, tiles: Tensor, grids: list[Grid], sizes: Sequence[Size]) -> PreparedImages:
-        side = self.config.tokens_per_side
-        return PreparedImages(
-            tiles=tiles, grids=grids, sizes=tuple(sizes), tokens=[num_visual_tokens(grid, side) for grid in grids]
-        )
 
     def _sample(self, row: TokenRow, images: PreparedImages, name: str) -> Sample:
         return Sample(
@@ -209,9 +220,19 @@ class Processor:
             labels=torch.tensor(row.labels, dtype=torch.int64),
             image_mask=torch.tensor(row.image_mask, dtype=torch.bool),
             tiles=images.tiles,
+            overviews=images.overviews,
             grids=torch.tensor(images.grids, dtype=torch.int64).view(-1, 2),
             image_sizes=images.sizes,
-            tokens_per_side=self.config.tokens_per_side,
+            layout=self.cutter.layout,
             pad_id=self.tokenizer.pad_id,
             name=name,
         )
+
+
+def kind_of_folder(folder: Path) -> ModelKind:
+    """Return which model a folder is of; without a config.json it is DeepSeek-VL2's processor alone."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # what is wrong with it is told where the model is read
+        return "DeepSeek-VL2"
+    return model_kind(values) if isinstance(values, dict) else "DeepSeek-VL2"

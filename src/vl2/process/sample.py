@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vl2.batch import Batch
 from vl2.errors import UserError
-from vl2.grid import Grid, num_tiles, num_visual_tokens
+from vl2.grid import Grid, ImageLayout
 from vl2.process.tiling import Size
 
 IGNORE_ID = -100  # label of a token that is not trained
@@ -27,11 +27,12 @@ class Sample:
     input_ids: Tensor  # int64 [S]
     labels: Tensor  # int64 [S]; IGNORE_ID where not trained
     image_mask: Tensor  # bool [S]; True where a visual token goes
-    tiles: Tensor  # float32 [I, 3, P, P]; image by image, global view first; [0, 3, P, P] without images
+    tiles: Tensor  # float32 [I, 3, P, P]; image by image, row by row; [0, 3, P, P] without images
     grids: Tensor  # int64 [images, 2]; (columns, rows)
     image_sizes: tuple[Size, ...]  # (width, height) of the images as opened, orientation applied
-    tokens_per_side: int  # visual tokens along one side of a tile
+    layout: ImageLayout  # what an image becomes
     pad_id: int
+    overviews: Tensor | None = None  # float32 [J, 3, B, B]; views of whole images that are no tiles
     name: str = ""  # for messages: a record's id, a file, a request
 
     def __post_init__(self) -> None:
@@ -45,12 +46,19 @@ class Sample:
         if len(self.image_sizes) != len(grids):
             raise self._error(f"one size per image is needed ({len(grids)}), got {len(self.image_sizes)}")
         slots = int(self.image_mask.sum())
-        expected = sum(num_visual_tokens(grid, self.tokens_per_side) for grid in grids)
+        expected = sum(self.layout.num_tokens(grid) for grid in grids)
         if slots != expected:
             raise self._error(f"{slots} visual slots in the tokens, but its images make {expected} visual tokens")
-        tiles = sum(num_tiles(grid) for grid in grids)
+        tiles = sum(self.layout.num_tiles(grid) for grid in grids)
         if len(self.tiles) != tiles:
             raise self._error(f"{len(self.tiles)} tiles, but its grids need {tiles}")
+        overviews = sum(self.layout.num_overviews(grid) for grid in grids)
+        if self.num_overviews != overviews:
+            raise self._error(f"{self.num_overviews} overviews, but its grids need {overviews}")
+
+    @property
+    def num_overviews(self) -> int:
+        return 0 if self.overviews is None else len(self.overviews)
 
     @property
     def grid_list(self) -> list[Grid]:
@@ -78,14 +86,17 @@ def collate(samples: Sequence[Sample], pad: Side = "left", pad_id: int | None = 
         raise UserError(f"pad must be left or right, got {pad!r}")
     if pad_id is None:
         pad_id = _the_one("pad_id", [sample.pad_id for sample in samples])
-    _the_one("tokens_per_side", [sample.tokens_per_side for sample in samples])
+    _the_one("tokens along a tile", [sample.layout.tile_side for sample in samples])
+    _the_one("tokens along an overview", [sample.layout.overview_side for sample in samples])
     _the_one("tile side in pixels", [sample.tiles.shape[-1] for sample in samples])
+    overviews = [sample.overviews for sample in samples if sample.overviews is not None]
     return Batch(
         input_ids=_pad_rows([sample.input_ids for sample in samples], pad, pad_id),
         labels=_pad_rows([sample.labels for sample in samples], pad, IGNORE_ID),
         attention_mask=_pad_rows([torch.ones_like(sample.image_mask) for sample in samples], pad, False),
         image_mask=_pad_rows([sample.image_mask for sample in samples], pad, False),
         tiles=torch.cat([sample.tiles for sample in samples]),
+        overviews=torch.cat(overviews) if overviews else None,
         grids=torch.cat([sample.grids for sample in samples]),
     )
 

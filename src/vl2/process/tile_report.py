@@ -9,9 +9,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from vl2.errors import UserError
-from vl2.grid import UNTILED, Grid, num_tiles, num_visual_tokens
-from vl2.process.pixels import fit_inside, pad_to_canvas
-from vl2.process.preprocess_config import PreprocessConfig
+from vl2.grid import UNTILED, Grid, ImageLayout
+from vl2.process.pixels import Canvas, draw_canvas, fit_inside
 from vl2.process.processor import Processor
 from vl2.process.tiling import Size
 
@@ -24,12 +23,12 @@ class TileReport:
     """One image of a conversation. Sizes are (width, height) in pixels."""
 
     size: Size
-    canvas: Size
-    tile_px: int
+    drawn_on: Canvas  # what the tiles are cut from; without tiles, the overview
+    overview: Canvas | None  # where it is encoded apart from the tiles
     grid: Grid
     resized: Size  # the picture on the canvas
     offset: Size
-    tokens_per_side: int
+    layout: ImageLayout
     padding_color: tuple[int, int, int]
 
     @classmethod
@@ -43,57 +42,68 @@ class TileReport:
 
         UserError for a picture without pixels, or if a tiling budget cannot hold them.
         """
-        config = processor.config
         for width, height in (size for message in sizes for size in message):
             if width < 1 or height < 1:
                 raise UserError(f"the sides of an image must be at least 1 px, got {width} x {height}")
-        grids = processor.tiling.choose_grids(
-            sizes, processor.canvases, tile_px=config.tile_px, side=config.tokens_per_side
-        )
+        grids = processor.choose_grids(sizes)
         flat = [size for message in sizes for size in message]
-        return [cls._of_grid(size, grid, config) for size, grid in zip(flat, grids, strict=True)]
+        return [cls._of_grid(size, grid, processor) for size, grid in zip(flat, grids, strict=True)]
 
     @classmethod
-    def _of_grid(cls, size: Size, grid: Grid, config: PreprocessConfig) -> TileReport:
-        canvas = (grid[0] * config.tile_px, grid[1] * config.tile_px)
-        resized, offset = fit_inside(size, canvas)
+    def _of_grid(cls, size: Size, grid: Grid, processor: Processor) -> TileReport:
+        plan = processor.cutter.plan(grid)
+        drawn_on = (plan.tiles or plan.overviews)[-1]
+        resized, offset = fit_inside(size, drawn_on.size) if drawn_on.fit == "pad" else (drawn_on.size, (0, 0))
         return cls(
             size=size,
-            canvas=canvas,
-            tile_px=config.tile_px,
+            drawn_on=drawn_on,
+            overview=plan.overviews[0] if plan.overviews else None,
             grid=grid,
             resized=resized,
             offset=offset,
-            tokens_per_side=config.tokens_per_side,
-            padding_color=config.padding_color,
+            layout=processor.cutter.layout,
+            padding_color=processor.config.padding_color,
         )
 
+    @property
+    def canvas(self) -> Size:
+        return self.drawn_on.size
+
+    @property
+    def tile_px(self) -> int:
+        return self.drawn_on.view_px
+
     def to_dict(self) -> dict[str, Any]:
-        side, (columns, rows) = self.tokens_per_side, self.grid
+        layout, grid = self.layout, self.grid
+        overview = layout.overview_side * (layout.overview_side + 1)
         return {
             "size": list(self.size),
             "canvas": list(self.canvas),
             "grid": list(self.grid),
             "resized": list(self.resized),
             "offset": list(self.offset),
-            "tiles_encoded": num_tiles(self.grid),
-            "visual_tokens": num_visual_tokens(self.grid, side),
-            "global_tokens": side * (side + 1),
-            "local_tokens": rows * side * (columns * side + 1),
+            "tiles_encoded": layout.num_tiles(grid) + layout.num_overviews(grid),
+            "visual_tokens": layout.num_tokens(grid),
+            "global_tokens": overview,
+            "local_tokens": layout.num_tokens(grid) - overview - 1,
         }
 
     def to_text(self) -> str:
         values = self.to_dict()
         columns, rows = self.grid
-        cut = (
-            f"{columns} x {rows} local tiles + 1 global view" if self.grid != UNTILED else "1 tile, seen as both views"
-        )
+        if self.overview is not None:
+            crops = "" if self.grid == UNTILED else f"{columns} x {rows} crops of {self.tile_px} px, then "
+            views = f"views   {crops}the whole in {self.overview.view_px} px"
+        else:
+            cut = f"{columns} x {rows} local tiles + 1 global view"
+            cut = "1 tile, seen as both views" if self.grid == UNTILED else cut
+            views = f"tiles   {values['tiles_encoded']} of {self.tile_px} px: {cut}"
         return "\n".join(
             (
                 f"image   {self.size[0]} x {self.size[1]} px",
                 f"canvas  {self.canvas[0]} x {self.canvas[1]} px, the picture {self.resized[0]} x {self.resized[1]}"
                 f" at ({self.offset[0]}, {self.offset[1]})",
-                f"tiles   {values['tiles_encoded']} of {self.tile_px} px: {cut}",
+                views,
                 f"tokens  {values['visual_tokens']}: {values['global_tokens']} global + 1 separator"
                 f" + {values['local_tokens']} local",
                 "",
@@ -123,7 +133,7 @@ class TileReport:
 
     def draw(self, image: Image.Image) -> Image.Image:
         """Return the canvas as the model gets it, with the tiles outlined and numbered, under a line of figures."""
-        canvas = pad_to_canvas(image, self.canvas, self.padding_color)
+        canvas = draw_canvas(image, self.drawn_on, self.padding_color)
         pen = ImageDraw.Draw(canvas)
         font = ImageFont.load_default(size=max(12, self.tile_px // 16))
         x0, y0 = self.offset

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from vl2.errors import UserError
 from vl2.grid import UNTILED, Grid, num_visual_tokens
 
 Size = tuple[int, int]  # (width, height) in pixels, the order PIL uses
 
-TilingRule = Literal["paper", "per-image", "budget"]
+PageMode = Literal["tiny", "small", "base", "large", "gundam"]
+TilingRule = Literal["paper", "per-image", "budget"] | PageMode
+PAGE_MODES: tuple[PageMode, ...] = get_args(PageMode)
 
 MAX_TILED_IMAGES = 2  # "paper": with more images in the conversation, none is tiled
 MOST_TILES = 256  # of one image: more fit into the context of no model
@@ -63,6 +65,7 @@ def candidate_canvases(tile_px: int, max_tiles: int) -> tuple[Size, ...]:
 class Tiling:
     """Which images are tiled.
 
+    DeepSeek-OCR and Unlimited-OCR have "paper" and the modes of `page_views`. Of DeepSeek-VL2's rules there are three.
     "paper": all, but none once the conversation holds more than two images (the released rule).
     "per-image": all, whatever their number.
     "budget": at most `budget_tokens` visual tokens, spent image by image, turn by turn. Only the
@@ -73,8 +76,8 @@ class Tiling:
     budget_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(TilingRule):
-            raise UserError(f"tiling must be one of {', '.join(get_args(TilingRule))}, got {self.rule!r}")
+        if self.rule not in (allowed := ("paper", "per-image", "budget", *PAGE_MODES)):
+            raise UserError(f"tiling must be one of {', '.join(allowed)}, got {self.rule!r}")
         if (self.rule == "budget") != (self.budget_tokens is not None):
             raise UserError(f"budget_tokens belongs to the tiling rule 'budget', and only there; got {self.rule!r}")
         if self.budget_tokens is not None and self.budget_tokens < 1:
@@ -82,13 +85,16 @@ class Tiling:
 
     @classmethod
     def parse(cls, text: str) -> Tiling:
-        """Read "paper", "per-image" or "budget:N"."""
-        if text in ("paper", "per-image"):
-            return cls(rule="paper" if text == "paper" else "per-image")
+        """Read "paper", "per-image", "budget:N", or a mode of DeepSeek-OCR."""
+        if text in ("paper", "per-image", *PAGE_MODES):
+            return cls(rule=cast(TilingRule, text))
         name, colon, number = text.partition(":")
         if name == "budget" and colon and number.isascii() and number.isdigit():
             return cls(rule="budget", budget_tokens=int(number))
-        raise UserError(f"tiling must be paper, per-image or budget:N (N visual tokens), got {text!r}")
+        raise UserError(
+            f"tiling must be paper, per-image or budget:N (N visual tokens), got {text!r}; of DeepSeek-OCR paper or "
+            f"one of {', '.join(PAGE_MODES)}"
+        )
 
     def __str__(self) -> str:
         return self.rule if self.budget_tokens is None else f"{self.rule}:{self.budget_tokens}"

@@ -64,23 +64,24 @@ class TokenBounds:
 class Tokenizer:
     """A byte-level BPE vocabulary. Ids are those that the released model was trained with."""
 
-    def __init__(self, raw: RawTokenizer, pad_token: str = PAD) -> None:
-        """Add the special tokens that `raw` lacks, in the order that fixes their ids. `raw` is changed."""
+    def __init__(self, raw: RawTokenizer, pad_token: str = PAD, *, has_roles: bool = True) -> None:
+        """Add the special tokens that `raw` lacks, in the order that fixes their ids. `raw` is changed.
+
+        The vocabularies of the DeepSeek-OCR family have no roles: other tokens stand at these ids.
+        """
+        roles = (USER, ASSISTANT) if has_roles else ()
         self._raw = raw
         for token in (BOS, EOS):
             if raw.token_to_id(token) is None:
                 raise UserError(f"the tokenizer has no {token}: is this a DeepSeek-VL2 tokenizer.json?")
-        for token in (pad_token, IMAGE, *GROUNDING, USER, ASSISTANT):
+        for token in (pad_token, IMAGE, *GROUNDING, *roles):
             raw.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         self.bos_id = self._id(BOS)
         self.eos_id = self._id(EOS)
         self.pad_id = self._id(pad_token)
         self.image_id = self._id(IMAGE)
-        self.user_id = self._id(USER)
-        self.assistant_id = self._id(ASSISTANT)
-        self.special_ids = {
-            token: self._id(token) for token in (BOS, EOS, pad_token, IMAGE, *GROUNDING, USER, ASSISTANT)
-        }
+        self.has_roles = has_roles
+        self.special_ids = {token: self._id(token) for token in (BOS, EOS, pad_token, IMAGE, *GROUNDING, *roles)}
         added = raw.get_added_tokens_decoder()
         self._dropped = frozenset((self.bos_id, self.eos_id, self.pad_id, self.image_id))
         self._all_special = frozenset(i for i, token in added.items() if token.special)
@@ -91,7 +92,7 @@ class Tokenizer:
         self._character_ids: dict[str, list[int]] = {}
 
     @classmethod
-    def from_file(cls, path: Path | str, pad_token: str = PAD) -> Tokenizer:
+    def from_file(cls, path: Path | str, pad_token: str = PAD, *, has_roles: bool = True) -> Tokenizer:
         """Read a tokenizer.json. UserError if it is missing or broken."""
         path = Path(path)
         if not path.is_file():
@@ -100,13 +101,31 @@ class Tokenizer:
             raw = RawTokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise UserError(f"{path} is not a tokenizer file: {' '.join(str(error).split())[:120]}") from None
-        return cls(raw, pad_token)
+        return cls(raw, pad_token, has_roles=has_roles)
 
     def __len__(self) -> int:
         return self._raw.get_vocab_size(with_added_tokens=True)
 
     def __contains__(self, token_id: int) -> bool:
         return 0 <= token_id < 1 << 32 and self._raw.id_to_token(token_id) is not None
+
+    @property
+    def user_id(self) -> int:
+        return self._id(USER)
+
+    @property
+    def assistant_id(self) -> int:
+        return self._id(ASSISTANT)
+
+    @property
+    def opening_id(self) -> int | None:
+        """The token that opens an answer, None where a vocabulary has no roles."""
+        return self.assistant_id if self.has_roles else None
+
+    def ids_of(self, tokens: Iterable[str]) -> list[int]:
+        """Return the ids of those tokens that the vocabulary has."""
+        found = (self._raw.token_to_id(token) for token in tokens)
+        return [token_id for token_id in found if token_id is not None]
 
     @property
     def num_ids(self) -> int:

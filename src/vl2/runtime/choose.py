@@ -1,4 +1,4 @@
-"""Which runner a model gets: the first that is for it."""
+"""Choose the runner of a model: the first in the list that supports it."""
 
 from __future__ import annotations
 

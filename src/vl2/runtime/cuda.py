@@ -62,21 +62,23 @@ class FixedStep:
         self._language = language
         self.ids_B1 = torch.zeros(num_rows, 1, dtype=torch.int64, device=device)
         self.place_B = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self.position_B = torch.zeros(num_rows, dtype=torch.int64, device=device)
         layers = [tuple(t.narrow(-2, 0, num_positions) for t in layer) for layer in cache.layers]
         self._cache = _ScatteredCache(layers, self.place_B)
         self._key_L = torch.arange(num_positions, device=device)
 
-    def fill(self, token_ids: Sequence[int], lengths: Sequence[int]) -> None:
-        """Say which tokens come next, and where."""
+    def fill(self, token_ids: Sequence[int], lengths: Sequence[int], positions: Sequence[int]) -> None:
+        """Say which tokens come next, where they go, and which positions they have."""
         self.ids_B1.copy_(torch.tensor(token_ids).unsqueeze(1))
         self.place_B.copy_(torch.tensor(lengths))
+        self.position_B.copy_(torch.tensor(positions))
 
     def run(self) -> Tensor:
         """Return the float32 logits [B, V]. Running it again writes the same to the same places."""
         visible_B11L = (self._key_L <= self.place_B[:, None])[:, None, None, :]
         mask = AttentionMask(tensor=visible_B11L, is_causal=False)
         embeds_B1D = self._language.embed(self.ids_B1)
-        hidden = self._language.model(embeds_B1D, self.place_B[:, None], mask, self._cache, equal_blocks=True)
+        hidden = self._language.model(embeds_B1D, self.position_B[:, None], mask, self._cache, equal_blocks=True)
         return self._language.logits(hidden.states_BSD[:, -1])
 
 
@@ -162,24 +164,26 @@ class GraphPool:
         assert needed <= self.cache.capacity, f"rows of {self.cache.capacity} positions, {needed} are needed"
         num_rows = 1 + max(self._taken)
         numbers = [self._number(row) for row in rows]
-        next_ids, lengths = [0] * num_rows, [0] * num_rows
+        next_ids, lengths, positions = [0] * num_rows, [0] * num_rows, [0] * num_rows
         for number, row in self._taken.items():
-            lengths[number] = row.lengths[0]
+            lengths[number], positions[number] = row.lengths[0], row.positions[0]
         for number, token_id in zip(numbers, token_ids, strict=True):
             next_ids[number] = token_id
-        step, replay = self._step(next_ids, lengths, min(round_up(needed), self.cache.capacity))
-        step.fill(next_ids, lengths)
+        step, replay = self._step(next_ids, lengths, positions, min(round_up(needed), self.cache.capacity))
+        step.fill(next_ids, lengths, positions)
         logits_BV = replay()
         for row in rows:
             row.advance(1)
         return logits_BV[numbers]
 
-    def _step(self, token_ids: Sequence[int], lengths: Sequence[int], num_positions: int) -> tuple[FixedStep, Replay]:
+    def _step(
+        self, token_ids: Sequence[int], lengths: Sequence[int], positions: Sequence[int], num_positions: int
+    ) -> tuple[FixedStep, Replay]:
         shape = len(token_ids), num_positions
         if shape not in self._recorded:
             step = FixedStep(self._language, self.cache.rows(0, shape[0]), num_positions)
             # With what comes next anyway: the runs before and during the recording then write what belongs there.
-            step.fill(token_ids, lengths)
+            step.fill(token_ids, lengths, positions)
             self._recorded[shape] = step, self._recorder.record(step)
         return self._recorded[shape]
 

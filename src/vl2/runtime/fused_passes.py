@@ -162,7 +162,8 @@ class FusedLanguage:
         for cache, length in zip(caches, lengths, strict=True):
             assert length < cache.capacity, f"the cache holds {cache.capacity} positions, {length + 1} are needed"
         inputs_BD = self._embeddings(torch.tensor(token_ids)).contiguous()
-        cosines_BC, sines_BC = (angles[lengths].contiguous() for angles in self._table(max(lengths) + 1))
+        positions = [cache.positions[0] for cache in caches]
+        cosines_BC, sines_BC = (angles[positions].contiguous() for angles in self._table(max(positions) + 1))
         logits_BV = torch.empty(rows, self._model.head.outputs, dtype=torch.float32)
         places = [
             place for layers in zip(*(c.layers for c in caches), strict=True) for t in layers for place in _place(t)

@@ -1,4 +1,4 @@
-"""What a runner is asked for, and what it keeps.
+"""The `Runner` protocol (encode, prefill, decode) and the `CachePool` that its requests take their rows from.
 
 I tiles of side P, Q visual tokens of each, D model width, S positions of a prompt, B requests, V vocabulary.
 """

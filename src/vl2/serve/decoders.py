@@ -16,17 +16,16 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, TypeVar, cast
 
-import numpy as np
 from PIL import Image
 
 from vl2.errors import UserError
-from vl2.grid import Grid
 from vl2.infer.engine.engine import EngineStopped
 from vl2.process.decode import ImageOptions, refuse
 from vl2.process.decode_worker import read_frame, reading_bytes, write_frame
+from vl2.process.pixels import CutImage, CutPlan, views_from_bytes
 from vl2.process.tiling import Size
 from vl2.serve.admission import FairSemaphore
 
@@ -72,10 +71,10 @@ class ImageHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class TiledImage:
-    """The tiles of a decoded image."""
+    """The views of a decoded image."""
 
     size: Size  # upright
-    pixels: np.ndarray  # uint8 [I, P, P, 3]
+    views: CutImage
     whole: Image.Image | None
 
 
@@ -130,25 +129,24 @@ class Decoders:
         self,
         image: EncodedImage,
         header: ImageHeader,
-        grid: Grid,
+        plan: CutPlan,
         *,
-        tile_px: int,
         color: tuple[int, int, int],
         has_whole: bool,
         options: ImageOptions,
         client: str,
     ) -> TiledImage:
-        """Decode an image and return its tiles, and with `has_whole` also the image."""
-        task = {"kind": "tiles", "grid": grid, "tile_px": tile_px, "color": color, "whole": has_whole}
+        """Decode an image and return its views, and with `has_whole` also the image."""
+        task = {"kind": "tiles", "plan": asdict(plan), "color": color, "whole": has_whole}
         head, body = await self._request(image, task, options, client, header.decoding_bytes)
         width, height = head["size"]
-        num_bytes = head["num_tiles"] * tile_px**2 * 3
+        num_bytes = 3 * plan.num_pixels
         assert len(body) == num_bytes + (width * height * 3 if has_whole else 0), (
             "a decoder returned an incomplete image"
         )
-        pixels = np.frombuffer(body, np.uint8, num_bytes).reshape(-1, tile_px, tile_px, 3)
+        views = views_from_bytes(memoryview(body)[:num_bytes], plan)
         whole = Image.frombytes("RGB", (width, height), memoryview(body)[num_bytes:]) if has_whole else None
-        return TiledImage(size=(width, height), pixels=pixels, whole=whole)
+        return TiledImage(size=(width, height), views=views, whole=whole)
 
     async def _request(
         self, image: EncodedImage, task: dict[str, Any], options: ImageOptions, client: str, memory_bytes: int

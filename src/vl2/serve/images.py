@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
 from PIL import Image
 
 from vl2.errors import UserError
-from vl2.grid import num_tiles
 from vl2.process.decode import refuse
 from vl2.process.fetch import Cancellation, fetch
 from vl2.process.image import describe_source, read_source
@@ -107,11 +105,11 @@ class ImageLoader:
             tiled = await self._tile(messages, images, headers, client, admission)
         sizes = [image.size for image in tiled]
         grids = self._processor.choose_grids(_by_message(sizes, messages))
-        pixels = [image.pixels for image in tiled]
+        views = [image.views for image in tiled]
         whole = tuple(image.whole for image in tiled if image.whole is not None)
         del tiled
         prepared = await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: self._processor.prepare_pixels(np.concatenate(pixels), grids, sizes)
+            self._threads, lambda: self._processor.prepare_views(views, grids, sizes)
         )
         return LoadedImages(prepared=prepared, whole=whole)
 
@@ -140,10 +138,10 @@ class ImageLoader:
         client: str,
         admission: Admission,
     ) -> list[TiledImage]:
-        config = self._processor.config
+        cutter, color = self._processor.cutter, self._processor.config.padding_color
         sizes = [header.size for header in headers]
         grids = self._processor.choose_grids(_by_message(sizes, messages))
-        num_floats = sum(map(num_tiles, grids)) * 3 * config.tile_px**2
+        num_floats = 3 * sum(cutter.plan(grid).num_pixels for grid in grids)
         num_pixels = sum(width * height for width, height in sizes) if self._needs_whole else 0
         await admission.reserve_memory(4 * (num_floats + num_pixels))
         options = replace(self._options, max_pixels=self._limits.max_image_pixels)
@@ -153,9 +151,8 @@ class ImageLoader:
                 tiled[index] = tiled[index] or await self.decoders.decode_tiles(
                     image,
                     header,
-                    grids[index],
-                    tile_px=config.tile_px,
-                    color=config.padding_color,
+                    cutter.plan(grids[index]),
+                    color=color,
                     has_whole=self._needs_whole,
                     options=options,
                     client=client,

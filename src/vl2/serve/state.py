@@ -84,7 +84,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
             "max_images": limits.max_images,
             "max_bytes": limits.max_image_bytes,
             "max_pixels": limits.max_image_pixels,
-            "max_tiles": max(width * height for width, height in processor.canvases) // processor.config.tile_px**2 + 1,
-            "tile_px": processor.config.tile_px,
+            "max_tiles": processor.cutter.most_views,
+            "tile_px": processor.cutter.tile_px,
         },
     }

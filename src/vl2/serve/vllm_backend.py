@@ -17,7 +17,6 @@ from time import monotonic
 from typing import Any
 
 from vl2.errors import UserError
-from vl2.grid import num_visual_tokens
 from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.constraint import JsonSchema
 from vl2.infer.engine.engine import EngineFull, EngineStopped
@@ -205,7 +204,7 @@ class _AnswerReader:
 def prompt_ids(sample: Sample, image_id: int) -> list[int]:
     """Return the prompt with one `<image>` per image, which vLLM repeats for the visual tokens."""
     ids, place = [], 0
-    lengths = iter(num_visual_tokens(grid, sample.tokens_per_side) for grid in sample.grid_list)
+    lengths = iter(sample.layout.num_tokens(grid) for grid in sample.grid_list)
     mask = sample.image_mask.tolist()
     given = sample.input_ids.tolist()
     while place < len(given):

@@ -31,7 +31,7 @@ FORMS = ("mixed", "worked", "concise")  # of what is worked out: with its steps,
 # The least value of a setting, in every source that has it: with less there would be nothing to draw or to ask.
 LEAST = {
     "max_chars_en": 2, "max_chars_zh": 2, "max_columns": 2, "max_distortions": 0, "max_objects": 1, "max_of_kind": 1,
-    "max_pictures": 2, "max_rows": 3, "max_side_px": 64, "min_chars_en": 1, "min_side_px": 64, "turns": 1,
+    "max_pictures": 2, "max_num_seqs": 3, "max_side_px": 64, "min_chars_en": 1, "min_side_px": 64, "turns": 1,
 }  # fmt: skip
 # As in the catalog of public sets: texts and tables that were given have terms that only their giver knows.
 UNKNOWN_LICENCE = "check"

@@ -52,7 +52,7 @@ class TableImage(Source):
 
     tables: str | None = None  # a folder of tables, see `read_tables`; None: the built-in ones
     font_folders: tuple[str, ...] | None = None
-    max_rows: int = 12
+    max_num_seqs: int = 12
     max_columns: int = 5
     max_distortions: int = 2
 
@@ -83,7 +83,7 @@ class TableImage(Source):
         if invent:
             return made_up(rng, rng.choice(languages))
         tables = read_tables(self.tables)
-        return choose_table(rng, tables, languages, max_rows=self.max_rows, max_columns=self.max_columns)
+        return choose_table(rng, tables, languages, max_num_seqs=self.max_num_seqs, max_columns=self.max_columns)
 
 
 def _ask(table: Table, task: str, rng: random.Random) -> Asked | None:

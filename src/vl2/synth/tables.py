@@ -192,7 +192,7 @@ def made_up(rng: random.Random, language: str) -> Table:
 
 
 def choose_table(
-    rng: random.Random, tables: Sequence[Table], languages: Sequence[str], *, max_rows: int, max_columns: int
+    rng: random.Random, tables: Sequence[Table], languages: Sequence[str], *, max_num_seqs: int, max_columns: int
 ) -> Table | None:
     """Return a part of a table that can be drawn: short cells, named rows. None if this draw had no luck."""
     fitting = [table for table in tables if table.language in languages]
@@ -200,7 +200,7 @@ def choose_table(
         return None
     table = rng.choice(fitting)
     columns = [0, *sorted(rng.sample(range(1, len(table.header)), min(len(table.header), max_columns) - 1))]
-    count = min(len(table.rows), rng.randint(3, max_rows))
+    count = min(len(table.rows), rng.randint(3, max_num_seqs))
     start = rng.randrange(len(table.rows) - count + 1)
     part = table.part(range(start, start + count), columns)
     cells = [*part.header, *(cell for row in part.rows for cell in row)]

@@ -24,7 +24,7 @@ _LENGTH = 8  # tokens; the value does not matter, because ranks may have differe
 
 def blank_pack(config: ModelConfig) -> Packed:
     """Return a pack of padding only. Its tokens enter neither the loss nor any count nor the expert load."""
-    tile_px = config.vision_config.image_size
+    tile_px = config.siglip.image_size
     return Packed(
         input_ids=torch.zeros(_LENGTH, dtype=torch.int64),
         labels=torch.full((_LENGTH,), IGNORE_ID),
@@ -42,7 +42,7 @@ def blank_pack(config: ModelConfig) -> Packed:
 
 def blank_image_pack(config: ModelConfig) -> Packed:
     """Return a pack that consists of the visual tokens of one blank tile."""
-    length, tile_px = num_visual_tokens(UNTILED, config.tokens_per_side), config.vision_config.image_size
+    length, tile_px = num_visual_tokens(UNTILED, config.tokens_per_side), config.siglip.image_size
     return replace(
         blank_pack(config).with_length(length),
         image_mask=torch.ones(length, dtype=torch.bool),

@@ -180,7 +180,7 @@ def activation_bytes(
     between them once. With recomputation by blocks, it is the inputs of all blocks and the inside of one. With
     recomputation of the whole encoder, the encoder's activations exist only after the rest has been freed.
     """
-    language, vision, projector = config.language_config, config.vision_config, config.projector_config
+    language, vision, projector = config.language_config, config.siglip, config.projector_config
     width, heads = language.hidden_size, language.num_attention_heads
     if language.use_mla:
         query = heads * (language.qk_nope_head_dim + language.qk_rope_head_dim)

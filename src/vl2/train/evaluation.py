@@ -114,8 +114,8 @@ class HeldOut:
         limits = Limits(max_context=model.config.language_config.max_position_embeddings)
         answers: list[str] = []
         runner = choose_runner(model)
-        for start in range(0, len(self._records), limits.max_rows):
-            samples = [_prompt(record, processor) for record in self._records[start : start + limits.max_rows]]
+        for start in range(0, len(self._records), limits.max_num_seqs):
+            samples = [_prompt(record, processor) for record in self._records[start : start + limits.max_num_seqs]]
             options = [self._options] * len(samples)
             pieces: list[list[str]] = [[] for _ in samples]
             for event in generate(runner, processor.tokenizer, samples, options, limits=limits):

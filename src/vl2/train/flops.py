@@ -33,7 +33,7 @@ class ForwardCost:
     @classmethod
     def of(cls, config: ModelConfig) -> ForwardCost:
         """Compute the costs of a model configuration."""
-        language, vision, projector = config.language_config, config.vision_config, config.projector_config
+        language, vision, projector = config.language_config, config.siglip, config.projector_config
         width, heads = language.hidden_size, language.num_attention_heads
         if language.use_mla:
             rank, rope, nope, value = (

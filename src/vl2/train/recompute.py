@@ -27,7 +27,7 @@ def checkpoint_activations(model: VL2, *, encoder: EncoderRecompute = "blocks", 
     if encoder == "whole":
         _checkpoint_forward(model.vision)
     elif encoder == "blocks":
-        for block in model.vision.blocks:
+        for block in model.siglip.blocks:
             _checkpoint_forward(block)
     if layers:
         for layer in model.language.model.layers:
@@ -40,7 +40,7 @@ def compile_encoder(model: VL2, backend: str = "inductor") -> None:
     The shapes in the blocks vary only in the number of tiles, so each compiles once. The decoder is not compiled,
     because document lengths and expert loads differ in every step.
     """
-    for block in model.vision.blocks:
+    for block in model.siglip.blocks:
         block.forward = torch.compile(block.forward, dynamic=True, backend=backend)
 
 

@@ -19,6 +19,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from vl2.infer.image_tokens import embed_prompt
 from vl2.infer.prefill import Prefill
 from vl2.infer.vlm import VLM
 from vl2.kernels import describe_kernels, load_kernels
@@ -81,7 +82,7 @@ def answer_greedily(
     with closing(runner.cache_pool(1, capacity, max(capacity, vlm.limits.max_context))) as pool:
         start = time.perf_counter()
         row = pool.take(capacity)
-        prompt = Prefill(runner, sample, row, assistant_id=vlm.processor.tokenizer.assistant_id, max_chunk=chunk)
+        prompt = Prefill(runner, sample, row, opening_id=vlm.processor.tokenizer.opening_id, max_chunk=chunk)
         logits_V = prompt.finish().cpu().clone()
         first_s = time.perf_counter() - start
         while True:
@@ -179,12 +180,7 @@ def passage_logits(vlm: VLM) -> Tensor:
     The positions are so large that bfloat16 can represent only every eighth, so rounded rotary angles show.
     """
     model, sample = vlm.runner.model, make_test_sample(vlm, PASSAGE, num_images=3)
-    on_device = sample.tiles.to(model.device, model.dtype)
-    visual_TD = model.arrange(
-        model.encode_tiles(on_device), [(columns, rows) for columns, rows in sample.grids.tolist()]
-    )
-    ids_1S, mask_1S = (t.to(model.device).unsqueeze(0) for t in (sample.input_ids, sample.image_mask))
-    embeds_1SD = model.embed(ids_1S, mask_1S, visual_TD)
+    embeds_1SD = embed_prompt(vlm.runner, sample)
     first = int(sample.image_mask.nonzero().max()) + 1
     length = len(sample.input_ids)
     with closing(vlm.runner.cache_pool(1, length, max(length, vlm.limits.max_context))) as pool:

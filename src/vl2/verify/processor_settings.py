@@ -43,8 +43,8 @@ def _disagreements(ours: PreprocessConfig, subject: Subject) -> list[str]:
     if subject.config is None:
         return []
     pairs = (
-        ("tile", ours.tile_px, subject.config.vision_config.image_size),
-        ("patch_size", ours.patch_size, subject.config.vision_config.patch_size),
+        ("tile", ours.tile_px, subject.config.siglip.image_size),
+        ("patch_size", ours.patch_size, subject.config.siglip.patch_size),
         ("downsample_ratio", ours.downsample_ratio, subject.config.projector_config.downsample_ratio),
     )
     return [f"{name}: {mine}, config.json says {other}" for name, mine, other in pairs if mine != other]

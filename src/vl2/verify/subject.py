@@ -101,6 +101,8 @@ class Subject:
             fault = str(error)
         except (TypeError, ValueError, AttributeError) as error:  # a value of an unexpected type
             fault = f"config.json has a value that cannot be used: {error}"
+        if config is not None:
+            config.require_deepseek_vl2("verify")
         size = named
         if config is not None and named is None:
             nearest, distance = nearest_size(config)

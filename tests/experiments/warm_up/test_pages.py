@@ -20,7 +20,7 @@ from experiments.nano.warm_up.sheet import PADDING
 from experiments.nano.warm_up.tiles import TileDrawer
 from tests.experiments.nano_inputs import write_inputs
 from vl2.grid import UNTILED
-from vl2.process.pixels import make_tiles
+from vl2.process.pixels import draw_views, tile_canvases
 from vl2.synth.distort import Distorted, distort
 from vl2.synth.source import Dropped
 
@@ -66,10 +66,10 @@ def cutter(drops: float = 0.0) -> PageCutter:
 
 
 def test_every_tile_of_the_processor_is_drawn_and_no_other() -> None:
-    wanted = {tile.tobytes() for tile in make_tiles(picture(), (2, 1), 168, PADDING)}
+    wanted = {tile.tobytes() for tile in draw_views(picture(), tile_canvases((2, 1), 168), PADDING)}
     assert len(wanted) == 3
     assert {cutter().draw(random.Random(seed)).image.tobytes() for seed in range(60)} == wanted
-    assert make_tiles(picture(), UNTILED, 168, PADDING)[0].tobytes() in wanted
+    assert draw_views(picture(), tile_canvases(UNTILED, 168), PADDING)[0].tobytes() in wanted
 
 
 def test_letters_stand_where_it_is_black_in_reading_order_and_the_frame_is_the_picture() -> None:

@@ -46,7 +46,7 @@ def collected() -> Collected:
 
 @pytest.fixture
 def engine(nano: VLM, collected: Collected) -> Iterator[Engine]:
-    limits = EngineLimits(max_rows=4, max_context=1024, cache_tokens=2048, max_waiting=3)
+    limits = EngineLimits(max_num_seqs=4, max_context=1024, cache_tokens=2048, max_waiting=3)
     made = Engine(Scheduler(nano.runner, nano.processor.tokenizer, limits), collected)
     yield made
     made.stop()

@@ -48,7 +48,7 @@ def encode(vlm: VLM, question: str, images: Sequence[str] = ()) -> Sample:
 
 
 def scheduler(vlm: VLM, *, reuse: bool = False, **limits: Any) -> Scheduler:
-    made = EngineLimits(**{"max_rows": 6, "max_context": 4096, "cache_tokens": 8192, "prefill_chunk": 64, **limits})
+    made = EngineLimits(**{"max_num_seqs": 6, "max_context": 4096, "cache_tokens": 8192, "prefill_chunk": 64, **limits})
     kept = Reuse() if reuse else Reuse(encoder_bytes=0, prefix_bytes=0)
     return Scheduler(vlm.runner, vlm.processor.tokenizer, made, reuse=kept)
 
@@ -79,7 +79,7 @@ def test_what_runs_beside_a_request_changes_no_bit_of_its_answer(vlm: VLM) -> No
     together = run(scheduler(vlm), jobs)
     # Logprobs and all: the numbers are the same, not only the tokens.
     assert together == alone
-    backwards = run(scheduler(vlm, max_rows=6, cache_tokens=4096), jobs[::-1])
+    backwards = run(scheduler(vlm, max_num_seqs=6, cache_tokens=4096), jobs[::-1])
     assert backwards[::-1] == alone
     assert sum(map(len, alone)) > 40
 
@@ -196,7 +196,7 @@ def test_a_request_waits_until_its_tokens_fit_and_nobody_overtakes_it(nano: VLM)
 
 
 def test_a_cancelled_request_leaves_at_every_stage_and_frees_its_tokens(nano: VLM) -> None:
-    engine = scheduler(nano, max_rows=2)
+    engine = scheduler(nano, max_num_seqs=2)
     read, decoded, waiting = (
         engine.make_task(job(encode(nano, text))) for text in ("word " * 300, "Tell me a story.", "Hello")
     )
@@ -216,7 +216,7 @@ def test_a_cancelled_request_leaves_at_every_stage_and_frees_its_tokens(nano: VL
 
 
 def test_the_clients_take_turns(nano: VLM) -> None:
-    engine = scheduler(nano, max_rows=1)
+    engine = scheduler(nano, max_num_seqs=1)
     sample = encode(nano, "Hi")
     greedy = [engine.make_task(job(sample, max_new_tokens=1, client="a")) for _ in range(5)]
     other = engine.make_task(job(sample, max_new_tokens=1, client="b"))
@@ -268,5 +268,5 @@ def test_what_can_never_run_is_refused_before_it_waits(nano: VLM) -> None:
         engine.make_task(job(encode(nano, "Hi"), adapter="x"))
     with pytest.raises(UserError, match="cache_tokens must hold one request"):
         EngineLimits(max_context=128, cache_tokens=64)
-    with pytest.raises(UserError, match="max_rows must be at most 64"):
-        EngineLimits(max_rows=65)
+    with pytest.raises(UserError, match="max_num_seqs must be at most 64"):
+        EngineLimits(max_num_seqs=65)

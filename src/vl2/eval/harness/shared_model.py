@@ -13,7 +13,7 @@ from vl2.process.conversation import Turn
 
 def load_model(name: str, *, device: str, dtype: str, batch_size: int, max_tiles: int | None) -> VLM:
     vlm = load(name, device=device, dtype=dtype, max_tiles=max_tiles)
-    vlm.limits = replace(vlm.limits, max_rows=batch_size)
+    vlm.limits = replace(vlm.limits, max_num_seqs=batch_size)
     return vlm
 
 

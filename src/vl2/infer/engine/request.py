@@ -57,6 +57,7 @@ class Task:
     """A job on its way. Times are those of `time.monotonic`."""
 
     job: Job
+    max_new_tokens: int  # of its answer
     num_reserved: int  # positions of the cache that it may need
     added_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None

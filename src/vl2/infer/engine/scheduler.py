@@ -34,7 +34,7 @@ LONGEST_PAUSE_S = 0.2  # between two tokens of an answer, for prefill, beyond on
 class EngineLimits(Limits):
     """What bounds the engine's memory."""
 
-    max_rows: int = 16  # requests prefilled or decoded at once
+    max_num_seqs: int = 16  # requests prefilled or decoded at once
     prefill_chunk: int | None = 512
     cache_tokens: int = 65_536  # positions of all requests at work together
     max_waiting: int = 256
@@ -45,8 +45,8 @@ class EngineLimits(Limits):
             raise UserError(
                 f"cache_tokens must hold one request of the whole context, {self.max_context}, got {self.cache_tokens}"
             )
-        if self.max_rows > MAX_DECODED_ROWS:
-            raise UserError(f"max_rows must be at most {MAX_DECODED_ROWS}, got {self.max_rows}")
+        if self.max_num_seqs > MAX_DECODED_ROWS:
+            raise UserError(f"max_num_seqs must be at most {MAX_DECODED_ROWS}, got {self.max_num_seqs}")
         if self.max_waiting < 1:
             raise UserError(f"max_waiting must be at least 1, got {self.max_waiting}")
 
@@ -91,7 +91,8 @@ class Scheduler:
         self._prefilling: list[Task] = []  # in the order of their start
         self._decoding: list[Task] = []
         self._is_turn_of_shortest = self._is_turn_of_decoding = False
-        self._num_joint_rows = joint_rows(limits.max_rows)
+        self._num_joint_rows = joint_rows(limits.max_num_seqs)
+        self._window = runner.model.config.answer_window
 
     @property
     def num_waiting(self) -> int:
@@ -118,7 +119,9 @@ class Scheduler:
         check_bias(job.options, self._tokenizer)
         if job.options.constraint is not None:
             job.options.constraint.start(self._tokenizer, budget)  # what cannot be held to is refused before it waits
-        return Task(job=job, num_reserved=len(job.sample) + budget)
+        # Behind a window of an answer one more place, for the row that is not decoded while others are.
+        held = budget if self._window is None else min(budget, self._window + 1)
+        return Task(job=job, max_new_tokens=budget, num_reserved=len(job.sample) + held)
 
     def add(self, task: Task) -> None:
         self._waiting.add(task.job.client, task)
@@ -198,25 +201,25 @@ class Scheduler:
 
     @property
     def _num_rows(self) -> int:
-        return self.limits.max_rows if self._pool is None else self._pool.num_rows
+        return self.limits.max_num_seqs if self._pool is None else self._pool.num_rows
 
     def _start(self, task: Task) -> None:
         sample, adapter = task.job.sample, task.job.adapter
         if self._pool is None:
-            self._pool = self._runner.cache_pool(self.limits.max_rows, self._longest, self.limits.cache_tokens)
+            self._pool = self._runner.cache_pool(self.limits.max_num_seqs, self._longest, self.limits.cache_tokens)
         task.cache = self._pool.take(task.num_reserved)
         task.prefill = Prefill(
             self._runner_of(adapter),
             sample,
             task.cache,
-            assistant_id=self._tokenizer.assistant_id,
+            opening_id=self._tokenizer.opening_id,
             max_chunk=self.limits.prefill_chunk,
             reuse=self.reuse,
             variant=adapter or "",
         )
         self.totals.prompt_tokens += len(sample)
         self.totals.visual_tokens += int(sample.image_mask.sum())
-        self.totals.tiles += len(sample.tiles)
+        self.totals.tiles += len(sample.tiles) + sample.num_overviews
 
     def _next_to_prefill(self) -> Task:
         """Take turns between the oldest prompt and the one with the least left to prefill.
@@ -239,9 +242,10 @@ class Scheduler:
             task.num_reused = task.prefill.num_reused
             if logits_V is None:
                 return
-            budget = task.num_reserved - len(task.job.sample)
+            budget = task.max_new_tokens
             task.prefill = None
-            task.sequence = start_sequence(0, task.job.sample, task.job.options, budget, self._tokenizer)
+            kind = self._runner.model.config.kind
+            task.sequence = start_sequence(0, task.job.sample, task.job.options, budget, self._tokenizer, kind)
             self._prefilling.remove(task)
             self._decoding.append(task)
             outputs.append((task, self._choose(task, logits_V)))
@@ -259,6 +263,9 @@ class Scheduler:
         def decode() -> None:
             self._use(adapter)
             ids = [sequence.new_ids[-1] for sequence in sequences]
+            if self._window is not None:
+                for task, cache in zip(tasks, caches, strict=True):
+                    cache.make_room(len(task.job.sample), self._window)
             logits.extend(self._runner_of(adapter).decode(ids, caches, self._num_joint_rows))
 
         if (failure := _attempt(decode)) is not None:
@@ -308,13 +315,13 @@ class Scheduler:
         task.cache = task.prefill = task.sequence = None
 
 
-def joint_rows(max_rows: int) -> int:
-    """Return how many rows a joint pass of up to `max_rows` requests always has.
+def joint_rows(max_num_seqs: int) -> int:
+    """Return how many rows a joint pass of up to `max_num_seqs` requests always has.
 
     Always as many: a product of another shape may round otherwise. And a multiple of the rows that matrix libraries
     take together, or the last ones go another way than the first.
     """
-    return 1 if max_rows == 1 else -(-max_rows // ROWS_TOGETHER) * ROWS_TOGETHER
+    return 1 if max_num_seqs == 1 else -(-max_num_seqs // ROWS_TOGETHER) * ROWS_TOGETHER
 
 
 def _attempt(work: Callable[[], None]) -> Exception | None:

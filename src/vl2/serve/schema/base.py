@@ -110,7 +110,11 @@ class Sampling(Lenient):
     top_k: Annotated[int, Field(ge=-1, le=1_000_000, description="0 or -1 (as in vLLM): off")] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=100)] | None = None
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=100, description="None: as the model was released")] | None = (
+        None
+    )
+    no_repeat_ngram_window: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    no_repeat_ngram_allowed: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1000)] | None = None
     max_repeats: Annotated[int, Field(ge=0, le=1000)] | None = None
     # Fields of vLLM that are not supported, so they are refused unless neutral.
     min_tokens: OnlyZero
@@ -143,7 +147,9 @@ class Sampling(Lenient):
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
             logit_bias=self.logit_bias or {},  # type: ignore[arg-type]  # ids as JSON has them
-            no_repeat_ngram_size=self.no_repeat_ngram_size or 0,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
+            no_repeat_ngram_window=self.no_repeat_ngram_window or 0,
+            no_repeat_ngram_allowed=self.no_repeat_ngram_allowed or (),
             max_repeats=self.max_repeats or 0,
             stop=() if stop is None else stop,
             seed=seed,

@@ -145,6 +145,7 @@ def plan(
     _check_folder(folder, asked, resume=resume)
     checkpoint = locate_checkpoint(options.model)
     config = ModelConfig.from_file(checkpoint / "config.json")
+    config.require_deepseek_vl2("fine-tuning")
     processor = Processor.from_folder(checkpoint)
     context = config.language_config.max_position_embeddings
     is_random = options.model == BUILT_IN and not any(checkpoint.glob("*.safetensors"))

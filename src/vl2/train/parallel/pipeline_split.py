@@ -86,7 +86,7 @@ class PipelineSplit:
 def units(config: ModelConfig) -> tuple[Unit, ...]:
     """Return the model as a sequence of units."""
     return (
-        *(Unit(kind="block", index=i) for i in range(config.vision_config.layers)),
+        *(Unit(kind="block", index=i) for i in range(config.siglip.layers)),
         Unit(kind="projector"),
         Unit(kind="join"),
         *(Unit(kind="layer", index=i) for i in range(config.language_config.num_hidden_layers)),
@@ -189,7 +189,7 @@ class UnitCosts:
         tokens that pass the head.
         """
         cost = ForwardCost.of(config)
-        language, blocks = config.language_config, config.vision_config.layers
+        language, blocks = config.language_config, config.siglip.layers
         width, layers = language.hidden_size, language.num_hidden_layers
         dense = sum(not language.is_moe_layer(i) for i in range(layers))
         experts = (language.num_experts_per_tok or 0) + (language.n_shared_experts or 0)

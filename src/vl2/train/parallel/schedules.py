@@ -103,7 +103,7 @@ class Pipelines:
         width = config.language_config.hidden_size
         shapes: list[tuple[tuple[int, ...], torch.dtype]]
         if last == "block":
-            vision = config.vision_config
+            vision = config.siglip
             shapes = [((shape.num_tiles, vision.patches_per_side**2, vision.width), self._dtype)]
         elif last == "projector":
             shapes = [((shape.num_tiles, config.tokens_per_side**2, config.projector_config.n_embed), self._dtype)]

@@ -95,13 +95,13 @@ class SegmentModel(nn.Module):
         self.has_join, self.has_head = "join" in kinds, "head" in kinds
         self.vision = _Vision()
         if self.has_patches:
-            self.vision.patch_embed = model.vision.patch_embed
-            self.vision.pos_embed = model.vision.pos_embed
+            self.vision.patch_embed = model.siglip.patch_embed
+            self.vision.pos_embed = model.siglip.pos_embed
         if blocks:
-            self.vision.blocks = nn.ModuleDict({str(i): model.vision.blocks[i] for i in blocks})
+            self.vision.blocks = nn.ModuleDict({str(i): model.siglip.blocks[i] for i in blocks})
         if self.has_projector:
-            self.vision.norm = model.vision.norm
-            self.vision.attn_pool = model.vision.attn_pool
+            self.vision.norm = model.siglip.norm
+            self.vision.attn_pool = model.siglip.attn_pool
             self.projector = model.projector
         self.language = _Language()
         decoder = self.language.model = _Decoder()
@@ -113,7 +113,7 @@ class SegmentModel(nn.Module):
         if self.has_head:
             decoder.norm = model.language.model.norm
             self.language.lm_head = model.language.lm_head
-        self._blocks = [model.vision.blocks[i] for i in blocks]
+        self._blocks = [model.siglip.blocks[i] for i in blocks]
         self._layers: list[tuple[int, DecoderLayer]] = [
             (i, cast("DecoderLayer", model.language.model.layers[i])) for i in layers
         ]

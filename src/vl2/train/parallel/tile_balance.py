@@ -95,7 +95,7 @@ class TileBalancer:
         first = number * self.packs_together
         mine = [pack.to(self._ranks.device) for pack in packs[first : first + self.packs_together]]
         tiles = [pack.tiles.to(self._tile_dtype) for pack in mine]
-        side = self._model.config.vision_config.image_size
+        side = self._model.config.siglip.image_size
         tiles_I3PP = torch.cat(tiles) if tiles else self._no_tiles(side)
         moves, rank = plan_moves(held), self._ranks.rank
         assert len(tiles_I3PP) == held[rank], f"{len(tiles_I3PP)} tiles here, {held[rank]} were counted"

@@ -1,0 +1,172 @@
+"""The shape of DeepEncoder, the image encoder of DeepSeek-OCR: SAM's ViT, convolutions, and CLIP's ViT behind them.
+
+Field names are the keys of `vision_config.width` in config.json, where each of the two encoders has a section under a
+name of its own ("sam_vit_b", "clip-l-14-224"). Keys that the released files leave to their code have its values as
+defaults in `_SAM` and `_CLIP`; a smaller model writes them.
+
+Source: released `deepencoder/sam_vary_sdpa.py` and `clip_sdpa.py`. Golden: tests/golden/ocr.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vl2.errors import UserError
+
+SAM_NAME, CLIP_NAME = "sam_vit_b", "clip-l-14-224"
+
+# What the released code has where config.json says nothing.
+_SAM: dict[str, Any] = {
+    "width": 768,
+    "layers": 12,
+    "heads": 12,
+    "global_attn_indexes": (2, 5, 8, 11),
+    "downsample_channels": (512, 1024),
+    "patch_size": 16,
+    "window_size": 14,
+    "neck_channels": 256,
+    "mlp_ratio": 4,
+    "image_size": 1024,
+}
+_CLIP: dict[str, Any] = {"width": 1024, "layers": 24, "heads": 16, "image_size": 224, "patch_size": 14, "mlp_ratio": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamConfig:
+    """SAM's vision transformer with its neck, and two convolutions of stride 2 behind it."""
+
+    width: int
+    layers: int
+    heads: int
+    global_attn_indexes: tuple[int, ...]  # layers whose attention sees the whole view; the others' see a window
+    downsample_channels: tuple[int, int]  # of the two convolutions
+    patch_size: int
+    window_size: int  # patches along one side of a window
+    neck_channels: int
+    mlp_ratio: int
+    image_size: int  # the view that the positions were learned for, in pixels; others interpolate them
+
+    def __post_init__(self) -> None:
+        _require_whole(self, "width", "layers", "heads", "patch_size", "window_size", "neck_channels", "mlp_ratio")
+        _require_divided("sam width", self.width, "heads", self.heads)
+        _require_divided("image_size", self.image_size, "patch_size", self.patch_size)
+        if len(self.downsample_channels) != 2:
+            raise UserError(f"downsample_channels must be two numbers, got {list(self.downsample_channels)}")
+        if any(not 0 <= index < self.layers for index in self.global_attn_indexes):
+            raise UserError(f"global_attn_indexes must be below {self.layers}, got {list(self.global_attn_indexes)}")
+
+    @property
+    def positions_per_side(self) -> int:
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """CLIP's vision transformer. Its patch embedding is in the files, and SAM's map stands in its place."""
+
+    width: int
+    layers: int
+    heads: int
+    image_size: int  # with patch_size: how many positions it has learned
+    patch_size: int
+    mlp_ratio: int
+
+    def __post_init__(self) -> None:
+        _require_whole(self, "width", "layers", "heads", "image_size", "patch_size", "mlp_ratio")
+        _require_divided("clip width", self.width, "heads", self.heads)
+
+    @property
+    def positions_per_side(self) -> int:
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepEncoderConfig:
+    """Both encoders. A view of any size that is a multiple of `pixels_per_token` can be encoded."""
+
+    sam: SamConfig
+    clip: ClipConfig
+
+    def __post_init__(self) -> None:
+        if self.sam.downsample_channels[-1] != self.clip.width:
+            raise UserError(
+                f"the last of downsample_channels must be the clip width ({self.clip.width}), "
+                f"got {self.sam.downsample_channels[-1]}"
+            )
+
+    @property
+    def image_size(self) -> int:
+        """The side in pixels of the view that the positions were learned for."""
+        return self.sam.image_size
+
+    @property
+    def width(self) -> int:
+        """Channels of a feature: CLIP's and SAM's."""
+        return self.clip.width + self.sam.downsample_channels[-1]
+
+    @property
+    def pixels_per_token(self) -> int:
+        return self.sam.patch_size * 4
+
+    def num_patches(self, view_px: int) -> int:
+        """Count the patches that SAM reads of a view."""
+        return (view_px // self.sam.patch_size) ** 2
+
+    def tokens_per_side(self, view_px: int) -> int:
+        """Count the visual tokens along one side of a view."""
+        return -(-(view_px // self.sam.patch_size) // 4)
+
+    @classmethod
+    def from_section(cls, vision: Mapping[str, Any]) -> DeepEncoderConfig:
+        """Read a `vision_config`."""
+        sections = vision.get("width")
+        sections = sections if isinstance(sections, Mapping) else {}
+        sam = {**_SAM, "image_size": vision.get("image_size", _SAM["image_size"]), **_named(sections, "sam")}
+        clip = {**_CLIP, **_named(sections, "clip")}
+        try:
+            sam["global_attn_indexes"] = tuple(int(index) for index in sam["global_attn_indexes"])
+            sam["downsample_channels"] = tuple(int(channels) for channels in sam["downsample_channels"])
+        except (TypeError, ValueError):
+            raise UserError("global_attn_indexes and downsample_channels must be lists of whole numbers") from None
+        return cls(sam=SamConfig(**_only(sam, _SAM)), clip=ClipConfig(**_only(clip, _CLIP)))
+
+    def to_section(self, vision: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a `vision_config`: the keys that the file had, and every value that the defaults do not give."""
+        out = dict(vision)
+        given = out.get("width")
+        sections = dict(given) if isinstance(given, Mapping) else {}
+        for start, name, config, defaults in (("sam", SAM_NAME, self.sam, _SAM), ("clip", CLIP_NAME, self.clip, _CLIP)):
+            key = next((key for key in sections if str(key).startswith(start)), name)
+            section = dict(sections.get(key, {}))
+            if start == "sam" and "image_size" not in section:
+                out["image_size"] = self.sam.image_size
+                defaults = {**defaults, "image_size": self.sam.image_size}
+            for field, value in dataclasses.asdict(config).items():
+                if field in section or value != defaults[field]:
+                    section[field] = list(value) if isinstance(value, tuple) else value
+            sections[key] = section
+        return {**out, "width": sections}
+
+
+def _named(sections: Mapping[str, Any], start: str) -> Mapping[str, Any]:
+    found: Any = next((value for key, value in sections.items() if str(key).lower().startswith(start)), {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def _only(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: values[key] for key in known}
+
+
+def _require_whole(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _require_divided(what: str, value: int, by_what: str, by: int) -> None:
+    if value % by:
+        raise UserError(f"{what} must be a multiple of {by_what} ({by}), got {value}")

@@ -1,0 +1,86 @@
+"""Which model a config.json describes: DeepSeek-VL2, or one of the DeepSeek-OCR family.
+
+All of them say `model_type: deepseek_vl_v2` and share the language model; the family's have a SAM encoder behind one
+linear layer. What tells them apart was read in the released code and in transformers' classes for them, not in the
+released files, which could not be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from vl2.errors import UserError
+
+MODEL_TYPE = "deepseek_vl_v2"
+
+ModelKind = Literal["DeepSeek-VL2", "DeepSeek-OCR", "Unlimited-OCR"]
+
+# Model types of checkpoints that were converted for transformers' own classes; their keys and names are others.
+_CONVERTED = {"deepseek_ocr": "DeepSeek-OCR", "deepseek_ocr2": "DeepSeek-OCR-2", "unlimited_ocr": "Unlimited-OCR"}
+
+
+def model_kind(values: Mapping[str, Any]) -> ModelKind:
+    """Return which model a config.json describes. UserError, which names the model, for one that is not run here."""
+    kind = str(values.get("model_type", MODEL_TYPE))
+    if kind in _CONVERTED and "language_config" not in values:
+        if (name := _CONVERTED[kind]) == "DeepSeek-OCR-2":
+            raise _deepseek_ocr2()
+        raise UserError(f"this checkpoint is {name} as transformers converts it: vl2 runs the released layout only")
+    if kind != MODEL_TYPE and "language_config" not in values:
+        raise UserError(f"this checkpoint is of model type {kind!r}, and vl2 runs DeepSeek-VL2 ({MODEL_TYPE!r}) only")
+    return _kind_by_encoder(values)
+
+
+def _kind_by_encoder(values: Mapping[str, Any]) -> ModelKind:
+    vision, projector = (_section(values, part) for part in ("vision_config", "projector_config"))
+    width, input_dim = vision.get("width"), projector.get("input_dim")
+    encoders = " ".join(map(str, width)).lower() if isinstance(width, Mapping) else ""  # by their names, as sam_vit_b
+    classes = _plain_letters([values.get("architectures"), values.get("auto_map")])
+    # A DeepSeek-VL2 that was fine-tuned may have a folder called "ocr", so the name alone decides nothing.
+    is_linear = projector.get("projector_type") == "linear" and input_dim not in (None, width)
+    if not (encoders or is_linear or "ocr" in classes):
+        return "DeepSeek-VL2"
+    named = classes + _plain_letters(values.get("_name_or_path"))
+    if "deepseekocr2" in named or "qwen2" in encoders or input_dim == 896:
+        raise _deepseek_ocr2()
+    if encoders and not ("sam" in encoders and "clip" in encoders):
+        raise _not_run("a model of the DeepSeek-OCR family", f"image encoders that are not known here ({encoders})")
+    return "Unlimited-OCR" if "unlimitedocr" in named or answer_window(values) is not None else "DeepSeek-OCR"
+
+
+def answer_window(values: Mapping[str, Any]) -> int | None:
+    """Return how many tokens of an answer are seen beside the prompt, as Unlimited-OCR's config.json says it."""
+    found = values.get("sliding_window", _section(values, "language_config").get("sliding_window"))
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise UserError(f"sliding_window must be a whole number of at least 1, got {found!r}")
+    return found
+
+
+def _deepseek_ocr2() -> UserError:
+    return _not_run("DeepSeek-OCR-2", "a language model as the second half of its image encoder")
+
+
+def _not_run(name: str, what: str) -> UserError:
+    return UserError(f"this checkpoint is {name}: it has {what}, and this version of vl2 does not run it")
+
+
+def _section(values: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    found = values.get(part)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _plain_letters(value: Any) -> str:
+    """Return the texts in nested lists and in the values of dictionaries, as small letters and digits alone."""
+    return "".join(c for text in _texts(value) for c in text.lower() if c.isalnum())
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts in nested lists and the values of dictionaries."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _texts(item)]
+    return [value] if isinstance(value, str) else []

@@ -1,0 +1,87 @@
+"""The first of the two interfaces behind which the models differ: how images become views.
+
+`config.json` says which model it is, and `make_cutter` gives its cutter: DeepSeek-VL2's tiles (`tiling.py`), or the
+overview and crops of DeepSeek-OCR (`page_views.py`). What comes of it, the views and the order of their tokens, is a
+value, `CutPlan` and `ImageLayout`; nothing behind it asks which model it is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vl2.errors import UserError
+from vl2.grid import Grid, ImageLayout, OverviewFirst
+from vl2.model_kind import ModelKind
+from vl2.process.page_views import PageCutter
+from vl2.process.pixels import CutPlan, tile_canvases
+from vl2.process.preprocess_config import PreprocessConfig
+from vl2.process.tiling import PAGE_MODES, Size, Tiling, candidate_canvases
+
+MAX_CROPS = {"DeepSeek-OCR": 6, "Unlimited-OCR": 32}  # as their released code has it
+
+
+class Cutter(Protocol):
+    """What an image becomes. A value without state."""
+
+    @property
+    def layout(self) -> ImageLayout:
+        """The views' tokens and their order."""
+
+    @property
+    def tile_px(self) -> int:
+        """The side of a local tile."""
+
+    @property
+    def most_views(self) -> int:
+        """Views of one image that are encoded, at most."""
+
+    def choose_grids(self, sizes: Sequence[Sequence[Size]]) -> list[Grid]:
+        """Return one grid per image, in order, given the sizes of each message's images."""
+
+    def plan(self, grid: Grid) -> CutPlan:
+        """Return how an image with this grid is cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileCutter:
+    """DeepSeek-VL2: an overview and tiles of one size."""
+
+    tiling: Tiling
+    canvases: tuple[Size, ...]
+    tile_px: int
+    side: int  # visual tokens along a tile
+
+    @property
+    def layout(self) -> ImageLayout:
+        return OverviewFirst.of_side(self.side)
+
+    @property
+    def most_views(self) -> int:
+        return max(width * height for width, height in self.canvases) // self.tile_px**2 + 1
+
+    def choose_grids(self, sizes: Sequence[Sequence[Size]]) -> list[Grid]:
+        return self.tiling.choose_grids(sizes, self.canvases, tile_px=self.tile_px, side=self.side)
+
+    def plan(self, grid: Grid) -> CutPlan:
+        return CutPlan(tiles=tile_canvases(grid, self.tile_px))
+
+
+def make_cutter(kind: ModelKind, config: PreprocessConfig, tiling: Tiling, max_tiles: int | None) -> Cutter:
+    """Return the cutter of a model. UserError for a rule that it does not have."""
+    if kind == "DeepSeek-VL2":
+        if tiling.rule in PAGE_MODES:
+            raise UserError(f"tiling {tiling.rule} is of DeepSeek-OCR: DeepSeek-VL2 has paper, per-image and budget:N")
+        canvases = config.candidate_resolutions
+        if max_tiles is not None:
+            canvases = candidate_canvases(config.tile_px, max_tiles)
+        return TileCutter(tiling=tiling, canvases=canvases, tile_px=config.tile_px, side=config.tokens_per_side)
+    if tiling.rule == "per-image" or tiling.rule == "budget":
+        raise UserError(f"tiling {tiling} is of DeepSeek-VL2: {kind} has paper and the modes {', '.join(PAGE_MODES)}")
+    return PageCutter(
+        mode="gundam" if tiling.rule == "paper" else tiling.rule,
+        max_crops=MAX_CROPS[kind] if max_tiles is None else max_tiles,
+        crops_several=kind == "DeepSeek-OCR",
+        pixels_per_token=config.patch_size * config.downsample_ratio,
+    )

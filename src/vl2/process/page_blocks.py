@@ -1,0 +1,98 @@
+"""The answers of the DeepSeek-OCR family as data: the blocks of a page, with their types and boxes, and as Markdown.
+
+DeepSeek-OCR writes `<|ref|>type<|/ref|><|det|>[[x0, y0, x1, y1], ...]<|/det|>` before the text of each block,
+Unlimited-OCR `<|det|>type [x0, y0, x1, y1]<|/det|>`, and `<PAGE>` before each page of several. Asked for the words of a
+picture or for the place of something, the type is what was found and no text follows.
+
+Source: prompts and `run_dpsk_ocr_image.py` of the released repository; transformers' `UnlimitedOcrProcessor`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from vl2.process.grounding import SCALE, Box999, BoxPx, box_to_pixels
+from vl2.process.tiling import Size
+
+PICTURES = frozenset({"image", "figure", "picture"})  # types whose content is a picture, not text
+MAX_LABEL = 1000  # characters; what is longer is a lost end tag, not a type
+PAGE = "<PAGE>"
+
+_COORDINATE = r"\s{0,9}(\d{1,4})\s{0,9}"
+_BOX = re.compile(rf"\[{_COORDINATE},{_COORDINATE},{_COORDINATE},{_COORDINATE}\]", re.ASCII)
+_NUMBERS = r"[\[\]\d\s,]{0,9999}"
+# Bounded repeats: matching stays linear whatever the text.
+_OPENING = re.compile(
+    rf"<\|ref\|>(?P<ref>[^<]{{0,{MAX_LABEL}}})<\|/ref\|>\s{{0,9}}<\|det\|>(?P<boxes>{_NUMBERS})<\|/det\|>"
+    rf"|<\|det\|>(?P<type>[^<\[]{{0,{MAX_LABEL}}})(?P<box>\[{_NUMBERS})<\|/det\|>"
+    rf"|{PAGE}"
+)
+_TAG = re.compile(r"<\|/?(?:ref|det|grounding)\|>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageBlock:
+    """One block of a page. Boxes are in 999ths of the page and in its pixels; a block may lie in several."""
+
+    type: str  # "title", "text", "table", "image", ... as the model says it; "" before the first tag
+    text: str  # Markdown, or HTML for a table; "" for a picture
+    boxes_999: tuple[Box999, ...]
+    boxes_px: tuple[BoxPx, ...]
+    page: int  # from 0
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "type": self.type,
+            "text": self.text,
+            "boxes_px": [[round(v, 1) for v in box] for box in self.boxes_px],
+            "boxes_999": [list(box) for box in self.boxes_999],
+            "page": self.page,
+        }
+
+
+def parse_blocks(text: str, page_sizes: Sequence[Size] = ()) -> list[PageBlock]:
+    """Read the blocks of an answer. Never raises: what is malformed is text, and a text cut off ends its last block.
+
+    `page_sizes` are those of the pictures; pages beyond them are in the last one, and without any there are no pixels.
+    """
+    blocks, page, has_pages = [], 0, False
+    for opening, content in _parts(text):
+        if opening is not None and opening.group() == PAGE:
+            page, has_pages = page + has_pages, True
+        label, boxes = _read_opening(opening)
+        content = _TAG.sub("", content).strip()
+        if not (content or label or boxes):
+            continue
+        size = page_sizes[min(page, len(page_sizes) - 1)] if page_sizes else None
+        pixels = () if size is None else tuple(box_to_pixels(box, size) for box in boxes)
+        blocks.append(PageBlock(type=label, text=content, boxes_999=boxes, boxes_px=pixels, page=page))
+    return blocks
+
+
+def to_markdown(blocks: Sequence[PageBlock]) -> str:
+    """Return the text of blocks, an empty line between them and none of a picture's.
+
+    A block without text is what was asked for: its type then is the answer.
+    """
+    texts = [block.text or ("" if block.type.lower() in PICTURES else block.type) for block in blocks]
+    return "\n\n".join(text for text in texts if text)
+
+
+def _parts(text: str) -> Iterator[tuple[re.Match[str] | None, str]]:
+    """Yield each opening of a block with what follows it, first what stands before any."""
+    start, previous = 0, None
+    for opening in _OPENING.finditer(text):
+        yield previous, text[start : opening.start()]
+        start, previous = opening.end(), opening
+    yield previous, text[start:]
+
+
+def _read_opening(opening: re.Match[str] | None) -> tuple[str, tuple[Box999, ...]]:
+    if opening is None or opening.group() == PAGE:
+        return "", ()
+    label = opening["ref"] if opening["ref"] is not None else opening["type"]
+    boxes = opening["boxes"] if opening["ref"] is not None else opening["box"]
+    found = [tuple(int(value) for value in match.groups()) for match in _BOX.finditer(boxes)]
+    return label.strip(), tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in found if max(x0, y0, x1, y1) <= SCALE)

@@ -1,0 +1,115 @@
+"""What the engine offers works for DeepSeek-OCR as for DeepSeek-VL2: formats, caches, batches, saving, commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.ocr.cases import CASES, picture
+from tests.ocr.golden import apart, toy_folder, toy_vlm
+from vl2.checkpoint.folder import stored_tensors
+from vl2.checkpoint.toy_checkpoint import toy_config
+from vl2.checkpoint.write import quantize_checkpoint
+from vl2.config import ModelConfig
+from vl2.errors import UserError
+from vl2.infer.generate import generate
+from vl2.infer.prefill import Prefill, Reuse
+from vl2.infer.sampling import GenerateOptions
+from vl2.infer.vlm import VLM, load
+from vl2.process.decode import RELEASED_OPTIONS
+from vl2.process.sample import collate
+from vl2.process.tile_report import TileReport
+
+CASE = next(case for case in CASES if case.name == "tiny-300x900")
+GREEDY = GenerateOptions(max_new_tokens=5)
+PAGE = Image.effect_noise((641, 1280), 60).convert("RGB")  # two crops
+
+
+def answers(vlm: VLM, count: int = 8) -> tuple[int, ...]:
+    return vlm.chat("Free OCR.", [picture(CASE)], max_new_tokens=count).token_ids
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_quantized_while_read_and_from_files_are_the_same(weights: str, tmp_path: Path) -> None:
+    quantize_checkpoint(toy_folder(), tmp_path / weights, weights=weights)
+    from_files = load(tmp_path / weights, device="cpu", tiling="tiny", image_options=RELEASED_OPTIONS)
+    while_read = load(toy_folder(), device="cpu", weights=weights, tiling="tiny", image_options=RELEASED_OPTIONS)
+    assert from_files.weights == while_read.weights == weights
+    assert answers(from_files) == answers(while_read)
+
+
+def test_a_saved_model_has_the_same_files_and_answers(tmp_path: Path) -> None:
+    toy_vlm("tiny").save(tmp_path / "saved")
+    assert stored_tensors(tmp_path / "saved").keys() == stored_tensors(toy_folder()).keys()
+    assert ModelConfig.from_file(tmp_path / "saved" / "config.json") == toy_config()
+    saved = load(tmp_path / "saved", device="cpu", tiling="tiny", image_options=RELEASED_OPTIONS)
+    assert answers(saved) == answers(toy_vlm("tiny"))
+
+
+def test_encoded_images_and_read_prompts_are_reused_without_changing_an_answer() -> None:
+    vlm = load(toy_folder(), device="cpu", tiling="gundam", reuse=Reuse())
+    first = vlm.chat("Free OCR.", [PAGE], max_new_tokens=6)
+    assert (vlm.reuse.encoder.hits, vlm.reuse.encoder.misses) == (0, 1)
+    again = vlm.chat("Parse the figure.", [PAGE], max_new_tokens=6)
+    same = vlm.chat("Free OCR.", [PAGE], max_new_tokens=6)
+    assert vlm.reuse.encoder.misses == 1
+    assert vlm.reuse.prefix.reused_tokens >= first.usage.visual_tokens
+    assert same.token_ids == first.token_ids
+    fresh = load(toy_folder(), device="cpu", tiling="gundam", reuse=Reuse(encoder_bytes=0, prefix_bytes=0))
+    assert fresh.chat("Parse the figure.", [PAGE], max_new_tokens=6).token_ids == again.token_ids
+
+
+def test_pages_of_different_sizes_are_answered_together_as_alone() -> None:
+    vlm = toy_vlm("gundam")
+    pages = [PAGE, Image.new("RGB", (100, 80), "white"), PAGE.resize((500, 500))]
+    questions = [vlm.processor.encode_prompt("<image>\nFree OCR.", [page]) for page in pages]
+    alone = [[event.token_id for event in vlm.sample_events(sample, GREEDY)] for sample in questions]
+    together: list[list[int | None]] = [[] for _ in pages]
+    events = generate(
+        vlm.runner, vlm.processor.tokenizer, questions, [GREEDY] * len(pages), limits=vlm.limits, reuse=vlm.reuse
+    )
+    for event in events:
+        together[event.request].append(event.token_id)
+    assert together == alone
+
+
+def test_the_whole_model_in_one_pass_is_the_engine() -> None:
+    """`forward` over a padded batch of pages, with and without crops, beside each alone and prefilled."""
+    vlm = toy_vlm("gundam")
+    pages = {"Free OCR.": PAGE, "Parse the figure, please.": PAGE.resize((90, 50))}
+    samples = [vlm.processor.encode_prompt(f"<image>\n{text}", [page]) for text, page in pages.items()]
+    with torch.inference_mode():
+        logits = vlm.model(collate(samples)).logits[:, -1]
+        alone = [vlm.model(collate([sample])).logits[0, -1] for sample in samples]
+        rows = [vlm.runner.cache_pool(1, len(sample), 4096).take(len(sample)) for sample in samples]
+        prompts = zip(samples, rows, strict=True)
+        prefilled = [Prefill(vlm.runner, sample, row, opening_id=None).finish() for sample, row in prompts]
+    for together, one, by_engine in zip(logits, alone, prefilled, strict=True):
+        assert apart(together, one) < 1e-4
+        assert apart(by_engine, one) < 1e-4
+
+
+def test_rules_of_tiling_belong_to_their_model() -> None:
+    with pytest.raises(UserError, match=r"tiling budget:500 is of DeepSeek-VL2: DeepSeek-OCR has paper and the modes"):
+        load(toy_folder(), tiling="budget:500")
+    with pytest.raises(UserError, match="tiling gundam is of DeepSeek-OCR: DeepSeek-VL2 has paper, per-image"):
+        load("nano", tiling="gundam")
+    with pytest.raises(UserError, match="max_tiles must be at least 2 crops of a page, got 1"):
+        load(toy_folder(), max_tiles=1)
+
+
+def test_several_images_are_cropped_by_deepseek_ocr_and_not_by_unlimited_ocr() -> None:
+    sizes = [[(2000, 1000), (1000, 2000)]]
+    assert toy_vlm("gundam").processor.choose_grids(sizes) == [(2, 1), (1, 2)]
+    unlimited = toy_vlm("gundam", "unlimited-ocr").processor
+    assert unlimited.choose_grids(sizes) == [(1, 1), (1, 1)]
+    assert unlimited.choose_grids([[(2000, 1000)]]) == [(4, 2)]  # the largest with half as many pixels as it has
+
+
+def test_a_report_says_what_a_page_becomes() -> None:
+    report = TileReport.of(PAGE, toy_vlm("gundam").processor)
+    assert report.to_dict()["visual_tokens"] == 20 * 11 + 16 * 17 + 1
+    assert "views   1 x 2 crops of 640 px, then the whole in 1024 px" in report.to_text()

@@ -1,0 +1,77 @@
+"""Our DeepSeek-OCR beside two other implementations, on 44 pictures in all modes; see tests/golden/ocr/README.md."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.ocr.cases import ANSWER_TOKENS, CASES, Case, many_sizes
+from tests.ocr.golden import apart, expand, page_grids, sample_of, toy_goldens, toy_tensors, toy_vlm
+from vl2.grid import UNTILED
+from vl2.infer.image_tokens import encode_images
+from vl2.infer.sampling import GenerateOptions
+from vl2.process.page_views import choose_crops
+
+NEAR = 1e-4  # float32, relative to the largest value; the two makers are 2e-6 apart
+cases = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+
+
+def sha256(values: Tensor) -> str:
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+@cases
+def test_ids_grids_and_pixels_are_the_released_processors(case: Case) -> None:
+    golden, sample = toy_goldens()["cases"][case.name], sample_of(case)
+    (grid,) = sample.grid_list
+    assert list(grid) == golden["grid"]
+    assert (len(sample), int(sample.image_mask.sum())) == (golden["num_ids"], golden["num_visual_tokens"])
+    assert sample.input_ids[~sample.image_mask].tolist() == golden["text_ids"]
+    assert sample.image_mask.tolist() == [False] + [True] * golden["num_visual_tokens"] + [False] * (
+        len(golden["text_ids"]) - 1
+    )
+    assert sample.overviews is not None
+    assert sha256(sample.overviews) == golden["overview_f32_sha256"]
+    assert (sha256(sample.tiles) if len(sample.tiles) else None) == golden["crops_f32_sha256"]
+
+
+@cases
+def test_features_tokens_logits_and_answers_are_the_others(case: Case) -> None:
+    golden, tensors, sample, vlm = toy_goldens()["cases"][case.name], toy_tensors(), sample_of(case), toy_vlm(case.mode)
+    assert sample.overviews is not None
+    with torch.inference_mode():
+        features = vlm.model.vision(sample.overviews)
+        visual_TD = encode_images(vlm.runner, sample)
+        assert visual_TD is not None
+        embeds = vlm.model.embed(sample.input_ids[None], sample.image_mask[None], visual_TD)
+        cache = vlm.runner.cache_pool(1, len(sample), len(sample)).take(len(sample))
+        logits = vlm.runner.logits(vlm.runner.prefill(embeds, cache))
+    kept = tensors[f"{case.name}.features"]
+    assert apart(features[0, :: max(1, features.shape[1] // 12)], kept) < NEAR
+    kept = tensors[f"{case.name}.tokens"]
+    places = np.linspace(0, len(visual_TD) - 1, len(kept)).astype(int)
+    assert apart(visual_TD[torch.from_numpy(places)], kept) < NEAR
+    assert apart(logits[::16], tensors[f"{case.name}.logits"]) < NEAR
+    options = GenerateOptions(max_new_tokens=ANSWER_TOKENS, no_repeat_ngram_size=0, logit_bias={1: -100})
+    answer = [event.token_id for event in vlm.sample_events(sample, options)]
+    assert answer == golden["answer"]
+
+
+@pytest.mark.parametrize("most", [6, 9, 32])
+def test_ten_thousand_sizes_get_the_released_grids(most: int) -> None:
+    sizes = many_sizes()
+    released = list(expand(page_grids()[str(most)]))
+    assert len(released) == len(sizes) == 10_000
+    assert [choose_crops(size, most) for size in sizes] == released
+
+
+def test_ten_thousand_sizes_get_the_released_number_of_tokens() -> None:
+    layout = toy_vlm("gundam").processor.cutter.layout
+    for columns, rows in expand(page_grids()["6"]):
+        # As the released get_num_image_tokens counts: a view of 1024 px has 16 tokens a side, a crop of 640 px 10.
+        local = rows * 10 * (columns * 10 + 1) if (columns, rows) != UNTILED else 0
+        assert layout.num_tokens((columns, rows)) == 16 * 17 + local + 1
