@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format docs clean
+.PHONY: help demo nano test check format docs clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -21,6 +21,13 @@ demo: $(VENV)/core.stamp ## ask the built-in model about the pictures in example
 	@echo "(Wrong: the bill shows 7.95. The built-in model is small and misreads some numbers. For real use, take a released model.)"
 	$(BIN)/vl2 locate "green house" -i examples/scene.png --draw demo.png
 	@echo "The scene with the box drawn is in demo.png"
+
+GIVEN ?= given
+BUDGET ?= 10
+
+nano: $(VENV)/dev.stamp ## train the built-in model anew, from pinned inputs (experiments/nano/README.md); goes on after a stop
+	$(BIN)/python -m experiments.nano.inputs --given $(GIVEN) --to data/nano
+	nice $(BIN)/python -m experiments.nano.run experiments/nano/recipe.toml --inputs data/nano --to runs/nano --budget $(BUDGET)
 
 test: $(VENV)/dev.stamp $(VENV)/tokenizers.stamp ## run all tests, a process a core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

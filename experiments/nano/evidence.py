@@ -8,6 +8,8 @@ named that has a box for each of its characters, the tokens of its name rest on 
 Evidence that the answer repeats, with a box for each of its characters, is read: the token that tells the next
 character rests on that one's box. The rest of the answer then rests on nothing.
 
+Where a bar is measured whose value is not printed, its name is found in the question and the answer rests on the bar.
+
 Every box weighs alike, whatever its size. Where evidence is named, none of it is read and no boxes are given, the
 first token of the sample weighs as much as one box: the more there is, the less falls on it, so that attention tells
 how many there are; of what is not there at all, everything.
@@ -152,7 +154,9 @@ class _Finder:
         is_counted = bool(pointed) and not read
         found = dict(self._asked([*given, *pointed], question, may_be_none=is_counted))
         if is_counted:
-            groups = [group for labelled in pointed for group in self._shown(labelled)]
+            # A name that is found tells where to look; what is counted or measured there is the rest.
+            looked_at = [labelled for labelled in pointed if not _has_character_boxes(labelled)] or pointed
+            groups = [group for labelled in looked_at for group in self._shown(labelled)]
             found.update((token, [*groups, [0]]) for token in answer[:-1])
         return found | dict(self._read(read, answer, text)) | dict(self._told(given, answer))
 

@@ -2,8 +2,8 @@
 
     python -m experiments.nano.scores data/nano --out evaluated [--model CHECKPOINT] [--nlvr FOLDER] [--sroie FOLDER]
 
-data/nano is what prepare_data.py wrote. NLVR and SROIE are scored where their folders are given. A run that
-was stopped goes on; the same command twice gives the same figures.
+data/nano is the folder that experiments.nano.inputs made. NLVR and SROIE are scored where their folders are given. A
+run that was stopped goes on; the same command twice gives the same figures.
 """
 
 from __future__ import annotations

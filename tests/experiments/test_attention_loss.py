@@ -13,6 +13,7 @@ import torch
 import vl2
 from experiments.nano.attention_loss import HEAD, AttentionLoss, evidence_of
 from experiments.nano.evidence import Evidence
+from experiments.nano.plan import Where, make_plans, read_run
 from tests.model.configs import small_model
 from tests.train.packs import join, random_pack
 from tests.train.test_stage import a_stage
@@ -24,14 +25,14 @@ from vl2.model import VL2, attention
 from vl2.process.processor import Processor
 from vl2.train.loss import AuxiliaryLoss, open_auxiliary_loss
 from vl2.train.ranks import ONE
-from vl2.train.recipe import read_recipe
+from vl2.train.recipe import Recipe
 from vl2.train.recompute import checkpoint_activations
 from vl2.train.shard import shard
 from vl2.train.step import TrainStep
 
 LAYERS = (1, 2)
 PROCESSOR = Processor.from_folder(Path(vl2.__file__).parent / "nano")
-RECIPES = Path(__file__).parents[2] / "experiments" / "nano" / "recipes"
+RECIPE = Path(__file__).parents[2] / "experiments/nano/recipe.toml"
 
 
 def make(size: str = "base", **stage: Any) -> TrainStep:
@@ -133,12 +134,12 @@ def test_a_frozen_language_model_is_refused() -> None:
         AttentionLoss(model, PROCESSOR, LAYERS)
 
 
-def test_it_is_an_auxiliary_loss_that_the_recipes_name() -> None:
-    recipes = [path for path in RECIPES.glob("*.toml") if "[auxiliary_loss]" in path.read_text(encoding="utf-8")]
-    assert len(recipes) == 10
+def test_it_is_an_auxiliary_loss_that_the_recipe_names(tmp_path: Path) -> None:
+    plans = make_plans(read_run(RECIPE), 2, Where(inputs=tmp_path, to=tmp_path))
+    named = [plan.recipe.auxiliary_loss for plan in plans[2:] if isinstance(plan.recipe, Recipe)]
+    assert len(named) == 3
     model = small_model("base", 0)
     model.language.model.layers.extend(small_model("base", 1).language.model.layers)
-    for path in recipes:
-        options = read_recipe(path).auxiliary_loss
+    for options in named:
         loss: AuxiliaryLoss | None = open_auxiliary_loss(options, model, PROCESSOR)
         assert isinstance(loss, AttentionLoss)

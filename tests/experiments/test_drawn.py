@@ -1,74 +1,287 @@
-"""What only the built-in model is trained on: small receipts, and what the primer shows told in words."""
+"""What the built-in model is trained on: answers are what is drawn, and what is held out never comes."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import random
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from experiments.nano.receipt import SmallReceipt
-from experiments.nano.told import Told
-from tests.synth.test_primer import check_small, records
-from vl2.curate.stage_recipe import read_recipe
+from experiments.nano.draw.answers import CANNOT_TELL
+from experiments.nano.draw.charts import Charts, make_chart
+from experiments.nano.draw.frame import CANVASES, GRIDS, LEAST_PX, MOST_PX, choose_size, scale_of
+from experiments.nano.draw.held_out import has_held_out_word, is_held_out_phrasing
+from experiments.nano.draw.lines import Lines
+from experiments.nano.draw.phrasing import expand, grammars, phrase
+from experiments.nano.draw.real import RealReceipts, RealStatements
+from experiments.nano.draw.receipts import Receipts
+from experiments.nano.draw.scenes import Places, Scenes
+from experiments.nano.draw.statements import Item, make_statement
+from experiments.nano.draw.tables import Table, Tables, ask, number_of
+from experiments.nano.draw.told import Told
+from experiments.nano.splits import is_test_scene, is_test_shop
+from tests.experiments.nano_inputs import held_out_words, write_inputs
+from vl2.data.record import PLACEHOLDER, Record
 from vl2.errors import UserError
+from vl2.process.tiling import choose_canvas
 from vl2.synth.catalog import find_source, make_source
-from vl2.synth.nouns import plural
-
-RECIPES = Path(__file__).parents[2] / "experiments" / "nano" / "recipes"
+from vl2.synth.source import Dropped, Source, generate
 
 pytestmark = pytest.mark.usefixtures("no_system_fonts")
 
 
-def test_pictures_are_small_and_questions_differ() -> None:
-    check_small(records(SmallReceipt()))
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_inputs(tmp_path_factory.mktemp("nano") / "inputs"))
 
 
-def test_a_source_is_found_by_its_import_path() -> None:
-    source = make_source("experiments.nano.told:Told", {"turns": 2})
-    assert (type(source), source.name) == (Told, "primer_told")
+def records(source: Source, count: int = 40) -> list[Record]:
+    return list(generate(source, count, seed=5))
+
+
+def turns(record: Record) -> list[tuple[str, str]]:
+    texts = [message.parts[-1].text or "" for message in record.messages]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def test_a_source_is_found_by_its_import_path(inputs: str) -> None:
+    source = make_source("experiments.nano.draw.told:Told", {"inputs": inputs, "turns": 2})
+    assert (type(source), source.name) == (Told, "nano_told")
     with pytest.raises(UserError, match="is not a synthetic source"):
-        find_source("experiments.nano.told:make_table")
-    with pytest.raises(UserError, match=r"draw: cannot import 'experiments\.nano\.tolt:Told'"):
-        find_source("experiments.nano.tolt:Told")
+        find_source("experiments.nano.draw.told:make_table")
 
 
-def test_the_recipe_of_the_data_names_sources_that_are_there() -> None:
-    drawn = {entry.draw for entry in read_recipe(str(RECIPES / "data.toml")).sources}
-    assert {"primer_scene", "experiments.nano.told:Told", "experiments.nano.receipt:SmallReceipt"} <= drawn
+def test_without_inputs_nothing_is_drawn() -> None:
+    with pytest.raises(UserError, match="there are no inputs at nowhere"):
+        Lines(inputs="nowhere")
 
 
-def test_the_total_of_a_receipt_is_the_sum_of_its_prices() -> None:
-    for record in records(SmallReceipt(tasks=("read",), turns=1, languages=("en",))):
-        *goods, total = (record.messages[1].parts[0].text or "").split("\n")[2:]
-        cents = [int(line.rsplit(" ", 1)[1].replace(".", "")) for line in (*goods, total)]
-        assert 1 <= len(goods) <= 4
-        assert sum(cents[:-1]) == cents[-1]
+@pytest.mark.parametrize("kind", [Lines, Tables, Charts, Receipts, Scenes, Places])
+def test_every_box_lies_in_its_picture_and_no_question_is_asked_twice(kind: type[Source], inputs: str) -> None:
+    made = records(kind(inputs=inputs, languages=("en",)))  # type: ignore[call-arg]
+    assert len(made) >= 20
+    for record in made:
+        (image,) = record.images
+        assert max(image.width, image.height) <= MOST_PX + 40, "a page that is turned is a little wider"
+        assert all(0 <= x0 <= x1 <= image.width and 0 <= y0 <= y1 <= image.height
+                   for shown in record.objects for x0, y0, x1, y1 in shown.boxes_px)  # fmt: skip
+        questions = [question for question, _ in turns(record) if "<|ref|>" not in question]
+        assert len(set(questions)) == len(questions)
 
 
-def test_what_is_told_holds_its_answers() -> None:
-    found = dict.fromkeys(("lookup", "repeat", "count", "presence"), 0)
-    for record in records(Told(), 200):
+def test_no_picture_shows_a_word_that_is_held_out(inputs: str) -> None:
+    held_out = held_out_words()
+    assert 2 <= len(held_out) <= 14, "the lists of the test have some"
+    for kind in (Tables, Charts, Receipts, Lines):
+        for record in records(kind(inputs=inputs, languages=("en",))):
+            shown = " ".join(text for turn in turns(record) for text in turn).casefold()
+            assert not {word for word in held_out if re.search(rf"\b{word.casefold()}\b", shown)}
+
+
+def test_the_rule_for_words_is_that_of_the_tests() -> None:
+    words = [f"word{'abcdefghij'[n % 10]}{'klmnopqrst'[n // 10]}" for n in range(100)]
+    by_hand = {w for w in words if int.from_bytes(hashlib.sha256(f"word/{w}".encode()).digest()[:4], "big") % 5 == 0}
+    assert by_hand == {word for word in words if has_held_out_word(word.upper())}
+    assert has_held_out_word(f"the {next(iter(by_hand)).title()}, again")
+    assert not has_held_out_word("12.50")
+
+
+def test_a_third_of_the_phrasings_is_never_asked() -> None:
+    rng, everything = random.Random(1), set[str]()
+    for question, by_language in grammars().items():
+        for language in ("en", "zh"):
+            said = {expand(rng.choice(by_language[language]), rng) for _ in range(150)}
+            names = {name for sentence in said for name in re.findall(r"\{(\w+)\}", sentence)}
+            asked = {phrase(question, language, rng, **{name: "{" + name + "}" for name in names}) for _ in range(150)}
+            assert not any(map(is_held_out_phrasing, asked)), question
+            assert len(said) > 4, question
+            everything |= said
+    held_out = {text for text in everything if int(hashlib.sha256(text.encode()).hexdigest(), 16) % 3 == 0}
+    assert held_out == set(filter(is_held_out_phrasing, everything))
+    assert 0.3 < len(held_out) / len(everything) < 0.37
+
+
+def test_sizes_come_from_every_grid_and_fit_it() -> None:
+    rng, grids = random.Random(2), set[tuple[int, int]]()
+    for _ in range(400):
+        size = choose_size(rng)
+        assert min(size) >= LEAST_PX
+        assert max(size) <= MOST_PX
+        width, height = choose_canvas(size, CANVASES)
+        grids.add((width // 168, height // 168))
+        assert scale_of(size) == pytest.approx(min(width / size[0], height / size[1]), rel=0.02)
+    assert grids == set(GRIDS)
+
+
+def test_a_table_is_asked_about_as_it_stands(inputs: str) -> None:
+    table = Table(
+        "en", ("Name", "Age", "Town"), (("Ann", "31", "Oslo"), ("Bob", "45", "Rome"), ("Cid", "7", "Lima")), (1,)
+    )
+    rng, seen = random.Random(0), set[str]()
+    for _ in range(200):
+        task = rng.choice(("lookup", "reverse", "extreme", "rows"))
+        made = ask(rng, table, task, inputs)
+        assert made is not None
+        question, answer, _ = made
+        seen.add(task)
+        if task == "rows":
+            assert answer == "3"
+        elif task == "extreme":
+            assert answer == ("Bob" if re.search("highest|largest", question) else "Cid")
+        else:
+            (row,) = [row for row in table.rows if answer in row and any(cell in question for cell in row)]
+            assert answer in row
+    assert len(seen) == 4
+    assert [number_of(cell) for cell in ("$1,250.50", "12%", "€3", "-4")] == [1250.5, 12, 3, -4]
+
+
+def test_what_is_not_in_a_table_cannot_be_told(inputs: str) -> None:
+    for record in records(Tables(inputs=inputs, languages=("en",), tasks=("unknown",))):
+        for _, answer in turns(record):
+            assert answer == CANNOT_TELL["en"]
+
+
+def test_values_that_are_not_printed_lie_on_the_axis_or_halfway(inputs: str) -> None:
+    rng, found = random.Random(3), 0
+    for _ in range(60):
+        chart = make_chart(rng, inputs, "en", 4)
+        if not chart.is_printed:
+            found += 1
+            for row, labels in zip(chart.values, chart.labels, strict=True):
+                assert all((2 * value / chart.step).is_integer() for value in row)
+                assert [float(label) for label in labels] == list(row)
+    assert found > 10
+
+
+def test_the_bars_of_a_chart_are_as_high_as_its_values(inputs: str) -> None:
+    rng = random.Random(4)
+    source, seen = Charts(inputs=inputs, languages=("en",)), 0
+    while seen < 10:
+        try:
+            chart, drawn = source._draw(rng, "en")
+        except Dropped:
+            continue
+        if chart.kind not in ("bars", "sideways"):
+            continue
+        seen += 1
+        sides = [box[2] - box[0] if chart.kind == "sideways" else box[3] - box[1] for box in drawn.marks.values()]
+        most = max(range(len(sides)), key=sides.__getitem__)
+        assert chart.values[0][most] == max(chart.values[0])
+        for side, value in zip(sides, chart.values[0], strict=True):
+            assert side / sides[most] == pytest.approx(value / max(chart.values[0]), abs=0.03)
+
+
+def test_the_total_of_a_receipt_is_the_sum_of_its_prices_and_taxes(inputs: str) -> None:
+    added = 0
+    for record in records(Receipts(inputs=inputs, tasks=("read",), turns=1, languages=("en",)), 60):
+        lines = turns(record)[0][1].split("\n")
+        amounts = {line.rsplit(" ", 1)[0].casefold(): round(100 * float(line.rsplit(" ", 1)[1].lstrip("$€RM")))
+                   for line in lines if re.search(r"\d\.\d\d$", line)}  # fmt: skip
+        sums = {"subtotal", "sub total", "net", "items"}
+        rest = ("total", "amount", "cash", "card", "paid", "change")
+        goods = sum(v for k, v in amounts.items() if k not in sums and not k.startswith(rest) and "total" not in k)
+        (total,) = {v for k, v in amounts.items() if ("total" in k or k.startswith("amount")) and k not in sums}
+        assert goods == total
+        added += len(amounts) > 3
+    assert added > 10
+
+
+def test_counts_and_boxes_of_a_scene_agree(inputs: str) -> None:
+    counted = set[int]()
+    for record in records(Scenes(inputs=inputs, languages=("en",), tasks=("count",)), 80):
+        for question, message in zip(turns(record), record.messages[1::2], strict=True):
+            (shown,) = [record.objects[index] for index in message.evidence]
+            assert question[1] == str(len(shown.boxes_px))
+            counted.add(len(shown.boxes_px))
+    assert set(range(10)) <= counted, "up to nine of a kind are counted"
+
+
+def test_places_are_boxes_of_what_is_asked_for(inputs: str) -> None:
+    for record in records(Places(inputs=inputs, languages=("en",))):
+        assert record.category == "grounding"
+        for question, answer in turns(record):
+            name = re.search(r"<\|ref\|>(.+?)<\|/ref\|>", question)
+            assert name is not None
+            if placed := PLACEHOLDER.findall(answer):
+                assert [record.objects[int(k)].label for k in placed] == [name[1]]
+            else:
+                assert name[1] in answer
+
+
+ITEMS = [
+    Item("square", "blue", 0, (0, 0, 1, 1)), Item("square", "blue", 0, (2, 0, 3, 1)),
+    Item("circle", "yellow", 1, (0, 0, 1, 1)), Item("triangle", "black", 2, (0, 0, 1, 1)),
+]  # fmt: skip
+KNOWN = {
+    "There are exactly two blue squares.": True,
+    "There are exactly 2 squares.": True,
+    "There is at least one circle.": True,
+    "There are no yellow squares.": True,
+    "There is a black circle.": False,
+    "Every box has a square.": False,
+    "Exactly one box has a circle.": True,
+    "There are more squares than circles.": True,
+    "There are more circles than squares.": False,
+    "All circles are yellow.": True,
+    "All items are blue.": False,
+    "There is a box with exactly two items.": True,
+    "There is a box with exactly three items.": False,
+    "There is a box with a square and a circle.": False,
+}
+
+
+def test_statements_hold_or_not_as_they_say() -> None:
+    rng, seen = random.Random(5), set[str]()
+    for number in range(4000):
+        sentence, is_true, _ = make_statement(rng, ITEMS, is_true=number % 2 == 0)
+        assert is_true == (number % 2 == 0)
+        if sentence in KNOWN:
+            seen.add(sentence)
+            assert KNOWN[sentence] == is_true, sentence
+    assert len(seen) >= len(KNOWN) - 2
+
+
+def test_what_is_told_holds_its_answers(inputs: str) -> None:
+    repeated = 0
+    for record in records(Told(inputs=inputs, languages=("en",)), 150):
         assert not record.images
         assert record.category == "text"
-        texts = [message.parts[-1].text or "" for message in record.messages]
-        told = texts[0]
-        for question, answer in zip(texts[::2], texts[1::2], strict=True):
-            last = question.split("\n")[-1]
-            if match := re.search(r"How many (.+) are there|Count the (.+) in|number of (.+)\?", last):
-                found["count"] += 1
-                shown = told.split("\n")[0].split(", ")
-                noun = next(name for name in match.groups() if name)
-                words = {plural(name.split(" ", 1)[1]): shown.count(name) for name in shown}
-                assert answer == str(words[noun])
-            elif match := re.search(r"(?:Is there|show|see) (an? .+?)(?: in the image)?\?", last):
-                if answer in ("Yes.", "No."):
-                    found["presence"] += 1
-                    assert (match[1] in told.split("\n")[0].split(", ")) == (answer == "Yes.")
-            elif match := re.search(r"Repeat: (.+)|Say this again: (.+)", last):
-                found["repeat"] += 1
-                assert answer in match.groups()
-            elif match := re.search(r"What value does the chart show for (.+)\?", last):
-                found["lookup"] += 1
-                assert f"{match[1]}: {answer}" in told.split("\n")
-    assert min(found.values()) > 5
+        for question, answer in turns(record):
+            if match := re.fullmatch(r"(?:Repeat|Copy|Write down|Say this again|Write this again): (.+)", question):
+                repeated += 1
+                assert answer == match[1]
+    assert repeated > 20
+
+
+def png(size: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "white").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_kept_back_groups_and_shops_are_never_shown(inputs: str) -> None:
+    scenes, receipts = Path(inputs) / "sets/nlvr", Path(inputs) / "sets/sroie"
+    for folder in (scenes, receipts):
+        folder.mkdir(parents=True, exist_ok=True)
+    block = {"shape": "square", "color": "blue", "x0": 5, "y0": 5, "x1": 15, "y1": 15}
+    rows = [{"id": f"{n}", "group": n, "image": png((400, 100)), "sentence": f"There are {n} things.", "label": True,
+             "objects": [block]} for n in range(60)]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), scenes / "dev-00000-of-00001.parquet")
+    line = {"x0": 20.0, "y0": 20.0, "x1": 200.0, "y1": 40.0}
+    rows = [{"id": f"{n}", "company": f"SHOP {n}", "image": png((300, 400)), "lines": [{"text": f"SHOP {n}", **line}],
+             "date": None, "address": None, "total": None} for n in range(60)]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), receipts / "train-00000-of-00001.parquet")
+    groups = {re.search(r"\d+", turns(r)[0][0])[0] for r in records(RealStatements(inputs=inputs), 400)}  # type: ignore[index]
+    kept = {str(n) for n in range(60) if is_test_scene(n)}
+    assert kept
+    assert groups == {str(n) for n in range(60)} - kept
+    shops = {turns(r)[0][1] for r in records(RealReceipts(inputs=inputs, tasks=("read",)), 500)}
+    kept = {f"SHOP {n}" for n in range(60) if is_test_shop(f"SHOP {n}")}
+    assert kept
+    assert shops == {f"SHOP {n}" for n in range(60)} - kept

@@ -9,6 +9,7 @@ list, no label, no phrasing, no font, no style of emoji, and no fixed size of a 
 from __future__ import annotations
 
 import ast
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,16 +17,20 @@ from pathlib import Path
 import pytest
 
 from experiments.nano import splits
+from experiments.nano.draw.phrasing import grammars, phrase
 from experiments.nano.held_out import charts, fonts, lines, phrasings, scenes, word_lists
-from vl2.curate.stage_recipe import read_recipe
+from experiments.nano.inputs.layout import TEST_FONTS
+from experiments.nano.inputs.pins import read_pins
+from experiments.nano.plan import read_run
+from tests.experiments.nano_inputs import write_inputs
 from vl2.synth.catalog import make_source
 from vl2.synth.source import generate
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "experiments" / "nano"
 HELD_OUT = NANO / "held_out"
-OF_FILES = ("art", "font_folders", "texts_en", "texts_zh", "even_share")  # settings that need what is not here
-DRAWS = 20  # of each source of training
+OF_FILES = ("real", "photographs", "emoji")  # sources whose names hold these need pictures that are not here
+DRAWS, PHRASES = 20, 400  # of each source of training, and of each of its questions in each language
 
 pytestmark = pytest.mark.usefixtures("no_system_fonts")
 
@@ -50,6 +55,11 @@ def texts_in(path: Path) -> Iterator[str]:
 def plain(phrase: str) -> str:
     """Return a phrasing without what is filled in, marks and case."""
     return " ".join(re.findall(r"\w+", re.sub(r"\{.*?\}", " ", phrase).casefold()))
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    return write_inputs(tmp_path / "inputs")
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +95,21 @@ def test_no_phrasing_stands_in_training(training_texts: set[str]) -> None:
     assert [phrase for phrase in held_out_phrases() if plain(phrase) and plain(phrase) in taken] == []
 
 
-def test_no_phrasing_is_drawn_by_training() -> None:
+def asked_by_training() -> Iterator[str]:
+    """Yield ways in which the grammars of training ask, with nothing filled in."""
+    rng = random.Random(3)
+    for question, by_language in grammars().items():
+        for language, lines_of in by_language.items():
+            names = {name: "" for line in lines_of for name in re.findall(r"\{(\w+)\}", line)}
+            yield from (phrase(question, language, rng, **names) for _ in range(PHRASES))
+
+
+def test_no_phrasing_is_drawn_by_training(inputs: Path) -> None:
     ours = {plain(phrase) for phrase in held_out_phrases()} - {""}
-    asked = {plain(question) for question, _ in drawn_by_training()}
+    asked = {plain(question) for question, _ in drawn_by_training(inputs)}
     assert len(asked) > 50
     assert ours.isdisjoint(asked)
+    assert sorted(ours.intersection(map(plain, asked_by_training()))) == []
 
 
 def test_templates_of_lines_stand_in_no_list(training_texts: set[str]) -> None:
@@ -117,7 +137,7 @@ def assigned(word: str, without: str) -> Iterator[str]:
 
 
 def font_packages_of_training() -> set[str]:
-    return {text for text in assigned("FONT", "TEST") if text.startswith(("fonts-", "ttf-", "otf-"))}
+    return {pin.name for pin in read_pins() if pin.name.startswith("fonts-")} - set(TEST_FONTS)
 
 
 def test_fonts_are_not_those_of_training() -> None:
@@ -128,18 +148,17 @@ def test_fonts_are_not_those_of_training() -> None:
 
 
 def test_the_style_of_emoji_is_in_no_recipe() -> None:
-    recipes = sorted((NANO / "recipes").rglob("*.toml"))
-    assert recipes
-    assert [path.name for path in recipes if re.search(r"openmoji", path.read_text(encoding="utf-8"), re.I)] == []
-    assert "openmoji" not in set(assigned("ART", "PX"))
+    assert "openmoji" not in (NANO / "recipe.toml").read_text(encoding="utf-8").casefold()
+    assert "noto" in set(assigned("ART", "TEST"))
+    assert "openmoji" not in set(assigned("ART", "TEST"))
 
 
-def drawn_by_training() -> Iterator[tuple[str, tuple[int, int]]]:
+def drawn_by_training(inputs: Path) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yield each question, and the size of its picture, of a few records of every source that the recipe draws."""
-    for entry in read_recipe(str(NANO / "recipes" / "data.toml")).sources:
-        if not entry.draw:
+    for name, entry in read_run(NANO / "recipe.toml").sources.items():
+        if not entry.draw or any(part in name for part in OF_FILES):
             continue
-        settings = {name: value for name, value in entry.settings.items() if name not in OF_FILES}
+        settings = {"inputs": str(inputs), **entry.settings, "languages": ["en"]}
         for record in generate(make_source(entry.draw, settings), DRAWS, seed=7):
             for message in record.messages:
                 if message.role == "user":
@@ -147,8 +166,8 @@ def drawn_by_training() -> Iterator[tuple[str, tuple[int, int]]]:
                         yield message.parts[-1].text or "", (image.width, image.height)
 
 
-def test_fixed_sizes_are_not_those_of_training() -> None:
-    sizes = {size for _, size in drawn_by_training()}
+def test_fixed_sizes_are_not_those_of_training(inputs: Path) -> None:
+    sizes = {size for _, size in drawn_by_training(inputs)}
     assert len(sizes) > 50
     assert sizes.isdisjoint(scenes.SIZES)
     assert sizes.isdisjoint(charts.SIZES)

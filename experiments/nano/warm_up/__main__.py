@@ -20,11 +20,12 @@ from vl2.cli.train import exit_as, print_outcome
 class WarmUp:
     """Train an encoder to recognize letters, emoji and shapes, patch by patch, before a model is built on it.
 
-    Only for encoders that start from random weights: the released sizes start from SigLIP.
+    A stage of experiments.nano.run, which writes its recipe. Only for encoders that start from random weights: the
+    released sizes start from SigLIP.
 
     Examples:
-      python -m experiments.nano.warm_up experiments/nano/recipes/warm-up.toml
-      torchrun --nproc-per-node 2 -m experiments.nano.warm_up experiments/nano/recipes/warm-up.toml --resume
+      python -m experiments.nano.warm_up runs/nano/reading.toml
+      torchrun --nproc-per-node 2 -m experiments.nano.warm_up runs/nano/reading.toml --resume
     """
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]

@@ -118,7 +118,7 @@ class Read:
     loss: Tensor
     wanted_n: Tensor  # int64
     is_right_n: Tensor  # bool
-    is_named_n: Tensor | None = None  # bool, of the words for what is shown: among the likeliest
+    is_named_n: Tensor  # bool, of the words for what is shown: among the likeliest
 
 
 class Reading(nn.Module):
@@ -130,7 +130,7 @@ class Reading(nn.Module):
         width: int,
         num_classes: int,
         tokens_per_side: int,
-        naming: Naming | None = None,
+        naming: Naming,
     ) -> None:
         """`width` is that of a visual token."""
         super().__init__()
@@ -167,10 +167,8 @@ class Reading(nn.Module):
         centers = self.center_Q4.expand_as(boxes_IQ4).flatten(0, 1)[first]
         places = box_loss(self.locate(tokens[first]), boxes_IQ4.flatten(0, 1)[first], centers)
         edges = self._edge_loss(tokens[first], places_IQ4.flatten(0, 1)[first])
-        loss, is_named = F.cross_entropy(logits, wanted_n) + BOX_WEIGHT * places + edges, None
-        if self.naming is not None:
-            naming_loss, is_named = self.naming(tokens, things)
-            loss = loss + naming_loss
+        naming_loss, is_named = self.naming(tokens, things)
+        loss = F.cross_entropy(logits, wanted_n) + BOX_WEIGHT * places + edges + naming_loss
         return Read(
             loss=loss,
             wanted_n=wanted_n,
@@ -198,12 +196,10 @@ class Recognized:
     box_loss: Tensor
     wanted_n: Tensor  # int64
     is_right_n: Tensor  # bool
-    read: Read | None = None  # the same for the visual tokens, where the projector learns too
+    read: Read  # the same for the visual tokens
 
-    @property
-    def loss(self) -> Tensor:
-        seen = self.class_loss + BOX_WEIGHT * self.box_loss
-        return seen if self.read is None else seen + self.read.loss
+    def loss(self, reading_weight: float = 1.0) -> Tensor:
+        return self.class_loss + BOX_WEIGHT * self.box_loss + reading_weight * self.read.loss
 
 
 class Recognition(nn.Module):
@@ -215,9 +211,8 @@ class Recognition(nn.Module):
         width: int,
         num_classes: int,
         patches_per_side: int,
-        reading: Reading | None = None,
+        reading: Reading,
     ) -> None:
-        """`reading` trains the projector too."""
         super().__init__()
         self.encoder = encoder
         self.reading = reading
@@ -236,9 +231,7 @@ class Recognition(nn.Module):
         looked_at = torch.cat((shown, some))
         logits, wanted_n = self.classify(features[looked_at]).float(), wanted[looked_at]
         centers = self.center_n4.expand_as(batch.boxes_Ip4).flatten(0, 1)[shown]
-        read = None
-        if self.reading is not None:
-            read = self.reading(patches_IpC, batch.things_IQK, batch.first_boxes_IQ4, batch.first_places_IQ4, generator)
+        read = self.reading(patches_IpC, batch.things_IQK, batch.first_boxes_IQ4, batch.first_places_IQ4, generator)
         return Recognized(
             class_loss=F.cross_entropy(logits, wanted_n),
             box_loss=box_loss(self.locate(features[shown]), batch.boxes_Ip4.flatten(0, 1)[shown], centers),

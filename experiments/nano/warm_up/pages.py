@@ -1,33 +1,33 @@
 """Tiles cut from whole pictures with text, as the processor cuts them: charts, tables, receipts and lines.
 
 A tile full of text teaches letters, but not what they look like between bars and rules, cut by the edge of a tile or
-shrunk in the global view. The primer's sources say where each letter stands, so their pictures can be cut up.
+shrunk in the global view. The sources say where each letter stands, so their pictures can be cut up.
 
 Boxes are (x0, y0, x1, y1), in pixels of the picture or of the tile.
 """
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
-from experiments.nano.receipt import SmallReceipt
+from experiments.nano.draw.base import Writes, Written
+from experiments.nano.draw.charts import Charts
+from experiments.nano.draw.lines import Lines
+from experiments.nano.draw.receipts import Receipts
+from experiments.nano.draw.tables import Tables
 from experiments.nano.warm_up.sheet import PADDING
 from vl2.data.record import BoxPx
 from vl2.process.pixels import cut_tiles, fit_inside, pad_to_canvas
 from vl2.process.tiling import Size, choose_canvas
-from vl2.synth.draft import Draft
-from vl2.synth.primer_charts import PrimerBars, PrimerTable
-from vl2.synth.primer_lines import PrimerReading
-from vl2.synth.source import Dropped, Source
+from vl2.synth.source import Dropped
 
 ATTEMPTS = 40  # pictures tried, of which some cannot be drawn
 GLOBAL_SHARE = 0.15  # of the tiles of a picture with several: the whole picture, small
-SAME_LINE_PX = 8  # texts whose upper edges are no further apart are read from left to right
+SAME_LINE = 0.5  # of a letter's height: texts whose upper edges are no further apart are read from left to right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,34 +41,22 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class PageCutter:
-    """Draws pictures of `sources`, all of which show each letter of what they draw, and cuts them up."""
+    """Draws pictures of `sources` and cuts them up."""
 
-    sources: Sequence[Source]
+    sources: Sequence[Writes]
     canvases: Sequence[Size]  # that the processor may fit a picture into; the first is one tile
 
     @classmethod
-    def of_primer(
-        cls, canvases: Sequence[Size], texts_en: str, texts_zh: str, font_folders: tuple[str, ...] | None
-    ) -> PageCutter:
-        """Return a cutter of the primer's charts, tables, receipts and lines. Without `texts_zh` no line is Chinese."""
-        languages = ("en", "zh") if texts_zh else ("en",)
-        lines = PrimerReading(
-            texts_en=texts_en, texts_zh=texts_zh or None, font_folders=font_folders, languages=languages
-        )
-        sources = (
-            PrimerBars(tasks=("read",), turns=1, font_folders=font_folders, languages=languages),
-            PrimerTable(tasks=("read",), turns=1, font_folders=font_folders, languages=languages),
-            SmallReceipt(tasks=("read",), turns=1, font_folders=font_folders, languages=languages),
-            lines,
-        )
+    def of_inputs(cls, canvases: Sequence[Size], inputs: str) -> PageCutter:
+        """Return a cutter of charts, tables, receipts and lines; the lines twice as often."""
+        lines = Lines(inputs=inputs)
+        sources = (Charts(inputs=inputs), Tables(inputs=inputs), Receipts(inputs=inputs), lines, lines)
         return cls(sources=sources, canvases=canvases)
 
     def draw(self, rng: random.Random) -> Cut:
         """Draw a picture and return one of its tiles, from the generator alone."""
-        draft = self._draft(rng)
-        stored = draft.images[0].data
-        assert stored is not None, "what is drawn is held, not fetched"
-        picture = Image.open(io.BytesIO(stored)).convert("RGB")
+        written = self._written(rng)
+        picture = written.finish(rng).image
         tile_px = self.canvases[0][0]
         canvas = choose_canvas(picture.size, self.canvases)
         if rng.random() < GLOBAL_SHARE:
@@ -86,25 +74,26 @@ class PageCutter:
                 min(tile_px, x + width - left),
                 min(tile_px, y + height - top),
             ),
-            letters=[(char, _moved(box, scale, (x - left, y - top))) for char, box in _letters(draft)],
+            letters=[(char, _moved(box, scale, (x - left, y - top))) for char, box in _letters(written)],
         )
 
-    def _draft(self, rng: random.Random) -> Draft:
-        for _ in range(ATTEMPTS - 1):
+    def _written(self, rng: random.Random) -> Written:
+        for _ in range(ATTEMPTS):
             try:
-                return rng.choice(self.sources).draft(rng)
+                return rng.choice(self.sources).page(rng)
             except Dropped:
                 continue
-        return self.sources[-1].draft(rng)
+        raise AssertionError("no page can be drawn")
 
 
-def _letters(draft: Draft) -> list[tuple[str, BoxPx]]:
+def _letters(written: Written) -> list[tuple[str, BoxPx]]:
     """Return the letters of all texts with their boxes, line by line."""
-    texts = {tuple(shown.boxes_px): shown.label for shown in draft.objects if len(shown.label) == len(shown.boxes_px)}
     lines: list[list[tuple[str, BoxPx]]] = []
-    for boxes, text in sorted(texts.items(), key=lambda item: item[0][0][1]):
+    texts = [(text, boxes) for text, boxes in written.letters() if text]
+    for text, boxes in sorted(texts, key=lambda item: item[1][0][1]):
         letters = list(zip(text, boxes, strict=True))
-        if lines and boxes[0][1] - lines[-1][0][1][1] <= SAME_LINE_PX:
+        height = boxes[0][3] - boxes[0][1]
+        if lines and boxes[0][1] - lines[-1][0][1][1] <= SAME_LINE * height:
             lines[-1] = sorted([*lines[-1], *letters], key=lambda letter: letter[1][0])
         else:
             lines.append(letters)

@@ -16,16 +16,12 @@ from vl2.train.toml_file import from_table, to_toml
 class TileOptions:
     """What is drawn."""
 
-    texts_en: str
-    """text file with one passage a line"""
-    texts_zh: str = ""
-    """none: no Chinese"""
-    num_chinese: int = 1500
+    inputs: str
+    """folder that experiments.nano.inputs made: its texts, fonts and sprite sets are used"""
+    num_chinese: int = 2500
     """characters that are told apart, the most frequent of the texts"""
     art: tuple[str, ...] = ()
-    """folders of sprite sets, one for each style"""
-    fonts: tuple[str, ...] = ()
-    """folders; the fonts of the system if there are none"""
+    """sprite sets among the inputs' art, one for each style"""
     chinese_share: float = 0.44
     """of all tiles, once they are as hard as they get"""
     things_share: float = 0.22
@@ -63,16 +59,6 @@ class WarmUpOptions:
     """where the cosine ends, over the peak"""
     warmup_steps: int = 150
     weight_decay: float = 0.05
-    heads: str = ""
-    """a warm-up's run folder, of the same classes, whose heads this one begins with; none: random ones"""
-    heads_steps: int = 0
-    """first steps, in which only the heads learn: new ones would spoil an encoder that has learned already"""
-    reads: bool = False
-    """train the projector too: which things each visual token holds, in reading order"""
-    names: bool = False
-    """pull the visual tokens of things towards the token embeddings of their names; needs `reads`"""
-    looks_up: bool = False
-    """in the end, set one head of the language model to find the words for shapes among visual tokens; needs `names`"""
     difficulty: float = 0.0
     """of the first tiles, from 0 to 1"""
     raise_at: float = 0.42
@@ -86,26 +72,22 @@ class WarmUpOptions:
         for name in ("num_steps", "batch_size", "raise_steps", "save_every_steps", "log_every_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "heads_steps"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.warmup_steps < 0:
+            raise UserError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
         if not 0 <= self.difficulty <= 1:
             raise UserError(f"difficulty must be from 0 to 1, got {self.difficulty}")
-        if self.names and not self.reads:
-            raise UserError("names = true needs reads = true: it is the projector's output that is named")
-        if self.looks_up and not self.names:
-            raise UserError("looks_up = true needs names = true: else no visual token lies near the words for it")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmUpRecipe:
-    """One warm-up run. It ends with FOLDER/export: the whole model, of which the encoder is trained."""
+    """One warm-up run. It ends with FOLDER/export: the whole model, of which encoder and projector are trained."""
 
     folder: str
     tiles: TileOptions
     options: WarmUpOptions
     model: ModelOptions = field(default_factory=lambda: ModelOptions(name="nano", init="random"))
     compute: Compute = "bfloat16"
+    device: str = "cpu"
     seed: int = 0
 
     def to_toml(self) -> str:

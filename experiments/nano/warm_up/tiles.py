@@ -20,7 +20,7 @@ import torch
 from PIL import ImageDraw
 from torch import Tensor
 
-from experiments.nano.warm_up.classes import Classes
+from experiments.nano.warm_up.classes import ASCII, Classes
 from experiments.nano.warm_up.pages import PageCutter
 from experiments.nano.warm_up.sheet import Box, Ink, Sheet, Tile
 from vl2.errors import UserError
@@ -32,6 +32,8 @@ from vl2.synth.sprites import Kind, draw_sprite
 
 CHINESE_FROM, SPRITES_FROM = 0.25, 0.5  # difficulty from which on there are any
 EASY_FACES = 6
+PAGES_RISE = 3  # their share is whole from a third of the difficulty on
+PROBE_ZH = "中文字的是"
 LATIN_PX, CHINESE_PX = (12, 24, 56), (15, 28, 64)  # smallest, easiest and largest size of text
 COUNTS = (1, 1, 2, 3, 4, 6, 9, 12)  # of things on a tile
 SHAPE_PX, SPRITE_PX = 22, 32  # smallest side of a thing on a tile of 168 px
@@ -48,6 +50,9 @@ class TileBatch:
     things_IQK: Tensor
     first_boxes_IQ4: Tensor
     first_places_IQ4: Tensor
+
+    def to(self, device: torch.device) -> TileBatch:
+        return TileBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     @classmethod
     def of(cls, tiles: Sequence[Tile]) -> TileBatch:
@@ -82,10 +87,12 @@ class TileDrawer:
     pages_share: float = 0.0  # of all tiles: cut from its pictures
     patches_per_token: int = 2  # along a side
     _covered: dict[fonts.Face, frozenset[str]] = field(default_factory=dict, repr=False)
+    _chinese: list[fonts.Face] = field(default_factory=list, repr=False)
 
     def draw(self, rng: random.Random, difficulty: float) -> Tile:
         """Draw one tile from the generator alone."""
-        if self.pages is not None and rng.random() < self.pages_share:
+        # Letters of pages are small and of all fonts: an encoder that reads none yet learns nothing from them.
+        if self.pages is not None and rng.random() < self.pages_share * min(1.0, PAGES_RISE * difficulty):
             return self._page(self.pages, rng).finish(self.side_px, rng, difficulty)
         scale = rng.choice((1.0, 1.0, 1.0, rng.uniform(0.6, 1.8))) if difficulty > 0.3 else 1.0
         chinese = self.chinese_share * min(1.0, max(0.0, (difficulty - CHINESE_FROM) * 2)) if self.texts_zh else 0.0
@@ -221,15 +228,23 @@ class TileDrawer:
     def _face(self, rng: random.Random, difficulty: float, language: str) -> fonts.Face:
         faces = fonts.find_faces(self.font_folders)
         if language == "zh":
-            faces = tuple(face for face in faces if len(self._covers(face)) > 94 + 200)
+            # A face that has these has most others: to ask for all of every face takes a minute.
+            faces = self._chinese_faces()
             if not faces:
                 raise UserError("the warm-up has Chinese texts, but no font draws Chinese")
             return rng.choice(faces)
         return rng.choice(faces[: EASY_FACES + round(difficulty**2 * len(faces))])
 
+    def _chinese_faces(self) -> tuple[fonts.Face, ...]:
+        if not self._chinese:
+            self._chinese.extend(fonts.faces_for(PROBE_ZH, self.font_folders))
+        return tuple(self._chinese)
+
     def _covers(self, face: fonts.Face) -> frozenset[str]:
         if face not in self._covered:
-            self._covered[face] = frozenset(c for c in self.classes.characters if fonts.covers(face, c))
+            is_chinese = fonts.covers(face, PROBE_ZH)
+            asked = self.classes.characters if is_chinese else ASCII
+            self._covered[face] = frozenset(c for c in asked if fonts.covers(face, c))
         return self._covered[face]
 
     def _scatter(self, sheet: Sheet, rng: random.Random, difficulty: float) -> None:

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from experiments.nano.warm_up.classes import Classes, choose_characters
 from experiments.nano.warm_up.heads import Naming, Reading, Recognition, Recognized, ids_of_names
-from experiments.nano.warm_up.lookup import look_at_shapes, lookup_attention, seed_lookup
 from experiments.nano.warm_up.pages import PageCutter
 from experiments.nano.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe
 from experiments.nano.warm_up.sheet import Tile
@@ -35,7 +34,7 @@ from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.tiling import Size
 from vl2.synth.sprites import Kind, read_kinds
 from vl2.synth.words import read_passages
-from vl2.train.checkpoint import Checkpoints, find_checkpoint
+from vl2.train.checkpoint import Checkpoints
 from vl2.train.metrics import MetricsFile
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parts import ParameterGroup, is_block_matrix
@@ -48,6 +47,7 @@ from vl2.train.stopping import Ended, Stop, rank_lost
 READ = "read_"  # what the log calls the shares of the visual tokens
 NAMED = "named"  # and of the words for what they show, the share that is among the likeliest
 KEPT = ("encoder.", "reading.projector.")  # weights of the model; all others are heads, and thrown away
+LEAST_READING_WEIGHT = 0.1
 _SMOOTHING = 0.97  # of the accuracy that decides on the difficulty
 
 
@@ -60,7 +60,7 @@ def warm_up(recipe: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], 
 
     RankLost where another rank has died or hangs.
     """
-    ranks = join(torch.device("cpu"))
+    ranks = join(recipe.device)
     run: WarmUpRun | None = None
     try:
         run = WarmUpRun(recipe, ranks)
@@ -69,8 +69,6 @@ def warm_up(recipe: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], 
             raise UserError(f"{recipe.folder} holds a run: go on with --resume, or give another folder")
         if newest is not None:
             run.load(newest)
-        elif recipe.options.heads:
-            run.take_heads(Path(recipe.options.heads))
         say = say if ranks.is_first else _silent
         ended = run.loop(say)
         checkpoint = run.checkpoints.newest()
@@ -79,7 +77,7 @@ def warm_up(recipe: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], 
             say(
                 f"{ended} at step {run.step:,} of {recipe.options.num_steps:,}: saved {checkpoint}; go on with --resume"
             )
-        export = run.export(say) if ended == "finished" else None
+        export = run.export() if ended == "finished" else None
         return Outcome(ended=ended, step=run.step, checkpoint=checkpoint, export=export)
     except (RuntimeError, OSError) as error:
         lost = rank_lost(error, ranks, Path(recipe.folder), None if run is None else run.checkpoints)
@@ -105,20 +103,17 @@ class WarmUpRun:
         self.files = find_model(recipe.model)
         config = self.files.config
         self.drawer = make_drawer(recipe.tiles, config, self.files.processor().config.candidate_resolutions)
-        # The whole model is made, so that the export is one; only its encoder is trained.
+        # The whole model is made, so that the export is one; only its encoder and projector are trained.
         if self.files.weights_folder is not None:
             self.model = load_model(self.files.weights_folder, LoadOptions(dtype=torch.float32)).train()
         else:
             self.model = VL2(config)
             init_weights(self.model, recipe.seed)
-        if recipe.options.looks_up:
-            lookup_attention(self.model)  # or an hour's training would end in an error
         torch.manual_seed(recipe.seed)
         vision = config.siglip
         num_classes, patches = len(self.drawer.classes), vision.patches_per_side
-        reading = self._reading() if recipe.options.reads else None
-        self.net = Recognition(self.model.siglip, vision.width, num_classes, patches, reading)
-        self.net.to(DTYPES[recipe.compute])
+        self.net = Recognition(self.model.siglip, vision.width, num_classes, patches, self._reading())
+        self.net.to(ranks.device, DTYPES[recipe.compute])
         self.optimizer = MasterAdamW(_groups(self.net, recipe.options), betas=(0.9, 0.98), eps=1e-8, ranks=ranks)
         self.checkpoints = Checkpoints(self.folder, ranks=ranks)
         self.step, self.difficulty, self.accuracy = 0, recipe.options.difficulty, 0.0
@@ -126,31 +121,16 @@ class WarmUpRun:
 
     def _reading(self) -> Reading:
         classes, processor = self.drawer.classes, self.files.processor()
-        naming = None
-        if self.recipe.options.names:
-            naming = Naming(self.model.language.model.embed_tokens.weight, self._ids_of_names())
+        ids = ids_of_names(classes, self.drawer.styles, processor.tokenizer.encode)
+        naming = Naming(self.model.language.model.embed_tokens.weight, ids)
         # One more class than patches have: the space.
         width = self.files.config.projector_config.n_embed
         return Reading(self.model.projector, width, len(classes) + 1, processor.config.tokens_per_side, naming)
-
-    def _ids_of_names(self) -> list[list[int]]:
-        return ids_of_names(self.drawer.classes, self.drawer.styles, self.files.processor().tokenizer.encode)
 
     def load(self, folder: Path) -> None:
         state = self.checkpoints.load(folder, self._state())
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.difficulty, self.accuracy = int(state["step"]), state["difficulty"], state["accuracy"]
-
-    def take_heads(self, run_folder: Path) -> None:
-        """Begin with the heads of another warm-up, and with what its optimizer has gathered; the encoder stays.
-
-        UserError if it told other classes apart or trained other parts.
-        """
-        kept = {name: master.clone() for name, master in self.optimizer.masters() if name.startswith(KEPT)}
-        state = self.checkpoints.load(find_checkpoint(run_folder), self._state())["optimizer"]
-        for name, master in kept.items():
-            state[name]["master"].copy_(master)
-        self.optimizer.load_state_dict(state)
 
     def loop(self, say: Callable[[str], None]) -> Ended:
         """Step to the end or until a signal, after which a checkpoint follows; say which it was."""
@@ -180,22 +160,17 @@ class WarmUpRun:
         self.checkpoints.close()
         return why or "finished"
 
-    def export(self, say: Callable[[str], None] = _silent) -> Path:
-        """Write the model in the released layout: a fresh one but for its encoder."""
+    def export(self) -> Path:
+        """Write the model in the released layout, as it was but for its encoder and projector."""
         out = self.folder / "export"
         if self.ranks.is_first:
             keep_model_files(self.files, self.folder)
             targets = {f"encoder.{name}": parameter for name, parameter in self.model.vision.named_parameters()}
-            if self.recipe.options.reads:
-                named = self.model.projector.named_parameters()
-                targets |= {f"reading.projector.{name}": parameter for name, parameter in named}
+            named = self.model.projector.named_parameters()
+            targets |= {f"reading.projector.{name}": parameter for name, parameter in named}
             for name, master in self.optimizer.masters():
                 if name in targets:
-                    targets[name].data = master.clone()
-            if self.recipe.options.looks_up:
-                words, shown = look_at_shapes(self.model.float(), self.drawer, self._ids_of_names(), self.recipe.seed)
-                fit = seed_lookup(self.model, words, shown)
-                say(f"one head looks up {len(words)} words: score {fit.named:.1f} where named, else {fit.others:.1f}")
+                    targets[name].data = master.cpu().clone()
             folder = self.folder / MODEL_FILES
             shutil.rmtree(out, ignore_errors=True)
             save_model(
@@ -218,16 +193,12 @@ class WarmUpRun:
         }
 
     def _one_step(self, rate: float) -> Recognized:
-        learns = self.step >= self.recipe.options.heads_steps
-        for name, parameter in self.net.named_parameters():
-            if name.startswith(KEPT):
-                parameter.requires_grad_(learns)
         own = self._own()
-        batch = TileBatch.of([self._tile(number) for number in own])
+        batch = TileBatch.of([self._tile(number) for number in own]).to(self.ranks.device)
         generator = torch.Generator().manual_seed(self.step * self.ranks.size + self.ranks.rank)
         found: Recognized = self.net(batch, generator)
         # By the rank's share of the tiles, which need not be the same on all.
-        (found.loss / (self.recipe.options.batch_size / len(own))).backward()
+        (found.loss(self.reading_weight) / (self.recipe.options.batch_size / len(own))).backward()
         self.optimizer.sum_over_ranks()
         norm = self.optimizer.grad_norm()
         if norm > 1:
@@ -236,6 +207,14 @@ class WarmUpRun:
         self.optimizer.zero()
         self._adjust(found)
         return found
+
+    @property
+    def reading_weight(self) -> float:
+        """Return what the visual tokens count beside the patches: little before patches tell letters apart.
+
+        No token can read what its patches do not show, and at first its gradients are three times as long as theirs.
+        """
+        return min(1.0, max(LEAST_READING_WEIGHT, self.accuracy / self.recipe.options.raise_at))
 
     def _own(self) -> range:
         """Return the numbers of this rank's tiles."""
@@ -266,10 +245,8 @@ class _Tally:
     def add(self, found: Recognized) -> None:
         self._losses.append((found.class_loss.item(), found.box_loss.item()))
         self._count("", found.wanted_n, found.is_right_n)
-        if found.read is not None:
-            self._count(READ, found.read.wanted_n, found.read.is_right_n)
-            if found.read.is_named_n is not None:
-                self._count_all(NAMED, found.read.is_named_n)
+        self._count(READ, found.read.wanted_n, found.read.is_right_n)
+        self._count_all(NAMED, found.read.is_named_n)
 
     def _count(self, prefix: str, wanted_n: Tensor, is_right_n: Tensor) -> None:
         for name, numbers in self._groups.items():
@@ -312,8 +289,9 @@ def make_drawer(options: TileOptions, config: ModelConfig, canvases: Sequence[Si
 
     `canvases` are those of the processor.
     """
-    texts_zh = read_passages(options.texts_zh) if options.texts_zh else ()
-    styles = [_one_of_each(read_kinds(folder)) for folder in options.art]
+    inputs = Path(options.inputs)
+    texts_en, texts_zh = (read_passages(str(inputs / f"text/{language}.txt")) for language in ("en", "zh"))
+    styles = [_one_of_each(read_kinds(str(inputs / "art" / name))) for name in options.art]
     num_styles = Counter(kind.en for style in styles for kind in style)
     shared = {name for name, count in num_styles.items() if count > 1 or len(styles) == 1}
     kept = [[kind for kind in style if kind.en in shared] for style in styles]
@@ -321,13 +299,13 @@ def make_drawer(options: TileOptions, config: ModelConfig, canvases: Sequence[Si
     vision = config.siglip
     pages = None
     if options.pages_share:
-        pages = PageCutter.of_primer(canvases, options.texts_en, options.texts_zh, options.fonts or None)
+        pages = PageCutter.of_inputs(canvases, options.inputs)
     return TileDrawer(
         classes=classes,
-        texts_en=read_passages(options.texts_en),
+        texts_en=texts_en,
         texts_zh=texts_zh,
         styles=kept,
-        font_folders=options.fonts or None,
+        font_folders=(str(inputs / "fonts"),),
         side_px=vision.image_size,
         patch_px=vision.patch_size,
         chinese_share=options.chinese_share,

@@ -22,6 +22,7 @@ from vl2.errors import UserError
 Registry = Literal["npm", "pypi", "debian"]
 MAX_MEMBER_BYTES = 2**28
 TIMEOUT_S = 1800
+_PLATFORM = ("--python-version", "3.11", "--platform", "manylinux_2_28_x86_64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +65,9 @@ def _commands(package: Package, folder: Path) -> tuple[str, list[str]]:
     if package.registry == "npm":
         return "npm", ["pack", "--silent", "--pack-destination", str(folder), f"{package.name}@{package.version}"]
     if package.registry == "pypi":
-        # Allow wheels only, because building a source distribution would run its code.
-        wheel = ["--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+        # Allow wheels only, because building a source distribution would run its code. Every machine gets the same
+        # wheel: it is read, not installed, and another platform's would not have the hash that was pinned.
+        wheel = ["--no-deps", "--only-binary", ":all:", *_PLATFORM, "--dest", str(folder)]
         return sys.executable, ["-m", "pip", "download", "--quiet", *wheel, exact]
     return "apt-get", ["download", package.name + (f"={package.version}" if package.version else "")]
 

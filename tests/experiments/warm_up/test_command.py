@@ -12,7 +12,7 @@ def test_the_help_shows_how_it_is_called(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit) as stop:
         main(["--help"], parse)
     assert stop.value.code == 0
-    assert "python -m experiments.nano.warm_up experiments/nano/recipes/warm-up.toml" in capsys.readouterr().out
+    assert "python -m experiments.nano.warm_up runs/nano/reading.toml" in capsys.readouterr().out
 
 
 def test_a_recipe_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,7 @@ import torch
 
 from experiments.nano.warm_up.classes import NOTHING, Classes
 from experiments.nano.warm_up.heads import Naming, ids_of_names
-from experiments.nano.warm_up.recipe import WarmUpOptions
 from vl2.checkpoint.resolve import built_in_folder
-from vl2.errors import UserError
 from vl2.process.tokenizer import Tokenizer
 from vl2.synth.sprites import Kind
 
@@ -64,8 +62,3 @@ def test_a_batch_in_which_nothing_has_a_name_has_no_loss() -> None:
     loss, is_right = naming(torch.randn(2, 4), torch.tensor([[NOTHING], [2]]))
     assert loss == 0
     assert not len(is_right)
-
-
-def test_names_without_reading_are_refused() -> None:
-    with pytest.raises(UserError, match="needs reads = true"):
-        WarmUpOptions(num_steps=1, names=True)

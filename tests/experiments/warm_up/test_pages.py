@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from experiments.nano.draw.base import Written
+from experiments.nano.draw.charts import Charts
+from experiments.nano.draw.lines import Lines
+from experiments.nano.draw.receipts import Receipts
+from experiments.nano.draw.tables import Tables
 from experiments.nano.warm_up.classes import ASCII, NOTHING, Classes
 from experiments.nano.warm_up.pages import PageCutter
 from experiments.nano.warm_up.sheet import PADDING
 from experiments.nano.warm_up.tiles import TileDrawer
+from tests.experiments.nano_inputs import write_inputs
 from vl2.grid import UNTILED
 from vl2.process.pixels import draw_views, tile_canvases
-from vl2.synth.draft import Draft
-from vl2.synth.primer_charts import TITLES
-from vl2.synth.source import Dropped, Source
+from vl2.synth.distort import Distorted, distort
+from vl2.synth.source import Dropped
 
 CANVASES = ((168, 168), (336, 168), (168, 336), (336, 336))
 SIZE = (300, 140)
@@ -30,24 +35,30 @@ WORDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Squares(Source):
-    name: ClassVar[str] = "squares"
-    category: ClassVar[str] = "ocr"
-    tasks_known: ClassVar[tuple[str, ...]] = ("read",)
-
+class Squares:
     drops: float = 0.0
 
-    def draft(self, rng: random.Random) -> Draft:
+    def page(self, rng: random.Random) -> Written:
         if rng.random() < self.drops:
             raise Dropped("for the test")
-        image = Image.new("RGB", SIZE, "white")
-        draft = Draft(language="en")
-        for word, boxes in WORDS.items():
-            draft.show(word, boxes)
-            for x0, y0, x1, y1 in boxes:
-                ImageDraw.Draw(image).rectangle((x0, y0, x1 - 1, y1 - 1), "black")
-        draft.picture(image)
-        return draft
+        return AsItIs(picture())
+
+
+class AsItIs(Written):
+    def __init__(self, image: Image.Image) -> None:
+        super().__init__(image)
+        self.texts = {word: (word, boxes) for word, boxes in WORDS.items()}
+
+    def finish(self, rng: random.Random) -> Distorted:
+        return distort(self.page.image, rng, 0)
+
+
+def picture() -> Image.Image:
+    image = Image.new("RGB", SIZE, "white")
+    for boxes in WORDS.values():
+        for x0, y0, x1, y1 in boxes:
+            ImageDraw.Draw(image).rectangle((x0, y0, x1 - 1, y1 - 1), "black")
+    return image
 
 
 def cutter(drops: float = 0.0) -> PageCutter:
@@ -55,16 +66,10 @@ def cutter(drops: float = 0.0) -> PageCutter:
 
 
 def test_every_tile_of_the_processor_is_drawn_and_no_other() -> None:
-    stored = cutter().sources[0].draft(random.Random(0)).images[0]
-    assert (stored.width, stored.height) == SIZE
-    image = Image.new("RGB", SIZE, "white")
-    for boxes in WORDS.values():
-        for x0, y0, x1, y1 in boxes:
-            ImageDraw.Draw(image).rectangle((x0, y0, x1 - 1, y1 - 1), "black")
-    wanted = {tile.tobytes() for tile in draw_views(image, tile_canvases((2, 1), 168), PADDING)}
+    wanted = {tile.tobytes() for tile in draw_views(picture(), tile_canvases((2, 1), 168), PADDING)}
     assert len(wanted) == 3
     assert {cutter().draw(random.Random(seed)).image.tobytes() for seed in range(60)} == wanted
-    assert draw_views(image, tile_canvases(UNTILED, 168), PADDING)[0].tobytes() in wanted
+    assert draw_views(picture(), tile_canvases(UNTILED, 168), PADDING)[0].tobytes() in wanted
 
 
 def test_letters_stand_where_it_is_black_in_reading_order_and_the_frame_is_the_picture() -> None:
@@ -95,29 +100,17 @@ def test_a_drawer_marks_the_letters_of_pages_and_depends_on_its_generator_alone(
         assert np.array_equal(one.things, two.things)
         assert set(np.unique(one.classes)) - {NOTHING} == letters
         assert set(np.unique(one.things)) - {NOTHING} == letters
+    easiest = drawer.draw(random.Random(1), 0.0)
+    assert set(np.unique(easiest.classes)) - {NOTHING} != letters, "no page is among the easiest tiles"
     without = replace(drawer, pages=None)
     plain = TileDrawer(classes=drawer.classes, texts_en=("a b",), texts_zh=())
     tiles = [drawer.draw(random.Random(7), 0.5) for drawer in (without, plain)]
     assert np.array_equal(tiles[0].pixels, tiles[1].pixels), "other tiles are drawn as before"
 
 
-def test_the_primers_pictures_show_all_their_letters_the_title_of_a_chart_too() -> None:
-    pages = PageCutter.of_primer(CANVASES, texts_en="", texts_zh="", font_folders=None)
-    assert [source.name for source in pages.sources] == [
-        "primer_bars",
-        "primer_table",
-        "primer_receipt",
-        "primer_reading",
-    ]
-    titles = 0
-    for source in pages.sources:
-        for seed in range(12):
-            try:
-                draft = source.draft(random.Random(seed))
-            except Dropped:
-                continue
-            shown = [text for text in draft.objects if len(text.label) == len(text.boxes_px)]
-            answer = draft.messages[1].parts[0].text or ""
-            assert set(answer.replace("\n", " ").split()) <= {word for text in shown for word in text.label.split()}
-            titles += source.name == "primer_bars" and shown[-1].label in TITLES["en"]
-    assert titles > 3
+def test_pages_are_charts_tables_receipts_and_lines_with_all_their_letters(tmp_path: Path) -> None:
+    pages = PageCutter.of_inputs(CANVASES, str(write_inputs(tmp_path / "inputs")))
+    assert [type(source) for source in pages.sources] == [Charts, Tables, Receipts, Lines, Lines]
+    english = replace(pages, sources=[replace(source, languages=("en",)) for source in pages.sources])  # type: ignore[type-var]
+    with_letters = sum(bool(english.draw(random.Random(seed)).letters) for seed in range(12))
+    assert with_letters == 12

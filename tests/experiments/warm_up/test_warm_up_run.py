@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.nano.warm_up import lookup
-from experiments.nano.warm_up.heads import Recognized
-from experiments.nano.warm_up.pages import PageCutter
+from experiments.nano.warm_up.heads import Read, Recognized
 from experiments.nano.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe, read_warm_up
-from experiments.nano.warm_up.train import KEPT, WarmUpRun, make_drawer, warm_up
+from experiments.nano.warm_up.train import WarmUpRun, make_drawer, warm_up
+from tests.experiments.nano_inputs import write_inputs
 from tests.synth.pill_set import write_set
 from vl2.checkpoint import load_model
 from vl2.config import preset
@@ -27,18 +25,18 @@ from vl2.train.checkpoint import checkpoint_steps, newest_checkpoint
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.recipe import ModelOptions
 
+pytestmark = pytest.mark.usefixtures("no_system_fonts")
+
 
 @pytest.fixture
-def texts(tmp_path: Path) -> Path:
-    path = tmp_path / "en.txt"
-    path.write_text("a b c\nb a\n", encoding="utf-8")
-    return path
+def inputs(tmp_path: Path) -> Path:
+    return write_inputs(tmp_path / "inputs")
 
 
-def recipe(texts: Path, folder: str, num_steps: int, save_every: int = 2) -> WarmUpRecipe:
+def recipe(inputs: Path, folder: str, num_steps: int, save_every: int = 2) -> WarmUpRecipe:
     return WarmUpRecipe(
-        folder=str(texts.parent / folder),
-        tiles=TileOptions(texts_en=str(texts)),
+        folder=str(inputs.parent / folder),
+        tiles=TileOptions(inputs=str(inputs), chinese_share=0.0),
         options=WarmUpOptions(num_steps=num_steps, batch_size=4, save_every_steps=save_every, log_every_steps=1),
         model=ModelOptions(name="nano", init="random"),
         compute="float32",
@@ -58,7 +56,7 @@ def exported(plan: WarmUpRecipe, *, resume: bool = False, say: Callable[[str], N
     return outcome.export
 
 
-def test_a_lost_rank_is_told_with_how_to_go_on(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_rank_is_told_with_how_to_go_on(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = WarmUpRun._one_step
 
     def lose(run: WarmUpRun, rate: float) -> Recognized:
@@ -67,14 +65,16 @@ def test_a_lost_rank_is_told_with_how_to_go_on(texts: Path, monkeypatch: pytest.
         return step(run, rate)
 
     monkeypatch.setattr(WarmUpRun, "_one_step", lose)
-    with pytest.raises(RankLost, match=r"rank 0 of 1: the connection .* has broken: .* is .*step-00000002: go on with"):
-        warm_up(recipe(texts, "lost", 4), say=lambda _: None)
+    with pytest.raises(
+        RankLost, match=r"rank 0 of 1: the connection .* has broken: .* is .*step-00000002: continue with"
+    ):
+        warm_up(recipe(inputs, "lost", 4), say=lambda _: None)
 
 
 def test_a_run_that_was_killed_and_goes_on_has_every_step_once_in_its_metrics(
-    texts: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, step = recipe(texts, "killed", 4), WarmUpRun._one_step
+    plan, step = recipe(inputs, "killed", 4), WarmUpRun._one_step
 
     def die(run: WarmUpRun, rate: float) -> Recognized:
         if run.step == 3:
@@ -92,12 +92,12 @@ def test_a_run_that_was_killed_and_goes_on_has_every_step_once_in_its_metrics(
     assert [line["step"] for line in lines(plan.folder)] == [1, 2, 3, 4]
 
 
-def test_resumed_is_as_if_never_stopped(texts: Path) -> None:
-    whole = recipe(texts, "whole", 4)
+def test_resumed_is_as_if_never_stopped(inputs: Path) -> None:
+    whole = recipe(inputs, "whole", 4)
     warm_up(whole, say=lambda _: None)
-    parts = recipe(texts, "parts", 2)
-    run = WarmUpRun(recipe(texts, "parts", 4), ONE)
-    run.recipe = recipe(texts, "parts", 4)
+    parts = recipe(inputs, "parts", 2)
+    run = WarmUpRun(recipe(inputs, "parts", 4), ONE)
+    run.recipe = recipe(inputs, "parts", 4)
     stopped = WarmUpRun(parts, ONE)
     # Two steps of the run of four, and then it is killed.
     stopped.recipe = run.recipe
@@ -106,13 +106,15 @@ def test_resumed_is_as_if_never_stopped(texts: Path) -> None:
         stopped.step += 1
     stopped.checkpoints.save(stopped.step, stopped._state(), stopped.recipe.to_toml())
     stopped.checkpoints.wait()
-    out = exported(recipe(texts, "parts", 4), resume=True)
-    assert lines(whole.folder)[2:] == lines(str(texts.parent / "parts"))
+    out = exported(recipe(inputs, "parts", 4), resume=True)
+    assert lines(whole.folder)[2:] == lines(str(inputs.parent / "parts"))
     one, two = load_model(out), load_model(Path(whole.folder) / "export")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
-def test_a_signal_ends_it_with_a_checkpoint_from_which_it_goes_on(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_ends_it_with_a_checkpoint_from_which_it_goes_on(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     step = WarmUpRun._one_step
 
     def terminate(run: WarmUpRun, rate: float) -> Recognized:
@@ -120,7 +122,7 @@ def test_a_signal_ends_it_with_a_checkpoint_from_which_it_goes_on(texts: Path, m
             os.kill(os.getpid(), signal.SIGTERM)
         return step(run, rate)
 
-    whole, plan = recipe(texts, "whole", 5, save_every=5), recipe(texts, "parts", 5, save_every=5)
+    whole, plan = recipe(inputs, "whole", 5, save_every=5), recipe(inputs, "parts", 5, save_every=5)
     with monkeypatch.context() as patch:
         patch.setattr(WarmUpRun, "_one_step", terminate)
         said: list[str] = []
@@ -133,101 +135,39 @@ def test_a_signal_ends_it_with_a_checkpoint_from_which_it_goes_on(texts: Path, m
     assert lines(plan.folder) == lines(whole.folder)
 
 
-def test_the_export_is_the_model_with_another_encoder(texts: Path) -> None:
-    out = exported(recipe(texts, "run", 2))
+def test_the_export_is_the_model_with_another_encoder_and_projector(inputs: Path) -> None:
+    out = exported(recipe(inputs, "run", 2))
     trained = load_model(out)
     assert isinstance(trained, VL2)
-    fresh = WarmUpRun(recipe(texts, "fresh", 2), ONE).model
+    fresh = WarmUpRun(recipe(inputs, "fresh", 2), ONE).model
     moved = {name.split(".")[0] for (name, a), b in zip(trained.named_parameters(), fresh.parameters(), strict=True)
              if not torch.equal(a, b)}  # fmt: skip
-    assert moved == {"vision"}
+    assert moved == {"vision", "projector"}
     assert all(
         not torch.equal(a, b) for a, b in zip(trained.vision.parameters(), fresh.vision.parameters(), strict=True)
     )
     assert (out / "tokenizer.json").is_file()
 
 
-def test_where_tokens_are_read_the_projector_learns_too(texts: Path) -> None:
-    plan = recipe(texts, "reads", 2)
-    plan = replace(
-        plan,
-        options=replace(plan.options, reads=True, names=True),
-        tiles=replace(plan.tiles, lines_share=0.5, things_share=0.5),
-    )
-    trained = load_model(exported(plan))
-    fresh = WarmUpRun(recipe(texts, "fresh", 2), ONE).model
-    moved = {name.split(".")[0] for (name, a), b in zip(trained.named_parameters(), fresh.parameters(), strict=True)
-             if not torch.equal(a, b)}  # fmt: skip
-    assert moved == {"vision", "projector"}
-    assert all("read_empty" in line and "named" in line for line in lines(plan.folder))
-
-
-@pytest.mark.parametrize(("num_steps", "moved"), [(2, set()), (3, {"vision", "projector"})])
-def test_heads_learn_alone_at_first(texts: Path, num_steps: int, moved: set[str]) -> None:
-    plan = recipe(texts, "heads", num_steps)
-    plan = replace(
-        plan,
-        options=replace(plan.options, reads=True, heads_steps=2),
-        tiles=replace(plan.tiles, pages_share=0.5),
-    )
-    fresh = WarmUpRun(recipe(texts, "fresh", 2), ONE).model
-    run = WarmUpRun(plan, ONE)
-    head = run.net.classify.weight.detach().clone()
-    run.loop(lambda _: None)
-    assert not torch.equal(run.net.classify.weight, head)
-    found = {name.split(".")[0] for (name, a), b in zip(run.model.named_parameters(), fresh.parameters(), strict=True)
-             if not torch.equal(a, b)}  # fmt: skip
-    assert found == moved
-
-
-def test_heads_of_an_earlier_run_go_on_with_the_encoder_of_this_one(texts: Path) -> None:
-    plan = recipe(texts, "before", 2)
-    plan = replace(plan, options=replace(plan.options, reads=True))
-    warm_up(plan, say=lambda _: None)
-    before = WarmUpRun(plan, ONE)
-    before.load(newest_checkpoint(Path(plan.folder)) or Path())
-    after = replace(plan, folder=str(texts.parent / "after"), seed=plan.seed + 1)
-    fresh, run = WarmUpRun(after, ONE), WarmUpRun(after, ONE)
-    run.take_heads(Path(plan.folder))
-    assert run.step == 0
-    taken, old, new = (dict(one.net.named_parameters()) for one in (run, before, fresh))
-    for name in taken:
-        assert torch.equal(taken[name], (new if name.startswith(KEPT) else old)[name]), name
-        assert not torch.equal(new[name], old[name]) or name.endswith(("bias", "norm.weight")), name
-
-
-def test_heads_of_other_classes_are_refused_in_a_line(texts: Path) -> None:
-    plan = recipe(texts, "before", 1)
-    warm_up(plan, say=lambda _: None)
-    texts_zh = texts.with_name("zh.txt")
-    texts_zh.write_text("天地人\n", encoding="utf-8")
-    after = replace(plan, folder=str(texts.parent / "after"), tiles=replace(plan.tiles, texts_zh=str(texts_zh)))
-    after = replace(after, options=replace(after.options, heads=plan.folder))
-    with pytest.raises(UserError, match=r"classify"):
-        warm_up(after, say=lambda _: None)
-
-
-def test_a_thing_of_one_style_alone_is_no_class(texts: Path, tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("one", "two", "three")]
-    for folder in folders:
-        folder.mkdir()
-        write_set(folder)
-    index = folders[0] / "sprites.json"
+def test_a_thing_of_one_style_alone_is_no_class(inputs: Path) -> None:
+    (inputs / "art/three").mkdir()
+    write_set(inputs / "art/three")
+    index = inputs / "art/one/sprites.json"
     content = json.loads(index.read_text(encoding="utf-8"))
     content["sprites"][0]["en"] = "a pill of this set"
     index.write_text(json.dumps(content), encoding="utf-8")
-    options = TileOptions(texts_en=str(texts), art=tuple(map(str, folders)))
+    options = TileOptions(inputs=str(inputs), art=("one", "two", "three"))
     drawer = make_drawer(options, preset("nano"), [])
     pills = {"red pill", "green pill", "blue pill", "black pill"}
     assert set(drawer.classes.sprites) == pills, "two styles have the red one, one its own"
     assert [{kind.en for kind in style} for style in drawer.styles] == [pills - {"red pill"}, pills, pills]
-    alone = make_drawer(replace(options, art=(str(folders[0]),)), preset("nano"), [])
+    alone = make_drawer(replace(options, art=("one",)), preset("nano"), [])
     assert "a pill of this set" in alone.classes.sprites, "of one style all are"
 
 
-def test_a_share_of_pages_is_a_share(texts: Path) -> None:
+def test_a_share_of_pages_is_a_share(inputs: Path) -> None:
     with pytest.raises(UserError, match=r"pages_share must be from 0 to 1, got 1\.5"):
-        TileOptions(texts_en=str(texts), pages_share=1.5)
+        TileOptions(inputs=str(inputs), pages_share=1.5)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +175,6 @@ def test_a_share_of_pages_is_a_share(texts: Path) -> None:
     [
         *((name, 0, "at least 1") for name in ("num_steps", "batch_size", "raise_steps", "log_every_steps")),
         ("save_every_steps", 0, "at least 1"),
-        ("heads_steps", -1, "at least 0"),
         ("warmup_steps", -1, "at least 0"),
         ("difficulty", 1.5, "from 0 to 1"),
     ],
@@ -245,8 +184,8 @@ def test_numbers_that_no_run_can_have_are_refused(name: str, value: float, allow
         WarmUpOptions(**{"num_steps": 4, name: value})  # type: ignore[arg-type]
 
 
-def test_fewer_tiles_than_ranks_are_refused_before_anything_is_made(texts: Path) -> None:
-    plan = recipe(texts, "few", 2)
+def test_fewer_tiles_than_ranks_are_refused_before_anything_is_made(inputs: Path) -> None:
+    plan = recipe(inputs, "few", 2)
     ranks = Ranks(rank=0, size=5, device=torch.device("cpu"))
     with pytest.raises(UserError, match=r"^batch_size must be at least 1 for each of the 5 ranks, got 4$"):
         WarmUpRun(plan, ranks)
@@ -255,16 +194,16 @@ def test_fewer_tiles_than_ranks_are_refused_before_anything_is_made(texts: Path)
 
 @pytest.mark.parametrize(("batch_size", "share"), [(4, 1 / 2), (5, 3 / 5)])
 def test_the_loss_of_a_rank_counts_by_its_share_of_the_tiles(
-    texts: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, share: float
+    inputs: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, share: float
 ) -> None:
-    plan = recipe(texts, "share", 2)
+    plan = recipe(inputs, "share", 2)
     run = WarmUpRun(replace(plan, options=replace(plan.options, batch_size=batch_size)), ONE)
     # The first of two; the other's gradients never come.
     run.ranks = Ranks(rank=0, size=2, device=torch.device("cpu"))
     weight = torch.zeros((), requires_grad=True)
-    found = Recognized(
-        class_loss=3 * weight, box_loss=0 * weight, wanted_n=torch.zeros(1), is_right_n=torch.zeros(1, dtype=torch.bool)
-    )
+    nothing, no = torch.zeros(1), torch.zeros(1, dtype=torch.bool)
+    read = Read(loss=0 * weight, wanted_n=nothing, is_right_n=no, is_named_n=no)
+    found = Recognized(class_loss=3 * weight, box_loss=0 * weight, wanted_n=nothing, is_right_n=no, read=read)
     monkeypatch.setattr(run, "net", _Given(found))
     monkeypatch.setattr(run, "_adjust", lambda _: None)
     run._one_step(0.0)
@@ -281,48 +220,8 @@ class _Given(torch.nn.Module):
         return self._found
 
 
-def test_a_head_that_looks_up_is_set_at_the_end_and_nothing_else_of_the_language_model(texts: Path) -> None:
-    plan = recipe(texts, "looks", 2)
-    plan = replace(plan, options=replace(plan.options, reads=True, names=True, looks_up=True))
-    said: list[str] = []
-    trained = load_model(exported(plan, say=said.append))
-    fresh = WarmUpRun(recipe(texts, "fresh", 2), ONE).model
-    moved = {name for (name, a), b in zip(trained.language.named_parameters(), fresh.language.parameters(), strict=True)
-             if not torch.equal(a, b)}  # fmt: skip
-    assert moved == {f"model.layers.0.self_attn.{name}.weight" for name in ("q_proj", "kv_b_proj")}
-    assert re.match(r"one head looks up \d+ words: score -?[\d.]+ where named, else -?[\d.]+", said[-1])
-
-
-def test_the_head_is_set_by_shapes_alone_whatever_the_tiles_were_cut_from(
-    texts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = recipe(texts, "shapes", 2)
-    plan = replace(plan, options=replace(plan.options, reads=True, names=True, looks_up=True),
-                   tiles=replace(plan.tiles, pages_share=1.0))  # fmt: skip
-    run = WarmUpRun(plan, ONE)
-    monkeypatch.setattr(lookup, "NUM_TILES", 50)
-    monkeypatch.setattr(PageCutter, "draw", lambda *_: pytest.fail("a page was drawn"))
-    words, shown = lookup.look_at_shapes(run.model, run.drawer, run._ids_of_names(), seed=0)
-    assert shown.is_word_nV.shape == (len(shown.tokens_nD), len(words))
-    assert shown.is_word_nV.any(dim=1).all()
-
-
-def test_a_model_in_which_no_head_can_be_set_is_refused_before_it_is_trained(
-    texts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(model: VL2) -> None:
-        raise UserError("looks_up = true needs latent attention")
-
-    monkeypatch.setattr("experiments.nano.warm_up.train.lookup_attention", refuse)
-    plan = recipe(texts, "refused", 2)
-    plan = replace(plan, options=replace(plan.options, reads=True, names=True, looks_up=True))
-    with pytest.raises(UserError, match="needs latent attention"):
-        warm_up(plan, say=lambda _: None)
-    assert not (Path(plan.folder) / "metrics.jsonl").exists()
-
-
-def test_easy_tiles_are_learned(texts: Path) -> None:
-    run = WarmUpRun(recipe(texts, "learn", 12), ONE)
+def test_easy_tiles_are_learned(inputs: Path) -> None:
+    run = WarmUpRun(recipe(inputs, "learn", 12), ONE)
     # The same tiles again and again: the loss must fall.
     losses = []
     for _ in range(12):
@@ -330,14 +229,23 @@ def test_easy_tiles_are_learned(texts: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_a_folder_with_a_run_is_not_overwritten(texts: Path) -> None:
-    warm_up(recipe(texts, "run", 2), say=lambda _: None)
+def test_a_folder_with_a_run_is_not_overwritten(inputs: Path) -> None:
+    warm_up(recipe(inputs, "run", 2), say=lambda _: None)
     with pytest.raises(UserError, match="go on with --resume"):
-        warm_up(recipe(texts, "run", 2), say=lambda _: None)
+        warm_up(recipe(inputs, "run", 2), say=lambda _: None)
 
 
 def test_a_recipe_is_read_strictly(tmp_path: Path) -> None:
     path = tmp_path / "warm.toml"
-    path.write_text('folder = "x"\n[tiles]\ntexts_en = "t"\n[options]\nnum_step = 3\n', encoding="utf-8")
+    path.write_text('folder = "x"\n[tiles]\ninputs = "t"\n[options]\nnum_step = 3\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"num_step.*did you mean num_steps"):
         read_warm_up(path)
+
+
+def test_tokens_count_little_until_patches_tell_letters_apart(inputs: Path) -> None:
+    run = WarmUpRun(recipe(inputs, "weight", 2), ONE)
+    weights = []
+    for accuracy in (0.0, 0.21, 0.42, 0.9):
+        run.accuracy = accuracy
+        weights.append(run.reading_weight)
+    assert weights == [0.1, 0.5, 1.0, 1.0], "raise_at is 0.42"

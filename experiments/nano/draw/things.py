@@ -1,0 +1,83 @@
+"""Things in a scene as different hands draw them: filled or outlined, turned, apart or lying on one another."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from PIL import Image, ImageChops, ImageFilter
+
+from experiments.nano.draw.frame import scale_of
+from vl2.data.record import BoxPx
+from vl2.process.tiling import Size
+from vl2.synth.restyle import restyle
+from vl2.synth.scene import Composed, Placed, make_backdrop
+from vl2.synth.shapes import COLOURS
+from vl2.synth.sprites import Kind, crop_to_visible, draw_sprite
+
+ATTEMPTS = 50  # places tried for a thing before it is left out
+LEAST_SEEN_PX = 17  # side of a thing, as the processor scales it
+MOST_COVERED = 0.3  # of the smaller of two things that lie on one another
+OUTLINED, TURNED, OVERLAPPING, RESTYLED = 0.25, 0.3, 0.25, 0.4  # shares of scenes
+
+
+def compose(kinds: Sequence[Kind], size: Size, rng: random.Random) -> Composed:
+    """Lay a thing of each of `kinds` somewhere; one that finds no room is left out."""
+    backdrop = make_backdrop(size, rng)
+    image, placed = backdrop.copy(), list[Placed]()
+    is_outlined, is_turned = rng.random() < OUTLINED, rng.random() < TURNED
+    covered = MOST_COVERED if rng.random() < OVERLAPPING else 0.0
+    largest = min(0.42, 0.95 / len(kinds) ** 0.5) * min(size)
+    least = max(LEAST_SEEN_PX / scale_of(size), 0.11 * min(size))
+    for kind in kinds:
+        side = max(16, round(rng.uniform(least, max(least, largest)) / 4) * 4)
+        sprite = draw_thing(kind, side, rng, is_outlined=is_outlined, is_turned=is_turned)
+        box = _place(sprite.size, size, [thing.box for thing in placed], covered, rng)
+        if box is not None:
+            image.paste(sprite, (int(box[0]), int(box[1])), sprite)
+            placed.append(Placed(kind=kind, box=box))
+    return Composed(image=image, backdrop=backdrop, placed=tuple(placed))
+
+
+def draw_thing(kind: Kind, side: int, rng: random.Random, *, is_outlined: bool, is_turned: bool) -> Image.Image:
+    """Draw a thing of about that side (RGBA)."""
+    sprite = draw_sprite(kind, side)
+    if kind.art and rng.random() < RESTYLED:
+        sprite = restyle(sprite, rng)
+    if not kind.art and is_outlined:
+        sprite = outline(sprite, COLOURS[kind.colour][1], max(2, round(side * rng.uniform(0.04, 0.1))))
+    if is_turned:
+        most = 180 if not kind.art else 25
+        sprite = crop_to_visible(sprite.rotate(rng.uniform(-most, most), Image.Resampling.BICUBIC, expand=True))
+    return sprite
+
+
+def outline(sprite: Image.Image, colour: tuple[int, int, int], width: int) -> Image.Image:
+    """Keep the edge of a shape and clear what is inside."""
+    alpha = Image.new("L", (sprite.width + 2, sprite.height + 2), 0)
+    alpha.paste(sprite.getchannel("A"), (1, 1))
+    inside = alpha.filter(ImageFilter.MinFilter(2 * width - 1))
+    drawn = Image.new("RGBA", alpha.size, (*colour, 0))
+    drawn.putalpha(ImageChops.subtract(alpha, inside))
+    return crop_to_visible(drawn)
+
+
+def _place(sprite: Size, size: Size, taken: list[BoxPx], covered: float, rng: random.Random) -> BoxPx | None:
+    width, height = sprite
+    if width >= size[0] or height >= size[1]:
+        return None
+    for _ in range(ATTEMPTS):
+        x, y = rng.randint(0, size[0] - width), rng.randint(0, size[1] - height)
+        box: BoxPx = (x, y, x + width, y + height)
+        if all(_share(box, other) <= covered for other in taken):
+            return box
+    return None
+
+
+def _share(a: BoxPx, b: BoxPx) -> float:
+    """Return the area that two boxes have in common, over the smaller of them."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    return width * height / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
