@@ -43,7 +43,7 @@ from vl2.train.stage import Stage
 NANO = Path(vl2.__file__).parent / "nano"
 DOCUMENT = 1000  # characters
 LIMIT = 2.0  # times the even load
-COLOURS = {"with": "#0072B2", "without": "#D55E00"}
+COLORS = {"with": "#0072B2", "without": "#D55E00"}
 SMALL = {
     "vision_config": {"width": 48, "layers": 2, "heads": 2},
     "projector_config": {"input_dim": 48, "n_embed": 64},
@@ -144,8 +144,8 @@ def draw(loads: dict[str, Load], out: Path, args: argparse.Namespace) -> None:
         names = {"with": f"with the bias, moved by {args.bias_step:g} a step", "without": "without it"}
         for name, load in loads.items():
             low = [min(layers) for layers in load.layers]
-            axes.fill_between(load.steps, low, load.worst, color=COLOURS[name], alpha=0.2, linewidth=0)
-            axes.plot(load.steps, load.worst, color=COLOURS[name], linewidth=1.2, label=names[name])
+            axes.fill_between(load.steps, low, load.worst, color=COLORS[name], alpha=0.2, linewidth=0)
+            axes.plot(load.steps, load.worst, color=COLORS[name], linewidth=1.2, label=names[name])
         axes.axhline(LIMIT, color="black", linewidth=0.8, linestyle="--")
         axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
         axes.set_ylim(0.9, None)

@@ -95,11 +95,11 @@ def receipt() -> Image.Image:
     return image
 
 
-def mug(draw: ImageDraw.ImageDraw, x: int, y: int, colour: tuple[int, int, int], label: str) -> None:
+def mug(draw: ImageDraw.ImageDraw, x: int, y: int, color: tuple[int, int, int], label: str) -> None:
     """Draw a mug, 130 x 124, with its label below. (x, y) is the top left corner."""
-    shade = tuple(part * 3 // 4 for part in colour)
-    draw.ellipse((x + 78, y + 26, x + 130, y + 92), outline=colour, width=14)
-    draw.rounded_rectangle((x, y + 4, x + 100, y + 124), radius=14, fill=colour)
+    shade = tuple(part * 3 // 4 for part in color)
+    draw.ellipse((x + 78, y + 26, x + 130, y + 92), outline=color, width=14)
+    draw.rounded_rectangle((x, y + 4, x + 100, y + 124), radius=14, fill=color)
     draw.ellipse((x, y, x + 100, y + 24), fill=shade)
     write(draw, (x + 50, y + 136), label, 22, "ma")
 
@@ -115,8 +115,8 @@ def shapes() -> Image.Image:
     for centre, name in ((99, "SQUARE"), (249, "CIRCLE"), (406, "TRIANGLE"), (562, "PENTAGON")):
         write(draw, (centre, 178), name, 22, "ma")
     draw.line((30, 232, 610, 232), fill=FAINT, width=2)
-    for x, colour, label in ((50, (205, 55, 50), "RED"), (252, (60, 130, 205), "BLUE"), (454, (80, 80, 88), "GRAY")):
-        mug(draw, x, 270, colour, label)
+    for x, color, label in ((50, (205, 55, 50), "RED"), (252, (60, 130, 205), "BLUE"), (454, (80, 80, 88), "GRAY")):
+        mug(draw, x, 270, color, label)
     return image
 
 

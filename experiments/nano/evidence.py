@@ -28,7 +28,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from vl2.data.record import PLACEHOLDER, BoxPx, Labelled, Message, Record
+from vl2.data.record import PLACEHOLDER, BoxPx, Labeled, Message, Record
 from vl2.grid import UNTILED, Grid, num_visual_tokens
 from vl2.process.pixels import fit_inside
 from vl2.process.sample import Sample
@@ -149,40 +149,40 @@ class _Finder:
         text = "".join(part.text or "" for part in message.parts)
         given = [self._record.objects[int(k)] for k in PLACEHOLDER.findall(text)]
         evidence = [self._record.objects[k] for k in message.evidence]
-        read = [labelled for labelled in evidence if _is_read(labelled, text)]
-        pointed = [labelled for labelled in evidence if labelled not in read]
+        read = [labeled for labeled in evidence if _is_read(labeled, text)]
+        pointed = [labeled for labeled in evidence if labeled not in read]
         is_counted = bool(pointed) and not read
         found = dict(self._asked([*given, *pointed], question, may_be_none=is_counted))
         if is_counted:
             # A name that is found tells where to look; what is counted or measured there is the rest.
-            looked_at = [labelled for labelled in pointed if not _has_character_boxes(labelled)] or pointed
-            groups = [group for labelled in looked_at for group in self._shown(labelled)]
+            looked_at = [labeled for labeled in pointed if not _has_character_boxes(labeled)] or pointed
+            groups = [group for labeled in looked_at for group in self._shown(labeled)]
             found.update((token, [*groups, [0]]) for token in answer[:-1])
         return found | dict(self._read(read, answer, text)) | dict(self._told(given, answer))
 
-    def _asked(self, objects: Sequence[Labelled], question: range, *, may_be_none: bool) -> Iterator[Rests]:
+    def _asked(self, objects: Sequence[Labeled], question: range, *, may_be_none: bool) -> Iterator[Rests]:
         """Yield the tokens of a question from where an object is named to where the next one is.
 
         While the name of a text is written, each token rests on the characters that it adds.
         """
-        spans = [(self._name_in(labelled.label, question), labelled) for labelled in objects]
-        named = sorted(((tokens, labelled) for tokens, labelled in spans if tokens), key=lambda pair: pair[0][-1])
+        spans = [(self._name_in(labeled.label, question), labeled) for labeled in objects]
+        named = sorted(((tokens, labeled) for tokens, labeled in spans if tokens), key=lambda pair: pair[0][-1])
         ends_at = [*(tokens[-1][0] for tokens, _ in named), question.stop]
-        for (tokens, labelled), (end, until) in zip(named, pairwise(ends_at), strict=True):
-            shown = self._shown(labelled)
-            if _has_character_boxes(labelled):
+        for (tokens, labeled), (end, until) in zip(named, pairwise(ends_at), strict=True):
+            shown = self._shown(labeled)
+            if _has_character_boxes(labeled):
                 yield from ((token, shown[first:last]) for token, first, last in tokens[:-1] if first < last)
             groups = [*shown, *([[0]] if may_be_none else [])]
             yield from ((token, groups) for token in range(end, until))
 
-    def _read(self, read: Sequence[Labelled], answer: range, text: str) -> Iterator[Rests]:
+    def _read(self, read: Sequence[Labeled], answer: range, text: str) -> Iterator[Rests]:
         """Yield the tokens that tell the next character of an answer, where that stands in the image."""
         letters: dict[int, list[int]] = {}  # by the place of a character in the answer
         after = 0
-        for labelled in read:
-            at = max(text.find(labelled.label, after), 0)
-            after = at + len(labelled.label)
-            letters.update(enumerate(self._shown(labelled), start=at))
+        for labeled in read:
+            at = max(text.find(labeled.label, after), 0)
+            after = at + len(labeled.label)
+            letters.update(enumerate(self._shown(labeled), start=at))
         num_read, written = 0, b""
         for token in answer[1:]:
             written += self._tokenizer.token_bytes(self._ids[token], skip_special=True)
@@ -194,32 +194,32 @@ class _Finder:
             if groups:
                 yield token - 1, groups
 
-    def _told(self, given: Sequence[Labelled], answer: range) -> Iterator[Rests]:
+    def _told(self, given: Sequence[Labeled], answer: range) -> Iterator[Rests]:
         """Yield the tokens of the boxes that an answer gives, from the last of the name before them."""
         remaining, depth, is_box, number = iter(given), 0, False, -1
-        labelled: Labelled | None = None
+        labeled: Labeled | None = None
         open_ref, close_ref = (self._tokenizer.special_ids[tag] for tag in ("<|ref|>", "<|/ref|>"))
         close_det = self._tokenizer.special_ids["<|/det|>"]
         for token in answer:
             id = self._ids[token]
             if id == open_ref:
-                labelled, number, is_box = next(remaining, None), -1, False
+                labeled, number, is_box = next(remaining, None), -1, False
                 continue
-            if labelled is None:
+            if labeled is None:
                 continue
             if id == close_det:
-                labelled = None
+                labeled = None
                 continue
             if id == close_ref:
                 is_box, depth = True, 0
-                yield token - 1, self._shown(labelled)
+                yield token - 1, self._shown(labeled)
             if not is_box:
                 continue
             written = self._tokenizer.token_bytes(id, skip_special=True).decode("ascii", "ignore")
             for mark in written:
                 depth += (mark == "[") - (mark == "]")
                 number += mark == "[" and depth == 2
-            groups = self._shown(labelled)
+            groups = self._shown(labeled)
             yield token, groups[number : number + 1] if number >= 0 else groups
 
     def _name_in(self, label: str, question: range) -> list[tuple[int, int, int]]:
@@ -241,11 +241,11 @@ class _Finder:
         writes = zip(question, pairwise(reached), pairwise(chars), strict=True)
         return [(token, *of) for token, (start, end), of in writes if start < at + len(name) and end > at]
 
-    def _shown(self, labelled: Labelled) -> list[list[int]]:
+    def _shown(self, labeled: Labeled) -> list[list[int]]:
         """Return for each box of an object the places of the visual tokens that show it."""
-        squares_T4, slots_T = self._squares[labelled.image], self._slots[labelled.image]
+        squares_T4, slots_T = self._squares[labeled.image], self._slots[labeled.image]
         groups = []
-        for box in labelled.boxes_px:
+        for box in labeled.boxes_px:
             covered_T = _covered(squares_T4, box)
             # A small box may lie on the corner of four squares: then the one that has most of it shows it.
             shows_T = covered_T >= min(LEAST_COVERED, max(float(covered_T.max()), 1e-6))
@@ -253,15 +253,15 @@ class _Finder:
         return groups
 
 
-def _has_character_boxes(labelled: Labelled) -> bool:
+def _has_character_boxes(labeled: Labeled) -> bool:
     """Tell whether an object is a line of text: a box for each character of its label, one beside the other."""
-    boxes = labelled.boxes_px
-    return len(boxes) == len(labelled.label) and all(left[2] == right[0] for left, right in pairwise(boxes))
+    boxes = labeled.boxes_px
+    return len(boxes) == len(labeled.label) and all(left[2] == right[0] for left, right in pairwise(boxes))
 
 
-def _is_read(labelled: Labelled, answer: str) -> bool:
+def _is_read(labeled: Labeled, answer: str) -> bool:
     """Tell whether an object is a text that the answer repeats, with a box for each of its characters."""
-    return len(labelled.boxes_px) == len(labelled.label) and labelled.label in answer
+    return len(labeled.boxes_px) == len(labeled.label) and labeled.label in answer
 
 
 def _covered(squares_T4: Tensor, box: BoxPx) -> Tensor:

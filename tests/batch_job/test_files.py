@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
         path = tmp_path / "scans" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 10)).save(path, format="PNG")
-    pages = [Image.new("RGB", (200, 100), colour) for colour in ("red", "blue")]
+    pages = [Image.new("RGB", (200, 100), color) for color in ("red", "blue")]
     pages[0].save(tmp_path / "scans" / "two.pdf", save_all=True, append_images=pages[1:], resolution=72)
     (tmp_path / "scans" / "zz.pdf").write_bytes(b"no pdf")
     return tmp_path / "scans"

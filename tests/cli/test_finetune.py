@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets.own_folder import colour_rows, write_csv
+from tests.datasets.own_folder import color_rows, write_csv
 from tests.reference import CHECKPOINTS
 from vl2.data.store import Problem, write_records
 from vl2.datasets.own_data import read_own
@@ -17,16 +17,16 @@ MODEL = ("--model", CHECKPOINTS / "base")
 
 
 @pytest.fixture
-def colours(tmp_path: Path) -> Path:
+def colors(tmp_path: Path) -> Path:
     folder = tmp_path / "colours"
     folder.mkdir()
-    rows = [*colour_rows(folder, 10), {"image": "images/none.png", "question": "What?", "answer": "x"}]
+    rows = [*color_rows(folder, 10), {"image": "images/none.png", "question": "What?", "answer": "x"}]
     write_csv(folder / "questions.csv", rows)
     return folder
 
 
-def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(vl2, colours, tmp_path):
-    ran = vl2("finetune", colours, "--out", tmp_path / "out", *MODEL, "--dry-run", "--json", "--method", "qlora")
+def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(vl2, colors, tmp_path):
+    ran = vl2("finetune", colors, "--out", tmp_path / "out", *MODEL, "--dry-run", "--json", "--method", "qlora")
     assert ran.code == 0
     planned = json.loads(ran.out)
     assert planned["data"]["num_train"] == 9
@@ -38,19 +38,19 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(vl2, colours, t
     assert not (tmp_path / "out").exists()
 
 
-def test_it_trains_reports_and_its_adapter_answers(vl2, colours, tmp_path):
+def test_it_trains_reports_and_its_adapter_answers(vl2, colors, tmp_path):
     few = ("--steps", "2", "--batch-size", "4", "--rank", "4", "--held-out", "2", "--max-new-tokens", "4")
-    ran = vl2("finetune", colours, "--out", tmp_path / "out", *MODEL, *few, "--device", "cpu", "--merge")
+    ran = vl2("finetune", colors, "--out", tmp_path / "out", *MODEL, *few, "--device", "cpu", "--merge")
     assert ran.code == 0, ran.err
     lines = dict(line.split(maxsplit=1) for line in ran.out.splitlines())
     assert "->" in lines["loss"]
     assert lines["trained"] == str(tmp_path / "out" / "adapter")
-    asked = ("ask", "What colour is the square?", "-i", colours / "images/0.png", "--max-new-tokens", "4", "--json")
+    asked = ("ask", "What colour is the square?", "-i", colors / "images/0.png", "--max-new-tokens", "4", "--json")
     adapted = vl2(*asked, *MODEL, "--adapter", tmp_path / "out" / "adapter")
     merged = vl2(*asked, "--model", tmp_path / "out" / "merged")
     assert adapted.code == 0, adapted.err
     assert json.loads(adapted.out)["text"] == json.loads(merged.out)["text"]
-    again = vl2("finetune", colours, "--out", tmp_path / "out", *MODEL, *few)
+    again = vl2("finetune", colors, "--out", tmp_path / "out", *MODEL, *few)
     assert (again.code, again.out) == (1, "")
     assert "resume it with --resume" in again.err
 
@@ -72,8 +72,8 @@ def test_it_trains_reports_and_its_adapter_answers(vl2, colours, tmp_path):
         (["--model", "no/such/folder"], "no folder"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_one_line(vl2, colours, tmp_path, arguments, says):
-    ran = vl2("finetune", colours, "--out", tmp_path / "out", *MODEL, *arguments)
+def test_what_makes_no_sense_is_one_line(vl2, colors, tmp_path, arguments, says):
+    ran = vl2("finetune", colors, "--out", tmp_path / "out", *MODEL, *arguments)
     assert (ran.code, ran.out) == (1, "")
     assert says in ran.err.splitlines()[-1]
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
@@ -86,11 +86,11 @@ def test_data_that_is_not_there_is_one_line(vl2, tmp_path):
     assert "no file or folder" in ran.err
 
 
-def test_several_processes_are_refused_before_the_folder_is_touched(vl2, colours, tmp_path, monkeypatch):
+def test_several_processes_are_refused_before_the_folder_is_touched(vl2, colors, tmp_path, monkeypatch):
     torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     for name, value in torchrun.items():
         monkeypatch.setenv(name, value)
-    ran = vl2("finetune", colours, "--out", tmp_path / "out", *MODEL)
+    ran = vl2("finetune", colors, "--out", tmp_path / "out", *MODEL)
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "fine-tuning runs in one process, got 2" in ran.err
     assert not (tmp_path / "out").exists()

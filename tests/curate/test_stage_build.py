@@ -15,7 +15,7 @@ from vl2.cli.main import run
 from vl2.curate.stage_recipe import read_recipe
 from vl2.data.mixture import STAGE_MIXTURES
 from vl2.data.store import open_random, write_records
-from vl2.datasets import CATALOGUE
+from vl2.datasets import CATALOG
 from vl2.errors import UserError
 from vl2.synth.browser import find_browser
 from vl2.synth.catalog import make_source
@@ -227,7 +227,7 @@ def test_the_recipe_of_a_stage_makes_every_category_of_its_mixture(stage: str) -
     made: set[str] = set()
     for entry in read_recipe(str(RECIPES / f"{stage}.toml")).sources:
         if entry.convert:
-            made.add(CATALOGUE[entry.convert].category)
+            made.add(CATALOG[entry.convert].category)
         elif entry.draw == "web_page" and find_browser() is None:
             made |= {{"code": "web_to_code", "locate": "gui"}[task] for task in entry.settings["tasks"]}
         else:

@@ -36,9 +36,9 @@ MIXTURE = Mixture(groups=(Group(share=0.7, categories={"caption": 1.0}), Group(s
 def picture(rng: random.Random, kind: str = "PNG") -> tuple[bytes, int, int]:
     """Return the bytes of a one-coloured picture, its width and its height."""
     size = rng.randint(40, 400), rng.randint(40, 400)
-    colour = rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255)
+    color = rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255)
     file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, kind)
+    Image.new("RGB", size, color).save(file, kind)
     return file.getvalue(), *size
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.data.sample_records import good_records, grounded, page, picture, text_only, two_images
-from vl2.data.record import CATEGORIES, Labelled, Message, Part, Record, StoredImage
+from vl2.data.record import CATEGORIES, Labeled, Message, Part, Record, StoredImage
 from vl2.data.store import Located, Problem, open_random, read_records, write_records
 from vl2.data.store.jsonl import read_jsonl
 from vl2.data.store.locations import DataFile, find_files
@@ -64,7 +64,7 @@ def any_record(draw: st.DrawFn) -> Record:
     )
     parts = [Part(text=draw(texts)), *(Part(image=i) for i in range(len(images)))]
     objects = tuple(
-        Labelled(image=i, label=draw(names), boxes_px=((0.25, 0.0, float(image.width), image.height / 3),))
+        Labeled(image=i, label=draw(names), boxes_px=((0.25, 0.0, float(image.width), image.height / 3),))
         for i, image in enumerate(images)
     )
     return Record(

@@ -74,12 +74,12 @@ def queries(records: Iterable[Record]) -> dict[str, list[tuple[float, ...]] | No
     """Return the boxes of every query of some records, None for what is absent."""
     found: dict[str, list[tuple[float, ...]] | None] = {}
     for record in records:
-        found.update((labelled.label, list(labelled.boxes_px) or None) for labelled in record.objects)
+        found.update((labeled.label, list(labeled.boxes_px) or None) for labeled in record.objects)
         answers = {
-            wording.replace("{label}", labelled.label)
-            for labelled in record.objects
+            wording.replace("{label}", labeled.label)
+            for labeled in record.objects
             for wording in (*ABSENT["en"], *ABSENT["zh"])
         }
         absent = [text for text in said(record) if text in answers]
-        assert len(absent) == sum(not labelled.boxes_px for labelled in record.objects)
+        assert len(absent) == sum(not labeled.boxes_px for labeled in record.objects)
     return found

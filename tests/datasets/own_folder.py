@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 160, 40), "blue": (30, 60, 220)}
+COLORS = {"red": (220, 30, 30), "green": (30, 160, 40), "blue": (30, 60, 220)}
 SIDE = 60
 
 
@@ -19,20 +19,20 @@ def draw_images(folder: Path, count: int) -> list[tuple[str, str, list[int]]]:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     made = []
     for number in range(count):
-        colour = list(COLOURS)[number % len(COLOURS)]
+        color = list(COLORS)[number % len(COLORS)]
         x, y = number * 7 % 30, number * 11 % 30
         box = [x, y, x + 25, y + 25]
         image = Image.new("RGB", (SIDE, SIDE), (240, 240, 240))
-        ImageDraw.Draw(image).rectangle(tuple(box), fill=COLOURS[colour])
+        ImageDraw.Draw(image).rectangle(tuple(box), fill=COLORS[color])
         image.save(folder / "images" / f"{number}.png")
-        made.append((f"images/{number}.png", colour, box))
+        made.append((f"images/{number}.png", color, box))
     return made
 
 
-def colour_rows(folder: Path, count: int) -> list[dict[str, Any]]:
+def color_rows(folder: Path, count: int) -> list[dict[str, Any]]:
     return [
-        {"image": name, "question": "What colour is the square?", "answer": colour}
-        for name, colour, _ in draw_images(folder, count)
+        {"image": name, "question": "What colour is the square?", "answer": color}
+        for name, color, _ in draw_images(folder, count)
     ]
 
 

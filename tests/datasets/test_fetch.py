@@ -108,7 +108,7 @@ def test_a_sprite_set_is_fetched_and_drawn_with_its_names_and_its_licence(regist
     records = list(generate(find_source("scene")(art=str(noto), tasks=("detect",)), 6))
     assert {record.licence for record in records} == {"Apache-2.0"}
     # A heart and a flag are no things that lie about in a scene.
-    labels = {labelled.label for record in records for labelled in record.objects}
+    labels = {labeled.label for record in records for labeled in record.objects}
     assert labels <= {"red apple", "cow", "house", "红苹果", "奶牛", "房子"}
     assert {record.licence for record in generate(find_source("in_context")(), 1)} == {"CC0-1.0"}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.datasets.own_folder import SIDE, colour_rows, draw_images, write_csv, write_lines
+from tests.datasets.own_folder import SIDE, color_rows, draw_images, write_csv, write_lines
 from vl2.data.record import Record
 from vl2.data.store import Located, Problem, write_records
 from vl2.datasets.own_data import find_own, read_own
@@ -38,7 +38,7 @@ def only_problem(folder: Path, **row: Any) -> str:
 
 @pytest.mark.parametrize("name", ["questions.csv", "questions.tsv", "questions.jsonl"])
 def test_a_table_reads_the_same_in_every_form_and_by_its_folder(name: str, tmp_path: Path) -> None:
-    rows = colour_rows(tmp_path, 3)
+    rows = color_rows(tmp_path, 3)
     path = tmp_path / name
     if name.endswith("jsonl"):
         write_lines(path, rows)
@@ -47,7 +47,7 @@ def test_a_table_reads_the_same_in_every_form_and_by_its_folder(name: str, tmp_p
     for location in (path, tmp_path):
         records = records_in(location)
         assert [texts(record) for record in records] == [
-            ["(image)What colour is the square?", colour] for colour in ("red", "green", "blue")
+            ["(image)What colour is the square?", color] for color in ("red", "green", "blue")
         ]
         assert [record.id for record in records] == ["questions-0", "questions-1", "questions-2"]
         assert {record.category for record in records} == {"vqa"}
@@ -55,7 +55,7 @@ def test_a_table_reads_the_same_in_every_form_and_by_its_folder(name: str, tmp_p
 
 
 def test_a_store_of_records_is_read_as_it_is(tmp_path: Path) -> None:
-    made = records_in(write_csv(tmp_path / "rows.csv", colour_rows(tmp_path, 3)))
+    made = records_in(write_csv(tmp_path / "rows.csv", color_rows(tmp_path, 3)))
     (tmp_path / "set").mkdir()
     for name in ("set/a.jsonl", "set/b.tar"):
         write_records(made, str(tmp_path / name))
@@ -178,7 +178,7 @@ def test_a_bad_row_is_a_problem_that_says_why(row: dict[str, Any], message: str,
 
 
 def test_a_bad_row_does_not_stop_the_others(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "rows.csv", colour_rows(tmp_path, 2))
+    path = write_csv(tmp_path / "rows.csv", color_rows(tmp_path, 2))
     path.write_text(
         path.read_text(encoding="utf-8") + "images/0.png,too few\nimages/1.png,What?,yes\n", encoding="utf-8"
     )
@@ -195,7 +195,7 @@ def test_what_cannot_be_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data is in \.csv"):
         list(read_own(str(tmp_path / "a.txt")))
     for name in ("a.csv", "b.csv"):
-        write_csv(tmp_path / name, colour_rows(tmp_path, 1))
+        write_csv(tmp_path / name, color_rows(tmp_path, 1))
     with pytest.raises(UserError, match=r"several tables: name the one to use \(a.csv, b.csv\)"):
         list(read_own(str(tmp_path)))
     (tmp_path / "b.csv").write_text("picture,question\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.datasets.layouts import FIXTURES, SIZE, layout
 from vl2.data.record import CATEGORIES, Record
-from vl2.datasets import CATALOGUE, convert
+from vl2.datasets import CATALOG, convert
 from vl2.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def test_a_folder_must_be_there(tmp_path: Path) -> None:
         convert("coco", tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("name", sorted(CATALOGUE))
+@pytest.mark.parametrize("name", sorted(CATALOG))
 def test_every_set_refuses_an_empty_folder_in_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError) as caught:
         list(convert(name, tmp_path))
@@ -94,7 +94,7 @@ def test_the_catalogue_and_the_page_name_the_same_sets() -> None:
     page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`datasets/\w+\.py`: `([^|]+?)` \|", page))
     listed = {name for cell in named for name in re.split(r"`, `", cell)}
-    assert listed == set(CATALOGUE)
+    assert listed == set(CATALOG)
     files = re.findall(r"`(?:src/vl2/)?((?:datasets|synth|curate/jobs|curate/filters)/\w+\.py)`", page)
     assert [file for file in files if not (ROOT / "src" / "vl2" / file).is_file()] == []
-    assert {entry.category for entry in CATALOGUE.values()} <= set(CATEGORIES)
+    assert {entry.category for entry in CATALOG.values()} <= set(CATEGORIES)

@@ -203,7 +203,7 @@ def test_a_value_is_found_by_its_names_and_read_digit_by_digit(source: Source) -
         question, answer = (message.parts[-1].text or "" for message in record.messages)
         *named, value = (record.objects[index] for index in record.messages[1].evidence)
         assert named
-        assert all(labelled.label in question for labelled in named)
+        assert all(labeled.label in question for labeled in named)
         assert value.label == answer
         sample, evidence = sampled(record, spells_answers=True)
         found, ids = groups_by_token(evidence), sample.input_ids.tolist()
@@ -212,9 +212,9 @@ def test_a_value_is_found_by_its_names_and_read_digit_by_digit(source: Source) -
         assert written(sample, [token + 1 for token in read]) == answer, "the token that tells a digit rests on it"
         assert list(read) == list(range(colon, colon + len(answer)))
         asked = [groups for token, groups in found.items() if token < colon]
-        assert {len(groups) for groups in asked[-2:]} <= {len(labelled.label) for labelled in named}, "a whole name"
+        assert {len(groups) for groups in asked[-2:]} <= {len(labeled.label) for labeled in named}, "a whole name"
         spelled = written(sample, [token for token in found if token < colon])
-        assert all(labelled.label in spelled for labelled in named), "from the first piece of a name on"
+        assert all(labeled.label in spelled for labeled in named), "from the first piece of a name on"
         assert not any({0} in groups for groups in found.values()), "what is read does not rest on the first token"
 
 

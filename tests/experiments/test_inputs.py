@@ -78,9 +78,9 @@ def test_manual_pages_are_told_without_their_markup(tmp_path: Path) -> None:
     assert list(manual_pages(archive)) == ["列出目录的内容。默认列出当前目录的内容，按字母的顺序排列各个条目。"]
 
 
-def png(colour: str) -> bytes:
+def png(color: str) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGBA", (300, 200), colour).save(buffer, "PNG")
+    Image.new("RGBA", (300, 200), color).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -119,7 +119,7 @@ def test_dropout_is_drawn_in_training_only() -> None:
 
 def test_a_rank_stabilised_adapter_is_scaled_by_the_root() -> None:
     assert LoRASpec(rank=16, alpha=32.0).scale == 2.0
-    assert LoRASpec(rank=16, alpha=32.0, is_rank_stabilised=True).scale == 8.0
+    assert LoRASpec(rank=16, alpha=32.0, is_rank_stabilized=True).scale == 8.0
 
 
 def test_the_same_seed_draws_the_same_adapter() -> None:

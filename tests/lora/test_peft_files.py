@@ -29,7 +29,7 @@ def test_a_saved_adapter_loads_as_it_was(size: str, tmp_path: Path) -> None:
 
 
 def test_an_adapter_keeps_the_scale_of_every_layer(tmp_path: Path) -> None:
-    model = adapted_model("base", LoRASpec(rank=4, alpha=8.0, is_rank_stabilised=True, targets=EVERYTHING.targets))
+    model = adapted_model("base", LoRASpec(rank=4, alpha=8.0, is_rank_stabilized=True, targets=EVERYTHING.targets))
     layers = dict(lora_layers(model))
     layers["projector.layers.0"].scale = 0.25
     layers["language.model.layers.2.mlp.experts"].scale = 0.5

@@ -119,9 +119,9 @@ def test_a_conversation_is_its_exchanges_one_after_another(toy, dialogue):
 @given(DIALOGUES)
 def test_the_loss_covers_exactly_the_answers_and_their_eos(toy, dialogue):
     sample = toy.encode(as_messages(dialogue), train=True, mask_prompt=True)
-    labelled = [label for label in sample.labels.tolist() if label != -100]
+    labeled = [label for label in sample.labels.tolist() if label != -100]
     answers = [[*toy.tokenizer.encode(answer.strip()), toy.tokenizer.eos_id] for _, answer in dialogue]
-    assert labelled == [toy.tokenizer.bos_id] + [token for answer in answers for token in answer]
+    assert labeled == [toy.tokenizer.bos_id] + [token for answer in answers for token in answer]
     assert all(
         label in (-100, token) for label, token in zip(sample.labels.tolist(), sample.input_ids.tolist(), strict=True)
     )

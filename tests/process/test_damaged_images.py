@@ -78,11 +78,11 @@ def overwritten(kind: str, data: bytes) -> Iterator[tuple[str, bytes, bool]]:
     yield f"{kind} middle gone", data[: half // 2] + data[half:], False
 
 
-def png(width: int, height: int, depth: int = 8, colour: int = 2, body: bytes = b"\0" * 99) -> bytes:
+def png(width: int, height: int, depth: int = 8, color: int = 2, body: bytes = b"\0" * 99) -> bytes:
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
 
 
@@ -103,7 +103,7 @@ def huge() -> Iterator[tuple[str, bytes, bool]]:
         yield f"JPEG of {width} x {height}", with_sizes(jpeg, at, ">HH", height, width), width * height > 10**7
     yield "PNG of 2 ^ 31", png(2**31 - 1, 2**31 - 1), True
     yield "PNG with a bad depth", png(4, 4, depth=77), True
-    yield "PNG with a bad colour type", png(4, 4, colour=9), True
+    yield "PNG with a bad colour type", png(4, 4, color=9), True
     yield "PNG bomb", png(50000, 50000, body=b"\0" * 10_000_000), True
     yield "PPM with many digits", b"P6 " + b"9" * 400 + b" 1 255\n", True
     yield "PPM with letters", b"P6 abc def 255\n", True

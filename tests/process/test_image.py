@@ -121,7 +121,7 @@ def test_transparency_is_laid_on_white_unless_switched_off():
 
 
 @pytest.mark.parametrize(("mode", "key"), [("P", 1), ("L", 0), ("RGB", (0, 0, 0)), ("1", 0)])
-def test_transparency_named_by_a_colour_is_laid_on_white(mode, key):
+def test_transparency_named_by_a_color_is_laid_on_white(mode, key):
     image = Image.new("L", (2, 1))
     image.putpixel((1, 0), 255)
     if mode == "P":
@@ -168,7 +168,7 @@ def test_wide_grey_is_scaled_by_the_values_found(values, expected):
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_of_an_animation_the_first_frame_is_read(kind):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     data = encoded(
         frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {})
     )

@@ -44,7 +44,7 @@ class Diversity:
 def diversity(records: Sequence[Record], traits: Iterable[dict[str, str]] = ()) -> Diversity:
     """Measure records; `traits` are the notes of their drafts, where they are at hand."""
     texts = [(m.role, _MARKER.sub(" ", p.text)) for r in records for m in r.messages for p in m.parts if p.text]
-    labels = Counter(labelled.label for record in records for labelled in record.objects)
+    labels = Counter(labeled.label for record in records for labeled in record.objects)
     noted: dict[str, set[str]] = {}
     for entry in traits:
         for name, value in entry.items():

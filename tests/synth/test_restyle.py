@@ -44,16 +44,16 @@ def test_the_thing_stays_and_the_manner_changes() -> None:
     assert 15 < lines < 50  # of 60: about half are drawn with dark lines
 
 
-def test_colours_are_other_shades_of_the_same() -> None:
+def test_colors_are_other_shades_of_the_same() -> None:
     """What is neither a line nor white is red, but for the blue spot; now and then there are lines alone."""
     lines_alone = 0
     for seed in range(60):
         pixels = np.asarray(restyle(sprite(), random.Random(seed))).astype(int)
         red, others = pixels[..., 0], pixels[..., 1:3].max(-1)
-        is_coloured = (pixels[..., 3] > 200) & (np.abs(red - others) > 20)
-        lines_alone += not is_coloured.any()
-        if is_coloured.any():
-            assert (red > others)[is_coloured].mean() > 0.85, seed
+        is_colored = (pixels[..., 3] > 200) & (np.abs(red - others) > 20)
+        lines_alone += not is_colored.any()
+        if is_colored.any():
+            assert (red > others)[is_colored].mean() > 0.85, seed
     assert 0 < lines_alone < 20
 
 

@@ -74,8 +74,8 @@ def test_every_answer_about_a_scene_holds() -> None:
             assert label is not None
             assert label[1] not in names
         else:
-            for labelled in record.objects:
-                assert list(labelled.boxes_px) == composed.boxes(language, labelled.label)
+            for labeled in record.objects:
+                assert list(labeled.boxes_px) == composed.boxes(language, labeled.label)
         seen.add((task, language))
     assert len(seen) == 10
 
@@ -208,7 +208,7 @@ def test_names_take_the_article_and_the_number_that_they_have() -> None:
 def test_a_mark_is_drawn_at_its_object(shape: str) -> None:
     blank = Image.new("RGB", (300, 200), (255, 255, 255))
     marked = blank.copy()
-    draw_mark(marked, Mark(shape=shape, colour="red", label="x", box=(100, 60, 160, 110)), random.Random(0))
+    draw_mark(marked, Mark(shape=shape, color="red", label="x", box=(100, 60, 160, 110)), random.Random(0))
     rows, columns = changed_pixels(blank, marked).nonzero()
     assert len(rows) > 50
     if shape == "arrow":
@@ -256,10 +256,10 @@ def test_only_one_thing_fits_a_question_about_an_attribute() -> None:
             about := re.match(r"(?:What colour is the|Which colour does the) (\w+?)(?: have)?\?", question)
         ) is not None:
             asked["colour"] += 1
-            assert [kind.colour for kind in composed.kinds() if kind.en == about[1]] == [answer]
+            assert [kind.color for kind in composed.kinds() if kind.en == about[1]] == [answer]
         elif (about := re.match(r"(?:What|Which thing) is (\w+)\?", question)) is not None:
             asked["name"] += 1
-            assert [kind.en for kind in composed.kinds() if kind.colour == about[1]] == [answer]
+            assert [kind.en for kind in composed.kinds() if kind.color == about[1]] == [answer]
     assert min(asked.values()) > 20
 
 

@@ -161,8 +161,8 @@ def test_the_page_follows_the_system_until_a_person_chooses(open_page, scripted_
     page = open_page(scripted_server[1].url, color_scheme=scheme)
 
     def brightness() -> float:
-        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3
+        color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(float, re.findall(r"[\d.]+", color)[:3])) / 3
 
     assert (brightness() > 128) == (scheme == "light")
     page.click("#theme")

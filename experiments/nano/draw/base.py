@@ -19,7 +19,7 @@ from vl2.synth.page import Page, letter_boxes
 from vl2.synth.primer_lines import choose_face
 from vl2.synth.source import Source
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 DISTORTED = 0.25  # share of pictures of text
 
 
@@ -63,7 +63,7 @@ class Written:
         self._move: Callable[[BoxPx], BoxPx] = lambda box: box
 
     def write(
-        self, key: object, at: tuple[float, float], text: str, font: fonts.Font, ink: Colour, anchor: str = "la"
+        self, key: object, at: tuple[float, float], text: str, font: fonts.Font, ink: Color, anchor: str = "la"
     ) -> BoxPx:
         """Write a text and return the box of its ink."""
         box = self.page.write(at, text, font, ink, anchor)

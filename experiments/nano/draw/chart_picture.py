@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from experiments.nano.draw.base import Colour, Written
+from experiments.nano.draw.base import Color, Written
 from experiments.nano.draw.frame import scale_of
 from vl2.data.record import BoxPx
 from vl2.process.tiling import Size
@@ -39,8 +39,8 @@ class _Plot:
 
     box: tuple[float, float, float, float]
     font: fonts.Font
-    colours: list[Colour]
-    ink: Colour
+    colors: list[Color]
+    ink: Color
     is_lying: bool
 
     def along(self, share: float) -> float:
@@ -116,9 +116,9 @@ def _legend(
     written: Written,
     chart: Chart,
     font: fonts.Font,
-    palette: list[Colour],
+    palette: list[Color],
     room: tuple[float, float, float, float],
-    ink: Colour,
+    ink: Color,
 ) -> tuple[float, float]:
     """Write the names of the series beside patches of their colors, above or to the right; return what room is left."""
     (left, top, right, _), line = room, line_height(font)
@@ -176,7 +176,7 @@ def _names(written: Written, chart: Chart, plot: _Plot) -> None:
 
 def _bars(rng: random.Random, drawn: Drawn, chart: Chart, plot: _Plot) -> None:
     count, num, draw = len(chart.names), len(chart.series), drawn.written.page.draw
-    gap, in_colours = rng.uniform(0.15, 0.5), num == 1 and rng.random() < 0.35
+    gap, in_colors = rng.uniform(0.15, 0.5), num == 1 and rng.random() < 0.35
     outline = (40, 40, 40) if rng.random() < 0.2 else None
     if chart.is_printed and not plot.is_lying:
         room = abs(plot.slot(1, count) - plot.slot(0, count)) * (1 if num == 1 else (1 - gap) / num)
@@ -188,8 +188,8 @@ def _bars(rng: random.Random, drawn: Drawn, chart: Chart, plot: _Plot) -> None:
             a, b = plot.slot(first, count), plot.slot(first + (1 - gap) / num, count)
             start, end = plot.along(0), plot.along(chart.values[n][m] / chart.top)
             box = (start, a, max(end, start + 1), b) if plot.is_lying else (a, min(end, start - 1), b, start)
-            colour = plot.colours[(m if in_colours else n) % len(plot.colours)]
-            draw.rectangle(box, fill=colour, outline=outline)
+            color = plot.colors[(m if in_colors else n) % len(plot.colors)]
+            draw.rectangle(box, fill=color, outline=outline)
             drawn.marks[n, m] = _inside(box, drawn.written.page.image.size)
             if chart.is_printed:
                 place, anchor = ((end + 4, (a + b) / 2), "lm") if plot.is_lying else (((a + b) / 2, end - 1), "md")
@@ -201,9 +201,9 @@ def _lines(rng: random.Random, drawn: Drawn, chart: Chart, plot: _Plot) -> None:
     radius, width = plot.font.size * rng.uniform(0.15, 0.3), rng.randint(1, 3)
     for n, row in enumerate(chart.values):
         points = [(plot.slot(m + 0.5, count), plot.along(value / chart.top)) for m, value in enumerate(row)]
-        draw.line(points, fill=plot.colours[n], width=width)
+        draw.line(points, fill=plot.colors[n], width=width)
         for m, (x, y) in enumerate(points):
-            _marker(draw, (x, y), radius, plot.colours[n])
+            _marker(draw, (x, y), radius, plot.colors[n])
             box = (x - 2 * radius, y - 2 * radius, x + 2 * radius, y + 2 * radius)
             drawn.marks[n, m] = _inside(box, drawn.written.page.image.size)
 
@@ -212,9 +212,9 @@ def _inside(box: BoxPx, size: Size) -> BoxPx:
     return (max(0, box[0]), max(0, box[1]), min(size[0], box[2]), min(size[1], box[3]))
 
 
-def _marker(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, colour: Colour) -> None:
-    draw.ellipse((at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius), fill=colour)
+def _marker(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, color: Color) -> None:
+    draw.ellipse((at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius), fill=color)
 
 
-def _rgb(code: str) -> Colour:
+def _rgb(code: str) -> Color:
     return (int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16))

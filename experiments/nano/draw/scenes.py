@@ -23,7 +23,7 @@ from vl2.synth.draft import Draft
 from vl2.synth.nouns import article, plural
 from vl2.synth.scene import Composed, absent_kind
 from vl2.synth.scene_words import CAPTION, DESCRIBE, SIDES, amount, join
-from vl2.synth.shapes import COLOURS
+from vl2.synth.shapes import COLORS
 from vl2.synth.source import Dropped
 from vl2.synth.sprites import Kind, built_in_kinds, read_kinds, things
 
@@ -81,7 +81,7 @@ class Scenes(NanoSource):
         num_kinds = rng.choices((1, 2, 3, 4, 5), (3, 3, 3, 2, 1))[0]
         chosen = rng.sample(pool, num_kinds)
         if self.kinds_of == "shapes" and rng.random() < 0.5:  # alike in form or in color: to be told apart
-            near = [kind for kind in pool if kind.en == chosen[0].en or kind.colour == chosen[0].colour]
+            near = [kind for kind in pool if kind.en == chosen[0].en or kind.color == chosen[0].color]
             chosen = [chosen[0], *rng.sample(near, num_kinds - 1)]
         counts = [rng.randint(1, MOST), *(rng.choice((1, 1, 2, 3, 4, 5)) for _ in chosen[1:])]
         if self.tasks == ("place",):
@@ -105,7 +105,7 @@ class _Asker:
         first: dict[str, Callable[[], None]] = {
             "presence": self.presences,
             "count": self.counts,
-            "colour": self.colours,
+            "colour": self.colors,
             "side": self.side,
             "unknown": self.unknown,
         }
@@ -152,10 +152,10 @@ class _Asker:
             said = next((noun for noun in OBJECTS[self.language] if noun in question), noun)
             shown = self.draft.show(said, sorted(thing.box for thing in self.composed.placed))
             self._ask(question, str(len(self.composed.placed)), [shown])
-        elif chosen < 0.5 and self.composed.kinds()[0].colour:
-            for colour in dict.fromkeys(kind.colour for kind in self.composed.kinds()):
-                boxes = sorted(thing.box for thing in self.composed.placed if thing.kind.colour == colour)
-                noun = f"{colour} things" if self.language == "en" else f"{COLOURS[colour][0]}的东西"
+        elif chosen < 0.5 and self.composed.kinds()[0].color:
+            for color in dict.fromkeys(kind.color for kind in self.composed.kinds()):
+                boxes = sorted(thing.box for thing in self.composed.placed if thing.kind.color == color)
+                noun = f"{color} things" if self.language == "en" else f"{COLORS[color][0]}的东西"
                 self._count(noun, noun, boxes, "个")
         else:
             by_form = chosen < 0.65
@@ -168,19 +168,19 @@ class _Asker:
         question = phrase("count", self.language, self.rng, noun=noun, measure=measure)
         self._ask(question, str(len(boxes)), [self.draft.show(noun, boxes)])
 
-    def colours(self) -> None:
+    def colors(self) -> None:
         """Ask for the color of what has a name, and for the name of what has a color, where one fits."""
         kinds, lang = self.composed.kinds(), self.language
         for kind in self.rng.sample(kinds, min(2, len(kinds))):
-            if not kind.colour:
+            if not kind.color:
                 return
-            name, colour, whole = kind.name(lang), kind.colour_name(lang), kind.full_name(lang)
+            name, color, whole = kind.name(lang), kind.color_name(lang), kind.full_name(lang)
             if sum(kind.en == other.en for other in kinds) == 1:
                 question = phrase("colour_of", lang, self.rng, name=name)
-                self._ask(question, colour, [self.draft.show(name, self._named(whole))])
-            elif sum(kind.colour == other.colour for other in kinds) == 1:
-                question = phrase("of_colour", lang, self.rng, colour=colour)
-                self._ask(question, name, [self.draft.show(colour, self._named(whole))])
+                self._ask(question, color, [self.draft.show(name, self._named(whole))])
+            elif sum(kind.color == other.color for other in kinds) == 1:
+                question = phrase("of_colour", lang, self.rng, color=color)
+                self._ask(question, name, [self.draft.show(color, self._named(whole))])
 
     def side(self) -> None:
         """Ask how one single thing lies to another, where that is plain to see."""

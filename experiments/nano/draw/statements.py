@@ -17,7 +17,7 @@ from vl2.synth.draft import Draft
 from vl2.synth.nouns import article, plural
 from vl2.synth.source import Dropped
 
-COLOURS = {"black": (0, 0, 0), "blue": (0, 153, 255), "yellow": (255, 220, 0)}
+COLORS = {"black": (0, 0, 0), "blue": (0, 153, 255), "yellow": (255, 220, 0)}
 FORMS = ("square", "circle", "triangle")
 SIDES = (10, 20, 30)  # px, of a scene 400 px wide
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -29,7 +29,7 @@ class Item:
     """One thing of a scene: in which of the three boxes, and where in the picture."""
 
     form: str
-    colour: str
+    color: str
     box: int
     at: BoxPx
 
@@ -70,7 +70,7 @@ def draw_boxes(rng: random.Random, factor: float) -> tuple[Image.Image, list[Ite
     width, height = round(400 * factor), round(100 * factor)
     image = Image.new("RGB", (width, height), (190, 190, 190))
     draw, items = ImageDraw.Draw(image), list[Item]()
-    colours, forms = rng.sample(sorted(COLOURS), rng.randint(1, 3)), rng.sample(FORMS, rng.randint(1, 3))
+    colors, forms = rng.sample(sorted(COLORS), rng.randint(1, 3)), rng.sample(FORMS, rng.randint(1, 3))
     for number in range(3):
         left = number * 150 * factor
         draw.rectangle((left, 0, left + 100 * factor, height), fill=(230, 230, 230))
@@ -94,7 +94,7 @@ def draw_boxes(rng: random.Random, factor: float) -> tuple[Image.Image, list[Ite
             at = tuple(value * factor + (left if n % 2 == 0 else 0) for n, value in enumerate(spot))
             form = "square" if is_tower else rng.choice(forms)
             right, bottom = min(at[2], width), min(at[3], height)
-            items.append(Item(form, rng.choice(colours), number, (at[0], at[1], right, bottom)))
+            items.append(Item(form, rng.choice(colors), number, (at[0], at[1], right, bottom)))
             _draw_item(draw, items[-1])
     if not items:
         raise Dropped("an empty scene")
@@ -103,13 +103,13 @@ def draw_boxes(rng: random.Random, factor: float) -> tuple[Image.Image, list[Ite
 
 def _draw_item(draw: ImageDraw.ImageDraw, item: Item) -> None:
     x0, y0, x1, y1 = item.at
-    colour = COLOURS[item.colour]
+    color = COLORS[item.color]
     if item.form == "square":
-        draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour)
+        draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=color)
     elif item.form == "circle":
-        draw.ellipse((x0, y0, x1 - 1, y1 - 1), fill=colour)
+        draw.ellipse((x0, y0, x1 - 1, y1 - 1), fill=color)
     else:
-        draw.polygon(((x0, y1 - 1), (x1 - 1, y1 - 1), ((x0 + x1) / 2, y0)), fill=colour)
+        draw.polygon(((x0, y1 - 1), (x1 - 1, y1 - 1), ((x0 + x1) / 2, y0)), fill=color)
 
 
 Made = tuple[str, bool, list[tuple[str, Holds]]]  # a sentence, whether it holds, and what it speaks of
@@ -126,13 +126,13 @@ def make_statement(rng: random.Random, items: Sequence[Item], *, is_true: bool) 
 
 def _group(rng: random.Random) -> tuple[str, Holds]:
     """Return what is spoken of, in the singular, and which things it is."""
-    form, colour, kind = rng.choice(FORMS), rng.choice(sorted(COLOURS)), rng.random()
+    form, color, kind = rng.choice(FORMS), rng.choice(sorted(COLORS)), rng.random()
     if kind < 0.55:
-        return f"{colour} {form}", lambda item: item.form == form and item.colour == colour
+        return f"{color} {form}", lambda item: item.form == form and item.color == color
     if kind < 0.8:
         return form, lambda item: item.form == form
     noun = rng.choice(("item", "object", "thing"))
-    return f"{colour} {noun}", lambda item: item.colour == colour
+    return f"{color} {noun}", lambda item: item.color == color
 
 
 def _amount(rng: random.Random, items: Sequence[Item]) -> Made:
@@ -184,13 +184,13 @@ def _more(rng: random.Random, items: Sequence[Item]) -> Made:
 
 
 def _all(rng: random.Random, items: Sequence[Item]) -> Made:
-    form, colour = rng.choice(FORMS), rng.choice(sorted(COLOURS))
+    form, color = rng.choice(FORMS), rng.choice(sorted(COLORS))
     mine = [item for item in items if item.form == form]
     if not mine or rng.random() < 0.4:
-        is_true = all(item.colour == colour for item in items)
-        return f"All items are {colour}.", is_true, [("items", lambda _: True)]
+        is_true = all(item.color == color for item in items)
+        return f"All items are {color}.", is_true, [("items", lambda _: True)]
     noun = plural(form)
-    return f"All {noun} are {colour}.", all(i.colour == colour for i in mine), [(noun, lambda i: i.form == form)]
+    return f"All {noun} are {color}.", all(i.color == color for i in mine), [(noun, lambda i: i.form == form)]
 
 
 _MAKERS = (_amount, _amount, _there_is, _in_boxes, _in_boxes, _more, _all)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from PIL import Image
 
 from experiments.nano.draw.answers import CANNOT_TELL
-from experiments.nano.draw.base import Colour, NanoSource, Written
+from experiments.nano.draw.base import Color, NanoSource, Written
 from experiments.nano.draw.frame import MOST_PX, is_wanted, scale_of
 from experiments.nano.draw.phrasing import phrase
 from experiments.nano.draw.vocabulary import LETTERS, cased, names, word, words_of
@@ -245,14 +245,14 @@ def _draw(rng: random.Random, table: Table, font: fonts.Font) -> Written:
     for column, (width, side) in enumerate(zip(widths, aligned, strict=True)):
         at = {"l": x + pad, "m": x + width / 2, "r": x + width - pad}[side]
         for row, texts in enumerate(cells):
-            colour = (255, 255, 255) if row == 0 and head is not None and sum(head) < 400 else ink
+            color = (255, 255, 255) if row == 0 and head is not None and sum(head) < 400 else ink
             y = margin + (row + 0.5) * row_px
-            written.write((row, column), (at, y), texts[column], font, colour, f"{side}m")
+            written.write((row, column), (at, y), texts[column], font, color, f"{side}m")
         x += width
     return written
 
 
-def _shade(rng: random.Random, low: int, high: int) -> Colour:
+def _shade(rng: random.Random, low: int, high: int) -> Color:
     level = rng.randint(low, high)
     return (level, level, level) if rng.random() < 0.5 else (rng.randint(low, high), rng.randint(low, high), level)
 
@@ -265,7 +265,7 @@ def _decorate(
     widths: list[float],
     row_px: float,
     frame: str,
-    head: Colour | None,
+    head: Color | None,
 ) -> None:
     """Shade the header and every other row, and draw the lines."""
     (x, y), draw, rows = corner, written.page.draw, len(table.rows) + 1

@@ -12,7 +12,7 @@ from vl2.data.record import BoxPx
 from vl2.process.tiling import Size
 from vl2.synth.restyle import restyle
 from vl2.synth.scene import Composed, Placed, make_backdrop
-from vl2.synth.shapes import COLOURS
+from vl2.synth.shapes import COLORS
 from vl2.synth.sprites import Kind, crop_to_visible, draw_sprite
 
 ATTEMPTS = 50  # places tried for a thing before it is left out
@@ -45,19 +45,19 @@ def draw_thing(kind: Kind, side: int, rng: random.Random, *, is_outlined: bool, 
     if kind.art and rng.random() < RESTYLED:
         sprite = restyle(sprite, rng)
     if not kind.art and is_outlined:
-        sprite = outline(sprite, COLOURS[kind.colour][1], max(2, round(side * rng.uniform(0.04, 0.1))))
+        sprite = outline(sprite, COLORS[kind.color][1], max(2, round(side * rng.uniform(0.04, 0.1))))
     if is_turned:
         most = 180 if not kind.art else 25
         sprite = crop_to_visible(sprite.rotate(rng.uniform(-most, most), Image.Resampling.BICUBIC, expand=True))
     return sprite
 
 
-def outline(sprite: Image.Image, colour: tuple[int, int, int], width: int) -> Image.Image:
+def outline(sprite: Image.Image, color: tuple[int, int, int], width: int) -> Image.Image:
     """Keep the edge of a shape and clear what is inside."""
     alpha = Image.new("L", (sprite.width + 2, sprite.height + 2), 0)
     alpha.paste(sprite.getchannel("A"), (1, 1))
     inside = alpha.filter(ImageFilter.MinFilter(2 * width - 1))
-    drawn = Image.new("RGBA", alpha.size, (*colour, 0))
+    drawn = Image.new("RGBA", alpha.size, (*color, 0))
     drawn.putalpha(ImageChops.subtract(alpha, inside))
     return crop_to_visible(drawn)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vl2.errors import UserError
-from vl2.synth.shapes import COLOURS, SHAPES
+from vl2.synth.shapes import COLORS, SHAPES
 
 ASCII = tuple(chr(code) for code in range(33, 127))
 NOTHING = 0
@@ -26,7 +26,7 @@ class Classes:
                 raise UserError(f"the {what} of the warm-up must differ from one another")
 
     def __len__(self) -> int:
-        return 1 + len(self.characters) + len(self.sprites) + len(SHAPES) * len(COLOURS)
+        return 1 + len(self.characters) + len(self.sprites) + len(SHAPES) * len(COLORS)
 
     @cached_property
     def _character(self) -> dict[str, int]:
@@ -39,7 +39,7 @@ class Classes:
     @cached_property
     def _shape(self) -> dict[tuple[str, str], int]:
         first = 1 + len(self.characters) + len(self.sprites)
-        pairs = [(shape.en, colour) for shape in SHAPES for colour in COLOURS]
+        pairs = [(shape.en, color) for shape in SHAPES for color in COLORS]
         return {pair: first + number for number, pair in enumerate(pairs)}
 
     @property
@@ -53,8 +53,8 @@ class Classes:
     def sprite(self, name: str) -> int:
         return self._sprite[name]
 
-    def shape(self, name: str, colour: str) -> int:
-        return self._shape[name, colour]
+    def shape(self, name: str, color: str) -> int:
+        return self._shape[name, color]
 
     @property
     def groups(self) -> dict[str, range]:

@@ -100,7 +100,7 @@ def ids_of_names(
     names: list[list[str]] = [[] for _ in range(len(classes) + 1)]
     for kind in built_in_kinds():
         english = kind.full_name("en")
-        names[classes.shape(kind.en, kind.colour)] = [english, plural(english), kind.full_name("zh")]
+        names[classes.shape(kind.en, kind.color)] = [english, plural(english), kind.full_name("zh")]
     for kind in (kind for style in styles for kind in style):
         names[classes.sprite(kind.en)] += [kind.en, plural(kind.en), kind.zh]
     # Within a sentence a name follows a space, and is made of other tokens then.

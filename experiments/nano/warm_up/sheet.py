@@ -125,9 +125,9 @@ def _background(side: int, rng: random.Random) -> tuple[Image.Image, bool]:
     is_dark = rng.random() >= 0.75
     low, high = (0, 90) if is_dark else (190, 255)
     level = rng.randint(low, high)
-    colour = [rng.randint(low, high) if rng.random() < 0.5 else level for _ in range(3)]
+    color = [rng.randint(low, high) if rng.random() < 0.5 else level for _ in range(3)]
     pixels = np.empty((side, side, 3), dtype=np.float32)
-    pixels[:] = colour
+    pixels[:] = color
     if rng.random() < 0.25:
         ramp = np.linspace(0, rng.uniform(-40, 40), side, dtype=np.float32)
         pixels += ramp[:, None, None] if rng.random() < 0.5 else ramp[None, :, None]

@@ -27,7 +27,7 @@ from vl2.errors import UserError
 from vl2.synth import fonts
 from vl2.synth.primer_lines import token
 from vl2.synth.restyle import restyle
-from vl2.synth.shapes import COLOURS, SHAPES, draw_shape
+from vl2.synth.shapes import COLORS, SHAPES, draw_shape
 from vl2.synth.sprites import Kind, draw_sprite
 
 CHINESE_FROM, SPRITES_FROM = 0.25, 0.5  # difficulty from which on there are any
@@ -260,8 +260,8 @@ class TileDrawer:
             least = SHAPE_PX if is_shape else SPRITE_PX
             side = rng.randint(least, largest) * min(frame[2] - frame[0], frame[3] - frame[1]) // self.side_px
             if is_shape:
-                shape, colour = rng.choice(SHAPES), rng.choice(tuple(COLOURS))
-                picture, number = draw_shape(shape, COLOURS[colour][1], side), self.classes.shape(shape.en, colour)
+                shape, color = rng.choice(SHAPES), rng.choice(tuple(COLORS))
+                picture, number = draw_shape(shape, COLORS[color][1], side), self.classes.shape(shape.en, color)
             else:
                 kind = rng.choice(style)
                 picture, number = draw_sprite(kind, side // 8 * 8), self.classes.sprite(kind.en)

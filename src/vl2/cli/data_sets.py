@@ -96,11 +96,11 @@ class DataConvert:
     def run(self) -> None:
         from vl2.data.store import write_records
         from vl2.data.store.access import check_writable
-        from vl2.datasets import CATALOGUE, convert
+        from vl2.datasets import CATALOG, convert
         from vl2.synth.table_image import draw_cells
 
         if not self.name:
-            for name, entry in CATALOGUE.items():
+            for name, entry in CATALOG.items():
                 print(f"{name:22} {entry.category:22} {'/'.join(entry.languages):6} {entry.home}")
             return
         if not self.folder or not self.out:

@@ -107,12 +107,12 @@ def _with_boxes(image: Image.Image, item: PreviewItem, index: int, limit: tuple[
     scale = min(limit[0] / image.width, limit[1] / image.height)
     small = image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
     pen = ImageDraw.Draw(small)
-    labels = list(dict.fromkeys(labelled.label for labelled in item.record.objects))
-    for labelled in item.record.objects:
-        color = labels.index(labelled.label) % len(COLORS)
-        name = labelled.label[:24]
+    labels = list(dict.fromkeys(labeled.label for labeled in item.record.objects))
+    for labeled in item.record.objects:
+        color = labels.index(labeled.label) % len(COLORS)
+        name = labeled.label[:24]
         font = _font(name, LABEL_PX)
-        for box in labelled.boxes_px if labelled.image == index else ():
+        for box in labeled.boxes_px if labeled.image == index else ():
             x0, y0, x1, y1 = (value * scale for value in box)
             pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=COLORS[color], width=2)
             _, _, right, bottom = pen.textbbox((0, 0), name, font=font)

@@ -154,14 +154,14 @@ def _counts(item: PreviewItem) -> tuple[tuple[str, int], ...]:
 
 
 def _figures(item: PreviewItem) -> Iterator[_Figure]:
-    labels = list(dict.fromkeys(labelled.label for labelled in item.record.objects))
+    labels = list(dict.fromkeys(labeled.label for labeled in item.record.objects))
     colors = {label: _colors(number) for number, label in enumerate(labels)}
     for index, (image, (columns, rows)) in enumerate(zip(item.images, item.counts.grids, strict=True)):
         boxes = [
-            _drawn(labelled.label, box, image.size, colors[labelled.label])
-            for labelled in item.record.objects
-            if labelled.image == index
-            for box in labelled.boxes_px
+            _drawn(labeled.label, box, image.size, colors[labeled.label])
+            for labeled in item.record.objects
+            if labeled.image == index
+            for box in labeled.boxes_px
         ]
         # Many labels on a small image would hide the objects, so they are listed below it.
         shown = {box.label for box in boxes} if len(boxes) > MAX_LABELS else set()

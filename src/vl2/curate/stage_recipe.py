@@ -38,7 +38,7 @@ from typing import Any
 from vl2.curate.filters.filter_catalog import FILTERS
 from vl2.data.setting_values import Values, arguments, nearest
 from vl2.data.store.locations import ENDINGS
-from vl2.datasets import CATALOGUE
+from vl2.datasets import CATALOG
 from vl2.errors import UserError
 from vl2.files import read_toml
 from vl2.synth.catalog import make_source
@@ -87,16 +87,16 @@ class SourceEntry:
             make_source(self.draw, settings)
 
     def _allowed_settings(self) -> set[str]:
-        return {"draw_tables"} if self.convert and CATALOGUE[self.convert].draws else set()
+        return {"draw_tables"} if self.convert and CATALOG[self.convert].draws else set()
 
     @property
     def draws_tables(self) -> bool:
         return bool(self.settings.get("draw_tables", False))
 
     def _check_dataset(self) -> None:
-        if self.convert not in CATALOGUE:
+        if self.convert not in CATALOG:
             raise UserError(f"source {self.name}: no dataset is called {self.convert!r}: "
-                            f"{nearest(self.convert, CATALOGUE)}")  # fmt: skip
+                            f"{nearest(self.convert, CATALOG)}")  # fmt: skip
         if not self.folder:
             raise UserError(f"source {self.name} is converted: it needs from, the folder of the dataset")
 

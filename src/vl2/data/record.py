@@ -95,7 +95,7 @@ class StoredImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class Labeled:
     """An object of a record: the boxes of one label in one image."""
 
     image: int
@@ -123,7 +123,7 @@ class Record:
     licence: str  # the SPDX id if there is one
     messages: tuple[Message, ...]
     images: tuple[StoredImage, ...] = ()
-    objects: tuple[Labelled, ...] = ()
+    objects: tuple[Labeled, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("id", "source", "language", "licence"):
@@ -153,11 +153,11 @@ class Record:
             raise UserError(f"messages must use the images {stored} once each and in order, got {used}")
 
     def _check_objects(self) -> None:
-        for number, labelled in enumerate(self.objects):
-            if not 0 <= labelled.image < len(self.images):
-                raise UserError(f"object {number} is in image {labelled.image}, there are {len(self.images)}")
-            width, height = self.images[labelled.image].width, self.images[labelled.image].height
-            for box in labelled.boxes_px:
+        for number, labeled in enumerate(self.objects):
+            if not 0 <= labeled.image < len(self.images):
+                raise UserError(f"object {number} is in image {labeled.image}, there are {len(self.images)}")
+            width, height = self.images[labeled.image].width, self.images[labeled.image].height
+            for box in labeled.boxes_px:
                 if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
                     raise UserError(f"object {number}: box {box} leaves its image of {width} x {height} px")
         for index in (index for message in self.messages for index in message.evidence):
@@ -198,10 +198,10 @@ class Record:
             return text
 
         def written(match: re.Match[str]) -> str:
-            labelled = self.objects[int(match[1])]
-            image = self.images[labelled.image]
-            boxes = [box_to_999(box, (image.width, image.height)) for box in labelled.boxes_px]
-            return format_boxes(labelled.label, boxes)
+            labeled = self.objects[int(match[1])]
+            image = self.images[labeled.image]
+            boxes = [box_to_999(box, (image.width, image.height)) for box in labeled.boxes_px]
+            return format_boxes(labeled.label, boxes)
 
         return PLACEHOLDER.sub(written, text)
 
@@ -321,7 +321,7 @@ def _image(value: Any, index: int) -> StoredImage:
     return StoredImage(data=data, path=path, width=width, height=height)
 
 
-def _object(value: Any, index: int) -> Labelled:
+def _object(value: Any, index: int) -> Labeled:
     table = _mapping(value, f"object {index}")
     boxes = []
     for box in _list(table, "boxes_px"):
@@ -329,7 +329,7 @@ def _object(value: Any, index: int) -> Labelled:
             raise UserError(f"object {index}: a box must be four finite numbers, got {box!r:.80}")
         boxes.append((float(box[0]), float(box[1]), float(box[2]), float(box[3])))
     image = _integer(table.get("image"), f"object {index}: image")
-    return Labelled(image=image, label=_text(table, "label"), boxes_px=tuple(boxes))
+    return Labeled(image=image, label=_text(table, "label"), boxes_px=tuple(boxes))
 
 
 def _is_number(value: Any) -> bool:

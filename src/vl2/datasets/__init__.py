@@ -5,6 +5,6 @@ tables and conversations, and `fetchable.py` downloads what package registries o
 """
 
 from vl2.datasets.conversion import RowProblem
-from vl2.datasets.dataset_catalog import CATALOGUE, DataSet, convert
+from vl2.datasets.dataset_catalog import CATALOG, DataSet, convert
 
-__all__ = ["CATALOGUE", "DataSet", "RowProblem", "convert"]
+__all__ = ["CATALOG", "DataSet", "RowProblem", "convert"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vl2.data.locate_phrases import absent, locate
-from vl2.data.record import PLACEHOLDER, BoxPx, Labelled, Record, StoredImage
+from vl2.data.record import PLACEHOLDER, BoxPx, Labeled, Record, StoredImage
 from vl2.datasets.conversion import Conversion
 from vl2.datasets.question_answers import Turn, converse
 from vl2.errors import UserError
@@ -91,12 +91,12 @@ def locate_records(
     rng.shuffle(asked)
     for start in range(0, len(asked), MAX_TURNS):
         turns: list[Turn] = []
-        objects: list[Labelled] = []
+        objects: list[Labeled] = []
         for query in asked[start : start + MAX_TURNS]:
             question = locate(rng, conversion.language, query.label)
             answer = f"{{box:{len(objects)}}}" if query.boxes_px else absent(rng, conversion.language, query.label)
             boxes = tuple(sorted(query.boxes_px, key=lambda box: (box[1], box[0])))
-            objects.append(Labelled(image=0, label=query.label, boxes_px=boxes))
+            objects.append(Labeled(image=0, label=query.label, boxes_px=boxes))
             turns.append((question, answer))
         name = id if len(asked) <= MAX_TURNS else f"{id}-{start // MAX_TURNS}"
         yield converse(conversion, name, turns, [image], category=_category(conversion), objects=objects)
@@ -140,11 +140,11 @@ def grounded_caption(
     Raise UserError if no phrase has boxes, or if the text holds special tokens.
     """
     text = ""
-    objects: list[Labelled] = []
+    objects: list[Labeled] = []
     for piece in pieces:
         if isinstance(piece, Query) and 0 < len(piece.boxes_px) <= MAX_BOXES:
             text += f"{{box:{len(objects)}}}"
-            objects.append(Labelled(image=0, label=piece.label, boxes_px=piece.boxes_px))
+            objects.append(Labeled(image=0, label=piece.label, boxes_px=piece.boxes_px))
             continue
         plain = piece.label if isinstance(piece, Query) else piece
         if PLACEHOLDER.search(plain) or _TAG.search(plain):

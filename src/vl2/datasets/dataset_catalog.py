@@ -72,7 +72,7 @@ def _llava(category: str, licence: str, home: str, used: str) -> DataSet:
 
 
 # fmt: off
-CATALOGUE: dict[str, DataSet] = {
+CATALOG: dict[str, DataSet] = {
     # Alignment
     "sharegpt4v": _llava("caption", "CC-BY-NC-4.0", _HUB + "Lin-Chen/ShareGPT4V", "alignment"),
     # Interleaved
@@ -208,11 +208,11 @@ def convert(
 
 
 def _entry(name: str) -> DataSet:
-    if name not in CATALOGUE:
-        near = difflib.get_close_matches(name, CATALOGUE, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CATALOGUE)}"
+    if name not in CATALOG:
+        near = difflib.get_close_matches(name, CATALOG, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CATALOG)}"
         raise UserError(f"no dataset is called {name!r}: {hint}")
-    return CATALOGUE[name]
+    return CATALOG[name]
 
 
 def _rate(name: str, entry: DataSet, negatives: float | None) -> float:

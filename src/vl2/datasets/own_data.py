@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vl2.data.raw_files import Row, image_file, jsonl_rows
-from vl2.data.record import PLACEHOLDER, BoxPx, Labelled, Message, Part, Record, StoredImage
+from vl2.data.record import PLACEHOLDER, BoxPx, Labeled, Message, Part, Record, StoredImage
 from vl2.data.store import Found, Located, Place, Problem, read_records
 from vl2.data.store.entry import load_images
 from vl2.data.store.locations import ENDINGS, data_file
@@ -113,11 +113,11 @@ def _record(conversion: Conversion, number: int, row: Any) -> Record:
     )
 
 
-def _texts(row: Mapping[str, Any], objects: Sequence[Labelled]) -> tuple[str, str]:
+def _texts(row: Mapping[str, Any], objects: Sequence[Labeled]) -> tuple[str, str]:
     """Return the question and the answer; empty ones are made from the boxes."""
     question, answer = _text(row, "question"), _text(row, "answer")
     if not question:
-        labels = {labelled.label for labelled in objects}
+        labels = {labeled.label for labeled in objects}
         if len(labels) != 1:
             raise UserError("the question is empty; only a row whose boxes all have one label can omit it")
         question = f"{REF}{objects[0].label}{END_REF}."
@@ -137,7 +137,7 @@ def _question_parts(question: str, num_images: int) -> tuple[Part, ...]:
     return (*(Part(image=i) for i in range(num_images - used)), *parts)
 
 
-def _category(images: Sequence[StoredImage], objects: Sequence[Labelled], answer: str) -> str:
+def _category(images: Sequence[StoredImage], objects: Sequence[Labeled], answer: str) -> str:
     if not images:
         return "text"
     if not objects:
@@ -155,19 +155,19 @@ def _image_names(row: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _objects(row: Mapping[str, Any], images: Sequence[StoredImage]) -> list[Labelled]:
+def _objects(row: Mapping[str, Any], images: Sequence[StoredImage]) -> list[Labeled]:
     found: dict[tuple[int, str], list[BoxPx]] = {}
-    for labelled in _boxes(row):
-        image, label, corners = labelled.get("image", 0), labelled.get("label"), labelled.get("box")
+    for labeled in _boxes(row):
+        image, label, corners = labeled.get("image", 0), labeled.get("label"), labeled.get("box")
         if not isinstance(label, str) or not label.strip():
-            raise UserError(f"a box must have a label, got {labelled!r:.80}")
+            raise UserError(f"a box must have a label, got {labeled!r:.80}")
         if isinstance(image, bool) or not isinstance(image, int) or not 0 <= image < len(images):
             raise UserError(f"the box of {label!r} is in image {image!r}, there are {len(images)}")
         if not isinstance(corners, list) or len(corners) != 4:
             raise UserError(f"the box of {label!r} must be [x0, y0, x1, y1], got {corners!r:.80}")
         size = images[image].width, images[image].height
         found.setdefault((image, label.strip()), []).append(clip_box([_number(v, label) for v in corners], size))
-    return [Labelled(image=image, label=label, boxes_px=tuple(boxes)) for (image, label), boxes in found.items()]
+    return [Labeled(image=image, label=label, boxes_px=tuple(boxes)) for (image, label), boxes in found.items()]
 
 
 def _boxes(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from vl2.data.record import Labelled, Message, Part, Record, StoredImage
+from vl2.data.record import Labeled, Message, Part, Record, StoredImage
 from vl2.datasets.conversion import Conversion
 from vl2.errors import UserError
 
@@ -68,7 +68,7 @@ def converse(
     images: Sequence[StoredImage] = (),
     *,
     category: str | None = None,
-    objects: Sequence[Labelled] = (),
+    objects: Sequence[Labeled] = (),
 ) -> Record:
     """Return the record of a conversation whose images come first. Raise UserError for an empty text."""
     messages: list[Message] = []
@@ -86,7 +86,7 @@ def record(
     images: Sequence[StoredImage] = (),
     *,
     category: str | None = None,
-    objects: Sequence[Labelled] = (),
+    objects: Sequence[Labeled] = (),
 ) -> Record:
     return Record(
         id=f"{conversion.source}-{id}",

@@ -140,7 +140,7 @@ def merge_adapter(model: nn.Module, folder: Path) -> None:
 
 def _insert(model: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
     stored = _read_tensors(folder, has_values=not any(one.is_meta for one in model.parameters()))
-    is_stabilised, is_old = bool(config.get("use_rslora")), _is_older(str(config.get("peft_version", "")))
+    is_stabilized, is_old = bool(config.get("use_rslora")), _is_older(str(config.get("peft_version", "")))
     by_module: dict[str, list[_Pair]] = {}
     for prefix in sorted({name.rpartition(".lora_")[0] for name in stored}):
         a, b = stored.pop(f"{prefix}.lora_A.weight", None), stored.pop(f"{prefix}.lora_B.weight", None)
@@ -154,7 +154,7 @@ def _insert(model: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
         # A module has one rank and one scale here: the pair of smaller rank is filled with zeros, and the scale of
         # each goes into its B where they differ.
         rank = max(pair.a.shape[-2] for pair in pairs)
-        scales = [_scale(config, pair, is_stabilised) for pair in pairs]
+        scales = [_scale(config, pair, is_stabilized) for pair in pairs]
         layer = insert_layer(model, module, rank=rank, scale=scales[0])
         for pair, scale in zip(pairs, scales, strict=True):
             _fill(layer, pair, scale / scales[0])
@@ -205,12 +205,12 @@ def _outermost(config: Mapping[str, Any]) -> str:
     return "down_proj" if "down_proj" in leaves else "gate_up_proj"
 
 
-def _scale(config: Mapping[str, Any], pair: _Pair, is_stabilised: bool) -> float:
+def _scale(config: Mapping[str, Any], pair: _Pair, is_stabilized: bool) -> float:
     rank = pair.a.shape[-2]
     name = pair.module if pair.parameter == "weight" else f"{pair.module}.{pair.parameter}"
     patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
     alpha = next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", name)), config["lora_alpha"])
-    return float(alpha) / (math.sqrt(rank) if is_stabilised else rank)
+    return float(alpha) / (math.sqrt(rank) if is_stabilized else rank)
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

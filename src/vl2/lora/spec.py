@@ -33,7 +33,7 @@ class LoRASpec:
     rank: int = 16
     alpha: float = 32.0  # the product of the two matrices is scaled by alpha / rank
     dropout: float = 0.0  # on the input of the low-rank path, in training mode
-    is_rank_stabilised: bool = False  # alpha / sqrt(rank)
+    is_rank_stabilized: bool = False  # alpha / sqrt(rank)
     targets: tuple[Target, ...] = ("attention", "mlp", "experts")
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class LoRASpec:
 
     @property
     def scale(self) -> float:
-        return float(self.alpha / (self.rank**0.5 if self.is_rank_stabilised else self.rank))
+        return float(self.alpha / (self.rank**0.5 if self.is_rank_stabilized else self.rank))
 
     def takes(self, module_name: str) -> bool:
         """Whether the adapter has a layer in place of this module."""

@@ -172,21 +172,21 @@ def _plot(axes: Axes, table: Table, kind: str, rng: random.Random, *, printed: b
     names = [_plain(name) for name in table.column(0)]
     cells = [_printed(cell) for cell in table.column(1)]
     values = [float(cell) for cell in cells]
-    colours = list(rng.choice(PALETTES))
-    rng.shuffle(colours)
+    colors = list(rng.choice(PALETTES))
+    rng.shuffle(colors)
     places = list(range(len(names)))
     if kind == "pie":
         shown = [f"{name} ({cell})" for name, cell in zip(names, cells, strict=True)] if printed else names
-        axes.pie(values, labels=shown, colors=colours, startangle=rng.randint(0, 359))
+        axes.pie(values, labels=shown, colors=colors, startangle=rng.randint(0, 359))
         return
     if kind in ("bar", "barh"):
-        each = colours[: len(names)] if rng.random() < 0.4 else colours[0]
+        each = colors[: len(names)] if rng.random() < 0.4 else colors[0]
         draw: Any = axes.bar if kind == "bar" else axes.barh
         bars = draw(places, values, rng.uniform(0.5, 0.85), color=each)
         if printed:
             axes.bar_label(bars, cells, padding=2)
     else:
-        style = {"marker": rng.choice("os^D"), "color": colours[0], "linestyle": "-" if kind == "line" else "none"}
+        style = {"marker": rng.choice("os^D"), "color": colors[0], "linestyle": "-" if kind == "line" else "none"}
         axes.plot(places, values, markersize=rng.uniform(5, 9), **style)  # type: ignore[arg-type]
         for at in range(len(places)) if printed else ():
             # In a valley of a line below it, where the line does not cross the number.

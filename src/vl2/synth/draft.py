@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from vl2.data.record import BoxPx, Labelled, Message, Part, Record, StoredImage
+from vl2.data.record import BoxPx, Labeled, Message, Part, Record, StoredImage
 
 
 @dataclass(kw_only=True)
@@ -21,7 +21,7 @@ class Draft:
     language: str
     category: str | None = None  # None: the category of its source
     images: list[StoredImage] = field(default_factory=list)
-    objects: list[Labelled] = field(default_factory=list)
+    objects: list[Labeled] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     traits: dict[str, str] = field(default_factory=dict)  # measured by `diversity`, not part of the record
 
@@ -36,7 +36,7 @@ class Draft:
 
     def show(self, label: str, boxes_px: Sequence[BoxPx], image: int = 0) -> int:
         """Add an object and return its number, under which an answer may name it as evidence."""
-        self.objects.append(Labelled(image=image, label=label, boxes_px=tuple(boxes_px)))
+        self.objects.append(Labeled(image=image, label=label, boxes_px=tuple(boxes_px)))
         return len(self.objects) - 1
 
     def ask(self, question: str, answer: str, evidence: Sequence[int] = ()) -> None:

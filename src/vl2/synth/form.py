@@ -12,7 +12,7 @@ from vl2.data.record import BoxPx
 from vl2.synth import fonts, words
 from vl2.synth.distort import distort
 from vl2.synth.draft import Draft
-from vl2.synth.page import Colour, Page, ink_for, line_height, make_paper, text_width
+from vl2.synth.page import Color, Page, ink_for, line_height, make_paper, text_width
 from vl2.synth.source import Dropped, Source
 
 HEADS = {
@@ -142,7 +142,7 @@ def _draw(
     return page, places
 
 
-def _rule(page: Page, box: tuple[int, int, int, int], ink: Colour, *, framed: bool) -> None:
+def _rule(page: Page, box: tuple[int, int, int, int], ink: Color, *, framed: bool) -> None:
     if framed:
         page.draw.rectangle(box, outline=ink)
     else:
@@ -155,7 +155,7 @@ def _tick(
     options: tuple[str, ...],
     chosen: str,
     font: fonts.Font,
-    inks: tuple[Colour, Colour],
+    inks: tuple[Color, Color],
 ) -> BoxPx:
     """Draw the options with their squares and return the box of the chosen one's text."""
     (x, y), side = at, line_height(font) * 7 // 10

@@ -14,7 +14,7 @@ from vl2.data.record import BoxPx
 from vl2.process.tiling import Size
 from vl2.synth.fonts import Font
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 PAPERS = ("plain", "white", "lined", "squared", "noise", "gradient", "folded", "dark")
 
@@ -44,23 +44,23 @@ def make_paper(kind: str, size: Size, rng: random.Random) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def ink_for(kind: str, rng: random.Random) -> Colour:
+def ink_for(kind: str, rng: random.Random) -> Color:
     """Return a color that can be read on that paper."""
     if kind == "dark":
         return (rng.randint(200, 255), rng.randint(200, 255), rng.randint(160, 255))
     return rng.choice(((0, 0, 0), (25, 25, 35), (20, 30, 110), (110, 20, 20), (15, 75, 40), (60, 60, 60)))
 
 
-def _light(rng: random.Random) -> Colour:
+def _light(rng: random.Random) -> Color:
     level = rng.randint(232, 252)
     return (level, level - rng.randint(0, 6), level - rng.randint(0, 22))
 
 
-def _dark(rng: random.Random) -> Colour:
+def _dark(rng: random.Random) -> Color:
     return (rng.randint(0, 55), rng.randint(0, 60), rng.randint(0, 75))
 
 
-def _ruled(size: Size, base: Colour, rng: random.Random, *, both: bool) -> Image.Image:
+def _ruled(size: Size, base: Color, rng: random.Random, *, both: bool) -> Image.Image:
     image = Image.new("RGB", size, base)
     draw = ImageDraw.Draw(image)
     step, line = rng.randint(18, 40), (base[0] - 28, base[1] - 20, min(255, base[2]))
@@ -93,7 +93,7 @@ class Page:
     def draw(self) -> ImageDraw.ImageDraw:
         return ImageDraw.Draw(self.image)
 
-    def write(self, xy: tuple[float, float], text: str, font: Font, ink: Colour, anchor: str = "la") -> BoxPx:
+    def write(self, xy: tuple[float, float], text: str, font: Font, ink: Color, anchor: str = "la") -> BoxPx:
         """Write one line and return the box of its ink, within the page."""
         x, y = round(xy[0]), round(xy[1])
         self.draw.text((x, y), text, ink, font, anchor)

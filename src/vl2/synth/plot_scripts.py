@@ -6,7 +6,7 @@ import random
 
 from vl2.synth import words
 
-COLOURS = (
+COLORS = (
     "steelblue",
     "tomato",
     "seagreen",
@@ -82,15 +82,15 @@ def _values(rng: random.Random, count: int) -> list[float] | list[int]:
     return [rng.randint(1, top) for _ in range(count)]
 
 
-def _colour(rng: random.Random) -> str:
-    return rng.choice(COLOURS)
+def _color(rng: random.Random) -> str:
+    return rng.choice(COLORS)
 
 
 def _bar(rng: random.Random, call: str = "bar") -> str:
     names = _names(rng)
     extra = rng.choice(("", ', edgecolor="black"', ", alpha=0.7"))
     data = f"names = {names}\nvalues = {_values(rng, len(names))}\n"
-    text = f'{data}plt.{call}(names, values, color="{_colour(rng)}"{extra})'
+    text = f'{data}plt.{call}(names, values, color="{_color(rng)}"{extra})'
     if call == "bar" and rng.random() < 0.4:
         text += '\nfor i, v in enumerate(values):\n    plt.text(i, v, str(v), ha="center", va="bottom")'
     return text
@@ -102,7 +102,7 @@ def _barh(rng: random.Random) -> str:
 
 def _grouped(rng: random.Random) -> str:
     names, first, second = _names(rng), *rng.sample(SUBJECTS, 2)
-    a, b = rng.sample(COLOURS, 2)
+    a, b = rng.sample(COLORS, 2)
     return (
         f"names = {names}\na = {_values(rng, len(names))}\nb = {_values(rng, len(names))}\n"
         f"x = np.arange(len(names))\nwidth = {rng.choice((0.3, 0.35, 0.4))}\n"
@@ -113,7 +113,7 @@ def _grouped(rng: random.Random) -> str:
 
 def _stacked(rng: random.Random) -> str:
     names, first, second = _names(rng), *rng.sample(SUBJECTS, 2)
-    a, b = rng.sample(COLOURS, 2)
+    a, b = rng.sample(COLORS, 2)
     return (
         f"names = {names}\na = {_values(rng, len(names))}\nb = {_values(rng, len(names))}\n"
         f'plt.bar(names, a, label="{first}", color="{a}")\n'
@@ -124,15 +124,15 @@ def _stacked(rng: random.Random) -> str:
 def _line(rng: random.Random) -> str:
     names = _names(rng)
     style = f'marker="{rng.choice("os^D*x")}", linestyle="{rng.choice(("-", "--", ":", "-."))}"'
-    return f'x = {names}\ny = {_values(rng, len(names))}\nplt.plot(x, y, {style}, color="{_colour(rng)}")'
+    return f'x = {names}\ny = {_values(rng, len(names))}\nplt.plot(x, y, {style}, color="{_color(rng)}")'
 
 
 def _lines(rng: random.Random) -> str:
     count = rng.randint(5, 9)
     lines = [f"x = {list(range(1, count + 1))}"]
     picked = rng.sample(SUBJECTS, rng.randint(2, 3))
-    for subject, colour in zip(picked, rng.sample(COLOURS, len(picked)), strict=True):
-        style = f'label="{subject}", color="{colour}", marker="{rng.choice("os^D")}"'
+    for subject, color in zip(picked, rng.sample(COLORS, len(picked)), strict=True):
+        style = f'label="{subject}", color="{color}", marker="{rng.choice("os^D")}"'
         lines.append(f"plt.plot(x, {_values(rng, count)}, {style})")
     return "\n".join((*lines, "plt.legend()"))
 
@@ -140,14 +140,14 @@ def _lines(rng: random.Random) -> str:
 def _function(rng: random.Random) -> str:
     lines = [f"x = np.linspace(0, {rng.choice((5, 6, 10, 12))}, 200)"]
     picked = rng.sample(FUNCTIONS, rng.randint(1, 3))
-    for function, colour in zip(picked, rng.sample(COLOURS, len(picked)), strict=True):
-        lines.append(f'plt.plot(x, {function}, label="{function.replace("np.", "")}", color="{colour}")')
+    for function, color in zip(picked, rng.sample(COLORS, len(picked)), strict=True):
+        lines.append(f'plt.plot(x, {function}, label="{function.replace("np.", "")}", color="{color}")')
     return "\n".join((*lines, "plt.legend()"))
 
 
 def _scatter(rng: random.Random) -> str:
     count = rng.randint(8, 16)
-    style = f'color="{_colour(rng)}", marker="{rng.choice("os^D*")}", s={rng.choice((20, 40, 70))}'
+    style = f'color="{_color(rng)}", marker="{rng.choice("os^D*")}", s={rng.choice((20, 40, 70))}'
     return f"x = {_values(rng, count)}\ny = {_values(rng, count)}\nplt.scatter(x, y, {style})"
 
 
@@ -172,7 +172,7 @@ def _hist(rng: random.Random) -> str:
     data = draw.format(a=rng.randint(10, 60), b=rng.randint(2, 12))
     return (
         f"rng = np.random.default_rng({rng.randint(0, 99)})\ndata = {data}\n"
-        f'plt.hist(data, bins={rng.choice((10, 15, 20, 30))}, color="{_colour(rng)}", edgecolor="white")'
+        f'plt.hist(data, bins={rng.choice((10, 15, 20, 30))}, color="{_color(rng)}", edgecolor="white")'
     )
 
 
@@ -192,15 +192,15 @@ def _step(rng: random.Random) -> str:
     count = rng.randint(6, 10)
     where = rng.choice(("pre", "post", "mid"))
     return (
-        f'x = {list(range(count))}\ny = {_values(rng, count)}\nplt.step(x, y, where="{where}", color="{_colour(rng)}")'
+        f'x = {list(range(count))}\ny = {_values(rng, count)}\nplt.step(x, y, where="{where}", color="{_color(rng)}")'
     )
 
 
 def _area(rng: random.Random) -> str:
-    count, colour = rng.randint(6, 10), _colour(rng)
+    count, color = rng.randint(6, 10), _color(rng)
     return (
         f"x = {list(range(count))}\ny = {_values(rng, count)}\n"
-        f'plt.fill_between(x, y, color="{colour}", alpha=0.4)\nplt.plot(x, y, color="{colour}")'
+        f'plt.fill_between(x, y, color="{color}", alpha=0.4)\nplt.plot(x, y, color="{color}")'
     )
 
 
@@ -213,7 +213,7 @@ def _box(rng: random.Random) -> str:
 def _errorbar(rng: random.Random) -> str:
     count = rng.randint(4, 8)
     errors = [rng.randint(1, 9) for _ in range(count)]
-    style = f'fmt="{rng.choice(("o", "s", "o-", "^--"))}", capsize={rng.choice((2, 4, 6))}, color="{_colour(rng)}"'
+    style = f'fmt="{rng.choice(("o", "s", "o-", "^--"))}", capsize={rng.choice((2, 4, 6))}, color="{_color(rng)}"'
     return f"x = {list(range(1, count + 1))}\ny = {_values(rng, count)}\nplt.errorbar(x, y, yerr={errors}, {style})"
 
 
@@ -221,9 +221,9 @@ def _two(rng: random.Random) -> str:
     names, count = _names(rng)[:4], rng.randint(5, 8)
     return (
         f"fig, axes = plt.subplots(1, 2, figsize=({rng.choice((8, 9, 10))}, 4))\n"
-        f'axes[0].bar({names}, {_values(rng, len(names))}, color="{_colour(rng)}")\n'
+        f'axes[0].bar({names}, {_values(rng, len(names))}, color="{_color(rng)}")\n'
         f'axes[0].set_title("{_title(rng)}")\n'
-        f'axes[1].plot({list(range(count))}, {_values(rng, count)}, marker="o", color="{_colour(rng)}")\n'
+        f'axes[1].plot({list(range(count))}, {_values(rng, count)}, marker="o", color="{_color(rng)}")\n'
         f'axes[1].set_title("{_title(rng)}")'
     )
 
@@ -234,7 +234,7 @@ def _polar(rng: random.Random) -> str:
     )
     return (
         't = np.linspace(0, 2 * np.pi, 300)\nfig, ax = plt.subplots(subplot_kw={"projection": "polar"})\n'
-        f'ax.plot(t, {expression}, color="{_colour(rng)}")\nax.set_title("{_title(rng)}")'
+        f'ax.plot(t, {expression}, color="{_color(rng)}")\nax.set_title("{_title(rng)}")'
     )
 
 

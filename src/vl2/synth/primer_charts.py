@@ -54,7 +54,7 @@ READ_BARS = {
     "zh": ("列出所有柱子及其数值。", "写出每一项和它的数值。"),
 }
 GAP = 0.3  # of the room of a bar
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,12 +159,12 @@ def draw_bars(bars: Bars, face: fonts.Face, rng: random.Random) -> tuple[Image.I
     image = Image.new("RGB", size, (level, level, level))
     palette = [_rgb(code) for code in rng.choice(PALETTES)]
     rng.shuffle(palette)
-    colours = palette[: len(bars.names)] if rng.random() < 0.4 else palette[:1] * len(bars.names)
+    colors = palette[: len(bars.names)] if rng.random() < 0.4 else palette[:1] * len(bars.names)
     font = fonts.load(face, rng.randint(14, 19))
     draw = ImageDraw.Draw(image)
     title = _write(draw, (size[0] / 2, 2), bars.title, font, "ma", size)
     paint = _upright if rng.random() < 0.6 else _lying
-    return image, paint(draw, bars, font, colours, size) | {bars.title: title}
+    return image, paint(draw, bars, font, colors, size) | {bars.title: title}
 
 
 def _write(
@@ -177,7 +177,7 @@ def _write(
 
 
 def _upright(
-    draw: ImageDraw.ImageDraw, bars: Bars, font: fonts.Font, colours: list[Colour], size: tuple[int, int]
+    draw: ImageDraw.ImageDraw, bars: Bars, font: fonts.Font, colors: list[Color], size: tuple[int, int]
 ) -> Places:
     line = sum(font.getmetrics())
     left, right, top, bottom = 10, size[0] - 10, 2 * line + 4, size[1] - line - 6
@@ -190,7 +190,7 @@ def _upright(
     for n, (name, value, number) in enumerate(zip(bars.names, bars.values, bars.numbers, strict=True)):
         x0, x1 = left + (n + GAP / 2) * room, left + (n + 1 - GAP / 2) * room
         y = bottom - (bottom - top) * number / max(bars.numbers)
-        draw.rectangle((x0, y, x1, bottom), fill=colours[n])
+        draw.rectangle((x0, y, x1, bottom), fill=colors[n])
         places[value] = _write(draw, ((x0 + x1) / 2, y - 1), value, font, "md", size)
         places[name] = _write(draw, ((x0 + x1) / 2, bottom + 2), name, font, "ma", size)
     draw.line((left, bottom, right, bottom), fill=(90, 90, 90))
@@ -198,7 +198,7 @@ def _upright(
 
 
 def _lying(
-    draw: ImageDraw.ImageDraw, bars: Bars, font: fonts.Font, colours: list[Colour], size: tuple[int, int]
+    draw: ImageDraw.ImageDraw, bars: Bars, font: fonts.Font, colors: list[Color], size: tuple[int, int]
 ) -> Places:
     line = sum(font.getmetrics())
     top, bottom = line + 4, size[1] - 6
@@ -213,14 +213,14 @@ def _lying(
     for n, (name, value, number) in enumerate(zip(bars.names, bars.values, bars.numbers, strict=True)):
         y0, y1 = top + (n + GAP / 2) * room, top + (n + 1 - GAP / 2) * room
         x = left + (right - left) * number / max(bars.numbers)
-        draw.rectangle((left, y0, x, y1), fill=colours[n])
+        draw.rectangle((left, y0, x, y1), fill=colors[n])
         places[value] = _write(draw, (x + 4, (y0 + y1) / 2), value, font, "lm", size)
         places[name] = _write(draw, (left - 4, (y0 + y1) / 2), name, font, "rm", size)
     draw.line((left, top, left, bottom), fill=(90, 90, 90))
     return places
 
 
-def _rgb(code: str) -> Colour:
+def _rgb(code: str) -> Color:
     return (int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16))
 
 

@@ -19,24 +19,24 @@ NOTHING = 255  # the label of what is transparent
 def restyle(sprite: Image.Image, rng: random.Random) -> Image.Image:
     """Return an RGBA picture of the same thing, of about the same size."""
     alpha = sprite.getchannel("A")
-    colours = Image.new("RGB", sprite.size, WHITE)
-    colours.paste(sprite, mask=alpha)
+    colors = Image.new("RGB", sprite.size, WHITE)
+    colors.paste(sprite, mask=alpha)
     if rng.random() < 0.8:
-        colours = _in_other_shades(colours, rng)
+        colors = _in_other_shades(colors, rng)
     if rng.random() < 0.7:
         # Shades that run into one another would become stripes.
-        flat = colours.filter(ImageFilter.MedianFilter(5)).quantize(rng.randint(3, 9), dither=Image.Dither.NONE)
-        colours = flat.convert("RGB")
+        flat = colors.filter(ImageFilter.MedianFilter(5)).quantize(rng.randint(3, 9), dither=Image.Dither.NONE)
+        colors = flat.convert("RGB")
         if rng.random() < 0.75:
             labels = np.where(np.asarray(alpha) > 127, np.asarray(flat), NOTHING).astype(np.uint8)
-            colours, alpha = _with_lines(colours, alpha, labels, rng)
-    drawn = colours.convert("RGBA")
+            colors, alpha = _with_lines(colors, alpha, labels, rng)
+    drawn = colors.convert("RGBA")
     drawn.putalpha(alpha)
     return _leaning(drawn, rng) if rng.random() < 0.6 else drawn
 
 
-def _in_other_shades(colours: Image.Image, rng: random.Random) -> Image.Image:
-    hue, saturation, value = colours.convert("HSV").split()
+def _in_other_shades(colors: Image.Image, rng: random.Random) -> Image.Image:
+    hue, saturation, value = colors.convert("HSV").split()
     turn = rng.randint(-MOST_HUE, MOST_HUE)
     turned = Image.merge("HSV", (hue.point(lambda h: (h + turn) % 256), saturation, value)).convert("RGB")
     for change, low, high in (
@@ -49,7 +49,7 @@ def _in_other_shades(colours: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def _with_lines(
-    colours: Image.Image, alpha: Image.Image, labels: np.ndarray, rng: random.Random
+    colors: Image.Image, alpha: Image.Image, labels: np.ndarray, rng: random.Random
 ) -> tuple[Image.Image, Image.Image]:
     """Draw a dark line where one color meets another, and around the whole; now and then lines on white alone."""
     meets = np.zeros(labels.shape, dtype=bool)
@@ -59,10 +59,10 @@ def _with_lines(
                        (labels[:, -1], meets[:, -1])):  # fmt: skip
         line |= edge != NOTHING
     lines = Image.fromarray(meets.astype(np.uint8) * 255)
-    if max(colours.size) > 40:
-        lines = lines.filter(ImageFilter.MaxFilter(rng.choice((3, 3, 5) if max(colours.size) > 90 else (3,))))
+    if max(colors.size) > 40:
+        lines = lines.filter(ImageFilter.MaxFilter(rng.choice((3, 3, 5) if max(colors.size) > 90 else (3,))))
     lines = lines.filter(ImageFilter.GaussianBlur(0.6))
-    drawn = Image.new("RGB", colours.size, WHITE) if rng.random() < 0.15 else colours.copy()
+    drawn = Image.new("RGB", colors.size, WHITE) if rng.random() < 0.15 else colors.copy()
     shade = rng.randint(0, 60)
     drawn.paste((shade, shade, shade), mask=lines)
     return drawn, Image.fromarray(np.maximum(np.asarray(alpha), np.asarray(lines)))

@@ -17,13 +17,13 @@ from vl2.synth.draft import Draft
 from vl2.synth.nouns import article, plural
 from vl2.synth.scene_words import (
     CAPTION,
-    COLOUR_OF,
+    COLOR_OF,
     COUNT,
     DESCRIBE,
     DETECT,
     GROUNDED,
     NAME_IT,
-    OF_COLOUR,
+    OF_COLOR,
     PRESENCE,
     SIDES,
     WHERE,
@@ -256,19 +256,19 @@ def _shown(draft: Draft, composed: Composed, label: str, said: str = "") -> list
 def _attribute(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
     """Ask for the color of what has a name, or for the name of what has a color, where one thing alone fits."""
     lang, kinds = draft.language, composed.kinds()
-    of_name = [kind for kind in kinds if kind.colour and sum(kind.en == other.en for other in kinds) == 1]
-    of_colour = [kind for kind in kinds if kind.colour and sum(kind.colour == other.colour for other in kinds) == 1]
-    asks_colour = rng.random() < 0.5 if of_name and of_colour else bool(of_name)
-    if not (of_name or of_colour):
+    of_name = [kind for kind in kinds if kind.color and sum(kind.en == other.en for other in kinds) == 1]
+    of_color = [kind for kind in kinds if kind.color and sum(kind.color == other.color for other in kinds) == 1]
+    asks_color = rng.random() < 0.5 if of_name and of_color else bool(of_name)
+    if not (of_name or of_color):
         return _count(draft, composed, pool, rng)
     draft.category = "vqa"
-    kind = rng.choice(of_name if asks_colour else of_colour)
-    question = rng.choice((COLOUR_OF if asks_colour else OF_COLOUR)[lang])
-    colour = kind.colour_name(lang)
-    answer = colour if asks_colour else kind.name(lang)
-    said = kind.name(lang) if asks_colour else colour
+    kind = rng.choice(of_name if asks_color else of_color)
+    question = rng.choice((COLOR_OF if asks_color else OF_COLOR)[lang])
+    color = kind.color_name(lang)
+    answer = color if asks_color else kind.name(lang)
+    said = kind.name(lang) if asks_color else color
     evidence = _shown(draft, composed, kind.full_name(lang), said=said)
-    return draft.ask(question.format(name=kind.name(lang), colour=colour), answer, evidence)
+    return draft.ask(question.format(name=kind.name(lang), color=color), answer, evidence)
 
 
 def _side(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:

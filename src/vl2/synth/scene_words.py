@@ -48,13 +48,13 @@ PRESENCE = {
     "en": ("Is there {a_name} in the image?", "Does the picture show {a_name}?", "Can you see {a_name}?"),
     "zh": ("图中有{name}吗？", "图片里有没有{name}？", "画面上有{name}吗？"),
 }
-COLOUR_OF = {
+COLOR_OF = {
     "en": ("What colour is the {name}?", "Which colour does the {name} have?"),
     "zh": ("{name}是什么颜色的？", "图中的{name}是什么颜色？"),
 }
-OF_COLOUR = {
-    "en": ("What is {colour}?", "Which thing is {colour}?"),
-    "zh": ("什么是{colour}的？", "{colour}的是什么？"),
+OF_COLOR = {
+    "en": ("What is {color}?", "Which thing is {color}?"),
+    "zh": ("什么是{color}的？", "{color}的是什么？"),
 }
 DETECT = {
     "en": ("Detect all objects in the image.", "Locate every object.", "Find all the things and give their boxes."),

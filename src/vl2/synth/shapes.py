@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Point = tuple[float, float]
 
 OVERSAMPLE = 4  # drawn so much larger, then shrunk: smooth edges
-COLOURS: dict[str, tuple[str, Colour]] = {
+COLORS: dict[str, tuple[str, Color]] = {
     "red": ("红色", (214, 40, 40)),
     "blue": ("蓝色", (38, 84, 200)),
     "green": ("绿色", (36, 145, 62)),
@@ -35,17 +35,17 @@ class Pen:
 
     draw: ImageDraw.ImageDraw
     side: int
-    main: Colour
-    dark: Colour
+    main: Color
+    dark: Color
 
-    def polygon(self, points: Sequence[Point], colour: Colour | None = None) -> None:
-        self.draw.polygon([(x * self.side, y * self.side) for x, y in points], fill=colour or self.main)
+    def polygon(self, points: Sequence[Point], color: Color | None = None) -> None:
+        self.draw.polygon([(x * self.side, y * self.side) for x, y in points], fill=color or self.main)
 
-    def ellipse(self, x0: float, y0: float, x1: float, y1: float, colour: Colour | None = None) -> None:
-        self.draw.ellipse([v * self.side for v in (x0, y0, x1, y1)], fill=colour or self.main)
+    def ellipse(self, x0: float, y0: float, x1: float, y1: float, color: Color | None = None) -> None:
+        self.draw.ellipse([v * self.side for v in (x0, y0, x1, y1)], fill=color or self.main)
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour | None = None) -> None:
-        self.draw.rectangle([v * self.side for v in (x0, y0, x1, y1)], fill=colour or self.main)
+    def box(self, x0: float, y0: float, x1: float, y1: float, color: Color | None = None) -> None:
+        self.draw.rectangle([v * self.side for v in (x0, y0, x1, y1)], fill=color or self.main)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def _flower(pen: Pen) -> None:
     for n in range(6):
         x, y = 0.5 + 0.2 * math.cos(n * math.pi / 3), 0.3 + 0.2 * math.sin(n * math.pi / 3)
         pen.ellipse(x - 0.14, y - 0.14, x + 0.14, y + 0.14)
-    pen.ellipse(0.4, 0.2, 0.6, 0.4, (250, 225, 90) if pen.main != COLOURS["yellow"][1] else (150, 90, 30))
+    pen.ellipse(0.4, 0.2, 0.6, 0.4, (250, 225, 90) if pen.main != COLORS["yellow"][1] else (150, 90, 30))
 
 
 def _boat(pen: Pen) -> None:
@@ -180,10 +180,10 @@ SHAPES = (
 )  # fmt: skip
 
 
-def draw_shape(shape: Shape, colour: Colour, side_px: int) -> Image.Image:
+def draw_shape(shape: Shape, color: Color, side_px: int) -> Image.Image:
     """Draw a shape on a transparent square."""
     side = side_px * OVERSAMPLE
-    large = Image.new("RGBA", (side, side), (*colour, 0))
-    dark = (colour[0] * 6 // 10, colour[1] * 6 // 10, colour[2] * 6 // 10)
-    shape.paint(Pen(ImageDraw.Draw(large), side, colour, dark))
+    large = Image.new("RGBA", (side, side), (*color, 0))
+    dark = (color[0] * 6 // 10, color[1] * 6 // 10, color[2] * 6 // 10)
+    shape.paint(Pen(ImageDraw.Draw(large), side, color, dark))
     return large.resize((side_px, side_px), Image.Resampling.BOX)

@@ -28,7 +28,7 @@ from PIL import Image
 from vl2.errors import UserError
 from vl2.optional_imports import install_extra
 from vl2.synth.nouns import is_mass
-from vl2.synth.shapes import COLOURS, SHAPES, draw_shape
+from vl2.synth.shapes import COLORS, SHAPES, draw_shape
 
 INDEX = "sprites.json"
 MIN_SPRITES = 3
@@ -134,30 +134,28 @@ class Kind:
     zh: str
     measure_zh: str = "个"
     art: str = ""  # a path to a PNG or SVG file; "": the built-in shape of that name
-    colour: str = ""  # of a built-in shape
+    color: str = ""  # of a built-in shape
     group: str = ""  # of things of one sort, where the set says so
 
     def name(self, language: str) -> str:
         """Return the bare name, for every color of the thing."""
         return self.zh if language == "zh" else self.en
 
-    def colour_name(self, language: str) -> str:
+    def color_name(self, language: str) -> str:
         """Return the color of a built-in shape."""
-        return COLOURS[self.colour][0] if language == "zh" else self.colour
+        return COLORS[self.color][0] if language == "zh" else self.color
 
     def full_name(self, language: str) -> str:
         """Return the name with its color, if it has one."""
-        if not self.colour:
+        if not self.color:
             return self.name(language)
         joined = "的" if language == "zh" else " "
-        return f"{self.colour_name(language)}{joined}{self.name(language)}"
+        return f"{self.color_name(language)}{joined}{self.name(language)}"
 
 
 def built_in_kinds() -> tuple[Kind, ...]:
     return tuple(
-        Kind(en=shape.en, zh=shape.zh, measure_zh=shape.measure_zh, colour=colour)
-        for shape in SHAPES
-        for colour in COLOURS
+        Kind(en=shape.en, zh=shape.zh, measure_zh=shape.measure_zh, color=color) for shape in SHAPES for color in COLORS
     )
 
 
@@ -195,7 +193,7 @@ def draw_sprite(kind: Kind, side_px: int) -> Image.Image:
     """Draw a kind in a square of that side, cropped to what can be seen (RGBA)."""
     if not kind.art:
         shape = next(shape for shape in SHAPES if shape.en == kind.en)
-        picture = draw_shape(shape, COLOURS[kind.colour][1], side_px)
+        picture = draw_shape(shape, COLORS[kind.color][1], side_px)
     elif kind.art.lower().endswith(".svg"):
         picture = draw_svg(_read_svg(kind.art), side_px)
     else:

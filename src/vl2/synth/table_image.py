@@ -18,7 +18,7 @@ from vl2.errors import UserError
 from vl2.synth import fonts
 from vl2.synth.distort import distort
 from vl2.synth.draft import Draft, store
-from vl2.synth.page import Colour, Page, line_height, text_width, wrap
+from vl2.synth.page import Color, Page, line_height, text_width, wrap
 from vl2.synth.source import UNKNOWN_LICENCE, Dropped, Source
 from vl2.synth.table_questions import Asked, ask_lookup, ask_number, ask_rows
 from vl2.synth.tables import Table, choose_table, made_up, read_tables
@@ -37,7 +37,7 @@ CONVERT = {
     },
 }
 ATTEMPTS = 60
-HEADER_COLOURS = ((40, 70, 120), (70, 70, 70), (20, 100, 80), (130, 40, 40), (90, 60, 130))
+HEADER_COLORS = ((40, 70, 120), (70, 70, 70), (20, 100, 80), (130, 40, 40), (90, 60, 130))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def draw_table(table: Table, font: fonts.Font, style: str, rng: random.Random) -
     page = Page(Image.new("RGB", (width, height), (level, level, level)))
     if titled:
         page.write((margin, margin), table.title, font, (20, 20, 20))
-    head, ink = rng.choice(HEADER_COLOURS), (25, 25, 25)
+    head, ink = rng.choice(HEADER_COLORS), (25, 25, 25)
     _shade(page, (margin, top, sum(widths), row_px), len(table.rows), style, head)
     _rule(page, (margin, top, row_px), widths, len(table.rows), style)
     x = margin
@@ -120,14 +120,14 @@ def draw_table(table: Table, font: fonts.Font, style: str, rng: random.Random) -
     for index, (cells, column_px) in enumerate(zip(columns, widths, strict=True)):
         right = index in table.numeric_columns
         for row, cell in enumerate(cells):
-            colour: Colour = (255, 255, 255) if row == 0 and style in ("header", "zebra") else ink
+            color: Color = (255, 255, 255) if row == 0 and style in ("header", "zebra") else ink
             at = (x + column_px - pad if right else x + pad, top + row * row_px + row_px / 2)
-            places[row].append(page.write(at, cell, font, colour, "rm" if right else "lm"))
+            places[row].append(page.write(at, cell, font, color, "rm" if right else "lm"))
         x += column_px
     return page.image, places
 
 
-def _shade(page: Page, place: tuple[int, int, int, int], rows: int, style: str, head: Colour) -> None:
+def _shade(page: Page, place: tuple[int, int, int, int], rows: int, style: str, head: Color) -> None:
     x, y, width, row_px = place
     if style in ("header", "zebra"):
         page.draw.rectangle((x, y, x + width, y + row_px), fill=head)

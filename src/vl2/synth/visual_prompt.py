@@ -23,7 +23,7 @@ from vl2.synth.source import Dropped, Source
 from vl2.synth.sprites import Kind, things
 
 MARKS = ("arrow", "box", "circle", "scribble")
-COLOURS = {
+COLORS = {
     "red": ("红色", (255, 0, 0)),
     "green": ("绿色", (0, 200, 0)),
     "blue": ("蓝色", (0, 60, 255)),
@@ -34,19 +34,19 @@ COLOURS = {
 MARKS_ZH = {"arrow": "箭头", "box": "方框", "circle": "圆圈", "scribble": "涂鸦"}
 ASK: dict[str, dict[str, tuple[str, ...]]] = {
     "en": {
-        "arrow": ("What does the {colour} arrow point at?", "What is at the tip of the {colour} arrow?"),
-        "box": ("What is inside the {colour} box?", "Name the object in the {colour} box."),
-        "circle": ("What is inside the {colour} circle?", "What does the {colour} circle mark?"),
-        "scribble": ("What is marked by the {colour} scribble?", "Which object is scribbled on in {colour}?"),
+        "arrow": ("What does the {color} arrow point at?", "What is at the tip of the {color} arrow?"),
+        "box": ("What is inside the {color} box?", "Name the object in the {color} box."),
+        "circle": ("What is inside the {color} circle?", "What does the {color} circle mark?"),
+        "scribble": ("What is marked by the {color} scribble?", "Which object is scribbled on in {color}?"),
     },
     "zh": {
-        "arrow": ("{colour}箭头指的是什么？",),
-        "box": ("{colour}方框里是什么？", "请说出{colour}方框中的物体。"),
-        "circle": ("{colour}圆圈里是什么？", "{colour}圆圈标出的是什么？"),
-        "scribble": ("{colour}涂鸦标出的是什么？",),
+        "arrow": ("{color}箭头指的是什么？",),
+        "box": ("{color}方框里是什么？", "请说出{color}方框中的物体。"),
+        "circle": ("{color}圆圈里是什么？", "{color}圆圈标出的是什么？"),
+        "scribble": ("{color}涂鸦标出的是什么？",),
     },
 }
-ASK_COLOUR = {
+ASK_COLOR = {
     "en": ("What colour is the {mark} that marks the {name}?",),
     "zh": ("标出{name}的{mark}是什么颜色？",),
 }
@@ -59,7 +59,7 @@ class Mark:
     """What was drawn over which object."""
 
     shape: str
-    colour: str
+    color: str
     label: str
     box: BoxPx
 
@@ -86,15 +86,14 @@ def mark(record: Record, shape: str, rng: random.Random) -> Draft:
     """Mark one to three objects of a record's first image and ask about them. Dropped when none is large enough."""
     boxes = [(o.label, box) for o in record.objects if o.image == 0 for box in o.boxes_px]
     large = [(label, box) for label, box in boxes if min(box[2] - box[0], box[3] - box[1]) >= MIN_SIDE_PX]
-    if not large or not free_colours([label for label, _ in boxes]) or record.images[0].data is None:
+    if not large or not free_colors([label for label, _ in boxes]) or record.images[0].data is None:
         raise Dropped("nothing to mark")
     image = Image.open(io.BytesIO(record.images[0].data)).convert("RGB")
     chosen = rng.sample(large, min(len(large), rng.choice((1, 1, 1, 2, 3))))
-    colours = free_colours([label for label, _ in boxes])
-    chosen, colours = chosen[: len(colours)], rng.sample(colours, min(len(chosen), len(colours)))
+    colors = free_colors([label for label, _ in boxes])
+    chosen, colors = chosen[: len(colors)], rng.sample(colors, min(len(chosen), len(colors)))
     marks = [
-        Mark(shape=shape, colour=colour, label=label, box=box)
-        for colour, (label, box) in zip(colours, chosen, strict=True)
+        Mark(shape=shape, color=color, label=label, box=box) for color, (label, box) in zip(colors, chosen, strict=True)
     ]
     for each in marks:
         draw_mark(image, each, rng)
@@ -104,16 +103,16 @@ def mark(record: Record, shape: str, rng: random.Random) -> Draft:
     return draft
 
 
-def free_colours(labels: list[str]) -> list[str]:
+def free_colors(labels: list[str]) -> list[str]:
     """Return the colors of marks that no label names: "the red circle" must not be a thing of the picture too."""
-    return [name for name in sorted(COLOURS) if not any(name in text or COLOURS[name][0] in text for text in labels)]
+    return [name for name in sorted(COLORS) if not any(name in text or COLORS[name][0] in text for text in labels)]
 
 
 def _ask(draft: Draft, marks: list[Mark], rng: random.Random) -> None:
     zh = draft.language == "zh"
     asked = rng.choice(marks)
-    colour = COLOURS[asked.colour][0] if zh else asked.colour
-    question = rng.choice(ASK["zh" if zh else "en"][asked.shape]).format(colour=colour)
+    color = COLORS[asked.color][0] if zh else asked.color
+    question = rng.choice(ASK["zh" if zh else "en"][asked.shape]).format(color=color)
     named = article(asked.label)
     # Not str.capitalize(), which would lower the capitals within: "A Christmas tree."
     draft.ask(question, f"{asked.label}。" if zh else f"{named[:1].upper()}{named[1:]}.")
@@ -123,15 +122,15 @@ def _ask(draft: Draft, marks: list[Mark], rng: random.Random) -> None:
         # Asked before what is marked would be told: as a turn of its own.
         other = rng.choice([m for m in marks if [n.label for n in marks].count(m.label) == 1])
         shape = MARKS_ZH[other.shape] if zh else other.shape
-        text = rng.choice(ASK_COLOUR["zh" if zh else "en"]).format(mark=shape, name=other.label)
-        draft.ask(text, f"{COLOURS[other.colour][0]}。" if zh else f"{other.colour.capitalize()}.")
+        text = rng.choice(ASK_COLOR["zh" if zh else "en"]).format(mark=shape, name=other.label)
+        draft.ask(text, f"{COLORS[other.color][0]}。" if zh else f"{other.color.capitalize()}.")
 
 
 def draw_mark(image: Image.Image, mark: Mark, rng: random.Random) -> None:
     """Draw a mark into an image."""
     if mark.shape not in MARKS:
         raise UserError(f"a mark is one of {', '.join(MARKS)}, got {mark.shape!r}")
-    draw, ink = ImageDraw.Draw(image), COLOURS[mark.colour][1]
+    draw, ink = ImageDraw.Draw(image), COLORS[mark.color][1]
     width = max(2, round(min(image.size) / 90))
     x0, y0, x1, y1 = mark.box
     if mark.shape == "box":
@@ -180,15 +179,15 @@ SHAPES_ZH = {"rectangle": "矩形", "ellipse": "椭圆"}
 ASK_OTHERS = {
     # The first of each is the wording of the released prompt or of the report.
     "en": (
-        "<|grounding|>In the first image, an object within the {colour} {shape} is marked. Locate the object of the "
+        "<|grounding|>In the first image, an object within the {color} {shape} is marked. Locate the object of the "
         "same category in the second image.",
-        "<|grounding|>The first image shows an object within the {colour} {shape}. Please identify the object of the "
+        "<|grounding|>The first image shows an object within the {color} {shape}. Please identify the object of the "
         "same category in the second image.",
-        "<|grounding|>Find what the {colour} {shape} marks in the first image. Where is it in the second image?",
+        "<|grounding|>Find what the {color} {shape} marks in the first image. Where is it in the second image?",
     ),
     "zh": (
-        "<|grounding|>第一张图中，{colour}{shape}标出了一个物体。请在第二张图中定位同类的物体。",
-        "<|grounding|>在第二张图里找出与第一张图中{colour}{shape}内物体同类的物体。",
+        "<|grounding|>第一张图中，{color}{shape}标出了一个物体。请在第二张图中定位同类的物体。",
+        "<|grounding|>在第二张图里找出与第一张图中{color}{shape}内物体同类的物体。",
     ),
 }
 
@@ -209,15 +208,15 @@ class InContext(Source):
     def draft(self, rng: random.Random) -> Draft:
         language, shape = rng.choice(self.scene.languages), self.pick_task(rng)
         kind, first, second = self._two_scenes(rng)
-        colour = rng.choice(free_colours([p.kind.full_name("en") for p in first.placed]))
+        color = rng.choice(free_colors([p.kind.full_name("en") for p in first.placed]))
         marked = rng.choice([p for p in first.placed if p.kind == kind])
-        _mark(first, marked, shape, colour)
-        draft = Draft(language=language, traits={"mark": shape, "colour": colour})
+        _mark(first, marked, shape, color)
+        draft = Draft(language=language, traits={"mark": shape, "colour": color})
         draft.picture(first.image)
         draft.picture(second.image)
         place = draft.box(kind.name(language), second.boxes(language, kind.name(language)), image=1)
         zh = language == "zh"
-        names = {"colour": COLOURS[colour][0] if zh else colour, "shape": SHAPES_ZH[shape] if zh else shape}
+        names = {"color": COLORS[color][0] if zh else color, "shape": SHAPES_ZH[shape] if zh else shape}
         draft.ask(rng.choice(ASK_OTHERS[language]).format(**names), place)
         return draft
 
@@ -239,8 +238,8 @@ class InContext(Source):
         return kind, scenes[0], scenes[1]
 
 
-def _mark(composed: Composed, marked: Placed, shape: str, colour: str) -> None:
-    draw, ink = ImageDraw.Draw(composed.image), COLOURS[colour][1]
+def _mark(composed: Composed, marked: Placed, shape: str, color: str) -> None:
+    draw, ink = ImageDraw.Draw(composed.image), COLORS[color][1]
     width = max(2, round(min(composed.image.size) / 90))
     x0, y0, x1, y1 = marked.box
     if shape == "rectangle":

@@ -54,7 +54,7 @@ class AdapterOptions:
             rank=self.rank,
             alpha=self.alpha,
             dropout=self.dropout,
-            is_rank_stabilised=self.rank_stabilised,
+            is_rank_stabilized=self.rank_stabilised,
             targets=self.targets,
         )
 

@@ -40,8 +40,8 @@ def scene(seed: int) -> Image.Image:
     for _ in range(12):
         x, y = int(random.integers(0, 240)), int(random.integers(0, 180))
         box = (x, y, x + int(random.integers(15, 120)), y + int(random.integers(15, 120)))
-        colour = tuple(map(int, random.integers(0, 255, 3)))
-        (draw.ellipse if random.random() < 0.5 else draw.rectangle)(box, fill=colour)
+        color = tuple(map(int, random.integers(0, 255, 3)))
+        (draw.ellipse if random.random() < 0.5 else draw.rectangle)(box, fill=color)
     return image
 
 

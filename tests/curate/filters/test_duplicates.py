@@ -40,7 +40,7 @@ def test_a_copy_is_found_and_other_pictures_are_not(make, copy: str) -> None:  #
 
 
 def test_the_hash_of_a_flat_picture_does_not_depend_on_rounding() -> None:
-    assert {perceptual_hash(Image.new("RGB", (50, 70), colour)) for colour in ("white", "black", "#123456")} == {0}
+    assert {perceptual_hash(Image.new("RGB", (50, 70), color)) for color in ("white", "black", "#123456")} == {0}
 
 
 def test_a_record_is_a_duplicate_only_if_all_its_images_are() -> None:

@@ -25,7 +25,7 @@ from vl2.curate.jobs.job_protocol import Unreadable, Unsuitable, clean_answer, n
 from vl2.curate.jobs.material import MAX_SIDE_PX, Material, camera_data, sent_image
 from vl2.curate.jobs.ocr import Line
 from vl2.curate.record_texts import texts_of
-from vl2.data.record import Labelled, Message, Part, Record
+from vl2.data.record import Labeled, Message, Part, Record
 from vl2.errors import UserError
 
 LINES = (
@@ -63,7 +63,7 @@ def test_instructions_vary_with_the_record_and_stay_with_it() -> None:
 
 def test_records_without_an_image_or_with_boxes_are_not_captioned() -> None:
     boxed = replace(
-        record("g", scene(0), answer="{box:0}"), objects=(Labelled(image=0, label="x", boxes_px=((0, 0, 9, 9),)),)
+        record("g", scene(0), answer="{box:0}"), objects=(Labeled(image=0, label="x", boxes_px=((0, 0, 9, 9),)),)
     )
     for each, why in ((record("t"), "no image"), (boxed, "contain boxes")):
         with pytest.raises(Unsuitable, match=why):
@@ -134,7 +134,7 @@ def test_numbered_parts_come_in_order() -> None:
 
 
 def grounding(question: str, answer: str = "{box:0}", **changes: Any) -> Record:
-    objects = (Labelled(image=0, label="red mug", boxes_px=((1, 1, 9, 9),)),)
+    objects = (Labeled(image=0, label="red mug", boxes_px=((1, 1, 9, 9),)),)
     return replace(record("g-1", scene(0), question=question, answer=answer), objects=objects, **changes)
 
 

@@ -25,7 +25,7 @@ def test_names_are_those_in_both_languages_and_of_every_style(tokenizer: Tokeniz
     assert ids[NOTHING] == ids[classes.character("a") or 0] == ids[classes.space] == []
     owl = set(ids[classes.sprite("owl")])
     assert all(set(tokenizer.encode(name)) <= owl for name in ("owl", " owl", "owls", "猫头鹰", "枭"))
-    red, blue = (set(ids[classes.shape("circle", colour)]) for colour in ("red", "blue"))
+    red, blue = (set(ids[classes.shape("circle", color)]) for color in ("red", "blue"))
     assert set(tokenizer.encode(" circle")) <= red & blue
     assert set(tokenizer.encode("红色的圆形")) <= red
     assert not set(tokenizer.encode(" red")) & blue

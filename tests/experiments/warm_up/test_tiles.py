@@ -13,7 +13,7 @@ from experiments.nano.warm_up.classes import ASCII, NOTHING, Classes, choose_cha
 from experiments.nano.warm_up.sheet import PADDING
 from experiments.nano.warm_up.tiles import TileDrawer
 from tests.synth.pill_set import write_set
-from vl2.synth.shapes import COLOURS, SHAPES
+from vl2.synth.shapes import COLORS, SHAPES
 from vl2.synth.sprites import read_kinds
 
 TEXTS = ("the quick brown fox jumps over the lazy dog", "Iron expands when it is heated")
@@ -28,7 +28,7 @@ def test_every_class_has_one_number() -> None:
     classes = Classes((*ASCII, "中", "文"), ("apple", "dog"))
     numbers = [classes.character(c) for c in classes.characters]
     numbers += [classes.sprite(name) for name in classes.sprites]
-    numbers += [classes.shape(shape.en, colour) for shape in SHAPES for colour in COLOURS]
+    numbers += [classes.shape(shape.en, color) for shape in SHAPES for color in COLORS]
     assert sorted(n for n in numbers if n is not None) == list(range(1, len(classes)))
     assert [n for r in classes.groups.values() for n in r] == list(range(1, len(classes)))
     assert classes.character("é") is None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.datasets.own_folder import SIDE, colour_rows, draw_images, write_csv, write_lines
+from tests.datasets.own_folder import SIDE, color_rows, draw_images, write_csv, write_lines
 from tests.lora.adapted import base_model, batch_of, disturb, tree_bytes
 from tests.reference import CHECKPOINTS, SIZES
 from vl2.checkpoint import load_model
@@ -80,13 +80,13 @@ def watch_loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, Any]]:
 
 
 @pytest.fixture
-def colours(tmp_path: Path) -> Path:
-    return write_csv(tmp_path / "questions.csv", colour_rows(tmp_path, 10))
+def colors(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "questions.csv", color_rows(tmp_path, 10))
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_an_adapter_learns_is_scored_and_is_what_load_takes(size: str, colours: Path, tmp_path: Path) -> None:
-    _, tuned = tune(colours, tmp_path / "out", options(size), merge=True)
+def test_an_adapter_learns_is_scored_and_is_what_load_takes(size: str, colors: Path, tmp_path: Path) -> None:
+    _, tuned = tune(colors, tmp_path / "out", options(size), merge=True)
     assert tuned.ended == "finished"
     assert tuned.before is not None
     assert tuned.after is not None
@@ -119,17 +119,17 @@ def test_the_dropout_of_an_adapter_is_at_work_in_a_model_that_has_weights() -> N
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_stopped_run_goes_on_to_the_same_adapter(
-    dropout: float, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dropout: float, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on every rank but the first, whose generators are in no checkpoint.
     monkeypatch.setattr(checkpoint, "set_random_state", lambda state: torch.manual_seed(99))
     chosen = options("base", adapter=dataclasses.replace(LORA, dropout=dropout))
-    tune(colours, tmp_path / "whole", chosen)
-    _, stopped = tune(colours, tmp_path / "parts", dataclasses.replace(chosen, minutes=1e-9))
+    tune(colors, tmp_path / "whole", chosen)
+    _, stopped = tune(colors, tmp_path / "parts", dataclasses.replace(chosen, minutes=1e-9))
     assert (stopped.ended, stopped.step) == ("out of time", 1)
     assert not (tmp_path / "parts" / "adapter").exists()
-    colours.write_text("image,question,answer\n", encoding="utf-8")  # the run has its own copy
-    _, resumed = tune(colours, tmp_path / "parts", chosen, resume=True)
+    colors.write_text("image,question,answer\n", encoding="utf-8")  # the run has its own copy
+    _, resumed = tune(colors, tmp_path / "parts", chosen, resume=True)
     assert resumed.ended == "finished"
     assert [step for step, _ in resumed.on_the_way] == [1, 2, 3, 4]
     files = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "parts")]
@@ -138,9 +138,9 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(
 
 
 def test_the_loss_on_held_out_records_is_told_on_the_way_and_ends_as_the_score_after(
-    colours: Path, tmp_path: Path
+    colors: Path, tmp_path: Path
 ) -> None:
-    _, tuned = tune(colours, tmp_path / "out", options("tiny", steps=10))
+    _, tuned = tune(colors, tmp_path / "out", options("tiny", steps=10))
     steps, held_out = zip(*tuned.on_the_way, strict=True)
     assert steps == (2, 4, 6, 8, 10)
     assert tuned.after is not None
@@ -152,11 +152,9 @@ def test_the_loss_on_held_out_records_is_told_on_the_way_and_ends_as_the_score_a
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_a_checkpoint_of_an_adapter_is_exported_as_the_run_writes_it(
-    method: Any, colours: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_an_adapter_is_exported_as_the_run_writes_it(method: Any, colors: Path, tmp_path: Path) -> None:
     chosen = options("small", steps=2, adapter=dataclasses.replace(LORA, method=method))
-    _, tuned = tune(colours, tmp_path / "out", chosen, num_held_out=0)
+    _, tuned = tune(colors, tmp_path / "out", chosen, num_held_out=0)
     assert tuned.on_the_way == ()
     export(tmp_path / "out", tmp_path / "exported")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -167,39 +165,39 @@ def test_a_checkpoint_of_an_adapter_is_exported_as_the_run_writes_it(
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_over_quantized_weights_the_adapter_learns_too(
-    kind: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Any, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = watch_loads(monkeypatch)
     adapter = dataclasses.replace(LORA, method="qlora", base=kind)
-    planned, tuned = tune(colours, tmp_path / "out", options("small", adapter=adapter))
+    planned, tuned = tune(colors, tmp_path / "out", options("small", adapter=adapter))
     assert tuned.before is not None
     assert tuned.after is not None
     assert tuned.after.loss < tuned.before.loss
     assert opened == [], "the plain weights may not fit on the device"
-    plain = plan(str(colours), tmp_path / "plain", options("small"), say=print)
+    plain = plan(str(colors), tmp_path / "plain", options("small"), say=print)
     assert planned.size.weight_bytes < plain.size.weight_bytes
     assert planned.size.num_trained == plain.size.num_trained
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_model_is_loaded_only_where_it_is_scored_or_merged(
-    method: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: Any, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = watch_loads(monkeypatch)
     chosen = options("small", steps=1, adapter=dataclasses.replace(LORA, method=method))
-    tune(colours, tmp_path / "out", chosen, num_held_out=0)
+    tune(colors, tmp_path / "out", chosen, num_held_out=0)
     assert opened == []
-    _, tuned = tune(colours, tmp_path / "merged", chosen, num_held_out=0, merge=True)
+    _, tuned = tune(colors, tmp_path / "merged", chosen, num_held_out=0, merge=True)
     assert opened == [(str(CHECKPOINTS / "small"), tmp_path / "merged" / "adapter", "cpu")]
     assert tuned.merged == tmp_path / "merged" / "merged"
 
 
 def test_all_weights_train_but_for_the_frozen_parts(
-    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = watch_loads(monkeypatch)
     chosen = options("tiny", adapter=AdapterOptions(), frozen=("vision",), rates={"projector": 0.5}, learning_rate=1e-3)
-    _, tuned = tune(colours, tmp_path / "out", chosen)
+    _, tuned = tune(colors, tmp_path / "out", chosen)
     assert tuned.trained == tmp_path / "out" / "tuned"
     assert opened == [(str(CHECKPOINTS / "tiny"), None, "cpu"), (str(tuned.trained), None, "cpu")]
     before = load_model(CHECKPOINTS / "tiny").state_dict()
@@ -211,7 +209,7 @@ def test_all_weights_train_but_for_the_frozen_parts(
 def test_several_images_and_boxes_are_trained_on_and_scored(tmp_path: Path) -> None:
     drawn = draw_images(tmp_path, 6)
     rows: list[dict[str, Any]] = [
-        {"image": name, "boxes": [{"label": f"{colour} square", "box": box}]} for name, colour, box in drawn
+        {"image": name, "boxes": [{"label": f"{color} square", "box": box}]} for name, color, box in drawn
     ]
     rows += [
         {
@@ -229,11 +227,11 @@ def test_several_images_and_boxes_are_trained_on_and_scored(tmp_path: Path) -> N
     assert tuned.before.box_accuracy is not None
 
 
-def test_bad_records_are_named_and_left_out_and_nothing_starts_without_good_ones(colours: Path, tmp_path: Path) -> None:
-    text = colours.read_text(encoding="utf-8")
-    colours.write_text(text + "images/none.png,What?,x\nimages/1.png,What?,\n", encoding="utf-8")
+def test_bad_records_are_named_and_left_out_and_nothing_starts_without_good_ones(colors: Path, tmp_path: Path) -> None:
+    text = colors.read_text(encoding="utf-8")
+    colors.write_text(text + "images/none.png,What?,x\nimages/1.png,What?,\n", encoding="utf-8")
     said: list[str] = []
-    planned = plan(str(colours), tmp_path / "out", options("base"), say=said.append)
+    planned = plan(str(colors), tmp_path / "out", options("base"), say=said.append)
     assert planned.data.num_bad == 2
     assert any("line 12" in line and "none.png is not there" in line for line in said)
     assert "2 left out" in planned.lines()[0]
@@ -244,7 +242,7 @@ def test_bad_records_are_named_and_left_out_and_nothing_starts_without_good_ones
 
 
 def test_records_of_one_image_are_held_out_together(tmp_path: Path) -> None:
-    rows = colour_rows(tmp_path, 5)
+    rows = color_rows(tmp_path, 5)
     rows = [{**row, "question": question} for row in rows for question in ("Colour?", "What colour?", "Which one?")]
     planned = plan(
         str(write_csv(tmp_path / "rows.csv", rows)), tmp_path / "out", options("base"), num_held_out=2, say=print
@@ -270,7 +268,7 @@ def test_documents_are_trained_on_and_never_held_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 @pytest.mark.parametrize("epochs", [0.5, 1.0, 3.0])
 def test_the_epochs_that_are_asked_for_are_trained(epochs: float, batch_size: int, tmp_path: Path) -> None:
-    rows = colour_rows(tmp_path, 12)
+    rows = color_rows(tmp_path, 12)
     for number, row in enumerate(rows):
         row["answer"] = " ".join(["word"] * (400 if number == 5 else 5 + 7 * number))
     chosen = options("base", steps=None, epochs=epochs, batch_size=batch_size)
@@ -288,32 +286,32 @@ def test_the_epochs_that_are_asked_for_are_trained(epochs: float, batch_size: in
 
 
 def test_numbers_that_look_like_boxes_are_warned_of(tmp_path: Path) -> None:
-    rows = colour_rows(tmp_path, 3)
+    rows = color_rows(tmp_path, 3)
     rows[0]["answer"] = f"at [0, 0, {SIDE}, {SIDE}]"
     planned = plan(str(write_csv(tmp_path / "rows.csv", rows)), tmp_path / "out", options("base"), say=print)
     assert planned.data.num_bare_boxes == 1
     assert "without <|ref|>" in planned.lines()[-1]
 
 
-def test_a_folder_in_use_another_setting_and_nothing_to_resume_are_refused(colours: Path, tmp_path: Path) -> None:
+def test_a_folder_in_use_another_setting_and_nothing_to_resume_are_refused(colors: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(UserError, match="nothing to resume"):
-        plan(str(colours), out, options("base"), resume=True, say=print)
-    plan(str(colours), out, options("base"), say=print)
+        plan(str(colors), out, options("base"), resume=True, say=print)
+    plan(str(colors), out, options("base"), say=print)
     with pytest.raises(UserError, match="resume it with --resume"):
-        plan(str(colours), out, options("base"), say=print)
+        plan(str(colors), out, options("base"), say=print)
     with pytest.raises(UserError, match="begun with another batch-size: 4"):
-        plan(str(colours), out, options("base", batch_size=5), resume=True, say=print)
-    plan(str(colours), out, options("base", device="auto", save_every=7), resume=True, say=print)
+        plan(str(colors), out, options("base", batch_size=5), resume=True, say=print)
+    plan(str(colors), out, options("base", device="auto", save_every=7), resume=True, say=print)
     with pytest.raises(UserError, match="not an empty folder"):
-        plan(str(colours), tmp_path, options("base"), say=print)
+        plan(str(colors), tmp_path, options("base"), say=print)
 
 
-def test_an_adapter_can_be_gone_on_from(colours: Path, tmp_path: Path) -> None:
-    tune(colours, tmp_path / "first", options("small"))
+def test_an_adapter_can_be_gone_on_from(colors: Path, tmp_path: Path) -> None:
+    tune(colors, tmp_path / "first", options("small"))
     start = AdapterOptions(method="lora", start=str(tmp_path / "first" / "adapter"))
-    planned, second = tune(colours, tmp_path / "second", options("small", adapter=start))
-    assert planned.size == plan(str(colours), tmp_path / "fresh", options("small"), num_held_out=2, say=print).size
+    planned, second = tune(colors, tmp_path / "second", options("small", adapter=start))
+    assert planned.size == plan(str(colors), tmp_path / "fresh", options("small"), num_held_out=2, say=print).size
     assert f"lora that goes on from {start.start}: {planned.size.num_trained:,} of" in planned.lines()[1]
     first = json.loads((tmp_path / "first" / "report.json").read_text(encoding="utf-8"))
     assert second.before is not None

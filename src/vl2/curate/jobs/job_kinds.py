@@ -316,8 +316,8 @@ def _source_of(record: Record) -> _SourceTexts:
     if record.language.split("-")[0].lower() != "en":
         raise Unsuitable(f"its language is {record.language}, only English is translated")
     source = _SourceTexts()
-    for labelled in record.objects:
-        source.add(labelled.label, is_sentence=False)
+    for labeled in record.objects:
+        source.add(labeled.label, is_sentence=False)
     for text in (part.text for message in record.messages for part in message.parts if part.text is not None):
         for kept in _KEPT.finditer(text):
             if kept["phrase"]:
@@ -356,7 +356,7 @@ def _translated(record: Record, targets: dict[str, str]) -> Record:
         return Part(text=_MARK.sub(lambda mark: things[int(mark[1]) - 1], targets.get(marked, marked)))
 
     messages = [replace(message, parts=tuple(map(part, message.parts))) for message in record.messages]
-    objects = [replace(labelled, label=targets.get(labelled.label, labelled.label)) for labelled in record.objects]
+    objects = [replace(labeled, label=targets.get(labeled.label, labeled.label)) for labeled in record.objects]
     return replace(record, id=f"{record.id}-zh", language="zh", messages=tuple(messages), objects=tuple(objects))
 
 

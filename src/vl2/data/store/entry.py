@@ -134,7 +134,7 @@ def check_text(record: Record) -> None:
     """Raise UserError if a text field has an unpaired surrogate, which JSON can express but UTF-8 cannot."""
     texts = {name: getattr(record, name) for name in ("id", "source", "language", "licence")}
     texts |= {f"message {i}": "".join(p.text or "" for p in m.parts) for i, m in enumerate(record.messages)}
-    texts |= {f"the label of object {i}": labelled.label for i, labelled in enumerate(record.objects)}
+    texts |= {f"the label of object {i}": labeled.label for i, labeled in enumerate(record.objects)}
     for where, text in texts.items():
         try:
             text.encode("utf-8")

@@ -32,11 +32,11 @@ def schema() -> pa.Schema:
     part = pa.struct({"type": pa.string(), "text": pa.string(), "image": pa.int64()})
     message = pa.struct({"role": pa.string(), "content": pa.list_(part), "evidence": pa.list_(pa.int64())})
     image = pa.struct({"bytes": pa.binary(), "path": pa.string(), "width": pa.int64(), "height": pa.int64()})
-    labelled = pa.struct(
+    labeled = pa.struct(
         {"image": pa.int64(), "label": pa.string(), "boxes_px": pa.list_(pa.list_(pa.float64()))},
     )
     texts = {name: pa.string() for name in ("id", "source", "category", "language", "licence")}
-    nested = {"messages": pa.list_(message), "images": pa.list_(image), "objects": pa.list_(labelled)}
+    nested = {"messages": pa.list_(message), "images": pa.list_(image), "objects": pa.list_(labeled)}
     return pa.schema({**texts, **nested})
 
 

@@ -77,7 +77,7 @@ _BOX_KEYS = ("bbox_2d", "bbox", "box", "coordinates", "coord", "location", "posi
 
 def our_boxes(answer: str, size: Size) -> list[Box]:
     """Return every box of an answer in this model's form."""
-    return [box_to_pixels(box, size) for labelled in parse_tolerant(answer) for box in labelled.boxes]
+    return [box_to_pixels(box, size) for labeled in parse_tolerant(answer) for box in labeled.boxes]
 
 
 def vlmevalkit_box(answer: str, size: Size) -> Box | None:

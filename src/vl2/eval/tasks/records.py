@@ -29,7 +29,7 @@ def item_of_record(record: Record) -> Item:
     """Return the item that asks a record's conversation up to the last answer."""
     answer = "".join(part.text or "" for part in record.messages[-1].parts)
     named = [record.objects[int(k)] for k in PLACEHOLDER.findall(answer)] if record.objects else []
-    boxes = [list(box) for labelled in named for box in labelled.boxes_px]
+    boxes = [list(box) for labeled in named for box in labeled.boxes_px]
     images = tuple(image.data for image in record.images if image.data is not None)
     turns = record.to_turns(images)[:-1]
     asked = turns[-1].pieces[-1]

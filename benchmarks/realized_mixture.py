@@ -1,7 +1,7 @@
 """Draw records of every synthetic source, plan ten million tokens of them, and compare with what was asked.
 
-    python benchmarks/realised_mixture.py --tokenizer tokenizer.json              # drawn records alone
-    python benchmarks/realised_mixture.py --tokenizer tokenizer.json set/*.parquet
+    python benchmarks/realized_mixture.py --tokenizer tokenizer.json              # drawn records alone
+    python benchmarks/realized_mixture.py --tokenizer tokenizer.json set/*.parquet
 
 Prints the share of tokens of each category, asked and realised, and how full the sequences are. Tiles are those of the
 released sizes (384 px); give the tokenizer of a released checkpoint, or leave it out for the built-in one.
