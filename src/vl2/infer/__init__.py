@@ -1,1 +1,1 @@
-"""Answering: sampling, generation for many requests, replies with boxes, and chat sessions."""
+"""Inference: sampling, generation for many requests, replies with boxes, and chat sessions."""

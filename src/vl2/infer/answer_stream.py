@@ -1,4 +1,4 @@
-"""From token ids to text as they arrive: whole characters only, cut at the first stop string."""
+"""Convert token ids to text as they arrive: whole characters only, cut at the first stop string."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from vl2.process.tokenizer import Tokenizer
 
 
 class AnswerStream:
-    """Text of one answer. Text that may turn out to be the start of a stop string is held back."""
+    """Convert the ids of one answer to text. Text that may be the start of a stop string is held back."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self._decoder = tokenizer.stream()
         self._stop = tuple(stop)
         self._held = ""
-        self.text = ""  # what was given out
+        self.text = ""  # the text returned so far
         self.is_stopped = False
 
     def push(self, token_id: int) -> str:
-        """Take one id and return the text that is now certain, often ""."""
+        """Add one id and return the text that is now certain, which is often ""."""
         return self._give(self._decoder.push(token_id), is_last=False)
 
     def finish(self) -> str:
-        """Return what was held back, with any incomplete character replaced."""
+        """Return the text that was held back, with an incomplete character replaced."""
         return self._give(self._decoder.flush(), is_last=True)
 
     def _give(self, piece: str, *, is_last: bool) -> str:
@@ -41,5 +41,5 @@ class AnswerStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of `text` that begins `stop`."""
+    """Return the length of the longest suffix of `text` that is a proper prefix of `stop`."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)

@@ -1,9 +1,10 @@
-"""Constrained decoding: which token ids may come next, and answers that follow a JSON schema (library: llguidance).
+"""Constrained decoding: the protocol of constraints, and answers that follow a JSON schema (library: llguidance).
 
-A `Constraint` is a value in the options of a request; `start` makes the state of one answer. The sampler asks the
-state for a mask before each draw and tells it the id after. Without a constraint nothing here runs.
+A `Constraint` is a value in the options of a request; its `start` creates the state of one answer. Before each draw
+the sampler gets a mask of the allowed ids from the state, and afterward passes it the chosen id. Without a constraint
+nothing here runs.
 
-V is the number of ids of the tokenizer; a model may have more logits, which are then never allowed.
+V is the number of ids of the tokenizer. A model may have more logits; these ids are never allowed.
 """
 
 from __future__ import annotations
@@ -29,28 +30,28 @@ NEVER = float("-inf")
 
 
 class ConstraintState(Protocol):
-    """Where one answer stands. Not shared between answers or threads."""
+    """The state of one answer under a constraint. It must not be shared between answers or threads."""
 
     @property
     def num_to_finish(self) -> int:
-        """Return how many more tokens are always enough to end properly; 0 where the answer may be cut here."""
+        """Return a number of tokens that is always enough to finish properly; 0 where the answer may be cut here."""
 
     def allowed(self, num_left: int) -> Tensor:
-        """Return bool [V], True for at least one id. `num_left` tokens may still come, this one included."""
+        """Return the allowed ids as bool [V], True for at least one. `num_left` tokens remain, including the next."""
 
     def advance(self, token_id: int) -> None:
-        """Take the id that was chosen, one of those allowed. The end token is never passed."""
+        """Update the state by the chosen id, one of the allowed ones. The end token is never passed."""
 
 
 class Constraint(Protocol):
-    """What every answer of a request must look like."""
+    """The form that every answer of a request must have."""
 
     def start(self, tokenizer: Tokenizer, max_new_tokens: int) -> ConstraintState:
-        """Begin one answer. UserError if so many tokens can hold none."""
+        """Return the state of a new answer. Raise UserError if no valid answer fits into `max_new_tokens`."""
 
 
 def keep_allowed(logits_V: Tensor, allowed_V: Tensor) -> Tensor:
-    """Forbid every id that is not allowed, and the ids that the tokenizer does not have."""
+    """Set the logits of ids that are not allowed to -inf, and of those that the tokenizer does not have."""
     missing = len(logits_V) - len(allowed_V)
     if missing > 0:
         allowed_V = torch.cat([allowed_V, allowed_V.new_zeros(missing)])
@@ -59,15 +60,15 @@ def keep_allowed(logits_V: Tensor, allowed_V: Tensor) -> Tensor:
 
 MAX_SCHEMA_CHARS = 100_000
 MAX_SCHEMA_DEPTH = 64
-# One blank at most where JSON allows any number: a small model would otherwise fill its answer with them.
+# JSON allows any number of blanks between tokens; allow at most one, or a small model may fill its answer with them.
 JSON_STYLE: Any = {"whitespace_flexible": True, "whitespace_pattern": "[ ]?"}
 
 
 class JsonSchema:
-    """The answer is one JSON value that a schema accepts. `JsonSchema({"type": "object"})`: any object.
+    """The constraint that the answer is one JSON value valid under a schema; {"type": "object"} allows any object.
 
-    UserError for a schema that is wrong, that uses a keyword which cannot be held to (`not`, `if`), or that points
-    to another document. Nothing is ever fetched.
+    Raise UserError for a schema that is invalid, that uses a keyword which cannot be enforced (`not`, `if`), or that
+    refers to another document. Nothing is ever fetched.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
@@ -102,14 +103,17 @@ class JsonSchema:
 
 
 def check_whole(constraint: Constraint | None, text: str, finish_reason: str, num_tokens: int) -> None:
-    """Raise UserError for an answer that was to be JSON and was cut off: half an object is of no use to a program."""
+    """Raise UserError if an answer under a JsonSchema was cut off: a program cannot use half an object.
+
+    A canceled answer passes. `num_tokens` is the length of the answer, for the message.
+    """
     if not isinstance(constraint, JsonSchema) or finish_reason == "cancelled":
         return
     try:
         value = json.loads(text)
     except ValueError:
         is_whole = False
-    else:  # of a number nobody knows whether more digits were to come
+    else:  # after a number that was cut off more digits could have followed, so it does not count as whole
         is_whole = finish_reason == "stop" or isinstance(value, dict | list | str)
     if is_whole:
         return
@@ -121,15 +125,15 @@ def check_whole(constraint: Constraint | None, text: str, finish_reason: str, nu
 
 
 class JsonState:
-    """Where one answer stands in the grammar."""
+    """The state of one answer in the grammar of its schema."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
-    num_to_finish = 0  # a schema may ask for any number of tokens still: what is cut is cut anywhere
+    num_to_finish = 0  # no number of tokens is always enough for a schema, so an answer may be cut anywhere
 
     def allowed(self, num_left: int) -> Tensor:
-        """Return bool [V]. UserError if the schema is too complex to be followed further."""
+        """Return the allowed ids as bool [V]. Raise UserError if the schema is too complex to be followed further."""
         del num_left
         mask = self._matcher.compute_logit_bias()
         _check(self._matcher.get_error())
@@ -154,7 +158,7 @@ def _check(error: str) -> None:
 
 
 def _depth(value: object) -> int:
-    """Return how deep lists and objects are nested, counted without recursion and at most one past the limit."""
+    """Return the nesting depth of lists and objects, counted without recursion, at most one past MAX_SCHEMA_DEPTH."""
     level, depth = [value], 0
     while level and depth <= MAX_SCHEMA_DEPTH:
         level = [
@@ -168,14 +172,14 @@ def _depth(value: object) -> int:
 
 
 def prepare_json(tokenizer: Tokenizer) -> None:
-    """Build now what the first schema would build. Nothing without the library."""
+    """Build in advance what the first JsonSchema would build. Do nothing if llguidance is not installed."""
     if importlib.util.find_spec("llguidance") is not None:
         _tokenizer(tokenizer)
 
 
 @lru_cache(maxsize=4)
 def _tokenizer(tokenizer: Tokenizer) -> LLTokenizer:
-    """Build the library's view of a vocabulary, once: a second for the large ones."""
+    """Return llguidance's tokenizer for a vocabulary. It is cached: building a large one takes about a second."""
     made: LLTokenizer = _library().LLTokenizer(
         tokenizer.to_json(), n_vocab=tokenizer.num_ids, eos_token=tokenizer.eos_id
     )

@@ -1,11 +1,12 @@
 """Constrained decoding of boxes: every `<|ref|>` is followed by a label and a well-formed list of boxes.
 
-`[[x0, y0, x1, y1], [...]]`: at least one box, whole numbers in 0..999 without leading zeros, x0 <= x1 and y0 <= y1,
-one blank after each comma. Every state can be finished; `num_chars_left` says within how many characters.
+A list `[[x0, y0, x1, y1], [...]]` has at least one box and one blank after each comma. Its coordinates are whole
+numbers in 0..999 without leading zeros, with x0 <= x1 and y0 <= y1. Every state can be completed; `num_chars_left`
+bounds the characters that this takes.
 
-What such an answer says is always read by the strict parser, with x0 <= x1 and y0 <= y1, also when it ends because
-its tokens are spent: a label or a box is only begun where there is room to finish it. No library: the grammar is
-small, and its order of corners is beyond what grammars of the libraries can say.
+The strict parser accepts every such answer, even one that ends because its tokens are used up: a label or a box is
+started only if there is room to finish it. This is our own code because the grammar is small, and because the grammars
+of libraries cannot express the order of the corners.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vl2.process.grounding import DET, END_DET, END_REF, REF, SCALE
 from vl2.process.tokenizer import Tokenizer
 
 MAX_DIGITS = len(str(SCALE))
-SHORTEST = len("[[999, 999, 999, 999]]")  # characters that are always enough for one box
+SHORTEST = len("[[999, 999, 999, 999]]")  # a number of characters that is always enough for a list of one box
 ALPHABET = frozenset("[]0123456789, ")
 
 Phase = Literal["list", "box", "number", "in box", "between boxes", "after box", "end"]
@@ -38,11 +39,11 @@ FOLLOWING: dict[tuple[Phase, str], Phase] = {
 
 
 class BoxListState(NamedTuple):
-    """What of a list has been written. A tuple: thousands are made for each token of a large vocabulary."""
+    """The state of a list of boxes. It is a tuple because a large vocabulary creates thousands for each token."""
 
-    phase: Phase = "list"  # what is expected next; "in box" and "between boxes": the blank after a comma
+    phase: Phase = "list"  # what is expected next; for "in box" and "between boxes", the blank after a comma
     numbers: tuple[int, ...] = ()  # finished numbers of the open box
-    digits: str = ""  # of the open number
+    digits: str = ""  # digits of the open number
 
     @property
     def is_end(self) -> bool:
@@ -50,7 +51,7 @@ class BoxListState(NamedTuple):
 
     @property
     def num_chars_left(self) -> int:
-        """Return how many characters are always enough to finish from here."""
+        """Return a number of characters that is always enough to finish the list."""
         rest = (3 - len(self.numbers)) * len(", 999") + len("]]")
         if self.phase == "number":
             return MAX_DIGITS - len(self.digits) + rest
@@ -60,11 +61,14 @@ class BoxListState(NamedTuple):
 
     @property
     def lowest(self) -> int:
-        """Return the least value of the next number: x1 is not below x0, nor y1 below y0."""
+        """Return the least value allowed for the next number: x1 >= x0 and y1 >= y0."""
         return self.numbers[len(self.numbers) - 2] if len(self.numbers) >= 2 else 0
 
     def without_past(self) -> BoxListState:
-        """Return a state that takes the same characters up to the end of the open number."""
+        """Return a state that accepts the same characters up to the end of the open number.
+
+        Numbers that no longer matter become 0, so that fewer distinct states are cached.
+        """
         known = len(self.numbers)
         numbers = [0] * known
         if known >= 2:
@@ -72,14 +76,14 @@ class BoxListState(NamedTuple):
         return BoxListState(self.phase, tuple(numbers), self.digits)
 
     def push(self, text: str) -> BoxListState | None:
-        """Return the state after these characters, or None where no list continues so."""
+        """Return the state after these characters, or None if no list continues with them."""
         state: BoxListState | None = self
         for char in text:
             state = None if state is None else state.push_char(char)
         return state
 
     def push_char(self, char: str) -> BoxListState | None:
-        """Return the state after one character, or None."""
+        """Return the state after one character, or None if no list continues with it."""
         if self.phase == "number":
             return self._push_in_number(char)
         following = FOLLOWING.get((self.phase, char))
@@ -102,16 +106,17 @@ class BoxListState(NamedTuple):
 
 TAGS = (REF, END_REF, DET, END_DET)
 MAX_LABEL_BYTES = 400
-# Tokens that are always enough, one for each byte: <|/ref|> <|det|> list <|/det|>, and with <|ref|> and a label.
+# Numbers of tokens that are always enough, with one token per byte: AFTER_LABEL for <|/ref|> <|det|> list <|/det|>,
+# ONE_GROUP for these with <|ref|> and a label of one byte.
 AFTER_LABEL = 1 + 1 + SHORTEST + 1
 ONE_GROUP = 1 + 1 + AFTER_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)
 class WellFormedBoxes:
-    """Text in which every label has its boxes and every box is four numbers; `only_boxes`: labels and boxes alone.
+    """The constraint that every label in the text is followed by boxes, and that every box has four valid numbers.
 
-    With `only_boxes` at least one box is named, also of what is not in the image.
+    With `only_boxes` the answer has only labels and boxes, and at least one box even if the object is not in the image.
     """
 
     only_boxes: bool = False
@@ -123,11 +128,11 @@ class WellFormedBoxes:
 
 
 class Trie:
-    """Texts by their characters, so that what begins wrongly is left aside at once."""
+    """A prefix tree of token texts: a search skips all texts with a prefix that is not allowed."""
 
     def __init__(self) -> None:
         self.below: dict[str, Trie] = {}
-        self.ids: list[int] = []  # of the text that ends here
+        self.ids: list[int] = []  # ids of the text that ends at this node
 
     def add(self, text: str, token_id: int) -> None:
         node = self
@@ -137,14 +142,14 @@ class Trie:
 
 
 class Vocabulary:
-    """The ids of a tokenizer by what they may be part of."""
+    """The ids of a tokenizer, grouped by where they may occur: tags, text, blanks, lists of boxes."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.size = tokenizer.num_ids
         self.eos_id = tokenizer.eos_id
         self.tag_ids = {tag: tokenizer.special_ids[tag] for tag in TAGS}
         self.bytes = [tokenizer.token_bytes(i, skip_special=True) for i in range(self.size)]
-        # Text that spells a tag out would be read as one.
+        # The parser would read text that spells out a tag as the tag itself.
         spelled = tuple(tag.encode() for tag in TAGS)
         self.text_mask = torch.tensor(
             [bool(b) and not (b"|>" in b and any(tag in b for tag in spelled)) for b in self.bytes]
@@ -159,14 +164,14 @@ class Vocabulary:
                 self.can_span_numbers |= re.search("[, ].*[0-9]", text) is not None
 
     def mask(self, ids: list[int] | Tensor) -> Tensor:
-        """Return bool [V], True for these ids alone."""
+        """Return bool [V], True for these ids only."""
         mask = torch.zeros(self.size, dtype=torch.bool)
         mask[ids] = True
         return mask
 
     def continuing(self, state: BoxListState) -> tuple[Tensor, Tensor]:
-        """Return every id that continues a list, and how many characters then suffice to finish it."""
-        # Where no token reaches into the number after the next, what was written before changes nothing.
+        """Return the ids that continue a list, int64 [N], and for each the characters that then suffice, int16 [N]."""
+        # If no token spans two numbers, earlier numbers other than the lower bound cannot matter: cache fewer states.
         return self._continuing(state if self.can_span_numbers else state.without_past())
 
     @lru_cache(maxsize=4096)  # noqa: B019 - lives as long as the vocabulary, which is kept anyway
@@ -181,7 +186,7 @@ class Vocabulary:
 
 
 def prepare_boxes(tokenizer: Tokenizer) -> None:
-    """Build now what the first constraint on boxes would build."""
+    """Build in advance what the first constraint on boxes would build."""
     _vocabulary(tokenizer)
 
 
@@ -191,13 +196,13 @@ def _vocabulary(tokenizer: Tokenizer) -> Vocabulary:
 
 
 class WellFormedBoxesState:
-    """Where one answer stands: in free text, in a label, between label and boxes, or in the boxes."""
+    """The state of one answer: in free text, in a label, between label and boxes, or in the boxes."""
 
     def __init__(self, vocabulary: Vocabulary, *, only_boxes: bool) -> None:
         self._vocabulary = vocabulary
         self._only_boxes = only_boxes
         self._place: Literal["text", "label", "after label", "boxes"] = "text"
-        self._text = b""  # since the last tag
+        self._text = b""  # the text since the last tag
         self._boxes = BoxListState()
         self._has_group = False
 
@@ -219,7 +224,7 @@ class WellFormedBoxesState:
             return mask([tag_ids[DET]])
         if self._boxes.is_end:
             return mask([tag_ids[END_DET]])
-        # After this id: the rest of the list and the closing tag.
+        # After this id there must be room for the rest of the list and the closing tag.
         ids, rest = self._vocabulary.continuing(self._boxes)
         return mask(ids[rest + 1 <= num_left - 1])
 
@@ -256,7 +261,7 @@ class WellFormedBoxesState:
         return mask
 
     def _text_mask(self) -> Tensor:
-        """Return the ids of text, without those that complete a spelled-out tag."""
+        """Return the ids of text as bool [V], without those that would complete a spelled-out tag."""
         mask = self._vocabulary.text_mask.clone()
         tail = self._text[1 - max(map(len, TAGS)) :]
         if b"<" in tail:

@@ -1,14 +1,16 @@
-"""The prefix cache: key-value rows of earlier prompts, kept in chunks and copied for prompts that begin alike.
+"""The prefix cache: keys and values of earlier prompts, stored in chunks and copied for prompts with the same prefix.
 
-A prompt is read in chunks. Where a chunk ends follows from what stands before its end alone: behind an image, behind
-the opening of an answer (the end of an earlier turn's prompt), or where a chunk is as long as it may be. Two prompts
-that begin alike therefore share their chunks, and the key of a chunk is a hash of all tokens and images from the start
-to its end and of how they were cut. Rows out of the cache are those that would be computed, to the last bit, which no
-other way gives: a product over other numbers of rows may round otherwise. For the same reason the positions that were
-written while an answer was decoded are not kept; the answer is read again with the next question.
+A prompt is prefilled in chunks. Where a chunk ends depends only on the prompt up to that end: a chunk ends after an
+image, after the opening of an answer (the end of an earlier turn's prompt), or at the maximum length. Two prompts with
+a common prefix are therefore split alike over that prefix. The key of a chunk is a hash of all tokens and images from
+the start of the prompt to the end of the chunk, and of the chunk boundaries.
 
-A chunk is of use only with all that stand before it. So what is kept of a prompt too long for the cache is its
-beginning, and what makes room for a prompt are the ends of others.
+Cached keys and values equal the computed ones bit for bit, because both come from chunks with the same number of rows:
+a matrix product with another number of rows may round differently. For the same reason the positions written while an
+answer was decoded are not stored. The answer is prefilled again with the next question.
+
+A chunk is useful only together with all chunks before it. If a prompt is too long for the cache, its beginning is
+therefore stored; to make room for a prompt, the ends of other prompts are evicted first.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ from vl2.infer.byte_lru import ByteLRU
 from vl2.model import Cache
 from vl2.process.sample import Sample
 
-# A chunk reads nearly all weights, however short it is: shorter ones than this are joined with what follows.
+# Prefilling a chunk reads nearly all weights, even if it is short. A shorter chunk is merged with the one after it.
 MIN_CHUNK = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefillChunk:
-    """Positions start : stop of a prompt, read at once; the key stands for all from 0 to stop."""
+    """Positions start : stop of a prompt, prefilled in one pass. The key identifies the prompt from 0 to stop."""
 
     start: int
     stop: int
@@ -39,9 +41,10 @@ class PrefillChunk:
 
 
 def chunk_ends(sample: Sample, image_stops: Sequence[int], opening_id: int | None, longest: int | None) -> list[int]:
-    """Return where the chunks of a prompt end, the last at its end.
+    """Return the end positions of a prompt's chunks in ascending order; the last is the prompt's length.
 
-    `image_stops` are the counts of visual tokens up to the end of each image.
+    `image_stops` are the numbers of visual tokens up to the end of each image. `opening_id` is the token that opens an
+    answer, and `longest` the maximum number of tokens in a chunk; both may be None.
     """
     slots = sample.image_mask.nonzero().flatten()
     behind_images = [int(slots[stop - 1]) + 1 for stop in image_stops]
@@ -67,14 +70,18 @@ def plan_chunks(
     longest: int | None,
     namespace: bytes = b"",
 ) -> list[PrefillChunk]:
-    """Return the chunks of a prompt with their keys. The namespace stands for whatever else decides on the result."""
+    """Return the chunks of a prompt with their keys.
+
+    `namespace` goes into all keys. It identifies everything else that the result depends on, such as the weights.
+    """
     slots = sample.image_mask.cumsum(0)
     ends = chunk_ends(sample, image_stops, opening_id, longest)
     chunks, key, num_images = [], namespace, 0
     for start, stop in pairwise([0, *ends]):
         content = blake2b(key, digest_size=16)
         content.update(sample.input_ids[start:stop].contiguous().numpy().data)
-        # The keys of all images of which a token stands in the chunk, once: where an image goes on is in the tokens.
+        # Each image is hashed once, in the chunk with its first token: later chunks inherit its key from `key`, and
+        # the token ids show where it continues.
         while num_images < len(image_keys) and (num_images and image_stops[num_images - 1]) < int(slots[stop - 1]):
             content.update(image_keys[num_images])
             num_images += 1
@@ -85,7 +92,7 @@ def plan_chunks(
 
 @dataclass(frozen=True, kw_only=True)
 class StoredChunk:
-    """What a chunk wrote: its positions of every layer, and the state that the next token is chosen from."""
+    """The keys and values that a chunk wrote in every layer, and the state [D] that gives the next token's logits."""
 
     layers: tuple[tuple[Tensor, ...], ...]
     state_D: Tensor
@@ -96,7 +103,7 @@ class StoredChunk:
 
 
 class PrefixCache:
-    """Chunks of prompts that were read before."""
+    """Chunks of earlier prompts, up to a limit in bytes."""
 
     def __init__(self, max_bytes: int = DEFAULT_PREFIX_BYTES) -> None:
         self._store: ByteLRU[StoredChunk] = ByteLRU(max_bytes)
@@ -112,14 +119,14 @@ class PrefixCache:
         return self._store.nbytes
 
     def num_known(self, chunks: Sequence[PrefillChunk]) -> int:
-        """Return how many tokens of the beginning of a prompt are known. Changes nothing of what is dropped first."""
+        """Return the number of leading tokens of a prompt that are cached. The order of eviction does not change."""
         known = list(takewhile(lambda part: part.key in self._store, chunks))
         return known[-1].stop if known else 0
 
     def restore(self, chunks: Sequence[PrefillChunk], row: Cache) -> tuple[int, Tensor | None]:
-        """Copy the longest known beginning into an empty row.
+        """Copy the longest cached prefix into an empty row.
 
-        Returns the number of chunks that need not be read, and the state [D] after the last of them.
+        Return the number of chunks copied, and the state [D] after the last of them, or None if nothing is cached.
         """
         known = []
         for part in chunks:
@@ -137,7 +144,11 @@ class PrefixCache:
         return len(known), known[-1].state_D if known else None
 
     def store(self, chunks: Sequence[PrefillChunk], row: Cache, state_D: Tensor) -> None:
-        """Keep what the last of a prompt's chunks so far has just written into a row, unless one of them would go."""
+        """Store what the last of `chunks` has just written into a row; `state_D` is the state after it.
+
+        `chunks` are all chunks of the prompt so far. Store nothing if an earlier one is not cached, or if one of them
+        would have to be evicted to make room.
+        """
         *earlier, part = chunks
         self.read_tokens += part.stop - part.start
         if self._store.max_bytes == 0 or part.key in self._store:
@@ -146,7 +157,7 @@ class PrefixCache:
         if len(beginning) < len(earlier):
             return
         views = [[t[0].narrow(-2, part.start, part.stop - part.start) for t in layer] for layer in row.layers]
-        # Room first: beside what is dropped the copy would be the most memory that a process ever has.
+        # Evict before copying: the copy beside the entries to be evicted would raise the process's peak memory.
         needed = StoredChunk(layers=tuple(map(tuple, views)), state_D=state_D).nbytes
         if needed + sum(stored.nbytes for stored in beginning) > self._store.max_bytes:
             return
@@ -157,7 +168,7 @@ class PrefixCache:
         self._use(earlier)
 
     def _use(self, chunks: Sequence[PrefillChunk]) -> list[StoredChunk]:
-        """Return what is known of a beginning, from its end to its start: the order in which it is dropped."""
+        """Mark cached chunks as used and return them, from the last to the first, which is their order of eviction."""
         return [stored for part in reversed(chunks) if (stored := self._store.get(part.key)) is not None]
 
     def clear(self) -> None:

@@ -1,8 +1,8 @@
-"""From logits to the next token: pure functions on one request's float32 logits [V], on any device.
+"""Choose the next token from logits: pure functions on one request's float32 logits [V], on any device.
 
-Order: bias, repetition penalty, frequency and presence penalties, constraint, n-gram guard, then with a temperature
-above 0: temperature, top-k, top-p, min-p, one draw from the request's own generator. So a request's draws never depend
-on what runs beside it.
+The order is: bias, repetition penalty, frequency and presence penalties, constraint, n-gram guard. With a temperature
+above 0 there follow temperature, top-k, top-p, min-p and one draw from the request's own generator. A request's draws
+therefore never depend on other requests.
 """
 
 from __future__ import annotations
@@ -25,33 +25,36 @@ from vl2.process.tokenizer import Tokenizer
 WHOLE_NUMBERS = (
     "max_new_tokens", "top_k", "no_repeat_ngram_size", "no_repeat_ngram_window", "max_repeats", "seed",
 )  # fmt: skip
-UNSAID = ("seed", "no_repeat_ngram_size")  # may be None
+UNSAID = ("seed", "no_repeat_ngram_size")  # options that may be None
 NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 SEEDS = range(-(2**63), 2**64)  # what PyTorch's generators take
-LEAST_TEMPERATURE = 1e-6  # a float32 divided by less is no number, and the likeliest id would be drawn anyway
-MOST_TEMPERATURE = 1e30  # all ids are equally likely long before; a float32 cannot be divided by what it cannot hold
+LEAST_TEMPERATURE = 1e-6  # dividing float32 by less may give NaN, and the likeliest id would be drawn anyway
+MOST_TEMPERATURE = 1e30  # all ids are equally likely long before this; larger divisors may exceed float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
-    """How an answer is generated. The defaults are greedy. UserError if a value has a wrong type or is out of range."""
+    """How an answer is generated. The defaults decode greedily.
+
+    Raise UserError if a value has a wrong type or is out of range.
+    """
 
     max_new_tokens: int = 512
-    temperature: float = 0.0  # 0, and what is below LEAST_TEMPERATURE: greedy
+    temperature: float = 0.0  # below LEAST_TEMPERATURE, decoding is greedy
     top_p: float = 1.0
     top_k: int = 0  # 0: off
     min_p: float = 0.0
     repetition_penalty: float = 1.0  # over the prompt's ids and the new ones
-    frequency_penalty: float = 0.0  # -2..2, as in OpenAI's API: off a logit for each time that its id was generated
-    presence_penalty: float = 0.0  # -2..2: once off the logit of every id that was generated
+    frequency_penalty: float = 0.0  # -2..2, as in OpenAI's API: subtracted for each time that an id was generated
+    presence_penalty: float = 0.0  # -2..2: subtracted once from the logit of every id that was generated
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to the logits of these ids; -100..100
-    no_repeat_ngram_size: int | None = None  # a guard against loops; 0: off; None: as the model was released
-    no_repeat_ngram_window: int = 0  # over the last so many ids of prompt and answer; 0: over the whole answer
-    no_repeat_ngram_allowed: Sequence[int] = ()  # ids that may end an n-gram which was there before
-    stop: Sequence[str] = ()  # the answer ends before the first of these
-    seed: int | None = None  # None: a fresh one
-    constraint: Constraint | None = None  # what the answer must look like: JsonSchema(...), WellFormedBoxes()
-    max_repeats: int = 0  # 0: off; end an answer that says some passage so many times in a row
+    no_repeat_ngram_size: int | None = None  # no n-gram of this size may repeat; 0: off; None: as released
+    no_repeat_ngram_window: int = 0  # the number of last ids of prompt and answer checked; 0: the whole answer
+    no_repeat_ngram_allowed: Sequence[int] = ()  # ids that may complete a repeated n-gram
+    stop: Sequence[str] = ()  # the answer ends before the first occurrence of one of these
+    seed: int | None = None  # None: a random seed
+    constraint: Constraint | None = None  # the form of the answer: JsonSchema(...), WellFormedBoxes()
+    max_repeats: int = 0  # end an answer when a passage occurs this many times in a row; 0: off
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
@@ -61,7 +64,7 @@ class GenerateOptions:
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             _check(is_number, f"{name} must be a number", repr(value))
-            if isinstance(value, int) and value.bit_length() > 1000:  # more than a float holds
+            if isinstance(value, int) and value.bit_length() > 1000:  # may be too large for a float
                 object.__setattr__(self, name, math.inf)
         _check(self.seed is None or self.seed in SEEDS, "seed must be in -2^63..2^64-1", self.seed)
         _check(self.max_new_tokens >= 1, "max_new_tokens must be at least 1", self.max_new_tokens)
@@ -88,7 +91,7 @@ class GenerateOptions:
         _check(all(isinstance(s, str) and s for s in self.stop), "stop strings must not be empty", list(self.stop))
 
     def with_released_guard(self, kind: ModelKind, tokenizer: Tokenizer) -> GenerateOptions:
-        """Return options that say whether n-grams may come again: where nothing was said, as the model was released."""
+        """Return options with the n-gram guard that the model was released with where none is set (size None)."""
         if self.no_repeat_ngram_size is not None:
             return self
         size, window, allowed = released_guard(kind, tokenizer)
@@ -101,7 +104,7 @@ class GenerateOptions:
 
 
 def _whole(name: str, value: object) -> object:
-    """Return a whole number as an int: tables and JSON give 4.0 for 4."""
+    """Return a whole number as an int: tables and JSON may give 4.0 for 4. Raise UserError for any other value."""
     if value is None and name in UNSAID:
         return None
     if isinstance(value, float) and value.is_integer():
@@ -111,7 +114,7 @@ def _whole(name: str, value: object) -> object:
 
 
 def _checked_bias(bias: object) -> dict[int, float]:
-    """Return a bias with ids as ints: in JSON they are strings."""
+    """Return a bias with ids as ints: in JSON they are strings. Raise UserError if it is invalid."""
     _check(isinstance(bias, Mapping), "logit_bias must map token ids to numbers", type(bias).__name__)
     assert isinstance(bias, Mapping)
     checked: dict[int, float] = {}
@@ -142,9 +145,9 @@ def _check(holds: bool, rule: str, given: object) -> None:
 
 
 def penalize_repetition(logits_V: Tensor, seen_ids: Collection[int], penalty: float) -> Tensor:
-    """Divide the positive logits of seen ids by the penalty and multiply the negative ones. Each id counts once."""
+    """Divide the positive logits of seen ids by the penalty and multiply the negative by it. Each id counts once."""
     index = torch.tensor(sorted(set(seen_ids)), dtype=torch.int64, device=logits_V.device)
-    # With a penalty near the ends of its range a float32 would become infinite, and a difference of two such no number.
+    # In float32 a penalty near the ends of its range would give infinity, and later the difference of two would be NaN.
     seen = logits_V[index].cpu().double()
     bounds = torch.finfo(logits_V.dtype)
     changed = torch.where(seen < 0, seen * penalty, seen / penalty).clamp(bounds.min, bounds.max)
@@ -154,7 +157,7 @@ def penalize_repetition(logits_V: Tensor, seen_ids: Collection[int], penalty: fl
 def penalize_generated(logits_V: Tensor, new_ids: Sequence[int], *, frequency: float, presence: float) -> Tensor:
     """Lower the logit of each generated id by its count times `frequency`, and once by `presence`.
 
-    The definition of OpenAI's API, guide "Advanced usage": the prompt's ids do not count.
+    This is the definition in OpenAI's API guide "Advanced usage". The prompt's ids do not count.
     """
     if not new_ids:
         return logits_V
@@ -172,17 +175,17 @@ def add_bias(logits_V: Tensor, bias: Mapping[int, float]) -> Tensor:
 
 
 def keep_top_k(logits_V: Tensor, k: int) -> Tensor:
-    """Keep the k largest logits, and those equal to the smallest of them."""
+    """Keep the k largest logits and those equal to the k-th; set the others to -inf."""
     smallest = logits_V.topk(min(k, len(logits_V))).values[-1]
     return logits_V.masked_fill(logits_V < smallest, NEVER)
 
 
 def keep_top_p(logits_V: Tensor, p: float) -> Tensor:
-    """Keep the fewest most likely ids whose probabilities sum to at least p, and the likeliest at any rate."""
+    """Keep the fewest most likely ids whose probabilities sum to at least p. The likeliest id is always kept."""
     sorted_logits, order = logits_V.sort(descending=True, stable=True)
     probability = sorted_logits.softmax(dim=-1)
     is_dropped = probability.cumsum(dim=-1) - probability >= p  # the sum before this id already reaches p
-    is_dropped[0] = False  # below the least float32, p is 0 in the comparison
+    is_dropped[0] = False  # a p below the smallest float32 becomes 0 in the comparison, and would drop all ids
     return logits_V.masked_fill(is_dropped.scatter(0, order, is_dropped), NEVER)
 
 
@@ -202,10 +205,12 @@ def choose_token(
     prompt_ids: Sequence[int] = (),
     allowed_V: Tensor | None = None,
 ) -> int:
-    """Return the next id. `seen_ids` are the ids of prompt and answer; the generator advances by one draw.
+    """Return the next id.
 
-    `prompt_ids` are the last of the prompt, as many as the window of the n-gram guard needs.
-    `allowed_V` is the mask of a constraint; where it leaves only what the n-gram guard bans, the guard yields.
+    `seen_ids` are the ids of prompt and answer, `new_ids` those of the answer. `prompt_ids` are the last ids of the
+    prompt, as many as the window of the n-gram guard needs. `allowed_V` is the mask of a constraint; if the n-gram
+    guard bans every id that it allows, the guard is ignored. The generator advances by one draw unless decoding is
+    greedy.
     """
     if options.logit_bias:
         logits_V = add_bias(logits_V, options.logit_bias)
@@ -223,7 +228,7 @@ def choose_token(
         logits_V = guarded_V if allowed_V is None or bool((guarded_V > NEVER).any()) else logits_V
     if options.temperature < LEAST_TEMPERATURE:
         return int(logits_V.argmax())
-    # Drawn on the CPU: the same seed gives the same draw on every device.
+    # Draw on the CPU, so that the same seed gives the same draw on every device.
     logits_V = (logits_V - logits_V.max()).cpu() / min(options.temperature, MOST_TEMPERATURE)
     if options.top_k:
         logits_V = keep_top_k(logits_V, options.top_k)
