@@ -1,7 +1,7 @@
-"""Images to the visual tokens of the prompt, each image by itself, and a cache of them by content.
+"""Encode images into the visual tokens of the prompt, and cache these tokens by the image's content.
 
-An image is encoded alone, so its tokens do not depend on what else a request holds, to the last bit: tokens out of
-the cache are those that would be computed. Its key is a hash of its tiles and its grid, never its name or address.
+Each image is encoded separately, so its tokens do not depend on the rest of the request: cached tokens equal computed
+ones bit for bit. The key of an image is a hash of its tiles and its grid, never its name or URL.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from vl2.runtime import Runner
 
 @dataclass(frozen=True, kw_only=True)
 class TiledImage:
-    """One image of a sample: its pixels and where its visual tokens stand among those of all images."""
+    """One image of a sample: its pixels, and the range of its visual tokens among those of all images."""
 
     tiles: Tensor  # float32 [n, 3, P, P]
-    overviews: Tensor | None  # float32 [1, 3, B, B], where it is no tile
+    overviews: Tensor | None  # float32 [1, 3, B, B]; None where the overview is one of the tiles
     grid: Grid
     layout: ImageLayout
-    first: int  # its visual tokens are first : stop of the sample's
+    first: int  # its visual tokens are first : stop of the sample's visual tokens
     stop: int
 
     def key(self) -> bytes:
-        """Return the hash of what the encoder reads."""
+        """Return a hash of everything that the encoder reads."""
         views = [stack for stack in (self.tiles, self.overviews) if stack is not None]
         content = blake2b(repr((self.grid, *(tuple(stack.shape) for stack in views))).encode(), digest_size=16)
-        # Side by side, a tile each: hashing, a gigabyte a second, lets go of the interpreter.
+        # Hash the tiles in parallel threads: hashing, about 1 GB/s in one thread, releases the interpreter lock.
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
             for digest in threads.map(_hash, chain.from_iterable(views)):
                 content.update(digest)
@@ -66,7 +66,7 @@ def images_of(sample: Sample) -> list[TiledImage]:
 
 
 class EncoderCache:
-    """Visual tokens of images that were encoded before, by the hash of their content."""
+    """Visual tokens of images encoded before, keyed by the hash of their content, up to a limit in bytes."""
 
     def __init__(self, max_bytes: int = DEFAULT_ENCODER_BYTES) -> None:
         self._store: ByteLRU[Tensor] = ByteLRU(max_bytes)
@@ -82,7 +82,7 @@ class EncoderCache:
         return self._store.nbytes
 
     def get(self, key: bytes) -> Tensor | None:
-        """Return the arranged visual tokens [tokens, D] of an image, or None. Counts a hit or a miss."""
+        """Return the arranged visual tokens [tokens, D] of an image, or None. Count a hit or a miss."""
         tokens_TD = self._store.get(key)
         if tokens_TD is None:
             self.misses += 1
@@ -98,7 +98,7 @@ class EncoderCache:
 
 
 def encode_image(runner: Runner, image: TiledImage) -> Iterator[Tensor | None]:
-    """Yield None after each pass of the encoder but the last, then the image's arranged visual tokens [tokens, D]."""
+    """Yield None after each encoder pass except the last, then the image's arranged visual tokens [tokens, D]."""
     model = runner.model
     passes = [
         views
@@ -115,13 +115,13 @@ def encode_image(runner: Runner, image: TiledImage) -> Iterator[Tensor | None]:
 
 
 def encode_images(runner: Runner, sample: Sample) -> Tensor | None:
-    """Return the visual tokens of a sample in the order of its slots, [tokens, D], or None without images."""
+    """Return the visual tokens of a sample in the order of its slots, [tokens, D], or None if it has no images."""
     encoded = [step for image in images_of(sample) for step in encode_image(runner, image) if step is not None]
     return torch.cat(encoded) if encoded else None
 
 
 def embed_prompt(runner: Runner, sample: Sample) -> Tensor:
-    """Return the embedded prompt, visual tokens in their slots, [1, S, D]."""
+    """Return the embedded prompt with the visual tokens in their slots, [1, S, D]."""
     model = runner.model
     ids, mask = (t.to(model.device).unsqueeze(0) for t in (sample.input_ids, sample.image_mask))
     return model.embed(ids, mask, encode_images(runner, sample))

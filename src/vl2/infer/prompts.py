@@ -12,7 +12,7 @@ from vl2.process.image import ImageOptions, ImageSource, open_image
 
 
 def locate_prompt(query: str, kind: ModelKind = "DeepSeek-VL2") -> str:
-    """Ask for the boxes of what `query` describes."""
+    """Return the prompt that asks for the boxes of what `query` describes. Raise UserError if the query is empty."""
     if not query.strip():
         raise UserError("the query is empty: say what to locate")
     asked = f"<|ref|>{query.strip()}<|/ref|>"
@@ -20,9 +20,9 @@ def locate_prompt(query: str, kind: ModelKind = "DeepSeek-VL2") -> str:
 
 
 def locate_like_prompt(kind: ModelKind = "DeepSeek-VL2") -> str:
-    """Ask for the boxes, in the second image, of what `mark_object` marked in the first.
+    """Return the prompt that asks for objects in the second image like the one that `mark_object` marked in the first.
 
-    UserError for a model that was not trained for it.
+    Raise UserError for a model that was not trained for this task.
     """
     if kind != "DeepSeek-VL2":
         raise UserError(f"{kind} does not locate objects like a marked one: that is for DeepSeek-VL2")
@@ -33,7 +33,10 @@ def locate_like_prompt(kind: ModelKind = "DeepSeek-VL2") -> str:
 
 
 def mark_object(image: ImageSource, box_px: Sequence[float], options: ImageOptions | None = None) -> Image.Image:
-    """Return an RGB copy with a red rectangle around a box in pixels. UserError for a box outside the image."""
+    """Return an RGB copy with a red rectangle around a box, given as x0, y0, x1, y1 in pixels.
+
+    Raise UserError if the box is not four numbers or lies outside the image.
+    """
     marked = open_image(image, options or ImageOptions())
     if len(box_px) != 4:
         raise UserError(f"a box must be four numbers x0, y0, x1, y1 in pixels, got {len(box_px)}")
@@ -51,14 +54,17 @@ def mark_object(image: ImageSource, box_px: Sequence[float], options: ImageOptio
 
 
 def read_prompt(kind: ModelKind = "DeepSeek-VL2") -> str:
-    """Ask for the text of a page; the DeepSeek-OCR family is asked for Markdown, with a box for each block."""
+    """Return the prompt that asks for the text of a page.
+
+    The DeepSeek-OCR family is asked for Markdown with a box for each block.
+    """
     if kind == "Unlimited-OCR":
         return "document parsing."
     return "Transcribe the whole page." if kind == "DeepSeek-VL2" else "<|grounding|>Convert the document to markdown."
 
 
 def describe_prompt(*, grounded: bool, kind: ModelKind = "DeepSeek-VL2") -> str:
-    """Ask for a description; grounded, with a box behind everything named."""
+    """Return the prompt that asks for a description; `grounded` asks for a box after everything named."""
     if kind != "DeepSeek-VL2":
         return ("<|grounding|>" if grounded else "") + "Describe this image in detail."
     return ("<|grounding|>" if grounded else "") + "Can you describe this image in detail?"

@@ -1,4 +1,4 @@
-"""The state of one request while it is answered: its budget, its options, its tokens, and the events it emits."""
+"""The state of one request while it is decoded: its token budget, options and tokens, and the events that it emits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FinishReason = Literal["stop", "length", "repetition", "cancelled"]
 
 
 class ContextExceeded(UserError):
-    """A prompt leaves no room for an answer in the context."""
+    """The prompt leaves no room for an answer in the context."""
 
     def __init__(self, sample: Sample, max_context: int) -> None:
         self.num_tokens, self.num_visual = len(sample), int(sample.image_mask.sum())
@@ -36,11 +36,11 @@ class ContextExceeded(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What bounds the memory of generation."""
+    """Limits of the memory for generation. Raise UserError for values below 1."""
 
     max_num_seqs: int = 8  # requests decoded together
-    prefill_chunk: int | None = None  # at most so many tokens per prefill chunk; None: no bound
-    max_context: int = 4096  # prompt and answer of one request
+    prefill_chunk: int | None = None  # maximum number of tokens in a prefill chunk; None: no limit
+    max_context: int = 4096  # tokens of one request's prompt and answer together
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "prefill_chunk", "max_context"):
@@ -51,17 +51,17 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One request got new text, or ended."""
+    """One new token of a request, or its end."""
 
-    request: int  # index into the requests
-    token_id: int | None  # None with the last event of a request that was cancelled
+    request: int  # index of the request
+    token_id: int | None  # None in the last event of a canceled request
     piece: str  # new text, possibly empty
     finish_reason: FinishReason | None = None
 
 
 @dataclass(kw_only=True)
 class SequenceState:
-    """The state of one request while it is decoded: a sequence."""
+    """The state of one request while it is decoded."""
 
     request: int
     options: GenerateOptions
@@ -71,16 +71,16 @@ class SequenceState:
     max_new_tokens: int
     eos_id: int
     constraint: ConstraintState | None = None
-    prompt_ids: Sequence[int] = ()  # the last of the prompt, as many as the n-gram guard looks at
+    prompt_ids: Sequence[int] = ()  # the last ids of the prompt, as many as the n-gram guard's window
     new_ids: list[int] = field(default_factory=list)
-    is_looped: bool = False  # it began to repeat itself, and is to end
+    is_looped: bool = False  # the answer began to repeat itself, and ends as soon as possible
 
     @property
     def is_full(self) -> bool:
         return len(self.new_ids) >= self.max_new_tokens
 
     def end_loop(self) -> None:
-        """Where the answer has begun to repeat itself, let it end: now, or as soon as its constraint can be met."""
+        """End the answer if it has begun to repeat itself: at once, or as soon as its constraint can be met."""
         repeats = self.options.max_repeats
         if repeats == 0 or self.is_looped or not ends_in_loop(self.new_ids, repeats):
             return
@@ -89,7 +89,7 @@ class SequenceState:
         self.is_looped = True
 
     def choose(self, logits_V: Tensor) -> int:
-        """Draw the next id. UserError if a constraint cannot be followed further."""
+        """Choose the next id from the logits and append it. Raise UserError if a constraint cannot be followed."""
         allowed_V = None
         if self.constraint is not None:
             allowed_V = self.constraint.allowed(self.max_new_tokens - len(self.new_ids))
@@ -110,7 +110,7 @@ class SequenceState:
 
 
 def answer_budget(sample: Sample, options: GenerateOptions, limits: Limits) -> int:
-    """Return how many tokens the answer may have. ContextExceeded where the prompt leaves room for none."""
+    """Return the maximum number of tokens in the answer. Raise ContextExceeded if the prompt leaves room for none."""
     room = limits.max_context - len(sample)
     if room < 1:
         raise ContextExceeded(sample, limits.max_context)
@@ -118,7 +118,7 @@ def answer_budget(sample: Sample, options: GenerateOptions, limits: Limits) -> i
 
 
 def check_bias(options: GenerateOptions, tokenizer: Tokenizer) -> None:
-    """Raise UserError where `logit_bias` names an id that the tokenizer does not have."""
+    """Raise UserError if `logit_bias` names an id that the tokenizer does not have."""
     unknown = next((token_id for token_id in options.logit_bias if token_id not in tokenizer), None)
     if unknown is not None:
         raise UserError(f"logit_bias: there is no token {unknown}; the ids are below {tokenizer.num_ids}")

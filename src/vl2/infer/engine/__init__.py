@@ -1,1 +1,1 @@
-"""The engine: many requests at once on one model. A queue, a scheduler that works in small steps, and its thread."""
+"""The engine runs many requests on one model: a queue, a scheduler that works in small steps, and its thread."""

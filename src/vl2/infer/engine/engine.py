@@ -1,4 +1,4 @@
-"""The thread that owns the model: jobs go in from any thread, outputs come back through a callback of the engine."""
+"""The thread that owns the model. Any thread may submit jobs; a callback in this thread delivers the outputs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ Deliver = Callable[[Sequence[tuple[Task, Output]]], None]
 
 
 class EngineFull(UserError):
-    """Too many requests wait already; a later try may succeed."""
+    """Too many requests are waiting. A later attempt may succeed."""
 
 
 class EngineStopped(UserError):
-    """The engine takes nothing any more."""
+    """The engine is stopping and accepts no more jobs."""
 
 
 class Engine:
-    """Runs a scheduler until it is stopped."""
+    """Run a scheduler in its own thread until `stop` is called. Other threads submit and cancel tasks."""
 
     def __init__(self, scheduler: Scheduler, deliver: Deliver) -> None:
-        """`deliver` is called in the engine's thread with what a step gave; it must return at once."""
+        """Create the engine without starting it.
+
+        `deliver` is called in the engine's thread with the outputs of each step. It must not block.
+        """
         self.scheduler = scheduler
         self._deliver = deliver
         self._inbox: deque[Task] = deque()
@@ -48,7 +51,11 @@ class Engine:
         self._thread.start()
 
     def submit(self, job: Job) -> Task:
-        """Queue a job. UserError where it can never run, EngineFull where too many wait."""
+        """Queue a job and return its task.
+
+        Raise UserError if the job can never run, EngineFull if too many requests are waiting, and EngineStopped after
+        `stop`.
+        """
         task = self.scheduler.make_task(job)
         with self._wake:
             if self._is_stopping:
@@ -60,15 +67,15 @@ class Engine:
         return task
 
     def cancel(self, task: Task) -> None:
-        """Stop working on a task before the next step; one that has ended stays so."""
+        """Drop a task before the next step. Do nothing if it has ended already."""
         with self._wake:
             self._cancelled.append(task)
             self._wake.notify()
 
     def stop(self, timeout_s: float = 2.0) -> None:
-        """Drop all work and end the thread; what was under way gets an output with an error.
+        """Drop all work and end the thread. Every unfinished task gets an output with an error.
 
-        A step that takes longer is not waited for: its thread ends after it, or with the process.
+        Wait at most `timeout_s` seconds. If a step takes longer, the thread ends after the step or with the process.
         """
         with self._wake:
             self._is_stopping = True
@@ -88,7 +95,7 @@ class Engine:
             self._deliver([(task, Output(error=failure)) for task in left])
 
     def _take_orders(self) -> bool:
-        """Wait for work, take it in, and return whether to go on."""
+        """Wait for work, pass new and canceled tasks to the scheduler, and return False when the engine stops."""
         with self._wake:
             while not (self._inbox or self._cancelled or self._is_stopping or self.scheduler.has_work):
                 self._wake.wait()

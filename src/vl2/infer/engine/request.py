@@ -1,4 +1,4 @@
-"""One request in the engine, and the queue that takes clients in turn."""
+"""The request types of the engine (job, output, task), and a fair queue that serves the clients in turn."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from vl2.process.sample import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One answer to make."""
+    """One answer to generate."""
 
     sample: Sample
     options: GenerateOptions
-    client: str = ""  # whose it is: the clients take turns
-    adapter: str | None = None  # one of the engine's, or the model as it is
-    num_logprobs: int | None = None  # likeliest tokens reported beside each token; 0: the token alone; None: nothing
+    client: str = ""  # the client that it belongs to; clients are served in turn
+    adapter: str | None = None  # the name of one of the engine's adapters; None: the model without adapter
+    num_logprobs: int | None = None  # likeliest tokens reported with each token; 0: its own only; None: no logprobs
 
     def __post_init__(self) -> None:
         assert self.num_logprobs is None or self.num_logprobs >= 0
@@ -34,18 +34,18 @@ class Logprobs:
     """Natural logarithms of the model's own probabilities, before any sampling option."""
 
     chosen: float
-    likeliest: Mapping[int, float]  # from the likeliest down
+    likeliest: Mapping[int, float]  # by token id, the likeliest first
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A request got a token, or ended."""
+    """One new token of a request, or its end."""
 
-    token_id: int | None = None  # None where it was cancelled or failed
+    token_id: int | None = None  # None if the request was canceled or failed
     piece: str = ""  # new text, possibly empty
     logprobs: Logprobs | None = None
     finish_reason: FinishReason | None = None
-    error: Exception | None = None  # it failed, and nothing more comes
+    error: Exception | None = None  # the request failed; no further output follows
 
     @property
     def is_last(self) -> bool:
@@ -54,29 +54,32 @@ class Output:
 
 @dataclass(eq=False, kw_only=True)
 class Task:
-    """A job on its way. Times are those of `time.monotonic`."""
+    """A job in the engine and its state. Times are in seconds, from `time.monotonic`."""
 
     job: Job
-    max_new_tokens: int  # of its answer
-    num_reserved: int  # positions of the cache that it may need
+    max_new_tokens: int  # limit of the answer; may be below the option because of the context
+    num_reserved: int  # cache positions that it may need
     added_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
     first_token_at: float | None = None
     ended_at: float | None = None
-    num_reused: int = 0  # tokens of the prompt that an earlier request had read
-    cache: Cache | None = None  # from the start to the end of the work
-    prefill: Prefill | None = None  # until the prompt is prefilled
-    sequence: SequenceState | None = None  # from then on
+    num_reused: int = 0  # tokens of the prompt that came from the prefix cache
+    cache: Cache | None = None  # its cache row, while the task is running
+    prefill: Prefill | None = None  # set until the prompt is prefilled
+    sequence: SequenceState | None = None  # set while the answer is decoded
 
 
 T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """A client with a thousand requests delays another's first by one of its own at most."""
+    """A queue that serves clients round-robin.
+
+    A client with a thousand requests delays the first request of another client by at most one of them.
+    """
 
     def __init__(self) -> None:
-        self._of_client: OrderedDict[str, deque[T]] = OrderedDict()  # the first is next
+        self._of_client: OrderedDict[str, deque[T]] = OrderedDict()  # the first client is served next
 
     def __len__(self) -> int:
         return sum(map(len, self._of_client.values()))
@@ -88,7 +91,7 @@ class FairQueue(Generic[T]):
         self._of_client.setdefault(client, deque()).append(item)
 
     def peek(self) -> T | None:
-        """Return who is next. Nobody overtakes it, however long it waits for room."""
+        """Return the next item, or None. No other item overtakes it, however long it waits for memory."""
         return next((items[0] for items in self._of_client.values()), None)
 
     def pop(self) -> T:
@@ -99,7 +102,7 @@ class FairQueue(Generic[T]):
         return item
 
     def remove(self, client: str, item: T) -> bool:
-        """Take an item out of its place; False if it is not here."""
+        """Remove an item of a client. Return False if it is not in the queue."""
         items = self._of_client.get(client)
         if items is None or item not in items:
             return False

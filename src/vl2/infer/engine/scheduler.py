@@ -1,11 +1,11 @@
-"""What the model does next: a chunk of prefill for one new request, then one token for every request being answered.
+"""Continuous batching: each step prefills a chunk of a new request, or decodes one token of every running request.
 
-A request waits until a place is free and the positions that it may need fit into the budget. Its prompt is prefilled in
-chunks, one or a few between two decoding steps, so that a long one does not hold up the others. Every request has a
-cache row of its own. All rows that are decoded with the same adapter take one step together, in a way of the runner's
-in which nothing beside a request enters its arithmetic, to the last bit. A test holds this.
+A request waits until a row is free and the cache positions that it may need fit into the budget. Its prompt is
+prefilled in chunks, one or a few between two decoding steps, so that a long prompt does not delay the other requests.
+Every request has its own cache row. All rows with the same adapter are decoded together. The runner computes this step
+so that the answer of a request does not depend on the other rows, bit for bit; a test verifies this.
 
-Not safe to share between threads: `Engine` is.
+A Scheduler must not be shared between threads; `Engine` may be.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from vl2.process.tokenizer import Tokenizer
 from vl2.runtime import CachePool, PlainRunner, Runner
 
 ROWS_TOGETHER = 16
-LONGEST_PAUSE_S = 0.2  # between two tokens of an answer, for prefill, beyond one chunk
+LONGEST_PAUSE_S = 0.2  # seconds after which prefill starts no further chunk before the next decoding step
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits(Limits):
-    """What bounds the engine's memory."""
+    """Limits of the engine's memory. Raise UserError for invalid values."""
 
     max_num_seqs: int = 16  # requests prefilled or decoded at once
-    prefill_chunk: int | None = 512
-    cache_tokens: int = 65_536  # positions of all requests at work together
-    max_waiting: int = 256
+    prefill_chunk: int | None = 512  # maximum number of tokens in a prefill chunk; None: no limit
+    cache_tokens: int = 65_536  # cache positions of all running requests together
+    max_waiting: int = 256  # requests in the queue
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +53,7 @@ class EngineLimits(Limits):
 
 @dataclass(kw_only=True)
 class Totals:
-    """What the scheduler has done since it was made."""
+    """Counters of a scheduler's work since it was created."""
 
     steps: int = 0  # joint decoding steps
     generated_tokens: int = 0
@@ -64,7 +64,7 @@ class Totals:
 
 
 class Scheduler:
-    """Decides and does one step at a time."""
+    """Run prefill and decoding of many requests, one step at a time."""
 
     def __init__(
         self,
@@ -76,17 +76,19 @@ class Scheduler:
         reuse: Reuse | None = None,
         longest: int | None = None,
     ) -> None:
-        """`adapters` change the runner's model. No request has more than `longest` positions, None for the context's.
+        """Create a scheduler without requests.
 
-        `close` frees what the requests have.
+        `adapters` switch the adapter of the runner's model. No request has more than `longest` positions; None means
+        the context limit. Call `close` at the end to free the cache.
         """
         self.limits, self._longest = limits, longest or limits.max_context
         self.reuse = reuse or Reuse()
         self.totals = Totals()
         self._runner, self._tokenizer = runner, tokenizer
         self._adapters = adapters
-        self._with_adapter = PlainRunner(runner.model)  # the runner itself knows no other weights than the model's own
-        self._pool: CachePool | None = None  # from the first request on
+        # Requests with an adapter run in plain PyTorch: the runner itself knows only the model's own weights.
+        self._with_adapter = PlainRunner(runner.model)
+        self._pool: CachePool | None = None  # created with the first request
         self._waiting: FairQueue[Task] = FairQueue()
         self._prefilling: list[Task] = []  # in the order of their start
         self._decoding: list[Task] = []
@@ -104,7 +106,7 @@ class Scheduler:
 
     @property
     def num_reserved(self) -> int:
-        """Positions of the cache that are given away."""
+        """The number of cache positions reserved for running requests."""
         return sum(task.num_reserved for task in (*self._prefilling, *self._decoding))
 
     @property
@@ -112,14 +114,18 @@ class Scheduler:
         return bool(self._prefilling or self._decoding or len(self._waiting))
 
     def make_task(self, job: Job) -> Task:
-        """Return the task of a job. UserError if its prompt exceeds the context, its adapter or an id is not known."""
+        """Return a task for a job. It is not queued yet.
+
+        Raise UserError if the prompt exceeds the context, if the adapter or a token id is unknown, or if the constraint
+        cannot be met.
+        """
         if job.adapter is not None and (self._adapters is None or job.adapter not in self._adapters.names):
             raise UserError(f"there is no adapter {job.adapter!r}")
         budget = answer_budget(job.sample, job.options, self.limits)
         check_bias(job.options, self._tokenizer)
         if job.options.constraint is not None:
-            job.options.constraint.start(self._tokenizer, budget)  # what cannot be held to is refused before it waits
-        # Behind a window of an answer one more place, for the row that is not decoded while others are.
+            job.options.constraint.start(self._tokenizer, budget)  # refuse an impossible constraint before queuing
+        # One position more than the window: while other rows are decoded, an idle row may write to the next position.
         held = budget if self._window is None else min(budget, self._window + 1)
         return Task(job=job, max_new_tokens=budget, num_reserved=len(job.sample) + held)
 
@@ -127,7 +133,7 @@ class Scheduler:
         self._waiting.add(task.job.client, task)
 
     def cancel(self, task: Task) -> bool:
-        """Drop a task wherever it is; False if it has ended already."""
+        """Drop a waiting or running task and free its row. Return False if it has ended already."""
         if self._waiting.remove(task.job.client, task):
             return True
         for tasks in (self._prefilling, self._decoding):
@@ -153,9 +159,9 @@ class Scheduler:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Task, Output]]:
-        """Prefill a little of the prompts, then decode one token of every answer.
+        """Prefill one chunk or a few, then decode one token of every answer, and return the outputs.
 
-        Where prefill gives first tokens the step ends with them, so that nobody waits for them, and the next decodes.
+        If prefill gives first tokens, the step returns them at once, without decoding, and the next step decodes.
         """
         began = time.monotonic()
         outputs = [] if self._is_turn_of_decoding else self._prefill_some(began)
@@ -169,8 +175,8 @@ class Scheduler:
         outputs = self._admit()
         if self._prefilling:
             outputs += self._prefill(self._next_to_prefill())
-        # A decoding step costs nearly the same for one answer as for many: while more prompts are prefilled than
-        # answers are under way it pays to prefill on, as long as nobody notices the pause.
+        # A decoding step takes nearly the same time for one answer as for many. While more prompts are being prefilled
+        # than answers decoded, prefilling further chunks raises throughput; the pause in the answers stays short.
         while 0 < len(self._decoding) < len(self._prefilling) and time.monotonic() - began < LONGEST_PAUSE_S:
             outputs += self._prefill(self._next_to_prefill())
         return outputs
@@ -222,10 +228,10 @@ class Scheduler:
         self.totals.tiles += len(sample.tiles) + sample.num_overviews
 
     def _next_to_prefill(self) -> Task:
-        """Take turns between the oldest prompt and the one with the least left to prefill.
+        """Return alternately the oldest prompt and the one with the fewest tokens left to prefill.
 
-        The first alone would let a short question wait behind a page of text, the second alone would let that page
-        wait for ever.
+        If the oldest always came first, a short question would wait for a long prompt; if the shortest always came
+        first, a long prompt might wait forever.
         """
         self._is_turn_of_shortest = not self._is_turn_of_shortest
         if self._is_turn_of_shortest:
@@ -316,16 +322,16 @@ class Scheduler:
 
 
 def joint_rows(max_num_seqs: int) -> int:
-    """Return how many rows a joint pass of up to `max_num_seqs` requests always has.
+    """Return the number of rows to which every decoding step of up to `max_num_seqs` requests is padded.
 
-    Always as many: a product of another shape may round otherwise. And a multiple of the rows that matrix libraries
-    take together, or the last ones go another way than the first.
+    The number is fixed because a matrix product of another shape may round differently. It is a multiple of the rows
+    that matrix libraries process together, because they may compute the rows of an incomplete group differently.
     """
     return 1 if max_num_seqs == 1 else -(-max_num_seqs // ROWS_TOGETHER) * ROWS_TOGETHER
 
 
 def _attempt(work: Callable[[], None]) -> Exception | None:
-    """Do the work of some requests; what goes wrong ends these and no others."""
+    """Do the work of some requests and return its exception, if any, so that a failure ends only these requests."""
     try:
         work()
     except Exception as error:
